@@ -1,0 +1,92 @@
+"""Every setting in one place: typed, validated, with its unit last in the name.
+
+A setting is read, first match wins, from ``init(_system_config={name: value})``, the environment ``ZRAY_<NAME>``,
+and the default below.  Nodes send theirs to the core processes of their session, so a session has one Config.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+
+@dataclass(slots=True)
+class Config:
+    """Settings of a session.  Numbers say where they came from."""
+
+    # Results and arguments up to this size travel inside messages: below it a copy is cheaper than a store round trip.
+    inline_bytes_max: int = 64 * 1024
+    # Inline bytes the owner's table may hold before further values go to the store.
+    inline_table_bytes_max: int = 1024 * 1024 * 1024
+    # An idle lease is kept this long for the next task of its key (a synchronous loop never gives it back).
+    lease_idle_s: float = 0.2
+    # Tasks in flight on one lease, at most, when they are short.
+    run_ahead_max: int = 256
+    # Tasks are pushed ahead only while (run time * tasks pushed) stays below this.
+    run_ahead_s: float = 0.002
+    # A waiting get/wait prints its cause after this long.
+    warn_wait_s: float = 5.0
+    # A caller-less process polls by itself after this long.
+    service_after_s: float = 0.005
+    # Worker processes kept idle for reuse (beyond the number of CPUs), and for how long.
+    worker_idle_s: float = 60.0
+    # Worker processes on one node, at most (2,000 actors plus blocked workers).
+    workers_max: int = 4096
+    # Object store, bytes; 0 means 30 % of memory, at most what /dev/shm offers.
+    object_store_bytes: int = 0
+    # Arena growth step.
+    arena_step_bytes: int = 64 * 1024 * 1024
+    # Extent handed to a client at its first put.
+    extent_bytes: int = 8 * 1024 * 1024
+    # Producers wait this long for space before ObjectStoreFullError.
+    store_full_wait_s: float = 5.0
+    # Unacknowledged frames and bytes a session keeps for one peer.
+    session_frames_max: int = 1024
+    session_bytes_max: int = 256 * 1024 * 1024
+    # Bytes a frame gathers at most before it is sent.
+    frame_bytes_max: int = 4 * 1024 * 1024
+    # Lines of worker output buffered for a driver before they are dropped (and counted).
+    log_lines_max: int = 10_000
+    # Task events kept by a node for timeline and state queries.
+    events_max: int = 100_000
+    # Load the Numba kernels at start (True), when first useful (False).
+    kernels_eager: bool = False
+    # Where spilled objects go; "" means the session directory.
+    spill_dir: str = ""
+    # Attempts of a task whose worker process died.
+    task_max_retries: int = 3
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            kind = {"int": int, "float": (int, float), "bool": bool, "str": str}[str(field.type)]
+            if not isinstance(value, kind) or (field.type == "int" and isinstance(value, bool)):
+                raise ValueError(f"setting {field.name} takes {field.type}, not {value!r}")
+            if field.type in ("int", "float") and value < 0:
+                raise ValueError(f"setting {field.name} must not be negative, got {value!r}")
+
+    @classmethod
+    def load(cls, overrides: dict[str, Any] | None = None) -> Config:
+        """Defaults, then the environment, then ``overrides``; unknown keys (Ray's own) are ignored."""
+        chosen: dict[str, Any] = {}
+        for field in fields(cls):
+            text = os.environ.get(f"ZRAY_{field.name.upper()}")
+            if text is not None:
+                chosen[field.name] = _parse(field.name, str(field.type), text)
+        for name, value in (overrides or {}).items():
+            if name in cls.__dataclass_fields__:
+                chosen[name] = value
+        return cls(**chosen)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def _parse(name: str, kind: str, text: str) -> Any:
+    try:
+        if kind == "bool":
+            return {"1": True, "true": True, "0": False, "false": False}[text.lower()]
+        return {"int": int, "float": float, "str": str}[kind](text)
+    except (ValueError, KeyError):
+        raise ValueError(f"environment variable ZRAY_{name.upper()}={text!r} is not a {kind}") from None

@@ -1,0 +1,552 @@
+"""Every message between processes, declared once.
+
+A message is a NamedTuple with a ``CODE``; on the wire it is ``code, [fields...]`` (see zray.codec).  Fields are
+append-only and new ones have defaults, so old and new peers understand each other.  Allowed field types are read
+from the annotations: ``int float bool str bytes list dict None`` and unions of them.
+
+Values (results, arguments) travel in one of these wire forms, which only workers and drivers look into:
+
+    bytes                                      the serialised value itself (inline)
+    [STORED, offset, nbytes, generation]       the value lies in this node's object store
+    [FAILED, kind, detail]                     an error: kind names it, detail is bytes or a map (zray.errors)
+    [CARRYING, value, [[oid, owner, endpoint], ...]]   a value whose pickle contains those references
+
+Code ranges: 1-19 session, 20-49 leases and workers, 50-69 tasks, 70-79 references, 80-99 actors, 100-139 store,
+140-159 control store, 160-189 node and jobs.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from typing import Any, ClassVar, NamedTuple
+
+PROTOCOL = 1
+FEATURES = ("batch", "map", "stream")
+
+STORED = 1
+FAILED = 2
+CARRYING = 3
+
+BY_CODE: dict[int, type] = {}
+FIELD_TYPES: dict[int, tuple[frozenset[type], ...]] = {}
+
+
+def message(code: int):
+    """Class decorator: give the NamedTuple its wire code and read its field types."""
+
+    def register(cls):
+        if code in BY_CODE:
+            raise ValueError(f"code {code} is taken by {BY_CODE[code].__name__}")
+        cls.CODE = code
+        hints = typing.get_type_hints(cls)
+        BY_CODE[code] = cls
+        FIELD_TYPES[code] = tuple(_wire_types(hints[name]) for name in cls._fields)
+        return cls
+
+    return register
+
+
+def _wire_types(hint: Any) -> frozenset[type]:
+    if hint is Any:
+        return frozenset((int, float, bool, str, bytes, list, dict, type(None)))
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        return frozenset().union(*(_wire_types(part) for part in typing.get_args(hint)))
+    origin = typing.get_origin(hint) or hint
+    if origin is float:
+        return frozenset((float, int))
+    if origin is list or origin is tuple:
+        return frozenset((list,))
+    return frozenset((origin,))
+
+
+# ---------------------------------------------------------------- session (1-19)
+
+@message(1)
+class Hello(NamedTuple):
+    """First message of whoever dials: who I am, what I speak, where I can be dialled."""
+
+    protocol: int
+    kind: str  # "driver" | "worker" | "node"
+    endpoint: str
+    pid: int
+    job: int
+    python: str
+    features: list[str]
+
+
+@message(2)
+class HelloAck(NamedTuple):
+    """The answer to a Hello; ``refused`` says why the peer is not welcome ('' when it is)."""
+
+    protocol: int
+    kind: str
+    features: list[str]
+    refused: str = ""
+
+
+@message(3)
+class Bye(NamedTuple):
+    """A planned exit: everything I sent before this is complete, expect no more."""
+
+    reason: str
+
+
+# ---------------------------------------------------------------- leases and workers (20-49)
+
+@message(20)
+class LeaseKey(NamedTuple):
+    """Owner -> node: declares scheduling key ``key`` (an integer of this owner's)."""
+
+    key: int
+    demand: dict  # resource name -> units of 1/10000
+    env: dict  # environment variables of the runtime environment
+    strategy: dict
+    name: str  # of the first function, for humans
+
+
+@message(21)
+class LeaseWant(NamedTuple):
+    """Owner -> node: how many leases, beyond those held, this key could use now.  Absolute, so repeats are harmless."""
+
+    key: int
+    want: int
+    granted: int  # how many grants of this key the owner has seen in its life; makes want unambiguous
+
+
+@message(22)
+class LeaseGrant(NamedTuple):
+    """Node -> owner: worker ``worker`` (incarnation) is yours until you return lease ``lease``."""
+
+    key: int
+    lease: int
+    worker: bytes
+    endpoint: str
+    pid: int
+    assigned: dict  # {"gpu_ids": [...], "resources": {...}}
+
+
+@message(23)
+class LeaseReturn(NamedTuple):
+    """Owner -> node: done with the lease.  ``exiting``: the worker is about to end itself (max_calls, exit)."""
+
+    lease: int
+    exiting: bool = False
+
+
+@message(24)
+class LeaseRecall(NamedTuple):
+    """Node -> owner: somebody else waits; return the lease as soon as it has nothing in flight."""
+
+    lease: int
+
+
+@message(25)
+class LeaseStatus(NamedTuple):
+    """Node -> owner: why the wants of ``key`` are not granted.  ``cause`` is a zray.causes.Cause value."""
+
+    key: int
+    cause: int
+    detail: str
+
+
+@message(26)
+class WorkerDied(NamedTuple):
+    """Node -> every core process that may know the worker.  Marks say what ran (see worker progress marks)."""
+
+    worker: bytes
+    lease: int  # the lease it was on, 0 for none
+    pid: int
+    signal: int  # 0 when it exited by itself
+    exit_code: int
+    started: int  # sequence number of the last task started on this lease, 0 for none
+    finished: int
+    reason: str  # "" | "killed by zray: ..." | "out of memory" ...
+    log_tail: str
+
+
+@message(27)
+class Blocked(NamedTuple):
+    """Worker -> node: my task waits in get or wait (True: give its CPU to somebody) or runs on (False)."""
+
+    blocked: bool
+
+
+@message(28)
+class LeaseKill(NamedTuple):
+    """Owner -> node: kill -9 the worker of this lease (cancel with force=True)."""
+
+    lease: int
+    reason: str
+
+
+@message(29)
+class LeaseOpen(NamedTuple):
+    """Owner -> worker, before the first push: the lease I hold on you and what it was assigned."""
+
+    lease: int
+    job: int
+    assigned: dict
+    env: dict
+
+
+# ---------------------------------------------------------------- tasks (50-69)
+
+@message(50)
+class FunctionDef(NamedTuple):
+    """Owner -> worker: a pickled function or class, sent before its first use on this worker."""
+
+    key: bytes
+    blob: bytes
+
+
+@message(51)
+class PushTasks(NamedTuple):
+    """Owner -> worker: run these in order.  Task i has sequence number ``first + i`` on this lease.
+
+    A task is ``[task id, attempt, function key, args value, number of returns, extra | None]``; number of returns is
+    -1 for a streaming generator; extra is a map: ``slots`` (list of int | str: which arguments are references),
+    ``deps`` (their values), ``name``, ``retry_exceptions``, ``backpressure``, ``max_calls``, ``trace``.
+    """
+
+    lease: int
+    first: int
+    tasks: list
+
+
+@message(52)
+class TasksDone(NamedTuple):
+    """Worker -> owner: ends of tasks, as ``[sequence, result, sequence, result, ...]``.
+
+    A result is a wire value (task with one return) or ``[0, [value, ...], extra]``: several returns, and in extra
+    ``held`` ([[oid, n], ...]: borrowed references this worker still holds), ``ns`` (run time), ``exiting``.
+    ``ns_each`` is the mean run time in nanoseconds of the tasks in this batch.
+    """
+
+    lease: int
+    ends: list
+    ns_each: int
+
+
+@message(53)
+class HandBack(NamedTuple):
+    """Worker -> owner: these sequence numbers were not started and will not be; push them elsewhere."""
+
+    lease: int
+    sequences: list[int]
+
+
+@message(54)
+class CancelTask(NamedTuple):
+    """Owner -> worker: cancel the attempt if it is queued or running here; acts on no other attempt."""
+
+    task: bytes
+    attempt: int
+    recursive: bool
+
+
+@message(55)
+class StreamItem(NamedTuple):
+    """Worker -> owner: item ``index`` (from 1) of a streaming generator task."""
+
+    task: bytes
+    attempt: int
+    index: int
+    value: Any
+
+
+@message(56)
+class StreamAck(NamedTuple):
+    """Owner -> worker: the consumer has taken this many items (back-pressure)."""
+
+    task: bytes
+    attempt: int
+    consumed: int
+
+
+@message(57)
+class PushMap(NamedTuple):
+    """Owner -> worker: one chunk of ``f.map``: ``count`` tasks with consecutive ids, arguments as one pickled list.
+
+    ``star``: each item is a tuple of positional arguments.  Sequence numbers ``first .. first + count - 1``.
+    """
+
+    lease: int
+    first: int
+    task: bytes  # id of the first
+    attempt: int
+    function: bytes
+    count: int
+    items: Any  # wire value: bytes or [STORED, ...]
+    star: bool
+
+
+@message(58)
+class MapDone(NamedTuple):
+    """Worker -> owner: results ``first .. first + count - 1`` of a chunk, as one pickled list (wire value).
+
+    ``failures``: [[position, wire value], ...] for items that raised; their place in the list is None.
+    """
+
+    lease: int
+    first: int
+    count: int
+    results: Any
+    failures: list
+    ns_each: int
+
+
+# ---------------------------------------------------------------- references (70-79)
+
+@message(70)
+class HoldAdd(NamedTuple):
+    """Holder (or a sender on its behalf) -> owner: ``holder`` holds these objects; n orders adds and drops."""
+
+    holds: list  # [[oid, n], ...]
+    holder: bytes
+    transit: list  # transit tokens this clears, [] for none
+
+
+@message(71)
+class HoldAck(NamedTuple):
+    holds: list  # [[oid, n], ...] registered
+    missing: list  # oids that no longer exist
+
+
+@message(72)
+class HoldDrop(NamedTuple):
+    """Holder -> owner: its last reference went away (1 to 0)."""
+
+    holds: list  # [[oid, n], ...]
+    holder: bytes
+
+
+@message(73)
+class Locate(NamedTuple):
+    """Borrower -> owner: send me the values of these when they are ready."""
+
+    oids: list[bytes]
+
+
+@message(74)
+class Resolved(NamedTuple):
+    """Owner -> borrower: ``[oid, value, oid, value, ...]``."""
+
+    values: list
+
+
+@message(75)
+class TransitDone(NamedTuple):
+    """Receiver of a reference -> its sender: the owner knows me now, drop the hold you kept for me."""
+
+    tokens: list[int]
+
+
+@message(76)
+class CancelObject(NamedTuple):
+    """Borrower -> owner: cancel the task that makes this object."""
+
+    oid: bytes
+    force: bool
+    recursive: bool
+
+
+# ---------------------------------------------------------------- actors (80-99)
+
+@message(80)
+class CreateActor(NamedTuple):
+    """Core process -> node: create, or with get_if_exists find, an actor.
+
+    ``spec``: class_key, args (wire value), slots, deps, demand (placement), running (demand once alive), name,
+    namespace, detached, max_restarts, max_task_retries, max_concurrency, concurrency_groups, is_async, env,
+    class_name, method_names, get_if_exists, out_of_order, meta (opaque bytes for handles), job.
+    """
+
+    actor: bytes
+    spec: dict
+    request: int  # answered by ActorReply when not 0
+
+
+@message(81)
+class ActorReply(NamedTuple):
+    """Node -> core process: the answer to CreateActor / LookupActor; error kind '' or 'name_taken' | 'no_such_actor'."""
+
+    request: int
+    error: str
+    actor: bytes
+    meta: bytes
+    owner: bytes
+    detail: str = ""
+
+
+@message(82)
+class LookupActor(NamedTuple):
+    name: str
+    namespace: str
+    request: int
+
+
+@message(83)
+class WatchActor(NamedTuple):
+    """Core process -> node: send me ActorState now and at each change."""
+
+    actor: bytes
+
+
+@message(84)
+class ActorState(NamedTuple):
+    """Node -> watcher.  state: PENDING ALIVE RESTARTING DEAD; life counts restarts from 0."""
+
+    actor: bytes
+    state: str
+    life: int
+    worker: bytes
+    endpoint: str
+    cause: dict  # for DEAD: {"kind", "reason", "signal", "exit_code", "pid", "log_tail", "error": bytes}; PENDING: {"cause", "detail"}
+
+
+@message(85)
+class KillActor(NamedTuple):
+    actor: bytes
+    no_restart: bool
+    graceful: bool = False  # out of scope: let queued calls finish first
+    reason: str = ""
+
+
+@message(86)
+class ActorInit(NamedTuple):
+    """Node -> worker: become this actor (spec as in CreateActor)."""
+
+    actor: bytes
+    life: int
+    spec: dict
+    assigned: dict
+
+
+@message(87)
+class ActorUp(NamedTuple):
+    """Worker -> node: the constructor returned (error '') or raised (error is the pickled RayTaskError)."""
+
+    actor: bytes
+    life: int
+    error: bytes
+
+
+@message(88)
+class ActorExit(NamedTuple):
+    """Actor worker -> node: planned exit (exit_actor, __ray_terminate__, out of scope); no restart."""
+
+    actor: bytes
+    life: int
+    reason: str
+
+
+@message(89)
+class PushCalls(NamedTuple):
+    """Caller -> actor: calls in order.  Call i has sequence ``first + i`` per (caller, actor life).
+
+    A call is ``[task id, attempt, method name, args value, number of returns, extra | None]``; extra as in PushTasks,
+    and ``group`` (concurrency group).
+    """
+
+    actor: bytes
+    life: int
+    first: int
+    calls: list
+
+
+@message(90)
+class CallsDone(NamedTuple):
+    """Actor -> caller: ``[sequence, result, ...]`` as in TasksDone."""
+
+    actor: bytes
+    life: int
+    ends: list
+
+
+# ---------------------------------------------------------------- node and jobs (160-189)
+
+@message(160)
+class RegisterDriver(NamedTuple):
+    """Driver -> node.  config: sys_path, cwd, script_dir, env, namespace, name, log_to_driver, entrypoint."""
+
+    config: dict
+
+
+@message(161)
+class DriverAccepted(NamedTuple):
+    """Node -> driver: your job number, and what the node is.  node: NodeInfo map as zray.nodes() shows it."""
+
+    job: int
+    node: dict
+    store: dict  # how to attach: {"control": path, "arena": name, ...}; zray.store.client reads it
+    settings: dict
+
+
+@message(162)
+class WorkerReady(NamedTuple):
+    """Worker -> node, after its Hello: bound, attached, waiting for work."""
+
+    pid: int
+
+
+@message(163)
+class WorkerExit(NamedTuple):
+    """Node -> worker: finish what runs and exit (idle, job over)."""
+
+    reason: str
+
+
+@message(164)
+class JobConfig(NamedTuple):
+    """Node -> worker, when it is first assigned: the job's sys.path, working directory, environment."""
+
+    job: int
+    config: dict
+
+
+@message(165)
+class LogLines(NamedTuple):
+    """Node -> driver: lines its job's workers printed.  lines: [[name, pid, is_stderr, text], ...]; dropped is a count."""
+
+    lines: list
+    dropped: int
+
+
+@message(166)
+class NodeQuery(NamedTuple):
+    """Core process -> node: ask for a view.  what: nodes | resources | available | actors | workers | leases | store |
+    jobs | stats | explain ; answered by NodeAnswer."""
+
+    request: int
+    what: str
+    args: dict
+
+
+@message(167)
+class NodeAnswer(NamedTuple):
+    request: int
+    answer: dict
+
+
+@message(168)
+class ProcessGone(NamedTuple):
+    """Node -> core processes: this incarnation (driver or worker) ended; drop its holds, fail what it owned."""
+
+    process: bytes
+    reason: str
+
+
+@message(169)
+class Goodbye(NamedTuple):
+    """Driver -> node: shutdown; the node flushes logs, ends the job, answers with Bye."""
+
+    reason: str
+
+
+@message(170)
+class EventReport(NamedTuple):
+    """Core process -> node: task events for timeline and state queries, dropped under load with a count."""
+
+    events: list
+    dropped: int

@@ -1,0 +1,482 @@
+"""What can go wrong, as users see it: Ray's exception tree, and how failures on the wire become exceptions.
+
+A FAILED wire value is ``[FAILED, kind, detail]``.  For kind ``task_error`` the detail is bytes (a pickled
+:class:`TaskErrorRecord`); every other kind has a map.  :func:`from_failure` is the only place that knows the kinds.
+
+Every error pickles by its attributes, never by calling ``__init__`` again: an exception whose constructor takes
+other arguments than it passes on cannot be rebuilt otherwise, and the user would lose the cause.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import types
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+LOG_LINES_SHOWN = 20
+
+
+def rebuild_exception(cls: type[BaseException], args: tuple, state: dict | None,
+                      members: dict[str, Any] | None = None) -> BaseException:
+    """An exception as it was, without running its ``__init__``."""
+    error = cls.__new__(cls, *args)
+    error.args = args
+    for name, value in (members or {}).items():
+        setattr(error, name, value)
+    if state:
+        error.__dict__.update(state)
+    return error
+
+
+class RayError(Exception):
+    """Root of everything zray raises on its own account."""
+
+    def __reduce__(self):
+        return rebuild_exception, (type(self), self.args, self.__dict__ or None)
+
+
+ZrayError = RayError
+
+
+# ---------------------------------------------------------------- a task raised
+
+
+class TaskErrorRecord(NamedTuple):
+    """What a worker reports of an exception: text that always survives, and the pickled cause where there is one."""
+
+    function: str
+    traceback: str
+    type_name: str
+    pid: int
+    ip: str
+    cause: bytes | None  # pickle of the user's exception
+    why_no_cause: str = ""
+
+    def to_bytes(self) -> bytes:
+        return pickle.dumps(tuple(self), 5)
+
+    @classmethod
+    def from_bytes(cls, payload: bytes) -> TaskErrorRecord:
+        return cls(*pickle.loads(payload))
+
+
+class RayTaskError(RayError):
+    """A task raised.  ``cause`` is the user's exception (None where it cannot be pickled); the text has the traceback.
+
+    What ``get`` raises is an instance of a class that also inherits from the type of the cause, so
+    ``except ZeroDivisionError`` works, and attributes of the cause are reachable.
+    """
+
+    cause: BaseException | None = None
+    function_name: str = ""
+    traceback_str: str = ""
+    pid: int = 0
+    ip: str = ""
+    _record: bytes | None = None
+
+    def __init__(self, function_name: str = "", traceback_str: str = "", cause: BaseException | None = None,
+                 pid: int | None = None, ip: str = "127.0.0.1"):
+        super().__init__(function_name, traceback_str)
+        self.function_name = function_name
+        self.traceback_str = traceback_str
+        self.cause = cause
+        self.pid = os.getpid() if pid is None else pid
+        self.ip = ip
+
+    def as_instanceof_cause(self) -> RayTaskError:
+        """This error as an instance of the cause's type too, or itself where Python does not allow such a type."""
+        if self.cause is None or isinstance(self, type(self.cause)):
+            return self
+        return _dual(self)
+
+    def __str__(self) -> str:
+        return self.traceback_str
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.function_name!r}, {_last_line(self.traceback_str)!r})"
+
+    def __reduce__(self):
+        if self._record is not None:
+            return load_error, (self._record,)
+        return _rebuild_task_error, (self.function_name, self.traceback_str, self.cause, self.pid, self.ip)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        cause = self.__dict__.get("cause")
+        if cause is None:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return getattr(cause, name)
+
+
+def _rebuild_task_error(*args: Any) -> RayTaskError:
+    return RayTaskError(*args).as_instanceof_cause()
+
+
+_dual_types: dict[type, type[RayTaskError] | None] = {}
+
+
+def _dual_type(cause: type[BaseException]) -> type[RayTaskError] | None:
+    """``RayTaskError(X)``: inherits from RayTaskError and X, or None where Python or X refuses."""
+    if cause not in _dual_types:
+        dual: type[RayTaskError] | None = None
+        # A SystemExit or KeyboardInterrupt of a worker must not pass through the driver's `except Exception`.
+        if issubclass(cause, Exception):
+            name = f"RayTaskError({cause.__name__})"
+            try:
+                dual = type(name, (RayTaskError, cause), {"__module__": __name__, "__qualname__": name})
+            except Exception:  # a final class, a layout conflict, an __init_subclass__ of the user's: all mean "not this one"
+                dual = None
+        _dual_types[cause] = dual
+    return _dual_types[cause]
+
+
+def _dual(error: RayTaskError) -> RayTaskError:
+    assert error.cause is not None
+    cls = _dual_type(type(error.cause))
+    if cls is None:
+        return error
+    try:
+        dual = cls.__new__(cls)
+    except Exception:  # the user's __new__ wants arguments
+        return error
+    dual.args = error.cause.args
+    _copy_members(error.cause, dual)
+    dual.__dict__.update(error.__dict__)
+    return dual
+
+
+def exception_members(error: BaseException) -> dict[str, Any]:
+    """What lives in C structs and slots (``OSError.errno``, ``UnicodeDecodeError.start``), not in ``__dict__``."""
+    found: dict[str, Any] = {}
+    for cls in type(error).__mro__:
+        if cls in (BaseException, Exception, object):
+            continue
+        for name, member in vars(cls).items():
+            if not name.startswith("__") and isinstance(member, _MEMBER_TYPES):
+                value = getattr(error, name, None)
+                if value is not None:
+                    found.setdefault(name, value)
+    return found
+
+
+_MEMBER_TYPES = (types.MemberDescriptorType, types.GetSetDescriptorType)
+
+
+def _copy_members(source: BaseException, target: BaseException) -> None:
+    for name, value in exception_members(source).items():
+        try:
+            setattr(target, name, value)
+        except (AttributeError, TypeError):
+            continue  # read-only: nothing to carry over
+
+
+def load_error(payload: bytes) -> RayTaskError:
+    """A :class:`TaskErrorRecord` as the exception that ``get`` raises; never fails for want of the user's type."""
+    record = TaskErrorRecord.from_bytes(payload)
+    cause: BaseException | None = None
+    note = record.why_no_cause
+    if record.cause is not None:
+        try:
+            loaded = pickle.loads(record.cause)
+            if isinstance(loaded, BaseException):
+                cause = loaded
+            else:
+                note = f"its pickle gave a {type(loaded).__name__}"
+        except Exception as error:  # user code: any failure to rebuild must leave the text
+            note = f"{type(error).__name__}: {error}"
+    text = f"{record.function}() (pid={record.pid}, ip={record.ip})\n{record.traceback.rstrip()}"
+    if cause is None and note:
+        text += f"\n(the {record.type_name} itself could not be brought back: {note})"
+    error = RayTaskError(record.function, text, cause, record.pid, record.ip)
+    error._record = payload
+    return error.as_instanceof_cause()
+
+
+def _last_line(text: str) -> str:
+    return text.rstrip().rsplit("\n", 1)[-1]
+
+
+# ---------------------------------------------------------------- everything else
+
+
+class TaskCancelledError(RayError):
+    """The task was cancelled before it finished.  ``task_id`` is its hex id."""
+
+    task_id: str | None = None
+
+
+class WorkerCrashedError(RayError):
+    """The worker process of the task died: ``pid``, ``signal`` (0 when it exited), ``exit_code``, ``log_tail``."""
+
+    pid: int = 0
+    signal: int = 0
+    exit_code: int = 0
+    log_tail: str = ""
+
+
+class LocalRayletDiedError(RayError):
+    """The node daemon that this process belongs to is gone."""
+
+
+class NodeDiedError(RayError):
+    """The node of the task is gone."""
+
+
+class RayActorError(RayError):
+    """The actor cannot run the call.  ``actor_id`` is its hex id; ``cause`` what its constructor raised, if that was it."""
+
+    actor_id: str | None = None
+    cause: BaseException | None = None
+
+
+class ActorDiedError(RayActorError):
+    """The actor is dead and will not come back."""
+
+
+class ActorUnavailableError(RayActorError):
+    """The actor cannot be reached now; whether the call ran is not known."""
+
+
+class ObjectLostError(RayError):
+    """The value is gone and cannot be made again.  ``object_ref_hex`` names it."""
+
+    object_ref_hex: str = ""
+
+
+class ObjectFetchTimedOutError(ObjectLostError):
+    """The value exists elsewhere and did not arrive in time."""
+
+
+class ReferenceCountingAssertionError(ObjectLostError, AssertionError):
+    """The value was released though a reference was left: a bug of zray's."""
+
+
+class ObjectFreedError(ObjectLostError):
+    """The value was freed by hand."""
+
+
+class OwnerDiedError(ObjectLostError):
+    """The process that owned the object is gone."""
+
+
+class ObjectReconstructionFailedError(ObjectLostError):
+    """The task that made the value cannot be run again."""
+
+
+class ObjectReconstructionFailedMaxAttemptsExceededError(ObjectReconstructionFailedError):
+    """The task that made the value was run as often as its max_retries allows."""
+
+
+class ObjectReconstructionFailedLineageEvictedError(ObjectReconstructionFailedError):
+    """How the value was made is no longer known."""
+
+
+class GetTimeoutError(RayError, TimeoutError):
+    """``get`` ran out of time; the text says what the objects wait for."""
+
+
+class RaySystemError(RayError):
+    """Something inside zray failed."""
+
+
+class ObjectStoreFullError(RayError):
+    """The object store has no room; the text says who holds what."""
+
+
+class OutOfDiskError(RayError):
+    """The disk that objects spill to is full."""
+
+
+class OutOfMemoryError(RayError):
+    """The worker was killed because the node ran out of memory."""
+
+
+class RuntimeEnvSetupError(RayError):
+    """The runtime environment could not be made."""
+
+
+class TaskPlacementGroupRemoved(RayError):
+    """The placement group of the task was removed."""
+
+
+class ActorPlacementGroupRemoved(RayError):
+    """The placement group of the actor was removed."""
+
+
+class TaskUnschedulableError(RayError):
+    """No node can ever run the task."""
+
+
+class ActorUnschedulableError(RayError):
+    """No node can ever run the actor."""
+
+
+class PendingCallsLimitExceeded(RayError):
+    """The actor has max_pending_calls calls waiting."""
+
+
+class AsyncioActorExit(RayError):
+    """Raised inside an async actor to end it."""
+
+
+class ActorAlreadyExistsError(ValueError, RayError):
+    """The name is taken by a living actor."""
+
+    def __reduce__(self):
+        return rebuild_exception, (type(self), self.args, self.__dict__ or None)
+
+
+class AuthenticationError(RayError):
+    """The peer is not allowed in."""
+
+
+class UnserializableException(RayError):
+    """Stands for an exception that could not be pickled."""
+
+
+class OufOfBandObjectRefSerializationException(RayError):
+    """An ObjectRef was pickled outside zray where that is forbidden.  (Ray's spelling.)"""
+
+
+# ---------------------------------------------------------------- from the wire
+
+Describe = Callable[[dict[str, Any]], str]
+
+
+def _text(detail: dict[str, Any], name: str, default: str = "") -> str:
+    value = detail.get(name)
+    if isinstance(value, bytes):
+        return value.hex()
+    return default if value is None else str(value)
+
+
+def how_it_ended(detail: dict[str, Any]) -> str:
+    """``was killed by SIGKILL`` or ``exited with code 3``, from signal and exit_code."""
+    number = detail.get("signal") or 0
+    if number:
+        import signal
+
+        try:
+            name = signal.Signals(number).name
+        except ValueError:
+            name = f"signal {number}"
+        hint = {
+            "SIGKILL": " (kill -9, or the kernel's out-of-memory killer)",
+            "SIGSEGV": " (a segmentation fault in native code)",
+            "SIGABRT": " (an abort in native code)",
+        }.get(name, "")
+        return f"was killed by {name}{hint}"
+    return f"exited with code {detail.get('exit_code') or 0}"
+
+
+def _log_tail(detail: dict[str, Any]) -> str:
+    lines = _text(detail, "log_tail").rstrip().splitlines()[-LOG_LINES_SHOWN:]
+    if not lines:
+        return ""
+    return "\nThe last lines it printed:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def _worker_crashed(detail: dict[str, Any]) -> str:
+    attempts = detail.get("attempts") or 0
+    tried = f", on attempt {attempts} of {attempts}" if attempts else ""
+    reason = f": {detail['reason']}" if detail.get("reason") else ""
+    return (f"The worker process (pid={detail.get('pid') or '?'}) {how_it_ended(detail)} while it ran "
+            f"{_text(detail, 'name', 'a task')}(){tried}{reason}. "
+            f"If that may pass, allow more attempts with max_retries.{_log_tail(detail)}")
+
+
+def _actor_died(detail: dict[str, Any]) -> str:
+    who = f"{_text(detail, 'class_name', 'the actor')}({_text(detail, 'actor')[:16]})"
+    name = f" named {detail['name']!r}" if detail.get("name") else ""
+    if detail.get("error"):
+        inner = load_error(detail["error"])
+        return (f"The actor died because of an error raised in its creation task, {who}{name}:\n{inner}")
+    reason = _text(detail, "reason")
+    if detail.get("pid") and (detail.get("signal") or detail.get("exit_code")):
+        ended = f"its process (pid={detail['pid']}) {how_it_ended(detail)}"
+        reason = f"{reason}; {ended}" if reason else ended
+    return f"The actor died unexpectedly before finishing this task: {who}{name}: {reason or 'no reason is known'}.{_log_tail(detail)}"
+
+
+def _object(detail: dict[str, Any]) -> str:
+    return f"The object {_text(detail, 'oid') or '(unknown id)'}"
+
+
+_KINDS: dict[str, tuple[type[RayError], Describe]] = {
+    "worker_crashed": (WorkerCrashedError, _worker_crashed),
+    "actor_died": (ActorDiedError, _actor_died),
+    "actor_unavailable": (ActorUnavailableError, lambda d: (
+        f"The actor {_text(d, 'class_name')}({_text(d, 'actor')[:16]}) is unavailable: "
+        f"{_text(d, 'reason', 'its process is being restarted')}. The call may or may not have run; "
+        "set max_task_retries for it to be tried again.")),
+    "cancelled": (TaskCancelledError, lambda d: f"Task: {_text(d, 'name') or _text(d, 'task') or '?'} was cancelled. "
+        + _text(d, "reason")),
+    "object_lost": (ObjectLostError, lambda d: (
+        f"{_object(d)} is lost: {_text(d, 'reason', 'no copy is left')}.")),
+    "object_fetch": (ObjectFetchTimedOutError, lambda d: f"{_object(d)} did not arrive in time. {_text(d, 'reason')}"),
+    "owner_died": (OwnerDiedError, lambda d: (
+        f"{_object(d)} cannot be had: the process that owned it ended"
+        f"{' (' + _text(d, 'reason') + ')' if d.get('reason') else ''}. "
+        "Let a process that lives longer (the driver, a detached actor) make the object.")),
+    "freed": (ObjectFreedError, lambda d: f"{_object(d)} was freed by hand. {_text(d, 'reason')}".rstrip()),
+    "reconstruction": (ObjectReconstructionFailedError, lambda d: (
+        f"{_object(d)} was lost and cannot be made again: {_text(d, 'reason', 'its task may not run twice')}.")),
+    "reconstruction_attempts": (ObjectReconstructionFailedMaxAttemptsExceededError, lambda d: (
+        f"{_object(d)} was lost, and its task was already run {_text(d, 'attempts', 'max_retries')} times.")),
+    "unschedulable": (TaskUnschedulableError, lambda d: (
+        f"The task {_text(d, 'name')} cannot be scheduled: {_text(d, 'reason', 'no node has what it asks for')}.")),
+    "actor_unschedulable": (ActorUnschedulableError, lambda d: (
+        f"The actor {_text(d, 'class_name')} cannot be scheduled: {_text(d, 'reason', 'no node has what it asks for')}.")),
+    "oom": (OutOfMemoryError, lambda d: (
+        f"The worker (pid={_text(d, 'pid', '?')}) of {_text(d, 'name', 'the task')} was killed because the node ran out "
+        f"of memory. {_text(d, 'reason')} Ask for memory= so that fewer run at once.{_log_tail(d)}")),
+    "runtime_env": (RuntimeEnvSetupError, lambda d: (
+        f"The runtime environment could not be set up: {_text(d, 'reason', 'no reason is known')}")),
+    "pending_calls": (PendingCallsLimitExceeded, lambda d: (
+        f"The actor {_text(d, 'class_name')}({_text(d, 'actor')[:16]}) has {_text(d, 'limit', 'max_pending_calls')} calls "
+        "pending already. Wait for some of them, or raise max_pending_calls.")),
+    "store_full": (ObjectStoreFullError, lambda d: (
+        f"The object store is full: {_text(d, 'reason', 'no room for the object')}")),
+    "disk_full": (OutOfDiskError, lambda d: f"The disk for spilled objects is full: {_text(d, 'reason')}"),
+    "node_died": (NodeDiedError, lambda d: f"The node {_text(d, 'node')} died: {_text(d, 'reason', 'its daemon ended')}."),
+    "raylet_died": (LocalRayletDiedError, lambda d: (
+        "The node daemon of this process died, so nothing can run any more: "
+        f"{_text(d, 'reason', 'see its log in the session directory')}. Call shutdown() and init() to begin again.")),
+    "task_pg_removed": (TaskPlacementGroupRemoved, lambda d: "The placement group of this task was removed."),
+    "actor_pg_removed": (ActorPlacementGroupRemoved, lambda d: "The placement group of this actor was removed."),
+    "system": (RaySystemError, lambda d: f"System error: {_text(d, 'reason')}"),
+    "bad_returns": (RaySystemError, lambda d: _text(d, "reason")),
+}
+
+# Names under which details become attributes of the exception, where they differ.
+_ATTRIBUTES = {"oid": "object_ref_hex", "actor": "actor_id", "task": "task_id"}
+
+
+def failure_kinds() -> list[str]:
+    """Every kind that :func:`from_failure` knows."""
+    return ["task_error", *_KINDS]
+
+
+def from_failure(kind: str, detail: dict[str, Any] | bytes) -> RayError:
+    """The exception for a FAILED wire value.  An unknown kind (a newer peer's) becomes a RaySystemError."""
+    if kind == "task_error":
+        if not isinstance(detail, bytes):
+            return RaySystemError(f"System error: a task failed and its error was lost: {detail!r}")
+        return load_error(detail)
+    fields = detail if isinstance(detail, dict) else {}
+    if kind not in _KINDS:
+        return RaySystemError(f"System error: {kind}: {_text(fields, 'reason')} {fields!r}")
+    cls, describe = _KINDS[kind]
+    error = cls(describe(fields).strip())
+    for name, value in fields.items():
+        if name == "error":
+            if value:
+                error.cause = load_error(value).cause  # type: ignore[attr-defined]
+            continue
+        if name.startswith("_") or name in ("args", "add_note", "with_traceback"):
+            continue
+        setattr(error, _ATTRIBUTES.get(name, name), value.hex() if isinstance(value, bytes) else value)
+    return error

@@ -1,0 +1,165 @@
+"""The pickler for values and definitions: cloudpickle, plus the serializers that users register.
+
+A plain pickle of a class from ``__main__`` succeeds in the driver and fails in the worker, so everything that may
+hold a class or a function goes through here.  Importing this module imports cloudpickle (about 15 ms).
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.machinery
+import io
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from hashlib import blake2b
+from types import ModuleType
+from typing import Any
+
+import cloudpickle
+
+from zray.errors import exception_members, rebuild_exception
+from zray.serialization import _custom
+
+KEY_SIZE = 16
+WARN_BYTES = 10 * 1024 * 1024  # where Ray warns
+
+
+def _rebuild(deserializer: Callable[[Any], Any], state: Any) -> Any:
+    return deserializer(state)
+
+
+class Pickler(cloudpickle.Pickler):
+    """cloudpickle with the serializers of :func:`zray.util.register_serializer` first."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        if _custom:
+            pair = _custom.get(type(obj))
+            if pair is not None:
+                serializer, deserializer = pair
+                return _rebuild, (deserializer, serializer(obj))
+        if isinstance(obj, type):
+            pickle_by_value_if_unreachable(obj)
+        return super().reducer_override(obj)
+
+
+class ExceptionPickler(Pickler):
+    """Pickles exceptions by their attributes: most user exceptions cannot be rebuilt by calling their class again."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, BaseException) and _has_default_reduce(type(obj)):
+            return rebuild_exception, (type(obj), obj.args, obj.__dict__ or None, exception_members(obj) or None)
+        return super().reducer_override(obj)
+
+
+def _has_default_reduce(cls: type) -> bool:
+    """Python code of the user's makes the instance, and none of it says how to pickle one."""
+    by_python = any("__init__" in vars(base) and base.__module__ != "builtins" for base in cls.__mro__)
+    return by_python and cls.__reduce__ is BaseException.__reduce__ and cls.__reduce_ex__ is object.__reduce_ex__
+
+
+def cloud_dumps(value: Any, buffer_callback: Callable[[Any], Any] | None = None) -> bytes:
+    with io.BytesIO() as file:
+        Pickler(file, 5, buffer_callback).dump(value)
+        return file.getvalue()
+
+
+def exception_dumps(error: BaseException) -> bytes:
+    with io.BytesIO() as file:
+        ExceptionPickler(file, 5).dump(error)
+        return file.getvalue()
+
+
+# ---------------------------------------------------------------- functions and classes
+
+
+def dump_definition(definition: Callable | type) -> tuple[bytes, bytes]:
+    """``(key, blob)``; TypeError naming the captured variable that cannot be pickled."""
+    pickle_by_value_if_unreachable(definition)
+    name = getattr(definition, "__qualname__", repr(definition))
+    kind = "class" if isinstance(definition, type) else "function"
+    try:
+        blob = cloud_dumps(definition)
+    except Exception as error:  # whatever a captured object's __reduce__ raises
+        from zray.unpicklable import explain
+
+        raise TypeError(f"Could not serialize the {explain(definition, f'{kind} {name!r}')}: "
+                        f"{type(error).__name__}: {error}. Make it inside the {kind}, or pass it another way.") from error
+    if len(blob) > WARN_BYTES:
+        warnings.warn(_too_big(definition, kind, name, len(blob)), stacklevel=4)
+    return blake2b(blob, digest_size=KEY_SIZE).digest(), blob
+
+
+def _too_big(definition: Any, kind: str, name: str, nbytes: int) -> str:
+    from zray.unpicklable import captured
+
+    sizes = []
+    for label, value in captured(definition):
+        try:
+            sizes.append((len(cloud_dumps(value)), label))
+        except Exception:  # already pickled once as part of the definition; on its own it may not
+            continue
+    biggest = max(sizes, default=(0, ""))
+    what = f", of which {biggest[1]} is {biggest[0] / 2**20:.1f} MiB" if biggest[1] else ""
+    return (f"The {kind} {name!r} is {nbytes / 2**20:.1f} MiB when pickled{what}. "
+            "It is sent to every worker; put() large data and pass the reference instead.")
+
+
+def pickle_by_value_if_unreachable(definition: Any) -> None:
+    """Workers import modules by the driver's ``sys.path``: a module that is not found there goes by value.
+
+    Such are test modules under pytest's importlib mode and modules loaded by hand from a file.
+    """
+    name = getattr(definition, "__module__", None)
+    if isinstance(name, str) and name not in _reachable_builtins and not _is_reachable(name):
+        module = sys.modules.get(name)
+        if module is not None:
+            cloudpickle.register_pickle_by_value(module)
+
+
+_reachable_builtins = frozenset(("builtins", "__main__", "__mp_main__"))
+
+
+@functools.lru_cache(maxsize=None)
+def _is_reachable(name: str) -> bool:
+    module = sys.modules.get(name)
+    if module is None or getattr(module, "__file__", None) is None:
+        return True  # built in, or made by hand: cloudpickle knows these
+    top = sys.modules.get(name.partition(".")[0])
+    if top is None:
+        return False  # a/b.py loaded under the name "a.b" with no package a
+    return _found_on_path(top)
+
+
+def _found_on_path(module: ModuleType) -> bool:
+    file = getattr(module, "__file__", None)
+    if file is None:
+        return True  # a namespace package
+    spec = importlib.machinery.PathFinder.find_spec(module.__name__)
+    if spec is None:
+        # Editable installs and the like have finders of their own, which workers have too.
+        return not _loaded_by_hand(module)
+    return spec.origin is None or _same_file(spec.origin, file)
+
+
+def _loaded_by_hand(module: ModuleType) -> bool:
+    """No finder on ``sys.meta_path`` finds it."""
+    for finder in sys.meta_path:
+        find = getattr(finder, "find_spec", None)
+        # pytest's rewriting hook answers for what pytest itself loaded; workers have no such hook.
+        if find is None or type(finder).__module__.startswith("_pytest."):
+            continue
+        try:
+            if find(module.__name__, None) is not None:
+                return False
+        except (ImportError, AttributeError, TypeError, ValueError):
+            continue
+    return True
+
+
+def _same_file(one: str, other: str) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return one == other

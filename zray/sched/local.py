@@ -1,0 +1,575 @@
+"""LocalScheduler: which owner gets a worker of this node next, and what that worker may use.  Pure.
+
+Owners declare scheduling keys and say how many leases each could use; actors are single requests.  ``step(now)`` says
+what follows, as Grant, Recall and Status effects:
+
+    declare/want/request -> waiting --Grant--> held --release--> gone        revoke: held -> waiting again
+                               |                 |--Recall (once)             block/unblock: lends its CPU meanwhile
+                               `--Status         `--resize (an actor's running demand)
+
+Fair: turns go round over jobs, then keys (zray.sched.waiting).  Work-conserving: whatever fits and is wanted is
+granted, with one exception: a demand that was passed over PASSED_MAX times, because smaller ones keep taking what it
+needs, has its resources saved up for a bounded time (doubled whenever it was not enough), so nobody starves.
+Holders share: see zray.sched.recalls.
+
+A worker that blocks lends its CPU and nothing else; when it runs on it takes the CPU back at once, even below zero, and
+nothing that asks for CPU is granted until that is paid back.
+
+``step`` wants to be called after every batch of events, and at ``deadline()`` if nothing happens before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from zray.causes import Cause
+from zray.sched import policies
+from zray.sched.gpus import GpuPool, Slices
+from zray.sched.recalls import choose_recalls
+from zray.sched.resources import CPU_COLUMN, GPU, GPU_COLUMN, UNIT, Demand, amount, amounts, checked_units, describe
+from zray.sched.view import ClusterView
+from zray.sched.waiting import HELD_BACK, OPEN, Door, Entry, Lane, WaitingLanes
+
+ROW = 0
+# Grants to others after which a demand that is still waiting has its resources saved up.
+PASSED_MAX = 64
+# Saving up lasts this long at first: 50 times the run time up to which tasks are pushed ahead.
+SAVE_S = 0.1
+# A key that still has work keeps its last lease at least this long when others take turns with it: about 100 times
+# what handing a worker over costs.
+TURN_S = 0.02
+# Users of a resource that a cause names.
+USERS_SHOWN = 5
+
+
+class Grant(NamedTuple):
+    """A worker may start.  ``owner`` and ``key`` as declared; ``token`` as requested, None for a declared key."""
+
+    owner: bytes
+    key: int
+    lease: int
+    assigned: dict  # {"gpu_ids": [device id, ...], "resources": {name: float}}
+    token: Any = None
+
+
+class Recall(NamedTuple):
+    """Ask the owner of this lease to return it as soon as it has nothing in flight."""
+
+    lease: int
+    owner: bytes
+
+
+class Status(NamedTuple):
+    """Why a want is not granted; sent once until it is satisfied or the cause changes."""
+
+    owner: bytes
+    key: int
+    cause: int
+    detail: str
+    token: Any = None
+
+
+Effect = Grant | Recall | Status
+
+
+class Lease:
+    """Resources in use by one worker."""
+
+    __slots__ = ("demand", "entry", "gpus", "lent", "number", "recalled", "since")
+
+    def __init__(self, number: int, entry: Entry, demand: Demand, gpus: Slices, since: float) -> None:
+        self.number, self.entry, self.demand, self.gpus, self.since = number, entry, demand, gpus, since
+        self.lent: Demand | None = None  # the CPU given to others while blocked; None when not blocked
+        self.recalled = False
+
+    @property
+    def using(self) -> Demand:
+        """What it has in use right now."""
+        return self.demand if self.lent is None else tuple(pair for pair in self.demand if pair[0] != CPU_COLUMN)
+
+    @property
+    def pinned(self) -> bool:
+        """It will not come back on its own: an actor stays, a blocked worker may wait for those it keeps out."""
+        return self.entry.token is not None or self.lent is not None
+
+
+class LocalScheduler:
+    """Grants the resources of one node.  ``total`` is in units (zray.sched.resources); ``node`` is this node's id."""
+
+    def __init__(
+        self, total: dict[str, int], labels: dict[str, str] | None = None, *, node: bytes = b"node",
+        gpu_ids: Sequence[int | str] | None = None, turn_s: float = TURN_S, passed_max: int = PASSED_MAX,
+    ) -> None:
+        self.view = ClusterView()
+        self.view.add(node, total, labels)
+        self.node, self.turn_s, self.passed_max = node, turn_s, passed_max
+        self.gpus = GpuPool(total.get(GPU, 0), gpu_ids)
+        self.entries: dict[tuple[bytes, int], Entry] = {}
+        self.requests: dict[Any, Entry] = {}
+        self.leases: dict[int, Lease] = {}
+        self.waiting = WaitingLanes(SAVE_S)
+        self.pinned: dict[int, int] = {}  # column -> units in use by pinned leases
+        self.loose: dict[int, Lease] = {}  # leases that may be recalled, or were
+        self.returned = 0
+        self._keys_of: dict[bytes, dict[int, Entry]] = {}
+        self._entries_of_job: dict[int, int] = {}
+        self._fresh: list[Entry] = []  # began to wait since the last step
+        self._changed = False
+        self._saving: Lane | None = None
+        self._saving_until = 0.0
+        self._turn_at: float | None = None
+        self._last_lease = 0
+
+    # -------------------------------------------------------------- what owners say
+
+    def declare(
+        self, owner: bytes, job: int, key: int, demand: dict[str, int], strategy: dict | None = None, name: str = "",
+    ) -> None:
+        """Scheduling key ``key`` of ``owner``; repeats are harmless.  ValueError for a demand that is not one."""
+        demand = checked_units(demand)
+        known = self.entries.get((owner, key))
+        if known is not None:
+            if known.named != demand or known.job != job:
+                raise ValueError(f"key {key} was declared with another demand or job")
+            return
+        entry = self._entry(owner, key, None, job, demand, strategy or {}, name)
+        self.entries[owner, key] = entry
+        self._keys_of.setdefault(owner, {})[key] = entry
+
+    def want(self, owner: bytes, key: int, want: int, granted: int, now: float) -> None:
+        """The key could use ``want`` more leases than the ``granted`` ones its owner has seen in its life.
+
+        KeyError for a key that was not declared.
+        """
+        entry = self.entries[owner, key]
+        entry.want = max(want, 0)
+        entry.seen = min(max(granted, 0), entry.granted)
+        if entry.outstanding:
+            self._wait(entry)
+        else:
+            entry.told = False
+
+    def drop_owner(self, owner: bytes) -> list[int]:
+        """The owner is gone: forget its keys; the leases it holds, which stay held until each is released."""
+        held: list[int] = []
+        for key, entry in self._keys_of.pop(owner, {}).items():
+            del self.entries[owner, key]
+            held.extend(entry.held)
+            self._forget(entry)
+        return held
+
+    def request(
+        self, token: Any, job: int, demand: dict[str, int], strategy: dict | None, now: float, name: str = "",
+    ) -> None:
+        """One placement (an actor).  The lease that is granted is never recalled; see ``resize``."""
+        if token in self.requests:
+            return
+        entry = self._entry(b"", 0, token, job, checked_units(demand), strategy or {}, name)
+        entry.want = 1
+        self.requests[token] = entry
+        self._wait(entry)
+
+    def cancel_request(self, token: Any) -> bool:
+        """Stop waiting; False when it was not (granted already, or unknown)."""
+        entry = self.requests.pop(token, None)
+        if entry is None:
+            return False
+        self._forget(entry)
+        return True
+
+    # -------------------------------------------------------------- what workers do
+
+    def release(self, lease: int, now: float) -> bool:
+        """The worker of ``lease`` is done or dead: everything it had is free.  False for an unknown lease."""
+        held = self.leases.pop(lease, None)
+        if held is None:
+            return False
+        if held.pinned:
+            self._pin(held.using, -1)
+        self.loose.pop(lease, None)
+        self.view.release(ROW, held.using)
+        self.gpus.give(held.gpus)
+        del held.entry.held[lease]
+        if not held.recalled:
+            held.entry.active -= 1
+        self.returned += 1
+        self._changed = True
+        return True
+
+    def revoke(self, lease: int, now: float) -> bool:
+        """The grant never reached its owner (no worker came up): it counts as not made, and is wanted again."""
+        held = self.leases.get(lease)
+        if held is None:
+            return False
+        self.release(lease, now)
+        entry = held.entry
+        entry.granted -= 1
+        alive = entry.token is not None or self.entries.get((entry.owner, entry.key)) is entry
+        if alive and entry.outstanding:
+            if entry.token is not None:
+                self.requests[entry.token] = entry
+                self._entries_of_job[entry.job] = self._entries_of_job.get(entry.job, 0) + 1
+            self._wait(entry)
+        return True
+
+    def resize(self, lease: int, demand: dict[str, int]) -> bool:
+        """From now on the lease uses ``demand`` (an actor's running demand).
+
+        False, and no change, when it does not fit.  A lease keeps its GPUs: ValueError for another amount of those.
+        """
+        held = self.leases[lease]
+        named = checked_units(demand)
+        new = self.view.index.demand(named)
+        if new is None:
+            return False
+        if dict(new).get(GPU_COLUMN, 0) != sum(share for _, share in held.gpus):
+            raise ValueError("a lease keeps its GPUs as long as it lives")
+        blocked, old = held.lent is not None, held.using
+        using = tuple(pair for pair in new if pair[0] != CPU_COLUMN) if blocked else new
+        self.view.release(ROW, old)
+        if not self.view.fits(ROW, _growth(old, using, self.view.index.vector)):
+            self.view.acquire(ROW, old, oversubscribe=True)
+            return False
+        self.view.acquire(ROW, using, oversubscribe=True)
+        if held.pinned:
+            self._pin(old, -1)
+            self._pin(using, +1)
+        held.demand = new
+        if blocked:
+            held.lent = tuple(pair for pair in new if pair[0] == CPU_COLUMN)
+        self._changed = True
+        return True
+
+    def block(self, lease: int) -> None:
+        """The worker waits in get or wait: its CPU is free for others.  No-op for an unknown or blocked lease."""
+        held = self.leases.get(lease)
+        if held is None or held.lent is not None:
+            return
+        if held.pinned:
+            self._pin(held.using, -1)
+        held.lent = tuple(pair for pair in held.demand if pair[0] == CPU_COLUMN)
+        self.view.release(ROW, held.lent)
+        self._pin(held.using, +1)
+        self.loose.pop(lease, None)
+        self._changed = True
+
+    def unblock(self, lease: int) -> None:
+        """The worker runs on, with its CPU, whoever has that now.  No-op for an unknown or running lease."""
+        held = self.leases.get(lease)
+        if held is None or held.lent is None:
+            return
+        self._pin(held.using, -1)
+        self.view.acquire(ROW, held.lent, oversubscribe=True)
+        held.lent = None
+        if held.pinned:
+            self._pin(held.using, +1)
+        else:
+            self.loose[lease] = held
+        self._changed = True
+
+    # -------------------------------------------------------------- the step
+
+    def step(self, now: float, grants_max: int | None = None) -> list[Effect]:
+        """What to do now, in order.  ``grants_max``: as many workers as the node can start at the moment."""
+        if not self._changed and (self._next_time() or now + 1) > now and not self._fresh:
+            return []
+        self._changed = False
+        self._turn_at = None
+        effects: list[Effect] = []
+        self._save_up(now)
+        left = len(self.waiting.lanes) and (grants_max if grants_max is not None else -1)
+        while left:
+            grant = self._grant_next(now)
+            if grant is None:
+                break
+            effects.append(grant)
+            left -= 1
+        if grants_max is not None and left == 0:
+            self._changed = True  # stopped early: look again
+        if self.waiting.lanes and self.loose:
+            numbers, self._turn_at = choose_recalls(self, now)
+            effects.extend(self._recall(number) for number in numbers)
+        self._tell(effects)
+        return effects
+
+    def deadline(self) -> float | None:
+        """When ``step`` has something to do even if nothing happens before; None when it has not."""
+        return self._next_time()
+
+    def _grant_next(self, now: float) -> Grant | None:
+        waiting, fits = self.waiting, self._lacks
+        while True:
+            turn = waiting.next(self._is_open)
+            if turn is None:
+                return None
+            lane, entry = turn
+            door = fits(lane.demand)
+            if door is None and self._eats_savings(lane):
+                door = HELD_BACK
+            if door is not None:
+                waiting.file(lane, door)
+                continue
+            grant = self._grant(entry, now)
+            waiting.served(lane, entry)
+            waiting.file(lane, lane.door)
+            if lane is self._saving:
+                self._saving = None
+            return grant
+
+    def _grant(self, entry: Entry, now: float) -> Grant:
+        self._last_lease += 1
+        number = self._last_lease
+        gpus = self.gpus.take(entry.named.get(GPU, 0))
+        self.view.acquire(ROW, entry.demand)
+        lease = self.leases[number] = Lease(number, entry, entry.demand, gpus, now)
+        entry.held[number] = lease
+        entry.active += 1
+        entry.granted += 1
+        if entry.outstanding == 0:
+            entry.told = False
+        if entry.token is not None:
+            self._pin(lease.demand, +1)
+            del self.requests[entry.token]
+            self._count_job(entry.job, -1)
+        else:
+            self.loose[number] = lease
+        assigned = {"gpu_ids": self.gpus.named(gpus), "resources": amounts(entry.named)}
+        return Grant(entry.owner, entry.key, number, assigned, entry.token)
+
+    def _recall(self, number: int) -> Recall:
+        lease = self.leases[number]
+        assert not lease.recalled and lease.entry.token is None
+        lease.recalled = True
+        lease.entry.active -= 1
+        return Recall(number, lease.entry.owner)
+
+    def _tell(self, effects: list[Effect]) -> None:
+        fresh, self._fresh = self._fresh, []
+        details: dict[Demand, str] = {}
+        for entry in fresh:
+            if entry.told or not entry.outstanding or not self._known(entry):
+                continue
+            entry.told = True
+            if entry.obstacle:
+                effects.append(Status(entry.owner, entry.key, Cause.INFEASIBLE, entry.obstacle, entry.token))
+                continue
+            detail = details.get(entry.demand)
+            if detail is None:
+                detail = details[entry.demand] = self.busy(entry.demand)
+            effects.append(Status(entry.owner, entry.key, Cause.RESOURCES_BUSY, detail, entry.token))
+
+    # -------------------------------------------------------------- doors and saving up
+
+    def _lacks(self, demand: Demand) -> Door | None:
+        free = self.view.available[ROW]
+        for column, value in demand:
+            if free[column] < value or (column == GPU_COLUMN and not self.gpus.fits(value)):
+                return column, value
+        return None
+
+    def _is_open(self, door: Door) -> bool:
+        column, value = door
+        if column < 0:
+            return door == OPEN or self._saving is None
+        if column == GPU_COLUMN and not self.gpus.fits(value):
+            return False
+        return self.view.available[ROW][column] >= value
+
+    def _save_up(self, now: float) -> None:
+        """Keep, end or begin saving resources for the lane passed over longest."""
+        lane, waiting = self._saving, self.waiting
+        if lane is not None and (waiting.lanes.get((lane.job, lane.demand)) is not lane or not self._attainable(lane)):
+            lane = self._saving = None
+        if lane is not None and now >= self._saving_until:
+            lane.passed_at = waiting.grants
+            lane.patience_s *= 2
+            del waiting.by_age[lane]
+            waiting.by_age[lane] = None
+            lane = self._saving = None
+        if lane is not None:
+            return
+        for lane in waiting.by_age:
+            if waiting.grants - lane.passed_at < self.passed_max:
+                return
+            if lane.head() is not None and self._lacks(lane.demand) is not None and self._attainable(lane):
+                self._saving, self._saving_until = lane, now + lane.patience_s
+                return
+
+    def _eats_savings(self, lane: Lane) -> bool:
+        saving = self._saving
+        if saving is None or lane is saving:
+            return False
+        free, needs = self.view.available[ROW], dict(saving.demand)
+        return any(
+            column in needs and (column == GPU_COLUMN or free[column] - value < needs[column])
+            for column, value in lane.demand
+        )
+
+    def _attainable(self, lane: Lane) -> bool:
+        """Would it fit once every lease that can come back has?  If not, saving up could wait for ever."""
+        total = self.view.total[ROW]
+        return all(total[column] - self.pinned.get(column, 0) >= value for column, value in lane.demand)
+
+    def _next_time(self) -> float | None:
+        times = [when for when in (self._turn_at, self._saving_until if self._saving else None) if when is not None]
+        return min(times) if times else None
+
+    # -------------------------------------------------------------- entries
+
+    def _entry(self, owner: bytes, key: int, token: Any, job: int, named: dict[str, int], strategy: dict, name: str):
+        entry = Entry(owner, key, token, job, named, strategy, name)
+        demand = self.view.index.demand(named)
+        entry.obstacle = self._obstacle(named, demand, strategy)
+        entry.demand = demand or ()
+        self._count_job(job, +1)
+        return entry
+
+    def _obstacle(self, named: dict[str, int], demand: Demand | None, strategy: dict) -> str:
+        """Why this node can never grant it; '' when it can."""
+        has = self.view.named(ROW, "total")
+        for name, value in named.items():
+            if has.get(name, 0) < value:
+                have = f"has {amount(has[name])}" if has.get(name) else "has none"
+                return f"it asks for {name}: {amount(value)}, and the node {have} (it has {describe(has)})"
+        if not self.gpus.holds(named.get(GPU, 0)):
+            return (f"it asks for GPU: {amount(named[GPU])}; more than one GPU must be a whole number, and a fraction "
+                    f"must fit on one device (the node has GPU: {amount(has[GPU])})")
+        return policies.obstacle(self.view, strategy)
+
+    def _wait(self, entry: Entry) -> None:
+        if not entry.queued:
+            self._fresh.append(entry)
+            if not entry.obstacle:
+                self.waiting.join(entry)
+        self._changed = True
+
+    def _known(self, entry: Entry) -> bool:
+        if entry.token is not None:
+            return self.requests.get(entry.token) is entry
+        return self.entries.get((entry.owner, entry.key)) is entry
+
+    def _forget(self, entry: Entry) -> None:
+        entry.want = entry.seen = 0
+        entry.told = False
+        self._count_job(entry.job, -1)
+        self._changed = True
+
+    def _count_job(self, job: int, by: int) -> None:
+        left = self._entries_of_job.get(job, 0) + by
+        if left > 0:
+            self._entries_of_job[job] = left
+        else:
+            self._entries_of_job.pop(job, None)
+            self.waiting.forget_job(job)
+
+    def _pin(self, demand: Demand, sign: int) -> None:
+        for column, value in demand:
+            self.pinned[column] = self.pinned.get(column, 0) + sign * value
+
+    # -------------------------------------------------------------- reports
+
+    @property
+    def held(self) -> int:
+        """Leases out now."""
+        return len(self.leases)
+
+    def held_by(self, owner: bytes, key: int) -> list[int]:
+        entry = self.entries.get((owner, key))
+        return list(entry.held) if entry is not None else []
+
+    def total(self) -> dict[str, int]:
+        return self.view.named(ROW, "total")
+
+    def available(self) -> dict[str, int]:
+        """Free units by name; CPU is below zero while workers that woke up wait to be paid back."""
+        return self.view.named(ROW, "available")
+
+    def busy(self, demand: Demand) -> str:
+        """What ``demand`` lacks at the moment, and who has it."""
+        lacking = self._lacks(demand)
+        if lacking is None:
+            asked = describe(self.view.index.named(demand))
+            if self._saving is None:
+                return f"it asks for {asked}, which is free"
+            return f"it asks for {asked}, being saved up for {describe(self.view.index.named(self._saving.demand))}"
+        column, value = lacking
+        name, free = self.view.index.names[column], max(0, self.view.available[ROW][column])
+        users: dict[str, int] = {}
+        for lease in self.leases.values():
+            if any(used == column for used, _ in lease.using):
+                who = lease.entry.name or ("an actor" if lease.entry.token is not None else f"job {lease.entry.job}")
+                users[who] = users.get(who, 0) + 1
+        most = sorted(users.items(), key=lambda use: (-use[1], use[0]))[:USERS_SHOWN]
+        shown = ", ".join(f"{who} ({count})" for who, count in most) or "nobody"
+        total = amount(self.view.total[ROW][column])
+        return f"it asks for {name}: {amount(value)}, and {amount(free)} of {total} is free; in use by {shown}"
+
+    def explain(self, owner: bytes, key: int, token: Any = None) -> tuple[Cause, str]:
+        """Why the key (or the request ``token``) waits, as of now."""
+        entry = self.requests.get(token) if token is not None else self.entries.get((owner, key))
+        if entry is None or not entry.outstanding:
+            return Cause.READY, ""
+        if entry.obstacle:
+            return Cause.INFEASIBLE, entry.obstacle
+        return Cause.RESOURCES_BUSY, self.busy(entry.demand)
+
+    def report(self) -> dict:
+        """The queue and the leases, as ``zray status`` shows them; amounts are floats."""
+        entries = [entry for entry in (*self.entries.values(), *self.requests.values()) if entry.outstanding]
+        return {
+            "total": amounts(self.total()),
+            "available": amounts(self.available()),
+            "waiting": [
+                {"job": entry.job, "owner": entry.owner, "key": entry.key, "name": entry.name,
+                 "want": entry.outstanding, "demand": amounts(entry.named), "actor": entry.token is not None,
+                 "cause": int(Cause.INFEASIBLE if entry.obstacle else Cause.RESOURCES_BUSY),
+                 "detail": entry.obstacle or self.busy(entry.demand)}
+                for entry in entries
+            ],
+            "leases": [
+                {"lease": lease.number, "job": lease.entry.job, "owner": lease.entry.owner, "key": lease.entry.key,
+                 "name": lease.entry.name, "resources": amounts(self.view.index.named(lease.demand)),
+                 "gpu_ids": self.gpus.named(lease.gpus), "blocked": lease.lent is not None, "recalled": lease.recalled}
+                for lease in self.leases.values()
+            ],
+            "held": len(self.leases), "granted": self._last_lease, "returned": self.returned,
+        }
+
+    def check(self) -> None:
+        self.view.check()
+        self.gpus.check()
+        self.waiting.check()
+        used: dict[int, int] = {}
+        pinned: dict[int, int] = {}
+        slices: dict[int, int] = {}
+        for number, lease in self.leases.items():
+            assert lease.number == number and lease.entry.held.get(number) is lease
+            for column, value in lease.using:
+                used[column] = used.get(column, 0) + value
+                if lease.pinned:
+                    pinned[column] = pinned.get(column, 0) + value
+            for position, share in lease.gpus:
+                slices[position] = slices.get(position, 0) + share
+            assert sum(share for _, share in lease.gpus) == dict(lease.demand).get(GPU_COLUMN, 0)
+        for column, total in enumerate(self.view.total[ROW]):
+            assert self.view.available[ROW][column] == total - used.get(column, 0), "resources are not conserved"
+            assert column == CPU_COLUMN or used.get(column, 0) <= total, "something other than CPU is oversubscribed"
+        assert self.loose == {number: lease for number, lease in self.leases.items() if not lease.pinned}
+        assert {c: v for c, v in self.pinned.items() if v} == {c: v for c, v in pinned.items() if v}
+        assert all(share <= UNIT for share in slices.values()), "a GPU is shared beyond one"
+        assert self.gpus.available == self.view.available[ROW][GPU_COLUMN]
+        for entry in (*self.entries.values(), *self.requests.values()):
+            assert entry.active == sum(not lease.recalled for lease in entry.held.values())
+            assert not entry.outstanding or entry.obstacle or entry.queued, "somebody who wants is not waiting"
+            assert entry.lane is None or not entry.queued or entry in entry.lane.entries
+        jobs: dict[int, int] = {}
+        for entry in (*self.entries.values(), *self.requests.values()):
+            jobs[entry.job] = jobs.get(entry.job, 0) + 1
+        assert jobs == self._entries_of_job
+
+
+def _growth(old: Demand, new: Demand, vector: Any) -> Demand:
+    """What ``new`` has more than ``old`` of, as it must be free after ``old`` was given back: all of those columns."""
+    had = dict(old)
+    return tuple((column, value) for column, value in new if value > had.get(column, 0))

@@ -1,0 +1,110 @@
+"""Which leases to ask back so that holders share with those who wait.  Pure.
+
+A waiting entry E may have a lease of entry V recalled when V holds a resource that E lacks, and
+  - V holds at least two more leases than E, or
+  - E holds none, and V has no more work waiting, or has had its last lease for a turn (``turn_s``).
+The key that holds most gives first, its oldest lease first.  Leases of actors and of blocked workers are never asked
+for (an actor stays; a blocked worker has given its CPU away already), and each lease is asked for once.
+
+What was recalled and has not come back is promised to those whose turn is next, so a lease is recalled only for what
+neither free nor promised resources cover, and only if recalls can cover all that the entry lacks.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from itertools import islice
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from zray.sched.local import Lease, LocalScheduler
+    from zray.sched.waiting import Entry
+
+# Lanes, entries of a lane, and leases for them that one call looks at; the next call goes on.
+LOOKED_AT_MAX = 64
+
+
+def choose_recalls(scheduler: LocalScheduler, now: float) -> tuple[list[int], float | None]:
+    """Lease numbers to recall now, and when to ask again (None: not before something happens)."""
+    plan = _Plan(scheduler, now)
+    if not plan.holders:
+        return [], None
+    queue = deque(_in_turn(scheduler))
+    for _ in range(LOOKED_AT_MAX):
+        if not queue:
+            break
+        entry = queue.popleft()
+        if plan.cover(entry) and plan.gets[entry] < entry.outstanding:
+            queue.append(entry)
+    return sorted(plan.chosen), plan.later
+
+
+def _in_turn(scheduler: LocalScheduler) -> list[Entry]:
+    """Who waits, roughly in the order of the next grants."""
+    waiting = scheduler.waiting
+    heads = [(waiting.turn_of.get(lane.job, 0), entry.ticket, entry)
+             for lane in islice(waiting.by_age, LOOKED_AT_MAX)
+             for entry in islice(lane.entries, LOOKED_AT_MAX) if entry.outstanding]
+    return [entry for _, _, entry in sorted(heads, key=lambda head: head[:2])[:LOOKED_AT_MAX]]
+
+
+class _Plan:
+    """Recalls chosen so far in one call."""
+
+    def __init__(self, scheduler: LocalScheduler, now: float) -> None:
+        self.now, self.turn_s = now, scheduler.turn_s
+        self.later: float | None = None
+        self.chosen: dict[int, Lease] = {}
+        self.gets: dict[Entry, int] = {}  # leases that free and promised resources will give each waiting entry
+        self.holders: dict[Entry, list[Lease]] = {}  # what each can still be asked for, oldest lease first
+        self.expected = list(scheduler.view.available[0])  # free, and promised, and not spoken for
+        for lease in scheduler.loose.values():
+            if lease.recalled:
+                self._expect(lease)
+            else:
+                self.holders.setdefault(lease.entry, []).append(lease)
+
+    def cover(self, entry: Entry) -> bool:
+        """Recall what one more lease for ``entry`` takes; False, and nothing recalled, when it cannot be had."""
+        expected, taken = self.expected.copy(), []
+        while (lacking := self._lacking(entry)) is not None:
+            lease = self._victim(entry, lacking)
+            if lease is None:
+                self.expected = expected
+                for back in reversed(taken):
+                    self.holders[back.entry].insert(0, back)
+                    del self.chosen[back.number]
+                return False
+            self.holders[lease.entry].remove(lease)
+            self.chosen[lease.number] = lease
+            taken.append(lease)
+            self._expect(lease)
+        for column, value in entry.demand:
+            self.expected[column] -= value
+        self.gets[entry] = self.gets.get(entry, 0) + 1
+        return True
+
+    def _lacking(self, entry: Entry) -> int | None:
+        return next((column for column, value in entry.demand if self.expected[column] < value), None)
+
+    def _victim(self, entry: Entry, lacking: int) -> Lease | None:
+        mine = entry.active + self.gets.get(entry, 0)
+        best: Lease | None = None
+        most = 0
+        for holder, leases in self.holders.items():
+            has = len(leases)
+            if holder is entry or has <= most or (mine and has < mine + 2):
+                continue
+            lease = next((lease for lease in leases if any(column == lacking for column, _ in lease.using)), None)
+            if lease is None:
+                continue
+            if has == 1 and holder.outstanding and lease.since + self.turn_s > self.now:
+                ready = lease.since + self.turn_s
+                self.later = ready if self.later is None else min(self.later, ready)
+                continue
+            best, most = lease, has
+        return best
+
+    def _expect(self, lease: Lease) -> None:
+        for column, value in lease.using:
+            self.expected[column] += value

@@ -1,0 +1,191 @@
+"""ClusterView: what every node has and what is free of it, as rows of int64.  Pure.
+
+Rows are nodes, columns are resources.  A lone node keeps plain lists and never loads numpy; ``use(kernels)`` turns the
+same view into contiguous int64 arrays once kernels are loaded (and back).  Rows keep their number while the node is
+alive; a removed node's row is void until another node takes it, lowest first, so that row order is deterministic.
+
+Conservation: available = total - what was acquired, per row and column, always.  ``acquire`` refuses to go below zero
+unless told to (a worker that wakes up takes its CPU back at once), ``release`` refuses to pass the total.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from heapq import heappop, heappush
+from typing import Any
+
+from zray.sched.loading import Kernels
+from zray.sched.resources import Demand, ResourceIndex, checked_units, describe
+
+ROWS_AT_FIRST = 4  # arrays double from here
+
+
+class ClusterView:
+    """Rows of nodes; ``total`` and ``available`` are lists of lists, or arrays once compiled kernels are in use."""
+
+    def __init__(self, kernels: Kernels | None = None) -> None:
+        self.kernels = Kernels.plain()
+        self.index = ResourceIndex()
+        self.nodes: list[bytes | None] = []  # node id by row, None where void
+        self.labels: list[Mapping[str, str]] = []
+        self.row_of: dict[bytes, int] = {}
+        self._void: list[int] = []
+        self._total: Any = []
+        self._available: Any = []
+        self._alive: Any = []
+        self._acquired: list[dict[int, int]] = []  # by row: column -> units; what check() compares with
+        if kernels is not None:
+            self.use(kernels)
+
+    def __len__(self) -> int:
+        """Rows, void ones included."""
+        return len(self.nodes)
+
+    # -------------------------------------------------------------- what kernels read
+
+    @property
+    def total(self) -> Any:
+        return self._total[: len(self.nodes)] if self.kernels.compiled else self._total
+
+    @property
+    def available(self) -> Any:
+        return self._available[: len(self.nodes)] if self.kernels.compiled else self._available
+
+    @property
+    def alive(self) -> Any:
+        """1 where a live node is, else 0."""
+        return self._alive[: len(self.nodes)] if self.kernels.compiled else self._alive
+
+    def use(self, kernels: Kernels) -> None:
+        """Keep the rows in the form that ``kernels`` take from now on."""
+        rows = len(self.nodes)
+        total, available, alive = (_rows(part, rows) for part in (self._total, self._available, self._alive))
+        self.kernels = kernels
+        self._total = kernels.matrix(total, len(self.index))
+        self._available = kernels.matrix(available, len(self.index))
+        self._alive = kernels.vector(alive)
+
+    # -------------------------------------------------------------- nodes
+
+    def add(self, node: bytes, total: Mapping[str, int], labels: Mapping[str, str] | None = None) -> int:
+        """A node joins with all its resources free; its row."""
+        if node in self.row_of:
+            raise ValueError(f"node {node.hex()} is in the view already")
+        have = checked_units(total)
+        for name in have:
+            self._column(name)
+        row = heappop(self._void) if self._void else self._grow()
+        self.nodes[row], self.labels[row], self.row_of[node] = node, dict(labels or {}), row
+        self._acquired[row] = {}
+        self._alive[row] = 1
+        for name, value in have.items():
+            column = self.index.columns[name]
+            self._total[row][column] = self._available[row][column] = value
+        return row
+
+    def update(self, node: bytes, total: Mapping[str, int], labels: Mapping[str, str] | None = None) -> None:
+        """The node now has ``total``; what is acquired stays so (available may go below zero until it is released)."""
+        row, have = self.row_of[node], checked_units(total)
+        for name in have:
+            self._column(name)
+        for column, name in enumerate(self.index.names):
+            value = have.get(name, 0)
+            self._total[row][column] = value
+            self._available[row][column] = value - self._acquired[row].get(column, 0)
+        if labels is not None:
+            self.labels[row] = dict(labels)
+
+    def remove(self, node: bytes) -> int:
+        """The node is gone, with whatever was acquired on it; its row is void."""
+        row = self.row_of.pop(node)
+        self.nodes[row], self.labels[row], self._acquired[row] = None, {}, {}
+        self._alive[row] = 0
+        for column in range(len(self.index)):
+            self._total[row][column] = self._available[row][column] = 0
+        heappush(self._void, row)
+        return row
+
+    # -------------------------------------------------------------- amounts
+
+    def fits(self, row: int, demand: Demand) -> bool:
+        """Is all of ``demand`` free on the row now?"""
+        free = self._available[row]
+        for column, value in demand:  # noqa: SIM110  (half the time of all(...) and this is the grant path)
+            if free[column] < value:
+                return False
+        return True
+
+    def covers(self, row: int, demand: Demand) -> bool:
+        """Would ``demand`` fit if all of the row were free?"""
+        return all(self._total[row][column] >= value for column, value in demand)
+
+    def acquire(self, row: int, demand: Demand, *, oversubscribe: bool = False) -> None:
+        """Take ``demand``; ValueError, and nothing taken, when it does not fit (unless told to oversubscribe)."""
+        if not oversubscribe and not self.fits(row, demand):
+            raise ValueError(f"row {row} does not have {describe(self.index.named(demand))} free")
+        free, acquired = self._available[row], self._acquired[row]
+        for column, value in demand:
+            free[column] -= value
+            acquired[column] = acquired.get(column, 0) + value
+
+    def release(self, row: int, demand: Demand) -> None:
+        """Give ``demand`` back; ValueError, and nothing given, when more is given than was taken."""
+        free, acquired = self._available[row], self._acquired[row]
+        for column, value in demand:
+            if acquired.get(column, 0) < value:
+                raise ValueError(f"row {row} gives back more {self.index.names[column]} than was taken")
+        for column, value in demand:
+            free[column] += value
+            acquired[column] -= value
+
+    def named(self, row: int, what: str = "available") -> dict[str, int]:
+        """``available`` or ``total`` of a row as units by name, without what the node never had."""
+        values = self._available[row] if what == "available" else self._total[row]
+        return {name: int(values[column]) for column, name in enumerate(self.index.names) if self._total[row][column]}
+
+    # -------------------------------------------------------------- growth
+
+    def _column(self, name: str) -> None:
+        if name in self.index.columns:
+            return
+        self.index.add(name)
+        if self.kernels.compiled:
+            self.use(self.kernels)  # one copy; a new resource name is rare
+        else:
+            for values in (*self._total, *self._available):
+                values.append(0)
+
+    def _grow(self) -> int:
+        row = len(self.nodes)
+        if self.kernels.compiled:
+            if row == len(self._alive):
+                width, more = len(self.index), max(row, ROWS_AT_FIRST)
+                zeros = [[0] * width] * more
+                self._total = self.kernels.matrix([*self._total, *zeros], width)
+                self._available = self.kernels.matrix([*self._available, *zeros], width)
+                self._alive = self.kernels.vector([*self._alive, *[0] * more])
+        else:
+            self._total.append([0] * len(self.index))
+            self._available.append([0] * len(self.index))
+            self._alive.append(0)
+        self.nodes.append(None)
+        self.labels.append({})
+        self._acquired.append({})
+        return row
+
+    def check(self) -> None:
+        self.index.check()
+        rows = len(self.nodes)
+        assert len(self.total) == len(self.available) == len(self.alive) == len(self.labels) == rows
+        assert sorted(self._void) == [row for row, node in enumerate(self.nodes) if node is None]
+        assert self.row_of == {node: row for row, node in enumerate(self.nodes) if node is not None}
+        for row, node in enumerate(self.nodes):
+            assert bool(self._alive[row]) == (node is not None)
+            for column, name in enumerate(self.index.names):
+                taken, total = self._acquired[row].get(column, 0), self._total[row][column]
+                assert taken >= 0 and total >= 0
+                assert self._available[row][column] == total - taken, f"{name} of row {row} is not conserved"
+
+
+def _rows(values: Any, rows: int) -> list:
+    return [list(map(int, value)) if hasattr(value, "__len__") else int(value) for value in values[:rows]]

@@ -1,12 +1,12 @@
 """Policy search with simulators as actors, the shape of the Ray paper's first figure, on gymnasium's CartPole-v1.
 
 ``Simulator`` actors keep an environment each, ``rollout`` tries policies near the present one, and the task
-``update_policy`` takes the futures of all rollouts and makes the next policy.  Nothing in the loop waits: the driver submits a
-whole training run as a graph of futures and only looks at the policy now and then.
+``update_policy`` takes the futures of all rollouts and makes the next policy.  Nothing in the loop has to wait: the
+driver submits a whole training run as a graph of futures, and only looks at the policy now and then.
 
-The method is the cross-entropy method (de Boer et al., 2005) on a linear policy of four weights, one per observation: sample weights,
-keep the best, move the mean and the spread towards them.  All randomness comes from ``seed``, so a run repeats exactly.
-CartPole-v1 ends at 500 steps and counts as solved at a mean return of 195.
+The method is the cross-entropy method (de Boer et al., 2005) on a linear policy of four weights, one per observation:
+sample weights, keep the best, move the mean and the spread towards them.  All randomness comes from ``seed``, so a run
+repeats exactly.  CartPole-v1 ends at 500 steps and counts as solved at a mean return of 195.
 
     python examples/cartpole.py --simulators 2 --iterations 8
 """

@@ -1,7 +1,7 @@
 """An inverted index over the standard library's source files: which files contain a word?  Map, shuffle, reduce.
 
-Each mapper returns one object per reducer (``num_returns``), so a reducer receives only its own share of the words and no list of
-pairs passes through the driver.  The reducers are actors: they hold the index and answer queries.
+Each mapper returns one object per reducer (``num_returns``), so a reducer receives only its own share of the words
+and no list of pairs passes through the driver.  The reducers are actors: they hold the index and answer queries.
 
     python examples/inverted_index.py asyncio unittest --files 500
 """

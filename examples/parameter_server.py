@@ -1,7 +1,7 @@
 """A parameter server: one actor holds the weights, workers compute gradients on their own part of the data.
 
-The model is logistic regression on two overlapping clouds of points.  Synchronous training waits for every worker in each
-round and equals plain gradient descent on the whole data set; asynchronous training applies each gradient as it
+The model is logistic regression on two overlapping clouds of points.  Synchronous training waits for every worker in
+each round and equals plain gradient descent on the whole data set; asynchronous training applies each gradient as it
 arrives, computed on weights that may be a little old.
 
     python examples/parameter_server.py --workers 2 --rounds 60

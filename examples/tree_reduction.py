@@ -73,4 +73,5 @@ if __name__ == "__main__":
     parser.add_argument("--size", type=int, default=192)
     result = main(**vars(parser.parse_args()))
     print(f"equal: {result.equal}, checksum {result.checksum}")
-    print(f"linear {result.linear_s:.3f} s, tree {result.tree_s:.3f} s: {result.linear_s / result.tree_s:.2f} times faster")
+    ratio = result.linear_s / result.tree_s
+    print(f"linear {result.linear_s:.3f} s, tree {result.tree_s:.3f} s: {ratio:.2f} times faster")

@@ -1,0 +1,172 @@
+"""Errors: what the caller sees when remote code fails."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from tests.e2e.target import exceptions, ray
+
+
+@pytest.fixture(autouse=True)
+def _cluster(cluster):
+    pass
+
+
+def test_the_callers_exception_is_of_the_users_type_and_of_raytaskerror():
+    @ray.remote
+    def divide():
+        return 1 / 0
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        ray.get(divide.remote())
+    assert isinstance(caught.value, exceptions.RayTaskError)
+    assert isinstance(caught.value.cause, ZeroDivisionError)
+
+
+def test_the_remote_traceback_is_in_the_message():
+    @ray.remote
+    def a_function_with_a_long_name():
+        raise KeyError("missing key")
+
+    with pytest.raises(exceptions.RayTaskError) as caught:
+        ray.get(a_function_with_a_long_name.remote())
+    text = str(caught.value)
+    assert "a_function_with_a_long_name" in text
+    assert "missing key" in text
+    assert "Traceback" in text or "line" in text
+
+
+def test_an_error_passes_through_the_tasks_that_depend_on_it():
+    @ray.remote
+    def fail():
+        raise ValueError("origin")
+
+    @ray.remote
+    def follow(x):
+        return x
+
+    with pytest.raises(ValueError, match="origin"):
+        ray.get(follow.remote(follow.remote(fail.remote())))
+
+
+def test_an_error_raised_by_get_inside_a_task_reaches_the_driver():
+    @ray.remote
+    def fail():
+        raise ValueError("deep inside")
+
+    @ray.remote
+    def outer():
+        return ray.get(fail.remote())
+
+    with pytest.raises(ValueError, match="deep inside"):
+        ray.get(outer.remote())
+
+
+def test_get_of_a_list_raises_the_error_of_a_failed_task():
+    @ray.remote
+    def maybe(i):
+        if i == 3:
+            raise IndexError("third")
+        return i
+
+    refs = [maybe.remote(i) for i in range(5)]
+    with pytest.raises(IndexError):
+        ray.get(refs)
+    assert ray.get(refs[:3]) == [0, 1, 2]
+
+
+def test_every_return_of_a_failed_task_raises():
+    @ray.remote(num_returns=2)
+    def fail():
+        raise OSError(5, "disk")
+
+    for ref in fail.remote():
+        with pytest.raises(OSError, match="disk"):
+            ray.get(ref)
+
+
+def test_exceptions_with_arguments_of_their_own_survive():
+    class Custom(Exception):
+        def __init__(self, code, *, detail):
+            super().__init__(f"{code}: {detail}")
+            self.code = code
+
+        def __reduce__(self):
+            return _rebuild, (Custom, self.code)
+
+    def _rebuild(cls, code):
+        return cls(code, detail="rebuilt")
+
+    @ray.remote
+    def fail():
+        raise Custom(17, detail="first")
+
+    with pytest.raises(exceptions.RayTaskError) as caught:
+        ray.get(fail.remote())
+    assert "17" in str(caught.value)
+
+
+def test_an_exception_that_cannot_be_pickled_still_tells_its_story():
+    @ray.remote
+    def fail():
+        error = RuntimeError("holds a lock")
+        import threading
+
+        error.lock = threading.Lock()
+        raise error
+
+    with pytest.raises(exceptions.RayTaskError, match="holds a lock"):
+        ray.get(fail.remote())
+
+
+def test_an_exception_that_cannot_be_unpickled_still_tells_its_story():
+    class Stubborn(Exception):
+        def __init__(self, a, b):
+            super().__init__(f"stubborn {a} {b}")
+
+    @ray.remote
+    def fail():
+        raise Stubborn("one", "two")
+
+    with pytest.raises(exceptions.RayError, match="stubborn one two|Stubborn"):
+        ray.get(fail.remote())
+
+
+@pytest.mark.parametrize("raised", ["SystemExit", "KeyboardInterrupt", "StopIteration"])
+def test_unusual_exceptions_end_as_errors_not_as_silence(raised):
+    @ray.remote(max_retries=0)
+    def fail():
+        raise getattr(__import__("builtins"), raised)("unusual")
+
+    with pytest.raises(exceptions.RayError):
+        ray.get(fail.remote())
+
+
+def test_errors_can_be_pickled_by_the_user():
+    @ray.remote
+    def fail():
+        raise ValueError("pickled")
+
+    with pytest.raises(exceptions.RayTaskError) as caught:
+        ray.get(fail.remote())
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert "pickled" in str(again)
+
+
+def test_the_exception_tree_has_the_fields_names():
+    e = exceptions
+    assert issubclass(e.RayTaskError, e.RayError)
+    assert issubclass(e.ActorDiedError, e.RayActorError)
+    assert issubclass(e.ActorUnavailableError, e.RayActorError)
+    assert issubclass(e.GetTimeoutError, (e.RayError, TimeoutError))
+    assert issubclass(e.GetTimeoutError, TimeoutError)
+    for name in ("ObjectFetchTimedOutError", "ObjectFreedError", "OwnerDiedError", "ObjectReconstructionFailedError"):
+        assert issubclass(getattr(e, name), e.ObjectLostError)
+    for name in (
+        "TaskCancelledError WorkerCrashedError LocalRayletDiedError NodeDiedError ObjectStoreFullError OutOfDiskError "
+        "OutOfMemoryError RaySystemError RuntimeEnvSetupError TaskPlacementGroupRemoved ActorPlacementGroupRemoved "
+        "TaskUnschedulableError ActorUnschedulableError PendingCallsLimitExceeded AsyncioActorExit"
+    ).split():
+        assert issubclass(getattr(e, name), e.RayError), name

@@ -1,0 +1,55 @@
+"""What the node's pure machines ask their shell to do; the daemon performs these, tests and the simulator read them."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+
+class Send(NamedTuple):
+    """Put ``message`` into the outbox of ``peer`` (an incarnation)."""
+
+    peer: bytes
+    message: Any
+
+
+class Spawn(NamedTuple):
+    """Fork a worker process with this 28-byte worker id; its incarnation is the first 8 bytes."""
+
+    worker: bytes
+
+
+class Watch(NamedTuple):
+    """Tell :meth:`NodeMachine.process_exited` when process ``pid``, known as ``incarnation``, ends."""
+
+    incarnation: bytes
+    pid: int
+
+
+class Kill(NamedTuple):
+    """SIGKILL the process of worker ``incarnation`` (if it has one yet; else as soon as it has)."""
+
+    incarnation: bytes
+
+
+class Forget(NamedTuple):
+    """The process behind ``incarnation`` is gone: drop its session, connection, store slot and log files."""
+
+    incarnation: bytes
+
+
+class EndJob(NamedTuple):
+    """Job ``job`` is over: read the rest of its output, then send ``reply`` (Bye) to ``driver`` unless it is gone."""
+
+    job: int
+    driver: bytes
+    reply: Any
+
+
+class Note(NamedTuple):
+    """An event for the log and the event table."""
+
+    kind: str
+    detail: dict
+
+
+Effect = Send | Spawn | Watch | Kill | Forget | EndJob | Note

@@ -1,0 +1,72 @@
+"""Jobs: one driver each.  Pure.
+
+A job begins with RegisterDriver and ends when its driver says Goodbye or its process is gone.  The record stays as
+long as a detached actor of the job needs its configuration (sys.path, working directory, environment) for restarts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+ENDED_KEPT_MAX = 1000
+
+
+class Job:
+    """One driver and everything started for it."""
+
+    __slots__ = ("config", "driver", "ended", "number", "pid", "started")
+
+    def __init__(self, number: int, driver: bytes, pid: int, config: dict, now: float):
+        self.number = number
+        self.driver = driver
+        self.pid = pid
+        self.config = config
+        self.started = now
+        self.ended = 0.0
+
+    @property
+    def is_over(self) -> bool:
+        return self.ended > 0.0
+
+    def row(self) -> dict[str, Any]:
+        """As the state API shows it."""
+        return {"job_id": self.number, "status": "SUCCEEDED" if self.is_over else "RUNNING", "driver_pid": self.pid,
+                "entrypoint": self.config.get("entrypoint", ""), "namespace": self.config.get("namespace", ""),
+                "start_time": self.started, "end_time": self.ended}
+
+
+class JobTable:
+    """The jobs of this node by number and by driver."""
+
+    def __init__(self, first: int = 1) -> None:
+        self._next = first
+        self.jobs: dict[int, Job] = {}
+        self.by_driver: dict[bytes, Job] = {}
+
+    def register(self, driver: bytes, pid: int, config: dict, now: float) -> Job:
+        """The driver's job, a new one unless it has one (a retry of its request)."""
+        job = self.by_driver.get(driver)
+        if job is None:
+            job = Job(self._next, driver, pid, config, now)
+            self._next += 1
+            self.jobs[job.number] = job
+            self.by_driver[driver] = job
+        return job
+
+    def over(self, driver: bytes, now: float, is_used: Callable[[int], bool] = lambda number: False) -> Job | None:
+        """The driver is gone; its job, or None when it had none.  Old jobs are forgotten unless ``is_used``."""
+        job = self.by_driver.pop(driver, None)
+        if job is not None:
+            job.ended = max(now, 1e-9)
+            ended = [j.number for j in self.jobs.values() if j.is_over]
+            for number in ended[:max(0, len(ended) - ENDED_KEPT_MAX)]:
+                if not is_used(number):
+                    del self.jobs[number]
+        return job
+
+    def check(self) -> None:
+        for driver, job in self.by_driver.items():
+            assert job.driver == driver and not job.is_over and self.jobs[job.number] is job
+        assert sum(not job.is_over for job in self.jobs.values()) == len(self.by_driver)
+        assert all(number < self._next for number in self.jobs)

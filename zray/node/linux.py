@@ -1,0 +1,129 @@
+"""The Linux calls of the node that Python does not offer: prctl, process start times, the soft descriptor limit."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import resource
+import signal
+import sys
+from typing import NamedTuple
+
+PR_SET_PDEATHSIG = 1
+PR_SET_NAME = 15
+PR_SET_CHILD_SUBREAPER = 36
+
+_libc: ctypes.CDLL | None = None
+
+
+def _prctl(option: int, argument: int | bytes) -> None:
+    global _libc
+    if _libc is None:
+        _libc = ctypes.CDLL(None, use_errno=True)
+    value = ctypes.c_char_p(argument) if isinstance(argument, bytes) else ctypes.c_ulong(argument)
+    if _libc.prctl(ctypes.c_int(option), value, ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0)):
+        number = ctypes.get_errno()
+        raise OSError(number, f"prctl({option}): {os.strerror(number)}")
+
+
+def require() -> None:
+    """Refuse, in one sentence, a platform that zray does not run on."""
+    if sys.platform != "linux" or not hasattr(os, "pidfd_open"):
+        raise RuntimeError(f"zray runs on Linux 5.3 or later (x86-64, arm64), not on {sys.platform}")
+
+
+def become_subreaper() -> None:
+    """Orphans below this process become its children, so that it can wait for them."""
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def die_with_parent(parent: int) -> None:
+    """SIGKILL for this process when ``parent`` ends; exits at once when it already has."""
+    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def name_process(name: str) -> None:
+    """What ps and top show (15 bytes)."""
+    _prctl(PR_SET_NAME, name.encode()[:15])
+
+
+def start_time(pid: int) -> int:
+    """Clock ticks after boot at which ``pid`` started, 0 when there is no such process.  (pid, start time) is unique."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return 0 if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def raise_descriptor_limit() -> int:
+    """Soft limit to the hard one; returns the old soft limit, which children get back."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return soft
+
+
+def restore_descriptor_limit(soft: int) -> None:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+class Ended(NamedTuple):
+    """How a process ended."""
+
+    signal: int  # 0 when it exited by itself
+    exit_code: int
+
+
+def reap(pidfd: int) -> Ended | None:
+    """Collect the child behind ``pidfd``; None while it runs.  A process that is no child of ours gives (0, 0)."""
+    try:
+        result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+    except OSError as error:
+        if error.errno != errno.ECHILD:
+            raise
+        return Ended(0, 0)
+    if result is None:
+        return None
+    if result.si_code == os.CLD_EXITED:
+        return Ended(0, result.si_status)
+    return Ended(result.si_status, 0)
+
+
+IN_MODIFY = 0x00000002
+IN_Q_OVERFLOW = 0x00004000
+_EVENT_HEAD = 16  # struct inotify_event: wd, mask, cookie, length of the name that follows
+
+
+def watch_directory(path: str) -> int:
+    """A non-blocking inotify descriptor that tells which files in ``path`` are written to."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    handle = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+    if handle < 0 or libc.inotify_add_watch(handle, os.fsencode(path), IN_MODIFY) < 0:
+        number = ctypes.get_errno()
+        if handle >= 0:
+            os.close(handle)
+        raise OSError(number, f"inotify on {path}: {os.strerror(number)}")
+    return handle
+
+
+def written_files(handle: int) -> tuple[set[str], bool]:
+    """Names of files written to since the last call, and whether some names were lost."""
+    names: set[str] = set()
+    lost = False
+    while True:
+        try:
+            data = os.read(handle, 1 << 16)
+        except BlockingIOError:
+            return names, lost
+        at = 0
+        while at < len(data):
+            lost |= bool(int.from_bytes(data[at + 4:at + 8], sys.byteorder) & IN_Q_OVERFLOW)
+            end = at + _EVENT_HEAD + int.from_bytes(data[at + 12:at + 16], sys.byteorder)
+            names.add(os.fsdecode(data[at + _EVENT_HEAD:end].rstrip(b"\0")))
+            at = end

@@ -1,0 +1,536 @@
+"""NodeMachine: everything a node decides, composed of jobs, scheduler, pool and actors.  Pure.
+
+The shell gives it messages (``handle``), deaths (``worker_exited``, ``process_exited``), forks (``worker_spawned``) and
+time (``tick`` when ``next_deadline`` has come), and after each performs what is in ``effects``.  It reads no clock and
+does no I/O, so the simulator runs the same machine.
+
+The way of a lease: LeaseKey and LeaseWant go to the scheduler; its Grant asks the pool for a worker of the right kind;
+when there is one the owner gets LeaseGrant, or the actor ActorInit.  What ends it (LeaseReturn, the worker's death,
+the owner's death) gives the resources back, and the scheduler is stepped at the end of every event.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from zray import messages as m
+from zray.causes import Cause
+from zray.config import Config
+from zray.node import views
+from zray.node.actors import Actor, ActorTable
+from zray.node.effects import Effect, EndJob, Forget, Kill, Note, Send, Spawn, Watch
+from zray.node.jobs import Job, JobTable
+from zray.node.placements import Declared, Placement
+from zray.node.pool import Kind, Pool, State, Worker
+from zray.sched.local import Grant, LocalScheduler, Recall, Status
+
+# With more processes than this, announcements of deaths gather for GONE_GATHER_S: n deaths among n processes are n*n
+# messages, and only frames make them cheap.
+GONE_AT_ONCE_MAX = 64
+GONE_GATHER_S = 0.1
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+class Names(Protocol):
+    """The part of the control store that actors need; answers may come later."""
+
+    def claim(self, namespace: str, name: str, actor: bytes, then: Callable[[bytes], None]) -> None: ...
+
+    def release(self, namespace: str, name: str, actor: bytes) -> None: ...
+
+    def find(self, namespace: str, name: str, then: Callable[[bytes], None]) -> None: ...
+
+    def record_actor(self, actor: bytes, row: dict) -> None: ...
+
+    def record_job(self, job: int, row: dict) -> None: ...
+
+
+class Death:
+    """How a worker process ended, as the shell saw it."""
+
+    __slots__ = ("exit_code", "finished", "lease", "log_tail", "signal", "started")
+
+    def __init__(self, signal: int = 0, exit_code: int = 0, lease: int = 0, started: int = 0, finished: int = 0,
+                 log_tail: str = ""):
+        self.signal = signal
+        self.exit_code = exit_code
+        self.lease = lease  # the lease its progress marks speak of
+        self.started = started
+        self.finished = finished
+        self.log_tail = log_tail
+
+
+class NodeMachine:
+    """The decisions of one node."""
+
+    def __init__(self, *, node: dict[str, Any], scheduler: LocalScheduler, names: Names, config: Config,
+                 new_worker_id: Callable[[], bytes], attach: dict[str, Any], keep: int,
+                 store_report: Callable[[], dict] = dict):
+        self.node = node  # as zray.nodes() shows it
+        self.scheduler = scheduler
+        self.config = config
+        self.attach = attach
+        self.store_report = store_report
+        self.names = names
+        self.now = 0.0
+        self.effects: list[Effect] = []
+        emit = self.effects.append
+        self.jobs = JobTable()
+        self.pool = Pool(new_worker_id, emit, keep=keep, workers_max=config.workers_max, idle_s=config.worker_idle_s)
+        self.actors = ActorTable(self, emit)
+        self.pool.may_retire = lambda worker: not self.actors.owns(worker.incarnation)
+        self.placements: dict[int, Placement] = {}
+        self.events: deque[Any] = deque(maxlen=config.events_max)
+        self.events_dropped = 0
+        self.counts = {"grants": 0, "worker_deaths": 0, "refused": 0}
+        self._hellos: dict[bytes, m.Hello] = {}  # of core processes that are not workers
+        self._keys: dict[tuple[bytes, int], Declared] = {}
+        self._keys_of: dict[bytes, set[int]] = {}
+        self._requests: dict[int, Actor] = {}  # scheduler token -> actor that waits
+        self._token_of: dict[bytes, int] = {}  # actor -> its token
+        self._last_token = 0
+        self._configured: set[bytes] = set()  # workers that have their job's configuration
+        self._gone: list[m.ProcessGone] = []
+        self._gone_at = 0.0
+        self.handlers: dict[int, Callable[[bytes, Any], None]] = {
+            m.Hello.CODE: self._hello, m.RegisterDriver.CODE: self._register, m.Goodbye.CODE: self._goodbye,
+            m.Bye.CODE: self._bye, m.WorkerReady.CODE: self._worker_ready,
+            m.LeaseKey.CODE: self._lease_key, m.LeaseWant.CODE: self._lease_want,
+            m.LeaseReturn.CODE: self._lease_return, m.LeaseKill.CODE: self._lease_kill, m.Blocked.CODE: self._blocked,
+            m.CreateActor.CODE: self._create_actor, m.LookupActor.CODE: self._lookup_actor,
+            m.WatchActor.CODE: self._watch_actor, m.KillActor.CODE: self._kill_actor,
+            m.ActorUp.CODE: self._actor_up, m.ActorExit.CODE: self._actor_exit,
+            m.NodeQuery.CODE: self._query, m.EventReport.CODE: self._event_report,
+        }
+
+    # ------------------------------------------------------------ events
+
+    def start(self, now: float) -> None:
+        """Start the first workers before anybody asks."""
+        self.now = now
+        self.pool.prestart(now)
+
+    def handle(self, peer: bytes, code: int, message: Any, now: float) -> None:
+        """One message.  A peer that breaks the protocol is noted, never obeyed, never fatal."""
+        self.now = now
+        handler = self.handlers.get(code)
+        if handler is None:
+            self._refuse(peer, f"{type(message).__name__} is not for a node")
+            return
+        handler(peer, message)
+        self._settle()
+
+    def worker_spawned(self, worker_id: bytes, pid: int, error: str, now: float) -> None:
+        """The zygote forked (pid) or could not (pid 0)."""
+        self.now = now
+        worker = self.pool.workers.get(worker_id[:8])
+        if worker is None:
+            return
+        if pid:
+            worker.pid = pid
+        else:
+            self.effects.append(Note("spawn_failed", {"error": error}))
+            self.worker_exited(worker.incarnation, Death(log_tail=error), now)
+
+    def worker_exited(self, incarnation: bytes, death: Death, now: float) -> None:
+        """A worker process has ended and was collected."""
+        self.now = now
+        worker = self.pool.died(incarnation, now)
+        if worker is None:
+            return
+        placement = self.placements.get(worker.lease)
+        if placement is not None and placement.worker is worker:
+            self._end_of_placement(worker, placement, death)
+        self.effects.append(Note("worker_died", {
+            "worker": incarnation, "pid": worker.pid, "signal": death.signal, "exit_code": death.exit_code,
+            "reason": worker.reason, "job": worker.job}))
+        self.counts["worker_deaths"] += worker.reason == ""
+        if worker.kind is not None:
+            self._process_gone(incarnation, worker.reason or "its process ended")
+        self._configured.discard(incarnation)
+        self.effects.append(Forget(incarnation))
+        self._settle()
+
+    def process_exited(self, incarnation: bytes, now: float) -> None:
+        """A driver (or a tool) has ended without a Goodbye."""
+        self.now = now
+        if self._hellos.pop(incarnation, None) is None:
+            return
+        self._driver_over(incarnation, "the driver's process ended", None)
+        self.effects.append(Forget(incarnation))
+        self._settle()
+
+    def tick(self, now: float) -> None:
+        """Time has passed."""
+        self.now = now
+        self.pool.tick(now)
+        self.actors.tick(now)
+        self._settle()
+
+    def next_deadline(self) -> float | None:
+        times = [self.pool.next_deadline(), self.actors.next_deadline(), self.scheduler.deadline(),
+                 self._gone_at if self._gone else None]
+        return min((when for when in times if when is not None), default=None)
+
+    # ------------------------------------------------------------ sessions and jobs
+
+    def _hello(self, peer: bytes, hello: m.Hello) -> None:
+        refused = ""
+        if hello.protocol != m.PROTOCOL:
+            refused = f"this node speaks protocol {m.PROTOCOL}, not {hello.protocol}"
+        elif hello.kind == "driver" and hello.python.split(".")[:2] != PYTHON.split("."):
+            refused = f"this node runs Python {PYTHON}, the driver {hello.python}: their pickles may differ"
+        elif hello.kind == "worker" and peer not in self.pool.workers:
+            refused = "no worker of this node"
+        self.effects.append(Send(peer, m.HelloAck(m.PROTOCOL, "node", list(m.FEATURES), refused)))
+        if refused:
+            self._refuse(peer, refused)
+        elif hello.kind == "worker":
+            self.pool.workers[peer].endpoint = hello.endpoint
+        elif peer not in self._hellos:
+            self._hellos[peer] = hello
+            self.effects.append(Watch(peer, hello.pid))
+
+    def _register(self, peer: bytes, message: m.RegisterDriver) -> None:
+        hello = self._hellos.get(peer)
+        if hello is None or hello.kind != "driver":
+            self._refuse(peer, "RegisterDriver without a driver's Hello")
+            return
+        job = self.jobs.register(peer, hello.pid, message.config, self.now)
+        self.names.record_job(job.number, job.row())
+        self.effects.append(Note("job_started", {"job": job.number, "pid": job.pid}))
+        self.effects.append(Send(peer, m.DriverAccepted(job.number, self.node, self.attach, self.config.as_dict())))
+
+    def _goodbye(self, peer: bytes, message: m.Goodbye) -> None:
+        self._driver_over(peer, message.reason or "the driver said goodbye", m.Bye("the job is over"))
+
+    def _bye(self, peer: bytes, message: m.Bye) -> None:
+        if peer in self.pool.workers:
+            return  # its death follows
+        if self._hellos.pop(peer, None) is not None:
+            self._driver_over(peer, message.reason or "the driver left", None)
+            self.effects.append(Forget(peer))
+
+    def _driver_over(self, peer: bytes, reason: str, reply: m.Bye | None) -> None:
+        """End the driver's job: its actors, its leases, its workers; detached actors stay."""
+        job = self.jobs.over(peer, self.now, self.actors.job_is_used)
+        if job is None:
+            if reply is not None:
+                self.effects.append(Send(peer, reply))
+            return
+        self.names.record_job(job.number, job.row())
+        self.effects.append(Note("job_over", {"job": job.number, "reason": reason}))
+        self.actors.job_over(job.number)
+        self._process_gone(peer, reason)
+        for worker in self.pool.of_job(job.number):
+            actor = self.actors.actors.get(worker.actor)
+            if actor is None or not actor.detached or actor.state == "DEAD":
+                self.pool.kill(worker, "its job is over", self.now)
+        for placement in [p for p in self.placements.values() if p.worker is None and not p.actor
+                          and p.kind.job == job.number]:
+            self._give_back(placement)
+        self.effects.append(EndJob(job.number, peer, reply))
+        self.pool.prestart(self.now)
+
+    # ------------------------------------------------------------ workers
+
+    def _worker_ready(self, peer: bytes, message: m.WorkerReady) -> None:
+        worker = self.pool.workers.get(peer)
+        if worker is None:
+            self._refuse(peer, "WorkerReady from a process that is no worker")
+            return
+        worker.pid = worker.pid or message.pid
+        self._serve(self.pool.ready(peer, worker.endpoint, self.now))
+
+    def _blocked(self, peer: bytes, message: m.Blocked) -> None:
+        worker = self.pool.workers.get(peer)
+        if worker is None or worker.blocked == message.blocked:
+            return
+        worker.blocked = message.blocked
+        if worker.lease:
+            (self.scheduler.block if message.blocked else self.scheduler.unblock)(worker.lease)
+
+    def _process_gone(self, incarnation: bytes, reason: str) -> None:
+        """Nobody answers under this name any more: what it owned or asked for ends, and everybody is told."""
+        self.actors.process_gone(incarnation)
+        held = self.scheduler.drop_owner(incarnation)
+        for key in self._keys_of.pop(incarnation, ()):
+            del self._keys[incarnation, key]
+        for lease in held:
+            placement = self.placements.get(lease)
+            if placement is None:
+                continue
+            if placement.worker is None:
+                self._give_back(placement)
+            else:  # it runs the tasks of somebody who is gone
+                self.pool.kill(placement.worker, "the owner of its tasks is gone", self.now)
+        if not self._gone:
+            crowd = len(self._hellos) + len(self.pool.workers)
+            self._gone_at = self.now if crowd <= GONE_AT_ONCE_MAX else self.now + GONE_GATHER_S
+        self._gone.append(m.ProcessGone(incarnation, reason))
+
+    def _announce(self) -> None:
+        if not self._gone or self._gone_at > self.now:
+            return
+        gone, self._gone = self._gone, []
+        peers = [job.driver for job in self.jobs.by_driver.values()]
+        peers += [w.incarnation for w in self.pool.workers.values()
+                  if w.kind is not None and w.state is not State.EXITING]
+        for peer in peers:
+            for message in gone:
+                self.effects.append(Send(peer, message))
+
+    # ------------------------------------------------------------ leases
+
+    def _lease_key(self, peer: bytes, message: m.LeaseKey) -> None:
+        job = self._job_of(peer)
+        if job is None:
+            self._refuse(peer, "LeaseKey from a process without a job")
+            return
+        try:
+            self.scheduler.declare(peer, job.number, message.key, message.demand, message.strategy, message.name)
+        except ValueError as error:
+            self._refuse(peer, f"LeaseKey: {error}")
+            return
+        self._keys[peer, message.key] = Declared(job.number, message.env, message.name)
+        self._keys_of.setdefault(peer, set()).add(message.key)
+
+    def _lease_want(self, peer: bytes, message: m.LeaseWant) -> None:
+        if (peer, message.key) not in self._keys:
+            self._refuse(peer, f"LeaseWant for key {message.key}, which was not declared")
+            return
+        self.scheduler.want(peer, message.key, message.want, message.granted, self.now)
+
+    def _lease_return(self, peer: bytes, message: m.LeaseReturn) -> None:
+        placement = self._held(peer, message.lease)
+        if placement is None:
+            return
+        worker = placement.worker
+        assert worker is not None
+        self._free(placement)
+        if message.exiting:
+            self.pool.leaving(worker, self.now)
+        else:
+            self._serve(self.pool.release(worker, self.now))
+
+    def _lease_kill(self, peer: bytes, message: m.LeaseKill) -> None:
+        placement = self._held(peer, message.lease)
+        if placement is not None:
+            assert placement.worker is not None
+            self.pool.kill(placement.worker, message.reason, self.now)
+
+    def _held(self, peer: bytes, lease: int) -> Placement | None:
+        """The lease, if ``peer`` holds it.  Not an error otherwise: returns cross with deaths."""
+        placement = self.placements.get(lease)
+        return placement if placement is not None and placement.owner == peer and placement.worker else None
+
+    def _settle(self) -> None:
+        """Step the scheduler until nothing follows, then tell who must know."""
+        while effects := self.scheduler.step(self.now):
+            for effect in effects:
+                if type(effect) is Grant:
+                    self._granted(effect)
+                elif type(effect) is Recall:
+                    self.effects.append(Send(effect.owner, m.LeaseRecall(effect.lease)))
+                elif type(effect) is Status:
+                    self._status(effect)
+        self._announce()
+
+    def _granted(self, grant: Grant) -> None:
+        gpus = grant.assigned.get("gpu_ids", ())
+        if grant.token is not None:
+            actor = self._requests.pop(grant.token)
+            del self._token_of[actor.id]
+            kind = Kind.of(actor.job, actor.spec.get("env") or {}, gpus)
+            placement = Placement(grant.lease, b"", 0, actor.id, actor.life, grant.assigned, kind, self.now)
+            actor.lease = grant.lease
+        else:
+            declared = self._keys[grant.owner, grant.key]
+            kind = Kind.of(declared.job, declared.env, gpus)
+            placement = Placement(grant.lease, grant.owner, grant.key, b"", 0, grant.assigned, kind, self.now)
+        self.placements[grant.lease] = placement
+        self.counts["grants"] += 1
+        worker = self.pool.take(kind, grant.lease, self.now)
+        if worker is not None:
+            self._serve([(grant.lease, worker)])
+        else:
+            limit = self.pool.at_limit()
+            self._why(placement, Cause.WORKER_LIMIT if limit else Cause.WORKER_STARTING,
+                      f"{self.pool.workers_max} workers, the setting workers_max" if limit else "")
+
+    def _serve(self, served: list[tuple[Any, Worker]]) -> None:
+        """Workers for placements that waited for one."""
+        for lease, worker in served:
+            placement = self.placements[lease]
+            placement.worker = worker
+            self.pool.use(worker, State.ACTOR if placement.actor else State.LEASED, lease, self.now, placement.actor)
+            if worker.incarnation not in self._configured:
+                self._configured.add(worker.incarnation)
+                job = self.jobs.jobs.get(placement.kind.job)
+                config = job.config if job is not None else {}
+                self.effects.append(Send(worker.incarnation, m.JobConfig(placement.kind.job, config)))
+            if not placement.actor:
+                self.effects.append(Send(placement.owner, m.LeaseGrant(
+                    placement.key, lease, worker.incarnation, worker.endpoint, worker.pid, placement.assigned)))
+            elif not self.actors.placed(placement.actor, placement.life, worker, lease, placement.assigned):
+                self._free(placement)
+                self._serve(self.pool.release(worker, self.now))
+
+    def _status(self, status: Status) -> None:
+        if status.token is not None:
+            actor = self._requests.get(status.token)
+            if actor is not None:
+                self.actors.waiting(actor.id, status.cause, status.detail)
+        else:
+            self.effects.append(Send(status.owner, m.LeaseStatus(status.key, status.cause, status.detail)))
+
+    def _why(self, placement: Placement, cause: Cause, detail: str) -> None:
+        if placement.actor:
+            self.actors.waiting(placement.actor, cause, detail)
+        else:
+            self.effects.append(Send(placement.owner, m.LeaseStatus(placement.key, cause, detail)))
+
+    def _free(self, placement: Placement) -> None:
+        """Its resources are free again; the worker is the caller's business."""
+        del self.placements[placement.lease]
+        self.scheduler.release(placement.lease, self.now)
+
+    def _give_back(self, placement: Placement) -> None:
+        """It still waits for a worker and needs none any more."""
+        self.pool.cancel(placement.lease)
+        self._free(placement)
+
+    def _end_of_placement(self, worker: Worker, placement: Placement, death: Death) -> None:
+        """The worker under a placement died: tell the owner or the actor table."""
+        self._free(placement)
+        if placement.actor:
+            self.actors.worker_died(placement.actor, worker.incarnation, {
+                "signal": death.signal, "exit_code": death.exit_code, "pid": worker.pid, "log_tail": death.log_tail,
+                "reason": worker.reason})
+            return
+        mine = death.lease == placement.lease
+        self.effects.append(Send(placement.owner, m.WorkerDied(
+            worker.incarnation, placement.lease, worker.pid, death.signal, death.exit_code,
+            death.started if mine else 0, death.finished if mine else 0, worker.reason, death.log_tail)))
+
+    # ------------------------------------------------------------ actors: messages
+
+    def _create_actor(self, peer: bytes, message: m.CreateActor) -> None:
+        job = self._job_of(peer)
+        if job is None:
+            self._refuse(peer, "CreateActor from a process without a job")
+            return
+        message.spec["job"] = job.number
+        self.actors.create(peer, message, self.now)
+
+    def _lookup_actor(self, peer: bytes, message: m.LookupActor) -> None:
+        self.actors.lookup(peer, message.name, message.namespace, message.request)
+
+    def _watch_actor(self, peer: bytes, message: m.WatchActor) -> None:
+        self.actors.watch(peer, message.actor, self.now)
+
+    def _kill_actor(self, peer: bytes, message: m.KillActor) -> None:
+        self.actors.kill(message, self.now)
+
+    def _actor_up(self, peer: bytes, message: m.ActorUp) -> None:
+        self.actors.up(peer, message.actor, message.life, message.error)
+
+    def _actor_exit(self, peer: bytes, message: m.ActorExit) -> None:
+        self.actors.exit(peer, message.actor, message.life, message.reason, self.now)
+
+    # ------------------------------------------------------------ actors: ports (see zray.node.actors.Ports)
+
+    def place(self, actor: Actor) -> None:
+        self._last_token += 1
+        token = self._last_token
+        self._requests[token] = actor
+        self._token_of[actor.id] = token
+        try:
+            self.scheduler.request(token, actor.job, actor.spec.get("demand") or {}, actor.spec.get("strategy"),
+                                   self.now, actor.spec.get("class_name", ""))
+        except ValueError as error:
+            del self._requests[token], self._token_of[actor.id]
+            self.actors.waiting(actor.id, Cause.INFEASIBLE, str(error))
+
+    def unplace(self, actor: Actor) -> None:
+        token = self._token_of.pop(actor.id, None)
+        if token is not None:
+            del self._requests[token]
+            self.scheduler.cancel_request(token)
+        placement = self.placements.get(actor.lease)
+        if placement is not None and placement.actor == actor.id and placement.worker is None:
+            self._give_back(placement)
+
+    def running(self, actor: Actor) -> None:
+        running = actor.spec.get("running")
+        if running is None or actor.lease not in self.placements:
+            return
+        try:
+            self.scheduler.resize(actor.lease, running)
+        except ValueError as error:
+            self.effects.append(Note("resize_refused", {"actor": actor.id, "error": str(error)}))
+
+    def end_worker(self, actor: Actor, reason: str) -> None:
+        worker = self.pool.workers.get(actor.worker)
+        if worker is not None:
+            self.pool.kill(worker, reason, self.now)
+
+    def claim_name(self, namespace: str, name: str, actor: bytes, then: Callable[[bytes], None]) -> None:
+        self.names.claim(namespace, name, actor, then)
+
+    def release_name(self, namespace: str, name: str, actor: bytes) -> None:
+        self.names.release(namespace, name, actor)
+
+    def find_name(self, namespace: str, name: str, then: Callable[[bytes], None]) -> None:
+        self.names.find(namespace, name, then)
+
+    def record(self, actor: Actor) -> None:
+        self.names.record_actor(actor.id, actor.row())
+
+    # ------------------------------------------------------------ views
+
+    def _query(self, peer: bytes, message: m.NodeQuery) -> None:
+        answer = views.answer(self, peer, message.what, message.args)
+        self.effects.append(Send(peer, m.NodeAnswer(message.request, answer)))
+
+    def _event_report(self, peer: bytes, message: m.EventReport) -> None:
+        self.events.extend(message.events)
+        self.events_dropped += message.dropped
+
+    def _job_of(self, peer: bytes) -> Job | None:
+        """The job that a core process works for; a worker's even after its driver is gone (detached actors)."""
+        job = self.jobs.by_driver.get(peer)
+        if job is None:
+            worker = self.pool.workers.get(peer)
+            job = self.jobs.jobs.get(worker.job) if worker is not None else None
+        return job
+
+    def _refuse(self, peer: bytes, why: str) -> None:
+        self.counts["refused"] += 1
+        self.effects.append(Note("refused", {"peer": peer, "why": why}))
+
+    def check(self) -> None:
+        """Raise AssertionError when an invariant of any part, or between parts, is broken."""
+        self.scheduler.check()
+        self.pool.check()
+        self.actors.check()
+        self.jobs.check()
+        assert set(self.placements) == set(self.scheduler.leases), "every lease of the scheduler is a placement"
+        for lease, placement in self.placements.items():
+            if placement.worker is None:
+                assert self.pool.waits(lease), "a grant without a worker waits for one"
+            else:
+                assert self.pool.workers[placement.worker.incarnation] is placement.worker
+                assert placement.worker.lease == lease and placement.worker.kind == placement.kind
+        for worker in self.pool.workers.values():
+            if worker.state in (State.LEASED, State.ACTOR):
+                assert self.placements[worker.lease].worker is worker
+        assert {actor.id for actor in self._requests.values()} == set(self._token_of)
+        for (owner, key) in self._keys:
+            assert key in self._keys_of[owner]
+
+
+__all__ = ["Death", "Effect", "EndJob", "Forget", "Kill", "Names", "NodeMachine", "Note", "Send", "Spawn", "Watch"]

@@ -1,0 +1,315 @@
+"""Worker processes of a node: who is starting, idle, in use, leaving.  Pure.
+
+    STARTING --ready--> IDLE --take--> LEASED | ACTOR --release--> IDLE
+        any of them --retire/kill--> EXITING ;  any of them --died--> (removed)
+
+A worker starts *fresh*.  Its first use fixes its :class:`Kind` (job, environment variables, GPU ids), and from then on
+it serves only that kind: jobs never share a process, a process keeps the environment it imported its libraries under,
+and one that has initialised CUDA on some GPUs never sees others.
+
+Who needs a worker calls :meth:`Pool.take` with a token.  It gets an idle worker at once, or waits its turn and is
+served by :meth:`Pool.ready` or :meth:`Pool.release` through the returned ``(token, worker)`` pairs.  The pool starts
+as many processes as tokens wait, within ``workers_max``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+from zray.messages import WorkerExit
+from zray.node.effects import Kill, Send, Spawn
+
+# Deaths of processes that never became ready, in a row, before starts are spaced out (a broken environment must not
+# become a fork bomb), and the longest such pause.
+START_FAILURES_FREE = 3
+START_PAUSE_S_MAX = 5.0
+
+
+class State(IntEnum):
+    STARTING = 0
+    IDLE = 1
+    LEASED = 2
+    ACTOR = 3
+    EXITING = 4
+
+
+class Kind(NamedTuple):
+    """What a worker has become and therefore may be used for."""
+
+    job: int
+    env: tuple  # sorted (name, value) pairs
+    gpus: tuple  # GPU ids, () for none
+
+    @classmethod
+    def of(cls, job: int, env: dict, gpus: list | tuple = ()) -> Kind:
+        return cls(job, tuple(sorted(env.items())), tuple(gpus))
+
+
+class Worker:
+    """One worker process."""
+
+    __slots__ = ("actor", "blocked", "endpoint", "id", "incarnation", "kind", "lease", "pid", "reason", "since", "state")
+
+    def __init__(self, worker_id: bytes, now: float):
+        self.id = worker_id
+        self.incarnation = worker_id[:8]
+        self.pid = 0
+        self.endpoint = ""
+        self.state = State.STARTING
+        self.kind: Kind | None = None
+        self.since = now  # of the present state
+        self.lease = 0  # scheduler's lease id while LEASED or ACTOR
+        self.actor = b""
+        self.blocked = False
+        self.reason = ""  # why zray ended it, for WorkerDied
+
+    @property
+    def job(self) -> int:
+        return self.kind.job if self.kind else 0
+
+    def __repr__(self) -> str:
+        return f"<Worker {self.incarnation.hex()} pid={self.pid} {self.state.name}>"
+
+
+Served = list[tuple[Hashable, Worker]]
+
+
+class Pool:
+    """The worker processes of one node."""
+
+    def __init__(self, new_id: Callable[[], bytes], emit: Callable[[Any], None], *, keep: int, workers_max: int,
+                 idle_s: float):
+        self._new_id = new_id
+        self._emit = emit
+        self.keep = keep  # idle workers that are never retired for being idle, and how many are started ahead
+        self.workers_max = workers_max
+        self.idle_s = idle_s
+        self.workers: dict[bytes, Worker] = {}
+        self._idle: dict[Kind | None, dict[bytes, Worker]] = {}  # each oldest first
+        self._idle_count = 0
+        self._starting = 0
+        self._waiting: dict[Hashable, Kind] = {}  # first come first
+        self._waiting_of: dict[Kind, dict[Hashable, None]] = {}
+        self._start_failures = 0
+        self._start_after = 0.0
+        self.may_retire: Callable[[Worker], bool] = lambda worker: True
+
+    # ------------------------------------------------------------ wants
+
+    def prestart(self, now: float) -> None:
+        """Have ``keep`` workers idle or on their way."""
+        while self._idle_count + self._starting < self.keep and self._can_start(now):
+            self._start(now)
+
+    def take(self, kind: Kind, token: Hashable, now: float) -> Worker | None:
+        """An idle worker for ``kind``, or None: then ``token`` waits."""
+        for candidate in (kind, None):
+            idle = self._idle.get(candidate)
+            if idle:
+                worker = self._pop_idle(candidate)  # last in first out: the warmest caches
+                worker.kind = kind
+                return worker
+        self._waiting[token] = kind
+        self._waiting_of.setdefault(kind, {})[token] = None
+        self._start_needed(now)
+        return None
+
+    def cancel(self, token: Hashable) -> bool:
+        """``token`` no longer waits; False when it was not waiting."""
+        kind = self._waiting.pop(token, None)
+        if kind is None:
+            return False
+        tokens = self._waiting_of[kind]
+        del tokens[token]
+        if not tokens:
+            del self._waiting_of[kind]
+        return True
+
+    def waits(self, token: Hashable) -> bool:
+        return token in self._waiting
+
+    def at_limit(self) -> bool:
+        """No further process may be started now."""
+        return len(self.workers) >= self.workers_max
+
+    # ------------------------------------------------------------ life of a worker
+
+    def ready(self, incarnation: bytes, endpoint: str, now: float) -> Served:
+        """The process has bound, attached and waits for work."""
+        worker = self.workers.get(incarnation)
+        if worker is None or worker.state is not State.STARTING:
+            return []
+        self._start_failures = 0
+        self._starting -= 1
+        worker.endpoint = endpoint
+        return self._offer(worker, now)
+
+    def release(self, worker: Worker, now: float) -> Served:
+        """Its lease or actor is over and the process can serve again."""
+        if worker.state not in (State.LEASED, State.ACTOR):
+            return []
+        return self._offer(worker, now)
+
+    def use(self, worker: Worker, state: State, lease: int, now: float, actor: bytes = b"") -> None:
+        """Whoever was served starts to use the worker."""
+        worker.state = state
+        worker.lease = lease
+        worker.actor = actor
+        worker.since = now
+
+    def retire(self, worker: Worker, reason: str, now: float) -> None:
+        """Ask it to finish what runs and go.  It may take its time: others may still need objects that it owns."""
+        if self._leave(worker, now):
+            self._emit(Send(worker.incarnation, WorkerExit(reason)))
+
+    def kill(self, worker: Worker, reason: str, now: float) -> None:
+        """End it at once."""
+        self._leave(worker, now)
+        if not worker.reason:  # else it has been killed already
+            worker.reason = reason or "killed by zray"
+            self._emit(Kill(worker.incarnation))
+
+    def leaving(self, worker: Worker, now: float) -> None:
+        """It said that it goes by itself (max_calls reached, exit)."""
+        self._leave(worker, now)
+
+    def died(self, incarnation: bytes, now: float) -> Worker | None:
+        """Its process is gone.  Returns the record as it was, or None when unknown."""
+        worker = self.workers.pop(incarnation, None)
+        if worker is None:
+            return None
+        if worker.state is State.STARTING:
+            self._starting -= 1
+            if not worker.reason:
+                self._start_failures += 1
+                if self._start_failures > START_FAILURES_FREE:
+                    self._start_after = now + min(START_PAUSE_S_MAX, 0.1 * 2 ** (self._start_failures - 4))
+        elif worker.state is State.IDLE:
+            self._drop_idle(worker)
+        self._start_needed(now)
+        return worker
+
+    # ------------------------------------------------------------ time
+
+    def tick(self, now: float) -> None:
+        """Retire what has been idle too long; start what had to wait."""
+        if self._start_after <= now:
+            self._start_after = 0.0
+        self._start_needed(now)
+        if self._idle_count <= self.keep:
+            return
+        for worker in sorted((w for idle in self._idle.values() for w in idle.values()), key=lambda w: w.since):
+            if self._idle_count <= self.keep or worker.since + self.idle_s > now:
+                break
+            if self.may_retire(worker):
+                self.retire(worker, "idle", now)
+            else:
+                self._drop_idle(worker)  # asked again a full time-out later
+                worker.since = now
+                self._push_idle(worker)
+
+    def next_deadline(self) -> float | None:
+        """When tick has something to do, or None."""
+        deadlines = []
+        if self._idle_count > self.keep:
+            deadlines.append(min(next(iter(idle.values())).since for idle in self._idle.values()) + self.idle_s)
+        if self._start_after and self._starting < len(self._waiting):
+            deadlines.append(self._start_after)
+        return min(deadlines, default=None)
+
+    # ------------------------------------------------------------ inside
+
+    def _offer(self, worker: Worker, now: float) -> Served:
+        worker.lease = 0
+        worker.actor = b""
+        worker.blocked = False
+        token: Hashable
+        if worker.kind is None:
+            token = next(iter(self._waiting), None)
+        else:
+            token = next(iter(self._waiting_of.get(worker.kind, ())), None)
+        if token is None:
+            worker.state = State.IDLE
+            worker.since = now
+            self._push_idle(worker)
+            self._start_needed(now)  # this one may have to make room for another kind
+            return []
+        worker.kind = self._waiting[token]
+        worker.state = State.LEASED  # use() says precisely for what
+        worker.since = now
+        self.cancel(token)
+        return [(token, worker)]
+
+    def _start_needed(self, now: float) -> None:
+        missing = len(self._waiting) - self._starting
+        while missing > 0 and self._can_start(now):
+            self._start(now)
+            missing -= 1
+        if missing > 0 and self.at_limit():
+            leaving = sum(1 for w in self.workers.values() if w.state is State.EXITING)
+            while missing > leaving and self._idle_count:  # idle ones of other kinds make room
+                oldest = min((next(iter(idle.values())) for idle in self._idle.values()), key=lambda w: w.since)
+                self.retire(oldest, "another kind of worker is needed", now)
+                leaving += 1
+
+    def _can_start(self, now: float) -> bool:
+        return len(self.workers) < self.workers_max and now >= self._start_after
+
+    def _start(self, now: float) -> None:
+        worker = Worker(self._new_id(), now)
+        self.workers[worker.incarnation] = worker
+        self._starting += 1
+        self._emit(Spawn(worker.id))
+
+    def _leave(self, worker: Worker, now: float) -> bool:
+        if worker.state is State.EXITING or worker.incarnation not in self.workers:
+            return False
+        if worker.state is State.IDLE:
+            self._drop_idle(worker)
+        elif worker.state is State.STARTING:
+            self._starting -= 1
+        worker.state = State.EXITING
+        worker.since = now
+        return True
+
+    def _push_idle(self, worker: Worker) -> None:
+        self._idle.setdefault(worker.kind, {})[worker.incarnation] = worker
+        self._idle_count += 1
+
+    def _drop_idle(self, worker: Worker) -> None:
+        idle = self._idle[worker.kind]
+        del idle[worker.incarnation]
+        self._idle_count -= 1
+        if not idle:
+            del self._idle[worker.kind]
+
+    def _pop_idle(self, kind: Kind | None) -> Worker:
+        worker = self._idle[kind][next(reversed(self._idle[kind]))]
+        self._drop_idle(worker)
+        worker.state = State.LEASED
+        return worker
+
+    # ------------------------------------------------------------ views
+
+    def of_job(self, job: int) -> list[Worker]:
+        return [worker for worker in self.workers.values() if worker.kind and worker.kind.job == job]
+
+    def check(self) -> None:
+        """Raise AssertionError when an invariant is broken."""
+        by_state = {state: [w for w in self.workers.values() if w.state is state] for state in State}
+        assert len(self.workers) <= self.workers_max
+        assert self._starting == len(by_state[State.STARTING])
+        listed = [w for kind, idle in self._idle.items() for w in idle.values() if w.kind == kind]
+        assert len(listed) == self._idle_count == len(by_state[State.IDLE])
+        assert all(w.state is State.IDLE and self.workers[w.incarnation] is w for w in listed)
+        assert all(self._idle.values()) and all(self._waiting_of.values())
+        assert sum(map(len, self._waiting_of.values())) == len(self._waiting)
+        for token, kind in self._waiting.items():
+            assert token in self._waiting_of[kind]
+            assert kind not in self._idle and None not in self._idle, "a token waits beside a worker that fits"
+        for worker in by_state[State.LEASED] + by_state[State.ACTOR]:
+            assert worker.kind is not None
+        for worker in by_state[State.STARTING]:
+            assert worker.kind is None

@@ -1,0 +1,125 @@
+"""Answers to NodeQuery: what the state API, ``zray status`` and ``zray explain`` show.  Reads the machine, changes nothing.
+
+    nodes resources available actors workers leases store jobs events stats explain
+
+Every answer is a map of wire types; an unknown or failing question answers ``{"error": text}``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from zray.causes import Cause
+from zray.sched.resources import amounts
+
+if TYPE_CHECKING:
+    from zray.node.machine import NodeMachine
+
+LIMIT = 10_000  # rows of one answer, unless the asker wants fewer; "total" says how many there are
+
+
+def answer(machine: NodeMachine, peer: bytes, what: str, args: dict[str, Any]) -> dict[str, Any]:
+    view = _VIEWS.get(what)
+    if view is None:
+        return {"error": f"a node answers {', '.join(sorted(_VIEWS))}, not {what!r}"}
+    return view(machine, peer, args)
+
+
+def _rows(name: str, rows: list[dict[str, Any]], args: dict[str, Any]) -> dict[str, Any]:
+    limit = args.get("limit")
+    limit = limit if isinstance(limit, int) and limit >= 0 else LIMIT
+    return {name: rows[:limit], "total": len(rows)}
+
+
+def _nodes(machine: NodeMachine, peer: bytes, args: dict) -> dict:
+    return {"nodes": [{**machine.node, "Alive": True, "Resources": amounts(machine.scheduler.total())}], "total": 1}
+
+
+def _resources(machine: NodeMachine, peer: bytes, args: dict) -> dict:
+    return {"resources": amounts(machine.scheduler.total())}
+
+
+def _available(machine: NodeMachine, peer: bytes, args: dict) -> dict:
+    free = {name: max(0, units) for name, units in machine.scheduler.available().items()}
+    return {"resources": amounts({name: units for name, units in free.items() if units})}
+
+
+def _actors(machine: NodeMachine, peer: bytes, args: dict) -> dict:
+    actors = machine.actors.actors
+    wanted = args.get("actor")
+    if wanted is not None:
+        return _rows("actors", [actors[wanted].row()] if wanted in actors else [], args)
+    if args.get("named"):
+        rows = [{"name": a.name, "namespace": a.namespace, "actor_id": a.id}
+                for a in actors.values() if a.name and a.state != "DEAD"]
+        return _rows("actors", rows, args)
+    return _rows("actors", [actor.row() for actor in actors.values()], args)
+
+
+def _workers(machine: NodeMachine, peer: bytes, args: dict) -> dict:
+    return _rows("workers", [
+        {"worker_id": w.id, "pid": w.pid, "state": w.state.name, "job_id": w.job, "actor_id": w.actor,
+         "lease": w.lease, "blocked": w.blocked, "env": dict(w.kind.env) if w.kind else {},
+         "gpu_ids": list(w.kind.gpus) if w.kind else [], "seconds_in_state": machine.now - w.since}
+        for w in machine.pool.workers.values()], args)
+
+
+def _leases(machine: NodeMachine, peer: bytes, args: dict) -> dict:
+    report = machine.scheduler.report()
+    workers = {lease: placement.row() for lease, placement in machine.placements.items()}
+    rows = [{**row, **{key: workers[row["lease"]][key] for key in ("pid", "worker", "actor")}} for row in report["leases"]]
+    return {**_rows("leases", rows, args), "waiting": report["waiting"][:LIMIT]}
+
+
+def _store(machine: NodeMachine, peer: bytes, args: dict) -> dict:
+    return {"store": machine.store_report()}
+
+
+def _jobs(machine: NodeMachine, peer: bytes, args: dict) -> dict:
+    return _rows("jobs", [job.row() for job in machine.jobs.jobs.values()], args)
+
+
+def _events(machine: NodeMachine, peer: bytes, args: dict) -> dict:
+    limit = args.get("limit")
+    limit = limit if isinstance(limit, int) and limit >= 0 else machine.config.events_max
+    start = max(0, len(machine.events) - limit)
+    return {"events": list(islice(machine.events, start, None)), "total": len(machine.events),
+            "dropped": machine.events_dropped}
+
+
+def _stats(machine: NodeMachine, peer: bytes, args: dict) -> dict:
+    states: dict[str, int] = {}
+    for worker in machine.pool.workers.values():
+        states[worker.state.name] = states.get(worker.state.name, 0) + 1
+    report = machine.scheduler.report()
+    return {"stats": {
+        **machine.counts, "workers": states, "workers_max": machine.pool.workers_max,
+        "actors": sum(a.state != "DEAD" for a in machine.actors.actors.values()),
+        "jobs": len(machine.jobs.by_driver), "leases": len(machine.placements), "waiting": len(report["waiting"]),
+        "events": len(machine.events), "events_dropped": machine.events_dropped}}
+
+
+def _explain(machine: NodeMachine, peer: bytes, args: dict) -> dict:
+    """Why a key of the asker (``key``) or an actor (``actor``) has no worker."""
+    actor = machine.actors.actors.get(args.get("actor", b""))
+    if actor is not None:
+        cause = actor.cause.get("cause", Cause.READY if actor.state == "ALIVE" else Cause.ACTOR_PENDING)
+        return {"cause": int(cause), "detail": actor.cause.get("detail") or actor.cause.get("reason", ""),
+                "state": actor.state}
+    key = args.get("key")
+    if not isinstance(key, int):
+        return {"error": "explain takes a key or an actor"}
+    waiting = [p for p in machine.placements.values() if p.owner == peer and p.key == key and p.worker is None]
+    if waiting:
+        cause = Cause.WORKER_LIMIT if machine.pool.at_limit() else Cause.WORKER_STARTING
+        return {"cause": int(cause), "detail": f"{len(waiting)} granted, their workers are not up yet"}
+    cause, detail = machine.scheduler.explain(peer, key)
+    return {"cause": int(cause), "detail": detail}
+
+
+_VIEWS: dict[str, Callable[[Any, bytes, dict], dict]] = {
+    "nodes": _nodes, "resources": _resources, "available": _available, "actors": _actors, "workers": _workers,
+    "leases": _leases, "store": _store, "jobs": _jobs, "events": _events, "stats": _stats, "explain": _explain,
+}

@@ -1,0 +1,314 @@
+"""The zygote: a process with every import done that forks workers.
+
+The daemon forks it before it has threads or ZeroMQ contexts.  It then imports what workers need (numpy with one BLAS
+thread, cloudpickle, zray.worker), freezes the heap so that the collector does not touch shared pages, and serves
+requests on a socket: 4 bytes of length, then msgpack.
+
+    daemon -> zygote   {"base": {...}}                          what all workers of this node have in common
+    daemon -> zygote   {"spawn": [{"worker_id": ..., ...}, ...]}
+    zygote -> daemon   {"spawned": [[worker id, pid], ...]}      pid 0: the fork failed, {"error": text} says why
+
+Workers are forked twice.  The process between exits at once, so that the daemon, a subreaper, becomes the parent and
+can wait for the worker by pidfd; one of them serves a whole batch.  The answer leaves only after it was collected:
+from then on the daemon *is* the parent.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import random
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import msgpack
+
+from zray.node import linux
+
+# In this order: the long ones first, zray's own last.  Never numba: 92 MB a process that few tasks need.
+IMPORTS = ("numpy", "numpy.random", "zmq", "cloudpickle", "concurrent.futures", "zray.runtime", "zray.worker.main")
+BLAS_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+SAVED_BLAS = "ZRAY_SAVED_BLAS"  # the user's values of the above, as JSON, for workers to restore
+REPARENT_WAIT_S = 5.0  # the process between exits within a millisecond; longer means the daemon is gone
+LENGTH = struct.Struct("<I")
+
+
+def one_blas_thread() -> None:
+    """Before numpy is imported: one BLAS thread, so that no thread exists when we fork."""
+    if SAVED_BLAS not in os.environ:
+        os.environ[SAVED_BLAS] = json.dumps({name: os.environ.get(name) for name in BLAS_VARIABLES})
+    for name in BLAS_VARIABLES:
+        os.environ[name] = "1"
+
+
+def restore_blas_variables() -> None:
+    for name, value in json.loads(os.environ.pop(SAVED_BLAS, "{}")).items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+# ---------------------------------------------------------------- the daemon's end
+
+
+class ZygoteLink:
+    """The daemon's end of the socket: never blocks."""
+
+    def __init__(self, sock: socket.socket, pid: int):
+        sock.setblocking(False)
+        self.sock = sock
+        self.pid = pid
+        self._out = bytearray()
+        self._in = bytearray()
+
+    @classmethod
+    def fork(cls, soft_limit: int) -> ZygoteLink:
+        """Fork this process into a zygote.  Only while it has one thread and no ZeroMQ context."""
+        ours, theirs = socket.socketpair()
+        daemon = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                ours.close()
+                linux.die_with_parent(daemon)
+                Zygote(theirs, daemon, soft_limit).serve()
+                code = 0
+            except BaseException:  # this is the last frame of the process: report whatever ended it, then end
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+        theirs.close()
+        return cls(ours, pid)
+
+    @classmethod
+    def execute(cls, soft_limit: int) -> ZygoteLink:
+        """A zygote of a daemon that already has threads: a fresh interpreter."""
+        ours, theirs = socket.socketpair()
+        os.set_inheritable(theirs.fileno(), True)
+        command = [sys.executable, "-m", "zray.node.zygote", str(theirs.fileno()), str(os.getpid()), str(soft_limit)]
+        pid = os.posix_spawn(sys.executable, command, {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))})
+        theirs.close()
+        return cls(ours, pid)
+
+    def send(self, message: dict[str, Any]) -> None:
+        body = msgpack.packb(message)
+        self._out += LENGTH.pack(len(body)) + body
+        self.flush()
+
+    def flush(self) -> bool:
+        """Write what the socket takes; True when nothing is left."""
+        while self._out:
+            try:
+                count = self.sock.send(self._out)
+            except BlockingIOError:
+                return False
+            except (BrokenPipeError, ConnectionResetError):
+                self._out.clear()  # its pidfd tells the daemon
+                return True
+            del self._out[:count]
+        return True
+
+    def read(self) -> list[tuple[bytes, int, str]]:
+        """Workers started since: (worker id, pid, error)."""
+        while True:
+            try:
+                piece = self.sock.recv(1 << 16)
+            except BlockingIOError:
+                break
+            except ConnectionResetError:
+                break
+            if not piece:
+                break
+            self._in += piece
+        started = []
+        for message in _messages(self._in):
+            error = message.get("error", "")
+            started += [(worker, pid, error) for worker, pid in message["spawned"]]
+        return started
+
+    def close(self) -> None:
+        self.sock.close()
+
+
+def _messages(buffer: bytearray) -> list[dict[str, Any]]:
+    """Take whole messages off the front of ``buffer``."""
+    out = []
+    while len(buffer) >= LENGTH.size:
+        end = LENGTH.size + LENGTH.unpack_from(buffer)[0]
+        if len(buffer) < end:
+            break
+        out.append(msgpack.unpackb(bytes(buffer[LENGTH.size:end])))
+        del buffer[:end]
+    return out
+
+
+# ---------------------------------------------------------------- the zygote
+
+
+class Zygote:
+    """Serves spawn requests until the daemon's end of the socket closes."""
+
+    def __init__(self, sock: socket.socket, daemon: int, soft_limit: int):
+        self.sock = sock
+        self.daemon = daemon
+        self.soft_limit = soft_limit
+        self.base: dict[str, Any] = {}
+        self.run: Callable[[dict[str, Any]], Any] | None = None
+
+    def prepare(self) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        linux.name_process("zray-zygote")
+        one_blas_thread()
+        for name in IMPORTS:
+            importlib.import_module(name)
+        self.run = sys.modules["zray.worker.main"].run
+        gc.collect()
+        gc.disable()
+        gc.freeze()
+
+    def serve(self) -> None:
+        self.prepare()
+        buffer = bytearray()
+        while True:
+            piece = self.sock.recv(1 << 20)
+            if not piece:
+                return
+            buffer += piece
+            while select.select([self.sock], [], [], 0)[0]:  # what piled up goes as one batch
+                piece = self.sock.recv(1 << 20)
+                if not piece:
+                    return
+                buffer += piece
+            specs = []
+            for message in _messages(buffer):
+                self.base = message.get("base", self.base)
+                specs += message.get("spawn", ())
+            if specs:
+                self.spawn(specs)
+
+    def spawn(self, specs: list[dict[str, Any]]) -> None:
+        """Fork all of them through one process between, and answer."""
+        read, write = os.pipe()
+        try:
+            between = os.fork()
+        except OSError as error:
+            os.close(read)
+            os.close(write)
+            self._answer([[spec["worker_id"], 0] for spec in specs], f"cannot fork: {error}")
+            return
+        if between == 0:
+            self._between(specs, write)
+        os.close(write)
+        with os.fdopen(read, "rb") as pipe:
+            report = msgpack.unpackb(pipe.read())
+        os.waitpid(between, 0)
+        self._answer(report["spawned"], report["error"])
+
+    def _answer(self, spawned: list[list[Any]], error: str) -> None:
+        body = msgpack.packb({"spawned": spawned, "error": error})
+        self.sock.sendall(LENGTH.pack(len(body)) + body)
+
+    def _between(self, specs: list[dict[str, Any]], write: int) -> None:
+        """In the process between: fork each worker, report their pids, exit.  Never returns."""
+        spawned: list[list[Any]] = []
+        text = ""
+        for spec in specs:
+            try:
+                pid = os.fork()
+            except OSError as error:
+                text = f"cannot fork: {error}"
+                pid = 0
+            else:
+                if pid == 0:
+                    self._child({**self.base, **spec})
+            spawned.append([spec["worker_id"], pid])
+        os.write(write, msgpack.packb({"spawned": spawned, "error": text}))
+        os._exit(0)
+
+    def _child(self, spec: dict[str, Any]) -> None:
+        """In the worker: become a clean process, then run.  Never returns."""
+        code = 1
+        try:
+            between = os.getppid()
+            os.setsid()
+            _redirect(spec)
+            os.closerange(3, 1 << 30)  # one close_range call; the zygote keeps nothing that a worker may use
+            for number in (signal.SIGTERM, signal.SIGCHLD, signal.SIGHUP):
+                signal.signal(number, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            linux.restore_descriptor_limit(self.soft_limit)
+            _reseed()
+            restore_blas_variables()
+            self._join_daemon(between)
+            linux.name_process("zray-worker")
+            gc.enable()
+            assert self.run is not None
+            code = self.run(spec) or 0
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        except BaseException:  # the last frame of the process: whatever ended it goes to its log
+            traceback.print_exc()
+        finally:
+            for stream in (sys.stdout, sys.stderr):
+                try:
+                    stream.flush()
+                except (OSError, ValueError):
+                    pass  # a full disk, or user code closed it; there is nobody left to tell
+            os._exit(code)
+
+    def _join_daemon(self, between: int) -> None:
+        """Wait until the daemon is the parent, then die with it (the signal is bound to the parent at that moment)."""
+        deadline = time.monotonic() + REPARENT_WAIT_S
+        while (parent := os.getppid()) != self.daemon:
+            if parent != between or time.monotonic() > deadline:
+                os._exit(1)
+            time.sleep(0.0001)
+        linux.die_with_parent(self.daemon)
+
+
+def log_paths(session_dir: str, worker_id: bytes) -> tuple[str, str]:
+    stem = os.path.join(session_dir, "logs", f"worker-{worker_id[:8].hex()}")
+    return stem + ".out", stem + ".err"
+
+
+def _redirect(spec: dict[str, Any]) -> None:
+    """Input from /dev/null, output to the worker's two files: a pipe that nobody reads would stop the worker."""
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    for target, path in zip((1, 2), log_paths(spec["session_dir"], spec["worker_id"]), strict=True):
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        os.dup2(handle, target)
+    sys.stdin = open(0, closefd=False)
+    sys.stdout = open(1, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
+    sys.stderr = open(2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
+    sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr  # type: ignore[misc]
+
+
+def _reseed() -> None:
+    """A fork copies the generators' states: without this, all workers draw the same numbers."""
+    random.seed()
+    numpy = sys.modules.get("numpy")
+    if numpy is not None:
+        numpy.random.seed()
+
+
+def main() -> None:
+    """``python -m zray.node.zygote FD DAEMON_PID SOFT_LIMIT``: see :meth:`ZygoteLink.execute`."""
+    handle, daemon, soft_limit = map(int, sys.argv[1:])
+    linux.die_with_parent(daemon)
+    Zygote(socket.socket(fileno=handle), daemon, soft_limit).serve()
+
+
+if __name__ == "__main__":
+    main()

@@ -27,6 +27,12 @@ class GpuPool:
         self._size = [min(UNIT, total - UNIT * position) for position in range(count)]
         self._free = list(self._size)
 
+    def copy(self) -> GpuPool:
+        """Another pool in the same state, to plan with."""
+        twin = GpuPool.__new__(GpuPool)
+        twin.ids, twin._size, twin._free = self.ids, self._size, list(self._free)
+        return twin
+
     @staticmethod
     def valid(need: int) -> bool:
         """Could any node grant this many units?  Fractions only below one GPU."""

@@ -272,21 +272,21 @@ class LocalScheduler:
 
     def step(self, now: float, grants_max: int | None = None) -> list[Effect]:
         """What to do now, in order.  ``grants_max``: as many workers as the node can start at the moment."""
-        if not self._changed and (self._next_time() or now + 1) > now and not self._fresh:
+        due = self.deadline()
+        if not self._changed and (due is None or due > now):
             return []
         self._changed = False
         self._turn_at = None
         effects: list[Effect] = []
         self._save_up(now)
-        left = len(self.waiting.lanes) and (grants_max if grants_max is not None else -1)
-        while left:
+        while self.waiting.lanes:
+            if grants_max is not None and len(effects) >= grants_max:
+                self._changed = True  # stopped early: look again
+                break
             grant = self._grant_next(now)
             if grant is None:
                 break
             effects.append(grant)
-            left -= 1
-        if grants_max is not None and left == 0:
-            self._changed = True  # stopped early: look again
         if self.waiting.lanes and self.loose:
             numbers, self._turn_at = choose_recalls(self, now)
             effects.extend(self._recall(number) for number in numbers)
@@ -295,7 +295,8 @@ class LocalScheduler:
 
     def deadline(self) -> float | None:
         """When ``step`` has something to do even if nothing happens before; None when it has not."""
-        return self._next_time()
+        times = [when for when in (self._turn_at, self._saving_until if self._saving else None) if when is not None]
+        return min(times) if times else None
 
     def _grant_next(self, now: float) -> Grant | None:
         waiting, fits = self.waiting, self._lacks
@@ -410,10 +411,6 @@ class LocalScheduler:
         """Would it fit once every lease that can come back has?  If not, saving up could wait for ever."""
         total = self.view.total[ROW]
         return all(total[column] - self.pinned.get(column, 0) >= value for column, value in lane.demand)
-
-    def _next_time(self) -> float | None:
-        times = [when for when in (self._turn_at, self._saving_until if self._saving else None) if when is not None]
-        return min(times) if times else None
 
     # -------------------------------------------------------------- entries
 

@@ -16,6 +16,8 @@ from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from zray.sched.resources import GPU_COLUMN
+
 if TYPE_CHECKING:
     from zray.sched.local import Lease, LocalScheduler
     from zray.sched.waiting import Entry
@@ -58,6 +60,7 @@ class _Plan:
         self.gets: dict[Entry, int] = {}  # leases that free and promised resources will give each waiting entry
         self.holders: dict[Entry, list[Lease]] = {}  # what each can still be asked for, oldest lease first
         self.expected = list(scheduler.view.available[0])  # free, and promised, and not spoken for
+        self.gpus = scheduler.gpus.copy()  # the same for devices: enough halves do not make a whole one
         for lease in scheduler.loose.values():
             if lease.recalled:
                 self._expect(lease)
@@ -66,11 +69,11 @@ class _Plan:
 
     def cover(self, entry: Entry) -> bool:
         """Recall what one more lease for ``entry`` takes; False, and nothing recalled, when it cannot be had."""
-        expected, taken = self.expected.copy(), []
+        expected, gpus, taken = self.expected.copy(), self.gpus.copy(), []
         while (lacking := self._lacking(entry)) is not None:
             lease = self._victim(entry, lacking)
             if lease is None:
-                self.expected = expected
+                self.expected, self.gpus = expected, gpus
                 for back in reversed(taken):
                     self.holders[back.entry].insert(0, back)
                     del self.chosen[back.number]
@@ -81,11 +84,16 @@ class _Plan:
             self._expect(lease)
         for column, value in entry.demand:
             self.expected[column] -= value
+            if column == GPU_COLUMN:
+                self.gpus.take(value)
         self.gets[entry] = self.gets.get(entry, 0) + 1
         return True
 
     def _lacking(self, entry: Entry) -> int | None:
-        return next((column for column, value in entry.demand if self.expected[column] < value), None)
+        for column, value in entry.demand:
+            if self.expected[column] < value or (column == GPU_COLUMN and not self.gpus.fits(value)):
+                return column
+        return None
 
     def _victim(self, entry: Entry, lacking: int) -> Lease | None:
         mine = entry.active + self.gets.get(entry, 0)
@@ -108,3 +116,4 @@ class _Plan:
     def _expect(self, lease: Lease) -> None:
         for column, value in lease.using:
             self.expected[column] += value
+        self.gpus.give(lease.gpus)

@@ -1,0 +1,25 @@
+"""The groups of rows, in the order they are shown."""
+
+from __future__ import annotations
+
+import importlib
+
+from benchmarks.measure import Row
+
+GROUPS = {
+    "session": "benchmarks.startup",
+    "tasks": "benchmarks.tasks",
+    "actors": "benchmarks.actors",
+    "objects": "benchmarks.objects",
+    "queue": "benchmarks.queue_depth",
+    "kernels": "benchmarks.kernels",
+}
+ZRAY_ONLY = {"kernels"}
+
+
+def measure(group: str, module: str, quick: bool = False) -> list[Row]:
+    """Rows of ``group``, measured in this process on ``module`` ("zray" or "ray")."""
+    rows = importlib.import_module(GROUPS[group]).rows
+    if group in ZRAY_ONLY:
+        return rows()
+    return rows(importlib.import_module(module), quick)

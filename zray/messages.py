@@ -464,6 +464,112 @@ class CallsDone(NamedTuple):
     ends: list
 
 
+# ---------------------------------------------------------------- control store (140-159)
+
+@message(140)
+class GcsRequest(NamedTuple):
+    """Client -> head (updates) or tail (reads): request ``number`` of the sending incarnation; repeats are harmless.
+
+    ``op``: an operation of zray.gcs.tables.  ``acked``: the client wants no more replies to numbers below this.
+    """
+
+    number: int
+    acked: int
+    op: list
+
+
+@message(141)
+class GcsReply(NamedTuple):
+    """Replica -> client: the answer to a request; ``error`` is '' or starts with an error code of zray.gcs.tables."""
+
+    number: int
+    error: str
+    result: Any
+
+
+@message(142)
+class GcsRedirect(NamedTuple):
+    """Replica -> client: I do not play that role in epoch ``epoch``; ``members`` from head to tail do."""
+
+    number: int  # of the request, 0 for a watch
+    epoch: int
+    members: list[bytes]
+
+
+@message(143)
+class GcsWatch(NamedTuple):
+    """Client -> tail: send me the changes of keys with ``prefix`` after version ``seen`` (-1: the present state first).
+
+    Sent to subscribe, to acknowledge (credit), and now and then to find out about a lost message or a new tail.
+    """
+
+    watch: int
+    prefix: bytes
+    seen: int
+
+
+@message(144)
+class GcsUnwatch(NamedTuple):
+    watch: int
+
+
+@message(145)
+class GcsEvents(NamedTuple):
+    """Tail -> client: all changes of the watch in ``(previous, version]``, as ``[[version, key, value | None], ...]``.
+
+    ``reset``: the changes since ``previous`` are no longer known; the list is the whole state at ``version`` instead.
+    """
+
+    watch: int
+    previous: int
+    version: int
+    reset: bool
+    changes: list
+
+
+@message(150)
+class ChainUpdates(NamedTuple):
+    """Predecessor -> successor: updates ``first ..`` as ``[[client, number, acked, op], ...]``; the sender has ``last``."""
+
+    epoch: int
+    first: int
+    entries: list
+    last: int
+
+
+@message(151)
+class ChainAck(NamedTuple):
+    """Successor -> predecessor, cumulative: I have all up to ``received``, the tail has processed up to ``committed``.
+
+    ``sync``: answer this even if there is nothing new (sent until the successor has heard from you in this epoch).
+    """
+
+    epoch: int
+    received: int
+    committed: int
+    sync: bool = False
+
+
+@message(152)
+class ChainSnapshot(NamedTuple):
+    """Predecessor -> new successor: part ``index`` of ``count`` of the state after update ``sequence``."""
+
+    epoch: int
+    sequence: int
+    index: int
+    count: int
+    chunk: bytes
+
+
+@message(153)
+class ChainFetch(NamedTuple):
+    """New successor -> predecessor: send part ``index`` of that snapshot."""
+
+    epoch: int
+    sequence: int
+    index: int
+
+
 # ---------------------------------------------------------------- node and jobs (160-189)
 
 @message(160)

@@ -1,0 +1,84 @@
+"""ChainConfig: which replicas form the chain in one epoch, from head to tail.
+
+A chain cannot elect its own configuration; somebody else decides (the paper's master), and hands every replica the
+result.  All a decider may do is one of three steps, each the next epoch:
+
+    without(m)     m has failed (or must be treated so): its neighbours close up
+    join(m)        m copies the state of the tail, which goes on serving
+    promoted()     the joining replica becomes the tail
+
+``since`` says from which epoch each member belongs to the chain without a break.  A replica that missed some epochs
+can tell from it whether what it holds is still a prefix of the chain's history, or a branch that was cut off.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class ChainConfig(NamedTuple):
+    """``members`` from head to tail; ``since[i]`` the epoch member i joined in; ``joining`` b"" or the next tail."""
+
+    epoch: int
+    members: tuple[bytes, ...]
+    since: tuple[int, ...] = ()
+    joining: bytes = b""
+    joining_since: int = 0
+
+    @classmethod
+    def first(cls, *members: bytes) -> ChainConfig:
+        """A chain of replicas that are all empty (or all hold the same snapshot)."""
+        return cls(1, members, (1,) * len(members))
+
+    @property
+    def head(self) -> bytes:
+        return self.members[0]
+
+    @property
+    def tail(self) -> bytes:
+        return self.members[-1]
+
+    def since_of(self, name: bytes) -> int:
+        """The epoch from which ``name`` takes part; 0 when it does not."""
+        if name in self.members:
+            return self.since[self.members.index(name)] if self.since else 1
+        return self.joining_since if name and name == self.joining else 0
+
+    def predecessor(self, name: bytes) -> bytes:
+        """Whom ``name`` receives updates from, b"" for the head and for strangers."""
+        if name and name == self.joining:
+            return self.tail
+        place = self.members.index(name) if name in self.members else 0
+        return self.members[place - 1] if place else b""
+
+    def successor(self, name: bytes) -> bytes:
+        """Whom ``name`` sends updates to: the next member, for the tail the joining replica, or b""."""
+        if name not in self.members:
+            return b""
+        place = self.members.index(name) + 1
+        return self.members[place] if place < len(self.members) else self.joining
+
+    def without(self, name: bytes) -> ChainConfig:
+        """The chain after ``name`` failed."""
+        epoch = self.epoch + 1
+        if name == self.joining:
+            return self._replace(epoch=epoch, joining=b"", joining_since=0)
+        kept = [(m, s) for m, s in zip(self.members, self._since(), strict=True) if m != name]
+        if len(kept) != len(self.members) - 1 or not kept:
+            raise ValueError(f"cannot remove {name.hex()} from a chain of {len(self.members)}")
+        return self._replace(epoch=epoch, members=tuple(m for m, _ in kept), since=tuple(s for _, s in kept))
+
+    def join(self, name: bytes) -> ChainConfig:
+        """The chain while ``name`` catches up behind the tail."""
+        if not name or self.joining or name in self.members:
+            raise ValueError(f"{name.hex()} cannot join: one new replica at a time")
+        return self._replace(epoch=self.epoch + 1, joining=name, joining_since=self.epoch + 1)
+
+    def promoted(self) -> ChainConfig:
+        """The chain once the joining replica has caught up."""
+        if not self.joining:
+            raise ValueError("no replica is joining")
+        return ChainConfig(self.epoch + 1, (*self.members, self.joining), (*self._since(), self.joining_since))
+
+    def _since(self) -> tuple[int, ...]:
+        return self.since or (1,) * len(self.members)

@@ -1,0 +1,92 @@
+"""Numbered requests: which updates of which client were applied, and what they answered.
+
+Part of the replicated state, so that a retry finds its answer on whichever replica is head by then.  (The Ray paper's
+prototype gave a retried PUT a new sequence number, and so could apply it twice.)  The idea is the session of Ongaro's
+Raft dissertation, section 6.3: a client numbers its requests, and says with each the number below which it has all
+its answers; those are dropped here.
+
+Bounds: a client has at most WINDOW numbers open; at most ``clients_max`` clients are remembered, the least recently
+active one goes first.  A forgotten client that had answers before is told EXPIRED, never applied again.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+WINDOW = 4096
+CLIENTS_MAX = 65_536
+
+NEW, KNOWN, STALE, GONE, TOO_FAR = "new", "known", "stale", "gone", "too_far"
+
+
+class Session:
+    """One client: answers by request number, none below ``floor``.  An answer is (sequence, error, result)."""
+
+    __slots__ = ("answers", "floor")
+
+    def __init__(self) -> None:
+        self.floor = 1
+        self.answers: dict[int, tuple[int, str, Any]] = {}
+
+    def advance(self, acked: int) -> None:
+        if acked > self.floor:
+            self.floor = acked
+            for number in [n for n in self.answers if n < acked]:
+                del self.answers[number]
+
+
+class ClientTable:
+    """Sessions in order of their last update, oldest first."""
+
+    def __init__(self, clients_max: int = CLIENTS_MAX) -> None:
+        self.clients_max = clients_max
+        self.sessions: dict[bytes, Session] = {}
+
+    def classify(self, client: bytes, number: int, acked: int) -> str:
+        """What to do with an update request.
+
+        NEW: apply it.  KNOWN: it was, here is its answer.  STALE: the client has the answer.  GONE: the client was
+        forgotten.  TOO_FAR: beyond the window.
+        """
+        session = self.sessions.get(client)
+        if session is None:
+            if acked > 1:
+                return GONE
+            return NEW if number < 1 + WINDOW else TOO_FAR
+        if number in session.answers and number >= session.floor:
+            return KNOWN
+        if number < session.floor:
+            return STALE
+        return NEW if number < max(acked, session.floor) + WINDOW else TOO_FAR
+
+    def answer(self, client: bytes, number: int) -> tuple[int, str, Any]:
+        return self.sessions[client].answers[number]
+
+    def record(self, client: bytes, number: int, acked: int, answer: tuple[int, str, Any]) -> None:
+        """Remember the answer of an applied update."""
+        session = self.sessions.pop(client, None) or Session()
+        self.sessions[client] = session  # last in the order of activity
+        session.advance(acked)
+        assert number not in session.answers and number >= session.floor, "an update was applied twice"
+        session.answers[number] = answer
+        while len(self.sessions) > self.clients_max:
+            del self.sessions[next(iter(self.sessions))]
+
+    def forget(self, client: bytes) -> bool:
+        return self.sessions.pop(client, None) is not None
+
+    def dump(self) -> list:
+        return [[client, session.floor, [[n, *answer] for n, answer in session.answers.items()]]
+                for client, session in self.sessions.items()]
+
+    def load(self, dumped: list) -> None:
+        self.sessions = {}
+        for client, floor, answers in dumped:
+            session = self.sessions[client] = Session()
+            session.floor = floor
+            session.answers = {n: (sequence, error, result) for n, sequence, error, result in answers}
+
+    def check(self) -> None:
+        assert len(self.sessions) <= self.clients_max
+        for client, session in self.sessions.items():
+            assert all(session.floor <= n < session.floor + 2 * WINDOW for n in session.answers), client

@@ -322,6 +322,10 @@ class AsyncioActorExit(RayError):
     """Raised inside an async actor to end it."""
 
 
+class ActorExit(SystemExit):
+    """Raised by ``exit_actor()`` in a synchronous actor: the executor ends the process as planned."""
+
+
 class ActorAlreadyExistsError(ValueError, RayError):
     """The name is taken by a living actor."""
 

@@ -1,0 +1,25 @@
+"""Actor names at Ray's module path, and how an actor ends itself."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+from zray.connection import current
+from zray.errors import ActorExit, AsyncioActorExit
+from zray.handles import ActorClass, ActorHandle, ActorMethod, method
+
+__all__ = ["ActorClass", "ActorHandle", "ActorMethod", "exit_actor", "method"]
+
+
+def exit_actor() -> NoReturn:
+    """End the current actor on purpose: it is not restarted, and later calls raise ActorDiedError."""
+    runtime = current()
+    if runtime is None or not getattr(runtime.context, "actor", None):
+        raise TypeError("exit_actor API is called on a non-actor worker. Call this API inside an actor method.")
+    import asyncio
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        raise ActorExit from None
+    raise AsyncioActorExit  # a SystemExit would tear down the loop with the other coroutines on it

@@ -1,0 +1,168 @@
+"""``init``: which node to join, starting one where there is none, and the context object that it returns.
+
+The seams: ``zray.node.launch.start_node(options) -> NodeHandle`` starts a daemon, ``find_session(address) -> NodeHandle``
+finds one, and ``zray.runtime.connect(node, job, owns_node)`` makes this process its driver.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from zray.connection import current
+from zray.options import TASK_OPTIONS
+
+# Ray's keywords that have no counterpart: accepted, so that programs run, and ignored.
+_IGNORED = frozenset((
+    "include_dashboard", "dashboard_host", "dashboard_port", "_enable_object_reconstruction", "_plasma_directory",
+    "_node_ip_address", "_driver_object_store_memory", "_memory", "_redis_username", "_redis_password", "_temp_dir",
+    "_metrics_export_port", "_tracing_startup_hook", "_node_name", "_cluster_id", "enable_resource_isolation",
+    "system_reserved_cpu", "system_reserved_memory", "_cgroup_path", "job_config", "log_to_driver_enabled",
+    "logging_format", "logging_config", "local_mode_warning", "allow_multiple", "storage",
+))
+_KNOWN = ("num_cpus", "num_gpus", "resources", "labels", "object_store_memory", "local_mode", "ignore_reinit_error",
+          "configure_logging", "logging_level", "log_to_driver", "namespace", "runtime_env", "_system_config")
+_OF_A_NODE = ("num_cpus", "num_gpus", "resources", "labels", "object_store_memory", "_system_config")
+
+
+class ClusterContext(Mapping[str, Any]):
+    """What ``init`` returns: ``address_info``, ``dashboard_url``, ``disconnect()``; a context manager that shuts down.
+
+    Also a mapping of its address_info, as in Ray.
+    """
+
+    def __init__(self, address_info: dict[str, Any]):
+        self.address_info = address_info
+        self.dashboard_url: str = ""
+        self.python_version = ".".join(map(str, sys.version_info[:3]))
+
+    @property
+    def ray_version(self) -> str:
+        import zray
+
+        return zray.__version__
+
+    def disconnect(self) -> None:
+        """The same as ``zray.shutdown()``."""
+        from zray.api import shutdown
+
+        shutdown()
+
+    def __enter__(self) -> ClusterContext:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.disconnect()
+
+    def __getitem__(self, key: str) -> Any:
+        return self.address_info[key]
+
+    def __iter__(self) -> Any:
+        return iter(self.address_info)
+
+    def __len__(self) -> int:
+        return len(self.address_info)
+
+    def __repr__(self) -> str:
+        return f"RayContext(session={self.address_info.get('session_dir')!r}, node_id={self.address_info.get('node_id')!r})"
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        rows = "".join(f"<tr><td>{escape(str(k))}</td><td>{escape(str(v))}</td></tr>" for k, v in self.address_info.items())
+        return f"<table>{rows}</table>"
+
+
+def init(address: str | None = None, **options: Any) -> ClusterContext:
+    """See :func:`zray.api.init`."""
+    _check(address, options)
+    if current() is not None:
+        if options.get("ignore_reinit_error"):
+            logging.getLogger("zray").info("Calling ray.init() again after it has already been called.")
+            return _context(current())
+        raise RuntimeError("Maybe you called ray.init twice by accident? This error can be suppressed by passing in "
+                           "'ignore_reinit_error=True' or by calling 'ray.shutdown()' prior to 'ray.init()'.")
+    if options.get("configure_logging", True) and options.get("logging_level") is not None:
+        logging.getLogger("zray").setLevel(options["logging_level"])
+    if options.get("local_mode"):
+        return _init_local(options)
+    return _init_cluster(address, options)
+
+
+def _check(address: str | None, options: dict[str, Any]) -> None:
+    unknown = sorted(name for name in options if name not in _KNOWN and name not in _IGNORED and not name.startswith("_"))
+    if unknown:
+        raise RuntimeError(f"Unknown keyword argument(s): {', '.join(unknown)}")
+    if address is not None and not isinstance(address, str):
+        raise TypeError(f"address must be a str or None, not {type(address).__name__}")
+    for name in ("num_cpus", "num_gpus", "resources", "runtime_env", "namespace"):
+        option = TASK_OPTIONS["name"] if name == "namespace" else TASK_OPTIONS[name]
+        option.validate(name, options.get(name))
+    if options.get("namespace") == "":
+        raise ValueError('"" is not a valid namespace. Pass None to not specify a namespace.')
+    for name, kind in (("object_store_memory", int), ("labels", dict), ("_system_config", dict)):
+        value = options.get(name)
+        if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+            raise TypeError(f"The {name} must be a {kind.__name__}, not {value!r}")
+    if (options.get("object_store_memory") or 1) < 0:
+        raise ValueError(f"object_store_memory must be positive, not {options['object_store_memory']!r}")
+
+
+def _environment(name: str) -> str | None:
+    """``ZRAY_X``, or Ray's ``RAY_X``."""
+    return os.environ.get(f"ZRAY_{name}") or os.environ.get(f"RAY_{name}")
+
+
+def _init_local(options: dict[str, Any]) -> ClusterContext:
+    from zray.local_mode import LocalRuntime
+
+    runtime = LocalRuntime(options.get("num_cpus"), options.get("num_gpus"), options.get("resources"), options.get("namespace"))
+    return _context(runtime)
+
+
+def _init_cluster(address: str | None, options: dict[str, Any]) -> ClusterContext:
+    from zray import runtime
+    from zray.node import launch
+
+    address = address or _environment("ADDRESS")
+    own = address is None or address == "local"
+    if own:
+        node = launch.start_node({name: options[name] for name in _OF_A_NODE if options.get(name) is not None})
+    else:
+        for name in _OF_A_NODE:
+            if options.get(name):
+                raise ValueError(f"When connecting to an existing cluster, {name} must not be provided.")
+        node = launch.find_session(address)
+    return _context(runtime.connect(node, job_config(options), owns_node=own))
+
+
+def job_config(options: dict[str, Any]) -> dict[str, Any]:
+    """What workers of this driver must know: where it imports from, and its environment (RegisterDriver.config)."""
+    main = sys.modules.get("__main__")
+    script = getattr(main, "__file__", None)
+    env = (options.get("runtime_env") or {}).get("env_vars") or {}
+    log = options.get("log_to_driver")
+    return {
+        "sys_path": [os.path.abspath(entry) if entry else os.getcwd() for entry in sys.path],
+        "cwd": os.getcwd(),
+        "script_dir": os.path.dirname(os.path.abspath(script)) if script else "",
+        "env": dict(env),
+        "namespace": options.get("namespace") or _environment("NAMESPACE") or "",
+        "name": os.path.basename(script) if script else "interactive",
+        "log_to_driver": (_environment("LOG_TO_DRIVER") or "1") not in ("0", "false") if log is None else bool(log),
+        "entrypoint": " ".join(sys.argv) or "interactive",
+    }
+
+
+def _context(runtime: Any) -> ClusterContext:
+    describe = getattr(runtime, "address_info", None)
+    info = dict(describe() if callable(describe) else describe or {})
+    info.setdefault("node_ip_address", "127.0.0.1")
+    info.setdefault("session_dir", str(getattr(runtime, "session_dir", "") or ""))
+    info.setdefault("node_id", runtime.node.hex())
+    info.setdefault("address", info["session_dir"])
+    info.setdefault("gcs_address", info["session_dir"])
+    return ClusterContext(info)

@@ -1,0 +1,27 @@
+"""The runtime this process is connected to, if any: the cluster's (zray.runtime), or local mode's stand-in.
+
+Handles ask :func:`connected` at each call; the first call in a process without a runtime starts one, as in Ray.
+Both kinds of runtime install themselves where references look for theirs (zray.refs).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zray.refs import _hooks
+
+
+def current() -> Any:
+    """The runtime of this process or None."""
+    return _hooks["runtime"]
+
+
+def connected() -> Any:
+    """The runtime of this process; starts a node and connects to it where there is none."""
+    runtime = _hooks["runtime"]
+    if runtime is None:
+        from zray.api import init
+
+        init()
+        runtime = _hooks["runtime"]
+    return runtime

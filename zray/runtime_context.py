@@ -1,0 +1,140 @@
+"""Where am I: the job, node, worker, task and actor of the code that asks."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from zray.connection import connected
+from zray.ids import ActorID, JobID, NodeID, TaskID, WorkerID
+from zray.sched.resources import UNIT
+
+__all__ = ["RuntimeContext", "get_runtime_context"]
+
+
+class RuntimeContext:
+    """A view of the running code's place; ids are hex strings, None where there is no such thing."""
+
+    __slots__ = ("_runtime",)
+
+    def __init__(self, runtime: Any):
+        self._runtime = runtime
+
+    def _of_task(self, name: str, default: Any = None) -> Any:
+        return getattr(self._runtime.context, name, default)
+
+    def get_job_id(self) -> str:
+        return JobID.from_int(self._runtime.job).hex()
+
+    def get_node_id(self) -> str:
+        return _padded(NodeID, self._runtime.node).hex()
+
+    def get_worker_id(self) -> str:
+        worker = getattr(self._runtime, "worker_id", None)
+        return (WorkerID(worker) if worker else _padded(WorkerID, self._runtime.incarnation)).hex()
+
+    def get_task_id(self) -> str | None:
+        """The task that this thread runs; None in the driver."""
+        task = self._of_task("task")
+        return TaskID(task).hex() if task and self._runtime.kind == "worker" else None
+
+    def get_task_name(self) -> str | None:
+        return self._of_task("task_name") if self.get_task_id() else None
+
+    def get_task_function_name(self) -> str | None:
+        return self.get_task_name()
+
+    def get_attempt_number(self) -> int:
+        """How often this task was tried before."""
+        return self._of_task("attempt", 0) or 0
+
+    def get_actor_id(self) -> str | None:
+        actor = self._of_task("actor")
+        return ActorID(actor).hex() if actor else None
+
+    def get_actor_name(self) -> str | None:
+        """The actor's name, '' for an actor without one, None outside actors."""
+        return (self._of_task("actor_name") or "") if self.get_actor_id() else None
+
+    def get_placement_group_id(self) -> str | None:
+        group = self._of_task("placement_group")
+        return group.hex() if isinstance(group, bytes) else group
+
+    def get_assigned_resources(self) -> dict[str, float]:
+        """What this task or actor was granted."""
+        assigned = (self._of_task("assigned") or {}).get("resources") or {}
+        return {name: value / UNIT if isinstance(value, int) else value for name, value in assigned.items()}
+
+    def get_accelerator_ids(self) -> dict[str, list[str]]:
+        return {"GPU": [str(gpu) for gpu in (self._of_task("assigned") or {}).get("gpu_ids") or []]}
+
+    def get_runtime_env_string(self) -> str:
+        import json
+
+        return json.dumps(self.runtime_env)
+
+    def get_session_name(self) -> str:
+        session = getattr(self._runtime, "session_dir", None)
+        return os.path.basename(str(session)) if session else ""
+
+    @property
+    def runtime_env(self) -> dict[str, Any]:
+        env = self._of_task("env")
+        return {"env_vars": dict(env)} if env else {}
+
+    @property
+    def namespace(self) -> str:
+        return getattr(self._runtime, "namespace", "") or ""
+
+    @property
+    def was_current_actor_reconstructed(self) -> bool:
+        """Whether this actor's process replaces one that died."""
+        return bool(self._of_task("life", 0))
+
+    @property
+    def current_actor(self) -> Any:
+        """A handle of the actor that asks."""
+        actor = self._of_task("actor")
+        if not actor:
+            raise RuntimeError("This method is only available in an actor.")
+        from zray.handles import ActorHandle
+
+        return ActorHandle.restore(actor, self._of_task("meta"), None)
+
+    @property
+    def gcs_address(self) -> str:
+        return getattr(self._runtime, "address", "") or ""
+
+    @property
+    def job_id(self) -> JobID:
+        return JobID.from_int(self._runtime.job)
+
+    @property
+    def node_id(self) -> NodeID:
+        return _padded(NodeID, self._runtime.node)
+
+    @property
+    def worker_mode(self) -> str:
+        return self._runtime.kind
+
+    def get(self) -> dict[str, Any]:
+        """Everything at once."""
+        found = {"job_id": self.get_job_id(), "node_id": self.get_node_id(), "namespace": self.namespace}
+        if self.get_task_id():
+            found["task_id"] = self.get_task_id()
+        if self.get_actor_id():
+            found["actor_id"] = self.get_actor_id()
+        return found
+
+    def __repr__(self) -> str:
+        return f"RuntimeContext({', '.join(f'{name}={value}' for name, value in self.get().items())})"
+
+
+def _padded(cls: Any, raw: bytes) -> Any:
+    """An id class's width from an incarnation, which is its first 8 bytes."""
+    return cls(raw[: cls.SIZE].ljust(cls.SIZE, b"\0"))
+
+
+def get_runtime_context() -> RuntimeContext:
+    """The RuntimeContext of this process and thread."""
+    return RuntimeContext(connected())

@@ -1,0 +1,49 @@
+"""Parameters of remote functions and methods, in a form that pickles, to catch bad calls where they are made."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+# A parameter is (name, kind, has a default); annotations and defaults stay behind: they may not pickle.
+Param = tuple[str, int, bool]
+
+_ANY: tuple[Param, ...] = (("args", 2, False), ("kwargs", 4, False))
+
+
+class Parameters:
+    """What a callable accepts.  ``check`` costs a comparison for calls without keywords."""
+
+    __slots__ = ("_signature", "high", "low", "params")
+
+    def __init__(self, params: tuple[Param, ...]):
+        self.params = params
+        self._signature: inspect.Signature | None = None
+        kinds = inspect._ParameterKind
+        positional = [p for p in params if p[1] in (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD)]
+        self.low = sum(not p[2] for p in positional)
+        self.high = 1 << 60 if any(p[1] == kinds.VAR_POSITIONAL for p in params) else len(positional)
+        if any(p[1] == kinds.KEYWORD_ONLY and not p[2] for p in params):
+            self.low = 1 << 61  # a required keyword: no call without keywords is right
+
+    @classmethod
+    def of(cls, function: Callable[..., Any], skip_self: bool = False) -> Parameters:
+        """Of a function; of an unbound method with ``skip_self``; anything goes where Python cannot tell."""
+        try:
+            parameters = list(inspect.signature(function).parameters.values())
+        except (ValueError, TypeError):
+            return cls(_ANY)
+        if skip_self and parameters and parameters[0].kind in (0, 1):
+            parameters = parameters[1:]
+        return cls(tuple((p.name, int(p.kind), p.default is not p.empty) for p in parameters))
+
+    def check(self, args: tuple, kwargs: dict[str, Any]) -> None:
+        """TypeError in Python's words when the call would fail."""
+        if not kwargs and self.low <= len(args) <= self.high:
+            return
+        if self._signature is None:
+            self._signature = inspect.Signature([
+                inspect.Parameter(name, inspect._ParameterKind(kind), default=None if default else inspect.Parameter.empty)
+                for name, kind, default in self.params])
+        self._signature.bind(*args, **kwargs)

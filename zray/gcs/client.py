@@ -402,7 +402,8 @@ class GcsClient:
         if watch is None:
             self.counters["late"] += 1
             return
-        if message.previous > watch.seen and not message.reset:
+        # A reset answers one question; if I have moved on since I asked, the changes after where I am are better.
+        if message.previous != watch.seen if message.reset else message.previous > watch.seen:
             self.counters["watch_gap"] += 1
             if not watch.waiting:
                 self._ask_watch(watch)

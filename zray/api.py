@@ -37,9 +37,11 @@ def init(address: str | None = None, **options: Any) -> ClusterContext:
 
 def shutdown(_exiting_interpreter: bool = False) -> None:
     """Disconnect, and end the node that ``init`` started.  Harmless without a runtime; ``init`` may follow."""
-    runtime = current()
-    if runtime is not None:
-        runtime.shutdown()
+    import sys
+
+    module = sys.modules.get("zray.cluster_context")
+    if module is not None:
+        module.shutdown()
 
 
 def is_initialized() -> bool:
@@ -197,7 +199,7 @@ def cluster_resources() -> dict[str, float]:
 
 def available_resources() -> dict[str, float]:
     """What is free now, by resource."""
-    return connected().query("available")["available"]
+    return connected().query("available")["resources"]
 
 
 def timeline(filename: str | os.PathLike[str] | None = None) -> list[dict[str, Any]] | None:

@@ -1,19 +1,22 @@
 """``init``: which node to join, starting one where there is none, and the context object that it returns.
 
-The seams: ``zray.node.launch.start_node(options) -> NodeHandle`` starts a daemon, ``find_session(address) -> NodeHandle``
-finds one, and ``zray.runtime.connect(node, job, owns_node)`` makes this process its driver.
+zray.node.launch starts and finds daemons, zray.runtime.for_driver makes this process the driver of one.
 """
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zray.connection import current
 from zray.options import TASK_OPTIONS
+
+if TYPE_CHECKING:
+    from zray.node.launch import NodeHandle
 
 # Ray's keywords that have no counterpart: accepted, so that programs run, and ignored.
 _IGNORED = frozenset((
@@ -124,19 +127,56 @@ def _init_local(options: dict[str, Any]) -> ClusterContext:
 
 
 def _init_cluster(address: str | None, options: dict[str, Any]) -> ClusterContext:
-    from zray import runtime
     from zray.node import launch
 
     address = address or _environment("ADDRESS")
     own = address is None or address == "local"
     if own:
-        node = launch.start_node({name: options[name] for name in _OF_A_NODE if options.get(name) is not None})
+        given = {name: options[name] for name in _OF_A_NODE if options.get(name) is not None}
+        given["config"] = given.pop("_system_config", {})
+        starting = launch.spawn_node(launch.NodeOptions(**given))
+        from zray.runtime import for_driver  # imports while the daemon starts
+
+        node = starting.wait()
     else:
         for name in _OF_A_NODE:
             if options.get(name):
                 raise ValueError(f"When connecting to an existing cluster, {name} must not be provided.")
-        node = launch.find_session(address)
-    return _context(runtime.connect(node, job_config(options), owns_node=own))
+        node = launch.find_session(address or "auto")
+        from zray.runtime import for_driver
+    config = job_config(options)
+    try:
+        runtime = for_driver(session_dir=node.session_dir, node=node.node, node_endpoint=node.endpoint, config=config,
+                             overrides=options.get("_system_config") or {})
+    except BaseException:
+        if own:
+            node.stop()
+        raise
+    if config["log_to_driver"]:
+        from zray.driver_log import show
+
+        runtime.driver_log = show
+    global _own_node
+    _own_node = node if own else None
+    atexit.unregister(shutdown)  # once, and after what was registered meanwhile
+    atexit.register(shutdown)
+    return _context(runtime)
+
+
+_own_node: NodeHandle | None = None  # started by init, ended by shutdown
+
+
+def shutdown() -> None:
+    """See :func:`zray.api.shutdown`."""
+    global _own_node
+    runtime = current()
+    node, _own_node = _own_node, None
+    try:
+        if runtime is not None and runtime.kind == "driver":
+            runtime.shutdown()
+    finally:
+        if node is not None:
+            node.stop()
 
 
 def job_config(options: dict[str, Any]) -> dict[str, Any]:
@@ -158,11 +198,7 @@ def job_config(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _context(runtime: Any) -> ClusterContext:
-    describe = getattr(runtime, "address_info", None)
-    info = dict(describe() if callable(describe) else describe or {})
-    info.setdefault("node_ip_address", "127.0.0.1")
-    info.setdefault("session_dir", str(getattr(runtime, "session_dir", "") or ""))
-    info.setdefault("node_id", runtime.node.hex())
-    info.setdefault("address", info["session_dir"])
-    info.setdefault("gcs_address", info["session_dir"])
-    return ClusterContext(info)
+    session_dir = os.path.dirname(runtime.endpoint.removeprefix("ipc://"))
+    return ClusterContext({
+        "node_ip_address": "127.0.0.1", "session_dir": session_dir, "address": session_dir, "gcs_address": session_dir,
+        "node_id": runtime.node_info.get("NodeID") or runtime.node.hex(), "webui_url": ""})

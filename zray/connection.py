@@ -6,14 +6,24 @@ Both kinds of runtime install themselves where references look for theirs (zray.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
-from zray.refs import _hooks
+from zray.refs import _hooks, wake
 
 
 def current() -> Any:
     """The runtime of this process or None."""
     return _hooks["runtime"]
+
+
+def _forget_in_child() -> None:
+    """A forked child shares the sockets of its parent and must not touch them: it starts without a runtime."""
+    _hooks["runtime"] = None
+    wake.armed = False
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
 
 
 def connected() -> Any:

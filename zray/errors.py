@@ -185,8 +185,8 @@ def load_error(payload: bytes) -> RayTaskError:
                 cause = loaded
             else:
                 note = f"its pickle gave a {type(loaded).__name__}"
-        except Exception as error:  # user code: any failure to rebuild must leave the text
-            note = f"{type(error).__name__}: {error}"
+        except Exception as broken:  # user code: any failure to rebuild must leave the text
+            note = f"{type(broken).__name__}: {broken}"
     text = f"{record.function}() (pid={record.pid}, ip={record.ip})\n{record.traceback.rstrip()}"
     if cause is None and note:
         text += f"\n(the {record.type_name} itself could not be brought back: {note})"

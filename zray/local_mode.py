@@ -86,12 +86,14 @@ class LocalRuntime:
 
     kind = "driver"
     job = 1
+    endpoint = ""
 
     def __init__(self, num_cpus: float | None = None, num_gpus: float | None = None,
                  resources: dict[str, float] | None = None, namespace: str | None = None):
         self.incarnation = ids.new_incarnation()
         self.node = self.incarnation
         self.namespace = namespace or "local"
+        self.node_info: dict[str, Any] = {"NodeID": self.node.ljust(ids.NODE_SIZE, b"\0").hex()}
         self.context = LocalContext()
         self.resources = {"CPU": float(num_cpus or os.cpu_count() or 1), **{k: float(v) for k, v in (resources or {}).items()}}
         if num_gpus:
@@ -196,7 +198,7 @@ class LocalRuntime:
                                  "Use max_restarts, another name, or get_if_exists=True.")
         actor_id = ids.actor_id(self._prefix, next(self._counter))
         actor = self._actors[actor_id] = _Actor(cls.meta(options), options, self.namespace)
-        instance = cls.cls.__new__(cls.cls)
+        instance = object.__new__(cls.cls) if cls.cls.__new__ is object.__new__ else cls.cls.__new__(cls.cls, *args, **kwargs)
         actor.instance = instance
         made = self._run(self._new_task(), instance.__init__, args, kwargs, 1, f"{cls.name}.__init__", actor_id)
         error = made._record.error
@@ -254,6 +256,9 @@ class LocalRuntime:
 
     # ------------------------------------------------------------ objects
 
+    def get_map(self, wanted: Any, timeout: float | None) -> list[Any]:
+        return self.get(wanted, timeout)
+
     def get(self, wanted: Sequence[ObjectRef], timeout: float | None) -> list[Any]:
         return [ref._record.result() for ref in wanted]
 
@@ -294,11 +299,14 @@ class LocalRuntime:
     def query(self, what: str, **args: Any) -> dict[str, Any]:
         node = {"NodeID": self.node.ljust(ids.NODE_SIZE, b"\0").hex(), "Alive": True, "NodeManagerAddress": "127.0.0.1",
                 "Resources": dict(self.resources), "Labels": {}}
-        actors = [{"actor_id": actor_id.hex(), "name": a.name or "", "namespace": a.namespace,
+        actors = [{"actor_id": actor_id, "name": a.name or "", "namespace": a.namespace,
                    "state": "DEAD" if a.death else "ALIVE"} for actor_id, a in self._actors.items()]
-        views = {"nodes": [node], "resources": dict(self.resources), "available": dict(self.resources), "actors": actors,
-                 "events": []}
-        return {**views, what: views.get(what, [])}
+        if args.get("named"):
+            actors = [row for row in actors if row["name"] and row["state"] == "ALIVE"]
+        views: dict[str, dict[str, Any]] = {
+            "nodes": {"nodes": [node]}, "resources": {"resources": dict(self.resources)},
+            "available": {"resources": dict(self.resources)}, "actors": {"actors": actors}, "events": {"events": []}}
+        return views.get(what, {"error": f"local mode has no view {what!r}"})
 
     def explain(self, ref: ObjectRef) -> str:
         return f"{ref!r}: it is ready (local mode runs tasks at .remote())"

@@ -121,7 +121,7 @@ def pickle_by_value_if_unreachable(definition: Any) -> None:
 _reachable_builtins = frozenset(("builtins", "__main__", "__mp_main__"))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _is_reachable(name: str) -> bool:
     module = sys.modules.get(name)
     if module is None or getattr(module, "__file__", None) is None:

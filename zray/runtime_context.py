@@ -27,7 +27,7 @@ class RuntimeContext:
         return JobID.from_int(self._runtime.job).hex()
 
     def get_node_id(self) -> str:
-        return _padded(NodeID, self._runtime.node).hex()
+        return self._runtime.node_info.get("NodeID") or _padded(NodeID, self._runtime.node).hex()
 
     def get_worker_id(self) -> str:
         worker = getattr(self._runtime, "worker_id", None)
@@ -74,8 +74,7 @@ class RuntimeContext:
         return json.dumps(self.runtime_env)
 
     def get_session_name(self) -> str:
-        session = getattr(self._runtime, "session_dir", None)
-        return os.path.basename(str(session)) if session else ""
+        return os.path.basename(self.gcs_address)
 
     @property
     def runtime_env(self) -> dict[str, Any]:
@@ -103,7 +102,8 @@ class RuntimeContext:
 
     @property
     def gcs_address(self) -> str:
-        return getattr(self._runtime, "address", "") or ""
+        """Where others can join: the session directory."""
+        return os.path.dirname(self._runtime.endpoint.removeprefix("ipc://"))
 
     @property
     def job_id(self) -> JobID:
@@ -111,7 +111,7 @@ class RuntimeContext:
 
     @property
     def node_id(self) -> NodeID:
-        return _padded(NodeID, self._runtime.node)
+        return NodeID.from_hex(self.get_node_id())
 
     @property
     def worker_mode(self) -> str:
@@ -120,10 +120,10 @@ class RuntimeContext:
     def get(self) -> dict[str, Any]:
         """Everything at once."""
         found = {"job_id": self.get_job_id(), "node_id": self.get_node_id(), "namespace": self.namespace}
-        if self.get_task_id():
-            found["task_id"] = self.get_task_id()
-        if self.get_actor_id():
-            found["actor_id"] = self.get_actor_id()
+        if task := self.get_task_id():
+            found["task_id"] = task
+        if actor := self.get_actor_id():
+            found["actor_id"] = actor
         return found
 
     def __repr__(self) -> str:

@@ -21,7 +21,6 @@ import os
 import pickle
 import struct
 import threading
-import traceback
 from collections.abc import Callable, Sequence
 from pickle import PickleBuffer
 from typing import Any
@@ -409,6 +408,8 @@ def _dump_cause(cause: BaseException) -> tuple[bytes | None, str]:
 
 
 def _format(error: BaseException, hide_frames: int) -> str:
+    import traceback  # 4 ms, for a process that has nothing to report yet
+
     trace = error.__traceback__
     for _ in range(hide_frames):
         if trace is not None and trace.tb_next is not None:

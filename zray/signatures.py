@@ -43,7 +43,8 @@ class Parameters:
         if not kwargs and self.low <= len(args) <= self.high:
             return
         if self._signature is None:
+            kinds, empty = inspect._ParameterKind, inspect.Parameter.empty
             self._signature = inspect.Signature([
-                inspect.Parameter(name, inspect._ParameterKind(kind), default=None if default else inspect.Parameter.empty)
+                inspect.Parameter(name, kinds(kind), default=None if default else empty)
                 for name, kind, default in self.params])
         self._signature.bind(*args, **kwargs)

@@ -1,0 +1,41 @@
+"""Worker output, as the driver shows it: ``(f pid=123) text``, exact repeats within a batch folded, none lost."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+FOLD = os.environ.get("ZRAY_DEDUP_LOGS", os.environ.get("RAY_DEDUP_LOGS", "1")) not in ("0", "false")
+
+
+def render(lines: list[Any], dropped: int, fold: bool = FOLD) -> tuple[str, str]:
+    """What to print for one LogLines message: ``(to stdout, to stderr)``."""
+    repeats: dict[tuple[bool, str], int] = {}
+    if fold:
+        for _, _, is_stderr, text in lines:
+            repeats[bool(is_stderr), text] = repeats.get((bool(is_stderr), text), 0) + 1
+    out: list[str] = []
+    err: list[str] = []
+    for name, pid, is_stderr, text in lines:
+        count = repeats.get((bool(is_stderr), text), 1)
+        if count == 0:
+            continue  # shown already, with its count
+        if fold:
+            repeats[bool(is_stderr), text] = 0
+        note = f" [repeated {count}x across processes]" if count > 1 else ""
+        (err if is_stderr else out).append(f"({name} pid={pid}) {text}{note}\n" if name else f"(pid={pid}) {text}{note}\n")
+    if dropped:
+        err.append(f"({dropped} lines of worker output were dropped; they are in the session's logs)\n")
+    return "".join(out), "".join(err)
+
+
+def show(message: Any) -> None:
+    """Print a LogLines message; a closed or broken stdout is the user's business."""
+    for text, stream in zip(render(message.lines, message.dropped), (sys.stdout, sys.stderr), strict=True):
+        if text and stream is not None:
+            try:
+                stream.write(text)
+                stream.flush()
+            except (OSError, ValueError):
+                continue

@@ -1,0 +1,39 @@
+"""Small tools on top of tasks and actors, at Ray's names."""
+
+from zray.serialization import register_serializer
+from zray.util.actor_pool import ActorPool
+from zray.util.listing import list_named_actors
+from zray.util.serializability import inspect_serializability
+from zray.util.streams import as_completed, map_unordered
+
+__all__ = [
+    "ActorPool",
+    "as_completed",
+    "deregister_serializer",
+    "get_node_ip_address",
+    "inspect_serializability",
+    "list_named_actors",
+    "map_unordered",
+    "register_serializer",
+    "scheduling_strategies",
+]
+
+
+def deregister_serializer(cls: type) -> None:
+    """Undo :func:`register_serializer` in this process."""
+    from zray.serialization import unregister_serializer
+
+    unregister_serializer(cls)
+
+
+def get_node_ip_address() -> str:
+    """The address of this node."""
+    return "127.0.0.1"
+
+
+def __getattr__(name: str):
+    if name in ("queue", "scheduling_strategies"):
+        import importlib
+
+        return importlib.import_module(f"zray.util.{name}")
+    raise AttributeError(f"module 'zray.util' has no attribute {name!r}")

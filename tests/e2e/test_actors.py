@@ -256,12 +256,15 @@ def test_max_concurrency_bounds_an_async_actor():
     class Bounded:
         def __init__(self):
             self.now = self.most = 0
+            self.full = asyncio.Event()
 
         async def run(self):
             self.now += 1
             self.most = max(self.most, self.now)
-            for _ in range(5):
-                await asyncio.sleep(0)
+            if self.now == 3:
+                self.full.set()
+            await self.full.wait()
+            await asyncio.sleep(0)
             self.now -= 1
             return self.most
 

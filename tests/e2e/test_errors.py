@@ -144,6 +144,7 @@ def test_unusual_exceptions_end_as_errors_not_as_silence(raised):
         ray.get(fail.remote())
 
 
+@pytest.mark.zray_only
 def test_errors_can_be_pickled_by_the_user():
     @ray.remote
     def fail():

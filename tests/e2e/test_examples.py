@@ -18,8 +18,8 @@ pytestmark = pytest.mark.skipif(not IS_ZRAY, reason="the examples import zray")
 def run_main(module: str, call: str):
     """The result of ``module.main(...)``, as JSON, from a process started in examples/."""
     program = f"import json, {module}\nif __name__ == '__main__':\n print('RESULT' + json.dumps({module}.{call}))"
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT / "examples", env=environment(PYTHONWARNINGS="default"),
-                          text=True, capture_output=True, timeout=110)
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT / "examples", text=True, capture_output=True,
+                          env=environment(PYTHONWARNINGS="default"), timeout=110)
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout.partition("RESULT")[2].splitlines()[0])
 

@@ -151,8 +151,8 @@ def test_a_test_module_under_pytest(tmp_path, session_root):
         def test_double(session):
             assert ray.get(double.remote(4)) == 8
     """))
-    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_user.py"], cwd=tmp_path,
-                          env=environment(), text=True, capture_output=True, timeout=60)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_user.py"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(), text=True, capture_output=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -86,6 +86,12 @@ class SimClient:
     def finished(self) -> bool:
         return self.left == 0 and self._open is None
 
+    def on_message(self, source: bytes, message: Any) -> None:
+        if source == DECIDER:
+            self.client.configured(message)
+        else:
+            self.client.on_message(source, message)
+
     def next(self) -> None:
         """Issue the next operation."""
         self.left -= 1
@@ -155,7 +161,7 @@ class SimChain:
         self.net.call_at(0, self._decider_tick)
         self.clients = [SimClient(b"c%d" % i, self, operations) for i in range(clients)]
         for client in self.clients:
-            self.net.register(client.name, client.client.on_message)
+            self.net.register(client.name, client.on_message)
             self.net.call_at(0, client.tick)
             self.net.call_at(self.net.random.uniform(0, 0.02), client.next)
 
@@ -198,6 +204,9 @@ class SimChain:
         for name in (*self.config.members, self.config.joining):
             if name:
                 self.net.send(DECIDER, name, (self.config, self.lease_until))
+        for client in self.clients:
+            if self.net.random.random() < 0.05:  # seldom: clients should mostly find out by redirects
+                self.net.send(DECIDER, client.name, self.config)
         self.net.call_at(self.net.now + TICK_S, self._decider_tick)
 
     def _on_report(self, tail: bytes, epoch: int) -> None:

@@ -1,0 +1,93 @@
+"""Interrupting the running task, and nothing else.
+
+``current`` is the task whose user code the main thread runs now; the executor sets it just before the call and clears
+it right after.  A cancel request names a (task, attempt).  The request sends the process a signal, which also gets
+the thread out of a blocking call; Python then runs :meth:`Interrupts._on_signal` on the main thread, and only there
+is decided whether to raise:
+
+    current is the task that was meant, no transition under way    raise KeyboardInterrupt in the user's code
+    the thread is inside a transition (owns the loop's lock)       the loop records it, and raises when that ends
+    another task runs by now, or none                              the request is void
+
+SetAsyncExc was the alternative; it does not end a ``time.sleep`` and cannot be checked when it lands.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from typing import Any
+
+from zray.worker.queue import ATTEMPT, TASK_ID
+
+# A real-time signal that neither libraries nor shells use.
+SIGNAL = signal.SIGRTMIN + 7
+ASK_AGAIN_S = 0.002
+
+
+class Interrupts:
+    """What may be interrupted now, and what somebody wants interrupted."""
+
+    __slots__ = ("current", "wanted", "hit", "_loop", "_main", "_now", "_timer", "deferred")
+
+    def __init__(self, loop: Any, now: Any):
+        self.current: list[Any] | None = None
+        self.wanted: tuple[bytes, int] | None = None
+        self.hit: tuple[bytes, int] | None = None  # the interrupt that was raised last
+        self._loop = loop
+        self._main = threading.main_thread().ident
+        self._now = now
+        self._timer: Any = None
+        self.deferred = False  # recorded with the loop, which raises it when its lock is free
+
+    def install(self) -> None:
+        """Take the signal.  Main thread only."""
+        signal.signal(SIGNAL, self._on_signal)
+
+    def uninstall(self) -> None:
+        signal.signal(SIGNAL, signal.SIG_IGN)
+
+    def request(self, task: bytes, attempt: int) -> bool:
+        """Under the lock: interrupt the task if it is the one running; False when it is not."""
+        current = self.current
+        if current is None or current[TASK_ID] != task or current[ATTEMPT] != attempt:
+            return False
+        self.wanted = task, attempt
+        self._send()
+        return True
+
+    def was_hit(self, task: list[Any]) -> bool:
+        """Whether this attempt was interrupted by us (and not by a KeyboardInterrupt of its own making)."""
+        return self.hit is not None and self.hit == (task[TASK_ID], task[ATTEMPT])
+
+    def _send(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pthread_kill(self._main, SIGNAL)  # type: ignore[arg-type]
+        if self._timer is None:
+            self._timer = self._loop.call_at(self._now() + ASK_AGAIN_S, self._again)
+
+    def _again(self) -> None:
+        self._timer = None
+        wanted, current = self.wanted, self.current
+        if wanted is None:
+            return
+        if current is None or (current[TASK_ID], current[ATTEMPT]) != wanted:
+            self.wanted = None  # it ended by itself
+            return
+        self._send()
+
+    def _on_signal(self, signum: int, frame: Any) -> None:
+        wanted, current = self.wanted, self.current
+        if wanted is None or current is None or (current[TASK_ID], current[ATTEMPT]) != wanted:
+            return
+        self.wanted = None
+        self.hit = wanted
+        if self._loop.lock._is_owned():
+            self.deferred = self._loop.sigint = True
+            return
+        raise KeyboardInterrupt
+
+    def forget(self) -> None:
+        """The task ended before the deferred interrupt could be raised: it is void."""
+        self.deferred = self._loop.sigint = False

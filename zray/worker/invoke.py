@@ -1,0 +1,116 @@
+"""From wire values to a call and back: arguments in, results and errors out, for tasks and actor calls alike.
+
+The executor's loop has its own short cut for the plain case (one return, no references); everything else is here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from zray import serialization
+from zray.ids import return_id
+from zray.messages import FAILED
+from zray.worker.queue import ARGS, ATTEMPT, EXTRA, RETURNS, TASK_ID
+
+NONE = serialization.NONE
+STREAMING = -1
+DYNAMIC = -2
+
+
+class DependencyFailed(Exception):
+    """An argument is an error: the task fails with that error, as it is (``value`` is its wire form)."""
+
+    def __init__(self, value: Any):
+        super().__init__(value)
+        self.value = value
+
+
+def arguments(rt: Any, task: list[Any], register: Callable[[Any], None] | None = None) -> tuple[Any, dict[str, Any]]:
+    """``(args, kwargs)`` of a call; may read the store, runs user code (unpickling).
+
+    ``register`` is called with each reference that comes inside them.
+    """
+    extra = task[EXTRA] or {}
+    deps = extra.get("deps") or ()
+    for value in deps:
+        if type(value) is list and value and value[0] == FAILED:
+            raise DependencyFailed(value)
+    payload = rt.values.payload
+    loads = serialization.loads
+    values = [loads(payload(value), register) for value in deps]
+    return serialization.load_args(payload(task[ARGS]), extra.get("slots", ()) if values else (), values, register)
+
+
+def encode(rt: Any, value: Any, task: bytes, index: int) -> Any:
+    """One value to its wire form: inline when it is small and plain, else by the runtime (store, references)."""
+    if value is None:
+        return NONE
+    serialized = serialization.dumps(value)
+    if serialized.refs:
+        return rt.encode_result(value, task, index)
+    if not serialized.buffers and len(serialized.pickle) <= rt.config.inline_bytes_max:
+        return serialized.pickle
+    return rt.values.place(serialized, return_id(task, index))
+
+
+def returns(rt: Any, value: Any, task: list[Any], name: str) -> Any:
+    """The result of a call with n returns: a wire value, or ``[0, values, extra]``."""
+    count = task[RETURNS]
+    if count == 1:
+        return encode(rt, value, task[TASK_ID], 1)
+    if count == 0:
+        return [0, [], {}]
+    try:
+        values = tuple(value)
+    except TypeError:
+        raise ValueError(
+            f"Task {name} has num_returns={count} and returned a {type(value).__name__}, which cannot be split"
+        ) from None
+    if len(values) != count:
+        raise ValueError(f"Task returned {len(values)} objects, but num_returns={count}.")
+    return [0, [encode(rt, part, task[TASK_ID], index) for index, part in enumerate(values, 1)], {}]
+
+
+def dynamic(rt: Any, value: Any, task: list[Any]) -> Any:
+    """``num_returns="dynamic"``: all items of the generator, each an object of its own."""
+    values = [encode(rt, part, task[TASK_ID], index) for index, part in enumerate(value, 1)]
+    return [0, values, {"dynamic": True}]
+
+
+def with_extra(result: Any, **extra: Any) -> Any:
+    """The result with more to say about it."""
+    if type(result) is list and result and result[0] == 0:
+        result[2].update(extra)
+        return result
+    return [0, [result], extra]
+
+
+def cancelled(task: list[Any], name: str, reason: str = "") -> list[Any]:
+    detail: dict[str, Any] = {"task": task[TASK_ID], "name": name}
+    if reason:
+        detail["reason"] = reason
+    return [FAILED, "cancelled", detail]
+
+
+def failure(error: BaseException, name: str, hide_frames: int = 1) -> list[Any]:
+    """The wire form of what user code raised.  Never fails."""
+    if isinstance(error, DependencyFailed):
+        return error.value
+    detail = serialization.dump_error(error, name, hide_frames=hide_frames)
+    # The traceback holds the frames and so the arguments: without this a failed task pins its arrays until the
+    # next garbage collection.
+    error.__traceback__ = None
+    return [FAILED, "task_error", detail]
+
+
+def task_name(task: list[Any], name: str) -> str:
+    extra = task[EXTRA]
+    return (extra.get("name") or name) if extra else name
+
+
+def identity(task: list[Any]) -> tuple[bytes, int]:
+    return task[TASK_ID], task[ATTEMPT]
+
+
+Function = Callable[..., Any]

@@ -1,0 +1,104 @@
+"""The entry of a worker process: the zygote's child calls :func:`run`."""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import os
+import signal
+import sys
+from typing import Any
+
+from zray import ids
+from zray.messages import ActorInit, JobConfig, WorkerReady
+from zray.worker import process
+from zray.worker.executor import Executor
+from zray.worker.queue import Lease
+
+# How long an exiting worker waits for its last replies to be taken.
+DRAIN_S = 5.0
+NODE_LOST_EXIT = 86
+
+
+class Worker:
+    """The worker process: its Runtime, its Executor, its surroundings."""
+
+    def __init__(self, spec: dict[str, Any]):
+        from zray.runtime import Runtime
+
+        self.rt = Runtime.for_worker(spec)
+        self.executor = Executor(self.rt)
+        info = spec.get("node_info") or {}
+        resources = info.get("resources") or info.get("Resources") or {}
+        self.node_has_gpus = bool(resources.get("GPU"))
+        self.executor.on_lease = self.on_lease
+        self.executor.on_actor = self.on_actor
+        self.rt.lost_node = self.on_node_lost
+
+    def run(self) -> None:
+        rt = self.rt
+        self.executor.install()
+        process.mark_output(rt.context)
+        os.register_at_fork(before=process.flush_output, after_in_child=self.forget)
+        with rt.loop.lock:
+            rt.handlers[JobConfig.CODE] = self.on_job
+            rt.send(rt.node, WorkerReady(os.getpid()))
+        rt.loop.kick()
+        # What start-up made lives as long as the process: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+        self.executor.run_forever()
+
+    # ------------------------------------------------------------ taking on a job
+
+    def on_job(self, peer: bytes, message: JobConfig) -> None:
+        rt = self.rt
+        rt.job = rt.context.job = message.job
+        rt.job_bytes = ids.JobID.from_int(message.job).binary()
+        rt.namespace = message.config.get("namespace") or ""
+        process.take_on_job(message.config)
+
+    def on_lease(self, lease: Lease) -> None:
+        self.rt.context.env = lease.env
+        process.take_on_environment(lease.env, lease.assigned, self.node_has_gpus)
+
+    def on_actor(self, message: ActorInit) -> None:
+        process.take_on_environment(message.spec.get("env"), message.assigned, self.node_has_gpus)
+
+    # ------------------------------------------------------------ ends
+
+    def on_node_lost(self) -> None:
+        """Workers end with their node.  Called on whichever thread polls; user code may be running on another."""
+        process.flush_output()
+        os._exit(NODE_LOST_EXIT)
+
+    def forget(self) -> None:
+        """In a child that user code forked: nothing here is the child's to use."""
+        self.executor.forked = True
+        self.executor.interrupts.uninstall()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        from zray import refs
+
+        refs._hooks["runtime"] = None
+        refs.wake.armed = False
+
+
+def run(spec: dict[str, Any]) -> None:
+    """Serve until the node, the job or the last task says to stop; does not return."""
+    code = 0
+    try:
+        faulthandler.enable()
+        worker = Worker(spec)
+        worker.run()
+        worker.rt.drain(DRAIN_S)
+        worker.rt.shutdown()
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+        code = 1
+    finally:
+        process.flush_output()
+        sys.stdout = sys.stderr = None  # type: ignore[assignment]
+        # Not sys.exit: threads of user code must not hold the process, nor their exit handlers run twice after a fork.
+        os._exit(code)

@@ -1,0 +1,232 @@
+"""Chunks of ``f.map``: one unpickle, a tight loop, one pickle.
+
+Items are claimed one by one from the left of a deque; a hand-back claims from its right end (zray.worker.queue), so a
+chunk with a slow item gives the rest away while that item runs.  Results go out at least every FLUSH_NS.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import Any
+
+from zray import serialization
+from zray.messages import MapDone
+from zray.worker import invoke
+from zray.worker.queue import ATTEMPT, TASK_ID, Chunk, Lease
+
+FLUSH_NS = 5_000_000
+# Items between two looks at the clock: the first look comes after one item, then the step follows what they cost.
+STEP_NS = 500_000
+STEP_MAX = 16_384
+# Steps of at least this many items run in the tight loop: those items take under two microseconds.
+TIGHT_ITEMS = 256
+
+
+class MapRunner:
+    """Runs chunks for the executor."""
+
+    def __init__(self, executor: Any):
+        self.executor = executor
+
+    def run(self, lease: Lease, chunk: Chunk) -> None:
+        """Run a chunk to its end, or to where it was split."""
+        executor = self.executor
+        rt = executor.rt
+        # As a task in wire form: what the context, the names in errors and a cancel look at.
+        task: list[Any] = [chunk.task, chunk.attempt, chunk.function, b"", 1, None]
+        try:
+            executor.interrupts.current = task
+            function, name = executor.table.get(chunk.function) or executor.functions.load(chunk.function)
+            items = self._items(chunk)
+            executor.interrupts.current = None
+        except BaseException as error:
+            executor.interrupts.current = None
+            self._fail_all(lease, chunk, executor.failed(error, task, ""))
+            return
+        context = rt.context
+        context.task_name = name
+        with executor.loop.lock:
+            executor.flush()  # replies of earlier tasks must not wait for the chunk
+            chunk.items = items
+        _Run(self, lease, chunk, function, name, items).run()
+        chunk.items = None
+
+    def _items(self, chunk: Chunk) -> deque[Any]:
+        payload = chunk.payload
+        chunk.payload = None
+        values = serialization.loads(payload) if type(payload) is bytes else self.executor.rt.resolve([payload], chunk.task)[0]
+        if len(values) != chunk.count:
+            raise ValueError(f"a chunk of {chunk.count} items came with {len(values)}")
+        return deque(values)
+
+    def _fail_all(self, lease: Lease, chunk: Chunk, error: Any) -> None:
+        """Nothing of the chunk could be run: the function or the arguments do not load."""
+        results = serialization.to_bytes(serialization.dumps([None] * chunk.count))
+        failures = [[position, error] for position in range(chunk.count)]
+        self.send(lease, MapDone(lease.number, chunk.first, chunk.count, results, failures, 0))
+
+    def send(self, lease: Lease, message: MapDone) -> None:
+        rt = self.executor.rt
+        with self.executor.loop.lock:
+            rt.send(lease.owner, message)
+            self.executor.loop.kick()
+
+
+class _Run:
+    """One chunk under way: what ran since the last flush."""
+
+    __slots__ = ("runner", "lease", "chunk", "function", "name", "items", "sent", "results", "failures",
+                 "position")
+
+    def __init__(self, runner: MapRunner, lease: Lease, chunk: Chunk, function: Any, name: str, items: deque[Any]):
+        self.runner = runner
+        self.lease = lease
+        self.chunk = chunk
+        self.function = function
+        self.name = name
+        self.items = items
+        self.sent = 0  # items whose results were sent
+        self.results: list[Any] = []
+        self.failures: list[list[Any]] = []
+        self.position = _Position(chunk, runner.executor.rt.marks)
+
+    def run(self) -> None:
+        clock = time.perf_counter_ns
+        marks = self.runner.executor.rt.marks
+        flushed = before = clock()
+        step = 1
+        while self.items:
+            self._some(step)
+            marks[2] = self.chunk.first + self.sent + len(self.results) - 1
+            now = clock()
+            took = max(1, now - before)
+            before = now
+            if now - flushed >= FLUSH_NS and self.items:
+                self._flush(now - flushed)
+                flushed = before = clock()
+            step = max(1, min(STEP_MAX, step * 8, step * STEP_NS // took))
+        self._flush(clock() - flushed)
+
+    def _some(self, step: int) -> None:
+        """Run up to ``step`` items; one that raises ends the inner loop, not the chunk."""
+        first = self.chunk.first
+        end = self.sent + len(self.results) + step
+        interrupts = self.runner.executor.interrupts
+        while self.items:
+            position = self.sent + len(self.results)
+            if position >= end:
+                return
+            try:
+                if step >= TIGHT_ITEMS and not self.chunk.cancelled:
+                    self._tight(range(first + position, first + end))
+                else:
+                    self._careful(position)
+            except BaseException as error:
+                interrupts.current = None
+                self._failed(error)
+
+    def _tight(self, sequences: range) -> None:
+        """The loop for items of a microsecond or less.
+
+        ``context.task`` stays that of the chunk's first item, and no item is interrupted here: an interrupt between
+        two items would have to know which of them it hit.
+        """
+        popleft = self.items.popleft
+        append = self.results.append
+        function = self.function
+        marks = self.runner.executor.rt.marks
+        if self.chunk.star:
+            function = _star(function)
+        for sequence in sequences:
+            try:
+                item = popleft()
+            except IndexError:
+                return
+            marks[1] = sequence
+            append(function(item))
+
+    def _careful(self, position: int) -> None:
+        """One item, as the task that it is."""
+        chunk, executor = self.chunk, self.runner.executor
+        try:
+            item = self.items.popleft()
+        except IndexError:
+            return
+        executor.rt.marks[1] = chunk.first + position
+        context = executor.rt.context
+        context.task = self.position[TASK_ID]
+        context.attempt = chunk.attempt
+        if position in chunk.cancelled:
+            raise _ItemCancelled
+        executor.interrupts.current = self.position
+        value = self.function(*item) if chunk.star else self.function(item)
+        executor.interrupts.current = None  # first: an interrupt from here on would fail an item that is in the list
+        self.results.append(value)
+
+    def _failed(self, error: BaseException) -> None:
+        position = len(self.results)  # relative to what was sent, as the message wants it
+        task = [self.position[TASK_ID], self.chunk.attempt]
+        if isinstance(error, _ItemCancelled):
+            failure = invoke.cancelled(task, self.name)
+        else:
+            failure = self.runner.executor.failed(error, task, self.name)
+        self.results.append(None)
+        self.failures.append([position, failure])
+
+    def _flush(self, spent_ns: int) -> None:
+        """Send what ran since the last flush."""
+        results, self.results = self.results, []
+        failures, self.failures = self.failures, []
+        count = len(results)
+        if not count:
+            return
+        first = self.chunk.first + self.sent
+        self.sent += count
+        executor = self.runner.executor
+        task = self.position.task_of(first)
+        try:
+            value = invoke.encode(executor.rt, results, task, 1)
+        except BaseException:
+            value = self._one_by_one(results, failures, first)
+        self.runner.send(self.lease, MapDone(self.lease.number, first, count, value, failures, spent_ns // count))
+
+    def _one_by_one(self, results: list[Any], failures: list[list[Any]], first: int) -> Any:
+        """Some result cannot be pickled: it fails its item, not the chunk."""
+        executor = self.runner.executor
+        for position, result in enumerate(results):
+            try:
+                serialization.dumps(result)
+            except BaseException as error:
+                results[position] = None
+                task = [self.position.task_of(first + position), self.chunk.attempt]
+                failures.append([position, executor.failed(error, task, self.name)])
+        return invoke.encode(executor.rt, results, self.position.task_of(first), 1)
+
+
+class _ItemCancelled(BaseException):
+    """Stands in for the call of an item that was cancelled before it started."""
+
+
+class _Position:
+    """The (task id, attempt) of the item that runs now, computed when somebody looks: zray.worker.cancel does."""
+
+    __slots__ = ("prefix", "base", "marks", "attempt")
+
+    def __init__(self, chunk: Chunk, marks: Any):
+        self.prefix = chunk.task[:16]
+        self.base = int.from_bytes(chunk.task[16:], "little") - chunk.first
+        self.marks = marks
+        self.attempt = chunk.attempt
+
+    def task_of(self, sequence: int) -> bytes:
+        return self.prefix + (self.base + sequence).to_bytes(8, "little")
+
+    def __getitem__(self, field: int) -> Any:
+        if field == ATTEMPT:
+            return self.attempt
+        return self.task_of(self.marks[1])
+
+
+def _star(function: Any) -> Any:
+    return lambda item: function(*item)

@@ -1,0 +1,227 @@
+"""Tasks that an owner pushed and this worker has not started: the TaskQueue machine (pure).
+
+    pushed --start--> running --finish--> gone
+       |  \\--cancel (queued)--> gone
+       \\----hand_back---------> gone
+
+One thread *starts* (the executor's), and does so without a lock: ``start`` is one ``deque.popleft``.  Everything else
+is called under the loop's lock and takes entries from the right end, also one atomic pop each, so an entry has
+exactly one taker: it is started, or handed back, or cancelled, never two of them.  A lock per task would cost as
+much as the rest of the queue.
+
+Sequence numbers rise per lease, by the owner's counting; a push that repeats numbers is dropped, which makes
+redelivery harmless.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from itertools import count, repeat
+from typing import Any
+
+TASK_ID, ATTEMPT, FUNCTION, ARGS, RETURNS, EXTRA = range(6)
+
+
+class Lease:
+    """One owner's hold on this worker, and the replies gathered for it."""
+
+    __slots__ = ("owner", "number", "assigned", "env", "next", "ends", "spent_ns", "kept")
+
+    def __init__(self, owner: bytes, number: int, assigned: dict | None = None, env: dict | None = None):
+        self.owner = owner
+        self.number = number
+        self.assigned = assigned or {}
+        self.env = env or {}
+        self.next = 1  # the lowest sequence number not yet pushed
+        self.ends: list[Any] = []  # [sequence, result, ...] not yet sent
+        self.spent_ns = 0  # run time of the tasks in ``ends``
+        self.kept: deque[list[Any]] | None = None  # an actor's caller: replies that may be asked for again
+
+    def __repr__(self) -> str:
+        return f"Lease({self.owner.hex()}, {self.number}, next={self.next})"
+
+
+class Chunk:
+    """One chunk of a map in the queue: its items are claimed one by one, from the left by the thread that runs them,
+    from the right by a hand-back."""
+
+    __slots__ = ("task", "attempt", "function", "first", "count", "items", "payload", "star", "cancelled")
+
+    def __init__(self, task: bytes, attempt: int, function: bytes, first: int, count: int, payload: Any, star: bool):
+        self.task = task
+        self.attempt = attempt
+        self.function = function
+        self.first = first
+        self.count = count  # items not handed back
+        self.payload = payload
+        self.items: deque[Any] | None = None  # None until it starts: then the arguments not yet claimed
+        self.star = star
+        self.cancelled: set[int] = set()  # positions
+
+
+Entry = tuple[Lease, int, Any]  # lease, sequence, task (a list as in PushTasks) or Chunk
+
+
+class TaskQueue:
+    """What is queued here, for which lease, and what runs."""
+
+    __slots__ = ("leases", "entries", "running")
+
+    def __init__(self) -> None:
+        self.leases: dict[tuple[bytes, int], Lease] = {}
+        self.entries: deque[Entry] = deque()
+        self.running: Entry | None = None
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    # ---- under the lock
+
+    def open(self, owner: bytes, number: int, assigned: dict | None = None, env: dict | None = None) -> Lease:
+        """The owner leased this worker (again).  Its older leases have nothing left to come."""
+        lease = self.leases.get((owner, number))
+        if lease is None:
+            lease = self.leases[owner, number] = Lease(owner, number, assigned, env)
+            busy = {id(entry[0]) for entry in self.entries}
+            if self.running is not None:
+                busy.add(id(self.running[0]))
+            for key, old in list(self.leases.items()):
+                if key[0] == owner and old is not lease and id(old) not in busy and not old.ends:
+                    del self.leases[key]
+        elif assigned is not None:
+            lease.assigned, lease.env = assigned, env or {}
+        return lease
+
+    def push(self, owner: bytes, number: int, first: int, tasks: list[Any]) -> int:
+        """Queue tasks ``first ...``; returns how many were new."""
+        lease = self.leases.get((owner, number)) or self.open(owner, number)
+        if first < lease.next:
+            tasks = tasks[lease.next - first:]
+            first = lease.next
+        lease.next = first + len(tasks)
+        self.entries.extend(zip(repeat(lease), count(first), tasks))  # noqa: B905
+        return len(tasks)
+
+    def push_chunk(self, owner: bytes, number: int, chunk: Chunk) -> bool:
+        """Queue one chunk of a map; False when it was here before."""
+        lease = self.leases.get((owner, number)) or self.open(owner, number)
+        if chunk.first < lease.next:
+            return False
+        lease.next = chunk.first + chunk.count
+        self.entries.append((lease, chunk.first, chunk))
+        return True
+
+    def hand_back(self) -> dict[Lease, list[int]]:
+        """Give up everything not started; returns the sequence numbers by lease, in order."""
+        back: dict[Lease, list[int]] = {}
+        for lease, sequence, task in self._drain():
+            sequences = back.setdefault(lease, [])
+            if type(task) is Chunk:
+                sequences.extend(range(sequence, sequence + task.count))
+            else:
+                sequences.append(sequence)
+        running = self.running
+        if running is not None and type(running[2]) is Chunk:
+            rest = split(running[2])
+            if rest:
+                back[running[0]] = list(rest) + back.get(running[0], [])
+        return back
+
+    def cancel(self, task: bytes, attempt: int) -> tuple[Lease, int] | None:
+        """Take a queued task out; returns where it was, or None when it is not queued (it may run, or be gone).
+
+        Chunks are searched by the ids they cover: a cancelled item stays in its chunk and is skipped when claimed.
+        """
+        found: tuple[Lease, int] | None = None
+        kept: list[Entry] = []
+        for entry in self._drain():
+            work = entry[2]
+            if found is None and type(work) is not Chunk and work[TASK_ID] == task and work[ATTEMPT] == attempt:
+                found = entry[0], entry[1]
+            else:
+                kept.append(entry)
+                if found is None and type(work) is Chunk:
+                    position = position_in(work, task, attempt)
+                    if position is not None:
+                        work.cancelled.add(position)
+        self.entries.extend(kept)
+        return found
+
+    def drop_owner(self, owner: bytes) -> int:
+        """The owner is gone: forget what it queued; returns how many entries."""
+        entries = self._drain()
+        kept = [entry for entry in entries if entry[0].owner != owner]
+        self.entries.extend(kept)
+        for key in [key for key in self.leases if key[0] == owner]:
+            del self.leases[key]
+        return len(entries) - len(kept)
+
+    def _drain(self) -> list[Entry]:
+        """Take all entries, from the right, while the executor may be taking from the left."""
+        taken: list[Entry] = []
+        pop = self.entries.pop
+        while True:
+            try:
+                taken.append(pop())
+            except IndexError:
+                taken.reverse()
+                return taken
+
+    # ---- the executor's thread, without the lock
+
+    def start(self) -> Entry | None:
+        """The next entry, which runs from now on; None when there is none."""
+        assert self.running is None, "a task is running already"
+        try:
+            entry = self.entries.popleft()
+        except IndexError:
+            return None
+        self.running = entry
+        return entry
+
+    def finish(self) -> None:
+        """The running entry has ended."""
+        self.running = None
+
+    def queued(self) -> Iterator[tuple[Lease, int]]:
+        """(lease, sequence) of every entry not started; for tests and views."""
+        return ((entry[0], entry[1]) for entry in list(self.entries))
+
+    def check(self) -> None:
+        """Raise AssertionError when an invariant is broken."""
+        seen: dict[int, int] = {}
+        entries = list(self.entries)
+        if self.running is not None:
+            entries.insert(0, self.running)
+        for lease, sequence, task in entries:
+            assert self.leases.get((lease.owner, lease.number), lease) is lease, "two records of one lease"
+            assert sequence > seen.get(id(lease), 0), "sequence numbers do not rise"
+            last = sequence + task.count - 1 if type(task) is Chunk else sequence
+            assert last < lease.next, "an entry beyond the lease's next sequence number"
+            seen[id(lease)] = sequence
+
+
+def split(chunk: Chunk) -> range:
+    """Claim all items of a running chunk that nobody claimed; returns their sequence numbers."""
+    items = chunk.items
+    if not items:
+        return range(0)
+    taken = 0
+    end = chunk.first + chunk.count
+    try:
+        while True:
+            items.pop()
+            taken += 1
+    except IndexError:
+        pass
+    chunk.count -= taken
+    return range(end - taken, end)
+
+
+def position_in(chunk: Chunk, task: bytes, attempt: int) -> int | None:
+    """Which item of the chunk has this task id: ids of a map are consecutive in their last 8 bytes (zray.ids)."""
+    if chunk.attempt != attempt or chunk.task[:16] != task[:16]:
+        return None
+    position = int.from_bytes(task[16:], "little") - int.from_bytes(chunk.task[16:], "little")
+    return position if 0 <= position < chunk.count else None

@@ -1,0 +1,105 @@
+"""Futures of references, for concurrent.futures and asyncio.
+
+Values are loaded, and users' callbacks run, on a thread of their own (started at the first use): never under the loop
+lock, and never on the thread that happens to poll.
+"""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from queue import SimpleQueue
+
+    from zray.refs import ObjectRef
+    from zray.runtime import Runtime
+
+
+class Futures:
+    """The futures of one Runtime."""
+
+    def __init__(self, runtime: Runtime):
+        self.rt = runtime
+        self._queue: SimpleQueue[Any] | None = None
+        self._thread: threading.Thread | None = None
+
+    def future(self, ref: ObjectRef) -> Future[Any]:
+        """Ends with the value or the error of ``ref``, which it keeps alive."""
+        future: Future[Any] = Future()
+        future.object_ref = ref  # type: ignore[attr-defined]
+        self._start()
+        queue = self._queue
+        assert queue is not None
+        with self.rt.loop.lock:
+            if self.rt.refs.when_ready(ref._record, lambda record: queue.put((future, record))):
+                queue.put((future, ref._record))
+        self.rt.loop.kick()
+        return future
+
+    async def arrival(self, record: Any) -> None:
+        """Until ``record`` has a value, without blocking the running asyncio loop."""
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        waiting = loop.create_future()
+
+        def arrived(_: Any) -> None:
+            loop.call_soon_threadsafe(_set, waiting)
+
+        with self.rt.loop.lock:
+            if self.rt.refs.when_ready(record, arrived):
+                return
+        self.rt.loop.kick()
+        try:
+            await waiting
+        except asyncio.CancelledError:
+            with self.rt.loop.lock:
+                self.rt.refs.forget_waiter(record, arrived)
+            raise
+
+    async def stream_arrival(self, stream: Any) -> None:
+        """Until a generator has another item or has ended."""
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        waiting = loop.create_future()
+        with self.rt.loop.lock:
+            if stream.ready or stream.ended:
+                return
+            stream.waiters = [*(stream.waiters or ()), lambda _: loop.call_soon_threadsafe(_set, waiting)]
+        self.rt.loop.kick()
+        await waiting
+
+    def close(self) -> None:
+        if self._queue is not None and self._thread is not None:
+            self._queue.put(None)
+            if self._thread is not threading.current_thread():
+                self._thread.join(1.0)
+
+    def _start(self) -> None:
+        if self._thread is None:
+            from queue import SimpleQueue
+
+            self._queue = SimpleQueue()
+            self._thread = threading.Thread(target=self._run, name="zray-futures", daemon=True)
+            self._thread.start()
+
+    def _run(self) -> None:
+        assert self._queue is not None
+        while (item := self._queue.get()) is not None:
+            future, record = item
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                value = self.rt.values.load(record)
+            except BaseException as error:  # whatever the task raised is the future's to raise again
+                future.set_exception(error)
+            else:
+                future.set_result(value)
+
+
+def _set(waiting: Any) -> None:
+    if not waiting.done():
+        waiting.set_result(None)

@@ -1,0 +1,386 @@
+"""Calls to actors, as their caller sees them.
+
+    actor state    calls
+    PENDING        queue here until the node says where the actor lives
+    ALIVE          pushed in order, numbered per (caller, life); answered by CallsDone
+    RESTARTING     those in flight are retried (max_task_retries) in order, or fail; queued ones wait
+    DEAD           all fail with the cause
+
+A call whose arguments are not ready holds back the later ones of this caller, unless the actor allows any order.
+What was in flight when an actor's process died is judged only when our own connection to it is closed and drained.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from zray.causes import Cause
+from zray.messages import FAILED, ActorState, CallsDone, CancelTask, PushCalls, WatchActor
+from zray.owner.records import DONE, PUSHED, QUEUED, WAITING, Function, Net, Task, WorkerLink
+from zray.owner.references import References
+from zray.owner.submitter import Arrival, Submitter, cancelled, first_failure
+
+WINDOW_CALLS = 4096  # calls in flight to one actor, at most
+BATCH_CALLS = 512
+DRAIN_S = 2.0
+
+PENDING, ALIVE, RESTARTING, DEAD = "PENDING", "ALIVE", "RESTARTING", "DEAD"
+
+
+class ActorLink:
+    """One actor as this process calls it.  ``life_record`` is the object whose references keep it alive."""
+
+    __slots__ = ("actor", "name", "state", "life", "link", "queue", "inflight", "next_seq", "cause", "unfinished",
+                 "life_record", "any_order", "dirty", "watched", "pid", "notice", "methods", "max_task_retries",
+                 "max_pending")
+
+    def __init__(self, actor: bytes, name: str, any_order: bool):
+        self.actor = actor
+        self.name = name
+        self.state = PENDING
+        self.life = -1
+        self.link: WorkerLink | None = None
+        self.queue: deque[Task] = deque()
+        self.inflight: dict[int, Task] = {}
+        self.next_seq = 1
+        self.cause: dict[str, Any] = {}
+        self.unfinished = 0
+        self.life_record: Any = None
+        self.any_order = any_order
+        self.dirty = False
+        self.watched = False
+        self.pid = 0
+        self.notice: Any = None  # shares explain() with Lease
+        self.methods: dict[str, Function] = {}
+        self.max_task_retries = 0
+        self.max_pending: int | None = None  # None until a handle told us
+
+
+class ActorCalls:
+    """All calls of this process to actors."""
+
+    def __init__(self, node: bytes, net: Net, refs: References, submitter: Submitter):
+        self.node = node
+        self.net = net
+        self.refs = refs
+        self.submitter = submitter
+        self.links: dict[bytes, ActorLink] = {}
+        self.by_worker: dict[bytes, ActorLink] = {}
+        self.leaving: dict[bytes, tuple[ActorLink, dict[int, Task], float]] = {}  # worker -> calls it may still answer
+        self.dirty: list[ActorLink] = []
+        self.finished = 0
+
+    def link_for(self, actor: bytes, name: str, any_order: bool = False) -> ActorLink:
+        link = self.links.get(actor)
+        if link is None:
+            link = self.links[actor] = ActorLink(actor, name, any_order)
+        if not link.watched:
+            link.watched = True
+            self.net.send(self.node, WatchActor(actor))
+        return link
+
+    # ------------------------------------------------------------ submission
+
+    def submit(self, link: ActorLink, task: Task) -> bool:
+        """Take a call; True: it went out, flush now."""
+        if link.unfinished == 0 and link.life_record is not None:
+            link.life_record.refs += 1
+        link.unfinished += 1
+        task.lease = link
+        if task.pins is not None:
+            for record in task.pins:
+                record.refs += 1
+            for record in task.deps or ():
+                if not self.refs.when_ready(record, Arrival(self, task)):  # type: ignore[arg-type]
+                    task.missing += 1
+            if task.missing and link.any_order:
+                return False
+        if not task.missing:
+            task.state = QUEUED
+        link.queue.append(task)
+        if link.state == ALIVE and not link.inflight:
+            self._push(link)
+            return True
+        if link.state == DEAD:
+            self._fail_queue(link)
+        elif not link.dirty:
+            link.dirty = True
+            self.dirty.append(link)
+        return False
+
+    def arrived(self, task: Task) -> None:
+        task.missing -= 1
+        if task.missing or task.state != WAITING:
+            return
+        task.state = QUEUED
+        link = task.lease
+        if link.any_order:
+            link.queue.append(task)
+        if link.state == DEAD:
+            self._fail_queue(link)
+        elif not link.dirty:
+            link.dirty = True
+            self.dirty.append(link)
+
+    def pump(self) -> None:
+        dirty, self.dirty = self.dirty, []
+        for link in dirty:
+            link.dirty = False
+            if link.state == ALIVE:
+                self._push(link)
+
+    def _push(self, link: ActorLink) -> None:
+        assert link.link is not None
+        queue, inflight = link.queue, link.inflight
+        room = WINDOW_CALLS - len(inflight)
+        while queue and room > 0:
+            first = seq = link.next_seq
+            wire = []
+            while queue and len(wire) < BATCH_CALLS and room > 0:
+                task = queue[0]
+                if task.state == DONE:
+                    queue.popleft()
+                    continue
+                if task.missing:
+                    break
+                queue.popleft()
+                extra = task.extra
+                if task.deps:
+                    failed = first_failure(task.deps)
+                    if failed is not None:
+                        self._fail(link, task, failed)
+                        continue
+                    extra = dict(extra) if extra else {}
+                    extra["deps"] = [record.value for record in task.deps]
+                    for record in task.deps:
+                        record.escaped = True
+                wire.append((task.tid, task.attempt, task.fn.name, task.args, task.nret, extra))
+                task.state = PUSHED
+                task.seq = seq
+                inflight[seq] = task
+                seq += 1
+                room -= 1
+            link.next_seq = seq
+            if not wire:
+                return
+            self.net.send(link.link.peer, PushCalls(link.actor, link.life, first, wire))
+
+    # ------------------------------------------------------------ answers
+
+    def on_calls_done(self, peer: bytes, message: CallsDone) -> None:
+        link = self.by_worker.get(peer)
+        if link is not None and link.actor == message.actor and link.life == message.life:
+            inflight = link.inflight
+        elif peer in self.leaving and self.leaving[peer][0].actor == message.actor:
+            link, inflight, _ = self.leaving[peer]
+        else:
+            return
+        full = len(inflight) >= WINDOW_CALLS
+        refs = self.refs
+        done = 0
+        it = iter(message.ends)
+        for seq, result in zip(it, it):  # noqa: B905
+            task = inflight.pop(seq, None)
+            if task is None:
+                continue
+            if type(result) is bytes and task.nret == 1 and task.pins is None:
+                task.state = DONE
+                done += 1
+                entry = task.entry
+                if entry.refs == 0 and not entry.holders:
+                    continue
+                entry.task = None
+                entry.value = result
+                refs.inline_bytes += len(result)
+                waiters = entry.waiters
+                if waiters is not None:
+                    entry.waiters = None
+                    for waiter in waiters:
+                        waiter(entry)
+            else:
+                self._general_end(link, task, result)
+        self.finished += done
+        link.unfinished -= done
+        if link.unfinished == 0:
+            self._quiet(link)
+        if link.queue and (full or not inflight) and link.state == ALIVE:
+            self._push(link)
+
+    def _general_end(self, link: ActorLink, task: Task, result: Any) -> None:
+        """Through the Submitter's general end; a retry it decides on comes back through ``_again``."""
+        if (type(result) is list and result and result[0] == FAILED and result[1] == "task_error"
+                and task.retry_errors and task.retries != 0 and not task.cancelling
+                and (task.retry_errors is True or self.submitter.retry_matches(task.retry_errors, result))):
+            self._again(link, [task])
+            return
+        held_by = link.link.peer if link.link is not None else self.submitter.me
+        self._count(link)
+        self.submitter.finish(task, result, _Answering(held_by))  # type: ignore[arg-type]
+
+    def _fail(self, link: ActorLink, task: Task, failure: list[Any]) -> None:
+        self._count(link)
+        self.submitter.fail(task, failure)
+
+    def _count(self, link: ActorLink) -> None:
+        self.finished += 1
+        link.unfinished -= 1
+        if link.unfinished == 0:
+            self._quiet(link)
+
+    def _quiet(self, link: ActorLink) -> None:
+        """No call unfinished: the calls no longer keep the actor alive."""
+        if link.life_record is not None:
+            self.refs.unpin(link.life_record)
+
+    def _again(self, link: ActorLink, tasks: list[Task]) -> None:
+        for task in reversed(tasks):
+            task.attempt += 1
+            if task.retries > 0:
+                task.retries -= 1
+            task.state = QUEUED
+            link.queue.appendleft(task)
+        if not link.dirty:
+            link.dirty = True
+            self.dirty.append(link)
+
+    # ------------------------------------------------------------ the actor's life
+
+    def on_actor_state(self, peer: bytes, message: ActorState) -> None:
+        link = self.links.get(message.actor)
+        if link is None or message.life < link.life or link.state == DEAD:
+            return
+        link.cause = message.cause
+        if message.state == ALIVE:
+            if link.state == ALIVE and link.life == message.life:
+                return
+            self._leave(link)
+            link.state = ALIVE
+            link.life = message.life
+            link.link = WorkerLink(message.worker, message.endpoint)
+            link.pid = message.cause.get("pid", 0)
+            link.next_seq = 1
+            self.by_worker[message.worker] = link
+            self.net.connect(message.worker, message.endpoint)
+            self._push(link)
+            return
+        link.state = message.state
+        if message.state == RESTARTING:
+            self._leave(link)
+        elif message.state == DEAD:
+            self._leave(link)
+            self._fail_queue(link)
+
+    def _leave(self, link: ActorLink) -> None:
+        """The process of this life is gone, or going: judge its calls when the connection is drained."""
+        worker = link.link
+        if worker is None:
+            return
+        self.by_worker.pop(worker.peer, None)
+        inflight, link.inflight = link.inflight, {}
+        link.link = None
+        if worker.closed or not inflight:
+            self._judge(link, inflight)
+            self.net.disconnect(worker.peer)
+        else:
+            self.leaving[worker.peer] = (link, inflight, self.submitter.now + DRAIN_S)
+
+    def on_peer_closed(self, peer: bytes) -> None:
+        link = self.by_worker.get(peer)
+        if link is not None and link.link is not None:
+            link.link.closed = True  # the node will say what became of it
+        kept = self.leaving.pop(peer, None)
+        if kept is not None:
+            self._judge(kept[0], kept[1])
+
+    def _judge(self, link: ActorLink, inflight: dict[int, Task]) -> None:
+        retry = []
+        for seq in sorted(inflight):
+            task = inflight[seq]
+            if task.cancelling:
+                self._fail(link, task, cancelled(task))
+            elif link.state != DEAD and task.retries != 0:
+                retry.append(task)
+            else:
+                kind = "actor_died" if link.state == DEAD else "actor_unavailable"
+                self._fail(link, task, [FAILED, kind, self._detail(link)])
+        if retry:
+            self._again(link, retry)
+
+    def _fail_queue(self, link: ActorLink) -> None:
+        queue, link.queue = link.queue, deque()
+        for task in queue:
+            if task.state != DONE:
+                self._fail(link, task, [FAILED, "actor_died", self._detail(link)])
+
+    def _detail(self, link: ActorLink) -> dict[str, Any]:
+        return {"actor": link.actor, "class_name": link.name} | link.cause
+
+    # ------------------------------------------------------------ cancellation, time, why
+
+    def cancel(self, task: Task, recursive: bool) -> None:
+        link = task.lease
+        if task.state == DONE:
+            return
+        task.cancelling = "asked"
+        if task.state == PUSHED and link.link is not None:
+            self.net.send(link.link.peer, CancelTask(task.tid, task.attempt, recursive))
+        elif task.state != PUSHED:
+            self._fail(link, task, cancelled(task))
+            if task in link.queue:
+                link.queue.remove(task)
+            if not link.dirty:
+                link.dirty = True
+                self.dirty.append(link)
+
+    def tick(self, now: float) -> None:
+        for worker, (link, inflight, until) in list(self.leaving.items()):
+            if until <= now:
+                del self.leaving[worker]
+                self.net.disconnect(worker)
+                self._judge(link, inflight)
+
+    def next_deadline(self) -> float | None:
+        return min((until for _, _, until in self.leaving.values()), default=None)
+
+    def explain(self, task: Task) -> tuple[Cause, dict[str, Any]]:
+        link = task.lease
+        about: dict[str, Any] = {"task": task.tid.hex(), "name": f"{link.name}.{task.fn.name}", "actor": link.actor.hex(),
+                                 "attempt": task.attempt}
+        if task.cancelling:
+            return Cause.CANCELLING, about
+        if link.state == PENDING:
+            about |= link.cause
+            return Cause.ACTOR_PENDING, about
+        if link.state == RESTARTING:
+            return Cause.ACTOR_RESTARTING, about
+        if task.missing:
+            about["missing"] = [record.oid for record in task.deps or () if record.value is None]
+            return Cause.DEPENDENCY, about
+        if task.state == PUSHED:
+            ahead = sum(1 for seq in link.inflight if seq < task.seq)
+            about["ahead"] = ahead
+            return (Cause.ACTOR_BUSY if ahead else Cause.RUNNING), about
+        if link.queue and link.queue[0].missing and link.queue[0] is not task:
+            return Cause.ACTOR_ORDER, about
+        return Cause.ACTOR_BUSY, about
+
+    def check(self) -> None:
+        for link in self.links.values():
+            assert link.unfinished >= 0
+            assert not (link.inflight and link.link is None)
+            for seq, task in link.inflight.items():
+                assert task.state == PUSHED and task.seq == seq < link.next_seq
+            queued = [task for task in link.queue if task.state != DONE]
+            leaving = sum(len(calls) for other, calls, _ in self.leaving.values() if other is link)
+            if not link.any_order:
+                assert link.unfinished == len(queued) + len(link.inflight) + leaving, "a call is counted wrongly"
+
+
+class _Answering:
+    """What Submitter.finish needs of a lease, for a call: who answered."""
+
+    __slots__ = ("link",)
+
+    def __init__(self, peer: bytes):
+        self.link = WorkerLink(peer, "")

@@ -1,0 +1,303 @@
+"""``f.map``: a range of tasks submitted, pushed and answered as columns.
+
+A MapBatch is the whole map; the part not yet pushed stands as one MapChunk in its key's queue; what a lease works on is
+a MapChunk in ``lease.inflight`` under its first sequence number.  Every item is its own task: its own id, result, error
+and retries.  A chunk is cut so that it runs for a few milliseconds, and there are two on a lease, so that one is
+pickled while the other runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from zray import ids
+from zray.messages import CARRYING, FAILED, STORED, MapDone, PushMap, WorkerDied
+from zray.owner.records import PUSHED, QUEUED, Entry, Function, Key, Lease
+
+if TYPE_CHECKING:
+    from zray.owner.submitter import Submitter
+
+CHUNK_NS = 8_000_000  # what a chunk should run: long against a message, short against a hand-back
+CHUNK_ITEMS_MAX = 65_536
+CHUNKS_AHEAD = 2
+
+
+class MapBatch:
+    """One call of ``f.map``: items in, columns of results out."""
+
+    __slots__ = ("prefix", "start", "fn", "key", "items", "star", "count", "remaining", "results", "failures", "waiters",
+                 "entries", "refs", "retries", "attempts", "retry_errors", "cancelled", "extra")
+
+    def __init__(self, prefix: bytes, start: int, fn: Function, key: Key, items: Sequence[Any], star: bool, retries: int):
+        self.prefix = prefix
+        self.start = start
+        self.fn = fn
+        self.key = key
+        self.items = items
+        self.star = star
+        self.count = self.remaining = len(items)
+        self.results: list[tuple[int, int, Any]] = []  # (first index, count, wire value of a list)
+        self.failures: dict[int, Any] = {}
+        self.waiters: list[Callable[[Any], None]] | None = None
+        self.entries: dict[int, Entry] = {}  # items that somebody asked for one by one
+        self.refs = 1
+        self.retries = retries
+        self.attempts: dict[int, int] = {}  # index -> charged attempts
+        self.retry_errors: Any = False
+        self.cancelled: set[int] = set()
+        self.extra: dict[str, Any] | None = None
+
+    def task_id(self, index: int) -> bytes:
+        return ids.task_id(self.prefix, self.start + index)
+
+
+class MapChunk:
+    """Items ``first .. first + count`` of a batch; ``done`` of them have been answered."""
+
+    __slots__ = ("batch", "first", "count", "done", "attempt", "state", "pins", "fn", "lease", "cancelling")
+
+    def __init__(self, batch: MapBatch, first: int, count: int, attempt: int = 0):
+        self.batch = batch
+        self.first = first
+        self.count = count
+        self.done = 0
+        self.attempt = attempt
+        self.state = QUEUED
+        self.pins: list[Any] | None = None
+        self.fn = batch.fn
+        self.lease: Lease | None = None
+        self.cancelling = None
+
+
+class MapRuns:
+    """All maps of one Submitter.  ``pack_items`` and ``pick`` are the shell's: this file never pickles."""
+
+    def __init__(self, submitter: Submitter):
+        self.submitter = submitter
+        self.pack_items: Callable[[Sequence[Any]], tuple[Any, list[Any] | None]] = _no_shell
+        self.pick: Callable[[Any, int], Any] = _no_shell
+
+    def submit(self, batch: MapBatch) -> None:
+        if batch.count:
+            batch.key.queue.append(MapChunk(batch, 0, batch.count))
+            self.submitter._touch(batch.key)
+
+    # ------------------------------------------------------------ pushing
+
+    def feed(self, lease: Lease) -> None:
+        """The front of the queue is a chunk: cut from it what this lease should run next."""
+        key = lease.key
+        while key.queue and type(key.queue[0]) is MapChunk and len(lease.inflight) < CHUNKS_AHEAD:
+            whole = key.queue[0]
+            count = self._cut(whole, len(key.leases))
+            if count == 0:
+                key.queue.popleft()
+                continue
+            if lease.inflight and whole.fn.run_ns is None:
+                return  # the first of its kind runs alone
+            chunk = MapChunk(whole.batch, whole.first, count, whole.attempt)
+            whole.first += count
+            whole.count -= count
+            if whole.count == 0:
+                key.queue.popleft()
+            self._push(lease, chunk)
+        if not key.queue and not lease.inflight:
+            self.submitter._idle(lease)
+
+    def _cut(self, whole: MapChunk, leases: int) -> int:
+        batch = whole.batch
+        while whole.count and whole.first in batch.cancelled:
+            self._item_failed(batch, whole.first, [FAILED, "cancelled", {"task": batch.task_id(whole.first),
+                                                                         "name": batch.fn.name}])
+            whole.first += 1
+            whole.count -= 1
+        if whole.count == 0:
+            return 0
+        run_ns = batch.fn.run_ns
+        count = 1 if run_ns is None else max(1, CHUNK_NS // run_ns)
+        share = max(1, -(-whole.count // (2 * max(1, leases))))
+        count = min(count, share, CHUNK_ITEMS_MAX, whole.count)
+        if batch.cancelled:
+            stop = min((i for i in batch.cancelled if whole.first < i < whole.first + count), default=None)
+            if stop is not None:
+                count = stop - whole.first
+        return count
+
+    def _push(self, lease: Lease, chunk: MapChunk) -> None:
+        submitter = self.submitter
+        batch = chunk.batch
+        items, chunk.pins = self.pack_items(batch.items[chunk.first:chunk.first + chunk.count])
+        chunk.state = PUSHED
+        chunk.lease = lease
+        first = lease.next_seq
+        lease.next_seq += chunk.count
+        lease.inflight[first] = chunk
+        submitter.tell_function(lease.link, batch.fn)
+        submitter.net.send(lease.link.peer, PushMap(
+            lease.number, first, batch.task_id(chunk.first), chunk.attempt, batch.fn.key, chunk.count, items, batch.star))
+
+    # ------------------------------------------------------------ answers
+
+    def on_map_done(self, peer: bytes, message: MapDone) -> None:
+        submitter = self.submitter
+        lease = submitter.leases.get(message.lease)
+        if lease is None or lease.link.peer != peer:
+            return
+        for first, chunk in lease.inflight.items():
+            if type(chunk) is MapChunk and first + chunk.done == message.first:
+                break
+        else:
+            return
+        batch = chunk.batch
+        index = chunk.first + chunk.done
+        count = min(message.count, chunk.count - chunk.done)
+        chunk.done += count
+        value = message.results
+        if type(value) is list and value[0] == CARRYING:
+            batch_pins = submitter.refs.receive_carrying(peer, value[2], value[3] if len(value) > 3 else 0)
+            batch.extra = batch.extra or {"pins": []}
+            batch.extra["pins"] += batch_pins
+            value = value[1]
+        failed = {index + position: failure for position, failure in message.failures}
+        if batch.refs or batch.entries:
+            batch.results.append((index, count, value))
+        elif type(value) is list and value[0] == STORED:
+            submitter.refs.free_stored(batch.task_id(index), value, True)
+        for i, failure in failed.items():
+            self._failed_in_user_code(batch, i, failure)
+        submitter.finished += count - len(failed)
+        submitter._measure(batch.fn, message.ns_each)
+        if chunk.done == chunk.count:
+            del lease.inflight[first]
+            self._release_pins(chunk)
+        self._completed(batch, index, count, value, failed)
+        submitter._settle(lease)
+
+    def _completed(self, batch: MapBatch, index: int, count: int, value: Any, failed: dict[int, Any]) -> None:
+        if batch.entries:
+            for i in [i for i in batch.entries if index <= i < index + count and i not in failed]:
+                entry = batch.entries.pop(i)
+                self.submitter.refs.complete(entry, self.pick(value, i - index))
+        self._count_down(batch, count - len(failed))
+
+    def _count_down(self, batch: MapBatch, count: int) -> None:
+        batch.remaining -= count
+        if batch.remaining == 0:
+            batch.items = ()
+            waiters, batch.waiters = batch.waiters, None
+            for waiter in waiters or ():
+                waiter(batch)
+
+    def _failed_in_user_code(self, batch: MapBatch, index: int, failure: Any) -> None:
+        attempts = batch.attempts.get(index, 0)
+        wanted = batch.retry_errors
+        if wanted and failure[1] == "task_error" and (batch.retries < 0 or attempts < batch.retries) and (
+                wanted is True or self.submitter.retry_matches(wanted, failure)):
+            self._requeue(batch, index, 1, attempts + 1)
+        else:
+            self._item_failed(batch, index, failure)
+
+    def _item_failed(self, batch: MapBatch, index: int, failure: Any) -> None:
+        self.submitter.finished += 1
+        batch.failures[index] = failure
+        entry = batch.entries.pop(index, None)
+        if entry is not None:
+            self.submitter.refs.complete(entry, failure)
+        self._count_down(batch, 1)
+
+    def _requeue(self, batch: MapBatch, first: int, count: int, attempt: int) -> None:
+        if attempt and count == 1:
+            batch.attempts[first] = attempt
+            self.submitter.retried += 1
+        batch.key.queue.appendleft(MapChunk(batch, first, count, attempt))
+        self.submitter._touch(batch.key)
+
+    # ------------------------------------------------------------ hand-back and death
+
+    def on_hand_back(self, lease: Lease, sequences: list[int]) -> None:
+        if not sequences:
+            return
+        back = set(sequences)
+        for first, chunk in list(lease.inflight.items()):
+            if type(chunk) is not MapChunk:
+                continue
+            kept = next((i for i in range(chunk.done, chunk.count) if first + i in back), chunk.count)
+            if kept == chunk.count:
+                continue
+            self._requeue(chunk.batch, chunk.first + kept, chunk.count - kept, chunk.attempt)
+            chunk.count = kept
+            if chunk.done == chunk.count:
+                del lease.inflight[first]
+                self._release_pins(chunk)
+
+    def lost(self, chunk: MapChunk, first: int, started: int, finished: int, notice: WorkerDied | None) -> None:
+        """The worker died: the running item is charged, the others go back free of charge, in order."""
+        from zray.owner.submitter import crashed
+
+        batch = chunk.batch
+        running = started - first if finished < started else -1
+        low, high = chunk.done, chunk.count
+        if low <= running < high:
+            if running + 1 < high:
+                self._requeue(batch, chunk.first + running + 1, high - running - 1, chunk.attempt)
+            index = chunk.first + running
+            attempts = batch.attempts.get(index, 0)
+            if batch.retries < 0 or attempts < batch.retries:
+                self._requeue(batch, index, 1, attempts + 1)
+            else:
+                self._item_failed(batch, index, crashed(batch.fn.name, attempts, notice))
+            high = running
+        if low < high:
+            self._requeue(batch, chunk.first + low, high - low, chunk.attempt)
+        self._release_pins(chunk)
+
+    # ------------------------------------------------------------ items one by one, and the end
+
+    def entry(self, batch: MapBatch, index: int) -> Entry:
+        """The Entry of one item, with one reference for the caller; shared while somebody holds it."""
+        refs = self.submitter.refs
+        oid = ids.return_id(batch.task_id(index), 1)
+        entry = refs.owned.get(oid)
+        if entry is not None:
+            entry.refs += 1
+            return entry
+        entry = refs.own(oid)
+        if index in batch.failures:
+            refs.complete(entry, batch.failures[index])
+            return entry
+        for first, count, value in batch.results:
+            if first <= index < first + count and index not in batch.attempts:
+                refs.complete(entry, self.pick(value, index - first))
+                return entry
+        for first, count, value in reversed(batch.results):  # a retried item: its last result counts
+            if first <= index < first + count and not self._pending(batch, index):
+                refs.complete(entry, self.pick(value, index - first))
+                return entry
+        entry.task = batch
+        batch.entries[index] = entry
+        return entry
+
+    def _pending(self, batch: MapBatch, index: int) -> bool:
+        chunks = list(batch.key.queue) + [c for x in batch.key.leases.values() for c in x.inflight.values()]
+        return any(type(c) is MapChunk and c.batch is batch and c.first + c.done <= index < c.first + c.count for c in chunks)
+
+    def release(self, batch: MapBatch) -> None:
+        """The sequence of references went away."""
+        batch.refs = 0
+        for first, _, value in batch.results:
+            if type(value) is list and value[0] == STORED:
+                self.submitter.refs.free_stored(batch.task_id(first), value, True)
+        batch.results.clear()
+        batch.failures.clear()
+        if batch.extra:
+            self.submitter.refs.unpin_all(batch.extra.pop("pins", ()))
+
+    def _release_pins(self, chunk: MapChunk) -> None:
+        pins, chunk.pins = chunk.pins, None
+        if pins:
+            self.submitter.refs.unpin_all(pins)
+
+
+def _no_shell(*_: Any) -> Any:
+    raise RuntimeError("the shell has not installed its pickling functions")

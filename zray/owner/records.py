@@ -1,0 +1,169 @@
+"""The records that the owner's machines share.  Data only; each machine's file owns the transitions.
+
+Memory matters here: a driver may queue a million tasks, and each is one Task, one Entry and one ObjectRef.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+Value = Any  # a wire value, see zray.messages
+
+
+class Net(Protocol):
+    """What a machine may ask of the transport (or of the simulator): nothing here blocks."""
+
+    def send(self, peer: bytes, message: Any) -> None: ...
+    def connect(self, peer: bytes, endpoint: str) -> None: ...
+    def disconnect(self, peer: bytes) -> None: ...
+
+
+class Entry:
+    """An object that this process owns.
+
+    ``value`` is None while pending.  ``refs`` counts local ObjectRefs and pins (tasks that use it, values that
+    contain it); ``holders`` are other processes.  The object lives while either is there.
+    """
+
+    __slots__ = ("oid", "value", "refs", "task", "waiters", "holders", "contained", "escaped")
+    owner = None
+
+    def __init__(self, oid: bytes, task: Any = None):
+        self.oid = oid
+        self.value: Value = None
+        self.refs = 1
+        self.task = task  # the unfinished task that makes it (a Task, Call, Stream or map)
+        self.waiters: list[Callable[[Any], None]] | None = None
+        self.holders: dict[bytes, int] | None = None
+        self.contained: list[Any] | None = None
+        self.escaped = False
+
+
+class Borrowed:
+    """An object that another process owns and this one holds; ``n`` numbers this hold."""
+
+    __slots__ = ("oid", "value", "refs", "waiters", "owner", "endpoint", "n", "asked", "confirmed", "keepalive")
+    escaped = True
+    task = None
+
+    def __init__(self, oid: bytes, owner: bytes, endpoint: str, n: int):
+        self.oid = oid
+        self.value: Value = None
+        self.refs = 0
+        self.waiters: list[Callable[[Any], None]] | None = None
+        self.owner = owner
+        self.endpoint = endpoint
+        self.n = n
+        self.asked = False
+        self.confirmed = False
+        self.keepalive: list[Any] | None = None  # pinned until the owner has confirmed this hold
+
+
+class Function:
+    """A remote function as the owner sees it; ``run_ns`` is its measured run time, None before the first."""
+
+    __slots__ = ("key", "blob", "name", "run_ns")
+
+    def __init__(self, key: bytes, blob: bytes, name: str):
+        self.key = key
+        self.blob = blob
+        self.name = name
+        self.run_ns: int | None = None
+
+
+# States of a Task.  WAITING -> QUEUED -> PUSHED -> DONE; back to QUEUED on hand-back and retry.
+WAITING, QUEUED, PUSHED, DONE = range(4)
+
+
+class Task:
+    """One submitted task, all attempts.
+
+    ``entry`` is its Entry, or a list of them.  ``cancelling`` is None, or "asked" | "force": no further attempt.
+    """
+
+    __slots__ = ("tid", "attempt", "fn", "args", "nret", "extra", "key", "entry", "deps", "pins", "missing",
+                 "retries", "state", "lease", "seq", "cancelling", "parent", "stream", "retry_errors")
+
+    def __init__(self, tid: bytes, fn: Function, args: Value, nret: int, key: Any, retries: int):
+        self.tid = tid
+        self.attempt = 0
+        self.fn = fn
+        self.args = args
+        self.nret = nret
+        self.extra: dict[str, Any] | None = None
+        self.key = key
+        self.entry: Any = None
+        self.deps: list[Any] | None = None  # records of top-level references, in slot order
+        self.pins: list[Any] | None = None  # every record that must live until the task ends
+        self.missing = 0
+        self.retries = retries  # -1: without bound
+        self.state = WAITING
+        self.lease: Any = None
+        self.seq = 0
+        self.cancelling: str | None = None
+        self.parent = b""
+        self.stream: Any = None
+        self.retry_errors = False
+
+
+class Key:
+    """A scheduling key of this owner: its queue and its leases."""
+
+    __slots__ = ("number", "demand", "env", "strategy", "name", "queue", "leases", "idle", "want", "granted",
+                 "status", "declared", "dirty")
+
+    def __init__(self, number: int, demand: dict, env: dict, strategy: dict, name: str):
+        self.number = number
+        self.demand = demand
+        self.env = env
+        self.strategy = strategy
+        self.name = name
+        self.queue: deque[Any] = deque()
+        self.leases: dict[int, Lease] = {}
+        self.idle: list[Lease] = []  # open, nothing in flight
+        self.want = 0  # as last sent
+        self.granted = 0
+        self.status: tuple[int, str] | None = None
+        self.declared = False
+        self.dirty = False
+
+
+class Lease:
+    """A worker that is ours until we return it.
+
+    ``paused``: it blocks or runs something long and has handed back its queue; fed again when its task ends.
+    ``notice``: the node's WorkerDied, kept until our connection to the worker is closed and drained.
+    """
+
+    __slots__ = ("number", "key", "link", "inflight", "next_seq", "idle_since", "paused", "recalled",
+                 "exiting", "notice", "pid", "assigned", "returned")
+
+    def __init__(self, number: int, key: Key, link: WorkerLink, pid: int, assigned: dict):
+        self.number = number
+        self.key = key
+        self.link = link
+        self.inflight: dict[int, Any] = {}
+        self.next_seq = 1
+        self.idle_since = 0.0
+        self.paused = False
+        self.recalled = False
+        self.exiting = False  # the worker said that it ends after this task (max_calls)
+        self.notice: Any = None
+        self.pid = pid
+        self.assigned = assigned
+        self.returned = False
+
+
+class WorkerLink:
+    """Our connection to a worker: what it has been told, which lease it serves now."""
+
+    __slots__ = ("peer", "endpoint", "functions", "closed", "lease")
+
+    def __init__(self, peer: bytes, endpoint: str):
+        self.peer = peer
+        self.endpoint = endpoint
+        self.functions: set[bytes] = set()
+        self.closed = False
+        self.lease: Lease | None = None

@@ -1,0 +1,386 @@
+"""References: which objects live, and who keeps them alive.
+
+    owned object      lives while  refs > 0 (local ObjectRefs and pins)  or  some process holds it
+    borrowed object   HoldAdd(n) to its owner when refs goes 0 -> 1, HoldDrop(n) when it goes 1 -> 0
+
+A hold is (process, n); n grows with every hold a process takes, so a late HoldAdd that a HoldDrop has overtaken (a sender
+announces a receiver over another connection) is recognised by its number and ignored.  A value that contains
+references pins their records; freeing it unpins them.  A borrowed record that was found inside another object pins
+that one until its owner has confirmed the hold.
+
+Holder sets instead of counters, and one report per process, after "Ownership: A Distributed Futures System for
+Fine-Grained Tasks" (Wang et al., NSDI 2021, section 4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from zray.messages import (
+    FAILED, STORED, HoldAck, HoldAdd, HoldDrop, Locate, Resolved, TransitDone,
+)
+from zray.owner.records import Borrowed, Entry, Net, Value
+
+Record = Entry | Borrowed
+
+
+class References:
+    """All objects that this process owns or borrows."""
+
+    def __init__(self, me: bytes, net: Net, free_stored: Callable[[bytes, Value, bool], None]):
+        self.me = me
+        self.net = net
+        self.free_stored = free_stored
+        self.owned: dict[bytes, Entry] = {}
+        self.borrowed: dict[bytes, Borrowed] = {}
+        self.held_by: dict[bytes, set[bytes]] = {}  # process -> oids of ours it holds
+        self.dropped_holds: dict[bytes, dict[bytes, int]] = {}  # oid -> {process: n of a drop before its add}
+        self.transits: dict[int, tuple[bytes, list[Record]]] = {}  # token -> (receiver, records pinned for it)
+        self.arrivals: dict[tuple[bytes, int], set[bytes]] = {}  # (sender, token) -> holds not yet confirmed
+        self.finalizers: dict[bytes, Callable[[], None]] = {}  # called when the object is freed (actor lives)
+        self.inline_bytes = 0
+        self._holds = 0
+        self._tokens = 0
+        self._adds: dict[bytes, list[list[Any]]] = {}
+        self._drops: dict[bytes, list[list[Any]]] = {}
+        self._asks: dict[bytes, list[bytes]] = {}
+
+    # ------------------------------------------------------------ local counts
+
+    def own(self, oid: bytes, task: Any = None) -> Entry:
+        """A new object of ours, with one reference."""
+        entry = self.owned[oid] = Entry(oid, task)
+        return entry
+
+    def unpin(self, record: Record) -> None:
+        record.refs -= 1
+        if record.refs == 0:
+            self._unreferenced(record)
+
+    def unpin_all(self, records: Iterable[Record]) -> None:
+        for record in records:
+            record.refs -= 1
+            if record.refs == 0:
+                self._unreferenced(record)
+
+    def _unreferenced(self, record: Record) -> None:
+        # A worklist, not recursion: objects may contain each other 100,000 deep.
+        work: list[Record] = [record]
+        while work:
+            record = work.pop()
+            inner = self._free(record) if type(record) is Entry else self._unborrow(record)
+            for contained in inner or ():
+                contained.refs -= 1
+                if contained.refs == 0:
+                    work.append(contained)
+
+    def _free(self, entry: Entry) -> list[Any] | None:
+        if entry.holders:
+            return None
+        if self.owned.pop(entry.oid, None) is None:
+            return None
+        if self.dropped_holds:
+            self.dropped_holds.pop(entry.oid, None)
+        value = entry.value
+        if type(value) is bytes:
+            self.inline_bytes -= len(value)
+        elif value is not None and value[0] == STORED:
+            self.free_stored(entry.oid, value, entry.escaped)
+        if self.finalizers and (finalizer := self.finalizers.pop(entry.oid, None)) is not None:
+            finalizer()
+        contained, entry.contained = entry.contained, None
+        return contained
+
+    def _unborrow(self, record: Borrowed) -> list[Any] | None:
+        if self.borrowed.get(record.oid) is not record:
+            return None
+        del self.borrowed[record.oid]
+        self._drops.setdefault(record.owner, []).append([record.oid, record.n])
+        keepalive, record.keepalive = record.keepalive, None
+        return keepalive
+
+    # ------------------------------------------------------------ values
+
+    def complete(self, record: Record, value: Value) -> None:
+        """The value (or error) of a pending object is known: store it and tell whoever waits."""
+        record.value = value
+        if type(record) is Entry:
+            record.task = None
+            if type(value) is bytes:
+                self.inline_bytes += len(value)
+        waiters = record.waiters
+        if waiters is not None:
+            record.waiters = None
+            for waiter in waiters:
+                waiter(record)
+        if record.refs == 0 and type(record) is Entry and not record.holders:
+            # Nobody was left when it arrived: put back the count that _free expects.
+            if self.owned.get(record.oid) is not record:
+                self._discard(record)
+
+    def _discard(self, entry: Entry) -> None:
+        """A value for an object that was freed while its task ran."""
+        value = entry.value
+        if type(value) is bytes:
+            self.inline_bytes -= len(value)
+        elif value[0] == STORED:
+            self.free_stored(entry.oid, value, entry.escaped)
+        contained, entry.contained = entry.contained, None
+        self.unpin_all(contained or ())
+
+    def ask(self, record: Record) -> None:
+        """Make sure the owner will send the value."""
+        if type(record) is Borrowed and not record.asked and record.value is None:
+            record.asked = True
+            self._asks.setdefault(record.owner, []).append(record.oid)
+
+    def replace_value(self, record: Record, value: Value) -> None:
+        """The object moved (spilled, restored, sent to the store): same object, new place."""
+        if type(record) is Entry and type(record.value) is bytes:
+            self.inline_bytes -= len(record.value)
+        record.value = value
+        if type(record) is Entry and type(value) is bytes:
+            self.inline_bytes += len(value)
+
+    def when_ready(self, record: Record, waiter: Callable[[Any], None]) -> bool:
+        """Call ``waiter(record)`` at completion; True when it is ready already (and the waiter is not kept)."""
+        if record.value is not None:
+            return True
+        if record.waiters is None:
+            record.waiters = [waiter]
+        else:
+            record.waiters.append(waiter)
+        self.ask(record)
+        return False
+
+    def forget_waiter(self, record: Record, waiter: Callable[[Any], None]) -> None:
+        if record.waiters is not None:
+            try:
+                record.waiters.remove(waiter)
+            except ValueError:
+                return
+            if not record.waiters:
+                record.waiters = None
+
+    # ------------------------------------------------------------ references from elsewhere
+
+    def restore(self, oid: bytes, owner: bytes, endpoint: str, inside: Record | None = None) -> Record:
+        """The record of a reference that arrived in a pickle, its count raised by one."""
+        if owner == self.me:
+            entry = self.owned.get(oid)
+            if entry is None:
+                entry = Entry(oid)
+                entry.value = [FAILED, "freed", {"oid": oid}]
+                entry.refs = 0
+                self.owned[oid] = entry
+            entry.refs += 1
+            return entry
+        record = self.borrowed.get(oid)
+        if record is None:
+            self._holds += 1
+            record = self.borrowed[oid] = Borrowed(oid, owner, endpoint, self._holds)
+            self.net.connect(owner, endpoint)
+            self._adds.setdefault(owner, []).append([oid, record.n])
+            if inside is not None and inside.owner != owner:
+                inside.refs += 1
+                record.keepalive = [inside]
+        record.refs += 1
+        return record
+
+    def flush(self) -> None:
+        """Send what the turn gathered.  Adds before drops, so that drop-then-add of one object stays held."""
+        if self._adds:
+            for owner, holds in self._adds.items():
+                self.net.send(owner, HoldAdd(holds, self.me, []))
+            self._adds = {}
+        if self._asks:
+            for owner, oids in self._asks.items():
+                self.net.send(owner, Locate(oids))
+            self._asks = {}
+        if self._drops:
+            for owner, holds in self._drops.items():
+                self.net.send(owner, HoldDrop(holds, self.me))
+            self._drops = {}
+
+    # ------------------------------------------------------------ values that carry references
+
+    def send_carrying(self, receiver: bytes, records: list[Record]) -> int:
+        """Pin ``records`` until ``receiver`` has confirmed that it holds them; returns the token it will name."""
+        self._tokens += 1
+        for record in records:
+            record.refs += 1
+        self.transits[self._tokens] = (receiver, records)
+        return self._tokens
+
+    def receive_carrying(self, sender: bytes, refs: list[list[Any]], token: int) -> list[Record]:
+        """Records for the references inside a value that is now ours; confirms to the sender when all are held."""
+        records = [self.restore(oid, owner, endpoint) for oid, owner, endpoint in refs]
+        open_holds = {r.oid for r in records if type(r) is Borrowed and not r.confirmed}
+        if token:
+            if open_holds:
+                self.arrivals[sender, token] = open_holds
+            else:
+                self.net.send(sender, TransitDone([token]))
+        return records
+
+    def on_transit_done(self, peer: bytes, message: TransitDone) -> None:
+        for token in message.tokens:
+            kept = self.transits.pop(token, None)
+            if kept is not None:
+                self.unpin_all(kept[1])
+
+    def announce(self, holder: bytes, held: list[list[Any]]) -> None:
+        """A task's reply says that its worker still holds these: ``[[oid, n], ...]``, ours or borrowed by us."""
+        for oid, n in held:
+            entry = self.owned.get(oid)
+            if entry is not None:
+                self._add_hold(entry, holder, n)
+                continue
+            record = self.borrowed.get(oid)
+            if record is not None:
+                # Before our own drop on the same connection: the owner never sees the object unheld.
+                self.net.send(record.owner, HoldAdd([[oid, n]], holder, []))
+
+    # ------------------------------------------------------------ messages
+
+    def on_hold_add(self, peer: bytes, message: HoldAdd) -> None:
+        missing = []
+        for oid, n in message.holds:
+            entry = self.owned.get(oid)
+            if entry is None:
+                missing.append(oid)
+            else:
+                self._add_hold(entry, message.holder, n)
+        if message.holder == peer:
+            self.net.send(peer, HoldAck(message.holds, missing))
+
+    def _add_hold(self, entry: Entry, holder: bytes, n: int) -> None:
+        entry.escaped = True
+        if holder == self.me:
+            return
+        dropped = self.dropped_holds.get(entry.oid)
+        if dropped is not None and dropped.get(holder, 0) >= n:
+            return
+        if entry.holders is None:
+            entry.holders = {}
+        if entry.holders.get(holder, 0) < n:
+            entry.holders[holder] = n
+        self.held_by.setdefault(holder, set()).add(entry.oid)
+
+    def on_hold_drop(self, peer: bytes, message: HoldDrop) -> None:
+        for oid, n in message.holds:
+            entry = self.owned.get(oid)
+            if entry is None:
+                continue
+            holders = entry.holders
+            current = holders.get(message.holder, 0) if holders else 0
+            if current > n:
+                continue  # it let go and took hold again
+            dropped = self.dropped_holds.setdefault(oid, {})
+            dropped[message.holder] = max(n, dropped.get(message.holder, 0))
+            if current:
+                self._remove_hold(entry, message.holder)
+
+    def _remove_hold(self, entry: Entry, holder: bytes) -> None:
+        if entry.holders is not None:
+            entry.holders.pop(holder, None)
+        oids = self.held_by.get(holder)
+        if oids is not None:
+            oids.discard(entry.oid)
+            if not oids:
+                del self.held_by[holder]
+        if entry.refs == 0 and not entry.holders:
+            self._unreferenced(entry)
+
+    def on_hold_ack(self, peer: bytes, message: HoldAck) -> None:
+        confirmed = set()
+        for oid, n in message.holds:
+            record = self.borrowed.get(oid)
+            if record is None or record.owner != peer or record.n > n:
+                continue
+            confirmed.add(oid)
+            record.confirmed = True
+            keepalive, record.keepalive = record.keepalive, None
+            if keepalive:
+                self.unpin_all(keepalive)
+        for oid in message.missing:
+            record = self.borrowed.get(oid)
+            if record is not None and record.owner == peer and record.value is None:
+                self.complete(record, [FAILED, "freed", {"oid": oid}])
+        for place in [place for place, oids in self.arrivals.items() if oids & confirmed]:
+            self.arrivals[place] -= confirmed
+            if not self.arrivals[place]:
+                del self.arrivals[place]
+                self.net.send(place[0], TransitDone([place[1]]))
+
+    def on_locate(self, peer: bytes, message: Locate) -> None:
+        ready: list[Any] = []
+        for oid in message.oids:
+            entry = self.owned.get(oid)
+            if entry is None:
+                ready += (oid, [FAILED, "freed", {"oid": oid}])
+                continue
+            entry.escaped = True
+            if entry.value is not None:
+                ready += (oid, entry.value)
+            else:
+                self.when_ready(entry, lambda e, to=peer: self.net.send(to, Resolved([e.oid, e.value])))
+        if ready:
+            self.net.send(peer, Resolved(ready))
+
+    def on_resolved(self, peer: bytes, message: Resolved) -> None:
+        pairs = iter(message.values)
+        for oid, value in zip(pairs, pairs, strict=True):
+            record = self.borrowed.get(oid)
+            if record is not None and record.owner == peer:
+                record.asked = False
+                if record.value is None:
+                    self.complete(record, value)
+                else:
+                    record.value = value
+
+    def on_process_gone(self, process: bytes) -> None:
+        """A process ended: its holds are void, and what it owned is lost unless its value is here already."""
+        for oid in list(self.held_by.get(process, ())):
+            entry = self.owned.get(oid)
+            if entry is not None:
+                self._remove_hold(entry, process)
+        self.held_by.pop(process, None)
+        for token in [t for t, (receiver, _) in self.transits.items() if receiver == process]:
+            self.unpin_all(self.transits.pop(token)[1])
+        for place in [place for place in self.arrivals if place[0] == process]:
+            del self.arrivals[place]
+        for gathered in (self._adds, self._drops, self._asks):
+            gathered.pop(process, None)
+        for record in [r for r in self.borrowed.values() if r.owner == process]:
+            keepalive, record.keepalive = record.keepalive, None
+            if keepalive:
+                self.unpin_all(keepalive)
+            if record.value is None:
+                self.complete(record, [FAILED, "owner_died", {"oid": record.oid, "owner": process}])
+
+    # ------------------------------------------------------------ invariants
+
+    def exported(self) -> bool:
+        """Whether another process still depends on something this one owns."""
+        return bool(self.held_by or self.transits)
+
+    def check(self) -> None:
+        inline = 0
+        for oid, entry in self.owned.items():
+            assert entry.oid == oid
+            assert entry.refs >= 0, f"{oid.hex()}: count below zero"
+            assert entry.refs > 0 or entry.holders, f"{oid.hex()}: kept by nobody"
+            for holder in entry.holders or ():
+                assert oid in self.held_by.get(holder, ()), f"{oid.hex()}: holder without index"
+            if type(entry.value) is bytes:
+                inline += len(entry.value)
+            assert entry.value is None or entry.waiters is None, f"{oid.hex()}: ready, and somebody still waits"
+        assert inline == self.inline_bytes, f"inline bytes {self.inline_bytes}, counted {inline}"
+        for holder, oids in self.held_by.items():
+            assert oids, "an empty set of holds is kept"
+            for oid in oids:
+                assert holder in (self.owned[oid].holders or ()), "index without holder"
+        for oid, record in self.borrowed.items():
+            assert record.oid == oid and record.refs > 0 and record.owner != self.me

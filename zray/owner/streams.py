@@ -1,0 +1,115 @@
+"""Streaming generators: items arrive one by one and become objects of the owner when they do.
+
+    open    items queue up for the consumer; with back-pressure the producer is told what was consumed
+    ended   no more items; an error of the generator is the last item
+
+A retried generator starts from its first item; those already received are recognised by their index and dropped.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from zray import ids
+from zray.messages import StreamAck, StreamItem
+from zray.owner.records import DONE, Entry, Task
+
+if TYPE_CHECKING:
+    from zray.owner.submitter import Submitter
+
+
+class Stream:
+    """The consumer's side of one generator task."""
+
+    __slots__ = ("task", "ready", "received", "consumed", "ended", "closed", "backpressure", "waiters")
+
+    def __init__(self, task: Task, backpressure: int):
+        self.task = task
+        self.ready: deque[Entry] = deque()
+        self.received = 0
+        self.consumed = 0
+        self.ended = False
+        self.closed = False
+        self.backpressure = backpressure
+        self.waiters: list[Callable[[Any], None]] | None = None
+
+    def wake(self) -> None:
+        waiters, self.waiters = self.waiters, None
+        for waiter in waiters or ():
+            waiter(self)
+
+
+class StreamRuns:
+    """All generator tasks of one Submitter (and of its actor calls)."""
+
+    def __init__(self, submitter: Submitter):
+        self.submitter = submitter
+
+    def open(self, task: Task, backpressure: int) -> Stream:
+        stream = Stream(task, backpressure)
+        task.stream = stream
+        task.entry = []
+        self.submitter.tasks[task.tid] = task
+        return stream
+
+    def on_item(self, peer: bytes, message: StreamItem) -> None:
+        task = self.submitter.tasks.get(message.task)
+        if task is None or task.stream is None or task.attempt != message.attempt:
+            return
+        stream = task.stream
+        if message.index != stream.received + 1:
+            self._ack(stream)  # a replayed item: the producer may count it as consumed
+            return
+        self._append(stream, message.value, peer)
+
+    def _append(self, stream: Stream, value: Any, sender: bytes) -> None:
+        refs = self.submitter.refs
+        stream.received += 1
+        entry = refs.own(ids.return_id(stream.task.tid, stream.received))
+        self.submitter.deliver(entry, value, sender)
+        if stream.closed:
+            refs.unpin(entry)
+            stream.consumed = stream.received
+            self._ack(stream)
+            return
+        stream.ready.append(entry)
+        stream.wake()
+
+    def take(self, stream: Stream) -> Entry | None:
+        """The next item for the consumer, who takes over its reference; None when there is none (yet)."""
+        if not stream.ready:
+            return None
+        entry = stream.ready.popleft()
+        stream.consumed += 1
+        self._ack(stream)
+        return entry
+
+    def _ack(self, stream: Stream) -> None:
+        task = stream.task
+        if stream.backpressure > 0 and task.state != DONE and task.lease is not None:
+            consumed = max(stream.consumed, 0)
+            self.submitter.net.send(task.lease.link.peer, StreamAck(task.tid, task.attempt, consumed))
+
+    def ended(self, task: Task, values: list[Any], extra: dict[str, Any], sender: bytes) -> None:
+        stream = task.stream
+        for value in values[stream.received:] if extra.get("dynamic") else ():
+            self._append(stream, value, sender)
+        stream.ended = True
+        stream.wake()
+
+    def failed(self, task: Task, failure: list[Any]) -> None:
+        stream = task.stream
+        if not stream.ended:
+            self._append(stream, failure, self.submitter.me)
+            stream.ended = True
+            stream.wake()
+
+    def close(self, stream: Stream) -> None:
+        """The consumer dropped its generator: what it did not take is released as it comes."""
+        stream.closed = True
+        while stream.ready:
+            self.submitter.refs.unpin(stream.ready.popleft())
+        stream.consumed = stream.received
+        self._ack(stream)

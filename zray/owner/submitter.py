@@ -1,0 +1,654 @@
+"""Tasks and leases: from ``f.remote()`` to the value, through leased workers.
+
+    state     what happened                              goes to
+    WAITING   arguments are not ready                    QUEUED when the last arrives; DONE when one failed or on cancel
+    QUEUED    in the queue of its scheduling key         PUSHED to a lease; DONE on cancel
+    PUSHED    on a worker, as (lease, sequence)          DONE by TasksDone
+                                                         QUEUED by HandBack, by the worker's death before it started
+                                                         (free of charge), by a charged retry
+    DONE      every return has a value or an error
+
+A lease is fed ahead only while the expected run time of what it holds stays short (``run_ahead_s``): a worker
+that runs user code on its socket thread cannot be asked to give work back.  A death notice is acted on only when our
+own connection to the worker is closed and drained: it would overtake replies already sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from zray.causes import Cause
+from zray.config import Config
+from zray.messages import (
+    CARRYING, FAILED, CancelTask, FunctionDef, HandBack, LeaseGrant, LeaseKey, LeaseKill, LeaseOpen, LeaseRecall,
+    LeaseReturn, LeaseStatus, LeaseWant, PushTasks, StreamItem, TasksDone, WorkerDied,
+)
+from zray.owner.maps import MapChunk, MapRuns
+from zray.owner.records import DONE, PUSHED, QUEUED, WAITING, Entry, Function, Key, Lease, Net, Task, WorkerLink
+from zray.owner.references import References
+from zray.owner.streams import StreamRuns
+
+LEASE_WANT_MAX = 4096
+WITHOUT_NOTICE_S = 2.0  # a worker whose connection closed and of which the node says nothing
+
+
+class Submitter:
+    """All tasks that this process submitted, and the leases that run them."""
+
+    def __init__(self, me: bytes, node: bytes, job: int, net: Net, refs: References, config: Config):
+        self.me = me
+        self.node = node
+        self.job = job
+        self.net = net
+        self.refs = refs
+        self.now = 0.0
+        self.run_ahead_ns = int(config.run_ahead_s * 1e9)
+        self.run_ahead_max = config.run_ahead_max
+        self.lease_idle_s = config.lease_idle_s
+        self.keys: dict[Any, Key] = {}
+        self.by_number: dict[int, Key] = {}
+        self.leases: dict[int, Lease] = {}
+        self.workers: dict[bytes, WorkerLink] = {}
+        self.early_deaths: dict[bytes, tuple[float, WorkerDied]] = {}
+        self.dying: dict[int, float] = {}  # lease -> when to stop waiting for the other half of its death
+        self.dirty: list[Key] = []
+        self.tasks: dict[bytes, Task] = {}  # only those that others must find by id: streams and cancellations
+        self.waiting = 0
+        self.maps = MapRuns(self)
+        self.streams = StreamRuns(self)
+        self.finished = 0
+        self.retried = 0
+        self.on_idle: Callable[[], None] | None = None
+
+    # ------------------------------------------------------------ submission
+
+    def key_for(self, key: Any, demand: dict, env: dict, strategy: dict, name: str) -> Key:
+        """The scheduling key, declared to the node at its first use."""
+        record = self.keys.get(key)
+        if record is None:
+            record = Key(len(self.by_number) + 1, demand, env, strategy, name)
+            self.keys[key] = record
+            self.by_number[record.number] = record
+        return record
+
+    def submit(self, task: Task) -> bool:
+        """Take a task whose ``deps`` and ``pins`` are set (and counted by this call); True: flush now."""
+        if task.pins is not None:
+            for record in task.pins:
+                record.refs += 1
+            for record in task.deps or ():
+                if not self.refs.when_ready(record, Arrival(self, task)):
+                    task.missing += 1
+            if task.missing:
+                self.waiting += 1
+                return False
+        return self.enqueue(task)
+
+    def enqueue(self, task: Task) -> bool:
+        """Arguments are here: to an idle lease at once (True: flush now), else to the queue."""
+        if task.deps is not None and (failed := first_failure(task.deps)) is not None:
+            self.fail(task, failed)
+            return False
+        key = task.key
+        if key.idle and not key.queue:
+            self.push(key.idle.pop(), [task])
+            return True
+        task.state = QUEUED
+        key.queue.append(task)
+        if not key.dirty:
+            key.dirty = True
+            self.dirty.append(key)
+        return False
+
+    def arrived(self, task: Task) -> None:
+        task.missing -= 1
+        if task.missing == 0 and task.state == WAITING:
+            self.waiting -= 1
+            self.enqueue(task)
+
+    # ------------------------------------------------------------ feeding leases
+
+    def push(self, lease: Lease, tasks: Iterable[Task]) -> None:
+        link = lease.link
+        known = link.functions
+        inflight = lease.inflight
+        first = seq = lease.next_seq
+        wire = []
+        for task in tasks:
+            fn = task.fn
+            if fn.key not in known:
+                self.tell_function(link, fn)
+            extra = task.extra
+            if task.deps is not None:
+                extra = dict(extra) if extra else {}
+                extra["deps"] = [record.value for record in task.deps]
+                for record in task.deps:
+                    record.escaped = True
+            wire.append((task.tid, task.attempt, fn.key, task.args, task.nret, extra))
+            task.state = PUSHED
+            task.lease = lease
+            task.seq = seq
+            inflight[seq] = task
+            seq += 1
+        lease.next_seq = seq
+        self.net.send(link.peer, PushTasks(lease.number, first, wire))
+
+    def tell_function(self, link: WorkerLink, fn: Function) -> None:
+        if fn.key not in link.functions:
+            link.functions.add(fn.key)
+            self.net.send(link.peer, FunctionDef(fn.key, fn.blob))
+
+    def feed(self, lease: Lease) -> None:
+        """Give an open lease what it has earned; called when it has used up half of that."""
+        key = lease.key
+        queue = key.queue
+        if lease.paused or lease.recalled or lease.notice is not None or lease.link.closed:
+            return
+        if not queue:
+            if not lease.inflight:
+                self._idle(lease)
+            return
+        if type(queue[0]) is MapChunk:
+            self.maps.feed(lease)
+            return
+        inflight = lease.inflight
+        while queue and queue[0].state != QUEUED:  # cancelled, or run elsewhere, while queued
+            queue.popleft()
+        if not queue or type(queue[0]) is MapChunk:
+            self.feed(lease)
+            return
+        fn = queue[0].fn
+        depth = 1 if fn.run_ns is None else min(self.run_ahead_max, max(1, self.run_ahead_ns // fn.run_ns))
+        held = len(inflight)
+        if held * 2 > depth:
+            return  # wait until half is used: few large batches beat many small ones
+        room = min(depth - held, -(-len(queue) // len(key.leases)))
+        batch = []
+        while room > 0 and queue:
+            task = queue[0]
+            if task.state == QUEUED:
+                if task.fn is not fn and (task.fn.run_ns is None or task.fn.run_ns > fn.run_ns):
+                    break
+                batch.append(task)
+                room -= 1
+            queue.popleft()
+            if queue and type(queue[0]) is MapChunk:
+                break
+        if batch:
+            self.push(lease, batch)
+
+    def _idle(self, lease: Lease) -> None:
+        lease.idle_since = self.now
+        if lease not in lease.key.idle:
+            lease.key.idle.append(lease)
+
+    def pump(self) -> None:
+        """Once a turn: feed every lease of the keys that got tasks, and tell the node what is wanted."""
+        dirty, self.dirty = self.dirty, []
+        for key in dirty:
+            key.dirty = False
+            if key.idle:
+                idle, key.idle = key.idle, []
+                for lease in idle:
+                    self.feed(lease)
+            if key.queue:
+                for lease in key.leases.values():
+                    self.feed(lease)
+            self._want(key)
+
+    def _want(self, key: Key) -> None:
+        wanted = min(len(key.queue), LEASE_WANT_MAX)
+        if key.queue and type(key.queue[0]) is MapChunk:
+            wanted = min(sum(chunk.count for chunk in key.queue if type(chunk) is MapChunk), LEASE_WANT_MAX)
+        if wanted == key.want:
+            return
+        if wanted and key.want and key.want // 2 <= wanted <= key.want * 2:
+            return  # the node grants one at a time anyway; only the order of magnitude matters
+        if not key.declared:
+            key.declared = True
+            self.net.send(self.node, LeaseKey(key.number, key.demand, key.env, key.strategy, key.name))
+        key.want = wanted
+        self.net.send(self.node, LeaseWant(key.number, wanted, key.granted))
+
+    def _touch(self, key: Key) -> None:
+        if not key.dirty:
+            key.dirty = True
+            self.dirty.append(key)
+
+    # ------------------------------------------------------------ leases
+
+    def on_lease_grant(self, peer: bytes, message: LeaseGrant) -> None:
+        key = self.by_number.get(message.key)
+        if key is None or message.lease in self.leases:
+            return
+        key.granted += 1
+        key.status = None
+        if key.want:
+            key.want -= 1
+        link = self.workers.get(message.worker)
+        if link is None or link.closed:
+            link = self.workers[message.worker] = WorkerLink(message.worker, message.endpoint)
+        lease = Lease(message.lease, key, link, message.pid, message.assigned)
+        link.lease = lease
+        self.leases[message.lease] = key.leases[message.lease] = lease
+        early = self.early_deaths.pop(message.worker, None)
+        if early is not None:
+            self._died(lease, early[1])
+            return
+        if not key.queue:
+            self._return(lease)
+            return
+        self.net.connect(message.worker, message.endpoint)
+        self.net.send(message.worker, LeaseOpen(message.lease, self.job, message.assigned, key.env))
+        self.feed(lease)
+
+    def on_lease_status(self, peer: bytes, message: LeaseStatus) -> None:
+        key = self.by_number.get(message.key)
+        if key is not None:
+            key.status = (message.cause, message.detail)
+
+    def on_lease_recall(self, peer: bytes, message: LeaseRecall) -> None:
+        lease = self.leases.get(message.lease)
+        if lease is not None:
+            lease.recalled = True
+            if not lease.inflight:
+                self._return(lease)
+
+    def _return(self, lease: Lease, exiting: bool = False) -> None:
+        key = lease.key
+        if self.leases.pop(lease.number, None) is None:
+            return
+        del key.leases[lease.number]
+        if lease in key.idle:
+            key.idle.remove(lease)
+        lease.returned = True
+        if lease.link.lease is lease:
+            lease.link.lease = None
+        self.net.send(self.node, LeaseReturn(lease.number, exiting))
+        if key.queue:
+            key.want = 0
+            self._touch(key)
+
+    # ------------------------------------------------------------ ends of tasks
+
+    def on_tasks_done(self, peer: bytes, message: TasksDone) -> None:
+        lease = self.leases.get(message.lease)
+        if lease is None or lease.link.peer != peer:
+            return
+        inflight = lease.inflight
+        inline = 0
+        task = None
+        it = iter(message.ends)
+        for seq, result in zip(it, it):  # noqa: B905
+            task = inflight.pop(seq, None)
+            if task is None:
+                continue
+            if type(result) is bytes and task.nret == 1 and task.pins is None:
+                # The common end, written out: one inline value, nothing pinned.
+                task.state = DONE
+                self.finished += 1
+                entry = task.entry
+                if entry.refs == 0 and not entry.holders:
+                    continue
+                entry.task = None
+                entry.value = result
+                inline += len(result)
+                waiters = entry.waiters
+                if waiters is not None:
+                    entry.waiters = None
+                    for waiter in waiters:
+                        waiter(entry)
+            else:
+                self.finish(task, result, lease)
+        self.refs.inline_bytes += inline
+        if task is not None:
+            self._measure(task.fn, message.ns_each)
+        self._settle(lease)
+
+    def _measure(self, fn: Function, ns: int) -> None:
+        ns = max(1, ns)
+        fn.run_ns = ns if fn.run_ns is None else (fn.run_ns * 3 + ns) // 4 + 1
+
+    def _settle(self, lease: Lease) -> None:
+        """After ends came in: what is this lease to do next?"""
+        if not lease.inflight:
+            lease.paused = False
+            if lease.recalled:
+                self._return(lease, lease.exiting)
+                return
+        if lease.notice is None:
+            self.feed(lease)
+            if not lease.key.queue and lease.key.want:
+                self._touch(lease.key)
+
+    def finish(self, task: Task, result: Any, lease: Lease | None) -> None:
+        """The end of an attempt in its general form: several returns, errors, references, streams."""
+        extra: dict[str, Any] = {}
+        if type(result) is list and result and result[0] == 0:
+            _, values, extra = result
+        else:
+            values = [result]
+        if extra:
+            if type(lease) is Lease and extra.get("exiting"):
+                lease.recalled = lease.exiting = True
+            held = extra.get("held")
+            if held and lease is not None:
+                self.refs.announce(lease.link.peer, held)
+        if values and type(values[0]) is list and values[0] and values[0][0] == FAILED:
+            if self._retry_error(task, values[0]):
+                return
+            self.fail(task, values[0])
+            return
+        sender = lease.link.peer if lease is not None else self.me
+        if task.stream is not None:
+            self.streams.ended(task, values, extra, sender)
+            self._ended(task)
+            return
+        entries = task.entry if type(task.entry) is list else [task.entry]
+        if len(values) != len(entries):
+            self.fail(task, [FAILED, "system", {"reason": f"{len(values)} values for {len(entries)} returns"}])
+            return
+        self._ended(task)
+        for entry, value in zip(entries, values, strict=True):
+            self.deliver(entry, value, sender)
+
+    def deliver(self, entry: Entry, value: Any, sender: bytes) -> None:
+        """Give an entry its value, taking over the references that it carries."""
+        if type(value) is list and value[0] == CARRYING:
+            entry.contained = self.refs.receive_carrying(sender, value[2], value[3] if len(value) > 3 else 0)
+            value = value[1]
+        self.refs.complete(entry, value)
+
+    def fail(self, task: Task, failure: list[Any]) -> None:
+        """Every return of the task gets this error; no further attempt."""
+        self._ended(task)
+        if task.stream is not None:
+            self.streams.failed(task, failure)
+            return
+        for entry in task.entry if type(task.entry) is list else [task.entry]:
+            if entry.value is None:
+                self.refs.complete(entry, failure)
+
+    def _ended(self, task: Task) -> None:
+        task.state = DONE
+        self.finished += 1
+        self.tasks.pop(task.tid, None)
+        pins, task.pins, task.deps = task.pins, None, None
+        if pins:
+            self.refs.unpin_all(pins)
+
+    # ------------------------------------------------------------ retries, hand-back, death
+
+    def _retry_error(self, task: Task, failure: list[Any]) -> bool:
+        """An exception of the task itself: again only if its author asked (retry_exceptions)."""
+        if failure[1] != "task_error" or not task.retry_errors or task.cancelling or task.retries == 0:
+            return False
+        if task.retry_errors is not True and not self.retry_matches(task.retry_errors, failure):
+            return False
+        self._again(task, charge=True)
+        return True
+
+    retry_matches: Callable[[Any, list[Any]], bool] = staticmethod(lambda wanted, failure: True)
+
+    def _again(self, task: Any, *, charge: bool) -> None:
+        if charge:
+            task.attempt += 1
+            self.retried += 1
+            if task.retries > 0:
+                task.retries -= 1
+        task.lease = None
+        task.state = QUEUED
+        task.key.queue.appendleft(task)
+        self._touch(task.key)
+
+    def on_hand_back(self, peer: bytes, message: HandBack) -> None:
+        lease = self.leases.get(message.lease)
+        if lease is None or lease.link.peer != peer:
+            return
+        lease.paused = True
+        back = []
+        for seq in message.sequences:
+            task = lease.inflight.get(seq)
+            if task is None or type(task) is MapChunk:
+                continue
+            del lease.inflight[seq]
+            back.append(task)
+        self.maps.on_hand_back(lease, message.sequences)
+        for task in reversed(back):
+            if task.cancelling:
+                self.fail(task, cancelled(task))
+            else:
+                self._again(task, charge=False)
+        if not lease.inflight:
+            self._settle(lease)
+
+    def on_worker_died(self, peer: bytes, message: WorkerDied) -> None:
+        link = self.workers.get(message.worker)
+        lease = self.leases.get(message.lease) if message.lease else None
+        if lease is None:
+            if link is not None:
+                self._drop_link(link)
+            elif message.lease:
+                self.early_deaths[message.worker] = (self.now, message)
+            return
+        self._died(lease, message)
+
+    def _died(self, lease: Lease, notice: WorkerDied) -> None:
+        lease.notice = notice
+        if lease in lease.key.idle:
+            lease.key.idle.remove(lease)
+        if lease.link.closed or not lease.inflight:
+            self._bury(lease)
+        else:
+            self.dying[lease.number] = self.now + WITHOUT_NOTICE_S
+
+    def on_peer_closed(self, peer: bytes) -> None:
+        """Our connection to a worker is closed and drained."""
+        link = self.workers.get(peer)
+        if link is None:
+            return
+        link.closed = True
+        lease = link.lease
+        if lease is None:
+            self._drop_link(link)
+        elif lease.notice is not None:
+            self._bury(lease)
+        else:
+            if lease in lease.key.idle:
+                lease.key.idle.remove(lease)
+            self.dying[lease.number] = self.now + WITHOUT_NOTICE_S
+
+    def _drop_link(self, link: WorkerLink) -> None:
+        if self.workers.get(link.peer) is link:
+            del self.workers[link.peer]
+        link.closed = True
+        self.net.disconnect(link.peer)
+
+    def _bury(self, lease: Lease) -> None:
+        """The worker is dead and everything it said has been heard: charge the running task, free the others."""
+        notice = lease.notice
+        self.dying.pop(lease.number, None)
+        if self.leases.pop(lease.number, None) is None:
+            return
+        key = lease.key
+        del key.leases[lease.number]
+        if lease in key.idle:
+            key.idle.remove(lease)
+        lease.returned = True
+        self._drop_link(lease.link)
+        started, finished = (notice.started, notice.finished) if notice is not None else (0, 0)
+        for seq in sorted(lease.inflight, reverse=True):  # back to the front of the queue, in order
+            task = lease.inflight[seq]
+            if type(task) is MapChunk:
+                self.maps.lost(task, seq, started, finished, notice)
+                continue
+            running = seq == started and finished < started
+            if task.cancelling:
+                self.fail(task, cancelled(task))
+            elif not running:
+                # Not started: free of charge.  Finished, and the reply lost: a lost object, not a failure.
+                if notice is None:
+                    self._charge(task, notice)
+                else:
+                    self._again(task, charge=False)
+            else:
+                self._charge(task, notice)
+        lease.inflight.clear()
+        key.want = 0
+        self._touch(key)
+
+    def _charge(self, task: Task, notice: WorkerDied | None) -> None:
+        if task.retries == 0:
+            self.fail(task, crashed(task.fn.name, task.attempt, notice))
+        else:
+            self._again(task, charge=True)
+
+    # ------------------------------------------------------------ cancellation
+
+    def cancel(self, task: Task, force: bool, recursive: bool) -> None:
+        """Ask for the end of a task; a task that has ended is left alone."""
+        if task.state == DONE:
+            return
+        task.cancelling = "force" if force else "asked"
+        if task.state == WAITING:
+            self.waiting -= 1
+            self.fail(task, cancelled(task))
+        elif task.state == QUEUED:
+            self.fail(task, cancelled(task))  # the queue skips it
+        elif force and self._is_running_alone(task):
+            self.net.send(self.node, LeaseKill(task.lease.number, "cancelled by force"))
+        else:
+            self.net.send(task.lease.link.peer, CancelTask(task.tid, task.attempt, recursive))
+            if force:
+                self.net.send(self.node, LeaseKill(task.lease.number, "cancelled by force"))
+
+    def _is_running_alone(self, task: Task) -> bool:
+        return len(task.lease.inflight) == 1
+
+    def children_of(self, parent: bytes) -> list[Task]:
+        """Unfinished tasks submitted by task ``parent`` of this process."""
+        found = [t for key in self.keys.values() for t in key.queue if type(t) is Task and t.parent == parent]
+        for lease in self.leases.values():
+            found += [t for t in lease.inflight.values() if type(t) is Task and t.parent == parent]
+        return [t for t in found if t.state != DONE]
+
+    # ------------------------------------------------------------ inline execution by a blocked worker
+
+    def take_queued(self, task: Task) -> bool:
+        """Take a queued task out, to be run by the caller itself; False when it is not queued any more."""
+        if task.state != QUEUED or task.cancelling:
+            return False
+        task.state = PUSHED  # the queue skips it
+        task.lease = None
+        return True
+
+    # ------------------------------------------------------------ streams
+
+    def on_stream_item(self, peer: bytes, message: StreamItem) -> None:
+        self.streams.on_item(peer, message)
+
+    # ------------------------------------------------------------ time
+
+    def tick(self, now: float) -> None:
+        """Return idle leases; stop waiting for the other half of a death."""
+        self.now = now
+        for key in self.by_number.values():
+            for lease in [x for x in key.idle if x.idle_since + self.lease_idle_s <= now]:
+                self._return(lease)
+        for number, until in list(self.dying.items()):
+            lease = self.leases.get(number)
+            if lease is None:
+                del self.dying[number]
+            elif until <= now:
+                self._bury(lease)
+        for worker, (since, _) in list(self.early_deaths.items()):
+            if since + 10.0 <= now:
+                del self.early_deaths[worker]
+
+    def next_deadline(self) -> float | None:
+        times = [lease.idle_since + self.lease_idle_s for key in self.by_number.values() for lease in key.idle]
+        times += self.dying.values()
+        return min(times, default=None)
+
+    # ------------------------------------------------------------ why
+
+    def explain(self, task: Task) -> tuple[Cause, dict[str, Any]]:
+        """Why an unfinished task waits."""
+        about: dict[str, Any] = {"task": task.tid.hex(), "name": task.fn.name, "attempt": task.attempt}
+        if task.cancelling and task.state == PUSHED:
+            return Cause.CANCELLING, about
+        if task.state == WAITING:
+            about["missing"] = [record.oid for record in task.deps or () if record.value is None]
+            return Cause.DEPENDENCY, about
+        if task.state == PUSHED and task.lease is not None:
+            lease = task.lease
+            about["pid"] = lease.pid
+            if lease.notice is not None or lease.link.closed:
+                return Cause.WORKER_LOST, about
+            ahead = sum(1 for seq in lease.inflight if seq < task.seq)
+            about["ahead"] = ahead
+            return (Cause.PUSHED if ahead else Cause.RUNNING), about
+        if task.state == PUSHED:
+            return Cause.RUNNING, about
+        key = task.key
+        about["demand"] = key.demand
+        about["queued"] = len(key.queue)
+        if key.status is not None:
+            cause, about["detail"] = key.status
+            return Cause(cause), about
+        if key.leases:
+            about["leases"] = len(key.leases)
+            return Cause.RESOURCES_BUSY, about
+        return Cause.LEASE_REQUESTED, about
+
+    def check(self) -> None:
+        for key in self.by_number.values():
+            for number, lease in key.leases.items():
+                assert lease.number == number and self.leases.get(number) is lease and not lease.returned
+                for seq, task in lease.inflight.items():
+                    assert seq < lease.next_seq
+                    if type(task) is Task:
+                        assert task.state == PUSHED and task.lease is lease and task.seq == seq
+            for lease in key.idle:
+                assert not lease.inflight, "an idle lease has work"
+                assert lease.number in key.leases
+            for task in key.queue:
+                if type(task) is Task and task.state == QUEUED:
+                    assert task.missing == 0
+        assert self.waiting >= 0
+
+
+class Arrival:
+    """The waiter a task leaves at an argument that is not ready."""
+
+    __slots__ = ("submitter", "task")
+
+    def __init__(self, submitter: Submitter, task: Task):
+        self.submitter = submitter
+        self.task = task
+
+    def __call__(self, record: Any) -> None:
+        self.submitter.arrived(self.task)
+
+
+def first_failure(deps: list[Any]) -> list[Any] | None:
+    for record in deps:
+        value = record.value
+        if type(value) is list and value[0] == FAILED:
+            return value
+    return None
+
+
+def cancelled(task: Any) -> list[Any]:
+    return [FAILED, "cancelled", {"task": task.tid, "name": task.fn.name}]
+
+
+def crashed(name: str, attempt: int, notice: WorkerDied | None) -> list[Any]:
+    """The error of a task whose worker died for the last time."""
+    detail: dict[str, Any] = {"name": name, "attempts": attempt + 1}
+    if notice is not None:
+        detail |= {"pid": notice.pid, "signal": notice.signal, "exit_code": notice.exit_code,
+                   "reason": notice.reason, "log_tail": notice.log_tail}
+    kind = "oom" if notice is not None and notice.reason == "out of memory" else "worker_crashed"
+    return [FAILED, kind, detail]

@@ -1,0 +1,225 @@
+"""References as users hold them: ObjectRef, the generator of a streaming task, the sequence of a ``map``.
+
+A reference that goes away only appends its record to ``dropped``: finalisers run at any point, also in the middle
+of a transition, so they must not touch the runtime's state.  The runtime empties the deque once a turn.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from zray import ids, serialization
+
+if TYPE_CHECKING:
+    import asyncio
+    import concurrent.futures
+
+T = TypeVar("T")
+
+dropped: deque[Any] = deque()
+_hooks: dict[str, Any] = {"runtime": None, "wake": None}  # set by zray.runtime while one is there
+
+
+def _no_wake() -> None:
+    pass
+
+
+class _Wake:
+    """Called by finalisers while the loop sleeps; replaced by the runtime."""
+
+    __slots__ = ("armed", "call")
+
+    def __init__(self) -> None:
+        self.armed = False
+        self.call: Callable[[], None] = _no_wake
+
+
+wake = _Wake()
+
+
+def _runtime() -> Any:
+    runtime = _hooks["runtime"]
+    if runtime is None:
+        raise RuntimeError("zray is not running: this reference belongs to a session that has ended (zray.init() starts one)")
+    return runtime
+
+
+class ObjectRef(Generic[T]):
+    """A reference to an object that may not exist yet; ``zray.get`` gives its value.
+
+    It keeps the object alive.  It may be passed to tasks, stored inside other objects, awaited and hashed.
+    """
+
+    __slots__ = ("_oid", "_record", "__weakref__")
+
+    def __init__(self, oid: bytes, record: Any):
+        self._oid = oid
+        self._record = record
+
+    def __del__(self, _append=dropped.append, _wake=wake) -> None:
+        _append(self._record)
+        if _wake.armed:
+            _wake.armed = False
+            _wake.call()
+
+    def binary(self) -> bytes:
+        return self._oid
+
+    def hex(self) -> str:
+        return self._oid.hex()
+
+    def task_id(self) -> ids.TaskID:
+        return ids.TaskID(self._oid[: ids.TASK_SIZE])
+
+    def job_id(self) -> ids.JobID:
+        return ids.JobID(self._oid[: ids.JOB_SIZE])
+
+    def is_nil(self) -> bool:
+        return self._oid == b"\xff" * ids.OBJECT_SIZE
+
+    @classmethod
+    def nil(cls) -> ObjectRef[Any]:
+        from zray.owner.records import Entry
+
+        return cls(b"\xff" * ids.OBJECT_SIZE, Entry(b"\xff" * ids.OBJECT_SIZE))
+
+    @property
+    def _owner(self) -> bytes:
+        owner = self._record.owner
+        return owner if owner is not None else _runtime().incarnation
+
+    def future(self) -> concurrent.futures.Future[T]:
+        """A ``concurrent.futures.Future`` that ends with the value or the error."""
+        return _runtime().future(self)
+
+    def as_future(self, _internal: bool = False) -> asyncio.Future[T]:
+        """An asyncio future of the running loop."""
+        import asyncio
+
+        return asyncio.wrap_future(self.future())
+
+    def __await__(self) -> Iterator[Any]:
+        return _runtime().awaitable(self).__await__()
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, ObjectRef) and other._oid == self._oid)
+
+    def __hash__(self) -> int:
+        return hash(self._oid)
+
+    def __repr__(self) -> str:
+        return f"ObjectRef({self._oid.hex()})"
+
+    def __reduce__(self):
+        serialization.on_ref(self)
+        owner, endpoint = _runtime().address_of(self._record)
+        return restore_ref, (self._oid, owner, endpoint)
+
+    def __copy__(self) -> ObjectRef[T]:
+        return self
+
+    def __deepcopy__(self, memo: dict) -> ObjectRef[T]:
+        return self
+
+
+def restore_ref(oid: bytes, owner: bytes, endpoint: str) -> ObjectRef[Any]:
+    """Unpickle a reference: this process becomes a holder of the object."""
+    ref = _runtime().restore_ref(oid, owner, endpoint)
+    serialization.restored(ref)
+    return ref
+
+
+serialization.set_ref_type(ObjectRef)
+
+
+class ObjectRefGenerator(Generic[T]):
+    """The references that a streaming generator task yields, in order, as they come.
+
+    Iterates synchronously and asynchronously; an error of the generator is the last reference.
+    """
+
+    __slots__ = ("_stream", "__weakref__")
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+
+    def __del__(self, _append=dropped.append) -> None:
+        _append(self._stream)
+
+    def __iter__(self) -> ObjectRefGenerator[T]:
+        return self
+
+    def __next__(self) -> ObjectRef[T]:
+        ref = _runtime().next_of_stream(self._stream, None)
+        if ref is None:
+            raise StopIteration
+        return ref
+
+    def __aiter__(self) -> ObjectRefGenerator[T]:
+        return self
+
+    async def __anext__(self) -> ObjectRef[T]:
+        ref = await _runtime().next_of_stream_async(self._stream)
+        if ref is None:
+            raise StopAsyncIteration
+        return ref
+
+    def is_finished(self) -> bool:
+        """Whether every item has been taken."""
+        return self._stream.ended and not self._stream.ready
+
+    def next_ready(self) -> bool:
+        return bool(self._stream.ready) or self._stream.ended
+
+    def task_id(self) -> ids.TaskID:
+        return ids.TaskID(self._stream.task.tid)
+
+    def __repr__(self) -> str:
+        return f"ObjectRefGenerator({self._stream.task.tid.hex()}, taken={self._stream.consumed})"
+
+    def __reduce__(self):
+        raise TypeError("an ObjectRefGenerator cannot be pickled: pass the references it yields instead")
+
+
+class MapRefs(Generic[T]):
+    """The references of one ``f.map``: a lazy sequence, each item its own task.
+
+    ``zray.get(refs)`` gives all values in order without making a reference per item.
+    """
+
+    __slots__ = ("_batch", "__weakref__")
+
+    def __init__(self, batch: Any):
+        self._batch = batch
+
+    def __del__(self, _append=dropped.append) -> None:
+        _append(self._batch)
+
+    def __len__(self) -> int:
+        return self._batch.count
+
+    def __getitem__(self, index: Any) -> Any:
+        count = self._batch.count
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(count))]
+        if index < 0:
+            index += count
+        if not 0 <= index < count:
+            raise IndexError(f"index {index} of {count} references")
+        return _runtime().map_item(self._batch, index)
+
+    def __iter__(self) -> Iterator[ObjectRef[T]]:
+        for index in range(self._batch.count):
+            yield self[index]
+
+    def done(self) -> int:
+        """How many of the tasks have ended."""
+        return self._batch.count - self._batch.remaining
+
+    def __repr__(self) -> str:
+        return f"MapRefs({self._batch.fn.name}, {self.done()} of {len(self)} done)"
+
+    def __reduce__(self):
+        return list, (list(self),)

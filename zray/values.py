@@ -1,0 +1,117 @@
+"""Values between Python objects and their wire forms: inline bytes or a place in the object store.
+
+Straight code, no state machine: pickling and copying happen here, outside the loop lock; only the allocation and the
+look-ups take it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from zray import errors, serialization
+from zray.messages import CARRYING, FAILED, STORED
+from zray.owner.records import Borrowed, Entry
+from zray.refs import ObjectRef
+from zray.serialization import NONE, Serialized, loads
+
+if TYPE_CHECKING:
+    from zray.runtime import Runtime
+
+
+class Values:
+    """Encoding and decoding for one Runtime."""
+
+    def __init__(self, runtime: Runtime):
+        self.rt = runtime
+        self.inline_max = runtime.config.inline_bytes_max
+
+    # ------------------------------------------------------------ out
+
+    def place(self, value: Serialized, oid: bytes) -> Any:
+        """The wire value of a serialised object: inline when small, else written to the store (may wait for space)."""
+        if value.nbytes <= self.inline_max:
+            return serialization.to_bytes(value)
+        return self.store(value, oid)
+
+    def store(self, value: Serialized, oid: bytes) -> list[Any]:
+        allocation = self.rt.allocate(value.nbytes, oid)
+        try:
+            serialization.write_into(value, allocation.view)
+        except BaseException:
+            with self.rt.loop.lock:
+                allocation.abandon()
+            raise
+        return allocation.seal()
+
+    def result(self, value: Any, oid: bytes, receiver: bytes) -> Any:
+        """The wire value of a task's return; references inside are pinned until the receiver holds them."""
+        dumped = serialization.dumps(value)
+        wire = self.place(dumped, oid)
+        if not dumped.refs:
+            return wire
+        with self.rt.loop.lock:
+            records = [ref._record for ref in dumped.refs]
+            token = self.rt.refs.send_carrying(receiver, records)
+            triples = [[r.oid, *self.rt.address_of(r)] for r in records]
+        return [CARRYING, wire, triples, token]
+
+    # ------------------------------------------------------------ in
+
+    def load(self, record: Entry | Borrowed) -> Any:
+        """The Python value of a ready object; raises its error."""
+        value = record.value
+        if type(value) is bytes:
+            return None if value == NONE else loads(value)
+        return self._load(value, record)
+
+    def _load(self, value: Any, record: Entry | Borrowed | None) -> Any:
+        kind = value[0]
+        if kind == STORED:
+            return loads(self.rt.read_stored(value, record))
+        if kind == FAILED:
+            raise self.error(value)
+        if kind == CARRYING:
+            return self.load_wire(value[1])
+        raise errors.RaySystemError(f"an object has a value of unknown form {kind!r}")
+
+    def load_wire(self, value: Any) -> Any:
+        """The Python value of an argument as it came in a message."""
+        if type(value) is bytes:
+            return None if value == NONE else loads(value)
+        return self._load(value, None)
+
+    def load_many(self, values: Sequence[Any]) -> list[Any]:
+        return [self.load_wire(value) for value in values]
+
+    def payload(self, value: Any) -> Any:
+        """The buffer of a wire value that is known to be no error (arguments, map chunks)."""
+        if type(value) is bytes:
+            return value
+        if value[0] == STORED:
+            return self.rt.read_stored(value, None)
+        return self.payload(value[1])
+
+    @staticmethod
+    def error(value: Any) -> Exception:
+        return errors.from_failure(value[1], value[2])
+
+    # ------------------------------------------------------------ map columns
+
+    def pack_items(self, items: Sequence[Any]) -> tuple[Any, list[Any] | None]:
+        """A column of arguments: its wire value, and the records it needs alive (called under the lock)."""
+        dumped = serialization.dumps(items if isinstance(items, range) else list(items))
+        pins = [ref._record for ref in dumped.refs] or None
+        if pins:
+            for record in pins:
+                record.refs += 1
+        return serialization.to_bytes(dumped), pins
+
+    def pick(self, column: Any, position: int) -> Any:
+        """One result out of a column, as the wire value of an object of its own (called under the lock)."""
+        return serialization.to_bytes(serialization.dumps(loads(self.payload(column))[position]))
+
+
+def restored_ref(runtime: Runtime, oid: bytes, owner: bytes, endpoint: str) -> ObjectRef[Any]:
+    with runtime.loop.lock:
+        return ObjectRef(oid, runtime.refs.restore(oid, owner, endpoint))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import errno
 import os
 import resource
 import signal
@@ -78,21 +77,6 @@ class Ended(NamedTuple):
 
     signal: int  # 0 when it exited by itself
     exit_code: int
-
-
-def reap(pidfd: int) -> Ended | None:
-    """Collect the child behind ``pidfd``; None while it runs.  A process that is no child of ours gives (0, 0)."""
-    try:
-        result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
-    except OSError as error:
-        if error.errno != errno.ECHILD:
-            raise
-        return Ended(0, 0)
-    if result is None:
-        return None
-    if result.si_code == os.CLD_EXITED:
-        return Ended(0, result.si_status)
-    return Ended(result.si_status, 0)
 
 
 IN_MODIFY = 0x00000002

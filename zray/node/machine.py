@@ -500,6 +500,10 @@ class NodeMachine:
         self.events.extend(message.events)
         self.events_dropped += message.dropped
 
+    def drivers(self) -> set[bytes]:
+        """Incarnations that said hello as drivers."""
+        return {peer for peer, hello in self._hellos.items() if hello.kind == "driver"}
+
     def _job_of(self, peer: bytes) -> Job | None:
         """The job that a core process works for; a worker's even after its driver is gone (detached actors)."""
         job = self.jobs.by_driver.get(peer)

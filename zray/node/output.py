@@ -92,12 +92,11 @@ class Output:
         for stream in (out, err):
             self._by_name[os.path.basename(stream.path)] = stream
 
-    def assign(self, incarnation: bytes, job: int, pid: int, name: str) -> None:
-        """Its output belongs to ``job`` from now on; ``name`` until a marker says better."""
+    def assign(self, incarnation: bytes, job: int, pid: int) -> None:
+        """Its output belongs to ``job`` from now on."""
         for stream in self._streams.get(incarnation, ()):
             stream.job = job
             stream.pid = pid
-            stream.name = name or stream.name
 
     def note_writes(self) -> bool:
         """Take the kernel's word which files have new bytes; True when any has."""

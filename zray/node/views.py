@@ -1,6 +1,6 @@
 """Answers to NodeQuery: what the state API, ``zray status`` and ``zray explain`` show.  Reads the machine, changes nothing.
 
-    nodes resources available actors workers leases store jobs events stats explain
+    nodes resources available actors workers leases store jobs events timeline stats explain
 
 Every answer is a map of wire types; an unknown or failing question answers ``{"error": text}``.
 """
@@ -30,7 +30,18 @@ def answer(machine: NodeMachine, peer: bytes, what: str, args: dict[str, Any]) -
 def _rows(name: str, rows: list[dict[str, Any]], args: dict[str, Any]) -> dict[str, Any]:
     limit = args.get("limit")
     limit = limit if isinstance(limit, int) and limit >= 0 else LIMIT
-    return {name: rows[:limit], "total": len(rows)}
+    return {name: [_shown(row) for row in rows[:limit]], "total": len(rows)}
+
+
+def _shown(value: Any) -> Any:
+    """Ids as hex, which is how users write them."""
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, dict):
+        return {key: _shown(item) for key, item in value.items() if key != "error"}
+    if isinstance(value, list):
+        return [_shown(item) for item in value]
+    return value
 
 
 def _nodes(machine: NodeMachine, peer: bytes, args: dict) -> dict:
@@ -43,7 +54,7 @@ def _resources(machine: NodeMachine, peer: bytes, args: dict) -> dict:
 
 def _available(machine: NodeMachine, peer: bytes, args: dict) -> dict:
     free = {name: max(0, units) for name, units in machine.scheduler.available().items()}
-    return {"resources": amounts({name: units for name, units in free.items() if units})}
+    return {"available": amounts({name: units for name, units in free.items() if units})}
 
 
 def _actors(machine: NodeMachine, peer: bytes, args: dict) -> dict:
@@ -70,7 +81,7 @@ def _leases(machine: NodeMachine, peer: bytes, args: dict) -> dict:
     report = machine.scheduler.report()
     workers = {lease: placement.row() for lease, placement in machine.placements.items()}
     rows = [{**row, **{key: workers[row["lease"]][key] for key in ("pid", "worker", "actor")}} for row in report["leases"]]
-    return {**_rows("leases", rows, args), "waiting": report["waiting"][:LIMIT]}
+    return {**_rows("leases", rows, args), "waiting": [_shown(row) for row in report["waiting"][:LIMIT]]}
 
 
 def _store(machine: NodeMachine, peer: bytes, args: dict) -> dict:
@@ -87,6 +98,14 @@ def _events(machine: NodeMachine, peer: bytes, args: dict) -> dict:
     start = max(0, len(machine.events) - limit)
     return {"events": list(islice(machine.events, start, None)), "total": len(machine.events),
             "dropped": machine.events_dropped}
+
+
+def _timeline(machine: NodeMachine, peer: bytes, args: dict) -> dict:
+    """Task events as Chrome trace events: ``[name, task id, pid, start s, end s, ok]`` becomes a complete ("X") event."""
+    return {"events": [
+        {"cat": "task", "ph": "X", "name": event[0], "pid": event[2], "tid": event[2], "ts": event[3] * 1e6,
+         "dur": (event[4] - event[3]) * 1e6, "args": {"task_id": _shown(event[1]), "ok": bool(event[5])}}
+        for event in machine.events if type(event) is list and len(event) >= 6]}
 
 
 def _stats(machine: NodeMachine, peer: bytes, args: dict) -> dict:
@@ -121,5 +140,5 @@ def _explain(machine: NodeMachine, peer: bytes, args: dict) -> dict:
 
 _VIEWS: dict[str, Callable[[Any, bytes, dict], dict]] = {
     "nodes": _nodes, "resources": _resources, "available": _available, "actors": _actors, "workers": _workers,
-    "leases": _leases, "store": _store, "jobs": _jobs, "events": _events, "stats": _stats, "explain": _explain,
+    "leases": _leases, "store": _store, "jobs": _jobs, "events": _events, "timeline": _timeline, "stats": _stats, "explain": _explain,
 }

@@ -1,0 +1,404 @@
+"""zray-node: the process of a node.  One thread, one poll; it performs what NodeMachine decides.
+
+Start: arguments, session directory, imports, fork of the zygote (before any thread or ZeroMQ context), then mesh,
+store, control store, ready.  A turn of the loop: poll the mesh's sockets and one epoll descriptor (signals, pidfds,
+zygote, inotify); deliver; perform the machine's effects until there are none; flush.  Without work the poll has no
+time-out: an idle daemon does not wake up.
+
+Fate: started by init() it ends with its driver (pidfd of the parent, and a pipe for the orderly end); its workers have
+PDEATHSIG, so nothing survives it, whatever ends it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from zray.config import Config
+from zray.node import linux, session as sessions
+from zray.node.children import Children, Processes, Signals, Watcher
+from zray.node.effects import EndJob, Forget, Kill, Note, Send, Spawn, Watch
+from zray.node.options import BadOption, Offer, json_map, node_row, offer, parser
+from zray.node.session import Session, SessionError
+
+if TYPE_CHECKING:
+    from zray.node.linux import Ended
+
+EXIT_WAIT_S = 1.5  # for killed workers to be collected at the end; the kernel needs milliseconds
+LOG_LINES_A_MESSAGE = 1000
+
+
+class Daemon:
+    """The shell around NodeMachine."""
+
+    def __init__(self, arguments: argparse.Namespace, config: Config, offered: Offer, session_dir: str):
+        from zray import ids
+        from zray.node.zygote import ZygoteLink, one_blas_thread
+
+        self.config = config
+        self.session_dir = session_dir
+        self.shares_fate = arguments.fate_fd >= 0
+        self.fate_fd = arguments.fate_fd
+        self.parent = os.getppid()
+        self.soft_limit = linux.raise_descriptor_limit()
+        self.node_id = ids.random_bytes(ids.NODE_SIZE)
+        self.incarnation = self.node_id[:ids.INCARNATION_SIZE]
+        self.endpoint = f"ipc://{session_dir}/node.sock"
+        linux.become_subreaper()
+        linux.name_process("zray-node")
+        one_blas_thread()
+        _import_everything()
+        self.zygote = ZygoteLink.fork(self.soft_limit)
+        self._compose(offered)
+
+    def _compose(self, offered: Offer) -> None:
+        """Everything that may make threads or contexts: only after the fork."""
+        from zray import codec, ids
+        from zray.gcs.service import GcsService
+        from zray.node.machine import NodeMachine
+        from zray.node.names import GcsNames
+        from zray.node.output import Output
+        from zray.sched.local import LocalScheduler
+        from zray.store import reaper
+        from zray.store.service import StoreService
+        from zray.transport.mesh import Mesh
+
+        for base in sessions.base_dirs():
+            reaper.sweep(base)
+        self._soon: deque[Callable[[], None]] = deque()
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.stopping = ""
+        self.watcher = Watcher()
+        self.processes = Processes(self.watcher)
+        self.children = Children(self._worker_exited, self._zygote_exited)
+        self.children.zygote = self.zygote.pid
+        self.signals = Signals(self.watcher, self.children.collect, lambda: self.stop("signal"))
+        self.mesh = Mesh(self.incarnation, 0, self.endpoint, codec.encode, codec.decode)
+        self.store = StoreService.create(self.session_dir, os.path.basename(self.session_dir), offered.store_bytes,
+                                         self._send, self.call_soon)
+        self.gcs = GcsService(time.monotonic, self._send, incarnation=self.incarnation)
+        self.output = Output(self.session_dir, self.config.log_lines_max)
+        self.machine = NodeMachine(
+            node=node_row(self.node_id, self.endpoint, os.getpid(), offered.labels),
+            scheduler=LocalScheduler(offered.total, offered.labels, node=self.incarnation, gpu_ids=offered.gpu_ids),
+            names=GcsNames(self.gcs.client), config=self.config,
+            new_worker_id=lambda: ids.random_bytes(ids.WORKER_SIZE), attach=self.store.attach_info(),
+            keep=offered.cpus, store_report=self.store.report)
+        self.gcs.client.record_node(self.node_id, self.machine.node)
+        self._shell_handlers = {**self.store.handlers, **self.gcs.handlers}
+        self._doomed: set[bytes] = set()  # to be killed as soon as they have a process
+        self._log_at: float | None = None  # when to read the logs that were written to
+        self._spawns: list[dict[str, Any]] = []
+        self._perform_by_type: dict[type, Callable[[Any], None]] = {
+            Send: self._perform_send, Spawn: self._perform_spawn, Kill: self._perform_kill, Watch: self._perform_watch,
+            Forget: self._perform_forget, EndJob: self._perform_end_job, Note: self._perform_note}
+        self._watch_descriptors()
+        self.zygote.send({"base": {
+            "session_dir": self.session_dir, "node": self.incarnation, "node_endpoint": self.endpoint,
+            "store": self.store.attach_info(), "config": self.config.as_dict(), "node_info": self.machine.node}})
+        self.machine.start(time.monotonic())
+        self._perform()
+
+    def _watch_descriptors(self) -> None:
+        self.watcher.add(self._wake, self._run_soon)
+        self.watcher.add(self.zygote.sock.fileno(), self._zygote_answered)
+        if self.output.fd >= 0:
+            self.watcher.add(self.output.fd, self._logs_written)
+        if self.shares_fate:
+            self.processes.watch(b"parent", self.parent, lambda: self.stop("the driver ended"))
+            self.watcher.add(self.fate_fd, lambda: self.stop("the driver closed the session"))
+
+    def session(self) -> Session:
+        return Session(self.session_dir, self.incarnation, self.node_id.hex(), self.endpoint, os.getpid(),
+                       linux.start_time(os.getpid()), self.shares_fate, time.time())
+
+    # ------------------------------------------------------------ the loop
+
+    def run(self) -> None:
+        """Until told to stop."""
+        while not self.stopping:
+            self.turn(self._timeout())
+
+    def turn(self, timeout: float | None) -> None:
+        """Wait at most ``timeout`` seconds (None: for ever), deliver what arrived, do what follows, flush."""
+        outside = self.mesh.poll(timeout, self.watcher.fileno())
+        now = time.monotonic()
+        for peer, code, message in self.mesh.drain():
+            self._deliver(peer, code, message, now)
+        if outside:
+            self.watcher.run()
+        self._timers(now)
+        self._perform()
+        self.mesh.flush()
+
+    def _deliver(self, peer: bytes, code: int, message: Any, now: float) -> None:
+        handler = self._shell_handlers.get(code)
+        if handler is not None:
+            handler(peer, message)
+        else:
+            self.machine.handle(peer, code, message, now)
+
+    def _timeout(self) -> float | None:
+        times = [self.machine.next_deadline(), self.store.next_deadline(), self._log_at, self.mesh.next_deadline()]
+        if self.gcs.client.busy:
+            times.append(time.monotonic() + 0.05)
+        first = min((when for when in times if when is not None), default=None)
+        return None if first is None else max(0.0, first - time.monotonic())
+
+    def _timers(self, now: float) -> None:
+        if (when := self.machine.next_deadline()) is not None and when <= now:
+            self.machine.tick(now)
+        if (when := self.store.next_deadline()) is not None and when <= now:
+            self.store.tick(now)
+        if self.gcs.client.busy:
+            self.gcs.tick(now)
+        if self._log_at is not None and self._log_at <= now:
+            self._read_logs(now)
+
+    def call_soon(self, fn: Callable[[], None]) -> None:
+        """From any thread: run ``fn`` in the loop."""
+        self._soon.append(fn)
+        os.eventfd_write(self._wake, 1)
+
+    def _run_soon(self) -> None:
+        os.eventfd_read(self._wake)
+        while self._soon:
+            self._soon.popleft()()
+
+    def stop(self, why: str) -> None:
+        self.stopping = self.stopping or why
+
+    # ------------------------------------------------------------ effects
+
+    def _perform(self) -> None:
+        effects = self.machine.effects
+        while effects:
+            batch = effects[:]
+            effects.clear()
+            for effect in batch:
+                self._perform_by_type[type(effect)](effect)
+        if self._spawns:
+            spawns, self._spawns = self._spawns, []
+            self.zygote.send({"spawn": spawns})
+            self._want_zygote_write()
+
+    def _send(self, peer: bytes, message: Any) -> None:
+        self.mesh.send(peer, message.CODE, message)
+
+    def _perform_send(self, effect: Send) -> None:
+        self.mesh.send(effect.peer, effect.message.CODE, effect.message)
+
+    def _perform_spawn(self, effect: Spawn) -> None:
+        slot = self.store.open_slot(effect.worker[:8], 0)
+        self.output.add(effect.worker)
+        self.children.expected += 1
+        self._spawns.append({"worker_id": effect.worker, "slot": slot})
+
+    def _perform_kill(self, effect: Kill) -> None:
+        if not self.children.kill(effect.incarnation) and effect.incarnation in self.machine.pool.workers:
+            self._doomed.add(effect.incarnation)
+
+    def _perform_watch(self, effect: Watch) -> None:
+        def ended() -> None:
+            self.machine.process_exited(effect.incarnation, time.monotonic())
+
+        self.processes.watch(effect.incarnation, effect.pid, ended)
+        if effect.incarnation in self.machine.drivers():
+            self.store.open_slot(effect.incarnation, effect.pid)
+
+    def _perform_forget(self, effect: Forget) -> None:
+        self.processes.forget(effect.incarnation)
+        self._doomed.discard(effect.incarnation)
+        self.store.close_slot(effect.incarnation)
+        self.gcs.forget(effect.incarnation)
+        self.mesh.forget(effect.incarnation)
+
+    def _perform_end_job(self, effect: EndJob) -> None:
+        lines, dropped = self.output.flush(self.output.workers_of(effect.job))
+        if effect.reply is not None:
+            self._send_lines(effect.driver, lines.get(effect.job, []), dropped)
+            self._send(effect.driver, effect.reply)
+
+    def _perform_note(self, effect: Note) -> None:
+        if effect.kind in ("refused", "spawn_failed", "resize_refused"):
+            print(f"{effect.kind}: {effect.detail}", file=sys.stderr)
+
+    # ------------------------------------------------------------ workers
+
+    def _zygote_answered(self) -> None:
+        for worker_id, pid, error in self.zygote.read():
+            incarnation = worker_id[:8]
+            self.machine.worker_spawned(worker_id, pid, error, time.monotonic())
+            if pid:
+                self.children.add(incarnation, pid)
+                if incarnation in self._doomed:
+                    self._doomed.discard(incarnation)
+                    self.children.kill(incarnation)
+            else:
+                self.children.expected -= 1
+        self._want_zygote_write()
+
+    def _want_zygote_write(self) -> None:
+        self.watcher.want_write(self.zygote.sock.fileno(), not self.zygote.flush())
+
+    def _worker_exited(self, incarnation: bytes, ended: Ended) -> None:
+        from zray.node.machine import Death
+
+        lease, started, finished = self.store.slot_marks(incarnation) or (0, 0, 0)
+        tail = self.output.tail(incarnation) if ended.signal or ended.exit_code else ""
+        self.machine.worker_exited(incarnation, Death(ended.signal, ended.exit_code, lease, started, finished, tail),
+                                   time.monotonic())
+        lines, dropped = self.output.flush([incarnation])
+        self._deliver_lines(lines, dropped)
+        self.output.remove(incarnation)
+
+    def _zygote_exited(self, ended: Ended) -> None:
+        """Somebody killed it.  We have threads by now, so the next one starts as a fresh interpreter."""
+        from zray.node.zygote import ZygoteLink
+
+        print(f"the zygote ended ({ended}); starting another", file=sys.stderr)
+        self.watcher.remove(self.zygote.sock.fileno())
+        self.zygote.close()
+        self.children.zygote = 0
+        if self.stopping:
+            return
+        self.zygote = ZygoteLink.execute(self.soft_limit)
+        self.children.zygote = self.zygote.pid
+        self.children.expected = 0
+        self.watcher.add(self.zygote.sock.fileno(), self._zygote_answered)
+        self.zygote.send({"base": {
+            "session_dir": self.session_dir, "node": self.incarnation, "node_endpoint": self.endpoint,
+            "store": self.store.attach_info(), "config": self.config.as_dict(), "node_info": self.machine.node}})
+        for worker in list(self.machine.pool.workers.values()):
+            if not worker.pid:
+                self.machine.worker_spawned(worker.id, 0, "the zygote ended", time.monotonic())
+
+    # ------------------------------------------------------------ output
+
+    def _logs_written(self) -> None:
+        """Be silent until the lines have gathered."""
+        if self._log_at is None:
+            from zray.node.output import GATHER_S
+
+            self.watcher.pause(self.output.fd)
+            self._log_at = time.monotonic() + GATHER_S
+
+    def _read_logs(self, now: float) -> None:
+        from zray.node.output import GATHER_S
+
+        self._log_at = None
+        self.output.note_writes()
+        for worker in self.machine.pool.workers.values():
+            if worker.kind is not None:
+                self.output.assign(worker.incarnation, worker.kind.job, worker.pid)
+        self._deliver_lines(self.output.read(), 0)
+        if self.output.pending:
+            self._log_at = now + GATHER_S
+        elif self.output.fd >= 0:
+            self.watcher.resume(self.output.fd)
+
+    def _deliver_lines(self, lines: dict[int, list[list[Any]]], dropped: int) -> None:
+        for job, some in lines.items():
+            record = self.machine.jobs.jobs.get(job)
+            if record is not None and not record.is_over and record.config.get("log_to_driver", True):
+                self._send_lines(record.driver, some, dropped)
+
+    def _send_lines(self, driver: bytes, lines: list[list[Any]], dropped: int) -> None:
+        from zray.messages import LogLines
+
+        for start in range(0, len(lines), LOG_LINES_A_MESSAGE):
+            self._send(driver, LogLines(lines[start:start + LOG_LINES_A_MESSAGE], dropped if start == 0 else 0))
+
+    # ------------------------------------------------------------ the end
+
+    def close(self) -> None:
+        """End every process, remove everything."""
+        self.children.kill_all()
+        deadline = time.monotonic() + EXIT_WAIT_S
+        import select
+
+        while (self.children.pids or self.children.zygote) and time.monotonic() < deadline:
+            select.select([self.watcher], [], [], 0.05)
+            self.children.collect()
+        self.machine.effects.clear()
+        self.mesh.flush()
+        self.mesh.close(0)
+        self.processes.close()
+        self.signals.close()
+        self.watcher.close()
+        self.output.close()
+        self.zygote.close()
+        self.gcs.close()
+        self.store.close()
+        sessions.remove(self.session_dir)
+
+
+def _import_everything() -> None:
+    """What this process and the workers both need, before the fork, so that the pages are shared."""
+    import msgpack  # noqa: F401
+    import zmq  # noqa: F401
+
+    import zray.gcs.service
+    import zray.node.machine
+    import zray.node.names
+    import zray.node.output
+    import zray.store.reaper
+    import zray.store.service
+    import zray.transport.mesh  # noqa: F401
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point of ``zray-node``."""
+    arguments = parser().parse_args(argv)
+    session_dir = ""
+    try:
+        linux.require()
+        config = Config.load(json_map(arguments.config, "--config"))
+        offered = offer(arguments, config)
+        session_dir = sessions.create(arguments.session_dir)
+        daemon = Daemon(arguments, config, offered, session_dir)
+    except (BadOption, SessionError, ValueError, RuntimeError, OSError) as error:
+        if not isinstance(error, (BadOption, SessionError)):
+            traceback.print_exc()
+        print(f"zray-node: {error}", file=sys.stderr)
+        if session_dir:
+            sessions.remove(session_dir)
+        sys.exit(1)
+    _serve(daemon, arguments.ready_fd)
+
+
+def _serve(daemon: Daemon, ready_fd: int) -> None:
+    text = daemon.session().to_json()
+    sessions.write_private(os.path.join(daemon.session_dir, "node.json"), text)
+    if not daemon.shares_fate:
+        sessions.write_private(os.path.join(os.path.dirname(daemon.session_dir), "latest"),
+                               os.path.basename(daemon.session_dir))
+    if ready_fd >= 0:
+        _log_to_file(daemon.session_dir)
+        os.write(ready_fd, text.encode())
+        os.close(ready_fd)
+    else:
+        print(f"zray-node serves {daemon.session_dir} (pid {os.getpid()}); stop it with SIGTERM or `zray stop`", flush=True)
+    try:
+        daemon.run()
+    finally:
+        daemon.close()
+
+
+def _log_to_file(session_dir: str) -> None:
+    """Whoever started us reads no more: from now on we write to the session's log."""
+    handle = os.open(os.path.join(session_dir, "logs", "node.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    os.close(handle)
+    sys.stderr.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+
+
+if __name__ == "__main__":
+    main()

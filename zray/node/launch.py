@@ -1,0 +1,238 @@
+"""Start, find and stop nodes: what ``init()`` and the commands use.
+
+Starting is on the critical path of every script, so this imports little: the daemon is spawned with posix_spawn, and
+says over a pipe that it is ready, while the caller goes on importing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from zray.node import session as sessions
+from zray.node.session import Session
+
+START_TIMEOUT_S = 30.0
+STOP_TIMEOUT_S = 5.0
+ERROR_BYTES_MAX = 1 << 16
+
+
+class NodeStartError(RuntimeError):
+    """The node daemon did not come up; the message says why, in its own words."""
+
+
+@dataclass(slots=True)
+class NodeOptions:
+    """What a node is started with; None means: find out."""
+
+    num_cpus: float | None = None
+    num_gpus: float | None = None
+    resources: dict[str, float] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
+    object_store_memory: int | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+    session_dir: str = ""
+    share_fate: bool = True  # the node ends when this process does
+
+    def arguments(self) -> list[str]:
+        """As arguments of zray-node."""
+        out: list[str] = []
+        for name in ("num_cpus", "num_gpus", "object_store_memory"):
+            value = getattr(self, name)
+            if value is not None:
+                out += [f"--{name.replace('_', '-')}", str(value)]
+        for name in ("resources", "labels", "config"):
+            value = getattr(self, name)
+            if value:
+                out += [f"--{name}", json.dumps(value)]
+        if self.session_dir:
+            out += ["--session-dir", self.session_dir]
+        return out
+
+
+class Starting:
+    """A daemon on its way: do something else, then call :meth:`wait`."""
+
+    def __init__(self, pid: int, ready: int, errors: int, fate: int):
+        self.pid = pid
+        self._ready = ready
+        self._errors = errors
+        self._fate = fate
+
+    def wait(self, timeout: float = START_TIMEOUT_S) -> NodeHandle:
+        """The running node; NodeStartError with the daemon's own words otherwise."""
+        deadline = time.monotonic() + timeout
+        text = b""
+        while True:
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([self._ready], [], [], left)[0]:
+                self._abandon()
+                raise NodeStartError(f"the node daemon (pid {self.pid}) was not ready within {timeout:g} s")
+            piece = os.read(self._ready, 1 << 16)
+            if not piece:
+                break
+            text += piece
+        os.close(self._ready)
+        if not text:
+            said = b""
+            while len(said) < ERROR_BYTES_MAX and (piece := os.read(self._errors, 1 << 16)):
+                said += piece
+            self._abandon()
+            raise NodeStartError(said.decode(errors="replace").strip() or "the node daemon ended without a word")
+        os.close(self._errors)
+        return NodeHandle(Session.from_json(text.decode()), self._fate)
+
+    def _abandon(self) -> None:
+        if self._fate >= 0:
+            os.close(self._fate)
+        os.close(self._errors)
+        try:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+        except (ProcessLookupError, ChildProcessError):
+            pass
+
+
+class NodeHandle:
+    """A node that this process started or found."""
+
+    def __init__(self, session: Session, fate: int = -1, child: bool = True):
+        self.session = session
+        self.node = session.node
+        self.node_id = session.node_id
+        self.endpoint = session.endpoint
+        self.session_dir = session.session_dir
+        self.pid = session.pid
+        self.is_child = child
+        self._fate = fate
+        self._owner = os.getpid()
+
+    def stop(self, timeout: float = STOP_TIMEOUT_S) -> None:
+        """End the node and wait until it is gone.  A forked child of the starter does nothing."""
+        if os.getpid() != self._owner:
+            return
+        if self._fate >= 0:
+            os.close(self._fate)
+            self._fate = -1
+        end_process(self.session, timeout)
+        if self.is_child:
+            try:
+                os.waitpid(self.pid, 0)
+            except ChildProcessError:
+                pass  # somebody else in this process collected it
+        if os.path.isdir(self.session_dir):
+            _sweep(self.session_dir)
+
+
+def end_process(session: Session, timeout: float = STOP_TIMEOUT_S) -> bool:
+    """SIGTERM, then SIGKILL, to that very process; True when it was running."""
+    try:
+        pidfd = os.pidfd_open(session.pid)
+    except ProcessLookupError:
+        return False
+    try:
+        if not session.alive():  # the number belongs to somebody else by now, or it has just ended
+            return False
+        signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+        if not select.select([pidfd], [], [], timeout)[0]:
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            select.select([pidfd], [], [], timeout)
+        return True
+    except ProcessLookupError:
+        return True
+    finally:
+        os.close(pidfd)
+
+
+def _sweep(session_dir: str) -> None:
+    """Remove what a killed daemon left."""
+    from zray.store import reaper
+
+    reaper.sweep(os.path.dirname(session_dir))
+    sessions.remove(session_dir)
+
+
+def spawn_node(options: NodeOptions) -> Starting:
+    """Start a daemon and return at once."""
+    parent = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    # The daemon must run this very zray.  -P: a random.py in the working directory is no part of it.
+    path = f"sys.path.append({parent!r})" if parent.endswith("-packages") else f"sys.path.insert(0, {parent!r})"
+    program = f"import sys; {path}; from zray.node.daemon import main; main()"
+    ready_read, ready_write = os.pipe()
+    error_read, error_write = os.pipe()
+    fate_read, fate_write = os.pipe() if options.share_fate else (-1, -1)
+    arguments = ["--ready-fd", "3"]
+    actions: list[tuple[Any, ...]] = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)]
+    # Move the sources out of the way of their targets first.
+    sources = {3: _high(ready_write), 2: _high(error_write)}
+    if options.share_fate:
+        sources[4] = _high(fate_read)
+        arguments += ["--fate-fd", "4"]
+    for target, source in sources.items():
+        actions.append((os.POSIX_SPAWN_DUP2, source, target))
+    actions.append((os.POSIX_SPAWN_DUP2, sources[2], 1))
+    command = [sys.executable, "-P", "-c", program, *arguments, *options.arguments()]
+    try:
+        pid = os.posix_spawn(sys.executable, command, os.environ, file_actions=actions, setsid=True)
+    finally:
+        for handle in (*sources.values(), ready_write, error_write, fate_read):
+            if handle >= 0:
+                os.close(handle)
+    return Starting(pid, ready_read, error_read, fate_write)
+
+
+def _high(handle: int) -> int:
+    import fcntl
+
+    return fcntl.fcntl(handle, fcntl.F_DUPFD_CLOEXEC, 64)
+
+
+def start_node(options: NodeOptions | None = None, **fields: Any) -> NodeHandle:
+    """Start a node and wait until it serves.  ``fields`` are those of NodeOptions."""
+    return spawn_node(options or NodeOptions(**fields)).wait()
+
+
+def find_session(address: str = "auto") -> NodeHandle:
+    """The running node at ``address``: "auto" (the newest that ``zray start`` made) or a session directory.
+
+    ConnectionError, in one sentence, when there is none.
+    """
+    if address == "auto":
+        found = sessions.latest_started()
+        if found is None:
+            raise ConnectionError("Could not find any running zray instance: start one with `zray start --head`, "
+                                  f"or call init() without an address (looked in {', '.join(sessions.base_dirs())})")
+    else:
+        if not os.path.isdir(address):
+            raise ConnectionError(f"{address!r} is neither 'auto' nor the directory of a session; "
+                                  "this version connects to nodes on this machine only")
+        found = sessions.read(address)
+        if found is None or not found.alive():
+            raise ConnectionError(f"no zray node of this user runs in {address!r}")
+    return NodeHandle(found, child=False)
+
+
+def stop_sessions(every: bool = False, session_dir: str = "") -> list[Session]:
+    """End this user's nodes: those that ``zray start`` made, or with ``every`` also those of init(); returns them.
+
+    Each is one process named by (pid, start time) in its own session directory, so nobody else's is touched.
+    """
+    stopped = []
+    for session in sessions.live_sessions():
+        wanted = os.path.abspath(session_dir) == session.session_dir if session_dir else every or not session.shares_fate
+        if wanted and end_process(session):
+            if os.path.isdir(session.session_dir):
+                _sweep(session.session_dir)
+            stopped.append(session)
+    return stopped
+
+
+def describe(handle: NodeHandle) -> dict[str, Any]:
+    """For ``zray start`` and ``zray status``."""
+    return asdict(handle.session) | {"node": handle.node.hex()}

@@ -1,0 +1,30 @@
+"""The control store as the node's machine needs it: zray.gcs.client with plain callbacks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from zray.gcs.client import GcsClient
+
+
+class GcsNames:
+    """See zray.node.machine.Names.  With a chain of one member every answer comes before the method returns."""
+
+    def __init__(self, client: GcsClient):
+        self._client = client
+
+    def claim(self, namespace: str, name: str, actor: bytes, then: Callable[[bytes], None]) -> None:
+        self._client.claim_name(namespace, name, actor, lambda call: then(b"" if call.error else call.value[1]))
+
+    def release(self, namespace: str, name: str, actor: bytes) -> None:
+        self._client.release_name(namespace, name, actor)
+
+    def find(self, namespace: str, name: str, then: Callable[[bytes], None]) -> None:
+        self._client.lookup_name(namespace, name, lambda call: then(b"" if call.error else call.value or b""))
+
+    def record_actor(self, actor: bytes, row: dict[str, Any]) -> None:
+        self._client.record_actor(actor, row)
+
+    def record_job(self, job: int, row: dict[str, Any]) -> None:
+        self._client.record_job(job, row)

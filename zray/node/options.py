@@ -1,0 +1,150 @@
+"""What a node offers: command-line arguments, checked, and what the machine has where they say nothing."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+from dataclasses import dataclass
+from typing import Any
+
+from zray.config import Config
+from zray.sched.resources import CPU, GPU, MEMORY, OBJECT_STORE_MEMORY, units
+
+STORE_SHARE = 0.3  # of memory, when the size of the object store is not given
+STORE_BYTES_MIN = 4 << 20
+
+
+class BadOption(ValueError):
+    """An argument with a wrong value; the message is one sentence."""
+
+
+@dataclass(slots=True)
+class Offer:
+    """The resources (units of 1/10000), labels, GPU ids and store size of this node."""
+
+    total: dict[str, int]
+    labels: dict[str, str]
+    gpu_ids: list[int | str] | None
+    store_bytes: int
+    cpus: int
+
+
+def parser() -> argparse.ArgumentParser:
+    out = argparse.ArgumentParser(prog="zray-node", description="The node daemon of zray.", allow_abbrev=False)
+    out.add_argument("--session-dir", default="", help="where to keep sockets, logs and spilled objects")
+    out.add_argument("--num-cpus", type=float)
+    out.add_argument("--num-gpus", type=float)
+    out.add_argument("--resources", default="{}", metavar="JSON", help='such as {"disk": 2}')
+    out.add_argument("--labels", default="{}", metavar="JSON", help='such as {"zone": "a"}')
+    out.add_argument("--object-store-memory", type=int, metavar="BYTES")
+    out.add_argument("--config", default="{}", metavar="JSON", help="settings of zray.config by name")
+    out.add_argument("--fate-fd", type=int, default=-1, help="end when this pipe or the parent process does")
+    out.add_argument("--ready-fd", type=int, default=-1, help="where to write node.json when the node serves")
+    return out
+
+
+def json_map(text: str, option: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise BadOption(f"{option} takes a JSON object, and {text!r} is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise BadOption(f'{option} takes a JSON object such as {{"name": 1}}, not {text!r}')
+    return value
+
+
+def offer(arguments: argparse.Namespace, config: Config) -> Offer:
+    """Check the arguments and look at the machine; BadOption says what is wrong in one sentence."""
+    cpus = available_cpus() if arguments.num_cpus is None else arguments.num_cpus
+    memory = memory_bytes()
+    gpu_ids: list[int | str] | None = None
+    gpus = arguments.num_gpus
+    if gpus is None:
+        gpu_ids = visible_gpus()
+        gpus = len(gpu_ids)
+    store = arguments.object_store_memory or config.object_store_bytes
+    if store < 0 or 0 < store < STORE_BYTES_MIN:
+        raise BadOption(f"--object-store-memory takes at least {STORE_BYTES_MIN} bytes, not {store}")
+    if not store:
+        store = min(int(memory * STORE_SHARE), shm_bytes())
+    amounts: dict[str, Any] = {CPU: cpus, GPU: gpus, MEMORY: max(0, memory - store), OBJECT_STORE_MEMORY: store}
+    for name, amount in json_map(arguments.resources, "--resources").items():
+        if name in (CPU, GPU):
+            raise BadOption(f"--resources may not set {name}: use --num-{name.lower()}s")
+        amounts[name] = amount
+    total = {}
+    for name, amount in amounts.items():
+        try:
+            value = units(amount, name)
+        except (TypeError, ValueError) as error:
+            raise BadOption(str(error)) from None
+        if value:
+            total[name] = value
+    labels = json_map(arguments.labels, "--labels")
+    for key, value in labels.items():
+        if not isinstance(value, str):
+            raise BadOption(f"--labels: label {key!r} takes a string, not {value!r}")
+    return Offer(total, labels, gpu_ids, store, max(1, int(cpus)))
+
+
+def available_cpus() -> int:
+    """CPUs this process may use: its affinity, and the quota of its control group."""
+    count = len(os.sched_getaffinity(0))
+    try:
+        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as file:
+            quota, period = file.read().split()
+        if quota != "max":
+            count = min(count, max(1, int(quota) // int(period)))
+    except (OSError, ValueError):
+        pass  # no control group version 2 here
+    return count
+
+
+def memory_bytes() -> int:
+    """Memory of the machine or, where smaller, of the control group."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        with open("/sys/fs/cgroup/memory.max", encoding="ascii") as file:
+            limit = file.read().strip()
+        if limit != "max":
+            total = min(total, int(limit))
+    except (OSError, ValueError):
+        pass
+    return total
+
+
+def shm_bytes() -> int:
+    """What /dev/shm has free, less a tenth for others."""
+    found = os.statvfs("/dev/shm")
+    return max(STORE_BYTES_MIN, int(found.f_bavail * found.f_frsize * 0.9))
+
+
+def visible_gpus() -> list[int | str]:
+    """Ids of NVIDIA GPUs: CUDA_VISIBLE_DEVICES where set, else what the driver library reports (nvidia-ml-py)."""
+    if not os.path.exists("/proc/driver/nvidia/version") and not os.path.exists("/dev/nvidiactl"):
+        return []
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        names = [name.strip() for name in visible.split(",") if name.strip()]
+        return [int(name) if name.isdigit() else name for name in names if name != "-1"]
+    try:
+        import pynvml
+    except ImportError:
+        return []
+    try:
+        pynvml.nvmlInit()
+        count = pynvml.nvmlDeviceGetCount()
+        pynvml.nvmlShutdown()
+    except pynvml.NVMLError:
+        return []
+    return list(range(count))
+
+
+def node_row(node_id: bytes, endpoint: str, pid: int, labels: dict[str, str]) -> dict[str, Any]:
+    """The node as ``zray.nodes()`` shows it (resources are added when asked)."""
+    host = socket.gethostname()
+    return {"NodeID": node_id.hex(), "Alive": True, "NodeManagerAddress": "127.0.0.1", "NodeManagerHostname": host,
+            "NodeManagerPort": 0, "RayletSocketName": endpoint, "ObjectStoreSocketName": endpoint, "NodeName": host,
+            "MetricsExportPort": 0, "alive": True, "Labels": {"ray.io/node-id": node_id.hex(), **labels}, "pid": pid}

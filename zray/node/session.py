@@ -1,0 +1,158 @@
+"""Session directories: where they are, what is in them, which are alive.
+
+    <base>/zray-<uid>/            0700
+        latest                    name of the newest session that ``zray start`` made
+        <session>/                0700
+            node.json             0600: who the daemon is and where it can be dialled
+            node.sock  w-*.sock  d-*.sock  logs/  spill/
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+import tempfile
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from zray.node import linux
+
+SOCKET_PATH_MAX = 107  # bytes: sockaddr_un has 108, with the final zero
+LONGEST_NAME = "w-0123456789abcdef.sock"
+FALLBACK_BASE = "/tmp"
+
+
+class SessionError(RuntimeError):
+    """A session directory cannot be made or used; the message is one sentence for the user."""
+
+
+def tmp_dir() -> str:
+    """What ZRAY_TMPDIR, RAY_TMPDIR or TMPDIR name, else /tmp."""
+    return os.environ.get("ZRAY_TMPDIR") or os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+
+
+def base_dirs() -> list[str]:
+    """Where sessions of this user may be, preferred first.  The second is for temporary directories with long names."""
+    name = f"zray-{os.getuid()}"
+    bases = [os.path.join(os.path.abspath(tmp_dir()), name), os.path.join(FALLBACK_BASE, name)]
+    return bases[:1] if bases[0] == bases[1] else bases
+
+
+def socket_fits(session_dir: str) -> bool:
+    return len(os.fsencode(os.path.join(session_dir, LONGEST_NAME))) <= SOCKET_PATH_MAX
+
+
+def create(session_dir: str = "") -> str:
+    """Make a private session directory (a new name, or ``session_dir``) with its subdirectories."""
+    if session_dir:
+        session_dir = os.path.abspath(session_dir)
+        if not socket_fits(session_dir):
+            raise SessionError(f"the session directory {session_dir!r} is too long: sockets in it would have paths of "
+                               f"more than {SOCKET_PATH_MAX} bytes")
+        _private(session_dir)
+    else:
+        name = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(3).hex()}"
+        session_dir = next((os.path.join(base, name) for base in base_dirs() if socket_fits(os.path.join(base, name))),
+                           os.path.join(base_dirs()[-1], name))
+        _private(os.path.dirname(session_dir))
+        _private(session_dir)
+    for part in ("logs", "spill"):
+        _private(os.path.join(session_dir, part))
+    return session_dir
+
+
+def _private(path: str) -> None:
+    """A directory of ours that nobody else can enter."""
+    try:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+        found = os.stat(path)
+    except OSError as error:
+        raise SessionError(f"cannot make the session directory {path!r}: {error.strerror} "
+                           "(set ZRAY_TMPDIR to a directory you can write to)") from None
+    if found.st_uid != os.getuid():
+        raise SessionError(f"the session directory {path!r} belongs to another user (uid {found.st_uid})")
+    if stat.S_IMODE(found.st_mode) & 0o077:
+        os.chmod(path, 0o700)
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise SessionError(f"the session directory {path!r} is not writable (set ZRAY_TMPDIR to one that is)")
+
+
+def write_private(path: str, text: str) -> None:
+    """Write a 0600 file that readers see either whole or not at all."""
+    temporary = f"{path}.{os.getpid()}"
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(text)
+    os.replace(temporary, path)
+
+
+def remove(session_dir: str) -> None:
+    """Delete it, and a ``latest`` that names it."""
+    shutil.rmtree(session_dir, ignore_errors=True)
+    latest = os.path.join(os.path.dirname(session_dir), "latest")
+    try:
+        with open(latest, encoding="utf-8") as file:
+            if file.read() == os.path.basename(session_dir):
+                os.unlink(latest)
+    except FileNotFoundError:
+        pass
+
+
+@dataclass(slots=True)
+class Session:
+    """A running node, as its node.json says."""
+
+    session_dir: str
+    node: bytes
+    node_id: str
+    endpoint: str
+    pid: int
+    start_time: int
+    shares_fate: bool
+    started: float
+
+    def alive(self) -> bool:
+        """Whether that very process runs: (pid, start time) names it."""
+        return self.start_time != 0 and linux.start_time(self.pid) == self.start_time
+
+    def to_json(self) -> str:
+        return json.dumps({name: getattr(self, name) for name in self.__slots__} | {"node": self.node.hex()}, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> Session:
+        fields: dict[str, Any] = json.loads(text)
+        fields["node"] = bytes.fromhex(fields["node"])
+        return cls(**{name: fields[name] for name in cls.__slots__})
+
+
+def read(session_dir: str) -> Session | None:
+    """The session in a directory, None when there is none or it is not ours."""
+    path = os.path.join(session_dir, "node.json")
+    try:
+        with open(path, encoding="utf-8") as file:
+            if os.fstat(file.fileno()).st_uid != os.getuid():
+                return None
+            return Session.from_json(file.read())
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def live_sessions() -> list[Session]:
+    """This user's running sessions, newest first."""
+    found = []
+    for base in base_dirs():
+        try:
+            names = os.listdir(base)
+        except OSError:
+            continue
+        sessions = (read(os.path.join(base, name)) for name in names)
+        found += [session for session in sessions if session is not None and session.alive()]
+    return sorted(found, key=lambda session: session.started, reverse=True)
+
+
+def latest_started() -> Session | None:
+    """The newest session that ``zray start`` made and that runs."""
+    return next((session for session in live_sessions() if not session.shares_fate), None)

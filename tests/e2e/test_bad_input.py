@@ -88,7 +88,8 @@ def test_a_wrong_option_value_is_refused(option):
 
 
 @pytest.mark.parametrize("option", [
-    {"max_restarts": -2}, pytest.param({"max_concurrency": 0}, marks=pytest.mark.zray_only), {"name": ""}, {"name": 5}, {"lifetime": "eternal"},
+    {"max_restarts": -2}, pytest.param({"max_concurrency": 0}, marks=pytest.mark.zray_only), {"name": ""}, {"name": 5},
+    {"lifetime": "eternal"},
 ], ids=str)
 def test_a_wrong_actor_option_is_refused(option):
     class A:
@@ -102,7 +103,7 @@ def test_remote_takes_a_function_or_a_class():
     with pytest.raises(TypeError):
         ray.remote(5)
     with pytest.raises((TypeError, AssertionError)):
-        ray.remote(5, 6)
+        ray.remote(lambda: None, 6)
 
 
 @pytest.mark.parametrize("timeout", [pytest.param(-5, marks=pytest.mark.zray_only), "soon"])

@@ -1,0 +1,82 @@
+"""Memory stays flat over a million tasks, and over a hundred thousand puts that go out of scope.
+
+Proportional memory of the driver and every process of its session, sampled ten times a phase; the growth over the
+second half of a phase is what is reported, because the first half fills pools and caches.
+
+    python -m fuzz.flat_memory --tasks 1000000 --puts 100000
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+
+import numpy as np
+
+import zray as ray
+from fuzz.processes import descendants
+
+SAMPLES = 10
+GROWTH_BYTES_MAX = 20_000_000  # over half a phase: a leak of 40 bytes a task would show
+
+
+@ray.remote
+def nothing(x: int) -> int:
+    return x
+
+
+def session_bytes() -> int:
+    """Proportional set size of this process and its descendants."""
+    total = 0
+    for pid in [os.getpid(), *(pid for pid, _ in descendants(os.getpid()))]:
+        try:
+            with open(f"/proc/{pid}/smaps_rollup") as lines:
+                total += next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1024
+        except (OSError, StopIteration):
+            continue
+    return total
+
+
+def phase(name: str, count: int, step: Callable[[int], None]) -> int:
+    """Run ``step(amount)`` until ``count`` is done; returns the growth in bytes over the second half."""
+    samples = []
+    for number in range(SAMPLES):
+        step(count // SAMPLES)
+        samples.append(session_bytes())
+        print(f"{name}: {(number + 1) * (count // SAMPLES):,} done, {samples[-1] / 1e6:.1f} MB", flush=True)
+    return samples[-1] - samples[SAMPLES // 2 - 1]
+
+
+def run_tasks(amount: int, batch: int = 2000) -> None:
+    for start in range(0, amount, batch):
+        values = range(start, min(start + batch, amount))
+        assert ray.get([nothing.remote(x) for x in values]) == list(values)
+
+
+def run_puts(amount: int) -> None:
+    block = np.zeros(200_000, dtype=np.uint8)
+    for number in range(amount):
+        ref = ray.put(block)
+        if number % 100 == 0:
+            assert ray.get(ref).nbytes == block.nbytes
+
+
+def main(tasks: int = 1_000_000, puts: int = 100_000) -> int:
+    """AssertionError when either phase grows by more than ``GROWTH_BYTES_MAX``."""
+    ray.init(num_cpus=2)
+    try:
+        grown = {"tasks": phase("tasks", tasks, run_tasks), "puts": phase("puts", puts, run_puts)}
+    finally:
+        ray.shutdown()
+    print(", ".join(f"{name}: grew {value / 1e6:+.1f} MB in the second half" for name, value in grown.items()))
+    if max(grown.values()) > GROWTH_BYTES_MAX:
+        raise AssertionError(f"memory grows: {grown}")
+    return 0
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tasks", type=int, default=1_000_000)
+    parser.add_argument("--puts", type=int, default=100_000)
+    raise SystemExit(main(**vars(parser.parse_args())))

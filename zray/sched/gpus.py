@@ -43,7 +43,7 @@ class GpuPool:
         if not self.valid(need):
             return False
         if need < UNIT:
-            return any(size >= need for size in self._size)
+            return need == 0 or any(size >= need for size in self._size)
         return self._size.count(UNIT) * UNIT >= need
 
     def fits(self, need: int) -> bool:

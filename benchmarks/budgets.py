@@ -24,7 +24,7 @@ BUDGETS: dict[str, float] = {
     "put of 100 MB": 8,
     "wait draining 1000 references": 100,
     "f.map of no-op tasks": 2_000_000,
-    "one decision, 1000 nodes x 8 resources, batched": 1_000_000,
+    "one scheduling decision, 1000 nodes x 8 resources, batched": 1_000_000,
     "idle memory (PSS), driver included": 120,
     "processes of an idle session": 6,
     "memory of one more worker": 5,

@@ -67,19 +67,23 @@ class Daemon:
         from zray.sched.local import LocalScheduler
         from zray.store import reaper
         from zray.store.service import StoreService
-        from zray.transport.mesh import Mesh
+        from zray.transport.mesh import Limits, Mesh
 
         for base in sessions.base_dirs():
             reaper.sweep(base)
         self._soon: deque[Callable[[], None]] = deque()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.stopping = ""
+        self.now = time.monotonic()
         self.watcher = Watcher()
         self.processes = Processes(self.watcher)
         self.children = Children(self._worker_exited, self._zygote_exited)
         self.children.zygote = self.zygote.pid
         self.signals = Signals(self.watcher, self.children.collect, lambda: self.stop("signal"))
-        self.mesh = Mesh(self.incarnation, 0, self.endpoint, codec.encode, codec.decode)
+        self.mesh = Mesh(self.incarnation, 0, self.endpoint, codec.encode, codec.decode, time.monotonic, limits=Limits(
+            self.config.session_frames_max, self.config.session_bytes_max, self.config.frame_bytes_max))
+        self.mesh.watch(self.watcher.fileno())
+        self.mesh.on_error = _log_error
         self.store = StoreService.create(self.session_dir, os.path.basename(self.session_dir), offered.store_bytes,
                                          self._send, self.call_soon)
         self.gcs = GcsService(time.monotonic, self._send, incarnation=self.incarnation)
@@ -127,25 +131,23 @@ class Daemon:
 
     def turn(self, timeout: float | None) -> None:
         """Wait at most ``timeout`` seconds (None: for ever), deliver what arrived, do what follows, flush."""
-        outside = self.mesh.poll(timeout, self.watcher.fileno())
-        now = time.monotonic()
-        for peer, code, message in self.mesh.drain():
-            self._deliver(peer, code, message, now)
-        if outside:
-            self.watcher.run()
-        self._timers(now)
+        self.mesh.poll(0.0 if self.mesh.readable() else timeout)  # our own sends may have swallowed the edge
+        self.now = time.monotonic()
+        self.mesh.drain(self._deliver)
+        self.watcher.run()
+        self._timers(time.monotonic())
         self._perform()
         self.mesh.flush()
 
-    def _deliver(self, peer: bytes, code: int, message: Any, now: float) -> None:
+    def _deliver(self, peer: bytes, code: int, message: Any) -> None:
         handler = self._shell_handlers.get(code)
         if handler is not None:
             handler(peer, message)
         else:
-            self.machine.handle(peer, code, message, now)
+            self.machine.handle(peer, code, message, self.now)
 
     def _timeout(self) -> float | None:
-        times = [self.machine.next_deadline(), self.store.next_deadline(), self._log_at, self.mesh.next_deadline()]
+        times = [self.machine.next_deadline(), self.store.next_deadline(), self._log_at, self.mesh.deadline()]
         if self.gcs.client.busy:
             times.append(time.monotonic() + 0.05)
         first = min((when for when in times if when is not None), default=None)
@@ -156,6 +158,8 @@ class Daemon:
             self.machine.tick(now)
         if (when := self.store.next_deadline()) is not None and when <= now:
             self.store.tick(now)
+        if (when := self.mesh.deadline()) is not None and when <= now:
+            self.mesh.tick(now)
         if self.gcs.client.busy:
             self.gcs.tick(now)
         if self._log_at is not None and self._log_at <= now:
@@ -337,6 +341,11 @@ class Daemon:
         self.gcs.close()
         self.store.close()
         sessions.remove(self.session_dir)
+
+
+def _log_error(error: Exception) -> None:
+    """A bug in the handler of one message must not end the node."""
+    traceback.print_exception(error)
 
 
 def _import_everything() -> None:

@@ -157,9 +157,8 @@ class NodeMachine:
     def process_exited(self, incarnation: bytes, now: float) -> None:
         """A driver (or a tool) has ended without a Goodbye."""
         self.now = now
-        if self._hellos.pop(incarnation, None) is None:
-            return
-        self._driver_over(incarnation, "the driver's process ended", None)
+        if self._hellos.pop(incarnation, None) is not None:
+            self._driver_over(incarnation, "the driver's process ended", None)
         self.effects.append(Forget(incarnation))
         self._settle()
 
@@ -188,6 +187,7 @@ class NodeMachine:
         self.effects.append(Send(peer, m.HelloAck(m.PROTOCOL, "node", list(m.FEATURES), refused)))
         if refused:
             self._refuse(peer, refused)
+            self.effects.append(Watch(peer, hello.pid))  # to forget its session when it ends
         elif hello.kind == "worker":
             self.pool.workers[peer].endpoint = hello.endpoint
         elif peer not in self._hellos:

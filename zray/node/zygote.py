@@ -223,6 +223,7 @@ class Zygote:
         """In the process between: fork each worker, report their pids, exit.  Never returns."""
         spawned: list[list[Any]] = []
         text = ""
+        gate, gate_write = os.pipe()  # closes when this process ends: the workers wait for that without spinning
         for spec in specs:
             try:
                 pid = os.fork()
@@ -231,26 +232,26 @@ class Zygote:
                 pid = 0
             else:
                 if pid == 0:
-                    self._child({**self.base, **spec})
+                    os.close(gate_write)
+                    self._child({**self.base, **spec}, gate)
             spawned.append([spec["worker_id"], pid])
         os.write(write, msgpack.packb({"spawned": spawned, "error": text}))
         os._exit(0)
 
-    def _child(self, spec: dict[str, Any]) -> None:
+    def _child(self, spec: dict[str, Any], gate: int) -> None:
         """In the worker: become a clean process, then run.  Never returns."""
         code = 1
         try:
-            between = os.getppid()
             os.setsid()
             _redirect(spec)
-            os.closerange(3, 1 << 30)  # one close_range call; the zygote keeps nothing that a worker may use
             for number in (signal.SIGTERM, signal.SIGCHLD, signal.SIGHUP):
                 signal.signal(number, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.default_int_handler)
             linux.restore_descriptor_limit(self.soft_limit)
             _reseed()
             restore_blas_variables()
-            self._join_daemon(between)
+            self._join_daemon(gate)
+            os.closerange(3, 1 << 30)  # one close_range call; the zygote keeps nothing that a worker may use
             linux.name_process("zray-worker")
             gc.enable()
             assert self.run is not None
@@ -267,13 +268,14 @@ class Zygote:
                     pass  # a full disk, or user code closed it; there is nobody left to tell
             os._exit(code)
 
-    def _join_daemon(self, between: int) -> None:
+    def _join_daemon(self, gate: int) -> None:
         """Wait until the daemon is the parent, then die with it (the signal is bound to the parent at that moment)."""
+        os.read(gate, 1)
         deadline = time.monotonic() + REPARENT_WAIT_S
-        while (parent := os.getppid()) != self.daemon:
-            if parent != between or time.monotonic() > deadline:
+        while os.getppid() != self.daemon:  # the kernel closes descriptors a moment before it hands children over
+            if time.monotonic() > deadline:
                 os._exit(1)
-            time.sleep(0.0001)
+            time.sleep(0.0002)
         linux.die_with_parent(self.daemon)
 
 

@@ -120,6 +120,8 @@ class Mesh:
         for poller in self._pollers:
             for fd in fds:
                 poller.register(fd, select.EPOLLIN)
+        for socket in (self._inbound, self._outbound, self._monitor):
+            socket.getsockopt(zmq.EVENTS)  # arms the edge of its descriptor
 
     def _socket(self) -> zmq.Socket:
         socket = self._context.socket(zmq.ROUTER)
@@ -491,6 +493,10 @@ class Mesh:
         for fd, _ in events:
             if fd == self._monitor_fd:
                 self._monitored = True
+
+    def watch(self, fd: int) -> None:
+        """``poll`` also ends while ``fd`` is readable (a node daemon's epoll descriptor); the caller looks at it."""
+        self._pollers[0].register(fd, select.EPOLLIN)
 
     def wake(self) -> None:
         """End the poll that is under way, or the next one.  Callable from any thread and from signal handlers."""

@@ -464,6 +464,82 @@ class CallsDone(NamedTuple):
     ends: list
 
 
+# ---------------------------------------------------------------- store (100-139)
+
+@message(100)
+class StoreWant(NamedTuple):
+    """Client -> node: an extent of at least ``nbytes``, please.  Answered by StoreGrant or StoreRefused."""
+
+    request: int
+    nbytes: int
+
+
+@message(101)
+class StoreSurrender(NamedTuple):
+    """Client -> node: these extents ([[offset, size], ...]) are yours, with the sealed objects in them."""
+
+    recall: int  # number of the StoreRecall that this answers, 0 for unasked
+    extents: list
+
+
+@message(102)
+class StoreFree(NamedTuple):
+    """Owner -> node: no reference to these objects ([[oid, offset, generation], ...]) is left."""
+
+    objects: list
+
+
+@message(103)
+class StoreRestore(NamedTuple):
+    """Client -> node: the object is not where its value says; where is it now?  Answered by StoreRestored."""
+
+    request: int
+    oid: bytes
+    offset: int
+    generation: int
+
+
+@message(110)
+class StoreGrant(NamedTuple):
+    """Node -> client: this range of the arena, formatted as one free block, is yours until recalled."""
+
+    request: int
+    offset: int
+    size: int
+
+
+@message(111)
+class StoreRefused(NamedTuple):
+    """Node -> client: no room.  ``report``: reason, capacity, used ... who holds what."""
+
+    request: int
+    report: dict
+
+
+@message(112)
+class StoreRecall(NamedTuple):
+    """Node -> client: give back extents, ``nbytes`` of them if you can (0: only those idle since the last recall)."""
+
+    recall: int
+    nbytes: int
+
+
+@message(113)
+class StoreReclaimed(NamedTuple):
+    """Node -> client: these blocks of your extents are free and unpinned, use them again."""
+
+    offsets: list[int]
+
+
+@message(114)
+class StoreRestored(NamedTuple):
+    """Node -> client: the object's wire value now; an empty list when it is gone, and ``error`` says why."""
+
+    request: int
+    value: list
+    error: str = ""
+
+
 # ---------------------------------------------------------------- control store (140-159)
 
 @message(140)
@@ -529,7 +605,8 @@ class GcsEvents(NamedTuple):
 
 @message(150)
 class ChainUpdates(NamedTuple):
-    """Predecessor -> successor: updates ``first ..`` as ``[[client, number, acked, op], ...]``; the sender has ``last``."""
+    """Predecessor -> successor: updates ``first ..`` as ``[[client, number, acked, op], ...]``; the sender has all
+    up to ``last``."""
 
     epoch: int
     first: int

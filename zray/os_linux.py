@@ -1,0 +1,81 @@
+"""Calls to Linux for shared memory and process identity; the only place that knows their numbers."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import os
+
+SHM_DIR = "/dev/shm"
+_MADV_POPULATE_WRITE = 23  # Linux 5.14
+
+_libc: ctypes.CDLL | None = None
+
+
+def populate_write(memory: mmap.mmap, start: int, length: int) -> bool:
+    """Map the pages of ``[start, start + length)`` writable in one call (25 ms for 100 MB, against 25,600 page faults).
+
+    Through ctypes, because ``mmap.madvise`` keeps the GIL.  False where the kernel is older than 5.14: the pages are
+    then mapped one by one as they are written.
+    """
+    global _libc
+    if _libc is None:
+        _libc = ctypes.CDLL(None, use_errno=True)
+        _libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    page = mmap.PAGESIZE
+    first = start // page * page
+    anchor = ctypes.c_ubyte.from_buffer(memory, first)
+    return _libc.madvise(ctypes.addressof(anchor), start + length - first, _MADV_POPULATE_WRITE) == 0
+
+
+def reserve(fd: int, start: int, length: int) -> None:
+    """Back a part of a shared memory file with memory.  OSError (ENOSPC) when the file system or cgroup has no more.
+
+    Without this a write to a sparse part ends in SIGBUS when /dev/shm is full.
+    """
+    while True:
+        try:
+            os.posix_fallocate(fd, start, length)
+            return
+        except InterruptedError:
+            continue  # a signal; large reservations take long enough to meet one
+
+
+def shm_free_bytes() -> int:
+    """What /dev/shm can still take."""
+    stats = os.statvfs(SHM_DIR)
+    return stats.f_bavail * stats.f_frsize
+
+
+def memory_bytes() -> int:
+    """Memory of this machine, or of this cgroup where that is less."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        with open("/sys/fs/cgroup/memory.max") as file:
+            text = file.read().strip()
+    except OSError:
+        return total
+    return min(total, int(text)) if text.isdigit() else total
+
+
+def boot_id() -> str:
+    with open("/proc/sys/kernel/random/boot_id") as file:
+        return file.read().strip()
+
+
+def pid_namespace() -> int:
+    """Pids mean something only inside their namespace; containers may share /dev/shm without sharing pids."""
+    return os.stat("/proc/self/ns/pid").st_ino
+
+
+def process_start(pid: int) -> int:
+    """Clock ticks after boot at which ``pid`` started, 0 when no such process runs.  (pid, start) names one process."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ESRCH):
+            return 0
+        raise
+    return 0 if fields[0] in (b"Z", b"X") else int(fields[19])

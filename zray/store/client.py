@@ -1,0 +1,333 @@
+"""The store as a core process uses it.  All methods run under the process's loop lock; copies and finalisers do not.
+
+    attach   what the node sent: {"control": segment, "arena": segment}
+    send     send(message), to the node
+    make_waiter, notify   the runtime's waiters: ``notify(waiter)`` after ``waiter.done`` was set, under the loop lock
+
+``allocate`` and ``restore`` return a :class:`Pending` when they need the node: wait for ``pending.waiter`` without the
+lock, then call ``allocate`` again, or look at ``pending.value``.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from zray.messages import (
+    STORED, StoreFree, StoreGrant, StoreRecall, StoreReclaimed, StoreRefused, StoreRestore, StoreRestored,
+    StoreSurrender, StoreWant,
+)
+from zray.os_linux import populate_write
+from zray.store import StoreFull
+from zray.store.header import HEADER_BYTES, SEALED, Headers, block_bytes
+from zray.store.heap import Heap
+from zray.store.pins import PinTable, view_type
+from zray.store.segment import ControlSegment, Segment
+
+_EPOCH_BITS = 20
+_COUNTER_BITS = 36
+# Below this a page fault a page is as quick as the call that maps them all.
+POPULATE_BYTES_MIN = 64 * 1024
+
+
+class Waiter:
+    """The default waiter: only a flag."""
+
+    __slots__ = ("done",)
+
+    def __init__(self) -> None:
+        self.done = False
+
+
+class Pending:
+    """The node has been asked.  After ``waiter.done``: ``value`` (wire value, None when gone) and ``error``."""
+
+    __slots__ = ("error", "key", "nbytes", "report", "value", "waiter")
+
+    def __init__(self, waiter: Any, nbytes: int, key: Any):
+        self.waiter = waiter
+        self.nbytes = nbytes
+        self.key = key
+        self.value: list | None = None
+        self.error = ""
+        self.report: dict[str, Any] | None = None
+
+
+class Allocation:
+    """Memory for one object: write ``view`` (without the lock), then ``seal`` or ``abandon`` (with it)."""
+
+    __slots__ = ("_client", "_cold", "_view", "generation", "nbytes", "offset")
+
+    def __init__(self, client: StoreClient, offset: int, nbytes: int, generation: int, cold: tuple[int, int]):
+        self._client = client
+        self._cold = cold
+        self._view: memoryview | None = None
+        self.offset = offset
+        self.nbytes = nbytes
+        self.generation = generation
+
+    @property
+    def view(self) -> memoryview:
+        """The payload's memory, writable."""
+        view = self._view
+        if view is None:
+            start, length = self._cold
+            if length >= POPULATE_BYTES_MIN:
+                populate_write(self._client.arena.map, start, length)
+            start = self.offset + HEADER_BYTES
+            view = self._view = self._client.raw[start : start + self.nbytes]
+        return view
+
+    def seal(self) -> list[Any]:
+        """The object is complete: its wire value.  The view cannot be written through any more."""
+        self._release()
+        client = self._client
+        client.words[(self.offset >> 3) + 1] = self.generation << 8 | SEALED
+        client.heap.sealed(self.offset)
+        return [STORED, self.offset, self.nbytes, self.generation]
+
+    def abandon(self) -> None:
+        """The object will not be written: take the memory back."""
+        self._release()
+        self._client.made.pop(self.offset, None)
+        self._client.heap.free(self.offset, sealed=False)
+
+    def _release(self) -> None:
+        if self._view is not None:
+            try:
+                self._view.release()
+            except BufferError:
+                pass  # the writer kept a view of the view
+            self._view = None
+
+
+class StoreClient:
+    """See the module's docstring.  ``handlers`` goes into the runtime's."""
+
+    def __init__(self, attach: dict[str, Any], slot: int, incarnation: bytes, send: Callable[[Any], None],
+                 config: Any = None, make_waiter: Callable[[], Any] = Waiter,
+                 notify: Callable[[Any], None] = lambda waiter: None):
+        self.send = send
+        self.make_waiter = make_waiter
+        self.notify = notify
+        self.control = ControlSegment.attach(attach["control"])
+        self.arena = Segment(attach["arena"])
+        self.slot = self.control.slot(slot)
+        if self.slot.incarnation != incarnation:
+            found = self.slot.incarnation.hex()
+            self.close()
+            raise ValueError(f"slot {slot} of the store belongs to {found}, not to {incarnation.hex()}")
+        self.headers = Headers(self.arena.buf)
+        self.raw = self.headers.raw
+        self.words = self.headers.words
+        self.size = self.arena.size
+        self.heap = Heap(self.headers)
+        self.pin_table = PinTable(self.slot)
+        self._view = view_type(self.size)
+        self._generation = (self.slot.epoch & (1 << _EPOCH_BITS) - 1) << _COUNTER_BITS
+        self.made: dict[int, set[int]] = {}  # block offset of each of our objects -> pin indices of our views of it
+        self._emptied: deque[int] = deque()  # blocks whose last view went away: appended by finalisers
+        self._zombies: set[int] = set()  # freed by their owner, but viewed here
+        self._pending: dict[Any, Pending] = {}  # by request number, and by what is asked for
+        self._refused: dict[int, dict[str, Any]] = {}
+        self._request = 0
+        self._idle_mark = 0
+        self.handlers: dict[int, Callable[[bytes, Any], None]] = {
+            StoreGrant.CODE: self._on_grant,  # type: ignore[attr-defined]
+            StoreRefused.CODE: self._on_refused,  # type: ignore[attr-defined]
+            StoreRecall.CODE: self._on_recall,  # type: ignore[attr-defined]
+            StoreReclaimed.CODE: self._on_reclaimed,  # type: ignore[attr-defined]
+            StoreRestored.CODE: self._on_restored,  # type: ignore[attr-defined]
+        }
+
+    # ------------------------------------------------------------ writing
+
+    def allocate(self, nbytes: int, oid: bytes) -> Allocation | Pending:
+        """Memory for an object, or a Pending: wait and call again.  StoreFull when the node has refused."""
+        if self._emptied:
+            self._bury()
+        heap = self.heap
+        found = heap.allocate(nbytes)
+        if found is None:
+            size = block_bytes(nbytes)
+            report = self._refused.pop(size, None) if self._refused else None
+            if report is not None:
+                found = heap.allocate(nbytes, whole=False)
+                if found is None:
+                    raise StoreFull(report)
+            else:
+                return self._ask(("want", size), nbytes, lambda number: StoreWant(number, size))
+        offset, extent = found
+        self._generation += 1
+        generation = self._generation
+        self.headers.create(offset, nbytes, generation, oid)
+        self.made[offset] = set()
+        cold = heap.cold(offset, extent) if extent.touched < extent.offset + extent.size else (0, 0)
+        return Allocation(self, offset, nbytes, generation, cold)
+
+    def free(self, oid: bytes, value: list[Any], escaped: bool) -> None:
+        """The owner: no reference is left.  What never left this process is reused at once, without a message."""
+        _, offset, _, generation = value
+        if not escaped:
+            views = self.made.get(offset)
+            if views is not None and self.words[(offset >> 3) + 1] == generation << 8 | SEALED:
+                if views:
+                    self._zombies.add(offset)
+                else:
+                    del self.made[offset]
+                    self.heap.free(offset)
+                return
+        self.send(StoreFree([[oid, offset, generation]]))
+
+    def _bury(self) -> None:
+        """Free what its owner had freed while a view of ours lived."""
+        emptied, zombies = self._emptied, self._zombies
+        while emptied:
+            offset = emptied.popleft()
+            if offset in zombies and not self.made[offset]:
+                zombies.discard(offset)
+                del self.made[offset]
+                self.heap.free(offset)
+
+    # ------------------------------------------------------------ reading
+
+    def read(self, value: list[Any], oid: bytes) -> memoryview | None:
+        """A read-only view that pins the object for as long as it, or an array made from it, lives.
+
+        None when the object is not there (spilled, evicted): ask ``restore``.
+        """
+        _, offset, nbytes, generation = value
+        table = self.pin_table
+        index = table.pin(offset)
+        if index < 0:
+            return self._read_copy(value, oid)
+        words = self.words
+        at = offset >> 3
+        try:
+            there = (words[at + 1] == generation << 8 | SEALED and words[at + 2] == nbytes
+                     and self.raw[offset + 32 : offset + 60] == oid)
+        except IndexError:
+            there = False  # no offset of this arena
+        if not there:
+            table.unpin(index)
+            return None
+        view = self._view.from_buffer(self.arena.map)  # type: ignore[attr-defined]
+        views = self.made.get(offset)
+        if views is not None:
+            views.add(index)
+        view.offset, view.views, view.emptied = offset, views, self._emptied
+        view.pins, view.free = table.words, table._free
+        view.index = index  # last: with it, the finaliser acts
+        start = offset + HEADER_BYTES
+        return memoryview(view).cast("B")[start : start + nbytes].toreadonly()
+
+    def _read_copy(self, value: list[Any], oid: bytes) -> memoryview | None:
+        """The pin table is full: check, copy, check again that nothing moved meanwhile."""
+        _, offset, nbytes, generation = value
+        if self.headers.matches(offset, oid, generation) != SEALED:
+            return None
+        start = offset + HEADER_BYTES
+        copy = bytes(self.raw[start : start + nbytes])
+        return memoryview(copy) if self.headers.matches(offset, oid, generation) == SEALED else None
+
+    def restore(self, oid: bytes, value: list[Any]) -> Pending:
+        """Ask the node for the object: after the wait, ``pending.value`` is its new wire value or None."""
+        _, offset, _, generation = value
+        return self._ask(("restore", oid, generation), 0,
+                         lambda number: StoreRestore(number, oid, offset, generation))
+
+    # ------------------------------------------------------------ the node
+
+    def _ask(self, key: tuple[Any, ...], nbytes: int, make: Callable[[int], Any]) -> Pending:
+        """One request a key: several threads that want the same thing wait for one answer."""
+        pending = self._pending.get(key)
+        if pending is None:
+            self._request += 1
+            pending = Pending(self.make_waiter(), nbytes, key)
+            self._pending[key] = self._pending[self._request] = pending
+            self.send(make(self._request))
+        return pending
+
+    def _answered(self, request: int) -> Pending | None:
+        pending = self._pending.pop(request, None)
+        if pending is not None:
+            del self._pending[pending.key]
+        return pending
+
+    def _finish(self, pending: Pending) -> None:
+        pending.waiter.done = True
+        self.notify(pending.waiter)
+
+    def _on_grant(self, peer: bytes, message: StoreGrant) -> None:
+        self.heap.add_extent(message.offset, message.size)
+        pending = self._answered(message.request)
+        if pending is not None:
+            self._finish(pending)
+
+    def _on_refused(self, peer: bytes, message: StoreRefused) -> None:
+        pending = self._answered(message.request)
+        if pending is not None:
+            pending.report = message.report
+            pending.error = str(message.report.get("reason", ""))
+            self._refused[block_bytes(pending.nbytes)] = message.report
+            self._finish(pending)
+
+    def _on_recall(self, peer: bytes, message: StoreRecall) -> None:
+        self._bury()
+        if message.recall == 0:  # nobody is waiting
+            extents = self.heap.surrender(0, idle_before=self._idle_mark)
+            self._idle_mark = self.heap.clock + 1
+            if not extents:
+                return
+        else:
+            extents = self.heap.surrender(message.nbytes)
+        frees = [free for extent in extents for free in self._disown(extent.offset, extent.offset + extent.size)]
+        self.send(StoreSurrender(message.recall, [[extent.offset, extent.size] for extent in extents]))
+        if frees:
+            self.send(StoreFree(frees))
+
+    def _disown(self, start: int, end: int) -> list[list[Any]]:
+        """The objects in this range are the store's from now on; so is freeing those that only our views keep."""
+        frees: list[list[Any]] = []
+        for offset in [offset for offset in self.made if start <= offset < end]:
+            del self.made[offset]
+            if offset in self._zombies:
+                self._zombies.discard(offset)
+                block = self.headers.read(offset)
+                frees.append([block.oid, offset, block.generation])
+        return frees
+
+    def _on_reclaimed(self, peer: bytes, message: StoreReclaimed) -> None:
+        for offset in message.offsets:
+            if self.heap.free(offset):
+                self.made.pop(offset, None)
+
+    def _on_restored(self, peer: bytes, message: StoreRestored) -> None:
+        pending = self._answered(message.request)
+        if pending is not None:
+            pending.value = message.value or None
+            pending.error = message.error
+            self._finish(pending)
+
+    # ------------------------------------------------------------ life
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the extents that this process holds."""
+        return sum(extent.size for extent in self.heap.extents.values())
+
+    def check(self) -> None:
+        self._bury()
+        self.heap.check()
+        assert set(self.made) <= set(self.heap.used)
+        assert self._zombies <= set(self.made)
+
+    def close(self) -> None:
+        """Detach.  Views that users hold stay readable; the node takes the extents back when it closes the slot."""
+        for name in ("raw", "words", "headers", "heap", "pin_table"):
+            if hasattr(self, name):
+                delattr(self, name)
+        self.made = {}
+        self.arena.close()
+        self.control.close()

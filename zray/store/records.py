@@ -1,0 +1,124 @@
+"""What the store's table keeps, and what it asks its shell to do."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any, NamedTuple
+
+
+class Send(NamedTuple):
+    client: bytes
+    message: Any
+
+
+class Grow(NamedTuple):
+    """Back ``[start, start + size)`` of the arena with memory; answer with ``table.grown``."""
+
+    start: int
+    size: int
+
+
+class Spill(NamedTuple):
+    """Write the payload of an object to file ``key``; answer with ``table.spilled``."""
+
+    key: int
+    oid: bytes
+    generation: int
+    offset: int  # of the payload
+    nbytes: int
+
+
+class Load(NamedTuple):
+    """Read file ``key`` to the payload at ``offset``; answer with ``table.loaded``."""
+
+    key: int
+    oid: bytes
+    generation: int
+    offset: int
+    nbytes: int
+
+
+class Unlink(NamedTuple):
+    """Delete file ``key``."""
+
+    key: int
+
+
+Effect = Send | Grow | Spill | Load | Unlink
+
+
+class Phase(Enum):
+    """Where an object that the store owns is.  It leaves the table when it is freed and no longer pinned.
+
+        HERE -> WRITING -> LEAVING -> DISK -> QUEUED -> LOADING -> HERE
+                              |                  (HERE again when a reader pinned it, or asked for it, in time)
+    """
+
+    HERE = "in memory"
+    WRITING = "being written to disk"  # still readable
+    LEAVING = "being evicted"  # marked; waits for the grace and for its pins
+    DISK = "on disk"
+    QUEUED = "waiting for room"
+    LOADING = "being read from disk"
+
+
+class Stored:
+    """An object in no client's extent: its creator gave the extent back, or died."""
+
+    __slots__ = ("freed", "generation", "key", "nbytes", "offset", "oid", "on_disk", "phase", "size", "waiters")
+
+    def __init__(self, key: int, oid: bytes, generation: int, offset: int, size: int, nbytes: int):
+        self.key = key
+        self.oid = oid
+        self.generation = generation
+        self.offset = offset  # of the block, -1 while it has none
+        self.size = size
+        self.nbytes = nbytes
+        self.phase = Phase.HERE
+        self.on_disk = False  # objects never change, so a file once written stays good
+        self.freed = False
+        self.waiters: list[tuple[bytes, int]] = []  # (client, request) of StoreRestore
+
+
+class Grant(NamedTuple):
+    client: bytes
+    offset: int
+    size: int
+
+
+class Client:
+    """A connected core process."""
+
+    __slots__ = ("grants", "next_bytes", "recalled_at")
+
+    def __init__(self, next_bytes: int):
+        self.grants: set[int] = set()
+        self.next_bytes = next_bytes  # size of its next small extent
+        self.recalled_at = -1.0  # when an unanswered recall was sent
+
+
+class Eviction:
+    """A block marked as evicting, until its pins are gone."""
+
+    __slots__ = ("due", "generation", "offset", "oid", "tries")
+
+    def __init__(self, offset: int, oid: bytes, generation: int, due: float):
+        self.due = due
+        self.offset = offset
+        self.oid = oid
+        self.generation = generation
+        self.tries = 0
+
+
+class Waiting:
+    """A request for room: an extent for a client, or a block to read ``stored`` back into."""
+
+    __slots__ = ("client", "deadline", "last", "request", "size", "stored")
+
+    def __init__(self, client: bytes, request: int, size: int, stored: Stored | None, deadline: float, last: float):
+        self.client = client
+        self.request = request
+        self.size = size
+        self.stored = stored
+        self.deadline = deadline  # moves while memory comes free
+        self.last = last  # does not move

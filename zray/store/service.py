@@ -1,0 +1,238 @@
+"""The node's side of the store: table, segments and spill files, composed for the daemon.  No sockets.
+
+``handlers`` are called on the daemon's loop with ``(peer, message)``; answers go through ``send(peer, message)``.  Slow
+calls (disk, growing the arena) run in the spiller's threads and come back through ``call_soon_threadsafe(fn)``.
+The daemon calls ``tick(now)`` when ``next_deadline()`` has passed.
+"""
+
+from __future__ import annotations
+
+import heapq
+import mmap
+import os
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from zray import os_linux
+from zray.config import Config
+from zray.messages import StoreFree, StoreRestore, StoreSurrender, StoreWant
+from zray.store.header import Headers
+from zray.store.reaper import write_owner
+from zray.store.records import Effect, Grow, Load, Send, Spill, Unlink
+from zray.store.segment import ControlSegment, Segment, Slot, arena_name, control_name
+from zray.store.spill import Spiller
+from zray.store.table import StoreTable
+
+CAPACITY_BYTES_MIN = 1024 * 1024
+SLOTS_SPARE = 512  # drivers, and workers that are on their way out
+
+
+def choose_capacity(asked: int) -> int:
+    """Size of the store: what was asked for, else 30 % of memory but at most 80 % of what /dev/shm has left.
+
+    RuntimeError when that is less than a store needs.
+    """
+    free = os_linux.shm_free_bytes()
+    capacity = asked or min(os_linux.memory_bytes() * 3 // 10, free * 8 // 10)
+    if capacity < CAPACITY_BYTES_MIN or free < CAPACITY_BYTES_MIN:
+        raise RuntimeError(
+            f"the object store needs at least {CAPACITY_BYTES_MIN:,} bytes; asked for {asked:,} (0: choose), and "
+            f"{os_linux.SHM_DIR} has {free:,} bytes free: make it larger (in a container: --shm-size)")
+    return capacity // mmap.PAGESIZE * mmap.PAGESIZE
+
+
+class StoreService:
+    """See the module's docstring; made by :meth:`create`."""
+
+    def __init__(self, session: str, control: ControlSegment, arena: Segment, spiller: Spiller, config: Config,
+                 send: Callable[[bytes, Any], None], call_soon_threadsafe: Callable[[Callable[[], None]], Any],
+                 clock: Callable[[], float]):
+        self.session = session
+        self.control = control
+        self.arena = arena
+        self.spiller = spiller
+        self.send = send
+        self.call_soon_threadsafe = call_soon_threadsafe
+        self.clock = clock
+        self.closed = False
+        self.headers = Headers(arena.buf)
+        self.table = StoreTable(self.headers, arena.size, self._pinned, step_bytes=config.arena_step_bytes,
+                                extent_bytes=config.extent_bytes, full_wait_s=config.store_full_wait_s)
+        self.slots: dict[bytes, tuple[int, Slot, int]] = {}  # incarnation -> (index, slot, pid)
+        self._free_slots: list[int] = []
+        self._slots_used = 0
+        self._epoch = 0
+        self.handlers: dict[int, Callable[[bytes, Any], None]] = {
+            StoreWant.CODE: partial(self._handle, self.table.on_want),  # type: ignore[attr-defined]
+            StoreSurrender.CODE: partial(self._handle, self.table.on_surrender),  # type: ignore[attr-defined]
+            StoreFree.CODE: partial(self._handle, self.table.on_free),  # type: ignore[attr-defined]
+            StoreRestore.CODE: partial(self._handle, self.table.on_restore),  # type: ignore[attr-defined]
+        }
+
+    @classmethod
+    def create(cls, session_dir: str, session_name: str, capacity: int, send: Callable[[bytes, Any], None],
+               call_soon_threadsafe: Callable[[Callable[[], None]], Any], *, config: Config | None = None,
+               clock: Callable[[], float] = time.monotonic) -> StoreService:
+        """Make the segments of a session.  ``capacity`` 0: choose.  RuntimeError when /dev/shm has no room for them."""
+        config = config or Config()
+        size = choose_capacity(capacity or config.object_store_bytes)
+        write_owner(session_dir)
+        try:
+            control = ControlSegment.create(control_name(session_name), config.workers_max + SLOTS_SPARE)
+        except OSError as error:
+            raise RuntimeError(f"cannot make shared memory for the object store: {error}") from error
+        try:
+            arena = Segment(arena_name(session_name), create=True, size=size)
+        except OSError as error:
+            control.segment.unlink()
+            control.close()
+            raise RuntimeError(f"cannot make shared memory for the object store: {error}") from error
+        spiller = Spiller.at(config.spill_dir or os.path.join(session_dir, "spill"), session_name)
+        return cls(session_name, control, arena, spiller, config, send, call_soon_threadsafe, clock)
+
+    def attach_info(self) -> dict[str, Any]:
+        """What a StoreClient needs to attach."""
+        return {"control": control_name(self.session), "arena": arena_name(self.session), "capacity": self.arena.size}
+
+    # ------------------------------------------------------------ processes
+
+    def open_slot(self, incarnation: bytes, pid: int) -> int:
+        """A slot for a new core process (pid 0: not known yet).  RuntimeError when there is none left."""
+        if incarnation in self.slots:
+            return self.slots[incarnation][0]
+        if self._free_slots:
+            index = heapq.heappop(self._free_slots)
+        elif self._slots_used < self.control.slots:
+            index = self._slots_used
+            self._slots_used += 1
+        else:
+            raise RuntimeError(f"all {self.control.slots} process slots of the object store are taken (workers_max)")
+        slot = self.control.slot(index)
+        self._epoch += 1
+        try:
+            slot.open(incarnation, pid, self._epoch)
+        except OSError as error:
+            heapq.heappush(self._free_slots, index)
+            raise RuntimeError(f"no room in {os_linux.SHM_DIR} for another process: {error}") from error
+        self.slots[incarnation] = index, slot, pid
+        self.table.connect(incarnation)
+        return index
+
+    def close_slot(self, incarnation: bytes) -> None:
+        """The process died or left: its pins are void, what it sealed stays, the rest of its extents is free."""
+        entry = self.slots.pop(incarnation, None)
+        if entry is None:
+            return
+        index, slot, _ = entry
+        slot.void()
+        slot.release()
+        heapq.heappush(self._free_slots, index)
+        self.table.disconnect(incarnation, self.clock())
+        self._perform()
+
+    def slot_marks(self, incarnation: bytes) -> tuple[int, int, int]:
+        """Progress marks ``(lease, started, finished)``; read them before ``close_slot``."""
+        entry = self.slots.get(incarnation)
+        return tuple(entry[1].marks[:3].tolist()) if entry is not None else (0, 0, 0)
+
+    def drop_job(self, job: bytes) -> None:
+        """All processes of this job (4 bytes) are gone: so are its objects."""
+        self.table.drop_job(job, self.clock())
+        self._perform()
+
+    def _pinned(self) -> set[int]:
+        pins: set[int] = set()
+        for _, slot, _ in self.slots.values():
+            pins.update(slot.pinned())
+        pins.discard(0)
+        return pins
+
+    # ------------------------------------------------------------ the loop
+
+    def tick(self, now: float) -> None:
+        self.table.tick(now)
+        self._perform()
+
+    def next_deadline(self) -> float | None:
+        return self.table.next_deadline()
+
+    def _handle(self, transition: Callable[[bytes, Any, float], None], peer: bytes, message: Any) -> None:
+        transition(peer, message, self.clock())
+        self._perform()
+
+    def _perform(self) -> None:
+        """Do what the table asks for."""
+        for effect in self.table.take():
+            if type(effect) is Send:
+                if effect.client in self.slots:
+                    self.send(effect.client, effect.message)
+            else:
+                self._start(effect)
+
+    def _start(self, effect: Effect) -> None:
+        table, spiller = self.table, self.spiller
+        if type(effect) is Grow:
+            spiller.run(partial(self.arena.reserve, effect.start, effect.size),
+                        self._back(lambda error, now: table.grown(effect.size, self._shm_error(error), now)))
+        elif type(effect) is Spill:
+            key, oid, generation = effect.key, effect.oid, effect.generation
+            spiller.write(key, self.headers.raw[effect.offset : effect.offset + effect.nbytes].toreadonly(),
+                          self._back(lambda error, now: table.spilled(key, oid, generation, error, now)))
+        elif type(effect) is Load:
+            key, oid, generation = effect.key, effect.oid, effect.generation
+            spiller.read(key, self.headers.raw[effect.offset : effect.offset + effect.nbytes],
+                         self._back(lambda error, now: table.loaded(key, oid, generation, error, now)))
+        elif type(effect) is Unlink:
+            spiller.remove(effect.key)
+
+    def _back(self, event: Callable[[str, float], None]) -> Callable[[str], None]:
+        """From a thread of the spiller to the daemon's loop."""
+
+        def on_loop(error: str) -> None:
+            if not self.closed:
+                event(error, self.clock())
+                self._perform()
+
+        def done(error: str) -> None:
+            if not self.closed:
+                self.call_soon_threadsafe(partial(on_loop, error))
+
+        return done
+
+    @staticmethod
+    def _shm_error(error: str) -> str:
+        if not error:
+            return ""
+        return f"{os_linux.SHM_DIR} has {os_linux.shm_free_bytes():,} bytes free ({error})"
+
+    # ------------------------------------------------------------ views and the end
+
+    def report(self) -> dict[str, Any]:
+        """Capacity, use, holders and objects, for ``zray memory`` and metrics."""
+        usage = self.table.usage()
+        usage["used"] = usage["reserved"] - usage["free"]
+        usage["pids"] = {incarnation.hex(): pid for incarnation, (_, _, pid) in self.slots.items()}
+        usage["pinned"] = len(self._pinned())
+        usage["objects"] = self.table.objects()
+        return usage
+
+    def check(self) -> None:
+        self.table.check()
+
+    def close(self, remove: bool = True) -> None:
+        """Stop the threads; with ``remove`` also delete the segments.  Views that others hold stay readable."""
+        if self.closed:
+            return
+        self.closed = True
+        self.spiller.close()
+        if remove:  # the arena first: while there is an arena, there is the segment that says whose it is
+            self.arena.unlink()
+            self.control.segment.unlink()
+        for _, slot, _ in self.slots.values():
+            slot.release()
+        self.slots.clear()
+        self.headers.release()
+        self.arena.close()
+        self.control.close()

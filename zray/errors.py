@@ -138,14 +138,23 @@ def _dual(error: RayTaskError) -> RayTaskError:
     cls = _dual_type(type(error.cause))
     if cls is None:
         return error
-    try:
-        dual = cls.__new__(cls)
-    except Exception:  # the user's __new__ wants arguments
+    dual = _bare(cls, error.cause)
+    if dual is None:
         return error
     dual.args = error.cause.args
     _copy_members(error.cause, dual)
     dual.__dict__.update(error.__dict__)
     return dual
+
+
+def _bare(cls: type[RayTaskError], cause: BaseException) -> RayTaskError | None:
+    """An instance without ``__init__``; None when a ``__new__`` of the user's wants something else."""
+    try:
+        return type(cause).__new__(cls, *cause.args)  # type: ignore[call-overload,no-any-return]
+    except Exception:
+        if type(cause).__module__ != "builtins":
+            return None
+    return Exception.__new__(cls)  # CPython finds MemoryError.__new__ "not safe" for such a class
 
 
 def exception_members(error: BaseException) -> dict[str, Any]:
@@ -452,7 +461,7 @@ _KINDS: dict[str, tuple[type[RayError], Describe]] = {
     "task_pg_removed": (TaskPlacementGroupRemoved, lambda d: "The placement group of this task was removed."),
     "actor_pg_removed": (ActorPlacementGroupRemoved, lambda d: "The placement group of this actor was removed."),
     "system": (RaySystemError, lambda d: f"System error: {_text(d, 'reason')}"),
-    "bad_returns": (RaySystemError, lambda d: _text(d, "reason")),
+    "bad_returns": (RaySystemError, lambda d: _text(d, "reason", "the task returned another number of values than num_returns")),
 }
 
 # Names under which details become attributes of the exception, where they differ.

@@ -54,9 +54,9 @@ class ExceptionPickler(Pickler):
 
 
 def _has_default_reduce(cls: type) -> bool:
-    """Python code of the user's makes the instance, and none of it says how to pickle one."""
-    by_python = any("__init__" in vars(base) and base.__module__ != "builtins" for base in cls.__mro__)
-    return by_python and cls.__reduce__ is BaseException.__reduce__ and cls.__reduce_ex__ is object.__reduce_ex__
+    """A class of the user's that does not say how to pickle an instance."""
+    own = cls.__reduce__ is not BaseException.__reduce__ or cls.__reduce_ex__ is not object.__reduce_ex__
+    return cls.__module__ != "builtins" and not own
 
 
 def cloud_dumps(value: Any, buffer_callback: Callable[[Any], Any] | None = None) -> bytes:

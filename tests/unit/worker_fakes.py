@@ -47,6 +47,14 @@ class FakeLoop:
             waiter.done = True
             self.changed.notify_all()
 
+    def interrupt(self) -> None:
+        if not self.lock._is_owned():  # type: ignore[attr-defined]
+            raise KeyboardInterrupt
+        self.sigint = True
+
+    def forget_interrupt(self) -> None:
+        self.sigint = False
+
     def notify_one(self, waiter: Any) -> None:
         self.notify(waiter)
 

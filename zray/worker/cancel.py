@@ -83,11 +83,10 @@ class Interrupts:
             return
         self.wanted = None
         self.hit = wanted
-        if self._loop.lock._is_owned():
-            self.deferred = self._loop.sigint = True
-            return
-        raise KeyboardInterrupt
+        self.deferred = True
+        self._loop.interrupt()
 
     def forget(self) -> None:
-        """The task ended before the deferred interrupt could be raised: it is void."""
-        self.deferred = self._loop.sigint = False
+        """The task has ended: an interrupt that the loop recorded and has not raised is void."""
+        self.deferred = False
+        self._loop.forget_interrupt()

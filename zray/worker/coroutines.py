@@ -72,7 +72,7 @@ class Coroutines:
         if not self._awake:
             self._awake = True
             if not self.loop.is_closed():
-                self.loop.call_soon_threadsafe(self._take)
+                self.loop.call_from_mesh(self._take)
 
     def _take(self) -> None:
         with self.executor.loop.lock:
@@ -163,8 +163,7 @@ class Coroutines:
     def _flush(self) -> None:
         self._flushing = False
         with self.executor.loop.lock:
-            self.executor.flush()
-            self.executor.loop.kick()
+            self.executor.flush()  # the next select of the loop sends it
 
     # ------------------------------------------------------------ under the lock
 

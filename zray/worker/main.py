@@ -9,7 +9,6 @@ import signal
 import sys
 from typing import Any
 
-from zray import ids
 from zray.messages import ActorInit, JobConfig, WorkerReady
 from zray.worker import process
 from zray.worker.executor import Executor
@@ -24,9 +23,9 @@ class Worker:
     """The worker process: its Runtime, its Executor, its surroundings."""
 
     def __init__(self, spec: dict[str, Any]):
-        from zray.runtime import Runtime
+        from zray.runtime import for_worker
 
-        self.rt = Runtime.for_worker(spec)
+        self.rt = for_worker(spec)
         self.executor = Executor(self.rt)
         info = spec.get("node_info") or {}
         resources = info.get("resources") or info.get("Resources") or {}
@@ -53,8 +52,8 @@ class Worker:
 
     def on_job(self, peer: bytes, message: JobConfig) -> None:
         rt = self.rt
-        rt.job = rt.context.job = message.job
-        rt.job_bytes = ids.JobID.from_int(message.job).binary()
+        rt.set_job(message.job)
+        rt.context.job = message.job
         rt.namespace = message.config.get("namespace") or ""
         process.take_on_job(message.config)
 

@@ -1,10 +1,86 @@
-"""The asyncio loop of an async actor, with the mesh inside it."""
+"""An asyncio loop whose selector waits in the mesh's loop: one thread, one wait, for both.
+
+asyncio's own descriptors live in its epoll set, which is itself a descriptor that the mesh's poll watches.  While
+asyncio waits, this thread leads the mesh; while asyncio is busy, each of its rounds takes a turn of the mesh.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import selectors
+import threading
 from typing import Any
 
+from zray.transport.loop import Waiter
 
-def new_event_loop(mesh_loop: Any) -> asyncio.AbstractEventLoop:
-    return asyncio.new_event_loop()
+Events = list[tuple[selectors.SelectorKey, int]]
+
+
+class MeshSelector(selectors.EpollSelector):
+    """``select`` polls the mesh and asyncio's descriptors together."""
+
+    def __init__(self, loop: Any):
+        super().__init__()
+        self._loop = loop
+        self._waiter: Waiter | None = None
+        self._events: Events = []
+        self._thread = threading.get_ident()
+        with loop.lock:
+            loop.mesh.watch(self.fileno())
+            self._outer = loop.on_turn
+            loop.on_turn = self._on_turn
+
+    def select(self, timeout: float | None = None) -> Events:
+        loop = self._loop
+        if timeout is not None and timeout <= 0:
+            loop.turn()
+            return super().select(0)
+        waiter = self._waiter = Waiter()
+        try:
+            loop.wait(waiter, None if timeout is None else loop.clock() + timeout)
+        finally:
+            self._waiter = None
+        events, self._events = self._events, []
+        return events or super().select(0)
+
+    def _on_turn(self) -> None:
+        """As each turn of the mesh begins: is there something for asyncio?"""
+        if self._outer is not None:
+            self._outer()
+        waiter = self._waiter
+        if waiter is not None and not waiter.done and threading.get_ident() == self._thread:
+            self._events = super().select(0)
+            if self._events:
+                self._loop.notify(waiter)
+
+    def end_wait(self) -> bool:
+        """Under the lock, on the asyncio thread: let ``select`` return.  False on any other thread."""
+        if threading.get_ident() != self._thread:
+            return False
+        if self._waiter is not None:
+            self._loop.notify(self._waiter)
+        return True
+
+    def close(self) -> None:
+        with self._loop.lock:
+            self._loop.on_turn = self._outer
+        super().close()
+
+
+class MeshEventLoop(asyncio.SelectorEventLoop):
+    """The loop of an async actor."""
+
+    def __init__(self, mesh_loop: Any):
+        self.selector = MeshSelector(mesh_loop)
+        super().__init__(self.selector)
+
+    def call_from_mesh(self, callback: Any) -> None:
+        """Schedule from a handler, under the mesh's lock: without a system call when the handler runs on this thread."""
+        if self.selector.end_wait():
+            self.call_soon(callback)
+        else:
+            self.call_soon_threadsafe(callback)
+
+
+def new_event_loop(mesh_loop: Any) -> MeshEventLoop:
+    return MeshEventLoop(mesh_loop)

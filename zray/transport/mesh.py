@@ -370,6 +370,8 @@ class Mesh:
             self._on_ack(peer, session, ack, now)
         if not session.owed:
             session.owed_since = now
+            if self._tick_at is not None and self._tick_at > now + self.limits.ack_delay_s:
+                self._tick_at = now + self.limits.ack_delay_s
         frames = session.receive(sequence, frame)
         if not session.active:
             self._activate(peer, session)
@@ -489,7 +491,7 @@ class Mesh:
 
     def poll(self, timeout_s: float | None, service: bool = False) -> None:
         """Block until something arrived, wake() was called, or the time passed.  Needs no lock; touches no socket."""
-        events = self._pollers[service].poll(timeout_s)
+        events = self._pollers[service].poll(timeout_s)  # rounds up to milliseconds, so never early
         for fd, _ in events:
             if fd == self._monitor_fd:
                 self._monitored = True

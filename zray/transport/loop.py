@@ -1,0 +1,416 @@
+"""The loop: the thread that waits for something polls the sockets itself.
+
+At any moment at most one thread leads.  What each kind of thread does:
+
+    caller in wait(), nobody leads      leads: turns and polls until its waiter is done, then hands the lead on
+    caller in wait(), a caller leads    follows: sleeps on its waiter's gate; notified when done, or promoted to lead
+    caller in wait(), service leads     takes the lead; the service thread finds out when it wakes
+    service thread                      TICK: looks every 5 ms whether callers still come; none since: SERVE
+                                        SERVE: leads, without time-outs of its own
+                                        PARK: sleeps while one caller sits in a long poll; whoever leaves last ends it
+
+``lock`` guards all state of the process and is never held while blocked.  Polling touches no socket (see
+zray.transport.mesh), so other threads send and receive under the lock while the leader is blocked in its poll.
+A turn: flush, drain, timers, flush.  An idle process wakes up for nothing.
+
+Ctrl-C: between the points where the main thread owns ``lock`` or waits in here, KeyboardInterrupt is raised as usual.
+In them the handler only records; wait() raises at its end, code under ``lock`` calls raise_pending() after it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import weakref
+from _thread import LockType, allocate_lock, get_ident
+from collections.abc import Callable
+from heapq import heappop, heappush
+from itertools import count
+from typing import Any, Final
+
+from zray.transport.mesh import Mesh
+
+_SERVICE: Final = "service"  # the value of _leader while the service thread leads
+_PARK_TICKS = 4  # a poll that has lasted this many ticks is a long one (20 ms)
+_FORKED = "this process was forked from one that uses zray; call zray.init() in it after zray.shutdown(), or do not fork"
+
+
+class LoopStopped(RuntimeError):
+    """The runtime was shut down while a thread waited."""
+
+
+class Waiter:
+    """What a thread waits for: ``need`` completions.  A transition counts them down by Loop.notify_one."""
+
+    __slots__ = ("done", "gate", "need")
+
+    def __init__(self, need: int = 1):
+        self.need = need
+        self.done = need <= 0
+        self.gate: LockType | None = None  # held while its thread sleeps as a follower
+
+
+class Timer:
+    """A function that runs, under the lock, once its time has come."""
+
+    __slots__ = ("fn", "when")
+
+    def __init__(self, when: float, fn: Callable[[], None]):
+        self.when = when
+        self.fn: Callable[[], None] | None = fn
+
+    def cancel(self) -> None:
+        """It will not run.  Harmless after it ran."""
+        self.fn = None
+
+
+class Loop:
+    """Runs a mesh for all threads of a process.  ``dispatch(peer, code, message)`` is called under the lock."""
+
+    def __init__(self, mesh: Mesh, dispatch: Callable[[bytes, int, Any], None], *,
+                 on_error: Callable[[Exception], None] | None = None, service_after_s: float = 0.005):
+        self.mesh = mesh
+        self.dispatch = dispatch
+        self.on_error = on_error or mesh.on_error
+        self.on_turn: Callable[[], None] | None = None  # called under the lock as each turn begins
+        self.lock = threading.RLock()
+        self.clock = mesh.clock
+        self.stopped = False
+        self._leader: Waiter | str | None = None
+        self._followers: dict[Waiter, None] = {}
+        self._timers: list[tuple[float, int, Timer]] = []
+        self._timer_ids = count()
+        self._waits = 0  # callers that have taken the lead or followed, ever
+        self._service_after_s = service_after_s
+        self._service_gate = allocate_lock()
+        self._service_gate.acquire()
+        self._service_parked = False
+        self._service_polling = False
+        self._service: threading.Thread | None = None
+        self._forked = False
+        self._main_ident = threading.main_thread().ident
+        self._main_waiter: Waiter | None = None
+        self._interrupted = False
+        self._old_handler: Any = None
+        _LOOPS.add(self)
+
+    @property
+    def served(self) -> bool:
+        """Does the service thread lead?"""
+        return self._leader is _SERVICE
+
+    def waiter(self, need: int = 1) -> Waiter:
+        return Waiter(need)
+
+    # ---------------------------------------------------------------- callers
+
+    def start(self) -> None:
+        """Start the service thread."""
+        self._service = threading.Thread(target=self._serve, name="zray-service", daemon=True)
+        self._service.start()
+
+    def wait(self, waiter: Waiter, deadline: float | None = None) -> bool:
+        """Block until the waiter is done (True) or the clock passes ``deadline`` (False).  Call without the lock."""
+        if self._forked:
+            raise RuntimeError(_FORKED)
+        if get_ident() != self._main_ident:
+            return self._wait(waiter, deadline)
+        outer, self._main_waiter = self._main_waiter, waiter  # from here on SIGINT is recorded
+        try:
+            done = self._wait(waiter, deadline)
+        finally:
+            self._main_waiter = outer
+        if self._interrupted:
+            self.raise_pending()
+        return done
+
+    def _wait(self, waiter: Waiter, deadline: float | None) -> bool:
+        lock = self.lock
+        with lock:
+            if waiter.done:
+                return True
+            self._waits += 1
+            if self._leader is None or self._leader is _SERVICE:
+                self._leader = waiter
+            else:
+                waiter.gate = allocate_lock()
+                waiter.gate.acquire()
+                self._followers[waiter] = None
+                self._flush_while_others_poll()
+        if waiter.gate is not None and not self._follow(waiter, deadline):
+            return waiter.done
+        return self._lead(waiter, deadline)
+
+    def _follow(self, waiter: Waiter, deadline: float | None) -> bool:
+        """Sleep until promoted (True), or until done, out of time or interrupted (False)."""
+        assert waiter.gate is not None
+        timeout = -1.0 if deadline is None else max(0.0, deadline - self.clock())
+        waiter.gate.acquire(timeout=min(timeout, threading.TIMEOUT_MAX))
+        with self.lock:
+            waiter.gate = None
+            self._followers.pop(waiter, None)
+            if self._leader is waiter:
+                return True
+            if self.stopped and not waiter.done:
+                raise LoopStopped("zray was shut down")
+            return False
+
+    def _lead(self, waiter: Waiter, deadline: float | None) -> bool:
+        mesh, lock = self.mesh, self.lock
+        lock.acquire()
+        try:
+            while True:
+                mesh.clear_wake()
+                busy = self._turn()
+                if waiter.done:
+                    return True
+                if self.stopped:
+                    raise LoopStopped("zray was shut down")
+                if self._interrupted and waiter is self._main_waiter:
+                    return False
+                timeout = self._timeout(deadline)
+                if timeout is not None and timeout <= 0 and deadline is not None and self.clock() >= deadline:
+                    return False
+                lock.release()
+                try:
+                    mesh.poll(0 if busy else timeout)
+                finally:
+                    lock.acquire()
+        finally:
+            self._resign()
+            lock.release()
+
+    def _resign(self) -> None:
+        """Hand the lead to a follower; to nobody when there is none, and then see that the service thread looks."""
+        self._leader = None
+        if self._followers:
+            waiter = next(iter(self._followers))
+            del self._followers[waiter]
+            self._leader = waiter
+            _open(waiter.gate)
+        elif self._service_parked:
+            self._service_parked = False
+            self._service_gate.release()
+        elif self._service_polling:
+            self.mesh.wake()  # it was overtaken while blocked in a poll, and must start to tick again
+
+    def notify(self, waiter: Waiter) -> None:
+        """The waiter is done: wake its thread.  Under the lock."""
+        waiter.done = True
+        if waiter in self._followers:
+            del self._followers[waiter]
+            _open(waiter.gate)
+        elif self._leader is waiter:
+            self.mesh.wake()
+
+    def notify_one(self, waiter: Waiter) -> None:
+        """One completion of those the waiter needs.  Under the lock."""
+        waiter.need -= 1
+        if waiter.need <= 0 and not waiter.done:
+            self.notify(waiter)
+
+    def turn(self) -> None:
+        """Flush, and handle what has arrived, without blocking: for threads that send a lot."""
+        if self._forked:
+            raise RuntimeError(_FORKED)
+        with self.lock:
+            before = self.mesh.deadline()
+            busy = self._turn()
+            if self._leader is not None and (busy or self._nearer(before)):
+                self.mesh.wake()
+        if self._interrupted:
+            self.raise_pending()
+
+    def kick(self) -> None:
+        """State was changed outside a turn: send what it queued now."""
+        if self._forked:
+            raise RuntimeError(_FORKED)
+        with self.lock:
+            self._flush_while_others_poll()
+        if self._interrupted:
+            self.raise_pending()
+
+    def wake(self) -> None:
+        """Make whoever polls take a turn.  Takes no lock: callable from anywhere, also from __del__."""
+        self.mesh.wake()
+
+    def _flush_while_others_poll(self) -> None:
+        mesh = self.mesh
+        before = mesh.deadline()
+        mesh.flush()
+        if self._leader is not None and (self._nearer(before) or mesh.readable()):
+            mesh.wake()  # sending may have swallowed the edge that the poller waits for, or set a nearer deadline
+
+    def _nearer(self, before: float | None) -> bool:
+        due = self.mesh.deadline()
+        return due is not None and (before is None or due < before)
+
+    # ---------------------------------------------------------------- one turn
+
+    def _turn(self) -> bool:
+        """Under the lock: flush, drain, timers, flush.  True when there is more to do before anybody may block."""
+        mesh = self.mesh
+        if self.on_turn is not None:
+            self._guarded(self.on_turn)
+        mesh.flush()
+        if mesh.readable():
+            mesh.drain(self.dispatch)
+            mesh.flush()
+        due = mesh.deadline()
+        if due is not None or self._timers:
+            now = self.clock()
+            if due is not None and due <= now:
+                mesh.tick(now)
+            if self._timers and self._timers[0][0] <= now:
+                self._run_timers(now)
+                mesh.flush()
+        return mesh.readable()
+
+    def _run_timers(self, now: float) -> None:
+        timers = self._timers
+        while timers and timers[0][0] <= now:
+            timer = heappop(timers)[2]
+            fn, timer.fn = timer.fn, None
+            if fn is not None:
+                self._guarded(fn)
+
+    def _guarded(self, fn: Callable[[], None]) -> None:
+        try:
+            fn()
+        except Exception as error:  # a bug in one callback must not end the loop
+            self.on_error(error)
+
+    def call_at(self, when: float, fn: Callable[[], None]) -> Timer:
+        """Run ``fn`` under the lock once the clock reaches ``when``.  Under the lock."""
+        timer = Timer(when, fn)
+        timers = self._timers
+        while timers and timers[0][2].fn is None:
+            heappop(timers)
+        if self._leader is not None and (not timers or when < timers[0][0]):
+            self.mesh.wake()
+        heappush(timers, (when, next(self._timer_ids), timer))
+        return timer
+
+    def _timeout(self, deadline: float | None) -> float | None:
+        due = self.mesh.deadline()
+        if due is not None and (deadline is None or due < deadline):
+            deadline = due
+        timers = self._timers
+        while timers and timers[0][2].fn is None:
+            heappop(timers)
+        if timers and (deadline is None or timers[0][0] < deadline):
+            deadline = timers[0][0]
+        return None if deadline is None else max(0.0, deadline - self.clock())
+
+    # ---------------------------------------------------------------- the service thread
+
+    def _serve(self) -> None:
+        seen_waits, seen_leader, ticks = -1, None, 0
+        while not self.stopped:
+            self._service_gate.acquire(timeout=-1 if self._service_parked else self._service_after_s)
+            with self.lock:
+                if self.stopped:
+                    return
+                quiet = seen_waits == self._waits and seen_leader is self._leader
+                seen_waits, seen_leader = self._waits, self._leader
+                ticks = ticks + 1 if quiet else 0
+                self._service_parked = quiet and self._leader is not None and ticks >= _PARK_TICKS
+                if not quiet or self._leader is not None:
+                    continue
+                self._leader = _SERVICE
+            self._serve_as_leader()
+            ticks = 0
+
+    def _serve_as_leader(self) -> None:
+        while True:
+            with self.lock:
+                self._service_polling = False
+                if self._leader is not _SERVICE:
+                    return
+                if self.stopped:
+                    self._leader = None
+                    return
+                self.mesh.clear_wake()
+                if self._turn():
+                    continue
+                timeout = self._timeout(None)
+                self._service_polling = True
+            self.mesh.poll(timeout, service=True)
+
+    def stop(self) -> None:
+        """End the service thread and every wait (LoopStopped); puts the SIGINT handler back.  Idempotent."""
+        self._restore_sigint()
+        _LOOPS.discard(self)
+        if self._forked:
+            return
+        with self.lock:
+            self.stopped = True
+            for waiter in list(self._followers):
+                _open(waiter.gate)
+            self._followers.clear()
+            self.mesh.wake()
+            if self._service_gate.locked():
+                self._service_gate.release()
+        if self._service is not None and self._service is not threading.current_thread():
+            self._service.join()
+
+    # ---------------------------------------------------------------- SIGINT and fork
+
+    def install_sigint(self) -> None:
+        """Shield transitions from Ctrl-C: only in the main thread, and only in place of Python's own handler."""
+        if get_ident() != self._main_ident or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+            return
+        self._old_handler = signal.signal(signal.SIGINT, self._on_sigint)
+
+    def _restore_sigint(self) -> None:
+        if self._old_handler is not None and get_ident() == self._main_ident:
+            if signal.getsignal(signal.SIGINT) == self._on_sigint:
+                signal.signal(signal.SIGINT, self._old_handler)
+            self._old_handler = None
+
+    def _on_sigint(self, signum: int, frame: Any) -> None:
+        waiter = self._main_waiter
+        if self._forked or (waiter is None and not self.lock._is_owned()):  # type: ignore[attr-defined]
+            raise KeyboardInterrupt
+        self._interrupted = True
+        if waiter is not None:
+            _open(waiter.gate)
+            self.mesh.wake()
+
+    def interrupt(self) -> None:
+        """What SIGINT does, for a signal handler of somebody else's: raise KeyboardInterrupt now, or record it."""
+        self._on_sigint(signal.SIGINT, None)
+
+    def forget_interrupt(self) -> None:
+        """Main thread: what was recorded and not raised yet is void."""
+        self._interrupted = False
+
+    def raise_pending(self) -> None:
+        """Raise the KeyboardInterrupt that arrived while the main thread owned the lock, if one did."""
+        if self.lock._is_owned() or self._main_waiter is not None:  # type: ignore[attr-defined]
+            return  # not yet: an outer block will
+        if self._interrupted and get_ident() == self._main_ident:
+            self._interrupted = False
+            raise KeyboardInterrupt
+
+
+def _open(gate: LockType | None) -> None:
+    if gate is not None:
+        try:
+            gate.release()
+        except RuntimeError:
+            pass  # somebody else has opened it: a notification, a promotion and an interrupt may coincide
+
+
+_LOOPS: weakref.WeakSet[Loop] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    """The parent's loop is of no use here: its threads are gone, its sockets are the parent's, its lock may be held."""
+    for loop in list(_LOOPS):
+        loop._forked = True
+        loop.lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

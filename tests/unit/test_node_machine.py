@@ -50,7 +50,7 @@ class Node:
         self.spawned = []
         self.machine = NodeMachine(
             node={"NodeID": "n"}, scheduler=LocalScheduler({"CPU": cpus * 10_000, "GPU": 20_000}), names=self.names,
-            config=Config(**settings), new_worker_id=self.new_id, attach={"arena": "x"}, keep=cpus)
+            config=Config(**settings), new_worker_id=self.new_id, attach=lambda peer, pid: {"arena": "x"}, keep=cpus)
         self.machine.start(self.now)
         self.take()
 
@@ -442,7 +442,7 @@ def test_an_owner_of_live_actors_is_not_retired_for_being_idle(node):
 
 
 @pytest.mark.parametrize("what", ["nodes", "resources", "available", "actors", "workers", "leases", "store", "jobs",
-                                  "events", "stats", "explain", "nonsense"])
+                                  "events", "timeline", "stats", "explain", "nonsense"])
 def test_every_view_answers(node, what):
     from zray.codec import decode, encode
     create(node)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from zray.config import Config
 from zray.node import linux, session as sessions
 from zray.node.children import Children, Processes, Signals, Watcher
-from zray.node.effects import EndJob, Forget, Kill, Note, Send, Spawn, Watch
+from zray.node.effects import DropJob, EndJob, Forget, Kill, Note, Send, Spawn, Watch
 from zray.node.options import BadOption, Offer, json_map, node_row, offer, parser
 from zray.node.session import Session, SessionError
 
@@ -54,7 +54,7 @@ class Daemon:
         linux.name_process("zray-node")
         one_blas_thread()
         _import_everything()
-        self.zygote = ZygoteLink.fork(self.soft_limit)
+        self.zygote = ZygoteLink.fork(self.soft_limit, os.path.join(session_dir, "logs", "node.log"))
         self._compose(offered)
 
     def _compose(self, offered: Offer) -> None:
@@ -85,14 +85,14 @@ class Daemon:
         self.mesh.watch(self.watcher.fileno())
         self.mesh.on_error = _log_error
         self.store = StoreService.create(self.session_dir, os.path.basename(self.session_dir), offered.store_bytes,
-                                         self._send, self.call_soon)
+                                         self._send, self.call_soon, config=self.config)
         self.gcs = GcsService(time.monotonic, self._send, incarnation=self.incarnation)
         self.output = Output(self.session_dir, self.config.log_lines_max)
         self.machine = NodeMachine(
             node=node_row(self.node_id, self.endpoint, os.getpid(), offered.labels),
             scheduler=LocalScheduler(offered.total, offered.labels, node=self.incarnation, gpu_ids=offered.gpu_ids),
             names=GcsNames(self.gcs.client), config=self.config,
-            new_worker_id=lambda: ids.random_bytes(ids.WORKER_SIZE), attach=self.store.attach_info(),
+            new_worker_id=lambda: ids.random_bytes(ids.WORKER_SIZE), attach=self._attach_driver,
             keep=offered.cpus, store_report=self.store.report)
         self.gcs.client.record_node(self.node_id, self.machine.node)
         self._shell_handlers = {**self.store.handlers, **self.gcs.handlers}
@@ -101,7 +101,8 @@ class Daemon:
         self._spawns: list[dict[str, Any]] = []
         self._perform_by_type: dict[type, Callable[[Any], None]] = {
             Send: self._perform_send, Spawn: self._perform_spawn, Kill: self._perform_kill, Watch: self._perform_watch,
-            Forget: self._perform_forget, EndJob: self._perform_end_job, Note: self._perform_note}
+            Forget: self._perform_forget, EndJob: self._perform_end_job, DropJob: self._perform_drop_job,
+            Note: self._perform_note}
         self._watch_descriptors()
         self.zygote.send({"base": {
             "session_dir": self.session_dir, "node": self.incarnation, "node_endpoint": self.endpoint,
@@ -213,8 +214,12 @@ class Daemon:
             self.machine.process_exited(effect.incarnation, time.monotonic())
 
         self.processes.watch(effect.incarnation, effect.pid, ended)
-        if effect.incarnation in self.machine.drivers():
-            self.store.open_slot(effect.incarnation, effect.pid)
+
+    def _attach_driver(self, incarnation: bytes, pid: int) -> dict[str, Any]:
+        return {**self.store.attach_info(), "slot": self.store.open_slot(incarnation, pid)}
+
+    def _perform_drop_job(self, effect: DropJob) -> None:
+        self.store.drop_job(effect.job.to_bytes(4, "big"))
 
     def _perform_forget(self, effect: Forget) -> None:
         self.processes.forget(effect.incarnation)
@@ -254,7 +259,7 @@ class Daemon:
     def _worker_exited(self, incarnation: bytes, ended: Ended) -> None:
         from zray.node.machine import Death
 
-        lease, started, finished = self.store.slot_marks(incarnation) or (0, 0, 0)
+        lease, started, finished = self.store.slot_marks(incarnation)
         tail = self.output.tail(incarnation) if ended.signal or ended.exit_code else ""
         self.machine.worker_exited(incarnation, Death(ended.signal, ended.exit_code, lease, started, finished, tail),
                                    time.monotonic())
@@ -390,7 +395,7 @@ def _serve(daemon: Daemon, ready_fd: int) -> None:
                                os.path.basename(daemon.session_dir))
     if ready_fd >= 0:
         _log_to_file(daemon.session_dir)
-        os.write(ready_fd, text.encode())
+        os.write(ready_fd, text.encode() + b"\n\n")
         os.close(ready_fd)
     else:
         print(f"zray-node serves {daemon.session_dir} (pid {os.getpid()}); stop it with SIGTERM or `zray stop`", flush=True)

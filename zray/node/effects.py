@@ -45,6 +45,12 @@ class EndJob(NamedTuple):
     reply: Any
 
 
+class DropJob(NamedTuple):
+    """Every process of job ``job`` is gone: drop its objects."""
+
+    job: int
+
+
 class Note(NamedTuple):
     """An event for the log and the event table."""
 
@@ -52,4 +58,4 @@ class Note(NamedTuple):
     detail: dict
 
 
-Effect = Send | Spawn | Watch | Kill | Forget | EndJob | Note
+Effect = Send | Spawn | Watch | Kill | Forget | EndJob | DropJob | Note

@@ -15,7 +15,7 @@ ENDED_KEPT_MAX = 1000
 class Job:
     """One driver and everything started for it."""
 
-    __slots__ = ("config", "driver", "ended", "number", "pid", "started")
+    __slots__ = ("config", "driver", "dropped", "ended", "number", "pid", "started")
 
     def __init__(self, number: int, driver: bytes, pid: int, config: dict, now: float):
         self.number = number
@@ -24,6 +24,7 @@ class Job:
         self.config = config
         self.started = now
         self.ended = 0.0
+        self.dropped = False  # its objects are gone
 
     @property
     def is_over(self) -> bool:

@@ -78,8 +78,10 @@ class Starting:
             if not piece:
                 break
             text += piece
+            if text.endswith(b"\n\n"):  # not the end of the file: that comes when every copy of the pipe is closed
+                break
         os.close(self._ready)
-        if not text:
+        if not text.endswith(b"\n\n"):
             said = b""
             while len(said) < ERROR_BYTES_MAX and (piece := os.read(self._errors, 1 << 16)):
                 said += piece

@@ -21,7 +21,7 @@ from zray.causes import Cause
 from zray.config import Config
 from zray.node import views
 from zray.node.actors import Actor, ActorTable
-from zray.node.effects import Effect, EndJob, Forget, Kill, Note, Send, Spawn, Watch
+from zray.node.effects import DropJob, Effect, EndJob, Forget, Kill, Note, Send, Spawn, Watch
 from zray.node.jobs import Job, JobTable
 from zray.node.placements import Declared, Placement
 from zray.node.pool import Kind, Pool, State, Worker
@@ -67,12 +67,12 @@ class NodeMachine:
     """The decisions of one node."""
 
     def __init__(self, *, node: dict[str, Any], scheduler: LocalScheduler, names: Names, config: Config,
-                 new_worker_id: Callable[[], bytes], attach: dict[str, Any], keep: int,
+                 new_worker_id: Callable[[], bytes], attach: Callable[[bytes, int], dict[str, Any]], keep: int,
                  store_report: Callable[[], dict] = dict):
         self.node = node  # as zray.nodes() shows it
         self.scheduler = scheduler
         self.config = config
-        self.attach = attach
+        self.attach = attach  # (incarnation, pid) -> how that driver attaches to the store
         self.store_report = store_report
         self.names = names
         self.now = 0.0
@@ -152,6 +152,7 @@ class NodeMachine:
             self._process_gone(incarnation, worker.reason or "its process ended")
         self._configured.discard(incarnation)
         self.effects.append(Forget(incarnation))
+        self._job_may_be_done(worker.job)
         self._settle()
 
     def process_exited(self, incarnation: bytes, now: float) -> None:
@@ -202,7 +203,8 @@ class NodeMachine:
         job = self.jobs.register(peer, hello.pid, message.config, self.now)
         self.names.record_job(job.number, job.row())
         self.effects.append(Note("job_started", {"job": job.number, "pid": job.pid}))
-        self.effects.append(Send(peer, m.DriverAccepted(job.number, self.node, self.attach, self.config.as_dict())))
+        self.effects.append(Send(peer, m.DriverAccepted(
+            job.number, self.node, self.attach(peer, job.pid), self.config.as_dict())))
 
     def _goodbye(self, peer: bytes, message: m.Goodbye) -> None:
         self._driver_over(peer, message.reason or "the driver said goodbye", m.Bye("the job is over"))
@@ -233,7 +235,16 @@ class NodeMachine:
                           and p.kind.job == job.number]:
             self._give_back(placement)
         self.effects.append(EndJob(job.number, peer, reply))
+        self._job_may_be_done(job.number)
         self.pool.prestart(self.now)
+
+    def _job_may_be_done(self, number: int) -> None:
+        """With the last process of a job its objects go."""
+        job = self.jobs.jobs.get(number)
+        if job is not None and job.is_over and not job.dropped and not self.pool.of_job(number) \
+                and not self.actors.job_is_used(number):
+            job.dropped = True
+            self.effects.append(DropJob(number))
 
     # ------------------------------------------------------------ workers
 
@@ -500,10 +511,6 @@ class NodeMachine:
         self.events.extend(message.events)
         self.events_dropped += message.dropped
 
-    def drivers(self) -> set[bytes]:
-        """Incarnations that said hello as drivers."""
-        return {peer for peer, hello in self._hellos.items() if hello.kind == "driver"}
-
     def _job_of(self, peer: bytes) -> Job | None:
         """The job that a core process works for; a worker's even after its driver is gone (detached actors)."""
         job = self.jobs.by_driver.get(peer)
@@ -537,4 +544,4 @@ class NodeMachine:
             assert key in self._keys_of[owner]
 
 
-__all__ = ["Death", "Effect", "EndJob", "Forget", "Kill", "Names", "NodeMachine", "Note", "Send", "Spawn", "Watch"]
+__all__ = ["Death", "DropJob", "Effect", "EndJob", "Forget", "Kill", "Names", "NodeMachine", "Note", "Send", "Spawn", "Watch"]

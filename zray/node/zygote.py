@@ -72,16 +72,21 @@ class ZygoteLink:
         self._in = bytearray()
 
     @classmethod
-    def fork(cls, soft_limit: int) -> ZygoteLink:
-        """Fork this process into a zygote.  Only while it has one thread and no ZeroMQ context."""
+    def fork(cls, soft_limit: int, log: str) -> ZygoteLink:
+        """Fork this process into a zygote that logs to file ``log``.  Only with one thread and no ZeroMQ context."""
         ours, theirs = socket.socketpair()
         daemon = os.getpid()
         pid = os.fork()
         if pid == 0:
             code = 1
             try:
-                ours.close()
                 linux.die_with_parent(daemon)
+                handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+                os.dup2(handle, 1)
+                os.dup2(handle, 2)
+                # The daemon's other descriptors are not ours: the pipe to whoever started it would never end.
+                os.closerange(3, theirs.fileno())
+                os.closerange(theirs.fileno() + 1, 1 << 30)
                 Zygote(theirs, daemon, soft_limit).serve()
                 code = 0
             except BaseException:  # this is the last frame of the process: report whatever ended it, then end

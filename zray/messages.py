@@ -7,9 +7,10 @@ from the annotations: ``int float bool str bytes list dict None`` and unions of 
 Values (results, arguments) travel in one of these wire forms, which only workers and drivers look into:
 
     bytes                                      the serialised value itself (inline)
-    [STORED, offset, nbytes, generation]       the value lies in this node's object store
+    [STORED, offset, nbytes, generation, oid]  the value lies in this node's object store
     [FAILED, kind, detail]                     an error: kind names it, detail is bytes or a map (zray.errors)
-    [CARRYING, value, [[oid, owner, endpoint], ...]]   a value whose pickle contains those references
+    [CARRYING, value, [[oid, owner, endpoint], ...], token]   a value whose pickle contains those references; the
+                                               receiver names the token in TransitDone
 
 Code ranges: 1-19 session, 20-49 leases and workers, 50-69 tasks, 70-79 references, 80-99 actors, 100-139 store,
 140-159 control store, 160-189 node and jobs.

@@ -27,6 +27,8 @@ from zray.owner.streams import Stream
 from zray.owner.submitter import Submitter
 from zray.refs import MapRefs, ObjectRef, ObjectRefGenerator, dropped
 from zray.serialization import NONE, loads
+from zray.store import StoreFull
+from zray.store.client import Allocation, StoreClient
 from zray.transport.loop import Loop, Waiter
 from zray.transport.mesh import Mesh
 from zray.values import Values
@@ -36,6 +38,8 @@ logger = logging.getLogger("zray")
 
 TURN_EVERY = 32  # submissions between two looks at the sockets
 REQUEST_TIMEOUT_S = 30.0
+LINGER_MS = 200  # for the last frames of a process that leaves
+DROP_EVERY_S = 0.005  # a sleeping process looks at dropped references this often at most
 
 
 class Context(threading.local):
@@ -93,8 +97,11 @@ class Runtime:
         self.job_bytes = ids.JobID.from_int(job).binary()
         self.config = config
         self.pid = os.getpid()
-        self.mesh = Mesh(incarnation, job, endpoint, codec.encode, codec.decode)
-        self.loop = Loop(self.mesh, self._dispatch, before_flush=self._turn, on_closed=self._peer_closed)
+        self.mesh = Mesh(incarnation, job, endpoint, codec.encode, codec.decode, time.monotonic)
+        self.loop = Loop(self.mesh, self._dispatch, on_error=_report_error, service_after_s=config.service_after_s)
+        self.loop.on_turn = self._turn
+        self.mesh.on_closed = self._peer_closed
+        self.mesh.on_error = _report_error
         self.refs = References(incarnation, self, self._free_stored)
         self.submitter = Submitter(incarnation, node, job, self, self.refs, config)
         self.calls = ActorCalls(node, self, self.refs, self.submitter)
@@ -154,6 +161,7 @@ class Runtime:
         }
         with self.loop.lock:
             self.connect(node, node_endpoint)
+        self.loop.start()
 
     # ------------------------------------------------------------ transport, as the machines see it (Net)
 
@@ -179,6 +187,16 @@ class Runtime:
     def _turn(self) -> None:
         """Once a turn, before the flush: what was dropped, what is to be pushed."""
         self._unsent = 0
+        wake = refs_module.wake
+        if self.loop.served:
+            # The service thread is about to sleep: finalisers wake it, but not more often than every few milliseconds.
+            if dropped:
+                wake.armed = False
+                self.loop.call_at(time.monotonic() + DROP_EVERY_S, _arm_wake)
+            else:
+                wake.armed = True
+        else:
+            wake.armed = False
         if dropped:
             self._empty_dropped()
         submitter = self.submitter
@@ -188,9 +206,13 @@ class Runtime:
         if self.calls.dirty:
             self.calls.pump()
         self.refs.flush()
-        if self.store is not None:
-            self.store.flush()
         self._arm_tick()
+
+    def kick(self) -> None:
+        """What was queued goes out now, whoever polls."""
+        with self.loop.lock:
+            self._turn()
+            self.loop.kick()
 
     def _empty_dropped(self) -> None:
         unpin = self.refs.unpin
@@ -212,7 +234,7 @@ class Runtime:
         other = self.calls.next_deadline()
         if other is not None and (deadline is None or other < deadline):
             deadline = other
-        if self.gcs.busy():
+        if self.gcs.busy:
             retry = self.submitter.now + RETRY_S
             deadline = retry if deadline is None else min(deadline, retry)
         if deadline is None or (self._tick_at is not None and self._tick_at <= deadline):
@@ -227,7 +249,7 @@ class Runtime:
         now = time.monotonic()
         self.submitter.tick(now)
         self.calls.tick(now)
-        if self.gcs.busy():
+        if self.gcs.busy:
             self.gcs.tick(now)
 
     def _peer_closed(self, peer: bytes) -> None:
@@ -409,12 +431,13 @@ class Runtime:
                 task.retry_errors = options.retry_exceptions
             pushed = self.submitter.submit(task)
             unsent = self._unsent = self._unsent + 1
-        if pushed or unsent == 1:
+        if pushed:
             self.loop.kick()
+        elif unsent == 1:
+            self.kick()
         elif unsent >= TURN_EVERY:
             self.loop.turn()
-        if self.loop.sigint:
-            self.loop.raise_pending()
+        self.loop.raise_pending()
         return result
 
     def _task_extra(self, task: Task, options: Any) -> None:
@@ -482,7 +505,7 @@ class Runtime:
             batch = MapBatch(first[:ids.PREFIX_SIZE], start, site.fn, site.key, items, star, site.retries)
             batch.retry_errors = options.retry_exceptions
             self.submitter.maps.submit(batch)
-        self.loop.kick()
+        self.kick()
         return MapRefs(batch)
 
     def map_item(self, batch: MapBatch, index: int) -> ObjectRef:
@@ -601,8 +624,7 @@ class Runtime:
                 del pending[oid]
         rest = RefList(pending.values())
         rest.group = group
-        if self.loop.sigint:
-            self.loop.raise_pending()
+        self.loop.raise_pending()
         return done, rest
 
     def _wait_now(self, refs: Sequence[ObjectRef], num_returns: int) -> tuple[list[ObjectRef], list[ObjectRef]]:
@@ -655,41 +677,43 @@ class Runtime:
                     record.refs += 1
             if dropped:
                 self._empty_dropped()
-        if self.loop.sigint:
-            self.loop.raise_pending()
+        self.loop.raise_pending()
         return ObjectRef(oid, entry)
 
-    def allocate(self, nbytes: int, oid: bytes) -> Any:
-        """Space in the object store, waiting for it if need be (not under the lock)."""
+    def allocate(self, nbytes: int, oid: bytes) -> Allocation:
+        """Space in the object store, waiting for it if need be (not under the lock).  ObjectStoreFullError."""
         while True:
             with self.loop.lock:
                 if dropped:
                     self._empty_dropped()
-                found = self.store.allocate(nbytes, oid)
-            if found.ready:
+                try:
+                    found = self.store.allocate(nbytes, oid)
+                except StoreFull as full:
+                    raise errors.from_failure("store_full", full.report) from None
+            if type(found) is Allocation:
                 return found
             self.loop.wait(found.waiter, None)
 
     def read_stored(self, value: Any, record: Any) -> Any:
         """The buffer of a stored object, pinned while it is used; restored from disk if it was spilled."""
-        oid = record.oid if record is not None else b""
         while True:
+            place, oid = value[:4], value[4]
             with self.loop.lock:
-                buffer = self.store.read(value, oid)
-                pending = self.store.restore(oid, value) if buffer is None else None
+                buffer = self.store.read(place, oid)
+                pending = self.store.restore(oid, place) if buffer is None else None
             if buffer is not None:
                 return buffer
             self.loop.wait(pending.waiter, None)
-            value = pending.value
-            if value[0] == m.FAILED:
-                raise errors.from_failure(value[1], value[2])
+            if pending.value is None:
+                raise errors.from_failure("object_lost", {"oid": oid, "reason": pending.error})
+            value = [*pending.value[:4], oid]
             if record is not None:
                 with self.loop.lock:
                     self.refs.replace_value(record, value)
 
     def _free_stored(self, oid: bytes, value: Any, escaped: bool) -> None:
         if self.store is not None:
-            self.store.free(oid, value, escaped)
+            self.store.free(value[4], value[:4], escaped)
 
     def address_of(self, record: Any) -> tuple[bytes, str]:
         """``(owner, its endpoint)`` of a record, for a reference that leaves this process."""
@@ -751,7 +775,7 @@ class Runtime:
                     self.send(record.owner, m.CancelObject(record.oid, force, recursive))
                 else:
                     self._cancel_entry(record, force, recursive)
-        self.loop.kick()
+        self.kick()
 
     def _cancel_entry(self, entry: Entry, force: bool, recursive: bool) -> None:
         task = entry.task
@@ -817,7 +841,7 @@ class Runtime:
                 self._creating[actor] = pins
             if not options.name:
                 _Creation(self, actor, spec, deps or [])
-        self.loop.kick()
+        self.kick()
         return ActorHandle.restore(actor, meta, life)
 
     def _create_named(self, actor: bytes, spec: dict[str, Any], deps: Any, options: Any) -> Any:
@@ -882,12 +906,13 @@ class Runtime:
                 task.retry_errors = options.retry_exceptions
             pushed = self.calls.submit(link, task)
             unsent = self._unsent = self._unsent + 1
-        if pushed or unsent == 1:
+        if pushed:
             self.loop.kick()
+        elif unsent == 1:
+            self.kick()
         elif unsent >= TURN_EVERY:
             self.loop.turn()
-        if self.loop.sigint:
-            self.loop.raise_pending()
+        self.loop.raise_pending()
         return result
 
     def _link(self, handle: Any) -> ActorLink:
@@ -903,7 +928,7 @@ class Runtime:
     def kill(self, actor: bytes, no_restart: bool) -> None:
         with self.loop.lock:
             self.send(self.node, m.KillActor(actor, no_restart, False, "killed by zray.kill()"))
-        self.loop.kick()
+        self.kick()
 
     def lookup_actor(self, name: str, namespace: str | None) -> tuple[bytes, bytes]:
         """``(actor, meta)`` of a named actor; ValueError when there is none."""
@@ -956,6 +981,13 @@ class Runtime:
 
     # ------------------------------------------------------------ the end
 
+    def drain(self, seconds: float) -> None:
+        """Until everything queued is with ZeroMQ, or the time is up."""
+        until = time.monotonic() + seconds
+        self.kick()
+        while self.mesh.pending() and time.monotonic() < until:
+            self.loop.turn()
+
     def shutdown(self, goodbye: bool = True) -> None:
         """Leave: tell the node, wait until it has flushed what this job printed, close everything."""
         if self.closed:
@@ -970,7 +1002,7 @@ class Runtime:
                 self.loop.wait(reply, time.monotonic() + 5.0)
         self.loop.stop()
         self.futures.close()
-        self.mesh.close(0)
+        self.mesh.close(LINGER_MS)
         if self.store is not None:
             self.store.close()
         if refs_module._hooks["runtime"] is self:
@@ -999,8 +1031,6 @@ def _install(runtime: Runtime) -> None:
 
 
 def _attach_store(runtime: Runtime, attach: dict[str, Any]) -> None:
-    from zray.store.client import StoreClient
-
     with runtime.loop.lock:
         runtime.store = StoreClient(attach, attach["slot"], runtime.incarnation,
                                     lambda message: runtime.send(runtime.node, message), runtime.config,
@@ -1061,7 +1091,7 @@ def for_worker(spec: dict[str, Any]) -> Runtime:
                       Config.load(spec.get("config")))
     runtime.node_info = spec.get("node_info") or {}
     _attach_store(runtime, {**spec["store"], "slot": spec["slot"]})
-    runtime.marks = runtime.store.marks
+    runtime.marks = runtime.store.slot.marks
     _install(runtime)
     return runtime
 
@@ -1097,6 +1127,14 @@ class _Creation:
             for dep in self.deps:
                 dep.escaped = True
             runtime.send(runtime.node, m.CreateActor(self.actor, self.spec, 0))
+
+
+def _arm_wake() -> None:
+    refs_module.wake.armed = True
+
+
+def _report_error(error: Exception) -> None:
+    logger.error("internal error: %s", error, exc_info=error)
 
 
 class _StreamRecord:

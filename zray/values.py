@@ -42,7 +42,8 @@ class Values:
             with self.rt.loop.lock:
                 allocation.abandon()
             raise
-        return allocation.seal()
+        with self.rt.loop.lock:
+            return [*allocation.seal(), oid]
 
     def result(self, value: Any, oid: bytes, receiver: bytes) -> Any:
         """The wire value of a task's return; references inside are pinned until the receiver holds them."""

@@ -69,7 +69,7 @@ def local_grants(keys: int) -> float:
     held = [effect.lease for effect in scheduler.step(0.0) if isinstance(effect, Grant)]
     count = 20_000
     start = time.perf_counter()
-    for turn in range(count):
+    for _ in range(count):
         scheduler.release(held.pop(), 0.0)
         held.extend(effect.lease for effect in scheduler.step(0.0) if isinstance(effect, Grant))
     return count / (time.perf_counter() - start)

@@ -24,7 +24,7 @@ def load(total, free) -> int:
 
 
 def hybrid(total, available, allowed, demand, threshold, here, gpu) -> int:
-    """1. without GPUs first, if the demand has none; 2. the lower load, zero below the threshold; 3. here; 4. lowest."""
+    """1. without GPUs first, if the demand has none; 2. the lower load, zero below the limit; 3. here; 4. lowest."""
     possible = [row for row in range(len(total)) if allowed[row] and has(total[row], demand)]
     if not possible:
         return INFEASIBLE

@@ -176,7 +176,9 @@ def _candidates(base: str | None) -> list[Path]:
 
 def _private(path: Path) -> Path:
     """Make ``path`` a directory that only we can reach, emptied if others could have written to it; or OSError."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for above in reversed(path.parents):
+        if not above.exists():
+            above.mkdir(mode=0o700, exist_ok=True)
     path = path.parent.resolve(strict=True) / path.name
     for above in path.parents:
         _refuse_foreign(above)

@@ -15,20 +15,23 @@ from collections.abc import Callable
 from typing import Any
 
 from zray.messages import (
-    STORED, StoreFree, StoreGrant, StoreRecall, StoreReclaimed, StoreRefused, StoreRestore, StoreRestored,
+    FAILED, STORED, StoreFree, StoreGrant, StoreRecall, StoreReclaimed, StoreRefused, StoreRestore, StoreRestored,
     StoreSurrender, StoreWant,
 )
 from zray.os_linux import populate_write
 from zray.store import StoreFull
 from zray.store.header import HEADER_BYTES, SEALED, Headers, block_bytes
 from zray.store.heap import Heap
+from zray.store.records import FULL
 from zray.store.pins import PinTable, view_type
 from zray.store.segment import ControlSegment, Segment
 
-_EPOCH_BITS = 20
-_COUNTER_BITS = 36
+# A generation: the epoch of the process (24 bits), then its count of allocations.
+_EPOCH_BITS = 24
+_COUNTER_BITS = 32
 # Below this a page fault a page is as quick as the call that maps them all.
 POPULATE_BYTES_MIN = 64 * 1024
+FREES_MAX = 1024  # gathered for one message
 
 
 class Waiter:
@@ -41,9 +44,13 @@ class Waiter:
 
 
 class Pending:
-    """The node has been asked.  After ``waiter.done``: ``value`` (wire value, None when gone) and ``error``."""
+    """The node has been asked.  After ``waiter.done``: ``value`` is ``[STORED, ...]`` or ``[FAILED, ...]``.
+
+    For an allocation it stays None.
+    """
 
     __slots__ = ("error", "key", "nbytes", "report", "value", "waiter")
+    ready = False
 
     def __init__(self, waiter: Any, nbytes: int, key: Any):
         self.waiter = waiter
@@ -58,6 +65,7 @@ class Allocation:
     """Memory for one object: write ``view`` (without the lock), then ``seal`` or ``abandon`` (with it)."""
 
     __slots__ = ("_client", "_cold", "_view", "generation", "nbytes", "offset")
+    ready = True
 
     def __init__(self, client: StoreClient, offset: int, nbytes: int, generation: int, cold: tuple[int, int]):
         self._client = client
@@ -102,6 +110,13 @@ class Allocation:
             self._view = None
 
 
+def _failure(oid: bytes, why: str) -> list[Any]:
+    """The wire value of an object that cannot be read."""
+    if why.startswith(FULL):
+        return [FAILED, "store_full", {"reason": why[len(FULL) :]}]
+    return [FAILED, "object_lost", {"oid": oid.hex(), "reason": why}]
+
+
 class StoreClient:
     """See the module's docstring.  ``handlers`` goes into the runtime's."""
 
@@ -118,7 +133,7 @@ class StoreClient:
             found = self.slot.incarnation.hex()
             self.close()
             raise ValueError(f"slot {slot} of the store belongs to {found}, not to {incarnation.hex()}")
-        self.headers = Headers(self.arena.buf)
+        self.headers = Headers(memoryview(self.arena.map))
         self.raw = self.headers.raw
         self.words = self.headers.words
         self.size = self.arena.size
@@ -128,6 +143,7 @@ class StoreClient:
         self._generation = (self.slot.epoch & (1 << _EPOCH_BITS) - 1) << _COUNTER_BITS
         self.made: dict[int, set[int]] = {}  # block offset of each of our objects -> pin indices of our views of it
         self._emptied: deque[int] = deque()  # blocks whose last view went away: appended by finalisers
+        self._frees: list[list[Any]] = []
         self._zombies: set[int] = set()  # freed by their owner, but viewed here
         self._pending: dict[Any, Pending] = {}  # by request number, and by what is asked for
         self._refused: dict[int, dict[str, Any]] = {}
@@ -178,7 +194,17 @@ class StoreClient:
                     del self.made[offset]
                     self.heap.free(offset)
                 return
-        self.send(StoreFree([[oid, offset, generation]]))
+        self._frees.append([oid, offset, generation])
+        if len(self._frees) >= FREES_MAX:
+            self.flush()
+
+    def flush(self) -> None:
+        """Once a turn of the loop: send the frees that gathered."""
+        if self._emptied:
+            self._bury()
+        if self._frees:
+            frees, self._frees = self._frees, []
+            self.send(StoreFree(frees))
 
     def _bury(self) -> None:
         """Free what its owner had freed while a view of ours lived."""
@@ -206,7 +232,7 @@ class StoreClient:
         at = offset >> 3
         try:
             there = (words[at + 1] == generation << 8 | SEALED and words[at + 2] == nbytes
-                     and self.raw[offset + 32 : offset + 60] == oid)
+                     and self.raw[offset + 32 : offset + 32 + len(oid)] == oid)
         except IndexError:
             there = False  # no offset of this arena
         if not there:
@@ -232,7 +258,7 @@ class StoreClient:
         return memoryview(copy) if self.headers.matches(offset, oid, generation) == SEALED else None
 
     def restore(self, oid: bytes, value: list[Any]) -> Pending:
-        """Ask the node for the object: after the wait, ``pending.value`` is its new wire value or None."""
+        """Ask the node for the object: after the wait, ``pending.value`` is its new wire value or an error's."""
         _, offset, _, generation = value
         return self._ask(("restore", oid, generation), 0,
                          lambda number: StoreRestore(number, oid, offset, generation))
@@ -283,6 +309,7 @@ class StoreClient:
         else:
             extents = self.heap.surrender(message.nbytes)
         frees = [free for extent in extents for free in self._disown(extent.offset, extent.offset + extent.size)]
+        self.flush()  # frees of objects that are the store's from the next message on
         self.send(StoreSurrender(message.recall, [[extent.offset, extent.size] for extent in extents]))
         if frees:
             self.send(StoreFree(frees))
@@ -306,11 +333,16 @@ class StoreClient:
     def _on_restored(self, peer: bytes, message: StoreRestored) -> None:
         pending = self._answered(message.request)
         if pending is not None:
-            pending.value = message.value or None
             pending.error = message.error
+            pending.value = message.value or _failure(pending.key[1], message.error)
             self._finish(pending)
 
     # ------------------------------------------------------------ life
+
+    @property
+    def marks(self) -> memoryview:
+        """Progress marks of this process: lease, started, finished (int64), read by the node after its death."""
+        return self.slot.marks
 
     @property
     def held_bytes(self) -> int:

@@ -93,11 +93,15 @@ class Headers:
         self.words[(offset >> 3) + 1] = FREE
 
     def matches(self, offset: int, oid: bytes, generation: int) -> int:
-        """The state of this very object at ``offset``; FREE when something else (or nothing) is there."""
+        """The state of this very object at ``offset``; FREE when something else (or nothing) is there.
+
+        The generation alone names the object: no two allocations of a session share one.  ``oid``, or any prefix of
+        it for who does not know all of it, is checked on top.
+        """
         if not 0 <= offset <= len(self.raw) - HEADER_BYTES or offset % ALIGN:
             return FREE
         word = self.words[(offset >> 3) + 1]
-        if word >> 8 != generation or self.raw[offset + 32 : offset + 60] != oid:
+        if word >> 8 != generation or self.raw[offset + 32 : offset + 32 + len(oid)] != oid:
             return FREE
         return word & 0xFF
 

@@ -6,6 +6,9 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 
+FULL = "full: "  # how the error of a StoreRestored begins when there was no room
+
+
 class Send(NamedTuple):
     client: bytes
     message: Any
@@ -22,7 +25,6 @@ class Spill(NamedTuple):
     """Write the payload of an object to file ``key``; answer with ``table.spilled``."""
 
     key: int
-    oid: bytes
     generation: int
     offset: int  # of the payload
     nbytes: int
@@ -32,7 +34,6 @@ class Load(NamedTuple):
     """Read file ``key`` to the payload at ``offset``; answer with ``table.loaded``."""
 
     key: int
-    oid: bytes
     generation: int
     offset: int
     nbytes: int

@@ -74,7 +74,7 @@ class Segment(SharedMemory):
                 self._mmap.close()
         except BufferError:
             pass  # whoever holds a view keeps the mapping
-        self._buf = self._mmap = None
+        self._buf = self._mmap = None  # type: ignore[assignment]
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -107,7 +107,7 @@ class Slot:
     def __init__(self, segment: Segment, index: int):
         self._segment = segment
         self._start = PAGE_BYTES + index * SLOT_BYTES
-        view = segment.buf[self._start : self._start + SLOT_BYTES]
+        view = memoryview(segment.map)[self._start : self._start + SLOT_BYTES]
         self.words = view.cast("Q")
         self.pins = self.words[PIN_WORD:]
         self.marks = view.cast("q")[MARK_WORD : MARK_WORD + MARK_WORDS]
@@ -171,8 +171,8 @@ class ControlSegment:
             segment.unlink()
             raise
         text = json.dumps(process_identity(os.getpid())).encode()
-        segment.buf[8 : 8 + len(text)] = text
-        segment.buf[:8] = _MAGIC  # last: a reader that sees it sees all
+        segment.map[8 : 8 + len(text)] = text
+        segment.map[:8] = _MAGIC  # last: a reader that sees it sees all
         return cls(segment)
 
     @classmethod

@@ -57,7 +57,7 @@ class StoreService:
         self.call_soon_threadsafe = call_soon_threadsafe
         self.clock = clock
         self.closed = False
-        self.headers = Headers(arena.buf)
+        self.headers = Headers(memoryview(arena.map))
         self.table = StoreTable(self.headers, arena.size, self._pinned, step_bytes=config.arena_step_bytes,
                                 extent_bytes=config.extent_bytes, full_wait_s=config.store_full_wait_s)
         self.slots: dict[bytes, tuple[int, Slot, int]] = {}  # incarnation -> (index, slot, pid)
@@ -177,13 +177,13 @@ class StoreService:
             spiller.run(partial(self.arena.reserve, effect.start, effect.size),
                         self._back(lambda error, now: table.grown(effect.size, self._shm_error(error), now)))
         elif type(effect) is Spill:
-            key, oid, generation = effect.key, effect.oid, effect.generation
+            key, generation = effect.key, effect.generation
             spiller.write(key, self.headers.raw[effect.offset : effect.offset + effect.nbytes].toreadonly(),
-                          self._back(lambda error, now: table.spilled(key, oid, generation, error, now)))
+                          self._back(lambda error, now: table.spilled(key, generation, error, now)))
         elif type(effect) is Load:
-            key, oid, generation = effect.key, effect.oid, effect.generation
+            key, generation = effect.key, effect.generation
             spiller.read(key, self.headers.raw[effect.offset : effect.offset + effect.nbytes],
-                         self._back(lambda error, now: table.loaded(key, oid, generation, error, now)))
+                         self._back(lambda error, now: table.loaded(key, generation, error, now)))
         elif type(effect) is Unlink:
             spiller.remove(effect.key)
 

@@ -37,7 +37,7 @@ from zray.messages import (
 from zray.store.arena import Arena
 from zray.store.header import CREATED, EVICTING, FREE, HEADER_BYTES, SEALED, STATE_NAMES, BrokenChain, Headers
 from zray.store.records import (
-    Client, Effect, Eviction, Grant, Grow, Load, Phase, Send, Spill, Stored, Unlink, Waiting,
+    FULL, Client, Effect, Eviction, Grant, Grow, Load, Phase, Send, Spill, Stored, Unlink, Waiting,
 )
 
 # A store leaves a CPU's store buffer in well under a microsecond; this also lets evictions gather.
@@ -67,7 +67,7 @@ class StoreTable:
         self.clients: dict[bytes, Client] = {}
         self.grants: SortedDict = SortedDict()  # offset -> Grant
         self.granted_bytes = 0
-        self.names: dict[tuple[bytes, int], Stored] = {}  # (oid, generation) -> object; a re-execution may make two
+        self.names: dict[int, Stored] = {}  # generation -> object; one ObjectId may have two, after a re-execution
         self.at: dict[int, Stored] = {}  # block offset -> object
         self.stored_bytes = 0
         self.here: OrderedDict[int, Stored] = OrderedDict()  # offset -> object in phase HERE, longest first
@@ -145,7 +145,7 @@ class StoreTable:
         self._serve(now)
 
     def on_restore(self, client: bytes, message: StoreRestore, now: float) -> None:
-        stored = self.names.get((message.oid, message.generation))
+        stored = self.names.get(message.generation)
         if stored is None:
             state = self.headers.matches(message.offset, message.oid, message.generation)
             if state == SEALED and self._grant_of(message.offset) is not None:  # the reader lost a race it then won
@@ -186,8 +186,8 @@ class StoreTable:
             self.arena.grow(size)
         self._serve(now)
 
-    def spilled(self, key: int, oid: bytes, generation: int, error: str, now: float) -> None:
-        stored = self.names.get((oid, generation))
+    def spilled(self, key: int, generation: int, error: str, now: float) -> None:
+        stored = self.names.get(generation)
         if stored is None or stored.key != key or stored.phase is not Phase.WRITING:
             return
         stored.phase = Phase.HERE
@@ -206,8 +206,8 @@ class StoreTable:
             self._start_free(stored, now)
         self._progress(now)
 
-    def loaded(self, key: int, oid: bytes, generation: int, error: str, now: float) -> None:
-        stored = self.names.get((oid, generation))
+    def loaded(self, key: int, generation: int, error: str, now: float) -> None:
+        stored = self.names.get(generation)
         if stored is None or stored.key != key or stored.phase is not Phase.LOADING:
             return
         if stored.freed or error:
@@ -347,7 +347,7 @@ class StoreTable:
         stored = request.stored
         stored.phase = Phase.DISK
         for client, number in stored.waiters:
-            self._send(client, StoreRestored(number, [], "full: " + reason))
+            self._send(client, StoreRestored(number, [], FULL + reason))
         stored.waiters = []
 
     def _refuse(self, client: bytes, request: int, reason: str) -> None:
@@ -369,7 +369,10 @@ class StoreTable:
                 if block.offset > gap:
                     self.arena.free(gap, block.offset - gap)
                 gap = at
-                self._adopt(block)
+                if block.generation in self.names:  # no writer of ours: the two could not be told apart
+                    self.lost.append((block.offset, block.size))
+                else:
+                    self._adopt(block)
         except BrokenChain:
             end = grant.offset + grant.size
             self.lost.append((at, end - at))
@@ -379,7 +382,7 @@ class StoreTable:
     def _adopt(self, block: Any) -> None:
         self._key += 1
         stored = Stored(self._key, block.oid, block.generation, block.offset, block.size, block.nbytes)
-        self.names[block.oid, block.generation] = stored
+        self.names[block.generation] = stored
         self.at[block.offset] = stored
         self.stored_bytes += block.size
         if block.state == EVICTING:  # freed before, and its eviction is under way
@@ -393,8 +396,8 @@ class StoreTable:
     # ------------------------------------------------------------ free and evict
 
     def _free(self, oid: bytes, offset: int, generation: int, now: float) -> None:
-        stored = self.names.get((oid, generation))
-        if stored is not None:
+        stored = self.names.get(generation)
+        if stored is not None and stored.oid.startswith(oid):
             if not stored.freed:
                 self.counts["freed"] += 1
                 self._start_free(stored, now)
@@ -423,7 +426,7 @@ class StoreTable:
         stored.phase = Phase.WRITING
         del self.here[stored.offset]
         self.leaving_bytes += stored.size
-        self._out.append(Spill(stored.key, stored.oid, stored.generation, stored.offset + HEADER_BYTES, stored.nbytes))
+        self._out.append(Spill(stored.key, stored.generation, stored.offset + HEADER_BYTES, stored.nbytes))
 
     def _leave(self, stored: Stored, now: float) -> None:
         if self.here.pop(stored.offset, None) is not None:
@@ -496,7 +499,7 @@ class StoreTable:
         if stored.on_disk:
             self.disk_bytes -= stored.nbytes
             self._out.append(Unlink(stored.key))
-        del self.names[stored.oid, stored.generation]
+        del self.names[stored.generation]
 
     # ------------------------------------------------------------ restore
 
@@ -507,7 +510,7 @@ class StoreTable:
         stored.phase = Phase.LOADING
         self.at[offset] = stored
         self.stored_bytes += stored.size
-        self._out.append(Load(stored.key, stored.oid, stored.generation, offset + HEADER_BYTES, stored.nbytes))
+        self._out.append(Load(stored.key, stored.generation, offset + HEADER_BYTES, stored.nbytes))
 
     def _answer(self, stored: Stored) -> None:
         value = self._value(stored)
@@ -588,7 +591,7 @@ class StoreTable:
         held = {offset for state in self.clients.values() for offset in state.grants}
         assert held == set(self.grants)
         for offset, stored in self.at.items():
-            assert stored.offset == offset and self.names[stored.oid, stored.generation] is stored
+            assert stored.offset == offset and self.names[stored.generation] is stored
         assert all(stored.phase is Phase.HERE for stored in self.here.values())
         leaving = [s for s in self.names.values() if s.phase in (Phase.WRITING, Phase.LEAVING)]
         assert self.leaving_bytes == sum(stored.size for stored in leaving)

@@ -1,0 +1,347 @@
+"""The public names, the words of errors that people search for, and handles; tried in local mode."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+import threading
+
+import cloudpickle
+import pytest
+
+import zray as ray
+from zray import connection, refs
+from zray.handles import ActorHandle, ActorMethod
+from zray.signatures import Parameters
+
+
+@pytest.fixture
+def local():
+    ray.init(local_mode=True, num_cpus=3, resources={"disk": 2})
+    yield
+    ray.shutdown()
+    assert not ray.is_initialized()
+
+
+@ray.remote
+def add(x, y=1):
+    return x + y
+
+
+@ray.remote
+def fail():
+    raise KeyError("lost")
+
+
+@ray.remote
+class Counter:
+    def __init__(self, n=0):
+        self.n = n
+
+    def inc(self, by=1):
+        self.n += by
+        return self.n
+
+    def fail(self):
+        raise ValueError("no")
+
+    @ray.method(num_returns=2)
+    def both(self):
+        return self.n, -self.n
+
+    def count(self, upto):
+        yield from range(upto)
+
+    def leave(self):
+        ray.actor.exit_actor()
+
+    def me(self):
+        return ray.get_runtime_context().current_actor
+
+    @staticmethod
+    def double(x):
+        return 2 * x
+
+
+def test_every_public_name_is_there():
+    for name in ray.__all__:
+        assert getattr(ray, name) is not None
+    for name in ray.util.__all__:
+        assert getattr(ray.util, name) is not None
+    assert ray.actor.ActorHandle and ray.remote_function.RemoteFunction and ray.cloudpickle.dumps(1)
+    with pytest.raises(AttributeError, match="has no attribute 'gets'"):
+        ray.gets  # noqa: B018
+
+
+def test_wrong_use_says_rays_words(local):
+    ref = ray.put(1)
+    actor = Counter.remote()
+    for call, error, words in [
+        (lambda: add(1), TypeError, "Remote functions cannot be called directly. Instead of running "
+                                    "'tests.unit.test_api_surface.add()', try 'tests.unit.test_api_surface.add.remote()'."),
+        (lambda: Counter(), TypeError, "Actors cannot be instantiated directly. Instead of 'Counter()', use 'Counter.remote()'."),
+        (lambda: actor.inc(), TypeError, "Actor methods cannot be called directly. Instead of running 'object.inc()', "
+                                         "try 'object.inc.remote()'."),
+        (lambda: add.remote(), TypeError, "missing a required argument: 'x'"),
+        (lambda: add.remote(1, 2, 3), TypeError, "too many positional arguments"),
+        (lambda: actor.inc.remote(1, 2), TypeError, "too many positional arguments"),
+        (lambda: Counter.remote(z=1), TypeError, "unexpected keyword argument 'z'"),
+        (lambda: actor.incc, AttributeError, "'Counter' actor has no method 'incc'; did you mean 'inc'?"),
+        (lambda: Counter.inc, AttributeError, "create an actor with"),
+        (lambda: add.options(cpus=1), ValueError, "Invalid option keyword cpus for remote functions"),
+        (lambda: ray.get(3), ValueError, "Invalid type of object refs"),
+        (lambda: ray.get([ref, 3]), TypeError, "Attempting to call `get` on the value 3, which is not an ray.ObjectRef"),
+        (lambda: ray.get(ref, timeout=-2), ValueError, "must be nonnegative"),
+        (lambda: ray.get(ref, timeout="1"), TypeError, "timeout"),
+        (lambda: ray.put(ref), TypeError, "Calling 'put' on an ray.ObjectRef is not allowed"),
+        (lambda: ray.wait([ref, ref]), ValueError, "unique object refs"),
+        (lambda: ray.wait([ref], num_returns=2), ValueError, "num_returns cannot be greater"),
+        (lambda: ray.wait([ref], num_returns=0), ValueError, "Invalid number of objects to return"),
+        (lambda: ray.wait([1]), TypeError, "wait() expected a list"),
+        (lambda: ray.wait({ref}), TypeError, "wait() expected a list"),
+        (lambda: ray.cancel(1), TypeError, "only supported for object refs"),
+        (lambda: ray.kill(1), ValueError, "only supported for actors"),
+        (lambda: ray.get_actor(""), ValueError, "non-empty"),
+        (lambda: ray.get_actor("nobody"), ValueError, "Failed to look up actor with name 'nobody'"),
+        (lambda: ray.remote(3), TypeError, "must be applied to either a function or a class"),
+        (lambda: ray.remote(add), TypeError, "remote already"),
+        (lambda: ray.remote(), TypeError, "The @remote decorator must be applied"),
+        (lambda: ray.method(), ValueError, "The @method decorator must be applied"),
+        (lambda: ray.init(), RuntimeError, "Maybe you called ray.init twice by accident?"),
+        (lambda: ray.init(cpus=3), RuntimeError, "Unknown keyword argument(s): cpus"),
+        (lambda: ray.actor.exit_actor(), TypeError, "non-actor"),
+    ]:
+        with pytest.raises(error) as caught:
+            call()
+        assert words in str(caught.value)
+
+
+def test_actor_classes_cannot_be_inherited_from_and_say_what_to_do():
+    with pytest.raises(TypeError, match="Inherit from the plain class"):
+        class Sub(Counter):
+            pass
+
+
+def test_async_functions_are_not_tasks():
+    async def f():
+        pass
+
+    with pytest.raises(ValueError, match="'async def' should not be used"):
+        ray.remote(f)
+
+
+def test_tasks_in_local_mode(local):
+    assert ray.get(add.remote(ray.put(1), y=ray.put(2))) == 3
+    assert ray.get([add.remote(i) for i in range(3)]) == [1, 2, 3]
+    assert ray.get(add.map(range(3))) == [1, 2, 3] and ray.get(add.starmap([(1, 2)])) == [3]
+    assert ray.wait(add.remote(1))[1] == []
+    assert asyncio.run(_await(add.remote(1))) == 2
+    assert add.remote(5).future().result() == 6
+    with pytest.raises(KeyError) as caught:
+        ray.get(add.remote(fail.remote()))
+    assert isinstance(caught.value, ray.exceptions.RayTaskError)
+
+
+async def _await(ref):
+    return await ref
+
+
+def test_actors_in_local_mode(local):
+    actor = Counter.options(name="c").remote(5)
+    assert ray.get([actor.inc.remote(), actor.inc.remote(by=2)]) == [6, 8]
+    assert ray.get(actor.both.remote()) == [8, -8]
+    assert ray.get(actor.both.options(num_returns=1).remote()) == (8, -8)
+    assert [ray.get(ref) for ref in actor.count.remote(3)] == [0, 1, 2]
+    assert ray.get(actor.double.remote(4)) == 8
+    assert ray.get(actor.me.remote()) == actor == ray.get_actor("c") and hash(actor) == hash(ray.get_actor("c"))
+    assert ray.get(actor.__ray_ready__.remote()) is True
+    assert ray.get(actor.__ray_call__.remote(lambda self, k: self.n + k, 1)) == 9
+    assert Counter.options(name="c", get_if_exists=True).remote() == actor
+    assert ray.util.list_named_actors() == ["c"]
+    with pytest.raises(ValueError, match="already exists"):
+        Counter.options(name="c").remote()
+    with pytest.raises(ValueError, match="no"):
+        ray.get(actor.fail.remote())
+    with pytest.raises(ray.exceptions.ActorDiedError, match="exit_actor"):
+        ray.get(actor.leave.remote())
+    with pytest.raises(ray.exceptions.ActorDiedError):
+        ray.get(actor.inc.remote())
+    assert ray.util.list_named_actors() == []
+
+
+def test_a_constructor_that_raises_kills_the_actor(local):
+    @ray.remote
+    class Broken:
+        def __init__(self):
+            raise OSError("disk")
+
+        def f(self):
+            pass
+
+    with pytest.raises(ray.exceptions.ActorDiedError, match="disk"):
+        ray.get(Broken.remote().f.remote())
+
+
+def test_retries_in_local_mode(local):
+    tries = []
+
+    @ray.remote(max_retries=2, retry_exceptions=[ValueError])
+    def flaky():
+        tries.append(1)
+        if len(tries) < 3:
+            raise ValueError
+
+    ray.get(flaky.remote())
+    assert len(tries) == 3
+
+
+def test_handles_pickle_and_keep_what_they_know(local):
+    actor = Counter.remote(1)
+    again = pickle.loads(pickle.dumps(actor))
+    assert type(again) is ActorHandle and again == actor and ray.get(again.inc.remote()) == 2
+    assert "inc" in dir(again) and repr(again).startswith("Actor(Counter, ")
+
+
+def test_remote_functions_and_classes_pickle_even_when_they_refer_to_themselves(local):
+    @ray.remote
+    def fib(n):
+        return n if n < 2 else sum(ray.get([fib.remote(n - 1), fib.remote(n - 2)]))
+
+    @ray.remote
+    class Node:
+        def __init__(self, depth):
+            self.child = Node.remote(depth - 1) if depth else None
+
+        def depth(self):
+            return 1 + ray.get(self.child.depth.remote()) if self.child else 0
+
+    fib2, node2 = cloudpickle.loads(cloudpickle.dumps((fib, Node)))
+    assert ray.get(fib2.remote(6)) == 8 and fib2.remote.__self__ is fib2
+    assert ray.get(node2.remote(2).depth.remote()) == 2 and node2.method_names == ["depth"]
+    with pytest.raises(TypeError, match="missing a required argument"):
+        fib2.remote()
+
+
+def test_options_share_one_definition():
+    assert add.options(num_cpus=2).definition() is add.definition()
+
+
+def test_async_actors_are_recognised():
+    class Async:
+        async def f(self):
+            pass
+
+    class AsyncGenerator:
+        async def f(self):
+            yield 1
+
+    assert ray.remote(Async).is_async and ray.remote(AsyncGenerator).is_async and not Counter.is_async
+
+
+def test_undeclared_concurrency_groups_are_refused():
+    class Grouped:
+        @ray.method(concurrency_group="io")
+        def f(self):
+            pass
+
+    with pytest.raises(ValueError, match=r"\['io'\], which are not declared"):
+        ray.remote(Grouped)
+    assert ray.remote(concurrency_groups={"io": 2})(Grouped)
+
+
+@pytest.mark.parametrize("function", [
+    lambda: 0, lambda a: 0, lambda a, b=1: 0, lambda *a: 0, lambda a, *b, c: 0, lambda *, c=1: 0, lambda a, /, b: 0,
+    lambda **k: 0, lambda a=1, **k: 0])
+def test_calls_are_checked_exactly_as_python_would(function):
+    parameters = Parameters(Parameters.of(function).params)  # as after a trip through a pickle
+    for args in ((), (1,), (1, 2), (1, 2, 3)):
+        for kwargs in ({}, {"a": 1}, {"b": 1}, {"c": 1}, {"z": 1}):
+            try:
+                function(*args, **kwargs)
+            except TypeError:
+                with pytest.raises(TypeError):
+                    parameters.check(args, kwargs)
+            else:
+                parameters.check(args, kwargs)
+
+
+def test_views_in_local_mode(local):
+    assert ray.cluster_resources() == {"CPU": 3.0, "disk": 2.0} == ray.available_resources()
+    assert len(ray.nodes()) == 1 and ray.nodes()[0]["Alive"]
+    assert ray.get_gpu_ids() == []
+    context = ray.get_runtime_context()
+    assert context.get_task_id() is None and context.get_actor_id() is None and len(context.get_node_id()) == 56
+    assert "ready" in ray.explain(ray.put(1))
+
+
+def test_the_context_is_a_context_manager_and_a_mapping():
+    with ray.init(local_mode=True) as context:
+        assert context["node_id"] == context.address_info["node_id"] and repr(context)
+        assert ray.init(local_mode=True, ignore_reinit_error=True)["node_id"] == context["node_id"]
+    assert not ray.is_initialized()
+
+
+def test_the_first_call_starts_a_runtime(monkeypatch):
+    started = []
+
+    def start():
+        started.append(1)
+        ray.cluster_context.init(local_mode=True)
+
+    import zray.cluster_context  # noqa: F401
+
+    monkeypatch.setattr("zray.api.init", start)
+    try:
+        assert ray.get(add.remote(1)) == 2 and started == [1]
+        assert ray.get(add.remote(1)) == 2 and started == [1]
+    finally:
+        ray.shutdown()
+
+
+def test_shutdown_without_a_runtime_is_harmless_and_old_references_say_so():
+    ray.shutdown()
+    with ray.init(local_mode=True):
+        ref = ray.put(1)
+    with pytest.raises(RuntimeError, match="zray is not running"):
+        pickle.dumps(ref)
+    assert connection.current() is None and refs._hooks["runtime"] is None
+
+
+def test_actor_pool(local):
+    pool = ray.util.ActorPool([Counter.remote(0), Counter.remote(100)])
+    assert list(pool.map(lambda a, v: a.double.remote(v), [1, 2, 3])) == [2, 4, 6]
+    assert sorted(pool.map_unordered(lambda a, v: a.double.remote(v), [1, 2, 3])) == [2, 4, 6]
+    assert not pool.has_next() and pool.has_free()
+    with pytest.raises(StopIteration):
+        pool.get_next()
+    pool.submit(lambda a, v: a.fail.remote(), 1)
+    pool.submit(lambda a, v: a.double.remote(v), 5)
+    with pytest.raises(ValueError):
+        pool.get_next()
+    assert pool.get_next() == 10
+    actor = pool.pop_idle()
+    pool.push(actor)
+    with pytest.raises(ValueError, match="already belongs"):
+        pool.push(actor)
+
+
+def test_as_completed_and_map_unordered(local):
+    assert sorted(ray.util.as_completed([add.remote(i) for i in range(25)])) == list(range(1, 26))
+    assert sorted(ray.util.map_unordered(add, range(25), backpressure_size=10)) == list(range(1, 26))
+
+
+def test_inspect_serializability(capsys):
+    assert ray.util.inspect_serializability(3) == (True, set())
+    good, culprits = ray.util.inspect_serializability({"a": [threading.Lock()]}, name="config")
+    assert not good and [c.path for c in culprits] == ["['a'][0]"]
+    assert "config -> ['a'][0] (a _thread.lock)" in capsys.readouterr().out
+
+
+def test_worker_output_is_labelled_folded_and_never_lost():
+    from zray.driver_log import render
+
+    out, err = render([["f", 1, False, "hi"], ["f", 2, False, "hi"], ["g", 3, True, "hi"], ["", 4, False, "x"]], 2, fold=True)
+    assert out == "(f pid=1) hi [repeated 2x across processes]\n(pid=4) x\n"
+    assert err.startswith("(g pid=3) hi\n") and "2 lines" in err
+    out, _ = render([["f", 1, False, "hi"], ["f", 2, False, "hi"]], 0, fold=False)
+    assert out == "(f pid=1) hi\n(f pid=2) hi\n"

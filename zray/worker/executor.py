@@ -39,6 +39,8 @@ FLUSH_ENDS = 64 * 2
 FLUSH_AFTER_NS = 1_000_000
 # A task that has run this long gives away what waits behind it.
 HAND_BACK_AFTER_S = 0.005
+# A chunk of a map is cut to run for some milliseconds; one that turns out much longer gives its rest away.
+CHUNK_TICKS = 5
 # A worker runs the task it waits for on its own stack, this deep at most.
 INLINE_DEPTH_MAX = 16
 CANCELS_KEPT = 1024
@@ -70,7 +72,8 @@ class Executor:
         self._blocked = 0
         self._inline_depth = 0
         self._watch: Any = None
-        self._watched: Any = None
+        self._watched: tuple[Any, int] = (None, 0)
+        self._ticks = 0
         self.on_lease: Any = None  # main.py: the process takes on the lease's environment
         self.on_actor: Any = None  # the same for an actor
         self.forked = False  # this is a child of the worker, made by user code
@@ -161,16 +164,22 @@ class Executor:
             self._idle = None
             self.loop.notify(idle)
         if self._watch is None:
-            self._watched = None
+            self._watched = (None, 0)
+            self._ticks = 0
             self._watch = self.loop.call_at(time.monotonic() + HAND_BACK_AFTER_S, self._tick)
 
     def _tick(self) -> None:
-        """Watchdog, on the thread that polls: one task seen twice in a row has run for HAND_BACK_AFTER_S."""
+        """Watchdog, on the thread that polls: one task seen twice in a row has run for HAND_BACK_AFTER_S.
+
+        In a chunk of a map the item counts, and the chunk as a whole after CHUNK_TICKS.
+        """
         self._watch = None
         running = self.queue.running
-        if running is not None and running is self._watched:
+        seen = (running, self.rt.marks[1])
+        self._ticks = self._ticks + 1 if running is not None and running is self._watched[0] else 0
+        if running is not None and (seen == self._watched or self._ticks >= CHUNK_TICKS):
             self.hand_back()
-        self._watched = running
+        self._watched = seen
         if running is not None or self.queue.entries:
             self._watch = self.loop.call_at(time.monotonic() + HAND_BACK_AFTER_S, self._tick)
 
@@ -439,7 +448,11 @@ class Executor:
         return True
 
     def on_unblocked(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return
         with self.loop.lock:
+            if self._blocked == 0:
+                return
             self._blocked -= 1
             if self._blocked == 0:
                 self.rt.send(self.rt.node, Blocked(False))

@@ -229,6 +229,7 @@ class Daemon:
         self.mesh.forget(effect.incarnation)
 
     def _perform_end_job(self, effect: EndJob) -> None:
+        self._assign_output()
         lines, dropped = self.output.flush(self.output.workers_of(effect.job))
         if effect.reply is not None:
             self._send_lines(effect.driver, lines.get(effect.job, []), dropped)
@@ -259,6 +260,9 @@ class Daemon:
     def _worker_exited(self, incarnation: bytes, ended: Ended) -> None:
         from zray.node.machine import Death
 
+        worker = self.machine.pool.workers.get(incarnation)
+        if worker is not None:
+            self.output.assign(incarnation, worker.job, worker.pid)
         lease, started, finished = self.store.slot_marks(incarnation)
         tail = self.output.tail(incarnation) if ended.signal or ended.exit_code else ""
         self.machine.worker_exited(incarnation, Death(ended.signal, ended.exit_code, lease, started, finished, tail),
@@ -303,14 +307,18 @@ class Daemon:
 
         self._log_at = None
         self.output.note_writes()
-        for worker in self.machine.pool.workers.values():
-            if worker.kind is not None:
-                self.output.assign(worker.incarnation, worker.kind.job, worker.pid)
+        self._assign_output()
         self._deliver_lines(self.output.read(), 0)
         if self.output.pending:
             self._log_at = now + GATHER_S
         elif self.output.fd >= 0:
             self.watcher.resume(self.output.fd)
+
+    def _assign_output(self) -> None:
+        """Say whose output is whose; looked up when there is some, not at each grant."""
+        for worker in self.machine.pool.workers.values():
+            if worker.kind is not None:
+                self.output.assign(worker.incarnation, worker.kind.job, worker.pid)
 
     def _deliver_lines(self, lines: dict[int, list[list[Any]]], dropped: int) -> None:
         for job, some in lines.items():

@@ -54,7 +54,7 @@ def _resources(machine: NodeMachine, peer: bytes, args: dict) -> dict:
 
 def _available(machine: NodeMachine, peer: bytes, args: dict) -> dict:
     free = {name: max(0, units) for name, units in machine.scheduler.available().items()}
-    return {"available": amounts({name: units for name, units in free.items() if units})}
+    return {"resources": amounts({name: units for name, units in free.items() if units})}
 
 
 def _actors(machine: NodeMachine, peer: bytes, args: dict) -> dict:

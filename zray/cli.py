@@ -1,0 +1,389 @@
+"""The ``zray`` command.  Needs click (extra ``default``); the daemon itself, ``zray-node``, does not."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+try:
+    import click
+except ImportError:  # the core installs without it
+    print("the zray command needs click: pip install 'zray[default]' (zray-node works without)", file=sys.stderr)
+    sys.exit(1)
+
+from zray.node import launch, session as sessions
+from zray.node.options import BadOption, json_map
+
+QUERY_TIMEOUT_S = 10.0
+FORMATS = ("default", "table", "json", "yaml")
+LISTABLE = ("nodes", "actors", "workers", "leases", "jobs", "objects", "tasks")
+
+
+# ---------------------------------------------------------------- asking a node
+
+
+class Asker:
+    """A connection to a node that only asks; it is no driver and starts no job."""
+
+    def __init__(self, address: str):
+        from zray import codec, ids
+        from zray.messages import FEATURES, PROTOCOL, Hello
+        from zray.transport.mesh import Mesh
+
+        try:
+            self.handle = launch.find_session(address)
+        except ConnectionError as error:
+            raise click.ClickException(str(error)) from None
+        me = ids.new_incarnation()
+        self.mesh = Mesh(me, 0, None, codec.encode, codec.decode, time.monotonic)
+        self.mesh.connect(self.handle.node, self.handle.endpoint)
+        python = ".".join(map(str, sys.version_info[:3]))
+        self._send(Hello(PROTOCOL, "tool", "", os.getpid(), 0, python, list(FEATURES)))
+
+    def _send(self, message: Any) -> None:
+        self.mesh.send(self.handle.node, message.CODE, message)
+
+    def ask(self, what: str, **args: Any) -> dict[str, Any]:
+        """The node's answer to a NodeQuery; ClickException when it does not come."""
+        from zray.messages import NodeAnswer, NodeQuery
+
+        self._send(NodeQuery(1, what, args))
+        self.mesh.flush()
+        found: list[dict[str, Any]] = []
+
+        def on_message(peer: bytes, code: int, message: Any) -> None:
+            if code == NodeAnswer.CODE:
+                found.append(message.answer)
+
+        deadline = time.monotonic() + QUERY_TIMEOUT_S
+        while not found and time.monotonic() < deadline:
+            self.mesh.poll(0.0 if self.mesh.readable() else deadline - time.monotonic())
+            self.mesh.drain(on_message)
+            self.mesh.flush()
+        if not found:
+            raise click.ClickException(f"the node in {self.handle.session_dir} did not answer within {QUERY_TIMEOUT_S:g} s")
+        if "error" in found[0]:
+            raise click.ClickException(found[0]["error"])
+        return found[0]
+
+    def close(self) -> None:
+        from zray.messages import Bye
+
+        self._send(Bye("the command is done"))
+        self.mesh.close(100)
+
+
+def ask(address: str, what: str, **args: Any) -> dict[str, Any]:
+    asker = Asker(address)
+    try:
+        return asker.ask(what, **args)
+    finally:
+        asker.close()
+
+
+# ---------------------------------------------------------------- showing
+
+
+def show(value: Any, form: str) -> None:
+    """Print rows or a map."""
+    if form == "json":
+        click.echo(json.dumps(value, indent=2, default=str))
+    elif form == "yaml":
+        click.echo("\n".join(_yaml(value)))
+    elif isinstance(value, list):
+        click.echo(_table(value))
+    else:
+        click.echo("\n".join(f"{key}: {_cell(item)}" for key, item in value.items()))
+
+
+def _yaml(value: Any, indent: str = "") -> list[str]:
+    """The part of YAML that wire types need; strings are quoted as in JSON, which YAML reads."""
+    out: list[str] = []
+    if isinstance(value, dict) and value:
+        for key, item in value.items():
+            nested = isinstance(item, (dict, list)) and item
+            out += [f"{indent}{key}:", *_yaml(item, indent + "  ")] if nested else [f"{indent}{key}: {json.dumps(item, default=str)}"]
+    elif isinstance(value, list) and value:
+        for item in value:
+            lines = _yaml(item, indent + "  ")
+            out += [f"{indent}- {lines[0].lstrip()}", *lines[1:]]
+    else:
+        out.append(f"{indent}{json.dumps(value, default=str)}")
+    return out
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={_cell(item)}" for key, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_cell, value))
+    return str(value)
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    if not rows:
+        return "(none)"
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    cells = [[_cell(row.get(column, ""))[:40] for column in columns] for row in rows]
+    widths = [max(len(column), *(len(line[i]) for line in cells)) for i, column in enumerate(columns)]
+    lines = [columns, ["-" * width for width in widths], *cells]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def _filtered(rows: list[dict[str, Any]], filters: tuple[str, ...]) -> list[dict[str, Any]]:
+    for text in filters:
+        name, equals, wanted = text.partition("=")
+        unequal = name.endswith("!")
+        if not equals:
+            raise click.BadParameter(f"a filter is key=value or key!=value, not {text!r}")
+        name = name.rstrip("!")
+        rows = [row for row in rows if (str(row.get(name, "")).lower() == wanted.lower()) != unequal]
+    return rows
+
+
+def with_address(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option("--address", default=lambda: os.environ.get("ZRAY_ADDRESS") or "auto",
+                        help="a session directory, or auto: the newest that `zray start` made")(command)
+
+
+def with_format(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option("--format", "form", type=click.Choice(FORMATS), default="default")(command)
+
+
+# ---------------------------------------------------------------- commands
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="zray")
+def main() -> None:
+    """zray: Ray's programming model as a brokerless runtime."""
+
+
+@main.command()
+@click.option("--head", is_flag=True, help="accepted as in Ray; every first node is one")
+@click.option("--num-cpus", type=float)
+@click.option("--num-gpus", type=float)
+@click.option("--resources", default="{}", metavar="JSON")
+@click.option("--labels", default="{}", metavar="JSON")
+@click.option("--object-store-memory", type=int, metavar="BYTES")
+@click.option("--session-dir", default="", help="where to keep the session")
+@click.option("--block", is_flag=True, help="stay until the node ends; Ctrl-C ends it")
+def start(head: bool, num_cpus: float | None, num_gpus: float | None, resources: str, labels: str,
+          object_store_memory: int | None, session_dir: str, block: bool) -> None:
+    """Start a node that drivers join with init("auto")."""
+    try:
+        options = launch.NodeOptions(
+            num_cpus=num_cpus, num_gpus=num_gpus, resources=json_map(resources, "--resources"),
+            labels=json_map(labels, "--labels"), object_store_memory=object_store_memory, session_dir=session_dir,
+            share_fate=False)
+        node = launch.start_node(options)
+    except (BadOption, launch.NodeStartError) as error:
+        raise click.ClickException(str(error).removeprefix("zray-node: ")) from None
+    click.echo(f"zray runs in {node.session_dir} (pid {node.pid}).\n"
+               "Connect with zray.init('auto'); end it with `zray stop`.")
+    if block:
+        try:
+            os.waitpid(node.pid, 0)
+        except KeyboardInterrupt:
+            node.stop()
+
+
+@main.command()
+@click.option("--all", "every", is_flag=True, help="also nodes that init() started")
+@click.option("--session-dir", default="", help="only this one")
+@click.option("--force", "-f", is_flag=True, help="accepted as in Ray")
+def stop(every: bool, session_dir: str, force: bool) -> None:
+    """End the nodes that `zray start` made for this user, and nobody else's."""
+    stopped = launch.stop_sessions(every, session_dir)
+    for session in stopped:
+        click.echo(f"stopped {session.session_dir} (pid {session.pid})")
+    if not stopped:
+        click.echo("no zray node of this user was running")
+
+
+@main.command()
+@with_address
+@with_format
+def status(address: str, form: str) -> None:
+    """What the node has, what is in use, what waits and why."""
+    asker = Asker(address)
+    try:
+        total = asker.ask("resources")["resources"]
+        free = asker.ask("available")["resources"]
+        stats = asker.ask("stats")["stats"]
+        waiting = asker.ask("leases")["waiting"]
+    finally:
+        asker.close()
+    if form != "default":
+        show({"resources": total, "available": free, "stats": stats, "waiting": waiting}, form)
+        return
+    click.echo(f"session {asker.handle.session_dir} (pid {asker.handle.pid})")
+    for name, amount in total.items():
+        click.echo(f"  {amount - free.get(name, 0):g}/{amount:g} {name} in use")
+    workers = ", ".join(f"{count} {state.lower()}" for state, count in stats["workers"].items())
+    click.echo(f"  {stats['jobs']} jobs, {stats['actors']} actors, workers: {workers or 'none'}")
+    for row in waiting:
+        click.echo(f"  waits: {row['want']} x {row['name'] or 'an actor'}: {row['detail']}")
+
+
+@main.command("list")
+@click.argument("what", type=click.Choice(LISTABLE))
+@click.option("--filter", "-f", "filters", multiple=True, metavar="KEY=VALUE")
+@click.option("--limit", default=100, show_default=True)
+@click.option("--detail", is_flag=True, help="accepted as in Ray; every column is always shown")
+@with_address
+@with_format
+def list_(what: str, filters: tuple[str, ...], limit: int, detail: bool, address: str, form: str) -> None:
+    """Rows of one kind, such as `zray list actors`."""
+    if what == "objects":
+        rows = ask(address, "store")["store"].get("objects", [])
+    elif what == "tasks":
+        rows = ask(address, "timeline")["events"]
+    else:
+        rows = ask(address, what)[what]
+    show(_filtered(list(rows), filters)[:limit], form)
+
+
+@main.command()
+@click.argument("what", type=click.Choice(("actors", "workers", "nodes", "jobs")))
+@click.argument("identifier")
+@with_address
+@with_format
+def get(what: str, identifier: str, address: str, form: str) -> None:
+    """One row by its id."""
+    key = {"actors": "actor_id", "workers": "worker_id", "nodes": "NodeID", "jobs": "job_id"}[what]
+    rows = [row for row in ask(address, what)[what] if str(row[key]).startswith(identifier)]
+    if not rows:
+        raise click.ClickException(f"no {what[:-1]} with id {identifier}")
+    show(rows[0], form)
+
+
+@main.command()
+@click.argument("what", type=click.Choice(("actors", "workers", "tasks")))
+@with_address
+@with_format
+def summary(what: str, address: str, form: str) -> None:
+    """Counts by state and name."""
+    key = {"actors": "class_name", "workers": "job_id", "tasks": "name"}[what]
+    rows = ask(address, "timeline")["events"] if what == "tasks" else ask(address, what)[what]
+    counts: dict[tuple[str, str], int] = {}
+    for row in rows:
+        group = str(row.get(key, "")), str(row.get("state", "FINISHED"))
+        counts[group] = counts.get(group, 0) + 1
+    show([{key: name, "state": state, "count": count} for (name, state), count in sorted(counts.items())], form)
+
+
+@main.command()
+@with_address
+@with_format
+def memory(address: str, form: str) -> None:
+    """Who holds what in the object store."""
+    show(ask(address, "store")["store"], form)
+
+
+@main.command()
+@click.option("--output", "-o", default="timeline.json", show_default=True)
+@with_address
+def timeline(output: str, address: str) -> None:
+    """Write what ran when, as Chrome trace events."""
+    events = ask(address, "timeline")["events"]
+    with open(output, "w", encoding="utf-8") as file:
+        json.dump(events, file)
+    click.echo(f"{len(events)} events in {output}; open it in chrome://tracing or ui.perfetto.dev")
+
+
+@main.command()
+@click.argument("actor", required=False)
+@with_address
+@with_format
+def explain(actor: str | None, address: str, form: str) -> None:
+    """Why an actor (by id) or everything that waits for a worker has none."""
+    if actor:
+        try:
+            show(ask(address, "explain", actor=bytes.fromhex(actor)), form)
+        except ValueError:
+            raise click.ClickException(f"an actor id is hexadecimal, not {actor!r}") from None
+    else:
+        show(ask(address, "leases")["waiting"], form)
+
+
+@main.command()
+@click.argument("name", required=False)
+@click.option("--tail", default=100, show_default=True)
+@with_address
+def logs(name: str | None, tail: int, address: str) -> None:
+    """List the session's log files, or print the end of one."""
+    try:
+        directory = os.path.join(launch.find_session(address).session_dir, "logs")
+    except ConnectionError as error:
+        raise click.ClickException(str(error)) from None
+    names = sorted(os.listdir(directory))
+    if name is None:
+        click.echo("\n".join(names))
+        return
+    chosen = [one for one in names if one.startswith(name)]
+    if not chosen:
+        raise click.ClickException(f"no log {name!r} in {directory}")
+    for one in chosen:
+        with open(os.path.join(directory, one), encoding="utf-8", errors="replace") as file:
+            click.echo("".join(file.readlines()[-tail:]), nl=False)
+
+
+@main.command()
+def doctor() -> None:
+    """Check what zray needs from this machine."""
+    import resource
+
+    from zray.node import linux
+    from zray.node.options import shm_bytes
+
+    def line(good: bool, text: str) -> None:
+        click.echo(f"{'ok  ' if good else 'FAIL'}  {text}")
+
+    try:
+        linux.require()
+        line(True, f"Linux, Python {sys.version.split()[0]}")
+    except RuntimeError as error:
+        line(False, str(error))
+    import zmq
+
+    line(zmq.zmq_version_info() >= (4, 3, 3), f"libzmq {zmq.zmq_version()} (4.3.3 or newer)")
+    line(bool(zmq.has("curve")), "libzmq has CURVE")
+    free = shm_bytes()
+    line(free >= 64 << 20, f"/dev/shm has {free >> 20} MiB free (64 or more for an object store)")
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    line(hard >= 4096, f"hard limit of open files is {hard} (4096 or more for thousands of actors)")
+    for base in sessions.base_dirs():
+        parent = os.path.dirname(base)
+        line(os.access(parent, os.W_OK), f"{parent} is writable (sessions go to {base})")
+    live = sessions.live_sessions()
+    line(True, f"{len(live)} live sessions of this user")
+    for session in live:
+        click.echo(f"      {session.session_dir} (pid {session.pid})")
+
+
+@main.command()
+def demo() -> None:
+    """Tree reduction and a learning agent, with a worker killed on the way."""
+    from zray import demo as module
+
+    sys.exit(module.main())
+
+
+@main.command()
+@click.option("--num-cpus", type=int, help="of the node it starts; as many as there are by default")
+def microbenchmark(num_cpus: int | None) -> None:
+    """The benchmark table, in short."""
+    from zray import microbenchmark as module
+
+    sys.exit(module.main(num_cpus))
+
+
+if __name__ == "__main__":
+    main()

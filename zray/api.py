@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from zray.connection import connected, current
 from zray.handles import ActorClass, ActorHandle, RemoteFunction, make_remote
-from zray.refs import MapRefs, ObjectRef, ObjectRefGenerator
+from zray.refs import MapRefs, ObjectRef, ObjectRefGenerator, RefList
 
 if TYPE_CHECKING:
     from zray.cluster_context import ClusterContext
@@ -63,8 +63,8 @@ def remote(*args: Any, **options: Any) -> Any:
     if len(args) == 1 and not options:
         return make_remote(args[0], {})
     if args or not options:
-        raise TypeError("The @remote decorator must be applied either with no arguments and no parentheses, for example "
-                        "'@ray.remote', or with keywords alone, for example '@ray.remote(num_returns=2)'.")
+        raise TypeError("The @remote decorator must be applied either with no arguments and no parentheses, for "
+                        "example '@ray.remote', or with keywords alone, for example '@ray.remote(num_returns=2)'.")
     return lambda target: make_remote(target, options)
 
 
@@ -85,12 +85,13 @@ def get(refs: Any, *, timeout: float | None = None, _use_object_store: bool = Fa
     if isinstance(refs, MapRefs):
         return connected().get_map(refs, timeout)
     if isinstance(refs, ObjectRefGenerator):
-        raise TypeError("Attempting to call `get` on an ObjectRefGenerator: iterate over it and call `get` on what it yields.")
+        raise TypeError("Attempting to call `get` on an ObjectRefGenerator: iterate over it, and call `get` on what "
+                        "it yields.")
     if isinstance(refs, ObjectRef):
         return connected().get([refs], timeout)[0]
     if not isinstance(refs, (list, tuple)):
-        raise ValueError(f"Invalid type of object refs, {type(refs)}, is given. 'object_refs' must either be an ObjectRef "
-                         "or a list of ObjectRefs. ")
+        raise ValueError(f"Invalid type of object refs, {type(refs)}, is given. 'object_refs' must either be an "
+                         "ObjectRef or a list of ObjectRefs. ")
     for ref in refs:
         if not isinstance(ref, ObjectRef):
             raise TypeError(f"Attempting to call `get` on the value {_shown(ref)}, which is not an ray.ObjectRef "
@@ -109,9 +110,26 @@ def put(value: T, *, _owner: Any = None) -> ObjectRef[T]:
 def wait(refs: Sequence[ObjectRef[R]] | ObjectRef[R], num_returns: int = 1, timeout: float | None = None,
          fetch_local: bool = True) -> tuple[list[ObjectRef[R]], list[ObjectRef[R]]]:
     """``(ready, rest)``: returns when ``num_returns`` are ready or the time is up; both keep the order given."""
+    timeout = _check_timeout(timeout)
+    if isinstance(num_returns, bool) or not isinstance(num_returns, int):
+        raise TypeError(f"num_returns must be an int, not {type(num_returns).__name__}")
+    if num_returns <= 0:
+        raise ValueError(f"Invalid number of objects to return {num_returns}.")
+    if type(refs) is not RefList:  # what wait itself returned has been checked
+        refs = _waitables(refs)
+    if not refs:
+        return [], []
+    if num_returns > len(refs):
+        raise ValueError("num_returns cannot be greater than the number of ray_waitables provided to ray.wait.")
+    ready, rest = connected().wait(refs, num_returns, timeout, fetch_local)
+    return ready, rest
+
+
+def _waitables(refs: Any) -> list[Any]:
+    """A list of distinct references, from what a user passed to ``wait``."""
     if isinstance(refs, (ObjectRef, ObjectRefGenerator)):
-        refs = [refs]  # type: ignore[list-item]
-    elif isinstance(refs, (MapRefs, tuple)):
+        return [refs]
+    if isinstance(refs, (MapRefs, tuple)):
         refs = list(refs)
     if not isinstance(refs, list):
         raise TypeError(f"wait() expected a list of ray.ObjectRef or ray.ObjectRefGenerator, got {type(refs)}")
@@ -119,19 +137,9 @@ def wait(refs: Sequence[ObjectRef[R]] | ObjectRef[R], num_returns: int = 1, time
         if not isinstance(ref, (ObjectRef, ObjectRefGenerator)):
             raise TypeError("wait() expected a list of ray.ObjectRef or ray.ObjectRefGenerator, got list containing "
                             f"{type(ref)}")
-    timeout = _check_timeout(timeout)
-    if isinstance(num_returns, bool) or not isinstance(num_returns, int):
-        raise TypeError(f"num_returns must be an int, not {type(num_returns).__name__}")
-    if num_returns <= 0:
-        raise ValueError(f"Invalid number of objects to return {num_returns}.")
-    if not refs:
-        return [], []
-    if len(set(refs)) != len(refs):
+    if len({id(ref) for ref in refs}) != len(refs):
         raise ValueError("Wait requires a list of unique object refs.")
-    if num_returns > len(refs):
-        raise ValueError("num_returns cannot be greater than the number of ray_waitables provided to ray.wait.")
-    ready, rest = connected().wait(refs, num_returns, timeout, fetch_local)
-    return ready, rest
+    return refs
 
 
 def _check_timeout(timeout: float | None) -> float | None:
@@ -203,8 +211,8 @@ def available_resources() -> dict[str, float]:
 
 
 def timeline(filename: str | os.PathLike[str] | None = None) -> list[dict[str, Any]] | None:
-    """What ran when, as Chrome trace events (chrome://tracing, Perfetto); written to ``filename`` where one is given."""
-    events = connected().query("timeline")["events"]
+    """What ran when, as Chrome trace events (chrome://tracing, Perfetto), or written to ``filename`` as JSON."""
+    events = connected().query("events")["events"]
     if filename is None:
         return events
     import json

@@ -70,12 +70,12 @@ class ClusterContext(Mapping[str, Any]):
         return len(self.address_info)
 
     def __repr__(self) -> str:
-        return f"RayContext(session={self.address_info.get('session_dir')!r}, node_id={self.address_info.get('node_id')!r})"
+        return f"RayContext(session={self.get('session_dir')!r}, node_id={self.get('node_id')!r})"
 
     def _repr_html_(self) -> str:
         from html import escape
 
-        rows = "".join(f"<tr><td>{escape(str(k))}</td><td>{escape(str(v))}</td></tr>" for k, v in self.address_info.items())
+        rows = "".join(f"<tr><td>{escape(str(k))}</td><td>{escape(str(v))}</td></tr>" for k, v in self.items())
         return f"<table>{rows}</table>"
 
 
@@ -96,7 +96,7 @@ def init(address: str | None = None, **options: Any) -> ClusterContext:
 
 
 def _check(address: str | None, options: dict[str, Any]) -> None:
-    unknown = sorted(name for name in options if name not in _KNOWN and name not in _IGNORED and not name.startswith("_"))
+    unknown = sorted(name for name in options if name not in (*_KNOWN, *_IGNORED) and not name.startswith("_"))
     if unknown:
         raise RuntimeError(f"Unknown keyword argument(s): {', '.join(unknown)}")
     if address is not None and not isinstance(address, str):
@@ -122,8 +122,7 @@ def _environment(name: str) -> str | None:
 def _init_local(options: dict[str, Any]) -> ClusterContext:
     from zray.local_mode import LocalRuntime
 
-    runtime = LocalRuntime(options.get("num_cpus"), options.get("num_gpus"), options.get("resources"), options.get("namespace"))
-    return _context(runtime)
+    return _context(LocalRuntime(*(options.get(name) for name in ("num_cpus", "num_gpus", "resources", "namespace"))))
 
 
 def _init_cluster(address: str | None, options: dict[str, Any]) -> ClusterContext:

@@ -24,7 +24,8 @@ def render(lines: list[Any], dropped: int, fold: bool = FOLD) -> tuple[str, str]
         if fold:
             repeats[bool(is_stderr), text] = 0
         note = f" [repeated {count}x across processes]" if count > 1 else ""
-        (err if is_stderr else out).append(f"({name} pid={pid}) {text}{note}\n" if name else f"(pid={pid}) {text}{note}\n")
+        label = f"{name} pid={pid}" if name else f"pid={pid}"
+        (err if is_stderr else out).append(f"({label}) {text}{note}\n")
     if dropped:
         err.append(f"({dropped} lines of worker output were dropped; they are in the session's logs)\n")
     return "".join(out), "".join(err)

@@ -127,7 +127,7 @@ def _dual_type(cause: type[BaseException]) -> type[RayTaskError] | None:
             name = f"RayTaskError({cause.__name__})"
             try:
                 dual = type(name, (RayTaskError, cause), {"__module__": __name__, "__qualname__": name})
-            except Exception:  # a final class, a layout conflict, an __init_subclass__ of the user's: all mean "not this one"
+            except Exception:  # a final class, a layout conflict, an __init_subclass__: all mean "not this one"
                 dual = None
         _dual_types[cause] = dual
     return _dual_types[cause]
@@ -235,7 +235,7 @@ class NodeDiedError(RayError):
 
 
 class RayActorError(RayError):
-    """The actor cannot run the call.  ``actor_id`` is its hex id; ``cause`` what its constructor raised, if that was it."""
+    """The actor cannot run the call.  ``actor_id`` is its hex id; ``cause`` what its constructor raised, if it did."""
 
     actor_id: str | None = None
     cause: BaseException | None = None
@@ -411,7 +411,8 @@ def _actor_died(detail: dict[str, Any]) -> str:
     if detail.get("pid") and (detail.get("signal") or detail.get("exit_code")):
         ended = f"its process (pid={detail['pid']}) {how_it_ended(detail)}"
         reason = f"{reason}; {ended}" if reason else ended
-    return f"The actor died unexpectedly before finishing this task: {who}{name}: {reason or 'no reason is known'}.{_log_tail(detail)}"
+    reason = reason or "no reason is known"
+    return f"The actor died unexpectedly before finishing this task: {who}{name}: {reason}.{_log_tail(detail)}"
 
 
 def _object(detail: dict[str, Any]) -> str:
@@ -442,26 +443,29 @@ _KINDS: dict[str, tuple[type[RayError], Describe]] = {
     "unschedulable": (TaskUnschedulableError, lambda d: (
         f"The task {_text(d, 'name')} cannot be scheduled: {_text(d, 'reason', 'no node has what it asks for')}.")),
     "actor_unschedulable": (ActorUnschedulableError, lambda d: (
-        f"The actor {_text(d, 'class_name')} cannot be scheduled: {_text(d, 'reason', 'no node has what it asks for')}.")),
+        f"The actor {_text(d, 'class_name')} cannot be scheduled: "
+        f"{_text(d, 'reason', 'no node has what it asks for')}.")),
     "oom": (OutOfMemoryError, lambda d: (
-        f"The worker (pid={_text(d, 'pid', '?')}) of {_text(d, 'name', 'the task')} was killed because the node ran out "
-        f"of memory. {_text(d, 'reason')} Ask for memory= so that fewer run at once.{_log_tail(d)}")),
+        f"The worker (pid={_text(d, 'pid', '?')}) of {_text(d, 'name', 'the task')} was killed because the node ran "
+        f"out of memory. {_text(d, 'reason')} Ask for memory= so that fewer run at once.{_log_tail(d)}")),
     "runtime_env": (RuntimeEnvSetupError, lambda d: (
         f"The runtime environment could not be set up: {_text(d, 'reason', 'no reason is known')}")),
     "pending_calls": (PendingCallsLimitExceeded, lambda d: (
-        f"The actor {_text(d, 'class_name')}({_text(d, 'actor')[:16]}) has {_text(d, 'limit', 'max_pending_calls')} calls "
-        "pending already. Wait for some of them, or raise max_pending_calls.")),
+        f"The actor {_text(d, 'class_name')}({_text(d, 'actor')[:16]}) has {_text(d, 'limit', 'max_pending_calls')} "
+        "calls pending already. Wait for some of them, or raise max_pending_calls.")),
     "store_full": (ObjectStoreFullError, lambda d: (
         f"The object store is full: {_text(d, 'reason', 'no room for the object')}")),
     "disk_full": (OutOfDiskError, lambda d: f"The disk for spilled objects is full: {_text(d, 'reason')}"),
-    "node_died": (NodeDiedError, lambda d: f"The node {_text(d, 'node')} died: {_text(d, 'reason', 'its daemon ended')}."),
+    "node_died": (NodeDiedError, lambda d: (
+        f"The node {_text(d, 'node')} died: {_text(d, 'reason', 'its daemon ended')}.")),
     "raylet_died": (LocalRayletDiedError, lambda d: (
         "The node daemon of this process died, so nothing can run any more: "
         f"{_text(d, 'reason', 'see its log in the session directory')}. Call shutdown() and init() to begin again.")),
     "task_pg_removed": (TaskPlacementGroupRemoved, lambda d: "The placement group of this task was removed."),
     "actor_pg_removed": (ActorPlacementGroupRemoved, lambda d: "The placement group of this actor was removed."),
     "system": (RaySystemError, lambda d: f"System error: {_text(d, 'reason')}"),
-    "bad_returns": (RaySystemError, lambda d: _text(d, "reason", "the task returned another number of values than num_returns")),
+    "bad_returns": (RaySystemError, lambda d: (
+        _text(d, "reason", "the task returned another number of values than num_returns"))),
 }
 
 # Names under which details become attributes of the exception, where they differ.

@@ -2,9 +2,9 @@
 
 They check a call (options, number of arguments) and hand it to the runtime.  What the runtime reads of them:
 
-    RemoteFunction   .name   .definition() -> (key, blob)   .function   .is_generator   .state (a slot for the runtime's own record)
-    ActorClass       .name   .definition() -> (key, blob)   .cls   .meta(options) -> bytes   .is_async   .method_names   .state
-    ActorHandle      ActorHandle.restore(actor, meta, life_ref) makes one; .actor (bytes), .life_ref, .meta (bytes)
+    RemoteFunction   name  definition() -> (key, blob)  function  is_generator  state (for the runtime's own record)
+    ActorClass       name  definition() -> (key, blob)  cls  meta(options) -> bytes  is_async  method_names  state
+    ActorHandle      actor (bytes)  meta (bytes)  life_ref  about; ActorHandle.restore(actor, meta, life_ref) makes one
 
 A handle holds ``life_ref``, a reference to the actor's life object: when the last one goes, in whatever process, the
 actor ends.  Handles from ``get_actor`` have none; they do not keep the actor alive.
@@ -89,7 +89,7 @@ class RemoteFunction(Generic[P, R]):
         return self._definition.get()
 
     def remote(self, *args: P.args, **kwargs: P.kwargs) -> ObjectRef[R]:
-        """Submit one task; returns its ObjectRef (a list of them for ``num_returns`` > 1, a generator for streaming)."""
+        """Submit one task; returns its ObjectRef (a list for ``num_returns`` > 1, a generator for streaming)."""
         (self._parameters or self._read_parameters()).check(args, kwargs)
         return connected().submit(self, args, kwargs, self._options)
 
@@ -173,7 +173,7 @@ _BUILTIN_METHODS = {
 
 
 def method(**options: Any) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Decorator for actor methods: ``num_returns``, ``concurrency_group``, ``max_task_retries``, ``retry_exceptions``."""
+    """Decorator for actor methods: num_returns, concurrency_group, max_task_retries, retry_exceptions ..."""
     CallOptions.build(options)
     if not options:
         raise ValueError("The @method decorator must be applied using some of the arguments "
@@ -287,8 +287,8 @@ class ActorClass(Generic[T]):
                         f"use '{self.__name__}.remote()'.")
 
     def __mro_entries__(self, bases: tuple) -> NoReturn:
-        raise TypeError(f"Inheriting from the actor class {self.__name__} is not possible. Inherit from the plain class, "
-                        "and apply @remote to both.")
+        raise TypeError(f"Inheriting from the actor class {self.__name__} is not possible. Inherit from the plain "
+                        "class, and apply @remote to both.")
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):

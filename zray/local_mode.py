@@ -29,7 +29,6 @@ from zray.errors import (
 from zray.handles import ActorClass, ActorHandle, RemoteFunction, is_generator
 from zray.options import DYNAMIC, STREAMING, ActorOptions, CallOptions, TaskOptions
 from zray.refs import ObjectRef
-from zray.sched.resources import UNIT
 from zray.serialization import dump_error
 
 
@@ -95,7 +94,8 @@ class LocalRuntime:
         self.namespace = namespace or "local"
         self.node_info: dict[str, Any] = {"NodeID": self.node.ljust(ids.NODE_SIZE, b"\0").hex()}
         self.context = LocalContext()
-        self.resources = {"CPU": float(num_cpus or os.cpu_count() or 1), **{k: float(v) for k, v in (resources or {}).items()}}
+        self.resources = {"CPU": float(num_cpus or os.cpu_count() or 1)}
+        self.resources |= {name: float(amount) for name, amount in (resources or {}).items()}
         if num_gpus:
             self.resources["GPU"] = float(num_gpus)
         self._counter = itertools.count(1)
@@ -114,9 +114,9 @@ class LocalRuntime:
 
     def submit(self, fn: RemoteFunction, args: tuple, kwargs: dict, options: TaskOptions) -> Any:
         task = self._new_task()
-        attempts = 1 + (max(0, 3 if options.max_retries is None else options.max_retries) if options.retry_exceptions else 0)
+        retries = 3 if options.max_retries is None else max(0, options.max_retries)
         return self._run(task, fn.function, args, kwargs, options.num_returns, fn.name, None,
-                         attempts, options.retry_exceptions)
+                         1 + retries if options.retry_exceptions else 1, options.retry_exceptions)
 
     def map(self, fn: RemoteFunction, items: Sequence[Any], options: TaskOptions, star: bool) -> Any:
         return [self.submit(fn, tuple(item) if star else (item,), {}, options) for item in items]
@@ -198,8 +198,8 @@ class LocalRuntime:
                                  "Use max_restarts, another name, or get_if_exists=True.")
         actor_id = ids.actor_id(self._prefix, next(self._counter))
         actor = self._actors[actor_id] = _Actor(cls.meta(options), options, self.namespace)
-        instance = object.__new__(cls.cls) if cls.cls.__new__ is object.__new__ else cls.cls.__new__(cls.cls, *args, **kwargs)
-        actor.instance = instance
+        plain = cls.cls.__new__ is object.__new__
+        instance = actor.instance = cls.cls.__new__(cls.cls) if plain else cls.cls.__new__(cls.cls, *args, **kwargs)
         made = self._run(self._new_task(), instance.__init__, args, kwargs, 1, f"{cls.name}.__init__", actor_id)
         error = made._record.error
         if error is not None and not actor.death:
@@ -213,7 +213,8 @@ class LocalRuntime:
         if found is None or found.death:
             return self._failed(task, options.num_returns, self._died(actor))
         name = f"{type(found.instance).__qualname__}.{method}"
-        return self._run(task, self._bound(actor, found.instance, method), args, kwargs, options.num_returns, name, actor)
+        function = self._bound(actor, found.instance, method)
+        return self._run(task, function, args, kwargs, options.num_returns, name, actor)
 
     def _bound(self, actor: bytes, instance: Any, method: str) -> Callable[..., Any]:
         if method == "__ray_ready__":
@@ -265,7 +266,8 @@ class LocalRuntime:
     def put(self, value: Any) -> ObjectRef:
         return _ref(ids.return_id(self._new_task(), ids.PUT_FLAG | 1), value)
 
-    def wait(self, wanted: Sequence[Any], num_returns: int, timeout: float | None, fetch_local: bool) -> tuple[list, list]:
+    def wait(self, wanted: Sequence[Any], num_returns: int, timeout: float | None,
+             fetch_local: bool = True) -> tuple[list, list]:
         return list(wanted[:num_returns]), list(wanted[num_returns:])
 
     def cancel(self, ref: Any, force: bool, recursive: bool) -> None:
@@ -291,7 +293,7 @@ class LocalRuntime:
 
     def restore_ref(self, oid: bytes, owner: bytes, endpoint: str) -> ObjectRef:
         if owner != self.incarnation or oid not in self._objects:
-            raise from_failure("owner_died", {"oid": oid, "reason": "it is of another session than this local mode one"})
+            raise from_failure("owner_died", {"oid": oid, "reason": "it is not of this local mode session"})
         return ObjectRef(oid, self._objects[oid])
 
     # ------------------------------------------------------------ views
@@ -333,7 +335,8 @@ class _LocalStream(refs.ObjectRefGenerator):
 
     __slots__ = ("_count", "_error", "_items", "_name", "_runtime", "_task")
 
-    def __init__(self, items: Iterator[Any], runtime: LocalRuntime, task: bytes, name: str, error: BaseException | None = None):
+    def __init__(self, items: Iterator[Any], runtime: LocalRuntime, task: bytes, name: str,
+                 error: BaseException | None = None):
         self._items, self._runtime, self._task, self._name, self._error = items, runtime, task, name, error
         self._count = 0
         super().__init__(types.SimpleNamespace(ended=False, ready=()))

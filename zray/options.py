@@ -268,7 +268,7 @@ def _demand(raw: dict[str, Any], default_cpus: float) -> dict[str, int]:
         amounts["memory"] = raw["memory"]
     amounts.update(raw.get("resources") or {})
     if raw.get("accelerator_type"):
-        amounts[f"accelerator_type:{raw['accelerator_type']}"] = 0.001  # Ray's amount: a label in the guise of a resource
+        amounts[f"accelerator_type:{raw['accelerator_type']}"] = 0.001  # Ray's amount: a label dressed as a resource
     demand = {name: units(value, name) for name, value in amounts.items()}
     return {name: amount for name, amount in sorted(demand.items()) if amount}
 
@@ -295,8 +295,8 @@ def check_returns(raw: dict[str, Any], is_generator: bool) -> None:
     """``num_returns="streaming"`` and ``"dynamic"`` are for generator functions alone."""
     wanted = raw.get("num_returns")
     if isinstance(wanted, str) and not is_generator:
-        raise ValueError(f"num_returns='{wanted}' can only be used with generator functions (functions that use 'yield'). "
-                         "The decorated function is not a generator function.")
+        raise ValueError(f"num_returns='{wanted}' can only be used with generator functions (functions that use "
+                         "'yield'). The decorated function is not a generator function.")
     if wanted == "dynamic":
         warnings.warn("num_returns='dynamic' is deprecated by Ray; use num_returns='streaming'.", DeprecationWarning,
                       stacklevel=4)
@@ -327,7 +327,7 @@ class TaskOptions(_Options):
         self.name: str | None = raw.get("name")
         self.backpressure: int = raw.get("_generator_backpressure_num_objects") or -1
         self.label_selector: dict[str, str] = raw.get("label_selector") or {}
-        self.key = (tuple(self.demand.items()), _freeze(self.env), _freeze(self.strategy), _freeze(self.label_selector))
+        self.key = _freeze((self.demand, self.env, self.strategy, self.label_selector))
 
     @classmethod
     def for_function(cls, raw: dict[str, Any], is_generator: bool) -> TaskOptions:
@@ -352,15 +352,15 @@ class ActorOptions(_Options):
     not given: 1, or ASYNC_MAX_CONCURRENCY for async actors.
     """
 
-    __slots__ = ("checkpoint_interval", "concurrency_groups", "detached", "env", "get_if_exists", "key", "label_selector",
-                 "max_concurrency", "max_pending_calls", "max_restarts", "max_task_retries", "name", "namespace",
-                 "out_of_order", "placement", "running", "strategy")
+    __slots__ = ("checkpoint_interval", "concurrency_groups", "detached", "env", "get_if_exists", "key",
+                 "label_selector", "max_concurrency", "max_pending_calls", "max_restarts", "max_task_retries", "name",
+                 "namespace", "out_of_order", "placement", "running", "strategy")
     TABLE = ACTOR_OPTIONS
     WHAT = "actors"
 
     def __init__(self, raw: dict[str, Any]):
         self.raw = raw
-        asked = any(raw.get(name) for name in ("num_gpus", "resources", "accelerator_type")) or raw.get("num_cpus") is not None
+        asked = raw.get("num_cpus") is not None or any(map(raw.get, ("num_gpus", "resources", "accelerator_type")))
         self.running = _demand(raw, default_cpus=1 if asked else 0)
         self.placement = self.running if asked else {"CPU": CPU_UNITS, **self.running}
         self.name: str | None = raw.get("name")
@@ -377,7 +377,7 @@ class ActorOptions(_Options):
         self.env = _env(raw)
         self.strategy = strategy_map(raw.get("scheduling_strategy"))
         self.label_selector: dict[str, str] = raw.get("label_selector") or {}
-        self.key = (tuple(self.placement.items()), _freeze(self.env), _freeze(self.strategy), _freeze(self.label_selector))
+        self.key = _freeze((self.placement, self.env, self.strategy, self.label_selector))
 
     @property
     def demand(self) -> dict[str, int]:

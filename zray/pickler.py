@@ -85,7 +85,7 @@ def dump_definition(definition: Callable | type) -> tuple[bytes, bytes]:
         from zray.unpicklable import explain
 
         raise TypeError(f"Could not serialize the {explain(definition, f'{kind} {name!r}')}: "
-                        f"{type(error).__name__}: {error}. Make it inside the {kind}, or pass it another way.") from error
+                        f"{type(error).__name__}: {error}. Make it inside the {kind}, or pass it along.") from error
     if len(blob) > WARN_BYTES:
         warnings.warn(_too_big(definition, kind, name, len(blob)), stacklevel=4)
     return blake2b(blob, digest_size=KEY_SIZE).digest(), blob

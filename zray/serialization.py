@@ -29,8 +29,8 @@ from zray.errors import RayTaskError, TaskErrorRecord, load_error
 
 __all__ = [
     "EMPTY_ARGS", "NONE", "Serialized", "dump_args", "dump_error", "dump_function", "dumps", "load_args", "load_error",
-    "load_function", "loads", "on_ref", "register_serializer", "restored", "set_out_of_band_hook", "set_ref_type", "size",
-    "to_bytes", "unregister_serializer", "write_into",
+    "load_function", "loads", "on_ref", "register_serializer", "restored", "set_out_of_band_hook", "set_ref_type",
+    "size", "to_bytes", "unregister_serializer", "write_into",
 ]
 
 ALIGN = 64

@@ -159,7 +159,8 @@ def test_attributes_of_the_cause_are_reachable_and_others_are_named():
 @pytest.mark.parametrize("kind", [kind for kind in errors.failure_kinds() if kind != "task_error"])
 @pytest.mark.parametrize("detail", [
     {}, {"actor": b"\x01" * 16, "task": b"\x02" * 24, "oid": b"\x03" * 28, "class_name": "A", "name": "f", "pid": 12,
-         "signal": 9, "exit_code": 0, "log_tail": "one\ntwo\n", "attempts": 4, "reason": "words", "args": 1, "__class__": 2}])
+         "signal": 9, "exit_code": 0, "log_tail": "one\ntwo\n", "attempts": 4, "reason": "words",
+         "args": 1, "__class__": 2}])
 def test_every_kind_of_failure_becomes_an_exception_that_pickles(kind, detail):
     error = errors.from_failure(kind, detail)
     assert isinstance(error, errors.RayError) and str(error)

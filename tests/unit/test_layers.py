@@ -57,8 +57,8 @@ def area(path: Path) -> str:
 def imports(path: Path) -> set[str]:
     """First-level names of zray that a file imports."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    guarded = {id(node) for block in ast.walk(tree) if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.dump(block.test)
-               for inner in block.body for node in ast.walk(inner)}
+    guards = [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)]
+    guarded = {id(node) for guard in guards for inner in guard.body for node in ast.walk(inner)}
     found: set[str] = set()
     for node in ast.walk(tree):
         if id(node) in guarded:

@@ -48,7 +48,8 @@ def round_trip(value):
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(),
-    lambda inner: st.lists(inner) | st.tuples(inner, inner) | st.dictionaries(st.text(), inner) | st.sets(st.integers()),
+    lambda inner: (st.lists(inner) | st.tuples(inner, inner) | st.dictionaries(st.text(), inner)
+                   | st.sets(st.integers())),
     max_leaves=20)
 
 
@@ -366,7 +367,8 @@ def test_registered_serializers_come_first_and_can_be_taken_back():
 
 
 def test_importing_zray_stays_lean():
-    program = "import sys, zray; print([m for m in ('numba', 'numpy', 'asyncio', 'cloudpickle', 'zmq') if m in sys.modules])"
+    heavy = ("numba", "numpy", "asyncio", "cloudpickle", "zmq")
+    program = f"import sys, zray; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True,
                           env={"PYTHONPATH": ":".join(sys.path)})
     assert done.stdout.strip() == "[]"

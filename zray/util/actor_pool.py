@@ -79,7 +79,8 @@ class ActorPool:
             self._next += 1  # taken unordered
         return self._take(self._by_number[self._next], timeout, ignore_if_timedout)
 
-    def get_next_unordered(self, timeout: float | None = None, ignore_if_timedout: bool = False, _quiet: bool = False) -> Any:
+    def get_next_unordered(self, timeout: float | None = None, ignore_if_timedout: bool = False,
+                           _quiet: bool = False) -> Any:
         """The next result to get ready; StopIteration when there is none, TimeoutError when time is up."""
         if not self.has_next():
             raise StopIteration("No more results to get")

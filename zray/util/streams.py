@@ -21,15 +21,15 @@ def as_completed(refs: Sequence[ObjectRef[R]], chunk_size: int = 10, yield_obj_r
     pending = list(refs)
     while pending:
         ready, pending = wait(pending, num_returns=1)
-        more, pending = wait(pending, num_returns=min(chunk_size - 1, len(pending)), timeout=0) if pending and chunk_size > 1 \
-            else ([], pending)
-        ready += more
+        if pending and chunk_size > 1:
+            more, pending = wait(pending, num_returns=min(chunk_size - 1, len(pending)), timeout=0)
+            ready += more
         yield from ready if yield_obj_refs else get(ready)
 
 
 def map_unordered(fn: RemoteFunction[Any, R], items: Iterable[Any], backpressure_size: int | None = 100,
                   chunk_size: int = 10, yield_obj_refs: bool = False) -> Iterator[Any]:
-    """``fn`` over ``items``, results as they get ready; at most ``backpressure_size`` tasks are unfinished at a time."""
+    """``fn`` over ``items``, results as they get ready; at most ``backpressure_size`` tasks are unfinished at once."""
     if backpressure_size is None:
         yield from as_completed([fn.remote(item) for item in items], chunk_size, yield_obj_refs)
         return

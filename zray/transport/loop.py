@@ -33,7 +33,7 @@ from zray.transport.mesh import Mesh
 
 _SERVICE: Final = "service"  # the value of _leader while the service thread leads
 _PARK_TICKS = 4  # a poll that has lasted this many ticks is a long one (20 ms)
-_FORKED = "this process was forked from one that uses zray; call zray.init() in it after zray.shutdown(), or do not fork"
+_FORKED = "this process was forked from one that uses zray: its connections stay with the parent; start a process with exec"
 
 
 class LoopStopped(RuntimeError):
@@ -215,10 +215,13 @@ class Loop:
         if self._forked:
             raise RuntimeError(_FORKED)
         with self.lock:
-            before = self.mesh.deadline()
-            busy = self._turn()
-            if self._leader is not None and (busy or self._nearer(before)):
-                self.mesh.wake()
+            if self._leader is None:
+                self._waits += 1  # a caller that comes often needs no service thread
+                self._turn()
+            else:
+                before = self.mesh.deadline()
+                if (self._turn() and self.mesh.readable()) or self._nearer(before):
+                    self.mesh.wake()
         if self._interrupted:
             self.raise_pending()
 
@@ -249,12 +252,13 @@ class Loop:
     # ---------------------------------------------------------------- one turn
 
     def _turn(self) -> bool:
-        """Under the lock: flush, drain, timers, flush.  True when there is more to do before anybody may block."""
+        """Under the lock: flush, drain, timers, flush.  True when something was done: look again before blocking."""
         mesh = self.mesh
         if self.on_turn is not None:
             self._guarded(self.on_turn)
         mesh.flush()
-        if mesh.readable():
+        busy = mesh.readable()
+        if busy:
             mesh.drain(self.dispatch)
             mesh.flush()
         due = mesh.deadline()
@@ -262,10 +266,12 @@ class Loop:
             now = self.clock()
             if due is not None and due <= now:
                 mesh.tick(now)
+                busy = True
             if self._timers and self._timers[0][0] <= now:
                 self._run_timers(now)
                 mesh.flush()
-        return mesh.readable()
+                busy = True
+        return busy
 
     def _run_timers(self, now: float) -> None:
         timers = self._timers

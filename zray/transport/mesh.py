@@ -36,6 +36,7 @@ _NEVER_MS = 2**31 - 1
 _PEER = 8  # bytes of an incarnation
 _POLLIN = int(zmq.POLLIN)
 _EVENTS = int(zmq.EVENTS)
+_RCVMORE = int(zmq.RCVMORE)
 _NOBLOCK = int(zmq.NOBLOCK)
 _SEND_FIRST = int(zmq.SNDMORE | zmq.NOBLOCK)
 _CLOSED_EVENTS = zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECT_RETRIED
@@ -70,7 +71,7 @@ class Mesh:
 
     def __init__(self, incarnation: bytes, job: int, bind_endpoint: str | None,
                  encode: Callable[[list[Any]], bytes], decode: Callable[[bytes | memoryview], list[tuple[int, Any]]],
-                 clock: Callable[[], float], faults: Faults | None = None, limits: Limits = Limits()):
+                 clock: Callable[[], float], faults: Faults | None = None, limits: Limits | None = None):
         if zmq.zmq_version_info() < LIBZMQ_MIN:
             found, needed = zmq.zmq_version(), ".".join(map(str, LIBZMQ_MIN))
             raise RuntimeError(f"zray needs libzmq {needed} or newer, and pyzmq was built with {found}")
@@ -80,7 +81,7 @@ class Mesh:
         self.job = job
         self.trace = 0  # trace id of frames sent from now on
         self.clock = clock
-        self.limits = limits
+        self.limits = limits or Limits()
         self.counters: Counter[str] = Counter()
         self.on_closed: Callable[[bytes], None] = lambda peer: None
         self.on_error: Callable[[Exception], None] = lambda error: None
@@ -110,6 +111,9 @@ class Mesh:
             self.endpoint = self._inbound.getsockopt_string(zmq.LAST_ENDPOINT)
         self._outbound = self._socket()
         self._outbound.setsockopt(zmq.RECONNECT_IVL, _NEVER_MS)
+        # pyzmq's Python layer over send costs as much as the send; nothing of what it does is used here
+        self._send_in: Callable[[bytes, int], Any] = super(zmq.Socket, self._inbound).send
+        self._send_out: Callable[[bytes, int], Any] = super(zmq.Socket, self._outbound).send
         self._monitor = self._outbound.get_monitor_socket(_CLOSED_EVENTS)
         self._monitor_fd = self._monitor.getsockopt(zmq.FD)
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -281,15 +285,15 @@ class Mesh:
         """Hand a frame to ZeroMQ.  An unreachable peer is reported as closed, later; the session keeps the frame."""
         dialled = self._dialled.get(peer)
         if dialled is not None:
-            socket, route = self._outbound, dialled.route
+            put, route = self._send_out, dialled.route
         else:
-            socket, route = self._inbound, self._inbound_route.get(peer, b"")
+            put, route = self._send_in, self._inbound_route.get(peer, b"")
         if not route:
             self._lost(peer)
             return
         try:
-            socket.send(route, _SEND_FIRST)
-            socket.send(frame, _NOBLOCK)
+            put(route, _SEND_FIRST)
+            put(frame, _NOBLOCK)
         except zmq.Again:
             self.counters["again"] += 1  # the session sends the frame again
         except zmq.ZMQError as error:
@@ -321,7 +325,7 @@ class Mesh:
         )
 
     def drain(self, on_message: Callable[[bytes, int, Any], None]) -> int:
-        """Handle what has arrived (bounded per turn): ``on_message(peer, code, message)`` for each; returns how many."""
+        """Handle what has arrived (bounded per turn): ``on_message(peer, code, message)`` for each; returns their count."""
         if self._monitored:
             self._read_monitor()
         now = self.clock()
@@ -337,7 +341,7 @@ class Mesh:
                 budget -= 1
                 route = recv(_NOBLOCK)
                 frame = recv(_NOBLOCK)
-                while socket.getsockopt(zmq.RCVMORE):
+                while get(_RCVMORE):
                     recv(_NOBLOCK)
                     self.counters["malformed"] += 1
                     frame = b""

@@ -306,3 +306,21 @@ def test_beyond_the_paper_a_branch_that_was_cut_off_is_discarded_on_return():
     bench.run()
     bench.request(A, -1, get(b"k"))
     assert bench.answers[-1] == (A, GcsReply(-1, "", [b"chain", 1]))
+
+
+def test_a_new_tail_that_is_fed_in_parts_serves_only_after_the_last(monkeypatch):
+    """Section 3.2, Extending a Chain, once more: a part of T's history is not T's history."""
+    monkeypatch.setattr("zray.gcs.chain.WINDOW", 1)
+    bench = Bench(A)
+    extended(bench)
+    bench.run()
+    for number in (1, 2, 3):
+        bench.request(A, number, put(b"k", b"%d" % number))
+    bench.links.clear()  # D has seen none of them
+    bench.adopt(bench.config.promoted())
+    served_at = []
+    while bench.links:
+        source, target, message = bench.links.popleft()
+        bench.emit(target, bench.replicas[target].on_message(source, message, bench.now))
+        served_at.append((bench.replicas[D].applied, bench.replicas[D].serving))
+    assert (1, False) in served_at and (2, False) in served_at and served_at[-1] == (3, True)

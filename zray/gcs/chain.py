@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from zray.gcs import dedupe
@@ -81,7 +82,7 @@ class _Collected(NamedTuple):
     """Parts of a snapshot received so far, in order."""
 
     sequence: int
-    count: int
+    parts: int
     chunks: list[bytes]
 
 
@@ -108,7 +109,7 @@ class ChainReplica:
         self._heard = False  # the predecessor has answered in this epoch
         self._asked_at = -math.inf
         self._take_place()
-        self._handlers = {
+        self._handlers: dict[type, Callable[[bytes, Any, float], Out]] = {
             GcsRequest: self._on_request, GcsWatch: self._on_watch, GcsUnwatch: self._on_unwatch,
             ChainUpdates: self._on_updates, ChainAck: self._on_ack,
             ChainSnapshot: self._on_snapshot, ChainFetch: self._on_fetch,
@@ -407,7 +408,7 @@ class ChainReplica:
             return []  # a repeat, or of an older snapshot
         collected.chunks.append(message.chunk)
         self._asked_at = now
-        if len(collected.chunks) < collected.count:
+        if len(collected.chunks) < collected.parts:
             return [self._next_fetch()]
         self._collected = None
         return self._restore(b"".join(collected.chunks), message.sequence)

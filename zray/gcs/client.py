@@ -135,7 +135,7 @@ class GcsClient:
         """value: bytes or None."""
         return self._read([tables.GET, key], done, lambda r: r[0])
 
-    def list(self, prefix: bytes, done: Done = None, *, values: bool = True) -> Call:
+    def list_prefix(self, prefix: bytes, done: Done = None, *, values: bool = True) -> Call:
         """value: [(key, value | None), ...] in key order, all pages.  Each page is atomic, the whole need not be."""
         whole = Call(0, [tables.LIST, prefix], None)
         items: list[tuple[bytes, bytes | None]] = []
@@ -249,7 +249,7 @@ class GcsClient:
 
     def _listed(self, prefix: bytes, row: Callable[[bytes, Any], Any], done: Done, *, values: bool = True) -> Call:
         listed = Call(0, [tables.LIST, prefix], lambda items: [row(key, value) for key, value in items])
-        self.list(prefix, lambda call: listed._complete(call.error, call.value), values=values)
+        self.list_prefix(prefix, lambda call: listed._complete(call.error, call.value), values=values)
         return listed.then(done) if done is not None else listed
 
     # ------------------------------------------------------------ watches

@@ -42,8 +42,8 @@ from zray.messages import (
 SNAPSHOT_S = 5.0
 SNAPSHOT_NAME = "gcs.snapshot"
 _MAGIC = b"zraygcs1"
-_TO_REPLICA = (GcsRequest, GcsWatch, GcsUnwatch, ChainUpdates, ChainAck, ChainSnapshot, ChainFetch)
-_TO_CLIENT = (GcsReply, GcsRedirect, GcsEvents)
+_TO_REPLICA: tuple[Any, ...] = (GcsRequest, GcsWatch, GcsUnwatch, ChainUpdates, ChainAck, ChainSnapshot, ChainFetch)
+_TO_CLIENT: tuple[Any, ...] = (GcsReply, GcsRedirect, GcsEvents)
 
 
 class GcsService:

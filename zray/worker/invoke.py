@@ -5,6 +5,7 @@ The executor's loop has its own short cut for the plain case (one return, no ref
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -44,6 +45,9 @@ def arguments(rt: Any, task: list[Any], register: Callable[[Any], None] | None =
 
 def encode(rt: Any, value: Any, task: bytes, index: int) -> Any:
     """One value to its wire form: inline when it is small and plain, else by the runtime (store, references)."""
+    kind = type(value)
+    if kind is int or kind is float or kind is bool:
+        return pickle.dumps(value, 5)
     if value is None:
         return NONE
     serialized = serialization.dumps(value)

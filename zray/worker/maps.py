@@ -201,7 +201,13 @@ class _Run:
                 results[position] = None
                 task = [self.position.task_of(first + position), self.chunk.attempt]
                 failures.append([position, executor.failed(error, task, self.name)])
-        return invoke.encode(executor.rt, results, self.position.task_of(first), 1)
+        try:
+            return invoke.encode(executor.rt, results, self.position.task_of(first), 1)
+        except BaseException as error:  # no room in the store: that is every item's failure
+            failure = executor.failed(error, [self.position.task_of(first), self.chunk.attempt], self.name)
+            failed = {position for position, _ in failures}
+            failures += [[position, failure] for position in range(len(results)) if position not in failed]
+            return serialization.to_bytes(serialization.dumps([None] * len(results)))
 
 
 class _ItemCancelled(BaseException):

@@ -100,17 +100,15 @@ def _import_kernels(directory: str, why: str) -> Kernels:
     """Import zray.sched.kernels afresh, with its cache in ``directory`` ('' for none), and try every kernel."""
     global caching
     import numpy as np
-    from numba.core import config
+    from numba.core import config as numba_config
+
+    config: Any = numba_config  # its attributes are made at run time
 
     def vector(values: Iterable[int]) -> Any:
         return np.array(list(values), dtype=np.int64)
 
     def matrix(rows: Iterable[Iterable[int]], width: int) -> Any:
-        rows = [list(row) for row in rows]
-        out = np.zeros((len(rows), width), dtype=np.int64)
-        for position, row in enumerate(rows):
-            out[position, : len(row)] = row
-        return out
+        return np.array(_matrix(rows, width), dtype=np.int64).reshape(-1, width)
 
     sys.modules.pop(_MODULE, None)
     # Both are read when the functions are decorated.

@@ -13,6 +13,8 @@ neither free nor promised resources cover, and only if recalls can cover all tha
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
+from heapq import merge
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -20,9 +22,9 @@ from zray.sched.resources import GPU_COLUMN
 
 if TYPE_CHECKING:
     from zray.sched.local import Lease, LocalScheduler
-    from zray.sched.waiting import Entry
+    from zray.sched.waiting import Entry, Lane
 
-# Lanes, entries of a lane, and leases for them that one call looks at; the next call goes on.
+# Lanes, and leases for who waits in them, that one call looks at; the next call goes on.
 LOOKED_AT_MAX = 64
 
 
@@ -31,23 +33,35 @@ def choose_recalls(scheduler: LocalScheduler, now: float) -> tuple[list[int], fl
     plan = _Plan(scheduler, now)
     if not plan.holders:
         return [], None
-    queue = deque(_in_turn(scheduler))
+    first_round = _in_turn(scheduler)
+    more: deque[Entry] = deque()
+    hopeless: set[Lane | None] = set()  # one who has nothing got nothing here: nor do those behind
     for _ in range(LOOKED_AT_MAX):
-        if not queue:
+        entry = next(first_round, None) or (more.popleft() if more else None)
+        if entry is None:
             break
-        entry = queue.popleft()
-        if plan.cover(entry) and plan.gets[entry] < entry.outstanding:
-            queue.append(entry)
+        if entry.lane in hopeless:
+            continue
+        if not plan.cover(entry):
+            if not entry.active and entry not in plan.gets:
+                hopeless.add(entry.lane)
+                if len(hopeless) >= len(scheduler.waiting.lanes):
+                    break
+        elif plan.gets[entry] < entry.outstanding:
+            more.append(entry)
     return sorted(plan.chosen), plan.later
 
 
-def _in_turn(scheduler: LocalScheduler) -> list[Entry]:
-    """Who waits, roughly in the order of the next grants."""
+def _in_turn(scheduler: LocalScheduler) -> Iterator[Entry]:
+    """Who waits, roughly in the order of the next grants; read as far as needed."""
     waiting = scheduler.waiting
-    heads = [(waiting.turn_of.get(lane.job, 0), entry.ticket, entry)
-             for lane in islice(waiting.by_age, LOOKED_AT_MAX)
-             for entry in islice(lane.entries, LOOKED_AT_MAX) if entry.outstanding]
-    return [entry for _, _, entry in sorted(heads, key=lambda head: head[:2])[:LOOKED_AT_MAX]]
+
+    def lane_in_turn(lane: Lane) -> Iterator[tuple[int, int, Entry]]:
+        turn = waiting.turn_of.get(lane.job, 0)
+        return ((turn, entry.ticket, entry) for entry in lane.entries if entry.outstanding)
+
+    lanes = [lane_in_turn(lane) for lane in islice(waiting.by_age, LOOKED_AT_MAX)]
+    return (entry for _, _, entry in (lanes[0] if len(lanes) == 1 else merge(*lanes)))
 
 
 class _Plan:
@@ -69,7 +83,8 @@ class _Plan:
 
     def cover(self, entry: Entry) -> bool:
         """Recall what one more lease for ``entry`` takes; False, and nothing recalled, when it cannot be had."""
-        expected, gpus, taken = self.expected.copy(), self.gpus.copy(), []
+        expected, gpus = self.expected.copy(), self.gpus.copy()
+        taken: list[Lease] = []
         while (lacking := self._lacking(entry)) is not None:
             lease = self._victim(entry, lacking)
             if lease is None:

@@ -1,4 +1,4 @@
-"""Two sessions over a network that loses, duplicates and reorders, against the obvious oracle: the list of what was sent."""
+"""Two sessions over a network that loses, duplicates and reorders; the oracle is the list of what was sent."""
 
 from __future__ import annotations
 

@@ -222,7 +222,7 @@ def test_ctrl_c_under_the_lock_is_raised_after_it(ends: tuple[End, End]) -> None
     a.loop.install_sigint()
     with a.loop.lock:
         os.kill(os.getpid(), signal.SIGINT)
-        steps = [i for i in range(1000)]
+        steps = list(range(1000))
         a.loop.raise_pending()  # not yet
     assert len(steps) == 1000
     with pytest.raises(KeyboardInterrupt):

@@ -251,6 +251,20 @@ def test_an_idle_mesh_has_no_deadline(net: Net) -> None:
     assert not any(s.unacked() or s.owed for mesh in (a, b) for s in mesh._sessions.values())
 
 
+def test_a_mesh_that_hung_up_on_everybody_does_not_spin(net: Net) -> None:
+    a, b = net.mesh(), net.mesh()
+    a.connect(b.incarnation, b.endpoint)
+    say(a, b, "x")
+    net.until(lambda: net.reasons(b) == ["x"])
+    net.until(lambda: not a._active)
+    a.disconnect(b.incarnation)
+    give_up = time.monotonic() + PATIENCE_S
+    while a._pollers[0].poll(0.05):  # ends once nothing is left to be told
+        assert time.monotonic() < give_up
+        net.turn(a)
+        a.readable()
+
+
 def test_peers_that_come_and_go_leave_nothing_behind(net: Net) -> None:
     hub = net.mesh(limits=Limits(departed_max=10))
     for _ in range(30):

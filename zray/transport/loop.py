@@ -33,7 +33,7 @@ from zray.transport.mesh import Mesh
 
 _SERVICE: Final = "service"  # the value of _leader while the service thread leads
 _PARK_TICKS = 4  # a poll that has lasted this many ticks is a long one (20 ms)
-_FORKED = "this process was forked from one that uses zray: its connections stay with the parent; start a process with exec"
+_FORKED = "this process was forked from one that uses zray, whose connections stay with the parent"
 
 
 class LoopStopped(RuntimeError):

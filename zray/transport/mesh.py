@@ -17,6 +17,7 @@ of a peer that died together with the replies in it; the mesh reads them all, re
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 from collections import Counter
@@ -114,20 +115,22 @@ class Mesh:
         # pyzmq's Python layer over send costs as much as the send; nothing of what it does is used here
         self._send_in: Callable[[bytes, int], Any] = super(zmq.Socket, self._inbound).send
         self._send_out: Callable[[bytes, int], Any] = super(zmq.Socket, self._outbound).send
-        self._monitor = self._outbound.get_monitor_socket(_CLOSED_EVENTS)
+        self._monitor: Any = self._outbound.get_monitor_socket(_CLOSED_EVENTS)
+        self._outbound_fd = self._outbound.getsockopt(zmq.FD)
+        self._outbound_stirred = False  # something happened to it, perhaps only the burial of its last connection
         self._monitor_fd = self._monitor.getsockopt(zmq.FD)
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._woken = False
         self._monitored = False
         self._pollers = (select.epoll(), select.epoll())  # one for callers, one for the service thread
-        fds = (self._inbound.getsockopt(zmq.FD), self._outbound.getsockopt(zmq.FD), self._monitor_fd, self._wake_fd)
+        fds = (self._inbound.getsockopt(zmq.FD), self._outbound_fd, self._monitor_fd, self._wake_fd)
         for poller in self._pollers:
             for fd in fds:
                 poller.register(fd, select.EPOLLIN)
         for socket in (self._inbound, self._outbound, self._monitor):
             socket.getsockopt(zmq.EVENTS)  # arms the edge of its descriptor
 
-    def _socket(self) -> zmq.Socket:
+    def _socket(self) -> Any:  # pyzmq's stubs say int | bytes for every option
         socket = self._context.socket(zmq.ROUTER)
         socket.set_hwm(0)  # the sessions' credit is the bound
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
@@ -167,7 +170,7 @@ class Mesh:
         try:
             self._outbound.disconnect(dialled.endpoint)
         except zmq.ZMQError as error:
-            if error.errno != zmq.ENOENT and error.errno != zmq.EINVAL:
+            if error.errno not in (errno.ENOENT, errno.EINVAL):
                 raise
 
     def forget(self, peer: bytes) -> None:
@@ -297,7 +300,7 @@ class Mesh:
         except zmq.Again:
             self.counters["again"] += 1  # the session sends the frame again
         except zmq.ZMQError as error:
-            if error.errno != zmq.EHOSTUNREACH:
+            if error.errno != errno.EHOSTUNREACH:
                 raise
             if dialled is None:
                 self._inbound_route.pop(peer, None)
@@ -319,13 +322,16 @@ class Mesh:
 
     def readable(self) -> bool:
         """Would drain() find something?  Cheap; also re-arms the edges that poll() waits for."""
-        return bool(
-            (self._dialled or self._closing) and (self._closing or self._outbound.get(_EVENTS) & _POLLIN)
-            or self._monitored or self._inbound.get(_EVENTS) & _POLLIN
-        )
+        if self._closing or self._monitored:
+            return True
+        if self._dialled or self._outbound_stirred:
+            self._outbound_stirred = False
+            if self._outbound.get(_EVENTS) & _POLLIN:
+                return True
+        return bool(self._inbound.get(_EVENTS) & _POLLIN)
 
     def drain(self, on_message: Callable[[bytes, int, Any], None]) -> int:
-        """Handle what has arrived (bounded per turn): ``on_message(peer, code, message)`` for each; returns their count."""
+        """``on_message(peer, code, message)`` for all that has arrived (bounded per turn); returns how many."""
         if self._monitored:
             self._read_monitor()
         now = self.clock()
@@ -499,6 +505,8 @@ class Mesh:
         for fd, _ in events:
             if fd == self._monitor_fd:
                 self._monitored = True
+            elif fd == self._outbound_fd:
+                self._outbound_stirred = True
 
     def watch(self, fd: int) -> None:
         """``poll`` also ends while ``fd`` is readable (a node daemon's epoll descriptor); the caller looks at it."""

@@ -223,3 +223,12 @@ class MapRefs(Generic[T]):
 
     def __reduce__(self):
         return list, (list(self),)
+
+
+class RefList(list):
+    """The not-ready list that ``wait`` returns: a list, and the group that is still registered for it."""
+
+    __slots__ = ("group",)
+
+    def __reduce__(self):
+        return list, (list(self),)

@@ -25,18 +25,20 @@ from zray.owner.records import Borrowed, Entry, Function, Key, Task
 from zray.owner.references import References
 from zray.owner.streams import Stream
 from zray.owner.submitter import Submitter
-from zray.refs import MapRefs, ObjectRef, ObjectRefGenerator, dropped
+from zray.refs import MapRefs, ObjectRef, ObjectRefGenerator, RefList, dropped
 from zray.serialization import NONE, loads
 from zray.store import StoreFull
 from zray.store.client import Allocation, StoreClient
 from zray.transport.loop import Loop, Waiter
 from zray.transport.mesh import Mesh
 from zray.values import Values
-from zray.waiting import Abandoned, Countdown, RefList, WaitGroup, explain_records
+from zray.waiting import Abandoned, Countdown, WaitGroup, explain_records
 
 logger = logging.getLogger("zray")
 
-TURN_EVERY = 32  # submissions between two looks at the sockets
+# Nothing is sent at submission: get and wait send what there is, else the service thread does within milliseconds.
+# A thread that only submits looks at the sockets once in so many.
+TURN_EVERY = 64
 REQUEST_TIMEOUT_S = 30.0
 LINGER_MS = 200  # for the last frames of a process that leaves
 DROP_EVERY_S = 0.005  # a sleeping process looks at dropped references this often at most
@@ -429,14 +431,12 @@ class Runtime:
                 self._task_extra(task, options)
             if options.retry_exceptions:
                 task.retry_errors = options.retry_exceptions
-            pushed = self.submitter.submit(task)
+            self.submitter.submit(task)
             unsent = self._unsent = self._unsent + 1
-        if pushed:
-            self.loop.kick()
-        elif unsent == 1:
-            self.kick()
-        elif unsent >= TURN_EVERY:
+        if unsent >= TURN_EVERY:
             self.loop.turn()
+        elif unsent == 1 and self.loop.served:
+            self.loop.wake()
         self.loop.raise_pending()
         return result
 
@@ -904,14 +904,12 @@ class Runtime:
                 task.extra = {**(task.extra or {}), "group": options.group}
             if options.retry_exceptions:
                 task.retry_errors = options.retry_exceptions
-            pushed = self.calls.submit(link, task)
+            self.calls.submit(link, task)
             unsent = self._unsent = self._unsent + 1
-        if pushed:
-            self.loop.kick()
-        elif unsent == 1:
-            self.kick()
-        elif unsent >= TURN_EVERY:
+        if unsent >= TURN_EVERY:
             self.loop.turn()
+        elif unsent == 1 and self.loop.served:
+            self.loop.wake()
         self.loop.raise_pending()
         return result
 
@@ -966,7 +964,7 @@ class Runtime:
     def still_held(self, records: Iterable[Any]) -> list[list[Any]]:
         """The same after user code is through with them, when nothing of the caller's holds them (under the lock)."""
         self._empty_dropped()
-        return self.held_of(records)
+        return [[r.oid, r.n] for r in records if r.refs > 0]
 
     def owner_busy(self) -> bool:
         """Whether other processes depend on objects of this one, or it has unfinished tasks."""

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from zray.causes import Cause
-from zray.refs import ObjectRef, dropped
+from zray.refs import ObjectRef, RefList, dropped
 from zray.transport.loop import Waiter
 
 if TYPE_CHECKING:
@@ -70,15 +70,6 @@ class Abandoned:
     def __init__(self, arrivals: Arrivals, records: list[Any]):
         self.arrivals = arrivals
         self.records = records
-
-
-class RefList(list):
-    """The not-ready list that ``wait`` returns: a list, and the group that is still registered for it."""
-
-    __slots__ = ("group",)
-
-    def __reduce__(self):
-        return list, (list(self),)
 
 
 def explain_record(runtime: Runtime, record: Any, depth: int = 0) -> tuple[Cause, dict[str, Any]]:

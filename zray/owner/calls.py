@@ -82,8 +82,8 @@ class ActorCalls:
 
     # ------------------------------------------------------------ submission
 
-    def submit(self, link: ActorLink, task: Task) -> bool:
-        """Take a call; True: it went out, flush now."""
+    def submit(self, link: ActorLink, task: Task) -> None:
+        """Take a call; the next turn's ``pump`` sends it."""
         if link.unfinished == 0 and link.life_record is not None:
             link.life_record.refs += 1
         link.unfinished += 1
@@ -95,19 +95,15 @@ class ActorCalls:
                 if not self.refs.when_ready(record, Arrival(self, task)):  # type: ignore[arg-type]
                     task.missing += 1
             if task.missing and link.any_order:
-                return False
+                return
         if not task.missing:
             task.state = QUEUED
         link.queue.append(task)
-        if link.state == ALIVE and not link.inflight:
-            self._push(link)
-            return True
         if link.state == DEAD:
             self._fail_queue(link)
         elif not link.dirty:
             link.dirty = True
             self.dirty.append(link)
-        return False
 
     def arrived(self, task: Task) -> None:
         task.missing -= 1

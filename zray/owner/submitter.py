@@ -72,8 +72,8 @@ class Submitter:
             self.by_number[record.number] = record
         return record
 
-    def submit(self, task: Task) -> bool:
-        """Take a task whose ``deps`` and ``pins`` are set (and counted by this call); True: flush now."""
+    def submit(self, task: Task) -> None:
+        """Take a task whose ``deps`` and ``pins`` are set (and counted by this call)."""
         if task.pins is not None:
             for record in task.pins:
                 record.refs += 1
@@ -82,24 +82,20 @@ class Submitter:
                     task.missing += 1
             if task.missing:
                 self.waiting += 1
-                return False
-        return self.enqueue(task)
+                return
+        self.enqueue(task)
 
-    def enqueue(self, task: Task) -> bool:
-        """Arguments are here: to an idle lease at once (True: flush now), else to the queue."""
+    def enqueue(self, task: Task) -> None:
+        """Arguments are here: into the queue, which the next turn's ``pump`` empties."""
         if task.deps is not None and (failed := first_failure(task.deps)) is not None:
             self.fail(task, failed)
-            return False
+            return
         key = task.key
-        if key.idle and not key.queue:
-            self.push(key.idle.pop(), [task])
-            return True
         task.state = QUEUED
         key.queue.append(task)
         if not key.dirty:
             key.dirty = True
             self.dirty.append(key)
-        return False
 
     def arrived(self, task: Task) -> None:
         task.missing -= 1

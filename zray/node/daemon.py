@@ -385,9 +385,7 @@ def main(argv: list[str] | None = None) -> None:
         offered = offer(arguments, config)
         session_dir = sessions.create(arguments.session_dir)
         daemon = Daemon(arguments, config, offered, session_dir)
-    except (BadOption, SessionError, ValueError, RuntimeError, OSError) as error:
-        if not isinstance(error, (BadOption, SessionError)):
-            traceback.print_exc()
+    except (BadOption, SessionError, ValueError, RuntimeError, OSError) as error:  # each says in words what is wrong
         print(f"zray-node: {error}", file=sys.stderr)
         if session_dir:
             sessions.remove(session_dir)

@@ -101,7 +101,7 @@ def _events(machine: NodeMachine, peer: bytes, args: dict) -> dict:
 
 
 def _timeline(machine: NodeMachine, peer: bytes, args: dict) -> dict:
-    """Task events as Chrome trace events: ``[name, task id, pid, start s, end s, ok]`` becomes a complete ("X") event."""
+    """Task events in Chrome's format: ``[name, task id, pid, start s, end s, ok]`` becomes a complete ("X") event."""
     return {"events": [
         {"cat": "task", "ph": "X", "name": event[0], "pid": event[2], "tid": event[2], "ts": event[3] * 1e6,
          "dur": (event[4] - event[3]) * 1e6, "args": {"task_id": _shown(event[1]), "ok": bool(event[5])}}
@@ -140,5 +140,6 @@ def _explain(machine: NodeMachine, peer: bytes, args: dict) -> dict:
 
 _VIEWS: dict[str, Callable[[Any, bytes, dict], dict]] = {
     "nodes": _nodes, "resources": _resources, "available": _available, "actors": _actors, "workers": _workers,
-    "leases": _leases, "store": _store, "jobs": _jobs, "events": _events, "timeline": _timeline, "stats": _stats, "explain": _explain,
+    "leases": _leases, "store": _store, "jobs": _jobs, "events": _events, "timeline": _timeline,
+    "stats": _stats, "explain": _explain,
 }

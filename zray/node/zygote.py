@@ -101,8 +101,9 @@ class ZygoteLink:
         """A zygote of a daemon that already has threads: a fresh interpreter."""
         ours, theirs = socket.socketpair()
         os.set_inheritable(theirs.fileno(), True)
-        command = [sys.executable, "-m", "zray.node.zygote", str(theirs.fileno()), str(os.getpid()), str(soft_limit)]
-        pid = os.posix_spawn(sys.executable, command, {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))})
+        program = f"import sys; sys.path[:] = {sys.path!r}; from zray.node.zygote import main; main()"
+        command = [sys.executable, "-P", "-c", program, str(theirs.fileno()), str(os.getpid()), str(soft_limit)]
+        pid = os.posix_spawn(sys.executable, command, os.environ)
         theirs.close()
         return cls(ours, pid)
 
@@ -311,11 +312,7 @@ def _reseed() -> None:
 
 
 def main() -> None:
-    """``python -m zray.node.zygote FD DAEMON_PID SOFT_LIMIT``: see :meth:`ZygoteLink.execute`."""
+    """With arguments FD DAEMON_PID SOFT_LIMIT: see :meth:`ZygoteLink.execute`."""
     handle, daemon, soft_limit = map(int, sys.argv[1:])
     linux.die_with_parent(daemon)
     Zygote(socket.socket(fileno=handle), daemon, soft_limit).serve()
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,216 @@
+"""The node's real processes: they start, find each other, and end together, whoever is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+import zray
+from zray.node import launch, linux, session as sessions
+
+STORE = 64 << 20
+ROOT = os.path.dirname(os.path.dirname(zray.__file__))
+
+
+def eventually(condition, seconds=20.0):
+    """The first true value of ``condition()``; fails after the deadline."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.01)
+    raise AssertionError("the condition did not come true in time")
+
+
+def children_of(pid):
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                with open(f"/proc/{entry}/stat") as file:
+                    fields = file.read().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if int(fields[1]) == pid and fields[0] not in "ZX":
+                found.append(int(entry))
+    return found
+
+
+def named(pid):
+    with open(f"/proc/{pid}/comm") as file:
+        return file.read().strip()
+
+
+def workers_of(pid):
+    return [child for child in children_of(pid) if named(child) == "zray-worker"]
+
+
+def gone(pid):
+    return linux.start_time(pid) == 0
+
+
+def segments(session_dir):
+    return [name for name in os.listdir("/dev/shm") if os.path.basename(session_dir) in name]
+
+
+@pytest.fixture
+def tmp_sessions(tmp_path_factory, monkeypatch):
+    """Sessions of this test alone, under a short path."""
+    import shutil
+    import tempfile
+
+    base = tempfile.mkdtemp(prefix="zt", dir="/tmp")
+    monkeypatch.setenv("ZRAY_TMPDIR", base)
+    yield base
+    shutil.rmtree(base, ignore_errors=True)
+
+
+@pytest.fixture
+def node(tmp_sessions):
+    handle = launch.start_node(num_cpus=2, object_store_memory=STORE)
+    yield handle
+    handle.stop()
+    assert gone(handle.pid)
+    assert not os.path.exists(handle.session_dir)
+    assert not segments(handle.session_dir)
+
+
+def test_a_node_starts_its_workers_and_leaves_nothing_behind(node):
+    workers = eventually(lambda: len(found := workers_of(node.pid)) == 2 and found)
+    assert sorted(map(named, children_of(node.pid))) == ["zray-worker", "zray-worker", "zray-zygote"]
+    for pid in workers:
+        assert os.getsid(pid) == pid, "a worker has its own session"
+    assert os.stat(node.session_dir).st_mode & 0o777 == 0o700
+    assert os.stat(os.path.join(node.session_dir, "node.json")).st_mode & 0o777 == 0o600
+    node.stop()
+    eventually(lambda: all(map(gone, workers)))
+
+
+def test_a_killed_worker_is_replaced_when_it_is_needed(node):
+    first = eventually(lambda: len(found := workers_of(node.pid)) == 2 and found)
+    os.kill(first[0], signal.SIGKILL)
+    eventually(lambda: len(workers_of(node.pid)) < 2)
+    assert not gone(node.pid)
+
+
+def test_a_killed_daemon_takes_its_workers_with_it(tmp_sessions):
+    handle = launch.start_node(num_cpus=2, object_store_memory=STORE)
+    family = eventually(lambda: len(found := children_of(handle.pid)) == 3 and found)
+    os.kill(handle.pid, signal.SIGKILL)
+    eventually(lambda: all(map(gone, family)))
+    handle.stop()
+    assert not segments(handle.session_dir) and not os.path.exists(handle.session_dir)
+
+
+def test_a_killed_driver_takes_its_node_with_it(tmp_sessions):
+    program = ("from zray.node import launch; h = launch.start_node(num_cpus=1, object_store_memory=%d);"
+               "print(h.pid, h.session_dir, flush=True); import signal; signal.pause()" % STORE)
+    driver = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    pid, session_dir = driver.stdout.readline().split()
+    family = eventually(lambda: len(found := children_of(int(pid))) == 2 and found)
+    driver.kill()
+    driver.wait()
+    driver.stdout.close()
+    eventually(lambda: gone(int(pid)) and all(map(gone, family)))
+    eventually(lambda: not os.path.exists(session_dir) and not segments(session_dir))
+
+
+def test_a_started_node_outlives_its_starter_and_is_found_and_stopped(tmp_sessions):
+    program = ("from zray.node import launch; h = launch.start_node(num_cpus=1, share_fate=False,"
+               "object_store_memory=%d); print(h.pid)" % STORE)
+    pid = int(subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT,
+                             check=True).stdout)
+    assert not gone(pid)
+    found = launch.find_session("auto")
+    assert found.pid == pid
+    assert launch.find_session(found.session_dir).node == found.node
+    assert [session.pid for session in launch.stop_sessions()] == [pid]
+    eventually(lambda: gone(pid))
+    with pytest.raises(ConnectionError, match="Could not find any running"):
+        launch.find_session("auto")
+
+
+def test_stop_does_not_touch_a_process_that_only_has_the_same_number(tmp_sessions):
+    session_dir = sessions.create()
+    stranger = subprocess.Popen(["sleep", "60"])
+    try:
+        stale = sessions.Session(session_dir, b"x" * 8, "", "", stranger.pid, linux.start_time(stranger.pid) - 1, False, 0.0)
+        sessions.write_private(os.path.join(session_dir, "node.json"), stale.to_json())
+        assert launch.stop_sessions() == [] and not launch.end_process(stale)
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+def test_a_killed_zygote_is_replaced(node):
+    eventually(lambda: len(workers_of(node.pid)) == 2)
+    [zygote] = [pid for pid in children_of(node.pid) if named(pid) == "zray-zygote"]
+    os.kill(zygote, signal.SIGKILL)
+    eventually(lambda: [pid for pid in children_of(node.pid) if pid != zygote and named(pid) == "zray-zygote"])
+    assert not gone(node.pid)
+
+
+def test_ctrl_c_in_the_terminal_spares_the_node(node):
+    assert os.getsid(node.pid) == node.pid
+
+
+@pytest.mark.parametrize(("fields", "words"), [
+    ({"num_cpus": -1}, "CPU"),
+    ({"resources": {"CPU": 1}}, "--num-cpus"),
+    ({"resources": {"x": "many"}}, "'x'"),
+    ({"labels": {"zone": 3}}, "zone"),
+    ({"object_store_memory": 5}, "--object-store-memory"),
+    ({"config": {"workers_max": "many"}}, "workers_max"),
+    ({"session_dir": "/proc/zray"}, "/proc/zray"),
+    ({"session_dir": "/tmp/" + "x" * 120}, "too long"),
+])
+def test_bad_options_end_in_one_sentence_that_names_them(tmp_sessions, fields, words):
+    with pytest.raises(launch.NodeStartError) as caught:
+        launch.start_node(**{"object_store_memory": STORE, **fields})
+    assert words in str(caught.value)
+    assert "Traceback" not in str(caught.value)
+
+
+def test_a_long_temporary_directory_falls_back_to_a_short_one(tmp_sessions, monkeypatch):
+    long = os.path.join(tmp_sessions, "y" * 100)
+    monkeypatch.setenv("ZRAY_TMPDIR", long)
+    session_dir = sessions.create()
+    try:
+        assert sessions.socket_fits(session_dir) and not session_dir.startswith(long)
+    finally:
+        sessions.remove(session_dir)
+
+
+def test_node_json_reads_back(node):
+    found = sessions.read(node.session_dir)
+    assert found is not None and found.alive() and found.pid == node.pid
+    assert json.loads(found.to_json())["node"] == node.node.hex()
+
+
+def test_a_node_without_work_sleeps(node):
+    """No periodic wake-ups: while nothing happens the daemon's threads are not scheduled."""
+    eventually(lambda: len(workers_of(node.pid)) == 2)
+
+    def switches():
+        total = 0
+        for thread in os.listdir(f"/proc/{node.pid}/task"):
+            with open(f"/proc/{node.pid}/task/{thread}/status") as file:
+                total += sum(int(line.split()[1]) for line in file if "ctxt_switches" in line)
+        return total
+
+    def quiet():
+        before = switches()
+        end = time.monotonic() + 0.5
+        while time.monotonic() < end:
+            time.sleep(0.05)
+        return switches() == before
+
+    eventually(quiet)

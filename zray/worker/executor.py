@@ -403,7 +403,7 @@ class Executor:
         ``borrowed`` is emptied: it must not count as a holder itself.
         """
         if borrowed:
-            records = [ref._record for ref in borrowed]
+            records = [ref._record for ref in borrowed if ref._record.owner is not None]
             borrowed.clear()
             with self.loop.lock:
                 held = self.rt.still_held(records)

@@ -113,8 +113,8 @@ class Mesh:
         self._outbound = self._socket()
         self._outbound.setsockopt(zmq.RECONNECT_IVL, _NEVER_MS)
         # pyzmq's Python layer over send costs as much as the send; nothing of what it does is used here
-        self._send_in: Callable[[bytes, int], Any] = super(zmq.Socket, self._inbound).send
-        self._send_out: Callable[[bytes, int], Any] = super(zmq.Socket, self._outbound).send
+        self._send_in: Callable[[bytes, int], Any] = super(zmq.Socket, self._inbound).send  # type: ignore[misc]
+        self._send_out: Callable[[bytes, int], Any] = super(zmq.Socket, self._outbound).send  # type: ignore[misc]
         self._monitor: Any = self._outbound.get_monitor_socket(_CLOSED_EVENTS)
         self._outbound_fd = self._outbound.getsockopt(zmq.FD)
         self._outbound_stirred = False  # something happened to it, perhaps only the burial of its last connection

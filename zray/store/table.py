@@ -45,7 +45,7 @@ GRACE_S = 0.002
 PIN_RETRY_S_MAX = 0.25
 RECALL_RETRY_S = 0.25
 IDLE_RECALL_S = 5.0
-SPILL_RETRY_S = 5.0
+RETRY_S = 5.0  # after the disk or /dev/shm was full
 FIRST_EXTENT_BYTES = 1024 * 1024
 FIRST_GROWTH_BYTES = 8 * 1024 * 1024
 WAIT_FACTOR_MAX = 10  # a request with progress around it is refused after this many times full_wait_s
@@ -79,6 +79,7 @@ class StoreTable:
         self.waiting: deque[Waiting] = deque()
         self.growing = False
         self.growth_error = ""
+        self.growth_again_at = 0.0
         self.spill_error = ""
         self.spill_again_at = 0.0
         self.idle_recall_at = 0.0
@@ -178,10 +179,11 @@ class StoreTable:
     # ------------------------------------------------------------ answers of the shell
 
     def grown(self, size: int, error: str, now: float) -> None:
-        """The Grow is done; with ``error`` the arena stays as it is, for good."""
+        """The Grow is done; with ``error`` the arena stays as it is, for now."""
         self.growing = False
+        self.growth_error = error
         if error:
-            self.growth_error = error
+            self.growth_again_at = now + RETRY_S
         else:
             self.arena.grow(size)
         self._serve(now)
@@ -194,7 +196,7 @@ class StoreTable:
         if error:
             self.leaving_bytes -= stored.size
             self.spill_error = error
-            self.spill_again_at = now + SPILL_RETRY_S
+            self.spill_again_at = now + RETRY_S
             self.here[stored.offset] = stored
         else:
             self.spill_error = ""
@@ -210,9 +212,13 @@ class StoreTable:
         stored = self.names.get(generation)
         if stored is None or stored.key != key or stored.phase is not Phase.LOADING:
             return
-        if stored.freed or error:
+        if stored.freed:
             self._release_block(stored)
-            self._forget(stored, error or "the object was freed")
+            self._forget(stored, "the object was freed")
+        elif error:  # the file stays: the next reader may have more luck
+            self._release_block(stored)
+            stored.phase = Phase.DISK
+            self._fail(stored, error)
         else:
             self.headers.set_state(stored.offset, generation, SEALED)
             stored.phase = Phase.HERE
@@ -231,6 +237,11 @@ class StoreTable:
             self._give_up(self.waiting.popleft())
         if self.waiting:
             self._serve(now)
+        # What was due has been tried; whoever still waits looks again after another while, not at once.
+        if now >= self.spill_again_at:
+            self.spill_again_at = now + RETRY_S
+        if now >= self.growth_again_at:
+            self.growth_again_at = now + RETRY_S
         if self.granted_bytes * 2 > self.capacity and now >= self.idle_recall_at:
             self.idle_recall_at = now + IDLE_RECALL_S
             for client, state in self.clients.items():
@@ -249,6 +260,8 @@ class StoreTable:
                 times.append(min(recalled) + RECALL_RETRY_S)
             if self.spill_error:
                 times.append(self.spill_again_at)
+            if self.growth_error:
+                times.append(self.growth_again_at)
         if self.granted_bytes * 2 > self.capacity:
             times.append(self.idle_recall_at)
         return min(times) if times else None
@@ -284,7 +297,7 @@ class StoreTable:
             head = self.waiting[0]
             offset = self.arena.allocate(head.size)
             if offset is None:
-                if not self._grow(head.size):
+                if not self._grow(head.size, now):
                     self._pressure(head.size, now)
                 return
             self.waiting.popleft()
@@ -301,12 +314,12 @@ class StoreTable:
         self.counts["granted"] += 1
         self._send(request.client, StoreGrant(request.request, offset, request.size))
 
-    def _grow(self, need: int) -> bool:
+    def _grow(self, need: int, now: float) -> bool:
         """Whether the arena is growing (now)."""
         if self.growing:
             return True
         left = self.capacity - self.arena.reserved
-        if self.growth_error or left <= 0:
+        if left <= 0 or (self.growth_error and now < self.growth_again_at):
             return False
         step = min(self.step_bytes, max(FIRST_GROWTH_BYTES, self.arena.reserved))
         size = min(left, max(step, -(-need // PAGE) * PAGE))
@@ -346,9 +359,7 @@ class StoreTable:
             return
         stored = request.stored
         stored.phase = Phase.DISK
-        for client, number in stored.waiters:
-            self._send(client, StoreRestored(number, [], FULL + reason))
-        stored.waiters = []
+        self._fail(stored, FULL + reason)
 
     def _refuse(self, client: bytes, request: int, reason: str) -> None:
         self.counts["refused"] += 1
@@ -494,8 +505,7 @@ class StoreTable:
         stored.offset = -1
 
     def _forget(self, stored: Stored, why: str) -> None:
-        for client, request in stored.waiters:
-            self._send(client, StoreRestored(request, [], why))
+        self._fail(stored, why)
         if stored.on_disk:
             self.disk_bytes -= stored.nbytes
             self._out.append(Unlink(stored.key))
@@ -516,6 +526,11 @@ class StoreTable:
         value = self._value(stored)
         for client, request in stored.waiters:
             self._send(client, StoreRestored(request, value))
+        stored.waiters = []
+
+    def _fail(self, stored: Stored, why: str) -> None:
+        for client, request in stored.waiters:
+            self._send(client, StoreRestored(request, [], why))
         stored.waiters = []
 
     @staticmethod

@@ -91,6 +91,7 @@ class NodeMachine:
         self._keys_of: dict[bytes, set[int]] = {}
         self._requests: dict[int, Actor] = {}  # scheduler token -> actor that waits
         self._token_of: dict[bytes, int] = {}  # actor -> its token
+        self._infeasible: set[int] = set()  # of those tokens: no worker need be ready for them
         self._last_token = 0
         self._configured: set[bytes] = set()  # workers that have their job's configuration
         self._gone: list[m.ProcessGone] = []
@@ -348,12 +349,15 @@ class NodeMachine:
                     self.effects.append(Send(effect.owner, m.LeaseRecall(effect.lease)))
                 elif type(effect) is Status:
                     self._status(effect)
+        if len(self._requests) > len(self._infeasible):
+            self.pool.start_ahead(len(self._requests) - len(self._infeasible), self.now)
         self._announce()
 
     def _granted(self, grant: Grant) -> None:
         gpus = grant.assigned.get("gpu_ids", ())
         if grant.token is not None:
             actor = self._requests.pop(grant.token)
+            self._infeasible.discard(grant.token)
             del self._token_of[actor.id]
             kind = Kind.of(actor.job, actor.spec.get("env") or {}, gpus)
             placement = Placement(grant.lease, b"", 0, actor.id, actor.life, grant.assigned, kind, self.now)
@@ -394,6 +398,8 @@ class NodeMachine:
         if status.token is not None:
             actor = self._requests.get(status.token)
             if actor is not None:
+                if status.cause == Cause.INFEASIBLE:
+                    self._infeasible.add(status.token)
                 self.actors.waiting(actor.id, status.cause, status.detail)
         else:
             self.effects.append(Send(status.owner, m.LeaseStatus(status.key, status.cause, status.detail)))
@@ -470,6 +476,7 @@ class NodeMachine:
         token = self._token_of.pop(actor.id, None)
         if token is not None:
             del self._requests[token]
+            self._infeasible.discard(token)
             self.scheduler.cancel_request(token)
         placement = self.placements.get(actor.lease)
         if placement is not None and placement.actor == actor.id and placement.worker is None:
@@ -539,6 +546,7 @@ class NodeMachine:
         for worker in self.pool.workers.values():
             if worker.state in (State.LEASED, State.ACTOR):
                 assert self.placements[worker.lease].worker is worker
+        assert self._infeasible <= set(self._requests)
         assert {actor.id for actor in self._requests.values()} == set(self._token_of)
         for (owner, key) in self._keys:
             assert key in self._keys_of[owner]

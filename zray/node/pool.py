@@ -25,6 +25,9 @@ from zray.node.effects import Kill, Send, Spawn
 # become a fork bomb), and the longest such pause.
 START_FAILURES_FREE = 3
 START_PAUSE_S_MAX = 5.0
+# Workers started ahead for actors that still wait for resources.  Actors are placed one CPU at a time, and a fork takes
+# as long as everything else in a creation: forking meanwhile made creation several times as fast.
+AHEAD_MAX = 8
 
 
 class State(IntEnum):
@@ -101,6 +104,12 @@ class Pool:
     def prestart(self, now: float) -> None:
         """Have ``keep`` workers idle or on their way."""
         while self._idle_count + self._starting < self.keep and self._can_start(now):
+            self._start(now)
+
+    def start_ahead(self, soon: int, now: float) -> None:
+        """``soon`` more workers will be wanted once resources are free: have some of them started by then."""
+        fresh = len(self._idle.get(None, ()))
+        while self._starting - len(self._waiting) + fresh < min(soon, AHEAD_MAX) and self._can_start(now):
             self._start(now)
 
     def take(self, kind: Kind, token: Hashable, now: float) -> Worker | None:

@@ -28,6 +28,7 @@ _IGNORED = frozenset((
 ))
 _KNOWN = ("num_cpus", "num_gpus", "resources", "labels", "object_store_memory", "local_mode", "ignore_reinit_error",
           "configure_logging", "logging_level", "log_to_driver", "namespace", "runtime_env", "_system_config")
+STORE_BYTES_MIN = 4 * 1024 * 1024  # what a node accepts
 _OF_A_NODE = ("num_cpus", "num_gpus", "resources", "labels", "object_store_memory", "_system_config")
 
 
@@ -110,8 +111,9 @@ def _check(address: str | None, options: dict[str, Any]) -> None:
         value = options.get(name)
         if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
             raise TypeError(f"The {name} must be a {kind.__name__}, not {value!r}")
-    if (options.get("object_store_memory") or 1) < 0:
-        raise ValueError(f"object_store_memory must be positive, not {options['object_store_memory']!r}")
+    nbytes = options.get("object_store_memory")
+    if nbytes is not None and nbytes < STORE_BYTES_MIN:
+        raise ValueError(f"object_store_memory takes at least {STORE_BYTES_MIN} bytes, not {nbytes}")
 
 
 def _environment(name: str) -> str | None:

@@ -67,7 +67,8 @@ def become(rig, cls, *args, life=0, **spec):
     key, blob = serialization.dump_function(cls)
     rig.rt.definitions[key] = blob
     packed = serialization.to_bytes(serialization.dump_args(args, {})[0])
-    rig.rt.tell(ActorInit(ACTOR, life, {"class_key": key, "args": packed, "class_name": cls.__name__, **spec}, {}), NODE)
+    spec = {"class_key": key, "args": packed, "class_name": cls.__name__, **spec}
+    rig.rt.tell(ActorInit(ACTOR, life, spec, {}), NODE)
     return lambda: rig.rt.until(lambda: rig.sent(ActorUp))
 
 

@@ -1,4 +1,4 @@
-"""A Runtime small enough to be obviously right: what the executor sends is in ``sent``, what it is told comes by ``tell``.
+"""A Runtime small enough to be obviously right: ``sent`` is what the executor sent, ``tell`` is how messages reach it.
 
 The loop is one condition variable; timers run on a thread of their own, as the service thread of the real loop does.
 """
@@ -209,15 +209,12 @@ class Rig:
         return [message for _, message in list(self.rt.sent) if isinstance(message, kind)]
 
     def wait_ends(self, count: int, kind: type = messages.TasksDone) -> dict[int, Any]:
-        return self.rt.until(lambda: (found := self.ends(kind)) if len(self.ends(kind)) >= count else None) or found_none()
+        """Results by sequence number, once there are ``count`` of them."""
+        return self.rt.until(lambda: found if len(found := self.ends(kind)) >= count else None)
 
     def close(self) -> None:
         self.executor.interrupts.uninstall()
         self.rt.loop.stop()
-
-
-def found_none() -> dict[int, Any]:
-    return {}
 
 
 def value(wire: Any) -> Any:

@@ -56,7 +56,8 @@ class ActorHost:
         key = self.spec.get("class_key")
         extra = {name: self.spec[name] for name in ("slots", "deps") if self.spec.get(name)}
         # The creation task's id: the actor's, padded; its attempt is the life, so that a restart makes fresh ids.
-        task = [self.id.ljust(24, b"\0"), self.life, key, self.spec.get("args", serialization.EMPTY_ARGS), 1, extra or None]
+        payload = self.spec.get("args", serialization.EMPTY_ARGS)
+        task = [self.id.ljust(24, b"\0"), self.life, key, payload, 1, extra or None]
         name = f"{self.class_name}.__init__"
         context = rt.context
         context.task, context.attempt, context.task_name = task[TASK_ID], task[ATTEMPT], name
@@ -181,7 +182,7 @@ class ActorHost:
         Ray).  False: not ours to find."""
         if self.coroutines is not None:
             return self.coroutines.cancel(task, attempt)
-        return any([group.cancel(task, attempt) for group in self.groups.values()])
+        return any(group.cancel(task, attempt) for group in self.groups.values())
 
     # ------------------------------------------------------------ the end
 
@@ -249,7 +250,8 @@ class ThreadGroup:
         if self.idle > 0:
             self.idle -= 1
         elif len(self.threads) < self.size:
-            thread = threading.Thread(target=self._work, name=f"zray-{self.name or 'actor'}-{len(self.threads)}", daemon=True)
+            name = f"zray-{self.name or 'actor'}-{len(self.threads)}"
+            thread = threading.Thread(target=self._work, name=name, daemon=True)
             self.threads.append(thread)
             self.inbox.put(entry)
             thread.start()

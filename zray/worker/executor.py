@@ -21,8 +21,8 @@ from zray import serialization
 from zray.errors import ActorExit as ActorExitRaised
 from zray.errors import AsyncioActorExit
 from zray.messages import (
-    ActorInit, Blocked, CallsDone, CancelTask, FunctionDef, HandBack, LeaseOpen, PushCalls, PushMap, PushTasks, StreamAck,
-    TasksDone, WorkerExit,
+    ActorInit, Blocked, CallsDone, CancelTask, FunctionDef, HandBack, LeaseOpen, PushCalls, PushMap, PushTasks,
+    StreamAck, TasksDone, WorkerExit,
 )
 from zray.transport.loop import Waiter
 from zray.worker import invoke

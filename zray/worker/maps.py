@@ -55,7 +55,10 @@ class MapRunner:
     def _items(self, chunk: Chunk) -> deque[Any]:
         payload = chunk.payload
         chunk.payload = None
-        values = serialization.loads(payload) if type(payload) is bytes else self.executor.rt.resolve([payload], chunk.task)[0]
+        if type(payload) is bytes:
+            values = serialization.loads(payload)
+        else:
+            values = self.executor.rt.resolve([payload], chunk.task)[0]
         if len(values) != chunk.count:
             raise ValueError(f"a chunk of {chunk.count} items came with {len(values)}")
         return deque(values)

@@ -75,7 +75,7 @@ class MeshEventLoop(asyncio.SelectorEventLoop):
         super().__init__(self.selector)
 
     def call_from_mesh(self, callback: Any) -> None:
-        """Schedule from a handler, under the mesh's lock: without a system call when the handler runs on this thread."""
+        """Schedule from a handler, under the mesh's lock; no system call when the handler runs on this thread."""
         if self.selector.end_wait():
             self.call_soon(callback)
         else:

@@ -21,7 +21,8 @@ class MarkedStream(io.TextIOWrapper):
 
     def __init__(self, descriptor: int, context: Any):
         raw = io.FileIO(descriptor, "w", closefd=False)
-        super().__init__(io.BufferedWriter(raw, 64 * 1024), encoding="utf-8", errors="backslashreplace", line_buffering=True)
+        buffer = io.BufferedWriter(raw, 64 * 1024)
+        super().__init__(buffer, encoding="utf-8", errors="backslashreplace", line_buffering=True)
         self._context = context
         self._last = ""
         self._fresh = True  # at the start of a line

@@ -108,7 +108,8 @@ class ActorHost:
 
     def method(self, name: str) -> tuple[Callable[..., Any], str]:
         """(callable, name to show) of a method; the executor's table remembers it."""
-        special = {"__ray_ready__": _ready, "__ray_terminate__": self._terminate, "__ray_call__": self._call}
+        special: dict[str, Callable[..., Any]] = {"__ray_ready__": _ready, "__ray_terminate__": self._terminate,
+                                                 "__ray_call__": self._call}
         function = special.get(name)
         if function is None:
             function = getattr(self.instance, name)

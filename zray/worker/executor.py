@@ -254,6 +254,7 @@ class Executor:
         from zray.worker.actors import ActorHost
 
         message, self._becoming = self._becoming, None
+        assert message is not None
         host = ActorHost(self, message)
         self.table = {}
         with self.loop.lock:
@@ -277,6 +278,8 @@ class Executor:
         none = invoke.NONE
         current: Lease | None = None
         ends: list[Any] = []
+        args: Any
+        kwargs: Any
         borrowed: list[Any] = []  # references that came inside arguments
         register = borrowed.append
         before = clock()

@@ -88,6 +88,19 @@ def test_an_object_freed_by_its_owner_goes_back_to_the_process_that_made_it(harn
     assert value[1] not in worker.client.heap.used and value[1] not in worker.client.made
 
 
+def test_a_forked_child_does_not_unpin_what_its_parent_reads(harness):
+    peer = harness.join()
+    oid, value = harness.put(peer, b"x" * 500)
+    view = peer.client.read(value, oid)
+    child = os.fork()
+    if child == 0:
+        del view
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert peer.client.slot.pinned().count(value[1] | 1) == 1
+    assert bytes(view) == b"x" * 500
+
+
 def test_a_dead_process_leaves_its_sealed_objects_and_nothing_else(harness):
     maker, reader = harness.join(), harness.join()
     oid, value = harness.put(maker, b"sealed" * 100)

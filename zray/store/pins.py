@@ -15,6 +15,7 @@ point of any thread.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from zray.store.segment import PAGE_BYTES, PIN_WORD, PINS_MAX, Slot
@@ -82,15 +83,18 @@ def view_type(size: int) -> type:
     import ctypes
 
     base: Any = ctypes.c_ubyte * size
+    pid = os.getpid()
 
     class View(base):
         __slots__ = ("emptied", "free", "index", "offset", "pins", "views")
 
-        def __del__(self) -> None:
+        def __del__(self, getpid=os.getpid) -> None:
             try:
                 index = self.index
             except AttributeError:
                 return  # from_buffer failed, or the attributes were never set
+            if getpid() != pid:
+                return  # a fork of ours: the pin is its parent's
             self.pins[index] = 0
             self.free.append(index)
             views = self.views

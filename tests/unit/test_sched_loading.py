@@ -79,7 +79,7 @@ def test_the_cache_is_private_and_read_back_unchanged(warm):
     assert beside == []
 
 
-@pytest.mark.parametrize("suffix", ["nbi", "nbc"])
+@pytest.mark.parametrize("suffix", ["nbi", pytest.param("nbc", marks=pytest.mark.slow)])
 def test_cut_cache_files_are_deleted_and_compiled_without(warm, home, suffix):
     shutil.copytree(warm / ".cache", home / ".cache")
     for path in (home / ".cache").rglob(f"*.{suffix}"):

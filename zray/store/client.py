@@ -123,6 +123,7 @@ class StoreClient:
     def __init__(self, attach: dict[str, Any], slot: int, incarnation: bytes, send: Callable[[Any], None],
                  config: Any = None, make_waiter: Callable[[], Any] = Waiter,
                  notify: Callable[[Any], None] = lambda waiter: None):
+        self.closed = False
         self.send = send
         self.make_waiter = make_waiter
         self.notify = notify
@@ -184,6 +185,8 @@ class StoreClient:
 
     def free(self, oid: bytes, value: list[Any], escaped: bool) -> None:
         """The owner: no reference is left.  What never left this process is reused at once, without a message."""
+        if self.closed:
+            return
         _, offset, _, generation = value
         if not escaped:
             views = self.made.get(offset)
@@ -200,6 +203,8 @@ class StoreClient:
 
     def flush(self) -> None:
         """Once a turn of the loop: send the frees that gathered."""
+        if self.closed:
+            return
         if self._emptied:
             self._bury()
         if self._frees:
@@ -357,6 +362,7 @@ class StoreClient:
 
     def close(self) -> None:
         """Detach.  Views that users hold stay readable; the node takes the extents back when it closes the slot."""
+        self.closed = True
         for name in ("raw", "words", "headers", "heap", "pin_table"):
             if hasattr(self, name):
                 delattr(self, name)

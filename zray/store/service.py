@@ -135,7 +135,10 @@ class StoreService:
     def slot_marks(self, incarnation: bytes) -> tuple[int, int, int]:
         """Progress marks ``(lease, started, finished)``; read them before ``close_slot``."""
         entry = self.slots.get(incarnation)
-        return tuple(entry[1].marks[:3].tolist()) if entry is not None else (0, 0, 0)
+        if entry is None:
+            return 0, 0, 0
+        lease, started, finished = entry[1].marks[:3]
+        return lease, started, finished
 
     def drop_job(self, job: bytes) -> None:
         """All processes of this job (4 bytes) are gone: so are its objects."""

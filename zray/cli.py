@@ -65,7 +65,8 @@ class Asker:
             self.mesh.drain(on_message)
             self.mesh.flush()
         if not found:
-            raise click.ClickException(f"the node in {self.handle.session_dir} did not answer within {QUERY_TIMEOUT_S:g} s")
+            where = self.handle.session_dir
+            raise click.ClickException(f"the node in {where} did not answer within {QUERY_TIMEOUT_S:g} s")
         if "error" in found[0]:
             raise click.ClickException(found[0]["error"])
         return found[0]
@@ -105,8 +106,10 @@ def _yaml(value: Any, indent: str = "") -> list[str]:
     out: list[str] = []
     if isinstance(value, dict) and value:
         for key, item in value.items():
-            nested = isinstance(item, (dict, list)) and item
-            out += [f"{indent}{key}:", *_yaml(item, indent + "  ")] if nested else [f"{indent}{key}: {json.dumps(item, default=str)}"]
+            if isinstance(item, (dict, list)) and item:
+                out += [f"{indent}{key}:", *_yaml(item, indent + "  ")]
+            else:
+                out.append(f"{indent}{key}: {json.dumps(item, default=str)}")
     elif isinstance(value, list) and value:
         for item in value:
             lines = _yaml(item, indent + "  ")
@@ -133,7 +136,8 @@ def _table(rows: list[dict[str, Any]]) -> str:
     cells = [[_cell(row.get(column, ""))[:40] for column in columns] for row in rows]
     widths = [max(len(column), *(len(line[i]) for line in cells)) for i, column in enumerate(columns)]
     lines = [columns, ["-" * width for width in widths], *cells]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
+    padded = ([cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines)
+    return "\n".join("  ".join(line).rstrip() for line in padded)
 
 
 def _filtered(rows: list[dict[str, Any]], filters: tuple[str, ...]) -> list[dict[str, Any]]:

@@ -110,8 +110,8 @@ def test_a_killed_daemon_takes_its_workers_with_it(tmp_sessions):
 
 
 def test_a_killed_driver_takes_its_node_with_it(tmp_sessions):
-    program = ("from zray.node import launch; h = launch.start_node(num_cpus=1, object_store_memory=%d);"
-               "print(h.pid, h.session_dir, flush=True); import signal; signal.pause()" % STORE)
+    program = (f"from zray.node import launch; h = launch.start_node(num_cpus=1, object_store_memory={STORE});"
+               "print(h.pid, h.session_dir, flush=True); import signal; signal.pause()")
     driver = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, cwd=ROOT)
     pid, session_dir = driver.stdout.readline().split()
     family = eventually(lambda: len(found := children_of(int(pid))) == 2 and found)
@@ -124,7 +124,7 @@ def test_a_killed_driver_takes_its_node_with_it(tmp_sessions):
 
 def test_a_started_node_outlives_its_starter_and_is_found_and_stopped(tmp_sessions):
     program = ("from zray.node import launch; h = launch.start_node(num_cpus=1, share_fate=False,"
-               "object_store_memory=%d); print(h.pid)" % STORE)
+               f"object_store_memory={STORE}); print(h.pid)")
     pid = int(subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT,
                              check=True).stdout)
     assert not gone(pid)
@@ -141,7 +141,8 @@ def test_stop_does_not_touch_a_process_that_only_has_the_same_number(tmp_session
     session_dir = sessions.create()
     stranger = subprocess.Popen(["sleep", "60"])
     try:
-        stale = sessions.Session(session_dir, b"x" * 8, "", "", stranger.pid, linux.start_time(stranger.pid) - 1, False, 0.0)
+        start_time = linux.start_time(stranger.pid) - 1
+        stale = sessions.Session(session_dir, b"x" * 8, "", "", stranger.pid, start_time, False, 0.0)
         sessions.write_private(os.path.join(session_dir, "node.json"), stale.to_json())
         assert launch.stop_sessions() == [] and not launch.end_process(stale)
         assert stranger.poll() is None

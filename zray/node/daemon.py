@@ -404,7 +404,8 @@ def _serve(daemon: Daemon, ready_fd: int) -> None:
         os.write(ready_fd, text.encode() + b"\n\n")
         os.close(ready_fd)
     else:
-        print(f"zray-node serves {daemon.session_dir} (pid {os.getpid()}); stop it with SIGTERM or `zray stop`", flush=True)
+        print(f"zray-node serves {daemon.session_dir} (pid {os.getpid()}); stop it with SIGTERM or `zray stop`",
+              flush=True)
     try:
         daemon.run()
     finally:

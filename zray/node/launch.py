@@ -227,7 +227,8 @@ def stop_sessions(every: bool = False, session_dir: str = "") -> list[Session]:
     """
     stopped = []
     for session in sessions.live_sessions():
-        wanted = os.path.abspath(session_dir) == session.session_dir if session_dir else every or not session.shares_fate
+        named = bool(session_dir) and os.path.abspath(session_dir) == session.session_dir
+        wanted = named if session_dir else every or not session.shares_fate
         if wanted and end_process(session):
             if os.path.isdir(session.session_dir):
                 _sweep(session.session_dir)

@@ -50,7 +50,7 @@ def name_process(name: str) -> None:
 
 
 def start_time(pid: int) -> int:
-    """Clock ticks after boot at which ``pid`` started, 0 when there is no such process.  (pid, start time) is unique."""
+    """Clock ticks after boot at which ``pid`` started, 0 when no such process runs.  (pid, start time) is unique."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()

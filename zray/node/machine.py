@@ -21,7 +21,7 @@ from zray.causes import Cause
 from zray.config import Config
 from zray.node import views
 from zray.node.actors import Actor, ActorTable
-from zray.node.effects import DropJob, Effect, EndJob, Forget, Kill, Note, Send, Spawn, Watch
+from zray.node.effects import DropJob, Effect, EndJob, Forget, Note, Send, Watch
 from zray.node.jobs import Job, JobTable
 from zray.node.placements import Declared, Placement
 from zray.node.pool import Kind, Pool, State, Worker
@@ -552,4 +552,4 @@ class NodeMachine:
             assert key in self._keys_of[owner]
 
 
-__all__ = ["Death", "DropJob", "Effect", "EndJob", "Forget", "Kill", "Names", "NodeMachine", "Note", "Send", "Spawn", "Watch"]
+__all__ = ["Death", "Names", "NodeMachine"]

@@ -53,7 +53,8 @@ class Kind(NamedTuple):
 class Worker:
     """One worker process."""
 
-    __slots__ = ("actor", "blocked", "endpoint", "id", "incarnation", "kind", "lease", "pid", "reason", "since", "state")
+    __slots__ = ("actor", "blocked", "endpoint", "id", "incarnation", "kind", "lease", "pid", "reason", "since",
+                 "state")
 
     def __init__(self, worker_id: bytes, now: float):
         self.id = worker_id

@@ -1,4 +1,4 @@
-"""Answers to NodeQuery: what the state API, ``zray status`` and ``zray explain`` show.  Reads the machine, changes nothing.
+"""Answers to NodeQuery: what the state API, ``zray status`` and ``zray explain`` show.  Changes nothing.
 
     nodes resources available actors workers leases store jobs events timeline stats explain
 
@@ -80,7 +80,8 @@ def _workers(machine: NodeMachine, peer: bytes, args: dict) -> dict:
 def _leases(machine: NodeMachine, peer: bytes, args: dict) -> dict:
     report = machine.scheduler.report()
     workers = {lease: placement.row() for lease, placement in machine.placements.items()}
-    rows = [{**row, **{key: workers[row["lease"]][key] for key in ("pid", "worker", "actor")}} for row in report["leases"]]
+    rows = [{**row, **{key: workers[row["lease"]][key] for key in ("pid", "worker", "actor")}}
+            for row in report["leases"]]
     return {**_rows("leases", rows, args), "waiting": [_shown(row) for row in report["waiting"][:LIMIT]]}
 
 

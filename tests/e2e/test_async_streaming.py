@@ -118,6 +118,7 @@ def test_async_iteration_over_a_stream():
     assert asyncio.run(collect()) == list(range(10))
 
 
+@pytest.mark.filterwarnings("ignore:num_returns:DeprecationWarning")
 def test_dynamic_returns_are_a_generator_of_references():
     @ray.remote(num_returns="dynamic")
     def some(n):

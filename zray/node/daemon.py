@@ -379,6 +379,7 @@ def main(argv: list[str] | None = None) -> None:
     """Entry point of ``zray-node``."""
     arguments = parser().parse_args(argv)
     session_dir = ""
+    daemon: Daemon | None = None
     try:
         linux.require()
         config = Config.load(json_map(arguments.config, "--config"))
@@ -387,9 +388,10 @@ def main(argv: list[str] | None = None) -> None:
         daemon = Daemon(arguments, config, offered, session_dir)
     except (BadOption, SessionError, ValueError, RuntimeError, OSError) as error:  # each says in words what is wrong
         print(f"zray-node: {error}", file=sys.stderr)
-        if session_dir:
-            sessions.remove(session_dir)
         sys.exit(1)
+    finally:
+        if daemon is None and session_dir:
+            sessions.remove(session_dir)
     _serve(daemon, arguments.ready_fd)
 
 

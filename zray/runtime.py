@@ -208,6 +208,8 @@ class Runtime:
         if self.calls.dirty:
             self.calls.pump()
         self.refs.flush()
+        if self.store is not None:
+            self.store.flush()
         self._arm_tick()
 
     def kick(self) -> None:
@@ -706,6 +708,8 @@ class Runtime:
             self.loop.wait(pending.waiter, None)
             if pending.value is None:
                 raise errors.from_failure("object_lost", {"oid": oid, "reason": pending.error})
+            if pending.value[0] == m.FAILED:
+                raise errors.from_failure(pending.value[1], pending.value[2])
             value = [*pending.value[:4], oid]
             if record is not None:
                 with self.loop.lock:

@@ -198,7 +198,7 @@ class ActorCalls:
                 self._general_end(link, task, result)
         self.finished += done
         link.unfinished -= done
-        if link.unfinished == 0:
+        if done and link.unfinished == 0:  # calls that ended above by the general way have said so already
             self._quiet(link)
         if link.queue and (full or not inflight) and link.state == ALIVE:
             self._push(link)

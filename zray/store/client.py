@@ -363,6 +363,9 @@ class StoreClient:
     def close(self) -> None:
         """Detach.  Views that users hold stay readable; the node takes the extents back when it closes the slot."""
         self.closed = True
+        table = getattr(self, "pin_table", None)
+        if table is None or table.count == 0:
+            self.slot.release()  # else the finalisers of the views that live still clear their pins
         for name in ("raw", "words", "headers", "heap", "pin_table"):
             if hasattr(self, name):
                 delattr(self, name)

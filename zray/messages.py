@@ -207,7 +207,8 @@ class PushTasks(NamedTuple):
 
     A task is ``[task id, attempt, function key, args value, number of returns, extra | None]``; number of returns is
     -1 for a streaming generator; extra is a map: ``slots`` (list of int | str: which arguments are references),
-    ``deps`` (their values), ``name``, ``retry_exceptions``, ``backpressure``, ``max_calls``, ``trace``.
+    ``deps`` (their values), ``name``, ``retry_exceptions``, ``backpressure``, ``max_calls``, ``last_attempt`` (no
+    retries left), ``trace``.
     """
 
     lease: int

@@ -560,6 +560,8 @@ class Runtime:
         return out
 
     def _wait_all(self, records: Sequence[Any], timeout: float | None) -> None:
+        if timeout is None and self.executor is not None and self.context.task:
+            self.executor.inline.run_missing(records)
         with self.loop.lock:
             pending = [record for record in records if record.value is None]
             count = Countdown(self.loop, len(pending))

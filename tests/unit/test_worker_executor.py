@@ -311,16 +311,44 @@ def test_a_task_runs_inline_inside_the_one_that_waits_for_it(rig):
     context = rig.rt.context
 
     def outer():
-        inner = call(9, b"inner")
-        assert rig.executor.can_run_inline(inner)
-        got = value(rig.executor.run_inline(inner, lambda: context.task, "inner"))
+        limit = sys.getrecursionlimit()
+        got = value(rig.executor.run_inline(call(9, b"inner"), frames=50))
+        assert sys.getrecursionlimit() == limit
         return got, context.task
 
+    rig.executor.table[b"inner"] = (lambda: context.task, "inner")
     rig.executor.table[b"outer"] = (outer, "outer")
     rig.rt.tell(PushTasks(1, 1, [call(1, b"outer")]))
     rig.drive()
     assert value(rig.ends()[1]) == (task_id(9), task_id(1))
-    assert not rig.executor.can_run_inline(call(9, b"inner")), "nothing waits"
+
+
+def test_a_cancel_reaches_the_outer_task_when_the_inner_one_has_ended(rig):
+    inside = threading.Event()
+    asked = threading.Event()
+
+    def inner():
+        inside.set()
+        assert asked.wait(10)
+        return 7
+
+    def outer():
+        got = value(rig.executor.run_inline(call(9, b"inner")))
+        rig.executor.interrupts.resume()
+        return got
+
+    rig.executor.table[b"inner"] = (inner, "inner")
+    rig.executor.table[b"outer"] = (outer, "outer")
+
+    def script():
+        rig.rt.tell(PushTasks(1, 1, [call(1, b"outer")]))
+        assert inside.wait(10)
+        rig.rt.tell(CancelTask(task_id(1), 0, False))
+        asked.set()
+        rig.wait_ends(1)
+
+    rig.drive(script)
+    assert rig.ends()[1][1] == "cancelled"
 
 
 def test_replies_go_to_their_owner_and_lease(rig):

@@ -108,6 +108,7 @@ class FakeRuntime:
         self.definitions: dict[bytes, bytes] = {}
         self.cancelled_children: list[bytes] = []
         self.executor: Any = None
+        self.submitter = SimpleNamespace()
         self.busy = False
 
     def send(self, peer: bytes, message: Any) -> None:

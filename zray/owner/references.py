@@ -218,7 +218,9 @@ class References:
         records = [self.restore(oid, owner, endpoint) for oid, owner, endpoint in refs]
         open_holds = {r.oid for r in records if type(r) is Borrowed and not r.confirmed}
         if token:
-            if open_holds:
+            if sender == self.me:  # a task that ran inline: nothing travelled
+                self.on_transit_done(sender, TransitDone([token]))
+            elif open_holds:
                 self.arrivals[sender, token] = open_holds
             else:
                 self.net.send(sender, TransitDone([token]))

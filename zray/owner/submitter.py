@@ -60,6 +60,8 @@ class Submitter:
         self.finished = 0
         self.retried = 0
         self.on_idle: Callable[[], None] | None = None
+        self.inline: list[Task] = []  # taken out of the queue, being run by this process itself
+        self.cancel_inline: Callable[[Task, bool], None] | None = None
 
     # ------------------------------------------------------------ submission
 
@@ -121,6 +123,8 @@ class Submitter:
                 extra["deps"] = [record.value for record in task.deps]
                 for record in task.deps:
                     record.escaped = True
+            if task.retries == 0:  # what it waits for must not run in its process
+                extra = {**(extra or {}), "last_attempt": True}
             wire.append((task.tid, task.attempt, fn.key, task.args, task.nret, extra))
             task.state = PUSHED
             task.lease = lease
@@ -512,6 +516,9 @@ class Submitter:
             self.fail(task, cancelled(task))
         elif task.state == QUEUED:
             self.fail(task, cancelled(task))  # the queue skips it
+        elif task.lease is None:
+            if self.cancel_inline is not None:
+                self.cancel_inline(task, recursive)
         elif force and self._is_running_alone(task):
             self.net.send(self.node, LeaseKill(task.lease.number, "cancelled by force"))
         else:
@@ -527,6 +534,7 @@ class Submitter:
         found = [t for key in self.keys.values() for t in key.queue if type(t) is Task and t.parent == parent]
         for lease in self.leases.values():
             found += [t for t in lease.inflight.values() if type(t) is Task and t.parent == parent]
+        found += [t for t in self.inline if t.parent == parent]
         return [t for t in found if t.state != DONE]
 
     # ------------------------------------------------------------ inline execution by a blocked worker

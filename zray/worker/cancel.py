@@ -8,6 +8,7 @@ is decided whether to raise:
     current is the task that was meant, no transition under way    raise KeyboardInterrupt in the user's code
     the thread is inside a transition (owns the loop's lock)       the loop records it, and raises when that ends
     another task runs by now, or none                              the request is void
+    another task runs inside the one that was meant                raise when that one runs on (``resume``)
 
 SetAsyncExc was the alternative; it does not end a ``time.sleep`` and cannot be checked when it lands.
 """
@@ -29,7 +30,7 @@ ASK_AGAIN_S = 0.002
 class Interrupts:
     """What may be interrupted now, and what somebody wants interrupted."""
 
-    __slots__ = ("current", "wanted", "hit", "_loop", "_main", "_now", "_timer", "deferred")
+    __slots__ = ("current", "wanted", "hit", "_loop", "_main", "_now", "_timer", "deferred", "_outer", "_later")
 
     def __init__(self, loop: Any, now: Any):
         self.current: list[Any] | None = None
@@ -40,6 +41,8 @@ class Interrupts:
         self._now = now
         self._timer: Any = None
         self.deferred = False  # recorded with the loop, which raises it when its lock is free
+        self._outer: list[list[Any] | None] = []  # tasks that wait while another runs on their stack
+        self._later: set[tuple[bytes, int]] = set()  # of those: to be interrupted when it is their turn again
 
     def install(self) -> None:
         """Take the signal.  Main thread only."""
@@ -52,6 +55,9 @@ class Interrupts:
         """Under the lock: interrupt the task if it is the one running; False when it is not."""
         current = self.current
         if current is None or current[TASK_ID] != task or current[ATTEMPT] != attempt:
+            if any(outer and outer[TASK_ID] == task and outer[ATTEMPT] == attempt for outer in self._outer):
+                self._later.add((task, attempt))
+                return True
             return False
         self.wanted = task, attempt
         self._send()
@@ -85,6 +91,25 @@ class Interrupts:
         self.hit = wanted
         self.deferred = True
         self._loop.interrupt()
+
+    def enter(self) -> None:
+        """Another task runs on the current one's stack."""
+        self._outer.append(self.current)
+
+    def leave(self) -> None:
+        """It has ended, the outer one is current again."""
+        self.current = self._outer.pop()
+
+    def resume(self) -> None:
+        """The current task runs on; raises KeyboardInterrupt when it was to be interrupted meanwhile."""
+        current = self.current
+        if not self._later or current is None:
+            return
+        meant = current[TASK_ID], current[ATTEMPT]
+        if meant in self._later:
+            self._later.discard(meant)
+            self.hit = meant
+            raise KeyboardInterrupt
 
     def forget(self) -> None:
         """The task has ended: an interrupt that the loop recorded and has not raised is void."""

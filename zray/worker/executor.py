@@ -28,6 +28,7 @@ from zray.transport.loop import Waiter
 from zray.worker import invoke
 from zray.worker.cancel import Interrupts
 from zray.worker.functions import FunctionCache
+from zray.worker.inline import Inline
 from zray.worker.maps import MapRunner
 from zray.worker.queue import ATTEMPT, EXTRA, FUNCTION, RETURNS, TASK_ID, Chunk, Lease, TaskQueue
 from zray.worker.streams import Streams
@@ -41,8 +42,6 @@ FLUSH_AFTER_NS = 1_000_000
 HAND_BACK_AFTER_S = 0.005
 # A chunk of a map is cut to run for some milliseconds; one that turns out much longer gives its rest away.
 CHUNK_TICKS = 5
-# A worker runs the task it waits for on its own stack, this deep at most.
-INLINE_DEPTH_MAX = 16
 CANCELS_KEPT = 1024
 # What a run changes of the context: put back when another run is nested in it or interleaved with it.
 CONTEXT_FIELDS = ("task", "attempt", "task_name", "receiver", "prefix_of", "prefix", "counter")
@@ -70,7 +69,7 @@ class Executor:
         self._idle: Waiter | None = None  # what the main thread waits on, while it waits
         self._becoming: ActorInit | None = None
         self._blocked = 0
-        self._inline_depth = 0
+        self.inline = Inline(self)
         self._watch: Any = None
         self._watched: tuple[Any, int] = (None, 0)
         self._ticks = 0
@@ -91,6 +90,7 @@ class Executor:
         handlers[PushCalls.CODE] = self.on_calls
         handlers[WorkerExit.CODE] = self.on_exit
         self.rt.executor = self
+        self.rt.submitter.cancel_inline = self.inline.cancel
         self.interrupts.install()
 
     # ------------------------------------------------------------ handlers, under the lock
@@ -463,29 +463,27 @@ class Executor:
 
     # ------------------------------------------------------------ run inline what the task waits for
 
-    def can_run_inline(self, task: list[Any]) -> bool:
-        """Whether this thread may run the task (wire form, as in PushTasks) inside the one that waits for it.
+    def run_inline(self, task: list[Any], frames: int = 0) -> Any:
+        """Run a task (wire form) inside the one that waits for it, see zray.worker.inline; returns the wire result.
 
-        The caller answers for the owner's side: same key, arguments here, not started, no time-out, no GPU.
+        ``frames`` of the interpreter's stack are in use already: the inner task gets the full limit for itself.
         """
-        return (self.actor is None and self._inline_depth < INLINE_DEPTH_MAX and task[RETURNS] >= 0
-                and self.queue.running is not None and threading.current_thread() is threading.main_thread()
-                and not (task[EXTRA] or {}).get("max_calls"))
-
-    def run_inline(self, task: list[Any], function: Any = None, name: str = "") -> Any:
-        """Run it; returns the wire result.  ``function`` saves a look-up when the caller has the object itself."""
         context, interrupts = self.rt.context, self.interrupts
         saved = {field: getattr(context, field) for field in CONTEXT_FIELDS}
-        outer = interrupts.current
-        if function is not None and task[FUNCTION] not in self.table:
-            self.table[task[FUNCTION]] = (function, name or getattr(function, "__qualname__", "task"))
-        me = Lease(self.rt.incarnation, 0)
-        self._inline_depth += 1
+        interrupts.enter()
+        limit = sys.getrecursionlimit()
+        sys.setrecursionlimit(limit + frames)
         try:
-            return self.run_one(task, me, interrupts)
+            try:
+                result = self.run_one(task, Lease(self.rt.incarnation, 0), interrupts)
+            except KeyboardInterrupt:  # asked for in the user's code, raised just behind it
+                result = invoke.cancelled(task, "")
+            if interrupts.deferred:
+                interrupts.forget()
+            return result
         finally:
-            self._inline_depth -= 1
-            interrupts.current = outer
+            sys.setrecursionlimit(limit)
+            interrupts.leave()
             for field, value in saved.items():
                 setattr(context, field, value)
 

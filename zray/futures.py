@@ -35,7 +35,7 @@ class Futures:
         with self.rt.loop.lock:
             if self.rt.refs.when_ready(ref._record, lambda record: queue.put((future, record))):
                 queue.put((future, ref._record))
-        self.rt.loop.kick()
+        self.rt.kick()
         return future
 
     async def arrival(self, record: Any) -> None:
@@ -51,7 +51,7 @@ class Futures:
         with self.rt.loop.lock:
             if self.rt.refs.when_ready(record, arrived):
                 return
-        self.rt.loop.kick()
+        self.rt.kick()
         try:
             await waiting
         except asyncio.CancelledError:
@@ -69,7 +69,7 @@ class Futures:
             if stream.ready or stream.ended:
                 return
             stream.waiters = [*(stream.waiters or ()), lambda _: loop.call_soon_threadsafe(_set, waiting)]
-        self.rt.loop.kick()
+        self.rt.kick()
         await waiting
 
     def close(self) -> None:

@@ -100,6 +100,11 @@ class Loop:
         """Does the service thread lead?"""
         return self._leader is _SERVICE
 
+    @property
+    def led(self) -> bool:
+        """Does any thread poll, so that it must be woken for what was queued meanwhile?"""
+        return self._leader is not None
+
     def waiter(self, need: int = 1) -> Waiter:
         return Waiter(need)
 
@@ -137,6 +142,8 @@ class Loop:
                 waiter.gate = allocate_lock()
                 waiter.gate.acquire()
                 self._followers[waiter] = None
+                if self.on_turn is not None:
+                    self._guarded(self.on_turn)  # the leader may sleep for long: what we wait for goes out now
                 self._flush_while_others_poll()
         if waiter.gate is not None and not self._follow(waiter, deadline):
             return waiter.done

@@ -12,6 +12,7 @@ import textwrap
 import psutil
 import pytest
 
+from tests.e2e.scripts import environment
 from tests.e2e.target import IS_ZRAY, exceptions, ray, until
 
 
@@ -164,7 +165,8 @@ def start_driver(tmp_path) -> tuple[subprocess.Popen[str], list[psutil.Process]]
     """A driver in a process of its own, and every process of its session (its own not included)."""
     script = tmp_path / "driver.py"
     script.write_text(textwrap.dedent(DRIVER))
-    driver = subprocess.Popen([sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    driver = subprocess.Popen([sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                              env=environment())
     workers = [psutil.Process(int(pid)) for pid in driver.stdout.readline().split()]
     session = set(psutil.Process(driver.pid).children(recursive=True)) | set(workers)
     for worker in workers:

@@ -213,9 +213,9 @@ def test_cancelled_calls_of_an_actor_do_not_disturb_the_order_of_the_others(gate
     refs = [log.add.remote(i) for i in range(10)]
     gate.wait_arrived()
     ray.cancel(refs[5])
-    gate.open()
     with pytest.raises(exceptions.TaskCancelledError):
-        ray.get(refs[5], timeout=30)
+        ray.get(refs[5], timeout=30)  # at once, while the first call still runs
+    gate.open()
     assert ray.get(log.read.remote()) == [0, 1, 2, 3, 4, 6, 7, 8, 9]
 
 

@@ -262,6 +262,7 @@ class Runtime:
             return
         self.submitter.on_peer_closed(peer)
         self.calls.on_peer_closed(peer)
+        self.refs.on_process_gone(peer)
 
     def _node_lost(self) -> None:
         if self.closed:
@@ -299,8 +300,9 @@ class Runtime:
         self.submitter.on_worker_died(peer, message)
 
     def _on_process_gone(self, peer: bytes, message: m.ProcessGone) -> None:
-        self.refs.on_process_gone(message.process)
-        if message.process != self.node:
+        self.refs.on_process_gone(message.process, certain=True)
+        if message.process != self.node and not self.mesh.dialled(message.process):
+            # What we dialled ends by itself, once it is drained: the notice overtakes replies already sent.
             self.mesh.forget(message.process)
 
     def _on_cancel_object(self, peer: bytes, message: m.CancelObject) -> None:
@@ -437,7 +439,7 @@ class Runtime:
             unsent = self._unsent = self._unsent + 1
         if unsent >= TURN_EVERY:
             self.loop.turn()
-        elif unsent == 1 and self.loop.served:
+        elif unsent == 1 and self.loop.led:
             self.loop.wake()
         self.loop.raise_pending()
         return result
@@ -914,7 +916,7 @@ class Runtime:
             unsent = self._unsent = self._unsent + 1
         if unsent >= TURN_EVERY:
             self.loop.turn()
-        elif unsent == 1 and self.loop.served:
+        elif unsent == 1 and self.loop.led:
             self.loop.wake()
         self.loop.raise_pending()
         return result

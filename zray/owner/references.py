@@ -23,6 +23,7 @@ from zray.messages import (
 from zray.owner.records import Borrowed, Entry, Net, Value
 
 Record = Entry | Borrowed
+GONE_MAX = 8192  # incarnations remembered as ended; messages about one arrive within seconds of its end
 
 
 class References:
@@ -37,7 +38,9 @@ class References:
         self.held_by: dict[bytes, set[bytes]] = {}  # process -> oids of ours it holds
         self.dropped_holds: dict[bytes, dict[bytes, int]] = {}  # oid -> {process: n of a drop before its add}
         self.transits: dict[int, tuple[bytes, list[Record]]] = {}  # token -> (receiver, records pinned for it)
-        self.arrivals: dict[tuple[bytes, int], set[bytes]] = {}  # (sender, token) -> holds not yet confirmed
+        # (sender, token) -> holds (owner, oid, n) that their owners have not yet confirmed
+        self.arrivals: dict[tuple[bytes, int], set[tuple[bytes, bytes, int]]] = {}
+        self.gone: dict[bytes, None] = {}  # processes that have ended, the last GONE_MAX of them
         self.finalizers: dict[bytes, Callable[[], None]] = {}  # called when the object is freed (actor lives)
         self.inline_bytes = 0
         self._holds = 0
@@ -180,6 +183,11 @@ class References:
         if record is None:
             self._holds += 1
             record = self.borrowed[oid] = Borrowed(oid, owner, endpoint, self._holds)
+            if owner in self.gone:
+                record.refs = 1
+                record.value = [FAILED, "owner_died", {"oid": oid, "owner": owner}]
+                record.confirmed = True
+                return record
             self.net.connect(owner, endpoint)
             self._adds.setdefault(owner, []).append([oid, record.n])
             if inside is not None and inside.owner != owner:
@@ -216,7 +224,7 @@ class References:
     def receive_carrying(self, sender: bytes, refs: list[list[Any]], token: int) -> list[Record]:
         """Records for the references inside a value that is now ours; confirms to the sender when all are held."""
         records = [self.restore(oid, owner, endpoint) for oid, owner, endpoint in refs]
-        open_holds = {r.oid for r in records if type(r) is Borrowed and not r.confirmed}
+        open_holds = {(r.owner, r.oid, r.n) for r in records if type(r) is Borrowed and not r.confirmed}
         if token:
             if sender == self.me:  # a task that ran inline: nothing travelled
                 self.on_transit_done(sender, TransitDone([token]))
@@ -259,7 +267,7 @@ class References:
 
     def _add_hold(self, entry: Entry, holder: bytes, n: int) -> None:
         entry.escaped = True
-        if holder == self.me:
+        if holder == self.me or holder in self.gone:
             return
         dropped = self.dropped_holds.get(entry.oid)
         if dropped is not None and dropped.get(holder, 0) >= n:
@@ -296,12 +304,12 @@ class References:
             self._unreferenced(entry)
 
     def on_hold_ack(self, peer: bytes, message: HoldAck) -> None:
-        confirmed = set()
+        settled = set()
         for oid, n in message.holds:
+            settled.add((peer, oid, n))  # also of a record that was dropped meanwhile: nothing is left to wait for
             record = self.borrowed.get(oid)
             if record is None or record.owner != peer or record.n > n:
                 continue
-            confirmed.add(oid)
             record.confirmed = True
             keepalive, record.keepalive = record.keepalive, None
             if keepalive:
@@ -310,8 +318,12 @@ class References:
             record = self.borrowed.get(oid)
             if record is not None and record.owner == peer and record.value is None:
                 self.complete(record, [FAILED, "freed", {"oid": oid}])
-        for place in [place for place, oids in self.arrivals.items() if oids & confirmed]:
-            self.arrivals[place] -= confirmed
+        self._settled(settled)
+
+    def _settled(self, holds: set[tuple[bytes, bytes, int]]) -> None:
+        """These holds need no further waiting: senders of values whose references are all held may let go."""
+        for place in [place for place, missing in self.arrivals.items() if missing & holds]:
+            self.arrivals[place] -= holds
             if not self.arrivals[place]:
                 del self.arrivals[place]
                 self.net.send(place[0], TransitDone([place[1]]))
@@ -342,8 +354,16 @@ class References:
                 else:
                     record.value = value
 
-    def on_process_gone(self, process: bytes) -> None:
-        """A process ended: its holds are void, and what it owned is lost unless its value is here already."""
+    def on_process_gone(self, process: bytes, *, certain: bool = False) -> None:
+        """A process ended: its holds are void, and what it owned is lost unless its value is here already.
+
+        ``certain``: the node says so.  Then nothing that still arrives about it, from others or late from itself,
+        makes it a holder or an owner again.
+        """
+        if certain:
+            self.gone[process] = None
+            if len(self.gone) > GONE_MAX:
+                del self.gone[next(iter(self.gone))]
         for oid in list(self.held_by.get(process, ())):
             entry = self.owned.get(oid)
             if entry is not None:
@@ -355,6 +375,7 @@ class References:
             del self.arrivals[place]
         for gathered in (self._adds, self._drops, self._asks):
             gathered.pop(process, None)
+        self._settled({hold for holds in self.arrivals.values() for hold in holds if hold[0] == process})
         for record in [r for r in self.borrowed.values() if r.owner == process]:
             keepalive, record.keepalive = record.keepalive, None
             if keepalive:

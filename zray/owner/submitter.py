@@ -491,6 +491,8 @@ class Submitter:
                 if notice is None:
                     self._charge(task, notice)
                 else:
+                    if seq <= finished:
+                        task.attempt += 1  # it ran: what it submitted then has the ids of that attempt
                     self._again(task, charge=False)
             else:
                 self._charge(task, notice)

@@ -117,7 +117,9 @@ class Mesh:
         self._send_out: Callable[[bytes, int], Any] = super(zmq.Socket, self._outbound).send  # type: ignore[misc]
         self._monitor: Any = self._outbound.get_monitor_socket(_CLOSED_EVENTS)
         self._outbound_fd = self._outbound.getsockopt(zmq.FD)
-        self._outbound_stirred = False  # something happened to it, perhaps only the burial of its last connection
+        # Any call of a socket may swallow the edge of its descriptor, so from then on, until its EVENTS say that there is
+        # nothing to read, it is "stirred"; a descriptor that fires stirs it too.  A look at EVENTS costs 2-3 us.
+        self._in_stirred = self._out_stirred = True
         self._monitor_fd = self._monitor.getsockopt(zmq.FD)
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._woken = False
@@ -152,6 +154,7 @@ class Mesh:
             self._lost(other)
             self.disconnect(other)
         self._dials += 1
+        self._out_stirred = True
         suffix = self._dials.to_bytes(4, "big")
         route = peer + suffix
         self._outbound.setsockopt(zmq.ROUTING_ID, self.incarnation + suffix)
@@ -167,6 +170,7 @@ class Mesh:
         if dialled is None:
             return
         del self._at[dialled.endpoint]
+        self._out_stirred = True
         try:
             self._outbound.disconnect(dialled.endpoint)
         except zmq.ZMQError as error:
@@ -192,6 +196,10 @@ class Mesh:
     def connected(self, peer: bytes) -> bool:
         """Is there a connection to send to the peer by, as far as known?"""
         return (peer in self._dialled or peer in self._inbound_route) and peer not in self._closing
+
+    def dialled(self, peer: bytes) -> bool:
+        """Have we a connection of our own to the peer?  Then its end shows as on_closed, once it is drained."""
+        return peer in self._dialled
 
     def peers(self) -> list[bytes]:
         """Peers with a session."""
@@ -225,7 +233,12 @@ class Mesh:
             if self._stalled and peer in self._stalled:
                 self._stalled[peer] += flat
                 continue
-            session = self._sessions.get(peer) or self._new_session(peer)
+            session = self._sessions.get(peer)
+            if session is None:
+                if peer in self._departed and peer not in self._dialled:
+                    self.counters["dropped_messages"] += len(flat) // 2  # it has ended, and nobody waits for news of it
+                    continue
+                session = self._new_session(peer)
             self._send_flat(peer, session, flat, now)
 
     def _send_flat(self, peer: bytes, session: Session, flat: list[Any], now: float) -> None:
@@ -288,8 +301,10 @@ class Mesh:
         """Hand a frame to ZeroMQ.  An unreachable peer is reported as closed, later; the session keeps the frame."""
         dialled = self._dialled.get(peer)
         if dialled is not None:
+            self._out_stirred = True
             put, route = self._send_out, dialled.route
         else:
+            self._in_stirred = True
             put, route = self._send_in, self._inbound_route.get(peer, b"")
         if not route:
             self._lost(peer)
@@ -311,6 +326,7 @@ class Mesh:
         header = envelope.pack(flags, self.job, self.incarnation, peer, 0, ack, self.trace)
         dialled = self._dialled.get(peer)
         socket, route = (self._outbound, dialled.route) if dialled else (self._inbound, self._inbound_route.get(peer))
+        self._in_stirred = self._out_stirred = True
         if route:
             try:
                 socket.send(route, _SEND_FIRST)
@@ -324,11 +340,17 @@ class Mesh:
         """Would drain() find something?  Cheap; also re-arms the edges that poll() waits for."""
         if self._closing or self._monitored:
             return True
-        if self._dialled or self._outbound_stirred:
-            self._outbound_stirred = False
+        if self._out_stirred:
+            self._out_stirred = False
             if self._outbound.get(_EVENTS) & _POLLIN:
+                self._out_stirred = True
                 return True
-        return bool(self._inbound.get(_EVENTS) & _POLLIN)
+        if self._in_stirred:
+            self._in_stirred = False
+            if self._inbound.get(_EVENTS) & _POLLIN:
+                self._in_stirred = True
+                return True
+        return False
 
     def drain(self, on_message: Callable[[bytes, int, Any], None]) -> int:
         """``on_message(peer, code, message)`` for all that has arrived (bounded per turn); returns how many."""
@@ -337,36 +359,54 @@ class Mesh:
         now = self.clock()
         count = 0
         emptied = True
-        for socket in (self._outbound, self._inbound):
-            get, recv = socket.get, socket.recv
-            budget = self.limits.drain_frames_max
-            while get(_EVENTS) & _POLLIN:
-                if budget == 0:
-                    emptied = False
-                    break
-                budget -= 1
-                route = recv(_NOBLOCK)
-                frame = recv(_NOBLOCK)
-                while get(_RCVMORE):
-                    recv(_NOBLOCK)
-                    self.counters["malformed"] += 1
-                    frame = b""
-                if socket is self._inbound and self._inbound_route.get(route[:_PEER]) != route:
-                    self._inbound_route[route[:_PEER]] = route
-                count += self._on_frame(route[:_PEER], frame, now, on_message)
+        if self._out_stirred:
+            self._out_stirred = False
+            received, more = self._drain_socket(self._outbound, now, on_message)
+            count += received
+            emptied = not more
+        if self._in_stirred:
+            self._in_stirred = False
+            received, more = self._drain_socket(self._inbound, now, on_message)
+            count += received
+            emptied = emptied and not more
         if self._closing and emptied:
             self._report_closed(now)
         return count
+
+    def _drain_socket(self, socket: zmq.Socket, now: float, on_message: Callable[[bytes, int, Any], None]) -> tuple[int, bool]:
+        """``(messages, is there more)``; more leaves the socket stirred."""
+        get, recv = socket.get, socket.recv
+        inbound = socket is self._inbound
+        count = 0
+        for _ in range(self.limits.drain_frames_max):
+            if not get(_EVENTS) & _POLLIN:
+                return count, False
+            route = recv(_NOBLOCK)
+            frame = recv(_NOBLOCK)
+            peer = route[:_PEER]
+            if inbound and self._inbound_route.get(peer) != route:
+                self._inbound_route[peer] = route
+            handled = self._on_frame(peer, frame, now, on_message)
+            if handled < 0:
+                while get(_RCVMORE):  # more than two parts: find the start of the next message again
+                    recv(_NOBLOCK)
+                continue
+            count += handled
+        if inbound:
+            self._in_stirred = True
+        else:
+            self._out_stirred = True
+        return count, True
 
     def _on_frame(self, peer: bytes, frame: bytes, now: float, on_message: Callable[[bytes, int, Any], None]) -> int:
         try:
             flags, _job, source, destination, sequence, ack, _trace = envelope.parse(frame)
         except MalformedFrame:
             self.counters["malformed"] += 1
-            return 0
+            return -1
         if destination != self.incarnation or source != peer:
             self.counters["misdirected"] += 1
-            return 0
+            return -1
         session = self._sessions.get(peer)
         if flags:
             if session is not None:
@@ -465,6 +505,7 @@ class Mesh:
         """A peer that had dialled us too may have replies under way there: is that connection still open?"""
         session = self._sessions.get(peer)
         header = envelope.pack(ACK, self.job, self.incarnation, peer, 0, session.ack() if session else 0)
+        self._in_stirred = True
         try:
             self._inbound.send(self._inbound_route[peer], _SEND_FIRST)
             self._inbound.send(header, _NOBLOCK)
@@ -488,8 +529,10 @@ class Mesh:
         if self._tick_at is None or now < self._tick_at:
             return
         self._tick_at = None
+        # What is due soon goes too: with thousands of peers, a tick at each one's own time would visit all of them each.
+        soon = now + self.limits.ack_delay_s / 2
         for peer, session in list(self._active.items()):
-            if session.ack_due(now):
+            if session.ack_due(soon):
                 self._put_control(peer, ACK, session.ack())
             again = session.tick(now)
             if again is not None:
@@ -506,7 +549,9 @@ class Mesh:
             if fd == self._monitor_fd:
                 self._monitored = True
             elif fd == self._outbound_fd:
-                self._outbound_stirred = True
+                self._out_stirred = True
+            elif fd == self._inbound_fd:
+                self._in_stirred = True
 
     def watch(self, fd: int) -> None:
         """``poll`` also ends while ``fd`` is readable (a node daemon's epoll descriptor); the caller looks at it."""
@@ -557,4 +602,4 @@ class Mesh:
         assert all(session.active == (peer in self._active) for peer, session in self._sessions.items())
         assert {dialled.endpoint: peer for peer, dialled in self._dialled.items()} == self._at
         assert self._stalled.keys() <= self._sessions.keys()
-        assert not self._departed.keys() & self._sessions.keys()
+        assert not self._departed.keys() & self._sessions.keys() - self._dialled.keys()

@@ -64,11 +64,13 @@ class SimNetwork:
 
     # ------------------------------------------------------------ links
 
-    def send(self, source: bytes, target: bytes, message: Any) -> None:
+    def send(self, source: bytes, target: bytes, message: Any) -> float | None:
+        """Deliver after a while; returns when the last copy arrives, None when the message is lost."""
         faults = self.faults
         if self._cut.get((source, target)) or self.random.random() < faults.drop:
             self.counters["dropped"] += 1
-            return
+            return None
+        arrival = self.now
         copies = 2 if self.random.random() < faults.duplicate else 1
         self.counters["duplicated"] += copies - 1
         for _ in range(copies):
@@ -76,6 +78,8 @@ class SimNetwork:
             if self.random.random() < faults.slow:
                 delay *= 10
             self.call_at(self.now + delay, self._deliver, source, target, message)
+            arrival = max(arrival, self.now + delay)
+        return arrival
 
     def cut(self, one: bytes, other: bytes) -> None:
         """Lose what the two send each other from now on, until :meth:`join`."""

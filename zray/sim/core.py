@@ -1,0 +1,386 @@
+"""A simulated core process: the owner's machines composed as zray.runtime composes them, without threads and store.
+
+References are explicit: a :class:`Ref` counts until its ``drop()``.  Values are numbers with references inside;
+their wire form is what zray.values makes, with msgpack in the place of pickle.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import msgpack
+
+from zray import ids, messages as m
+from zray.owner.calls import ActorCalls, ActorLink
+from zray.owner.records import Borrowed, Function, Task
+from zray.owner.references import References
+from zray.owner.streams import Stream
+from zray.owner.submitter import Submitter
+from zray.sim import programs
+from zray.sim.mesh import SimMesh
+
+if TYPE_CHECKING:
+    from zray.sim.cluster import SimCluster
+
+UNIT = 10_000
+TURN_S_MAX = 0.0003  # events that come this close together are one turn
+
+
+class Failure(Exception):
+    """A simulated exception: ``kind`` as in a FAILED value, ``root`` what it all came from."""
+
+    def __init__(self, kind: str, root: str) -> None:
+        super().__init__(kind, root)
+        self.kind, self.root = kind, root
+
+
+class Ref:
+    """An ObjectRef."""
+
+    __slots__ = ("core", "record")
+
+    def __init__(self, core: Core, record: Any) -> None:
+        self.core, self.record = core, record
+
+    @property
+    def oid(self) -> bytes:
+        return self.record.oid
+
+    @property
+    def ready(self) -> bool:
+        return self.record.value is not None
+
+    def again(self) -> Ref:
+        """Another reference to the same object."""
+        self.record.refs += 1
+        return Ref(self.core, self.record)
+
+    def drop(self) -> None:
+        self.core.dropped.append(self.record)
+        self.core.stir()
+
+
+class Handle:
+    """An actor's handle: its id, and the object whose references keep it alive."""
+
+    __slots__ = ("actor", "life")
+
+    def __init__(self, actor: bytes, life: Ref) -> None:
+        self.actor, self.life = actor, life
+
+    def drop(self) -> None:
+        self.life.drop()
+
+
+class Core:
+    """Owner, references and calls of one process."""
+
+    kind = "driver"
+
+    def __init__(self, cluster: SimCluster, incarnation: bytes, pid: int) -> None:
+        self.cluster = cluster
+        self.net = cluster.net
+        self.incarnation = incarnation
+        self.node = cluster.node.incarnation
+        self.pid = pid
+        self.job = 0
+        self.alive = True
+        self.crashed = False
+        self.abandoned = False  # its job is over: what it still does nobody sees
+        self.mesh = SimMesh(cluster.wire, incarnation, 0, self.on_message, self.stir)
+        self.mesh.on_closed = self.on_closed
+        self.mesh.on_error = cluster.error
+        self.refs = References(incarnation, self, lambda *_: None)
+        self.submitter = Submitter(incarnation, self.node, 0, self, self.refs, cluster.config)
+        self.calls = ActorCalls(self.node, self, self.refs, self.submitter)
+        self.dropped: deque[Any] = deque()
+        self.task, self.attempt = b"", 0
+        self.counters: dict[tuple[bytes, int], int] = {}
+        self._turn_due = False
+        self._tick_at: float | None = None
+        self._mesh_at: float | None = None
+        refs, submitter = self.refs, self.submitter
+        self.handlers: dict[int, Callable[[bytes, Any], None]] = {
+            m.LeaseGrant.CODE: submitter.on_lease_grant, m.LeaseRecall.CODE: submitter.on_lease_recall,
+            m.LeaseStatus.CODE: submitter.on_lease_status, m.WorkerDied.CODE: submitter.on_worker_died,
+            m.TasksDone.CODE: submitter.on_tasks_done, m.HandBack.CODE: submitter.on_hand_back,
+            m.StreamItem.CODE: submitter.on_stream_item, m.HoldAdd.CODE: refs.on_hold_add,
+            m.HoldAck.CODE: refs.on_hold_ack, m.HoldDrop.CODE: refs.on_hold_drop, m.Locate.CODE: refs.on_locate,
+            m.Resolved.CODE: refs.on_resolved, m.TransitDone.CODE: refs.on_transit_done,
+            m.CancelObject.CODE: self.on_cancel_object, m.ActorState.CODE: self.calls.on_actor_state,
+            m.CallsDone.CODE: self.calls.on_calls_done, m.ProcessGone.CODE: self.on_process_gone}
+        self.connect(self.node, cluster.node.mesh.endpoint)
+
+    # ------------------------------------------------------------ transport (Net), as in zray.runtime
+
+    def send(self, peer: bytes, message: Any) -> None:
+        self.mesh.send(peer, message.CODE, message)
+        self.stir()
+
+    def connect(self, peer: bytes, endpoint: str) -> None:
+        if not self.mesh.connected(peer):
+            self.mesh.connect(peer, endpoint)
+            self.send(peer, m.Hello(m.PROTOCOL, self.kind, self.mesh.endpoint, self.pid, self.job,
+                                    self.cluster.python, list(m.FEATURES)))
+
+    def disconnect(self, peer: bytes) -> None:
+        if peer != self.node:
+            self.mesh.disconnect(peer)
+
+    def on_message(self, peer: bytes, code: int, message: Any) -> None:
+        handler = self.handlers.get(code)
+        if handler is not None:
+            handler(peer, message)
+
+    def on_closed(self, peer: bytes) -> None:
+        self.submitter.on_peer_closed(peer)
+        self.calls.on_peer_closed(peer)
+        self.refs.on_process_gone(peer)
+
+    def on_process_gone(self, peer: bytes, message: m.ProcessGone) -> None:
+        self.refs.on_process_gone(message.process, certain=True)
+        if not self.mesh.dialled(message.process):
+            self.mesh.forget(message.process)
+
+    def on_cancel_object(self, peer: bytes, message: m.CancelObject) -> None:
+        entry = self.refs.owned.get(message.oid)
+        if entry is not None:
+            self.cancel_entry(entry, message.force, message.recursive)
+
+    # ------------------------------------------------------------ turns
+
+    def stir(self) -> None:
+        """Something happened: a turn soon."""
+        if not self._turn_due and self.alive:
+            self._turn_due = True
+            self.net.call_at(self.net.now + self.net.random.uniform(0, TURN_S_MAX), self._turn)
+
+    def _turn(self) -> None:
+        self._turn_due = False
+        if not self.alive:
+            return
+        self.mesh.report_closed()
+        while self.dropped:
+            record = self.dropped.popleft()
+            if type(record) is Stream:
+                self.submitter.streams.close(record)
+            else:
+                self.refs.unpin(record)
+        self.submitter.now = self.net.now
+        if self.submitter.dirty:
+            self.submitter.pump()
+        if self.calls.dirty:
+            self.calls.pump()
+        self.refs.flush()
+        self.mesh.flush()
+        self._arm()
+        self.cluster.stepped(self)
+
+    def _arm(self) -> None:
+        times = [t for t in (self.submitter.next_deadline(), self.calls.next_deadline()) if t is not None]
+        if times and (self._tick_at is None or min(times) < self._tick_at):
+            self._tick_at = min(times)
+            self.net.call_at(self._tick_at, self._tick, self._tick_at)
+        due = self.mesh.deadline()
+        if due is not None and (self._mesh_at is None or due < self._mesh_at):
+            self._mesh_at = due
+            self.net.call_at(due, self._tick_mesh, due)
+
+    def _tick(self, when: float) -> None:
+        if self.alive and self._tick_at == when:
+            self._tick_at = None
+            self.submitter.tick(self.net.now)
+            self.calls.tick(self.net.now)
+            self.stir()
+
+    def _tick_mesh(self, when: float) -> None:
+        if self.alive and self._mesh_at == when:
+            self._mesh_at = None
+            self.mesh.tick(self.net.now)
+            self.stir()
+
+    # ------------------------------------------------------------ values
+
+    def failure(self, kind: str, root: str) -> Failure:
+        return Failure(kind, root)
+
+    def address_of(self, record: Any) -> tuple[bytes, str]:
+        if record.owner is None:
+            record.escaped = True
+            return self.incarnation, self.mesh.endpoint
+        return record.owner, record.endpoint
+
+    def encode(self, number: int, refs: list[Ref]) -> bytes:
+        return msgpack.packb([number, [[ref.oid, *self.address_of(ref.record)] for ref in refs]])
+
+    def load(self, ref: Ref) -> tuple[int, list[Ref]]:
+        """The value of a ready object, and references to those inside it; raises its failure."""
+        self.cluster.oracle.observe(self, ref.record)
+        return self.decode(ref.record.value, ref.record)
+
+    def decode(self, value: Any, record: Any = None) -> tuple[int, list[Ref]]:
+        if type(value) is bytes:
+            number, triples = msgpack.unpackb(value)
+            return number, [self.restore(*triple, inside=record) for triple in triples]
+        if value[0] == m.CARRYING:
+            return self.decode(value[1], record)
+        raise Failure(value[1], value[2].get("root", value[1]) if type(value[2]) is dict else value[1])
+
+    @staticmethod
+    def peek(value: Any) -> int:
+        """The number of a wire value; no references are made."""
+        return msgpack.unpackb(value if type(value) is bytes else value[1])[0]
+
+    def restore(self, oid: bytes, owner: bytes, endpoint: str, inside: Any = None) -> Ref:
+        return Ref(self, self.refs.restore(oid, owner, endpoint))
+
+    def result(self, value: Any, receiver: bytes) -> Any:
+        """The wire value of what a task returns to ``receiver``."""
+        if type(value) is not programs.Given:
+            return self.encode(value, [])
+        wire = self.encode(value.number, value.refs)
+        records = [ref.record for ref in value.refs]
+        token = self.refs.send_carrying(receiver, records)
+        triples = [[r.oid, *self.address_of(r)] for r in records]
+        for ref in value.refs:
+            ref.drop()
+        return [m.CARRYING, wire, triples, token]
+
+    # ------------------------------------------------------------ what programs do
+
+    def next_task_id(self) -> bytes:
+        place = self.task or self.incarnation, self.attempt
+        self.counters[place] = count = self.counters.get(place, 0) + 1
+        return ids.task_id(ids.task_prefix(self.job.to_bytes(4, "big"), *place), count)
+
+    def put(self, number: int, inner: list[Ref] = []) -> Ref:  # noqa: B006  (never changed)
+        oid = self.next_task_id() + ids.PUT_INDEX
+        entry = self.refs.own(oid)
+        entry.value = self.encode(number, inner)
+        self.refs.inline_bytes += len(entry.value)
+        if inner:
+            entry.contained = [ref.record for ref in inner]
+            for record in entry.contained:
+                record.refs += 1
+        self.cluster.oracle.expect(oid, number)
+        return Ref(self, entry)
+
+    def submit(self, program: list[Any], deps: list[Ref] = [], nested: list[Ref] = [], *,  # noqa: B006
+               retries: int = 3, cpus: int = 1, max_calls: int = 0, backpressure: int = 0) -> list[Any]:
+        """References to what the program returns; for a generator its Stream."""
+        oracle = self.cluster.oracle
+        tid = self.next_task_id()
+        nret = programs.returns(program)
+        key = self.submitter.key_for((cpus,), {"CPU": cpus * UNIT}, {}, {}, program[0])
+        blob = msgpack.packb(program[0])
+        task = Task(tid, self.cluster.function(program[0], blob), self._payload(program, nested), nret, key, retries)
+        task.parent = self.task
+        if deps or nested:
+            task.deps = [ref.record for ref in deps]
+            task.pins = task.deps + [ref.record for ref in nested]
+            task.extra = {"slots": list(range(len(deps)))}
+        if max_calls:
+            task.extra = {**(task.extra or {}), "max_calls": max_calls}
+        value = programs.expected(program, [oracle.value(ref.oid) for ref in deps],
+                                  [oracle.value(ref.oid) for ref in nested])
+        oracle.submitted(tid, program)
+        if nret < 0:
+            stream = self.submitter.streams.open(task, backpressure)
+            if backpressure:
+                task.extra = {**(task.extra or {}), "backpressure": backpressure}
+            for index in range(program[3][0]):
+                oracle.expect(ids.return_id(tid, index + 1), value if value == programs.FAILS else value[index])
+            result: list[Any] = [stream]
+        else:
+            entries = [self.refs.own(ids.return_id(tid, i + 1), task) for i in range(nret)]
+            task.entry = entries[0] if nret == 1 else entries
+            values = value if type(value) is list else [value] * nret
+            for entry, number in zip(entries, values, strict=True):
+                oracle.expect(entry.oid, number)
+            result = [Ref(self, entry) for entry in entries]
+        self.submitter.submit(task)
+        self.stir()
+        return result
+
+    def _payload(self, program: list[Any], nested: list[Ref]) -> bytes:
+        return msgpack.packb([program, [[ref.oid, *self.address_of(ref.record)] for ref in nested]])
+
+    def cancel(self, ref: Ref, *, force: bool, recursive: bool) -> None:
+        record = ref.record
+        if type(record) is Borrowed:
+            self.send(record.owner, m.CancelObject(record.oid, force, recursive))
+        else:
+            self.cancel_entry(record, force, recursive)
+        self.stir()
+
+    def cancel_entry(self, entry: Any, force: bool, recursive: bool) -> None:
+        task = entry.task
+        if task is None:
+            return
+        if task.key is None:
+            self.calls.cancel(task, recursive)
+        else:
+            self.submitter.cancel(task, force, recursive)
+
+    def keep(self, ref: Ref) -> None:
+        """User code remembers the reference for a while."""
+        kept = ref.again()
+        self.net.call_at(self.net.now + self.net.random.uniform(0, 0.3), kept.drop)
+
+    # ------------------------------------------------------------ actors
+
+    def create_actor(self, restarts: int, retries: int = 0, cpus: int = 1) -> Handle:
+        tid = self.next_task_id()
+        actor = ids.actor_id(tid[:ids.PREFIX_SIZE], int.from_bytes(tid[ids.PREFIX_SIZE:], "little"))
+        self.calls.link_for(actor, "Actor").max_task_retries = retries
+        entry = self.refs.own(ids.return_id(tid, 1))
+        self.calls.links[actor].life_record = entry
+        self.refs.finalizers[entry.oid] = lambda: self.send(
+            self.node, m.KillActor(actor, True, True, "all handles to it went out of scope"))
+        self.cluster.oracle.created(actor, entry.oid)
+        self.send(self.node, m.CreateActor(actor, {
+            "class_key": b"actor", "demand": {"CPU": cpus * UNIT}, "running": {}, "max_restarts": restarts,
+            "class_name": "Actor", "job": self.job}, 0))
+        return Handle(actor, Ref(self, entry))
+
+    def link_of(self, handle: Handle) -> ActorLink:
+        link = self.calls.link_for(handle.actor, "Actor")
+        if link.life_record is None:
+            link.life_record = handle.life.record
+        return link
+
+    def call(self, handle: Handle, x: int, seconds: float = 0.0) -> Ref:
+        link = self.link_of(handle)
+        tid = self.next_task_id()
+        program = ["value", x, seconds, []]
+        task = Task(tid, Function(b"", b"", "method"), self._payload(program, []), 1, None, link.max_task_retries)
+        task.parent = self.task
+        task.entry = self.refs.own(ids.return_id(tid, 1), task)
+        self.cluster.oracle.submitted(tid, program)
+        self.cluster.oracle.expect(task.entry.oid, programs.expected(program, [], []))
+        self.calls.submit(link, task)
+        self.stir()
+        return Ref(self, task.entry)
+
+    def kill_actor(self, handle: Handle, *, no_restart: bool) -> None:
+        self.send(self.node, m.KillActor(handle.actor, no_restart, False, "killed by zray.kill()"))
+
+    # ------------------------------------------------------------ ends
+
+    def quiet(self) -> bool:
+        """Nothing is left of anything this process did."""
+        refs = self.refs
+        return not (self.dropped or refs.owned or refs.borrowed or refs.held_by or refs.transits or refs.arrivals
+                    or refs.dropped_holds or refs.finalizers or self.submitter.leases or self.submitter.tasks
+                    or self.calls.leaving or any(link.unfinished for link in self.calls.links.values()))
+
+    def check(self) -> None:
+        self.mesh.check()
+        self.refs.check()
+        self.submitter.check()
+        self.calls.check()
+
+
+Script = Iterator[Any]

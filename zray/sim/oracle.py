@@ -1,0 +1,120 @@
+"""What must be true of a simulated cluster, and who may be blamed when a value is an error.
+
+Programs are deterministic, so each object has one right value, known when it is submitted.  An error instead of it needs
+an excuse: something that the schedule did (a crash, a cancellation, a kill).  "freed" has none.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from zray.messages import FAILED
+from zray.sim.programs import FAILS
+
+if TYPE_CHECKING:
+    from zray.sim.cluster import SimCluster
+    from zray.sim.core import Core
+
+# Root of an error -> what must have happened.
+EXCUSES = {
+    "raised": (), "cancelled": ("cancel",), "worker_crashed": ("crash",), "owner_died": ("crash",),
+    "actor_died": ("crash", "kill"), "actor_unavailable": ("crash", "kill"),
+}
+
+
+class Violation(AssertionError):
+    """The cluster did something that it must never do."""
+
+
+class Oracle:
+    """The truth about every object, task and call of one run."""
+
+    def __init__(self, cluster: SimCluster) -> None:
+        self.cluster = cluster
+        self.values: dict[bytes, Any] = {}
+        self.programs: dict[bytes, list[Any]] = {}
+        self.runs: dict[bytes, list[tuple[Any, int]]] = {}  # task -> [(worker, attempt), ...]
+        self.happened: dict[str, int] = {"crash": 0, "cancel": 0, "kill": 0}
+        self.actors: dict[bytes, bytes] = {}  # actor -> object of its life
+        self.calls: dict[tuple[bytes, bytes], int] = {}  # (worker of the actor, caller) -> last sequence started
+        self.asked: set[bytes] = set()  # tasks that somebody cancelled
+        self.seen = 0
+
+    # ------------------------------------------------------------ what was asked for
+
+    def expect(self, oid: bytes, value: Any) -> None:
+        self.values[oid] = value
+
+    def value(self, oid: bytes) -> Any:
+        return self.values[oid]
+
+    def submitted(self, task: bytes, program: list[Any]) -> None:
+        if task in self.programs:
+            raise Violation(f"two tasks have the id {task.hex()}")
+        self.programs[task] = program
+
+    def created(self, actor: bytes, life: bytes) -> None:
+        self.actors[actor] = life
+
+    # ------------------------------------------------------------ what ran
+
+    def started(self, worker: Any, owner: bytes, sequence: int, task: list[Any]) -> None:
+        if task[0] not in self.programs:
+            raise Violation(f"task {task[0].hex()} was never submitted")
+        runs = self.runs.setdefault(task[0], [])
+        if worker.actor is not None:
+            if any(other is worker for other, _ in runs):
+                raise Violation(f"call {task[0].hex()} runs twice in one life of its actor")
+            if self.calls.get((worker.incarnation, owner), 0) >= sequence:
+                raise Violation(f"calls of {owner.hex()} run out of order")
+            self.calls[worker.incarnation, owner] = sequence
+        elif any(not other.crashed for other, _ in runs):
+            other = next(other for other, _ in runs if not other.crashed)
+            raise Violation(f"task {task[0].hex()} ran on {other.incarnation.hex()}, which lives, and runs again")
+        if any(attempt > task[1] for _, attempt in runs):
+            raise Violation(f"an old attempt of {task[0].hex()} starts after a newer one")
+        runs.append((worker, task[1]))
+
+    def ended(self, worker: Any, owner: bytes, task: list[Any], result: Any) -> None:
+        pass
+
+    # ------------------------------------------------------------ what came out
+
+    def observe(self, core: Core, record: Any) -> bool:
+        """A process looks at a ready object: right value, or an error that has an excuse.  True for a value."""
+        self.seen += 1
+        value, oid = record.value, record.oid
+        right = self.values.get(oid, FAILS)  # an error after the last item of a stream is an item
+        if type(value) is list and value[0] == FAILED:
+            self._excused(oid, right, value)
+            return False
+        number = core.peek(value)
+        if number != right:
+            raise Violation(f"object {oid.hex()} is {number}, and should be {right}: {self.programs.get(oid[:24])}")
+        if oid[:24] in self.programs and oid[:24] not in self.runs:
+            raise Violation(f"task {oid[:24].hex()} has a value and never ran")
+        return True
+
+    def _excused(self, oid: bytes, right: Any, value: list[Any]) -> None:
+        root = value[2].get("root", value[1]) if type(value[2]) is dict else value[1]
+        if root not in EXCUSES:
+            raise Violation(f"object {oid.hex()} failed with {value[1]} {root!r}: {value[2]}")
+        if root == "raised" and right != FAILS:
+            raise Violation(f"object {oid.hex()} raised, and should be {right}")
+        needs = EXCUSES[root]
+        if needs and not any(self.happened[what] for what in needs):
+            raise Violation(f"object {oid.hex()} failed with {root!r}, and there was no {' or '.join(needs)}")
+
+    # ------------------------------------------------------------ at any time
+
+    def check_references(self) -> None:
+        """Nothing is freed while a live process holds it."""
+        cores = self.cluster.cores
+        for core in cores.values():
+            for record in core.refs.borrowed.values():
+                owner = cores.get(record.owner)
+                if owner is not None and record.oid not in owner.refs.owned and not core.abandoned:
+                    raise Violation(f"{core.kind} {core.incarnation.hex()} holds {record.oid.hex()}, which its owner freed")
+            for entry in core.refs.owned.values():
+                if type(entry.value) is list and entry.value[0] == FAILED and entry.value[1] == "freed":
+                    raise Violation(f"{core.incarnation.hex()} got back a reference to {entry.oid.hex()}, which it freed")

@@ -1,0 +1,185 @@
+"""What simulated tasks do: small deterministic programs, and the value each must have.
+
+A program is a list ``[kind, x, seconds, parts]``.  ``x`` salts its value, ``parts`` are programs or numbers.  ``run``
+is a generator that asks its process for what a task may ask for:
+
+    ("sleep", seconds)        time passes
+    ("wait", [record, ...])   blocked in get until all are ready
+    ("item", number)          the next item of a generator
+    ("crash",)                the process ends here, without a word
+
+``expected`` says the value without running anything: a number, a list of numbers (several returns, stream items), or
+FAILS when it raises.  What a fault may turn the value into is the oracle's business (zray.sim.oracle).
+
+    value   sleep, then a number of x and the arguments
+    raise   sleep, then an exception
+    many    parts[0] returns                       stream   parts[0] items
+    nested  children, waited for                   depend   put, a child that takes it as its argument
+    give    a value with references inside: a put, a child's result, what it got itself
+    keep    remembers what it got                  take     gets its borrowed references
+    hand    passes its references on to a child    burst    parts[0] children at once
+    crash   ends its process while attempt < parts[0]
+    actor   creates an actor, calls it, lets it go
+    calls   calls the actor whose handle it got
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from random import Random
+from typing import Any
+
+FAILS = "fails"
+MODULUS = 1 << 40
+LEAVES = ("value", "value", "value", "raise", "crash", "many", "stream")
+INNER = ("nested", "nested", "depend", "give", "keep", "take", "hand", "burst", "actor")
+
+
+def mix(*numbers: int) -> int:
+    total = 17
+    for number in numbers:
+        total = (total * 1_000_003 + number) % MODULUS
+    return total
+
+
+def make(random: Random, depth: int, seconds_max: float, *, refs: bool = False) -> list[Any]:
+    """A random program; ``refs``: it will be given references."""
+    x = random.randrange(1 << 20)
+    seconds = random.choice((0.0, random.uniform(0, 0.0005), random.uniform(0, seconds_max)))
+    kinds = LEAVES if depth == 0 else LEAVES + INNER + INNER
+    if refs and random.random() < 0.7:
+        kinds = ("keep", "take", "give", "hand")
+    kind = random.choice(kinds)
+    return [kind, x, seconds, _parts(kind, random, depth, seconds_max)]
+
+
+def _parts(kind: str, random: Random, depth: int, seconds_max: float) -> list[Any]:
+    def child(refs: bool = False) -> list[Any]:
+        inner = make(random, max(0, depth - 1), seconds_max, refs=refs)
+        # Several returns and streams are for drivers, who know what to do with them.
+        return [*inner[:1], *inner[1:]] if inner[0] not in ("many", "stream") else ["value", *inner[1:3], []]
+
+    if kind in ("many", "stream"):
+        return [random.randint(1, 4)]
+    if kind == "crash":
+        return [random.randint(1, 2)]
+    if kind in ("nested", "burst"):
+        return [child() for _ in range(random.randint(1, 3) if kind == "nested" else 6)]
+    if kind == "depend":
+        return [["value", random.randrange(1 << 20), 0.0, []]]
+    if kind in ("give", "hand"):
+        return [child(refs=kind == "hand")]
+    if kind in ("actor", "calls"):
+        return [random.randint(1, 4)]
+    return []
+
+
+def returns(program: list[Any]) -> int:
+    """num_returns: -1 for a generator."""
+    return {"many": lambda: program[3][0], "stream": lambda: -1}.get(program[0], lambda: 1)()
+
+
+def expected(program: list[Any], deps: list[Any], nested: list[Any]) -> Any:
+    """The value that ``program`` has with these values of arguments and of references inside them."""
+    kind, x, _, parts = program
+    if FAILS in deps:
+        return FAILS
+    if kind == "raise":
+        return FAILS
+    if kind in ("many", "stream"):
+        return [mix(x, i, *deps) for i in range(parts[0])]
+    if kind in ("nested", "burst"):
+        return _of(x, [expected(part, [], []) for part in parts])
+    if kind == "depend":
+        return _of(x, [expected(parts[0], [mix(x)], [])])
+    if kind == "take":
+        return _of(x, nested)
+    if kind == "hand":
+        return _of(x, [expected(parts[0], [], nested)])
+    if kind in ("actor", "calls"):
+        return mix(x, *(mix(mix(x, i)) for i in range(parts[0])))
+    return mix(x, *deps)
+
+
+def _of(x: int, values: list[Any]) -> Any:
+    return FAILS if FAILS in values else mix(x, *values)
+
+
+class Given:
+    """A value with references inside; the references are the receiver's to drop."""
+
+    __slots__ = ("number", "refs")
+
+    def __init__(self, number: int, refs: list[Any]) -> None:
+        self.number, self.refs = number, refs
+
+
+def run(program: list[Any], deps: list[int], nested: list[Any], core: Any, attempt: int) -> Iterator[Any]:
+    """The body of a task.  ``nested`` stay the caller's; everything made here is dropped here."""
+    kind, x, seconds, parts = program
+    if seconds:
+        yield "sleep", seconds
+    if kind == "raise":
+        raise core.failure("task_error", "raised")
+    if kind == "crash" and attempt < parts[0]:
+        yield ("crash",)
+    if kind == "many":
+        return [mix(x, i, *deps) for i in range(parts[0])]
+    if kind == "stream":
+        for i in range(parts[0]):
+            yield "item", mix(x, i, *deps)
+            if seconds:
+                yield "sleep", seconds / 4
+        return None
+    if kind in ("nested", "burst"):
+        return mix(x, *(yield from _children(core, [(part, [], []) for part in parts])))
+    if kind == "depend":
+        put = core.put(mix(x))
+        return mix(x, *(yield from _children(core, [(parts[0], [put], [])], [put])))
+    if kind == "hand":
+        return mix(x, *(yield from _children(core, [(parts[0], [], nested)])))
+    if kind == "take":
+        return mix(x, *(yield from _values(core, nested)))
+    if kind == "keep":
+        for ref in nested:
+            core.keep(ref)
+        return mix(x, *deps)
+    if kind == "give":
+        return Given(mix(x, *deps), [core.put(mix(x, 7)), core.submit(parts[0])[0], *(ref.again() for ref in nested)])
+    if kind == "actor":
+        handle = core.create_actor(0)
+        return mix(x, *(yield from _calls(core, handle, x, parts[0])))
+    return mix(x, *deps)
+
+
+def _children(core: Any, calls: list[tuple[Any, list[Any], list[Any]]], drop: list[Any] = ()) -> Iterator[Any]:  # type: ignore[assignment]
+    refs = [core.submit(program, deps, nested)[0] for program, deps, nested in calls]
+    for ref in drop:
+        ref.drop()
+    try:
+        return (yield from _values(core, refs))
+    finally:
+        for ref in refs:
+            ref.drop()
+
+
+def _values(core: Any, refs: list[Any]) -> Iterator[Any]:
+    if any(not ref.ready for ref in refs):
+        yield "wait", [ref.record for ref in refs]
+    values = []
+    for ref in refs:
+        number, inner = core.load(ref)
+        for part in inner:
+            part.drop()
+        values.append(number)
+    return values
+
+
+def _calls(core: Any, handle: Any, x: int, count: int) -> Iterator[Any]:
+    refs = [core.call(handle, mix(x, i)) for i in range(count)]
+    handle.drop()
+    try:
+        return (yield from _values(core, refs))
+    finally:
+        for ref in refs:
+            ref.drop()

@@ -248,7 +248,7 @@ def list_(what: str, filters: tuple[str, ...], limit: int, detail: bool, address
     if what == "objects":
         rows = ask(address, "store")["store"].get("objects", [])
     elif what == "tasks":
-        rows = ask(address, "timeline")["events"]
+        rows = ask(address, "tasks")["tasks"]
     else:
         rows = ask(address, what)[what]
     show(_filtered(list(rows), filters)[:limit], form)
@@ -275,7 +275,7 @@ def get(what: str, identifier: str, address: str, form: str) -> None:
 def summary(what: str, address: str, form: str) -> None:
     """Counts by state and name."""
     key = {"actors": "class_name", "workers": "job_id", "tasks": "name"}[what]
-    rows = ask(address, "timeline")["events"] if what == "tasks" else ask(address, what)[what]
+    rows = ask(address, what)[what]
     counts: dict[tuple[str, str], int] = {}
     for row in rows:
         group = str(row.get(key, "")), str(row.get("state", "FINISHED"))

@@ -307,7 +307,8 @@ class LocalRuntime:
             actors = [row for row in actors if row["name"] and row["state"] == "ALIVE"]
         views: dict[str, dict[str, Any]] = {
             "nodes": {"nodes": [node]}, "resources": {"resources": dict(self.resources)},
-            "available": {"resources": dict(self.resources)}, "actors": {"actors": actors}, "events": {"events": []}}
+            "available": {"resources": dict(self.resources)}, "actors": {"actors": actors},
+            "timeline": {"events": [], "next": 0, "total": 0}}
         return views.get(what, {"error": f"local mode has no view {what!r}"})
 
     def explain(self, ref: ObjectRef) -> str:

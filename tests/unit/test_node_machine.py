@@ -442,7 +442,7 @@ def test_an_owner_of_live_actors_is_not_retired_for_being_idle(node):
 
 
 @pytest.mark.parametrize("what", ["nodes", "resources", "available", "actors", "workers", "leases", "store", "jobs",
-                                  "events", "timeline", "stats", "explain", "nonsense"])
+                                  "tasks", "timeline", "stats", "explain", "nonsense"])
 def test_every_view_answers(node, what):
     from zray.codec import decode, encode
     create(node)

@@ -12,7 +12,6 @@ the owner's death) gives the resources back, and the scheduler is stepped at the
 from __future__ import annotations
 
 import sys
-from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -25,6 +24,7 @@ from zray.node.effects import DropJob, Effect, EndJob, Forget, Note, Send, Watch
 from zray.node.jobs import Job, JobTable
 from zray.node.placements import Declared, Placement
 from zray.node.pool import Kind, Pool, State, Worker
+from zray.node.task_events import TaskEvents
 from zray.sched.local import Grant, LocalScheduler, Recall, Status
 
 # With more processes than this, announcements of deaths gather for GONE_GATHER_S: n deaths among n processes are n*n
@@ -83,8 +83,7 @@ class NodeMachine:
         self.actors = ActorTable(self, emit)
         self.pool.may_retire = lambda worker: not self.actors.owns(worker.incarnation)
         self.placements: dict[int, Placement] = {}
-        self.events: deque[Any] = deque(maxlen=config.events_max)
-        self.events_dropped = 0
+        self.events = TaskEvents(config.events_max)
         self.counts = {"grants": 0, "worker_deaths": 0, "refused": 0}
         self._hellos: dict[bytes, m.Hello] = {}  # of core processes that are not workers
         self._keys: dict[tuple[bytes, int], Declared] = {}
@@ -149,6 +148,7 @@ class NodeMachine:
             "worker": incarnation, "pid": worker.pid, "signal": death.signal, "exit_code": death.exit_code,
             "reason": worker.reason, "job": worker.job}))
         self.counts["worker_deaths"] += worker.reason == ""
+        self.events.worker_gone(incarnation)
         if worker.kind is not None:
             self._process_gone(incarnation, worker.reason or "its process ended")
         self._configured.discard(incarnation)
@@ -515,8 +515,11 @@ class NodeMachine:
         self.effects.append(Send(peer, m.NodeAnswer(message.request, answer)))
 
     def _event_report(self, peer: bytes, message: m.EventReport) -> None:
-        self.events.extend(message.events)
-        self.events_dropped += message.dropped
+        worker = self.pool.workers.get(peer)
+        if worker is None:
+            self._refuse(peer, "EventReport from a process that is no worker")
+        elif not self.events.report(peer, worker.job, message.events, message.dropped):
+            self._refuse(peer, "malformed EventReport")
 
     def _job_of(self, peer: bytes) -> Job | None:
         """The job that a core process works for; a worker's even after its driver is gone (detached actors)."""
@@ -536,6 +539,7 @@ class NodeMachine:
         self.pool.check()
         self.actors.check()
         self.jobs.check()
+        self.events.check()
         assert set(self.placements) == set(self.scheduler.leases), "every lease of the scheduler is a placement"
         for lease, placement in self.placements.items():
             if placement.worker is None:

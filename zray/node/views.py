@@ -1,6 +1,6 @@
 """Answers to NodeQuery: what the state API, ``zray status`` and ``zray explain`` show.  Changes nothing.
 
-    nodes resources available actors workers leases store jobs events timeline stats explain
+    nodes resources available actors workers leases store jobs tasks timeline stats explain
 
 Every answer is a map of wire types; an unknown or failing question answers ``{"error": text}``.
 """
@@ -8,7 +8,6 @@ Every answer is a map of wire types; an unknown or failing question answers ``{"
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from zray.causes import Cause
@@ -28,9 +27,12 @@ def answer(machine: NodeMachine, peer: bytes, what: str, args: dict[str, Any]) -
 
 
 def _rows(name: str, rows: list[dict[str, Any]], args: dict[str, Any]) -> dict[str, Any]:
+    return {name: [_shown(row) for row in rows[:_limit(args)]], "total": len(rows)}
+
+
+def _limit(args: dict[str, Any]) -> int:
     limit = args.get("limit")
-    limit = limit if isinstance(limit, int) and limit >= 0 else LIMIT
-    return {name: [_shown(row) for row in rows[:limit]], "total": len(rows)}
+    return min(limit, LIMIT) if isinstance(limit, int) and limit >= 0 else LIMIT
 
 
 def _shown(value: Any) -> Any:
@@ -93,20 +95,21 @@ def _jobs(machine: NodeMachine, peer: bytes, args: dict) -> dict:
     return _rows("jobs", [job.row() for job in machine.jobs.jobs.values()], args)
 
 
-def _events(machine: NodeMachine, peer: bytes, args: dict) -> dict:
-    limit = args.get("limit")
-    limit = limit if isinstance(limit, int) and limit >= 0 else machine.config.events_max
-    start = max(0, len(machine.events) - limit)
-    return {"events": list(islice(machine.events, start, None)), "total": len(machine.events),
-            "dropped": machine.events_dropped}
-
-
 def _timeline(machine: NodeMachine, peer: bytes, args: dict) -> dict:
-    """Task events in Chrome's format: ``[name, task id, pid, start s, end s, ok]`` becomes a complete ("X") event."""
-    return {"events": [
-        {"cat": "task", "ph": "X", "name": event[0], "pid": event[2], "tid": event[2], "ts": event[3] * 1e6,
-         "dur": (event[4] - event[3]) * 1e6, "args": {"task_id": _shown(event[1]), "ok": bool(event[5])}}
-        for event in machine.events if type(event) is list and len(event) >= 6]}
+    """Task events from number ``start`` on, in Chrome's trace format; ``next`` is where the following page starts."""
+    start = args.get("start")
+    first, events = machine.events.timeline(start if isinstance(start, int) and start >= 0 else 0, _limit(args))
+    return {"events": events, "next": first + len(events), "total": machine.events.seen,
+            "dropped": machine.events.dropped}
+
+
+def _tasks(machine: NodeMachine, peer: bytes, args: dict) -> dict:
+    """Tasks by the events that workers report, the latest first, after one row for each key that waits."""
+    waiting = [{"task_id": b"", "name": row["name"], "state": "PENDING_NODE_ASSIGNMENT", "job_id": row["job"], "pid": 0,
+                "attempt": 0, "count": row["want"], "start_time": None, "end_time": None, "seconds": None,
+                "detail": row["detail"]}
+               for row in machine.scheduler.report()["waiting"] if not row["actor"]]
+    return {**_rows("tasks", waiting + machine.events.rows(), args), "dropped": machine.events.dropped}
 
 
 def _stats(machine: NodeMachine, peer: bytes, args: dict) -> dict:
@@ -118,7 +121,7 @@ def _stats(machine: NodeMachine, peer: bytes, args: dict) -> dict:
         **machine.counts, "workers": states, "workers_max": machine.pool.workers_max,
         "actors": sum(a.state != "DEAD" for a in machine.actors.actors.values()),
         "jobs": len(machine.jobs.by_driver), "leases": len(machine.placements), "waiting": len(report["waiting"]),
-        "events": len(machine.events), "events_dropped": machine.events_dropped}}
+        "tasks_reported": machine.events.seen, "tasks_not_reported": machine.events.dropped}}
 
 
 def _explain(machine: NodeMachine, peer: bytes, args: dict) -> dict:
@@ -141,6 +144,6 @@ def _explain(machine: NodeMachine, peer: bytes, args: dict) -> dict:
 
 _VIEWS: dict[str, Callable[[Any, bytes, dict], dict]] = {
     "nodes": _nodes, "resources": _resources, "available": _available, "actors": _actors, "workers": _workers,
-    "leases": _leases, "store": _store, "jobs": _jobs, "events": _events, "timeline": _timeline,
+    "leases": _leases, "store": _store, "jobs": _jobs, "timeline": _timeline, "tasks": _tasks,
     "stats": _stats, "explain": _explain,
 }

@@ -299,6 +299,7 @@ class ThreadGroup:
                 before = time.perf_counter_ns()
                 result = executor.run_one(task, lease, none)
                 took = time.perf_counter_ns() - before
+                executor.events.add(task, executor.rt.context.task_name, before, result)
             del task, entry
             with lock:
                 if result is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import time
 import types
 from collections import deque
 from collections.abc import Generator
@@ -107,8 +108,10 @@ class Coroutines:
 
     async def _call(self, group: Group, entry: Entry) -> None:
         lease, _, task = entry
+        started = time.perf_counter_ns()
         try:
             result = await self._result(lease, task)
+            self.executor.events.add(task, self._name(task), started, result)
         finally:
             self.running.pop(invoke.identity(task), None)
             group.running -= 1

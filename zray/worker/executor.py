@@ -21,12 +21,13 @@ from zray import serialization
 from zray.errors import ActorExit as ActorExitRaised
 from zray.errors import AsyncioActorExit
 from zray.messages import (
-    ActorInit, Blocked, CallsDone, CancelTask, FunctionDef, HandBack, LeaseOpen, PushCalls, PushMap, PushTasks,
+    FAILED, ActorInit, Blocked, CallsDone, CancelTask, FunctionDef, HandBack, LeaseOpen, PushCalls, PushMap, PushTasks,
     StreamAck, TasksDone, WorkerExit,
 )
 from zray.transport.loop import Waiter
 from zray.worker import invoke
 from zray.worker.cancel import Interrupts
+from zray.worker.events import TaskEvents
 from zray.worker.functions import FunctionCache
 from zray.worker.inline import Inline
 from zray.worker.maps import MapRunner
@@ -57,6 +58,7 @@ class Executor:
         self.functions = FunctionCache(rt.fetch_function)
         self.table: dict[Any, Any] = self.functions.table
         self.interrupts = Interrupts(rt.loop, time.monotonic)
+        self.events = TaskEvents(rt)
         self.streams = Streams(self)
         self.maps = MapRunner(self)
         self.actor: Any = None
@@ -179,6 +181,9 @@ class Executor:
         self._ticks = self._ticks + 1 if running is not None and running is self._watched[0] else 0
         if running is not None and (seen == self._watched or self._ticks >= CHUNK_TICKS):
             self.hand_back()
+            if type(running[2]) is list and self._ticks == 1:
+                since = time.perf_counter_ns() - int(HAND_BACK_AFTER_S * 1e9)
+                self.events.runs_long(running[2], self.name_of(running[2]), since)
         self._watched = seen
         if running is not None or self.queue.entries:
             self._watch = self.loop.call_at(time.monotonic() + HAND_BACK_AFTER_S, self._tick)
@@ -207,6 +212,7 @@ class Executor:
             ends = lease.ends
             count = len(ends)
             if count:
+                self.events.arm(count // 2)
                 taken = ends[:count]
                 del ends[:count]
                 spent, lease.spent_ns = lease.spent_ns, 0
@@ -276,6 +282,8 @@ class Executor:
         encode = invoke.encode
         rt = self.rt
         none = invoke.NONE
+        events = self.events.pending
+        room = self.events.room
         current: Lease | None = None
         ends: list[Any] = []
         args: Any
@@ -333,6 +341,9 @@ class Executor:
             queue.running = None
             now = clock()
             took = now - before
+            if len(events) < room or (took > FLUSH_AFTER_NS and room):
+                failed = type(result) is list and result[0] == FAILED
+                events.append((task[0], task[1], context.task_name, before, now, not failed, 1))
             before = now
             lease.spent_ns += took
             if took > FLUSH_AFTER_NS or len(ends) >= FLUSH_ENDS:

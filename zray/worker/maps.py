@@ -73,6 +73,7 @@ class MapRunner:
         rt = self.executor.rt
         with self.executor.loop.lock:
             rt.send(lease.owner, message)
+            self.executor.events.arm(message.count)
             self.executor.loop.kick()
 
 
@@ -193,6 +194,8 @@ class _Run:
         except BaseException:
             value = self._one_by_one(results, failures, first)
         self.runner.send(self.lease, MapDone(self.lease.number, first, count, value, failures, spent_ns // count))
+        ok = len(failures) < count
+        executor.events.add([task, self.chunk.attempt], self.name, time.perf_counter_ns() - spent_ns, ok, count)
 
     def _one_by_one(self, results: list[Any], failures: list[list[Any]], first: int) -> Any:
         """Some result cannot be pickled: it fails its item, not the chunk."""

@@ -1,0 +1,88 @@
+"""timeline() and task listings, from real workers."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+from tests.e2e.target import ray, until
+
+pytestmark = pytest.mark.zray_only
+
+
+def tasks(**filters):
+    from zray.connection import connected
+
+    rows = connected().query("tasks")["tasks"]
+    return [row for row in rows if all(row[key] == value for key, value in filters.items())]
+
+
+def test_every_kind_of_task_is_in_the_timeline(cluster, tmp_path):
+    @ray.remote
+    def quick():
+        return 1
+
+    @ray.remote
+    def broken():
+        raise ValueError("on purpose")
+
+    @ray.remote
+    class Counter:
+        def add(self):
+            return 1
+
+    @ray.remote
+    class Slow:
+        async def tick(self):
+            return 2
+
+    @ray.remote(max_concurrency=2)
+    class Threaded:
+        def work(self):
+            return 3
+
+    ray.get([quick.remote() for _ in range(5)])
+    with pytest.raises(ValueError):
+        ray.get(broken.remote())
+    actors = Counter.remote(), Slow.remote(), Threaded.remote()
+    ray.get([actors[0].add.remote(), actors[1].tick.remote(), actors[2].work.remote()])
+    ray.get(quick.remote())
+    square = ray.remote(lambda x: x * x)
+    ray.get(square.map(range(1000)))
+
+    def names():
+        found = [event["name"] for event in ray.timeline()]
+        wanted = ("quick", "broken", "Counter.add", "Slow.tick", "Threaded.work", " x ")
+        return found if all(any(want in name for name in found) for want in wanted) else None
+
+    found = until(names, "all kinds of tasks are reported")
+    assert sum("quick" in name for name in found) == 6
+    for event in ray.timeline():
+        assert event["ph"] == "X" and event["dur"] >= 0 and abs(event["ts"] / 1e6 - time.time()) < 3600
+    ray.timeline(str(tmp_path / "trace.json"))
+    assert len(json.loads((tmp_path / "trace.json").read_text())) >= len(found)
+    failed = tasks(state="FAILED")
+    assert any("broken" in row["name"] for row in failed) and all("quick" not in row["name"] for row in failed)
+
+
+def test_running_and_waiting_tasks_are_listed(cluster, gate):
+    @ray.remote(num_cpus=4)
+    def holds(gate):
+        gate.wait()
+
+    refs = [holds.remote(gate) for _ in range(3)]
+    gate.wait_arrived(1)
+    until(lambda: [row for row in tasks(state="RUNNING") if "holds" in row["name"]], "the running task is listed")
+    waiting = until(lambda: [row for row in tasks(state="PENDING_NODE_ASSIGNMENT") if "holds" in row["name"]])
+    assert "CPU" in waiting[0]["detail"]
+    gate.open()
+    ray.get(refs)
+    until(lambda: not [row for row in tasks(state="RUNNING") if "holds" in row["name"]], "it has ended")
+
+
+def test_events_can_be_switched_off(fresh):
+    ray.init(num_cpus=1, _system_config={"task_events_per_s_max": 0})
+    assert ray.get(ray.remote(lambda: 1).remote()) == 1
+    assert ray.timeline() == []

@@ -1,0 +1,76 @@
+"""Task events of a node: the last so many, and the tasks that are known to run now.  Pure.
+
+An event is what a worker reports (zray.worker.events): ``[name, task id, pid, start s, end s, ok, attempt, count]``, end
+0 while it runs; ``count`` is over 1 for a chunk of a map.  Events are numbered from 0, so that readers can page.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from itertools import islice
+from typing import Any
+
+NAME, TASK, PID, START, END, OK, ATTEMPT, COUNT = range(8)
+FIELDS = (str, bytes, int, (int, float), (int, float), (bool, int), int, int)
+
+
+class TaskEvents:
+    """Bounded: the oldest go first."""
+
+    def __init__(self, kept_max: int):
+        self.ended: deque[tuple[int, list[Any]]] = deque(maxlen=kept_max)  # (job, event)
+        self.running: dict[tuple[bytes, int], tuple[bytes, int, list[Any]]] = {}  # -> (worker, job, event)
+        self.seen = 0  # ended events ever
+        self.dropped = 0  # tasks that workers did not report one by one
+
+    def report(self, worker: bytes, job: int, events: list[Any], dropped: int) -> bool:
+        """An EventReport; False when it is malformed (what came before the fault is kept)."""
+        self.dropped += max(0, dropped)
+        for event in events:
+            if type(event) is not list or len(event) < len(FIELDS) or not all(map(isinstance, event, FIELDS)):
+                return False
+            key = event[TASK], event[ATTEMPT]
+            if event[END]:
+                self.running.pop(key, None)
+                self._end(job, event)
+            else:
+                self.running[key] = worker, job, event
+        return True
+
+    def _end(self, job: int, event: list[Any]) -> None:
+        self.ended.append((job, event))
+        self.seen += 1
+
+    def worker_gone(self, worker: bytes) -> None:
+        """Its process ended, and with it what ran there.  When is not known here: the event has no length."""
+        for key, (runner, job, event) in list(self.running.items()):
+            if runner == worker:
+                del self.running[key]
+                self._end(job, [*event[:END], event[START], False, *event[OK + 1:]])
+
+    def timeline(self, start: int, limit: int) -> tuple[int, list[dict[str, Any]]]:
+        """``(number of the first event, events from number start on)`` as complete events of Chrome's trace format."""
+        first = max(start, self.seen - len(self.ended))
+        skip = first - (self.seen - len(self.ended))
+        return first, [
+            {"cat": "task", "ph": "X", "name": event[NAME] if event[COUNT] == 1 else f"{event[NAME]} x {event[COUNT]}",
+             "pid": event[PID], "tid": event[PID], "ts": event[START] * 1e6,
+             "dur": (event[END] - event[START]) * 1e6,
+             "args": {"task_id": event[TASK].hex(), "attempt": event[ATTEMPT], "ok": bool(event[OK]), "job_id": job}}
+            for job, event in islice(self.ended, skip, skip + limit)]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Tasks as ``zray list tasks`` shows them, the latest first; those that wait are with the scheduler."""
+        found = [self._row(job, event, "RUNNING") for _, job, event in self.running.values()]
+        found += [self._row(job, event, "FINISHED" if event[OK] else "FAILED") for job, event in reversed(self.ended)]
+        return found
+
+    @staticmethod
+    def _row(job: int, event: list[Any], state: str) -> dict[str, Any]:
+        return {"task_id": event[TASK], "name": event[NAME], "state": state, "job_id": job, "pid": event[PID],
+                "attempt": event[ATTEMPT], "count": event[COUNT], "start_time": event[START],
+                "end_time": event[END] or None, "seconds": event[END] - event[START] if event[END] else None}
+
+    def check(self) -> None:
+        assert len(self.ended) <= self.seen
+        assert all(not event[END] for _, _, event in self.running.values())

@@ -1,0 +1,71 @@
+"""What ran when, for ``zray timeline`` and ``zray list tasks``.
+
+The thread that runs tasks appends one tuple a task (0.15 us) to ``pending`` while there is room in it; ten times a second
+at most, and only when something ran, what is there goes to the node in one message.  Room is the limit on the load:
+1,000 tasks a second and worker are recorded one by one, tasks over a millisecond always, a chunk of a map as one event
+with a count; the others are counted.  A task that runs longer than a report takes is reported while it runs.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from zray.messages import FAILED, EventReport
+from zray.worker.queue import ATTEMPT, TASK_ID
+
+REPORT_EVERY_S = 0.1
+
+
+class TaskEvents:
+    """Events of one worker."""
+
+    __slots__ = ("pending", "room", "_rt", "_ran", "_told", "_timer", "_running")
+
+    def __init__(self, rt: Any):
+        self.room = int(rt.config.task_events_per_s_max * REPORT_EVERY_S)
+        self.pending: list[tuple[Any, ...]] = []  # (task id, attempt, name, started ns, ended ns, result or ok, count)
+        self._rt = rt
+        self._ran = 0
+        self._told = 0  # recorded, or reported as dropped
+        self._timer: Any = None
+        self._running: Any = None
+
+    def add(self, task: list[Any], name: str, started_ns: int, result: Any, count: int = 1) -> None:
+        """A call has ended that the hot path of the executor did not record itself."""
+        if len(self.pending) < self.room:
+            ok = result if type(result) is bool else type(result) is not list or result[0] != FAILED
+            self.pending.append((task[TASK_ID], task[ATTEMPT], name, started_ns, time.perf_counter_ns(), ok, count))
+
+    def runs_long(self, task: list[Any], name: str, since_ns: int) -> None:
+        """The watchdog sees that a task is running (under the lock)."""
+        if self.room and self._running is None:
+            self._running = task, name, since_ns
+            self.arm(0)
+
+    def arm(self, ran: int) -> None:
+        """``ran`` tasks have been answered: see that what is pending is reported (under the lock)."""
+        self._ran += ran
+        if self._timer is None and self.room:
+            self._timer = self._rt.loop.call_at(time.monotonic() + REPORT_EVERY_S, self._report)
+
+    def _report(self) -> None:
+        self._timer = None
+        pending = self.pending
+        count = len(pending)
+        taken = pending[:count]
+        del pending[:count]
+        wall = time.time() - time.perf_counter_ns() / 1e9
+        pid = os.getpid()
+        events = [[name, task, pid, wall + started / 1e9, wall + ended / 1e9, ok, attempt, n]
+                  for task, attempt, name, started, ended, ok, n in taken]
+        running, self._running = self._running, None
+        if running is not None and not any(event[0] == running[0][TASK_ID] for event in taken):
+            task, name, since = running
+            events.append([name, task[TASK_ID], pid, wall + since / 1e9, 0.0, True, task[ATTEMPT], 1])
+        self._told += sum(event[6] for event in taken)
+        dropped = max(0, self._ran - self._told)
+        self._told += dropped
+        if events or dropped:
+            self._rt.send(self._rt.node, EventReport(events, dropped))

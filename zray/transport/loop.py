@@ -264,9 +264,8 @@ class Loop:
         if self.on_turn is not None:
             self._guarded(self.on_turn)
         mesh.flush()
-        busy = mesh.readable()
+        busy = mesh.stirred and mesh.drain(self.dispatch) > 0
         if busy:
-            mesh.drain(self.dispatch)
             mesh.flush()
         due = mesh.deadline()
         if due is not None or self._timers:

@@ -116,6 +116,7 @@ class Mesh:
         self._send_in: Callable[[bytes, int], Any] = super(zmq.Socket, self._inbound).send  # type: ignore[misc]
         self._send_out: Callable[[bytes, int], Any] = super(zmq.Socket, self._outbound).send  # type: ignore[misc]
         self._monitor: Any = self._outbound.get_monitor_socket(_CLOSED_EVENTS)
+        self._inbound_fd = self._inbound.getsockopt(zmq.FD)
         self._outbound_fd = self._outbound.getsockopt(zmq.FD)
         # Any call of a socket may swallow the edge of its descriptor, so from then on, until its EVENTS say that there is
         # nothing to read, it is "stirred"; a descriptor that fires stirs it too.  A look at EVENTS costs 2-3 us.
@@ -125,7 +126,7 @@ class Mesh:
         self._woken = False
         self._monitored = False
         self._pollers = (select.epoll(), select.epoll())  # one for callers, one for the service thread
-        fds = (self._inbound.getsockopt(zmq.FD), self._outbound_fd, self._monitor_fd, self._wake_fd)
+        fds = (self._inbound_fd, self._outbound_fd, self._monitor_fd, self._wake_fd)
         for poller in self._pollers:
             for fd in fds:
                 poller.register(fd, select.EPOLLIN)
@@ -352,6 +353,11 @@ class Mesh:
                 return True
         return False
 
+    @property
+    def stirred(self) -> bool:
+        """May drain() find something?  False is sure, True is not."""
+        return bool(self._in_stirred or self._out_stirred or self._monitored or self._closing)
+
     def drain(self, on_message: Callable[[bytes, int, Any], None]) -> int:
         """``on_message(peer, code, message)`` for all that has arrived (bounded per turn); returns how many."""
         if self._monitored:
@@ -383,15 +389,14 @@ class Mesh:
                 return count, False
             route = recv(_NOBLOCK)
             frame = recv(_NOBLOCK)
+            while get(_RCVMORE):
+                recv(_NOBLOCK)
+                self.counters["malformed"] += 1
+                frame = b""
             peer = route[:_PEER]
             if inbound and self._inbound_route.get(peer) != route:
                 self._inbound_route[peer] = route
-            handled = self._on_frame(peer, frame, now, on_message)
-            if handled < 0:
-                while get(_RCVMORE):  # more than two parts: find the start of the next message again
-                    recv(_NOBLOCK)
-                continue
-            count += handled
+            count += self._on_frame(peer, frame, now, on_message)
         if inbound:
             self._in_stirred = True
         else:
@@ -403,10 +408,10 @@ class Mesh:
             flags, _job, source, destination, sequence, ack, _trace = envelope.parse(frame)
         except MalformedFrame:
             self.counters["malformed"] += 1
-            return -1
+            return 0
         if destination != self.incarnation or source != peer:
             self.counters["misdirected"] += 1
-            return -1
+            return 0
         session = self._sessions.get(peer)
         if flags:
             if session is not None:

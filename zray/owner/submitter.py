@@ -242,6 +242,8 @@ class Submitter:
         self.net.connect(message.worker, message.endpoint)
         self.net.send(message.worker, LeaseOpen(message.lease, self.job, message.assigned, key.env))
         self.feed(lease)
+        if key.queue:
+            self._touch(key)  # the want that this grant used up may have been for fewer than are queued
 
     def on_lease_status(self, peer: bytes, message: LeaseStatus) -> None:
         key = self.by_number.get(message.key)
@@ -573,6 +575,8 @@ class Submitter:
                 del self.early_deaths[worker]
 
     def next_deadline(self) -> float | None:
+        if not self.leases and not self.dying:
+            return None
         times = [lease.idle_since + self.lease_idle_s for key in self.by_number.values() for lease in key.idle]
         times += self.dying.values()
         return min(times, default=None)
@@ -622,6 +626,7 @@ class Submitter:
             for task in key.queue:
                 if type(task) is Task and task.state == QUEUED:
                     assert task.missing == 0
+                    assert key.want or key.dirty, "tasks are queued, and no lease is wanted for them"
         assert self.waiting >= 0
 
 

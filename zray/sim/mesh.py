@@ -95,7 +95,7 @@ class SimMesh(Mesh):
                  stirred: Callable[[], None]) -> None:
         self.wire = wire
         self.on_message = on_message
-        self.stirred = stirred  # something happened: the process takes a turn
+        self.on_stir = stirred  # something happened: the process takes a turn
         super().__init__(incarnation, job, f"sim://{incarnation.hex()}", codec.encode, codec.decode,
                          lambda: wire.net.now, limits=LIMITS)
         wire.open(self)
@@ -121,12 +121,12 @@ class SimMesh(Mesh):
         elif source not in self._dialled:
             return  # hung up meanwhile
         self._on_frame(source, frame, self.clock(), self.on_message)
-        self.stirred()
+        self.on_stir()
 
     def peer_closed(self, peer: bytes) -> None:
         if peer in self._dialled and not self.closed:
             self._lost(peer)
-            self.stirred()
+            self.on_stir()
 
     def unacknowledged(self) -> int:
         return sum(session.unacked() for session in self._sessions.values())

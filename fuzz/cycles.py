@@ -26,14 +26,14 @@ def resident_bytes() -> int:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def session(work: bool) -> set[tuple[int, int]]:
-    """One session; returns the processes it had, as (pid, start time)."""
-    ray.init(num_cpus=2)
+def session(work: bool) -> tuple[str, set[tuple[int, int]]]:
+    """One session; returns its name, and the processes it had as (pid, start time)."""
+    name = os.path.basename(ray.init(num_cpus=2).address_info["session_dir"])
     try:
         if work:
             assert ray.get([square.remote(i) for i in range(10)]) == [i * i for i in range(10)]
             assert ray.get(Actor.remote().hello.remote()) == "hello"
-        return descendants(os.getpid())
+        return name, descendants(os.getpid())
     finally:
         ray.shutdown()
 
@@ -49,20 +49,20 @@ class Actor:
         return "hello"
 
 
-def leftovers(root: str, processes: set[tuple[int, int]], segments_before: set[str]) -> dict[str, list[str]]:
-    """What is still there, by kind; empty when all is well."""
+def leftovers(root: str, name: str, processes: set[tuple[int, int]]) -> dict[str, list[str]]:
+    """What is still there of session ``name``, by kind; empty when all is well."""
     found = {
         "processes": [str(pid) for pid, start in processes if live(pid, start)],
-        "segments": sorted(set(glob.glob("/dev/shm/zray-*")) - segments_before),
+        "segments": sorted(glob.glob(f"/dev/shm/zray-{name}-*")),
         "files": [p for p in glob.glob(os.path.join(root, "zray-*", "*")) if not os.path.islink(p)],
         "threads": [t.name for t in threading.enumerate() if t is not threading.main_thread()],
     }
     return {kind: names for kind, names in found.items() if names}
 
 
-def check(root: str, processes: set[tuple[int, int]], segments_before: set[str], deadline_s: float = 10) -> None:
+def check(root: str, name: str, processes: set[tuple[int, int]], deadline_s: float = 10) -> None:
     end = time.monotonic() + deadline_s
-    while found := leftovers(root, processes, segments_before):
+    while found := leftovers(root, name, processes):
         if time.monotonic() > end:
             raise AssertionError(f"left behind: {found}")
         time.sleep(0.01)
@@ -70,13 +70,12 @@ def check(root: str, processes: set[tuple[int, int]], segments_before: set[str],
 
 def main(count: int = 1000, every: int = 10) -> int:
     """``count`` sessions; every ``every``-th does some work.  AssertionError when anything stays."""
-    segments_before = set(glob.glob("/dev/shm/zray-*"))
     with tempfile.TemporaryDirectory(prefix="zc-", dir="/tmp") as root:
         os.environ["ZRAY_TMPDIR"] = root
-        check(root, session(work=True), segments_before)  # imports and caches open what they open once
+        check(root, *session(work=True))  # imports and caches open what they open once
         descriptors, memory, start = open_descriptors(), resident_bytes(), time.monotonic()
         for number in range(1, count + 1):
-            check(root, session(work=number % every == 0), segments_before)
+            check(root, *session(work=number % every == 0))
             if open_descriptors() > descriptors:
                 raise AssertionError(f"descriptors: {descriptors} before, {open_descriptors()} after {number} sessions")
             if sys.stdout.isatty():

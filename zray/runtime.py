@@ -128,9 +128,8 @@ class Runtime:
         self._request_count = 0
         self._creating: dict[bytes, list[Any]] = {}  # actor -> records its creation pins
         self._tick_handle: Any = None
-        self._tick_at: float | None = None
         self._exported: set[bytes] = set()
-        self._arrived: list[Borrowed] = []  # borrowed since the last reply of a task
+        self._pinned: set[bytes] = set()  # objects that live as long as this process
         self.marks: Any = None
         self.handlers: dict[int, Callable[[bytes, Any], None]] = {
             m.HelloAck.CODE: self._on_hello_ack,
@@ -210,7 +209,8 @@ class Runtime:
         self.refs.flush()
         if self.store is not None:
             self.store.flush()
-        self._arm_tick()
+        if self._tick_handle is None:
+            self._arm_tick()
 
     def kick(self) -> None:
         """What was queued goes out now, whoever polls."""
@@ -234,22 +234,15 @@ class Runtime:
                     self.refs.forget_waiter(waited, record.arrivals)
 
     def _arm_tick(self) -> None:
-        deadline = self.submitter.next_deadline()
-        other = self.calls.next_deadline()
-        if other is not None and (deadline is None or other < deadline):
-            deadline = other
-        if self.gcs.busy:
-            retry = self.submitter.now + RETRY_S
-            deadline = retry if deadline is None else min(deadline, retry)
-        if deadline is None or (self._tick_at is not None and self._tick_at <= deadline):
-            return
-        if self._tick_handle is not None:
-            self._tick_handle.cancel()
-        self._tick_at = deadline
-        self._tick_handle = self.loop.call_at(deadline, self._tick)
+        """One timer for all machines; what becomes due earlier while it runs is late by at most one idle time."""
+        times = [self.submitter.next_deadline(), self.calls.next_deadline(),
+                 self.submitter.now + RETRY_S if self.gcs.busy else None]
+        deadline = min((at for at in times if at is not None), default=None)
+        if deadline is not None:
+            self._tick_handle = self.loop.call_at(deadline, self._tick)
 
     def _tick(self) -> None:
-        self._tick_at = self._tick_handle = None
+        self._tick_handle = None
         now = time.monotonic()
         self.submitter.tick(now)
         self.calls.tick(now)
@@ -730,11 +723,16 @@ class Runtime:
             return self.incarnation, self.endpoint
         return record.owner, record.endpoint
 
+    def pin_for_good(self, ref: ObjectRef) -> None:
+        """Somebody pickled it by hand, or a function captured it: nobody will tell when that copy is gone."""
+        with self.loop.lock:
+            if ref._oid not in self._pinned:
+                self._pinned.add(ref._oid)
+                ref._record.refs += 1
+
     def restore_ref(self, oid: bytes, owner: bytes, endpoint: str) -> ObjectRef:
         with self.loop.lock:
             record = self.refs.restore(oid, owner, endpoint)
-            if type(record) is Borrowed and not record.confirmed:
-                self._arrived.append(record)
             return ObjectRef(oid, record)
 
     # ------------------------------------------------------------ futures, await, streams
@@ -760,6 +758,21 @@ class Runtime:
                 count = Countdown(self.loop, 1)
                 stream.waiters = [*(stream.waiters or ()), count]
             self._block(count, timeout, lambda: explain_records(self, [_StreamRecord(stream)]))
+
+    def get_dynamic(self, generator: ObjectRefGenerator, timeout: float | None) -> ObjectRefGenerator:
+        """What a task with ``num_returns="dynamic"`` returned, when it has ended; raises its error."""
+        stream = generator._stream
+        while True:
+            with self.loop.lock:
+                if stream.ended:
+                    last = stream.ready[-1].value if stream.ready else None
+                    break
+                count = Countdown(self.loop, 1)
+                stream.waiters = [*(stream.waiters or ()), count]
+            self._block(count, timeout, lambda: explain_records(self, [_StreamRecord(stream)]))
+        if type(last) is list and last[0] == m.FAILED:
+            raise self.values.error(last)
+        return generator
 
     async def next_of_stream_async(self, stream: Stream) -> ObjectRef | None:
         while True:
@@ -954,15 +967,6 @@ class Runtime:
         self.job_bytes = ids.JobID.from_int(job).binary()
         self.root_task = ids.task_id(self.job_bytes + ids.random_bytes(12), 0)
 
-    def held_after(self, task: bytes) -> list[list[Any]]:
-        """``[[oid, n], ...]`` of the borrowed references that arrived since the last reply and are still held."""
-        if not self._arrived:
-            return []
-        with self.loop.lock:
-            self._empty_dropped()
-            arrived, self._arrived = self._arrived, []
-            return [[r.oid, r.n] for r in arrived if r.refs > 0]
-
     def resolve(self, values: Sequence[Any], outer: Any = None) -> list[Any]:
         return self.values.load_many(values)
 
@@ -970,7 +974,7 @@ class Runtime:
         return self.values.result(value, ids.return_id(task, index), receiver or self.context.receiver)
 
     def still_held(self, records: Iterable[Any]) -> list[list[Any]]:
-        """The same after user code is through with them, when nothing of the caller's holds them (under the lock)."""
+        """``[[oid, n], ...]`` of the borrowed ``records`` that user code kept when its task ended (under the lock)."""
         self._empty_dropped()
         return [[r.oid, r.n] for r in records if r.refs > 0]
 
@@ -1006,6 +1010,7 @@ class Runtime:
                 self.send(self.node, m.Goodbye("shutdown"))
             with contextlib.suppress(errors.GetTimeoutError):
                 self.loop.wait(reply, time.monotonic() + 5.0)
+        self._end_references()
         self.loop.stop()
         self.futures.close()
         self.mesh.close(LINGER_MS)
@@ -1014,6 +1019,19 @@ class Runtime:
         if refs_module._hooks["runtime"] is self:
             refs_module._hooks["runtime"] = None
             refs_module.wake.armed = False
+            serialization.set_out_of_band_hook(None)
+
+    def _end_references(self) -> None:
+        """References outlive their session: whoever asks for one, in the next session too, learns what became of it."""
+        ended = [m.FAILED, "session_ended", {}]
+        with self.loop.lock:
+            for records in (self.refs.owned, self.refs.borrowed):
+                for record in records.values():
+                    record.value = ended
+                    waiters, record.waiters = record.waiters, None
+                    for waiter in waiters or ():
+                        with contextlib.suppress(RuntimeError):  # an asyncio loop that is closed by now
+                            waiter(record)
 
     def check(self) -> None:
         """Every machine's invariants."""
@@ -1032,6 +1050,7 @@ def current() -> Runtime | None:
 
 def _install(runtime: Runtime) -> None:
     dropped.clear()
+    serialization.set_out_of_band_hook(runtime.pin_for_good)
     refs_module._hooks["runtime"] = runtime
     refs_module.wake.call = runtime.loop.wake
 
@@ -1062,6 +1081,7 @@ def for_driver(*, session_dir: str, node: bytes, node_endpoint: str, config: dic
     runtime.handlers[m.DriverAccepted.CODE] = on_accepted
     runtime.handlers[m.HelloAck.CODE] = _refusal(runtime, accepted)
     with runtime.loop.lock:
+        config = {**config, "namespace": config.get("namespace") or f"anonymous-{incarnation.hex()}"}
         runtime.send(node, m.RegisterDriver(config))
     if not runtime.loop.wait(accepted, time.monotonic() + timeout_s) or type(accepted.message) is not m.DriverAccepted:
         runtime.closed = True
@@ -1072,7 +1092,7 @@ def for_driver(*, session_dir: str, node: bytes, node_endpoint: str, config: dic
     answer = accepted.message
     runtime.set_job(answer.job)
     runtime.node_info = answer.node
-    runtime.namespace = config.get("namespace") or f"anonymous-{incarnation.hex()}"
+    runtime.namespace = config["namespace"]
     runtime.config = Config.load({**answer.settings, **overrides})
     _attach_store(runtime, answer.store)
     _install(runtime)

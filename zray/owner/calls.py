@@ -337,6 +337,8 @@ class ActorCalls:
                 self._judge(link, inflight)
 
     def next_deadline(self) -> float | None:
+        if not self.leaving:
+            return None
         return min((until for _, _, until in self.leaving.values()), default=None)
 
     def explain(self, task: Task) -> tuple[Cause, dict[str, Any]]:

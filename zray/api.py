@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from zray.connection import connected, current
 from zray.handles import ActorClass, ActorHandle, RemoteFunction, make_remote
+from zray.options import DYNAMIC
 from zray.refs import MapRefs, ObjectRef, ObjectRefGenerator, RefList
 
 if TYPE_CHECKING:
@@ -85,6 +86,8 @@ def get(refs: Any, *, timeout: float | None = None, _use_object_store: bool = Fa
     if isinstance(refs, MapRefs):
         return connected().get_map(refs, timeout)
     if isinstance(refs, ObjectRefGenerator):
+        if refs._stream.task.nret == DYNAMIC:
+            return connected().get_dynamic(refs, timeout)
         raise TypeError("Attempting to call `get` on an ObjectRefGenerator: iterate over it, and call `get` on what "
                         "it yields.")
     if isinstance(refs, ObjectRef):
@@ -137,7 +140,7 @@ def _waitables(refs: Any) -> list[Any]:
         if not isinstance(ref, (ObjectRef, ObjectRefGenerator)):
             raise TypeError("wait() expected a list of ray.ObjectRef or ray.ObjectRefGenerator, got list containing "
                             f"{type(ref)}")
-    if len({id(ref) for ref in refs}) != len(refs):
+    if len(set(refs)) != len(refs):
         raise ValueError("Wait requires a list of unique object refs.")
     return refs
 
@@ -172,7 +175,7 @@ def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
     """End an actor at once, whatever it is doing; with ``no_restart=False`` it may restart as max_restarts says."""
     if not isinstance(actor, ActorHandle):
         raise ValueError(f"ray.kill() only supported for actors. For tasks, try ray.cancel(). Got: {type(actor)}.")
-    connected().kill(actor.actor, no_restart)
+    connected().kill(actor._actor, no_restart)
 
 
 def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
@@ -184,7 +187,7 @@ def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
     if namespace is not None and (not isinstance(namespace, str) or not namespace):
         raise ValueError(f'{namespace!r} is not a valid namespace. Pass None to not specify a namespace.')
     actor, meta = connected().lookup_actor(name, namespace)
-    return ActorHandle.restore(actor, meta, None)
+    return ActorHandle._restore(actor, meta, None)
 
 
 def get_gpu_ids() -> list[int | str]:

@@ -463,6 +463,8 @@ _KINDS: dict[str, tuple[type[RayError], Describe]] = {
         f"{_text(d, 'reason', 'see its log in the session directory')}. Call shutdown() and init() to begin again.")),
     "task_pg_removed": (TaskPlacementGroupRemoved, lambda d: "The placement group of this task was removed."),
     "actor_pg_removed": (ActorPlacementGroupRemoved, lambda d: "The placement group of this actor was removed."),
+    "session_ended": (ObjectLostError, lambda d: (
+        "The object belonged to a session that has ended: zray was shut down since.")),
     "system": (RaySystemError, lambda d: f"System error: {_text(d, 'reason')}"),
     "bad_returns": (RaySystemError, lambda d: (
         _text(d, "reason", "the task returned another number of values than num_returns"))),

@@ -863,7 +863,7 @@ class Runtime:
             if not options.name:
                 _Creation(self, actor, spec, deps or [])
         self.kick()
-        return ActorHandle.restore(actor, meta, life)
+        return ActorHandle._restore(actor, meta, life)
 
     def _create_named(self, actor: bytes, spec: dict[str, Any], deps: Any, options: Any) -> Any:
         """Names are claimed before ``.remote()`` returns: a handle of the existing actor, None when it is ours."""
@@ -880,7 +880,7 @@ class Runtime:
         if answer.error:
             raise errors.RaySystemError(answer.detail or answer.error)
         if answer.actor != actor:
-            return ActorHandle.restore(answer.actor, answer.meta, None)
+            return ActorHandle._restore(answer.actor, answer.meta, None)
         with self.loop.lock:
             self.calls.link_for(actor, spec["class_name"])
         return None
@@ -891,12 +891,12 @@ class Runtime:
             payload, slots, deps, pins = self._pack_args(args, kwargs, None)
         else:
             payload, slots, deps, pins = serialization.EMPTY_ARGS, None, None, None
-        link = self.calls.links.get(handle.actor)
+        link = self.calls.links.get(handle._actor)
         if link is None or not link.watched or link.max_pending is None:
             link = self._link(handle)
         if 0 < link.max_pending <= link.unfinished:
             raise errors.PendingCallsLimitExceeded(
-                f"The task {link.name}.{method} could not be submitted because actor {handle.actor.hex()} already has "
+                f"The task {link.name}.{method} could not be submitted because actor {handle._actor.hex()} already has "
                 f"{link.unfinished} calls pending and max_pending_calls={link.max_pending}.")
         context = self.context
         wanted = options.num_returns
@@ -935,13 +935,13 @@ class Runtime:
         return result
 
     def _link(self, handle: Any) -> ActorLink:
-        about = handle.about
+        about = handle._about
         with self.loop.lock:
-            link = self.calls.link_for(handle.actor, about.class_name, about.out_of_order)
+            link = self.calls.link_for(handle._actor, about.class_name, about.out_of_order)
             link.max_task_retries = about.max_task_retries
             link.max_pending = about.max_pending_calls
-            if link.life_record is None and handle.life_ref is not None:
-                link.life_record = handle.life_ref._record
+            if link.life_record is None and handle._life_ref is not None:
+                link.life_record = handle._life_ref._record
         return link
 
     def kill(self, actor: bytes, no_restart: bool) -> None:

@@ -54,6 +54,8 @@ def create(session_dir: str = "") -> str:
                                f"more than {SOCKET_PATH_MAX} bytes")
         _private(session_dir)
     else:
+        if os.path.exists(tmp_dir()) and not os.path.isdir(tmp_dir()):
+            raise SessionError(f"sessions cannot be kept in {tmp_dir()!r}: it is not a directory (see ZRAY_TMPDIR)")
         name = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(3).hex()}"
         session_dir = next((os.path.join(base, name) for base in base_dirs() if socket_fits(os.path.join(base, name))),
                            os.path.join(base_dirs()[-1], name))

@@ -4,9 +4,9 @@ They check a call (options, number of arguments) and hand it to the runtime.  Wh
 
     RemoteFunction   name  definition() -> (key, blob)  function  is_generator  state (for the runtime's own record)
     ActorClass       name  definition() -> (key, blob)  cls  meta(options) -> bytes  is_async  method_names  state
-    ActorHandle      actor (bytes)  meta (bytes)  life_ref  about; ActorHandle.restore(actor, meta, life_ref) makes one
+    ActorHandle      _actor (bytes)  _meta (bytes)  _life_ref  _about; ActorHandle._restore makes one of the first three
 
-A handle holds ``life_ref``, a reference to the actor's life object: when the last one goes, in whatever process, the
+A handle holds ``_life_ref``, a reference to the actor's life object: when the last one goes, in whatever process, the
 actor ends.  Handles from ``get_actor`` have none; they do not keep the actor alive.
 """
 
@@ -330,58 +330,61 @@ def _method_of(meta: bytes, name: str) -> tuple[Parameters, CallOptions] | None:
 
 
 class ActorHandle(Generic[T]):
-    """An actor, from afar: ``handle.method.remote(...)`` calls it."""
+    """An actor, from afar: ``handle.method.remote(...)`` calls it.
 
-    __slots__ = ("__weakref__", "actor", "life_ref", "meta")
+    Every public name is the user's: methods of actors are called ``restore``, ``meta`` and ``about`` too.
+    """
+
+    __slots__ = ("__weakref__", "_actor", "_life_ref", "_meta")
 
     def __init__(self, actor: bytes, meta: bytes, life_ref: ObjectRef | None = None):
-        self.actor = actor
-        self.meta = meta
-        self.life_ref = life_ref
+        self._actor = actor
+        self._meta = meta
+        self._life_ref = life_ref
 
     @staticmethod
-    def restore(actor: bytes, meta: bytes, life_ref: ObjectRef | None = None) -> ActorHandle:
+    def _restore(actor: bytes, meta: bytes, life_ref: ObjectRef | None = None) -> ActorHandle:
         """A handle from its parts, as they come out of a pickle or of the actor table."""
         return ActorHandle(actor, meta, life_ref)
 
     @property
-    def about(self) -> ActorMeta:
-        return _parse_meta(self.meta)
+    def _about(self) -> ActorMeta:
+        return _parse_meta(self._meta)
 
     @property
     def _actor_id(self) -> ActorID:
-        return ActorID(self.actor)
+        return ActorID(self._actor)
 
     @property
     def _ray_actor_id(self) -> ActorID:
-        return ActorID(self.actor)
+        return ActorID(self._actor)
 
     def __getattr__(self, name: str) -> ActorMethod:
-        found = _method_of(self.meta, name)
+        found = _method_of(self._meta, name)
         if found is None:
             raise AttributeError(self._no_such_method(name))
         return ActorMethod(self, name, found[0], found[1])
 
     def _no_such_method(self, name: str) -> str:
-        about = self.about
+        about = self._about
         close = difflib.get_close_matches(name, about.methods, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         return f"'{about.class_name}' actor has no method {name!r}{hint}"
 
     def __dir__(self) -> list[str]:
-        return [*self.about.methods, *_BUILTIN_METHODS]
+        return [*self._about.methods, *_BUILTIN_METHODS]
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, ActorHandle) and other.actor == self.actor
+        return isinstance(other, ActorHandle) and other._actor == self._actor
 
     def __hash__(self) -> int:
-        return hash(self.actor)
+        return hash(self._actor)
 
     def __repr__(self) -> str:
-        return f"Actor({self.about.class_name}, {self.actor.hex()})"
+        return f"Actor({self._about.class_name}, {self._actor.hex()})"
 
     def __reduce__(self):
-        return ActorHandle.restore, (self.actor, self.meta, self.life_ref)
+        return ActorHandle._restore, (self._actor, self._meta, self._life_ref)
 
 
 class ActorMethod:
@@ -409,7 +412,7 @@ class ActorMethod:
                         f"'object.{self._name}()', try 'object.{self._name}.remote()'.")
 
     def __repr__(self) -> str:
-        return f"ActorMethod({self._handle.about.class_name}.{self._name})"
+        return f"ActorMethod({self._handle._about.class_name}.{self._name})"
 
 
 # ---------------------------------------------------------------- @remote

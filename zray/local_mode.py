@@ -192,7 +192,7 @@ class LocalRuntime:
         if options.name is not None:
             taken = self._named(options.name, namespace)
             if taken is not None and options.get_if_exists:
-                return ActorHandle.restore(taken, self._actors[taken].meta)
+                return ActorHandle._restore(taken, self._actors[taken].meta)
             if taken is not None:
                 raise ValueError(f"Actor with name '{options.name}' already exists in the namespace {namespace}. "
                                  "Use max_restarts, another name, or get_if_exists=True.")
@@ -204,10 +204,10 @@ class LocalRuntime:
         error = made._record.error
         if error is not None and not actor.death:
             self._bury(actor_id, f"its constructor raised:\n{error}")
-        return ActorHandle.restore(actor_id, actor.meta)
+        return ActorHandle._restore(actor_id, actor.meta)
 
     def call(self, handle: ActorHandle, method: str, args: tuple, kwargs: dict, options: CallOptions) -> Any:
-        actor = handle.actor
+        actor = handle._actor
         task = self._new_task()
         found = self._actors.get(actor)
         if found is None or found.death:
@@ -233,7 +233,7 @@ class LocalRuntime:
 
     def _died(self, actor: bytes | None) -> RayError:
         found = self._actors.get(actor) if actor else None
-        name = ActorHandle.restore(actor or b"", found.meta).about.class_name if found else ""
+        name = ActorHandle._restore(actor or b"", found.meta)._about.class_name if found else ""
         reason = found.death if found else "it belongs to a session that has ended"
         error = from_failure("actor_died", {"actor": actor, "class_name": name, "reason": reason})
         assert isinstance(error, ActorDiedError)

@@ -98,7 +98,7 @@ class RuntimeContext:
             raise RuntimeError("This method is only available in an actor.")
         from zray.handles import ActorHandle
 
-        return ActorHandle.restore(actor, self._of_task("meta"), None)
+        return ActorHandle._restore(actor, self._of_task("meta"), None)
 
     @property
     def gcs_address(self) -> str:
@@ -116,6 +116,42 @@ class RuntimeContext:
     @property
     def worker_mode(self) -> str:
         return self._runtime.kind
+
+    @property
+    def task_id(self) -> TaskID | None:
+        task = self.get_task_id()
+        return TaskID.from_hex(task) if task else None
+
+    @property
+    def actor_id(self) -> ActorID | None:
+        actor = self.get_actor_id()
+        return ActorID.from_hex(actor) if actor else None
+
+    @property
+    def current_placement_group_id(self) -> str | None:
+        return self.get_placement_group_id()
+
+    @property
+    def should_capture_child_tasks_in_placement_group(self) -> bool:
+        return bool(self._of_task("capture_child_tasks", False))
+
+    def get_node_labels(self) -> dict[str, str]:
+        """The labels of this node."""
+        return dict(self._runtime.node_info.get("Labels") or {})
+
+    def get_resource_ids(self) -> dict[str, list[str]]:
+        """As :meth:`get_accelerator_ids`."""
+        return self.get_accelerator_ids()
+
+    def get_temp_dir(self) -> str:
+        """Where this session keeps its files."""
+        return self.gcs_address
+
+    def is_canceled(self) -> bool:
+        """Whether this call was cancelled: for calls that cannot be interrupted (sync and threaded actors)."""
+        executor = getattr(self._runtime, "executor", None)
+        context = self._runtime.context
+        return executor is not None and (context.task, context.attempt) in executor.cancels
 
     def get(self) -> dict[str, Any]:
         """Everything at once."""

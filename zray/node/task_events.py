@@ -1,7 +1,7 @@
 """Task events of a node: the last so many, and the tasks that are known to run now.  Pure.
 
-An event is what a worker reports (zray.worker.events): ``[name, task id, pid, start s, end s, ok, attempt, count]``, end
-0 while it runs; ``count`` is over 1 for a chunk of a map.  Events are numbered from 0, so that readers can page.
+An event is what a worker reports (zray.worker.events): ``[name, task id, pid, start s, end s, ok, attempt, count]``,
+end 0 while it runs; ``count`` is over 1 for a chunk of a map.  Events are numbered from 0, so that readers can page.
 """
 
 from __future__ import annotations

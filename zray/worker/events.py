@@ -1,9 +1,9 @@
 """What ran when, for ``zray timeline`` and ``zray list tasks``.
 
-The thread that runs tasks appends one tuple a task (0.15 us) to ``pending`` while there is room in it; ten times a second
-at most, and only when something ran, what is there goes to the node in one message.  Room is the limit on the load:
-1,000 tasks a second and worker are recorded one by one, tasks over a millisecond always, a chunk of a map as one event
-with a count; the others are counted.  A task that runs longer than a report takes is reported while it runs.
+The thread that runs tasks appends one tuple a task (0.15 us) to ``pending`` while there is room in it; ten times a
+second at most, and only when something ran, what is there goes to the node in one message.  Room is the limit on the
+load: 1,000 tasks a second and worker are recorded one by one, tasks over a millisecond always, a chunk of a map as one
+event with a count; the others are counted.  A task that runs longer than a report takes is reported while it runs.
 """
 
 from __future__ import annotations

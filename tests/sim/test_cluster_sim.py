@@ -1,0 +1,89 @@
+"""Owners, workers and a node under delay, loss, duplication, crashes, cancellation: production machines, simulated time."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fuzz.sim_cluster import past_failures
+from zray.sim import programs
+from zray.sim.cluster import Plan, SimCluster
+from zray.sim.network import Faults
+from zray.sim.oracle import Violation
+
+SEEDS = 200
+SEEDS_A_TEST = 20
+ROOT = Path(__file__).parents[2]
+
+
+def run(seed: int, plan: Plan | None = None) -> SimCluster:
+    cluster = SimCluster(seed, plan)
+    cluster.run()
+    return cluster
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS, SEEDS_A_TEST))
+def test_every_task_has_its_value_or_its_error_and_nothing_is_left_behind(first):
+    for seed in range(first, first + SEEDS_A_TEST):
+        run(seed)
+
+
+@pytest.mark.parametrize("seed", past_failures())
+def test_a_seed_that_found_a_bug_finds_none_now(seed):
+    run(seed)
+
+
+def test_one_seed_is_one_schedule():
+    hashes = [run(seed).net.trace_hash() for seed in (5, 5, 6)]
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_a_seed_replays_in_another_process_whatever_its_hashes_of_bytes():
+    script = "from zray.sim.cluster import SimCluster; c = SimCluster(3); c.run(); print(c.net.trace_hash())"
+    found = set()
+    for salt in ("1", "2"):
+        done = subprocess.run([sys.executable, "-c", script], env={**os.environ, "PYTHONHASHSEED": salt}, cwd=ROOT,
+                              capture_output=True, text=True, check=True, timeout=60)
+        found.add(done.stdout)
+    assert len(found) == 1
+
+
+def test_a_thousand_tasks_drained_one_by_one_leave_no_queue_without_a_lease():
+    cluster = run(1, Plan(drivers=2, cpus=2, steps=1, burst=1000, actors=False))
+    assert cluster.oracle.seen >= 2 * 2 * 1000
+
+
+def test_without_faults_each_task_runs_once_and_no_error_is_excused():
+    for seed in range(20):
+        cluster = run(seed, Plan(drivers=2, steps=8, faults=Faults(0.0001, 0.001), actors=False))
+        crashing = {task for task, program in cluster.oracle.programs.items() if program[0] == "crash"}
+        if not cluster.oracle.happened["crash"]:
+            assert all(len(runs) == 1 for task, runs in cluster.oracle.runs.items() if task not in crashing)
+
+
+class Forgetful(SimCluster):
+    """A cluster in which owners forget a borrower's hold: the checks must notice."""
+
+    def stepped(self, process) -> None:
+        if process in self.drivers:
+            for entry in list(process.refs.owned.values()):
+                for holder in list(entry.holders or ()):
+                    process.refs._remove_hold(entry, holder)
+        super().stepped(process)
+
+
+def test_the_checks_notice_an_owner_that_forgets_its_borrowers():
+    with pytest.raises(Violation):
+        for seed in range(30):
+            Forgetful(seed, Plan(steps=12, depth=1)).run()
+
+
+def test_programs_say_their_value_without_running():
+    assert programs.expected(["raise", 1, 0.0, []], [], []) == programs.FAILS
+    assert programs.expected(["nested", 1, 0.0, [["raise", 1, 0.0, []]]], [], []) == programs.FAILS
+    assert programs.expected(["many", 1, 0.0, [3]], [], []) == [programs.mix(1, i) for i in range(3)]
+    assert programs.expected(["take", 1, 0.0, []], [], [5]) == programs.mix(1, 5)

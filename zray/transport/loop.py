@@ -15,6 +15,7 @@ A turn: flush, drain, timers, flush.  An idle process wakes up for nothing.
 
 Ctrl-C: between the points where the main thread owns ``lock`` or waits in here, KeyboardInterrupt is raised as usual.
 In them the handler only records; wait() raises at its end, code under ``lock`` calls raise_pending() after it.
+In a finaliser of ours it sends the signal again a moment later: Python swallows what is raised there.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 import weakref
-from _thread import LockType, allocate_lock, get_ident
+from _thread import LockType, allocate_lock, get_ident, start_new_thread
 from collections.abc import Callable
 from heapq import heappop, heappush
 from itertools import count
@@ -33,6 +35,8 @@ from zray.transport.mesh import Mesh
 
 _SERVICE: Final = "service"  # the value of _leader while the service thread leads
 _PARK_TICKS = 4  # a poll that has lasted this many ticks is a long one (20 ms)
+_FINALISER_S = 0.001  # ours take microseconds
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _FORKED = "this process was forked from one that uses zray, whose connections stay with the parent"
 
 
@@ -81,6 +85,7 @@ class Loop:
         self._followers: dict[Waiter, None] = {}
         self._timers: list[tuple[float, int, Timer]] = []
         self._timer_ids = count()
+        self._polling = False  # the caller that leads is blocked: only then must it be woken
         self._waits = 0  # callers that have taken the lead or followed, ever
         self._service_after_s = service_after_s
         self._service_gate = allocate_lock()
@@ -179,11 +184,13 @@ class Loop:
                 timeout = self._timeout(deadline)
                 if timeout is not None and timeout <= 0 and deadline is not None and self.clock() >= deadline:
                     return False
+                self._polling = True
                 lock.release()
                 try:
                     mesh.poll(0 if busy else timeout)
                 finally:
                     lock.acquire()
+                    self._polling = False
         finally:
             self._resign()
             lock.release()
@@ -208,7 +215,7 @@ class Loop:
         if waiter in self._followers:
             del self._followers[waiter]
             _open(waiter.gate)
-        elif self._leader is waiter:
+        elif self._leader is waiter and self._polling:
             self.mesh.wake()
 
     def notify_one(self, waiter: Waiter) -> None:
@@ -249,8 +256,11 @@ class Loop:
         mesh = self.mesh
         before = mesh.deadline()
         mesh.flush()
-        if self._leader is not None and (self._nearer(before) or mesh.readable()):
+        if self._somebody_polls() and (self._nearer(before) or mesh.readable()):
             mesh.wake()  # sending may have swallowed the edge that the poller waits for, or set a nearer deadline
+
+    def _somebody_polls(self) -> bool:
+        return self._polling or (self._service_polling and self._leader is _SERVICE)
 
     def _nearer(self, before: float | None) -> bool:
         due = self.mesh.deadline()
@@ -299,7 +309,7 @@ class Loop:
         timers = self._timers
         while timers and timers[0][2].fn is None:
             heappop(timers)
-        if self._leader is not None and (not timers or when < timers[0][0]):
+        if (not timers or when < timers[0][0]) and self._somebody_polls():
             self.mesh.wake()
         heappush(timers, (when, next(self._timer_ids), timer))
         return timer
@@ -384,11 +394,19 @@ class Loop:
     def _on_sigint(self, signum: int, frame: Any) -> None:
         waiter = self._main_waiter
         if self._forked or (waiter is None and not self.lock._is_owned()):  # type: ignore[attr-defined]
-            raise KeyboardInterrupt
+            if not in_finaliser(frame):
+                raise KeyboardInterrupt
+            start_new_thread(self._interrupt_again, ())
+            return
         self._interrupted = True
         if waiter is not None:
             _open(waiter.gate)
             self.mesh.wake()
+
+    def _interrupt_again(self) -> None:
+        """Python swallows what is raised in a finaliser: the signal comes again when it is over."""
+        time.sleep(_FINALISER_S)
+        signal.pthread_kill(self._main_ident, signal.SIGINT)  # type: ignore[arg-type]
 
     def interrupt(self) -> None:
         """What SIGINT does, for a signal handler of somebody else's: raise KeyboardInterrupt now, or record it."""
@@ -405,6 +423,16 @@ class Loop:
         if self._interrupted and get_ident() == self._main_ident:
             self._interrupted = False
             raise KeyboardInterrupt
+
+
+def in_finaliser(frame: Any) -> bool:
+    """Does one of zray's own ``__del__`` run in ``frame``, or below it?"""
+    while frame is not None:
+        code = frame.f_code
+        if code.co_name == "__del__" and code.co_filename.startswith(_PACKAGE):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _open(gate: LockType | None) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from zray import refs
 from zray.codec import decode, encode
 from zray.ids import new_incarnation
 from zray.messages import Locate, Resolved
@@ -232,6 +233,19 @@ def test_ctrl_c_under_the_lock_is_raised_after_it(ends: tuple[End, End]) -> None
         os.kill(os.getpid(), signal.SIGINT)
     a.loop.stop()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_in_a_finaliser_is_raised_after_it(ends: tuple[End, End], monkeypatch: pytest.MonkeyPatch) -> None:
+    a, _ = ends
+    a.loop.install_sigint()
+    monkeypatch.setattr(refs.wake, "armed", True)
+    monkeypatch.setattr(refs.wake, "call", lambda: os.kill(os.getpid(), signal.SIGINT))
+    record = object()
+    ref = refs.ObjectRef[object](b"x" * 28, record)
+    with pytest.raises(KeyboardInterrupt):
+        del ref  # Python would swallow what is raised here
+        until(lambda: False)
+    assert refs.dropped.pop() is record
 
 
 def test_random_interrupts_leave_loop_and_mesh_consistent(ends: tuple[End, End]) -> None:

@@ -109,9 +109,13 @@ class Pool:
 
     def start_ahead(self, soon: int, now: float) -> None:
         """``soon`` more workers will be wanted once resources are free: have some of them started by then."""
-        fresh = len(self._idle.get(None, ()))
-        while self._starting - len(self._waiting) + fresh < min(soon, AHEAD_MAX) and self._can_start(now):
+        wanted = min(soon, AHEAD_MAX)
+        spare = self._starting - len(self._waiting) + len(self._idle.get(None, ()))
+        if spare > wanted // 2:
+            return  # a batch of forks costs the zygote little more than one
+        while spare < wanted and self._can_start(now):
             self._start(now)
+            spare += 1
 
     def take(self, kind: Kind, token: Hashable, now: float) -> Worker | None:
         """An idle worker for ``kind``, or None: then ``token`` waits."""

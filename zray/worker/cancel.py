@@ -20,6 +20,7 @@ import signal
 import threading
 from typing import Any
 
+from zray.transport.loop import in_finaliser
 from zray.worker.queue import ATTEMPT, TASK_ID
 
 # A real-time signal that neither libraries nor shells use.
@@ -87,6 +88,8 @@ class Interrupts:
         wanted, current = self.wanted, self.current
         if wanted is None or current is None or (current[TASK_ID], current[ATTEMPT]) != wanted:
             return
+        if in_finaliser(frame):
+            return  # Python swallows what is raised there; the timer asks again
         self.wanted = None
         self.hit = wanted
         self.deferred = True

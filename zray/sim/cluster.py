@@ -34,7 +34,8 @@ from zray.sim.worker import SimWorker
 NODE = b"node0001"
 FAULTS_S = 0.6  # how long the first phase lasts
 HEAL_S = 60.0  # simulated time in which everything must be resolved once the network is well
-CHECK_EVERY = 40  # turns
+MACHINE_CHECK_EVERY = 4  # turns of any process
+CHECK_EVERY = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ class Plan:
         return cls(
             drivers=random.randint(1, 3), cpus=random.randint(1, 3), steps=random.randint(3, 12),
             depth=random.randint(0, 2), task_s_max=random.choice((0.0003, 0.01, 0.05)),
-            faults=Faults(0.00005, random.choice((0.0003, 0.005)), slow=0.03, drop=0.02 * faulty,
+            faults=Faults(0.00005, random.choice((0.0003, 0.005)), slow=random.choice((0.03, 0.3)), drop=0.02 * faulty,
                           duplicate=0.05 * faulty),
             kills=random.choice((0, 0, 1, 3, 6)), driver_deaths=random.random() < 0.2, cancels=random.random() < 0.4,
             actors=random.random() < 0.7, burst=random.choice((0, 0, 0, 60, 200)))
@@ -169,6 +170,7 @@ class SimDriver(Core):
         self.handles: list[Any] = []
         self.script: Iterator[Any] | None = None
         self.finished = False
+        self._draining = False
         super().__init__(cluster, b"driver%02d" % number, 1000 + number)
         self.handlers[m.DriverAccepted.CODE] = self._accepted
         self.send(self.node, m.RegisterDriver({}))
@@ -185,13 +187,15 @@ class SimDriver(Core):
             if request[0] == "sleep":
                 self.net.call_at(self.net.now + request[1], self._resume)
                 return
+            if request[0] == "pause":
+                return
             pending = [record for record in request[1] if record.value is None]
             if pending:
-                self._wait(pending, request[2] if len(request) > 2 else len(pending))
+                self._wait(pending)
                 return
 
-    def _wait(self, pending: list[Any], need: int) -> None:
-        left = min(need, len(pending))
+    def _wait(self, pending: list[Any]) -> None:
+        left = len(pending)
 
         def arrived(record: Any) -> None:
             nonlocal left
@@ -216,13 +220,13 @@ class SimDriver(Core):
                 some = random.sample(self.refs_held, min(3, len(self.refs_held)))
                 yield "wait", [ref.record for ref in some]
                 for ref in some:
-                    self._look(ref)
+                    self._see(ref)
         yield "wait", [ref.record for ref in self.refs_held]
         for ref in list(self.refs_held):
-            self._look(ref, inner_too=random.random() < 0.5)
+            self._see(ref, inner_too=random.random() < 0.5)
         yield "wait", [ref.record for ref in self.refs_held]  # the inner ones
         for ref in list(self.refs_held):
-            self._look(ref)
+            self._see(ref)
         for stream in self.streams:
             yield from self._drain(stream)
         self.finished = True
@@ -230,17 +234,28 @@ class SimDriver(Core):
     def _burst(self, count: int) -> Iterator[Any]:
         """Many short tasks, drained one by one, as with ray.wait; then a pause that returns the leases, or not."""
         for _ in range(2):
-            left = []
+            left = {}
+            ready: list[bytes] = []
             for _ in range(count):
-                left += self.submit(["value", self.random.randrange(1 << 20), self.random.choice((0.0, 0.0001)), []])
+                program = ["value", self.random.randrange(1 << 20), self.random.choice((0.0, 0.0001)), []]
+                ref = self.submit(program, retries=-1)[0]
+                left[ref.oid] = ref
+                self.refs.when_ready(ref.record, lambda record: self._arrived(ready, record.oid))
             while left:
-                yield "wait", [ref.record for ref in left], 1
-                ready = [ref for ref in left if ref.ready]
-                left = [ref for ref in left if not ref.ready]
-                for ref in ready:
-                    self._look(ref, keep=True)
-                    ref.drop()
+                if not ready:
+                    self._draining = True
+                    yield ("pause",)
+                self._draining = False
+                ref = left.pop(ready.pop(0))
+                self._see(ref)
+                ref.drop()
             yield "sleep", self.random.choice((0.0, 0.01, 0.2, 0.25))
+
+    def _arrived(self, ready: list[bytes], oid: bytes) -> None:
+        ready.append(oid)
+        if self._draining:
+            self._draining = False
+            self.net.call_at(self.net.now, self._resume)
 
     def _drain(self, stream: Any) -> Iterator[Any]:
         while True:
@@ -253,9 +268,9 @@ class SimDriver(Core):
                 return
             else:
                 stream.waiters = [lambda _: self.net.call_at(self.net.now, self._resume)]
-                yield "sleep", 3600.0
+                yield ("pause",)
 
-    def _look(self, ref: Any, *, inner_too: bool = False, keep: bool = False) -> None:
+    def _see(self, ref: Any, *, inner_too: bool = False) -> None:
         try:
             _, inner = self.load(ref)
         except Failure:
@@ -272,9 +287,8 @@ class SimDriver(Core):
         held = self.refs_held
         kind = random.random()
         if kind < 0.5:
-            held_numbers = [ref for ref in held if self.cluster.oracle.value(ref.oid) is not None]
-            deps = random.sample(held_numbers, min(len(held_numbers), random.choice((0, 0, 1, 2))))
-            nested = random.sample(held_numbers, min(len(held_numbers), random.choice((0, 0, 1, 2))))
+            deps = random.sample(held, min(len(held), random.choice((0, 0, 1, 2))))
+            nested = random.sample(held, min(len(held), random.choice((0, 0, 1, 2))))
             program = programs.make(random, plan.depth, plan.task_s_max, refs=bool(nested))
             backpressure = random.choice((0, 0, 1, 2))
             made = self.submit(program, deps, nested, retries=random.choice((0, 3, 3, -1)), cpus=random.choice((0, 1, 1, 1)),
@@ -294,14 +308,13 @@ class SimDriver(Core):
             self._use_actor(random)
         elif kind < 0.92 and plan.cancels and held:
             self.cluster.oracle.happened["cancel"] += 1
-            force = random.random() < 0.3
+            ref = random.choice(held)
+            task = ref.record.task
+            force = random.random() < 0.3 and task is not None and task.key is not None
             self.cluster.oracle.happened["crash"] += force
-            self.cancel(random.choice(held), force=force and not self._is_call(held), recursive=random.random() < 0.5)
+            self.cancel(ref, force=force, recursive=random.random() < 0.5)
         else:
             self._use_actor(random) if plan.actors and self.handles else None
-
-    def _is_call(self, held: list[Any]) -> bool:
-        return False
 
     def _use_actor(self, random: Random) -> None:
         what = random.random()
@@ -312,6 +325,9 @@ class SimDriver(Core):
         if what < 0.85:
             for _ in range(random.randint(1, 5)):
                 self.refs_held.append(self.call(handle, random.randrange(1 << 20), random.choice((0.0, 0.002))))
+            if random.random() < 0.4:
+                program = ["calls", random.randrange(1 << 20), 0.0, [2, handle.actor]]
+                self.refs_held += self.submit(program, [], [handle.life])
         elif what < 0.93:
             self.handles.remove(handle)
             handle.drop()
@@ -365,7 +381,8 @@ class SimCluster:
 
     def stepped(self, process: Any) -> None:
         self._turns += 1
-        process.check()
+        if self._turns % MACHINE_CHECK_EVERY == 0:
+            process.check()
         if self._turns % CHECK_EVERY == 0:
             self.oracle.check_references()
 

@@ -325,9 +325,19 @@ class Core:
             self.submitter.cancel(task, force, recursive)
 
     def keep(self, ref: Ref) -> None:
-        """User code remembers the reference for a while."""
+        """User code remembers the reference for a while, then looks at its value and drops it."""
         kept = ref.again()
-        self.net.call_at(self.net.now + self.net.random.uniform(0, 0.3), kept.drop)
+        self.net.call_at(self.net.now + self.net.random.choice((0.0, self.net.random.uniform(0, 0.3))), self._look, kept)
+
+    def _look(self, kept: Ref) -> None:
+        def ready(record: Any) -> None:
+            if self.alive:
+                self.cluster.oracle.observe(self, record)
+                kept.drop()
+
+        if self.alive and self.refs.when_ready(kept.record, ready):
+            ready(kept.record)
+        self.stir()
 
     # ------------------------------------------------------------ actors
 
@@ -344,6 +354,10 @@ class Core:
             "class_key": b"actor", "demand": {"CPU": cpus * UNIT}, "running": {}, "max_restarts": restarts,
             "class_name": "Actor", "job": self.job}, 0))
         return Handle(actor, Ref(self, entry))
+
+    def handle_of(self, actor: bytes, life: Ref) -> Handle:
+        """A handle that came in a task's arguments."""
+        return Handle(actor, life.again())
 
     def link_of(self, handle: Handle) -> ActorLink:
         link = self.calls.link_for(handle.actor, "Actor")

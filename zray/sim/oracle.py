@@ -46,7 +46,7 @@ class Oracle:
         self.values[oid] = value
 
     def value(self, oid: bytes) -> Any:
-        return self.values[oid]
+        return self.values.get(oid)  # None: the life of an actor, which is never ready
 
     def submitted(self, task: bytes, program: list[Any]) -> None:
         if task in self.programs:

@@ -20,7 +20,7 @@ FAILS when it raises.  What a fault may turn the value into is the oracle's busi
     hand    passes its references on to a child    burst    parts[0] children at once
     crash   ends its process while attempt < parts[0]
     actor   creates an actor, calls it, lets it go
-    calls   calls the actor whose handle it got
+    calls   calls the actor parts[1], whose handle it got
 """
 
 from __future__ import annotations
@@ -149,6 +149,8 @@ def run(program: list[Any], deps: list[int], nested: list[Any], core: Any, attem
     if kind == "actor":
         handle = core.create_actor(0)
         return mix(x, *(yield from _calls(core, handle, x, parts[0])))
+    if kind == "calls":
+        return mix(x, *(yield from _calls(core, core.handle_of(parts[1], nested[0]), x, parts[0])))
     return mix(x, *deps)
 
 
@@ -170,6 +172,8 @@ def _values(core: Any, refs: list[Any]) -> Iterator[Any]:
     for ref in refs:
         number, inner = core.load(ref)
         for part in inner:
+            if number % 2:
+                core.keep(part)
             part.drop()
         values.append(number)
     return values

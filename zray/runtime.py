@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from zray import codec, errors, ids, messages as m, refs as refs_module, serialization
+from zray.causes import Cause
 from zray.config import Config
 from zray.futures import Futures
 from zray.gcs.client import RETRY_S, GcsClient
@@ -32,7 +33,9 @@ from zray.store.client import Allocation, StoreClient
 from zray.transport.loop import Loop, Waiter
 from zray.transport.mesh import Mesh
 from zray.values import Values
-from zray.waiting import Abandoned, Countdown, WaitGroup, explain_records
+from zray.waiting import (
+    Abandoned, Countdown, StreamRecord, WaitGroup, explain_record, explain_records, explain_stream, sentence,
+)
 
 logger = logging.getLogger("zray")
 
@@ -40,6 +43,8 @@ logger = logging.getLogger("zray")
 # A thread that only submits looks at the sockets once in so many.
 TURN_EVERY = 64
 REQUEST_TIMEOUT_S = 30.0
+WHY_S = 0.05  # other processes are asked so long why something waits, before an error or a warning says so
+EXPLAIN_S = 1.0  # and so long when that is what the user asked for
 LINGER_MS = 200  # for the last frames of a process that leaves
 DROP_EVERY_S = 0.005  # a sleeping process looks at dropped references this often at most
 
@@ -129,6 +134,7 @@ class Runtime:
         self._creating: dict[bytes, list[Any]] = {}  # actor -> records its creation pins
         self._tick_handle: Any = None
         self._exported: set[bytes] = set()
+        self.blocked: dict[bytes, Callable[[float], str]] = {}  # running task -> what it waits for
         self._pinned: set[bytes] = set()  # objects that live as long as this process
         self.marks: Any = None
         self.handlers: dict[int, Callable[[bytes, Any], None]] = {
@@ -148,6 +154,8 @@ class Runtime:
             m.Resolved.CODE: self.refs.on_resolved,
             m.TransitDone.CODE: self.refs.on_transit_done,
             m.CancelObject.CODE: self._on_cancel_object,
+            m.Why.CODE: self._on_why,
+            m.Because.CODE: self._on_reply,
             m.ActorState.CODE: self._on_actor_state,
             m.CallsDone.CODE: self.calls.on_calls_done,
             m.ActorReply.CODE: self._on_reply,
@@ -294,6 +302,8 @@ class Runtime:
 
     def _on_process_gone(self, peer: bytes, message: m.ProcessGone) -> None:
         self.refs.on_process_gone(message.process, certain=True)
+        if self.executor is not None:
+            self.executor.queue.forget_owner(message.process)
         if message.process != self.node and not self.mesh.dialled(message.process):
             # What we dialled ends by itself, once it is drained: the notice overtakes replies already sent.
             self.mesh.forget(message.process)
@@ -339,6 +349,31 @@ class Runtime:
             raise errors.GetTimeoutError(f"the node daemon did not answer within {timeout:g} s")
         return reply.message
 
+    def ask_why(self, peer: bytes, what: bytes, deadline: float) -> str:
+        """What another process knows about a wait; '' when it says nothing in time."""
+        reply = Reply()
+        with self.loop.lock:
+            self._request_count += 1
+            number = self._request_count
+            self._requests[number] = reply
+            self.send(peer, m.Why(number, what))
+        try:
+            self.loop.wait(reply, deadline)
+        finally:
+            with self.loop.lock:
+                self._requests.pop(number, None)
+        return reply.message.text if reply.message is not None else ""
+
+    def _on_why(self, peer: bytes, message: m.Why) -> None:
+        """From a process that waits for an object of ours, or for a task that runs here."""
+        entry = self.refs.owned.get(message.what)
+        blocked = self.blocked.get(message.what)
+        if entry is not None and entry.value is None:
+            text = sentence(entry.oid, *explain_record(self, entry))
+        else:
+            text = blocked(0.0) if blocked is not None else ""
+        self.send(peer, m.Because(message.request, text))
+
     def query(self, what: str, **args: Any) -> dict[str, Any]:
         """A view of the node: see messages.NodeQuery."""
         return self.request(lambda n: m.NodeQuery(n, what, args)).answer
@@ -379,7 +414,7 @@ class Runtime:
         if key not in self._exported:
             self._exported.add(key)
             with self.loop.lock:
-                self.gcs.register_function(key, blob)
+                self.gcs.register_function(self.job_bytes + key, blob)
 
     def fetch_function(self, key: bytes) -> bytes:
         """A function from the GCS: workers that were not sent it with the task."""
@@ -390,7 +425,7 @@ class Runtime:
             self.loop.notify(reply)
 
         with self.loop.lock:
-            self.gcs.get_function(key, arrived)
+            self.gcs.get_function(self.job_bytes + key, arrived)
         self.loop.wait(reply, time.monotonic() + REQUEST_TIMEOUT_S)
         call = reply.message
         if call is None or call.error or call.value is None:
@@ -541,7 +576,8 @@ class Runtime:
             else:
                 count = None
         if count is not None:
-            self._block(count, timeout, lambda: f"{batch.fn.name}.map: {batch.count - batch.remaining} of {batch.count} done")
+            self._block(count, timeout, lambda budget: f"{batch.fn.name}.map: {batch.count - batch.remaining} of "
+                                                       f"{batch.count} done")
         if batch.failures:
             raise self.values.error(batch.failures[min(batch.failures)])
         out: list[Any] = []
@@ -565,32 +601,38 @@ class Runtime:
         if not pending:
             return
         try:
-            self._block(count, timeout, lambda: explain_records(self, pending))
+            self._block(count, timeout, lambda budget: explain_records(self, pending, budget))
         except BaseException:
             with self.loop.lock:
                 for record in pending:
                     self.refs.forget_waiter(record, count)
             raise
 
-    def _block(self, waiter: Waiter, timeout: float | None, why: Callable[[], str]) -> None:
-        """Wait for ``waiter``; says why after a while, and in the error when the time is over."""
+    def _block(self, waiter: Waiter, timeout: float | None, why: Callable[[float], str]) -> None:
+        """Wait for ``waiter``; says why after a while, and in the error when the time is over.
+
+        ``why`` takes the seconds that it may spend on asking other processes.
+        """
         start = time.monotonic()
         deadline = None if timeout is None else start + timeout
         executor = self.executor
-        blocked = executor is not None and self.context.task != b""
+        task = self.context.task
+        blocked = executor is not None and task != b""
         if blocked:
+            self.blocked[task] = lambda budget: f"it waits in get or wait:\n{why(budget)}"
             executor.on_blocked()
         try:
             if self.loop.wait(waiter, _earlier(deadline, start + self.config.warn_wait_s)):
                 return
             if deadline is None or time.monotonic() < deadline:
-                logger.warning("zray.get has waited for %.0f s:\n%s", time.monotonic() - start, why())
+                logger.warning("zray.get has waited for %.0f s:\n%s", time.monotonic() - start, why(WHY_S))
                 if self.loop.wait(waiter, deadline):
                     return
         finally:
             if blocked:
+                self.blocked.pop(task, None)
                 executor.on_unblocked()
-        raise errors.GetTimeoutError(f"Get timed out: some object(s) not ready.\n{why()}")
+        raise errors.GetTimeoutError(f"Get timed out: some object(s) not ready.\n{why(WHY_S)}")
 
     # ------------------------------------------------------------ wait
 
@@ -608,7 +650,8 @@ class Runtime:
                 arrivals.waiter = count if missing > 0 else None
             if missing > 0:
                 try:
-                    self._block(count, timeout, lambda: explain_records(self, [r._record for r in pending.values()]))
+                    self._block(count, timeout, lambda budget: explain_records(
+                        self, [r._record for r in pending.values()], budget))
                 except errors.GetTimeoutError:
                     pass
                 finally:
@@ -691,7 +734,22 @@ class Runtime:
                     raise errors.from_failure("store_full", full.report) from None
             if type(found) is Allocation:
                 return found
-            self.loop.wait(found.waiter, None)
+            self._wait_store(found.waiter, Cause.STORE_FULL, f"it waits for {nbytes} bytes")
+
+    def _wait_store(self, waiter: Waiter, cause: Cause, what: str) -> None:
+        """Wait for the store, saying so to whoever asks, and to the user after a while."""
+        task = self.context.task
+        outer = self.blocked.get(task)
+        self.blocked[task] = lambda budget: f"{cause.text} ({what})"
+        try:
+            if not self.loop.wait(waiter, time.monotonic() + self.config.warn_wait_s):
+                logger.warning("zray has waited for %.0f s: %s (%s)", self.config.warn_wait_s, cause.text, what)
+                self.loop.wait(waiter, None)
+        finally:
+            if outer is None:
+                self.blocked.pop(task, None)
+            else:
+                self.blocked[task] = outer
 
     def read_stored(self, value: Any, record: Any) -> Any:
         """The buffer of a stored object, pinned while it is used; restored from disk if it was spilled."""
@@ -702,7 +760,7 @@ class Runtime:
                 pending = self.store.restore(oid, place) if buffer is None else None
             if buffer is not None:
                 return buffer
-            self.loop.wait(pending.waiter, None)
+            self._wait_store(pending.waiter, Cause.RESTORING, f"ObjectRef({oid.hex()})")
             if pending.value is None:
                 raise errors.from_failure("object_lost", {"oid": oid, "reason": pending.error})
             if pending.value[0] == m.FAILED:
@@ -757,7 +815,7 @@ class Runtime:
                     return None
                 count = Countdown(self.loop, 1)
                 stream.waiters = [*(stream.waiters or ()), count]
-            self._block(count, timeout, lambda: explain_records(self, [_StreamRecord(stream)]))
+            self._block(count, timeout, lambda budget: explain_records(self, [StreamRecord(stream)], budget))
 
     def get_dynamic(self, generator: ObjectRefGenerator, timeout: float | None) -> ObjectRefGenerator:
         """What a task with ``num_returns="dynamic"`` returned, when it has ended; raises its error."""
@@ -769,7 +827,7 @@ class Runtime:
                     break
                 count = Countdown(self.loop, 1)
                 stream.waiters = [*(stream.waiters or ()), count]
-            self._block(count, timeout, lambda: explain_records(self, [_StreamRecord(stream)]))
+            self._block(count, timeout, lambda budget: explain_records(self, [StreamRecord(stream)], budget))
         if type(last) is list and last[0] == m.FAILED:
             raise self.values.error(last)
         return generator
@@ -946,6 +1004,7 @@ class Runtime:
 
     def kill(self, actor: bytes, no_restart: bool) -> None:
         with self.loop.lock:
+            self.calls.kill(actor)
             self.send(self.node, m.KillActor(actor, no_restart, False, "killed by zray.kill()"))
         self.kick()
 
@@ -982,12 +1041,16 @@ class Runtime:
         """Whether other processes depend on objects of this one, or it has unfinished tasks."""
         return self.refs.exported() or any(key.queue or key.leases for key in self.submitter.by_number.values())
 
-    def explain(self, ref: ObjectRef) -> str:
-        """Why this reference is not ready, in words."""
+    def explain(self, ref: Any) -> str:
+        """Why this reference (or the next one of a generator, or a map) is not ready, in words."""
+        if isinstance(ref, ObjectRefGenerator):
+            return explain_stream(self, ref._stream, EXPLAIN_S)
+        if isinstance(ref, MapRefs):
+            return f"{ref!r}" if ref._batch.remaining else f"{ref!r}: it is ready"
         record = ref._record
         if record.value is not None:
             return f"{ref!r}: it is ready"
-        return explain_records(self, [record])
+        return explain_records(self, [record], EXPLAIN_S)
 
     # ------------------------------------------------------------ the end
 
@@ -1161,18 +1224,6 @@ def _arm_wake() -> None:
 
 def _report_error(error: Exception) -> None:
     logger.error("internal error: %s", error, exc_info=error)
-
-
-class _StreamRecord:
-    """A generator's next item, as explain_records wants a record."""
-
-    __slots__ = ("oid", "value", "task", "owner")
-
-    def __init__(self, stream: Stream):
-        self.oid = ids.return_id(stream.task.tid, stream.received + 1)
-        self.value = None
-        self.task = stream.task
-        self.owner = None
 
 
 def _strategy(options: Any) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from zray.owner.submitter import Arrival, Submitter, cancelled, first_failure
 
 WINDOW_CALLS = 4096  # calls in flight to one actor, at most
 BATCH_CALLS = 512
+ENDED_KEPT_MAX = 1000  # links of dead actors
 DRAIN_S = 2.0
 
 PENDING, ALIVE, RESTARTING, DEAD = "PENDING", "ALIVE", "RESTARTING", "DEAD"
@@ -33,7 +34,7 @@ class ActorLink:
 
     __slots__ = ("actor", "name", "state", "life", "link", "queue", "inflight", "next_seq", "cause", "unfinished",
                  "life_record", "any_order", "dirty", "watched", "pid", "notice", "methods", "max_task_retries",
-                 "max_pending")
+                 "max_pending", "killed")
 
     def __init__(self, actor: bytes, name: str, any_order: bool):
         self.actor = actor
@@ -55,6 +56,7 @@ class ActorLink:
         self.methods: dict[str, Function] = {}
         self.max_task_retries = 0
         self.max_pending: int | None = None  # None until a handle told us
+        self.killed = False  # by us, and the node has not said yet what became of it: no more calls to this life
 
 
 class ActorCalls:
@@ -69,6 +71,7 @@ class ActorCalls:
         self.by_worker: dict[bytes, ActorLink] = {}
         self.leaving: dict[bytes, tuple[ActorLink, dict[int, Task], float]] = {}  # worker -> calls it may still answer
         self.dirty: list[ActorLink] = []
+        self.ended: dict[bytes, None] = {}  # actors that are DEAD, oldest first
         self.finished = 0
 
     def link_for(self, actor: bytes, name: str, any_order: bool = False) -> ActorLink:
@@ -123,7 +126,7 @@ class ActorCalls:
         dirty, self.dirty = self.dirty, []
         for link in dirty:
             link.dirty = False
-            if link.state == ALIVE:
+            if link.state == ALIVE and not link.killed:
                 self._push(link)
 
     def _push(self, link: ActorLink) -> None:
@@ -200,7 +203,7 @@ class ActorCalls:
         link.unfinished -= done
         if done and link.unfinished == 0:  # calls that ended above by the general way have said so already
             self._quiet(link)
-        if link.queue and (full or not inflight) and link.state == ALIVE:
+        if link.queue and (full or not inflight) and link.state == ALIVE and not link.killed:
             self._push(link)
 
     def _general_end(self, link: ActorLink, task: Task, result: Any) -> None:
@@ -229,6 +232,12 @@ class ActorCalls:
         if link.life_record is not None:
             self.refs.unpin(link.life_record)
 
+    def kill(self, actor: bytes) -> None:
+        """The node is asked to kill it: calls made from now on must not reach the life that ends."""
+        link = self.links.get(actor)
+        if link is not None and link.state == ALIVE:
+            link.killed = True
+
     def _again(self, link: ActorLink, tasks: list[Task]) -> None:
         for task in reversed(tasks):
             task.attempt += 1
@@ -251,6 +260,7 @@ class ActorCalls:
             if link.state == ALIVE and link.life == message.life:
                 return
             self._leave(link)
+            link.killed = False
             link.state = ALIVE
             link.life = message.life
             link.link = WorkerLink(message.worker, message.endpoint)
@@ -261,11 +271,22 @@ class ActorCalls:
             self._push(link)
             return
         link.state = message.state
+        link.killed = False
         if message.state == RESTARTING:
             self._leave(link)
         elif message.state == DEAD:
             self._leave(link)
             self._fail_queue(link)
+            self._remember_ended(link)
+
+    def _remember_ended(self, link: ActorLink) -> None:
+        """Who still calls one that was forgotten here learns from the node again that it is dead."""
+        self.ended[link.actor] = None
+        while len(self.ended) > ENDED_KEPT_MAX:
+            oldest = next(iter(self.ended))
+            del self.ended[oldest]
+            if self.links[oldest].unfinished == 0:
+                del self.links[oldest]
 
     def _leave(self, link: ActorLink) -> None:
         """The process of this life is gone, or going: judge its calls when the connection is drained."""
@@ -343,8 +364,8 @@ class ActorCalls:
 
     def explain(self, task: Task) -> tuple[Cause, dict[str, Any]]:
         link = task.lease
-        about: dict[str, Any] = {"task": task.tid.hex(), "name": f"{link.name}.{task.fn.name}", "actor": link.actor.hex(),
-                                 "attempt": task.attempt}
+        about: dict[str, Any] = {"task": task.tid.hex(), "name": f"{link.name}.{task.fn.name}",
+                                 "actor": link.actor.hex(), "attempt": task.attempt}
         if task.cancelling:
             return Cause.CANCELLING, about
         if link.state == PENDING:
@@ -358,6 +379,9 @@ class ActorCalls:
         if task.state == PUSHED:
             ahead = sum(1 for seq in link.inflight if seq < task.seq)
             about["ahead"] = ahead
+            about["pid"] = link.pid
+            if link.link is not None:
+                about["ask"] = link.link.peer, task.tid
             return (Cause.ACTOR_BUSY if ahead else Cause.RUNNING), about
         if link.queue and link.queue[0].missing and link.queue[0] is not task:
             return Cause.ACTOR_ORDER, about

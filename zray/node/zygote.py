@@ -35,8 +35,8 @@ import msgpack
 from zray.node import linux
 
 # In this order: the long ones first, zray's own last.  Never numba: 92 MB a process that few tasks need.
-IMPORTS = ("numpy", "numpy.random", "zmq", "cloudpickle", "concurrent.futures", "zray.runtime", "zray.worker.actors",
-           "zray.worker.main")
+IMPORTS = ("numpy", "numpy.random", "zmq", "cloudpickle", "asyncio", "concurrent.futures", "zray.runtime",
+           "zray.worker.actors", "zray.worker.main")
 BLAS_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 SAVED_BLAS = "ZRAY_SAVED_BLAS"  # the user's values of the above, as JSON, for workers to restore
 REPARENT_WAIT_S = 5.0  # the process between exits within a millisecond; longer means the daemon is gone

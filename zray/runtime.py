@@ -1089,7 +1089,7 @@ class Runtime:
         ended = [m.FAILED, "session_ended", {}]
         with self.loop.lock:
             for records in (self.refs.owned, self.refs.borrowed):
-                for record in records.values():
+                for record in list(records.values()):
                     record.value = ended
                     waiters, record.waiters = record.waiters, None
                     for waiter in waiters or ():

@@ -128,13 +128,9 @@ class QueueModel(RuleBasedStateMachine):
 
     @rule(owner=st.sampled_from(OWNERS))
     def owner_gone(self, owner):
-        gone = [entry for entry in self.queued if entry[0] == owner]
-        assert self.queue.drop_owner(owner) == len(gone)
-        self.queued = [entry for entry in self.queued if entry[0] != owner]
+        self.queue.forget_owner(owner)
         self.lease[owner] += 1
-        if self.running is not None and self.running[0] == owner:
-            self.queue.finish()
-            self.running = None
+        assert all(key[0] != owner for key in self.queue.leases)
 
     @invariant()
     def agrees(self):

@@ -82,6 +82,16 @@ def test_functions_jobs_actors_nodes_and_locations(service):
     assert client.get_actor(b"a1").result() is None
 
 
+def test_a_job_takes_its_functions_with_it(service):
+    client = service.client
+    for job in (b"job1", b"job2"):
+        for name in (b"f", b"g"):
+            client.register_function(job + name, b"blob")
+    client.drop_functions(b"job1")
+    assert client.get_function(b"job1f").result() is None and client.get_function(b"job1g").result() is None
+    assert client.get_function(b"job2f").result() == b"blob"
+
+
 def test_user_keys(service):
     client = service.client
     assert client.kv_put(b"k", b"1").result() is False

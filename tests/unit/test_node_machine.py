@@ -31,7 +31,10 @@ class Names:
         then(self.names.get((namespace, name), b""))
 
     def record_actor(self, actor, row):
-        self.actors[actor] = row["state"]
+        if row is None:
+            del self.actors[actor]
+        else:
+            self.actors[actor] = row["state"]
 
     def record_job(self, job, row):
         pass
@@ -306,6 +309,15 @@ def test_a_constructor_that_raises_makes_a_dead_actor_with_the_error(node):
     told = only(up(node, error=b"pickled"), m.ActorState)[-1]
     assert told.state == "DEAD" and told.cause["kind"] == "init" and told.cause["error"] == b"pickled"
     assert node.killed
+
+
+def test_dead_actors_are_forgotten_in_the_end_also_by_the_control_store(node, monkeypatch):
+    monkeypatch.setattr("zray.node.actors.DEAD_KEPT_MAX", 2)
+    ids = [bytes([65 + number]) * 16 for number in range(5)]
+    for actor in ids:
+        create(node, actor)
+        node.say(b"driver00", m.KillActor(actor, True, False, "enough"))
+    assert set(node.machine.actors.actors) == set(node.names.actors) == set(ids[-2:])
 
 
 def test_an_actor_is_restarted_as_often_as_allowed(node):

@@ -167,6 +167,14 @@ class GcsClient:
     def get_function(self, key: bytes, done: Done = None) -> Call:
         return self.get(FUNCTIONS + key, done)
 
+    def drop_functions(self, job: bytes) -> None:
+        """Forget the functions whose keys begin with ``job``: nobody is left to call them."""
+        def listed(call: Call) -> None:
+            for key, _ in call.value or ():
+                self.delete(key)
+
+        self.list_prefix(FUNCTIONS + job, listed, values=False)
+
     def claim_name(self, namespace: str, name: str, actor: bytes, done: Done = None) -> Call:
         """value: (claimed, the actor that holds the name now)."""
         return self.compare_and_set(scoped(NAMES, namespace, name), None, actor, done)

@@ -64,6 +64,9 @@ class Ports(Protocol):
     def record(self, actor: Actor) -> None:
         """Write the actor's row of the control store."""
 
+    def erase(self, actor: bytes) -> None:
+        """Take the row out again: it ended long ago."""
+
 
 class Actor:
     """One actor over all its lives."""
@@ -106,8 +109,9 @@ class Actor:
         return bool(self.spec.get("detached"))
 
     def state_message(self) -> ActorState:
-        return ActorState(self.id, self.state, self.life, self.worker if self.state == ALIVE else b"",
-                          self.endpoint if self.state == ALIVE else "", self.cause)
+        if self.state == ALIVE:
+            return ActorState(self.id, ALIVE, self.life, self.worker, self.endpoint, {"pid": self.pid} | self.cause)
+        return ActorState(self.id, self.state, self.life, b"", "", self.cause)
 
     def row(self) -> dict:
         """As the state API shows it."""
@@ -370,6 +374,7 @@ class ActorTable:
             oldest = next(iter(self._dead))
             del self._dead[oldest]
             del self.actors[oldest]
+            self._ports.erase(oldest)
 
     def _current(self, peer: bytes, actor_id: bytes, life: int) -> Actor | None:
         actor = self.actors.get(actor_id)

@@ -219,7 +219,9 @@ class Daemon:
         return {**self.store.attach_info(), "slot": self.store.open_slot(incarnation, pid)}
 
     def _perform_drop_job(self, effect: DropJob) -> None:
-        self.store.drop_job(effect.job.to_bytes(4, "big"))
+        job = effect.job.to_bytes(4, "big")
+        self.store.drop_job(job)
+        self.gcs.client.drop_functions(job)
 
     def _perform_forget(self, effect: Forget) -> None:
         self.processes.forget(effect.incarnation)

@@ -44,6 +44,7 @@ class JobTable:
         self._next = first
         self.jobs: dict[int, Job] = {}
         self.by_driver: dict[bytes, Job] = {}
+        self._forgotten: list[int] = []
 
     def register(self, driver: bytes, pid: int, config: dict, now: float) -> Job:
         """The driver's job, a new one unless it has one (a retry of its request)."""
@@ -64,7 +65,13 @@ class JobTable:
             for number in ended[:max(0, len(ended) - ENDED_KEPT_MAX)]:
                 if not is_used(number):
                     del self.jobs[number]
+                    self._forgotten.append(number)
         return job
+
+    def forgotten(self) -> list[int]:
+        """Jobs forgotten since the last call."""
+        numbers, self._forgotten = self._forgotten, []
+        return numbers
 
     def check(self) -> None:
         for driver, job in self.by_driver.items():

@@ -43,9 +43,9 @@ class Names(Protocol):
 
     def find(self, namespace: str, name: str, then: Callable[[bytes], None]) -> None: ...
 
-    def record_actor(self, actor: bytes, row: dict) -> None: ...
+    def record_actor(self, actor: bytes, row: dict | None) -> None: ...
 
-    def record_job(self, job: int, row: dict) -> None: ...
+    def record_job(self, job: int, row: dict | None) -> None: ...
 
 
 class Death:
@@ -225,6 +225,8 @@ class NodeMachine:
                 self.effects.append(Send(peer, reply))
             return
         self.names.record_job(job.number, job.row())
+        for number in self.jobs.forgotten():
+            self.names.record_job(number, None)
         self.effects.append(Note("job_over", {"job": job.number, "reason": reason}))
         self.actors.job_over(job.number)
         self._process_gone(peer, reason)
@@ -507,6 +509,9 @@ class NodeMachine:
 
     def record(self, actor: Actor) -> None:
         self.names.record_actor(actor.id, actor.row())
+
+    def erase(self, actor: bytes) -> None:
+        self.names.record_actor(actor, None)
 
     # ------------------------------------------------------------ views
 

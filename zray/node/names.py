@@ -23,8 +23,8 @@ class GcsNames:
     def find(self, namespace: str, name: str, then: Callable[[bytes], None]) -> None:
         self._client.lookup_name(namespace, name, lambda call: then(b"" if call.error else call.value or b""))
 
-    def record_actor(self, actor: bytes, row: dict[str, Any]) -> None:
+    def record_actor(self, actor: bytes, row: dict[str, Any] | None) -> None:
         self._client.record_actor(actor, row)
 
-    def record_job(self, job: int, row: dict[str, Any]) -> None:
+    def record_job(self, job: int, row: dict[str, Any] | None) -> None:
         self._client.record_job(job, row)

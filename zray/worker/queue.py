@@ -148,14 +148,10 @@ class TaskQueue:
         self.entries.extend(kept)
         return found
 
-    def drop_owner(self, owner: bytes) -> int:
-        """The owner is gone: forget what it queued; returns how many entries."""
-        entries = self._drain()
-        kept = [entry for entry in entries if entry[0].owner != owner]
-        self.entries.extend(kept)
+    def forget_owner(self, owner: bytes) -> None:
+        """The owner is gone: forget its leases.  What it queued still runs, for what it does."""
         for key in [key for key in self.leases if key[0] == owner]:
             del self.leases[key]
-        return len(entries) - len(kept)
 
     def _drain(self) -> list[Entry]:
         """Take all entries, from the right, while the executor may be taking from the left."""

@@ -166,6 +166,14 @@ class ObjectRefGenerator(Generic[T]):
             raise StopAsyncIteration
         return ref
 
+    @property
+    def _record(self) -> Any:
+        return self._stream
+
+    @property
+    def _oid(self) -> bytes:
+        return self._stream.oid
+
     def is_finished(self) -> bool:
         """Whether every item has been taken."""
         return self._stream.ended and not self._stream.ready

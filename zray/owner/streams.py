@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Stream:
-    """The consumer's side of one generator task."""
+    """The consumer's side of one generator task.  To ``wait`` it is a record that is ready when ``next`` would be."""
 
     __slots__ = ("task", "ready", "received", "consumed", "ended", "closed", "backpressure", "waiters")
 
@@ -34,6 +34,16 @@ class Stream:
         self.closed = False
         self.backpressure = backpressure
         self.waiters: list[Callable[[Any], None]] | None = None
+
+    owner = None
+
+    @property
+    def oid(self) -> bytes:
+        return ids.return_id(self.task.tid, 0)
+
+    @property
+    def value(self) -> bytes | None:
+        return b"" if self.ready or self.ended else None
 
     def wake(self) -> None:
         waiters, self.waiters = self.waiters, None

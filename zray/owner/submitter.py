@@ -351,9 +351,12 @@ class Submitter:
         if len(values) != len(entries):
             self.fail(task, [FAILED, "system", {"reason": f"{len(values)} values for {len(entries)} returns"}])
             return
+        pins, task.pins = task.pins, None
         self._ended(task)
         for entry, value in zip(entries, values, strict=True):
             self.deliver(entry, value, sender)
+        if pins:  # only now: a value may carry what was an argument, and its sender may be dead and hold nothing
+            self.refs.unpin_all(pins)
 
     def deliver(self, entry: Entry, value: Any, sender: bytes) -> None:
         """Give an entry its value, taking over the references that it carries."""
@@ -598,7 +601,10 @@ class Submitter:
                 return Cause.WORKER_LOST, about
             ahead = sum(1 for seq in lease.inflight if seq < task.seq)
             about["ahead"] = ahead
-            return (Cause.PUSHED if ahead else Cause.RUNNING), about
+            if ahead:
+                return Cause.PUSHED, about
+            about["ask"] = lease.link.peer, task.tid
+            return Cause.RUNNING, about
         if task.state == PUSHED:
             return Cause.RUNNING, about
         key = task.key
@@ -607,6 +613,8 @@ class Submitter:
         if key.status is not None:
             cause, about["detail"] = key.status
             return Cause(cause), about
+        if task.attempt:
+            return Cause.RETRY, about
         if key.leases:
             about["leases"] = len(key.leases)
             return Cause.RESOURCES_BUSY, about

@@ -108,19 +108,21 @@ class References:
     def complete(self, record: Record, value: Value) -> None:
         """The value (or error) of a pending object is known: store it and tell whoever waits."""
         record.value = value
+        orphan = False
         if type(record) is Entry:
             record.task = None
             if type(value) is bytes:
                 self.inline_bytes += len(value)
+            # Freed while its task ran.  Asked before the waiters are told: one of them may free it, and that is enough.
+            orphan = record.refs == 0 and not record.holders and self.owned.get(record.oid) is not record
         waiters = record.waiters
         if waiters is not None:
             record.waiters = None
             for waiter in waiters:
                 waiter(record)
-        if record.refs == 0 and type(record) is Entry and not record.holders:
-            # Nobody was left when it arrived: put back the count that _free expects.
-            if self.owned.get(record.oid) is not record:
-                self._discard(record)
+        if orphan:
+            assert type(record) is Entry
+            self._discard(record)
 
     def _discard(self, entry: Entry) -> None:
         """A value for an object that was freed while its task ran."""

@@ -235,9 +235,9 @@ def timeline(filename: str | os.PathLike[str] | None = None) -> list[dict[str, A
     return None
 
 
-def explain(ref: ObjectRef | Iterable[ObjectRef]) -> str:
-    """Why this reference is not ready (or that it is), in words."""
-    if isinstance(ref, ObjectRef):
+def explain(ref: ObjectRef | ObjectRefGenerator | MapRefs | Iterable[ObjectRef]) -> str:
+    """Why this reference is not ready (or that it is), in words; of a generator, its next one."""
+    if isinstance(ref, (ObjectRef, ObjectRefGenerator, MapRefs)):
         return connected().explain(ref)
     if isinstance(ref, Iterable):
         return "\n".join(explain(one) for one in ref)

@@ -36,6 +36,7 @@ FAULTS_S = 0.6  # how long the first phase lasts
 HEAL_S = 60.0  # simulated time in which everything must be resolved once the network is well
 MACHINE_CHECK_EVERY = 4  # turns of any process
 CHECK_EVERY = 40
+SHOWN_MAX = 12  # objects of a process that describe() shows
 
 
 @dataclass(frozen=True, slots=True)
@@ -513,7 +514,7 @@ def _describe(core: Core) -> Iterator[str]:
     running = getattr(core, "running", None)
     if running is not None:
         yield f"  runs {running.task[0].hex()} {core.cluster.oracle.programs.get(running.task[0])} blocked={core.blocked}"  # type: ignore[attr-defined]
-    for oid, entry in refs.owned.items():
+    for oid, entry in list(refs.owned.items())[:SHOWN_MAX]:
         yield (f"  owns {oid.hex()} {core.cluster.oracle.programs.get(oid[:24])} ready={entry.value is not None} "
                f"refs={entry.refs} holders={entry.holders}")
         if entry.task is not None and entry.task.state != 3:

@@ -278,10 +278,12 @@ class Mesh:
         self._transmit(peer, frame, now)
 
     def _activate(self, peer: bytes, session: Session) -> None:
+        due = session.due()
+        if due is None:
+            return  # an early frame is held: nothing to do until more comes, and then this is asked again
         session.active = True
         self._active[peer] = session
-        due = session.due()
-        if due is not None and (self._tick_at is None or due < self._tick_at):
+        if self._tick_at is None or due < self._tick_at:
             self._tick_at = due
 
     def _transmit(self, peer: bytes, frame: bytes, now: float) -> None:
@@ -604,6 +606,7 @@ class Mesh:
         for session in self._sessions.values():
             session.check()
         assert self._active.keys() <= self._sessions.keys()
+        assert not self._active or self._tick_at is not None, "sessions wait for a tick that will not come"
         assert all(session.active == (peer in self._active) for peer, session in self._sessions.items())
         assert {dialled.endpoint: peer for peer, dialled in self._dialled.items()} == self._at
         assert self._stalled.keys() <= self._sessions.keys()

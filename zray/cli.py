@@ -19,7 +19,16 @@ from zray.node import launch, session as sessions
 from zray.node.options import BadOption, json_map
 
 QUERY_TIMEOUT_S = 10.0
+STACK_TIMEOUT_S = 2.0
+CELL_MAX = 64  # characters of a table's cell, but for its last column
 FORMATS = ("default", "table", "json", "yaml")
+# What a table shows without --detail.
+COLUMNS = {
+    "nodes": ("NodeID", "Alive", "NodeManagerAddress", "NodeManagerHostname", "pid", "Resources"),
+    "tasks": ("task_id", "name", "state", "job_id", "pid", "attempt", "count", "seconds", "detail"),
+    "actors": ("actor_id", "class_name", "state", "name", "ray_namespace", "job_id", "pid", "num_restarts",
+               "required_resources", "death_cause"),
+}
 LISTABLE = ("nodes", "actors", "workers", "leases", "jobs", "objects", "tasks")
 
 
@@ -52,24 +61,43 @@ class Asker:
         from zray.messages import NodeAnswer, NodeQuery
 
         self._send(NodeQuery(1, what, args))
-        self.mesh.flush()
-        found: list[dict[str, Any]] = []
+        found = self._await(lambda _, message: type(message) is NodeAnswer, QUERY_TIMEOUT_S)
+        if found is None:
+            where = self.handle.session_dir
+            raise click.ClickException(f"the node in {where} did not answer within {QUERY_TIMEOUT_S:g} s")
+        if "error" in found.answer:
+            raise click.ClickException(found.answer["error"])
+        return found.answer
+
+    def _await(self, wanted: Callable[[bytes, Any], bool], timeout_s: float) -> Any:
+        """The first message that is wanted, None when none comes in time."""
+        found: list[Any] = []
 
         def on_message(peer: bytes, code: int, message: Any) -> None:
-            if code == NodeAnswer.CODE:
-                found.append(message.answer)
+            if wanted(peer, message):
+                found.append(message)
 
-        deadline = time.monotonic() + QUERY_TIMEOUT_S
+        self.mesh.flush()
+        deadline = time.monotonic() + timeout_s
         while not found and time.monotonic() < deadline:
             self.mesh.poll(0.0 if self.mesh.readable() else deadline - time.monotonic())
             self.mesh.drain(on_message)
             self.mesh.flush()
-        if not found:
-            where = self.handle.session_dir
-            raise click.ClickException(f"the node in {where} did not answer within {QUERY_TIMEOUT_S:g} s")
-        if "error" in found[0]:
-            raise click.ClickException(found[0]["error"])
-        return found[0]
+        return found[0] if found else None
+
+    def ask_process(self, socket: str) -> str:
+        """The stacks of the driver or worker behind a socket of the session directory, '' when it does not answer."""
+        from zray import stacks
+        from zray.messages import FEATURES, PROTOCOL, Because, Hello, Why
+
+        peer = bytes.fromhex(socket[2:-len(".sock")])
+        self.mesh.connect(peer, f"ipc://{self.handle.session_dir}/{socket}")
+        python = ".".join(map(str, sys.version_info[:3]))
+        for message in (Hello(PROTOCOL, "tool", "", os.getpid(), 0, python, list(FEATURES)), Why(1, stacks.ASK)):
+            self.mesh.send(peer, message.CODE, message)
+        found = self._await(lambda sender, message: sender == peer and type(message) is Because, STACK_TIMEOUT_S)
+        self.mesh.disconnect(peer)
+        return found.text if found is not None else ""
 
     def close(self) -> None:
         from zray.messages import Bye
@@ -120,6 +148,8 @@ def _yaml(value: Any, indent: str = "") -> list[str]:
 
 
 def _cell(value: Any) -> str:
+    if value is None:
+        return ""
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, dict):
@@ -133,7 +163,8 @@ def _table(rows: list[dict[str, Any]]) -> str:
     if not rows:
         return "(none)"
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    cells = [[_cell(row.get(column, ""))[:40] for column in columns] for row in rows]
+    last = columns[-1]
+    cells = [[_cell(row.get(column, ""))[:None if column is last else CELL_MAX] for column in columns] for row in rows]
     widths = [max(len(column), *(len(line[i]) for line in cells)) for i, column in enumerate(columns)]
     lines = [columns, ["-" * width for width in widths], *cells]
     padded = ([cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines)
@@ -240,7 +271,7 @@ def status(address: str, form: str) -> None:
 @click.argument("what", type=click.Choice(LISTABLE))
 @click.option("--filter", "-f", "filters", multiple=True, metavar="KEY=VALUE")
 @click.option("--limit", default=100, show_default=True)
-@click.option("--detail", is_flag=True, help="accepted as in Ray; every column is always shown")
+@click.option("--detail", is_flag=True, help="every column (json and yaml always have all)")
 @with_address
 @with_format
 def list_(what: str, filters: tuple[str, ...], limit: int, detail: bool, address: str, form: str) -> None:
@@ -251,35 +282,40 @@ def list_(what: str, filters: tuple[str, ...], limit: int, detail: bool, address
         rows = ask(address, "tasks")["tasks"]
     else:
         rows = ask(address, what)[what]
-    show(_filtered(list(rows), filters)[:limit], form)
+    rows = _filtered(list(rows), filters)[:limit]
+    if what in COLUMNS and not detail and form in ("default", "table"):
+        rows = [{column: row[column] for column in COLUMNS[what] if column in row} for row in rows]
+    show(rows, form)
 
 
 @main.command()
-@click.argument("what", type=click.Choice(("actors", "workers", "nodes", "jobs")))
+@click.argument("what", type=click.Choice(("actors", "workers", "nodes", "jobs", "tasks", "objects")))
 @click.argument("identifier")
 @with_address
 @with_format
 def get(what: str, identifier: str, address: str, form: str) -> None:
     """One row by its id."""
-    key = {"actors": "actor_id", "workers": "worker_id", "nodes": "NodeID", "jobs": "job_id"}[what]
-    rows = [row for row in ask(address, what)[what] if str(row[key]).startswith(identifier)]
+    key = {"actors": "actor_id", "workers": "worker_id", "nodes": "NodeID", "jobs": "job_id", "tasks": "task_id",
+           "objects": "oid"}[what]
+    every = ask(address, "store")["store"].get("objects", []) if what == "objects" else ask(address, what)[what]
+    rows = [row for row in every if str(row[key]).startswith(identifier)]
     if not rows:
         raise click.ClickException(f"no {what[:-1]} with id {identifier}")
     show(rows[0], form)
 
 
 @main.command()
-@click.argument("what", type=click.Choice(("actors", "workers", "tasks")))
+@click.argument("what", type=click.Choice(("actors", "workers", "tasks", "objects")))
 @with_address
 @with_format
 def summary(what: str, address: str, form: str) -> None:
     """Counts by state and name."""
-    key = {"actors": "class_name", "workers": "job_id", "tasks": "name"}[what]
-    rows = ask(address, what)[what]
+    key = {"actors": "class_name", "workers": "job_id", "tasks": "name", "objects": "holder"}[what]
+    rows = ask(address, "store")["store"].get("objects", []) if what == "objects" else ask(address, what)[what]
     counts: dict[tuple[str, str], int] = {}
     for row in rows:
         group = str(row.get(key, "")), str(row.get("state", "FINISHED"))
-        counts[group] = counts.get(group, 0) + 1
+        counts[group] = counts.get(group, 0) + row.get("count", 1)
     show([{key: name, "state": state, "count": count} for (name, state), count in sorted(counts.items())], form)
 
 
@@ -288,7 +324,19 @@ def summary(what: str, address: str, form: str) -> None:
 @with_format
 def memory(address: str, form: str) -> None:
     """Who holds what in the object store."""
-    show(ask(address, "store")["store"], form)
+    store = ask(address, "store")["store"]
+    if form != "default":
+        show(store, form)
+        return
+    objects, pids = store.get("objects", []), store.get("pids", {})
+    mib = {name: store.get(name, 0) / 2**20 for name in ("capacity", "used", "spilled")}
+    click.echo(f"object store: {mib['used']:.1f} of {mib['capacity']:.0f} MiB in use, "
+               f"{mib['spilled']:.1f} MiB on disk, {len(objects)} objects, "
+               f"{store.get('waiting', 0)} requests wait for room")
+    for error in filter(None, (store.get("growth_error"), store.get("spill_error"))):
+        click.echo(f"  {error}")
+    largest = sorted(objects, key=lambda row: -row["nbytes"])
+    click.echo(_table([{**row, "pid": pids.get(row["holder"], "")} for row in largest]))
 
 
 @main.command()
@@ -313,8 +361,52 @@ def explain(actor: str | None, address: str, form: str) -> None:
             show(ask(address, "explain", actor=bytes.fromhex(actor)), form)
         except ValueError:
             raise click.ClickException(f"an actor id is hexadecimal, not {actor!r}") from None
-    else:
-        show(ask(address, "leases")["waiting"], form)
+        return
+    waiting = ask(address, "leases")["waiting"]
+    if form != "default":
+        show(waiting, form)
+        return
+    from zray.causes import Cause
+
+    for row in waiting:
+        what = f"actor {row['name']}" if row["actor"] else f"{row['want']} x {row['name']}()"
+        click.echo(f"{what} of job {row['job']}: {Cause(row['cause']).text} ({row['detail']})")
+    if not waiting:
+        click.echo("nothing waits for a worker")
+
+
+@main.command()
+@click.argument("pid", type=int, required=False)
+@with_address
+def stack(pid: int | None, address: str) -> None:
+    """Python stacks of the drivers and workers of a session, or of one process."""
+    asker = Asker(address)
+    try:
+        sockets = sorted(name for name in os.listdir(asker.handle.session_dir)
+                         if name.endswith(".sock") and name[:2] in ("d-", "w-"))
+        workers = {row["worker_id"][:16]: row["pid"] for row in asker.ask("workers")["workers"]}
+        for name in sockets:
+            its_pid = workers.get(name[2:18])
+            if pid is not None and its_pid != pid:
+                continue
+            text = asker.ask_process(name)
+            kind = "driver" if name.startswith("d-") else f"worker, pid {its_pid}"
+            click.echo(f"---- {name} ({kind})\n{text or 'no answer: it is gone, or C code holds its interpreter lock'}")
+    finally:
+        asker.close()
+
+
+@main.group()
+def job() -> None:
+    """Jobs of a session."""
+
+
+@job.command("list")
+@with_address
+@with_format
+def job_list(address: str, form: str) -> None:
+    """Every job, as `zray list jobs` shows them."""
+    show(ask(address, "jobs")["jobs"], form)
 
 
 @main.command()

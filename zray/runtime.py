@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from zray import codec, errors, ids, messages as m, refs as refs_module, serialization
+from zray import codec, errors, ids, messages as m, refs as refs_module, serialization, stacks
 from zray.causes import Cause
 from zray.config import Config
 from zray.futures import Futures
@@ -365,7 +365,10 @@ class Runtime:
         return reply.message.text if reply.message is not None else ""
 
     def _on_why(self, peer: bytes, message: m.Why) -> None:
-        """From a process that waits for an object of ours, or for a task that runs here."""
+        """From a process that waits for an object of ours, or for a task that runs here; or from ``zray stack``."""
+        if message.what == stacks.ASK:
+            self.send(peer, m.Because(message.request, stacks.text()))
+            return
         entry = self.refs.owned.get(message.what)
         blocked = self.blocked.get(message.what)
         if entry is not None and entry.value is None:

@@ -36,11 +36,11 @@ def _limit(args: dict[str, Any]) -> int:
 
 
 def _shown(value: Any) -> Any:
-    """Ids as hex, which is how users write them."""
+    """Ids as hex, which is how users write them, also as keys."""
     if isinstance(value, bytes):
         return value.hex()
     if isinstance(value, dict):
-        return {key: _shown(item) for key, item in value.items() if key != "error"}
+        return {_shown(key): _shown(item) for key, item in value.items() if key != "error"}
     if isinstance(value, list):
         return [_shown(item) for item in value]
     return value
@@ -63,12 +63,16 @@ def _actors(machine: NodeMachine, peer: bytes, args: dict) -> dict:
     actors = machine.actors.actors
     wanted = args.get("actor")
     if wanted is not None:
-        return _rows("actors", [actors[wanted].row()] if wanted in actors else [], args)
+        return _rows("actors", [_actor(actors[wanted])] if wanted in actors else [], args)
     if args.get("named"):
         rows = [{"name": a.name, "namespace": a.namespace, "actor_id": a.id}
                 for a in actors.values() if a.name and a.state != "DEAD"]
         return _rows("actors", rows, args)
-    return _rows("actors", [actor.row() for actor in actors.values()], args)
+    return _rows("actors", [_actor(actor) for actor in actors.values()], args)
+
+
+def _actor(actor: Any) -> dict[str, Any]:
+    return {**actor.row(), "required_resources": amounts(actor.spec.get("demand") or {})}
 
 
 def _workers(machine: NodeMachine, peer: bytes, args: dict) -> dict:
@@ -88,11 +92,16 @@ def _leases(machine: NodeMachine, peer: bytes, args: dict) -> dict:
 
 
 def _store(machine: NodeMachine, peer: bytes, args: dict) -> dict:
-    return {"store": machine.store_report()}
+    return {"store": _shown(machine.store_report())}
 
 
 def _jobs(machine: NodeMachine, peer: bytes, args: dict) -> dict:
-    return _rows("jobs", [job.row() for job in machine.jobs.jobs.values()], args)
+    rows = []
+    for job in machine.jobs.jobs.values():
+        row = job.row()  # its times are of the machine's clock, which means nothing elsewhere
+        start, end = row.pop("start_time"), row.pop("end_time")
+        rows.append({**row, "seconds": (end or machine.now) - start})
+    return _rows("jobs", rows, args)
 
 
 def _timeline(machine: NodeMachine, peer: bytes, args: dict) -> dict:

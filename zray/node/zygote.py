@@ -34,9 +34,10 @@ import msgpack
 
 from zray.node import linux
 
-# In this order: the long ones first, zray's own last.  Never numba: 92 MB a process that few tasks need.
-IMPORTS = ("numpy", "numpy.random", "zmq", "cloudpickle", "asyncio", "concurrent.futures", "zray.runtime",
-           "zray.worker.actors", "zray.worker.main")
+# In this order: what every worker uses first, so that it lies together and a worker that writes to it (a count of
+# references is a write) copies few pages.  Never numba: 92 MB a process that few tasks need.
+IMPORTS = ("zray.runtime", "zray.worker.actors", "zray.worker.main", "cloudpickle", "concurrent.futures", "asyncio",
+           "numpy", "numpy.random")
 BLAS_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 SAVED_BLAS = "ZRAY_SAVED_BLAS"  # the user's values of the above, as JSON, for workers to restore
 REPARENT_WAIT_S = 5.0  # the process between exits within a millisecond; longer means the daemon is gone
@@ -171,6 +172,7 @@ class Zygote:
         self.daemon = daemon
         self.soft_limit = soft_limit
         self.base: dict[str, Any] = {}
+        self.forks = int.from_bytes(os.urandom(4), "little")  # counts workers, for their seeds
         self.run: Callable[[dict[str, Any]], Any] | None = None
 
     def prepare(self) -> None:
@@ -183,6 +185,10 @@ class Zygote:
         gc.collect()
         gc.disable()
         gc.freeze()
+        if sys.version_info < (3, 12):
+            # Its entries count references of names: each one that a worker replaces would cost it two pages.  From
+            # 3.12 on names are immortal.
+            sys._clear_type_cache()
 
     def serve(self) -> None:
         self.prepare()
@@ -220,6 +226,7 @@ class Zygote:
         with os.fdopen(read, "rb") as pipe:
             report = msgpack.unpackb(pipe.read())
         os.waitpid(between, 0)
+        self.forks += len(specs)
         self._answer(report["spawned"], report["error"])
 
     def _answer(self, spawned: list[list[Any]], error: str) -> None:
@@ -231,7 +238,7 @@ class Zygote:
         spawned: list[list[Any]] = []
         text = ""
         gate, gate_write = os.pipe()  # closes when this process ends: the workers wait for that without spinning
-        for spec in specs:
+        for number, spec in enumerate(specs, self.forks):
             try:
                 pid = os.fork()
             except OSError as error:
@@ -240,12 +247,12 @@ class Zygote:
             else:
                 if pid == 0:
                     os.close(gate_write)
-                    self._child({**self.base, **spec}, gate)
+                    self._child({**self.base, **spec}, number, gate)
             spawned.append([spec["worker_id"], pid])
         os.write(write, msgpack.packb({"spawned": spawned, "error": text}))
         os._exit(0)
 
-    def _child(self, spec: dict[str, Any], gate: int) -> None:
+    def _child(self, spec: dict[str, Any], number: int, gate: int) -> None:
         """In the worker: become a clean process, then run.  Never returns."""
         code = 1
         try:
@@ -255,7 +262,7 @@ class Zygote:
                 signal.signal(number, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.default_int_handler)
             linux.restore_descriptor_limit(self.soft_limit)
-            _reseed()
+            _reseed(number)
             restore_blas_variables()
             self._join_daemon(gate)
             os.closerange(3, 1 << 30)  # one close_range call; the zygote keeps nothing that a worker may use
@@ -292,24 +299,26 @@ def log_paths(session_dir: str, worker_id: bytes) -> tuple[str, str]:
 
 
 def _redirect(spec: dict[str, Any]) -> None:
-    """Input from /dev/null, output to the worker's two files: a pipe that nobody reads would stop the worker."""
+    """Input from /dev/null, output to the worker's two files: a pipe that nobody reads would stop the worker.
+
+    The streams inherited from the zygote write to the same descriptors; zray.worker.process replaces them.
+    """
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     for target, path in zip((1, 2), log_paths(spec["session_dir"], spec["worker_id"]), strict=True):
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(handle, target)
-    sys.stdin = open(0, closefd=False)
-    sys.stdout = open(1, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
-    sys.stderr = open(2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
-    sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr  # type: ignore[misc]
+    sys.stdin = sys.__stdin__ = open(0, closefd=False)  # type: ignore[misc]
 
 
-def _reseed() -> None:
-    """A fork copies the generators' states: without this, all workers draw the same numbers."""
+def _reseed(number: int) -> None:
+    """A fork copies the generators' states: without this, all workers draw the same numbers.
+
+    numpy takes four times as long to gather entropy as to spread a number; a count never repeats, and an odd factor
+    modulo 2**32 keeps numbers apart that are.
+    """
     random.seed()
-    numpy = sys.modules.get("numpy")
-    if numpy is not None:
-        numpy.random.seed()
+    sys.modules["numpy.random"].seed(number * 2654435761 % 2**32)
 
 
 def main() -> None:

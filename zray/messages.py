@@ -18,7 +18,8 @@ Code ranges: 1-19 session, 20-49 leases and workers, 50-69 tasks, 70-79 referenc
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar, dataclass_transform
 
 PROTOCOL = 1
 FEATURES = ("batch", "map", "stream")
@@ -27,22 +28,42 @@ STORED = 1
 FAILED = 2
 CARRYING = 3
 
-BY_CODE: dict[int, type] = {}
+if TYPE_CHECKING:
+
+    @dataclass_transform()
+    class Message:
+        """What a type checker sees: a NamedTuple cannot declare a class variable that its decorator sets."""
+
+        CODE: ClassVar[int]
+        _fields: ClassVar[tuple[str, ...]]
+
+        def _replace(self, **fields: Any) -> Any: ...
+        def __iter__(self) -> Iterator[Any]: ...
+        def __len__(self) -> int: ...
+        def __getitem__(self, index: int) -> Any: ...
+
+else:
+    Message = NamedTuple
+
+M = TypeVar("M", bound=Message)
+
+BY_CODE: dict[int, type[Message]] = {}
 FIELD_TYPES: dict[int, tuple[frozenset[type], ...]] = {}
 
 
 # What a field may hold on the wire, by the name of its annotation (typing.get_type_hints costs 15 ms at import).
 _WIRE_TYPES: dict[str, frozenset[type]] = {
     "int": frozenset((int,)), "float": frozenset((float, int)), "bool": frozenset((bool,)), "str": frozenset((str,)),
-    "bytes": frozenset((bytes,)), "list": frozenset((list,)), "dict": frozenset((dict,)), "None": frozenset((type(None),)),
+    "bytes": frozenset((bytes,)), "list": frozenset((list,)), "dict": frozenset((dict,)),
+    "None": frozenset((type(None),)),
     "Any": frozenset((int, float, bool, str, bytes, list, dict, type(None))),
 }
 
 
-def message(code: int):
+def message(code: int) -> Callable[[type[M]], type[M]]:
     """Class decorator: give the NamedTuple its wire code and read its field types."""
 
-    def register(cls):
+    def register(cls: type[M]) -> type[M]:
         if code in BY_CODE:
             raise ValueError(f"code {code} is taken by {BY_CODE[code].__name__}")
         cls.CODE = code
@@ -55,13 +76,14 @@ def message(code: int):
 
 def _wire_types(annotation: str) -> frozenset[type]:
     """``"list[int] | None"`` -> {list, NoneType}"""
-    return frozenset().union(*(_WIRE_TYPES[part.split("[")[0].strip()] for part in annotation.split("|")))
+    none: frozenset[type] = frozenset()
+    return none.union(*(_WIRE_TYPES[part.split("[")[0].strip()] for part in annotation.split("|")))
 
 
 # ---------------------------------------------------------------- session (1-19)
 
 @message(1)
-class Hello(NamedTuple):
+class Hello(Message):
     """First message of whoever dials: who I am, what I speak, where I can be dialled."""
 
     protocol: int
@@ -74,7 +96,7 @@ class Hello(NamedTuple):
 
 
 @message(2)
-class HelloAck(NamedTuple):
+class HelloAck(Message):
     """The answer to a Hello; ``refused`` says why the peer is not welcome ('' when it is)."""
 
     protocol: int
@@ -84,7 +106,7 @@ class HelloAck(NamedTuple):
 
 
 @message(3)
-class Bye(NamedTuple):
+class Bye(Message):
     """A planned exit: everything I sent before this is complete, expect no more."""
 
     reason: str
@@ -93,7 +115,7 @@ class Bye(NamedTuple):
 # ---------------------------------------------------------------- leases and workers (20-49)
 
 @message(20)
-class LeaseKey(NamedTuple):
+class LeaseKey(Message):
     """Owner -> node: declares scheduling key ``key`` (an integer of this owner's)."""
 
     key: int
@@ -104,7 +126,7 @@ class LeaseKey(NamedTuple):
 
 
 @message(21)
-class LeaseWant(NamedTuple):
+class LeaseWant(Message):
     """Owner -> node: how many leases, beyond those held, this key could use now.  Absolute, so repeats are harmless."""
 
     key: int
@@ -113,7 +135,7 @@ class LeaseWant(NamedTuple):
 
 
 @message(22)
-class LeaseGrant(NamedTuple):
+class LeaseGrant(Message):
     """Node -> owner: worker ``worker`` (incarnation) is yours until you return lease ``lease``."""
 
     key: int
@@ -125,7 +147,7 @@ class LeaseGrant(NamedTuple):
 
 
 @message(23)
-class LeaseReturn(NamedTuple):
+class LeaseReturn(Message):
     """Owner -> node: done with the lease.  ``exiting``: the worker is about to end itself (max_calls, exit)."""
 
     lease: int
@@ -133,14 +155,14 @@ class LeaseReturn(NamedTuple):
 
 
 @message(24)
-class LeaseRecall(NamedTuple):
+class LeaseRecall(Message):
     """Node -> owner: somebody else waits; return the lease as soon as it has nothing in flight."""
 
     lease: int
 
 
 @message(25)
-class LeaseStatus(NamedTuple):
+class LeaseStatus(Message):
     """Node -> owner: why the wants of ``key`` are not granted.  ``cause`` is a zray.causes.Cause value."""
 
     key: int
@@ -149,7 +171,7 @@ class LeaseStatus(NamedTuple):
 
 
 @message(26)
-class WorkerDied(NamedTuple):
+class WorkerDied(Message):
     """Node -> every core process that may know the worker.  Marks say what ran (see worker progress marks)."""
 
     worker: bytes
@@ -164,14 +186,14 @@ class WorkerDied(NamedTuple):
 
 
 @message(27)
-class Blocked(NamedTuple):
+class Blocked(Message):
     """Worker -> node: my task waits in get or wait (True: give its CPU to somebody) or runs on (False)."""
 
     blocked: bool
 
 
 @message(28)
-class LeaseKill(NamedTuple):
+class LeaseKill(Message):
     """Owner -> node: kill -9 the worker of this lease (cancel with force=True)."""
 
     lease: int
@@ -179,7 +201,7 @@ class LeaseKill(NamedTuple):
 
 
 @message(29)
-class LeaseOpen(NamedTuple):
+class LeaseOpen(Message):
     """Owner -> worker, before the first push: the lease I hold on you and what it was assigned."""
 
     lease: int
@@ -191,7 +213,7 @@ class LeaseOpen(NamedTuple):
 # ---------------------------------------------------------------- tasks (50-69)
 
 @message(50)
-class FunctionDef(NamedTuple):
+class FunctionDef(Message):
     """Owner -> worker: a pickled function or class, sent before its first use on this worker."""
 
     key: bytes
@@ -199,7 +221,7 @@ class FunctionDef(NamedTuple):
 
 
 @message(51)
-class PushTasks(NamedTuple):
+class PushTasks(Message):
     """Owner -> worker: run these in order.  Task i has sequence number ``first + i`` on this lease.
 
     A task is ``[task id, attempt, function key, args value, number of returns, extra | None]``; number of returns is
@@ -214,7 +236,7 @@ class PushTasks(NamedTuple):
 
 
 @message(52)
-class TasksDone(NamedTuple):
+class TasksDone(Message):
     """Worker -> owner: ends of tasks, as ``[sequence, result, sequence, result, ...]``.
 
     A result is a wire value (task with one return) or ``[0, [value, ...], extra]``: several returns, and in extra
@@ -228,7 +250,7 @@ class TasksDone(NamedTuple):
 
 
 @message(53)
-class HandBack(NamedTuple):
+class HandBack(Message):
     """Worker -> owner: these sequence numbers were not started and will not be; push them elsewhere."""
 
     lease: int
@@ -236,7 +258,7 @@ class HandBack(NamedTuple):
 
 
 @message(54)
-class CancelTask(NamedTuple):
+class CancelTask(Message):
     """Owner -> worker: cancel the attempt if it is queued or running here; acts on no other attempt."""
 
     task: bytes
@@ -245,7 +267,7 @@ class CancelTask(NamedTuple):
 
 
 @message(55)
-class StreamItem(NamedTuple):
+class StreamItem(Message):
     """Worker -> owner: item ``index`` (from 1) of a streaming generator task."""
 
     task: bytes
@@ -255,7 +277,7 @@ class StreamItem(NamedTuple):
 
 
 @message(56)
-class StreamAck(NamedTuple):
+class StreamAck(Message):
     """Owner -> worker: the consumer has taken this many items (back-pressure)."""
 
     task: bytes
@@ -264,7 +286,7 @@ class StreamAck(NamedTuple):
 
 
 @message(57)
-class PushMap(NamedTuple):
+class PushMap(Message):
     """Owner -> worker: one chunk of ``f.map``: ``count`` tasks with consecutive ids, arguments as one pickled list.
 
     ``star``: each item is a tuple of positional arguments.  Sequence numbers ``first .. first + count - 1``.
@@ -281,7 +303,7 @@ class PushMap(NamedTuple):
 
 
 @message(58)
-class MapDone(NamedTuple):
+class MapDone(Message):
     """Worker -> owner: results ``first .. first + count - 1`` of a chunk, as one pickled list (wire value).
 
     ``failures``: [[position, wire value], ...] for items that raised; their place in the list is None.
@@ -298,7 +320,7 @@ class MapDone(NamedTuple):
 # ---------------------------------------------------------------- references (70-79)
 
 @message(70)
-class HoldAdd(NamedTuple):
+class HoldAdd(Message):
     """Holder (or a sender on its behalf) -> owner: ``holder`` holds these objects; n orders adds and drops."""
 
     holds: list  # [[oid, n], ...]
@@ -307,13 +329,13 @@ class HoldAdd(NamedTuple):
 
 
 @message(71)
-class HoldAck(NamedTuple):
+class HoldAck(Message):
     holds: list  # [[oid, n], ...] registered
     missing: list  # oids that no longer exist
 
 
 @message(72)
-class HoldDrop(NamedTuple):
+class HoldDrop(Message):
     """Holder -> owner: its last reference went away (1 to 0)."""
 
     holds: list  # [[oid, n], ...]
@@ -321,28 +343,28 @@ class HoldDrop(NamedTuple):
 
 
 @message(73)
-class Locate(NamedTuple):
+class Locate(Message):
     """Borrower -> owner: send me the values of these when they are ready."""
 
     oids: list[bytes]
 
 
 @message(74)
-class Resolved(NamedTuple):
+class Resolved(Message):
     """Owner -> borrower: ``[oid, value, oid, value, ...]``."""
 
     values: list
 
 
 @message(75)
-class TransitDone(NamedTuple):
+class TransitDone(Message):
     """Receiver of a reference -> its sender: the owner knows me now, drop the hold you kept for me."""
 
     tokens: list[int]
 
 
 @message(76)
-class CancelObject(NamedTuple):
+class CancelObject(Message):
     """Borrower -> owner: cancel the task that makes this object."""
 
     oid: bytes
@@ -351,7 +373,7 @@ class CancelObject(NamedTuple):
 
 
 @message(77)
-class Why(NamedTuple):
+class Why(Message):
     """Anyone -> the owner of an object, or the worker of a task (``what`` is its id): why is it not ready?"""
 
     request: int
@@ -359,7 +381,7 @@ class Why(NamedTuple):
 
 
 @message(78)
-class Because(NamedTuple):
+class Because(Message):
     """The answer to Why, in words; '' when the asked process knows no more."""
 
     request: int
@@ -369,7 +391,7 @@ class Because(NamedTuple):
 # ---------------------------------------------------------------- actors (80-99)
 
 @message(80)
-class CreateActor(NamedTuple):
+class CreateActor(Message):
     """Core process -> node: create, or with get_if_exists find, an actor.
 
     ``spec``: class_key, args (wire value), slots, deps, demand (placement), running (demand once alive), name,
@@ -383,8 +405,8 @@ class CreateActor(NamedTuple):
 
 
 @message(81)
-class ActorReply(NamedTuple):
-    """Node -> core process: the answer to CreateActor / LookupActor; error kind '' or 'name_taken' | 'no_such_actor'."""
+class ActorReply(Message):
+    """Node -> core process: answers CreateActor and LookupActor; error kind '' or 'name_taken' | 'no_such_actor'."""
 
     request: int
     error: str
@@ -395,21 +417,21 @@ class ActorReply(NamedTuple):
 
 
 @message(82)
-class LookupActor(NamedTuple):
+class LookupActor(Message):
     name: str
     namespace: str
     request: int
 
 
 @message(83)
-class WatchActor(NamedTuple):
+class WatchActor(Message):
     """Core process -> node: send me ActorState now and at each change."""
 
     actor: bytes
 
 
 @message(84)
-class ActorState(NamedTuple):
+class ActorState(Message):
     """Node -> watcher.  state: PENDING ALIVE RESTARTING DEAD; life counts restarts from 0."""
 
     actor: bytes
@@ -417,11 +439,13 @@ class ActorState(NamedTuple):
     life: int
     worker: bytes
     endpoint: str
-    cause: dict  # for DEAD: {"kind", "reason", "signal", "exit_code", "pid", "log_tail", "error": bytes}; PENDING: {"cause", "detail"}
+    # DEAD: {"kind", "reason", "signal", "exit_code", "pid", "log_tail", "error": bytes}; PENDING: {"cause", "detail"};
+    # ALIVE: {"pid"}
+    cause: dict
 
 
 @message(85)
-class KillActor(NamedTuple):
+class KillActor(Message):
     actor: bytes
     no_restart: bool
     graceful: bool = False  # out of scope: let queued calls finish first
@@ -429,7 +453,7 @@ class KillActor(NamedTuple):
 
 
 @message(86)
-class ActorInit(NamedTuple):
+class ActorInit(Message):
     """Node -> worker: become this actor (spec as in CreateActor)."""
 
     actor: bytes
@@ -439,7 +463,7 @@ class ActorInit(NamedTuple):
 
 
 @message(87)
-class ActorUp(NamedTuple):
+class ActorUp(Message):
     """Worker -> node: the constructor returned (error '') or raised (error is the pickled RayTaskError)."""
 
     actor: bytes
@@ -448,7 +472,7 @@ class ActorUp(NamedTuple):
 
 
 @message(88)
-class ActorExit(NamedTuple):
+class ActorExit(Message):
     """Actor worker -> node: planned exit (exit_actor, __ray_terminate__, out of scope); no restart."""
 
     actor: bytes
@@ -457,7 +481,7 @@ class ActorExit(NamedTuple):
 
 
 @message(89)
-class PushCalls(NamedTuple):
+class PushCalls(Message):
     """Caller -> actor: calls in order.  Call i has sequence ``first + i`` per (caller, actor life).
 
     A call is ``[task id, attempt, method name, args value, number of returns, extra | None]``; extra as in PushTasks,
@@ -471,7 +495,7 @@ class PushCalls(NamedTuple):
 
 
 @message(90)
-class CallsDone(NamedTuple):
+class CallsDone(Message):
     """Actor -> caller: ``[sequence, result, ...]`` as in TasksDone."""
 
     actor: bytes
@@ -482,7 +506,7 @@ class CallsDone(NamedTuple):
 # ---------------------------------------------------------------- store (100-139)
 
 @message(100)
-class StoreWant(NamedTuple):
+class StoreWant(Message):
     """Client -> node: an extent of at least ``nbytes``, please.  Answered by StoreGrant or StoreRefused."""
 
     request: int
@@ -490,7 +514,7 @@ class StoreWant(NamedTuple):
 
 
 @message(101)
-class StoreSurrender(NamedTuple):
+class StoreSurrender(Message):
     """Client -> node: these extents ([[offset, size], ...]) are yours, with the sealed objects in them."""
 
     recall: int  # number of the StoreRecall that this answers, 0 for unasked
@@ -498,14 +522,14 @@ class StoreSurrender(NamedTuple):
 
 
 @message(102)
-class StoreFree(NamedTuple):
+class StoreFree(Message):
     """Owner -> node: no reference to these objects ([[oid, offset, generation], ...]) is left."""
 
     objects: list
 
 
 @message(103)
-class StoreRestore(NamedTuple):
+class StoreRestore(Message):
     """Client -> node: the object is not where its value says; where is it now?  Answered by StoreRestored."""
 
     request: int
@@ -515,7 +539,7 @@ class StoreRestore(NamedTuple):
 
 
 @message(110)
-class StoreGrant(NamedTuple):
+class StoreGrant(Message):
     """Node -> client: this range of the arena, formatted as one free block, is yours until recalled."""
 
     request: int
@@ -524,7 +548,7 @@ class StoreGrant(NamedTuple):
 
 
 @message(111)
-class StoreRefused(NamedTuple):
+class StoreRefused(Message):
     """Node -> client: no room.  ``report``: reason, capacity, used ... who holds what."""
 
     request: int
@@ -532,7 +556,7 @@ class StoreRefused(NamedTuple):
 
 
 @message(112)
-class StoreRecall(NamedTuple):
+class StoreRecall(Message):
     """Node -> client: give back extents, ``nbytes`` of them if you can (0: only those idle since the last recall)."""
 
     recall: int
@@ -540,14 +564,14 @@ class StoreRecall(NamedTuple):
 
 
 @message(113)
-class StoreReclaimed(NamedTuple):
+class StoreReclaimed(Message):
     """Node -> client: these blocks of your extents are free and unpinned, use them again."""
 
     offsets: list[int]
 
 
 @message(114)
-class StoreRestored(NamedTuple):
+class StoreRestored(Message):
     """Node -> client: the object's wire value now; an empty list when it is gone, and ``error`` says why."""
 
     request: int
@@ -558,7 +582,7 @@ class StoreRestored(NamedTuple):
 # ---------------------------------------------------------------- control store (140-159)
 
 @message(140)
-class GcsRequest(NamedTuple):
+class GcsRequest(Message):
     """Client -> head (updates) or tail (reads): request ``number`` of the sending incarnation; repeats are harmless.
 
     ``op``: an operation of zray.gcs.tables.  ``acked``: the client wants no more replies to numbers below this.
@@ -570,7 +594,7 @@ class GcsRequest(NamedTuple):
 
 
 @message(141)
-class GcsReply(NamedTuple):
+class GcsReply(Message):
     """Replica -> client: the answer to a request; ``error`` is '' or starts with an error code of zray.gcs.tables."""
 
     number: int
@@ -579,7 +603,7 @@ class GcsReply(NamedTuple):
 
 
 @message(142)
-class GcsRedirect(NamedTuple):
+class GcsRedirect(Message):
     """Replica -> client: I do not play that role in epoch ``epoch``; ``members`` from head to tail do."""
 
     number: int  # of the request, 0 for a watch
@@ -588,7 +612,7 @@ class GcsRedirect(NamedTuple):
 
 
 @message(143)
-class GcsWatch(NamedTuple):
+class GcsWatch(Message):
     """Client -> tail: send me the changes of keys with ``prefix`` after version ``seen`` (-1: the present state first).
 
     Sent to subscribe, to acknowledge (credit), and now and then to find out about a lost message or a new tail.
@@ -600,12 +624,12 @@ class GcsWatch(NamedTuple):
 
 
 @message(144)
-class GcsUnwatch(NamedTuple):
+class GcsUnwatch(Message):
     watch: int
 
 
 @message(145)
-class GcsEvents(NamedTuple):
+class GcsEvents(Message):
     """Tail -> client: all changes of the watch in ``(previous, version]``, as ``[[version, key, value | None], ...]``.
 
     ``reset``: the changes since ``previous`` are no longer known; the list is the whole state at ``version`` instead.
@@ -619,7 +643,7 @@ class GcsEvents(NamedTuple):
 
 
 @message(150)
-class ChainUpdates(NamedTuple):
+class ChainUpdates(Message):
     """Predecessor -> successor: updates ``first ..`` as ``[[client, number, acked, op], ...]``; the sender has all
     up to ``last``."""
 
@@ -630,7 +654,7 @@ class ChainUpdates(NamedTuple):
 
 
 @message(151)
-class ChainAck(NamedTuple):
+class ChainAck(Message):
     """Successor -> predecessor, cumulative: I have all up to ``received``, the tail has processed up to ``committed``.
 
     ``sync``: answer this even if there is nothing new (sent until the successor has heard from you in this epoch).
@@ -643,7 +667,7 @@ class ChainAck(NamedTuple):
 
 
 @message(152)
-class ChainSnapshot(NamedTuple):
+class ChainSnapshot(Message):
     """Predecessor -> new successor: part ``index`` of ``count`` of the state after update ``sequence``."""
 
     epoch: int
@@ -654,7 +678,7 @@ class ChainSnapshot(NamedTuple):
 
 
 @message(153)
-class ChainFetch(NamedTuple):
+class ChainFetch(Message):
     """New successor -> predecessor: send part ``index`` of that snapshot."""
 
     epoch: int
@@ -665,14 +689,14 @@ class ChainFetch(NamedTuple):
 # ---------------------------------------------------------------- node and jobs (160-189)
 
 @message(160)
-class RegisterDriver(NamedTuple):
+class RegisterDriver(Message):
     """Driver -> node.  config: sys_path, cwd, script_dir, env, namespace, name, log_to_driver, entrypoint."""
 
     config: dict
 
 
 @message(161)
-class DriverAccepted(NamedTuple):
+class DriverAccepted(Message):
     """Node -> driver: your job number, and what the node is.  node: NodeInfo map as zray.nodes() shows it."""
 
     job: int
@@ -682,21 +706,21 @@ class DriverAccepted(NamedTuple):
 
 
 @message(162)
-class WorkerReady(NamedTuple):
+class WorkerReady(Message):
     """Worker -> node, after its Hello: bound, attached, waiting for work."""
 
     pid: int
 
 
 @message(163)
-class WorkerExit(NamedTuple):
+class WorkerExit(Message):
     """Node -> worker: finish what runs and exit (idle, job over)."""
 
     reason: str
 
 
 @message(164)
-class JobConfig(NamedTuple):
+class JobConfig(Message):
     """Node -> worker, when it is first assigned: the job's sys.path, working directory, environment."""
 
     job: int
@@ -704,15 +728,15 @@ class JobConfig(NamedTuple):
 
 
 @message(165)
-class LogLines(NamedTuple):
-    """Node -> driver: lines its job's workers printed.  lines: [[name, pid, is_stderr, text], ...]; dropped is a count."""
+class LogLines(Message):
+    """Node -> driver: what its job's workers printed.  lines: [[name, pid, is_stderr, text], ...]; dropped: a count."""
 
     lines: list
     dropped: int
 
 
 @message(166)
-class NodeQuery(NamedTuple):
+class NodeQuery(Message):
     """Core process -> node: ask for a view.  what: nodes | resources | available | actors | workers | leases | store |
     jobs | stats | explain ; answered by NodeAnswer."""
 
@@ -722,13 +746,13 @@ class NodeQuery(NamedTuple):
 
 
 @message(167)
-class NodeAnswer(NamedTuple):
+class NodeAnswer(Message):
     request: int
     answer: dict
 
 
 @message(168)
-class ProcessGone(NamedTuple):
+class ProcessGone(Message):
     """Node -> core processes: this incarnation (driver or worker) ended; drop its holds, fail what it owned."""
 
     process: bytes
@@ -736,14 +760,14 @@ class ProcessGone(NamedTuple):
 
 
 @message(169)
-class Goodbye(NamedTuple):
+class Goodbye(Message):
     """Driver -> node: shutdown; the node flushes logs, ends the job, answers with Bye."""
 
     reason: str
 
 
 @message(170)
-class EventReport(NamedTuple):
+class EventReport(Message):
     """Core process -> node: task events for timeline and state queries, dropped under load with a count."""
 
     events: list

@@ -238,7 +238,7 @@ class Zygote:
         spawned: list[list[Any]] = []
         text = ""
         gate, gate_write = os.pipe()  # closes when this process ends: the workers wait for that without spinning
-        for number, spec in enumerate(specs, self.forks):
+        for serial, spec in enumerate(specs, self.forks):
             try:
                 pid = os.fork()
             except OSError as error:
@@ -247,12 +247,12 @@ class Zygote:
             else:
                 if pid == 0:
                     os.close(gate_write)
-                    self._child({**self.base, **spec}, number, gate)
+                    self._child({**self.base, **spec}, serial, gate)
             spawned.append([spec["worker_id"], pid])
         os.write(write, msgpack.packb({"spawned": spawned, "error": text}))
         os._exit(0)
 
-    def _child(self, spec: dict[str, Any], number: int, gate: int) -> None:
+    def _child(self, spec: dict[str, Any], serial: int, gate: int) -> None:
         """In the worker: become a clean process, then run.  Never returns."""
         code = 1
         try:
@@ -262,7 +262,7 @@ class Zygote:
                 signal.signal(number, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.default_int_handler)
             linux.restore_descriptor_limit(self.soft_limit)
-            _reseed(number)
+            _reseed(serial)
             restore_blas_variables()
             self._join_daemon(gate)
             os.closerange(3, 1 << 30)  # one close_range call; the zygote keeps nothing that a worker may use
@@ -311,14 +311,14 @@ def _redirect(spec: dict[str, Any]) -> None:
     sys.stdin = sys.__stdin__ = open(0, closefd=False)  # type: ignore[misc]
 
 
-def _reseed(number: int) -> None:
+def _reseed(serial: int) -> None:
     """A fork copies the generators' states: without this, all workers draw the same numbers.
 
     numpy takes four times as long to gather entropy as to spread a number; a count never repeats, and an odd factor
     modulo 2**32 keeps numbers apart that are.
     """
     random.seed()
-    sys.modules["numpy.random"].seed(number * 2654435761 % 2**32)
+    sys.modules["numpy.random"].seed(serial * 2654435761 % 2**32)
 
 
 def main() -> None:

@@ -63,7 +63,7 @@ class Config:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            kind = {"int": int, "float": (int, float), "bool": bool, "str": str}[str(field.type)]
+            kind: Any = {"int": int, "float": (int, float), "bool": bool, "str": str}[str(field.type)]
             if not isinstance(value, kind) or (field.type == "int" and isinstance(value, bool)):
                 raise ValueError(f"setting {field.name} takes {field.type}, not {value!r}")
             if field.type in ("int", "float") and value < 0:

@@ -198,8 +198,8 @@ class LocalRuntime:
                                  "Use max_restarts, another name, or get_if_exists=True.")
         actor_id = ids.actor_id(self._prefix, next(self._counter))
         actor = self._actors[actor_id] = _Actor(cls.meta(options), options, self.namespace)
-        plain = cls.cls.__new__ is object.__new__
-        instance = actor.instance = cls.cls.__new__(cls.cls) if plain else cls.cls.__new__(cls.cls, *args, **kwargs)
+        new: Any = cls.cls.__new__
+        instance = actor.instance = new(cls.cls) if new is object.__new__ else new(cls.cls, *args, **kwargs)
         made = self._run(self._new_task(), instance.__init__, args, kwargs, 1, f"{cls.name}.__init__", actor_id)
         error = made._record.error
         if error is not None and not actor.death:

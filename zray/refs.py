@@ -237,6 +237,7 @@ class RefList(list):
     """The not-ready list that ``wait`` returns: a list, and the group that is still registered for it."""
 
     __slots__ = ("group",)
+    group: Any
 
     def __reduce__(self):
         return list, (list(self),)

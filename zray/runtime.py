@@ -62,6 +62,7 @@ class Context(threading.local):
     prefix_of: Any = None
     prefix = b""
     counter = 0
+    inside: Any = None  # the borrowed object whose value is being unpickled
 
 
 class Site:
@@ -491,7 +492,7 @@ class Runtime:
             stream = self.submitter.streams.open(task, backpressure if wanted == STREAMING else 0)
             return ObjectRefGenerator(stream)
         entries = [self.refs.own(ids.return_id(task.tid, i + 1), task) for i in range(wanted)]
-        refs = [ObjectRef(entry.oid, entry) for entry in entries]
+        refs: list[ObjectRef] = [ObjectRef(entry.oid, entry) for entry in entries]
         if wanted == 1:
             task.entry = entries[0]
             return refs[0]
@@ -500,12 +501,13 @@ class Runtime:
 
     def _pack_args(self, args: tuple, kwargs: dict[str, Any], function: Any) -> tuple[Any, Any, Any, Any]:
         """``(wire value of the arguments, slots, records of top-level references, records to pin)``."""
+        payload: Any
         dumped, slots, deps = serialization.dump_args(args, kwargs, function)
         if dumped.nbytes <= self.config.inline_bytes_max:
             payload = dumped.pickle if not dumped.buffers else serialization.to_bytes(dumped)
             if not slots and not dumped.refs:
                 return payload, None, None, None
-            stored = None
+            stored: Entry | None = None
         else:
             with self.loop.lock:
                 oid = self._next_task_id(self.context) + ids.PUT_INDEX
@@ -529,9 +531,10 @@ class Runtime:
         if site is None or site.runtime is not self or site.options is not options:
             site = self._site(fn, options)
         with_refs = not isinstance(items, range) and (
-            ObjectRef in set(map(type, items)) if not star else any(ObjectRef in set(map(type, item)) for item in items))
+            any(ObjectRef in set(map(type, item)) for item in items) if star else ObjectRef in set(map(type, items)))
         if with_refs or not site.plain:
-            return [self.submit(fn, tuple(item) if star else (item,), {}, options) for item in items]
+            several: Any = items if star else [(item,) for item in items]
+            return [self.submit(fn, tuple(item), {}, options) for item in several]
         context = self.context
         with self.loop.lock:
             first = self._next_task_id(context)
@@ -561,7 +564,7 @@ class Runtime:
         out = []
         for record in records:
             value = record.value
-            if type(value) is bytes:
+            if type(value) is bytes and record.owner is None:
                 out.append(None if value == NONE else loads(value))
             else:
                 out.append(load(record))
@@ -571,14 +574,12 @@ class Runtime:
         """All values of a map, column by column."""
         batch = refs._batch
         with self.loop.lock:
-            count = Countdown(self.loop, 1)
+            count = Countdown(self.loop, 1 if batch.remaining else 0)
             if batch.remaining:
                 if batch.waiters is None:
                     batch.waiters = []
                 batch.waiters.append(count)
-            else:
-                count = None
-        if count is not None:
+        if not count.done:
             self._block(count, timeout, lambda budget: f"{batch.fn.name}.map: {batch.count - batch.remaining} of "
                                                        f"{batch.count} done")
         if batch.failures:
@@ -761,7 +762,7 @@ class Runtime:
             with self.loop.lock:
                 buffer = self.store.read(place, oid)
                 pending = self.store.restore(oid, place) if buffer is None else None
-            if buffer is not None:
+            if pending is None:
                 return buffer
             self._wait_store(pending.waiter, Cause.RESTORING, f"ObjectRef({oid.hex()})")
             if pending.value is None:
@@ -793,7 +794,7 @@ class Runtime:
 
     def restore_ref(self, oid: bytes, owner: bytes, endpoint: str) -> ObjectRef:
         with self.loop.lock:
-            record = self.refs.restore(oid, owner, endpoint)
+            record = self.refs.restore(oid, owner, endpoint, self.context.inside)
             return ObjectRef(oid, record)
 
     # ------------------------------------------------------------ futures, await, streams
@@ -907,9 +908,12 @@ class Runtime:
             found = self._create_named(actor, spec, deps, options)
             if found is not None:
                 return found
-        life = None
+        life: ObjectRef | None = None
         with self.loop.lock:
-            link = self.calls.link_for(actor, cls.name, options.out_of_order) if not options.name else self.calls.links[actor]
+            if options.name:
+                link = self.calls.links[actor]
+            else:
+                link = self.calls.link_for(actor, cls.name, options.out_of_order)
             link.any_order = options.out_of_order
             if not options.detached:
                 entry = self.refs.own(ids.return_id(tid, 1))
@@ -955,7 +959,7 @@ class Runtime:
         link = self.calls.links.get(handle._actor)
         if link is None or not link.watched or link.max_pending is None:
             link = self._link(handle)
-        if 0 < link.max_pending <= link.unfinished:
+        if link.max_pending and 0 < link.max_pending <= link.unfinished:
             raise errors.PendingCallsLimitExceeded(
                 f"The task {link.name}.{method} could not be submitted because actor {handle._actor.hex()} already has "
                 f"{link.unfinished} calls pending and max_pending_calls={link.max_pending}.")
@@ -1016,8 +1020,8 @@ class Runtime:
         space = namespace or self.namespace
         answer = self.request(lambda n: m.LookupActor(name, space, n))
         if answer.error:
-            raise ValueError(f"Failed to look up actor with name '{name}'. This could because 1. You are trying to look up a "
-                             "named actor you didn't create. 2. The named actor died. 3. You did not use a namespace "
+            raise ValueError(f"Failed to look up actor with name '{name}'. This could because 1. You are trying to look "
+                             "up a named actor you didn't create. 2. The named actor died. 3. You did not use a namespace "
                              f"matching the namespace of the actor (looked in '{space}').")
         return answer.actor, answer.meta
 
@@ -1091,13 +1095,13 @@ class Runtime:
         """References outlive their session: whoever asks for one, in the next session too, learns what became of it."""
         ended = [m.FAILED, "session_ended", {}]
         with self.loop.lock:
-            for records in (self.refs.owned, self.refs.borrowed):
-                for record in list(records.values()):
-                    record.value = ended
-                    waiters, record.waiters = record.waiters, None
-                    for waiter in waiters or ():
-                        with contextlib.suppress(RuntimeError):  # an asyncio loop that is closed by now
-                            waiter(record)
+            records: list[Any] = [*self.refs.owned.values(), *self.refs.borrowed.values()]
+            for record in records:
+                record.value = ended
+                waiters, record.waiters = record.waiters, None
+                for waiter in waiters or ():
+                    with contextlib.suppress(RuntimeError):  # an asyncio loop that is closed by now
+                        waiter(record)
 
     def check(self) -> None:
         """Every machine's invariants."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from zray.causes import Cause
 from zray.ids import return_id
-from zray.refs import ObjectRef, RefList, dropped
+from zray.refs import ObjectRef, dropped
 from zray.transport.loop import Waiter
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def explain_records(runtime: Runtime, records: Iterable[Any], budget_s: float = 
     With a budget (not under the lock then), workers that run a task and owners elsewhere are asked for what they know:
     they answer within a millisecond, or not at all while C code holds their GIL.
     """
-    found = []
+    found: list[tuple[bytes, Cause, dict[str, Any]]] = []
     more = 0
     with runtime.loop.lock:
         for record in records:
@@ -158,7 +158,8 @@ def _ask(runtime: Runtime, abouts: list[dict[str, Any]], deadline: float) -> Non
         place = about.pop("ask", None)
         if place is not None:
             asked += 1
-            about["says"] = runtime.ask_why(*place, deadline)
+            peer, what = place
+            about["says"] = runtime.ask_why(peer, what, deadline)
 
 
 def explain_stream(runtime: Runtime, stream: Any, budget_s: float = 0.0) -> str:

@@ -26,7 +26,7 @@ RETRY_S = 0.1
 # A quiet watch asks whether it missed something this often; the tail forgets a watcher after ten times that.
 WATCH_ASK_S = 5.0
 
-Send = Callable[[bytes, Any], None]
+Send = Callable[[bytes, Any], object]
 
 
 class GcsError(Exception):

@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any
 
 NAME, TASK, PID, START, END, OK, ATTEMPT, COUNT = range(8)
-FIELDS = (str, bytes, int, (int, float), (int, float), (bool, int), int, int)
+FIELDS: tuple[Any, ...] = (str, bytes, int, (int, float), (int, float), (bool, int), int, int)
 
 
 class TaskEvents:
@@ -27,7 +27,9 @@ class TaskEvents:
         """An EventReport; False when it is malformed (what came before the fault is kept)."""
         self.dropped += max(0, dropped)
         for event in events:
-            if type(event) is not list or len(event) < len(FIELDS) or not all(map(isinstance, event, FIELDS)):
+            if type(event) is not list or len(event) < len(FIELDS):
+                return False
+            if not all(isinstance(value, kind) for value, kind in zip(event, FIELDS, strict=False)):
                 return False
             key = event[TASK], event[ATTEMPT]
             if event[END]:

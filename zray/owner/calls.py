@@ -135,7 +135,7 @@ class ActorCalls:
         room = WINDOW_CALLS - len(inflight)
         while queue and room > 0:
             first = seq = link.next_seq
-            wire = []
+            wire: list[tuple[Any, ...]] = []
             while queue and len(wire) < BATCH_CALLS and room > 0:
                 task = queue[0]
                 if task.state == DONE:

@@ -72,7 +72,7 @@ class References:
         work: list[Record] = [record]
         while work:
             record = work.pop()
-            inner = self._free(record) if type(record) is Entry else self._unborrow(record)
+            inner = self._unborrow(record) if isinstance(record, Borrowed) else self._free(record)
             for contained in inner or ():
                 contained.refs -= 1
                 if contained.refs == 0:
@@ -341,9 +341,12 @@ class References:
             if entry.value is not None:
                 ready += (oid, entry.value)
             else:
-                self.when_ready(entry, lambda e, to=peer: self.net.send(to, Resolved([e.oid, e.value])))
+                self.when_ready(entry, self._resolver(peer))
         if ready:
             self.net.send(peer, Resolved(ready))
+
+    def _resolver(self, borrower: bytes) -> Callable[[Any], None]:
+        return lambda entry: self.net.send(borrower, Resolved([entry.oid, entry.value]))
 
     def on_resolved(self, peer: bytes, message: Resolved) -> None:
         pairs = iter(message.values)

@@ -568,11 +568,11 @@ class Submitter:
             for lease in [x for x in key.idle if x.idle_since + self.lease_idle_s <= now]:
                 self._return(lease)
         for number, until in list(self.dying.items()):
-            lease = self.leases.get(number)
-            if lease is None:
+            dead = self.leases.get(number)
+            if dead is None:
                 del self.dying[number]
             elif until <= now:
-                self._bury(lease)
+                self._bury(dead)
         for worker, (since, _) in list(self.early_deaths.items()):
             if since + 10.0 <= now:
                 del self.early_deaths[worker]

@@ -294,6 +294,10 @@ class SimDriver(Core):
             backpressure = random.choice((0, 0, 1, 2))
             made = self.submit(program, deps, nested, retries=random.choice((0, 3, 3, -1)), cpus=random.choice((0, 1, 1, 1)),
                                max_calls=random.choice((0, 0, 0, 0, 1, 3)), backpressure=backpressure)
+            if random.random() < 0.4:  # passes references on and lets go of them
+                for ref in dict.fromkeys(deps + nested):
+                    held.remove(ref)
+                    ref.drop()
             if programs.returns(program) < 0:
                 if backpressure or random.random() < 0.7:
                     self.streams += made
@@ -433,7 +437,8 @@ class SimCluster:
         when = self.net.now + self.net.random.uniform(0.0005, 0.003)
         if isinstance(core, SimWorker):
             del self.workers[core.incarnation]
-            death = Death(signal, exit_code, *core.marks)
+            lease, started, finished = core.marks
+            death = Death(signal, exit_code, lease, started, finished)
             self.net.call_at(when, self._worker_exited, core.incarnation, death)
         else:
             self.net.call_at(when, self._driver_exited, core.incarnation)
@@ -462,8 +467,9 @@ class SimCluster:
                 driver.drop_all()
         self._until("nothing is left", self._empty)
         self.oracle.check_references()
-        for process in (self.node, *self.cores.values()):
-            process.check()
+        self.node.check()
+        for core in self.cores.values():
+            core.check()
 
     def _schedule_faults(self) -> None:
         random = self.net.random

@@ -223,7 +223,7 @@ class Core:
     def decode(self, value: Any, record: Any = None) -> tuple[int, list[Ref]]:
         if type(value) is bytes:
             number, triples = msgpack.unpackb(value)
-            return number, [self.restore(*triple, inside=record) for triple in triples]
+            return number, [self.restore(oid, owner, at, inside=record) for oid, owner, at in triples]
         if value[0] == m.CARRYING:
             return self.decode(value[1], record)
         raise Failure(value[1], value[2].get("root", value[1]) if type(value[2]) is dict else value[1])
@@ -234,7 +234,7 @@ class Core:
         return msgpack.unpackb(value if type(value) is bytes else value[1])[0]
 
     def restore(self, oid: bytes, owner: bytes, endpoint: str, inside: Any = None) -> Ref:
-        return Ref(self, self.refs.restore(oid, owner, endpoint))
+        return Ref(self, self.refs.restore(oid, owner, endpoint, inside))
 
     def result(self, value: Any, receiver: bytes) -> Any:
         """The wire value of what a task returns to ``receiver``."""

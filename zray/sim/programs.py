@@ -25,7 +25,7 @@ FAILS when it raises.  What a fault may turn the value into is the oracle's busi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Sequence
 from random import Random
 from typing import Any
 
@@ -46,7 +46,7 @@ def make(random: Random, depth: int, seconds_max: float, *, refs: bool = False) 
     """A random program; ``refs``: it will be given references."""
     x = random.randrange(1 << 20)
     seconds = random.choice((0.0, random.uniform(0, 0.0005), random.uniform(0, seconds_max)))
-    kinds = LEAVES if depth == 0 else LEAVES + INNER + INNER
+    kinds: tuple[str, ...] = LEAVES if depth == 0 else LEAVES + INNER + INNER
     if refs and random.random() < 0.7:
         kinds = ("keep", "take", "give", "hand")
     kind = random.choice(kinds)
@@ -114,7 +114,7 @@ class Given:
         self.number, self.refs = number, refs
 
 
-def run(program: list[Any], deps: list[int], nested: list[Any], core: Any, attempt: int) -> Iterator[Any]:
+def run(program: list[Any], deps: list[int], nested: list[Any], core: Any, attempt: int) -> Generator[Any, Any, Any]:
     """The body of a task.  ``nested`` stay the caller's; everything made here is dropped here."""
     kind, x, seconds, parts = program
     if seconds:
@@ -154,7 +154,8 @@ def run(program: list[Any], deps: list[int], nested: list[Any], core: Any, attem
     return mix(x, *deps)
 
 
-def _children(core: Any, calls: list[tuple[Any, list[Any], list[Any]]], drop: list[Any] = ()) -> Iterator[Any]:  # type: ignore[assignment]
+def _children(core: Any, calls: list[tuple[Any, list[Any], list[Any]]], drop: Sequence[Any] = ()
+              ) -> Generator[Any, Any, Any]:
     refs = [core.submit(program, deps, nested)[0] for program, deps, nested in calls]
     for ref in drop:
         ref.drop()
@@ -165,7 +166,7 @@ def _children(core: Any, calls: list[tuple[Any, list[Any], list[Any]]], drop: li
             ref.drop()
 
 
-def _values(core: Any, refs: list[Any]) -> Iterator[Any]:
+def _values(core: Any, refs: list[Any]) -> Generator[Any, Any, Any]:
     if any(not ref.ready for ref in refs):
         yield "wait", [ref.record for ref in refs]
     values = []
@@ -179,7 +180,7 @@ def _values(core: Any, refs: list[Any]) -> Iterator[Any]:
     return values
 
 
-def _calls(core: Any, handle: Any, x: int, count: int) -> Iterator[Any]:
+def _calls(core: Any, handle: Any, x: int, count: int) -> Generator[Any, Any, Any]:
     refs = [core.call(handle, mix(x, i)) for i in range(count)]
     handle.drop()
     try:

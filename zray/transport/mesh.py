@@ -386,7 +386,7 @@ class Mesh:
         inbound = socket is self._inbound
         count = 0
         for _ in range(self.limits.drain_frames_max):
-            if not get(_EVENTS) & _POLLIN:
+            if not get(_EVENTS) & _POLLIN:  # type: ignore[operator]
                 return count, False
             route = recv(_NOBLOCK)
             frame = recv(_NOBLOCK)

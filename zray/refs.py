@@ -42,7 +42,8 @@ wake = _Wake()
 def _runtime() -> Any:
     runtime = _hooks["runtime"]
     if runtime is None:
-        raise RuntimeError("zray is not running: this reference belongs to a session that has ended (zray.init() starts one)")
+        raise RuntimeError("zray is not running: this reference belongs to a session that has ended "
+                           "(zray.init() starts one)")
     return runtime
 
 

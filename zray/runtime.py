@@ -1020,9 +1020,9 @@ class Runtime:
         space = namespace or self.namespace
         answer = self.request(lambda n: m.LookupActor(name, space, n))
         if answer.error:
-            raise ValueError(f"Failed to look up actor with name '{name}'. This could because 1. You are trying to look "
-                             "up a named actor you didn't create. 2. The named actor died. 3. You did not use a namespace "
-                             f"matching the namespace of the actor (looked in '{space}').")
+            raise ValueError(f"Failed to look up actor with name '{name}'. This could because 1. You are trying to "
+                             "look up a named actor you didn't create. 2. The named actor died. 3. You did not use a "
+                             f"namespace matching the namespace of the actor (looked in '{space}').")
         return answer.actor, answer.meta
 
     # ------------------------------------------------------------ for the executor
@@ -1102,6 +1102,11 @@ class Runtime:
                 for waiter in waiters or ():
                     with contextlib.suppress(RuntimeError):  # an asyncio loop that is closed by now
                         waiter(record)
+            for task in list(self.submitter.tasks.values()):
+                if task.stream is not None:
+                    with contextlib.suppress(RuntimeError):
+                        self.submitter.streams.failed(task, ended)
+            self.submitter.maps.end_all(ended)
 
     def check(self) -> None:
         """Every machine's invariants."""

@@ -55,8 +55,9 @@ class ReferencesMachine(RuleBasedStateMachine):
 
     def handle(self, process: bytes, source: bytes, message) -> None:
         refs = self.processes[process]
-        {m.HoldAdd: refs.on_hold_add, m.HoldAck: refs.on_hold_ack, m.HoldDrop: refs.on_hold_drop, m.Locate: refs.on_locate,
-         m.Resolved: refs.on_resolved, m.TransitDone: refs.on_transit_done}[type(message)](source, message)
+        {m.HoldAdd: refs.on_hold_add, m.HoldAck: refs.on_hold_ack, m.HoldDrop: refs.on_hold_drop,
+         m.Locate: refs.on_locate, m.Resolved: refs.on_resolved, m.TransitDone: refs.on_transit_done,
+         }[type(message)](source, message)
 
     @rule(target=refs, process=st.sampled_from(PROCESSES), ready=st.booleans())
     def make(self, process, ready):

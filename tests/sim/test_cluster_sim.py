@@ -1,4 +1,4 @@
-"""Owners, workers and a node under delay, loss, duplication, crashes, cancellation: production machines, simulated time."""
+"""Owners, workers and a node under delay, loss, duplication, crashes and cancellation, in simulated time."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from fuzz.sim_cluster import past_failures
+from zray.sim import cluster as cluster_module
 from zray.sim import programs
-from zray.sim.cluster import Plan, SimCluster
+from zray.sim.cluster import Plan, SimCluster, SimDriver
 from zray.sim.network import Faults
 from zray.sim.oracle import Violation
 
@@ -63,6 +64,28 @@ def test_without_faults_each_task_runs_once_and_no_error_is_excused():
         crashing = {task for task, program in cluster.oracle.programs.items() if program[0] == "crash"}
         if not cluster.oracle.happened["crash"]:
             assert all(len(runs) == 1 for task, runs in cluster.oracle.runs.items() if task not in crashing)
+
+
+class PassesOn(SimDriver):
+    """Gives a value with references inside to a task elsewhere, lets go at once; the task keeps what is inside."""
+
+    def _main(self):
+        for _ in range(20):
+            give = self.submit(["give", self.random.randrange(1 << 20), 0.0, [["value", 1, 0.0, []]]])[0]
+            yield "wait", [give.record]
+            take = self.submit(["take", self.random.randrange(1 << 20), 0.0, []], [], [give], cpus=2)[0]
+            give.drop()
+            yield "wait", [take.record]
+            self.refs_held.append(take)
+        self.finished = True
+
+
+def test_a_reference_taken_out_of_a_borrowed_value_outlives_that_value(monkeypatch):
+    """The hold on the inner object takes one hop, the end of the outer one two, and a slow network reverses them."""
+    monkeypatch.setattr(cluster_module, "SimDriver", PassesOn)
+    monkeypatch.setattr(cluster_module, "CHECK_EVERY", 3)
+    for seed in range(5):
+        run(seed, Plan(drivers=1, cpus=3, faults=Faults(0.00005, 0.003, slow=0.3)))
 
 
 class Forgetful(SimCluster):

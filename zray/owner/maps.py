@@ -26,10 +26,11 @@ CHUNKS_AHEAD = 2
 class MapBatch:
     """One call of ``f.map``: items in, columns of results out."""
 
-    __slots__ = ("prefix", "start", "fn", "key", "items", "star", "count", "remaining", "results", "failures", "waiters",
-                 "entries", "refs", "retries", "attempts", "retry_errors", "cancelled", "extra")
+    __slots__ = ("prefix", "start", "fn", "key", "items", "star", "count", "remaining", "results", "failures",
+                 "waiters", "entries", "refs", "retries", "attempts", "retry_errors", "cancelled", "extra")
 
-    def __init__(self, prefix: bytes, start: int, fn: Function, key: Key, items: Sequence[Any], star: bool, retries: int):
+    def __init__(self, prefix: bytes, start: int, fn: Function, key: Key, items: Sequence[Any], star: bool,
+                 retries: int):
         self.prefix = prefix
         self.start = start
         self.fn = fn
@@ -135,7 +136,8 @@ class MapRuns:
         lease.inflight[first] = chunk
         submitter.tell_function(lease.link, batch.fn)
         submitter.net.send(lease.link.peer, PushMap(
-            lease.number, first, batch.task_id(chunk.first), chunk.attempt, batch.fn.key, chunk.count, items, batch.star))
+            lease.number, first, batch.task_id(chunk.first), chunk.attempt, batch.fn.key, chunk.count, items,
+            batch.star))
 
     # ------------------------------------------------------------ answers
 
@@ -278,9 +280,21 @@ class MapRuns:
         batch.entries[index] = entry
         return entry
 
+    def end_all(self, failure: list[Any]) -> None:
+        """The session ends: every item of a map that runs has failed."""
+        keys = self.submitter.by_number.values()
+        works = [work for key in keys for work in (*key.queue, *(w for x in key.leases.values() for w in x.inflight.values()))]
+        for batch in {id(work.batch): work.batch for work in works if type(work) is MapChunk}.values():
+            batch.failures = dict.fromkeys(range(batch.count), failure)
+            batch.remaining = 0
+            waiters, batch.waiters = batch.waiters, None
+            for waiter in waiters or ():
+                waiter(batch)
+
     def _pending(self, batch: MapBatch, index: int) -> bool:
         chunks = list(batch.key.queue) + [c for x in batch.key.leases.values() for c in x.inflight.values()]
-        return any(type(c) is MapChunk and c.batch is batch and c.first + c.done <= index < c.first + c.count for c in chunks)
+        return any(type(c) is MapChunk and c.batch is batch and c.first + c.done <= index < c.first + c.count
+                   for c in chunks)
 
     def release(self, batch: MapBatch) -> None:
         """The sequence of references went away."""

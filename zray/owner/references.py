@@ -3,8 +3,8 @@
     owned object      lives while  refs > 0 (local ObjectRefs and pins)  or  some process holds it
     borrowed object   HoldAdd(n) to its owner when refs goes 0 -> 1, HoldDrop(n) when it goes 1 -> 0
 
-A hold is (process, n); n grows with every hold a process takes, so a late HoldAdd that a HoldDrop has overtaken (a sender
-announces a receiver over another connection) is recognised by its number and ignored.  A value that contains
+A hold is (process, n); n grows with every hold a process takes, so a late HoldAdd that a HoldDrop has overtaken (a
+sender announces a receiver over another connection) is recognised by its number and ignored.  A value that contains
 references pins their records; freeing it unpins them.  A borrowed record that was found inside another object pins
 that one until its owner has confirmed the hold.
 

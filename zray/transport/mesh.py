@@ -117,8 +117,8 @@ class Mesh:
         self._monitor: Any = self._outbound.get_monitor_socket(_CLOSED_EVENTS)
         self._inbound_fd = self._inbound.getsockopt(zmq.FD)
         self._outbound_fd = self._outbound.getsockopt(zmq.FD)
-        # Any call of a socket may swallow the edge of its descriptor, so from then on, until its EVENTS say that there is
-        # nothing to read, it is "stirred"; a descriptor that fires stirs it too.  A look at EVENTS costs 2-3 us.
+        # Any call of a socket may swallow the edge of its descriptor, so from then on, until its EVENTS say that there
+        # is nothing to read, it is "stirred"; a descriptor that fires stirs it too.  A look at EVENTS costs 2-3 us.
         self._in_stirred = self._out_stirred = True
         self._monitor_fd = self._monitor.getsockopt(zmq.FD)
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -380,7 +380,8 @@ class Mesh:
             self._report_closed(now)
         return count
 
-    def _drain_socket(self, socket: zmq.Socket, now: float, on_message: Callable[[bytes, int, Any], None]) -> tuple[int, bool]:
+    def _drain_socket(self, socket: zmq.Socket, now: float, on_message: Callable[[bytes, int, Any], None]
+                      ) -> tuple[int, bool]:
         """``(messages, is there more)``; more leaves the socket stirred."""
         get, recv = socket.get, socket.recv
         inbound = socket is self._inbound
@@ -536,7 +537,8 @@ class Mesh:
         if self._tick_at is None or now < self._tick_at:
             return
         self._tick_at = None
-        # What is due soon goes too: with thousands of peers, a tick at each one's own time would visit all of them each.
+        # What is due soon goes too: with thousands of peers, a tick at each one's own time would visit all of them
+        # each time.
         soon = now + self.limits.ack_delay_s / 2
         for peer, session in list(self._active.items()):
             if session.ack_due(soon):

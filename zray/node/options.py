@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from zray.config import Config
-from zray.sched.resources import CPU, GPU, MEMORY, OBJECT_STORE_MEMORY, units
+from zray.sched.resources import CPU, GPU, MEMORY, OBJECT_STORE_MEMORY, UNIT, units
 
 STORE_SHARE = 0.3  # of memory, when the size of the object store is not given
 STORE_BYTES_MIN = 4 << 20
@@ -29,6 +29,10 @@ class Offer:
     gpu_ids: list[int | str] | None
     store_bytes: int
     cpus: int
+
+    def amounts(self) -> dict[str, float]:
+        """The resources as users count them."""
+        return {name: amount / UNIT for name, amount in self.total.items()}
 
 
 def parser() -> argparse.ArgumentParser:

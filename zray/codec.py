@@ -30,7 +30,7 @@ def encode(flat: list[Any]) -> bytes:
 
 
 def decode(body: bytes | memoryview) -> list[tuple[int, Any]]:
-    """Bytes to ``[(code, message), ...]``.  Fields that a newer peer appended are ignored, missing ones are defaults."""
+    """Bytes to ``[(code, message), ...]``.  Fields that newer peers appended are ignored, missing ones are defaults."""
     try:
         flat = msgpack.unpackb(
             body, raw=False, strict_map_key=False, use_list=True,

@@ -61,6 +61,17 @@ class Values:
 
     def load(self, record: Entry | Borrowed) -> Any:
         """The Python value of a ready object; raises its error."""
+        if record.owner is None:
+            return self._value_of(record)
+        # References inside keep this object, and with it themselves, alive until their owners know of them.
+        context = self.rt.context
+        outer, context.inside = context.inside, record
+        try:
+            return self._value_of(record)
+        finally:
+            context.inside = outer
+
+    def _value_of(self, record: Entry | Borrowed) -> Any:
         value = record.value
         if type(value) is bytes:
             return None if value == NONE else loads(value)

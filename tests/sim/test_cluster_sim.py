@@ -12,9 +12,11 @@ import pytest
 from fuzz.sim_cluster import past_failures
 from zray.sim import cluster as cluster_module
 from zray.sim import programs
-from zray.sim.cluster import Plan, SimCluster, SimDriver
+from zray.sim.cluster import SimCluster
+from zray.sim.driver import SimDriver
 from zray.sim.network import Faults
 from zray.sim.oracle import Violation
+from zray.sim.plan import Plan
 
 SEEDS = 200
 SEEDS_A_TEST = 20

@@ -327,7 +327,8 @@ class Core:
     def keep(self, ref: Ref) -> None:
         """User code remembers the reference for a while, then looks at its value and drops it."""
         kept = ref.again()
-        self.net.call_at(self.net.now + self.net.random.choice((0.0, self.net.random.uniform(0, 0.3))), self._look, kept)
+        seconds = self.net.random.choice((0.0, self.net.random.uniform(0, 0.3)))
+        self.net.call_at(self.net.now + seconds, self._look, kept)
 
     def _look(self, kept: Ref) -> None:
         def ready(record: Any) -> None:

@@ -1,8 +1,8 @@
 """The production mesh over a simulated network: real sessions, real frames, sockets that are not there.
 
-Only what ZeroMQ does is replaced.  A connection is (dialler, listener); it closes when either process ends, and the other
-end learns so after everything that was under way has arrived or is lost, as FACTS of the wire say: what a process
-wrote before it died is still read, frames that the network dropped are not.
+Only what ZeroMQ does is replaced.  A connection is (dialler, listener); it closes when either process ends, and the
+dialler learns so after everything that was under way has arrived or is lost: what a process wrote before it died is
+still read, frames that the network dropped are not.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What must be true of a simulated cluster, and who may be blamed when a value is an error.
 
-Programs are deterministic, so each object has one right value, known when it is submitted.  An error instead of it needs
-an excuse: something that the schedule did (a crash, a cancellation, a kill).  "freed" has none.
+Programs are deterministic, so each object has one right value, known when it is submitted.  An error instead of it
+needs an excuse: something that the schedule did (a crash, a cancellation, a kill).  "freed" has none.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class Oracle:
             for record in core.refs.borrowed.values():
                 owner = cores.get(record.owner)
                 if owner is not None and record.oid not in owner.refs.owned and not core.abandoned:
-                    raise Violation(f"{core.kind} {core.incarnation.hex()} holds {record.oid.hex()}, which its owner freed")
+                    raise Violation(f"{core.incarnation!r} holds {record.oid.hex()}, which its owner freed")
             for entry in core.refs.owned.values():
                 if type(entry.value) is list and entry.value[0] == FAILED and entry.value[1] == "freed":
-                    raise Violation(f"{core.incarnation.hex()} got back a reference to {entry.oid.hex()}, which it freed")
+                    raise Violation(f"{core.incarnation!r} got back a reference to {entry.oid.hex()}, which it freed")

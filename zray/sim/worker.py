@@ -235,7 +235,8 @@ class SimWorker(Core):
     def _item(self, run: Run, number: int) -> bool:
         """Send an item; False when the program must wait for its consumer."""
         run.items += 1
-        self.send(run.lease.owner, m.StreamItem(run.task[TASK_ID], run.task[ATTEMPT], run.items, self.encode(number, [])))
+        task, attempt = run.task[TASK_ID], run.task[ATTEMPT]
+        self.send(run.lease.owner, m.StreamItem(task, attempt, run.items, self.encode(number, [])))
         limit = (run.task[EXTRA] or {}).get("backpressure") or 0
         if not limit or run.items - run.consumed < limit:
             return True

@@ -1,0 +1,54 @@
+"""What a failing schedule looks like, in words for whoever debugs it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from zray.sim.core import Core
+from zray.sim.worker import SimWorker
+
+if TYPE_CHECKING:
+    from zray.sim.cluster import SimCluster
+
+SHOWN_MAX = 12  # objects of a process
+
+
+def describe(cluster: SimCluster) -> str:
+    """The node, and each process with something left."""
+    machine = cluster.node.machine
+    waiting = [(e.owner, e.key, e.want, e.seen, e.granted) for e in machine.scheduler.entries.values() if e.outstanding]
+    actors = [(a.id.hex(), a.state, a.life) for a in machine.actors.actors.values() if a.state != "DEAD"]
+    lines = [f"{cluster.plan}", f"at {cluster.net.now:.4f}: {dict(cluster.net.counters)} {cluster.oracle.happened}",
+             f"node: free {machine.scheduler.available()}",
+             f"  placements {[p.row() for p in machine.placements.values()]}",
+             f"  workers {list(machine.pool.workers.values())}", f"  waiting {waiting}", f"  actors {actors}"]
+    lines += [line for core in cluster.cores.values() if not core.quiet() for line in _process(core)]
+    return "\n".join(lines)
+
+
+def _process(core: Core) -> Iterator[str]:
+    refs, programs = core.refs, core.cluster.oracle.programs
+    yield f"{core.kind} {core.incarnation!r} job {core.job}"
+    if isinstance(core, SimWorker) and core.running is not None:
+        task = core.running.task[0]
+        yield f"  runs {task.hex()} {programs.get(task)} blocked={core.blocked}"
+    for oid, entry in list(refs.owned.items())[:SHOWN_MAX]:
+        yield (f"  owns {oid.hex()} {programs.get(oid[:24])} ready={entry.value is not None} refs={entry.refs} "
+               f"holders={entry.holders}")
+        if entry.task is not None:
+            yield f"    {(core.submitter if entry.task.key else core.calls).explain(entry.task)}"
+    for record in list(refs.borrowed.values())[:SHOWN_MAX]:
+        yield (f"  borrows {record.oid.hex()} of {record.owner!r} ready={record.value is not None} refs={record.refs} "
+               f"confirmed={record.confirmed}")
+    yield f"  transits {refs.transits} arrivals {refs.arrivals} drops {refs.dropped_holds} held_by {refs.held_by}"
+    for key in core.submitter.by_number.values():
+        if key.queue or key.leases or key.want:
+            leases = [(x.number, x.link.peer, len(x.inflight), x.paused, x.recalled, x.notice)
+                      for x in key.leases.values()]
+            yield (f"  key {key.number} {key.demand}: {len(key.queue)} queued, want {key.want}, granted {key.granted}, "
+                   f"status {key.status}, leases {leases}")
+    for link in core.calls.links.values():
+        if link.unfinished:
+            yield (f"  actor {link.actor.hex()} {link.state} life {link.life}: {len(link.queue)} queued, "
+                   f"{len(link.inflight)} in flight")

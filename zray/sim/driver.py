@@ -1,0 +1,207 @@
+"""A simulated driver: a job whose script is drawn from the seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from zray import messages as m
+from zray.sim import programs
+from zray.sim.core import Core, Failure
+from zray.sim.plan import FAULTS_S
+
+if TYPE_CHECKING:
+    from zray.sim.cluster import SimCluster
+
+
+class SimDriver(Core):
+    """A driver: a job whose script is drawn from the seed."""
+
+    def __init__(self, cluster: SimCluster, number: int) -> None:
+        self.random = Random(f"driver {cluster.seed} {number}")
+        self.refs_held: list[Any] = []
+        self.streams: list[Any] = []
+        self.handles: list[Any] = []
+        self.script: Iterator[Any] | None = None
+        self.finished = False
+        self._draining = False
+        super().__init__(cluster, b"driver%02d" % number, 1000 + number)
+        self.handlers[m.DriverAccepted.CODE] = self._accepted
+        self.send(self.node, m.RegisterDriver({}))
+
+    def _accepted(self, peer: bytes, message: m.DriverAccepted) -> None:
+        self.job = self.submitter.job = message.job
+        self.script = self._main()
+        self._resume()
+
+    def _resume(self) -> None:
+        if not self.alive or self.script is None:
+            return
+        while (request := next(self.script, None)) is not None:
+            if request[0] == "sleep":
+                self.net.call_at(self.net.now + request[1], self._resume)
+                return
+            if request[0] == "pause":
+                return
+            pending = [record for record in request[1] if record.value is None]
+            if pending:
+                self._wait(pending)
+                return
+
+    def _wait(self, pending: list[Any]) -> None:
+        left = len(pending)
+
+        def arrived(record: Any) -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                self.net.call_at(self.net.now, self._resume)
+
+        for record in pending:
+            self.refs.when_ready(record, arrived)
+        self.stir()
+
+    # ------------------------------------------------------------ the script
+
+    def _main(self) -> Iterator[Any]:
+        plan, random = self.cluster.plan, self.random
+        if plan.burst:
+            yield from self._burst(plan.burst)
+        for _ in range(plan.steps):
+            self._do(random)
+            if random.random() < 0.4:
+                yield "sleep", random.uniform(0, FAULTS_S / plan.steps)
+            if random.random() < 0.2 and self.refs_held:
+                some = random.sample(self.refs_held, min(3, len(self.refs_held)))
+                yield "wait", [ref.record for ref in some]
+                for ref in some:
+                    self._see(ref)
+        yield "wait", [ref.record for ref in self.refs_held]
+        for ref in list(self.refs_held):
+            self._see(ref, inner_too=random.random() < 0.5)
+        yield "wait", [ref.record for ref in self.refs_held]  # the inner ones
+        for ref in list(self.refs_held):
+            self._see(ref)
+        for stream in self.streams:
+            yield from self._drain(stream)
+        self.finished = True
+
+    def _burst(self, count: int) -> Iterator[Any]:
+        """Many short tasks, drained one by one, as with ray.wait; then a pause that returns the leases, or not."""
+        for _ in range(2):
+            left = {}
+            ready: list[bytes] = []
+            for _ in range(count):
+                program = ["value", self.random.randrange(1 << 20), self.random.choice((0.0, 0.0001)), []]
+                ref = self.submit(program, retries=-1)[0]
+                left[ref.oid] = ref
+                self.refs.when_ready(ref.record, partial(self._arrived, ready))
+            while left:
+                if not ready:
+                    self._draining = True
+                    yield ("pause",)
+                self._draining = False
+                ref = left.pop(ready.pop(0))
+                self._see(ref)
+                ref.drop()
+            yield "sleep", self.random.choice((0.0, 0.01, 0.2, 0.25))
+
+    def _arrived(self, ready: list[bytes], record: Any) -> None:
+        ready.append(record.oid)
+        if self._draining:
+            self._draining = False
+            self.net.call_at(self.net.now, self._resume)
+
+    def _drain(self, stream: Any) -> Iterator[Any]:
+        while True:
+            entry = self.submitter.streams.take(stream)
+            if entry is not None:
+                self.cluster.oracle.observe(self, entry)
+                self.dropped.append(entry)
+                self.stir()
+            elif stream.ended:
+                return
+            else:
+                stream.waiters = [lambda _: self.net.call_at(self.net.now, self._resume)]
+                yield ("pause",)
+
+    def _see(self, ref: Any, *, inner_too: bool = False) -> None:
+        try:
+            _, inner = self.load(ref)
+        except Failure:
+            return
+        for part in inner:
+            if inner_too:
+                self.refs_held.append(part)
+            else:
+                part.drop()
+
+    def _do(self, random: Random) -> None:
+        """One thing that a program may do next."""
+        plan = self.cluster.plan
+        held = self.refs_held
+        kind = random.random()
+        if kind < 0.5:
+            deps = random.sample(held, min(len(held), random.choice((0, 0, 1, 2))))
+            nested = random.sample(held, min(len(held), random.choice((0, 0, 1, 2))))
+            program = programs.make(random, plan.depth, plan.task_s_max, refs=bool(nested))
+            backpressure = random.choice((0, 0, 1, 2))
+            made = self.submit(program, deps, nested, retries=random.choice((0, 3, 3, -1)),
+                               cpus=random.choice((0, 1, 1, 1)), max_calls=random.choice((0, 0, 0, 0, 1, 3)),
+                               backpressure=backpressure)
+            if random.random() < 0.4:  # passes references on and lets go of them
+                for ref in dict.fromkeys(deps + nested):
+                    held.remove(ref)
+                    ref.drop()
+            if programs.returns(program) < 0:
+                if backpressure or random.random() < 0.7:
+                    self.streams += made
+                else:
+                    self.dropped += made
+            else:
+                held += made
+        elif kind < 0.6:
+            held.append(self.put(random.randrange(1 << 20), random.sample(held, min(len(held), random.randint(0, 2)))))
+        elif kind < 0.75 and held:
+            held.pop(random.randrange(len(held))).drop()
+        elif kind < 0.85 and plan.actors:
+            self._use_actor(random)
+        elif kind < 0.92 and plan.cancels and held:
+            self.cluster.oracle.happened["cancel"] += 1
+            ref = random.choice(held)
+            task = ref.record.task
+            force = random.random() < 0.3 and task is not None and task.key is not None
+            self.cluster.oracle.happened["crash"] += force
+            self.cancel(ref, force=force, recursive=random.random() < 0.5)
+        else:
+            self._use_actor(random) if plan.actors and self.handles else None
+
+    def _use_actor(self, random: Random) -> None:
+        what = random.random()
+        if not self.handles or what < 0.3:
+            self.handles.append(self.create_actor(random.choice((0, 0, 2)), random.choice((0, 2))))
+            return
+        handle = random.choice(self.handles)
+        if what < 0.85:
+            for _ in range(random.randint(1, 5)):
+                self.refs_held.append(self.call(handle, random.randrange(1 << 20), random.choice((0.0, 0.002))))
+            if random.random() < 0.4:
+                program = ["calls", random.randrange(1 << 20), 0.0, [2, handle.actor]]
+                self.refs_held += self.submit(program, [], [handle.life])
+        elif what < 0.93:
+            self.handles.remove(handle)
+            handle.drop()
+        else:
+            self.cluster.oracle.happened["kill"] += 1
+            self.kill_actor(handle, no_restart=random.random() < 0.5)
+
+    def drop_all(self) -> None:
+        for ref in self.refs_held:
+            ref.drop()
+        for handle in self.handles:
+            handle.drop()
+        self.dropped += self.streams
+        self.refs_held, self.handles, self.streams = [], [], []
+        self.stir()

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from zray import errors, serialization
+from zray import errors, ids, serialization
 from zray.messages import CARRYING, FAILED, STORED
 from zray.owner.records import Borrowed, Entry
-from zray.refs import ObjectRef
+from zray.refs import ObjectRef, dropped
 from zray.serialization import NONE, Serialized, loads
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Values:
         return self.store(value, oid)
 
     def store(self, value: Serialized, oid: bytes) -> list[Any]:
-        allocation = self.rt.allocate(value.nbytes, oid)
+        allocation = self.rt.stored.allocate(value.nbytes, oid)
         try:
             serialization.write_into(value, allocation.view)
         except BaseException:
@@ -56,6 +56,32 @@ class Values:
             token = self.rt.refs.send_carrying(receiver, records)
             triples = [[r.oid, *self.rt.address_of(r)] for r in records]
         return [CARRYING, wire, triples, token]
+
+    def put(self, value: Any) -> ObjectRef:
+        """Store a value; its owner is this process."""
+        dumped = serialization.dumps(value)
+        context = self.rt.context
+        if dumped.nbytes <= self.inline_max:
+            wire: Any = dumped.pickle if not dumped.buffers else serialization.to_bytes(dumped)
+            oid = None
+        else:
+            with self.rt.loop.lock:
+                oid = self.rt.ids.next(context) + ids.PUT_INDEX
+            wire = self.store(dumped, oid)
+        with self.rt.loop.lock:
+            if oid is None:
+                oid = self.rt.ids.next(context) + ids.PUT_INDEX
+                self.rt.refs.inline_bytes += len(wire)
+            entry = self.rt.refs.owned[oid] = Entry(oid)
+            entry.value = wire
+            if dumped.refs:
+                entry.contained = [ref._record for ref in dumped.refs]
+                for record in entry.contained:
+                    record.refs += 1
+            if dropped:
+                self.rt.empty_dropped()
+        self.rt.loop.raise_pending()
+        return ObjectRef(oid, entry)
 
     # ------------------------------------------------------------ in
 
@@ -80,7 +106,7 @@ class Values:
     def _load(self, value: Any, record: Entry | Borrowed | None) -> Any:
         kind = value[0]
         if kind == STORED:
-            return loads(self.rt.read_stored(value, record))
+            return loads(self.rt.stored.read(value, record))
         if kind == FAILED:
             raise self.error(value)
         if kind == CARRYING:
@@ -101,7 +127,7 @@ class Values:
         if type(value) is bytes:
             return value
         if value[0] == STORED:
-            return self.rt.read_stored(value, None)
+            return self.rt.stored.read(value, None)
         return self.payload(value[1])
 
     @staticmethod

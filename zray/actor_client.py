@@ -1,0 +1,202 @@
+"""Actors as this process creates, calls and ends them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from zray import errors, ids, messages as m, serialization
+from zray.options import STREAMING
+from zray.owner.calls import ActorLink
+from zray.owner.records import Entry, Function, Task
+from zray.refs import ObjectRef
+from zray.tasks import TURN_EVERY, strategy_of
+
+if TYPE_CHECKING:
+    from zray.runtime import Runtime
+
+
+class Actors:
+    """Creation, calls and ends of actors by one Runtime."""
+
+    def __init__(self, runtime: Runtime):
+        self.rt = runtime
+        self.loop = runtime.loop
+        self.refs = runtime.refs
+        self.calls = runtime.calls
+        self.tasks = runtime.tasks
+        self.context = runtime.context
+        self.next_id = runtime.ids.next
+        self.creating: dict[bytes, list[Any]] = {}  # actor -> records that its creation pins
+
+    def create(self, cls: Any, args: tuple, kwargs: dict[str, Any], options: Any) -> Any:
+        """See zray.handles.ActorClass.remote."""
+        from zray.handles import ActorHandle
+
+        key, blob = cls.definition()
+        self.tasks.register_function(key, blob)
+        payload, slots, deps, pins = self.tasks.pack_args(args, kwargs, cls.cls.__init__)
+        meta = cls.meta(options)
+        with self.loop.lock:
+            tid = self.next_id(self.context)
+            actor = ids.actor_id(tid[:ids.PREFIX_SIZE], int.from_bytes(tid[ids.PREFIX_SIZE:], "little"))
+        spec: dict[str, Any] = {
+            "class_key": key, "args": payload, "slots": slots or [], "deps": [], "demand": options.placement,
+            "running": options.running, "name": options.name or "", "namespace": options.namespace or self.rt.namespace,
+            "detached": options.detached, "max_restarts": options.max_restarts,
+            "max_task_retries": options.max_task_retries, "max_concurrency": options.max_concurrency or 0,
+            "concurrency_groups": options.concurrency_groups or {}, "is_async": cls.is_async, "env": options.env,
+            "class_name": cls.name, "method_names": cls.method_names, "get_if_exists": options.get_if_exists,
+            "out_of_order": options.out_of_order, "meta": meta, "job": self.rt.job, "strategy": strategy_of(options)}
+        if options.name:
+            found = self._create_named(actor, spec, deps, options)
+            if found is not None:
+                return found
+        life: ObjectRef | None = None
+        with self.loop.lock:
+            if options.name:
+                link = self.calls.links[actor]
+            else:
+                link = self.calls.link_for(actor, cls.name, options.out_of_order)
+            link.any_order = options.out_of_order
+            if not options.detached:
+                entry = self.refs.own(ids.return_id(tid, 1))
+                link.life_record = entry
+                self.refs.finalizers[entry.oid] = lambda: self.rt.send(
+                    self.rt.node, m.KillActor(actor, True, True, "all handles to it went out of scope"))
+                life = ObjectRef(entry.oid, entry)
+            if pins:
+                for record in pins:
+                    record.refs += 1
+                self.creating[actor] = pins
+            if not options.name:
+                _Creation(self.rt, actor, spec, deps or [])
+        self.rt.kick()
+        return ActorHandle._restore(actor, meta, life)
+
+    def _create_named(self, actor: bytes, spec: dict[str, Any], deps: Any, options: Any) -> Any:
+        """Names are claimed before ``.remote()`` returns: a handle of the existing actor, None when it is ours."""
+        from zray.handles import ActorHandle
+
+        if deps:
+            self.rt.waits.wait_all(deps, None)
+            spec["deps"] = [record.value for record in deps]
+        answer = self.rt.request(lambda n: m.CreateActor(actor, spec, n))
+        if answer.error == "name_taken":
+            raise ValueError(f"The name {options.name} (namespace={spec['namespace']}) is already taken. Please use a "
+                             "different name or get the existing actor using ray.get_actor"
+                             f"('{options.name}', namespace='{spec['namespace']}')")
+        if answer.error:
+            raise errors.RaySystemError(answer.detail or answer.error)
+        if answer.actor != actor:
+            return ActorHandle._restore(answer.actor, answer.meta, None)
+        with self.loop.lock:
+            self.calls.link_for(actor, spec["class_name"])
+        return None
+
+    def call(self, handle: Any, method: str, args: tuple, kwargs: dict[str, Any], options: Any) -> Any:
+        """A call of an actor's method; see zray.handles.ActorMethod.remote."""
+        if args or kwargs:
+            payload, slots, deps, pins = self.tasks.pack_args(args, kwargs, None)
+        else:
+            payload, slots, deps, pins = serialization.EMPTY_ARGS, None, None, None
+        link = self.calls.links.get(handle._actor)
+        if link is None or not link.watched or link.max_pending is None:
+            link = self._link(handle)
+        if link.max_pending and 0 < link.max_pending <= link.unfinished:
+            raise errors.PendingCallsLimitExceeded(
+                f"The task {link.name}.{method} could not be submitted because actor {handle._actor.hex()} already has "
+                f"{link.unfinished} calls pending and max_pending_calls={link.max_pending}.")
+        context = self.context
+        wanted = options.num_returns
+        retries = options.max_task_retries
+        with self.loop.lock:
+            tid = self.next_id(context)
+            fn = link.methods.get(method)
+            if fn is None:
+                fn = link.methods[method] = Function(b"", b"", method)
+            task = Task(tid, fn, payload, wanted, None, link.max_task_retries if retries is None else retries)
+            task.parent = context.task
+            if pins is not None:
+                task.deps, task.pins = deps, pins
+                if slots:
+                    task.extra = {"slots": slots}
+            if wanted == 1:
+                oid = tid + ids.RETURN_1
+                entry = Entry(oid, task)
+                self.refs.owned[oid] = task.entry = entry
+                result: Any = ObjectRef(oid, entry)
+            else:
+                result = self.tasks.returns(task, wanted, options.backpressure)
+                if wanted == STREAMING and options.backpressure > 0:
+                    task.extra = {**(task.extra or {}), "backpressure": options.backpressure}
+            if options.group:
+                task.extra = {**(task.extra or {}), "group": options.group}
+            if options.retry_exceptions:
+                task.retry_errors = options.retry_exceptions
+            self.calls.submit(link, task)
+            unsent = self.rt.unsent = self.rt.unsent + 1
+        if unsent >= TURN_EVERY:
+            self.loop.turn()
+        elif unsent == 1 and self.loop.led:
+            self.loop.wake()
+        self.loop.raise_pending()
+        return result
+
+    def _link(self, handle: Any) -> ActorLink:
+        about = handle._about
+        with self.loop.lock:
+            link = self.calls.link_for(handle._actor, about.class_name, about.out_of_order)
+            link.max_task_retries = about.max_task_retries
+            link.max_pending = about.max_pending_calls
+            if link.life_record is None and handle._life_ref is not None:
+                link.life_record = handle._life_ref._record
+        return link
+
+    def kill(self, actor: bytes, no_restart: bool) -> None:
+        with self.loop.lock:
+            self.calls.kill(actor)
+            self.rt.send(self.rt.node, m.KillActor(actor, no_restart, False, "killed by zray.kill()"))
+        self.rt.kick()
+
+    def lookup(self, name: str, namespace: str | None) -> tuple[bytes, bytes]:
+        """``(actor, meta)`` of a named actor; ValueError when there is none."""
+        space = namespace or self.rt.namespace
+        answer = self.rt.request(lambda n: m.LookupActor(name, space, n))
+        if answer.error:
+            raise ValueError(f"Failed to look up actor with name '{name}'. This could because 1. You are trying to "
+                             "look up a named actor you didn't create. 2. The named actor died. 3. You did not use a "
+                             f"namespace matching the namespace of the actor (looked in '{space}').")
+        return answer.actor, answer.meta
+
+
+class _Creation:
+    """An actor that is created when its arguments are ready; a waiter like a task's."""
+
+    __slots__ = ("runtime", "actor", "spec", "deps", "missing")
+
+    def __init__(self, runtime: Runtime, actor: bytes, spec: dict[str, Any], deps: list[Any]):
+        self.runtime = runtime
+        self.actor = actor
+        self.spec = spec
+        self.deps = deps
+        self.missing = 1
+        for record in deps:
+            if not runtime.refs.when_ready(record, self):
+                self.missing += 1
+        self(None)
+
+    def __call__(self, record: Any) -> None:
+        self.missing -= 1
+        if self.missing:
+            return
+        runtime = self.runtime
+        self.spec["deps"] = [dep.value for dep in self.deps]
+        failed = next((v for v in self.spec["deps"] if type(v) is list and v[0] == m.FAILED), None)
+        if failed is not None:
+            runtime.calls.on_actor_state(runtime.node, m.ActorState(
+                self.actor, "DEAD", 0, b"", "", {"kind": "creation", "reason": "an argument of its constructor failed",
+                                                 "error": failed[2] if type(failed[2]) is bytes else b""}))
+        else:
+            for dep in self.deps:
+                dep.escaped = True
+            runtime.send(runtime.node, m.CreateActor(self.actor, self.spec, 0))

@@ -1,0 +1,52 @@
+"""What runs on a thread, and the ids that it makes."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from zray import ids
+
+
+class Context(threading.local):
+    """What runs on this thread; ``task`` names the parent of whatever it submits."""
+
+    task = b""
+    attempt = 0
+    task_name = ""
+    actor = b""
+    job = 0
+    assigned: dict[str, Any] = {}
+    receiver = b""  # the owner of the running task
+    prefix_of: Any = None
+    prefix = b""
+    counter = 0
+    inside: Any = None  # the borrowed object whose value is being unpickled
+
+
+class TaskIds:
+    """Ids of tasks and puts: a prefix for each parent attempt, then a counter; a prefix of its own for each thread that
+    runs no task."""
+
+    def __init__(self) -> None:
+        self.job_bytes = bytes(ids.JOB_SIZE)
+        self.root_task = b""
+        self._threads = 0
+
+    def set_job(self, job: int) -> None:
+        """Ids made from now on carry this job."""
+        self.job_bytes = ids.JobID.from_int(job).binary()
+        self.root_task = ids.task_id(self.job_bytes + ids.random_bytes(12), 0)
+
+    def next(self, context: Context) -> bytes:
+        """The next task id of the thread that ``context`` is of (under the lock)."""
+        if context.prefix_of is not context.task:
+            context.prefix_of = context.task
+            context.counter = 0
+            if context.task:
+                context.prefix = ids.task_prefix(self.job_bytes, context.task, context.attempt)
+            else:
+                self._threads += 1  # a thread of the driver, or one that user code started
+                context.prefix = ids.task_prefix(self.job_bytes, self.root_task, self._threads)
+        context.counter += 1
+        return context.prefix + context.counter.to_bytes(8, "little")

@@ -1,0 +1,80 @@
+"""Objects in the node's store: space for them, views of them, their end; waits for space and for spilled objects."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+from zray import errors, messages as m
+from zray.causes import Cause
+from zray.refs import dropped
+from zray.store import StoreFull
+from zray.store.client import Allocation
+from zray.transport.loop import Waiter
+
+if TYPE_CHECKING:
+    from zray.runtime import Runtime
+
+logger = logging.getLogger("zray")
+
+
+class Stored:
+    """The store client of one Runtime, with the waiting."""
+
+    def __init__(self, runtime: Runtime):
+        self.rt = runtime
+        self.loop = runtime.loop
+        self.context = runtime.context
+
+    def allocate(self, nbytes: int, oid: bytes) -> Allocation:
+        """Space in the object store, waiting for it if need be (not under the lock).  ObjectStoreFullError."""
+        while True:
+            with self.loop.lock:
+                if dropped:
+                    self.rt.empty_dropped()
+                try:
+                    found = self.rt.store.allocate(nbytes, oid)
+                except StoreFull as full:
+                    raise errors.from_failure("store_full", full.report) from None
+            if type(found) is Allocation:
+                return found
+            self._wait(found.waiter, Cause.STORE_FULL, f"it waits for {nbytes} bytes")
+
+    def _wait(self, waiter: Waiter, cause: Cause, what: str) -> None:
+        """Wait for the store, saying so to whoever asks, and to the user after a while."""
+        task = self.context.task
+        outer = self.rt.blocked.get(task)
+        self.rt.blocked[task] = lambda budget: f"{cause.text} ({what})"
+        try:
+            if not self.loop.wait(waiter, time.monotonic() + self.rt.config.warn_wait_s):
+                logger.warning("zray has waited for %.0f s: %s (%s)", self.rt.config.warn_wait_s, cause.text, what)
+                self.loop.wait(waiter, None)
+        finally:
+            if outer is None:
+                self.rt.blocked.pop(task, None)
+            else:
+                self.rt.blocked[task] = outer
+
+    def read(self, value: Any, record: Any) -> Any:
+        """The buffer of a stored object, pinned while it is used; restored from disk if it was spilled."""
+        while True:
+            place, oid = value[:4], value[4]
+            with self.loop.lock:
+                buffer = self.rt.store.read(place, oid)
+                pending = self.rt.store.restore(oid, place) if buffer is None else None
+            if pending is None:
+                return buffer
+            self._wait(pending.waiter, Cause.RESTORING, f"ObjectRef({oid.hex()})")
+            if pending.value is None:
+                raise errors.from_failure("object_lost", {"oid": oid, "reason": pending.error})
+            if pending.value[0] == m.FAILED:
+                raise errors.from_failure(pending.value[1], pending.value[2])
+            value = [*pending.value[:4], oid]
+            if record is not None:
+                with self.loop.lock:
+                    self.rt.refs.replace_value(record, value)
+
+    def free(self, oid: bytes, value: Any, escaped: bool) -> None:
+        if self.rt.store is not None:
+            self.rt.store.free(value[4], value[:4], escaped)

@@ -1,0 +1,242 @@
+"""Submission of tasks: from a RemoteFunction and its arguments to the records of the owner."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from zray import errors, ids, messages as m, serialization
+from zray.options import DYNAMIC, STREAMING
+from zray.owner.maps import MapBatch
+from zray.owner.records import Borrowed, Entry, Function, Key, Task
+from zray.refs import MapRefs, ObjectRef, ObjectRefGenerator
+
+from zray.replies import REQUEST_TIMEOUT_S, Reply
+
+if TYPE_CHECKING:
+    from zray.runtime import Runtime
+
+# Nothing is sent at submission: get and wait send what there is, else the service thread does within milliseconds.
+# A thread that only submits looks at the sockets once in so many.
+TURN_EVERY = 64
+
+
+class Site:
+    """A RemoteFunction with given options, as this Runtime submits it."""
+
+    __slots__ = ("runtime", "options", "fn", "key", "retries", "nret", "plain")
+
+    def __init__(self, runtime: Runtime, options: Any, fn: Function, key: Key):
+        self.runtime = runtime
+        self.options = options
+        self.fn = fn
+        self.key = key
+        retries = options.max_retries
+        self.retries = runtime.config.task_max_retries if retries is None else retries
+        self.nret = options.num_returns
+        # plain: one return, nothing the worker must know beyond the function
+        self.plain = options.num_returns == 1 and not options.max_calls and options.name is None
+
+
+class Tasks:
+    """The tasks that one Runtime submits."""
+
+    def __init__(self, runtime: Runtime):
+        self.rt = runtime
+        self.loop = runtime.loop
+        self.refs = runtime.refs
+        self.submitter = runtime.submitter
+        self.calls = runtime.calls
+        self.values = runtime.values
+        self.context = runtime.context
+        self.next_id = runtime.ids.next
+        self._exported: set[bytes] = set()  # functions and classes that the control store has from us
+
+    def site(self, fn: Any, options: Any) -> Site:
+        key, blob = fn.definition()
+        self.register_function(key, blob)
+        function = Function(key, blob, fn.name)
+        with self.loop.lock:
+            record = self.submitter.key_for(options.key, options.demand, options.env,
+                                            strategy_of(options), fn.name)
+        site = fn.state = Site(self.rt, options, function, record)
+        return site
+
+    def register_function(self, key: bytes, blob: bytes) -> None:
+        """Store a function or class in the GCS, once; nobody waits for it."""
+        if key not in self._exported:
+            self._exported.add(key)
+            with self.loop.lock:
+                self.rt.gcs.register_function(self.rt.ids.job_bytes + key, blob)
+
+    def fetch_function(self, key: bytes) -> bytes:
+        """A function from the GCS: workers that were not sent it with the task."""
+        reply = Reply()
+
+        def arrived(call: Any) -> None:
+            reply.message = call
+            self.loop.notify(reply)
+
+        with self.loop.lock:
+            self.rt.gcs.get_function(self.rt.ids.job_bytes + key, arrived)
+        self.loop.wait(reply, time.monotonic() + REQUEST_TIMEOUT_S)
+        call = reply.message
+        if call is None or call.error or call.value is None:
+            why = "did not answer" if call is None else call.error or "does not have it"
+            raise errors.RaySystemError(f"function {key.hex()} could not be read: the control store {why}")
+        return call.value
+
+    def submit(self, fn: Any, args: tuple, kwargs: dict[str, Any], options: Any) -> Any:
+        """A task; see zray.handles.RemoteFunction.remote."""
+        site = fn.state
+        if site is None or site.runtime is not self.rt or site.options is not options:
+            site = self.site(fn, options)
+        if args or kwargs:
+            payload, slots, deps, pins = self.pack_args(args, kwargs, fn.function)
+        else:
+            payload, slots, deps, pins = serialization.EMPTY_ARGS, None, None, None
+        context = self.context
+        with self.loop.lock:
+            tid = self.next_id(context)
+            task = Task(tid, site.fn, payload, site.nret, site.key, site.retries)
+            task.parent = context.task
+            if pins is not None:
+                task.deps, task.pins = deps, pins
+                if slots:
+                    task.extra = {"slots": slots}
+            if site.plain:
+                oid = tid + ids.RETURN_1
+                entry = Entry(oid, task)
+                self.refs.owned[oid] = task.entry = entry
+                result: Any = ObjectRef(oid, entry)
+            else:
+                result = self.returns(task, options.num_returns, options.backpressure)
+                self._task_extra(task, options)
+            if options.retry_exceptions:
+                task.retry_errors = options.retry_exceptions
+            self.submitter.submit(task)
+            unsent = self.rt.unsent = self.rt.unsent + 1
+        if unsent >= TURN_EVERY:
+            self.loop.turn()
+        elif unsent == 1 and self.loop.led:
+            self.loop.wake()
+        self.loop.raise_pending()
+        return result
+
+    def _task_extra(self, task: Task, options: Any) -> None:
+        extra = task.extra or {}
+        if options.max_calls:
+            extra["max_calls"] = options.max_calls
+        if options.name is not None:
+            extra["name"] = options.name
+        if options.num_returns == STREAMING and options.backpressure > 0:
+            extra["backpressure"] = options.backpressure
+        task.extra = extra or None
+
+    def returns(self, task: Task, wanted: int, backpressure: int) -> Any:
+        """Entries for what the task returns, and the references the caller gets (under the lock)."""
+        if wanted == STREAMING or wanted == DYNAMIC:
+            stream = self.submitter.streams.open(task, backpressure if wanted == STREAMING else 0)
+            return ObjectRefGenerator(stream)
+        entries = [self.refs.own(ids.return_id(task.tid, i + 1), task) for i in range(wanted)]
+        refs: list[ObjectRef] = [ObjectRef(entry.oid, entry) for entry in entries]
+        if wanted == 1:
+            task.entry = entries[0]
+            return refs[0]
+        task.entry = entries
+        return refs if wanted else None
+
+    def pack_args(self, args: tuple, kwargs: dict[str, Any], function: Any) -> tuple[Any, Any, Any, Any]:
+        """``(wire value of the arguments, slots, records of top-level references, records to pin)``."""
+        payload: Any
+        dumped, slots, deps = serialization.dump_args(args, kwargs, function)
+        if dumped.nbytes <= self.rt.config.inline_bytes_max:
+            payload = dumped.pickle if not dumped.buffers else serialization.to_bytes(dumped)
+            if not slots and not dumped.refs:
+                return payload, None, None, None
+            stored: Entry | None = None
+        else:
+            with self.loop.lock:
+                oid = self.next_id(self.context) + ids.PUT_INDEX
+            payload = self.values.store(dumped, oid)
+            with self.loop.lock:
+                stored = self.refs.own(oid)
+                stored.refs = 0  # the task's pin is its only one
+                stored.escaped = True
+                stored.value = payload
+        records = [ref._record for ref in deps]
+        pins = records + [ref._record for ref in dumped.refs]
+        if stored is not None:
+            pins.append(stored)
+        return payload, list(slots), records, pins
+
+    def map(self, fn: Any, items: Iterable[Any], options: Any, star: bool) -> Any:
+        """``f.map``; falls back to one submission an item where items are references or need options of their own."""
+        if not isinstance(items, (list, tuple, range)):
+            items = list(items)
+        site = fn.state
+        if site is None or site.runtime is not self.rt or site.options is not options:
+            site = self.site(fn, options)
+        with_refs = not isinstance(items, range) and (
+            any(ObjectRef in set(map(type, item)) for item in items) if star else ObjectRef in set(map(type, items)))
+        if with_refs or not site.plain:
+            several: Any = items if star else [(item,) for item in items]
+            return [self.submit(fn, tuple(item), {}, options) for item in several]
+        context = self.context
+        with self.loop.lock:
+            first = self.next_id(context)
+            start = context.counter
+            context.counter += max(0, len(items) - 1)
+            batch = MapBatch(first[:ids.PREFIX_SIZE], start, site.fn, site.key, items, star, site.retries)
+            batch.retry_errors = options.retry_exceptions
+            self.submitter.maps.submit(batch)
+        self.rt.kick()
+        return MapRefs(batch)
+
+    def map_item(self, batch: MapBatch, index: int) -> ObjectRef:
+        with self.loop.lock:
+            entry = self.submitter.maps.entry(batch, index)
+        return ObjectRef(entry.oid, entry)
+
+    def cancel(self, ref: ObjectRef | ObjectRefGenerator, force: bool, recursive: bool) -> None:
+        with self.loop.lock:
+            if isinstance(ref, ObjectRefGenerator):
+                self._cancel_task(ref._stream.task, force, recursive)
+            else:
+                record = ref._record
+                if type(record) is Borrowed:
+                    self.rt.send(record.owner, m.CancelObject(record.oid, force, recursive))
+                else:
+                    self.cancel_entry(record, force, recursive)
+        self.rt.kick()
+
+    def cancel_entry(self, entry: Entry, force: bool, recursive: bool) -> None:
+        task = entry.task
+        if task is None:
+            return
+        if type(task) is MapBatch:
+            index = int.from_bytes(entry.oid[ids.PREFIX_SIZE:ids.TASK_SIZE], "little") - task.start
+            task.cancelled.add(index)
+        else:
+            self._cancel_task(task, force, recursive)
+
+    def _cancel_task(self, task: Task, force: bool, recursive: bool) -> None:
+        if task.key is None:
+            if force:
+                raise ValueError("force=True is not supported for actor tasks.")
+            self.calls.cancel(task, recursive)
+        else:
+            self.submitter.cancel(task, force, recursive)
+
+    def cancel_children(self, parent: bytes) -> None:
+        """Cancel what task ``parent`` submitted from this process (recursive cancellation; under the lock)."""
+        for task in self.submitter.children_of(parent):
+            self.submitter.cancel(task, False, True)
+
+
+def strategy_of(options: Any) -> dict[str, Any]:
+    strategy = dict(options.strategy)
+    if options.label_selector:
+        strategy["labels"] = options.label_selector
+    return strategy

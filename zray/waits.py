@@ -1,0 +1,227 @@
+"""``get``, ``wait`` and the next item of a generator: how a thread blocks, and what it says meanwhile."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from zray import errors, messages as m
+from zray.explaining import StreamRecord, explain_records
+from zray.owner.streams import Stream
+from zray.refs import MapRefs, ObjectRef, ObjectRefGenerator, RefList
+from zray.serialization import NONE, loads
+from zray.transport.loop import Waiter
+from zray.waiting import Countdown, WaitGroup
+
+if TYPE_CHECKING:
+    from zray.runtime import Runtime
+
+logger = logging.getLogger("zray")
+
+WHY_S = 0.05  # other processes are asked so long why something waits, before an error or a warning says so
+
+
+class Waits:
+    """Blocking reads of one Runtime."""
+
+    def __init__(self, runtime: Runtime):
+        self.rt = runtime
+        self.loop = runtime.loop
+        self.refs = runtime.refs
+        self.submitter = runtime.submitter
+        self.values = runtime.values
+        self.context = runtime.context
+        self.futures = runtime.futures
+
+    def get(self, refs: Sequence[ObjectRef], timeout: float | None = None) -> list[Any]:
+        """Values in order; the first error in order is raised."""
+        records = [ref._record for ref in refs]
+        for record in records:
+            if record.value is None:
+                self.wait_all(records, timeout)
+                break
+        load = self.values.load
+        out = []
+        for record in records:
+            value = record.value
+            if type(value) is bytes and record.owner is None:
+                out.append(None if value == NONE else loads(value))
+            else:
+                out.append(load(record))
+        return out
+
+    def get_map(self, refs: MapRefs, timeout: float | None = None) -> list[Any]:
+        """All values of a map, column by column."""
+        batch = refs._batch
+        with self.loop.lock:
+            count = Countdown(self.loop, 1 if batch.remaining else 0)
+            if batch.remaining:
+                if batch.waiters is None:
+                    batch.waiters = []
+                batch.waiters.append(count)
+        if not count.done:
+            self.block(count, timeout, lambda budget: f"{batch.fn.name}.map: {batch.count - batch.remaining} of "
+                                                       f"{batch.count} done")
+        if batch.failures:
+            raise self.values.error(batch.failures[min(batch.failures)])
+        out: list[Any] = []
+        order = sorted(batch.results, key=lambda column: column[0])
+        for first, n, value in order:
+            column = loads(self.values.payload(value))
+            if first == len(out):
+                out += column
+            else:
+                out[first:first + n] = column  # an item that was retried: its later result counts
+        return out
+
+    def wait_all(self, records: Sequence[Any], timeout: float | None) -> None:
+        if timeout is None and self.rt.executor is not None and self.context.task:
+            self.rt.executor.inline.run_missing(records)
+        with self.loop.lock:
+            pending = [record for record in records if record.value is None]
+            count = Countdown(self.loop, len(pending))
+            for record in pending:
+                self.refs.when_ready(record, count)
+        if not pending:
+            return
+        try:
+            self.block(count, timeout, lambda budget: explain_records(self.rt, pending, budget))
+        except BaseException:
+            with self.loop.lock:
+                for record in pending:
+                    self.refs.forget_waiter(record, count)
+            raise
+
+    def block(self, waiter: Waiter, timeout: float | None, why: Callable[[float], str]) -> None:
+        """Wait for ``waiter``; says why after a while, and in the error when the time is over.
+
+        ``why`` takes the seconds that it may spend on asking other processes.
+        """
+        start = time.monotonic()
+        deadline = None if timeout is None else start + timeout
+        executor = self.rt.executor
+        task = self.context.task
+        blocked = executor is not None and task != b""
+        if blocked:
+            self.rt.blocked[task] = lambda budget: f"it waits in get or wait:\n{why(budget)}"
+            executor.on_blocked()
+        try:
+            if self.loop.wait(waiter, _earlier(deadline, start + self.rt.config.warn_wait_s)):
+                return
+            if deadline is None or time.monotonic() < deadline:
+                logger.warning("zray.get has waited for %.0f s:\n%s", time.monotonic() - start, why(WHY_S))
+                if self.loop.wait(waiter, deadline):
+                    return
+        finally:
+            if blocked:
+                self.rt.blocked.pop(task, None)
+                executor.on_unblocked()
+        raise errors.GetTimeoutError(f"Get timed out: some object(s) not ready.\n{why(WHY_S)}")
+
+    def wait(self, refs: Sequence[ObjectRef], num_returns: int, timeout: float | None, fetch_local: bool = True
+             ) -> tuple[list[ObjectRef], list[ObjectRef]]:
+        """``(ready, rest)``, each in the order of ``refs``; at most ``num_returns`` are ready."""
+        if timeout == 0:
+            return self._wait_now(refs, num_returns)
+        group = self._wait_group(refs)
+        arrivals, pending = group.arrivals, group.pending
+        if len(arrivals.ready) < num_returns:
+            with self.loop.lock:
+                missing = num_returns - len(arrivals.ready)
+                count = Countdown(self.loop, missing)
+                arrivals.waiter = count if missing > 0 else None
+            if missing > 0:
+                try:
+                    self.block(count, timeout, lambda budget: explain_records(
+                        self.rt, [r._record for r in pending.values()], budget))
+                except errors.GetTimeoutError:
+                    pass
+                finally:
+                    arrivals.waiter = None
+        ready = arrivals.ready
+        taken = {ready.popleft() for _ in range(min(num_returns, len(ready)))}
+        if len(taken) == 1:
+            done = [pending.pop(next(iter(taken)))]
+        else:
+            done = [ref for oid, ref in pending.items() if oid in taken]
+            for oid in taken:
+                del pending[oid]
+        rest = RefList(pending.values())
+        rest.group = group
+        self.loop.raise_pending()
+        return done, rest
+
+    def _wait_now(self, refs: Sequence[ObjectRef], num_returns: int) -> tuple[list[ObjectRef], list[ObjectRef]]:
+        with self.loop.lock:
+            for ref in refs:
+                if ref._record.value is None:
+                    self.refs.ask(ref._record)
+        self.loop.turn()
+        done: list[ObjectRef] = []
+        rest: list[ObjectRef] = []
+        for ref in refs:
+            (done if ref._record.value is not None and len(done) < num_returns else rest).append(ref)
+        return done, rest
+
+    def _wait_group(self, refs: Sequence[ObjectRef]) -> WaitGroup:
+        if type(refs) is RefList and len(refs) == len(refs.group.pending):
+            return refs.group
+        group = WaitGroup(refs)
+        if len(group.pending) != len(refs):
+            raise ValueError("Wait requires a list of unique object refs.")
+        arrivals = group.arrivals
+        with self.loop.lock:
+            for ref in refs:
+                if self.refs.when_ready(ref._record, arrivals):
+                    arrivals.ready.append(ref._oid)
+        return group
+
+    def next_of_stream(self, stream: Stream, timeout: float | None) -> ObjectRef | None:
+        """The next reference of a generator, waiting for it; None at its end."""
+        while True:
+            with self.loop.lock:
+                entry = self.submitter.streams.take(stream)
+                if entry is not None:
+                    return ObjectRef(entry.oid, entry)
+                if stream.ended:
+                    return None
+                count = Countdown(self.loop, 1)
+                stream.waiters = [*(stream.waiters or ()), count]
+            self.block(count, timeout, lambda budget: explain_records(self.rt, [StreamRecord(stream)], budget))
+
+    def get_dynamic(self, generator: ObjectRefGenerator, timeout: float | None) -> ObjectRefGenerator:
+        """What a task with ``num_returns="dynamic"`` returned, when it has ended; raises its error."""
+        stream = generator._stream
+        while True:
+            with self.loop.lock:
+                if stream.ended:
+                    last = stream.ready[-1].value if stream.ready else None
+                    break
+                count = Countdown(self.loop, 1)
+                stream.waiters = [*(stream.waiters or ()), count]
+            self.block(count, timeout, lambda budget: explain_records(self.rt, [StreamRecord(stream)], budget))
+        if type(last) is list and last[0] == m.FAILED:
+            raise self.values.error(last)
+        return generator
+
+    async def next_of_stream_async(self, stream: Stream) -> ObjectRef | None:
+        while True:
+            with self.loop.lock:
+                entry = self.submitter.streams.take(stream)
+                if entry is not None:
+                    return ObjectRef(entry.oid, entry)
+                if stream.ended:
+                    return None
+            await self.futures.stream_arrival(stream)
+
+    async def awaitable(self, ref: ObjectRef) -> Any:
+        record = ref._record
+        if record.value is None:
+            await self.futures.arrival(record)
+        return self.values.load(record)
+
+
+def _earlier(deadline: float | None, other: float) -> float:
+    return other if deadline is None else min(deadline, other)

@@ -256,18 +256,18 @@ def test_a_wait_on_a_generator_is_ready_when_its_next_item_is(four, gate):
 def test_references_captured_by_a_function_or_pickled_by_hand_stay(four):
     import pickle
 
-    array = np.arange(50_000)
-    captured, by_hand = ray.put(array), ray.put(array)
+    def reader():
+        captured = ray.put(np.arange(50_000))
 
-    @ray.remote
-    def read():
-        return int(ray.get(captured)[-1])
+        @ray.remote
+        def read():
+            return int(ray.get(captured)[-1])
 
-    pickled = pickle.dumps(by_hand)
-    first = read.remote()
-    del captured, by_hand
-    assert ray.get(first) == 49_999
-    assert ray.get(read.remote()) == 49_999
+        return read
+
+    read = reader()
+    pickled = pickle.dumps(ray.put(np.arange(50_000)))
+    assert ray.get([read.remote(), read.remote()]) == [49_999] * 2
     assert int(ray.get(pickle.loads(pickled))[-1]) == 49_999
 
 

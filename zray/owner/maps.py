@@ -282,8 +282,11 @@ class MapRuns:
 
     def end_all(self, failure: list[Any]) -> None:
         """The session ends: every item of a map that runs has failed."""
-        keys = self.submitter.by_number.values()
-        works = [work for key in keys for work in (*key.queue, *(w for x in key.leases.values() for w in x.inflight.values()))]
+        works: list[Any] = []
+        for key in self.submitter.by_number.values():
+            works += key.queue
+            for lease in key.leases.values():
+                works += lease.inflight.values()
         for batch in {id(work.batch): work.batch for work in works if type(work) is MapChunk}.values():
             batch.failures = dict.fromkeys(range(batch.count), failure)
             batch.remaining = 0

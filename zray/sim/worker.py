@@ -87,6 +87,7 @@ class SimWorker(Core):
     def on_actor_init(self, peer: bytes, message: m.ActorInit) -> None:
         if self.actor is None:
             self.actor = message
+            self.queue.forget_leases()
             self.later(self.net.random.uniform(0, 0.01), self._constructed)
 
     def _constructed(self) -> None:

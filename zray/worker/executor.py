@@ -265,6 +265,7 @@ class Executor:
         self.table = {}
         with self.loop.lock:
             self.actor = host
+            self.queue.forget_leases()
         if self.on_actor is not None:
             self.on_actor(message)
         host.start()

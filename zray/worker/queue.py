@@ -93,6 +93,11 @@ class TaskQueue:
             lease.assigned, lease.env = assigned, env or {}
         return lease
 
+    def forget_leases(self) -> None:
+        """The process becomes an actor: from now on numbers are lives, and one may be that of a lease it has served."""
+        assert not self.entries, "tasks are queued here"
+        self.leases.clear()
+
     def push(self, owner: bytes, number: int, first: int, tasks: list[Any]) -> int:
         """Queue tasks ``first ...``; returns how many were new."""
         lease = self.leases.get((owner, number)) or self.open(owner, number)

@@ -1,6 +1,6 @@
 """``init``: which node to join, starting one where there is none, and the context object that it returns.
 
-zray.node.launch starts and finds daemons, zray.joining.for_driver makes this process the driver of one.
+zray.node.launch starts and finds daemons, zray.core.joining.for_driver makes this process the driver of one.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def _init_cluster(address: str | None, options: dict[str, Any]) -> ClusterContex
         given = {name: options[name] for name in _OF_A_NODE if options.get(name) is not None}
         given["config"] = given.pop("_system_config", {})
         starting = launch.spawn_node(launch.NodeOptions(**given))
-        from zray.joining import for_driver  # imports while the daemon starts
+        from zray.core.joining import for_driver  # imports while the daemon starts
 
         node = starting.wait()
     else:
@@ -144,7 +144,7 @@ def _init_cluster(address: str | None, options: dict[str, Any]) -> ClusterContex
             if options.get(name):
                 raise ValueError(f"When connecting to an existing cluster, {name} must not be provided.")
         node = launch.find_session(address or "auto")
-        from zray.joining import for_driver
+        from zray.core.joining import for_driver
     config = job_config(options)
     try:
         runtime = for_driver(session_dir=node.session_dir, node=node.node, node_endpoint=node.endpoint, config=config,

@@ -1,4 +1,4 @@
-"""The runtime this process is connected to, if any: the cluster's (zray.runtime), or local mode's stand-in.
+"""The runtime this process is connected to, if any: the cluster's (zray.core.runtime), or local mode's stand-in.
 
 Handles ask :func:`connected` at each call; the first call in a process without a runtime starts one, as in Ray.
 Both kinds of runtime install themselves where references look for theirs (zray.refs).

@@ -81,7 +81,7 @@ class LocalContext:
 
 
 class LocalRuntime:
-    """A look-alike of zray.runtime.Runtime; one a process."""
+    """A look-alike of zray.core.runtime.Runtime; one a process."""
 
     kind = "driver"
     job = 1

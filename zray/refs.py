@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 dropped: deque[Any] = deque()
-_hooks: dict[str, Any] = {"runtime": None, "wake": None}  # set by zray.runtime while one is there
+_hooks: dict[str, Any] = {"runtime": None, "wake": None}  # set by zray.core.runtime while one is there
 
 
 def _no_wake() -> None:

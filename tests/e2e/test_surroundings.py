@@ -1,4 +1,4 @@
-"""Machines that are short of something, and drivers that do something else: /dev/shm, permissions, computing, threads."""
+"""Machines short of something, drivers that do something else: /dev/shm, permissions, computing, threads."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2] / "zray"
 GROUND = ["ids", "errors", "causes", "config", "os_linux"]
 WORDS = ["messages", "codec", "serialization", "pickler", "unpicklable", "signatures"]
 MACHINES = ["owner", "sched", "store", "gcs", "transport"]
-COMPOSITION = ["runtime", "values", "waiting", "futures", "node", "worker"]
+COMPOSITION = ["core", "node", "worker"]
 
 # What a module or package may import of zray; itself is always allowed.  Not listed: free to import anything but sim.
 MAY_IMPORT: dict[str, list[str]] = {
@@ -39,8 +39,7 @@ MAY_IMPORT: dict[str, list[str]] = {
     "options": [*GROUND, "sched"],
     "connection": [*GROUND, "refs", "api"],
     "handles": [*GROUND, *WORDS, "refs", "options", "connection"],
-    "values": [*GROUND, *WORDS, *MACHINES, "refs"],
-    "waiting": [*GROUND, *WORDS, *MACHINES, "refs"],
+    "core": [*GROUND, *WORDS, *MACHINES, "refs", "options", "handles", "stacks"],  # handles: it makes them
     "node": [*GROUND, *WORDS, *MACHINES, "worker"],
 }
 

@@ -1,7 +1,7 @@
-"""A simulated core process: the owner's machines composed as zray.runtime composes them, without threads and store.
+"""A simulated core process: the owner's machines composed as zray.core does it, without threads and store.
 
 References are explicit: a :class:`Ref` counts until its ``drop()``.  Values are numbers with references inside;
-their wire form is what zray.values makes, with msgpack in the place of pickle.
+their wire form is what zray.core.values makes, with msgpack in the place of pickle.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class Core:
             m.CallsDone.CODE: self.calls.on_calls_done, m.ProcessGone.CODE: self.on_process_gone}
         self.connect(self.node, cluster.node.mesh.endpoint)
 
-    # ------------------------------------------------------------ transport (Net), as in zray.runtime
+    # ------------------------------------------------------------ transport (Net), as in zray.core.runtime
 
     def send(self, peer: bytes, message: Any) -> None:
         self.mesh.send(peer, message.CODE, message)

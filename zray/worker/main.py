@@ -23,7 +23,7 @@ class Worker:
     """The worker process: its Runtime, its Executor, its surroundings."""
 
     def __init__(self, spec: dict[str, Any]):
-        from zray.joining import for_worker
+        from zray.core.joining import for_worker
 
         self.rt = for_worker(spec)
         self.executor = Executor(self.rt)

@@ -9,10 +9,10 @@ from zray.options import STREAMING
 from zray.owner.calls import ActorLink
 from zray.owner.records import Entry, Function, Task
 from zray.refs import ObjectRef
-from zray.tasks import TURN_EVERY, strategy_of
+from zray.core.tasks import TURN_EVERY, strategy_of
 
 if TYPE_CHECKING:
-    from zray.runtime import Runtime
+    from zray.core.runtime import Runtime
 
 
 class Actors:

@@ -16,7 +16,7 @@ from zray.refs import ObjectRef, dropped
 from zray.serialization import NONE, Serialized, loads
 
 if TYPE_CHECKING:
-    from zray.runtime import Runtime
+    from zray.core.runtime import Runtime
 
 
 class Values:

@@ -8,15 +8,15 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from zray import errors, messages as m
-from zray.explaining import StreamRecord, explain_records
+from zray.core.explaining import StreamRecord, explain_records
 from zray.owner.streams import Stream
 from zray.refs import MapRefs, ObjectRef, ObjectRefGenerator, RefList
 from zray.serialization import NONE, loads
 from zray.transport.loop import Waiter
-from zray.waiting import Countdown, WaitGroup
+from zray.core.waiting import Countdown, WaitGroup
 
 if TYPE_CHECKING:
-    from zray.runtime import Runtime
+    from zray.core.runtime import Runtime
 
 logger = logging.getLogger("zray")
 

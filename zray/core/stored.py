@@ -14,7 +14,7 @@ from zray.store.client import Allocation
 from zray.transport.loop import Waiter
 
 if TYPE_CHECKING:
-    from zray.runtime import Runtime
+    from zray.core.runtime import Runtime
 
 logger = logging.getLogger("zray")
 

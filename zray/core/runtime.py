@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from zray import codec, errors, ids, messages as m, refs as refs_module, serialization, stacks
-from zray.actor_client import Actors
+from zray.core.actors import Actors
 from zray.config import Config
-from zray.context import Context, TaskIds
-from zray.explaining import explain_record, explain_records, explain_stream, sentence
-from zray.futures import Futures
+from zray.core.context import Context, TaskIds
+from zray.core.explaining import explain_record, explain_records, explain_stream, sentence
+from zray.core.futures import Futures
 from zray.gcs.client import RETRY_S, GcsClient
 from zray.owner.calls import ActorCalls
 from zray.owner.maps import MapBatch
@@ -27,14 +27,14 @@ from zray.owner.references import References
 from zray.owner.streams import Stream
 from zray.owner.submitter import Submitter
 from zray.refs import MapRefs, ObjectRef, ObjectRefGenerator, dropped
-from zray.replies import REQUEST_TIMEOUT_S, Reply
-from zray.stored import Stored
-from zray.tasks import Tasks
+from zray.core.replies import REQUEST_TIMEOUT_S, Reply
+from zray.core.stored import Stored
+from zray.core.tasks import Tasks
 from zray.transport.loop import Loop
 from zray.transport.mesh import Mesh
-from zray.values import Values
-from zray.waiting import Abandoned
-from zray.waits import Waits
+from zray.core.values import Values
+from zray.core.waiting import Abandoned
+from zray.core.waits import Waits
 
 logger = logging.getLogger("zray")
 
@@ -44,7 +44,7 @@ DROP_EVERY_S = 0.005  # a sleeping process looks at dropped references this ofte
 
 
 class Runtime:
-    """Everything a core process has; made by zray.joining.
+    """Everything a core process has; made by zray.core.joining.
 
     refs submitter calls gcs    the owner's machines and the control store's client    (pure)
     tasks actors waits values   what user code calls: submission, actors, blocking reads, encoding

@@ -10,7 +10,7 @@ from zray.causes import Cause
 from zray.ids import return_id
 
 if TYPE_CHECKING:
-    from zray.runtime import Runtime
+    from zray.core.runtime import Runtime
 
 EXPLAINED_MAX = 3  # objects that a message explains one by one
 ASKED_MAX = 3  # other processes that are asked for one message

@@ -9,8 +9,8 @@ from typing import Any
 from zray import ids, messages as m, refs, serialization
 from zray.config import Config
 from zray.refs import dropped
-from zray.replies import Reply
-from zray.runtime import Runtime
+from zray.core.replies import Reply
+from zray.core.runtime import Runtime
 from zray.store.client import StoreClient
 from zray.transport.loop import Waiter
 

@@ -12,10 +12,10 @@ from zray.owner.maps import MapBatch
 from zray.owner.records import Borrowed, Entry, Function, Key, Task
 from zray.refs import MapRefs, ObjectRef, ObjectRefGenerator
 
-from zray.replies import REQUEST_TIMEOUT_S, Reply
+from zray.core.replies import REQUEST_TIMEOUT_S, Reply
 
 if TYPE_CHECKING:
-    from zray.runtime import Runtime
+    from zray.core.runtime import Runtime
 
 # Nothing is sent at submission: get and wait send what there is, else the service thread does within milliseconds.
 # A thread that only submits looks at the sockets once in so many.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from queue import SimpleQueue
 
     from zray.refs import ObjectRef
-    from zray.runtime import Runtime
+    from zray.core.runtime import Runtime
 
 
 class Futures:

@@ -1,0 +1,1 @@
+"""A core process (driver or worker): its Runtime and the rooms the Runtime is composed of."""

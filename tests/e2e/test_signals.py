@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 
 import pytest
 
 from tests.e2e.scripts import run_script
-from tests.e2e.target import IS_ZRAY, ray
+from tests.e2e.target import IS_ZRAY, TARGET, ray
 
 pytestmark = pytest.mark.skipif(not IS_ZRAY, reason="Ray's driver handles SIGINT in its own way")
 
@@ -31,11 +32,19 @@ def value(x):
     return x
 
 
+def main_thread_is_inside():
+    frame = sys._current_frames().get(threading.main_thread().ident)
+    while frame is not None and frame.f_globals.get("__name__") != f"{TARGET}.api":
+        frame = frame.f_back
+    return frame is not None
+
+
 def interrupt_when(condition):
-    """Send SIGINT to this process once ``condition`` holds; returns the thread that does."""
+    """Send SIGINT to this process once ``condition`` holds and the main thread is in a call of ours; returns the
+    thread that does."""
 
     def run():
-        while not condition():
+        while not (condition() and main_thread_is_inside()):
             time.sleep(0.001)
         os.kill(os.getpid(), signal.SIGINT)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgpack
 
-from zray.messages import BY_CODE, FIELD_TYPES
+from zray.messages import BY_CODE, FIELD_TYPES, SIGNATURES
 
 FRAME_BYTES_MAX = 512 * 1024 * 1024
 ITEMS_MAX = 4_000_000
@@ -49,6 +49,9 @@ def decode(body: bytes | memoryview) -> list[tuple[int, Any]]:
             if type(code) is int and type(fields) is list:
                 continue  # a newer peer's message: skip it, as the versioned hello allows
             raise Malformed("a message is an integer code and an array of fields")
+        if type(fields) is list and tuple(map(type, fields)) == SIGNATURES[code]:
+            out.append((code, cls(*fields)))
+            continue
         types = FIELD_TYPES[code]
         if type(fields) is not list:
             raise Malformed(f"{cls.__name__}: fields are an array")

@@ -49,6 +49,7 @@ M = TypeVar("M", bound=Message)
 
 BY_CODE: dict[int, type[Message]] = {}
 FIELD_TYPES: dict[int, tuple[frozenset[type], ...]] = {}
+SIGNATURES: dict[int, tuple[type, ...]] = {}  # of messages whose fields have one type each: checked in one comparison
 
 
 # What a field may hold on the wire, by the name of its annotation (typing.get_type_hints costs 15 ms at import).
@@ -69,6 +70,8 @@ def message(code: int) -> Callable[[type[M]], type[M]]:
         cls.CODE = code
         BY_CODE[code] = cls
         FIELD_TYPES[code] = tuple(_wire_types(cls.__annotations__[name].__forward_arg__) for name in cls._fields)
+        single = [next(iter(types)) for types in FIELD_TYPES[code] if len(types) == 1]
+        SIGNATURES[code] = tuple(single) if len(single) == len(FIELD_TYPES[code]) else ()
         return cls
 
     return register

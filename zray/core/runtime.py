@@ -76,6 +76,7 @@ class Runtime:
         self._requests: dict[int, Reply] = {}
         self._request_count = 0
         self._tick_handle: Any = None
+        self._rearm: Any = None  # the timer after which finalisers may wake a sleeping process again
         self._pinned: set[bytes] = set()  # objects that live as long as this process
         self._compose(node, endpoint)
         self._register()
@@ -171,16 +172,12 @@ class Runtime:
     def _turn(self) -> None:
         """Once a turn, before the flush: what was dropped, what is to be pushed."""
         self.unsent = 0
-        wake = refs_module.wake
         if self.loop.served:
             # The service thread is about to sleep: finalisers wake it, but not more often than every few milliseconds.
-            if dropped:
-                wake.armed = False
-                self.loop.call_at(time.monotonic() + DROP_EVERY_S, _arm_wake)
-            else:
-                wake.armed = True
+            if self._rearm is None and not refs_module.wake.armed:
+                self._rearm = self.loop.call_at(time.monotonic() + DROP_EVERY_S, self._arm_wake)
         else:
-            wake.armed = False
+            refs_module.wake.armed = False
         if dropped:
             self.empty_dropped()
         submitter = self.submitter
@@ -192,8 +189,15 @@ class Runtime:
         self.refs.flush()
         if self.store is not None:
             self.store.flush()
-        if self._tick_handle is None:
+        if self._tick_handle is None and (submitter.leases or submitter.dying or self.calls.leaving or self.gcs.busy):
             self._arm_tick()
+
+    def _arm_wake(self) -> None:
+        self._rearm = None
+        if self.loop.served:
+            if dropped:
+                self.empty_dropped()
+            refs_module.wake.armed = True
 
     def kick(self) -> None:
         """What was queued goes out now, whoever polls."""
@@ -476,10 +480,6 @@ def current() -> Runtime | None:
     """The Runtime of this process, or None; a forked child of user code has none."""
     runtime = refs_module._hooks["runtime"]
     return runtime if runtime is not None and runtime.pid == os.getpid() else None
-
-
-def _arm_wake() -> None:
-    refs_module.wake.armed = True
 
 
 def _report_error(error: Exception) -> None:

@@ -174,7 +174,7 @@ class Loop:
         try:
             while True:
                 mesh.clear_wake()
-                busy = self._turn()
+                busy = self._turn(waiter)
                 if waiter.done:
                     return True
                 if self.stopped:
@@ -268,15 +268,17 @@ class Loop:
 
     # ---------------------------------------------------------------- one turn
 
-    def _turn(self) -> bool:
+    def _turn(self, until: Waiter | None = None) -> bool:
         """Under the lock: flush, drain, timers, flush.  True when something was done: look again before blocking."""
         mesh = self.mesh
         if self.on_turn is not None:
             self._guarded(self.on_turn)
         mesh.flush()
-        busy = mesh.stirred and mesh.drain(self.dispatch) > 0
+        busy = mesh.stirred and mesh.drain(self.dispatch, until) > 0
         if busy:
             mesh.flush()
+            if until is not None and until.done:
+                return True
         due = mesh.deadline()
         if due is not None or self._timers:
             now = self.clock()

@@ -194,6 +194,29 @@ def test_stop_ends_every_wait(ends: tuple[End, End]) -> None:
     assert ended == [LoopStopped] * 4
 
 
+def test_stop_ends_a_long_wait_beside_a_parked_service_thread_and_the_mesh_may_close(ends: tuple[End, End]) -> None:
+    a, _ = ends
+    a.loop.start()
+    ended: list[type] = []
+
+    def work() -> None:
+        try:
+            a.loop.wait(Waiter())
+        except LoopStopped as error:
+            ended.append(type(error))
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    until(lambda: a.loop._service_parked)
+    a.close()
+    for thread in threads:
+        thread.join(PATIENCE_S)
+    assert ended == [LoopStopped] * 3
+    with pytest.raises(LoopStopped):
+        a.loop.wait(Waiter())
+
+
 @pytest.mark.parametrize("follower", [False, True])
 def test_ctrl_c_in_wait_raises_and_leaves_a_usable_loop(ends: tuple[End, End], follower: bool) -> None:
     a, b = ends

@@ -173,12 +173,14 @@ class Loop:
         lock.acquire()
         try:
             while True:
+                if self.stopped:  # first: the mesh may be closed by now
+                    if waiter.done:
+                        return True
+                    raise LoopStopped("zray was shut down")
                 mesh.clear_wake()
                 busy = self._turn(waiter)
                 if waiter.done:
                     return True
-                if self.stopped:
-                    raise LoopStopped("zray was shut down")
                 if self._interrupted and waiter is self._main_waiter:
                     return False
                 timeout = self._timeout(deadline)
@@ -198,6 +200,8 @@ class Loop:
     def _resign(self) -> None:
         """Hand the lead to a follower; to nobody when there is none, and then see that the service thread looks."""
         self._leader = None
+        if self.stopped:
+            return  # stop() has woken everybody
         if self._followers:
             waiter = next(iter(self._followers))
             del self._followers[waiter]

@@ -561,7 +561,12 @@ class Mesh:
 
     def poll(self, timeout_s: float | None, service: bool = False) -> None:
         """Block until something arrived, wake() was called, or the time passed.  Needs no lock; touches no socket."""
-        events = self._pollers[service].poll(timeout_s)  # rounds up to milliseconds, so never early
+        try:
+            events = self._pollers[service].poll(timeout_s)  # rounds up to milliseconds, so never early
+        except ValueError:
+            if not self.closed:
+                raise
+            return  # closed while this thread was on its way here
         for fd, _ in events:
             if fd == self._monitor_fd:
                 self._monitored = True

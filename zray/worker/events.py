@@ -21,7 +21,7 @@ REPORT_EVERY_S = 0.1
 class TaskEvents:
     """Events of one worker."""
 
-    __slots__ = ("pending", "room", "_rt", "_ran", "_told", "_timer", "_running")
+    __slots__ = ("pending", "room", "_rt", "_ran", "_told", "_timer", "_running", "long")
 
     def __init__(self, rt: Any):
         self.room = int(rt.config.task_events_per_s_max * REPORT_EVERY_S)
@@ -31,6 +31,7 @@ class TaskEvents:
         self._told = 0  # recorded, or reported as dropped
         self._timer: Any = None
         self._running: Any = None
+        self.long: Any = None  # the task that runs_long was told of last
 
     def add(self, task: list[Any], name: str, started_ns: int, result: Any, count: int = 1) -> None:
         """A call has ended that the hot path of the executor did not record itself."""
@@ -40,8 +41,9 @@ class TaskEvents:
 
     def runs_long(self, task: list[Any], name: str, since_ns: int) -> None:
         """The watchdog sees that a task is running (under the lock)."""
-        if self.room and self._running is None:
-            self._running = task, name, since_ns
+        self.long = task
+        if self.room:
+            self._running = task, name, since_ns  # of one that was to be reported and has ended, the end is
             self.arm(0)
 
     def arm(self, ran: int) -> None:

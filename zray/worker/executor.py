@@ -181,7 +181,7 @@ class Executor:
         self._ticks = self._ticks + 1 if running is not None and running is self._watched[0] else 0
         if running is not None and (seen == self._watched or self._ticks >= CHUNK_TICKS):
             self.hand_back()
-            if type(running[2]) is list and self._ticks == 1:
+            if type(running[2]) is list and running[2] is not self.events.long:
                 since = time.perf_counter_ns() - int(HAND_BACK_AFTER_S * 1e9)
                 self.events.runs_long(running[2], self.name_of(running[2]), since)
         self._watched = seen

@@ -198,7 +198,7 @@ class ActorCalls:
                     for waiter in waiters:
                         waiter(entry)
             else:
-                self._general_end(link, task, result)
+                self._general_end(link, task, result, peer)
         self.finished += done
         link.unfinished -= done
         if done and link.unfinished == 0:  # calls that ended above by the general way have said so already
@@ -206,16 +206,15 @@ class ActorCalls:
         if link.queue and (full or not inflight) and link.state == ALIVE and not link.killed:
             self._push(link)
 
-    def _general_end(self, link: ActorLink, task: Task, result: Any) -> None:
+    def _general_end(self, link: ActorLink, task: Task, result: Any, peer: bytes) -> None:
         """Through the Submitter's general end; a retry it decides on comes back through ``_again``."""
         if (type(result) is list and result and result[0] == FAILED and result[1] == "task_error"
                 and task.retry_errors and task.retries != 0 and not task.cancelling
                 and (task.retry_errors is True or self.submitter.retry_matches(task.retry_errors, result))):
             self._again(link, [task])
             return
-        held_by = link.link.peer if link.link is not None else self.submitter.me
         self._count(link)
-        self.submitter.finish(task, result, _Answering(held_by))  # type: ignore[arg-type]
+        self.submitter.finish(task, result, _Answering(peer))  # type: ignore[arg-type]
 
     def _fail(self, link: ActorLink, task: Task, failure: list[Any]) -> None:
         self._count(link)

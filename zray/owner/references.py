@@ -218,9 +218,10 @@ class References:
     def send_carrying(self, receiver: bytes, records: list[Record]) -> int:
         """Pin ``records`` until ``receiver`` has confirmed that it holds them; returns the token it will name."""
         self._tokens += 1
-        for record in records:
-            record.refs += 1
-        self.transits[self._tokens] = (receiver, records)
+        if receiver not in self.gone:  # else nobody is left who would confirm
+            for record in records:
+                record.refs += 1
+            self.transits[self._tokens] = (receiver, records)
         return self._tokens
 
     def receive_carrying(self, sender: bytes, refs: list[list[Any]], token: int) -> list[Record]:

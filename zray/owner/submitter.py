@@ -170,6 +170,7 @@ class Submitter:
             if task.state == QUEUED:
                 if task.fn is not fn and (task.fn.run_ns is None or task.fn.run_ns > fn.run_ns):
                     break
+                task.state = PUSHED  # at once: taken for inline execution and back, it may stand in the queue twice
                 batch.append(task)
                 room -= 1
             queue.popleft()

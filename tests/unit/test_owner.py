@@ -1,0 +1,100 @@
+"""The owner's machines against a net that only records: cases that need a precise order of events."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zray import messages as m
+from zray.config import Config
+from zray.owner.calls import ALIVE, DEAD, ActorCalls
+from zray.owner.records import QUEUED, Entry, Function, Task
+from zray.owner.references import References
+from zray.owner.submitter import Submitter
+
+ME, NODE, WORKER, BORROWER = b"me......", b"node....", b"worker..", b"borrower"
+ACTOR = b"a" * 16
+
+
+class Net:
+    """Records what would be sent."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[bytes, Any]] = []
+
+    def send(self, peer: bytes, message: Any) -> None:
+        self.sent.append((peer, message))
+
+    def connect(self, peer: bytes, endpoint: str) -> None:
+        pass
+
+    def disconnect(self, peer: bytes) -> None:
+        pass
+
+    def to(self, peer: bytes, kind: type) -> list[Any]:
+        return [message for other, message in self.sent if other == peer and type(message) is kind]
+
+
+class Owner:
+    """The machines of one process, composed as the Runtime does."""
+
+    def __init__(self) -> None:
+        self.net = Net()
+        self.refs = References(ME, self.net, lambda oid, value, escaped: None)
+        self.submitter = Submitter(ME, NODE, 1, self.net, self.refs, Config())
+        self.calls = ActorCalls(NODE, self.net, self.refs, self.submitter)
+        self.fn = Function(b"f" * 20, b"", "f")
+        self.made = 0
+
+    def task(self, key: Any, retries: int = 0) -> Task:
+        self.made += 1
+        task = Task(self.made.to_bytes(24, "big"), self.fn, b"", 1, key, retries)
+        oid = task.tid + b"\1\0\0\0"
+        self.refs.owned[oid] = task.entry = Entry(oid, task)
+        return task
+
+
+def test_references_in_the_last_reply_of_an_actor_that_ended_are_confirmed_to_it():
+    """Not to this process itself, whose own values under way may have the same token."""
+    owner = Owner()
+    link = owner.calls.link_for(ACTOR, "A")
+    owner.calls.on_actor_state(NODE, m.ActorState(ACTOR, ALIVE, 0, WORKER, "ipc://worker", {}))
+    task = owner.task(None)
+    owner.calls.submit(link, task)
+    owner.calls.pump()
+    kept = owner.refs.own(b"k" * 28)
+    token = owner.refs.send_carrying(BORROWER, [kept])
+
+    owner.calls.on_actor_state(NODE, m.ActorState(ACTOR, DEAD, 0, b"", "", {"kind": "exited"}))
+    owner.calls.on_calls_done(WORKER, m.CallsDone(ACTOR, 0, [task.seq, [m.CARRYING, b"value", [], token]]))
+
+    assert task.entry.value == b"value"
+    assert token in owner.refs.transits and kept.refs == 2
+    assert owner.net.to(WORKER, m.TransitDone) == [m.TransitDone([token])]
+
+
+def test_a_task_that_stands_in_its_queue_twice_is_pushed_once():
+    """Taken out for inline execution it stays in the deque as a tombstone; a retry puts it in again."""
+    owner = Owner()
+    owner.fn.run_ns = 1000  # deep run-ahead
+    key = owner.submitter.key_for("key", {}, {}, {}, "f")
+    task = owner.task(key, retries=3)
+    owner.submitter.submit(task)
+    assert owner.submitter.take_queued(task)
+    owner.submitter._again(task, charge=True)
+    assert [queued.state for queued in key.queue] == [QUEUED, QUEUED]
+
+    owner.submitter.pump()
+    owner.submitter.on_lease_grant(NODE, m.LeaseGrant(key.number, 1, WORKER, "ipc://worker", 7, {}))
+    owner.submitter.pump()
+    pushed = [task for push in owner.net.to(WORKER, m.PushTasks) for task in push.tasks]
+    assert len(pushed) == 1
+    owner.submitter.check()
+
+
+def test_a_value_for_a_process_that_has_ended_pins_nothing():
+    owner = Owner()
+    kept = owner.refs.own(b"k" * 28)
+    owner.refs.on_process_gone(BORROWER, certain=True)
+    owner.refs.send_carrying(BORROWER, [kept])
+    assert kept.refs == 1 and not owner.refs.transits
+    assert not owner.refs.exported()

@@ -222,3 +222,21 @@ def test_cancelled_calls_of_an_actor_do_not_disturb_the_order_of_the_others(gate
 def test_cancel_refuses_what_is_not_a_reference():
     with pytest.raises(TypeError):
         ray.cancel("ref")
+
+
+def test_wait_looks_at_a_list_of_unready_references_that_was_edited(gate):
+    """The list that ``wait`` returned is often refilled to the same length: what counts is what is in it now."""
+    @ray.remote
+    def held(gate):
+        gate.wait()
+
+    @ray.remote
+    def quick(x):
+        return x
+
+    _, rest = ray.wait([held.remote(gate), held.remote(gate), quick.remote(0)], num_returns=1, timeout=60)
+    assert len(rest) == 2
+    rest[0], rest[1] = quick.remote(1), quick.remote(2)
+    ready, rest = ray.wait(rest, num_returns=2, timeout=60)
+    assert sorted(ray.get(ready)) == [1, 2]
+    assert rest == []

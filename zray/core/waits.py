@@ -166,7 +166,7 @@ class Waits:
         return done, rest
 
     def _wait_group(self, refs: Sequence[ObjectRef]) -> WaitGroup:
-        if type(refs) is RefList and len(refs) == len(refs.group.pending):
+        if type(refs) is RefList and refs == list(refs.group.pending.values()):  # its owner may have edited the list
             return refs.group
         group = WaitGroup(refs)
         if len(group.pending) != len(refs):

@@ -210,3 +210,35 @@ def test_a_finished_stream_of_a_crashed_worker_ends_in_an_error():
     with pytest.raises(exceptions.WorkerCrashedError):
         for ref in stream:
             ray.get(ref)
+
+
+def test_an_event_loop_closed_while_coroutines_await_references_does_no_harm(gate):
+    @ray.remote
+    def held(gate, i):
+        gate.wait()
+        return i
+
+    @ray.remote(num_returns="streaming")
+    def items(gate):
+        gate.wait()
+        yield 1
+
+    async def value(ref):
+        return await ref
+
+    async def first(generator):
+        return await anext(generator)
+
+    refs = [held.remote(gate, i) for i in range(2)]
+    stream = items.remote(gate)
+    loop = asyncio.new_event_loop()
+    abandoned = [loop.create_task(value(ref)) for ref in refs] + [loop.create_task(first(stream))]
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    gate.wait_arrived(3)
+    loop.close()
+    for task in abandoned:
+        task._log_destroy_pending = False  # asyncio's own complaint, of no interest here
+    gate.open()
+    assert ray.get(refs, timeout=30) == [0, 1]
+    assert ray.get(next(stream), timeout=30) == 1

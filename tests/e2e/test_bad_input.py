@@ -125,6 +125,32 @@ def test_shutdown_twice_is_harmless(fresh):
     assert not ray.is_initialized()
 
 
+def test_shutdown_ends_threads_that_wait_in_get(fresh, gate):
+    ray.init(num_cpus=1)
+
+    @ray.remote
+    def held(gate):
+        gate.wait()
+
+    ended = []
+
+    def work():
+        try:
+            ray.get(ref)
+        except exceptions.RayError as error:
+            ended.append(error)
+
+    ref = held.remote(gate)
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    gate.wait_arrived()
+    ray.shutdown()
+    for thread in threads:
+        thread.join(30)
+    assert len(ended) == 4
+
+
 def test_references_of_an_ended_session_are_refused(fresh):
     ray.init(num_cpus=1)
     ref = ray.put(1)

@@ -6,6 +6,7 @@ lock, and never on the thread that happens to poll.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
@@ -46,7 +47,7 @@ class Futures:
         waiting = loop.create_future()
 
         def arrived(_: Any) -> None:
-            loop.call_soon_threadsafe(_set, waiting)
+            _wake(loop, waiting)
 
         with self.rt.loop.lock:
             if self.rt.refs.when_ready(record, arrived):
@@ -68,7 +69,7 @@ class Futures:
         with self.rt.loop.lock:
             if stream.ready or stream.ended:
                 return
-            stream.waiters = [*(stream.waiters or ()), lambda _: loop.call_soon_threadsafe(_set, waiting)]
+            stream.waiters = [*(stream.waiters or ()), lambda _: _wake(loop, waiting)]
         self.rt.kick()
         await waiting
 
@@ -98,6 +99,12 @@ class Futures:
                 future.set_exception(error)
             else:
                 future.set_result(value)
+
+
+def _wake(loop: Any, waiting: Any) -> None:
+    """Under the loop lock, in the middle of a transition: must not raise."""
+    with contextlib.suppress(RuntimeError):  # its asyncio loop was closed while somebody awaited there
+        loop.call_soon_threadsafe(_set, waiting)
 
 
 def _set(waiting: Any) -> None:

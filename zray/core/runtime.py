@@ -459,12 +459,10 @@ class Runtime:
                 record.value = ended
                 waiters, record.waiters = record.waiters, None
                 for waiter in waiters or ():
-                    with contextlib.suppress(RuntimeError):  # an asyncio loop that is closed by now
-                        waiter(record)
+                    waiter(record)
             for task in list(self.submitter.tasks.values()):
                 if task.stream is not None:
-                    with contextlib.suppress(RuntimeError):
-                        self.submitter.streams.failed(task, ended)
+                    self.submitter.streams.failed(task, ended)
             self.submitter.maps.end_all(ended)
 
     def check(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import threading
 
 import numpy as np
 import pytest
@@ -337,6 +338,93 @@ def test_map_gives_one_reference_a_task_in_order():
     assert ray.get(refs[-1]) == 99 * 99
     with pytest.raises(ZeroDivisionError):
         ray.get(refs[13])
+
+@pytest.mark.zray_only
+def test_an_item_of_a_map_that_cannot_be_pickled_fails_alone():
+    @ray.remote
+    def kind(x):
+        return type(x).__name__
+
+    refs = kind.map([1] * 2000 + [threading.Lock()] + ["x"] * 10)
+    with pytest.raises(TypeError, match="lock"):
+        ray.get(refs[2000], timeout=60)
+    assert ray.get([refs[0], refs[1999], refs[2001]], timeout=60) == ["int", "int", "str"]
+    with pytest.raises(TypeError, match="lock"):
+        ray.get(refs, timeout=60)
+
+
+@pytest.mark.zray_only
+def test_an_item_of_a_map_whose_result_does_not_load_is_an_error_not_a_hang(gate):
+    @ray.remote
+    def made(x):
+        gate.wait()
+        return LoadsNowhere(x) if x == 1 else x
+
+    refs = made.map(range(3))
+    early = refs[1]  # asked for before the result comes
+    gate.open()
+    with pytest.raises(ValueError, match="not here"):
+        ray.get(early, timeout=60)
+    assert ray.get(refs[2], timeout=60) == 2
+
+
+class LoadsNowhere:
+    def __init__(self, x):
+        self.x = x
+
+    def __reduce__(self):
+        return refuse_to_load, (self.x,)
+
+
+def refuse_to_load(x):
+    raise ValueError("not here")
+
+
+@pytest.mark.zray_only
+def test_large_results_of_a_map_are_read_one_by_one_and_outlive_it():
+    @ray.remote
+    def array(i):
+        return np.full(50_000, i)
+
+    refs = array.map(range(8))
+    early = [refs[0], refs[1]]
+    ray.get(refs, timeout=60)
+    late = [refs[6], refs[7]]
+    del refs
+    assert [int(ray.get(ref, timeout=60)[-1]) for ref in early + late] == [0, 1, 6, 7]
+
+
+@pytest.mark.zray_only
+def test_references_inside_results_of_a_map_outlive_it():
+    @ray.remote
+    def boxed(i):
+        return [ray.put(i)]
+
+    one = boxed.map(range(4))[3]
+    box = ray.get(one, timeout=60)
+    assert ray.get(box[0], timeout=60) == 3
+    del box
+    assert ray.get(ray.get(one)[0], timeout=60) == 3
+
+
+@pytest.mark.zray_only
+def test_items_of_a_map_can_be_cancelled_while_they_run_or_wait(gate):
+    @ray.remote
+    def held(i):
+        gate.wait()
+        return i
+
+    refs = held.map(range(20))
+    gate.wait_arrived()
+    first, last = refs[0], refs[19]
+    for ref in (first, last):
+        ray.cancel(ref)
+    with pytest.raises(exceptions.TaskCancelledError):
+        ray.get(first, timeout=60)
+    gate.open()
+    with pytest.raises(exceptions.TaskCancelledError):
+        ray.get(last, timeout=60)
+    assert ray.get(refs[10], timeout=60) == 10
 
 
 @pytest.mark.zray_only

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
@@ -73,6 +74,12 @@ class Futures:
         self.rt.kick()
         await waiting
 
+    def run(self, call: Callable[[], None]) -> None:
+        """``call`` on the thread of futures; it must not raise."""
+        self._start()
+        assert self._queue is not None
+        self._queue.put(call)
+
     def close(self) -> None:
         if self._queue is not None and self._thread is not None:
             self._queue.put(None)
@@ -90,6 +97,9 @@ class Futures:
     def _run(self) -> None:
         assert self._queue is not None
         while (item := self._queue.get()) is not None:
+            if callable(item):
+                item()
+                continue
             future, record = item
             if not future.set_running_or_notify_cancel():
                 continue

@@ -98,6 +98,8 @@ class Runtime:
         self.values = Values(self)
         self.submitter.maps.pack_items = self.values.pack_items
         self.submitter.maps.pick = self.values.pick
+        self.submitter.maps.pick_later = self.values.pick_later
+        self.submitter.maps.failure = self.values.failure
         self.submitter.retry_matches = _error_matches
         self.futures = Futures(self)
         self.tasks = Tasks(self)

@@ -217,7 +217,7 @@ class Tasks:
             return
         if type(task) is MapBatch:
             index = int.from_bytes(entry.oid[ids.PREFIX_SIZE:ids.TASK_SIZE], "little") - task.start
-            task.cancelled.add(index)
+            self.submitter.maps.cancel(task, index, recursive)
         else:
             self._cancel_task(task, force, recursive)
 

@@ -6,7 +6,7 @@ look-ups take it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from zray import errors, ids, serialization
@@ -25,6 +25,7 @@ class Values:
     def __init__(self, runtime: Runtime):
         self.rt = runtime
         self.inline_max = runtime.config.inline_bytes_max
+        self._opened: tuple[Any, list[Any]] | None = None  # the column that pick() read last, and its values
 
     # ------------------------------------------------------------ out
 
@@ -145,11 +146,35 @@ class Values:
                 record.refs += 1
         return serialization.to_bytes(dumped), pins
 
-    def pick(self, column: Any, position: int) -> Any:
-        """One result out of a column, as the wire value of an object of its own (called under the lock)."""
-        return serialization.to_bytes(serialization.dumps(loads(self.payload(column))[position]))
+    def pick(self, column: Any, position: int, name: str) -> tuple[Any, list[Any]]:
+        """One result out of a column: the wire value of an object of its own, and the records in it, pinned."""
+        try:
+            opened = self._opened
+            if opened is None or opened[0] is not column:
+                opened = self._opened = column, loads(self.payload(column))
+            dumped = serialization.dumps(opened[1][position])
+        except Exception as error:  # whatever unpickling the user's objects raises is the item's error
+            return self.failure(error, name), []
+        records = [ref._record for ref in dumped.refs]
+        if records:
+            self._opened = None  # its references must not outlive those who ask
+            with self.rt.loop.lock:
+                for record in records:
+                    record.refs += 1
+        return serialization.to_bytes(dumped), records
 
+    def pick_later(self, column: Any, position: int, name: str, then: Callable[[Any, list[Any]], None]) -> None:
+        """The same on the thread of futures: reading a stored column may wait.  ``then`` runs under the lock."""
+        def picked() -> None:
+            value, records = self.pick(column, position, name)
+            self._opened = None  # it pins the column in the store
+            with self.rt.loop.lock:
+                if not self.rt.closed:
+                    then(value, records)
+                    self.rt.kick()
 
-def restored_ref(runtime: Runtime, oid: bytes, owner: bytes, endpoint: str) -> ObjectRef[Any]:
-    with runtime.loop.lock:
-        return ObjectRef(oid, runtime.refs.restore(oid, owner, endpoint))
+        self.rt.futures.run(picked)
+
+    @staticmethod
+    def failure(error: Exception, name: str) -> list[Any]:
+        return [FAILED, "task_error", serialization.dump_error(error, name)]

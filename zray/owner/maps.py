@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from zray import ids
-from zray.messages import CARRYING, FAILED, STORED, MapDone, PushMap, WorkerDied
+from zray.messages import CARRYING, FAILED, STORED, CancelTask, MapDone, PushMap, WorkerDied
 from zray.owner.records import PUSHED, QUEUED, Entry, Function, Key, Lease
 
 if TYPE_CHECKING:
@@ -72,12 +72,20 @@ class MapChunk:
 
 
 class MapRuns:
-    """All maps of one Submitter.  ``pack_items`` and ``pick`` are the shell's: this file never pickles."""
+    """All maps of one Submitter.  What pickles is the shell's:
+
+    pack_items(items)                     (wire value, records it pins); raises what pickling the user's objects raises
+    pick(column, position, name)          (wire value of one result, records it pins); an error's where it does not load
+    pick_later(column, ..., name, then)   the same for a stored column, whose reading may wait; then(value, records)
+    failure(error, name)                  the wire value of an exception
+    """
 
     def __init__(self, submitter: Submitter):
         self.submitter = submitter
         self.pack_items: Callable[[Sequence[Any]], tuple[Any, list[Any] | None]] = _no_shell
-        self.pick: Callable[[Any, int], Any] = _no_shell
+        self.pick: Callable[[Any, int, str], tuple[Any, list[Any]]] = _no_shell
+        self.pick_later: Callable[[Any, int, str, Callable[[Any, list[Any]], None]], None] = _no_shell
+        self.failure: Callable[[Exception, str], Any] = _no_shell
 
     def submit(self, batch: MapBatch) -> None:
         if batch.count:
@@ -128,7 +136,11 @@ class MapRuns:
     def _push(self, lease: Lease, chunk: MapChunk) -> None:
         submitter = self.submitter
         batch = chunk.batch
-        items, chunk.pins = self.pack_items(batch.items[chunk.first:chunk.first + chunk.count])
+        try:
+            items, chunk.pins = self.pack_items(batch.items[chunk.first:chunk.first + chunk.count])
+        except Exception as error:  # the user's objects decide what pickling them raises
+            self._unpackable(chunk, error)
+            return
         chunk.state = PUSHED
         chunk.lease = lease
         first = lease.next_seq
@@ -138,6 +150,16 @@ class MapRuns:
         submitter.net.send(lease.link.peer, PushMap(
             lease.number, first, batch.task_id(chunk.first), chunk.attempt, batch.fn.key, chunk.count, items,
             batch.star))
+
+    def _unpackable(self, chunk: MapChunk, error: Exception) -> None:
+        """Some item cannot be pickled: halve the chunk until it stands alone, and fail that one."""
+        batch = chunk.batch
+        if chunk.count == 1:
+            self._item_failed(batch, chunk.first, self.failure(error, batch.fn.name))
+            return
+        half = chunk.count // 2
+        self._requeue(batch, chunk.first + half, chunk.count - half, chunk.attempt)
+        self._requeue(batch, chunk.first, half, chunk.attempt)
 
     # ------------------------------------------------------------ answers
 
@@ -162,10 +184,7 @@ class MapRuns:
             batch.extra["pins"] += batch_pins
             value = value[1]
         failed = {index + position: failure for position, failure in message.failures}
-        if batch.refs or batch.entries:
-            batch.results.append((index, count, value))
-        elif type(value) is list and value[0] == STORED:
-            submitter.refs.free_stored(batch.task_id(index), value, True)
+        batch.results.append((index, count, value))
         for i, failure in failed.items():
             self._failed_in_user_code(batch, i, failure)
         submitter.finished += count - len(failed)
@@ -174,14 +193,30 @@ class MapRuns:
             del lease.inflight[first]
             self._release_pins(chunk)
         self._completed(batch, index, count, value, failed)
+        self._drop_results(batch)
         submitter._settle(lease)
 
     def _completed(self, batch: MapBatch, index: int, count: int, value: Any, failed: dict[int, Any]) -> None:
         if batch.entries:
             for i in [i for i in batch.entries if index <= i < index + count and i not in failed]:
-                entry = batch.entries.pop(i)
-                self.submitter.refs.complete(entry, self.pick(value, i - index))
+                self._give(batch, i, value, i - index)
         self._count_down(batch, count - len(failed))
+
+    def _give(self, batch: MapBatch, index: int, column: Any, position: int) -> None:
+        """The item that ``batch.entries`` has under ``index`` is one of this column."""
+        def picked(value: Any, records: list[Any]) -> None:
+            entry = batch.entries.pop(index, None)
+            if entry is None or entry.value is not None:
+                self.submitter.refs.unpin_all(records)
+            else:
+                entry.contained = records or None
+                self.submitter.refs.complete(entry, value)
+            self._drop_results(batch)
+
+        if type(column) is list:
+            self.pick_later(column, position, batch.fn.name, picked)
+        else:
+            picked(*self.pick(column, position, batch.fn.name))
 
     def _count_down(self, batch: MapBatch, count: int) -> None:
         batch.remaining -= count
@@ -207,6 +242,7 @@ class MapRuns:
         if entry is not None:
             self.submitter.refs.complete(entry, failure)
         self._count_down(batch, 1)
+        self._drop_results(batch)
 
     def _requeue(self, batch: MapBatch, first: int, count: int, attempt: int) -> None:
         if attempt and count == 1:
@@ -268,17 +304,24 @@ class MapRuns:
         if index in batch.failures:
             refs.complete(entry, batch.failures[index])
             return entry
-        for first, count, value in batch.results:
-            if first <= index < first + count and index not in batch.attempts:
-                refs.complete(entry, self.pick(value, index - first))
-                return entry
-        for first, count, value in reversed(batch.results):  # a retried item: its last result counts
-            if first <= index < first + count and not self._pending(batch, index):
-                refs.complete(entry, self.pick(value, index - first))
-                return entry
         entry.task = batch
         batch.entries[index] = entry
+        if index not in batch.attempts or not self._pending(batch, index):
+            for first, count, value in reversed(batch.results):  # of a retried item the last result counts
+                if first <= index < first + count:
+                    self._give(batch, index, value, index - first)
+                    break
         return entry
+
+    def cancel(self, batch: MapBatch, index: int, recursive: bool) -> None:
+        """What is not pushed yet is skipped; a worker that has the item is told."""
+        batch.cancelled.add(index)
+        for lease in batch.key.leases.values():
+            for chunk in lease.inflight.values():
+                if type(chunk) is MapChunk and chunk.batch is batch and \
+                        chunk.first + chunk.done <= index < chunk.first + chunk.count:
+                    self.submitter.net.send(lease.link.peer,
+                                            CancelTask(batch.task_id(index), chunk.attempt, recursive))
 
     def end_all(self, failure: list[Any]) -> None:
         """The session ends: every item of a map that runs has failed."""
@@ -302,6 +345,12 @@ class MapRuns:
     def release(self, batch: MapBatch) -> None:
         """The sequence of references went away."""
         batch.refs = 0
+        self._drop_results(batch)
+
+    def _drop_results(self, batch: MapBatch) -> None:
+        """Free what is here once nobody can ask for an item any more, and nobody has asked for one still to come."""
+        if batch.refs or batch.entries:
+            return
         for first, _, value in batch.results:
             if type(value) is list and value[0] == STORED:
                 self.submitter.refs.free_stored(batch.task_id(first), value, True)

@@ -151,6 +151,11 @@ class TaskQueue:
                     if position is not None:
                         work.cancelled.add(position)
         self.entries.extend(kept)
+        running = self.running
+        if found is None and running is not None and type(running[2]) is Chunk:
+            position = position_in(running[2], task, attempt)
+            if position is not None:
+                running[2].cancelled.add(position)
         return found
 
     def forget_owner(self, owner: bytes) -> None:

@@ -6,6 +6,7 @@ of a transition, so they must not touch the runtime's state.  The runtime emptie
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -235,10 +236,29 @@ class MapRefs(Generic[T]):
 
 
 class RefList(list):
-    """The not-ready list that ``wait`` returns: a list, and the group that is still registered for it."""
+    """The not-ready list that ``wait`` returns: a list, and the group that is still registered for it.
+
+    Who edits the list loses the group (``None``): ``wait`` then looks at every reference again.
+    """
 
     __slots__ = ("group",)
     group: Any
 
     def __reduce__(self):
         return list, (list(self),)
+
+
+def _edits(name: str) -> Callable[..., Any]:
+    plain = getattr(list, name)
+
+    @functools.wraps(plain)
+    def edit(self: RefList, *args: Any, **kwargs: Any) -> Any:
+        self.group = None
+        return plain(self, *args, **kwargs)
+
+    return edit
+
+
+for _name in ("append", "extend", "insert", "remove", "pop", "clear", "sort", "reverse", "__setitem__", "__delitem__",
+              "__iadd__", "__imul__"):
+    setattr(RefList, _name, _edits(_name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 
 import pytest
@@ -240,3 +241,26 @@ def test_wait_looks_at_a_list_of_unready_references_that_was_edited(gate):
     ready, rest = ray.wait(rest, num_returns=2, timeout=60)
     assert sorted(ray.get(ready)) == [1, 2]
     assert rest == []
+
+
+def test_two_threads_may_wait_with_the_same_list_of_unready_references(gate):
+    @ray.remote
+    def held(gate):
+        gate.wait()
+
+    @ray.remote
+    def quick():
+        return 0
+
+    _, rest = ray.wait([quick.remote()] + [held.remote(gate) for _ in range(3)], num_returns=1, timeout=60)
+    assert len(rest) == 3
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(len(ray.wait(rest, num_returns=3, timeout=60)[0])))
+               for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    gate.wait_arrived(3)
+    gate.open()
+    for thread in threads:
+        thread.join(60)
+    assert found == [3, 3]

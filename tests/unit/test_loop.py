@@ -217,6 +217,12 @@ def test_stop_ends_a_long_wait_beside_a_parked_service_thread_and_the_mesh_may_c
         a.loop.wait(Waiter())
 
 
+def test_wait_under_the_lock_is_refused_for_it_would_never_end(ends: tuple[End, End]) -> None:
+    a, _ = ends
+    with a.loop.lock, pytest.raises(RuntimeError, match="cannot wait here"):
+        a.loop.wait(Waiter(), soon())
+
+
 @pytest.mark.parametrize("follower", [False, True])
 def test_ctrl_c_in_wait_raises_and_leaves_a_usable_loop(ends: tuple[End, End], follower: bool) -> None:
     a, b = ends

@@ -12,7 +12,7 @@ from typing import Any
 
 from zray import ids, messages, serialization
 from zray.config import Config
-from zray.values import Values
+from zray.core.values import Values
 
 OWNER = b"owner---"
 NODE = b"node----"

@@ -37,6 +37,8 @@ _SERVICE: Final = "service"  # the value of _leader while the service thread lea
 _PARK_TICKS = 4  # a poll that has lasted this many ticks is a long one (20 ms)
 _FINALISER_S = 0.001  # ours take microseconds
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_IN_TRANSITION = ("zray cannot wait here: this code was called in the middle of a change of zray's state, as a finaliser, a "
+                  "signal handler, or the pickling of a map's items may be; pass references instead of waiting for them")
 _FORKED = "this process was forked from one that uses zray, whose connections stay with the parent"
 
 
@@ -124,6 +126,8 @@ class Loop:
         """Block until the waiter is done (True) or the clock passes ``deadline`` (False).  Call without the lock."""
         if self._forked:
             raise RuntimeError(_FORKED)
+        if self.lock._is_owned():  # type: ignore[attr-defined]
+            raise RuntimeError(_IN_TRANSITION)
         if get_ident() != self._main_ident:
             return self._wait(waiter, deadline)
         outer, self._main_waiter = self._main_waiter, waiter  # from here on SIGINT is recorded

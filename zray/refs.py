@@ -238,7 +238,8 @@ class MapRefs(Generic[T]):
 class RefList(list):
     """The not-ready list that ``wait`` returns: a list, and the group that is still registered for it.
 
-    Who edits the list loses the group (``None``): ``wait`` then looks at every reference again.
+    Who edits the list loses the group (``None``), and so does the list that a ``wait`` was called with, since two
+    threads may share it: the next ``wait`` then looks at every reference again.
     """
 
     __slots__ = ("group",)

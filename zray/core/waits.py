@@ -172,7 +172,7 @@ class Waits:
         if type(refs) is RefList:
             with self.loop.lock:
                 known, refs.group = refs.group, None  # one wait has it at a time: two threads may share the list
-            if known is not None and refs == list(known.pending.values()):  # the list may have been edited
+            if known is not None:
                 return known
         group = WaitGroup(refs)
         if len(group.pending) != len(refs):

@@ -37,8 +37,8 @@ _SERVICE: Final = "service"  # the value of _leader while the service thread lea
 _PARK_TICKS = 4  # a poll that has lasted this many ticks is a long one (20 ms)
 _FINALISER_S = 0.001  # ours take microseconds
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
-_IN_TRANSITION = ("zray cannot wait here: this code was called in the middle of a change of zray's state, as a finaliser, a "
-                  "signal handler, or the pickling of a map's items may be; pass references instead of waiting for them")
+_IN_TRANSITION = ("zray cannot wait here: this code was called in the middle of a change of zray's state, as a "
+                  "finaliser, a signal handler or the pickling of a map's items may be")
 _FORKED = "this process was forked from one that uses zray, whose connections stay with the parent"
 
 

@@ -53,8 +53,6 @@ class Config:
     task_events_per_s_max: int = 1000
     # Task events kept by a node for timeline and state queries.
     events_max: int = 100_000
-    # Load the Numba kernels at start (True), when first useful (False).
-    kernels_eager: bool = False
     # Where spilled objects go; "" means the session directory.
     spill_dir: str = ""
     # Attempts of a task whose worker process died.

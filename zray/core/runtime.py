@@ -31,7 +31,7 @@ from zray.core.replies import REQUEST_TIMEOUT_S, Reply
 from zray.core.stored import Stored
 from zray.core.tasks import Tasks
 from zray.transport.loop import Loop
-from zray.transport.mesh import Mesh
+from zray.transport.mesh import Limits, Mesh
 from zray.core.values import Values
 from zray.core.waiting import Abandoned
 from zray.core.waits import Waits
@@ -85,7 +85,9 @@ class Runtime:
         self.loop.start()
 
     def _compose(self, node: bytes, endpoint: str) -> None:
-        self.mesh = Mesh(self.incarnation, self.job, endpoint, codec.encode, codec.decode, time.monotonic)
+        limits = Limits(self.config.session_frames_max, self.config.session_bytes_max, self.config.frame_bytes_max)
+        self.mesh = Mesh(self.incarnation, self.job, endpoint, codec.encode, codec.decode, time.monotonic,
+                         limits=limits)
         self.loop = Loop(self.mesh, self._dispatch, on_error=_report_error, service_after_s=self.config.service_after_s)
         self.loop.on_turn = self._turn
         self.mesh.on_closed = self._peer_closed
@@ -363,10 +365,6 @@ class Runtime:
         return self.request(lambda n: m.NodeQuery(n, what, args)).answer
 
     # ------------------------------------------------------------ references
-
-    @property
-    def current_task(self) -> bytes:
-        return self.context.task or self.ids.root_task
 
     def address_of(self, record: Any) -> tuple[bytes, str]:
         """``(owner, its endpoint)`` of a record, for a reference that leaves this process."""

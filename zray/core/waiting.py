@@ -8,13 +8,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from zray.refs import ObjectRef, dropped
 from zray.transport.loop import Waiter
-
-if TYPE_CHECKING:
-    pass
 
 
 class Countdown(Waiter):

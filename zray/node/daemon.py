@@ -115,6 +115,8 @@ class Daemon:
         self.watcher.add(self.zygote.sock.fileno(), self._zygote_answered)
         if self.output.fd >= 0:
             self.watcher.add(self.output.fd, self._logs_written)
+        else:
+            self._log_at = time.monotonic() + self.output.rescan_s
         if self.shares_fate:
             self.processes.watch(b"parent", self.parent, lambda: self.stop("the driver ended"))
             self.watcher.add(self.fate_fd, lambda: self.stop("the driver closed the session"))
@@ -311,9 +313,11 @@ class Daemon:
         self.output.note_writes()
         self._assign_output()
         self._deliver_lines(self.output.read(), 0)
-        if self.output.pending:
+        if self.output.fd < 0:
+            self._log_at = now + self.output.rescan_s
+        elif self.output.pending:
             self._log_at = now + GATHER_S
-        elif self.output.fd >= 0:
+        else:
             self.watcher.resume(self.output.fd)
 
     def _assign_output(self) -> None:

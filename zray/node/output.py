@@ -24,7 +24,10 @@ BACKLOG_BYTES_MAX = 64 << 20
 TAIL_LINES = 20  # shown when a worker dies
 TAIL_BYTES = 8192
 GATHER_S = 0.05  # from the first write to the reading of it: lets lines gather into one message
-RESCAN_S = 0.1  # without inotify (its instances are limited per user), the files in use are looked at this often
+# Without inotify (its instances are limited per user) the files in use are looked at this often; with many workers more
+# rarely, so that looking stays a small part of the node's time.
+RESCAN_S = 0.1
+RESCAN_WORKERS = 100
 
 Line = list  # [name, pid, is_stderr, text]
 
@@ -125,6 +128,11 @@ class Output:
             if lines and stream.job:
                 out.setdefault(stream.job, []).extend(lines)
         return out
+
+    @property
+    def rescan_s(self) -> float:
+        """How long until the files are to be looked at again when the kernel does not tell."""
+        return RESCAN_S * (1 + len(self._streams) / RESCAN_WORKERS)
 
     @property
     def pending(self) -> bool:

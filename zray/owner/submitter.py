@@ -59,7 +59,6 @@ class Submitter:
         self.streams = StreamRuns(self)
         self.finished = 0
         self.retried = 0
-        self.on_idle: Callable[[], None] | None = None
         self.inline: list[Task] = []  # taken out of the queue, being run by this process itself
         self.cancel_inline: Callable[[Task, bool], None] | None = None
 

@@ -50,7 +50,6 @@ class Streams:
     def __init__(self, executor: Any):
         self.executor = executor
         self.running: dict[tuple[bytes, int], Production] = {}
-        self.early: dict[tuple[bytes, int], int] = {}
 
     def on_ack(self, peer: bytes, message: StreamAck) -> None:
         production = self.running.get((message.task, message.attempt))

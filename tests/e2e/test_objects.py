@@ -9,7 +9,7 @@ import threading
 import numpy as np
 import pytest
 
-from tests.e2e.target import IS_ZRAY, exceptions, ray
+from tests.e2e.target import IS_ZRAY, exceptions, ray, until
 
 
 @pytest.fixture(autouse=True)
@@ -180,3 +180,23 @@ def test_objects_that_go_out_of_scope_give_their_memory_back():
     block = np.ones(4_000_000, dtype=np.uint8)
     for _ in range(200):
         ray.get(ray.put(block))
+
+
+@pytest.mark.zray_only
+def test_inline_values_beyond_the_cap_of_the_table_move_to_the_store(fresh):
+    from zray.core import runtime
+
+    ray.init(num_cpus=1, _system_config={"inline_table_bytes_max": 1_000_000})
+
+    @ray.remote
+    def block(i):
+        return bytes([i]) * 50_000
+
+    refs = [block.remote(i) for i in range(60)]
+    ray.wait(refs, num_returns=60)
+    puts = [ray.put(bytes([i]) * 50_000) for i in range(60)]
+    values = ray.get(refs) + ray.get(puts)
+    assert [value[0] for value in values] == [*range(60), *range(60)] and {len(value) for value in values} == {50_000}
+    held = runtime.current()
+    until(lambda: ray.get(block.remote(0)) and held.refs.inline_bytes <= 1_200_000, "inline bytes are below the cap")
+    held.check()

@@ -73,6 +73,7 @@ class Runtime:
         self.driver_log: Callable[[m.LogLines], None] | None = None
         self.blocked: dict[bytes, Callable[[float], str]] = {}  # running task -> what it waits for
         self.unsent = 0  # submissions since the last turn
+        self._inline_bytes_next = config.inline_table_bytes_max  # beyond this, inline values move to the store
         self._requests: dict[int, Reply] = {}
         self._request_count = 0
         self._tick_handle: Any = None
@@ -193,6 +194,8 @@ class Runtime:
         self.refs.flush()
         if self.store is not None:
             self.store.flush()
+            if self.refs.inline_bytes > self._inline_bytes_next:
+                self._inline_bytes_next = self.stored.relieve(self.config.inline_table_bytes_max)
         if self._tick_handle is None and (submitter.leases or submitter.dying or self.calls.leaving or self.gcs.busy):
             self._arm_tick()
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("zray")
 
+RELIEVE_BYTES_MIN = 1024  # smaller values cost more in the store than in the table
+
 
 class Stored:
     """The store client of one Runtime, with the waiting."""
@@ -74,6 +76,28 @@ class Stored:
             if record is not None:
                 with self.loop.lock:
                     self.rt.refs.replace_value(record, value)
+
+    def relieve(self, cap: int) -> int:
+        """Move inline values of this process to the store until their bytes are below ``cap`` (under the lock).
+
+        Returns at how many bytes to try again: it waits for no space and leaves small values, so it may end above.
+        """
+        refs = self.rt.refs
+        for entry in list(refs.owned.values()):
+            if refs.inline_bytes <= cap * 0.9:
+                break
+            value = entry.value
+            if type(value) is not bytes or len(value) < RELIEVE_BYTES_MIN:
+                continue
+            try:
+                found = self.rt.store.allocate(len(value), entry.oid)
+            except StoreFull:
+                break
+            if type(found) is not Allocation:
+                return cap  # the node has been asked for space: again next turn
+            found.view[:] = value
+            refs.replace_value(entry, [*found.seal(), entry.oid])
+        return max(cap, refs.inline_bytes + cap // 16)
 
     def free(self, oid: bytes, value: Any, escaped: bool) -> None:
         if self.rt.store is not None:

@@ -124,10 +124,14 @@ class ActorCalls:
 
     def pump(self) -> None:
         dirty, self.dirty = self.dirty, []
-        for link in dirty:
-            link.dirty = False
-            if link.state == ALIVE and not link.killed:
-                self._push(link)
+        try:
+            while dirty:
+                link = dirty.pop()
+                link.dirty = False
+                if link.state == ALIVE and not link.killed:
+                    self._push(link)
+        finally:
+            self.dirty += dirty  # as in Submitter.pump
 
     def _push(self, link: ActorLink) -> None:
         assert link.link is not None

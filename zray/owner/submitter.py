@@ -186,16 +186,23 @@ class Submitter:
     def pump(self) -> None:
         """Once a turn: feed every lease of the keys that got tasks, and tell the node what is wanted."""
         dirty, self.dirty = self.dirty, []
-        for key in dirty:
-            key.dirty = False
-            if key.idle:
-                idle, key.idle = key.idle, []
-                for lease in idle:
-                    self.feed(lease)
-            if key.queue:
-                for lease in key.leases.values():
-                    self.feed(lease)
-            self._want(key)
+        try:
+            while dirty:
+                key = dirty.pop()
+                key.dirty = False
+                self._pump_key(key)
+        finally:
+            self.dirty += dirty  # empty, unless a bug in one key's turn would lose the others
+
+    def _pump_key(self, key: Key) -> None:
+        if key.idle:
+            idle, key.idle = key.idle, []
+            for lease in idle:
+                self.feed(lease)
+        if key.queue:
+            for lease in key.leases.values():
+                self.feed(lease)
+        self._want(key)
 
     def _want(self, key: Key) -> None:
         wanted = min(len(key.queue), LEASE_WANT_MAX)

@@ -318,3 +318,27 @@ def test_a_task_sees_the_logical_gpus_it_asked_for_and_no_others(fresh):
 
     assert ray.get(seen.remote()) == ([], "")
     assert ray.get(seen.options(num_gpus=2).remote()) == ([0, 1], "0,1")
+
+
+def test_threads_that_put_and_get_at_once_are_all_woken(fresh):
+    ray.init(num_cpus=2, _system_config={"warn_wait_s": 3600.0})  # the warning's clock would wake who was forgotten
+
+    @ray.remote
+    def echo(x):
+        return x
+
+    ended = []
+
+    def work(thread):
+        for i in range(10):
+            array = np.full(100_000, thread * 1000 + i)
+            assert ray.get(ray.put(array))[-1] == array[-1]
+            assert ray.get(echo.remote(array))[-1] == array[-1]
+        ended.append(thread)
+
+    threads = [threading.Thread(target=work, args=(n,), daemon=True) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(ended) == list(range(8))

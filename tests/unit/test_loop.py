@@ -333,3 +333,16 @@ def test_a_forked_child_gets_a_clear_error(ends: tuple[End, End]) -> None:
         finally:
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_a_waiter_belongs_to_one_thread(ends: tuple[End, End]) -> None:
+    a, _ = ends
+    shared = Waiter()
+    thread = threading.Thread(target=a.loop.wait, args=(shared,))
+    thread.start()
+    until(lambda: a.loop._leader is shared)
+    with pytest.raises(AssertionError, match="one waiter"):
+        a.loop.wait(shared, soon())
+    with a.loop.lock:
+        a.loop.notify(shared)
+    thread.join(PATIENCE_S)

@@ -332,3 +332,14 @@ def test_two_processes_race_for_one_block_and_no_view_ever_changes():
         harness.check()
     finally:
         harness.close()
+
+
+def test_threads_that_want_the_same_each_have_a_waiter_of_their_own(harness):
+    """One request is sent, and its answer wakes all of them: a waiter with two threads would wake one."""
+    peer = harness.join()
+    first = peer.client.allocate(1000, harness.new_oid())
+    second = peer.client.allocate(1000, harness.new_oid())
+    assert len(peer.to_node) == 1
+    assert first.waiter is not second.waiter
+    harness.settle()
+    assert first.waiter.done and second.waiter.done

@@ -49,7 +49,7 @@ class Pending:
     For an allocation it stays None.
     """
 
-    __slots__ = ("error", "key", "nbytes", "report", "value", "waiter")
+    __slots__ = ("error", "joined", "key", "nbytes", "report", "value", "waiter")
     ready = False
 
     def __init__(self, waiter: Any, nbytes: int, key: Any):
@@ -59,6 +59,7 @@ class Pending:
         self.value: list | None = None
         self.error = ""
         self.report: dict[str, Any] | None = None
+        self.joined: list[Pending] = []  # of other threads that want the same: a waiter belongs to one thread
 
 
 class Allocation:
@@ -278,7 +279,10 @@ class StoreClient:
             pending = Pending(self.make_waiter(), nbytes, key)
             self._pending[key] = self._pending[self._request] = pending
             self.send(make(self._request))
-        return pending
+            return pending
+        joined = Pending(self.make_waiter(), nbytes, key)
+        pending.joined.append(joined)
+        return joined
 
     def _answered(self, request: int) -> Pending | None:
         pending = self._pending.pop(request, None)
@@ -287,8 +291,10 @@ class StoreClient:
         return pending
 
     def _finish(self, pending: Pending) -> None:
-        pending.waiter.done = True
-        self.notify(pending.waiter)
+        for each in (pending, *pending.joined):
+            each.value, each.error, each.report = pending.value, pending.error, pending.report
+            each.waiter.done = True
+            self.notify(each.waiter)
 
     def _on_grant(self, peer: bytes, message: StoreGrant) -> None:
         self.heap.add_extent(message.offset, message.size)

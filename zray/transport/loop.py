@@ -47,7 +47,7 @@ class LoopStopped(RuntimeError):
 
 
 class Waiter:
-    """What a thread waits for: ``need`` completions.  A transition counts them down by Loop.notify_one."""
+    """What one thread waits for: ``need`` completions.  A transition counts them down by Loop.notify_one."""
 
     __slots__ = ("done", "gate", "need")
 
@@ -148,6 +148,7 @@ class Loop:
             if self._leader is None or self._leader is _SERVICE:
                 self._leader = waiter
             else:
+                assert waiter.gate is None and self._leader is not waiter, "two threads wait with one waiter"
                 waiter.gate = allocate_lock()
                 waiter.gate.acquire()
                 self._followers[waiter] = None

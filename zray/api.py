@@ -80,9 +80,10 @@ def get(refs: Sequence[ObjectRef[R]], *, timeout: float | None = None) -> list[R
 def get(refs: MapRefs[R], *, timeout: float | None = None) -> list[R]: ...
 def get(refs: Any, *, timeout: float | None = None, _use_object_store: bool = False) -> Any:
     """The value of a reference, or of each in a list; waits.  Raises the task's error, or GetTimeoutError."""
-    timeout = _check_timeout(timeout)
+    if timeout is not None:
+        timeout = _check_timeout(timeout)
     if type(refs) is ObjectRef:
-        return connected().get([refs], timeout)[0]
+        return connected().get_one(refs, timeout)
     if isinstance(refs, MapRefs):
         return connected().get_map(refs, timeout)
     if isinstance(refs, ObjectRefGenerator):

@@ -260,6 +260,9 @@ class LocalRuntime:
     def get_map(self, wanted: Any, timeout: float | None) -> list[Any]:
         return self.get(wanted, timeout)
 
+    def get_one(self, wanted: ObjectRef, timeout: float | None) -> Any:
+        return wanted._record.result()
+
     def get(self, wanted: Sequence[ObjectRef], timeout: float | None) -> list[Any]:
         return [ref._record.result() for ref in wanted]
 

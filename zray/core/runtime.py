@@ -114,8 +114,8 @@ class Runtime:
         self.fetch_function = self.tasks.fetch_function
         self.create_actor, self.call = self.actors.create, self.actors.call
         self.kill, self.lookup_actor = self.actors.kill, self.actors.lookup
-        self.get, self.get_map, self.get_dynamic, self.wait = (
-            self.waits.get, self.waits.get_map, self.waits.get_dynamic, self.waits.wait)
+        self.get_one, self.get, self.get_map, self.get_dynamic, self.wait = (
+            self.waits.get_one, self.waits.get, self.waits.get_map, self.waits.get_dynamic, self.waits.wait)
         self.next_of_stream, self.next_of_stream_async = self.waits.next_of_stream, self.waits.next_of_stream_async
         self.awaitable, self.future = self.waits.awaitable, self.futures.future
         self.put = self.values.put

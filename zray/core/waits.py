@@ -35,6 +35,35 @@ class Waits:
         self.context = runtime.context
         self.futures = runtime.futures
 
+    def get_one(self, ref: ObjectRef, timeout: float | None = None) -> Any:
+        """The value of one reference: what a synchronous call does, with as few steps as it takes."""
+        record = ref._record
+        if record.value is None:
+            if timeout is None and self.rt.executor is None:
+                self._wait_one(record)
+            else:
+                self.wait_all((record,), timeout)
+        value = record.value
+        if type(value) is bytes and record.owner is None:
+            return None if value == NONE else loads(value)
+        return self.values.load(record)
+
+    def _wait_one(self, record: Any) -> None:
+        """A driver waits for one object without a time-out; the first seconds without the machinery of ``block``."""
+        loop = self.loop
+        count = Countdown(loop, 1)
+        with loop.lock:
+            if self.refs.when_ready(record, count):
+                return
+        try:
+            if loop.wait(count, loop.clock() + self.rt.config.warn_wait_s):
+                return
+            self.block(count, None, lambda budget: explain_records(self.rt, (record,), budget), waited_s=self.rt.config.warn_wait_s)
+        except BaseException:
+            with loop.lock:
+                self.refs.forget_waiter(record, count)
+            raise
+
     def get(self, refs: Sequence[ObjectRef], timeout: float | None = None) -> list[Any]:
         """Values in order; the first error in order is raised."""
         records = [ref._record for ref in refs]
@@ -94,12 +123,15 @@ class Waits:
                     self.refs.forget_waiter(record, count)
             raise
 
-    def block(self, waiter: Waiter, timeout: float | None, why: Callable[[float], str]) -> None:
+    def block(self, waiter: Waiter, timeout: float | None, why: Callable[[float], str],
+              waited_s: float = 0.0) -> None:
         """Wait for ``waiter``; says why after a while, and in the error when the time is over.
 
-        ``why`` takes the seconds that it may spend on asking other processes.
+        ``why`` takes the seconds that it may spend on asking other processes; ``waited_s`` are those that
+        the caller has waited already.
         """
         start = time.monotonic()
+        warn_at = start + self.rt.config.warn_wait_s - waited_s
         deadline = None if timeout is None else start + timeout
         executor = self.rt.executor
         task = self.context.task
@@ -108,10 +140,10 @@ class Waits:
             self.rt.blocked[task] = lambda budget: f"it waits in get or wait:\n{why(budget)}"
             executor.on_blocked()
         try:
-            if self.loop.wait(waiter, _earlier(deadline, start + self.rt.config.warn_wait_s)):
+            if self.loop.wait(waiter, _earlier(deadline, warn_at)):
                 return
             if deadline is None or time.monotonic() < deadline:
-                logger.warning("zray.get has waited for %.0f s:\n%s", time.monotonic() - start, why(WHY_S))
+                logger.warning("zray.get has waited for %.0f s:\n%s", time.monotonic() - start + waited_s, why(WHY_S))
                 if self.loop.wait(waiter, deadline):
                     return
         finally:

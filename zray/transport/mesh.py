@@ -270,13 +270,15 @@ class Mesh:
         self._stalled.setdefault(peer, []).extend(flat)
 
     def _send_body(self, peer: bytes, session: Session, body: bytes, now: float) -> None:
-        sequence = session.next_sequence()
-        header = envelope.pack(0, self.job, self.incarnation, peer, sequence, session.ack(), self.trace)
-        frame = header + body
+        sequence, ack = session.stamp()
+        frame = envelope.pack(0, self.job, self.incarnation, peer, sequence, ack, self.trace) + body
         session.retain(frame, now)
         if not session.active:
             self._activate(peer, session)
-        self._transmit(peer, frame, now)
+        if self._faults is None:
+            self._put(peer, frame)
+        else:
+            self._transmit(peer, frame, now)
 
     def _activate(self, peer: bytes, session: Session) -> None:
         due = session.due()
@@ -442,10 +444,9 @@ class Mesh:
             self._activate(peer, session)
         if session.owed >= session.owed_max:
             self._put_control(peer, ACK, session.ack())
-        count = 0
-        for early in frames:
-            count += self._deliver(peer, early, on_message)
-        return count
+        if len(frames) == 1:
+            return self._deliver(peer, frames[0], on_message)
+        return sum(self._deliver(peer, early, on_message) for early in frames)
 
     def _on_ack(self, peer: bytes, session: Session, ack: int, now: float) -> None:
         again = session.on_ack(ack, now)

@@ -76,6 +76,11 @@ class Session:
         self.owed = 0
         return self._expected - 1 if self._expected else 0
 
+    def stamp(self) -> tuple[int, int]:
+        """``(next_sequence(), ack())``, for the header of the frame that retain() is called with next."""
+        self.owed = 0
+        return self._next, self._expected - 1 if self._expected else 0
+
     def retain(self, frame: bytes, now: float) -> None:
         """The frame numbered next_sequence() was sent: keep it until it is acknowledged."""
         if not self._unacked:

@@ -56,9 +56,9 @@ class Waits:
             if self.refs.when_ready(record, count):
                 return
         try:
-            if loop.wait(count, loop.clock() + self.rt.config.warn_wait_s):
-                return
-            self.block(count, None, lambda budget: explain_records(self.rt, (record,), budget), waited_s=self.rt.config.warn_wait_s)
+            warn_s = self.rt.config.warn_wait_s
+            if not loop.wait(count, loop.clock() + warn_s):
+                self.block(count, None, lambda budget: explain_records(self.rt, (record,), budget), waited_s=warn_s)
         except BaseException:
             with loop.lock:
                 self.refs.forget_waiter(record, count)

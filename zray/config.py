@@ -53,6 +53,9 @@ class Config:
     task_events_per_s_max: int = 1000
     # Task events kept by a node for timeline and state queries.
     events_max: int = 100_000
+    # The node loads the compiled scheduling kernels before it serves; else it decides with their plain-Python twin,
+    # which serves a lone node as well, and saves the 100 MB and 0.2 to 2 s of loading Numba.
+    kernels_at_start: bool = False
     # Where spilled objects go; "" means the session directory.
     spill_dir: str = ""
     # Attempts of a task whose worker process died.

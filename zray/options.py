@@ -91,6 +91,10 @@ def _backpressure(name: str, value: int) -> str | None:
     return None if value == -1 or value > 0 else f"{name} must be positive, or -1 for no limit, not {value!r}."
 
 
+def _no_checkpoints(name: str, value: int) -> str | None:
+    return f"'{name}' is not supported by this version of zray: an actor restarts from its constructor."
+
+
 def _lifetime(_: str, value: str) -> str | None:
     if value in ("detached", "non_detached"):
         return None
@@ -162,7 +166,7 @@ TASK_OPTIONS: dict[str, Option] = {
 ACTOR_OPTIONS: dict[str, Option] = {
     **_COMMON,
     "allow_out_of_order_execution": _flag,
-    "checkpoint_interval": Option((int, _NONE), _positive),
+    "checkpoint_interval": Option((int, _NONE), _no_checkpoints),
     "concurrency_groups": Option((dict, _NONE), _groups),
     "get_if_exists": Option((bool,), None, False),
     "lifetime": Option((str, _NONE), _lifetime),
@@ -352,7 +356,7 @@ class ActorOptions(_Options):
     not given: 1, or ASYNC_MAX_CONCURRENCY for async actors.
     """
 
-    __slots__ = ("checkpoint_interval", "concurrency_groups", "detached", "env", "get_if_exists", "key",
+    __slots__ = ("concurrency_groups", "detached", "env", "get_if_exists", "key",
                  "label_selector", "max_concurrency", "max_pending_calls", "max_restarts", "max_task_retries", "name",
                  "namespace", "out_of_order", "placement", "running", "strategy")
     TABLE = ACTOR_OPTIONS
@@ -373,7 +377,6 @@ class ActorOptions(_Options):
         self.max_pending_calls: int = self.get("max_pending_calls")
         self.concurrency_groups: dict[str, int] = raw.get("concurrency_groups") or {}
         self.out_of_order: bool = raw.get("allow_out_of_order_execution") or False
-        self.checkpoint_interval: int | None = raw.get("checkpoint_interval")
         self.env = _env(raw)
         self.strategy = strategy_map(raw.get("scheduling_strategy"))
         self.label_selector: dict[str, str] = raw.get("label_selector") or {}

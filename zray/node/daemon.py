@@ -94,6 +94,10 @@ class Daemon:
             names=GcsNames(self.gcs.client), config=self.config,
             new_worker_id=lambda: ids.random_bytes(ids.WORKER_SIZE), attach=self._attach_driver,
             keep=offered.cpus, store_report=self.store.report)
+        if self.config.kernels_at_start:
+            from zray.sched.loading import Kernels
+
+            self.machine.scheduler.view.use(Kernels.load(os.path.dirname(self.session_dir)))
         self.gcs.client.record_node(self.node_id, self.machine.node)
         self._shell_handlers = {**self.store.handlers, **self.gcs.handlers}
         self._doomed: set[bytes] = set()  # to be killed as soon as they have a process

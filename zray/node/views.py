@@ -129,6 +129,7 @@ def _stats(machine: NodeMachine, peer: bytes, args: dict) -> dict:
     return {"stats": {
         **machine.counts, "workers": states, "workers_max": machine.pool.workers_max,
         "actors": sum(a.state != "DEAD" for a in machine.actors.actors.values()),
+        "kernels": "compiled" if machine.scheduler.view.kernels.compiled else "plain",
         "jobs": len(machine.jobs.by_driver), "leases": len(machine.placements), "waiting": len(report["waiting"]),
         "tasks_reported": machine.events.seen, "tasks_not_reported": machine.events.dropped}}
 

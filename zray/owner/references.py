@@ -370,6 +370,9 @@ class References:
             self.gone[process] = None
             if len(self.gone) > GONE_MAX:
                 del self.gone[next(iter(self.gone))]
+            for oid, drops in list(self.dropped_holds.items()):
+                if drops.pop(process, None) is not None and not drops:
+                    del self.dropped_holds[oid]
         for oid in list(self.held_by.get(process, ())):
             entry = self.owned.get(oid)
             if entry is not None:

@@ -1,0 +1,106 @@
+"""Nodes that outlive their drivers: `zray start`, init("auto"), jobs beside each other, detached actors, `zray stop`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.e2e.scripts import environment, run_script
+
+pytest.importorskip("click")
+pytestmark = pytest.mark.zray_only
+
+ENTER = 'import zray as ray\nray.init("auto", namespace="shop")\n'
+
+
+def command(*arguments: str, code: int = 0) -> str:
+    program = "import sys; from zray.cli import main; sys.exit(main())"
+    done = subprocess.run([sys.executable, "-c", program, *arguments], env=environment(), text=True, capture_output=True,
+                          timeout=60)
+    assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture
+def started(fresh):
+    """A node started by the command line."""
+    command("start", "--head", "--num-cpus", "2")
+    yield
+    command("stop")
+
+
+def test_a_detached_actor_and_its_state_outlive_the_driver_that_made_it(started, tmp_path):
+    run_script(tmp_path, ENTER + """
+@ray.remote
+class Till:
+    def __init__(self):
+        self.sum = 0
+    def add(self, x):
+        self.sum += x
+        return self.sum
+
+@ray.remote
+class Helper:
+    def f(self):
+        return 1
+
+till = Till.options(name="till", lifetime="detached").remote()
+assert ray.get(till.add.remote(5)) == 5
+helper = Helper.options(name="helper").remote()
+assert ray.get(helper.f.remote()) == 1
+""")
+    later = run_script(tmp_path, ENTER + """
+till = ray.get_actor("till")
+print(ray.get(till.add.remote(2)))
+try:
+    ray.get_actor("helper")
+except ValueError:
+    print("the other one ended with its driver")
+ray.kill(till)
+""")
+    assert later.stdout.split("\n")[:2] == ["7", "the other one ended with its driver"]
+
+
+def test_two_drivers_at_once_have_jobs_and_workers_of_their_own(started, tmp_path):
+    driver = ENTER + """
+import os, sys
+@ray.remote
+def where():
+    return os.getpid(), os.getcwd()
+mine = {ray.get(where.remote()) for _ in range(20)}
+print(ray.get_runtime_context().get_job_id(), sorted(mine), flush=True)
+sys.stdin.readline()                   # both are connected now
+mine = {ray.get(where.remote()) for _ in range(20)}
+print(sorted(mine), flush=True)
+"""
+    drivers = []
+    for name in ("one", "two"):
+        home = tmp_path / name
+        home.mkdir()
+        (home / "train.py").write_text(driver)
+        drivers.append(subprocess.Popen([sys.executable, "train.py"], cwd=home, env=environment(), text=True,
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+    first = [process.stdout.readline() for process in drivers]
+    rest = [process.communicate("go\n", timeout=60)[0] for process in drivers]
+    assert all(process.returncode == 0 for process in drivers)
+    jobs = {line.split()[0] for line in first}
+    assert len(jobs) == 2, "each driver is a job"
+    workers = [{pid for pid, _ in eval(line.split(maxsplit=1)[1])} | {pid for pid, _ in eval(after)}
+               for line, after in zip(first, rest, strict=True)]
+    assert not workers[0] & workers[1], "a worker served two jobs"
+    for name, line in zip(("one", "two"), first, strict=True):
+        assert all(cwd == str(tmp_path / name) for _, cwd in eval(line.split(maxsplit=1)[1]))
+
+
+def test_status_names_the_session_and_stop_leaves_nothing_to_find(fresh):
+    command("start", "--head", "--num-cpus", "1")
+    try:
+        assert "CPU" in command("status")
+    finally:
+        command("stop")
+    assert command("stop")  # nothing to stop is said, not an error
+    failed = subprocess.run([sys.executable, "-c", 'import zray; zray.init("auto")'], env=environment(), text=True,
+                            capture_output=True, timeout=60)
+    assert failed.returncode != 0 and "ConnectionError" in failed.stderr

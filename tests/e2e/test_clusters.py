@@ -1,4 +1,4 @@
-"""Nodes that outlive their drivers: `zray start`, init("auto"), jobs beside each other, detached actors, `zray stop`."""
+"""Nodes that outlive their drivers: `zray start`, init("auto"), two jobs at once, detached actors, `zray stop`."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ ENTER = 'import zray as ray\nray.init("auto", namespace="shop")\n'
 
 def command(*arguments: str, code: int = 0) -> str:
     program = "import sys; from zray.cli import main; sys.exit(main())"
-    done = subprocess.run([sys.executable, "-c", program, *arguments], env=environment(), text=True, capture_output=True,
-                          timeout=60)
+    done = subprocess.run([sys.executable, "-c", program, *arguments], env=environment(), text=True,
+                          capture_output=True, timeout=60)
     assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 

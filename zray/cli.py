@@ -47,7 +47,7 @@ class Asker:
             self.handle = launch.find_session(address)
         except ConnectionError as error:
             raise click.ClickException(str(error)) from None
-        me = ids.new_incarnation()
+        me = ids.driver_incarnation(self.handle.node)
         self.mesh = Mesh(me, 0, None, codec.encode, codec.decode, time.monotonic)
         self.mesh.connect(self.handle.node, self.handle.endpoint)
         python = ".".join(map(str, sys.version_info[:3]))

@@ -44,24 +44,28 @@ def decode(body: bytes | memoryview) -> list[tuple[int, Any]]:
     out: list[tuple[int, Any]] = []
     pairs: Iterable[Any] = iter(flat)
     for code, fields in zip(pairs, pairs, strict=True):
-        cls = BY_CODE.get(code) if type(code) is int else None
-        if cls is None:
-            if type(code) is int and type(fields) is list:
+        if type(code) is int and type(fields) is list:
+            if code not in BY_CODE:
                 continue  # a newer peer's message: skip it, as the versioned hello allows
+            if tuple(map(type, fields)) == SIGNATURES[code]:
+                out.append((code, BY_CODE[code](*fields)))
+            else:
+                out.append((code, typed(code, fields)))
+        else:
             raise Malformed("a message is an integer code and an array of fields")
-        if type(fields) is list and tuple(map(type, fields)) == SIGNATURES[code]:
-            out.append((code, cls(*fields)))
-            continue
-        types = FIELD_TYPES[code]
-        if type(fields) is not list:
-            raise Malformed(f"{cls.__name__}: fields are an array")
-        if len(fields) > len(types):
-            del fields[len(types):]
-        for value, allowed in zip(fields, types):  # noqa: B905  (defaults fill the tail)
-            if type(value) not in allowed:
-                raise Malformed(f"{cls.__name__}: a field has type {type(value).__name__}")
-        try:
-            out.append((code, cls(*fields)))
-        except TypeError as error:
-            raise Malformed(f"{cls.__name__}: {error}") from None
     return out
+
+
+def typed(code: int, fields: list[Any]) -> Any:
+    """The message with this code and these fields, every type checked; raises Malformed."""
+    cls = BY_CODE.get(code)
+    if cls is None:
+        raise Malformed(f"no message has code {code}")
+    types = FIELD_TYPES[code]
+    for value, allowed in zip(fields, types):  # noqa: B905  (defaults fill the tail; newer peers append)
+        if type(value) not in allowed:
+            raise Malformed(f"{cls.__name__}: a field has type {type(value).__name__}")
+    try:
+        return cls(*fields[:len(types)])
+    except TypeError as error:
+        raise Malformed(f"{cls.__name__}: {error}") from None

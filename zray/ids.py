@@ -6,8 +6,14 @@ Inside the runtime an id is plain ``bytes``; the classes below are what the publ
     ObjectId = TaskId | index (4, little endian; returns from 1, puts with the top bit)   28 bytes
 
 Ids are stable under replay: the same parent attempt makes the same ids in the same order, and two attempts never
-collide.  An *incarnation* (8 bytes, random, first byte not zero because ZeroMQ reserves that) names one life of one
-process on the mesh; it is the first 8 bytes of the worker id that the API shows.
+collide.  An *incarnation* (8 bytes, first byte not zero because ZeroMQ reserves that) names one life of one process on
+the mesh; it is the first 8 bytes of the node or worker id that the API shows:
+
+    node            tag (4, random) | 0 0 0 0
+    worker          tag of its node | number, from 1
+    driver, tool    tag of its node | random, top bit set
+
+So whoever knows a process knows its node, and all that died with it.
 """
 
 from __future__ import annotations
@@ -25,6 +31,8 @@ NODE_SIZE = 28
 WORKER_SIZE = 28
 INCARNATION_SIZE = 8
 PREFIX_SIZE = 16
+TAG_SIZE = 4  # of an incarnation: names the node
+_NODE = bytes(INCARNATION_SIZE - TAG_SIZE)
 
 RETURN_1 = (1).to_bytes(4, "little")
 PUT_FLAG = 0x8000_0000
@@ -39,6 +47,30 @@ def random_bytes(size: int) -> bytes:
 
 def new_incarnation() -> bytes:
     return random_bytes(INCARNATION_SIZE)
+
+
+def new_node_id() -> bytes:
+    """A NodeID whose first 8 bytes are the incarnation of a node."""
+    return random_bytes(TAG_SIZE) + _NODE + random_bytes(NODE_SIZE - INCARNATION_SIZE)
+
+
+def worker_id(node: bytes, number: int) -> bytes:
+    """The WorkerID of the node's ``number``-th worker (from 1)."""
+    return node[:TAG_SIZE] + number.to_bytes(4, "big") + random_bytes(WORKER_SIZE - INCARNATION_SIZE)
+
+
+def driver_incarnation(node: bytes) -> bytes:
+    """For a driver or tool that connects to this node."""
+    return node[:TAG_SIZE] + (int.from_bytes(os.urandom(4), "big") | 1 << 31).to_bytes(4, "big")
+
+
+def node_of(incarnation: bytes) -> bytes:
+    """The incarnation of the node that a process belongs to; a node's is itself."""
+    return incarnation[:TAG_SIZE] + _NODE
+
+
+def same_node(one: bytes, other: bytes) -> bool:
+    return one[:TAG_SIZE] == other[:TAG_SIZE]
 
 
 def task_prefix(job: bytes, parent: bytes, attempt: int) -> bytes:

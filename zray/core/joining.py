@@ -21,7 +21,7 @@ def for_driver(*, session_dir: str, node: bytes, node_endpoint: str, config: dic
 
     ``config`` describes the job (RegisterDriver.config).  ConnectionError when the node does not answer.
     """
-    incarnation = ids.new_incarnation()
+    incarnation = ids.driver_incarnation(node)
     endpoint = f"ipc://{session_dir}/d-{incarnation.hex()}.sock"
     runtime = Runtime("driver", incarnation, node, node_endpoint, endpoint, 0, Config.load(overrides))
     accepted = Reply()

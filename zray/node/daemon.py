@@ -18,6 +18,8 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable
+from functools import partial
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from zray.config import Config
@@ -47,7 +49,7 @@ class Daemon:
         self.fate_fd = arguments.fate_fd
         self.parent = os.getppid()
         self.soft_limit = linux.raise_descriptor_limit()
-        self.node_id = ids.random_bytes(ids.NODE_SIZE)
+        self.node_id = ids.new_node_id()
         self.incarnation = self.node_id[:ids.INCARNATION_SIZE]
         self.endpoint = f"ipc://{session_dir}/node.sock"
         linux.become_subreaper()
@@ -92,7 +94,7 @@ class Daemon:
             node=node_row(self.node_id, self.endpoint, os.getpid(), offered.labels) | {"Resources": offered.amounts()},
             scheduler=LocalScheduler(offered.total, offered.labels, node=self.incarnation, gpu_ids=offered.gpu_ids),
             names=GcsNames(self.gcs.client), config=self.config,
-            new_worker_id=lambda: ids.random_bytes(ids.WORKER_SIZE), attach=self._attach_driver,
+            new_worker_id=map(partial(ids.worker_id, self.incarnation), count(1)).__next__, attach=self._attach_driver,
             keep=offered.cpus, store_report=self.store.report)
         if self.config.kernels_at_start:
             from zray.sched.loading import Kernels

@@ -1,0 +1,167 @@
+"""Between nodes, and between a node and its core processes about other nodes.  Codes 190-219."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zray.messages.base import Message, message
+
+
+@message(190)
+class Relay(Message):
+    """Node <-> node: message ``code, fields`` between ``process``, a core process of one of them, and the other one.
+
+    From the process's own node it is what the process says to the receiving node; to that node, what the process is
+    to be told.
+    """
+
+    process: bytes
+    code: int
+    fields: list
+
+
+@message(191)
+class Dial(Message):
+    """Core process -> its node -> the node of ``process``: at which TCP endpoint can that process be dialled?"""
+
+    process: bytes
+
+
+@message(192)
+class DialAnswer(Message):
+    """The way back; ``endpoint`` '' when there is no such process, and ``error`` says so."""
+
+    process: bytes
+    endpoint: str
+    error: str = ""
+
+
+@message(193)
+class BindTcp(Message):
+    """Node -> its core process: somebody on another node needs you; bind a TCP endpoint, answer with Bound."""
+
+    host: str
+
+
+@message(194)
+class Bound(Message):
+    endpoint: str
+
+
+@message(195)
+class NodeGone(Message):
+    """Node -> core processes: that node (an incarnation) is dead, and every process on it."""
+
+    node: bytes
+    reason: str
+
+
+@message(200)
+class NodeJoin(Message):
+    """A new node -> any node of the cluster, which answers with NodeJoined."""
+
+    protocol: int
+    python: str
+    version: str
+    row: dict  # of the nodes table: node_id (28 bytes), endpoint, key, resources, labels, ...
+
+
+@message(201)
+class NodeJoined(Message):
+    """``refused`` says why not ('' when welcome)."""
+
+    refused: str
+    cluster: str  # id of the cluster
+    ordinal: int  # number of this node: jobs and leases are numbered from it
+    rows: list  # rows of the nodes table, as in NodeJoin, of all live nodes
+    gcs: list  # what zray.gcs.service needs to find the control store
+    settings: dict
+
+
+@message(202)
+class NodeLeave(Message):
+    """A node -> the others: it drains, then leaves."""
+
+    reason: str
+
+
+@message(203)
+class JobStart(Message):
+    """Node -> node, before anything else about this job: its driver, configuration and home node."""
+
+    job: int
+    driver: bytes
+    config: dict
+
+
+@message(204)
+class JobEnd(Message):
+    job: int
+    reason: str
+
+
+@message(205)
+class PlaceActor(Message):
+    """Home node of an actor -> the node that is to run one life of it; answered by ActorPlaced or ActorNotPlaced."""
+
+    actor: bytes
+    life: int
+    job: int
+    demand: dict
+    strategy: dict
+    env: dict
+    name: str
+
+
+@message(206)
+class ActorPlaced(Message):
+    actor: bytes
+    life: int
+    worker: bytes
+    endpoint: str
+    pid: int
+    lease: int
+    assigned: dict
+
+
+@message(207)
+class ActorNotPlaced(Message):
+    """The node cannot run it (now): the home looks elsewhere."""
+
+    actor: bytes
+    life: int
+    cause: int
+    detail: str
+
+
+@message(208)
+class UnplaceActor(Message):
+    """Home -> node: stop looking for a place for that life, or give the place back."""
+
+    actor: bytes
+    life: int
+
+
+@message(209)
+class ActorWorkerDied(Message):
+    """Node -> home of an actor: the worker that ran it has ended."""
+
+    actor: bytes
+    worker: bytes
+    death: dict  # signal, exit_code, pid, log_tail, reason
+
+
+@message(210)
+class EndWorker(Message):
+    """Home of an actor -> node: kill this worker."""
+
+    worker: bytes
+    reason: str
+
+
+@message(211)
+class ResizeLease(Message):
+    """Home of an actor -> node: from now on its lease uses ``demand``."""
+
+    lease: int
+    demand: dict

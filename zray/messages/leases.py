@@ -1,0 +1,101 @@
+"""Leases on workers: between owners and nodes, owners and workers.  Codes 20-49."""
+
+from __future__ import annotations
+
+from zray.messages.base import Message, message
+
+
+@message(20)
+class LeaseKey(Message):
+    """Owner -> node: declares scheduling key ``key`` (an integer of this owner's)."""
+
+    key: int
+    demand: dict  # resource name -> units of 1/10000
+    env: dict  # environment variables of the runtime environment
+    strategy: dict
+    name: str  # of the first function, for humans
+
+
+@message(21)
+class LeaseWant(Message):
+    """Owner -> node: how many leases, beyond those held, this key could use now.  Absolute, so repeats are harmless."""
+
+    key: int
+    want: int
+    granted: int  # how many grants of this key the owner has seen in its life; makes want unambiguous
+
+
+@message(22)
+class LeaseGrant(Message):
+    """Node -> owner: worker ``worker`` (incarnation) is yours until you return lease ``lease``."""
+
+    key: int
+    lease: int
+    worker: bytes
+    endpoint: str
+    pid: int
+    assigned: dict  # {"gpu_ids": [...], "resources": {...}}
+
+
+@message(23)
+class LeaseReturn(Message):
+    """Owner -> node: done with the lease.  ``exiting``: the worker is about to end itself (max_calls, exit)."""
+
+    lease: int
+    exiting: bool = False
+
+
+@message(24)
+class LeaseRecall(Message):
+    """Node -> owner: somebody else waits; return the lease as soon as it has nothing in flight."""
+
+    lease: int
+
+
+@message(25)
+class LeaseStatus(Message):
+    """Node -> owner: why the wants of ``key`` are not granted.  ``cause`` is a zray.causes.Cause value."""
+
+    key: int
+    cause: int
+    detail: str
+
+
+@message(26)
+class WorkerDied(Message):
+    """Node -> every core process that may know the worker.  Marks say what ran (see worker progress marks)."""
+
+    worker: bytes
+    lease: int  # the lease it was on, 0 for none
+    pid: int
+    signal: int  # 0 when it exited by itself
+    exit_code: int
+    started: int  # sequence number of the last task started on this lease, 0 for none
+    finished: int
+    reason: str  # "" | "killed by zray: ..." | "out of memory" ...
+    log_tail: str
+
+
+@message(27)
+class Blocked(Message):
+    """Worker -> node: my task waits in get or wait (True: give its CPU to somebody) or runs on (False)."""
+
+    blocked: bool
+
+
+@message(28)
+class LeaseKill(Message):
+    """Owner -> node: kill -9 the worker of this lease (cancel with force=True)."""
+
+    lease: int
+    reason: str
+
+
+@message(29)
+class LeaseOpen(Message):
+    """Owner -> worker, before the first push: the lease I hold on you and what it was assigned."""
+
+    lease: int
+    job: int
+    assigned: dict
+    env: dict

@@ -1,0 +1,91 @@
+"""Drivers, workers, jobs and their node.  Codes 160-189."""
+
+from __future__ import annotations
+
+from zray.messages.base import Message, message
+
+
+@message(160)
+class RegisterDriver(Message):
+    """Driver -> node.  config: sys_path, cwd, script_dir, env, namespace, name, log_to_driver, entrypoint."""
+
+    config: dict
+
+
+@message(161)
+class DriverAccepted(Message):
+    """Node -> driver: your job number, and what the node is.  node: NodeInfo map as zray.nodes() shows it."""
+
+    job: int
+    node: dict
+    store: dict  # how to attach: {"control": path, "arena": name, ...}; zray.store.client reads it
+    settings: dict
+
+
+@message(162)
+class WorkerReady(Message):
+    """Worker -> node, after its Hello: bound, attached, waiting for work."""
+
+    pid: int
+
+
+@message(163)
+class WorkerExit(Message):
+    """Node -> worker: finish what runs and exit (idle, job over)."""
+
+    reason: str
+
+
+@message(164)
+class JobConfig(Message):
+    """Node -> worker, when it is first assigned: the job's sys.path, working directory, environment."""
+
+    job: int
+    config: dict
+
+
+@message(165)
+class LogLines(Message):
+    """Node -> driver: what its job's workers printed.  lines: [[name, pid, is_stderr, text], ...]; dropped: a count."""
+
+    lines: list
+    dropped: int
+
+
+@message(166)
+class NodeQuery(Message):
+    """Core process -> node: ask for a view.  what: nodes | resources | available | actors | workers | leases | store |
+    jobs | stats | explain ; answered by NodeAnswer."""
+
+    request: int
+    what: str
+    args: dict
+
+
+@message(167)
+class NodeAnswer(Message):
+    request: int
+    answer: dict
+
+
+@message(168)
+class ProcessGone(Message):
+    """Node -> core processes: this incarnation (driver or worker) ended; drop its holds, fail what it owned."""
+
+    process: bytes
+    reason: str
+
+
+@message(169)
+class Goodbye(Message):
+    """Driver -> node: shutdown; the node flushes logs, ends the job, answers with Bye."""
+
+    reason: str
+
+
+@message(170)
+class EventReport(Message):
+    """Core process -> node: task events for timeline and state queries, dropped under load with a count."""
+
+    events: list
+    dropped: int

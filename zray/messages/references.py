@@ -1,0 +1,74 @@
+"""Who holds which object: between owners and holders.  Codes 70-79."""
+
+from __future__ import annotations
+
+from zray.messages.base import Message, message
+
+
+@message(70)
+class HoldAdd(Message):
+    """Holder (or a sender on its behalf) -> owner: ``holder`` holds these objects; n orders adds and drops."""
+
+    holds: list  # [[oid, n], ...]
+    holder: bytes
+    transit: list  # transit tokens this clears, [] for none
+
+
+@message(71)
+class HoldAck(Message):
+    holds: list  # [[oid, n], ...] registered
+    missing: list  # oids that no longer exist
+
+
+@message(72)
+class HoldDrop(Message):
+    """Holder -> owner: its last reference went away (1 to 0)."""
+
+    holds: list  # [[oid, n], ...]
+    holder: bytes
+
+
+@message(73)
+class Locate(Message):
+    """Borrower -> owner: send me the values of these when they are ready."""
+
+    oids: list[bytes]
+
+
+@message(74)
+class Resolved(Message):
+    """Owner -> borrower: ``[oid, value, oid, value, ...]``."""
+
+    values: list
+
+
+@message(75)
+class TransitDone(Message):
+    """Receiver of a reference -> its sender: the owner knows me now, drop the hold you kept for me."""
+
+    tokens: list[int]
+
+
+@message(76)
+class CancelObject(Message):
+    """Borrower -> owner: cancel the task that makes this object."""
+
+    oid: bytes
+    force: bool
+    recursive: bool
+
+
+@message(77)
+class Why(Message):
+    """Anyone -> the owner of an object, or the worker of a task (``what`` is its id): why is it not ready?"""
+
+    request: int
+    what: bytes
+
+
+@message(78)
+class Because(Message):
+    """The answer to Why, in words; '' when the asked process knows no more."""
+
+    request: int
+    text: str

@@ -11,6 +11,7 @@ from zray.node.machine import Death, NodeMachine
 from zray.sched.local import LocalScheduler
 
 CPU = {"CPU": 10_000}
+NODE = b"driv\0\0\0\0"  # its drivers are driver00, driver01, ...
 
 
 class Names:
@@ -52,14 +53,15 @@ class Node:
         self.ended = []
         self.spawned = []
         self.machine = NodeMachine(
-            node={"NodeID": "n"}, scheduler=LocalScheduler({"CPU": cpus * 10_000, "GPU": 20_000}), names=self.names,
+            incarnation=NODE, node={"NodeID": "n"}, names=self.names,
+            scheduler=LocalScheduler({"CPU": cpus * 10_000, "GPU": 20_000}),
             config=Config(**settings), new_worker_id=self.new_id, attach=lambda peer, pid: {"arena": "x"}, keep=cpus)
         self.machine.start(self.now)
         self.take()
 
     def new_id(self):
         self.count += 1
-        return b"w" + self.count.to_bytes(7, "big") + bytes(20)
+        return NODE[:4] + self.count.to_bytes(4, "big") + bytes(20)
 
     def take(self):
         """Perform the effects; returns the messages sent."""

@@ -27,6 +27,7 @@ from zray.owner.references import References
 from zray.owner.streams import Stream
 from zray.owner.submitter import Submitter
 from zray.refs import MapRefs, ObjectRef, ObjectRefGenerator, dropped
+from zray.core.reach import Reach
 from zray.core.replies import REQUEST_TIMEOUT_S, Reply
 from zray.core.stored import Stored
 from zray.core.tasks import Tasks
@@ -90,6 +91,7 @@ class Runtime:
         self.mesh = Mesh(self.incarnation, self.job, endpoint, codec.encode, codec.decode, time.monotonic,
                          limits=limits)
         self.loop = Loop(self.mesh, self._dispatch, on_error=_report_error, service_after_s=self.config.service_after_s)
+        self.reach = Reach(self.mesh, os.path.dirname(endpoint.removeprefix("ipc://")))
         self.loop.on_turn = self._turn
         self.mesh.on_closed = self._peer_closed
         self.mesh.on_error = _report_error
@@ -146,6 +148,9 @@ class Runtime:
             m.NodeAnswer.CODE: self._on_reply,
             m.ProcessGone.CODE: self._on_process_gone,
             m.LogLines.CODE: self._on_log_lines,
+            m.DialAnswer.CODE: self._on_dial_answer,
+            m.BindTcp.CODE: self._on_bind_tcp,
+            m.NodeGone.CODE: self._on_node_gone,
             m.GcsReply.CODE: self.gcs.on_message,
             m.GcsRedirect.CODE: self.gcs.on_message,
             m.GcsEvents.CODE: self.gcs.on_message,
@@ -159,11 +164,16 @@ class Runtime:
         self.mesh.send(peer, message.CODE, message)
 
     def connect(self, peer: bytes, endpoint: str) -> None:
-        if not self.mesh.connected(peer):
+        if self.mesh.connected(peer):
+            return
+        if ids.same_node(peer, self.incarnation):
             self.mesh.connect(peer, endpoint)
-            self.mesh.send(peer, m.Hello.CODE, m.Hello(
-                m.PROTOCOL, self.kind, self.endpoint, self.pid, self.job,
-                f"{sys.version_info[0]}.{sys.version_info[1]}.{sys.version_info[2]}", list(m.FEATURES)))
+        else:  # what it is sent waits until our node has found out where it can be dialled
+            self.mesh.hold(peer)
+            self.send(self.node, m.Dial(peer))
+        self.mesh.send(peer, m.Hello.CODE, m.Hello(
+            m.PROTOCOL, self.kind, self.endpoint, self.pid, self.job,
+            f"{sys.version_info[0]}.{sys.version_info[1]}.{sys.version_info[2]}", list(m.FEATURES)))
 
     def disconnect(self, peer: bytes) -> None:
         if peer != self.node:
@@ -289,10 +299,30 @@ class Runtime:
     def _on_process_gone(self, peer: bytes, message: m.ProcessGone) -> None:
         self.refs.on_process_gone(message.process, certain=True)
         if self.executor is not None:
-            self.executor.queue.forget_owner(message.process)
+            self.executor.queue.forget_owners(lambda owner: owner == message.process)
         if message.process != self.node and not self.mesh.dialled(message.process):
             # What we dialled ends by itself, once it is drained: the notice overtakes replies already sent.
             self.mesh.forget(message.process)
+
+    def _on_dial_answer(self, peer: bytes, message: m.DialAnswer) -> None:
+        if message.endpoint:
+            self.reach.secure()
+            self.mesh.connect(message.process, message.endpoint)
+        else:
+            self.mesh.give_up(message.process)
+
+    def _on_bind_tcp(self, peer: bytes, message: m.BindTcp) -> None:
+        self.send(peer, m.Bound(self.reach.serve(message.host)))
+
+    def _on_node_gone(self, peer: bytes, message: m.NodeGone) -> None:
+        for process in [p for p in self.mesh.peers() if ids.node_of(p) == message.node]:
+            self.mesh.forget(process)
+            self._peer_closed(process)
+        self.refs.on_node_gone(message.node)
+        if self.store is not None:
+            self.store.node_gone(message.node)
+        if self.executor is not None:
+            self.executor.queue.forget_owners(lambda owner: ids.node_of(owner) == message.node)
 
     def _on_cancel_object(self, peer: bytes, message: m.CancelObject) -> None:
         entry = self.refs.owned.get(message.oid)

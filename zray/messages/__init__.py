@@ -27,8 +27,8 @@ from zray.messages.base import (
     BY_CODE, CARRYING, FAILED, FEATURES, FIELD_TYPES, Message, PROTOCOL, SIGNATURES, STORED, message,
 )
 from zray.messages.cluster import (
-    ActorNotPlaced, ActorPlaced, ActorWorkerDied, BindTcp, Bound, Dial, DialAnswer, EndWorker, JobEnd, JobStart,
-    NodeGone, NodeJoin, NodeJoined, NodeLeave, PlaceActor, Relay, ResizeLease, UnplaceActor,
+    ActorNotPlaced, ActorPlaced, ActorWorkerDied, AdoptActor, BindTcp, Bound, Dial, DialAnswer, EndWorker, JobEnd,
+    JobStart, NodeGone, NodeJoin, NodeJoined, NodeLeave, PlaceActor, Relay, ResizeLease, UnplaceActor,
 )
 from zray.messages.gcs import (
     ChainAck, ChainFetch, ChainSnapshot, ChainUpdates, GcsEvents, GcsRedirect, GcsReply, GcsRequest, GcsUnwatch,
@@ -58,14 +58,14 @@ __all__ = [
     "ActorExit", "ActorInit", "ActorReply", "ActorState", "ActorUp", "CallsDone", "CreateActor", "KillActor",
     "LookupActor", "PushCalls", "WatchActor", "BY_CODE", "CARRYING", "FAILED", "FEATURES", "FIELD_TYPES",
     "Message", "PROTOCOL", "SIGNATURES", "STORED", "message", "ActorNotPlaced", "ActorPlaced", "ActorWorkerDied",
-    "BindTcp", "Bound", "Dial", "DialAnswer", "EndWorker", "JobEnd", "JobStart", "NodeGone", "NodeJoin",
-    "NodeJoined", "NodeLeave", "PlaceActor", "Relay", "ResizeLease", "UnplaceActor", "ChainAck", "ChainFetch",
-    "ChainSnapshot", "ChainUpdates", "GcsEvents", "GcsRedirect", "GcsReply", "GcsRequest", "GcsUnwatch",
-    "GcsWatch", "Blocked", "LeaseGrant", "LeaseKey", "LeaseKill", "LeaseOpen", "LeaseRecall", "LeaseReturn",
-    "LeaseStatus", "LeaseWant", "WorkerDied", "DriverAccepted", "EventReport", "Goodbye", "JobConfig", "LogLines",
-    "NodeAnswer", "NodeQuery", "ProcessGone", "RegisterDriver", "WorkerExit", "WorkerReady", "Because",
-    "CancelObject", "HoldAck", "HoldAdd", "HoldDrop", "Locate", "Resolved", "TransitDone", "Why", "Bye", "Hello",
-    "HelloAck", "StoreFree", "StoreGrant", "StoreRecall", "StoreReclaimed", "StoreRefused", "StoreRestore",
-    "StoreRestored", "StoreSurrender", "StoreWant", "CancelTask", "FunctionDef", "HandBack", "MapDone", "PushMap",
-    "PushTasks", "StreamAck", "StreamItem", "TasksDone",
+    "AdoptActor", "BindTcp", "Bound", "Dial", "DialAnswer", "EndWorker", "JobEnd", "JobStart", "NodeGone",
+    "NodeJoin", "NodeJoined", "NodeLeave", "PlaceActor", "Relay", "ResizeLease", "UnplaceActor", "ChainAck",
+    "ChainFetch", "ChainSnapshot", "ChainUpdates", "GcsEvents", "GcsRedirect", "GcsReply", "GcsRequest",
+    "GcsUnwatch", "GcsWatch", "Blocked", "LeaseGrant", "LeaseKey", "LeaseKill", "LeaseOpen", "LeaseRecall",
+    "LeaseReturn", "LeaseStatus", "LeaseWant", "WorkerDied", "DriverAccepted", "EventReport", "Goodbye",
+    "JobConfig", "LogLines", "NodeAnswer", "NodeQuery", "ProcessGone", "RegisterDriver", "WorkerExit",
+    "WorkerReady", "Because", "CancelObject", "HoldAck", "HoldAdd", "HoldDrop", "Locate", "Resolved",
+    "TransitDone", "Why", "Bye", "Hello", "HelloAck", "StoreFree", "StoreGrant", "StoreRecall", "StoreReclaimed",
+    "StoreRefused", "StoreRestore", "StoreRestored", "StoreSurrender", "StoreWant", "CancelTask", "FunctionDef",
+    "HandBack", "MapDone", "PushMap", "PushTasks", "StreamAck", "StreamItem", "TasksDone",
 ]

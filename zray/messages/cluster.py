@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from zray.messages.base import Message, message
 
 
@@ -165,3 +163,11 @@ class ResizeLease(Message):
 
     lease: int
     demand: dict
+
+
+@message(212)
+class AdoptActor(Message):
+    """New home of an actor -> the node where it lives: I take care of it from now on."""
+
+    actor: bytes
+    worker: bytes

@@ -14,6 +14,7 @@ class LeaseKey(Message):
     env: dict  # environment variables of the runtime environment
     strategy: dict
     name: str  # of the first function, for humans
+    job: int = 0  # when a node says this for a process of its own; else the job of the process
 
 
 @message(21)

@@ -25,6 +25,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from zray.ids import node_of
 from zray.messages import ActorInit, ActorReply, ActorState, CreateActor, KillActor, WorkerExit
 from zray.node.effects import Note, Send
 
@@ -57,6 +58,9 @@ class Ports(Protocol):
         """Register the name; ``then`` gets the actor that has it now."""
 
     def release_name(self, namespace: str, name: str, actor: bytes) -> None: ...
+
+    def find_actor(self, actor: bytes, then: Callable[[dict | None], None]) -> None:
+        """``then`` gets the row of an actor whose home is another node, None for none."""
 
     def find_name(self, namespace: str, name: str, then: Callable[[bytes], None]) -> None:
         """``then`` gets the actor with that name, b'' for none."""
@@ -120,6 +124,12 @@ class Actor:
                 "num_restarts": self.life, "is_detached": self.detached, "worker": self.worker,
                 "required_resources": self.spec.get("demand", {}), "death_cause": self.cause}
 
+    def record(self, home: bytes) -> dict:
+        """Its row of the control store: what other nodes need to call it, and to take it over if it is detached."""
+        spec = self.spec if self.detached and self.state != DEAD else None
+        return self.row() | {"home": home, "endpoint": self.endpoint, "owner": self.owner, "lease": self.lease,
+                             "meta": self.spec.get("meta", b""), "restarts_left": self.restarts_left, "spec": spec}
+
 
 class ActorTable:
     """All actors this node takes care of."""
@@ -154,10 +164,18 @@ class ActorTable:
     def lookup(self, peer: bytes, name: str, namespace: str, request: int) -> None:
         def found(holder: bytes) -> None:
             actor = self.actors.get(holder)
-            if actor is None or actor.state == DEAD:
+            if actor is not None and actor.state != DEAD:
+                self._reply(peer, request, actor)
+            elif actor is None and holder:
+                self._ports.find_actor(holder, answer)
+            else:
+                answer(None)
+
+        def answer(row: dict | None) -> None:
+            if row is None or row["state"] == DEAD:
                 self._refuse(peer, request, "no_such_actor", b"", f"no actor named {name!r} in namespace {namespace!r}")
             else:
-                self._reply(peer, request, actor)
+                self._emit(Send(peer, ActorReply(request, "", row["actor_id"], row["meta"], row["owner"])))
 
         self._ports.find_name(namespace, name, found)
 
@@ -264,6 +282,22 @@ class ActorTable:
         for actor_id in list(self._owned.get(peer, ())):
             self._end(self.actors[actor_id], {"kind": "owner_died", "reason": "the process that created it ended"})
 
+    def owners_on(self, node: bytes) -> set[bytes]:
+        """Processes of that node that own or watch actors of this table."""
+        return {process for process in (*self._owned, *self._watched) if node_of(process) == node}
+
+    def living_on(self, node: bytes) -> list[Actor]:
+        return [a for a in self.actors.values() if a.worker and a.state != DEAD and node_of(a.worker) == node]
+
+    def adopt(self, actor_id: bytes, row: dict, now: float) -> Actor:
+        """The home of a detached actor has died: this node is its home now.  ``row`` is its row, spec included."""
+        actor = self.actors[actor_id] = Actor(actor_id, row["spec"], row["owner"], now)
+        actor.state, actor.life = row["state"], row["num_restarts"]
+        actor.restarts_left = row["restarts_left"]
+        actor.worker, actor.endpoint, actor.pid, actor.lease = row["worker"], row["endpoint"], row["pid"], row["lease"]
+        actor.cause = row["death_cause"]
+        return actor
+
     def job_over(self, job: int) -> None:
         for actor in [a for a in self.actors.values() if a.job == job and a.state != DEAD and not a.detached]:
             self._end(actor, {"kind": "job_over", "reason": "its job is over"})
@@ -302,9 +336,22 @@ class ActorTable:
             self._reply(actor.owner, request, actor)
             return
         existing = self.actors.get(holder)
-        if actor.spec.get("get_if_exists") and existing is not None and existing.state != DEAD:
-            self._reply(actor.owner, request, existing)
-            return
+        if actor.spec.get("get_if_exists"):
+            if existing is not None and existing.state != DEAD:
+                self._reply(actor.owner, request, existing)
+                return
+            if existing is None and holder:
+                self._ports.find_actor(holder, lambda row: self._named_elsewhere(actor, holder, request, row))
+                return
+        self._name_taken(actor, holder, request)
+
+    def _named_elsewhere(self, actor: Actor, holder: bytes, request: int, row: dict | None) -> None:
+        if row is None or row["state"] == DEAD:
+            self._name_taken(actor, holder, request)
+        elif request:
+            self._emit(Send(actor.owner, ActorReply(request, "", holder, row["meta"], row["owner"])))
+
+    def _name_taken(self, actor: Actor, holder: bytes, request: int) -> None:
         detail = f"the name {actor.name!r} is taken in namespace {actor.namespace!r}"
         self._refuse(actor.owner, request, "name_taken", holder, detail)
         actor.state = DEAD

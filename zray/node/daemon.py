@@ -91,6 +91,7 @@ class Daemon:
         self.gcs = GcsService(time.monotonic, self._send, incarnation=self.incarnation)
         self.output = Output(self.session_dir, self.config.log_lines_max)
         self.machine = NodeMachine(
+            incarnation=self.incarnation,
             node=node_row(self.node_id, self.endpoint, os.getpid(), offered.labels) | {"Resources": offered.amounts()},
             scheduler=LocalScheduler(offered.total, offered.labels, node=self.incarnation, gpu_ids=offered.gpu_ids),
             names=GcsNames(self.gcs.client), config=self.config,

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 
 class Send(NamedTuple):
-    """Put ``message`` into the outbox of ``peer`` (an incarnation)."""
+    """Put ``message`` into the outbox of ``peer`` (an incarnation); see zray.node.cluster.routed."""
 
     peer: bytes
     message: Any
@@ -58,4 +58,17 @@ class Note(NamedTuple):
     detail: dict
 
 
-Effect = Send | Spawn | Watch | Kill | Forget | EndJob | DropJob | Note
+class Link(NamedTuple):
+    """Another node has joined: dial it, and again whenever the connection breaks."""
+
+    node: bytes
+    endpoint: str
+
+
+class Unlink(NamedTuple):
+    """Another node is gone: hang up, refuse whatever still comes from it."""
+
+    node: bytes
+
+
+Effect = Link | Unlink | Send | Spawn | Watch | Kill | Forget | EndJob | DropJob | Note

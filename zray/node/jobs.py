@@ -15,7 +15,7 @@ ENDED_KEPT_MAX = 1000
 class Job:
     """One driver and everything started for it."""
 
-    __slots__ = ("config", "driver", "dropped", "ended", "number", "pid", "started")
+    __slots__ = ("config", "driver", "dropped", "ended", "number", "pid", "started", "told")
 
     def __init__(self, number: int, driver: bytes, pid: int, config: dict, now: float):
         self.number = number
@@ -25,6 +25,7 @@ class Job:
         self.started = now
         self.ended = 0.0
         self.dropped = False  # its objects are gone
+        self.told: set[bytes] = set()  # other nodes that know of it from us
 
     @property
     def is_over(self) -> bool:
@@ -56,6 +57,14 @@ class JobTable:
             self.by_driver[driver] = job
         return job
 
+    def foreign(self, number: int, driver: bytes, config: dict, now: float) -> Job:
+        """A job whose driver is on another node, which told us; repeats are harmless."""
+        job = self.jobs.get(number)
+        if job is None:
+            job = self.jobs[number] = Job(number, driver, 0, config, now)
+            self.by_driver[driver] = job
+        return job
+
     def over(self, driver: bytes, now: float, is_used: Callable[[int], bool] = lambda number: False) -> Job | None:
         """The driver is gone; its job, or None when it had none.  Old jobs are forgotten unless ``is_used``."""
         job = self.by_driver.pop(driver, None)
@@ -77,4 +86,3 @@ class JobTable:
         for driver, job in self.by_driver.items():
             assert job.driver == driver and not job.is_over and self.jobs[job.number] is job
         assert sum(not job.is_over for job in self.jobs.values()) == len(self.by_driver)
-        assert all(number < self._next for number in self.jobs)

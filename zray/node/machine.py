@@ -13,15 +13,21 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from zray import messages as m
 from zray.causes import Cause
 from zray.config import Config
+from zray.ids import node_of, same_node
 from zray.node import views
+from zray.node.abroad import Abroad
 from zray.node.actors import Actor, ActorTable
+from zray.node.cluster import Cluster
 from zray.node.effects import DropJob, Effect, EndJob, Forget, Note, Send, Watch
+from zray.node.elsewhere import Elsewhere
+from zray.node.guests import Guest, Guests
 from zray.node.jobs import Job, JobTable
+from zray.node.orphans import Orphans
 from zray.node.placements import Declared, Placement
 from zray.node.pool import Kind, Pool, State, Worker
 from zray.node.task_events import TaskEvents
@@ -45,6 +51,16 @@ class Names(Protocol):
 
     def record_actor(self, actor: bytes, row: dict | None) -> None: ...
 
+    def watch_actor(self, actor: bytes, changed: Callable[[dict | None], None]) -> int: ...
+
+    def unwatch(self, number: int) -> None: ...
+
+    def actors_of(self, home: bytes, then: Callable[[list[tuple[bytes, dict, bytes]]], None]) -> None:
+        """``[(actor, row, packed row), ...]`` of all actors with that home."""
+
+    def swap_actor(self, actor: bytes, packed: bytes, row: dict, then: Callable[[bool], None]) -> None:
+        """Replace the row if it still is ``packed``; ``then(swapped)``."""
+
     def record_job(self, job: int, row: dict | None) -> None: ...
 
 
@@ -63,12 +79,22 @@ class Death:
         self.log_tail = log_tail
 
 
+class Remote(NamedTuple):
+    """What the actor table needs to know of a worker of another node."""
+
+    incarnation: bytes
+    endpoint: str
+    pid: int
+
+
 class NodeMachine:
     """The decisions of one node."""
 
-    def __init__(self, *, node: dict[str, Any], scheduler: LocalScheduler, names: Names, config: Config,
-                 new_worker_id: Callable[[], bytes], attach: Callable[[bytes, int], dict[str, Any]], keep: int,
+    def __init__(self, *, incarnation: bytes, node: dict[str, Any], scheduler: LocalScheduler, names: Names,
+                 config: Config, new_worker_id: Callable[[], bytes],
+                 attach: Callable[[bytes, int], dict[str, Any]], keep: int, first_job: int = 1,
                  store_report: Callable[[], dict] = dict):
+        self.incarnation = incarnation
         self.node = node  # as zray.nodes() shows it
         self.scheduler = scheduler
         self.config = config
@@ -78,17 +104,22 @@ class NodeMachine:
         self.now = 0.0
         self.effects: list[Effect] = []
         emit = self.effects.append
-        self.jobs = JobTable()
+        self.jobs = JobTable(first_job)
         self.pool = Pool(new_worker_id, emit, keep=keep, workers_max=config.workers_max, idle_s=config.worker_idle_s)
         self.actors = ActorTable(self, emit)
         self.pool.may_retire = lambda worker: not self.actors.owns(worker.incarnation)
+        self.guests = Guests(self)
+        self.elsewhere = Elsewhere(incarnation, names, emit)
+        self.cluster = Cluster(self)
+        self.abroad = Abroad(self)
+        self.orphans = Orphans(self)
         self.placements: dict[int, Placement] = {}
         self.events = TaskEvents(config.events_max)
         self.counts = {"grants": 0, "worker_deaths": 0, "refused": 0}
         self._hellos: dict[bytes, m.Hello] = {}  # of core processes that are not workers
         self._keys: dict[tuple[bytes, int], Declared] = {}
         self._keys_of: dict[bytes, set[int]] = {}
-        self._requests: dict[int, Actor] = {}  # scheduler token -> actor that waits
+        self._requests: dict[int, Actor | Guest] = {}  # scheduler token -> actor that waits
         self._token_of: dict[bytes, int] = {}  # actor -> its token
         self._infeasible: set[int] = set()  # of those tokens: no worker need be ready for them
         self._last_token = 0
@@ -104,6 +135,13 @@ class NodeMachine:
             m.WatchActor.CODE: self._watch_actor, m.KillActor.CODE: self._kill_actor,
             m.ActorUp.CODE: self._actor_up, m.ActorExit.CODE: self._actor_exit,
             m.NodeQuery.CODE: self._query, m.EventReport.CODE: self._event_report,
+            m.JobStart.CODE: self._job_start, m.JobEnd.CODE: self._job_end,
+            m.ProcessGone.CODE: self._process_gone_abroad,
+            m.PlaceActor.CODE: self.guests.place, m.UnplaceActor.CODE: self.guests.unplace,
+            m.AdoptActor.CODE: self.guests.adopt, m.ActorPlaced.CODE: self._actor_placed,
+            m.ActorNotPlaced.CODE: self._actor_not_placed, m.ActorWorkerDied.CODE: self._actor_worker_died,
+            m.EndWorker.CODE: self._end_worker, m.ResizeLease.CODE: self._resize_lease,
+            **self.cluster.handlers,
         }
 
     # ------------------------------------------------------------ events
@@ -118,7 +156,7 @@ class NodeMachine:
         self.now = now
         handler = self.handlers.get(code)
         if handler is None:
-            self._refuse(peer, f"{type(message).__name__} is not for a node")
+            self.refuse(peer, f"{type(message).__name__} is not for a node")
             return
         handler(peer, message)
         self._settle()
@@ -169,10 +207,14 @@ class NodeMachine:
         self.now = now
         self.pool.tick(now)
         self.actors.tick(now)
+        self.guests.tick(now)
+        self.elsewhere.tick(now)
+        self.abroad.tick(now)
         self._settle()
 
     def next_deadline(self) -> float | None:
         times = [self.pool.next_deadline(), self.actors.next_deadline(), self.scheduler.deadline(),
+                 self.guests.next_deadline(), self.elsewhere.next_deadline(), self.abroad.next_deadline(),
                  self._gone_at if self._gone else None]
         return min((when for when in times if when is not None), default=None)
 
@@ -186,10 +228,15 @@ class NodeMachine:
             refused = f"this node runs Python {PYTHON}, the driver {hello.python}: their pickles may differ"
         elif hello.kind == "worker" and peer not in self.pool.workers:
             refused = "no worker of this node"
+        elif hello.kind != "node" and not same_node(peer, self.incarnation):
+            refused = "a process of another node: it must talk to its own"
         self.effects.append(Send(peer, m.HelloAck(m.PROTOCOL, "node", list(m.FEATURES), refused)))
         if refused:
-            self._refuse(peer, refused)
-            self.effects.append(Watch(peer, hello.pid))  # to forget its session when it ends
+            self.refuse(peer, refused)
+            if same_node(peer, self.incarnation):
+                self.effects.append(Watch(peer, hello.pid))  # to forget its session when it ends
+        elif hello.kind == "node":
+            pass  # the nodes table says who that is
         elif hello.kind == "worker":
             self.pool.workers[peer].endpoint = hello.endpoint
         elif peer not in self._hellos:
@@ -199,7 +246,7 @@ class NodeMachine:
     def _register(self, peer: bytes, message: m.RegisterDriver) -> None:
         hello = self._hellos.get(peer)
         if hello is None or hello.kind != "driver":
-            self._refuse(peer, "RegisterDriver without a driver's Hello")
+            self.refuse(peer, "RegisterDriver without a driver's Hello")
             return
         job = self.jobs.register(peer, hello.pid, message.config, self.now)
         self.names.record_job(job.number, job.row())
@@ -219,7 +266,7 @@ class NodeMachine:
 
     def _driver_over(self, peer: bytes, reason: str, reply: m.Bye | None) -> None:
         """End the driver's job: its actors, its leases, its workers; detached actors stay."""
-        job = self.jobs.over(peer, self.now, self.actors.job_is_used)
+        job = self.jobs.over(peer, self.now, self._job_is_used)
         if job is None:
             if reply is not None:
                 self.effects.append(Send(peer, reply))
@@ -227,25 +274,34 @@ class NodeMachine:
         self.names.record_job(job.number, job.row())
         for number in self.jobs.forgotten():
             self.names.record_job(number, None)
+        self._end_job(job, reason)
+        self.effects.append(EndJob(job.number, peer, reply))
+        self.pool.prestart(self.now)
+
+    def _end_job(self, job: Job, reason: str) -> None:
+        """The driver is gone: on this node, and on those that we told of the job."""
         self.effects.append(Note("job_over", {"job": job.number, "reason": reason}))
         self.actors.job_over(job.number)
-        self._process_gone(peer, reason)
+        for node in sorted(job.told):
+            self.effects.append(Send(node, m.JobEnd(job.number, reason)))
+        job.told.clear()
+        self._process_gone(job.driver, reason)
         for worker in self.pool.of_job(job.number):
             actor = self.actors.actors.get(worker.actor)
-            if actor is None or not actor.detached or actor.state == "DEAD":
+            stays = worker.actor in self.guests.guests or (
+                actor is not None and actor.detached and actor.state != "DEAD")
+            if not stays:  # what becomes of a guest its home decides
                 self.pool.kill(worker, "its job is over", self.now)
         for placement in [p for p in self.placements.values() if p.worker is None and not p.actor
                           and p.kind.job == job.number]:
             self._give_back(placement)
-        self.effects.append(EndJob(job.number, peer, reply))
         self._job_may_be_done(job.number)
-        self.pool.prestart(self.now)
 
     def _job_may_be_done(self, number: int) -> None:
         """With the last process of a job its objects go."""
         job = self.jobs.jobs.get(number)
         if job is not None and job.is_over and not job.dropped and not self.pool.of_job(number) \
-                and not self.actors.job_is_used(number):
+                and not self.actors.job_is_used(number) and not self.guests.job_is_used(number):
             job.dropped = True
             self.effects.append(DropJob(number))
 
@@ -254,7 +310,7 @@ class NodeMachine:
     def _worker_ready(self, peer: bytes, message: m.WorkerReady) -> None:
         worker = self.pool.workers.get(peer)
         if worker is None:
-            self._refuse(peer, "WorkerReady from a process that is no worker")
+            self.refuse(peer, "WorkerReady from a process that is no worker")
             return
         worker.pid = worker.pid or message.pid
         self._serve(self.pool.ready(peer, worker.endpoint, self.now))
@@ -270,6 +326,12 @@ class NodeMachine:
     def _process_gone(self, incarnation: bytes, reason: str) -> None:
         """Nobody answers under this name any more: what it owned or asked for ends, and everybody is told."""
         self.actors.process_gone(incarnation)
+        self.elsewhere.process_gone(incarnation)
+        self.cluster.forget_process(incarnation)
+        if same_node(incarnation, self.incarnation):
+            for node in self.cluster.peers:
+                self.effects.append(Send(node, m.ProcessGone(incarnation, reason)))
+            self.abroad.owner_gone(incarnation)
         held = self.scheduler.drop_owner(incarnation)
         for key in self._keys_of.pop(incarnation, ()):
             del self._keys[incarnation, key]
@@ -290,37 +352,45 @@ class NodeMachine:
         if not self._gone or self._gone_at > self.now:
             return
         gone, self._gone = self._gone, []
-        peers = [job.driver for job in self.jobs.by_driver.values()]
-        peers += [w.incarnation for w in self.pool.workers.values()
-                  if w.kind is not None and w.state is not State.EXITING]
-        for peer in peers:
+        for peer in self._core_processes():
             for message in gone:
                 self.effects.append(Send(peer, message))
+
+    def _core_processes(self) -> list[bytes]:
+        """Those of this node that may know others."""
+        peers = [job.driver for job in self.jobs.by_driver.values() if same_node(job.driver, self.incarnation)]
+        return peers + [w.incarnation for w in self.pool.workers.values()
+                        if w.kind is not None and w.state is not State.EXITING]
 
     # ------------------------------------------------------------ leases
 
     def _lease_key(self, peer: bytes, message: m.LeaseKey) -> None:
-        job = self._job_of(peer)
+        job = self.jobs.jobs.get(message.job) if message.job else self._job_of(peer)
         if job is None:
-            self._refuse(peer, "LeaseKey from a process without a job")
+            self.refuse(peer, "LeaseKey from a process without a job")
             return
         try:
             self.scheduler.declare(peer, job.number, message.key, message.demand, message.strategy, message.name)
         except ValueError as error:
-            self._refuse(peer, f"LeaseKey: {error}")
+            self.refuse(peer, f"LeaseKey: {error}")
             return
         self._keys[peer, message.key] = Declared(job.number, message.env, message.name)
         self._keys_of.setdefault(peer, set()).add(message.key)
+        if same_node(peer, self.incarnation):
+            self.abroad.declare(peer, job.number, message)
 
     def _lease_want(self, peer: bytes, message: m.LeaseWant) -> None:
         if (peer, message.key) not in self._keys:
-            self._refuse(peer, f"LeaseWant for key {message.key}, which was not declared")
-            return
-        self.scheduler.want(peer, message.key, message.want, message.granted, self.now)
+            self.refuse(peer, f"LeaseWant for key {message.key}, which was not declared")
+        elif same_node(peer, self.incarnation):
+            self.abroad.want(peer, message)
+        else:
+            self.scheduler.want(peer, message.key, message.want, message.granted, self.now)
 
     def _lease_return(self, peer: bytes, message: m.LeaseReturn) -> None:
         placement = self._held(peer, message.lease)
         if placement is None:
+            self.abroad.to_lender(peer, message)
             return
         worker = placement.worker
         assert worker is not None
@@ -335,6 +405,8 @@ class NodeMachine:
         if placement is not None:
             assert placement.worker is not None
             self.pool.kill(placement.worker, message.reason, self.now)
+        else:
+            self.abroad.to_lender(peer, message)
 
     def _held(self, peer: bytes, lease: int) -> Placement | None:
         """The lease, if ``peer`` holds it.  Not an error otherwise: returns cross with deaths."""
@@ -392,9 +464,15 @@ class NodeMachine:
             if not placement.actor:
                 self.effects.append(Send(placement.owner, m.LeaseGrant(
                     placement.key, lease, worker.incarnation, worker.endpoint, worker.pid, placement.assigned)))
-            elif not self.actors.placed(placement.actor, placement.life, worker, lease, placement.assigned):
+            elif not self._placed(placement, worker):
                 self._free(placement)
                 self._serve(self.pool.release(worker, self.now))
+
+    def _placed(self, placement: Placement, worker: Worker) -> bool:
+        guest = self.guests.guests.get(placement.actor)
+        if guest is not None and guest.life == placement.life:
+            return self.guests.placed(guest, worker, placement.lease, placement.assigned)
+        return self.actors.placed(placement.actor, placement.life, worker, placement.lease, placement.assigned)
 
     def _status(self, status: Status) -> None:
         if status.token is not None:
@@ -402,13 +480,19 @@ class NodeMachine:
             if actor is not None:
                 if status.cause == Cause.INFEASIBLE:
                     self._infeasible.add(status.token)
-                self.actors.waiting(actor.id, status.cause, status.detail)
+                if isinstance(actor, Guest):
+                    self.guests.waiting(actor, status.cause, status.detail)
+                else:
+                    self.abroad.actor_waits(actor, status.cause, status.detail)
+        elif same_node(status.owner, self.incarnation):
+            self.abroad.waits(status)
         else:
             self.effects.append(Send(status.owner, m.LeaseStatus(status.key, status.cause, status.detail)))
 
     def _why(self, placement: Placement, cause: Cause, detail: str) -> None:
         if placement.actor:
-            self.actors.waiting(placement.actor, cause, detail)
+            if placement.actor not in self.guests.guests:
+                self.actors.waiting(placement.actor, cause, detail)
         else:
             self.effects.append(Send(placement.owner, m.LeaseStatus(placement.key, cause, detail)))
 
@@ -426,7 +510,8 @@ class NodeMachine:
         """The worker under a placement died: tell the owner or the actor table."""
         self._free(placement)
         if placement.actor:
-            self.actors.worker_died(placement.actor, worker.incarnation, {
+            table = self.guests if placement.actor in self.guests.guests else self.actors
+            table.worker_died(placement.actor, worker.incarnation, {
                 "signal": death.signal, "exit_code": death.exit_code, "pid": worker.pid, "log_tail": death.log_tail,
                 "reason": worker.reason})
             return
@@ -440,7 +525,7 @@ class NodeMachine:
     def _create_actor(self, peer: bytes, message: m.CreateActor) -> None:
         job = self._job_of(peer)
         if job is None:
-            self._refuse(peer, "CreateActor from a process without a job")
+            self.refuse(peer, "CreateActor from a process without a job")
             return
         message.spec["job"] = job.number
         self.actors.create(peer, message, self.now)
@@ -449,54 +534,115 @@ class NodeMachine:
         self.actors.lookup(peer, message.name, message.namespace, message.request)
 
     def _watch_actor(self, peer: bytes, message: m.WatchActor) -> None:
-        self.actors.watch(peer, message.actor, self.now)
+        actor = message.actor
+        if actor in self.actors.actors or self.cluster.alone:
+            self.actors.watch(peer, actor, self.now)
+        else:
+            self.elsewhere.watch(actor, {peer}, self.now)
 
     def _kill_actor(self, peer: bytes, message: m.KillActor) -> None:
-        self.actors.kill(message, self.now)
+        if message.actor in self.actors.actors or self.cluster.alone or not same_node(peer, self.incarnation):
+            self.actors.kill(message, self.now)
+            return
+
+        def found(row: dict | None) -> None:
+            if row is not None and row["state"] != "DEAD":
+                self.effects.append(Send(row["home"], m.Relay(peer, message.CODE, list(message))))
+
+        self.elsewhere.find(message.actor, found, self.now)
 
     def _actor_up(self, peer: bytes, message: m.ActorUp) -> None:
-        self.actors.up(peer, message.actor, message.life, message.error)
+        if not self.guests.from_worker(peer, message):
+            self.actors.up(peer, message.actor, message.life, message.error)
 
     def _actor_exit(self, peer: bytes, message: m.ActorExit) -> None:
-        self.actors.exit(peer, message.actor, message.life, message.reason, self.now)
+        if not self.guests.from_worker(peer, message):
+            self.actors.exit(peer, message.actor, message.life, message.reason, self.now)
 
-    # ------------------------------------------------------------ actors: ports (see zray.node.actors.Ports)
+    # ------------------------------------------------------------ places for actors, ours and guests
 
-    def place(self, actor: Actor) -> None:
+    def request_place(self, actor: Actor | Guest) -> None:
+        """Ask the scheduler of this node; ValueError for a demand that is none."""
         self._last_token += 1
         token = self._last_token
+        self.scheduler.request(token, actor.job, actor.spec.get("demand") or {}, actor.spec.get("strategy"),
+                               self.now, actor.spec.get("class_name", ""))
         self._requests[token] = actor
         self._token_of[actor.id] = token
-        try:
-            self.scheduler.request(token, actor.job, actor.spec.get("demand") or {}, actor.spec.get("strategy"),
-                                   self.now, actor.spec.get("class_name", ""))
-        except ValueError as error:
-            del self._requests[token], self._token_of[actor.id]
-            self.actors.waiting(actor.id, Cause.INFEASIBLE, str(error))
 
-    def unplace(self, actor: Actor) -> None:
+    def end_place(self, actor: Actor | Guest, reason: str) -> None:
+        """Whatever it has on this node: a request, a grant without worker, a worker."""
         token = self._token_of.pop(actor.id, None)
         if token is not None:
             del self._requests[token]
             self._infeasible.discard(token)
             self.scheduler.cancel_request(token)
-        placement = self.placements.get(actor.lease)
-        if placement is not None and placement.actor == actor.id and placement.worker is None:
-            self._give_back(placement)
+        for placement in [p for p in self.placements.values() if p.actor == actor.id and p.life == actor.life]:
+            if placement.worker is None:
+                self._give_back(placement)
+            else:
+                self.pool.kill(placement.worker, reason, self.now)
+
+    def _end_worker(self, peer: bytes, message: m.EndWorker) -> None:
+        worker = self.pool.workers.get(message.worker)
+        guest = self.guests.guests.get(worker.actor) if worker is not None else None
+        if worker is not None and guest is not None and guest.home == peer:
+            self.pool.kill(worker, message.reason, self.now)
+
+    def _resize_lease(self, peer: bytes, message: m.ResizeLease) -> None:
+        placement = self.placements.get(message.lease)
+        guest = self.guests.guests.get(placement.actor) if placement is not None else None
+        if guest is not None and guest.home == peer:
+            self._resize(guest.id, message.lease, message.demand)
+
+    def _resize(self, actor: bytes, lease: int, demand: dict) -> None:
+        try:
+            self.scheduler.resize(lease, demand)
+        except ValueError as error:
+            self.effects.append(Note("resize_refused", {"actor": actor, "error": str(error)}))
+
+    # ------------------------------------------------------------ actors: ports (see zray.node.actors.Ports)
+
+    def place(self, actor: Actor) -> None:
+        self.abroad.place(actor)
+
+    def unplace(self, actor: Actor) -> None:
+        self.abroad.unplace(actor)
+        self.end_place(actor, "")
 
     def running(self, actor: Actor) -> None:
         running = actor.spec.get("running")
-        if running is None or actor.lease not in self.placements:
+        if running is None:
             return
-        try:
-            self.scheduler.resize(actor.lease, running)
-        except ValueError as error:
-            self.effects.append(Note("resize_refused", {"actor": actor.id, "error": str(error)}))
+        if actor.lease in self.placements:
+            self._resize(actor.id, actor.lease, running)
+        elif actor.worker and not same_node(actor.worker, self.incarnation):
+            self.effects.append(Send(node_of(actor.worker), m.ResizeLease(actor.lease, running)))
 
     def end_worker(self, actor: Actor, reason: str) -> None:
         worker = self.pool.workers.get(actor.worker)
         if worker is not None:
             self.pool.kill(worker, reason, self.now)
+        elif actor.worker and not same_node(actor.worker, self.incarnation):
+            self.effects.append(Send(node_of(actor.worker), m.EndWorker(actor.worker, reason)))
+
+    def find_actor(self, actor: bytes, then: Callable[[dict | None], None]) -> None:
+        if self.cluster.alone:
+            then(None)
+        else:
+            self.elsewhere.find(actor, then, self.now)
+
+    def _actor_placed(self, peer: bytes, message: m.ActorPlaced) -> None:
+        worker = Remote(message.worker, message.endpoint, message.pid)
+        if not self.abroad.actor_placed(peer, message) or not self.actors.placed(
+                message.actor, message.life, worker, message.lease, message.assigned):
+            self.effects.append(Send(peer, m.UnplaceActor(message.actor, message.life)))
+
+    def _actor_not_placed(self, peer: bytes, message: m.ActorNotPlaced) -> None:
+        self.abroad.actor_not_placed(peer, message)
+
+    def _actor_worker_died(self, peer: bytes, message: m.ActorWorkerDied) -> None:
+        self.actors.worker_died(message.actor, message.worker, message.death)
 
     def claim_name(self, namespace: str, name: str, actor: bytes, then: Callable[[bytes], None]) -> None:
         self.names.claim(namespace, name, actor, then)
@@ -508,7 +654,7 @@ class NodeMachine:
         self.names.find(namespace, name, then)
 
     def record(self, actor: Actor) -> None:
-        self.names.record_actor(actor.id, actor.row())
+        self.names.record_actor(actor.id, actor.record(self.incarnation))
 
     def erase(self, actor: bytes) -> None:
         self.names.record_actor(actor, None)
@@ -519,12 +665,81 @@ class NodeMachine:
         answer = views.answer(self, peer, message.what, message.args)
         self.effects.append(Send(peer, m.NodeAnswer(message.request, answer)))
 
+    # ------------------------------------------------------------ other nodes
+
+    def node_joined(self, incarnation: bytes, row: dict[str, Any], now: float) -> None:
+        """The nodes table has it alive."""
+        self.now = now
+        fresh = incarnation not in self.cluster.peers
+        self.cluster.joined(incarnation, row)
+        if fresh and incarnation in self.cluster.peers:
+            self.abroad.node_joined(incarnation, row)
+        self._settle()
+
+    def node_gone(self, incarnation: bytes, reason: str, now: float) -> None:
+        """A node is dead or has left, and with it all its processes."""
+        self.now = now
+        if not self.cluster.left(incarnation, reason):
+            return
+        gone = {key[0] for key in self._keys if node_of(key[0]) == incarnation}
+        gone |= self.actors.owners_on(incarnation)
+        for process in sorted(gone):
+            self._process_gone(process, reason)
+        self._gone = [message for message in self._gone if node_of(message.process) != incarnation]
+        for peer in self._core_processes():
+            self.effects.append(Send(peer, m.NodeGone(incarnation, reason)))
+        for job in [job for job in self.jobs.by_driver.values() if node_of(job.driver) == incarnation]:
+            self.jobs.over(job.driver, self.now, self._job_is_used)
+            self._end_job(job, f"the node of its driver is gone: {reason}")
+        self.abroad.node_gone(incarnation, reason)
+        self.guests.node_gone(incarnation)
+        death = {"reason": f"its node is gone: {reason}", "signal": 0, "exit_code": 0, "pid": 0, "log_tail": ""}
+        for actor in self.actors.living_on(incarnation):
+            self.actors.worker_died(actor.id, actor.worker, death)
+        self.orphans.home_gone(incarnation, death)
+        self._settle()
+
+    def from_node(self, node: bytes, process: bytes, message: Any) -> None:
+        """What another node tells a process of ours."""
+        if self.abroad.heard(node, process, message):
+            self.effects.append(Send(process, message))
+
+    def from_abroad(self, process: bytes, code: int, message: Any) -> None:
+        """What a process of another node tells this one."""
+        self.handlers[code](process, message)
+
+    def is_process(self, incarnation: bytes) -> bool:
+        """Whether that is a core process of this node."""
+        return incarnation in self.pool.workers or incarnation in self._hellos
+
+    def tell_job(self, job: Job, node: bytes) -> None:
+        """Before anything else that concerns the job."""
+        if node not in job.told:
+            job.told.add(node)
+            self.effects.append(Send(node, m.JobStart(job.number, job.driver, job.config)))
+
+    def _job_start(self, peer: bytes, message: m.JobStart) -> None:
+        self.jobs.foreign(message.job, message.driver, message.config, self.now)
+
+    def _job_end(self, peer: bytes, message: m.JobEnd) -> None:
+        job = self.jobs.jobs.get(message.job)
+        if job is not None and not job.is_over and not same_node(job.driver, self.incarnation):
+            self.jobs.over(job.driver, self.now, self._job_is_used)
+            self._end_job(job, message.reason)
+
+    def _job_is_used(self, number: int) -> bool:
+        return self.actors.job_is_used(number) or self.guests.job_is_used(number)
+
+    def _process_gone_abroad(self, peer: bytes, message: m.ProcessGone) -> None:
+        if node_of(message.process) == peer:
+            self._process_gone(message.process, message.reason)
+
     def _event_report(self, peer: bytes, message: m.EventReport) -> None:
         worker = self.pool.workers.get(peer)
         if worker is None:
-            self._refuse(peer, "EventReport from a process that is no worker")
+            self.refuse(peer, "EventReport from a process that is no worker")
         elif not self.events.report(peer, worker.job, message.events, message.dropped):
-            self._refuse(peer, "malformed EventReport")
+            self.refuse(peer, "malformed EventReport")
 
     def _job_of(self, peer: bytes) -> Job | None:
         """The job that a core process works for; a worker's even after its driver is gone (detached actors)."""
@@ -534,7 +749,7 @@ class NodeMachine:
             job = self.jobs.jobs.get(worker.job) if worker is not None else None
         return job
 
-    def _refuse(self, peer: bytes, why: str) -> None:
+    def refuse(self, peer: bytes, why: str) -> None:
         self.counts["refused"] += 1
         self.effects.append(Note("refused", {"peer": peer, "why": why}))
 
@@ -543,6 +758,10 @@ class NodeMachine:
         self.scheduler.check()
         self.pool.check()
         self.actors.check()
+        self.guests.check()
+        self.elsewhere.check()
+        self.cluster.check()
+        self.abroad.check()
         self.jobs.check()
         self.events.check()
         assert set(self.placements) == set(self.scheduler.leases), "every lease of the scheduler is a placement"

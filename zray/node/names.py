@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from zray.gcs.client import GcsClient
+from zray.gcs.client import Call, GcsClient
+from zray.gcs.tables import ACTORS, Change, pack_record, unpack_record
 
 
 class GcsNames:
@@ -25,6 +26,32 @@ class GcsNames:
 
     def record_actor(self, actor: bytes, row: dict[str, Any] | None) -> None:
         self._client.record_actor(actor, row)
+
+    def watch_actor(self, actor: bytes, changed: Callable[[dict[str, Any] | None], None]) -> int:
+        """``changed(row)`` now, if there is one, and at each change; None when it was erased."""
+        key = ACTORS + actor
+
+        def news(reset: bool, changes: list[Change]) -> None:
+            last = [change for change in changes if change.key == key]
+            if last:
+                value = last[-1].value
+                changed(unpack_record(value) if value is not None else None)
+
+        return self._client.watch(key, news)
+
+    def unwatch(self, number: int) -> None:
+        self._client.unwatch(number)
+
+    def actors_of(self, home: bytes, then: Callable[[list[tuple[bytes, dict[str, Any], bytes]]], None]) -> None:
+        def listed(call: Call) -> None:
+            rows = [(key[len(ACTORS):], unpack_record(value), value) for key, value in call.value or ()]
+            then([row for row in rows if row[1].get("home") == home])
+
+        self._client.list_prefix(ACTORS, listed)
+
+    def swap_actor(self, actor: bytes, packed: bytes, row: dict[str, Any], then: Callable[[bool], None]) -> None:
+        self._client.compare_and_set(ACTORS + actor, packed, pack_record(row),
+                                     lambda call: then(not call.error and call.value[0]))
 
     def record_job(self, job: int, row: dict[str, Any] | None) -> None:
         self._client.record_job(job, row)

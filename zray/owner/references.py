@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from zray.ids import node_of
 from zray.messages import (
     FAILED, STORED, HoldAck, HoldAdd, HoldDrop, Locate, Resolved, TransitDone,
 )
@@ -185,7 +186,7 @@ class References:
         if record is None:
             self._holds += 1
             record = self.borrowed[oid] = Borrowed(oid, owner, endpoint, self._holds)
-            if owner in self.gone:
+            if self.is_gone(owner):
                 record.refs = 1
                 record.value = [FAILED, "owner_died", {"oid": oid, "owner": owner}]
                 record.confirmed = True
@@ -218,7 +219,7 @@ class References:
     def send_carrying(self, receiver: bytes, records: list[Record]) -> int:
         """Pin ``records`` until ``receiver`` has confirmed that it holds them; returns the token it will name."""
         self._tokens += 1
-        if receiver not in self.gone:  # else nobody is left who would confirm
+        if not self.is_gone(receiver):  # else nobody is left who would confirm
             for record in records:
                 record.refs += 1
             self.transits[self._tokens] = (receiver, records)
@@ -270,7 +271,7 @@ class References:
 
     def _add_hold(self, entry: Entry, holder: bytes, n: int) -> None:
         entry.escaped = True
-        if holder == self.me or holder in self.gone:
+        if holder == self.me or self.is_gone(holder):
             return
         dropped = self.dropped_holds.get(entry.oid)
         if dropped is not None and dropped.get(holder, 0) >= n:
@@ -359,6 +360,22 @@ class References:
                     self.complete(record, value)
                 else:
                     record.value = value
+
+    def is_gone(self, process: bytes) -> bool:
+        """Whether that process, or its node with all its processes, is known to have ended."""
+        return process in self.gone or node_of(process) in self.gone
+
+    def on_node_gone(self, node: bytes) -> None:
+        """A node is dead: every process of it has ended."""
+        known = {process for process in self.held_by if node_of(process) == node}
+        known.update(record.owner for record in self.borrowed.values() if node_of(record.owner) == node)
+        known.update(receiver for receiver, _ in self.transits.values() if node_of(receiver) == node)
+        known.update(sender for sender, _ in self.arrivals if node_of(sender) == node)
+        for drops in self.dropped_holds.values():
+            known.update(process for process in drops if node_of(process) == node)
+        for process in sorted(known):
+            self.on_process_gone(process, certain=True)
+        self.gone[node] = None
 
     def on_process_gone(self, process: bytes, *, certain: bool = False) -> None:
         """A process ended: its holds are void, and what it owned is lost unless its value is here already.

@@ -21,7 +21,7 @@ from zray.sim.describe import describe
 from zray.sim.driver import SimDriver
 from zray.sim.mesh import Wire
 from zray.sim.network import SimNetwork
-from zray.sim.node import SimNode
+from zray.sim.node import NODE, SimNode
 from zray.sim.oracle import Oracle, Violation
 from zray.sim.plan import FAULTS_S, Plan
 from zray.sim.worker import SimWorker
@@ -57,7 +57,7 @@ class SimCluster:
 
     def new_worker_id(self) -> bytes:
         self._workers_made += 1
-        return (b"w%07d" % self._workers_made).ljust(28, b"\0")
+        return NODE[:4] + self._workers_made.to_bytes(4, "big") + bytes(20)
 
     def function(self, kind: str, blob: bytes) -> Function:
         return Function(kind.encode(), blob, kind)

@@ -27,7 +27,7 @@ class SimDriver(Core):
         self.script: Iterator[Any] | None = None
         self.finished = False
         self._draining = False
-        super().__init__(cluster, b"driver%02d" % number, 1000 + number)
+        super().__init__(cluster, cluster.node.incarnation[:4] + b"dr%02d" % number, 1000 + number)
         self.handlers[m.DriverAccepted.CODE] = self._accepted
         self.send(self.node, m.RegisterDriver({}))
 

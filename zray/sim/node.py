@@ -15,7 +15,7 @@ from zray.sim.mesh import SimMesh
 if TYPE_CHECKING:
     from zray.sim.cluster import SimCluster
 
-NODE = b"node0001"
+NODE = b"nod1\0\0\0\0"
 
 
 class SimNode:
@@ -29,7 +29,7 @@ class SimNode:
         self.mesh.on_error = cluster.error
         self.gcs = GcsService(lambda: self.net.now, self._send, incarnation=NODE)
         self.machine = NodeMachine(
-            node={}, scheduler=LocalScheduler({"CPU": cluster.plan.cpus * UNIT}, node=NODE),
+            incarnation=NODE, node={}, scheduler=LocalScheduler({"CPU": cluster.plan.cpus * UNIT}, node=NODE),
             names=GcsNames(self.gcs.client), config=cluster.config,
             new_worker_id=cluster.new_worker_id, attach=lambda incarnation, pid: {},
             keep=cluster.plan.cpus)

@@ -16,7 +16,7 @@ redelivery harmless.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count, repeat
 from typing import Any
 
@@ -158,9 +158,9 @@ class TaskQueue:
                 running[2].cancelled.add(position)
         return found
 
-    def forget_owner(self, owner: bytes) -> None:
-        """The owner is gone: forget its leases.  What it queued still runs, for what it does."""
-        for key in [key for key in self.leases if key[0] == owner]:
+    def forget_owners(self, gone: Callable[[bytes], bool]) -> None:
+        """These owners are gone: forget their leases.  What they queued still runs, for what it does."""
+        for key in [key for key in self.leases if gone(key[0])]:
             del self.leases[key]
 
     def _drain(self) -> list[Entry]:

@@ -1,0 +1,177 @@
+"""The other nodes, as this one knows them: who is alive, how to reach processes on them, what they relay.  Pure.
+
+    nodes table (control store)   row alive     -> a peer: linked, in the cluster view
+                                  row dead/left -> gone: everything that was on it ends here too
+    Relay from a peer             process is ours  -> deliver to it what that node says (a grant, an actor's state)
+                                  process is theirs -> what it says to this node, as if it were connected here
+    Dial from a process of ours   to the node of the process it wants; the answer comes back to all who asked
+    Dial from a peer              BindTcp to that process, unless it has bound already; DialAnswer
+
+Between nodes everything a process says or hears goes through its own node, so each node knows what its processes have
+to do with any other, and can end it when that one dies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from zray import messages as m
+from zray.codec import Malformed, typed
+from zray.ids import node_of
+from zray.node.effects import Link, Note, Send, Unlink
+
+if TYPE_CHECKING:
+    from zray.node.machine import NodeMachine
+
+# What processes of other nodes may say to this one through their own.
+FROM_ABROAD = frozenset(cls.CODE for cls in (
+    m.LeaseKey, m.LeaseWant, m.LeaseReturn, m.LeaseKill, m.KillActor, m.ActorUp, m.ActorExit, m.CreateActor))
+GONE_NODES_MAX = 4096
+
+
+class Peer:
+    """A live node other than this one."""
+
+    __slots__ = ("incarnation", "row")
+
+    def __init__(self, incarnation: bytes, row: dict[str, Any]):
+        self.incarnation = incarnation
+        self.row = row
+
+
+class Cluster:
+    """Peers of this node; see the module's docstring."""
+
+    def __init__(self, host: NodeMachine):
+        self._host = host
+        self.me: bytes = host.incarnation
+        self.peers: dict[bytes, Peer] = {}
+        self.gone: dict[bytes, str] = {}  # nodes that have ended, and why
+        self.bound: dict[bytes, str] = {}  # process of ours -> its TCP endpoint
+        self._dialling: dict[bytes, set[bytes]] = {}  # process -> who waits for its endpoint
+        self.bind_host = "127.0.0.1"
+        self.handlers: dict[int, Callable[[bytes, Any], None]] = {
+            m.Relay.CODE: self._relay, m.Dial.CODE: self._dial, m.DialAnswer.CODE: self._dial_answer,
+            m.Bound.CODE: self._bound,
+        }
+
+    @property
+    def alone(self) -> bool:
+        return not self.peers
+
+    # ------------------------------------------------------------ who is there
+
+    def joined(self, incarnation: bytes, row: dict[str, Any]) -> None:
+        """A node is alive (again told: its row has changed)."""
+        if incarnation == self.me or incarnation in self.gone:
+            return
+        peer = self.peers.get(incarnation)
+        if peer is not None:
+            peer.row = row
+            return
+        self.peers[incarnation] = Peer(incarnation, row)
+        self._host.effects.append(Link(incarnation, row["endpoint"]))
+        self._host.effects.append(Note("node_joined", {"node": incarnation.hex(), "endpoint": row["endpoint"]}))
+
+    def left(self, incarnation: bytes, reason: str) -> bool:
+        """A node is dead, or has left; False when that is no news."""
+        if incarnation == self.me or incarnation in self.gone:
+            return False
+        self.gone[incarnation] = reason
+        if len(self.gone) > GONE_NODES_MAX:
+            del self.gone[next(iter(self.gone))]
+        if self.peers.pop(incarnation, None) is None:
+            return False
+        self._host.effects.append(Note("node_gone", {"node": incarnation.hex(), "reason": reason}))
+        for process in [p for p in self._dialling if node_of(p) == incarnation]:
+            self._answer(process, "", f"its node is gone: {reason}")
+        for askers in self._dialling.values():
+            askers.difference_update([asker for asker in askers if node_of(asker) == incarnation])
+        self._host.effects.append(Unlink(incarnation))
+        return True
+
+    def forget_process(self, incarnation: bytes) -> None:
+        """A process of ours has ended."""
+        self.bound.pop(incarnation, None)
+        if incarnation in self._dialling:
+            self._answer(incarnation, "", "it has ended")
+        for askers in self._dialling.values():
+            askers.discard(incarnation)
+
+    # ------------------------------------------------------------ relays
+
+    def _relay(self, peer: bytes, message: m.Relay) -> None:
+        if node_of(peer) != peer or peer == self.me:
+            self._host.refuse(peer, "Relay from a process that is no node")
+            return
+        try:
+            inner = typed(message.code, message.fields)
+        except Malformed as error:
+            self._host.refuse(peer, f"Relay: {error}")
+            return
+        home = node_of(message.process)
+        if home == self.me:
+            self._host.from_node(peer, message.process, inner)
+        elif home == peer and message.code in FROM_ABROAD:
+            self._host.from_abroad(message.process, message.code, inner)
+        else:
+            self._host.refuse(peer, f"Relay of {type(inner).__name__} for {message.process.hex()}")
+
+    # ------------------------------------------------------------ endpoints of processes
+
+    def _dial(self, peer: bytes, message: m.Dial) -> None:
+        process = message.process
+        home = node_of(process)
+        if home != self.me:
+            if home not in self.peers:
+                why = self.gone.get(home, "no such node in this cluster")
+                self._host.effects.append(Send(peer, m.DialAnswer(process, "", f"its node is gone: {why}")))
+                return
+            askers = self._dialling.setdefault(process, set())
+            askers.add(peer)
+            if len(askers) == 1:
+                self._host.effects.append(Send(home, message))
+            return
+        endpoint = self.bound.get(process)
+        if endpoint is not None:
+            self._host.effects.append(Send(peer, m.DialAnswer(process, endpoint)))
+        elif not self._host.is_process(process):
+            self._host.effects.append(Send(peer, m.DialAnswer(process, "", "no such process")))
+        else:
+            askers = self._dialling.setdefault(process, set())
+            askers.add(peer)
+            if len(askers) == 1:
+                self._host.effects.append(Send(process, m.BindTcp(self.bind_host)))
+
+    def _dial_answer(self, peer: bytes, message: m.DialAnswer) -> None:
+        if node_of(message.process) == peer:
+            self._answer(message.process, message.endpoint, message.error)
+
+    def _bound(self, peer: bytes, message: m.Bound) -> None:
+        if not self._host.is_process(peer):
+            self._host.refuse(peer, "Bound from a process that is not of this node")
+            return
+        if message.endpoint:
+            self.bound[peer] = message.endpoint
+        self._answer(peer, message.endpoint, "" if message.endpoint else "it could not bind a port")
+
+    def _answer(self, process: bytes, endpoint: str, error: str) -> None:
+        for asker in sorted(self._dialling.pop(process, ())):
+            self._host.effects.append(Send(asker, m.DialAnswer(process, endpoint, error)))
+
+    def check(self) -> None:
+        assert self.me not in self.peers
+        assert not self.peers.keys() & self.gone.keys()
+        assert all(node_of(process) == self.me for process in self.bound)
+        for process, askers in self._dialling.items():
+            assert node_of(process) in (self.me, *self.peers), "somebody waits for an endpoint on a dead node"
+            assert self.me not in askers
+
+
+def routed(me: bytes, peer: bytes, message: Any) -> tuple[bytes, Any]:
+    """Where a message for ``peer`` goes from node ``me``: to processes of other nodes through those."""
+    home = node_of(peer)
+    if home == me or home == peer:
+        return peer, message
+    return home, m.Relay(peer, message.CODE, list(message))

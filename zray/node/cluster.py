@@ -30,24 +30,15 @@ FROM_ABROAD = frozenset(cls.CODE for cls in (
 GONE_NODES_MAX = 4096
 
 
-class Peer:
-    """A live node other than this one."""
-
-    __slots__ = ("incarnation", "row")
-
-    def __init__(self, incarnation: bytes, row: dict[str, Any]):
-        self.incarnation = incarnation
-        self.row = row
-
-
 class Cluster:
     """Peers of this node; see the module's docstring."""
 
     def __init__(self, host: NodeMachine):
         self._host = host
         self.me: bytes = host.incarnation
-        self.peers: dict[bytes, Peer] = {}
+        self.peers: dict[bytes, dict[str, Any]] = {}  # live nodes other than this one, and their rows
         self.gone: dict[bytes, str] = {}  # nodes that have ended, and why
+        self.last_rows: dict[bytes, dict[str, Any]] = {}  # of nodes that have ended
         self.bound: dict[bytes, str] = {}  # process of ours -> its TCP endpoint
         self._dialling: dict[bytes, set[bytes]] = {}  # process -> who waits for its endpoint
         self.bind_host = "127.0.0.1"
@@ -66,11 +57,10 @@ class Cluster:
         """A node is alive (again told: its row has changed)."""
         if incarnation == self.me or incarnation in self.gone:
             return
-        peer = self.peers.get(incarnation)
-        if peer is not None:
-            peer.row = row
+        fresh = incarnation not in self.peers
+        self.peers[incarnation] = row
+        if not fresh:
             return
-        self.peers[incarnation] = Peer(incarnation, row)
         self._host.effects.append(Link(incarnation, row["endpoint"]))
         self._host.effects.append(Note("node_joined", {"node": incarnation.hex(), "endpoint": row["endpoint"]}))
 
@@ -80,9 +70,13 @@ class Cluster:
             return False
         self.gone[incarnation] = reason
         if len(self.gone) > GONE_NODES_MAX:
-            del self.gone[next(iter(self.gone))]
-        if self.peers.pop(incarnation, None) is None:
+            oldest = next(iter(self.gone))
+            del self.gone[oldest]
+            self.last_rows.pop(oldest, None)
+        row = self.peers.pop(incarnation, None)
+        if row is None:
             return False
+        self.last_rows[incarnation] = row
         self._host.effects.append(Note("node_gone", {"node": incarnation.hex(), "reason": reason}))
         for process in [p for p in self._dialling if node_of(p) == incarnation]:
             self._answer(process, "", f"its node is gone: {reason}")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from zray import messages as m
@@ -22,6 +23,7 @@ from zray.ids import node_of, same_node
 from zray.node import views
 from zray.node.abroad import Abroad
 from zray.node.actors import Actor, ActorTable
+from zray.node.census import Census
 from zray.node.cluster import Cluster
 from zray.node.effects import DropJob, Effect, EndJob, Forget, Note, Send, Watch
 from zray.node.elsewhere import Elsewhere
@@ -93,13 +95,14 @@ class NodeMachine:
     def __init__(self, *, incarnation: bytes, node: dict[str, Any], scheduler: LocalScheduler, names: Names,
                  config: Config, new_worker_id: Callable[[], bytes],
                  attach: Callable[[bytes, int], dict[str, Any]], keep: int, first_job: int = 1,
-                 store_report: Callable[[], dict] = dict):
+                 store_report: Callable[[], dict] = dict, gcs_report: Callable[[], dict] = dict):
         self.incarnation = incarnation
         self.node = node  # as zray.nodes() shows it
         self.scheduler = scheduler
         self.config = config
         self.attach = attach  # (incarnation, pid) -> how that driver attaches to the store
         self.store_report = store_report
+        self.gcs_report = gcs_report
         self.names = names
         self.now = 0.0
         self.effects: list[Effect] = []
@@ -113,6 +116,7 @@ class NodeMachine:
         self.cluster = Cluster(self)
         self.abroad = Abroad(self)
         self.orphans = Orphans(self)
+        self.census = Census(self, partial(views.answer, self))
         self.placements: dict[int, Placement] = {}
         self.events = TaskEvents(config.events_max)
         self.counts = {"grants": 0, "worker_deaths": 0, "refused": 0}
@@ -134,7 +138,8 @@ class NodeMachine:
             m.CreateActor.CODE: self._create_actor, m.LookupActor.CODE: self._lookup_actor,
             m.WatchActor.CODE: self._watch_actor, m.KillActor.CODE: self._kill_actor,
             m.ActorUp.CODE: self._actor_up, m.ActorExit.CODE: self._actor_exit,
-            m.NodeQuery.CODE: self._query, m.EventReport.CODE: self._event_report,
+            m.NodeQuery.CODE: self.census.query, m.NodeAnswer.CODE: self.census.answered,
+            m.EventReport.CODE: self._event_report,
             m.JobStart.CODE: self._job_start, m.JobEnd.CODE: self._job_end,
             m.ProcessGone.CODE: self._process_gone_abroad,
             m.PlaceActor.CODE: self.guests.place, m.UnplaceActor.CODE: self.guests.unplace,
@@ -209,12 +214,14 @@ class NodeMachine:
         self.actors.tick(now)
         self.guests.tick(now)
         self.elsewhere.tick(now)
+        self.census.tick(now)
         self.abroad.tick(now)
         self._settle()
 
     def next_deadline(self) -> float | None:
         times = [self.pool.next_deadline(), self.actors.next_deadline(), self.scheduler.deadline(),
-                 self.guests.next_deadline(), self.elsewhere.next_deadline(), self.abroad.next_deadline(),
+                 self.guests.next_deadline(), self.elsewhere.next_deadline(), self.census.next_deadline(),
+                 self.abroad.next_deadline(),
                  self._gone_at if self._gone else None]
         return min((when for when in times if when is not None), default=None)
 
@@ -661,10 +668,6 @@ class NodeMachine:
 
     # ------------------------------------------------------------ views
 
-    def _query(self, peer: bytes, message: m.NodeQuery) -> None:
-        answer = views.answer(self, peer, message.what, message.args)
-        self.effects.append(Send(peer, m.NodeAnswer(message.request, answer)))
-
     # ------------------------------------------------------------ other nodes
 
     def node_joined(self, incarnation: bytes, row: dict[str, Any], now: float) -> None:
@@ -696,6 +699,7 @@ class NodeMachine:
         death = {"reason": f"its node is gone: {reason}", "signal": 0, "exit_code": 0, "pid": 0, "log_tail": ""}
         for actor in self.actors.living_on(incarnation):
             self.actors.worker_died(actor.id, actor.worker, death)
+        self.census.node_gone(incarnation)
         self.orphans.home_gone(incarnation, death)
         self._settle()
 

@@ -45,6 +45,10 @@ from zray.messages.node import (
 from zray.messages.references import (
     Because, CancelObject, HoldAck, HoldAdd, HoldDrop, Locate, Resolved, TransitDone, Why,
 )
+from zray.messages.register import (
+    ConfigIs, Heartbeat, LeaseAsk, LeasePromise, NodeStanding, RegisterAccept, RegisterAccepted, RegisterPrepare,
+    RegisterPromise, RegisterRefused,
+)
 from zray.messages.session import Bye, Hello, HelloAck
 from zray.messages.store import (
     StoreFree, StoreGrant, StoreRecall, StoreReclaimed, StoreRefused, StoreRestore, StoreRestored, StoreSurrender,
@@ -67,5 +71,6 @@ __all__ = [
     "CancelObject", "HoldAck", "HoldAdd", "HoldDrop", "Locate", "Resolved", "TransitDone", "Why", "Bye", "Hello",
     "HelloAck", "StoreFree", "StoreGrant", "StoreRecall", "StoreReclaimed", "StoreRefused", "StoreRestore",
     "StoreRestored", "StoreSurrender", "StoreWant", "CancelTask", "FunctionDef", "HandBack", "MapDone", "PushMap",
-    "PushTasks", "StreamAck", "StreamItem", "TasksDone",
+    "PushTasks", "StreamAck", "StreamItem", "TasksDone", "ConfigIs", "Heartbeat", "LeaseAsk", "LeasePromise",
+    "NodeStanding", "RegisterAccept", "RegisterAccepted", "RegisterPrepare", "RegisterPromise", "RegisterRefused",
 ]

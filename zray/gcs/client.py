@@ -79,11 +79,11 @@ class Call:
 
 
 class Watch:
-    """A subscription.  ``callback(reset, changes)``: with ``reset``, the changes are the whole present state."""
+    """A subscription.  ``callback(version, reset, changes)``: with ``reset``, the changes are the whole state."""
 
     __slots__ = ("asked_at", "callback", "number", "prefix", "seen", "unacked", "waiting")
 
-    def __init__(self, number: int, prefix: bytes, callback: Callable[[bool, list[Change]], None]) -> None:
+    def __init__(self, number: int, prefix: bytes, callback: Callable[[int, bool, list[Change]], None]) -> None:
         self.number = number
         self.prefix = prefix
         self.callback = callback
@@ -157,6 +157,12 @@ class GcsClient:
     def forget_client(self, incarnation: bytes, done: Done = None) -> Call:
         """Drop what the store remembers of a dead process's requests."""
         return self._update([tables.FORGET, incarnation], done)
+
+    def issue(self, op: list, done: Callable[[Call], None]) -> Call:
+        """Any operation of zray.gcs.tables, its result as it is there."""
+        if tables.refusal(op):
+            return self._update(op, done)  # which says why not
+        return (self._read if op[0] in tables.READS else self._update)(op, done)
 
     # ------------------------------------------------------------ typed tables
 
@@ -269,6 +275,10 @@ class GcsClient:
         order.  Should the client fall further behind than the store remembers, it gets the whole state again, marked
         as a reset.
         """
+        return self.subscribe(prefix, lambda version, reset, changes: callback(reset, changes))
+
+    def subscribe(self, prefix: bytes, callback: Callable[[int, bool, list[Change]], None]) -> int:
+        """As :meth:`watch`; the callback also gets the version that the changes lead up to."""
         number = self._next_watch
         self._next_watch += 1
         watch = self._watches[number] = Watch(number, prefix, callback)
@@ -425,7 +435,7 @@ class GcsClient:
         if watch.unacked >= WATCH_CREDIT // 4:
             self._ask_watch(watch)
         if message.reset or fresh:
-            watch.callback(message.reset, fresh)
+            watch.callback(message.version, message.reset, fresh)
 
     # ------------------------------------------------------------ invariants
 

@@ -45,6 +45,10 @@ from zray.messages.node import (
 from zray.messages.references import (
     Because, CancelObject, HoldAck, HoldAdd, HoldDrop, Locate, Resolved, TransitDone, Why,
 )
+from zray.messages.register import (
+    ConfigIs, Heartbeat, LeaseAsk, LeasePromise, NodeStanding, RegisterAccept, RegisterAccepted, RegisterPrepare,
+    RegisterPromise, RegisterRefused,
+)
 from zray.messages.session import Bye, Hello, HelloAck
 from zray.messages.store import (
     StoreFree, StoreGrant, StoreRecall, StoreReclaimed, StoreRefused, StoreRestore, StoreRestored, StoreSurrender,
@@ -65,7 +69,9 @@ __all__ = [
     "LeaseReturn", "LeaseStatus", "LeaseWant", "WorkerDied", "DriverAccepted", "EventReport", "Goodbye",
     "JobConfig", "LogLines", "NodeAnswer", "NodeQuery", "ProcessGone", "RegisterDriver", "WorkerExit",
     "WorkerReady", "Because", "CancelObject", "HoldAck", "HoldAdd", "HoldDrop", "Locate", "Resolved",
-    "TransitDone", "Why", "Bye", "Hello", "HelloAck", "StoreFree", "StoreGrant", "StoreRecall", "StoreReclaimed",
-    "StoreRefused", "StoreRestore", "StoreRestored", "StoreSurrender", "StoreWant", "CancelTask", "FunctionDef",
-    "HandBack", "MapDone", "PushMap", "PushTasks", "StreamAck", "StreamItem", "TasksDone",
+    "TransitDone", "Why", "ConfigIs", "Heartbeat", "LeaseAsk", "LeasePromise", "NodeStanding", "RegisterAccept",
+    "RegisterAccepted", "RegisterPrepare", "RegisterPromise", "RegisterRefused", "Bye", "Hello", "HelloAck",
+    "StoreFree", "StoreGrant", "StoreRecall", "StoreReclaimed", "StoreRefused", "StoreRestore", "StoreRestored",
+    "StoreSurrender", "StoreWant", "CancelTask", "FunctionDef", "HandBack", "MapDone", "PushMap", "PushTasks",
+    "StreamAck", "StreamItem", "TasksDone",
 ]

@@ -34,6 +34,10 @@ from zray.messages.gcs import (
     ChainAck, ChainFetch, ChainSnapshot, ChainUpdates, GcsEvents, GcsRedirect, GcsReply, GcsRequest, GcsUnwatch,
     GcsWatch,
 )
+from zray.messages.groups import (
+    BundleAck, BundleCommit, BundleReserve, BundleReserved, BundleReturn, CreateGroup, GroupReply, GroupState,
+    RemoveGroup, WatchGroup,
+)
 from zray.messages.leases import (
     Blocked, LeaseGrant, LeaseKey, LeaseKill, LeaseOpen, LeaseRecall, LeaseReturn, LeaseStatus, LeaseWant,
     WorkerDied,
@@ -67,5 +71,6 @@ __all__ = [
     "CancelObject", "HoldAck", "HoldAdd", "HoldDrop", "Locate", "Resolved", "TransitDone", "Why", "Bye", "Hello",
     "HelloAck", "StoreFree", "StoreGrant", "StoreRecall", "StoreReclaimed", "StoreRefused", "StoreRestore",
     "StoreRestored", "StoreSurrender", "StoreWant", "CancelTask", "FunctionDef", "HandBack", "MapDone", "PushMap",
-    "PushTasks", "StreamAck", "StreamItem", "TasksDone",
+    "PushTasks", "StreamAck", "StreamItem", "TasksDone", "BundleAck", "BundleCommit", "BundleReserve",
+    "BundleReserved", "BundleReturn", "CreateGroup", "GroupReply", "GroupState", "RemoveGroup", "WatchGroup",
 ]

@@ -21,10 +21,12 @@ from zray.config import Config
 from zray.node import views
 from zray.node.actors import Actor, ActorTable
 from zray.node.effects import DropJob, Effect, EndJob, Forget, Note, Send, Watch
+from zray.node.group_service import GroupService
 from zray.node.jobs import Job, JobTable
 from zray.node.placements import Declared, Placement
 from zray.node.pool import Kind, Pool, State, Worker
 from zray.node.task_events import TaskEvents
+from zray.sched.grouped import NodeScheduler
 from zray.sched.local import Grant, LocalScheduler, Recall, Status
 
 # With more processes than this, announcements of deaths gather: n deaths among n processes are n*n messages, and only
@@ -46,6 +48,12 @@ class Names(Protocol):
     def record_actor(self, actor: bytes, row: dict | None) -> None: ...
 
     def record_job(self, job: int, row: dict | None) -> None: ...
+
+    def claim_group(self, namespace: str, name: str, group: bytes, then: Callable[[bytes], None]) -> None: ...
+
+    def release_group(self, namespace: str, name: str, group: bytes) -> None: ...
+
+    def record_group(self, group: bytes, row: dict | None) -> None: ...
 
 
 class Death:
@@ -70,7 +78,7 @@ class NodeMachine:
                  new_worker_id: Callable[[], bytes], attach: Callable[[bytes, int], dict[str, Any]], keep: int,
                  store_report: Callable[[], dict] = dict):
         self.node = node  # as zray.nodes() shows it
-        self.scheduler = scheduler
+        self.scheduler = NodeScheduler(scheduler)
         self.config = config
         self.attach = attach  # (incarnation, pid) -> how that driver attaches to the store
         self.store_report = store_report
@@ -83,6 +91,7 @@ class NodeMachine:
         self.actors = ActorTable(self, emit)
         self.pool.may_retire = lambda worker: not self.actors.owns(worker.incarnation)
         self.placements: dict[int, Placement] = {}
+        self.groups = GroupService(self)
         self.events = TaskEvents(config.events_max)
         self.counts = {"grants": 0, "worker_deaths": 0, "refused": 0}
         self._hellos: dict[bytes, m.Hello] = {}  # of core processes that are not workers
@@ -104,6 +113,7 @@ class NodeMachine:
             m.WatchActor.CODE: self._watch_actor, m.KillActor.CODE: self._kill_actor,
             m.ActorUp.CODE: self._actor_up, m.ActorExit.CODE: self._actor_exit,
             m.NodeQuery.CODE: self._query, m.EventReport.CODE: self._event_report,
+            **self.groups.handlers,
         }
 
     # ------------------------------------------------------------ events
@@ -169,11 +179,12 @@ class NodeMachine:
         self.now = now
         self.pool.tick(now)
         self.actors.tick(now)
+        self.groups.tick(now)
         self._settle()
 
     def next_deadline(self) -> float | None:
         times = [self.pool.next_deadline(), self.actors.next_deadline(), self.scheduler.deadline(),
-                 self._gone_at if self._gone else None]
+                 self.groups.next_deadline(), self._gone_at if self._gone else None]
         return min((when for when in times if when is not None), default=None)
 
     # ------------------------------------------------------------ sessions and jobs
@@ -229,6 +240,7 @@ class NodeMachine:
             self.names.record_job(number, None)
         self.effects.append(Note("job_over", {"job": job.number, "reason": reason}))
         self.actors.job_over(job.number)
+        self.groups.job_over(job.number)
         self._process_gone(peer, reason)
         for worker in self.pool.of_job(job.number):
             actor = self.actors.actors.get(worker.actor)
@@ -270,6 +282,7 @@ class NodeMachine:
     def _process_gone(self, incarnation: bytes, reason: str) -> None:
         """Nobody answers under this name any more: what it owned or asked for ends, and everybody is told."""
         self.actors.process_gone(incarnation)
+        self.groups.process_gone(incarnation)
         held = self.scheduler.drop_owner(incarnation)
         for key in self._keys_of.pop(incarnation, ()):
             del self._keys[incarnation, key]
@@ -311,6 +324,7 @@ class NodeMachine:
             return
         self._keys[peer, message.key] = Declared(job.number, message.env, message.name)
         self._keys_of.setdefault(peer, set()).add(message.key)
+        self.groups.uses(message.strategy)
 
     def _lease_want(self, peer: bytes, message: m.LeaseWant) -> None:
         if (peer, message.key) not in self._keys:
@@ -343,7 +357,7 @@ class NodeMachine:
 
     def _settle(self) -> None:
         """Step the scheduler until nothing follows, then tell who must know."""
-        while effects := self.scheduler.step(self.now):
+        while (effects := self.scheduler.step(self.now)) or self.groups.settle(self.now):
             for effect in effects:
                 if type(effect) is Grant:
                     self._granted(effect)
@@ -400,7 +414,7 @@ class NodeMachine:
         if status.token is not None:
             actor = self._requests.get(status.token)
             if actor is not None:
-                if status.cause == Cause.INFEASIBLE:
+                if status.cause in (Cause.INFEASIBLE, Cause.GROUP_PENDING):
                     self._infeasible.add(status.token)
                 self.actors.waiting(actor.id, status.cause, status.detail)
         else:
@@ -473,6 +487,8 @@ class NodeMachine:
         except ValueError as error:
             del self._requests[token], self._token_of[actor.id]
             self.actors.waiting(actor.id, Cause.INFEASIBLE, str(error))
+            return
+        self.groups.uses(actor.spec.get("strategy"))
 
     def unplace(self, actor: Actor) -> None:
         token = self._token_of.pop(actor.id, None)
@@ -543,6 +559,7 @@ class NodeMachine:
         self.scheduler.check()
         self.pool.check()
         self.actors.check()
+        self.groups.check()
         self.jobs.check()
         self.events.check()
         assert set(self.placements) == set(self.scheduler.leases), "every lease of the scheduler is a placement"

@@ -19,7 +19,9 @@ from zray.gcs import tables
 from zray.gcs.changes import WATCH_CREDIT
 from zray.gcs.config import ChainConfig
 from zray.gcs.dedupe import WINDOW
-from zray.gcs.tables import ACTORS, FUNCTIONS, JOBS, KV, LOCATIONS, NAMES, NODES, Change, scoped, unscoped
+from zray.gcs.tables import (
+    ACTORS, FUNCTIONS, GROUP_NAMES, GROUPS, JOBS, KV, LOCATIONS, NAMES, NODES, Change, scoped, unscoped,
+)
 from zray.messages import GcsEvents, GcsRedirect, GcsReply, GcsRequest, GcsUnwatch, GcsWatch
 
 RETRY_S = 0.1
@@ -216,6 +218,28 @@ class GcsClient:
     def list_actors(self, done: Done = None) -> Call:
         """value: [(actor, record), ...]."""
         return self._records(ACTORS, done)
+
+    def claim_group_name(self, namespace: str, name: str, group: bytes, done: Done = None) -> Call:
+        """value: (claimed, the placement group that holds the name now)."""
+        return self.compare_and_set(scoped(GROUP_NAMES, namespace, name), None, group, done)
+
+    def release_group_name(self, namespace: str, name: str, group: bytes, done: Done = None) -> Call:
+        return self._update([tables.COMPARE_AND_SET, scoped(GROUP_NAMES, namespace, name), group, None], done,
+                            lambda r: r[0])
+
+    def lookup_group_name(self, namespace: str, name: str, done: Done = None) -> Call:
+        """value: the placement group's id or None."""
+        return self.get(scoped(GROUP_NAMES, namespace, name), done)
+
+    def record_group(self, group: bytes, record: dict[str, Any] | None, done: Done = None) -> Call:
+        return self._record(GROUPS + group, record, done)
+
+    def get_group(self, group: bytes, done: Done = None) -> Call:
+        return self._unpacked(GROUPS + group, done)
+
+    def list_groups(self, done: Done = None) -> Call:
+        """value: [(placement group, record), ...]."""
+        return self._records(GROUPS, done)
 
     def record_node(self, node: bytes, record: dict[str, Any] | None, done: Done = None) -> Call:
         return self._record(NODES + node, record, done)

@@ -34,6 +34,10 @@ from zray.messages.gcs import (
     ChainAck, ChainFetch, ChainSnapshot, ChainUpdates, GcsEvents, GcsRedirect, GcsReply, GcsRequest, GcsUnwatch,
     GcsWatch,
 )
+from zray.messages.groups import (
+    BundleAck, BundleCommit, BundleReserve, BundleReserved, BundleReturn, CreateGroup, GroupReply, GroupState,
+    RemoveGroup, WatchGroup,
+)
 from zray.messages.leases import (
     Blocked, LeaseGrant, LeaseKey, LeaseKill, LeaseOpen, LeaseRecall, LeaseReturn, LeaseStatus, LeaseWant,
     WorkerDied,
@@ -65,13 +69,14 @@ __all__ = [
     "AdoptActor", "BindTcp", "Bound", "Dial", "DialAnswer", "EndWorker", "JobEnd", "JobStart", "NodeGone",
     "NodeJoin", "NodeJoined", "NodeLeave", "PlaceActor", "Relay", "ResizeLease", "UnplaceActor", "ChainAck",
     "ChainFetch", "ChainSnapshot", "ChainUpdates", "GcsEvents", "GcsRedirect", "GcsReply", "GcsRequest",
-    "GcsUnwatch", "GcsWatch", "Blocked", "LeaseGrant", "LeaseKey", "LeaseKill", "LeaseOpen", "LeaseRecall",
-    "LeaseReturn", "LeaseStatus", "LeaseWant", "WorkerDied", "DriverAccepted", "EventReport", "Goodbye",
-    "JobConfig", "LogLines", "NodeAnswer", "NodeQuery", "ProcessGone", "RegisterDriver", "WorkerExit",
-    "WorkerReady", "Because", "CancelObject", "HoldAck", "HoldAdd", "HoldDrop", "Locate", "Resolved",
-    "TransitDone", "Why", "ConfigIs", "Heartbeat", "LeaseAsk", "LeasePromise", "NodeStanding", "RegisterAccept",
-    "RegisterAccepted", "RegisterPrepare", "RegisterPromise", "RegisterRefused", "Bye", "Hello", "HelloAck",
-    "StoreFree", "StoreGrant", "StoreRecall", "StoreReclaimed", "StoreRefused", "StoreRestore", "StoreRestored",
-    "StoreSurrender", "StoreWant", "CancelTask", "FunctionDef", "HandBack", "MapDone", "PushMap", "PushTasks",
-    "StreamAck", "StreamItem", "TasksDone",
+    "GcsUnwatch", "GcsWatch", "BundleAck", "BundleCommit", "BundleReserve", "BundleReserved", "BundleReturn",
+    "CreateGroup", "GroupReply", "GroupState", "RemoveGroup", "WatchGroup", "Blocked", "LeaseGrant", "LeaseKey",
+    "LeaseKill", "LeaseOpen", "LeaseRecall", "LeaseReturn", "LeaseStatus", "LeaseWant", "WorkerDied",
+    "DriverAccepted", "EventReport", "Goodbye", "JobConfig", "LogLines", "NodeAnswer", "NodeQuery", "ProcessGone",
+    "RegisterDriver", "WorkerExit", "WorkerReady", "Because", "CancelObject", "HoldAck", "HoldAdd", "HoldDrop",
+    "Locate", "Resolved", "TransitDone", "Why", "ConfigIs", "Heartbeat", "LeaseAsk", "LeasePromise",
+    "NodeStanding", "RegisterAccept", "RegisterAccepted", "RegisterPrepare", "RegisterPromise", "RegisterRefused",
+    "Bye", "Hello", "HelloAck", "StoreFree", "StoreGrant", "StoreRecall", "StoreReclaimed", "StoreRefused",
+    "StoreRestore", "StoreRestored", "StoreSurrender", "StoreWant", "CancelTask", "FunctionDef", "HandBack",
+    "MapDone", "PushMap", "PushTasks", "StreamAck", "StreamItem", "TasksDone",
 ]

@@ -28,11 +28,13 @@ from zray.node.cluster import Cluster
 from zray.node.effects import DropJob, Effect, EndJob, Forget, Note, Send, Watch
 from zray.node.elsewhere import Elsewhere
 from zray.node.guests import Guest, Guests
+from zray.node.group_service import GroupService
 from zray.node.jobs import Job, JobTable
 from zray.node.orphans import Orphans
 from zray.node.placements import Declared, Placement
 from zray.node.pool import Kind, Pool, State, Worker
 from zray.node.task_events import TaskEvents
+from zray.sched.grouped import NodeScheduler
 from zray.sched.local import Grant, LocalScheduler, Recall, Status
 
 # With more processes than this, announcements of deaths gather: n deaths among n processes are n*n messages, and only
@@ -64,6 +66,12 @@ class Names(Protocol):
         """Replace the row if it still is ``packed``; ``then(swapped)``."""
 
     def record_job(self, job: int, row: dict | None) -> None: ...
+
+    def claim_group(self, namespace: str, name: str, group: bytes, then: Callable[[bytes], None]) -> None: ...
+
+    def release_group(self, namespace: str, name: str, group: bytes) -> None: ...
+
+    def record_group(self, group: bytes, row: dict | None) -> None: ...
 
 
 class Death:
@@ -98,7 +106,7 @@ class NodeMachine:
                  store_report: Callable[[], dict] = dict, gcs_report: Callable[[], dict] = dict):
         self.incarnation = incarnation
         self.node = node  # as zray.nodes() shows it
-        self.scheduler = scheduler
+        self.scheduler = NodeScheduler(scheduler)
         self.config = config
         self.attach = attach  # (incarnation, pid) -> how that driver attaches to the store
         self.store_report = store_report
@@ -118,6 +126,7 @@ class NodeMachine:
         self.orphans = Orphans(self)
         self.census = Census(self, partial(views.answer, self))
         self.placements: dict[int, Placement] = {}
+        self.groups = GroupService(self)
         self.events = TaskEvents(config.events_max)
         self.counts = {"grants": 0, "worker_deaths": 0, "refused": 0}
         self._hellos: dict[bytes, m.Hello] = {}  # of core processes that are not workers
@@ -146,7 +155,7 @@ class NodeMachine:
             m.AdoptActor.CODE: self.guests.adopt, m.ActorPlaced.CODE: self._actor_placed,
             m.ActorNotPlaced.CODE: self._actor_not_placed, m.ActorWorkerDied.CODE: self._actor_worker_died,
             m.EndWorker.CODE: self._end_worker, m.ResizeLease.CODE: self._resize_lease,
-            **self.cluster.handlers,
+            **self.cluster.handlers, **self.groups.handlers,
         }
 
     # ------------------------------------------------------------ events
@@ -216,12 +225,13 @@ class NodeMachine:
         self.elsewhere.tick(now)
         self.census.tick(now)
         self.abroad.tick(now)
+        self.groups.tick(now)
         self._settle()
 
     def next_deadline(self) -> float | None:
         times = [self.pool.next_deadline(), self.actors.next_deadline(), self.scheduler.deadline(),
                  self.guests.next_deadline(), self.elsewhere.next_deadline(), self.census.next_deadline(),
-                 self.abroad.next_deadline(),
+                 self.abroad.next_deadline(), self.groups.next_deadline(),
                  self._gone_at if self._gone else None]
         return min((when for when in times if when is not None), default=None)
 
@@ -292,6 +302,7 @@ class NodeMachine:
         for node in sorted(job.told):
             self.effects.append(Send(node, m.JobEnd(job.number, reason)))
         job.told.clear()
+        self.groups.job_over(job.number)
         self._process_gone(job.driver, reason)
         for worker in self.pool.of_job(job.number):
             actor = self.actors.actors.get(worker.actor)
@@ -339,6 +350,7 @@ class NodeMachine:
             for node in self.cluster.peers:
                 self.effects.append(Send(node, m.ProcessGone(incarnation, reason)))
             self.abroad.owner_gone(incarnation)
+        self.groups.process_gone(incarnation)
         held = self.scheduler.drop_owner(incarnation)
         for key in self._keys_of.pop(incarnation, ()):
             del self._keys[incarnation, key]
@@ -385,6 +397,7 @@ class NodeMachine:
         self._keys_of.setdefault(peer, set()).add(message.key)
         if same_node(peer, self.incarnation):
             self.abroad.declare(peer, job.number, message)
+        self.groups.uses(message.strategy)
 
     def _lease_want(self, peer: bytes, message: m.LeaseWant) -> None:
         if (peer, message.key) not in self._keys:
@@ -422,7 +435,7 @@ class NodeMachine:
 
     def _settle(self) -> None:
         """Step the scheduler until nothing follows, then tell who must know."""
-        while effects := self.scheduler.step(self.now):
+        while (effects := self.scheduler.step(self.now)) or self.groups.settle(self.now):
             for effect in effects:
                 if type(effect) is Grant:
                     self._granted(effect)
@@ -485,7 +498,7 @@ class NodeMachine:
         if status.token is not None:
             actor = self._requests.get(status.token)
             if actor is not None:
-                if status.cause == Cause.INFEASIBLE:
+                if status.cause in (Cause.INFEASIBLE, Cause.GROUP_PENDING):
                     self._infeasible.add(status.token)
                 if isinstance(actor, Guest):
                     self.guests.waiting(actor, status.cause, status.detail)
@@ -576,6 +589,7 @@ class NodeMachine:
                                self.now, actor.spec.get("class_name", ""))
         self._requests[token] = actor
         self._token_of[actor.id] = token
+        self.groups.uses(actor.spec.get("strategy"))
 
     def end_place(self, actor: Actor | Guest, reason: str) -> None:
         """Whatever it has on this node: a request, a grant without worker, a worker."""
@@ -766,6 +780,7 @@ class NodeMachine:
         self.elsewhere.check()
         self.cluster.check()
         self.abroad.check()
+        self.groups.check()
         self.jobs.check()
         self.events.check()
         assert set(self.placements) == set(self.scheduler.leases), "every lease of the scheduler is a placement"

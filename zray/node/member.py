@@ -3,7 +3,7 @@
     first node     new cluster: keys, port, allow-list, a ticket, the join string
     joining node   dials the node of the join string with the ticket, says NodeJoin, gets NodeJoined: its ordinal, the
                    other nodes, where the control store is.  Then it uses keys of its own
-    any node       answers NodeJoin (the control store decides), watches the nodes table, keeps links and allow-list to it
+    any node       answers NodeJoin (the control store decides); keeps links and allow-list as the nodes table says
 
 A node that stays alone has none of this.
 """
@@ -175,7 +175,7 @@ class Member:
         if message.protocol != m.PROTOCOL:
             return f"this cluster speaks protocol {m.PROTOCOL}, the node {message.protocol}"
         if message.python.split(".")[:2] != minor:
-            return (f"this cluster runs Python {'.'.join(minor)}, the node {message.python}: what one pickles the other "
+            return (f"this cluster runs Python {minor[0]}.{minor[1]}, the node {message.python}: what one pickles the other "
                     "may not read")
         if message.python != PYTHON:
             print(f"node {peer.hex()} runs Python {message.python}, this one {PYTHON}", file=sys.stderr)

@@ -111,7 +111,7 @@ class Daemon:
         self.machine = NodeMachine(
             incarnation=self.incarnation, node=shown, first_job=(ordinal << JOB_BITS) + 1,
             scheduler=LocalScheduler(offered.total, offered.labels, node=self.incarnation, gpu_ids=offered.gpu_ids,
-                                     first_lease=(ordinal << LEASE_BITS) + 1),
+                                     next_lease=count((ordinal << LEASE_BITS) + 1).__next__),
             names=GcsNames(self.gcs.client), config=self.config,
             new_worker_id=map(partial(ids.worker_id, self.incarnation), count(1)).__next__, attach=self._attach_driver,
             keep=offered.cpus, store_report=self.store.report, gcs_report=self._gcs_report)

@@ -86,7 +86,7 @@ class GroupService:
     def _create(self, peer: bytes, message: m.CreateGroup) -> None:
         job = self.machine._job_of(peer)
         if job is None or len(message.group) != PLACEMENT_GROUP_SIZE:
-            self.machine._refuse(peer, "CreateGroup from a process without a job, or with an id that is none")
+            self.machine.refuse(peer, "CreateGroup from a process without a job, or with an id that is none")
             return
         self._unknown.pop(message.group, None)
         self.table.create(peer, message.group, job.number, message.spec, message.request, self.machine.now)

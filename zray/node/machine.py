@@ -713,6 +713,7 @@ class NodeMachine:
         death = {"reason": f"its node is gone: {reason}", "signal": 0, "exit_code": 0, "pid": 0, "log_tail": ""}
         for actor in self.actors.living_on(incarnation):
             self.actors.worker_died(actor.id, actor.worker, death)
+        self.groups.node_died(incarnation)
         self.census.node_gone(incarnation)
         self.orphans.home_gone(incarnation, death)
         self._settle()

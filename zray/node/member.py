@@ -175,8 +175,8 @@ class Member:
         if message.protocol != m.PROTOCOL:
             return f"this cluster speaks protocol {m.PROTOCOL}, the node {message.protocol}"
         if message.python.split(".")[:2] != minor:
-            return (f"this cluster runs Python {minor[0]}.{minor[1]}, the node {message.python}: what one pickles the other "
-                    "may not read")
+            return (f"this cluster runs Python {minor[0]}.{minor[1]}, the node {message.python}: what one pickles the "
+                    "other may not read")
         if message.python != PYTHON:
             print(f"node {peer.hex()} runs Python {message.python}, this one {PYTHON}", file=sys.stderr)
         for name, kind in ROW_FIELDS.items():

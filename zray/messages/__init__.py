@@ -45,6 +45,7 @@ from zray.messages.node import (
 from zray.messages.references import (
     Because, CancelObject, HoldAck, HoldAdd, HoldDrop, Locate, Resolved, TransitDone, Why,
 )
+from zray.messages.schedule import PlaceAnswer, PlaceAsk, ViewRows
 from zray.messages.session import Bye, Hello, HelloAck
 from zray.messages.store import (
     StoreFree, StoreGrant, StoreRecall, StoreReclaimed, StoreRefused, StoreRestore, StoreRestored, StoreSurrender,
@@ -67,5 +68,5 @@ __all__ = [
     "CancelObject", "HoldAck", "HoldAdd", "HoldDrop", "Locate", "Resolved", "TransitDone", "Why", "Bye", "Hello",
     "HelloAck", "StoreFree", "StoreGrant", "StoreRecall", "StoreReclaimed", "StoreRefused", "StoreRestore",
     "StoreRestored", "StoreSurrender", "StoreWant", "CancelTask", "FunctionDef", "HandBack", "MapDone", "PushMap",
-    "PushTasks", "StreamAck", "StreamItem", "TasksDone",
+    "PushTasks", "StreamAck", "StreamItem", "TasksDone", "PlaceAnswer", "PlaceAsk", "ViewRows",
 ]

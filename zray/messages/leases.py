@@ -14,6 +14,7 @@ class LeaseKey(Message):
     env: dict  # environment variables of the runtime environment
     strategy: dict
     name: str  # of the first function, for humans
+    job: int = 0  # filled in by a node that passes the key on to another one
 
 
 @message(21)

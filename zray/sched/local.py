@@ -21,6 +21,7 @@ nothing that asks for CPU is granted until that is paid back.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 from zray.causes import Cause
@@ -95,11 +96,16 @@ class Lease:
 
 
 class LocalScheduler:
-    """Grants the resources of one node.  ``total`` is in units (zray.sched.resources); ``node`` is this node's id."""
+    """Grants the resources of one node.
+
+    ``total`` is in units (zray.sched.resources); ``node`` is this node's id; its leases are numbered from
+    ``first_lease`` + 1, so that nodes with ranges of their own never use a number twice.
+    """
 
     def __init__(
         self, total: dict[str, int], labels: dict[str, str] | None = None, *, node: bytes = b"node",
         gpu_ids: Sequence[int | str] | None = None, turn_s: float = TURN_S, passed_max: int = PASSED_MAX,
+        first_lease: int = 0,
     ) -> None:
         self.view = ClusterView()
         self.view.add(node, total, labels)
@@ -119,7 +125,7 @@ class LocalScheduler:
         self._saving: Lane | None = None
         self._saving_until = 0.0
         self._turn_at: float | None = None
-        self._last_lease = 0
+        self._first_lease = self._last_lease = first_lease
 
     # -------------------------------------------------------------- what owners say
 
@@ -471,6 +477,10 @@ class LocalScheduler:
         """Leases out now."""
         return len(self.leases)
 
+    def owners(self) -> list[bytes]:
+        """Those that declared keys."""
+        return list(self._keys_of)
+
     def held_by(self, owner: bytes, key: int) -> list[int]:
         entry = self.entries.get((owner, key))
         return list(entry.held) if entry is not None else []
@@ -502,6 +512,15 @@ class LocalScheduler:
         total = amount(self.view.total[ROW][column])
         return f"it asks for {name}: {amount(value)}, and {amount(free)} of {total} is free; in use by {shown}"
 
+    def obstacle(self, demand: dict[str, int], strategy: dict) -> str:
+        """Why this node can never grant ``demand`` under ``strategy``; '' when it can."""
+        return self._obstacle(demand, self.view.index.demand(demand), strategy)
+
+    def wants(self, lanes_max: int, entries_max: int) -> list[tuple[dict[str, int], int]]:
+        """What waits: (demand, leases) of the lanes that wait longest, so many of their entries counted."""
+        return [(self.view.index.named(lane.demand), sum(e.outstanding for e in islice(lane.entries, entries_max)))
+                for lane in islice(self.waiting.by_age, lanes_max)]
+
     def explain(self, owner: bytes, key: int, token: Any = None) -> tuple[Cause, str]:
         """Why the key (or the request ``token``) waits, as of now."""
         entry = self.requests.get(token) if token is not None else self.entries.get((owner, key))
@@ -530,7 +549,7 @@ class LocalScheduler:
                  "gpu_ids": self.gpus.named(lease.gpus), "blocked": lease.lent is not None, "recalled": lease.recalled}
                 for lease in self.leases.values()
             ],
-            "held": len(self.leases), "granted": self._last_lease, "returned": self.returned,
+            "held": len(self.leases), "granted": self._last_lease - self._first_lease, "returned": self.returned,
         }
 
     def check(self) -> None:

@@ -53,6 +53,7 @@ from zray.messages.register import (
     ConfigIs, Heartbeat, LeaseAsk, LeasePromise, NodeStanding, RegisterAccept, RegisterAccepted, RegisterPrepare,
     RegisterPromise, RegisterRefused,
 )
+from zray.messages.schedule import PlaceAnswer, PlaceAsk, ViewRows
 from zray.messages.session import Bye, Hello, HelloAck
 from zray.messages.store import (
     StoreFree, StoreGrant, StoreRecall, StoreReclaimed, StoreRefused, StoreRestore, StoreRestored, StoreSurrender,
@@ -76,7 +77,7 @@ __all__ = [
     "RegisterDriver", "WorkerExit", "WorkerReady", "Because", "CancelObject", "HoldAck", "HoldAdd", "HoldDrop",
     "Locate", "Resolved", "TransitDone", "Why", "ConfigIs", "Heartbeat", "LeaseAsk", "LeasePromise",
     "NodeStanding", "RegisterAccept", "RegisterAccepted", "RegisterPrepare", "RegisterPromise", "RegisterRefused",
-    "Bye", "Hello", "HelloAck", "StoreFree", "StoreGrant", "StoreRecall", "StoreReclaimed", "StoreRefused",
-    "StoreRestore", "StoreRestored", "StoreSurrender", "StoreWant", "CancelTask", "FunctionDef", "HandBack",
-    "MapDone", "PushMap", "PushTasks", "StreamAck", "StreamItem", "TasksDone",
+    "PlaceAnswer", "PlaceAsk", "ViewRows", "Bye", "Hello", "HelloAck", "StoreFree", "StoreGrant", "StoreRecall",
+    "StoreReclaimed", "StoreRefused", "StoreRestore", "StoreRestored", "StoreSurrender", "StoreWant", "CancelTask",
+    "FunctionDef", "HandBack", "MapDone", "PushMap", "PushTasks", "StreamAck", "StreamItem", "TasksDone",
 ]

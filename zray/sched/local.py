@@ -21,7 +21,7 @@ nothing that asks for CPU is granted until that is paid back.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import count
+from itertools import count, islice
 from typing import Any, NamedTuple
 
 from zray.causes import Cause
@@ -497,6 +497,10 @@ class LocalScheduler:
         """Leases out now."""
         return len(self.leases)
 
+    def owners(self) -> list[bytes]:
+        """Those that declared keys."""
+        return list(self._keys_of)
+
     def held_by(self, owner: bytes, key: int) -> list[int]:
         entry = self.entries.get((owner, key))
         return list(entry.held) if entry is not None else []
@@ -527,6 +531,15 @@ class LocalScheduler:
         shown = ", ".join(f"{who} ({count})" for who, count in most) or "nobody"
         total = amount(self.view.total[ROW][column])
         return f"it asks for {name}: {amount(value)}, and {amount(free)} of {total} is free; in use by {shown}"
+
+    def obstacle(self, demand: dict[str, int], strategy: dict) -> str:
+        """Why this node can never grant ``demand`` under ``strategy``; '' when it can."""
+        return self._obstacle(demand, self.view.index.demand(demand), strategy)
+
+    def wants(self, lanes_max: int, entries_max: int) -> list[tuple[dict[str, int], int]]:
+        """What waits: (demand, leases) of the lanes that wait longest, so many of their entries counted."""
+        return [(self.view.index.named(lane.demand), sum(e.outstanding for e in islice(lane.entries, entries_max)))
+                for lane in islice(self.waiting.by_age, lanes_max)]
 
     def explain(self, owner: bytes, key: int, token: Any = None) -> tuple[Cause, str]:
         """Why the key (or the request ``token``) waits, as of now."""

@@ -72,7 +72,7 @@ class Stored:
                 raise errors.from_failure("object_lost", {"oid": oid, "reason": pending.error})
             if pending.value[0] == m.FAILED:
                 raise errors.from_failure(pending.value[1], pending.value[2])
-            value = [*pending.value[:4], oid]
+            value = [*pending.value[:4], oid, self.rt.node]
             if record is not None:
                 with self.loop.lock:
                     self.rt.refs.replace_value(record, value)
@@ -96,7 +96,7 @@ class Stored:
             if type(found) is not Allocation:
                 return cap  # the node has been asked for space: again next turn
             found.view[:] = value
-            refs.replace_value(entry, [*found.seal(), entry.oid])
+            refs.replace_value(entry, [*found.seal(), entry.oid, self.rt.node])
         return max(cap, refs.inline_bytes + cap // 16)
 
     def free(self, oid: bytes, value: Any, escaped: bool) -> None:

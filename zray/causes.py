@@ -30,6 +30,7 @@ class Cause(IntEnum):
     WORKER_LOST = 19
     GROUP_PENDING = 20
     GROUP_REMOVED = 21
+    TRANSFERRING = 30
 
     @property
     def text(self) -> str:
@@ -59,4 +60,5 @@ _TEXT = {
     Cause.WORKER_LOST: "its worker is gone and its last replies are being drained",
     Cause.GROUP_PENDING: "its placement group has no place yet",
     Cause.GROUP_REMOVED: "its placement group was removed",
+    Cause.TRANSFERRING: "the object is being brought from another node",
 }

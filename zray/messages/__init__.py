@@ -56,8 +56,9 @@ from zray.messages.register import (
 from zray.messages.schedule import PlaceAnswer, PlaceAsk, ViewRows
 from zray.messages.session import Bye, Hello, HelloAck
 from zray.messages.store import (
-    StoreFree, StoreGrant, StoreRecall, StoreReclaimed, StoreRefused, StoreRestore, StoreRestored, StoreSurrender,
-    StoreWant,
+    Chunk, CopyGone, CopyMade, DropCopies, PullChunk, PullElsewhere, PullEnd, PullObject, PullRefused, PullWait,
+    StoreFree, StoreGrant, StoreLocate, StoreLocated, StorePull, StorePulling, StoreRecall, StoreReclaimed,
+    StoreRefused, StoreRestore, StoreRestored, StoreSurrender, StoreWant,
 )
 from zray.messages.tasks import (
     CancelTask, FunctionDef, HandBack, MapDone, PushMap, PushTasks, StreamAck, StreamItem, TasksDone,
@@ -77,7 +78,9 @@ __all__ = [
     "RegisterDriver", "WorkerExit", "WorkerReady", "Because", "CancelObject", "HoldAck", "HoldAdd", "HoldDrop",
     "Locate", "Resolved", "TransitDone", "Why", "ConfigIs", "Heartbeat", "LeaseAsk", "LeasePromise",
     "NodeStanding", "RegisterAccept", "RegisterAccepted", "RegisterPrepare", "RegisterPromise", "RegisterRefused",
-    "PlaceAnswer", "PlaceAsk", "ViewRows", "Bye", "Hello", "HelloAck", "StoreFree", "StoreGrant", "StoreRecall",
-    "StoreReclaimed", "StoreRefused", "StoreRestore", "StoreRestored", "StoreSurrender", "StoreWant", "CancelTask",
-    "FunctionDef", "HandBack", "MapDone", "PushMap", "PushTasks", "StreamAck", "StreamItem", "TasksDone",
+    "PlaceAnswer", "PlaceAsk", "ViewRows", "Bye", "Hello", "HelloAck", "Chunk", "CopyGone", "CopyMade",
+    "DropCopies", "PullChunk", "PullElsewhere", "PullEnd", "PullObject", "PullRefused", "PullWait", "StoreFree",
+    "StoreGrant", "StoreLocate", "StoreLocated", "StorePull", "StorePulling", "StoreRecall", "StoreReclaimed",
+    "StoreRefused", "StoreRestore", "StoreRestored", "StoreSurrender", "StoreWant", "CancelTask", "FunctionDef",
+    "HandBack", "MapDone", "PushMap", "PushTasks", "StreamAck", "StreamItem", "TasksDone",
 ]

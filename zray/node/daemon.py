@@ -106,7 +106,8 @@ class Daemon:
                               hints=self.member.hints if joins else None, node_timeout_s=self.config.node_timeout_s)
         ordinal = self.member.ordinal if joins else self._found_cluster()
         self.store = StoreService.create(self.session_dir, os.path.basename(self.session_dir), offered.store_bytes,
-                                         self._send, self.call_soon, config=self.config)
+                                         self._send, self.call_soon, config=self.config, node=self.incarnation,
+                                         record_location=self._record_location, find_location=self._find_location)
         self.output = Output(self.session_dir, self.config.log_lines_max)
         self.machine = NodeMachine(
             incarnation=self.incarnation, node=shown, first_job=(ordinal << JOB_BITS) + 1,

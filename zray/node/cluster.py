@@ -51,6 +51,13 @@ class Cluster:
     def alone(self) -> bool:
         return not self.peers
 
+    def node_id(self, node: bytes) -> str:
+        """The hex NodeID of an incarnation, as far as known."""
+        if node == self.me:
+            return self._host.node.get("NodeID", "")
+        row = self.peers.get(node) or self.last_rows.get(node)
+        return row["node_id"].hex() if row is not None else node.hex()
+
     # ------------------------------------------------------------ who is there
 
     def joined(self, incarnation: bytes, row: dict[str, Any]) -> None:

@@ -165,6 +165,13 @@ class Daemon:
             raise RuntimeError(f"the control store refuses this node: {refused}")
         return ordinal
 
+    def _record_location(self, oid: bytes, nodes: list[bytes]) -> None:
+        self.gcs.client.record_location(oid, {"nodes": nodes} if nodes else None)
+
+    def _find_location(self, oid: bytes, then: Callable[[list[bytes]], None]) -> None:
+        self.gcs.client.get_location(oid, lambda call: then([] if call.error or not call.value else
+                                                            call.value["nodes"]))
+
     def _gcs_report(self) -> dict[str, Any]:
         config = self.gcs.config
         return {"generation": config.generation, "voters": list(config.voters), "chains": [

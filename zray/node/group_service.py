@@ -84,7 +84,7 @@ class GroupService:
     # ------------------------------------------------------------ handlers
 
     def _create(self, peer: bytes, message: m.CreateGroup) -> None:
-        job = self.machine._job_of(peer)
+        job = self.machine.job_of(peer)
         if job is None or len(message.group) != PLACEMENT_GROUP_SIZE:
             self.machine.refuse(peer, "CreateGroup from a process without a job, or with an id that is none")
             return

@@ -34,8 +34,10 @@ from zray.node.orphans import Orphans
 from zray.node.placements import Declared, Placement
 from zray.node.pool import Kind, Pool, State, Worker
 from zray.node.task_events import TaskEvents
+from zray.sched.bottom_up import BottomUpScheduler
 from zray.sched.grouped import NodeScheduler
 from zray.sched.local import Grant, LocalScheduler, Recall, Status
+from zray.sched.spill import Unplace
 
 # With more processes than this, announcements of deaths gather: n deaths among n processes are n*n messages, and only
 # frames make them cheap.  A round wakes every process, which costs some 0.1 ms of CPU each: a fifth of a core at most.
@@ -127,6 +129,12 @@ class NodeMachine:
         self.census = Census(self, partial(views.answer, self))
         self.placements: dict[int, Placement] = {}
         self.groups = GroupService(self)
+        self.bottom_up = BottomUpScheduler(
+            self.scheduler, incarnation, scheduler.view.labels[0], seed=int.from_bytes(incarnation, "big"),
+            nodes_of=lambda strategy: self.groups.nodes_of(strategy["group"], strategy.get("bundle", -1)))
+        self.groups.cluster_view = lambda: self.bottom_up.view
+        self.groups.node_ids = self.cluster.node_id
+        self.groups.directory.on_change.append(lambda state: self.bottom_up.spill.group_changed(self.now))
         self.events = TaskEvents(config.events_max)
         self.counts = {"grants": 0, "worker_deaths": 0, "refused": 0}
         self._hellos: dict[bytes, m.Hello] = {}  # of core processes that are not workers
@@ -155,7 +163,7 @@ class NodeMachine:
             m.AdoptActor.CODE: self.guests.adopt, m.ActorPlaced.CODE: self._actor_placed,
             m.ActorNotPlaced.CODE: self._actor_not_placed, m.ActorWorkerDied.CODE: self._actor_worker_died,
             m.EndWorker.CODE: self._end_worker, m.ResizeLease.CODE: self._resize_lease,
-            **self.cluster.handlers, **self.groups.handlers,
+            **self.cluster.handlers, **self.abroad.handlers, **self.groups.handlers,
         }
 
     # ------------------------------------------------------------ events
@@ -224,14 +232,13 @@ class NodeMachine:
         self.guests.tick(now)
         self.elsewhere.tick(now)
         self.census.tick(now)
-        self.abroad.tick(now)
         self.groups.tick(now)
         self._settle()
 
     def next_deadline(self) -> float | None:
-        times = [self.pool.next_deadline(), self.actors.next_deadline(), self.scheduler.deadline(),
+        times = [self.pool.next_deadline(), self.actors.next_deadline(), self.bottom_up.deadline(),
                  self.guests.next_deadline(), self.elsewhere.next_deadline(), self.census.next_deadline(),
-                 self.abroad.next_deadline(), self.groups.next_deadline(),
+                 self.groups.next_deadline(),
                  self._gone_at if self._gone else None]
         return min((when for when in times if when is not None), default=None)
 
@@ -351,7 +358,7 @@ class NodeMachine:
                 self.effects.append(Send(node, m.ProcessGone(incarnation, reason)))
             self.abroad.owner_gone(incarnation)
         self.groups.process_gone(incarnation)
-        held = self.scheduler.drop_owner(incarnation)
+        held = self.bottom_up.drop_owner(incarnation).leases
         for key in self._keys_of.pop(incarnation, ()):
             del self._keys[incarnation, key]
         for lease in held:
@@ -384,26 +391,29 @@ class NodeMachine:
     # ------------------------------------------------------------ leases
 
     def _lease_key(self, peer: bytes, message: m.LeaseKey) -> None:
-        job = self.jobs.jobs.get(message.job) if message.job else self._job_of(peer)
+        job = self.jobs.jobs.get(message.job) if message.job else self.job_of(peer)
         if job is None:
             self.refuse(peer, "LeaseKey from a process without a job")
             return
+        ours = same_node(peer, self.incarnation)
         try:
-            self.scheduler.declare(peer, job.number, message.key, message.demand, message.strategy, message.name)
+            if ours:
+                self.bottom_up.declare(peer, job.number, message.key, message.demand, message.strategy, message.name,
+                                       message.env)
+            else:
+                self.scheduler.declare(peer, job.number, message.key, message.demand, message.strategy, message.name)
         except ValueError as error:
             self.refuse(peer, f"LeaseKey: {error}")
             return
         self._keys[peer, message.key] = Declared(job.number, message.env, message.name)
         self._keys_of.setdefault(peer, set()).add(message.key)
-        if same_node(peer, self.incarnation):
-            self.abroad.declare(peer, job.number, message)
         self.groups.uses(message.strategy)
 
     def _lease_want(self, peer: bytes, message: m.LeaseWant) -> None:
         if (peer, message.key) not in self._keys:
             self.refuse(peer, f"LeaseWant for key {message.key}, which was not declared")
         elif same_node(peer, self.incarnation):
-            self.abroad.want(peer, message)
+            self.bottom_up.want(peer, message.key, message.want, message.granted, self.now)
         else:
             self.scheduler.want(peer, message.key, message.want, message.granted, self.now)
 
@@ -435,8 +445,10 @@ class NodeMachine:
 
     def _settle(self) -> None:
         """Step the scheduler until nothing follows, then tell who must know."""
-        while (effects := self.scheduler.step(self.now)) or self.groups.settle(self.now):
+        while (effects := self.bottom_up.step(self.now)) or self.groups.settle(self.now):
             for effect in effects:
+                if self.abroad.perform(effect):
+                    continue
                 if type(effect) is Grant:
                     self._granted(effect)
                 elif type(effect) is Recall:
@@ -500,19 +512,15 @@ class NodeMachine:
             if actor is not None:
                 if status.cause in (Cause.INFEASIBLE, Cause.GROUP_PENDING):
                     self._infeasible.add(status.token)
-                if isinstance(actor, Guest):
-                    self.guests.waiting(actor, status.cause, status.detail)
-                else:
-                    self.abroad.actor_waits(actor, status.cause, status.detail)
-        elif same_node(status.owner, self.incarnation):
-            self.abroad.waits(status)
+                table = self.guests if isinstance(actor, Guest) else self.actors
+                table.waiting(actor.id, status.cause, status.detail)
         else:
             self.effects.append(Send(status.owner, m.LeaseStatus(status.key, status.cause, status.detail)))
 
     def _why(self, placement: Placement, cause: Cause, detail: str) -> None:
         if placement.actor:
-            if placement.actor not in self.guests.guests:
-                self.actors.waiting(placement.actor, cause, detail)
+            table = self.guests if placement.actor in self.guests.guests else self.actors
+            table.waiting(placement.actor, cause, detail)
         else:
             self.effects.append(Send(placement.owner, m.LeaseStatus(placement.key, cause, detail)))
 
@@ -543,7 +551,7 @@ class NodeMachine:
     # ------------------------------------------------------------ actors: messages
 
     def _create_actor(self, peer: bytes, message: m.CreateActor) -> None:
-        job = self._job_of(peer)
+        job = self.job_of(peer)
         if job is None:
             self.refuse(peer, "CreateActor from a process without a job")
             return
@@ -582,27 +590,52 @@ class NodeMachine:
     # ------------------------------------------------------------ places for actors, ours and guests
 
     def request_place(self, actor: Actor | Guest) -> None:
-        """Ask the scheduler of this node; ValueError for a demand that is none."""
+        """Ask for a place: ours anywhere in the cluster, a guest here.  ValueError for a demand that is none."""
         self._last_token += 1
         token = self._last_token
-        self.scheduler.request(token, actor.job, actor.spec.get("demand") or {}, actor.spec.get("strategy"),
-                               self.now, actor.spec.get("class_name", ""))
+        scheduler = self.scheduler if isinstance(actor, Guest) else self.bottom_up
+        scheduler.request(token, actor.job, actor.spec.get("demand") or {}, actor.spec.get("strategy"), self.now,
+                          actor.spec.get("class_name", ""))
         self._requests[token] = actor
         self._token_of[actor.id] = token
         self.groups.uses(actor.spec.get("strategy"))
 
     def end_place(self, actor: Actor | Guest, reason: str) -> None:
         """Whatever it has on this node: a request, a grant without worker, a worker."""
-        token = self._token_of.pop(actor.id, None)
+        token = self._token_of.get(actor.id)
         if token is not None:
-            del self._requests[token]
-            self._infeasible.discard(token)
-            self.scheduler.cancel_request(token)
+            scheduler = self.scheduler if isinstance(actor, Guest) else self.bottom_up
+            scheduler.cancel_request(token)
+            self._settle_unplaced()
+            self.forget_request(actor)
         for placement in [p for p in self.placements.values() if p.actor == actor.id and p.life == actor.life]:
             if placement.worker is None:
                 self._give_back(placement)
             else:
                 self.pool.kill(placement.worker, reason, self.now)
+
+    def _settle_unplaced(self) -> None:
+        """Another node may have been asked to place it: it is told while we know which actor that was."""
+        self.bottom_up.spill.step(self.now)
+        keep = []
+        for effect in self.bottom_up.spill.out:
+            if type(effect) is not Unplace or effect.node == self.incarnation or not self.abroad.perform(effect):
+                keep.append(effect)
+        self.bottom_up.spill.out[:] = keep
+
+    def requested(self, token: int) -> Actor | Guest | None:
+        """The actor that waits under a scheduler's token."""
+        return self._requests.get(token)
+
+    def token_of(self, actor: bytes) -> int | None:
+        return self._token_of.get(actor)
+
+    def forget_request(self, actor: Actor | Guest) -> None:
+        """It waits no more."""
+        token = self._token_of.pop(actor.id, None)
+        if token is not None:
+            del self._requests[token]
+            self._infeasible.discard(token)
 
     def _end_worker(self, peer: bytes, message: m.EndWorker) -> None:
         worker = self.pool.workers.get(message.worker)
@@ -625,10 +658,12 @@ class NodeMachine:
     # ------------------------------------------------------------ actors: ports (see zray.node.actors.Ports)
 
     def place(self, actor: Actor) -> None:
-        self.abroad.place(actor)
+        try:
+            self.request_place(actor)
+        except ValueError as error:
+            self.actors.waiting(actor.id, Cause.INFEASIBLE, str(error))
 
     def unplace(self, actor: Actor) -> None:
-        self.abroad.unplace(actor)
         self.end_place(actor, "")
 
     def running(self, actor: Actor) -> None:
@@ -689,8 +724,12 @@ class NodeMachine:
         self.now = now
         fresh = incarnation not in self.cluster.peers
         self.cluster.joined(incarnation, row)
-        if fresh and incarnation in self.cluster.peers:
-            self.abroad.node_joined(incarnation, row)
+        if incarnation in self.cluster.peers:
+            self.bottom_up.node_joined(incarnation, row["total"], row["labels"], now)
+            if fresh:
+                self.groups.table.nodes_changed(now)
+            if row["state"] == "draining":
+                self.bottom_up.node_draining(incarnation, now)
         self._settle()
 
     def node_gone(self, incarnation: bytes, reason: str, now: float) -> None:
@@ -698,6 +737,13 @@ class NodeMachine:
         self.now = now
         if not self.cluster.left(incarnation, reason):
             return
+        left = self.bottom_up.node_gone(incarnation, now)
+        for lease in left.orphans:
+            placement = self.placements.get(lease)
+            if placement is not None and placement.worker is None:
+                self._give_back(placement)
+            elif placement is not None and placement.worker is not None:
+                self.pool.kill(placement.worker, "the node of its tasks' owner is gone", now)
         gone = {key[0] for key in self._keys if node_of(key[0]) == incarnation}
         gone |= self.actors.owners_on(incarnation)
         for process in sorted(gone):
@@ -760,7 +806,7 @@ class NodeMachine:
         elif not self.events.report(peer, worker.job, message.events, message.dropped):
             self.refuse(peer, "malformed EventReport")
 
-    def _job_of(self, peer: bytes) -> Job | None:
+    def job_of(self, peer: bytes) -> Job | None:
         """The job that a core process works for; a worker's even after its driver is gone (detached actors)."""
         job = self.jobs.by_driver.get(peer)
         if job is None:
@@ -774,7 +820,7 @@ class NodeMachine:
 
     def check(self) -> None:
         """Raise AssertionError when an invariant of any part, or between parts, is broken."""
-        self.scheduler.check()
+        self.bottom_up.check()
         self.pool.check()
         self.actors.check()
         self.guests.check()

@@ -14,13 +14,14 @@ Grants and Statuses are for the daemon to send back.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from zray import messages as m
 from zray.ids import INCARNATION_SIZE, same_node
 from zray.sched.asking import Asker, serve
 from zray.sched.gossip import GOSSIP_S, Gossip, Words
+from zray.sched.grouped import NodeScheduler
 from zray.sched.loading import Kernels
 from zray.sched.local import ROW, Grant, LocalScheduler, Recall, Status
 from zray.sched.placing import GlobalScheduler, schedulers
@@ -63,7 +64,7 @@ class BottomUpScheduler:
     """``local`` of node ``home`` (an incarnation) in its cluster, which begins with this node alone."""
 
     def __init__(
-        self, local: LocalScheduler, home: bytes, labels: dict[str, str] | None = None, *, seed: int = 0,
+        self, local: LocalScheduler | NodeScheduler, home: bytes, labels: Mapping[str, str] | None = None, *, seed: int = 0,
         gossip_s: float = GOSSIP_S, patience_s: float = PATIENCE_S, kernels: Kernels | None = None,
         nodes_of: Callable[[dict], list[bytes] | None] = lambda strategy: None,
     ) -> None:

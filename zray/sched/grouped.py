@@ -16,6 +16,7 @@ from zray.sched.gpus import GpuPool
 from zray.sched.local import Effect, Grant, Lease, LocalScheduler, Recall, Status
 from zray.sched.resources import amounts
 from zray.sched.view import ClusterView
+from zray.sched.waiting import WaitingLanes
 
 
 class NodeScheduler:
@@ -346,8 +347,20 @@ class NodeScheduler:
 
     @property
     def entries(self) -> dict[tuple[bytes, int], Any]:
-        """Keys that name no group."""
-        return self.root.entries
+        return {**self.root.entries, **self.claims}
+
+    @property
+    def waiting(self) -> WaitingLanes:
+        return self.root.waiting
+
+    def owners(self) -> list[bytes]:
+        return list(dict.fromkeys((*self.root.owners(), *self._of_owner)))
+
+    def obstacle(self, demand: dict[str, int], strategy: dict) -> str:
+        return self.root.obstacle(demand, strategy)
+
+    def wants(self, lanes_max: int, entries_max: int) -> list[tuple[dict[str, int], int]]:
+        return self.root.wants(lanes_max, entries_max)
 
     @property
     def held(self) -> int:

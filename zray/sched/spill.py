@@ -310,6 +310,13 @@ class Spill:
         for entry in self._all():
             self._withdraw(entry, node, now)
 
+    def group_changed(self, now: float) -> None:
+        """Bundles of a placement group have (other) places: whoever waits for some is offered at once."""
+        for lane in self.waiting:
+            if lane.strategy.get("kind") == "group":
+                lane.verdict, lane.infeasible_at = None, -1
+                lane.looked, lane.looked_at, lane.retry_s, lane.retry_at = -1, now - LOOK_S, self.offer_s, now
+
     # -------------------------------------------------------------- the step
 
     def step(self, now: float) -> None:

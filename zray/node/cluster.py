@@ -41,7 +41,9 @@ class Cluster:
         self.last_rows: dict[bytes, dict[str, Any]] = {}  # of nodes that have ended
         self.bound: dict[bytes, str] = {}  # process of ours -> its TCP endpoint
         self._dialling: dict[bytes, set[bytes]] = {}  # process -> who waits for its endpoint
-        self.bind_host = "127.0.0.1"
+        self.bind_host = "127.0.0.1"  # of these three the daemon knows better
+        self.insecure = False
+        self.ports: list[int] = []
         self.handlers: dict[int, Callable[[bytes, Any], None]] = {
             m.Relay.CODE: self._relay, m.Dial.CODE: self._dial, m.DialAnswer.CODE: self._dial_answer,
             m.Bound.CODE: self._bound,
@@ -143,7 +145,7 @@ class Cluster:
             askers = self._dialling.setdefault(process, set())
             askers.add(peer)
             if len(askers) == 1:
-                self._host.effects.append(Send(process, m.BindTcp(self.bind_host)))
+                self._host.effects.append(Send(process, m.BindTcp(self.bind_host, self.insecure, self.ports)))
 
     def _dial_answer(self, peer: bytes, message: m.DialAnswer) -> None:
         if node_of(message.process) == peer:

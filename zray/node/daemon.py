@@ -29,6 +29,7 @@ from zray.node.cluster import routed
 from zray.node.effects import DropJob, EndJob, Forget, Kill, Link, Note, Send, Spawn, Unlink, Watch
 from zray.node.options import BadOption, Membership, Offer, json_map, membership, node_row, offer, parser
 from zray.node.session import Session, SessionError
+from zray.os_linux import write_private
 
 if TYPE_CHECKING:
     from zray.node.linux import Ended
@@ -506,9 +507,9 @@ def main(argv: list[str] | None = None) -> None:
 
 def _serve(daemon: Daemon, ready_fd: int) -> None:
     text = daemon.session().to_json()
-    sessions.write_private(os.path.join(daemon.session_dir, "node.json"), text)
+    write_private(os.path.join(daemon.session_dir, "node.json"), text)
     if not daemon.shares_fate:
-        sessions.write_private(os.path.join(os.path.dirname(daemon.session_dir), "latest"),
+        write_private(os.path.join(os.path.dirname(daemon.session_dir), "latest"),
                                os.path.basename(daemon.session_dir))
     if ready_fd >= 0:
         _log_to_file(daemon.session_dir)

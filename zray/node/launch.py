@@ -253,10 +253,10 @@ def _is_host_port(address: str) -> bool:
 
 def _member_of(join: str) -> Session:
     """A live node on this machine of the cluster that the join string names."""
-    from zray.node.credentials import BadJoinString, decode
+    from zray.transport.credentials import BadJoinString, decode_join
 
     try:
-        cluster = decode(join).cluster
+        cluster = decode_join(join).cluster.hex()
     except BadJoinString as error:
         raise ConnectionError(str(error)) from None
     found = next((session for session in sessions.live_sessions() if session.cluster == cluster), None)

@@ -728,7 +728,7 @@ class NodeMachine:
             self.bottom_up.node_joined(incarnation, row["total"], row["labels"], now)
             if fresh:
                 self.groups.table.nodes_changed(now)
-            if row["state"] == "draining":
+            if row.get("state") == "draining":
                 self.bottom_up.node_draining(incarnation, now)
         self._settle()
 

@@ -18,17 +18,16 @@ from typing import TYPE_CHECKING, Any
 
 from zray import ids, messages as m
 from zray.gcs.tables import NODES, Change, unpack_record
-from zray.node import credentials as creds
-from zray.node.credentials import BadJoinString, Credentials
+from zray.transport.credentials import AllowList, BadJoinString, Credentials, JoinString, NotListed, decode_join
 from zray.node.links import Links
 from zray.node.options import BadOption, Membership
-from zray.transport.curve import BadEndpoint, parse_endpoint, resolve
+from zray.transport.curve import BadEndpoint, BadKeyFile, parse_endpoint, resolve, split_host_port
 from zray.transport.mesh import Mesh
 
 if TYPE_CHECKING:
     from zray.node.daemon import Daemon
 
-JOIN_TIMEOUT_S = 20.0
+JOIN_TIMEOUT_S = 5.0
 PYTHON = ".".join(map(str, sys.version_info[:3]))
 ROW_FIELDS = {"node_id": bytes, "endpoint": str, "name": str, "total": dict, "labels": dict, "shown": dict}
 
@@ -50,15 +49,17 @@ class Member:
         self.settings: dict[str, Any] = {}
         self.known: list[dict[str, Any]] = []  # rows that came with NodeJoined
         self.join_string = ""
-        self.credentials = Credentials.create(session_dir, me[:ids.TAG_SIZE], insecure=options.insecure)
-        self.cluster = self.credentials.cluster
-        mesh.keys = self.credentials.keys
+        self._ticket: JoinString | None = _ticket(options) if options.address else None
+        try:
+            self.credentials = Credentials.create(session_dir, me, self._ticket.cluster if self._ticket else b"")
+        except BadKeyFile as error:
+            raise BadOption(str(error)) from None
+        self.cluster = self.credentials.cluster.hex()
+        self.credentials.equip(mesh)
         mesh.insecure = options.insecure
-        mesh.allowed = self.credentials.allowed
-        mesh.admits = self.credentials.admits
         try:
             self.endpoint = mesh.serve_tcp(options.host, (options.port, options.port))
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise BadOption(f"the node cannot listen at {options.host}:{options.port}: {error}") from None
 
     @property
@@ -75,20 +76,21 @@ class Member:
 
     def join(self, row: dict[str, Any], version: str) -> None:
         """Become a member of the cluster whose join string the options have; JoinRefused says why not."""
+        ticket = self._ticket
+        assert ticket is not None
         try:
-            ticket = creds.decode(self.options.address)
             endpoint = resolve(ticket.endpoint)
-        except (BadJoinString, BadEndpoint, ConnectionError) as error:
+        except (BadEndpoint, ConnectionError) as error:
             raise JoinRefused(str(error)) from None
-        if ticket.insecure != self.options.insecure:
-            raise JoinRefused("the cluster runs without authentication: join it with --insecure" if ticket.insecure
-                              else "the cluster authenticates its nodes: join it without --insecure")
-        self.cluster = self.credentials.cluster = ticket.cluster
-        peer = ticket.node
-        self.mesh.keys = ticket.keys
+        if warning := ticket.warning(time.time()):
+            print(f"zray-node: {warning}", file=sys.stderr)
+        peer = ids.node_of(ticket.node)
+        if not ticket.insecure:  # it dials us as soon as it has taken us in
+            self._allow_list.add_node(ticket.server_key, ticket.node)
+        self.mesh.keys = ticket.keys()
         self.mesh.connect(peer, endpoint)
-        answer = self._ask(peer, m.NodeJoin(m.PROTOCOL, PYTHON, version, row), parse_endpoint(endpoint).address)
-        self.mesh.forget(peer)
+        answer = self._ask(peer, m.NodeJoin(m.PROTOCOL, PYTHON, version, row), ticket)
+        self.mesh.disconnect(peer)
         self.mesh.keys = self.credentials.keys
         if answer.refused:
             raise JoinRefused(f"the cluster refuses this node: {answer.refused}")
@@ -96,7 +98,7 @@ class Member:
         for known in self.known:
             self._list(known)
 
-    def _ask(self, peer: bytes, request: m.NodeJoin, where: str) -> m.NodeJoined:
+    def _ask(self, peer: bytes, request: m.NodeJoin, ticket: JoinString) -> m.NodeJoined:
         found: list[m.NodeJoined] = []
         lost: list[bytes] = []
 
@@ -113,10 +115,12 @@ class Member:
             while not found:
                 left = deadline - time.monotonic()
                 if lost:
-                    raise JoinRefused(f"no node of that cluster lets this one in at {where.removeprefix('tcp://')}: it "
-                                      "is not there any more, or the join string has expired, was used up or revoked")
+                    if self.mesh.counters["failed_handshakes"]:
+                        raise JoinRefused(ticket.refusal(time.time()))
+                    raise JoinRefused(f"nobody listens at {ticket.host}:{ticket.port}: the node of this join string "
+                                      "has ended; use the join string of another node of the cluster")
                 if left <= 0:
-                    raise JoinRefused(f"the node at {where.removeprefix('tcp://')} did not answer within "
+                    raise JoinRefused(f"the node at {ticket.host}:{ticket.port} did not answer within "
                                       f"{JOIN_TIMEOUT_S:g} s")
                 self.mesh.flush()
                 self.mesh.poll(0.0 if self.mesh.readable() else min(left, 0.2))
@@ -133,8 +137,11 @@ class Member:
         self.daemon = daemon
         self.links = Links(self.mesh, daemon.watcher, time.monotonic, self._proven_dead)
         self.handlers: dict[int, Callable[[bytes, Any], None]] = {m.NodeJoin.CODE: self._node_join}
-        daemon.machine.cluster.bind_host = self.options.host
-        self.join_string = self.credentials.join_string(self.endpoint, self.me)
+        cluster = daemon.machine.cluster
+        cluster.bind_host, cluster.insecure = self.options.host, self.options.insecure
+        cluster.ports = list(self.options.ports) if any(self.options.ports) else []
+        host, port = split_host_port(self.address)
+        self.join_string = self.credentials.mint(host, port, self.me, insecure=self.options.insecure)
         daemon.gcs.on_fenced = lambda reason: daemon.stop(f"this node was declared dead: {reason}")
         for row in self.known:
             self._alive(row)
@@ -205,7 +212,7 @@ class Member:
             if row["state"] in ("alive", "draining"):
                 self._alive(row)
             else:
-                self.credentials.revoke(incarnation[:ids.TAG_SIZE])
+                self._allow_list.remove_node(incarnation[:ids.TAG_SIZE])
                 self.daemon.node_gone(incarnation, row.get("reason") or row["state"])
 
     def _alive(self, row: dict[str, Any]) -> None:
@@ -215,10 +222,31 @@ class Member:
             self.daemon.machine.node_joined(incarnation, row, time.monotonic())
 
     def _list(self, row: dict[str, Any]) -> None:
-        self.credentials.list_node(row["node_id"][:ids.TAG_SIZE], parse_endpoint(row["endpoint"]).key)
+        key = parse_endpoint(row["endpoint"]).key
+        if key:
+            try:
+                self._allow_list.add_node(key, row["node_id"][:ids.TAG_SIZE])
+            except NotListed as error:
+                print(f"zray-node: {error}", file=sys.stderr)
+
+    @property
+    def _allow_list(self) -> AllowList:
+        assert isinstance(self.credentials.peers, AllowList)
+        return self.credentials.peers
 
     def close(self) -> None:
         if hasattr(self, "links"):
             self.links.close()
 
 
+
+
+def _ticket(options: Membership) -> JoinString:
+    try:
+        ticket = decode_join(options.address)
+    except BadJoinString as error:
+        raise BadOption(str(error)) from None
+    if ticket.insecure != options.insecure:
+        raise BadOption("that cluster runs without authentication: join it with --insecure" if ticket.insecure
+                        else "that cluster authenticates its nodes: join it without --insecure")
+    return ticket

@@ -82,15 +82,6 @@ def _private(path: str) -> None:
         raise SessionError(f"the session directory {path!r} is not writable (set ZRAY_TMPDIR to one that is)")
 
 
-def write_private(path: str, text: str) -> None:
-    """Write a 0600 file that readers see either whole or not at all."""
-    temporary = f"{path}.{os.getpid()}"
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text)
-    os.replace(temporary, path)
-
-
 def remove(session_dir: str) -> None:
     """Delete it, and a ``latest`` that names it."""
     shutil.rmtree(session_dir, ignore_errors=True)

@@ -64,8 +64,8 @@ class BottomUpScheduler:
     """``local`` of node ``home`` (an incarnation) in its cluster, which begins with this node alone."""
 
     def __init__(
-        self, local: LocalScheduler | NodeScheduler, home: bytes, labels: Mapping[str, str] | None = None, *, seed: int = 0,
-        gossip_s: float = GOSSIP_S, patience_s: float = PATIENCE_S, kernels: Kernels | None = None,
+        self, local: LocalScheduler | NodeScheduler, home: bytes, labels: Mapping[str, str] | None = None, *,
+        seed: int = 0, gossip_s: float = GOSSIP_S, patience_s: float = PATIENCE_S, kernels: Kernels | None = None,
         nodes_of: Callable[[dict], list[bytes] | None] = lambda strategy: None,
     ) -> None:
         self.local, self.home, self.labels = local, home, dict(labels or {})

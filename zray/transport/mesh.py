@@ -104,6 +104,7 @@ class Mesh(Polling):
         self._departed: dict[bytes, int] = {}  # peer -> newest epoch heard from it
         self._closing: dict[bytes, float] = {}  # connection lost, on_closed still to come: give up waiting then
         self._held: dict[bytes, list[Any]] = {}  # messages for peers whose endpoint is looked up
+        self.lasting: set[bytes] = set()  # peers whose sessions outlast their connections
         self._refused: set[bytes] = set()  # tags of nodes
         self._tcp: TcpSide | None = None
         self._dials_tcp = False  # are the outbound socket's options those for TCP?
@@ -217,6 +218,10 @@ class Mesh(Polling):
         self._closing.pop(peer, None)
         self._dialled[peer] = _Dialled(endpoint, address, route)
         self._at[address] = peer
+        session = self._sessions.get(peer)
+        if session is not None and session.unacked():  # of a lasting peer: what the last connection lost goes first
+            session.resend_at = now = self.clock()
+            self._tick_at = now if self._tick_at is None else min(self._tick_at, now)
 
     def disconnect(self, peer: bytes) -> None:
         """Hang up on a peer that we dialled.  The session stays, for its other connection or the next one."""
@@ -264,6 +269,14 @@ class Mesh(Polling):
     def peers(self) -> list[bytes]:
         """Peers with a session."""
         return list(self._sessions)
+
+    def _hang_up(self, peer: bytes) -> None:
+        """No connection to a lasting peer is left; its session waits for the next."""
+        self.disconnect(peer)
+        self._closing.pop(peer, None)
+        self._inbound_route.pop(peer, None)
+        if self._tcp is not None:
+            self._tcp.drop(peer)
 
     def hold(self, peer: bytes) -> None:
         """Keep messages for the peer until connect() or give_up(), while its endpoint is looked up.
@@ -689,7 +702,10 @@ class Mesh(Polling):
                 if self._tick_at is None or self._tick_at > now + 0.001:
                     self._tick_at = now + 0.001
                 continue
-            self.forget(peer)
+            if peer in self.lasting:
+                self._hang_up(peer)
+            else:
+                self.forget(peer)
             self.counters["closed"] += 1
             try:
                 self.on_closed(peer)

@@ -21,6 +21,9 @@ from zray.messages import Bye
 from zray.transport import curve, envelope, gate
 from zray.transport.mesh import Limits, Mesh
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "fuzz"))
+import hostile_peers  # noqa: E402
+
 SERVER, CLIENT, STRANGER = curve.new_keys(), curve.new_keys(), curve.new_keys()
 
 
@@ -285,6 +288,13 @@ def test_a_refused_node_is_cut_off_on_every_connection(net: Cluster) -> None:
     b.connect(dialled.incarnation, dialled.serve_tcp())
     assert not b.connected(dialled.incarnation)
     net.until(lambda: not b.readable())
+
+
+@pytest.mark.parametrize(("seed", "silent"), [(1, 0), (2, 20), (3, 1000)])
+def test_an_honest_peer_talks_on_among_hostile_and_silent_ones(seed: int, silent: int) -> None:
+    counts = hostile_peers.run(seed, 60, silent)
+    assert counts["accepted"] > 50 + silent and counts["turned_away"] > 0 and counts["malformed"] > 0
+    assert not counts.get("errors") and not counts.get("shut")
 
 
 # ---------------------------------------------------------------- ports, threads, caps

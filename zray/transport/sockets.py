@@ -56,6 +56,8 @@ def for_tcp(socket: Any, limits: Limits) -> None:
     socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
     socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 60)
     socket.setsockopt(zmq.MAXMSGSIZE, limits.tcp_message_bytes_max)
+    # Sessions' credit stays below this; what it bounds is guests that read nothing or flood, and what is relayed.
+    socket.set_hwm(4 * limits.session_frames_max)
 
 
 def for_ipc(socket: Any, limits: Limits) -> None:
@@ -64,6 +66,7 @@ def for_ipc(socket: Any, limits: Limits) -> None:
     socket.setsockopt(zmq.HANDSHAKE_IVL, 0)
     socket.setsockopt(zmq.HEARTBEAT_IVL, 0)
     socket.setsockopt(zmq.MAXMSGSIZE, limits.message_bytes_max)
+    socket.set_hwm(0)
 
 
 def as_client(socket: Any, endpoint: Endpoint, keys: Keys | None) -> None:

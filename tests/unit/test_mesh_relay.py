@@ -7,6 +7,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
+import zmq
 
 from tests.unit.mesh_net import Net, say
 from zray.codec import encode
@@ -75,11 +76,16 @@ def test_messages_go_through_both_nodes_undecoded_and_the_answer_comes_the_same_
     assert net.A.counters["relayed"] >= 501 and not net.A.peers() == []
 
 
-def test_what_a_full_or_missing_next_hop_drops_is_sent_again_by_the_session(tmp_path: Path) -> None:
+def test_what_a_full_next_hop_drops_is_sent_again_by_the_session(tmp_path: Path) -> None:
     net = TwoNodes(tmp_path, Limits(resend_s=0.01, ack_delay_s=0.005, session_frames_max=16))
-    relay, random = net.B.relaying.relay, Random(1)
-    assert relay is not None
-    net.B.relaying.relay = lambda to: None if random.random() < 0.2 else relay(to)
+    put, random = net.B._send_in, Random(1)
+
+    def sometimes_full(part: bytes, flags: int) -> None:
+        if flags & zmq.SNDMORE and random.random() < 0.2:
+            raise zmq.Again
+        put(part, flags)
+
+    net.B._send_in = sometimes_full
     net.a1.via(net.b1.incarnation, net.A.incarnation)
     numbers = [str(i) for i in range(100)]
     for number in numbers:
@@ -101,6 +107,21 @@ def test_a_peer_behind_a_next_hop_ends_with_it(net: TwoNodes) -> None:
     assert not net.a1.peers() and not net.a1._via
     net.a1.via(net.b1.incarnation, net.A.incarnation)
     net.until(lambda: net.closed.count((net.a1.incarnation, net.b1.incarnation)) == 2)
+
+
+@pytest.mark.parametrize("why", ["it has ended", "there never was one"])
+def test_a_process_that_no_relay_can_reach_is_reported_closed_to_who_sends_to_it(net: TwoNodes, why: str) -> None:
+    peer = net.b1.incarnation if why == "it has ended" else net.B.incarnation[:4] + b"none"
+    if why == "it has ended":
+        net.a1.via(peer, net.A.incarnation)
+        say(net.a1, net.b1, "x")
+        net.until(lambda: net.reasons(net.b1) == ["x"])
+        net.b1.close()
+        net.B.forget(peer)
+    net.a1.via(peer, net.A.incarnation)
+    net.a1.send(peer, Bye.CODE, Bye("y"))
+    net.until(lambda: (net.a1.incarnation, peer) in net.closed)
+    assert not net.a1.connected(peer) and net.a1.connected(net.A.incarnation)
 
 
 def test_a_connection_of_its_own_takes_the_place_of_the_relay(net: TwoNodes) -> None:

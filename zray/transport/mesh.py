@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import zmq
 
 from zray.transport import envelope, sockets
-from zray.transport.envelope import ACK, RESET, SIZE, MalformedFrame
+from zray.transport.envelope import ACK, GONE, RESET, SIZE, MalformedFrame
 from zray.transport.faults import Faults
 from zray.transport.outbound import Outbound
 from zray.transport.polling import Polling
@@ -549,7 +549,7 @@ class Mesh(Polling):
             self.counters["malformed"] += 1
             return 0
         if destination != self.incarnation or source != peer:
-            if not self._arrives(peer, source, destination, frame):
+            if not self._arrives(peer, source, destination, flags, frame):
                 return 0
             peer = source
         if self._refused and peer[:_TAG] in self._refused:
@@ -579,7 +579,7 @@ class Mesh(Polling):
             return self._deliver(peer, frames[0], on_message)
         return sum(self._deliver(peer, early, on_message) for early in frames)
 
-    def _arrives(self, hop: bytes, source: bytes, destination: bytes, frame: bytes) -> bool:
+    def _arrives(self, hop: bytes, source: bytes, destination: bytes, flags: int, frame: bytes) -> bool:
         """A frame that is not between the ends of the connection that it came by: is it for us?  Else pass it on."""
         if destination == self.incarnation:
             if not self.relaying.accept(hop, source):
@@ -591,9 +591,15 @@ class Mesh(Polling):
         next_hop = None
         if source[:_TAG] not in self._refused:
             next_hop = self.relaying.next_hop(hop, source, destination)
-        if next_hop is not None:
-            passed = _try(*self._way(next_hop), frame)
-            self.counters["relayed" if passed else "not_relayed"] += 1
+        if next_hop is None:
+            return False
+        put, route = self._way(next_hop) if next_hop else (self._send_in, b"")
+        if _try(put, route, frame):
+            self.counters["relayed"] += 1
+        else:
+            self.counters["not_relayed"] += 1
+            if not route and not flags:  # controls are not answered: two relays would go on for ever
+                _try(*self._way(hop), envelope.pack(GONE, self.job, destination, source, 0, 0))
         return False
 
     def _on_ack(self, peer: bytes, session: Session, ack: int, now: float) -> None:
@@ -611,6 +617,8 @@ class Mesh(Polling):
             self._epoch += 1
             for frame in session.restart(self._epoch):
                 self._send_body(peer, session, frame[SIZE:], now)
+        elif flags & GONE and peer in self._via:
+            self._lost(peer)
 
     def _admit(self, peer: bytes, sequence: int) -> Session | None:
         """A session for a peer that has none, unless it is one that has ended."""

@@ -3,8 +3,9 @@
     core process a1  -- its node A --  node B  --  core process b1 of B
 
 Sessions stay end to end, between a1 and b1: numbers, acknowledgement, credit and resending are theirs.  A relay looks
-at the envelope only, passes a frame on as it is, and drops it, with a count, when the next hop is gone or its
-high-water mark is reached; then the session sends it again.
+at the envelope only and passes a frame on as it is.  When the high-water mark of the next hop is reached it drops it,
+with a count, and the session sends it again; where it knows no way it answers GONE, and the sender reports the peer
+closed.
 
 Whom to believe about the source of a frame, which is not the peer of the connection it came by:
 
@@ -43,16 +44,13 @@ class Relaying:
         return True
 
     def next_hop(self, hop: bytes, source: bytes, destination: bytes) -> bytes | None:
-        """Where a frame for somebody else goes next; None: it is dropped, and counted."""
+        """Where a frame for somebody else goes next: b'' when there is no way, None when it may not pass at all."""
         own = self._incarnation[:_TAG]
         if self.relay is None or not self._believes(hop, source) or own not in (source[:_TAG], destination[:_TAG]):
             self._counters["misdirected"] += 1
             return None
         found = self.relay(destination)
-        if found is None or found == hop:
-            self._counters["not_relayed"] += 1
-            return None
-        return found
+        return b"" if found is None or found == hop else found
 
     def _believes(self, hop: bytes, source: bytes) -> bool:
         if source == hop or hop in self.hops or self.via.get(source) == hop:

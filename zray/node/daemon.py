@@ -146,7 +146,6 @@ class Daemon:
             "labels": offered.labels, "shown": shown}
         if self.membership.alone:
             return
-        from zray import __version__
         from zray.node.member import Member
 
         self.member = Member(self.mesh, self.incarnation, self.session_dir, self.membership)
@@ -155,7 +154,7 @@ class Daemon:
                   shown["NodeName"]}
         self.own_row["endpoint"] = self.member.endpoint
         if self.membership.address:
-            self.member.join(self.own_row, __version__)
+            self.member.join(self.own_row, sys.modules["zray"].__version__)
 
     def _found_cluster(self) -> int:
         """The first node takes itself in; its ordinal (0, but for a cluster that was restarted from disk)."""

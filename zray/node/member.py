@@ -141,7 +141,7 @@ class Member:
         cluster.bind_host, cluster.insecure = self.options.host, self.options.insecure
         cluster.ports = list(self.options.ports) if any(self.options.ports) else []
         host, port = split_host_port(self.address)
-        self.join_string = self.credentials.mint(host, port, self.me, insecure=self.options.insecure)
+        self.join_string = self.credentials.mint(host, port, insecure=self.options.insecure)
         daemon.gcs.on_fenced = lambda reason: daemon.stop(f"this node was declared dead: {reason}")
         for row in self.known:
             self._alive(row)

@@ -91,6 +91,7 @@ class TransferMachine:
         """Which nodes have copies."""
         keys = [key_of(value) for value in message.values[:LOCATE_MAX]]
         nodes: list[list[bytes]] = [[] for _ in keys]
+        spilled = [key is not None and self.copies.spilled(key) for key in keys]
         open_questions = 1
 
         def answered(at: int, key: Key, found: list[bytes]) -> None:
@@ -107,7 +108,7 @@ class TransferMachine:
             nonlocal open_questions
             open_questions -= 1
             if open_questions == 0:
-                self._out.append(Send(client, StoreLocated(message.request, nodes)))
+                self._out.append(Send(client, StoreLocated(message.request, nodes, spilled)))
 
         for at, key in enumerate(keys):
             if key is None:

@@ -280,3 +280,27 @@ def test_the_end_of_a_job_ends_its_transfers_and_copies(make):
     assert not cluster.rows
     for node in cluster.nodes:
         assert not node.service.table.names and not node.service.table.exported
+
+
+def test_what_is_fetched_together_comes_together_and_its_errors_wait_for_the_reader(make):
+    cluster = make(2, 4 * MIB)
+    maker, reader = cluster.nodes[0].join(), cluster.nodes[1].join()
+    core = Reader(cluster, 1, reader.client)
+    values = []
+    for i in range(3):
+        oid, place = cluster.nodes[0].put(maker, bytes([i]) * 300_000)
+        values.append(wire(place, oid, cluster.names[0]))
+    freed = wire([*values[2][:3], values[2][3] + 1], values[2][4], cluster.names[0])
+    answers: list[Any] = []
+    with core.lock:
+        for value in [*values, values[0], freed]:
+            assert core.stored.elsewhere([3, value, [], 0]) == value
+            core.stored.fetch(value, answers.append)
+    cluster.run(1.0)
+    assert len(answers) == 5 and cluster.nodes[1].service.transfer.pulls.counts["done"] == 3
+    for i, value in enumerate(values):
+        assert core.stored.elsewhere(value) is None
+        assert core.read(value) == bytes([i]) * 300_000
+    with pytest.raises(errors.ObjectLostError, match="freed"):
+        core.read(freed)
+    assert not core.waits, "nothing was waited for one by one"

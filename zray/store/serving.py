@@ -167,7 +167,8 @@ class Serving:
         for session in list(self.sessions.values()):
             if now >= session.heard_at + SESSION_IDLE_S:
                 self._refuse_session(session, STALE, "nothing was heard for a while")
-        self.sweep_at = now + SESSION_IDLE_S if self.sessions else None
+        if self.sessions:
+            self.sweep_at = now + SESSION_IDLE_S
         self.pump()
 
     # ------------------------------------------------------------ chunks
@@ -229,6 +230,8 @@ class Serving:
 
     def _end(self, session: Session) -> None:
         del self.sessions[session.puller, session.number]
+        if not self.sessions:
+            self.sweep_at = None
         self.out_chunks -= session.sent - session.received
         if session.queued:
             session.queued = False

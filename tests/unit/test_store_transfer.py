@@ -304,3 +304,18 @@ def test_what_is_fetched_together_comes_together_and_its_errors_wait_for_the_rea
     with pytest.raises(errors.ObjectLostError, match="freed"):
         core.read(freed)
     assert not core.waits, "nothing was waited for one by one"
+
+
+def test_locations_are_rows_of_the_control_store():
+    from zray.gcs.service import GcsService
+    from zray.node.locations import GcsLocations
+
+    service = GcsService(lambda: 0.0, lambda peer, message: None, incarnation=b"\1" * 4 + bytes(4))
+    locations = GcsLocations(lambda: service.client)
+    found: list[Any] = []
+    locations.find(b"o" * 28, found.append)
+    locations.record(b"o" * 28, [b"node0001", b"node0002"])
+    locations.find(b"o" * 28, found.append)
+    locations.record(b"o" * 28, [])
+    locations.find(b"o" * 28, found.append)
+    assert found == [[], [b"node0001", b"node0002"], []]

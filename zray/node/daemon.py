@@ -63,6 +63,7 @@ class Daemon:
         """Everything that may make threads or contexts: only after the fork."""
         from zray import codec, ids
         from zray.gcs.service import GcsService
+        from zray.node.locations import GcsLocations
         from zray.node.machine import NodeMachine
         from zray.node.names import GcsNames
         from zray.node.output import Output
@@ -86,8 +87,10 @@ class Daemon:
             self.config.session_frames_max, self.config.session_bytes_max, self.config.frame_bytes_max))
         self.mesh.watch(self.watcher.fileno())
         self.mesh.on_error = _log_error
+        locations = GcsLocations(lambda: self.gcs.client)
         self.store = StoreService.create(self.session_dir, os.path.basename(self.session_dir), offered.store_bytes,
-                                         self._send, self.call_soon, config=self.config, node=self.incarnation)
+                                         self._send, self.call_soon, config=self.config, node=self.incarnation,
+                                         record_location=locations.record, find_location=locations.find)
         self.gcs = GcsService(time.monotonic, self._send, incarnation=self.incarnation)
         self.output = Output(self.session_dir, self.config.log_lines_max)
         self.machine = NodeMachine(

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from zray import errors, messages as m
-from zray.core.explaining import StreamRecord, explain_records
+from zray.causes import Cause
+from zray.core.explaining import EXPLAINED_MAX, StreamRecord, explain_records
 from zray.owner.streams import Stream
 from zray.refs import MapRefs, ObjectRef, ObjectRefGenerator, RefList
 from zray.serialization import NONE, loads
@@ -38,6 +39,7 @@ class Waits:
     def get_one(self, ref: ObjectRef, timeout: float | None = None) -> Any:
         """The value of one reference: what a synchronous call does, with as few steps as it takes."""
         record = ref._record
+        deadline = None if timeout is None else time.monotonic() + timeout
         if record.value is None:
             if timeout is None and self.rt.executor is None:
                 self._wait_one(record)
@@ -46,6 +48,8 @@ class Waits:
         value = record.value
         if type(value) is bytes and record.owner is None:
             return None if value == NONE else loads(value)
+        if type(value) is list and value[0] == m.STORED and value[5] != self.rt.node:
+            self.bring((record,), deadline)
         return self.values.load(record)
 
     def _wait_one(self, record: Any) -> None:
@@ -67,12 +71,17 @@ class Waits:
     def get(self, refs: Sequence[ObjectRef], timeout: float | None = None) -> list[Any]:
         """Values in order; the first error in order is raised."""
         records = [ref._record for ref in refs]
+        deadline = None if timeout is None else time.monotonic() + timeout
         for record in records:
             if record.value is None:
                 self.wait_all(records, timeout)
                 break
         load = self.values.load
         out = []
+        for record in records:
+            if type(record.value) is list:
+                self.bring(records, deadline)
+                break
         for record in records:
             value = record.value
             if type(value) is bytes and record.owner is None:
@@ -122,6 +131,26 @@ class Waits:
                 for record in pending:
                     self.refs.forget_waiter(record, count)
             raise
+
+    def bring(self, records: Sequence[Any], deadline: float | None) -> None:
+        """Bring what other nodes hold of these, all together.  What cannot be had, its reader will hear."""
+        stored = self.rt.stored
+        with self.loop.lock:
+            values = [value for record in records if (value := stored.elsewhere(record.value)) is not None]
+            count = Countdown(self.loop, len(values))
+            pending = [(value, stored.fetch(value, count)) for value in values]
+        if not pending:
+            return
+
+        def why(budget: float) -> str:
+            missing = [(value, each) for value, each in pending if each.value is None]
+            lines = [f"ObjectRef({value[4].hex()}): {Cause.TRANSFERRING.text} "
+                     f"({each.progress or 'from node ' + value[5].hex()})" for value, each in missing[:EXPLAINED_MAX]]
+            if missing[EXPLAINED_MAX:]:
+                lines.append(f"and {len(missing) - EXPLAINED_MAX} more")
+            return "\n".join(lines)
+
+        self.block(count, None if deadline is None else max(0.0, deadline - time.monotonic()), why)
 
     def block(self, waiter: Waiter, timeout: float | None, why: Callable[[float], str],
               waited_s: float = 0.0) -> None:
@@ -258,6 +287,8 @@ class Waits:
         record = ref._record
         if record.value is None:
             await self.futures.arrival(record)
+        if type(record.value) is list:
+            await self.futures.brought(record.value)
         return self.values.load(record)
 
 

@@ -73,6 +73,7 @@ class Daemon:
         """Everything that may make threads or contexts: only after the fork."""
         from zray import codec, ids
         from zray.gcs.service import GcsService
+        from zray.node.locations import GcsLocations
         from zray.node.machine import NodeMachine
         from zray.node.names import GcsNames
         from zray.node.output import Output
@@ -106,9 +107,10 @@ class Daemon:
                               incarnation=self.incarnation, node_id=self.node_id, first=not joins,
                               hints=self.member.hints if joins else None, node_timeout_s=self.config.node_timeout_s)
         ordinal = self.member.ordinal if joins else self._found_cluster()
+        locations = GcsLocations(lambda: self.gcs.client)
         self.store = StoreService.create(self.session_dir, os.path.basename(self.session_dir), offered.store_bytes,
                                          self._send, self.call_soon, config=self.config, node=self.incarnation,
-                                         record_location=self._record_location, find_location=self._find_location)
+                                         record_location=locations.record, find_location=locations.find)
         self.output = Output(self.session_dir, self.config.log_lines_max)
         self.machine = NodeMachine(
             incarnation=self.incarnation, node=shown, first_job=(ordinal << JOB_BITS) + 1,
@@ -164,13 +166,6 @@ class Daemon:
         if refused:
             raise RuntimeError(f"the control store refuses this node: {refused}")
         return ordinal
-
-    def _record_location(self, oid: bytes, nodes: list[bytes]) -> None:
-        self.gcs.client.record_location(oid, {"nodes": nodes} if nodes else None)
-
-    def _find_location(self, oid: bytes, then: Callable[[list[bytes]], None]) -> None:
-        self.gcs.client.get_location(oid, lambda call: then([] if call.error or not call.value else
-                                                            call.value["nodes"]))
 
     def _gcs_report(self) -> dict[str, Any]:
         config = self.gcs.config

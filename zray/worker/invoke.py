@@ -37,6 +37,8 @@ def arguments(rt: Any, task: list[Any], register: Callable[[Any], None] | None =
     for value in deps:
         if type(value) is list and value and value[0] == FAILED:
             raise DependencyFailed(value)
+    if deps:
+        rt.values.prefetch([*deps, task[ARGS]])
     payload = rt.values.payload
     loads = serialization.loads
     values = [loads(payload(value), register) for value in deps]

@@ -153,7 +153,7 @@ class GroupService:
         scheduler = self.machine.scheduler
         if state.state == "REMOVED":
             self.machine.actors.group_removed(state.group, state.cause.get("detail", ""))
-            scheduler.group_removed(state.group)
+            scheduler.group_removed(state.group, state.cause.get("detail", ""))
         elif state.state == "CREATED":
             scheduler.group_placed(state.group)
         else:

@@ -318,7 +318,7 @@ class GroupTable:
             if nodes is None:
                 found.retry_at = math.inf  # until the nodes change
                 why = packing.obstacle(view, bundles, found.strategy, others)
-                self._waits(found, Cause.INFEASIBLE, why or "no choice of nodes was found that holds all its bundles")
+                self._waits(found, Cause.GROUP_INFEASIBLE, why or "no choice of nodes was found for all its bundles")
                 return False
             waits = True
         if nodes is None:

@@ -414,7 +414,7 @@ class NodeMachine:
         if status.token is not None:
             actor = self._requests.get(status.token)
             if actor is not None:
-                if status.cause in (Cause.INFEASIBLE, Cause.GROUP_PENDING):
+                if status.cause in (Cause.INFEASIBLE, Cause.GROUP_PENDING, Cause.GROUP_INFEASIBLE):
                     self._infeasible.add(status.token)
                 self.actors.waiting(actor.id, status.cause, status.detail)
         else:

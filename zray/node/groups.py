@@ -251,8 +251,8 @@ class GroupTable:
             found.avoid.discard(node)
             if only is None:
                 found.used.discard(node)
-            if found.round is not None and node in found.round.asked:
-                self._abort(found, now, "a node that was asked for a bundle died", set())
+            if found.round is not None and (node in found.round.asked or node in found.nodes):
+                self._abort(found, now, "a node that has a bundle of it, or was asked for one, died", set())
             if node in found.nodes:
                 found.place({index: b"" for index, place in enumerate(found.nodes) if place == node})
                 found.retry_at = now

@@ -59,7 +59,7 @@ class NodeScheduler:
             return
         claim.want = max(want, 0)
         claim.seen = min(max(granted, 0), claim.granted)
-        if not claim.outstanding:
+        if not claim.outstanding and not claim.removed:
             claim.told = None
         self._spread(claim, now)
         self._to_tell[claim] = None

@@ -48,6 +48,14 @@ class Names:
         else:
             self.rows[group] = row
 
+    def list_groups(self, then):
+        then(list(self.rows.items()))
+
+    def adopt_group(self, group, old, new, then):
+        if self.rows.get(group) == old:
+            self.rows[group] = new
+            then(group, new)
+
 
 class Node:
     """One node with a driver that takes and returns leases, in groups and outside."""
@@ -239,9 +247,13 @@ class GroupCluster:
 
     def asks(self, group: bytes, attempt: int, node: bytes) -> bool:
         """Is that round under way at its home?"""
-        home = self.groups[group][0]
-        found = home.machine.groups.table.groups[group]
-        return home.alive and found.attempt == attempt and found.round is not None and node in found.round.asked
+        found = self.home(group).machine.groups.table.groups[group]
+        return found.attempt == attempt and found.round is not None and node in found.round.asked
+
+    def home(self, group: bytes) -> Node:
+        """Who takes care of a group now."""
+        [home] = [node for node in self.live if group in node.machine.groups.table.groups]
+        return home
 
     def check_placed(self) -> None:
         """No group that would fit now is left without a place."""

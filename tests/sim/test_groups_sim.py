@@ -29,7 +29,7 @@ def run(seed: int) -> GroupCluster:
         net.run_until(net.now + random.uniform(0.0, 0.3))
         node = random.choice(cluster.live)
         action = random.random()
-        live = [group for group, (home, _, _) in cluster.groups.items() if home.alive]
+        live = list(cluster.groups)
         if action < 0.3:
             cluster.create(node, cpus(*(random.randint(1, 3) for _ in range(random.randint(1, 3)))),
                            random.choice(STRATEGIES))
@@ -68,8 +68,7 @@ def test_no_half_reservation_survives_any_order_of_messages_and_deaths(seed):
     cluster.check_settled()
     for node in cluster.live:
         for group in list(cluster.groups):
-            if cluster.groups[group][0].alive:
-                node.hear(node.driver, _remove(group))
+            node.hear(node.driver, _remove(group))
     cluster.net.run_until(cluster.net.now + 3.0)
     for node in cluster.live:
         assert node.machine.scheduler.available() == node.total, "something is never given back"
@@ -108,6 +107,66 @@ def test_bundles_of_a_dead_node_move_and_the_others_stay():
     assert victim not in after and len(set(after)) == 3
     assert [a for a, b in zip(after, before, strict=True) if b != victim] == [b for b in before if b != victim]
     cluster.check_settled()
+
+
+def test_another_node_adopts_the_groups_of_a_dead_home_and_nothing_moves():
+    cluster = GroupCluster(7, 3, CALM)
+    home, other, third = cluster.live
+    kept = cluster.create(home, cpus(1, 1), "SPREAD", detached=True)
+    cluster.net.run_until(0.5)
+    places = {node.me: node.machine.scheduler.bundles.in_use(kept) for node in (other, third)}
+    other.want(kept, 1)
+    cluster.net.run_until(1.0)
+    held = list(other.held)
+    cluster.kill(home)
+    cluster.net.run_until(5.0)
+    adopter = cluster.home(kept)
+    found = adopter.machine.groups.table.groups[kept]
+    assert adopter is not home and found.state == "CREATED" and set(found.nodes) <= {other.me, third.me}
+    for node in (other, third):
+        assert set(map(str, places[node.me])) <= set(map(str, node.machine.scheduler.bundles.in_use(kept)))
+    assert set(held) <= set(other.held), "what ran in it runs on"
+    late = third if adopter is other else other
+    late.hear(late.driver, _remove(kept))
+    cluster.net.run_until(8.0)
+    assert cluster.names.rows[kept]["state"] == "REMOVED"
+    cluster.check_settled()
+
+
+def test_a_removal_while_the_home_is_dead_is_not_lost():
+    cluster = GroupCluster(8, 3, CALM)
+    home, other, third = cluster.live
+    group = cluster.create(home, cpus(1, 1, 1), "SPREAD", detached=True)
+    other.machine.groups.nodes_of(group, 0)
+    third.machine.groups.nodes_of(group, 0)
+    other.perform(), third.perform()
+    cluster.net.run_until(0.5)
+    adopt = cluster.names.list_groups
+    held_back = []
+    cluster.names.list_groups = held_back.append  # the control store is slow
+    cluster.kill(home)
+    cluster.net.run_until(2.0)
+    third.hear(third.driver, _remove(group))
+    cluster.net.run_until(2.5)
+    [then] = held_back
+    adopt(then)
+    other.perform(), third.perform()
+    cluster.net.run_until(6.0)
+    assert cluster.names.rows[group]["state"] == "REMOVED"
+    cluster.check_settled()
+
+
+def test_groups_that_nobody_adopts_are_given_back():
+    cluster = GroupCluster(9, 3, CALM)
+    home = cluster.live[0]
+    group = cluster.create(home, cpus(1, 1, 1), "SPREAD")
+    cluster.net.run_until(0.5)
+    cluster.names.list_groups = lambda then: None  # it never answers
+    cluster.kill(home)
+    cluster.net.run_until(15.0)
+    for node in cluster.live:
+        assert node.machine.scheduler.available() == node.total
+        assert node.machine.groups.nodes_of(group, 0) is None
 
 
 def test_a_group_that_lost_a_node_waits_for_another_and_keeps_the_rest():

@@ -55,6 +55,10 @@ class Names(Protocol):
 
     def record_group(self, group: bytes, row: dict | None) -> None: ...
 
+    def list_groups(self, then: Callable[[list[tuple[bytes, dict]]], None]) -> None: ...
+
+    def adopt_group(self, group: bytes, old: dict, new: dict, then: Callable[[bytes, dict], None]) -> None: ...
+
 
 class Death:
     """How a worker process ended, as the shell saw it."""

@@ -127,3 +127,12 @@ def test_local_mode_accepts_groups_and_they_are_ready_at_once(local):
         ray.get(pg.ready())
     with pytest.raises(TypeError, match="takes a PlacementGroup"):
         remove_placement_group("big")
+
+
+def test_the_older_keywords_still_name_a_group():
+    with pytest.warns(DeprecationWarning, match="placement_group option is deprecated"):
+        options = TaskOptions.build({"placement_group": PG, "placement_group_bundle_index": 0})
+    assert options.strategy == {"kind": "group", "group": b"g" * 18, "bundle": 0, "capture": False}
+    assert TaskOptions.build({"placement_group": None}).strategy == {}
+    with pytest.raises(ValueError, match="should be specified via the scheduling_strategy option"):
+        TaskOptions.build({"placement_group": PG, "scheduling_strategy": "SPREAD"})

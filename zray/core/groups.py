@@ -171,7 +171,10 @@ class Groups:
     def inherit(self, options: Any) -> Any:
         """The options of a child: in the group of the running task, if that captures and they say nothing else."""
         about = self.rt.context.assigned.get("group")
-        if about is None or not about[2] or options.raw.get("scheduling_strategy") is not None:
+        if about is None or not about[2]:
+            return options
+        raw = options.raw
+        if raw.get("scheduling_strategy") is not None or raw.get("placement_group", "default") != "default":
             return options
         key = id(options), about[0]
         known = self._inherited.get(key)

@@ -12,6 +12,7 @@ GROUPS = {
     "actors": "benchmarks.actors",
     "objects": "benchmarks.objects",
     "queue": "benchmarks.queue_depth",
+    "groups": "benchmarks.placement",
     "kernels": "benchmarks.kernels",
 }
 ZRAY_ONLY = {"kernels"}

@@ -30,6 +30,7 @@ class Cause(IntEnum):
     WORKER_LOST = 19
     GROUP_PENDING = 20
     GROUP_REMOVED = 21
+    GROUP_INFEASIBLE = 22
     TRANSFERRING = 30
 
     @property
@@ -59,6 +60,7 @@ _TEXT = {
     Cause.CANCELLING: "its task is being cancelled",
     Cause.WORKER_LOST: "its worker is gone and its last replies are being drained",
     Cause.GROUP_PENDING: "its placement group has no place yet",
+    Cause.GROUP_INFEASIBLE: "no choice of nodes holds its placement group",
     Cause.GROUP_REMOVED: "its placement group was removed",
     Cause.TRANSFERRING: "the object is being brought from another node",
 }

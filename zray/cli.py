@@ -26,7 +26,7 @@ COLUMNS = {
     "actors": ("actor_id", "class_name", "state", "name", "ray_namespace", "job_id", "pid", "num_restarts",
                "required_resources", "death_cause"),
 }
-LISTABLE = ("nodes", "actors", "workers", "leases", "jobs", "objects", "tasks")
+LISTABLE = ("nodes", "actors", "workers", "leases", "jobs", "objects", "tasks", "placement-groups")
 
 
 # ---------------------------------------------------------------- asking a node

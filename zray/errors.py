@@ -415,6 +415,10 @@ def _actor_died(detail: dict[str, Any]) -> str:
     return f"The actor died unexpectedly before finishing this task: {who}{name}: {reason}.{_log_tail(detail)}"
 
 
+def _why(detail: dict[str, Any]) -> str:
+    return f" ({detail['reason']})." if detail.get("reason") else "."
+
+
 def _object(detail: dict[str, Any]) -> str:
     return f"The object {_text(detail, 'oid') or '(unknown id)'}"
 
@@ -461,8 +465,10 @@ _KINDS: dict[str, tuple[type[RayError], Describe]] = {
     "raylet_died": (LocalRayletDiedError, lambda d: (
         "The node daemon of this process died, so nothing can run any more: "
         f"{_text(d, 'reason', 'see its log in the session directory')}. Call shutdown() and init() to begin again.")),
-    "task_pg_removed": (TaskPlacementGroupRemoved, lambda d: "The placement group of this task was removed."),
-    "actor_pg_removed": (ActorPlacementGroupRemoved, lambda d: "The placement group of this actor was removed."),
+    "task_pg_removed": (TaskPlacementGroupRemoved, lambda d: (
+        "The placement group corresponding to this task has been removed" + _why(d))),
+    "actor_pg_removed": (ActorPlacementGroupRemoved, lambda d: (
+        "The placement group corresponding to this Actor has been removed" + _why(d))),
     "session_ended": (ObjectLostError, lambda d: (
         "The object belonged to a session that has ended: zray was shut down since.")),
     "system": (RaySystemError, lambda d: f"System error: {_text(d, 'reason')}"),

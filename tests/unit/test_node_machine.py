@@ -54,6 +54,13 @@ class Names:
         else:
             self.groups[group] = row
 
+    def list_groups(self, then):
+        then(list(self.groups.items()))
+
+    def adopt_group(self, group, old, new, then):
+        self.groups[group] = new
+        then(group, new)
+
 
 class Node:
     """A NodeMachine with a shell that forks and connects at once when told to."""

@@ -19,6 +19,7 @@ from zray.config import Config
 from zray.core.context import Context, TaskIds
 from zray.core.explaining import explain_record, explain_records, explain_stream, sentence
 from zray.core.futures import Futures
+from zray.core.groups import Groups
 from zray.gcs.client import RETRY_S, GcsClient
 from zray.owner.calls import ActorCalls
 from zray.owner.maps import MapBatch
@@ -108,6 +109,7 @@ class Runtime:
         self.submitter.retry_matches = _error_matches
         self.futures = Futures(self)
         self.tasks = Tasks(self)
+        self.groups = Groups(self)
         self.actors = Actors(self)
         self.waits = Waits(self)
         # What handles, the API and the executor call, in one place.
@@ -145,6 +147,8 @@ class Runtime:
             m.ActorState.CODE: self._on_actor_state,
             m.CallsDone.CODE: self.calls.on_calls_done,
             m.ActorReply.CODE: self._on_reply,
+            m.GroupReply.CODE: self._on_reply,
+            m.GroupState.CODE: self.groups.on_state,
             m.NodeAnswer.CODE: self._on_reply,
             m.StoreLocated.CODE: self._on_reply,
             m.ProcessGone.CODE: self._on_process_gone,

@@ -234,6 +234,11 @@ class GcsClient:
     def record_group(self, group: bytes, record: dict[str, Any] | None, done: Done = None) -> Call:
         return self._record(GROUPS + group, record, done)
 
+    def replace_group(self, group: bytes, old: dict[str, Any], new: dict[str, Any], done: Done = None) -> Call:
+        """value: whether the record still was ``old``, and is ``new`` now."""
+        return self._update([tables.COMPARE_AND_SET, GROUPS + group, tables.pack_record(old), tables.pack_record(new)],
+                            done, lambda r: r[0])
+
     def get_group(self, group: bytes, done: Done = None) -> Call:
         return self._unpacked(GROUPS + group, done)
 

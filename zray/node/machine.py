@@ -75,6 +75,10 @@ class Names(Protocol):
 
     def record_group(self, group: bytes, row: dict | None) -> None: ...
 
+    def list_groups(self, then: Callable[[list[tuple[bytes, dict]]], None]) -> None: ...
+
+    def adopt_group(self, group: bytes, old: dict, new: dict, then: Callable[[bytes, dict], None]) -> None: ...
+
 
 class Death:
     """How a worker process ended, as the shell saw it."""
@@ -510,7 +514,7 @@ class NodeMachine:
         if status.token is not None:
             actor = self._requests.get(status.token)
             if actor is not None:
-                if status.cause in (Cause.INFEASIBLE, Cause.GROUP_PENDING):
+                if status.cause in (Cause.INFEASIBLE, Cause.GROUP_PENDING, Cause.GROUP_INFEASIBLE):
                     self._infeasible.add(status.token)
                 table = self.guests if isinstance(actor, Guest) else self.actors
                 table.waiting(actor.id, status.cause, status.detail)

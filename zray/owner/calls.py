@@ -322,7 +322,7 @@ class ActorCalls:
             elif link.state != DEAD and task.retries != 0:
                 retry.append(task)
             else:
-                kind = "actor_died" if link.state == DEAD else "actor_unavailable"
+                kind = self._kind(link) if link.state == DEAD else "actor_unavailable"
                 self._fail(link, task, [FAILED, kind, self._detail(link)])
         if retry:
             self._again(link, retry)
@@ -331,7 +331,11 @@ class ActorCalls:
         queue, link.queue = link.queue, deque()
         for task in queue:
             if task.state != DONE:
-                self._fail(link, task, [FAILED, "actor_died", self._detail(link)])
+                self._fail(link, task, [FAILED, self._kind(link), self._detail(link)])
+
+    @staticmethod
+    def _kind(link: ActorLink) -> str:
+        return "actor_pg_removed" if link.cause.get("kind") == "pg_removed" else "actor_died"
 
     def _detail(self, link: ActorLink) -> dict[str, Any]:
         return {"actor": link.actor, "class_name": link.name} | link.cause

@@ -290,6 +290,12 @@ class MapRuns:
             self._requeue(batch, chunk.first + low, high - low, chunk.attempt)
         self._release_pins(chunk)
 
+    def fail_rest(self, chunk: MapChunk, failure: Any) -> None:
+        """None of its items can run any more."""
+        for index in range(chunk.first + chunk.done, chunk.first + chunk.count):
+            self._item_failed(chunk.batch, index, failure)
+        self._release_pins(chunk)
+
     # ------------------------------------------------------------ items one by one, and the end
 
     def entry(self, batch: MapBatch, index: int) -> Entry:

@@ -15,6 +15,7 @@ own connection to the worker is closed and drained: it would overtake replies al
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -195,6 +196,8 @@ class Submitter:
             self.dirty += dirty  # empty, unless a bug in one key's turn would lose the others
 
     def _pump_key(self, key: Key) -> None:
+        if key.failed is not None:
+            self._fail_queue(key)
         if key.idle:
             idle, key.idle = key.idle, []
             for lease in idle:
@@ -256,6 +259,19 @@ class Submitter:
         key = self.by_number.get(message.key)
         if key is not None:
             key.status = (message.cause, message.detail)
+            if message.cause == Cause.GROUP_REMOVED and key.failed is None:
+                key.failed = [FAILED, "task_pg_removed", {"name": key.name, "reason": message.detail}]
+                self._touch(key)
+
+    def _fail_queue(self, key: Key) -> None:
+        """The placement group of this key was removed: whatever is queued, or comes back to the queue, fails."""
+        assert key.failed is not None
+        queue, key.queue = key.queue, deque()
+        for work in queue:
+            if type(work) is MapChunk:
+                self.maps.fail_rest(work, key.failed)
+            elif work.state == QUEUED:
+                self.fail(work, key.failed)
 
     def on_lease_recall(self, peer: bytes, message: LeaseRecall) -> None:
         lease = self.leases.get(message.lease)
@@ -513,7 +529,7 @@ class Submitter:
         self._touch(key)
 
     def _charge(self, task: Task, notice: WorkerDied | None) -> None:
-        if task.retries == 0:
+        if task.retries == 0 or (notice is not None and notice.reason == Cause.GROUP_REMOVED.text):
             self.fail(task, crashed(task.fn.name, task.attempt, notice))
         else:
             self._again(task, charge=True)
@@ -676,5 +692,7 @@ def crashed(name: str, attempt: int, notice: WorkerDied | None) -> list[Any]:
     if notice is not None:
         detail |= {"pid": notice.pid, "signal": notice.signal, "exit_code": notice.exit_code,
                    "reason": notice.reason, "log_tail": notice.log_tail}
+    if notice is not None and notice.reason == Cause.GROUP_REMOVED.text:
+        return [FAILED, "task_pg_removed", detail | {"reason": "while it ran"}]
     kind = "oom" if notice is not None and notice.reason == "out of memory" else "worker_crashed"
     return [FAILED, kind, detail]

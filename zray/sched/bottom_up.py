@@ -70,7 +70,7 @@ class BottomUpScheduler:
         self.local, self.home, self.labels = local, home, dict(labels or {})
         self.view = ClusterView(kernels)
         self.view.add(home, local.total(), self.labels)
-        self.placing = GlobalScheduler(self.view, home, tentative_s=2 * gossip_s)
+        self.placing = GlobalScheduler(self.view, home, tentative_s=gossip_s)
         self.gossip = Gossip(home, self.view, gossip_s=gossip_s, seed=seed)
         self.asker = Asker(home, self.placing, self.schedulers, patience_s=patience_s)
         self.spill = Spill(home, self.view, Offers(local.obstacle, self._could, nodes_of), patience_s=patience_s,
@@ -183,6 +183,7 @@ class BottomUpScheduler:
                 self._account(effect, now)
                 effects.append(effect)
             self._refresh(now)
+            self.placing.expire(now)
             self.spill.step(now)
             self.asker.tick(now)
             if not self._perform(effects, now):
@@ -195,7 +196,8 @@ class BottomUpScheduler:
 
     def deadline(self) -> float | None:
         """When ``step`` has something to do even if nothing happens before; None when it has not."""
-        times = (self.local.deadline(), self.spill.deadline(), self.asker.deadline(), self.gossip.deadline())
+        times = (self.local.deadline(), self.placing.deadline(), self.spill.deadline(), self.asker.deadline(),
+                 self.gossip.deadline())
         return min((when for when in times if when is not None), default=None)
 
     def _account(self, effect: Any, now: float) -> None:

@@ -18,7 +18,8 @@ want, or the owner returns it.  What an owner no longer wants is taken back from
 
 Keys with one demand and strategy stand in a *Lane*, which asks for all of them at once, and hands out the answer in
 turn.  Lanes ask in turn too.  A lane asks when something in it is unplaced, when the view has changed, and every
-``offer_s`` (doubled up to OFFER_DOUBLINGS times while nothing changes); and only if this node's own view shows room.
+``offer_s``, but what has a place to wait only if this node's own view shows room (while it shows none, that is looked
+at ever more rarely, OFFER_DOUBLINGS times).
 
 To a node a share is what an owner's want is: ``LeaseWant(key, share.want, share.granted)``, granted being the grants of
 that node seen here.  A single request (an actor) is the same with a want of one, told by Place and Unplace.
@@ -269,8 +270,7 @@ class Spill:
                 self._tell(entry, cause, detail)
         if lane.entries:
             lane.looked_at = now
-            lane.retry_at = now + lane.retry_s
-            lane.retry_s = min(lane.retry_s * 2, self.offer_s * 2**OFFER_DOUBLINGS)
+            lane.retry_at = now + self.offer_s  # no later: as far as this node's view knows there is room
 
     # -------------------------------------------------------------- leases
 

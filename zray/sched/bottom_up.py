@@ -18,7 +18,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from zray import messages as m
-from zray.ids import INCARNATION_SIZE, same_node
+from zray.causes import Cause
+from zray.ids import INCARNATION_SIZE, node_of, same_node
 from zray.sched.asking import Asker, serve
 from zray.sched.gossip import GOSSIP_S, Gossip, Words
 from zray.sched.loading import Kernels
@@ -70,7 +71,7 @@ class BottomUpScheduler:
         self.local, self.home, self.labels = local, home, dict(labels or {})
         self.view = ClusterView(kernels)
         self.view.add(home, local.total(), self.labels)
-        self.placing = GlobalScheduler(self.view, home, tentative_s=gossip_s)
+        self.placing = GlobalScheduler(self.view, home, tentative_s=1.1 * gossip_s)
         self.gossip = Gossip(home, self.view, gossip_s=gossip_s, seed=seed)
         self.asker = Asker(home, self.placing, self.schedulers, patience_s=patience_s)
         self.spill = Spill(home, self.view, Offers(local.obstacle, self._could, nodes_of), patience_s=patience_s,
@@ -81,7 +82,7 @@ class BottomUpScheduler:
         self._waiting = False
         self._generation = local.view.generation
         self._was = ""  # idle, part or full, when gossip was told last
-        self._decided = 0
+        self._decided = self._rate = 0
         self._jobs_of_requests: dict[Any, tuple[int, dict[str, int], str]] = {}
         self._answers: list[Effect] = []
 
@@ -179,9 +180,16 @@ class BottomUpScheduler:
         self.now = now
         effects, self._answers = self._answers, []
         for _ in range(TURNS_MAX):
+            wrong: dict[bytes, None] = {}  # homes that took this node for free
             for effect in self.local.step(now, grants_max):
                 self._account(effect, now)
+                if type(effect) is Status and effect.cause == Cause.RESOURCES_BUSY and effect.token is None \
+                        and not same_node(effect.owner, self.home):
+                    wrong[node_of(effect.owner)] = None
                 effects.append(effect)
+            if wrong:
+                row = self.gossip.correction(self._row())
+                effects[:0] = [Send(node, row) for node in wrong if node in self.view.row_of]
             self._refresh(now)
             self.placing.expire(now)
             self.spill.step(now)
@@ -263,10 +271,13 @@ class BottomUpScheduler:
         self._was = self._state()
         made, self._decided = self.placing.decisions - self._decided, self.placing.decisions
         rate = int(made / max(elapsed, 0.1))
+        self._rate = _rough(rate) if rate >= DECISIONS_SHOWN_MIN else 0
+        return self._row()
+
+    def _row(self) -> Words:
         wants = tuple((demand, _rough(leases)) for demand, leases in self.local.wants(WANTS_SHOWN, ENTRIES_COUNTED)
                       if leases)
-        return Words(self.local.available(), self.local.total(), self.labels, wants,
-                     _rough(rate) if rate >= DECISIONS_SHOWN_MIN else 0, self.draining)
+        return Words(self.local.available(), self.local.total(), self.labels, wants, self._rate, self.draining)
 
     def schedulers(self) -> list[bytes]:
         """The nodes that act as global schedulers now."""

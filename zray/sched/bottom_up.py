@@ -31,6 +31,8 @@ from zray.sched.view import ClusterView
 
 # Turns of local, spill and asker in one step; what is not settled then goes on in the next one.
 TURNS_MAX = 32
+# How long a placement stands in the view without a word of its node, in gossip intervals; see Spill's DOUBT_PART.
+TENTATIVE_PART = 0.8
 WANTS_SHOWN, ENTRIES_COUNTED = 4, 64
 DECISIONS_SHOWN_MIN = 128  # a second; fewer are no load
 
@@ -71,7 +73,7 @@ class BottomUpScheduler:
         self.local, self.home, self.labels = local, home, dict(labels or {})
         self.view = ClusterView(kernels)
         self.view.add(home, local.total(), self.labels)
-        self.placing = GlobalScheduler(self.view, home, tentative_s=1.1 * gossip_s)
+        self.placing = GlobalScheduler(self.view, home, tentative_s=TENTATIVE_PART * gossip_s)
         self.gossip = Gossip(home, self.view, gossip_s=gossip_s, seed=seed)
         self.asker = Asker(home, self.placing, self.schedulers, patience_s=patience_s)
         self.spill = Spill(home, self.view, Offers(local.obstacle, self._could, nodes_of), patience_s=patience_s,

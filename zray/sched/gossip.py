@@ -7,7 +7,8 @@ and reordering do no harm.  Who is in the cluster is not gossip's to say: rows c
 Up to ALL_PEERS_MAX nodes, each tells every other about itself.  Beyond, whoever learns something new tells PEERS
 others once: its successor on the ring of all nodes, which alone would bring every row to everybody, and random ones,
 which make that a matter of log(nodes) hops (rumour mongering, Demers et al., PODC 1987, with a ring for certainty).  A
-new node is told by every other about itself; who becomes its predecessor tells it all.
+new node is told by every other about itself, unless there is nothing to tell but that all is free; who becomes its
+predecessor tells it all.
 
 A node speaks when its row has changed: within GATHER_S if it has been silent for ``gossip_s`` (for a big change, such
 as from idle to full, a tenth of that), else when that time is over.  Nothing is sent, and no timer runs, while nothing
@@ -205,11 +206,12 @@ class Gossip:
 
     def _introduce(self, now: float, words: Callable[[float], Words]) -> None:
         owed, self._owed = self._owed, {}
-        if self._said is None:
-            self._own(words(0.0))
+        said = words(now - self._spoke_at) if self._said is None or self._touched else self._said
+        if self.version or said != Words(said.total, said.total, said.labels):  # else it is what everybody assumes
+            self._own(said)
         for peer, everything in owed.items():
-            self._send(peer, [row for row in self.rows.values() if row.node != peer] if everything
-                       else [self.rows[self.node]])
+            self._send(peer, [row for node, row in self.rows.items()
+                              if node != peer and (everything or node == self.node)])
 
     def _newest(self, node: bytes) -> Row | None:
         return self.rows.get(node) or self._early.get(node)

@@ -46,6 +46,9 @@ PATIENCE_S = 0.05
 # A lane whose wants wait is offered again this often while somebody might have room: the gossip interval.
 OFFER_S = 0.1
 OFFER_DOUBLINGS = 4
+# When a scheduler finds no room where this node's view shows some, it has placed something there that no word confirms
+# yet.  Together with the time such a placement stands (TENTATIVE_PART of zray.sched.bottom_up) one gossip interval.
+DOUBT_PART = 0.2
 # Changes of the view gather this long before lanes look at it again: a twentieth of the gossip interval.
 LOOK_S = 0.005
 # A question that no global scheduler answered is asked again after this: Asker has tried them all by then.
@@ -270,7 +273,7 @@ class Spill:
                 self._tell(entry, cause, detail)
         if lane.entries:
             lane.looked_at = now
-            lane.retry_at = now + self.offer_s  # no later: as far as this node's view knows there is room
+            lane.retry_at = now + self.offer_s * DOUBT_PART
 
     # -------------------------------------------------------------- leases
 

@@ -26,7 +26,7 @@ from zray.sched.loading import Kernels
 from zray.sched.local import ROW, Grant, LocalScheduler, Recall, Status
 from zray.sched.placing import GlobalScheduler, schedulers
 from zray.sched.resources import CPU_COLUMN, checked_units
-from zray.sched.spill import PATIENCE_S, Ask, Offers, Place, Spill, Tell, TellNode, Unplace, WantLocal
+from zray.sched.spill import LINK_BYTES_S, PATIENCE_S, Ask, Offers, Place, Spill, Tell, TellNode, Unplace, WantLocal
 from zray.sched.view import ClusterView
 
 # Turns of local, spill and asker in one step; what is not settled then goes on in the next one.
@@ -68,7 +68,7 @@ class BottomUpScheduler:
     def __init__(
         self, local: LocalScheduler, home: bytes, labels: dict[str, str] | None = None, *, seed: int = 0,
         gossip_s: float = GOSSIP_S, patience_s: float = PATIENCE_S, kernels: Kernels | None = None,
-        nodes_of: Callable[[dict], list[bytes] | None] = lambda strategy: None,
+        nodes_of: Callable[[dict], list[bytes] | None] = lambda strategy: None, link_bytes_s: float = LINK_BYTES_S,
     ) -> None:
         self.local, self.home, self.labels = local, home, dict(labels or {})
         self.view = ClusterView(kernels)
@@ -77,7 +77,7 @@ class BottomUpScheduler:
         self.gossip = Gossip(home, self.view, gossip_s=gossip_s, seed=seed)
         self.asker = Asker(home, self.placing, self.schedulers, patience_s=patience_s)
         self.spill = Spill(home, self.view, Offers(local.obstacle, self._could, nodes_of), patience_s=patience_s,
-                           offer_s=gossip_s)
+                           offer_s=gossip_s, link_bytes_s=link_bytes_s)
         self.now = 0.0
         self.draining = False
         self._free: list[int] = list(local.view.available[ROW])  # as the view knows it

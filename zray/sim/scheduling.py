@@ -409,6 +409,9 @@ class SchedulingCluster:
             node.name, grant.owner, grant.key, grant.lease, self.net.now))
         if wanted and node.name in home.scheduler.view.row_of:
             owner.grant(owner.keys[grant.key], grant.lease, node)
+            held = node.scheduler.local.leases.get(grant.lease)
+            if held is not None and held.recalled and node.alive:  # it was recalled before its worker was up
+                owner.recall(grant.lease)
 
     def _recalled(self, owner: Owner, lease: int) -> None:
         if owner.alive:

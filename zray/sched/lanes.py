@@ -66,8 +66,8 @@ class Lane:
     """Entries of one demand and strategy, and where their wants may go."""
 
     __slots__ = ("ask_until", "avoid", "barred", "count", "demand", "entries", "fruitful_at", "generation",
-                 "home_admits", "home_first", "infeasible_at", "is_local_to", "key", "looked", "looked_at", "members",
-                 "request", "retry_at", "retry_s", "said", "strategy", "unplaced", "verdict")
+                 "home_admits", "home_first", "home_queues", "infeasible_at", "is_local_to", "key", "looked",
+                 "looked_at", "members", "request", "retry_at", "retry_s", "said", "strategy", "unplaced", "verdict")
 
     def __init__(self, key: Any, demand: dict[str, int], strategy: dict, retry_s: float) -> None:
         self.key, self.demand, self.strategy = key, demand, strategy
@@ -84,12 +84,12 @@ class Lane:
         self.verdict: tuple[int, str] | None = None  # of the last answer about what is unplaced
         self.infeasible_at = -1  # view.generation in which nobody could hold it
         self.generation = -1  # view.generation of what ``judge`` found
-        self.home_first = self.home_admits = False
+        self.home_first = self.home_admits = self.home_queues = False
         self.is_local_to: bytes | None = None
         self.fruitful_at = 0.0  # when somebody was last granted something
 
     def judge(self, home: bytes, view: ClusterView, obstacle: Callable[[dict, dict], str]) -> None:
-        """May home hold it, and is home to be asked first?"""
+        """May home hold it, is home to be asked first, and may what is free nowhere wait there?"""
         self.generation = view.generation
         self.verdict = None
         self.said = ""
@@ -97,7 +97,8 @@ class Lane:
         strategy, row = self.strategy, view.row_of.get(home)
         self.is_local_to = None
         if len(view.row_of) <= 1:
-            self.home_first = self.home_admits = True  # a lone node answers for itself, also that it never can
+            # A lone node answers for itself, also that it never can.
+            self.home_first = self.home_admits = self.home_queues = True
             return
         kind = strategy.get("kind") or "default"
         self.home_admits = row is not None and row not in view.draining and not obstacle(self.demand, strategy)
@@ -110,9 +111,11 @@ class Lane:
             self.home_admits = False  # bundles may be elsewhere; queues of the group's nodes will do
         elif kind == "default" and strategy.get("locality"):
             node = strategy["locality"]
-            wish = isinstance(node, bytes) and not same_node(node, home) and node[:INCARNATION_SIZE] in view.row_of
-            self.is_local_to = node if wish else None
+            if isinstance(node, bytes) and node[:INCARNATION_SIZE] in view.row_of:
+                self.is_local_to = node[:INCARNATION_SIZE]
+                wish = not same_node(node, home)
         self.home_first = self.home_admits and not wish
+        self.home_queues = self.home_admits and self.is_local_to in (None, home)
 
     def queues(self) -> list[bytes]:
         """Nodes in whose queues something of this lane waits: they grant it themselves when they can."""

@@ -44,7 +44,7 @@ class Placed(NamedTuple):
 class GlobalScheduler:
     """Places demands over ``view``; ``home`` is the node it runs on."""
 
-    def __init__(self, view: ClusterView, home: bytes, *, tentative_s: float = 0.2) -> None:
+    def __init__(self, view: ClusterView, home: bytes, *, tentative_s: float = 0.1) -> None:
         self.view, self.home, self.tentative_s = view, home, tentative_s
         self.decisions = 0  # made in its life
         self._cursor = 0
@@ -188,6 +188,11 @@ class GlobalScheduler:
             _, row, stamp, demand, count = tentative.popleft()
             if view.stamps[row] == stamp:
                 view.release(row, tuple((column, value * count) for column, value in demand))
+                view.changes += 1
+
+    def deadline(self) -> float | None:
+        """When a tentative placement is to be lifted."""
+        return self._tentative[0][0] if self._tentative else None
 
     # -------------------------------------------------------------- words
 

@@ -18,7 +18,8 @@ want, or the owner returns it.  What an owner no longer wants is taken back from
 
 Keys with one demand and strategy stand in a *Lane*, which asks for all of them at once, and hands out the answer in
 turn.  Lanes ask in turn too.  A lane asks when something in it is unplaced, when the view has changed, and every
-``offer_s`` (doubled up to OFFER_DOUBLINGS times while nothing changes); and only if this node's own view shows room.
+``offer_s``, but what has a place to wait only if this node's own view shows room (while it shows none, that is looked
+at ever more rarely, OFFER_DOUBLINGS times).
 
 To a node a share is what an owner's want is: ``LeaseWant(key, share.want, share.granted)``, granted being the grants of
 that node seen here.  A single request (an actor) is the same with a want of one, told by Place and Unplace.
@@ -44,7 +45,12 @@ from zray.sched.view import ClusterView
 PATIENCE_S = 0.05
 # A lane whose wants wait is offered again this often while somebody might have room: the gossip interval.
 OFFER_S = 0.1
+# What moves between nodes in a second, for how long bytes are worth waiting for: ten gigabit.
+LINK_BYTES_S = 1.25e9
 OFFER_DOUBLINGS = 4
+# When a scheduler finds no room where this node's view shows some, it has placed something there that no word confirms
+# yet.  Together with the time such a placement stands (TENTATIVE_PART of zray.sched.bottom_up) one gossip interval.
+DOUBT_PART = 0.2
 # Changes of the view gather this long before lanes look at it again: a twentieth of the gossip interval.
 LOOK_S = 0.005
 # A question that no global scheduler answered is asked again after this: Asker has tried them all by then.
@@ -117,7 +123,7 @@ class Spill:
     """Shares of the wants of one node's owners.  ``out`` is the outbox, filled by every event and by ``step``."""
 
     def __init__(self, home: bytes, view: ClusterView, offers: Offers, *, patience_s: float = PATIENCE_S,
-                 offer_s: float = OFFER_S, link_bytes_s: float = 1e9) -> None:
+                 offer_s: float = OFFER_S, link_bytes_s: float = LINK_BYTES_S) -> None:
         self.home, self.view, self.offers = home, view, offers
         self.patience_s, self.offer_s, self.link_bytes_s = patience_s, offer_s, link_bytes_s
         self.entries: dict[tuple[bytes, int], Entry] = {}
@@ -263,14 +269,13 @@ class Spill:
             left = 0  # some of it was: ask for the rest at once
         lane.verdict = (cause, detail) if left else None
         for entry in list(lane.entries):
-            if entry.unplaced and lane.home_admits:
+            if entry.unplaced and lane.home_queues:
                 self._give(entry, self.home, entry.unplaced, now, queued=True)
             elif entry.unplaced and left:
                 self._tell(entry, cause, detail)
         if lane.entries:
             lane.looked_at = now
-            lane.retry_at = now + lane.retry_s
-            lane.retry_s = min(lane.retry_s * 2, self.offer_s * 2**OFFER_DOUBLINGS)
+            lane.retry_at = now + self.offer_s * DOUBT_PART
 
     # -------------------------------------------------------------- leases
 
@@ -369,11 +374,13 @@ class Spill:
         if not lane.unplaced and not self.offers.could(lane.demand, strategy, avoid + list(lane.barred)):
             lane.retry_at = now + lane.retry_s
             lane.retry_s = min(lane.retry_s * 2, self.offer_s * 2**OFFER_DOUBLINGS)
+            if now < (until := self._patient_until(lane)):
+                lane.retry_at = min(lane.retry_at, until)
             return
         self._last_ask += 1
         lane.request, lane.ask_until = self._last_ask, now + ASK_S
         self._asked[lane.request] = lane
-        queue = bool(lane.unplaced) and not lane.home_admits
+        queue = bool(lane.unplaced) and not lane.home_queues
         self.out.append(Ask(lane.request, lane.demand, strategy, lane.count, queue, avoid, list(lane.barred)))
         del self.waiting[lane]
         self.waiting[lane] = None  # the others first, next time
@@ -384,11 +391,17 @@ class Spill:
         if strategy.get("kind") == "group":
             return {**strategy, "nodes": self.offers.nodes_of(strategy) or []}
         if lane.is_local_to is not None:
-            wait_s = strategy.get("bytes", self.offer_s * self.link_bytes_s) / self.link_bytes_s
-            if now < lane.fruitful_at + wait_s:
+            if now < self._patient_until(lane):
                 return {**strategy, "patient": True}
             return {name: value for name, value in strategy.items() if name != "locality"}
         return strategy
+
+    def _patient_until(self, lane: Lane) -> float:
+        """How long what waits where its bytes lie is offered to nobody else."""
+        if lane.is_local_to is None:
+            return 0.0
+        nbytes = lane.strategy.get("bytes")
+        return lane.fruitful_at + (nbytes / self.link_bytes_s if type(nbytes) is int else self.offer_s)
 
     def _look_again(self, lane: Lane, now: float) -> None:
         """Members, totals or labels have changed: who may hold this lane's wants?"""
@@ -412,6 +425,8 @@ class Spill:
         """Make shares and unplaced add up to what is outstanding."""
         difference = entry.outstanding - entry.shared - entry.unplaced
         if difference > 0:
+            if not entry.lane.count:
+                entry.lane.fruitful_at = now
             entry.unplaced += difference
             self._route(entry, now)
         elif difference < 0:
@@ -480,7 +495,7 @@ class Spill:
         entry.unplaced += count
         self._reduce(entry, node, count)
         lane.verdict = None
-        if lane.home_admits:
+        if lane.home_queues:
             self._give(entry, self.home, count, now, queued=True)
             lane.looked, lane.looked_at = -1, now - LOOK_S
         self._file(entry)

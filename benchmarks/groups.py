@@ -12,7 +12,7 @@ GROUPS = {
     "actors": "benchmarks.actors",
     "objects": "benchmarks.objects",
     "queue": "benchmarks.queue_depth",
-    "groups": "benchmarks.placement",
+    "groups": "benchmarks.placement_groups",
     "kernels": "benchmarks.kernels",
 }
 ZRAY_ONLY = {"kernels"}

@@ -15,6 +15,7 @@ One seed, one schedule: ``cluster.net.trace_hash()`` tells two runs apart.
 
 from __future__ import annotations
 
+from itertools import count
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -190,7 +191,7 @@ class Node:
         self.cluster, self.index = cluster, index
         self.name = (index + 1).to_bytes(4, "big") + bytes(4)
         self.total, self.labels = total, labels
-        local = LocalScheduler(total, labels, node=self.name, first_lease=(index + 1) << 40)
+        local = LocalScheduler(total, labels, node=self.name, next_lease=count(((index + 1) << 40) + 1).__next__)
         self.scheduler = BottomUpScheduler(local, self.name, labels, seed=cluster.net.seed + index,
                                            kernels=cluster.kernels, **cluster.settings)
         self.alive = True

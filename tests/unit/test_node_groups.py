@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.test_node_machine import CPU, Node, only, spec
+from tests.unit.test_node_machine import CPU, NODE, Node, only, spec
 from zray import messages as m
 from zray.causes import Cause
 from zray.ids import group_id
-from zray.sched.local import LocalScheduler
 
-ME = b"nod1\0\0\0\0"
+ME = NODE
 DRIVER = b"driver00"
 
 
@@ -19,19 +18,10 @@ def group(number: int = 1) -> bytes:
 
 
 class GroupNode(Node):
-    """A Node whose scheduler knows the incarnation of the node."""
+    """A Node with a driver and its workers up."""
 
     def __init__(self, cpus=2):
-        original = LocalScheduler.__init__
-
-        def named(self, total, labels=None, *, node=ME, **more):
-            original(self, total, labels, node=node, **more)
-
-        LocalScheduler.__init__ = named
-        try:
-            super().__init__(cpus)
-        finally:
-            LocalScheduler.__init__ = original
+        super().__init__(cpus)
         self.bring_up()
         self.driver()
 

@@ -75,7 +75,7 @@ class Node:
         self.spawned = []
         self.machine = NodeMachine(
             incarnation=NODE, node={"NodeID": "n"}, names=self.names,
-            scheduler=LocalScheduler({"CPU": cpus * 10_000, "GPU": 20_000}),
+            scheduler=LocalScheduler({"CPU": cpus * 10_000, "GPU": 20_000}, node=NODE),
             config=Config(**settings), new_worker_id=self.new_id, attach=lambda peer, pid: {"arena": "x"}, keep=cpus)
         self.machine.start(self.now)
         self.take()

@@ -56,6 +56,7 @@ class GroupService:
         self._removes: dict[bytes, m.RemoveGroup] = {}  # for groups that have no home at the moment
         self._unknown: dict[bytes, float] = {}  # group -> when it counts as removed
         self._free: list[int] = []  # what was free here at the last look
+        self._seen = -1  # changes of the cluster view seen
         self.handlers: dict[int, Callable[[bytes, Any], None]] = {
             m.CreateGroup.CODE: self._create, m.RemoveGroup.CODE: self._remove, m.WatchGroup.CODE: self._watch,
             m.GroupState.CODE: self._state, m.BundleReserve.CODE: self._reserve, m.BundleReserved.CODE: self._reserved,
@@ -276,6 +277,11 @@ class GroupService:
         if free is not None and any(now_free > before for now_free, before in zip(free, self._free, strict=False)):
             self.table.view_changed()
         self._free = list(free) if free is not None else []
+        changes = self.cluster_view().changes
+        if changes != self._seen:  # some other node has said something
+            self._seen = changes
+            if self.table.unplaced:
+                self.table.view_changed()
         while True:
             if self.table.settle(now):
                 moved = True

@@ -145,7 +145,10 @@ def dealer(victim: Victim, keys: curve.Keys | None, server_key: bytes, frames: l
         one.setsockopt(zmq.CURVE_SECRETKEY, keys.secret)
     one.connect(victim.address)
     for frame in frames:
-        one.send_multipart(frame)
+        try:
+            one.send_multipart(frame, zmq.NOBLOCK)
+        except zmq.Again:
+            break  # it was turned away already
     return one
 
 
@@ -182,7 +185,7 @@ def slow_reader(victim: Victim, random: Random) -> Any:
     me = one.getsockopt(zmq.ROUTING_ID)[:8]
     for number in range(1, 200):
         head = envelope.pack(0, 1, me, victim.mesh.incarnation, 1 << 40 | number, 0)
-        one.send(head + encode([Bye.CODE, Bye("ping")]))
+        one.send(head + encode([Bye.CODE, Bye("ping")]), zmq.NOBLOCK)
     return one
 
 

@@ -1,41 +1,26 @@
-"""The mesh: this process's ZeroMQ sockets, one session per peer, one outbox per peer.
-
-    inbound     a bound ROUTER that peers on this machine dial
-    tcp         another one, with CURVE, made once a peer on another machine must dial (zray.transport.tcp)
-    outbound    a ROUTER that dials peers; its monitor tells when a dialled peer's process has ended
-                (zray.transport.outbound)
+"""The mesh: one session per peer, one outbox per peer, over the links of this process (zray.transport.links).
 
 The mesh knows bytes and peers; ``encode(flat)`` and ``decode(body)`` are injected.  Not thread-safe: whoever calls it
 holds the loop's lock, except for ``poll`` and ``wake``, which may be called without.  ``poll`` waits on the sockets'
 file descriptors only, so that other threads may send and receive (under the lock) while one thread is blocked in it.
 ZeroMQ's descriptors signal edges, and sending may swallow one: therefore whoever sends looks at ``readable()``
 afterwards, and drains or wakes the poller.
-
-Ways to a peer, best first: a connection that we have dialled, one that the peer has (by ipc, by TCP), and through the
-connection to another process (``via``).
 """
 
 from __future__ import annotations
 
 import errno
-from collections import Counter
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import zmq
 
-from zray.transport import envelope, sockets
+from zray.transport import envelope
 from zray.transport.envelope import ACK, GONE, RESET, SIZE, MalformedFrame
 from zray.transport.faults import Faults
-from zray.transport.outbound import Outbound
-from zray.transport.polling import Polling
-from zray.transport.relay import Relaying
+from zray.transport.links import Links, try_send
 from zray.transport.session import EPOCH_SHIFT, Session
 from zray.transport.sockets import Limits
-
-if TYPE_CHECKING:
-    from zray.transport.curve import Keys
-    from zray.transport.tcp import TcpSide
 
 __all__ = ["LIBZMQ_MIN", "Limits", "Mesh"]
 
@@ -49,13 +34,8 @@ _NOBLOCK = int(zmq.NOBLOCK)
 _SEND_FIRST = int(zmq.SNDMORE | zmq.NOBLOCK)
 
 
-class Mesh(Polling):
-    """Send and receive messages by peer incarnation.
-
-    What connections between machines need is set before the first one: ``keys``, ``allowed(public_key) -> principal``
-    (called by another thread, see zray.transport.gate), ``admits(peer, principal)``; or ``insecure`` for plain TCP.
-    For a node that relays: ``relaying.relay(destination) -> next hop``; for its core processes ``relaying.hops``.
-    """
+class Mesh(Links):
+    """Send and receive messages by peer incarnation."""
 
     def __init__(self, incarnation: bytes, job: int, bind_endpoint: str | None,
                  encode: Callable[[list[Any]], bytes], decode: Callable[[bytes | memoryview], list[tuple[int, Any]]],
@@ -65,18 +45,12 @@ class Mesh(Polling):
             raise RuntimeError(f"zray needs libzmq {needed} or newer, and pyzmq was built with {found}")
         if len(incarnation) != _PEER or incarnation[0] == 0:
             raise ValueError(f"an incarnation is {_PEER} bytes and does not begin with zero, not {incarnation!r}")
-        self.incarnation = incarnation
+        super().__init__(incarnation, bind_endpoint, limits or Limits())
         self.job = job
         self.trace = 0  # trace id of frames sent from now on
         self.clock = clock
-        self.limits = limits or Limits()
-        self.counters: Counter[str] = Counter()
         self.on_closed: Callable[[bytes], None] = lambda peer: None
         self.on_error: Callable[[Exception], None] = lambda error: None
-        self.keys: Keys | None = None
-        self.insecure = False
-        self.allowed: Callable[[bytes], str] = lambda public_key: ""
-        self.admits: Callable[[bytes, str], bool] = lambda peer, principal: True
         self._encode, self._decode, self._faults = encode, decode, faults
         self._outbox: dict[bytes, list[Any]] = {}
         self._stalled: dict[bytes, list[Any]] = {}  # no credit; older than what the outbox has for the peer
@@ -84,62 +58,11 @@ class Mesh(Polling):
         self._active: dict[bytes, Session] = {}  # sessions that tick() must visit
         self._tick_at: float | None = None
         self._epoch = 0
-        self._inbound_route: dict[bytes, bytes] = {}
         self._departed: dict[bytes, int] = {}  # peer -> newest epoch heard from it
         self._closing: dict[bytes, float] = {}  # connection lost, on_closed still to come: give up waiting then
         self._held: dict[bytes, list[Any]] = {}  # messages for peers whose endpoint is looked up
         self.lasting: set[bytes] = set()  # peers whose sessions outlast their connections
         self._refused: set[bytes] = set()  # tags of nodes
-        self._tcp: TcpSide | None = None
-        self.relaying = Relaying(incarnation, self.counters, self.limits.via_max)
-        self._via = self.relaying.via
-        self._open(bind_endpoint)
-
-    def _open(self, bind_endpoint: str | None) -> None:
-        self._context = zmq.Context()
-        self._inbound = sockets.make_router(self._context, self.limits)
-        self._inbound.setsockopt(zmq.ROUTING_ID, self.incarnation)
-        self.endpoint = ""
-        if bind_endpoint:
-            self._inbound.bind(bind_endpoint)
-            self.endpoint = self._inbound.getsockopt_string(zmq.LAST_ENDPOINT)
-        self._out = Outbound(self._context, self.incarnation, self.limits, self.counters)
-        self._outbound, self._dialled = self._out.socket, self._out.dialled
-        # pyzmq's Python layer over send costs as much as the send; nothing of what it does is used here
-        self._send_in: Callable[[bytes, int], Any] = super(zmq.Socket, self._inbound).send  # type: ignore[misc]
-        self._send_out: Callable[[bytes, int], Any] = super(zmq.Socket, self._outbound).send  # type: ignore[misc]
-        fds = (socket.getsockopt(zmq.FD) for socket in (self._inbound, self._outbound, self._out.monitor))
-        self._open_pollers(*fds)
-        for socket in (self._inbound, self._outbound, self._out.monitor):
-            socket.getsockopt(zmq.EVENTS)  # arms the edge of its descriptor
-
-    def serve_tcp(self, host: str = "127.0.0.1", ports: tuple[int, int] = (0, 0), advertise: str = "") -> str:
-        """Let peers dial us by TCP, at the first free port of the range; returns the endpoint that they dial.
-
-        It is under ``advertise`` or ``host``.  Called again it returns the same.  OSError when the port is in use or
-        the host is not ours; ValueError without ``keys`` in a mesh that is not ``insecure``.
-        """
-        if self._tcp is None:
-            if self.keys is None and not self.insecure:
-                raise ValueError("a TCP port without keys is open to everybody: set keys, or insecure")
-            from zray.transport.tcp import TcpSide  # noqa: PLC0415  (processes of a lone node do not pay for it)
-
-            keys = None if self.insecure else self.keys
-            self._tcp = TcpSide(self._context, self.incarnation, self.limits, self.counters, host, ports, advertise,
-                                keys, lambda key: self.allowed(key), lambda peer, who: self.admits(peer, who))
-            self._tcp_fd = self._tcp.fd
-            self._tcp_stirred = True
-            self._register(self._tcp_fd)
-        return self._tcp.endpoint
-
-    @property
-    def gate(self) -> Counter[str]:
-        """What the gate of the TCP port has counted: accepted, shut, let_in, turned_away, errors."""
-        return self._tcp.gate.counters if self._tcp is not None else Counter()
-
-    def principal(self, peer: bytes) -> str:
-        """The principal by which the peer came in over TCP; '' when it came in by ipc, or not at all."""
-        return self._tcp.principal(peer) if self._tcp is not None else ""
 
     # ---------------------------------------------------------------- peers
 
@@ -217,9 +140,6 @@ class Mesh(Polling):
         """Is there a connection to send to the peer by, as far as known, or is one looked up (hold)?"""
         reachable = peer in self._dialled or peer in self._inbound_route or peer in self._held or peer in self._via
         return (reachable or self._by_tcp(peer)) and peer not in self._closing
-
-    def _by_tcp(self, peer: bytes) -> bool:
-        return self._tcp is not None and peer in self._tcp.routes
 
     def dialled(self, peer: bytes) -> bool:
         """Have we a connection of our own to the peer?  Then its end shows as on_closed, once it is drained."""
@@ -418,35 +338,10 @@ class Mesh(Polling):
                 self._drop_routes(peer)
             self._lost(peer)
 
-    def _way(self, peer: bytes) -> tuple[Callable[[bytes, int], Any], bytes]:
-        """``(send, route)`` of the best way to a peer; the route is b'' when there is none."""
-        dialled = self._dialled.get(peer)
-        if dialled is not None:
-            self._out_stirred = True
-            return self._send_out, dialled.route
-        return self._way_back(peer)
-
-    def _way_back(self, peer: bytes) -> tuple[Callable[[bytes, int], Any], bytes]:
-        """The best of those that we have not dialled."""
-        route = self._inbound_route.get(peer)
-        if route is not None:
-            self._in_stirred = True
-            return self._send_in, route
-        if self._tcp is not None and peer in self._tcp.routes:
-            self._tcp_stirred = True
-            return self._tcp.send, self._tcp.routes[peer]
-        hop = self._via.get(peer)
-        return self._way(hop) if hop is not None and hop not in self._via else (self._send_in, b"")
-
-    def _drop_routes(self, peer: bytes) -> None:
-        self._inbound_route.pop(peer, None)
-        if self._tcp is not None:
-            self._tcp.drop(peer)
-
     def _put_control(self, peer: bytes, flags: int, ack: int) -> None:
         """A frame without body or number.  Nobody waits for it, so an unreachable peer is no news."""
         header = envelope.pack(flags, self.job, self.incarnation, peer, 0, ack, self.trace)
-        if not _try(*self._way(peer), header):
+        if not try_send(*self._way(peer), header):
             self.counters["lost_acks"] += 1
 
     # ---------------------------------------------------------------- receiving
@@ -466,11 +361,6 @@ class Mesh(Polling):
                 self._in_stirred = True
                 return True
         return self._tcp_stirred and self._tcp_readable()
-
-    def _tcp_readable(self) -> bool:
-        assert self._tcp is not None
-        self._tcp_stirred = bool(self._tcp.socket.get(_EVENTS) & _POLLIN)
-        return self._tcp_stirred
 
     @property
     def stirred(self) -> bool:
@@ -607,12 +497,12 @@ class Mesh(Polling):
         if next_hop is None:
             return False
         put, route = self._way(next_hop) if next_hop else (self._send_in, b"")
-        if _try(put, route, frame):
+        if try_send(put, route, frame):
             self.counters["relayed"] += 1
         else:
             self.counters["not_relayed"] += 1
             if not route and not flags:  # controls are not answered: two relays would go on for ever
-                _try(*self._way(hop), envelope.pack(GONE, self.job, destination, source, 0, 0))
+                try_send(*self._way(hop), envelope.pack(GONE, self.job, destination, source, 0, 0))
         return False
 
     def _on_ack(self, peer: bytes, session: Session, ack: int, now: float) -> None:
@@ -692,7 +582,7 @@ class Mesh(Polling):
             return False
         session = self._sessions.get(peer)
         ack = session.ack() if session else 0
-        return _try(*self._way_back(peer), envelope.pack(ACK, self.job, self.incarnation, peer, 0, ack))
+        return try_send(*self._way_back(peer), envelope.pack(ACK, self.job, self.incarnation, peer, 0, ack))
 
     # ---------------------------------------------------------------- time
 
@@ -736,15 +626,7 @@ class Mesh(Polling):
             return
         self.flush()
         self.closed = True
-        self._out.close_monitor()
-        for socket in (self._inbound, self._outbound):
-            socket.close(linger_ms)
-        if self._tcp is not None:
-            self._tcp.close(linger_ms)
-        self._context.term()
-        if self._tcp is not None:
-            self._tcp.gate.join()
-        self._close_pollers()
+        self._close_links(linger_ms)
 
     def check(self) -> None:
         """Raise AssertionError when an invariant is broken."""
@@ -759,15 +641,3 @@ class Mesh(Polling):
         assert self._tcp is None or len(self._tcp.routes) == len(self._tcp._principals)
         assert self._stalled.keys() <= self._sessions.keys()
         assert not self._departed.keys() & self._sessions.keys() - self._dialled.keys()
-
-
-def _try(put: Callable[[bytes, int], Any], route: bytes, frame: bytes) -> bool:
-    """Send a frame; False when there is no way, or no room on it."""
-    if not route:
-        return False
-    try:
-        put(route, _SEND_FIRST)
-        put(frame, _NOBLOCK)
-    except zmq.ZMQError:
-        return False
-    return True

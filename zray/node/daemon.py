@@ -22,7 +22,9 @@ from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
+from zray import ids
 from zray.config import Config
+from zray.messages import Hello, NodeJoin
 from zray.node import linux, session as sessions
 from zray.node.children import Children, Processes, Signals, Watcher
 from zray.node.cluster import routed
@@ -49,7 +51,7 @@ class Daemon:
 
     def __init__(self, arguments: argparse.Namespace, config: Config, offered: Offer, membership: Membership,
                  session_dir: str):
-        from zray import ids
+
         from zray.node.zygote import ZygoteLink, one_blas_thread
 
         self.config = config
@@ -71,7 +73,7 @@ class Daemon:
 
     def _compose(self, offered: Offer) -> None:
         """Everything that may make threads or contexts: only after the fork."""
-        from zray import codec, ids
+        from zray import codec
         from zray.gcs.service import GcsService
         from zray.node.locations import GcsLocations
         from zray.node.machine import NodeMachine
@@ -216,11 +218,18 @@ class Daemon:
         self.mesh.flush()
 
     def _deliver(self, peer: bytes, code: int, message: Any) -> None:
+        if not ids.same_node(peer, self.incarnation) and not self._may_speak(peer, code):
+            self.machine.refuse(peer, f"{type(message).__name__} from a process that is no node of this cluster")
+            return
         handler = self._shell_handlers.get(code)
         if handler is not None:
             handler(peer, message)
         else:
             self.machine.handle(peer, code, message, self.now)
+
+    def _may_speak(self, peer: bytes, code: int) -> bool:
+        """A newcomer with a ticket may introduce itself, and nothing else."""
+        return peer in self.machine.cluster.peers or code in (Hello.CODE, NodeJoin.CODE)
 
     def _timeout(self) -> float | None:
         times = [self.machine.next_deadline(), self.store.next_deadline(), self._log_at, self.mesh.deadline(),

@@ -55,8 +55,10 @@ class Member:
         except BadKeyFile as error:
             raise BadOption(str(error)) from None
         self.cluster = self.credentials.cluster.hex()
-        self.credentials.equip(mesh)
-        mesh.insecure = options.insecure
+        if options.insecure:
+            mesh.insecure = True
+        else:
+            self.credentials.equip(mesh)
         try:
             self.endpoint = mesh.serve_tcp(options.host, (options.port, options.port))
         except (OSError, ValueError) as error:
@@ -87,11 +89,12 @@ class Member:
         peer = ids.node_of(ticket.node)
         if not ticket.insecure:  # it dials us as soon as it has taken us in
             self._allow_list.add_node(ticket.server_key, ticket.node)
-        self.mesh.keys = ticket.keys()
+            self.mesh.keys = ticket.keys()
         self.mesh.connect(peer, endpoint)
         answer = self._ask(peer, m.NodeJoin(m.PROTOCOL, PYTHON, version, row), ticket)
         self.mesh.disconnect(peer)
-        self.mesh.keys = self.credentials.keys
+        if not ticket.insecure:
+            self.mesh.keys = self.credentials.keys
         if answer.refused:
             raise JoinRefused(f"the cluster refuses this node: {answer.refused}")
         self.ordinal, self.hints, self.settings, self.known = answer.ordinal, answer.gcs, answer.settings, answer.rows

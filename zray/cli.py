@@ -148,6 +148,7 @@ def main() -> None:
 @click.option("--host", default="", help="address to bind and to be dialled at (default: loopback)")
 @click.option("--port", type=int, default=0, help="the node's well-known TCP port (default: any free one)")
 @click.option("--port-range", default="", metavar="LOW-HIGH", help="for endpoints of drivers and workers")
+@click.option("--one-port", is_flag=True, help="drivers and workers bind no ports: their nodes relay (slower)")
 @click.option("--node-name", default="", help="a name that no other node of the cluster has")
 @click.option("--insecure", is_flag=True, help="plain TCP: no encryption, no authentication")
 @click.option("--gcs-dir", default="", metavar="DIR", help="keep the control store here over restarts")

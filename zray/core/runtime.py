@@ -92,7 +92,7 @@ class Runtime:
         self.mesh = Mesh(self.incarnation, self.job, endpoint, codec.encode, codec.decode, time.monotonic,
                          limits=limits)
         self.loop = Loop(self.mesh, self._dispatch, on_error=_report_error, service_after_s=self.config.service_after_s)
-        self.reach = Reach(self.mesh, os.path.dirname(endpoint.removeprefix("ipc://")))
+        self.reach = Reach(self.mesh, node, os.path.dirname(endpoint.removeprefix("ipc://")))
         self.loop.on_turn = self._turn
         self.mesh.on_closed = self._peer_closed
         self.mesh.on_error = _report_error

@@ -142,6 +142,8 @@ class Member:
         self.handlers: dict[int, Callable[[bytes, Any], None]] = {m.NodeJoin.CODE: self._node_join}
         cluster = daemon.machine.cluster
         cluster.bind_host, cluster.insecure = self.options.host, self.options.insecure
+        cluster.one_port = self.options.one_port
+        self.mesh.relaying.relay = cluster.next_hop
         cluster.ports = list(self.options.ports) if any(self.options.ports) else []
         host, port = split_host_port(self.address)
         self.join_string = self.credentials.mint(host, port, insecure=self.options.insecure)

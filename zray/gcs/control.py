@@ -155,13 +155,14 @@ class Control:
 
     def adopt(self, config: ClusterConfig, now: float) -> Out:
         """A configuration that is decided."""
-        was_voter = self.is_voter
+        was_voter, involved = self.is_voter, self.config.involved()
         if not self.acceptor.learn(config, now):
             return []
         self.counters["configurations"] += 1
         if self.proposer.base is not None and self.proposer.base.generation < config.generation:
             self.proposer.abandon()
         self._watch_over(now, afresh=self.is_voter and not was_voter)
+        self.membership.expect(config.involved() - involved, now)
         self.host.adopted(config)
         return []
 

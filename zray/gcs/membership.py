@@ -51,6 +51,13 @@ class Membership:
                 self.heard_at[name] = now
         self._opinions = {voter: said for voter, said in self._opinions.items() if voter in wanted}
 
+    def expect(self, nodes: Iterable[bytes], now: float) -> None:
+        """These have been given a part: their heartbeats come faster from now on.  No other part before I hear one."""
+        for name in nodes:
+            if name in self.heard_at:
+                self.heard_at[name] = now
+                self.answering.discard(name)
+
     def heard(self, peer: bytes, now: float) -> None:
         if peer in self.heard_at:
             self.heard_at[peer] = now

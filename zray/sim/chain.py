@@ -361,10 +361,11 @@ class SimStore:
         come to hold, a majority of voters and somebody with all acknowledged writes remain."""
         up = {node.name for node in self.nodes.values() if node.working and node is not victim}
         possible = [self.config]
-        for node in self.nodes.values():
-            accepted = node.service.control.acceptor.accepted
-            if accepted is not None and accepted[1].generation > self.config.generation:
-                possible.append(accepted[1])
+        for node in self.nodes.values():  # what the dead have proposed may still be on its way
+            control = node.service.control
+            accepted = control.acceptor.accepted
+            possible += [value for value in (accepted[1] if accepted else None, control.proposer.value)
+                         if value is not None and value.generation > self.config.generation]
         return all(majority(config.voters, up) and all(self._held(chain, shard, up)
                    for shard, chain in enumerate(config.chains)) for config in possible)
 

@@ -256,13 +256,15 @@ class Control:
         leaving = {name for name, row in self.rows.items() if row.state == DRAINING} | self.released
         lost = self.membership.agreed_lost(self.config, now) | gone | ended
         failed = self.membership.agreed_silent(self.config, now) | lost
-        usable = {name: row.ordinal for name, row in self.rows.items() if row.state == ALIVE
-                  and name not in failed | leaving and (name == self.me or name in self.membership.answering)}
+        living = {name: row.ordinal for name, row in self.rows.items()
+                  if row.state == ALIVE and name not in failed | leaving}
+        usable = {name: ordinal for name, ordinal in living.items()
+                  if name == self.me or name in self.membership.answering}
         reports = {**self._reports, self.me: self.host.reports()}
         chains = self.config.chains
         known = [(name, chains[r.shard], r) for name, said in reports.items() for r in said if r.shard < len(chains)]
         return View(
-            usable=usable, failed=frozenset(failed), dead=frozenset(lost | leaving), leaving=frozenset(leaving),
+            living=len(living), usable=usable, failed=frozenset(failed), dead=frozenset(lost | leaving), leaving=frozenset(leaving),
             freed=frozenset(gone | self.released),
             established=frozenset((r.shard, name) for name, chain, r in known
                                   if r.established and 0 < chain.since_of(name) <= r.epoch),

@@ -409,7 +409,9 @@ class ChainReplica:
     def _on_snapshot(self, peer: bytes, message: ChainSnapshot, now: float) -> Out:
         if not self._from(peer, self._predecessor, message.epoch):
             return []
-        if self.established or message.sequence <= self.applied or not 0 < message.count <= SNAPSHOT_CHUNKS_MAX:
+        if message.sequence <= self.applied:
+            return self._acknowledge()  # my word that I have it was lost
+        if self.established or not 0 < message.count <= SNAPSHOT_CHUNKS_MAX:
             return []
         self._heard = True
         collected = self._collected

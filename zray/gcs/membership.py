@@ -33,7 +33,8 @@ class Membership:
         self.me = me
         self.node_timeout_s = node_timeout_s
         self.gone: set[bytes] = set()
-        self.heard_at: dict[bytes, float] = {}
+        self.heard_at: dict[bytes, float] = {}  # or when I began to listen
+        self.answering: set[bytes] = set()  # heard of at least once: a row alone is no sign of life
         self._opinions: dict[bytes, tuple[frozenset[bytes], frozenset[bytes]]] = {}  # voter -> (silent, lost)
         self._ran_at = -math.inf
 
@@ -44,14 +45,23 @@ class Membership:
         wanted = {name for name in nodes if name != self.me}
         for name in [name for name in self.heard_at if name not in wanted]:
             del self.heard_at[name]
+            self.answering.discard(name)
         for name in wanted:
             if afresh or name not in self.heard_at:
                 self.heard_at[name] = now
         self._opinions = {voter: said for voter, said in self._opinions.items() if voter in wanted}
 
+    def expect(self, nodes: Iterable[bytes], now: float) -> None:
+        """These have been given a part: their heartbeats come faster from now on.  No other part before I hear one."""
+        for name in nodes:
+            if name in self.heard_at:
+                self.heard_at[name] = now
+                self.answering.discard(name)
+
     def heard(self, peer: bytes, now: float) -> None:
         if peer in self.heard_at:
             self.heard_at[peer] = now
+            self.answering.add(peer)
 
     def opinion(self, voter: bytes, silent: Iterable[bytes], lost: Iterable[bytes]) -> bool:
         """What a voter says it has not heard of; whether that is news."""
@@ -111,4 +121,4 @@ class Membership:
 
     def check(self) -> None:
         assert self.me not in self.heard_at and self.me not in self.gone
-        assert set(self._opinions) <= set(self.heard_at)
+        assert set(self._opinions) <= set(self.heard_at) >= self.answering

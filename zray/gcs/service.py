@@ -98,9 +98,11 @@ class GcsService(Host):
         self._ended: dict[bytes, str] = {}  # nodes declared dead
         self._burying: set[bytes] = set()
         self._leave: Callable[[], None] | None = None
+        self._leave_reason = ""
 
         config = ClusterConfig.first(self.incarnation) if first else _of_hints(hints)
-        self.control = Control(self.incarnation, config, self, node_timeout_s=node_timeout_s)
+        start = config if first else config._replace(generation=0)  # what the hints say is learned below
+        self.control = Control(self.incarnation, start, self, node_timeout_s=node_timeout_s)
         self.replicas: dict[int, ChainReplica] = {}
         if first:
             state = read_snapshot(self._path) if self._path is not None else None
@@ -112,6 +114,7 @@ class GcsService(Host):
         self.proxy = Proxy(self.client, self.route)
         self.handlers: dict[int, Callable[[bytes, Any], None]] = {
             cls.CODE: self.receive for cls in (*_OF_CLIENTS, *_OF_REPLICAS, *_TO_CLIENT, *_OF_CONTROL)}
+        self._run(lambda: self.control.adopt(config, now()))
         self.client.watch(NODES, self._on_node_rows)
 
     # ------------------------------------------------------------ what the daemon asks
@@ -146,8 +149,8 @@ class GcsService(Host):
     def leave(self, reason: str, then: Callable[[], None]) -> None:
         """Planned leave: hand every part in the control store on, set the row to "left", then call ``then``."""
         self._leave = then
-        self._set_own_state(DRAINING, reason)
-        self._go_if_free()
+        self._leave_reason = reason
+        self._run(self._go_on_leaving)
 
     def peer_closed(self, node: bytes, proven: bool) -> None:
         """The link to a node has broken; ``proven``: its process has ended (its endpoint refuses connections)."""
@@ -279,7 +282,7 @@ class GcsService(Host):
             replica.grant_lease(chain.epoch, self._reads_until(chain))
         self.client.configured(config.chains[0])
         self.on_config(config)
-        self._go_if_free()
+        self._emit(self._go_on_leaving())
 
     def reports(self) -> list[Report]:
         reports = [Report(shard, replica.config.epoch, replica.established, replica.joiner_caught_up())
@@ -323,9 +326,7 @@ class GcsService(Host):
             self.fenced(self._ended[self.incarnation])
             return
         self._emit(self.control.on_rows(rows, self._now()))
-
-    def _set_own_state(self, state: str, reason: str) -> None:
-        self._set_state(self.incarnation, state, reason)
+        self._emit(self._go_on_leaving())
 
     def _set_state(self, node: bytes, state: str, reason: str) -> None:
         """One compare-and-set on a node's row; repeated by whoever still wants it when the row has changed."""
@@ -340,21 +341,24 @@ class GcsService(Host):
         self._burying.add(node)
         self.client.compare_and_set(key, value, with_state(value, state, reason), done)
 
-    def _go_if_free(self) -> None:
-        """The last step of a planned leave."""
-        then = self._leave
-        if then is None or (self.incarnation in self.config.involved() and not self.alone):
-            return
-        row = self.control.rows.get(self.incarnation)
-        if row is not None and row.state in (ALIVE, DRAINING):
-            found = next(key for key in self._node_rows if key.startswith(NODES + self.incarnation))
-            if row.state == DRAINING:
+    def _go_on_leaving(self) -> Out:
+        """The next step of a planned leave: called whenever the row or the configuration has changed."""
+        then, row = self._leave, self.control.rows.get(self.incarnation)
+        if then is None:
+            return []
+        if row is None:
+            if self.first and self.alone:  # never admitted, so nobody needs to know
                 self._leave = None
-                value = self._node_rows[found]
-                self.client.compare_and_set(found, value, with_state(value, LEFT, "left"), lambda call: then())
-            return
-        self._leave = None
-        then()
+                then()
+        elif row.state == ALIVE:
+            self._set_state(self.incarnation, DRAINING, self._leave_reason)
+        elif row.state == DRAINING:
+            if self.alone or self.incarnation not in self.config.involved():
+                self._set_state(self.incarnation, LEFT, self._leave_reason)
+        else:
+            self._leave = None
+            then()
+        return []
 
     # ------------------------------------------------------------ snapshot on disk
 

@@ -13,8 +13,9 @@ GROUPS = {
     "objects": "benchmarks.objects",
     "queue": "benchmarks.queue_depth",
     "kernels": "benchmarks.kernels",
+    "transfer": "benchmarks.transfer",
 }
-ZRAY_ONLY = {"kernels"}
+ZRAY_ONLY = {"kernels", "transfer"}
 
 
 def measure(group: str, module: str, quick: bool = False) -> list[Row]:

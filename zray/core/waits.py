@@ -106,6 +106,7 @@ class Waits:
             raise self.values.error(batch.failures[min(batch.failures)])
         out: list[Any] = []
         order = sorted(batch.results, key=lambda column: column[0])
+        self.values.prefetch([value for _, _, value in order])
         for first, n, value in order:
             column = loads(self.values.payload(value))
             if first == len(out):
@@ -183,7 +184,10 @@ class Waits:
 
     def wait(self, refs: Sequence[ObjectRef], num_returns: int, timeout: float | None, fetch_local: bool = True
              ) -> tuple[list[ObjectRef], list[ObjectRef]]:
-        """``(ready, rest)``, each in the order of ``refs``; at most ``num_returns`` are ready."""
+        """``(ready, rest)``, each in the order of ``refs``; at most ``num_returns`` are ready.
+
+        With ``fetch_local`` those on other nodes are on their way here when it returns.
+        """
         if timeout == 0:
             return self._wait_now(refs, num_returns)
         group = self._wait_group(refs)
@@ -214,6 +218,8 @@ class Waits:
                 del pending[oid]
             rest = RefList(pending.values())
         rest.group = group
+        if fetch_local:
+            self.values.prefetch([ref._record.value for ref in done])
         self.loop.raise_pending()
         return done, rest
 

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable
 from enum import Enum
 from heapq import heappop, heappush
+from math import inf
 from typing import Any
 from zlib import crc32
 
@@ -70,7 +71,7 @@ class Pull:
         self.again: list[int] = []  # arrived with a wrong checksum
         self.same_bad: dict[int, int] = {}
         self.from_source = 0
-        self.deadline = 0.0  # of the next chunk; or when PAUSED ends
+        self.deadline = inf  # of the next chunk; or when PAUSED ends
         # Of all attempts:
         self.bad = 0
         self.avoid: dict[bytes, None] = {}
@@ -78,7 +79,7 @@ class Pull:
         self.finds = 0
         self.absent = ""  # why the primary's own node does not have it
         self.wants = ""  # what the source said it waits for
-        self.give_up_at = 0.0
+        self.give_up_at = inf
         self.told_at = 0.0
 
     def chunk_bytes(self, index: int) -> int:
@@ -141,6 +142,8 @@ class Pulls:
         heappush(self._small, (nbytes, self._numbers, pull))
         self._old.append(pull)
         self._admit(now)
+        if pull.state is State.QUEUED:
+            self.out.append(Send(client, StorePulling(request, pull.where())))
 
     def forget_client(self, client: bytes, now: float) -> None:
         """Nobody waits for what only it waited for: queued pulls end, others go on (others may pull from them)."""
@@ -396,21 +399,25 @@ class Pulls:
     def tick(self, now: float) -> None:
         for pull in list(self.active.values()):
             if pull.state is State.ROOM:
-                continue
-            if now >= pull.give_up_at:
+                self._tell(pull, now)  # the table gives up on it, not we
+            elif now >= pull.give_up_at:
                 self.fail(pull, ABSENT, f"nothing arrived for {GIVE_UP_S:g} s; {pull.where()}", now)
             elif now >= pull.deadline:
                 if pull.state is State.FETCHING:
                     pull.avoid[pull.source] = None
                 self._choose(pull, now)
-            elif now >= pull.told_at + PROGRESS_S:
-                pull.told_at = now
-                for client, request in pull.waiters:
-                    self.out.append(Send(client, StorePulling(request, pull.where())))
+            else:
+                self._tell(pull, now)
+
+    def _tell(self, pull: Pull, now: float) -> None:
+        if now >= pull.told_at + PROGRESS_S:
+            pull.told_at = now
+            for client, request in pull.waiters:
+                self.out.append(Send(client, StorePulling(request, pull.where())))
 
     def next_deadline(self) -> float | None:
-        return min((min(pull.deadline, pull.give_up_at, pull.told_at + PROGRESS_S)
-                    for pull in self.active.values() if pull.state is not State.ROOM), default=None)
+        return min((min(pull.deadline, pull.give_up_at, pull.told_at + PROGRESS_S) for pull in self.active.values()),
+                   default=None)
 
     def check(self) -> None:
         assert len(self.active) <= PULLS_MAX

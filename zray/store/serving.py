@@ -23,6 +23,7 @@ from zray.store.exchange import (
     ABSENT, AVOID_MAX, BEHIND, BUSY, FANOUT, FREED, OUT_CHUNKS_MAX, SESSION_IDLE_S, SESSIONS_MAX, STALE,
     WINDOW, Key, Say,
 )
+from zray.store.records import FULL
 
 ELSEWHERE_MAX = 3  # nodes named to an asker
 
@@ -72,6 +73,10 @@ class Serving:
     # ------------------------------------------------------------ messages
 
     def on_pull(self, peer: bytes, message: PullObject, now: float) -> None:
+        self._open(peer, message, now)
+        self.pump()  # also when it is refused: an older attempt of the same node may have ended
+
+    def _open(self, peer: bytes, message: PullObject, now: float) -> None:
         key = Key(message.oid, message.node, message.generation)
         old = self.of.get(key, {}).get(peer)
         if old is not None:
@@ -106,7 +111,6 @@ class Serving:
             session.ready = False
             self.out.append(Say(peer, PullWait(message.pull, "it is being read back from disk")))
         self._want(session, message.chunks)
-        self.pump()
 
     def on_chunk_wanted(self, peer: bytes, message: PullChunk, now: float) -> None:
         session = self.sessions.get((peer, message.pull))
@@ -130,6 +134,8 @@ class Serving:
 
     def restored(self, key: Key, error: str) -> None:
         """The object is back from disk, or cannot be read."""
+        if error.startswith(FULL):
+            error = f"{FULL}node {self.me.hex()} has the object on its disk and " + error[len(FULL) :]
         for session in list(self.of.get(key, {}).values()):
             if not session.ready and error:
                 self._refuse_session(session, ABSENT, error)
@@ -250,6 +256,7 @@ class Serving:
         assert {id(s) for of in self.of.values() for s in of.values()} == {id(s) for s in self.sessions.values()}
         assert set(self.copies.held) == set(self.of)
         assert len(self._turns) == sum(session.queued for session in self.sessions.values())
+        assert not self._turns or self.out_chunks >= OUT_CHUNKS_MAX, "chunks wait though they could be sent"
         for session in self._turns:
             assert session.queued and session.wanted and session.ready
         for key, of in self.of.items():

@@ -318,12 +318,18 @@ class Spill:
     # -------------------------------------------------------------- the step
 
     def step(self, now: float) -> None:
-        """Withdraw what was left without an answer, offer what waits, tell nodes of their shares."""
+        """Withdraw what was left without an answer, offer what waits, tell nodes of their shares.
+
+        Call it again, after LocalScheduler's step, as long as it puts out anything for this node.
+        """
         while self._patience and self._patience[0][0] <= now:
             _, entry, node = self._patience.popleft()
             share = entry.shares.get(node)
             if share is not None and share.want > share.promised and not share.queued and share.until <= now:
                 self._disappointed(entry, node, now)
+        if any(node == self.home for _, node in self._dirty):
+            self._flush()
+            return  # what home grants of it need not be offered; the next step does that
         for lane in list(self.waiting):
             if lane.generation != self.view.generation:
                 self._look_again(lane, now)

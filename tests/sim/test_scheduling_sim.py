@@ -11,6 +11,7 @@ from random import Random
 
 import pytest
 
+from benchmarks.placement import blind, bottom_up, locality, verdict
 from zray.sched.policies.labels import satisfies
 from zray.sched.resources import UNIT
 from zray.sim.scheduling import SchedulingCluster
@@ -155,3 +156,53 @@ def test_one_seed_one_schedule(seed):
         return cluster.net.trace_hash()
 
     assert run() == run()
+
+
+# ------------------------------------------------------------------ studies, in small
+
+
+def test_one_driver_fills_a_cluster_evenly():
+    cpus, tasks = [4] * 21, [0.01] * 4000
+    runs, _ = bottom_up(cpus, tasks)
+    assert len(runs) == len(tasks)
+    result = verdict(runs, cpus, tasks)
+    assert result["jain_min"] >= 0.99 and result["ratio"] <= 1.15, "of these the ramp is a tenth"
+
+
+def test_uneven_nodes_get_what_they_can_run_and_blind_placement_does_not_see_that():
+    cpus, tasks = [2, 8, 4, 2, 8], [0.005, 0.05, 0.01] * 400
+    ours, _ = bottom_up(cpus, tasks)
+    blindly, _ = blind(cpus, tasks, lambda position: position % 5)
+    ratio = verdict(ours, cpus, tasks)["ratio"]
+    assert ratio <= 1.15 and verdict(blindly, cpus, tasks)["ratio"] > 1.5 * ratio
+
+
+def test_tasks_go_where_their_bytes_are_and_elsewhere_only_when_that_is_sooner():
+    aware, unaware = locality(10_000_000, 200, True), locality(10_000_000, 200, False)
+    assert unaware["mean_s"] >= 10 * aware["mean_s"]
+    small = locality(1000, 200, True)
+    assert small["makespan_s"] <= 1.2 * locality(1000, 200, False)["makespan_s"], "few bytes hold nobody up"
+
+
+def test_forty_nodes_learn_of_each_other_by_rumour_and_are_filled():
+    cluster = SchedulingCluster([{"CPU": 2}] * 40, seed=5)
+    cluster.owner(0).submit([0.5] * 80, {"CPU": 1})
+    assert cluster.run_until(3.0, cluster.done)
+    assert max(end for _, _, end in cluster.runs) <= 0.75 and len({node for node, _, _ in cluster.runs}) == 40
+    cluster.run_until(cluster.net.now + 2.0)
+    for node in cluster.nodes:
+        view = node.scheduler.view
+        assert all(view.named(view.row_of[other.name]) == other.total for other in cluster.nodes)
+    cluster.check()
+
+
+def test_a_hot_nodes_queue_moves_when_others_become_free():
+    cluster = SchedulingCluster([{"CPU": 1}] * 4, seed=2)
+    for node in range(1, 4):
+        cluster.owner(node, job=node + 1).submit([0.3], {"CPU": 1})
+    cluster.run_until(0.1)
+    cluster.owner(0).submit([0.3] * 4, {"CPU": 1})
+    assert cluster.run_until(5.0, cluster.done)
+    assert len({node for node, _, _ in cluster.runs[3:]}) == 3, "two ran at home, two moved"
+    # The others are free at 0.5 s, when their owners give back what was idle for 0.2 s; at home alone it took 1.3 s.
+    assert max(end for _, _, end in cluster.runs) <= 0.5 + GOSSIP_S + ROUND_TRIP_S + 0.3 + 0.01

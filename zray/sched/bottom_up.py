@@ -273,7 +273,7 @@ class BottomUpScheduler:
     def _words(self, elapsed: float) -> Words:
         self._was = self._state()
         made, self._decided = self.placing.decisions - self._decided, self.placing.decisions
-        rate = int(made / max(elapsed, 0.1))
+        rate = int(made / min(max(elapsed, 0.1), 1.0))  # after a silence: as if all was in the last second
         self._rate = _rough(rate) if rate >= DECISIONS_SHOWN_MIN else 0
         return self._row()
 

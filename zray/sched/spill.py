@@ -31,13 +31,14 @@ it is offered like any other.  A node that starts a worker for a share (WORKER_S
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
 from zray import messages as m
 from zray.causes import Cause
 from zray.sched.lanes import Entry, Lane, Share
 from zray.sched.policies.base import frozen
+from zray.sched.spill_effects import Ask, Offers, Place, Tell, TellNode, Unplace, WantLocal
 from zray.sched.view import ClusterView
 
 # A share is withdrawn from a node that does not answer for this long: ten times a round trip between daemons, and
@@ -55,68 +56,6 @@ DOUBT_PART = 0.2
 LOOK_S = 0.005
 # A question that no global scheduler answered is asked again after this: Asker has tried them all by then.
 ASK_S = 5.0
-
-
-class WantLocal(NamedTuple):
-    """LocalScheduler.want of this node, as an owner would say it."""
-
-    owner: bytes
-    key: int
-    want: int
-    granted: int
-
-
-class TellNode(NamedTuple):
-    """Pass ``message`` (LeaseKey, LeaseWant) of our process ``owner`` on to another node."""
-
-    node: bytes
-    owner: bytes
-    message: Any
-
-
-class Tell(NamedTuple):
-    """Why a want waits, for the owner (``token`` None) or who made the request ``token``."""
-
-    owner: bytes
-    key: int
-    cause: int
-    detail: str
-    token: Any = None
-
-
-class Ask(NamedTuple):
-    """A question for a global scheduler, answered by ``answer``; fields as in zray.messages.PlaceAsk."""
-
-    request: int
-    demand: dict
-    strategy: dict
-    number: int
-    queue: bool
-    avoid: list
-    barred: list
-
-
-class Place(NamedTuple):
-    """Ask ``node`` (perhaps this one) to hold request ``token``; ``strategy`` is for its LocalScheduler."""
-
-    node: bytes
-    token: Any
-    strategy: dict
-
-
-class Unplace(NamedTuple):
-    """Take that back; what it granted meanwhile is given back to it."""
-
-    node: bytes
-    token: Any
-
-
-class Offers(NamedTuple):
-    """What Spill needs to know of its node, as functions."""
-
-    obstacle: Callable[[dict, dict], str]  # why home can never hold a demand with a strategy, '' if it can
-    could: Callable[[dict, dict, list[bytes]], bool]  # is it free anywhere but there, as far as this node's view knows?
-    nodes_of: Callable[[dict], list[bytes] | None] = lambda strategy: None  # of a placement group, None if not placed
 
 
 class Spill:
@@ -325,12 +264,18 @@ class Spill:
     # -------------------------------------------------------------- the step
 
     def step(self, now: float) -> None:
-        """Withdraw what was left without an answer, offer what waits, tell nodes of their shares."""
+        """Withdraw what was left without an answer, offer what waits, tell nodes of their shares.
+
+        Call it again, after LocalScheduler's step, as long as it puts out anything for this node.
+        """
         while self._patience and self._patience[0][0] <= now:
             _, entry, node = self._patience.popleft()
             share = entry.shares.get(node)
             if share is not None and share.want > share.promised and not share.queued and share.until <= now:
                 self._disappointed(entry, node, now)
+        if any(node == self.home for _, node in self._dirty):
+            self._flush()
+            return  # what home grants of it need not be offered; the next step does that
         for lane in list(self.waiting):
             if lane.generation != self.view.generation:
                 self._look_again(lane, now)
@@ -637,3 +582,6 @@ class Spill:
             assert lane.count == sum(lane.entries.values()) and (lane in self.waiting) == (lane.count > 0)
             assert not lane.request or self._asked.get(lane.request) is lane
         assert set(self._asked.values()) <= set(self.lanes.values())
+
+
+__all__ = ["LINK_BYTES_S", "PATIENCE_S", "Ask", "Offers", "Place", "Spill", "Tell", "TellNode", "Unplace", "WantLocal"]

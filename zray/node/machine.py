@@ -768,6 +768,23 @@ class NodeMachine:
         self.orphans.home_gone(incarnation, death)
         self._settle()
 
+    def drain(self, now: float) -> None:
+        """This node leaves the cluster: it takes on nothing new."""
+        self.now = now
+        self.bottom_up.drain(now)
+        for placement in self.placements.values():
+            if not placement.actor and placement.worker is not None:
+                self.effects.append(Send(placement.owner, m.LeaseRecall(placement.lease)))
+        self._settle()
+
+    def nobody_stays(self) -> bool:
+        """Whether all nodes of the cluster are about to leave it."""
+        return len(self.bottom_up.view.draining) == len(self.bottom_up.view.row_of)
+
+    def is_busy(self) -> bool:
+        """Whether a worker of this node runs tasks for anybody (an actor is no reason to wait: it moves)."""
+        return any(not placement.actor and placement.worker is not None for placement in self.placements.values())
+
     def from_node(self, node: bytes, process: bytes, message: Any) -> None:
         """What another node tells a process of ours."""
         if self.abroad.heard(node, process, message):

@@ -233,8 +233,12 @@ class Daemon:
             self.machine.handle(peer, code, message, self.now)
 
     def _may_speak(self, peer: bytes, code: int) -> bool:
-        """A newcomer with a ticket may introduce itself, and nothing else."""
-        return peer in self.machine.cluster.peers or code in (Hello.CODE, NodeJoin.CODE)
+        """A newcomer with a ticket may introduce itself, no more; a node taken for dead may learn that it is."""
+        cluster = self.machine.cluster
+        if peer in cluster.peers:
+            self.member.links.heard(peer)
+            return True
+        return code in (Hello.CODE, NodeJoin.CODE) or (peer in cluster.gone and code in self.gcs.handlers)
 
     def _timeout(self) -> float | None:
         times = [self.machine.next_deadline(), self.store.next_deadline(), self._log_at, self.mesh.deadline(),
@@ -282,6 +286,11 @@ class Daemon:
         self._leave_at = time.monotonic() + LEAVE_S_MAX
         self.machine.drain(time.monotonic())
         self.gcs.leave(why, lambda: setattr(self, "_left", True))
+
+    def fence(self, reason: str) -> None:
+        """The cluster goes on without this node, which may have run the same things as others since: end at once."""
+        print(f"zray-node: this node was declared dead: {reason}; start it again to rejoin", file=sys.stderr)
+        self.stopping = f"this node was declared dead: {reason}"
 
     def _peer_closed(self, peer: bytes) -> None:
         if self.member is not None:

@@ -152,7 +152,7 @@ class NodeMachine:
         self._gone: list[m.ProcessGone] = []
         self._gone_at = 0.0
         self.handlers: dict[int, Callable[[bytes, Any], None]] = {
-            m.Hello.CODE: self._hello, m.RegisterDriver.CODE: self._register, m.Goodbye.CODE: self._goodbye,
+            m.Hello.CODE: self._hello, m.HelloAck.CODE: lambda peer, message: None, m.RegisterDriver.CODE: self._register, m.Goodbye.CODE: self._goodbye,
             m.Bye.CODE: self._bye, m.WorkerReady.CODE: self._worker_ready,
             m.LeaseKey.CODE: self._lease_key, m.LeaseWant.CODE: self._lease_want,
             m.LeaseReturn.CODE: self._lease_return, m.LeaseKill.CODE: self._lease_kill, m.Blocked.CODE: self._blocked,

@@ -119,6 +119,15 @@ class BottomUpScheduler:
         self._jobs_of_requests.pop(token, None)
         return self.spill.cancel_request(token)
 
+    def revoke(self, lease: int, now: float) -> bool:
+        """As LocalScheduler.revoke: a grant of this node never reached its owner, who wants it again."""
+        held = self.local.leases.get(lease)
+        if held is None or not self.local.revoke(lease, now):
+            return False
+        if held.entry.token is None:
+            self.spill.revoked(held.entry.owner, held.entry.key, now)
+        return True
+
     # -------------------------------------------------------------- other nodes
 
     def node_joined(self, node: bytes, total: dict[str, int], labels: dict[str, str] | None, now: float) -> None:

@@ -346,9 +346,9 @@ class Spill:
         lane.judge(self.home, self.view, self.offers.obstacle)
         lane.looked, lane.looked_at, lane.retry_s = -1, now - LOOK_S, self.offer_s
         for entry in list(lane.entries):
-            share = entry.shares.get(self.home)
-            if share is not None and share.want and not lane.home_admits:
-                self._withdraw(entry, self.home, now)
+            for node in list(entry.shares):
+                if not (lane.home_admits if node == self.home else self._is_open(node)):
+                    self._withdraw(entry, node, now)
             self._route(entry, now)
 
     def _forget_avoided(self, lane: Lane, now: float) -> None:

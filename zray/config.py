@@ -56,6 +56,11 @@ class Config:
     # The node loads the compiled scheduling kernels before it serves; else it decides with their plain-Python twin,
     # which serves a lone node as well, and saves the 100 MB and 0.2 to 2 s of loading Numba.
     kernels_at_start: bool = False
+    # A node tells the others what it has free at most this often (a change from idle to full at once).  Ten messages a
+    # second and peer cost 0.1 % of a CPU, and a tenth of a second is what a want waits at most beside an idle node.
+    gossip_s: float = 0.1
+    # A lease that another node was asked for and did not answer for is asked for elsewhere: ten round trips.
+    spill_patience_s: float = 0.05
     # Where spilled objects go; "" means the session directory.
     spill_dir: str = ""
     # Attempts of a task whose worker process died.

@@ -33,6 +33,8 @@ from zray.sched.view import ClusterView
 TURNS_MAX = 32
 # How long a placement stands in the view without a word of its node, in gossip intervals; see Spill's DOUBT_PART.
 TENTATIVE_PART = 0.8
+# Shorter than a few round trips, settings would have nodes do nothing but tell and ask.
+TIMES_S_MIN = 0.01
 WANTS_SHOWN, ENTRIES_COUNTED = 4, 64
 DECISIONS_SHOWN_MIN = 128  # a second; fewer are no load
 
@@ -70,6 +72,7 @@ class BottomUpScheduler:
         gossip_s: float = GOSSIP_S, patience_s: float = PATIENCE_S, kernels: Kernels | None = None,
         nodes_of: Callable[[dict], list[bytes] | None] = lambda strategy: None, link_bytes_s: float = LINK_BYTES_S,
     ) -> None:
+        gossip_s, patience_s = max(gossip_s, TIMES_S_MIN), max(patience_s, TIMES_S_MIN)
         self.local, self.home, self.labels = local, home, dict(labels or {})
         self.view = ClusterView(kernels)
         self.view.add(home, local.total(), self.labels)

@@ -135,6 +135,7 @@ class NodeMachine:
         self.groups = GroupService(self)
         self.bottom_up = BottomUpScheduler(
             self.scheduler, incarnation, scheduler.view.labels[0], seed=int.from_bytes(incarnation, "big"),
+            gossip_s=config.gossip_s, patience_s=config.spill_patience_s,
             nodes_of=lambda strategy: self.groups.nodes_of(strategy["group"], strategy.get("bundle", -1)))
         self.groups.cluster_view = lambda: self.bottom_up.view
         self.groups.node_ids = self.cluster.node_id
@@ -500,6 +501,8 @@ class NodeMachine:
             if not placement.actor:
                 self.effects.append(Send(placement.owner, m.LeaseGrant(
                     placement.key, lease, worker.incarnation, worker.endpoint, worker.pid, placement.assigned)))
+                if self.scheduler.leases[lease].recalled:  # while the worker started: the owner knew no such lease
+                    self.effects.append(Send(placement.owner, m.LeaseRecall(lease)))
             elif not self._placed(placement, worker):
                 self._free(placement)
                 self._serve(self.pool.release(worker, self.now))

@@ -137,7 +137,7 @@ class NodeMachine:
             self.scheduler, incarnation, scheduler.view.labels[0], seed=int.from_bytes(incarnation, "big"),
             gossip_s=config.gossip_s, patience_s=config.spill_patience_s,
             nodes_of=lambda strategy: self.groups.nodes_of(strategy["group"], strategy.get("bundle", -1)))
-        self.groups.cluster_view = lambda: self.bottom_up.view
+        self.groups.cluster_view = lambda: self.scheduler.view if self.cluster.alone else self.bottom_up.view
         self.groups.node_ids = self.cluster.node_id
         self.groups.directory.on_change.append(lambda state: self.bottom_up.spill.group_changed(self.now))
         self.events = TaskEvents(config.events_max)
@@ -153,7 +153,8 @@ class NodeMachine:
         self._gone: list[m.ProcessGone] = []
         self._gone_at = 0.0
         self.handlers: dict[int, Callable[[bytes, Any], None]] = {
-            m.Hello.CODE: self._hello, m.HelloAck.CODE: lambda peer, message: None, m.RegisterDriver.CODE: self._register, m.Goodbye.CODE: self._goodbye,
+            m.Hello.CODE: self._hello, m.HelloAck.CODE: lambda peer, message: None,
+            m.RegisterDriver.CODE: self._register, m.Goodbye.CODE: self._goodbye,
             m.Bye.CODE: self._bye, m.WorkerReady.CODE: self._worker_ready,
             m.LeaseKey.CODE: self._lease_key, m.LeaseWant.CODE: self._lease_want,
             m.LeaseReturn.CODE: self._lease_return, m.LeaseKill.CODE: self._lease_kill, m.Blocked.CODE: self._blocked,

@@ -28,6 +28,7 @@ class Cause(IntEnum):
     RETRY = 17
     CANCELLING = 18
     WORKER_LOST = 19
+    TRANSFERRING = 30
 
     @property
     def text(self) -> str:
@@ -55,4 +56,5 @@ _TEXT = {
     Cause.RETRY: "its task failed and waits to be retried",
     Cause.CANCELLING: "its task is being cancelled",
     Cause.WORKER_LOST: "its worker is gone and its last replies are being drained",
+    Cause.TRANSFERRING: "the object is being brought from another node",
 }

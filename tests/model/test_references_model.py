@@ -191,7 +191,7 @@ def test_the_death_of_a_holder_frees_what_only_it_held():
     wire = Wire()
     owner = References(b"owner", wire.net(b"owner"), lambda oid, value, escaped: freed.append((oid, escaped)))
     entry = owner.own(b"o" * 28)
-    owner.complete(entry, [m.STORED, 0, 100, 1])
+    owner.complete(entry, [m.STORED, 0, 100, 1, entry.oid, b"node\0\0\0\0"])
     owner.on_hold_add(b"worker", m.HoldAdd([[entry.oid, 1]], b"worker", []))
     owner.unpin(entry)
     assert owner.owned and not freed

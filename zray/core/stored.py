@@ -1,16 +1,20 @@
-"""Objects in the node's store: space for them, views of them, their end; waits for space and for spilled objects."""
+"""Objects in the node's store: space for them, views of them, their end.
+
+Waits for space, for spilled objects, and for objects of other nodes.
+"""
 
 from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from zray import errors, messages as m
 from zray.causes import Cause
 from zray.refs import dropped
 from zray.store import StoreFull
-from zray.store.client import Allocation
+from zray.store.client import Allocation, Pending
 from zray.transport.loop import Waiter
 
 if TYPE_CHECKING:
@@ -19,6 +23,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("zray")
 
 RELIEVE_BYTES_MIN = 1024  # smaller values cost more in the store than in the table
+COPIES_MAX = 4096  # places of copies of other nodes' objects that a process remembers
 
 
 class Stored:
@@ -28,6 +33,8 @@ class Stored:
         self.rt = runtime
         self.loop = runtime.loop
         self.context = runtime.context
+        # (node, generation) -> place here.  Only a hint: reading checks the block's generation, as it does for any.
+        self.copies: dict[tuple[bytes, int], list[Any]] = {}
 
     def allocate(self, nbytes: int, oid: bytes) -> Allocation:
         """Space in the object store, waiting for it if need be (not under the lock).  ObjectStoreFullError."""
@@ -41,16 +48,17 @@ class Stored:
                     raise errors.from_failure("store_full", full.report) from None
             if type(found) is Allocation:
                 return found
-            self._wait(found.waiter, Cause.STORE_FULL, f"it waits for {nbytes} bytes")
+            self._wait(found.waiter, Cause.STORE_FULL, lambda: f"it waits for {nbytes} bytes")
 
-    def _wait(self, waiter: Waiter, cause: Cause, what: str) -> None:
+    def _wait(self, waiter: Waiter, cause: Cause, what: Callable[[], str]) -> None:
         """Wait for the store, saying so to whoever asks, and to the user after a while."""
         task = self.context.task
         outer = self.rt.blocked.get(task)
-        self.rt.blocked[task] = lambda budget: f"{cause.text} ({what})"
+        self.rt.blocked[task] = lambda budget: f"{cause.text} ({what()})"
         try:
             if not self.loop.wait(waiter, time.monotonic() + self.rt.config.warn_wait_s):
-                logger.warning("zray has waited for %.0f s: %s (%s)", self.rt.config.warn_wait_s, cause.text, what)
+                logger.warning("zray has waited for %.0f s: %s (%s)", self.rt.config.warn_wait_s, cause.text,
+                               what())
                 self.loop.wait(waiter, None)
         finally:
             if outer is None:
@@ -59,7 +67,9 @@ class Stored:
                 self.rt.blocked[task] = outer
 
     def read(self, value: Any, record: Any) -> Any:
-        """The buffer of a stored object, pinned while it is used; restored from disk if it was spilled."""
+        """The buffer of a stored object, pinned while it is used; brought here first if it is not in memory here."""
+        if value[5] != self.rt.node:
+            return self._read_copy(value)
         while True:
             place, oid = value[:4], value[4]
             with self.loop.lock:
@@ -67,15 +77,36 @@ class Stored:
                 pending = self.rt.store.restore(oid, place) if buffer is None else None
             if pending is None:
                 return buffer
-            self._wait(pending.waiter, Cause.RESTORING, f"ObjectRef({oid.hex()})")
-            if pending.value is None:
-                raise errors.from_failure("object_lost", {"oid": oid, "reason": pending.error})
-            if pending.value[0] == m.FAILED:
-                raise errors.from_failure(pending.value[1], pending.value[2])
-            value = [*pending.value[:4], oid]
+            value = [*self._answer(pending, Cause.RESTORING, oid, "")[:4], oid, self.rt.node]
             if record is not None:
                 with self.loop.lock:
                     self.rt.refs.replace_value(record, value)
+
+    def _read_copy(self, value: Any) -> Any:
+        """An object of another node: of the copy that our node has, or brings.  The value stays the primary's."""
+        oid, node = value[4], value[5]
+        while True:
+            with self.loop.lock:
+                place = self.copies.get((node, value[3]))
+                buffer = self.rt.store.read(place, oid) if place is not None else None
+                if buffer is not None:
+                    return buffer
+                pending = self.rt.store.pull(value)
+            place = self._answer(pending, Cause.TRANSFERRING, oid, f"from node {node.hex()}")
+            with self.loop.lock:
+                self.copies[node, value[3]] = place
+                if len(self.copies) > COPIES_MAX:
+                    del self.copies[next(iter(self.copies))]
+
+    def _answer(self, pending: Pending, cause: Cause, oid: bytes, where: str) -> list[Any]:
+        """Wait for the place of an object that the node was asked for.  Raises its error."""
+        self._wait(pending.waiter, cause,
+                   lambda: " ".join(filter(None, (f"ObjectRef({oid.hex()})", pending.progress or where))))
+        if pending.value is None:
+            raise errors.from_failure("object_lost", {"oid": oid, "reason": pending.error})
+        if pending.value[0] == m.FAILED:
+            raise errors.from_failure(pending.value[1], pending.value[2])
+        return pending.value
 
     def relieve(self, cap: int) -> int:
         """Move inline values of this process to the store until their bytes are below ``cap`` (under the lock).
@@ -96,9 +127,14 @@ class Stored:
             if type(found) is not Allocation:
                 return cap  # the node has been asked for space: again next turn
             found.view[:] = value
-            refs.replace_value(entry, [*found.seal(), entry.oid])
+            refs.replace_value(entry, [*found.seal(), entry.oid, self.rt.node])
         return max(cap, refs.inline_bytes + cap // 16)
 
     def free(self, oid: bytes, value: Any, escaped: bool) -> None:
-        if self.rt.store is not None:
+        if self.rt.store is None:
+            return
+        if value[5] == self.rt.node:
             self.rt.store.free(value[4], value[:4], escaped)
+        else:
+            self.copies.pop((value[5], value[3]), None)
+            self.rt.store.free_elsewhere(value[4], value, value[5])

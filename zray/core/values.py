@@ -44,7 +44,7 @@ class Values:
                 allocation.abandon()
             raise
         with self.rt.loop.lock:
-            return [*allocation.seal(), oid]
+            return [*allocation.seal(), oid, self.rt.node]
 
     def result(self, value: Any, oid: bytes, receiver: bytes) -> Any:
         """The wire value of a task's return; references inside are pinned until the receiver holds them."""

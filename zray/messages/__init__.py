@@ -47,8 +47,9 @@ from zray.messages.references import (
 )
 from zray.messages.session import Bye, Hello, HelloAck
 from zray.messages.store import (
-    StoreFree, StoreGrant, StoreRecall, StoreReclaimed, StoreRefused, StoreRestore, StoreRestored, StoreSurrender,
-    StoreWant,
+    Chunk, CopyGone, CopyMade, DropCopies, PullChunk, PullElsewhere, PullEnd, PullObject, PullRefused, PullWait,
+    StoreFree, StoreGrant, StoreLocate, StoreLocated, StorePull, StorePulling, StoreRecall, StoreReclaimed,
+    StoreRefused, StoreRestore, StoreRestored, StoreSurrender, StoreWant,
 )
 from zray.messages.tasks import (
     CancelTask, FunctionDef, HandBack, MapDone, PushMap, PushTasks, StreamAck, StreamItem, TasksDone,
@@ -66,6 +67,8 @@ __all__ = [
     "JobConfig", "LogLines", "NodeAnswer", "NodeQuery", "ProcessGone", "RegisterDriver", "WorkerExit",
     "WorkerReady", "Because", "CancelObject", "HoldAck", "HoldAdd", "HoldDrop", "Locate", "Resolved",
     "TransitDone", "Why", "Bye", "Hello", "HelloAck", "StoreFree", "StoreGrant", "StoreRecall", "StoreReclaimed",
-    "StoreRefused", "StoreRestore", "StoreRestored", "StoreSurrender", "StoreWant", "CancelTask", "FunctionDef",
+    "StoreRefused", "StoreRestore", "StoreRestored", "StoreSurrender", "StoreWant", "Chunk", "CopyGone", "CopyMade",
+    "DropCopies", "PullChunk", "PullElsewhere", "PullEnd", "PullObject", "PullRefused", "PullWait", "StoreLocate",
+    "StoreLocated", "StorePull", "StorePulling", "CancelTask", "FunctionDef",
     "HandBack", "MapDone", "PushMap", "PushTasks", "StreamAck", "StreamItem", "TasksDone",
 ]

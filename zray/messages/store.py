@@ -1,4 +1,8 @@
-"""The object store of a node and its clients.  Codes 100-139."""
+"""The object store of a node and its clients, and objects on their way between nodes.  Codes 100-139.
+
+An object is named by ``oid, node, generation``: the node that holds (or held) its primary copy, and the generation
+there.  A value ``[STORED, offset, nbytes, generation, oid, node]`` says the same.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +27,13 @@ class StoreSurrender(Message):
 
 @message(102)
 class StoreFree(Message):
-    """Owner -> node: no reference to these objects ([[oid, offset, generation], ...]) is left."""
+    """Owner -> node -> ``node``: no reference to these objects ([[oid, offset, generation], ...]) is left.
+
+    ``node`` holds their primary copies; b"" is the node of the owner.
+    """
 
     objects: list
+    node: bytes = b""
 
 
 @message(103)
@@ -77,3 +85,130 @@ class StoreRestored(Message):
     request: int
     value: list
     error: str = ""
+
+
+# ------------------------------------------------------------ a client and its node, about objects of other nodes
+
+@message(115)
+class StorePull(Message):
+    """Client -> node: bring me this object of another node.  Answered by StoreRestored, with the place of the copy."""
+
+    request: int
+    value: list
+
+
+@message(116)
+class StorePulling(Message):
+    """Node -> client, now and then while it waits for a StorePull: how far it is."""
+
+    request: int
+    text: str
+
+
+@message(117)
+class StoreLocate(Message):
+    """Client -> node: which nodes have copies of these values?  Answered by StoreLocated."""
+
+    request: int
+    values: list
+
+
+@message(118)
+class StoreLocated(Message):
+    """``nodes``: for each value asked for, a list of incarnations."""
+
+    request: int
+    nodes: list
+
+
+# ------------------------------------------------------------ between nodes
+
+@message(120)
+class PullObject(Message):
+    """A node that wants an object -> a node that has it, or is receiving it.
+
+    Answered by Chunks, PullElsewhere, PullRefused or PullWait.  ``pull`` numbers this attempt in all that follows.
+    """
+
+    pull: int
+    oid: bytes
+    node: bytes
+    generation: int
+    offset: int  # at the primary's node
+    chunks: list[int]  # to begin with
+    have: int  # chunks that it has, when others pull from it; -1 when nobody does
+    avoid: list[bytes]  # nodes that it has tried in vain
+
+
+@message(121)
+class PullChunk(Message):
+    """Further chunks, please; ``received`` of this attempt have arrived."""
+
+    pull: int
+    chunks: list[int]
+    received: int
+
+
+@message(122)
+class PullEnd(Message):
+    """The attempt is over: the object is complete, or comes from elsewhere."""
+
+    pull: int
+
+
+@message(123)
+class Chunk(Message):
+    pull: int
+    index: int
+    checksum: int  # CRC-32
+    data: bytes
+
+
+@message(124)
+class PullElsewhere(Message):
+    """I serve enough nodes: ask one of these, which have the object or are receiving it."""
+
+    pull: int
+    nodes: list[bytes]
+
+
+@message(125)
+class PullRefused(Message):
+    """The attempt is over.  ``code``: see zray.store.transfer."""
+
+    pull: int
+    code: int
+    why: str
+
+
+@message(126)
+class PullWait(Message):
+    """It will take a while, and ``why``."""
+
+    pull: int
+    why: str
+
+
+@message(127)
+class CopyMade(Message):
+    """A node -> the node of the primary: I have a complete copy."""
+
+    oid: bytes
+    node: bytes
+    generation: int
+
+
+@message(128)
+class CopyGone(Message):
+    """A node -> the node of the primary: I have it no more."""
+
+    oid: bytes
+    node: bytes
+    generation: int
+
+
+@message(129)
+class DropCopies(Message):
+    """The node of the primaries (or, when that is dead, of the owner) -> nodes with copies: they were freed."""
+
+    objects: list  # [[oid, node, generation], ...]

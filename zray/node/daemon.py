@@ -87,7 +87,7 @@ class Daemon:
         self.mesh.watch(self.watcher.fileno())
         self.mesh.on_error = _log_error
         self.store = StoreService.create(self.session_dir, os.path.basename(self.session_dir), offered.store_bytes,
-                                         self._send, self.call_soon, config=self.config)
+                                         self._send, self.call_soon, config=self.config, node=self.incarnation)
         self.gcs = GcsService(time.monotonic, self._send, incarnation=self.incarnation)
         self.output = Output(self.session_dir, self.config.log_lines_max)
         self.machine = NodeMachine(

@@ -8,6 +8,8 @@
     segment  shared memory: the arena and the control segment                  shell
     client   what a core process uses                                          shell
     spill    files of spilled objects                                          shell
+    transfer objects between nodes, one pull per object per node               pure: pulls serving directory copies
+             (exchange: what these share)
     service  what the node daemon embeds                                       composition
     reaper   removes what killed sessions left                                 shell
 """

@@ -4,8 +4,8 @@
     send     send(message), to the node
     make_waiter, notify   the runtime's waiters: ``notify(waiter)`` after ``waiter.done`` was set, under the loop lock
 
-``allocate`` and ``restore`` return a :class:`Pending` when they need the node: wait for ``pending.waiter`` without the
-lock, then call ``allocate`` again, or look at ``pending.value``.
+``allocate``, ``restore`` and ``pull`` return a :class:`Pending` when they need the node: wait for ``pending.waiter``
+without the lock, then call ``allocate`` again, or look at ``pending.value``.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from collections.abc import Callable
 from typing import Any
 
 from zray.messages import (
-    FAILED, STORED, StoreFree, StoreGrant, StoreRecall, StoreReclaimed, StoreRefused, StoreRestore, StoreRestored,
-    StoreSurrender, StoreWant,
+    FAILED, STORED, StoreFree, StoreGrant, StorePull, StorePulling, StoreRecall, StoreReclaimed, StoreRefused,
+    StoreRestore, StoreRestored, StoreSurrender, StoreWant,
 )
 from zray.os_linux import populate_write
 from zray.store import StoreFull
@@ -49,7 +49,7 @@ class Pending:
     For an allocation it stays None.
     """
 
-    __slots__ = ("error", "joined", "key", "nbytes", "report", "value", "waiter")
+    __slots__ = ("error", "joined", "key", "nbytes", "progress", "report", "value", "waiter")
     ready = False
 
     def __init__(self, waiter: Any, nbytes: int, key: Any):
@@ -58,6 +58,7 @@ class Pending:
         self.key = key
         self.value: list | None = None
         self.error = ""
+        self.progress = ""  # how far a pull is, in words
         self.report: dict[str, Any] | None = None
         self.joined: list[Pending] = []  # of other threads that want the same: a waiter belongs to one thread
 
@@ -146,6 +147,7 @@ class StoreClient:
         self.made: dict[int, set[int]] = {}  # block offset of each of our objects -> pin indices of our views of it
         self._emptied: deque[int] = deque()  # blocks whose last view went away: appended by finalisers
         self._frees: list[list[Any]] = []
+        self._frees_elsewhere: dict[bytes, list[list[Any]]] = {}  # by node
         self._zombies: set[int] = set()  # freed by their owner, but viewed here
         self._pending: dict[Any, Pending] = {}  # by request number, and by what is asked for
         self._refused: dict[int, dict[str, Any]] = {}
@@ -157,6 +159,7 @@ class StoreClient:
             StoreRecall.CODE: self._on_recall,  # type: ignore[attr-defined]
             StoreReclaimed.CODE: self._on_reclaimed,  # type: ignore[attr-defined]
             StoreRestored.CODE: self._on_restored,  # type: ignore[attr-defined]
+            StorePulling.CODE: self._on_pulling,  # type: ignore[attr-defined]
         }
 
     # ------------------------------------------------------------ writing
@@ -202,6 +205,15 @@ class StoreClient:
         if len(self._frees) >= FREES_MAX:
             self.flush()
 
+    def free_elsewhere(self, oid: bytes, value: list[Any], node: bytes) -> None:
+        """The owner: no reference is left to an object whose primary is on another node."""
+        if self.closed:
+            return
+        frees = self._frees_elsewhere.setdefault(node, [])
+        frees.append([oid, value[1], value[3]])
+        if len(frees) >= FREES_MAX:
+            self.flush()
+
     def flush(self) -> None:
         """Once a turn of the loop: send the frees that gathered."""
         if self.closed:
@@ -211,6 +223,10 @@ class StoreClient:
         if self._frees:
             frees, self._frees = self._frees, []
             self.send(StoreFree(frees))
+        if self._frees_elsewhere:
+            elsewhere, self._frees_elsewhere = self._frees_elsewhere, {}
+            for node, objects in elsewhere.items():
+                self.send(StoreFree(objects, node))
 
     def _bury(self) -> None:
         """Free what its owner had freed while a view of ours lived."""
@@ -268,6 +284,12 @@ class StoreClient:
         _, offset, _, generation = value
         return self._ask(("restore", oid, generation), 0,
                          lambda number: StoreRestore(number, oid, offset, generation))
+
+    def pull(self, value: list[Any]) -> Pending:
+        """Ask the node to bring an object of another node (its value has six fields): ``pending.value`` is the place
+        of a copy here, to be read like any other, or an error's value."""
+        oid, node = value[4], value[5]
+        return self._ask(("pull", oid, value[3], node), 0, lambda number: StorePull(number, value))
 
     # ------------------------------------------------------------ the node
 
@@ -347,6 +369,12 @@ class StoreClient:
             pending.error = message.error
             pending.value = message.value or _failure(pending.key[1], message.error)
             self._finish(pending)
+
+    def _on_pulling(self, peer: bytes, message: StorePulling) -> None:
+        pending = self._pending.get(message.request)
+        if pending is not None:
+            for each in (pending, *pending.joined):
+                each.progress = message.text
 
     # ------------------------------------------------------------ life
 

@@ -45,7 +45,27 @@ class Unlink(NamedTuple):
     key: int
 
 
-Effect = Send | Grow | Spill | Load | Unlink
+class Arriving(NamedTuple):
+    """There is room for the copy that ``table.receive`` asked for; fill it, then ``table.arrived``."""
+
+    generation: int
+
+
+class Dropped(NamedTuple):
+    """A copy from another node has left the table (or never came in), and ``why``."""
+
+    generation: int
+    why: str
+
+
+class Freed(NamedTuple):
+    """An object that other nodes know of was freed by its owner."""
+
+    oid: bytes
+    generation: int
+
+
+Effect = Send | Grow | Spill | Load | Unlink | Arriving | Dropped | Freed
 
 
 class Phase(Enum):
@@ -53,6 +73,8 @@ class Phase(Enum):
 
         HERE -> WRITING -> LEAVING -> DISK -> QUEUED -> LOADING -> HERE
                               |                  (HERE again when a reader pinned it, or asked for it, in time)
+
+    A secondary copy is QUEUED first, LOADING while its chunks arrive; evicted it goes from LEAVING out of the table.
     """
 
     HERE = "in memory"
@@ -64,9 +86,10 @@ class Phase(Enum):
 
 
 class Stored:
-    """An object in no client's extent: its creator gave the extent back, or died."""
+    """An object in no client's extent: its creator gave the extent back, or died; or it came from another node."""
 
-    __slots__ = ("freed", "generation", "key", "nbytes", "offset", "oid", "on_disk", "phase", "size", "waiters")
+    __slots__ = ("foreign", "freed", "generation", "key", "nbytes", "offset", "oid", "on_disk", "phase", "secondary",
+                 "size", "waiters")
 
     def __init__(self, key: int, oid: bytes, generation: int, offset: int, size: int, nbytes: int):
         self.key = key
@@ -78,6 +101,8 @@ class Stored:
         self.phase = Phase.HERE
         self.on_disk = False  # objects never change, so a file once written stays good
         self.freed = False
+        self.foreign = False  # it came from another node
+        self.secondary = False  # the primary is on another node: evicted before anything is spilled, without a file
         self.waiters: list[tuple[bytes, int]] = []  # (client, request) of StoreRestore
 
 
@@ -112,7 +137,7 @@ class Eviction:
 
 
 class Waiting:
-    """A request for room: an extent for a client, or a block to read ``stored`` back into."""
+    """A request for room: an extent for a client, or a block for ``stored`` to be read, or to arrive, in."""
 
     __slots__ = ("client", "deadline", "last", "request", "size", "stored")
 

@@ -1,8 +1,11 @@
-"""The node's side of the store: table, segments and spill files, composed for the daemon.  No sockets.
+"""The node's side of the store: table, segments, spill files and transfers, composed for the daemon.  No sockets.
 
 ``handlers`` are called on the daemon's loop with ``(peer, message)``; answers go through ``send(peer, message)``.  Slow
 calls (disk, growing the arena) run in the spiller's threads and come back through ``call_soon_threadsafe(fn)``.
-The daemon calls ``tick(now)`` when ``next_deadline()`` has passed.
+The daemon calls ``tick(now)`` when ``next_deadline()`` has passed, and ``node_gone(node)`` for each node that died.
+
+Who has copies of an object goes to the control store through two ports: ``record_location(oid, nodes)`` (no nodes:
+delete) and ``find_location(oid, then)``, which calls ``then(nodes)`` on the daemon's loop.  A lone node has neither.
 """
 
 from __future__ import annotations
@@ -17,16 +20,31 @@ from typing import Any
 
 from zray import os_linux
 from zray.config import Config
-from zray.messages import StoreFree, StoreRestore, StoreSurrender, StoreWant
+from zray.messages import StoreFree, StoreLocate, StorePull, StoreRestore, StoreSurrender, StoreWant
+from zray.store.copies import NODE
+from zray.store.exchange import Find, Record, Say
 from zray.store.header import Headers
 from zray.store.reaper import write_owner
-from zray.store.records import Effect, Grow, Load, Send, Spill, Unlink
+from zray.store.records import Arriving, Dropped, Effect, Freed, Grow, Load, Send, Spill, Unlink
 from zray.store.segment import ControlSegment, Segment, Slot, arena_name, control_name
 from zray.store.spill import Spiller
 from zray.store.table import StoreTable
+from zray.store.transfer import TransferMachine
 
 CAPACITY_BYTES_MIN = 1024 * 1024
 SLOTS_SPARE = 512  # drivers, and workers that are on their way out
+
+
+RecordLocation = Callable[[bytes, list[bytes]], None]
+FindLocation = Callable[[bytes, Callable[[list[bytes]], None]], None]
+
+
+def _record_nowhere(oid: bytes, nodes: list[bytes]) -> None:
+    """The port of a lone node."""
+
+
+def _find_nowhere(oid: bytes, then: Callable[[list[bytes]], None]) -> None:
+    then([])
 
 
 def choose_capacity(asked: int) -> int:
@@ -48,7 +66,8 @@ class StoreService:
 
     def __init__(self, session: str, control: ControlSegment, arena: Segment, spiller: Spiller, config: Config,
                  send: Callable[[bytes, Any], None], call_soon_threadsafe: Callable[[Callable[[], None]], Any],
-                 clock: Callable[[], float]):
+                 clock: Callable[[], float], node: bytes = b"", record_location: RecordLocation = _record_nowhere,
+                 find_location: FindLocation = _find_nowhere):
         self.session = session
         self.control = control
         self.arena = arena
@@ -57,9 +76,14 @@ class StoreService:
         self.call_soon_threadsafe = call_soon_threadsafe
         self.clock = clock
         self.closed = False
+        self._performing = False
         self.headers = Headers(memoryview(arena.map))
         self.table = StoreTable(self.headers, arena.size, self._pinned, step_bytes=config.arena_step_bytes,
                                 extent_bytes=config.extent_bytes, full_wait_s=config.store_full_wait_s)
+        self.node = node
+        self.record_location = record_location
+        self.find_location = find_location
+        self.transfer = TransferMachine(self.table, self.headers, node)
         self.slots: dict[bytes, tuple[int, Slot, int]] = {}  # incarnation -> (index, slot, pid)
         self._free_slots: list[int] = []
         self._slots_used = 0
@@ -67,14 +91,19 @@ class StoreService:
         self.handlers: dict[int, Callable[[bytes, Any], None]] = {
             StoreWant.CODE: partial(self._handle, self.table.on_want),  # type: ignore[attr-defined]
             StoreSurrender.CODE: partial(self._handle, self.table.on_surrender),  # type: ignore[attr-defined]
-            StoreFree.CODE: partial(self._handle, self.table.on_free),  # type: ignore[attr-defined]
+            StoreFree.CODE: partial(self._handle, self._on_free),  # type: ignore[attr-defined]
             StoreRestore.CODE: partial(self._handle, self.table.on_restore),  # type: ignore[attr-defined]
+            StorePull.CODE: partial(self._handle, self.transfer.on_pull),  # type: ignore[attr-defined]
+            StoreLocate.CODE: partial(self._handle, self.transfer.on_locate),  # type: ignore[attr-defined]
+            **{code: partial(self._handle, handler) for code, handler in self.transfer.handlers.items()},
         }
 
     @classmethod
     def create(cls, session_dir: str, session_name: str, capacity: int, send: Callable[[bytes, Any], None],
                call_soon_threadsafe: Callable[[Callable[[], None]], Any], *, config: Config | None = None,
-               clock: Callable[[], float] = time.monotonic) -> StoreService:
+               clock: Callable[[], float] = time.monotonic, node: bytes = b"",
+               record_location: RecordLocation = _record_nowhere,
+               find_location: FindLocation = _find_nowhere) -> StoreService:
         """Make the segments of a session.  ``capacity`` 0: choose.  RuntimeError when /dev/shm has no room for them."""
         config = config or Config()
         size = choose_capacity(capacity or config.object_store_bytes)
@@ -90,7 +119,8 @@ class StoreService:
             control.close()
             raise RuntimeError(f"cannot make shared memory for the object store: {error}") from error
         spiller = Spiller.at(config.spill_dir or os.path.join(session_dir, "spill"), session_name)
-        return cls(session_name, control, arena, spiller, config, send, call_soon_threadsafe, clock)
+        return cls(session_name, control, arena, spiller, config, send, call_soon_threadsafe, clock, node,
+                   record_location, find_location)
 
     def attach_info(self) -> dict[str, Any]:
         """What a StoreClient needs to attach."""
@@ -129,6 +159,7 @@ class StoreService:
         slot.void()
         slot.release()
         heapq.heappush(self._free_slots, index)
+        self.transfer.forget_client(incarnation, self.clock())
         self.table.disconnect(incarnation, self.clock())
         self._perform()
 
@@ -142,11 +173,17 @@ class StoreService:
 
     def drop_job(self, job: bytes) -> None:
         """All processes of this job (4 bytes) are gone: so are its objects."""
+        self.transfer.drop_job(job, self.clock())
         self.table.drop_job(job, self.clock())
         self._perform()
 
+    def node_gone(self, node: bytes) -> None:
+        """That node (its incarnation) is dead, for good: go on from other copies of what comes from there."""
+        self.transfer.node_gone(node, self.clock())
+        self._perform()
+
     def _pinned(self) -> set[int]:
-        pins: set[int] = set()
+        pins = self.transfer.copies.pins()
         for _, slot, _ in self.slots.values():
             pins.update(slot.pinned())
         pins.discard(0)
@@ -156,23 +193,69 @@ class StoreService:
 
     def tick(self, now: float) -> None:
         self.table.tick(now)
+        self.transfer.tick(now)
         self._perform()
 
     def next_deadline(self) -> float | None:
-        return self.table.next_deadline()
+        table, transfer = self.table.next_deadline(), self.transfer.next_deadline()
+        if table is None or transfer is None:
+            return transfer if table is None else table
+        return min(table, transfer)
+
+    def _on_free(self, peer: bytes, message: StoreFree, now: float) -> None:
+        if message.node in (b"", self.node):
+            self.table.on_free(peer, message, now)
+        elif peer in self.slots:  # not from another node: nobody passes on what was passed on
+            self.transfer.free(message.node, message.objects, now)
 
     def _handle(self, transition: Callable[[bytes, Any, float], None], peer: bytes, message: Any) -> None:
         transition(peer, message, self.clock())
         self._perform()
 
     def _perform(self) -> None:
-        """Do what the table asks for."""
-        for effect in self.table.take():
-            if type(effect) is Send:
-                if effect.client in self.slots:
-                    self.send(effect.client, effect.message)
-            else:
-                self._start(effect)
+        """Do what the table and the transfers ask for, in that order also when a port answers at once."""
+        if self._performing:
+            return
+        self._performing = True
+        try:
+            while effects := [*self.table.take(), *self.transfer.take()]:
+                for effect in effects:
+                    self._perform_one(effect)
+        finally:
+            self._performing = False
+
+    def _perform_one(self, effect: Any) -> None:
+        kind = type(effect)
+        if kind is Send:
+            if effect.client in self.slots:
+                self.send(effect.client, effect.message)
+            elif effect.client == NODE:
+                self.transfer.restored(effect.message, self.clock())
+        elif kind is Say:
+            self.send(effect.node, effect.message)
+        elif kind in (Arriving, Dropped, Freed, Record, Find):
+            self._transfer(effect)
+        else:
+            self._start(effect)
+
+    def _transfer(self, effect: Any) -> None:
+        """Between the table, the transfers and the control store."""
+        transfer = self.transfer
+        if type(effect) is Arriving:
+            transfer.arriving(effect, self.clock())
+        elif type(effect) is Dropped:
+            transfer.dropped(effect, self.clock())
+        elif type(effect) is Freed:
+            transfer.freed(effect, self.clock())
+        elif type(effect) is Record:
+            self.record_location(effect.oid, effect.nodes)
+        elif type(effect) is Find:
+            self.find_location(effect.oid, partial(self._located, effect.token))
+
+    def _located(self, token: int, nodes: list[bytes]) -> None:
+        if not self.closed:
+            self.transfer.located(token, nodes, self.clock())
+            self._perform()
 
     def _start(self, effect: Effect) -> None:
         table, spiller = self.table, self.spiller
@@ -219,10 +302,12 @@ class StoreService:
         usage["pids"] = {incarnation.hex(): pid for incarnation, (_, _, pid) in self.slots.items()}
         usage["pinned"] = len(self._pinned())
         usage["objects"] = self.table.objects()
+        usage["transfers"] = self.transfer.usage()
         return usage
 
     def check(self) -> None:
         self.table.check()
+        self.transfer.check()
 
     def close(self, remove: bool = True) -> None:
         """Stop the threads; with ``remove`` also delete the segments.  Views that others hold stay readable."""

@@ -15,7 +15,8 @@ Freeing an object, wherever it is: mark, wait the grace, read the pin tables (zr
 back, to the arena or to the client that holds the extent (StoreReclaimed).
 
 Requests for room are served in order.  When there is none: grow; then recall extents and spill the objects stored
-longest; a request that sees no progress for ``full_wait_s`` is refused with a report of who holds what.
+longest, secondary copies before all others and without a file; a request that sees no progress for ``full_wait_s`` is
+refused with a report of who holds what.
 
 Pure but for the headers, which it reads and writes through ``Headers``: events come in with ``now``, effects go out
 through ``take``.
@@ -35,9 +36,12 @@ from zray.messages import (
     StoreSurrender, StoreWant,
 )
 from zray.store.arena import Arena
-from zray.store.header import CREATED, EVICTING, FREE, HEADER_BYTES, SEALED, STATE_NAMES, BrokenChain, Headers
+from zray.store.header import (
+    CREATED, EVICTING, FREE, HEADER_BYTES, SEALED, STATE_NAMES, BrokenChain, Headers, block_bytes,
+)
 from zray.store.records import (
-    FULL, Client, Effect, Eviction, Grant, Grow, Load, Phase, Send, Spill, Stored, Unlink, Waiting,
+    FULL, Arriving, Client, Dropped, Effect, Eviction, Freed, Grant, Grow, Load, Phase, Send, Spill, Stored, Unlink,
+    Waiting,
 )
 
 # A store leaves a CPU's store buffer in well under a microsecond; this also lets evictions gather.
@@ -71,6 +75,7 @@ class StoreTable:
         self.at: dict[int, Stored] = {}  # block offset -> object
         self.stored_bytes = 0
         self.here: OrderedDict[int, Stored] = OrderedDict()  # offset -> object in phase HERE, longest first
+        self.exported: set[int] = set()  # generations that other nodes know of: their owners' frees are reported
         self.leaving_bytes = 0  # in blocks that are on their way to be free
         self.disk_bytes = 0
         self.lost: list[tuple[int, int]] = []
@@ -83,7 +88,8 @@ class StoreTable:
         self.spill_error = ""
         self.spill_again_at = 0.0
         self.idle_recall_at = 0.0
-        self.counts = dict.fromkeys(("granted", "surrendered", "freed", "spilled", "restored", "refused", "ignored"), 0)
+        self.counts = dict.fromkeys(("granted", "surrendered", "freed", "spilled", "restored", "received", "refused",
+                                     "ignored"), 0)
         self._key = 0
         self._recall = 0
         self._out: list[Effect] = []
@@ -149,7 +155,7 @@ class StoreTable:
         stored = self.names.get(message.generation)
         if stored is None:
             state = self.headers.matches(message.offset, message.oid, message.generation)
-            if state == SEALED and self._grant_of(message.offset) is not None:  # the reader lost a race it then won
+            if state == SEALED and self.grant_of(message.offset) is not None:  # the reader lost a race it then won
                 nbytes = self.headers.read(message.offset).nbytes
                 value = [STORED, message.offset, nbytes, message.generation]
                 self._send(client, StoreRestored(message.request, value))
@@ -162,13 +168,46 @@ class StoreTable:
         if stored.phase is Phase.LEAVING:
             self._stay(stored)
         if stored.phase in (Phase.HERE, Phase.WRITING):
-            self._send(client, StoreRestored(message.request, self._value(stored)))
+            self._send(client, StoreRestored(message.request, self.value_of(stored)))
             return
         stored.waiters.append((client, message.request))
         if stored.phase is Phase.DISK:
             stored.phase = Phase.QUEUED
             self._wait(Waiting(client, message.request, stored.size, stored, now + self.full_wait_s,
                                now + WAIT_FACTOR_MAX * self.full_wait_s), now)
+
+    def receive(self, oid: bytes, generation: int, nbytes: int, now: float) -> str:
+        """Ask for room for a copy of another node's object: Arriving follows, or Dropped.  Why it cannot be, or ''."""
+        size = block_bytes(nbytes)
+        if size > self.capacity:
+            return f"{FULL}an object of {nbytes:,} bytes does not fit into a store of {self.capacity:,} bytes"
+        self._key += 1
+        stored = self.names[generation] = Stored(self._key, oid, generation, -1, size, nbytes)
+        stored.foreign = stored.secondary = True
+        stored.phase = Phase.QUEUED
+        self._wait(Waiting(b"", 0, size, stored, now + self.full_wait_s, now + WAIT_FACTOR_MAX * self.full_wait_s), now)
+        return ""
+
+    def arrived(self, generation: int, error: str, now: float) -> None:
+        """The copy is complete; or, with ``error``, will not be."""
+        stored = self.names[generation]
+        if stored.phase is Phase.LOADING:
+            self.loaded(stored.key, generation, error, now)
+        else:
+            self.drop(generation, now)
+
+    def promote(self, generation: int) -> None:
+        """The primary is lost: from now on this complete copy is spilled, not evicted."""
+        stored = self.names[generation]
+        if stored.phase is Phase.LEAVING and not stored.freed:
+            self._stay(stored)
+        stored.secondary = False
+
+    def drop(self, generation: int, now: float) -> None:
+        """A copy from another node is not wanted any more."""
+        stored = self.names[generation]
+        if not stored.freed:
+            self._start_free(stored, now)
 
     def drop_job(self, job: bytes, now: float) -> None:
         """The job is over: nobody is left who would free its objects."""
@@ -215,6 +254,9 @@ class StoreTable:
         if stored.freed:
             self._release_block(stored)
             self._forget(stored, "the object was freed")
+        elif error and stored.secondary:
+            self._release_block(stored)
+            self._forget(stored, error)
         elif error:  # the file stays: the next reader may have more luck
             self._release_block(stored)
             stored.phase = Phase.DISK
@@ -223,7 +265,7 @@ class StoreTable:
             self.headers.set_state(stored.offset, generation, SEALED)
             stored.phase = Phase.HERE
             self.here[stored.offset] = stored
-            self.counts["restored"] += 1
+            self.counts["received" if stored.secondary else "restored"] += 1
             self._answer(stored)
         self._progress(now)
 
@@ -336,7 +378,7 @@ class StoreTable:
         if self.leaving_bytes >= need or (self.spill_error and now < self.spill_again_at):
             return
         pinned = self.pinned()
-        for stored in list(self.here.values()):
+        for stored in sorted(self.here.values(), key=lambda stored: not stored.secondary):
             if stored.offset | 1 in pinned:
                 continue
             self._start_spill(stored, now)
@@ -358,6 +400,9 @@ class StoreTable:
             self._refuse(request.client, request.request, reason)
             return
         stored = request.stored
+        if stored.secondary:
+            self._forget(stored, FULL + reason)
+            return
         stored.phase = Phase.DISK
         self._fail(stored, FULL + reason)
 
@@ -411,13 +456,17 @@ class StoreTable:
         if stored is not None and stored.oid.startswith(oid):
             if not stored.freed:
                 self.counts["freed"] += 1
+                if generation in self.exported:
+                    self._out.append(Freed(stored.oid, generation))
                 self._start_free(stored, now)
             return
-        grant = self._grant_of(offset)
+        grant = self.grant_of(offset)
         if grant is None or self.headers.matches(offset, oid, generation) != SEALED:
             self.counts["ignored"] += 1
             return
         self.counts["freed"] += 1
+        if generation in self.exported:
+            self._out.append(Freed(self.headers.read(offset).oid, generation))
         self._evict(offset, oid, generation, now)
 
     def _start_free(self, stored: Stored, now: float) -> None:
@@ -431,7 +480,7 @@ class StoreTable:
             self._forget(stored, "")
 
     def _start_spill(self, stored: Stored, now: float) -> None:
-        if stored.on_disk:
+        if stored.on_disk or stored.secondary:
             self._leave(stored, now)
             return
         stored.phase = Phase.WRITING
@@ -485,15 +534,15 @@ class StoreTable:
         """Nobody reads the block any more."""
         stored = self.at.get(eviction.offset)
         if stored is None:
-            grant = self._grant_of(eviction.offset)
+            grant = self.grant_of(eviction.offset)
             self.headers.free(eviction.offset)
             if grant is not None:
                 self._reclaimed.setdefault(grant.client, []).append(eviction.offset)
             return
         self.leaving_bytes -= stored.size
         self._release_block(stored)
-        if stored.freed:
-            self._forget(stored, "")
+        if stored.freed or stored.secondary:
+            self._forget(stored, "it was evicted")
         else:
             stored.phase = Phase.DISK
 
@@ -509,6 +558,8 @@ class StoreTable:
         if stored.on_disk:
             self.disk_bytes -= stored.nbytes
             self._out.append(Unlink(stored.key))
+        if stored.foreign:
+            self._out.append(Dropped(stored.generation, why))
         del self.names[stored.generation]
 
     # ------------------------------------------------------------ restore
@@ -520,10 +571,13 @@ class StoreTable:
         stored.phase = Phase.LOADING
         self.at[offset] = stored
         self.stored_bytes += stored.size
-        self._out.append(Load(stored.key, stored.generation, offset + HEADER_BYTES, stored.nbytes))
+        if stored.secondary:
+            self._out.append(Arriving(stored.generation))
+        else:
+            self._out.append(Load(stored.key, stored.generation, offset + HEADER_BYTES, stored.nbytes))
 
     def _answer(self, stored: Stored) -> None:
-        value = self._value(stored)
+        value = self.value_of(stored)
         for client, request in stored.waiters:
             self._send(client, StoreRestored(request, value))
         stored.waiters = []
@@ -534,7 +588,7 @@ class StoreTable:
         stored.waiters = []
 
     @staticmethod
-    def _value(stored: Stored) -> list:
+    def value_of(stored: Stored) -> list:
         return [STORED, stored.offset, stored.nbytes, stored.generation]
 
     # ------------------------------------------------------------ views
@@ -578,7 +632,7 @@ class StoreTable:
                 continue  # its client is writing; the next look will see it whole
         return rows
 
-    def _grant_of(self, offset: int) -> Grant | None:
+    def grant_of(self, offset: int) -> Grant | None:
         at = self.grants.bisect_right(offset) - 1
         if at < 0:
             return None

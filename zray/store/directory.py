@@ -1,0 +1,161 @@
+"""Which nodes have copies of which objects, and how copies end.
+
+The node of a primary knows every node with a complete copy (CopyMade, CopyGone), writes the list to the control store
+a little later, for objects that have left the node, and tells those nodes when the owner frees the object.
+
+When the node of a primary dies, each node with a copy keeps it from eviction and adds itself to the list; the owner's
+node then ends the copies by that list.  Writers of one row may overwrite each other; at least one of them stays, and
+readers ask the nodes that they find, never trust the row alone.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from typing import Any
+
+from zray.messages import DropCopies, StoreFree
+from zray.store.copies import Copies
+from zray.store.exchange import ANNOUNCED_AT_ONCE, FREED_MAX, LOCATIONS_DELAY_S, Finder, Key, Record, Say
+
+
+class Directory:
+    """See the module's docstring."""
+
+    def __init__(self, me: bytes, copies: Copies, finder: Finder, gone: dict[bytes, None], out: list[Any]):
+        self.me = me
+        self.copies = copies
+        self.finder = finder
+        self.gone = gone
+        self.out = out
+        self.complete: dict[Key, dict[bytes, None]] = {}  # our primaries -> other nodes with whole copies
+        self._recorded: set[Key] = set()  # with a row in the control store
+        self._changed: dict[Key, None] = {}  # rows to write
+        self._orphans: deque[Key] = deque()  # copies here to be made known, as their primary's node is dead
+        self._write_at: float | None = None
+        self._drops: dict[bytes, list[list[Any]]] = {}  # node -> copies that it is to drop
+        self._freed: OrderedDict[Key, None] = OrderedDict()  # of other nodes, by owners here
+
+    # ------------------------------------------------------------ copies of our primaries
+
+    def made(self, node: bytes, key: Key, now: float) -> None:
+        if key.generation not in self.copies.table.exported:  # freed meanwhile
+            self._drops.setdefault(node, []).append(list(key))
+            return
+        self.complete.setdefault(key, {})[node] = None
+        self._change(key, now)
+
+    def unmade(self, node: bytes, key: Key, now: float) -> None:
+        nodes = self.complete.get(key)
+        if nodes is not None and node in nodes:
+            del nodes[node]
+            if not nodes:
+                del self.complete[key]
+            self._change(key, now)
+
+    def freed(self, key: Key) -> None:
+        """The owner has freed a primary of ours."""
+        for node in self.complete.pop(key, ()):
+            self._drops.setdefault(node, []).append(list(key))
+        self._changed.pop(key, None)
+        if key in self._recorded:
+            self._recorded.discard(key)
+            self.out.append(Record(key.oid, []))
+
+    # ------------------------------------------------------------ objects of other nodes
+
+    def free(self, node: bytes, objects: list, now: float) -> None:
+        """An owner here has freed primaries of that node."""
+        keys = [Key(entry[0], node, entry[2]) for entry in objects
+                if type(entry) is list and [type(field) for field in entry] == [bytes, int, int]]
+        if node in self.gone:
+            for key in keys:
+                self._free_orphan(key, now)
+            return
+        self.out.append(Say(node, StoreFree(objects, node)))
+        for key in keys:
+            self._freed[key] = None
+        while len(self._freed) > FREED_MAX:
+            self._freed.popitem(last=False)
+
+    def _free_orphan(self, key: Key, now: float) -> None:
+        self.copies.drop(key, now)
+
+        def found(nodes: list[bytes], now: float) -> None:
+            for node in nodes:
+                if node != self.me and node not in self.gone:
+                    self._drops.setdefault(node, []).append(list(key))
+            if nodes:
+                self.out.append(Record(key.oid, []))
+
+        self.finder.find(key.oid, found)
+
+    def orphaned(self, key: Key, now: float) -> None:
+        """The primary of a copy here is lost."""
+        self.copies.keep(key)
+        self._orphans.append(key)
+        self._write_soon(now)
+
+    def node_gone(self, node: bytes, now: float) -> None:
+        for key in [key for key, nodes in self.complete.items() if node in nodes]:
+            self.unmade(node, key, now)
+        self._drops.pop(node, None)
+        for key in self.copies.of_node(node):
+            self.orphaned(key, now)
+        for key in [key for key in self._freed if key.node == node]:
+            del self._freed[key]
+            self._free_orphan(key, now)
+
+    # ------------------------------------------------------------ write-behind
+
+    def _change(self, key: Key, now: float) -> None:
+        self._changed[key] = None
+        self._write_soon(now)
+
+    def _write_soon(self, now: float) -> None:
+        if self._write_at is None:
+            self._write_at = now + LOCATIONS_DELAY_S
+
+    def tick(self, now: float) -> None:
+        if self._write_at is None or now < self._write_at:
+            return
+        for key in list(self._changed)[:ANNOUNCED_AT_ONCE]:
+            del self._changed[key]
+            self._write(key)
+        for _ in range(min(len(self._orphans), ANNOUNCED_AT_ONCE)):
+            self._announce(self._orphans.popleft())
+        self._write_at = now + LOCATIONS_DELAY_S if self._changed or self._orphans else None
+
+    def next_deadline(self) -> float | None:
+        return self._write_at
+
+    def _write(self, key: Key) -> None:
+        nodes = self.complete.get(key)
+        if nodes:
+            self._recorded.add(key)
+            self.out.append(Record(key.oid, [self.me, *nodes]))
+        elif key in self._recorded:
+            self._recorded.discard(key)
+            self.out.append(Record(key.oid, []))
+
+    def _announce(self, key: Key) -> None:
+        def found(nodes: list[bytes], now: float) -> None:
+            if self.copies.complete(key) is not None and self.me not in nodes:
+                others = [node for node in nodes if node != key.node and node not in self.gone]
+                self.out.append(Record(key.oid, [*others, self.me]))
+
+        self.finder.find(key.oid, found)
+
+    def flush(self) -> None:
+        """Once a turn: what is to be dropped elsewhere."""
+        if self._drops:
+            for node, objects in self._drops.items():
+                self.out.append(Say(node, DropCopies(objects)))
+            self._drops = {}
+
+    def check(self) -> None:
+        for key, nodes in self.complete.items():
+            assert key.node == self.me and nodes and self.me not in nodes
+            assert key.generation in self.copies.table.exported
+            assert not any(node in self.gone for node in nodes)
+        assert (self._write_at is not None) or not (self._changed or self._orphans)
+        assert len(self._freed) <= FREED_MAX

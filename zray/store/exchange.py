@@ -1,0 +1,91 @@
+"""What the parts of a transfer share: how objects are named, what the machine asks of its shell, and the limits.
+
+The limits are counts of chunks, so that memory on the way is bounded by their product with CHUNK_BYTES, whatever the
+sizes of objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+# One chunk costs its node about a millisecond: 0.27 ms for the CRC-32 (3.8 GB/s), 0.1-0.2 for the copy out of or into
+# the arena, 0.5 for packing and the socket; CURVE adds 2 ms in ZeroMQ's thread.  Smaller ones cost messages, larger
+# ones make everybody else on the daemon's loop wait.
+CHUNK_BYTES = 1024 * 1024
+WINDOW = 8  # chunks of one object asked for ahead: 8 MiB covers 16 ms of round trip at 0.5 GB/s
+FANOUT = 2  # nodes that one node serves the same object to at once: a binary tree, 1/2 of the link to each child
+PULLS_MAX = 16  # objects on their way in at once
+QUEUED_MAX = 100_000  # objects waiting for their turn
+IN_CHUNKS_MAX = 32  # asked for and not here yet; each pull may always have one
+OUT_CHUNKS_MAX = 64  # sent and not known to have arrived
+SESSIONS_MAX = 1024  # served at once
+STALL_S = 5.0  # without a chunk: ask another node.  Above the time in which a dead node is declared dead (3 s)
+RESTORE_STALL_S = 60.0  # the same while the source waits for its disk or for room
+GIVE_UP_S = 60.0  # without a chunk from anybody
+RETRY_S = 0.5
+FINDS_MAX = 5  # looks into the control store after the primary's node died, each after twice the pause of the last
+SESSION_IDLE_S = 20.0  # a puller that says nothing for so long is not there any more
+BAD_SAME_MAX = 3  # copies of a chunk with a wrong checksum from one source
+BAD_MAX = 12  # in one pull
+AVOID_MAX = 32  # nodes tried in vain that a puller names
+PROGRESS_S = 1.0
+LOCATIONS_DELAY_S = 0.05  # changes of an object's locations gather for so long
+ANNOUNCED_AT_ONCE = 256
+FREED_MAX = 4096  # frees of other nodes' objects that are remembered, in case the node dies before it acts on them
+GONE_MAX = 4096  # dead nodes remembered
+
+# Codes of PullRefused.
+FREED = 1  # the owner freed it: nobody will have it
+ABSENT = 2  # not here
+BEHIND = 3  # being received here, and you have as much
+STALE = 4  # I do not know of this attempt (any more)
+BUSY = 5
+
+
+class Key(NamedTuple):
+    """Names an object for good: no two primaries of a node share a generation."""
+
+    oid: bytes
+    node: bytes  # of the primary copy
+    generation: int
+
+
+class Say(NamedTuple):
+    """Send to another node."""
+
+    node: bytes
+    message: Any
+
+
+class Record(NamedTuple):
+    """Write who has copies of the object to the control store (no ``nodes``: delete the row)."""
+
+    oid: bytes
+    nodes: list[bytes]
+
+
+class Find(NamedTuple):
+    """Read it; answer with ``machine.located(token, nodes)``."""
+
+    token: int
+    oid: bytes
+
+
+class Finder:
+    """Questions to the control store, and who waits for their answers."""
+
+    def __init__(self, out: list[Any]):
+        self.out = out
+        self._count = 0
+        self._then: dict[int, Callable[[list[bytes], float], None]] = {}
+
+    def find(self, oid: bytes, then: Callable[[list[bytes], float], None]) -> None:
+        self._count += 1
+        self._then[self._count] = then
+        self.out.append(Find(self._count, oid))
+
+    def located(self, token: int, nodes: list[bytes], now: float) -> None:
+        then = self._then.pop(token, None)
+        if then is not None:
+            then(nodes, now)

@@ -29,6 +29,7 @@ class Cause(IntEnum):
     CANCELLING = 18
     WORKER_LOST = 19
     TRANSFERRING = 30
+    RECONSTRUCTING = 31
 
     @property
     def text(self) -> str:
@@ -57,4 +58,5 @@ _TEXT = {
     Cause.CANCELLING: "its task is being cancelled",
     Cause.WORKER_LOST: "its worker is gone and its last replies are being drained",
     Cause.TRANSFERRING: "the object is being brought from another node",
+    Cause.RECONSTRUCTING: "it was lost, and its task runs again to make it once more",
 }

@@ -138,6 +138,7 @@ class Runtime:
             m.HoldDrop.CODE: self.refs.on_hold_drop,
             m.Locate.CODE: self.refs.on_locate,
             m.Resolved.CODE: self.refs.on_resolved,
+            m.ObjectLost.CODE: self.submitter.reconstruction.on_object_lost,
             m.TransitDone.CODE: self.refs.on_transit_done,
             m.CancelObject.CODE: self._on_cancel_object,
             m.Why.CODE: self._on_why,

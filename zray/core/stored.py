@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from zray import errors, messages as m
 from zray.causes import Cause
+from zray.owner.reconstruction import same_place
 from zray.refs import dropped
 from zray.store import StoreFull
 from zray.store.client import Allocation, Pending
@@ -80,7 +81,8 @@ class Stored:
             value = [*self._answer(pending, Cause.RESTORING, oid, "")[:4], oid, self.rt.node]
             if record is not None:
                 with self.loop.lock:
-                    self.rt.refs.replace_value(record, value)
+                    if same_place(record.value, value):  # else it was lost and made again meanwhile
+                        self.rt.refs.replace_value(record, value)
 
     def _read_copy(self, value: Any) -> Any:
         """An object of another node: of the copy that our node has, or brings.  The value stays the primary's."""

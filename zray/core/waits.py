@@ -13,6 +13,7 @@ from zray.owner.streams import Stream
 from zray.refs import MapRefs, ObjectRef, ObjectRefGenerator, RefList
 from zray.serialization import NONE, loads
 from zray.transport.loop import Waiter
+from zray.core.values import NotReady
 from zray.core.waiting import Countdown, WaitGroup
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Waits:
     def get_one(self, ref: ObjectRef, timeout: float | None = None) -> Any:
         """The value of one reference: what a synchronous call does, with as few steps as it takes."""
         record = ref._record
+        start = time.monotonic() if timeout is not None else 0.0
         if record.value is None:
             if timeout is None and self.rt.executor is None:
                 self._wait_one(record)
@@ -46,7 +48,7 @@ class Waits:
         value = record.value
         if type(value) is bytes and record.owner is None:
             return None if value == NONE else loads(value)
-        return self.values.load(record)
+        return self._load(record, timeout, start)
 
     def _wait_one(self, record: Any) -> None:
         """A driver waits for one object without a time-out; the first seconds without the machinery of ``block``."""
@@ -67,19 +69,29 @@ class Waits:
     def get(self, refs: Sequence[ObjectRef], timeout: float | None = None) -> list[Any]:
         """Values in order; the first error in order is raised."""
         records = [ref._record for ref in refs]
+        start = time.monotonic() if timeout is not None else 0.0
         for record in records:
             if record.value is None:
                 self.wait_all(records, timeout)
                 break
-        load = self.values.load
         out = []
         for record in records:
             value = record.value
             if type(value) is bytes and record.owner is None:
                 out.append(None if value == NONE else loads(value))
             else:
-                out.append(load(record))
+                out.append(self._load(record, timeout, start))
         return out
+
+    def _load(self, record: Any, timeout: float | None, start: float) -> Any:
+        """The value of a record that was ready; a value that is lost is waited for again, for what is left of
+        ``timeout`` since ``start``."""
+        while True:
+            try:
+                return self.values.load(record)
+            except NotReady:
+                left = None if timeout is None else max(0.0, start + timeout - time.monotonic())
+                self.wait_all((record,), left)
 
     def get_map(self, refs: MapRefs, timeout: float | None = None) -> list[Any]:
         """All values of a map, column by column."""
@@ -258,7 +270,11 @@ class Waits:
         record = ref._record
         if record.value is None:
             await self.futures.arrival(record)
-        return self.values.load(record)
+        while True:
+            try:
+                return self.values.load(record)
+            except NotReady:
+                await self.futures.arrival(record)
 
 
 def _earlier(deadline: float | None, other: float) -> float:

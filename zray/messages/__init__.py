@@ -43,7 +43,7 @@ from zray.messages.node import (
     WorkerExit, WorkerReady,
 )
 from zray.messages.references import (
-    Because, CancelObject, HoldAck, HoldAdd, HoldDrop, Locate, Resolved, TransitDone, Why,
+    Because, CancelObject, HoldAck, HoldAdd, HoldDrop, Locate, ObjectLost, Resolved, TransitDone, Why,
 )
 from zray.messages.session import Bye, Hello, HelloAck
 from zray.messages.store import (
@@ -65,7 +65,7 @@ __all__ = [
     "GcsUnwatch", "GcsWatch", "Blocked", "LeaseGrant", "LeaseKey", "LeaseKill", "LeaseOpen", "LeaseRecall",
     "LeaseReturn", "LeaseStatus", "LeaseWant", "WorkerDied", "DriverAccepted", "EventReport", "Goodbye",
     "JobConfig", "LogLines", "NodeAnswer", "NodeQuery", "ProcessGone", "RegisterDriver", "WorkerExit",
-    "WorkerReady", "Because", "CancelObject", "HoldAck", "HoldAdd", "HoldDrop", "Locate", "Resolved",
+    "WorkerReady", "Because", "CancelObject", "HoldAck", "HoldAdd", "HoldDrop", "Locate", "ObjectLost", "Resolved",
     "TransitDone", "Why", "Bye", "Hello", "HelloAck", "StoreFree", "StoreGrant", "StoreRecall", "StoreReclaimed",
     "StoreRefused", "StoreRestore", "StoreRestored", "StoreSurrender", "StoreWant", "Chunk", "CopyGone", "CopyMade",
     "DropCopies", "PullChunk", "PullElsewhere", "PullEnd", "PullObject", "PullRefused", "PullWait", "StoreLocate",

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 from zray import serialization
+from zray.errors import ObjectLostError
 from zray.ids import return_id
-from zray.messages import FAILED
+from zray.messages import CARRYING, FAILED
 from zray.worker.queue import ARGS, ATTEMPT, EXTRA, RETURNS, TASK_ID
 
 NONE = serialization.NONE
@@ -37,10 +38,21 @@ def arguments(rt: Any, task: list[Any], register: Callable[[Any], None] | None =
     for value in deps:
         if type(value) is list and value and value[0] == FAILED:
             raise DependencyFailed(value)
-    payload = rt.values.payload
     loads = serialization.loads
-    values = [loads(payload(value), register) for value in deps]
-    return serialization.load_args(payload(task[ARGS]), extra.get("slots", ()) if values else (), values, register)
+    values = [loads(payload(rt, value), register) for value in deps]
+    return serialization.load_args(payload(rt, task[ARGS]), extra.get("slots", ()) if values else (), values, register)
+
+
+def payload(rt: Any, value: Any) -> Any:
+    """The buffer of an argument.  One that is lost is no fault of the task, which has not started: its owner learns
+    which value it was, has it made again, and sends the task again."""
+    try:
+        return rt.values.payload(value)
+    except ObjectLostError as lost:
+        while value[0] == CARRYING:
+            value = value[1]
+        detail = {"oid": value[4], "value": value, "reason": str(getattr(lost, "reason", ""))}
+        raise DependencyFailed([FAILED, "dependency_lost", detail]) from None
 
 
 def encode(rt: Any, value: Any, task: bytes, index: int) -> Any:

@@ -1,0 +1,244 @@
+"""Making lost objects again: which tasks must run once more, and what waits for them meanwhile.
+
+    an object's value    what happened                              becomes
+    STORED               a reader says that this value is lost      None, and its task runs again
+                         ... of a value that is not the present one unchanged: it was made again already
+                         ... and it cannot be made again            unchanged; that reader gets the reason
+    None                 its task ends                              what the task returned: STORED, inline, FAILED
+
+Nothing is done when a node dies: another node may have a copy, and most objects will never be read again.  A loss
+counts when a reader (a ``get``, a borrower, a worker with an argument it cannot read) has found that no copy is left;
+it names the value, so that many readers cause one reconstruction.  The task runs again under its own id, as a further
+attempt; of its inputs those that were freed are made again first, from their own recipes.  Inputs that still have a
+value are taken as they are: should one prove lost as well, the worker says so, and the task waits for it.
+
+Tasks whose argument was lost start again free of charge; making an object again is charged to the retries of its task.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from zray.ids import PUT_FLAG, TASK_SIZE
+from zray.messages import FAILED, ObjectLost, Resolved
+from zray.owner.lineage import ATTEMPTS, FAILED_AGAIN, Lineage, Recipe, Trace, Why, is_stored
+from zray.owner.records import Borrowed, Entry, Task
+from zray.owner.references import Record, References
+
+if TYPE_CHECKING:
+    from zray.owner.submitter import Submitter
+
+RESTARTS_MAX = 100  # of one task for arguments that were lost: each costs a retry of another task, unless a node is mad
+
+PUT: Why = ("reconstruction", "it was put into the store; only what tasks return can be made again")
+FREED: Why = ("reconstruction", "it was freed, and how it was made is not known")
+FOREIGN: Why = ("reconstruction", "another process owned it, and nobody here refers to it any more")
+UNKNOWN: Why = ("reconstruction", "how it was made is not known")
+
+
+class Reconstruction:
+    """The losses of one owner, and the tasks that run again because of them."""
+
+    def __init__(self, submitter: Submitter, refs: References, lineage: Lineage):
+        self.submitter = submitter
+        self.refs = refs
+        self.lineage = lineage
+        self.running: dict[bytes, Task] = {}
+        self.restarts: dict[bytes, int] = {}  # task -> times that it started again for a lost argument
+        self.started = 0
+
+    # ------------------------------------------------------------ losses
+
+    def lost(self, record: Record, value: Any, reason: str) -> list[Any] | None:
+        """A reader found no copy of ``value``.
+
+        None: the record has, or will get, another one (wait for it, with ``when_ready``).  Else the failure to give
+        to that reader.
+        """
+        if not same_place(record.value, value):
+            return None
+        if type(record) is Borrowed:
+            self.refs.report_lost(record, reason)
+            return None
+        assert type(record) is Entry
+        running = self.running.get(record.oid[:TASK_SIZE])
+        if running is not None:
+            self.refs.unpin_all(self._reset(record, running))
+            return None
+        trace = self.lineage.traced.get(record.oid)
+        recipe = trace.recipe if trace is not None else None
+        if recipe is None:
+            return failure(record.oid, trace.why if trace is not None else None, reason)
+        order: list[Recipe] = []
+        freed: list[Trace] = []
+        blocked = self._plan(recipe, order, freed)
+        if blocked is not None:
+            oid, why = blocked
+            return failure(record.oid, why, reason, oid)
+        self._run_again(record, recipe.task, order, freed)
+        return None
+
+    def on_object_lost(self, peer: bytes, message: ObjectLost) -> None:
+        """A borrower could not read an object of ours."""
+        entry = self.refs.owned.get(message.oid)
+        if entry is None:
+            answer: Any = [FAILED, "freed", {"oid": message.oid}]
+        else:
+            answer = self.lost(entry, message.value, message.reason) or entry.value
+            if answer is None:
+                self.refs.when_ready(entry, self.refs.resolver(peer))
+                return
+        self.submitter.net.send(peer, Resolved([message.oid, answer]))
+
+    def dependency_lost(self, task: Task, said: list[Any]) -> list[Any] | None:
+        """A worker could not read an argument of this task; None: run it again when its arguments are ready.
+
+        Else its failure.
+        """
+        detail = said[2] if type(said[2]) is dict else {}
+        oid = detail.get("oid")
+        record = next((pin for pin in task.pins or () if pin.oid == oid), None)
+        count = self.restarts.get(task.tid, 0) + 1
+        if record is None or count > RESTARTS_MAX:
+            return said
+        failed = self.lost(record, detail.get("value"), str(detail.get("reason", "")))
+        if failed is None:
+            self.restarts[task.tid] = count
+        return failed
+
+    # ------------------------------------------------------------ what is to run
+
+    def _plan(self, first: Recipe, order: list[Recipe], freed: list[Trace]) -> tuple[bytes, Why] | None:
+        """Fill in the recipes that must run and the freed inputs that must come back; changes nothing else.
+
+        The object that cannot come back and why, if there is one.
+        """
+        recipes, seen = [first], {id(first)}
+        met: set[int] = set()
+        while recipes:
+            recipe = recipes.pop()
+            if recipe.task.retries == 0:
+                return recipe.results[0].record.oid, ATTEMPTS
+            order.append(recipe)
+            inputs = list(recipe.inputs)
+            while inputs:
+                trace = inputs.pop()
+                if trace.live or id(trace) in met:
+                    continue
+                record = trace.record
+                if type(record) is Borrowed:
+                    # Its value may be all that is needed: not for a reference inside another argument.
+                    if record.oid not in self.refs.borrowed and not (
+                            type(record.value) is bytes and any(dep is trace for dep in recipe.deps or ())):
+                        return record.oid, FOREIGN
+                    continue
+                met.add(id(trace))
+                if record.oid in self.refs.owned:
+                    return record.oid, FREED  # a reference to it turned up after its end
+                freed.append(trace)
+                if record.value is not None and not is_stored(record.value):
+                    inputs += trace.contained or ()
+                elif record.oid[:TASK_SIZE] in self.running:
+                    continue  # it gets its value with the results that are waited for
+                elif trace.recipe is None:
+                    return record.oid, trace.why if trace.why[0] else FREED
+                elif id(trace.recipe) not in seen:
+                    seen.add(id(trace.recipe))
+                    recipes.append(trace.recipe)
+        return None
+
+    def _run_again(self, lost: Entry, task: Task, order: list[Recipe], freed: list[Trace]) -> None:
+        contained = self._reset(lost, task)
+        for trace in freed:
+            self._revive(trace)
+        for trace in freed:
+            if trace.contained:
+                records = [self._present(inner) for inner in trace.contained]
+                for record in records:
+                    record.refs += 1
+                trace.record.contained = records  # type: ignore[union-attr]
+        for recipe in order:  # all are pinned before the first starts: one that ends at once must not free another's
+            again = recipe.task
+            self.running[again.tid] = again
+            self.started += 1
+            again.attempt += 1
+            if again.retries > 0:
+                again.retries -= 1
+            again.cancelling = again.lease = None
+            again.pins = [self._present(trace) for trace in recipe.inputs]
+            again.deps = [self._present(trace) for trace in recipe.deps] if recipe.deps else None
+            if recipe.arguments is not None:
+                again.pins.append(recipe.arguments)
+            for record in again.pins:
+                record.refs += 1
+        for trace in freed:
+            self.lineage.revived(trace)
+        self.refs.unpin_all(contained)
+        for recipe in order:
+            self.submitter.start(recipe.task)
+
+    def _reset(self, entry: Entry, task: Task) -> list[Any]:
+        """The value is lost: to everybody the object is pending again.  What it contained is to be unpinned."""
+        value, entry.value = entry.value, None
+        entry.task = task
+        contained, entry.contained = entry.contained, None
+        self.refs.unsettled.add(entry.oid)
+        self.refs.free_stored(entry.oid, value, True)
+        return contained or []
+
+    def _revive(self, trace: Trace) -> None:
+        """A freed input is an object of this process again, as long as the tasks that need it run."""
+        entry = trace.record
+        assert type(entry) is Entry and entry.refs == 0
+        self.refs.owned[entry.oid] = entry
+        if type(entry.value) is bytes:
+            self.refs.inline_bytes += len(entry.value)
+        elif entry.value is None or is_stored(entry.value):
+            entry.value = None
+            entry.task = trace.recipe.task if trace.recipe is not None else self.running[entry.oid[:TASK_SIZE]]
+            self.refs.unsettled.add(entry.oid)
+
+    def _present(self, trace: Trace) -> Record:
+        """The record that now stands for an input."""
+        record = trace.record
+        return self.refs.borrowed.get(record.oid, record) if type(record) is Borrowed else record
+
+    # ------------------------------------------------------------ ends
+
+    def ended(self, task: Task) -> None:
+        """A task has ended, one way or the other; its results are delivered next."""
+        self.restarts.pop(task.tid, None)
+        if self.running.pop(task.tid, None) is not None:
+            for entry in task.entry if type(task.entry) is list else [task.entry]:
+                self.refs.unsettled.discard(entry.oid)
+
+    def failed(self, task: Task) -> None:
+        recipe = self.lineage.recipes.get(task.tid)
+        if recipe is not None:
+            self.lineage.drop(recipe, FAILED_AGAIN)
+
+    def check(self) -> None:
+        for tid, task in self.running.items():
+            assert task.tid == tid and task.pins is not None, "runs again, and has ended"
+
+
+def same_place(one: Any, other: Any) -> bool:
+    """Whether two values are the same copy of an object: restoring it from disk changes its offset only."""
+    return is_stored(one) and type(other) is list and len(other) > 5 and one[3:6] == other[3:6]
+
+
+def failure(oid: bytes, why: Why | None, reason: str, needed: bytes = b"") -> list[Any]:
+    """The error of an object that cannot be made again; ``needed`` is the object that stands in the way."""
+    if why is None or not why[0]:
+        index = int.from_bytes(oid[TASK_SIZE:], "little")
+        why = PUT if index & PUT_FLAG else UNKNOWN
+    kind, text = why
+    detail: dict[str, Any] = {"oid": oid, "reason": text, "lost": reason}
+    if needed and needed != oid:
+        detail["needed"] = needed
+    return [FAILED, kind, detail]
+
+
+def waits_again(task: Task) -> bool:
+    """Whether an argument of a task that was ready has become pending again."""
+    return task.deps is not None and any(record.value is None for record in task.deps)

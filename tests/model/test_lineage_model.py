@@ -1,0 +1,337 @@
+"""Lineage against an obvious graph: what is referenced and can be made again comes back, and nothing else runs.
+
+The world below stands for workers and stores: it runs what is pushed, forgets what is freed, and loses values without
+a word.  The oracle knows the graph of tasks and decides by plain recursion what a read must give, and which tasks run.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from hashlib import blake2b
+from typing import Any
+
+from hypothesis import settings, strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
+
+from zray import messages as m
+from zray.config import Config
+from zray.owner.lineage import RECIPE_BYTES
+from zray.owner.records import DONE, Entry, Function, Task
+from zray.owner.references import References
+from zray.owner.submitter import Submitter
+
+ME, NODE, OTHER, WORKER = b"me......", b"node....", b"other...", b"worker.."
+FAILURES = {"reconstruction", "reconstruction_attempts", "reconstruction_evicted"}
+
+
+class Made:
+    """One submitted task, as the oracle knows it."""
+
+    def __init__(self, task: Task, deps: list[Entry], nested: list[Entry], stored: bool, carry: bool):
+        self.task = task
+        self.deps = deps
+        self.nested = nested
+        self.stored = stored
+        self.carry = [entry.oid for entry in deps + nested] if carry else []
+        self.max_retries = task.retries
+        self.runs = 0
+        self.unsure = False  # something it needed could not be made: it may have failed, and be forgotten
+
+    @property
+    def entries(self) -> list[Entry]:
+        return self.task.entry if type(self.task.entry) is list else [self.task.entry]
+
+    def may_run(self) -> bool:
+        return self.max_retries < 0 or self.runs - 1 < self.max_retries
+
+
+class World:
+    """The owner under test, and everything around it."""
+
+    def __init__(self, bytes_max: int):
+        self.refs = References(ME, self, self.free)
+        self.submitter = Submitter(ME, NODE, 1, self, self.refs, Config(lineage_bytes_max=bytes_max))
+        self.lineage = self.submitter.lineage
+        self.key = self.submitter.key_for("key", {}, {}, {}, "f")
+        self.fn = Function(b"f" * 20, b"", "f")
+        self.fn.run_ns = 1000
+        self.store: dict[int, bytes] = {}
+        self.freed: set[int] = set()
+        self.made: dict[bytes, Made] = {}
+        self.puts: dict[bytes, bool] = {}  # oid -> in the store
+        self.expected: dict[bytes, bytes] = {}
+        self.pushed: list[tuple[int, int, Any]] = []
+        self.leases = 0
+        self.generation = 0
+        self.count = 0
+
+    # ---- Net
+
+    def send(self, peer: bytes, message: Any) -> None:
+        if type(message) is m.LeaseWant:
+            if message.count and not self.submitter.leases:
+                self.leases += 1
+                grant = m.LeaseGrant(message.key, self.leases, WORKER, "ipc://w", 7, {})
+                self.pushed.append((0, 0, grant))
+        elif type(message) is m.PushTasks:
+            self.pushed += [(message.lease, message.first + i, task) for i, task in enumerate(message.tasks)]
+
+    def connect(self, peer: bytes, endpoint: str) -> None: ...
+
+    def disconnect(self, peer: bytes) -> None: ...
+
+    # ---- the stores
+
+    def free(self, oid: bytes, value: Any, escaped: bool) -> None:
+        assert value[3] not in self.freed, "freed twice"
+        self.freed.add(value[3])
+        self.store.pop(value[3], None)
+
+    def wire(self, oid: bytes, stored: bool) -> Any:
+        if not stored:
+            return self.expected[oid]
+        self.generation += 1
+        self.store[self.generation] = self.expected[oid]
+        return [m.STORED, 64 * self.generation, 100, self.generation, oid, OTHER]
+
+    # ---- workers
+
+    def step(self) -> bool:
+        """Run the next task that a worker has; False when there is none."""
+        self.submitter.pump()
+        if not self.pushed:
+            return False
+        lease, seq, task = self.pushed.pop(0)
+        if type(task) is m.LeaseGrant:
+            self.submitter.on_lease_grant(NODE, task)
+            return True
+        self.submitter.on_tasks_done(WORKER, m.TasksDone(lease, [seq, self.run(task)], 1000))
+        return True
+
+    def run(self, task: Any) -> Any:
+        made = self.made[task[0]]
+        for value, entry in zip((task[5] or {}).get("deps", ()), made.deps, strict=True):
+            if type(value) is list:
+                if value[3] not in self.store:
+                    return [m.FAILED, "dependency_lost", {"oid": entry.oid, "value": value, "reason": "gone"}]
+                value = self.store[value[3]]
+            assert value == self.expected[entry.oid], "an argument has another value"
+        for entry in made.nested:
+            assert entry.oid in self.refs.owned, "a reference in an argument leads nowhere"
+        made.runs += 1
+        values = [self.wire(entry.oid, made.stored) for entry in made.entries]
+        if made.carry:
+            values = [[m.CARRYING, value, [[oid, ME, ""] for oid in made.carry], 0] for value in values]
+        return values[0] if len(values) == 1 else [0, values, {}]
+
+    def drain(self) -> None:
+        for _ in range(10_000):
+            if not self.step():
+                return
+        raise AssertionError("it runs for ever")
+
+    # ---- users
+
+    def submit(self, deps: list[Entry], nested: list[Entry], stored: bool, carry: bool, returns: int, retries: int
+               ) -> list[Entry]:
+        self.count += 1
+        task = Task(self.count.to_bytes(24, "big"), self.fn, b"arguments", returns, self.key, retries)
+        entries = [self.refs.own(task.tid + (i + 1).to_bytes(4, "little"), task) for i in range(returns)]
+        task.entry = entries if returns > 1 else entries[0]
+        if deps or nested:
+            task.deps, task.pins = deps, deps + nested
+        digest = blake2b(task.tid + b"".join(self.expected[entry.oid] for entry in deps), digest_size=8).digest()
+        for i, entry in enumerate(entries):
+            self.expected[entry.oid] = digest + bytes([i])
+        self.made[task.tid] = Made(task, list(deps), list(nested), stored, carry)
+        self.submitter.submit(task)
+        return entries
+
+    def put(self, stored: bool) -> Entry:
+        self.count += 1
+        oid = self.count.to_bytes(24, "big") + b"\1\0\0\x80"
+        self.expected[oid] = oid
+        self.puts[oid] = stored
+        entry = self.refs.own(oid)
+        self.refs.complete(entry, self.wire(oid, stored))
+        return entry
+
+    def read(self, entry: Entry) -> Any:
+        """The value, or a failure."""
+        for _ in range(100):
+            self.drain()
+            value = entry.value
+            assert value is not None, "pending, and nothing runs"
+            if type(value) is bytes or value[0] == m.FAILED:
+                return value
+            if value[3] in self.store:
+                return self.store[value[3]]
+            failed = self.submitter.reconstruction.lost(entry, value, "gone")
+            if failed is not None:
+                return failed
+        raise AssertionError("made again and again")
+
+    # ---- the oracle
+
+    def readable(self, entry: Entry) -> bool:
+        return type(entry.value) is bytes or (entry.value[0] == m.STORED and entry.value[3] in self.store)
+
+    def referenced(self, entry: Entry) -> bool:
+        return self.refs.owned.get(entry.oid) is entry
+
+    def needed(self, entry: Entry, runs: dict[bytes, None]) -> bool | None:
+        """Add the tasks that must run for this object's value to ``runs``; whether that is possible, None if unsure."""
+        made = self.made.get(entry.oid[:24])
+        if made is None:
+            return False
+        if made.task.tid in runs:
+            return True
+        if made.unsure:
+            return None
+        if not made.may_run() or not made.stored:
+            return False
+        runs[made.task.tid] = None
+        return worst([self.usable(dep, runs, read=True) for dep in made.deps]
+                     + [self.usable(nested, runs, read=False) for nested in made.nested])
+
+    def usable(self, entry: Entry, runs: dict[bytes, None], read: bool) -> bool | None:
+        if self.referenced(entry):
+            return True if not read or self.readable(entry) else self.needed(entry, runs)
+        made = self.made.get(entry.oid[:24])
+        stored = made.stored if made is not None else self.puts[entry.oid]
+        if stored:
+            return self.needed(entry, runs)
+        if made is None or not made.carry:
+            return True
+        return worst([self.usable(inner, runs, read=False) for inner in made.deps + made.nested])
+
+    def doubt(self) -> None:
+        """What has failed, and all that it may have needed."""
+        work = [made for made in self.made.values() if not made.unsure and any(
+            type(entry.value) is list and entry.value[0] == m.FAILED for entry in made.entries)]
+        self.doubt_about(work)
+
+    def doubt_about(self, work: list[Made]) -> None:
+        while work:
+            made = work.pop()
+            if not made.unsure:
+                made.unsure = True
+                work += [self.made[e.oid[:24]] for e in made.deps + made.nested if e.oid[:24] in self.made]
+
+
+def worst(answers: list[bool | None]) -> bool | None:
+    return False if False in answers else None if None in answers else True
+
+
+class LineageMachine(RuleBasedStateMachine):
+    refs = Bundle("refs")
+
+    @initialize(bounded=st.booleans())
+    def begin(self, bounded):
+        self.bounded = bounded
+        self.world = World(RECIPE_BYTES * 5 if bounded else 1 << 30)
+        self.held: list[Entry] = []
+
+    @rule(target=refs, deps=st.lists(refs, max_size=2), nested=st.lists(refs, max_size=1), stored=st.booleans(),
+          carry=st.booleans(), returns=st.sampled_from((1, 1, 2)), retries=st.sampled_from((-1, -1, 3, 1, 0)))
+    def submit(self, deps, nested, stored, carry, returns, retries):
+        entries = self.world.submit(deps, nested, stored, carry and bool(deps or nested), returns, retries)
+        self.held += entries
+        return multiple(*entries)
+
+    @rule(target=refs, dep=consumes(refs), retries=st.sampled_from((-1, 3)))
+    def replace(self, dep, retries):
+        """``x = f.remote(x)``"""
+        entry, = self.world.submit([dep], [], True, False, 1, retries)
+        self.held.append(entry)
+        self.drop(dep)
+        return entry
+
+    @rule(target=refs, stored=st.booleans())
+    def put(self, stored):
+        entry = self.world.put(stored)
+        self.held.append(entry)
+        return entry
+
+    @rule(ref=consumes(refs))
+    def drop(self, ref):
+        self.held.remove(ref)
+        self.world.refs.unpin(ref)
+
+    @rule(data=st.data())
+    def lose(self, data):
+        """A value vanishes; nobody says so."""
+        if self.world.store:
+            del self.world.store[data.draw(st.sampled_from(sorted(self.world.store)))]
+
+    @rule()
+    def lose_all(self):
+        self.world.store.clear()
+
+    @rule(ref=refs, stale=st.booleans())
+    def report(self, ref, stale):
+        """Somebody found it lost, or thinks so of a value that it does not have any more."""
+        value = ref.value
+        if type(value) is list and value[0] == m.STORED and (stale or value[3] not in self.world.store):
+            if stale:
+                value = [*value[:3], value[3] + 1_000_000, *value[4:]]
+            self.world.submitter.reconstruction.lost(ref, value, "gone")
+
+    @rule(ref=refs)
+    def cancel(self, ref):
+        if type(ref.task) is Task:
+            self.world.submitter.cancel(ref.task, False, False)
+            self.world.made[ref.oid[:24]].task.cancelling = None  # the worker here never hears of it
+
+    @rule(steps=st.integers(1, 4))
+    def run(self, steps):
+        for _ in range(steps):
+            self.world.step()
+
+    @rule(ref=refs)
+    def read(self, ref):
+        world = self.world
+        world.drain()
+        world.doubt()
+        before = Counter({tid: made.runs for tid, made in world.made.items()})
+        runs: dict[bytes, None] = {}
+        failed = type(ref.value) is list and ref.value[0] == m.FAILED
+        possible = None if failed else True if world.readable(ref) else world.needed(ref, runs)
+        value = world.read(ref)
+        ran = Counter({tid: made.runs for tid, made in world.made.items()}) - before
+        if type(value) is list:
+            assert failed or value[1] in FAILURES, value
+            assert possible is not True or self.bounded, "it could have been made again"
+            world.doubt()
+            if ref.oid[:24] in world.made:
+                world.doubt_about([world.made[ref.oid[:24]]])
+            return
+        assert value == world.expected[ref.oid]
+        assert possible is not False, "made again from what was not there"
+        assert set(ran) <= set(runs) and set(ran.values()) <= {1} if possible is None else ran == Counter(list(runs))
+        for record in ref.contained or ():
+            assert record.oid in world.refs.owned
+
+    @invariant()
+    def sound(self):
+        if hasattr(self, "world"):
+            self.world.refs.check()
+            self.world.submitter.check()
+
+    def teardown(self):
+        if not hasattr(self, "world"):
+            return
+        world = self.world
+        for ref in self.held:
+            world.refs.unpin(ref)
+        world.drain()
+        self.sound()
+        assert not world.refs.owned and not world.store, "values outlive their last reference"
+        assert not world.lineage.recipes and not world.lineage.traced and world.lineage.bytes == 0
+        assert not world.submitter.reconstruction.running and not world.refs.unsettled
+        assert not world.submitter.reconstruction.restarts
+        assert all(made.task.state == DONE for made in world.made.values())
+
+
+TestLineage = LineageMachine.TestCase
+TestLineage.settings = settings(max_examples=150, stateful_step_count=40)

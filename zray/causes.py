@@ -28,6 +28,8 @@ class Cause(IntEnum):
     RETRY = 17
     CANCELLING = 18
     WORKER_LOST = 19
+    GROUP_PENDING = 20
+    GROUP_REMOVED = 21
     TRANSFERRING = 30
     RECONSTRUCTING = 31
 
@@ -57,6 +59,8 @@ _TEXT = {
     Cause.RETRY: "its task failed and waits to be retried",
     Cause.CANCELLING: "its task is being cancelled",
     Cause.WORKER_LOST: "its worker is gone and its last replies are being drained",
+    Cause.GROUP_PENDING: "its placement group has no place yet",
+    Cause.GROUP_REMOVED: "its placement group was removed",
     Cause.TRANSFERRING: "the object is being brought from another node",
     Cause.RECONSTRUCTING: "it was lost, and its task runs again to make it once more",
 }

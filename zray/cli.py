@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -15,11 +14,9 @@ except ImportError:  # the core installs without it
     print("the zray command needs click: pip install 'zray[default]' (zray-node works without)", file=sys.stderr)
     sys.exit(1)
 
-from zray.node import launch, session as sessions
+from zray.node import ask as ask_module, launch, session as sessions
 from zray.node.options import BadOption, json_map
 
-QUERY_TIMEOUT_S = 10.0
-STACK_TIMEOUT_S = 2.0
 CELL_MAX = 64  # characters of a table's cell, but for its last column
 FORMATS = ("default", "table", "json", "yaml")
 # What a table shows without --detail.
@@ -35,75 +32,20 @@ LISTABLE = ("nodes", "actors", "workers", "leases", "jobs", "objects", "tasks")
 # ---------------------------------------------------------------- asking a node
 
 
-class Asker:
-    """A connection to a node that only asks; it is no driver and starts no job."""
+class Asker(ask_module.Asker):
+    """Errors are those of a command."""
 
     def __init__(self, address: str):
-        from zray import codec, ids
-        from zray.messages import FEATURES, PROTOCOL, Hello
-        from zray.transport.mesh import Mesh
-
         try:
-            self.handle = launch.find_session(address)
+            super().__init__(address)
         except ConnectionError as error:
             raise click.ClickException(str(error)) from None
-        me = ids.driver_incarnation(self.handle.node)
-        self.mesh = Mesh(me, 0, None, codec.encode, codec.decode, time.monotonic)
-        self.mesh.connect(self.handle.node, self.handle.endpoint)
-        python = ".".join(map(str, sys.version_info[:3]))
-        self._send(Hello(PROTOCOL, "tool", "", os.getpid(), 0, python, list(FEATURES)))
-
-    def _send(self, message: Any) -> None:
-        self.mesh.send(self.handle.node, message.CODE, message)
 
     def ask(self, what: str, **args: Any) -> dict[str, Any]:
-        """The node's answer to a NodeQuery; ClickException when it does not come."""
-        from zray.messages import NodeAnswer, NodeQuery
-
-        self._send(NodeQuery(1, what, args))
-        found = self._await(lambda _, message: type(message) is NodeAnswer, QUERY_TIMEOUT_S)
-        if found is None:
-            where = self.handle.session_dir
-            raise click.ClickException(f"the node in {where} did not answer within {QUERY_TIMEOUT_S:g} s")
-        if "error" in found.answer:
-            raise click.ClickException(found.answer["error"])
-        return found.answer
-
-    def _await(self, wanted: Callable[[bytes, Any], bool], timeout_s: float) -> Any:
-        """The first message that is wanted, None when none comes in time."""
-        found: list[Any] = []
-
-        def on_message(peer: bytes, code: int, message: Any) -> None:
-            if wanted(peer, message):
-                found.append(message)
-
-        self.mesh.flush()
-        deadline = time.monotonic() + timeout_s
-        while not found and time.monotonic() < deadline:
-            self.mesh.poll(0.0 if self.mesh.readable() else deadline - time.monotonic())
-            self.mesh.drain(on_message)
-            self.mesh.flush()
-        return found[0] if found else None
-
-    def ask_process(self, socket: str) -> str:
-        """The stacks of the driver or worker behind a socket of the session directory, '' when it does not answer."""
-        from zray import stacks
-        from zray.messages import FEATURES, PROTOCOL, Because, Hello, Why
-
-        peer = bytes.fromhex(socket[2:-len(".sock")])
-        self.mesh.connect(peer, f"ipc://{self.handle.session_dir}/{socket}")
-        python = ".".join(map(str, sys.version_info[:3]))
-        for message in (Hello(PROTOCOL, "tool", "", os.getpid(), 0, python, list(FEATURES)), Why(1, stacks.ASK)):
-            self.mesh.send(peer, message.CODE, message)
-        found = self._await(lambda sender, message: sender == peer and type(message) is Because, STACK_TIMEOUT_S)
-        self.mesh.disconnect(peer)
-        return found.text if found is not None else ""
-
-    def close(self) -> None:
-        from zray.messages import Bye
-
-        self._send(Bye("the command is done"))
-        self.mesh.close(100)
+        try:
+            return super().ask(what, **args)
+        except RuntimeError as error:
+            raise click.ClickException(str(error)) from None
 
 
 def ask(address: str, what: str, **args: Any) -> dict[str, Any]:
@@ -201,7 +143,14 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--head", is_flag=True, help="accepted as in Ray; every first node is one")
+@click.option("--head", is_flag=True, help="start a cluster (what happens without --address, too)")
+@click.option("--address", default="", metavar="JOIN", help="join the cluster of this join string")
+@click.option("--host", default="", help="address to bind and to be dialled at (default: loopback)")
+@click.option("--port", type=int, default=0, help="the node's well-known TCP port (default: any free one)")
+@click.option("--port-range", default="", metavar="LOW-HIGH", help="for endpoints of drivers and workers")
+@click.option("--node-name", default="", help="a name that no other node of the cluster has")
+@click.option("--insecure", is_flag=True, help="plain TCP: no encryption, no authentication")
+@click.option("--gcs-dir", default="", metavar="DIR", help="keep the control store here over restarts")
 @click.option("--num-cpus", type=float)
 @click.option("--num-gpus", type=float)
 @click.option("--resources", default="{}", metavar="JSON")
@@ -209,19 +158,22 @@ def main() -> None:
 @click.option("--object-store-memory", type=int, metavar="BYTES")
 @click.option("--session-dir", default="", help="where to keep the session")
 @click.option("--block", is_flag=True, help="stay until the node ends; Ctrl-C ends it")
-def start(head: bool, num_cpus: float | None, num_gpus: float | None, resources: str, labels: str,
-          object_store_memory: int | None, session_dir: str, block: bool) -> None:
-    """Start a node that drivers join with init("auto")."""
+def start(head: bool, address: str, resources: str, labels: str, block: bool, **options: Any) -> None:
+    """Start a node: the first of a cluster, or one more of the cluster whose join string is given."""
+    if head and address:
+        raise click.ClickException("--head starts a cluster and --address joins one: give one of them")
     try:
-        options = launch.NodeOptions(
-            num_cpus=num_cpus, num_gpus=num_gpus, resources=json_map(resources, "--resources"),
-            labels=json_map(labels, "--labels"), object_store_memory=object_store_memory, session_dir=session_dir,
-            share_fate=False)
-        node = launch.start_node(options)
+        node = launch.start_node(launch.NodeOptions(
+            **options, head=not address, address=address, resources=json_map(resources, "--resources"),
+            labels=json_map(labels, "--labels"), share_fate=False))
     except (BadOption, launch.NodeStartError) as error:
         raise click.ClickException(str(error).removeprefix("zray-node: ")) from None
-    click.echo(f"zray runs in {node.session_dir} (pid {node.pid}).\n"
-               "Connect with zray.init('auto'); end it with `zray stop`.")
+    if options["insecure"]:
+        click.secho("INSECURE: whoever reaches this port controls the cluster and runs code as this user.", fg="red",
+                    bold=True, err=True)
+    click.echo(f"zray runs in {node.session_dir} (pid {node.pid}), at {node.session.address}.\n"
+               "Connect with zray.init('auto'); end it with `zray stop`.\n"
+               f"More nodes, with this secret:\n  zray start --address '{node.session.join}'")
     if block:
         try:
             os.waitpid(node.pid, 0)
@@ -465,11 +417,12 @@ def doctor() -> None:
 
 
 @main.command()
-def demo() -> None:
+@click.option("--nodes", type=click.IntRange(1, 8), default=1, help="daemons of the cluster; from 3 on, two are killed")
+def demo(nodes: int) -> None:
     """Tree reduction and a learning agent, with a worker killed on the way."""
     from zray import demo as module
 
-    sys.exit(module.main())
+    sys.exit(module.main(nodes))
 
 
 @main.command()

@@ -56,6 +56,8 @@ class Config:
     # The node loads the compiled scheduling kernels before it serves; else it decides with their plain-Python twin,
     # which serves a lone node as well, and saves the 100 MB and 0.2 to 2 s of loading Numba.
     kernels_at_start: bool = False
+    # A node of the cluster that has been silent for this long is dead (at once when its endpoint refuses connections).
+    node_timeout_s: float = 3.0
     # Where spilled objects go; "" means the session directory.
     spill_dir: str = ""
     # What an owner remembers of finished tasks, to make results again that are lost with a node: arguments and a record

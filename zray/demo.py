@@ -1,10 +1,14 @@
-"""``zray demo``: a node, two real jobs with a live display, a worker killed on the way, and nothing lost.
+"""``zray demo``: two real jobs with a live display, a worker killed on the way, and nothing lost.
 
 1. A tree reduction: the product of many integer matrices, exact, checked against a plain loop in this process.  In the
    middle of it the process of a running task is killed with SIGKILL; the result must be the same.
 2. Policy search on gymnasium's CartPole-v1: simulators are actors, each policy is a task over the futures of all
    rollouts; the last policy's mean return shows whether it learnt.
 3. A table of tasks, objects, bytes and rates.
+
+With ``--nodes 3`` the same runs on a cluster of three daemons, whose control store is a chain of three replicas.  In
+the reduction one node is killed and another takes its place, during the search one that holds a replica; the results
+are the same.
 
 Works without a terminal, then as plain lines.
 """
@@ -36,10 +40,13 @@ class Demo(NamedTuple):
     return_before: float
     return_after: float
     seconds: float
+    nodes: int = 1
+    nodes_killed: int = 0
 
     @property
     def ok(self) -> bool:
-        return self.reduction_equal and self.killed_pid > 0 and self.return_after > LEARNT
+        killed = self.nodes_killed == 2 if self.nodes >= 3 else True
+        return self.reduction_equal and self.killed_pid > 0 and self.return_after > LEARNT and killed
 
 
 @dataclass
@@ -88,7 +95,66 @@ class Display:
         self.console.print(table)
 
 
-def main() -> int:
+class Lone:
+    """The demo's own node."""
+
+    nodes = 1
+    killed = 0
+
+    def __init__(self, ray: Any, display: Display):
+        ray.init(ignore_reinit_error=True, num_cpus=max(2, os.cpu_count() or 2))
+
+    def harm(self) -> str:
+        """Nothing can be taken from a lone node but its workers."""
+        return ""
+
+    def close(self) -> None:
+        pass
+
+
+class Several:
+    """A cluster of daemons on this machine, which loses some."""
+
+    def __init__(self, ray: Any, display: Display, nodes: int):
+        from zray.cluster_utils import Cluster
+
+        self.nodes = nodes
+        self.killed = 0
+        self.display = display
+        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+        self.cluster.add_nodes([{"num_cpus": 1}] * (nodes - 1))
+        self.cluster.wait_for_nodes()
+        ray.init(address=self.cluster.address)
+        display.say(f"{nodes} nodes; the control store: {self._replicas(min(3, nodes))}")
+
+    def harm(self) -> str:
+        """Kill a node, not the one that this driver is connected to; a new one takes its place."""
+        victim = self.cluster.worker_nodes[-1]
+        self.cluster.remove_node(victim, allow_graceful=False)
+        self.killed += 1
+        self.cluster.add_node(num_cpus=1)
+        return f"node {victim.node_id[:8]} killed"
+
+    def _replicas(self, wanted: int) -> str:
+        """Wait until the chains are complete, and describe them."""
+        from zray.node.ask import Asker
+
+        asker = Asker(self.cluster.address)
+        try:
+            while True:
+                found = asker.ask("gcs")
+                if min(len(chain["members"]) for chain in found["chains"]) >= wanted:
+                    break
+                time.sleep(0.02)
+        finally:
+            asker.close()
+        return f"{len(found['chains'])} chain(s) of {wanted} replicas, {len(found['voters'])} voter(s)"
+
+    def close(self) -> None:
+        self.cluster.shutdown()
+
+
+def main(nodes: int = 1) -> int:
     """Run the demo; the exit code is 0 when everything it claims was seen."""
     try:
         import gymnasium  # noqa: F401
@@ -96,29 +162,30 @@ def main() -> int:
     except ImportError as error:
         print(f"zray demo needs {error.name}: pip install 'zray[demo]'", file=sys.stderr)
         return 2
-    demo = run()
+    demo = run(nodes)
     return 0 if demo.ok else 1
 
 
-def run() -> Demo:
-    """Start a node, run both jobs, show the table, shut the node down."""
+def run(nodes: int = 1) -> Demo:
+    """Start the nodes, run both jobs, show the table, shut them down."""
     import zray as ray
 
     display, tally = Display(), Tally()
     begin = time.perf_counter()
-    ray.init(ignore_reinit_error=True, num_cpus=max(2, os.cpu_count() or 2))
+    place = Several(ray, display, nodes) if nodes > 1 else Lone(ray, display)
     ray.get(ray.remote(_nothing).remote())
     display.say(f"node started, first task answered after {time.perf_counter() - begin:.2f} s")
     try:
-        equal, killed = tree_reduction(ray, display, tally)
-        before, after = policy_search(ray, display, tally)
+        equal, killed = tree_reduction(ray, display, tally, place)
+        before, after = policy_search(ray, display, tally, place)
         small_tasks(ray, display, tally)
-        demo = Demo(equal, killed, before, after, time.perf_counter() - begin)
+        demo = Demo(equal, killed, before, after, time.perf_counter() - begin, place.nodes, place.killed)
         display.table(tally)
         display.say(f"{'everything as it should be' if demo.ok else 'SOMETHING IS WRONG'}, {demo.seconds:.1f} s in all")
         return demo
     finally:
         ray.shutdown()
+        place.close()
 
 
 def _nothing() -> None:
@@ -143,8 +210,11 @@ def _multiply(a: Any, b: Any, running: str) -> Any:
     return product
 
 
-def tree_reduction(ray: Any, display: Display, tally: Tally) -> tuple[bool, int]:
-    """Multiply ``MATRICES`` matrices as a tree and kill one worker: (equal to a plain loop, pid that was killed)."""
+def tree_reduction(ray: Any, display: Display, tally: Tally, place: Any) -> tuple[bool, int]:
+    """Multiply ``MATRICES`` matrices as a tree and kill one worker, and a node where there are several.
+
+    (equal to a plain loop, pid that was killed)
+    """
     matrix, multiply = ray.remote(_matrix), ray.remote(max_retries=5)(_multiply)
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="zray-demo-") as running:
@@ -154,7 +224,7 @@ def tree_reduction(ray: Any, display: Display, tally: Tally) -> tuple[bool, int]
             pairs = [multiply.remote(level[i], level[i + 1], running) for i in range(0, len(level) - 1, 2)]
             pending += pairs
             level = pairs + level[len(level) & ~1:]
-        killed = _watch(ray, display, pending, running)
+        killed = _watch(ray, display, pending, running, place)
         result = ray.get(level[0])
     spent = time.perf_counter() - start
     tasks = 2 * MATRICES - 1
@@ -168,16 +238,22 @@ def tree_reduction(ray: Any, display: Display, tally: Tally) -> tuple[bool, int]
     return equal, killed
 
 
-def _watch(ray: Any, display: Display, pending: list, running: str) -> int:
-    """Show the progress of ``pending``; kill one worker at work once a fifth is done.  The killed pid, 0 for none."""
-    total, killed = len(pending), 0
+def _watch(ray: Any, display: Display, pending: list, running: str, place: Any) -> int:
+    """Show the progress of ``pending``; kill one worker at work once a fifth is done, and a node at two fifths.
+
+    The killed pid, 0 for none.
+    """
+    total, killed, note = len(pending), 0, ""
     with display.progress("tree reduction", total) as advance:
         while pending:
             _, pending = ray.wait(pending, num_returns=1)
             done = total - len(pending)
             if not killed and done >= total // 5:
                 killed = kill_a_worker(running)
-            advance(done, f"worker {killed} killed" if killed else "")
+                note = f"worker {killed} killed"
+            if not place.killed and done >= 2 * total // 5 and (harm := place.harm()):
+                note = f"{note}, {harm}"
+            advance(done, note)
     return killed
 
 
@@ -249,10 +325,12 @@ def _update_policy(policy: Policy, *rollouts: tuple[Any, Any]) -> Policy:
     return Policy(best.mean(axis=0), np.maximum(best.std(axis=0), 0.05), policy.iteration + 1)
 
 
-def policy_search(ray: Any, display: Display, tally: Tally, simulators: int = 4, iterations: int = 8,
+def policy_search(ray: Any, display: Display, tally: Tally, place: Any, simulators: int = 4, iterations: int = 8,
                   candidates: int = 10) -> tuple[float, float]:
-    """Mean returns before and after the search."""
-    Simulator, update = ray.remote(_Simulator), ray.remote(_update_policy)
+    """Mean returns before and after the search.  Simulators are restarted where their node was killed: a rollout
+    depends on its arguments alone, so it may run again."""
+    Simulator = ray.remote(max_restarts=-1, max_task_retries=-1, num_cpus=0)(_Simulator)
+    update = ray.remote(_update_policy)
     start = time.perf_counter()
     actors = [Simulator.remote(seed) for seed in range(simulators)]
 
@@ -264,8 +342,9 @@ def policy_search(ray: Any, display: Display, tally: Tally, simulators: int = 4,
     with display.progress("policy search", iterations) as advance:
         for iteration in range(1, iterations + 1):
             policy = update.remote(policy, *[a.rollout.remote(policy, candidates) for a in actors])
+            note = place.harm() if iteration == iterations // 2 and place.nodes > 1 else ""
             after = mean_return(policy, 1 if iteration < iterations else 5)
-            advance(iteration, f"mean return {after:.0f}")
+            advance(iteration, f"mean return {after:.0f} {note}")
     calls = simulators * (2 * iterations + 1) + iterations + 1
     per_rollout = candidates * 5 * 8
     tally.add("policy search", calls, calls, iterations * simulators * per_rollout, time.perf_counter() - start)
@@ -295,4 +374,4 @@ def small_tasks(ray: Any, display: Display, tally: Tally, count: int = 50_000, b
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 1))

@@ -94,6 +94,21 @@ def actor_id(prefix: bytes, counter: int) -> bytes:
     return prefix[:JOB_SIZE] + digest
 
 
+def group_id(node: bytes, prefix: bytes, counter: int) -> bytes:
+    """PlacementGroupID made by the task attempt that owns ``prefix``: tag of its home node | hash (10) | job.
+
+    So whoever knows a group knows its home (:func:`home_of`).
+    """
+    size = PLACEMENT_GROUP_SIZE - TAG_SIZE - JOB_SIZE
+    digest = blake2b(b"group" + prefix + counter.to_bytes(8, "little"), digest_size=size).digest()
+    return node[:TAG_SIZE] + digest + prefix[:JOB_SIZE]
+
+
+def home_of(group: bytes) -> bytes:
+    """The incarnation of the node where a placement group was created, and which takes care of it."""
+    return group[:TAG_SIZE] + _NODE
+
+
 class BaseID:
     """A fixed-width identifier with ``hex() binary() from_hex() nil() is_nil() from_random()``."""
 

@@ -79,3 +79,12 @@ def process_start(pid: int) -> int:
             return 0
         raise
     return 0 if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def write_private(path: str, text: str) -> None:
+    """Write a 0600 file that readers see either whole or not at all."""
+    temporary = f"{path}.{os.getpid()}"
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(text)
+    os.replace(temporary, path)

@@ -40,7 +40,7 @@ MAY_IMPORT: dict[str, list[str]] = {
     "connection": [*GROUND, "refs", "api"],
     "handles": [*GROUND, *WORDS, "refs", "options", "connection"],
     "core": [*GROUND, *WORDS, *MACHINES, "refs", "options", "handles", "stacks"],  # handles: it makes them
-    "node": [*GROUND, *WORDS, *MACHINES, "worker"],
+    "node": [*GROUND, *WORDS, *MACHINES, "worker", "stacks"],
 }
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.unit.mesh_net import PATIENCE_S, Net, say
 from zray.codec import decode, encode
 from zray.ids import new_incarnation
 from zray.messages import Bye, HoldDrop
@@ -18,48 +18,6 @@ from zray.transport.mesh import Limits, Mesh
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "fuzz"))
 import fuzz_codec  # noqa: E402
-
-PATIENCE_S = 10.0
-
-
-class Net:
-    """Makes meshes and turns them all until a condition holds."""
-
-    def __init__(self, directory: Path):
-        self.directory = directory
-        self.meshes: list[Mesh] = []
-        self.heard: dict[bytes, list[tuple[bytes, Any]]] = {}
-        self.closed: list[tuple[bytes, bytes]] = []
-        self.errors: list[Exception] = []
-
-    def mesh(self, bind: bool = True, **options: Any) -> Mesh:
-        me = new_incarnation()
-        endpoint = f"ipc://{self.directory}/{me.hex()}" if bind else None
-        mesh = Mesh(me, 1, endpoint, encode, decode, time.monotonic, **options)
-        mesh.on_closed = lambda peer: self.closed.append((me, peer))
-        mesh.on_error = self.errors.append
-        self.meshes.append(mesh)
-        self.heard[me] = []
-        return mesh
-
-    def turn(self, mesh: Mesh) -> None:
-        mesh.poll(0.002)
-        mesh.clear_wake()
-        mesh.flush()
-        mesh.drain(lambda peer, code, message: self.heard[mesh.incarnation].append((peer, message)))
-        mesh.tick(mesh.clock())
-        mesh.flush()
-
-    def until(self, condition: Callable[[], bool]) -> None:
-        give_up = time.monotonic() + PATIENCE_S
-        while not condition():
-            assert time.monotonic() < give_up, "the condition did not come true"
-            for mesh in self.meshes:
-                if not mesh.closed:
-                    self.turn(mesh)
-
-    def reasons(self, mesh: Mesh) -> list[str]:
-        return [message.reason for _, message in self.heard[mesh.incarnation]]
 
 
 @pytest.fixture
@@ -70,11 +28,6 @@ def net(tmp_path: Path) -> Iterator[Net]:
         mesh.check()
         mesh.close()
     assert not net.errors
-
-
-def say(mesh: Mesh, peer: Mesh, *reasons: str) -> None:
-    for reason in reasons:
-        mesh.send(peer.incarnation, Bye.CODE, Bye(reason))
 
 
 def test_answers_go_back_over_the_connection_they_came_by(net: Net) -> None:
@@ -289,11 +242,12 @@ def test_hostile_bytes_raise_nothing_but_malformed(seed: int) -> None:
     fuzz_codec.run_pure(seed, 100)
 
 
-def test_the_transport_imports_no_numpy_and_no_messages() -> None:
+def test_the_transport_imports_no_numpy_no_messages_and_what_tcp_needs_only_for_tcp() -> None:
     import subprocess
 
     code = ("import sys, zray.transport.loop, zray.transport.mesh; "
-            "sys.exit(bool({'numpy', 'numba', 'zray.messages'} & set(sys.modules)))")
+            "sys.exit(bool({'numpy', 'numba', 'zray.messages', 'zray.transport.curve', 'zray.transport.gate'} "
+            "& set(sys.modules)))")
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode == 0
 
 

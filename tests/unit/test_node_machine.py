@@ -20,6 +20,7 @@ class Names:
     def __init__(self):
         self.names = {}
         self.actors = {}
+        self.groups = {}
 
     def claim(self, namespace, name, actor, then):
         then(self.names.setdefault((namespace, name), actor))
@@ -39,6 +40,19 @@ class Names:
 
     def record_job(self, job, row):
         pass
+
+    def claim_group(self, namespace, name, group, then):
+        then(self.names.setdefault(("group", namespace, name), group))
+
+    def release_group(self, namespace, name, group):
+        if self.names.get(("group", namespace, name)) == group:
+            del self.names["group", namespace, name]
+
+    def record_group(self, group, row):
+        if row is None:
+            del self.groups[group]
+        else:
+            self.groups[group] = row
 
 
 class Node:

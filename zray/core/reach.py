@@ -1,8 +1,16 @@
-"""How this process reaches, and is reached by, processes of other nodes: CURVE over TCP, from the first need on."""
+"""How this process reaches, and is reached by, processes of other nodes: CURVE over TCP, from the first need on.
+
+The keys and the allow-list are those of its node, in files of the session directory that only this user can read.
+"""
 
 from __future__ import annotations
 
+import logging
+
+from zray.messages import BindTcp
 from zray.transport.mesh import Mesh
+
+logger = logging.getLogger("zray")
 
 
 class Reach:
@@ -12,9 +20,28 @@ class Reach:
         self._mesh = mesh
         self._session_dir = session_dir
 
-    def secure(self) -> None:
-        """Have the keys to dial with."""
+    def dial(self, peer: bytes, endpoint: str) -> None:
+        """Connect to a process of another node, at the endpoint that our node has told us."""
+        from zray.transport import curve
 
-    def serve(self, host: str) -> str:
-        """Bind a TCP port, once; its endpoint."""
-        return ""
+        self._mesh.insecure = not curve.parse_endpoint(endpoint).key
+        self.secure()
+        self._mesh.connect(peer, endpoint)
+
+    def secure(self) -> None:
+        """Have the keys to dial with; BadKeyFile when the session directory does not hold them."""
+        if self._mesh.keys is None and not self._mesh.insecure:
+            from zray.transport.credentials import Credentials
+
+            Credentials.load(self._session_dir).equip(self._mesh)
+
+    def serve(self, request: BindTcp) -> str:
+        """Bind a TCP port, once; its endpoint, '' when that is impossible (and the log says why)."""
+        try:
+            self._mesh.insecure = request.insecure
+            self.secure()
+            low, high = request.ports or (0, 0)
+            return self._mesh.serve_tcp(request.host, (low, high))
+        except (OSError, ValueError, TypeError) as error:
+            logger.error("processes of other nodes cannot reach this one: %s", error)
+            return ""

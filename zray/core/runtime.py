@@ -307,13 +307,12 @@ class Runtime:
 
     def _on_dial_answer(self, peer: bytes, message: m.DialAnswer) -> None:
         if message.endpoint:
-            self.reach.secure()
-            self.mesh.connect(message.process, message.endpoint)
+            self.reach.dial(message.process, message.endpoint)
         else:
             self.mesh.give_up(message.process)
 
     def _on_bind_tcp(self, peer: bytes, message: m.BindTcp) -> None:
-        self.send(peer, m.Bound(self.reach.serve(message.host)))
+        self.send(peer, m.Bound(self.reach.serve(message)))
 
     def _on_node_gone(self, peer: bytes, message: m.NodeGone) -> None:
         for process in [p for p in self.mesh.peers() if ids.node_of(p) == message.node]:

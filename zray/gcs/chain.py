@@ -89,19 +89,20 @@ class _Collected(NamedTuple):
 class ChainReplica:
     """One member, joining replica or spare of a chain.  Methods return ``[(peer, message), ...]`` to be sent."""
 
-    def __init__(self, me: bytes, config: ChainConfig, state: ReplicatedState | None = None) -> None:
+    def __init__(self, me: bytes, config: ChainConfig, state: ReplicatedState | None = None, shard: int = 0) -> None:
         """Who starts as a member is taken to hold what the chain holds: give all members the same ``state``.
 
         A replica that comes later starts outside ``config.members`` and catches up.
         """
         self.me = me
+        self.shard = shard
         self.config = config
         self.state = state or ReplicatedState()
         self.established = me in config.members
         self.committed = self.state.sequence
         self.lease_until = math.inf
         self.counters: Counter[str] = Counter()
-        self.publisher = Publisher()
+        self.publisher = Publisher(shard)
         self._sent: deque[Update] = deque()  # Sent of the paper: updates (sent_base, applied]
         self._sent_base = self.state.sequence
         self._follower: _Follower | None = None
@@ -163,6 +164,15 @@ class ChainReplica:
                 out += self._feed(now, even_empty=True)
         return out
 
+    def restless(self) -> bool:
+        """Whether :meth:`tick` may have something to send again."""
+        if self._predecessor and (not self._heard or not self._is_current()):
+            return True
+        follower = self._follower
+        return follower is not None and follower.received is not None and (
+            follower.received < self.applied or (self.config.joining != follower.name
+                                                 and self.committed < self.applied))
+
     def grant_lease(self, epoch: int, until: float) -> None:
         """The decider lets the tail of ``epoch`` answer reads before ``until`` (on this replica's clock)."""
         if epoch == self.config.epoch:
@@ -201,14 +211,14 @@ class ChainReplica:
         error = refusal(request.op)
         if error:
             self.counters["refused"] += 1
-            return [(peer, GcsReply(request.number, error, None))]
+            return [(peer, GcsReply(request.number, error, None, self.shard))]
         if request.op[0] in READS:
             return self._on_read(peer, request, now)
         if not self.is_head:
             return self._redirect(peer, request.number)
         if not 1 <= request.acked <= request.number:
             self.counters["refused"] += 1
-            return [(peer, GcsReply(request.number, f"{BAD_REQUEST}: wrong request numbers", None))]
+            return [(peer, GcsReply(request.number, f"{BAD_REQUEST}: wrong request numbers", None, self.shard))]
         return self._on_update_request(peer, request, now)
 
     def _on_read(self, peer: bytes, request: GcsRequest, now: float) -> Out:
@@ -217,18 +227,18 @@ class ChainReplica:
         if not self.established or now >= self.lease_until:
             self.counters["unready"] += 1
             return []  # the client asks again; an answer now could be stale
-        return [(peer, GcsReply(request.number, "", self.state.tables.read(request.op)))]
+        return [(peer, GcsReply(request.number, "", self.state.tables.read(request.op), self.shard))]
 
     def _on_update_request(self, peer: bytes, request: GcsRequest, now: float) -> Out:
         verdict = self.state.classify(peer, request.number, request.acked)
         if verdict == dedupe.KNOWN:
             sequence, error, result = self.state.clients.answer(peer, request.number)
             if sequence <= self.committed:
-                return [(peer, GcsReply(request.number, error, result))]
+                return [(peer, GcsReply(request.number, error, result, self.shard))]
             return []  # on its way: the tail answers
         if verdict == dedupe.GONE:
             return [(peer, GcsReply(request.number, f"{EXPIRED}: this client was forgotten, its earlier requests "
-                                                    "may have been applied", None))]
+                                                    "may have been applied", None, self.shard))]
         if verdict != dedupe.NEW or self.applied - self.committed >= SENT_MAX:
             self.counters[verdict if verdict != dedupe.NEW else "busy"] += 1
             return []
@@ -250,7 +260,7 @@ class ChainReplica:
         return []
 
     def _redirect(self, peer: bytes, number: int) -> Out:
-        return [(peer, GcsRedirect(number, self.config.epoch, list(self.config.members)))]
+        return [(peer, GcsRedirect(number, self.config.epoch, list(self.config.members), self.shard))]
 
     # ------------------------------------------------------------ updates: down the chain
 
@@ -274,7 +284,7 @@ class ChainReplica:
         answer = self.state.answer(update.client, update.number)
         if answer is None:
             return []
-        return [(update.client, GcsReply(update.number, answer[1], answer[2]))]
+        return [(update.client, GcsReply(update.number, answer[1], answer[2], self.shard))]
 
     def _on_updates(self, peer: bytes, message: ChainUpdates, now: float) -> Out:
         if not self._from(peer, self._predecessor, message.epoch):
@@ -307,13 +317,14 @@ class ChainReplica:
         first = max(follower.sent, follower.received) + 1
         last = min(self.applied, follower.received + WINDOW)
         if first > last:
-            return [(follower.name, ChainUpdates(self.config.epoch, first, [], self.applied))] if even_empty else []
+            nothing = ChainUpdates(self.config.epoch, first, [], self.applied, self.shard)
+            return [(follower.name, nothing)] if even_empty else []
         if follower.sent <= follower.received:
             follower.progress_at = now
         follower.sent = last
         start = first - self._sent_base - 1
         entries = [list(self._sent[i]) for i in range(start, last - self._sent_base)]
-        return [(follower.name, ChainUpdates(self.config.epoch, first, entries, self.applied))]
+        return [(follower.name, ChainUpdates(self.config.epoch, first, entries, self.applied, self.shard))]
 
     def _commit_all(self) -> Out:
         """I have become the tail that serves: all that I hold is committed, so answer what nobody has answered yet."""
@@ -348,7 +359,7 @@ class ChainReplica:
     def _acknowledge(self, sync: bool = False) -> Out:
         if not self._predecessor:
             return []
-        return [(self._predecessor, ChainAck(self.config.epoch, self.applied, self.committed, sync))]
+        return [(self._predecessor, ChainAck(self.config.epoch, self.applied, self.committed, sync, self.shard))]
 
     def _ask(self, now: float) -> Out:
         """Make the predecessor answer: with updates, with a snapshot, or with the news that there is nothing new."""
@@ -386,7 +397,7 @@ class ChainReplica:
         if not 0 <= index < len(follower.snapshot):
             return []
         return [(follower.name, ChainSnapshot(self.config.epoch, follower.snapshot_sequence, index,
-                                              len(follower.snapshot), follower.snapshot[index]))]
+                                              len(follower.snapshot), follower.snapshot[index], self.shard))]
 
     def _on_fetch(self, peer: bytes, message: ChainFetch, now: float) -> Out:
         follower = self._follower
@@ -430,7 +441,8 @@ class ChainReplica:
 
     def _next_fetch(self) -> tuple[bytes, ChainFetch]:
         assert self._collected is not None
-        return self._predecessor, ChainFetch(self.config.epoch, self._collected.sequence, len(self._collected.chunks))
+        return self._predecessor, ChainFetch(self.config.epoch, self._collected.sequence, len(self._collected.chunks),
+                                              self.shard)
 
     # ------------------------------------------------------------ place in the chain
 

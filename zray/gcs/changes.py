@@ -11,7 +11,7 @@ it gets the whole present state, marked as a reset: a compaction is told, never 
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 
 from zray.gcs.tables import Change, Tables
 from zray.messages import GcsEvents
@@ -22,7 +22,8 @@ CHANGES_BYTES_MAX = 8 * 1024 * 1024
 WATCH_CREDIT = 1024
 # A watcher silent for this long is forgotten (clients ask again every few seconds).
 WATCH_IDLE_S = 60.0
-WATCHES_PER_CLIENT_MAX = 4096
+# A node watches on behalf of all its processes.
+WATCHES_PER_CLIENT_MAX = 65_536
 
 
 class ChangeLog:
@@ -91,8 +92,14 @@ class Watcher:
 class Publisher:
     """The watchers of a tail.  Holds nothing that a client cannot tell it again, so it is not replicated."""
 
-    def __init__(self) -> None:
+    def __init__(self, shard: int = 0) -> None:
+        self.shard = shard
         self.watchers: dict[tuple[bytes, int], Watcher] = {}
+        # A change goes to the watchers of each prefix of its key; there are few lengths of prefixes, and a thousand
+        # watches of single keys cost a change nothing.
+        self._by_prefix: dict[bytes, dict[tuple[bytes, int], Watcher]] = {}
+        self._lengths: Counter[int] = Counter()
+        self._by_client: Counter[bytes] = Counter()
         self.refused = 0
 
     def watch(self, client: bytes, watch: int, prefix: bytes, seen: int, now: float,
@@ -106,22 +113,23 @@ class Publisher:
         key = (client, watch)
         watcher = self.watchers.get(key)
         if watcher is None or watcher.prefix != prefix:
-            if watcher is None and sum(1 for owner, _ in self.watchers if owner == client) >= WATCHES_PER_CLIENT_MAX:
+            if watcher is None and self._by_client[client] >= WATCHES_PER_CLIENT_MAX:
                 self.refused += 1
                 return []
-            watcher = self.watchers[key] = Watcher(prefix, seen, now)
+            self._drop(key)
+            watcher = self._add(key, Watcher(prefix, seen, now))
         watcher.heard_at = now
         watcher.seen = watcher.sent = seen
         watcher.unacked.clear()
         changes = log.since(seen, prefix) if seen >= 0 else None
         watcher.sent = version
         if changes is None:
-            return [(client, GcsEvents(watch, seen, version, True, tables.matching(prefix)))]
+            return [(client, GcsEvents(watch, seen, version, True, tables.matching(prefix), self.shard))]
         if len(changes) > WATCH_CREDIT:
             changes = changes[:WATCH_CREDIT]
             watcher.sent = changes[-1].version
         watcher.unacked.extend(change.version for change in changes)
-        return [(client, GcsEvents(watch, seen, watcher.sent, False, [list(change) for change in changes]))]
+        return [(client, GcsEvents(watch, seen, watcher.sent, False, [list(change) for change in changes], self.shard))]
 
     def acknowledge(self, client: bytes, watch: int, seen: int, now: float) -> bool:
         """Credit for a watch that runs; False when it has to be (re)started by :meth:`watch` instead."""
@@ -138,32 +146,62 @@ class Publisher:
     def publish(self, change: Change) -> list[tuple[bytes, GcsEvents]]:
         """A committed change, to every watcher it matches and that has credit (the others ask when they have)."""
         out = []
-        for (client, watch), watcher in self.watchers.items():
-            if not change.key.startswith(watcher.prefix) or len(watcher.unacked) >= WATCH_CREDIT:
-                continue
-            out.append((client, GcsEvents(watch, watcher.sent, change.version, False, [list(change)])))
-            watcher.sent = change.version
-            watcher.unacked.append(change.version)
+        for length in sorted(self._lengths):
+            if length > len(change.key):
+                break
+            for (client, watch), watcher in self._by_prefix.get(change.key[:length], {}).items():
+                if len(watcher.unacked) >= WATCH_CREDIT:
+                    continue
+                out.append((client, GcsEvents(watch, watcher.sent, change.version, False, [list(change)], self.shard)))
+                watcher.sent = change.version
+                watcher.unacked.append(change.version)
         return out
 
     def unwatch(self, client: bytes, watch: int) -> None:
-        self.watchers.pop((client, watch), None)
+        self._drop((client, watch))
 
     def forget(self, client: bytes) -> None:
-        for key in [key for key in self.watchers if key[0] == client]:
-            del self.watchers[key]
+        if self._by_client[client]:
+            for key in [key for key in self.watchers if key[0] == client]:
+                self._drop(key)
 
     def expire(self, now: float) -> None:
         for key in [key for key, watcher in self.watchers.items() if now - watcher.heard_at > WATCH_IDLE_S]:
-            del self.watchers[key]
+            self._drop(key)
+
+    def _add(self, key: tuple[bytes, int], watcher: Watcher) -> Watcher:
+        self.watchers[key] = watcher
+        self._by_prefix.setdefault(watcher.prefix, {})[key] = watcher
+        self._lengths[len(watcher.prefix)] += 1
+        self._by_client[key[0]] += 1
+        return watcher
+
+    def _drop(self, key: tuple[bytes, int]) -> None:
+        watcher = self.watchers.pop(key, None)
+        if watcher is None:
+            return
+        same = self._by_prefix[watcher.prefix]
+        del same[key]
+        if not same:
+            del self._by_prefix[watcher.prefix]
+        self._lengths -= Counter((len(watcher.prefix),))  # in-place subtraction keeps positive counts only
+        self._by_client[key[0]] -= 1
+        if not self._by_client[key[0]]:
+            del self._by_client[key[0]]
 
     def clear(self) -> list[bytes]:
         """Stop publishing; returns the clients that were watching."""
         clients = list(dict.fromkeys(client for client, _ in self.watchers))
         self.watchers.clear()
+        self._by_prefix.clear()
+        self._lengths.clear()
+        self._by_client.clear()
         return clients
 
     def check(self) -> None:
+        indexed = {key: watcher for same in self._by_prefix.values() for key, watcher in same.items()}
+        assert indexed == self.watchers and sum(self._lengths.values()) == len(self.watchers)
+        assert sum(self._by_client.values()) == len(self.watchers)
         for watcher in self.watchers.values():
             assert watcher.seen <= watcher.sent and len(watcher.unacked) <= WATCH_CREDIT
             assert all(watcher.seen < version <= watcher.sent for version in watcher.unacked)

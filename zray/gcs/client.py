@@ -19,7 +19,9 @@ from zray.gcs import tables
 from zray.gcs.changes import WATCH_CREDIT
 from zray.gcs.config import ChainConfig
 from zray.gcs.dedupe import WINDOW
-from zray.gcs.tables import ACTORS, FUNCTIONS, JOBS, KV, LOCATIONS, NAMES, NODES, Change, scoped, unscoped
+from zray.gcs.tables import (
+    ACTORS, FUNCTIONS, GROUP_NAMES, GROUPS, JOBS, KV, LOCATIONS, NAMES, NODES, Change, scoped, unscoped,
+)
 from zray.messages import GcsEvents, GcsRedirect, GcsReply, GcsRequest, GcsUnwatch, GcsWatch
 
 RETRY_S = 0.1
@@ -79,11 +81,11 @@ class Call:
 
 
 class Watch:
-    """A subscription.  ``callback(reset, changes)``: with ``reset``, the changes are the whole present state."""
+    """A subscription.  ``callback(version, reset, changes)``: with ``reset``, the changes are the whole state."""
 
     __slots__ = ("asked_at", "callback", "number", "prefix", "seen", "unacked", "waiting")
 
-    def __init__(self, number: int, prefix: bytes, callback: Callable[[bool, list[Change]], None]) -> None:
+    def __init__(self, number: int, prefix: bytes, callback: Callable[[int, bool, list[Change]], None]) -> None:
         self.number = number
         self.prefix = prefix
         self.callback = callback
@@ -158,6 +160,12 @@ class GcsClient:
         """Drop what the store remembers of a dead process's requests."""
         return self._update([tables.FORGET, incarnation], done)
 
+    def issue(self, op: list, done: Callable[[Call], None]) -> Call:
+        """Any operation of zray.gcs.tables, its result as it is there."""
+        if tables.refusal(op):
+            return self._update(op, done)  # which says why not
+        return (self._read if op[0] in tables.READS else self._update)(op, done)
+
     # ------------------------------------------------------------ typed tables
 
     def register_function(self, key: bytes, blob: bytes, done: Done = None) -> Call:
@@ -210,6 +218,28 @@ class GcsClient:
     def list_actors(self, done: Done = None) -> Call:
         """value: [(actor, record), ...]."""
         return self._records(ACTORS, done)
+
+    def claim_group_name(self, namespace: str, name: str, group: bytes, done: Done = None) -> Call:
+        """value: (claimed, the placement group that holds the name now)."""
+        return self.compare_and_set(scoped(GROUP_NAMES, namespace, name), None, group, done)
+
+    def release_group_name(self, namespace: str, name: str, group: bytes, done: Done = None) -> Call:
+        return self._update([tables.COMPARE_AND_SET, scoped(GROUP_NAMES, namespace, name), group, None], done,
+                            lambda r: r[0])
+
+    def lookup_group_name(self, namespace: str, name: str, done: Done = None) -> Call:
+        """value: the placement group's id or None."""
+        return self.get(scoped(GROUP_NAMES, namespace, name), done)
+
+    def record_group(self, group: bytes, record: dict[str, Any] | None, done: Done = None) -> Call:
+        return self._record(GROUPS + group, record, done)
+
+    def get_group(self, group: bytes, done: Done = None) -> Call:
+        return self._unpacked(GROUPS + group, done)
+
+    def list_groups(self, done: Done = None) -> Call:
+        """value: [(placement group, record), ...]."""
+        return self._records(GROUPS, done)
 
     def record_node(self, node: bytes, record: dict[str, Any] | None, done: Done = None) -> Call:
         return self._record(NODES + node, record, done)
@@ -269,6 +299,10 @@ class GcsClient:
         order.  Should the client fall further behind than the store remembers, it gets the whole state again, marked
         as a reset.
         """
+        return self.subscribe(prefix, lambda version, reset, changes: callback(reset, changes))
+
+    def subscribe(self, prefix: bytes, callback: Callable[[int, bool, list[Change]], None]) -> int:
+        """As :meth:`watch`; the callback also gets the version that the changes lead up to."""
         number = self._next_watch
         self._next_watch += 1
         watch = self._watches[number] = Watch(number, prefix, callback)
@@ -425,7 +459,7 @@ class GcsClient:
         if watch.unacked >= WATCH_CREDIT // 4:
             self._ask_watch(watch)
         if message.reset or fresh:
-            watch.callback(message.reset, fresh)
+            watch.callback(message.version, message.reset, fresh)
 
     # ------------------------------------------------------------ invariants
 

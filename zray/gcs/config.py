@@ -82,3 +82,60 @@ class ChainConfig(NamedTuple):
 
     def _since(self) -> tuple[int, ...]:
         return self.since or (1,) * len(self.members)
+
+
+class ClusterConfig(NamedTuple):
+    """What the register holds: who may decide the next configuration, and the chain of every shard.
+
+    ``freed``: nodes that this configuration takes out of a chain and that certainly answer no reads any more (their
+    process is gone, or they said so), so that nobody has to wait for a lease of theirs.
+    """
+
+    generation: int
+    voters: tuple[bytes, ...]
+    chains: tuple[ChainConfig, ...]
+    freed: tuple[bytes, ...] = ()
+
+    @classmethod
+    def first(cls, node: bytes, shards: int = 1) -> ClusterConfig:
+        """A cluster of one node."""
+        return cls(1, (node,), (ChainConfig.first(node),) * shards)
+
+    def members(self) -> set[bytes]:
+        """Nodes that hold a replica which serves or may have to."""
+        return {name for chain in self.chains for name in chain.members}
+
+    def involved(self) -> set[bytes]:
+        """Nodes that have a part in the control store: silence of these is noticed sooner."""
+        return self.members().union(self.voters, (chain.joining for chain in self.chains if chain.joining))
+
+    def removed_by(self, value: ClusterConfig) -> set[bytes]:
+        """Members of one of my chains that are no members of that chain in ``value``."""
+        return {name for mine, other in zip(self.chains, value.chains, strict=False)
+                for name in mine.members if name not in other.members}
+
+    def pack(self) -> list:
+        return [self.generation, list(self.voters), [[c.epoch, list(c.members), list(c.since), c.joining,
+                c.joining_since] for c in self.chains], list(self.freed)]
+
+    @classmethod
+    def parse(cls, packed: list) -> ClusterConfig | None:
+        """What :meth:`pack` wrote; None when ``packed`` is anything else."""
+        try:
+            generation, voters, chains, freed = packed
+            config = cls(generation, tuple(voters), tuple(
+                ChainConfig(epoch, tuple(members), tuple(since), joining, joining_since)
+                for epoch, members, since, joining, joining_since in chains), tuple(freed))
+        except (TypeError, ValueError):
+            return None
+        numbers = [config.generation, *(n for c in config.chains for n in (c.epoch, c.joining_since, *c.since))]
+        names = [*config.voters, *config.freed, *(n for c in config.chains for n in (*c.members, c.joining))]
+        if not all(type(n) is int and n >= 0 for n in numbers) or not all(type(n) is bytes for n in names):
+            return None
+        whole = config.voters and config.chains and len(set(config.voters)) == len(config.voters) and all(
+            c.members and len(set(c.members)) == len(c.members) == len(c.since) for c in config.chains)
+        return config if whole else None
+
+
+def majority(voters: tuple[bytes, ...], agreed: set[bytes]) -> bool:
+    return 2 * sum(1 for voter in voters if voter in agreed) > len(voters)

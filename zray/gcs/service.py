@@ -1,75 +1,194 @@
-"""The control store inside a node daemon: a chain replica, its snapshot on disk, and a client without a socket.
+"""The control store inside a node daemon: replicas, their configuration, snapshots on disk, and a client.
 
-    service = GcsService(time.monotonic, send, persist_dir=session_dir / "gcs")
+    service = GcsService(time.monotonic, send, session_dir / "gcs", incarnation=me)              # a cluster of one
+    service = GcsService(time.monotonic, send, None, incarnation=me, first=False, hints=hints)   # joins one
     handlers.update(service.handlers)              # code -> fn(peer, message), from the mesh
-    service.tick(now)                              # every few tens of milliseconds
-    service.client.claim_name(...)                 # the daemon's own requests; complete on return in a chain of one
+    service.tick(now)                              # at service.next_deadline(); None: nothing to wait for
+    service.client.claim_name(...)                 # the daemon's own requests; complete on return in a cluster of one
+    service.peer_closed(node, proven=True)         # its endpoint refuses connections
     service.forget(incarnation)                    # a process is gone
     service.close()                                # last snapshot
 
-``send(peer, message)`` queues a message for another process.  What the replica sends to this service's own
-incarnation goes to ``client``, and back, without leaving the process.
+``send(peer, message)`` queues a message for another node, or for a process of this node.  What this node says to
+itself never leaves the process.  A core process speaks to its own node only, which passes its requests on.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from collections import deque
 from collections.abc import Callable
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from zray.gcs.chain import ChainReplica, Out
-from zray.gcs.client import GcsClient
-from zray.gcs.config import ChainConfig
-from zray.gcs.state import CorruptSnapshot, ReplicatedState
-from zray.ids import new_incarnation
+from zray import ids
+from zray.gcs.admission import Admission, parse_row, with_state
+from zray.gcs.chain import ChainReplica, Out, UnsafeConfig
+from zray.gcs.client import RETRY_S, Call, GcsClient
+from zray.gcs.config import ChainConfig, ClusterConfig
+from zray.gcs.control import ALIVE, DEAD, DRAINING, FENCED, LEFT, Control, Host, NodeRow, Report
+from zray.gcs.disk import SNAPSHOT_NAME, read_snapshot, write_snapshot
+from zray.gcs.membership import NODE_TIMEOUT_S
+from zray.gcs.proxy import Proxy
+from zray.gcs.state import ReplicatedState
+from zray.gcs.tables import NODES, Change
 from zray.messages import (
     ChainAck,
     ChainFetch,
     ChainSnapshot,
     ChainUpdates,
+    ConfigIs,
     GcsEvents,
     GcsRedirect,
     GcsReply,
     GcsRequest,
     GcsUnwatch,
     GcsWatch,
+    Heartbeat,
+    LeaseAsk,
+    LeasePromise,
+    NodeStanding,
+    RegisterAccept,
+    RegisterAccepted,
+    RegisterPrepare,
+    RegisterPromise,
+    RegisterRefused,
 )
 
 # A snapshot is written this long after the first change it lacks.
 SNAPSHOT_S = 5.0
-SNAPSHOT_NAME = "gcs.snapshot"
-_MAGIC = b"zraygcs1"
-_TO_REPLICA: tuple[Any, ...] = (GcsRequest, GcsWatch, GcsUnwatch, ChainUpdates, ChainAck, ChainSnapshot, ChainFetch)
+# While anything is to be sent again, this often.
+TICK_S = 0.05
+_OF_CLIENTS: tuple[Any, ...] = (GcsRequest, GcsWatch, GcsUnwatch)
+_OF_REPLICAS: tuple[Any, ...] = (ChainUpdates, ChainAck, ChainSnapshot, ChainFetch)
 _TO_CLIENT: tuple[Any, ...] = (GcsReply, GcsRedirect, GcsEvents)
+_OF_CONTROL: tuple[Any, ...] = (
+    RegisterPrepare, RegisterPromise, RegisterAccept, RegisterAccepted, RegisterRefused, ConfigIs, LeaseAsk,
+    LeasePromise, Heartbeat, NodeStanding)
+_OUTSIDE = ChainConfig(0, (b"\0",), (0,))  # the chain of a replica that has never been in it
 
 
-class GcsService:
-    """One replica and the daemon's own client.  Not thread-safe: call it under the daemon's loop lock."""
+class GcsService(Host):
+    """This node's part of the control store.  Not thread-safe: call it under the daemon's loop lock."""
 
     def __init__(self, now: Callable[[], float], send: Callable[[bytes, Any], None],
                  persist_dir: str | os.PathLike[str] | None = None, *, incarnation: bytes | None = None,
-                 config: ChainConfig | None = None) -> None:
-        """``incarnation``: this daemon's; ``config``: the chain to take part in, by default a chain of one.
+                 node_id: bytes = b"", first: bool = True, hints: list | None = None,
+                 node_timeout_s: float = NODE_TIMEOUT_S) -> None:
+        """``first``: a cluster of one, with what ``persist_dir`` holds; else ``hints`` says where the cluster is.
 
-        Raises CorruptSnapshot when ``persist_dir`` holds a snapshot that does not read: losing the tables of a
-        cluster silently would be worse than not starting.
+        Raises CorruptSnapshot when ``persist_dir`` holds a snapshot that does not read (losing the tables of a cluster
+        silently would be worse than not starting), ValueError when the hints make no sense.
         """
-        self.incarnation = incarnation or new_incarnation()
+        self.incarnation = incarnation or node_id[:ids.INCARNATION_SIZE] or ids.new_incarnation()
+        self.node_id = node_id
+        self.first = first
+        self.on_fenced: Callable[[str], None] = lambda reason: None
+        self.on_config: Callable[[ClusterConfig], None] = lambda config: None
+        self.fenced_because = ""
         self._now = now
         self._send_out = send
         self._path = Path(persist_dir) / SNAPSHOT_NAME if persist_dir is not None else None
-        state = read_snapshot(self._path) if self._path is not None else None
-        self.replica = ChainReplica(self.incarnation, config or ChainConfig.first(self.incarnation), state)
-        self._saved_sequence = self.replica.applied
-        self._dirty_since: float | None = None
         self._local: deque[tuple[bytes, Any]] = deque()  # messages from this process to itself
         self._pumping = False
-        self.client = GcsClient(self.incarnation, self.route, self.replica.config.members, self.replica.config.epoch)
+        self._told: dict[int, tuple[bool, bool]] = {}  # what voters know of my replicas
+        self._ticked_at = -math.inf
+        self._node_rows: dict[bytes, bytes] = {}  # key -> value of the nodes table
+        self._ended: dict[bytes, str] = {}  # nodes declared dead
+        self._burying: set[bytes] = set()
+        self._leave: Callable[[], None] | None = None
+
+        config = ClusterConfig.first(self.incarnation) if first else _of_hints(hints)
+        self.control = Control(self.incarnation, config, self, node_timeout_s=node_timeout_s)
+        self.replicas: dict[int, ChainReplica] = {}
+        if first:
+            state = read_snapshot(self._path) if self._path is not None else None
+            self.replicas[0] = self.make_replica(config.chains[0], 0, state)
+        self._saved_sequence = self.replica.applied if first else 0
+        self._dirty_since: float | None = None
+        chain = config.chains[0]
+        self.client = GcsClient(self.incarnation, self.route, chain.members, chain.epoch)
+        self.proxy = Proxy(self.client, self.route)
         self.handlers: dict[int, Callable[[bytes, Any], None]] = {
-            cls.CODE: self._receive for cls in (*_TO_REPLICA, *_TO_CLIENT)}
+            cls.CODE: self.receive for cls in (*_OF_CLIENTS, *_OF_REPLICAS, *_TO_CLIENT, *_OF_CONTROL)}
+        self.client.watch(NODES, self._on_node_rows)
+
+    # ------------------------------------------------------------ what the daemon asks
+
+    @property
+    def config(self) -> ClusterConfig:
+        return self.control.config
+
+    @property
+    def replica(self) -> ChainReplica:
+        """This node's replica of the first chain."""
+        return self.replicas[0]
+
+    @property
+    def alone(self) -> bool:
+        """A cluster of one: nothing is sent, and every request of the client is complete when it returns."""
+        return self.control.alone
+
+    def hints(self) -> list:
+        """What a node that joins gives to its own service to find the control store."""
+        return [self.config.pack()]
+
+    def admit(self, row: dict[str, Any], then: Callable[[str, int], None]) -> None:
+        """Take a node into the cluster; ``then(refused, ordinal)``, where refused is '' or says why not.
+
+        ``row``: what the nodes table is to say, with ``node_id`` (28 bytes) and ``name`` ('' for none).  The first
+        node admits itself and gets ordinal 0.
+        """
+        own = row.get("node_id", b"")[:ids.INCARNATION_SIZE] == self.incarnation
+        Admission(self.client, row, then, first_ordinal=0 if own else 1)
+
+    def leave(self, reason: str, then: Callable[[], None]) -> None:
+        """Planned leave: hand every part in the control store on, set the row to "left", then call ``then``."""
+        self._leave = then
+        self._set_own_state(DRAINING, reason)
+        self._go_if_free()
+
+    def peer_closed(self, node: bytes, proven: bool) -> None:
+        """The link to a node has broken; ``proven``: its process has ended (its endpoint refuses connections)."""
+        if proven and not self.fenced_because:
+            self._run(lambda: self.control.peer_gone(ids.node_of(node), self._now()))
+
+    def heard(self, node: bytes) -> None:
+        """Something arrived from that node: it lives."""
+        self.control.membership.heard(node, self._now())
+
+    def forget(self, incarnation: bytes) -> None:
+        """A process is gone: drop its watches and what is remembered of its requests."""
+        self.proxy.forget(incarnation)
+        for replica in self.replicas.values():
+            replica.forget_client(incarnation)
+            if replica.is_head and incarnation in replica.state.clients.sessions:
+                self.client.forget_client(incarnation)
+
+    def next_deadline(self) -> float | None:
+        """When :meth:`tick` is to be called at the latest, None: not before something happens."""
+        if self.fenced_because:
+            return None
+        due = self.control.next_deadline(self._now())
+        if not self.alone or self.client.busy:
+            restless = any(replica.restless() for replica in self.replicas.values())
+            due = min(due, self._ticked_at + (TICK_S if restless else RETRY_S if self.client.busy else 1.0))
+        if self._dirty_since is not None:
+            due = min(due, self._dirty_since + SNAPSHOT_S)
+        return due if due < math.inf else None
+
+    def tick(self, now: float) -> None:
+        """Do what is due: heartbeats, leases, suspicions, what to send again, the snapshot."""
+        if self.fenced_because:
+            return
+        self._ticked_at = now
+        self._run(lambda: self.control.tick(now))
+        for replica in list(self.replicas.values()):
+            self._run(lambda replica=replica: self._of_replica(replica, replica.tick(now)))  # type: ignore[misc]
+        if not self.alone or self.client.busy:
+            self.client.tick(now)
+        self._save_if_due(now)
 
     # ------------------------------------------------------------ messages
 
@@ -79,99 +198,198 @@ class GcsService:
             self._send_out(peer, message)
             return
         self._local.append((peer, message))
-        self._pump()
+        if not self._pumping:
+            self._run(list)
 
-    def reconfigure(self, config: ChainConfig) -> None:
-        """Adopt a configuration that the decider made; raises UnsafeConfig."""
-        self._emit(self.replica.reconfigure(config, self._now()))
-        self.client.configured(config)
+    def receive(self, peer: bytes, message: Any) -> None:
+        """A message of the control store from another process."""
+        if self.fenced_because:
+            return
+        if peer in self._ended and not isinstance(message, NodeStanding):
+            self._send_out(peer, NodeStanding(peer, FENCED, self._ended[peer]))
+            return
+        self.control.membership.heard(peer, self._now())
+        self._run(lambda: self._handle(peer, message))
 
-    def tick(self, now: float) -> None:
-        """Resend what is due; write the snapshot when it is."""
-        self._emit(self.replica.tick(now))
-        self.client.tick(now)
-        if self._path is not None and self.replica.applied != self._saved_sequence:
-            if self._dirty_since is None:
-                self._dirty_since = now
-            elif now - self._dirty_since >= SNAPSHOT_S:
-                self.save()
-
-    def forget(self, incarnation: bytes) -> None:
-        """A client process is gone: drop its watches, and from the chain its answered requests."""
-        self.replica.forget_client(incarnation)
-        if incarnation in self.replica.state.clients.sessions:
-            self.client.forget_client(incarnation)
-
-    def _receive(self, peer: bytes, message: Any) -> None:
+    def _handle(self, peer: bytes, message: Any) -> Out:
         if isinstance(message, _TO_CLIENT):
             self.client.on_message(peer, message)
-        else:
-            self._emit(self.replica.on_message(peer, message, self._now()))
+            return []
+        if isinstance(message, _OF_CONTROL):
+            return self.control.on_message(peer, message, self._now())
+        if isinstance(message, _OF_CLIENTS) and peer != self.incarnation and ids.same_node(peer, self.incarnation):
+            self.proxy.on_message(peer, message)
+            return []
+        replica = self.replicas.get(message.shard)
+        if replica is not None:
+            return self._of_replica(replica, replica.on_message(peer, message, self._now()))
+        if isinstance(message, (GcsRequest, GcsWatch)) and 0 <= message.shard < len(self.config.chains):
+            chain = self.config.chains[message.shard]
+            number = message.number if isinstance(message, GcsRequest) else 0
+            return [(peer, GcsRedirect(number, chain.epoch, list(chain.members), message.shard))]
+        return []
 
-    def _emit(self, out: Out) -> None:
-        for peer, message in out:
-            self.route(peer, message)
+    def make_replica(self, chain: ChainConfig, shard: int, state: ReplicatedState | None) -> ChainReplica:
+        """A replica that starts at this node (the simulator puts in one that remembers more)."""
+        return ChainReplica(self.incarnation, chain, state, shard)
 
-    def _pump(self) -> None:
-        """Deliver local messages in order, one at a time: a callback that sends only appends."""
+    def _of_replica(self, replica: ChainReplica, out: Out) -> Out:
+        """What a replica wants sent; and voters hear at once when it has become able to do something."""
+        if (replica.established, replica.joiner_caught_up()) != self._told.get(replica.shard):
+            out = out + self.control.step(self._now())
+        return out
+
+    def _run(self, action: Callable[[], Out]) -> None:
+        """Perform an event, then deliver what this node says to itself, in order, one at a time."""
         if self._pumping:
+            self._emit(action())
             return
         self._pumping = True
         try:
+            self._emit(action())
             while self._local:
-                self._receive(*self._local.popleft())
+                self._emit(self._handle(*self._local.popleft()))
         finally:
             self._pumping = False
+
+    def _emit(self, out: Out) -> None:
+        for peer, message in out:
+            if peer == self.incarnation:
+                self._local.append((peer, message))
+            else:
+                self._send_out(peer, message)
+
+    # ------------------------------------------------------------ what Control asks of its host
+
+    def adopted(self, config: ClusterConfig) -> None:
+        now = self._now()
+        for shard, chain in enumerate(config.chains):
+            replica = self.replicas.get(shard)
+            if not chain.since_of(self.incarnation):
+                if replica is not None:  # tell those who watch here where to go
+                    self._emit(replica.reconfigure(chain, now))
+                    del self.replicas[shard]
+                continue
+            if replica is None:
+                replica = self.replicas[shard] = self.make_replica(_OUTSIDE, shard, None)
+            try:
+                self._emit(replica.reconfigure(chain, now))
+            except UnsafeConfig:
+                replica.counters["unsafe"] += 1
+            replica.grant_lease(chain.epoch, self._reads_until(chain))
+        self.client.configured(config.chains[0])
+        self.on_config(config)
+        self._go_if_free()
+
+    def reports(self) -> list[Report]:
+        reports = [Report(shard, replica.config.epoch, replica.established, replica.joiner_caught_up())
+                   for shard, replica in sorted(self.replicas.items())]
+        self._told = {report.shard: (report.established, report.caught_up) for report in reports}
+        return reports
+
+    def reads_until(self, until: float) -> None:
+        for replica in self.replicas.values():
+            if len(replica.config.members) > 1:
+                replica.grant_lease(replica.config.epoch, until)
+
+    def _reads_until(self, chain: ChainConfig) -> float:
+        return math.inf if len(chain.members) == 1 else self.control.lease.until
+
+    def declare_dead(self, node: bytes, reason: str) -> None:
+        self._set_state(node, DEAD, reason)
+
+    def fenced(self, reason: str) -> None:
+        if not self.fenced_because:
+            self.fenced_because = reason or "declared dead"
+            self.on_fenced(self.fenced_because)
+
+    # ------------------------------------------------------------ the nodes table
+
+    def _on_node_rows(self, reset: bool, changes: list[Change]) -> None:
+        if reset:
+            self._node_rows.clear()
+        for change in changes:
+            if change.value is None:
+                self._node_rows.pop(change.key, None)
+            else:
+                self._node_rows[change.key] = change.value
+        rows: dict[bytes, NodeRow] = {}
+        for key, value in self._node_rows.items():
+            node, row = parse_row(key, value)
+            if row is not None:
+                rows[node] = row
+        self._ended = {node: "declared dead" for node, row in rows.items() if row.state == DEAD}
+        if self.incarnation in self._ended:
+            self.fenced(self._ended[self.incarnation])
+            return
+        self._emit(self.control.on_rows(rows, self._now()))
+
+    def _set_own_state(self, state: str, reason: str) -> None:
+        self._set_state(self.incarnation, state, reason)
+
+    def _set_state(self, node: bytes, state: str, reason: str) -> None:
+        """One compare-and-set on a node's row; repeated by whoever still wants it when the row has changed."""
+        found = next(((key, value) for key, value in self._node_rows.items() if key.startswith(NODES + node)), None)
+        if found is None or node in self._burying:
+            return
+        key, value = found
+
+        def done(call: Call) -> None:
+            self._burying.discard(node)
+
+        self._burying.add(node)
+        self.client.compare_and_set(key, value, with_state(value, state, reason), done)
+
+    def _go_if_free(self) -> None:
+        """The last step of a planned leave."""
+        then = self._leave
+        if then is None or (self.incarnation in self.config.involved() and not self.alone):
+            return
+        row = self.control.rows.get(self.incarnation)
+        if row is not None and row.state in (ALIVE, DRAINING):
+            found = next(key for key in self._node_rows if key.startswith(NODES + self.incarnation))
+            if row.state == DRAINING:
+                self._leave = None
+                value = self._node_rows[found]
+                self.client.compare_and_set(found, value, with_state(value, LEFT, "left"), lambda call: then())
+            return
+        self._leave = None
+        then()
 
     # ------------------------------------------------------------ snapshot on disk
 
     def save(self) -> None:
         """Write the tables to disk, atomically and durably (OSError when the disk refuses)."""
-        if self._path is None:
+        if self._path is None or 0 not in self.replicas:
             return
         write_snapshot(self._path, self.replica.state)
         self._saved_sequence = self.replica.applied
         self._dirty_since = None
 
+    def _save_if_due(self, now: float) -> None:
+        if self._path is None or 0 not in self.replicas or self.replica.applied == self._saved_sequence:
+            return
+        if self._dirty_since is None:
+            self._dirty_since = now
+        elif now - self._dirty_since >= SNAPSHOT_S:
+            self.save()
+
     def close(self) -> None:
         """Write what is not yet on disk."""
-        if self.replica.applied != self._saved_sequence:
+        if 0 in self.replicas and self.replica.applied != self._saved_sequence:
             self.save()
 
     def check(self) -> None:
-        self.replica.check()
+        for replica in self.replicas.values():
+            replica.check()
         self.client.check()
+        self.proxy.check()
+        self.control.check()
         assert not self._local or self._pumping
 
 
-def write_snapshot(path: Path, state: ReplicatedState) -> None:
-    """Magic, checksum, snapshot; a reader sees the old file or the new one, never a part."""
-    raw = state.snapshot()
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fresh = path.with_suffix(".new")
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(_MAGIC + blake2b(raw, digest_size=16).digest())
-        file.write(raw)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(fresh, path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)  # else a power cut may forget the rename
-    finally:
-        os.close(directory)
-
-
-def read_snapshot(path: Path) -> ReplicatedState | None:
-    """The state in ``path``, None when there is no such file; CorruptSnapshot when it does not read."""
-    try:
-        blob = path.read_bytes()
-    except FileNotFoundError:
-        return None
-    head, digest, raw = blob[:8], blob[8:24], blob[24:]
-    if head != _MAGIC or blake2b(raw, digest_size=16).digest() != digest:
-        raise CorruptSnapshot(f"{path} is damaged or not a snapshot of the control store; move it away to start empty")
-    state = ReplicatedState()
-    state.restore(raw)
-    return state
+def _of_hints(hints: list | None) -> ClusterConfig:
+    config = ClusterConfig.parse(hints[0]) if hints else None
+    if config is None:
+        raise ValueError("the hints to the control store make no sense: of another version?")
+    return config

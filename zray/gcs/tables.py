@@ -33,6 +33,9 @@ ACTORS = b"actor/"
 NAMES = b"name/"
 LOCATIONS = b"loc/"
 KV = b"kv/"
+SYSTEM = b"sys/"  # of the control store itself: what was allotted to nodes
+GROUPS = b"pg/"
+GROUP_NAMES = b"pgname/"
 
 KEY_BYTES_MAX = 4096
 # Records are metadata: a megabyte is far above any of ours and far below what would delay a chain.
@@ -40,7 +43,8 @@ RECORD_BYTES_MAX = 1024 * 1024
 # Pickled functions and user values; above this they belong in the object store.
 BLOB_BYTES_MAX = 64 * 1024 * 1024
 VALUE_BYTES_MAX = {NODES: RECORD_BYTES_MAX, JOBS: RECORD_BYTES_MAX, FUNCTIONS: BLOB_BYTES_MAX,
-                   ACTORS: RECORD_BYTES_MAX, NAMES: 256, LOCATIONS: RECORD_BYTES_MAX, KV: BLOB_BYTES_MAX}
+                   ACTORS: RECORD_BYTES_MAX, NAMES: 256, LOCATIONS: RECORD_BYTES_MAX, KV: BLOB_BYTES_MAX,
+                   SYSTEM: 4096, GROUPS: RECORD_BYTES_MAX, GROUP_NAMES: 256}
 TABLES_BYTES_MAX = 1024 * 1024 * 1024
 # What a row costs besides its key and value: tuple, bytes headers, its place in the dict and the sorted list.
 ROW_BYTES = 250

@@ -34,6 +34,10 @@ from zray.messages.gcs import (
     ChainAck, ChainFetch, ChainSnapshot, ChainUpdates, GcsEvents, GcsRedirect, GcsReply, GcsRequest, GcsUnwatch,
     GcsWatch,
 )
+from zray.messages.groups import (
+    BundleAck, BundleCommit, BundleReserve, BundleReserved, BundleReturn, CreateGroup, GroupReply, GroupState,
+    RemoveGroup, WatchGroup,
+)
 from zray.messages.leases import (
     Blocked, LeaseGrant, LeaseKey, LeaseKill, LeaseOpen, LeaseRecall, LeaseReturn, LeaseStatus, LeaseWant,
     WorkerDied,
@@ -45,6 +49,11 @@ from zray.messages.node import (
 from zray.messages.references import (
     Because, CancelObject, HoldAck, HoldAdd, HoldDrop, Locate, ObjectLost, Resolved, TransitDone, Why,
 )
+from zray.messages.register import (
+    ConfigIs, Heartbeat, LeaseAsk, LeasePromise, NodeStanding, RegisterAccept, RegisterAccepted, RegisterPrepare,
+    RegisterPromise, RegisterRefused,
+)
+from zray.messages.schedule import PlaceAnswer, PlaceAsk, ViewRows
 from zray.messages.session import Bye, Hello, HelloAck
 from zray.messages.store import (
     Chunk, CopyGone, CopyMade, DropCopies, PullChunk, PullElsewhere, PullEnd, PullObject, PullRefused, PullWait,
@@ -62,13 +71,16 @@ __all__ = [
     "AdoptActor", "BindTcp", "Bound", "Dial", "DialAnswer", "EndWorker", "JobEnd", "JobStart", "NodeGone",
     "NodeJoin", "NodeJoined", "NodeLeave", "PlaceActor", "Relay", "ResizeLease", "UnplaceActor", "ChainAck",
     "ChainFetch", "ChainSnapshot", "ChainUpdates", "GcsEvents", "GcsRedirect", "GcsReply", "GcsRequest",
-    "GcsUnwatch", "GcsWatch", "Blocked", "LeaseGrant", "LeaseKey", "LeaseKill", "LeaseOpen", "LeaseRecall",
-    "LeaseReturn", "LeaseStatus", "LeaseWant", "WorkerDied", "DriverAccepted", "EventReport", "Goodbye",
-    "JobConfig", "LogLines", "NodeAnswer", "NodeQuery", "ProcessGone", "RegisterDriver", "WorkerExit",
-    "WorkerReady", "Because", "CancelObject", "HoldAck", "HoldAdd", "HoldDrop", "Locate", "ObjectLost", "Resolved",
-    "TransitDone", "Why", "Bye", "Hello", "HelloAck", "StoreFree", "StoreGrant", "StoreRecall", "StoreReclaimed",
-    "StoreRefused", "StoreRestore", "StoreRestored", "StoreSurrender", "StoreWant", "Chunk", "CopyGone", "CopyMade",
-    "DropCopies", "PullChunk", "PullElsewhere", "PullEnd", "PullObject", "PullRefused", "PullWait", "StoreLocate",
-    "StoreLocated", "StorePull", "StorePulling", "CancelTask", "FunctionDef",
+    "GcsUnwatch", "GcsWatch", "BundleAck", "BundleCommit", "BundleReserve", "BundleReserved", "BundleReturn",
+    "CreateGroup", "GroupReply", "GroupState", "RemoveGroup", "WatchGroup", "Blocked", "LeaseGrant", "LeaseKey",
+    "LeaseKill", "LeaseOpen", "LeaseRecall", "LeaseReturn", "LeaseStatus", "LeaseWant", "WorkerDied",
+    "DriverAccepted", "EventReport", "Goodbye", "JobConfig", "LogLines", "NodeAnswer", "NodeQuery", "ProcessGone",
+    "RegisterDriver", "WorkerExit", "WorkerReady", "Because", "CancelObject", "HoldAck", "HoldAdd", "HoldDrop",
+    "Locate", "ObjectLost", "Resolved", "TransitDone", "Why", "ConfigIs", "Heartbeat", "LeaseAsk", "LeasePromise",
+    "NodeStanding", "RegisterAccept", "RegisterAccepted", "RegisterPrepare", "RegisterPromise", "RegisterRefused",
+    "PlaceAnswer", "PlaceAsk", "ViewRows", "Bye", "Hello", "HelloAck", "Chunk", "CopyGone", "CopyMade",
+    "DropCopies", "PullChunk", "PullElsewhere", "PullEnd", "PullObject", "PullRefused", "PullWait", "StoreFree",
+    "StoreGrant", "StoreLocate", "StoreLocated", "StorePull", "StorePulling", "StoreRecall", "StoreReclaimed",
+    "StoreRefused", "StoreRestore", "StoreRestored", "StoreSurrender", "StoreWant", "CancelTask", "FunctionDef",
     "HandBack", "MapDone", "PushMap", "PushTasks", "StreamAck", "StreamItem", "TasksDone",
 ]

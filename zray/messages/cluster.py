@@ -39,6 +39,8 @@ class BindTcp(Message):
     """Node -> its core process: somebody on another node needs you; bind a TCP endpoint, answer with Bound."""
 
     host: str
+    insecure: bool = False
+    ports: list = []  # [low, high] to choose from, [] for any
 
 
 @message(194)

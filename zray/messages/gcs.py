@@ -1,4 +1,4 @@
-"""The control store: requests, watches, the chain.  Codes 140-159."""
+"""The control store: requests, watches, the chain.  Codes 140-159.  ``shard``: which of the chains is meant."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ class GcsRequest(Message):
     number: int
     acked: int
     op: list
+    shard: int = 0
 
 
 @message(141)
@@ -26,6 +27,7 @@ class GcsReply(Message):
     number: int
     error: str
     result: Any
+    shard: int = 0
 
 
 @message(142)
@@ -35,6 +37,7 @@ class GcsRedirect(Message):
     number: int  # of the request, 0 for a watch
     epoch: int
     members: list[bytes]
+    shard: int = 0
 
 
 @message(143)
@@ -47,11 +50,13 @@ class GcsWatch(Message):
     watch: int
     prefix: bytes
     seen: int
+    shard: int = 0
 
 
 @message(144)
 class GcsUnwatch(Message):
     watch: int
+    shard: int = 0
 
 
 @message(145)
@@ -66,6 +71,7 @@ class GcsEvents(Message):
     version: int
     reset: bool
     changes: list
+    shard: int = 0
 
 
 @message(150)
@@ -77,6 +83,7 @@ class ChainUpdates(Message):
     first: int
     entries: list
     last: int
+    shard: int = 0
 
 
 @message(151)
@@ -90,6 +97,7 @@ class ChainAck(Message):
     received: int
     committed: int
     sync: bool = False
+    shard: int = 0
 
 
 @message(152)
@@ -101,6 +109,7 @@ class ChainSnapshot(Message):
     index: int
     count: int
     chunk: bytes
+    shard: int = 0
 
 
 @message(153)
@@ -110,3 +119,4 @@ class ChainFetch(Message):
     epoch: int
     sequence: int
     index: int
+    shard: int = 0

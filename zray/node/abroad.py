@@ -1,12 +1,11 @@
-"""Leases and actors of this node's processes on other nodes.  Pure.
+"""What processes of this node hold on other nodes, and how their wants get there.  Pure.
 
-    LeaseWant of a process of ours  -> zray.sched.spill divides it: our own scheduler, other nodes
-    a grant from another node       -> remembered by lease, handed to the owner like one of ours
-    return, kill of such a lease    -> to the node that lent it
-    that node dies                  -> WorkerDied for each of its leases: the owners push the tasks again
-    an actor without a place here   -> PlaceActor to the node that zray.sched.spill picks
+    TellNode, Place, Unplace, Send   of zray.sched.bottom_up: messages for other nodes
+    a grant from another node        remembered by lease, handed to the owner like one of ours
+    return, kill of such a lease     to the node that lent it
+    that node dies                   WorkerDied for each of its leases: the owners push the tasks again
 
-Alone, wants go straight to the scheduler of this node.
+Before anything else about a job, a node is told of it (JobStart).
 """
 
 from __future__ import annotations
@@ -14,9 +13,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zray import messages as m
-from zray.node.actors import Actor
 from zray.node.effects import Send
-from zray.sched.local import Status
+from zray.sched import bottom_up
+from zray.sched.bottom_up import TellNode
+from zray.sched.spill import Place, Unplace
 
 if TYPE_CHECKING:
     from zray.node.machine import NodeMachine
@@ -38,19 +38,48 @@ class Abroad:
     def __init__(self, host: NodeMachine):
         self._host = host
         self.lent: dict[int, Lent] = {}  # by lease
-        self.places: dict[bytes, tuple[bytes, int]] = {}  # actor of ours -> (node asked to run it, life)
+        self.handlers: dict[int, Any] = {
+            cls.CODE: self._scheduling for cls in (m.ViewRows, m.PlaceAsk, m.PlaceAnswer)}
+
+    def perform(self, effect: Any) -> bool:
+        """An effect of the scheduler; False when it concerns this node."""
+        host, kind = self._host, type(effect)
+        if kind is TellNode:
+            job = host.job_of(effect.owner)
+            if job is not None and effect.node in host.cluster.peers:
+                host.tell_job(job, effect.node)
+                self._relay(effect.node, effect.owner, effect.message)
+        elif kind is bottom_up.Send:
+            host.effects.append(Send(effect.node, effect.message))
+        elif kind is Place:
+            self._place(effect)
+        elif kind is Unplace:
+            actor = host.requested(effect.token)
+            if actor is not None:
+                host.effects.append(Send(effect.node, m.UnplaceActor(actor.id, actor.life)))
+        else:
+            return False
+        return True
+
+    def _place(self, effect: Place) -> None:
+        host = self._host
+        actor = host.requested(effect.token)
+        job = host.jobs.jobs.get(actor.job) if actor is not None else None
+        if actor is None or job is None or effect.node not in host.cluster.peers:
+            return
+        host.tell_job(job, effect.node)
+        spec = actor.spec
+        host.effects.append(Send(effect.node, m.PlaceActor(
+            actor.id, actor.life, actor.job, spec.get("demand") or {}, effect.strategy, spec.get("env") or {},
+            spec.get("class_name", ""))))
+
+    def _scheduling(self, peer: bytes, message: Any) -> None:
+        if peer in self._host.cluster.peers:
+            self._host.bottom_up.message(peer, message, self._host.now)
+        else:
+            self._host.refuse(peer, f"{type(message).__name__} from a process that is no node of this cluster")
 
     # ------------------------------------------------------------ leases
-
-    def declare(self, owner: bytes, job: int, message: m.LeaseKey) -> None:
-        pass
-
-    def want(self, owner: bytes, message: m.LeaseWant) -> None:
-        self._host.scheduler.want(owner, message.key, message.want, message.granted, self._host.now)
-
-    def waits(self, status: Status) -> None:
-        """Our own scheduler does not grant what a process of ours wants."""
-        self._host.effects.append(Send(status.owner, m.LeaseStatus(status.key, status.cause, status.detail)))
 
     def to_lender(self, owner: bytes, message: m.LeaseReturn | m.LeaseKill) -> None:
         """A return or kill of a lease that is not ours; nothing when it has ended: returns cross with deaths."""
@@ -58,50 +87,55 @@ class Abroad:
         if lent is None or lent.owner != owner:
             return
         if type(message) is m.LeaseReturn:
-            del self.lent[message.lease]
-        self._host.effects.append(Send(lent.node, m.Relay(owner, message.CODE, list(message))))
+            self._over(message.lease)
+        self._relay(lent.node, owner, message)
 
     def heard(self, node: bytes, process: bytes, message: Any) -> bool:
         """What another node tells a process of ours: whether to pass it on."""
-        if type(message) is m.LeaseGrant:
+        host, kind = self._host, type(message)
+        if kind is m.LeaseGrant:
+            if not host.bottom_up.granted_elsewhere(node, process, message.key, message.lease, host.now):
+                self._relay(node, process, m.LeaseReturn(message.lease))
+                return False
             self.lent[message.lease] = Lent(node, process, message.key, message.worker, message.pid)
-        elif type(message) is m.WorkerDied:
-            self.lent.pop(message.lease, None)
+        elif kind is m.WorkerDied:
+            self._over(message.lease)
+        elif kind is m.LeaseStatus:
+            host.bottom_up.status_elsewhere(node, process, message.key, message.cause, message.detail, host.now)
+            return False
         return True
+
+    def _over(self, lease: int) -> None:
+        if self.lent.pop(lease, None) is not None:
+            self._host.bottom_up.spill.lease_over(lease)
 
     def owner_gone(self, owner: bytes) -> None:
         for lease in [lease for lease, lent in self.lent.items() if lent.owner == owner]:
             del self.lent[lease]  # its node is told that the owner is gone
 
+    def _relay(self, node: bytes, process: bytes, message: Any) -> None:
+        self._host.effects.append(Send(node, m.Relay(process, message.CODE, list(message))))
+
     # ------------------------------------------------------------ actors
 
-    def place(self, actor: Actor) -> None:
-        try:
-            self._host.request_place(actor)
-        except ValueError as error:
-            from zray.causes import Cause
-
-            self._host.actors.waiting(actor.id, Cause.INFEASIBLE, str(error))
-
-    def unplace(self, actor: Actor) -> None:
-        asked = self.places.pop(actor.id, None)
-        if asked is not None:
-            self._host.effects.append(Send(asked[0], m.UnplaceActor(actor.id, asked[1])))
-
-    def actor_waits(self, actor: Actor, cause: int, detail: str) -> None:
-        self._host.actors.waiting(actor.id, cause, detail)
-
     def actor_placed(self, node: bytes, message: m.ActorPlaced) -> bool:
-        """Whether that place is still the one we asked for."""
-        return self.places.pop(message.actor, None) == (node, message.life)
+        """Whether that place is still wanted."""
+        host = self._host
+        actor = host.actors.actors.get(message.actor)
+        token = host.token_of(message.actor)
+        if actor is None or token is None or actor.life != message.life:
+            return False
+        host.forget_request(actor)
+        return host.bottom_up.placed_elsewhere(token, node, host.now)
 
     def actor_not_placed(self, node: bytes, message: m.ActorNotPlaced) -> None:
-        pass
+        host = self._host
+        actor = host.actors.actors.get(message.actor)
+        token = host.token_of(message.actor)
+        if actor is not None and token is not None and actor.life == message.life:
+            host.bottom_up.status_elsewhere(node, b"", 0, message.cause, message.detail, host.now, token)
 
-    # ------------------------------------------------------------ nodes, time
-
-    def node_joined(self, node: bytes, row: dict[str, Any]) -> None:
-        pass
+    # ------------------------------------------------------------ nodes
 
     def node_gone(self, node: bytes, reason: str) -> None:
         for lease, lent in [item for item in self.lent.items() if item[1].node == node]:
@@ -109,11 +143,12 @@ class Abroad:
             self._host.effects.append(Send(lent.owner, m.WorkerDied(
                 lent.worker, lease, lent.pid, 0, 0, 0, 0, f"its node is gone: {reason}", "")))
 
-    def tick(self, now: float) -> None:
-        pass
-
-    def next_deadline(self) -> float | None:
-        return None
+    def available(self) -> list[dict[str, int]]:
+        """What the other nodes have free, as far as this one knows."""
+        view = self._host.bottom_up.view
+        return [view.named(row) for node, row in view.row_of.items() if node != self._host.incarnation]
 
     def check(self) -> None:
-        pass
+        assert all(lent.node in self._host.cluster.peers for lent in self.lent.values())
+
+

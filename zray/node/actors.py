@@ -12,8 +12,10 @@
     any         worker died, none left        DEAD         kind "died", with signal, exit code, log tail
     any         kill(no_restart)              DEAD         kind "killed"
     any         owner gone, job over          DEAD         kinds "owner_died", "job_over" (detached actors stay)
+    any         its placement group removed   DEAD         kind "pg_removed"
 
-Kinds a DEAD cause may carry: init, died, killed, exited, out_of_scope, owner_died, job_over, name_taken, unknown.
+Kinds a DEAD cause may carry: init, died, killed, exited, out_of_scope, owner_died, job_over, name_taken, pg_removed,
+unknown.
 
 ``life`` counts restarts and travels in every message about an actor, so what an earlier life still says is ignored.
 A watcher of an actor that nobody has created yet is kept for a while: the creator's message and a handle that went
@@ -302,6 +304,11 @@ class ActorTable:
         for actor in [a for a in self.actors.values() if a.job == job and a.state != DEAD and not a.detached]:
             self._end(actor, {"kind": "job_over", "reason": "its job is over"})
 
+    def group_removed(self, group: bytes, reason: str) -> None:
+        """The placement group is gone: so are the actors in it, restarts or not."""
+        for actor in [a for a in self.actors.values() if a.state != DEAD and _group_of(a) == group]:
+            self._end(actor, {"kind": "pg_removed", "reason": f"its placement group was removed: {reason}"})
+
     def tick(self, now: float) -> None:
         for actor_id, (deadline, watchers) in list(self._unknown.items()):
             if deadline <= now:
@@ -470,3 +477,8 @@ class ActorTable:
             assert all(peer in self.actors[actor_id].watchers for actor_id in ids)
         assert all(self.actors[a].exit_deadline for a in self._leaving)
         assert len(self._dead) <= DEAD_KEPT_MAX
+
+
+def _group_of(actor: Actor) -> bytes | None:
+    strategy = actor.spec.get("strategy")
+    return strategy.get("group") if strategy and strategy.get("kind") == "group" else None

@@ -30,27 +30,20 @@ FROM_ABROAD = frozenset(cls.CODE for cls in (
 GONE_NODES_MAX = 4096
 
 
-class Peer:
-    """A live node other than this one."""
-
-    __slots__ = ("incarnation", "row")
-
-    def __init__(self, incarnation: bytes, row: dict[str, Any]):
-        self.incarnation = incarnation
-        self.row = row
-
-
 class Cluster:
     """Peers of this node; see the module's docstring."""
 
     def __init__(self, host: NodeMachine):
         self._host = host
         self.me: bytes = host.incarnation
-        self.peers: dict[bytes, Peer] = {}
+        self.peers: dict[bytes, dict[str, Any]] = {}  # live nodes other than this one, and their rows
         self.gone: dict[bytes, str] = {}  # nodes that have ended, and why
+        self.last_rows: dict[bytes, dict[str, Any]] = {}  # of nodes that have ended
         self.bound: dict[bytes, str] = {}  # process of ours -> its TCP endpoint
         self._dialling: dict[bytes, set[bytes]] = {}  # process -> who waits for its endpoint
-        self.bind_host = "127.0.0.1"
+        self.bind_host = "127.0.0.1"  # of these three the daemon knows better
+        self.insecure = False
+        self.ports: list[int] = []
         self.handlers: dict[int, Callable[[bytes, Any], None]] = {
             m.Relay.CODE: self._relay, m.Dial.CODE: self._dial, m.DialAnswer.CODE: self._dial_answer,
             m.Bound.CODE: self._bound,
@@ -60,17 +53,23 @@ class Cluster:
     def alone(self) -> bool:
         return not self.peers
 
+    def node_id(self, node: bytes) -> str:
+        """The hex NodeID of an incarnation, as far as known."""
+        if node == self.me:
+            return self._host.node.get("NodeID", "")
+        row = self.peers.get(node) or self.last_rows.get(node)
+        return row["node_id"].hex() if row is not None else node.hex()
+
     # ------------------------------------------------------------ who is there
 
     def joined(self, incarnation: bytes, row: dict[str, Any]) -> None:
         """A node is alive (again told: its row has changed)."""
         if incarnation == self.me or incarnation in self.gone:
             return
-        peer = self.peers.get(incarnation)
-        if peer is not None:
-            peer.row = row
+        fresh = incarnation not in self.peers
+        self.peers[incarnation] = row
+        if not fresh:
             return
-        self.peers[incarnation] = Peer(incarnation, row)
         self._host.effects.append(Link(incarnation, row["endpoint"]))
         self._host.effects.append(Note("node_joined", {"node": incarnation.hex(), "endpoint": row["endpoint"]}))
 
@@ -80,9 +79,13 @@ class Cluster:
             return False
         self.gone[incarnation] = reason
         if len(self.gone) > GONE_NODES_MAX:
-            del self.gone[next(iter(self.gone))]
-        if self.peers.pop(incarnation, None) is None:
+            oldest = next(iter(self.gone))
+            del self.gone[oldest]
+            self.last_rows.pop(oldest, None)
+        row = self.peers.pop(incarnation, None)
+        if row is None:
             return False
+        self.last_rows[incarnation] = row
         self._host.effects.append(Note("node_gone", {"node": incarnation.hex(), "reason": reason}))
         for process in [p for p in self._dialling if node_of(p) == incarnation]:
             self._answer(process, "", f"its node is gone: {reason}")
@@ -142,7 +145,7 @@ class Cluster:
             askers = self._dialling.setdefault(process, set())
             askers.add(peer)
             if len(askers) == 1:
-                self._host.effects.append(Send(process, m.BindTcp(self.bind_host)))
+                self._host.effects.append(Send(process, m.BindTcp(self.bind_host, self.insecure, self.ports)))
 
     def _dial_answer(self, peer: bytes, message: m.DialAnswer) -> None:
         if node_of(message.process) == peer:

@@ -25,25 +25,35 @@ from typing import TYPE_CHECKING, Any
 from zray.config import Config
 from zray.node import linux, session as sessions
 from zray.node.children import Children, Processes, Signals, Watcher
-from zray.node.effects import DropJob, EndJob, Forget, Kill, Note, Send, Spawn, Watch
-from zray.node.options import BadOption, Offer, json_map, node_row, offer, parser
+from zray.node.cluster import routed
+from zray.node.effects import DropJob, EndJob, Forget, Kill, Link, Note, Send, Spawn, Unlink, Watch
+from zray.node.options import BadOption, Membership, Offer, json_map, membership, node_row, offer, parser
 from zray.node.session import Session, SessionError
+from zray.os_linux import write_private
 
 if TYPE_CHECKING:
     from zray.node.linux import Ended
 
 EXIT_WAIT_S = 1.5  # for killed workers to be collected at the end; the kernel needs milliseconds
 LOG_LINES_A_MESSAGE = 1000
+LEAVE_S_MAX = 3.0  # for others to take over what a leaving node holds of the control store
+# Numbers that are unique in the cluster: the node's ordinal, then its own counting.
+JOB_BITS = 16
+LEASE_BITS = 40
+# Below this the plain kernels decide in less than a tenth of a millisecond, and save 100 MB a node.
+KERNELS_FROM_NODES = 16
 
 
 class Daemon:
     """The shell around NodeMachine."""
 
-    def __init__(self, arguments: argparse.Namespace, config: Config, offered: Offer, session_dir: str):
+    def __init__(self, arguments: argparse.Namespace, config: Config, offered: Offer, membership: Membership,
+                 session_dir: str):
         from zray import ids
         from zray.node.zygote import ZygoteLink, one_blas_thread
 
         self.config = config
+        self.membership = membership
         self.session_dir = session_dir
         self.shares_fate = arguments.fate_fd >= 0
         self.fate_fd = arguments.fate_fd
@@ -76,6 +86,8 @@ class Daemon:
         self._soon: deque[Callable[[], None]] = deque()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.stopping = ""
+        self._leaving = ""  # why this node is leaving its cluster
+        self._leave_at: float | None = None  # when it stops waiting for that
         self.now = time.monotonic()
         self.watcher = Watcher()
         self.processes = Processes(self.watcher)
@@ -86,22 +98,26 @@ class Daemon:
             self.config.session_frames_max, self.config.session_bytes_max, self.config.frame_bytes_max))
         self.mesh.watch(self.watcher.fileno())
         self.mesh.on_error = _log_error
+        self.mesh.on_closed = self._peer_closed
+        shown = node_row(self.node_id, self.endpoint, os.getpid(), offered.labels) | {"Resources": offered.amounts()}
+        self._become_member(shown, offered)
+        joins = self.member is not None and bool(self.membership.address)
+        self.gcs = GcsService(time.monotonic, self._send, self.membership.gcs_dir or None,
+                              incarnation=self.incarnation, node_id=self.node_id, first=not joins,
+                              hints=self.member.hints if joins else None, node_timeout_s=self.config.node_timeout_s)
+        ordinal = self.member.ordinal if joins else self._found_cluster()
         self.store = StoreService.create(self.session_dir, os.path.basename(self.session_dir), offered.store_bytes,
-                                         self._send, self.call_soon, config=self.config, node=self.incarnation)
-        self.gcs = GcsService(time.monotonic, self._send, incarnation=self.incarnation)
+                                         self._send, self.call_soon, config=self.config, node=self.incarnation,
+                                         record_location=self._record_location, find_location=self._find_location)
         self.output = Output(self.session_dir, self.config.log_lines_max)
         self.machine = NodeMachine(
-            incarnation=self.incarnation,
-            node=node_row(self.node_id, self.endpoint, os.getpid(), offered.labels) | {"Resources": offered.amounts()},
-            scheduler=LocalScheduler(offered.total, offered.labels, node=self.incarnation, gpu_ids=offered.gpu_ids),
+            incarnation=self.incarnation, node=shown, first_job=(ordinal << JOB_BITS) + 1,
+            scheduler=LocalScheduler(offered.total, offered.labels, node=self.incarnation, gpu_ids=offered.gpu_ids,
+                                     next_lease=count((ordinal << LEASE_BITS) + 1).__next__),
             names=GcsNames(self.gcs.client), config=self.config,
             new_worker_id=map(partial(ids.worker_id, self.incarnation), count(1)).__next__, attach=self._attach_driver,
-            keep=offered.cpus, store_report=self.store.report)
-        if self.config.kernels_at_start:
-            from zray.sched.loading import Kernels
-
-            self.machine.scheduler.view.use(Kernels.load(os.path.dirname(self.session_dir)))
-        self.gcs.client.record_node(self.node_id, self.machine.node)
+            keep=offered.cpus, store_report=self.store.report, gcs_report=self._gcs_report)
+        self._load_kernels()
         self._shell_handlers = {**self.store.handlers, **self.gcs.handlers}
         self._doomed: set[bytes] = set()  # to be killed as soon as they have a process
         self._log_at: float | None = None  # when to read the logs that were written to
@@ -115,7 +131,60 @@ class Daemon:
             "session_dir": self.session_dir, "node": self.incarnation, "node_endpoint": self.endpoint,
             "store": self.store.attach_info(), "config": self.config.as_dict(), "node_info": self.machine.node}})
         self.machine.start(time.monotonic())
+        if self.member is not None:
+            self.member.start(self)
+            self._shell_handlers |= self.member.handlers
+            self._perform_by_type |= {Link: lambda effect: self.member.links.link(effect.node, effect.endpoint),
+                                      Unlink: lambda effect: self.member.links.unlink(effect.node)}
         self._perform()
+
+    def _become_member(self, shown: dict[str, Any], offered: Offer) -> None:
+        """Take a place in the cluster, if the arguments say so; raises JoinRefused."""
+        self.member: Any = None
+        self.own_row: dict[str, Any] = {
+            "node_id": self.node_id, "endpoint": "", "name": self.membership.name, "total": offered.total,
+            "labels": offered.labels, "shown": shown}
+        if self.membership.alone:
+            return
+        from zray import __version__
+        from zray.node.member import Member
+
+        self.member = Member(self.mesh, self.incarnation, self.session_dir, self.membership)
+        host, _, port = self.member.address.rpartition(":")
+        shown |= {"NodeManagerAddress": host, "NodeManagerPort": int(port), "NodeName": self.membership.name or
+                  shown["NodeName"]}
+        self.own_row["endpoint"] = self.member.endpoint
+        if self.membership.address:
+            self.member.join(self.own_row, __version__)
+
+    def _found_cluster(self) -> int:
+        """The first node takes itself in; its ordinal (0, but for a cluster that was restarted from disk)."""
+        answers: list[tuple[str, int]] = []
+        self.gcs.admit(self.own_row, lambda refused, ordinal: answers.append((refused, ordinal)))
+        refused, ordinal = answers[0]  # a chain of one answers at once
+        if refused:
+            raise RuntimeError(f"the control store refuses this node: {refused}")
+        return ordinal
+
+    def _record_location(self, oid: bytes, nodes: list[bytes]) -> None:
+        self.gcs.client.record_location(oid, {"nodes": nodes} if nodes else None)
+
+    def _find_location(self, oid: bytes, then: Callable[[list[bytes]], None]) -> None:
+        self.gcs.client.get_location(oid, lambda call: then([] if call.error or not call.value else
+                                                            call.value["nodes"]))
+
+    def _gcs_report(self) -> dict[str, Any]:
+        config = self.gcs.config
+        return {"generation": config.generation, "voters": list(config.voters), "chains": [
+            {"shard": shard, "epoch": chain.epoch, "members": list(chain.members), "joining": chain.joining}
+            for shard, chain in enumerate(config.chains)]}
+
+    def _load_kernels(self) -> None:
+        many = self.member is not None and len(self.member.known) >= KERNELS_FROM_NODES
+        if self.config.kernels_at_start or many:
+            from zray.sched.loading import Kernels
+
+            self.machine.scheduler.view.use(Kernels.load(os.path.dirname(self.session_dir)))
 
     def _watch_descriptors(self) -> None:
         self.watcher.add(self._wake, self._run_soon)
@@ -129,8 +198,11 @@ class Daemon:
             self.watcher.add(self.fate_fd, lambda: self.stop("the driver closed the session"))
 
     def session(self) -> Session:
+        member = self.member
         return Session(self.session_dir, self.incarnation, self.node_id.hex(), self.endpoint, os.getpid(),
-                       linux.start_time(os.getpid()), self.shares_fate, time.time())
+                       linux.start_time(os.getpid()), self.shares_fate, time.time(),
+                       cluster=member.cluster if member else "", join=member.join_string if member else "",
+                       head=self.membership.head, name=self.membership.name, address=member.address if member else "")
 
     # ------------------------------------------------------------ the loop
 
@@ -157,9 +229,10 @@ class Daemon:
             self.machine.handle(peer, code, message, self.now)
 
     def _timeout(self) -> float | None:
-        times = [self.machine.next_deadline(), self.store.next_deadline(), self._log_at, self.mesh.deadline()]
-        if self.gcs.client.busy:
-            times.append(time.monotonic() + 0.05)
+        times = [self.machine.next_deadline(), self.store.next_deadline(), self._log_at, self.mesh.deadline(),
+                 self.gcs.next_deadline(), self._leave_at]
+        if self.member is not None:
+            times.append(self.member.links.next_deadline())
         first = min((when for when in times if when is not None), default=None)
         return None if first is None else max(0.0, first - time.monotonic())
 
@@ -170,8 +243,12 @@ class Daemon:
             self.store.tick(now)
         if (when := self.mesh.deadline()) is not None and when <= now:
             self.mesh.tick(now)
-        if self.gcs.client.busy:
+        if (when := self.gcs.next_deadline()) is not None and when <= now:
             self.gcs.tick(now)
+        if self.member is not None and (when := self.member.links.next_deadline()) is not None and when <= now:
+            self.member.links.tick(now)
+        if self._leave_at is not None and self._leave_at <= now:
+            self.stopping = self._leaving
         if self._log_at is not None and self._log_at <= now:
             self._read_logs(now)
 
@@ -186,7 +263,22 @@ class Daemon:
             self._soon.popleft()()
 
     def stop(self, why: str) -> None:
-        self.stopping = self.stopping or why
+        """End at the next turn; a member of a cluster leaves it first."""
+        if self.member is None or self.machine.cluster.alone or self.gcs.fenced_because or self._leaving:
+            self.stopping = self.stopping or why
+            return
+        self._leaving = why
+        self._leave_at = time.monotonic() + LEAVE_S_MAX
+        self.gcs.leave(why, lambda: setattr(self, "stopping", why))
+
+    def _peer_closed(self, peer: bytes) -> None:
+        if self.member is not None:
+            self.member.closed(peer)
+
+    def node_gone(self, node: bytes, reason: str) -> None:
+        """The nodes table says so."""
+        self.machine.node_gone(node, reason, time.monotonic())
+        self.store.node_gone(node)
 
     # ------------------------------------------------------------ effects
 
@@ -203,10 +295,11 @@ class Daemon:
             self._want_zygote_write()
 
     def _send(self, peer: bytes, message: Any) -> None:
+        peer, message = routed(self.incarnation, peer, message)
         self.mesh.send(peer, message.CODE, message)
 
     def _perform_send(self, effect: Send) -> None:
-        self.mesh.send(effect.peer, effect.message.CODE, effect.message)
+        self._send(effect.peer, effect.message)
 
     def _perform_spawn(self, effect: Spawn) -> None:
         slot = self.store.open_slot(effect.worker[:8], 0)
@@ -238,6 +331,7 @@ class Daemon:
         self.store.close_slot(effect.incarnation)
         self.gcs.forget(effect.incarnation)
         self.mesh.forget(effect.incarnation)
+        self.machine.cluster.bound.pop(effect.incarnation, None)
 
     def _perform_end_job(self, effect: EndJob) -> None:
         self._assign_output()
@@ -247,7 +341,7 @@ class Daemon:
             self._send(effect.driver, effect.reply)
 
     def _perform_note(self, effect: Note) -> None:
-        if effect.kind in ("refused", "spawn_failed", "resize_refused"):
+        if effect.kind in ("refused", "spawn_failed", "resize_refused", "node_joined", "node_gone"):
             print(f"{effect.kind}: {effect.detail}", file=sys.stderr)
 
     # ------------------------------------------------------------ workers
@@ -359,6 +453,8 @@ class Daemon:
         self.machine.effects.clear()
         self.mesh.flush()
         self.mesh.close(0)
+        if self.member is not None:
+            self.member.close()
         self.processes.close()
         self.signals.close()
         self.watcher.close()
@@ -397,8 +493,9 @@ def main(argv: list[str] | None = None) -> None:
         linux.require()
         config = Config.load(json_map(arguments.config, "--config"))
         offered = offer(arguments, config)
+        cluster = membership(arguments)
         session_dir = sessions.create(arguments.session_dir)
-        daemon = Daemon(arguments, config, offered, session_dir)
+        daemon = Daemon(arguments, config, offered, cluster, session_dir)
     except (BadOption, SessionError, ValueError, RuntimeError, OSError) as error:  # each says in words what is wrong
         print(f"zray-node: {error}", file=sys.stderr)
         sys.exit(1)
@@ -410,9 +507,9 @@ def main(argv: list[str] | None = None) -> None:
 
 def _serve(daemon: Daemon, ready_fd: int) -> None:
     text = daemon.session().to_json()
-    sessions.write_private(os.path.join(daemon.session_dir, "node.json"), text)
+    write_private(os.path.join(daemon.session_dir, "node.json"), text)
     if not daemon.shares_fate:
-        sessions.write_private(os.path.join(os.path.dirname(daemon.session_dir), "latest"),
+        write_private(os.path.join(os.path.dirname(daemon.session_dir), "latest"),
                                os.path.basename(daemon.session_dir))
     if ready_fd >= 0:
         _log_to_file(daemon.session_dir)

@@ -77,8 +77,10 @@ class Guests:
                                         assigned))
         return True
 
-    def waiting(self, guest: Guest, cause: int, detail: str) -> None:
-        self._tell(guest, m.ActorNotPlaced(guest.id, guest.life, cause, detail))
+    def waiting(self, actor: bytes, cause: int, detail: str) -> None:
+        guest = self.guests.get(actor)
+        if guest is not None:
+            self._tell(guest, m.ActorNotPlaced(actor, guest.life, cause, detail))
 
     def from_worker(self, peer: bytes, message: m.ActorUp | m.ActorExit) -> bool:
         """What the worker says to the actor's home; False when it is no guest's worker."""

@@ -39,6 +39,14 @@ class NodeOptions:
     config: dict[str, Any] = field(default_factory=dict)
     session_dir: str = ""
     share_fate: bool = True  # the node ends when this process does
+    head: bool = False  # the first node of a cluster
+    address: str = ""  # join string of the cluster to join
+    host: str = ""
+    port: int = 0
+    port_range: str = ""
+    node_name: str = ""
+    insecure: bool = False
+    gcs_dir: str = ""
 
     def arguments(self) -> list[str]:
         """As arguments of zray-node."""
@@ -51,8 +59,13 @@ class NodeOptions:
             value = getattr(self, name)
             if value:
                 out += [f"--{name}", json.dumps(value)]
-        if self.session_dir:
-            out += ["--session-dir", self.session_dir]
+        for name in ("session_dir", "address", "host", "port_range", "node_name", "gcs_dir", "port"):
+            value = getattr(self, name)
+            if value:
+                out += [f"--{name.replace('_', '-')}", str(value)]
+        for name in ("head", "insecure"):
+            if getattr(self, name):
+                out.append(f"--{name}")
         return out
 
 
@@ -201,23 +214,56 @@ def start_node(options: NodeOptions | None = None, **fields: Any) -> NodeHandle:
 
 
 def find_session(address: str = "auto") -> NodeHandle:
-    """The running node at ``address``: "auto" (the newest that ``zray start`` made) or a session directory.
+    """The running node of this machine at ``address``.
 
-    ConnectionError, in one sentence, when there is none.
+    "auto" (the newest that ``zray start`` made), a session directory, a join string, or the host:port of a node: of the
+    last two, a node of that cluster on this machine.  ConnectionError, in one sentence, when there is none.
     """
     if address == "auto":
         found = sessions.latest_started()
         if found is None:
             raise ConnectionError("Could not find any running zray instance: start one with `zray start --head`, "
                                   f"or call init() without an address (looked in {', '.join(sessions.base_dirs())})")
+    elif address.startswith(JOIN_PREFIX):
+        found = _member_of(address)
+    elif _is_host_port(address):
+        here = sessions.live_sessions()
+        named = next((session for session in here if session.address == address), None)
+        if named is None:
+            raise ConnectionError(f"no node of this user listens at {address} on this machine; a driver connects to a "
+                                  "node of its own machine: join the cluster first (zray start --address JOIN)")
+        found = named
     else:
         if not os.path.isdir(address):
-            raise ConnectionError(f"{address!r} is neither 'auto' nor the directory of a session; "
-                                  "this version connects to nodes on this machine only")
+            raise ConnectionError(f"{address!r} is neither 'auto', nor the directory of a session, nor a join string, "
+                                  "nor the host:port of a node")
         found = sessions.read(address)
         if found is None or not found.alive():
             raise ConnectionError(f"no zray node of this user runs in {address!r}")
     return NodeHandle(found, child=False)
+
+
+JOIN_PREFIX = "zray://"
+
+
+def _is_host_port(address: str) -> bool:
+    host, colon, port = address.rpartition(":")
+    return bool(colon and host and port.isdigit() and "/" not in address)
+
+
+def _member_of(join: str) -> Session:
+    """A live node on this machine of the cluster that the join string names."""
+    from zray.transport.credentials import BadJoinString, decode_join
+
+    try:
+        cluster = decode_join(join).cluster.hex()
+    except BadJoinString as error:
+        raise ConnectionError(str(error)) from None
+    found = next((session for session in sessions.live_sessions() if session.cluster == cluster), None)
+    if found is None:
+        raise ConnectionError("no node of that cluster runs on this machine: start one with `zray start --address "
+                              "JOIN`, then connect")
+    return found
 
 
 def stop_sessions(every: bool = False, session_dir: str = "") -> list[Session]:

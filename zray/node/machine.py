@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from zray import messages as m
@@ -22,16 +23,21 @@ from zray.ids import node_of, same_node
 from zray.node import views
 from zray.node.abroad import Abroad
 from zray.node.actors import Actor, ActorTable
+from zray.node.census import Census
 from zray.node.cluster import Cluster
 from zray.node.effects import DropJob, Effect, EndJob, Forget, Note, Send, Watch
 from zray.node.elsewhere import Elsewhere
 from zray.node.guests import Guest, Guests
+from zray.node.group_service import GroupService
 from zray.node.jobs import Job, JobTable
 from zray.node.orphans import Orphans
 from zray.node.placements import Declared, Placement
 from zray.node.pool import Kind, Pool, State, Worker
 from zray.node.task_events import TaskEvents
+from zray.sched.bottom_up import BottomUpScheduler
+from zray.sched.grouped import NodeScheduler
 from zray.sched.local import Grant, LocalScheduler, Recall, Status
+from zray.sched.spill import Unplace
 
 # With more processes than this, announcements of deaths gather: n deaths among n processes are n*n messages, and only
 # frames make them cheap.  A round wakes every process, which costs some 0.1 ms of CPU each: a fifth of a core at most.
@@ -63,6 +69,12 @@ class Names(Protocol):
 
     def record_job(self, job: int, row: dict | None) -> None: ...
 
+    def claim_group(self, namespace: str, name: str, group: bytes, then: Callable[[bytes], None]) -> None: ...
+
+    def release_group(self, namespace: str, name: str, group: bytes) -> None: ...
+
+    def record_group(self, group: bytes, row: dict | None) -> None: ...
+
 
 class Death:
     """How a worker process ended, as the shell saw it."""
@@ -93,13 +105,14 @@ class NodeMachine:
     def __init__(self, *, incarnation: bytes, node: dict[str, Any], scheduler: LocalScheduler, names: Names,
                  config: Config, new_worker_id: Callable[[], bytes],
                  attach: Callable[[bytes, int], dict[str, Any]], keep: int, first_job: int = 1,
-                 store_report: Callable[[], dict] = dict):
+                 store_report: Callable[[], dict] = dict, gcs_report: Callable[[], dict] = dict):
         self.incarnation = incarnation
         self.node = node  # as zray.nodes() shows it
-        self.scheduler = scheduler
+        self.scheduler = NodeScheduler(scheduler)
         self.config = config
         self.attach = attach  # (incarnation, pid) -> how that driver attaches to the store
         self.store_report = store_report
+        self.gcs_report = gcs_report
         self.names = names
         self.now = 0.0
         self.effects: list[Effect] = []
@@ -113,7 +126,15 @@ class NodeMachine:
         self.cluster = Cluster(self)
         self.abroad = Abroad(self)
         self.orphans = Orphans(self)
+        self.census = Census(self, partial(views.answer, self))
         self.placements: dict[int, Placement] = {}
+        self.groups = GroupService(self)
+        self.bottom_up = BottomUpScheduler(
+            self.scheduler, incarnation, scheduler.view.labels[0], seed=int.from_bytes(incarnation, "big"),
+            nodes_of=lambda strategy: self.groups.nodes_of(strategy["group"], strategy.get("bundle", -1)))
+        self.groups.cluster_view = lambda: self.bottom_up.view
+        self.groups.node_ids = self.cluster.node_id
+        self.groups.directory.on_change.append(lambda state: self.bottom_up.spill.group_changed(self.now))
         self.events = TaskEvents(config.events_max)
         self.counts = {"grants": 0, "worker_deaths": 0, "refused": 0}
         self._hellos: dict[bytes, m.Hello] = {}  # of core processes that are not workers
@@ -134,14 +155,15 @@ class NodeMachine:
             m.CreateActor.CODE: self._create_actor, m.LookupActor.CODE: self._lookup_actor,
             m.WatchActor.CODE: self._watch_actor, m.KillActor.CODE: self._kill_actor,
             m.ActorUp.CODE: self._actor_up, m.ActorExit.CODE: self._actor_exit,
-            m.NodeQuery.CODE: self._query, m.EventReport.CODE: self._event_report,
+            m.NodeQuery.CODE: self.census.query, m.NodeAnswer.CODE: self.census.answered,
+            m.EventReport.CODE: self._event_report,
             m.JobStart.CODE: self._job_start, m.JobEnd.CODE: self._job_end,
             m.ProcessGone.CODE: self._process_gone_abroad,
             m.PlaceActor.CODE: self.guests.place, m.UnplaceActor.CODE: self.guests.unplace,
             m.AdoptActor.CODE: self.guests.adopt, m.ActorPlaced.CODE: self._actor_placed,
             m.ActorNotPlaced.CODE: self._actor_not_placed, m.ActorWorkerDied.CODE: self._actor_worker_died,
             m.EndWorker.CODE: self._end_worker, m.ResizeLease.CODE: self._resize_lease,
-            **self.cluster.handlers,
+            **self.cluster.handlers, **self.abroad.handlers, **self.groups.handlers,
         }
 
     # ------------------------------------------------------------ events
@@ -209,12 +231,14 @@ class NodeMachine:
         self.actors.tick(now)
         self.guests.tick(now)
         self.elsewhere.tick(now)
-        self.abroad.tick(now)
+        self.census.tick(now)
+        self.groups.tick(now)
         self._settle()
 
     def next_deadline(self) -> float | None:
-        times = [self.pool.next_deadline(), self.actors.next_deadline(), self.scheduler.deadline(),
-                 self.guests.next_deadline(), self.elsewhere.next_deadline(), self.abroad.next_deadline(),
+        times = [self.pool.next_deadline(), self.actors.next_deadline(), self.bottom_up.deadline(),
+                 self.guests.next_deadline(), self.elsewhere.next_deadline(), self.census.next_deadline(),
+                 self.groups.next_deadline(),
                  self._gone_at if self._gone else None]
         return min((when for when in times if when is not None), default=None)
 
@@ -285,6 +309,7 @@ class NodeMachine:
         for node in sorted(job.told):
             self.effects.append(Send(node, m.JobEnd(job.number, reason)))
         job.told.clear()
+        self.groups.job_over(job.number)
         self._process_gone(job.driver, reason)
         for worker in self.pool.of_job(job.number):
             actor = self.actors.actors.get(worker.actor)
@@ -332,7 +357,8 @@ class NodeMachine:
             for node in self.cluster.peers:
                 self.effects.append(Send(node, m.ProcessGone(incarnation, reason)))
             self.abroad.owner_gone(incarnation)
-        held = self.scheduler.drop_owner(incarnation)
+        self.groups.process_gone(incarnation)
+        held = self.bottom_up.drop_owner(incarnation).leases
         for key in self._keys_of.pop(incarnation, ()):
             del self._keys[incarnation, key]
         for lease in held:
@@ -365,25 +391,29 @@ class NodeMachine:
     # ------------------------------------------------------------ leases
 
     def _lease_key(self, peer: bytes, message: m.LeaseKey) -> None:
-        job = self.jobs.jobs.get(message.job) if message.job else self._job_of(peer)
+        job = self.jobs.jobs.get(message.job) if message.job else self.job_of(peer)
         if job is None:
             self.refuse(peer, "LeaseKey from a process without a job")
             return
+        ours = same_node(peer, self.incarnation)
         try:
-            self.scheduler.declare(peer, job.number, message.key, message.demand, message.strategy, message.name)
+            if ours:
+                self.bottom_up.declare(peer, job.number, message.key, message.demand, message.strategy, message.name,
+                                       message.env)
+            else:
+                self.scheduler.declare(peer, job.number, message.key, message.demand, message.strategy, message.name)
         except ValueError as error:
             self.refuse(peer, f"LeaseKey: {error}")
             return
         self._keys[peer, message.key] = Declared(job.number, message.env, message.name)
         self._keys_of.setdefault(peer, set()).add(message.key)
-        if same_node(peer, self.incarnation):
-            self.abroad.declare(peer, job.number, message)
+        self.groups.uses(message.strategy)
 
     def _lease_want(self, peer: bytes, message: m.LeaseWant) -> None:
         if (peer, message.key) not in self._keys:
             self.refuse(peer, f"LeaseWant for key {message.key}, which was not declared")
         elif same_node(peer, self.incarnation):
-            self.abroad.want(peer, message)
+            self.bottom_up.want(peer, message.key, message.want, message.granted, self.now)
         else:
             self.scheduler.want(peer, message.key, message.want, message.granted, self.now)
 
@@ -415,8 +445,10 @@ class NodeMachine:
 
     def _settle(self) -> None:
         """Step the scheduler until nothing follows, then tell who must know."""
-        while effects := self.scheduler.step(self.now):
+        while (effects := self.bottom_up.step(self.now)) or self.groups.settle(self.now):
             for effect in effects:
+                if self.abroad.perform(effect):
+                    continue
                 if type(effect) is Grant:
                     self._granted(effect)
                 elif type(effect) is Recall:
@@ -478,21 +510,17 @@ class NodeMachine:
         if status.token is not None:
             actor = self._requests.get(status.token)
             if actor is not None:
-                if status.cause == Cause.INFEASIBLE:
+                if status.cause in (Cause.INFEASIBLE, Cause.GROUP_PENDING):
                     self._infeasible.add(status.token)
-                if isinstance(actor, Guest):
-                    self.guests.waiting(actor, status.cause, status.detail)
-                else:
-                    self.abroad.actor_waits(actor, status.cause, status.detail)
-        elif same_node(status.owner, self.incarnation):
-            self.abroad.waits(status)
+                table = self.guests if isinstance(actor, Guest) else self.actors
+                table.waiting(actor.id, status.cause, status.detail)
         else:
             self.effects.append(Send(status.owner, m.LeaseStatus(status.key, status.cause, status.detail)))
 
     def _why(self, placement: Placement, cause: Cause, detail: str) -> None:
         if placement.actor:
-            if placement.actor not in self.guests.guests:
-                self.actors.waiting(placement.actor, cause, detail)
+            table = self.guests if placement.actor in self.guests.guests else self.actors
+            table.waiting(placement.actor, cause, detail)
         else:
             self.effects.append(Send(placement.owner, m.LeaseStatus(placement.key, cause, detail)))
 
@@ -523,7 +551,7 @@ class NodeMachine:
     # ------------------------------------------------------------ actors: messages
 
     def _create_actor(self, peer: bytes, message: m.CreateActor) -> None:
-        job = self._job_of(peer)
+        job = self.job_of(peer)
         if job is None:
             self.refuse(peer, "CreateActor from a process without a job")
             return
@@ -562,26 +590,52 @@ class NodeMachine:
     # ------------------------------------------------------------ places for actors, ours and guests
 
     def request_place(self, actor: Actor | Guest) -> None:
-        """Ask the scheduler of this node; ValueError for a demand that is none."""
+        """Ask for a place: ours anywhere in the cluster, a guest here.  ValueError for a demand that is none."""
         self._last_token += 1
         token = self._last_token
-        self.scheduler.request(token, actor.job, actor.spec.get("demand") or {}, actor.spec.get("strategy"),
-                               self.now, actor.spec.get("class_name", ""))
+        scheduler = self.scheduler if isinstance(actor, Guest) else self.bottom_up
+        scheduler.request(token, actor.job, actor.spec.get("demand") or {}, actor.spec.get("strategy"), self.now,
+                          actor.spec.get("class_name", ""))
         self._requests[token] = actor
         self._token_of[actor.id] = token
+        self.groups.uses(actor.spec.get("strategy"))
 
     def end_place(self, actor: Actor | Guest, reason: str) -> None:
         """Whatever it has on this node: a request, a grant without worker, a worker."""
-        token = self._token_of.pop(actor.id, None)
+        token = self._token_of.get(actor.id)
         if token is not None:
-            del self._requests[token]
-            self._infeasible.discard(token)
-            self.scheduler.cancel_request(token)
+            scheduler = self.scheduler if isinstance(actor, Guest) else self.bottom_up
+            scheduler.cancel_request(token)
+            self._settle_unplaced()
+            self.forget_request(actor)
         for placement in [p for p in self.placements.values() if p.actor == actor.id and p.life == actor.life]:
             if placement.worker is None:
                 self._give_back(placement)
             else:
                 self.pool.kill(placement.worker, reason, self.now)
+
+    def _settle_unplaced(self) -> None:
+        """Another node may have been asked to place it: it is told while we know which actor that was."""
+        self.bottom_up.spill.step(self.now)
+        keep = []
+        for effect in self.bottom_up.spill.out:
+            if type(effect) is not Unplace or effect.node == self.incarnation or not self.abroad.perform(effect):
+                keep.append(effect)
+        self.bottom_up.spill.out[:] = keep
+
+    def requested(self, token: int) -> Actor | Guest | None:
+        """The actor that waits under a scheduler's token."""
+        return self._requests.get(token)
+
+    def token_of(self, actor: bytes) -> int | None:
+        return self._token_of.get(actor)
+
+    def forget_request(self, actor: Actor | Guest) -> None:
+        """It waits no more."""
+        token = self._token_of.pop(actor.id, None)
+        if token is not None:
+            del self._requests[token]
+            self._infeasible.discard(token)
 
     def _end_worker(self, peer: bytes, message: m.EndWorker) -> None:
         worker = self.pool.workers.get(message.worker)
@@ -604,10 +658,12 @@ class NodeMachine:
     # ------------------------------------------------------------ actors: ports (see zray.node.actors.Ports)
 
     def place(self, actor: Actor) -> None:
-        self.abroad.place(actor)
+        try:
+            self.request_place(actor)
+        except ValueError as error:
+            self.actors.waiting(actor.id, Cause.INFEASIBLE, str(error))
 
     def unplace(self, actor: Actor) -> None:
-        self.abroad.unplace(actor)
         self.end_place(actor, "")
 
     def running(self, actor: Actor) -> None:
@@ -661,10 +717,6 @@ class NodeMachine:
 
     # ------------------------------------------------------------ views
 
-    def _query(self, peer: bytes, message: m.NodeQuery) -> None:
-        answer = views.answer(self, peer, message.what, message.args)
-        self.effects.append(Send(peer, m.NodeAnswer(message.request, answer)))
-
     # ------------------------------------------------------------ other nodes
 
     def node_joined(self, incarnation: bytes, row: dict[str, Any], now: float) -> None:
@@ -672,8 +724,12 @@ class NodeMachine:
         self.now = now
         fresh = incarnation not in self.cluster.peers
         self.cluster.joined(incarnation, row)
-        if fresh and incarnation in self.cluster.peers:
-            self.abroad.node_joined(incarnation, row)
+        if incarnation in self.cluster.peers:
+            self.bottom_up.node_joined(incarnation, row["total"], row["labels"], now)
+            if fresh:
+                self.groups.table.nodes_changed(now)
+            if row.get("state") == "draining":
+                self.bottom_up.node_draining(incarnation, now)
         self._settle()
 
     def node_gone(self, incarnation: bytes, reason: str, now: float) -> None:
@@ -681,6 +737,13 @@ class NodeMachine:
         self.now = now
         if not self.cluster.left(incarnation, reason):
             return
+        left = self.bottom_up.node_gone(incarnation, now)
+        for lease in left.orphans:
+            placement = self.placements.get(lease)
+            if placement is not None and placement.worker is None:
+                self._give_back(placement)
+            elif placement is not None and placement.worker is not None:
+                self.pool.kill(placement.worker, "the node of its tasks' owner is gone", now)
         gone = {key[0] for key in self._keys if node_of(key[0]) == incarnation}
         gone |= self.actors.owners_on(incarnation)
         for process in sorted(gone):
@@ -696,6 +759,8 @@ class NodeMachine:
         death = {"reason": f"its node is gone: {reason}", "signal": 0, "exit_code": 0, "pid": 0, "log_tail": ""}
         for actor in self.actors.living_on(incarnation):
             self.actors.worker_died(actor.id, actor.worker, death)
+        self.groups.node_died(incarnation)
+        self.census.node_gone(incarnation)
         self.orphans.home_gone(incarnation, death)
         self._settle()
 
@@ -741,7 +806,7 @@ class NodeMachine:
         elif not self.events.report(peer, worker.job, message.events, message.dropped):
             self.refuse(peer, "malformed EventReport")
 
-    def _job_of(self, peer: bytes) -> Job | None:
+    def job_of(self, peer: bytes) -> Job | None:
         """The job that a core process works for; a worker's even after its driver is gone (detached actors)."""
         job = self.jobs.by_driver.get(peer)
         if job is None:
@@ -755,13 +820,14 @@ class NodeMachine:
 
     def check(self) -> None:
         """Raise AssertionError when an invariant of any part, or between parts, is broken."""
-        self.scheduler.check()
+        self.bottom_up.check()
         self.pool.check()
         self.actors.check()
         self.guests.check()
         self.elsewhere.check()
         self.cluster.check()
         self.abroad.check()
+        self.groups.check()
         self.jobs.check()
         self.events.check()
         assert set(self.placements) == set(self.scheduler.leases), "every lease of the scheduler is a placement"

@@ -55,3 +55,12 @@ class GcsNames:
 
     def record_job(self, job: int, row: dict[str, Any] | None) -> None:
         self._client.record_job(job, row)
+
+    def claim_group(self, namespace: str, name: str, group: bytes, then: Callable[[bytes], None]) -> None:
+        self._client.claim_group_name(namespace, name, group, lambda call: then(b"" if call.error else call.value[1]))
+
+    def release_group(self, namespace: str, name: str, group: bytes) -> None:
+        self._client.release_group_name(namespace, name, group)
+
+    def record_group(self, group: bytes, row: dict[str, Any] | None) -> None:
+        self._client.record_group(group, row)

@@ -44,9 +44,57 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--labels", default="{}", metavar="JSON", help='such as {"zone": "a"}')
     out.add_argument("--object-store-memory", type=int, metavar="BYTES")
     out.add_argument("--config", default="{}", metavar="JSON", help="settings of zray.config by name")
+    group = out.add_argument_group("cluster", "without --head or --address the node stays alone")
+    group.add_argument("--head", action="store_true", help="start a cluster; prints the join string")
+    group.add_argument("--address", default="", metavar="JOIN", help="join the cluster of this join string")
+    group.add_argument("--host", default="127.0.0.1", help="address to bind, and to be dialled at (loopback)")
+    group.add_argument("--port", type=int, default=0, help="the node's well-known TCP port (0: any free one)")
+    group.add_argument("--port-range", default="", metavar="LOW-HIGH",
+                       help="for endpoints of drivers and workers (default: any free ones)")
+    group.add_argument("--node-name", default="", help="a name that no other node of the cluster has")
+    group.add_argument("--insecure", action="store_true", help="plain TCP: no encryption, no authentication")
+    group.add_argument("--gcs-dir", default="", help="keep the control store in this directory over restarts")
     out.add_argument("--fate-fd", type=int, default=-1, help="end when this pipe or the parent process does")
     out.add_argument("--ready-fd", type=int, default=-1, help="where to write node.json when the node serves")
     return out
+
+
+@dataclass(slots=True)
+class Membership:
+    """How this node takes part in a cluster."""
+
+    head: bool
+    address: str
+    host: str
+    port: int
+    ports: tuple[int, int]
+    name: str
+    insecure: bool
+    gcs_dir: str
+
+    @property
+    def alone(self) -> bool:
+        return not self.head and not self.address
+
+
+def membership(arguments: argparse.Namespace) -> Membership:
+    """Check the arguments about the cluster; BadOption says what is wrong in one sentence."""
+    if arguments.head and arguments.address:
+        raise BadOption("--head starts a cluster and --address joins one: give one of them")
+    if not 0 <= arguments.port < 65536:
+        raise BadOption(f"--port takes a number from 0 (any free port) to 65535, not {arguments.port}")
+    return Membership(arguments.head, arguments.address, arguments.host, arguments.port,
+                      port_range(arguments.port_range), arguments.node_name, arguments.insecure, arguments.gcs_dir)
+
+
+def port_range(text: str) -> tuple[int, int]:
+    """``"20000-20100"`` -> (20000, 20100); (0, 0), any, for ''."""
+    if not text:
+        return 0, 0
+    low, dash, high = text.partition("-")
+    if dash and low.isdigit() and high.isdigit() and 0 < int(low) <= int(high) < 65536:
+        return int(low), int(high)
+    raise BadOption(f"--port-range takes two ports such as 20000-20100, not {text!r}")
 
 
 def json_map(text: str, option: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import shutil
 import stat
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from zray.node import linux
@@ -82,15 +82,6 @@ def _private(path: str) -> None:
         raise SessionError(f"the session directory {path!r} is not writable (set ZRAY_TMPDIR to one that is)")
 
 
-def write_private(path: str, text: str) -> None:
-    """Write a 0600 file that readers see either whole or not at all."""
-    temporary = f"{path}.{os.getpid()}"
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text)
-    os.replace(temporary, path)
-
-
 def remove(session_dir: str) -> None:
     """Delete it, and a ``latest`` that names it."""
     shutil.rmtree(session_dir, ignore_errors=True)
@@ -115,6 +106,11 @@ class Session:
     start_time: int
     shares_fate: bool
     started: float
+    cluster: str = ""  # id of the cluster, '' for a node that stays alone
+    join: str = ""  # what other nodes join by, at this one
+    head: bool = False
+    name: str = ""
+    address: str = ""  # host:port of the node's TCP endpoint
 
     def alive(self) -> bool:
         """Whether that very process runs: (pid, start time) names it."""
@@ -125,9 +121,9 @@ class Session:
 
     @classmethod
     def from_json(cls, text: str) -> Session:
-        fields: dict[str, Any] = json.loads(text)
-        fields["node"] = bytes.fromhex(fields["node"])
-        return cls(**{name: fields[name] for name in cls.__slots__})
+        found: dict[str, Any] = json.loads(text)
+        found["node"] = bytes.fromhex(found["node"])
+        return cls(**{field.name: found[field.name] for field in fields(cls)})
 
 
 def read(session_dir: str) -> Session | None:

@@ -1,6 +1,6 @@
 """Answers to NodeQuery: what the state API, ``zray status`` and ``zray explain`` show.  Changes nothing.
 
-    nodes resources available actors workers leases store jobs tasks timeline stats explain
+    nodes resources available actors workers leases store gcs jobs tasks timeline stats explain
 
 Every answer is a map of wire types; an unknown or failing question answers ``{"error": text}``.
 """
@@ -47,16 +47,31 @@ def _shown(value: Any) -> Any:
 
 
 def _nodes(machine: NodeMachine, peer: bytes, args: dict) -> dict:
-    return {"nodes": [{**machine.node, "Alive": True, "Resources": amounts(machine.scheduler.total())}], "total": 1}
+    rows = [{**machine.node, "Alive": True, "alive": True, "Resources": amounts(machine.scheduler.total())}]
+    rows += [_node(row, True) for row in machine.cluster.peers.values()]
+    rows += [{**_node(row, False), "DeathReason": machine.cluster.gone[node]}
+             for node, row in machine.cluster.last_rows.items()]
+    return {"nodes": rows, "total": len(rows)}
+
+
+def _node(row: dict[str, Any], alive: bool) -> dict[str, Any]:
+    return {**row["shown"], "Alive": alive, "alive": alive, "Resources": amounts(row["total"]) if alive else {}}
 
 
 def _resources(machine: NodeMachine, peer: bytes, args: dict) -> dict:
-    return {"resources": amounts(machine.scheduler.total())}
+    return {"resources": _sum(machine.scheduler.total(), *(row["total"] for row in machine.cluster.peers.values()))}
 
 
 def _available(machine: NodeMachine, peer: bytes, args: dict) -> dict:
-    free = {name: max(0, units) for name, units in machine.scheduler.available().items()}
-    return {"resources": amounts({name: units for name, units in free.items() if units})}
+    return {"resources": _sum(machine.scheduler.available(), *machine.abroad.available())}
+
+
+def _sum(*nodes: dict[str, int]) -> dict[str, float]:
+    whole: dict[str, int] = {}
+    for units in nodes:
+        for name, amount in units.items():
+            whole[name] = whole.get(name, 0) + max(0, amount)
+    return amounts({name: units for name, units in whole.items() if units})
 
 
 def _actors(machine: NodeMachine, peer: bytes, args: dict) -> dict:
@@ -93,6 +108,11 @@ def _leases(machine: NodeMachine, peer: bytes, args: dict) -> dict:
 
 def _store(machine: NodeMachine, peer: bytes, args: dict) -> dict:
     return {"store": _shown(machine.store_report())}
+
+
+def _gcs(machine: NodeMachine, peer: bytes, args: dict) -> dict:
+    """The control store: its chains from head to tail, and who decides about them."""
+    return _shown(machine.gcs_report())
 
 
 def _jobs(machine: NodeMachine, peer: bytes, args: dict) -> dict:
@@ -154,6 +174,6 @@ def _explain(machine: NodeMachine, peer: bytes, args: dict) -> dict:
 
 _VIEWS: dict[str, Callable[[Any, bytes, dict], dict]] = {
     "nodes": _nodes, "resources": _resources, "available": _available, "actors": _actors, "workers": _workers,
-    "leases": _leases, "store": _store, "jobs": _jobs, "timeline": _timeline, "tasks": _tasks,
+    "leases": _leases, "store": _store, "gcs": _gcs, "jobs": _jobs, "timeline": _timeline, "tasks": _tasks,
     "stats": _stats, "explain": _explain,
 }

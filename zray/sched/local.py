@@ -20,7 +20,8 @@ nothing that asks for CPU is granted until that is paid back.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import count, islice
 from typing import Any, NamedTuple
 
 from zray.causes import Cause
@@ -95,12 +96,17 @@ class Lease:
 
 
 class LocalScheduler:
-    """Grants the resources of one node.  ``total`` is in units (zray.sched.resources); ``node`` is this node's id."""
+    """Grants the resources of one node.  ``total`` is in units (zray.sched.resources); ``node`` is this node's id.
+
+    ``next_lease`` numbers the leases: schedulers that share a node (its bundles', zray.sched.bundles) share it.
+    """
 
     def __init__(
         self, total: dict[str, int], labels: dict[str, str] | None = None, *, node: bytes = b"node",
         gpu_ids: Sequence[int | str] | None = None, turn_s: float = TURN_S, passed_max: int = PASSED_MAX,
+        next_lease: Callable[[], int] | None = None,
     ) -> None:
+        self.next_lease = next_lease or count(1).__next__
         self.view = ClusterView()
         self.view.add(node, total, labels)
         self.node, self.turn_s, self.passed_max = node, turn_s, passed_max
@@ -111,7 +117,7 @@ class LocalScheduler:
         self.waiting = WaitingLanes(SAVE_S)
         self.pinned: dict[int, int] = {}  # column -> units in use by pinned leases
         self.loose: dict[int, Lease] = {}  # leases that may be recalled, or were
-        self.returned = 0
+        self.granted = self.returned = 0
         self._keys_of: dict[bytes, dict[int, Entry]] = {}
         self._entries_of_job: dict[int, int] = {}
         self._fresh: list[Entry] = []  # began to wait since the last step
@@ -119,7 +125,6 @@ class LocalScheduler:
         self._saving: Lane | None = None
         self._saving_until = 0.0
         self._turn_at: float | None = None
-        self._last_lease = 0
 
     # -------------------------------------------------------------- what owners say
 
@@ -177,6 +182,27 @@ class LocalScheduler:
             return False
         self._forget(entry)
         return True
+
+    def reserve(self, token: Any, job: int, demand: dict[str, int], name: str = "") -> int | None:
+        """Set ``demand`` aside at once, as a lease that nobody works on and that is never recalled; its number.
+
+        None when it is not free now, or is being saved up for somebody who waits: then ``request`` it.
+        """
+        named = checked_units(demand)
+        need = self.view.index.demand(named)
+        if need is None or self._lacks(need) is not None or self._eats_savings(need):
+            return None
+        entry = Entry(b"", 0, token, job, named, {}, name)
+        entry.demand = need
+        number = self.next_lease()
+        self.granted += 1
+        gpus = self.gpus.take(named.get(GPU, 0))
+        self.view.acquire(ROW, need)
+        lease = self.leases[number] = Lease(number, entry, need, gpus, 0.0)
+        entry.held[number] = lease
+        entry.active = entry.granted = 1
+        self._pin(need, +1)
+        return number
 
     # -------------------------------------------------------------- what workers do
 
@@ -306,7 +332,7 @@ class LocalScheduler:
                 return None
             lane, entry = turn
             door = fits(lane.demand)
-            if door is None and self._eats_savings(lane):
+            if door is None and lane is not self._saving and self._eats_savings(lane.demand):
                 door = HELD_BACK
             if door is not None:
                 waiting.file(lane, door)
@@ -319,8 +345,8 @@ class LocalScheduler:
             return grant
 
     def _grant(self, entry: Entry, now: float) -> Grant:
-        self._last_lease += 1
-        number = self._last_lease
+        number = self.next_lease()
+        self.granted += 1
         gpus = self.gpus.take(entry.named.get(GPU, 0))
         self.view.acquire(ROW, entry.demand)
         lease = self.leases[number] = Lease(number, entry, entry.demand, gpus, now)
@@ -397,14 +423,14 @@ class LocalScheduler:
                 self._saving, self._saving_until = lane, now + lane.patience_s
                 return
 
-    def _eats_savings(self, lane: Lane) -> bool:
+    def _eats_savings(self, demand: Demand) -> bool:
         saving = self._saving
-        if saving is None or lane is saving:
+        if saving is None:
             return False
         free, needs = self.view.available[ROW], dict(saving.demand)
         return any(
             column in needs and (column == GPU_COLUMN or free[column] - value < needs[column])
-            for column, value in lane.demand
+            for column, value in demand
         )
 
     def _attainable(self, lane: Lane) -> bool:
@@ -471,6 +497,10 @@ class LocalScheduler:
         """Leases out now."""
         return len(self.leases)
 
+    def owners(self) -> list[bytes]:
+        """Those that declared keys."""
+        return list(self._keys_of)
+
     def held_by(self, owner: bytes, key: int) -> list[int]:
         entry = self.entries.get((owner, key))
         return list(entry.held) if entry is not None else []
@@ -502,6 +532,15 @@ class LocalScheduler:
         total = amount(self.view.total[ROW][column])
         return f"it asks for {name}: {amount(value)}, and {amount(free)} of {total} is free; in use by {shown}"
 
+    def obstacle(self, demand: dict[str, int], strategy: dict) -> str:
+        """Why this node can never grant ``demand`` under ``strategy``; '' when it can."""
+        return self._obstacle(demand, self.view.index.demand(demand), strategy)
+
+    def wants(self, lanes_max: int, entries_max: int) -> list[tuple[dict[str, int], int]]:
+        """What waits: (demand, leases) of the lanes that wait longest, so many of their entries counted."""
+        return [(self.view.index.named(lane.demand), sum(e.outstanding for e in islice(lane.entries, entries_max)))
+                for lane in islice(self.waiting.by_age, lanes_max)]
+
     def explain(self, owner: bytes, key: int, token: Any = None) -> tuple[Cause, str]:
         """Why the key (or the request ``token``) waits, as of now."""
         entry = self.requests.get(token) if token is not None else self.entries.get((owner, key))
@@ -530,7 +569,7 @@ class LocalScheduler:
                  "gpu_ids": self.gpus.named(lease.gpus), "blocked": lease.lent is not None, "recalled": lease.recalled}
                 for lease in self.leases.values()
             ],
-            "held": len(self.leases), "granted": self._last_lease, "returned": self.returned,
+            "held": len(self.leases), "granted": self.granted, "returned": self.returned,
         }
 
     def check(self) -> None:

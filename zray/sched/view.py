@@ -6,6 +6,11 @@ alive; a removed node's row is void until another node takes it, lowest first, s
 
 Conservation: available = total - what was acquired, per row and column, always.  ``acquire`` refuses to go below zero
 unless told to (a worker that wakes up takes its CPU back at once), ``release`` refuses to pass the total.
+
+The rows of other nodes are hearsay: ``set_row`` writes what a node said last, absolute.  What is acquired on such a row
+is a tentative placement, laid over until the node's next word, which includes it or not (``stamps`` counts the words).
+Masks of rows that policies admit are kept in ``masks`` until anything that they depend on changes: members, totals,
+labels, draining (``generation``).
 """
 
 from __future__ import annotations
@@ -15,7 +20,7 @@ from heapq import heappop, heappush
 from typing import Any
 
 from zray.sched.loading import Kernels
-from zray.sched.resources import Demand, ResourceIndex, checked_units, describe
+from zray.sched.resources import UNITS_MAX, Demand, ResourceIndex, checked_units, describe
 
 ROWS_AT_FIRST = 4  # arrays double from here
 
@@ -34,6 +39,12 @@ class ClusterView:
         self._available: Any = []
         self._alive: Any = []
         self._acquired: list[dict[int, int]] = []  # by row: column -> units; what check() compares with
+        self._said: list[Mapping[str, int]] = []  # by row: the total in the words it was given in
+        self.stamps: list[int] = []  # by row: rises with every set_row, add and remove
+        self.changes = 0  # rises with every change of what any row has free, placements aside
+        self.generation = 0
+        self.masks: dict[Any, Any] = {}
+        self.draining: dict[int, None] = {}  # rows that take nothing new
         if kernels is not None:
             self.use(kernels)
 
@@ -64,6 +75,12 @@ class ClusterView:
         self._total = kernels.matrix(total, len(self.index))
         self._available = kernels.matrix(available, len(self.index))
         self._alive = kernels.vector(alive)
+        self._regenerate()
+
+    def _regenerate(self) -> None:
+        self.generation += 1
+        self.changes += 1
+        self.masks.clear()
 
     # -------------------------------------------------------------- nodes
 
@@ -76,8 +93,10 @@ class ClusterView:
             self._column(name)
         row = heappop(self._void) if self._void else self._grow()
         self.nodes[row], self.labels[row], self.row_of[node] = node, dict(labels or {}), row
-        self._acquired[row] = {}
+        self._acquired[row], self._said[row] = {}, have
         self._alive[row] = 1
+        self.stamps[row] += 1
+        self._regenerate()
         for name, value in have.items():
             column = self.index.columns[name]
             self._total[row][column] = self._available[row][column] = value
@@ -94,12 +113,59 @@ class ClusterView:
             self._available[row][column] = value - self._acquired[row].get(column, 0)
         if labels is not None:
             self.labels[row] = dict(labels)
+        self._said[row] = have
+        self._regenerate()
+
+    def set_row(self, node: bytes, total: Mapping[str, int], available: Mapping[str, int],
+                labels: Mapping[str, str] | None = None, *, draining: bool = False) -> None:
+        """The node's own word: it has ``total``, of which ``available`` is free (below zero where oversubscribed).
+
+        What was acquired on the row before is in that already, or was refused.  ValueError, and no change, for amounts
+        that are none.
+        """
+        row = self.row_of[node]
+        if total != self._said[row]:
+            have = checked_units(total)
+            _check_available(have, available)
+            self.update(node, have)
+        else:
+            _check_available(total, available)
+        if labels is not None and labels != self.labels[row]:
+            self.labels[row] = dict(labels)
+            self._regenerate()
+        if draining != (row in self.draining):
+            self.drain(node, draining)
+        free, acquired, columns = [0] * len(self.index), {}, self.index.columns
+        for name, value in self._said[row].items():
+            column, left = columns[name], available.get(name, 0)
+            free[column] = left
+            if left != value:
+                acquired[column] = value - left
+        if self.kernels.compiled:
+            self._available[row] = free
+        else:
+            self._available[row][:] = free
+        self._acquired[row] = acquired
+        self.stamps[row] += 1
+        self.changes += 1
+
+    def drain(self, node: bytes, draining: bool = True) -> None:
+        """No policy admits the node any more (or again)."""
+        row = self.row_of[node]
+        if draining:
+            self.draining[row] = None
+        else:
+            self.draining.pop(row, None)
+        self._regenerate()
 
     def remove(self, node: bytes) -> int:
         """The node is gone, with whatever was acquired on it; its row is void."""
         row = self.row_of.pop(node)
-        self.nodes[row], self.labels[row], self._acquired[row] = None, {}, {}
+        self.nodes[row], self.labels[row], self._acquired[row], self._said[row] = None, {}, {}, {}
         self._alive[row] = 0
+        self.stamps[row] += 1
+        self.draining.pop(row, None)
+        self._regenerate()
         for column in range(len(self.index)):
             self._total[row][column] = self._available[row][column] = 0
         heappush(self._void, row)
@@ -138,6 +204,12 @@ class ClusterView:
             free[column] += value
             acquired[column] -= value
 
+    def taken(self, row: int, demand: Demand, count: int) -> None:
+        """A kernel took ``count`` times ``demand`` from ``available``: keep account of it."""
+        acquired = self._acquired[row]
+        for column, value in demand:
+            acquired[column] = acquired.get(column, 0) + count * value
+
     def named(self, row: int, what: str = "available") -> dict[str, int]:
         """``available`` or ``total`` of a row as units by name, without what the node never had."""
         values = self._available[row] if what == "available" else self._total[row]
@@ -171,6 +243,8 @@ class ClusterView:
         self.nodes.append(None)
         self.labels.append({})
         self._acquired.append({})
+        self._said.append({})
+        self.stamps.append(0)
         return row
 
     def check(self) -> None:
@@ -181,10 +255,17 @@ class ClusterView:
         assert self.row_of == {node: row for row, node in enumerate(self.nodes) if node is not None}
         for row, node in enumerate(self.nodes):
             assert bool(self._alive[row]) == (node is not None)
+            assert node is not None or row not in self.draining
             for column, name in enumerate(self.index.names):
                 taken, total = self._acquired[row].get(column, 0), self._total[row][column]
                 assert taken >= 0 and total >= 0
                 assert self._available[row][column] == total - taken, f"{name} of row {row} is not conserved"
+
+
+def _check_available(total: Mapping[str, int], available: Mapping[str, int]) -> None:
+    for name, value in available.items():
+        if type(value) is not int or not -UNITS_MAX <= value <= total.get(name, 0):
+            raise ValueError(f"{value!r} units of resource {name!r} cannot be free of {total.get(name, 0)}")
 
 
 def _rows(values: Any, rows: int) -> list:

@@ -1,30 +1,35 @@
 """Placement policies, one a file, behind one interface.
 
     NAME: str                                                  the wire name in strategy["kind"]
-    pick(view, demand, strategy, local) -> int                 a row, NOT_NOW, or INFEASIBLE
+    choices(view, strategy, here) -> [Choice, ...]             the rows it admits, the better ones first
     obstacle(view, strategy) -> str                            why a lone node never admits it, '' if it may
 
 A strategy travels as a map: ``{}`` or ``{"kind": "default"}``; ``{"kind": "spread"}``;
 ``{"kind": "affinity", "node": bytes, "soft": bool}``; ``{"kind": "labels", "hard": expressions, "soft":
-expressions}``.  Any of them may carry ``"labels"``, an expression map that must hold as well.
+expressions}``; ``{"kind": "local"}``; ``{"kind": "group", "nodes": [bytes, ...]}``.  Any of them may carry
+``"labels"``, an expression map that must hold as well, and the default ``"locality": bytes``, the node that holds most
+bytes of the arguments.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from zray.sched.policies import affinity, hybrid, labels, local, spread
-from zray.sched.policies.base import INFEASIBLE, NOT_NOW, Policy
+from zray.sched.policies import affinity, group, hybrid, labels, local, locality, spread
+from zray.sched.policies.base import INFEASIBLE, NOT_NOW, Choice, Policy, pick_hybrid
 from zray.sched.resources import Demand
 
-POLICIES: dict[str, Any] = {module.NAME: module for module in (hybrid, spread, affinity, labels, local)}
+POLICIES: dict[str, Any] = {module.NAME: module for module in
+                             (hybrid, spread, affinity, labels, local, locality, group)}
 
-__all__ = ["INFEASIBLE", "NOT_NOW", "POLICIES", "Policy", "obstacle", "pick", "policy_of"]
+__all__ = ["INFEASIBLE", "NOT_NOW", "POLICIES", "Choice", "Policy", "obstacle", "pick", "policy_of"]
 
 
 def policy_of(strategy: dict) -> Any:
     """The policy a strategy names; ValueError for a name that is none."""
     kind = strategy.get("kind") or hybrid.NAME
+    if kind == hybrid.NAME and strategy.get("locality"):
+        return locality
     policy = POLICIES.get(kind)
     if policy is None:
         raise ValueError(f"scheduling strategy {kind!r} is none of {sorted(POLICIES)}")
@@ -35,7 +40,18 @@ def pick(view: Any, demand: Demand | None, strategy: dict, here: int = -1) -> in
     """The row for one demand under a strategy; ``here`` is the row of the node that asks."""
     if demand is None:
         return INFEASIBLE
-    return policy_of(strategy).pick(view, demand, strategy, here)
+    policy, best = policy_of(strategy), INFEASIBLE
+    for mask, otherwise in policy.choices(view, strategy, here):
+        if otherwise and best != INFEASIBLE:
+            continue
+        if policy is spread:
+            row = spread.pick(view, demand, strategy, mask)
+        else:
+            row = pick_hybrid(view, demand, mask, here)
+        if row >= 0:
+            return row
+        best = max(best, row)
+    return best
 
 
 def obstacle(view: Any, strategy: dict) -> str:

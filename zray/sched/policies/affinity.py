@@ -10,18 +10,17 @@ from typing import Any
 
 from zray.ids import INCARNATION_SIZE
 from zray.sched.policies import hybrid, labels
-from zray.sched.policies.base import INFEASIBLE, allowed
-from zray.sched.resources import Demand
+from zray.sched.policies.base import Choice, allowed
 
 NAME = "affinity"
 
 
-def pick(view: Any, demand: Demand, strategy: dict, here: int) -> int:
-    mask = allowed(view, lambda row: is_node(view, row, strategy) and labels.selected(view, row, strategy))
-    row = hybrid.pick_among(view, demand, mask, here)
-    if row == INFEASIBLE and strategy.get("soft"):
-        return hybrid.pick(view, demand, strategy, here)
-    return row
+def choices(view: Any, strategy: dict, here: int) -> list[Choice]:
+    key = (NAME, strategy["node"][:INCARNATION_SIZE], labels.selector_key(strategy))
+    there = allowed(view, key, lambda row: is_node(view, row, strategy) and labels.selected(view, row, strategy))
+    if not strategy.get("soft"):
+        return [Choice(there)]
+    return [Choice(there), *(choice._replace(otherwise=True) for choice in hybrid.choices(view, strategy, here))]
 
 
 def is_node(view: Any, row: int, strategy: dict) -> bool:

@@ -15,21 +15,13 @@ from __future__ import annotations
 from typing import Any
 
 from zray.sched.policies import labels
-from zray.sched.policies.base import allowed, dense
-from zray.sched.resources import GPU_COLUMN, Demand
+from zray.sched.policies.base import Choice, allowed
 
 NAME = "default"
-THRESHOLD_PPM = 500_000  # parts per million; the Ray paper's global scheduler leaves it open, half is Ray's setting
 
 
-def pick(view: Any, demand: Demand, strategy: dict, here: int) -> int:
-    mask = allowed(view, lambda row: labels.selected(view, row, strategy))
-    return pick_among(view, demand, mask, here)
-
-
-def pick_among(view: Any, demand: Demand, mask: Any, here: int, threshold: int = THRESHOLD_PPM) -> int:
-    pick_row = view.kernels.pick_hybrid
-    return int(pick_row(view.total, view.available, mask, dense(view, demand), threshold, here, GPU_COLUMN))
+def choices(view: Any, strategy: dict, here: int) -> list[Choice]:
+    return [Choice(allowed(view, labels.selector_key(strategy), lambda row: labels.selected(view, row, strategy)))]
 
 
 def obstacle(view: Any, strategy: dict) -> str:

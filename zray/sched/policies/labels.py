@@ -12,9 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from zray.sched.policies import hybrid
-from zray.sched.policies.base import allowed
-from zray.sched.resources import Demand
+from zray.sched.policies.base import Choice, allowed, frozen
 
 NAME = "labels"
 OPERATORS = ("in", "not_in", "exists", "does_not_exist")
@@ -46,16 +44,23 @@ def selected(view: Any, row: int, strategy: dict) -> bool:
     return not selector or satisfies(view.labels[row], selector)
 
 
-def pick(view: Any, demand: Demand, strategy: dict, here: int) -> int:
+def selector_key(strategy: dict) -> Any:
+    """What the mask of a selector is kept under."""
+    return frozen(strategy.get("labels") or {})
+
+
+def choices(view: Any, strategy: dict, here: int) -> list[Choice]:
     def hard(row: int) -> bool:
         return selected(view, row, strategy) and satisfies(view.labels[row], strategy.get("hard"))
 
-    if strategy.get("soft"):
-        mask = allowed(view, lambda row: hard(row) and satisfies(view.labels[row], strategy["soft"]))
-        row = hybrid.pick_among(view, demand, mask, here)
-        if row >= 0:
-            return row
-    return hybrid.pick_among(view, demand, allowed(view, hard), here)
+    def both(row: int) -> bool:
+        return hard(row) and satisfies(view.labels[row], strategy["soft"])
+
+    key = (NAME, selector_key(strategy), frozen(strategy.get("hard") or {}))
+    must = Choice(allowed(view, key, hard))
+    if not strategy.get("soft"):
+        return [must]
+    return [Choice(allowed(view, (*key, frozen(strategy["soft"])), both)), must]
 
 
 def obstacle(view: Any, strategy: dict) -> str:

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from zray.sched.policies import hybrid, labels
-from zray.sched.policies.base import allowed
-from zray.sched.resources import Demand
+from zray.sched.policies import labels
+from zray.sched.policies.base import Choice, allowed
 
 NAME = "local"
 
 
-def pick(view: Any, demand: Demand, strategy: dict, here: int) -> int:
-    mask = allowed(view, lambda row: row == here and labels.selected(view, row, strategy))
-    return hybrid.pick_among(view, demand, mask, here)
+def choices(view: Any, strategy: dict, here: int) -> list[Choice]:
+    key = (NAME, here, labels.selector_key(strategy))
+    return [Choice(allowed(view, key, lambda row: row == here and labels.selected(view, row, strategy)))]
 
 
 def obstacle(view: Any, strategy: dict) -> str:

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from zray.sched.policies import labels
-from zray.sched.policies.base import allowed, dense
+from zray.sched.policies import hybrid
+from zray.sched.policies.base import Choice, dense
 from zray.sched.resources import Demand
 
 NAME = "spread"
 
 
-def pick(view: Any, demand: Demand, strategy: dict, here: int) -> int:
-    mask = allowed(view, lambda row: labels.selected(view, row, strategy))
+def choices(view: Any, strategy: dict, here: int) -> list[Choice]:
+    return hybrid.choices(view, strategy, here)
+
+
+def pick(view: Any, demand: Demand, strategy: dict, mask: Any) -> int:
+    """One row of the mask."""
     cursor = strategy.get("cursor", 0) % max(1, len(view))
     return int(view.kernels.pick_spread(view.total, view.available, mask, dense(view, demand), cursor))
 

@@ -1,0 +1,337 @@
+"""One node's part in running the control store: register, leases, heartbeats and decider together.  Pure.
+
+    event                                   what follows
+    a voter is silent or gone               the next voter in the configuration proposes
+    a member is silent, gone, leaving       the proposer takes it out of its chains; others join
+    a node is lost or gone                  the proposer has its row set to "dead"
+    a row appears, changes                  a new node may take a part, a leaving one hands its parts on
+    a configuration is decided              told to every node; replicas and clients adopt it
+
+Whoever proposes is a matter of speed only: two that think they are to propose cannot decide two configurations.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from zray.gcs.config import ClusterConfig
+from zray.gcs.decider import View, next_config
+from zray.gcs.membership import FAST_S, NODE_TIMEOUT_S, Membership
+from zray.gcs.register import Acceptor, Out, Proposer, TailLease
+from zray.messages import (
+    ConfigIs,
+    Heartbeat,
+    LeaseAsk,
+    LeasePromise,
+    NodeStanding,
+    RegisterAccept,
+    RegisterAccepted,
+    RegisterPrepare,
+    RegisterPromise,
+    RegisterRefused,
+)
+
+ALIVE, DRAINING, DEAD, LEFT = "alive", "draining", "dead", "left"
+GONE, RELEASED, FENCED = "gone", "released", "fenced"
+
+
+class NodeRow(NamedTuple):
+    """What the nodes table says of a node, as far as it matters here."""
+
+    state: str
+    ordinal: int
+
+
+class Report(NamedTuple):
+    """What a member says of its place in one chain."""
+
+    shard: int
+    epoch: int
+    established: bool
+    caught_up: bool  # the replica that joins behind it has everything
+
+
+class Host:
+    """What a Control needs of the node around it; see GcsService."""
+
+    def adopted(self, config: ClusterConfig) -> None:
+        raise NotImplementedError
+
+    def reports(self) -> list[Report]:
+        raise NotImplementedError
+
+    def reads_until(self, until: float) -> None:
+        """The tails here may answer reads until then."""
+        raise NotImplementedError
+
+    def declare_dead(self, node: bytes, reason: str) -> None:
+        """Set the node's row to "dead", if it still is what it was (asked for again until the row says so)."""
+        raise NotImplementedError
+
+    def fenced(self, reason: str) -> None:
+        """Others have declared this node dead."""
+        raise NotImplementedError
+
+
+class Control:
+    """See the table above.  Methods return what is to be sent; messages to ``me`` come back through on_message."""
+
+    def __init__(self, me: bytes, config: ClusterConfig, host: Host, *,
+                 node_timeout_s: float = NODE_TIMEOUT_S) -> None:
+        self.me = me
+        self.host = host
+        self.acceptor = Acceptor(me, config)
+        self.proposer = Proposer(me)
+        self.lease = TailLease(me)
+        self.membership = Membership(me, node_timeout_s)
+        self.rows: dict[bytes, NodeRow] = {}
+        self.counters: Counter[str] = Counter()
+        self.released: set[bytes] = set()
+        self._reports: dict[bytes, list[Report]] = {}
+        self._beat_at = -math.inf
+        self._said: tuple | None = None
+        self._handlers: dict[type, Callable[[bytes, Any, float], Out]] = {
+            RegisterPrepare: self._on_prepare, RegisterPromise: self.proposer.on_promise,
+            RegisterAccept: self._on_accept, RegisterAccepted: self._on_accepted,
+            RegisterRefused: self._on_refused, ConfigIs: self._on_config, LeaseAsk: self.acceptor.on_lease,
+            LeasePromise: self._on_lease_promise, Heartbeat: self._on_heartbeat, NodeStanding: self._on_standing,
+        }
+
+    # ------------------------------------------------------------ what others may ask
+
+    @property
+    def config(self) -> ClusterConfig:
+        """The last decided configuration that this node knows."""
+        return self.acceptor.config
+
+    @property
+    def is_voter(self) -> bool:
+        return self.me in self.config.voters
+
+    @property
+    def alone(self) -> bool:
+        """No other node takes part or could: nothing to send, nothing to wait for."""
+        return self.config.involved() == {self.me} and not any(
+            row.state in (ALIVE, DRAINING) for name, row in self.rows.items() if name != self.me)
+
+    @property
+    def leaving(self) -> bool:
+        row = self.rows.get(self.me)
+        return row is not None and row.state == DRAINING
+
+    def is_proposer(self, now: float) -> bool:
+        """Am I the first voter that I take for alive?"""
+        if not self.is_voter:
+            return False
+        out = {*self.membership.silent(self.config, now), *self.membership.gone}
+        return next(voter for voter in self.config.voters if voter == self.me or voter not in out) == self.me
+
+    # ------------------------------------------------------------ events
+
+    def on_message(self, peer: bytes, message: Any, now: float) -> Out:
+        handler = self._handlers.get(type(message))
+        if handler is None:
+            return []
+        self.membership.ran(now)
+        return handler(peer, message, now) + self.step(now)
+
+    def on_rows(self, rows: dict[bytes, NodeRow], now: float) -> Out:
+        """The nodes table has changed."""
+        self.rows = rows
+        self._watch_over(now)
+        return self.step(now)
+
+    def peer_gone(self, node: bytes, now: float) -> Out:
+        """This node has proof that the process of ``node`` has ended."""
+        if not self.membership.proven_gone(node):
+            return []
+        notice = NodeStanding(node, GONE, f"its endpoint refuses connections, says {self.me.hex()}")
+        return [(voter, notice) for voter in self.config.voters if voter not in (self.me, node)] + self.step(now)
+
+    def adopt(self, config: ClusterConfig, now: float) -> Out:
+        """A configuration that is decided."""
+        was_voter = self.is_voter
+        if not self.acceptor.learn(config, now):
+            return []
+        self.counters["configurations"] += 1
+        if self.proposer.base is not None and self.proposer.base.generation < config.generation:
+            self.proposer.abandon()
+        self._watch_over(now, afresh=self.is_voter and not was_voter)
+        self.host.adopted(config)
+        return []
+
+    def tick(self, now: float) -> Out:
+        self.membership.ran(now)
+        return self.proposer.tick(now) + self.step(now)
+
+    def next_deadline(self, now: float) -> float:
+        """When :meth:`tick` has something to do, if nothing happens before."""
+        if self.alone and not self.proposer.active and self.proposer.rest_until <= now:
+            return math.inf
+        due = [self._beat_at, self.proposer.next_deadline()]
+        if self.proposer.rest_until > now:
+            due.append(self.proposer.rest_until)
+        if self._reads():
+            due.append(self.lease.next_deadline())
+        if self.is_voter:
+            due.append(self.membership.next_deadline(self.config, now))
+        return min(due)
+
+    # ------------------------------------------------------------ what is to be done now
+
+    def step(self, now: float) -> Out:
+        """Everything that is due, whatever made it so.  Call when a replica's report may have changed."""
+        out: Out = []
+        if self.leaving and self.me not in self.released and any(
+                self.me in chain.members and len(chain.members) > 1 for chain in self.config.chains):
+            self.lease.release()
+            self.host.reads_until(-math.inf)
+            self.released.add(self.me)
+        if self._reads() and self.lease.due(self.config, now):
+            out += self.lease.ask(self.config, now)
+        out += self._beat(now)
+        if self.is_proposer(now):
+            out += self._propose(now)
+            self._bury(now)
+        return out
+
+    def _beat(self, now: float) -> Out:
+        if self.alone:
+            return []
+        silent = self.membership.silent(self.config, now) if self.is_voter else []
+        lost = self.membership.lost(now) if self.is_voter else []
+        reports = [list(report) for report in self.host.reports()]
+        said = (self.config.generation, reports, silent, lost, self.me in self.released)
+        if now < self._beat_at and said == self._said:
+            return []
+        self._said = said
+        involved = self.me in self.config.involved()
+        self._beat_at = now + (FAST_S if involved else self.membership.node_timeout_s / 4)
+        beat = Heartbeat(self.config.generation, reports, silent, lost)
+        out: Out = []
+        for voter in self.config.voters:
+            if voter != self.me:
+                out.append((voter, beat))
+                if self.me in self.released:
+                    out.append((voter, NodeStanding(self.me, RELEASED, "leaves")))
+        return out
+
+    def _propose(self, now: float) -> Out:
+        if self.proposer.active or now < self.proposer.rest_until:
+            return []
+        wish = next_config(self.config, self.view(now))
+        return self.proposer.propose(self.config, wish, now) if wish is not None else []
+
+    def _bury(self, now: float) -> None:
+        for node in sorted(self.membership.agreed_lost(self.config, now) | self.membership.gone):
+            row = self.rows.get(node)
+            if row is not None and row.state in (ALIVE, DRAINING):
+                self.host.declare_dead(node, "its process has ended" if node in self.membership.gone else
+                                       f"unheard of for {self.membership.node_timeout_s} s")
+
+    def view(self, now: float) -> View:
+        """What I know, for the decider."""
+        gone = self.membership.gone
+        ended = {name for name, row in self.rows.items() if row.state in (DEAD, LEFT)}
+        leaving = {name for name, row in self.rows.items() if row.state == DRAINING}
+        lost = self.membership.agreed_lost(self.config, now) | gone | ended
+        failed = self.membership.agreed_silent(self.config, now) | lost
+        usable = {name: row.ordinal for name, row in self.rows.items() if row.state == ALIVE and name not in failed}
+        reports = {**self._reports, self.me: self.host.reports()}
+        chains = self.config.chains
+        known = [(name, chains[r.shard], r) for name, said in reports.items() for r in said if r.shard < len(chains)]
+        return View(
+            usable=usable, failed=frozenset(failed), dead=frozenset(lost | leaving), leaving=frozenset(leaving),
+            freed=frozenset(gone | self.released),
+            established=frozenset((r.shard, name) for name, chain, r in known
+                                  if r.established and 0 < chain.since_of(name) <= r.epoch),
+            caught_up=frozenset((r.shard, r.epoch) for name, chain, r in known if r.caught_up and name == chain.tail))
+
+    def _reads(self) -> bool:
+        """Am I a tail that needs promises?  (A chain of one needs none: nobody can go on without it.)"""
+        return self.me not in self.released and any(
+            chain.tail == self.me and len(chain.members) > 1 for chain in self.config.chains)
+
+    def _watch_over(self, now: float, *, afresh: bool = False) -> None:
+        self.membership.watch_over(self._others() if self.is_voter else (), now, afresh=afresh)
+        self._reports = {name: said for name, said in self._reports.items() if name in self.membership.heard_at}
+
+    def _others(self) -> set[bytes]:
+        """Nodes that live as far as I know."""
+        living = {name for name, row in self.rows.items() if row.state in (ALIVE, DRAINING)}
+        return living.union(self.config.involved()) - {self.me}
+
+    # ------------------------------------------------------------ messages
+
+    def _on_prepare(self, peer: bytes, message: RegisterPrepare, now: float) -> Out:
+        base = ClusterConfig.parse(message.base)
+        if base is None:
+            return self._malformed()
+        return self.adopt(base, now) + self.acceptor.on_prepare(peer, message, base)
+
+    def _on_accept(self, peer: bytes, message: RegisterAccept, now: float) -> Out:
+        base, value = ClusterConfig.parse(message.base), ClusterConfig.parse(message.value)
+        if base is None or value is None:
+            return self._malformed()
+        return self.adopt(base, now) + self.acceptor.on_accept(peer, message, base, value, now)
+
+    def _on_accepted(self, peer: bytes, message: RegisterAccepted, now: float) -> Out:
+        decided = self.proposer.on_accepted(peer, message)
+        if decided is None:
+            return []
+        # Everybody, also who has just been removed: clients there would wait for a dead chain, tails for a lease.
+        others = sorted(self._others().union(decided.involved(), self.config.involved()) - {self.me})
+        news = ConfigIs(decided.pack())
+        return self.adopt(decided, now) + [(name, news) for name in others if name not in self.membership.gone]
+
+    def _on_refused(self, peer: bytes, message: RegisterRefused, now: float) -> Out:
+        self.proposer.on_refused(peer, message, now)
+        return []
+
+    def _on_config(self, peer: bytes, message: ConfigIs, now: float) -> Out:
+        config = ClusterConfig.parse(message.config)
+        return self.adopt(config, now) if config is not None else self._malformed()
+
+    def _on_lease_promise(self, peer: bytes, message: LeasePromise, now: float) -> Out:
+        before = self.lease.until
+        self.lease.on_promise(peer, message)
+        if self.lease.until > before:
+            self.host.reads_until(self.lease.until)
+        return []
+
+    def _on_heartbeat(self, peer: bytes, message: Heartbeat, now: float) -> Out:
+        if message.generation < self.config.generation:
+            return [(peer, ConfigIs(self.config.pack()))]
+        if message.generation > self.config.generation:
+            return [(peer, Heartbeat(self.config.generation, [], [], []))]  # answered by ConfigIs
+        reports = [Report(*said) for said in message.reports if _is_report(said)]
+        if peer in self.membership.heard_at:
+            self._reports[peer] = reports
+        if peer in self.config.voters:
+            self.membership.opinion(peer, message.silent, message.lost)
+        return []
+
+    def _on_standing(self, peer: bytes, message: NodeStanding, now: float) -> Out:
+        if message.standing == GONE and message.node != self.me:
+            self.membership.proven_gone(message.node)
+        elif message.standing == RELEASED and message.node == peer:
+            self.released.add(peer)
+        elif message.standing == FENCED and message.node == self.me:
+            self.host.fenced(message.reason)
+        return []
+
+    def _malformed(self) -> Out:
+        self.counters["malformed"] += 1
+        return []
+
+    def check(self) -> None:
+        self.acceptor.check()
+        self.membership.check()
+
+
+def _is_report(said: Any) -> bool:
+    return (type(said) is list and len(said) == 4 and type(said[0]) is int and type(said[1]) is int and said[0] >= 0
+            and type(said[2]) is bool and type(said[3]) is bool)

@@ -1,0 +1,114 @@
+"""Who is silent, and who is certainly gone: what one node has heard of the others.  Pure.
+
+    silent   a node with a part in the control store, unheard of for SUSPECT_S: out of its chains, may come back
+    lost     any node, unheard of for ``node_timeout_s``: its row becomes "dead"
+    gone     its process is proven dead: both at once
+
+Every node sends heartbeats to all voters: those with a part in the control store every FAST_S, the others four times
+in ``node_timeout_s``.  Whatever else arrives from a node counts too.  A suspicion alone does nothing: voters tell each
+other, and it takes a majority of them to act on it, so a minority that is cut off declares nobody dead.
+
+Durations are measured on the local monotonic clock, so it does not matter what time anybody thinks it is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from zray.gcs.config import ClusterConfig, majority
+
+FAST_S = 0.1
+# A failure detector for processes on one network that answer within a millisecond: two heartbeats may be late.
+SUSPECT_S = 0.3
+NODE_TIMEOUT_S = 3.0
+# Not running for this long is a pause of mine (SIGSTOP, a frozen machine): the silence was on my side.
+PAUSE_S = 0.2
+
+
+class Membership:
+    """What node ``me`` has heard, and what other voters say they have not."""
+
+    def __init__(self, me: bytes, node_timeout_s: float = NODE_TIMEOUT_S) -> None:
+        self.me = me
+        self.node_timeout_s = node_timeout_s
+        self.gone: set[bytes] = set()
+        self.heard_at: dict[bytes, float] = {}
+        self._opinions: dict[bytes, tuple[frozenset[bytes], frozenset[bytes]]] = {}  # voter -> (silent, lost)
+        self._ran_at = -math.inf
+
+    # ------------------------------------------------------------ events
+
+    def watch_over(self, nodes: Iterable[bytes], now: float, *, afresh: bool = False) -> None:
+        """These, besides me, are to be heard of; ``afresh``: their heartbeats go to me only from now on."""
+        wanted = {name for name in nodes if name != self.me}
+        for name in [name for name in self.heard_at if name not in wanted]:
+            del self.heard_at[name]
+        for name in wanted:
+            if afresh or name not in self.heard_at:
+                self.heard_at[name] = now
+        self._opinions = {voter: said for voter, said in self._opinions.items() if voter in wanted}
+
+    def heard(self, peer: bytes, now: float) -> None:
+        if peer in self.heard_at:
+            self.heard_at[peer] = now
+
+    def opinion(self, voter: bytes, silent: Iterable[bytes], lost: Iterable[bytes]) -> bool:
+        """What a voter says it has not heard of; whether that is news."""
+        said = (frozenset(silent), frozenset(lost))
+        if voter not in self.heard_at or self._opinions.get(voter, (frozenset(), frozenset())) == said:
+            return False
+        self._opinions[voter] = said
+        return True
+
+    def proven_gone(self, node: bytes) -> bool:
+        """Its process has ended; whether that is news."""
+        if node in self.gone or node == self.me:
+            return False
+        self.gone.add(node)
+        return True
+
+    def ran(self, now: float) -> None:
+        """Call on every tick: after a pause of mine, everybody gets the time back that I did not listen."""
+        pause = now - self._ran_at
+        if PAUSE_S < pause < math.inf:
+            for name in self.heard_at:
+                self.heard_at[name] = min(now, self.heard_at[name] + pause)
+        self._ran_at = now
+
+    # ------------------------------------------------------------ opinions
+
+    def silent(self, config: ClusterConfig, now: float) -> list[bytes]:
+        """Nodes with a part in the control store that I have not heard of for a short while."""
+        return [name for name in sorted(config.involved()) if self._unheard(name, SUSPECT_S, now)]
+
+    def lost(self, now: float) -> list[bytes]:
+        """Nodes that I have not heard of for a long while."""
+        return [name for name in sorted(self.heard_at) if self._unheard(name, self.node_timeout_s, now)]
+
+    def agreed_silent(self, config: ClusterConfig, now: float) -> set[bytes]:
+        """What a majority of the voters, with me, has not heard of for a short while."""
+        return {name for name in self.silent(config, now) if self._agreed(config, name, 0)}
+
+    def agreed_lost(self, config: ClusterConfig, now: float) -> set[bytes]:
+        return {name for name in self.lost(now) if self._agreed(config, name, 1)}
+
+    def next_deadline(self, config: ClusterConfig, now: float) -> float:
+        """When the next suspicion arises if nothing is heard."""
+        due = [self.heard_at[name] + SUSPECT_S for name in config.involved() if name in self.heard_at]
+        due += [at + self.node_timeout_s for at in self.heard_at.values()]
+        return min((at for at in due if at > now), default=math.inf)
+
+    def _unheard(self, name: bytes, timeout_s: float, now: float) -> bool:
+        at = self.heard_at.get(name)
+        return name in self.gone or (at is not None and now >= at + timeout_s)
+
+    def _agreed(self, config: ClusterConfig, name: bytes, which: int) -> bool:
+        if name in self.gone:
+            return True
+        agreeing = {voter for voter, said in self._opinions.items() if name in said[which]}
+        return majority(config.voters, agreeing | {self.me})
+
+    def check(self) -> None:
+        assert self.me not in self.heard_at and self.me not in self.gone
+        assert set(self._opinions) <= set(self.heard_at)

@@ -1,0 +1,265 @@
+"""The majority register that holds the cluster's configuration.  Pure.
+
+One Paxos instance a generation (Lamport, "The Part-Time Parliament", 1998): the voters named by generation g decide
+generation g + 1, and nobody proposes g + 1 without the decided g in hand.  So the set of voters may change from one
+generation to the next in any way and an instance still has one fixed set, which is Lamport's reconfiguration of a
+state machine with a window of one ("Reconfiguring a state machine", 2010).
+
+    proposer                    voters of g                          voters of g and of the value
+    RegisterPrepare(r)  ->      promise r, tell what was accepted
+    the accepted value of the highest round, else its own wish
+    RegisterAccept(r)   ->                                           accept unless a higher round was promised
+                                                                     or the value removes a tail with a lease
+    majorities of both have accepted: decided; told to everybody by ConfigIs
+
+The majority of the *new* voters is not needed for agreement; it makes sure that they can go on by themselves.
+
+Voters also grant the leases under which a tail reads.  Whoever promised one accepts no configuration that takes that
+tail out of its chain until the promise has run out, unless the configuration lists it as freed.  Two rules make this
+hold across changes of the voters:
+
+* a voter grants only to a tail of its own generation, and not while it has accepted a next configuration: after g + 1
+  is chosen, no tail gathers a majority of the voters of g;
+* a voter that learns of another set of voters promises a lease to all members unasked.
+
+State is kept in memory only: a process that dies takes its vote with it, for ever.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from zray.gcs.config import ClusterConfig, majority
+from zray.messages import (
+    ConfigIs,
+    LeaseAsk,
+    LeasePromise,
+    RegisterAccept,
+    RegisterAccepted,
+    RegisterPrepare,
+    RegisterPromise,
+    RegisterRefused,
+)
+
+# How long a voter's promise to a tail holds, below the time-out that takes a silent tail for failed.
+PROMISE_S = 0.25
+# How long the tail relies on it, from when it asked: the rest is for clocks that run at different speeds (20 %).
+LEASE_S = 0.2
+# A tail asks again after this long.
+LEASE_RENEW_S = 0.08
+# A proposer asks again after this long without an answer: some round trips under load.
+RESEND_S = 0.05
+
+Ballot = tuple[int, bytes]
+NO_BALLOT: Ballot = (0, b"")
+Out = list[tuple[bytes, Any]]
+
+
+class Acceptor:
+    """The vote of one node.  ``config`` is the last decided configuration that it knows."""
+
+    def __init__(self, me: bytes, config: ClusterConfig) -> None:
+        self.me = me
+        self.config = config
+        self.promised = NO_BALLOT
+        self.accepted: tuple[Ballot, ClusterConfig] | None = None
+        self.leases: dict[bytes, float] = {}  # member of a chain -> when my promise to it runs out
+
+    def learn(self, config: ClusterConfig, now: float) -> bool:
+        """``config`` is decided.  False when that is no news."""
+        if config.generation <= self.config.generation:
+            return False
+        self.leases = {name: until for name, until in self.leases.items() if until > now}
+        if config.generation != self.config.generation + 1 or config.voters != self.config.voters:
+            for name in config.members():
+                self.leases[name] = now + PROMISE_S
+        self.config = config
+        self.promised = NO_BALLOT
+        self.accepted = None
+        return True
+
+    def on_prepare(self, peer: bytes, message: RegisterPrepare, base: ClusterConfig) -> Out:
+        """``base`` is ``message.base``, learned before."""
+        stale = self._stale(peer, base)
+        if stale:
+            return stale
+        generation = base.generation + 1
+        if (message.round, peer) < self.promised:
+            return [(peer, RegisterRefused(generation, message.round, self.promised[0], 0.0))]
+        self.promised = (message.round, peer)
+        if self.accepted is None:
+            return [(peer, RegisterPromise(generation, message.round, 0, b"", []))]
+        (accepted_round, accepted_by), value = self.accepted
+        return [(peer, RegisterPromise(generation, message.round, accepted_round, accepted_by, value.pack()))]
+
+    def on_accept(self, peer: bytes, message: RegisterAccept, base: ClusterConfig, value: ClusterConfig,
+                  now: float) -> Out:
+        """``base`` and ``value`` are those of the message; ``base`` was learned before."""
+        stale = self._stale(peer, base)
+        if stale:
+            return stale
+        if value.generation != base.generation + 1:
+            return []
+        if (message.round, peer) < self.promised:
+            return [(peer, RegisterRefused(value.generation, message.round, self.promised[0], 0.0))]
+        removed = base.removed_by(value).difference(value.freed)
+        wait = max((self.leases.get(name, now) - now for name in removed), default=0.0)
+        if wait > 0:
+            return [(peer, RegisterRefused(value.generation, message.round, self.promised[0], wait))]
+        self.promised = (message.round, peer)
+        self.accepted = (self.promised, value)
+        return [(peer, RegisterAccepted(value.generation, message.round))]
+
+    def on_lease(self, peer: bytes, message: LeaseAsk, now: float) -> Out:
+        """A tail asks whether it may go on."""
+        if message.generation < self.config.generation:
+            return [(peer, ConfigIs(self.config.pack()))]
+        if message.generation > self.config.generation or self.accepted is not None:
+            return []
+        if self.me not in self.config.voters or peer not in self.config.members():
+            return []
+        self.leases[peer] = now + PROMISE_S
+        return [(peer, LeasePromise(message.generation, message.number))]
+
+    def _stale(self, peer: bytes, base: ClusterConfig) -> Out:
+        return [(peer, ConfigIs(self.config.pack()))] if base.generation < self.config.generation else []
+
+    def check(self) -> None:
+        assert self.accepted is None or self.accepted[0] <= self.promised
+        assert self.accepted is None or self.accepted[1].generation == self.config.generation + 1
+
+
+class Proposer:
+    """One attempt at a time to decide the configuration that follows ``base``."""
+
+    IDLE, PREPARE, ACCEPT = range(3)
+
+    def __init__(self, me: bytes) -> None:
+        self.me = me
+        self.phase = self.IDLE
+        self.base: ClusterConfig | None = None
+        self.value: ClusterConfig | None = None
+        self.round = 0
+        self.rest_until = -math.inf  # after a refusal
+        self._answered: set[bytes] = set()
+        self._best: Ballot = NO_BALLOT
+        self._sent_at = 0.0
+
+    @property
+    def active(self) -> bool:
+        return self.phase != self.IDLE
+
+    def propose(self, base: ClusterConfig, wish: ClusterConfig, now: float) -> Out:
+        """Try to make ``wish`` follow ``base``; something that others wished may win."""
+        if self.base is None or base.generation != self.base.generation:
+            self.round = 0
+        self.base, self.value = base, wish
+        self.round += 1
+        self.phase = self.PREPARE
+        self._best = NO_BALLOT
+        self._answered.clear()
+        return self._send(now)
+
+    def abandon(self) -> None:
+        self.phase = self.IDLE
+
+    def on_promise(self, peer: bytes, message: RegisterPromise, now: float) -> Out:
+        if not self._mine(message, self.PREPARE):
+            return []
+        assert self.base is not None
+        ballot = (message.accepted_round, message.accepted_by)
+        if message.accepted and ballot > self._best:
+            accepted = ClusterConfig.parse(message.accepted)
+            if accepted is None or accepted.generation != message.generation:
+                return []
+            self._best, self.value = ballot, accepted
+        self._answered.add(peer)
+        if not majority(self.base.voters, self._answered):
+            return []
+        self.phase = self.ACCEPT
+        self._answered.clear()
+        return self._send(now)
+
+    def on_accepted(self, peer: bytes, message: RegisterAccepted) -> ClusterConfig | None:
+        """The configuration, when this answer decides it."""
+        if not self._mine(message, self.ACCEPT):
+            return None
+        assert self.base is not None and self.value is not None
+        self._answered.add(peer)
+        if not (majority(self.base.voters, self._answered) and majority(self.value.voters, self._answered)):
+            return None
+        self.phase = self.IDLE
+        return self.value
+
+    def on_refused(self, peer: bytes, message: RegisterRefused, now: float) -> None:
+        """Give this round up; the owner proposes again after ``rest_until``."""
+        if not (self._mine(message, self.PREPARE) or self._mine(message, self.ACCEPT)):
+            return
+        assert self.base is not None
+        self.round = max(self.round, min(message.promised_round, self.round + 1_000_000))
+        place = self.base.voters.index(self.me) if self.me in self.base.voters else 0
+        # Two that compete would refuse each other for ever: the later voter waits longer.
+        self.rest_until = now + (max(0.001, min(message.wait_s, PROMISE_S)) if message.wait_s > 0 else 0.01 * place)
+        self.phase = self.IDLE
+
+    def tick(self, now: float) -> Out:
+        """Ask again those who have not answered."""
+        return self._send(now) if self.active and now - self._sent_at >= RESEND_S else []
+
+    def next_deadline(self) -> float:
+        return self._sent_at + RESEND_S if self.active else math.inf
+
+    def _send(self, now: float) -> Out:
+        assert self.base is not None and self.value is not None
+        self._sent_at = now
+        base = self.base.pack()
+        if self.phase == self.PREPARE:
+            return [(voter, RegisterPrepare(self.round, base)) for voter in self.base.voters
+                    if voter not in self._answered]
+        targets = dict.fromkeys((*self.base.voters, *self.value.voters))
+        message = RegisterAccept(self.round, base, self.value.pack())
+        return [(voter, message) for voter in targets if voter not in self._answered]
+
+    def _mine(self, message: Any, phase: int) -> bool:
+        return (self.phase == phase and self.base is not None and message.generation == self.base.generation + 1
+                and message.round == self.round)
+
+
+class TailLease:
+    """The tail's side: until when it may answer reads."""
+
+    def __init__(self, me: bytes) -> None:
+        self.me = me
+        self.until = -math.inf
+        self._config: ClusterConfig | None = None
+        self._number = 0
+        self._asked_at = -math.inf
+        self._agreed: set[bytes] = set()
+
+    def ask(self, config: ClusterConfig, now: float) -> Out:
+        """Ask every voter of ``config``, the last decided configuration that this node knows."""
+        self._config = config
+        self._number += 1
+        self._asked_at = now
+        self._agreed.clear()
+        return [(voter, LeaseAsk(config.generation, self._number)) for voter in config.voters]
+
+    def on_promise(self, peer: bytes, message: LeasePromise) -> None:
+        config = self._config
+        if config is None or (message.generation, message.number) != (config.generation, self._number):
+            return
+        self._agreed.add(peer)
+        if majority(config.voters, self._agreed):
+            self.until = max(self.until, self._asked_at + LEASE_S)
+
+    def release(self) -> None:
+        """Answer no more reads under what was promised so far."""
+        self.until = -math.inf
+        self._config = None
+
+    def due(self, config: ClusterConfig, now: float) -> bool:
+        return self._config is not config or now - self._asked_at >= LEASE_RENEW_S
+
+    def next_deadline(self) -> float:
+        return self._asked_at + LEASE_RENEW_S

@@ -1,0 +1,43 @@
+"""Scheduling between nodes: rows of the cluster view, questions to global schedulers.  Codes 230-239."""
+
+from __future__ import annotations
+
+from zray.messages.base import Message, message
+
+
+@message(230)
+class ViewRows(Message):
+    """Node -> node: rows of the cluster view that changed, each ``[node, version, flags, decisions, available, wants,
+    total, labels]`` (zray.sched.gossip.Row).  Absolute, so repeats and reordering are harmless: the version decides.
+    """
+
+    rows: list
+
+
+@message(231)
+class PlaceAsk(Message):
+    """Node -> global scheduler: where could ``count`` leases of ``demand`` be granted?  Answered by PlaceAnswer.
+
+    ``avoid``: nodes that just proved busy; ``barred``: nodes that said they never can.  ``queue``: for what is free
+    nowhere, also name nodes where to wait.
+    """
+
+    request: int
+    demand: dict  # resource name -> units of 1/10000
+    strategy: dict
+    count: int
+    queue: bool
+    avoid: list
+    barred: list
+
+
+@message(232)
+class PlaceAnswer(Message):
+    """``placed`` and ``queued`` are ``[[node, n], ...]``; of the ``left`` ones ``cause`` and ``detail`` say why."""
+
+    request: int
+    placed: list
+    queued: list
+    left: int
+    cause: int
+    detail: str

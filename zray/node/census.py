@@ -1,0 +1,90 @@
+"""Questions about the whole cluster: asked of every node, answered as one.  Pure.
+
+A NodeQuery of a process or tool goes to all peers with ``local`` set; their rows are appended to ours.  A node that
+does not answer within ANSWER_S is named in ``missing`` instead of holding up the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from zray.messages import NodeAnswer, NodeQuery
+from zray.node.effects import Send
+
+if TYPE_CHECKING:
+    from zray.node.machine import NodeMachine
+
+ANSWER_S = 2.0
+# What is asked everywhere, and the name of the rows in its answer.
+EVERYWHERE = {"actors": "actors", "workers": "workers", "leases": "leases", "jobs": "jobs", "tasks": "tasks"}
+
+
+class _Asked:
+    __slots__ = ("answer", "deadline", "peer", "request", "rows", "waiting")
+
+    def __init__(self, peer: bytes, request: int, rows: str, answer: dict[str, Any], waiting: set[bytes],
+                 deadline: float):
+        self.peer = peer
+        self.request = request
+        self.rows = rows
+        self.answer = answer
+        self.waiting = waiting
+        self.deadline = deadline
+
+
+class Census:
+    """Queries under way."""
+
+    def __init__(self, host: NodeMachine, answer: Callable[[bytes, str, dict], dict]):
+        self._host = host
+        self._answer = answer
+        self._asked: dict[int, _Asked] = {}
+        self._last = 0
+
+    def query(self, peer: bytes, message: NodeQuery) -> None:
+        """Answer now, or ask the others first."""
+        answer = self._answer(peer, message.what, message.args)
+        rows = EVERYWHERE.get(message.what)
+        peers = self._host.cluster.peers
+        if rows is None or message.args.get("local") or not peers or "error" in answer:
+            self._host.effects.append(Send(peer, NodeAnswer(message.request, answer)))
+            return
+        self._last += 1
+        self._asked[self._last] = _Asked(peer, message.request, rows, answer, set(peers), self._host.now + ANSWER_S)
+        for node in peers:
+            self._host.effects.append(Send(node, NodeQuery(self._last, message.what, {**message.args, "local": True})))
+
+    def answered(self, node: bytes, message: NodeAnswer) -> None:
+        asked = self._asked.get(message.request)
+        if asked is None or node not in asked.waiting:
+            return
+        asked.waiting.discard(node)
+        whole = asked.answer
+        whole[asked.rows] += message.answer.get(asked.rows, [])
+        for name in ("total", "dropped"):
+            if name in whole:
+                whole[name] += message.answer.get(name, 0)
+        if "waiting" in whole:
+            whole["waiting"] += message.answer.get("waiting", [])
+        if not asked.waiting:
+            self._finish(message.request)
+
+    def node_gone(self, node: bytes) -> None:
+        for number, asked in list(self._asked.items()):
+            asked.waiting.discard(node)
+            if not asked.waiting:
+                self._finish(number)
+
+    def tick(self, now: float) -> None:
+        for number, asked in list(self._asked.items()):
+            if asked.deadline <= now:
+                asked.answer["missing"] = [node.hex() for node in sorted(asked.waiting)]
+                self._finish(number)
+
+    def next_deadline(self) -> float | None:
+        return min((asked.deadline for asked in self._asked.values()), default=None)
+
+    def _finish(self, number: int) -> None:
+        asked = self._asked.pop(number)
+        self._host.effects.append(Send(asked.peer, NodeAnswer(asked.request, asked.answer)))

@@ -1,0 +1,141 @@
+"""The daemon's connections to the daemons of other nodes: dialled, dialled again, given up.
+
+    Link     dial the node's TCP endpoint and say Hello
+    closed   is its process still there?  A connection attempt that is refused proves that it is not: the control store
+             is told at once.  Anything else (no route, silence) is no proof: dial again, at growing intervals, until
+             the nodes table says that the node is gone
+    Unlink   hang up, refuse whatever still comes
+
+The session to a live node outlasts its connections, so a link that breaks loses nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import sys
+from collections.abc import Callable
+
+from zray import messages as m
+from zray.ids import TAG_SIZE
+from zray.node.children import Watcher
+from zray.transport.curve import parse_endpoint, split_host_port
+from zray.transport.mesh import Mesh
+
+REDIAL_S = 0.05
+REDIAL_S_MAX = 1.0
+PROBE_S_MAX = 2.0
+
+
+class _Link:
+    __slots__ = ("endpoint", "pause_s", "redial_at")
+
+    def __init__(self, endpoint: str):
+        self.endpoint = endpoint
+        self.pause_s = REDIAL_S
+        self.redial_at: float | None = None
+
+
+class Links:
+    """See the module's docstring.  ``proven_dead(node)`` is told when an endpoint refuses connections."""
+
+    def __init__(self, mesh: Mesh, watcher: Watcher, clock: Callable[[], float],
+                 proven_dead: Callable[[bytes], None]):
+        self._mesh = mesh
+        self._watcher = watcher
+        self._clock = clock
+        self._proven_dead = proven_dead
+        self._links: dict[bytes, _Link] = {}
+        self._probes: dict[bytes, tuple[socket.socket, float]] = {}
+
+    def link(self, node: bytes, endpoint: str) -> None:
+        if node in self._links:
+            return
+        self._links[node] = _Link(endpoint)
+        self._mesh.lasting.add(node)
+        self._dial(node)
+
+    def unlink(self, node: bytes) -> None:
+        self._links.pop(node, None)
+        self._end_probe(node)
+        self._mesh.lasting.discard(node)
+        self._mesh.forget(node)
+        self._mesh.refuse(node[:TAG_SIZE])
+
+    def closed(self, node: bytes) -> bool:
+        """The mesh says that a connection is closed; False when it is not one of these."""
+        link = self._links.get(node)
+        if link is None:
+            return False
+        link.redial_at = self._clock() + link.pause_s
+        link.pause_s = min(link.pause_s * 2, REDIAL_S_MAX)
+        if node not in self._probes:
+            self._probe(node, link.endpoint)
+        return True
+
+    def heard(self, node: bytes) -> None:
+        """Something came from that node: its link is well."""
+        link = self._links.get(node)
+        if link is not None and link.redial_at is None:
+            link.pause_s = REDIAL_S
+
+    def next_deadline(self) -> float | None:
+        times = [link.redial_at for link in self._links.values() if link.redial_at is not None]
+        times += [until for _, until in self._probes.values()]
+        return min(times, default=None)
+
+    def tick(self, now: float) -> None:
+        for node, (_, until) in list(self._probes.items()):
+            if until <= now:
+                self._end_probe(node)
+        for node, link in list(self._links.items()):
+            if link.redial_at is not None and link.redial_at <= now:
+                link.redial_at = None
+                self._dial(node)
+
+    def _dial(self, node: bytes) -> None:
+        self._mesh.connect(node, self._links[node].endpoint)
+        python = ".".join(map(str, sys.version_info[:3]))
+        self._mesh.send(node, m.Hello.CODE, m.Hello(
+            m.PROTOCOL, "node", self._mesh.endpoint, os.getpid(), 0, python, list(m.FEATURES)))
+
+    # ------------------------------------------------------------ is anybody there?
+
+    def _probe(self, node: bytes, endpoint: str) -> None:
+        host, port = split_host_port(parse_endpoint(endpoint).address.removeprefix("tcp://"))
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            probe = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        except OSError:
+            return  # out of descriptors: silence will tell
+        error = probe.connect_ex((host, port))
+        if error != errno.EINPROGRESS:
+            probe.close()
+            self._judge(node, error)
+            return
+        self._probes[node] = probe, self._clock() + PROBE_S_MAX
+        self._watcher.add(probe.fileno(), lambda: self._answered(node))
+        self._watcher.want_write(probe.fileno(), True)
+
+    def _answered(self, node: bytes) -> None:
+        probe, _ = self._probes[node]
+        error = probe.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        self._end_probe(node)
+        self._judge(node, error)
+
+    def _judge(self, node: bytes, error: int) -> None:
+        if error == errno.ECONNREFUSED and node in self._links:
+            self._proven_dead(node)
+
+    def _end_probe(self, node: bytes) -> None:
+        probe = self._probes.pop(node, None)
+        if probe is not None:
+            self._watcher.remove(probe[0].fileno())
+            probe[0].close()
+
+    def close(self) -> None:
+        for node in list(self._probes):
+            self._end_probe(node)
+
+

@@ -1,0 +1,252 @@
+"""How this daemon is a member of a cluster: its port, its keys, its links, who may join, who is there.
+
+    first node     new cluster: keys, port, allow-list, a ticket, the join string
+    joining node   dials the node of the join string with the ticket, says NodeJoin, gets NodeJoined: its ordinal, the
+                   other nodes, where the control store is.  Then it uses keys of its own
+    any node       answers NodeJoin (the control store decides); keeps links and allow-list as the nodes table says
+
+A node that stays alone has none of this.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from zray import ids, messages as m
+from zray.gcs.tables import NODES, Change, unpack_record
+from zray.transport.credentials import AllowList, BadJoinString, Credentials, JoinString, NotListed, decode_join
+from zray.node.links import Links
+from zray.node.options import BadOption, Membership
+from zray.transport.curve import BadEndpoint, BadKeyFile, parse_endpoint, resolve, split_host_port
+from zray.transport.mesh import Mesh
+
+if TYPE_CHECKING:
+    from zray.node.daemon import Daemon
+
+JOIN_TIMEOUT_S = 5.0
+PYTHON = ".".join(map(str, sys.version_info[:3]))
+ROW_FIELDS = {"node_id": bytes, "endpoint": str, "name": str, "total": dict, "labels": dict, "shown": dict}
+
+
+class JoinRefused(RuntimeError):
+    """The cluster does not take this node, or cannot be reached; the message is one sentence."""
+
+
+class Member:
+    """See the module's docstring.  Made before the rest of the daemon; ``start`` when that is there."""
+
+    def __init__(self, mesh: Mesh, me: bytes, session_dir: str, options: Membership):
+        self.mesh = mesh
+        self.me = me
+        self.options = options
+        self.session_dir = session_dir
+        self.ordinal = 0
+        self.hints: list = []
+        self.settings: dict[str, Any] = {}
+        self.known: list[dict[str, Any]] = []  # rows that came with NodeJoined
+        self.join_string = ""
+        self._ticket: JoinString | None = _ticket(options) if options.address else None
+        try:
+            self.credentials = Credentials.create(session_dir, me, self._ticket.cluster if self._ticket else b"")
+        except BadKeyFile as error:
+            raise BadOption(str(error)) from None
+        self.cluster = self.credentials.cluster.hex()
+        self.credentials.equip(mesh)
+        mesh.insecure = options.insecure
+        try:
+            self.endpoint = mesh.serve_tcp(options.host, (options.port, options.port))
+        except (OSError, ValueError) as error:
+            raise BadOption(f"the node cannot listen at {options.host}:{options.port}: {error}") from None
+
+    @property
+    def address(self) -> str:
+        """host:port"""
+        return parse_endpoint(self.endpoint).address.removeprefix("tcp://")
+
+    def row(self, node_id: bytes, total: dict[str, int], labels: dict[str, str], shown: dict) -> dict[str, Any]:
+        """This node's row of the nodes table; the control store adds state and ordinal."""
+        return {"node_id": node_id, "endpoint": self.endpoint, "name": self.options.name, "total": total,
+                "labels": labels, "shown": shown}
+
+    # ------------------------------------------------------------ joining
+
+    def join(self, row: dict[str, Any], version: str) -> None:
+        """Become a member of the cluster whose join string the options have; JoinRefused says why not."""
+        ticket = self._ticket
+        assert ticket is not None
+        try:
+            endpoint = resolve(ticket.endpoint)
+        except (BadEndpoint, ConnectionError) as error:
+            raise JoinRefused(str(error)) from None
+        if warning := ticket.warning(time.time()):
+            print(f"zray-node: {warning}", file=sys.stderr)
+        peer = ids.node_of(ticket.node)
+        if not ticket.insecure:  # it dials us as soon as it has taken us in
+            self._allow_list.add_node(ticket.server_key, ticket.node)
+        self.mesh.keys = ticket.keys()
+        self.mesh.connect(peer, endpoint)
+        answer = self._ask(peer, m.NodeJoin(m.PROTOCOL, PYTHON, version, row), ticket)
+        self.mesh.disconnect(peer)
+        self.mesh.keys = self.credentials.keys
+        if answer.refused:
+            raise JoinRefused(f"the cluster refuses this node: {answer.refused}")
+        self.ordinal, self.hints, self.settings, self.known = answer.ordinal, answer.gcs, answer.settings, answer.rows
+        for known in self.known:
+            self._list(known)
+
+    def _ask(self, peer: bytes, request: m.NodeJoin, ticket: JoinString) -> m.NodeJoined:
+        found: list[m.NodeJoined] = []
+        lost: list[bytes] = []
+
+        def on_message(sender: bytes, code: int, message: Any) -> None:
+            if sender == peer and type(message) is m.NodeJoined:
+                found.append(message)
+
+        before, self.mesh.on_closed = self.mesh.on_closed, lost.append
+        try:
+            self.mesh.send(peer, m.Hello.CODE, m.Hello(
+                m.PROTOCOL, "node", "", os.getpid(), 0, PYTHON, list(m.FEATURES)))
+            self.mesh.send(peer, request.CODE, request)
+            deadline = time.monotonic() + JOIN_TIMEOUT_S
+            while not found:
+                left = deadline - time.monotonic()
+                if lost:
+                    if self.mesh.counters["failed_handshakes"]:
+                        raise JoinRefused(ticket.refusal(time.time()))
+                    raise JoinRefused(f"nobody listens at {ticket.host}:{ticket.port}: the node of this join string "
+                                      "has ended; use the join string of another node of the cluster")
+                if left <= 0:
+                    raise JoinRefused(f"the node at {ticket.host}:{ticket.port} did not answer within "
+                                      f"{JOIN_TIMEOUT_S:g} s")
+                self.mesh.flush()
+                self.mesh.poll(0.0 if self.mesh.readable() else min(left, 0.2))
+                self.mesh.drain(on_message)
+                self.mesh.tick(time.monotonic())
+            return found[0]
+        finally:
+            self.mesh.on_closed = before
+
+    # ------------------------------------------------------------ being there
+
+    def start(self, daemon: Daemon) -> None:
+        """The daemon is composed: serve joins, watch the nodes table."""
+        self.daemon = daemon
+        self.links = Links(self.mesh, daemon.watcher, time.monotonic, self._proven_dead)
+        self.handlers: dict[int, Callable[[bytes, Any], None]] = {m.NodeJoin.CODE: self._node_join}
+        cluster = daemon.machine.cluster
+        cluster.bind_host, cluster.insecure = self.options.host, self.options.insecure
+        cluster.ports = list(self.options.ports) if any(self.options.ports) else []
+        host, port = split_host_port(self.address)
+        self.join_string = self.credentials.mint(host, port, self.me, insecure=self.options.insecure)
+        daemon.gcs.on_fenced = lambda reason: daemon.stop(f"this node was declared dead: {reason}")
+        for row in self.known:
+            self._alive(row)
+        daemon.gcs.client.watch(NODES, self._nodes_changed)
+
+    def closed(self, peer: bytes) -> None:
+        """The mesh says that a connection of ours is closed."""
+        if self.links.closed(peer):
+            self.daemon.gcs.peer_closed(peer, False)
+
+    def _proven_dead(self, node: bytes) -> None:
+        self.daemon.gcs.peer_closed(node, True)
+
+    def _node_join(self, peer: bytes, message: m.NodeJoin) -> None:
+        refused = self._unfit(peer, message)
+        if refused:
+            self._answer(peer, m.NodeJoined(refused, self.cluster, 0, [], [], {}))
+            return
+
+        def admitted(refused: str, ordinal: int) -> None:
+            rows = [] if refused else [self.own_row(), *self.daemon.machine.cluster.peers.values()]
+            if not refused:
+                self._list(message.row)
+            self._answer(peer, m.NodeJoined(refused, self.cluster, ordinal, rows, self.daemon.gcs.hints(),
+                                            self.daemon.config.as_dict()))
+
+        self.daemon.gcs.admit(message.row, admitted)
+
+    def own_row(self) -> dict[str, Any]:
+        return self.daemon.own_row
+
+    def _answer(self, peer: bytes, message: m.NodeJoined) -> None:
+        self.mesh.send(peer, message.CODE, message)
+
+    def _unfit(self, peer: bytes, message: m.NodeJoin) -> str:
+        """Why a node may not join, '' when it may."""
+        minor = PYTHON.split(".")[:2]
+        if message.protocol != m.PROTOCOL:
+            return f"this cluster speaks protocol {m.PROTOCOL}, the node {message.protocol}"
+        if message.python.split(".")[:2] != minor:
+            return (f"this cluster runs Python {minor[0]}.{minor[1]}, the node {message.python}: what one pickles the "
+                    "other may not read")
+        if message.python != PYTHON:
+            print(f"node {peer.hex()} runs Python {message.python}, this one {PYTHON}", file=sys.stderr)
+        for name, kind in ROW_FIELDS.items():
+            if type(message.row.get(name)) is not kind:
+                return f"its row has no {name}"
+        if message.row["node_id"][:ids.INCARNATION_SIZE] != peer or len(message.row["node_id"]) != ids.NODE_SIZE:
+            return "its node id is not that of its connection"
+        if any(type(key) is not str or type(units) is not int or units < 0
+               for key, units in message.row["total"].items()):
+            return "its resources are not amounts"
+        try:
+            parse_endpoint(message.row["endpoint"])
+        except BadEndpoint as error:
+            return f"its endpoint: {error}"
+        return ""
+
+    # ------------------------------------------------------------ the nodes table
+
+    def _nodes_changed(self, reset: bool, changes: list[Change]) -> None:
+        for change in changes:
+            if change.value is None:
+                self.daemon.node_gone(change.key[len(NODES):][:ids.INCARNATION_SIZE], "it was removed")
+                continue
+            row = unpack_record(change.value)
+            incarnation = row["node_id"][:ids.INCARNATION_SIZE]
+            if row["state"] in ("alive", "draining"):
+                self._alive(row)
+            else:
+                self._allow_list.remove_node(incarnation[:ids.TAG_SIZE])
+                self.daemon.node_gone(incarnation, row.get("reason") or row["state"])
+
+    def _alive(self, row: dict[str, Any]) -> None:
+        incarnation = row["node_id"][:ids.INCARNATION_SIZE]
+        if incarnation != self.me:
+            self._list(row)
+            self.daemon.machine.node_joined(incarnation, row, time.monotonic())
+
+    def _list(self, row: dict[str, Any]) -> None:
+        key = parse_endpoint(row["endpoint"]).key
+        if key:
+            try:
+                self._allow_list.add_node(key, row["node_id"][:ids.TAG_SIZE])
+            except NotListed as error:
+                print(f"zray-node: {error}", file=sys.stderr)
+
+    @property
+    def _allow_list(self) -> AllowList:
+        assert isinstance(self.credentials.peers, AllowList)
+        return self.credentials.peers
+
+    def close(self) -> None:
+        if hasattr(self, "links"):
+            self.links.close()
+
+
+
+
+def _ticket(options: Membership) -> JoinString:
+    try:
+        ticket = decode_join(options.address)
+    except BadJoinString as error:
+        raise BadOption(str(error)) from None
+    if ticket.insecure != options.insecure:
+        raise BadOption("that cluster runs without authentication: join it with --insecure" if ticket.insecure
+                        else "that cluster authenticates its nodes: join it without --insecure")
+    return ticket

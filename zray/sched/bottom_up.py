@@ -1,0 +1,287 @@
+"""BottomUpScheduler: all of one node's scheduling, local first.  Pure.
+
+    owners of this node --> Spill --WantLocal--> LocalScheduler --> Grant, Recall, Status
+                             |  ^  '--TellNode--> other nodes' LocalSchedulers --granted, status--> Spill
+                            Ask | answer
+                             v  |
+                            Asker --> GlobalScheduler of this node or, by PlaceAsk, of another
+                                           '-- ClusterView <-- Gossip <-- rows of the other nodes
+
+The node's machine says what happened, then calls ``step`` and performs its effects.  Owners and requests are of this
+node (*home*); what other nodes pass on of theirs goes to ``local`` directly (LeaseKey, LeaseWant, PlaceActor), and its
+Grants and Statuses are for the daemon to send back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from zray import messages as m
+from zray.ids import INCARNATION_SIZE, same_node
+from zray.sched.asking import Asker, serve
+from zray.sched.gossip import GOSSIP_S, Gossip, Words
+from zray.sched.grouped import NodeScheduler
+from zray.sched.loading import Kernels
+from zray.sched.local import ROW, Grant, LocalScheduler, Recall, Status
+from zray.sched.placing import GlobalScheduler, schedulers
+from zray.sched.resources import CPU_COLUMN, checked_units
+from zray.sched.spill import PATIENCE_S, Ask, Offers, Place, Spill, Tell, TellNode, Unplace, WantLocal
+from zray.sched.view import ClusterView
+
+# Turns of local, spill and asker in one step; what is not settled then goes on in the next one.
+TURNS_MAX = 32
+WANTS_SHOWN, ENTRIES_COUNTED = 4, 64
+DECISIONS_SHOWN_MIN = 128  # a second; fewer are no load
+
+
+class Send(NamedTuple):
+    """A message for another node's BottomUpScheduler (``message`` of that)."""
+
+    node: bytes
+    message: Any
+
+
+class OwnerGone(NamedTuple):
+    """What an owner of this node leaves behind: nodes to be told, leases held here, (node, lease) held elsewhere."""
+
+    nodes: list[bytes]
+    leases: list[int]
+    elsewhere: list[tuple[bytes, int]]
+
+
+class NodeGone(NamedTuple):
+    """What a dead node leaves: leases that our owners held there, leases that its owners hold here."""
+
+    lost: list[tuple[bytes, int, int]]  # owner, key, lease
+    orphans: list[int]
+
+
+Effect = Grant | Recall | Status | TellNode | Place | Unplace | Send
+
+
+class BottomUpScheduler:
+    """``local`` of node ``home`` (an incarnation) in its cluster, which begins with this node alone."""
+
+    def __init__(
+        self, local: LocalScheduler | NodeScheduler, home: bytes, labels: Mapping[str, str] | None = None, *,
+        seed: int = 0, gossip_s: float = GOSSIP_S, patience_s: float = PATIENCE_S, kernels: Kernels | None = None,
+        nodes_of: Callable[[dict], list[bytes] | None] = lambda strategy: None,
+    ) -> None:
+        self.local, self.home, self.labels = local, home, dict(labels or {})
+        self.view = ClusterView(kernels)
+        self.view.add(home, local.total(), self.labels)
+        self.placing = GlobalScheduler(self.view, home, tentative_s=2 * gossip_s)
+        self.gossip = Gossip(home, self.view, gossip_s=gossip_s, seed=seed)
+        self.asker = Asker(home, self.placing, self.schedulers, patience_s=patience_s)
+        self.spill = Spill(home, self.view, Offers(local.obstacle, self._could, nodes_of), patience_s=patience_s,
+                           offer_s=gossip_s)
+        self.now = 0.0
+        self.draining = False
+        self._free: list[int] = list(local.view.available[ROW])  # as the view knows it
+        self._waiting = False
+        self._generation = local.view.generation
+        self._was = ""  # idle, part or full, when gossip was told last
+        self._decided = 0
+        self._jobs_of_requests: dict[Any, tuple[int, dict[str, int], str]] = {}
+        self._answers: list[Effect] = []
+
+    # -------------------------------------------------------------- owners of this node
+
+    def declare(self, owner: bytes, job: int, key: int, demand: dict[str, int], strategy: dict | None = None,
+                name: str = "", env: dict | None = None) -> None:
+        """As LocalScheduler.declare; ValueError for a demand that is not one."""
+        self.local.declare(owner, job, key, demand, strategy, name)
+        self.spill.declare(owner, job, key, demand, strategy or {}, name, env)
+
+    def want(self, owner: bytes, key: int, want: int, granted: int, now: float) -> None:
+        """As LeaseWant says.  KeyError for a key that was not declared."""
+        self.spill.want(owner, key, want, granted, now)
+
+    def drop_owner(self, owner: bytes) -> OwnerGone:
+        """An owner of this or another node is gone."""
+        nodes, elsewhere = self.spill.drop_owner(owner)
+        return OwnerGone(nodes, self.local.drop_owner(owner), elsewhere)
+
+    def request(self, token: Any, job: int, demand: dict[str, int], strategy: dict | None, now: float,
+                name: str = "") -> None:
+        """One placement; ends in a Grant of this node, or a Place on another that answers by ``placed``.
+
+        ValueError for a demand that is not one.
+        """
+        self._jobs_of_requests[token] = (job, checked_units(demand), name)
+        self.spill.request(token, job, demand, strategy, now)
+
+    def cancel_request(self, token: Any) -> bool:
+        """Stop waiting; False when it was not (placed already, or unknown)."""
+        self._jobs_of_requests.pop(token, None)
+        return self.spill.cancel_request(token)
+
+    # -------------------------------------------------------------- other nodes
+
+    def node_joined(self, node: bytes, total: dict[str, int], labels: dict[str, str] | None, now: float) -> None:
+        """The nodes table shows a live node.  Repeats, and this node itself, are harmless."""
+        self.gossip.add(node[:INCARNATION_SIZE], total, labels or {}, now)
+
+    def node_gone(self, node: bytes, now: float) -> NodeGone:
+        """The nodes table shows it dead."""
+        self.gossip.node_gone(node, now)
+        lost = self.spill.node_gone(node, now)
+        self.asker.node_gone(node, now)
+        orphans = [lease for owner in self.local.owners() if same_node(owner, node)
+                   for lease in self.local.drop_owner(owner)]
+        return NodeGone(lost, orphans)
+
+    def drain(self, now: float) -> None:
+        """This node takes nothing new from now on, and tells the others so."""
+        self.draining = True
+        self.view.drain(self.home)
+        self.spill.node_draining(self.home, now)
+        self.gossip.changed(now, big=True)
+
+    def node_draining(self, node: bytes, now: float) -> None:
+        """Another node said that it drains."""
+        if node in self.view.row_of:
+            self.view.drain(node)
+            self.spill.node_draining(node, now)
+
+    def granted_elsewhere(self, node: bytes, owner: bytes, key: int, lease: int, now: float) -> bool:
+        """LeaseGrant of another node for an owner of ours.  False: nobody wants it, return it to the node."""
+        return self.spill.granted(node, owner, key, lease, now)
+
+    def status_elsewhere(self, node: bytes, owner: bytes, key: int, cause: int, detail: str, now: float,
+                         token: Any = None) -> None:
+        """LeaseStatus of another node, or why it does not place request ``token`` yet."""
+        self.spill.status(node, owner, key, cause, detail, now, token)
+
+    def placed_elsewhere(self, token: Any, node: bytes, now: float) -> bool:
+        """Another node holds request ``token``.  False: not wanted there any more, give it back."""
+        self._jobs_of_requests.pop(token, None)
+        return self.spill.placed(token, node, now)
+
+    def message(self, node: bytes, message: Any, now: float) -> None:
+        """ViewRows, PlaceAsk or PlaceAnswer from another node."""
+        if type(message) is m.ViewRows:
+            self.gossip.on_rows(message.rows, now)
+        elif type(message) is m.PlaceAnswer:
+            self.asker.on_answer(node, message)
+        elif type(message) is m.PlaceAsk:
+            self._refresh(now)
+            placed = serve(self.placing, node, message, now)
+            self._answers.append(Send(node, m.PlaceAnswer(
+                message.request, list(map(list, placed.placed)), list(map(list, placed.queued)), placed.left,
+                int(placed.cause), placed.detail)))
+            self.gossip.changed(now)
+
+    # -------------------------------------------------------------- the step
+
+    def step(self, now: float, grants_max: int | None = None) -> list[Effect]:
+        """What to do now, in order."""
+        self.now = now
+        effects, self._answers = self._answers, []
+        for _ in range(TURNS_MAX):
+            for effect in self.local.step(now, grants_max):
+                self._account(effect, now)
+                effects.append(effect)
+            self._refresh(now)
+            self.spill.step(now)
+            self.asker.tick(now)
+            if not self._perform(effects, now):
+                break
+        self.gossip.step(now, self._words)
+        for node, message in self.gossip.out:
+            effects.append(Send(node, message))
+        self.gossip.out.clear()
+        return effects
+
+    def deadline(self) -> float | None:
+        """When ``step`` has something to do even if nothing happens before; None when it has not."""
+        times = (self.local.deadline(), self.spill.deadline(), self.asker.deadline(), self.gossip.deadline())
+        return min((when for when in times if when is not None), default=None)
+
+    def _account(self, effect: Any, now: float) -> None:
+        if type(effect) is Grant:
+            if effect.token is None:
+                self.spill.granted(self.home, effect.owner, effect.key, effect.lease, now)
+            elif self._jobs_of_requests.pop(effect.token, None) is not None:
+                self.spill.placed(effect.token, self.home, now)
+
+    def _perform(self, effects: list[Effect], now: float) -> bool:
+        """Do what Spill and Asker put out; False when that moved nothing on this node."""
+        moved = False
+        out, self.spill.out = self.spill.out, []
+        for item in out:
+            kind = type(item)
+            if kind is WantLocal:
+                self.local.want(item.owner, item.key, item.want, item.granted, now)
+                moved = True
+            elif kind is Ask:
+                self.asker.ask(item, now)
+            elif kind is Tell:
+                effects.append(Status(item.owner, item.key, item.cause, item.detail, item.token))
+            elif kind is Place and item.node == self.home:
+                job, demand, name = self._jobs_of_requests[item.token]
+                self.local.request(item.token, job, demand, item.strategy, now, name)
+                moved = True
+            elif kind is Unplace and item.node == self.home:
+                self.local.cancel_request(item.token)
+                moved = True
+            else:
+                effects.append(item)
+        for node, message in self.asker.out:
+            effects.append(Send(node, message))
+        self.asker.out.clear()
+        answers, self.asker.answers = self.asker.answers, []
+        for request, placed in answers:
+            self.spill.answer(request, *placed, now)
+            moved = True
+        return moved
+
+    # -------------------------------------------------------------- what others are told
+
+    def _refresh(self, now: float) -> None:
+        """Bring this node's own row up to date, and gossip too."""
+        if len(self.view.row_of) == 1:
+            return
+        free, generation = self.local.view.available[ROW], self.local.view.generation
+        waiting = bool(self.local.waiting.lanes)
+        if free == self._free and waiting == self._waiting and generation == self._generation:
+            return
+        self._free, self._waiting, self._generation = list(free), waiting, generation
+        self.view.set_row(self.home, self.local.total(), self.local.available(), draining=self.draining)
+        state = self._state()
+        self.gossip.changed(now, big=state != self._was and "part" not in (state, self._was))
+
+    def _state(self) -> str:
+        free, total = self._free, self.local.view.total[ROW]
+        if self._waiting or (total[CPU_COLUMN] and free[CPU_COLUMN] <= 0):
+            return "full"
+        return "idle" if free == list(total) else "part"
+
+    def _words(self, elapsed: float) -> Words:
+        self._was = self._state()
+        made, self._decided = self.placing.decisions - self._decided, self.placing.decisions
+        rate = int(made / max(elapsed, 0.1))
+        wants = tuple((demand, _rough(leases)) for demand, leases in self.local.wants(WANTS_SHOWN, ENTRIES_COUNTED)
+                      if leases)
+        return Words(self.local.available(), self.local.total(), self.labels, wants,
+                     _rough(rate) if rate >= DECISIONS_SHOWN_MIN else 0, self.draining)
+
+    def schedulers(self) -> list[bytes]:
+        """The nodes that act as global schedulers now."""
+        return schedulers(self.view, self.gossip.decisions())
+
+    def _could(self, demand: dict, strategy: dict, avoid: list[bytes]) -> bool:
+        return self.placing.could(demand, strategy, self.home, self.now, avoid)
+
+    def check(self) -> None:
+        for part in (self.local, self.spill, self.placing, self.gossip, self.asker):
+            part.check()
+        for (owner, key), entry in self.spill.entries.items():
+            share, here = entry.shares.get(self.home), self.local.entries[owner, key]
+            assert (share.want if share is not None else 0) == here.outstanding, "home does not owe what Spill thinks"
+
+
+def _rough(number: int) -> int:
+    """The next power of two: what is told roughly changes rarely."""
+    return 1 << (number - 1).bit_length() if number > 0 else 0

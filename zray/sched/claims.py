@@ -1,0 +1,86 @@
+"""Who wants resources of a placement group: scheduling keys and actors that name one.  Pure.
+
+A claim on bundle i stands in that bundle's scheduler, a claim on any bundle (-1) in every bundle of the group on this
+node where it could fit.  Each of those is told how many leases are outstanding; whenever one grants, the others are
+told of one less before they are stepped, so together they never grant more than was wanted.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zray.sched.bundles import Bundle
+from zray.sched.resources import checked_units
+
+GROUP_BYTES = 18
+
+
+def group_of(strategy: dict | None) -> bytes | None:
+    """The placement group that a strategy names, None when it names none."""
+    return strategy.get("group") if strategy and strategy.get("kind") == "group" else None
+
+
+class Claim:
+    """One scheduling key of one owner, or one actor (``token`` not None), that is to run in a group."""
+
+    __slots__ = ("capture", "granted", "group", "index", "job", "key", "name", "named", "owner", "places", "removed",
+                 "seen", "selector", "token", "told", "want")
+
+    def __init__(self, owner: bytes, key: int, token: Any, job: int, named: dict[str, int], strategy: dict,
+                 name: str) -> None:
+        group, index = strategy.get("group"), strategy.get("bundle", -1)
+        if type(group) is not bytes or len(group) != GROUP_BYTES or type(index) is not int or index < -1:
+            raise ValueError(f"a placement group strategy names a group of {GROUP_BYTES} bytes and a bundle from -1 on,"
+                             f" not {group!r} and {index!r}")
+        self.owner, self.key, self.token, self.job, self.name = owner, key, token, job, name
+        self.named = checked_units(named)
+        self.group, self.index, self.capture = group, index, bool(strategy.get("capture"))
+        self.selector = {"labels": strategy["labels"]} if strategy.get("labels") else {}
+        self.want = self.seen = self.granted = 0
+        self.places: dict[Bundle, None] = {}  # bundles in whose schedulers it stands
+        self.told: tuple[int, str] | None = None  # the cause of waiting that its owner knows
+        self.removed = False  # the group is gone
+
+    @property
+    def outstanding(self) -> int:
+        """Leases wanted and not granted, as in zray.sched.waiting.Entry."""
+        if self.removed:
+            return 0
+        return max(0, self.want - (self.granted - self.seen))
+
+    def may_use(self, bundle: Bundle) -> bool:
+        return self.index in (-1, bundle.index) and not self.removed
+
+    def join(self, bundle: Bundle, now: float) -> None:
+        """Stand in the bundle's scheduler from now on."""
+        scheduler = bundle.scheduler
+        assert scheduler is not None and bundle not in self.places
+        self.places[bundle] = None
+        if self.token is not None:
+            scheduler.request(self.token, self.job, self.named, self.selector, now, self.name)
+        else:
+            scheduler.declare(self.owner, self.job, self.key, self.named, self.selector, self.name)
+            self.tell(bundle, now)
+
+    def tell(self, bundle: Bundle, now: float) -> None:
+        """How many leases are outstanding, whatever the bundle has granted so far."""
+        scheduler = bundle.scheduler
+        assert scheduler is not None
+        granted = scheduler.entries[self.owner, self.key].granted
+        scheduler.want(self.owner, self.key, self.outstanding, granted, now)
+
+    def leave(self, bundle: Bundle, now: float) -> None:
+        """Want nothing of the bundle any more; what it holds there it keeps."""
+        if self.places.pop(bundle, self) is self:
+            return
+        scheduler = bundle.scheduler
+        assert scheduler is not None
+        if self.token is not None:
+            scheduler.cancel_request(self.token)
+        elif (self.owner, self.key) in scheduler.entries:
+            granted = scheduler.entries[self.owner, self.key].granted
+            scheduler.want(self.owner, self.key, 0, granted, now)
+
+    def about(self, bundle: Bundle) -> list[Any]:
+        """What a worker must know: ``assigned["group"]``."""
+        return [self.group, bundle.index, self.capture]

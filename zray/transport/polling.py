@@ -1,0 +1,77 @@
+"""What a mesh waits on: the file descriptors of its sockets, and an eventfd to be woken by.
+
+ZeroMQ's descriptors signal edges, and any call of a socket may swallow one.  So from such a call on, until its EVENTS
+say that there is nothing to read, a socket is "stirred"; a descriptor that fires stirs it too.  A look at EVENTS costs
+2-3 us, so only what is stirred is looked at.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+
+
+class Polling:
+    """Two pollers, one for callers and one for the service thread, over the same descriptors."""
+
+    closed = False
+
+    def _open_pollers(self, inbound_fd: int, outbound_fd: int, monitor_fd: int) -> None:
+        self._inbound_fd, self._outbound_fd, self._monitor_fd = inbound_fd, outbound_fd, monitor_fd
+        self._tcp_fd = -1
+        self._in_stirred = self._out_stirred = True
+        self._in_fired = self._out_fired = False
+        self._tcp_stirred = self._tcp_fired = False
+        self._monitored = False
+        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._woken = False
+        self._pollers = (select.epoll(), select.epoll())
+        for fd in (inbound_fd, outbound_fd, monitor_fd, self._wake_fd):
+            self._register(fd)
+
+    def _register(self, fd: int) -> None:
+        for poller in self._pollers:
+            poller.register(fd, select.EPOLLIN)
+
+    def _close_pollers(self) -> None:
+        for poller in self._pollers:
+            poller.close()
+        os.close(self._wake_fd)
+
+    def poll(self, timeout_s: float | None, service: bool = False) -> None:
+        """Block until something arrived, wake() was called, or the time passed.  Needs no lock; touches no socket."""
+        try:
+            events = self._pollers[service].poll(timeout_s)  # rounds up to milliseconds, so never early
+        except ValueError:
+            if not self.closed:
+                raise
+            return  # closed while this thread was on its way here
+        for fd, _ in events:
+            if fd == self._monitor_fd:
+                self._monitored = True
+            elif fd == self._outbound_fd:
+                self._out_fired = self._out_stirred = True
+            elif fd == self._inbound_fd:
+                self._in_fired = self._in_stirred = True
+            elif fd == self._tcp_fd:
+                self._tcp_fired = self._tcp_stirred = True
+
+    def watch(self, fd: int) -> None:
+        """``poll`` also ends while ``fd`` is readable (a node daemon's epoll descriptor); the caller looks at it."""
+        self._pollers[0].register(fd, select.EPOLLIN)
+
+    def wake(self) -> None:
+        """End the poll that is under way, or the next one.  Callable from any thread and from signal handlers."""
+        if not self._woken:
+            self._woken = True
+            os.eventfd_write(self._wake_fd, 1)
+
+    def clear_wake(self) -> None:
+        """Whoever leads, under the lock, before looking at what it was woken for."""
+        if self._woken:
+            try:
+                os.eventfd_read(self._wake_fd)
+            except BlockingIOError:
+                pass  # wake() has set the flag and not written yet; the poll to come ends at once
+            else:
+                self._woken = False

@@ -1,0 +1,103 @@
+"""Making ROUTER sockets, and what each of their connections is secured with.
+
+libzmq copies a socket's options when it binds or connects: so one outbound ROUTER dials ipc without CURVE and each TCP
+peer with the key of its own.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import zmq
+
+if TYPE_CHECKING:
+    from zray.transport.curve import Endpoint, Keys
+
+
+class Limits(NamedTuple):
+    """Bounds of a mesh; see zray.config for where the numbers come from."""
+
+    session_frames_max: int = 1024
+    session_bytes_max: int = 256 * 1024 * 1024
+    frame_bytes_max: int = 4 * 1024 * 1024
+    message_bytes_max: int = 1024 * 1024 * 1024  # a larger frame closes the connection it comes from
+    drain_frames_max: int = 256  # frames handled in one turn of the loop, per socket
+    resend_s: float = 1.0
+    ack_delay_s: float = 0.2
+    departed_max: int = 8192  # incarnations remembered as gone
+    farewell_s: float = 0.1  # how long to wait for the second connection of a peer whose first has closed
+    held_messages_max: int = 65536  # for one peer whose endpoint is looked up
+    # of TCP connections
+    tcp_message_bytes_max: int = 256 * 1024 * 1024  # a stranger, too, can make libzmq allocate as much
+    handshake_s: float = 5.0  # a worker whose user code holds the GIL longer than this cannot be dialled meanwhile
+    dial_s: float = 5.0  # for the kernel's part of a connection
+    heartbeat_s: float = 2.0
+    heartbeat_timeout_s: float = 10.0  # a host that is silent for this long is cut off; nodes that die show sooner
+    connections_max: int = 8192  # at the TCP socket, and at most half of the descriptors
+    backlog: int = 1024
+
+
+def make_router(context: zmq.Context, message_bytes_max: int) -> Any:  # pyzmq's stubs say int | bytes for every option
+    socket: Any = context.socket(zmq.ROUTER)
+    socket.set_hwm(0)  # the sessions' credit is the bound
+    socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.MAXMSGSIZE, message_bytes_max)
+    return socket
+
+
+def for_tcp(socket: Any, limits: Limits) -> None:
+    """Options of the TCP connections made or accepted from now on."""
+    socket.setsockopt(zmq.HANDSHAKE_IVL, int(limits.handshake_s * 1000))
+    socket.setsockopt(zmq.CONNECT_TIMEOUT, int(limits.dial_s * 1000))
+    socket.setsockopt(zmq.HEARTBEAT_IVL, int(limits.heartbeat_s * 1000))
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, int(limits.heartbeat_timeout_s * 1000))
+    socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 60)
+    socket.setsockopt(zmq.MAXMSGSIZE, limits.tcp_message_bytes_max)
+
+
+def for_ipc(socket: Any, limits: Limits) -> None:
+    """Undo for_tcp() and as_client() for the connections made from now on."""
+    socket.setsockopt(zmq.CURVE_SERVER, 0)  # libzmq: this is what sets the mechanism back to NULL
+    socket.setsockopt(zmq.HANDSHAKE_IVL, 0)
+    socket.setsockopt(zmq.HEARTBEAT_IVL, 0)
+    socket.setsockopt(zmq.MAXMSGSIZE, limits.message_bytes_max)
+
+
+def as_client(socket: Any, endpoint: Endpoint, keys: Keys | None) -> None:
+    """The next connect goes to ``endpoint``: with its key, or plain where it has none."""
+    socket.setsockopt(zmq.IPV6, int("[" in endpoint.address))
+    socket.setsockopt(zmq.CURVE_SERVER, 0)
+    if endpoint.key:
+        assert keys is not None
+        socket.setsockopt(zmq.CURVE_SERVERKEY, endpoint.key)
+        socket.setsockopt(zmq.CURVE_PUBLICKEY, keys.public)
+        socket.setsockopt(zmq.CURVE_SECRETKEY, keys.secret)
+
+
+def as_server(socket: Any, keys: Keys, domain: bytes) -> None:
+    """What binds from now on proves ``keys`` and asks the gate about every client."""
+    socket.setsockopt(zmq.CURVE_SERVER, 1)
+    socket.setsockopt(zmq.CURVE_SECRETKEY, keys.secret)
+    socket.setsockopt(zmq.ZAP_DOMAIN, domain)
+    socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
+
+
+def bind_first_free(socket: Any, host: str, ports: tuple[int, int]) -> int:
+    """Bind to the first free port of the range, (0, 0) for any; returns it.  OSError names what is in use."""
+    first, last = ports
+    if not 0 <= first <= last <= 65535 or (first == 0 and last != 0):
+        raise ValueError(f"a range of ports is two numbers from 1 to 65535, the smaller first, not {first}-{last}")
+    place = f"[{host}]" if ":" in host else host
+    for port in range(first, last + 1):
+        try:
+            socket.bind(f"tcp://{place}:{port}")
+        except zmq.ZMQError as error:
+            if error.errno == errno.EADDRINUSE:
+                continue
+            raise OSError(error.errno, f"cannot listen at {place}:{port}: {error.strerror}") from None
+        return int(socket.getsockopt_string(zmq.LAST_ENDPOINT).rpartition(":")[2])
+    which = f"port {first} is" if first == last else f"all ports from {first} to {last} are"
+    raise OSError(errno.EADDRINUSE, f"{which} in use at {place}")

@@ -66,6 +66,20 @@ class Futures:
                 self.rt.refs.forget_waiter(record, arrived)
             raise
 
+    async def brought(self, value: Any) -> None:
+        """Until a stored value of another node is here, or cannot be had."""
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        waiting = loop.create_future()
+        with self.rt.loop.lock:
+            distant = self.rt.stored.elsewhere(value)
+            if distant is None:
+                return
+            self.rt.stored.fetch(distant, lambda _: _wake(loop, waiting))
+        self.rt.kick()
+        await waiting
+
     async def stream_arrival(self, stream: Any) -> None:
         """Until a generator has another item or has ended."""
         import asyncio

@@ -147,6 +147,7 @@ class Runtime:
             m.CallsDone.CODE: self.calls.on_calls_done,
             m.ActorReply.CODE: self._on_reply,
             m.NodeAnswer.CODE: self._on_reply,
+            m.StoreLocated.CODE: self._on_reply,
             m.ProcessGone.CODE: self._on_process_gone,
             m.LogLines.CODE: self._on_log_lines,
             m.DialAnswer.CODE: self._on_dial_answer,

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from zray import errors, messages as m
-from zray.core.explaining import StreamRecord, explain_records
+from zray.causes import Cause
+from zray.core.explaining import EXPLAINED_MAX, StreamRecord, explain_records
 from zray.owner.streams import Stream
 from zray.refs import MapRefs, ObjectRef, ObjectRefGenerator, RefList
 from zray.serialization import NONE, loads
@@ -39,7 +40,7 @@ class Waits:
     def get_one(self, ref: ObjectRef, timeout: float | None = None) -> Any:
         """The value of one reference: what a synchronous call does, with as few steps as it takes."""
         record = ref._record
-        start = time.monotonic() if timeout is not None else 0.0
+        deadline = None if timeout is None else time.monotonic() + timeout
         if record.value is None:
             if timeout is None and self.rt.executor is None:
                 self._wait_one(record)
@@ -48,7 +49,9 @@ class Waits:
         value = record.value
         if type(value) is bytes and record.owner is None:
             return None if value == NONE else loads(value)
-        return self._load(record, timeout, start)
+        if type(value) is list and value[0] == m.STORED and value[5] != self.rt.node:
+            self.bring((record,), deadline)
+        return self._load(record, deadline)
 
     def _wait_one(self, record: Any) -> None:
         """A driver waits for one object without a time-out; the first seconds without the machinery of ``block``."""
@@ -69,29 +72,32 @@ class Waits:
     def get(self, refs: Sequence[ObjectRef], timeout: float | None = None) -> list[Any]:
         """Values in order; the first error in order is raised."""
         records = [ref._record for ref in refs]
-        start = time.monotonic() if timeout is not None else 0.0
+        deadline = None if timeout is None else time.monotonic() + timeout
         for record in records:
             if record.value is None:
                 self.wait_all(records, timeout)
                 break
         out = []
         for record in records:
+            if type(record.value) is list:
+                self.bring(records, deadline)
+                break
+        for record in records:
             value = record.value
             if type(value) is bytes and record.owner is None:
                 out.append(None if value == NONE else loads(value))
             else:
-                out.append(self._load(record, timeout, start))
+                out.append(self._load(record, deadline))
         return out
 
-    def _load(self, record: Any, timeout: float | None, start: float) -> Any:
-        """The value of a record that was ready; a value that is lost is waited for again, for what is left of
-        ``timeout`` since ``start``."""
+    def _load(self, record: Any, deadline: float | None) -> Any:
+        """The value of a record that was ready; when it proves to be lost, that which it is to have instead."""
         while True:
             try:
                 return self.values.load(record)
             except NotReady:
-                left = None if timeout is None else max(0.0, start + timeout - time.monotonic())
-                self.wait_all((record,), left)
+                self.wait_all((record,), None if deadline is None else max(0.0, deadline - time.monotonic()))
+                self.bring((record,), deadline)
 
     def get_map(self, refs: MapRefs, timeout: float | None = None) -> list[Any]:
         """All values of a map, column by column."""
@@ -134,6 +140,26 @@ class Waits:
                 for record in pending:
                     self.refs.forget_waiter(record, count)
             raise
+
+    def bring(self, records: Sequence[Any], deadline: float | None) -> None:
+        """Bring what other nodes hold of these, all together.  What cannot be had, its reader will hear."""
+        stored = self.rt.stored
+        with self.loop.lock:
+            values = [value for record in records if (value := stored.elsewhere(record.value)) is not None]
+            count = Countdown(self.loop, len(values))
+            pending = [(value, stored.fetch(value, count)) for value in values]
+        if not pending:
+            return
+
+        def why(budget: float) -> str:
+            missing = [(value, each) for value, each in pending if each.value is None]
+            lines = [f"ObjectRef({value[4].hex()}): {Cause.TRANSFERRING.text} "
+                     f"({each.progress or 'from node ' + value[5].hex()})" for value, each in missing[:EXPLAINED_MAX]]
+            if missing[EXPLAINED_MAX:]:
+                lines.append(f"and {len(missing) - EXPLAINED_MAX} more")
+            return "\n".join(lines)
+
+        self.block(count, None if deadline is None else max(0.0, deadline - time.monotonic()), why)
 
     def block(self, waiter: Waiter, timeout: float | None, why: Callable[[float], str],
               waited_s: float = 0.0) -> None:
@@ -271,6 +297,8 @@ class Waits:
         if record.value is None:
             await self.futures.arrival(record)
         while True:
+            if type(record.value) is list:
+                await self.futures.brought(record.value)
             try:
                 return self.values.load(record)
             except NotReady:

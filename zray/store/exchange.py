@@ -32,6 +32,8 @@ AVOID_MAX = 32  # nodes tried in vain that a puller names
 PROGRESS_S = 1.0
 LOCATIONS_DELAY_S = 0.05  # changes of an object's locations gather for so long
 ANNOUNCED_AT_ONCE = 256
+ANNOUNCE_TRIES = 4  # of a copy whose primary is lost
+FREE_AGAIN_S = (1.0, 5.0, 30.0)  # pauses between looks for copies of a freed object whose primary was lost
 FREED_MAX = 4096  # frees of other nodes' objects that are remembered, in case the node dies before it acts on them
 GONE_MAX = 4096  # dead nodes remembered
 

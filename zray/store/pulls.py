@@ -26,7 +26,7 @@ from zray.messages import (
 )
 from zray.store.copies import Copies
 from zray.store.exchange import (
-    ABSENT, AVOID_MAX, BAD_MAX, BAD_SAME_MAX, CHUNK_BYTES, FINDS_MAX, FREED, GIVE_UP_S, IN_CHUNKS_MAX, PROGRESS_S,
+    ABSENT, AVOID_MAX, BAD_MAX, BAD_SAME_MAX, FINDS_MAX, FREED, GIVE_UP_S, IN_CHUNKS_MAX, PROGRESS_S,
     PULLS_MAX, QUEUED_MAX, RESTORE_STALL_S, RETRY_S, STALE, STALL_S, WINDOW, Finder, Key, Say,
 )
 from zray.store.records import Send
@@ -50,13 +50,14 @@ class Pull:
 
     __slots__ = ("absent", "again", "asked", "avoid", "bad", "candidates", "count", "cursor", "deadline", "finds",
                  "from_source", "give_up_at", "have", "key", "nbytes", "number", "offset", "received", "same_bad",
-                 "source", "state", "told_at", "waiters", "wants")
+                 "source", "state", "told_at", "unit", "waiters", "wants")
 
-    def __init__(self, key: Key, offset: int, nbytes: int):
+    def __init__(self, key: Key, offset: int, nbytes: int, unit: int):
         self.key = key
         self.offset = offset  # at the primary's node
         self.nbytes = nbytes
-        self.count = max(1, -(-nbytes // CHUNK_BYTES))
+        self.unit = unit  # bytes of a chunk
+        self.count = max(1, -(-nbytes // unit))
         self.state = State.QUEUED
         self.waiters: list[tuple[bytes, int]] = []  # (client, request) of StorePull
         self.have = bytearray(self.count)
@@ -81,7 +82,7 @@ class Pull:
         self.told_at = 0.0
 
     def chunk_bytes(self, index: int) -> int:
-        return min(CHUNK_BYTES, self.nbytes - index * CHUNK_BYTES)
+        return min(self.unit, self.nbytes - index * self.unit)
 
     def next_chunk(self) -> int:
         if self.again:
@@ -92,7 +93,7 @@ class Pull:
 
     def where(self) -> str:
         """How far it is, in words."""
-        here = min(self.received * CHUNK_BYTES, self.nbytes)
+        here = min(self.received * self.unit, self.nbytes)
         text = f"{here:,} of {self.nbytes:,} bytes are here"
         if self.state is State.FETCHING:
             return f"{text}, from node {self.source.hex()}{': ' + self.wants if self.wants else ''}"
@@ -103,7 +104,8 @@ class Pulls:
     """All objects on their way to this node."""
 
     def __init__(self, me: bytes, copies: Copies, serving: Serving, finder: Finder, gone: dict[bytes, None],
-                 out: list[Any], orphaned: Callable[[Key], None]):
+                 out: list[Any], orphaned: Callable[[Key], None], chunk_bytes: int):
+        self.chunk_bytes = chunk_bytes
         self.me = me
         self.copies = copies
         self.orphaned = orphaned  # told of a new copy whose primary is lost
@@ -133,7 +135,7 @@ class Pulls:
         if len(self.pulls) >= QUEUED_MAX:
             self.out.append(Send(client, StoreRestored(request, [], f"{QUEUED_MAX:,} objects are on their way here")))
             return
-        pull = self.pulls[key] = Pull(key, offset, nbytes)
+        pull = self.pulls[key] = Pull(key, offset, nbytes, self.chunk_bytes)
         pull.waiters.append((client, request))
         self._numbers += 1
         heappush(self._small, (nbytes, self._numbers, pull))
@@ -263,7 +265,7 @@ class Pulls:
         if len(message.data) != pull.chunk_bytes(index) or crc32(message.data) != message.checksum:
             self._bad(pull, index, now)
             return
-        self.copies.write(pull.key, index * CHUNK_BYTES, message.data)
+        self.copies.write(pull.key, index * self.chunk_bytes, message.data)
         pull.have[index] = 1
         pull.received += 1
         pull.deadline = now + STALL_S

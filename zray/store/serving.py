@@ -20,7 +20,7 @@ from zlib import crc32
 from zray.messages import Chunk, PullChunk, PullElsewhere, PullObject, PullRefused, PullWait
 from zray.store.copies import COMING, GONE, Copies
 from zray.store.exchange import (
-    ABSENT, AVOID_MAX, BEHIND, BUSY, CHUNK_BYTES, FANOUT, FREED, OUT_CHUNKS_MAX, SESSION_IDLE_S, SESSIONS_MAX, STALE,
+    ABSENT, AVOID_MAX, BEHIND, BUSY, FANOUT, FREED, OUT_CHUNKS_MAX, SESSION_IDLE_S, SESSIONS_MAX, STALE,
     WINDOW, Key, Say,
 )
 
@@ -53,7 +53,8 @@ class Session:
 class Serving:
     """All sessions of this node."""
 
-    def __init__(self, me: bytes, copies: Copies, out: list[Any]):
+    def __init__(self, me: bytes, copies: Copies, out: list[Any], chunk_bytes: int):
+        self.chunk_bytes = chunk_bytes  # the same on all nodes of a cluster
         self.me = me
         self.copies = copies
         self.out = out
@@ -194,7 +195,7 @@ class Serving:
             session = self._turns.popleft()
             session.queued = False
             index = session.wanted.popleft()
-            data = self.copies.read(session.key, index * CHUNK_BYTES, CHUNK_BYTES)
+            data = self.copies.read(session.key, index * self.chunk_bytes, self.chunk_bytes)
             if data is None:
                 code = FREED if session.key.node == self.me else ABSENT
                 self._refuse_session(session, code, "the object is not in the store any more")

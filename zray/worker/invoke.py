@@ -38,6 +38,8 @@ def arguments(rt: Any, task: list[Any], register: Callable[[Any], None] | None =
     for value in deps:
         if type(value) is list and value and value[0] == FAILED:
             raise DependencyFailed(value)
+    if deps:
+        rt.values.prefetch([*deps, task[ARGS]])
     loads = serialization.loads
     values = [loads(payload(rt, value), register) for value in deps]
     return serialization.load_args(payload(rt, task[ARGS]), extra.get("slots", ()) if values else (), values, register)

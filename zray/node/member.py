@@ -27,7 +27,7 @@ from zray.transport.mesh import Mesh
 if TYPE_CHECKING:
     from zray.node.daemon import Daemon
 
-JOIN_TIMEOUT_S = 5.0
+JOIN_TIMEOUT_S = 20.0
 PYTHON = ".".join(map(str, sys.version_info[:3]))
 ROW_FIELDS = {"node_id": bytes, "endpoint": str, "name": str, "total": dict, "labels": dict, "shown": dict}
 

@@ -110,10 +110,12 @@ class World:
 
     def run(self, task: Any) -> Any:
         made = self.made[task[0]]
-        for value, entry in zip((task[5] or {}).get("deps", ()), made.deps, strict=True):
+        deps = (task[5] or {}).get("deps", ())
+        lost = [[value[4], value, "gone"] for value in deps if type(value) is list and value[3] not in self.store]
+        if lost:
+            return [m.FAILED, "dependency_lost", {"oid": lost[0][0], "reason": "gone", "lost": lost}]
+        for value, entry in zip(deps, made.deps, strict=True):
             if type(value) is list:
-                if value[3] not in self.store:
-                    return [m.FAILED, "dependency_lost", {"oid": entry.oid, "value": value, "reason": "gone"}]
                 value = self.store[value[3]]
             assert value == self.expected[entry.oid], "an argument has another value"
         for entry in made.nested:
@@ -186,13 +188,12 @@ class World:
             return False
         if made.task.tid in runs:
             return True
-        if made.unsure:
-            return None
         if not made.may_run() or not made.stored:
             return False
         runs[made.task.tid] = None
         return worst([self.usable(dep, runs, read=True) for dep in made.deps]
-                     + [self.usable(nested, runs, read=False) for nested in made.nested])
+                     + [self.usable(nested, runs, read=False) for nested in made.nested]
+                     + [None if made.unsure else True])
 
     def usable(self, entry: Entry, runs: dict[bytes, None], read: bool) -> bool | None:
         if self.referenced(entry):

@@ -145,9 +145,9 @@ class Waits:
         """Bring what other nodes hold of these, all together.  What cannot be had, its reader will hear."""
         stored = self.rt.stored
         with self.loop.lock:
-            values = [value for record in records if (value := stored.elsewhere(record.value)) is not None]
-            count = Countdown(self.loop, len(values))
-            pending = [(value, stored.fetch(value, count)) for value in values]
+            wanted = [(record, value) for record in records if (value := stored.elsewhere(record.value)) is not None]
+            count = Countdown(self.loop, len(wanted))
+            pending = [(value, stored.fetch(value, count)) for _, value in wanted]
         if not pending:
             return
 
@@ -160,6 +160,10 @@ class Waits:
             return "\n".join(lines)
 
         self.block(count, None if deadline is None else max(0.0, deadline - time.monotonic()), why)
+        with self.loop.lock:  # what is lost is made again together, too; why it cannot be, its reader will hear
+            for (record, value), (_, each) in zip(wanted, pending, strict=True):
+                if each.value is not None and each.value[0] == m.FAILED and each.value[1] == "object_lost":
+                    self.submitter.reconstruction.lost(record, value, str(each.value[2].get("reason", "")))
 
     def block(self, waiter: Waiter, timeout: float | None, why: Callable[[float], str],
               waited_s: float = 0.0) -> None:

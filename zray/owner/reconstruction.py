@@ -91,20 +91,20 @@ class Reconstruction:
         self.submitter.net.send(peer, Resolved([message.oid, answer]))
 
     def dependency_lost(self, task: Task, said: list[Any]) -> list[Any] | None:
-        """A worker could not read an argument of this task; None: run it again when its arguments are ready.
+        """A worker could not read arguments of this task; None: run it again when its arguments are ready.
 
         Else its failure.
         """
-        detail = said[2] if type(said[2]) is dict else {}
-        oid = detail.get("oid")
-        record = next((pin for pin in task.pins or () if pin.oid == oid), None)
-        count = self.restarts.get(task.tid, 0) + 1
-        if record is None or count > RESTARTS_MAX:
+        count = self.restarts[task.tid] = self.restarts.get(task.tid, 0) + 1
+        lost = said[2].get("lost") if type(said[2]) is dict else None
+        if not lost or count > RESTARTS_MAX:
             return said
-        failed = self.lost(record, detail.get("value"), str(detail.get("reason", "")))
-        if failed is None:
-            self.restarts[task.tid] = count
-        return failed
+        pins = {record.oid: record for record in task.pins or ()}
+        for oid, value, reason in lost:
+            failed = self.lost(pins[oid], value, reason) if oid in pins else said
+            if failed is not None:
+                return failed
+        return None
 
     # ------------------------------------------------------------ what is to run
 

@@ -6,7 +6,7 @@ The executor's loop has its own short cut for the plain case (one return, no ref
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from zray import serialization
@@ -41,20 +41,31 @@ def arguments(rt: Any, task: list[Any], register: Callable[[Any], None] | None =
     if deps:
         rt.values.prefetch([*deps, task[ARGS]])
     loads = serialization.loads
-    values = [loads(payload(rt, value), register) for value in deps]
-    return serialization.load_args(payload(rt, task[ARGS]), extra.get("slots", ()) if values else (), values, register)
+    values = [loads(buffer, register) for buffer in buffers(rt, deps)]
+    payload, = buffers(rt, [task[ARGS]])
+    return serialization.load_args(payload, extra.get("slots", ()) if values else (), values, register)
 
 
-def payload(rt: Any, value: Any) -> Any:
-    """The buffer of an argument.  One that is lost is no fault of the task, which has not started: its owner learns
-    which value it was, has it made again, and sends the task again."""
-    try:
-        return rt.values.payload(value)
-    except ObjectLostError as lost:
-        while value[0] == CARRYING:
-            value = value[1]
-        detail = {"oid": value[4], "value": value, "reason": str(getattr(lost, "reason", ""))}
-        raise DependencyFailed([FAILED, "dependency_lost", detail]) from None
+def buffers(rt: Any, wire: Sequence[Any]) -> list[Any]:
+    """The serialised forms of arguments.
+
+    One that is lost is no fault of the task, which has not started: its owner learns which values are, has them made
+    again, and sends the task again.
+    """
+    payload = rt.values.payload
+    found = []
+    lost: list[list[Any]] = []
+    for value in wire:
+        try:
+            found.append(payload(value))
+        except ObjectLostError as error:
+            while value[0] == CARRYING:
+                value = value[1]
+            lost.append([value[4], value, str(getattr(error, "reason", ""))])
+    if lost:
+        oid, _, reason = lost[0]
+        raise DependencyFailed([FAILED, "dependency_lost", {"oid": oid, "reason": reason, "lost": lost}])
+    return found
 
 
 def encode(rt: Any, value: Any, task: bytes, index: int) -> Any:

@@ -20,7 +20,7 @@ from zray.owner.records import DONE, Entry, Function, Task
 from zray.owner.references import References
 from zray.owner.submitter import Submitter
 
-ME, NODE, OTHER, WORKER = b"me......", b"node....", b"other...", b"worker.."
+ME, NODE, WORKER = b"me......", b"node....", b"worker.."
 FAILURES = {"reconstruction", "reconstruction_attempts", "reconstruction_evicted"}
 
 
@@ -61,6 +61,9 @@ class World:
         self.puts: dict[bytes, bool] = {}  # oid -> in the store
         self.expected: dict[bytes, bytes] = {}
         self.pushed: list[tuple[int, int, Any]] = []
+        self.questions: list[Any] = []
+        self.submitter.reconstruction.locate = lambda values, then: self.questions.append((values, then))
+        self.nodes = 1
         self.leases = 0
         self.generation = 0
         self.count = 0
@@ -92,13 +95,22 @@ class World:
             return self.expected[oid]
         self.generation += 1
         self.store[self.generation] = self.expected[oid]
-        return [m.STORED, 64 * self.generation, 100, self.generation, oid, OTHER]
+        return [m.STORED, 64 * self.generation, 100, self.generation, oid, self.node]
+
+    @property
+    def node(self) -> bytes:
+        return self.nodes.to_bytes(4, "big") + bytes(4)
 
     # ---- workers
 
     def step(self) -> bool:
         """Run the next task that a worker has; False when there is none."""
         self.submitter.pump()
+        self.submitter.reconstruction.ask()
+        if self.questions:
+            values, then = self.questions.pop(0)
+            then([[NODE] if value[3] in self.store else [] for value in values])
+            return True
         if not self.pushed:
             return False
         lease, seq, task = self.pushed.pop(0)
@@ -111,6 +123,9 @@ class World:
     def run(self, task: Any) -> Any:
         made = self.made[task[0]]
         deps = (task[5] or {}).get("deps", ())
+        for value in deps:
+            if type(value) is list and value[0] == m.FAILED:
+                return value
         lost = [[value[4], value, "gone"] for value in deps if type(value) is list and value[3] not in self.store]
         if lost:
             return [m.FAILED, "dependency_lost", {"oid": lost[0][0], "reason": "gone", "lost": lost}]
@@ -269,6 +284,15 @@ class LineageMachine(RuleBasedStateMachine):
     def lose_all(self):
         self.world.store.clear()
 
+    @rule(data=st.data())
+    def node_dies(self, data):
+        """All its values vanish but those of which there is a copy; new ones go elsewhere."""
+        world = self.world
+        copied = data.draw(st.booleans())
+        world.store = {generation: value for generation, value in world.store.items() if copied and generation % 2}
+        world.refs.on_node_gone(world.node)
+        world.nodes += 1
+
     @rule(ref=refs, stale=st.booleans())
     def report(self, ref, stale):
         """Somebody found it lost, or thinks so of a value that it does not have any more."""
@@ -330,7 +354,7 @@ class LineageMachine(RuleBasedStateMachine):
         assert not world.refs.owned and not world.store, "values outlive their last reference"
         assert not world.lineage.recipes and not world.lineage.traced and world.lineage.bytes == 0
         assert not world.submitter.reconstruction.running and not world.refs.unsettled
-        assert not world.submitter.reconstruction.restarts
+        assert not world.submitter.reconstruction.restarts and not world.submitter.reconstruction.asked
         assert all(made.task.state == DONE for made in world.made.values())
 
 

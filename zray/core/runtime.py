@@ -106,6 +106,7 @@ class Runtime:
         self.submitter.maps.pick_later = self.values.pick_later
         self.submitter.maps.failure = self.values.failure
         self.submitter.retry_matches = _error_matches
+        self.submitter.reconstruction.locate = self.stored.locate
         self.futures = Futures(self)
         self.tasks = Tasks(self)
         self.actors = Actors(self)
@@ -147,7 +148,7 @@ class Runtime:
             m.CallsDone.CODE: self.calls.on_calls_done,
             m.ActorReply.CODE: self._on_reply,
             m.NodeAnswer.CODE: self._on_reply,
-            m.StoreLocated.CODE: self._on_reply,
+            m.StoreLocated.CODE: self._on_located,
             m.ProcessGone.CODE: self._on_process_gone,
             m.LogLines.CODE: self._on_log_lines,
             m.DialAnswer.CODE: self._on_dial_answer,
@@ -201,6 +202,8 @@ class Runtime:
         submitter.now = time.monotonic()
         if submitter.dirty:
             submitter.pump()
+        if submitter.reconstruction.questions:
+            submitter.reconstruction.ask()
         if self.calls.dirty:
             self.calls.pump()
         self.refs.flush()
@@ -344,6 +347,15 @@ class Runtime:
         if reply is not None:
             reply.message = message
             self.loop.notify(reply)
+
+    def _on_located(self, peer: bytes, message: m.StoreLocated) -> None:
+        if not self.stored.on_located(message):
+            self._on_reply(peer, message)
+
+    def next_request(self) -> int:
+        """A number for a request whose answer somebody else waits for (under the lock)."""
+        self._request_count += 1
+        return self._request_count
 
     def request(self, make: Callable[[int], Any], timeout: float = REQUEST_TIMEOUT_S) -> Any:
         """Send ``make(request number)`` to the node and wait for its answer."""

@@ -37,6 +37,7 @@ class Stored:
         # (node, generation) -> place here.  Only a hint: reading checks the block's generation, as it does for any.
         # Or why it could not be brought, for the next who reads it.
         self.copies: dict[tuple[bytes, int], list[Any]] = {}
+        self._locating: dict[int, Callable[[list[list[bytes]]], None]] = {}
 
     def allocate(self, nbytes: int, oid: bytes) -> Allocation:
         """Space in the object store, waiting for it if need be (not under the lock).  ObjectStoreFullError."""
@@ -148,6 +149,19 @@ class Stored:
         if pending.value[0] == m.FAILED:
             raise errors.from_failure(pending.value[1], pending.value[2])
         return pending.value
+
+    def locate(self, values: list[Any], then: Callable[[list[list[bytes]]], None]) -> None:
+        """``then(nodes)``: for each stored value, the live nodes that have it (under the lock)."""
+        number = self.rt.next_request()
+        self._locating[number] = then
+        self.rt.send(self.rt.node, m.StoreLocate(number, values))
+
+    def on_located(self, message: m.StoreLocated) -> bool:
+        """The answer to ``locate``, if it is one."""
+        then = self._locating.pop(message.request, None)
+        if then is not None:
+            then(message.nodes)
+        return then is not None
 
     def relieve(self, cap: int) -> int:
         """Move inline values of this process to the store until their bytes are below ``cap`` (under the lock).

@@ -169,8 +169,7 @@ class Lineage:
             self._evict()
 
     def revived(self, trace: Trace) -> None:
-        """An input is an object of this process again: its value counts there, its references are pinned there."""
-        trace.live = True
+        """A ``live`` input is an object of this process again: its value counts there, and pins what it contains."""
         self.bytes -= trace.nbytes
         trace.nbytes = 0
         contained, trace.contained = trace.contained, None
@@ -216,7 +215,9 @@ class Lineage:
                 continue
             del self.traced[trace.record.oid]
             self.bytes -= trace.nbytes
-            for inner in trace.contained or ():
+            trace.nbytes = 0
+            contained, trace.contained = trace.contained, None
+            for inner in contained or ():
                 inner.uses -= 1
                 work.append(inner)
             recipe, trace.recipe = trace.recipe, None

@@ -7,28 +7,36 @@
     None                 its task ends                              what the task returned: STORED, inline, FAILED
 
 Nothing is done when a node dies: another node may have a copy, and most objects will never be read again.  A loss
-counts when a reader (a ``get``, a borrower, a worker with an argument it cannot read) has found that no copy is left;
-it names the value, so that many readers cause one reconstruction.  The task runs again under its own id, as a further
-attempt; of its inputs those that were freed are made again first, from their own recipes.  Inputs that still have a
-value are taken as they are: should one prove lost as well, the worker says so, and the task waits for it.
+counts when a reader (a ``get``, a borrower, a worker with an argument it cannot read) has found that no copy is left,
+or when a task is to be pushed, an argument of it lay on a dead node, and the control store knows of no copy.  The
+reader names the value, so that many readers cause one reconstruction.  The task runs again under its own id, as a
+further attempt; of its inputs those that were freed are made again first, from their own recipes.  Inputs that still
+have a value are taken as they are: should one prove lost as well, the task waits for it.
 
 Tasks whose argument was lost start again free of charge; making an object again is charged to the retries of its task.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from zray.ids import PUT_FLAG, TASK_SIZE
 from zray.messages import FAILED, ObjectLost, Resolved
 from zray.owner.lineage import ATTEMPTS, FAILED_AGAIN, Lineage, Recipe, Trace, Why, is_stored
-from zray.owner.records import Borrowed, Entry, Task
+from zray.owner.records import WAITING, Borrowed, Entry, Task
 from zray.owner.references import Record, References
 
 if TYPE_CHECKING:
     from zray.owner.submitter import Submitter
 
+ANSWERED_MAX = 65_536
+VALUES_ASKED = 1000  # in one question
 RESTARTS_MAX = 100  # of one task for arguments that were lost: each costs a retry of another task, unless a node is mad
+
+Place = tuple[bytes, int]  # node and generation
+# locate(values, then): then(nodes), for each value the nodes that have it, under the lock
+Locate = Callable[[list[Any], Callable[[list[list[bytes]]], None]], None]
 
 PUT: Why = ("reconstruction", "it was put into the store; only what tasks return can be made again")
 FREED: Why = ("reconstruction", "it was freed, and how it was made is not known")
@@ -43,6 +51,10 @@ class Reconstruction:
         self.submitter = submitter
         self.refs = refs
         self.lineage = lineage
+        self.locate: Locate | None = None  # the shell's: asks the node where copies are; None: nobody knows
+        self.questions: list[Any] = []  # values to ask for, the next time that ``ask`` is called
+        self.asked: dict[Place, tuple[Record, Any, list[Task]]] = {}  # -> tasks that wait for the answer
+        self.answered: set[Place] = set()  # on dead nodes, and to be pulled: a copy is known, or nothing better
         self.running: dict[bytes, Task] = {}
         self.restarts: dict[bytes, int] = {}  # task -> times that it started again for a lost argument
         self.started = 0
@@ -61,6 +73,8 @@ class Reconstruction:
             self.refs.report_lost(record, reason)
             return None
         assert type(record) is Entry
+        if self.refs.owned.get(record.oid) is not record:
+            return None  # nobody refers to it any more
         running = self.running.get(record.oid[:TASK_SIZE])
         if running is not None:
             self.refs.unpin_all(self._reset(record, running))
@@ -105,6 +119,53 @@ class Reconstruction:
             if failed is not None:
                 return failed
         return None
+
+    # ------------------------------------------------------------ arguments on dead nodes
+
+    def hold_back(self, task: Task) -> bool:
+        """Whether this queued task must wait, because nobody has looked yet for copies of its arguments on dead nodes.
+
+        A worker would find out too, after a second or two in which it does nothing else: with many arguments lost,
+        that is long.
+        """
+        if self.locate is None:
+            return False
+        gone = self.refs.gone_nodes
+        missing = [(record, record.value, place) for record in task.deps or () if is_stored(record.value)
+                   and record.value[5] in gone and (place := place_of(record.value)) not in self.answered]
+        if not missing:
+            return False
+        task.state = WAITING
+        task.missing = len(missing)
+        self.submitter.waiting += 1
+        for record, value, place in missing:
+            if place not in self.asked:
+                self.asked[place] = record, value, []
+                self.questions.append(value)
+            self.asked[place][2].append(task)
+        return True
+
+    def ask(self) -> None:
+        """Once a turn: send the questions that came up."""
+        values, self.questions = self.questions, []
+        for first in range(0, len(values) if self.locate is not None else 0, VALUES_ASKED):
+            self._ask(values[first:first + VALUES_ASKED])
+
+    def _ask(self, values: list[Any]) -> None:
+        assert self.locate is not None
+        self.locate(values, lambda nodes: self._located(values, nodes))
+
+    def _located(self, values: list[Any], nodes: list[list[bytes]]) -> None:
+        for value, where in zip(values, nodes, strict=True):
+            place = place_of(value)
+            record, _, tasks = self.asked.pop(place)
+            tried = where or self.lost(record, value, f"node {value[5].hex()} died, and no other has a copy")
+            if tried:  # there is one; or it cannot be made again, and a pull looks more closely
+                if len(self.answered) >= ANSWERED_MAX:
+                    self.answered.clear()
+                self.answered.add(place)
+            for task in tasks:
+                self.submitter.ready_or_wait(task, record)
 
     # ------------------------------------------------------------ what is to run
 
@@ -191,6 +252,7 @@ class Reconstruction:
         entry = trace.record
         assert type(entry) is Entry and entry.refs == 0
         self.refs.owned[entry.oid] = entry
+        trace.live = True
         if type(entry.value) is bytes:
             self.refs.inline_bytes += len(entry.value)
         elif entry.value is None or is_stored(entry.value):
@@ -220,11 +282,17 @@ class Reconstruction:
     def check(self) -> None:
         for tid, task in self.running.items():
             assert task.tid == tid and task.pins is not None, "runs again, and has ended"
+        for value in self.questions:
+            assert place_of(value) in self.asked
 
 
 def same_place(one: Any, other: Any) -> bool:
     """Whether two values are the same copy of an object: restoring it from disk changes its offset only."""
     return is_stored(one) and type(other) is list and len(other) > 5 and one[3:6] == other[3:6]
+
+
+def place_of(value: Any) -> Place:
+    return value[5], value[3]
 
 
 def failure(oid: bytes, why: Why | None, reason: str, needed: bytes = b"") -> list[Any]:

@@ -42,6 +42,7 @@ class References:
         # (sender, token) -> holds (owner, oid, n) that their owners have not yet confirmed
         self.arrivals: dict[tuple[bytes, int], set[tuple[bytes, bytes, int]]] = {}
         self.gone: dict[bytes, None] = {}  # processes that have ended, the last GONE_MAX of them
+        self.gone_nodes: dict[bytes, None] = {}  # the same for nodes
         self.finalizers: dict[bytes, Callable[[], None]] = {}  # called when the object is freed (actor lives)
         self.traced: Mapping[bytes, Any] = {}  # objects that lineage knows: it is told when one is freed
         self.on_traced_freed: Callable[[Entry], None] = _nobody
@@ -394,7 +395,9 @@ class References:
             known.update(process for process in drops if node_of(process) == node)
         for process in sorted(known):
             self.on_process_gone(process, certain=True)
-        self.gone[node] = None
+        self.gone[node] = self.gone_nodes[node] = None
+        if len(self.gone_nodes) > GONE_MAX:
+            del self.gone_nodes[next(iter(self.gone_nodes))]
 
     def on_process_gone(self, process: bytes, *, certain: bool = False) -> None:
         """A process ended: its holds are void, and what it owned is lost unless its value is here already.

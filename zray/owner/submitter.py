@@ -116,6 +116,11 @@ class Submitter:
             self.waiting -= 1
             self.enqueue(task)
 
+    def ready_or_wait(self, task: Task, record: Any) -> None:
+        """One argument of a waiting task that was in doubt: it is there, or will be."""
+        if self.refs.when_ready(record, Arrival(self, task)):
+            self.arrived(task)
+
     # ------------------------------------------------------------ feeding leases
 
     def push(self, lease: Lease, tasks: Iterable[Task]) -> None:
@@ -164,7 +169,7 @@ class Submitter:
             self.maps.feed(lease)
             return
         inflight = lease.inflight
-        unsettled = self.refs.unsettled
+        unsettled = self.refs.unsettled or self.refs.gone_nodes
         while queue and (queue[0].state != QUEUED or (unsettled and self._waits_again(queue[0]))):
             queue.popleft()  # cancelled, or run elsewhere, while queued; or an argument was lost
         if not queue or type(queue[0]) is MapChunk:
@@ -192,11 +197,13 @@ class Submitter:
             self.push(lease, batch)
 
     def _waits_again(self, task: Any) -> bool:
-        """Whether an argument of this queued task was lost since it was ready: then the task leaves the queue."""
-        if type(task) is not Task or not waits_again(task):
+        """Whether an argument of this queued task was, or may be, lost since it was ready: it leaves the queue then."""
+        if type(task) is not Task or task.deps is None:
             return False
-        self.start(task)
-        return True
+        if waits_again(task):
+            self.start(task)
+            return True
+        return self.reconstruction.hold_back(task)
 
     def _idle(self, lease: Lease) -> None:
         lease.idle_since = self.now

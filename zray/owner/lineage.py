@@ -18,6 +18,7 @@ After "Ownership: A Distributed Futures System for Fine-Grained Tasks" (Wang et 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from zray.messages import STORED
@@ -64,9 +65,9 @@ class Recipe:
 
     def __init__(self, task: Task):
         self.task = task
-        self.inputs: list[Trace] = []
+        self.inputs: Sequence[Trace] = ()
         self.deps: list[Trace] | None = None  # those that are arguments themselves, in slot order
-        self.results: list[Trace] = []
+        self.results: Sequence[Trace] = ()
         self.arguments: Entry | None = None  # arguments too large for a message: in this node's store, pinned
         self.wanted = 0
         self.nbytes = RECIPE_BYTES
@@ -89,18 +90,19 @@ class Lineage:
 
     def keep(self, task: Task, pins: list[Any] | None, deps: list[Any] | None) -> None:
         """The results of ``task`` are delivered; ``pins``, of which ``deps`` are its arguments by slot, still hold."""
-        entries = task.entry if type(task.entry) is list else [task.entry]
+        entries = task.entry if type(task.entry) is list else (task.entry,)
         stored = [entry for entry in entries if is_stored(entry.value) and self._matters(entry)]
         before = self.recipes.pop(task.tid, None)
         why = why_not(task)
         if why is NOTHING and stored:
-            self._add(task, stored, pins or [], deps)
+            self._add(task, stored, pins, deps)
         if before is not None:
             self.drop(before, why)  # after the new one, which has the same inputs, is there
         if why is not NOTHING:
             for entry in stored:
                 self.note(entry, why)
-        self._evict()
+        if self.bytes > self.bytes_max:
+            self._evict()
 
     def _matters(self, entry: Entry) -> bool:
         """Whether it is referenced, or an input of some recipe."""
@@ -109,27 +111,29 @@ class Lineage:
         trace = self.traced.get(entry.oid)
         return trace is not None and trace.uses > 0
 
-    def _add(self, task: Task, stored: list[Entry], pins: list[Any], deps: list[Any] | None) -> None:
+    def _add(self, task: Task, stored: list[Entry], pins: list[Any] | None, deps: list[Any] | None) -> None:
         recipe = self.recipes[task.tid] = Recipe(task)
         args = task.args
         if type(args) is bytes:
             recipe.nbytes += len(args)
-        for record in pins:
-            if type(args) is list and record.oid == args[4]:
-                record.refs += 1
-                recipe.arguments = record
-                recipe.nbytes += args[2]
-                continue
-            recipe.inputs.append(self._use(record))
+        if pins:
+            inputs: list[Trace] = []
+            for record in pins:
+                if type(args) is list and record.oid == args[4]:
+                    record.refs += 1
+                    recipe.arguments = record
+                    recipe.nbytes += args[2]
+                else:
+                    inputs.append(self._use(record))
+            recipe.inputs = inputs
         if deps:
             recipe.deps = [self.traced[record.oid] for record in deps]
-        for entry in stored:
-            trace = self._trace(entry)
+        recipe.results = results = [self._trace(entry) for entry in stored]
+        recipe.wanted = len(results)
+        for trace in results:
             if trace.recipe is not None:
                 trace.recipe.wanted -= 1
             trace.recipe, trace.why = recipe, NOTHING
-            recipe.results.append(trace)
-            recipe.wanted += 1
         self.bytes += recipe.nbytes
 
     def note(self, entry: Entry, why: Why) -> None:
@@ -197,7 +201,7 @@ class Lineage:
         if self.recipes.get(recipe.task.tid) is recipe:
             del self.recipes[recipe.task.tid]
         self.bytes -= recipe.nbytes
-        inputs, recipe.inputs, recipe.deps = recipe.inputs, [], None
+        inputs, recipe.inputs, recipe.deps = recipe.inputs, (), None
         for trace in inputs:
             trace.uses -= 1
             work.append(trace)

@@ -227,6 +227,12 @@ class GcsService(Host):
 
     def _handle(self, peer: bytes, message: Any) -> Out:
         if isinstance(message, _TO_CLIENT):
+            chain = self.config.chains[0]
+            if (isinstance(message, GcsRedirect) and message.epoch < chain.epoch == self.client.epoch
+                    and peer != self.incarnation):
+                self._emit([(peer, ConfigIs(self.config.pack()))])
+                self.client.again(peer, message.number)
+                return []
             self.client.on_message(peer, message)
             return []
         if isinstance(message, _OF_CONTROL):
@@ -299,6 +305,7 @@ class GcsService(Host):
                 replica.counters["unsafe"] += 1
             replica.grant_lease(chain.epoch, self._reads_until(chain))
             self._persist(replica)
+            self._emit(replica.replay(now))
         self.client.configured(config.chains[0])
         self.on_config(config)
         self._emit(self._go_on_leaving())
@@ -322,6 +329,7 @@ class GcsService(Host):
         for replica in self.replicas.values():
             if len(replica.config.members) > 1:
                 replica.grant_lease(replica.config.epoch, until)
+                self._emit(replica.replay(self._now()))
 
     def _reads_until(self, chain: ChainConfig) -> float:
         return math.inf if len(chain.members) == 1 else self.control.lease.until

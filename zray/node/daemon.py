@@ -90,6 +90,7 @@ class Daemon:
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.stopping = ""
         self._leaving = ""  # why this node is leaving its cluster
+        self._stirred = False
         self._left = False  # the control store does without it
         self._leave_at: float | None = None  # when it stops waiting for that
         self.now = time.monotonic()
@@ -219,6 +220,9 @@ class Daemon:
         self.mesh.drain(self._deliver)
         self.watcher.run()
         self._timers(time.monotonic())
+        if self._stirred:  # the control store may have answered the machine
+            self._stirred = False
+            self.machine.settle(time.monotonic())
         self._perform()
         self.mesh.flush()
 
@@ -229,6 +233,7 @@ class Daemon:
         handler = self._shell_handlers.get(code)
         if handler is not None:
             handler(peer, message)
+            self._stirred = self._stirred or code in self.gcs.handlers
         else:
             self.machine.handle(peer, code, message, self.now)
 
@@ -257,6 +262,7 @@ class Daemon:
             self.mesh.tick(now)
         if (when := self.gcs.next_deadline()) is not None and when <= now:
             self.gcs.tick(now)
+            self._stirred = True
         if self.member is not None and (when := self.member.links.next_deadline()) is not None and when <= now:
             self.member.links.tick(now)
         if self._leave_at is not None and (self._leave_at <= now or self.machine.nobody_stays()

@@ -139,6 +139,7 @@ class NodeMachine:
             nodes_of=lambda strategy: self.groups.nodes_of(strategy["group"], strategy.get("bundle", -1)))
         self.groups.cluster_view = lambda: self.scheduler.view if self.cluster.alone else self.bottom_up.view
         self.groups.node_ids = self.cluster.node_id
+        self.groups.job_ended = self._job_ended
         self.groups.directory.on_change.append(lambda state: self.bottom_up.spill.group_changed(self.now))
         self.events = TaskEvents(config.events_max)
         self.counts = {"grants": 0, "worker_deaths": 0, "refused": 0}
@@ -239,6 +240,11 @@ class NodeMachine:
         self.elsewhere.tick(now)
         self.census.tick(now)
         self.groups.tick(now)
+        self._settle()
+
+    def settle(self, now: float) -> None:
+        """Something outside this machine has called back: do what follows."""
+        self.now = now
         self._settle()
 
     def next_deadline(self) -> float | None:
@@ -816,6 +822,10 @@ class NodeMachine:
         if job is not None and not job.is_over and not same_node(job.driver, self.incarnation):
             self.jobs.over(job.driver, self.now, self._job_is_used)
             self._end_job(job, message.reason)
+
+    def _job_ended(self, number: int) -> bool:
+        job = self.jobs.jobs.get(number)
+        return job is not None and job.is_over
 
     def _job_is_used(self, number: int) -> bool:
         return self.actors.job_is_used(number) or self.guests.job_is_used(number)

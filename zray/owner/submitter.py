@@ -26,6 +26,7 @@ from zray.messages import (
     LeaseReturn, LeaseStatus, LeaseWant, PushTasks, StreamItem, TasksDone, WorkerDied,
 )
 from zray.owner.lineage import Lineage, is_stored
+from zray.owner.locality import preferred
 from zray.owner.maps import MapChunk, MapRuns
 from zray.owner.records import DONE, PUSHED, QUEUED, WAITING, Entry, Function, Key, Lease, Net, Task, WorkerLink
 from zray.owner.reconstruction import Reconstruction, waits_again
@@ -104,12 +105,26 @@ class Submitter:
         if task.deps is not None and (failed := first_failure(task.deps)) is not None:
             self.fail(task, failed)
             return
+        if task.deps is not None or type(task.args) is list:
+            task.key = self._near(task)
         key = task.key
         task.state = QUEUED
         key.queue.append(task)
         if not key.dirty:
             key.dirty = True
             self.dirty.append(key)
+
+    def _near(self, task: Task) -> Key:
+        """The task's key, or its twin that prefers the node where most bytes of the arguments are."""
+        key = task.key
+        if key.strategy.get("kind", "default") != "default" or "locality" in key.strategy:
+            return key
+        found = preferred([task.args, *(record.value for record in task.deps or ())], self.node)
+        if found is None or self.refs.is_gone(found[0]):
+            return key
+        node, nbytes = found
+        strategy = {**key.strategy, "locality": node, "bytes": nbytes}
+        return self.key_for((key.number, node, nbytes), key.demand, key.env, strategy, key.name)
 
     def arrived(self, task: Task) -> None:
         task.missing -= 1

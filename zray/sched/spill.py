@@ -46,8 +46,8 @@ from zray.sched.view import ClusterView
 PATIENCE_S = 0.05
 # A lane whose wants wait is offered again this often while somebody might have room: the gossip interval.
 OFFER_S = 0.1
-# What moves between nodes in a second, for how long bytes are worth waiting for: ten gigabit.
-LINK_BYTES_S = 1.25e9
+# What moves between nodes in a second, for how long bytes are worth waiting for: what CURVE over TCP was measured at.
+LINK_BYTES_S = 0.5e9
 OFFER_DOUBLINGS = 4
 # When a scheduler finds no room where this node's view shows some, it has placed something there that no word confirms
 # yet.  Together with the time such a placement stands (TENTATIVE_PART of zray.sched.bottom_up) one gossip interval.

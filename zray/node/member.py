@@ -41,6 +41,7 @@ class Member:
 
     def __init__(self, mesh: Mesh, me: bytes, session_dir: str, options: Membership):
         self.mesh = mesh
+        self.clock: Callable[[], float] = time.monotonic
         self.me = me
         self.options = options
         self.session_dir = session_dir
@@ -225,7 +226,7 @@ class Member:
         incarnation = row["node_id"][:ids.INCARNATION_SIZE]
         if incarnation != self.me:
             self._list(row)
-            self.daemon.machine.node_joined(incarnation, row, time.monotonic())
+            self.daemon.machine.node_joined(incarnation, row, self.clock())
 
     def _list(self, row: dict[str, Any]) -> None:
         key = parse_endpoint(row["endpoint"]).key

@@ -175,13 +175,13 @@ class Spill:
 
     def placed(self, token: Any, node: bytes, now: float) -> bool:
         """The node holds request ``token``.  False when it is not wanted there (any more): give it back."""
-        entry = self.requests.pop(token, None)
-        if entry is None:
+        entry = self.requests.get(token)
+        share = entry.shares.pop(node, None) if entry is not None else None
+        if entry is None or share is None:  # its place crosses with our Unplace
             return False
-        share = entry.shares.pop(node, None)
+        del self.requests[token]
         self._dirty.pop((entry, node), None)
-        if share is not None:
-            share.want = 0
+        share.want = 0
         self._end(entry, tell=True)
         return True
 

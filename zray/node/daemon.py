@@ -195,7 +195,7 @@ class Daemon:
             self._log_at = time.monotonic() + self.output.rescan_s
         if self.shares_fate:
             self.processes.watch(b"parent", self.parent, lambda: self.stop("the driver ended"))
-            self.watcher.add(self.fate_fd, lambda: self.stop("the driver closed the session"))
+            self.watcher.add(self.fate_fd, self._fate_sealed)
 
     def session(self) -> Session:
         member = self.member
@@ -222,6 +222,8 @@ class Daemon:
         self.mesh.flush()
 
     def _deliver(self, peer: bytes, code: int, message: Any) -> None:
+        if self.machine.cluster.gone and self.member.ended(peer):
+            return
         handler = self._shell_handlers.get(code)
         if handler is not None:
             handler(peer, message)
@@ -262,10 +264,19 @@ class Daemon:
         while self._soon:
             self._soon.popleft()()
 
+    def _fate_sealed(self) -> None:
+        self.watcher.remove(self.fate_fd)  # a pipe that is closed stays readable
+        self.stop("the driver closed the session")
+
     def stop(self, why: str) -> None:
-        """End at the next turn; a member of a cluster leaves it first."""
-        if self.member is None or self.machine.cluster.alone or self.gcs.fenced_because or self._leaving:
+        """End at the next turn; a member of a cluster leaves it first, unless it is told twice for the same reason.
+
+        (Of a second reason it has no need: whoever closes the pipe also sends SIGTERM, for daemons that hang.)
+        """
+        if self.member is None or self.machine.cluster.alone or self.gcs.fenced_because or why == self._leaving:
             self.stopping = self.stopping or why
+            return
+        if self._leaving:
             return
         self._leaving = why
         self._leave_at = time.monotonic() + LEAVE_S_MAX

@@ -85,6 +85,7 @@ class Mesh(Polling):
         self.limits = limits or Limits()
         self.counters: Counter[str] = Counter()
         self.on_closed: Callable[[bytes], None] = lambda peer: None
+        self.on_turned_away: Callable[[bytes], None] = lambda peer: None  # its gate does not list our key
         self.on_error: Callable[[Exception], None] = lambda error: None
         self.keys: Keys | None = None
         self.insecure = False
@@ -684,11 +685,12 @@ class Mesh(Polling):
         while self._monitor.getsockopt(zmq.EVENTS) & _POLLIN:
             # event number and value, then the endpoint; zmq.utils.monitor reads them too, but imports asyncio (17 ms)
             event, address = self._monitor.recv_multipart(zmq.NOBLOCK)
-            if int.from_bytes(event[:2], "little") & _FAILED_EVENTS:
+            number, peer = int.from_bytes(event[:2], "little"), self._at.get(address.decode())
+            if number & _FAILED_EVENTS:
                 self.counters["failed_handshakes"] += 1  # a wrong key on either side; DISCONNECTED follows
-                continue
-            peer = self._at.get(address.decode())
-            if peer is not None:
+                if number & zmq.EVENT_HANDSHAKE_FAILED_AUTH and peer is not None:
+                    self.on_turned_away(peer)
+            elif peer is not None:
                 self._lost(peer)
 
     def _lost(self, peer: bytes) -> None:

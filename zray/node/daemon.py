@@ -27,6 +27,7 @@ from zray.node import linux, session as sessions
 from zray.node.children import Children, Processes, Signals, Watcher
 from zray.node.cluster import routed
 from zray.node.effects import DropJob, EndJob, Forget, Kill, Link, Note, Send, Spawn, Unlink, Watch
+from zray.node.leaving import Leaving
 from zray.node.options import BadOption, Membership, Offer, json_map, membership, node_row, offer, parser
 from zray.node.session import Session, SessionError
 from zray.os_linux import write_private
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 EXIT_WAIT_S = 1.5  # for killed workers to be collected at the end; the kernel needs milliseconds
 LOG_LINES_A_MESSAGE = 1000
-LEAVE_S_MAX = 3.0  # for others to take over what a leaving node holds of the control store
 # Numbers that are unique in the cluster: the node's ordinal, then its own counting.
 JOB_BITS = 16
 LEASE_BITS = 40
@@ -86,8 +86,7 @@ class Daemon:
         self._soon: deque[Callable[[], None]] = deque()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.stopping = ""
-        self._leaving = ""  # why this node is leaving its cluster
-        self._leave_at: float | None = None  # when it stops waiting for that
+        self._leaving: Leaving | None = None
         self.now = time.monotonic()
         self.watcher = Watcher()
         self.processes = Processes(self.watcher)
@@ -232,9 +231,11 @@ class Daemon:
 
     def _timeout(self) -> float | None:
         times = [self.machine.next_deadline(), self.store.next_deadline(), self._log_at, self.mesh.deadline(),
-                 self.gcs.next_deadline(), self._leave_at]
+                 self.gcs.next_deadline()]
         if self.member is not None:
             times.append(self.member.links.next_deadline())
+        if self._leaving is not None:
+            times.append(self._leaving.next_deadline())
         first = min((when for when in times if when is not None), default=None)
         return None if first is None else max(0.0, first - time.monotonic())
 
@@ -249,8 +250,8 @@ class Daemon:
             self.gcs.tick(now)
         if self.member is not None and (when := self.member.links.next_deadline()) is not None and when <= now:
             self.member.links.tick(now)
-        if self._leave_at is not None and self._leave_at <= now:
-            self.stopping = self._leaving
+        if self._leaving is not None:
+            self._leaving.step(now)
         if self._log_at is not None and self._log_at <= now:
             self._read_logs(now)
 
@@ -273,14 +274,19 @@ class Daemon:
 
         (Of a second reason it has no need: whoever closes the pipe also sends SIGTERM, for daemons that hang.)
         """
-        if self.member is None or self.machine.cluster.alone or self.gcs.fenced_because or why == self._leaving:
+        leaving = self._leaving
+        if self.member is None or self.machine.cluster.alone or self.gcs.fenced_because or (
+                leaving is not None and leaving.why == why):
             self.stopping = self.stopping or why
-            return
-        if self._leaving:
-            return
-        self._leaving = why
-        self._leave_at = time.monotonic() + LEAVE_S_MAX
-        self.gcs.leave(why, lambda: setattr(self, "stopping", why))
+        elif leaving is None:
+            self._leaving = Leaving(why, self.machine, self.gcs, lambda: setattr(self, "stopping", why),
+                                    time.monotonic())
+
+    def proven_dead(self, node: bytes) -> None:
+        """Its endpoint refuses connections."""
+        if self._leaving is not None:
+            self._leaving.proven_dead.add(node)
+        self.gcs.peer_closed(node, True)
 
     def _peer_closed(self, peer: bytes) -> None:
         if self.member is not None:

@@ -134,7 +134,7 @@ class Member:
     def start(self, daemon: Daemon) -> None:
         """The daemon is composed: serve joins, watch the nodes table."""
         self.daemon = daemon
-        self.links = Links(self.mesh, daemon.watcher, time.monotonic, self._proven_dead, self._revoked)
+        self.links = Links(self.mesh, daemon.watcher, time.monotonic, daemon.proven_dead, self._revoked)
         self.handlers: dict[int, Callable[[bytes, Any], None]] = {
             m.NodeJoin.CODE: self._node_join, m.HelloAck.CODE: self._hello_ack}
         cluster = daemon.machine.cluster
@@ -151,9 +151,6 @@ class Member:
         """The mesh says that a connection of ours is closed."""
         if self.links.closed(peer):
             self.daemon.gcs.peer_closed(peer, False)
-
-    def _proven_dead(self, node: bytes) -> None:
-        self.daemon.gcs.peer_closed(node, True)
 
     def _revoked(self, node: bytes) -> None:
         """Only of nodes that the nodes table calls dead or left are keys taken off the lists."""

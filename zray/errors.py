@@ -396,7 +396,8 @@ def _worker_crashed(detail: dict[str, Any]) -> str:
     attempts = detail.get("attempts") or 0
     tried = f", on attempt {attempts} of {attempts}" if attempts else ""
     reason = f": {detail['reason']}" if detail.get("reason") else ""
-    return (f"The worker process (pid={detail.get('pid') or '?'}) {how_it_ended(detail)} while it ran "
+    ended = "was lost" if str(detail.get("reason")).startswith("its node is gone") else how_it_ended(detail)
+    return (f"The worker process (pid={detail.get('pid') or '?'}) {ended} while it ran "
             f"{_text(detail, 'name', 'a task')}(){tried}{reason}. "
             f"If that may pass, allow more attempts with max_retries.{_log_tail(detail)}")
 

@@ -152,6 +152,10 @@ class GcsService(Host):
         own = row.get("node_id", b"")[:ids.INCARNATION_SIZE] == self.incarnation
         Admission(self.client, row, then, first_ordinal=0 if own else 1)
 
+    def drain(self, reason: str) -> None:
+        """This node is about to leave: its row says so, and others take over its parts in the control store."""
+        self._set_state(self.incarnation, DRAINING, reason)
+
     def leave(self, reason: str, then: Callable[[], None]) -> None:
         """Planned leave: hand every part in the control store on, set the row to "left", then call ``then``."""
         self._leave = then

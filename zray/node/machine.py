@@ -746,6 +746,24 @@ class NodeMachine:
                 self.bottom_up.node_draining(incarnation, now)
         self._settle()
 
+    def drain(self, now: float) -> None:
+        """This node is about to leave: nothing new comes here, and owners on other nodes give back what they hold."""
+        self.now = now
+        self.bottom_up.drain(now)
+        for placement in self._lent():
+            if placement.worker is None:
+                self._give_back(placement)
+            else:
+                self.effects.append(Send(placement.owner, m.LeaseRecall(placement.lease)))
+        self._settle()
+
+    def drained(self) -> bool:
+        """Owners on other nodes hold nothing here any more."""
+        return not self._lent()
+
+    def _lent(self) -> list[Placement]:
+        return [p for p in self.placements.values() if not p.actor and not same_node(p.owner, self.incarnation)]
+
     def node_gone(self, incarnation: bytes, reason: str, now: float) -> None:
         """A node is dead or has left, and with it all its processes."""
         self.now = now
@@ -777,23 +795,6 @@ class NodeMachine:
         self.census.node_gone(incarnation)
         self.orphans.home_gone(incarnation, death)
         self._settle()
-
-    def drain(self, now: float) -> None:
-        """This node leaves the cluster: it takes on nothing new."""
-        self.now = now
-        self.bottom_up.drain(now)
-        for placement in self.placements.values():
-            if not placement.actor and placement.worker is not None:
-                self.effects.append(Send(placement.owner, m.LeaseRecall(placement.lease)))
-        self._settle()
-
-    def nobody_stays(self) -> bool:
-        """Whether all nodes of the cluster are about to leave it."""
-        return len(self.bottom_up.view.draining) == len(self.bottom_up.view.row_of)
-
-    def is_busy(self) -> bool:
-        """Whether a worker of this node runs tasks for anybody (an actor is no reason to wait: it moves)."""
-        return any(not placement.actor and placement.worker is not None for placement in self.placements.values())
 
     def from_node(self, node: bytes, process: bytes, message: Any) -> None:
         """What another node tells a process of ours."""

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from zray import ids, messages as m
+from zray.gcs.control import FENCED
 from zray.gcs.tables import NODES, Change, unpack_record
 from zray.transport.credentials import AllowList, BadJoinString, Credentials, JoinString, NotListed, decode_join
 from zray.node.links import Links
@@ -56,9 +57,8 @@ class Member:
         except BadKeyFile as error:
             raise BadOption(str(error)) from None
         self.cluster = self.credentials.cluster.hex()
-        if options.insecure:
-            mesh.insecure = True
-        else:
+        mesh.insecure = options.insecure
+        if not options.insecure:  # else nobody proves who he is, and there is nothing to compare with the list
             self.credentials.equip(mesh)
         try:
             self.endpoint = mesh.serve_tcp(options.host, (options.port, options.port))
@@ -69,11 +69,6 @@ class Member:
     def address(self) -> str:
         """host:port"""
         return parse_endpoint(self.endpoint).address.removeprefix("tcp://")
-
-    def row(self, node_id: bytes, total: dict[str, int], labels: dict[str, str], shown: dict) -> dict[str, Any]:
-        """This node's row of the nodes table; the control store adds state and ordinal."""
-        return {"node_id": node_id, "endpoint": self.endpoint, "name": self.options.name, "total": total,
-                "labels": labels, "shown": shown}
 
     # ------------------------------------------------------------ joining
 
@@ -139,9 +134,9 @@ class Member:
     def start(self, daemon: Daemon) -> None:
         """The daemon is composed: serve joins, watch the nodes table."""
         self.daemon = daemon
-        self.links = Links(self.mesh, daemon.watcher, time.monotonic, self._proven_dead)
-        self.links.refused = lambda: daemon.fence("every other node refuses it")
-        self.handlers: dict[int, Callable[[bytes, Any], None]] = {m.NodeJoin.CODE: self._node_join}
+        self.links = Links(self.mesh, daemon.watcher, time.monotonic, daemon.proven_dead, self._revoked)
+        self.handlers: dict[int, Callable[[bytes, Any], None]] = {
+            m.NodeJoin.CODE: self._node_join, m.HelloAck.CODE: self._hello_ack}
         cluster = daemon.machine.cluster
         cluster.bind_host, cluster.insecure = self.options.host, self.options.insecure
         cluster.one_port = self.options.one_port
@@ -159,8 +154,25 @@ class Member:
         if self.links.closed(peer):
             self.daemon.gcs.peer_closed(peer, False)
 
-    def _proven_dead(self, node: bytes) -> None:
-        self.daemon.gcs.peer_closed(node, True)
+    def _revoked(self, node: bytes) -> None:
+        """Only of nodes that the nodes table calls dead or left are keys taken off the lists."""
+        self.daemon.gcs.fenced(f"node {node.hex()} does not list its key any more")
+
+    def _hello_ack(self, peer: bytes, message: m.HelloAck) -> None:
+        if message.refused:
+            print(f"zray-node: node {peer.hex()} refuses this one: {message.refused}", file=sys.stderr)
+        else:
+            self.links.welcomed(peer)
+
+    def ended(self, peer: bytes) -> bool:
+        """Is this of a node that has ended?  Then it is told so.  (With keys it is rarely heard.)"""
+        node = ids.node_of(peer)
+        reason = self.daemon.machine.cluster.gone.get(node)
+        if reason is None:
+            return False
+        if peer == node:
+            self.mesh.send(peer, m.NodeStanding.CODE, m.NodeStanding(node, FENCED, reason))
+        return True
 
     def _node_join(self, peer: bytes, message: m.NodeJoin) -> None:
         refused = self._unfit(peer, message)
@@ -244,8 +256,6 @@ class Member:
     def close(self) -> None:
         if hasattr(self, "links"):
             self.links.close()
-
-
 
 
 def _ticket(options: Membership) -> JoinString:

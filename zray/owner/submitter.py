@@ -27,6 +27,7 @@ from zray.messages import (
 )
 from zray.owner.lineage import Lineage, is_stored
 from zray.owner.locality import preferred
+from zray.messages.leases import UNKNOWN
 from zray.owner.maps import MapChunk, MapRuns
 from zray.owner.records import DONE, PUSHED, QUEUED, WAITING, Entry, Function, Key, Lease, Net, Task, WorkerLink
 from zray.owner.reconstruction import Reconstruction, waits_again
@@ -577,7 +578,8 @@ class Submitter:
             key.idle.remove(lease)
         lease.returned = True
         self._drop_link(lease.link)
-        started, finished = (notice.started, notice.finished) if notice is not None else (0, 0)
+        # Without marks whatever was in flight may have run, and is charged.
+        started, finished = (notice.started, notice.finished) if notice is not None else (UNKNOWN, UNKNOWN)
         for seq in sorted(lease.inflight, reverse=True):  # back to the front of the queue, in order
             task = lease.inflight[seq]
             if type(task) is MapChunk:
@@ -586,16 +588,13 @@ class Submitter:
             running = seq == started and finished < started
             if task.cancelling:
                 self.fail(task, cancelled(task))
-            elif not running:
-                # Not started: free of charge.  Finished, and the reply lost: a lost object, not a failure.
-                if notice is None:
-                    self._charge(task, notice)
-                else:
-                    if seq <= finished:
-                        task.attempt += 1  # it ran: what it submitted then has the ids of that attempt
-                    self._again(task, charge=False)
-            else:
+            elif running or started == UNKNOWN:
                 self._charge(task, notice)
+            else:
+                # Not started: free of charge.  Finished, and the reply lost: a lost object, not a failure.
+                if seq <= finished:
+                    task.attempt += 1  # it ran: what it submitted then has the ids of that attempt
+                self._again(task, charge=False)
         lease.inflight.clear()
         key.want = 0
         self._touch(key)

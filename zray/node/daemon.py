@@ -295,7 +295,8 @@ class Daemon:
 
     def fence(self, reason: str) -> None:
         """The cluster goes on without this node, which may have run the same things as others since: end at once."""
-        print(f"zray-node: this node was declared dead: {reason}; start it again to rejoin", file=sys.stderr)
+        if self._leaving is None:  # else it is on its way out anyhow
+            print(f"zray-node: this node was declared dead: {reason}; start it again to rejoin", file=sys.stderr)
         self.stopping = f"this node was declared dead: {reason}"
 
     def proven_dead(self, node: bytes) -> None:

@@ -58,6 +58,9 @@ class Config:
     kernels_at_start: bool = False
     # Where spilled objects go; "" means the session directory.
     spill_dir: str = ""
+    # A node unheard of for this long is declared dead, and must start anew if it was not (at once, without waiting, when
+    # its endpoint refuses connections).
+    node_timeout_s: float = 3.0
     # Attempts of a task whose worker process died.
     task_max_retries: int = 3
 

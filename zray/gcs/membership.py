@@ -98,10 +98,10 @@ class Membership:
 
     def agreed_silent(self, config: ClusterConfig, now: float) -> set[bytes]:
         """What a majority of the voters, with me, has not heard of for a short while."""
-        return {name for name in self.silent(config, now) if self._agreed(config, name, 0)}
+        return {name for name in self.silent(config, now) if self._agreed(config, name, 0, now)}
 
     def agreed_lost(self, config: ClusterConfig, now: float) -> set[bytes]:
-        return {name for name in self.lost(now) if self._agreed(config, name, 1)}
+        return {name for name in self.lost(now) if self._agreed(config, name, 1, now)}
 
     def next_deadline(self, config: ClusterConfig, now: float) -> float:
         """When the next suspicion arises if nothing is heard."""
@@ -113,10 +113,12 @@ class Membership:
         at = self.heard_at.get(name)
         return name in self.gone or (at is not None and now >= at + timeout_s)
 
-    def _agreed(self, config: ClusterConfig, name: bytes, which: int) -> bool:
+    def _agreed(self, config: ClusterConfig, name: bytes, which: int, now: float) -> bool:
         if name in self.gone:
             return True
-        agreeing = {voter for voter, said in self._opinions.items() if name in said[which]}
+        # Who is silent itself no longer says anything: it may have heard of the node since.
+        agreeing = {voter for voter, said in self._opinions.items()
+                    if name in said[which] and not self._unheard(voter, SUSPECT_S, now)}
         return majority(config.voters, agreeing | {self.me})
 
     def check(self) -> None:

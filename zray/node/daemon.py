@@ -218,6 +218,7 @@ class Daemon:
             self._stirred = False
             self.machine.settle(time.monotonic())
         self._perform()
+        self.gcs.flush()
         self.mesh.flush()
 
     def _deliver(self, peer: bytes, code: int, message: Any) -> None:

@@ -129,6 +129,10 @@ class World:
             assert value == self.expected[entry.oid], "an argument has another value"
         for entry in made.nested:
             assert entry.oid in self.refs.owned, "a reference in an argument leads nowhere"
+        for entry in made.deps:
+            carry = self.made[entry.oid[:24]].carry if entry.oid[:24] in self.made else []
+            assert [record.oid for record in entry.contained or ()] == carry
+            assert all(oid in self.refs.owned for oid in carry), "a reference in the value of an argument leads nowhere"
         made.runs += 1
         values = [self.wire(entry.oid, made.stored) for entry in made.entries]
         if made.carry:

@@ -195,6 +195,45 @@ def test_an_unreadable_value_that_cannot_be_made_again_stays_for_other_readers()
     assert put.value == value
 
 
+def test_a_queued_task_waits_for_an_argument_that_proves_lost_before_it_is_pushed():
+    owner = Owner()
+    dep, = owner.result()
+    result, = owner.submit([dep], [], True, False, 1, 3)
+    assert owner.submitter.reconstruction.lost(dep, owner.lose(dep), "gone") is None
+    assert owner.read(result) == owner.expected[result.oid]
+    assert owner.made[result.oid[:24]].runs == 1 and not owner.submitter.reconstruction.restarts
+    owner.submitter.check()
+
+
+def test_a_freed_result_is_still_an_input_after_its_task_ran_again_for_another():
+    owner = Owner()
+    first, second = owner.result(returns=2)
+    result, = owner.result(deps=[second])
+    owner.refs.unpin(second)
+    owner.lose(first)
+    assert owner.read(first) == owner.expected[first.oid]
+    owner.lose(result)
+    assert owner.read(result) == owner.expected[result.oid]
+    owner.submitter.check()
+
+
+def test_a_small_argument_comes_back_with_what_it_refers_to():
+    owner = Owner()
+    inner, = owner.result()
+    box, = owner.submit([], [inner], False, True, 1, 3)
+    owner.drain()
+    result, = owner.result(deps=[box])
+    for entry in (inner, box):
+        owner.refs.unpin(entry)
+    assert set(owner.refs.owned) == {result.oid} and len(owner.store) == 1
+    owner.lose(result)
+    assert owner.read(result) == owner.expected[result.oid]
+    assert owner.made[inner.oid[:24]].runs == 2 and owner.made[box.oid[:24]].runs == 1
+    owner.drain()
+    assert set(owner.refs.owned) == {result.oid}
+    owner.submitter.check()
+
+
 def test_a_call_whose_argument_was_lost_is_made_again_when_it_is_there():
     owner = Owner()
     calls = ActorCalls(NODE, owner, owner.refs, owner.submitter)

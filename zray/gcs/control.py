@@ -160,6 +160,7 @@ class Control:
         if self.proposer.base is not None and self.proposer.base.generation < config.generation:
             self.proposer.abandon()
         self._watch_over(now, afresh=self.is_voter and not was_voter)
+        self.membership.involve(config, now)
         self.host.adopted(config)
         return []
 
@@ -239,7 +240,8 @@ class Control:
         leaving = {name for name, row in self.rows.items() if row.state == DRAINING}
         lost = self.membership.agreed_lost(self.config, now) | gone | ended
         failed = self.membership.agreed_silent(self.config, now) | lost
-        usable = {name: row.ordinal for name, row in self.rows.items() if row.state == ALIVE and name not in failed}
+        usable = {name: row.ordinal for name, row in self.rows.items()
+                  if row.state == ALIVE and name not in failed and self.membership.fresh(name, now)}
         reports = {**self._reports, self.me: self.host.reports()}
         chains = self.config.chains
         known = [(name, chains[r.shard], r) for name, said in reports.items() for r in said if r.shard < len(chains)]

@@ -34,6 +34,7 @@ class Membership:
         self.node_timeout_s = node_timeout_s
         self.gone: set[bytes] = set()
         self.heard_at: dict[bytes, float] = {}
+        self._involved_since: dict[bytes, float] = {}  # from then on it sends heartbeats often
         self._opinions: dict[bytes, tuple[frozenset[bytes], frozenset[bytes]]] = {}  # voter -> (silent, lost)
         self._ran_at = -math.inf
 
@@ -48,6 +49,10 @@ class Membership:
             if afresh or name not in self.heard_at:
                 self.heard_at[name] = now
         self._opinions = {voter: said for voter, said in self._opinions.items() if voter in wanted}
+
+    def involve(self, config: ClusterConfig, now: float) -> None:
+        """A new configuration: who has a part in it that had none is given the time to send its first heartbeat."""
+        self._involved_since = {name: self._involved_since.get(name, now) for name in config.involved()}
 
     def heard(self, peer: bytes, now: float) -> None:
         if peer in self.heard_at:
@@ -80,11 +85,16 @@ class Membership:
 
     def silent(self, config: ClusterConfig, now: float) -> list[bytes]:
         """Nodes with a part in the control store that I have not heard of for a short while."""
-        return [name for name in sorted(config.involved()) if self._unheard(name, SUSPECT_S, now)]
+        return [name for name in sorted(config.involved()) if self._unheard(name, SUSPECT_S, now)
+                and (name in self.gone or now >= self._involved_since.get(name, -math.inf) + SUSPECT_S)]
 
     def lost(self, now: float) -> list[bytes]:
         """Nodes that I have not heard of for a long while."""
         return [name for name in sorted(self.heard_at) if self._unheard(name, self.node_timeout_s, now)]
+
+    def fresh(self, name: bytes, now: float) -> bool:
+        """Heard of not long ago, for one that sends heartbeats seldom: it may be given a part."""
+        return name == self.me or not self._unheard(name, self.node_timeout_s / 2, now)
 
     def agreed_silent(self, config: ClusterConfig, now: float) -> set[bytes]:
         """What a majority of the voters, with me, has not heard of for a short while."""
@@ -95,7 +105,8 @@ class Membership:
 
     def next_deadline(self, config: ClusterConfig, now: float) -> float:
         """When the next suspicion arises if nothing is heard."""
-        due = [self.heard_at[name] + SUSPECT_S for name in config.involved() if name in self.heard_at]
+        due = [max(self.heard_at[name], self._involved_since.get(name, -math.inf)) + SUSPECT_S
+               for name in config.involved() if name in self.heard_at]
         due += [at + self.node_timeout_s for at in self.heard_at.values()]
         return min((at for at in due if at > now), default=math.inf)
 

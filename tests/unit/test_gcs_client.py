@@ -15,8 +15,9 @@ from zray.gcs.chain import ChainReplica
 from zray.gcs.client import GcsClient, GcsError
 from zray.gcs.config import ChainConfig
 from zray.gcs.dedupe import WINDOW
-from zray.gcs.disk import LOG_NAME, SNAPSHOT_NAME
+from zray.gcs.disk import log_name, snapshot_name
 from zray.gcs.service import GcsService
+from zray.gcs.sharding import SHARDS, shard_of
 from zray.gcs.state import CorruptSnapshot
 from zray.messages import (
     BY_CODE,
@@ -142,7 +143,7 @@ def test_a_watch_starts_with_the_state_and_goes_on_with_changes(service):
 
 
 def test_a_dead_client_leaves_nothing(service):
-    replica = service.replica
+    replica = service.replicas[1]
     replica.on_message(OTHER, GcsRequest(1, 1, [tables.PUT, b"kv/x", b"v"]), 0)
     replica.on_message(OTHER, GcsWatch(1, b"kv/", -1), 0)
     service.forget(OTHER)
@@ -188,7 +189,7 @@ def test_a_redirect_of_a_later_epoch_moves_everything_open_at_once():
     wire.client.on_message(b"t", GcsRedirect(1, 2, [b"t"]))
     assert [peer for peer, _ in wire.take()] == [b"t"]
     wire.client.on_message(b"x", GcsRedirect(1, 1, [b"dead"]))
-    assert wire.client.members == (b"t",) and not wire.take()
+    assert wire.client.shards[0].members == (b"t",) and not wire.take()
     wire.client.on_message(b"t", GcsReply(1, "", [False, 1]))
     wire.client.on_message(b"t", GcsReply(1, "", [False, 1]))
     assert call.result() is False and not wire.client.busy
@@ -233,25 +234,30 @@ def test_a_watch_tells_gap_duplicate_and_overlap_apart():
 
 # ---------------------------------------------------------------- snapshot on disk
 
+def files(*keys: bytes) -> list[str]:
+    shards = {shard_of(tables.scoped(tables.KV, "", key), SHARDS) for key in keys}
+    return sorted(name(shard) for shard in shards for name in (log_name, snapshot_name))
+
+
 def test_a_service_restarts_with_all_it_acknowledged(tmp_path):
     clock = Clock()
     first = GcsService(clock, print, tmp_path, incarnation=ME)
     first.client.kv_put(b"k", b"v")
-    assert stat.S_IMODE(os.stat(tmp_path / SNAPSHOT_NAME).st_mode) == 0o600
-    assert stat.S_IMODE(os.stat(tmp_path / LOG_NAME).st_mode) == 0o600
+    assert sorted(os.listdir(tmp_path)) == files(b"k"), "an empty shard has none"
+    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o600}
     assert first.client.kv_put(b"k2", b"v").done, "and then it is killed"
     second = GcsService(clock, print, tmp_path, incarnation=OTHER)
     second.check()
     assert second.client.kv_list().result() == [b"k", b"k2"]
     assert second.client.kv_put(b"k3", b"v").result() is False
-    assert sorted(os.listdir(tmp_path)) == [LOG_NAME, SNAPSHOT_NAME]
+    assert sorted(os.listdir(tmp_path)) == files(b"k", b"k2", b"k3")
 
 
 def test_a_damaged_snapshot_is_not_taken_for_an_empty_store(tmp_path):
     service = GcsService(Clock(), print, tmp_path, incarnation=ME)
     service.client.kv_put(b"k", b"v")
     service.close()
-    path = tmp_path / SNAPSHOT_NAME
+    path = next(tmp_path.glob("*.snapshot"))
     blob = bytearray(path.read_bytes())
     blob[-1] ^= 1
     path.write_bytes(blob)

@@ -164,6 +164,7 @@ class Control:
             self.proposer.abandon()
         self._watch_over(now, afresh=self.is_voter and not was_voter)
         self.membership.expect(config.involved() - involved, now)
+        self.membership.dismiss(involved - config.involved(), now)
         self.host.adopted(config)
         return []
 

@@ -1,13 +1,16 @@
 """What the configuration of the control store should become: a pure function of what its proposer knows.
 
-One step a generation, the most urgent first:
+One kind of step a generation, the most urgent first, for all chains that need it:
 
     1. members that failed leave their chains (as long as somebody stays who is known to hold every acknowledged write)
     2. voters that are dead are replaced; 1 voter below three nodes, 3 below five, then 5
-    3. a joining replica that has caught up becomes the tail
-    4. nodes that leave the cluster leave their chains, once others hold the data
-    5. chains grow to three replicas on distinct nodes, placed where there are fewest
-    6. chains move towards nodes that hold fewer replicas
+    3. a joining replica that has caught up becomes the tail;
+       nodes that leave the cluster leave their chains, once others hold the data;
+       chains grow to three replicas on distinct nodes, placed where there are fewest
+    4. chains move towards nodes that hold fewer replicas
+    5. heads move behind their tails, until no node is head or tail of more chains than it need be
+
+A move is a join (step 4), a promotion and a removal (step 3): three generations, whatever the number of chains.
 
 The choice affects speed and balance only: whatever is proposed, the register lets one configuration win a generation,
 and refuses to remove a tail that may still answer reads.
@@ -21,6 +24,8 @@ from typing import NamedTuple
 from zray.gcs.config import ChainConfig, ClusterConfig, majority
 
 REPLICAS = 3
+
+Chains = tuple[ChainConfig, ...]
 
 
 class View(NamedTuple):
@@ -48,9 +53,9 @@ def next_config(config: ClusterConfig, view: View) -> ClusterConfig | None:
         voters = next_voters(config.voters, view)
         if voters != config.voters:
             return config._replace(generation=config.generation + 1, voters=voters, freed=())
-        chains = tuple(_repaired(shard, chain, config, view) for shard, chain in enumerate(config.chains))
-    if chains == config.chains:
-        chains = _balanced(config, view)
+    for step in (_repaired, _balanced, _rotated):
+        if chains == config.chains:
+            chains = step(config.chains, view)
     if chains == config.chains:
         return None
     value = config._replace(generation=config.generation + 1, chains=chains, freed=())
@@ -70,7 +75,7 @@ def next_voters(voters: tuple[bytes, ...], view: View) -> tuple[bytes, ...]:
     return chosen
 
 
-def _without_failed(config: ClusterConfig, view: View) -> tuple[ChainConfig, ...]:
+def _without_failed(config: ClusterConfig, view: View) -> Chains:
     chains = []
     for shard, chain in enumerate(config.chains):
         if chain.joining in view.failed:
@@ -91,45 +96,106 @@ def _others_hold(shard: int, chain: ChainConfig, name: bytes, view: View) -> boo
     return (shard, rest[0]) in view.established
 
 
-def _repaired(shard: int, chain: ChainConfig, config: ClusterConfig, view: View) -> ChainConfig:
+def _repaired(chains: Chains, view: View) -> Chains:
+    """What each chain needs by itself.  Every choice counts in the next."""
+    for shard, chain in enumerate(chains):
+        chains = _with(chains, shard, _repaired_one(shard, chain, chains, view))
+    return chains
+
+
+def _repaired_one(shard: int, chain: ChainConfig, chains: Chains, view: View) -> ChainConfig:
     if chain.joining:
         return chain.promoted() if (shard, chain.epoch) in view.caught_up else chain
     for name in chain.members:
         if name in view.leaving and _others_hold(shard, chain, name, view):
             return chain.without(name)
     if len(chain.members) > REPLICAS:
-        return chain.without(_surplus(shard, chain, config, view))
+        return chain.without(_surplus(shard, chain, chains, view))
     staying = [name for name in chain.members if name not in view.leaving]
-    return _joined(chain, config, view) if len(staying) < REPLICAS else chain
+    spare = _spare(chain, chains, view) if len(staying) < REPLICAS else b""
+    return chain.join(spare) if spare else chain
 
 
-def _joined(chain: ChainConfig, config: ClusterConfig, view: View) -> ChainConfig:
-    load = _load(config)
+def _spare(chain: ChainConfig, chains: Chains, view: View) -> bytes:
+    """Who is to join: the node with the fewest replicas, of equals the one that is the tail of the fewest chains."""
+    load, tails = _load(chains), _tails(chains)
     spare = [node for node in view.usable if node not in chain.members]
-    if not spare:
-        return chain
-    return chain.join(min(spare, key=lambda node: (load[node], view.usable[node], node)))
+    return min(spare, key=lambda node: (load[node], tails[node], view.usable[node], node), default=b"")
 
 
-def _surplus(shard: int, chain: ChainConfig, config: ClusterConfig, view: View) -> bytes:
-    """The member with the most replicas goes, of equals the one nearest to the head that is not needed as head."""
-    load = _load(config)
+def _surplus(shard: int, chain: ChainConfig, chains: Chains, view: View) -> bytes:
+    """The member with the most replicas goes, of equals the one that is the head of the most chains.  Not the tail."""
+    load, heads = _load(chains), _heads(chains)
     choice = [name for name in chain.members[:-1] if _others_hold(shard, chain, name, view)] or [chain.tail]
-    return max(choice, key=lambda name: load[name])
+    return max(choice, key=lambda name: (load[name], heads[name] if name == chain.head else 0))
 
 
-def _balanced(config: ClusterConfig, view: View) -> tuple[ChainConfig, ...]:
-    """Move one replica from the fullest node to the emptiest, when that makes the difference smaller."""
-    load = _load(config)
-    if not view.usable or any(chain.joining for chain in config.chains):
-        return config.chains
-    least = min(view.usable, key=lambda node: (load[node], view.usable[node], node))
-    for shard, chain in sorted(enumerate(config.chains), key=lambda pair: -max(load[n] for n in pair[1].members)):
-        if len(chain.members) == REPLICAS and least not in chain.members and (
-                max(load[name] for name in chain.members[:-1]) > load[least] + 1):
-            return (*config.chains[:shard], chain.join(least), *config.chains[shard + 1:])
-    return config.chains
+def _balanced(chains: Chains, view: View) -> Chains:
+    """Move replicas from the fullest nodes to the emptiest, as long as that makes the difference smaller."""
+    if not view.usable or any(chain.joining for chain in chains):
+        return chains
+    load, heads = _load(chains), _heads(chains)
+    moving: dict[int, bytes] = {}
+    while len(moving) < len(chains):
+        least = min(view.usable, key=lambda node: (load[node], view.usable[node], node))
+        places = [(load[name], heads[name] if name == chain.head else 0, -shard, name)
+                  for shard, chain in enumerate(chains) if shard not in moving
+                  and len(chain.members) == REPLICAS and least not in chain.members for name in chain.members[:-1]]
+        fullest, _, place, name = max(places, default=(0, 0, 0, b""))
+        if fullest <= load[least] + 1:
+            break
+        moving[-place] = least
+        heads[name] -= name == chains[-place].head
+        load[name] -= 1
+        load[least] += 1
+    for shard, node in moving.items():
+        chains = _with(chains, shard, chains[shard].join(node))
+    return chains
 
 
-def _load(config: ClusterConfig) -> Counter[bytes]:
-    return Counter(name for chain in config.chains for name in (*chain.members, chain.joining) if name)
+def _rotated(chains: Chains, view: View) -> Chains:
+    """Nodes that join become tails, so the first node is the head of everything: some heads go to the end instead.
+
+    Such a chain has one replica less until the end has caught up.  Of three nodes and of four any one may be lost, and
+    still somebody holds everything; from five on, when it may be two, heads and tails spread by the moves alone.
+    """
+    if not REPLICAS <= len(view.usable) <= REPLICAS + 1 or view.leaving or any(
+            chain.joining or len(chain.members) != REPLICAS for chain in chains):
+        return chains
+    out = chains  # as they will be
+    turned: dict[int, bytes] = {}
+    for shard in reversed(range(len(chains))):  # shard 0 last: everybody watches it
+        chain = chains[shard]
+        if any((shard, name) not in view.established for name in chain.members):
+            continue
+        shorter = chain.without(chain.head)
+        node = _spare(shorter, _with(out, shard, shorter), view)
+        after = _with(out, shard, shorter._replace(members=(*shorter.members, node), since=()))
+        if node and _crowding(after) < _crowding(out):
+            out = after
+            turned[shard] = node
+    for shard, node in turned.items():
+        chains = _with(chains, shard, chains[shard].without(chains[shard].head).join(node))
+    return chains
+
+
+def _crowding(chains: Chains) -> int:
+    """Least when heads are on as many nodes as possible, and tails too."""
+    return sum(count * count for roles in (_heads(chains), _tails(chains)) for count in roles.values())
+
+
+def _with(chains: Chains, shard: int, chain: ChainConfig) -> Chains:
+    return (*chains[:shard], chain, *chains[shard + 1:])
+
+
+def _load(chains: Chains) -> Counter[bytes]:
+    return Counter(name for chain in chains for name in (*chain.members, chain.joining) if name)
+
+
+def _heads(chains: Chains) -> Counter[bytes]:
+    return Counter(chain.head for chain in chains)
+
+
+def _tails(chains: Chains) -> Counter[bytes]:
+    """Of the chains as they will be."""
+    return Counter(chain.joining or chain.tail for chain in chains)

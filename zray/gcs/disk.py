@@ -1,7 +1,7 @@
 """A replica on disk: a snapshot, and a log of the updates since.
 
-    gcs.snapshot    magic, checksum, state            replaced as a whole
-    gcs.log         magic, then records               appended; a record is length, checksum, payload
+    shard-N.snapshot    magic, checksum, state            replaced as a whole
+    shard-N.log         magic, then records               appended; a record is length, checksum, payload
 
 The payload of a record is one update with its sequence number.  What is acknowledged was written and synced before
 (``sync``, once for all updates of a turn), so nothing acknowledged is lost when every replica is killed at once.  A
@@ -21,8 +21,6 @@ import msgpack
 
 from zray.gcs.state import CorruptSnapshot, ReplicatedState, Update
 
-SNAPSHOT_NAME = "gcs.snapshot"
-LOG_NAME = "gcs.log"
 # A restart reads the log at some 100 MB/s; a snapshot stalls the node for as long as it takes to write the tables.
 LOG_BYTES_MAX = 32 * 1024 * 1024
 _MAGIC = b"zraygcs1"
@@ -30,11 +28,21 @@ _LOG_MAGIC = b"zraylog1"
 _DIGEST = 8
 
 
+def snapshot_name(shard: int) -> str:
+    return f"shard-{shard}.snapshot"
+
+
+def log_name(shard: int) -> str:
+    return f"shard-{shard}.log"
+
+
 class Disk:
     """Where one replica persists.  Every method may raise OSError: the disk is full, gone, or not ours."""
 
-    def __init__(self, directory: str | os.PathLike[str]) -> None:
+    def __init__(self, directory: str | os.PathLike[str], shard: int = 0) -> None:
         self.directory = Path(directory)
+        self.snapshot = self.directory / snapshot_name(shard)
+        self.log = self.directory / log_name(shard)
         self.log_bytes = 0
         self._log = -1  # file descriptor
         self._buffer = bytearray()
@@ -42,19 +50,19 @@ class Disk:
 
     def load(self) -> ReplicatedState | None:
         """What is stored, None if nothing is.  CorruptSnapshot when what is there cannot be trusted."""
-        state = read_snapshot(self.directory / SNAPSHOT_NAME)
+        state = read_snapshot(self.snapshot)
         try:
-            blob = (self.directory / LOG_NAME).read_bytes()
+            blob = self.log.read_bytes()
         except FileNotFoundError:
             return state
         if blob[:len(_LOG_MAGIC)] != _LOG_MAGIC[:len(blob)]:
-            raise CorruptSnapshot(f"{self.directory / LOG_NAME} is not a log of the control store; move it away")
+            raise CorruptSnapshot(f"{self.log} is not a log of the control store; move it away")
         state = state or ReplicatedState()
         for sequence, update in _records(blob):
             if sequence == state.sequence + 1:
                 state.apply(update)
             elif sequence > state.sequence:
-                raise CorruptSnapshot(f"{self.directory / LOG_NAME} begins after the snapshot ends: update "
+                raise CorruptSnapshot(f"{self.log} begins after the snapshot ends: update "
                                       f"{state.sequence + 1} is missing")
         return state
 
@@ -62,8 +70,8 @@ class Disk:
         """Write a snapshot of ``state``; what is appended from now on follows it."""
         self.close()
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_snapshot(self.directory / SNAPSHOT_NAME, state)
-        self._log = os.open(self.directory / LOG_NAME, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+        write_snapshot(self.snapshot, state)
+        self._log = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
         self._buffer += _LOG_MAGIC
         self.log_bytes = len(_LOG_MAGIC)
         self.unsynced = True
@@ -87,8 +95,8 @@ class Disk:
     def remove(self) -> None:
         """This node holds no replica any more: what it stored must not come back as the newest state."""
         self.close()
-        for name in (LOG_NAME, SNAPSHOT_NAME):
-            (self.directory / name).unlink(missing_ok=True)
+        for path in (self.log, self.snapshot):
+            path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Appends that were not synced are lost."""

@@ -58,6 +58,12 @@ class Membership:
                 self.heard_at[name] = now
                 self.answering.discard(name)
 
+    def dismiss(self, nodes: Iterable[bytes], now: float) -> None:
+        """These have no part any more; whoever was silent gets none again before I hear it."""
+        for name in nodes:
+            if self._unheard(name, SUSPECT_S, now):
+                self.answering.discard(name)
+
     def heard(self, peer: bytes, now: float) -> None:
         if peer in self.heard_at:
             self.heard_at[peer] = now

@@ -28,11 +28,12 @@ from zray.gcs.chain import ChainReplica, Out, UnsafeConfig
 from zray.gcs.client import RETRY_S, Call, GcsClient
 from zray.gcs.config import ChainConfig, ClusterConfig
 from zray.gcs.control import ALIVE, DEAD, DRAINING, FENCED, LEFT, Control, Host, NodeRow, Report
-from zray.gcs.disk import LOG_BYTES_MAX, Disk
 from zray.gcs.membership import NODE_TIMEOUT_S
+from zray.gcs.persistence import Replicas
 from zray.gcs.proxy import Proxy
-from zray.gcs.state import ReplicatedState, Update
-from zray.gcs.tables import DISK, NODES, Change
+from zray.gcs.sharding import SHARDS
+from zray.gcs.state import ReplicatedState
+from zray.gcs.tables import NODES, Change
 from zray.messages import (
     ChainAck,
     ChainFetch,
@@ -73,8 +74,10 @@ class GcsService(Host):
     def __init__(self, now: Callable[[], float], send: Callable[[bytes, Any], None],
                  persist_dir: str | os.PathLike[str] | None = None, *, incarnation: bytes | None = None,
                  node_id: bytes = b"", first: bool = True, hints: list | None = None,
-                 node_timeout_s: float = NODE_TIMEOUT_S) -> None:
+                 node_timeout_s: float = NODE_TIMEOUT_S, shards: int = SHARDS) -> None:
         """``first``: a cluster of one, with what ``persist_dir`` holds; else ``hints`` says where the cluster is.
+
+        ``shards`` is what a cluster begins with and keeps; who joins takes it from the hints.
 
         Raises CorruptSnapshot when ``persist_dir`` holds a snapshot that does not read (losing the tables of a cluster
         silently would be worse than not starting), ValueError when the hints make no sense.
@@ -87,8 +90,7 @@ class GcsService(Host):
         self.fenced_because = ""
         self._now = now
         self._send_out = send
-        self.disk = Disk(persist_dir) if persist_dir is not None else None
-        self.disk_error = ""
+        self.disk = Replicas(persist_dir, self._disk_failed) if persist_dir is not None else None
         self._held: Out = []  # to be sent when what it depends on is on disk
         self._local: deque[tuple[bytes, Any]] = deque()  # messages from this process to itself
         self._pumping = False
@@ -100,22 +102,25 @@ class GcsService(Host):
         self._leave: Callable[[], None] | None = None
         self._leave_reason = ""
 
-        config = ClusterConfig.first(self.incarnation) if first else _of_hints(hints)
+        config = ClusterConfig.first(self.incarnation, shards) if first else _of_hints(hints)
         start = config if first else config._replace(generation=0)  # what the hints say is learned below
         self.control = Control(self.incarnation, start, self, node_timeout_s=node_timeout_s)
         self.replicas: dict[int, ChainReplica] = {}
         if first:
-            state = self.disk.load() if self.disk is not None else None
-            if state is not None:
-                state.clients.sessions.clear()  # of processes that are no more
-            self.replicas[0] = self.make_replica(config.chains[0], 0, state)
-        chain = config.chains[0]
-        self.client = GcsClient(self.incarnation, self.route, chain.members, chain.epoch)
+            for shard, chain in enumerate(config.chains):
+                state = self.disk.load(shard) if self.disk is not None else None
+                if state is not None:
+                    state.clients.sessions.clear()  # of processes that are no more
+                self.replicas[shard] = self.make_replica(chain, shard, state)
+        self.client = GcsClient(self.incarnation, self.route, shards=len(config.chains))
+        for shard, chain in enumerate(config.chains):
+            self.client.configured(chain, shard)
         self.proxy = Proxy(self.client, self.route)
         self.handlers: dict[int, Callable[[bytes, Any], None]] = {
             cls.CODE: self.receive for cls in (*_OF_CLIENTS, *_OF_REPLICAS, *_TO_CLIENT, *_OF_CONTROL)}
-        if first:
-            self._persist(self.replica)
+        if self.disk is not None:
+            for replica in self.replicas.values():
+                self.disk.keep(replica, fresh=True)
         self._run(lambda: self.control.adopt(config, now()))
         self.client.watch(NODES, self._on_node_rows)
         if first:  # with what a cluster before this one left behind
@@ -131,7 +136,7 @@ class GcsService(Host):
 
     @property
     def replica(self) -> ChainReplica:
-        """This node's replica of the first chain."""
+        """This node's replica of the first shard, which holds the nodes table among others."""
         return self.replicas[0]
 
     @property
@@ -177,7 +182,7 @@ class GcsService(Host):
         for replica in self.replicas.values():
             replica.forget_client(incarnation)
             if replica.is_head and incarnation in replica.state.clients.sessions:
-                self.client.forget_client(incarnation)
+                self.client.forget_client(incarnation, replica.shard)
 
     def next_deadline(self) -> float | None:
         """When :meth:`tick` is to be called at the latest, None: not before something happens."""
@@ -231,11 +236,9 @@ class GcsService(Host):
 
     def _handle(self, peer: bytes, message: Any) -> Out:
         if isinstance(message, _TO_CLIENT):
-            chain = self.config.chains[0]
-            if (isinstance(message, GcsRedirect) and message.epoch < chain.epoch == self.client.epoch
-                    and peer != self.incarnation):
+            if isinstance(message, GcsRedirect) and peer != self.incarnation and self._is_behind(message):
                 self._emit([(peer, ConfigIs(self.config.pack()))])
-                self.client.again(peer, message.number)
+                self.client.again(peer, message.number, message.shard)
                 return []
             self.client.on_message(peer, message)
             return []
@@ -252,6 +255,12 @@ class GcsService(Host):
             number = message.number if isinstance(message, GcsRequest) else 0
             return [(peer, GcsRedirect(number, chain.epoch, list(chain.members), message.shard))]
         return []
+
+    def _is_behind(self, redirect: GcsRedirect) -> bool:
+        """Whoever wrote this does not know the configuration yet by which I asked it."""
+        if not 0 <= redirect.shard < len(self.config.chains):
+            return False
+        return redirect.epoch < self.config.chains[redirect.shard].epoch == self.client.shards[redirect.shard].epoch
 
     def make_replica(self, chain: ChainConfig, shard: int, state: ReplicatedState | None) -> ChainReplica:
         """A replica that starts at this node (the simulator puts in one that remembers more)."""
@@ -310,18 +319,17 @@ class GcsService(Host):
             replica.grant_lease(chain.epoch, self._reads_until(chain))
             self._persist(replica)
             self._emit(replica.replay(now))
-        self.client.configured(config.chains[0])
+        for shard, chain in enumerate(config.chains):
+            self.client.configured(chain, shard)
         self.on_config(config)
         self._emit(self._go_on_leaving())
 
     def _discard(self, shard: int) -> None:
-        """No replica here any more: what it stored must not be taken for the newest state later."""
+        """No replica of that shard here any more."""
         replica = self.replicas.pop(shard)
+        self._told.pop(shard, None)
         if self.disk is not None and replica.journal is not None:
-            try:
-                self.disk.remove()
-            except OSError:
-                pass  # it is refused by its age in the end
+            self.disk.drop(shard)
 
     def reports(self) -> list[Report]:
         reports = [Report(shard, replica.config.epoch, replica.established, replica.joiner_caught_up())
@@ -403,54 +411,24 @@ class GcsService(Host):
     # ------------------------------------------------------------ disk
 
     def _persist(self, replica: ChainReplica) -> None:
-        """Called when something about a replica may have changed: keep on disk what it holds, as long as it counts."""
-        if self.disk is None or self.disk_error:
-            return
-        try:
-            if not replica.established:
-                if replica.journal is not None:
-                    replica.journal = None
-                    self.disk.remove()
-            elif replica.journal is None or self.disk.log_bytes > LOG_BYTES_MAX:
-                self.disk.begin(replica.state)
-                replica.journal = self._journal
-        except OSError as error:
-            self._disk_failed(error)
-
-    def _journal(self, sequence: int, update: Update) -> None:
-        if self.disk is not None and not self.disk_error:
-            try:
-                self.disk.append(sequence, update)
-            except OSError as error:
-                self._disk_failed(error)
+        if self.disk is not None:
+            self.disk.keep(replica)
 
     def _synced(self) -> Out:
         """What was held, after a sync; when that fails, nothing is acknowledged."""
         assert self.disk is not None
-        try:
-            self.disk.sync()
-        except OSError as error:
-            self._disk_failed(error)
+        self.disk.sync()
         held, self._held = self._held, []
-        if not self.disk_error:
+        if not self.disk.error:
             return held
-        return [(peer, GcsReply(message.number, self.disk_error, None, message.shard)) for peer, message in held
-                if isinstance(message, GcsReply) and message.number > 0 and len(self.replica.config.members) == 1]
+        return [(peer, GcsReply(message.number, self.disk.error, None, message.shard)) for peer, message in held
+                if isinstance(message, GcsReply) and message.number > 0
+                and len(self.config.chains[message.shard].members) == 1]
 
-    def _disk_failed(self, error: OSError) -> None:
-        """Take no more updates, go on answering reads, and let the chain go on without this replica."""
-        assert self.disk is not None
-        usage = ""
-        try:
-            room = os.statvfs(self.disk.directory)
-            usage = f", {room.f_bavail * room.f_frsize} of {room.f_blocks * room.f_frsize} bytes free there"
-        except OSError:
-            pass
-        self.disk_error = f"{DISK}: the control store cannot write to {self.disk.directory}: {error.strerror}{usage}"
+    def _disk_failed(self, error: str) -> None:
         for replica in self.replicas.values():
-            replica.refusing = self.disk_error
+            replica.refusing = error
             replica.journal = None
-        self.disk.close()
         self.control.step_down()
 
     def close(self) -> None:

@@ -37,7 +37,7 @@ class GcsNames:
                 value = last[-1].value
                 changed(unpack_record(value) if value is not None else None)
 
-        return self._client.watch(key, news)
+        return self._client.watch_key(key, news)
 
     def unwatch(self, number: int) -> None:
         self._client.unwatch(number)

@@ -96,6 +96,7 @@ class Control:
         self._reports: dict[bytes, list[Report]] = {}
         self._beat_at = -math.inf
         self._said: tuple | None = None
+        self._well: tuple[ClusterConfig | None, View | None] = None, None  # knowing this, there was nothing to decide
         self._handlers: dict[type, Callable[[bytes, Any, float], Out]] = {
             RegisterPrepare: self._on_prepare, RegisterPromise: self.proposer.on_promise,
             RegisterAccept: self._on_accept, RegisterAccepted: self._on_accepted,
@@ -237,8 +238,16 @@ class Control:
         return out
 
     def _propose(self, now: float) -> Out:
-        wish = next_config(self.config, self.view(now))
-        return self.proposer.propose(self.config, wish, now) if wish is not None else []
+        if self.alone:
+            return []
+        view = self.view(now)
+        if self._well[0] is self.config and self._well[1] == view:
+            return []
+        wish = next_config(self.config, view)
+        if wish is None:
+            self._well = self.config, view
+            return []
+        return self.proposer.propose(self.config, wish, now)
 
     def _stuck_at(self) -> float:
         """When I should finish what I have accepted and nobody has decided: until then tails get no lease from me."""

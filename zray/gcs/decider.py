@@ -118,9 +118,11 @@ def _repaired_one(shard: int, chain: ChainConfig, chains: Chains, view: View) ->
 
 def _spare(chain: ChainConfig, chains: Chains, view: View) -> bytes:
     """Who is to join: the node with the fewest replicas, of equals the one that is the tail of the fewest chains."""
-    load, tails = _load(chains), _tails(chains)
     spare = [node for node in view.usable if node not in chain.members]
-    return min(spare, key=lambda node: (load[node], tails[node], view.usable[node], node), default=b"")
+    if not spare:
+        return b""
+    load, tails = _load(chains), _tails(chains)
+    return min(spare, key=lambda node: (load[node], tails[node], view.usable[node], node))
 
 
 def _surplus(shard: int, chain: ChainConfig, chains: Chains, view: View) -> bytes:

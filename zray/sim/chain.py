@@ -1,5 +1,8 @@
 """The control store of a simulated cluster: production services of all nodes, their clients, and what is done to them.
 
+The rows that clients use are spread over several shards, fewer than in production: what matters is that there are
+several, that nodes hold different ones, and that one decision changes some of them.
+
 Nodes join by ``admit``, take their parts by the production decider and register, crash, stand still, are cut off and
 leave.  Each node has a clock of its own, with another zero and another speed.  Between nodes the network loses,
 repeats and reorders; a client and its node speak over a link that does not, as on a real node.
@@ -15,13 +18,13 @@ from collections.abc import Callable
 from hashlib import blake2b
 from typing import Any
 
-from zray.gcs import tables
 from zray.gcs.chain import ChainReplica, Out
 from zray.gcs.client import Call, GcsClient
 from zray.gcs.config import ChainConfig, ClusterConfig, majority
 from zray.gcs.control import ALIVE
 from zray.gcs.decider import REPLICAS, voters_wanted
 from zray.gcs.service import GcsService
+from zray.gcs.sharding import shard_of
 from zray.gcs.state import ReplicatedState, Update
 from zray.gcs.tables import Change
 from zray.ids import TAG_SIZE
@@ -30,6 +33,7 @@ from zray.sim.linearizability import UNKNOWN, Operation
 from zray.sim.network import Faults, SimNetwork
 
 PREFIX = b"kv/"
+SHARDS = 3
 LOCAL_DELAY_S = 0.0002
 # Time-outs are shorter than in production relative to the faults, so that a short simulation shows them all.
 NODE_TIMEOUT_S = 1.0
@@ -54,7 +58,8 @@ class RecordingReplica(ChainReplica):
 
     def __init__(self, me: bytes, config: ChainConfig, store: SimStore, shard: int) -> None:
         self.store = store
-        self.digests: dict[int, bytes] = {0: b""}
+        self.digests: dict[int, bytes] = {0: b"%d" % shard}
+        self._checked: tuple | None = None
         super().__init__(me, config, None, shard)
 
     def _append(self, update: Update, now: float) -> Out:
@@ -66,9 +71,18 @@ class RecordingReplica(ChainReplica):
             self.store.changes[self.digests[self.applied]] = log[-1]
         return out
 
+    def check(self) -> None:
+        """Most events leave most replicas of a node as they are: those were checked before."""
+        follower = self._follower
+        now = (self.config.epoch, self.established, self.applied, self.committed, len(self.publisher.watchers),
+               (follower.received, follower.sent) if follower is not None else None)
+        if now != self._checked:
+            super().check()
+            self._checked = now
+
     def _wipe(self) -> None:
         super()._wipe()
-        self.digests = {0: b""}
+        self.digests = {0: b"%d" % self.shard}
 
     def _restore(self, raw: bytes, sequence: int) -> Out:
         out = super()._restore(raw, sequence)
@@ -115,7 +129,7 @@ class SimNode:
         self._alarm = 0
         self.service = RecordingService(
             store, self.clock, self._send, None, incarnation=self.name, node_id=self.node_id, first=hints is None,
-            hints=hints, node_timeout_s=NODE_TIMEOUT_S)
+            hints=hints, node_timeout_s=NODE_TIMEOUT_S, shards=SHARDS)
         self.service.on_fenced = self._on_fenced
         self.net.register(self.name, self._on_message)
         self.arm()
@@ -188,7 +202,7 @@ class SimClient:
         self.name = node.name[:TAG_SIZE] + number.to_bytes(4, "big")
         self.left = operations
         self.history: list[Operation] = []
-        self.seen: list[tuple[int, bool, list[Change]]] = []  # (version, reset, changes) of the watch
+        self.seen: list[tuple[int, bool, list[Change]]] = []  # (position, reset, changes) of the watch
         self.last: dict[bytes, bytes | None] = {}
         self._open: tuple[bytes, tuple, float] | None = None
         node.clients[self.name] = self
@@ -275,7 +289,7 @@ class SimStore:
         self.nodes: dict[bytes, SimNode] = {}
         self.recorded: dict[tuple[bytes, int], RecordingReplica] = {}
         self.changes: dict[bytes, Change] = {}  # what the update that led to this digest changed
-        self.committed: dict[int, bytes] = {}  # digest of the history that some tail has answered for
+        self.committed: dict[tuple[int, int], bytes] = {}  # (shard, length) -> digest of what a tail has answered for
         self.configs: dict[int, ClusterConfig] = {}
         self.clients: list[SimClient] = []
         self._numbers = 0
@@ -373,8 +387,10 @@ class SimStore:
                    for shard, chain in enumerate(config.chains)) for config in possible)
 
     def _part_of(self, node: SimNode) -> bool:
-        rows = max(self.up(), key=lambda other: other.service.replica.applied if other.service.replicas else -1,
-                   default=node).service.control.rows
+        def knows(other: SimNode) -> int:
+            return other.service.replicas[0].applied if 0 in other.service.replicas else -1
+
+        rows = max(self.up(), key=knows, default=node).service.control.rows
         return node.name in self.config.involved() or node.name not in rows or rows[node.name].state == ALIVE
 
     def _held(self, chain: ChainConfig, shard: int, up: set[bytes]) -> bool:
@@ -394,7 +410,7 @@ class SimStore:
             assert not replica.counters["unsafe"], "a head that may lack acknowledged writes"
             if replica.serving:
                 digest = replica.digests[replica.committed]
-                known = self.committed.setdefault(replica.committed, digest)
+                known = self.committed.setdefault((replica.shard, replica.committed), digest)
                 assert known == digest, "two histories were answered for"
 
     def check(self) -> None:
@@ -427,44 +443,59 @@ class SimStore:
     def _settled(self) -> bool:
         up = self.up()
         config = self.config
-        chain = config.chains[0]
-        if any(node.service.config.generation != config.generation for node in up) or chain.joining:
+        if any(node.service.config.generation != config.generation for node in up):
             return False
         names = {node.name for node in up}
-        if not set(chain.members) <= names or len(chain.members) != min(REPLICAS, len(up)):
-            return False
         if not set(config.voters) <= names or len(config.voters) != voters_wanted(len(up)):
             return False
-        members = [self.nodes[name].service.replicas[0] for name in chain.members]
-        last = members[0].applied
         living = {name for name, row in up[0].service.control.rows.items() if row.state == ALIVE}
         return (living == names
+                and all(self._whole(shard, chain, names) for shard, chain in enumerate(config.chains))
                 and all(client.finished for client in self.clients if client.alive)
-                and all(r.applied == r.committed == last and r.established for r in members)
-                and all(self._position(c) >= self._last_change(members[-1]) for c in self.clients if c.alive))
+                and all(not self.missed(client) for client in self.clients if client.alive))
 
-    @staticmethod
-    def _position(client: SimClient) -> int:
-        return client.seen[-1][0] if client.seen else -1
+    def _whole(self, shard: int, chain: ChainConfig, up: set[bytes]) -> bool:
+        """All members of a chain live, are as many as they should be, and hold the same."""
+        if chain.joining or not set(chain.members) <= up or len(chain.members) != min(REPLICAS, len(up)):
+            return False
+        members = [self.nodes[name].service.replicas[shard] for name in chain.members]
+        return all(r.applied == r.committed == members[0].applied and r.established for r in members)
 
-    @staticmethod
-    def _last_change(replica: ChainReplica) -> int:
-        return max((change.version for change in replica.state.changes.changes if change.key.startswith(PREFIX)),
-                   default=0)
+    def missed(self, client: SimClient) -> str:
+        """What is wrong with the watch of a client, '' when it got one present state, and then every later change of
+        each shard once, in that shard's order."""
+        if not client.seen:
+            return "nothing arrived"
+        positions = [position for position, _, _ in client.seen]
+        resets = [reset for _, reset, _ in client.seen]
+        if positions != sorted(set(positions)) or resets != [True] + [False] * (len(resets) - 1):
+            return f"positions {positions}, resets {resets}"
+        for shard in range(SHARDS):
+            start, *later = [[(change.key, change.value) for change in changes if shard_of(change.key, SHARDS) == shard]
+                             for _, _, changes in client.seen]
+            received = [change for changes in later for change in changes]
+            truth = [(change.key, change.value) for change in self.committed_changes(shard)]
+            before = len(truth) - len(received)
+            rows: dict[bytes, bytes | None] = dict(truth[:max(0, before)])
+            present = {key: value for key, value in rows.items() if value is not None}
+            if before < 0 or truth[before:] != received or dict(start) != present:
+                return f"shard {shard}: began with {start}, received {received}, of {truth}"
+        return ""
 
-    def _tail(self) -> RecordingReplica:
-        replica = self.nodes[self.config.chains[0].tail].service.replica
+    def _tail(self, shard: int) -> RecordingReplica:
+        replica = self.nodes[self.config.chains[shard].tail].service.replicas[shard]
         assert isinstance(replica, RecordingReplica)
         return replica
 
-    def committed_changes(self) -> list[Change]:
-        """Every change of the history that survived, in order."""
-        digests = self._tail().digests
-        return [self.changes[digests[n]] for n in sorted(digests) if digests[n] in self.changes]
+    def committed_changes(self, shard: int) -> list[Change]:
+        """Every change of clients' rows in the history that survived, in order."""
+        digests = self._tail(shard).digests
+        changes = [self.changes[digests[n]] for n in sorted(digests) if digests[n] in self.changes]
+        return [change for change in changes if change.key.startswith(PREFIX)]
 
     def final_state(self) -> dict[bytes, bytes]:
-        rows = self._tail().state.tables.read([tables.LIST, PREFIX, b"", 10_000, True])[0]
-        return {key: value for key, value, _ in rows}
+        return {key: row.value for shard in range(SHARDS)
+                for key, row in self._tail(shard).state.tables.rows.items() if key.startswith(PREFIX)}
 
     def describe(self) -> str:
         lines = [f"seed {self.net.seed} at {self.net.now:.3f} {self.config}"]
@@ -477,8 +508,8 @@ class SimStore:
                 lines.append(f"    proposer={control.is_proposer(node.clock())} phase={control.proposer.phase} "
                              f"accepted={control.acceptor.accepted} released={control.released}")
             for r in node.service.replicas.values():
-                lines.append(f"    epoch={r.config.epoch} applied={r.applied} committed={r.committed} "
+                lines.append(f"    shard={r.shard} epoch={r.config.epoch} applied={r.applied} committed={r.committed} "
                              f"established={r.established} lease={r.lease_until - node.clock():.3f} {dict(r.counters)}")
-        lines += [f"{c.name!r} alive={c.alive} left={c.left} open={c._open} seen={self._position(c)} "
+        lines += [f"{c.name!r} alive={c.alive} left={c.left} open={c._open} missed={self.missed(c)} "
                   f"{dict(c.client.counters)}" for c in self.clients]
         return "\n".join(lines)

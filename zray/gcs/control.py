@@ -38,6 +38,9 @@ ALIVE, DRAINING, DEAD, LEFT = "alive", "draining", "dead", "left"
 GONE, RELEASED, FENCED = "gone", "released", "fenced"
 # What a voter accepted is finished by its proposer within some round trips, else by somebody else.
 UNDECIDED_S = 0.1
+# Joining replicas that have caught up wait this long for the others, to be promoted with them by one decision: a shard
+# of a few megabytes is copied meanwhile.
+PATIENCE_S = 0.05
 
 
 class NodeRow(NamedTuple):
@@ -95,6 +98,7 @@ class Control:
         self.stepping_down = False
         self._reports: dict[bytes, list[Report]] = {}
         self._beat_at = -math.inf
+        self._adopted_at = -math.inf
         self._said: tuple | None = None
         self._well: tuple[ClusterConfig | None, View | None] = None, None  # knowing this, there was nothing to decide
         self._handlers: dict[type, Callable[[bytes, Any, float], Out]] = {
@@ -161,6 +165,7 @@ class Control:
         if not self.acceptor.learn(config, now):
             return []
         self.counters["configurations"] += 1
+        self._adopted_at = now
         if self.proposer.base is not None and self.proposer.base.generation < config.generation:
             self.proposer.abandon()
         self._watch_over(now, afresh=self.is_voter and not was_voter)
@@ -190,6 +195,8 @@ class Control:
             due.append(self.lease.next_deadline())
         if self.is_voter:
             due.append(self.membership.next_deadline(self.config, now))
+            if now < self._adopted_at + PATIENCE_S and any(chain.joining for chain in self.config.chains):
+                due.append(self._adopted_at + PATIENCE_S)
         return min(due)
 
     # ------------------------------------------------------------ what is to be done now
@@ -283,7 +290,8 @@ class Control:
             dead=frozenset(lost | leaving), leaving=frozenset(leaving), freed=frozenset(gone | self.released),
             established=frozenset((r.shard, name) for name, chain, r in known
                                   if r.established and 0 < chain.since_of(name) <= r.epoch),
-            caught_up=frozenset((r.shard, r.epoch) for name, chain, r in known if r.caught_up and name == chain.tail))
+            caught_up=frozenset((r.shard, r.epoch) for name, chain, r in known if r.caught_up and name == chain.tail),
+            waited=now >= self._adopted_at + PATIENCE_S)
 
     def _reads(self) -> bool:
         """Am I a tail that needs promises?  (A chain of one needs none: nobody can go on without it.)"""

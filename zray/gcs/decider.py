@@ -4,7 +4,7 @@ One kind of step a generation, the most urgent first, for all chains that need i
 
     1. members that failed leave their chains (as long as somebody stays who is known to hold every acknowledged write)
     2. voters that are dead are replaced; 1 voter below three nodes, 3 below five, then 5
-    3. a joining replica that has caught up becomes the tail;
+    3. joining replicas that have caught up become tails, all at once unless some take long;
        nodes that leave the cluster leave their chains, once others hold the data;
        chains grow to three replicas on distinct nodes, placed where there are fewest
     4. chains move towards nodes that hold fewer replicas
@@ -39,6 +39,7 @@ class View(NamedTuple):
     freed: frozenset[bytes]  # certainly answer no reads
     established: frozenset[tuple[int, bytes]]  # (shard, member): known to hold every acknowledged write
     caught_up: frozenset[tuple[int, int]]  # (shard, epoch): the tail says so of the joining replica
+    waited: bool = True  # long enough for replicas that have little to catch up with: the others are not waited for
 
 
 def voters_wanted(nodes: int) -> int:
@@ -98,8 +99,11 @@ def _others_hold(shard: int, chain: ChainConfig, name: bytes, view: View) -> boo
 
 def _repaired(chains: Chains, view: View) -> Chains:
     """What each chain needs by itself.  Every choice counts in the next."""
+    ready = view.waited or all((shard, chain.epoch) in view.caught_up
+                               for shard, chain in enumerate(chains) if chain.joining)
     for shard, chain in enumerate(chains):
-        chains = _with(chains, shard, _repaired_one(shard, chain, chains, view))
+        if ready or not chain.joining:
+            chains = _with(chains, shard, _repaired_one(shard, chain, chains, view))
     return chains
 
 

@@ -242,14 +242,27 @@ def _node_lines(nodes: list[dict[str, Any]]) -> list[str]:
 
 
 def _control_store_lines(store: dict[str, Any]) -> list[str]:
-    """Each chain from head to tail, and the voters that decide about them."""
-    lines = ["control store:"]
+    """The chains from head to tail, shards of one chain together, and the voters that decide about them."""
+    shards: dict[str, list[int]] = {}
     for chain in store["chains"]:
         members = " -> ".join(name[:8] for name in chain["members"])
         joins = f", {chain['joining'][:8]} catches up" if chain["joining"] else ""
-        lines.append(f"  shard {chain['shard']}, epoch {chain['epoch']}: {members}{joins}")
+        shards.setdefault(members + joins, []).append(chain["shard"])
+    lines = [f"control store, {len(store['chains'])} shards:"]
+    lines += [f"  {_spans(numbers)}: {members}" for members, numbers in shards.items()]
     lines.append(f"  decided by {', '.join(name[:8] for name in store['voters'])}")
     return lines
+
+
+def _spans(numbers: list[int]) -> str:
+    """Ascending numbers for people: "0-3, 5"."""
+    spans: list[list[int]] = []
+    for number in numbers:
+        if spans and number == spans[-1][1] + 1:
+            spans[-1][1] = number
+        else:
+            spans.append([number, number])
+    return ", ".join(f"{first}-{last}" if last > first else str(first) for first, last in spans)
 
 
 @main.command("list")

@@ -6,7 +6,7 @@
    rollouts; the last policy's mean return shows whether it learnt.
 3. A table of tasks, objects, bytes and rates.
 
-With ``--nodes 3`` the same runs on a cluster of three daemons, whose control store is a chain of three replicas.  In
+With ``--nodes 3`` the same runs on a cluster of three daemons, whose control store has three replicas.  In
 the reduction one node is killed and another takes its place, during the search one that holds a replica; the results
 are the same.
 
@@ -148,7 +148,7 @@ class Several:
                 time.sleep(0.02)
         finally:
             asker.close()
-        return f"{len(found['chains'])} chain(s) of {wanted} replicas, {len(found['voters'])} voter(s)"
+        return f"{len(found['chains'])} shards of {wanted} replicas, {len(found['voters'])} voter(s)"
 
     def close(self) -> None:
         self.cluster.shutdown()

@@ -16,6 +16,7 @@ from zray.gcs.client import GcsClient, GcsError
 from zray.gcs.config import ChainConfig
 from zray.gcs.dedupe import WINDOW
 from zray.gcs.disk import log_name, snapshot_name
+from zray.gcs.persistence import LAYOUT_NAME
 from zray.gcs.service import GcsService
 from zray.gcs.sharding import SHARDS, shard_of
 from zray.gcs.state import CorruptSnapshot
@@ -236,7 +237,7 @@ def test_a_watch_tells_gap_duplicate_and_overlap_apart():
 
 def files(*keys: bytes) -> list[str]:
     shards = {shard_of(tables.scoped(tables.KV, "", key), SHARDS) for key in keys}
-    return sorted(name(shard) for shard in shards for name in (log_name, snapshot_name))
+    return sorted([*(name(shard) for shard in shards for name in (log_name, snapshot_name)), LAYOUT_NAME])
 
 
 def test_a_service_restarts_with_all_it_acknowledged(tmp_path):

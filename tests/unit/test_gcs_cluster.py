@@ -12,6 +12,7 @@ from zray.gcs import tables
 from zray.gcs.client import GcsClient
 from zray.gcs.disk import Disk, log_name
 from zray.gcs.membership import FAST_S, NODE_TIMEOUT_S, SUSPECT_S
+from zray.gcs.persistence import LAYOUT_NAME
 from zray.gcs.register import PROMISE_S
 from zray.gcs.service import GcsService
 from zray.gcs.sharding import SHARDS, shard_of
@@ -366,6 +367,26 @@ def test_a_cluster_that_is_killed_at_once_restarts_with_all_acknowledged_state(t
         assert {row.state for row in again.control.rows.values()} == {"dead"}
         assert again.alone
         again.check()
+
+
+def test_a_directory_that_holds_some_of_the_shards_is_not_taken_for_the_whole_store(tmp_path):
+    bench = Bench(5, tmp_path)
+    for i in range(30):
+        assert bench.put(next(iter(bench.services.values())), b"%d" % i).done
+    config = next(iter(bench.services.values())).config
+    bench.services.clear()  # kill -9 of everything
+    again = tmp_path / "0"
+    with pytest.raises(CorruptSnapshot, match="shards .* lay on other nodes"):
+        GcsService(lambda: 0.0, print, again, incarnation=b"X000" + bytes(4))
+    for shard, chain in enumerate(config.chains):
+        if node_id(0)[:8] not in chain.members:
+            assert not list(again.glob(f"shard-{shard}.*"))
+            for path in (tmp_path / str(int(chain.tail[1:4]))).glob(f"shard-{shard}.*"):
+                (again / path.name).write_bytes(path.read_bytes())
+    (again / LAYOUT_NAME).unlink()
+    service = GcsService(lambda: 0.0, print, again, incarnation=b"X000" + bytes(4))
+    assert service.client.kv_list().result() == sorted(b"%d" % i for i in range(30))
+    service.check()
 
 
 def test_a_torn_record_is_cut_off_and_what_was_synced_stays(tmp_path):

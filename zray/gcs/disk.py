@@ -122,14 +122,19 @@ def _records(blob: bytes) -> Any:
 
 
 def write_snapshot(path: Path, state: ReplicatedState) -> None:
-    """Magic, checksum, snapshot; a reader sees the old file or the new one, never a part."""
+    """Magic, checksum, snapshot."""
     raw = state.snapshot()
+    replace(path, _MAGIC + blake2b(raw, digest_size=16).digest(), raw)
+
+
+def replace(path: Path, *parts: bytes) -> None:
+    """Write a file as a whole: a reader sees the old one or the new one, never a part, also after a power cut."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     fresh = path.with_suffix(".new")
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "wb") as file:
-        file.write(_MAGIC + blake2b(raw, digest_size=16).digest())
-        file.write(raw)
+        for part in parts:
+            file.write(part)
         file.flush()
         os.fsync(file.fileno())
     os.replace(fresh, path)

@@ -1,31 +1,42 @@
 """All replicas of a node on disk, a file pair each (zray.gcs.disk), and what to do when the disk refuses.
 
-    replicas = Replicas(directory, failed)
-    state = replicas.load(shard)           at the start of the first node of a cluster
+    replicas = Replicas(directory, shards, failed)
+    replicas.demand_all()                  the first node of a cluster: is everything here?
+    state = replicas.load(shard)           then this for every shard
     replicas.keep(replica)                 whenever something about a replica may have changed
     replicas.sync()                        before anything that depends on an update is told to anybody
     replicas.drop(shard)                   no replica of that shard here any more
 
 The first error is the last: nothing is written any more, and the node takes no updates.
+
+In a cluster of more nodes than a chain has replicas no node holds every shard.  A file says which lie elsewhere, so
+that such a directory is not taken for the whole store: a key that is silently absent is worse than a start that is
+refused.  A shard is on that list until its files are written, and again before they are removed.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 from zray.gcs.chain import ChainReplica
-from zray.gcs.disk import LOG_BYTES_MAX, Disk
-from zray.gcs.state import ReplicatedState, Update
+from zray.gcs.disk import LOG_BYTES_MAX, Disk, replace
+from zray.gcs.state import CorruptSnapshot, ReplicatedState, Update
 from zray.gcs.tables import DISK
+
+LAYOUT_NAME = "shards.json"
 
 
 class Replicas:
     """``failed(error)`` is called once, when the disk has refused; ``error`` then says why, for people."""
 
-    def __init__(self, directory: str | os.PathLike[str], failed: Callable[[str], None]) -> None:
+    def __init__(self, directory: str | os.PathLike[str], shards: int, failed: Callable[[str], None]) -> None:
         self.directory = Path(directory)
+        self._shards = shards
+        self._here: set[int] = set()
+        self._noted = False
         self.error = ""
         self._failed = failed
         self._disks: dict[int, Disk] = {}
@@ -35,6 +46,28 @@ class Replicas:
     def unsynced(self) -> bool:
         """Something was applied that is not on disk yet, or that the disk refused: see :meth:`sync`."""
         return bool(self._unsynced)
+
+    def demand_all(self) -> None:
+        """CorruptSnapshot when what is here is known to be no whole store of this version."""
+        self._here.update(range(self._shards))
+        path = self.directory / LAYOUT_NAME
+        try:
+            layout = json.loads(path.read_bytes())
+            shards, elsewhere = layout["shards"], layout["elsewhere"]
+        except FileNotFoundError:
+            return
+        except (ValueError, KeyError, TypeError):
+            raise CorruptSnapshot(f"{path} is damaged; remove it if all shards of the control store are "
+                                  "there") from None
+        if shards != self._shards:
+            raise CorruptSnapshot(f"{self.directory} holds a control store of {shards} shards, this version reads "
+                                  f"{self._shards}")
+        if elsewhere:
+            names = ", ".join(map(str, elsewhere))
+            raise CorruptSnapshot(
+                f"{self.directory} holds a part of the control store: shards {names} lay on other nodes. Copy their "
+                f"files (shard-N.snapshot, shard-N.log) here from the directories of nodes that held them to the end, "
+                f"then remove {path}")
 
     def load(self, shard: int) -> ReplicatedState | None:
         """What is stored, None if nothing is.  CorruptSnapshot when what is there cannot be trusted."""
@@ -52,21 +85,22 @@ class Replicas:
             if not replica.established:
                 if replica.journal is not None:
                     replica.journal = None
-                    self._unsynced.discard(replica.shard)
-                    self.disk(replica.shard).remove()
+                    self._remove(replica.shard)
+            elif fresh and not replica.applied:
+                if not self._noted:
+                    self._note()
+                replica.journal = lambda sequence, update: self._append(replica, sequence, update)
             elif replica.journal is None or self.disk(replica.shard).log_bytes > LOG_BYTES_MAX:
-                if not fresh or replica.applied:
-                    self._begin(replica)
+                self._begin(replica)
                 replica.journal = lambda sequence, update: self._append(replica, sequence, update)
         except OSError as error:
             self._refuse(error)
 
     def drop(self, shard: int) -> None:
         """What it stored must not be taken for the newest state later."""
-        self._unsynced.discard(shard)
         if not self.error:
             try:
-                self.disk(shard).remove()
+                self._remove(shard)
             except OSError:
                 pass  # it is refused by its age in the end
 
@@ -90,8 +124,24 @@ class Replicas:
         return found
 
     def _begin(self, replica: ChainReplica) -> None:
+        if not self._noted:
+            self._note()  # what else is in this directory is of an earlier cluster
         self.disk(replica.shard).begin(replica.state)
         self._unsynced.discard(replica.shard)
+        if replica.shard not in self._here:
+            self._here.add(replica.shard)
+            self._note()
+
+    def _remove(self, shard: int) -> None:
+        self._unsynced.discard(shard)
+        self._here.discard(shard)
+        self._note()
+        self.disk(shard).remove()
+
+    def _note(self) -> None:
+        self._noted = True
+        elsewhere = [shard for shard in range(self._shards) if shard not in self._here]
+        replace(self.directory / LAYOUT_NAME, json.dumps({"shards": self._shards, "elsewhere": elsewhere}).encode())
 
     def _append(self, replica: ChainReplica, sequence: int, update: Update) -> None:
         if self.error:

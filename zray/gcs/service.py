@@ -90,7 +90,9 @@ class GcsService(Host):
         self.fenced_because = ""
         self._now = now
         self._send_out = send
-        self.disk = Replicas(persist_dir, self._disk_failed) if persist_dir is not None else None
+        config = ClusterConfig.first(self.incarnation, shards) if first else _of_hints(hints)
+        many = len(config.chains)
+        self.disk = Replicas(persist_dir, many, self._disk_failed) if persist_dir is not None else None
         self._held: Out = []  # to be sent when what it depends on is on disk
         self._local: deque[tuple[bytes, Any]] = deque()  # messages from this process to itself
         self._pumping = False
@@ -102,17 +104,18 @@ class GcsService(Host):
         self._leave: Callable[[], None] | None = None
         self._leave_reason = ""
 
-        config = ClusterConfig.first(self.incarnation, shards) if first else _of_hints(hints)
         start = config if first else config._replace(generation=0)  # what the hints say is learned below
         self.control = Control(self.incarnation, start, self, node_timeout_s=node_timeout_s)
         self.replicas: dict[int, ChainReplica] = {}
         if first:
+            if self.disk is not None:
+                self.disk.demand_all()
             for shard, chain in enumerate(config.chains):
                 state = self.disk.load(shard) if self.disk is not None else None
                 if state is not None:
                     state.clients.sessions.clear()  # of processes that are no more
                 self.replicas[shard] = self.make_replica(chain, shard, state)
-        self.client = GcsClient(self.incarnation, self.route, shards=len(config.chains))
+        self.client = GcsClient(self.incarnation, self.route, shards=many)
         for shard, chain in enumerate(config.chains):
             self.client.configured(chain, shard)
         self.proxy = Proxy(self.client, self.route)

@@ -1,4 +1,4 @@
-"""The tables of the control store: one ordered, versioned key-value state machine.
+"""The tables of one shard of the control store: one ordered, versioned key-value state machine.
 
 A key is a table's prefix followed by what names the row; a value is opaque bytes (mostly msgpack).  The version of a
 row is the chain sequence number of the update that wrote it, so versions are the same on every replica.
@@ -45,7 +45,8 @@ BLOB_BYTES_MAX = 64 * 1024 * 1024
 VALUE_BYTES_MAX = {NODES: RECORD_BYTES_MAX, JOBS: RECORD_BYTES_MAX, FUNCTIONS: BLOB_BYTES_MAX,
                    ACTORS: RECORD_BYTES_MAX, NAMES: 256, LOCATIONS: RECORD_BYTES_MAX, KV: BLOB_BYTES_MAX,
                    SYSTEM: 4096, GROUPS: RECORD_BYTES_MAX, GROUP_NAMES: 256}
-TABLES_BYTES_MAX = 1024 * 1024 * 1024
+# Of one shard; a node alone holds them all.
+TABLES_BYTES_MAX = 256 * 1024 * 1024
 # What a row costs besides its key and value: tuple, bytes headers, its place in the dict and the sorted list.
 ROW_BYTES = 250
 LIST_ROWS_MAX = 10_000

@@ -318,7 +318,9 @@ class NodeMachine:
         """The driver is gone: on this node, and on those that we told of the job."""
         self.effects.append(Note("job_over", {"job": job.number, "reason": reason}))
         self.actors.job_over(job.number)
-        for node in sorted(job.told):
+        # Whom we told may have told others, and be gone: the driver's own node tells everybody.
+        everybody = self.cluster.peers if same_node(job.driver, self.incarnation) else ()
+        for node in sorted(job.told.union(everybody)):
             self.effects.append(Send(node, m.JobEnd(job.number, reason)))
         job.told.clear()
         self.groups.job_over(job.number)

@@ -17,7 +17,7 @@ from zray.gcs.service import GcsService
 from zray.gcs.sharding import SHARDS, SPREAD, shard_of, shards_of
 from zray.gcs.tables import LIST
 from zray.ids import TAG_SIZE
-from zray.messages import GcsEvents, GcsRedirect, GcsReply, GcsUnwatch
+from zray.messages import ConfigIs, GcsEvents, GcsRedirect, GcsReply, GcsUnwatch
 
 ME = b"\x01" * 8
 
@@ -37,6 +37,14 @@ def test_tables_that_grow_are_spread_evenly_and_the_others_stay_together():
         assert found.keys() == (set(range(SHARDS)) if table in SPREAD else {0})
         assert min(found.values()) > 50
     assert [shard_of(b"kv/\x00\x00k%d" % i, 8) for i in range(5)] == [0, 6, 4, 2, 1], "the same in every version"
+
+
+def test_a_configuration_with_another_number_of_shards_is_no_news():
+    service = GcsService(lambda: 0.0, print, incarnation=ME)
+    for shards in (1, SHARDS + 1):
+        service.receive(b"\x02" * 8, ConfigIs(ClusterConfig.first(ME, shards)._replace(generation=9).pack()))
+    assert service.config.generation == 1 and service.control.counters["malformed"] == 2
+    assert service.client.kv_put(b"k", b"v").done
 
 
 # ---------------------------------------------------------------- the decider

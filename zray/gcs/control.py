@@ -310,13 +310,13 @@ class Control:
     # ------------------------------------------------------------ messages
 
     def _on_prepare(self, peer: bytes, message: RegisterPrepare, now: float) -> Out:
-        base = ClusterConfig.parse(message.base)
+        base = self._parsed(message.base)
         if base is None:
             return self._malformed()
         return self.adopt(base, now) + self.acceptor.on_prepare(peer, message, base)
 
     def _on_accept(self, peer: bytes, message: RegisterAccept, now: float) -> Out:
-        base, value = ClusterConfig.parse(message.base), ClusterConfig.parse(message.value)
+        base, value = self._parsed(message.base), self._parsed(message.value)
         if base is None or value is None:
             return self._malformed()
         return self.adopt(base, now) + self.acceptor.on_accept(peer, message, base, value, now)
@@ -335,7 +335,7 @@ class Control:
         return []
 
     def _on_config(self, peer: bytes, message: ConfigIs, now: float) -> Out:
-        config = ClusterConfig.parse(message.config)
+        config = self._parsed(message.config)
         return self.adopt(config, now) if config is not None else self._malformed()
 
     def _on_lease_promise(self, peer: bytes, message: LeasePromise, now: float) -> Out:
@@ -365,6 +365,11 @@ class Control:
         elif message.standing == FENCED and message.node == self.me:
             self.host.fenced(message.reason)
         return []
+
+    def _parsed(self, packed: list) -> ClusterConfig | None:
+        """A configuration of this cluster, whose number of shards never changes."""
+        config = ClusterConfig.parse(packed)
+        return config if config is not None and len(config.chains) == len(self.config.chains) else None
 
     def _malformed(self) -> Out:
         self.counters["malformed"] += 1

@@ -88,6 +88,15 @@ def test_no_acknowledged_write_is_lost_and_the_store_heals(kinds, first):
         assert_shards_take_part(store)
 
 
+@pytest.mark.parametrize(("seed", "kinds"), [(9004, "jl"), (9007, "psj")])
+def test_a_seed_that_found_a_bug_finds_none_now(seed, kinds):
+    """9004: a leaving node heard of its row before the answer to its request, and stopped.  9007: a replica too many
+    was dropped while the new tail did not hold everything, and who did had just crashed."""
+    store = drive(seed, kinds)
+    assert_linearizable(store)
+    assert_watches_complete(store)
+
+
 def test_one_seed_is_one_schedule():
     hashes = {drive(7, "cspihjl").net.trace_hash() for _ in range(2)}
     assert len(hashes) == 1

@@ -97,6 +97,11 @@ def _others_hold(shard: int, chain: ChainConfig, name: bytes, view: View) -> boo
     return (shard, rest[0]) in view.established
 
 
+def _all_hold(shard: int, chain: ChainConfig, view: View) -> bool:
+    """Nothing is given up for the sake of order that a failure which nobody has noticed yet would make necessary."""
+    return all((shard, name) in view.established for name in chain.members)
+
+
 def _repaired(chains: Chains, view: View) -> Chains:
     """What each chain needs by itself.  Every choice counts in the next."""
     ready = view.waited or all((shard, chain.epoch) in view.caught_up
@@ -111,10 +116,11 @@ def _repaired_one(shard: int, chain: ChainConfig, chains: Chains, view: View) ->
     if chain.joining:
         return chain.promoted() if (shard, chain.epoch) in view.caught_up else chain
     for name in chain.members:
-        if name in view.leaving and _others_hold(shard, chain, name, view):
+        if name in view.leaving and len(chain.members) > 1 and _all_hold(shard, chain.without(name), view):
             return chain.without(name)
     if len(chain.members) > REPLICAS:
-        return chain.without(_surplus(shard, chain, chains, view))
+        shorter = chain.without(_surplus(shard, chain, chains, view))
+        return shorter if _all_hold(shard, shorter, view) else chain
     staying = [name for name in chain.members if name not in view.leaving]
     spare = _spare(chain, chains, view) if len(staying) < REPLICAS else b""
     return chain.join(spare) if spare else chain
@@ -172,7 +178,7 @@ def _rotated(chains: Chains, view: View) -> Chains:
     turned: dict[int, bytes] = {}
     for shard in reversed(range(len(chains))):  # shard 0 last: everybody watches it
         chain = chains[shard]
-        if any((shard, name) not in view.established for name in chain.members):
+        if not _all_hold(shard, chain, view):
             continue
         shorter = chain.without(chain.head)
         node = _spare(shorter, _with(out, shard, shorter), view)

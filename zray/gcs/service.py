@@ -272,7 +272,9 @@ class GcsService(Host):
     def _of_replica(self, replica: ChainReplica, out: Out) -> Out:
         """What a replica wants sent; and voters hear at once when it has become able to do something."""
         self._persist(replica)
-        if (replica.established, replica.joiner_caught_up()) != self._told.get(replica.shard):
+        said = (replica.established, replica.joiner_caught_up())
+        if said != self._told.get(replica.shard):
+            self._told[replica.shard] = said
             out = out + self.control.step(self._now())
         return out
 
@@ -388,6 +390,7 @@ class GcsService(Host):
 
         def done(call: Call) -> None:
             self._burying.discard(node)
+            self._emit(self._go_on_leaving())  # the news of the row may have come before this answer
 
         self._burying.add(node)
         self.client.compare_and_set(key, value, with_state(value, state, reason), done)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from zray import errors, ids, messages as m, serialization
+from zray.gcs.tables import FUNCTIONS
 from zray.options import DYNAMIC, STREAMING
 from zray.owner.maps import MapBatch
 from zray.owner.records import Borrowed, Entry, Function, Key, Task
@@ -72,21 +73,39 @@ class Tasks:
                 self.rt.gcs.register_function(self.rt.ids.job_bytes + key, blob)
 
     def fetch_function(self, key: bytes) -> bytes:
-        """A function from the GCS: workers that were not sent it with the task."""
-        reply = Reply()
+        """A function from the GCS: workers that were not sent it with the task.
 
-        def arrived(call: Any) -> None:
-            reply.message = call
+        Whoever sent the task stored the function before, and did not wait: while the chain that keeps it is changing,
+        the task may be here first.  Then a watch brings it.
+        """
+        reply, watches = Reply(), []
+        where = FUNCTIONS + self.rt.ids.job_bytes + key
+
+        def found(error: str, blob: bytes | None) -> None:
+            reply.message = (error, blob)
             self.loop.notify(reply)
 
+        def arrived(call: Any) -> None:
+            if call.error or call.value is not None:
+                found(call.error, call.value)
+            else:
+                watches.append(self.rt.gcs.watch_key(where, changed))
+
+        def changed(reset: bool, changes: list[Any]) -> None:
+            if changes and changes[-1].value is not None and reply.message is None:
+                found("", changes[-1].value)
+
         with self.loop.lock:
-            self.rt.gcs.get_function(self.rt.ids.job_bytes + key, arrived)
+            self.rt.gcs.get(where, arrived)
         self.loop.wait(reply, time.monotonic() + REQUEST_TIMEOUT_S)
-        call = reply.message
-        if call is None or call.error or call.value is None:
-            why = "did not answer" if call is None else call.error or "does not have it"
+        with self.loop.lock:
+            for number in watches:
+                self.rt.gcs.unwatch(number)
+        error, blob = reply.message or ("", None)
+        if error or blob is None:
+            why = error or ("does not have it" if watches else "did not answer")
             raise errors.RaySystemError(f"function {key.hex()} could not be read: the control store {why}")
-        return call.value
+        return blob
 
     def submit(self, fn: Any, args: tuple, kwargs: dict[str, Any], options: Any) -> Any:
         """A task; see zray.handles.RemoteFunction.remote."""

@@ -380,7 +380,7 @@ hostile = st.one_of(
     st.builds(NodeStanding, st.binary(max_size=8), st.sampled_from(["gone", "released", "x"]), st.text(max_size=3)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from([node_id(1)[:8], node_id(2)[:8], node_id(9)[:8]]), hostile), max_size=8))
 def test_no_message_breaks_a_service(messages):
     bench = Bench(3)

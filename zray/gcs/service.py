@@ -181,12 +181,14 @@ class GcsService(Host):
         """When :meth:`tick` is to be called at the latest, None: not before something happens."""
         if self.fenced_because:
             return None
-        due: float = self.control.next_deadline(self._now())
+        now = self._now()
+        due: float = self.control.next_deadline(now)
         if not self.alone or self.client.busy:
             restless = any(replica.restless() for replica in self.replicas.values())
             due = min(due, self._ticked_at + (TICK_S if restless else RETRY_S if self.client.busy else 1.0))
         if self._held:
-            return -math.inf
+            return now
+        due = max(due, now)
         return due if due < math.inf else None
 
     def tick(self, now: float) -> None:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -64,6 +64,7 @@ _TO_CLIENT: tuple[Any, ...] = (GcsReply, GcsRedirect, GcsEvents)
 _OF_CONTROL: tuple[Any, ...] = (
     RegisterPrepare, RegisterPromise, RegisterAccept, RegisterAccepted, RegisterRefused, ConfigIs, LeaseAsk,
     LeasePromise, Heartbeat, NodeStanding)
+_BETWEEN_NODES = (*_OF_REPLICAS, *_OF_CONTROL)
 _OUTSIDE = ChainConfig(0, (b"\0",), (0,))  # the chain of a replica that has never been in it
 
 
@@ -85,6 +86,7 @@ class GcsService(Host):
         self.on_fenced: Callable[[str], None] = lambda reason: None
         self.on_config: Callable[[ClusterConfig], None] = lambda config: None
         self.fenced_because = ""
+        self.counters: Counter[str] = Counter()
         self._now = now
         self._send_out = send
         self.disk = Disk(persist_dir) if persist_dir is not None else None
@@ -183,12 +185,14 @@ class GcsService(Host):
         """When :meth:`tick` is to be called at the latest, None: not before something happens."""
         if self.fenced_because:
             return None
-        due: float = self.control.next_deadline(self._now())
+        now = self._now()
+        due: float = self.control.next_deadline(now)
         if not self.alone or self.client.busy:
             restless = any(replica.restless() for replica in self.replicas.values())
             due = min(due, self._ticked_at + (TICK_S if restless else RETRY_S if self.client.busy else 1.0))
         if self._held:
-            return -math.inf
+            return now
+        due = max(due, now)
         return due if due < math.inf else None
 
     def tick(self, now: float) -> None:
@@ -222,6 +226,9 @@ class GcsService(Host):
     def receive(self, peer: bytes, message: Any) -> None:
         """A message of the control store from another process."""
         if self.fenced_because:
+            return
+        if isinstance(message, _BETWEEN_NODES) and ids.node_of(peer) != peer:
+            self.counters["stranger"] += 1  # a process has no say in this
             return
         if peer in self._ended and not isinstance(message, NodeStanding):
             self._send_out(peer, NodeStanding(peer, FENCED, self._ended[peer]))

@@ -58,6 +58,11 @@ class Config:
     kernels_at_start: bool = False
     # A node of the cluster that has been silent for this long is dead (at once when its endpoint refuses connections).
     node_timeout_s: float = 3.0
+    # A node tells the others what it has free at most this often (a change from idle to full at once).  Ten messages a
+    # second and peer cost 0.1 % of a CPU, and a tenth of a second is what a want waits at most beside an idle node.
+    gossip_s: float = 0.1
+    # A lease that another node was asked for and did not answer for is asked for elsewhere: ten round trips.
+    spill_patience_s: float = 0.05
     # Where spilled objects go; "" means the session directory.
     spill_dir: str = ""
     # Attempts of a task whose worker process died.

@@ -340,3 +340,28 @@ def test_a_demand_that_is_none_is_refused():
     with pytest.raises(KeyError):
         home.it.want(OWNER, 9, 1, 0, 0.0)
     home.step()
+
+
+def test_a_row_that_says_draining_takes_away_what_waits_there():
+    home = Home()
+    home.want(3, {"GPU": U})
+    assert home.shares() == {EAST: 3}
+    total = {"CPU": 2 * U, "GPU": U}
+    home.it.message(EAST, m.ViewRows([[EAST, 1, 1, 0, total, [], total, LABELS[EAST]]]), home.now)
+    home.step(0.2)
+    assert home.shares() == {} and statuses(home.effects)[-1][0] == Cause.INFEASIBLE
+
+
+def test_a_grant_that_never_reached_its_owner_is_wanted_again():
+    home = Home(alone=True)
+    (grant,) = [effect for effect in home.want(1) if isinstance(effect, Grant)]
+    assert home.it.revoke(grant.lease, home.now) and not home.it.revoke(grant.lease, home.now)
+    assert grants(home.step()) == 1
+
+
+def test_a_node_that_gets_what_it_lacked_grants_what_waited():
+    home = Home(alone=True)
+    home.want(1, {"disk": U})
+    assert statuses(home.effects)[-1][0] == Cause.INFEASIBLE
+    home.local.view.update(HOME + bytes(20), {"CPU": 2 * U, "disk": U})
+    assert grants(home.want(2, {"disk": U})) == 1

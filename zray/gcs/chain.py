@@ -103,6 +103,8 @@ class ChainReplica:
         self.lease_until = math.inf
         self.counters: Counter[str] = Counter()
         self.publisher = Publisher(shard)
+        self.journal: Callable[[int, Update], None] | None = None  # told of every update that is applied
+        self.refusing = ""  # why this replica must take no updates, as head
         self._sent: deque[Update] = deque()  # Sent of the paper: updates (sent_base, applied]
         self._sent_base = self.state.sequence
         self._follower: _Follower | None = None
@@ -239,6 +241,9 @@ class ChainReplica:
         if verdict == dedupe.GONE:
             return [(peer, GcsReply(request.number, f"{EXPIRED}: this client was forgotten, its earlier requests "
                                                     "may have been applied", None, self.shard))]
+        if self.refusing:
+            alone = len(self.config.members) == 1  # else the chain goes on without me in a moment
+            return [(peer, GcsReply(request.number, self.refusing, None, self.shard))] if alone else []
         if verdict != dedupe.NEW or self.applied - self.committed >= SENT_MAX:
             self.counters[verdict if verdict != dedupe.NEW else "busy"] += 1
             return []
@@ -267,6 +272,8 @@ class ChainReplica:
     def _append(self, update: Update, now: float) -> Out:
         """Apply the next update of the history; at a serving tail that also commits it."""
         change = self.state.apply(update)
+        if self.journal is not None:
+            self.journal(self.applied, update)
         if self._follower is None:
             self._sent_base = self.applied
         else:

@@ -117,6 +117,7 @@ class GcsClient:
         self._open: dict[int, Call] = {}  # by number, oldest first
         self._held: deque[Call] = deque()  # updates beyond the window the store remembers
         self._watches: dict[int, Watch] = {}
+        self._asking: set[int] = set()  # watches that wait for an answer
         self._next_watch = 1
 
     # ------------------------------------------------------------ operations
@@ -324,6 +325,7 @@ class GcsClient:
         return number
 
     def unwatch(self, number: int) -> None:
+        self._asking.discard(number)
         if self._watches.pop(number, None) is not None and self.members:
             self._send(self.members[-1], GcsUnwatch(number))
 
@@ -367,8 +369,8 @@ class GcsClient:
 
     @property
     def busy(self) -> bool:
-        """Whether requests wait for answers."""
-        return bool(self._open or self._held)
+        """Whether requests, or watches after a change of the chain, wait for answers."""
+        return bool(self._open or self._held or self._asking)
 
     # ------------------------------------------------------------ requests
 
@@ -444,6 +446,7 @@ class GcsClient:
     def _ask_watch(self, watch: Watch, retry: bool = False) -> None:
         watch.asked_at = self._now
         watch.waiting = True
+        self._asking.add(watch.number)
         watch.unacked = 0
         if not self.members:
             return
@@ -465,6 +468,7 @@ class GcsClient:
                 self._ask_watch(watch)
             return
         watch.waiting = False
+        self._asking.discard(watch.number)
         if message.version <= watch.seen:
             return
         fresh = [Change(*change) for change in message.changes if message.reset or change[0] > watch.seen]
@@ -487,6 +491,7 @@ class GcsClient:
         assert all(0 < n < self._next_update for n in updates + held)
         assert not (held and not updates), "held requests wait for open ones"
         assert all(watch.seen >= -1 for watch in self._watches.values())
+        assert self._asking == {number for number, watch in self._watches.items() if watch.waiting}
 
 
 def _text(scope: tuple[str, bytes]) -> tuple[str, str]:

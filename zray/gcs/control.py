@@ -92,6 +92,7 @@ class Control:
         self.rows: dict[bytes, NodeRow] = {}
         self.counters: Counter[str] = Counter()
         self.released: set[bytes] = set()
+        self.stepping_down = False
         self._reports: dict[bytes, list[Report]] = {}
         self._beat_at = -math.inf
         self._said: tuple | None = None
@@ -166,6 +167,10 @@ class Control:
         self.host.adopted(config)
         return []
 
+    def step_down(self) -> None:
+        """This node can hold no replica any more; the next :meth:`step` tells the others."""
+        self.stepping_down = True
+
     def tick(self, now: float) -> Out:
         self.membership.ran(now)
         return self.proposer.tick(now) + self.step(now)
@@ -190,7 +195,7 @@ class Control:
     def step(self, now: float) -> Out:
         """Everything that is due, whatever made it so.  Call when a replica's report may have changed."""
         out: Out = []
-        if self.leaving and self.me not in self.released and any(
+        if (self.leaving or self.stepping_down) and self.me not in self.released and any(
                 self.me in chain.members and len(chain.members) > 1 for chain in self.config.chains):
             self.lease.release()
             self.host.reads_until(-math.inf)
@@ -264,8 +269,8 @@ class Control:
         chains = self.config.chains
         known = [(name, chains[r.shard], r) for name, said in reports.items() for r in said if r.shard < len(chains)]
         return View(
-            living=len(living), usable=usable, failed=frozenset(failed), dead=frozenset(lost | leaving), leaving=frozenset(leaving),
-            freed=frozenset(gone | self.released),
+            living=len(living), usable=usable, failed=frozenset(failed),
+            dead=frozenset(lost | leaving), leaving=frozenset(leaving), freed=frozenset(gone | self.released),
             established=frozenset((r.shard, name) for name, chain, r in known
                                   if r.established and 0 < chain.since_of(name) <= r.epoch),
             caught_up=frozenset((r.shard, r.epoch) for name, chain, r in known if r.caught_up and name == chain.tail))

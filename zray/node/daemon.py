@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 EXIT_WAIT_S = 1.5  # for killed workers to be collected at the end; the kernel needs milliseconds
 LOG_LINES_A_MESSAGE = 1000
-LEAVE_S_MAX = 3.0  # for others to take over what a leaving node holds of the control store
+LEAVE_S_MAX = 3.0  # for its tasks to end, and for others to take over what it holds of the control store
 # Numbers that are unique in the cluster: the node's ordinal, then its own counting.
 JOB_BITS = 16
 LEASE_BITS = 40
@@ -90,6 +90,7 @@ class Daemon:
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.stopping = ""
         self._leaving = ""  # why this node is leaving its cluster
+        self._left = False  # the control store does without it
         self._leave_at: float | None = None  # when it stops waiting for that
         self.now = time.monotonic()
         self.watcher = Watcher()
@@ -190,8 +191,12 @@ class Daemon:
         else:
             self._log_at = time.monotonic() + self.output.rescan_s
         if self.shares_fate:
-            self.processes.watch(b"parent", self.parent, lambda: self.stop("the driver ended"))
-            self.watcher.add(self.fate_fd, lambda: self.stop("the driver closed the session"))
+            self.processes.watch(b"parent", self.parent, lambda: setattr(self, "stopping", "the driver ended"))
+            self.watcher.add(self.fate_fd, self._fate)
+
+    def _fate(self) -> None:
+        self.watcher.remove(self.fate_fd)  # the end of a pipe stays readable
+        self.stop("the driver closed the session")
 
     def session(self) -> Session:
         member = self.member
@@ -228,8 +233,12 @@ class Daemon:
             self.machine.handle(peer, code, message, self.now)
 
     def _may_speak(self, peer: bytes, code: int) -> bool:
-        """A newcomer with a ticket may introduce itself, and nothing else."""
-        return peer in self.machine.cluster.peers or code in (Hello.CODE, NodeJoin.CODE)
+        """A newcomer with a ticket may introduce itself, no more; a node taken for dead may learn that it is."""
+        cluster = self.machine.cluster
+        if peer in cluster.peers:
+            self.member.links.heard(peer)
+            return True
+        return code in (Hello.CODE, NodeJoin.CODE) or (peer in cluster.gone and code in self.gcs.handlers)
 
     def _timeout(self) -> float | None:
         times = [self.machine.next_deadline(), self.store.next_deadline(), self._log_at, self.mesh.deadline(),
@@ -250,7 +259,8 @@ class Daemon:
             self.gcs.tick(now)
         if self.member is not None and (when := self.member.links.next_deadline()) is not None and when <= now:
             self.member.links.tick(now)
-        if self._leave_at is not None and self._leave_at <= now:
+        if self._leave_at is not None and (self._leave_at <= now or self.machine.nobody_stays()
+                                           or (self._left and not self.machine.is_busy())):
             self.stopping = self._leaving
         if self._log_at is not None and self._log_at <= now:
             self._read_logs(now)
@@ -267,12 +277,20 @@ class Daemon:
 
     def stop(self, why: str) -> None:
         """End at the next turn; a member of a cluster leaves it first."""
+        if self._leaving and why != self._leaving:
+            return  # one reason more
         if self.member is None or self.machine.cluster.alone or self.gcs.fenced_because or self._leaving:
             self.stopping = self.stopping or why
             return
         self._leaving = why
         self._leave_at = time.monotonic() + LEAVE_S_MAX
-        self.gcs.leave(why, lambda: setattr(self, "stopping", why))
+        self.machine.drain(time.monotonic())
+        self.gcs.leave(why, lambda: setattr(self, "_left", True))
+
+    def fence(self, reason: str) -> None:
+        """The cluster goes on without this node, which may have run the same things as others since: end at once."""
+        print(f"zray-node: this node was declared dead: {reason}; start it again to rejoin", file=sys.stderr)
+        self.stopping = f"this node was declared dead: {reason}"
 
     def _peer_closed(self, peer: bytes) -> None:
         if self.member is not None:

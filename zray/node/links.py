@@ -4,7 +4,9 @@
     closed   is its process still there?  A connection attempt that is refused proves that it is not: the control store
              is told at once.  Anything else (no route, silence) is no proof: dial again, at growing intervals, until
              the nodes table says that the node is gone
-    Unlink   hang up, refuse whatever still comes
+    Unlink   dial no more, and hang up after a while: it may have to be told that it left, or that it was declared dead
+
+Where every node that answers refuses the handshake, this one was struck off the allow-lists: ``refused`` is told.
 
 The session to a live node outlasts its connections, so a link that breaks loses nothing.
 """
@@ -26,19 +28,24 @@ from zray.transport.mesh import Mesh
 REDIAL_S = 0.05
 REDIAL_S_MAX = 1.0
 PROBE_S_MAX = 2.0
+FAREWELL_S = 5.0
+REFUSALS_MAX = 6  # handshakes in a row that a live node refused, after which it is not a matter of moments any more
 
 
 class _Link:
-    __slots__ = ("endpoint", "pause_s", "redial_at")
+    __slots__ = ("endpoint", "pause_s", "redial_at", "refusals")
 
     def __init__(self, endpoint: str):
         self.endpoint = endpoint
         self.pause_s = REDIAL_S
         self.redial_at: float | None = None
+        self.refusals = 0
 
 
 class Links:
     """See the module's docstring.  ``proven_dead(node)`` is told when an endpoint refuses connections."""
+
+    refused: Callable[[], None] = staticmethod(lambda: None)
 
     def __init__(self, mesh: Mesh, watcher: Watcher, clock: Callable[[], float],
                  proven_dead: Callable[[bytes], None]):
@@ -48,6 +55,7 @@ class Links:
         self._proven_dead = proven_dead
         self._links: dict[bytes, _Link] = {}
         self._probes: dict[bytes, tuple[socket.socket, float]] = {}
+        self._leaving: dict[bytes, float] = {}  # unlinked -> when to hang up
 
     def link(self, node: bytes, endpoint: str) -> None:
         if node in self._links:
@@ -59,6 +67,10 @@ class Links:
     def unlink(self, node: bytes) -> None:
         self._links.pop(node, None)
         self._end_probe(node)
+        self._leaving[node] = self._clock() + FAREWELL_S
+
+    def _hang_up(self, node: bytes) -> None:
+        del self._leaving[node]
         self._mesh.lasting.discard(node)
         self._mesh.forget(node)
         self._mesh.refuse(node[:TAG_SIZE])
@@ -67,6 +79,8 @@ class Links:
         """The mesh says that a connection is closed; False when it is not one of these."""
         link = self._links.get(node)
         if link is None:
+            if node in self._leaving:
+                self._hang_up(node)
             return False
         link.redial_at = self._clock() + link.pause_s
         link.pause_s = min(link.pause_s * 2, REDIAL_S_MAX)
@@ -79,16 +93,20 @@ class Links:
         link = self._links.get(node)
         if link is not None and link.redial_at is None:
             link.pause_s = REDIAL_S
+            link.refusals = 0
 
     def next_deadline(self) -> float | None:
         times = [link.redial_at for link in self._links.values() if link.redial_at is not None]
         times += [until for _, until in self._probes.values()]
+        times += self._leaving.values()
         return min(times, default=None)
 
     def tick(self, now: float) -> None:
         for node, (_, until) in list(self._probes.items()):
             if until <= now:
                 self._end_probe(node)
+        for node in [node for node, until in self._leaving.items() if until <= now]:
+            self._hang_up(node)
         for node, link in list(self._links.items()):
             if link.redial_at is not None and link.redial_at <= now:
                 link.redial_at = None
@@ -125,8 +143,15 @@ class Links:
         self._judge(node, error)
 
     def _judge(self, node: bytes, error: int) -> None:
-        if error == errno.ECONNREFUSED and node in self._links:
+        link = self._links.get(node)
+        if link is None:
+            return
+        if error == errno.ECONNREFUSED:
             self._proven_dead(node)
+        elif error == 0:
+            link.refusals += 1  # unless something is heard of it
+            if all(other.refusals >= REFUSALS_MAX for other in self._links.values()):
+                self.refused()
 
     def _end_probe(self, node: bytes) -> None:
         probe = self._probes.pop(node, None)

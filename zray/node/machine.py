@@ -135,6 +135,7 @@ class NodeMachine:
         self.groups = GroupService(self)
         self.bottom_up = BottomUpScheduler(
             self.scheduler, incarnation, scheduler.view.labels[0], seed=int.from_bytes(incarnation, "big"),
+            gossip_s=config.gossip_s, patience_s=config.spill_patience_s,
             nodes_of=lambda strategy: self.groups.nodes_of(strategy["group"], strategy.get("bundle", -1)))
         self.groups.cluster_view = lambda: self.bottom_up.view
         self.groups.node_ids = self.cluster.node_id
@@ -152,7 +153,7 @@ class NodeMachine:
         self._gone: list[m.ProcessGone] = []
         self._gone_at = 0.0
         self.handlers: dict[int, Callable[[bytes, Any], None]] = {
-            m.Hello.CODE: self._hello, m.RegisterDriver.CODE: self._register, m.Goodbye.CODE: self._goodbye,
+            m.Hello.CODE: self._hello, m.HelloAck.CODE: lambda peer, message: None, m.RegisterDriver.CODE: self._register, m.Goodbye.CODE: self._goodbye,
             m.Bye.CODE: self._bye, m.WorkerReady.CODE: self._worker_ready,
             m.LeaseKey.CODE: self._lease_key, m.LeaseWant.CODE: self._lease_want,
             m.LeaseReturn.CODE: self._lease_return, m.LeaseKill.CODE: self._lease_kill, m.Blocked.CODE: self._blocked,
@@ -500,6 +501,8 @@ class NodeMachine:
             if not placement.actor:
                 self.effects.append(Send(placement.owner, m.LeaseGrant(
                     placement.key, lease, worker.incarnation, worker.endpoint, worker.pid, placement.assigned)))
+                if self.scheduler.leases[lease].recalled:  # while the worker started: the owner knew no such lease
+                    self.effects.append(Send(placement.owner, m.LeaseRecall(lease)))
             elif not self._placed(placement, worker):
                 self._free(placement)
                 self._serve(self.pool.release(worker, self.now))
@@ -767,6 +770,23 @@ class NodeMachine:
         self.census.node_gone(incarnation)
         self.orphans.home_gone(incarnation, death)
         self._settle()
+
+    def drain(self, now: float) -> None:
+        """This node leaves the cluster: it takes on nothing new."""
+        self.now = now
+        self.bottom_up.drain(now)
+        for placement in self.placements.values():
+            if not placement.actor and placement.worker is not None:
+                self.effects.append(Send(placement.owner, m.LeaseRecall(placement.lease)))
+        self._settle()
+
+    def nobody_stays(self) -> bool:
+        """Whether all nodes of the cluster are about to leave it."""
+        return len(self.bottom_up.view.draining) == len(self.bottom_up.view.row_of)
+
+    def is_busy(self) -> bool:
+        """Whether a worker of this node runs tasks for anybody (an actor is no reason to wait: it moves)."""
+        return any(not placement.actor and placement.worker is not None for placement in self.placements.values())
 
     def from_node(self, node: bytes, process: bytes, message: Any) -> None:
         """What another node tells a process of ours."""

@@ -139,6 +139,7 @@ class Member:
         """The daemon is composed: serve joins, watch the nodes table."""
         self.daemon = daemon
         self.links = Links(self.mesh, daemon.watcher, time.monotonic, self._proven_dead)
+        self.links.refused = lambda: daemon.fence("every other node refuses it")
         self.handlers: dict[int, Callable[[bytes, Any], None]] = {m.NodeJoin.CODE: self._node_join}
         cluster = daemon.machine.cluster
         cluster.bind_host, cluster.insecure = self.options.host, self.options.insecure
@@ -147,7 +148,7 @@ class Member:
         cluster.ports = list(self.options.ports) if any(self.options.ports) else []
         host, port = split_host_port(self.address)
         self.join_string = self.credentials.mint(host, port, insecure=self.options.insecure)
-        daemon.gcs.on_fenced = lambda reason: daemon.stop(f"this node was declared dead: {reason}")
+        daemon.gcs.on_fenced = daemon.fence
         for row in self.known:
             self._alive(row)
         daemon.gcs.client.watch(NODES, self._nodes_changed)

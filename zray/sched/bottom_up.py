@@ -34,6 +34,8 @@ from zray.sched.view import ClusterView
 TURNS_MAX = 32
 # How long a placement stands in the view without a word of its node, in gossip intervals; see Spill's DOUBT_PART.
 TENTATIVE_PART = 0.8
+# Shorter than a few round trips, settings would have nodes do nothing but tell and ask.
+TIMES_S_MIN = 0.01
 WANTS_SHOWN, ENTRIES_COUNTED = 4, 64
 DECISIONS_SHOWN_MIN = 128  # a second; fewer are no load
 
@@ -71,6 +73,7 @@ class BottomUpScheduler:
         seed: int = 0, gossip_s: float = GOSSIP_S, patience_s: float = PATIENCE_S, kernels: Kernels | None = None,
         nodes_of: Callable[[dict], list[bytes] | None] = lambda strategy: None, link_bytes_s: float = LINK_BYTES_S,
     ) -> None:
+        gossip_s, patience_s = max(gossip_s, TIMES_S_MIN), max(patience_s, TIMES_S_MIN)
         self.local, self.home, self.labels = local, home, dict(labels or {})
         self.view = ClusterView(kernels)
         self.view.add(home, local.total(), self.labels)
@@ -119,6 +122,15 @@ class BottomUpScheduler:
         """Stop waiting; False when it was not (placed already, or unknown)."""
         self._jobs_of_requests.pop(token, None)
         return self.spill.cancel_request(token)
+
+    def revoke(self, lease: int, now: float) -> bool:
+        """As LocalScheduler.revoke: a grant of this node never reached its owner, who wants it again."""
+        held = self.local.leases.get(lease)
+        if held is None or not self.local.revoke(lease, now):
+            return False
+        if held.entry.token is None:
+            self.spill.revoked(held.entry.owner, held.entry.key, now)
+        return True
 
     # -------------------------------------------------------------- other nodes
 

@@ -10,6 +10,8 @@ from zray.sched.view import ClusterView
 
 # Strategies by which a node that was chosen serves a share: it has been admitted by the global scheduler already.
 HERE = {"kind": "local"}
+# Changes of the view gather this long before lanes look at it again: a twentieth of the gossip interval.
+LOOK_S = 0.005
 
 
 class Share:
@@ -116,6 +118,34 @@ class Lane:
                 wish = not same_node(node, home)
         self.home_first = self.home_admits and not wish
         self.home_queues = self.home_admits and self.is_local_to in (None, home)
+
+    def due(self, view: ClusterView) -> float | None:
+        """When to look whether it can be offered; None: not before something changes."""
+        if self.request:
+            return self.ask_until
+        if self.generation != view.generation:
+            return 0.0
+        if len(view.row_of) <= 1 or (self.infeasible_at == self.generation and self.count == self.unplaced):
+            return None  # nobody else ever can; new members make a new generation
+        if self.unplaced and self.verdict is None:
+            return 0.0
+        if self.looked != view.changes:
+            return min(self.looked_at + LOOK_S, self.retry_at)
+        return self.retry_at
+
+    def patient_until(self, link_bytes_s: float, otherwise_s: float) -> float:
+        """How long what waits where its bytes lie is offered to nobody else: as long as moving them would take."""
+        if self.is_local_to is None:
+            return 0.0
+        nbytes = self.strategy.get("bytes")
+        return self.fruitful_at + (nbytes / link_bytes_s if type(nbytes) is int else otherwise_s)
+
+    def forget_avoided(self, view: ClusterView, now: float) -> None:
+        """Nodes that were busy may be asked again when they have spoken, or after a while."""
+        for node, (stamp, until) in list(self.avoid.items()):
+            row = view.row_of.get(node)
+            if now >= until or (row is not None and view.stamps[row] != stamp):
+                del self.avoid[node]
 
     def queues(self) -> list[bytes]:
         """Nodes in whose queues something of this lane waits: they grant it themselves when they can."""

@@ -36,7 +36,7 @@ from typing import Any
 
 from zray import messages as m
 from zray.causes import Cause
-from zray.sched.lanes import Entry, Lane, Share
+from zray.sched.lanes import LOOK_S, Entry, Lane, Share
 from zray.sched.policies.base import frozen
 from zray.sched.spill_effects import Ask, Offers, Place, Tell, TellNode, Unplace, WantLocal
 from zray.sched.view import ClusterView
@@ -52,8 +52,6 @@ OFFER_DOUBLINGS = 4
 # When a scheduler finds no room where this node's view shows some, it has placed something there that no word confirms
 # yet.  Together with the time such a placement stands (TENTATIVE_PART of zray.sched.bottom_up) one gossip interval.
 DOUBT_PART = 0.2
-# Changes of the view gather this long before lanes look at it again: a twentieth of the gossip interval.
-LOOK_S = 0.005
 # A question that no global scheduler answered is asked again after this: Asker has tried them all by then.
 ASK_S = 5.0
 
@@ -282,7 +280,7 @@ class Spill:
             if lane.ask_until is not None and lane.ask_until <= now:
                 self._asked.pop(lane.request, None)
                 lane.request, lane.ask_until = 0, None
-            due = self._due(lane) if lane in self.waiting else None
+            due = lane.due(self.view) if lane in self.waiting else None
             if due is not None and due <= now and not lane.request:
                 self._offer(lane, now)
         self._flush()
@@ -290,22 +288,8 @@ class Spill:
     def deadline(self) -> float | None:
         """When ``step`` has something to do even if nothing happens before."""
         times = [self._patience[0][0]] if self._patience else []
-        times += [due for due in map(self._due, self.waiting) if due is not None]
+        times += [due for due in (lane.due(self.view) for lane in self.waiting) if due is not None]
         return min(times, default=None)
-
-    def _due(self, lane: Lane) -> float | None:
-        """When the lane is to be looked at; None: not before something changes."""
-        if lane.request:
-            return lane.ask_until
-        if lane.generation != self.view.generation:
-            return 0.0
-        if len(self.view.row_of) <= 1 or (lane.infeasible_at == lane.generation and lane.count == lane.unplaced):
-            return None  # nobody else ever can; new members make a new generation
-        if lane.unplaced and lane.verdict is None:
-            return 0.0
-        if lane.looked != self.view.changes:
-            return min(lane.looked_at + LOOK_S, lane.retry_at)
-        return lane.retry_at
 
     def _offer(self, lane: Lane, now: float) -> None:
         """Ask for what waits, if somebody may have room."""
@@ -313,13 +297,13 @@ class Spill:
         if lane.looked != self.view.changes:
             lane.looked, lane.retry_s = self.view.changes, self.offer_s
         lane.looked_at = now
-        self._forget_avoided(lane, now)
+        lane.forget_avoided(self.view, now)
         strategy = self._strategy(lane, now)
         avoid = [*lane.avoid, *(() if fresh else lane.queues())]
         if not lane.unplaced and not self.offers.could(lane.demand, strategy, avoid + list(lane.barred)):
             lane.retry_at = now + lane.retry_s
             lane.retry_s = min(lane.retry_s * 2, self.offer_s * 2**OFFER_DOUBLINGS)
-            if now < (until := self._patient_until(lane)):
+            if now < (until := lane.patient_until(self.link_bytes_s, self.offer_s)):
                 lane.retry_at = min(lane.retry_at, until)
             return
         self._last_ask += 1
@@ -336,33 +320,20 @@ class Spill:
         if strategy.get("kind") == "group":
             return {**strategy, "nodes": self.offers.nodes_of(strategy) or []}
         if lane.is_local_to is not None:
-            if now < self._patient_until(lane):
+            if now < lane.patient_until(self.link_bytes_s, self.offer_s):
                 return {**strategy, "patient": True}
             return {name: value for name, value in strategy.items() if name != "locality"}
         return strategy
-
-    def _patient_until(self, lane: Lane) -> float:
-        """How long what waits where its bytes lie is offered to nobody else."""
-        if lane.is_local_to is None:
-            return 0.0
-        nbytes = lane.strategy.get("bytes")
-        return lane.fruitful_at + (nbytes / self.link_bytes_s if type(nbytes) is int else self.offer_s)
 
     def _look_again(self, lane: Lane, now: float) -> None:
         """Members, totals or labels have changed: who may hold this lane's wants?"""
         lane.judge(self.home, self.view, self.offers.obstacle)
         lane.looked, lane.looked_at, lane.retry_s = -1, now - LOOK_S, self.offer_s
         for entry in list(lane.entries):
-            share = entry.shares.get(self.home)
-            if share is not None and share.want and not lane.home_admits:
-                self._withdraw(entry, self.home, now)
+            for node in list(entry.shares):
+                if not (lane.home_admits if node == self.home else self._is_open(node)):
+                    self._withdraw(entry, node, now)
             self._route(entry, now)
-
-    def _forget_avoided(self, lane: Lane, now: float) -> None:
-        rows, stamps = self.view.row_of, self.view.stamps
-        for node, (stamp, until) in list(lane.avoid.items()):
-            if now >= until or (node in rows and stamps[rows[node]] != stamp):
-                del lane.avoid[node]
 
     # -------------------------------------------------------------- shares
 

@@ -57,7 +57,14 @@ class Driver:
 
     def do(self, module: str, function: str, *args: Any, timeout_s: float = 300.0) -> Any:
         """``function(placed, *args)`` of ``module``, in that process; RuntimeError with its traceback on failure."""
+        self.begin(module, function, *args)
+        return self._answer(timeout_s)
+
+    def begin(self, module: str, function: str, *args: Any) -> None:
+        """As :meth:`do`, but go on at once; :meth:`end` has the result."""
         self._pipe.send((module, function, args))
+
+    def end(self, timeout_s: float = 300.0) -> Any:
         return self._answer(timeout_s)
 
     def _answer(self, timeout_s: float) -> Any:

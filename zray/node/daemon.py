@@ -218,6 +218,7 @@ class Daemon:
         self.now = time.monotonic()
         self.mesh.drain(self._deliver)
         self.watcher.run()
+        self.gcs.flush()
         self._timers(time.monotonic())
         self._perform()
         self.mesh.flush()

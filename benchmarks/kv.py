@@ -71,7 +71,8 @@ def _run(streams: dict[str, tuple[Callable[..., Any], int]], seconds: float, pac
     return {name: (stream.called.tolist(), stream.took.tolist(), stream.errors) for name, stream in made.items()}
 
 
-def load(ray: Any, seconds: float, puts: int = 1, gets: int = 1, keys: int = 100, pace_s: float = 0.0) -> dict[str, Any]:
+def load(ray: Any, seconds: float, puts: int = 1, gets: int = 1, keys: int = 100,
+         pace_s: float = 0.0) -> dict[str, Any]:
     """``puts`` and ``gets`` requests under way at a time for ``seconds``, each ``pace_s`` after the last has ended.
 
     "puts" and "gets" -> (when called, seconds each took, errors).

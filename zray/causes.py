@@ -32,6 +32,7 @@ class Cause(IntEnum):
     GROUP_REMOVED = 21
     GROUP_INFEASIBLE = 22
     TRANSFERRING = 30
+    RECONSTRUCTING = 31
 
     @property
     def text(self) -> str:
@@ -63,4 +64,5 @@ _TEXT = {
     Cause.GROUP_INFEASIBLE: "no choice of nodes holds its placement group",
     Cause.GROUP_REMOVED: "its placement group was removed",
     Cause.TRANSFERRING: "the object is being brought from another node",
+    Cause.RECONSTRUCTING: "it was lost, and its task runs again to make it once more",
 }

@@ -65,6 +65,9 @@ class Config:
     spill_patience_s: float = 0.05
     # Where spilled objects go; "" means the session directory.
     spill_dir: str = ""
+    # What an owner remembers of finished tasks, to make results again that are lost with a node: arguments and a record
+    # each, of at least 1 KiB: 64 MiB are some 50,000 results in the stores.  Without results there it costs nothing.
+    lineage_bytes_max: int = 64 * 1024 * 1024
     # Attempts of a task whose worker process died.
     task_max_retries: int = 3
 

@@ -156,6 +156,23 @@ def test_a_removal_while_the_home_is_dead_is_not_lost():
     cluster.check_settled()
 
 
+def test_bundles_that_the_row_of_a_dead_home_does_not_know_are_given_back_and_placed_anew():
+    cluster = GroupCluster(10, 3, CALM)
+    home, other, third = cluster.live
+    group = cluster.create(home, cpus(1, 1, 1), "SPREAD", detached=True)
+    cluster.net.run_until(0.0005)  # the rounds are on their way: the row says PENDING
+    record, cluster.names.record_group = cluster.names.record_group, lambda group, row: None
+    cluster.net.run_until(0.5)
+    assert state(cluster, group).state == "CREATED" and cluster.names.rows[group]["state"] == "PENDING"
+    cluster.names.record_group = record
+    old = other.machine.scheduler.bundles.in_use(group) + third.machine.scheduler.bundles.in_use(group)
+    cluster.kill(home)
+    cluster.net.run_until(5.0)
+    found = cluster.home(group).machine.groups.table.groups[group]
+    assert old and found.state == "CREATED" and set(found.nodes) == {other.me, third.me}
+    cluster.check_settled()
+
+
 def test_groups_that_nobody_adopts_are_given_back():
     cluster = GroupCluster(9, 3, CALM)
     home = cluster.live[0]

@@ -8,6 +8,8 @@ from tests.unit.test_node_machine import CPU, NODE, Node, only, spec
 from zray import messages as m
 from zray.causes import Cause
 from zray.ids import group_id
+from zray.node.groups import GroupTable
+from zray.sched.view import ClusterView
 
 ME = NODE
 DRIVER = b"driver00"
@@ -153,6 +155,39 @@ def test_messages_of_rounds_that_never_were_do_no_harm(node):
                     m.BundleReserve(group(6), 1, 1, [["x", {}]], False, ""), m.RemoveGroup(group(8), "")):
         node.say(ME, message)
     assert node.row()["state"] == "CREATED" and node.machine.scheduler.available()["CPU"] == 10_000
+
+
+def test_an_early_return_acknowledged_late_does_not_stand_for_the_removal():
+    sent = []
+
+    class Ports:
+        def view(self):
+            view = ClusterView()
+            view.add(ME, CPU)
+            return view
+
+        def send(self, node, message):
+            sent.append(message)
+
+        def node_id(self, node):
+            return node.hex()
+
+        def changed(self, state): ...
+        def record(self, group, row): ...
+        def reply(self, peer, message): ...
+
+    table = GroupTable(Ports(), ME)
+    table.create(DRIVER, group(), 1, {"bundles": [CPU], "strategy": "PACK"}, 0, 0.0)
+    table.settle(0.0)
+    table.reserved(ME, m.BundleReserved(group(), 1, False, "no"), 0.0)
+    table.remove(group(), "by me", 0.0)
+    assert sent[1:] == [m.BundleReturn(group(), 1, False), m.BundleReturn(group(), 1, True)]
+    table.acked(ME, m.BundleAck(group(), 1, "RETURNED"), 0.1)
+    table.tick(5.0)
+    assert sent[-1] == m.BundleReturn(group(), 1, True) and len(sent) == 4, "said again"
+    table.acked(ME, m.BundleAck(group(), 1, "REMOVED"), 5.1)
+    assert table.next_deadline() is None
+    table.check()
 
 
 def test_an_idle_node_with_a_group_that_never_fits_has_nothing_to_wake_up_for(node):

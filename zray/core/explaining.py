@@ -28,8 +28,8 @@ def explain_record(runtime: Runtime, record: Any, depth: int = 0) -> tuple[Cause
     if hasattr(task, "remaining"):  # a map
         return Cause.RESOURCES_BUSY, {"name": task.fn.name, "done": task.count - task.remaining, "count": task.count}
     cause, about = (runtime.submitter if task.key is not None else runtime.calls).explain(task)
-    if cause is Cause.DEPENDENCY and depth < 4:
-        for oid in about.pop("missing", [])[:EXPLAINED_MAX]:
+    if "missing" in about and depth < 4:
+        for oid in about.pop("missing")[:EXPLAINED_MAX]:
             inner = runtime.refs.owned.get(oid) or runtime.refs.borrowed.get(oid)
             if inner is not None:
                 about.setdefault("because", []).append((oid.hex(), *explain_record(runtime, inner, depth + 1)))

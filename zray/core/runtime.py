@@ -107,6 +107,7 @@ class Runtime:
         self.submitter.maps.pick_later = self.values.pick_later
         self.submitter.maps.failure = self.values.failure
         self.submitter.retry_matches = _error_matches
+        self.submitter.reconstruction.locate = self.stored.locate
         self.futures = Futures(self)
         self.tasks = Tasks(self)
         self.groups = Groups(self)
@@ -140,6 +141,7 @@ class Runtime:
             m.HoldDrop.CODE: self.refs.on_hold_drop,
             m.Locate.CODE: self.refs.on_locate,
             m.Resolved.CODE: self.refs.on_resolved,
+            m.ObjectLost.CODE: self.submitter.reconstruction.on_object_lost,
             m.TransitDone.CODE: self.refs.on_transit_done,
             m.CancelObject.CODE: self._on_cancel_object,
             m.Why.CODE: self._on_why,
@@ -150,7 +152,7 @@ class Runtime:
             m.GroupReply.CODE: self._on_reply,
             m.GroupState.CODE: self.groups.on_state,
             m.NodeAnswer.CODE: self._on_reply,
-            m.StoreLocated.CODE: self._on_reply,
+            m.StoreLocated.CODE: self._on_located,
             m.ProcessGone.CODE: self._on_process_gone,
             m.LogLines.CODE: self._on_log_lines,
             m.DialAnswer.CODE: self._on_dial_answer,
@@ -204,6 +206,8 @@ class Runtime:
         submitter.now = time.monotonic()
         if submitter.dirty:
             submitter.pump()
+        if submitter.reconstruction.questions:
+            submitter.reconstruction.ask()
         if self.calls.dirty:
             self.calls.pump()
         self.refs.flush()
@@ -347,6 +351,15 @@ class Runtime:
         if reply is not None:
             reply.message = message
             self.loop.notify(reply)
+
+    def _on_located(self, peer: bytes, message: m.StoreLocated) -> None:
+        if not self.stored.on_located(message):
+            self._on_reply(peer, message)
+
+    def next_request(self) -> int:
+        """A number for a request whose answer somebody else waits for (under the lock)."""
+        self._request_count += 1
+        return self._request_count
 
     def request(self, make: Callable[[int], Any], timeout: float = REQUEST_TIMEOUT_S) -> Any:
         """Send ``make(request number)`` to the node and wait for its answer."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from zray import errors, messages as m
 from zray.causes import Cause
+from zray.owner.reconstruction import same_place
 from zray.refs import dropped
 from zray.store import StoreFull
 from zray.store.client import Allocation, Pending
@@ -36,6 +37,7 @@ class Stored:
         # (node, generation) -> place here.  Only a hint: reading checks the block's generation, as it does for any.
         # Or why it could not be brought, for the next who reads it.
         self.copies: dict[tuple[bytes, int], list[Any]] = {}
+        self._locating: dict[int, Callable[[list[list[bytes]]], None]] = {}
 
     def allocate(self, nbytes: int, oid: bytes) -> Allocation:
         """Space in the object store, waiting for it if need be (not under the lock).  ObjectStoreFullError."""
@@ -81,7 +83,8 @@ class Stored:
             value = [*self._answer(pending, Cause.RESTORING, oid, "")[:4], oid, self.rt.node]
             if record is not None:
                 with self.loop.lock:
-                    self.rt.refs.replace_value(record, value)
+                    if same_place(record.value, value):  # else it was lost and made again meanwhile
+                        self.rt.refs.replace_value(record, value)
 
     def _read_copy(self, value: Any) -> Any:
         """An object of another node: of the copy that our node has, or brings.  The value stays the primary's."""
@@ -146,6 +149,19 @@ class Stored:
         if pending.value[0] == m.FAILED:
             raise errors.from_failure(pending.value[1], pending.value[2])
         return pending.value
+
+    def locate(self, values: list[Any], then: Callable[[list[list[bytes]]], None]) -> None:
+        """``then(nodes)``: for each stored value, the live nodes that have it (under the lock)."""
+        number = self.rt.next_request()
+        self._locating[number] = then
+        self.rt.send(self.rt.node, m.StoreLocate(number, values))
+
+    def on_located(self, message: m.StoreLocated) -> bool:
+        """The answer to ``locate``, if it is one."""
+        then = self._locating.pop(message.request, None)
+        if then is not None:
+            then(message.nodes)
+        return then is not None
 
     def relieve(self, cap: int) -> int:
         """Move inline values of this process to the store until their bytes are below ``cap`` (under the lock).

@@ -14,6 +14,7 @@ from zray.owner.streams import Stream
 from zray.refs import MapRefs, ObjectRef, ObjectRefGenerator, RefList
 from zray.serialization import NONE, loads
 from zray.transport.loop import Waiter
+from zray.core.values import NotReady
 from zray.core.waiting import Countdown, WaitGroup
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class Waits:
             return None if value == NONE else loads(value)
         if type(value) is list and value[0] == m.STORED and value[5] != self.rt.node:
             self.bring((record,), deadline)
-        return self.values.load(record)
+        return self._load(record, deadline)
 
     def _wait_one(self, record: Any) -> None:
         """A driver waits for one object without a time-out; the first seconds without the machinery of ``block``."""
@@ -76,7 +77,6 @@ class Waits:
             if record.value is None:
                 self.wait_all(records, timeout)
                 break
-        load = self.values.load
         out = []
         for record in records:
             if type(record.value) is list:
@@ -87,8 +87,17 @@ class Waits:
             if type(value) is bytes and record.owner is None:
                 out.append(None if value == NONE else loads(value))
             else:
-                out.append(load(record))
+                out.append(self._load(record, deadline))
         return out
+
+    def _load(self, record: Any, deadline: float | None) -> Any:
+        """The value of a record that was ready; when it proves to be lost, that which it is to have instead."""
+        while True:
+            try:
+                return self.values.load(record)
+            except NotReady:
+                self.wait_all((record,), None if deadline is None else max(0.0, deadline - time.monotonic()))
+                self.bring((record,), deadline)
 
     def get_map(self, refs: MapRefs, timeout: float | None = None) -> list[Any]:
         """All values of a map, column by column."""
@@ -137,9 +146,9 @@ class Waits:
         """Bring what other nodes hold of these, all together.  What cannot be had, its reader will hear."""
         stored = self.rt.stored
         with self.loop.lock:
-            values = [value for record in records if (value := stored.elsewhere(record.value)) is not None]
-            count = Countdown(self.loop, len(values))
-            pending = [(value, stored.fetch(value, count)) for value in values]
+            wanted = [(record, value) for record in records if (value := stored.elsewhere(record.value)) is not None]
+            count = Countdown(self.loop, len(wanted))
+            pending = [(value, stored.fetch(value, count)) for _, value in wanted]
         if not pending:
             return
 
@@ -152,6 +161,10 @@ class Waits:
             return "\n".join(lines)
 
         self.block(count, None if deadline is None else max(0.0, deadline - time.monotonic()), why)
+        with self.loop.lock:  # what is lost is made again together, too; why it cannot be, its reader will hear
+            for (record, value), (_, each) in zip(wanted, pending, strict=True):
+                if each.value is not None and each.value[0] == m.FAILED and each.value[1] == "object_lost":
+                    self.submitter.reconstruction.lost(record, value, str(each.value[2].get("reason", "")))
 
     def block(self, waiter: Waiter, timeout: float | None, why: Callable[[float], str],
               waited_s: float = 0.0) -> None:
@@ -293,9 +306,13 @@ class Waits:
         record = ref._record
         if record.value is None:
             await self.futures.arrival(record)
-        if type(record.value) is list:
-            await self.futures.brought(record.value)
-        return self.values.load(record)
+        while True:
+            if type(record.value) is list:
+                await self.futures.brought(record.value)
+            try:
+                return self.values.load(record)
+            except NotReady:
+                await self.futures.arrival(record)
 
 
 def _earlier(deadline: float | None, other: float) -> float:

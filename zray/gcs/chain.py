@@ -54,10 +54,13 @@ RESEND_S = 0.05
 WINDOW = 1024
 # Updates in progress in a chain before the head leaves requests to be retried.
 SENT_MAX = 16_384
+# Messages that came too early for a replica, at most; what is beyond is asked again after a while.
+EARLY_MAX = 1024
 SNAPSHOT_CHUNK_BYTES = 1024 * 1024
 SNAPSHOT_CHUNKS_MAX = 4096
 
 Out = list[tuple[bytes, Any]]
+_BETWEEN_REPLICAS = (ChainUpdates, ChainAck, ChainSnapshot, ChainFetch)
 
 
 class UnsafeConfig(ValueError):
@@ -111,6 +114,8 @@ class ChainReplica:
         self._collected: _Collected | None = None
         self._heard = False  # the predecessor has answered in this epoch
         self._asked_at = -math.inf
+        # What overtook the news of a configuration or of a lease: kept, for asking again would take 50 ms and more.
+        self._early: deque[tuple[bytes, Any]] = deque(maxlen=EARLY_MAX)
         self._take_place()
         self._handlers: dict[type, Callable[[bytes, Any, float], Out]] = {
             GcsRequest: self._on_request, GcsWatch: self._on_watch, GcsUnwatch: self._on_unwatch,
@@ -149,6 +154,9 @@ class ChainReplica:
         if handler is None:
             self.counters["unknown"] += 1
             return []
+        if isinstance(message, _BETWEEN_REPLICAS) and message.epoch > self.config.epoch:
+            self._early.append((peer, message))
+            return []
         return handler(peer, message, now)
 
     def tick(self, now: float) -> Out:
@@ -180,6 +188,12 @@ class ChainReplica:
         if epoch == self.config.epoch:
             self.lease_until = until
 
+    def replay(self, now: float) -> Out:
+        """Handle what came too early: call when a lease has been granted."""
+        early = list(self._early)
+        self._early.clear()
+        return [answer for peer, message in early for answer in self.on_message(peer, message, now)]
+
     def reconfigure(self, config: ChainConfig, now: float) -> Out:
         """Adopt a later configuration; earlier ones are ignored.  Raises UnsafeConfig and stays as it is."""
         if config.epoch <= self.config.epoch:
@@ -201,7 +215,7 @@ class ChainReplica:
         self._trim()
         if self._predecessor:
             out += self._ask(now)
-        return out
+        return out + self.replay(now)
 
     def forget_client(self, client: bytes) -> None:
         """A client process is gone: drop its watches (its session goes by the FORGET update)."""
@@ -227,8 +241,7 @@ class ChainReplica:
         if not self.is_tail:
             return self._redirect(peer, request.number)
         if not self.established or now >= self.lease_until:
-            self.counters["unready"] += 1
-            return []  # the client asks again; an answer now could be stale
+            return self._too_early(peer, request)  # an answer now could be stale
         return [(peer, GcsReply(request.number, "", self.state.tables.read(request.op), self.shard))]
 
     def _on_update_request(self, peer: bytes, request: GcsRequest, now: float) -> Out:
@@ -253,8 +266,7 @@ class ChainReplica:
         if not self.is_tail:
             return self._redirect(peer, 0)
         if not self.established or now >= self.lease_until:
-            self.counters["unready"] += 1
-            return []
+            return self._too_early(peer, message)
         if self.publisher.acknowledge(peer, message.watch, message.seen, now):
             return []
         return list(self.publisher.watch(peer, message.watch, message.prefix, message.seen, now,
@@ -262,6 +274,11 @@ class ChainReplica:
 
     def _on_unwatch(self, peer: bytes, message: GcsUnwatch, now: float) -> Out:
         self.publisher.unwatch(peer, message.watch)
+        return []
+
+    def _too_early(self, peer: bytes, message: Any) -> Out:
+        self.counters["unready"] += 1
+        self._early.append((peer, message))
         return []
 
     def _redirect(self, peer: bytes, number: int) -> Out:
@@ -311,7 +328,7 @@ class ChainReplica:
         if not self.established and self.applied >= message.last and self.me in self.config.members:
             self.established = True
             if self.is_tail:
-                out += self._commit_all()
+                out += self._commit_all() + self.replay(now)
         return out + self._feed(now) + self._acknowledge()
 
     def _feed(self, now: float, even_empty: bool = False) -> Out:

@@ -436,10 +436,20 @@ class GcsClient:
         if message.epoch > self.epoch and message.members:
             self.configure(message.epoch, message.members)
             return
+        self.counters["redirects"] += 1
         call = self._open.get(message.number)
         if call is not None and message.epoch == self.epoch and call.attempts:
             call.attempts = -1  # the next retry goes to its proper place
-        self.counters["redirects"] += 1
+
+    def again(self, peer: bytes, number: int) -> None:
+        """Send once more what ``peer`` redirected, because it had not heard yet of the configuration that I know."""
+        call = self._open.get(number)
+        if call is not None:
+            self._transmit(call)
+        elif not number and self.members and peer == self.members[-1]:
+            for watch in list(self._watches.values()):
+                if watch.waiting:
+                    self._ask_watch(watch)
 
     # ------------------------------------------------------------ watch streams
 

@@ -58,11 +58,13 @@ def next_config(config: ClusterConfig, view: View) -> ClusterConfig | None:
 
 
 def next_voters(voters: tuple[bytes, ...], view: View) -> tuple[bytes, ...]:
-    """Keep who is well, in order; fill up with the lowest nodes.  Never a set that could not decide at once."""
-    kept = sorted((voter for voter in voters if voter not in view.dead), key=lambda voter: voter in view.failed)
+    """Keep who is well, in order, then the lowest nodes, then who is silent.  Never a set that could not decide now."""
+    kept = [voter for voter in voters if voter not in view.dead]
+    silent = [voter for voter in kept if voter in view.failed]
     spare = [node for node in sorted(view.usable, key=lambda node: (view.usable[node], node)) if node not in kept]
-    many = min(voters_wanted(view.living), len(kept) + len(spare))
-    chosen = tuple((kept + spare)[:many - 1 + many % 2])  # an even number survives no more than one less does
+    candidates = [*(voter for voter in kept if voter not in silent), *spare, *silent]
+    many = min(voters_wanted(view.living + len(silent)), len(candidates))
+    chosen = tuple(candidates[:many - 1 + many % 2])  # an even number survives no more than one less does
     if set(chosen) == set(voters) or not majority(chosen, set(view.usable)):
         return voters
     return chosen

@@ -154,6 +154,10 @@ class GcsService(Host):
         own = row.get("node_id", b"")[:ids.INCARNATION_SIZE] == self.incarnation
         Admission(self.client, row, then, first_ordinal=0 if own else 1)
 
+    def drain(self, reason: str) -> None:
+        """This node is about to leave: its row says so, and others take over its parts in the control store."""
+        self._set_state(self.incarnation, DRAINING, reason)
+
     def leave(self, reason: str, then: Callable[[], None]) -> None:
         """Planned leave: hand every part in the control store on, set the row to "left", then call ``then``."""
         self._leave = then
@@ -235,6 +239,12 @@ class GcsService(Host):
     def _handle(self, peer: bytes, message: Any) -> Out:
         kind = type(message)
         if kind in _TO_CLIENT:
+            chain = self.config.chains[0]
+            if (kind is GcsRedirect and message.epoch < chain.epoch == self.client.epoch
+                    and peer != self.incarnation):
+                self._emit([(peer, ConfigIs(self.config.pack()))])
+                self.client.again(peer, message.number)
+                return []
             self.client.on_message(peer, message)
             return []
         if kind in _OF_CONTROL:
@@ -313,6 +323,7 @@ class GcsService(Host):
                 replica.counters["unsafe"] += 1
             replica.grant_lease(chain.epoch, self._reads_until(chain))
             self._persist(replica)
+            self._emit(replica.replay(now))
         self.client.configured(config.chains[0])
         self.on_config(config)
         self._emit(self._go_on_leaving())
@@ -336,6 +347,7 @@ class GcsService(Host):
         for replica in self.replicas.values():
             if len(replica.config.members) > 1:
                 replica.grant_lease(replica.config.epoch, until)
+                self._emit(replica.replay(self._now()))
 
     def _reads_until(self, chain: ChainConfig) -> float:
         return math.inf if len(chain.members) == 1 else self.control.lease.until

@@ -29,6 +29,7 @@ from zray.node import linux, session as sessions
 from zray.node.children import Children, Processes, Signals, Watcher
 from zray.node.cluster import routed
 from zray.node.effects import DropJob, EndJob, Forget, Kill, Link, Note, Send, Spawn, Unlink, Watch
+from zray.node.leaving import Leaving
 from zray.node.options import BadOption, Membership, Offer, json_map, membership, node_row, offer, parser
 from zray.node.session import Session, SessionError
 from zray.os_linux import write_private
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 
 EXIT_WAIT_S = 1.5  # for killed workers to be collected at the end; the kernel needs milliseconds
 LOG_LINES_A_MESSAGE = 1000
-LEAVE_S_MAX = 3.0  # for its tasks to end, and for others to take over what it holds of the control store
 # Numbers that are unique in the cluster: the node's ordinal, then its own counting.
 JOB_BITS = 16
 LEASE_BITS = 40
@@ -89,9 +89,8 @@ class Daemon:
         self._soon: deque[Callable[[], None]] = deque()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.stopping = ""
-        self._leaving = ""  # why this node is leaving its cluster
-        self._left = False  # the control store does without it
-        self._leave_at: float | None = None  # when it stops waiting for that
+        self._leaving: Leaving | None = None
+        self._stirred = False
         self.now = time.monotonic()
         self.watcher = Watcher()
         self.processes = Processes(self.watcher)
@@ -192,11 +191,7 @@ class Daemon:
             self._log_at = time.monotonic() + self.output.rescan_s
         if self.shares_fate:
             self.processes.watch(b"parent", self.parent, lambda: setattr(self, "stopping", "the driver ended"))
-            self.watcher.add(self.fate_fd, self._fate)
-
-    def _fate(self) -> None:
-        self.watcher.remove(self.fate_fd)  # the end of a pipe stays readable
-        self.stop("the driver closed the session")
+            self.watcher.add(self.fate_fd, self._fate_sealed)
 
     def session(self) -> Session:
         member = self.member
@@ -220,32 +215,38 @@ class Daemon:
         self.watcher.run()
         self.gcs.flush()
         self._timers(time.monotonic())
+        if self._stirred:  # the control store may have answered the machine
+            self._stirred = False
+            self.machine.settle(time.monotonic())
         self._perform()
         self.mesh.flush()
 
     def _deliver(self, peer: bytes, code: int, message: Any) -> None:
-        if not ids.same_node(peer, self.incarnation) and not self._may_speak(peer, code):
-            self.machine.refuse(peer, f"{type(message).__name__} from a process that is no node of this cluster")
+        if not ids.same_node(peer, self.incarnation) and not self._may_speak(peer, code, message):
             return
         handler = self._shell_handlers.get(code)
         if handler is not None:
             handler(peer, message)
+            self._stirred = self._stirred or code in self.gcs.handlers
         else:
             self.machine.handle(peer, code, message, self.now)
 
-    def _may_speak(self, peer: bytes, code: int) -> bool:
-        """A newcomer with a ticket may introduce itself, no more; a node taken for dead may learn that it is."""
+    def _may_speak(self, peer: bytes, code: int, message: Any) -> bool:
+        """Nodes of the cluster may; a newcomer may introduce itself, no more; a node that has ended is told so."""
         cluster = self.machine.cluster
-        if peer in cluster.peers:
-            self.member.links.heard(peer)
+        if peer in cluster.peers or code in (Hello.CODE, NodeJoin.CODE) and peer not in cluster.gone:
             return True
-        return code in (Hello.CODE, NodeJoin.CODE) or (peer in cluster.gone and code in self.gcs.handlers)
+        if not self.member.ended(peer):
+            self.machine.refuse(peer, f"{type(message).__name__} from a process that is no node of this cluster")
+        return False
 
     def _timeout(self) -> float | None:
         times = [self.machine.next_deadline(), self.store.next_deadline(), self._log_at, self.mesh.deadline(),
-                 self.gcs.next_deadline(), self._leave_at]
+                 self.gcs.next_deadline()]
         if self.member is not None:
-            times.append(self.member.links.next_deadline())
+            times.append(self.member.next_deadline())
+        if self._leaving is not None:
+            times.append(self._leaving.next_deadline())
         first = min((when for when in times if when is not None), default=None)
         return None if first is None else max(0.0, first - time.monotonic())
 
@@ -258,11 +259,11 @@ class Daemon:
             self.mesh.tick(now)
         if (when := self.gcs.next_deadline()) is not None and when <= now:
             self.gcs.tick(now)
-        if self.member is not None and (when := self.member.links.next_deadline()) is not None and when <= now:
-            self.member.links.tick(now)
-        if self._leave_at is not None and (self._leave_at <= now or self.machine.nobody_stays()
-                                           or (self._left and not self.machine.is_busy())):
-            self.stopping = self._leaving
+            self._stirred = True
+        if self.member is not None and (when := self.member.next_deadline()) is not None and when <= now:
+            self.member.tick(now)
+        if self._leaving is not None:
+            self._leaving.step(now)
         if self._log_at is not None and self._log_at <= now:
             self._read_logs(now)
 
@@ -276,22 +277,34 @@ class Daemon:
         while self._soon:
             self._soon.popleft()()
 
+    def _fate_sealed(self) -> None:
+        self.watcher.remove(self.fate_fd)  # a pipe that is closed stays readable
+        self.stop("the driver closed the session")
+
     def stop(self, why: str) -> None:
-        """End at the next turn; a member of a cluster leaves it first."""
-        if self._leaving and why != self._leaving:
-            return  # one reason more
-        if self.member is None or self.machine.cluster.alone or self.gcs.fenced_because or self._leaving:
+        """End at the next turn; a member of a cluster leaves it first, unless it is told twice for the same reason.
+
+        (Of a second reason it has no need: whoever closes the pipe also sends SIGTERM, for daemons that hang.)
+        """
+        leaving = self._leaving
+        if self.member is None or self.machine.cluster.alone or self.gcs.fenced_because or (
+                leaving is not None and leaving.why == why):
             self.stopping = self.stopping or why
-            return
-        self._leaving = why
-        self._leave_at = time.monotonic() + LEAVE_S_MAX
-        self.machine.drain(time.monotonic())
-        self.gcs.leave(why, lambda: setattr(self, "_left", True))
+        elif leaving is None:
+            self._leaving = Leaving(why, self.machine, self.gcs, lambda: setattr(self, "stopping", why),
+                                    time.monotonic())
 
     def fence(self, reason: str) -> None:
         """The cluster goes on without this node, which may have run the same things as others since: end at once."""
-        print(f"zray-node: this node was declared dead: {reason}; start it again to rejoin", file=sys.stderr)
+        if self._leaving is None:  # else it is on its way out anyhow
+            print(f"zray-node: this node was declared dead: {reason}; start it again to rejoin", file=sys.stderr)
         self.stopping = f"this node was declared dead: {reason}"
+
+    def proven_dead(self, node: bytes) -> None:
+        """Its endpoint refuses connections."""
+        if self._leaving is not None:
+            self._leaving.proven_dead.add(node)
+        self.gcs.peer_closed(node, True)
 
     def _peer_closed(self, peer: bytes) -> None:
         if self.member is not None:

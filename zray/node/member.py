@@ -17,6 +17,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from zray import ids, messages as m
+from zray.gcs.control import FENCED
+from zray.gcs.config import ClusterConfig
 from zray.gcs.tables import NODES, Change, unpack_record
 from zray.transport.credentials import AllowList, BadJoinString, Credentials, JoinString, NotListed, decode_join
 from zray.node.links import Links
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
 JOIN_TIMEOUT_S = 20.0
 PYTHON = ".".join(map(str, sys.version_info[:3]))
+# Ask again this often for the rows of nodes that run the control store and that we do not know.
+ASK_ROWS_S = 0.1
 ROW_FIELDS = {"node_id": bytes, "endpoint": str, "name": str, "total": dict, "labels": dict, "shown": dict}
 
 
@@ -39,8 +43,12 @@ class JoinRefused(RuntimeError):
 class Member:
     """See the module's docstring.  Made before the rest of the daemon; ``start`` when that is there."""
 
+    _ask_rows_at: float | None = None
+    _rows_asked = 0
+
     def __init__(self, mesh: Mesh, me: bytes, session_dir: str, options: Membership):
         self.mesh = mesh
+        self.clock: Callable[[], float] = time.monotonic
         self.me = me
         self.options = options
         self.session_dir = session_dir
@@ -55,9 +63,8 @@ class Member:
         except BadKeyFile as error:
             raise BadOption(str(error)) from None
         self.cluster = self.credentials.cluster.hex()
-        if options.insecure:
-            mesh.insecure = True
-        else:
+        mesh.insecure = options.insecure
+        if not options.insecure:  # else nobody proves who he is, and there is nothing to compare with the list
             self.credentials.equip(mesh)
         try:
             self.endpoint = mesh.serve_tcp(options.host, (options.port, options.port))
@@ -68,11 +75,6 @@ class Member:
     def address(self) -> str:
         """host:port"""
         return parse_endpoint(self.endpoint).address.removeprefix("tcp://")
-
-    def row(self, node_id: bytes, total: dict[str, int], labels: dict[str, str], shown: dict) -> dict[str, Any]:
-        """This node's row of the nodes table; the control store adds state and ordinal."""
-        return {"node_id": node_id, "endpoint": self.endpoint, "name": self.options.name, "total": total,
-                "labels": labels, "shown": shown}
 
     # ------------------------------------------------------------ joining
 
@@ -138,9 +140,10 @@ class Member:
     def start(self, daemon: Daemon) -> None:
         """The daemon is composed: serve joins, watch the nodes table."""
         self.daemon = daemon
-        self.links = Links(self.mesh, daemon.watcher, time.monotonic, self._proven_dead)
-        self.links.refused = lambda: daemon.fence("every other node refuses it")
-        self.handlers: dict[int, Callable[[bytes, Any], None]] = {m.NodeJoin.CODE: self._node_join}
+        self.links = Links(self.mesh, daemon.watcher, time.monotonic, daemon.proven_dead, self._revoked)
+        self.handlers: dict[int, Callable[[bytes, Any], None]] = {
+            m.NodeJoin.CODE: self._node_join, m.NodeJoined.CODE: self._node_joined,
+            m.HelloAck.CODE: self._hello_ack}
         cluster = daemon.machine.cluster
         cluster.bind_host, cluster.insecure = self.options.host, self.options.insecure
         cluster.one_port = self.options.one_port
@@ -149,8 +152,10 @@ class Member:
         host, port = split_host_port(self.address)
         self.join_string = self.credentials.mint(host, port, insecure=self.options.insecure)
         daemon.gcs.on_fenced = daemon.fence
+        daemon.gcs.on_config = self._config_changed
         for row in self.known:
             self._alive(row)
+        self._config_changed(daemon.gcs.config)
         daemon.gcs.client.watch(NODES, self._nodes_changed)
 
     def closed(self, peer: bytes) -> None:
@@ -158,28 +163,85 @@ class Member:
         if self.links.closed(peer):
             self.daemon.gcs.peer_closed(peer, False)
 
-    def _proven_dead(self, node: bytes) -> None:
-        self.daemon.gcs.peer_closed(node, True)
+    def _revoked(self, node: bytes) -> None:
+        """Only of nodes that the nodes table calls dead or left are keys taken off the lists."""
+        self.daemon.gcs.fenced(f"node {node.hex()} does not list its key any more")
+
+    def _hello_ack(self, peer: bytes, message: m.HelloAck) -> None:
+        if message.refused:
+            print(f"zray-node: node {peer.hex()} refuses this one: {message.refused}", file=sys.stderr)
+        else:
+            self.links.welcomed(peer)
+
+    def ended(self, peer: bytes) -> bool:
+        """Is this of a node that has ended?  Then it is told so.  (With keys it is rarely heard.)"""
+        node = ids.node_of(peer)
+        reason = self.daemon.machine.cluster.gone.get(node)
+        if reason is None:
+            return False
+        if peer == node:
+            self.mesh.send(peer, m.NodeStanding.CODE, m.NodeStanding(node, FENCED, reason))
+        return True
+
+    # ------------------------------------------------------------ replicas nobody has told us of
+
+    def _config_changed(self, config: ClusterConfig) -> None:
+        """Rows come from the tail.  If that joined just after us we know neither its key nor its place: ask others."""
+        if self._strangers() and self._ask_rows_at is None:
+            self._ask_rows_at = self.clock()
+
+    def _strangers(self) -> set[bytes]:
+        cluster = self.daemon.machine.cluster
+        return self.daemon.gcs.config.involved() - cluster.peers.keys() - cluster.gone.keys() - {self.me}
+
+    def _ask_rows(self, now: float) -> None:
+        strangers = self._strangers()
+        self._ask_rows_at = now + ASK_ROWS_S if strangers else None
+        peers = sorted(self.daemon.machine.cluster.peers)
+        if strangers and peers:
+            self._rows_asked += 1
+            self._say(peers[self._rows_asked % len(peers)],
+                      m.NodeJoin(m.PROTOCOL, PYTHON, sys.modules["zray"].__version__, self.own_row()))
+
+    def _node_joined(self, peer: bytes, message: m.NodeJoined) -> None:
+        """Another member's answer to that."""
+        for row in message.rows:
+            self._alive(row)
+
+    def next_deadline(self) -> float | None:
+        times = [when for when in (self.links.next_deadline(), self._ask_rows_at) if when is not None]
+        return min(times, default=None)
+
+    def tick(self, now: float) -> None:
+        if (when := self.links.next_deadline()) is not None and when <= now:
+            self.links.tick(now)
+        if self._ask_rows_at is not None and self._ask_rows_at <= now:
+            self._ask_rows(now)
+
+    # ------------------------------------------------------------ who joins
 
     def _node_join(self, peer: bytes, message: m.NodeJoin) -> None:
         refused = self._unfit(peer, message)
         if refused:
-            self._answer(peer, m.NodeJoined(refused, self.cluster, 0, [], [], {}))
+            self._say(peer, m.NodeJoined(refused, self.cluster, 0, [], [], {}))
             return
 
         def admitted(refused: str, ordinal: int) -> None:
             rows = [] if refused else [self.own_row(), *self.daemon.machine.cluster.peers.values()]
             if not refused:
                 self._list(message.row)
-            self._answer(peer, m.NodeJoined(refused, self.cluster, ordinal, rows, self.daemon.gcs.hints(),
-                                            self.daemon.config.as_dict()))
+            self._say(peer, m.NodeJoined(refused, self.cluster, ordinal, rows, self.daemon.gcs.hints(),
+                                         self.daemon.config.as_dict()))
 
-        self.daemon.gcs.admit(message.row, admitted)
+        if peer in self.daemon.machine.cluster.peers:  # it is one of us, and asks for rows
+            admitted("", 0)
+        else:
+            self.daemon.gcs.admit(message.row, admitted)
 
     def own_row(self) -> dict[str, Any]:
         return self.daemon.own_row
 
-    def _answer(self, peer: bytes, message: m.NodeJoined) -> None:
+    def _say(self, peer: bytes, message: m.NodeJoin | m.NodeJoined) -> None:
         self.mesh.send(peer, message.CODE, message)
 
     def _unfit(self, peer: bytes, message: m.NodeJoin) -> str:
@@ -225,7 +287,7 @@ class Member:
         incarnation = row["node_id"][:ids.INCARNATION_SIZE]
         if incarnation != self.me:
             self._list(row)
-            self.daemon.machine.node_joined(incarnation, row, time.monotonic())
+            self.daemon.machine.node_joined(incarnation, row, self.clock())
 
     def _list(self, row: dict[str, Any]) -> None:
         key = parse_endpoint(row["endpoint"]).key
@@ -243,8 +305,6 @@ class Member:
     def close(self) -> None:
         if hasattr(self, "links"):
             self.links.close()
-
-
 
 
 def _ticket(options: Membership) -> JoinString:

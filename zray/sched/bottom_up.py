@@ -171,8 +171,10 @@ class BottomUpScheduler:
 
     def placed_elsewhere(self, token: Any, node: bytes, now: float) -> bool:
         """Another node holds request ``token``.  False: not wanted there any more, give it back."""
+        if not self.spill.placed(token, node, now):
+            return False
         self._jobs_of_requests.pop(token, None)
-        return self.spill.placed(token, node, now)
+        return True
 
     def message(self, node: bytes, message: Any, now: float) -> None:
         """ViewRows, PlaceAsk or PlaceAnswer from another node."""

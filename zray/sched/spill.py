@@ -46,8 +46,8 @@ from zray.sched.view import ClusterView
 PATIENCE_S = 0.05
 # A lane whose wants wait is offered again this often while somebody might have room: the gossip interval.
 OFFER_S = 0.1
-# What moves between nodes in a second, for how long bytes are worth waiting for: ten gigabit.
-LINK_BYTES_S = 1.25e9
+# What moves between nodes in a second, for how long bytes are worth waiting for: what CURVE over TCP was measured at.
+LINK_BYTES_S = 0.5e9
 OFFER_DOUBLINGS = 4
 # When a scheduler finds no room where this node's view shows some, it has placed something there that no word confirms
 # yet.  Together with the time such a placement stands (TENTATIVE_PART of zray.sched.bottom_up) one gossip interval.
@@ -175,13 +175,13 @@ class Spill:
 
     def placed(self, token: Any, node: bytes, now: float) -> bool:
         """The node holds request ``token``.  False when it is not wanted there (any more): give it back."""
-        entry = self.requests.pop(token, None)
-        if entry is None:
+        entry = self.requests.get(token)
+        share = entry.shares.pop(node, None) if entry is not None else None
+        if entry is None or share is None:  # its place crosses with our Unplace
             return False
-        share = entry.shares.pop(node, None)
+        del self.requests[token]
         self._dirty.pop((entry, node), None)
-        if share is not None:
-            share.want = 0
+        share.want = 0
         self._end(entry, tell=True)
         return True
 

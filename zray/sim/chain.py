@@ -361,6 +361,9 @@ class SimStore:
         """Whether the store is meant to survive that ``victim`` never comes back: whatever configuration holds or may
         come to hold, a majority of voters and somebody with all acknowledged writes remain."""
         up = {node.name for node in self.nodes.values() if node.working and node is not victim}
+        if any(node.leaving and node.working for node in self.nodes.values()) and any(
+                not node.working and self._part_of(node) for node in self.nodes.values()):
+            return False  # the parts of the leaving one may just be going to one whose end nobody has noticed
         possible = [self.config]
         for node in self.nodes.values():  # what the dead have proposed may still be on its way
             control = node.service.control
@@ -369,6 +372,11 @@ class SimStore:
                          if value is not None and value.generation > self.config.generation]
         return all(majority(config.voters, up) and all(self._held(chain, shard, up)
                    for shard, chain in enumerate(config.chains)) for config in possible)
+
+    def _part_of(self, node: SimNode) -> bool:
+        rows = max(self.up(), key=lambda other: other.service.replica.applied if other.service.replicas else -1,
+                   default=node).service.control.rows
+        return node.name in self.config.involved() or node.name not in rows or rows[node.name].state == ALIVE
 
     def _held(self, chain: ChainConfig, shard: int, up: set[bytes]) -> bool:
         for name in chain.members:

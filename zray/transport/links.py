@@ -55,6 +55,10 @@ class Links(Polling):
         self._tcp: TcpSide | None = None
         self.relaying = Relaying(incarnation, self.counters, self.limits.via_max)
         self._via = self.relaying.via
+        self._open(bind_endpoint)
+
+    def _open(self, bind_endpoint: str | None) -> None:
+        """Make the sockets (the simulator makes others)."""
         self._context = zmq.Context()
         self._inbound = sockets.make_router(self._context, self.limits)
         self._inbound.setsockopt(zmq.ROUTING_ID, self.incarnation)
@@ -62,7 +66,7 @@ class Links(Polling):
         if bind_endpoint:
             self._inbound.bind(bind_endpoint)
             self.endpoint = self._inbound.getsockopt_string(zmq.LAST_ENDPOINT)
-        self._out = Outbound(self._context, self.incarnation, self.limits, self.counters)
+        self._out = Outbound(self._make_router(), self.incarnation, self.limits, self.counters)
         self._outbound, self._dialled = self._out.socket, self._out.dialled
         # pyzmq's Python layer over send costs as much as the send; nothing of what it does is used here
         self._send_in: Send = super(zmq.Socket, self._inbound).send  # type: ignore[misc]
@@ -71,6 +75,9 @@ class Links(Polling):
         self._open_pollers(*fds)
         for socket in (self._inbound, self._outbound, self._out.monitor):
             socket.getsockopt(zmq.EVENTS)  # arms the edge of its descriptor
+
+    def _make_router(self) -> Any:
+        return sockets.make_router(self._context, self.limits)
 
     def serve_tcp(self, host: str = "127.0.0.1", ports: tuple[int, int] = (0, 0), advertise: str = "") -> str:
         """Let peers dial us by TCP, at the first free port of the range; returns the endpoint that they dial.

@@ -50,7 +50,9 @@ class Mesh(Links):
         self.trace = 0  # trace id of frames sent from now on
         self.clock = clock
         self.on_closed: Callable[[bytes], None] = lambda peer: None
+        self.on_turned_away: Callable[[bytes], None] = lambda peer: None  # its gate does not list our key
         self.on_error: Callable[[Exception], None] = lambda error: None
+        self._out.turned_away = lambda peer: self.on_turned_away(peer)
         self._encode, self._decode, self._faults = encode, decode, faults
         self._outbox: dict[bytes, list[Any]] = {}
         self._stalled: dict[bytes, list[Any]] = {}  # no credit; older than what the outbox has for the peer

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 from collections import Counter
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import zmq
@@ -40,13 +41,14 @@ class Dialled:
 class Outbound:
     """The outbound socket, its monitor, and what it has dialled."""
 
-    def __init__(self, context: zmq.Context, incarnation: bytes, limits: Limits, counters: Counter[str]):
+    def __init__(self, router: Any, incarnation: bytes, limits: Limits, counters: Counter[str]):
+        self.turned_away: Callable[[bytes], None] = lambda peer: None  # its gate does not list our key
         self.dialled: dict[bytes, Dialled] = {}
         self.at: dict[str, bytes] = {}  # address -> peer
         self._incarnation, self._limits, self._counters = incarnation, limits, counters
         self._dials = 0
         self._for_tcp = False  # what the socket's options are set for
-        self.socket = sockets.make_router(context, limits)
+        self.socket = router
         self.socket.setsockopt(zmq.RECONNECT_IVL, _NEVER_MS)
         self.monitor: Any = self.socket.get_monitor_socket(_CLOSED_EVENTS)
 
@@ -110,11 +112,12 @@ class Outbound:
         while self.monitor.getsockopt(zmq.EVENTS) & zmq.POLLIN:
             # event number and value, then the endpoint; zmq.utils.monitor reads them too, but imports asyncio (17 ms)
             event, address = self.monitor.recv_multipart(zmq.NOBLOCK)
-            if int.from_bytes(event[:2], "little") & _FAILED_EVENTS:
+            number, peer = int.from_bytes(event[:2], "little"), self.at.get(address.decode())
+            if number & _FAILED_EVENTS:
                 self._counters["failed_handshakes"] += 1  # a wrong key on either side; DISCONNECTED follows
-                continue
-            peer = self.at.get(address.decode())
-            if peer is not None:
+                if number & zmq.EVENT_HANDSHAKE_FAILED_AUTH and peer is not None:
+                    self.turned_away(peer)
+            elif peer is not None:
                 peers.append(peer)
         return peers
 

@@ -21,7 +21,8 @@ CELL_MAX = 64  # characters of a table's cell, but for its last column
 FORMATS = ("default", "table", "json", "yaml")
 # What a table shows without --detail.
 COLUMNS = {
-    "nodes": ("NodeID", "State", "NodeName", "NodeManagerAddress", "NodeManagerPort", "pid", "Resources", "DeathReason"),
+    "nodes": ("NodeID", "State", "NodeName", "NodeManagerAddress", "NodeManagerPort", "pid", "Resources",
+              "DeathReason"),
     "tasks": ("task_id", "name", "state", "job_id", "pid", "attempt", "count", "seconds", "detail"),
     "actors": ("actor_id", "class_name", "state", "name", "ray_namespace", "job_id", "pid", "num_restarts",
                "required_resources", "death_cause"),
@@ -230,10 +231,12 @@ def _node_lines(nodes: list[dict[str, Any]]) -> list[str]:
     lines = [f"{sum(row['Alive'] for row in nodes)} nodes:"]
     for row in nodes:
         place = f"{row['NodeManagerAddress']}:{row['NodeManagerPort']}"
-        has = ", ".join(f"{name}={amount:g}" for name, amount in row["Resources"].items() if not name.endswith("memory"))
+        has = ", ".join(f"{name}={amount:g}" for name, amount in row["Resources"].items()
+                        if not name.endswith("memory"))
         reason = row.get("DeathReason", "")
         note = "(the one that answers)" if row is nodes[0] else f"({reason})" if reason not in ("", "left") else ""
-        lines.append(" ".join(filter(None, ("  " + row["NodeID"][:8], row["State"], place, row["NodeName"], has, note))))
+        words = row["NodeID"][:8], row["State"], place, row["NodeName"], has, note
+        lines.append("  " + " ".join(filter(None, words)))
     return lines
 
 

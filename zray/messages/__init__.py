@@ -28,7 +28,7 @@ from zray.messages.base import (
 )
 from zray.messages.cluster import (
     ActorNotPlaced, ActorPlaced, ActorWorkerDied, AdoptActor, BindTcp, Bound, Dial, DialAnswer, EndWorker, JobEnd,
-    JobStart, NodeGone, NodeJoin, NodeJoined, NodeLeave, PlaceActor, Relay, ResizeLease, UnplaceActor,
+    JobStart, NodeGone, NodeJoin, NodeJoined, NodeLeave, NodeRows, PlaceActor, Relay, ResizeLease, UnplaceActor,
 )
 from zray.messages.gcs import (
     ChainAck, ChainFetch, ChainSnapshot, ChainUpdates, GcsEvents, GcsRedirect, GcsReply, GcsRequest, GcsUnwatch,
@@ -69,7 +69,7 @@ __all__ = [
     "LookupActor", "PushCalls", "WatchActor", "BY_CODE", "CARRYING", "FAILED", "FEATURES", "FIELD_TYPES",
     "Message", "PROTOCOL", "SIGNATURES", "STORED", "message", "ActorNotPlaced", "ActorPlaced", "ActorWorkerDied",
     "AdoptActor", "BindTcp", "Bound", "Dial", "DialAnswer", "EndWorker", "JobEnd", "JobStart", "NodeGone",
-    "NodeJoin", "NodeJoined", "NodeLeave", "PlaceActor", "Relay", "ResizeLease", "UnplaceActor", "ChainAck",
+    "NodeJoin", "NodeJoined", "NodeLeave", "NodeRows", "PlaceActor", "Relay", "ResizeLease", "UnplaceActor", "ChainAck",
     "ChainFetch", "ChainSnapshot", "ChainUpdates", "GcsEvents", "GcsRedirect", "GcsReply", "GcsRequest",
     "GcsUnwatch", "GcsWatch", "BundleAck", "BundleCommit", "BundleReserve", "BundleReserved", "BundleReturn",
     "CreateGroup", "GroupReply", "GroupState", "RemoveGroup", "WatchGroup", "Blocked", "LeaseGrant", "LeaseKey",

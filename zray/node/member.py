@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from zray.node.daemon import Daemon
 
 JOIN_TIMEOUT_S = 20.0
+STRANGERS_S = 0.2  # how often to ask about nodes that have a part in the control store and are unknown here
 PYTHON = ".".join(map(str, sys.version_info[:3]))
 ROW_FIELDS = {"node_id": bytes, "endpoint": str, "name": str, "total": dict, "labels": dict, "shown": dict}
 
@@ -50,6 +51,7 @@ class Member:
         self.settings: dict[str, Any] = {}
         self.known: list[dict[str, Any]] = []  # rows that came with NodeJoined
         self.join_string = ""
+        self._ask_rows_at: float | None = None
         self._ticket: JoinString | None = _ticket(options) if options.address else None
         try:
             self.credentials = Credentials.create(session_dir, me, self._ticket.cluster if self._ticket else b"")
@@ -136,7 +138,7 @@ class Member:
         self.daemon = daemon
         self.links = Links(self.mesh, daemon.watcher, time.monotonic, daemon.proven_dead, self._revoked)
         self.handlers: dict[int, Callable[[bytes, Any], None]] = {
-            m.NodeJoin.CODE: self._node_join, m.HelloAck.CODE: self._hello_ack}
+            m.NodeJoin.CODE: self._node_join, m.HelloAck.CODE: self._hello_ack, m.NodeRows.CODE: self._node_rows}
         cluster = daemon.machine.cluster
         cluster.bind_host, cluster.insecure = self.options.host, self.options.insecure
         cluster.ports = list(self.options.ports) if any(self.options.ports) else []
@@ -146,6 +148,8 @@ class Member:
         for row in self.known:
             self._alive(row)
         daemon.gcs.client.watch(NODES, self._nodes_changed)
+        daemon.gcs.on_config = lambda config: self._look_for_strangers()
+        self._look_for_strangers()
 
     def closed(self, peer: bytes) -> None:
         """The mesh says that a connection of ours is closed."""
@@ -203,9 +207,8 @@ class Member:
                     "other may not read")
         if message.python != PYTHON:
             print(f"node {peer.hex()} runs Python {message.python}, this one {PYTHON}", file=sys.stderr)
-        for name, kind in ROW_FIELDS.items():
-            if type(message.row.get(name)) is not kind:
-                return f"its row has no {name}"
+        if lacks := _lacks(message.row):
+            return f"its row has no {lacks}"
         if message.row["node_id"][:ids.INCARNATION_SIZE] != peer or len(message.row["node_id"]) != ids.NODE_SIZE:
             return "its node id is not that of its connection"
         if any(type(key) is not str or type(units) is not int or units < 0
@@ -216,6 +219,45 @@ class Member:
         except BadEndpoint as error:
             return f"its endpoint: {error}"
         return ""
+
+    # ------------------------------------------------------------ nodes that the table has not told of yet
+
+    def _look_for_strangers(self) -> None:
+        """Parts of the control store may be with nodes that joined after us and of which we have yet to hear.
+
+        The tail that would tell us may be one of them, and it cannot dial us either: we do not list its key.
+        """
+        cluster = self.daemon.machine.cluster
+        involved = self.daemon.gcs.config.involved()
+        strangers = [node for node in involved if node != self.me and node not in cluster.peers
+                     and node not in cluster.gone]
+        if not strangers:
+            self._ask_rows_at = None
+            return
+        for peer in sorted(cluster.peers):
+            self.mesh.send(peer, m.NodeRows.CODE, m.NodeRows(True, []))
+        self._ask_rows_at = time.monotonic() + STRANGERS_S
+
+    def _node_rows(self, peer: bytes, message: m.NodeRows) -> None:
+        if ids.node_of(peer) != peer or peer not in self.daemon.machine.cluster.peers:
+            return
+        if message.asks:
+            rows = [self.own_row(), *self.daemon.machine.cluster.peers.values()]
+            self.mesh.send(peer, m.NodeRows.CODE, m.NodeRows(False, rows))
+        for row in message.rows:
+            if type(row) is dict and not _lacks(row):
+                self._alive(row)
+        if message.rows:
+            self._look_for_strangers()
+
+    def next_deadline(self) -> float | None:
+        times = [self.links.next_deadline(), self._ask_rows_at]
+        return min((when for when in times if when is not None), default=None)
+
+    def tick(self, now: float) -> None:
+        self.links.tick(now)
+        if self._ask_rows_at is not None and self._ask_rows_at <= now:
+            self._look_for_strangers()
 
     # ------------------------------------------------------------ the nodes table
 
@@ -254,6 +296,11 @@ class Member:
     def close(self) -> None:
         if hasattr(self, "links"):
             self.links.close()
+
+
+def _lacks(row: dict[str, Any]) -> str:
+    """The first field that a row has not, or of another type."""
+    return next((name for name, kind in ROW_FIELDS.items() if type(row.get(name)) is not kind), "")
 
 
 def _ticket(options: Membership) -> JoinString:

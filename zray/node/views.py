@@ -99,7 +99,8 @@ def _workers(machine: NodeMachine, peer: bytes, args: dict) -> dict:
     return _rows("workers", [
         {"worker_id": w.id, "pid": w.pid, "state": w.state.name, "job_id": w.job, "actor_id": w.actor,
          "lease": w.lease, "blocked": w.blocked, "env": dict(w.kind.env) if w.kind else {},
-         "gpu_ids": list(w.kind.gpus) if w.kind else [], "node_id": machine.node.get("NodeID", ""), "seconds_in_state": machine.now - w.since}
+         "gpu_ids": list(w.kind.gpus) if w.kind else [], "node_id": machine.node.get("NodeID", ""),
+         "seconds_in_state": machine.now - w.since}
         for w in machine.pool.workers.values()], args)
 
 

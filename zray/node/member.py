@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 from zray import ids, messages as m
 from zray.gcs.control import FENCED
-from zray.gcs.config import ClusterConfig
 from zray.gcs.tables import NODES, Change, unpack_record
 from zray.transport.credentials import AllowList, BadJoinString, Credentials, JoinString, NotListed, decode_join
 from zray.node.links import Links
@@ -30,9 +29,8 @@ if TYPE_CHECKING:
     from zray.node.daemon import Daemon
 
 JOIN_TIMEOUT_S = 20.0
+STRANGERS_S = 0.2  # how often to ask about nodes that have a part in the control store and are unknown here
 PYTHON = ".".join(map(str, sys.version_info[:3]))
-# Ask again this often for the rows of nodes that run the control store and that we do not know.
-ASK_ROWS_S = 0.1
 ROW_FIELDS = {"node_id": bytes, "endpoint": str, "name": str, "total": dict, "labels": dict, "shown": dict}
 
 
@@ -42,9 +40,6 @@ class JoinRefused(RuntimeError):
 
 class Member:
     """See the module's docstring.  Made before the rest of the daemon; ``start`` when that is there."""
-
-    _ask_rows_at: float | None = None
-    _rows_asked = 0
 
     def __init__(self, mesh: Mesh, me: bytes, session_dir: str, options: Membership):
         self.mesh = mesh
@@ -57,6 +52,7 @@ class Member:
         self.settings: dict[str, Any] = {}
         self.known: list[dict[str, Any]] = []  # rows that came with NodeJoined
         self.join_string = ""
+        self._ask_rows_at: float | None = None
         self._ticket: JoinString | None = _ticket(options) if options.address else None
         try:
             self.credentials = Credentials.create(session_dir, me, self._ticket.cluster if self._ticket else b"")
@@ -142,8 +138,7 @@ class Member:
         self.daemon = daemon
         self.links = Links(self.mesh, daemon.watcher, time.monotonic, daemon.proven_dead, self._revoked)
         self.handlers: dict[int, Callable[[bytes, Any], None]] = {
-            m.NodeJoin.CODE: self._node_join, m.NodeJoined.CODE: self._node_joined,
-            m.HelloAck.CODE: self._hello_ack}
+            m.NodeJoin.CODE: self._node_join, m.HelloAck.CODE: self._hello_ack, m.NodeRows.CODE: self._node_rows}
         cluster = daemon.machine.cluster
         cluster.bind_host, cluster.insecure = self.options.host, self.options.insecure
         cluster.one_port = self.options.one_port
@@ -152,11 +147,11 @@ class Member:
         host, port = split_host_port(self.address)
         self.join_string = self.credentials.mint(host, port, insecure=self.options.insecure)
         daemon.gcs.on_fenced = daemon.fence
-        daemon.gcs.on_config = self._config_changed
         for row in self.known:
             self._alive(row)
-        self._config_changed(daemon.gcs.config)
         daemon.gcs.client.watch(NODES, self._nodes_changed)
+        daemon.gcs.on_config = lambda config: self._look_for_strangers()
+        self._look_for_strangers()
 
     def closed(self, peer: bytes) -> None:
         """The mesh says that a connection of ours is closed."""
@@ -183,65 +178,25 @@ class Member:
             self.mesh.send(peer, m.NodeStanding.CODE, m.NodeStanding(node, FENCED, reason))
         return True
 
-    # ------------------------------------------------------------ replicas nobody has told us of
-
-    def _config_changed(self, config: ClusterConfig) -> None:
-        """Rows come from the tail.  If that joined just after us we know neither its key nor its place: ask others."""
-        if self._strangers() and self._ask_rows_at is None:
-            self._ask_rows_at = self.clock()
-
-    def _strangers(self) -> set[bytes]:
-        cluster = self.daemon.machine.cluster
-        return self.daemon.gcs.config.involved() - cluster.peers.keys() - cluster.gone.keys() - {self.me}
-
-    def _ask_rows(self, now: float) -> None:
-        strangers = self._strangers()
-        self._ask_rows_at = now + ASK_ROWS_S if strangers else None
-        peers = sorted(self.daemon.machine.cluster.peers)
-        if strangers and peers:
-            self._rows_asked += 1
-            self._say(peers[self._rows_asked % len(peers)],
-                      m.NodeJoin(m.PROTOCOL, PYTHON, sys.modules["zray"].__version__, self.own_row()))
-
-    def _node_joined(self, peer: bytes, message: m.NodeJoined) -> None:
-        """Another member's answer to that."""
-        for row in message.rows:
-            self._alive(row)
-
-    def next_deadline(self) -> float | None:
-        times = [when for when in (self.links.next_deadline(), self._ask_rows_at) if when is not None]
-        return min(times, default=None)
-
-    def tick(self, now: float) -> None:
-        if (when := self.links.next_deadline()) is not None and when <= now:
-            self.links.tick(now)
-        if self._ask_rows_at is not None and self._ask_rows_at <= now:
-            self._ask_rows(now)
-
-    # ------------------------------------------------------------ who joins
-
     def _node_join(self, peer: bytes, message: m.NodeJoin) -> None:
         refused = self._unfit(peer, message)
         if refused:
-            self._say(peer, m.NodeJoined(refused, self.cluster, 0, [], [], {}))
+            self._answer(peer, m.NodeJoined(refused, self.cluster, 0, [], [], {}))
             return
 
         def admitted(refused: str, ordinal: int) -> None:
             rows = [] if refused else [self.own_row(), *self.daemon.machine.cluster.peers.values()]
             if not refused:
                 self._list(message.row)
-            self._say(peer, m.NodeJoined(refused, self.cluster, ordinal, rows, self.daemon.gcs.hints(),
-                                         self.daemon.config.as_dict()))
+            self._answer(peer, m.NodeJoined(refused, self.cluster, ordinal, rows, self.daemon.gcs.hints(),
+                                            self.daemon.config.as_dict()))
 
-        if peer in self.daemon.machine.cluster.peers:  # it is one of us, and asks for rows
-            admitted("", 0)
-        else:
-            self.daemon.gcs.admit(message.row, admitted)
+        self.daemon.gcs.admit(message.row, admitted)
 
     def own_row(self) -> dict[str, Any]:
         return self.daemon.own_row
 
-    def _say(self, peer: bytes, message: m.NodeJoin | m.NodeJoined) -> None:
+    def _answer(self, peer: bytes, message: m.NodeJoined) -> None:
         self.mesh.send(peer, message.CODE, message)
 
     def _unfit(self, peer: bytes, message: m.NodeJoin) -> str:
@@ -254,9 +209,8 @@ class Member:
                     "other may not read")
         if message.python != PYTHON:
             print(f"node {peer.hex()} runs Python {message.python}, this one {PYTHON}", file=sys.stderr)
-        for name, kind in ROW_FIELDS.items():
-            if type(message.row.get(name)) is not kind:
-                return f"its row has no {name}"
+        if lacks := _lacks(message.row):
+            return f"its row has no {lacks}"
         if message.row["node_id"][:ids.INCARNATION_SIZE] != peer or len(message.row["node_id"]) != ids.NODE_SIZE:
             return "its node id is not that of its connection"
         if any(type(key) is not str or type(units) is not int or units < 0
@@ -267,6 +221,45 @@ class Member:
         except BadEndpoint as error:
             return f"its endpoint: {error}"
         return ""
+
+    # ------------------------------------------------------------ nodes that the table has not told of yet
+
+    def _look_for_strangers(self) -> None:
+        """Parts of the control store may be with nodes that joined after us and of which we have yet to hear.
+
+        The tail that would tell us may be one of them, and it cannot dial us either: we do not list its key.
+        """
+        cluster = self.daemon.machine.cluster
+        involved = self.daemon.gcs.config.involved()
+        strangers = [node for node in involved if node != self.me and node not in cluster.peers
+                     and node not in cluster.gone]
+        if not strangers:
+            self._ask_rows_at = None
+            return
+        for peer in sorted(cluster.peers):
+            self.mesh.send(peer, m.NodeRows.CODE, m.NodeRows(True, []))
+        self._ask_rows_at = self.clock() + STRANGERS_S
+
+    def _node_rows(self, peer: bytes, message: m.NodeRows) -> None:
+        if ids.node_of(peer) != peer or peer not in self.daemon.machine.cluster.peers:
+            return
+        if message.asks:
+            rows = [self.own_row(), *self.daemon.machine.cluster.peers.values()]
+            self.mesh.send(peer, m.NodeRows.CODE, m.NodeRows(False, rows))
+        for row in message.rows:
+            if type(row) is dict and not _lacks(row):
+                self._alive(row)
+        if message.rows:
+            self._look_for_strangers()
+
+    def next_deadline(self) -> float | None:
+        times = [self.links.next_deadline(), self._ask_rows_at]
+        return min((when for when in times if when is not None), default=None)
+
+    def tick(self, now: float) -> None:
+        self.links.tick(now)
+        if self._ask_rows_at is not None and self._ask_rows_at <= now:
+            self._look_for_strangers()
 
     # ------------------------------------------------------------ the nodes table
 
@@ -305,6 +298,11 @@ class Member:
     def close(self) -> None:
         if hasattr(self, "links"):
             self.links.close()
+
+
+def _lacks(row: dict[str, Any]) -> str:
+    """The first field that a row has not, or of another type."""
+    return next((name for name, kind in ROW_FIELDS.items() if type(row.get(name)) is not kind), "")
 
 
 def _ticket(options: Membership) -> JoinString:

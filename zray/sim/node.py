@@ -68,16 +68,17 @@ class SimMember(Member):
         self.cluster = "sim"
         self.known = []
         self.clock = lambda: node.net.now
+        self._ask_rows_at = None
 
     def begin(self, node: SimNode) -> None:
         self.daemon = node  # type: ignore[assignment]
         self.links = SimLinks(node, node.proven_dead, self._revoked)
         node.gcs.on_fenced = node.fence
-        node.gcs.on_config = self._config_changed
+        node.gcs.on_config = lambda config: self._look_for_strangers()
         for row in self.known:
             self._alive(row)
-        self._config_changed(node.gcs.config)
         node.gcs.client.watch(NODES, self._nodes_changed)
+        self._look_for_strangers()
 
     def node_join(self, peer: bytes, message: m.NodeJoin) -> None:
         self._node_join(peer, message)
@@ -207,8 +208,8 @@ class SimNode(Process):
             self.machine.settle(self.net.now)
         elif code == m.NodeJoin.CODE:
             self.member.node_join(peer, message)
-        elif code == m.NodeJoined.CODE:
-            self.member._node_joined(peer, message)
+        elif code == m.NodeRows.CODE:
+            self.member._node_rows(peer, message)
         elif code == m.HelloAck.CODE:
             self.member._hello_ack(peer, message)
         else:

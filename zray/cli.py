@@ -21,12 +21,13 @@ CELL_MAX = 64  # characters of a table's cell, but for its last column
 FORMATS = ("default", "table", "json", "yaml")
 # What a table shows without --detail.
 COLUMNS = {
-    "nodes": ("NodeID", "Alive", "NodeManagerAddress", "NodeManagerHostname", "pid", "Resources"),
+    "nodes": ("NodeID", "State", "NodeName", "NodeManagerAddress", "NodeManagerPort", "pid", "Resources",
+              "DeathReason"),
     "tasks": ("task_id", "name", "state", "job_id", "pid", "attempt", "count", "seconds", "detail"),
     "actors": ("actor_id", "class_name", "state", "name", "ray_namespace", "job_id", "pid", "num_restarts",
                "required_resources", "death_cause"),
 }
-LISTABLE = ("nodes", "actors", "workers", "leases", "jobs", "objects", "tasks")
+LISTABLE = ("nodes", "actors", "workers", "leases", "jobs", "objects", "tasks", "placement-groups")
 
 
 # ---------------------------------------------------------------- asking a node
@@ -126,7 +127,8 @@ def _filtered(rows: list[dict[str, Any]], filters: tuple[str, ...]) -> list[dict
 
 def with_address(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--address", default=lambda: os.environ.get("ZRAY_ADDRESS") or "auto",
-                        help="a session directory, or auto: the newest that `zray start` made")(command)
+                        help="a session directory, host:port or join string of a node here, or auto: the newest that "
+                             "`zray start` made")(command)
 
 
 def with_format(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -148,6 +150,7 @@ def main() -> None:
 @click.option("--host", default="", help="address to bind and to be dialled at (default: loopback)")
 @click.option("--port", type=int, default=0, help="the node's well-known TCP port (default: any free one)")
 @click.option("--port-range", default="", metavar="LOW-HIGH", help="for endpoints of drivers and workers")
+@click.option("--one-port", is_flag=True, help="drivers and workers bind no ports: their nodes relay (slower)")
 @click.option("--node-name", default="", help="a name that no other node of the cluster has")
 @click.option("--insecure", is_flag=True, help="plain TCP: no encryption, no authentication")
 @click.option("--gcs-dir", default="", metavar="DIR", help="keep the control store here over restarts")
@@ -198,9 +201,11 @@ def stop(every: bool, session_dir: str, force: bool) -> None:
 @with_address
 @with_format
 def status(address: str, form: str) -> None:
-    """What the node has, what is in use, what waits and why."""
+    """The nodes, what they have, what is in use, what waits and why, and where the control store is."""
     asker = Asker(address)
     try:
+        nodes = asker.ask("nodes")["nodes"]
+        store = asker.ask("gcs")
         total = asker.ask("resources")["resources"]
         free = asker.ask("available")["resources"]
         stats = asker.ask("stats")["stats"]
@@ -208,15 +213,43 @@ def status(address: str, form: str) -> None:
     finally:
         asker.close()
     if form != "default":
-        show({"resources": total, "available": free, "stats": stats, "waiting": waiting}, form)
+        show({"nodes": nodes, "resources": total, "available": free, "stats": stats, "waiting": waiting,
+              "control_store": store}, form)
         return
     click.echo(f"session {asker.handle.session_dir} (pid {asker.handle.pid})")
+    click.echo("\n".join(_node_lines(nodes)))
+    click.echo("\n".join(_control_store_lines(store)))
+    click.echo("resources of the cluster:")
     for name, amount in total.items():
         click.echo(f"  {amount - free.get(name, 0):g}/{amount:g} {name} in use")
     workers = ", ".join(f"{count} {state.lower()}" for state, count in stats["workers"].items())
-    click.echo(f"  {stats['jobs']} jobs, {stats['actors']} actors, workers: {workers or 'none'}")
+    click.echo(f"on this node: {stats['jobs']} jobs, {stats['actors']} actors, workers: {workers or 'none'}")
     for row in waiting:
         click.echo(f"  waits: {row['want']} x {row['name'] or 'an actor'}: {row['detail']}")
+
+
+def _node_lines(nodes: list[dict[str, Any]]) -> list[str]:
+    lines = [f"{sum(row['Alive'] for row in nodes)} nodes:"]
+    for row in nodes:
+        place = f"{row['NodeManagerAddress']}:{row['NodeManagerPort']}"
+        has = ", ".join(f"{name}={amount:g}" for name, amount in row["Resources"].items()
+                        if not name.endswith("memory"))
+        reason = row.get("DeathReason", "")
+        note = "(the one that answers)" if row is nodes[0] else f"({reason})" if reason not in ("", "left") else ""
+        shown = ("  " + row["NodeID"][:8], row["State"], place, row["NodeName"], has, note)
+        lines.append(" ".join(filter(None, shown)))
+    return lines
+
+
+def _control_store_lines(store: dict[str, Any]) -> list[str]:
+    """Each chain from head to tail, and the voters that decide about them."""
+    lines = ["control store:"]
+    for chain in store["chains"]:
+        members = " -> ".join(name[:8] for name in chain["members"])
+        joins = f", {chain['joining'][:8]} catches up" if chain["joining"] else ""
+        lines.append(f"  shard {chain['shard']}, epoch {chain['epoch']}: {members}{joins}")
+    lines.append(f"  decided by {', '.join(name[:8] for name in store['voters'])}")
+    return lines
 
 
 @main.command("list")

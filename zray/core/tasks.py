@@ -54,6 +54,7 @@ class Tasks:
         self._exported: set[bytes] = set()  # functions and classes that the control store has from us
 
     def site(self, fn: Any, options: Any) -> Site:
+        self.rt.groups.check(options, fn.name)
         key, blob = fn.definition()
         self.register_function(key, blob)
         function = Function(key, blob, fn.name)
@@ -89,6 +90,8 @@ class Tasks:
 
     def submit(self, fn: Any, args: tuple, kwargs: dict[str, Any], options: Any) -> Any:
         """A task; see zray.handles.RemoteFunction.remote."""
+        if self.context.assigned:
+            options = self.rt.groups.inherit(options)
         site = fn.state
         if site is None or site.runtime is not self.rt or site.options is not options:
             site = self.site(fn, options)
@@ -175,6 +178,8 @@ class Tasks:
         """``f.map``; falls back to one submission an item where items are references or need options of their own."""
         if not isinstance(items, (list, tuple, range)):
             items = list(items)
+        if self.context.assigned:
+            options = self.rt.groups.inherit(options)
         site = fn.state
         if site is None or site.runtime is not self.rt or site.options is not options:
             site = self.site(fn, options)
@@ -213,7 +218,7 @@ class Tasks:
 
     def cancel_entry(self, entry: Entry, force: bool, recursive: bool) -> None:
         task = entry.task
-        if task is None:
+        if task is None or hasattr(task, "why"):
             return
         if type(task) is MapBatch:
             index = int.from_bytes(entry.oid[ids.PREFIX_SIZE:ids.TASK_SIZE], "little") - task.start

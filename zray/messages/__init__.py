@@ -47,7 +47,7 @@ from zray.messages.node import (
     WorkerExit, WorkerReady,
 )
 from zray.messages.references import (
-    Because, CancelObject, HoldAck, HoldAdd, HoldDrop, Locate, Resolved, TransitDone, Why,
+    Because, CancelObject, HoldAck, HoldAdd, HoldDrop, Locate, ObjectLost, Resolved, TransitDone, Why,
 )
 from zray.messages.register import (
     ConfigIs, Heartbeat, LeaseAsk, LeasePromise, NodeStanding, RegisterAccept, RegisterAccepted, RegisterPrepare,
@@ -76,7 +76,7 @@ __all__ = [
     "LeaseKill", "LeaseOpen", "LeaseRecall", "LeaseReturn", "LeaseStatus", "LeaseWant", "WorkerDied",
     "DriverAccepted", "EventReport", "Goodbye", "JobConfig", "LogLines", "NodeAnswer", "NodeQuery", "ProcessGone",
     "RegisterDriver", "WorkerExit", "WorkerReady", "Because", "CancelObject", "HoldAck", "HoldAdd", "HoldDrop",
-    "Locate", "Resolved", "TransitDone", "Why", "ConfigIs", "Heartbeat", "LeaseAsk", "LeasePromise",
+    "Locate", "ObjectLost", "Resolved", "TransitDone", "Why", "ConfigIs", "Heartbeat", "LeaseAsk", "LeasePromise",
     "NodeStanding", "RegisterAccept", "RegisterAccepted", "RegisterPrepare", "RegisterPromise", "RegisterRefused",
     "PlaceAnswer", "PlaceAsk", "ViewRows", "Bye", "Hello", "HelloAck", "Chunk", "CopyGone", "CopyMade",
     "DropCopies", "PullChunk", "PullElsewhere", "PullEnd", "PullObject", "PullRefused", "PullWait", "StoreFree",

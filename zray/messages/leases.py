@@ -62,6 +62,9 @@ class LeaseStatus(Message):
     detail: str
 
 
+UNKNOWN = -1  # what ran died with its node
+
+
 @message(26)
 class WorkerDied(Message):
     """Node -> every core process that may know the worker.  Marks say what ran (see worker progress marks)."""
@@ -71,7 +74,7 @@ class WorkerDied(Message):
     pid: int
     signal: int  # 0 when it exited by itself
     exit_code: int
-    started: int  # sequence number of the last task started on this lease, 0 for none
+    started: int  # sequence number of the last task started on this lease, 0 for none, UNKNOWN
     finished: int
     reason: str  # "" | "killed by zray: ..." | "out of memory" ...
     log_tail: str

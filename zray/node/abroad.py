@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zray import messages as m
+from zray.messages.leases import UNKNOWN
 from zray.node.effects import Send
 from zray.sched import bottom_up
 from zray.sched.bottom_up import TellNode
@@ -143,7 +144,7 @@ class Abroad:
         for lease, lent in [item for item in self.lent.items() if item[1].node == node]:
             del self.lent[lease]
             self._host.effects.append(Send(lent.owner, m.WorkerDied(
-                lent.worker, lease, lent.pid, 0, 0, 0, 0, f"its node is gone: {reason}", "")))
+                lent.worker, lease, lent.pid, 0, 0, UNKNOWN, UNKNOWN, f"its node is gone: {reason}", "")))
 
     def available(self) -> list[dict[str, int]]:
         """What the other nodes have free, as far as this one knows."""

@@ -310,7 +310,7 @@ class ActorTable:
     def group_removed(self, group: bytes, reason: str) -> None:
         """The placement group is gone: so are the actors in it, restarts or not."""
         for actor in [a for a in self.actors.values() if a.state != DEAD and _group_of(a) == group]:
-            self._end(actor, {"kind": "pg_removed", "reason": f"its placement group was removed: {reason}"})
+            self._end(actor, {"kind": "pg_removed", "reason": reason})
 
     def tick(self, now: float) -> None:
         for actor_id, (deadline, watchers) in list(self._unknown.items()):

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 ANSWER_S = 2.0
 # What is asked everywhere, and the name of the rows in its answer.
-EVERYWHERE = {"actors": "actors", "workers": "workers", "leases": "leases", "jobs": "jobs", "tasks": "tasks"}
+EVERYWHERE = {"actors": "actors", "workers": "workers", "leases": "leases", "jobs": "jobs", "tasks": "tasks",
+              "placement-groups": "placement-groups"}
 
 
 class _Asked:
@@ -62,6 +63,8 @@ class Census:
         asked.waiting.discard(node)
         whole = asked.answer
         whole[asked.rows] += message.answer.get(asked.rows, [])
+        if asked.rows == "jobs":
+            whole["jobs"] = _each_once(whole["jobs"])
         for name in ("total", "dropped"):
             if name in whole:
                 whole[name] += message.answer.get(name, 0)
@@ -88,3 +91,13 @@ class Census:
     def _finish(self, number: int) -> None:
         asked = self._asked.pop(number)
         self._host.effects.append(Send(asked.peer, NodeAnswer(asked.request, asked.answer)))
+
+
+def _each_once(jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A job is known on every node that works for it; the row of its driver's node, which has the pid, counts."""
+    found: dict[Any, dict[str, Any]] = {}
+    for row in jobs:
+        known = found.get(row["job_id"])
+        if known is None or (row.get("driver_pid") and not known.get("driver_pid")):
+            found[row["job_id"]] = row
+    return list(found.values())

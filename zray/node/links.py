@@ -4,7 +4,8 @@
     closed   is its process still there?  A connection attempt that is refused proves that it is not: the control store
              is told at once.  Anything else (no route, silence) is no proof: dial again, at growing intervals, until
              the nodes table says that the node is gone
-    Unlink   hang up, refuse whatever still comes
+    turned   a node that was well linked to us does not list our key any more: the nodes table says that we have ended
+    Unlink   dial no more, and hang up after a while: it may have to be told that it has left, or was declared dead
 
 The session to a live node outlasts its connections, so a link that breaks loses nothing.
 """
@@ -26,28 +27,36 @@ from zray.transport.mesh import Mesh
 REDIAL_S = 0.05
 REDIAL_S_MAX = 1.0
 PROBE_S_MAX = 2.0
+FAREWELL_S = 5.0
 
 
 class _Link:
-    __slots__ = ("endpoint", "pause_s", "redial_at")
+    __slots__ = ("endpoint", "pause_s", "redial_at", "welcome")
 
     def __init__(self, endpoint: str):
         self.endpoint = endpoint
         self.pause_s = REDIAL_S
         self.redial_at: float | None = None
+        self.welcome = False  # it has answered our Hello
 
 
 class Links:
-    """See the module's docstring.  ``proven_dead(node)`` is told when an endpoint refuses connections."""
+    """See the module's docstring.
+
+    ``proven_dead(node)`` is told when an endpoint refuses connections, ``revoked(node)`` when a node refuses us.
+    """
 
     def __init__(self, mesh: Mesh, watcher: Watcher, clock: Callable[[], float],
-                 proven_dead: Callable[[bytes], None]):
+                 proven_dead: Callable[[bytes], None], revoked: Callable[[bytes], None]):
         self._mesh = mesh
         self._watcher = watcher
         self._clock = clock
         self._proven_dead = proven_dead
+        self._revoked = revoked
+        mesh.on_turned_away = self._turned_away
         self._links: dict[bytes, _Link] = {}
         self._probes: dict[bytes, tuple[socket.socket, float]] = {}
+        self._parting: dict[bytes, float] = {}  # unlinked -> when to hang up
 
     def link(self, node: bytes, endpoint: str) -> None:
         if node in self._links:
@@ -59,36 +68,54 @@ class Links:
     def unlink(self, node: bytes) -> None:
         self._links.pop(node, None)
         self._end_probe(node)
+        self._parting[node] = self._clock() + FAREWELL_S
+
+    def _hang_up(self, node: bytes) -> None:
+        del self._parting[node]
         self._mesh.lasting.discard(node)
         self._mesh.forget(node)
-        self._mesh.refuse(node[:TAG_SIZE])
+        if not self._mesh.insecure:  # without keys it may come back, to be told that it has ended
+            self._mesh.refuse(node[:TAG_SIZE])
 
     def closed(self, node: bytes) -> bool:
         """The mesh says that a connection is closed; False when it is not one of these."""
         link = self._links.get(node)
         if link is None:
+            if node in self._parting:
+                self._hang_up(node)
             return False
-        link.redial_at = self._clock() + link.pause_s
-        link.pause_s = min(link.pause_s * 2, REDIAL_S_MAX)
+        if link.redial_at is None:  # whatever is sent meanwhile is told the same, and must not put it off for ever
+            link.redial_at = self._clock() + link.pause_s
+            link.pause_s = min(link.pause_s * 2, REDIAL_S_MAX)
         if node not in self._probes:
             self._probe(node, link.endpoint)
         return True
 
-    def heard(self, node: bytes) -> None:
-        """Something came from that node: its link is well."""
+    def welcomed(self, node: bytes) -> None:
+        """That node has answered our Hello: its link is well."""
         link = self._links.get(node)
-        if link is not None and link.redial_at is None:
+        if link is not None:
+            link.welcome = True
             link.pause_s = REDIAL_S
+
+    def _turned_away(self, node: bytes) -> None:
+        """Before its first welcome a node may not have heard of us yet; after it, it takes a revocation."""
+        link = self._links.get(node)
+        if link is not None and link.welcome:
+            self._revoked(node)
 
     def next_deadline(self) -> float | None:
         times = [link.redial_at for link in self._links.values() if link.redial_at is not None]
         times += [until for _, until in self._probes.values()]
+        times += self._parting.values()
         return min(times, default=None)
 
     def tick(self, now: float) -> None:
         for node, (_, until) in list(self._probes.items()):
             if until <= now:
                 self._end_probe(node)
+        for node in [node for node, until in self._parting.items() if until <= now]:
+            self._hang_up(node)
         for node, link in list(self._links.items()):
             if link.redial_at is not None and link.redial_at <= now:
                 link.redial_at = None
@@ -137,5 +164,3 @@ class Links:
     def close(self) -> None:
         for node in list(self._probes):
             self._end_probe(node)
-
-

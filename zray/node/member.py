@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from zray import ids, messages as m
+from zray.gcs.control import FENCED
 from zray.gcs.tables import NODES, Change, unpack_record
 from zray.transport.credentials import AllowList, BadJoinString, Credentials, JoinString, NotListed, decode_join
 from zray.node.links import Links
@@ -56,8 +57,9 @@ class Member:
         except BadKeyFile as error:
             raise BadOption(str(error)) from None
         self.cluster = self.credentials.cluster.hex()
-        self.credentials.equip(mesh)
         mesh.insecure = options.insecure
+        if not options.insecure:  # else nobody proves who he is, and there is nothing to compare with the list
+            self.credentials.equip(mesh)
         try:
             self.endpoint = mesh.serve_tcp(options.host, (options.port, options.port))
         except (OSError, ValueError) as error:
@@ -67,11 +69,6 @@ class Member:
     def address(self) -> str:
         """host:port"""
         return parse_endpoint(self.endpoint).address.removeprefix("tcp://")
-
-    def row(self, node_id: bytes, total: dict[str, int], labels: dict[str, str], shown: dict) -> dict[str, Any]:
-        """This node's row of the nodes table; the control store adds state and ordinal."""
-        return {"node_id": node_id, "endpoint": self.endpoint, "name": self.options.name, "total": total,
-                "labels": labels, "shown": shown}
 
     # ------------------------------------------------------------ joining
 
@@ -88,11 +85,12 @@ class Member:
         peer = ids.node_of(ticket.node)
         if not ticket.insecure:  # it dials us as soon as it has taken us in
             self._allow_list.add_node(ticket.server_key, ticket.node)
-        self.mesh.keys = ticket.keys()
+            self.mesh.keys = ticket.keys()
         self.mesh.connect(peer, endpoint)
         answer = self._ask(peer, m.NodeJoin(m.PROTOCOL, PYTHON, version, row), ticket)
         self.mesh.disconnect(peer)
-        self.mesh.keys = self.credentials.keys
+        if not ticket.insecure:
+            self.mesh.keys = self.credentials.keys
         if answer.refused:
             raise JoinRefused(f"the cluster refuses this node: {answer.refused}")
         self.ordinal, self.hints, self.settings, self.known = answer.ordinal, answer.gcs, answer.settings, answer.rows
@@ -136,14 +134,17 @@ class Member:
     def start(self, daemon: Daemon) -> None:
         """The daemon is composed: serve joins, watch the nodes table."""
         self.daemon = daemon
-        self.links = Links(self.mesh, daemon.watcher, time.monotonic, self._proven_dead)
-        self.handlers: dict[int, Callable[[bytes, Any], None]] = {m.NodeJoin.CODE: self._node_join}
+        self.links = Links(self.mesh, daemon.watcher, time.monotonic, daemon.proven_dead, self._revoked)
+        self.handlers: dict[int, Callable[[bytes, Any], None]] = {
+            m.NodeJoin.CODE: self._node_join, m.HelloAck.CODE: self._hello_ack}
         cluster = daemon.machine.cluster
         cluster.bind_host, cluster.insecure = self.options.host, self.options.insecure
+        cluster.one_port = self.options.one_port
+        self.mesh.relaying.relay = cluster.next_hop
         cluster.ports = list(self.options.ports) if any(self.options.ports) else []
         host, port = split_host_port(self.address)
-        self.join_string = self.credentials.mint(host, port, self.me, insecure=self.options.insecure)
-        daemon.gcs.on_fenced = lambda reason: daemon.stop(f"this node was declared dead: {reason}")
+        self.join_string = self.credentials.mint(host, port, insecure=self.options.insecure)
+        daemon.gcs.on_fenced = daemon.fence
         for row in self.known:
             self._alive(row)
         daemon.gcs.client.watch(NODES, self._nodes_changed)
@@ -153,8 +154,25 @@ class Member:
         if self.links.closed(peer):
             self.daemon.gcs.peer_closed(peer, False)
 
-    def _proven_dead(self, node: bytes) -> None:
-        self.daemon.gcs.peer_closed(node, True)
+    def _revoked(self, node: bytes) -> None:
+        """Only of nodes that the nodes table calls dead or left are keys taken off the lists."""
+        self.daemon.gcs.fenced(f"node {node.hex()} does not list its key any more")
+
+    def _hello_ack(self, peer: bytes, message: m.HelloAck) -> None:
+        if message.refused:
+            print(f"zray-node: node {peer.hex()} refuses this one: {message.refused}", file=sys.stderr)
+        else:
+            self.links.welcomed(peer)
+
+    def ended(self, peer: bytes) -> bool:
+        """Is this of a node that has ended?  Then it is told so.  (With keys it is rarely heard.)"""
+        node = ids.node_of(peer)
+        reason = self.daemon.machine.cluster.gone.get(node)
+        if reason is None:
+            return False
+        if peer == node:
+            self.mesh.send(peer, m.NodeStanding.CODE, m.NodeStanding(node, FENCED, reason))
+        return True
 
     def _node_join(self, peer: bytes, message: m.NodeJoin) -> None:
         refused = self._unfit(peer, message)
@@ -238,8 +256,6 @@ class Member:
     def close(self) -> None:
         if hasattr(self, "links"):
             self.links.close()
-
-
 
 
 def _ticket(options: Membership) -> JoinString:

@@ -1,6 +1,6 @@
 """Answers to NodeQuery: what the state API, ``zray status`` and ``zray explain`` show.  Changes nothing.
 
-    nodes resources available actors workers leases store gcs jobs tasks timeline stats explain
+    nodes resources available actors placement-groups workers leases store gcs jobs tasks timeline stats explain
 
 Every answer is a map of wire types; an unknown or failing question answers ``{"error": text}``.
 """
@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from zray.causes import Cause
+from zray.ids import node_of
 from zray.sched.resources import amounts
 
 if TYPE_CHECKING:
@@ -47,15 +48,18 @@ def _shown(value: Any) -> Any:
 
 
 def _nodes(machine: NodeMachine, peer: bytes, args: dict) -> dict:
-    rows = [{**machine.node, "Alive": True, "alive": True, "Resources": amounts(machine.scheduler.total())}]
-    rows += [_node(row, True) for row in machine.cluster.peers.values()]
-    rows += [{**_node(row, False), "DeathReason": machine.cluster.gone[node]}
-             for node, row in machine.cluster.last_rows.items()]
+    mine = "draining" if machine.bottom_up.draining else "alive"
+    rows = [_node(machine.node, mine, machine.scheduler.total())]
+    rows += [_node(row["shown"], row.get("state", "alive"), row["total"]) for row in machine.cluster.peers.values()]
+    for node, row in machine.cluster.last_rows.items():
+        reason = machine.cluster.gone[node]
+        rows.append({**_node(row["shown"], "left" if reason == "left" else "dead", {}), "DeathReason": reason})
     return {"nodes": rows, "total": len(rows)}
 
 
-def _node(row: dict[str, Any], alive: bool) -> dict[str, Any]:
-    return {**row["shown"], "Alive": alive, "alive": alive, "Resources": amounts(row["total"]) if alive else {}}
+def _node(shown: dict[str, Any], state: str, total: dict[str, int]) -> dict[str, Any]:
+    alive = state in ("alive", "draining")
+    return {**shown, "Alive": alive, "alive": alive, "State": state, "Resources": amounts(total)}
 
 
 def _resources(machine: NodeMachine, peer: bytes, args: dict) -> dict:
@@ -78,23 +82,25 @@ def _actors(machine: NodeMachine, peer: bytes, args: dict) -> dict:
     actors = machine.actors.actors
     wanted = args.get("actor")
     if wanted is not None:
-        return _rows("actors", [_actor(actors[wanted])] if wanted in actors else [], args)
+        return _rows("actors", [_actor(machine, actors[wanted])] if wanted in actors else [], args)
     if args.get("named"):
         rows = [{"name": a.name, "namespace": a.namespace, "actor_id": a.id}
                 for a in actors.values() if a.name and a.state != "DEAD"]
         return _rows("actors", rows, args)
-    return _rows("actors", [_actor(actor) for actor in actors.values()], args)
+    return _rows("actors", [_actor(machine, actor) for actor in actors.values()], args)
 
 
-def _actor(actor: Any) -> dict[str, Any]:
-    return {**actor.row(), "required_resources": amounts(actor.spec.get("demand") or {})}
+def _actor(machine: NodeMachine, actor: Any) -> dict[str, Any]:
+    return {**actor.row(), "required_resources": amounts(actor.spec.get("demand") or {}),
+            "node_id": machine.cluster.node_id(node_of(actor.worker)) if actor.worker else ""}
 
 
 def _workers(machine: NodeMachine, peer: bytes, args: dict) -> dict:
     return _rows("workers", [
         {"worker_id": w.id, "pid": w.pid, "state": w.state.name, "job_id": w.job, "actor_id": w.actor,
          "lease": w.lease, "blocked": w.blocked, "env": dict(w.kind.env) if w.kind else {},
-         "gpu_ids": list(w.kind.gpus) if w.kind else [], "seconds_in_state": machine.now - w.since}
+         "gpu_ids": list(w.kind.gpus) if w.kind else [], "node_id": machine.node.get("NodeID", ""),
+         "seconds_in_state": machine.now - w.since}
         for w in machine.pool.workers.values()], args)
 
 
@@ -122,6 +128,12 @@ def _jobs(machine: NodeMachine, peer: bytes, args: dict) -> dict:
         start, end = row.pop("start_time"), row.pop("end_time")
         rows.append({**row, "seconds": (end or machine.now) - start})
     return _rows("jobs", rows, args)
+
+
+def _groups(machine: NodeMachine, peer: bytes, args: dict) -> dict:
+    """Placement groups whose home is this node, and the bundles on it."""
+    return {**_rows("placement-groups", machine.groups.table.rows(), args),
+            "bundles": [_shown(row) for row in machine.scheduler.bundles.rows()]}
 
 
 def _timeline(machine: NodeMachine, peer: bytes, args: dict) -> dict:
@@ -174,6 +186,7 @@ def _explain(machine: NodeMachine, peer: bytes, args: dict) -> dict:
 
 _VIEWS: dict[str, Callable[[Any, bytes, dict], dict]] = {
     "nodes": _nodes, "resources": _resources, "available": _available, "actors": _actors, "workers": _workers,
+    "placement-groups": _groups,
     "leases": _leases, "store": _store, "gcs": _gcs, "jobs": _jobs, "timeline": _timeline, "tasks": _tasks,
     "stats": _stats, "explain": _explain,
 }

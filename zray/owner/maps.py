@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from zray import ids
 from zray.messages import CARRYING, FAILED, STORED, CancelTask, MapDone, PushMap, WorkerDied
+from zray.messages.leases import UNKNOWN
 from zray.owner.records import PUSHED, QUEUED, Entry, Function, Key, Lease
 
 if TYPE_CHECKING:
@@ -276,6 +277,10 @@ class MapRuns:
         batch = chunk.batch
         running = started - first if finished < started else -1
         low, high = chunk.done, chunk.count
+        if started == UNKNOWN and batch.retries == 0:  # any of them may have run
+            for index in range(chunk.first + low, chunk.first + high):
+                self._item_failed(batch, index, crashed(batch.fn.name, 0, notice))
+            low = high
         if low <= running < high:
             if running + 1 < high:
                 self._requeue(batch, chunk.first + running + 1, high - running - 1, chunk.attempt)
@@ -288,6 +293,12 @@ class MapRuns:
             high = running
         if low < high:
             self._requeue(batch, chunk.first + low, high - low, chunk.attempt)
+        self._release_pins(chunk)
+
+    def fail_rest(self, chunk: MapChunk, failure: Any) -> None:
+        """None of its items can run any more."""
+        for index in range(chunk.first + chunk.done, chunk.first + chunk.count):
+            self._item_failed(chunk.batch, index, failure)
         self._release_pins(chunk)
 
     # ------------------------------------------------------------ items one by one, and the end

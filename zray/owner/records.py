@@ -112,7 +112,7 @@ class Key:
     """A scheduling key of this owner: its queue and its leases."""
 
     __slots__ = ("number", "demand", "env", "strategy", "name", "queue", "leases", "idle", "want", "granted",
-                 "status", "declared", "dirty")
+                 "status", "declared", "dirty", "failed")
 
     def __init__(self, number: int, demand: dict, env: dict, strategy: dict, name: str):
         self.number = number
@@ -128,6 +128,7 @@ class Key:
         self.status: tuple[int, str] | None = None
         self.declared = False
         self.dirty = False
+        self.failed: list[Any] | None = None  # nothing of this key can run any more: its error
 
 
 class Lease:

@@ -14,12 +14,12 @@ Fine-Grained Tasks" (Wang et al., NSDI 2021, section 4).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from zray.ids import node_of
 from zray.messages import (
-    FAILED, STORED, HoldAck, HoldAdd, HoldDrop, Locate, Resolved, TransitDone,
+    FAILED, STORED, HoldAck, HoldAdd, HoldDrop, Locate, ObjectLost, Resolved, TransitDone,
 )
 from zray.owner.records import Borrowed, Entry, Net, Value
 
@@ -42,7 +42,11 @@ class References:
         # (sender, token) -> holds (owner, oid, n) that their owners have not yet confirmed
         self.arrivals: dict[tuple[bytes, int], set[tuple[bytes, bytes, int]]] = {}
         self.gone: dict[bytes, None] = {}  # processes that have ended, the last GONE_MAX of them
+        self.gone_nodes: dict[bytes, None] = {}  # the same for nodes
         self.finalizers: dict[bytes, Callable[[], None]] = {}  # called when the object is freed (actor lives)
+        self.traced: Mapping[bytes, Any] = {}  # objects that lineage knows: it is told when one is freed
+        self.on_traced_freed: Callable[[Entry], None] = _nobody
+        self.unsettled: set[bytes] = set()  # objects whose value was lost and is pending again
         self.inline_bytes = 0
         self._holds = 0
         self._tokens = 0
@@ -91,6 +95,8 @@ class References:
             self.inline_bytes -= len(value)
         elif value is not None and value[0] == STORED:
             self.free_stored(entry.oid, value, entry.escaped)
+        if self.traced and entry.oid in self.traced:
+            self.on_traced_freed(entry)
         if self.finalizers and (finalizer := self.finalizers.pop(entry.oid, None)) is not None:
             finalizer()
         contained, entry.contained = entry.contained, None
@@ -100,6 +106,7 @@ class References:
         if self.borrowed.get(record.oid) is not record:
             return None
         del self.borrowed[record.oid]
+        self.unsettled.discard(record.oid)
         self._drops.setdefault(record.owner, []).append([record.oid, record.n])
         keepalive, record.keepalive = record.keepalive, None
         return keepalive
@@ -132,6 +139,8 @@ class References:
             self.inline_bytes -= len(value)
         elif value[0] == STORED:
             self.free_stored(entry.oid, value, entry.escaped)
+        if self.traced and entry.oid in self.traced:
+            self.on_traced_freed(entry)
         contained, entry.contained = entry.contained, None
         self.unpin_all(contained or ())
 
@@ -343,11 +352,11 @@ class References:
             if entry.value is not None:
                 ready += (oid, entry.value)
             else:
-                self.when_ready(entry, self._resolver(peer))
+                self.when_ready(entry, self.resolver(peer))
         if ready:
             self.net.send(peer, Resolved(ready))
 
-    def _resolver(self, borrower: bytes) -> Callable[[Any], None]:
+    def resolver(self, borrower: bytes) -> Callable[[Any], None]:
         return lambda entry: self.net.send(borrower, Resolved([entry.oid, entry.value]))
 
     def on_resolved(self, peer: bytes, message: Resolved) -> None:
@@ -356,10 +365,21 @@ class References:
             record = self.borrowed.get(oid)
             if record is not None and record.owner == peer:
                 record.asked = False
+                self.unsettled.discard(oid)
                 if record.value is None:
                     self.complete(record, value)
                 else:
                     record.value = value
+
+    def report_lost(self, record: Borrowed, reason: str) -> None:
+        """No copy of a borrowed object's value was found: pending again, until its owner says what to read instead."""
+        lost, record.value = record.value, None
+        record.asked = True
+        self.unsettled.add(record.oid)
+        if self.is_gone(record.owner):
+            self.complete(record, [FAILED, "owner_died", {"oid": record.oid, "owner": record.owner}])
+        else:
+            self.net.send(record.owner, ObjectLost(record.oid, lost, reason))
 
     def is_gone(self, process: bytes) -> bool:
         """Whether that process, or its node with all its processes, is known to have ended."""
@@ -375,7 +395,9 @@ class References:
             known.update(process for process in drops if node_of(process) == node)
         for process in sorted(known):
             self.on_process_gone(process, certain=True)
-        self.gone[node] = None
+        self.gone[node] = self.gone_nodes[node] = None
+        if len(self.gone_nodes) > GONE_MAX:
+            del self.gone_nodes[next(iter(self.gone_nodes))]
 
     def on_process_gone(self, process: bytes, *, certain: bool = False) -> None:
         """A process ended: its holds are void, and what it owned is lost unless its value is here already.
@@ -433,3 +455,7 @@ class References:
                 assert holder in (self.owned[oid].holders or ()), "index without holder"
         for oid, record in self.borrowed.items():
             assert record.oid == oid and record.refs > 0 and record.owner != self.me
+
+
+def _nobody(entry: Entry) -> None:
+    """Until lineage has registered itself."""

@@ -15,6 +15,7 @@ own connection to the worker is closed and drained: it would overtake replies al
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -24,8 +25,12 @@ from zray.messages import (
     CARRYING, FAILED, CancelTask, FunctionDef, HandBack, LeaseGrant, LeaseKey, LeaseKill, LeaseOpen, LeaseRecall,
     LeaseReturn, LeaseStatus, LeaseWant, PushTasks, StreamItem, TasksDone, WorkerDied,
 )
+from zray.owner.lineage import Lineage, is_stored
+from zray.owner.locality import preferred
+from zray.messages.leases import UNKNOWN
 from zray.owner.maps import MapChunk, MapRuns
 from zray.owner.records import DONE, PUSHED, QUEUED, WAITING, Entry, Function, Key, Lease, Net, Task, WorkerLink
+from zray.owner.reconstruction import Reconstruction, waits_again
 from zray.owner.references import References
 from zray.owner.streams import StreamRuns
 
@@ -55,6 +60,8 @@ class Submitter:
         self.dirty: list[Key] = []
         self.tasks: dict[bytes, Task] = {}  # only those that others must find by id: streams and cancellations
         self.waiting = 0
+        self.lineage = Lineage(refs, config.lineage_bytes_max)
+        self.reconstruction = Reconstruction(self, refs, self.lineage)
         self.maps = MapRuns(self)
         self.streams = StreamRuns(self)
         self.finished = 0
@@ -78,19 +85,29 @@ class Submitter:
         if task.pins is not None:
             for record in task.pins:
                 record.refs += 1
-            for record in task.deps or ():
-                if not self.refs.when_ready(record, Arrival(self, task)):
-                    task.missing += 1
-            if task.missing:
-                self.waiting += 1
-                return
-        self.enqueue(task)
+            self.start(task)
+        else:
+            self.enqueue(task)
+
+    def start(self, task: Task) -> None:
+        """Into the queue when its arguments are ready; its pins are counted already."""
+        task.missing = 0
+        for record in task.deps or ():
+            if not self.refs.when_ready(record, Arrival(self, task)):
+                task.missing += 1
+        if task.missing:
+            task.state = WAITING
+            self.waiting += 1
+        else:
+            self.enqueue(task)
 
     def enqueue(self, task: Task) -> None:
         """Arguments are here: into the queue, which the next turn's ``pump`` empties."""
         if task.deps is not None and (failed := first_failure(task.deps)) is not None:
             self.fail(task, failed)
             return
+        if task.deps is not None or type(task.args) is list:
+            task.key = self._near(task)
         key = task.key
         task.state = QUEUED
         key.queue.append(task)
@@ -98,11 +115,28 @@ class Submitter:
             key.dirty = True
             self.dirty.append(key)
 
+    def _near(self, task: Task) -> Key:
+        """The task's key, or its twin that prefers the node where most bytes of the arguments are."""
+        key = task.key
+        if key.strategy.get("kind", "default") != "default" or "locality" in key.strategy:
+            return key
+        found = preferred([task.args, *(record.value for record in task.deps or ())], self.node)
+        if found is None or self.refs.is_gone(found[0]):
+            return key
+        node, nbytes = found
+        strategy = {**key.strategy, "locality": node, "bytes": nbytes}
+        return self.key_for((key.number, node, nbytes), key.demand, key.env, strategy, key.name)
+
     def arrived(self, task: Task) -> None:
         task.missing -= 1
         if task.missing == 0 and task.state == WAITING:
             self.waiting -= 1
             self.enqueue(task)
+
+    def ready_or_wait(self, task: Task, record: Any) -> None:
+        """One argument of a waiting task that was in doubt: it is there, or will be."""
+        if self.refs.when_ready(record, Arrival(self, task)):
+            self.arrived(task)
 
     # ------------------------------------------------------------ feeding leases
 
@@ -152,8 +186,9 @@ class Submitter:
             self.maps.feed(lease)
             return
         inflight = lease.inflight
-        while queue and queue[0].state != QUEUED:  # cancelled, or run elsewhere, while queued
-            queue.popleft()
+        unsettled = self.refs.unsettled or self.refs.gone_nodes
+        while queue and (queue[0].state != QUEUED or (unsettled and self._waits_again(queue[0]))):
+            queue.popleft()  # cancelled, or run elsewhere, while queued; or an argument was lost
         if not queue or type(queue[0]) is MapChunk:
             self.feed(lease)
             return
@@ -166,7 +201,7 @@ class Submitter:
         batch = []
         while room > 0 and queue:
             task = queue[0]
-            if task.state == QUEUED:
+            if task.state == QUEUED and not (unsettled and self._waits_again(task)):
                 if task.fn is not fn and (task.fn.run_ns is None or task.fn.run_ns > fn.run_ns):
                     break
                 task.state = PUSHED  # at once: taken for inline execution and back, it may stand in the queue twice
@@ -177,6 +212,15 @@ class Submitter:
                 break
         if batch:
             self.push(lease, batch)
+
+    def _waits_again(self, task: Any) -> bool:
+        """Whether an argument of this queued task was, or may be, lost since it was ready: it leaves the queue then."""
+        if type(task) is not Task or task.deps is None:
+            return False
+        if waits_again(task):
+            self.start(task)
+            return True
+        return self.reconstruction.hold_back(task)
 
     def _idle(self, lease: Lease) -> None:
         lease.idle_since = self.now
@@ -195,6 +239,8 @@ class Submitter:
             self.dirty += dirty  # empty, unless a bug in one key's turn would lose the others
 
     def _pump_key(self, key: Key) -> None:
+        if key.failed is not None:
+            self._fail_queue(key)
         if key.idle:
             idle, key.idle = key.idle, []
             for lease in idle:
@@ -256,6 +302,19 @@ class Submitter:
         key = self.by_number.get(message.key)
         if key is not None:
             key.status = (message.cause, message.detail)
+            if message.cause == Cause.GROUP_REMOVED and key.failed is None:
+                key.failed = [FAILED, "task_pg_removed", {"name": key.name, "reason": message.detail}]
+                self._touch(key)
+
+    def _fail_queue(self, key: Key) -> None:
+        """The placement group of this key was removed: whatever is queued, or comes back to the queue, fails."""
+        assert key.failed is not None
+        queue, key.queue = key.queue, deque()
+        for work in queue:
+            if type(work) is MapChunk:
+                self.maps.fail_rest(work, key.failed)
+            elif work.state == QUEUED:
+                self.fail(work, key.failed)
 
     def on_lease_recall(self, peer: bytes, message: LeaseRecall) -> None:
         lease = self.leases.get(message.lease)
@@ -345,6 +404,9 @@ class Submitter:
             if held and lease is not None:
                 self.refs.announce(lease.link.peer, held)
         if values and type(values[0]) is list and values[0] and values[0][0] == FAILED:
+            if values[0][1] == "dependency_lost" and not task.cancelling:
+                self._dependency_lost(task, values[0])
+                return
             if self._retry_error(task, values[0]):
                 return
             self.fail(task, values[0])
@@ -359,22 +421,37 @@ class Submitter:
             self.fail(task, [FAILED, "system", {"reason": f"{len(values)} values for {len(entries)} returns"}])
             return
         pins, task.pins = task.pins, None
+        deps = task.deps
         self._ended(task)
+        inline = True
         for entry, value in zip(entries, values, strict=True):
             self.deliver(entry, value, sender)
+            inline = inline and type(value) is bytes
+        if not inline or task.tid in self.lineage.recipes:
+            self.lineage.keep(task, pins, deps)
         if pins:  # only now: a value may carry what was an argument, and its sender may be dead and hold nothing
             self.refs.unpin_all(pins)
 
     def deliver(self, entry: Entry, value: Any, sender: bytes) -> None:
         """Give an entry its value, taking over the references that it carries."""
+        contained = None
         if type(value) is list and value[0] == CARRYING:
-            entry.contained = self.refs.receive_carrying(sender, value[2], value[3] if len(value) > 3 else 0)
+            contained = self.refs.receive_carrying(sender, value[2], value[3] if len(value) > 3 else 0)
             value = value[1]
-        self.refs.complete(entry, value)
+        if entry.value is None:
+            entry.contained = contained
+            self.refs.complete(entry, value)
+            return
+        # Its task ran again for another of its results, and this one is still there, or was freed long ago.
+        if is_stored(value):
+            self.refs.free_stored(entry.oid, value, True)
+        self.refs.unpin_all(contained or ())
 
     def fail(self, task: Task, failure: list[Any]) -> None:
         """Every return of the task gets this error; no further attempt."""
         self._ended(task)
+        if self.lineage.recipes:
+            self.reconstruction.failed(task)
         if task.stream is not None:
             self.streams.failed(task, failure)
             return
@@ -386,11 +463,23 @@ class Submitter:
         task.state = DONE
         self.finished += 1
         self.tasks.pop(task.tid, None)
+        if self.reconstruction.running or self.reconstruction.restarts:
+            self.reconstruction.ended(task)
         pins, task.pins, task.deps = task.pins, None, None
         if pins:
             self.refs.unpin_all(pins)
 
     # ------------------------------------------------------------ retries, hand-back, death
+
+    def _dependency_lost(self, task: Task, said: list[Any]) -> None:
+        """The worker could not read an argument, and has not started the task."""
+        failed = self.reconstruction.dependency_lost(task, said)
+        if failed is not None:
+            self.fail(task, failed)
+            return
+        task.attempt += 1  # what the worker says of the last one is about that one
+        task.lease = None
+        self.start(task)
 
     def _retry_error(self, task: Task, failure: list[Any]) -> bool:
         """An exception of the task itself: again only if its author asked (retry_exceptions)."""
@@ -489,7 +578,8 @@ class Submitter:
             key.idle.remove(lease)
         lease.returned = True
         self._drop_link(lease.link)
-        started, finished = (notice.started, notice.finished) if notice is not None else (0, 0)
+        # Without marks whatever was in flight may have run, and is charged.
+        started, finished = (notice.started, notice.finished) if notice is not None else (UNKNOWN, UNKNOWN)
         for seq in sorted(lease.inflight, reverse=True):  # back to the front of the queue, in order
             task = lease.inflight[seq]
             if type(task) is MapChunk:
@@ -498,22 +588,19 @@ class Submitter:
             running = seq == started and finished < started
             if task.cancelling:
                 self.fail(task, cancelled(task))
-            elif not running:
-                # Not started: free of charge.  Finished, and the reply lost: a lost object, not a failure.
-                if notice is None:
-                    self._charge(task, notice)
-                else:
-                    if seq <= finished:
-                        task.attempt += 1  # it ran: what it submitted then has the ids of that attempt
-                    self._again(task, charge=False)
-            else:
+            elif running or started == UNKNOWN:
                 self._charge(task, notice)
+            else:
+                # Not started: free of charge.  Finished, and the reply lost: a lost object, not a failure.
+                if seq <= finished:
+                    task.attempt += 1  # it ran: what it submitted then has the ids of that attempt
+                self._again(task, charge=False)
         lease.inflight.clear()
         key.want = 0
         self._touch(key)
 
     def _charge(self, task: Task, notice: WorkerDied | None) -> None:
-        if task.retries == 0:
+        if task.retries == 0 or (notice is not None and notice.reason == Cause.GROUP_REMOVED.text):
             self.fail(task, crashed(task.fn.name, task.attempt, notice))
         else:
             self._again(task, charge=True)
@@ -555,7 +642,7 @@ class Submitter:
 
     def take_queued(self, task: Task) -> bool:
         """Take a queued task out, to be run by the caller itself; False when it is not queued any more."""
-        if task.state != QUEUED or task.cancelling:
+        if task.state != QUEUED or task.cancelling or (self.refs.unsettled and waits_again(task)):
             return False
         task.state = PUSHED  # the queue skips it
         task.lease = None
@@ -595,6 +682,13 @@ class Submitter:
 
     def explain(self, task: Task) -> tuple[Cause, dict[str, Any]]:
         """Why an unfinished task waits."""
+        cause, about = self._explain(task)
+        if task.tid in self.reconstruction.running:
+            about["detail"] = "; ".join(filter(None, (f"now {cause.text}", about.get("detail"))))
+            return Cause.RECONSTRUCTING, about
+        return cause, about
+
+    def _explain(self, task: Task) -> tuple[Cause, dict[str, Any]]:
         about: dict[str, Any] = {"task": task.tid.hex(), "name": task.fn.name, "attempt": task.attempt}
         if task.cancelling and task.state == PUSHED:
             return Cause.CANCELLING, about
@@ -643,6 +737,8 @@ class Submitter:
                     assert task.missing == 0
                     assert key.want or key.dirty, "tasks are queued, and no lease is wanted for them"
         assert self.waiting >= 0
+        self.lineage.check()
+        self.reconstruction.check()
 
 
 class Arrival:
@@ -676,5 +772,7 @@ def crashed(name: str, attempt: int, notice: WorkerDied | None) -> list[Any]:
     if notice is not None:
         detail |= {"pid": notice.pid, "signal": notice.signal, "exit_code": notice.exit_code,
                    "reason": notice.reason, "log_tail": notice.log_tail}
+    if notice is not None and notice.reason == Cause.GROUP_REMOVED.text:
+        return [FAILED, "task_pg_removed", detail | {"reason": "while it ran"}]
     kind = "oom" if notice is not None and notice.reason == "out of memory" else "worker_crashed"
     return [FAILED, kind, detail]

@@ -162,7 +162,9 @@ class SimCluster:
         """The node's kernel tells it."""
         node = core.host
         if isinstance(core, SimWorker):
-            node.machine.worker_exited(core.incarnation, Death(signal, exit_code, *core.marks), self.net.now)
+            lease, started, finished = core.marks
+            death = Death(signal, exit_code, lease, started, finished)
+            node.machine.worker_exited(core.incarnation, death, self.net.now)
         elif core.incarnation in node.watched:  # else its Hello has not arrived, and never will
             node.machine.process_exited(core.incarnation, self.net.now)
         node.stir()

@@ -72,7 +72,7 @@ class GcsHistory:
         """``rows``: what the store holds now.  AssertionError when no order of all operations leads there."""
         now = self._clock()
         unknown = [Operation(key, action, None, called, UNKNOWN) for key, action, called in self._open.values()]
-        keys = dict.fromkeys([*(operation.key for operation in [*self._operations, *unknown]), *rows])
+        keys: dict[Any, None] = dict.fromkeys([*(operation.key for operation in [*self._operations, *unknown]), *rows])
         last = [Operation(key, (tables.GET,), rows.get(key), now, now) for key in keys]
         verdict = check([*self._operations, *unknown, *last], step)
         assert verdict, f"the control store contradicts itself about {verdict.key!r}: {verdict.history}"

@@ -54,7 +54,7 @@ def of_jobs(cluster: SimCluster) -> list[str]:
         owners = list(machine.scheduler.owners())
         for what, found in (
                 ("jobs", machine.jobs.by_driver), ("keys", machine._keys), ("owners", owners),
-                                ("shares", machine.bottom_up.spill.entries), ("leases elsewhere", machine.bottom_up.spill.leases)):
+                ("shares", machine.bottom_up.spill.entries), ("leases elsewhere", machine.bottom_up.spill.leases)):
             if found:
                 left.append(f"node {node.incarnation!r}: {what} {found}")
     return left

@@ -21,6 +21,7 @@ from zray import codec
 from zray.ids import node_of
 from zray.sim.network import SimNetwork
 from zray.transport.mesh import Limits, Mesh
+from zray.transport.outbound import Outbound
 
 _MORE = int(zmq.SNDMORE)
 _WHEN = Struct("<d")
@@ -143,6 +144,9 @@ class _Socket:
     def setsockopt(self, option: int, value: Any) -> None:
         pass
 
+    def get_monitor_socket(self, events: int) -> None:
+        """The wire tells of ends."""
+
     def connect(self, endpoint: str) -> None:
         self._mesh.wire.dial(self._mesh, endpoint)
 
@@ -173,7 +177,8 @@ class SimMesh(Mesh):
     def _open(self, bind_endpoint: str | None) -> None:
         self.endpoint = bind_endpoint or ""
         self._inbound = _Socket(self, dialling=False)
-        self._outbound = _Socket(self, dialling=True)
+        self._out = Outbound(_Socket(self, dialling=True), self.incarnation, self.limits, self.counters)
+        self._outbound, self._dialled = self._out.socket, self._out.dialled
         self._send_in, self._send_out = self._inbound.send, self._outbound.send
 
     def serve_tcp(self, host: str = "", ports: tuple[int, int] = (0, 0), advertise: str = "") -> str:

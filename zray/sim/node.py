@@ -13,8 +13,9 @@ from zray.gcs.service import GcsService
 from zray.gcs.tables import NODES
 from zray.ids import INCARNATION_SIZE, NODE_SIZE, node_of
 from zray.node.cluster import routed
-from zray.node.daemon import JOB_BITS, LEASE_BITS, LEAVE_S_MAX
+from zray.node.daemon import JOB_BITS, LEASE_BITS
 from zray.node.effects import EndJob, Forget, Kill, Link, Send, Spawn, Unlink, Watch
+from zray.node.leaving import Leaving
 from zray.node.links import Links
 from zray.node.machine import NodeMachine
 from zray.node.member import Member
@@ -37,8 +38,9 @@ def node_incarnation(number: int) -> bytes:
 class SimLinks(Links):
     """Links whose probes ask the simulated kernel of the other machine."""
 
-    def __init__(self, node: SimNode, proven_dead: Callable[[bytes], None]) -> None:
-        super().__init__(node.mesh, None, lambda: node.net.now, proven_dead)  # type: ignore[arg-type]
+    def __init__(self, node: SimNode, proven_dead: Callable[[bytes], None],
+                 revoked: Callable[[bytes], None]) -> None:
+        super().__init__(node.mesh, None, lambda: node.net.now, proven_dead, revoked)  # type: ignore[arg-type]
         self._node = node
 
     def _dial(self, node: bytes) -> None:
@@ -69,8 +71,8 @@ class SimMember(Member):
 
     def begin(self, node: SimNode) -> None:
         self.daemon = node  # type: ignore[assignment]
-        self.links = SimLinks(node, self._proven_dead)
-        node.gcs.on_fenced = lambda reason: node.stop(f"declared dead: {reason}")
+        self.links = SimLinks(node, node.proven_dead, self._revoked)
+        node.gcs.on_fenced = node.fence
         for row in self.known:
             self._alive(row)
         node.gcs.client.watch(NODES, self._nodes_changed)
@@ -109,8 +111,7 @@ class SimNode(Process):
         self.ready = False
         self.refused = ""
         self.stopping = ""
-        self._leaving = ""
-        self._leave_at: float | None = None
+        self._leaving: Leaving | None = None
         self.unlinked: set[bytes] = set()
         self.watched: set[bytes] = set()  # drivers whose process this node watches
         self._workers_made = 0
@@ -194,12 +195,18 @@ class SimNode(Process):
         if not self.ready:
             self._joining(peer, code, message)
             return
+        if self.machine.cluster.gone and self.member.ended(peer):
+            self.stir()
+            return
         self.cluster.oracle.heard(self, peer)
         handler = self.gcs.handlers.get(code)
         if handler is not None:
             handler(peer, message)
+            self.machine.settle(self.net.now)
         elif code == m.NodeJoin.CODE:
             self.member.node_join(peer, message)
+        elif code == m.HelloAck.CODE:
+            self.member._hello_ack(peer, message)
         else:
             self.machine.handle(peer, code, message, self.net.now)
         self.stir()
@@ -207,6 +214,8 @@ class SimNode(Process):
     def turn(self) -> None:
         if not self.ready:
             return
+        if self._leaving is not None:
+            self._leaving.step(self.net.now)
         effects = self.machine.effects
         while effects:
             batch = effects[:]
@@ -217,7 +226,7 @@ class SimNode(Process):
             self.cluster.end_node(self, self.stopping)
             return
         times = [self.machine.next_deadline(), self.gcs.next_deadline(), self.member.links.next_deadline(),
-                 self._leave_at]
+                 self._leaving.next_deadline() if self._leaving is not None else None]
         when = min((at for at in times if at is not None), default=None)
         if when is not None and (self._tick_at is None or when < self._tick_at):
             self._tick_at = max(when, self.net.now)
@@ -233,10 +242,9 @@ class SimNode(Process):
             self.machine.tick(now)
         if (when := self.gcs.next_deadline()) is not None and when <= now:
             self.gcs.tick(now)
+            self.machine.settle(now)
         if (when := self.member.links.next_deadline()) is not None and when <= now:
             self.member.links.tick(now)
-        if self._leave_at is not None and self._leave_at <= now:
-            self.stopping = self._leaving
         self.stir()
 
     def _perform(self, effect: Any) -> None:
@@ -276,22 +284,31 @@ class SimNode(Process):
 
     def stop(self, why: str) -> None:
         """End at the next turn; a member of a cluster leaves it first."""
-        if self.machine.cluster.alone or self.gcs.fenced_because or self._leaving:
+        if self.machine.cluster.alone or self.gcs.fenced_because:
             self.stopping = self.stopping or why
-            self.stir()
-            return
-        self._leaving = why
-        self._leave_at = self.net.now + LEAVE_S_MAX
-        self.gcs.leave(why, self._left)
+        elif self._leaving is None:
+            self._leaving = Leaving(why, self.machine, self.gcs, self._left, self.net.now)
         self.stir()
 
     def _left(self) -> None:
-        self.stopping = self._leaving
+        assert self._leaving is not None
+        self.stopping = self._leaving.why
+        self.stir()
+
+    def fence(self, reason: str) -> None:
+        self.stopping = f"declared dead: {reason}"
+        self.stir()
+
+    def proven_dead(self, node: bytes) -> None:
+        if self._leaving is not None:
+            self._leaving.proven_dead.add(node)
+        self.gcs.peer_closed(node, True)
+        self.machine.settle(self.net.now)
         self.stir()
 
     @property
     def is_leaving(self) -> bool:
-        return bool(self._leaving or self.stopping)
+        return self._leaving is not None or bool(self.stopping)
 
     def check(self) -> None:
         self.mesh.check()

@@ -16,7 +16,7 @@ import zmq
 
 from zray.transport import sockets
 from zray.transport.curve import make_endpoint, require
-from zray.transport.gate import DOMAIN, Gate, probe
+from zray.transport.gate import DOMAIN, Gate, probe, shut
 from zray.transport.sockets import Limits
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class TcpSide:
         self._counters = counters
         self._admits = admits
         self.gate = Gate(context, allowed if keys is not None else None, limits.connections_max)
-        self.socket = sockets.make_router(context, limits.tcp_message_bytes_max)
+        self.socket = sockets.make_router(context, limits)
         try:
             self.socket.setsockopt(zmq.ROUTING_ID, incarnation)
             self.socket.setsockopt(zmq.BACKLOG, limits.backlog)
@@ -56,6 +56,7 @@ class TcpSide:
             self.socket.close(0)
             self.gate.abandon()
             raise
+        self._port = port
         self.gate.start(port)
         key = keys.public if keys is not None else b""
         self.endpoint = make_endpoint(advertise or host, port, key)
@@ -93,6 +94,8 @@ class TcpSide:
         if self._principals.get(route) != principal or self.routes.get(peer) != route:
             if not self._admits(peer, principal):
                 self._counters["not_admitted"] += 1
+                if principal.startswith("node:"):  # its key has been revoked since: it must notice, and not just wait
+                    shut(frame.get(zmq.SRCFD), self._port)
                 return peer, b""
             self.drop(peer)
             self.routes[peer] = route

@@ -83,6 +83,15 @@ def test_functions_jobs_actors_nodes_and_locations(service):
     assert client.get_actor(b"a1").result() is None
 
 
+def test_whoever_waits_for_a_function_gets_it_when_it_is_stored_or_at_once(service):
+    client, early, late = service.client, [], []
+    client.await_function(b"f" * 20, early.append)
+    assert early == []
+    client.register_function(b"f" * 20, b"blob")
+    client.await_function(b"f" * 20, late.append)
+    assert early == late == [b"blob"]
+
+
 def test_a_job_takes_its_functions_with_it(service):
     client = service.client
     for job in (b"job1", b"job2"):

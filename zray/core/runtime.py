@@ -215,7 +215,8 @@ class Runtime:
             self.store.flush()
             if self.refs.inline_bytes > self._inline_bytes_next:
                 self._inline_bytes_next = self.stored.relieve(self.config.inline_table_bytes_max)
-        if self._tick_handle is None and (submitter.leases or submitter.dying or self.calls.leaving or self.gcs.busy):
+        if self._tick_handle is None and (submitter.leases or submitter.deaths.dying or self.calls.leaving
+                                          or self.gcs.busy):
             self._arm_tick()
 
     def _arm_wake(self) -> None:

@@ -176,6 +176,15 @@ class GcsClient:
     def get_function(self, key: bytes, done: Done = None) -> Call:
         return self.get(FUNCTIONS + key, done)
 
+    def await_function(self, key: bytes, arrived: Callable[[bytes], None]) -> int:
+        """``arrived(blob)`` as soon as somebody has stored the function; returns the number of the watch, to end it."""
+        def changed(version: int, reset: bool, changes: list[Change]) -> None:
+            blob = next((change.value for change in changes if change.value is not None), None)
+            if blob is not None:
+                arrived(blob)
+
+        return self.subscribe(FUNCTIONS + key, changed)
+
     def drop_functions(self, job: bytes) -> None:
         """Forget the functions whose keys begin with ``job``: nobody is left to call them."""
         def listed(call: Call) -> None:

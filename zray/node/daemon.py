@@ -213,6 +213,7 @@ class Daemon:
         self.now = time.monotonic()
         self.mesh.drain(self._deliver)
         self.watcher.run()
+        self.gcs.flush()
         self._timers(time.monotonic())
         if self._stirred:  # the control store may have answered the machine
             self._stirred = False
@@ -244,7 +245,7 @@ class Daemon:
         times = [self.machine.next_deadline(), self.store.next_deadline(), self._log_at, self.mesh.deadline(),
                  self.gcs.next_deadline()]
         if self.member is not None:
-            times.append(self.member.links.next_deadline())
+            times.append(self.member.next_deadline())
         if self._leaving is not None:
             times.append(self._leaving.next_deadline())
         first = min((when for when in times if when is not None), default=None)
@@ -260,8 +261,8 @@ class Daemon:
         if (when := self.gcs.next_deadline()) is not None and when <= now:
             self.gcs.tick(now)
             self._stirred = True
-        if self.member is not None and (when := self.member.links.next_deadline()) is not None and when <= now:
-            self.member.links.tick(now)
+        if self.member is not None and (when := self.member.next_deadline()) is not None and when <= now:
+            self.member.tick(now)
         if self._leaving is not None:
             self._leaving.step(now)
         if self._log_at is not None and self._log_at <= now:

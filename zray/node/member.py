@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from zray import ids, messages as m
 from zray.gcs.control import FENCED
+from zray.gcs.config import ClusterConfig
 from zray.gcs.tables import NODES, Change, unpack_record
 from zray.transport.credentials import AllowList, BadJoinString, Credentials, JoinString, NotListed, decode_join
 from zray.node.links import Links
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 JOIN_TIMEOUT_S = 20.0
 PYTHON = ".".join(map(str, sys.version_info[:3]))
+# Ask again this often for the rows of nodes that run the control store and that we do not know.
+ASK_ROWS_S = 0.1
 ROW_FIELDS = {"node_id": bytes, "endpoint": str, "name": str, "total": dict, "labels": dict, "shown": dict}
 
 
@@ -39,6 +42,9 @@ class JoinRefused(RuntimeError):
 
 class Member:
     """See the module's docstring.  Made before the rest of the daemon; ``start`` when that is there."""
+
+    _ask_rows_at: float | None = None
+    _rows_asked = 0
 
     def __init__(self, mesh: Mesh, me: bytes, session_dir: str, options: Membership):
         self.mesh = mesh
@@ -136,7 +142,8 @@ class Member:
         self.daemon = daemon
         self.links = Links(self.mesh, daemon.watcher, time.monotonic, daemon.proven_dead, self._revoked)
         self.handlers: dict[int, Callable[[bytes, Any], None]] = {
-            m.NodeJoin.CODE: self._node_join, m.HelloAck.CODE: self._hello_ack}
+            m.NodeJoin.CODE: self._node_join, m.NodeJoined.CODE: self._node_joined,
+            m.HelloAck.CODE: self._hello_ack}
         cluster = daemon.machine.cluster
         cluster.bind_host, cluster.insecure = self.options.host, self.options.insecure
         cluster.one_port = self.options.one_port
@@ -145,8 +152,10 @@ class Member:
         host, port = split_host_port(self.address)
         self.join_string = self.credentials.mint(host, port, insecure=self.options.insecure)
         daemon.gcs.on_fenced = daemon.fence
+        daemon.gcs.on_config = self._config_changed
         for row in self.known:
             self._alive(row)
+        self._config_changed(daemon.gcs.config)
         daemon.gcs.client.watch(NODES, self._nodes_changed)
 
     def closed(self, peer: bytes) -> None:
@@ -174,25 +183,65 @@ class Member:
             self.mesh.send(peer, m.NodeStanding.CODE, m.NodeStanding(node, FENCED, reason))
         return True
 
+    # ------------------------------------------------------------ replicas nobody has told us of
+
+    def _config_changed(self, config: ClusterConfig) -> None:
+        """Rows come from the tail.  If that joined just after us we know neither its key nor its place: ask others."""
+        if self._strangers() and self._ask_rows_at is None:
+            self._ask_rows_at = self.clock()
+
+    def _strangers(self) -> set[bytes]:
+        cluster = self.daemon.machine.cluster
+        return self.daemon.gcs.config.involved() - cluster.peers.keys() - cluster.gone.keys() - {self.me}
+
+    def _ask_rows(self, now: float) -> None:
+        strangers = self._strangers()
+        self._ask_rows_at = now + ASK_ROWS_S if strangers else None
+        peers = sorted(self.daemon.machine.cluster.peers)
+        if strangers and peers:
+            self._rows_asked += 1
+            self._say(peers[self._rows_asked % len(peers)],
+                      m.NodeJoin(m.PROTOCOL, PYTHON, sys.modules["zray"].__version__, self.own_row()))
+
+    def _node_joined(self, peer: bytes, message: m.NodeJoined) -> None:
+        """Another member's answer to that."""
+        for row in message.rows:
+            self._alive(row)
+
+    def next_deadline(self) -> float | None:
+        times = [when for when in (self.links.next_deadline(), self._ask_rows_at) if when is not None]
+        return min(times, default=None)
+
+    def tick(self, now: float) -> None:
+        if (when := self.links.next_deadline()) is not None and when <= now:
+            self.links.tick(now)
+        if self._ask_rows_at is not None and self._ask_rows_at <= now:
+            self._ask_rows(now)
+
+    # ------------------------------------------------------------ who joins
+
     def _node_join(self, peer: bytes, message: m.NodeJoin) -> None:
         refused = self._unfit(peer, message)
         if refused:
-            self._answer(peer, m.NodeJoined(refused, self.cluster, 0, [], [], {}))
+            self._say(peer, m.NodeJoined(refused, self.cluster, 0, [], [], {}))
             return
 
         def admitted(refused: str, ordinal: int) -> None:
             rows = [] if refused else [self.own_row(), *self.daemon.machine.cluster.peers.values()]
             if not refused:
                 self._list(message.row)
-            self._answer(peer, m.NodeJoined(refused, self.cluster, ordinal, rows, self.daemon.gcs.hints(),
-                                            self.daemon.config.as_dict()))
+            self._say(peer, m.NodeJoined(refused, self.cluster, ordinal, rows, self.daemon.gcs.hints(),
+                                         self.daemon.config.as_dict()))
 
-        self.daemon.gcs.admit(message.row, admitted)
+        if peer in self.daemon.machine.cluster.peers:  # it is one of us, and asks for rows
+            admitted("", 0)
+        else:
+            self.daemon.gcs.admit(message.row, admitted)
 
     def own_row(self) -> dict[str, Any]:
         return self.daemon.own_row
 
-    def _answer(self, peer: bytes, message: m.NodeJoined) -> None:
+    def _say(self, peer: bytes, message: m.NodeJoin | m.NodeJoined) -> None:
         self.mesh.send(peer, message.CODE, message)
 
     def _unfit(self, peer: bytes, message: m.NodeJoin) -> str:

@@ -20,7 +20,8 @@ from zray.messages import FAILED, ActorState, CallsDone, CancelTask, PushCalls, 
 from zray.owner.records import DONE, PUSHED, QUEUED, WAITING, Function, Net, Task, WorkerLink
 from zray.owner.reconstruction import waits_again
 from zray.owner.references import References
-from zray.owner.submitter import Arrival, Submitter, cancelled, first_failure
+from zray.owner.failures import cancelled, first_failure
+from zray.owner.submitter import Arrival, Submitter
 
 WINDOW_CALLS = 4096  # calls in flight to one actor, at most
 BATCH_CALLS = 512

@@ -23,19 +23,20 @@ from zray.causes import Cause
 from zray.config import Config
 from zray.messages import (
     CARRYING, FAILED, CancelTask, FunctionDef, HandBack, LeaseGrant, LeaseKey, LeaseKill, LeaseOpen, LeaseRecall,
-    LeaseReturn, LeaseStatus, LeaseWant, PushTasks, StreamItem, TasksDone, WorkerDied,
+    LeaseReturn, LeaseStatus, LeaseWant, PushTasks, StreamItem, TasksDone,
 )
+from zray.owner.deaths import WorkerDeaths
+from zray.owner.failures import cancelled, first_failure
 from zray.owner.lineage import Lineage, is_stored
 from zray.owner.locality import preferred
-from zray.messages.leases import UNKNOWN
 from zray.owner.maps import MapChunk, MapRuns
 from zray.owner.records import DONE, PUSHED, QUEUED, WAITING, Entry, Function, Key, Lease, Net, Task, WorkerLink
 from zray.owner.reconstruction import Reconstruction, waits_again
 from zray.owner.references import References
 from zray.owner.streams import StreamRuns
+from zray.owner.why import why
 
 LEASE_WANT_MAX = 4096
-WITHOUT_NOTICE_S = 2.0  # a worker whose connection closed and of which the node says nothing
 
 
 class Submitter:
@@ -55,13 +56,13 @@ class Submitter:
         self.by_number: dict[int, Key] = {}
         self.leases: dict[int, Lease] = {}
         self.workers: dict[bytes, WorkerLink] = {}
-        self.early_deaths: dict[bytes, tuple[float, WorkerDied]] = {}
-        self.dying: dict[int, float] = {}  # lease -> when to stop waiting for the other half of its death
         self.dirty: list[Key] = []
         self.tasks: dict[bytes, Task] = {}  # only those that others must find by id: streams and cancellations
         self.waiting = 0
         self.lineage = Lineage(refs, config.lineage_bytes_max)
         self.reconstruction = Reconstruction(self, refs, self.lineage)
+        self.deaths = WorkerDeaths(self)
+        self.on_worker_died, self.on_peer_closed = self.deaths.on_worker_died, self.deaths.on_peer_closed
         self.maps = MapRuns(self)
         self.streams = StreamRuns(self)
         self.finished = 0
@@ -264,7 +265,7 @@ class Submitter:
         key.want = wanted
         self.net.send(self.node, LeaseWant(key.number, wanted, key.granted))
 
-    def _touch(self, key: Key) -> None:
+    def touch(self, key: Key) -> None:
         if not key.dirty:
             key.dirty = True
             self.dirty.append(key)
@@ -285,9 +286,9 @@ class Submitter:
         lease = Lease(message.lease, key, link, message.pid, message.assigned)
         link.lease = lease
         self.leases[message.lease] = key.leases[message.lease] = lease
-        early = self.early_deaths.pop(message.worker, None)
+        early = self.deaths.early.pop(message.worker, None)
         if early is not None:
-            self._died(lease, early[1])
+            self.deaths.died(lease, early[1])
             return
         if not key.queue:
             self._return(lease)
@@ -296,7 +297,7 @@ class Submitter:
         self.net.send(message.worker, LeaseOpen(message.lease, self.job, message.assigned, key.env))
         self.feed(lease)
         if key.queue:
-            self._touch(key)  # the want that this grant used up may have been for fewer than are queued
+            self.touch(key)  # the want that this grant used up may have been for fewer than are queued
 
     def on_lease_status(self, peer: bytes, message: LeaseStatus) -> None:
         key = self.by_number.get(message.key)
@@ -304,7 +305,7 @@ class Submitter:
             key.status = (message.cause, message.detail)
             if message.cause == Cause.GROUP_REMOVED and key.failed is None:
                 key.failed = [FAILED, "task_pg_removed", {"name": key.name, "reason": message.detail}]
-                self._touch(key)
+                self.touch(key)
 
     def _fail_queue(self, key: Key) -> None:
         """The placement group of this key was removed: whatever is queued, or comes back to the queue, fails."""
@@ -336,7 +337,7 @@ class Submitter:
         self.net.send(self.node, LeaseReturn(lease.number, exiting))
         if key.queue:
             key.want = 0
-            self._touch(key)
+            self.touch(key)
 
     # ------------------------------------------------------------ ends of tasks
 
@@ -388,7 +389,7 @@ class Submitter:
         if lease.notice is None:
             self.feed(lease)
             if not lease.key.queue and lease.key.want:
-                self._touch(lease.key)
+                self.touch(lease.key)
 
     def finish(self, task: Task, result: Any, lease: Lease | None) -> None:
         """The end of an attempt in its general form: several returns, errors, references, streams."""
@@ -487,12 +488,12 @@ class Submitter:
             return False
         if task.retry_errors is not True and not self.retry_matches(task.retry_errors, failure):
             return False
-        self._again(task, charge=True)
+        self.again(task, charge=True)
         return True
 
     retry_matches: Callable[[Any, list[Any]], bool] = staticmethod(lambda wanted, failure: True)
 
-    def _again(self, task: Any, *, charge: bool) -> None:
+    def again(self, task: Any, *, charge: bool) -> None:
         if charge:
             task.attempt += 1
             self.retried += 1
@@ -501,7 +502,7 @@ class Submitter:
         task.lease = None
         task.state = QUEUED
         task.key.queue.appendleft(task)
-        self._touch(task.key)
+        self.touch(task.key)
 
     def on_hand_back(self, peer: bytes, message: HandBack) -> None:
         lease = self.leases.get(message.lease)
@@ -520,90 +521,9 @@ class Submitter:
             if task.cancelling:
                 self.fail(task, cancelled(task))
             else:
-                self._again(task, charge=False)
+                self.again(task, charge=False)
         if not lease.inflight:
             self._settle(lease)
-
-    def on_worker_died(self, peer: bytes, message: WorkerDied) -> None:
-        link = self.workers.get(message.worker)
-        lease = self.leases.get(message.lease) if message.lease else None
-        if lease is None:
-            if link is not None:
-                self._drop_link(link)
-            elif message.lease:
-                self.early_deaths[message.worker] = (self.now, message)
-            return
-        self._died(lease, message)
-
-    def _died(self, lease: Lease, notice: WorkerDied) -> None:
-        lease.notice = notice
-        if lease in lease.key.idle:
-            lease.key.idle.remove(lease)
-        if lease.link.closed or not lease.inflight:
-            self._bury(lease)
-        else:
-            self.dying[lease.number] = self.now + WITHOUT_NOTICE_S
-
-    def on_peer_closed(self, peer: bytes) -> None:
-        """Our connection to a worker is closed and drained."""
-        link = self.workers.get(peer)
-        if link is None:
-            return
-        link.closed = True
-        lease = link.lease
-        if lease is None:
-            self._drop_link(link)
-        elif lease.notice is not None:
-            self._bury(lease)
-        else:
-            if lease in lease.key.idle:
-                lease.key.idle.remove(lease)
-            self.dying[lease.number] = self.now + WITHOUT_NOTICE_S
-
-    def _drop_link(self, link: WorkerLink) -> None:
-        if self.workers.get(link.peer) is link:
-            del self.workers[link.peer]
-        link.closed = True
-        self.net.disconnect(link.peer)
-
-    def _bury(self, lease: Lease) -> None:
-        """The worker is dead and everything it said has been heard: charge the running task, free the others."""
-        notice = lease.notice
-        self.dying.pop(lease.number, None)
-        if self.leases.pop(lease.number, None) is None:
-            return
-        key = lease.key
-        del key.leases[lease.number]
-        if lease in key.idle:
-            key.idle.remove(lease)
-        lease.returned = True
-        self._drop_link(lease.link)
-        # Without marks whatever was in flight may have run, and is charged.
-        started, finished = (notice.started, notice.finished) if notice is not None else (UNKNOWN, UNKNOWN)
-        for seq in sorted(lease.inflight, reverse=True):  # back to the front of the queue, in order
-            task = lease.inflight[seq]
-            if type(task) is MapChunk:
-                self.maps.lost(task, seq, started, finished, notice)
-                continue
-            running = seq == started and finished < started
-            if task.cancelling:
-                self.fail(task, cancelled(task))
-            elif running or started == UNKNOWN:
-                self._charge(task, notice)
-            else:
-                # Not started: free of charge.  Finished, and the reply lost: a lost object, not a failure.
-                if seq <= finished:
-                    task.attempt += 1  # it ran: what it submitted then has the ids of that attempt
-                self._again(task, charge=False)
-        lease.inflight.clear()
-        key.want = 0
-        self._touch(key)
-
-    def _charge(self, task: Task, notice: WorkerDied | None) -> None:
-        if task.retries == 0 or (notice is not None and notice.reason == Cause.GROUP_REMOVED.text):
-            self.fail(task, crashed(task.fn.name, task.attempt, notice))
-        else:
-            self._again(task, charge=True)
 
     # ------------------------------------------------------------ cancellation
 
@@ -661,65 +581,18 @@ class Submitter:
         for key in self.by_number.values():
             for lease in [x for x in key.idle if x.idle_since + self.lease_idle_s <= now]:
                 self._return(lease)
-        for number, until in list(self.dying.items()):
-            dead = self.leases.get(number)
-            if dead is None:
-                del self.dying[number]
-            elif until <= now:
-                self._bury(dead)
-        for worker, (since, _) in list(self.early_deaths.items()):
-            if since + 10.0 <= now:
-                del self.early_deaths[worker]
+        self.deaths.tick(now)
 
     def next_deadline(self) -> float | None:
-        if not self.leases and not self.dying:
+        if not self.leases and not self.deaths.dying:
             return None
         times = [lease.idle_since + self.lease_idle_s for key in self.by_number.values() for lease in key.idle]
-        times += self.dying.values()
+        times += self.deaths.dying.values()
         return min(times, default=None)
-
-    # ------------------------------------------------------------ why
 
     def explain(self, task: Task) -> tuple[Cause, dict[str, Any]]:
         """Why an unfinished task waits."""
-        cause, about = self._explain(task)
-        if task.tid in self.reconstruction.running:
-            about["detail"] = "; ".join(filter(None, (f"now {cause.text}", about.get("detail"))))
-            return Cause.RECONSTRUCTING, about
-        return cause, about
-
-    def _explain(self, task: Task) -> tuple[Cause, dict[str, Any]]:
-        about: dict[str, Any] = {"task": task.tid.hex(), "name": task.fn.name, "attempt": task.attempt}
-        if task.cancelling and task.state == PUSHED:
-            return Cause.CANCELLING, about
-        if task.state == WAITING:
-            about["missing"] = [record.oid for record in task.deps or () if record.value is None]
-            return Cause.DEPENDENCY, about
-        if task.state == PUSHED and task.lease is not None:
-            lease = task.lease
-            about["pid"] = lease.pid
-            if lease.notice is not None or lease.link.closed:
-                return Cause.WORKER_LOST, about
-            ahead = sum(1 for seq in lease.inflight if seq < task.seq)
-            about["ahead"] = ahead
-            if ahead:
-                return Cause.PUSHED, about
-            about["ask"] = lease.link.peer, task.tid
-            return Cause.RUNNING, about
-        if task.state == PUSHED:
-            return Cause.RUNNING, about
-        key = task.key
-        about["demand"] = key.demand
-        about["queued"] = len(key.queue)
-        if key.status is not None:
-            cause, about["detail"] = key.status
-            return Cause(cause), about
-        if task.attempt:
-            return Cause.RETRY, about
-        if key.leases:
-            about["leases"] = len(key.leases)
-            return Cause.RESOURCES_BUSY, about
-        return Cause.LEASE_REQUESTED, about
+        return why(self, task)
 
     def check(self) -> None:
         for key in self.by_number.values():
@@ -752,27 +625,3 @@ class Arrival:
 
     def __call__(self, record: Any) -> None:
         self.submitter.arrived(self.task)
-
-
-def first_failure(deps: list[Any]) -> list[Any] | None:
-    for record in deps:
-        value = record.value
-        if type(value) is list and value[0] == FAILED:
-            return value
-    return None
-
-
-def cancelled(task: Any) -> list[Any]:
-    return [FAILED, "cancelled", {"task": task.tid, "name": task.fn.name}]
-
-
-def crashed(name: str, attempt: int, notice: WorkerDied | None) -> list[Any]:
-    """The error of a task whose worker died for the last time."""
-    detail: dict[str, Any] = {"name": name, "attempts": attempt + 1}
-    if notice is not None:
-        detail |= {"pid": notice.pid, "signal": notice.signal, "exit_code": notice.exit_code,
-                   "reason": notice.reason, "log_tail": notice.log_tail}
-    if notice is not None and notice.reason == Cause.GROUP_REMOVED.text:
-        return [FAILED, "task_pg_removed", detail | {"reason": "while it ran"}]
-    kind = "oom" if notice is not None and notice.reason == "out of memory" else "worker_crashed"
-    return [FAILED, kind, detail]

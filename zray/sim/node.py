@@ -73,8 +73,10 @@ class SimMember(Member):
         self.daemon = node  # type: ignore[assignment]
         self.links = SimLinks(node, node.proven_dead, self._revoked)
         node.gcs.on_fenced = node.fence
+        node.gcs.on_config = self._config_changed
         for row in self.known:
             self._alive(row)
+        self._config_changed(node.gcs.config)
         node.gcs.client.watch(NODES, self._nodes_changed)
 
     def node_join(self, peer: bytes, message: m.NodeJoin) -> None:
@@ -205,6 +207,8 @@ class SimNode(Process):
             self.machine.settle(self.net.now)
         elif code == m.NodeJoin.CODE:
             self.member.node_join(peer, message)
+        elif code == m.NodeJoined.CODE:
+            self.member._node_joined(peer, message)
         elif code == m.HelloAck.CODE:
             self.member._hello_ack(peer, message)
         else:
@@ -216,6 +220,7 @@ class SimNode(Process):
             return
         if self._leaving is not None:
             self._leaving.step(self.net.now)
+        self.gcs.flush()
         effects = self.machine.effects
         while effects:
             batch = effects[:]
@@ -225,7 +230,7 @@ class SimNode(Process):
         if self.stopping:
             self.cluster.end_node(self, self.stopping)
             return
-        times = [self.machine.next_deadline(), self.gcs.next_deadline(), self.member.links.next_deadline(),
+        times = [self.machine.next_deadline(), self.gcs.next_deadline(), self.member.next_deadline(),
                  self._leaving.next_deadline() if self._leaving is not None else None]
         when = min((at for at in times if at is not None), default=None)
         if when is not None and (self._tick_at is None or when < self._tick_at):
@@ -243,8 +248,8 @@ class SimNode(Process):
         if (when := self.gcs.next_deadline()) is not None and when <= now:
             self.gcs.tick(now)
             self.machine.settle(now)
-        if (when := self.member.links.next_deadline()) is not None and when <= now:
-            self.member.links.tick(now)
+        if (when := self.member.next_deadline()) is not None and when <= now:
+            self.member.tick(now)
         self.stir()
 
     def _perform(self, effect: Any) -> None:

@@ -448,9 +448,9 @@ class Runtime:
         return self.values.result(value, ids.return_id(task, index), receiver or self.context.receiver)
 
     def still_held(self, records: Iterable[Any]) -> list[list[Any]]:
-        """``[[oid, n], ...]`` of the borrowed ``records`` that user code kept when its task ended (under the lock)."""
+        """What the reply of a task that has ended says of the ``records`` it got (under the lock)."""
         self.empty_dropped()
-        return [[r.oid, r.n] for r in records if r.refs > 0]
+        return self.refs.still_held(records)
 
     def owner_busy(self) -> bool:
         """Whether other processes depend on objects of this one, or it has unfinished tasks."""

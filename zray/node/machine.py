@@ -833,7 +833,11 @@ class NodeMachine:
 
     def _process_gone_abroad(self, peer: bytes, message: m.ProcessGone) -> None:
         if node_of(message.process) == peer:
-            self._process_gone(message.process, message.reason)
+            job = self.jobs.over(message.process, self.now, self._job_is_used)
+            if job is not None:  # who told us of the job need not live to tell us of its end
+                self._end_job(job, message.reason)
+            else:
+                self._process_gone(message.process, message.reason)
 
     def _event_report(self, peer: bytes, message: m.EventReport) -> None:
         worker = self.pool.workers.get(peer)

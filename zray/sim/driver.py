@@ -79,8 +79,8 @@ class SimDriver(Core):
             yield from self._burst(plan.burst)
         for _ in range(plan.steps):
             self._do(random)
-            if random.random() < 0.4:
-                yield "sleep", random.uniform(0, plan.faults_s / plan.steps)
+            if random.random() < plan.pace:
+                yield "sleep", random.uniform(0, 2 * plan.pace * plan.faults_s / plan.steps)
             if random.random() < 0.2 and self.refs_held:
                 some = random.sample(self.refs_held, min(3, len(self.refs_held)))
                 yield "wait", [ref.record for ref in some]
@@ -158,7 +158,7 @@ class SimDriver(Core):
             backpressure = random.choice((0, 0, 1, 2))
             made = self.submit(program, deps, nested, retries=random.choice((0, 3, 3, -1)),
                                cpus=random.choice((0, 1, 1, 1)), max_calls=random.choice((0, 0, 0, 0, 1, 3)),
-                               backpressure=backpressure)
+                               backpressure=backpressure, strategy=self._strategy(random))
             if random.random() < 0.4:  # passes references on and lets go of them
                 for ref in dict.fromkeys(deps + nested):
                     held.remove(ref)
@@ -186,6 +186,15 @@ class SimDriver(Core):
         else:
             self._use_actor(random) if plan.actors and self.handles else None
 
+    def _strategy(self, random: Random) -> dict[str, Any]:
+        """Where it is to run: mostly anywhere, else on all nodes in turn, or rather on a certain one."""
+        nodes = self.cluster.serving()
+        if len(nodes) < 2 or (what := random.random()) < 0.6:
+            return {}
+        if what < 0.85:
+            return {"kind": "spread"}
+        return {"kind": "affinity", "node": random.choice(nodes).node_id, "soft": True}
+
     def _use_detached(self, random: Random) -> None:
         name = random.choice(NAMES)
         if random.random() < 0.5:
@@ -199,7 +208,8 @@ class SimDriver(Core):
             return
         what = random.random()
         if not self.handles or what < 0.3:
-            self.handles.append(self.create_actor(random.choice((0, 0, 2)), random.choice((0, 2))))
+            self.handles.append(self.create_actor(random.choice((0, 0, 2)), random.choice((0, 2)),
+                                                  strategy=self._strategy(random)))
             return
         handle = random.choice(self.handles)
         if what < 0.85:

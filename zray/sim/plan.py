@@ -24,6 +24,7 @@ class Plan:
     drivers: int = 2
     cpus: int = 2  # of each node
     steps: int = 12  # what each driver does
+    pace: float = 0.4  # how often, and how long in proportion, it rests between two of them
     depth: int = 2
     task_s_max: float = 0.01
     faults: Faults = Faults(0.00005, 0.0005, slow=0.02)
@@ -42,13 +43,15 @@ class Plan:
         random = Random(f"plan {seed}")
         nodes = random.randint(2, 5) if random.random() < SEVERAL else 1
         faulty = random.random() < 0.6
+        one = nodes == 1
         return cls(
-            nodes=nodes, drivers=random.randint(1, 3), cpus=random.randint(1, 3), steps=random.randint(3, 12),
+            nodes=nodes, drivers=random.randint(1, 3), cpus=random.randint(1, 3 if one else 2),
+            steps=random.randint(3, 12), pace=0.4 if one else 0.8,
             depth=random.randint(0, 2), task_s_max=random.choice((0.0003, 0.01, 0.05)),
             faults=Faults(0.00005, random.choice((0.0003, 0.005)), slow=random.choice((0.03, 0.3)), drop=0.02 * faulty,
                           duplicate=0.05 * faulty),
-            faults_s=FAULTS_S if nodes == 1 else CLUSTER_FAULTS_S,
+            faults_s=FAULTS_S if one else CLUSTER_FAULTS_S,
             kills=random.choice((0, 0, 1, 3, 6)), driver_deaths=random.random() < 0.2, cancels=random.random() < 0.4,
             actors=random.random() < 0.7, burst=random.choice((0,) * 14 + (60, 200)),
-            node_faults=tuple(random.choice(NODE_FAULTS) for _ in range(random.randint(0, 3))) if nodes > 1 else (),
+            node_faults=tuple(random.choice(NODE_FAULTS) for _ in range(random.randint(0, 3))) if not one else (),
             detached=random.random() < 0.4)

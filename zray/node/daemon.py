@@ -258,8 +258,8 @@ class Daemon:
             self.store.tick(now)
         if (when := self.mesh.deadline()) is not None and when <= now:
             self.mesh.tick(now)
-        if (when := self.gcs.next_deadline()) is not None and when <= now:
-            self.gcs.tick(now)
+        if (when := self.gcs.next_deadline()) is not None and when <= time.monotonic():  # it names no time that is past
+            self.gcs.tick(time.monotonic())
             self._stirred = True
         if self.member is not None and (when := self.member.next_deadline()) is not None and when <= now:
             self.member.tick(now)

@@ -70,8 +70,9 @@ class Node:
         self.granted: dict[int, int] = {}
         self.states: dict[bytes, m.GroupState] = {}  # as the driver hears them
         self.machine = NodeMachine(
-            node={"NodeID": self.me.hex()}, scheduler=LocalScheduler(total, node=self.me), names=cluster.names,
-            config=Config(), new_worker_id=self.new_worker, attach=lambda peer, pid: {}, keep=1)
+            incarnation=self.me, node={"NodeID": self.me.hex()}, names=cluster.names,
+            scheduler=LocalScheduler(total, node=self.me), config=Config(), new_worker_id=self.new_worker,
+            attach=lambda peer, pid: {}, keep=1)
         self.machine.groups.cluster_view = self.view
         self.machine.groups.node_ids = lambda node: node.hex()
         self._tick_at: float | None = None

@@ -140,6 +140,7 @@ class Daemon:
             self._shell_handlers |= self.member.handlers
             self._perform_by_type |= {Link: lambda effect: self.member.links.link(effect.node, effect.endpoint),
                                       Unlink: lambda effect: self.member.links.unlink(effect.node)}
+            self.member.deliver_early(self._deliver)
         self._perform()
 
     def _become_member(self, shown: dict[str, Any], offered: Offer) -> None:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 JOIN_TIMEOUT_S = 20.0
 STRANGERS_S = 0.2  # how often to ask about nodes that have a part in the control store and are unknown here
+# Others speak to a node from the moment the nodes table has it, which is before it knows itself.
+EARLY_MAX = 10_000
 PYTHON = ".".join(map(str, sys.version_info[:3]))
 ROW_FIELDS = {"node_id": bytes, "endpoint": str, "name": str, "total": dict, "labels": dict, "shown": dict}
 
@@ -53,6 +55,7 @@ class Member:
         self.known: list[dict[str, Any]] = []  # rows that came with NodeJoined
         self.join_string = ""
         self._ask_rows_at: float | None = None
+        self._early: list[tuple[bytes, int, Any]] = []  # what others said as soon as the nodes table had us
         self._ticket: JoinString | None = _ticket(options) if options.address else None
         try:
             self.credentials = Credentials.create(session_dir, me, self._ticket.cluster if self._ticket else b"")
@@ -106,6 +109,8 @@ class Member:
         def on_message(sender: bytes, code: int, message: Any) -> None:
             if sender == peer and type(message) is m.NodeJoined:
                 found.append(message)
+            elif type(message) is not m.HelloAck and len(self._early) < EARLY_MAX:
+                self._early.append((sender, code, message))
 
         before, self.mesh.on_closed = self.mesh.on_closed, lost.append
         try:
@@ -152,6 +157,12 @@ class Member:
         daemon.gcs.client.watch(NODES, self._nodes_changed)
         daemon.gcs.on_config = lambda config: self._look_for_strangers()
         self._look_for_strangers()
+
+    def deliver_early(self, deliver: Callable[[bytes, int, Any], None]) -> None:
+        """What came while this node waited for the answer to its NodeJoin: acknowledged, so nobody sends it again."""
+        early, self._early = self._early, []
+        for peer, code, message in early:
+            deliver(peer, code, message)
 
     def closed(self, peer: bytes) -> None:
         """The mesh says that a connection of ours is closed."""

@@ -236,10 +236,12 @@ class Control:
         """What I know, for the decider."""
         gone = self.membership.gone
         ended = {name for name, row in self.rows.items() if row.state in (DEAD, LEFT)}
-        leaving = {name for name, row in self.rows.items() if row.state == DRAINING}
+        # A tail that leaves answers no reads any more, so its row may not have reached me: its word will do.
+        leaving = {name for name, row in self.rows.items() if row.state == DRAINING} | self.released
         lost = self.membership.agreed_lost(self.config, now) | gone | ended
         failed = self.membership.agreed_silent(self.config, now) | lost
-        usable = {name: row.ordinal for name, row in self.rows.items() if row.state == ALIVE and name not in failed}
+        usable = {name: row.ordinal for name, row in self.rows.items()
+                  if row.state == ALIVE and name not in failed | leaving}
         reports = {**self._reports, self.me: self.host.reports()}
         chains = self.config.chains
         known = [(name, chains[r.shard], r) for name, said in reports.items() for r in said if r.shard < len(chains)]

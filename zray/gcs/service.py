@@ -97,6 +97,7 @@ class GcsService(Host):
         self._node_rows: dict[bytes, bytes] = {}  # key -> value of the nodes table
         self._ended: dict[bytes, str] = {}  # nodes declared dead
         self._burying: set[bytes] = set()
+        self._draining = ""
         self._leave: Callable[[], None] | None = None
 
         config = ClusterConfig.first(self.incarnation) if first else _of_hints(hints)
@@ -145,12 +146,13 @@ class GcsService(Host):
 
     def drain(self, reason: str) -> None:
         """This node is about to leave: its row says so, and others take over its parts in the control store."""
-        self._set_own_state(DRAINING, reason)
+        self._draining = reason or "leaves"
+        self._insist()
 
     def leave(self, reason: str, then: Callable[[], None]) -> None:
         """Planned leave: hand every part in the control store on, set the row to "left", then call ``then``."""
         self._leave = then
-        self._set_own_state(DRAINING, reason)
+        self.drain(reason)
         self._go_if_free()
 
     def peer_closed(self, node: bytes, proven: bool) -> None:
@@ -327,10 +329,14 @@ class GcsService(Host):
             self.fenced(self._ended[self.incarnation])
             return
         self._emit(self.control.on_rows(rows, self._now()))
+        self._insist()
         self._go_if_free()
 
-    def _set_own_state(self, state: str, reason: str) -> None:
-        self._set_state(self.incarnation, state, reason)
+    def _insist(self) -> None:
+        """A node that leaves may have yet to see its own row, and somebody else may change it meanwhile."""
+        row = self.control.rows.get(self.incarnation)
+        if self._draining and row is not None and row.state == ALIVE:
+            self._set_state(self.incarnation, DRAINING, self._draining)
 
     def _set_state(self, node: bytes, state: str, reason: str) -> None:
         """One compare-and-set on a node's row; repeated by whoever still wants it when the row has changed."""
@@ -351,6 +357,8 @@ class GcsService(Host):
         if then is None or (self.incarnation in self.config.involved() and not self.alone):
             return
         row = self.control.rows.get(self.incarnation)
+        if row is None and not self.alone:
+            return  # it has just joined, and will see its row
         if row is not None and row.state in (ALIVE, DRAINING):
             found = next(key for key in self._node_rows if key.startswith(NODES + self.incarnation))
             if row.state == DRAINING:

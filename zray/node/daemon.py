@@ -279,14 +279,9 @@ class Daemon:
                 leaving is not None and leaving.why == why):
             self.stopping = self.stopping or why
         elif leaving is None:
-            self._leaving = Leaving(why, self.machine, self.gcs, lambda: setattr(self, "stopping", why),
-                                    time.monotonic())
-
-    def proven_dead(self, node: bytes) -> None:
-        """Its endpoint refuses connections."""
-        if self._leaving is not None:
-            self._leaving.proven_dead.add(node)
-        self.gcs.peer_closed(node, True)
+            self.member.tell_leave(why)
+            self._leaving = Leaving(why, self.machine, self.gcs, self.member.leavers, self.member.ended_nodes,
+                                    lambda: setattr(self, "stopping", why), time.monotonic())
 
     def _peer_closed(self, peer: bytes) -> None:
         if self.member is not None:

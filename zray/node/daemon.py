@@ -509,11 +509,12 @@ def main(argv: list[str] | None = None) -> None:
         session_dir = sessions.create(arguments.session_dir)
         daemon = Daemon(arguments, config, offered, cluster, session_dir)
     except (BadOption, SessionError, ValueError, RuntimeError, OSError) as error:  # each says in words what is wrong
-        print(f"zray-node: {error}", file=sys.stderr)
-        sys.exit(1)
+        print(f"zray-node: {error}", file=sys.stderr, flush=True)
     finally:
         if daemon is None and session_dir:
             sessions.remove(session_dir)
+    if daemon is None:
+        os._exit(1)  # half a daemon has sockets that nobody closes; all of it goes with the process
     _serve(daemon, arguments.ready_fd)
 
 

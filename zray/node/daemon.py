@@ -293,20 +293,15 @@ class Daemon:
                 leaving is not None and leaving.why == why):
             self.stopping = self.stopping or why
         elif leaving is None:
-            self._leaving = Leaving(why, self.machine, self.gcs, lambda: setattr(self, "stopping", why),
-                                    time.monotonic())
+            self.member.tell_leave(why)
+            self._leaving = Leaving(why, self.machine, self.gcs, self.member.leavers, self.member.ended_nodes,
+                                    lambda: setattr(self, "stopping", why), time.monotonic())
 
     def fence(self, reason: str) -> None:
         """The cluster goes on without this node, which may have run the same things as others since: end at once."""
         if self._leaving is None:  # else it is on its way out anyhow
             print(f"zray-node: this node was declared dead: {reason}; start it again to rejoin", file=sys.stderr)
         self.stopping = f"this node was declared dead: {reason}"
-
-    def proven_dead(self, node: bytes) -> None:
-        """Its endpoint refuses connections."""
-        if self._leaving is not None:
-            self._leaving.proven_dead.add(node)
-        self.gcs.peer_closed(node, True)
 
     def _peer_closed(self, peer: bytes) -> None:
         if self.member is not None:
@@ -534,11 +529,12 @@ def main(argv: list[str] | None = None) -> None:
         session_dir = sessions.create(arguments.session_dir)
         daemon = Daemon(arguments, config, offered, cluster, session_dir)
     except (BadOption, SessionError, ValueError, RuntimeError, OSError) as error:  # each says in words what is wrong
-        print(f"zray-node: {error}", file=sys.stderr)
-        sys.exit(1)
+        print(f"zray-node: {error}", file=sys.stderr, flush=True)
     finally:
         if daemon is None and session_dir:
             sessions.remove(session_dir)
+    if daemon is None:
+        os._exit(1)  # half a daemon has sockets that nobody closes; all of it goes with the process
     _serve(daemon, arguments.ready_fd)
 
 

@@ -746,6 +746,12 @@ class NodeMachine:
                 self.bottom_up.node_draining(incarnation, now)
         self._settle()
 
+    def node_leaves(self, node: bytes, now: float) -> None:
+        """That node says that it is about to leave."""
+        self.now = now
+        self.bottom_up.node_draining(node, now)
+        self._settle()
+
     def drain(self, now: float) -> None:
         """This node is about to leave: nothing new comes here, and owners on other nodes give back what they hold."""
         self.now = now

@@ -56,6 +56,8 @@ class Member:
         self.join_string = ""
         self._ask_rows_at: float | None = None
         self._early: list[tuple[bytes, int, Any]] = []  # what others said as soon as the nodes table had us
+        self.leavers: set[bytes] = set()  # live nodes that said that they leave
+        self.ended_nodes: set[bytes] = set()  # their endpoints refuse connections, and the table has yet to say so
         self._ticket: JoinString | None = _ticket(options) if options.address else None
         try:
             self.credentials = Credentials.create(session_dir, me, self._ticket.cluster if self._ticket else b"")
@@ -141,9 +143,10 @@ class Member:
     def start(self, daemon: Daemon) -> None:
         """The daemon is composed: serve joins, watch the nodes table."""
         self.daemon = daemon
-        self.links = Links(self.mesh, daemon.watcher, time.monotonic, daemon.proven_dead, self._revoked)
+        self.links = Links(self.mesh, daemon.watcher, time.monotonic, self._proven_dead, self._revoked)
         self.handlers: dict[int, Callable[[bytes, Any], None]] = {
-            m.NodeJoin.CODE: self._node_join, m.HelloAck.CODE: self._hello_ack, m.NodeRows.CODE: self._node_rows}
+            m.NodeJoin.CODE: self._node_join, m.HelloAck.CODE: self._hello_ack, m.NodeRows.CODE: self._node_rows,
+            m.NodeLeave.CODE: self._node_leave}
         cluster = daemon.machine.cluster
         cluster.bind_host, cluster.insecure = self.options.host, self.options.insecure
         cluster.one_port = self.options.one_port
@@ -168,6 +171,19 @@ class Member:
         """The mesh says that a connection of ours is closed."""
         if self.links.closed(peer):
             self.daemon.gcs.peer_closed(peer, False)
+
+    def _proven_dead(self, node: bytes) -> None:
+        self.ended_nodes.add(node)
+        self.daemon.gcs.peer_closed(node, True)
+
+    def tell_leave(self, reason: str) -> None:
+        for node in sorted(self.daemon.machine.cluster.peers):
+            self.mesh.send(node, m.NodeLeave.CODE, m.NodeLeave(reason))
+
+    def _node_leave(self, peer: bytes, message: m.NodeLeave) -> None:
+        if peer in self.daemon.machine.cluster.peers:
+            self.leavers.add(peer)
+            self.daemon.machine.node_leaves(peer, time.monotonic())
 
     def _revoked(self, node: bytes) -> None:
         """Only of nodes that the nodes table calls dead or left are keys taken off the lists."""
@@ -277,7 +293,7 @@ class Member:
     def _nodes_changed(self, reset: bool, changes: list[Change]) -> None:
         for change in changes:
             if change.value is None:
-                self.daemon.node_gone(change.key[len(NODES):][:ids.INCARNATION_SIZE], "it was removed")
+                self._gone(change.key[len(NODES):][:ids.INCARNATION_SIZE], "it was removed")
                 continue
             row = unpack_record(change.value)
             incarnation = row["node_id"][:ids.INCARNATION_SIZE]
@@ -285,7 +301,12 @@ class Member:
                 self._alive(row)
             else:
                 self._allow_list.remove_node(incarnation[:ids.TAG_SIZE])
-                self.daemon.node_gone(incarnation, row.get("reason") or row["state"])
+                self._gone(incarnation, row.get("reason") or row["state"])
+
+    def _gone(self, incarnation: bytes, reason: str) -> None:
+        self.leavers.discard(incarnation)
+        self.ended_nodes.discard(incarnation)
+        self.daemon.node_gone(incarnation, reason)
 
     def _alive(self, row: dict[str, Any]) -> None:
         incarnation = row["node_id"][:ids.INCARNATION_SIZE]

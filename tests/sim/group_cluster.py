@@ -79,7 +79,7 @@ class Node:
         self.net.register(self.me, self.on_message)
         self.machine.start(0.0)
         self.hear(self.driver, m.Hello(m.PROTOCOL, "driver", "", 1, 0, "", []))
-        self.machine._hellos[self.driver] = m.Hello(m.PROTOCOL, "driver", "", 1, 0, "", [])
+        self.machine.drivers.hellos[self.driver] = m.Hello(m.PROTOCOL, "driver", "", 1, 0, "", [])
         self.hear(self.driver, m.RegisterDriver({}))
 
     def new_worker(self) -> bytes:

@@ -72,8 +72,8 @@ class Entry(NamedTuple):
     @classmethod
     def from_line(cls, line: str) -> Entry:
         key, tag, principal, *rest = line.split()
-        entry = cls(bytes.fromhex(key), b"" if tag == "-" else bytes.fromhex(tag), principal, *map(float, rest[:1]),
-                    *map(int, rest[1:]))
+        expires, uses = (float(rest[0]), int(rest[1])) if len(rest) == 2 else (0.0, 0)
+        entry = cls(bytes.fromhex(key), b"" if tag == "-" else bytes.fromhex(tag), principal, expires, uses)
         expected = node_principal(entry.tag) if entry.tag else f"ticket:{entry.principal.partition(':')[2]}"
         if len(entry.key) != curve.KEY_SIZE or principal != expected or len(rest) != (0 if entry.tag else 2):
             raise ValueError(line)

@@ -12,9 +12,11 @@ GROUPS = {
     "actors": "benchmarks.actors",
     "objects": "benchmarks.objects",
     "queue": "benchmarks.queue_depth",
+    "groups": "benchmarks.placement_groups",
     "kernels": "benchmarks.kernels",
+    "transfer": "benchmarks.transfer",
 }
-ZRAY_ONLY = {"kernels"}
+ZRAY_ONLY = {"kernels", "transfer"}
 
 
 def measure(group: str, module: str, quick: bool = False) -> list[Row]:

@@ -9,7 +9,9 @@ from random import Random
 
 from zray.sched.loading import Kernels
 from zray.sched.local import Grant, LocalScheduler
+from zray.sched.placing import GlobalScheduler
 from zray.sched.resources import UNIT
+from zray.sched.view import ClusterView
 
 NODES, RESOURCES, DECISIONS = 1000, 8, 200_000
 ROUNDS = 5
@@ -79,6 +81,27 @@ def local_grants(keys: int) -> float:
     return count / (time.perf_counter() - start)
 
 
+def global_decisions() -> float:
+    """Decisions a second of a GlobalScheduler over 1000 nodes, in batches of 4096, each node speaking once a batch."""
+    names = [number.to_bytes(8, "big") for number in range(1, NODES + 1)]
+    total = {"CPU": 64 * UNIT, "memory": 64 * UNIT, **{f"r{number}": UNIT for number in range(RESOURCES - 4)}}
+    view = ClusterView(Kernels.load())
+    for name in names:
+        view.add(name, total, {"zone": "a"})
+    scheduler = GlobalScheduler(view, names[0])
+    best = 0.0
+    for _ in range(ROUNDS):
+        start = time.perf_counter()
+        placed = 0
+        for _ in range(4):
+            for name in names:
+                view.set_row(name, total, total, {"zone": "a"})
+            answer = scheduler.place({"CPU": UNIT}, {"labels": {"zone": "a"}}, 4096, names[0], 0.0)
+            placed += sum(number for _, number in answer.placed)
+        best = max(best, placed / (time.perf_counter() - start))
+    return best
+
+
 def rows() -> list[dict]:
     """One map a row: row, value, unit, and what it was measured on."""
     shape = {"nodes": NODES, "resources": RESOURCES}
@@ -94,6 +117,8 @@ def rows() -> list[dict]:
          "value": batched(8, interleaved=True, limit=0), "kinds": 8, "order": "random", **batch},
         {"row": "one scheduling decision, 1000 nodes x 8 resources, single", "value": single(), "unit": "decisions/s",
          **shape},
+        {"row": "global scheduler: decisions in batches of 4096, 1000 nodes that all speak in between",
+         "value": global_decisions(), "unit": "decisions/s", **shape},
         {"row": "local scheduler: release, step and grant, 1 key", "value": local_grants(1), "unit": "grants/s"},
         {"row": "local scheduler: release, step and grant, 10000 keys", "value": local_grants(10_000),
          "unit": "grants/s"},

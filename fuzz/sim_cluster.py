@@ -1,7 +1,8 @@
-"""The cluster simulator over many seeds: ``python -m fuzz.sim_cluster --seeds 0:100000 --seconds 600``.
+"""The cluster simulator over many seeds: ``python -m fuzz.sim_cluster --seeds 0:10000 --jobs 2``.
 
-Prints each failing seed and the command that replays it with a trace of every delivered message.  A seed that found a
-bug goes into fuzz/seeds/cluster.txt, which the default tests replay.
+Prints each failing seed and the command that replays it with a trace of every delivered message, goes on, and ends
+with status 1 if there was any.  A seed that found a bug goes into fuzz/seeds/cluster.txt, which the default tests
+replay.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import argparse
 import sys
 import time
 import traceback
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from zray.sim.cluster import SimCluster
 from zray.transport import envelope
 
 SEEDS = Path(__file__).parent / "seeds" / "cluster.txt"
+SEEDS_A_PIECE = 25
 
 
 def past_failures() -> list[int]:
@@ -35,45 +39,89 @@ def run(seed: int, *, trace: bool = False) -> SimCluster:
     return cluster
 
 
+def twice(seed: int) -> None:
+    """The same schedule two times; AssertionError when it is not the same."""
+    first, second = run(seed).net.trace_hash(), run(seed).net.trace_hash()
+    assert first == second, f"seed {seed} is not one schedule"
+
+
+def failures(first: int, last: int, again: bool = False) -> list[tuple[int, str]]:
+    """``(seed, first line of what it found)`` of those that fail."""
+    found = []
+    for seed in range(first, last):
+        try:
+            if again:
+                twice(seed)
+            else:
+                run(seed)
+        except Exception as error:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            text = str(error).splitlines()[0][:300] if str(error) else ""
+            found.append((seed, f"{type(error).__name__} at {Path(place.filename).name}:{place.lineno}: {text}"))
+    return found
+
+
 def _trace(cluster: SimCluster) -> None:
-    record = cluster.net.trace
+    net = cluster.net
+    record, delivered = net.trace, net.trace_delivery
 
     def trace(*event: Any) -> None:
         record(*event)
-        if event[0] != "deliver":
-            print(f"{cluster.net.now:9.5f} {event}")
-            return
-        _, source, target, _, (_, frame) = event
+        print(f"{net.now:9.5f} {event}")
+
+    def delivery(source: bytes, target: bytes, item: Any) -> None:
+        delivered(source, target, item)
+        frame = item[1]
         flags, *_, sequence, ack, _ = envelope.parse(frame)
         messages = codec.decode(frame[envelope.SIZE:]) if not flags else [(0, f"flags {flags}")]
         for _, message in messages:
-            print(f"{cluster.net.now:9.5f} {source!r} -> {target!r} {sequence & 0xFFFFFF}/{ack & 0xFFFFFF} {message}")
+            print(f"{net.now:9.5f} {source!r} -> {target!r} {sequence & 0xFFFFFF}/{ack & 0xFFFFFF} {message}")
 
-    cluster.net.trace = trace  # type: ignore[method-assign]
+    net.trace = trace  # type: ignore[method-assign]
+    net.trace_delivery = delivery  # type: ignore[method-assign]
+
+
+def _pieces(first: int, last: int, again: bool, jobs: int, end: float) -> Iterator[list[tuple[int, str]]]:
+    """Results of short runs of seeds, in order, until the time is over."""
+    starts = range(first, last, SEEDS_A_PIECE)
+    if jobs == 1:
+        for start in starts:
+            if time.monotonic() >= end:
+                return
+            yield failures(start, min(last, start + SEEDS_A_PIECE), again)
+        return
+    with ProcessPoolExecutor(jobs) as pool:
+        piece = [pool.submit(failures, start, min(last, start + SEEDS_A_PIECE), again) for start in starts]
+        for future in piece:
+            if time.monotonic() >= end:
+                pool.shutdown(cancel_futures=True)
+                return
+            yield future.result()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", default="0:1000", help="first:last, the last not included")
-    parser.add_argument("--seconds", type=float, default=60.0, help="stop after this long")
-    parser.add_argument("--trace", action="store_true", help="print every delivered message")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after this long")
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument("--twice", action="store_true", help="run every seed twice: the traces must be the same")
+    parser.add_argument("--trace", action="store_true", help="print every delivered message of the first seed")
     arguments = parser.parse_args()
     first, last = map(int, arguments.seeds.split(":"))
-    end = time.monotonic() + arguments.seconds
-    failed = []
-    seed = first
-    for seed in range(first, last):
-        if time.monotonic() >= end:
-            break
-        try:
-            run(seed, trace=arguments.trace)
-        except Exception as error:
+    if arguments.trace:
+        run(first, trace=True)
+        return
+    failed: list[int] = []
+    began, done = time.monotonic(), first
+    for found in _pieces(first, last, arguments.twice, arguments.jobs, began + arguments.seconds):
+        done = min(last, done + SEEDS_A_PIECE)
+        for seed, what in found:
             failed.append(seed)
-            if arguments.trace:
-                traceback.print_exc()
-            print(f"seed {seed}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}\n"
-                  f"  replay: python -m fuzz.sim_cluster --seeds {seed}:{seed + 1} --trace", flush=True)
-    print(f"seeds {first} to {seed}: {len(failed)} failed {failed[:50]}")
+            print(f"seed {seed}: {what}\n  replay: python -m fuzz.sim_cluster --seeds {seed}:{seed + 1} --trace",
+                  flush=True)
+    seconds = time.monotonic() - began
+    print(f"seeds {first} to {done - 1} in {seconds:.0f} s ({(done - first) / seconds * 60:.0f} a minute): "
+          f"{len(failed)} failed {failed[:50]}")
     sys.exit(bool(failed))
 
 

@@ -44,6 +44,7 @@ __all__ = [
     "cloudpickle",
     "cluster_resources",
     "exceptions",
+    "experimental",
     "explain",
     "get",
     "get_actor",
@@ -64,7 +65,7 @@ __all__ = [
 ]
 
 # Modules that `import zray` makes reachable, as in Ray, and loads when first used.
-_LAZY = ("actor", "cloudpickle", "remote_function", "runtime_context", "runtime_env", "util")
+_LAZY = ("actor", "cloudpickle", "experimental", "remote_function", "runtime_context", "runtime_env", "util")
 
 
 def __getattr__(name: str):

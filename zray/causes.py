@@ -30,7 +30,9 @@ class Cause(IntEnum):
     WORKER_LOST = 19
     GROUP_PENDING = 20
     GROUP_REMOVED = 21
+    GROUP_INFEASIBLE = 22
     TRANSFERRING = 30
+    RECONSTRUCTING = 31
 
     @property
     def text(self) -> str:
@@ -59,6 +61,8 @@ _TEXT = {
     Cause.CANCELLING: "its task is being cancelled",
     Cause.WORKER_LOST: "its worker is gone and its last replies are being drained",
     Cause.GROUP_PENDING: "its placement group has no place yet",
+    Cause.GROUP_INFEASIBLE: "no choice of nodes holds its placement group",
     Cause.GROUP_REMOVED: "its placement group was removed",
     Cause.TRANSFERRING: "the object is being brought from another node",
+    Cause.RECONSTRUCTING: "it was lost, and its task runs again to make it once more",
 }

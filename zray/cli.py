@@ -27,7 +27,7 @@ COLUMNS = {
     "actors": ("actor_id", "class_name", "state", "name", "ray_namespace", "job_id", "pid", "num_restarts",
                "required_resources", "death_cause"),
 }
-LISTABLE = ("nodes", "actors", "workers", "leases", "jobs", "objects", "tasks")
+LISTABLE = ("nodes", "actors", "workers", "leases", "jobs", "objects", "tasks", "placement-groups")
 
 
 # ---------------------------------------------------------------- asking a node
@@ -150,6 +150,7 @@ def main() -> None:
 @click.option("--host", default="", help="address to bind and to be dialled at (default: loopback)")
 @click.option("--port", type=int, default=0, help="the node's well-known TCP port (default: any free one)")
 @click.option("--port-range", default="", metavar="LOW-HIGH", help="for endpoints of drivers and workers")
+@click.option("--one-port", is_flag=True, help="drivers and workers bind no ports: their nodes relay (slower)")
 @click.option("--node-name", default="", help="a name that no other node of the cluster has")
 @click.option("--insecure", is_flag=True, help="plain TCP: no encryption, no authentication")
 @click.option("--gcs-dir", default="", metavar="DIR", help="keep the control store here over restarts")

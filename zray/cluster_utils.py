@@ -165,9 +165,11 @@ class Cluster:
 def _options(args: dict[str, Any], *, head: bool = False, address: str = "") -> NodeOptions:
     known = {name: args[name] for name in _FIELDS if args.get(name) is not None}
     others = set(args) - {*_FIELDS, "node_name", "gcs_dir", "_system_config", "insecure", "dashboard_port", "memory",
-                          "include_dashboard", "env_vars", "resource_isolation_config", "port_range"}
+                          "include_dashboard", "env_vars", "resource_isolation_config", "port_range",
+                          "one_port"}
     if others:
         raise TypeError(f"add_node() got unexpected arguments: {', '.join(sorted(others))}")
     return NodeOptions(**known, config=args.get("_system_config") or {}, head=head, address=address,
                        node_name=args.get("node_name", ""), gcs_dir=args.get("gcs_dir", ""),
-                       insecure=bool(args.get("insecure")), port_range=args.get("port_range", ""))
+                       insecure=bool(args.get("insecure")), port_range=args.get("port_range", ""),
+                       one_port=bool(args.get("one_port")))

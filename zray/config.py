@@ -56,10 +56,19 @@ class Config:
     # The node loads the compiled scheduling kernels before it serves; else it decides with their plain-Python twin,
     # which serves a lone node as well, and saves the 100 MB and 0.2 to 2 s of loading Numba.
     kernels_at_start: bool = False
-    # A node of the cluster that has been silent for this long is dead (at once when its endpoint refuses connections).
-    node_timeout_s: float = 3.0
+    # A node tells the others what it has free at most this often (a change from idle to full at once).  Ten messages a
+    # second and peer cost 0.1 % of a CPU, and a tenth of a second is what a want waits at most beside an idle node.
+    gossip_s: float = 0.1
+    # A lease that another node was asked for and did not answer for is asked for elsewhere: ten round trips.
+    spill_patience_s: float = 0.05
     # Where spilled objects go; "" means the session directory.
     spill_dir: str = ""
+    # What an owner remembers of finished tasks, to make results again that are lost with a node: arguments and a record
+    # each, of at least 1 KiB: 64 MiB are some 50,000 results in the stores.  Without results there it costs nothing.
+    lineage_bytes_max: int = 64 * 1024 * 1024
+    # A node unheard of for this long is declared dead, and must start anew if it was not (at once, when its endpoint
+    # refuses connections).
+    node_timeout_s: float = 3.0
     # Attempts of a task whose worker process died.
     task_max_retries: int = 3
 

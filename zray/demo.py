@@ -181,6 +181,8 @@ def run(nodes: int = 1) -> Demo:
         small_tasks(ray, display, tally)
         demo = Demo(equal, killed, before, after, time.perf_counter() - begin, place.nodes, place.killed)
         display.table(tally)
+        if place.killed:
+            display.say(f"{place.killed} nodes were killed, replicas of the control store with them")
         display.say(f"{'everything as it should be' if demo.ok else 'SOMETHING IS WRONG'}, {demo.seconds:.1f} s in all")
         return demo
     finally:

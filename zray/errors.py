@@ -416,8 +416,21 @@ def _actor_died(detail: dict[str, Any]) -> str:
     return f"The actor died unexpectedly before finishing this task: {who}{name}: {reason}.{_log_tail(detail)}"
 
 
+def _why(detail: dict[str, Any]) -> str:
+    return f" ({detail['reason']})." if detail.get("reason") else "."
+
+
 def _object(detail: dict[str, Any]) -> str:
     return f"The object {_text(detail, 'oid') or '(unknown id)'}"
+
+
+def _lost(detail: dict[str, Any]) -> str:
+    return f" ({_text(detail, 'lost')})" if detail.get("lost") else ""
+
+
+def _needed(detail: dict[str, Any]) -> str:
+    """When it is another object, needed to make this one, that stands in the way."""
+    return f"of the object {_text(detail, 'needed')}, which its task needs: " if detail.get("needed") else ""
 
 
 _KINDS: dict[str, tuple[type[RayError], Describe]] = {
@@ -438,9 +451,16 @@ _KINDS: dict[str, tuple[type[RayError], Describe]] = {
         "Let a process that lives longer (the driver, a detached actor) make the object.")),
     "freed": (ObjectFreedError, lambda d: f"{_object(d)} was freed by hand. {_text(d, 'reason')}".rstrip()),
     "reconstruction": (ObjectReconstructionFailedError, lambda d: (
-        f"{_object(d)} was lost and cannot be made again: {_text(d, 'reason', 'its task may not run twice')}.")),
+        f"{_object(d)} was lost{_lost(d)} and cannot be made again: {_needed(d)}"
+        f"{_text(d, 'reason', 'its task may not run twice')}.")),
     "reconstruction_attempts": (ObjectReconstructionFailedMaxAttemptsExceededError, lambda d: (
-        f"{_object(d)} was lost, and its task was already run {_text(d, 'attempts', 'max_retries')} times.")),
+        f"{_object(d)} was lost{_lost(d)} and cannot be made again: {_needed(d)}"
+        "its task was already run as often as max_retries allows.")),
+    "reconstruction_evicted": (ObjectReconstructionFailedLineageEvictedError, lambda d: (
+        f"{_object(d)} was lost{_lost(d)} and cannot be made again: {_needed(d)}its owner has forgotten how it was "
+        "made, because it keeps no more than lineage_bytes_max of that.")),
+    "dependency_lost": (ObjectLostError, lambda d: (
+        f"{_object(d)}, an argument of the task, is lost: {_text(d, 'reason', 'no copy is left')}.")),
     "unschedulable": (TaskUnschedulableError, lambda d: (
         f"The task {_text(d, 'name')} cannot be scheduled: {_text(d, 'reason', 'no node has what it asks for')}.")),
     "actor_unschedulable": (ActorUnschedulableError, lambda d: (
@@ -462,8 +482,10 @@ _KINDS: dict[str, tuple[type[RayError], Describe]] = {
     "raylet_died": (LocalRayletDiedError, lambda d: (
         "The node daemon of this process died, so nothing can run any more: "
         f"{_text(d, 'reason', 'see its log in the session directory')}. Call shutdown() and init() to begin again.")),
-    "task_pg_removed": (TaskPlacementGroupRemoved, lambda d: "The placement group of this task was removed."),
-    "actor_pg_removed": (ActorPlacementGroupRemoved, lambda d: "The placement group of this actor was removed."),
+    "task_pg_removed": (TaskPlacementGroupRemoved, lambda d: (
+        "The placement group corresponding to this task has been removed" + _why(d))),
+    "actor_pg_removed": (ActorPlacementGroupRemoved, lambda d: (
+        "The placement group corresponding to this Actor has been removed" + _why(d))),
     "session_ended": (ObjectLostError, lambda d: (
         "The object belonged to a session that has ended: zray was shut down since.")),
     "system": (RaySystemError, lambda d: f"System error: {_text(d, 'reason')}"),

@@ -102,6 +102,7 @@ class LocalRuntime:
         self._prefix = ids.task_prefix(self.job.to_bytes(4, "big"), self.incarnation, 0)
         self._actors: dict[bytes, _Actor] = {}
         self._objects: dict[bytes, _Record] = {}  # references that were pickled
+        self.groups = _Groups(self)
         refs._hooks["runtime"] = self
 
     def shutdown(self) -> None:
@@ -316,6 +317,49 @@ class LocalRuntime:
 
     def explain(self, ref: ObjectRef) -> str:
         return f"{ref!r}: it is ready (local mode runs tasks at .remote())"
+
+
+class _Groups:
+    """Placement groups of local mode: accepted, and ready at once; the counterpart of zray.core.groups.Groups."""
+
+    def __init__(self, runtime: LocalRuntime):
+        self._runtime = runtime
+        self._rows: dict[bytes, dict[str, Any]] = {}
+
+    def create(self, bundles: list[dict[str, int]], shown: list[dict[str, float]], strategy: str, name: str,
+               detached: bool) -> bytes:
+        runtime = self._runtime
+        if name and self.find(name) is not None:
+            raise ValueError(f"Failed to create placement group because name '{name}' already exists.")
+        group = ids.group_id(runtime.node, runtime._prefix, next(runtime._counter))
+        self._rows[group] = {
+            "placement_group_id": group, "name": name, "state": "CREATED", "strategy": strategy, "bundles": shown,
+            "node_ids": [runtime.node_info["NodeID"]] * len(shown), "attempts": 1, "cause": 0, "detail": "",
+            "created_s": 0.0, "ray_namespace": runtime.namespace}
+        return group
+
+    def remove(self, group: bytes) -> None:
+        if group in self._rows:
+            self._rows[group] = {**self._rows[group], "state": "REMOVED", "name": ""}
+
+    def ready(self, group: bytes, value: Any) -> ObjectRef:
+        row = self._rows.get(group)
+        if row is None or row["state"] == "REMOVED":
+            return _ref(ids.return_id(self._runtime._new_task(), 1), error=from_failure("task_pg_removed", {}))
+        return self._runtime.put(value)
+
+    def row(self, group: bytes) -> dict[str, Any] | None:
+        return self._rows.get(group)
+
+    def rows(self) -> list[dict[str, Any]]:
+        return list(self._rows.values())
+
+    def find(self, name: str, namespace: str | None = None) -> bytes | None:
+        return next((group for group, row in self._rows.items() if row["name"] == name), None)
+
+    def specs(self, group: bytes) -> list[dict[str, float]] | None:
+        row = self._rows.get(group)
+        return row["bundles"] if row else None
 
 
 def _iterate(generator: Any) -> Iterator[Any]:

@@ -142,6 +142,9 @@ _COMMON: dict[str, Option] = {
     "name": _text,
     "num_cpus": _amount,
     "num_gpus": _amount,
+    "placement_group": Option((object,), None, "default"),  # deprecated by Ray, as the next two
+    "placement_group_bundle_index": Option((int,), None, -1),
+    "placement_group_capture_child_tasks": _flag,
     "resources": Option((dict, _NONE), _resources),
     "runtime_env": Option((dict, _NONE), _runtime_env),
     "scheduling_strategy": Option((object,), _strategy),
@@ -210,6 +213,25 @@ def strategy_map(strategy: Any) -> dict[str, Any]:
         raise ValueError("scheduling_strategy must be 'DEFAULT', 'SPREAD' or a strategy of "
                          f"zray.util.scheduling_strategies, not {strategy!r}")
     return to_map()
+
+
+def _placed(raw: dict[str, Any]) -> dict[str, Any]:
+    """The strategy of these options: ``scheduling_strategy``, or Ray's older ``placement_group`` keywords."""
+    group = raw.get("placement_group", "default")
+    if group is None or group == "default":
+        return strategy_map(raw.get("scheduling_strategy"))
+    if raw.get("scheduling_strategy") is not None:
+        raise ValueError("Placement groups should be specified via the scheduling_strategy option. "
+                         "The placement_group option is deprecated.")
+    warnings.warn("The placement_group option is deprecated. Use "
+                  "scheduling_strategy=PlacementGroupSchedulingStrategy(...).", DeprecationWarning, stacklevel=4)
+    group_id: Any = getattr(group, "id", None)
+    if not hasattr(group_id, "is_nil"):
+        raise ValueError(f"placement_group must be a PlacementGroup, 'default' or None, not {group!r}")
+    if group_id.is_nil():
+        return {}
+    return {"kind": "group", "group": group_id.binary(), "bundle": raw.get("placement_group_bundle_index", -1),
+            "capture": bool(raw.get("placement_group_capture_child_tasks"))}
 
 
 def _freeze(value: Any) -> Any:
@@ -327,7 +349,7 @@ class TaskOptions(_Options):
         self.retry_exceptions = _retryable(raw)
         self.max_calls: int = raw.get("max_calls") or 0
         self.env = _env(raw)
-        self.strategy = strategy_map(raw.get("scheduling_strategy"))
+        self.strategy = _placed(raw)
         self.name: str | None = raw.get("name")
         self.backpressure: int = raw.get("_generator_backpressure_num_objects") or -1
         self.label_selector: dict[str, str] = raw.get("label_selector") or {}
@@ -378,7 +400,7 @@ class ActorOptions(_Options):
         self.concurrency_groups: dict[str, int] = raw.get("concurrency_groups") or {}
         self.out_of_order: bool = raw.get("allow_out_of_order_execution") or False
         self.env = _env(raw)
-        self.strategy = strategy_map(raw.get("scheduling_strategy"))
+        self.strategy = _placed(raw)
         self.label_selector: dict[str, str] = raw.get("label_selector") or {}
         self.key = _freeze((self.placement, self.env, self.strategy, self.label_selector))
 

@@ -57,8 +57,9 @@ class RuntimeContext:
         return (self._of_task("actor_name") or "") if self.get_actor_id() else None
 
     def get_placement_group_id(self) -> str | None:
-        group = self._of_task("placement_group")
-        return group.hex() if isinstance(group, bytes) else group
+        """The placement group that this task or actor runs in; None outside of groups."""
+        about = (self._of_task("assigned") or {}).get("group")
+        return about[0].hex() if about else None
 
     def get_assigned_resources(self) -> dict[str, float]:
         """What this task or actor was granted."""
@@ -133,7 +134,9 @@ class RuntimeContext:
 
     @property
     def should_capture_child_tasks_in_placement_group(self) -> bool:
-        return bool(self._of_task("capture_child_tasks", False))
+        """Whether what this task or actor submits goes into its placement group."""
+        about = (self._of_task("assigned") or {}).get("group")
+        return bool(about and about[2])
 
     def get_node_labels(self) -> dict[str, str]:
         """The labels of this node."""

@@ -13,6 +13,7 @@ import pytest
 
 import zray
 from zray.node import launch, linux, session as sessions
+from zray.os_linux import write_private
 
 STORE = 64 << 20
 ROOT = os.path.dirname(os.path.dirname(zray.__file__))
@@ -143,7 +144,7 @@ def test_stop_does_not_touch_a_process_that_only_has_the_same_number(tmp_session
     try:
         start_time = linux.start_time(stranger.pid) - 1
         stale = sessions.Session(session_dir, b"x" * 8, "", "", stranger.pid, start_time, False, 0.0)
-        sessions.write_private(os.path.join(session_dir, "node.json"), stale.to_json())
+        write_private(os.path.join(session_dir, "node.json"), stale.to_json())
         assert launch.stop_sessions() == [] and not launch.end_process(stale)
         assert stranger.poll() is None
     finally:

@@ -200,3 +200,19 @@ def test_inline_values_beyond_the_cap_of_the_table_move_to_the_store(fresh):
     held = runtime.current()
     until(lambda: ray.get(block.remote(0)) and held.refs.inline_bytes <= 1_200_000, "inline bytes are below the cap")
     held.check()
+
+
+@pytest.mark.zray_only
+def test_the_locations_of_objects_are_known():
+    @ray.remote(num_cpus=1000)
+    def never():
+        pass
+
+    stored, small, pending = ray.put(bytes(1_000_000)), ray.put(1), never.remote()
+    found = ray.experimental.get_object_locations([stored, small, pending])
+    assert found[stored]["node_ids"] == [ray.nodes()[0]["NodeID"]]
+    assert found[stored]["object_size"] >= 1_000_000 and found[stored]["did_spill"] is False
+    assert found[small]["node_ids"] == found[pending]["node_ids"] == []
+    with pytest.raises(TypeError):
+        ray.experimental.get_object_locations([stored, 3])
+    ray.cancel(pending, force=True)

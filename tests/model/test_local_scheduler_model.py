@@ -62,7 +62,7 @@ class Machine(RuleBasedStateMachine):
         who = data.draw(st.sampled_from(sorted(self.keys)))
         unseen = min(unseen, self.granted[who])  # grants on their way count against the want
         self.both("want", *who, want, self.granted[who] - unseen, self.now)
-        self.want[who] = max(0, want - unseen)
+        self.want[who] = want - unseen  # below zero: more are on their way than it wants
 
     @rule(demand=st.sampled_from(DEMANDS))
     def request(self, demand) -> None:
@@ -197,7 +197,7 @@ class Machine(RuleBasedStateMachine):
         return min(U, lease["demand"].get("GPU", 0))
 
     def waiting(self) -> list[dict]:
-        return [self.keys[who] for who, want in self.want.items() if want] + list(self.requests.values())
+        return [self.keys[who] for who, want in self.want.items() if want > 0] + list(self.requests.values())
 
     def everything_that_fits_is_granted(self) -> None:
         if self.scheduler._saving is None:

@@ -49,8 +49,10 @@ class Peer:
 
 
 class Harness:
-    def __init__(self, capacity: int = 4 * 1024 * 1024, **settings: Any):
+    def __init__(self, capacity: int = 4 * 1024 * 1024, node: bytes = b"", ports: dict[str, Any] | None = None,
+                 **settings: Any):
         self.now = 0.0
+        self.to_nodes: deque[tuple[bytes, Any]] = deque()  # messages to other nodes
         self._joined = 0
         self.directory = tempfile.TemporaryDirectory(prefix="zray-test-")
         self.peers: dict[bytes, Peer] = {}
@@ -58,12 +60,15 @@ class Harness:
         self.session = f"test-{os.getpid()}-{next(_sessions)}"
         config = Config(**{"extent_bytes": 64 * 1024, "arena_step_bytes": 1024 * 1024, "workers_max": 8, **settings})
         self.service = StoreService.create(self.directory.name, self.session, capacity, self._send, self.loop.append,
-                                           config=config, clock=lambda: self.now)
+                                           config=config, clock=lambda: self.now, node=node, **(ports or {}))
         self.spiller = self.service.spiller = SteppedSpiller(LocalFiles(os.path.join(self.directory.name, "spill")))
         self._oids = count(1)
 
     def _send(self, client: bytes, message: Any) -> None:
-        self.peers[client].from_node.append(message)
+        if client in self.peers:
+            self.peers[client].from_node.append(message)
+        else:
+            self.to_nodes.append((client, message))
 
     def join(self) -> Peer:
         self._joined += 1

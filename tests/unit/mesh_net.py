@@ -25,10 +25,11 @@ class Net:
         self.closed: list[tuple[bytes, bytes]] = []
         self.errors: list[Exception] = []
 
-    def mesh(self, bind: bool = True, node: bytes = b"", decode: Any = decode, **options: Any) -> Mesh:
-        """``node``: the incarnation of the node that it shall belong to."""
+    def mesh(self, bind: bool = True, node: bytes = b"", rest: bytes = b"", decode: Any = decode,
+             **options: Any) -> Mesh:
+        """``node``: the incarnation of the node that it shall belong to; ``rest``: of its own."""
         me = new_incarnation()
-        me = node[:4] + me[4:] if node else me
+        me = (node or me)[:4] + (rest or me[4:])
         endpoint = f"ipc://{self.directory}/{me.hex()}" if bind else None
         mesh = Mesh(me, 1, endpoint, encode, decode, time.monotonic, **options)
         mesh.on_closed = lambda peer: self.closed.append((me, peer))

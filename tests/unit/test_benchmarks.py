@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from pathlib import Path
+from xml.etree.ElementTree import parse
 
 import pytest
 
@@ -11,6 +12,7 @@ from benchmarks import groups
 from benchmarks.budgets import BUDGETS, reached
 from benchmarks.compare import alternate, comparison
 from benchmarks.measure import cost_row, latency_row, quantile, rate_row
+from benchmarks.plot import plot
 from benchmarks.report import number, table
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -77,3 +79,13 @@ def test_tables_align_and_numbers_are_short():
     lines = table(["row", "value"], [["long name", "1"], ["x", "12,345"]]).splitlines()
     assert len({len(line) for line in lines}) == 1
     assert [number(v) for v in (None, 0.1234, 999.0, 1234.5)] == ["-", "0.123", "999", "1,234"]
+
+
+def test_a_plot_is_well_formed_and_has_its_lines(tmp_path):
+    lines = [("a < b", [(1.0, 0.5), (10.0, 50.0)]), ("c", [(1.0, 2.0), (1000.0, 3.0)])]
+    for log in (False, True):
+        plot(tmp_path / "plot.svg", "Title & more", "x", "y", lines, log=log)
+        root = parse(tmp_path / "plot.svg").getroot()
+        found = root.findall("{http://www.w3.org/2000/svg}polyline")
+        assert len(found) == 2 and all(len(line.attrib["points"].split()) == 2 for line in found)
+        assert "a < b" in [text.text for text in root.iter("{http://www.w3.org/2000/svg}text")]

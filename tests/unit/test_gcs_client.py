@@ -15,8 +15,8 @@ from zray.gcs.chain import ChainReplica
 from zray.gcs.client import GcsClient, GcsError
 from zray.gcs.config import ChainConfig
 from zray.gcs.dedupe import WINDOW
-from zray.gcs.disk import SNAPSHOT_NAME
-from zray.gcs.service import SNAPSHOT_S, GcsService
+from zray.gcs.disk import LOG_NAME, SNAPSHOT_NAME
+from zray.gcs.service import GcsService
 from zray.gcs.state import CorruptSnapshot
 from zray.messages import (
     BY_CODE,
@@ -81,6 +81,15 @@ def test_functions_jobs_actors_nodes_and_locations(service):
     assert client.get_location(b"o1").result() == {"nodes": [b"n1"]}
     client.record_actor(b"a1", None)
     assert client.get_actor(b"a1").result() is None
+
+
+def test_whoever_waits_for_a_function_gets_it_when_it_is_stored_or_at_once(service):
+    client, early, late = service.client, [], []
+    client.await_function(b"f" * 20, early.append)
+    assert early == []
+    client.register_function(b"f" * 20, b"blob")
+    client.await_function(b"f" * 20, late.append)
+    assert early == late == [b"blob"]
 
 
 def test_a_job_takes_its_functions_with_it(service):
@@ -233,21 +242,18 @@ def test_a_watch_tells_gap_duplicate_and_overlap_apart():
 
 # ---------------------------------------------------------------- snapshot on disk
 
-def test_a_service_restarts_from_its_snapshot(tmp_path):
+def test_a_service_restarts_with_all_it_acknowledged(tmp_path):
     clock = Clock()
     first = GcsService(clock, print, tmp_path, incarnation=ME)
     first.client.kv_put(b"k", b"v")
-    first.tick(1.0)
-    assert not (tmp_path / SNAPSHOT_NAME).exists()
-    first.tick(1.0 + SNAPSHOT_S)
     assert stat.S_IMODE(os.stat(tmp_path / SNAPSHOT_NAME).st_mode) == 0o600
-    first.client.kv_put(b"k2", b"v")
-    first.close()
+    assert stat.S_IMODE(os.stat(tmp_path / LOG_NAME).st_mode) == 0o600
+    assert first.client.kv_put(b"k2", b"v").done, "and then it is killed"
     second = GcsService(clock, print, tmp_path, incarnation=OTHER)
     second.check()
     assert second.client.kv_list().result() == [b"k", b"k2"]
     assert second.client.kv_put(b"k3", b"v").result() is False
-    assert os.listdir(tmp_path) == [SNAPSHOT_NAME]
+    assert sorted(os.listdir(tmp_path)) == [LOG_NAME, SNAPSHOT_NAME]
 
 
 def test_a_damaged_snapshot_is_not_taken_for_an_empty_store(tmp_path):

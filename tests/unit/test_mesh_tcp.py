@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,12 +16,15 @@ from typing import Any, NoReturn
 import pytest
 import zmq
 
-from tests.unit.mesh_net import Net, say
+from tests.unit.mesh_net import PATIENCE_S, Net, say
 from zray.codec import encode
 from zray.ids import new_incarnation
 from zray.messages import Bye
 from zray.transport import curve, envelope, gate
 from zray.transport.mesh import Limits, Mesh
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "fuzz"))
+import hostile_peers  # noqa: E402
 
 SERVER, CLIENT, STRANGER = curve.new_keys(), curve.new_keys(), curve.new_keys()
 
@@ -101,6 +106,42 @@ def test_one_mesh_dials_ipc_and_tcp_with_different_keys_in_any_order(net: Cluste
     assert not net.closed
 
 
+def test_a_process_that_is_busy_still_lets_peers_in(net: Cluster) -> None:
+    a, b = net.mesh(bind=False), net.server()
+    a.connect(b.incarnation, b.serve_tcp())
+    deadline = time.monotonic() + PATIENCE_S
+    while not b.gate["let_in"]:  # b takes no turn
+        assert time.monotonic() < deadline
+        net.turn(a)
+    assert not net.closed
+
+
+def test_a_peer_whose_host_is_silent_is_cut_off(net: Cluster) -> None:
+    limits = Limits(heartbeat_s=0.05, heartbeat_timeout_s=0.2)
+    said, heard = os.pipe()
+    child = os.fork()
+    if child == 0:
+        mesh = net.mesh(keys=SERVER, limits=limits)
+        os.write(heard, mesh.incarnation + mesh.serve_tcp().encode())
+        signal.pause()
+    try:
+        answer = os.read(said, 200)
+        peer, endpoint = answer[:8], answer[8:].decode()
+        a = net.mesh(bind=False, limits=limits)
+        a.connect(peer, endpoint)
+        a.send(peer, Bye.CODE, Bye("x"))
+        until = time.monotonic() + 0.5
+        net.until(lambda: time.monotonic() > until)
+        assert a.connected(peer), "a process that takes no turn is not silent"
+        os.kill(child, signal.SIGSTOP)
+        lost(net, a, peer)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(said)
+        os.close(heard)
+
+
 def test_local_peers_of_a_mesh_with_a_tcp_port_need_no_key(net: Cluster) -> None:
     b = net.server()
     a = net.mesh(bind=False)
@@ -171,6 +212,37 @@ def test_a_dialler_without_the_right_keys_is_told_and_nothing_of_it_is_decoded(n
     lost(net, a, b.incarnation)
     assert a.counters["failed_handshakes"] == 1
     assert not net.heard[b.incarnation] and not b.peers() and not b.gate["let_in"]
+
+
+@pytest.mark.parametrize("wrong", ["server key", "own key", "nobody listens"])
+def test_a_peer_that_is_dialled_anew_at_once_is_not_hurt_by_the_news_of_the_attempt_before(
+        net: Cluster, wrong: str) -> None:
+    a = net.mesh(bind=False)
+    for _ in range(10):
+        b = net.server()
+        endpoint = b.serve_tcp()
+        if wrong == "nobody listens":
+            port = port_of(b)
+            b.close()
+        a.keys = STRANGER if wrong == "own key" else CLIENT
+        bad = endpoint.replace(SERVER.public.hex(), STRANGER.public.hex()) if wrong == "server key" else endpoint
+        a.connect(b.incarnation, bad)
+        say(a, b, "lost")
+        lost(net, a, b.incarnation)
+        net.closed.clear()
+        a.keys = CLIENT
+        if wrong == "nobody listens":
+            b = net.mesh(keys=SERVER)
+            b.serve_tcp(ports=(port, port))
+        a.connect(b.incarnation, endpoint)
+        say(a, b, "hello")
+        net.until(lambda b=b: "hello" in net.reasons(b))  # type: ignore[misc]
+        for _ in range(5):
+            net.turn(a)
+        assert not net.closed
+        b.close()
+        net.until(lambda: bool(net.closed))
+        net.closed.clear()
 
 
 def test_strangers_who_do_not_speak_curve_are_cut_off(net: Cluster) -> None:
@@ -285,6 +357,13 @@ def test_a_refused_node_is_cut_off_on_every_connection(net: Cluster) -> None:
     b.connect(dialled.incarnation, dialled.serve_tcp())
     assert not b.connected(dialled.incarnation)
     net.until(lambda: not b.readable())
+
+
+@pytest.mark.parametrize(("seed", "silent"), [(1, 0), (2, 20), (3, 1000)])
+def test_an_honest_peer_talks_on_among_hostile_and_silent_ones(seed: int, silent: int) -> None:
+    counts = hostile_peers.run(seed, 60, silent)
+    assert counts["accepted"] > 50 + silent and counts["turned_away"] > 0 and counts["malformed"] > 0
+    assert not counts.get("errors") and not counts.get("shut")
 
 
 # ---------------------------------------------------------------- ports, threads, caps

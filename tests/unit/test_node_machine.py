@@ -54,6 +54,13 @@ class Names:
         else:
             self.groups[group] = row
 
+    def list_groups(self, then):
+        then(list(self.groups.items()))
+
+    def adopt_group(self, group, old, new, then):
+        self.groups[group] = new
+        then(group, new)
+
 
 class Node:
     """A NodeMachine with a shell that forks and connects at once when told to."""
@@ -68,7 +75,7 @@ class Node:
         self.spawned = []
         self.machine = NodeMachine(
             incarnation=NODE, node={"NodeID": "n"}, names=self.names,
-            scheduler=LocalScheduler({"CPU": cpus * 10_000, "GPU": 20_000}),
+            scheduler=LocalScheduler({"CPU": cpus * 10_000, "GPU": 20_000}, node=NODE),
             config=Config(**settings), new_worker_id=self.new_id, attach=lambda peer, pid: {"arena": "x"}, keep=cpus)
         self.machine.start(self.now)
         self.take()

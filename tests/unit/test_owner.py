@@ -80,7 +80,7 @@ def test_a_task_that_stands_in_its_queue_twice_is_pushed_once():
     task = owner.task(key, retries=3)
     owner.submitter.submit(task)
     assert owner.submitter.take_queued(task)
-    owner.submitter._again(task, charge=True)
+    owner.submitter.again(task, charge=True)
     assert [queued.state for queued in key.queue] == [QUEUED, QUEUED]
 
     owner.submitter.pump()
@@ -98,3 +98,22 @@ def test_a_value_for_a_process_that_has_ended_pins_nothing():
     owner.refs.send_carrying(BORROWER, [kept])
     assert kept.refs == 1 and not owner.refs.transits
     assert not owner.refs.exported()
+
+
+def test_a_hold_that_a_task_of_a_borrower_took_is_reported_to_the_lender_too():
+    """The borrower's own word to the owner may be slower than its reply and the lender's drop."""
+    sent = []
+
+    class Wire:
+        send = staticmethod(lambda peer, message: sent.append((peer, message)))
+        connect = disconnect = staticmethod(lambda *_: None)
+
+    refs = References(b"borrower", Wire(), lambda *_: None)
+    record = refs.restore(b"oid", b"owner---", "")
+    refs.announce(b"grandson", [[b"oid", 7]])
+    refs.unpin(record)
+    assert refs.still_held([record]) == [[b"oid", 7, b"grandson"]]
+    lender = References(b"lender--", Wire(), lambda *_: None)
+    lender.restore(b"oid", b"owner---", "")
+    lender.announce(b"borrower", refs.still_held([record]))
+    assert (b"owner---", m.HoldAdd([[b"oid", 7]], b"grandson", [])) in sent[-1:]

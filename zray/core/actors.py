@@ -32,6 +32,8 @@ class Actors:
         """See zray.handles.ActorClass.remote."""
         from zray.handles import ActorHandle
 
+        options = self.rt.groups.inherit(options)
+        self.rt.groups.check(options, cls.name)
         key, blob = cls.definition()
         self.tasks.register_function(key, blob)
         payload, slots, deps, pins = self.tasks.pack_args(args, kwargs, cls.cls.__init__)

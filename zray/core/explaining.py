@@ -23,11 +23,13 @@ def explain_record(runtime: Runtime, record: Any, depth: int = 0) -> tuple[Cause
     task = record.task
     if task is None:
         return Cause.OWNER, {"owner": record.owner.hex(), "ask": (record.owner, record.oid)} if record.owner else {}
+    if hasattr(task, "why"):  # a placement group
+        return task.why()
     if hasattr(task, "remaining"):  # a map
         return Cause.RESOURCES_BUSY, {"name": task.fn.name, "done": task.count - task.remaining, "count": task.count}
     cause, about = (runtime.submitter if task.key is not None else runtime.calls).explain(task)
-    if cause is Cause.DEPENDENCY and depth < 4:
-        for oid in about.pop("missing", [])[:EXPLAINED_MAX]:
+    if "missing" in about and depth < 4:
+        for oid in about.pop("missing")[:EXPLAINED_MAX]:
             inner = runtime.refs.owned.get(oid) or runtime.refs.borrowed.get(oid)
             if inner is not None:
                 about.setdefault("because", []).append((oid.hex(), *explain_record(runtime, inner, depth + 1)))
@@ -37,7 +39,7 @@ def explain_record(runtime: Runtime, record: Any, depth: int = 0) -> tuple[Cause
 def sentence(oid: bytes, cause: Cause, about: dict[str, Any], indent: str = "") -> str:
     """The cause of one wait, in words."""
     name = about.get("name")
-    what = f"{name}()" if name else "object"
+    what = f"{name}()" if name else about.get("what", "object")
     says = about.get("says", "")
     if cause is Cause.OWNER and says:
         return f"{indent}ObjectRef({oid.hex()}), whose owner says:\n" + _indented(says, indent + "  ")

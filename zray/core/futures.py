@@ -12,6 +12,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
+from zray.core.values import NotReady
+
 if TYPE_CHECKING:
     from queue import SimpleQueue
 
@@ -34,11 +36,14 @@ class Futures:
         self._start()
         queue = self._queue
         assert queue is not None
-        with self.rt.loop.lock:
-            if self.rt.refs.when_ready(ref._record, lambda record: queue.put((future, record))):
-                queue.put((future, ref._record))
-        self.rt.kick()
+        self._when_ready(future, ref._record, queue)
         return future
+
+    def _when_ready(self, future: Future[Any], record: Any, queue: SimpleQueue[Any]) -> None:
+        with self.rt.loop.lock:
+            if self.rt.refs.when_ready(record, lambda record: queue.put((future, record))):
+                queue.put((future, record))
+        self.rt.kick()
 
     async def arrival(self, record: Any) -> None:
         """Until ``record`` has a value, without blocking the running asyncio loop."""
@@ -60,6 +65,20 @@ class Futures:
             with self.rt.loop.lock:
                 self.rt.refs.forget_waiter(record, arrived)
             raise
+
+    async def brought(self, value: Any) -> None:
+        """Until a stored value of another node is here, or cannot be had."""
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        waiting = loop.create_future()
+        with self.rt.loop.lock:
+            distant = self.rt.stored.elsewhere(value)
+            if distant is None:
+                return
+            self.rt.stored.fetch(distant, lambda _: _wake(loop, waiting))
+        self.rt.kick()
+        await waiting
 
     async def stream_arrival(self, stream: Any) -> None:
         """Until a generator has another item or has ended."""
@@ -101,10 +120,12 @@ class Futures:
                 item()
                 continue
             future, record = item
-            if not future.set_running_or_notify_cancel():
+            if not future.running() and not future.set_running_or_notify_cancel():
                 continue
             try:
                 value = self.rt.values.load(record)
+            except NotReady:
+                self._when_ready(future, record, self._queue)
             except BaseException as error:  # whatever the task raised is the future's to raise again
                 future.set_exception(error)
             else:

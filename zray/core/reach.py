@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 
 from zray.messages import BindTcp
+from zray.messages.cluster import RELAYED
 from zray.transport.mesh import Mesh
 
 logger = logging.getLogger("zray")
@@ -16,12 +17,17 @@ logger = logging.getLogger("zray")
 class Reach:
     """The TCP side of a core process; costs nothing before its first use."""
 
-    def __init__(self, mesh: Mesh, session_dir: str):
+    def __init__(self, mesh: Mesh, node: bytes, session_dir: str):
         self._mesh = mesh
+        self._node = node
+        mesh.relaying.hops.add(node)
         self._session_dir = session_dir
 
     def dial(self, peer: bytes, endpoint: str) -> None:
         """Connect to a process of another node, at the endpoint that our node has told us."""
+        if endpoint == RELAYED:
+            self._mesh.via(peer, self._node)
+            return
         from zray.transport import curve
 
         self._mesh.insecure = not curve.parse_endpoint(endpoint).key

@@ -19,6 +19,7 @@ from zray.config import Config
 from zray.core.context import Context, TaskIds
 from zray.core.explaining import explain_record, explain_records, explain_stream, sentence
 from zray.core.futures import Futures
+from zray.core.groups import Groups
 from zray.gcs.client import RETRY_S, GcsClient
 from zray.owner.calls import ActorCalls
 from zray.owner.maps import MapBatch
@@ -91,7 +92,7 @@ class Runtime:
         self.mesh = Mesh(self.incarnation, self.job, endpoint, codec.encode, codec.decode, time.monotonic,
                          limits=limits)
         self.loop = Loop(self.mesh, self._dispatch, on_error=_report_error, service_after_s=self.config.service_after_s)
-        self.reach = Reach(self.mesh, os.path.dirname(endpoint.removeprefix("ipc://")))
+        self.reach = Reach(self.mesh, node, os.path.dirname(endpoint.removeprefix("ipc://")))
         self.loop.on_turn = self._turn
         self.mesh.on_closed = self._peer_closed
         self.mesh.on_error = _report_error
@@ -106,8 +107,10 @@ class Runtime:
         self.submitter.maps.pick_later = self.values.pick_later
         self.submitter.maps.failure = self.values.failure
         self.submitter.retry_matches = _error_matches
+        self.submitter.reconstruction.locate = self.stored.locate
         self.futures = Futures(self)
         self.tasks = Tasks(self)
+        self.groups = Groups(self)
         self.actors = Actors(self)
         self.waits = Waits(self)
         # What handles, the API and the executor call, in one place.
@@ -138,6 +141,7 @@ class Runtime:
             m.HoldDrop.CODE: self.refs.on_hold_drop,
             m.Locate.CODE: self.refs.on_locate,
             m.Resolved.CODE: self.refs.on_resolved,
+            m.ObjectLost.CODE: self.submitter.reconstruction.on_object_lost,
             m.TransitDone.CODE: self.refs.on_transit_done,
             m.CancelObject.CODE: self._on_cancel_object,
             m.Why.CODE: self._on_why,
@@ -145,7 +149,10 @@ class Runtime:
             m.ActorState.CODE: self._on_actor_state,
             m.CallsDone.CODE: self.calls.on_calls_done,
             m.ActorReply.CODE: self._on_reply,
+            m.GroupReply.CODE: self._on_reply,
+            m.GroupState.CODE: self.groups.on_state,
             m.NodeAnswer.CODE: self._on_reply,
+            m.StoreLocated.CODE: self._on_located,
             m.ProcessGone.CODE: self._on_process_gone,
             m.LogLines.CODE: self._on_log_lines,
             m.DialAnswer.CODE: self._on_dial_answer,
@@ -199,6 +206,8 @@ class Runtime:
         submitter.now = time.monotonic()
         if submitter.dirty:
             submitter.pump()
+        if submitter.reconstruction.questions:
+            submitter.reconstruction.ask()
         if self.calls.dirty:
             self.calls.pump()
         self.refs.flush()
@@ -206,7 +215,8 @@ class Runtime:
             self.store.flush()
             if self.refs.inline_bytes > self._inline_bytes_next:
                 self._inline_bytes_next = self.stored.relieve(self.config.inline_table_bytes_max)
-        if self._tick_handle is None and (submitter.leases or submitter.dying or self.calls.leaving or self.gcs.busy):
+        if self._tick_handle is None and (submitter.leases or submitter.deaths.dying or self.calls.leaving
+                                          or self.gcs.busy):
             self._arm_tick()
 
     def _arm_wake(self) -> None:
@@ -343,6 +353,15 @@ class Runtime:
             reply.message = message
             self.loop.notify(reply)
 
+    def _on_located(self, peer: bytes, message: m.StoreLocated) -> None:
+        if not self.stored.on_located(message):
+            self._on_reply(peer, message)
+
+    def next_request(self) -> int:
+        """A number for a request whose answer somebody else waits for (under the lock)."""
+        self._request_count += 1
+        return self._request_count
+
     def request(self, make: Callable[[int], Any], timeout: float = REQUEST_TIMEOUT_S) -> Any:
         """Send ``make(request number)`` to the node and wait for its answer."""
         reply = Reply()
@@ -429,9 +448,9 @@ class Runtime:
         return self.values.result(value, ids.return_id(task, index), receiver or self.context.receiver)
 
     def still_held(self, records: Iterable[Any]) -> list[list[Any]]:
-        """``[[oid, n], ...]`` of the borrowed ``records`` that user code kept when its task ended (under the lock)."""
+        """What the reply of a task that has ended says of the ``records`` it got (under the lock)."""
         self.empty_dropped()
-        return [[r.oid, r.n] for r in records if r.refs > 0]
+        return self.refs.still_held(records)
 
     def owner_busy(self) -> bool:
         """Whether other processes depend on objects of this one, or it has unfinished tasks."""

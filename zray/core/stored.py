@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from zray import errors, messages as m
 from zray.causes import Cause
+from zray.owner.reconstruction import same_place
 from zray.refs import dropped
 from zray.store import StoreFull
 from zray.store.client import Allocation, Pending
@@ -34,7 +35,9 @@ class Stored:
         self.loop = runtime.loop
         self.context = runtime.context
         # (node, generation) -> place here.  Only a hint: reading checks the block's generation, as it does for any.
+        # Or why it could not be brought, for the next who reads it.
         self.copies: dict[tuple[bytes, int], list[Any]] = {}
+        self._locating: dict[int, Callable[[list[list[bytes]]], None]] = {}
 
     def allocate(self, nbytes: int, oid: bytes) -> Allocation:
         """Space in the object store, waiting for it if need be (not under the lock).  ObjectStoreFullError."""
@@ -80,7 +83,8 @@ class Stored:
             value = [*self._answer(pending, Cause.RESTORING, oid, "")[:4], oid, self.rt.node]
             if record is not None:
                 with self.loop.lock:
-                    self.rt.refs.replace_value(record, value)
+                    if same_place(record.value, value):  # else it was lost and made again meanwhile
+                        self.rt.refs.replace_value(record, value)
 
     def _read_copy(self, value: Any) -> Any:
         """An object of another node: of the copy that our node has, or brings.  The value stays the primary's."""
@@ -88,15 +92,53 @@ class Stored:
         while True:
             with self.loop.lock:
                 place = self.copies.get((node, value[3]))
-                buffer = self.rt.store.read(place, oid) if place is not None else None
-                if buffer is not None:
-                    return buffer
+                if place is not None:
+                    if place[0] == m.FAILED:
+                        del self.copies[node, value[3]]
+                        raise errors.from_failure(place[1], place[2])
+                    buffer = self.rt.store.read(place, oid)
+                    if buffer is not None:
+                        return buffer
                 pending = self.rt.store.pull(value)
             place = self._answer(pending, Cause.TRANSFERRING, oid, f"from node {node.hex()}")
             with self.loop.lock:
-                self.copies[node, value[3]] = place
-                if len(self.copies) > COPIES_MAX:
-                    del self.copies[next(iter(self.copies))]
+                self._remember(value, place)
+
+    def _remember(self, value: Any, place: list[Any]) -> None:
+        self.copies[value[5], value[3]] = place
+        if len(self.copies) > COPIES_MAX:
+            del self.copies[next(iter(self.copies))]
+
+    def elsewhere(self, value: Any) -> Any:
+        """The stored value in a wire value when it is another node's and not known to be here; else None."""
+        while type(value) is list and value[0] == m.CARRYING:
+            value = value[1]
+        if type(value) is not list or value[0] != m.STORED or value[5] == self.rt.node:
+            return None
+        place = self.copies.get((value[5], value[3]))
+        if place is None or place[0] == m.STORED and not self.rt.store.there(place, value[4]):
+            return value
+        return None
+
+    def fetch(self, value: Any, then: Callable[[Any], None] | None = None) -> Pending:
+        """Begin to bring an object that is ``elsewhere``; ``then`` is called with the answer (all under the lock)."""
+        pending = self.rt.store.pull(value)
+
+        def answered(pending: Pending) -> None:
+            if pending.value is not None:
+                self._remember(value, pending.value)
+            if then is not None:
+                then(pending)
+
+        pending.then = answered
+        return pending
+
+    def prefetch(self, values: Iterable[Any]) -> None:
+        """Begin to bring all of these that are elsewhere, together: whoever reads them waits for each in turn."""
+        with self.loop.lock:
+            for value in values:
+                if (distant := self.elsewhere(value)) is not None:
+                    self.fetch(distant)
 
     def _answer(self, pending: Pending, cause: Cause, oid: bytes, where: str) -> list[Any]:
         """Wait for the place of an object that the node was asked for.  Raises its error."""
@@ -107,6 +149,19 @@ class Stored:
         if pending.value[0] == m.FAILED:
             raise errors.from_failure(pending.value[1], pending.value[2])
         return pending.value
+
+    def locate(self, values: list[Any], then: Callable[[list[list[bytes]]], None]) -> None:
+        """``then(nodes)``: for each stored value, the live nodes that have it (under the lock)."""
+        number = self.rt.next_request()
+        self._locating[number] = then
+        self.rt.send(self.rt.node, m.StoreLocate(number, values))
+
+    def on_located(self, message: m.StoreLocated) -> bool:
+        """The answer to ``locate``, if it is one."""
+        then = self._locating.pop(message.request, None)
+        if then is not None:
+            then(message.nodes)
+        return then is not None
 
     def relieve(self, cap: int) -> int:
         """Move inline values of this process to the store until their bytes are below ``cap`` (under the lock).

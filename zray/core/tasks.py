@@ -54,6 +54,7 @@ class Tasks:
         self._exported: set[bytes] = set()  # functions and classes that the control store has from us
 
     def site(self, fn: Any, options: Any) -> Site:
+        self.rt.groups.check(options, fn.name)
         key, blob = fn.definition()
         self.register_function(key, blob)
         function = Function(key, blob, fn.name)
@@ -73,22 +74,43 @@ class Tasks:
     def fetch_function(self, key: bytes) -> bytes:
         """A function from the GCS: workers that were not sent it with the task."""
         reply = Reply()
+        name = self.rt.ids.job_bytes + key
 
         def arrived(call: Any) -> None:
             reply.message = call
             self.loop.notify(reply)
 
         with self.loop.lock:
-            self.rt.gcs.get_function(self.rt.ids.job_bytes + key, arrived)
+            self.rt.gcs.get_function(name, arrived)
         self.loop.wait(reply, time.monotonic() + REQUEST_TIMEOUT_S)
         call = reply.message
-        if call is None or call.error or call.value is None:
-            why = "did not answer" if call is None else call.error or "does not have it"
+        if call is None or call.error:
+            why = "did not answer" if call is None else call.error
             raise errors.RaySystemError(f"function {key.hex()} could not be read: the control store {why}")
-        return call.value
+        return call.value if call.value is not None else self._await_function(key, name)
+
+    def _await_function(self, key: bytes, name: bytes) -> bytes:
+        """Its owner does not wait until the GCS has it, and what names it may come here sooner, from node to node."""
+        reply = Reply()
+
+        def stored(blob: bytes) -> None:
+            reply.message = blob
+            self.loop.notify(reply)
+
+        with self.loop.lock:
+            watch = self.rt.gcs.await_function(name, stored)
+        self.loop.wait(reply, time.monotonic() + REQUEST_TIMEOUT_S)
+        with self.loop.lock:
+            self.rt.gcs.unwatch(watch)
+        if reply.message is None:
+            raise errors.RaySystemError(f"function {key.hex()} could not be read: the control store did not get it "
+                                        f"within {REQUEST_TIMEOUT_S:g} s; its owner has probably died")
+        return reply.message
 
     def submit(self, fn: Any, args: tuple, kwargs: dict[str, Any], options: Any) -> Any:
         """A task; see zray.handles.RemoteFunction.remote."""
+        if self.context.assigned:
+            options = self.rt.groups.inherit(options)
         site = fn.state
         if site is None or site.runtime is not self.rt or site.options is not options:
             site = self.site(fn, options)
@@ -175,6 +197,8 @@ class Tasks:
         """``f.map``; falls back to one submission an item where items are references or need options of their own."""
         if not isinstance(items, (list, tuple, range)):
             items = list(items)
+        if self.context.assigned:
+            options = self.rt.groups.inherit(options)
         site = fn.state
         if site is None or site.runtime is not self.rt or site.options is not options:
             site = self.site(fn, options)
@@ -213,7 +237,7 @@ class Tasks:
 
     def cancel_entry(self, entry: Entry, force: bool, recursive: bool) -> None:
         task = entry.task
-        if task is None:
+        if task is None or hasattr(task, "why"):
             return
         if type(task) is MapBatch:
             index = int.from_bytes(entry.oid[ids.PREFIX_SIZE:ids.TASK_SIZE], "little") - task.start

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from zray.core.runtime import Runtime
 
 
+class NotReady(Exception):
+    """The value that a record had is lost, and the object is pending again: wait for it as for any."""
+
+
 class Values:
     """Encoding and decoding for one Runtime."""
 
@@ -87,7 +91,7 @@ class Values:
     # ------------------------------------------------------------ in
 
     def load(self, record: Entry | Borrowed) -> Any:
-        """The Python value of a ready object; raises its error."""
+        """The Python value of a ready object; raises its error, or NotReady when the value turns out to be lost."""
         if record.owner is None:
             return self._value_of(record)
         # References inside keep this object, and with it themselves, alive until their owners know of them.
@@ -102,17 +106,32 @@ class Values:
         value = record.value
         if type(value) is bytes:
             return None if value == NONE else loads(value)
+        if value is None:
+            raise NotReady  # another thread has just found out
         return self._load(value, record)
 
     def _load(self, value: Any, record: Entry | Borrowed | None) -> Any:
         kind = value[0]
         if kind == STORED:
-            return loads(self.rt.stored.read(value, record))
+            return loads(self._read(value, record))
         if kind == FAILED:
             raise self.error(value)
         if kind == CARRYING:
             return self.load_wire(value[1])
         raise errors.RaySystemError(f"an object has a value of unknown form {kind!r}")
+
+    def _read(self, value: Any, record: Entry | Borrowed | None) -> Any:
+        try:
+            return self.rt.stored.read(value, record)
+        except errors.ObjectLostError as lost:
+            if record is None:
+                raise
+            reason = str(getattr(lost, "reason", ""))
+        with self.rt.loop.lock:
+            failure = self.rt.submitter.reconstruction.lost(record, value, reason)
+        if failure is not None:
+            raise self.error(failure)
+        raise NotReady
 
     def load_wire(self, value: Any) -> Any:
         """The Python value of an argument as it came in a message."""
@@ -120,7 +139,14 @@ class Values:
             return None if value == NONE else loads(value)
         return self._load(value, None)
 
+    def prefetch(self, values: Sequence[Any]) -> None:
+        """Begin to bring those that other nodes hold, all at once; reading them waits."""
+        listed = [value for value in values if type(value) is list]
+        if listed:
+            self.rt.stored.prefetch(listed)
+
     def load_many(self, values: Sequence[Any]) -> list[Any]:
+        self.prefetch(values)
         return [self.load_wire(value) for value in values]
 
     def payload(self, value: Any) -> Any:

@@ -8,11 +8,13 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from zray import errors, messages as m
-from zray.core.explaining import StreamRecord, explain_records
+from zray.causes import Cause
+from zray.core.explaining import EXPLAINED_MAX, StreamRecord, explain_records
 from zray.owner.streams import Stream
 from zray.refs import MapRefs, ObjectRef, ObjectRefGenerator, RefList
 from zray.serialization import NONE, loads
 from zray.transport.loop import Waiter
+from zray.core.values import NotReady
 from zray.core.waiting import Countdown, WaitGroup
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ class Waits:
     def get_one(self, ref: ObjectRef, timeout: float | None = None) -> Any:
         """The value of one reference: what a synchronous call does, with as few steps as it takes."""
         record = ref._record
+        deadline = None if timeout is None else time.monotonic() + timeout
         if record.value is None:
             if timeout is None and self.rt.executor is None:
                 self._wait_one(record)
@@ -46,7 +49,9 @@ class Waits:
         value = record.value
         if type(value) is bytes and record.owner is None:
             return None if value == NONE else loads(value)
-        return self.values.load(record)
+        if type(value) is list and value[0] == m.STORED and value[5] != self.rt.node:
+            self.bring((record,), deadline)
+        return self._load(record, deadline)
 
     def _wait_one(self, record: Any) -> None:
         """A driver waits for one object without a time-out; the first seconds without the machinery of ``block``."""
@@ -67,19 +72,32 @@ class Waits:
     def get(self, refs: Sequence[ObjectRef], timeout: float | None = None) -> list[Any]:
         """Values in order; the first error in order is raised."""
         records = [ref._record for ref in refs]
+        deadline = None if timeout is None else time.monotonic() + timeout
         for record in records:
             if record.value is None:
                 self.wait_all(records, timeout)
                 break
-        load = self.values.load
         out = []
+        for record in records:
+            if type(record.value) is list:
+                self.bring(records, deadline)
+                break
         for record in records:
             value = record.value
             if type(value) is bytes and record.owner is None:
                 out.append(None if value == NONE else loads(value))
             else:
-                out.append(load(record))
+                out.append(self._load(record, deadline))
         return out
+
+    def _load(self, record: Any, deadline: float | None) -> Any:
+        """The value of a record that was ready; when it proves to be lost, that which it is to have instead."""
+        while True:
+            try:
+                return self.values.load(record)
+            except NotReady:
+                self.wait_all((record,), None if deadline is None else max(0.0, deadline - time.monotonic()))
+                self.bring((record,), deadline)
 
     def get_map(self, refs: MapRefs, timeout: float | None = None) -> list[Any]:
         """All values of a map, column by column."""
@@ -97,6 +115,7 @@ class Waits:
             raise self.values.error(batch.failures[min(batch.failures)])
         out: list[Any] = []
         order = sorted(batch.results, key=lambda column: column[0])
+        self.values.prefetch([value for _, _, value in order])
         for first, n, value in order:
             column = loads(self.values.payload(value))
             if first == len(out):
@@ -122,6 +141,30 @@ class Waits:
                 for record in pending:
                     self.refs.forget_waiter(record, count)
             raise
+
+    def bring(self, records: Sequence[Any], deadline: float | None) -> None:
+        """Bring what other nodes hold of these, all together.  What cannot be had, its reader will hear."""
+        stored = self.rt.stored
+        with self.loop.lock:
+            wanted = [(record, value) for record in records if (value := stored.elsewhere(record.value)) is not None]
+            count = Countdown(self.loop, len(wanted))
+            pending = [(value, stored.fetch(value, count)) for _, value in wanted]
+        if not pending:
+            return
+
+        def why(budget: float) -> str:
+            missing = [(value, each) for value, each in pending if each.value is None]
+            lines = [f"ObjectRef({value[4].hex()}): {Cause.TRANSFERRING.text} "
+                     f"({each.progress or 'from node ' + value[5].hex()})" for value, each in missing[:EXPLAINED_MAX]]
+            if missing[EXPLAINED_MAX:]:
+                lines.append(f"and {len(missing) - EXPLAINED_MAX} more")
+            return "\n".join(lines)
+
+        self.block(count, None if deadline is None else max(0.0, deadline - time.monotonic()), why)
+        with self.loop.lock:  # what is lost is made again together, too; why it cannot be, its reader will hear
+            for (record, value), (_, each) in zip(wanted, pending, strict=True):
+                if each.value is not None and each.value[0] == m.FAILED and each.value[1] == "object_lost":
+                    self.submitter.reconstruction.lost(record, value, str(each.value[2].get("reason", "")))
 
     def block(self, waiter: Waiter, timeout: float | None, why: Callable[[float], str],
               waited_s: float = 0.0) -> None:
@@ -154,7 +197,10 @@ class Waits:
 
     def wait(self, refs: Sequence[ObjectRef], num_returns: int, timeout: float | None, fetch_local: bool = True
              ) -> tuple[list[ObjectRef], list[ObjectRef]]:
-        """``(ready, rest)``, each in the order of ``refs``; at most ``num_returns`` are ready."""
+        """``(ready, rest)``, each in the order of ``refs``; at most ``num_returns`` are ready.
+
+        With ``fetch_local`` those on other nodes are on their way here when it returns.
+        """
         if timeout == 0:
             return self._wait_now(refs, num_returns)
         group = self._wait_group(refs)
@@ -185,6 +231,8 @@ class Waits:
                 del pending[oid]
             rest = RefList(pending.values())
         rest.group = group
+        if fetch_local:
+            self.values.prefetch([ref._record.value for ref in done])
         self.loop.raise_pending()
         return done, rest
 
@@ -258,7 +306,13 @@ class Waits:
         record = ref._record
         if record.value is None:
             await self.futures.arrival(record)
-        return self.values.load(record)
+        while True:
+            if type(record.value) is list:
+                await self.futures.brought(record.value)
+            try:
+                return self.values.load(record)
+            except NotReady:
+                await self.futures.arrival(record)
 
 
 def _earlier(deadline: float | None, other: float) -> float:

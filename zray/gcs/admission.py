@@ -68,10 +68,28 @@ class Admission:
     def _tagged(self, call: Call) -> None:
         if self._failed(call):
             return
-        if not call.value[0]:
-            self.then("this incarnation is known already: a node that was declared dead, or is a copy of another, "
+        swapped, holder = call.value
+        if not swapped and holder == self.node:  # perhaps it asked another node, which failed half-way
+            self.client.get(NODES + self.node, self._known)
+        elif not swapped:
+            self._refuse_known()
+        else:
+            self._name()
+
+    def _known(self, call: Call) -> None:
+        if self._failed(call):
+            return
+        if call.value is not None:
+            self._refuse_known()
+        else:
+            self._name()
+
+    def _refuse_known(self) -> None:
+        self.then("this incarnation is known already: a node that was declared dead, or is a copy of another, "
                       "must start anew", 0)
-        elif self.name:
+
+    def _name(self) -> None:
+        if self.name:
             self.client.compare_and_set(_NAME + self.name.encode(), None, self.node, self._named)
         else:
             self._number()
@@ -80,7 +98,7 @@ class Admission:
         if self._failed(call):
             return
         swapped, holder = call.value
-        if swapped:
+        if swapped or holder == self.node:
             self._number()
         elif holder is None:  # given up in between
             self.client.compare_and_set(_NAME + self.name.encode(), None, self.node, self._named)

@@ -54,10 +54,13 @@ RESEND_S = 0.05
 WINDOW = 1024
 # Updates in progress in a chain before the head leaves requests to be retried.
 SENT_MAX = 16_384
+# Messages that came too early for a replica, at most; what is beyond is asked again after a while.
+EARLY_MAX = 1024
 SNAPSHOT_CHUNK_BYTES = 1024 * 1024
 SNAPSHOT_CHUNKS_MAX = 4096
 
 Out = list[tuple[bytes, Any]]
+_BETWEEN_REPLICAS = (ChainUpdates, ChainAck, ChainSnapshot, ChainFetch)
 
 
 class UnsafeConfig(ValueError):
@@ -103,12 +106,16 @@ class ChainReplica:
         self.lease_until = math.inf
         self.counters: Counter[str] = Counter()
         self.publisher = Publisher(shard)
+        self.journal: Callable[[int, Update], None] | None = None  # told of every update that is applied
+        self.refusing = ""  # why this replica must take no updates, as head
         self._sent: deque[Update] = deque()  # Sent of the paper: updates (sent_base, applied]
         self._sent_base = self.state.sequence
         self._follower: _Follower | None = None
         self._collected: _Collected | None = None
         self._heard = False  # the predecessor has answered in this epoch
         self._asked_at = -math.inf
+        # What overtook the news of a configuration or of a lease: kept, for asking again would take 50 ms and more.
+        self._early: deque[tuple[bytes, Any]] = deque(maxlen=EARLY_MAX)
         self._take_place()
         self._handlers: dict[type, Callable[[bytes, Any, float], Out]] = {
             GcsRequest: self._on_request, GcsWatch: self._on_watch, GcsUnwatch: self._on_unwatch,
@@ -147,6 +154,9 @@ class ChainReplica:
         if handler is None:
             self.counters["unknown"] += 1
             return []
+        if isinstance(message, _BETWEEN_REPLICAS) and message.epoch > self.config.epoch:
+            self._early.append((peer, message))
+            return []
         return handler(peer, message, now)
 
     def tick(self, now: float) -> Out:
@@ -178,6 +188,12 @@ class ChainReplica:
         if epoch == self.config.epoch:
             self.lease_until = until
 
+    def replay(self, now: float) -> Out:
+        """Handle what came too early: call when a lease has been granted."""
+        early = list(self._early)
+        self._early.clear()
+        return [answer for peer, message in early for answer in self.on_message(peer, message, now)]
+
     def reconfigure(self, config: ChainConfig, now: float) -> Out:
         """Adopt a later configuration; earlier ones are ignored.  Raises UnsafeConfig and stays as it is."""
         if config.epoch <= self.config.epoch:
@@ -199,7 +215,7 @@ class ChainReplica:
         self._trim()
         if self._predecessor:
             out += self._ask(now)
-        return out
+        return out + self.replay(now)
 
     def forget_client(self, client: bytes) -> None:
         """A client process is gone: drop its watches (its session goes by the FORGET update)."""
@@ -225,8 +241,7 @@ class ChainReplica:
         if not self.is_tail:
             return self._redirect(peer, request.number)
         if not self.established or now >= self.lease_until:
-            self.counters["unready"] += 1
-            return []  # the client asks again; an answer now could be stale
+            return self._too_early(peer, request)  # an answer now could be stale
         return [(peer, GcsReply(request.number, "", self.state.tables.read(request.op), self.shard))]
 
     def _on_update_request(self, peer: bytes, request: GcsRequest, now: float) -> Out:
@@ -239,6 +254,9 @@ class ChainReplica:
         if verdict == dedupe.GONE:
             return [(peer, GcsReply(request.number, f"{EXPIRED}: this client was forgotten, its earlier requests "
                                                     "may have been applied", None, self.shard))]
+        if self.refusing:
+            alone = len(self.config.members) == 1  # else the chain goes on without me in a moment
+            return [(peer, GcsReply(request.number, self.refusing, None, self.shard))] if alone else []
         if verdict != dedupe.NEW or self.applied - self.committed >= SENT_MAX:
             self.counters[verdict if verdict != dedupe.NEW else "busy"] += 1
             return []
@@ -248,8 +266,7 @@ class ChainReplica:
         if not self.is_tail:
             return self._redirect(peer, 0)
         if not self.established or now >= self.lease_until:
-            self.counters["unready"] += 1
-            return []
+            return self._too_early(peer, message)
         if self.publisher.acknowledge(peer, message.watch, message.seen, now):
             return []
         return list(self.publisher.watch(peer, message.watch, message.prefix, message.seen, now,
@@ -257,6 +274,11 @@ class ChainReplica:
 
     def _on_unwatch(self, peer: bytes, message: GcsUnwatch, now: float) -> Out:
         self.publisher.unwatch(peer, message.watch)
+        return []
+
+    def _too_early(self, peer: bytes, message: Any) -> Out:
+        self.counters["unready"] += 1
+        self._early.append((peer, message))
         return []
 
     def _redirect(self, peer: bytes, number: int) -> Out:
@@ -267,6 +289,8 @@ class ChainReplica:
     def _append(self, update: Update, now: float) -> Out:
         """Apply the next update of the history; at a serving tail that also commits it."""
         change = self.state.apply(update)
+        if self.journal is not None:
+            self.journal(self.applied, update)
         if self._follower is None:
             self._sent_base = self.applied
         else:
@@ -304,7 +328,7 @@ class ChainReplica:
         if not self.established and self.applied >= message.last and self.me in self.config.members:
             self.established = True
             if self.is_tail:
-                out += self._commit_all()
+                out += self._commit_all() + self.replay(now)
         return out + self._feed(now) + self._acknowledge()
 
     def _feed(self, now: float, even_empty: bool = False) -> Out:
@@ -409,7 +433,9 @@ class ChainReplica:
     def _on_snapshot(self, peer: bytes, message: ChainSnapshot, now: float) -> Out:
         if not self._from(peer, self._predecessor, message.epoch):
             return []
-        if self.established or message.sequence <= self.applied or not 0 < message.count <= SNAPSHOT_CHUNKS_MAX:
+        if message.sequence <= self.applied:
+            return self._acknowledge()  # my word that I have it was lost
+        if self.established or not 0 < message.count <= SNAPSHOT_CHUNKS_MAX:
             return []
         self._heard = True
         collected = self._collected

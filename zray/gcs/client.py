@@ -117,6 +117,7 @@ class GcsClient:
         self._open: dict[int, Call] = {}  # by number, oldest first
         self._held: deque[Call] = deque()  # updates beyond the window the store remembers
         self._watches: dict[int, Watch] = {}
+        self._asking: set[int] = set()  # watches that wait for an answer
         self._next_watch = 1
 
     # ------------------------------------------------------------ operations
@@ -174,6 +175,15 @@ class GcsClient:
 
     def get_function(self, key: bytes, done: Done = None) -> Call:
         return self.get(FUNCTIONS + key, done)
+
+    def await_function(self, key: bytes, arrived: Callable[[bytes], None]) -> int:
+        """``arrived(blob)`` as soon as somebody has stored the function; returns the number of the watch, to end it."""
+        def changed(version: int, reset: bool, changes: list[Change]) -> None:
+            blob = next((change.value for change in changes if change.value is not None), None)
+            if blob is not None:
+                arrived(blob)
+
+        return self.subscribe(FUNCTIONS + key, changed)
 
     def drop_functions(self, job: bytes) -> None:
         """Forget the functions whose keys begin with ``job``: nobody is left to call them."""
@@ -233,6 +243,11 @@ class GcsClient:
 
     def record_group(self, group: bytes, record: dict[str, Any] | None, done: Done = None) -> Call:
         return self._record(GROUPS + group, record, done)
+
+    def replace_group(self, group: bytes, old: dict[str, Any], new: dict[str, Any], done: Done = None) -> Call:
+        """value: whether the record still was ``old``, and is ``new`` now."""
+        return self._update([tables.COMPARE_AND_SET, GROUPS + group, tables.pack_record(old), tables.pack_record(new)],
+                            done, lambda r: r[0])
 
     def get_group(self, group: bytes, done: Done = None) -> Call:
         return self._unpacked(GROUPS + group, done)
@@ -310,6 +325,7 @@ class GcsClient:
         return number
 
     def unwatch(self, number: int) -> None:
+        self._asking.discard(number)
         if self._watches.pop(number, None) is not None and self.members:
             self._send(self.members[-1], GcsUnwatch(number))
 
@@ -353,8 +369,8 @@ class GcsClient:
 
     @property
     def busy(self) -> bool:
-        """Whether requests wait for answers."""
-        return bool(self._open or self._held)
+        """Whether requests, or watches after a change of the chain, wait for answers."""
+        return bool(self._open or self._held or self._asking)
 
     # ------------------------------------------------------------ requests
 
@@ -420,16 +436,27 @@ class GcsClient:
         if message.epoch > self.epoch and message.members:
             self.configure(message.epoch, message.members)
             return
+        self.counters["redirects"] += 1
         call = self._open.get(message.number)
         if call is not None and message.epoch == self.epoch and call.attempts:
             call.attempts = -1  # the next retry goes to its proper place
-        self.counters["redirects"] += 1
+
+    def again(self, peer: bytes, number: int) -> None:
+        """Send once more what ``peer`` redirected, because it had not heard yet of the configuration that I know."""
+        call = self._open.get(number)
+        if call is not None:
+            self._transmit(call)
+        elif not number and self.members and peer == self.members[-1]:
+            for watch in list(self._watches.values()):
+                if watch.waiting:
+                    self._ask_watch(watch)
 
     # ------------------------------------------------------------ watch streams
 
     def _ask_watch(self, watch: Watch, retry: bool = False) -> None:
         watch.asked_at = self._now
         watch.waiting = True
+        self._asking.add(watch.number)
         watch.unacked = 0
         if not self.members:
             return
@@ -451,6 +478,7 @@ class GcsClient:
                 self._ask_watch(watch)
             return
         watch.waiting = False
+        self._asking.discard(watch.number)
         if message.version <= watch.seen:
             return
         fresh = [Change(*change) for change in message.changes if message.reset or change[0] > watch.seen]
@@ -473,6 +501,7 @@ class GcsClient:
         assert all(0 < n < self._next_update for n in updates + held)
         assert not (held and not updates), "held requests wait for open ones"
         assert all(watch.seen >= -1 for watch in self._watches.values())
+        assert self._asking == {number for number, watch in self._watches.items() if watch.waiting}
 
 
 def _text(scope: tuple[str, bytes]) -> tuple[str, str]:

@@ -36,6 +36,8 @@ from zray.messages import (
 
 ALIVE, DRAINING, DEAD, LEFT = "alive", "draining", "dead", "left"
 GONE, RELEASED, FENCED = "gone", "released", "fenced"
+# What a voter accepted is finished by its proposer within some round trips, else by somebody else.
+UNDECIDED_S = 0.1
 
 
 class NodeRow(NamedTuple):
@@ -90,6 +92,7 @@ class Control:
         self.rows: dict[bytes, NodeRow] = {}
         self.counters: Counter[str] = Counter()
         self.released: set[bytes] = set()
+        self.stepping_down = False
         self._reports: dict[bytes, list[Report]] = {}
         self._beat_at = -math.inf
         self._said: tuple | None = None
@@ -141,6 +144,9 @@ class Control:
     def on_rows(self, rows: dict[bytes, NodeRow], now: float) -> Out:
         """The nodes table has changed."""
         self.rows = rows
+        ended = {name for name, row in rows.items() if row.state in (DEAD, LEFT)} - self.config.involved()
+        self.membership.gone -= ended  # the row says it for ever
+        self.released -= ended
         self._watch_over(now)
         return self.step(now)
 
@@ -153,15 +159,20 @@ class Control:
 
     def adopt(self, config: ClusterConfig, now: float) -> Out:
         """A configuration that is decided."""
-        was_voter = self.is_voter
+        was_voter, involved = self.is_voter, self.config.involved()
         if not self.acceptor.learn(config, now):
             return []
         self.counters["configurations"] += 1
         if self.proposer.base is not None and self.proposer.base.generation < config.generation:
             self.proposer.abandon()
         self._watch_over(now, afresh=self.is_voter and not was_voter)
+        self.membership.expect(config.involved() - involved, now)
         self.host.adopted(config)
         return []
+
+    def step_down(self) -> None:
+        """This node can hold no replica any more; the next :meth:`step` tells the others."""
+        self.stepping_down = True
 
     def tick(self, now: float) -> Out:
         self.membership.ran(now)
@@ -169,11 +180,13 @@ class Control:
 
     def next_deadline(self, now: float) -> float:
         """When :meth:`tick` has something to do, if nothing happens before."""
-        if self.alone and not self.proposer.active and self.proposer.rest_until <= now:
-            return math.inf
-        due = [self._beat_at, self.proposer.next_deadline()]
-        if self.proposer.rest_until > now:
-            due.append(self.proposer.rest_until)
+        attempt = self.proposer.next_deadline()
+        if not self.proposer.active:
+            rest = self.proposer.rest_until
+            attempt = max(self._stuck_at(), rest) if rest <= now else rest
+        if self.alone:
+            return attempt
+        due = [attempt, self._beat_at]
         if self._reads():
             due.append(self.lease.next_deadline())
         if self.is_voter:
@@ -185,7 +198,7 @@ class Control:
     def step(self, now: float) -> Out:
         """Everything that is due, whatever made it so.  Call when a replica's report may have changed."""
         out: Out = []
-        if self.leaving and self.me not in self.released and any(
+        if (self.leaving or self.stepping_down) and self.me not in self.released and any(
                 self.me in chain.members and len(chain.members) > 1 for chain in self.config.chains):
             self.lease.release()
             self.host.reads_until(-math.inf)
@@ -193,8 +206,14 @@ class Control:
         if self._reads() and self.lease.due(self.config, now):
             out += self.lease.ask(self.config, now)
         out += self._beat(now)
-        if self.is_proposer(now):
-            out += self._propose(now)
+        proposes = self.is_proposer(now)
+        if not self.proposer.active and now >= self.proposer.rest_until:
+            if now >= self._stuck_at():
+                same = self.config._replace(generation=self.config.generation + 1, freed=())
+                out += self.proposer.propose(self.config, same, now)
+            elif proposes:
+                out += self._propose(now)
+        if proposes:
             self._bury(now)
         return out
 
@@ -220,10 +239,15 @@ class Control:
         return out
 
     def _propose(self, now: float) -> Out:
-        if self.proposer.active or now < self.proposer.rest_until:
-            return []
         wish = next_config(self.config, self.view(now))
         return self.proposer.propose(self.config, wish, now) if wish is not None else []
+
+    def _stuck_at(self) -> float:
+        """When I should finish what I have accepted and nobody has decided: until then tails get no lease from me."""
+        if self.acceptor.accepted is None:
+            return math.inf
+        place = self.config.voters.index(self.me) if self.is_voter else len(self.config.voters)
+        return self.acceptor.accepted_at + UNDECIDED_S * (1 + place)
 
     def _bury(self, now: float) -> None:
         for node in sorted(self.membership.agreed_lost(self.config, now) | self.membership.gone):
@@ -236,18 +260,20 @@ class Control:
         """What I know, for the decider."""
         gone = self.membership.gone
         ended = {name for name, row in self.rows.items() if row.state in (DEAD, LEFT)}
-        # A tail that leaves answers no reads any more, so its row may not have reached me: its word will do.
+        # The rows come through a tail, which may be the one that leaves and answers no more.
         leaving = {name for name, row in self.rows.items() if row.state == DRAINING} | self.released
         lost = self.membership.agreed_lost(self.config, now) | gone | ended
         failed = self.membership.agreed_silent(self.config, now) | lost
-        usable = {name: row.ordinal for name, row in self.rows.items()
+        living = {name: row.ordinal for name, row in self.rows.items()
                   if row.state == ALIVE and name not in failed | leaving}
+        usable = {name: ordinal for name, ordinal in living.items()
+                  if name == self.me or name in self.membership.answering}
         reports = {**self._reports, self.me: self.host.reports()}
         chains = self.config.chains
         known = [(name, chains[r.shard], r) for name, said in reports.items() for r in said if r.shard < len(chains)]
         return View(
-            usable=usable, failed=frozenset(failed), dead=frozenset(lost | leaving), leaving=frozenset(leaving),
-            freed=frozenset(gone | self.released),
+            living=len(living), usable=usable, failed=frozenset(failed),
+            dead=frozenset(lost | leaving), leaving=frozenset(leaving), freed=frozenset(gone | self.released),
             established=frozenset((r.shard, name) for name, chain, r in known
                                   if r.established and 0 < chain.since_of(name) <= r.epoch),
             caught_up=frozenset((r.shard, r.epoch) for name, chain, r in known if r.caught_up and name == chain.tail))
@@ -317,7 +343,7 @@ class Control:
         return []
 
     def _on_standing(self, peer: bytes, message: NodeStanding, now: float) -> Out:
-        if message.standing == GONE and message.node != self.me:
+        if message.standing == GONE and message.node in self._others():
             self.membership.proven_gone(message.node)
         elif message.standing == RELEASED and message.node == peer:
             self.released.add(peer)

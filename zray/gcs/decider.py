@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import NamedTuple
 
-from zray.gcs.config import ChainConfig, ClusterConfig
+from zray.gcs.config import ChainConfig, ClusterConfig, majority
 
 REPLICAS = 3
 
@@ -26,7 +26,8 @@ REPLICAS = 3
 class View(NamedTuple):
     """What the proposer knows.  Nodes are incarnations."""
 
-    usable: dict[bytes, int]  # nodes that may take a part -> their ordinal
+    living: int  # nodes that may take a part once they have shown a sign of life
+    usable: dict[bytes, int]  # those that have -> their ordinal
     failed: frozenset[bytes]  # silent, lost or gone: out of the chains
     dead: frozenset[bytes]  # lost, gone, or leaving: no voters any more
     leaving: frozenset[bytes]
@@ -57,20 +58,22 @@ def next_config(config: ClusterConfig, view: View) -> ClusterConfig | None:
 
 
 def next_voters(voters: tuple[bytes, ...], view: View) -> tuple[bytes, ...]:
-    """Keep who is well, in order; fill up with the lowest nodes."""
+    """Keep who is well, in order, then the lowest nodes, then who is silent.  Never a set that could not decide now."""
     kept = [voter for voter in voters if voter not in view.dead]
+    silent = [voter for voter in kept if voter in view.failed]
     spare = [node for node in sorted(view.usable, key=lambda node: (view.usable[node], node)) if node not in kept]
-    wanted = voters_wanted(len(set(kept).union(view.usable)))
-    chosen = (kept + spare)[:wanted]
-    if len(chosen) == len(voters) and set(chosen) == set(voters):
+    candidates = [*(voter for voter in kept if voter not in silent), *spare, *silent]
+    many = min(voters_wanted(view.living + len(silent)), len(candidates))
+    chosen = tuple(candidates[:many - 1 + many % 2])  # an even number survives no more than one less does
+    if set(chosen) == set(voters) or not majority(chosen, set(view.usable)):
         return voters
-    return tuple(chosen) or voters
+    return chosen
 
 
 def _without_failed(config: ClusterConfig, view: View) -> tuple[ChainConfig, ...]:
     chains = []
     for shard, chain in enumerate(config.chains):
-        if chain.joining in view.failed:
+        if chain.joining and chain.joining in view.failed:
             chain = chain.without(chain.joining)
         for name in chain.members:
             if name in view.failed and _others_hold(shard, chain, name, view):

@@ -1,15 +1,116 @@
-"""The snapshot of a replica on disk."""
+"""A replica on disk: a snapshot, and a log of the updates since.
+
+    gcs.snapshot    magic, checksum, state            replaced as a whole
+    gcs.log         magic, then records               appended; a record is length, checksum, payload
+
+The payload of a record is one update with its sequence number.  What is acknowledged was written and synced before
+(``sync``, once for all updates of a turn), so nothing acknowledged is lost when every replica is killed at once.  A
+record that was torn by a crash is the last one and fails its checksum: it was not acknowledged, and is cut off.
+When the log has grown, a new snapshot replaces both; updates that the snapshot contains are skipped on reading, so a
+crash between the two renames does no harm.
+"""
 
 from __future__ import annotations
 
 import os
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
-from zray.gcs.state import CorruptSnapshot, ReplicatedState
+import msgpack
+
+from zray.gcs.state import CorruptSnapshot, ReplicatedState, Update
 
 SNAPSHOT_NAME = "gcs.snapshot"
+LOG_NAME = "gcs.log"
+# A restart reads the log at some 100 MB/s; a snapshot stalls the node for as long as it takes to write the tables.
+LOG_BYTES_MAX = 32 * 1024 * 1024
 _MAGIC = b"zraygcs1"
+_LOG_MAGIC = b"zraylog1"
+_DIGEST = 8
+
+
+class Disk:
+    """Where one replica persists.  Every method may raise OSError: the disk is full, gone, or not ours."""
+
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
+        self.directory = Path(directory)
+        self.log_bytes = 0
+        self._log = -1  # file descriptor
+        self._buffer = bytearray()
+        self.unsynced = False  # something was appended since the last sync
+
+    def load(self) -> ReplicatedState | None:
+        """What is stored, None if nothing is.  CorruptSnapshot when what is there cannot be trusted."""
+        state = read_snapshot(self.directory / SNAPSHOT_NAME)
+        try:
+            blob = (self.directory / LOG_NAME).read_bytes()
+        except FileNotFoundError:
+            return state
+        if blob[:len(_LOG_MAGIC)] != _LOG_MAGIC[:len(blob)]:
+            raise CorruptSnapshot(f"{self.directory / LOG_NAME} is not a log of the control store; move it away")
+        state = state or ReplicatedState()
+        for sequence, update in _records(blob):
+            if sequence == state.sequence + 1:
+                state.apply(update)
+            elif sequence > state.sequence:
+                raise CorruptSnapshot(f"{self.directory / LOG_NAME} begins after the snapshot ends: update "
+                                      f"{state.sequence + 1} is missing")
+        return state
+
+    def begin(self, state: ReplicatedState) -> None:
+        """Write a snapshot of ``state``; what is appended from now on follows it."""
+        self.close()
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_snapshot(self.directory / SNAPSHOT_NAME, state)
+        self._log = os.open(self.directory / LOG_NAME, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+        self._buffer += _LOG_MAGIC
+        self.log_bytes = len(_LOG_MAGIC)
+        self.unsynced = True
+        self.sync()
+
+    def append(self, sequence: int, update: Update) -> None:
+        """Add an update to the log; it is safe after the next :meth:`sync`."""
+        payload = msgpack.packb([sequence, *update], use_bin_type=True)
+        record = len(payload).to_bytes(4, "big") + blake2b(payload, digest_size=_DIGEST).digest() + payload
+        self._buffer += record
+        self.log_bytes += len(record)
+        self.unsynced = True
+
+    def sync(self) -> None:
+        if self.unsynced:
+            while self._buffer:
+                del self._buffer[:os.write(self._log, self._buffer)]
+            os.fdatasync(self._log)
+            self.unsynced = False
+
+    def remove(self) -> None:
+        """This node holds no replica any more: what it stored must not come back as the newest state."""
+        self.close()
+        for name in (LOG_NAME, SNAPSHOT_NAME):
+            (self.directory / name).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Appends that were not synced are lost."""
+        if self._log >= 0:
+            os.close(self._log)
+        self._log = -1
+        self._buffer.clear()
+        self.unsynced = False
+
+
+def _records(blob: bytes) -> Any:
+    """(sequence, update) of every whole record."""
+    place = len(_LOG_MAGIC)
+    while place + 4 + _DIGEST <= len(blob):
+        size = int.from_bytes(blob[place:place + 4], "big")
+        digest = blob[place + 4:place + 4 + _DIGEST]
+        payload = blob[place + 4 + _DIGEST:place + 4 + _DIGEST + size]
+        if len(payload) < size or blake2b(payload, digest_size=_DIGEST).digest() != digest:
+            return  # torn by a crash, so never acknowledged
+        sequence, client, number, acked, op = msgpack.unpackb(payload, raw=False, strict_map_key=False)
+        yield sequence, Update(client, number, acked, op)
+        place += 4 + _DIGEST + size
 
 
 def write_snapshot(path: Path, state: ReplicatedState) -> None:

@@ -33,7 +33,8 @@ class Membership:
         self.me = me
         self.node_timeout_s = node_timeout_s
         self.gone: set[bytes] = set()
-        self.heard_at: dict[bytes, float] = {}
+        self.heard_at: dict[bytes, float] = {}  # or when I began to listen
+        self.answering: set[bytes] = set()  # heard of at least once: a row alone is no sign of life
         self._opinions: dict[bytes, tuple[frozenset[bytes], frozenset[bytes]]] = {}  # voter -> (silent, lost)
         self._ran_at = -math.inf
 
@@ -44,18 +45,28 @@ class Membership:
         wanted = {name for name in nodes if name != self.me}
         for name in [name for name in self.heard_at if name not in wanted]:
             del self.heard_at[name]
+            self.answering.discard(name)
         for name in wanted:
             if afresh or name not in self.heard_at:
                 self.heard_at[name] = now
         self._opinions = {voter: said for voter, said in self._opinions.items() if voter in wanted}
 
+    def expect(self, nodes: Iterable[bytes], now: float) -> None:
+        """These have been given a part: their heartbeats come faster from now on.  No other part before I hear one."""
+        for name in nodes:
+            if name in self.heard_at:
+                self.heard_at[name] = now
+                self.answering.discard(name)
+
     def heard(self, peer: bytes, now: float) -> None:
         if peer in self.heard_at:
             self.heard_at[peer] = now
+            self.answering.add(peer)
 
     def opinion(self, voter: bytes, silent: Iterable[bytes], lost: Iterable[bytes]) -> bool:
         """What a voter says it has not heard of; whether that is news."""
-        said = (frozenset(silent), frozenset(lost))
+        said = (frozenset(name for name in silent if type(name) is bytes),
+                frozenset(name for name in lost if type(name) is bytes))
         if voter not in self.heard_at or self._opinions.get(voter, (frozenset(), frozenset())) == said:
             return False
         self._opinions[voter] = said
@@ -88,10 +99,10 @@ class Membership:
 
     def agreed_silent(self, config: ClusterConfig, now: float) -> set[bytes]:
         """What a majority of the voters, with me, has not heard of for a short while."""
-        return {name for name in self.silent(config, now) if self._agreed(config, name, 0)}
+        return {name for name in self.silent(config, now) if self._agreed(config, name, 0, now)}
 
     def agreed_lost(self, config: ClusterConfig, now: float) -> set[bytes]:
-        return {name for name in self.lost(now) if self._agreed(config, name, 1)}
+        return {name for name in self.lost(now) if self._agreed(config, name, 1, now)}
 
     def next_deadline(self, config: ClusterConfig, now: float) -> float:
         """When the next suspicion arises if nothing is heard."""
@@ -103,12 +114,14 @@ class Membership:
         at = self.heard_at.get(name)
         return name in self.gone or (at is not None and now >= at + timeout_s)
 
-    def _agreed(self, config: ClusterConfig, name: bytes, which: int) -> bool:
+    def _agreed(self, config: ClusterConfig, name: bytes, which: int, now: float) -> bool:
         if name in self.gone:
             return True
-        agreeing = {voter for voter, said in self._opinions.items() if name in said[which]}
+        # Who is silent itself no longer says anything: it may have heard of the node since.
+        agreeing = {voter for voter, said in self._opinions.items()
+                    if name in said[which] and not self._unheard(voter, SUSPECT_S, now)}
         return majority(config.voters, agreeing | {self.me})
 
     def check(self) -> None:
         assert self.me not in self.heard_at and self.me not in self.gone
-        assert set(self._opinions) <= set(self.heard_at)
+        assert set(self._opinions) <= set(self.heard_at) >= self.answering

@@ -46,6 +46,8 @@ from zray.messages import (
 PROMISE_S = 0.25
 # How long the tail relies on it, from when it asked: the rest is for clocks that run at different speeds (20 %).
 LEASE_S = 0.2
+# Who refused to remove a tail, because of a promise, lets it run out and leaves the proposer this long to ask again.
+HOLD_S = 0.1
 # A tail asks again after this long.
 LEASE_RENEW_S = 0.08
 # A proposer asks again after this long without an answer: some round trips under load.
@@ -64,13 +66,16 @@ class Acceptor:
         self.config = config
         self.promised = NO_BALLOT
         self.accepted: tuple[Ballot, ClusterConfig] | None = None
+        self.accepted_at = 0.0
         self.leases: dict[bytes, float] = {}  # member of a chain -> when my promise to it runs out
+        self._held: dict[bytes, float] = {}  # member that is to be removed -> I promise it nothing until then
 
     def learn(self, config: ClusterConfig, now: float) -> bool:
         """``config`` is decided.  False when that is no news."""
         if config.generation <= self.config.generation:
             return False
         self.leases = {name: until for name, until in self.leases.items() if until > now}
+        self._held.clear()
         if config.generation != self.config.generation + 1 or config.voters != self.config.voters:
             for name in config.members():
                 self.leases[name] = now + PROMISE_S
@@ -106,9 +111,13 @@ class Acceptor:
         removed = base.removed_by(value).difference(value.freed)
         wait = max((self.leases.get(name, now) - now for name in removed), default=0.0)
         if wait > 0:
+            # Others may have accepted, and what is accepted must be decided: were the promise renewed for ever, it
+            # could not be.
+            self._held.update((name, now + wait + HOLD_S) for name in removed)
             return [(peer, RegisterRefused(value.generation, message.round, self.promised[0], wait))]
         self.promised = (message.round, peer)
         self.accepted = (self.promised, value)
+        self.accepted_at = now
         return [(peer, RegisterAccepted(value.generation, message.round))]
 
     def on_lease(self, peer: bytes, message: LeaseAsk, now: float) -> Out:
@@ -118,6 +127,8 @@ class Acceptor:
         if message.generation > self.config.generation or self.accepted is not None:
             return []
         if self.me not in self.config.voters or peer not in self.config.members():
+            return []
+        if self._held.get(peer, now) > now:
             return []
         self.leases[peer] = now + PROMISE_S
         return [(peer, LeasePromise(message.generation, message.number))]

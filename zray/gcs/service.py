@@ -7,7 +7,8 @@
     service.client.claim_name(...)                 # the daemon's own requests; complete on return in a cluster of one
     service.peer_closed(node, proven=True)         # its endpoint refuses connections
     service.forget(incarnation)                    # a process is gone
-    service.close()                                # last snapshot
+    service.flush()                                # once a turn of the loop
+    service.close()
 
 ``send(peer, message)`` queues a message for another node, or for a process of this node.  What this node says to
 itself never leaves the process.  A core process speaks to its own node only, which passes its requests on.
@@ -17,22 +18,22 @@ from __future__ import annotations
 
 import math
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from zray import ids
 from zray.gcs.admission import Admission, parse_row, with_state
 from zray.gcs.chain import ChainReplica, Out, UnsafeConfig
 from zray.gcs.client import RETRY_S, Call, GcsClient
+from zray.gcs.coalesce import Coalescer
 from zray.gcs.config import ChainConfig, ClusterConfig
 from zray.gcs.control import ALIVE, DEAD, DRAINING, FENCED, LEFT, Control, Host, NodeRow, Report
-from zray.gcs.disk import SNAPSHOT_NAME, read_snapshot, write_snapshot
+from zray.gcs.disk import LOG_BYTES_MAX, Disk
 from zray.gcs.membership import NODE_TIMEOUT_S
 from zray.gcs.proxy import Proxy
-from zray.gcs.state import ReplicatedState
-from zray.gcs.tables import NODES, Change
+from zray.gcs.state import ReplicatedState, Update
+from zray.gcs.tables import DISK, NODES, Change
 from zray.messages import (
     ChainAck,
     ChainFetch,
@@ -56,16 +57,15 @@ from zray.messages import (
     RegisterRefused,
 )
 
-# A snapshot is written this long after the first change it lacks.
-SNAPSHOT_S = 5.0
 # While anything is to be sent again, this often.
 TICK_S = 0.05
-_OF_CLIENTS: tuple[Any, ...] = (GcsRequest, GcsWatch, GcsUnwatch)
-_OF_REPLICAS: tuple[Any, ...] = (ChainUpdates, ChainAck, ChainSnapshot, ChainFetch)
-_TO_CLIENT: tuple[Any, ...] = (GcsReply, GcsRedirect, GcsEvents)
-_OF_CONTROL: tuple[Any, ...] = (
+_OF_CLIENTS: frozenset[Any] = frozenset((GcsRequest, GcsWatch, GcsUnwatch))
+_OF_REPLICAS: frozenset[Any] = frozenset((ChainUpdates, ChainAck, ChainSnapshot, ChainFetch))
+_TO_CLIENT: frozenset[Any] = frozenset((GcsReply, GcsRedirect, GcsEvents))
+_OF_CONTROL: frozenset[Any] = frozenset((
     RegisterPrepare, RegisterPromise, RegisterAccept, RegisterAccepted, RegisterRefused, ConfigIs, LeaseAsk,
-    LeasePromise, Heartbeat, NodeStanding)
+    LeasePromise, Heartbeat, NodeStanding))
+_BETWEEN_NODES = (*_OF_REPLICAS, *_OF_CONTROL)
 _OUTSIDE = ChainConfig(0, (b"\0",), (0,))  # the chain of a replica that has never been in it
 
 
@@ -87,33 +87,45 @@ class GcsService(Host):
         self.on_fenced: Callable[[str], None] = lambda reason: None
         self.on_config: Callable[[ClusterConfig], None] = lambda config: None
         self.fenced_because = ""
+        self.counters: Counter[str] = Counter()
         self._now = now
         self._send_out = send
-        self._path = Path(persist_dir) / SNAPSHOT_NAME if persist_dir is not None else None
+        self.disk = Disk(persist_dir) if persist_dir is not None else None
+        self.disk_error = ""
+        self._held: Out = []  # to be sent when what it depends on is on disk
         self._local: deque[tuple[bytes, Any]] = deque()  # messages from this process to itself
         self._pumping = False
+        self._chained = Coalescer()  # what the replicas here say to their neighbours in this turn
         self._told: dict[int, tuple[bool, bool]] = {}  # what voters know of my replicas
         self._ticked_at = -math.inf
         self._node_rows: dict[bytes, bytes] = {}  # key -> value of the nodes table
         self._ended: dict[bytes, str] = {}  # nodes declared dead
         self._burying: set[bytes] = set()
-        self._draining = ""
         self._leave: Callable[[], None] | None = None
+        self._leave_reason = ""
 
         config = ClusterConfig.first(self.incarnation) if first else _of_hints(hints)
-        self.control = Control(self.incarnation, config, self, node_timeout_s=node_timeout_s)
+        start = config if first else config._replace(generation=0)  # what the hints say is learned below
+        self.control = Control(self.incarnation, start, self, node_timeout_s=node_timeout_s)
         self.replicas: dict[int, ChainReplica] = {}
         if first:
-            state = read_snapshot(self._path) if self._path is not None else None
+            state = self.disk.load() if self.disk is not None else None
+            if state is not None:
+                state.clients.sessions.clear()  # of processes that are no more
             self.replicas[0] = self.make_replica(config.chains[0], 0, state)
-        self._saved_sequence = self.replica.applied if first else 0
-        self._dirty_since: float | None = None
         chain = config.chains[0]
         self.client = GcsClient(self.incarnation, self.route, chain.members, chain.epoch)
         self.proxy = Proxy(self.client, self.route)
         self.handlers: dict[int, Callable[[bytes, Any], None]] = {
             cls.CODE: self.receive for cls in (*_OF_CLIENTS, *_OF_REPLICAS, *_TO_CLIENT, *_OF_CONTROL)}
+        if first:
+            self._persist(self.replica)
+        self._run(lambda: self.control.adopt(config, now()))
         self.client.watch(NODES, self._on_node_rows)
+        if first:  # with what a cluster before this one left behind
+            for node, row in list(self.control.rows.items()):
+                if row.state in (ALIVE, DRAINING):
+                    self._set_state(node, DEAD, "the cluster was restarted")
 
     # ------------------------------------------------------------ what the daemon asks
 
@@ -146,14 +158,13 @@ class GcsService(Host):
 
     def drain(self, reason: str) -> None:
         """This node is about to leave: its row says so, and others take over its parts in the control store."""
-        self._draining = reason or "leaves"
-        self._insist()
+        self._set_state(self.incarnation, DRAINING, reason)
 
     def leave(self, reason: str, then: Callable[[], None]) -> None:
         """Planned leave: hand every part in the control store on, set the row to "left", then call ``then``."""
         self._leave = then
-        self.drain(reason)
-        self._go_if_free()
+        self._leave_reason = reason
+        self._run(self._go_on_leaving)
 
     def peer_closed(self, node: bytes, proven: bool) -> None:
         """The link to a node has broken; ``proven``: its process has ended (its endpoint refuses connections)."""
@@ -176,12 +187,14 @@ class GcsService(Host):
         """When :meth:`tick` is to be called at the latest, None: not before something happens."""
         if self.fenced_because:
             return None
-        due = self.control.next_deadline(self._now())
+        now = self._now()
+        due: float = self.control.next_deadline(now)
         if not self.alone or self.client.busy:
             restless = any(replica.restless() for replica in self.replicas.values())
             due = min(due, self._ticked_at + (TICK_S if restless else RETRY_S if self.client.busy else 1.0))
-        if self._dirty_since is not None:
-            due = min(due, self._dirty_since + SNAPSHOT_S)
+        if self._held or self._chained:
+            return now
+        due = max(due, now)
         return due if due < math.inf else None
 
     def tick(self, now: float) -> None:
@@ -194,7 +207,17 @@ class GcsService(Host):
             self._run(lambda replica=replica: self._of_replica(replica, replica.tick(now)))  # type: ignore[misc]
         if not self.alone or self.client.busy:
             self.client.tick(now)
-        self._save_if_due(now)
+        self.flush()
+
+    def flush(self) -> None:
+        """Put on disk what was applied, then send what waited for that or for the end of the turn.
+
+        Call once a turn, or leave it to ``tick``.
+        """
+        if self._held:
+            self._run(self._synced)
+        for peer, message in self._chained.take():
+            self._send_out(peer, message)
 
     # ------------------------------------------------------------ messages
 
@@ -211,19 +234,29 @@ class GcsService(Host):
         """A message of the control store from another process."""
         if self.fenced_because:
             return
+        if isinstance(message, _BETWEEN_NODES) and ids.node_of(peer) != peer:
+            self.counters["stranger"] += 1  # a process has no say in this
+            return
         if peer in self._ended and not isinstance(message, NodeStanding):
             self._send_out(peer, NodeStanding(peer, FENCED, self._ended[peer]))
             return
         self.control.membership.heard(peer, self._now())
-        self._run(lambda: self._handle(peer, message))
+        self._run(lambda: self._handle(peer, message), group=True)
 
     def _handle(self, peer: bytes, message: Any) -> Out:
-        if isinstance(message, _TO_CLIENT):
+        kind = type(message)
+        if kind in _TO_CLIENT:
+            chain = self.config.chains[0]
+            if (kind is GcsRedirect and message.epoch < chain.epoch == self.client.epoch
+                    and peer != self.incarnation):
+                self._emit([(peer, ConfigIs(self.config.pack()))])
+                self.client.again(peer, message.number)
+                return []
             self.client.on_message(peer, message)
             return []
-        if isinstance(message, _OF_CONTROL):
+        if kind in _OF_CONTROL:
             return self.control.on_message(peer, message, self._now())
-        if isinstance(message, _OF_CLIENTS) and peer != self.incarnation and ids.same_node(peer, self.incarnation):
+        if kind in _OF_CLIENTS and peer != self.incarnation and ids.same_node(peer, self.incarnation):
             self.proxy.on_message(peer, message)
             return []
         replica = self.replicas.get(message.shard)
@@ -241,27 +274,40 @@ class GcsService(Host):
 
     def _of_replica(self, replica: ChainReplica, out: Out) -> Out:
         """What a replica wants sent; and voters hear at once when it has become able to do something."""
+        self._persist(replica)
         if (replica.established, replica.joiner_caught_up()) != self._told.get(replica.shard):
             out = out + self.control.step(self._now())
         return out
 
-    def _run(self, action: Callable[[], Out]) -> None:
-        """Perform an event, then deliver what this node says to itself, in order, one at a time."""
+    def _run(self, action: Callable[[], Out], group: bool = False) -> None:
+        """Perform an event, then deliver what this node says to itself, in order, one at a time.
+
+        ``group``: what has to wait for the disk may wait for the end of the turn, and share one sync with others; what
+        is said to neighbours in the chain, too, and is then said once.
+        """
         if self._pumping:
             self._emit(action())
             return
         self._pumping = True
         try:
             self._emit(action())
-            while self._local:
-                self._emit(self._handle(*self._local.popleft()))
+            while self._local or (self._held and not group):
+                self._emit(self._handle(*self._local.popleft()) if self._local else self._synced())
         finally:
             self._pumping = False
+        if not group:
+            for peer, message in self._chained.take():
+                self._send_out(peer, message)
 
     def _emit(self, out: Out) -> None:
+        if self.disk is not None and self.disk.unsynced:
+            self._held += out
+            return
         for peer, message in out:
             if peer == self.incarnation:
                 self._local.append((peer, message))
+            elif type(message) is ChainUpdates or type(message) is ChainAck:
+                self._chained.add(peer, message)
             else:
                 self._send_out(peer, message)
 
@@ -274,7 +320,7 @@ class GcsService(Host):
             if not chain.since_of(self.incarnation):
                 if replica is not None:  # tell those who watch here where to go
                     self._emit(replica.reconfigure(chain, now))
-                    del self.replicas[shard]
+                    self._discard(shard)
                 continue
             if replica is None:
                 replica = self.replicas[shard] = self.make_replica(_OUTSIDE, shard, None)
@@ -283,9 +329,20 @@ class GcsService(Host):
             except UnsafeConfig:
                 replica.counters["unsafe"] += 1
             replica.grant_lease(chain.epoch, self._reads_until(chain))
+            self._persist(replica)
+            self._emit(replica.replay(now))
         self.client.configured(config.chains[0])
         self.on_config(config)
-        self._go_if_free()
+        self._emit(self._go_on_leaving())
+
+    def _discard(self, shard: int) -> None:
+        """No replica here any more: what it stored must not be taken for the newest state later."""
+        replica = self.replicas.pop(shard)
+        if self.disk is not None and replica.journal is not None:
+            try:
+                self.disk.remove()
+            except OSError:
+                pass  # it is refused by its age in the end
 
     def reports(self) -> list[Report]:
         reports = [Report(shard, replica.config.epoch, replica.established, replica.joiner_caught_up())
@@ -297,6 +354,7 @@ class GcsService(Host):
         for replica in self.replicas.values():
             if len(replica.config.members) > 1:
                 replica.grant_lease(replica.config.epoch, until)
+                self._emit(replica.replay(self._now()))
 
     def _reads_until(self, chain: ChainConfig) -> float:
         return math.inf if len(chain.members) == 1 else self.control.lease.until
@@ -329,14 +387,7 @@ class GcsService(Host):
             self.fenced(self._ended[self.incarnation])
             return
         self._emit(self.control.on_rows(rows, self._now()))
-        self._insist()
-        self._go_if_free()
-
-    def _insist(self) -> None:
-        """A node that leaves may have yet to see its own row, and somebody else may change it meanwhile."""
-        row = self.control.rows.get(self.incarnation)
-        if self._draining and row is not None and row.state == ALIVE:
-            self._set_state(self.incarnation, DRAINING, self._draining)
+        self._emit(self._go_on_leaving())
 
     def _set_state(self, node: bytes, state: str, reason: str) -> None:
         """One compare-and-set on a node's row; repeated by whoever still wants it when the row has changed."""
@@ -351,46 +402,83 @@ class GcsService(Host):
         self._burying.add(node)
         self.client.compare_and_set(key, value, with_state(value, state, reason), done)
 
-    def _go_if_free(self) -> None:
-        """The last step of a planned leave."""
-        then = self._leave
-        if then is None or (self.incarnation in self.config.involved() and not self.alone):
-            return
-        row = self.control.rows.get(self.incarnation)
-        if row is None and not self.alone:
-            return  # it has just joined, and will see its row
-        if row is not None and row.state in (ALIVE, DRAINING):
-            found = next(key for key in self._node_rows if key.startswith(NODES + self.incarnation))
-            if row.state == DRAINING:
+    def _go_on_leaving(self) -> Out:
+        """The next step of a planned leave: called whenever the row or the configuration has changed."""
+        then, row = self._leave, self.control.rows.get(self.incarnation)
+        if then is None:
+            return []
+        if row is None:
+            if self.first and self.alone:  # never admitted, so nobody needs to know
                 self._leave = None
-                value = self._node_rows[found]
-                self.client.compare_and_set(found, value, with_state(value, LEFT, "left"), lambda call: then())
-            return
-        self._leave = None
-        then()
+                then()
+        elif row.state == ALIVE:
+            self._set_state(self.incarnation, DRAINING, self._leave_reason)
+        elif row.state == DRAINING:
+            if self.alone or self.incarnation not in self.config.involved():
+                self._set_state(self.incarnation, LEFT, self._leave_reason)
+        else:
+            self._leave = None
+            then()
+        return []
 
-    # ------------------------------------------------------------ snapshot on disk
+    # ------------------------------------------------------------ disk
 
-    def save(self) -> None:
-        """Write the tables to disk, atomically and durably (OSError when the disk refuses)."""
-        if self._path is None or 0 not in self.replicas:
+    def _persist(self, replica: ChainReplica) -> None:
+        """Called when something about a replica may have changed: keep on disk what it holds, as long as it counts."""
+        if self.disk is None or self.disk_error:
             return
-        write_snapshot(self._path, self.replica.state)
-        self._saved_sequence = self.replica.applied
-        self._dirty_since = None
+        try:
+            if not replica.established:
+                if replica.journal is not None:
+                    replica.journal = None
+                    self.disk.remove()
+            elif replica.journal is None or self.disk.log_bytes > LOG_BYTES_MAX:
+                self.disk.begin(replica.state)
+                replica.journal = self._journal
+        except OSError as error:
+            self._disk_failed(error)
 
-    def _save_if_due(self, now: float) -> None:
-        if self._path is None or 0 not in self.replicas or self.replica.applied == self._saved_sequence:
-            return
-        if self._dirty_since is None:
-            self._dirty_since = now
-        elif now - self._dirty_since >= SNAPSHOT_S:
-            self.save()
+    def _journal(self, sequence: int, update: Update) -> None:
+        if self.disk is not None and not self.disk_error:
+            try:
+                self.disk.append(sequence, update)
+            except OSError as error:
+                self._disk_failed(error)
+
+    def _synced(self) -> Out:
+        """What was held, after a sync; when that fails, nothing is acknowledged."""
+        assert self.disk is not None
+        try:
+            self.disk.sync()
+        except OSError as error:
+            self._disk_failed(error)
+        held, self._held = self._held, []
+        if not self.disk_error:
+            return held
+        return [(peer, GcsReply(message.number, self.disk_error, None, message.shard)) for peer, message in held
+                if isinstance(message, GcsReply) and message.number > 0 and len(self.replica.config.members) == 1]
+
+    def _disk_failed(self, error: OSError) -> None:
+        """Take no more updates, go on answering reads, and let the chain go on without this replica."""
+        assert self.disk is not None
+        usage = ""
+        try:
+            room = os.statvfs(self.disk.directory)
+            usage = f", {room.f_bavail * room.f_frsize} of {room.f_blocks * room.f_frsize} bytes free there"
+        except OSError:
+            pass
+        self.disk_error = f"{DISK}: the control store cannot write to {self.disk.directory}: {error.strerror}{usage}"
+        for replica in self.replicas.values():
+            replica.refusing = self.disk_error
+            replica.journal = None
+        self.disk.close()
+        self.control.step_down()
 
     def close(self) -> None:
-        """Write what is not yet on disk."""
-        if 0 in self.replicas and self.replica.applied != self._saved_sequence:
-            self.save()
+        """Everything applied is on disk when this returns (unless the disk refused)."""
+        self.flush()
+        if self.disk is not None:
+            self.disk.close()
 
     def check(self) -> None:
         for replica in self.replicas.values():

@@ -56,6 +56,7 @@ BAD_REQUEST = "bad_request"
 TOO_LARGE = "too_large"
 FULL = "full"
 EXPIRED = "session_expired"
+DISK = "disk"
 
 _SHAPES: dict[int, tuple[tuple[type, ...], ...]] = {
     PUT: ((bytes,), (bytes,)),

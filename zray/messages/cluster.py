@@ -25,6 +25,9 @@ class Dial(Message):
     process: bytes
 
 
+RELAYED = "relay"  # the endpoint of a process that has none: its node passes frames on
+
+
 @message(192)
 class DialAnswer(Message):
     """The way back; ``endpoint`` '' when there is no such process, and ``error`` says so."""

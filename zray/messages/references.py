@@ -49,6 +49,18 @@ class TransitDone(Message):
     tokens: list[int]
 
 
+@message(79)
+class ObjectLost(Message):
+    """Borrower -> owner: no copy of this value of the object can be read.
+
+    Answered by Resolved, when the object is there again: with its new value, or with the reason why it has none.
+    """
+
+    oid: bytes
+    value: list
+    reason: str
+
+
 @message(76)
 class CancelObject(Message):
     """Borrower -> owner: cancel the task that makes this object."""

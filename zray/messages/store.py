@@ -107,7 +107,7 @@ class StorePulling(Message):
 
 @message(117)
 class StoreLocate(Message):
-    """Client -> node: which nodes have copies of these values?  Answered by StoreLocated."""
+    """Client -> node: which nodes have copies of these values (at most 10,000)?  Answered by StoreLocated."""
 
     request: int
     values: list
@@ -115,10 +115,11 @@ class StoreLocate(Message):
 
 @message(118)
 class StoreLocated(Message):
-    """``nodes``: for each value asked for, a list of incarnations."""
+    """For each value asked for, a list of incarnations, and whether it has been on this node's disk."""
 
     request: int
     nodes: list
+    spilled: list
 
 
 # ------------------------------------------------------------ between nodes

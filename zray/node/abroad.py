@@ -126,8 +126,10 @@ class Abroad:
         token = host.token_of(message.actor)
         if actor is None or token is None or actor.life != message.life:
             return False
+        if not host.bottom_up.placed_elsewhere(token, node, host.now):
+            return False
         host.forget_request(actor)
-        return host.bottom_up.placed_elsewhere(token, node, host.now)
+        return True
 
     def actor_not_placed(self, node: bytes, message: m.ActorNotPlaced) -> None:
         host = self._host

@@ -267,7 +267,10 @@ class ActorTable:
         if actor is None or actor.worker != worker or actor.state == DEAD:
             return
         self._leaving.pop(actor.id, None)
-        if actor.exiting:
+        if death.get("given_back") and actor.state != ALIVE and not actor.exiting:
+            actor.worker, actor.endpoint, actor.lease = b"", "", 0
+            self._ports.place(actor)  # we gave that place back ourselves: no life has begun
+        elif actor.exiting:
             cause = actor.cause if "kind" in actor.cause else {"kind": "exited", "reason": actor.exiting}
             self._end(actor, {**death, **cause})
         elif self._may_restart(actor):
@@ -307,7 +310,7 @@ class ActorTable:
     def group_removed(self, group: bytes, reason: str) -> None:
         """The placement group is gone: so are the actors in it, restarts or not."""
         for actor in [a for a in self.actors.values() if a.state != DEAD and _group_of(a) == group]:
-            self._end(actor, {"kind": "pg_removed", "reason": f"its placement group was removed: {reason}"})
+            self._end(actor, {"kind": "pg_removed", "reason": reason})
 
     def tick(self, now: float) -> None:
         for actor_id, (deadline, watchers) in list(self._unknown.items()):

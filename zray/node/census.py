@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 ANSWER_S = 2.0
 # What is asked everywhere, and the name of the rows in its answer.
-EVERYWHERE = {"actors": "actors", "workers": "workers", "leases": "leases", "jobs": "jobs", "tasks": "tasks"}
+EVERYWHERE = {"actors": "actors", "workers": "workers", "leases": "leases", "jobs": "jobs", "tasks": "tasks",
+              "placement-groups": "placement-groups"}
 
 
 class _Asked:

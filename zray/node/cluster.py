@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from zray import messages as m
 from zray.codec import Malformed, typed
 from zray.ids import node_of
+from zray.messages.cluster import RELAYED
 from zray.node.effects import Link, Note, Send, Unlink
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class Cluster:
         self.bind_host = "127.0.0.1"  # of these three the daemon knows better
         self.insecure = False
         self.ports: list[int] = []
+        self.one_port = False  # processes bind none: nodes pass their frames on
         self.handlers: dict[int, Callable[[bytes, Any], None]] = {
             m.Relay.CODE: self._relay, m.Dial.CODE: self._dial, m.DialAnswer.CODE: self._dial_answer,
             m.Bound.CODE: self._bound,
@@ -139,6 +141,8 @@ class Cluster:
         endpoint = self.bound.get(process)
         if endpoint is not None:
             self._host.effects.append(Send(peer, m.DialAnswer(process, endpoint)))
+        elif self.one_port and self._host.is_process(process):
+            self._host.effects.append(Send(peer, m.DialAnswer(process, RELAYED)))
         elif not self._host.is_process(process):
             self._host.effects.append(Send(peer, m.DialAnswer(process, "", "no such process")))
         else:
@@ -157,11 +161,18 @@ class Cluster:
             return
         if message.endpoint:
             self.bound[peer] = message.endpoint
-        self._answer(peer, message.endpoint, "" if message.endpoint else "it could not bind a port")
+        self._answer(peer, message.endpoint or RELAYED, "")
 
     def _answer(self, process: bytes, endpoint: str, error: str) -> None:
         for asker in sorted(self._dialling.pop(process, ())):
             self._host.effects.append(Send(asker, m.DialAnswer(process, endpoint, error)))
+
+    def next_hop(self, process: bytes) -> bytes | None:
+        """Whom to pass a frame for ``process`` to, None when it is gone (zray.transport.relay)."""
+        home = node_of(process)
+        if home == self.me:
+            return process if self._host.is_process(process) else None
+        return home if home in self.peers else None
 
     def check(self) -> None:
         assert self.me not in self.peers

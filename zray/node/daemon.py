@@ -22,7 +22,9 @@ from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
+from zray import ids
 from zray.config import Config
+from zray.messages import Hello, NodeJoin
 from zray.node import linux, session as sessions
 from zray.node.children import Children, Processes, Signals, Watcher
 from zray.node.cluster import routed
@@ -49,7 +51,7 @@ class Daemon:
 
     def __init__(self, arguments: argparse.Namespace, config: Config, offered: Offer, membership: Membership,
                  session_dir: str):
-        from zray import ids
+
         from zray.node.zygote import ZygoteLink, one_blas_thread
 
         self.config = config
@@ -71,8 +73,9 @@ class Daemon:
 
     def _compose(self, offered: Offer) -> None:
         """Everything that may make threads or contexts: only after the fork."""
-        from zray import codec, ids
+        from zray import codec
         from zray.gcs.service import GcsService
+        from zray.node.locations import GcsLocations
         from zray.node.machine import NodeMachine
         from zray.node.names import GcsNames
         from zray.node.output import Output
@@ -87,6 +90,7 @@ class Daemon:
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.stopping = ""
         self._leaving: Leaving | None = None
+        self._stirred = False
         self.now = time.monotonic()
         self.watcher = Watcher()
         self.processes = Processes(self.watcher)
@@ -105,9 +109,10 @@ class Daemon:
                               incarnation=self.incarnation, node_id=self.node_id, first=not joins,
                               hints=self.member.hints if joins else None, node_timeout_s=self.config.node_timeout_s)
         ordinal = self.member.ordinal if joins else self._found_cluster()
+        locations = GcsLocations(lambda: self.gcs.client)
         self.store = StoreService.create(self.session_dir, os.path.basename(self.session_dir), offered.store_bytes,
                                          self._send, self.call_soon, config=self.config, node=self.incarnation,
-                                         record_location=self._record_location, find_location=self._find_location)
+                                         record_location=locations.record, find_location=locations.find)
         self.output = Output(self.session_dir, self.config.log_lines_max)
         self.machine = NodeMachine(
             incarnation=self.incarnation, node=shown, first_job=(ordinal << JOB_BITS) + 1,
@@ -135,6 +140,7 @@ class Daemon:
             self._shell_handlers |= self.member.handlers
             self._perform_by_type |= {Link: lambda effect: self.member.links.link(effect.node, effect.endpoint),
                                       Unlink: lambda effect: self.member.links.unlink(effect.node)}
+            self.member.deliver_early(self._deliver)
         self._perform()
 
     def _become_member(self, shown: dict[str, Any], offered: Offer) -> None:
@@ -145,7 +151,6 @@ class Daemon:
             "labels": offered.labels, "shown": shown}
         if self.membership.alone:
             return
-        from zray import __version__
         from zray.node.member import Member
 
         self.member = Member(self.mesh, self.incarnation, self.session_dir, self.membership)
@@ -154,7 +159,7 @@ class Daemon:
                   shown["NodeName"]}
         self.own_row["endpoint"] = self.member.endpoint
         if self.membership.address:
-            self.member.join(self.own_row, __version__)
+            self.member.join(self.own_row, sys.modules["zray"].__version__)
 
     def _found_cluster(self) -> int:
         """The first node takes itself in; its ordinal (0, but for a cluster that was restarted from disk)."""
@@ -164,13 +169,6 @@ class Daemon:
         if refused:
             raise RuntimeError(f"the control store refuses this node: {refused}")
         return ordinal
-
-    def _record_location(self, oid: bytes, nodes: list[bytes]) -> None:
-        self.gcs.client.record_location(oid, {"nodes": nodes} if nodes else None)
-
-    def _find_location(self, oid: bytes, then: Callable[[list[bytes]], None]) -> None:
-        self.gcs.client.get_location(oid, lambda call: then([] if call.error or not call.value else
-                                                            call.value["nodes"]))
 
     def _gcs_report(self) -> dict[str, Any]:
         config = self.gcs.config
@@ -193,7 +191,7 @@ class Daemon:
         else:
             self._log_at = time.monotonic() + self.output.rescan_s
         if self.shares_fate:
-            self.processes.watch(b"parent", self.parent, lambda: self.stop("the driver ended"))
+            self.processes.watch(b"parent", self.parent, lambda: setattr(self, "stopping", "the driver ended"))
             self.watcher.add(self.fate_fd, self._fate_sealed)
 
     def session(self) -> Session:
@@ -216,18 +214,33 @@ class Daemon:
         self.now = time.monotonic()
         self.mesh.drain(self._deliver)
         self.watcher.run()
+        self.gcs.flush()
         self._timers(time.monotonic())
+        if self._stirred:  # the control store may have answered the machine
+            self._stirred = False
+            self.machine.settle(time.monotonic())
         self._perform()
+        self.gcs.flush()
         self.mesh.flush()
 
     def _deliver(self, peer: bytes, code: int, message: Any) -> None:
-        if self.machine.cluster.gone and self.member.ended(peer):
+        if not ids.same_node(peer, self.incarnation) and not self._may_speak(peer, code, message):
             return
         handler = self._shell_handlers.get(code)
         if handler is not None:
             handler(peer, message)
+            self._stirred = self._stirred or code in self.gcs.handlers
         else:
             self.machine.handle(peer, code, message, self.now)
+
+    def _may_speak(self, peer: bytes, code: int, message: Any) -> bool:
+        """Nodes of the cluster may; a newcomer may introduce itself, no more; a node that has ended is told so."""
+        cluster = self.machine.cluster
+        if peer in cluster.peers or code in (Hello.CODE, NodeJoin.CODE) and peer not in cluster.gone:
+            return True
+        if not self.member.ended(peer):
+            self.machine.refuse(peer, f"{type(message).__name__} from a process that is no node of this cluster")
+        return False
 
     def _timeout(self) -> float | None:
         times = [self.machine.next_deadline(), self.store.next_deadline(), self._log_at, self.mesh.deadline(),
@@ -246,8 +259,9 @@ class Daemon:
             self.store.tick(now)
         if (when := self.mesh.deadline()) is not None and when <= now:
             self.mesh.tick(now)
-        if (when := self.gcs.next_deadline()) is not None and when <= now:
-            self.gcs.tick(now)
+        if (when := self.gcs.next_deadline()) is not None and when <= time.monotonic():  # it names no time that is past
+            self.gcs.tick(time.monotonic())
+            self._stirred = True
         if self.member is not None and (when := self.member.next_deadline()) is not None and when <= now:
             self.member.tick(now)
         if self._leaving is not None:
@@ -282,6 +296,12 @@ class Daemon:
             self.member.tell_leave(why)
             self._leaving = Leaving(why, self.machine, self.gcs, self.member.leavers, self.member.ended_nodes,
                                     lambda: setattr(self, "stopping", why), time.monotonic())
+
+    def fence(self, reason: str) -> None:
+        """The cluster goes on without this node, which may have run the same things as others since: end at once."""
+        if self._leaving is None:  # else it is on its way out anyhow
+            print(f"zray-node: this node was declared dead: {reason}; start it again to rejoin", file=sys.stderr)
+        self.stopping = f"this node was declared dead: {reason}"
 
     def _peer_closed(self, peer: bytes) -> None:
         if self.member is not None:

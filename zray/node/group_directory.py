@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from zray.causes import Cause
-from zray.ids import home_of
 from zray.messages import GroupState
 
 # Removed groups remembered without anybody asking: their last tasks' keys may come late.
@@ -83,12 +82,11 @@ class GroupDirectory:
         for group in self._watched.pop(peer, ()):
             self.known[group].watchers.discard(peer)
 
-    def home_died(self, node: bytes, reason: str) -> None:
-        """Nobody takes care of its groups any more: they are removed."""
-        for group in [g for g, k in self.known.items() if home_of(g) == node and k.state.state != "REMOVED"]:
-            version = self.known[group].state.version + 1
-            cause = {"cause": int(Cause.GROUP_REMOVED), "detail": reason}
-            self.update(GroupState(group, version, "REMOVED", [], cause))
+    def lost(self, group: bytes, reason: str) -> None:
+        """Nobody takes care of the group any more: it counts as removed."""
+        version = self.known[group].state.version + 1 if group in self.known else 1
+        cause = {"cause": int(Cause.GROUP_REMOVED), "detail": reason}
+        self.update(GroupState(group, version, "REMOVED", [], cause))
 
     def _end(self, group: bytes, found: Known) -> None:
         for peer in found.watchers:
@@ -102,6 +100,10 @@ class GroupDirectory:
             oldest = next(iter(self._removed))
             del self._removed[oldest]
             del self.known[oldest]
+
+    def living(self) -> list[bytes]:
+        """Groups that are not known to be removed."""
+        return [group for group, found in self.known.items() if found.state.state != "REMOVED"]
 
     def check(self) -> None:
         """Raise AssertionError when an invariant is broken."""

@@ -26,24 +26,37 @@ if TYPE_CHECKING:
 
 # How long a watcher of an unknown group waits for its creation to arrive: a handle may overtake it.
 UNKNOWN_GRACE_S = 2.0
+# How long groups whose home died wait for another home; adoption takes a few round trips to the control store.
+ADOPTION_S = 10.0
+JOBS_OVER_KEPT_MAX = 1000
 
 
 class GroupService:
-    """``machine.groups``.  What a cluster sets: ``cluster_view`` and ``node_ids``; what it calls: ``node_died``,
-    ``table.view_changed`` and ``table.nodes_changed``."""
+    """``machine.groups``.  What a cluster sets: ``cluster_view``, ``node_ids`` and ``job_ended``; what it calls:
+    ``node_died``, ``job_over``, ``table.view_changed`` and ``table.nodes_changed``.
+
+    When a home dies, the next live node in the order of incarnations reads the rows of its groups in the control store
+    and adopts each by compare-and-set; it tells all nodes, and they give back what its row does not know of.
+    """
 
     def __init__(self, machine: NodeMachine) -> None:
         self.machine = machine
         self.me = machine.scheduler.node
         self.bundles = machine.scheduler.bundles
-        self.table = GroupTable(self)
+        self.table = GroupTable(self, self.me)
         self.directory = GroupDirectory(self._ask, self._tell)
         self.directory.on_change.append(self._state_changed)
         self.cluster_view: Callable[[], ClusterView] = lambda: machine.scheduler.view
         self.node_ids: Callable[[bytes], str] = self._own_node_id
         self._inbox: deque[tuple[bytes, Any]] = deque()
+        self.job_ended: Callable[[int], bool] = lambda job: job in self._jobs_over
+        self._homes: dict[bytes, bytes] = {}  # of groups that have another home than the one that made them
+        self._dead: dict[bytes, None] = {}  # nodes
+        self._jobs_over: dict[int, None] = {}
+        self._removes: dict[bytes, m.RemoveGroup] = {}  # for groups that have no home at the moment
         self._unknown: dict[bytes, float] = {}  # group -> when it counts as removed
         self._free: list[int] = []  # what was free here at the last look
+        self._seen = -1  # changes of the cluster view seen
         self.handlers: dict[int, Callable[[bytes, Any], None]] = {
             m.CreateGroup.CODE: self._create, m.RemoveGroup.CODE: self._remove, m.WatchGroup.CODE: self._watch,
             m.GroupState.CODE: self._state, m.BundleReserve.CODE: self._reserve, m.BundleReserved.CODE: self._reserved,
@@ -65,21 +78,68 @@ class GroupService:
         if type(group) is bytes and len(group) == PLACEMENT_GROUP_SIZE:
             self._apply(self.directory.look(group))
 
+    def home(self, group: bytes) -> bytes:
+        """The node that takes care of a group."""
+        if group in self.table.groups:
+            return self.me
+        return self._homes.get(group) or home_of(group)
+
     def job_over(self, job: int) -> None:
+        self._jobs_over[job] = None
+        if len(self._jobs_over) > JOBS_OVER_KEPT_MAX:
+            del self._jobs_over[next(iter(self._jobs_over))]
         self.table.job_over(job, self.machine.now)
 
     def process_gone(self, peer: bytes) -> None:
         self.directory.forget(peer)
 
     def node_died(self, node: bytes) -> None:
-        """Another node is dead: its bundles are lost, and the groups that it was the home of end."""
+        """Another node is dead: its bundles are lost, and the groups that it was the home of need another home."""
         now = self.machine.now
+        self._dead[node] = None
         self.table.node_died(node, now)
         self.directory.forget(node)
-        for group in [g for g in self.bundles.homes() if home_of(g) == node]:
-            self._give_back(group, max(found.attempt for found in self.bundles.rounds.values()
-                                       if found.group == group), True)
-        self.directory.home_died(node, "its home node died")
+        for group in {*self.bundles.homes(), *self.directory.living()}:
+            if self.home(group) != node:
+                continue
+            self._unknown[group] = now + ADOPTION_S
+            for attempt in self.bundles.not_in_use(group):  # whoever was to commit them is dead
+                self._give_back(group, attempt, False)
+        if self._is_next_to(node):
+            self.machine.names.list_groups(self._adopt)
+
+    def _is_next_to(self, dead: bytes) -> bool:
+        live = sorted(self._live())
+        return next((node for node in live if node > dead), live[0]) == self.me
+
+    def _live(self) -> set[bytes]:
+        return {node for node in self.cluster_view().nodes if node is not None and node not in self._dead} | {self.me}
+
+    def _adopt(self, rows: list[tuple[bytes, dict[str, Any]]]) -> None:
+        for group, row in rows:
+            if row["home"] in self._dead and row["state"] != "REMOVED" and group not in self.table.groups:
+                self.machine.names.adopt_group(group, row, {**row, "home": self.me}, self._adopted)
+
+    def _adopted(self, group: bytes, row: dict[str, Any]) -> None:
+        """It is ours: the control store says so."""
+        now, live = self.machine.now, self._live()
+        self._unknown.pop(group, None)
+        self.table.adopt(group, row, live, now)
+        state = self.table.groups[group].state_message()
+        self._reconcile(state)
+        for node in sorted(live - {self.me}):
+            self.send(node, state)
+        removal = self._removes.pop(group, None)
+        if removal is not None:
+            self.table.remove(group, removal.reason, now)
+        elif not row["is_detached"] and self.job_ended(row["creator_job_id"]):
+            self.table.remove(group, "its job is over", now)
+
+    def _reconcile(self, state: m.GroupState) -> None:
+        """A new home says where the bundles are: what it does not know of is given back."""
+        for attempt, indices in self.bundles.in_use(state.group):
+            if any(index >= len(state.nodes) or state.nodes[index] != self.me for index in indices):
+                self._give_back(state.group, attempt, False)
 
     # ------------------------------------------------------------ handlers
 
@@ -92,8 +152,11 @@ class GroupService:
         self.table.create(peer, message.group, job.number, message.spec, message.request, self.machine.now)
 
     def _remove(self, peer: bytes, message: m.RemoveGroup) -> None:
-        home = home_of(message.group)
-        if message.group in self.table.groups or home == self.me:
+        home = self.home(message.group)
+        if home in self._dead:
+            if message.group in self._unknown:
+                self._removes[message.group] = message
+        elif home == self.me:
             self.table.remove(message.group, message.reason or "it was removed", self.machine.now)
         else:
             self.send(home, message)
@@ -103,7 +166,19 @@ class GroupService:
             self.directory.watch(peer, message.group)
 
     def _state(self, peer: bytes, message: m.GroupState) -> None:
-        self.directory.update(message)
+        if message.group in self.table.groups:
+            return  # of the home before this one
+        moved = peer != self.home(message.group)
+        if not self.directory.update(message) or message.state == "REMOVED":
+            return
+        if moved:
+            self._homes[message.group] = peer
+            self._unknown.pop(message.group, None)
+            self._reconcile(message)
+            self.send(peer, m.WatchGroup(message.group))
+            removal = self._removes.pop(message.group, None)
+            if removal is not None:
+                self.send(peer, removal)
 
     def _reserve(self, peer: bytes, message: m.BundleReserve) -> None:
         self.bundles.reserve(message.group, message.attempt, message.job, message.bundles, message.wait, message.name,
@@ -137,10 +212,10 @@ class GroupService:
     def _ask(self, group: bytes) -> None:
         if group in self.table.groups:
             self.directory.update(self.table.groups[group].state_message())
-        elif home_of(group) == self.me:
-            self._unknown[group] = self.machine.now + UNKNOWN_GRACE_S
+        elif self.home(group) == self.me or self.home(group) in self._dead:
+            self._unknown.setdefault(group, self.machine.now + UNKNOWN_GRACE_S)
         else:
-            self.send(home_of(group), m.WatchGroup(group))
+            self.send(self.home(group), m.WatchGroup(group))
 
     def _tell(self, peer: bytes, state: m.GroupState) -> None:
         self.machine.effects.append(Send(peer, state))
@@ -152,8 +227,9 @@ class GroupService:
         """What a state means for those here who claim the group."""
         scheduler = self.machine.scheduler
         if state.state == "REMOVED":
+            self._homes.pop(state.group, None)
             self.machine.actors.group_removed(state.group, state.cause.get("detail", ""))
-            scheduler.group_removed(state.group)
+            scheduler.group_removed(state.group, state.cause.get("detail", ""))
         elif state.state == "CREATED":
             scheduler.group_placed(state.group)
         else:
@@ -201,12 +277,17 @@ class GroupService:
         if free is not None and any(now_free > before for now_free, before in zip(free, self._free, strict=False)):
             self.table.view_changed()
         self._free = list(free) if free is not None else []
+        changes = self.cluster_view().changes
+        if changes != self._seen:  # some other node has said something
+            self._seen = changes
+            if self.table.unplaced:
+                self.table.view_changed()
         while True:
             if self.table.settle(now):
                 moved = True
             answers, self.bundles.answers = self.bundles.answers, []
             for group, answer in answers:
-                self.send(home_of(group) if group not in self.table.groups else self.me, answer)
+                self.send(self.home(group), answer)
             if not self._inbox:
                 return moved
             moved = True
@@ -219,8 +300,12 @@ class GroupService:
         for group, deadline in list(self._unknown.items()):
             if deadline <= now:
                 del self._unknown[group]
-                cause = {"cause": int(Cause.GROUP_REMOVED), "detail": "no such group, or it was removed long ago"}
-                self.directory.update(m.GroupState(group, 1, "REMOVED", [], cause))
+                orphan = self.home(group) in self._dead
+                self._removes.pop(group, None)
+                for attempt, _ in self.bundles.in_use(group):
+                    self._give_back(group, attempt, True)
+                self.directory.lost(group, "its home node died" if orphan else
+                                    "no such group, or it was removed long ago")
 
     def next_deadline(self) -> float | None:
         times = [self.table.next_deadline(), *self._unknown.values()]

@@ -8,6 +8,8 @@
     CREATED       a node of it died                RESCHEDULING   bundles there have no place; rounds as above
     RESCHEDULING  all nodes of the round said yes  CREATED
     any           remove, its job is over          REMOVED        BundleReturn(removed) to every node it had or asked
+    (elsewhere)   its home died, it is adopted     as it was      BundleCommit again for what its row says it has; what
+                                                                  its node knows nothing of is placed anew
 
 Two-phase: a node sets bundles aside or refuses; only when all of a round did are they put to use, so a group is placed
 as a whole or not at all.  BundleCommit and BundleReturn are sent again until they are acknowledged or the node is dead.
@@ -26,11 +28,9 @@ from zray.causes import Cause
 from zray.messages import (
     BundleAck, BundleCommit, BundleReserve, BundleReserved, BundleReturn, GroupReply, GroupState,
 )
+from zray.node.group_records import CREATED, PAUSE_S_MIN, PENDING, REMOVED, RESCHEDULING, Group, Round
 from zray.sched import packing
-from zray.sched.resources import GPU, amounts, checked_units
 from zray.sched.view import ClusterView
-
-PENDING, CREATED, RESCHEDULING, REMOVED = "PENDING", "CREATED", "RESCHEDULING", "REMOVED"
 
 # A node answers a reserve that does not wait at once; after this long the message or the node is lost.
 ANSWER_S = 3.0
@@ -40,12 +40,14 @@ WAIT_S = 2.0
 WAIT_ALONE_S = 60.0
 # Commit and return are sent again after this long without an acknowledgement.
 AGAIN_S = 1.0
-# Between rounds of one group, doubling; a change of the view asks at once.
-PAUSE_S_MIN, PAUSE_S_MAX = 0.05, 2.0
+# Between rounds of one group, doubling from PAUSE_S_MIN; a change of the view asks at once.
+PAUSE_S_MAX = 2.0
 GROUPS_MAX = 10_000
 REMOVED_KEPT_MAX = 1000
 # Groups that one change of the view is tried for.
 TRIED_MAX = 64
+# A new home numbers on so far ahead that nothing its predecessor said, written or not, is later.
+ADOPTION_STEP = 1 << 20
 
 
 class Ports(Protocol):
@@ -74,82 +76,12 @@ class Ports(Protocol):
         """The hex NodeID of an incarnation."""
 
 
-class Round:
-    """One try: who is asked for which bundles, who has said yes."""
-
-    __slots__ = ("asked", "deadline", "waits", "yes")
-
-    def __init__(self, asked: dict[bytes, list[int]], waits: bool, deadline: float) -> None:
-        self.asked, self.waits, self.deadline = asked, waits, deadline
-        self.yes: set[bytes] = set()
-
-
-class Group:
-    """One placement group."""
-
-    __slots__ = ("attempt", "avoid", "bundles", "cause", "created_s", "detached", "id", "job", "name", "namespace",
-                 "nodes", "pause_s", "retry_at", "round", "shape", "since", "state", "strategy", "used", "version")
-
-    def __init__(self, group: bytes, job: int, spec: dict, now: float) -> None:
-        self.id, self.job, self.since = group, job, now
-        self.bundles: list[dict[str, int]] = [checked_units(bundle) for bundle in spec["bundles"]]
-        self.strategy: str = spec["strategy"]
-        self.name: str = spec.get("name") or ""
-        self.namespace: str = spec.get("namespace") or ""
-        self.detached = bool(spec.get("detached"))
-        if not self.bundles or not all(self.bundles) or self.strategy not in packing.STRATEGIES:
-            raise ValueError("a group needs bundles that are not empty, and a strategy")
-        bad = next((b[GPU] for b in self.bundles if not packing.gpus_valid(b.get(GPU, 0))), None)
-        if bad is not None:
-            raise ValueError("a bundle of more than one GPU must have a whole number of them")
-        self.state = PENDING
-        self.version = 1
-        self.nodes: list[bytes] = [b""] * len(self.bundles)
-        self.cause: dict[str, Any] = {"cause": int(Cause.GROUP_PENDING), "detail": "it was just created"}
-        self.attempt = 0
-        self.round: Round | None = None
-        self.used: set[bytes] = set()  # nodes that have or may have something of it
-        self.avoid: set[bytes] = set()
-        self.pause_s = PAUSE_S_MIN
-        self.retry_at = now
-        self.shape: Any = None
-        self.created_s: float | None = None  # how long the first placement took
-
-    def place(self, places: dict[int, bytes]) -> None:
-        """Put bundles on nodes (b'' for none)."""
-        for index, node in places.items():
-            self.nodes[index] = node
-        self.shape = None
-
-    def same_as(self) -> Any:
-        """Equal for groups that ask for the same: where one finds no place, the other finds none."""
-        if self.shape is None:
-            self.shape = (self.strategy, repr([self.bundles[i] for i in self.missing]), tuple(sorted(self.nodes)))
-        return self.shape
-
-    @property
-    def missing(self) -> list[int]:
-        """Bundles without a place."""
-        return [index for index, node in enumerate(self.nodes) if not node]
-
-    def state_message(self) -> GroupState:
-        return GroupState(self.id, self.version, self.state, list(self.nodes), dict(self.cause))
-
-    def row(self, node_id: Callable[[bytes], str]) -> dict[str, Any]:
-        """As the control store has it and ``placement_group_table`` reads it."""
-        return {"placement_group_id": self.id, "name": self.name, "ray_namespace": self.namespace, "state": self.state,
-                "strategy": self.strategy, "bundles": [amounts(bundle) for bundle in self.bundles],
-                "nodes": list(self.nodes), "node_ids": [node_id(node) if node else "" for node in self.nodes],
-                "creator_job_id": self.job, "is_detached": self.detached, "attempts": self.attempt,
-                "cause": int(self.cause.get("cause", 0)), "detail": self.cause.get("detail", ""),
-                "created_s": self.created_s}
-
-
 class GroupTable:
     """All groups whose home is this node."""
 
-    def __init__(self, ports: Ports) -> None:
+    def __init__(self, ports: Ports, me: bytes) -> None:
         self.ports = ports
+        self.me = me
         self.groups: dict[bytes, Group] = {}
         self.unplaced: dict[bytes, None] = {}  # pending and rescheduling, tried longest ago first
         self._removed: dict[bytes, None] = {}
@@ -213,6 +145,28 @@ class GroupTable:
         for found in [g for g in self.groups.values() if g.job == job and not g.detached and g.state != REMOVED]:
             self.remove(found.id, "its job is over", now)
 
+    def adopt(self, group: bytes, row: dict[str, Any], live: set[bytes], now: float) -> None:
+        """Take care of a group whose home died; ``row`` is the last that it wrote, ``live`` all nodes that live."""
+        about = {"bundles": row["units"], "strategy": row["strategy"], "name": row["name"],
+                 "namespace": row["ray_namespace"], "detached": row["is_detached"]}
+        found = Group(group, row["creator_job_id"], about, now)
+        found.version = row["version"] + ADOPTION_STEP
+        found.attempt = row["attempts"] + ADOPTION_STEP
+        found.rounds = list(row["rounds"])
+        found.created_s = row["created_s"]
+        found.place({index: node for index, node in enumerate(row["nodes"]) if node in live})
+        found.used = set(live)
+        self.groups[group] = found
+        for node, attempt in {(n, a) for n, a in zip(found.nodes, found.rounds, strict=True) if n}:
+            self._insist(node, BundleCommit(group, attempt), now)
+        if found.missing:
+            self.unplaced[group] = None
+            self._fresh = True
+            self._change(found, PENDING if found.created_s is None else RESCHEDULING, Cause.GROUP_PENDING,
+                         "its home node died; it has another one now")
+        else:
+            self._change(found, CREATED, Cause.READY, "")
+
     # ------------------------------------------------------------ what nodes say
 
     def reserved(self, node: bytes, message: BundleReserved, now: float) -> None:
@@ -251,8 +205,8 @@ class GroupTable:
             found.avoid.discard(node)
             if only is None:
                 found.used.discard(node)
-            if found.round is not None and node in found.round.asked:
-                self._abort(found, now, "a node that was asked for a bundle died", set())
+            if found.round is not None and (node in found.round.asked or node in found.nodes):
+                self._abort(found, now, "a node that has a bundle of it, or was asked for one, died", set())
             if node in found.nodes:
                 found.place({index: b"" for index, place in enumerate(found.nodes) if place == node})
                 found.retry_at = now
@@ -318,7 +272,7 @@ class GroupTable:
             if nodes is None:
                 found.retry_at = math.inf  # until the nodes change
                 why = packing.obstacle(view, bundles, found.strategy, others)
-                self._waits(found, Cause.INFEASIBLE, why or "no choice of nodes was found that holds all its bundles")
+                self._waits(found, Cause.GROUP_INFEASIBLE, why or "no choice of nodes was found for all its bundles")
                 return False
             waits = True
         if nodes is None:
@@ -341,6 +295,8 @@ class GroupTable:
         assert found.round is not None
         for node, indices in found.round.asked.items():
             found.place(dict.fromkeys(indices, node))
+            for index in indices:
+                found.rounds[index] = found.attempt
             self._insist(node, BundleCommit(found.id, found.attempt), now)
         found.round = None
         found.avoid = set()
@@ -398,14 +354,14 @@ class GroupTable:
         self.groups[fresh.id] = fresh
         self.unplaced[fresh.id] = None
         self._fresh = True
-        self.ports.record(fresh.id, fresh.row(self.ports.node_id))
+        self.ports.record(fresh.id, fresh.row(self.ports.node_id, self.me))
         self.ports.changed(fresh.state_message())
 
     def _change(self, found: Group, state: str, cause: int, detail: str) -> None:
         found.state = state
         found.version += 1
         found.cause = {"cause": int(cause), "detail": detail}
-        self.ports.record(found.id, found.row(self.ports.node_id))
+        self.ports.record(found.id, found.row(self.ports.node_id, self.me))
         self.ports.changed(found.state_message())
 
     def _waits(self, found: Group, cause: int, detail: str) -> None:
@@ -424,7 +380,7 @@ class GroupTable:
     # ------------------------------------------------------------ views and invariants
 
     def rows(self) -> list[dict[str, Any]]:
-        return [found.row(self.ports.node_id) for found in self.groups.values()]
+        return [found.row(self.ports.node_id, self.me) for found in self.groups.values()]
 
     def job_is_used(self, job: int) -> bool:
         return any(g.job == job and g.state != REMOVED for g in self.groups.values())

@@ -130,6 +130,8 @@ class Guests:
 
     def _end(self, guest: Guest, reason: str) -> None:
         del self.guests[guest.id]
+        if guest.worker:  # the home may have heard of the place, and taken it, after it told us to give it back
+            self._tell(guest, m.ActorWorkerDied(guest.id, guest.worker, {"reason": reason, "given_back": True}))
         self._host.end_place(guest, reason)
 
     def _tell(self, guest: Guest, message: Any) -> None:

@@ -47,6 +47,7 @@ class NodeOptions:
     node_name: str = ""
     insecure: bool = False
     gcs_dir: str = ""
+    one_port: bool = False
 
     def arguments(self) -> list[str]:
         """As arguments of zray-node."""
@@ -63,9 +64,9 @@ class NodeOptions:
             value = getattr(self, name)
             if value:
                 out += [f"--{name.replace('_', '-')}", str(value)]
-        for name in ("head", "insecure"):
+        for name in ("head", "insecure", "one_port"):
             if getattr(self, name):
-                out.append(f"--{name}")
+                out.append(f"--{name.replace('_', '-')}")
         return out
 
 

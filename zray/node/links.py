@@ -5,7 +5,7 @@
              is told at once.  Anything else (no route, silence) is no proof: dial again, at growing intervals, until
              the nodes table says that the node is gone
     turned   a node that was well linked to us does not list our key any more: the nodes table says that we have ended
-    Unlink   hang up, refuse whatever still comes
+    Unlink   dial no more, and hang up after a while: it may have to be told that it has left, or was declared dead
 
 The session to a live node outlasts its connections, so a link that breaks loses nothing.
 """
@@ -27,15 +27,21 @@ from zray.transport.mesh import Mesh
 REDIAL_S = 0.05
 REDIAL_S_MAX = 1.0
 PROBE_S_MAX = 2.0
+# A process that dies closes its connections a moment before its port: ask again, at growing intervals, up to this.
+PROBE_AGAIN_S = 0.002
+PROBE_AGAIN_S_MAX = 0.1
+FAREWELL_S = 5.0
 
 
 class _Link:
-    __slots__ = ("endpoint", "pause_s", "redial_at", "welcome")
+    __slots__ = ("endpoint", "pause_s", "probe_at", "probe_pause_s", "redial_at", "welcome")
 
     def __init__(self, endpoint: str):
         self.endpoint = endpoint
         self.pause_s = REDIAL_S
         self.redial_at: float | None = None
+        self.probe_at: float | None = None
+        self.probe_pause_s = PROBE_AGAIN_S
         self.welcome = False  # it has answered our Hello
 
 
@@ -55,6 +61,7 @@ class Links:
         mesh.on_turned_away = self._turned_away
         self._links: dict[bytes, _Link] = {}
         self._probes: dict[bytes, tuple[socket.socket, float]] = {}
+        self._parting: dict[bytes, float] = {}  # unlinked -> when to hang up
 
     def link(self, node: bytes, endpoint: str) -> None:
         if node in self._links:
@@ -66,6 +73,10 @@ class Links:
     def unlink(self, node: bytes) -> None:
         self._links.pop(node, None)
         self._end_probe(node)
+        self._parting[node] = self._clock() + FAREWELL_S
+
+    def _hang_up(self, node: bytes) -> None:
+        del self._parting[node]
         self._mesh.lasting.discard(node)
         self._mesh.forget(node)
         if not self._mesh.insecure:  # without keys it may come back, to be told that it has ended
@@ -75,11 +86,14 @@ class Links:
         """The mesh says that a connection is closed; False when it is not one of these."""
         link = self._links.get(node)
         if link is None:
+            if node in self._parting:
+                self._hang_up(node)
             return False
         if link.redial_at is None:  # whatever is sent meanwhile is told the same, and must not put it off for ever
             link.redial_at = self._clock() + link.pause_s
             link.pause_s = min(link.pause_s * 2, REDIAL_S_MAX)
-        if node not in self._probes:
+        if node not in self._probes and link.probe_at is None:
+            link.probe_pause_s = PROBE_AGAIN_S
             self._probe(node, link.endpoint)
         return True
 
@@ -98,17 +112,24 @@ class Links:
 
     def next_deadline(self) -> float | None:
         times = [link.redial_at for link in self._links.values() if link.redial_at is not None]
+        times += [link.probe_at for link in self._links.values() if link.probe_at is not None]
         times += [until for _, until in self._probes.values()]
+        times += self._parting.values()
         return min(times, default=None)
 
     def tick(self, now: float) -> None:
         for node, (_, until) in list(self._probes.items()):
             if until <= now:
                 self._end_probe(node)
+        for node in [node for node, until in self._parting.items() if until <= now]:
+            self._hang_up(node)
         for node, link in list(self._links.items()):
             if link.redial_at is not None and link.redial_at <= now:
                 link.redial_at = None
                 self._dial(node)
+            if link.probe_at is not None and link.probe_at <= now:
+                link.probe_at = None
+                self._probe(node, link.endpoint)
 
     def _dial(self, node: bytes) -> None:
         self._mesh.connect(node, self._links[node].endpoint)
@@ -141,8 +162,14 @@ class Links:
         self._judge(node, error)
 
     def _judge(self, node: bytes, error: int) -> None:
-        if error == errno.ECONNREFUSED and node in self._links:
+        link = self._links.get(node)
+        if link is None:
+            return
+        if error == errno.ECONNREFUSED:
             self._proven_dead(node)
+        elif not error and link.probe_pause_s <= PROBE_AGAIN_S_MAX:
+            link.probe_at = self._clock() + link.probe_pause_s
+            link.probe_pause_s *= 2
 
     def _end_probe(self, node: bytes) -> None:
         probe = self._probes.pop(node, None)

@@ -75,6 +75,10 @@ class Names(Protocol):
 
     def record_group(self, group: bytes, row: dict | None) -> None: ...
 
+    def list_groups(self, then: Callable[[list[tuple[bytes, dict]]], None]) -> None: ...
+
+    def adopt_group(self, group: bytes, old: dict, new: dict, then: Callable[[bytes, dict], None]) -> None: ...
+
 
 class Death:
     """How a worker process ended, as the shell saw it."""
@@ -131,9 +135,11 @@ class NodeMachine:
         self.groups = GroupService(self)
         self.bottom_up = BottomUpScheduler(
             self.scheduler, incarnation, scheduler.view.labels[0], seed=int.from_bytes(incarnation, "big"),
+            gossip_s=config.gossip_s, patience_s=config.spill_patience_s,
             nodes_of=lambda strategy: self.groups.nodes_of(strategy["group"], strategy.get("bundle", -1)))
-        self.groups.cluster_view = lambda: self.bottom_up.view
+        self.groups.cluster_view = lambda: self.scheduler.view if self.cluster.alone else self.bottom_up.view
         self.groups.node_ids = self.cluster.node_id
+        self.groups.job_ended = self._job_ended
         self.groups.directory.on_change.append(lambda state: self.bottom_up.spill.group_changed(self.now))
         self.events = TaskEvents(config.events_max)
         self.counts = {"grants": 0, "worker_deaths": 0, "refused": 0}
@@ -148,7 +154,8 @@ class NodeMachine:
         self._gone: list[m.ProcessGone] = []
         self._gone_at = 0.0
         self.handlers: dict[int, Callable[[bytes, Any], None]] = {
-            m.Hello.CODE: self._hello, m.RegisterDriver.CODE: self._register, m.Goodbye.CODE: self._goodbye,
+            m.Hello.CODE: self._hello, m.HelloAck.CODE: lambda peer, message: None,
+            m.RegisterDriver.CODE: self._register, m.Goodbye.CODE: self._goodbye,
             m.Bye.CODE: self._bye, m.WorkerReady.CODE: self._worker_ready,
             m.LeaseKey.CODE: self._lease_key, m.LeaseWant.CODE: self._lease_want,
             m.LeaseReturn.CODE: self._lease_return, m.LeaseKill.CODE: self._lease_kill, m.Blocked.CODE: self._blocked,
@@ -233,6 +240,11 @@ class NodeMachine:
         self.elsewhere.tick(now)
         self.census.tick(now)
         self.groups.tick(now)
+        self._settle()
+
+    def settle(self, now: float) -> None:
+        """Something outside this machine has called back: do what follows."""
+        self.now = now
         self._settle()
 
     def next_deadline(self) -> float | None:
@@ -496,6 +508,8 @@ class NodeMachine:
             if not placement.actor:
                 self.effects.append(Send(placement.owner, m.LeaseGrant(
                     placement.key, lease, worker.incarnation, worker.endpoint, worker.pid, placement.assigned)))
+                if self.scheduler.leases[lease].recalled:  # while the worker started: the owner knew no such lease
+                    self.effects.append(Send(placement.owner, m.LeaseRecall(lease)))
             elif not self._placed(placement, worker):
                 self._free(placement)
                 self._serve(self.pool.release(worker, self.now))
@@ -510,7 +524,7 @@ class NodeMachine:
         if status.token is not None:
             actor = self._requests.get(status.token)
             if actor is not None:
-                if status.cause in (Cause.INFEASIBLE, Cause.GROUP_PENDING):
+                if status.cause in (Cause.INFEASIBLE, Cause.GROUP_PENDING, Cause.GROUP_INFEASIBLE):
                     self._infeasible.add(status.token)
                 table = self.guests if isinstance(actor, Guest) else self.actors
                 table.waiting(actor.id, status.cause, status.detail)
@@ -816,12 +830,20 @@ class NodeMachine:
             self.jobs.over(job.driver, self.now, self._job_is_used)
             self._end_job(job, message.reason)
 
+    def _job_ended(self, number: int) -> bool:
+        job = self.jobs.jobs.get(number)
+        return job is not None and job.is_over
+
     def _job_is_used(self, number: int) -> bool:
         return self.actors.job_is_used(number) or self.guests.job_is_used(number)
 
     def _process_gone_abroad(self, peer: bytes, message: m.ProcessGone) -> None:
         if node_of(message.process) == peer:
-            self._process_gone(message.process, message.reason)
+            job = self.jobs.over(message.process, self.now, self._job_is_used)
+            if job is not None:  # who told us of the job need not live to tell us of its end
+                self._end_job(job, message.reason)
+            else:
+                self._process_gone(message.process, message.reason)
 
     def _event_report(self, peer: bytes, message: m.EventReport) -> None:
         worker = self.pool.workers.get(peer)

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 JOIN_TIMEOUT_S = 20.0
 STRANGERS_S = 0.2  # how often to ask about nodes that have a part in the control store and are unknown here
+# Others speak to a node from the moment the nodes table has it, which is before it knows itself.
+EARLY_MAX = 10_000
 PYTHON = ".".join(map(str, sys.version_info[:3]))
 ROW_FIELDS = {"node_id": bytes, "endpoint": str, "name": str, "total": dict, "labels": dict, "shown": dict}
 
@@ -44,6 +46,7 @@ class Member:
 
     def __init__(self, mesh: Mesh, me: bytes, session_dir: str, options: Membership):
         self.mesh = mesh
+        self.clock: Callable[[], float] = time.monotonic
         self.me = me
         self.options = options
         self.session_dir = session_dir
@@ -53,6 +56,7 @@ class Member:
         self.known: list[dict[str, Any]] = []  # rows that came with NodeJoined
         self.join_string = ""
         self._ask_rows_at: float | None = None
+        self._early: list[tuple[bytes, int, Any]] = []  # what others said as soon as the nodes table had us
         self.leavers: set[bytes] = set()  # live nodes that said that they leave
         self.ended_nodes: set[bytes] = set()  # their endpoints refuse connections, and the table has yet to say so
         self._ticket: JoinString | None = _ticket(options) if options.address else None
@@ -89,7 +93,6 @@ class Member:
         peer = ids.node_of(ticket.node)
         if not ticket.insecure:  # it dials us as soon as it has taken us in
             self._allow_list.add_node(ticket.server_key, ticket.node)
-        if not ticket.insecure:
             self.mesh.keys = ticket.keys()
         self.mesh.connect(peer, endpoint)
         answer = self._ask(peer, m.NodeJoin(m.PROTOCOL, PYTHON, version, row), ticket)
@@ -109,6 +112,8 @@ class Member:
         def on_message(sender: bytes, code: int, message: Any) -> None:
             if sender == peer and type(message) is m.NodeJoined:
                 found.append(message)
+            elif type(message) is not m.HelloAck and len(self._early) < EARLY_MAX:
+                self._early.append((sender, code, message))
 
         before, self.mesh.on_closed = self.mesh.on_closed, lost.append
         try:
@@ -145,15 +150,23 @@ class Member:
             m.NodeLeave.CODE: self._node_leave}
         cluster = daemon.machine.cluster
         cluster.bind_host, cluster.insecure = self.options.host, self.options.insecure
+        cluster.one_port = self.options.one_port
+        self.mesh.relaying.relay = cluster.next_hop
         cluster.ports = list(self.options.ports) if any(self.options.ports) else []
         host, port = split_host_port(self.address)
-        self.join_string = self.credentials.mint(host, port, self.me, insecure=self.options.insecure)
-        daemon.gcs.on_fenced = lambda reason: daemon.stop(f"this node was declared dead: {reason}")
+        self.join_string = self.credentials.mint(host, port, insecure=self.options.insecure)
+        daemon.gcs.on_fenced = daemon.fence
         for row in self.known:
             self._alive(row)
         daemon.gcs.client.watch(NODES, self._nodes_changed)
         daemon.gcs.on_config = lambda config: self._look_for_strangers()
         self._look_for_strangers()
+
+    def deliver_early(self, deliver: Callable[[bytes, int, Any], None]) -> None:
+        """What came while this node waited for the answer to its NodeJoin: acknowledged, so nobody sends it again."""
+        early, self._early = self._early, []
+        for peer, code, message in early:
+            deliver(peer, code, message)
 
     def closed(self, peer: bytes) -> None:
         """The mesh says that a connection of ours is closed."""
@@ -257,7 +270,7 @@ class Member:
             return
         for peer in sorted(cluster.peers):
             self.mesh.send(peer, m.NodeRows.CODE, m.NodeRows(True, []))
-        self._ask_rows_at = time.monotonic() + STRANGERS_S
+        self._ask_rows_at = self.clock() + STRANGERS_S
 
     def _node_rows(self, peer: bytes, message: m.NodeRows) -> None:
         if ids.node_of(peer) != peer or peer not in self.daemon.machine.cluster.peers:
@@ -304,7 +317,7 @@ class Member:
         incarnation = row["node_id"][:ids.INCARNATION_SIZE]
         if incarnation != self.me:
             self._list(row)
-            self.daemon.machine.node_joined(incarnation, row, time.monotonic())
+            self.daemon.machine.node_joined(incarnation, row, self.clock())
 
     def _list(self, row: dict[str, Any]) -> None:
         key = parse_endpoint(row["endpoint"]).key

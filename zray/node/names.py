@@ -64,3 +64,11 @@ class GcsNames:
 
     def record_group(self, group: bytes, row: dict[str, Any] | None) -> None:
         self._client.record_group(group, row)
+
+    def list_groups(self, then: Callable[[list[tuple[bytes, dict[str, Any]]]], None]) -> None:
+        self._client.list_groups(lambda call: then(call.value or []))
+
+    def adopt_group(self, group: bytes, old: dict[str, Any], new: dict[str, Any],
+                    then: Callable[[bytes, dict[str, Any]], None]) -> None:
+        """Write ``new`` if the row is still ``old``, and only then call ``then(group, new)``."""
+        self._client.replace_group(group, old, new, lambda call: then(group, new) if call.value else None)

@@ -52,6 +52,8 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument("--port", type=int, default=0, help="the node's well-known TCP port (0: any free one)")
     group.add_argument("--port-range", default="", metavar="LOW-HIGH",
                        help="for endpoints of drivers and workers (default: any free ones)")
+    group.add_argument("--one-port", action="store_true",
+                       help="drivers and workers bind no ports: their nodes relay, several times slower")
     group.add_argument("--node-name", default="", help="a name that no other node of the cluster has")
     group.add_argument("--insecure", action="store_true", help="plain TCP: no encryption, no authentication")
     group.add_argument("--gcs-dir", default="", help="keep the control store in this directory over restarts")
@@ -72,6 +74,7 @@ class Membership:
     name: str
     insecure: bool
     gcs_dir: str
+    one_port: bool = False
 
     @property
     def alone(self) -> bool:
@@ -87,7 +90,8 @@ def membership(arguments: argparse.Namespace) -> Membership:
     if len(arguments.node_name) > NAME_CHARS_MAX:
         raise BadOption(f"--node-name takes at most {NAME_CHARS_MAX} characters, not {len(arguments.node_name)}")
     return Membership(arguments.head, arguments.address, arguments.host, arguments.port,
-                      port_range(arguments.port_range), arguments.node_name, arguments.insecure, arguments.gcs_dir)
+                      port_range(arguments.port_range), arguments.node_name, arguments.insecure, arguments.gcs_dir,
+                      arguments.one_port)
 
 
 def port_range(text: str) -> tuple[int, int]:

@@ -1,6 +1,6 @@
 """Answers to NodeQuery: what the state API, ``zray status`` and ``zray explain`` show.  Changes nothing.
 
-    nodes resources available actors workers leases store gcs jobs tasks timeline stats explain
+    nodes resources available actors placement-groups workers leases store gcs jobs tasks timeline stats explain
 
 Every answer is a map of wire types; an unknown or failing question answers ``{"error": text}``.
 """
@@ -130,6 +130,12 @@ def _jobs(machine: NodeMachine, peer: bytes, args: dict) -> dict:
     return _rows("jobs", rows, args)
 
 
+def _groups(machine: NodeMachine, peer: bytes, args: dict) -> dict:
+    """Placement groups whose home is this node, and the bundles on it."""
+    return {**_rows("placement-groups", machine.groups.table.rows(), args),
+            "bundles": [_shown(row) for row in machine.scheduler.bundles.rows()]}
+
+
 def _timeline(machine: NodeMachine, peer: bytes, args: dict) -> dict:
     """Task events from number ``start`` on, in Chrome's trace format; ``next`` is where the following page starts."""
     start = args.get("start")
@@ -180,6 +186,7 @@ def _explain(machine: NodeMachine, peer: bytes, args: dict) -> dict:
 
 _VIEWS: dict[str, Callable[[Any, bytes, dict], dict]] = {
     "nodes": _nodes, "resources": _resources, "available": _available, "actors": _actors, "workers": _workers,
+    "placement-groups": _groups,
     "leases": _leases, "store": _store, "gcs": _gcs, "jobs": _jobs, "timeline": _timeline, "tasks": _tasks,
     "stats": _stats, "explain": _explain,
 }

@@ -18,8 +18,10 @@ from typing import Any
 from zray.causes import Cause
 from zray.messages import FAILED, ActorState, CallsDone, CancelTask, PushCalls, WatchActor
 from zray.owner.records import DONE, PUSHED, QUEUED, WAITING, Function, Net, Task, WorkerLink
+from zray.owner.reconstruction import waits_again
 from zray.owner.references import References
-from zray.owner.submitter import Arrival, Submitter, cancelled, first_failure
+from zray.owner.failures import cancelled, first_failure
+from zray.owner.submitter import Arrival, Submitter
 
 WINDOW_CALLS = 4096  # calls in flight to one actor, at most
 BATCH_CALLS = 512
@@ -145,8 +147,13 @@ class ActorCalls:
                 if task.state == DONE:
                     queue.popleft()
                     continue
+                if self.refs.unsettled and task.state == QUEUED and waits_again(task):
+                    self._await(task)
                 if task.missing:
-                    break
+                    if not link.any_order:
+                        break
+                    queue.popleft()
+                    continue
                 queue.popleft()
                 extra = task.extra
                 if task.deps:
@@ -217,8 +224,38 @@ class ActorCalls:
                 and (task.retry_errors is True or self.submitter.retry_matches(task.retry_errors, result))):
             self._again(link, [task])
             return
+        if type(result) is list and result[:2] == [FAILED, "dependency_lost"] and not task.cancelling:
+            self._dependency_lost(link, task, result)
+            return
         self._count(link)
         self.submitter.finish(task, result, _Answering(peer))  # type: ignore[arg-type]
+
+    def _dependency_lost(self, link: ActorLink, task: Task, said: list[Any]) -> None:
+        """The actor could not read an argument, and has not started the call: again, free of charge, when it is there.
+
+        Calls behind it that were pushed already run before it, as they do when a call is retried.
+        """
+        failed = self.submitter.reconstruction.dependency_lost(task, said)
+        if failed is not None:
+            self._fail(link, task, failed)
+            return
+        task.attempt += 1
+        task.state = QUEUED
+        if waits_again(task):
+            self._await(task)
+        if not (task.missing and link.any_order):
+            link.queue.appendleft(task)
+        if not link.dirty:
+            link.dirty = True
+            self.dirty.append(link)
+
+    def _await(self, task: Task) -> None:
+        """Arguments that were ready are pending again: ``arrived`` when they are there."""
+        task.state = WAITING
+        task.missing = 0
+        for record in task.deps or ():
+            if not self.refs.when_ready(record, Arrival(self, task)):  # type: ignore[arg-type]
+                task.missing += 1
 
     def _fail(self, link: ActorLink, task: Task, failure: list[Any]) -> None:
         self._count(link)
@@ -322,7 +359,7 @@ class ActorCalls:
             elif link.state != DEAD and task.retries != 0:
                 retry.append(task)
             else:
-                kind = "actor_died" if link.state == DEAD else "actor_unavailable"
+                kind = self._kind(link) if link.state == DEAD else "actor_unavailable"
                 self._fail(link, task, [FAILED, kind, self._detail(link)])
         if retry:
             self._again(link, retry)
@@ -331,7 +368,11 @@ class ActorCalls:
         queue, link.queue = link.queue, deque()
         for task in queue:
             if task.state != DONE:
-                self._fail(link, task, [FAILED, "actor_died", self._detail(link)])
+                self._fail(link, task, [FAILED, self._kind(link), self._detail(link)])
+
+    @staticmethod
+    def _kind(link: ActorLink) -> str:
+        return "actor_pg_removed" if link.cause.get("kind") == "pg_removed" else "actor_died"
 
     def _detail(self, link: ActorLink) -> dict[str, Any]:
         return {"actor": link.actor, "class_name": link.name} | link.cause

@@ -91,7 +91,7 @@ class MapRuns:
     def submit(self, batch: MapBatch) -> None:
         if batch.count:
             batch.key.queue.append(MapChunk(batch, 0, batch.count))
-            self.submitter._touch(batch.key)
+            self.submitter.touch(batch.key)
 
     # ------------------------------------------------------------ pushing
 
@@ -250,7 +250,7 @@ class MapRuns:
             batch.attempts[first] = attempt
             self.submitter.retried += 1
         batch.key.queue.appendleft(MapChunk(batch, first, count, attempt))
-        self.submitter._touch(batch.key)
+        self.submitter.touch(batch.key)
 
     # ------------------------------------------------------------ hand-back and death
 
@@ -272,7 +272,7 @@ class MapRuns:
 
     def lost(self, chunk: MapChunk, first: int, started: int, finished: int, notice: WorkerDied | None) -> None:
         """The worker died: the running item is charged, the others go back free of charge, in order."""
-        from zray.owner.submitter import crashed
+        from zray.owner.failures import crashed
 
         batch = chunk.batch
         running = started - first if finished < started else -1
@@ -293,6 +293,12 @@ class MapRuns:
             high = running
         if low < high:
             self._requeue(batch, chunk.first + low, high - low, chunk.attempt)
+        self._release_pins(chunk)
+
+    def fail_rest(self, chunk: MapChunk, failure: Any) -> None:
+        """None of its items can run any more."""
+        for index in range(chunk.first + chunk.done, chunk.first + chunk.count):
+            self._item_failed(chunk.batch, index, failure)
         self._release_pins(chunk)
 
     # ------------------------------------------------------------ items one by one, and the end

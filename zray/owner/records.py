@@ -44,7 +44,8 @@ class Entry:
 class Borrowed:
     """An object that another process owns and this one holds; ``n`` numbers this hold."""
 
-    __slots__ = ("oid", "value", "refs", "waiters", "owner", "endpoint", "n", "asked", "confirmed", "keepalive")
+    __slots__ = ("oid", "value", "refs", "waiters", "owner", "endpoint", "n", "asked", "confirmed", "keepalive",
+                 "passed")
     escaped = True
     task = None
 
@@ -59,6 +60,7 @@ class Borrowed:
         self.asked = False
         self.confirmed = False
         self.keepalive: list[Any] | None = None  # pinned until the owner has confirmed this hold
+        self.passed: dict[bytes, int] | None = None  # who got it from us and still held it: {process: its n}
 
 
 class Function:
@@ -112,7 +114,7 @@ class Key:
     """A scheduling key of this owner: its queue and its leases."""
 
     __slots__ = ("number", "demand", "env", "strategy", "name", "queue", "leases", "idle", "want", "granted",
-                 "status", "declared", "dirty")
+                 "status", "declared", "dirty", "failed")
 
     def __init__(self, number: int, demand: dict, env: dict, strategy: dict, name: str):
         self.number = number
@@ -128,6 +130,7 @@ class Key:
         self.status: tuple[int, str] | None = None
         self.declared = False
         self.dirty = False
+        self.failed: list[Any] | None = None  # nothing of this key can run any more: its error
 
 
 class Lease:

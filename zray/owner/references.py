@@ -14,12 +14,12 @@ Fine-Grained Tasks" (Wang et al., NSDI 2021, section 4).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from zray.ids import node_of
 from zray.messages import (
-    FAILED, STORED, HoldAck, HoldAdd, HoldDrop, Locate, Resolved, TransitDone,
+    FAILED, STORED, HoldAck, HoldAdd, HoldDrop, Locate, ObjectLost, Resolved, TransitDone,
 )
 from zray.owner.records import Borrowed, Entry, Net, Value
 
@@ -42,7 +42,11 @@ class References:
         # (sender, token) -> holds (owner, oid, n) that their owners have not yet confirmed
         self.arrivals: dict[tuple[bytes, int], set[tuple[bytes, bytes, int]]] = {}
         self.gone: dict[bytes, None] = {}  # processes that have ended, the last GONE_MAX of them
+        self.gone_nodes: dict[bytes, None] = {}  # the same for nodes
         self.finalizers: dict[bytes, Callable[[], None]] = {}  # called when the object is freed (actor lives)
+        self.traced: Mapping[bytes, Any] = {}  # objects that lineage knows: it is told when one is freed
+        self.on_traced_freed: Callable[[Entry], None] = _nobody
+        self.unsettled: set[bytes] = set()  # objects whose value was lost and is pending again
         self.inline_bytes = 0
         self._holds = 0
         self._tokens = 0
@@ -91,6 +95,8 @@ class References:
             self.inline_bytes -= len(value)
         elif value is not None and value[0] == STORED:
             self.free_stored(entry.oid, value, entry.escaped)
+        if self.traced and entry.oid in self.traced:
+            self.on_traced_freed(entry)
         if self.finalizers and (finalizer := self.finalizers.pop(entry.oid, None)) is not None:
             finalizer()
         contained, entry.contained = entry.contained, None
@@ -100,6 +106,7 @@ class References:
         if self.borrowed.get(record.oid) is not record:
             return None
         del self.borrowed[record.oid]
+        self.unsettled.discard(record.oid)
         self._drops.setdefault(record.owner, []).append([record.oid, record.n])
         keepalive, record.keepalive = record.keepalive, None
         return keepalive
@@ -132,6 +139,8 @@ class References:
             self.inline_bytes -= len(value)
         elif value[0] == STORED:
             self.free_stored(entry.oid, value, entry.escaped)
+        if self.traced and entry.oid in self.traced:
+            self.on_traced_freed(entry)
         contained, entry.contained = entry.contained, None
         self.unpin_all(contained or ())
 
@@ -244,17 +253,36 @@ class References:
             if kept is not None:
                 self.unpin_all(kept[1])
 
-    def announce(self, holder: bytes, held: list[list[Any]]) -> None:
-        """A task's reply says that its worker still holds these: ``[[oid, n], ...]``, ours or borrowed by us."""
-        for oid, n in held:
+    def announce(self, worker: bytes, held: list[list[Any]]) -> None:
+        """A task's reply says that these, ours or borrowed by us, are still held: see :meth:`still_held`."""
+        for oid, n, *others in held:
+            holder = others[0] if others else worker
             entry = self.owned.get(oid)
             if entry is not None:
                 self._add_hold(entry, holder, n)
                 continue
             record = self.borrowed.get(oid)
-            if record is not None:
+            if record is not None and not self.is_gone(holder):
                 # Before our own drop on the same connection: the owner never sees the object unheld.
                 self.net.send(record.owner, HoldAdd([[oid, n]], holder, []))
+                if record.passed is None:
+                    record.passed = {}
+                record.passed[holder] = max(n, record.passed.get(holder, 0))
+
+    def still_held(self, records: Iterable[Record]) -> list[list[Any]]:
+        """What a task's reply says of the borrowed ``records`` it got, for the process that lent them.
+
+        ``[oid, n]`` for each that this process still holds, and ``[oid, n, holder]`` for each that a task of ours
+        holds: we have announced that to the owner, but the news may be slower than two hops, of our reply and of the
+        drop that it brings about.
+        """
+        held: list[list[Any]] = []
+        for record in dict.fromkeys(records):
+            if type(record) is Borrowed:
+                if record.refs > 0:
+                    held.append([record.oid, record.n])
+                held += [[record.oid, n, holder] for holder, n in (record.passed or {}).items()]
+        return held
 
     # ------------------------------------------------------------ messages
 
@@ -343,11 +371,11 @@ class References:
             if entry.value is not None:
                 ready += (oid, entry.value)
             else:
-                self.when_ready(entry, self._resolver(peer))
+                self.when_ready(entry, self.resolver(peer))
         if ready:
             self.net.send(peer, Resolved(ready))
 
-    def _resolver(self, borrower: bytes) -> Callable[[Any], None]:
+    def resolver(self, borrower: bytes) -> Callable[[Any], None]:
         return lambda entry: self.net.send(borrower, Resolved([entry.oid, entry.value]))
 
     def on_resolved(self, peer: bytes, message: Resolved) -> None:
@@ -356,10 +384,21 @@ class References:
             record = self.borrowed.get(oid)
             if record is not None and record.owner == peer:
                 record.asked = False
+                self.unsettled.discard(oid)
                 if record.value is None:
                     self.complete(record, value)
                 else:
                     record.value = value
+
+    def report_lost(self, record: Borrowed, reason: str) -> None:
+        """No copy of a borrowed object's value was found: pending again, until its owner says what to read instead."""
+        lost, record.value = record.value, None
+        record.asked = True
+        self.unsettled.add(record.oid)
+        if self.is_gone(record.owner):
+            self.complete(record, [FAILED, "owner_died", {"oid": record.oid, "owner": record.owner}])
+        else:
+            self.net.send(record.owner, ObjectLost(record.oid, lost, reason))
 
     def is_gone(self, process: bytes) -> bool:
         """Whether that process, or its node with all its processes, is known to have ended."""
@@ -375,7 +414,9 @@ class References:
             known.update(process for process in drops if node_of(process) == node)
         for process in sorted(known):
             self.on_process_gone(process, certain=True)
-        self.gone[node] = None
+        self.gone[node] = self.gone_nodes[node] = None
+        if len(self.gone_nodes) > GONE_MAX:
+            del self.gone_nodes[next(iter(self.gone_nodes))]
 
     def on_process_gone(self, process: bytes, *, certain: bool = False) -> None:
         """A process ended: its holds are void, and what it owned is lost unless its value is here already.
@@ -401,6 +442,10 @@ class References:
             del self.arrivals[place]
         for gathered in (self._adds, self._drops, self._asks):
             gathered.pop(process, None)
+        if certain:
+            for record in self.borrowed.values():
+                if record.passed:
+                    record.passed.pop(process, None)
         self._settled({hold for holds in self.arrivals.values() for hold in holds if hold[0] == process})
         for record in [r for r in self.borrowed.values() if r.owner == process]:
             keepalive, record.keepalive = record.keepalive, None
@@ -433,3 +478,7 @@ class References:
                 assert holder in (self.owned[oid].holders or ()), "index without holder"
         for oid, record in self.borrowed.items():
             assert record.oid == oid and record.refs > 0 and record.owner != self.me
+
+
+def _nobody(entry: Entry) -> None:
+    """Until lineage has registered itself."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from zray import ids
 from zray.messages import StreamAck, StreamItem
+from zray.owner.lineage import ITEM, is_stored
 from zray.owner.records import DONE, Entry, Task
 
 if TYPE_CHECKING:
@@ -79,6 +80,8 @@ class StreamRuns:
         stream.received += 1
         entry = refs.own(ids.return_id(stream.task.tid, stream.received))
         self.submitter.deliver(entry, value, sender)
+        if type(value) is list and is_stored(entry.value):
+            self.submitter.lineage.note(entry, ITEM)
         if stream.closed:
             refs.unpin(entry)
             stream.consumed = stream.received

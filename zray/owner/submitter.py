@@ -15,6 +15,7 @@ own connection to the worker is closed and drained: it would overtake replies al
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -22,16 +23,20 @@ from zray.causes import Cause
 from zray.config import Config
 from zray.messages import (
     CARRYING, FAILED, CancelTask, FunctionDef, HandBack, LeaseGrant, LeaseKey, LeaseKill, LeaseOpen, LeaseRecall,
-    LeaseReturn, LeaseStatus, LeaseWant, PushTasks, StreamItem, TasksDone, WorkerDied,
+    LeaseReturn, LeaseStatus, LeaseWant, PushTasks, StreamItem, TasksDone,
 )
-from zray.messages.leases import UNKNOWN
+from zray.owner.deaths import WorkerDeaths
+from zray.owner.failures import cancelled, first_failure
+from zray.owner.lineage import Lineage, is_stored
+from zray.owner.locality import preferred
 from zray.owner.maps import MapChunk, MapRuns
 from zray.owner.records import DONE, PUSHED, QUEUED, WAITING, Entry, Function, Key, Lease, Net, Task, WorkerLink
+from zray.owner.reconstruction import Reconstruction, waits_again
 from zray.owner.references import References
 from zray.owner.streams import StreamRuns
+from zray.owner.why import why
 
 LEASE_WANT_MAX = 4096
-WITHOUT_NOTICE_S = 2.0  # a worker whose connection closed and of which the node says nothing
 
 
 class Submitter:
@@ -51,11 +56,13 @@ class Submitter:
         self.by_number: dict[int, Key] = {}
         self.leases: dict[int, Lease] = {}
         self.workers: dict[bytes, WorkerLink] = {}
-        self.early_deaths: dict[bytes, tuple[float, WorkerDied]] = {}
-        self.dying: dict[int, float] = {}  # lease -> when to stop waiting for the other half of its death
         self.dirty: list[Key] = []
         self.tasks: dict[bytes, Task] = {}  # only those that others must find by id: streams and cancellations
         self.waiting = 0
+        self.lineage = Lineage(refs, config.lineage_bytes_max)
+        self.reconstruction = Reconstruction(self, refs, self.lineage)
+        self.deaths = WorkerDeaths(self)
+        self.on_worker_died, self.on_peer_closed = self.deaths.on_worker_died, self.deaths.on_peer_closed
         self.maps = MapRuns(self)
         self.streams = StreamRuns(self)
         self.finished = 0
@@ -79,19 +86,29 @@ class Submitter:
         if task.pins is not None:
             for record in task.pins:
                 record.refs += 1
-            for record in task.deps or ():
-                if not self.refs.when_ready(record, Arrival(self, task)):
-                    task.missing += 1
-            if task.missing:
-                self.waiting += 1
-                return
-        self.enqueue(task)
+            self.start(task)
+        else:
+            self.enqueue(task)
+
+    def start(self, task: Task) -> None:
+        """Into the queue when its arguments are ready; its pins are counted already."""
+        task.missing = 0
+        for record in task.deps or ():
+            if not self.refs.when_ready(record, Arrival(self, task)):
+                task.missing += 1
+        if task.missing:
+            task.state = WAITING
+            self.waiting += 1
+        else:
+            self.enqueue(task)
 
     def enqueue(self, task: Task) -> None:
         """Arguments are here: into the queue, which the next turn's ``pump`` empties."""
         if task.deps is not None and (failed := first_failure(task.deps)) is not None:
             self.fail(task, failed)
             return
+        if task.deps is not None or type(task.args) is list:
+            task.key = self._near(task)
         key = task.key
         task.state = QUEUED
         key.queue.append(task)
@@ -99,11 +116,28 @@ class Submitter:
             key.dirty = True
             self.dirty.append(key)
 
+    def _near(self, task: Task) -> Key:
+        """The task's key, or its twin that prefers the node where most bytes of the arguments are."""
+        key = task.key
+        if key.strategy.get("kind", "default") != "default" or "locality" in key.strategy:
+            return key
+        found = preferred([task.args, *(record.value for record in task.deps or ())], self.node)
+        if found is None or self.refs.is_gone(found[0]):
+            return key
+        node, nbytes = found
+        strategy = {**key.strategy, "locality": node, "bytes": nbytes}
+        return self.key_for((key.number, node, nbytes), key.demand, key.env, strategy, key.name)
+
     def arrived(self, task: Task) -> None:
         task.missing -= 1
         if task.missing == 0 and task.state == WAITING:
             self.waiting -= 1
             self.enqueue(task)
+
+    def ready_or_wait(self, task: Task, record: Any) -> None:
+        """One argument of a waiting task that was in doubt: it is there, or will be."""
+        if self.refs.when_ready(record, Arrival(self, task)):
+            self.arrived(task)
 
     # ------------------------------------------------------------ feeding leases
 
@@ -153,8 +187,9 @@ class Submitter:
             self.maps.feed(lease)
             return
         inflight = lease.inflight
-        while queue and queue[0].state != QUEUED:  # cancelled, or run elsewhere, while queued
-            queue.popleft()
+        unsettled = self.refs.unsettled or self.refs.gone_nodes
+        while queue and (queue[0].state != QUEUED or (unsettled and self._waits_again(queue[0]))):
+            queue.popleft()  # cancelled, or run elsewhere, while queued; or an argument was lost
         if not queue or type(queue[0]) is MapChunk:
             self.feed(lease)
             return
@@ -167,7 +202,7 @@ class Submitter:
         batch = []
         while room > 0 and queue:
             task = queue[0]
-            if task.state == QUEUED:
+            if task.state == QUEUED and not (unsettled and self._waits_again(task)):
                 if task.fn is not fn and (task.fn.run_ns is None or task.fn.run_ns > fn.run_ns):
                     break
                 task.state = PUSHED  # at once: taken for inline execution and back, it may stand in the queue twice
@@ -178,6 +213,15 @@ class Submitter:
                 break
         if batch:
             self.push(lease, batch)
+
+    def _waits_again(self, task: Any) -> bool:
+        """Whether an argument of this queued task was, or may be, lost since it was ready: it leaves the queue then."""
+        if type(task) is not Task or task.deps is None:
+            return False
+        if waits_again(task):
+            self.start(task)
+            return True
+        return self.reconstruction.hold_back(task)
 
     def _idle(self, lease: Lease) -> None:
         lease.idle_since = self.now
@@ -196,6 +240,8 @@ class Submitter:
             self.dirty += dirty  # empty, unless a bug in one key's turn would lose the others
 
     def _pump_key(self, key: Key) -> None:
+        if key.failed is not None:
+            self._fail_queue(key)
         if key.idle:
             idle, key.idle = key.idle, []
             for lease in idle:
@@ -219,7 +265,7 @@ class Submitter:
         key.want = wanted
         self.net.send(self.node, LeaseWant(key.number, wanted, key.granted))
 
-    def _touch(self, key: Key) -> None:
+    def touch(self, key: Key) -> None:
         if not key.dirty:
             key.dirty = True
             self.dirty.append(key)
@@ -240,9 +286,9 @@ class Submitter:
         lease = Lease(message.lease, key, link, message.pid, message.assigned)
         link.lease = lease
         self.leases[message.lease] = key.leases[message.lease] = lease
-        early = self.early_deaths.pop(message.worker, None)
+        early = self.deaths.early.pop(message.worker, None)
         if early is not None:
-            self._died(lease, early[1])
+            self.deaths.died(lease, early[1])
             return
         if not key.queue:
             self._return(lease)
@@ -251,12 +297,25 @@ class Submitter:
         self.net.send(message.worker, LeaseOpen(message.lease, self.job, message.assigned, key.env))
         self.feed(lease)
         if key.queue:
-            self._touch(key)  # the want that this grant used up may have been for fewer than are queued
+            self.touch(key)  # the want that this grant used up may have been for fewer than are queued
 
     def on_lease_status(self, peer: bytes, message: LeaseStatus) -> None:
         key = self.by_number.get(message.key)
         if key is not None:
             key.status = (message.cause, message.detail)
+            if message.cause == Cause.GROUP_REMOVED and key.failed is None:
+                key.failed = [FAILED, "task_pg_removed", {"name": key.name, "reason": message.detail}]
+                self.touch(key)
+
+    def _fail_queue(self, key: Key) -> None:
+        """The placement group of this key was removed: whatever is queued, or comes back to the queue, fails."""
+        assert key.failed is not None
+        queue, key.queue = key.queue, deque()
+        for work in queue:
+            if type(work) is MapChunk:
+                self.maps.fail_rest(work, key.failed)
+            elif work.state == QUEUED:
+                self.fail(work, key.failed)
 
     def on_lease_recall(self, peer: bytes, message: LeaseRecall) -> None:
         lease = self.leases.get(message.lease)
@@ -278,7 +337,7 @@ class Submitter:
         self.net.send(self.node, LeaseReturn(lease.number, exiting))
         if key.queue:
             key.want = 0
-            self._touch(key)
+            self.touch(key)
 
     # ------------------------------------------------------------ ends of tasks
 
@@ -330,7 +389,7 @@ class Submitter:
         if lease.notice is None:
             self.feed(lease)
             if not lease.key.queue and lease.key.want:
-                self._touch(lease.key)
+                self.touch(lease.key)
 
     def finish(self, task: Task, result: Any, lease: Lease | None) -> None:
         """The end of an attempt in its general form: several returns, errors, references, streams."""
@@ -346,6 +405,9 @@ class Submitter:
             if held and lease is not None:
                 self.refs.announce(lease.link.peer, held)
         if values and type(values[0]) is list and values[0] and values[0][0] == FAILED:
+            if values[0][1] == "dependency_lost" and not task.cancelling:
+                self._dependency_lost(task, values[0])
+                return
             if self._retry_error(task, values[0]):
                 return
             self.fail(task, values[0])
@@ -360,22 +422,37 @@ class Submitter:
             self.fail(task, [FAILED, "system", {"reason": f"{len(values)} values for {len(entries)} returns"}])
             return
         pins, task.pins = task.pins, None
+        deps = task.deps
         self._ended(task)
+        inline = True
         for entry, value in zip(entries, values, strict=True):
             self.deliver(entry, value, sender)
+            inline = inline and type(value) is bytes
+        if not inline or task.tid in self.lineage.recipes:
+            self.lineage.keep(task, pins, deps)
         if pins:  # only now: a value may carry what was an argument, and its sender may be dead and hold nothing
             self.refs.unpin_all(pins)
 
     def deliver(self, entry: Entry, value: Any, sender: bytes) -> None:
         """Give an entry its value, taking over the references that it carries."""
+        contained = None
         if type(value) is list and value[0] == CARRYING:
-            entry.contained = self.refs.receive_carrying(sender, value[2], value[3] if len(value) > 3 else 0)
+            contained = self.refs.receive_carrying(sender, value[2], value[3] if len(value) > 3 else 0)
             value = value[1]
-        self.refs.complete(entry, value)
+        if entry.value is None:
+            entry.contained = contained
+            self.refs.complete(entry, value)
+            return
+        # Its task ran again for another of its results, and this one is still there, or was freed long ago.
+        if is_stored(value):
+            self.refs.free_stored(entry.oid, value, True)
+        self.refs.unpin_all(contained or ())
 
     def fail(self, task: Task, failure: list[Any]) -> None:
         """Every return of the task gets this error; no further attempt."""
         self._ended(task)
+        if self.lineage.recipes:
+            self.reconstruction.failed(task)
         if task.stream is not None:
             self.streams.failed(task, failure)
             return
@@ -387,11 +464,23 @@ class Submitter:
         task.state = DONE
         self.finished += 1
         self.tasks.pop(task.tid, None)
+        if self.reconstruction.running or self.reconstruction.restarts:
+            self.reconstruction.ended(task)
         pins, task.pins, task.deps = task.pins, None, None
         if pins:
             self.refs.unpin_all(pins)
 
     # ------------------------------------------------------------ retries, hand-back, death
+
+    def _dependency_lost(self, task: Task, said: list[Any]) -> None:
+        """The worker could not read an argument, and has not started the task."""
+        failed = self.reconstruction.dependency_lost(task, said)
+        if failed is not None:
+            self.fail(task, failed)
+            return
+        task.attempt += 1  # what the worker says of the last one is about that one
+        task.lease = None
+        self.start(task)
 
     def _retry_error(self, task: Task, failure: list[Any]) -> bool:
         """An exception of the task itself: again only if its author asked (retry_exceptions)."""
@@ -399,12 +488,12 @@ class Submitter:
             return False
         if task.retry_errors is not True and not self.retry_matches(task.retry_errors, failure):
             return False
-        self._again(task, charge=True)
+        self.again(task, charge=True)
         return True
 
     retry_matches: Callable[[Any, list[Any]], bool] = staticmethod(lambda wanted, failure: True)
 
-    def _again(self, task: Any, *, charge: bool) -> None:
+    def again(self, task: Any, *, charge: bool) -> None:
         if charge:
             task.attempt += 1
             self.retried += 1
@@ -413,7 +502,7 @@ class Submitter:
         task.lease = None
         task.state = QUEUED
         task.key.queue.appendleft(task)
-        self._touch(task.key)
+        self.touch(task.key)
 
     def on_hand_back(self, peer: bytes, message: HandBack) -> None:
         lease = self.leases.get(message.lease)
@@ -432,90 +521,9 @@ class Submitter:
             if task.cancelling:
                 self.fail(task, cancelled(task))
             else:
-                self._again(task, charge=False)
+                self.again(task, charge=False)
         if not lease.inflight:
             self._settle(lease)
-
-    def on_worker_died(self, peer: bytes, message: WorkerDied) -> None:
-        link = self.workers.get(message.worker)
-        lease = self.leases.get(message.lease) if message.lease else None
-        if lease is None:
-            if link is not None:
-                self._drop_link(link)
-            elif message.lease:
-                self.early_deaths[message.worker] = (self.now, message)
-            return
-        self._died(lease, message)
-
-    def _died(self, lease: Lease, notice: WorkerDied) -> None:
-        lease.notice = notice
-        if lease in lease.key.idle:
-            lease.key.idle.remove(lease)
-        if lease.link.closed or not lease.inflight:
-            self._bury(lease)
-        else:
-            self.dying[lease.number] = self.now + WITHOUT_NOTICE_S
-
-    def on_peer_closed(self, peer: bytes) -> None:
-        """Our connection to a worker is closed and drained."""
-        link = self.workers.get(peer)
-        if link is None:
-            return
-        link.closed = True
-        lease = link.lease
-        if lease is None:
-            self._drop_link(link)
-        elif lease.notice is not None:
-            self._bury(lease)
-        else:
-            if lease in lease.key.idle:
-                lease.key.idle.remove(lease)
-            self.dying[lease.number] = self.now + WITHOUT_NOTICE_S
-
-    def _drop_link(self, link: WorkerLink) -> None:
-        if self.workers.get(link.peer) is link:
-            del self.workers[link.peer]
-        link.closed = True
-        self.net.disconnect(link.peer)
-
-    def _bury(self, lease: Lease) -> None:
-        """The worker is dead and everything it said has been heard: charge the running task, free the others."""
-        notice = lease.notice
-        self.dying.pop(lease.number, None)
-        if self.leases.pop(lease.number, None) is None:
-            return
-        key = lease.key
-        del key.leases[lease.number]
-        if lease in key.idle:
-            key.idle.remove(lease)
-        lease.returned = True
-        self._drop_link(lease.link)
-        # Without marks whatever was in flight may have run, and is charged.
-        started, finished = (notice.started, notice.finished) if notice is not None else (UNKNOWN, UNKNOWN)
-        for seq in sorted(lease.inflight, reverse=True):  # back to the front of the queue, in order
-            task = lease.inflight[seq]
-            if type(task) is MapChunk:
-                self.maps.lost(task, seq, started, finished, notice)
-                continue
-            running = seq == started and finished < started
-            if task.cancelling:
-                self.fail(task, cancelled(task))
-            elif running or started == UNKNOWN:
-                self._charge(task, notice)
-            else:
-                # Not started: free of charge.  Finished, and the reply lost: a lost object, not a failure.
-                if seq <= finished:
-                    task.attempt += 1  # it ran: what it submitted then has the ids of that attempt
-                self._again(task, charge=False)
-        lease.inflight.clear()
-        key.want = 0
-        self._touch(key)
-
-    def _charge(self, task: Task, notice: WorkerDied | None) -> None:
-        if task.retries == 0:
-            self.fail(task, crashed(task.fn.name, task.attempt, notice))
-        else:
-            self._again(task, charge=True)
 
     # ------------------------------------------------------------ cancellation
 
@@ -554,7 +562,7 @@ class Submitter:
 
     def take_queued(self, task: Task) -> bool:
         """Take a queued task out, to be run by the caller itself; False when it is not queued any more."""
-        if task.state != QUEUED or task.cancelling:
+        if task.state != QUEUED or task.cancelling or (self.refs.unsettled and waits_again(task)):
             return False
         task.state = PUSHED  # the queue skips it
         task.lease = None
@@ -573,58 +581,18 @@ class Submitter:
         for key in self.by_number.values():
             for lease in [x for x in key.idle if x.idle_since + self.lease_idle_s <= now]:
                 self._return(lease)
-        for number, until in list(self.dying.items()):
-            dead = self.leases.get(number)
-            if dead is None:
-                del self.dying[number]
-            elif until <= now:
-                self._bury(dead)
-        for worker, (since, _) in list(self.early_deaths.items()):
-            if since + 10.0 <= now:
-                del self.early_deaths[worker]
+        self.deaths.tick(now)
 
     def next_deadline(self) -> float | None:
-        if not self.leases and not self.dying:
+        if not self.leases and not self.deaths.dying:
             return None
         times = [lease.idle_since + self.lease_idle_s for key in self.by_number.values() for lease in key.idle]
-        times += self.dying.values()
+        times += self.deaths.dying.values()
         return min(times, default=None)
-
-    # ------------------------------------------------------------ why
 
     def explain(self, task: Task) -> tuple[Cause, dict[str, Any]]:
         """Why an unfinished task waits."""
-        about: dict[str, Any] = {"task": task.tid.hex(), "name": task.fn.name, "attempt": task.attempt}
-        if task.cancelling and task.state == PUSHED:
-            return Cause.CANCELLING, about
-        if task.state == WAITING:
-            about["missing"] = [record.oid for record in task.deps or () if record.value is None]
-            return Cause.DEPENDENCY, about
-        if task.state == PUSHED and task.lease is not None:
-            lease = task.lease
-            about["pid"] = lease.pid
-            if lease.notice is not None or lease.link.closed:
-                return Cause.WORKER_LOST, about
-            ahead = sum(1 for seq in lease.inflight if seq < task.seq)
-            about["ahead"] = ahead
-            if ahead:
-                return Cause.PUSHED, about
-            about["ask"] = lease.link.peer, task.tid
-            return Cause.RUNNING, about
-        if task.state == PUSHED:
-            return Cause.RUNNING, about
-        key = task.key
-        about["demand"] = key.demand
-        about["queued"] = len(key.queue)
-        if key.status is not None:
-            cause, about["detail"] = key.status
-            return Cause(cause), about
-        if task.attempt:
-            return Cause.RETRY, about
-        if key.leases:
-            about["leases"] = len(key.leases)
-            return Cause.RESOURCES_BUSY, about
-        return Cause.LEASE_REQUESTED, about
+        return why(self, task)
 
     def check(self) -> None:
         for key in self.by_number.values():
@@ -642,6 +610,8 @@ class Submitter:
                     assert task.missing == 0
                     assert key.want or key.dirty, "tasks are queued, and no lease is wanted for them"
         assert self.waiting >= 0
+        self.lineage.check()
+        self.reconstruction.check()
 
 
 class Arrival:
@@ -655,25 +625,3 @@ class Arrival:
 
     def __call__(self, record: Any) -> None:
         self.submitter.arrived(self.task)
-
-
-def first_failure(deps: list[Any]) -> list[Any] | None:
-    for record in deps:
-        value = record.value
-        if type(value) is list and value[0] == FAILED:
-            return value
-    return None
-
-
-def cancelled(task: Any) -> list[Any]:
-    return [FAILED, "cancelled", {"task": task.tid, "name": task.fn.name}]
-
-
-def crashed(name: str, attempt: int, notice: WorkerDied | None) -> list[Any]:
-    """The error of a task whose worker died for the last time."""
-    detail: dict[str, Any] = {"name": name, "attempts": attempt + 1}
-    if notice is not None:
-        detail |= {"pid": notice.pid, "signal": notice.signal, "exit_code": notice.exit_code,
-                   "reason": notice.reason, "log_tail": notice.log_tail}
-    kind = "oom" if notice is not None and notice.reason == "out of memory" else "worker_crashed"
-    return [FAILED, kind, detail]

@@ -18,7 +18,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from zray import messages as m
-from zray.ids import INCARNATION_SIZE, same_node
+from zray.causes import Cause
+from zray.ids import INCARNATION_SIZE, node_of, same_node
 from zray.sched.asking import Asker, serve
 from zray.sched.gossip import GOSSIP_S, Gossip, Words
 from zray.sched.grouped import NodeScheduler
@@ -26,11 +27,15 @@ from zray.sched.loading import Kernels
 from zray.sched.local import ROW, Grant, LocalScheduler, Recall, Status
 from zray.sched.placing import GlobalScheduler, schedulers
 from zray.sched.resources import CPU_COLUMN, checked_units
-from zray.sched.spill import PATIENCE_S, Ask, Offers, Place, Spill, Tell, TellNode, Unplace, WantLocal
+from zray.sched.spill import LINK_BYTES_S, PATIENCE_S, Ask, Offers, Place, Spill, Tell, TellNode, Unplace, WantLocal
 from zray.sched.view import ClusterView
 
 # Turns of local, spill and asker in one step; what is not settled then goes on in the next one.
 TURNS_MAX = 32
+# How long a placement stands in the view without a word of its node, in gossip intervals; see Spill's DOUBT_PART.
+TENTATIVE_PART = 0.8
+# Shorter than a few round trips, settings would have nodes do nothing but tell and ask.
+TIMES_S_MIN = 0.01
 WANTS_SHOWN, ENTRIES_COUNTED = 4, 64
 DECISIONS_SHOWN_MIN = 128  # a second; fewer are no load
 
@@ -66,23 +71,24 @@ class BottomUpScheduler:
     def __init__(
         self, local: LocalScheduler | NodeScheduler, home: bytes, labels: Mapping[str, str] | None = None, *,
         seed: int = 0, gossip_s: float = GOSSIP_S, patience_s: float = PATIENCE_S, kernels: Kernels | None = None,
-        nodes_of: Callable[[dict], list[bytes] | None] = lambda strategy: None,
+        nodes_of: Callable[[dict], list[bytes] | None] = lambda strategy: None, link_bytes_s: float = LINK_BYTES_S,
     ) -> None:
+        gossip_s, patience_s = max(gossip_s, TIMES_S_MIN), max(patience_s, TIMES_S_MIN)
         self.local, self.home, self.labels = local, home, dict(labels or {})
         self.view = ClusterView(kernels)
         self.view.add(home, local.total(), self.labels)
-        self.placing = GlobalScheduler(self.view, home, tentative_s=2 * gossip_s)
+        self.placing = GlobalScheduler(self.view, home, tentative_s=TENTATIVE_PART * gossip_s)
         self.gossip = Gossip(home, self.view, gossip_s=gossip_s, seed=seed)
         self.asker = Asker(home, self.placing, self.schedulers, patience_s=patience_s)
         self.spill = Spill(home, self.view, Offers(local.obstacle, self._could, nodes_of), patience_s=patience_s,
-                           offer_s=gossip_s)
+                           offer_s=gossip_s, link_bytes_s=link_bytes_s)
         self.now = 0.0
         self.draining = False
         self._free: list[int] = list(local.view.available[ROW])  # as the view knows it
         self._waiting = False
         self._generation = local.view.generation
         self._was = ""  # idle, part or full, when gossip was told last
-        self._decided = 0
+        self._decided = self._rate = 0
         self._jobs_of_requests: dict[Any, tuple[int, dict[str, int], str]] = {}
         self._answers: list[Effect] = []
 
@@ -116,6 +122,15 @@ class BottomUpScheduler:
         """Stop waiting; False when it was not (placed already, or unknown)."""
         self._jobs_of_requests.pop(token, None)
         return self.spill.cancel_request(token)
+
+    def revoke(self, lease: int, now: float) -> bool:
+        """As LocalScheduler.revoke: a grant of this node never reached its owner, who wants it again."""
+        held = self.local.leases.get(lease)
+        if held is None or not self.local.revoke(lease, now):
+            return False
+        if held.entry.token is None:
+            self.spill.revoked(held.entry.owner, held.entry.key, now)
+        return True
 
     # -------------------------------------------------------------- other nodes
 
@@ -156,8 +171,10 @@ class BottomUpScheduler:
 
     def placed_elsewhere(self, token: Any, node: bytes, now: float) -> bool:
         """Another node holds request ``token``.  False: not wanted there any more, give it back."""
+        if not self.spill.placed(token, node, now):
+            return False
         self._jobs_of_requests.pop(token, None)
-        return self.spill.placed(token, node, now)
+        return True
 
     def message(self, node: bytes, message: Any, now: float) -> None:
         """ViewRows, PlaceAsk or PlaceAnswer from another node."""
@@ -180,10 +197,18 @@ class BottomUpScheduler:
         self.now = now
         effects, self._answers = self._answers, []
         for _ in range(TURNS_MAX):
+            wrong: dict[bytes, None] = {}  # homes that took this node for free
             for effect in self.local.step(now, grants_max):
                 self._account(effect, now)
+                if type(effect) is Status and effect.cause == Cause.RESOURCES_BUSY and effect.token is None \
+                        and not same_node(effect.owner, self.home):
+                    wrong[node_of(effect.owner)] = None
                 effects.append(effect)
+            if wrong:
+                row = self.gossip.correction(self._row())
+                effects[:0] = [Send(node, row) for node in wrong if node in self.view.row_of]
             self._refresh(now)
+            self.placing.expire(now)
             self.spill.step(now)
             self.asker.tick(now)
             if not self._perform(effects, now):
@@ -196,7 +221,8 @@ class BottomUpScheduler:
 
     def deadline(self) -> float | None:
         """When ``step`` has something to do even if nothing happens before; None when it has not."""
-        times = (self.local.deadline(), self.spill.deadline(), self.asker.deadline(), self.gossip.deadline())
+        times = (self.local.deadline(), self.placing.deadline(), self.spill.deadline(), self.asker.deadline(),
+                 self.gossip.deadline())
         return min((when for when in times if when is not None), default=None)
 
     def _account(self, effect: Any, now: float) -> None:
@@ -261,11 +287,14 @@ class BottomUpScheduler:
     def _words(self, elapsed: float) -> Words:
         self._was = self._state()
         made, self._decided = self.placing.decisions - self._decided, self.placing.decisions
-        rate = int(made / max(elapsed, 0.1))
+        rate = int(made / min(max(elapsed, 0.1), 1.0))  # after a silence: as if all was in the last second
+        self._rate = _rough(rate) if rate >= DECISIONS_SHOWN_MIN else 0
+        return self._row()
+
+    def _row(self) -> Words:
         wants = tuple((demand, _rough(leases)) for demand, leases in self.local.wants(WANTS_SHOWN, ENTRIES_COUNTED)
                       if leases)
-        return Words(self.local.available(), self.local.total(), self.labels, wants,
-                     _rough(rate) if rate >= DECISIONS_SHOWN_MIN else 0, self.draining)
+        return Words(self.local.available(), self.local.total(), self.labels, wants, self._rate, self.draining)
 
     def schedulers(self) -> list[bytes]:
         """The nodes that act as global schedulers now."""
@@ -279,6 +308,8 @@ class BottomUpScheduler:
             part.check()
         for (owner, key), entry in self.spill.entries.items():
             share, here = entry.shares.get(self.home), self.local.entries[owner, key]
+            if entry.lane.strategy.get("kind") == "group":
+                continue  # a claim counts for itself, and ends with its group
             assert (share.want if share is not None else 0) == here.outstanding, "home does not owe what Spill thinks"
 
 

@@ -181,6 +181,15 @@ class Bundles:
         """Groups that have anything here."""
         return set(self._groups)
 
+    def in_use(self, group: bytes) -> list[tuple[int, list[int]]]:
+        """(attempt, bundle indices) of the group's rounds that are committed here."""
+        return [(found.attempt, [bundle.index for bundle in found.bundles]) for found in self._rounds_of(group)
+                if found.state is State.COMMITTED]
+
+    def not_in_use(self, group: bytes) -> list[int]:
+        """Attempts that are waiting or reserved here."""
+        return [found.attempt for found in self._rounds_of(group) if found.state < State.COMMITTED]
+
     # -------------------------------------------------------------- what the node's scheduler says
 
     def granted(self, waiting: Round, lease: int, now: float) -> None:

@@ -7,11 +7,12 @@ and reordering do no harm.  Who is in the cluster is not gossip's to say: rows c
 Up to ALL_PEERS_MAX nodes, each tells every other about itself.  Beyond, whoever learns something new tells PEERS
 others once: its successor on the ring of all nodes, which alone would bring every row to everybody, and random ones,
 which make that a matter of log(nodes) hops (rumour mongering, Demers et al., PODC 1987, with a ring for certainty).  A
-new node is told by every other about itself; who becomes its predecessor tells it all.
+new node is told by every other about itself, unless there is nothing to tell but that all is free; who becomes its
+predecessor tells it all.
 
 A node speaks when its row has changed: within GATHER_S if it has been silent for ``gossip_s`` (for a big change, such
 as from idle to full, a tenth of that), else when that time is over.  Nothing is sent, and no timer runs, while nothing
-changes or the node is alone.
+changes or the node is alone.  Who placed something on a node that was busy is told that node's row with the answer.
 """
 
 from __future__ import annotations
@@ -77,6 +78,8 @@ class Gossip:
         self._said: Words | None = None
         self._due: float | None = None  # when to say what changed here
         self._spoke_at = float("-inf")
+        self._touched = False
+        self._spoken = 0  # version that all were told
         self._fresh: dict[bytes, None] = {}  # nodes whose rows are to be passed on
         self._fresh_due = 0.0
         self._passed_at = float("-inf")
@@ -125,6 +128,7 @@ class Gossip:
         """This node's row has changed; ``step`` will ask for the words when it is time to say them."""
         if len(self._ring) == 1:
             return
+        self._touched = True
         due = max(now + GATHER_S, self._spoke_at + self.gossip_s * (BIG_PART if big else 1.0))
         self._due = due if self._due is None else min(self._due, due)
 
@@ -160,6 +164,10 @@ class Gossip:
         self.rows[row.node] = row
         return True
 
+    def correction(self, words: Words) -> Any:
+        """What to send at once to a peer that was wrong about us, before the others hear it in time."""
+        return m.ViewRows([self._own(words)])
+
     # -------------------------------------------------------------- the step
 
     def step(self, now: float, words: Callable[[float], Words]) -> None:
@@ -177,17 +185,19 @@ class Gossip:
 
     def _speak(self, now: float, said: Words) -> None:
         self._due = None
-        if said == self._said:
+        own = self._own(said, self._touched)
+        self._touched = False
+        if own.version == self._spoken:
             return
-        own = self._own(said)
-        self._spoke_at = now
+        self._spoken, self._spoke_at = own.version, now
         for peer in self._peers():
             self._send(peer, [own])
         if said.decisions:
             self._due = now + 1.0  # a rate falls without anything happening
 
-    def _own(self, said: Words) -> Row:
-        if said != self._said:
+    def _own(self, said: Words, touched: bool = False) -> Row:
+        """Our row.  What went and came back is a new version too: it tells who placed something that it is over."""
+        if touched or said != self._said:
             self.version += 1
             self._said = said
             self.rows[self.node] = Row(self.node, self.version, DRAINING * said.draining, said.decisions,
@@ -196,11 +206,12 @@ class Gossip:
 
     def _introduce(self, now: float, words: Callable[[float], Words]) -> None:
         owed, self._owed = self._owed, {}
-        if self._said is None:
-            self._own(words(0.0))
+        said = words(now - self._spoke_at) if self._said is None or self._touched else self._said
+        if self.version or said != Words(said.total, said.total, said.labels):  # else it is what everybody assumes
+            self._own(said)
         for peer, everything in owed.items():
-            self._send(peer, [row for row in self.rows.values() if row.node != peer] if everything
-                       else [self.rows[self.node]])
+            self._send(peer, [row for node, row in self.rows.items()
+                              if node != peer and (everything or node == self.node)])
 
     def _newest(self, node: bytes) -> Row | None:
         return self.rows.get(node) or self._early.get(node)

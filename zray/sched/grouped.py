@@ -60,7 +60,7 @@ class NodeScheduler:
             return
         claim.want = max(want, 0)
         claim.seen = min(max(granted, 0), claim.granted)
-        if not claim.outstanding:
+        if not claim.outstanding and not claim.removed:
             claim.told = None
         self._spread(claim, now)
         self._to_tell[claim] = None
@@ -175,9 +175,10 @@ class NodeScheduler:
         """It has places, here or elsewhere."""
         self._waits.pop(group, None)
 
-    def group_removed(self, group: bytes) -> None:
+    def group_removed(self, group: bytes, reason: str = "") -> None:
         """Nothing runs in it any more: its keys are told (Cause.GROUP_REMOVED), its requests end."""
-        self._waits.pop(group, None)
+        if group in self._of_group:
+            self._waits[group] = Cause.GROUP_REMOVED, reason
         for claim in list(self._of_group.get(group, ())):
             if claim.token is not None:
                 self.cancel_request(claim.token)
@@ -270,7 +271,7 @@ class NodeScheduler:
 
     def _cause(self, claim: Claim) -> tuple[int, str] | None:
         if claim.removed:
-            return Cause.GROUP_REMOVED, ""
+            return self._waits.get(claim.group, (Cause.GROUP_REMOVED, ""))
         if not claim.outstanding or claim.places:
             return None
         here = self.bundles.committed.get(claim.group, {})

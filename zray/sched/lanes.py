@@ -10,6 +10,8 @@ from zray.sched.view import ClusterView
 
 # Strategies by which a node that was chosen serves a share: it has been admitted by the global scheduler already.
 HERE = {"kind": "local"}
+# Changes of the view gather this long before lanes look at it again: a twentieth of the gossip interval.
+LOOK_S = 0.005
 
 
 class Share:
@@ -66,8 +68,8 @@ class Lane:
     """Entries of one demand and strategy, and where their wants may go."""
 
     __slots__ = ("ask_until", "avoid", "barred", "count", "demand", "entries", "fruitful_at", "generation",
-                 "home_admits", "home_first", "infeasible_at", "is_local_to", "key", "looked", "looked_at", "members",
-                 "request", "retry_at", "retry_s", "said", "strategy", "unplaced", "verdict")
+                 "home_admits", "home_first", "home_queues", "infeasible_at", "is_local_to", "key", "looked",
+                 "looked_at", "members", "request", "retry_at", "retry_s", "said", "strategy", "unplaced", "verdict")
 
     def __init__(self, key: Any, demand: dict[str, int], strategy: dict, retry_s: float) -> None:
         self.key, self.demand, self.strategy = key, demand, strategy
@@ -84,12 +86,12 @@ class Lane:
         self.verdict: tuple[int, str] | None = None  # of the last answer about what is unplaced
         self.infeasible_at = -1  # view.generation in which nobody could hold it
         self.generation = -1  # view.generation of what ``judge`` found
-        self.home_first = self.home_admits = False
+        self.home_first = self.home_admits = self.home_queues = False
         self.is_local_to: bytes | None = None
         self.fruitful_at = 0.0  # when somebody was last granted something
 
     def judge(self, home: bytes, view: ClusterView, obstacle: Callable[[dict, dict], str]) -> None:
-        """May home hold it, and is home to be asked first?"""
+        """May home hold it, is home to be asked first, and may what is free nowhere wait there?"""
         self.generation = view.generation
         self.verdict = None
         self.said = ""
@@ -97,7 +99,8 @@ class Lane:
         strategy, row = self.strategy, view.row_of.get(home)
         self.is_local_to = None
         if len(view.row_of) <= 1:
-            self.home_first = self.home_admits = True  # a lone node answers for itself, also that it never can
+            # A lone node answers for itself, also that it never can.
+            self.home_first = self.home_admits = self.home_queues = True
             return
         kind = strategy.get("kind") or "default"
         self.home_admits = row is not None and row not in view.draining and not obstacle(self.demand, strategy)
@@ -110,9 +113,39 @@ class Lane:
             self.home_admits = False  # bundles may be elsewhere; queues of the group's nodes will do
         elif kind == "default" and strategy.get("locality"):
             node = strategy["locality"]
-            wish = isinstance(node, bytes) and not same_node(node, home) and node[:INCARNATION_SIZE] in view.row_of
-            self.is_local_to = node if wish else None
+            if isinstance(node, bytes) and node[:INCARNATION_SIZE] in view.row_of:
+                self.is_local_to = node[:INCARNATION_SIZE]
+                wish = not same_node(node, home)
         self.home_first = self.home_admits and not wish
+        self.home_queues = self.home_admits and self.is_local_to in (None, home)
+
+    def due(self, view: ClusterView) -> float | None:
+        """When to look whether it can be offered; None: not before something changes."""
+        if self.request:
+            return self.ask_until
+        if self.generation != view.generation:
+            return 0.0
+        if len(view.row_of) <= 1 or (self.infeasible_at == self.generation and self.count == self.unplaced):
+            return None  # nobody else ever can; new members make a new generation
+        if self.unplaced and self.verdict is None:
+            return 0.0
+        if self.looked != view.changes:
+            return min(self.looked_at + LOOK_S, self.retry_at)
+        return self.retry_at
+
+    def patient_until(self, link_bytes_s: float, otherwise_s: float) -> float:
+        """How long what waits where its bytes lie is offered to nobody else: as long as moving them would take."""
+        if self.is_local_to is None:
+            return 0.0
+        nbytes = self.strategy.get("bytes")
+        return self.fruitful_at + (nbytes / link_bytes_s if type(nbytes) is int else otherwise_s)
+
+    def forget_avoided(self, view: ClusterView, now: float) -> None:
+        """Nodes that were busy may be asked again when they have spoken, or after a while."""
+        for node, (stamp, until) in list(self.avoid.items()):
+            row = view.row_of.get(node)
+            if now >= until or (row is not None and view.stamps[row] != stamp):
+                del self.avoid[node]
 
     def queues(self) -> list[bytes]:
         """Nodes in whose queues something of this lane waits: they grant it themselves when they can."""

@@ -150,6 +150,9 @@ class LocalScheduler:
         entry = self.entries[owner, key]
         entry.want = max(want, 0)
         entry.seen = min(max(granted, 0), entry.granted)
+        if entry.obstacle and not entry.held:  # what the node has may have changed since
+            demand = self.view.index.demand(entry.named)
+            entry.obstacle, entry.demand = self._obstacle(entry.named, demand, entry.strategy), demand or ()
         if entry.outstanding:
             self._wait(entry)
         else:

@@ -8,8 +8,10 @@ other bundles are, and explains why there is no place.
     PACK           few nodes: greedy, nodes that have some of the group first
     SPREAD         many nodes: greedy, nodes that have fewest of the group first
 
-PACK and SPREAD ask an NP-hard question and are answered greedily; tests/unit/test_sched_packing.py measures the gap
-against brute force on small instances.
+PACK and SPREAD ask an NP-hard question.  The greedy kernel answers twice, for the bundles as given and largest first,
+and the better answer counts; when both fail, a search of at most SEARCH_STEPS_MAX steps looks for any placing.
+Against brute force on 1,500 instances (2 to 5 bundles, 2 to 4 nodes; tests/unit/test_sched_packing.py): no placing that
+exists is missed, PACK uses more nodes than needed in 0.8 % of them, SPREAD fewer than possible in 0.1 %.
 """
 
 from __future__ import annotations
@@ -23,6 +25,9 @@ from zray.sched.view import ClusterView
 
 STRATEGIES = {"PACK": PACK, "SPREAD": SPREAD, "STRICT_PACK": STRICT_PACK, "STRICT_SPREAD": STRICT_SPREAD}
 Resources = dict[str, int]
+# The search tries so many places in all: some milliseconds, spent only where greedy found none.
+SEARCH_STEPS_MAX = 2000
+SEARCH_BUNDLES_MAX = 200  # the search recurses
 
 
 def choose(
@@ -37,15 +42,75 @@ def choose(
     dense = _dense(view, bundles)
     if dense is None:
         return None
+    free = _copy(view.total if by == "total" else view.available)
+    orders = [list(range(len(dense)))]
+    if strategy in ("PACK", "SPREAD"):
+        orders.append(sorted(orders[0], key=lambda i: (-_size(view, dense[i]), i)))
+        if orders[1] == orders[0]:
+            del orders[1]
     for allowed in _masks(view, strategy, others, avoid):
-        out = view.kernels.vector([-1] * len(bundles))
-        free = view.kernels.matrix(_copy(view.total if by == "total" else view.available), len(view.index))
-        if view.kernels.pack_bundles(view.total, free, view.kernels.vector(allowed), view.kernels.matrix(
-                dense, len(view.index)), STRATEGIES[strategy], out):
-            nodes = [view.nodes[int(row)] for row in out]
-            assert all(node is not None for node in nodes)
-            return nodes  # type: ignore[return-value]
+        found = [rows for order in orders if (rows := _pack(view, free, allowed, dense, strategy, order)) is not None]
+        if not found and strategy in ("PACK", "SPREAD"):
+            searched = _search(free, allowed, dense, orders[-1], strategy == "SPREAD")
+            found = [searched] if searched is not None else []
+        if found:
+            best = min(found, key=lambda rows: len(set(rows)) * (1 if strategy == "PACK" else -1))
+            return [view.nodes[row] or b"" for row in best]
     return None
+
+
+def _pack(view: ClusterView, free: list[list[int]], allowed: list[int], dense: list[list[int]], strategy: str,
+          order: list[int]) -> list[int] | None:
+    """The kernel's rows for the bundles taken in ``order``; None when it finds no place for all."""
+    kernels, width = view.kernels, len(view.index)
+    out = kernels.vector([-1] * len(dense))
+    if not kernels.pack_bundles(view.total, kernels.matrix(_copy(free), width), kernels.vector(allowed),
+                                kernels.matrix([dense[i] for i in order], width), STRATEGIES[strategy], out):
+        return None
+    rows = [-1] * len(dense)
+    for position, index in enumerate(order):
+        rows[index] = int(out[position])
+    return rows
+
+
+def _search(free: list[list[int]], allowed: list[int], dense: list[list[int]], order: list[int],
+            spread: bool) -> list[int] | None:
+    """Any placing, by trying one place after the other and going back; None after SEARCH_STEPS_MAX steps.
+
+    Nodes in use come first, or last to ``spread``.
+    """
+    rows, left, steps = [-1] * len(dense), _copy(free), SEARCH_STEPS_MAX
+    held = [0] * len(left)
+
+    def place(position: int) -> bool:
+        nonlocal steps
+        if position == len(order):
+            return True
+        demand = dense[order[position]]
+        for row in sorted(range(len(left)), key=lambda row: (held[row] if spread else -held[row], row)):
+            if not allowed[row] or steps <= 0 or any(h < d for h, d in zip(left[row], demand, strict=True)):
+                continue
+            steps -= 1
+            left[row] = [h - d for h, d in zip(left[row], demand, strict=True)]
+            held[row] += 1
+            rows[order[position]] = row
+            if place(position + 1):
+                return True
+            left[row] = [h + d for h, d in zip(left[row], demand, strict=True)]
+            held[row] -= 1
+        return False
+
+    return rows if len(order) <= SEARCH_BUNDLES_MAX and place(0) else None
+
+
+def _size(view: ClusterView, demand: list[int]) -> int:
+    """How large a bundle is: its largest share of what all nodes have of a resource, in ppm."""
+    size = 0
+    for column, value in enumerate(demand):
+        if value:
+            has = sum(int(row[column]) for row in view.total)
+            size = max(size, value * 1_000_000 // max(1, has))
+    return size
 
 
 def _masks(view: ClusterView, strategy: str, others: Sequence[bytes], avoid: Collection[bytes]) -> list[list[int]]:
@@ -94,8 +159,10 @@ def busy(view: ClusterView, bundles: Sequence[Resources], strategy: str) -> str:
     """What stands in the way now, of bundles that would fit on empty nodes."""
     for index, bundle in enumerate(bundles):
         if not any(view.alive[row] and _fits(view, row, bundle, "available") for row in range(len(view))):
-            free = [f"{describe(view.named(row))}" for row in range(len(view)) if view.alive[row]]
-            shown = f"{free[0]} is free" if len(free) == 1 else f"no node of {len(free)} has that free"
+            rows = [row for row in range(len(view)) if view.alive[row]]
+            free = {name: max(0, view.named(rows[0]).get(name, 0)) for name in bundle}
+            shown = f"no node of {len(rows)} has that free" if len(rows) > 1 else ", ".join(
+                f"{name}: {amount(value)}" for name, value in free.items()) + " is free"
             return f"bundle {index} asks for {describe(bundle)}, and {shown}"
     free_cpus = sum(view.named(row).get(CPU, 0) for row in range(len(view)) if view.alive[row])
     return f"its {len(bundles)} bundles do not fit together now ({strategy}; CPU: {amount(max(0, free_cpus))} is free)"

@@ -10,7 +10,7 @@ one should do.  Every node finds the same ones from the same view, by a hash of 
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable
 from hashlib import blake2b
 from math import ceil
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from zray.causes import Cause
 from zray.sched import policies
-from zray.sched.policies import base, spread
+from zray.sched.policies import INFEASIBLE, NOT_NOW, base, spread
 from zray.sched.resources import GPU_COLUMN, UNITS_MAX, Demand, amount, checked_units, describe
 from zray.sched.view import ClusterView
 
@@ -44,7 +44,7 @@ class Placed(NamedTuple):
 class GlobalScheduler:
     """Places demands over ``view``; ``home`` is the node it runs on."""
 
-    def __init__(self, view: ClusterView, home: bytes, *, tentative_s: float = 0.2) -> None:
+    def __init__(self, view: ClusterView, home: bytes, *, tentative_s: float = 0.1) -> None:
         self.view, self.home, self.tentative_s = view, home, tentative_s
         self.decisions = 0  # made in its life
         self._cursor = 0
@@ -106,14 +106,14 @@ class GlobalScheduler:
             choices = policies.policy_of(strategy).choices(self.view, strategy, self.view.row_of.get(origin, -1))
         except (ValueError, TypeError, KeyError):
             return False
-        best = policies.INFEASIBLE
+        best = INFEASIBLE
         for mask, otherwise in choices:
-            if otherwise and best != policies.INFEASIBLE:
+            if otherwise and best != INFEASIBLE:
                 continue
             row = base.pick_hybrid(self.view, wanted, self._without(mask, avoid), -1)
             if row >= 0:
                 return True
-            best = max(best, policies.NOT_NOW if self._feasible_rows(mask, wanted, ()) else row)
+            best = max(best, NOT_NOW if self._feasible_rows(mask, wanted, ()) else row)
         return False
 
     # -------------------------------------------------------------- rows
@@ -145,6 +145,7 @@ class GlobalScheduler:
     def _fill(self, policy: Any, demand: Demand, mask: Any, count: int, placed: dict[int, int], now: float) -> int:
         """Place up to ``count`` on rows of the mask: take them from the view, count them in ``placed``."""
         view = self.view
+        rows: dict[int, int]
         if policy is spread:
             rows = self._spread(demand, mask, count)
         elif count == 1:
@@ -153,14 +154,13 @@ class GlobalScheduler:
             for row in rows:
                 view.acquire(row, demand)
         else:
-            kernels, rows = view.kernels, {}
+            kernels = view.kernels
             out, classes = kernels.vector([0] * count), kernels.vector([0] * count)
             demands = kernels.matrix([view.index.vector(demand)], len(view.index))
             kernels.place_batch(view.total, view.available, mask, demands, classes, base.THRESHOLD_PPM, GPU_COLUMN, out)
-            for row in map(int, out):
-                if row < 0:
-                    break  # what does not fit once does not fit later: nothing is given back in between
-                rows[row] = rows.get(row, 0) + 1
+            rows = Counter(out.tolist() if kernels.compiled else out)
+            rows.pop(NOT_NOW, None)
+            rows.pop(INFEASIBLE, None)
             for row, n in rows.items():
                 view.taken(row, demand, n)
         until = now + self.tentative_s
@@ -188,6 +188,11 @@ class GlobalScheduler:
             _, row, stamp, demand, count = tentative.popleft()
             if view.stamps[row] == stamp:
                 view.release(row, tuple((column, value * count) for column, value in demand))
+                view.changes += 1
+
+    def deadline(self) -> float | None:
+        """When a tentative placement is to be lifted."""
+        return self._tentative[0][0] if self._tentative else None
 
     # -------------------------------------------------------------- words
 

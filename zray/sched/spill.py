@@ -18,7 +18,8 @@ want, or the owner returns it.  What an owner no longer wants is taken back from
 
 Keys with one demand and strategy stand in a *Lane*, which asks for all of them at once, and hands out the answer in
 turn.  Lanes ask in turn too.  A lane asks when something in it is unplaced, when the view has changed, and every
-``offer_s`` (doubled up to OFFER_DOUBLINGS times while nothing changes); and only if this node's own view shows room.
+``offer_s``, but what has a place to wait only if this node's own view shows room (while it shows none, that is looked
+at ever more rarely, OFFER_DOUBLINGS times).
 
 To a node a share is what an owner's want is: ``LeaseWant(key, share.want, share.granted)``, granted being the grants of
 that node seen here.  A single request (an actor) is the same with a want of one, told by Place and Unplace.
@@ -30,13 +31,14 @@ it is offered like any other.  A node that starts a worker for a share (WORKER_S
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
 from zray import messages as m
 from zray.causes import Cause
-from zray.sched.lanes import Entry, Lane, Share
+from zray.sched.lanes import LOOK_S, Entry, Lane, Share
 from zray.sched.policies.base import frozen
+from zray.sched.spill_effects import Ask, Offers, Place, Tell, TellNode, Unplace, WantLocal
 from zray.sched.view import ClusterView
 
 # A share is withdrawn from a node that does not answer for this long: ten times a round trip between daemons, and
@@ -44,80 +46,21 @@ from zray.sched.view import ClusterView
 PATIENCE_S = 0.05
 # A lane whose wants wait is offered again this often while somebody might have room: the gossip interval.
 OFFER_S = 0.1
+# What moves between nodes in a second, for how long bytes are worth waiting for: what CURVE over TCP was measured at.
+LINK_BYTES_S = 0.5e9
 OFFER_DOUBLINGS = 4
-# Changes of the view gather this long before lanes look at it again: a twentieth of the gossip interval.
-LOOK_S = 0.005
+# When a scheduler finds no room where this node's view shows some, it has placed something there that no word confirms
+# yet.  Together with the time such a placement stands (TENTATIVE_PART of zray.sched.bottom_up) one gossip interval.
+DOUBT_PART = 0.2
 # A question that no global scheduler answered is asked again after this: Asker has tried them all by then.
 ASK_S = 5.0
-
-
-class WantLocal(NamedTuple):
-    """LocalScheduler.want of this node, as an owner would say it."""
-
-    owner: bytes
-    key: int
-    want: int
-    granted: int
-
-
-class TellNode(NamedTuple):
-    """Pass ``message`` (LeaseKey, LeaseWant) of our process ``owner`` on to another node."""
-
-    node: bytes
-    owner: bytes
-    message: Any
-
-
-class Tell(NamedTuple):
-    """Why a want waits, for the owner (``token`` None) or who made the request ``token``."""
-
-    owner: bytes
-    key: int
-    cause: int
-    detail: str
-    token: Any = None
-
-
-class Ask(NamedTuple):
-    """A question for a global scheduler, answered by ``answer``; fields as in zray.messages.PlaceAsk."""
-
-    request: int
-    demand: dict
-    strategy: dict
-    number: int
-    queue: bool
-    avoid: list
-    barred: list
-
-
-class Place(NamedTuple):
-    """Ask ``node`` (perhaps this one) to hold request ``token``; ``strategy`` is for its LocalScheduler."""
-
-    node: bytes
-    token: Any
-    strategy: dict
-
-
-class Unplace(NamedTuple):
-    """Take that back; what it granted meanwhile is given back to it."""
-
-    node: bytes
-    token: Any
-
-
-class Offers(NamedTuple):
-    """What Spill needs to know of its node, as functions."""
-
-    obstacle: Callable[[dict, dict], str]  # why home can never hold a demand with a strategy, '' if it can
-    could: Callable[[dict, dict, list[bytes]], bool]  # is it free anywhere but there, as far as this node's view knows?
-    nodes_of: Callable[[dict], list[bytes] | None] = lambda strategy: None  # of a placement group, None if not placed
 
 
 class Spill:
     """Shares of the wants of one node's owners.  ``out`` is the outbox, filled by every event and by ``step``."""
 
     def __init__(self, home: bytes, view: ClusterView, offers: Offers, *, patience_s: float = PATIENCE_S,
-                 offer_s: float = OFFER_S, link_bytes_s: float = 1e9) -> None:
+                 offer_s: float = OFFER_S, link_bytes_s: float = LINK_BYTES_S) -> None:
         self.home, self.view, self.offers = home, view, offers
         self.patience_s, self.offer_s, self.link_bytes_s = patience_s, offer_s, link_bytes_s
         self.entries: dict[tuple[bytes, int], Entry] = {}
@@ -232,13 +175,13 @@ class Spill:
 
     def placed(self, token: Any, node: bytes, now: float) -> bool:
         """The node holds request ``token``.  False when it is not wanted there (any more): give it back."""
-        entry = self.requests.pop(token, None)
-        if entry is None:
+        entry = self.requests.get(token)
+        share = entry.shares.pop(node, None) if entry is not None else None
+        if entry is None or share is None:  # its place crosses with our Unplace
             return False
-        share = entry.shares.pop(node, None)
+        del self.requests[token]
         self._dirty.pop((entry, node), None)
-        if share is not None:
-            share.want = 0
+        share.want = 0
         self._end(entry, tell=True)
         return True
 
@@ -263,14 +206,13 @@ class Spill:
             left = 0  # some of it was: ask for the rest at once
         lane.verdict = (cause, detail) if left else None
         for entry in list(lane.entries):
-            if entry.unplaced and lane.home_admits:
+            if entry.unplaced and lane.home_queues:
                 self._give(entry, self.home, entry.unplaced, now, queued=True)
             elif entry.unplaced and left:
                 self._tell(entry, cause, detail)
         if lane.entries:
             lane.looked_at = now
-            lane.retry_at = now + lane.retry_s
-            lane.retry_s = min(lane.retry_s * 2, self.offer_s * 2**OFFER_DOUBLINGS)
+            lane.retry_at = now + self.offer_s * DOUBT_PART
 
     # -------------------------------------------------------------- leases
 
@@ -320,19 +262,25 @@ class Spill:
     # -------------------------------------------------------------- the step
 
     def step(self, now: float) -> None:
-        """Withdraw what was left without an answer, offer what waits, tell nodes of their shares."""
+        """Withdraw what was left without an answer, offer what waits, tell nodes of their shares.
+
+        Call it again, after LocalScheduler's step, as long as it puts out anything for this node.
+        """
         while self._patience and self._patience[0][0] <= now:
             _, entry, node = self._patience.popleft()
             share = entry.shares.get(node)
             if share is not None and share.want > share.promised and not share.queued and share.until <= now:
                 self._disappointed(entry, node, now)
+        if any(node == self.home for _, node in self._dirty):
+            self._flush()
+            return  # what home grants of it need not be offered; the next step does that
         for lane in list(self.waiting):
             if lane.generation != self.view.generation:
                 self._look_again(lane, now)
             if lane.ask_until is not None and lane.ask_until <= now:
                 self._asked.pop(lane.request, None)
                 lane.request, lane.ask_until = 0, None
-            due = self._due(lane) if lane in self.waiting else None
+            due = lane.due(self.view) if lane in self.waiting else None
             if due is not None and due <= now and not lane.request:
                 self._offer(lane, now)
         self._flush()
@@ -340,22 +288,8 @@ class Spill:
     def deadline(self) -> float | None:
         """When ``step`` has something to do even if nothing happens before."""
         times = [self._patience[0][0]] if self._patience else []
-        times += [due for due in map(self._due, self.waiting) if due is not None]
+        times += [due for due in (lane.due(self.view) for lane in self.waiting) if due is not None]
         return min(times, default=None)
-
-    def _due(self, lane: Lane) -> float | None:
-        """When the lane is to be looked at; None: not before something changes."""
-        if lane.request:
-            return lane.ask_until
-        if lane.generation != self.view.generation:
-            return 0.0
-        if len(self.view.row_of) <= 1 or (lane.infeasible_at == lane.generation and lane.count == lane.unplaced):
-            return None  # nobody else ever can; new members make a new generation
-        if lane.unplaced and lane.verdict is None:
-            return 0.0
-        if lane.looked != self.view.changes:
-            return min(lane.looked_at + LOOK_S, lane.retry_at)
-        return lane.retry_at
 
     def _offer(self, lane: Lane, now: float) -> None:
         """Ask for what waits, if somebody may have room."""
@@ -363,17 +297,19 @@ class Spill:
         if lane.looked != self.view.changes:
             lane.looked, lane.retry_s = self.view.changes, self.offer_s
         lane.looked_at = now
-        self._forget_avoided(lane, now)
+        lane.forget_avoided(self.view, now)
         strategy = self._strategy(lane, now)
         avoid = [*lane.avoid, *(() if fresh else lane.queues())]
         if not lane.unplaced and not self.offers.could(lane.demand, strategy, avoid + list(lane.barred)):
             lane.retry_at = now + lane.retry_s
             lane.retry_s = min(lane.retry_s * 2, self.offer_s * 2**OFFER_DOUBLINGS)
+            if now < (until := lane.patient_until(self.link_bytes_s, self.offer_s)):
+                lane.retry_at = min(lane.retry_at, until)
             return
         self._last_ask += 1
         lane.request, lane.ask_until = self._last_ask, now + ASK_S
         self._asked[lane.request] = lane
-        queue = bool(lane.unplaced) and not lane.home_admits
+        queue = bool(lane.unplaced) and not lane.home_queues
         self.out.append(Ask(lane.request, lane.demand, strategy, lane.count, queue, avoid, list(lane.barred)))
         del self.waiting[lane]
         self.waiting[lane] = None  # the others first, next time
@@ -384,8 +320,7 @@ class Spill:
         if strategy.get("kind") == "group":
             return {**strategy, "nodes": self.offers.nodes_of(strategy) or []}
         if lane.is_local_to is not None:
-            wait_s = strategy.get("bytes", self.offer_s * self.link_bytes_s) / self.link_bytes_s
-            if now < lane.fruitful_at + wait_s:
+            if now < lane.patient_until(self.link_bytes_s, self.offer_s):
                 return {**strategy, "patient": True}
             return {name: value for name, value in strategy.items() if name != "locality"}
         return strategy
@@ -395,16 +330,10 @@ class Spill:
         lane.judge(self.home, self.view, self.offers.obstacle)
         lane.looked, lane.looked_at, lane.retry_s = -1, now - LOOK_S, self.offer_s
         for entry in list(lane.entries):
-            share = entry.shares.get(self.home)
-            if share is not None and share.want and not lane.home_admits:
-                self._withdraw(entry, self.home, now)
+            for node in list(entry.shares):
+                if not (lane.home_admits if node == self.home else self._is_open(node)):
+                    self._withdraw(entry, node, now)
             self._route(entry, now)
-
-    def _forget_avoided(self, lane: Lane, now: float) -> None:
-        rows, stamps = self.view.row_of, self.view.stamps
-        for node, (stamp, until) in list(lane.avoid.items()):
-            if now >= until or (node in rows and stamps[rows[node]] != stamp):
-                del lane.avoid[node]
 
     # -------------------------------------------------------------- shares
 
@@ -412,6 +341,8 @@ class Spill:
         """Make shares and unplaced add up to what is outstanding."""
         difference = entry.outstanding - entry.shared - entry.unplaced
         if difference > 0:
+            if not entry.lane.count:
+                entry.lane.fruitful_at = now
             entry.unplaced += difference
             self._route(entry, now)
         elif difference < 0:
@@ -480,7 +411,7 @@ class Spill:
         entry.unplaced += count
         self._reduce(entry, node, count)
         lane.verdict = None
-        if lane.home_admits:
+        if lane.home_queues:
             self._give(entry, self.home, count, now, queued=True)
             lane.looked, lane.looked_at = -1, now - LOOK_S
         self._file(entry)
@@ -622,3 +553,6 @@ class Spill:
             assert lane.count == sum(lane.entries.values()) and (lane in self.waiting) == (lane.count > 0)
             assert not lane.request or self._asked.get(lane.request) is lane
         assert set(self._asked.values()) <= set(self.lanes.values())
+
+
+__all__ = ["LINK_BYTES_S", "PATIENCE_S", "Ask", "Offers", "Place", "Spill", "Tell", "TellNode", "Unplace", "WantLocal"]

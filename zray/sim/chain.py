@@ -1,28 +1,39 @@
-"""A chain of replicas, its clients and the decider of its configurations, in one simulated network.
+"""The control store of a simulated cluster: production services of all nodes, their clients, and what is done to them.
 
-The decider stands for the paper's master: it grants the tail its lease, removes members, lets spares join and promotes
-them.  It is told of failures by the test; a member that may still live is removed only after its lease has run out.
-Everything it says goes over the same faulty network, and is said again every tick.
+Nodes join by ``admit``, take their parts by the production decider and register, crash, stand still, are cut off and
+leave.  Each node has a clock of its own, with another zero and another speed.  Between nodes the network loses,
+repeats and reorders; a client and its node speak over a link that does not, as on a real node.
+
+After every event of a node it is checked that no two histories were answered for, that a generation has one
+configuration, and the invariants of every machine.
 """
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable
 from hashlib import blake2b
 from typing import Any
 
 from zray.gcs import tables
 from zray.gcs.chain import ChainReplica, Out
 from zray.gcs.client import Call, GcsClient
-from zray.gcs.config import ChainConfig
-from zray.gcs.state import Update
+from zray.gcs.config import ChainConfig, ClusterConfig, majority
+from zray.gcs.control import ALIVE
+from zray.gcs.decider import REPLICAS, voters_wanted
+from zray.gcs.service import GcsService
+from zray.gcs.state import ReplicatedState, Update
 from zray.gcs.tables import Change
+from zray.ids import TAG_SIZE
+from zray.messages import GcsEvents, GcsRedirect, GcsReply
 from zray.sim.linearizability import UNKNOWN, Operation
 from zray.sim.network import Faults, SimNetwork
 
-TICK_S = 0.02
-LEASE_S = 0.2
-DECIDER = b"decider"
 PREFIX = b"kv/"
+LOCAL_DELAY_S = 0.0002
+# Time-outs are shorter than in production relative to the faults, so that a short simulation shows them all.
+NODE_TIMEOUT_S = 1.0
+CLOCK_DRIFT = 0.05
 
 
 def register_step(state: Any, action: tuple) -> tuple[Any, Any]:
@@ -41,10 +52,10 @@ def register_step(state: Any, action: tuple) -> tuple[Any, Any]:
 class RecordingReplica(ChainReplica):
     """A production replica that remembers a digest of its history after each update."""
 
-    def __init__(self, me: bytes, config: ChainConfig, chain: SimChain) -> None:
-        self.chain = chain
+    def __init__(self, me: bytes, config: ChainConfig, store: SimStore, shard: int) -> None:
+        self.store = store
         self.digests: dict[int, bytes] = {0: b""}
-        super().__init__(me, config)
+        super().__init__(me, config, None, shard)
 
     def _append(self, update: Update, now: float) -> Out:
         out = super()._append(update, now)
@@ -52,7 +63,7 @@ class RecordingReplica(ChainReplica):
         self.digests[self.applied] = blake2b(previous + repr(update).encode(), digest_size=16).digest()
         log = self.state.changes.changes
         if log and log[-1].version == self.applied:
-            self.chain.changes[self.digests[self.applied]] = log[-1]
+            self.store.changes[self.digests[self.applied]] = log[-1]
         return out
 
     def _wipe(self) -> None:
@@ -62,43 +73,156 @@ class RecordingReplica(ChainReplica):
     def _restore(self, raw: bytes, sequence: int) -> Out:
         out = super()._restore(raw, sequence)
         if self.applied == sequence:
-            source = self.chain.replicas[self._predecessor]
+            source = self.store.last_replica(self._predecessor, self.shard)
             self.digests = {n: digest for n, digest in source.digests.items() if n <= sequence}
         return out
 
 
-class SimClient:
-    """A client that issues random operations one after the other and records what it saw."""
+class RecordingService(GcsService):
+    """A production service whose replicas record, and whose configurations are compared."""
 
-    def __init__(self, name: bytes, chain: SimChain, operations: int) -> None:
-        self.name = name
-        self.chain = chain
+    def __init__(self, store: SimStore, *args: Any, **options: Any) -> None:
+        self.store = store
+        super().__init__(*args, **options)
+
+    def make_replica(self, chain: ChainConfig, shard: int, state: ReplicatedState | None) -> ChainReplica:
+        replica = RecordingReplica(self.incarnation, chain, self.store, shard)
+        self.store.recorded[self.incarnation, shard] = replica
+        return replica
+
+    def adopted(self, config: ClusterConfig) -> None:
+        known = self.store.configs.setdefault(config.generation, config)
+        assert known == config, "two configurations of one generation"
+        super().adopted(config)
+
+
+class SimNode:
+    """A node daemon: its service, its clock, its timer, its processes."""
+
+    def __init__(self, store: SimStore, number: int, hints: list | None) -> None:
+        self.store = store
+        self.net = store.net
+        self.node_id = node_id(number)
+        self.name = self.node_id[:8]
+        self.offset = self.net.random.uniform(0, 1e6)
+        self.speed = 1 + self.net.random.uniform(-CLOCK_DRIFT, CLOCK_DRIFT)
+        self.clients: dict[bytes, SimClient] = {}
+        self.paused = False
+        self.fenced = False
+        self.leaving = False
+        self.left = False
+        self._inbox: deque[tuple[bytes, Any]] = deque()
+        self._alarm = 0
+        self.service = RecordingService(
+            store, self.clock, self._send, None, incarnation=self.name, node_id=self.node_id, first=hints is None,
+            hints=hints, node_timeout_s=NODE_TIMEOUT_S)
+        self.service.on_fenced = self._on_fenced
+        self.net.register(self.name, self._on_message)
+        self.arm()
+
+    def clock(self) -> float:
+        return self.offset + self.net.now * self.speed
+
+    @property
+    def working(self) -> bool:
+        return self.net.alive(self.name) and not self.fenced and not self.left
+
+    def perform(self, action: Callable[[], None]) -> None:
+        """Let something happen at this node."""
+        if not self.net.alive(self.name):
+            return
+        action()
+        self.service.flush()
+        self.store.observe(self)
+        self.arm()
+
+    def arm(self) -> None:
+        """Set the alarm to the next deadline."""
+        self._alarm += 1
+        due = self.service.next_deadline()
+        if due is not None and not self.paused:
+            self.net.call_at(max(self.net.now + 1e-6, (due - self.offset) / self.speed), self._ring, self._alarm)
+
+    def _ring(self, alarm: int) -> None:
+        if alarm == self._alarm and not self.paused:
+            self.perform(lambda: self.service.tick(self.clock()))
+
+    def _send(self, peer: bytes, message: Any) -> None:
+        if peer in self.clients:
+            self.net.call_at(self.net.now + LOCAL_DELAY_S, self.clients[peer].on_message, message)
+        elif peer[:TAG_SIZE] != self.name[:TAG_SIZE]:
+            self.net.send(self.name, peer, message)
+
+    def from_process(self, process: bytes, message: Any) -> None:
+        """A message of a process on this node arrives."""
+        self._on_message(process, message)
+
+    def _on_message(self, source: bytes, message: Any) -> None:
+        if self.paused:
+            self._inbox.append((source, message))
+        else:
+            self.perform(lambda: self.service.handlers[message.CODE](source, message))
+
+    def _on_fenced(self, reason: str) -> None:
+        self.net.trace("fenced", self.name)
+        self.fenced = True
+
+    def resume(self) -> None:
+        """The end of a SIGSTOP: what has arrived meanwhile is handled now, or the alarm rings first."""
+        self.paused = False
+        self.net.trace("resume", self.name)
+        if not self.net.alive(self.name):
+            return
+        if self.net.random.random() < 0.5:
+            self.perform(lambda: self.service.tick(self.clock()))
+        while self._inbox:
+            self._on_message(*self._inbox.popleft())
+        self.arm()
+
+
+class SimClient:
+    """A process on a node that issues random operations one after the other and records what it saw."""
+
+    def __init__(self, node: SimNode, number: int, operations: int) -> None:
+        self.node = node
+        self.net = node.net
+        self.name = node.name[:TAG_SIZE] + number.to_bytes(4, "big")
         self.left = operations
         self.history: list[Operation] = []
         self.seen: list[tuple[int, bool, list[Change]]] = []  # (version, reset, changes) of the watch
         self.last: dict[bytes, bytes | None] = {}
         self._open: tuple[bytes, tuple, float] | None = None
-        self.client = GcsClient(name, lambda peer, message: chain.net.send(name, peer, message),
-                                chain.config.members, chain.config.epoch)
-        self.watch = self.client.watch(PREFIX, self._on_changes)
+        node.clients[self.name] = self
+        self.client = GcsClient(self.name, self._send, [node.name])
+        self.watch = self.client.subscribe(PREFIX, lambda *seen: self.seen.append(seen))
+        self.net.call_at(self.net.now, self.tick)
+        self.net.call_at(self.net.now + self.net.random.uniform(0, 0.02), self.next)
+
+    @property
+    def alive(self) -> bool:
+        return self.node.working
 
     @property
     def finished(self) -> bool:
         return self.left == 0 and self._open is None
 
-    def on_message(self, source: bytes, message: Any) -> None:
-        if source == DECIDER:
-            self.client.configured(message)
-        else:
-            self.client.on_message(source, message)
+    def _send(self, peer: bytes, message: Any) -> None:
+        self.net.call_at(self.net.now + LOCAL_DELAY_S, self.node.from_process, self.name, message)
+
+    def on_message(self, message: Any) -> None:
+        assert isinstance(message, (GcsReply, GcsRedirect, GcsEvents))
+        if self.alive:
+            self.client.on_message(self.node.name, message)
 
     def next(self) -> None:
         """Issue the next operation."""
+        if not self.alive or self._open or not self.left:
+            return
         self.left -= 1
-        random = self.chain.net.random
-        key = PREFIX + b"%d" % random.randrange(self.chain.keys)
+        random = self.net.random
+        key = PREFIX + b"%d" % random.randrange(self.node.store.keys)
         kind = random.choice(("get", "get", "put", "put", "cas", "delete"))
-        value = b"%s-%d" % (self.name, self.left)
+        value = b"%s-%d" % (self.name.hex().encode(), self.left)
         if kind == "put":
             self.issue(key, ("put", value), lambda done: self.client.put(key, value, done))
         elif kind == "cas":
@@ -111,7 +235,7 @@ class SimClient:
             self.issue(key, ("get",), lambda done: self.client.get(key, done))
 
     def issue(self, key: bytes, action: tuple, start: Any) -> None:
-        self._open = (key, action, self.chain.net.now)
+        self._open = (key, action, self.net.now)
         start(self._on_done)
 
     def _on_done(self, call: Call) -> None:
@@ -119,19 +243,16 @@ class SimClient:
         key, action, called = self._open
         self._open = None
         value = call.result()
-        self.history.append(Operation(key, action, value, called, self.chain.net.now, self.name))
+        self.history.append(Operation(key, action, value, called, self.net.now, self.name))
         if action[0] == "get":
             self.last[key] = value
-        if self.left:
-            self.chain.net.call_at(self.chain.net.now + self.chain.net.random.uniform(0, 0.02), self.next)
-
-    def _on_changes(self, reset: bool, changes: list[Change]) -> None:
-        self.seen.append((self.client._watches[self.watch].seen, reset, changes))
+        self.net.call_at(self.net.now + self.net.random.uniform(0, 0.1), self.next)
 
     def tick(self) -> None:
-        self.client.tick(self.chain.net.now)
-        self.client.check()
-        self.chain.net.call_at(self.chain.net.now + TICK_S, self.tick)
+        if self.alive:
+            self.client.tick(self.net.now)
+            self.client.check()
+            self.net.call_at(self.net.now + 0.05, self.tick)
 
     def operations(self) -> list[Operation]:
         """The history, an operation without an answer included as unknown."""
@@ -141,165 +262,224 @@ class SimClient:
         return [*self.history, Operation(key, action, None, called, UNKNOWN, self.name)]
 
 
-class SimChain:
-    """Replicas, decider and clients on one SimNetwork; ``check`` after every event that matters."""
+def node_id(number: int) -> bytes:
+    return b"%c%03d" % (65 + number // 1000, number % 1000) + bytes(4) + b"%020d" % number
 
-    def __init__(self, seed: int, replicas: int = 3, clients: int = 4, operations: int = 25, keys: int = 6,
+
+class SimStore:
+    """Nodes and clients on one SimNetwork."""
+
+    def __init__(self, seed: int, nodes: int = 4, clients: int = 4, operations: int = 25, keys: int = 6,
                  faults: Faults | None = None) -> None:
         self.net = SimNetwork(seed, faults)
         self.keys = keys
-        self.config = ChainConfig.first(*(b"r%d" % i for i in range(replicas)))
-        self.configs = {self.config.epoch: self.config}
-        self.replicas: dict[bytes, RecordingReplica] = {}
+        self.nodes: dict[bytes, SimNode] = {}
+        self.recorded: dict[tuple[bytes, int], RecordingReplica] = {}
         self.changes: dict[bytes, Change] = {}  # what the update that led to this digest changed
         self.committed: dict[int, bytes] = {}  # digest of the history that some tail has answered for
-        self.lease_until = 0.0
-        self._spares = replicas
-        for name in self.config.members:
-            self._start_replica(name)
-        self.net.register(DECIDER, self._on_report)
-        self.net.call_at(0, self._decider_tick)
-        self.clients = [SimClient(b"c%d" % i, self, operations) for i in range(clients)]
-        for client in self.clients:
-            self.net.register(client.name, client.on_message)
-            self.net.call_at(0, client.tick)
-            self.net.call_at(self.net.random.uniform(0, 0.02), client.next)
+        self.configs: dict[int, ClusterConfig] = {}
+        self.clients: list[SimClient] = []
+        self._numbers = 0
+        self._operations = operations
+        first = self._start(None)
+        first.perform(lambda: first.service.admit({"node_id": first.node_id, "name": "first"}, self._admitted(first)))
+        for i in range(1, nodes):
+            self.net.call_at(0.02 * i, self.join)
+        for _ in range(clients):
+            self.net.call_at(0.02 * nodes + 0.3, self.add_client)
 
-    # ------------------------------------------------------------ replicas
+    # ------------------------------------------------------------ nodes come and go
 
-    def _start_replica(self, name: bytes) -> None:
-        self.replicas[name] = RecordingReplica(name, self.config, self)
-        self.net.register(name, lambda source, message: self._on_replica(name, source, message))
-        self.net.call_at(self.net.now, self._replica_tick, name)
+    def _start(self, hints: list | None) -> SimNode:
+        node = SimNode(self, self._numbers, hints)
+        self._numbers += 1
+        self.nodes[node.name] = node
+        return node
 
-    def _on_replica(self, name: bytes, source: bytes, message: Any) -> None:
-        replica = self.replicas[name]
-        if source == DECIDER:
-            config, until = message
-            out = replica.reconfigure(config, self.net.now)
-            replica.grant_lease(config.epoch, until)
-        else:
-            out = replica.on_message(source, message, self.net.now)
-        self._emit(name, out)
-        self._observe(replica)
+    def join(self) -> None:
+        """A new node asks one that lives, and starts when it has its answer."""
+        host = self.net.random.choice(self.up())
+        number, self._numbers = self._numbers, self._numbers + 1
+        row = {"node_id": node_id(number), "name": f"n{number}"}
 
-    def _replica_tick(self, name: bytes) -> None:
-        if not self.net.alive(name):
-            return
-        replica = self.replicas[name]
-        self._emit(name, replica.tick(self.net.now))
-        if replica.joiner_caught_up():
-            self.net.send(name, DECIDER, replica.config.epoch)
-        self._observe(replica)
-        self.net.call_at(self.net.now + TICK_S, self._replica_tick, name)
+        def answered(refused: str, ordinal: int) -> None:
+            assert not refused, refused
+            hints = host.service.hints()
+            self.net.call_at(self.net.now + 0.001, started, hints)
 
-    def _emit(self, source: bytes, out: Out) -> None:
-        for peer, message in out:
-            self.net.send(source, peer, message)
+        def started(hints: list) -> None:
+            node = SimNode(self, number, hints)
+            self.nodes[node.name] = node
 
-    # ------------------------------------------------------------ the decider
+        host.perform(lambda: host.service.admit(row, answered))
 
-    def _decider_tick(self) -> None:
-        self.lease_until = self.net.now + LEASE_S
-        for name in (*self.config.members, self.config.joining):
-            if name:
-                self.net.send(DECIDER, name, (self.config, self.lease_until))
-        for client in self.clients:
-            if self.net.random.random() < 0.05:  # seldom: clients should mostly find out by redirects
-                self.net.send(DECIDER, client.name, self.config)
-        self.net.call_at(self.net.now + TICK_S, self._decider_tick)
+    @staticmethod
+    def _admitted(node: SimNode) -> Callable[[str, int], None]:
+        def then(refused: str, ordinal: int) -> None:
+            assert not refused, refused
 
-    def _on_report(self, tail: bytes, epoch: int) -> None:
-        if epoch == self.config.epoch:
-            self._adopt(self.config.promoted())
+        return then
 
-    def _adopt(self, config: ChainConfig) -> None:
-        self.config = config
-        self.configs[config.epoch] = config
-        self.net.trace("config", config)
+    def add_client(self) -> None:
+        number = len(self.clients) + 1
+        self.clients.append(SimClient(self.net.random.choice(self.up()), number, self._operations))
 
-    def survivable(self, name: bytes) -> bool:
-        """The paper's assumption: somebody who holds every acknowledged write stays."""
-        return any(self.net.alive(other) and self.replicas[other].established and other != name
-                   for other in self.config.members)
+    def crash(self, node: SimNode, proven: bool) -> None:
+        """kill -9; ``proven``: the others find its endpoint closed, some sooner than others, else it is just silent."""
+        self.net.crash(node.name)
+        for other in self.nodes.values():
+            if proven and other is not node and self.net.random.random() < 0.7:
+                self.net.call_at(self.net.now + self.net.random.uniform(0, 0.01), other.perform,
+                                 lambda other=other: other.service.peer_closed(node.name, True))
 
-    def crash(self, name: bytes) -> None:
-        """Fail-stop, seen by the decider a little later."""
-        self.net.crash(name)
-        self.net.call_at(self.net.now + self.net.random.uniform(0.01, 0.1), self._remove, name)
+    def pause(self, node: SimNode, seconds: float) -> None:
+        """SIGSTOP, and SIGCONT after a while."""
+        node.paused = True
+        self.net.trace("pause", node.name, seconds)
+        self.net.call_at(self.net.now + seconds, node.resume)
 
-    def expel(self, name: bytes) -> None:
-        """A member cut off but alive: the decider stops its lease, and removes it when that has run out."""
-        self.net.isolate(name)
-        self.net.call_at(max(self.net.now, self.lease_until) + 0.001, self._remove, name)
+    def leave(self, node: SimNode) -> None:
+        def gone() -> None:
+            node.left = True
+            self.net.call_at(self.net.now + 0.05, self.net.crash, node.name)
 
-    def _remove(self, name: bytes) -> None:
-        if name == self.config.joining or (name in self.config.members and len(self.config.members) > 1):
-            self._adopt(self.config.without(name))
+        node.leaving = True
+        node.perform(lambda: node.service.leave("planned", gone))
 
-    def add(self, name: bytes | None = None) -> bytes:
-        """Let a new replica, or one that was removed before, join behind the tail."""
-        if self.config.joining:
-            return b""
-        if name is None:
-            name = b"r%d" % self._spares
-            self._spares += 1
-            self._start_replica(name)
-        self._adopt(self.config.join(name))
-        return name
+    def up(self) -> list[SimNode]:
+        return [node for node in self.nodes.values() if node.working and not node.paused]
+
+    def last_replica(self, name: bytes, shard: int) -> RecordingReplica:
+        return self.recorded[name, shard]
+
+    @property
+    def config(self) -> ClusterConfig:
+        """The last configuration that anybody knows to be decided."""
+        return max((node.service.config for node in self.nodes.values()), key=lambda config: config.generation)
+
+    def survivable(self, victim: SimNode) -> bool:
+        """Whether the store is meant to survive that ``victim`` never comes back: whatever configuration holds or may
+        come to hold, a majority of voters and somebody with all acknowledged writes remain."""
+        up = {node.name for node in self.nodes.values() if node.working and node is not victim}
+        if any(node.leaving and node.working for node in self.nodes.values()) and any(
+                not node.working and self._part_of(node) for node in self.nodes.values()):
+            return False  # the parts of the leaving one may just be going to one whose end nobody has noticed
+        possible = [self.config]
+        for node in self.nodes.values():  # what the dead have proposed may still be on its way
+            control = node.service.control
+            accepted = control.acceptor.accepted
+            possible += [value for value in (accepted[1] if accepted else None, control.proposer.value)
+                         if value is not None and value.generation > self.config.generation]
+        return all(majority(config.voters, up) and all(self._held(chain, shard, up)
+                   for shard, chain in enumerate(config.chains)) for config in possible)
+
+    def _part_of(self, node: SimNode) -> bool:
+        rows = max(self.up(), key=lambda other: other.service.replica.applied if other.service.replicas else -1,
+                   default=node).service.control.rows
+        return node.name in self.config.involved() or node.name not in rows or rows[node.name].state == ALIVE
+
+    def _held(self, chain: ChainConfig, shard: int, up: set[bytes]) -> bool:
+        for name in chain.members:
+            replica = self.nodes[name].service.replicas.get(shard) if name in up else None
+            if replica is not None and replica.established and replica.config.epoch >= chain.since_of(name):
+                return True
+        return False
 
     # ------------------------------------------------------------ invariants
 
-    def _observe(self, replica: RecordingReplica) -> None:
-        """Called after every event at a replica."""
-        replica.check()
-        if replica.serving:
-            digest = replica.digests[replica.committed]
-            assert self.committed.setdefault(replica.committed, digest) == digest, "two histories were answered for"
+    def observe(self, node: SimNode) -> None:
+        """Called after every event at a node."""
+        node.service.check()
+        for replica in node.service.replicas.values():
+            assert isinstance(replica, RecordingReplica)
+            assert not replica.counters["unsafe"], "a head that may lack acknowledged writes"
+            if replica.serving:
+                digest = replica.digests[replica.committed]
+                known = self.committed.setdefault(replica.committed, digest)
+                assert known == digest, "two histories were answered for"
 
     def check(self) -> None:
         """The two invariants of section 3.2, between neighbours that are in the same epoch."""
-        members = [self.replicas[name] for name in self.config.members if self.net.alive(name)]
-        for before, after in zip(members, members[1:], strict=False):
-            if not (before.config.epoch == after.config.epoch == self.config.epoch and after.established):
-                continue
-            assert after.applied <= before.applied, "Update Propagation Invariant"
-            assert after.digests[after.applied] == before.digests[after.applied], "Update Propagation Invariant"
-            assert before._sent_base <= after.applied, "Inprocess Requests Invariant"
+        config = self.config
+        for shard, chain in enumerate(config.chains):
+            members = [self.nodes[name].service.replicas.get(shard) for name in chain.members if self.net.alive(name)]
+            for before, after in zip(members, members[1:], strict=False):
+                if before is None or after is None or not after.established:
+                    continue
+                if not before.config.epoch == after.config.epoch == chain.epoch:
+                    continue
+                assert isinstance(before, RecordingReplica) and isinstance(after, RecordingReplica)
+                assert after.applied <= before.applied, "Update Propagation Invariant"
+                assert after.digests[after.applied] == before.digests[after.applied], "Update Propagation Invariant"
+                assert before._sent_base <= after.applied, "Inprocess Requests Invariant"
 
     def settle(self, seconds: float = 20.0) -> None:
-        """Heal everything and demand that all clients finish and all replicas and watches agree."""
+        """Heal everything and demand that the store is whole again, that all clients finish, and watches agree."""
         self.net.heal()
-        assert self.net.run_until(self.net.now + seconds, self._settled), self.describe()
+        for node in self.nodes.values():
+            if node.paused:
+                node.resume()
+        end = self.net.now + seconds
+        while self.net.now < end and not self._settled():
+            self.net.run_until(self.net.now + 0.05)
+        assert self._settled(), self.describe()
         self.check()
 
     def _settled(self) -> bool:
-        members = [self.replicas[name] for name in self.config.members]
+        up = self.up()
+        config = self.config
+        chain = config.chains[0]
+        if any(node.service.config.generation != config.generation for node in up) or chain.joining:
+            return False
+        names = {node.name for node in up}
+        if not set(chain.members) <= names or len(chain.members) != min(REPLICAS, len(up)):
+            return False
+        if not set(config.voters) <= names or len(config.voters) != voters_wanted(len(up)):
+            return False
+        members = [self.nodes[name].service.replicas[0] for name in chain.members]
         last = members[0].applied
-        return (all(client.finished for client in self.clients)
+        living = {name for name, row in up[0].service.control.rows.items() if row.state == ALIVE}
+        return (living == names
+                and all(client.finished for client in self.clients if client.alive)
                 and all(r.applied == r.committed == last and r.established for r in members)
-                and all(c.client._watches[c.watch].seen >= self._last_change(members[-1]) for c in self.clients))
+                and all(self._position(c) >= self._last_change(members[-1]) for c in self.clients if c.alive))
+
+    @staticmethod
+    def _position(client: SimClient) -> int:
+        return client.seen[-1][0] if client.seen else -1
 
     @staticmethod
     def _last_change(replica: ChainReplica) -> int:
-        log = replica.state.changes.changes
-        return log[-1].version if log else 0
+        return max((change.version for change in replica.state.changes.changes if change.key.startswith(PREFIX)),
+                   default=0)
+
+    def _tail(self) -> RecordingReplica:
+        replica = self.nodes[self.config.chains[0].tail].service.replica
+        assert isinstance(replica, RecordingReplica)
+        return replica
 
     def committed_changes(self) -> list[Change]:
         """Every change of the history that survived, in order."""
-        digests = self.replicas[self.config.tail].digests
+        digests = self._tail().digests
         return [self.changes[digests[n]] for n in sorted(digests) if digests[n] in self.changes]
 
     def final_state(self) -> dict[bytes, bytes]:
-        rows = self.replicas[self.config.tail].state.tables.read([tables.LIST, PREFIX, b"", 10_000, True])[0]
+        rows = self._tail().state.tables.read([tables.LIST, PREFIX, b"", 10_000, True])[0]
         return {key: value for key, value, _ in rows}
 
     def describe(self) -> str:
         lines = [f"seed {self.net.seed} at {self.net.now:.3f} {self.config}"]
-        for name in (*self.config.members, self.config.joining):
-            if name:
-                r = self.replicas[name]
-                lines.append(f"{name!r} alive={self.net.alive(name)} epoch={r.config.epoch} applied={r.applied} "
-                             f"committed={r.committed} established={r.established} {dict(r.counters)}")
-        lines += [f"{c.name!r} left={c.left} open={c._open} {dict(c.client.counters)}" for c in self.clients]
+        for node in self.nodes.values():
+            control = node.service.control
+            lines.append(f"{node.name!r} up={self.net.alive(node.name)} paused={node.paused} fenced={node.fenced} "
+                         f"left={node.left} generation={control.config.generation} "
+                         f"rows={ {n: r.state for n, r in control.rows.items()} } gone={control.membership.gone}")
+            if node.working:
+                lines.append(f"    proposer={control.is_proposer(node.clock())} phase={control.proposer.phase} "
+                             f"accepted={control.acceptor.accepted} released={control.released}")
+            for r in node.service.replicas.values():
+                lines.append(f"    epoch={r.config.epoch} applied={r.applied} committed={r.committed} "
+                             f"established={r.established} lease={r.lease_until - node.clock():.3f} {dict(r.counters)}")
+        lines += [f"{c.name!r} alive={c.alive} left={c.left} open={c._open} seen={self._position(c)} "
+                  f"{dict(c.client.counters)}" for c in self.clients]
         return "\n".join(lines)

@@ -1,13 +1,15 @@
-"""A whole node in one thread: production machines of owners, workers and node on a simulated, faulty network.
+"""Whole nodes in one thread: production machines of owners, workers and nodes on a simulated, faulty network.
 
     cluster = SimCluster(seed, Plan.random(seed))
     cluster.run()               # faults, then healing, then everything dropped; raises Violation
     cluster.net.trace_hash()    # one seed, one schedule
 
-A run has three phases.  While faults last, drivers submit, get, cancel, kill and die, workers are killed, frames are
-lost, doubled and late.  Then the network heals and every driver must get everything it waits for within a bounded
-time.  Then every reference is dropped, and nothing may be left: no object, hold, lease, worker in use or actor.
+A run has three phases.  While faults last, drivers submit, get, cancel, kill and die, workers are killed, nodes are
+killed, stopped, cut off, join and leave (zray.sim.disasters), frames are lost, doubled and late.  Then the network
+heals and every driver must get everything it waits for within a bounded time.  Then every reference is dropped, and
+nothing may be left on any node that lives: no object, hold, lease, worker in use, actor, guest, watch or group.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -16,48 +18,51 @@ from typing import Any
 from zray.config import Config
 from zray.node.machine import PYTHON, Death
 from zray.owner.records import Function
+from zray.sim import leftovers
 from zray.sim.core import Core
 from zray.sim.describe import describe
-from zray.sim.driver import SimDriver
-from zray.sim.mesh import Wire
-from zray.sim.network import SimNetwork
-from zray.sim.node import NODE, SimNode
+from zray.sim.disasters import Disasters
+from zray.sim.driver import Janitor, SimDriver
+from zray.sim.history import GcsHistory
+from zray.sim.mesh import FrameNetwork, Wire
+from zray.sim.node import SimNode
 from zray.sim.oracle import Oracle, Violation
-from zray.sim.plan import FAULTS_S, Plan
+from zray.sim.plan import NODE_TIMEOUT_S, Plan
+from zray.sim.process import Process
 from zray.sim.worker import SimWorker
 
 HEAL_S = 60.0  # simulated time in which everything must be resolved once the network is well
-MACHINE_CHECK_EVERY = 4  # turns of any process
-CHECK_EVERY = 40
+MACHINE_CHECK_EVERY = 11  # turns of any process
+CHECK_EVERY = 60
 
 
 class SimCluster:
-    """One node, its workers and drivers, under one seed."""
+    """Nodes, their workers and drivers, under one seed."""
 
     def __init__(self, seed: int, plan: Plan | None = None) -> None:
         self.seed = seed
         self.plan = plan or Plan.random(seed)
-        self.net = SimNetwork(seed, self.plan.faults)
+        self.net = FrameNetwork(seed, self.plan.faults)
         self.python = PYTHON + ".0"
-        self.config = Config(worker_idle_s=1.0)
+        self.config = Config(worker_idle_s=1.0, node_timeout_s=NODE_TIMEOUT_S)
         self.wire = Wire(self.net)
+        self.wire.admits = self._admits
+        self.history = GcsHistory(lambda: self.net.now)
         self.oracle = Oracle(self)
         self.workers: dict[bytes, SimWorker] = {}
-        self.watched: set[bytes] = set()  # drivers whose process the node watches
         self.cores: dict[bytes, Core] = {}
+        self.nodes: dict[bytes, SimNode] = {}  # whose daemons live
+        self.drivers: list[SimDriver] = []
         self.functions: dict[str, Function] = {}
-        self._workers_made = 0
+        self.nodes_made = 0
+        self._pids = 10_000
         self._turns = 0
-        self.node = SimNode(self)
-        self.node.start()
-        self.drivers = [SimDriver(self, number) for number in range(self.plan.drivers)]
-        self.cores.update({driver.incarnation: driver for driver in self.drivers})
+        self._drivers_due = self.plan.drivers
+        self.disasters = Disasters(self)
+        for _ in range(self.plan.nodes):
+            self.add_node()
 
     # ------------------------------------------------------------ what processes need
-
-    def new_worker_id(self) -> bytes:
-        self._workers_made += 1
-        return NODE[:4] + self._workers_made.to_bytes(4, "big") + bytes(20)
 
     def function(self, kind: str, blob: bytes) -> Function:
         return Function(kind.encode(), blob, kind)
@@ -72,26 +77,59 @@ class SimCluster:
         if self._turns % CHECK_EVERY == 0:
             self.oracle.check_references()
 
+    def serving(self) -> list[SimNode]:
+        """Nodes that have joined and live."""
+        return [node for node in self.nodes.values() if node.ready]
+
+    def _admits(self, dialler: bytes, listener: bytes) -> bool:
+        """The allow-list of the listener's node, which follows its nodes table."""
+        host = self.nodes.get(listener[:4] + bytes(4))
+        return host is None or not host.knows_gone(dialler)
+
     # ------------------------------------------------------------ processes come and go
 
-    def spawn(self, worker_id: bytes) -> None:
+    def add_node(self) -> None:
+        self.nodes_made += 1
+        SimNode(self, self.nodes_made, through=next(iter(self.nodes), b""))
+
+    def node_ready(self, node: SimNode) -> None:
+        """It serves: drivers may come."""
+        self.net.trace("ready", node.incarnation)
+        share = -(-self.plan.drivers // self.plan.nodes)
+        for _ in range(min(share, self._drivers_due)):
+            self._drivers_due -= 1
+            self.add_driver(node)
+
+    def add_driver(self, node: SimNode, kind: type[SimDriver] | None = None) -> SimDriver:
+        driver = (kind or SimDriver)(self, node, len(self.drivers))
+        self.drivers.append(driver)
+        self.cores[driver.incarnation] = driver
+        return driver
+
+    def spawn(self, node: SimNode, worker_id: bytes) -> None:
+        if not node.alive:
+            return
         incarnation = worker_id[:8]
         if self.net.random.random() < 0.02:
-            self.node.machine.worker_spawned(worker_id, 0, "fork failed", self.net.now)
-            self.node.stir()
+            node.run(self._spawned, node, worker_id, 0, "fork failed")
             return
-        pid = 10_000 + self._workers_made
-        worker = SimWorker(self, incarnation, pid)
+        self._pids += 1
+        worker = SimWorker(self, node, incarnation, self._pids)
         self.workers[incarnation] = self.cores[incarnation] = worker
-        self.node.machine.worker_spawned(worker_id, pid, "", self.net.now)
-        self.node.stir()
+        if node.paused and self.disasters.frozen(node):
+            worker.pause()
+        node.run(self._spawned, node, worker_id, worker.pid, "")
 
-    def kill_worker(self, incarnation: bytes) -> None:
+    def _spawned(self, node: SimNode, worker_id: bytes, pid: int, error: str) -> None:
+        node.machine.worker_spawned(worker_id, pid, error, self.net.now)
+        node.stir()
+
+    def kill_worker(self, node: SimNode, incarnation: bytes) -> None:
         worker = self.workers.get(incarnation)
         if worker is not None:
             self.crash(worker, "killed")
-        elif incarnation in self.node.machine.pool.workers:
-            self.net.call_at(self.net.now + 0.001, self.kill_worker, incarnation)  # it has no process yet
+        elif node.alive and incarnation in node.machine.pool.workers:
+            self.net.call_at(self.net.now + 0.001, self.kill_worker, node, incarnation)  # it has no process yet
 
     def crash(self, core: Core, why: str) -> None:
         """The process ends now, without a word."""
@@ -115,58 +153,84 @@ class SimCluster:
         self.net.trace("gone", core.incarnation, signal)
         self.wire.close(core.incarnation)
         self.cores.pop(core.incarnation, None)
-        when = self.net.now + self.net.random.uniform(0.0005, 0.003)
         if isinstance(core, SimWorker):
             del self.workers[core.incarnation]
+        seconds = self.net.random.uniform(0.0005, 0.003)
+        core.host.later(seconds, self._exited, core, signal, exit_code)
+
+    def _exited(self, core: Core, signal: int, exit_code: int) -> None:
+        """The node's kernel tells it."""
+        node = core.host
+        if isinstance(core, SimWorker):
             lease, started, finished = core.marks
             death = Death(signal, exit_code, lease, started, finished)
-            self.net.call_at(when, self._worker_exited, core.incarnation, death)
-        else:
-            self.net.call_at(when, self._driver_exited, core.incarnation)
+            node.machine.worker_exited(core.incarnation, death, self.net.now)
+        elif core.incarnation in node.watched:  # else its Hello has not arrived, and never will
+            node.machine.process_exited(core.incarnation, self.net.now)
+        node.stir()
 
-    def _worker_exited(self, incarnation: bytes, death: Death) -> None:
-        self.node.machine.worker_exited(incarnation, death, self.net.now)
-        self.node.stir()
-
-    def _driver_exited(self, incarnation: bytes) -> None:
-        if incarnation not in self.watched:  # its Hello has not arrived, and never will
+    def end_node(self, node: SimNode, why: str, *, power: bool = False) -> None:
+        """The daemon ends, and its workers with it; ``power``: the whole machine does."""
+        if not node.alive:
             return
-        self.node.machine.process_exited(incarnation, self.net.now)
-        self.node.stir()
+        self.net.trace("node ends", node.incarnation, why)
+        self.oracle.node_ended(node)
+        if power:
+            self.wire.power_off(node.incarnation)
+        node.alive = False
+        self.wire.close(node.incarnation)
+        self.nodes.pop(node.incarnation, None)
+        for core in [core for core in self.cores.values() if core.host is node]:
+            core.resume()
+            if power or isinstance(core, SimWorker):
+                self.crash(core, why)
 
     # ------------------------------------------------------------ the run
 
     def run(self) -> None:
         """All three phases."""
         self._schedule_faults()
-        self.net.run_until(FAULTS_S)
+        self.net.run_until(self.plan.faults_s)
+        self.disasters.over()
+        self.wire.heal()
         self.net.heal()
-        self._until("every driver has what it waits for",
-                    lambda: all(driver.finished for driver in self.drivers if driver.alive))
+        self._until("every node agrees who lives, and every driver has what it waits for", self._resolved)
         for driver in self.drivers:
             if driver.alive:
                 driver.drop_all()
-        self._until("nothing is left", self._empty)
+        if self.oracle.names:
+            self.add_driver(self.serving()[0], Janitor)
+        self._until("nothing is left", lambda: not leftovers.of(self))
         self.oracle.check_references()
-        self.node.check()
-        for core in self.cores.values():
-            core.check()
+        for driver in self.drivers:
+            self.crash(driver, "the end")
+        self._until("nothing is left of the jobs", lambda: not (leftovers.of(self) or leftovers.of_jobs(self)))
+        self.history.check(leftovers.rows(self))
+        process: Process
+        for process in [*self.cores.values(), *self.nodes.values()]:
+            process.check()  # type: ignore[attr-defined]
 
     def _schedule_faults(self) -> None:
         random = self.net.random
         for _ in range(self.plan.kills):
-            self.net.call_at(random.uniform(0.01, FAULTS_S), self._kill_some_worker)
+            self.net.call_at(random.uniform(0.01, self.plan.faults_s), self._kill_some_worker)
         for number in range(self.plan.driver_deaths):
-            self.net.call_at(random.uniform(0.01, FAULTS_S), self._kill_driver, number)
+            self.net.call_at(random.uniform(0.01, self.plan.faults_s), self._kill_driver, number)
+        for what in self.plan.node_faults:
+            self.net.call_at(random.uniform(0.05, self.plan.faults_s), self.disasters.happen, what)
 
     def _kill_some_worker(self) -> None:
         if self.workers:
             self.crash(self.net.random.choice(list(self.workers.values())), "killed by the schedule")
 
     def _kill_driver(self, number: int) -> None:
-        driver = self.drivers[number]
-        if driver.alive and driver.job:
-            self.crash(driver, "killed by the schedule")
+        if number < len(self.drivers):
+            driver = self.drivers[number]
+            if driver.alive and driver.job:
+                self.crash(driver, "killed by the schedule")
+
+    def _resolved(self) -> bool:
+        return leftovers.settled(self) and all(driver.finished for driver in self.drivers if driver.alive)
 
     def _until(self, what: str, condition: Callable[[], bool]) -> None:
         deadline = self.net.now + HEAL_S
@@ -176,9 +240,3 @@ class SimCluster:
             self.net.run_until(min(deadline, self.net.now + 0.05))
         raise Violation(f"seed {self.seed}: after {HEAL_S:g} s without faults it is not true that "
                         f"{what}\n{describe(self)}")
-
-    def _empty(self) -> bool:
-        machine = self.node.machine
-        return (all(core.quiet() for core in self.cores.values()) and not machine.placements
-                and machine.scheduler.available() == machine.scheduler.total()
-                and all(actor.state == "DEAD" for actor in machine.actors.actors.values()))

@@ -19,13 +19,13 @@ from zray.owner.references import References
 from zray.owner.streams import Stream
 from zray.owner.submitter import Submitter
 from zray.sim import programs
-from zray.sim.mesh import SimMesh
+from zray.sim.process import Process
 
 if TYPE_CHECKING:
     from zray.sim.cluster import SimCluster
+    from zray.sim.node import SimNode
 
 UNIT = 10_000
-TURN_S_MAX = 0.0003  # events that come this close together are one turn
 
 
 class Failure(Exception):
@@ -67,29 +67,29 @@ class Handle:
 
     __slots__ = ("actor", "life")
 
-    def __init__(self, actor: bytes, life: Ref) -> None:
-        self.actor, self.life = actor, life
+    def __init__(self, actor: bytes, life: Ref | None) -> None:
+        self.actor, self.life = actor, life  # no life: it is detached
 
     def drop(self) -> None:
-        self.life.drop()
+        if self.life is not None:
+            self.life.drop()
 
 
-class Core:
+class Core(Process):
     """Owner, references and calls of one process."""
 
     kind = "driver"
 
-    def __init__(self, cluster: SimCluster, incarnation: bytes, pid: int) -> None:
+    def __init__(self, cluster: SimCluster, host: SimNode, incarnation: bytes, pid: int) -> None:
+        super().__init__(cluster.wire, incarnation)
         self.cluster = cluster
-        self.net = cluster.net
-        self.incarnation = incarnation
-        self.node = cluster.node.incarnation
+        self.host = host
+        self.node = host.incarnation
         self.pid = pid
         self.job = 0
-        self.alive = True
         self.crashed = False
         self.abandoned = False  # its job is over: what it still does nobody sees
-        self.mesh = SimMesh(cluster.wire, incarnation, 0, self.on_message, self.stir)
+        self.node_lost = False
         self.mesh.on_closed = self.on_closed
         self.mesh.on_error = cluster.error
         self.refs = References(incarnation, self, lambda *_: None)
@@ -98,9 +98,9 @@ class Core:
         self.dropped: deque[Any] = deque()
         self.task, self.attempt = b"", 0
         self.counters: dict[tuple[bytes, int], int] = {}
-        self._turn_due = False
+        self.next_request = 0
+        self.asked: dict[int, Callable[[m.ActorReply], None]] = {}  # what the node is to answer
         self._tick_at: float | None = None
-        self._mesh_at: float | None = None
         refs, submitter = self.refs, self.submitter
         self.handlers: dict[int, Callable[[bytes, Any], None]] = {
             m.LeaseGrant.CODE: submitter.on_lease_grant, m.LeaseRecall.CODE: submitter.on_lease_recall,
@@ -110,8 +110,10 @@ class Core:
             m.HoldAck.CODE: refs.on_hold_ack, m.HoldDrop.CODE: refs.on_hold_drop, m.Locate.CODE: refs.on_locate,
             m.Resolved.CODE: refs.on_resolved, m.TransitDone.CODE: refs.on_transit_done,
             m.CancelObject.CODE: self.on_cancel_object, m.ActorState.CODE: self.calls.on_actor_state,
-            m.CallsDone.CODE: self.calls.on_calls_done, m.ProcessGone.CODE: self.on_process_gone}
-        self.connect(self.node, cluster.node.mesh.endpoint)
+            m.CallsDone.CODE: self.calls.on_calls_done, m.ProcessGone.CODE: self.on_process_gone,
+            m.HelloAck.CODE: self.on_hello_ack, m.DialAnswer.CODE: self.on_dial_answer,
+            m.BindTcp.CODE: self.on_bind_tcp, m.NodeGone.CODE: self.on_node_gone, m.ActorReply.CODE: self.on_reply}
+        self.connect(self.node, host.mesh.endpoint)
 
     # ------------------------------------------------------------ transport (Net), as in zray.core.runtime
 
@@ -120,10 +122,15 @@ class Core:
         self.stir()
 
     def connect(self, peer: bytes, endpoint: str) -> None:
-        if not self.mesh.connected(peer):
+        if self.mesh.connected(peer):
+            return
+        if ids.same_node(peer, self.incarnation):
             self.mesh.connect(peer, endpoint)
-            self.send(peer, m.Hello(m.PROTOCOL, self.kind, self.mesh.endpoint, self.pid, self.job,
-                                    self.cluster.python, list(m.FEATURES)))
+        else:
+            self.mesh.hold(peer)
+            self.send(self.node, m.Dial(peer))
+        self.send(peer, m.Hello(m.PROTOCOL, self.kind, self.mesh.endpoint, self.pid, self.job, self.cluster.python,
+                                list(m.FEATURES)))
 
     def disconnect(self, peer: bytes) -> None:
         if peer != self.node:
@@ -135,6 +142,9 @@ class Core:
             handler(peer, message)
 
     def on_closed(self, peer: bytes) -> None:
+        if peer == self.node:
+            self.lost_node()
+            return
         self.submitter.on_peer_closed(peer)
         self.calls.on_peer_closed(peer)
         self.refs.on_process_gone(peer)
@@ -144,6 +154,41 @@ class Core:
         if not self.mesh.dialled(message.process):
             self.mesh.forget(message.process)
 
+    def lost_node(self) -> None:
+        """The daemon is gone: nothing that waits will ever come."""
+        self.node_lost = self.abandoned = True
+        failure = [m.FAILED, "raylet_died", {"node": self.node.hex()}]
+        for entry in list(self.refs.owned.values()):
+            if entry.value is None:
+                self.refs.complete(entry, failure)
+        for record in list(self.refs.borrowed.values()):
+            if record.value is None:
+                self.refs.complete(record, failure)
+
+    def on_hello_ack(self, peer: bytes, message: m.HelloAck) -> None:
+        if message.refused:
+            self.mesh.disconnect(peer)
+
+    def on_dial_answer(self, peer: bytes, message: m.DialAnswer) -> None:
+        if message.endpoint:
+            self.mesh.connect(message.process, message.endpoint)
+        else:
+            self.mesh.give_up(message.process)
+
+    def on_bind_tcp(self, peer: bytes, message: m.BindTcp) -> None:
+        self.send(peer, m.Bound(self.mesh.serve_tcp()))
+
+    def on_node_gone(self, peer: bytes, message: m.NodeGone) -> None:
+        for process in [p for p in self.mesh.peers() if ids.node_of(p) == message.node]:
+            self.mesh.forget(process)
+            self.on_closed(process)
+        self.refs.on_node_gone(message.node)
+
+    def on_reply(self, peer: bytes, message: m.ActorReply) -> None:
+        then = self.asked.pop(message.request, None)
+        if then is not None:
+            then(message)
+
     def on_cancel_object(self, peer: bytes, message: m.CancelObject) -> None:
         entry = self.refs.owned.get(message.oid)
         if entry is not None:
@@ -151,17 +196,7 @@ class Core:
 
     # ------------------------------------------------------------ turns
 
-    def stir(self) -> None:
-        """Something happened: a turn soon."""
-        if not self._turn_due and self.alive:
-            self._turn_due = True
-            self.net.call_at(self.net.now + self.net.random.uniform(0, TURN_S_MAX), self._turn)
-
-    def _turn(self) -> None:
-        self._turn_due = False
-        if not self.alive:
-            return
-        self.mesh.report_closed()
+    def turn(self) -> None:
         while self.dropped:
             record = self.dropped.popleft()
             if type(record) is Stream:
@@ -174,31 +209,17 @@ class Core:
         if self.calls.dirty:
             self.calls.pump()
         self.refs.flush()
-        self.mesh.flush()
-        self._arm()
-        self.cluster.stepped(self)
-
-    def _arm(self) -> None:
         times = [t for t in (self.submitter.next_deadline(), self.calls.next_deadline()) if t is not None]
         if times and (self._tick_at is None or min(times) < self._tick_at):
             self._tick_at = min(times)
-            self.net.call_at(self._tick_at, self._tick, self._tick_at)
-        due = self.mesh.deadline()
-        if due is not None and (self._mesh_at is None or due < self._mesh_at):
-            self._mesh_at = due
-            self.net.call_at(due, self._tick_mesh, due)
+            self.at(self._tick_at, self._tick, self._tick_at)
+        self.cluster.stepped(self)
 
     def _tick(self, when: float) -> None:
-        if self.alive and self._tick_at == when:
+        if self._tick_at == when:
             self._tick_at = None
             self.submitter.tick(self.net.now)
             self.calls.tick(self.net.now)
-            self.stir()
-
-    def _tick_mesh(self, when: float) -> None:
-        if self.alive and self._mesh_at == when:
-            self._mesh_at = None
-            self.mesh.tick(self.net.now)
             self.stir()
 
     # ------------------------------------------------------------ values
@@ -268,12 +289,13 @@ class Core:
         return Ref(self, entry)
 
     def submit(self, program: list[Any], deps: list[Ref] = [], nested: list[Ref] = [], *,  # noqa: B006
-               retries: int = 3, cpus: int = 1, max_calls: int = 0, backpressure: int = 0) -> list[Any]:
+               retries: int = 3, cpus: int = 1, max_calls: int = 0, backpressure: int = 0,
+               strategy: dict[str, Any] = {}) -> list[Any]:  # noqa: B006
         """References to what the program returns; for a generator its Stream."""
         oracle = self.cluster.oracle
         tid = self.next_task_id()
         nret = programs.returns(program)
-        key = self.submitter.key_for((cpus,), {"CPU": cpus * UNIT}, {}, {}, program[0])
+        key = self.submitter.key_for((cpus, *strategy.values()), {"CPU": cpus * UNIT}, {}, strategy, program[0])
         blob = msgpack.packb(program[0])
         task = Task(tid, self.cluster.function(program[0], blob), self._payload(program, nested), nret, key, retries)
         task.parent = self.task
@@ -327,8 +349,7 @@ class Core:
     def keep(self, ref: Ref) -> None:
         """User code remembers the reference for a while, then looks at its value and drops it."""
         kept = ref.again()
-        seconds = self.net.random.choice((0.0, self.net.random.uniform(0, 0.3)))
-        self.net.call_at(self.net.now + seconds, self._look, kept)
+        self.later(self.net.random.choice((0.0, self.net.random.uniform(0, 0.3))), self._look, kept)
 
     def _look(self, kept: Ref) -> None:
         def ready(record: Any) -> None:
@@ -342,7 +363,8 @@ class Core:
 
     # ------------------------------------------------------------ actors
 
-    def create_actor(self, restarts: int, retries: int = 0, cpus: int = 1) -> Handle:
+    def create_actor(self, restarts: int, retries: int = 0, cpus: int = 1,
+                     strategy: dict[str, Any] | None = None) -> Handle:
         tid = self.next_task_id()
         actor = ids.actor_id(tid[:ids.PREFIX_SIZE], int.from_bytes(tid[ids.PREFIX_SIZE:], "little"))
         self.calls.link_for(actor, "Actor").max_task_retries = retries
@@ -353,8 +375,31 @@ class Core:
         self.cluster.oracle.created(actor, entry.oid)
         self.send(self.node, m.CreateActor(actor, {
             "class_key": b"actor", "demand": {"CPU": cpus * UNIT}, "running": {}, "max_restarts": restarts,
-            "class_name": "Actor", "job": self.job}, 0))
+            "class_name": "Actor", "job": self.job, "strategy": strategy or {}}, 0))
         return Handle(actor, Ref(self, entry))
+
+    def create_detached(self, name: str, restarts: int, then: Callable[[Handle], None]) -> None:
+        """An actor that outlives its driver; ``then`` with its handle, not at all when the name is taken."""
+        tid = self.next_task_id()
+        actor = ids.actor_id(tid[:ids.PREFIX_SIZE], int.from_bytes(tid[ids.PREFIX_SIZE:], "little"))
+        self.cluster.oracle.detached(actor, name)
+        self._ask_for_actor(then, lambda request: m.CreateActor(actor, {
+            "class_key": b"actor", "demand": {"CPU": UNIT}, "running": {}, "max_restarts": restarts, "detached": True,
+            "name": name, "namespace": "sim", "class_name": "Actor", "job": self.job}, request))
+
+    def look_up(self, name: str, then: Callable[[Handle], None]) -> None:
+        """``then`` with the handle of the actor that has this name, if there is one."""
+        self._ask_for_actor(then, lambda request: m.LookupActor(name, "sim", request))
+
+    def _ask_for_actor(self, then: Callable[[Handle], None], make: Callable[[int], Any]) -> None:
+        def answered(reply: m.ActorReply) -> None:
+            if not reply.error:
+                self.calls.link_for(reply.actor, "Actor")
+                then(Handle(reply.actor, None))
+
+        request = self.next_request = self.next_request + 1
+        self.asked[request] = answered
+        self.send(self.node, make(request))
 
     def handle_of(self, actor: bytes, life: Ref) -> Handle:
         """A handle that came in a task's arguments."""
@@ -362,7 +407,7 @@ class Core:
 
     def link_of(self, handle: Handle) -> ActorLink:
         link = self.calls.link_for(handle.actor, "Actor")
-        if link.life_record is None:
+        if link.life_record is None and handle.life is not None:
             link.life_record = handle.life.record
         return link
 
@@ -380,6 +425,7 @@ class Core:
         return Ref(self, task.entry)
 
     def kill_actor(self, handle: Handle, *, no_restart: bool) -> None:
+        self.calls.kill(handle.actor)
         self.send(self.node, m.KillActor(handle.actor, no_restart, False, "killed by zray.kill()"))
 
     # ------------------------------------------------------------ ends

@@ -5,31 +5,48 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from zray.sim import leftovers
 from zray.sim.core import Core
 from zray.sim.worker import SimWorker
 
 if TYPE_CHECKING:
     from zray.sim.cluster import SimCluster
+    from zray.sim.node import SimNode
 
 SHOWN_MAX = 12  # objects of a process
 
 
 def describe(cluster: SimCluster) -> str:
-    """The node, and each process with something left."""
-    machine = cluster.node.machine
-    waiting = [(e.owner, e.key, e.want, e.seen, e.granted) for e in machine.scheduler.entries.values() if e.outstanding]
-    actors = [(a.id.hex(), a.state, a.life) for a in machine.actors.actors.values() if a.state != "DEAD"]
+    """The nodes, and each process with something left."""
     lines = [f"{cluster.plan}", f"at {cluster.net.now:.4f}: {dict(cluster.net.counters)} {cluster.oracle.happened}",
-             f"node: free {machine.scheduler.available()}",
-             f"  placements {[p.row() for p in machine.placements.values()]}",
-             f"  workers {list(machine.pool.workers.values())}", f"  waiting {waiting}", f"  actors {actors}"]
+             f"condemned {sorted(cluster.oracle.condemned)}, left: {leftovers.of(cluster)[:SHOWN_MAX]}"]
+    lines += [line for node in cluster.nodes.values() for line in _node(node)]
     lines += [line for core in cluster.cores.values() if not core.quiet() for line in _process(core)]
     return "\n".join(lines)
+
+
+def _node(node: SimNode) -> Iterator[str]:
+    yield (f"node {node.incarnation!r} ready={node.ready} paused={node.paused} leaving={node._leaving!r} "
+           f"stopping={node.stopping!r}")
+    if not node.ready:
+        return
+    machine, gcs = node.machine, node.gcs
+    waiting = [(e.owner, e.key, e.want, e.seen, e.granted)
+               for e in machine.scheduler.root.entries.values() if e.outstanding]
+    actors = [(a.id.hex(), a.state, a.life, a.worker) for a in machine.actors.actors.values() if a.state != "DEAD"]
+    yield f"  free {machine.scheduler.available()}, peers {list(machine.cluster.peers)}"
+    yield f"  config {gcs.config}"
+    yield f"  rows {gcs.control.rows}"
+    yield f"  placements {[p.row() for p in machine.placements.values()]}"
+    yield f"  workers {list(machine.pool.workers.values())}"
+    yield f"  waiting {waiting}"
+    yield f"  actors {actors}, guests {list(machine.guests.guests)}, lent {machine.abroad.lent}"
 
 
 def _process(core: Core) -> Iterator[str]:
     refs, programs = core.refs, core.cluster.oracle.programs
     yield f"{core.kind} {core.incarnation!r} job {core.job}"
+    yield f"  its node is lost: {core.node_lost}"
     if isinstance(core, SimWorker) and core.running is not None:
         task = core.running.task[0]
         yield f"  runs {task.hex()} {programs.get(task)} blocked={core.blocked}"

@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING, Any
 from zray import messages as m
 from zray.sim import programs
 from zray.sim.core import Core, Failure
-from zray.sim.plan import FAULTS_S
 
 if TYPE_CHECKING:
     from zray.sim.cluster import SimCluster
+    from zray.sim.node import SimNode
+
+NAMES = ("one", "two")  # of detached actors, which drivers share
 
 
 class SimDriver(Core):
     """A driver: a job whose script is drawn from the seed."""
 
-    def __init__(self, cluster: SimCluster, number: int) -> None:
+    def __init__(self, cluster: SimCluster, host: SimNode, number: int) -> None:
         self.random = Random(f"driver {cluster.seed} {number}")
         self.refs_held: list[Any] = []
         self.streams: list[Any] = []
@@ -27,7 +29,7 @@ class SimDriver(Core):
         self.script: Iterator[Any] | None = None
         self.finished = False
         self._draining = False
-        super().__init__(cluster, cluster.node.incarnation[:4] + b"dr%02d" % number, 1000 + number)
+        super().__init__(cluster, host, host.incarnation[:4] + b"\xffr%02d" % number, 1000 + number)
         self.handlers[m.DriverAccepted.CODE] = self._accepted
         self.send(self.node, m.RegisterDriver({}))
 
@@ -36,12 +38,18 @@ class SimDriver(Core):
         self.script = self._main()
         self._resume()
 
+    def lost_node(self) -> None:
+        """What it waits for has failed; it sees so, and goes."""
+        super().lost_node()
+        self.finished = True
+        self.later(self.net.random.uniform(0, 0.2), self.cluster.crash, self, "its node ended")
+
     def _resume(self) -> None:
-        if not self.alive or self.script is None:
+        if self.script is None:
             return
         while (request := next(self.script, None)) is not None:
             if request[0] == "sleep":
-                self.net.call_at(self.net.now + request[1], self._resume)
+                self.later(request[1], self._resume)
                 return
             if request[0] == "pause":
                 return
@@ -57,7 +65,7 @@ class SimDriver(Core):
             nonlocal left
             left -= 1
             if left == 0:
-                self.net.call_at(self.net.now, self._resume)
+                self.later(0.0, self._resume)
 
         for record in pending:
             self.refs.when_ready(record, arrived)
@@ -71,8 +79,8 @@ class SimDriver(Core):
             yield from self._burst(plan.burst)
         for _ in range(plan.steps):
             self._do(random)
-            if random.random() < 0.4:
-                yield "sleep", random.uniform(0, FAULTS_S / plan.steps)
+            if random.random() < plan.pace:
+                yield "sleep", random.uniform(0, 2 * plan.pace * plan.faults_s / plan.steps)
             if random.random() < 0.2 and self.refs_held:
                 some = random.sample(self.refs_held, min(3, len(self.refs_held)))
                 yield "wait", [ref.record for ref in some]
@@ -112,7 +120,7 @@ class SimDriver(Core):
         ready.append(record.oid)
         if self._draining:
             self._draining = False
-            self.net.call_at(self.net.now, self._resume)
+            self.later(0.0, self._resume)
 
     def _drain(self, stream: Any) -> Iterator[Any]:
         while True:
@@ -124,7 +132,7 @@ class SimDriver(Core):
             elif stream.ended:
                 return
             else:
-                stream.waiters = [lambda _: self.net.call_at(self.net.now, self._resume)]
+                stream.waiters = [lambda _: self.later(0.0, self._resume)]
                 yield ("pause",)
 
     def _see(self, ref: Any, *, inner_too: bool = False) -> None:
@@ -150,7 +158,7 @@ class SimDriver(Core):
             backpressure = random.choice((0, 0, 1, 2))
             made = self.submit(program, deps, nested, retries=random.choice((0, 3, 3, -1)),
                                cpus=random.choice((0, 1, 1, 1)), max_calls=random.choice((0, 0, 0, 0, 1, 3)),
-                               backpressure=backpressure)
+                               backpressure=backpressure, strategy=self._strategy(random))
             if random.random() < 0.4:  # passes references on and lets go of them
                 for ref in dict.fromkeys(deps + nested):
                     held.remove(ref)
@@ -178,16 +186,36 @@ class SimDriver(Core):
         else:
             self._use_actor(random) if plan.actors and self.handles else None
 
+    def _strategy(self, random: Random) -> dict[str, Any]:
+        """Where it is to run: mostly anywhere, else on all nodes in turn, or rather on a certain one."""
+        nodes = self.cluster.serving()
+        if len(nodes) < 2 or (what := random.random()) < 0.6:
+            return {}
+        if what < 0.85:
+            return {"kind": "spread"}
+        return {"kind": "affinity", "node": random.choice(nodes).node_id, "soft": True}
+
+    def _use_detached(self, random: Random) -> None:
+        name = random.choice(NAMES)
+        if random.random() < 0.5:
+            self.create_detached(name, random.choice((0, 1, -1)), self.handles.append)
+        else:
+            self.look_up(name, self.handles.append)
+
     def _use_actor(self, random: Random) -> None:
+        if self.cluster.plan.detached and random.random() < 0.3:
+            self._use_detached(random)
+            return
         what = random.random()
         if not self.handles or what < 0.3:
-            self.handles.append(self.create_actor(random.choice((0, 0, 2)), random.choice((0, 2))))
+            self.handles.append(self.create_actor(random.choice((0, 0, 2)), random.choice((0, 2)),
+                                                  strategy=self._strategy(random)))
             return
         handle = random.choice(self.handles)
         if what < 0.85:
             for _ in range(random.randint(1, 5)):
                 self.refs_held.append(self.call(handle, random.randrange(1 << 20), random.choice((0.0, 0.002))))
-            if random.random() < 0.4:
+            if random.random() < 0.4 and handle.life is not None:
                 program = ["calls", random.randrange(1 << 20), 0.0, [2, handle.actor]]
                 self.refs_held += self.submit(program, [], [handle.life])
         elif what < 0.93:
@@ -205,3 +233,13 @@ class SimDriver(Core):
         self.dropped += self.streams
         self.refs_held, self.handles, self.streams = [], [], []
         self.stir()
+
+
+class Janitor(SimDriver):
+    """The last driver: it ends the actors that nobody else will."""
+
+    def _main(self) -> Iterator[Any]:
+        for actor in self.cluster.oracle.names:
+            self.send(self.node, m.KillActor(actor, True, False, "the run is over"))
+        self.finished = True
+        yield from ()

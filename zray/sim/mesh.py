@@ -3,23 +3,35 @@
 Only what ZeroMQ does is replaced.  A connection is (dialler, listener); it closes when either process ends, and the
 dialler learns so after everything that was under way has arrived or is lost: what a process wrote before it died is
 still read, frames that the network dropped are not.
+
+Between machines there is more: a machine that loses its power says nothing at all, two machines may be parted, and a
+process is dialled at a second endpoint, which exists once it has been asked to bind one.
 """
 
 from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from struct import Struct
 from typing import Any
 
 import zmq
 
 from zray import codec
+from zray.ids import node_of
 from zray.sim.network import SimNetwork
+from zray.transport.envelope import ACK
 from zray.transport.mesh import Limits, Mesh
+from zray.transport.outbound import Outbound
 
 _MORE = int(zmq.SNDMORE)
+_WHEN = Struct("<d")
+_FLAGS = 2  # offset in a frame
 # A second is an age for a simulated task; what is lost is sent again sooner.
 LIMITS = Limits(resend_s=0.2, ack_delay_s=0.05, farewell_s=0.02)
+SILENCE_S = 10.0  # ZMTP's heartbeats give a silent connection up (Limits.heartbeat_timeout_s)
+RESET_S = 0.01
+LOCAL, REMOTE = "sim://", "net://"  # endpoints for processes of the same node, and for those of others
 
 
 class Wire:
@@ -30,6 +42,9 @@ class Wire:
         self.meshes: dict[bytes, SimMesh] = {}
         self.listeners: dict[str, bytes] = {}
         self.arrived_by: dict[tuple[bytes, bytes], float] = {}  # (source, target) -> when its last frame is there
+        self.off: set[bytes] = set()  # nodes whose machines have lost their power
+        self.parted: set[tuple[bytes, bytes]] = set()  # nodes that cannot hear each other, both ways
+        self.admits: Callable[[bytes, bytes], bool] = lambda dialler, listener: True
 
     def open(self, mesh: SimMesh) -> None:
         self.meshes[mesh.incarnation] = mesh
@@ -42,19 +57,75 @@ class Wire:
         if mesh is None:
             return
         mesh.closed = True
-        del self.listeners[mesh.endpoint]
+        for endpoint in (mesh.endpoint, mesh.remote_endpoint):
+            self.listeners.pop(endpoint, None)
         self.net.crash(name)
         for other in list(self.meshes.values()):
-            if name in other.dialled_peers():
+            if name in other.dialled_peers() and self.audible(name, other.incarnation):
                 self.report(other, name)
+
+    # ------------------------------------------------------------ machines and the network between them
+
+    def power_off(self, node: bytes) -> None:
+        """The machine falls silent; call it before its processes end."""
+        self.off.add(node)
+        self.net.call_at(self.net.now + SILENCE_S, self._hang_up_on_the_dead)
+
+    def _hang_up_on_the_dead(self) -> None:
+        """Who is still connected to a process that has ended finds out: by a reset, or by ZeroMQ's heartbeats."""
+        for mesh in list(self.meshes.values()):
+            for peer in sorted(mesh.dialled_peers()):
+                if peer not in self.meshes and (node_of(peer) in self.off or self.audible(mesh.incarnation, peer)):
+                    self.report(mesh, peer)
+
+    def part(self, one: bytes, other: bytes) -> None:
+        self.parted |= {(one, other), (other, one)}
+        self.net.trace("part", one, other)
+
+    def mend(self, one: bytes, other: bytes) -> None:
+        self.parted -= {(one, other), (other, one)}
+        self.net.trace("mend", one, other)
+        self.net.call_at(self.net.now + RESET_S, self._hang_up_on_the_dead)
+
+    def heal(self) -> None:
+        self.parted.clear()
+        self._hang_up_on_the_dead()
+
+    def audible(self, source: bytes, target: bytes) -> bool:
+        """Whether anything that the kernels of the two machines say reaches the other one."""
+        one, other = node_of(source), node_of(target)
+        return one == other or not (one in self.off or other in self.off or (one, other) in self.parted)
+
+    def reset(self, one: bytes, other: bytes) -> None:
+        """Their connections break; both processes live."""
+        for source, target in ((one, other), (other, one)):
+            mesh = self.meshes.get(source)
+            if mesh is not None and target in mesh.dialled_peers():
+                self.report(mesh, target)
+
+    # ------------------------------------------------------------ connections
 
     def report(self, mesh: SimMesh, peer: bytes) -> None:
         """Tell a dialler that its connection is closed, once it is drained."""
         when = max(self.arrived_by.get((peer, mesh.incarnation), 0.0), self.net.now + self.net.random.uniform(0, 0.003))
-        self.net.call_at(when, mesh.peer_closed, peer)
+        self.net.call_at(when, mesh.run, mesh.peer_closed, peer)
+
+    def dial(self, mesh: SimMesh, endpoint: str) -> None:
+        """An attempt that is refused, or that nobody answers."""
+        peer = bytes.fromhex(endpoint[len(LOCAL):])
+        if self.audible(mesh.incarnation, peer) and (
+                endpoint not in self.listeners or not self.admits(mesh.incarnation, peer)):
+            self.report(mesh, peer)
+
+    def refused(self, node: bytes, endpoint: str) -> bool:
+        """Whether a connection attempt from ``node`` is refused: proof that nobody listens there."""
+        return endpoint not in self.listeners and self.audible(node, bytes.fromhex(endpoint[len(LOCAL):]))
 
     def send(self, source: bytes, target: bytes, dialled: bool, frame: bytes) -> None:
         """One frame from ``source``; ``dialled``: by its own connection, so it comes in at the target's ROUTER."""
+        if (self.off or self.parted) and not self.audible(source, target):
+            self.net.counters["unheard"] += 1
+            return
         if target not in self.meshes:
             if self.net.now >= self.arrived_by.get((target, source), 0.0):
                 raise zmq.ZMQError(errno.EHOSTUNREACH)
@@ -75,8 +146,11 @@ class _Socket:
     def setsockopt(self, option: int, value: Any) -> None:
         pass
 
+    def get_monitor_socket(self, events: int) -> None:
+        """The wire tells of ends."""
+
     def connect(self, endpoint: str) -> None:
-        self._mesh.dialled_now(endpoint)
+        self._mesh.wire.dial(self._mesh, endpoint)
 
     def disconnect(self, endpoint: str) -> None:
         pass
@@ -89,39 +163,49 @@ class _Socket:
 
 
 class SimMesh(Mesh):
-    """A mesh whose frames travel through a :class:`Wire`."""
+    """A mesh whose frames travel through a :class:`Wire`; ``run(action, *args)`` is how things happen to it."""
 
     def __init__(self, wire: Wire, incarnation: bytes, job: int, on_message: Callable[[bytes, int, Any], None],
-                 stirred: Callable[[], None]) -> None:
+                 stirred: Callable[[], None], run: Callable[..., None]) -> None:
         self.wire = wire
         self.on_message = on_message
         self.on_stir = stirred  # something happened: the process takes a turn
-        super().__init__(incarnation, job, f"sim://{incarnation.hex()}", codec.encode, codec.decode,
+        self.run = run
+        self.remote_endpoint = ""
+        super().__init__(incarnation, job, LOCAL + incarnation.hex(), codec.encode, codec.decode,
                          lambda: wire.net.now, limits=LIMITS)
         wire.open(self)
 
     def _open(self, bind_endpoint: str | None) -> None:
         self.endpoint = bind_endpoint or ""
         self._inbound = _Socket(self, dialling=False)
-        self._outbound = _Socket(self, dialling=True)
+        self._out = Outbound(_Socket(self, dialling=True), self.incarnation, self.limits, self.counters)
+        self._outbound, self._dialled = self._out.socket, self._out.dialled
         self._send_in, self._send_out = self._inbound.send, self._outbound.send
+
+    def serve_tcp(self, host: str = "", ports: tuple[int, int] = (0, 0), advertise: str = "") -> str:
+        if not self.remote_endpoint:
+            self.remote_endpoint = REMOTE + self.incarnation.hex()
+            self.wire.listeners[self.remote_endpoint] = self.incarnation
+        return self.remote_endpoint
 
     def dialled_peers(self) -> set[bytes]:
         return set(self._dialled)
 
-    def dialled_now(self, endpoint: str) -> None:
-        if endpoint not in self.wire.listeners:
-            peer = bytes.fromhex(endpoint.removeprefix("sim://"))
-            self.wire.report(self, peer)
-
     def arrived(self, source: bytes, item: tuple[bool, bytes]) -> None:
+        self.run(self._arrived, source, item)
+
+    def _arrived(self, source: bytes, item: tuple[bool, bytes]) -> None:
         by_dialler, frame = item
         if by_dialler:
-            self._inbound_route[source] = source
+            if self._inbound_route.get(source) != source:
+                self._inbound_route[source] = source
+                self._release(source)
         elif source not in self._dialled:
             return  # hung up meanwhile
         self._on_frame(source, frame, self.clock(), self.on_message)
-        self.on_stir()
+        if frame[_FLAGS] != ACK or self._outbox:  # an acknowledgement alone leads to nothing
+            self.on_stir()
 
     def peer_closed(self, peer: bytes) -> None:
         if peer in self._dialled and not self.closed:
@@ -134,3 +218,10 @@ class SimMesh(Mesh):
     def report_closed(self) -> None:
         if self._closing:
             self._report_closed(self.clock())
+
+
+class FrameNetwork(SimNetwork):
+    """A network of frames: its trace is made of their bytes, which costs a tenth of what repr() costs."""
+
+    def trace_delivery(self, source: bytes, target: bytes, message: Any) -> None:
+        self._trace.update(_WHEN.pack(self.now) + source + target + message[1])

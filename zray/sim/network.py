@@ -109,7 +109,7 @@ class SimNetwork:
             self.counters["to_dead"] += 1
             return
         self.counters["delivered"] += 1
-        self.trace("deliver", source, target, type(message).__name__, message)
+        self.trace_delivery(source, target, message)
         handler(source, message)
 
     # ------------------------------------------------------------ time
@@ -142,6 +142,9 @@ class SimNetwork:
     def trace(self, *event: Any) -> None:
         """Add an event to the running hash of this run."""
         self._trace.update(repr((self.now, event)).encode())
+
+    def trace_delivery(self, source: bytes, target: bytes, message: Any) -> None:
+        self.trace("deliver", source, target, type(message).__name__, message)
 
     def trace_hash(self) -> str:
         return self._trace.hexdigest()

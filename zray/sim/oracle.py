@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from zray.ids import node_of
 from zray.messages import FAILED
 from zray.sim.programs import FAILS
 
 if TYPE_CHECKING:
     from zray.sim.cluster import SimCluster
     from zray.sim.core import Core
+    from zray.sim.node import SimNode
 
 # Root of an error -> what must have happened.
 EXCUSES = {
-    "raised": (), "cancelled": ("cancel",), "worker_crashed": ("crash",), "owner_died": ("crash",),
-    "actor_died": ("crash", "kill"), "actor_unavailable": ("crash", "kill"),
+    "raised": (), "cancelled": ("cancel",), "worker_crashed": ("crash", "node"), "owner_died": ("crash", "node"),
+    "actor_died": ("crash", "kill", "node"), "actor_unavailable": ("crash", "kill", "node"), "raylet_died": ("node",),
 }
 
 
@@ -34,10 +36,13 @@ class Oracle:
         self.values: dict[bytes, Any] = {}
         self.programs: dict[bytes, list[Any]] = {}
         self.runs: dict[bytes, list[tuple[Any, int]]] = {}  # task -> [(worker, attempt), ...]
-        self.happened: dict[str, int] = {"crash": 0, "cancel": 0, "kill": 0}
+        self.happened: dict[str, int] = {"crash": 0, "cancel": 0, "kill": 0, "node": 0}
         self.actors: dict[bytes, bytes] = {}  # actor -> object of its life
         self.calls: dict[tuple[bytes, bytes], int] = {}  # (worker of the actor, caller) -> last sequence started
-        self.asked: set[bytes] = set()  # tasks that somebody cancelled
+        self.lives: dict[tuple[bytes, int], bytes] = {}  # (actor, life) -> the worker that is it
+        self.newest: dict[bytes, int] = {}  # actor -> newest life that has done anything
+        self.names: dict[bytes, str] = {}  # detached actor -> name
+        self.condemned: set[bytes] = set()  # nodes that some other node knows to be dead
         self.seen = 0
 
     # ------------------------------------------------------------ what was asked for
@@ -53,6 +58,28 @@ class Oracle:
             raise Violation(f"two tasks have the id {task.hex()}")
         self.programs[task] = program
 
+    def detached(self, actor: bytes, name: str) -> None:
+        self.names[actor] = name
+
+    # ------------------------------------------------------------ nodes
+
+    def condemn(self, node: bytes) -> None:
+        """The nodes table has it dead: what still runs there nobody waits for."""
+        self.condemned.add(node)
+        self.happened["node"] += 1
+
+    def node_ended(self, node: SimNode) -> None:
+        self.happened["node"] += 1
+
+    def heard(self, node: SimNode, peer: bytes) -> None:
+        """A daemon has taken a message from that process."""
+        if node_of(peer) in node.unlinked:
+            raise Violation(f"{node.incarnation!r} listens to {peer!r}, whose node it has declared dead")
+
+    def is_lost(self, core: Core) -> bool:
+        """Others may behave as if it were dead."""
+        return core.crashed or core.node_lost or not core.host.alive or core.home in self.condemned
+
     def created(self, actor: bytes, life: bytes) -> None:
         self.actors[actor] = life
 
@@ -63,17 +90,26 @@ class Oracle:
             raise Violation(f"task {task[0].hex()} was never submitted")
         runs = self.runs.setdefault(task[0], [])
         if worker.actor is not None:
+            self._one_life(worker)
             if any(other is worker for other, _ in runs):
                 raise Violation(f"call {task[0].hex()} runs twice in one life of its actor")
             if self.calls.get((worker.incarnation, owner), 0) >= sequence:
                 raise Violation(f"calls of {owner.hex()} run out of order")
             self.calls[worker.incarnation, owner] = sequence
-        elif any(not other.crashed for other, _ in runs):
-            other = next(other for other, _ in runs if not other.crashed)
+        elif other := next((other for other, _ in runs if not self.is_lost(other)), None):
             raise Violation(f"task {task[0].hex()} ran on {other.incarnation.hex()}, which lives, and runs again")
-        if any(attempt > task[1] for _, attempt in runs):
+        if any(attempt > task[1] for _, attempt in runs) and not self.is_lost(worker):
             raise Violation(f"an old attempt of {task[0].hex()} starts after a newer one")
         runs.append((worker, task[1]))
+
+    def _one_life(self, worker: Any) -> None:
+        """A life of an actor is one process, and it is over before the next one begins."""
+        actor, life = worker.actor.actor, worker.actor.life
+        if self.lives.setdefault((actor, life), worker.incarnation) != worker.incarnation:
+            raise Violation(f"life {life} of actor {actor.hex()} is two processes")
+        if life < self.newest.get(actor, 0) and not self.is_lost(worker):
+            raise Violation(f"life {life} of actor {actor.hex()} goes on after a newer one has begun")
+        self.newest[actor] = max(life, self.newest.get(actor, 0))
 
     def ended(self, worker: Any, owner: bytes, task: list[Any], result: Any) -> None:
         pass
@@ -86,7 +122,8 @@ class Oracle:
         value, oid = record.value, record.oid
         right = self.values.get(oid, FAILS)  # an error after the last item of a stream is an item
         if type(value) is list and value[0] == FAILED:
-            self._excused(oid, right, value)
+            if core.home not in self.condemned:  # else its objects and holds are void, whatever it is told
+                self._excused(oid, right, value)
             return False
         number = core.peek(value)
         if number != right:
@@ -113,8 +150,9 @@ class Oracle:
         for core in cores.values():
             for record in core.refs.borrowed.values():
                 owner = cores.get(record.owner)
-                if owner is not None and record.oid not in owner.refs.owned and not core.abandoned:
+                if owner is not None and record.oid not in owner.refs.owned and not core.abandoned and not (
+                        self.is_lost(core) or self.is_lost(owner)):
                     raise Violation(f"{core.incarnation!r} holds {record.oid.hex()}, which its owner freed")
-            for entry in core.refs.owned.values():
+            for entry in () if self.is_lost(core) else core.refs.owned.values():
                 if type(entry.value) is list and entry.value[0] == FAILED and entry.value[1] == "freed":
                     raise Violation(f"{core.incarnation!r} got back a reference to {entry.oid.hex()}, which it freed")

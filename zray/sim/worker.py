@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 import msgpack
 
 from zray import messages as m
+from zray.ids import same_node
 from zray.sim import programs
 from zray.sim.core import Core, Failure, Ref
 from zray.worker.queue import ATTEMPT, EXTRA, RETURNS, TASK_ID, Lease, TaskQueue
 
 if TYPE_CHECKING:
     from zray.sim.cluster import SimCluster
+    from zray.sim.node import SimNode
 
 FLUSH_AFTER_S = 0.001
 HAND_BACK_AFTER_S = 0.005
@@ -44,7 +46,7 @@ class SimWorker(Core):
 
     kind = "worker"
 
-    def __init__(self, cluster: SimCluster, incarnation: bytes, pid: int) -> None:
+    def __init__(self, cluster: SimCluster, host: SimNode, incarnation: bytes, pid: int) -> None:
         self.queue = TaskQueue()
         self.marks = [0, 0, 0]
         self.running: Run | None = None
@@ -61,7 +63,7 @@ class SimWorker(Core):
         self._busy = False
         self._watching = False
         self._watched: Any = None
-        super().__init__(cluster, incarnation, pid)
+        super().__init__(cluster, host, incarnation, pid)
         self.handlers.update({
             m.LeaseOpen.CODE: self.on_lease_open, m.FunctionDef.CODE: self.on_function,
             m.PushTasks.CODE: self.on_push, m.CancelTask.CODE: self.on_cancel, m.StreamAck.CODE: self.on_stream_ack,
@@ -109,6 +111,18 @@ class SimWorker(Core):
             self.queue.push(peer, message.life, first, calls)
             self.go()
 
+    def on_process_gone(self, peer: bytes, message: m.ProcessGone) -> None:
+        super().on_process_gone(peer, message)
+        self.queue.forget_owners(lambda owner: owner == message.process)
+
+    def on_node_gone(self, peer: bytes, message: m.NodeGone) -> None:
+        super().on_node_gone(peer, message)
+        self.queue.forget_owners(lambda owner: same_node(owner, message.node))
+
+    def lost_node(self) -> None:
+        """PDEATHSIG."""
+        self.cluster.crash(self, "its node ended")
+
     def on_cancel(self, peer: bytes, message: m.CancelTask) -> None:
         if message.recursive:
             for child in self.submitter.children_of(message.task):
@@ -143,10 +157,6 @@ class SimWorker(Core):
         self.go()
 
     # ------------------------------------------------------------ the executor
-
-    def later(self, seconds: float, action: Callable[..., None], *args: Any) -> None:
-        """Run it then, if the process still lives."""
-        self.net.call_at(self.net.now + seconds, lambda: action(*args) if self.alive else None)
 
     def go(self) -> None:
         if not self._busy:
@@ -290,7 +300,7 @@ class SimWorker(Core):
         records = [ref.record for ref in run.nested]
         for record in records:
             self.refs.unpin(record)
-        held = [[r.oid, r.n] for r in dict.fromkeys(records) if r.owner is not None and r.refs > 0]
+        held = self.refs.still_held(records)
         if held:
             result = _with(result, held=held)
         limit = (task[EXTRA] or {}).get("max_calls")

@@ -4,6 +4,7 @@
     arena    free ranges of the arena                                          pure
     heap     blocks inside the extents that one client holds                   pure (over a buffer)
     table    the node's machine: extents, frees, spilling, waiting producers   pure
+    views    the table for people                                              pure
     pins     who reads what: one table a process, read by the node             shell
     segment  shared memory: the arena and the control segment                  shell
     client   what a core process uses                                          shell

@@ -49,7 +49,7 @@ class Pending:
     For an allocation it stays None.
     """
 
-    __slots__ = ("error", "joined", "key", "nbytes", "progress", "report", "value", "waiter")
+    __slots__ = ("error", "joined", "key", "nbytes", "progress", "report", "then", "value", "waiter")
     ready = False
 
     def __init__(self, waiter: Any, nbytes: int, key: Any):
@@ -60,6 +60,7 @@ class Pending:
         self.error = ""
         self.progress = ""  # how far a pull is, in words
         self.report: dict[str, Any] | None = None
+        self.then: Callable[[Pending], None] | None = None  # called with the answer, for whoever cannot wait
         self.joined: list[Pending] = []  # of other threads that want the same: a waiter belongs to one thread
 
 
@@ -270,6 +271,10 @@ class StoreClient:
         start = offset + HEADER_BYTES
         return memoryview(view).cast("B")[start : start + nbytes].toreadonly()
 
+    def there(self, value: list[Any], oid: bytes) -> bool:
+        """Whether ``read`` would find it, just now."""
+        return self.headers.matches(value[1], oid, value[3]) == SEALED
+
     def _read_copy(self, value: list[Any], oid: bytes) -> memoryview | None:
         """The pin table is full: check, copy, check again that nothing moved meanwhile."""
         _, offset, nbytes, generation = value
@@ -317,6 +322,8 @@ class StoreClient:
             each.value, each.error, each.report = pending.value, pending.error, pending.report
             each.waiter.done = True
             self.notify(each.waiter)
+            if each.then is not None:
+                each.then(each)
 
     def _on_grant(self, peer: bytes, message: StoreGrant) -> None:
         self.heap.add_extent(message.offset, message.size)

@@ -159,9 +159,9 @@ class Copies:
         # In the extent of a client, which is another process: it must still be what it was.
         return data if stored is not None or self._in_grant(key, offset) else None
 
-    def nbytes(self, key: Key, offset: int) -> int:
+    def spilled(self, key: Key) -> bool:
         stored = self._stored(key)
-        return self.headers.read(offset).nbytes if stored is None else stored.nbytes
+        return stored is not None and stored.on_disk
 
     def _stored(self, key: Key) -> Stored | None:
         generation = key.generation if key.node == self.me else self.local.get(key)

@@ -4,25 +4,32 @@ The node of a primary knows every node with a complete copy (CopyMade, CopyGone)
 a little later, for objects that have left the node, and tells those nodes when the owner frees the object.
 
 When the node of a primary dies, each node with a copy keeps it from eviction and adds itself to the list; the owner's
-node then ends the copies by that list.  Writers of one row may overwrite each other; at least one of them stays, and
-readers ask the nodes that they find, never trust the row alone.
+node then ends the copies by that list.  Writers of one row may overwrite each other, so a writer looks again whether
+it is in the row, and who frees looks again whether somebody came late (nodes learn of a death at different times).
+Readers ask the nodes that they find: the row is a hint.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Callable
+from heapq import heappop, heappush
 from typing import Any
 
 from zray.messages import DropCopies, StoreFree
 from zray.store.copies import Copies
-from zray.store.exchange import ANNOUNCED_AT_ONCE, FREED_MAX, LOCATIONS_DELAY_S, Finder, Key, Record, Say
+from zray.store.exchange import (
+    ANNOUNCE_TRIES, ANNOUNCED_AT_ONCE, FREE_AGAIN_S, FREED_MAX, LOCATIONS_DELAY_S, Finder, Key, Record, Say,
+)
 
 
 class Directory:
     """See the module's docstring."""
 
-    def __init__(self, me: bytes, copies: Copies, finder: Finder, gone: dict[bytes, None], out: list[Any]):
+    def __init__(self, me: bytes, copies: Copies, finder: Finder, gone: dict[bytes, None], out: list[Any],
+                 end_here: Callable[[Key, float], None]):
         self.me = me
+        self.end_here = end_here  # drops what this node has of an object
         self.copies = copies
         self.finder = finder
         self.gone = gone
@@ -30,7 +37,9 @@ class Directory:
         self.complete: dict[Key, dict[bytes, None]] = {}  # our primaries -> other nodes with whole copies
         self._recorded: set[Key] = set()  # with a row in the control store
         self._changed: dict[Key, None] = {}  # rows to write
-        self._orphans: deque[Key] = deque()  # copies here to be made known, as their primary's node is dead
+        # Copies here to be made known, as their primary's node is dead; and how often yet.
+        self._orphans: deque[tuple[Key, int]] = deque()
+        self._again: list[tuple[float, Key, int]] = []  # heap: orphans that were freed here, to be looked for again
         self._write_at: float | None = None
         self._drops: dict[bytes, list[list[Any]]] = {}  # node -> copies that it is to drop
         self._freed: OrderedDict[Key, None] = OrderedDict()  # of other nodes, by owners here
@@ -69,7 +78,7 @@ class Directory:
                 if type(entry) is list and [type(field) for field in entry] == [bytes, int, int]]
         if node in self.gone:
             for key in keys:
-                self._free_orphan(key, now)
+                self._free_orphan(key, 0, now)
             return
         self.out.append(Say(node, StoreFree(objects, node)))
         for key in keys:
@@ -77,8 +86,10 @@ class Directory:
         while len(self._freed) > FREED_MAX:
             self._freed.popitem(last=False)
 
-    def _free_orphan(self, key: Key, now: float) -> None:
-        self.copies.drop(key, now)
+    def _free_orphan(self, key: Key, tries: int, now: float) -> None:
+        self.end_here(key, now)
+        if tries < len(FREE_AGAIN_S) and len(self._again) < FREED_MAX:
+            heappush(self._again, (now + FREE_AGAIN_S[tries], key, tries + 1))
 
         def found(nodes: list[bytes], now: float) -> None:
             for node in nodes:
@@ -92,7 +103,7 @@ class Directory:
     def orphaned(self, key: Key, now: float) -> None:
         """The primary of a copy here is lost."""
         self.copies.keep(key)
-        self._orphans.append(key)
+        self._orphans.append((key, ANNOUNCE_TRIES))
         self._write_soon(now)
 
     def node_gone(self, node: bytes, now: float) -> None:
@@ -103,7 +114,7 @@ class Directory:
             self.orphaned(key, now)
         for key in [key for key in self._freed if key.node == node]:
             del self._freed[key]
-            self._free_orphan(key, now)
+            self._free_orphan(key, 0, now)
 
     # ------------------------------------------------------------ write-behind
 
@@ -116,16 +127,21 @@ class Directory:
             self._write_at = now + LOCATIONS_DELAY_S
 
     def tick(self, now: float) -> None:
+        while self._again and self._again[0][0] <= now:
+            _, key, tries = heappop(self._again)
+            self._free_orphan(key, tries, now)
         if self._write_at is None or now < self._write_at:
             return
         for key in list(self._changed)[:ANNOUNCED_AT_ONCE]:
             del self._changed[key]
             self._write(key)
         for _ in range(min(len(self._orphans), ANNOUNCED_AT_ONCE)):
-            self._announce(self._orphans.popleft())
+            self._announce(*self._orphans.popleft())
         self._write_at = now + LOCATIONS_DELAY_S if self._changed or self._orphans else None
 
     def next_deadline(self) -> float | None:
+        if self._again:
+            return self._again[0][0] if self._write_at is None else min(self._again[0][0], self._write_at)
         return self._write_at
 
     def _write(self, key: Key) -> None:
@@ -137,11 +153,14 @@ class Directory:
             self._recorded.discard(key)
             self.out.append(Record(key.oid, []))
 
-    def _announce(self, key: Key) -> None:
+    def _announce(self, key: Key, tries: int) -> None:
         def found(nodes: list[bytes], now: float) -> None:
-            if self.copies.complete(key) is not None and self.me not in nodes:
-                others = [node for node in nodes if node != key.node and node not in self.gone]
+            others = [node for node in nodes if node != self.me and node not in self.gone]
+            if self.copies.complete(key) is not None and set(nodes) != {*others, self.me}:
                 self.out.append(Record(key.oid, [*others, self.me]))
+                if tries > 1:
+                    self._orphans.append((key, tries - 1))
+                    self._write_soon(now)
 
         self.finder.find(key.oid, found)
 

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable
 from enum import Enum
 from heapq import heappop, heappush
+from math import inf
 from typing import Any
 from zlib import crc32
 
@@ -26,7 +27,7 @@ from zray.messages import (
 )
 from zray.store.copies import Copies
 from zray.store.exchange import (
-    ABSENT, AVOID_MAX, BAD_MAX, BAD_SAME_MAX, CHUNK_BYTES, FINDS_MAX, FREED, GIVE_UP_S, IN_CHUNKS_MAX, PROGRESS_S,
+    ABSENT, AVOID_MAX, BAD_MAX, BAD_SAME_MAX, FINDS_MAX, FREED, GIVE_UP_S, IN_CHUNKS_MAX, PROGRESS_S,
     PULLS_MAX, QUEUED_MAX, RESTORE_STALL_S, RETRY_S, STALE, STALL_S, WINDOW, Finder, Key, Say,
 )
 from zray.store.records import Send
@@ -50,13 +51,14 @@ class Pull:
 
     __slots__ = ("absent", "again", "asked", "avoid", "bad", "candidates", "count", "cursor", "deadline", "finds",
                  "from_source", "give_up_at", "have", "key", "nbytes", "number", "offset", "received", "same_bad",
-                 "source", "state", "told_at", "waiters", "wants")
+                 "source", "state", "told_at", "unit", "waiters", "wants")
 
-    def __init__(self, key: Key, offset: int, nbytes: int):
+    def __init__(self, key: Key, offset: int, nbytes: int, unit: int):
         self.key = key
         self.offset = offset  # at the primary's node
         self.nbytes = nbytes
-        self.count = max(1, -(-nbytes // CHUNK_BYTES))
+        self.unit = unit  # bytes of a chunk
+        self.count = max(1, -(-nbytes // unit))
         self.state = State.QUEUED
         self.waiters: list[tuple[bytes, int]] = []  # (client, request) of StorePull
         self.have = bytearray(self.count)
@@ -69,7 +71,7 @@ class Pull:
         self.again: list[int] = []  # arrived with a wrong checksum
         self.same_bad: dict[int, int] = {}
         self.from_source = 0
-        self.deadline = 0.0  # of the next chunk; or when PAUSED ends
+        self.deadline = inf  # of the next chunk; or when PAUSED ends
         # Of all attempts:
         self.bad = 0
         self.avoid: dict[bytes, None] = {}
@@ -77,11 +79,11 @@ class Pull:
         self.finds = 0
         self.absent = ""  # why the primary's own node does not have it
         self.wants = ""  # what the source said it waits for
-        self.give_up_at = 0.0
+        self.give_up_at = inf
         self.told_at = 0.0
 
     def chunk_bytes(self, index: int) -> int:
-        return min(CHUNK_BYTES, self.nbytes - index * CHUNK_BYTES)
+        return min(self.unit, self.nbytes - index * self.unit)
 
     def next_chunk(self) -> int:
         if self.again:
@@ -92,7 +94,7 @@ class Pull:
 
     def where(self) -> str:
         """How far it is, in words."""
-        here = min(self.received * CHUNK_BYTES, self.nbytes)
+        here = min(self.received * self.unit, self.nbytes)
         text = f"{here:,} of {self.nbytes:,} bytes are here"
         if self.state is State.FETCHING:
             return f"{text}, from node {self.source.hex()}{': ' + self.wants if self.wants else ''}"
@@ -103,7 +105,8 @@ class Pulls:
     """All objects on their way to this node."""
 
     def __init__(self, me: bytes, copies: Copies, serving: Serving, finder: Finder, gone: dict[bytes, None],
-                 out: list[Any], orphaned: Callable[[Key], None]):
+                 out: list[Any], orphaned: Callable[[Key], None], chunk_bytes: int):
+        self.chunk_bytes = chunk_bytes
         self.me = me
         self.copies = copies
         self.orphaned = orphaned  # told of a new copy whose primary is lost
@@ -133,12 +136,14 @@ class Pulls:
         if len(self.pulls) >= QUEUED_MAX:
             self.out.append(Send(client, StoreRestored(request, [], f"{QUEUED_MAX:,} objects are on their way here")))
             return
-        pull = self.pulls[key] = Pull(key, offset, nbytes)
+        pull = self.pulls[key] = Pull(key, offset, nbytes, self.chunk_bytes)
         pull.waiters.append((client, request))
         self._numbers += 1
         heappush(self._small, (nbytes, self._numbers, pull))
         self._old.append(pull)
         self._admit(now)
+        if pull.state is State.QUEUED:
+            self.out.append(Send(client, StorePulling(request, pull.where())))
 
     def forget_client(self, client: bytes, now: float) -> None:
         """Nobody waits for what only it waited for: queued pulls end, others go on (others may pull from them)."""
@@ -263,7 +268,7 @@ class Pulls:
         if len(message.data) != pull.chunk_bytes(index) or crc32(message.data) != message.checksum:
             self._bad(pull, index, now)
             return
-        self.copies.write(pull.key, index * CHUNK_BYTES, message.data)
+        self.copies.write(pull.key, index * self.chunk_bytes, message.data)
         pull.have[index] = 1
         pull.received += 1
         pull.deadline = now + STALL_S
@@ -394,21 +399,25 @@ class Pulls:
     def tick(self, now: float) -> None:
         for pull in list(self.active.values()):
             if pull.state is State.ROOM:
-                continue
-            if now >= pull.give_up_at:
+                self._tell(pull, now)  # the table gives up on it, not we
+            elif now >= pull.give_up_at:
                 self.fail(pull, ABSENT, f"nothing arrived for {GIVE_UP_S:g} s; {pull.where()}", now)
             elif now >= pull.deadline:
                 if pull.state is State.FETCHING:
                     pull.avoid[pull.source] = None
                 self._choose(pull, now)
-            elif now >= pull.told_at + PROGRESS_S:
-                pull.told_at = now
-                for client, request in pull.waiters:
-                    self.out.append(Send(client, StorePulling(request, pull.where())))
+            else:
+                self._tell(pull, now)
+
+    def _tell(self, pull: Pull, now: float) -> None:
+        if now >= pull.told_at + PROGRESS_S:
+            pull.told_at = now
+            for client, request in pull.waiters:
+                self.out.append(Send(client, StorePulling(request, pull.where())))
 
     def next_deadline(self) -> float | None:
-        return min((min(pull.deadline, pull.give_up_at, pull.told_at + PROGRESS_S)
-                    for pull in self.active.values() if pull.state is not State.ROOM), default=None)
+        return min((min(pull.deadline, pull.give_up_at, pull.told_at + PROGRESS_S) for pull in self.active.values()),
+                   default=None)
 
     def check(self) -> None:
         assert len(self.active) <= PULLS_MAX

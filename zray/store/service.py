@@ -21,6 +21,7 @@ from typing import Any
 from zray import os_linux
 from zray.config import Config
 from zray.messages import StoreFree, StoreLocate, StorePull, StoreRestore, StoreSurrender, StoreWant
+from zray.store import views
 from zray.store.copies import NODE
 from zray.store.exchange import Find, Record, Say
 from zray.store.header import Headers
@@ -297,11 +298,11 @@ class StoreService:
 
     def report(self) -> dict[str, Any]:
         """Capacity, use, holders and objects, for ``zray memory`` and metrics."""
-        usage = self.table.usage()
+        usage = views.usage(self.table)
         usage["used"] = usage["reserved"] - usage["free"]
         usage["pids"] = {incarnation.hex(): pid for incarnation, (_, _, pid) in self.slots.items()}
         usage["pinned"] = len(self._pinned())
-        usage["objects"] = self.table.objects()
+        usage["objects"] = views.objects(self.table)
         usage["transfers"] = self.transfer.usage()
         return usage
 

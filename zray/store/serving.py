@@ -20,9 +20,10 @@ from zlib import crc32
 from zray.messages import Chunk, PullChunk, PullElsewhere, PullObject, PullRefused, PullWait
 from zray.store.copies import COMING, GONE, Copies
 from zray.store.exchange import (
-    ABSENT, AVOID_MAX, BEHIND, BUSY, CHUNK_BYTES, FANOUT, FREED, OUT_CHUNKS_MAX, SESSION_IDLE_S, SESSIONS_MAX, STALE,
+    ABSENT, AVOID_MAX, BEHIND, BUSY, FANOUT, FREED, OUT_CHUNKS_MAX, SESSION_IDLE_S, SESSIONS_MAX, STALE,
     WINDOW, Key, Say,
 )
+from zray.store.records import FULL
 
 ELSEWHERE_MAX = 3  # nodes named to an asker
 
@@ -53,7 +54,8 @@ class Session:
 class Serving:
     """All sessions of this node."""
 
-    def __init__(self, me: bytes, copies: Copies, out: list[Any]):
+    def __init__(self, me: bytes, copies: Copies, out: list[Any], chunk_bytes: int):
+        self.chunk_bytes = chunk_bytes  # the same on all nodes of a cluster
         self.me = me
         self.copies = copies
         self.out = out
@@ -71,6 +73,10 @@ class Serving:
     # ------------------------------------------------------------ messages
 
     def on_pull(self, peer: bytes, message: PullObject, now: float) -> None:
+        self._open(peer, message, now)
+        self.pump()  # also when it is refused: an older attempt of the same node may have ended
+
+    def _open(self, peer: bytes, message: PullObject, now: float) -> None:
         key = Key(message.oid, message.node, message.generation)
         old = self.of.get(key, {}).get(peer)
         if old is not None:
@@ -105,7 +111,6 @@ class Serving:
             session.ready = False
             self.out.append(Say(peer, PullWait(message.pull, "it is being read back from disk")))
         self._want(session, message.chunks)
-        self.pump()
 
     def on_chunk_wanted(self, peer: bytes, message: PullChunk, now: float) -> None:
         session = self.sessions.get((peer, message.pull))
@@ -129,6 +134,8 @@ class Serving:
 
     def restored(self, key: Key, error: str) -> None:
         """The object is back from disk, or cannot be read."""
+        if error.startswith(FULL):
+            error = f"{FULL}node {self.me.hex()} has the object on its disk and " + error[len(FULL) :]
         for session in list(self.of.get(key, {}).values()):
             if not session.ready and error:
                 self._refuse_session(session, ABSENT, error)
@@ -166,7 +173,8 @@ class Serving:
         for session in list(self.sessions.values()):
             if now >= session.heard_at + SESSION_IDLE_S:
                 self._refuse_session(session, STALE, "nothing was heard for a while")
-        self.sweep_at = now + SESSION_IDLE_S if self.sessions else None
+        if self.sessions:
+            self.sweep_at = now + SESSION_IDLE_S
         self.pump()
 
     # ------------------------------------------------------------ chunks
@@ -194,7 +202,7 @@ class Serving:
             session = self._turns.popleft()
             session.queued = False
             index = session.wanted.popleft()
-            data = self.copies.read(session.key, index * CHUNK_BYTES, CHUNK_BYTES)
+            data = self.copies.read(session.key, index * self.chunk_bytes, self.chunk_bytes)
             if data is None:
                 code = FREED if session.key.node == self.me else ABSENT
                 self._refuse_session(session, code, "the object is not in the store any more")
@@ -228,6 +236,8 @@ class Serving:
 
     def _end(self, session: Session) -> None:
         del self.sessions[session.puller, session.number]
+        if not self.sessions:
+            self.sweep_at = None
         self.out_chunks -= session.sent - session.received
         if session.queued:
             session.queued = False
@@ -246,6 +256,7 @@ class Serving:
         assert {id(s) for of in self.of.values() for s in of.values()} == {id(s) for s in self.sessions.values()}
         assert set(self.copies.held) == set(self.of)
         assert len(self._turns) == sum(session.queued for session in self.sessions.values())
+        assert not self._turns or self.out_chunks >= OUT_CHUNKS_MAX, "chunks wait though they could be sent"
         for session in self._turns:
             assert session.queued and session.wanted and session.ready
         for key, of in self.of.items():

@@ -35,9 +35,10 @@ from zray.messages import (
     STORED, StoreFree, StoreGrant, StoreRecall, StoreReclaimed, StoreRefused, StoreRestore, StoreRestored,
     StoreSurrender, StoreWant,
 )
+from zray.store import views
 from zray.store.arena import Arena
 from zray.store.header import (
-    CREATED, EVICTING, FREE, HEADER_BYTES, SEALED, STATE_NAMES, BrokenChain, Headers, block_bytes,
+    CREATED, EVICTING, FREE, HEADER_BYTES, SEALED, BrokenChain, Headers, block_bytes,
 )
 from zray.store.records import (
     FULL, Arriving, Client, Dropped, Effect, Eviction, Freed, Grant, Grow, Load, Phase, Send, Spill, Stored, Unlink,
@@ -395,7 +396,7 @@ class StoreTable:
             self._serve(now)
 
     def _give_up(self, request: Waiting) -> None:
-        reason = f"no room for {request.size:,} bytes within {self.full_wait_s:g} s; {self.describe()}"
+        reason = f"no room for {request.size:,} bytes within {self.full_wait_s:g} s; {views.describe(self)}"
         if request.stored is None:
             self._refuse(request.client, request.request, reason)
             return
@@ -408,7 +409,7 @@ class StoreTable:
 
     def _refuse(self, client: bytes, request: int, reason: str) -> None:
         self.counts["refused"] += 1
-        self._send(client, StoreRefused(request, {"reason": reason, **self.usage()}))
+        self._send(client, StoreRefused(request, {"reason": reason, **views.usage(self)}))
 
     # ------------------------------------------------------------ extents that come back
 
@@ -591,46 +592,7 @@ class StoreTable:
     def value_of(stored: Stored) -> list:
         return [STORED, stored.offset, stored.nbytes, stored.generation]
 
-    # ------------------------------------------------------------ views
-
-    def usage(self) -> dict[str, Any]:
-        """Who holds what, in bytes."""
-        return {
-            "capacity": self.capacity, "reserved": self.arena.reserved, "free": self.arena.free_bytes,
-            "largest_free": self.arena.largest_free, "granted": self.granted_bytes, "stored": self.stored_bytes,
-            "spilled": self.disk_bytes, "lost": sum(size for _, size in self.lost), "waiting": len(self.waiting),
-            "growth_error": self.growth_error, "spill_error": self.spill_error,
-            "clients": {client.hex(): sum(self.grants[offset].size for offset in state.grants)
-                        for client, state in self.clients.items() if state.grants},
-            **{f"count_{name}": count for name, count in self.counts.items()},
-        }
-
-    def describe(self) -> str:
-        """Who holds what, in words, for an error."""
-        usage = self.usage()
-        holders = sorted(usage["clients"].items(), key=lambda pair: -pair[1])[:5]
-        parts = [f"capacity {usage['capacity']:,}", f"extents of processes {usage['granted']:,}",
-                 f"objects of the store {usage['stored']:,}", f"free {usage['free']:,}",
-                 f"largest free range {usage['largest_free']:,}"]
-        if holders:
-            parts.append("largest holders " + ", ".join(f"{name}: {size:,}" for name, size in holders))
-        for name in ("growth_error", "spill_error"):
-            if usage[name]:
-                parts.append(usage[name])
-        return "; ".join(parts)
-
-    def objects(self) -> list[dict[str, Any]]:
-        """Every object of the node, with its holder: the client whose extent it lies in, or the store."""
-        rows = [{"oid": stored.oid, "nbytes": stored.nbytes, "state": stored.phase.value, "holder": b""}
-                for stored in self.names.values()]
-        for grant in self.grants.values():
-            try:
-                rows += [{"oid": block.oid, "nbytes": block.nbytes, "state": STATE_NAMES[block.state],
-                          "holder": grant.client}
-                         for block in self.headers.walk(grant.offset, grant.size) if block.state != FREE]
-            except BrokenChain:
-                continue  # its client is writing; the next look will see it whole
-        return rows
+    # ------------------------------------------------------------ the rest
 
     def grant_of(self, offset: int) -> Grant | None:
         at = self.grants.bisect_right(offset) - 1

@@ -24,7 +24,7 @@ from zray.messages import (
 )
 from zray.store.copies import Copies
 from zray.store.directory import Directory
-from zray.store.exchange import ABSENT, FREED, GONE_MAX, Find, Finder, Key, Record, Say
+from zray.store.exchange import ABSENT, CHUNK_BYTES, FREED, GONE_MAX, Find, Finder, Key, Record, Say
 from zray.store.header import Headers
 from zray.store.pulls import FREED_WHY, Pulls
 from zray.store.records import Arriving, Dropped, Freed, Send
@@ -47,7 +47,7 @@ def key_of(value: Any) -> Key | None:
 class TransferMachine:
     """See the module's docstring."""
 
-    def __init__(self, table: StoreTable, headers: Headers, me: bytes):
+    def __init__(self, table: StoreTable, headers: Headers, me: bytes, chunk_bytes: int = CHUNK_BYTES):
         self.me = me
         self.table = table
         self.gone: dict[bytes, None] = {}  # dead nodes
@@ -56,9 +56,10 @@ class TransferMachine:
         self._now = 0.0
         self.copies = Copies(table, headers, me)
         self.finder = Finder(self._out)
-        self.serving = Serving(me, self.copies, self._out)
-        self.directory = Directory(me, self.copies, self.finder, self.gone, self._out)
-        self.pulls = Pulls(me, self.copies, self.serving, self.finder, self.gone, self._out, self._orphaned)
+        self.serving = Serving(me, self.copies, self._out, chunk_bytes)
+        self.directory = Directory(me, self.copies, self.finder, self.gone, self._out, self._end_here)
+        self.pulls = Pulls(me, self.copies, self.serving, self.finder, self.gone, self._out, self._orphaned,
+                           chunk_bytes)
         self.serving.complete = self.directory.complete
         pulls, serving = self.pulls, self.serving
         handlers: dict[Any, Callable[[bytes, Any, float], None]] = {
@@ -90,6 +91,7 @@ class TransferMachine:
         """Which nodes have copies."""
         keys = [key_of(value) for value in message.values[:LOCATE_MAX]]
         nodes: list[list[bytes]] = [[] for _ in keys]
+        spilled = [key is not None and self.copies.spilled(key) for key in keys]
         open_questions = 1
 
         def answered(at: int, key: Key, found: list[bytes]) -> None:
@@ -106,7 +108,7 @@ class TransferMachine:
             nonlocal open_questions
             open_questions -= 1
             if open_questions == 0:
-                self._out.append(Send(client, StoreLocated(message.request, nodes)))
+                self._out.append(Send(client, StoreLocated(message.request, nodes, spilled)))
 
         for at, key in enumerate(keys):
             if key is None:
@@ -123,10 +125,6 @@ class TransferMachine:
         if len(node) != INCARNATION_SIZE or node_of(node) != node:
             self.ignored += 1
             return
-        if node in self.gone:
-            for key in [key for key in self.pulls.pulls if key.node == node]:
-                if any(type(entry) is list and entry[:1] == [key.oid] for entry in objects):
-                    self.pulls.freed(key, now)
         self.directory.free(node, objects, now)
 
     def forget_client(self, client: bytes, now: float) -> None:
@@ -161,10 +159,13 @@ class TransferMachine:
             if type(entry) is not list or [type(field) for field in entry] != [bytes, bytes, int]:
                 self.ignored += 1
                 continue
-            key = Key(*entry)
-            self.pulls.freed(key, now)
-            self.copies.drop(key, now)
-            self.serving.ended(key, FREED, FREED_WHY)
+            self._end_here(Key(*entry), now)
+
+    def _end_here(self, key: Key, now: float) -> None:
+        """An object of another node was freed."""
+        self.pulls.freed(key, now)
+        self.copies.drop(key, now)
+        self.serving.ended(key, FREED, FREED_WHY)
 
     def node_gone(self, node: bytes, now: float) -> None:
         """That node is dead, for good."""

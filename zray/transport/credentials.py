@@ -19,7 +19,6 @@ A handshake uses up one use of a ticket, also when the newcomer is then refused 
 
 from __future__ import annotations
 
-import binascii
 import os
 import threading
 import time
@@ -72,10 +71,10 @@ class Entry(NamedTuple):
     @classmethod
     def from_line(cls, line: str) -> Entry:
         key, tag, principal, *rest = line.split()
-        expires, uses = (float(rest[0]), int(rest[1])) if len(rest) == 2 else (0.0, 0)
-        entry = cls(bytes.fromhex(key), b"" if tag == "-" else bytes.fromhex(tag), principal, expires, uses)
+        expires, uses = rest or ("0", "0")
+        entry = cls(bytes.fromhex(key), b"" if tag == "-" else bytes.fromhex(tag), principal, float(expires), int(uses))
         expected = node_principal(entry.tag) if entry.tag else f"ticket:{entry.principal.partition(':')[2]}"
-        if len(entry.key) != curve.KEY_SIZE or principal != expected or len(rest) != (0 if entry.tag else 2):
+        if len(entry.key) != curve.KEY_SIZE or principal != expected or bool(rest) == bool(entry.tag):
             raise ValueError(line)
         return entry
 
@@ -264,7 +263,7 @@ def decode_join(text: str) -> JoinString:
                             f"{SCHEME}{place}/ are there")
     try:
         raw = urlsafe_b64decode(code + "=" * (-len(code) % 4))
-    except binascii.Error:
+    except ValueError:
         raw = b""
     if raw and raw[0] != VERSION:
         raise BadJoinString(f"this join string is of format {raw[0]}, made by another version of zray; this one reads "
@@ -287,8 +286,8 @@ def _not_one(text: str) -> str:
     if "://" in text:
         return f"{shown!r} is an address of another kind; a join string begins with {SCHEME}"
     if ":" in text:
-        return (f"{shown!r} is an address without keys, and this cluster needs a join string, which begins with "
-                f"{SCHEME} and which a node of the cluster prints")
+        return (f"{shown!r} is an address without keys: what is needed is a join string, which begins with {SCHEME} "
+                "and which a node of the cluster prints")
     return f"{shown!r} is not a join string, which begins with {SCHEME}"
 
 
@@ -302,11 +301,12 @@ def _checksum(place: str, body: bytes) -> bytes:
 class Credentials:
     """The credentials in a session directory, for a daemon (``create``) or for its core processes (``load``)."""
 
-    def __init__(self, session_dir: str, cluster: bytes, keys: curve.Keys, peers: Peers):
+    def __init__(self, session_dir: str, cluster: bytes, keys: curve.Keys, peers: Peers, node: bytes = b""):
         self.session_dir = session_dir
         self.cluster = cluster
         self.keys = keys
         self.peers = peers
+        self.node = node  # the tag of the daemon's node
 
     @classmethod
     def create(cls, session_dir: str, node: bytes, cluster: bytes = b"",
@@ -317,14 +317,14 @@ class Credentials:
         """
         path = os.path.join(session_dir, "node.key")
         if not os.path.exists(path):
-            curve.save(curve.new_keys(), path)
             write_private(os.path.join(session_dir, "cluster"), (cluster or os.urandom(CLUSTER_SIZE)).hex())
+            curve.save(curve.new_keys(), path)  # last: it says that the others are there
         keys, found = curve.load(path), _read_cluster(session_dir)
         if cluster and found != cluster:
             raise ValueError(f"the session directory {session_dir!r} belongs to another cluster")
         peers = AllowList(os.path.join(session_dir, "peers"), clock)
         peers.add_node(keys.public, node[:ids.TAG_SIZE])
-        return cls(session_dir, found, keys, peers)
+        return cls(session_dir, found, keys, peers, node[:ids.TAG_SIZE])
 
     @classmethod
     def load(cls, session_dir: str) -> Credentials:
@@ -336,9 +336,8 @@ class Credentials:
         """Give a mesh what serve_tcp() and connect() need."""
         mesh.keys, mesh.allowed, mesh.admits = self.keys, self.peers.allowed, self.peers.admits
 
-    def mint(self, host: str, port: int, node: bytes, valid_s: float = TICKET_S, uses: int = 0,
-             insecure: bool = False) -> str:
-        """A join string for the daemon of ``node`` at ``host:port``, its ticket listed here.
+    def mint(self, host: str, port: int, valid_s: float = TICKET_S, uses: int = 0, insecure: bool = False) -> str:
+        """A join string for the daemon at ``host:port``, its ticket listed here.
 
         Only where that daemon runs; a ticket for the other nodes as well is theirs to add_ticket().
         """
@@ -346,8 +345,7 @@ class Credentials:
         ticket, expires = curve.new_keys(), float(int(self.peers.clock() + valid_s))
         self.peers.add_ticket(ticket.public, ticket.public.hex()[:16], expires, uses)
         server_key = bytes(curve.KEY_SIZE) if insecure else self.keys.public
-        return encode_join(JoinString(host, port, self.cluster, node[:ids.TAG_SIZE], server_key, ticket.secret,
-                                      expires))
+        return encode_join(JoinString(host, port, self.cluster, self.node, server_key, ticket.secret, expires))
 
 
 def _read_cluster(session_dir: str) -> bytes:

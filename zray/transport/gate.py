@@ -58,7 +58,7 @@ class Gate:
 
     def watch(self, socket: Any) -> None:
         """The socket that is to be bound to TCP; before its bind."""
-        address = f"inproc://zray-gate-{id(self)}"
+        address = f"inproc://zray-gate-{os.urandom(8).hex()}"  # a name stays taken for a while after its socket
         socket.monitor(address, _EVENTS)
         self._monitor = self._context.socket(zmq.PAIR)
         self._monitor.setsockopt(zmq.LINGER, 0)

@@ -1,45 +1,30 @@
-"""The mesh: this process's ZeroMQ sockets, one session per peer, one outbox per peer.
-
-    inbound     a bound ROUTER that peers on this machine dial
-    tcp         another one, with CURVE, made once a peer on another machine must dial (zray.transport.tcp)
-    outbound    a ROUTER that dials peers; its monitor tells when a dialled peer's process has ended
+"""The mesh: one session per peer, one outbox per peer, over the links of this process (zray.transport.links).
 
 The mesh knows bytes and peers; ``encode(flat)`` and ``decode(body)`` are injected.  Not thread-safe: whoever calls it
 holds the loop's lock, except for ``poll`` and ``wake``, which may be called without.  ``poll`` waits on the sockets'
 file descriptors only, so that other threads may send and receive (under the lock) while one thread is blocked in it.
 ZeroMQ's descriptors signal edges, and sending may swallow one: therefore whoever sends looks at ``readable()``
 afterwards, and drains or wakes the poller.
-
-Routing ids are the incarnation and a counter of the dialler's, so that a new connection never collides with an old
-one that ZeroMQ has not buried yet (libzmq drops such a connection without a word, or aborts when it dialled itself).
-Redialling is put off for ever (24 days) instead of disabled, because with RECONNECT_IVL = -1 libzmq buries the pipe
-of a peer that died together with the replies in it; the mesh reads them all, reports on_closed, then buries it.
 """
 
 from __future__ import annotations
 
 import errno
-from collections import Counter
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import zmq
 
-from zray.transport import envelope, sockets
-from zray.transport.envelope import ACK, RESET, SIZE, MalformedFrame
+from zray.transport import envelope
+from zray.transport.envelope import ACK, GONE, RESET, SIZE, MalformedFrame
 from zray.transport.faults import Faults
-from zray.transport.polling import Polling
+from zray.transport.links import Links, try_send
 from zray.transport.session import EPOCH_SHIFT, Session
 from zray.transport.sockets import Limits
-
-if TYPE_CHECKING:
-    from zray.transport.curve import Endpoint, Keys
-    from zray.transport.tcp import TcpSide
 
 __all__ = ["LIBZMQ_MIN", "Limits", "Mesh"]
 
 LIBZMQ_MIN = (4, 3, 3)
-_NEVER_MS = 2**31 - 1
 _PEER = 8  # bytes of an incarnation
 _TAG = 4  # of them, those that name the node
 _POLLIN = int(zmq.POLLIN)
@@ -47,28 +32,10 @@ _EVENTS = int(zmq.EVENTS)
 _RCVMORE = int(zmq.RCVMORE)
 _NOBLOCK = int(zmq.NOBLOCK)
 _SEND_FIRST = int(zmq.SNDMORE | zmq.NOBLOCK)
-_FAILED_EVENTS = (zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
-                  | zmq.EVENT_HANDSHAKE_FAILED_AUTH)
-_CLOSED_EVENTS = zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECT_RETRIED | _FAILED_EVENTS
 
 
-class _Dialled:
-    """A connection that we made."""
-
-    __slots__ = ("address", "endpoint", "route")
-
-    def __init__(self, endpoint: str, address: str, route: bytes):
-        self.endpoint = endpoint
-        self.address = address  # the endpoint without its key
-        self.route = route
-
-
-class Mesh(Polling):
-    """Send and receive messages by peer incarnation.
-
-    What connections between machines need is set before the first one: ``keys``, ``allowed(public_key) -> principal``
-    (called by another thread, see zray.transport.gate), ``admits(peer, principal)``; or ``insecure`` for plain TCP.
-    """
+class Mesh(Links):
+    """Send and receive messages by peer incarnation."""
 
     def __init__(self, incarnation: bytes, job: int, bind_endpoint: str | None,
                  encode: Callable[[list[Any]], bytes], decode: Callable[[bytes | memoryview], list[tuple[int, Any]]],
@@ -78,19 +45,14 @@ class Mesh(Polling):
             raise RuntimeError(f"zray needs libzmq {needed} or newer, and pyzmq was built with {found}")
         if len(incarnation) != _PEER or incarnation[0] == 0:
             raise ValueError(f"an incarnation is {_PEER} bytes and does not begin with zero, not {incarnation!r}")
-        self.incarnation = incarnation
+        super().__init__(incarnation, bind_endpoint, limits or Limits())
         self.job = job
         self.trace = 0  # trace id of frames sent from now on
         self.clock = clock
-        self.limits = limits or Limits()
-        self.counters: Counter[str] = Counter()
         self.on_closed: Callable[[bytes], None] = lambda peer: None
         self.on_turned_away: Callable[[bytes], None] = lambda peer: None  # its gate does not list our key
         self.on_error: Callable[[Exception], None] = lambda error: None
-        self.keys: Keys | None = None
-        self.insecure = False
-        self.allowed: Callable[[bytes], str] = lambda public_key: ""
-        self.admits: Callable[[bytes, str], bool] = lambda peer, principal: True
+        self._out.turned_away = lambda peer: self.on_turned_away(peer)
         self._encode, self._decode, self._faults = encode, decode, faults
         self._outbox: dict[bytes, list[Any]] = {}
         self._stalled: dict[bytes, list[Any]] = {}  # no credit; older than what the outbox has for the peer
@@ -98,64 +60,11 @@ class Mesh(Polling):
         self._active: dict[bytes, Session] = {}  # sessions that tick() must visit
         self._tick_at: float | None = None
         self._epoch = 0
-        self._dialled: dict[bytes, _Dialled] = {}
-        self._at: dict[str, bytes] = {}  # address -> dialled peer
-        self._dials = 0
-        self._inbound_route: dict[bytes, bytes] = {}
         self._departed: dict[bytes, int] = {}  # peer -> newest epoch heard from it
         self._closing: dict[bytes, float] = {}  # connection lost, on_closed still to come: give up waiting then
         self._held: dict[bytes, list[Any]] = {}  # messages for peers whose endpoint is looked up
         self.lasting: set[bytes] = set()  # peers whose sessions outlast their connections
         self._refused: set[bytes] = set()  # tags of nodes
-        self._tcp: TcpSide | None = None
-        self._dials_tcp = False  # are the outbound socket's options those for TCP?
-        self._open(bind_endpoint)
-
-    def _open(self, bind_endpoint: str | None) -> None:
-        self._context = zmq.Context()
-        self._inbound = sockets.make_router(self._context, self.limits.message_bytes_max)
-        self._inbound.setsockopt(zmq.ROUTING_ID, self.incarnation)
-        self.endpoint = ""
-        if bind_endpoint:
-            self._inbound.bind(bind_endpoint)
-            self.endpoint = self._inbound.getsockopt_string(zmq.LAST_ENDPOINT)
-        self._outbound = sockets.make_router(self._context, self.limits.message_bytes_max)
-        self._outbound.setsockopt(zmq.RECONNECT_IVL, _NEVER_MS)
-        # pyzmq's Python layer over send costs as much as the send; nothing of what it does is used here
-        self._send_in: Callable[[bytes, int], Any] = super(zmq.Socket, self._inbound).send  # type: ignore[misc]
-        self._send_out: Callable[[bytes, int], Any] = super(zmq.Socket, self._outbound).send  # type: ignore[misc]
-        self._monitor: Any = self._outbound.get_monitor_socket(_CLOSED_EVENTS)
-        self._open_pollers(*(socket.getsockopt(zmq.FD) for socket in (self._inbound, self._outbound, self._monitor)))
-        for socket in (self._inbound, self._outbound, self._monitor):
-            socket.getsockopt(zmq.EVENTS)  # arms the edge of its descriptor
-
-    def serve_tcp(self, host: str = "127.0.0.1", ports: tuple[int, int] = (0, 0), advertise: str = "") -> str:
-        """Let peers dial us by TCP, at the first free port of the range; returns the endpoint that they dial.
-
-        It is under ``advertise`` or ``host``.  Called again it returns the same.  OSError when the port is in use or
-        the host is not ours; ValueError without ``keys`` in a mesh that is not ``insecure``.
-        """
-        if self._tcp is None:
-            if self.keys is None and not self.insecure:
-                raise ValueError("a TCP port without keys is open to everybody: set keys, or insecure")
-            from zray.transport.tcp import TcpSide  # noqa: PLC0415  (processes of a lone node do not pay for it)
-
-            keys = None if self.insecure else self.keys
-            self._tcp = TcpSide(self._context, self.incarnation, self.limits, self.counters, host, ports, advertise,
-                                keys, lambda key: self.allowed(key), lambda peer, who: self.admits(peer, who))
-            self._tcp_fd = self._tcp.fd
-            self._tcp_stirred = True
-            self._register(self._tcp_fd)
-        return self._tcp.endpoint
-
-    @property
-    def gate(self) -> Counter[str]:
-        """What the gate of the TCP port has counted: accepted, shut, let_in, turned_away, errors."""
-        return self._tcp.gate.counters if self._tcp is not None else Counter()
-
-    def principal(self, peer: bytes) -> str:
-        """The principal by which the peer came in over TCP; '' when it came in by ipc, or not at all."""
-        return self._tcp.principal(peer) if self._tcp is not None else ""
 
     # ---------------------------------------------------------------- peers
 
@@ -172,75 +81,49 @@ class Mesh(Polling):
         if peer[:_TAG] in self._refused:
             self._lost(peer)
             return
+        self._out_stirred = True
         try:
-            address = self._prepare_dial(endpoint)
-            self._dial(peer, endpoint, address)
+            replaced = self._out.dial(peer, endpoint, self.keys, self.insecure)
         except (ValueError, zmq.ZMQError) as error:  # such an endpoint came from somewhere else: its peer is lost
             self.counters["failed_dials"] += 1
             self.on_error(ConnectionError(f"cannot dial {endpoint!r}: {error}"))
             self._lost(peer)
             return
-        self._release(peer)
-
-    def _prepare_dial(self, endpoint: str) -> str:
-        """Set the outbound socket's options for ``endpoint``; returns the address."""
-        if not endpoint.startswith("tcp:"):
-            if self._dials_tcp:
-                sockets.for_ipc(self._outbound, self.limits)
-                self._dials_tcp = False
-            return endpoint
-        from zray.transport import curve  # noqa: PLC0415  (processes of a lone node do not pay for it)
-
-        parsed: Endpoint = curve.parse_endpoint(endpoint)
-        if not curve.is_numeric(parsed.address):
-            raise ValueError("its host is not a number")
-        if not parsed.key and not self.insecure:
-            raise ValueError("it has no key, and this cluster is not insecure")
-        if parsed.key and self.keys is None:
-            raise ValueError("this process has no keys")
-        if not self._dials_tcp:
-            sockets.for_tcp(self._outbound, self.limits)
-            self._dials_tcp = True
-        sockets.as_client(self._outbound, parsed, self.keys)
-        return parsed.address
-
-    def _dial(self, peer: bytes, endpoint: str, address: str) -> None:
-        other = self._at.get(address)
-        if other is not None:  # a successor listens where a process that ended did
-            self._lost(other)
-            self.disconnect(other)
-        self._dials += 1
-        self._out_stirred = True
-        suffix = self._dials.to_bytes(4, "big")
-        route = peer + suffix
-        self._outbound.setsockopt(zmq.ROUTING_ID, self.incarnation + suffix)
-        self._outbound.setsockopt(zmq.CONNECT_ROUTING_ID, route)
-        self._outbound.connect(address)
+        if replaced is not None:
+            self._lost(replaced)
         self._closing.pop(peer, None)
-        self._dialled[peer] = _Dialled(endpoint, address, route)
-        self._at[address] = peer
+        self._via.pop(peer, None)
         session = self._sessions.get(peer)
         if session is not None and session.unacked():  # of a lasting peer: what the last connection lost goes first
             session.resend_at = now = self.clock()
             self._tick_at = now if self._tick_at is None else min(self._tick_at, now)
+        self._release(peer)
+
+    def via(self, peer: bytes, next_hop: bytes) -> None:
+        """Reach ``peer`` through the connection to ``next_hop``, from now on, unless there is a connection to itself.
+
+        It is reported closed together with the next hop.
+        """
+        if peer[:_TAG] in self._refused or not self.connected(next_hop) or len(self._via) >= self.limits.via_max:
+            self._lost(peer)
+            return
+        self._via[peer] = next_hop
+        self._closing.pop(peer, None)
+        self._release(peer)
 
     def disconnect(self, peer: bytes) -> None:
         """Hang up on a peer that we dialled.  The session stays, for its other connection or the next one."""
-        dialled = self._dialled.pop(peer, None)
-        if dialled is None:
-            return
-        del self._at[dialled.address]
-        self._out_stirred = True
-        try:
-            self._outbound.disconnect(dialled.address)
-        except zmq.ZMQError as error:
-            if error.errno not in (errno.ENOENT, errno.EINVAL):
-                raise
+        if self._out.hang_up(peer):
+            self._out_stirred = True
 
     def forget(self, peer: bytes) -> None:
         """The peer has ended: drop its connection, session and outbox; refuse what still comes from it."""
         self.disconnect(peer)
         self._closing.pop(peer, None)
+        if self._via:
+            self._via.pop(peer, None)
+            for behind in self.relaying.behind(peer):
+                self._lost(behind)
         session = self._sessions.pop(peer, None)
         self._active.pop(peer, None)
         self._inbound_route.pop(peer, None)
@@ -257,11 +140,8 @@ class Mesh(Polling):
 
     def connected(self, peer: bytes) -> bool:
         """Is there a connection to send to the peer by, as far as known, or is one looked up (hold)?"""
-        reachable = peer in self._dialled or peer in self._inbound_route or peer in self._held
+        reachable = peer in self._dialled or peer in self._inbound_route or peer in self._held or peer in self._via
         return (reachable or self._by_tcp(peer)) and peer not in self._closing
-
-    def _by_tcp(self, peer: bytes) -> bool:
-        return self._tcp is not None and peer in self._tcp.routes
 
     def dialled(self, peer: bytes) -> bool:
         """Have we a connection of our own to the peer?  Then its end shows as on_closed, once it is drained."""
@@ -313,14 +193,16 @@ class Mesh(Polling):
         ``allowed`` must say no to their key as well: that keeps new connections out.
         """
         self._refused.add(node_tag)
-        tcp = self._tcp.routes if self._tcp is not None else {}
-        for peer in {*self._sessions, *self._dialled, *self._inbound_route, *self._held, *self._outbox, *tcp}:
+        known = (self._sessions, self._dialled, self._inbound_route, self._held, self._outbox, self._via,
+                 self._tcp.routes if self._tcp is not None else ())
+        for peer in set().union(*known):
             if peer[:_TAG] == node_tag:
                 self.disconnect(peer)
                 self._inbound_route.pop(peer, None)
                 self._lost(peer)
 
     def _new_session(self, peer: bytes) -> Session:
+        self._departed.pop(peer, None)  # dialled again: it is no stranger any more, also when we hang up
         self._epoch += 1
         limits = self.limits
         session = Session(self._epoch, limits.session_frames_max, limits.session_bytes_max,
@@ -353,7 +235,7 @@ class Mesh(Polling):
                 self._keep(peer, flat)
                 continue
             if session is None:
-                if peer in self._departed and peer not in self._dialled:
+                if peer in self._departed and peer not in self._dialled and peer not in self._via:
                     self.counters["dropped_messages"] += len(flat) // 2  # it has ended, and nobody waits for news of it
                     continue
                 session = self._new_session(peer)
@@ -443,10 +325,10 @@ class Mesh(Polling):
             self._in_stirred = True
             put, route = self._send_in, self._inbound_route.get(peer, b"")
             if not route:
-                if not self._by_tcp(peer):
+                put, route = self._way(peer)
+                if not route:
                     self._lost(peer)
                     return
-                put, route = self._through_tcp(peer)
         try:
             put(route, _SEND_FIRST)
             put(frame, _NOBLOCK)
@@ -459,41 +341,11 @@ class Mesh(Polling):
                 self._drop_routes(peer)
             self._lost(peer)
 
-    def _through_tcp(self, peer: bytes) -> tuple[Callable[[bytes, int], Any], bytes]:
-        assert self._tcp is not None
-        self._tcp_stirred = True
-        return self._tcp.send, self._tcp.routes[peer]
-
-    def _drop_routes(self, peer: bytes) -> None:
-        self._inbound_route.pop(peer, None)
-        if self._tcp is not None:
-            self._tcp.drop(peer)
-
     def _put_control(self, peer: bytes, flags: int, ack: int) -> None:
         """A frame without body or number.  Nobody waits for it, so an unreachable peer is no news."""
         header = envelope.pack(flags, self.job, self.incarnation, peer, 0, ack, self.trace)
-        dialled = self._dialled.get(peer)
-        if not self._try(peer, header, dialled):
+        if not try_send(*self._way(peer), header):
             self.counters["lost_acks"] += 1
-
-    def _try(self, peer: bytes, header: bytes, dialled: _Dialled | None) -> bool:
-        """Send a frame by that connection, or by one that the peer has made; False when there is none."""
-        put: Callable[[bytes, int], Any]
-        self._in_stirred = self._out_stirred = True
-        if dialled is not None:
-            put, route = self._send_out, dialled.route
-        elif peer in self._inbound_route:
-            put, route = self._send_in, self._inbound_route[peer]
-        elif self._by_tcp(peer):
-            put, route = self._through_tcp(peer)
-        else:
-            return False
-        try:
-            put(route, _SEND_FIRST)
-            put(header, _NOBLOCK)
-        except zmq.ZMQError:
-            return False
-        return True
 
     # ---------------------------------------------------------------- receiving
 
@@ -512,11 +364,6 @@ class Mesh(Polling):
                 self._in_stirred = True
                 return True
         return self._tcp_stirred and self._tcp_readable()
-
-    def _tcp_readable(self) -> bool:
-        assert self._tcp is not None
-        self._tcp_stirred = bool(self._tcp.socket.get(_EVENTS) & _POLLIN)
-        return self._tcp_stirred
 
     @property
     def stirred(self) -> bool:
@@ -608,8 +455,9 @@ class Mesh(Polling):
             self.counters["malformed"] += 1
             return 0
         if destination != self.incarnation or source != peer:
-            self.counters["misdirected"] += 1
-            return 0
+            if not self._arrives(peer, source, destination, flags, frame):
+                return 0
+            peer = source
         if self._refused and peer[:_TAG] in self._refused:
             self.counters["refused"] += 1
             return 0
@@ -637,6 +485,29 @@ class Mesh(Polling):
             return self._deliver(peer, frames[0], on_message)
         return sum(self._deliver(peer, early, on_message) for early in frames)
 
+    def _arrives(self, hop: bytes, source: bytes, destination: bytes, flags: int, frame: bytes) -> bool:
+        """A frame that is not between the ends of the connection that it came by: is it for us?  Else pass it on."""
+        if destination == self.incarnation:
+            if not self.relaying.accept(hop, source):
+                return False
+            if source not in self._dialled and source not in self._inbound_route and not self._by_tcp(source):
+                self._via[source] = hop
+                self._release(source)
+            return True
+        next_hop = None
+        if source[:_TAG] not in self._refused:
+            next_hop = self.relaying.next_hop(hop, source, destination)
+        if next_hop is None:
+            return False
+        put, route = self._way(next_hop) if next_hop else (self._send_in, b"")
+        if try_send(put, route, frame):
+            self.counters["relayed"] += 1
+        else:
+            self.counters["not_relayed"] += 1
+            if not route and not flags:  # controls are not answered: two relays would go on for ever
+                try_send(*self._way(hop), envelope.pack(GONE, self.job, destination, source, 0, 0))
+        return False
+
     def _on_ack(self, peer: bytes, session: Session, ack: int, now: float) -> None:
         again = session.on_ack(ack, now)
         if again is not None:
@@ -652,6 +523,8 @@ class Mesh(Polling):
             self._epoch += 1
             for frame in session.restart(self._epoch):
                 self._send_body(peer, session, frame[SIZE:], now)
+        elif flags & GONE and peer in self._via:
+            self._lost(peer)
 
     def _admit(self, peer: bytes, sequence: int) -> Session | None:
         """A session for a peer that has none, unless it is one that has ended."""
@@ -682,16 +555,8 @@ class Mesh(Polling):
 
     def _read_monitor(self) -> None:
         self._monitored = False
-        while self._monitor.getsockopt(zmq.EVENTS) & _POLLIN:
-            # event number and value, then the endpoint; zmq.utils.monitor reads them too, but imports asyncio (17 ms)
-            event, address = self._monitor.recv_multipart(zmq.NOBLOCK)
-            number, peer = int.from_bytes(event[:2], "little"), self._at.get(address.decode())
-            if number & _FAILED_EVENTS:
-                self.counters["failed_handshakes"] += 1  # a wrong key on either side; DISCONNECTED follows
-                if number & zmq.EVENT_HANDSHAKE_FAILED_AUTH and peer is not None:
-                    self.on_turned_away(peer)
-            elif peer is not None:
-                self._lost(peer)
+        for peer in self._out.ended():
+            self._lost(peer)
 
     def _lost(self, peer: bytes) -> None:
         """The connection to ``peer`` is gone: report it once everything that has arrived is handled."""
@@ -716,11 +581,11 @@ class Mesh(Polling):
 
     def _inbound_alive(self, peer: bytes) -> bool:
         """A peer that had dialled us too may have replies under way there: is that connection still open?"""
-        if peer not in self._inbound_route and not self._by_tcp(peer) or peer[:_TAG] in self._refused:
+        if (peer not in self._inbound_route and not self._by_tcp(peer)) or peer[:_TAG] in self._refused:
             return False
         session = self._sessions.get(peer)
         ack = session.ack() if session else 0
-        return self._try(peer, envelope.pack(ACK, self.job, self.incarnation, peer, 0, ack), None)
+        return try_send(*self._way_back(peer), envelope.pack(ACK, self.job, self.incarnation, peer, 0, ack))
 
     # ---------------------------------------------------------------- time
 
@@ -764,16 +629,7 @@ class Mesh(Polling):
             return
         self.flush()
         self.closed = True
-        self._outbound.disable_monitor()
-        self._monitor.close(0)
-        for socket in (self._inbound, self._outbound):
-            socket.close(linger_ms)
-        if self._tcp is not None:
-            self._tcp.close(linger_ms)
-        self._context.term()
-        if self._tcp is not None:
-            self._tcp.gate.join()
-        self._close_pollers()
+        self._close_links(linger_ms)
 
     def check(self) -> None:
         """Raise AssertionError when an invariant is broken."""
@@ -782,8 +638,9 @@ class Mesh(Polling):
         assert self._active.keys() <= self._sessions.keys()
         assert not self._active or self._tick_at is not None, "sessions wait for a tick that will not come"
         assert all(session.active == (peer in self._active) for peer, session in self._sessions.items())
-        assert {dialled.address: peer for peer, dialled in self._dialled.items()} == self._at
+        self._out.check()
+        assert not self._via.keys() & self._dialled.keys(), "reached through another though dialled"
         assert not self._held.keys() & (self._dialled.keys() | self._inbound_route.keys()), "held though reachable"
         assert self._tcp is None or len(self._tcp.routes) == len(self._tcp._principals)
         assert self._stalled.keys() <= self._sessions.keys()
-        assert not self._departed.keys() & self._sessions.keys() - self._dialled.keys()
+        assert not self._departed.keys() & self._sessions.keys()

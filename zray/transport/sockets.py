@@ -28,6 +28,7 @@ class Limits(NamedTuple):
     departed_max: int = 8192  # incarnations remembered as gone
     farewell_s: float = 0.1  # how long to wait for the second connection of a peer whose first has closed
     held_messages_max: int = 65536  # for one peer whose endpoint is looked up
+    via_max: int = 65536  # peers that are reached through another
     # of TCP connections
     tcp_message_bytes_max: int = 256 * 1024 * 1024  # a stranger, too, can make libzmq allocate as much
     handshake_s: float = 5.0  # a worker whose user code holds the GIL longer than this cannot be dialled meanwhile
@@ -38,12 +39,11 @@ class Limits(NamedTuple):
     backlog: int = 1024
 
 
-def make_router(context: zmq.Context, message_bytes_max: int) -> Any:  # pyzmq's stubs say int | bytes for every option
+def make_router(context: zmq.Context, limits: Limits) -> Any:  # pyzmq's stubs say int | bytes for every option
     socket: Any = context.socket(zmq.ROUTER)
-    socket.set_hwm(0)  # the sessions' credit is the bound
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
     socket.setsockopt(zmq.LINGER, 0)
-    socket.setsockopt(zmq.MAXMSGSIZE, message_bytes_max)
+    for_ipc(socket, limits)
     return socket
 
 
@@ -56,6 +56,7 @@ def for_tcp(socket: Any, limits: Limits) -> None:
     socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
     socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 60)
     socket.setsockopt(zmq.MAXMSGSIZE, limits.tcp_message_bytes_max)
+    socket.setsockopt(zmq.RCVHWM, _high_water(limits))
 
 
 def for_ipc(socket: Any, limits: Limits) -> None:
@@ -64,6 +65,13 @@ def for_ipc(socket: Any, limits: Limits) -> None:
     socket.setsockopt(zmq.HANDSHAKE_IVL, 0)
     socket.setsockopt(zmq.HEARTBEAT_IVL, 0)
     socket.setsockopt(zmq.MAXMSGSIZE, limits.message_bytes_max)
+    socket.setsockopt(zmq.RCVHWM, 0)
+    socket.setsockopt(zmq.SNDHWM, _high_water(limits))
+
+
+def _high_water(limits: Limits) -> int:
+    """Sessions' credit stays below it; what it bounds is what is relayed, and guests that read nothing or flood."""
+    return max(1024, 4 * limits.session_frames_max)
 
 
 def as_client(socket: Any, endpoint: Endpoint, keys: Keys | None) -> None:

@@ -42,7 +42,7 @@ class TcpSide:
         self._counters = counters
         self._admits = admits
         self.gate = Gate(context, allowed if keys is not None else None, limits.connections_max)
-        self.socket = sockets.make_router(context, limits.tcp_message_bytes_max)
+        self.socket = sockets.make_router(context, limits)
         try:
             self.socket.setsockopt(zmq.ROUTING_ID, incarnation)
             self.socket.setsockopt(zmq.BACKLOG, limits.backlog)

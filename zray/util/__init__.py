@@ -3,6 +3,13 @@
 from zray.serialization import register_serializer
 from zray.util.actor_pool import ActorPool
 from zray.util.listing import list_named_actors
+from zray.util.placement_group import (
+    get_current_placement_group,
+    get_placement_group,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
 from zray.util.serializability import inspect_serializability
 from zray.util.streams import as_completed, map_unordered
 
@@ -10,11 +17,16 @@ __all__ = [
     "ActorPool",
     "as_completed",
     "deregister_serializer",
+    "get_current_placement_group",
     "get_node_ip_address",
+    "get_placement_group",
     "inspect_serializability",
     "list_named_actors",
     "map_unordered",
+    "placement_group",
+    "placement_group_table",
     "register_serializer",
+    "remove_placement_group",
     "scheduling_strategies",
 ]
 

@@ -5,7 +5,41 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["DoesNotExist", "Exists", "In", "NodeAffinitySchedulingStrategy", "NodeLabelSchedulingStrategy", "NotIn"]
+__all__ = ["DoesNotExist", "Exists", "In", "NodeAffinitySchedulingStrategy", "NodeLabelSchedulingStrategy", "NotIn",
+           "PlacementGroupSchedulingStrategy"]
+
+
+class PlacementGroupSchedulingStrategy:
+    """In bundle ``placement_group_bundle_index`` of a placement group, in any of its bundles for -1.
+
+    With ``placement_group_capture_child_tasks`` what the task or actor submits goes into the group as well, unless it
+    says where to go itself.  Without a group (None or ``PlacementGroup.empty()``) it is the default strategy.
+    """
+
+    __slots__ = ("placement_group", "placement_group_bundle_index", "placement_group_capture_child_tasks")
+
+    def __init__(self, placement_group: Any, placement_group_bundle_index: int = -1,
+                 placement_group_capture_child_tasks: bool | None = None):
+        group_id: Any = getattr(placement_group, "id", None)
+        if placement_group is not None and not hasattr(group_id, "is_nil"):
+            raise ValueError(f"placement_group must be a PlacementGroup or None, not {placement_group!r}")
+        if not isinstance(placement_group_bundle_index, int) or isinstance(placement_group_bundle_index, bool):
+            raise ValueError("placement_group_bundle_index must be an int, not "
+                             f"{placement_group_bundle_index!r}")
+        if (placement_group is None or group_id.is_nil()) and placement_group_bundle_index != -1:
+            raise ValueError("If placement group is not set, the value of bundle index must be -1.")
+        if placement_group_bundle_index < -1:
+            raise ValueError(f"placement group bundle index {placement_group_bundle_index} is invalid. It must be -1, "
+                             "for any bundle, or the index of one.")
+        self.placement_group = placement_group
+        self.placement_group_bundle_index = placement_group_bundle_index
+        self.placement_group_capture_child_tasks = placement_group_capture_child_tasks
+
+    def to_map(self) -> dict[str, Any]:
+        if self.placement_group is None or self.placement_group.id.is_nil():
+            return {}
+        return {"kind": "group", "group": self.placement_group.id.binary(), "bundle": self.placement_group_bundle_index,
+                "capture": bool(self.placement_group_capture_child_tasks)}
 
 
 @dataclass(frozen=True)

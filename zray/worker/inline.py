@@ -87,7 +87,7 @@ class Inline:
         assert lease is not None
         demand = {name: units / UNIT for name, units in key.demand.items()}
         return GPU not in demand and demand == lease.assigned.get("resources") and key.env == lease.env \
-            and not key.strategy
+            and _same_place(key.strategy, lease.assigned.get("group"))
 
     def _run(self, task: Task, frames: int) -> bool:
         executor = self.executor
@@ -144,6 +144,14 @@ class Inline:
             known = not LOCK_NAMES.isdisjoint(code.co_names) or in_protected_block(code, at)
             self._places[place] = known
         return known
+
+
+def _same_place(strategy: dict[str, Any], group: list[Any] | None) -> bool:
+    """Whether a task of this strategy may run where its parent does, which is bundle [group, index, capture]."""
+    if not strategy or group is None:
+        return not strategy and group is None
+    return strategy == {"kind": "group", "group": group[0], "bundle": strategy.get("bundle"), "capture": group[2]} \
+        and strategy["bundle"] in (-1, group[1])
 
 
 def in_protected_block(code: CodeType, at: int) -> bool:

@@ -6,12 +6,13 @@ The executor's loop has its own short cut for the plain case (one return, no ref
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from zray import serialization
+from zray.errors import ObjectLostError
 from zray.ids import return_id
-from zray.messages import FAILED
+from zray.messages import CARRYING, FAILED
 from zray.worker.queue import ARGS, ATTEMPT, EXTRA, RETURNS, TASK_ID
 
 NONE = serialization.NONE
@@ -37,10 +38,34 @@ def arguments(rt: Any, task: list[Any], register: Callable[[Any], None] | None =
     for value in deps:
         if type(value) is list and value and value[0] == FAILED:
             raise DependencyFailed(value)
-    payload = rt.values.payload
+    if deps:
+        rt.values.prefetch([*deps, task[ARGS]])
     loads = serialization.loads
-    values = [loads(payload(value), register) for value in deps]
-    return serialization.load_args(payload(task[ARGS]), extra.get("slots", ()) if values else (), values, register)
+    values = [loads(buffer, register) for buffer in buffers(rt, deps)]
+    payload, = buffers(rt, [task[ARGS]])
+    return serialization.load_args(payload, extra.get("slots", ()) if values else (), values, register)
+
+
+def buffers(rt: Any, wire: Sequence[Any]) -> list[Any]:
+    """The serialised forms of arguments.
+
+    One that is lost is no fault of the task, which has not started: its owner learns which values are, has them made
+    again, and sends the task again.
+    """
+    payload = rt.values.payload
+    found = []
+    lost: list[list[Any]] = []
+    for value in wire:
+        try:
+            found.append(payload(value))
+        except ObjectLostError as error:
+            while value[0] == CARRYING:
+                value = value[1]
+            lost.append([value[4], value, str(getattr(error, "reason", ""))])
+    if lost:
+        oid, _, reason = lost[0]
+        raise DependencyFailed([FAILED, "dependency_lost", {"oid": oid, "reason": reason, "lost": lost}])
+    return found
 
 
 def encode(rt: Any, value: Any, task: bytes, index: int) -> Any:

@@ -1,0 +1,113 @@
+"""Objects that are lost with a node, or with the disk, are made again: real daemons, real workers, kill -9."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from tests.e2e.target import exceptions, ray, until
+
+pytestmark = pytest.mark.zray_only
+
+STORE_BYTES = 64_000_000
+BIG = 1_000_000  # of float64: 8 MB
+
+
+@ray.remote
+def full(value, size=BIG):
+    return np.full(size, value, dtype=np.float64)
+
+
+@ray.remote
+def plus(a, b):
+    return a + b
+
+
+def runtime():
+    from zray.core.runtime import current
+
+    return current()
+
+
+def lose_what_is_on_disk() -> int:
+    """Delete the files of spilled objects, as a broken disk would; how many there were."""
+    session = os.path.dirname(runtime().endpoint.removeprefix("ipc://"))
+    files = [path for path in glob.glob(f"{session}/spill/**", recursive=True) if os.path.isfile(path)]
+    for path in files:
+        os.unlink(path)
+    return len(files)
+
+
+def more_than_fits(count=14):
+    refs = [full.remote(i) for i in range(count)]
+    ray.wait(refs, num_returns=count)
+    until(lambda: lose_what_is_on_disk() >= 3, "objects are spilled")
+    return refs
+
+
+def test_results_whose_copy_on_disk_is_gone_are_made_again(fresh):
+    ray.init(num_cpus=2, object_store_memory=STORE_BYTES)
+    refs = more_than_fits()
+    for i, ref in enumerate(refs):
+        assert (ray.get(ref, timeout=60) == i).all()
+    assert runtime().submitter.reconstruction.started >= 3
+    lose_what_is_on_disk()
+    for i in range(0, len(refs), 2):  # a worker finds out
+        assert (ray.get(plus.remote(refs[i], refs[i + 1]), timeout=60) == 2 * i + 1).all()
+    runtime().check()
+    del refs, ref
+    until(lambda: not runtime().submitter.lineage.recipes, "recipes go with their objects")
+    runtime().check()
+
+
+def test_a_borrower_that_cannot_read_an_object_has_it_made_again(fresh):
+    @ray.remote
+    def inside(box):
+        return [float(ray.get(ref, timeout=60)[0]) for ref in box]
+
+    ray.init(num_cpus=2, object_store_memory=STORE_BYTES)
+    refs = more_than_fits()
+    assert ray.get(inside.remote(refs), timeout=60) == list(range(len(refs)))
+    assert runtime().submitter.reconstruction.started >= 3
+
+
+def test_what_was_put_is_lost_with_its_only_copy_and_the_error_says_why(fresh):
+    ray.init(num_cpus=2, object_store_memory=STORE_BYTES)
+    put = ray.put(np.zeros(BIG))
+    with pytest.raises(exceptions.ObjectReconstructionFailedError, match="only what tasks return"):
+        for _ in range(10):
+            kept = more_than_fits()
+            ray.get(put)
+            del kept
+
+
+def test_a_tree_reduction_outlives_the_node_that_holds_its_objects(fresh):
+    from zray.cluster_utils import Cluster
+
+    leaf = full.options(resources={"w": 1}, max_retries=5)
+    add = plus.options(resources={"w": 1}, max_retries=5)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        nodes = cluster.add_nodes([{"num_cpus": 2, "resources": {"w": 2}}] * 2)
+        cluster.wait_for_nodes()
+        ray.init(address=cluster.address)
+        level = leaves = [leaf.remote(i, 25_000) for i in range(16)]  # 200 kB each
+        halves = [add.remote(a, b) for a, b in zip(leaves[::2], leaves[1::2], strict=True)]
+        ray.wait(leaves, num_returns=len(leaves), timeout=60)
+        places = Counter(ref._record.value[5].hex() for ref in leaves)
+        holder = places.most_common(1)[0][0]
+        next(node for node in nodes if node.node_id.startswith(holder)).kill()
+        level = halves
+        while len(level) > 1:
+            level = [add.remote(a, b) for a, b in zip(level[::2], level[1::2], strict=True)]
+        assert (ray.get(level[0], timeout=100) == sum(range(16))).all()
+        assert [float(value[0]) for value in ray.get(leaves, timeout=60)] == list(range(16))
+        assert runtime().submitter.reconstruction.started >= places[holder]
+        runtime().check()
+    finally:
+        ray.shutdown()
+        cluster.shutdown()

@@ -1,0 +1,219 @@
+"""The configuration register: messages in any order, twice or never, proposers that compete, voters that change, time
+that jumps, clocks with different zeros.
+
+Claims: one configuration a generation; a tail never relies on a lease while a configuration that removed it is
+decided (unless the tail was named as freed).
+"""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from zray.gcs.config import ChainConfig, ClusterConfig
+from zray.gcs.register import Acceptor, Proposer, TailLease
+from zray.messages import (
+    ConfigIs,
+    LeaseAsk,
+    LeasePromise,
+    RegisterAccept,
+    RegisterAccepted,
+    RegisterPrepare,
+    RegisterPromise,
+    RegisterRefused,
+)
+
+NAMES = [b"n%d" % i for i in range(5)]
+NODE = st.sampled_from(NAMES)
+PICK = st.integers(0, 10**6)
+CHAIN = ChainConfig(1, tuple(NAMES), (1,) * 5)
+
+
+class Register(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        first = ClusterConfig(1, tuple(NAMES[:3]), (CHAIN,))
+        self.now = 0.0
+        self.acceptors = {name: Acceptor(name, first) for name in NAMES}
+        self.proposers = {name: Proposer(name) for name in NAMES}
+        self.leases = {name: TailLease(name) for name in NAMES}
+        self.decided = {1: first}
+        self.bag: list[tuple[bytes, bytes, object]] = []
+        self.freed: set[bytes] = set()
+
+    def clock(self, name: bytes) -> float:
+        return self.now + 1000.0 * NAMES.index(name)
+
+    def emit(self, source: bytes, out) -> None:
+        self.bag += [(source, target, message) for target, message in out]
+
+    def learn(self, name: bytes, config: ClusterConfig) -> None:
+        self.acceptors[name].learn(config, self.clock(name))
+        base = self.proposers[name].base
+        if base is not None and base.generation < self.acceptors[name].config.generation:
+            self.proposers[name].abandon()
+
+    def handle(self, source: bytes, name: bytes, message) -> None:
+        acceptor, proposer, now = self.acceptors[name], self.proposers[name], self.clock(name)
+        if isinstance(message, RegisterPrepare):
+            base = ClusterConfig.parse(message.base)
+            self.learn(name, base)
+            self.emit(name, acceptor.on_prepare(source, message, base))
+        elif isinstance(message, RegisterAccept):
+            base = ClusterConfig.parse(message.base)
+            self.learn(name, base)
+            self.emit(name, acceptor.on_accept(source, message, base, ClusterConfig.parse(message.value), now))
+        elif isinstance(message, RegisterPromise):
+            self.emit(name, proposer.on_promise(source, message, now))
+        elif isinstance(message, RegisterAccepted):
+            config = proposer.on_accepted(source, message)
+            if config is not None:
+                known = self.decided.setdefault(config.generation, config)
+                assert known == config, "two configurations of one generation"
+                self.learn(name, config)
+        elif isinstance(message, RegisterRefused):
+            proposer.on_refused(source, message, now)
+        elif isinstance(message, ConfigIs):
+            self.learn(name, ClusterConfig.parse(message.config))
+        elif isinstance(message, LeaseAsk):
+            self.emit(name, acceptor.on_lease(source, message, now))
+        elif isinstance(message, LeasePromise):
+            self.leases[name].on_promise(source, message)
+        acceptor.check()
+
+    # ------------------------------------------------------------ proposals and leases
+
+    @rule(knows=NODE, place=PICK, voters=st.none() | st.lists(NODE, min_size=1, max_size=4, unique=True),
+          shrink=st.booleans(), freed=st.sampled_from([False, False, True]))
+    def propose(self, knows, place, voters, shrink, freed) -> None:
+        base = self.acceptors[knows].config
+        name = base.voters[place % len(base.voters)]
+        if self.acceptors[name].config != base:
+            return
+        chain = base.chains[0]
+        gone = shrink and len(chain.members) > 1
+        freed = freed and gone
+        if freed:
+            self.freed.add(chain.tail)
+            self.leases[chain.tail].release()
+        after = chain.without(chain.tail) if gone else chain._replace(epoch=chain.epoch + 1)
+        value = ClusterConfig(base.generation + 1, tuple(voters or base.voters), (after,),
+                              (chain.tail,) if freed else ())
+        self.emit(name, self.proposers[name].propose(base, value, self.clock(name)))
+
+    @rule(knows=NODE)
+    def the_tail_asks_for_a_lease(self, knows) -> None:
+        tail = self.acceptors[knows].config.chains[0].tail
+        config = self.acceptors[tail].config
+        if config.chains[0].tail == tail and tail not in self.freed:
+            self.emit(tail, self.leases[tail].ask(config, self.clock(tail)))
+
+    @rule(name=NODE)
+    def ask_again(self, name) -> None:
+        self.emit(name, self.proposers[name].tick(self.clock(name) + 1.0))
+
+    # ------------------------------------------------------------ network and time
+
+    @precondition(lambda self: self.bag)
+    @rule(picks=st.lists(PICK, min_size=1, max_size=15), keep=st.sampled_from([False, False, True]))
+    def deliver(self, picks, keep) -> None:
+        for pick in picks:
+            if self.bag:
+                place = pick % len(self.bag)
+                message = self.bag[place]
+                if not keep:
+                    del self.bag[place]
+                self.handle(*message)
+
+    @rule(name=NODE, lose=st.booleans())
+    def deliver_what_is_for(self, name, lose) -> None:
+        bag, self.bag = self.bag, []
+        for message in bag:
+            if message[1] != name:
+                self.bag.append(message)
+            elif not lose:
+                self.handle(*message)
+
+    def deliver_all(self) -> None:
+        for _ in range(4):
+            bag, self.bag = self.bag, []
+            for message in bag:
+                self.handle(*message)
+
+    @precondition(lambda self: self.bag)
+    @rule(pick=PICK)
+    def lose(self, pick) -> None:
+        del self.bag[pick % len(self.bag)]
+
+    @rule(seconds=st.sampled_from([0.01, 0.1, 0.3]))
+    def pass_time(self, seconds) -> None:
+        self.now += seconds
+
+    # ------------------------------------------------------------ claims
+
+    @invariant()
+    def nobody_relies_on_a_lease_after_its_removal(self) -> None:
+        newest = self.decided[max(self.decided)]
+        for name, lease in self.leases.items():
+            if name not in newest.chains[0].members:
+                assert lease.until <= self.clock(name), "a tail that was removed may answer reads"
+
+    @invariant()
+    def everybody_knows_only_what_was_decided(self) -> None:
+        for acceptor in self.acceptors.values():
+            assert self.decided[acceptor.config.generation] == acceptor.config
+
+    def teardown(self) -> None:
+        """With no more faults and one proposer, the next generation is decided."""
+        self.bag.clear()
+        self.now += 1.0
+        newest = self.decided[max(self.decided)]
+        for name in NAMES:
+            self.learn(name, newest)
+        leader = newest.voters[0]
+        for _ in range(20):
+            if max(self.decided) > newest.generation:
+                return
+            self.now += 0.3
+            self.emit(leader, self.proposers[leader].propose(newest, newest._replace(
+                generation=newest.generation + 1, freed=()), self.clock(leader)))
+            self.deliver_all()
+        raise AssertionError("nothing is decided")
+
+
+Register.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestRegister = Register.TestCase
+
+
+@pytest.mark.parametrize("first", range(0, 400, 100))
+def test_long_random_schedules(first):
+    """Hypothesis tries few of the schedules that need a majority to form in the middle of another attempt."""
+    for seed in range(first, first + 100):
+        random, world = Random(seed), Register()
+        keep = random.choice((0.0, 0.1, 0.3))
+        for _ in range(250):
+            kind = random.random()
+            if kind < 0.7 and world.bag:
+                near = random.randrange(len(world.bag)) if random.random() < 0.5 else 0
+                message = world.bag[near]
+                if random.random() >= keep:
+                    del world.bag[near]
+                if random.random() > 0.1:
+                    world.handle(*message)
+            elif kind < 0.78:
+                voters = random.sample(NAMES, random.randint(1, 4)) if random.random() < 0.4 else None
+                world.propose(random.choice(NAMES), random.randrange(5), voters, random.random() < 0.5,
+                              random.random() < 0.2)
+            elif kind < 0.86:
+                world.the_tail_asks_for_a_lease(random.choice(NAMES))
+            elif kind < 0.93:
+                world.pass_time(random.choice((0.01, 0.05, 0.1)))
+            else:
+                world.ask_again(random.choice(NAMES))
+            world.nobody_relies_on_a_lease_after_its_removal()
+            world.everybody_knows_only_what_was_decided()
+        world.teardown()

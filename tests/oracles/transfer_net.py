@@ -1,0 +1,352 @@
+"""Nodes with real store tables and transfer machines, joined by a network and a control store made of dictionaries.
+
+Links are reliable and in order for each pair, as sessions make them; they may be slow, or silent for a while, and
+damage chunks.  Nodes may die at any time; the others learn of it later.  One seed, one schedule.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from functools import partial
+from typing import Any
+
+from zray.messages import (
+    STORED, Chunk, StoreFree, StoreGrant, StorePull, StorePulling, StoreRecall, StoreReclaimed, StoreRefused,
+    StoreRestored, StoreSurrender, StoreWant,
+)
+from zray.store.exchange import Find, Key, Record, Say
+from zray.store.header import CREATED, HEADER_BYTES, SEALED, Headers, block_bytes
+from zray.store.records import FULL, Arriving, Dropped, Freed, Grow, Load, Send, Spill, Unlink
+from zray.store.table import StoreTable
+from zray.store.transfer import TransferMachine
+
+CHUNK = 1000
+
+
+class Read:
+    """One process's wish for one object; ``outcome`` is its bytes or the reason why not."""
+
+    def __init__(self, node: Node, value: list, now: float):
+        self.node = node
+        self.value = value
+        self.outcome: bytes | str | None = None
+        self.tries = 0
+        self.since = now
+        self.at_risk = False  # its failure would be truthful
+
+
+class Node:
+    """One node: table, machine, spill files, and one client that puts and reads."""
+
+    def __init__(self, net: Net, number: int, capacity: int):
+        self.net = net
+        self.incarnation = bytes([number + 1]) * 4 + bytes(4)
+        self.client = self.incarnation[:4] + b"\0\0\0\1"
+        self.alive = True
+        self.memory = bytearray(capacity)
+        self.headers = Headers(self.memory)
+        self.pins: set[int] = set()
+        self.table = StoreTable(self.headers, capacity, self._pinned, step_bytes=capacity, extent_bytes=4096,
+                                full_wait_s=5.0)
+        self.machine = TransferMachine(self.table, self.headers, self.incarnation, CHUNK)
+        self.table.connect(self.client)
+        self.files: dict[int, bytes] = {}
+        self.grants: deque[StoreGrant] = deque()
+        self.reads: dict[int, Read] = {}
+        self.heard: list[Any] = []
+        self.requests = 0
+        self.generations = 1 << 32  # as a client whose epoch is 1
+        self.extents: list[list[int]] = []
+        self.chunks_sent: dict[Key, int] = {}
+
+    def _pinned(self) -> set[int]:
+        return self.pins | self.machine.copies.pins()
+
+    # ------------------------------------------------------------ a process here
+
+    def put(self, content: bytes, oid: bytes) -> list | None:
+        """Store an object at once; None when there is no room just now."""
+        self.requests += 1
+        size = block_bytes(len(content))
+        self.table.on_want(self.client, StoreWant(self.requests, size), self.net.now)
+        self.perform()
+        while self.net.growths:
+            self.net.growths.popleft()()
+        if not self.grants:
+            self.table.waiting = deque(w for w in self.table.waiting if w.stored is not None)
+            return None
+        grant = self.grants.popleft()
+        self.generations += 1
+        if grant.size - size >= 128:
+            self.headers.format(grant.offset + size, grant.size - size)
+            self.headers.resize(grant.offset, size)
+        self.headers.create(grant.offset, len(content), self.generations, oid)
+        self.memory[grant.offset + HEADER_BYTES : grant.offset + HEADER_BYTES + len(content)] = content
+        self.headers.set_state(grant.offset, self.generations, SEALED)
+        self.extents.append([grant.offset, grant.size])
+        return [STORED, grant.offset, len(content), self.generations, oid, self.incarnation]
+
+    def surrender(self) -> None:
+        """The client gives all its extents to the store."""
+        extents, self.extents = self.extents, []
+        self.table.on_surrender(self.client, StoreSurrender(0, extents), self.net.now)
+        self.perform()
+
+    def read(self, value: list) -> Read:
+        read = Read(self, value, self.net.now)
+        self.net.reads.append(read)
+        self._ask(read)
+        return read
+
+    def _ask(self, read: Read) -> None:
+        self.requests += 1
+        read.tries += 1
+        self.reads[self.requests] = read
+        self.machine.on_pull(self.client, StorePull(self.requests, read.value), self.net.now)
+        self.perform()
+
+    def free(self, value: list) -> None:
+        """Its owner is here."""
+        message = StoreFree([[value[4], value[1], value[3]]])
+        if value[5] == self.incarnation:
+            self.table.on_free(self.client, message, self.net.now)
+        else:
+            self.machine.free(value[5], message.objects, self.net.now)
+        self.perform()
+
+    def _hear(self, message: Any) -> None:
+        if type(message) is StoreGrant:
+            self.grants.append(message)
+        elif type(message) is StoreRestored:
+            read = self.reads.pop(message.request)
+            if message.error:
+                self.net.failed(read, message.error)
+                return
+            _, offset, nbytes, generation = message.value
+            if self.headers.matches(offset, read.value[4], generation) != SEALED:
+                self.net.soon(partial(self._again, read))  # evicted before it was pinned
+                return
+            read.outcome = bytes(self.memory[offset + HEADER_BYTES : offset + HEADER_BYTES + nbytes])
+        else:
+            assert type(message) in (StoreRecall, StoreReclaimed, StoreRefused, StorePulling), message
+            self.heard.append(message)
+
+    def _again(self, read: Read) -> None:
+        if self.alive:
+            self._ask(read)
+
+    # ------------------------------------------------------------ its shell
+
+    def perform(self) -> None:
+        net = self.net
+        while effects := [*self.table.take(), *self.machine.take()]:
+            for effect in effects:
+                kind = type(effect)
+                if kind is Send and effect.client == b"":
+                    self.machine.restored(effect.message, net.now)
+                elif kind is Send:
+                    self._hear(effect.message)
+                elif kind is Say:
+                    assert effect.node != self.incarnation
+                    if type(effect.message) is Chunk:
+                        net.chunk_sent(self, effect.node, effect.message)
+                    net.send(self, effect.node, effect.message)
+                elif kind is Arriving:
+                    self.machine.arriving(effect, net.now)
+                elif kind is Dropped:
+                    self.machine.dropped(effect, net.now)
+                elif kind is Freed:
+                    self.machine.freed(effect, net.now)
+                elif kind is Record:
+                    net.later(self, partial(net.record, effect.oid, effect.nodes))
+                elif kind is Find:
+                    net.later(self, partial(self._located, effect))
+                elif kind is Grow:
+                    net.growths.append(partial(self._grown, effect))
+                    net.soon(net.grow)
+                elif kind is Spill:
+                    self.files[effect.key] = bytes(self.memory[effect.offset : effect.offset + effect.nbytes])
+                    net.later(self, partial(self._slow, self.table.spilled, effect))
+                elif kind is Load:
+                    self.memory[effect.offset : effect.offset + effect.nbytes] = self.files[effect.key]
+                    net.later(self, partial(self._slow, self.table.loaded, effect))
+                else:
+                    assert kind is Unlink
+                    del self.files[effect.key]
+
+    def _grown(self, effect: Grow) -> None:
+        if self.alive:
+            self.table.grown(effect.size, "", self.net.now)
+            self.perform()
+
+    def _slow(self, event: Any, effect: Spill | Load) -> None:
+        event(effect.key, effect.generation, "", self.net.now)
+
+    def _located(self, effect: Find) -> None:
+        self.machine.located(effect.token, list(self.net.rows.get(effect.oid, ())), self.net.now)
+
+    def deadline(self) -> float | None:
+        return min((at for at in (self.table.next_deadline(), self.machine.next_deadline()) if at is not None),
+                   default=None)
+
+    def tick(self) -> None:
+        self.table.tick(self.net.now)
+        self.machine.tick(self.net.now)
+        self.perform()
+
+    def has(self, value: list) -> bool:
+        key = Key(value[4], value[5], value[3])
+        return key.node == self.incarnation or self.machine.copies.complete(key) is not None
+
+    def check(self) -> None:
+        self.table.check()
+        self.machine.check()
+        for stored in self.table.names.values():
+            if stored.foreign and stored.offset >= 0 and not stored.freed and stored.phase.name == "LOADING":
+                assert self.headers.read(stored.offset).state == CREATED
+
+
+class Net:
+    """All of it."""
+
+    def __init__(self, seed: int, nodes: int, capacity: int = 64 * 1024, corruption: float = 0.0):
+        self.rng = random.Random(seed)
+        self.now = 0.0
+        self.corruption = corruption
+        self.links: dict[tuple[bytes, bytes], deque[Any]] = {}
+        self.silent: dict[tuple[bytes, bytes], float] = {}
+        self.jobs: list[tuple[Node, Any]] = []  # answers of disks and of the control store, in any order
+        self.calls: deque[Any] = deque()
+        self.growths: deque[Any] = deque()
+        self.rows: dict[bytes, list[bytes]] = {}
+        self.reads: list[Read] = []
+        self.freed: set[bytes] = set()
+        self.untruthful: list[str] = []
+        self.trace: list[Any] = []
+        self.nodes = [Node(self, number, capacity) for number in range(nodes)]
+        self.by_name = {node.incarnation: node for node in self.nodes}
+        self.contents: dict[bytes, bytes] = {}
+
+    @property
+    def living(self) -> list[Node]:
+        return [node for node in self.nodes if node.alive]
+
+    # ------------------------------------------------------------ what nodes do
+
+    def send(self, source: Node, node: bytes, message: Any) -> None:
+        if self.by_name[node].alive:
+            self.links.setdefault((source.incarnation, node), deque()).append(message)
+
+    def chunk_sent(self, source: Node, node: bytes, message: Chunk) -> None:
+        session = source.machine.serving.sessions[node, message.pull]
+        source.chunks_sent[session.key] = source.chunks_sent.get(session.key, 0) + 1
+
+    def later(self, node: Node, call: Any) -> None:
+        self.jobs.append((node, call))
+
+    def soon(self, call: Any) -> None:
+        self.calls.append(call)
+
+    def grow(self) -> None:
+        while self.growths:
+            self.growths.popleft()()
+
+    def record(self, oid: bytes, nodes: list[bytes]) -> None:
+        if nodes:
+            self.rows[oid] = nodes
+        else:
+            self.rows.pop(oid, None)
+
+    def failed(self, read: Read, error: str) -> None:
+        """A reader was told that it cannot have the object: that must be so."""
+        read.outcome = error
+        value = read.value
+        self.trace.append((self.now, "failed", read.node.incarnation[0], error))
+        root = self.by_name[value[5]]
+        if value[4] in self.freed:
+            return
+        if error.startswith(FULL) or read.at_risk:
+            return
+        if "wrong" in error or "damaged" in error:
+            assert self.corruption
+            return
+        if root.alive or any(node.has(value) for node in self.living):
+            self.untruthful.append(error)
+
+    # ------------------------------------------------------------ what happens
+
+    def put(self, node: Node, nbytes: int) -> list | None:
+        oid = b"job1" + len(self.contents).to_bytes(24, "big")
+        content = self.rng.randbytes(nbytes)
+        value = node.put(content, oid)
+        if value is not None:
+            self.contents[oid] = content
+        return value
+
+    def kill(self, node: Node) -> None:
+        """At once for itself; the others learn of it in their own time."""
+        node.alive = False
+        for pair in [pair for pair in self.links if node.incarnation in pair]:
+            if pair[1] == node.incarnation:
+                del self.links[pair]  # what it had sent still arrives
+        self.jobs = [job for job in self.jobs if job[0] is not node]
+        for other in self.living:
+            self.later(other, partial(other.machine.node_gone, node.incarnation, self.now))
+
+    def step(self) -> bool:
+        """One thing happens, whichever; False when there is nothing but the passing of time."""
+        while self.calls:
+            self.calls.popleft()()
+        pairs = [pair for pair, queue in self.links.items() if queue and self.silent.get(pair, 0.0) <= self.now]
+        choices = len(pairs) + len(self.jobs)
+        if not choices:
+            return False
+        at = self.rng.randrange(choices)
+        if at < len(pairs):
+            self._deliver(pairs[at])
+        else:
+            node, call = self.jobs.pop(at - len(pairs))
+            if node.alive:
+                if getattr(call, "func", None) == node.machine.node_gone:
+                    call = partial(node.machine.node_gone, call.args[0], self.now)
+                call()
+                node.perform()
+        return True
+
+    def _deliver(self, pair: tuple[bytes, bytes]) -> None:
+        message = self.links[pair].popleft()
+        node = self.by_name[pair[1]]
+        if type(message) is Chunk and self.rng.random() < self.corruption:
+            data = bytearray(message.data)
+            data[self.rng.randrange(len(data))] ^= 1 + self.rng.randrange(255)
+            message = message._replace(data=bytes(data))
+        if type(message) is StoreFree:
+            node.table.on_free(pair[0], message, self.now)
+        else:
+            node.machine.handlers[message.CODE](pair[0], message, self.now)
+        node.perform()
+        self.trace.append((pair[0][0], pair[1][0], type(message).__name__))
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+        for node in self.living:
+            due = node.deadline()
+            if due is not None and due <= self.now:
+                node.tick()
+
+    def run(self, seconds: float = 1000.0) -> None:
+        """Until nothing happens any more, or that much time has passed."""
+        end = self.now + seconds
+        while self.now < end:
+            if self.step():
+                continue
+            times = [due for node in self.living if (due := node.deadline()) is not None]
+            times += [at for pair, at in self.silent.items() if at > self.now and self.links.get(pair)]
+            if not times:
+                return
+            self.advance(max(0.0, min(*times, end) - self.now) + 1e-9)
+
+    def check(self) -> None:
+        for node in self.living:
+            node.check()

@@ -1,0 +1,276 @@
+"""Lost objects at their owner: cases that need a precise order of events, and what the errors say."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.oracles.lineage_world import NODE, WORKER, World
+from zray import errors, messages as m
+from zray.causes import Cause
+from zray.owner.calls import ALIVE, ActorCalls
+from zray.owner.lineage import RECIPE_BYTES
+from zray.owner.records import Function, Task
+
+OWNER, BORROWER, OTHER = b"owner...", b"borrower", b"another."
+
+
+class Owner(World):
+    """The world, with what is sent kept."""
+
+    def __init__(self, bytes_max: int = 1 << 30):
+        self.sent: list[tuple[bytes, object]] = []
+        super().__init__(bytes_max)
+
+    def send(self, peer, message):
+        self.sent.append((peer, message))
+        super().send(peer, message)
+
+    def to(self, peer, kind):
+        return [message for other, message in self.sent if other == peer and type(message) is kind]
+
+    def result(self, retries=3, returns=1, deps=()):
+        """A task's results, in the store."""
+        entries = self.submit(list(deps), [], True, False, returns, retries)
+        self.drain()
+        return entries
+
+    def lose(self, entry):
+        del self.store[entry.value[3]]
+        return entry.value
+
+    def error(self, entry):
+        failed = self.read(entry)
+        return errors.from_failure(failed[1], failed[2])
+
+
+def test_many_borrowers_of_a_lost_object_cause_one_reconstruction():
+    owner = Owner()
+    entry, = owner.result()
+    value = owner.lose(entry)
+    recon = owner.submitter.reconstruction
+    for borrower in (BORROWER, OTHER):
+        recon.on_object_lost(borrower, m.ObjectLost(entry.oid, value, "gone"))
+    assert not owner.to(BORROWER, m.Resolved)
+    owner.drain()
+    assert recon.started == 1
+    assert owner.to(BORROWER, m.Resolved) == owner.to(OTHER, m.Resolved) == [m.Resolved([entry.oid, entry.value])]
+    recon.on_object_lost(OWNER, m.ObjectLost(entry.oid, value, "gone"))  # late: it has been made again
+    assert owner.to(OWNER, m.Resolved) == [m.Resolved([entry.oid, entry.value])]
+    assert recon.started == 1
+
+
+def test_a_borrower_tells_the_owner_which_value_is_lost_and_waits_for_another():
+    owner = Owner()
+    record = owner.refs.restore(b"o" * 28, OWNER, "ipc://owner")
+    value = [m.STORED, 64, 100, 1, record.oid, NODE]
+    owner.refs.complete(record, value)
+    assert owner.submitter.reconstruction.lost(record, value, "gone") is None
+    assert record.value is None
+    assert owner.to(OWNER, m.ObjectLost) == [m.ObjectLost(record.oid, value, "gone")]
+    owner.refs.on_resolved(OWNER, m.Resolved([record.oid, b"again"]))
+    assert record.value == b"again" and not owner.refs.unsettled
+
+
+def test_a_lost_object_whose_owner_died_stays_with_that_error():
+    owner = Owner()
+    record = owner.refs.restore(b"o" * 28, OWNER, "ipc://owner")
+    owner.refs.complete(record, [m.STORED, 64, 100, 1, record.oid, NODE])
+    owner.refs.on_process_gone(OWNER, certain=True)
+    assert owner.submitter.reconstruction.lost(record, record.value, "gone") is None
+    assert record.value[1] == "owner_died"
+
+
+def test_of_several_results_only_the_lost_one_gets_another_value():
+    owner = Owner()
+    first, second = owner.result(returns=2)
+    kept = second.value
+    owner.lose(first)
+    assert owner.read(first) == owner.expected[first.oid]
+    assert second.value == kept
+    assert len(owner.store) == 2, "the further copy of the second is freed"
+
+
+def test_a_reconstruction_can_be_cancelled():
+    owner = Owner()
+    entry, = owner.result()
+    assert owner.submitter.reconstruction.lost(entry, owner.lose(entry), "gone") is None
+    owner.submitter.cancel(entry.task, False, False)
+    assert entry.value[1] == "cancelled"
+    owner.drain()
+    owner.submitter.check()
+    assert not owner.lineage.recipes and not owner.refs.unsettled
+
+
+def test_an_object_dropped_while_it_is_made_again_leaves_nothing():
+    owner = Owner()
+    entry, = owner.result()
+    assert owner.submitter.reconstruction.lost(entry, owner.lose(entry), "gone") is None
+    owner.refs.unpin(entry)
+    owner.drain()
+    owner.submitter.check()
+    assert not owner.store and not owner.refs.owned and not owner.lineage.traced
+
+
+def test_the_worker_of_a_reconstruction_dies_and_it_goes_on_elsewhere():
+    owner = Owner()
+    entry, = owner.result(retries=2)
+    assert owner.submitter.reconstruction.lost(entry, owner.lose(entry), "gone") is None
+    owner.submitter.pump()
+    lease, seq, _ = owner.pushed.pop()
+    owner.submitter.on_worker_died(NODE, m.WorkerDied(WORKER, lease, 7, 9, 0, seq, seq - 1, "", ""))
+    owner.submitter.on_peer_closed(WORKER)
+    assert owner.read(entry) == owner.expected[entry.oid]
+    owner.submitter.check()
+
+
+def test_it_says_that_it_makes_a_lost_object_again():
+    owner = Owner()
+    entry, = owner.result()
+    assert owner.submitter.reconstruction.lost(entry, owner.lose(entry), "gone") is None
+    cause, about = owner.submitter.explain(entry.task)
+    assert cause is Cause.RECONSTRUCTING and about["detail"].startswith("now ")
+
+
+def test_a_long_chain_of_freed_inputs_is_remembered_and_made_again():
+    owner = Owner()
+    entry, = owner.result(retries=-1)
+    for _ in range(2000):
+        following, = owner.submit([entry], [], True, False, 1, -1)
+        owner.refs.unpin(entry)
+        entry = following
+        owner.drain()
+    assert len(owner.store) == 1, "values of freed inputs are freed"
+    assert len(owner.lineage.recipes) == 2001
+    owner.lose(entry)
+    assert owner.read(entry) == owner.expected[entry.oid]
+    assert all(made.runs == 2 for made in owner.made.values())
+    owner.refs.unpin(entry)
+    assert not owner.lineage.recipes and not owner.lineage.bytes and not owner.store
+
+
+def test_lineage_is_bounded_and_the_error_says_so():
+    owner = Owner(RECIPE_BYTES * 10)
+    old, *others = [owner.result()[0] for _ in range(20)]
+    assert len(owner.lineage.recipes) <= 10 and owner.lineage.bytes <= RECIPE_BYTES * 10
+    owner.lose(old)
+    error = owner.error(old)
+    assert type(error) is errors.ObjectReconstructionFailedLineageEvictedError and "lineage_bytes_max" in str(error)
+    owner.lose(others[-1])
+    assert owner.read(others[-1]) == owner.expected[others[-1].oid]
+
+
+@pytest.mark.parametrize("retries, kind, says", [
+    (0, errors.ObjectReconstructionFailedError, "max_retries=0"),
+    (1, errors.ObjectReconstructionFailedMaxAttemptsExceededError, "as often as max_retries allows"),
+])
+def test_a_task_is_run_again_as_often_as_its_max_retries_allows(retries, kind, says):
+    owner = Owner()
+    entry, = owner.result(retries=retries)
+    for _ in range(retries):
+        owner.lose(entry)
+        assert owner.read(entry) == owner.expected[entry.oid]
+    owner.lose(entry)
+    error = owner.error(entry)
+    assert type(error) is kind and says in str(error) and "gone" in str(error)
+
+
+def test_what_was_put_is_not_made_again_and_neither_is_what_needs_it_once_freed():
+    owner = Owner()
+    put = owner.put(stored=True)
+    result, = owner.result(deps=[put])
+    owner.lose(put)
+    assert "put into the store" in str(owner.error(put))
+    owner.refs.unpin(put)
+    owner.lose(result)
+    error = str(owner.error(result))
+    assert put.oid.hex() in error and "freed" in error
+
+
+def test_an_unreadable_value_that_cannot_be_made_again_stays_for_other_readers():
+    """Perhaps only this reader cannot reach it."""
+    owner = Owner()
+    put = owner.put(stored=True)
+    value = owner.lose(put)
+    assert owner.submitter.reconstruction.lost(put, value, "gone")[1] == "reconstruction"
+    assert put.value == value
+
+
+def test_a_queued_task_waits_for_an_argument_that_proves_lost_before_it_is_pushed():
+    owner = Owner()
+    dep, = owner.result()
+    result, = owner.submit([dep], [], True, False, 1, 3)
+    assert owner.submitter.reconstruction.lost(dep, owner.lose(dep), "gone") is None
+    assert owner.read(result) == owner.expected[result.oid]
+    assert owner.made[result.oid[:24]].runs == 1 and not owner.submitter.reconstruction.restarts
+    owner.submitter.check()
+
+
+def test_a_freed_result_is_still_an_input_after_its_task_ran_again_for_another():
+    owner = Owner()
+    first, second = owner.result(returns=2)
+    result, = owner.result(deps=[second])
+    owner.refs.unpin(second)
+    owner.lose(first)
+    assert owner.read(first) == owner.expected[first.oid]
+    owner.lose(result)
+    assert owner.read(result) == owner.expected[result.oid]
+    owner.submitter.check()
+
+
+def test_a_small_argument_comes_back_with_what_it_refers_to():
+    owner = Owner()
+    inner, = owner.result()
+    box, = owner.submit([], [inner], False, True, 1, 3)
+    owner.drain()
+    result, = owner.result(deps=[box])
+    for entry in (inner, box):
+        owner.refs.unpin(entry)
+    assert set(owner.refs.owned) == {result.oid} and len(owner.store) == 1
+    owner.lose(result)
+    assert owner.read(result) == owner.expected[result.oid]
+    assert owner.made[inner.oid[:24]].runs == 2 and owner.made[box.oid[:24]].runs == 1
+    owner.drain()
+    assert set(owner.refs.owned) == {result.oid}
+    owner.submitter.check()
+
+
+def test_a_call_whose_argument_was_lost_is_made_again_when_it_is_there():
+    owner = Owner()
+    calls = ActorCalls(NODE, owner, owner.refs, owner.submitter)
+    link = calls.link_for(b"a" * 16, "A")
+    calls.on_actor_state(NODE, m.ActorState(b"a" * 16, ALIVE, 0, OTHER, "ipc://actor", {}))
+    dep, = owner.result()
+    task = Task(b"c" * 24, Function(b"", b"", "method"), b"", 1, None, 0)
+    task.entry = owner.refs.own(b"c" * 24 + b"\1\0\0\0", task)
+    task.deps = task.pins = [dep]
+    calls.submit(link, task)
+    calls.pump()
+    lost = [[dep.oid, owner.lose(dep), "gone"]]
+    said = [m.FAILED, "dependency_lost", {"oid": dep.oid, "reason": "gone", "lost": lost}]
+    calls.on_calls_done(OTHER, m.CallsDone(b"a" * 16, 0, [1, said]))
+    calls.pump()
+    assert len(owner.to(OTHER, m.PushCalls)) == 1
+    owner.drain()
+    calls.pump()
+    again = owner.to(OTHER, m.PushCalls)[1]
+    assert again.calls[0][5]["deps"] == [dep.value]
+    calls.on_calls_done(OTHER, m.CallsDone(b"a" * 16, 0, [again.first, b"done"]))
+    assert task.entry.value == b"done"
+    calls.check()
+    owner.submitter.check()
+
+
+def test_results_of_actors_and_items_of_generators_say_that_they_are_not_made_again():
+    owner = Owner()
+    task = Task(b"t" * 24, Function(b"", b"", "method"), b"", 1, None, 3)
+    task.entry = result = owner.refs.own(b"t" * 24 + b"\1\0\0\0")
+    owner.refs.complete(result, [m.STORED, 64, 100, 999, result.oid, NODE])
+    owner.lineage.keep(task, None, None)
+    assert "an actor call made it" in str(owner.error(result))
+
+    task = Task(b"s" * 24, owner.fn, b"", -1, owner.key, 3)
+    stream = owner.submitter.streams.open(task, 0)
+    value = [m.STORED, 64, 100, 998, b"s" * 24 + b"\1\0\0\0", NODE]
+    owner.submitter.on_stream_item(WORKER, m.StreamItem(task.tid, 0, 1, value))
+    item = owner.submitter.streams.take(stream)
+    assert "generator" in str(owner.error(item))

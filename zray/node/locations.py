@@ -1,0 +1,29 @@
+"""The control store's rows of object locations, as the store service's transfers need them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from zray.gcs.client import Call, GcsClient
+
+
+class GcsLocations:
+    """``client`` is called at each use: the store service is made before the control store."""
+
+    def __init__(self, client: Callable[[], GcsClient]):
+        self.client = client
+
+    def record(self, oid: bytes, nodes: list[bytes]) -> None:
+        """Which nodes have copies; none: forget the object."""
+        self.client().record_location(oid, {"nodes": nodes} if nodes else None)
+
+    def find(self, oid: bytes, then: Callable[[list[bytes]], None]) -> None:
+        """``then(nodes)``, empty also when the control store has no answer: who asks tries again."""
+
+        def done(call: Call) -> None:
+            nodes = (call.value or {}).get("nodes", ()) if not call.error else ()
+            then([node for node in nodes if type(node) is bytes])
+
+        self.client().get_location(oid, done)

@@ -1,0 +1,32 @@
+"""Errors that the owner itself gives to tasks, in their wire form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zray.causes import Cause
+from zray.messages import FAILED, WorkerDied
+
+
+def first_failure(deps: list[Any]) -> list[Any] | None:
+    for record in deps:
+        value = record.value
+        if type(value) is list and value[0] == FAILED:
+            return value
+    return None
+
+
+def cancelled(task: Any) -> list[Any]:
+    return [FAILED, "cancelled", {"task": task.tid, "name": task.fn.name}]
+
+
+def crashed(name: str, attempt: int, notice: WorkerDied | None) -> list[Any]:
+    """The error of a task whose worker died for the last time."""
+    detail: dict[str, Any] = {"name": name, "attempts": attempt + 1}
+    if notice is not None:
+        detail |= {"pid": notice.pid, "signal": notice.signal, "exit_code": notice.exit_code,
+                   "reason": notice.reason, "log_tail": notice.log_tail}
+    if notice is not None and notice.reason == Cause.GROUP_REMOVED.text:
+        return [FAILED, "task_pg_removed", detail | {"reason": "while it ran"}]
+    kind = "oom" if notice is not None and notice.reason == "out of memory" else "worker_crashed"
+    return [FAILED, kind, detail]

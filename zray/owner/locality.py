@@ -1,0 +1,33 @@
+"""Where a task's arguments are: the node that holds most of their bytes.  Pure.
+
+A task whose stored arguments are mostly on one node is wanted under a scheduling key of its own, whose strategy names
+that node and how much moving them would be (rounded up to a power of two, so that keys stay few): zray.sched.spill
+looks for a worker there first, for as long as moving the bytes would take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from zray.messages import STORED
+
+# Below this a transfer costs less than a task is worth waiting for: a chunk's round trip between daemons.
+LOCALITY_BYTES_MIN = 100_000
+NODE = 5  # position in a stored value: [STORED, offset, nbytes, generation, oid, node]
+NBYTES = 2
+
+
+def preferred(values: Iterable[Any], home: bytes) -> tuple[bytes, int] | None:
+    """(node, bytes rounded up) where these values should be read, None when it does not matter."""
+    held: dict[bytes, int] = {}
+    for value in values:
+        if type(value) is list and value[0] == STORED:
+            held[value[NODE]] = held.get(value[NODE], 0) + value[NBYTES]
+    if not held:
+        return None
+    node = max(held, key=lambda n: (held[n], n == home))
+    gain = held[node] - held.get(home, 0)
+    if node == home or gain < LOCALITY_BYTES_MIN:
+        return None
+    return node, 1 << (gain - 1).bit_length()

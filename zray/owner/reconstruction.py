@@ -1,0 +1,312 @@
+"""Making lost objects again: which tasks must run once more, and what waits for them meanwhile.
+
+    an object's value    what happened                              becomes
+    STORED               a reader says that this value is lost      None, and its task runs again
+                         ... of a value that is not the present one unchanged: it was made again already
+                         ... and it cannot be made again            unchanged; that reader gets the reason
+    None                 its task ends                              what the task returned: STORED, inline, FAILED
+
+Nothing is done when a node dies: another node may have a copy, and most objects will never be read again.  A loss
+counts when a reader (a ``get``, a borrower, a worker with an argument it cannot read) has found that no copy is left,
+or when a task is to be pushed, an argument of it lay on a dead node, and the control store knows of no copy.  The
+reader names the value, so that many readers cause one reconstruction.  The task runs again under its own id, as a
+further attempt; of its inputs those that were freed are made again first, from their own recipes.  Inputs that still
+have a value are taken as they are: should one prove lost as well, the task waits for it.
+
+Tasks whose argument was lost start again free of charge; making an object again is charged to the retries of its task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from zray.ids import PUT_FLAG, TASK_SIZE
+from zray.messages import FAILED, ObjectLost, Resolved
+from zray.owner.lineage import ATTEMPTS, FAILED_AGAIN, Lineage, Recipe, Trace, Why, is_stored
+from zray.owner.records import WAITING, Borrowed, Entry, Task
+from zray.owner.references import Record, References
+
+if TYPE_CHECKING:
+    from zray.owner.submitter import Submitter
+
+ANSWERED_MAX = 65_536
+VALUES_ASKED = 1000  # in one question
+RESTARTS_MAX = 100  # of one task for arguments that were lost: each costs a retry of another task, unless a node is mad
+
+Place = tuple[bytes, int]  # node and generation
+# locate(values, then): then(nodes), for each value the nodes that have it, under the lock
+Locate = Callable[[list[Any], Callable[[list[list[bytes]]], None]], None]
+
+PUT: Why = ("reconstruction", "it was put into the store; only what tasks return can be made again")
+FREED: Why = ("reconstruction", "it was freed, and how it was made is not known")
+FOREIGN: Why = ("reconstruction", "another process owned it, and nobody here refers to it any more")
+UNKNOWN: Why = ("reconstruction", "how it was made is not known")
+
+
+class Reconstruction:
+    """The losses of one owner, and the tasks that run again because of them."""
+
+    def __init__(self, submitter: Submitter, refs: References, lineage: Lineage):
+        self.submitter = submitter
+        self.refs = refs
+        self.lineage = lineage
+        self.locate: Locate | None = None  # the shell's: asks the node where copies are; None: nobody knows
+        self.questions: list[Any] = []  # values to ask for, the next time that ``ask`` is called
+        self.asked: dict[Place, tuple[Record, Any, list[Task]]] = {}  # -> tasks that wait for the answer
+        self.answered: set[Place] = set()  # on dead nodes, and to be pulled: a copy is known, or nothing better
+        self.running: dict[bytes, Task] = {}
+        self.restarts: dict[bytes, int] = {}  # task -> times that it started again for a lost argument
+        self.started = 0
+
+    # ------------------------------------------------------------ losses
+
+    def lost(self, record: Record, value: Any, reason: str) -> list[Any] | None:
+        """A reader found no copy of ``value``.
+
+        None: the record has, or will get, another one (wait for it, with ``when_ready``).  Else the failure to give
+        to that reader.
+        """
+        if not same_place(record.value, value):
+            return None
+        if type(record) is Borrowed:
+            self.refs.report_lost(record, reason)
+            return None
+        assert type(record) is Entry
+        if self.refs.owned.get(record.oid) is not record:
+            return None  # nobody refers to it any more
+        running = self.running.get(record.oid[:TASK_SIZE])
+        if running is not None:
+            self.refs.unpin_all(self._reset(record, running))
+            return None
+        trace = self.lineage.traced.get(record.oid)
+        recipe = trace.recipe if trace is not None else None
+        if recipe is None:
+            return failure(record.oid, trace.why if trace is not None else None, reason)
+        order: list[Recipe] = []
+        freed: list[Trace] = []
+        blocked = self._plan(recipe, order, freed)
+        if blocked is not None:
+            oid, why = blocked
+            return failure(record.oid, why, reason, oid)
+        self._run_again(record, recipe.task, order, freed)
+        return None
+
+    def on_object_lost(self, peer: bytes, message: ObjectLost) -> None:
+        """A borrower could not read an object of ours."""
+        entry = self.refs.owned.get(message.oid)
+        if entry is None:
+            answer: Any = [FAILED, "freed", {"oid": message.oid}]
+        else:
+            answer = self.lost(entry, message.value, message.reason) or entry.value
+            if answer is None:
+                self.refs.when_ready(entry, self.refs.resolver(peer))
+                return
+        self.submitter.net.send(peer, Resolved([message.oid, answer]))
+
+    def dependency_lost(self, task: Task, said: list[Any]) -> list[Any] | None:
+        """A worker could not read arguments of this task; None: run it again when its arguments are ready.
+
+        Else its failure.
+        """
+        count = self.restarts[task.tid] = self.restarts.get(task.tid, 0) + 1
+        lost = said[2].get("lost") if type(said[2]) is dict else None
+        if not lost or count > RESTARTS_MAX:
+            return said
+        pins = {record.oid: record for record in task.pins or ()}
+        for oid, value, reason in lost:
+            failed = self.lost(pins[oid], value, reason) if oid in pins else said
+            if failed is not None:
+                return failed
+        return None
+
+    # ------------------------------------------------------------ arguments on dead nodes
+
+    def hold_back(self, task: Task) -> bool:
+        """Whether this queued task must wait, because nobody has looked yet for copies of its arguments on dead nodes.
+
+        A worker would find out too, after a second or two in which it does nothing else: with many arguments lost,
+        that is long.
+        """
+        if self.locate is None:
+            return False
+        gone = self.refs.gone_nodes
+        missing = [(record, record.value, place) for record in task.deps or () if is_stored(record.value)
+                   and record.value[5] in gone and (place := place_of(record.value)) not in self.answered]
+        if not missing:
+            return False
+        task.state = WAITING
+        task.missing = len(missing)
+        self.submitter.waiting += 1
+        for record, value, place in missing:
+            if place not in self.asked:
+                self.asked[place] = record, value, []
+                self.questions.append(value)
+            self.asked[place][2].append(task)
+        return True
+
+    def ask(self) -> None:
+        """Once a turn: send the questions that came up."""
+        values, self.questions = self.questions, []
+        for first in range(0, len(values) if self.locate is not None else 0, VALUES_ASKED):
+            self._ask(values[first:first + VALUES_ASKED])
+
+    def _ask(self, values: list[Any]) -> None:
+        assert self.locate is not None
+        self.locate(values, lambda nodes: self._located(values, nodes))
+
+    def _located(self, values: list[Any], nodes: list[list[bytes]]) -> None:
+        for value, where in zip(values, nodes, strict=True):
+            place = place_of(value)
+            record, _, tasks = self.asked.pop(place)
+            tried = where or self.lost(record, value, f"node {value[5].hex()} died, and no other has a copy")
+            if tried:  # there is one; or it cannot be made again, and a pull looks more closely
+                if len(self.answered) >= ANSWERED_MAX:
+                    self.answered.clear()
+                self.answered.add(place)
+            for task in tasks:
+                self.submitter.ready_or_wait(task, record)
+
+    # ------------------------------------------------------------ what is to run
+
+    def _plan(self, first: Recipe, order: list[Recipe], freed: list[Trace]) -> tuple[bytes, Why] | None:
+        """Fill in the recipes that must run and the freed inputs that must come back; changes nothing else.
+
+        The object that cannot come back and why, if there is one.
+        """
+        recipes, seen = [first], {id(first)}
+        met: set[int] = set()
+        while recipes:
+            recipe = recipes.pop()
+            if recipe.task.retries == 0:
+                return recipe.results[0].record.oid, ATTEMPTS
+            order.append(recipe)
+            inputs = list(recipe.inputs)
+            while inputs:
+                trace = inputs.pop()
+                if trace.live or id(trace) in met:
+                    continue
+                record = trace.record
+                if type(record) is Borrowed:
+                    # Its value may be all that is needed: not for a reference inside another argument.
+                    if record.oid not in self.refs.borrowed and not (
+                            type(record.value) is bytes and any(dep is trace for dep in recipe.deps or ())):
+                        return record.oid, FOREIGN
+                    continue
+                met.add(id(trace))
+                if record.oid in self.refs.owned:
+                    return record.oid, FREED  # a reference to it turned up after its end
+                freed.append(trace)
+                if record.value is not None and not is_stored(record.value):
+                    inputs += trace.contained or ()
+                elif record.oid[:TASK_SIZE] in self.running:
+                    continue  # it gets its value with the results that are waited for
+                elif trace.recipe is None:
+                    return record.oid, trace.why if trace.why[0] else FREED
+                elif id(trace.recipe) not in seen:
+                    seen.add(id(trace.recipe))
+                    recipes.append(trace.recipe)
+        return None
+
+    def _run_again(self, lost: Entry, task: Task, order: list[Recipe], freed: list[Trace]) -> None:
+        contained = self._reset(lost, task)
+        for trace in freed:
+            self._revive(trace)
+        for trace in freed:
+            if trace.contained:
+                records = [self._present(inner) for inner in trace.contained]
+                for record in records:
+                    record.refs += 1
+                trace.record.contained = records  # type: ignore[union-attr]
+        for recipe in order:  # all are pinned before the first starts: one that ends at once must not free another's
+            again = recipe.task
+            self.running[again.tid] = again
+            self.started += 1
+            again.attempt += 1
+            if again.retries > 0:
+                again.retries -= 1
+            again.cancelling = again.lease = None
+            again.pins = [self._present(trace) for trace in recipe.inputs]
+            again.deps = [self._present(trace) for trace in recipe.deps] if recipe.deps else None
+            if recipe.arguments is not None:
+                again.pins.append(recipe.arguments)
+            for record in again.pins:
+                record.refs += 1
+        for trace in freed:
+            self.lineage.revived(trace)
+        self.refs.unpin_all(contained)
+        for recipe in order:
+            self.submitter.start(recipe.task)
+
+    def _reset(self, entry: Entry, task: Task) -> list[Any]:
+        """The value is lost: to everybody the object is pending again.  What it contained is to be unpinned."""
+        value, entry.value = entry.value, None
+        entry.task = task
+        contained, entry.contained = entry.contained, None
+        self.refs.unsettled.add(entry.oid)
+        self.refs.free_stored(entry.oid, value, True)
+        return contained or []
+
+    def _revive(self, trace: Trace) -> None:
+        """A freed input is an object of this process again, as long as the tasks that need it run."""
+        entry = trace.record
+        assert type(entry) is Entry and entry.refs == 0
+        self.refs.owned[entry.oid] = entry
+        trace.live = True
+        if type(entry.value) is bytes:
+            self.refs.inline_bytes += len(entry.value)
+        elif entry.value is None or is_stored(entry.value):
+            entry.value = None
+            entry.task = trace.recipe.task if trace.recipe is not None else self.running[entry.oid[:TASK_SIZE]]
+            self.refs.unsettled.add(entry.oid)
+
+    def _present(self, trace: Trace) -> Record:
+        """The record that now stands for an input."""
+        record = trace.record
+        return self.refs.borrowed.get(record.oid, record) if type(record) is Borrowed else record
+
+    # ------------------------------------------------------------ ends
+
+    def ended(self, task: Task) -> None:
+        """A task has ended, one way or the other; its results are delivered next."""
+        self.restarts.pop(task.tid, None)
+        if self.running.pop(task.tid, None) is not None:
+            for entry in task.entry if type(task.entry) is list else [task.entry]:
+                self.refs.unsettled.discard(entry.oid)
+
+    def failed(self, task: Task) -> None:
+        recipe = self.lineage.recipes.get(task.tid)
+        if recipe is not None:
+            self.lineage.drop(recipe, FAILED_AGAIN)
+
+    def check(self) -> None:
+        for tid, task in self.running.items():
+            assert task.tid == tid and task.pins is not None, "runs again, and has ended"
+        for value in self.questions:
+            assert place_of(value) in self.asked
+
+
+def same_place(one: Any, other: Any) -> bool:
+    """Whether two values are the same copy of an object: restoring it from disk changes its offset only."""
+    return is_stored(one) and type(other) is list and len(other) > 5 and one[3:6] == other[3:6]
+
+
+def place_of(value: Any) -> Place:
+    return value[5], value[3]
+
+
+def failure(oid: bytes, why: Why | None, reason: str, needed: bytes = b"") -> list[Any]:
+    """The error of an object that cannot be made again; ``needed`` is the object that stands in the way."""
+    if why is None or not why[0]:
+        index = int.from_bytes(oid[TASK_SIZE:], "little")
+        why = PUT if index & PUT_FLAG else UNKNOWN
+    kind, text = why
+    detail: dict[str, Any] = {"oid": oid, "reason": text, "lost": reason}
+    if needed and needed != oid:
+        detail["needed"] = needed
+    return [FAILED, kind, detail]
+
+
+def waits_again(task: Task) -> bool:
+    """Whether an argument of a task that was ready has become pending again."""
+    return task.deps is not None and any(record.value is None for record in task.deps)

@@ -1,0 +1,68 @@
+"""What Spill puts out, and what it asks of its node; BottomUpScheduler or a test performs these."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+
+class WantLocal(NamedTuple):
+    """LocalScheduler.want of this node, as an owner would say it."""
+
+    owner: bytes
+    key: int
+    want: int
+    granted: int
+
+
+class TellNode(NamedTuple):
+    """Pass ``message`` (LeaseKey, LeaseWant) of our process ``owner`` on to another node."""
+
+    node: bytes
+    owner: bytes
+    message: Any
+
+
+class Tell(NamedTuple):
+    """Why a want waits, for the owner (``token`` None) or who made the request ``token``."""
+
+    owner: bytes
+    key: int
+    cause: int
+    detail: str
+    token: Any = None
+
+
+class Ask(NamedTuple):
+    """A question for a global scheduler, answered by ``answer``; fields as in zray.messages.PlaceAsk."""
+
+    request: int
+    demand: dict
+    strategy: dict
+    number: int
+    queue: bool
+    avoid: list
+    barred: list
+
+
+class Place(NamedTuple):
+    """Ask ``node`` (perhaps this one) to hold request ``token``; ``strategy`` is for its LocalScheduler."""
+
+    node: bytes
+    token: Any
+    strategy: dict
+
+
+class Unplace(NamedTuple):
+    """Take that back; what it granted meanwhile is given back to it."""
+
+    node: bytes
+    token: Any
+
+
+class Offers(NamedTuple):
+    """What Spill needs to know of its node, as functions."""
+
+    obstacle: Callable[[dict, dict], str]  # why home can never hold a demand with a strategy, '' if it can
+    could: Callable[[dict, dict, list[bytes]], bool]  # is it free anywhere but there, as far as this node's view knows?
+    nodes_of: Callable[[dict], list[bytes] | None] = lambda strategy: None  # of a placement group, None if not placed

@@ -1,0 +1,137 @@
+"""What happens to whole nodes while faults last.
+
+Only what a cluster is said to survive: a node with a part in the control store is hit when all others that have one
+are well, and, unless it leaves by itself, when a majority of the voters and a replica with all data are among them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from zray.ids import same_node
+from zray.sim.plan import NODE_TIMEOUT_S
+
+if TYPE_CHECKING:
+    from zray.gcs.config import ClusterConfig
+    from zray.sim.cluster import SimCluster
+    from zray.sim.node import SimNode
+
+NODES_MAX = 8
+
+
+class Disasters:
+    """See the module's docstring; ``happen(what)`` with a word of zray.sim.plan.NODE_FAULTS."""
+
+    def __init__(self, cluster: SimCluster) -> None:
+        self.cluster = cluster
+        self.net = cluster.net
+        self.stopped: dict[bytes, bool] = {}  # node -> with all its processes?
+        self.cut: set[tuple[bytes, bytes]] = set()
+        self._over = False
+
+    def happen(self, what: str) -> None:
+        if self._over:
+            return
+        if what == "join":
+            if self.cluster.nodes_made < NODES_MAX and self.cluster.serving():
+                self.cluster.add_node()
+            return
+        choice = [node for node in self.cluster.serving() if self._may_hit(node, what)]
+        if not choice:
+            return
+        node = self.net.random.choice(choice)
+        self.net.trace("disaster", what, node.incarnation)
+        self.cluster.oracle.happened["node"] += what != "reset"
+        if what in ("kill", "off"):
+            self.cluster.end_node(node, what, power=what == "off")
+        elif what == "leave":
+            node.stop("told to leave")
+        elif what in ("pause", "freeze"):
+            self._stop(node, what == "freeze")
+        else:
+            self._cut(node, what)
+
+    def over(self) -> None:
+        """No more of it."""
+        self._over = True
+        for name in list(self.stopped):
+            self._continue(name)
+        for pair in list(self.cut):
+            self._mend([pair])
+
+    def frozen(self, node: SimNode) -> bool:
+        return self.stopped.get(node.incarnation, False)
+
+    def _seconds(self) -> float:
+        """Shorter or longer than what makes a node dead."""
+        random = self.net.random
+        return random.uniform(0.02, 0.5) if random.random() < 0.5 else NODE_TIMEOUT_S * random.uniform(1.0, 2.5)
+
+    # ------------------------------------------------------------ who may be hit
+
+    def _may_hit(self, node: SimNode, what: str) -> bool:
+        serving = self.cluster.serving()
+        well = {other.incarnation for other in serving if self._is_well(other)}
+        if node.incarnation not in well or len(well) < 2:
+            return False
+        config = self._config(serving)
+        if what == "reset" or node.incarnation not in config.involved():
+            return True
+        if not config.involved() <= well:
+            return False
+        if what in ("leave", "part"):
+            return True
+        rest = well - {node.incarnation}
+        voters = sum(voter in rest for voter in config.voters)
+        return 2 * voters > len(config.voters) and all(
+            any(name in rest and (replica := self.cluster.nodes[name].gcs.replicas.get(shard)) is not None
+                and replica.established for name in chain.members)
+            for shard, chain in enumerate(config.chains))
+
+    def _is_well(self, node: SimNode) -> bool:
+        return not (node.paused or node.is_leaving or node.gcs.fenced_because
+                    or node.incarnation in self.cluster.oracle.condemned
+                    or any(node.incarnation in pair for pair in self.cut))
+
+    @staticmethod
+    def _config(serving: list[SimNode]) -> ClusterConfig:
+        return max((node.gcs.config for node in serving), key=lambda config: config.generation)
+
+    # ------------------------------------------------------------ for a while
+
+    def _stop(self, node: SimNode, everything: bool) -> None:
+        self.stopped[node.incarnation] = everything
+        node.pause()
+        if everything:
+            for core in self.cluster.cores.values():
+                if core.host is node:
+                    core.pause()
+        self.net.call_at(self.net.now + self._seconds(), self._continue, node.incarnation)
+
+    def _continue(self, name: bytes) -> None:
+        if self.stopped.pop(name, None) is None or name not in self.cluster.nodes:
+            return
+        self.net.trace("continue", name)
+        self.cluster.nodes[name].resume()
+        for core in list(self.cluster.cores.values()):
+            if core.paused and same_node(core.incarnation, name):
+                core.resume()
+
+    def _cut(self, node: SimNode, what: str) -> None:
+        others = [other.incarnation for other in self.cluster.nodes.values() if other is not node]
+        if what != "isolate":
+            others = [self.net.random.choice(others)]
+        if what == "reset":
+            self.cluster.wire.reset(node.incarnation, others[0])
+            return
+        pairs = [(node.incarnation, other) for other in others]
+        for pair in pairs:
+            self.cut.add(pair)
+            self.cluster.wire.part(*pair)
+        self.net.call_at(self.net.now + self._seconds(), self._mend, pairs)
+
+    def _mend(self, pairs: list[tuple[bytes, bytes]]) -> None:
+        for pair in pairs:
+            if pair in self.cut:
+                self.cut.discard(pair)
+                self.cluster.wire.mend(*pair)

@@ -1,0 +1,70 @@
+"""What is still there in a simulated cluster: nothing may be, once everything has been dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from zray.sim.cluster import SimCluster
+    from zray.sim.node import SimNode
+
+
+def settled(cluster: SimCluster) -> bool:
+    """Every node that lives has joined, knows exactly the others that live, and one configuration; none is leaving."""
+    nodes = list(cluster.nodes.values())
+    if not nodes or not all(node.ready and not node.is_leaving for node in nodes):
+        return False
+    names = {node.incarnation for node in nodes}
+    return (len({node.gcs.config.generation for node in nodes}) == 1
+            and all(node.machine.cluster.peers.keys() | {node.incarnation} == names for node in nodes))
+
+
+def of(cluster: SimCluster) -> list[str]:
+    """What is left, in words."""
+    left = [f"{core.kind} {core.incarnation!r}" for core in cluster.cores.values()
+            if not core.quiet() and not core.node_lost]
+    for node in cluster.nodes.values():
+        left += [f"node {node.incarnation!r}: {what}" for what in _of_node(node)]
+    return left
+
+
+def _of_node(node: SimNode) -> Iterator[str]:
+    machine = node.machine
+    if machine.placements:
+        yield f"placements {[p.row() for p in machine.placements.values()]}"
+    if machine.scheduler.available() != machine.scheduler.total():
+        yield f"free {machine.scheduler.available()} of {machine.scheduler.total()}"
+    for actor in machine.actors.actors.values():
+        if actor.state != "DEAD":
+            yield f"actor {actor.id.hex()} {actor.state} life {actor.life}"
+    for what, found in (
+            ("guests", machine.guests.guests), ("watches", machine.elsewhere.entries), ("lent", machine.abroad.lent),
+            ("dials", machine.cluster._dialling), ("requests", machine._requests), ("asked", machine.census._asked),
+            ("requests of its client", node.gcs.client._open), ("leases elsewhere", machine.bottom_up.spill.leases)):
+        if found:
+            yield f"{what} {found}"
+
+
+def of_jobs(cluster: SimCluster) -> list[str]:
+    """What is left of the jobs, once all drivers are gone."""
+    left = []
+    for node in cluster.nodes.values():
+        machine = node.machine
+        owners = list(machine.scheduler.owners())
+        for what, found in (
+                ("jobs", machine.jobs.by_driver), ("keys", machine._keys), ("owners", owners),
+                ("shares", machine.bottom_up.spill.entries), ("leases elsewhere", machine.bottom_up.spill.leases)):
+            if found:
+                left.append(f"node {node.incarnation!r}: {what} {found}")
+    return left
+
+
+def rows(cluster: SimCluster) -> dict[bytes, bytes]:
+    """What the control store holds, at its tail."""
+    config = next(iter(cluster.nodes.values())).gcs.config
+    found: dict[bytes, bytes] = {}
+    for shard, chain in enumerate(config.chains):
+        replica = cluster.nodes[chain.tail].gcs.replicas[shard]
+        found.update({key: row.value for key, row in replica.state.tables.rows.items()})
+    return found

@@ -1,0 +1,164 @@
+"""The links of a process: its sockets, and the ways to a peer that they offer.  Sessions are the mesh's.
+
+    inbound     a bound ROUTER that peers on this machine dial
+    tcp         another one, with CURVE, made once a peer on another machine must dial (zray.transport.tcp)
+    outbound    a ROUTER that dials peers; its monitor tells when a dialled peer's process has ended
+                (zray.transport.outbound)
+
+Ways to a peer, best first: a connection that we have dialled, one that the peer has (by ipc, by TCP), and through the
+connection to another process (``via``).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import zmq
+
+from zray.transport import sockets
+from zray.transport.outbound import Outbound
+from zray.transport.polling import Polling
+from zray.transport.relay import Relaying
+from zray.transport.sockets import Limits
+
+if TYPE_CHECKING:
+    from zray.transport.curve import Keys
+    from zray.transport.tcp import TcpSide
+
+_POLLIN = int(zmq.POLLIN)
+_EVENTS = int(zmq.EVENTS)
+NOBLOCK = int(zmq.NOBLOCK)
+SEND_FIRST = int(zmq.SNDMORE | zmq.NOBLOCK)
+
+Send = Callable[[bytes, int], Any]
+
+
+class Links(Polling):
+    """The sockets of one process.
+
+    What connections between machines need is set before the first one: ``keys``, ``allowed(public_key) -> principal``
+    (called by another thread, see zray.transport.gate), ``admits(peer, principal)``; or ``insecure`` for plain TCP.
+    For a node that relays: ``relaying.relay(destination) -> next hop``; for its core processes ``relaying.hops``.
+    """
+
+    def __init__(self, incarnation: bytes, bind_endpoint: str | None, limits: Limits):
+        self.incarnation = incarnation
+        self.limits = limits
+        self.counters: Counter[str] = Counter()
+        self.keys: Keys | None = None
+        self.insecure = False
+        self.allowed: Callable[[bytes], str] = lambda public_key: ""
+        self.admits: Callable[[bytes, str], bool] = lambda peer, principal: True
+        self._inbound_route: dict[bytes, bytes] = {}
+        self._tcp: TcpSide | None = None
+        self.relaying = Relaying(incarnation, self.counters, self.limits.via_max)
+        self._via = self.relaying.via
+        self._open(bind_endpoint)
+
+    def _open(self, bind_endpoint: str | None) -> None:
+        """Make the sockets (the simulator makes others)."""
+        self._context = zmq.Context()
+        self._inbound = sockets.make_router(self._context, self.limits)
+        self._inbound.setsockopt(zmq.ROUTING_ID, self.incarnation)
+        self.endpoint = ""
+        if bind_endpoint:
+            self._inbound.bind(bind_endpoint)
+            self.endpoint = self._inbound.getsockopt_string(zmq.LAST_ENDPOINT)
+        self._out = Outbound(self._make_router(), self.incarnation, self.limits, self.counters)
+        self._outbound, self._dialled = self._out.socket, self._out.dialled
+        # pyzmq's Python layer over send costs as much as the send; nothing of what it does is used here
+        self._send_in: Send = super(zmq.Socket, self._inbound).send  # type: ignore[misc]
+        self._send_out: Send = super(zmq.Socket, self._outbound).send  # type: ignore[misc]
+        fds = (socket.getsockopt(zmq.FD) for socket in (self._inbound, self._outbound, self._out.monitor))
+        self._open_pollers(*fds)
+        for socket in (self._inbound, self._outbound, self._out.monitor):
+            socket.getsockopt(zmq.EVENTS)  # arms the edge of its descriptor
+
+    def _make_router(self) -> Any:
+        return sockets.make_router(self._context, self.limits)
+
+    def serve_tcp(self, host: str = "127.0.0.1", ports: tuple[int, int] = (0, 0), advertise: str = "") -> str:
+        """Let peers dial us by TCP, at the first free port of the range; returns the endpoint that they dial.
+
+        It is under ``advertise`` or ``host``.  Called again it returns the same.  OSError when the port is in use or
+        the host is not ours; ValueError without ``keys`` in a mesh that is not ``insecure``.
+        """
+        if self._tcp is None:
+            if self.keys is None and not self.insecure:
+                raise ValueError("a TCP port without keys is open to everybody: set keys, or insecure")
+            from zray.transport.tcp import TcpSide  # noqa: PLC0415  (processes of a lone node do not pay for it)
+
+            keys = None if self.insecure else self.keys
+            self._tcp = TcpSide(self._context, self.incarnation, self.limits, self.counters, host, ports, advertise,
+                                keys, lambda key: self.allowed(key), lambda peer, who: self.admits(peer, who))
+            self._tcp_fd = self._tcp.fd
+            self._tcp_stirred = True
+            self._register(self._tcp_fd)
+        return self._tcp.endpoint
+
+    @property
+    def gate(self) -> Counter[str]:
+        """What the gate of the TCP port has counted: accepted, shut, let_in, turned_away, errors."""
+        return self._tcp.gate.counters if self._tcp is not None else Counter()
+
+    def principal(self, peer: bytes) -> str:
+        """The principal by which the peer came in over TCP; '' when it came in by ipc, or not at all."""
+        return self._tcp.principal(peer) if self._tcp is not None else ""
+
+    def _by_tcp(self, peer: bytes) -> bool:
+        return self._tcp is not None and peer in self._tcp.routes
+
+    def _way(self, peer: bytes) -> tuple[Send, bytes]:
+        """``(send, route)`` of the best way to a peer; the route is b'' when there is none."""
+        dialled = self._dialled.get(peer)
+        if dialled is not None:
+            self._out_stirred = True
+            return self._send_out, dialled.route
+        return self._way_back(peer)
+
+    def _way_back(self, peer: bytes) -> tuple[Send, bytes]:
+        """The best of those that we have not dialled."""
+        route = self._inbound_route.get(peer)
+        if route is not None:
+            self._in_stirred = True
+            return self._send_in, route
+        if self._tcp is not None and peer in self._tcp.routes:
+            self._tcp_stirred = True
+            return self._tcp.send, self._tcp.routes[peer]
+        hop = self._via.get(peer)
+        return self._way(hop) if hop is not None and hop not in self._via else (self._send_in, b"")
+
+    def _drop_routes(self, peer: bytes) -> None:
+        self._inbound_route.pop(peer, None)
+        if self._tcp is not None:
+            self._tcp.drop(peer)
+
+    def _tcp_readable(self) -> bool:
+        assert self._tcp is not None
+        self._tcp_stirred = bool(self._tcp.socket.get(_EVENTS) & _POLLIN)
+        return self._tcp_stirred
+
+    def _close_links(self, linger_ms: int) -> None:
+        self._out.close_monitor()
+        for socket in (self._inbound, self._outbound):
+            socket.close(linger_ms)
+        if self._tcp is not None:
+            self._tcp.close(linger_ms)
+        self._context.term()
+        if self._tcp is not None:
+            self._tcp.gate.join()
+        self._close_pollers()
+
+
+def try_send(put: Send, route: bytes, frame: bytes) -> bool:
+    """Send a frame; False when there is no way, or no room on it."""
+    if not route:
+        return False
+    try:
+        put(route, SEND_FIRST)
+        put(frame, NOBLOCK)
+    except zmq.ZMQError:
+        return False
+    return True

@@ -1,0 +1,130 @@
+"""The socket that dials: one ROUTER for all peers, over ipc or TCP, each TCP peer with the key it must prove.
+
+Routing ids are the incarnation and a counter of the dialler's, so that a new connection never collides with an old
+one that ZeroMQ has not buried yet (libzmq drops such a connection without a word, or aborts when it dialled itself).
+Redialling is put off for ever (24 days) instead of disabled, because with RECONNECT_IVL = -1 libzmq buries the pipe
+of a peer that died together with the replies in it; the mesh reads them all, reports on_closed, then buries it.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import zmq
+
+from zray.transport import sockets
+from zray.transport.sockets import Limits
+
+if TYPE_CHECKING:
+    from zray.transport.curve import Keys
+
+_NEVER_MS = 2**31 - 1
+_FAILED_EVENTS = (zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+                  | zmq.EVENT_HANDSHAKE_FAILED_AUTH)
+_CLOSED_EVENTS = zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECT_RETRIED | _FAILED_EVENTS
+
+
+class Dialled:
+    """A connection that we made."""
+
+    __slots__ = ("address", "endpoint", "route")
+
+    def __init__(self, endpoint: str, address: str, route: bytes):
+        self.endpoint = endpoint
+        self.address = address  # the endpoint without its key
+        self.route = route
+
+
+class Outbound:
+    """The outbound socket, its monitor, and what it has dialled."""
+
+    def __init__(self, router: Any, incarnation: bytes, limits: Limits, counters: Counter[str]):
+        self.turned_away: Callable[[bytes], None] = lambda peer: None  # its gate does not list our key
+        self.dialled: dict[bytes, Dialled] = {}
+        self.at: dict[str, bytes] = {}  # address -> peer
+        self._incarnation, self._limits, self._counters = incarnation, limits, counters
+        self._dials = 0
+        self._for_tcp = False  # what the socket's options are set for
+        self.socket = router
+        self.socket.setsockopt(zmq.RECONNECT_IVL, _NEVER_MS)
+        self.monitor: Any = self.socket.get_monitor_socket(_CLOSED_EVENTS)
+
+    def dial(self, peer: bytes, endpoint: str, keys: Keys | None, insecure: bool) -> bytes | None:
+        """Dial; returns the peer that we had dialled at that address, on whom we have hung up.
+
+        ValueError or ZMQError for what cannot be dialled.
+        """
+        address = self._prepare(endpoint, keys, insecure)
+        other = self.at.get(address)
+        if other is not None:  # a successor listens where a process that ended did
+            self.hang_up(other)
+        self._dials += 1
+        suffix = self._dials.to_bytes(4, "big")
+        route = peer + suffix
+        self.socket.setsockopt(zmq.ROUTING_ID, self._incarnation + suffix)
+        self.socket.setsockopt(zmq.CONNECT_ROUTING_ID, route)
+        self.socket.connect(address)
+        self.dialled[peer] = Dialled(endpoint, address, route)
+        self.at[address] = peer
+        return other
+
+    def _prepare(self, endpoint: str, keys: Keys | None, insecure: bool) -> str:
+        """Set the socket's options for ``endpoint``; returns its address."""
+        if not endpoint.startswith("tcp:"):
+            if self._for_tcp:
+                sockets.for_ipc(self.socket, self._limits)
+                self._for_tcp = False
+            return endpoint
+        from zray.transport import curve  # noqa: PLC0415  (processes of a lone node do not pay for it)
+
+        parsed = curve.parse_endpoint(endpoint)
+        if not curve.is_numeric(parsed.address):
+            raise ValueError("its host is not a number")
+        if not parsed.key and not insecure:
+            raise ValueError("it has no key, and this cluster is not insecure")
+        if parsed.key and keys is None:
+            raise ValueError("this process has no keys")
+        if not self._for_tcp:
+            sockets.for_tcp(self.socket, self._limits)
+            self._for_tcp = True
+        sockets.as_client(self.socket, parsed, keys)
+        return parsed.address
+
+    def hang_up(self, peer: bytes) -> bool:
+        """Close the connection; False when there is none."""
+        dialled = self.dialled.pop(peer, None)
+        if dialled is None:
+            return False
+        del self.at[dialled.address]
+        try:
+            self.socket.disconnect(dialled.address)
+        except zmq.ZMQError as error:
+            if error.errno not in (errno.ENOENT, errno.EINVAL):
+                raise
+        return True
+
+    def ended(self) -> list[bytes]:
+        """Peers whose connection has ended, or could not be made, since the last call."""
+        peers = []
+        while self.monitor.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+            # event number and value, then the endpoint; zmq.utils.monitor reads them too, but imports asyncio (17 ms)
+            event, address = self.monitor.recv_multipart(zmq.NOBLOCK)
+            number, peer = int.from_bytes(event[:2], "little"), self.at.get(address.decode())
+            if number & _FAILED_EVENTS:
+                self._counters["failed_handshakes"] += 1  # a wrong key on either side; DISCONNECTED follows
+                if number & zmq.EVENT_HANDSHAKE_FAILED_AUTH and peer is not None:
+                    self.turned_away(peer)
+            elif peer is not None:
+                peers.append(peer)
+        return peers
+
+    def close_monitor(self) -> None:
+        self.socket.disable_monitor()
+        self.monitor.close(0)
+
+    def check(self) -> None:
+        """Raise AssertionError when an invariant is broken."""
+        assert {dialled.address: peer for peer, dialled in self.dialled.items()} == self.at

@@ -1,0 +1,62 @@
+"""Frames that reach their destination through others: where only one port of a machine is open.
+
+    core process a1  -- its node A --  node B  --  core process b1 of B
+
+Sessions stay end to end, between a1 and b1: numbers, acknowledgement, credit and resending are theirs.  A relay looks
+at the envelope only and passes a frame on as it is.  When the high-water mark of the next hop is reached it drops it,
+with a count, and the session sends it again; where it knows no way it answers GONE, and the sender reports the peer
+closed.
+
+Whom to believe about the source of a frame, which is not the peer of the connection it came by:
+
+    receiver                       believes
+    a core process                 its own relays: ``hops``, and the next hop of a source that it has set (``via``)
+    a node (it has ``relay``)      besides, another node about that node's own processes
+
+A node passes on only from or to processes of its own, so no frame goes round in circles.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+_TAG = 4
+_NODE = bytes(4)
+
+
+class Relaying:
+    """Next hops, and the decision about a frame that is not between the two ends of its connection.  Pure."""
+
+    def __init__(self, incarnation: bytes, counters: Counter[str], next_hops_max: int):
+        self.relay: Callable[[bytes], bytes | None] | None = None  # destination -> next hop
+        self.hops: set[bytes] = set()
+        self.via: dict[bytes, bytes] = {}  # peer -> next hop
+        self._incarnation = incarnation
+        self._counters = counters
+        self._max = next_hops_max
+
+    def accept(self, hop: bytes, source: bytes) -> bool:
+        """A frame for us from ``source`` came by the connection to ``hop``: believe it, and answer that way?"""
+        if not self._believes(hop, source) or (source not in self.via and len(self.via) >= self._max):
+            self._counters["misdirected"] += 1
+            return False
+        return True
+
+    def next_hop(self, hop: bytes, source: bytes, destination: bytes) -> bytes | None:
+        """Where a frame for somebody else goes next: b'' when there is no way, None when it may not pass at all."""
+        own = self._incarnation[:_TAG]
+        if self.relay is None or not self._believes(hop, source) or own not in (source[:_TAG], destination[:_TAG]):
+            self._counters["misdirected"] += 1
+            return None
+        found = self.relay(destination)
+        return b"" if found is None or found == hop else found
+
+    def _believes(self, hop: bytes, source: bytes) -> bool:
+        if source == hop or hop in self.hops or self.via.get(source) == hop:
+            return True
+        return self.relay is not None and hop[_TAG:] == _NODE and source[:_TAG] == hop[:_TAG]
+
+    def behind(self, hop: bytes) -> list[bytes]:
+        """Peers that are reached through it."""
+        return [peer for peer, through in self.via.items() if through == hop]

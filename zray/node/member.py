@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from zray import ids, messages as m
-from zray.gcs.control import FENCED
+from zray.gcs.control import FENCED, LEFT
 from zray.gcs.tables import NODES, Change, unpack_record
 from zray.sched.resources import UNITS_MAX
 from zray.transport.credentials import AllowList, BadJoinString, Credentials, JoinString, NotListed, decode_join
@@ -306,7 +306,11 @@ class Member:
                 self._alive(row)
             else:
                 self._allow_list.remove_node(incarnation[:ids.TAG_SIZE])
-                self._gone(incarnation, row.get("reason") or row["state"])
+                peers = self.daemon.machine.cluster.peers
+                if incarnation in peers:
+                    peers[incarnation] = row  # the last that is known of it
+                reason = row.get("reason") or row["state"]
+                self._gone(incarnation, f"it has left ({reason})" if row["state"] == LEFT else reason)
 
     def _gone(self, incarnation: bytes, reason: str) -> None:
         self.leavers.discard(incarnation)

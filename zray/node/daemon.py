@@ -67,12 +67,12 @@ class Daemon:
         linux.become_subreaper()
         linux.name_process("zray-node")
         one_blas_thread()
-        _import_everything()
+        _import_shared()
         self.zygote = ZygoteLink.fork(self.soft_limit, os.path.join(session_dir, "logs", "node.log"))
         self._compose(offered)
 
     def _compose(self, offered: Offer) -> None:
-        """Everything that may make threads or contexts: only after the fork."""
+        """Everything that may make threads or contexts, and what workers do not need: only after the fork."""
         from zray import codec
         from zray.gcs.service import GcsService
         from zray.node.locations import GcsLocations
@@ -140,6 +140,7 @@ class Daemon:
             self._shell_handlers |= self.member.handlers
             self._perform_by_type |= {Link: lambda effect: self.member.links.link(effect.node, effect.endpoint),
                                       Unlink: lambda effect: self.member.links.unlink(effect.node)}
+            self.member.deliver_early(self._deliver)
         self._perform()
 
     def _become_member(self, shown: dict[str, Any], offered: Offer) -> None:
@@ -292,20 +293,15 @@ class Daemon:
                 leaving is not None and leaving.why == why):
             self.stopping = self.stopping or why
         elif leaving is None:
-            self._leaving = Leaving(why, self.machine, self.gcs, lambda: setattr(self, "stopping", why),
-                                    time.monotonic())
+            self.member.tell_leave(why)
+            self._leaving = Leaving(why, self.machine, self.gcs, self.member.leavers, self.member.ended_nodes,
+                                    lambda: setattr(self, "stopping", why), time.monotonic())
 
     def fence(self, reason: str) -> None:
         """The cluster goes on without this node, which may have run the same things as others since: end at once."""
         if self._leaving is None:  # else it is on its way out anyhow
             print(f"zray-node: this node was declared dead: {reason}; start it again to rejoin", file=sys.stderr)
         self.stopping = f"this node was declared dead: {reason}"
-
-    def proven_dead(self, node: bytes) -> None:
-        """Its endpoint refuses connections."""
-        if self._leaving is not None:
-            self._leaving.proven_dead.add(node)
-        self.gcs.peer_closed(node, True)
 
     def _peer_closed(self, peer: bytes) -> None:
         if self.member is not None:
@@ -506,17 +502,13 @@ def _log_error(error: Exception) -> None:
     traceback.print_exception(error)
 
 
-def _import_everything() -> None:
-    """What this process and the workers both need, before the fork, so that the pages are shared."""
-    import msgpack  # noqa: F401
-    import zmq  # noqa: F401
+def _import_shared() -> None:
+    """What this process and the workers both need, before the fork: its pages are shared.
 
-    import zray.gcs.service
-    import zray.node.machine
-    import zray.node.names
-    import zray.node.output
-    import zray.store.reaper
-    import zray.store.service
+    The rest comes after it, while the zygote imports numpy and what only workers need.
+    """
+    import zray.gcs.client
+    import zray.store.segment
     import zray.transport.mesh  # noqa: F401
 
 
@@ -533,11 +525,12 @@ def main(argv: list[str] | None = None) -> None:
         session_dir = sessions.create(arguments.session_dir)
         daemon = Daemon(arguments, config, offered, cluster, session_dir)
     except (BadOption, SessionError, ValueError, RuntimeError, OSError) as error:  # each says in words what is wrong
-        print(f"zray-node: {error}", file=sys.stderr)
-        sys.exit(1)
+        print(f"zray-node: {error}", file=sys.stderr, flush=True)
     finally:
         if daemon is None and session_dir:
             sessions.remove(session_dir)
+    if daemon is None:
+        os._exit(1)  # half a daemon has sockets that nobody closes; all of it goes with the process
     _serve(daemon, arguments.ready_fd)
 
 

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 JOIN_TIMEOUT_S = 20.0
 STRANGERS_S = 0.2  # how often to ask about nodes that have a part in the control store and are unknown here
+# Others speak to a node from the moment the nodes table has it, which is before it knows itself.
+EARLY_MAX = 10_000
 PYTHON = ".".join(map(str, sys.version_info[:3]))
 ROW_FIELDS = {"node_id": bytes, "endpoint": str, "name": str, "total": dict, "labels": dict, "shown": dict}
 
@@ -53,6 +55,9 @@ class Member:
         self.known: list[dict[str, Any]] = []  # rows that came with NodeJoined
         self.join_string = ""
         self._ask_rows_at: float | None = None
+        self._early: list[tuple[bytes, int, Any]] = []  # what others said as soon as the nodes table had us
+        self.leavers: set[bytes] = set()  # live nodes that said that they leave
+        self.ended_nodes: set[bytes] = set()  # their endpoints refuse connections, and the table has yet to say so
         self._ticket: JoinString | None = _ticket(options) if options.address else None
         try:
             self.credentials = Credentials.create(session_dir, me, self._ticket.cluster if self._ticket else b"")
@@ -106,6 +111,8 @@ class Member:
         def on_message(sender: bytes, code: int, message: Any) -> None:
             if sender == peer and type(message) is m.NodeJoined:
                 found.append(message)
+            elif type(message) is not m.HelloAck and len(self._early) < EARLY_MAX:
+                self._early.append((sender, code, message))
 
         before, self.mesh.on_closed = self.mesh.on_closed, lost.append
         try:
@@ -136,9 +143,10 @@ class Member:
     def start(self, daemon: Daemon) -> None:
         """The daemon is composed: serve joins, watch the nodes table."""
         self.daemon = daemon
-        self.links = Links(self.mesh, daemon.watcher, time.monotonic, daemon.proven_dead, self._revoked)
+        self.links = Links(self.mesh, daemon.watcher, time.monotonic, self._proven_dead, self._revoked)
         self.handlers: dict[int, Callable[[bytes, Any], None]] = {
-            m.NodeJoin.CODE: self._node_join, m.HelloAck.CODE: self._hello_ack, m.NodeRows.CODE: self._node_rows}
+            m.NodeJoin.CODE: self._node_join, m.HelloAck.CODE: self._hello_ack, m.NodeRows.CODE: self._node_rows,
+            m.NodeLeave.CODE: self._node_leave}
         cluster = daemon.machine.cluster
         cluster.bind_host, cluster.insecure = self.options.host, self.options.insecure
         cluster.one_port = self.options.one_port
@@ -153,10 +161,29 @@ class Member:
         daemon.gcs.on_config = lambda config: self._look_for_strangers()
         self._look_for_strangers()
 
+    def deliver_early(self, deliver: Callable[[bytes, int, Any], None]) -> None:
+        """What came while this node waited for the answer to its NodeJoin: acknowledged, so nobody sends it again."""
+        early, self._early = self._early, []
+        for peer, code, message in early:
+            deliver(peer, code, message)
+
     def closed(self, peer: bytes) -> None:
         """The mesh says that a connection of ours is closed."""
         if self.links.closed(peer):
             self.daemon.gcs.peer_closed(peer, False)
+
+    def _proven_dead(self, node: bytes) -> None:
+        self.ended_nodes.add(node)
+        self.daemon.gcs.peer_closed(node, True)
+
+    def tell_leave(self, reason: str) -> None:
+        for node in sorted(self.daemon.machine.cluster.peers):
+            self.mesh.send(node, m.NodeLeave.CODE, m.NodeLeave(reason))
+
+    def _node_leave(self, peer: bytes, message: m.NodeLeave) -> None:
+        if peer in self.daemon.machine.cluster.peers:
+            self.leavers.add(peer)
+            self.daemon.machine.node_leaves(peer, time.monotonic())
 
     def _revoked(self, node: bytes) -> None:
         """Only of nodes that the nodes table calls dead or left are keys taken off the lists."""
@@ -266,7 +293,7 @@ class Member:
     def _nodes_changed(self, reset: bool, changes: list[Change]) -> None:
         for change in changes:
             if change.value is None:
-                self.daemon.node_gone(change.key[len(NODES):][:ids.INCARNATION_SIZE], "it was removed")
+                self._gone(change.key[len(NODES):][:ids.INCARNATION_SIZE], "it was removed")
                 continue
             row = unpack_record(change.value)
             incarnation = row["node_id"][:ids.INCARNATION_SIZE]
@@ -274,7 +301,12 @@ class Member:
                 self._alive(row)
             else:
                 self._allow_list.remove_node(incarnation[:ids.TAG_SIZE])
-                self.daemon.node_gone(incarnation, row.get("reason") or row["state"])
+                self._gone(incarnation, row.get("reason") or row["state"])
+
+    def _gone(self, incarnation: bytes, reason: str) -> None:
+        self.leavers.discard(incarnation)
+        self.ended_nodes.discard(incarnation)
+        self.daemon.node_gone(incarnation, reason)
 
     def _alive(self, row: dict[str, Any]) -> None:
         incarnation = row["node_id"][:ids.INCARNATION_SIZE]

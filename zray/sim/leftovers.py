@@ -40,7 +40,8 @@ def _of_node(node: SimNode) -> Iterator[str]:
             yield f"actor {actor.id.hex()} {actor.state} life {actor.life}"
     for what, found in (
             ("guests", machine.guests.guests), ("watches", machine.elsewhere.entries), ("lent", machine.abroad.lent),
-            ("dials", machine.cluster._dialling), ("requests", machine._requests), ("asked", machine.census._asked),
+            ("dials", machine.cluster._dialling), ("requests", machine.places.requests),
+            ("asked", machine.census._asked),
             ("requests of its client", node.gcs.client._open), ("leases elsewhere", machine.bottom_up.spill.leases)):
         if found:
             yield f"{what} {found}"

@@ -69,10 +69,12 @@ class SimMember(Member):
         self.known = []
         self.clock = lambda: node.net.now
         self._ask_rows_at = None
+        self.leavers = set()
+        self.ended_nodes = set()
 
     def begin(self, node: SimNode) -> None:
         self.daemon = node  # type: ignore[assignment]
-        self.links = SimLinks(node, node.proven_dead, self._revoked)
+        self.links = SimLinks(node, self._proven_dead, self._revoked)
         node.gcs.on_fenced = node.fence
         node.gcs.on_config = lambda config: self._look_for_strangers()
         for row in self.known:
@@ -212,6 +214,8 @@ class SimNode(Process):
             self.member._node_rows(peer, message)
         elif code == m.HelloAck.CODE:
             self.member._hello_ack(peer, message)
+        elif code == m.NodeLeave.CODE:
+            self.member._node_leave(peer, message)
         else:
             self.machine.handle(peer, code, message, self.net.now)
         self.stir()
@@ -293,7 +297,9 @@ class SimNode(Process):
         if self.machine.cluster.alone or self.gcs.fenced_because:
             self.stopping = self.stopping or why
         elif self._leaving is None:
-            self._leaving = Leaving(why, self.machine, self.gcs, self._left, self.net.now)
+            self.member.tell_leave(why)
+            self._leaving = Leaving(why, self.machine, self.gcs, self.member.leavers, self.member.ended_nodes,
+                                    self._left, self.net.now)
         self.stir()
 
     def _left(self) -> None:
@@ -303,13 +309,6 @@ class SimNode(Process):
 
     def fence(self, reason: str) -> None:
         self.stopping = f"declared dead: {reason}"
-        self.stir()
-
-    def proven_dead(self, node: bytes) -> None:
-        if self._leaving is not None:
-            self._leaving.proven_dead.add(node)
-        self.gcs.peer_closed(node, True)
-        self.machine.settle(self.net.now)
         self.stir()
 
     @property

@@ -8,8 +8,8 @@ from random import Random
 from zray.sim.network import Faults
 
 FAULTS_S = 0.6  # how long the first phase of a run lasts on one node
-CLUSTER_FAULTS_S = 2.0  # and on several: a node that falls silent is dead after NODE_TIMEOUT_S
-NODE_TIMEOUT_S = 0.8
+CLUSTER_FAULTS_S = 1.5  # and on several: a node that falls silent is dead after NODE_TIMEOUT_S
+NODE_TIMEOUT_S = 0.6
 SEVERAL = 0.3  # part of the seeds that have more than one node
 
 # What may happen to a node: its process is killed (connections are refused), its machine loses power (silence), it is
@@ -41,7 +41,7 @@ class Plan:
     @classmethod
     def random(cls, seed: int) -> Plan:
         random = Random(f"plan {seed}")
-        nodes = random.randint(2, 5) if random.random() < SEVERAL else 1
+        nodes = random.choice((2, 2, 2, 3, 3, 3, 4, 5)) if random.random() < SEVERAL else 1
         faulty = random.random() < 0.6
         one = nodes == 1
         return cls(

@@ -74,7 +74,7 @@ class Elsewhere:
             entry.asked.append(then)
 
     def process_gone(self, peer: bytes) -> None:
-        for actor in self._of.pop(peer, ()):
+        for actor in sorted(self._of.pop(peer, ())):
             entry = self.entries[actor]
             entry.watchers.discard(peer)
             self._drop_if_idle(actor, entry)

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 # Root of an error -> what must have happened.
 EXCUSES = {
     "raised": (), "cancelled": ("cancel",), "worker_crashed": ("crash", "node"), "owner_died": ("crash", "node"),
-    "actor_died": ("crash", "kill", "node"), "actor_unavailable": ("crash", "kill", "node"), "raylet_died": ("node",),
+    "actor_died": ("crash", "kill", "node", "group"), "actor_unavailable": ("crash", "kill", "node", "group"),
+    "raylet_died": ("node",), "task_pg_removed": ("group",), "actor_pg_removed": ("group",),
 }
 
 
@@ -36,7 +37,7 @@ class Oracle:
         self.values: dict[bytes, Any] = {}
         self.programs: dict[bytes, list[Any]] = {}
         self.runs: dict[bytes, list[tuple[Any, int]]] = {}  # task -> [(worker, attempt), ...]
-        self.happened: dict[str, int] = {"crash": 0, "cancel": 0, "kill": 0, "node": 0}
+        self.happened: dict[str, int] = {"crash": 0, "cancel": 0, "kill": 0, "node": 0, "group": 0}
         self.actors: dict[bytes, bytes] = {}  # actor -> object of its life
         self.calls: dict[tuple[bytes, bytes], int] = {}  # (worker of the actor, caller) -> last sequence started
         self.lives: dict[tuple[bytes, int], bytes] = {}  # (actor, life) -> the worker that is it

@@ -76,10 +76,14 @@ class ActorPlaces:
             return
 
         def found(row: dict | None) -> None:
-            if row is not None and row["state"] != "DEAD":
-                self._host.effects.append(Send(row["home"], m.Relay(peer, message.CODE, list(message))))
+            if row is None or row["state"] == "DEAD":
+                return
+            if row["home"] == host.incarnation:  # adopted meanwhile
+                host.actors.kill(message, host.now)
+            else:
+                host.effects.append(Send(row["home"], m.Relay(peer, message.CODE, list(message))))
 
-        self._host.elsewhere.find(message.actor, found, self._host.now)
+        host.elsewhere.find(message.actor, found, host.now)
 
     def _actor_up(self, peer: bytes, message: m.ActorUp) -> None:
         if not self._host.guests.from_worker(peer, message):

@@ -44,6 +44,7 @@ class Oracle:
         self.newest: dict[bytes, int] = {}  # actor -> newest life that has done anything
         self.names: dict[bytes, str] = {}  # detached actor -> name
         self.condemned: set[bytes] = set()  # nodes that some other node knows to be dead
+        self.served: list[tuple[Any, bytes]] = []  # (worker, owner) of every start
         self.seen = 0
 
     # ------------------------------------------------------------ what was asked for
@@ -89,6 +90,7 @@ class Oracle:
     def started(self, worker: Any, owner: bytes, sequence: int, task: list[Any]) -> None:
         if task[0] not in self.programs:
             raise Violation(f"task {task[0].hex()} was never submitted")
+        self.served.append((worker, owner))
         runs = self.runs.setdefault(task[0], [])
         if worker.actor is not None:
             self._one_life(worker)

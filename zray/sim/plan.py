@@ -46,7 +46,8 @@ class Plan:
         faulty = random.random() < 0.6
         one = nodes == 1
         return cls(
-            nodes=nodes, drivers=random.randint(1, 3) if one else random.randint(2, 4), cpus=random.randint(1, 3 if one else 2),
+            nodes=nodes, drivers=random.randint(1, 3) if one else random.randint(2, 4),
+            cpus=random.randint(1, 3 if one else 2),
             steps=random.randint(3, 12), pace=0.4 if one else 0.8,
             depth=random.randint(0, 2), task_s_max=random.choice((0.0003, 0.01, 0.05)),
             faults=Faults(0.00005, random.choice((0.0003, 0.005)), slow=random.choice((0.03, 0.3)), drop=0.02 * faulty,

@@ -127,6 +127,8 @@ class Drivers:
         if node not in job.told:
             job.told.add(node)
             self._host.effects.append(Send(node, m.JobStart(job.number, job.driver, job.config)))
+            if job.is_over:  # what still runs for it is detached
+                self._host.effects.append(Send(node, m.JobEnd(job.number, "its driver is gone")))
 
     def _job_start(self, peer: bytes, message: m.JobStart) -> None:
         self._host.jobs.foreign(message.job, message.driver, message.config, self._host.now)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import time
 from array import array
 from collections.abc import Callable
+from functools import partial
+from random import Random
 from typing import Any
 
 from zray.core.runtime import current
@@ -103,18 +105,18 @@ def missing(ray: Any, keys: int) -> int:
 def _each(count: int, make: Callable[[Any, int, Callable[[Any], None]], Any]) -> list[Any]:
     """All answers, at most 1000 requests under way."""
     runtime: Any = current()
-    answers: list[Any] = []
+    answers: list[Any] = [None] * count
     for start in range(0, count, 1000):
         numbers = range(start, min(start + 1000, count))
         waiter = runtime.loop.waiter(len(numbers))
 
-        def answered(call: Any, waiter: Any = waiter) -> None:
-            answers.append(call.result())
+        def answered(n: int, waiter: Any, call: Any) -> None:
+            answers[n] = call.result()
             runtime.loop.notify_one(waiter)
 
         with runtime.loop.lock:
             for n in numbers:
-                make(runtime.gcs, n, answered)
+                make(runtime.gcs, n, partial(answered, n, waiter))
         if not runtime.loop.wait(waiter, time.monotonic() + WAIT_S):
             raise TimeoutError(f"requests to the control store without an answer for {WAIT_S:g} s")
     return answers
@@ -129,3 +131,52 @@ def pass_tasks(ray: Any, count: int) -> None:
 
 def _nothing() -> None:
     return None
+
+
+def history(ray: Any, seconds: float, prefix: str, keys: int, seed: int, streams: int = 2) -> list[tuple[Any, ...]]:
+    """Random puts, gets, deletes and puts of absent keys for ``seconds``: (key, action, result, called, returned).
+
+    For zray.sim.linearizability; values are unique.  Every request is answered, or TimeoutError.
+    """
+    runtime: Any = current()
+    random = Random(seed)
+    found: list[tuple[Any, ...]] = []
+    waiter = runtime.loop.waiter(streams)
+    until = time.monotonic() + seconds
+
+    def issue() -> None:
+        key = f"{prefix}/{random.randrange(keys)}"
+        value = random.getrandbits(64).to_bytes(8, "big")
+        kind = random.choice(("put", "put", "get", "get", "get", "add", "delete"))
+        called = time.monotonic()
+
+        def answered(call: Any) -> None:
+            now = time.monotonic()
+            action = (kind, value) if kind in ("put", "add") else (kind,)
+            found.append((key, action, call.error or call.value, called, now))
+            if now < until:
+                issue()
+            else:
+                runtime.loop.notify_one(waiter)
+
+        gcs, name = runtime.gcs, key.encode()
+        if kind == "get":
+            gcs.kv_get(name, "fuzz", done=answered)
+        elif kind == "delete":
+            gcs.kv_del(name, "fuzz", done=answered)
+        else:
+            gcs.kv_put(name, value, "fuzz", overwrite=kind == "put", done=answered)
+
+    with runtime.loop.lock:
+        for _ in range(streams):
+            issue()
+    if not runtime.loop.wait(waiter, until + WAIT_S):
+        raise TimeoutError(f"requests to the control store without an answer for {WAIT_S:g} s")
+    return found
+
+
+def read(ray: Any, names: list[str]) -> list[tuple[Any, ...]]:
+    """The keys as they are now, in the same form."""
+    called = time.monotonic()
+    values = _each(len(names), lambda gcs, n, done: gcs.kv_get(names[n].encode(), "fuzz", done=done))
+    return [(name, ("get",), value, called, time.monotonic()) for name, value in zip(names, values, strict=True)]

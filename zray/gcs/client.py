@@ -339,6 +339,7 @@ class GcsClient:
         self.members = tuple(members)
         for call in list(self._open.values()):
             if not call.done:
+                call.attempts = 0
                 self._transmit(call)
         for watch in list(self._watches.values()):
             self._ask_watch(watch)
@@ -361,8 +362,11 @@ class GcsClient:
         """Send again what has had no answer for a while; call every few tens of milliseconds while ``busy``."""
         self._now = max(self._now, now)
         for call in list(self._open.values()):
-            if not call.done and now - call.sent_at >= RETRY_S:
+            if call.sent_at == math.inf:  # sent since the last tick, at a time that nobody has told us
+                call.sent_at = now
+            elif not call.done and now - call.sent_at >= RETRY_S:
                 self._transmit(call, retry=True)
+                call.sent_at = now
         for watch in list(self._watches.values()):
             if now - watch.asked_at >= (RETRY_S if watch.waiting else WATCH_ASK_S):
                 self._ask_watch(watch, retry=watch.waiting)
@@ -410,7 +414,7 @@ class GcsClient:
         return next((n for n in self._open if n > 0), self._held[0].number if self._held else self._next_update)
 
     def _transmit(self, call: Call, retry: bool = False) -> None:
-        call.sent_at = self._now
+        call.sent_at = math.inf
         if retry:
             call.attempts += 1
             self.counters["retries"] += 1
@@ -445,6 +449,7 @@ class GcsClient:
         """Send once more what ``peer`` redirected, because it had not heard yet of the configuration that I know."""
         call = self._open.get(number)
         if call is not None:
+            call.attempts = 0
             self._transmit(call)
         elif not number and self.members and peer == self.members[-1]:
             for watch in list(self._watches.values()):

@@ -66,12 +66,12 @@ class Daemon:
         linux.become_subreaper()
         linux.name_process("zray-node")
         one_blas_thread()
-        _import_everything()
+        _import_shared()
         self.zygote = ZygoteLink.fork(self.soft_limit, os.path.join(session_dir, "logs", "node.log"))
         self._compose(offered)
 
     def _compose(self, offered: Offer) -> None:
-        """Everything that may make threads or contexts: only after the fork."""
+        """Everything that may make threads or contexts, and what workers do not need: only after the fork."""
         from zray import codec
         from zray.gcs.service import GcsService
         from zray.node.locations import GcsLocations
@@ -95,7 +95,7 @@ class Daemon:
         self.processes = Processes(self.watcher)
         self.children = Children(self._worker_exited, self._zygote_exited)
         self.children.zygote = self.zygote.pid
-        self.signals = Signals(self.watcher, self.children.collect, lambda: self.stop("signal"))
+        self.signals = Signals(self.watcher, self.children.collect, lambda: self.stop("it was told to stop"))
         self.mesh = Mesh(self.incarnation, 0, self.endpoint, codec.encode, codec.decode, time.monotonic, limits=Limits(
             self.config.session_frames_max, self.config.session_bytes_max, self.config.frame_bytes_max))
         self.mesh.watch(self.watcher.fileno())
@@ -501,17 +501,13 @@ def _log_error(error: Exception) -> None:
     traceback.print_exception(error)
 
 
-def _import_everything() -> None:
-    """What this process and the workers both need, before the fork, so that the pages are shared."""
-    import msgpack  # noqa: F401
-    import zmq  # noqa: F401
+def _import_shared() -> None:
+    """What this process and the workers both need, before the fork: its pages are shared.
 
-    import zray.gcs.service
-    import zray.node.machine
-    import zray.node.names
-    import zray.node.output
-    import zray.store.reaper
-    import zray.store.service
+    The rest comes after it, while the zygote imports numpy and what only workers need.
+    """
+    import zray.gcs.client
+    import zray.store.segment
     import zray.transport.mesh  # noqa: F401
 
 

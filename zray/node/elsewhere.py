@@ -32,11 +32,12 @@ class Rows(Protocol):
 
 
 class _Entry:
-    __slots__ = ("asked", "deadline", "row", "watch", "watchers")
+    __slots__ = ("answered", "asked", "deadline", "row", "watch", "watchers")
 
     def __init__(self, deadline: float):
         self.deadline = deadline
         self.row: Row | None = None
+        self.answered = False  # the control store has said something, if only that there is no row
         self.watch = 0
         self.watchers: set[bytes] = set()
         self.asked: list[Callable[[Row | None], None]] = []
@@ -92,7 +93,9 @@ class Elsewhere:
         for actor, entry in list(self.entries.items()):
             if entry.deadline > now:
                 continue
-            if entry.row is None:
+            if entry.row is None and not entry.answered:
+                entry.deadline = now + GRACE_S  # a control store without a majority knows no less of it than before
+            elif entry.row is None:
                 self._end(actor, entry)
             elif entry.asked:
                 self._answer(entry)
@@ -118,6 +121,7 @@ class Elsewhere:
     def _changed(self, actor: bytes, entry: _Entry, row: Row | None) -> None:
         if self.entries.get(actor) is not entry:
             return
+        entry.answered = True
         if row is None:
             if entry.row is not None:  # it ended long ago, and its home has forgotten it
                 self._end(actor, entry)

@@ -17,7 +17,7 @@ from zray.ids import node_of, same_node
 from zray.node.actors import Actor
 from zray.node.effects import Note, Send
 from zray.node.guests import Guest
-from zray.sched.spill import Unplace
+from zray.sched.spill import Place, Unplace
 
 if TYPE_CHECKING:
     from zray.node.machine import NodeMachine
@@ -76,10 +76,14 @@ class ActorPlaces:
             return
 
         def found(row: dict | None) -> None:
-            if row is not None and row["state"] != "DEAD":
-                self._host.effects.append(Send(row["home"], m.Relay(peer, message.CODE, list(message))))
+            if row is None or row["state"] == "DEAD":
+                return
+            if row["home"] == host.incarnation:  # adopted meanwhile
+                host.actors.kill(message, host.now)
+            else:
+                host.effects.append(Send(row["home"], m.Relay(peer, message.CODE, list(message))))
 
-        self._host.elsewhere.find(message.actor, found, self._host.now)
+        host.elsewhere.find(message.actor, found, host.now)
 
     def _actor_up(self, peer: bytes, message: m.ActorUp) -> None:
         if not self._host.guests.from_worker(peer, message):
@@ -108,7 +112,7 @@ class ActorPlaces:
         if token is not None:
             scheduler = self._host.scheduler if isinstance(actor, Guest) else self._host.bottom_up
             scheduler.cancel_request(token)
-            self._settle_unplaced()
+            self._settle_unplaced(token)
             self.forget(actor)
         for placement in [p for p in self._host.placements.values() if p.actor == actor.id and p.life == actor.life]:
             if placement.worker is None:
@@ -116,13 +120,17 @@ class ActorPlaces:
             else:
                 self._host.pool.kill(placement.worker, reason, self._host.now)
 
-    def _settle_unplaced(self) -> None:
-        """Another node may have been asked to place it: it is told while we know which actor that was."""
+    def _settle_unplaced(self, token: int) -> None:
+        """Whoever was asked to place it is told while we know which actor that was, and this node before it grants."""
         host, spill = self._host, self._host.bottom_up.spill
         spill.step(host.now)
         keep = []
         for effect in spill.out:
-            if type(effect) is not Unplace or effect.node == host.incarnation or not host.abroad.perform(effect):
+            if type(effect) is Unplace and effect.node == host.incarnation:
+                host.scheduler.cancel_request(effect.token)
+            elif type(effect) is Unplace:
+                host.abroad.perform(effect)
+            elif type(effect) is not Place or effect.token != token:
                 keep.append(effect)
         spill.out[:] = keep
 

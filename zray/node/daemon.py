@@ -29,6 +29,7 @@ from zray.node import linux, session as sessions
 from zray.node.children import Children, Processes, Signals, Watcher
 from zray.node.cluster import routed
 from zray.node.effects import DropJob, EndJob, Forget, Kill, Link, Note, Send, Spawn, Unlink, Watch
+from zray.node.jobs import JOB_BITS
 from zray.node.leaving import Leaving
 from zray.node.options import BadOption, Membership, Offer, json_map, membership, node_row, offer, parser
 from zray.node.session import Session, SessionError
@@ -39,9 +40,7 @@ if TYPE_CHECKING:
 
 EXIT_WAIT_S = 1.5  # for killed workers to be collected at the end; the kernel needs milliseconds
 LOG_LINES_A_MESSAGE = 1000
-# Numbers that are unique in the cluster: the node's ordinal, then its own counting.
-JOB_BITS = 16
-LEASE_BITS = 40
+LEASE_BITS = 40  # as JOB_BITS, for lease numbers
 # Below this the plain kernels decide in less than a tenth of a millisecond, and save 100 MB a node.
 KERNELS_FROM_NODES = 16
 

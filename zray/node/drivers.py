@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from zray import messages as m
 from zray.ids import same_node
 from zray.node.effects import DropJob, EndJob, Forget, Note, Send, Watch
-from zray.node.jobs import Job
+from zray.node.jobs import JOB_BITS, Job
 
 if TYPE_CHECKING:
     from zray.node.machine import NodeMachine
@@ -127,6 +127,8 @@ class Drivers:
         if node not in job.told:
             job.told.add(node)
             self._host.effects.append(Send(node, m.JobStart(job.number, job.driver, job.config)))
+            if job.is_over:  # what still runs for it is detached
+                self._host.effects.append(Send(node, m.JobEnd(job.number, "its driver is gone")))
 
     def _job_start(self, peer: bytes, message: m.JobStart) -> None:
         self._host.jobs.foreign(message.job, message.driver, message.config, self._host.now)
@@ -138,8 +140,11 @@ class Drivers:
             self.end_job(job, message.reason)
 
     def ended(self, number: int) -> bool:
+        """Its driver is gone, as far as this node can know: it may never have heard of the job itself."""
         job = self._host.jobs.jobs.get(number)
-        return job is not None and job.is_over
+        if job is not None:
+            return job.is_over
+        return any(row.get("ordinal") == number >> JOB_BITS for row in self._host.cluster.last_rows.values())
 
     def is_used(self, number: int) -> bool:
         return self._host.actors.job_is_used(number) or self._host.guests.job_is_used(number)

@@ -99,7 +99,7 @@ class GroupService:
         self._dead[node] = None
         self.table.node_died(node, now)
         self.directory.forget(node)
-        for group in {*self.bundles.homes(), *self.directory.living()}:
+        for group in sorted({*self.bundles.homes(), *self.directory.living()}):
             if self.home(group) != node:
                 continue
             self._unknown[group] = now + ADOPTION_S

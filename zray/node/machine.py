@@ -121,7 +121,7 @@ class NodeMachine:
         self.actors = ActorTable(self.places, emit)
         self.pool.may_retire = lambda worker: not self.actors.owns(worker.incarnation)
         self.guests = Guests(self)
-        self.elsewhere = Elsewhere(incarnation, names, emit)
+        self.elsewhere = Elsewhere(incarnation, names, emit, self._is_home)
         self.cluster = Cluster(self)
         self.abroad = Abroad(self)
         self.orphans = Orphans(self)
@@ -535,6 +535,10 @@ class NodeMachine:
     def from_abroad(self, process: bytes, code: int, message: Any) -> None:
         """What a process of another node tells this one."""
         self.handlers[code](process, message)
+
+    def _is_home(self, actor: bytes, node: bytes) -> bool:
+        """Whether that node, which the actor's row names as its home, lives and knows of it."""
+        return node in self.cluster.peers or (node == self.incarnation and actor in self.actors.actors)
 
     def is_process(self, incarnation: bytes) -> bool:
         """Whether that is a core process of this node."""

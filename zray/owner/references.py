@@ -431,7 +431,7 @@ class References:
             for oid, drops in list(self.dropped_holds.items()):
                 if drops.pop(process, None) is not None and not drops:
                     del self.dropped_holds[oid]
-        for oid in list(self.held_by.get(process, ())):
+        for oid in sorted(self.held_by.get(process, ())):
             entry = self.owned.get(oid)
             if entry is not None:
                 self._remove_hold(entry, process)

@@ -428,6 +428,21 @@ class Core(Process):
         self.calls.kill(handle.actor)
         self.send(self.node, m.KillActor(handle.actor, no_restart, False, "killed by zray.kill()"))
 
+    # ------------------------------------------------------------ placement groups
+
+    def create_group(self, bundles: int, strategy: str) -> bytes:
+        """A placement group of that many bundles of one CPU."""
+        tid = self.next_task_id()
+        group = ids.group_id(self.node, tid[:ids.PREFIX_SIZE], int.from_bytes(tid[ids.PREFIX_SIZE:], "little"))
+        self.send(self.node, m.CreateGroup(group, {
+            "bundles": [{"CPU": UNIT}] * bundles, "strategy": strategy, "name": "", "namespace": "sim",
+            "detached": False}, 0))
+        return group
+
+    def remove_group(self, group: bytes) -> None:
+        self.cluster.oracle.happened["group"] += 1
+        self.send(self.node, m.RemoveGroup(group, "removed by the schedule"))
+
     # ------------------------------------------------------------ ends
 
     def quiet(self) -> bool:

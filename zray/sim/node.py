@@ -13,8 +13,9 @@ from zray.gcs.service import GcsService
 from zray.gcs.tables import NODES
 from zray.ids import INCARNATION_SIZE, NODE_SIZE, node_of
 from zray.node.cluster import routed
-from zray.node.daemon import JOB_BITS, LEASE_BITS
+from zray.node.daemon import LEASE_BITS
 from zray.node.effects import EndJob, Forget, Kill, Link, Send, Spawn, Unlink, Watch
+from zray.node.jobs import JOB_BITS
 from zray.node.leaving import Leaving
 from zray.node.links import Links
 from zray.node.machine import NodeMachine

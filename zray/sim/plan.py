@@ -37,6 +37,7 @@ class Plan:
     nodes: int = 1
     node_faults: tuple[str, ...] = ()
     detached: bool = False  # actors with names that outlive their drivers
+    groups: bool = False  # placement groups
 
     @classmethod
     def random(cls, seed: int) -> Plan:
@@ -45,13 +46,14 @@ class Plan:
         faulty = random.random() < 0.6
         one = nodes == 1
         return cls(
-            nodes=nodes, drivers=random.randint(1, 3), cpus=random.randint(1, 3 if one else 2),
+            nodes=nodes, drivers=random.randint(1, 3) if one else random.randint(2, 4),
+            cpus=random.randint(1, 3 if one else 2),
             steps=random.randint(3, 12), pace=0.4 if one else 0.8,
             depth=random.randint(0, 2), task_s_max=random.choice((0.0003, 0.01, 0.05)),
             faults=Faults(0.00005, random.choice((0.0003, 0.005)), slow=random.choice((0.03, 0.3)), drop=0.02 * faulty,
                           duplicate=0.05 * faulty),
             faults_s=FAULTS_S if one else CLUSTER_FAULTS_S,
             kills=random.choice((0, 0, 1, 3, 6)), driver_deaths=random.random() < 0.2, cancels=random.random() < 0.4,
-            actors=random.random() < 0.7, burst=random.choice((0,) * 14 + (60, 200)),
-            node_faults=tuple(random.choice(NODE_FAULTS) for _ in range(random.randint(0, 3))) if not one else (),
-            detached=random.random() < 0.4)
+            actors=random.random() < (0.7 if one else 0.9), burst=random.choice((0,) * 14 + (60, 200)),
+            node_faults=tuple(random.choice(NODE_FAULTS) for _ in range(random.randint(0, 4))) if not one else (),
+            detached=random.random() < 0.4, groups=random.random() < 0.3)

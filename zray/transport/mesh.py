@@ -195,7 +195,7 @@ class Mesh(Links):
         self._refused.add(node_tag)
         known = (self._sessions, self._dialled, self._inbound_route, self._held, self._outbox, self._via,
                  self._tcp.routes if self._tcp is not None else ())
-        for peer in set().union(*known):
+        for peer in sorted(set().union(*known)):
             if peer[:_TAG] == node_tag:
                 self.disconnect(peer)
                 self._inbound_route.pop(peer, None)

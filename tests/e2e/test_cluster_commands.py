@@ -87,15 +87,13 @@ ray.get(keeper.f.remote())
         actors = json.loads(zray("list", "actors", "--address", started.session_dir, "--format", "json"))
         disk = next(node["NodeID"] for node in nodes if "disk" in node["Resources"])
         assert [(a["name"], a["state"], a["node_id"]) for a in actors] == [("keeper", "ALIVE", disk)]
-        tasks = json.loads(zray("list", "tasks", "--address", started.session_dir, "--format", "json"))
-        assert "Keeper.f" in {row["name"] for row in tasks}
-        jobs = json.loads(zray("list", "jobs", "--address", started.session_dir, "--format", "json"))
-        assert len(jobs) == len({job["job_id"] for job in jobs}), "a job is listed once"
-    run_script(tmp_path, """
-import zray as ray
-ray.init("auto", namespace="lists")
-ray.kill(ray.get_actor("keeper"))
-""")
+    tasks = json.loads(zray("list", "tasks", "--address", two[0].session_dir, "--format", "json"))
+    assert "Keeper.f" in {row["name"] for row in tasks}
+    jobs = json.loads(zray("list", "jobs", "--address", two[1].session_dir, "--format", "json"))
+    assert len(jobs) == len({job["job_id"] for job in jobs}), "a job is listed once"
+    ray.init("auto", namespace="lists")
+    ray.kill(ray.get_actor("keeper"))
+    ray.shutdown()
 
 
 def test_init_takes_auto_a_join_string_an_address_and_a_session_directory(two):
@@ -145,6 +143,7 @@ def test_endpoints_of_workers_and_drivers_keep_to_the_port_range(two):
     assert ports and all(23100 <= port <= 23199 for port in ports)
 
 
+@pytest.mark.slow
 def test_insecure_says_so_loudly_and_mixes_with_nothing_else(two, session_root):
     with _elsewhere() as there:
         head = Started(zray("start", "--head", "--insecure", "--num-cpus", "1", **there))

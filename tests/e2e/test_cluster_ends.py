@@ -254,7 +254,7 @@ sys.stdin.readline()
 """
 
 
-@pytest.mark.parametrize("how", ["exit", "kill -9"])
+@pytest.mark.parametrize("how", [pytest.param("exit", marks=pytest.mark.slow), "kill -9"])
 def test_the_end_of_a_driver_ends_its_processes_on_all_nodes_but_detached_actors(grow, tmp_path, how):
     cluster = grow({"num_cpus": 1}, {"num_cpus": 1, "resources": {"x": 1}}, connect=None)
     mark = tmp_path / "mark"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from zray.config import Config
 from zray.node.member import _ticket
 from zray.node.options import BadOption, membership, offer, parser
+from zray.node.session import base_dirs
 from zray.sched.resources import UNITS_MAX
 from zray.transport.credentials import JoinString, encode_join
 
@@ -77,3 +80,10 @@ def test_a_join_string_may_be_broken_over_lines_but_not_over_kinds_of_clusters()
     _, options = checked("--address", open_one)
     with pytest.raises(BadOption, match="join it with --insecure"):
         _ticket(options)
+
+
+def test_a_temporary_directory_of_ones_own_hides_what_runs_elsewhere(monkeypatch):
+    monkeypatch.setenv("ZRAY_TMPDIR", "/var/tmp/mine")
+    assert base_dirs() == [f"/var/tmp/mine/zray-{os.getuid()}"]
+    monkeypatch.setenv("ZRAY_TMPDIR", "/var/tmp/" + "long" * 30)
+    assert base_dirs()[1:] == [f"/tmp/zray-{os.getuid()}"]

@@ -96,7 +96,7 @@ class Daemon:
         self.processes = Processes(self.watcher)
         self.children = Children(self._worker_exited, self._zygote_exited)
         self.children.zygote = self.zygote.pid
-        self.signals = Signals(self.watcher, self.children.collect, lambda: self.stop("signal"))
+        self.signals = Signals(self.watcher, self.children.collect, lambda: self.stop("it was told to stop"))
         self.mesh = Mesh(self.incarnation, 0, self.endpoint, codec.encode, codec.decode, time.monotonic, limits=Limits(
             self.config.session_frames_max, self.config.session_bytes_max, self.config.frame_bytes_max))
         self.mesh.watch(self.watcher.fileno())

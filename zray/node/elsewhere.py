@@ -31,11 +31,12 @@ class Rows(Protocol):
 
 
 class _Entry:
-    __slots__ = ("asked", "deadline", "row", "watch", "watchers")
+    __slots__ = ("answered", "asked", "deadline", "row", "watch", "watchers")
 
     def __init__(self, deadline: float):
         self.deadline = deadline
         self.row: Row | None = None
+        self.answered = False  # the control store has said something, if only that there is no row
         self.watch = 0
         self.watchers: set[bytes] = set()
         self.asked: list[Callable[[Row | None], None]] = []
@@ -81,8 +82,12 @@ class Elsewhere:
 
     def tick(self, now: float) -> None:
         for actor, entry in list(self.entries.items()):
-            if entry.row is None and entry.deadline <= now:
+            if entry.row is not None or entry.deadline > now:
+                continue
+            if entry.answered:
                 self._end(actor, entry)
+            else:  # a control store without a majority knows no less of the actor than before
+                entry.deadline = now + GRACE_S
 
     def next_deadline(self) -> float | None:
         return min((e.deadline for e in self.entries.values() if e.row is None), default=None)
@@ -98,6 +103,7 @@ class Elsewhere:
     def _changed(self, actor: bytes, entry: _Entry, row: Row | None) -> None:
         if self.entries.get(actor) is not entry:
             return
+        entry.answered = True
         if row is None:
             if entry.row is not None:  # it ended long ago, and its home has forgotten it
                 self._end(actor, entry)

@@ -17,8 +17,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from zray import ids, messages as m
-from zray.gcs.control import FENCED
+from zray.gcs.control import FENCED, LEFT
 from zray.gcs.tables import NODES, Change, unpack_record
+from zray.sched.resources import UNITS_MAX
 from zray.transport.credentials import AllowList, BadJoinString, Credentials, JoinString, NotListed, decode_join
 from zray.node.links import Links
 from zray.node.options import BadOption, Membership
@@ -240,13 +241,17 @@ class Member:
             return f"its row has no {lacks}"
         if message.row["node_id"][:ids.INCARNATION_SIZE] != peer or len(message.row["node_id"]) != ids.NODE_SIZE:
             return "its node id is not that of its connection"
-        if any(type(key) is not str or type(units) is not int or units < 0
+        if any(type(key) is not str or type(units) is not int or not 0 <= units <= UNITS_MAX
                for key, units in message.row["total"].items()):
-            return "its resources are not amounts"
+            return f"its resources are not amounts from 0 to {UNITS_MAX} units"
+        if any(type(key) is not str or type(value) is not str for key, value in message.row["labels"].items()):
+            return "its labels are not text"
         try:
-            parse_endpoint(message.row["endpoint"])
+            endpoint = parse_endpoint(message.row["endpoint"])
         except BadEndpoint as error:
             return f"its endpoint: {error}"
+        if bool(endpoint.key) == self.options.insecure:
+            return f"its endpoint has {'a' if endpoint.key else 'no'} key, unlike those of this cluster"
         return ""
 
     # ------------------------------------------------------------ nodes that the table has not told of yet
@@ -301,7 +306,11 @@ class Member:
                 self._alive(row)
             else:
                 self._allow_list.remove_node(incarnation[:ids.TAG_SIZE])
-                self._gone(incarnation, row.get("reason") or row["state"])
+                peers = self.daemon.machine.cluster.peers
+                if incarnation in peers:
+                    peers[incarnation] = row  # the last that is known of it
+                reason = row.get("reason") or row["state"]
+                self._gone(incarnation, f"it has left ({reason})" if row["state"] == LEFT else reason)
 
     def _gone(self, incarnation: bytes, reason: str) -> None:
         self.leavers.discard(incarnation)

@@ -208,6 +208,18 @@ def _nothing() -> None:
     return None
 
 
+def rows() -> list[Row]:
+    """For ``python -m benchmarks cluster``: a short form, of one round."""
+    cluster = Cluster(2)
+    try:
+        found = three_ways(cluster, ["tasks", "actors"], 1)
+        only = joining(cluster) + cluster.drivers["remote"].do("benchmarks.cluster", "fetch")
+    finally:
+        cluster.close()
+    return only + [{**row, "group": GROUP, "row": f"{row['row']} ({place})"}
+                   for places in found.values() for place, measured in places.items() for row in measured]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     known = [*PARTS, *sorted(ALONE_ONLY)]

@@ -9,7 +9,7 @@
     join      a node joins (that alone)
     timeline  the figure: three nodes, one is killed, a second later another joins
     restart   a store of 10,000 keys on one node, killed and started again from its directory
-    memory    memory of the node and its store while 500,000 tasks pass
+    memory    memory of the node and its store while a million tasks pass
 
 The client is a driver; its node is a daemon that has no replica, except in ``chains`` and ``timeline``.  It writes and
 reads without a pause, one request of each kind at a time.  A stall is the longest time that one request took.
@@ -27,7 +27,7 @@ from typing import Any
 
 from benchmarks.drivers import Driver
 from benchmarks.echo import echo_p50
-from benchmarks.measure import quantile
+from benchmarks.measure import Row, cost_row, quantile, rate_row
 from benchmarks.plot import plot
 from benchmarks.report import number, table, write_json
 from zray.cluster_utils import Cluster, ClusterNode
@@ -37,7 +37,7 @@ REPLICAS = 3
 PLACES = ("head", "middle", "tail")
 SETTLE_S = 20.0
 BEFORE_S, AFTER_S = 0.7, 1.5
-TASKS = 500_000
+TASKS = 1_000_000
 KEYS_RESTART = 10_000
 _CLOCK_TICK = os.sysconf("SC_CLK_TCK")
 
@@ -233,7 +233,7 @@ def timeline(figures: str) -> dict[str, Any]:
     try:
         replicas = store.settled()
         with Driver(replicas[0].session_dir) as driver:
-            driver.begin("benchmarks.kv", "load", 7.0)
+            driver.begin("benchmarks.kv", "load", 10.0)
             start = time.monotonic()
             time.sleep(2.0)
             killed = time.monotonic() - start
@@ -292,8 +292,12 @@ def restart() -> dict[str, Any]:
 
 
 def memory(tasks: int = TASKS) -> dict[str, Any]:
-    """Resident memory of the node's daemon, and rows in the store, while tasks pass."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+    """Memory of a node's daemon, the control store in it, while tasks pass.
+
+    The daemon keeps its last ``events_max`` (100,000) task events; here 1000, so that they do not fill up meanwhile.
+    """
+    settings = {"events_max": 1000}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "_system_config": settings})
     try:
         pid = cluster.list_all_nodes()[0].pid
         with Driver(cluster.address) as driver:
@@ -315,6 +319,29 @@ def _resident(pid: int) -> int:
         return next(int(line.split()[1]) for line in lines if line.startswith("Pss_Anon:")) * 1024
 
 
+def steady_alone() -> dict[str, Any]:
+    """:func:`steady` on five nodes, three of them replicas, the client on another."""
+    store = Store(5)
+    try:
+        replicas = store.settled()
+        home = store.without_replica(replicas)
+        with Driver(home.session_dir) as driver:
+            return steady(driver, {**dict(zip(PLACES, replicas, strict=True)), "client's node": home})
+    finally:
+        store.close()
+
+
+def rows() -> list[Row]:
+    """For ``python -m benchmarks gcs``."""
+    found = steady_alone()
+    out = []
+    for kind in ("put", "get"):
+        one, many = found[kind], found[f"{kind}, 256 at a time"]
+        out += [{**cost_row("gcs", f"GCS {kind}, three replicas", one["p50_ms"], "ms"), "p99": one["p99_ms"]},
+                rate_row("gcs", f"GCS {kind}s, three replicas, 256 at a time", many["rate"])]
+    return out
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     known = ["steady", "chains", "kill", "stop", "join", "timeline", "restart", "memory"]
@@ -328,14 +355,7 @@ def main() -> int:
     out: dict[str, Any] = {}
     for part in options.parts or known:
         if part == "steady":
-            store = Store(5)
-            try:
-                replicas = store.settled()
-                home = store.without_replica(replicas)
-                with Driver(home.session_dir) as driver:
-                    out[part] = steady(driver, {**dict(zip(PLACES, replicas, strict=True)), "client's node": home})
-            finally:
-                store.close()
+            out[part] = steady_alone()
             print(show_steady("three replicas, client elsewhere", out[part]))
         elif part == "chains":
             out[part] = chains()

@@ -180,7 +180,9 @@ class Daemon:
         if self.config.kernels_at_start or many:
             from zray.sched.loading import Kernels
 
-            self.machine.scheduler.view.use(Kernels.load(os.path.dirname(self.session_dir)))
+            kernels = Kernels.load(os.path.dirname(self.session_dir))
+            self.machine.scheduler.view.use(kernels)
+            self.machine.bottom_up.view.use(kernels)
 
     def _watch_descriptors(self) -> None:
         self.watcher.add(self._wake, self._run_soon)

@@ -276,7 +276,9 @@ class Runtime:
             return
         if self.lost_node is not None:
             self.lost_node()
-        failure = [m.FAILED, "raylet_died", {"node": self.node.hex()}]
+        failure = self.submitter.lost = [m.FAILED, "raylet_died", {"node": self.node.hex()}]
+        if self.store is not None:
+            self.store.node_lost(failure)
         for entry in list(self.refs.owned.values()):
             if entry.value is None:
                 self.refs.complete(entry, failure)
@@ -364,6 +366,8 @@ class Runtime:
 
     def request(self, make: Callable[[int], Any], timeout: float = REQUEST_TIMEOUT_S) -> Any:
         """Send ``make(request number)`` to the node and wait for its answer."""
+        if self.submitter.lost is not None:
+            raise errors.LocalRayletDiedError("the node daemon of this process ended")
         reply = Reply()
         with self.loop.lock:
             self._request_count += 1
@@ -481,7 +485,7 @@ class Runtime:
         if self.closed:
             return
         self.closed = True
-        if goodbye and self.kind == "driver" and self.pid == os.getpid():
+        if goodbye and self.kind == "driver" and self.pid == os.getpid() and self.submitter.lost is None:
             reply = Reply()
             with self.loop.lock:
                 self._requests[0] = reply

@@ -15,8 +15,10 @@ GROUPS = {
     "groups": "benchmarks.placement_groups",
     "kernels": "benchmarks.kernels",
     "transfer": "benchmarks.transfer",
+    "cluster": "benchmarks.cluster",
+    "gcs": "benchmarks.gcs",
 }
-ZRAY_ONLY = {"kernels", "transfer"}
+ZRAY_ONLY = {"kernels", "transfer", "cluster", "gcs"}
 
 
 def measure(group: str, module: str, quick: bool = False) -> list[Row]:

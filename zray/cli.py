@@ -235,9 +235,9 @@ def _node_lines(nodes: list[dict[str, Any]]) -> list[str]:
         has = ", ".join(f"{name}={amount:g}" for name, amount in row["Resources"].items()
                         if not name.endswith("memory"))
         reason = row.get("DeathReason", "")
-        note = "(the one that answers)" if row is nodes[0] else f"({reason})" if reason not in ("", "left") else ""
-        shown = ("  " + row["NodeID"][:8], row["State"], place, row["NodeName"], has, note)
-        lines.append(" ".join(filter(None, shown)))
+        note = "(the one that answers)" if row is nodes[0] else f"({reason})" if reason else ""
+        words = row["NodeID"][:8], row["State"], place, row["NodeName"], has, note
+        lines.append("  " + " ".join(filter(None, words)))
     return lines
 
 

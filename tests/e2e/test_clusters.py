@@ -91,7 +91,7 @@ print(sorted(mine), flush=True)
                for line, after in zip(first, rest, strict=True)]
     assert not workers[0] & workers[1], "a worker served two jobs"
     for name, line in zip(("one", "two"), first, strict=True):
-        assert all(cwd == str(tmp_path / name) for _, cwd in eval(line.split(maxsplit=1)[1]))
+        assert {cwd for _, cwd in eval(line.split(maxsplit=1)[1])} == {str(tmp_path / name)}
 
 
 def test_status_names_the_session_and_stop_leaves_nothing_to_find(fresh):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 
+import numpy as np
 import psutil
 import pytest
 
@@ -200,17 +201,36 @@ def test_a_killed_node_takes_its_workers_with_it_and_the_driver_gets_an_error(fr
     def forever(gate_pid):
         signal.pause()
 
+    @ray.remote(num_cpus=0)
+    class Counter:
+        def up(self):
+            return 1
+
+    counter = Counter.remote()
+    stored = ray.put(np.ones(100_000))
+    assert ray.get(counter.up.remote()) == 1
     worker = psutil.Process(ray.get(pid.remote()))
     node = [p for p in psutil.Process().children() if p.pid != worker.pid]
     fresh.watch()
     ref = forever.remote(0)
     for process in node:
         process.kill()
-    with pytest.raises(exceptions.RayError):
+    with pytest.raises(exceptions.LocalRayletDiedError):
         ray.get(ref, timeout=30)
     until(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE, "the worker ends", 10)
-    with pytest.raises(exceptions.RayError):
-        ray.get(pid.remote(), timeout=30)
+    later = {
+        "a task": lambda: ray.get(pid.remote(), timeout=30),
+        "a task of a new key": lambda: ray.get(pid.options(num_cpus=0.5).remote(), timeout=30),
+        "a call": lambda: ray.get(counter.up.remote(), timeout=30),
+        "a new actor": lambda: ray.get(Counter.remote().up.remote(), timeout=30),
+        "a large value": lambda: ray.put(np.ones(1_000_000)),
+        "a question": ray.nodes,
+    }
+    for name, use in later.items():
+        with pytest.raises(exceptions.LocalRayletDiedError):
+            use()
+            pytest.fail(f"{name} succeeded without a node")
+    assert ray.get(stored).sum() == 100_000, "what is in memory can still be read"
 
 
 @pytest.mark.zray_only

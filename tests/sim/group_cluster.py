@@ -70,15 +70,16 @@ class Node:
         self.granted: dict[int, int] = {}
         self.states: dict[bytes, m.GroupState] = {}  # as the driver hears them
         self.machine = NodeMachine(
-            node={"NodeID": self.me.hex()}, scheduler=LocalScheduler(total, node=self.me), names=cluster.names,
-            config=Config(), new_worker_id=self.new_worker, attach=lambda peer, pid: {}, keep=1)
+            incarnation=self.me, node={"NodeID": self.me.hex()}, names=cluster.names,
+            scheduler=LocalScheduler(total, node=self.me), config=Config(), new_worker_id=self.new_worker,
+            attach=lambda peer, pid: {}, keep=1)
         self.machine.groups.cluster_view = self.view
         self.machine.groups.node_ids = lambda node: node.hex()
         self._tick_at: float | None = None
         self.net.register(self.me, self.on_message)
         self.machine.start(0.0)
         self.hear(self.driver, m.Hello(m.PROTOCOL, "driver", "", 1, 0, "", []))
-        self.machine._hellos[self.driver] = m.Hello(m.PROTOCOL, "driver", "", 1, 0, "", [])
+        self.machine.drivers.hellos[self.driver] = m.Hello(m.PROTOCOL, "driver", "", 1, 0, "", [])
         self.hear(self.driver, m.RegisterDriver({}))
 
     def new_worker(self) -> bytes:

@@ -10,7 +10,7 @@ from zray.sim.network import Faults
 
 HOSTILE = Faults(drop=0.03, duplicate=0.1, slow=0.05, delay_s_min=0.0005, delay_s_max=0.005)
 STRIKES_START_S, STRIKES_END_S = 0.6, 3.0
-SEEDS_A_TEST = 5
+SEEDS_A_TEST = 3
 
 
 def drive(seed: int, kinds: str, *, nodes: int = 4, faults: Faults = HOSTILE) -> SimStore:

@@ -6,19 +6,23 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from fuzz.sim_cluster import past_failures
+from fuzz.sim_cluster import past_failures, twice
+from zray.gcs.tables import NODES
+from zray.ids import same_node
 from zray.sim import cluster as cluster_module
-from zray.sim import programs
+from zray.sim import leftovers, programs
 from zray.sim.cluster import SimCluster
 from zray.sim.driver import SimDriver
 from zray.sim.network import Faults
+from zray.sim.node import SimNode
 from zray.sim.oracle import Violation
-from zray.sim.plan import Plan
+from zray.sim.plan import CLUSTER_FAULTS_S, NODE_FAULTS, Plan
 
-SEEDS = 200
+SEEDS = 80  # each twice; `python -m fuzz.sim_cluster --seeds 0:1000 --twice` runs more
 SEEDS_A_TEST = 20
 ROOT = Path(__file__).parents[2]
 
@@ -32,7 +36,7 @@ def run(seed: int, plan: Plan | None = None) -> SimCluster:
 @pytest.mark.parametrize("first", range(0, SEEDS, SEEDS_A_TEST))
 def test_every_task_has_its_value_or_its_error_and_nothing_is_left_behind(first):
     for seed in range(first, first + SEEDS_A_TEST):
-        run(seed)
+        twice(seed)
 
 
 @pytest.mark.parametrize("seed", past_failures())
@@ -46,7 +50,13 @@ def test_one_seed_is_one_schedule():
 
 
 def test_a_seed_replays_in_another_process_whatever_its_hashes_of_bytes():
-    script = "from zray.sim.cluster import SimCluster; c = SimCluster(3); c.run(); print(c.net.trace_hash())"
+    script = """
+from zray.sim.cluster import SimCluster
+for seed in (3, 5, 22, 9234):
+    cluster = SimCluster(seed)
+    cluster.run()
+    print(cluster.plan.nodes, cluster.net.trace_hash())
+"""
     found = set()
     for salt in ("1", "2"):
         done = subprocess.run([sys.executable, "-c", script], env={**os.environ, "PYTHONHASHSEED": salt}, cwd=ROOT,
@@ -66,6 +76,65 @@ def test_without_faults_each_task_runs_once_and_no_error_is_excused():
         crashing = {task for task, program in cluster.oracle.programs.items() if program[0] == "crash"}
         if not cluster.oracle.happened["crash"]:
             assert all(len(runs) == 1 for task, runs in cluster.oracle.runs.items() if task not in crashing)
+
+
+def several(nodes: int = 3, **changes: Any) -> Plan:
+    """A plan of a quiet network with several nodes."""
+    return Plan(**{"nodes": nodes, "drivers": 3, "cpus": 1, "steps": 8, "pace": 0.8, "faults_s": CLUSTER_FAULTS_S,
+                   "faults": Faults(0.0001, 0.001), **changes})
+
+
+def test_tasks_and_calls_go_to_other_nodes():
+    elsewhere = {"task": 0, "call": 0}
+    for seed in range(6):
+        cluster = run(seed, several(steps=16, detached=True, groups=True))
+        for worker, owner in cluster.oracle.served:
+            if not same_node(worker.incarnation, owner):
+                elsewhere["call" if worker.actor is not None else "task"] += 1
+    assert elsewhere["task"] > 50
+    assert elsewhere["call"] > 5
+
+
+@pytest.mark.parametrize("what", sorted(set(NODE_FAULTS)))
+def test_each_disaster_is_survived(what):
+    for seed in range(3):
+        cluster = run(seed, several(4, node_faults=(what, what), detached=True))
+        assert cluster.nodes_made == (6 if what == "join" else 4)
+
+
+def test_a_node_that_stood_still_for_too_long_is_declared_dead_and_ends():
+    dead = 0
+    for seed in range(8):
+        cluster = run(seed, several(node_faults=("freeze",)))
+        assert not cluster.oracle.condemned & cluster.nodes.keys()
+        dead += len(cluster.oracle.condemned)
+    assert dead > 0
+
+
+def test_the_history_of_the_control_store_is_checked():
+    """A write that was answered for and is not there is noticed."""
+    cluster = run(2, several())
+    rows = leftovers.rows(cluster)
+    cluster.history.check(rows)
+    lost = next(key for key in rows if key.startswith(NODES))
+    with pytest.raises(AssertionError, match="contradicts itself"):
+        cluster.history.check({key: value for key, value in rows.items() if key != lost})
+
+
+class Deaf(SimCluster):
+    """A cluster in which a declared-dead node is listened to: the checks must notice."""
+
+    def stepped(self, process: Any) -> None:
+        if isinstance(process, SimNode):
+            process.mesh._refused.clear()
+            process.machine.cluster.gone.clear()
+        super().stepped(process)
+
+
+def test_the_checks_notice_a_node_that_speaks_after_its_death():
+    with pytest.raises((Violation, AssertionError)):
+        for seed in range(8):
+            Deaf(seed, several(node_faults=("freeze", "isolate"))).run()
 
 
 class PassesOn(SimDriver):

@@ -10,10 +10,13 @@ import pytest
 
 from benchmarks import groups
 from benchmarks.budgets import BUDGETS, reached
+from benchmarks.cluster import ratio, summary
 from benchmarks.compare import alternate, comparison
 from benchmarks.measure import cost_row, latency_row, quantile, rate_row
 from benchmarks.plot import plot
 from benchmarks.report import number, table
+from fuzz.kill_gcs import step
+from zray.sim.linearizability import Operation, check
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -89,3 +92,22 @@ def test_a_plot_is_well_formed_and_has_its_lines(tmp_path):
         found = root.findall("{http://www.w3.org/2000/svg}polyline")
         assert len(found) == 2 and all(len(line.attrib["points"].split()) == 2 for line in found)
         assert "a < b" in [text.text for text in root.iter("{http://www.w3.org/2000/svg}text")]
+
+
+def test_a_ratio_is_the_median_of_pairs_and_above_one_when_better():
+    rows = {"lone": [cost_row("g", "r", value) for value in (1.0, 2.0, 4.0)],
+            "local": [cost_row("g", "r", value) for value in (2.0, 2.0, 2.0)]}
+    assert ratio(rows, "local") == 1.0
+    assert ratio({"lone": [rate_row("g", "r", 10)], "remote": [rate_row("g", "r", 5)]}, "remote") == 0.5
+    assert ratio(rows, "remote") is None
+    assert [row["row"] for row in summary({"r": rows})] == ["r"]
+
+
+def test_the_key_that_histories_are_checked_against_behaves_like_one_of_the_store():
+    state, seen = None, []
+    for action in (("get",), ("add", b"1"), ("add", b"2"), ("put", b"3"), ("get",), ("delete",), ("delete",)):
+        state, result = step(state, action)
+        seen.append(result)
+    assert seen == [None, False, True, True, b"3", True, False]
+    history = [Operation("k", ("put", b"1"), False, 0, 1), Operation("k", ("get",), None, 2, 3)]
+    assert not check(history, step), "an acknowledged write that is not there"

@@ -348,6 +348,8 @@ def test_nodes_that_list_each_other_talk_until_one_is_removed(nodes: Nodes) -> N
     say(node, head, "still here?")
     nodes.until(lambda: head.counters["not_admitted"] + head.counters["refused"] > 0)
     assert (head.incarnation, node.incarnation) in nodes.closed and nodes.reasons(head) == ["hello"]
+    nodes.until(lambda: (node.incarnation, head.incarnation) in nodes.closed)
+    nodes.closed.clear()
     node.disconnect(head.incarnation)
     node.connect(head.incarnation, head.serve_tcp())
     nodes.refused(node, head.incarnation)

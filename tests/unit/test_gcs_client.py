@@ -85,6 +85,15 @@ def test_functions_jobs_actors_nodes_and_locations(service):
     assert client.get_actor(b"a1").result() is None
 
 
+def test_whoever_waits_for_a_function_gets_it_when_it_is_stored_or_at_once(service):
+    client, early, late = service.client, [], []
+    client.await_function(b"f" * 20, early.append)
+    assert early == []
+    client.register_function(b"f" * 20, b"blob")
+    client.await_function(b"f" * 20, late.append)
+    assert early == late == [b"blob"]
+
+
 def test_a_job_takes_its_functions_with_it(service):
     client = service.client
     for job in (b"job1", b"job2"):
@@ -177,6 +186,8 @@ def test_a_retry_carries_the_same_number_and_tries_other_members():
     wire = Wire(b"h", b"t")
     wire.client.put(b"kv/a", b"v")
     first = wire.take()[0][1]
+    wire.client.tick(0.5)  # how long ago it was sent nobody has said: it counts from here
+    assert wire.take() == []
     wire.client.tick(1.0)
     wire.client.tick(2.0)
     assert wire.take() == [(b"t", first), (b"h", first)]
@@ -195,6 +206,16 @@ def test_a_redirect_of_a_later_epoch_moves_everything_open_at_once():
     wire.client.on_message(b"t", GcsReply(1, "", [False, 1]))
     assert call.result() is False and not wire.client.busy
     wire.client.check()
+
+
+def test_after_retries_a_new_configuration_is_asked_at_its_head():
+    wire = Wire(b"h", b"m", b"t")
+    wire.client.put(b"kv/a", b"v")
+    for now in (1.0, 2.0):
+        wire.client.tick(now)
+    first = wire.take()[0][1]
+    wire.client.configure(wire.client.epoch + 1, [b"m", b"t"])
+    assert wire.take() == [(b"m", first)]
 
 
 def test_requests_made_before_the_chain_is_known_go_out_when_it_is():

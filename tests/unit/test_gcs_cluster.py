@@ -7,6 +7,8 @@ import os
 from collections import deque
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from zray.gcs import tables
 from zray.gcs.client import GcsClient
@@ -18,7 +20,21 @@ from zray.gcs.service import GcsService
 from zray.gcs.sharding import SHARDS, shard_of
 from zray.gcs.state import CorruptSnapshot
 from zray.ids import TAG_SIZE
-from zray.messages import GcsEvents, GcsReply, GcsRequest, GcsWatch
+from zray.messages import (
+    GcsEvents,
+    GcsReply,
+    GcsRequest,
+    GcsWatch,
+    Heartbeat,
+    LeaseAsk,
+    LeasePromise,
+    NodeStanding,
+    RegisterAccept,
+    RegisterAccepted,
+    RegisterPrepare,
+    RegisterPromise,
+    RegisterRefused,
+)
 
 KV_SHARD = shard_of(tables.scoped(tables.KV, "", b"k"), SHARDS)
 
@@ -352,6 +368,39 @@ def test_a_process_that_ends_leaves_nothing():
     bench.to_processes.clear()
     bench.put(service, b"b")
     assert not bench.to_processes and len(service.replica.publisher.watchers) == 1
+
+
+# ---------------------------------------------------------------- nonsense
+
+values = st.recursive(st.none() | st.booleans() | st.integers(-5, 2**63) | st.binary(max_size=8) | st.text(max_size=3),
+                      lambda inner: st.lists(inner, max_size=5), max_leaves=12)
+ints, lists = st.integers(-2, 9), st.lists(values, max_size=5)
+configs = st.one_of(lists, st.builds(lambda generation, voters: [generation, voters, [[1, voters, [1] * len(voters),
+                                     b"", 0]], []], ints, st.lists(st.binary(max_size=2), max_size=3)))
+hostile = st.one_of(
+    st.builds(RegisterPrepare, ints, lists), st.builds(RegisterPromise, ints, ints, ints, st.binary(), configs),
+    st.builds(RegisterAccept, ints, lists, configs), st.builds(RegisterAccepted, ints, ints),
+    st.builds(RegisterRefused, ints, ints, ints, st.floats()), st.builds(LeaseAsk, ints, ints),
+    st.builds(LeasePromise, ints, ints), st.builds(Heartbeat, ints, lists, lists, lists),
+    st.builds(NodeStanding, st.binary(max_size=8), st.sampled_from(["gone", "released", "x"]), st.text(max_size=3)))
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from([node_id(1)[:8], node_id(2)[:8], node_id(9)[:8]]), hostile), max_size=8))
+def test_no_message_breaks_a_service(messages):
+    bench = Bench(3)
+    first = next(iter(bench.services.values()))
+    for peer, message in messages:
+        first.receive(peer, message)
+        first.check()
+    bench.wait(0.2)
+
+
+def test_a_process_has_no_say_in_who_forms_the_store():
+    bench = Bench(3)
+    first = next(iter(bench.services.values()))
+    first.receive(process(first), NodeStanding(node_id(1)[:8], "gone", ""))
+    assert not first.control.membership.gone and first.counters["stranger"] == 1
 
 
 # ---------------------------------------------------------------- disk

@@ -236,6 +236,21 @@ def test_the_new_tail_serves_only_once_its_history_is_that_of_the_old_tail():
     assert bench.take_answers() == [(D, GcsReply(-2, "", answer)), (D, GcsReply(-3, "", answer))], "what came early too"
 
 
+def test_a_new_tail_answers_the_update_that_completes_its_history():
+    """Section 3.2, Extending a Chain: what reaches T after T+ has become the tail is answered by T+, which sees it
+    before it may serve."""
+    bench = Bench(A, B)
+    extended(bench)
+    bench.run()
+    assert bench.replicas[B].joiner_caught_up()
+    bench.adopt(bench.config.promoted())
+    bench.request(A, 1, put(b"k", b"v"))
+    bench.run(lose=lambda source, target, message: D in (source, target))
+    assert not bench.take_answers()
+    bench.tick()
+    assert bench.take_answers() == [(D, GcsReply(1, "", [False, 1]))]
+
+
 def test_for_a_tail_sent_is_empty():
     """Section 3.2, Extending a Chain: the value of Sent of a tail is always the empty list."""
     bench = Bench(A)

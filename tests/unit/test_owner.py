@@ -6,6 +6,7 @@ from typing import Any
 
 from zray import messages as m
 from zray.config import Config
+from zray.messages.leases import UNKNOWN
 from zray.owner.calls import ALIVE, DEAD, ActorCalls
 from zray.owner.records import QUEUED, Entry, Function, Task
 from zray.owner.references import References
@@ -98,3 +99,41 @@ def test_a_value_for_a_process_that_has_ended_pins_nothing():
     owner.refs.send_carrying(BORROWER, [kept])
     assert kept.refs == 1 and not owner.refs.transits
     assert not owner.refs.exported()
+
+
+def test_a_hold_that_a_task_of_a_borrower_took_is_reported_to_the_lender_too():
+    """The borrower's own word to the owner may be slower than its reply and the lender's drop."""
+    sent = []
+
+    class Wire:
+        send = staticmethod(lambda peer, message: sent.append((peer, message)))
+        connect = disconnect = staticmethod(lambda *_: None)
+
+    refs = References(b"borrower", Wire(), lambda *_: None)
+    record = refs.restore(b"oid", b"owner---", "")
+    refs.announce(b"grandson", [[b"oid", 7]])
+    refs.unpin(record)
+    assert refs.still_held([record]) == [[b"oid", 7, b"grandson"]]
+    lender = References(b"lender--", Wire(), lambda *_: None)
+    lender.restore(b"oid", b"owner---", "")
+    lender.announce(b"borrower", refs.still_held([record]))
+    assert (b"owner---", m.HoldAdd([[b"oid", 7]], b"grandson", [])) in sent[-1:]
+
+
+def test_what_was_in_flight_on_a_node_that_died_may_have_run_and_is_charged():
+    """Progress marks die with their node: a task that may run once must not run again, the others use up a retry."""
+    owner = Owner()
+    owner.fn.run_ns = 1000  # deep run-ahead
+    key = owner.submitter.key_for("key", {}, {}, {}, "f")
+    once, again = owner.task(key), owner.task(key, retries=1)
+    for task in (once, again):
+        owner.submitter.submit(task)
+    owner.submitter.pump()
+    owner.submitter.on_lease_grant(NODE, m.LeaseGrant(key.number, 1, WORKER, "", 7, {}))
+    owner.submitter.pump()
+    assert len([task for push in owner.net.to(WORKER, m.PushTasks) for task in push.tasks]) == 2
+    owner.submitter.on_worker_died(NODE, m.WorkerDied(WORKER, 1, 7, 0, 0, UNKNOWN, UNKNOWN, "its node is gone", ""))
+    owner.submitter.on_peer_closed(WORKER)
+    assert once.entry.value[:2] == [m.FAILED, "worker_crashed"]
+    assert (again.state, again.retries, again.attempt) == (QUEUED, 0, 1)
+    owner.submitter.check()

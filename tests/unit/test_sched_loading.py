@@ -154,3 +154,24 @@ with ThreadPoolExecutor(4) as pool:
     print(len({id(k) for k in pool.map(lambda _: Kernels.load(), range(4))}), Kernels.loaded() is not None)
 """
     assert python(code, home, **NO_JIT) == "1 True"
+
+TWO_NODES = """
+from zray.sched.bottom_up import BottomUpScheduler
+from zray.sched.loading import Kernels
+from zray.sched.local import LocalScheduler
+k = Kernels.load()
+home, other = (bytes([n]) * 4 + bytes(4) for n in (1, 2))
+local = LocalScheduler({"CPU": 10000}, node=home)
+scheduler = BottomUpScheduler(local, home)
+local.view.use(k)
+scheduler.view.use(k)
+scheduler.node_joined(other, {"CPU": 10000}, None, 0.0)
+for now in (0.0, 1.0, 2.0):
+    scheduler.step(now)
+scheduler.check()
+print(len(scheduler.view.row_of))
+"""
+
+
+def test_a_node_that_has_loaded_kernels_goes_on_when_another_joins(warm):
+    assert python(TWO_NODES, warm) == "2"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import count
+
 import pytest
 
 from zray import messages as m
 from zray.causes import Cause
 from zray.sched.bottom_up import BottomUpScheduler, Send
 from zray.sched.local import Grant, LocalScheduler, Status
-from zray.sched.spill import PATIENCE_S, Place, TellNode, Unplace
+from zray.sched.spill import LINK_BYTES_S, PATIENCE_S, Place, TellNode, Unplace
 
 U = 10_000
 HOME, EAST, WEST = NODES = [letter * 4 + bytes(4) for letter in (b"h", b"e", b"w")]
@@ -22,7 +24,7 @@ class Home:
 
     def __init__(self, *, alone: bool = False, nodes_of=lambda strategy: None) -> None:
         self.now = 0.0
-        self.local = LocalScheduler({"CPU": 2 * U}, node=HOME + bytes(20), first_lease=7 << 40)
+        self.local = LocalScheduler({"CPU": 2 * U}, node=HOME + bytes(20), next_lease=count((7 << 40) + 1).__next__)
         self.it = BottomUpScheduler(self.local, HOME, seed=1, nodes_of=nodes_of)
         self.it.schedulers = self.it.asker.schedulers = lambda: [HOME]
         self.effects: list = []
@@ -200,7 +202,7 @@ def test_a_wish_is_placed_first_and_waits_where_it_is_bound_to():
 
 def test_bytes_are_waited_for_as_long_as_moving_them_takes():
     home = Home()
-    wish = {"locality": WEST, "bytes": int(0.02 * 1.25e9)}  # 20 ms
+    wish = {"locality": WEST, "bytes": int(0.02 * LINK_BYTES_S)}  # 20 ms
     home.want(5, CPU, wish)
     assert home.shares() == {WEST: 5} and grants(home.effects) == 0
     home.step(0.015)

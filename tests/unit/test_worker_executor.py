@@ -40,6 +40,24 @@ def test_tasks_run_in_order_and_are_answered_once(rig):
     assert rig.rt.marks.tolist() == [1, 300, 300]
 
 
+def test_nothing_runs_before_the_job_is_known(rig):
+    seen = []
+    rig.executor.table[b"f"] = (seen.append, "f")
+    rig.executor.employed = False
+    rig.rt.tell(PushTasks(1, 1, [call(1, b"f", 1), call(2, b"f", 2)]))
+
+    def script():
+        rig.rt.until(lambda: rig.executor._idle is not None)
+        assert seen == []
+        with rig.rt.loop.lock:
+            rig.executor.employed = True
+            rig.executor.wake()
+        rig.wait_ends(2)
+
+    rig.drive(script)
+    assert seen == [1, 2]
+
+
 def test_a_definition_is_loaded_from_the_owner_or_fetched(rig):
     def twice(x):
         return x * 2

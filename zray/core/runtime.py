@@ -215,7 +215,8 @@ class Runtime:
             self.store.flush()
             if self.refs.inline_bytes > self._inline_bytes_next:
                 self._inline_bytes_next = self.stored.relieve(self.config.inline_table_bytes_max)
-        if self._tick_handle is None and (submitter.leases or submitter.deaths.dying or self.calls.leaving or self.gcs.busy):
+        if self._tick_handle is None and (submitter.leases or submitter.deaths.dying or self.calls.leaving
+                                          or self.gcs.busy):
             self._arm_tick()
 
     def _arm_wake(self) -> None:
@@ -275,7 +276,9 @@ class Runtime:
             return
         if self.lost_node is not None:
             self.lost_node()
-        failure = [m.FAILED, "raylet_died", {"node": self.node.hex()}]
+        failure = self.submitter.lost = [m.FAILED, "raylet_died", {"node": self.node.hex()}]
+        if self.store is not None:
+            self.store.node_lost(failure)
         for entry in list(self.refs.owned.values()):
             if entry.value is None:
                 self.refs.complete(entry, failure)
@@ -363,6 +366,8 @@ class Runtime:
 
     def request(self, make: Callable[[int], Any], timeout: float = REQUEST_TIMEOUT_S) -> Any:
         """Send ``make(request number)`` to the node and wait for its answer."""
+        if self.submitter.lost is not None:
+            raise errors.LocalRayletDiedError("the node daemon of this process ended")
         reply = Reply()
         with self.loop.lock:
             self._request_count += 1
@@ -447,9 +452,9 @@ class Runtime:
         return self.values.result(value, ids.return_id(task, index), receiver or self.context.receiver)
 
     def still_held(self, records: Iterable[Any]) -> list[list[Any]]:
-        """``[[oid, n], ...]`` of the borrowed ``records`` that user code kept when its task ended (under the lock)."""
+        """What the reply of a task that has ended says of the ``records`` it got (under the lock)."""
         self.empty_dropped()
-        return [[r.oid, r.n] for r in records if r.refs > 0]
+        return self.refs.still_held(records)
 
     def owner_busy(self) -> bool:
         """Whether other processes depend on objects of this one, or it has unfinished tasks."""
@@ -480,7 +485,7 @@ class Runtime:
         if self.closed:
             return
         self.closed = True
-        if goodbye and self.kind == "driver" and self.pid == os.getpid():
+        if goodbye and self.kind == "driver" and self.pid == os.getpid() and self.submitter.lost is None:
             reply = Reply()
             with self.loop.lock:
                 self._requests[0] = reply

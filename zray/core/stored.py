@@ -52,6 +52,8 @@ class Stored:
             if type(found) is Allocation:
                 return found
             self._wait(found.waiter, Cause.STORE_FULL, lambda: f"it waits for {nbytes} bytes")
+            if found.value is not None:  # no space: the node ended
+                raise errors.from_failure(found.value[1], found.value[2])
 
     def _wait(self, waiter: Waiter, cause: Cause, what: Callable[[], str]) -> None:
         """Wait for the store, saying so to whoever asks, and to the user after a while."""
@@ -130,7 +132,10 @@ class Stored:
             if then is not None:
                 then(pending)
 
-        pending.then = answered
+        if pending.waiter.done:  # the node ended
+            answered(pending)
+        else:
+            pending.then = answered
         return pending
 
     def prefetch(self, values: Iterable[Any]) -> None:

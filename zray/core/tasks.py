@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from zray import errors, ids, messages as m, serialization
-from zray.gcs.tables import FUNCTIONS
 from zray.options import DYNAMIC, STREAMING
 from zray.owner.maps import MapBatch
 from zray.owner.records import Borrowed, Entry, Function, Key, Task
@@ -73,39 +72,40 @@ class Tasks:
                 self.rt.gcs.register_function(self.rt.ids.job_bytes + key, blob)
 
     def fetch_function(self, key: bytes) -> bytes:
-        """A function from the GCS: workers that were not sent it with the task.
-
-        Whoever sent the task stored the function before, and did not wait: while the chain that keeps it is changing,
-        the task may be here first.  Then a watch brings it.
-        """
-        reply, watches = Reply(), []
-        where = FUNCTIONS + self.rt.ids.job_bytes + key
-
-        def found(error: str, blob: bytes | None) -> None:
-            reply.message = (error, blob)
-            self.loop.notify(reply)
+        """A function from the GCS: workers that were not sent it with the task."""
+        reply = Reply()
+        name = self.rt.ids.job_bytes + key
 
         def arrived(call: Any) -> None:
-            if call.error or call.value is not None:
-                found(call.error, call.value)
-            else:
-                watches.append(self.rt.gcs.watch_key(where, changed))
-
-        def changed(reset: bool, changes: list[Any]) -> None:
-            if changes and changes[-1].value is not None and reply.message is None:
-                found("", changes[-1].value)
+            reply.message = call
+            self.loop.notify(reply)
 
         with self.loop.lock:
-            self.rt.gcs.get(where, arrived)
+            self.rt.gcs.get_function(name, arrived)
+        self.loop.wait(reply, time.monotonic() + REQUEST_TIMEOUT_S)
+        call = reply.message
+        if call is None or call.error:
+            why = "did not answer" if call is None else call.error
+            raise errors.RaySystemError(f"function {key.hex()} could not be read: the control store {why}")
+        return call.value if call.value is not None else self._await_function(key, name)
+
+    def _await_function(self, key: bytes, name: bytes) -> bytes:
+        """Its owner does not wait until the GCS has it, and what names it may come here sooner, from node to node."""
+        reply = Reply()
+
+        def stored(blob: bytes) -> None:
+            reply.message = blob
+            self.loop.notify(reply)
+
+        with self.loop.lock:
+            watch = self.rt.gcs.await_function(name, stored)
         self.loop.wait(reply, time.monotonic() + REQUEST_TIMEOUT_S)
         with self.loop.lock:
-            for number in watches:
-                self.rt.gcs.unwatch(number)
-        error, blob = reply.message or ("", None)
-        if error or blob is None:
-            why = error or ("does not have it" if watches else "did not answer")
-            raise errors.RaySystemError(f"function {key.hex()} could not be read: the control store {why}")
-        return blob
+            self.rt.gcs.unwatch(watch)
+        if reply.message is None:
+            raise errors.RaySystemError(f"function {key.hex()} could not be read: the control store did not get it "
+                                        f"within {REQUEST_TIMEOUT_S:g} s; its owner has probably died")
+        return reply.message
 
     def submit(self, fn: Any, args: tuple, kwargs: dict[str, Any], options: Any) -> Any:
         """A task; see zray.handles.RemoteFunction.remote."""

@@ -291,10 +291,13 @@ class ChainReplica:
         change = self.state.apply(update)
         if self.journal is not None:
             self.journal(self.applied, update)
-        if self._follower is None:
-            self._sent_base = self.applied
-        else:
+        if self._follower is not None:
             self._sent.append(update)
+        elif self.is_tail and not self.established:  # it will have to answer this once it may
+            self._sent.append(update)
+            self._bound_joiner_log()
+        else:
+            self._sent_base = self.applied
         if not self.serving:
             return []
         self.committed = self.applied

@@ -149,6 +149,9 @@ class Control:
     def on_rows(self, rows: dict[bytes, NodeRow], now: float) -> Out:
         """The nodes table has changed."""
         self.rows = rows
+        ended = {name for name, row in rows.items() if row.state in (DEAD, LEFT)} - self.config.involved()
+        self.membership.gone -= ended  # the row says it for ever
+        self.released -= ended
         self._watch_over(now)
         return self.step(now)
 
@@ -358,7 +361,7 @@ class Control:
         return []
 
     def _on_standing(self, peer: bytes, message: NodeStanding, now: float) -> Out:
-        if message.standing == GONE and message.node != self.me:
+        if message.standing == GONE and message.node in self._others():
             self.membership.proven_gone(message.node)
         elif message.standing == RELEASED and message.node == peer:
             self.released.add(peer)

@@ -79,7 +79,7 @@ def next_voters(voters: tuple[bytes, ...], view: View) -> tuple[bytes, ...]:
 def _without_failed(config: ClusterConfig, view: View) -> Chains:
     chains = []
     for shard, chain in enumerate(config.chains):
-        if chain.joining in view.failed:
+        if chain.joining and chain.joining in view.failed:
             chain = chain.without(chain.joining)
         for name in chain.members:
             if name in view.failed and _others_hold(shard, chain, name, view):

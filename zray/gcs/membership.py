@@ -71,7 +71,8 @@ class Membership:
 
     def opinion(self, voter: bytes, silent: Iterable[bytes], lost: Iterable[bytes]) -> bool:
         """What a voter says it has not heard of; whether that is news."""
-        said = (frozenset(silent), frozenset(lost))
+        said = (frozenset(name for name in silent if type(name) is bytes),
+                frozenset(name for name in lost if type(name) is bytes))
         if voter not in self.heard_at or self._opinions.get(voter, (frozenset(), frozenset())) == said:
             return False
         self._opinions[voter] = said

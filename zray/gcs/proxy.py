@@ -88,9 +88,9 @@ class Proxy:
                 self.client.issue(request.op, lambda call: self._answer(peer, process, number, call))
             return
         if request.acked > process.floor:
+            for old in range(process.floor, min(request.acked, process.floor + WINDOW)):
+                process.answers.pop(old, None)
             process.floor = request.acked
-            for old in [n for n in process.answers if n < process.floor]:
-                del process.answers[old]
         if number < process.floor or number in process.answers:
             known = process.answers.get(number)
             if known is not None:

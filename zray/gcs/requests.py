@@ -85,7 +85,6 @@ class Requests:
         self.open: dict[int, Call] = {}  # by number, oldest first
         self._send = send
         self._counters = counters
-        self._now = 0.0
         self._next_update = 1
         self._next_read = -1
         self._held: deque[Call] = deque()  # updates beyond the window the store remembers
@@ -111,6 +110,7 @@ class Requests:
         self.members = tuple(members)
         for call in list(self.open.values()):
             if not call.done:
+                call.attempts = 0
                 self._transmit(call)
         return True
 
@@ -136,13 +136,16 @@ class Requests:
         """Send once more what was redirected by somebody who had not heard yet of the configuration that I know."""
         call = self.open.get(number)
         if call is not None:
+            call.attempts = 0
             self._transmit(call)
 
     def tick(self, now: float) -> None:
-        self._now = max(self._now, now)
         for call in list(self.open.values()):
-            if not call.done and now - call.sent_at >= RETRY_S:
+            if call.sent_at == math.inf:  # sent since the last tick, at a time that nobody has told us
+                call.sent_at = now
+            elif not call.done and now - call.sent_at >= RETRY_S:
                 self._transmit(call, retry=True)
+                call.sent_at = now
 
     @property
     def busy(self) -> bool:
@@ -153,7 +156,7 @@ class Requests:
         return next((n for n in self.open if n > 0), self._held[0].number if self._held else self._next_update)
 
     def _transmit(self, call: Call, retry: bool = False) -> None:
-        call.sent_at = self._now
+        call.sent_at = math.inf
         if retry:
             call.attempts += 1
             self._counters["retries"] += 1

@@ -7,7 +7,7 @@
     service.client.claim_name(...)                 # the daemon's own requests; complete on return in a cluster of one
     service.peer_closed(node, proven=True)         # its endpoint refuses connections
     service.forget(incarnation)                    # a process is gone
-    service.flush()                                # once a turn of the loop, with a persist_dir
+    service.flush()                                # once a turn of the loop
     service.close()
 
 ``send(peer, message)`` queues a message for another node, or for a process of this node.  What this node says to
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +26,7 @@ from zray import ids
 from zray.gcs.admission import Admission, parse_row, with_state
 from zray.gcs.chain import ChainReplica, Out, UnsafeConfig
 from zray.gcs.client import RETRY_S, Call, GcsClient
+from zray.gcs.coalesce import Coalescer
 from zray.gcs.config import ChainConfig, ClusterConfig
 from zray.gcs.control import ALIVE, DEAD, DRAINING, FENCED, LEFT, Control, Host, NodeRow, Report
 from zray.gcs.membership import NODE_TIMEOUT_S
@@ -59,12 +60,13 @@ from zray.messages import (
 
 # While anything is to be sent again, this often.
 TICK_S = 0.05
-_OF_CLIENTS: tuple[Any, ...] = (GcsRequest, GcsWatch, GcsUnwatch)
-_OF_REPLICAS: tuple[Any, ...] = (ChainUpdates, ChainAck, ChainSnapshot, ChainFetch)
-_TO_CLIENT: tuple[Any, ...] = (GcsReply, GcsRedirect, GcsEvents)
-_OF_CONTROL: tuple[Any, ...] = (
+_OF_CLIENTS: frozenset[Any] = frozenset((GcsRequest, GcsWatch, GcsUnwatch))
+_OF_REPLICAS: frozenset[Any] = frozenset((ChainUpdates, ChainAck, ChainSnapshot, ChainFetch))
+_TO_CLIENT: frozenset[Any] = frozenset((GcsReply, GcsRedirect, GcsEvents))
+_OF_CONTROL: frozenset[Any] = frozenset((
     RegisterPrepare, RegisterPromise, RegisterAccept, RegisterAccepted, RegisterRefused, ConfigIs, LeaseAsk,
-    LeasePromise, Heartbeat, NodeStanding)
+    LeasePromise, Heartbeat, NodeStanding))
+_BETWEEN_NODES = (*_OF_REPLICAS, *_OF_CONTROL)
 _OUTSIDE = ChainConfig(0, (b"\0",), (0,))  # the chain of a replica that has never been in it
 
 
@@ -88,6 +90,7 @@ class GcsService(Host):
         self.on_fenced: Callable[[str], None] = lambda reason: None
         self.on_config: Callable[[ClusterConfig], None] = lambda config: None
         self.fenced_because = ""
+        self.counters: Counter[str] = Counter()
         self._now = now
         self._send_out = send
         config = ClusterConfig.first(self.incarnation, shards) if first else _of_hints(hints)
@@ -96,6 +99,7 @@ class GcsService(Host):
         self._held: Out = []  # to be sent when what it depends on is on disk
         self._local: deque[tuple[bytes, Any]] = deque()  # messages from this process to itself
         self._pumping = False
+        self._chained = Coalescer()  # what the replicas here say to their neighbours in this turn
         self._told: dict[int, tuple[bool, bool]] = {}  # what voters know of my replicas
         self._ticked_at = -math.inf
         self._node_rows: dict[bytes, bytes] = {}  # key -> value of the nodes table
@@ -191,12 +195,14 @@ class GcsService(Host):
         """When :meth:`tick` is to be called at the latest, None: not before something happens."""
         if self.fenced_because:
             return None
-        due: float = self.control.next_deadline(self._now())
+        now = self._now()
+        due: float = self.control.next_deadline(now)
         if not self.alone or self.client.busy:
             restless = any(replica.restless() for replica in self.replicas.values())
             due = min(due, self._ticked_at + (TICK_S if restless else RETRY_S if self.client.busy else 1.0))
-        if self._held:
-            return -math.inf
+        if self._held or self._chained:
+            return now
+        due = max(due, now)
         return due if due < math.inf else None
 
     def tick(self, now: float) -> None:
@@ -212,9 +218,14 @@ class GcsService(Host):
         self.flush()
 
     def flush(self) -> None:
-        """Put on disk what was applied, then send what depends on it.  Call once a turn, or leave it to ``tick``."""
+        """Put on disk what was applied, then send what waited for that or for the end of the turn.
+
+        Call once a turn, or leave it to ``tick``.
+        """
         if self._held:
             self._run(self._synced)
+        for peer, message in self._chained.take():
+            self._send_out(peer, message)
 
     # ------------------------------------------------------------ messages
 
@@ -231,6 +242,9 @@ class GcsService(Host):
         """A message of the control store from another process."""
         if self.fenced_because:
             return
+        if isinstance(message, _BETWEEN_NODES) and ids.node_of(peer) != peer:
+            self.counters["stranger"] += 1  # a process has no say in this
+            return
         if peer in self._ended and not isinstance(message, NodeStanding):
             self._send_out(peer, NodeStanding(peer, FENCED, self._ended[peer]))
             return
@@ -238,16 +252,17 @@ class GcsService(Host):
         self._run(lambda: self._handle(peer, message), group=True)
 
     def _handle(self, peer: bytes, message: Any) -> Out:
-        if isinstance(message, _TO_CLIENT):
-            if isinstance(message, GcsRedirect) and peer != self.incarnation and self._is_behind(message):
+        kind = type(message)
+        if kind in _TO_CLIENT:
+            if kind is GcsRedirect and peer != self.incarnation and self._is_behind(message):
                 self._emit([(peer, ConfigIs(self.config.pack()))])
                 self.client.again(peer, message.number, message.shard)
                 return []
             self.client.on_message(peer, message)
             return []
-        if isinstance(message, _OF_CONTROL):
+        if kind in _OF_CONTROL:
             return self.control.on_message(peer, message, self._now())
-        if isinstance(message, _OF_CLIENTS) and peer != self.incarnation and ids.same_node(peer, self.incarnation):
+        if kind in _OF_CLIENTS and peer != self.incarnation and ids.same_node(peer, self.incarnation):
             self.proxy.on_message(peer, message)
             return []
         replica = self.replicas.get(message.shard)
@@ -281,7 +296,8 @@ class GcsService(Host):
     def _run(self, action: Callable[[], Out], group: bool = False) -> None:
         """Perform an event, then deliver what this node says to itself, in order, one at a time.
 
-        ``group``: what has to wait for the disk may wait for the end of the turn, and share one sync with others.
+        ``group``: what has to wait for the disk may wait for the end of the turn, and share one sync with others; what
+        is said to neighbours in the chain, too, and is then said once.
         """
         if self._pumping:
             self._emit(action())
@@ -293,6 +309,9 @@ class GcsService(Host):
                 self._emit(self._handle(*self._local.popleft()) if self._local else self._synced())
         finally:
             self._pumping = False
+        if not group:
+            for peer, message in self._chained.take():
+                self._send_out(peer, message)
 
     def _emit(self, out: Out) -> None:
         if self.disk is not None and self.disk.unsynced:
@@ -301,6 +320,8 @@ class GcsService(Host):
         for peer, message in out:
             if peer == self.incarnation:
                 self._local.append((peer, message))
+            elif type(message) is ChainUpdates or type(message) is ChainAck:
+                self._chained.add(peer, message)
             else:
                 self._send_out(peer, message)
 

@@ -8,7 +8,7 @@ from typing import Any
 from zray.gcs import tables
 from zray.gcs.requests import Call, Done
 from zray.gcs.tables import (
-    ACTORS, FUNCTIONS, GROUP_NAMES, GROUPS, JOBS, KV, LOCATIONS, NAMES, NODES, scoped, unscoped,
+    ACTORS, FUNCTIONS, GROUP_NAMES, GROUPS, JOBS, KV, LOCATIONS, NAMES, NODES, Change, scoped, unscoped,
 )
 
 
@@ -30,6 +30,9 @@ class TypedTables:
     def list_prefix(self, prefix: bytes, done: Done = None, *, values: bool = True) -> Call:
         raise NotImplementedError
 
+    def watch_key(self, key: bytes, callback: Callable[[bool, list[Change]], None]) -> int:
+        raise NotImplementedError
+
     def _issue(self, op: list, key: bytes, done: Done, convert: Callable[[Any], Any] | None = None) -> Call:
         """An operation, for the shard of ``key``."""
         raise NotImplementedError
@@ -40,6 +43,15 @@ class TypedTables:
 
     def get_function(self, key: bytes, done: Done = None) -> Call:
         return self.get(FUNCTIONS + key, done)
+
+    def await_function(self, key: bytes, arrived: Callable[[bytes], None]) -> int:
+        """``arrived(blob)`` as soon as somebody has stored the function; returns the number of the watch, to end it."""
+        def changed(reset: bool, changes: list[Change]) -> None:
+            blob = next((change.value for change in changes if change.value is not None), None)
+            if blob is not None:
+                arrived(blob)
+
+        return self.watch_key(FUNCTIONS + key, changed)
 
     def drop_functions(self, job: bytes) -> None:
         """Forget the functions whose keys begin with ``job``: nobody is left to call them."""

@@ -176,3 +176,14 @@ class AdoptActor(Message):
 
     actor: bytes
     worker: bytes
+
+
+@message(213)
+class NodeRows(Message):
+    """Node -> node: rows of the nodes table that you lack; with ``asks``: tell me those that you know.
+
+    A watch of the table brings them as well, but not to a node that has yet to learn how to reach the table's tail.
+    """
+
+    asks: bool
+    rows: list

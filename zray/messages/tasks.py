@@ -35,7 +35,8 @@ class TasksDone(Message):
     """Worker -> owner: ends of tasks, as ``[sequence, result, sequence, result, ...]``.
 
     A result is a wire value (task with one return) or ``[0, [value, ...], extra]``: several returns, and in extra
-    ``held`` ([[oid, n], ...]: borrowed references this worker still holds), ``ns`` (run time), ``exiting``.
+    ``held`` (borrowed references that this worker still holds, [oid, n], or one that ran its tasks, [oid, n, worker]),
+    ``ns`` (run time), ``exiting``.
     ``ns_each`` is the mean run time in nanoseconds of the tasks in this batch.
     """
 

@@ -46,16 +46,16 @@ class Abroad:
         """An effect of the scheduler; False when it concerns this node."""
         host, kind = self._host, type(effect)
         if kind is TellNode:
-            job = host.job_of(effect.owner)
+            job = host.drivers.job_of(effect.owner)
             if job is not None and effect.node in host.cluster.peers:
-                host.tell_job(job, effect.node)
+                host.drivers.tell_job(job, effect.node)
                 self._relay(effect.node, effect.owner, effect.message)
         elif kind is bottom_up.Send:
             host.effects.append(Send(effect.node, effect.message))
         elif kind is Place:
             self._place(effect)
         elif kind is Unplace:
-            actor = host.requested(effect.token)
+            actor = host.places.requested(effect.token)
             if actor is not None:
                 host.effects.append(Send(effect.node, m.UnplaceActor(actor.id, actor.life)))
         else:
@@ -64,11 +64,11 @@ class Abroad:
 
     def _place(self, effect: Place) -> None:
         host = self._host
-        actor = host.requested(effect.token)
+        actor = host.places.requested(effect.token)
         job = host.jobs.jobs.get(actor.job) if actor is not None else None
         if actor is None or job is None or effect.node not in host.cluster.peers:
             return
-        host.tell_job(job, effect.node)
+        host.drivers.tell_job(job, effect.node)
         spec = actor.spec
         host.effects.append(Send(effect.node, m.PlaceActor(
             actor.id, actor.life, actor.job, spec.get("demand") or {}, effect.strategy, spec.get("env") or {},
@@ -123,18 +123,18 @@ class Abroad:
         """Whether that place is still wanted."""
         host = self._host
         actor = host.actors.actors.get(message.actor)
-        token = host.token_of(message.actor)
+        token = host.places.token_of(message.actor)
         if actor is None or token is None or actor.life != message.life:
             return False
         if not host.bottom_up.placed_elsewhere(token, node, host.now):
             return False
-        host.forget_request(actor)
+        host.places.forget(actor)
         return True
 
     def actor_not_placed(self, node: bytes, message: m.ActorNotPlaced) -> None:
         host = self._host
         actor = host.actors.actors.get(message.actor)
-        token = host.token_of(message.actor)
+        token = host.places.token_of(message.actor)
         if actor is not None and token is not None and actor.life == message.life:
             host.bottom_up.status_elsewhere(node, b"", 0, message.cause, message.detail, host.now, token)
 

@@ -284,7 +284,7 @@ class ActorTable:
             actor = self.actors.get(actor_id)
             if actor is not None:
                 actor.watchers.discard(peer)
-        for actor_id in list(self._owned.get(peer, ())):
+        for actor_id in sorted(self._owned.get(peer, ())):
             self._end(self.actors[actor_id], {"kind": "owner_died", "reason": "the process that created it ended"})
 
     def owners_on(self, node: bytes) -> set[bytes]:
@@ -317,7 +317,7 @@ class ActorTable:
             if deadline <= now:
                 del self._unknown[actor_id]
                 cause = {"kind": "unknown", "reason": "no such actor, or it ended long ago"}
-                for peer in watchers:
+                for peer in sorted(watchers):
                     self._emit(Send(peer, ActorState(actor_id, DEAD, 0, b"", "", cause)))
         for actor_id in list(self._leaving):
             actor = self.actors[actor_id]
@@ -373,7 +373,7 @@ class ActorTable:
         if not actor.detached:
             self._owned.setdefault(actor.owner, set()).add(actor.id)
         _, early = self._unknown.pop(actor.id, (0.0, set()))
-        for peer in early:
+        for peer in sorted(early):
             self._add_watcher(actor, peer)
         self._changed(actor)
         self._ports.place(actor)
@@ -415,7 +415,7 @@ class ActorTable:
         """Keep a short memory of it: watchers are told, arguments and handles' meta are dropped."""
         self.actors[actor.id] = actor
         _, early = self._unknown.pop(actor.id, (0.0, set()))
-        for peer in early:
+        for peer in sorted(early):
             self._emit(Send(peer, actor.state_message()))
         for peer in actor.watchers:
             watched = self._watched.get(peer)
@@ -452,7 +452,7 @@ class ActorTable:
 
     def _tell(self, actor: Actor) -> None:
         message = actor.state_message()
-        for peer in actor.watchers:
+        for peer in sorted(actor.watchers):
             self._emit(Send(peer, message))
 
     def _reply(self, peer: bytes, request: int, actor: Actor) -> None:

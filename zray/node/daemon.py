@@ -29,6 +29,7 @@ from zray.node import linux, session as sessions
 from zray.node.children import Children, Processes, Signals, Watcher
 from zray.node.cluster import routed
 from zray.node.effects import DropJob, EndJob, Forget, Kill, Link, Note, Send, Spawn, Unlink, Watch
+from zray.node.jobs import JOB_BITS
 from zray.node.leaving import Leaving
 from zray.node.options import BadOption, Membership, Offer, json_map, membership, node_row, offer, parser
 from zray.node.session import Session, SessionError
@@ -39,9 +40,7 @@ if TYPE_CHECKING:
 
 EXIT_WAIT_S = 1.5  # for killed workers to be collected at the end; the kernel needs milliseconds
 LOG_LINES_A_MESSAGE = 1000
-# Numbers that are unique in the cluster: the node's ordinal, then its own counting.
-JOB_BITS = 16
-LEASE_BITS = 40
+LEASE_BITS = 40  # as JOB_BITS, for lease numbers
 # Below this the plain kernels decide in less than a tenth of a millisecond, and save 100 MB a node.
 KERNELS_FROM_NODES = 16
 
@@ -67,12 +66,12 @@ class Daemon:
         linux.become_subreaper()
         linux.name_process("zray-node")
         one_blas_thread()
-        _import_everything()
+        _import_shared()
         self.zygote = ZygoteLink.fork(self.soft_limit, os.path.join(session_dir, "logs", "node.log"))
         self._compose(offered)
 
     def _compose(self, offered: Offer) -> None:
-        """Everything that may make threads or contexts: only after the fork."""
+        """Everything that may make threads or contexts, and what workers do not need: only after the fork."""
         from zray import codec
         from zray.gcs.service import GcsService
         from zray.node.locations import GcsLocations
@@ -96,7 +95,7 @@ class Daemon:
         self.processes = Processes(self.watcher)
         self.children = Children(self._worker_exited, self._zygote_exited)
         self.children.zygote = self.zygote.pid
-        self.signals = Signals(self.watcher, self.children.collect, lambda: self.stop("signal"))
+        self.signals = Signals(self.watcher, self.children.collect, lambda: self.stop("it was told to stop"))
         self.mesh = Mesh(self.incarnation, 0, self.endpoint, codec.encode, codec.decode, time.monotonic, limits=Limits(
             self.config.session_frames_max, self.config.session_bytes_max, self.config.frame_bytes_max))
         self.mesh.watch(self.watcher.fileno())
@@ -140,6 +139,7 @@ class Daemon:
             self._shell_handlers |= self.member.handlers
             self._perform_by_type |= {Link: lambda effect: self.member.links.link(effect.node, effect.endpoint),
                                       Unlink: lambda effect: self.member.links.unlink(effect.node)}
+            self.member.deliver_early(self._deliver)
         self._perform()
 
     def _become_member(self, shown: dict[str, Any], offered: Offer) -> None:
@@ -180,7 +180,9 @@ class Daemon:
         if self.config.kernels_at_start or many:
             from zray.sched.loading import Kernels
 
-            self.machine.scheduler.view.use(Kernels.load(os.path.dirname(self.session_dir)))
+            kernels = Kernels.load(os.path.dirname(self.session_dir))
+            self.machine.scheduler.view.use(kernels)
+            self.machine.bottom_up.view.use(kernels)
 
     def _watch_descriptors(self) -> None:
         self.watcher.add(self._wake, self._run_soon)
@@ -213,6 +215,7 @@ class Daemon:
         self.now = time.monotonic()
         self.mesh.drain(self._deliver)
         self.watcher.run()
+        self.gcs.flush()
         self._timers(time.monotonic())
         if self._stirred:  # the control store may have answered the machine
             self._stirred = False
@@ -244,7 +247,7 @@ class Daemon:
         times = [self.machine.next_deadline(), self.store.next_deadline(), self._log_at, self.mesh.deadline(),
                  self.gcs.next_deadline()]
         if self.member is not None:
-            times.append(self.member.links.next_deadline())
+            times.append(self.member.next_deadline())
         if self._leaving is not None:
             times.append(self._leaving.next_deadline())
         first = min((when for when in times if when is not None), default=None)
@@ -257,11 +260,11 @@ class Daemon:
             self.store.tick(now)
         if (when := self.mesh.deadline()) is not None and when <= now:
             self.mesh.tick(now)
-        if (when := self.gcs.next_deadline()) is not None and when <= now:
-            self.gcs.tick(now)
+        if (when := self.gcs.next_deadline()) is not None and when <= time.monotonic():  # it names no time that is past
+            self.gcs.tick(time.monotonic())
             self._stirred = True
-        if self.member is not None and (when := self.member.links.next_deadline()) is not None and when <= now:
-            self.member.links.tick(now)
+        if self.member is not None and (when := self.member.next_deadline()) is not None and when <= now:
+            self.member.tick(now)
         if self._leaving is not None:
             self._leaving.step(now)
         if self._log_at is not None and self._log_at <= now:
@@ -291,20 +294,15 @@ class Daemon:
                 leaving is not None and leaving.why == why):
             self.stopping = self.stopping or why
         elif leaving is None:
-            self._leaving = Leaving(why, self.machine, self.gcs, lambda: setattr(self, "stopping", why),
-                                    time.monotonic())
+            self.member.tell_leave(why)
+            self._leaving = Leaving(why, self.machine, self.gcs, self.member.leavers, self.member.ended_nodes,
+                                    lambda: setattr(self, "stopping", why), time.monotonic())
 
     def fence(self, reason: str) -> None:
         """The cluster goes on without this node, which may have run the same things as others since: end at once."""
         if self._leaving is None:  # else it is on its way out anyhow
             print(f"zray-node: this node was declared dead: {reason}; start it again to rejoin", file=sys.stderr)
         self.stopping = f"this node was declared dead: {reason}"
-
-    def proven_dead(self, node: bytes) -> None:
-        """Its endpoint refuses connections."""
-        if self._leaving is not None:
-            self._leaving.proven_dead.add(node)
-        self.gcs.peer_closed(node, True)
 
     def _peer_closed(self, peer: bytes) -> None:
         if self.member is not None:
@@ -505,17 +503,13 @@ def _log_error(error: Exception) -> None:
     traceback.print_exception(error)
 
 
-def _import_everything() -> None:
-    """What this process and the workers both need, before the fork, so that the pages are shared."""
-    import msgpack  # noqa: F401
-    import zmq  # noqa: F401
+def _import_shared() -> None:
+    """What this process and the workers both need, before the fork: its pages are shared.
 
-    import zray.gcs.service
-    import zray.node.machine
-    import zray.node.names
-    import zray.node.output
-    import zray.store.reaper
-    import zray.store.service
+    The rest comes after it, while the zygote imports numpy and what only workers need.
+    """
+    import zray.gcs.client
+    import zray.store.segment
     import zray.transport.mesh  # noqa: F401
 
 
@@ -532,11 +526,12 @@ def main(argv: list[str] | None = None) -> None:
         session_dir = sessions.create(arguments.session_dir)
         daemon = Daemon(arguments, config, offered, cluster, session_dir)
     except (BadOption, SessionError, ValueError, RuntimeError, OSError) as error:  # each says in words what is wrong
-        print(f"zray-node: {error}", file=sys.stderr)
-        sys.exit(1)
+        print(f"zray-node: {error}", file=sys.stderr, flush=True)
     finally:
         if daemon is None and session_dir:
             sessions.remove(session_dir)
+    if daemon is None:
+        os._exit(1)  # half a daemon has sockets that nobody closes; all of it goes with the process
     _serve(daemon, arguments.ready_fd)
 
 

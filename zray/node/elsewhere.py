@@ -6,6 +6,7 @@ and a change of home is one more change of the row.
 
     entry      no row yet          the creation is under way, or there is no such actor: answered after GRACE_S
                row                 watchers get its ActorState; questions (kill, lookup) get the row
+               its home is dead    questions wait for another node to adopt the actor, GRACE_S at most
 """
 
 from __future__ import annotations
@@ -31,11 +32,12 @@ class Rows(Protocol):
 
 
 class _Entry:
-    __slots__ = ("asked", "deadline", "row", "watch", "watchers")
+    __slots__ = ("answered", "asked", "deadline", "row", "watch", "watchers")
 
     def __init__(self, deadline: float):
         self.deadline = deadline
         self.row: Row | None = None
+        self.answered = False  # the control store has said something, if only that there is no row
         self.watch = 0
         self.watchers: set[bytes] = set()
         self.asked: list[Callable[[Row | None], None]] = []
@@ -44,7 +46,10 @@ class _Entry:
 class Elsewhere:
     """Rows of foreign actors, by actor, as long as a process of this node watches them."""
 
-    def __init__(self, me: bytes, rows: Rows, emit: Callable[[Any], None]):
+    def __init__(self, me: bytes, rows: Rows, emit: Callable[[Any], None],
+                 is_home: Callable[[bytes, bytes], bool] = lambda actor, node: True):
+        """``is_home(actor, node)``: whether that node lives and can be asked."""
+        self._is_home = is_home
         self._me = me
         self._rows = rows
         self._emit = emit
@@ -67,25 +72,43 @@ class Elsewhere:
     def find(self, actor: bytes, then: Callable[[Row | None], None], now: float) -> None:
         """The actor's row, once; None when there is no such actor."""
         entry = self._entry(actor, now)
-        if entry.row is not None:
+        if entry.row is not None and self._answers(actor, entry.row):
             then(entry.row)
             self._drop_if_idle(actor, entry)
         else:
             entry.asked.append(then)
+            entry.deadline = max(entry.deadline, now + GRACE_S)
+
+    def _answers(self, actor: bytes, row: Row) -> bool:
+        """Whether a question can be answered with that row, or its home must be found first."""
+        return row["state"] == "DEAD" or self._is_home(actor, row["home"])
 
     def process_gone(self, peer: bytes) -> None:
-        for actor in self._of.pop(peer, ()):
+        for actor in sorted(self._of.pop(peer, ())):
             entry = self.entries[actor]
             entry.watchers.discard(peer)
             self._drop_if_idle(actor, entry)
 
     def tick(self, now: float) -> None:
         for actor, entry in list(self.entries.items()):
-            if entry.row is None and entry.deadline <= now:
+            if entry.deadline > now:
+                continue
+            if entry.row is None and not entry.answered:
+                entry.deadline = now + GRACE_S  # a control store without a majority knows no less of it than before
+            elif entry.row is None:
                 self._end(actor, entry)
+            elif entry.asked:
+                self._answer(entry)
+                self._drop_if_idle(actor, entry)
 
     def next_deadline(self) -> float | None:
-        return min((e.deadline for e in self.entries.values() if e.row is None), default=None)
+        return min((e.deadline for e in self.entries.values() if e.row is None or e.asked), default=None)
+
+    @staticmethod
+    def _answer(entry: _Entry) -> None:
+        asked, entry.asked = entry.asked, []
+        for then in asked:
+            then(entry.row)
 
     def _entry(self, actor: bytes, now: float) -> _Entry:
         entry = self.entries.get(actor)
@@ -98,14 +121,14 @@ class Elsewhere:
     def _changed(self, actor: bytes, entry: _Entry, row: Row | None) -> None:
         if self.entries.get(actor) is not entry:
             return
+        entry.answered = True
         if row is None:
             if entry.row is not None:  # it ended long ago, and its home has forgotten it
                 self._end(actor, entry)
             return
         entry.row = row
-        asked, entry.asked = entry.asked, []
-        for then in asked:
-            then(row)
+        if self._answers(actor, row):
+            self._answer(entry)
         message = state_message(actor, row)
         for peer in sorted(entry.watchers):
             self._emit(Send(peer, message))
@@ -114,9 +137,8 @@ class Elsewhere:
         self._drop_if_idle(actor, entry)
 
     def _end(self, actor: bytes, entry: _Entry) -> None:
-        asked, entry.asked = entry.asked, []
-        for then in asked:
-            then(None)
+        entry.row = None
+        self._answer(entry)
         cause = {"kind": "unknown", "reason": "no such actor, or it ended long ago"}
         for peer in sorted(entry.watchers):
             self._emit(Send(peer, ActorState(actor, "DEAD", 0, b"", "", cause)))
@@ -142,7 +164,6 @@ class Elsewhere:
         for actor, entry in self.entries.items():
             assert entry.watchers or entry.asked, "an actor is watched for nobody"
             assert all(actor in self._of[peer] for peer in entry.watchers)
-            assert entry.row is None or not entry.asked
 
 
 def state_message(actor: bytes, row: Row) -> ActorState:

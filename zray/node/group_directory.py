@@ -69,7 +69,7 @@ class GroupDirectory:
         if state.version <= found.state.version or found.state.state == "REMOVED":
             return False
         found.state = state
-        for peer in found.watchers:
+        for peer in sorted(found.watchers):
             self._tell(peer, state)
         for listener in self.on_change:
             listener(state)

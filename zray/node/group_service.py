@@ -99,7 +99,7 @@ class GroupService:
         self._dead[node] = None
         self.table.node_died(node, now)
         self.directory.forget(node)
-        for group in {*self.bundles.homes(), *self.directory.living()}:
+        for group in sorted({*self.bundles.homes(), *self.directory.living()}):
             if self.home(group) != node:
                 continue
             self._unknown[group] = now + ADOPTION_S
@@ -144,7 +144,7 @@ class GroupService:
     # ------------------------------------------------------------ handlers
 
     def _create(self, peer: bytes, message: m.CreateGroup) -> None:
-        job = self.machine.job_of(peer)
+        job = self.machine.drivers.job_of(peer)
         if job is None or len(message.group) != PLACEMENT_GROUP_SIZE:
             self.machine.refuse(peer, "CreateGroup from a process without a job, or with an id that is none")
             return
@@ -197,7 +197,7 @@ class GroupService:
             if placement is None:
                 continue
             if placement.worker is None:
-                machine._give_back(placement)
+                machine.give_back(placement)
             else:
                 machine.pool.kill(placement.worker, Cause.GROUP_REMOVED.text, machine.now)
 

@@ -125,7 +125,7 @@ class GroupTable:
             return
         for key in [key for key in self._unacked if key[0] == group]:
             del self._unacked[key]  # what follows says it all
-        for node in found.used:
+        for node in sorted(found.used):
             self._insist(node, BundleReturn(group, found.attempt, True), now)
         found.used = set()
         found.round = None
@@ -157,7 +157,7 @@ class GroupTable:
         found.place({index: node for index, node in enumerate(row["nodes"]) if node in live})
         found.used = set(live)
         self.groups[group] = found
-        for node, attempt in {(n, a) for n, a in zip(found.nodes, found.rounds, strict=True) if n}:
+        for node, attempt in sorted({(n, a) for n, a in zip(found.nodes, found.rounds, strict=True) if n}):
             self._insist(node, BundleCommit(group, attempt), now)
         if found.missing:
             self.unplaced[group] = None

@@ -57,7 +57,7 @@ class Guests:
             self._end(known, "a later life of this actor was placed")
         guest = self.guests[message.actor] = Guest(peer, message)
         try:
-            self._host.request_place(guest)
+            self._host.places.request(guest)
         except ValueError as error:
             del self.guests[message.actor]
             self._tell(guest, m.ActorNotPlaced(guest.id, guest.life, 0, str(error)))
@@ -132,7 +132,7 @@ class Guests:
         del self.guests[guest.id]
         if guest.worker:  # the home may have heard of the place, and taken it, after it told us to give it back
             self._tell(guest, m.ActorWorkerDied(guest.id, guest.worker, {"reason": reason, "given_back": True}))
-        self._host.end_place(guest, reason)
+        self._host.places.end(guest, reason)
 
     def _tell(self, guest: Guest, message: Any) -> None:
         self._host.effects.append(Send(guest.home, message))

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 ENDED_KEPT_MAX = 1000
+JOB_BITS = 16  # job numbers are unique in the cluster: the ordinal of the driver's node, then its own counting
 
 
 class Job:

@@ -1,6 +1,7 @@
 """How a node leaves its cluster: told so, it takes nothing new, lets what runs for others finish, hands on, goes.
 
-    begin       its row says "draining": no node places anything here; leases of other nodes' owners are recalled
+    begin       it says so to the others (NodeLeave) and in its row ("draining"): nobody places anything here any more;
+                leases of other nodes' owners are recalled
     drained     those are back, or DRAIN_S_MAX have passed: its parts of the control store go to others, the row says
                 "left", and this process ends.  What still ran is run again elsewhere, as after a death
     deserted    every other node is leaving as well: nobody is left to hand anything to, so it ends at once; the first
@@ -21,9 +22,13 @@ LEAVE_S_MAX = 4.0  # below launch.STOP_TIMEOUT_S, after which whoever stops a no
 class Leaving:
     """One planned leave.  ``gone()`` is called once, when the process may end."""
 
-    def __init__(self, why: str, machine: Any, gcs: Any, gone: Callable[[], None], now: float):
+    def __init__(self, why: str, machine: Any, gcs: Any, leavers: set[bytes], ended: set[bytes],
+                 gone: Callable[[], None], now: float):
+        """``leavers``, ``ended``: nodes that said that they leave, or whose endpoints refuse connections (kept by
+        the caller)."""
         self.why = why
-        self.proven_dead: set[bytes] = set()  # nodes whose endpoint refuses connections
+        self._leavers = leavers
+        self._ended = ended
         self._machine = machine
         self._gcs = gcs
         self._gone = gone
@@ -50,9 +55,8 @@ class Leaving:
         return self._leave_until if self._handing_on else self._drain_until
 
     def _deserted(self) -> bool:
-        peers = self._machine.cluster.peers
-        others = [row for node, row in peers.items() if node not in self.proven_dead]
-        if any(row.get("state") != "draining" for row in others):
+        others = self._machine.cluster.peers.keys() - self._ended
+        if others - self._leavers:
             return False
         return not others or self._gcs.config.voters[0] != self._machine.incarnation
 

@@ -27,16 +27,21 @@ from zray.transport.mesh import Mesh
 REDIAL_S = 0.05
 REDIAL_S_MAX = 1.0
 PROBE_S_MAX = 2.0
+# A process that dies closes its connections a moment before its port: ask again, at growing intervals, up to this.
+PROBE_AGAIN_S = 0.002
+PROBE_AGAIN_S_MAX = 0.1
 FAREWELL_S = 5.0
 
 
 class _Link:
-    __slots__ = ("endpoint", "pause_s", "redial_at", "welcome")
+    __slots__ = ("endpoint", "pause_s", "probe_at", "probe_pause_s", "redial_at", "welcome")
 
     def __init__(self, endpoint: str):
         self.endpoint = endpoint
         self.pause_s = REDIAL_S
         self.redial_at: float | None = None
+        self.probe_at: float | None = None
+        self.probe_pause_s = PROBE_AGAIN_S
         self.welcome = False  # it has answered our Hello
 
 
@@ -87,7 +92,8 @@ class Links:
         if link.redial_at is None:  # whatever is sent meanwhile is told the same, and must not put it off for ever
             link.redial_at = self._clock() + link.pause_s
             link.pause_s = min(link.pause_s * 2, REDIAL_S_MAX)
-        if node not in self._probes:
+        if node not in self._probes and link.probe_at is None:
+            link.probe_pause_s = PROBE_AGAIN_S
             self._probe(node, link.endpoint)
         return True
 
@@ -106,6 +112,7 @@ class Links:
 
     def next_deadline(self) -> float | None:
         times = [link.redial_at for link in self._links.values() if link.redial_at is not None]
+        times += [link.probe_at for link in self._links.values() if link.probe_at is not None]
         times += [until for _, until in self._probes.values()]
         times += self._parting.values()
         return min(times, default=None)
@@ -120,6 +127,9 @@ class Links:
             if link.redial_at is not None and link.redial_at <= now:
                 link.redial_at = None
                 self._dial(node)
+            if link.probe_at is not None and link.probe_at <= now:
+                link.probe_at = None
+                self._probe(node, link.endpoint)
 
     def _dial(self, node: bytes) -> None:
         self._mesh.connect(node, self._links[node].endpoint)
@@ -152,8 +162,14 @@ class Links:
         self._judge(node, error)
 
     def _judge(self, node: bytes, error: int) -> None:
-        if error == errno.ECONNREFUSED and node in self._links:
+        link = self._links.get(node)
+        if link is None:
+            return
+        if error == errno.ECONNREFUSED:
             self._proven_dead(node)
+        elif not error and link.probe_pause_s <= PROBE_AGAIN_S_MAX:
+            link.probe_at = self._clock() + link.probe_pause_s
+            link.probe_pause_s *= 2
 
     def _end_probe(self, node: bytes) -> None:
         probe = self._probes.pop(node, None)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from zray import messages as m
 from zray.causes import Cause
@@ -22,14 +22,16 @@ from zray.config import Config
 from zray.ids import node_of, same_node
 from zray.node import views
 from zray.node.abroad import Abroad
-from zray.node.actors import Actor, ActorTable
+from zray.node.actor_places import ActorPlaces
+from zray.node.actors import ActorTable
 from zray.node.census import Census
 from zray.node.cluster import Cluster
-from zray.node.effects import DropJob, Effect, EndJob, Forget, Note, Send, Watch
+from zray.node.drivers import Drivers
+from zray.node.effects import Effect, Forget, Note, Send
 from zray.node.elsewhere import Elsewhere
 from zray.node.guests import Guest, Guests
 from zray.node.group_service import GroupService
-from zray.node.jobs import Job, JobTable
+from zray.node.jobs import JobTable
 from zray.node.orphans import Orphans
 from zray.node.placements import Declared, Placement
 from zray.node.pool import Kind, Pool, State, Worker
@@ -37,7 +39,6 @@ from zray.node.task_events import TaskEvents
 from zray.sched.bottom_up import BottomUpScheduler
 from zray.sched.grouped import NodeScheduler
 from zray.sched.local import Grant, LocalScheduler, Recall, Status
-from zray.sched.spill import Unplace
 
 # With more processes than this, announcements of deaths gather: n deaths among n processes are n*n messages, and only
 # frames make them cheap.  A round wakes every process, which costs some 0.1 ms of CPU each: a fifth of a core at most.
@@ -95,14 +96,6 @@ class Death:
         self.log_tail = log_tail
 
 
-class Remote(NamedTuple):
-    """What the actor table needs to know of a worker of another node."""
-
-    incarnation: bytes
-    endpoint: str
-    pid: int
-
-
 class NodeMachine:
     """The decisions of one node."""
 
@@ -122,11 +115,13 @@ class NodeMachine:
         self.effects: list[Effect] = []
         emit = self.effects.append
         self.jobs = JobTable(first_job)
+        self.drivers = Drivers(self)
         self.pool = Pool(new_worker_id, emit, keep=keep, workers_max=config.workers_max, idle_s=config.worker_idle_s)
-        self.actors = ActorTable(self, emit)
+        self.places = ActorPlaces(self)
+        self.actors = ActorTable(self.places, emit)
         self.pool.may_retire = lambda worker: not self.actors.owns(worker.incarnation)
         self.guests = Guests(self)
-        self.elsewhere = Elsewhere(incarnation, names, emit)
+        self.elsewhere = Elsewhere(incarnation, names, emit, self._is_home)
         self.cluster = Cluster(self)
         self.abroad = Abroad(self)
         self.orphans = Orphans(self)
@@ -139,38 +134,26 @@ class NodeMachine:
             nodes_of=lambda strategy: self.groups.nodes_of(strategy["group"], strategy.get("bundle", -1)))
         self.groups.cluster_view = lambda: self.scheduler.view if self.cluster.alone else self.bottom_up.view
         self.groups.node_ids = self.cluster.node_id
-        self.groups.job_ended = self._job_ended
+        self.groups.job_ended = self.drivers.ended
         self.groups.directory.on_change.append(lambda state: self.bottom_up.spill.group_changed(self.now))
         self.events = TaskEvents(config.events_max)
         self.counts = {"grants": 0, "worker_deaths": 0, "refused": 0}
-        self._hellos: dict[bytes, m.Hello] = {}  # of core processes that are not workers
         self._keys: dict[tuple[bytes, int], Declared] = {}
         self._keys_of: dict[bytes, set[int]] = {}
-        self._requests: dict[int, Actor | Guest] = {}  # scheduler token -> actor that waits
-        self._token_of: dict[bytes, int] = {}  # actor -> its token
-        self._infeasible: set[int] = set()  # of those tokens: no worker need be ready for them
-        self._last_token = 0
         self._configured: set[bytes] = set()  # workers that have their job's configuration
         self._gone: list[m.ProcessGone] = []
         self._gone_at = 0.0
         self.handlers: dict[int, Callable[[bytes, Any], None]] = {
-            m.Hello.CODE: self._hello, m.HelloAck.CODE: lambda peer, message: None,
-            m.RegisterDriver.CODE: self._register, m.Goodbye.CODE: self._goodbye,
-            m.Bye.CODE: self._bye, m.WorkerReady.CODE: self._worker_ready,
+            m.WorkerReady.CODE: self._worker_ready,
             m.LeaseKey.CODE: self._lease_key, m.LeaseWant.CODE: self._lease_want,
             m.LeaseReturn.CODE: self._lease_return, m.LeaseKill.CODE: self._lease_kill, m.Blocked.CODE: self._blocked,
-            m.CreateActor.CODE: self._create_actor, m.LookupActor.CODE: self._lookup_actor,
-            m.WatchActor.CODE: self._watch_actor, m.KillActor.CODE: self._kill_actor,
-            m.ActorUp.CODE: self._actor_up, m.ActorExit.CODE: self._actor_exit,
             m.NodeQuery.CODE: self.census.query, m.NodeAnswer.CODE: self.census.answered,
             m.EventReport.CODE: self._event_report,
-            m.JobStart.CODE: self._job_start, m.JobEnd.CODE: self._job_end,
             m.ProcessGone.CODE: self._process_gone_abroad,
             m.PlaceActor.CODE: self.guests.place, m.UnplaceActor.CODE: self.guests.unplace,
-            m.AdoptActor.CODE: self.guests.adopt, m.ActorPlaced.CODE: self._actor_placed,
-            m.ActorNotPlaced.CODE: self._actor_not_placed, m.ActorWorkerDied.CODE: self._actor_worker_died,
-            m.EndWorker.CODE: self._end_worker, m.ResizeLease.CODE: self._resize_lease,
-            **self.cluster.handlers, **self.abroad.handlers, **self.groups.handlers,
+            m.AdoptActor.CODE: self.guests.adopt,
+            **self.drivers.handlers, **self.places.handlers, **self.cluster.handlers, **self.abroad.handlers,
+            **self.groups.handlers,
         }
 
     # ------------------------------------------------------------ events
@@ -217,17 +200,17 @@ class NodeMachine:
         self.counts["worker_deaths"] += worker.reason == ""
         self.events.worker_gone(incarnation)
         if worker.kind is not None:
-            self._process_gone(incarnation, worker.reason or "its process ended")
+            self.process_gone(incarnation, worker.reason or "its process ended")
         self._configured.discard(incarnation)
         self.effects.append(Forget(incarnation))
-        self._job_may_be_done(worker.job)
+        self.drivers.may_be_done(worker.job)
         self._settle()
 
     def process_exited(self, incarnation: bytes, now: float) -> None:
         """A driver (or a tool) has ended without a Goodbye."""
         self.now = now
-        if self._hellos.pop(incarnation, None) is not None:
-            self._driver_over(incarnation, "the driver's process ended", None)
+        if self.drivers.hellos.pop(incarnation, None) is not None:
+            self.drivers.over(incarnation, "the driver's process ended", None)
         self.effects.append(Forget(incarnation))
         self._settle()
 
@@ -254,96 +237,6 @@ class NodeMachine:
                  self._gone_at if self._gone else None]
         return min((when for when in times if when is not None), default=None)
 
-    # ------------------------------------------------------------ sessions and jobs
-
-    def _hello(self, peer: bytes, hello: m.Hello) -> None:
-        refused = ""
-        if hello.protocol != m.PROTOCOL:
-            refused = f"this node speaks protocol {m.PROTOCOL}, not {hello.protocol}"
-        elif hello.kind == "driver" and hello.python.split(".")[:2] != PYTHON.split("."):
-            refused = f"this node runs Python {PYTHON}, the driver {hello.python}: their pickles may differ"
-        elif hello.kind == "worker" and peer not in self.pool.workers:
-            refused = "no worker of this node"
-        elif hello.kind != "node" and not same_node(peer, self.incarnation):
-            refused = "a process of another node: it must talk to its own"
-        self.effects.append(Send(peer, m.HelloAck(m.PROTOCOL, "node", list(m.FEATURES), refused)))
-        if refused:
-            self.refuse(peer, refused)
-            if same_node(peer, self.incarnation):
-                self.effects.append(Watch(peer, hello.pid))  # to forget its session when it ends
-        elif hello.kind == "node":
-            pass  # the nodes table says who that is
-        elif hello.kind == "worker":
-            self.pool.workers[peer].endpoint = hello.endpoint
-        elif peer not in self._hellos:
-            self._hellos[peer] = hello
-            self.effects.append(Watch(peer, hello.pid))
-
-    def _register(self, peer: bytes, message: m.RegisterDriver) -> None:
-        hello = self._hellos.get(peer)
-        if hello is None or hello.kind != "driver":
-            self.refuse(peer, "RegisterDriver without a driver's Hello")
-            return
-        job = self.jobs.register(peer, hello.pid, message.config, self.now)
-        self.names.record_job(job.number, job.row())
-        self.effects.append(Note("job_started", {"job": job.number, "pid": job.pid}))
-        self.effects.append(Send(peer, m.DriverAccepted(
-            job.number, self.node, self.attach(peer, job.pid), self.config.as_dict())))
-
-    def _goodbye(self, peer: bytes, message: m.Goodbye) -> None:
-        self._driver_over(peer, message.reason or "the driver said goodbye", m.Bye("the job is over"))
-
-    def _bye(self, peer: bytes, message: m.Bye) -> None:
-        if peer in self.pool.workers:
-            return  # its death follows
-        if self._hellos.pop(peer, None) is not None:
-            self._driver_over(peer, message.reason or "the driver left", None)
-            self.effects.append(Forget(peer))
-
-    def _driver_over(self, peer: bytes, reason: str, reply: m.Bye | None) -> None:
-        """End the driver's job: its actors, its leases, its workers; detached actors stay."""
-        job = self.jobs.over(peer, self.now, self._job_is_used)
-        if job is None:
-            if reply is not None:
-                self.effects.append(Send(peer, reply))
-            return
-        self.names.record_job(job.number, job.row())
-        for number in self.jobs.forgotten():
-            self.names.record_job(number, None)
-        self._end_job(job, reason)
-        self.effects.append(EndJob(job.number, peer, reply))
-        self.pool.prestart(self.now)
-
-    def _end_job(self, job: Job, reason: str) -> None:
-        """The driver is gone: on this node, and on those that we told of the job."""
-        self.effects.append(Note("job_over", {"job": job.number, "reason": reason}))
-        self.actors.job_over(job.number)
-        # Whom we told may have told others, and be gone: the driver's own node tells everybody.
-        everybody = self.cluster.peers if same_node(job.driver, self.incarnation) else ()
-        for node in sorted(job.told.union(everybody)):
-            self.effects.append(Send(node, m.JobEnd(job.number, reason)))
-        job.told.clear()
-        self.groups.job_over(job.number)
-        self._process_gone(job.driver, reason)
-        for worker in self.pool.of_job(job.number):
-            actor = self.actors.actors.get(worker.actor)
-            stays = worker.actor in self.guests.guests or (
-                actor is not None and actor.detached and actor.state != "DEAD")
-            if not stays:  # what becomes of a guest its home decides
-                self.pool.kill(worker, "its job is over", self.now)
-        for placement in [p for p in self.placements.values() if p.worker is None and not p.actor
-                          and p.kind.job == job.number]:
-            self._give_back(placement)
-        self._job_may_be_done(job.number)
-
-    def _job_may_be_done(self, number: int) -> None:
-        """With the last process of a job its objects go."""
-        job = self.jobs.jobs.get(number)
-        if job is not None and job.is_over and not job.dropped and not self.pool.of_job(number) \
-                and not self.actors.job_is_used(number) and not self.guests.job_is_used(number):
-            job.dropped = True
-            self.effects.append(DropJob(number))
-
     # ------------------------------------------------------------ workers
 
     def _worker_ready(self, peer: bytes, message: m.WorkerReady) -> None:
@@ -362,7 +255,7 @@ class NodeMachine:
         if worker.lease:
             (self.scheduler.block if message.blocked else self.scheduler.unblock)(worker.lease)
 
-    def _process_gone(self, incarnation: bytes, reason: str) -> None:
+    def process_gone(self, incarnation: bytes, reason: str) -> None:
         """Nobody answers under this name any more: what it owned or asked for ends, and everybody is told."""
         self.actors.process_gone(incarnation)
         self.elsewhere.process_gone(incarnation)
@@ -380,11 +273,11 @@ class NodeMachine:
             if placement is None:
                 continue
             if placement.worker is None:
-                self._give_back(placement)
+                self.give_back(placement)
             else:  # it runs the tasks of somebody who is gone
                 self.pool.kill(placement.worker, "the owner of its tasks is gone", self.now)
         if not self._gone:
-            crowd = len(self._hellos) + len(self.pool.workers)
+            crowd = len(self.drivers.hellos) + len(self.pool.workers)
             self._gone_at = self.now if crowd <= GONE_AT_ONCE_MAX else self.now + crowd * GONE_GATHER_S
         self._gone.append(m.ProcessGone(incarnation, reason))
 
@@ -405,7 +298,7 @@ class NodeMachine:
     # ------------------------------------------------------------ leases
 
     def _lease_key(self, peer: bytes, message: m.LeaseKey) -> None:
-        job = self.jobs.jobs.get(message.job) if message.job else self.job_of(peer)
+        job = self.jobs.jobs.get(message.job) if message.job else self.drivers.job_of(peer)
         if job is None:
             self.refuse(peer, "LeaseKey from a process without a job")
             return
@@ -469,16 +362,15 @@ class NodeMachine:
                     self.effects.append(Send(effect.owner, m.LeaseRecall(effect.lease)))
                 elif type(effect) is Status:
                     self._status(effect)
-        if len(self._requests) > len(self._infeasible):
-            self.pool.start_ahead(len(self._requests) - len(self._infeasible), self.now)
+        if len(self.places.requests) > len(self.places.infeasible):
+            self.pool.start_ahead(len(self.places.requests) - len(self.places.infeasible), self.now)
         self._announce()
 
     def _granted(self, grant: Grant) -> None:
         gpus = grant.assigned.get("gpu_ids", ())
         if grant.token is not None:
-            actor = self._requests.pop(grant.token)
-            self._infeasible.discard(grant.token)
-            del self._token_of[actor.id]
+            actor = self.places.requests[grant.token]
+            self.places.forget(actor)
             kind = Kind.of(actor.job, actor.spec.get("env") or {}, gpus)
             placement = Placement(grant.lease, b"", 0, actor.id, actor.life, grant.assigned, kind, self.now)
             actor.lease = grant.lease
@@ -524,10 +416,10 @@ class NodeMachine:
 
     def _status(self, status: Status) -> None:
         if status.token is not None:
-            actor = self._requests.get(status.token)
+            actor = self.places.requested(status.token)
             if actor is not None:
                 if status.cause in (Cause.INFEASIBLE, Cause.GROUP_PENDING, Cause.GROUP_INFEASIBLE):
-                    self._infeasible.add(status.token)
+                    self.places.infeasible.add(status.token)
                 table = self.guests if isinstance(actor, Guest) else self.actors
                 table.waiting(actor.id, status.cause, status.detail)
         else:
@@ -545,7 +437,7 @@ class NodeMachine:
         del self.placements[placement.lease]
         self.scheduler.release(placement.lease, self.now)
 
-    def _give_back(self, placement: Placement) -> None:
+    def give_back(self, placement: Placement) -> None:
         """It still waits for a worker and needs none any more."""
         self.pool.cancel(placement.lease)
         self._free(placement)
@@ -564,175 +456,6 @@ class NodeMachine:
             worker.incarnation, placement.lease, worker.pid, death.signal, death.exit_code,
             death.started if mine else 0, death.finished if mine else 0, worker.reason, death.log_tail)))
 
-    # ------------------------------------------------------------ actors: messages
-
-    def _create_actor(self, peer: bytes, message: m.CreateActor) -> None:
-        job = self.job_of(peer)
-        if job is None:
-            self.refuse(peer, "CreateActor from a process without a job")
-            return
-        message.spec["job"] = job.number
-        self.actors.create(peer, message, self.now)
-
-    def _lookup_actor(self, peer: bytes, message: m.LookupActor) -> None:
-        self.actors.lookup(peer, message.name, message.namespace, message.request)
-
-    def _watch_actor(self, peer: bytes, message: m.WatchActor) -> None:
-        actor = message.actor
-        if actor in self.actors.actors or self.cluster.alone:
-            self.actors.watch(peer, actor, self.now)
-        else:
-            self.elsewhere.watch(actor, {peer}, self.now)
-
-    def _kill_actor(self, peer: bytes, message: m.KillActor) -> None:
-        if message.actor in self.actors.actors or self.cluster.alone or not same_node(peer, self.incarnation):
-            self.actors.kill(message, self.now)
-            return
-
-        def found(row: dict | None) -> None:
-            if row is not None and row["state"] != "DEAD":
-                self.effects.append(Send(row["home"], m.Relay(peer, message.CODE, list(message))))
-
-        self.elsewhere.find(message.actor, found, self.now)
-
-    def _actor_up(self, peer: bytes, message: m.ActorUp) -> None:
-        if not self.guests.from_worker(peer, message):
-            self.actors.up(peer, message.actor, message.life, message.error)
-
-    def _actor_exit(self, peer: bytes, message: m.ActorExit) -> None:
-        if not self.guests.from_worker(peer, message):
-            self.actors.exit(peer, message.actor, message.life, message.reason, self.now)
-
-    # ------------------------------------------------------------ places for actors, ours and guests
-
-    def request_place(self, actor: Actor | Guest) -> None:
-        """Ask for a place: ours anywhere in the cluster, a guest here.  ValueError for a demand that is none."""
-        self._last_token += 1
-        token = self._last_token
-        scheduler = self.scheduler if isinstance(actor, Guest) else self.bottom_up
-        scheduler.request(token, actor.job, actor.spec.get("demand") or {}, actor.spec.get("strategy"), self.now,
-                          actor.spec.get("class_name", ""))
-        self._requests[token] = actor
-        self._token_of[actor.id] = token
-        self.groups.uses(actor.spec.get("strategy"))
-
-    def end_place(self, actor: Actor | Guest, reason: str) -> None:
-        """Whatever it has on this node: a request, a grant without worker, a worker."""
-        token = self._token_of.get(actor.id)
-        if token is not None:
-            scheduler = self.scheduler if isinstance(actor, Guest) else self.bottom_up
-            scheduler.cancel_request(token)
-            self._settle_unplaced()
-            self.forget_request(actor)
-        for placement in [p for p in self.placements.values() if p.actor == actor.id and p.life == actor.life]:
-            if placement.worker is None:
-                self._give_back(placement)
-            else:
-                self.pool.kill(placement.worker, reason, self.now)
-
-    def _settle_unplaced(self) -> None:
-        """Another node may have been asked to place it: it is told while we know which actor that was."""
-        self.bottom_up.spill.step(self.now)
-        keep = []
-        for effect in self.bottom_up.spill.out:
-            if type(effect) is not Unplace or effect.node == self.incarnation or not self.abroad.perform(effect):
-                keep.append(effect)
-        self.bottom_up.spill.out[:] = keep
-
-    def requested(self, token: int) -> Actor | Guest | None:
-        """The actor that waits under a scheduler's token."""
-        return self._requests.get(token)
-
-    def token_of(self, actor: bytes) -> int | None:
-        return self._token_of.get(actor)
-
-    def forget_request(self, actor: Actor | Guest) -> None:
-        """It waits no more."""
-        token = self._token_of.pop(actor.id, None)
-        if token is not None:
-            del self._requests[token]
-            self._infeasible.discard(token)
-
-    def _end_worker(self, peer: bytes, message: m.EndWorker) -> None:
-        worker = self.pool.workers.get(message.worker)
-        guest = self.guests.guests.get(worker.actor) if worker is not None else None
-        if worker is not None and guest is not None and guest.home == peer:
-            self.pool.kill(worker, message.reason, self.now)
-
-    def _resize_lease(self, peer: bytes, message: m.ResizeLease) -> None:
-        placement = self.placements.get(message.lease)
-        guest = self.guests.guests.get(placement.actor) if placement is not None else None
-        if guest is not None and guest.home == peer:
-            self._resize(guest.id, message.lease, message.demand)
-
-    def _resize(self, actor: bytes, lease: int, demand: dict) -> None:
-        try:
-            self.scheduler.resize(lease, demand)
-        except ValueError as error:
-            self.effects.append(Note("resize_refused", {"actor": actor, "error": str(error)}))
-
-    # ------------------------------------------------------------ actors: ports (see zray.node.actors.Ports)
-
-    def place(self, actor: Actor) -> None:
-        try:
-            self.request_place(actor)
-        except ValueError as error:
-            self.actors.waiting(actor.id, Cause.INFEASIBLE, str(error))
-
-    def unplace(self, actor: Actor) -> None:
-        self.end_place(actor, "")
-
-    def running(self, actor: Actor) -> None:
-        running = actor.spec.get("running")
-        if running is None:
-            return
-        if actor.lease in self.placements:
-            self._resize(actor.id, actor.lease, running)
-        elif actor.worker and not same_node(actor.worker, self.incarnation):
-            self.effects.append(Send(node_of(actor.worker), m.ResizeLease(actor.lease, running)))
-
-    def end_worker(self, actor: Actor, reason: str) -> None:
-        worker = self.pool.workers.get(actor.worker)
-        if worker is not None:
-            self.pool.kill(worker, reason, self.now)
-        elif actor.worker and not same_node(actor.worker, self.incarnation):
-            self.effects.append(Send(node_of(actor.worker), m.EndWorker(actor.worker, reason)))
-
-    def find_actor(self, actor: bytes, then: Callable[[dict | None], None]) -> None:
-        if self.cluster.alone:
-            then(None)
-        else:
-            self.elsewhere.find(actor, then, self.now)
-
-    def _actor_placed(self, peer: bytes, message: m.ActorPlaced) -> None:
-        worker = Remote(message.worker, message.endpoint, message.pid)
-        if not self.abroad.actor_placed(peer, message) or not self.actors.placed(
-                message.actor, message.life, worker, message.lease, message.assigned):
-            self.effects.append(Send(peer, m.UnplaceActor(message.actor, message.life)))
-
-    def _actor_not_placed(self, peer: bytes, message: m.ActorNotPlaced) -> None:
-        self.abroad.actor_not_placed(peer, message)
-
-    def _actor_worker_died(self, peer: bytes, message: m.ActorWorkerDied) -> None:
-        self.actors.worker_died(message.actor, message.worker, message.death)
-
-    def claim_name(self, namespace: str, name: str, actor: bytes, then: Callable[[bytes], None]) -> None:
-        self.names.claim(namespace, name, actor, then)
-
-    def release_name(self, namespace: str, name: str, actor: bytes) -> None:
-        self.names.release(namespace, name, actor)
-
-    def find_name(self, namespace: str, name: str, then: Callable[[bytes], None]) -> None:
-        self.names.find(namespace, name, then)
-
-    def record(self, actor: Actor) -> None:
-        self.names.record_actor(actor.id, actor.record(self.incarnation))
-
-    def erase(self, actor: bytes) -> None:
-        self.names.record_actor(actor, None)
-
-    # ------------------------------------------------------------ views
-
     # ------------------------------------------------------------ other nodes
 
     def node_joined(self, incarnation: bytes, row: dict[str, Any], now: float) -> None:
@@ -748,13 +471,19 @@ class NodeMachine:
                 self.bottom_up.node_draining(incarnation, now)
         self._settle()
 
+    def node_leaves(self, node: bytes, now: float) -> None:
+        """That node says that it is about to leave."""
+        self.now = now
+        self.bottom_up.node_draining(node, now)
+        self._settle()
+
     def drain(self, now: float) -> None:
         """This node is about to leave: nothing new comes here, and owners on other nodes give back what they hold."""
         self.now = now
         self.bottom_up.drain(now)
         for placement in self._lent():
             if placement.worker is None:
-                self._give_back(placement)
+                self.give_back(placement)
             else:
                 self.effects.append(Send(placement.owner, m.LeaseRecall(placement.lease)))
         self._settle()
@@ -775,19 +504,19 @@ class NodeMachine:
         for lease in left.orphans:
             placement = self.placements.get(lease)
             if placement is not None and placement.worker is None:
-                self._give_back(placement)
+                self.give_back(placement)
             elif placement is not None and placement.worker is not None:
                 self.pool.kill(placement.worker, "the node of its tasks' owner is gone", now)
         gone = {key[0] for key in self._keys if node_of(key[0]) == incarnation}
         gone |= self.actors.owners_on(incarnation)
         for process in sorted(gone):
-            self._process_gone(process, reason)
+            self.process_gone(process, reason)
         self._gone = [message for message in self._gone if node_of(message.process) != incarnation]
         for peer in self._core_processes():
             self.effects.append(Send(peer, m.NodeGone(incarnation, reason)))
         for job in [job for job in self.jobs.by_driver.values() if node_of(job.driver) == incarnation]:
-            self.jobs.over(job.driver, self.now, self._job_is_used)
-            self._end_job(job, f"the node of its driver is gone: {reason}")
+            self.jobs.over(job.driver, self.now, self.drivers.is_used)
+            self.drivers.end_job(job, f"the node of its driver is gone: {reason}")
         self.abroad.node_gone(incarnation, reason)
         self.guests.node_gone(incarnation)
         death = {"reason": f"its node is gone: {reason}", "signal": 0, "exit_code": 0, "pid": 0, "log_tail": ""}
@@ -807,35 +536,21 @@ class NodeMachine:
         """What a process of another node tells this one."""
         self.handlers[code](process, message)
 
+    def _is_home(self, actor: bytes, node: bytes) -> bool:
+        """Whether that node, which the actor's row names as its home, lives and knows of it."""
+        return node in self.cluster.peers or (node == self.incarnation and actor in self.actors.actors)
+
     def is_process(self, incarnation: bytes) -> bool:
         """Whether that is a core process of this node."""
-        return incarnation in self.pool.workers or incarnation in self._hellos
-
-    def tell_job(self, job: Job, node: bytes) -> None:
-        """Before anything else that concerns the job."""
-        if node not in job.told:
-            job.told.add(node)
-            self.effects.append(Send(node, m.JobStart(job.number, job.driver, job.config)))
-
-    def _job_start(self, peer: bytes, message: m.JobStart) -> None:
-        self.jobs.foreign(message.job, message.driver, message.config, self.now)
-
-    def _job_end(self, peer: bytes, message: m.JobEnd) -> None:
-        job = self.jobs.jobs.get(message.job)
-        if job is not None and not job.is_over and not same_node(job.driver, self.incarnation):
-            self.jobs.over(job.driver, self.now, self._job_is_used)
-            self._end_job(job, message.reason)
-
-    def _job_ended(self, number: int) -> bool:
-        job = self.jobs.jobs.get(number)
-        return job is not None and job.is_over
-
-    def _job_is_used(self, number: int) -> bool:
-        return self.actors.job_is_used(number) or self.guests.job_is_used(number)
+        return incarnation in self.pool.workers or incarnation in self.drivers.hellos
 
     def _process_gone_abroad(self, peer: bytes, message: m.ProcessGone) -> None:
         if node_of(message.process) == peer:
-            self._process_gone(message.process, message.reason)
+            job = self.jobs.over(message.process, self.now, self.drivers.is_used)
+            if job is not None:  # who told us of the job need not live to tell us of its end
+                self.drivers.end_job(job, message.reason)
+            else:
+                self.process_gone(message.process, message.reason)
 
     def _event_report(self, peer: bytes, message: m.EventReport) -> None:
         worker = self.pool.workers.get(peer)
@@ -843,14 +558,6 @@ class NodeMachine:
             self.refuse(peer, "EventReport from a process that is no worker")
         elif not self.events.report(peer, worker.job, message.events, message.dropped):
             self.refuse(peer, "malformed EventReport")
-
-    def job_of(self, peer: bytes) -> Job | None:
-        """The job that a core process works for; a worker's even after its driver is gone (detached actors)."""
-        job = self.jobs.by_driver.get(peer)
-        if job is None:
-            worker = self.pool.workers.get(peer)
-            job = self.jobs.jobs.get(worker.job) if worker is not None else None
-        return job
 
     def refuse(self, peer: bytes, why: str) -> None:
         self.counts["refused"] += 1
@@ -878,8 +585,7 @@ class NodeMachine:
         for worker in self.pool.workers.values():
             if worker.state in (State.LEASED, State.ACTOR):
                 assert self.placements[worker.lease].worker is worker
-        assert self._infeasible <= set(self._requests)
-        assert {actor.id for actor in self._requests.values()} == set(self._token_of)
+        self.places.check()
         for (owner, key) in self._keys:
             assert key in self._keys_of[owner]
 

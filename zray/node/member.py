@@ -17,8 +17,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from zray import ids, messages as m
-from zray.gcs.control import FENCED
+from zray.gcs.control import FENCED, LEFT
 from zray.gcs.tables import NODES, Change, unpack_record
+from zray.sched.resources import UNITS_MAX
 from zray.transport.credentials import AllowList, BadJoinString, Credentials, JoinString, NotListed, decode_join
 from zray.node.links import Links
 from zray.node.options import BadOption, Membership
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from zray.node.daemon import Daemon
 
 JOIN_TIMEOUT_S = 20.0
+STRANGERS_S = 0.2  # how often to ask about nodes that have a part in the control store and are unknown here
+# Others speak to a node from the moment the nodes table has it, which is before it knows itself.
+EARLY_MAX = 10_000
 PYTHON = ".".join(map(str, sys.version_info[:3]))
 ROW_FIELDS = {"node_id": bytes, "endpoint": str, "name": str, "total": dict, "labels": dict, "shown": dict}
 
@@ -51,6 +55,10 @@ class Member:
         self.settings: dict[str, Any] = {}
         self.known: list[dict[str, Any]] = []  # rows that came with NodeJoined
         self.join_string = ""
+        self._ask_rows_at: float | None = None
+        self._early: list[tuple[bytes, int, Any]] = []  # what others said as soon as the nodes table had us
+        self.leavers: set[bytes] = set()  # live nodes that said that they leave
+        self.ended_nodes: set[bytes] = set()  # their endpoints refuse connections, and the table has yet to say so
         self._ticket: JoinString | None = _ticket(options) if options.address else None
         try:
             self.credentials = Credentials.create(session_dir, me, self._ticket.cluster if self._ticket else b"")
@@ -104,6 +112,8 @@ class Member:
         def on_message(sender: bytes, code: int, message: Any) -> None:
             if sender == peer and type(message) is m.NodeJoined:
                 found.append(message)
+            elif type(message) is not m.HelloAck and len(self._early) < EARLY_MAX:
+                self._early.append((sender, code, message))
 
         before, self.mesh.on_closed = self.mesh.on_closed, lost.append
         try:
@@ -134,9 +144,10 @@ class Member:
     def start(self, daemon: Daemon) -> None:
         """The daemon is composed: serve joins, watch the nodes table."""
         self.daemon = daemon
-        self.links = Links(self.mesh, daemon.watcher, time.monotonic, daemon.proven_dead, self._revoked)
+        self.links = Links(self.mesh, daemon.watcher, time.monotonic, self._proven_dead, self._revoked)
         self.handlers: dict[int, Callable[[bytes, Any], None]] = {
-            m.NodeJoin.CODE: self._node_join, m.HelloAck.CODE: self._hello_ack}
+            m.NodeJoin.CODE: self._node_join, m.HelloAck.CODE: self._hello_ack, m.NodeRows.CODE: self._node_rows,
+            m.NodeLeave.CODE: self._node_leave}
         cluster = daemon.machine.cluster
         cluster.bind_host, cluster.insecure = self.options.host, self.options.insecure
         cluster.one_port = self.options.one_port
@@ -148,11 +159,32 @@ class Member:
         for row in self.known:
             self._alive(row)
         daemon.gcs.client.watch(NODES, self._nodes_changed)
+        daemon.gcs.on_config = lambda config: self._look_for_strangers()
+        self._look_for_strangers()
+
+    def deliver_early(self, deliver: Callable[[bytes, int, Any], None]) -> None:
+        """What came while this node waited for the answer to its NodeJoin: acknowledged, so nobody sends it again."""
+        early, self._early = self._early, []
+        for peer, code, message in early:
+            deliver(peer, code, message)
 
     def closed(self, peer: bytes) -> None:
         """The mesh says that a connection of ours is closed."""
         if self.links.closed(peer):
             self.daemon.gcs.peer_closed(peer, False)
+
+    def _proven_dead(self, node: bytes) -> None:
+        self.ended_nodes.add(node)
+        self.daemon.gcs.peer_closed(node, True)
+
+    def tell_leave(self, reason: str) -> None:
+        for node in sorted(self.daemon.machine.cluster.peers):
+            self.mesh.send(node, m.NodeLeave.CODE, m.NodeLeave(reason))
+
+    def _node_leave(self, peer: bytes, message: m.NodeLeave) -> None:
+        if peer in self.daemon.machine.cluster.peers:
+            self.leavers.add(peer)
+            self.daemon.machine.node_leaves(peer, time.monotonic())
 
     def _revoked(self, node: bytes) -> None:
         """Only of nodes that the nodes table calls dead or left are keys taken off the lists."""
@@ -205,26 +237,68 @@ class Member:
                     "other may not read")
         if message.python != PYTHON:
             print(f"node {peer.hex()} runs Python {message.python}, this one {PYTHON}", file=sys.stderr)
-        for name, kind in ROW_FIELDS.items():
-            if type(message.row.get(name)) is not kind:
-                return f"its row has no {name}"
+        if lacks := _lacks(message.row):
+            return f"its row has no {lacks}"
         if message.row["node_id"][:ids.INCARNATION_SIZE] != peer or len(message.row["node_id"]) != ids.NODE_SIZE:
             return "its node id is not that of its connection"
-        if any(type(key) is not str or type(units) is not int or units < 0
+        if any(type(key) is not str or type(units) is not int or not 0 <= units <= UNITS_MAX
                for key, units in message.row["total"].items()):
-            return "its resources are not amounts"
+            return f"its resources are not amounts from 0 to {UNITS_MAX} units"
+        if any(type(key) is not str or type(value) is not str for key, value in message.row["labels"].items()):
+            return "its labels are not text"
         try:
-            parse_endpoint(message.row["endpoint"])
+            endpoint = parse_endpoint(message.row["endpoint"])
         except BadEndpoint as error:
             return f"its endpoint: {error}"
+        if bool(endpoint.key) == self.options.insecure:
+            return f"its endpoint has {'a' if endpoint.key else 'no'} key, unlike those of this cluster"
         return ""
+
+    # ------------------------------------------------------------ nodes that the table has not told of yet
+
+    def _look_for_strangers(self) -> None:
+        """Parts of the control store may be with nodes that joined after us and of which we have yet to hear.
+
+        The tail that would tell us may be one of them, and it cannot dial us either: we do not list its key.
+        """
+        cluster = self.daemon.machine.cluster
+        involved = self.daemon.gcs.config.involved()
+        strangers = [node for node in involved if node != self.me and node not in cluster.peers
+                     and node not in cluster.gone]
+        if not strangers:
+            self._ask_rows_at = None
+            return
+        for peer in sorted(cluster.peers):
+            self.mesh.send(peer, m.NodeRows.CODE, m.NodeRows(True, []))
+        self._ask_rows_at = self.clock() + STRANGERS_S
+
+    def _node_rows(self, peer: bytes, message: m.NodeRows) -> None:
+        if ids.node_of(peer) != peer or peer not in self.daemon.machine.cluster.peers:
+            return
+        if message.asks:
+            rows = [self.own_row(), *self.daemon.machine.cluster.peers.values()]
+            self.mesh.send(peer, m.NodeRows.CODE, m.NodeRows(False, rows))
+        for row in message.rows:
+            if type(row) is dict and not _lacks(row):
+                self._alive(row)
+        if message.rows:
+            self._look_for_strangers()
+
+    def next_deadline(self) -> float | None:
+        times = [self.links.next_deadline(), self._ask_rows_at]
+        return min((when for when in times if when is not None), default=None)
+
+    def tick(self, now: float) -> None:
+        self.links.tick(now)
+        if self._ask_rows_at is not None and self._ask_rows_at <= now:
+            self._look_for_strangers()
 
     # ------------------------------------------------------------ the nodes table
 
     def _nodes_changed(self, reset: bool, changes: list[Change]) -> None:
         for change in changes:
             if change.value is None:
-                self.daemon.node_gone(change.key[len(NODES):][:ids.INCARNATION_SIZE], "it was removed")
+                self._gone(change.key[len(NODES):][:ids.INCARNATION_SIZE], "it was removed")
                 continue
             row = unpack_record(change.value)
             incarnation = row["node_id"][:ids.INCARNATION_SIZE]
@@ -232,7 +306,16 @@ class Member:
                 self._alive(row)
             else:
                 self._allow_list.remove_node(incarnation[:ids.TAG_SIZE])
-                self.daemon.node_gone(incarnation, row.get("reason") or row["state"])
+                peers = self.daemon.machine.cluster.peers
+                if incarnation in peers:
+                    peers[incarnation] = row  # the last that is known of it
+                reason = row.get("reason") or row["state"]
+                self._gone(incarnation, f"it has left ({reason})" if row["state"] == LEFT else reason)
+
+    def _gone(self, incarnation: bytes, reason: str) -> None:
+        self.leavers.discard(incarnation)
+        self.ended_nodes.discard(incarnation)
+        self.daemon.node_gone(incarnation, reason)
 
     def _alive(self, row: dict[str, Any]) -> None:
         incarnation = row["node_id"][:ids.INCARNATION_SIZE]
@@ -256,6 +339,11 @@ class Member:
     def close(self) -> None:
         if hasattr(self, "links"):
             self.links.close()
+
+
+def _lacks(row: dict[str, Any]) -> str:
+    """The first field that a row has not, or of another type."""
+    return next((name for name, kind in ROW_FIELDS.items() if type(row.get(name)) is not kind), "")
 
 
 def _ticket(options: Membership) -> JoinString:

@@ -28,7 +28,7 @@ class GcsNames:
         self._client.record_actor(actor, row)
 
     def watch_actor(self, actor: bytes, changed: Callable[[dict[str, Any] | None], None]) -> int:
-        """``changed(row)`` now, if there is one, and at each change; None when it was erased."""
+        """``changed(row)`` as soon as the store answers, and at each change; None when there is none."""
         key = ACTORS + actor
 
         def news(reset: bool, changes: list[Change]) -> None:
@@ -36,6 +36,8 @@ class GcsNames:
             if last:
                 value = last[-1].value
                 changed(unpack_record(value) if value is not None else None)
+            elif reset:
+                changed(None)
 
         return self._client.watch_key(key, news)
 

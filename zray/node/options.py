@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from zray.config import Config
+from zray.gcs.admission import NAME_CHARS_MAX
 from zray.sched.resources import CPU, GPU, MEMORY, OBJECT_STORE_MEMORY, UNIT, units
 
 STORE_SHARE = 0.3  # of memory, when the size of the object store is not given
@@ -86,6 +87,8 @@ def membership(arguments: argparse.Namespace) -> Membership:
         raise BadOption("--head starts a cluster and --address joins one: give one of them")
     if not 0 <= arguments.port < 65536:
         raise BadOption(f"--port takes a number from 0 (any free port) to 65535, not {arguments.port}")
+    if len(arguments.node_name) > NAME_CHARS_MAX:
+        raise BadOption(f"--node-name takes at most {NAME_CHARS_MAX} characters, not {len(arguments.node_name)}")
     return Membership(arguments.head, arguments.address, arguments.host, arguments.port,
                       port_range(arguments.port_range), arguments.node_name, arguments.insecure, arguments.gcs_dir,
                       arguments.one_port)

@@ -59,7 +59,7 @@ class Orphans:
             elif adopted.worker:
                 host.actors.worker_died(actor, adopted.worker, death)
             else:
-                host.place(adopted)
+                host.places.place(adopted)
 
         host.names.swap_actor(actor, packed, {**row, "home": host.incarnation}, swapped)
 

@@ -22,6 +22,7 @@ from zray.node import linux
 
 SOCKET_PATH_MAX = 107  # bytes: sockaddr_un has 108, with the final zero
 LONGEST_NAME = "w-0123456789abcdef.sock"
+LONGEST_SESSION = "20260101-000000-0123ab"
 FALLBACK_BASE = "/tmp"
 
 
@@ -35,10 +36,13 @@ def tmp_dir() -> str:
 
 
 def base_dirs() -> list[str]:
-    """Where sessions of this user may be, preferred first.  The second is for temporary directories with long names."""
+    """Where sessions of this user may be, preferred first.  The second is for temporary directories with long names.
+
+    Only for those: whoever sets a directory apart must not see, or stop, what runs elsewhere.
+    """
     name = f"zray-{os.getuid()}"
     bases = [os.path.join(os.path.abspath(tmp_dir()), name), os.path.join(FALLBACK_BASE, name)]
-    return bases[:1] if bases[0] == bases[1] else bases
+    return bases[:1] if bases[0] == bases[1] or socket_fits(os.path.join(bases[0], LONGEST_SESSION)) else bases
 
 
 def socket_fits(session_dir: str) -> bool:

@@ -52,8 +52,8 @@ def _nodes(machine: NodeMachine, peer: bytes, args: dict) -> dict:
     rows = [_node(machine.node, mine, machine.scheduler.total())]
     rows += [_node(row["shown"], row.get("state", "alive"), row["total"]) for row in machine.cluster.peers.values()]
     for node, row in machine.cluster.last_rows.items():
-        reason = machine.cluster.gone[node]
-        rows.append({**_node(row["shown"], "left" if reason == "left" else "dead", {}), "DeathReason": reason})
+        state = "left" if row.get("state") == "left" else "dead"
+        rows.append({**_node(row["shown"], state, {}), "DeathReason": machine.cluster.gone[node]})
     return {"nodes": rows, "total": len(rows)}
 
 

@@ -130,7 +130,9 @@ class ActorCalls:
             while dirty:
                 link = dirty.pop()
                 link.dirty = False
-                if link.state == ALIVE and not link.killed:
+                if self.submitter.lost is not None:
+                    self._fail_queue(link)
+                elif link.state == ALIVE and not link.killed:
                     self._push(link)
         finally:
             self.dirty += dirty  # as in Submitter.pump
@@ -366,9 +368,10 @@ class ActorCalls:
 
     def _fail_queue(self, link: ActorLink) -> None:
         queue, link.queue = link.queue, deque()
+        failure = self.submitter.lost or [FAILED, self._kind(link), self._detail(link)]
         for task in queue:
             if task.state != DONE:
-                self._fail(link, task, [FAILED, self._kind(link), self._detail(link)])
+                self._fail(link, task, failure)
 
     @staticmethod
     def _kind(link: ActorLink) -> str:

@@ -44,7 +44,8 @@ class Entry:
 class Borrowed:
     """An object that another process owns and this one holds; ``n`` numbers this hold."""
 
-    __slots__ = ("oid", "value", "refs", "waiters", "owner", "endpoint", "n", "asked", "confirmed", "keepalive")
+    __slots__ = ("oid", "value", "refs", "waiters", "owner", "endpoint", "n", "asked", "confirmed", "keepalive",
+                 "passed")
     escaped = True
     task = None
 
@@ -59,6 +60,7 @@ class Borrowed:
         self.asked = False
         self.confirmed = False
         self.keepalive: list[Any] | None = None  # pinned until the owner has confirmed this hold
+        self.passed: dict[bytes, int] | None = None  # who got it from us and still held it: {process: its n}
 
 
 class Function:

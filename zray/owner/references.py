@@ -253,17 +253,36 @@ class References:
             if kept is not None:
                 self.unpin_all(kept[1])
 
-    def announce(self, holder: bytes, held: list[list[Any]]) -> None:
-        """A task's reply says that its worker still holds these: ``[[oid, n], ...]``, ours or borrowed by us."""
-        for oid, n in held:
+    def announce(self, worker: bytes, held: list[list[Any]]) -> None:
+        """A task's reply says that these, ours or borrowed by us, are still held: see :meth:`still_held`."""
+        for oid, n, *others in held:
+            holder = others[0] if others else worker
             entry = self.owned.get(oid)
             if entry is not None:
                 self._add_hold(entry, holder, n)
                 continue
             record = self.borrowed.get(oid)
-            if record is not None:
+            if record is not None and not self.is_gone(holder):
                 # Before our own drop on the same connection: the owner never sees the object unheld.
                 self.net.send(record.owner, HoldAdd([[oid, n]], holder, []))
+                if record.passed is None:
+                    record.passed = {}
+                record.passed[holder] = max(n, record.passed.get(holder, 0))
+
+    def still_held(self, records: Iterable[Record]) -> list[list[Any]]:
+        """What a task's reply says of the borrowed ``records`` it got, for the process that lent them.
+
+        ``[oid, n]`` for each that this process still holds, and ``[oid, n, holder]`` for each that a task of ours
+        holds: we have announced that to the owner, but the news may be slower than two hops, of our reply and of the
+        drop that it brings about.
+        """
+        held: list[list[Any]] = []
+        for record in dict.fromkeys(records):
+            if type(record) is Borrowed:
+                if record.refs > 0:
+                    held.append([record.oid, record.n])
+                held += [[record.oid, n, holder] for holder, n in (record.passed or {}).items()]
+        return held
 
     # ------------------------------------------------------------ messages
 
@@ -412,7 +431,7 @@ class References:
             for oid, drops in list(self.dropped_holds.items()):
                 if drops.pop(process, None) is not None and not drops:
                     del self.dropped_holds[oid]
-        for oid in list(self.held_by.get(process, ())):
+        for oid in sorted(self.held_by.get(process, ())):
             entry = self.owned.get(oid)
             if entry is not None:
                 self._remove_hold(entry, process)
@@ -423,6 +442,10 @@ class References:
             del self.arrivals[place]
         for gathered in (self._adds, self._drops, self._asks):
             gathered.pop(process, None)
+        if certain:
+            for record in self.borrowed.values():
+                if record.passed:
+                    record.passed.pop(process, None)
         self._settled({hold for holds in self.arrivals.values() for hold in holds if hold[0] == process})
         for record in [r for r in self.borrowed.values() if r.owner == process]:
             keepalive, record.keepalive = record.keepalive, None

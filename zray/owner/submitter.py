@@ -65,6 +65,7 @@ class Submitter:
         self.on_worker_died, self.on_peer_closed = self.deaths.on_worker_died, self.deaths.on_peer_closed
         self.maps = MapRuns(self)
         self.streams = StreamRuns(self)
+        self.lost: list[Any] | None = None  # the node is gone, nothing can run any more: its error
         self.finished = 0
         self.retried = 0
         self.inline: list[Task] = []  # taken out of the queue, being run by this process itself
@@ -240,6 +241,8 @@ class Submitter:
             self.dirty += dirty  # empty, unless a bug in one key's turn would lose the others
 
     def _pump_key(self, key: Key) -> None:
+        if self.lost is not None:
+            key.failed = self.lost
         if key.failed is not None:
             self._fail_queue(key)
         if key.idle:
@@ -308,7 +311,7 @@ class Submitter:
                 self.touch(key)
 
     def _fail_queue(self, key: Key) -> None:
-        """The placement group of this key was removed: whatever is queued, or comes back to the queue, fails."""
+        """Its placement group was removed, or the node ended: what is queued, or comes back to the queue, fails."""
         assert key.failed is not None
         queue, key.queue = key.queue, deque()
         for work in queue:

@@ -269,11 +269,11 @@ class BottomUpScheduler:
         """Bring this node's own row up to date, and gossip too."""
         if len(self.view.row_of) == 1:
             return
-        free, generation = self.local.view.available[ROW], self.local.view.generation
+        free, generation = list(self.local.view.available[ROW]), self.local.view.generation
         waiting = bool(self.local.waiting.lanes)
         if free == self._free and waiting == self._waiting and generation == self._generation:
             return
-        self._free, self._waiting, self._generation = list(free), waiting, generation
+        self._free, self._waiting, self._generation = free, waiting, generation
         self.view.set_row(self.home, self.local.total(), self.local.available(), draining=self.draining)
         state = self._state()
         self.gossip.changed(now, big=state != self._was and "part" not in (state, self._was))

@@ -146,6 +146,7 @@ class SimNode:
         if not self.net.alive(self.name):
             return
         action()
+        self.service.flush()
         self.store.observe(self)
         self.arm()
 

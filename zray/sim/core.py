@@ -289,12 +289,13 @@ class Core(Process):
         return Ref(self, entry)
 
     def submit(self, program: list[Any], deps: list[Ref] = [], nested: list[Ref] = [], *,  # noqa: B006
-               retries: int = 3, cpus: int = 1, max_calls: int = 0, backpressure: int = 0) -> list[Any]:
+               retries: int = 3, cpus: int = 1, max_calls: int = 0, backpressure: int = 0,
+               strategy: dict[str, Any] = {}) -> list[Any]:  # noqa: B006
         """References to what the program returns; for a generator its Stream."""
         oracle = self.cluster.oracle
         tid = self.next_task_id()
         nret = programs.returns(program)
-        key = self.submitter.key_for((cpus,), {"CPU": cpus * UNIT}, {}, {}, program[0])
+        key = self.submitter.key_for((cpus, *strategy.values()), {"CPU": cpus * UNIT}, {}, strategy, program[0])
         blob = msgpack.packb(program[0])
         task = Task(tid, self.cluster.function(program[0], blob), self._payload(program, nested), nret, key, retries)
         task.parent = self.task
@@ -362,7 +363,8 @@ class Core(Process):
 
     # ------------------------------------------------------------ actors
 
-    def create_actor(self, restarts: int, retries: int = 0, cpus: int = 1) -> Handle:
+    def create_actor(self, restarts: int, retries: int = 0, cpus: int = 1,
+                     strategy: dict[str, Any] | None = None) -> Handle:
         tid = self.next_task_id()
         actor = ids.actor_id(tid[:ids.PREFIX_SIZE], int.from_bytes(tid[ids.PREFIX_SIZE:], "little"))
         self.calls.link_for(actor, "Actor").max_task_retries = retries
@@ -373,7 +375,7 @@ class Core(Process):
         self.cluster.oracle.created(actor, entry.oid)
         self.send(self.node, m.CreateActor(actor, {
             "class_key": b"actor", "demand": {"CPU": cpus * UNIT}, "running": {}, "max_restarts": restarts,
-            "class_name": "Actor", "job": self.job}, 0))
+            "class_name": "Actor", "job": self.job, "strategy": strategy or {}}, 0))
         return Handle(actor, Ref(self, entry))
 
     def create_detached(self, name: str, restarts: int, then: Callable[[Handle], None]) -> None:
@@ -425,6 +427,21 @@ class Core(Process):
     def kill_actor(self, handle: Handle, *, no_restart: bool) -> None:
         self.calls.kill(handle.actor)
         self.send(self.node, m.KillActor(handle.actor, no_restart, False, "killed by zray.kill()"))
+
+    # ------------------------------------------------------------ placement groups
+
+    def create_group(self, bundles: int, strategy: str) -> bytes:
+        """A placement group of that many bundles of one CPU."""
+        tid = self.next_task_id()
+        group = ids.group_id(self.node, tid[:ids.PREFIX_SIZE], int.from_bytes(tid[ids.PREFIX_SIZE:], "little"))
+        self.send(self.node, m.CreateGroup(group, {
+            "bundles": [{"CPU": UNIT}] * bundles, "strategy": strategy, "name": "", "namespace": "sim",
+            "detached": False}, 0))
+        return group
+
+    def remove_group(self, group: bytes) -> None:
+        self.cluster.oracle.happened["group"] += 1
+        self.send(self.node, m.RemoveGroup(group, "removed by the schedule"))
 
     # ------------------------------------------------------------ ends
 

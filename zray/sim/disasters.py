@@ -56,7 +56,7 @@ class Disasters:
         self._over = True
         for name in list(self.stopped):
             self._continue(name)
-        for pair in list(self.cut):
+        for pair in sorted(self.cut):
             self._mend([pair])
 
     def frozen(self, node: SimNode) -> bool:

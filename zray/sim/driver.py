@@ -79,8 +79,8 @@ class SimDriver(Core):
             yield from self._burst(plan.burst)
         for _ in range(plan.steps):
             self._do(random)
-            if random.random() < 0.4:
-                yield "sleep", random.uniform(0, plan.faults_s / plan.steps)
+            if random.random() < plan.pace:
+                yield "sleep", random.uniform(0, 2 * plan.pace * plan.faults_s / plan.steps)
             if random.random() < 0.2 and self.refs_held:
                 some = random.sample(self.refs_held, min(3, len(self.refs_held)))
                 yield "wait", [ref.record for ref in some]
@@ -149,6 +149,12 @@ class SimDriver(Core):
     def _do(self, random: Random) -> None:
         """One thing that a program may do next."""
         plan = self.cluster.plan
+        if plan.groups and random.random() < 0.15:
+            self._use_group(random)
+            return
+        if plan.detached and random.random() < 0.15:
+            self._use_detached(random)
+            return
         held = self.refs_held
         kind = random.random()
         if kind < 0.5:
@@ -158,7 +164,7 @@ class SimDriver(Core):
             backpressure = random.choice((0, 0, 1, 2))
             made = self.submit(program, deps, nested, retries=random.choice((0, 3, 3, -1)),
                                cpus=random.choice((0, 1, 1, 1)), max_calls=random.choice((0, 0, 0, 0, 1, 3)),
-                               backpressure=backpressure)
+                               backpressure=backpressure, strategy=self._strategy(random))
             if random.random() < 0.4:  # passes references on and lets go of them
                 for ref in dict.fromkeys(deps + nested):
                     held.remove(ref)
@@ -186,6 +192,30 @@ class SimDriver(Core):
         else:
             self._use_actor(random) if plan.actors and self.handles else None
 
+    def _strategy(self, random: Random) -> dict[str, Any]:
+        """Where it is to run: mostly anywhere, else on all nodes in turn, or rather on a certain one."""
+        nodes = self.cluster.serving()
+        if len(nodes) < 2 or (what := random.random()) < 0.6:
+            return {}
+        if what < 0.85:
+            return {"kind": "spread"}
+        return {"kind": "affinity", "node": random.choice(nodes).node_id, "soft": True}
+
+    def _use_group(self, random: Random) -> None:
+        """A placement group that is removed after a while, whether it has a place by then or not."""
+        group = self.create_group(random.randint(1, 3), random.choice(("PACK", "SPREAD", "STRICT_PACK",
+                                                                       "STRICT_SPREAD")))
+        self.later(random.uniform(0.05, 0.8), self.remove_group, group)
+        for _ in range(random.randint(0, 4)):
+            strategy = {"kind": "group", "group": group, "bundle": random.choice((-1, -1, 0))}
+            if self.cluster.plan.actors and random.random() < 0.3:
+                self.handles.append(self.create_actor(random.choice((0, 2)), strategy=strategy))
+                self.refs_held.append(self.call(self.handles[-1], random.randrange(1 << 20)))
+            else:
+                program = programs.make(random, 1, self.cluster.plan.task_s_max)
+                if programs.returns(program) >= 0:
+                    self.refs_held += self.submit(program, strategy=strategy)
+
     def _use_detached(self, random: Random) -> None:
         name = random.choice(NAMES)
         if random.random() < 0.5:
@@ -194,12 +224,10 @@ class SimDriver(Core):
             self.look_up(name, self.handles.append)
 
     def _use_actor(self, random: Random) -> None:
-        if self.cluster.plan.detached and random.random() < 0.3:
-            self._use_detached(random)
-            return
         what = random.random()
         if not self.handles or what < 0.3:
-            self.handles.append(self.create_actor(random.choice((0, 0, 2)), random.choice((0, 2))))
+            self.handles.append(self.create_actor(random.choice((0, 0, 2)), random.choice((0, 2)),
+                                                  strategy=self._strategy(random)))
             return
         handle = random.choice(self.handles)
         if what < 0.85:

@@ -38,9 +38,13 @@ def _of_node(node: SimNode) -> Iterator[str]:
     for actor in machine.actors.actors.values():
         if actor.state != "DEAD":
             yield f"actor {actor.id.hex()} {actor.state} life {actor.life}"
+    groups = machine.groups
     for what, found in (
+            ("groups", [group for group, found in groups.table.groups.items() if found.state != "REMOVED"]),
+            ("bundles", groups.bundles.rounds),
             ("guests", machine.guests.guests), ("watches", machine.elsewhere.entries), ("lent", machine.abroad.lent),
-            ("dials", machine.cluster._dialling), ("requests", machine._requests), ("asked", machine.census._asked),
+            ("dials", machine.cluster._dialling), ("requests", machine.places.requests),
+            ("asked", machine.census._asked),
             ("requests of its client", node.gcs.client.open_calls()),
             ("leases elsewhere", machine.bottom_up.spill.leases)):
         if found:

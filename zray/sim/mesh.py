@@ -20,11 +20,13 @@ import zmq
 from zray import codec
 from zray.ids import node_of
 from zray.sim.network import SimNetwork
+from zray.transport.envelope import ACK
 from zray.transport.mesh import Limits, Mesh
 from zray.transport.outbound import Outbound
 
 _MORE = int(zmq.SNDMORE)
 _WHEN = Struct("<d")
+_FLAGS = 2  # offset in a frame
 # A second is an age for a simulated task; what is lost is sent again sooner.
 LIMITS = Limits(resend_s=0.2, ack_delay_s=0.05, farewell_s=0.02)
 SILENCE_S = 10.0  # ZMTP's heartbeats give a silent connection up (Limits.heartbeat_timeout_s)
@@ -202,7 +204,8 @@ class SimMesh(Mesh):
         elif source not in self._dialled:
             return  # hung up meanwhile
         self._on_frame(source, frame, self.clock(), self.on_message)
-        self.on_stir()
+        if frame[_FLAGS] != ACK or self._outbox:  # an acknowledgement alone leads to nothing
+            self.on_stir()
 
     def peer_closed(self, peer: bytes) -> None:
         if peer in self._dialled and not self.closed:

@@ -13,8 +13,9 @@ from zray.gcs.service import GcsService
 from zray.gcs.tables import NODES
 from zray.ids import INCARNATION_SIZE, NODE_SIZE, node_of
 from zray.node.cluster import routed
-from zray.node.daemon import JOB_BITS, LEASE_BITS
+from zray.node.daemon import LEASE_BITS
 from zray.node.effects import EndJob, Forget, Kill, Link, Send, Spawn, Unlink, Watch
+from zray.node.jobs import JOB_BITS
 from zray.node.leaving import Leaving
 from zray.node.links import Links
 from zray.node.machine import NodeMachine
@@ -68,14 +69,19 @@ class SimMember(Member):
         self.cluster = "sim"
         self.known = []
         self.clock = lambda: node.net.now
+        self._ask_rows_at = None
+        self.leavers = set()
+        self.ended_nodes = set()
 
     def begin(self, node: SimNode) -> None:
         self.daemon = node  # type: ignore[assignment]
-        self.links = SimLinks(node, node.proven_dead, self._revoked)
+        self.links = SimLinks(node, self._proven_dead, self._revoked)
         node.gcs.on_fenced = node.fence
+        node.gcs.on_config = lambda config: self._look_for_strangers()
         for row in self.known:
             self._alive(row)
         node.gcs.client.watch(NODES, self._nodes_changed)
+        self._look_for_strangers()
 
     def node_join(self, peer: bytes, message: m.NodeJoin) -> None:
         self._node_join(peer, message)
@@ -205,8 +211,12 @@ class SimNode(Process):
             self.machine.settle(self.net.now)
         elif code == m.NodeJoin.CODE:
             self.member.node_join(peer, message)
+        elif code == m.NodeRows.CODE:
+            self.member._node_rows(peer, message)
         elif code == m.HelloAck.CODE:
             self.member._hello_ack(peer, message)
+        elif code == m.NodeLeave.CODE:
+            self.member._node_leave(peer, message)
         else:
             self.machine.handle(peer, code, message, self.net.now)
         self.stir()
@@ -216,6 +226,7 @@ class SimNode(Process):
             return
         if self._leaving is not None:
             self._leaving.step(self.net.now)
+        self.gcs.flush()
         effects = self.machine.effects
         while effects:
             batch = effects[:]
@@ -225,7 +236,7 @@ class SimNode(Process):
         if self.stopping:
             self.cluster.end_node(self, self.stopping)
             return
-        times = [self.machine.next_deadline(), self.gcs.next_deadline(), self.member.links.next_deadline(),
+        times = [self.machine.next_deadline(), self.gcs.next_deadline(), self.member.next_deadline(),
                  self._leaving.next_deadline() if self._leaving is not None else None]
         when = min((at for at in times if at is not None), default=None)
         if when is not None and (self._tick_at is None or when < self._tick_at):
@@ -243,8 +254,8 @@ class SimNode(Process):
         if (when := self.gcs.next_deadline()) is not None and when <= now:
             self.gcs.tick(now)
             self.machine.settle(now)
-        if (when := self.member.links.next_deadline()) is not None and when <= now:
-            self.member.links.tick(now)
+        if (when := self.member.next_deadline()) is not None and when <= now:
+            self.member.tick(now)
         self.stir()
 
     def _perform(self, effect: Any) -> None:
@@ -287,7 +298,9 @@ class SimNode(Process):
         if self.machine.cluster.alone or self.gcs.fenced_because:
             self.stopping = self.stopping or why
         elif self._leaving is None:
-            self._leaving = Leaving(why, self.machine, self.gcs, self._left, self.net.now)
+            self.member.tell_leave(why)
+            self._leaving = Leaving(why, self.machine, self.gcs, self.member.leavers, self.member.ended_nodes,
+                                    self._left, self.net.now)
         self.stir()
 
     def _left(self) -> None:
@@ -297,13 +310,6 @@ class SimNode(Process):
 
     def fence(self, reason: str) -> None:
         self.stopping = f"declared dead: {reason}"
-        self.stir()
-
-    def proven_dead(self, node: bytes) -> None:
-        if self._leaving is not None:
-            self._leaving.proven_dead.add(node)
-        self.gcs.peer_closed(node, True)
-        self.machine.settle(self.net.now)
         self.stir()
 
     @property

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 # Root of an error -> what must have happened.
 EXCUSES = {
     "raised": (), "cancelled": ("cancel",), "worker_crashed": ("crash", "node"), "owner_died": ("crash", "node"),
-    "actor_died": ("crash", "kill", "node"), "actor_unavailable": ("crash", "kill", "node"), "raylet_died": ("node",),
+    "actor_died": ("crash", "kill", "node", "group"), "actor_unavailable": ("crash", "kill", "node", "group"),
+    "raylet_died": ("node",), "task_pg_removed": ("group",), "actor_pg_removed": ("group",),
 }
 
 
@@ -36,13 +37,14 @@ class Oracle:
         self.values: dict[bytes, Any] = {}
         self.programs: dict[bytes, list[Any]] = {}
         self.runs: dict[bytes, list[tuple[Any, int]]] = {}  # task -> [(worker, attempt), ...]
-        self.happened: dict[str, int] = {"crash": 0, "cancel": 0, "kill": 0, "node": 0}
+        self.happened: dict[str, int] = {"crash": 0, "cancel": 0, "kill": 0, "node": 0, "group": 0}
         self.actors: dict[bytes, bytes] = {}  # actor -> object of its life
         self.calls: dict[tuple[bytes, bytes], int] = {}  # (worker of the actor, caller) -> last sequence started
         self.lives: dict[tuple[bytes, int], bytes] = {}  # (actor, life) -> the worker that is it
         self.newest: dict[bytes, int] = {}  # actor -> newest life that has done anything
         self.names: dict[bytes, str] = {}  # detached actor -> name
         self.condemned: set[bytes] = set()  # nodes that some other node knows to be dead
+        self.served: list[tuple[Any, bytes]] = []  # (worker, owner) of every start
         self.seen = 0
 
     # ------------------------------------------------------------ what was asked for
@@ -88,6 +90,7 @@ class Oracle:
     def started(self, worker: Any, owner: bytes, sequence: int, task: list[Any]) -> None:
         if task[0] not in self.programs:
             raise Violation(f"task {task[0].hex()} was never submitted")
+        self.served.append((worker, owner))
         runs = self.runs.setdefault(task[0], [])
         if worker.actor is not None:
             self._one_life(worker)

@@ -8,8 +8,8 @@ from random import Random
 from zray.sim.network import Faults
 
 FAULTS_S = 0.6  # how long the first phase of a run lasts on one node
-CLUSTER_FAULTS_S = 2.0  # and on several: a node that falls silent is dead after NODE_TIMEOUT_S
-NODE_TIMEOUT_S = 0.8
+CLUSTER_FAULTS_S = 1.5  # and on several: a node that falls silent is dead after NODE_TIMEOUT_S
+NODE_TIMEOUT_S = 0.6
 SEVERAL = 0.3  # part of the seeds that have more than one node
 
 # What may happen to a node: its process is killed (connections are refused), its machine loses power (silence), it is
@@ -24,6 +24,7 @@ class Plan:
     drivers: int = 2
     cpus: int = 2  # of each node
     steps: int = 12  # what each driver does
+    pace: float = 0.4  # how often, and how long in proportion, it rests between two of them
     depth: int = 2
     task_s_max: float = 0.01
     faults: Faults = Faults(0.00005, 0.0005, slow=0.02)
@@ -36,19 +37,23 @@ class Plan:
     nodes: int = 1
     node_faults: tuple[str, ...] = ()
     detached: bool = False  # actors with names that outlive their drivers
+    groups: bool = False  # placement groups
 
     @classmethod
     def random(cls, seed: int) -> Plan:
         random = Random(f"plan {seed}")
-        nodes = random.randint(2, 5) if random.random() < SEVERAL else 1
+        nodes = random.choice((2, 2, 2, 3, 3, 3, 4, 5)) if random.random() < SEVERAL else 1
         faulty = random.random() < 0.6
+        one = nodes == 1
         return cls(
-            nodes=nodes, drivers=random.randint(1, 3), cpus=random.randint(1, 3), steps=random.randint(3, 12),
+            nodes=nodes, drivers=random.randint(1, 3) if one else random.randint(2, 4),
+            cpus=random.randint(1, 3 if one else 2),
+            steps=random.randint(3, 12), pace=0.4 if one else 0.8,
             depth=random.randint(0, 2), task_s_max=random.choice((0.0003, 0.01, 0.05)),
             faults=Faults(0.00005, random.choice((0.0003, 0.005)), slow=random.choice((0.03, 0.3)), drop=0.02 * faulty,
                           duplicate=0.05 * faulty),
-            faults_s=FAULTS_S if nodes == 1 else CLUSTER_FAULTS_S,
+            faults_s=FAULTS_S if one else CLUSTER_FAULTS_S,
             kills=random.choice((0, 0, 1, 3, 6)), driver_deaths=random.random() < 0.2, cancels=random.random() < 0.4,
-            actors=random.random() < 0.7, burst=random.choice((0,) * 14 + (60, 200)),
-            node_faults=tuple(random.choice(NODE_FAULTS) for _ in range(random.randint(0, 3))) if nodes > 1 else (),
-            detached=random.random() < 0.4)
+            actors=random.random() < (0.7 if one else 0.9), burst=random.choice((0,) * 14 + (60, 200)),
+            node_faults=tuple(random.choice(NODE_FAULTS) for _ in range(random.randint(0, 4))) if not one else (),
+            detached=random.random() < 0.4, groups=random.random() < 0.3)

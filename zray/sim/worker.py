@@ -300,7 +300,7 @@ class SimWorker(Core):
         records = [ref.record for ref in run.nested]
         for record in records:
             self.refs.unpin(record)
-        held = [[r.oid, r.n] for r in dict.fromkeys(records) if r.owner is not None and r.refs > 0]
+        held = self.refs.still_held(records)
         if held:
             result = _with(result, held=held)
         limit = (task[EXTRA] or {}).get("max_calls")

@@ -46,7 +46,7 @@ class Waiter:
 class Pending:
     """The node has been asked.  After ``waiter.done``: ``value`` is ``[STORED, ...]`` or ``[FAILED, ...]``.
 
-    For an allocation it stays None.
+    For an allocation it stays None, unless the node ended.
     """
 
     __slots__ = ("error", "joined", "key", "nbytes", "progress", "report", "then", "value", "waiter")
@@ -153,6 +153,7 @@ class StoreClient:
         self._pending: dict[Any, Pending] = {}  # by request number, and by what is asked for
         self._refused: dict[int, dict[str, Any]] = {}
         self._request = 0
+        self._lost: list[Any] | None = None  # the node ended: what every request comes to
         self._idle_mark = 0
         self.handlers: dict[int, Callable[[bytes, Any], None]] = {
             StoreGrant.CODE: self._on_grant,  # type: ignore[attr-defined]
@@ -304,6 +305,10 @@ class StoreClient:
         if pending is None:
             self._request += 1
             pending = Pending(self.make_waiter(), nbytes, key)
+            if self._lost is not None:
+                pending.value = self._lost
+                self._finish(pending)
+                return pending
             self._pending[key] = self._pending[self._request] = pending
             self.send(make(self._request))
             return pending
@@ -316,6 +321,15 @@ class StoreClient:
         if pending is not None:
             del self._pending[pending.key]
         return pending
+
+    def node_lost(self, failure: list[Any]) -> None:
+        """The node ended: whoever waits for it, or asks it from now on, gets this wire value of an error."""
+        self._lost = failure
+        for request in [key for key in self._pending if type(key) is int]:
+            pending = self._answered(request)
+            assert pending is not None
+            pending.value = failure
+            self._finish(pending)
 
     def _finish(self, pending: Pending) -> None:
         for each in (pending, *pending.joined):

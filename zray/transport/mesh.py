@@ -195,13 +195,14 @@ class Mesh(Links):
         self._refused.add(node_tag)
         known = (self._sessions, self._dialled, self._inbound_route, self._held, self._outbox, self._via,
                  self._tcp.routes if self._tcp is not None else ())
-        for peer in set().union(*known):
+        for peer in sorted(set().union(*known)):
             if peer[:_TAG] == node_tag:
                 self.disconnect(peer)
                 self._inbound_route.pop(peer, None)
                 self._lost(peer)
 
     def _new_session(self, peer: bytes) -> Session:
+        self._departed.pop(peer, None)  # dialled again: it is no stranger any more, also when we hang up
         self._epoch += 1
         limits = self.limits
         session = Session(self._epoch, limits.session_frames_max, limits.session_bytes_max,
@@ -642,4 +643,4 @@ class Mesh(Links):
         assert not self._held.keys() & (self._dialled.keys() | self._inbound_route.keys()), "held though reachable"
         assert self._tcp is None or len(self._tcp.routes) == len(self._tcp._principals)
         assert self._stalled.keys() <= self._sessions.keys()
-        assert not self._departed.keys() & self._sessions.keys() - self._dialled.keys()
+        assert not self._departed.keys() & self._sessions.keys()

@@ -66,6 +66,7 @@ class Executor:
         self.unsent: dict[int, Lease] = {}  # leases that may have replies to send, by id()
         self.cancels: dict[tuple[bytes, int], bool] = {}  # asked for before their task was seen here
         self.calls: dict[bytes, int] = {}  # starts of functions with max_calls
+        self.employed = True  # False: its job is not known yet, and nothing may run before
         self.stopping: str | None = None
         self.exiting = False  # announced to the owner: max_calls is used up
         self._idle: Waiter | None = None  # what the main thread waits on, while it waits
@@ -235,16 +236,18 @@ class Executor:
         """Wait, run, reply, until :meth:`stop`; then everything queued has run and every reply is with the loop."""
         while True:
             try:
-                if self._becoming is not None:
-                    self._become_actor()
-                self.run_queued()
-                if self.actor is not None and self.actor.main_loop is not None:
-                    self.actor.main_loop()
+                if self.employed:
+                    if self._becoming is not None:
+                        self._become_actor()
+                    self.run_queued()
+                    if self.actor is not None and self.actor.main_loop is not None:
+                        self.actor.main_loop()
                 with self.loop.lock:
                     self.flush()
-                    if self.queue.entries or (self._becoming is not None and self.actor is None):
-                        continue
-                    self.cancels.clear()
+                    if self.employed:
+                        if self.queue.entries or (self._becoming is not None and self.actor is None):
+                            continue
+                        self.cancels.clear()
                     if self.stopping is not None or self.exiting:
                         break
                     idle = self._idle = Waiter()

@@ -30,6 +30,7 @@ class Worker:
         info = spec.get("node_info") or {}
         resources = info.get("resources") or info.get("Resources") or {}
         self.node_has_gpus = bool(resources.get("GPU"))
+        self.executor.employed = False  # the owner's tasks may overtake the node's word of the job
         self.executor.on_lease = self.on_lease
         self.executor.on_actor = self.on_actor
         self.rt.lost_node = self.on_node_lost
@@ -56,6 +57,8 @@ class Worker:
         rt.context.job = message.job
         rt.namespace = message.config.get("namespace") or ""
         process.take_on_job(message.config)
+        self.executor.employed = True
+        self.executor.wake()
 
     def on_lease(self, lease: Lease) -> None:
         self.rt.context.env = lease.env

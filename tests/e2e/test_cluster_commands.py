@@ -1,0 +1,233 @@
+"""``zray start``, ``status``, ``list``, ``stop`` and ``init`` with a cluster of several nodes on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+
+import pytest
+
+from tests.e2e.leaks import Footprint
+from tests.e2e.scripts import environment, run_script
+from tests.e2e.target import ray
+
+pytest.importorskip("click")
+pytestmark = pytest.mark.zray_only
+
+PROGRAM = "import sys; from zray.cli import main; sys.exit(main())"
+
+
+def zray(*arguments: str, code: int = 0, **env: str) -> str:
+    """What the command says, output and errors."""
+    done = subprocess.run([sys.executable, "-c", PROGRAM, *arguments], env=environment(**env), text=True,
+                          capture_output=True, timeout=60)
+    assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout + done.stderr
+
+
+def zray_node(*arguments: str) -> subprocess.CompletedProcess[str]:
+    program = "from zray.node.daemon import main; main()"
+    return subprocess.run([sys.executable, "-c", program, *arguments], env=environment(), text=True,
+                          capture_output=True, timeout=60)
+
+
+class Started:
+    """What ``zray start`` has said."""
+
+    def __init__(self, said: str):
+        self.said = said
+        self.session_dir, pid, self.address = re.search(r"runs in (\S+) \(pid (\d+)\), at (\S+)\.\n", said).groups()
+        self.pid = int(pid)
+        self.join = re.search(r"--address '(zray://\S+)'", said).group(1)
+
+
+@pytest.fixture(scope="module")
+def two(session_root):
+    """A cluster of two nodes as the commands make it."""
+    footprint = Footprint(session_root)
+    try:
+        first = Started(zray("start", "--head", "--num-cpus", "1"))
+        second = Started(zray("start", "--address", first.join, "--num-cpus", "1", "--node-name", "second",
+                              "--resources", '{"disk": 2}', "--port-range", "23100-23199"))
+        yield first, second
+    finally:
+        ray.shutdown()
+        zray("stop")
+    footprint.check()
+
+
+def test_status_shows_nodes_resources_and_control_store(two):
+    said = zray("status")
+    assert "2 nodes:" in said and "second" in said and two[0].address in said
+    assert "0/2 disk in use" in said and "0/2 CPU in use" in said
+    assert re.search(r"shard 0, epoch \d+: [0-9a-f]{8} -> [0-9a-f]{8}", said) and "decided by" in said
+    found = json.loads(zray("status", "--address", two[0].session_dir, "--format", "json"))
+    assert len(found["nodes"]) == 2 and found["resources"]["CPU"] == 2 and found["control_store"]["voters"]
+
+
+def test_lists_are_of_the_whole_cluster_whichever_node_is_asked(two, tmp_path):
+    run_script(tmp_path, """
+import zray as ray
+ray.init("auto", namespace="lists")
+@ray.remote(resources={"disk": 1}, num_cpus=0)
+class Keeper:
+    def f(self):
+        return 1
+keeper = Keeper.options(name="keeper", lifetime="detached").remote()
+ray.get(keeper.f.remote())
+""")
+    for started in two:
+        nodes = json.loads(zray("list", "nodes", "--address", started.session_dir, "--format", "json"))
+        assert {node["State"] for node in nodes} == {"alive"} and len(nodes) == 2
+        actors = json.loads(zray("list", "actors", "--address", started.session_dir, "--format", "json"))
+        disk = next(node["NodeID"] for node in nodes if "disk" in node["Resources"])
+        assert [(a["name"], a["state"], a["node_id"]) for a in actors] == [("keeper", "ALIVE", disk)]
+    tasks = json.loads(zray("list", "tasks", "--address", two[0].session_dir, "--format", "json"))
+    assert "Keeper.f" in {row["name"] for row in tasks}
+    jobs = json.loads(zray("list", "jobs", "--address", two[1].session_dir, "--format", "json"))
+    assert len(jobs) == len({job["job_id"] for job in jobs}), "a job is listed once"
+    ray.init("auto", namespace="lists")
+    ray.kill(ray.get_actor("keeper"))
+    ray.shutdown()
+
+
+def test_init_takes_auto_a_join_string_an_address_and_a_session_directory(two):
+    first, second = two
+    for address in ("auto", first.join, second.join, first.address, second.address, second.session_dir):
+        ray.init(address)
+        assert len(ray.nodes()) == 2 and ray.cluster_resources()["disk"] == 2
+        if address in (second.address, second.session_dir):
+            assert ray.nodes()[0]["NodeName"] == "second", "the driver is on the node that was named"
+        ray.shutdown()
+
+
+def test_an_address_without_a_node_on_this_machine_is_a_clear_error(two):
+    with pytest.raises(ConnectionError, match=r"no node of this user listens at 10\.1\.2\.3:6379"):
+        ray.init("10.1.2.3:6379")
+    with pytest.raises(ConnectionError, match="neither 'auto', nor the directory"):
+        ray.init("somewhere")
+    foreign = _of_another_cluster()
+    with pytest.raises(ConnectionError, match="no node of that cluster runs on this machine"):
+        ray.init(foreign)
+    with pytest.raises(ConnectionError, match="cut off"):
+        ray.init(two[0].join[:60])
+
+
+def test_a_name_is_given_once(two):
+    said = zray("start", "--address", two[0].join, "--node-name", "second", code=1)
+    assert "another node is called 'second'" in said
+
+
+def test_a_port_in_use_is_refused(two):
+    port = two[0].address.rpartition(":")[2]
+    assert f"port {port} is in use" in zray("start", "--head", "--port", port, code=1)
+
+
+def test_endpoints_of_workers_and_drivers_keep_to_the_port_range(two):
+    ray.init(two[0].session_dir)
+
+    @ray.remote(resources={"disk": 1})
+    class Here:
+        def pid(self):
+            return os.getpid()
+
+    actor = Here.remote()
+    pid = ray.get(actor.pid.remote())
+    ports = _listening(pid)
+    ray.shutdown()
+    assert ports and all(23100 <= port <= 23199 for port in ports)
+
+
+@pytest.mark.slow
+def test_insecure_says_so_loudly_and_mixes_with_nothing_else(two, session_root):
+    with _elsewhere() as there:
+        head = Started(zray("start", "--head", "--insecure", "--num-cpus", "1", **there))
+        assert "INSECURE" in head.said
+        assert "authenticates its nodes: join it without --insecure" in zray(
+            "start", "--address", two[0].join, "--insecure", code=1)
+        assert "join it with --insecure" in zray("start", "--address", head.join, code=1)
+        other = Started(zray("start", "--address", head.join, "--insecure", "--num-cpus", "2", **there))
+        assert "INSECURE" in other.said and "0/3 CPU" in zray("status", **there)
+
+
+def test_two_clusters_on_one_machine_do_not_see_each_other_and_stop_ends_one(two, tmp_path):
+    program = """
+import sys, zray as ray
+ray.init("auto", namespace="same")
+@ray.remote
+class A:
+    def f(self):
+        return sys.argv[1]
+if sys.argv[1] == "make":
+    ray.get(A.options(name="a", lifetime="detached").remote().f.remote())
+    print(len(ray.nodes()))
+else:
+    try:
+        ray.kill(ray.get_actor("a"))
+        print("found", len(ray.nodes()))
+    except ValueError:
+        print("none", len(ray.nodes()))
+"""
+    with _elsewhere() as there:
+        zray("start", "--head", "--num-cpus", "1", **there)
+        assert run_script(tmp_path, program, "make").stdout.split() == ["2"]
+        assert run_script(tmp_path, program, "look", **there).stdout.split() == ["none", "1"]
+        said = zray("stop", **there)
+        assert said.count("stopped") == 1
+        assert "2 nodes" in zray("status"), "the other cluster runs on"
+        assert run_script(tmp_path, program, "look").stdout.split() == ["found", "2"]
+
+
+def test_stopping_one_session_is_a_leave_and_its_join_string_then_says_that_it_has_ended(two):
+    third = Started(zray("start", "--address", two[1].join, "--num-cpus", "1"))
+    assert "3 nodes" in zray("status")
+    assert third.session_dir in zray("stop", "--session-dir", third.session_dir)
+    rows = json.loads(zray("list", "nodes", "--address", two[0].session_dir, "--format", "json"))
+    assert sorted(row["State"] for row in rows) == ["alive", "alive", "left"]
+    assert "nobody listens" in zray("start", "--address", third.join, code=1)
+
+
+def test_the_daemon_says_in_one_sentence_what_is_wrong_with_its_arguments(two):
+    for arguments, why in ((("--address", two[0].join[:-30]), "cut off"), (("--head", "--num-cpus", "-1"), "negative")):
+        done = zray_node(*arguments)
+        assert done.returncode == 1 and why in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    unknown = zray_node("--frobnicate")
+    assert unknown.returncode == 2 and "unrecognized arguments: --frobnicate" in unknown.stderr
+
+
+# ------------------------------------------------------------ helpers
+
+
+@contextlib.contextmanager
+def _elsewhere():
+    """Settings for a cluster of its own, which is stopped at the end."""
+    root = tempfile.mkdtemp(prefix="zt-", dir="/tmp")
+    there = {"ZRAY_TMPDIR": root}
+    try:
+        yield there
+    finally:
+        zray("stop", **there)
+        subprocess.run(["rm", "-rf", root], check=True)
+
+
+def _of_another_cluster() -> str:
+    """A join string of a cluster that is not here."""
+    from zray.transport.credentials import JoinString, encode_join
+
+    return encode_join(JoinString("127.0.0.1", 1, b"c" * 16, b"node", b"k" * 32, b"t" * 32, 2e9))
+
+
+def _listening(pid: int) -> list[int]:
+    """TCP ports at which a process listens."""
+    inodes = set()
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(OSError):
+            inodes |= set(re.findall(r"socket:\[(\d+)\]", os.readlink(f"/proc/{pid}/fd/{fd}")))
+    with open(f"/proc/{pid}/net/tcp", encoding="ascii") as table:
+        rows = [line.split() for line in table.readlines()[1:]]
+    return [int(row[1].partition(":")[2], 16) for row in rows if row[3] == "0A" and row[9] in inodes]

@@ -1,0 +1,139 @@
+"""How a node leaves its cluster, and how it keeps its links: decided without processes."""
+
+from __future__ import annotations
+
+import socket
+from types import SimpleNamespace
+
+import pytest
+
+from zray.node.leaving import DRAIN_S_MAX, LEAVE_S_MAX, Leaving
+from zray.node.links import REDIAL_S, REDIAL_S_MAX, Links
+
+ME, A, B = b"me__\0\0\0\0", b"aaaa\0\0\0\0", b"bbbb\0\0\0\0"
+
+
+class Fakes:
+    """The machine and control store of a node that leaves at time 0, with peers A and B."""
+
+    def __init__(self, voter: bytes):
+        self.lent = True
+        self.ends = 0
+        self.did: list[str] = []
+        self.leavers: set[bytes] = set()
+        self.ended: set[bytes] = set()
+        self.left = None
+        machine = SimpleNamespace(incarnation=ME, cluster=SimpleNamespace(peers={A: {}, B: {}}),
+                                  drain=lambda now: self.did.append("drain"), drained=lambda: not self.lent)
+        gcs = SimpleNamespace(config=SimpleNamespace(voters=(voter,)), drain=lambda why: self.did.append(why),
+                              leave=self._leave)
+        self.leaving = Leaving("why", machine, gcs, self.leavers, self.ended, self._end, 0.0)
+
+    def _leave(self, why, then):
+        self.did.append("leave")
+        self.left = then
+
+    def _end(self):
+        self.ends += 1
+
+
+def test_it_drains_then_hands_on_then_ends_once():
+    node = Fakes(voter=A)
+    assert node.did == ["why", "drain"] and node.leaving.next_deadline() == DRAIN_S_MAX
+    node.leaving.step(0.1)
+    assert node.did == ["why", "drain"], "something is lent"
+    node.lent = False
+    node.leaving.step(0.2)
+    node.leaving.step(0.3)
+    assert node.did == ["why", "drain", "leave"] and not node.ends
+    node.left()
+    node.left()
+    node.leaving.step(9.0)
+    assert node.ends == 1 and node.leaving.next_deadline() is None
+
+
+def test_it_waits_for_what_is_lent_and_for_the_control_store_only_so_long():
+    node = Fakes(voter=A)
+    node.leaving.step(DRAIN_S_MAX)
+    assert node.did[-1] == "leave" and not node.ends
+    node.leaving.step(LEAVE_S_MAX)
+    assert node.ends == 1
+
+
+def test_when_all_leave_nobody_waits_but_the_first_voter_until_the_others_have_ended():
+    node = Fakes(voter=A)
+    node.leavers.add(A)
+    node.leaving.step(0.1)
+    assert not node.ends, "B stays"
+    node.leavers.add(B)
+    node.leaving.step(0.2)
+    assert node.ends == 1
+    first = Fakes(voter=ME)
+    first.leavers |= {A, B}
+    first.leaving.step(0.1)
+    first.ended.add(A)
+    first.leaving.step(0.2)
+    assert not first.ends
+    first.ended.add(B)
+    first.leaving.step(0.3)
+    assert first.ends == 1
+
+
+class Mesh:
+    """Counts dials."""
+
+    def __init__(self):
+        self.dials: list[bytes] = []
+        self.lasting: set[bytes] = set()
+        self.endpoint, self.incarnation, self.insecure = "", ME, False
+
+    def connect(self, node, endpoint):
+        self.dials.append(node)
+
+    def send(self, node, code, message):
+        pass
+
+
+@pytest.fixture
+def links():
+    with socket.create_server(("127.0.0.1", 0)) as server:  # it lives: a probe proves nothing
+        mesh, clock, revoked = Mesh(), [0.0], []
+        watcher = SimpleNamespace(add=lambda *a: None, want_write=lambda *a: None, remove=lambda *a: None)
+        made = Links(mesh, watcher, lambda: clock[0], lambda node: None, revoked.append)
+        made.link(A, f"tcp://127.0.0.1:{server.getsockname()[1]}")
+        yield made, mesh, clock, revoked
+        made.close()
+
+
+def test_whatever_is_sent_over_a_broken_link_does_not_put_off_its_redial(links):
+    made, mesh, clock, _ = links
+    made.closed(A)
+    for _ in range(20):  # each message that cannot go is reported the same way
+        clock[0] += REDIAL_S / 10
+        made.closed(A)
+    made.tick(clock[0])
+    assert mesh.dials == [A, A]
+
+
+def test_the_pauses_between_redials_grow_to_a_bound_and_shrink_when_it_is_well(links):
+    made, mesh, clock, _ = links
+    for _ in range(10):
+        made.closed(A)
+        clock[0] += REDIAL_S_MAX
+        made.tick(clock[0])
+    assert len(mesh.dials) == 11
+    made.welcomed(A)
+    made.closed(A)
+    clock[0] += REDIAL_S
+    made.tick(clock[0])
+    assert len(mesh.dials) == 12
+
+
+def test_to_be_turned_away_is_a_revocation_only_by_a_node_that_had_welcomed_us(links):
+    made, mesh, _, revoked = links
+    mesh.on_turned_away(A)
+    mesh.on_turned_away(B)
+    assert not revoked
+    made.welcomed(A)
+    mesh.on_turned_away(A)
+    assert revoked == [A]

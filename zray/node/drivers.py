@@ -1,0 +1,160 @@
+"""Drivers and their jobs, from Hello to the end: of this node, and of others that told us of theirs.  Pure.
+
+    Hello, RegisterDriver       a job
+    JobStart of another node    the same, without a driver here
+    Goodbye, Bye, the process or its node is gone, JobEnd of another node
+                                its actors, groups, leases and workers end, on this node and on those that it told of
+                                the job; detached actors stay, and with them the job's configuration
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from zray import messages as m
+from zray.ids import same_node
+from zray.node.effects import DropJob, EndJob, Forget, Note, Send, Watch
+from zray.node.jobs import JOB_BITS, Job
+
+if TYPE_CHECKING:
+    from zray.node.machine import NodeMachine
+
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+class Drivers:
+    """See the module's docstring."""
+
+    def __init__(self, host: NodeMachine):
+        self._host = host
+        self.hellos: dict[bytes, m.Hello] = {}  # of core processes that are not workers
+        self.handlers: dict[int, Callable[[bytes, Any], None]] = {
+            m.Hello.CODE: self._hello, m.HelloAck.CODE: lambda peer, message: None,
+            m.RegisterDriver.CODE: self._register, m.Goodbye.CODE: self._goodbye, m.Bye.CODE: self._bye,
+            m.JobStart.CODE: self._job_start, m.JobEnd.CODE: self._job_end,
+        }
+
+    def _hello(self, peer: bytes, hello: m.Hello) -> None:
+        refused = ""
+        if hello.protocol != m.PROTOCOL:
+            refused = f"this node speaks protocol {m.PROTOCOL}, not {hello.protocol}"
+        elif hello.kind == "driver" and hello.python.split(".")[:2] != PYTHON.split("."):
+            refused = f"this node runs Python {PYTHON}, the driver {hello.python}: their pickles may differ"
+        elif hello.kind == "worker" and peer not in self._host.pool.workers:
+            refused = "no worker of this node"
+        elif hello.kind != "node" and not same_node(peer, self._host.incarnation):
+            refused = "a process of another node: it must talk to its own"
+        self._host.effects.append(Send(peer, m.HelloAck(m.PROTOCOL, "node", list(m.FEATURES), refused)))
+        if refused:
+            self._host.refuse(peer, refused)
+            if same_node(peer, self._host.incarnation):
+                self._host.effects.append(Watch(peer, hello.pid))  # to forget its session when it ends
+        elif hello.kind == "node":
+            pass  # the nodes table says who that is
+        elif hello.kind == "worker":
+            self._host.pool.workers[peer].endpoint = hello.endpoint
+        elif peer not in self.hellos:
+            self.hellos[peer] = hello
+            self._host.effects.append(Watch(peer, hello.pid))
+
+    def _register(self, peer: bytes, message: m.RegisterDriver) -> None:
+        hello = self.hellos.get(peer)
+        if hello is None or hello.kind != "driver":
+            self._host.refuse(peer, "RegisterDriver without a driver's Hello")
+            return
+        job = self._host.jobs.register(peer, hello.pid, message.config, self._host.now)
+        self._host.names.record_job(job.number, job.row())
+        self._host.effects.append(Note("job_started", {"job": job.number, "pid": job.pid}))
+        self._host.effects.append(Send(peer, m.DriverAccepted(
+            job.number, self._host.node, self._host.attach(peer, job.pid), self._host.config.as_dict())))
+
+    def _goodbye(self, peer: bytes, message: m.Goodbye) -> None:
+        self.over(peer, message.reason or "the driver said goodbye", m.Bye("the job is over"))
+
+    def _bye(self, peer: bytes, message: m.Bye) -> None:
+        if peer in self._host.pool.workers:
+            return  # its death follows
+        if self.hellos.pop(peer, None) is not None:
+            self.over(peer, message.reason or "the driver left", None)
+            self._host.effects.append(Forget(peer))
+
+    def over(self, peer: bytes, reason: str, reply: m.Bye | None) -> None:
+        """End the driver's job: its actors, its leases, its workers; detached actors stay."""
+        job = self._host.jobs.over(peer, self._host.now, self.is_used)
+        if job is None:
+            if reply is not None:
+                self._host.effects.append(Send(peer, reply))
+            return
+        self._host.names.record_job(job.number, job.row())
+        for number in self._host.jobs.forgotten():
+            self._host.names.record_job(number, None)
+        self.end_job(job, reason)
+        self._host.effects.append(EndJob(job.number, peer, reply))
+        self._host.pool.prestart(self._host.now)
+
+    def end_job(self, job: Job, reason: str) -> None:
+        """The driver is gone: on this node, and on those that we told of the job."""
+        self._host.effects.append(Note("job_over", {"job": job.number, "reason": reason}))
+        self._host.actors.job_over(job.number)
+        # Whom we told may have told others, and be gone: the driver's own node tells everybody.
+        everybody = self._host.cluster.peers if same_node(job.driver, self._host.incarnation) else ()
+        for node in sorted(job.told.union(everybody)):
+            self._host.effects.append(Send(node, m.JobEnd(job.number, reason)))
+        job.told.clear()
+        self._host.groups.job_over(job.number)
+        self._host.process_gone(job.driver, reason)
+        for worker in self._host.pool.of_job(job.number):
+            actor = self._host.actors.actors.get(worker.actor)
+            stays = worker.actor in self._host.guests.guests or (
+                actor is not None and actor.detached and actor.state != "DEAD")
+            if not stays:  # what becomes of a guest its home decides
+                self._host.pool.kill(worker, "its job is over", self._host.now)
+        for placement in [p for p in self._host.placements.values() if p.worker is None and not p.actor
+                          and p.kind.job == job.number]:
+            self._host.give_back(placement)
+        self.may_be_done(job.number)
+
+    def may_be_done(self, number: int) -> None:
+        """With the last process of a job its objects go."""
+        job = self._host.jobs.jobs.get(number)
+        if job is not None and job.is_over and not job.dropped and not self._host.pool.of_job(number) \
+                and not self._host.actors.job_is_used(number) and not self._host.guests.job_is_used(number):
+            job.dropped = True
+            self._host.effects.append(DropJob(number))
+
+    def tell_job(self, job: Job, node: bytes) -> None:
+        """Before anything else that concerns the job."""
+        if node not in job.told:
+            job.told.add(node)
+            self._host.effects.append(Send(node, m.JobStart(job.number, job.driver, job.config)))
+            if job.is_over:  # what still runs for it is detached
+                self._host.effects.append(Send(node, m.JobEnd(job.number, "its driver is gone")))
+
+    def _job_start(self, peer: bytes, message: m.JobStart) -> None:
+        self._host.jobs.foreign(message.job, message.driver, message.config, self._host.now)
+
+    def _job_end(self, peer: bytes, message: m.JobEnd) -> None:
+        job = self._host.jobs.jobs.get(message.job)
+        if job is not None and not job.is_over and not same_node(job.driver, self._host.incarnation):
+            self._host.jobs.over(job.driver, self._host.now, self.is_used)
+            self.end_job(job, message.reason)
+
+    def ended(self, number: int) -> bool:
+        """Its driver is gone, as far as this node can know: it may never have heard of the job itself."""
+        job = self._host.jobs.jobs.get(number)
+        if job is not None:
+            return job.is_over
+        return any(row.get("ordinal") == number >> JOB_BITS for row in self._host.cluster.last_rows.values())
+
+    def is_used(self, number: int) -> bool:
+        return self._host.actors.job_is_used(number) or self._host.guests.job_is_used(number)
+
+    def job_of(self, peer: bytes) -> Job | None:
+        """The job that a core process works for; a worker's even after its driver is gone (detached actors)."""
+        job = self._host.jobs.by_driver.get(peer)
+        if job is None:
+            worker = self._host.pool.workers.get(peer)
+            job = self._host.jobs.jobs.get(worker.job) if worker is not None else None
+        return job

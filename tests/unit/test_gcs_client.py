@@ -214,7 +214,7 @@ def test_after_retries_a_new_configuration_is_asked_at_its_head():
     for now in (1.0, 2.0):
         wire.client.tick(now)
     first = wire.take()[0][1]
-    wire.client.configure(wire.client.epoch + 1, [b"m", b"t"])
+    wire.client.configure(wire.client.shards[0].epoch + 1, [b"m", b"t"])
     assert wire.take() == [(b"m", first)]
 
 

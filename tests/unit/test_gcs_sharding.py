@@ -42,7 +42,7 @@ def test_tables_that_grow_are_spread_evenly_and_the_others_stay_together():
 def test_a_configuration_with_another_number_of_shards_is_no_news():
     service = GcsService(lambda: 0.0, print, incarnation=ME)
     for shards in (1, SHARDS + 1):
-        service.receive(b"\x02" * 8, ConfigIs(ClusterConfig.first(ME, shards)._replace(generation=9).pack()))
+        service.receive(b"\x02" * 4 + bytes(4), ConfigIs(ClusterConfig.first(ME, shards)._replace(generation=9).pack()))
     assert service.config.generation == 1 and service.control.counters["malformed"] == 2
     assert service.client.kv_put(b"k", b"v").done
 

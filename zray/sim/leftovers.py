@@ -25,6 +25,9 @@ def of(cluster: SimCluster) -> list[str]:
     left = [f"{core.kind} {core.incarnation!r}" for core in cluster.cores.values()
             if not core.quiet() and not core.node_lost]
     for node in cluster.nodes.values():
+        if not node.ready:
+            left.append(f"node {node.incarnation!r} still joins")
+            continue
         left += [f"node {node.incarnation!r}: {what}" for what in _of_node(node)]
     return left
 

@@ -33,6 +33,6 @@ def test_the_demo_on_three_nodes_loses_two_of_them_and_nothing_else(tmp_path, se
                           text=True, capture_output=True, timeout=110)
     assert done.returncode == 0, done.stdout + done.stderr
     said = " ".join(done.stdout.split())
-    for claim in ("1 chain(s) of 3 replicas, 3 voter(s)", "nothing was lost", "(learnt;", "2 nodes were killed",
+    for claim in ("8 shards of 3 replicas, 3 voter(s)", "nothing was lost", "(learnt;", "2 nodes were killed",
                   "everything as it should be"):
         assert claim in said

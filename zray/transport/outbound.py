@@ -9,6 +9,7 @@ of a peer that died together with the replies in it; the mesh reads them all, re
 from __future__ import annotations
 
 import errno
+import time
 from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _NEVER_MS = 2**31 - 1
 _FAILED_EVENTS = (zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
                   | zmq.EVENT_HANDSHAKE_FAILED_AUTH)
+_RETRIED_WITHIN_S = 1.0  # after DISCONNECTED; microseconds, unless the I/O thread is preempted just there
 _CLOSED_EVENTS = zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECT_RETRIED | _FAILED_EVENTS
 
 
@@ -47,6 +49,8 @@ class Outbound:
         self.at: dict[str, bytes] = {}  # address -> peer
         self._incarnation, self._limits, self._counters = incarnation, limits, counters
         self._dials = 0
+        self._turned_away: set[str] = set()  # addresses: DISCONNECTED follows, and that is all
+        self._retried_until: dict[str, float] = {}  # addresses after DISCONNECTED: CONNECT_RETRIED is to follow
         self._for_tcp = False  # what the socket's options are set for
         self.socket = router
         self.socket.setsockopt(zmq.RECONNECT_IVL, _NEVER_MS)
@@ -107,19 +111,42 @@ class Outbound:
         return True
 
     def ended(self) -> list[bytes]:
-        """Peers whose connection has ended, or could not be made, since the last call."""
+        """Peers whose connection has ended, or could not be made, since the last call.
+
+        Events name an address, not a dial.  A connection that ends shows as DISCONNECTED and, but for some errors of
+        the protocol, as CONNECT_RETRIED just after it, which may come when the address has been dialled anew: it says
+        nothing then.  A connection that could not be made shows as CONNECT_RETRIED alone.
+        """
         peers = []
         while self.monitor.getsockopt(zmq.EVENTS) & zmq.POLLIN:
             # event number and value, then the endpoint; zmq.utils.monitor reads them too, but imports asyncio (17 ms)
-            event, address = self.monitor.recv_multipart(zmq.NOBLOCK)
-            number, peer = int.from_bytes(event[:2], "little"), self.at.get(address.decode())
+            event, where = self.monitor.recv_multipart(zmq.NOBLOCK)
+            number, address = int.from_bytes(event[:2], "little"), where.decode()
+            peer = self.at.get(address)
             if number & _FAILED_EVENTS:
                 self._counters["failed_handshakes"] += 1  # a wrong key on either side; DISCONNECTED follows
-                if number & zmq.EVENT_HANDSHAKE_FAILED_AUTH and peer is not None:
-                    self.turned_away(peer)
-            elif peer is not None:
+                if number & zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+                    self._turned_away.add(address)
+                    if peer is not None:
+                        self.turned_away(peer)
+                continue
+            if number & zmq.EVENT_DISCONNECTED:
+                self._disconnected(address)
+            elif self._retried_until.pop(address, 0.0) > time.monotonic():
+                continue
+            if peer is not None:
                 peers.append(peer)
         return peers
+
+    def _disconnected(self, address: str) -> None:
+        if address in self._turned_away:
+            self._turned_away.discard(address)
+            return
+        now = time.monotonic()
+        while self._retried_until and self._retried_until[oldest := next(iter(self._retried_until))] < now:
+            del self._retried_until[oldest]
+        self._retried_until.pop(address, None)
+        self._retried_until[address] = now + _RETRIED_WITHIN_S
 
     def close_monitor(self) -> None:
         self.socket.disable_monitor()

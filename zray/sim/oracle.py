@@ -99,7 +99,8 @@ class Oracle:
             if self.calls.get((worker.incarnation, owner), 0) >= sequence:
                 raise Violation(f"calls of {owner.hex()} run out of order")
             self.calls[worker.incarnation, owner] = sequence
-        elif not self.is_lost(worker) and (other := next((other for other, _ in runs if not self.is_lost(other)), None)):
+        elif not self.is_lost(worker) and (
+                other := next((other for other, _ in runs if not self.is_lost(other)), None)):
             raise Violation(f"task {task[0].hex()} ran on {other.incarnation.hex()}, which lives, and runs again")
         if any(attempt > task[1] for _, attempt in runs) and not self.is_lost(worker):
             raise Violation(f"an old attempt of {task[0].hex()} starts after a newer one")

@@ -1,12 +1,14 @@
 """Settings for the whole suite: Hypothesis is deterministic unless told to explore.
 
 ``HYPOTHESIS_PROFILE=explore`` searches new examples; the default replays the same ones everywhere, so that a red run
-on one machine is red on the next.
+on one machine is red on the next.  SIGINT does what it does at a terminal, even where a shell started the run in the
+background, which ignores it: the tests of Ctrl-C would wait for ever.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 
 from hypothesis import HealthCheck, settings
 
@@ -15,3 +17,5 @@ settings.register_profile(
 )
 settings.register_profile("explore", deadline=None, max_examples=1000, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+signal.signal(signal.SIGINT, signal.default_int_handler)

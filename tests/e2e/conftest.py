@@ -3,6 +3,8 @@
 ``cluster``  a running session of 4 logical CPUs, shared by the tests of one module (a test that shuts it down costs
              the next one a start, nothing else).
 ``fresh``    no session is running; after the test there must again be none, and nothing left of any.
+``grow``     ``grow(args, args, ...)`` starts a cluster of such nodes and connects to the first; nothing of it may be
+             left after the test.  A module that shares one uses the same context, ``nodes.clusters``.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import tempfile
 import pytest
 
 from tests.e2e.leaks import Footprint
+from tests.e2e.nodes import clusters
 from tests.e2e.target import IS_ZRAY, Gate, ray
 
 CPUS = 4
@@ -71,6 +74,12 @@ def fresh(session_root):
     ray.shutdown()
     if footprint:
         footprint.check()
+
+
+@pytest.fixture
+def grow(session_root):
+    with clusters(session_root) as start:
+        yield start
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import argparse
 import glob
 import os
 import sys
@@ -14,6 +13,7 @@ import threading
 import time
 
 import zray as ray
+from fuzz.command import with_options
 from fuzz.processes import descendants, live
 
 
@@ -87,7 +87,4 @@ def main(count: int = 1000, every: int = 10) -> int:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--count", type=int, default=1000)
-    parser.add_argument("--every", type=int, default=10)
-    raise SystemExit(main(**vars(parser.parse_args())))
+    raise SystemExit(with_options(main, __doc__))

@@ -8,13 +8,13 @@ second half of a phase is what is reported, because the first half fills pools a
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Callable
 
 import numpy as np
 
 import zray as ray
+from fuzz.command import with_options
 from fuzz.processes import descendants
 
 SAMPLES = 10
@@ -76,7 +76,4 @@ def main(tasks: int = 1_000_000, puts: int = 100_000) -> int:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tasks", type=int, default=1_000_000)
-    parser.add_argument("--puts", type=int, default=100_000)
-    raise SystemExit(main(**vars(parser.parse_args())))
+    raise SystemExit(with_options(main, __doc__))

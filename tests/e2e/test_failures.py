@@ -186,7 +186,7 @@ def test_a_killed_driver_takes_its_whole_session_with_it(fresh, tmp_path, sessio
     with driver:
         assert len(session) >= 3
         driver.kill()
-    until(lambda: all_gone(session), f"processes end: {[p for p in session if p.is_running()]}", 10)
+    until(lambda: all_gone(session), lambda: f"processes end: {[p for p in session if p.is_running()]}")
 
 
 @pytest.mark.zray_only

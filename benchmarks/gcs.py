@@ -25,6 +25,7 @@ import tempfile
 import time
 from typing import Any
 
+from benchmarks.command import add_parts
 from benchmarks.drivers import Driver
 from benchmarks.echo import echo_p50
 from benchmarks.measure import Row, cost_row, quantile, rate_row
@@ -344,16 +345,13 @@ def rows() -> list[Row]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    known = ["steady", "chains", "kill", "stop", "join", "timeline", "restart", "memory"]
-    parser.add_argument("parts", nargs="*", metavar="part", help=", ".join(known))
+    add_parts(parser, ["steady", "chains", "kill", "stop", "join", "timeline", "restart", "memory"])
     parser.add_argument("--events", type=int, default=3, help="of each kind at each place")
     parser.add_argument("--figures", default="docs/figures")
     parser.add_argument("--json", default="benchmarks/results/gcs.json")
     options = parser.parse_args()
-    if unknown := set(options.parts) - set(known):
-        parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     out: dict[str, Any] = {}
-    for part in options.parts or known:
+    for part in options.parts:
         if part == "steady":
             out[part] = steady_alone()
             print(show_steady("three replicas, client elsewhere", out[part]))

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -43,9 +44,9 @@ def session_root():
     shutil.rmtree(root, ignore_errors=True)
 
 
-@pytest.fixture(scope="module")
-def module_footprint(session_root):
-    """Leak check around all sessions of a module."""
+@contextlib.contextmanager
+def leaves_nothing(session_root):
+    """At the end the session that runs is over, and nothing is left of any."""
     footprint = Footprint(session_root) if IS_ZRAY else None
     yield footprint
     if footprint:
@@ -53,6 +54,13 @@ def module_footprint(session_root):
     ray.shutdown()
     if footprint:
         footprint.check()
+
+
+@pytest.fixture(scope="module")
+def module_footprint(session_root):
+    """Leak check around all sessions of a module."""
+    with leaves_nothing(session_root) as footprint:
+        yield footprint
 
 
 @pytest.fixture
@@ -67,13 +75,8 @@ def cluster(module_footprint):
 @pytest.fixture
 def fresh(session_root):
     ray.shutdown()
-    footprint = Footprint(session_root) if IS_ZRAY else None
-    yield footprint
-    if footprint:
-        footprint.watch()
-    ray.shutdown()
-    if footprint:
-        footprint.check()
+    with leaves_nothing(session_root) as footprint:
+        yield footprint
 
 
 @pytest.fixture

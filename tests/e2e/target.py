@@ -79,3 +79,18 @@ class Gate:
     def open(self) -> None:
         with open(self.path, "w"):
             pass
+
+
+class Counts:
+    """What most actors of these tests do: count, and say where."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def add(self) -> int:
+        self.count += 1
+        return self.count
+
+    def where(self) -> tuple[str, int]:
+        """Node id and pid."""
+        return ray.get_runtime_context().get_node_id(), os.getpid()

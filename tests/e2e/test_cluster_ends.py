@@ -11,24 +11,13 @@ import pytest
 
 from tests.e2e.nodes import ended, replicated, states
 from tests.e2e.scripts import environment
-from tests.e2e.target import ray, until
+from tests.e2e.target import Counts, ray, until
 
 pytestmark = pytest.mark.zray_only
 
 X = {"x": 0.5}
 
-
-@ray.remote(num_cpus=0, resources=X)
-class Counter:
-    def __init__(self):
-        self.count = 0
-
-    def add(self):
-        self.count += 1
-        return self.count
-
-    def where(self):
-        return ray.get_runtime_context().get_node_id(), os.getpid()
+Counter = ray.remote(num_cpus=0, resources=X)(Counts)
 
 
 @ray.remote(num_cpus=0, resources=X)
@@ -78,16 +67,20 @@ def test_a_killed_node_is_seen_at_once_its_tasks_run_again_its_actors_move(grow,
     assert ray.cluster_resources()["x"] == 2
 
 
+def stop_until_declared_dead(node, by):
+    os.kill(node.pid, signal.SIGSTOP)
+    try:
+        until(lambda: states(by)[node.node_id] == "dead", "it is declared dead")
+    finally:
+        os.kill(node.pid, signal.SIGCONT)
+
+
 def test_a_stopped_node_is_declared_dead_and_ends_itself_when_it_goes_on(grow):
     cluster = grow({"num_cpus": 1, "_system_config": {"node_timeout_s": 0.6}}, {"num_cpus": 1, "resources": {"x": 1}})
     head, other = cluster.list_all_nodes()
     actor = Counter.remote()
     _, pid = ray.get(actor.where.remote())
-    os.kill(other.pid, signal.SIGSTOP)
-    try:
-        until(lambda: states(head)[other.node_id] == "dead", "it is declared dead")
-    finally:
-        os.kill(other.pid, signal.SIGCONT)
+    stop_until_declared_dead(other, head)
     until(lambda: not other.alive(), "it learns so and ends")
     until(lambda: ended(pid) and not os.path.exists(other.session_dir), "and leaves nothing")
     with pytest.raises(ray.exceptions.ActorDiedError, match="unheard of"):
@@ -99,11 +92,7 @@ def test_without_authentication_a_stopped_node_is_fenced_as_well(grow):
                    {"num_cpus": 1, "insecure": True, "resources": {"x": 1}})
     head, other = cluster.list_all_nodes()
     assert ray.get(Counter.remote().add.remote(), timeout=20) == 1
-    os.kill(other.pid, signal.SIGSTOP)
-    try:
-        until(lambda: states(head)[other.node_id] == "dead", "it is declared dead")
-    finally:
-        os.kill(other.pid, signal.SIGCONT)
+    stop_until_declared_dead(other, head)
     until(lambda: not other.alive(), "it learns so and ends")
 
 

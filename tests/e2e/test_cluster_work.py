@@ -10,7 +10,7 @@ import time
 import pytest
 
 from tests.e2e.nodes import clusters, ended
-from tests.e2e.target import ray, until
+from tests.e2e.target import Counts, ray, until
 
 np = pytest.importorskip("numpy")
 pytestmark = pytest.mark.zray_only
@@ -34,17 +34,7 @@ def where():
 
 
 @ray.remote
-class Counter:
-    def __init__(self):
-        self.count = 0
-
-    def add(self):
-        self.count += 1
-        return self.count
-
-    def where(self):
-        return ray.get_runtime_context().get_node_id(), os.getpid()
-
+class Counter(Counts):
     def fail(self):
         raise KeyError("lost key")
 

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from tests.e2e.scripts import run_script, zray
-from tests.e2e.target import ray, until, waits_because
+from tests.e2e.target import Counts, ray, until, waits_because
 from zray import exceptions
 from zray.util.placement_group import (
     PlacementGroup,
@@ -59,14 +59,7 @@ def wait_for(gate):
 
 
 @ray.remote
-class Counter:
-    def __init__(self):
-        self.count = 0
-
-    def add(self):
-        self.count += 1
-        return self.count
-
+class Counter(Counts):
     def group(self):
         return get_current_placement_group()
 

@@ -10,8 +10,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
 import tempfile
 
 import pytest
@@ -32,16 +30,10 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session", autouse=True)
 def session_root():
     """Sessions of these tests live in a directory of their own, short enough for socket paths."""
-    root = tempfile.mkdtemp(prefix="zt-", dir="/tmp")
-    before = {name: os.environ.get(name) for name in ("ZRAY_TMPDIR", "RAY_DEDUP_LOGS")}
-    os.environ["ZRAY_TMPDIR"] = root
-    yield root
-    for name, value in before.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
-    shutil.rmtree(root, ignore_errors=True)
+    with (tempfile.TemporaryDirectory(prefix="zt-", dir="/tmp", ignore_cleanup_errors=True) as root,
+          pytest.MonkeyPatch.context() as patch):
+        patch.setenv("ZRAY_TMPDIR", root)
+        yield root
 
 
 @contextlib.contextmanager

@@ -30,6 +30,7 @@ from benchmarks.drivers import Driver
 from benchmarks.echo import echo_p50
 from benchmarks.measure import Row, cost_row, quantile, rate_row
 from benchmarks.plot import plot
+from benchmarks.proc import pss_bytes
 from benchmarks.report import number, table, write_json
 from zray.cluster_utils import Cluster, ClusterNode
 from zray.node.ask import Asker
@@ -306,18 +307,13 @@ def memory(tasks: int = TASKS) -> dict[str, Any]:
             start = time.perf_counter()
             for _ in range(10):
                 driver.do("benchmarks.kv", "pass_tasks", tasks // 10)
-                samples.append(_resident(pid))
+                samples.append(pss_bytes(pid, "Pss_Anon"))
             spent = time.perf_counter() - start
     finally:
         cluster.shutdown()
     return {"tasks": tasks, "tasks_s": tasks / spent, "daemon_MB": [round(b / 1e6, 2) for b in samples],
             "growth_second_half_MB": (samples[-1] - samples[4]) / 1e6,
             "bytes_a_task": (samples[-1] - samples[4]) / (tasks / 2)}
-
-
-def _resident(pid: int) -> int:
-    with open(f"/proc/{pid}/smaps_rollup") as lines:
-        return next(int(line.split()[1]) for line in lines if line.startswith("Pss_Anon:")) * 1024
 
 
 def steady_alone() -> dict[str, Any]:

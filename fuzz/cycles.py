@@ -13,17 +13,12 @@ import threading
 import time
 
 import zray as ray
+from benchmarks.proc import descendants, live, resident_bytes
 from fuzz.command import with_options
-from fuzz.processes import descendants, live
 
 
 def open_descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
-
-
-def resident_bytes() -> int:
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def session(work: bool) -> tuple[str, set[tuple[int, int]]]:

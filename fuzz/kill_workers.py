@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 import zray as ray
+from benchmarks.proc import descendants, name_of
 from fuzz.command import with_options
-from fuzz.processes import descendants, name_of
 from zray.exceptions import ObjectLostError, RayActorError, RayTaskError, WorkerCrashedError
 
 DEADLINE_S = 120.0

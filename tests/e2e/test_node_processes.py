@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from fuzz.processes import name_of
+from benchmarks.proc import name_of
 from tests.e2e.nodes import ended
 from tests.e2e.scripts import ROOT
 from tests.e2e.target import until

@@ -31,6 +31,7 @@ class Cause(IntEnum):
     GROUP_PENDING = 20
     GROUP_REMOVED = 21
     GROUP_INFEASIBLE = 22
+    NODE_GONE = 23
     TRANSFERRING = 30
     RECONSTRUCTING = 31
 
@@ -63,6 +64,7 @@ _TEXT = {
     Cause.GROUP_PENDING: "its placement group has no place yet",
     Cause.GROUP_INFEASIBLE: "no choice of nodes holds its placement group",
     Cause.GROUP_REMOVED: "its placement group was removed",
+    Cause.NODE_GONE: "the only node that it may run on is gone",
     Cause.TRANSFERRING: "the object is being brought from another node",
     Cause.RECONSTRUCTING: "it was lost, and its task runs again to make it once more",
 }

@@ -194,6 +194,30 @@ ray.get(till.add.remote(5))
     ray.kill(till)
 
 
+def test_work_bound_to_a_node_fails_when_that_node_dies(grow, gate, tmp_path):
+    cluster = grow({"num_cpus": 1, "resources": {"x": 1}}, {"num_cpus": 1, "resources": {"x": 1}})
+    head, victim = cluster.list_all_nodes()
+    there = {"scheduling_strategy": prefer(victim, soft=False)}
+    log = tmp_path / "log"
+    runs = stay.options(**there, resources={"x": 1}).remote(gate, str(log))
+    gate.wait_arrived()
+    queued = stay.options(**there, resources={"x": 1}).remote(gate, str(log))
+    actor = Counter.options(**there, max_restarts=-1, resources={"x": 1}).remote()
+    call = actor.add.remote()
+    with pytest.raises(ray.exceptions.GetTimeoutError):
+        ray.get([queued, call], timeout=0.2)
+    cluster.remove_node(victim, allow_graceful=False)
+    for ref in (runs, queued, stay.options(**there).remote(gate, str(log))):
+        with pytest.raises(ray.exceptions.TaskUnschedulableError, match=victim.node_id):
+            ray.get(ref, timeout=20)
+    for ref in (call, Counter.options(**there).remote().add.remote()):
+        with pytest.raises(ray.exceptions.ActorUnschedulableError, match=victim.node_id):
+            ray.get(ref, timeout=20)
+    gate.open()
+    soft = stay.options(scheduling_strategy=prefer(victim)).remote(gate, str(log))
+    assert ray.get(soft, timeout=20) == head.node_id
+
+
 # ------------------------------------------------------------ leaving
 
 

@@ -157,13 +157,14 @@ def test_affinity_and_labels_choose_the_node(pair):
     assert ray.get(where.options(label_selector={"zone": OTHER}).remote()) == other.node_id
 
 
-def test_a_hard_affinity_to_no_node_of_the_cluster_waits_and_says_why(pair):
+def test_a_hard_affinity_to_no_node_of_the_cluster_fails_and_says_why(pair):
     from zray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    ref = where.options(scheduling_strategy=NodeAffinitySchedulingStrategy("ab" * 28, soft=False)).remote()
-    with pytest.raises(ray.exceptions.GetTimeoutError, match="not in the cluster"):
-        ray.get(ref, timeout=0.5)
-    ray.cancel(ref)
+    nowhere = NodeAffinitySchedulingStrategy("ab" * 28, soft=False)
+    with pytest.raises(ray.exceptions.TaskUnschedulableError, match=f"{'ab' * 28}, has never been in this cluster"):
+        ray.get(where.options(scheduling_strategy=nowhere).remote(), timeout=30)
+    with pytest.raises(ray.exceptions.ActorUnschedulableError, match="soft=True"):
+        ray.get(Counter.options(scheduling_strategy=nowhere).remote().add.remote(), timeout=30)
 
 
 def test_nested_tasks_run_on_either_node_and_their_references_travel(pair):

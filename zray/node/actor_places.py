@@ -173,6 +173,8 @@ class ActorPlaces:
             self.request(actor)
         except ValueError as error:
             self._host.actors.waiting(actor.id, Cause.INFEASIBLE, str(error))
+            return
+        self._host.bound.actor(actor)
 
     def unplace(self, actor: Actor) -> None:
         self.end(actor, "")

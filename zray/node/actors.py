@@ -13,9 +13,10 @@
     any         kill(no_restart)              DEAD         kind "killed"
     any         owner gone, job over          DEAD         kinds "owner_died", "job_over" (detached actors stay)
     any         its placement group removed   DEAD         kind "pg_removed"
+    PENDING, RESTARTING: its only node gone   DEAD         kind "unschedulable"
 
 Kinds a DEAD cause may carry: init, died, killed, exited, out_of_scope, owner_died, job_over, name_taken, pg_removed,
-unknown.
+unschedulable, unknown.
 
 ``life`` counts restarts and travels in every message about an actor, so what an earlier life still says is ignored.
 A watcher of an actor that nobody has created yet is kept for a while: the creator's message and a handle that went
@@ -311,6 +312,12 @@ class ActorTable:
         """The placement group is gone: so are the actors in it, restarts or not."""
         for actor in [a for a in self.actors.values() if a.state != DEAD and _group_of(a) == group]:
             self._end(actor, {"kind": "pg_removed", "reason": reason})
+
+    def unschedulable(self, actor_id: bytes, reason: str) -> None:
+        """It waits for a place that it will never get."""
+        actor = self.actors.get(actor_id)
+        if actor is not None and actor.state in (PENDING, RESTARTING):
+            self._end(actor, {"kind": "unschedulable", "reason": reason})
 
     def tick(self, now: float) -> None:
         for actor_id, (deadline, watchers) in list(self._unknown.items()):

@@ -12,7 +12,7 @@ the owner's death) gives the resources back, and the scheduler is stepped at the
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Protocol
 
@@ -24,6 +24,7 @@ from zray.node import views
 from zray.node.abroad import Abroad
 from zray.node.actor_places import ActorPlaces
 from zray.node.actors import ActorTable
+from zray.node.bound import BoundWork
 from zray.node.census import Census
 from zray.node.cluster import Cluster
 from zray.node.drivers import Drivers
@@ -67,6 +68,9 @@ class Names(Protocol):
 
     def swap_actor(self, actor: bytes, packed: bytes, row: dict, then: Callable[[bool], None]) -> None:
         """Replace the row if it still is ``packed``; ``then(swapped)``."""
+
+    def find_node(self, node: bytes, then: Callable[[dict | None], None]) -> None:
+        """``then`` gets the row of the nodes table of an incarnation, None when there is none."""
 
     def record_job(self, job: int, row: dict | None) -> None: ...
 
@@ -125,6 +129,7 @@ class NodeMachine:
         self.cluster = Cluster(self)
         self.abroad = Abroad(self)
         self.orphans = Orphans(self)
+        self.bound = BoundWork(self)
         self.census = Census(self, partial(views.answer, self))
         self.placements: dict[int, Placement] = {}
         self.groups = GroupService(self)
@@ -312,9 +317,15 @@ class NodeMachine:
         except ValueError as error:
             self.refuse(peer, f"LeaseKey: {error}")
             return
-        self._keys[peer, message.key] = Declared(job.number, message.env, message.name)
+        self._keys[peer, message.key] = Declared(job.number, message.env, message.name, message.strategy)
         self._keys_of.setdefault(peer, set()).add(message.key)
         self.groups.uses(message.strategy)
+        if ours:
+            self.bound.key(peer, message.key, message.strategy)
+
+    def declared(self) -> Iterable[tuple[tuple[bytes, int], Declared]]:
+        """All scheduling keys that are known here, by (owner, key)."""
+        return self._keys.items()
 
     def _lease_want(self, peer: bytes, message: m.LeaseWant) -> None:
         if (peer, message.key) not in self._keys:
@@ -499,8 +510,11 @@ class NodeMachine:
         """A node is dead or has left, and with it all its processes."""
         self.now = now
         if not self.cluster.left(incarnation, reason):
+            self.bound.node_gone(incarnation, reason)
+            self._settle()
             return
         left = self.bottom_up.node_gone(incarnation, now)
+        self.bound.node_gone(incarnation, reason)
         for lease in left.orphans:
             placement = self.placements.get(lease)
             if placement is not None and placement.worker is None:

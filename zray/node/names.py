@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from zray.gcs.client import Call, GcsClient
-from zray.gcs.tables import ACTORS, Change, pack_record, unpack_record
+from zray.gcs.tables import ACTORS, NODES, Change, pack_record, unpack_record
 
 
 class GcsNames:
@@ -54,6 +54,11 @@ class GcsNames:
     def swap_actor(self, actor: bytes, packed: bytes, row: dict[str, Any], then: Callable[[bool], None]) -> None:
         self._client.compare_and_set(ACTORS + actor, packed, pack_record(row),
                                      lambda call: then(not call.error and call.value[0]))
+
+    def find_node(self, node: bytes, then: Callable[[dict[str, Any] | None], None]) -> None:
+        """``then(row)`` of the node with that incarnation, None when it never was in this cluster."""
+        self._client.list_prefix(NODES + node,
+                                 lambda call: then(unpack_record(call.value[0][1]) if call.value else None))
 
     def record_job(self, job: int, row: dict[str, Any] | None) -> None:
         self._client.record_job(job, row)

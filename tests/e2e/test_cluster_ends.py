@@ -241,6 +241,35 @@ def test_a_node_that_leaves_finishes_what_it_runs_and_its_row_says_left(grow, ga
     assert ray.get(late, timeout=20) == third.node_id
 
 
+def test_a_node_that_leaves_hands_over_the_objects_that_only_it_has(grow):
+    cluster = grow({"num_cpus": 1}, {"num_cpus": 1, "resources": {"x": 1}}, {"num_cpus": 1, "resources": {"x": 1}})
+    head, leaver, heir = cluster.list_all_nodes()
+    size = 5_000_000
+
+    @ray.remote(num_cpus=0, max_retries=0)
+    def make(byte):
+        return bytes([byte]) * size
+
+    @ray.remote(num_cpus=0, resources=X)
+    class Keeper:
+        def put(self, byte):
+            return [ray.put(bytes([byte]) * size)]
+
+    there = {"scheduling_strategy": prefer(leaver, soft=False)}
+    results = [make.options(**there).remote(byte) for byte in range(4)]
+    keeper = Keeper.options(**there).remote()
+    [put] = ray.get(keeper.put.remote(9), timeout=20)
+    ray.wait([*results, put], num_returns=5, timeout=20, fetch_local=False)
+    cluster.remove_node(leaver)
+    assert states(head)[leaver.node_id] == "left"
+    assert ray.get(results[:2], timeout=20) == [bytes([byte]) * size for byte in range(2)]
+    cluster.remove_node(heir)  # what it was given it gives on
+    assert ray.get(results, timeout=20) == [bytes([byte]) * size for byte in range(4)]
+    assert ray.get(put, timeout=20) == bytes([9]) * size, "though its owner has left"
+    del results
+    until(lambda: ask(head, "store")["store"]["used"] < 2 * size, "what their owner freed is gone")
+
+
 def test_remove_node_is_a_clean_leave_and_a_whole_cluster_ends_without_waiting_for_itself(grow):
     cluster = grow(*[{"num_cpus": 1}] * 4, connect=None)
     first = cluster.head_node

@@ -56,9 +56,9 @@ from zray.messages.register import (
 from zray.messages.schedule import PlaceAnswer, PlaceAsk, ViewRows
 from zray.messages.session import Bye, Hello, HelloAck
 from zray.messages.store import (
-    Chunk, CopyGone, CopyMade, DropCopies, PullChunk, PullElsewhere, PullEnd, PullObject, PullRefused, PullWait,
-    StoreFree, StoreGrant, StoreLocate, StoreLocated, StorePull, StorePulling, StoreRecall, StoreReclaimed,
-    StoreRefused, StoreRestore, StoreRestored, StoreSurrender, StoreWant,
+    Chunk, CopyGone, CopyMade, DropCopies, KeepCopies, PullChunk, PullElsewhere, PullEnd, PullObject, PullRefused,
+    PullWait, StoreFree, StoreGrant, StoreLocate, StoreLocated, StorePull, StorePulling, StoreRecall,
+    StoreReclaimed, StoreRefused, StoreRestore, StoreRestored, StoreSurrender, StoreWant,
 )
 from zray.messages.tasks import (
     CancelTask, FunctionDef, HandBack, MapDone, PushMap, PushTasks, StreamAck, StreamItem, TasksDone,
@@ -79,8 +79,9 @@ __all__ = [
     "HoldDrop", "Locate", "ObjectLost", "Resolved", "TransitDone", "Why", "ConfigIs", "Heartbeat", "LeaseAsk",
     "LeasePromise", "NodeStanding", "RegisterAccept", "RegisterAccepted", "RegisterPrepare", "RegisterPromise",
     "RegisterRefused", "PlaceAnswer", "PlaceAsk", "ViewRows", "Bye", "Hello", "HelloAck", "Chunk", "CopyGone",
-    "CopyMade", "DropCopies", "PullChunk", "PullElsewhere", "PullEnd", "PullObject", "PullRefused", "PullWait",
-    "StoreFree", "StoreGrant", "StoreLocate", "StoreLocated", "StorePull", "StorePulling", "StoreRecall",
-    "StoreReclaimed", "StoreRefused", "StoreRestore", "StoreRestored", "StoreSurrender", "StoreWant", "CancelTask",
-    "FunctionDef", "HandBack", "MapDone", "PushMap", "PushTasks", "StreamAck", "StreamItem", "TasksDone",
+    "CopyMade", "DropCopies", "KeepCopies", "PullChunk", "PullElsewhere", "PullEnd", "PullObject", "PullRefused",
+    "PullWait", "StoreFree", "StoreGrant", "StoreLocate", "StoreLocated", "StorePull", "StorePulling",
+    "StoreRecall", "StoreReclaimed", "StoreRefused", "StoreRestore", "StoreRestored", "StoreSurrender",
+    "StoreWant", "CancelTask", "FunctionDef", "HandBack", "MapDone", "PushMap", "PushTasks", "StreamAck",
+    "StreamItem", "TasksDone",
 ]

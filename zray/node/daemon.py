@@ -108,7 +108,7 @@ class Daemon:
                               incarnation=self.incarnation, node_id=self.node_id, first=not joins,
                               hints=self.member.hints if joins else None, node_timeout_s=self.config.node_timeout_s)
         ordinal = self.member.ordinal if joins else self._found_cluster()
-        locations = GcsLocations(lambda: self.gcs.client)
+        locations = self.locations = GcsLocations(lambda: self.gcs.client)
         self.store = StoreService.create(self.session_dir, os.path.basename(self.session_dir), offered.store_bytes,
                                          self._send, self.call_soon, config=self.config, node=self.incarnation,
                                          record_location=locations.record, find_location=locations.find)
@@ -295,8 +295,19 @@ class Daemon:
             self.stopping = self.stopping or why
         elif leaving is None:
             self.member.tell_leave(why)
+            from zray.node.estate import Estate
+
+            estate = Estate(self.machine, self.store, lambda: not self.locations.unwritten, self.session_dir)
             self._leaving = Leaving(why, self.machine, self.gcs, self.member.leavers, self.member.ended_nodes,
-                                    lambda: setattr(self, "stopping", why), time.monotonic())
+                                    partial(self._left, why), time.monotonic(), estate)
+
+    def _left(self, why: str) -> None:
+        assert self._leaving is not None
+        handed = self._leaving.handed
+        print(f"zray-node: this node has left ({why}); objects handed over: {handed.kept} "
+              f"({handed.kept_bytes:,} bytes), left behind: {handed.left} ({handed.left_bytes:,} bytes)",
+              file=sys.stderr)
+        self.stopping = why
 
     def fence(self, reason: str) -> None:
         """The cluster goes on without this node, which may have run the same things as others since: end at once."""

@@ -216,6 +216,14 @@ class StoreTable:
             self._free(stored.oid, stored.offset, stored.generation, now)
         self._serve(now)
 
+    def recall_all(self, now: float) -> None:
+        """The node leaves: what is in extents of clients becomes the store's."""
+        for client, state in self.clients.items():
+            if state.grants and (state.recalled_at < 0 or now - state.recalled_at >= RECALL_RETRY_S):
+                state.recalled_at = now
+                self._recall += 1
+                self._send(client, StoreRecall(self._recall, self.capacity))
+
     # ------------------------------------------------------------ answers of the shell
 
     def grown(self, size: int, error: str, now: float) -> None:

@@ -21,6 +21,7 @@ class Names:
         self.names = {}
         self.actors = {}
         self.groups = {}
+        self.ended_jobs = set()
 
     def claim(self, namespace, name, actor, then):
         then(self.names.setdefault((namespace, name), actor))
@@ -46,6 +47,9 @@ class Names:
 
     def record_job(self, job, row):
         pass
+
+    def job_ended(self, job, then):
+        then(job in self.ended_jobs)
 
     def claim_group(self, namespace, name, group, then):
         then(self.names.setdefault(("group", namespace, name), group))

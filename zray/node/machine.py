@@ -74,6 +74,9 @@ class Names(Protocol):
 
     def record_job(self, job: int, row: dict | None) -> None: ...
 
+    def job_ended(self, job: int, then: Callable[[bool], None]) -> None:
+        """Whether its row says so, or its driver's node does not live any more."""
+
     def claim_group(self, namespace: str, name: str, group: bytes, then: Callable[[bytes], None]) -> None: ...
 
     def release_group(self, namespace: str, name: str, group: bytes) -> None: ...
@@ -139,7 +142,7 @@ class NodeMachine:
             nodes_of=lambda strategy: self.groups.nodes_of(strategy["group"], strategy.get("bundle", -1)))
         self.groups.cluster_view = lambda: self.scheduler.view if self.cluster.alone else self.bottom_up.view
         self.groups.node_ids = self.cluster.node_id
-        self.groups.job_ended = self.drivers.ended
+        self.groups.ask_job_ended = self.drivers.ask_ended
         self.groups.directory.on_change.append(lambda state: self.bottom_up.spill.group_changed(self.now))
         self.events = TaskEvents(config.events_max)
         self.counts = {"grants": 0, "worker_deaths": 0, "refused": 0}
@@ -528,9 +531,7 @@ class NodeMachine:
         self._gone = [message for message in self._gone if node_of(message.process) != incarnation]
         for peer in self._core_processes():
             self.effects.append(Send(peer, m.NodeGone(incarnation, reason)))
-        for job in [job for job in self.jobs.by_driver.values() if node_of(job.driver) == incarnation]:
-            self.jobs.over(job.driver, self.now, self.drivers.is_used)
-            self.drivers.end_job(job, f"the node of its driver is gone: {reason}")
+        self.drivers.node_gone(incarnation, reason)
         self.abroad.node_gone(incarnation, reason)
         self.guests.node_gone(incarnation)
         death = {"reason": f"its node is gone: {reason}", "signal": 0, "exit_code": 0, "pid": 0, "log_tail": ""}
@@ -560,10 +561,7 @@ class NodeMachine:
 
     def _process_gone_abroad(self, peer: bytes, message: m.ProcessGone) -> None:
         if node_of(message.process) == peer:
-            job = self.jobs.over(message.process, self.now, self.drivers.is_used)
-            if job is not None:  # who told us of the job need not live to tell us of its end
-                self.drivers.end_job(job, message.reason)
-            else:
+            if not self.drivers.gone_abroad(message.process, message.reason):
                 self.process_gone(message.process, message.reason)
 
     def _event_report(self, peer: bytes, message: m.EventReport) -> None:

@@ -32,6 +32,7 @@ class Cause(IntEnum):
     GROUP_REMOVED = 21
     GROUP_INFEASIBLE = 22
     NODE_GONE = 23
+    STORE_ASKED = 24
     TRANSFERRING = 30
     RECONSTRUCTING = 31
 
@@ -56,6 +57,7 @@ _TEXT = {
     Cause.ACTOR_ORDER: "an earlier call of the same caller waits for its arguments",
     Cause.BACKPRESSURE: "its generator waits for the consumer",
     Cause.STORE_FULL: "the object store is full",
+    Cause.STORE_ASKED: "the node has yet to answer for room in the object store",
     Cause.RESTORING: "the object is being read back from disk",
     Cause.OWNER: "the owner of the object has not answered",
     Cause.RETRY: "its task failed and waits to be retried",

@@ -99,7 +99,7 @@ class StorePull(Message):
 
 @message(116)
 class StorePulling(Message):
-    """Node -> client, now and then while it waits for a StorePull: how far it is."""
+    """Node -> client, now and then while it waits for a StorePull: how far it is.  Once for a StoreWant: no room."""
 
     request: int
     text: str

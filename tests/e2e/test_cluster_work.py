@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import time
@@ -258,7 +259,7 @@ def test_output_of_workers_of_the_other_node_reaches_the_driver(pair, capfd):
         return "a line from afar" in seen["out"] and "and an error" in seen["err"]
 
     until(both, "both lines arrive")
-    assert "(speak pid=" in seen["out"]
+    assert re.search(r"\(speak pid=\d+, ip=127\.0\.0\.1\) a line from afar", seen["out"])
 
 
 def test_environment_variables_of_the_runtime_environment_are_set_there(pair):

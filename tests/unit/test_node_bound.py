@@ -129,6 +129,14 @@ def test_a_soft_affinity_and_this_node_itself_are_no_bonds(node):
     assert only(node.bind(NODE + bytes(20), key=2), m.LeaseGrant)
 
 
+def test_what_a_node_has_free_may_be_heard_before_the_node_itself_and_is_no_refusal(node):
+    node.say(OTHER, m.ViewRows([]))
+    assert node.machine.counts["refused"] == 0
+    node.say(OTHER, m.PlaceAnswer(1, [], [], 0, 0, ""))
+    node.say(OTHER[:4] + b"w001", m.ViewRows([]))
+    assert node.machine.counts["refused"] == 2
+
+
 def test_an_id_that_can_be_no_nodes_never_was(node):
     [why] = fatal(node.bind(b"\1\2"))
     assert "0102" in why and "has never been" in why

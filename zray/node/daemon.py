@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from zray import ids
 from zray.config import Config
-from zray.messages import Hello, NodeJoin
+from zray.messages import Hello, NodeJoin, ViewRows
 from zray.node import linux, session as sessions
 from zray.node.children import Children, Processes, Signals, Watcher
 from zray.node.cluster import routed
@@ -235,11 +235,14 @@ class Daemon:
             self.machine.handle(peer, code, message, self.now)
 
     def _may_speak(self, peer: bytes, code: int, message: Any) -> bool:
-        """Nodes of the cluster may; a newcomer may introduce itself, no more; a node that has ended is told so."""
+        """Nodes of the cluster may; a newcomer may introduce itself, no more; a node that has ended is told so.
+
+        What a newcomer has free it may say before we have heard of it: it says that again, so it is no refusal.
+        """
         cluster = self.machine.cluster
         if peer in cluster.peers or code in (Hello.CODE, NodeJoin.CODE) and peer not in cluster.gone:
             return True
-        if not self.member.ended(peer):
+        if not self.member.ended(peer) and not (code == ViewRows.CODE and peer == ids.node_of(peer)):
             self.machine.refuse(peer, f"{type(message).__name__} from a process that is no node of this cluster")
         return False
 
@@ -480,8 +483,9 @@ class Daemon:
     def _send_lines(self, driver: bytes, lines: list[list[Any]], dropped: int) -> None:
         from zray.messages import LogLines
 
+        ip = "" if ids.same_node(driver, self.incarnation) else self.machine.node["NodeManagerAddress"]
         for start in range(0, len(lines), LOG_LINES_A_MESSAGE):
-            self._send(driver, LogLines(lines[start:start + LOG_LINES_A_MESSAGE], dropped if start == 0 else 0))
+            self._send(driver, LogLines(lines[start:start + LOG_LINES_A_MESSAGE], dropped if start == 0 else 0, ip))
 
     # ------------------------------------------------------------ the end
 

@@ -174,7 +174,7 @@ class Submitter:
     def tell_function(self, link: WorkerLink, fn: Function) -> None:
         if fn.key not in link.functions:
             link.functions.add(fn.key)
-            self.net.send(link.peer, FunctionDef(fn.key, fn.blob))
+            self.net.send(link.peer, FunctionDef(fn.key, fn.blob, fn.name))
 
     def feed(self, lease: Lease) -> None:
         """Give an open lease what it has earned; called when it has used up half of that."""

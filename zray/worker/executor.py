@@ -102,7 +102,7 @@ class Executor:
         self.queue.open(peer, message.lease, message.assigned, message.env)
 
     def on_function(self, peer: bytes, message: FunctionDef) -> None:
-        self.functions.define(message.key, message.blob)
+        self.functions.define(message.key, message.blob, message.name)
 
     def on_push(self, peer: bytes, message: PushTasks) -> None:
         self.queue.push(peer, message.lease, message.first, message.tasks)
@@ -413,7 +413,7 @@ class Executor:
 
     def name_of(self, task: list[Any]) -> str:
         known = self.table.get(task[FUNCTION])
-        return invoke.task_name(task, known[1] if known else "")
+        return invoke.task_name(task, known[1] if known else self.functions.names.get(task[FUNCTION], ""))
 
     def closing(self, task: list[Any], result: Any, borrowed: list[Any]) -> Any:
         """The result, with the references that this process still holds, and the end of a process with max_calls.

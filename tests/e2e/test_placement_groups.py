@@ -96,6 +96,7 @@ def test_strict_spread_over_more_nodes_than_there_are_is_pending_and_explained(g
     with pytest.raises(exceptions.GetTimeoutError, match="a node of its own for each of 2 bundles"):
         ray.get(pg.ready(), timeout=0.2)
     assert "2 bundles, and the cluster has 1 node" in ray.explain(pg.ready())
+    ray.cancel(pg.ready())  # there is no task to cancel, so nothing happens
     task = where.options(scheduling_strategy=InGroup(pg)).remote()
     with pytest.raises(exceptions.GetTimeoutError, match="a node of its own for each of 2 bundles"):
         ray.get(task, timeout=0.2)

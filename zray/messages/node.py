@@ -93,3 +93,10 @@ class EventReport(Message):
 
     events: list
     dropped: int
+
+
+@message(171)
+class JobOver(Message):
+    """Node -> worker: report the task events that you have, also if there are none; then you are ended."""
+
+    job: int

@@ -30,7 +30,7 @@ from typing import Any, Protocol
 
 from zray.ids import node_of
 from zray.messages import ActorInit, ActorReply, ActorState, CreateActor, KillActor, WorkerExit
-from zray.node.effects import Note, Send
+from zray.node.effects import JOB_OVER, Note, Send
 
 PENDING, ALIVE, RESTARTING, DEAD = "PENDING", "ALIVE", "RESTARTING", "DEAD"
 
@@ -306,7 +306,7 @@ class ActorTable:
 
     def job_over(self, job: int) -> None:
         for actor in [a for a in self.actors.values() if a.job == job and a.state != DEAD and not a.detached]:
-            self._end(actor, {"kind": "job_over", "reason": "its job is over"})
+            self._end(actor, {"kind": "job_over", "reason": JOB_OVER})
 
     def group_removed(self, group: bytes, reason: str) -> None:
         """The placement group is gone: so are the actors in it, restarts or not."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from zray import messages as m
 from zray.ids import node_of, same_node
-from zray.node.effects import DropJob, EndJob, Forget, Note, Send, Watch
+from zray.node.effects import JOB_OVER, DropJob, EndJob, Forget, Note, Send, Watch
 from zray.node.jobs import JOB_BITS, Job
 
 if TYPE_CHECKING:
@@ -97,6 +97,12 @@ class Drivers:
     def end_job(self, job: Job, reason: str) -> None:
         """The driver is gone: on this node, and on those that we told of the job."""
         self._host.effects.append(Note("job_over", {"job": job.number, "reason": reason}))
+        for worker in self._host.pool.of_job(job.number):
+            actor = self._host.actors.actors.get(worker.actor)
+            stays = worker.actor in self._host.guests.guests or (
+                actor is not None and actor.detached and actor.state != "DEAD")
+            if not stays:  # what becomes of a guest its home decides
+                self._host.pool.dismiss(worker, JOB_OVER, self._host.now)
         self._host.actors.job_over(job.number)
         # Whom we told may have told others, and be gone: the driver's own node tells everybody.
         everybody = self._host.cluster.peers if same_node(job.driver, self._host.incarnation) else ()
@@ -105,12 +111,6 @@ class Drivers:
         job.told.clear()
         self._host.groups.job_over(job.number)
         self._host.process_gone(job.driver, reason)
-        for worker in self._host.pool.of_job(job.number):
-            actor = self._host.actors.actors.get(worker.actor)
-            stays = worker.actor in self._host.guests.guests or (
-                actor is not None and actor.detached and actor.state != "DEAD")
-            if not stays:  # what becomes of a guest its home decides
-                self._host.pool.kill(worker, "its job is over", self._host.now)
         for placement in [p for p in self._host.placements.values() if p.worker is None and not p.actor
                           and p.kind.job == job.number]:
             self._host.give_back(placement)

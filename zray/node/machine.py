@@ -570,6 +570,7 @@ class NodeMachine:
             self.refuse(peer, "EventReport from a process that is no worker")
         elif not self.events.report(peer, worker.job, message.events, message.dropped):
             self.refuse(peer, "malformed EventReport")
+        self.pool.reported(peer)
 
     def refuse(self, peer: bytes, why: str) -> None:
         self.counts["refused"] += 1

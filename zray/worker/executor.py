@@ -21,8 +21,8 @@ from zray import serialization
 from zray.errors import ActorExit as ActorExitRaised
 from zray.errors import AsyncioActorExit
 from zray.messages import (
-    FAILED, ActorInit, Blocked, CallsDone, CancelTask, FunctionDef, HandBack, LeaseOpen, PushCalls, PushMap, PushTasks,
-    StreamAck, TasksDone, WorkerExit,
+    FAILED, ActorInit, Blocked, CallsDone, CancelTask, FunctionDef, HandBack, JobOver, LeaseOpen, PushCalls, PushMap,
+    PushTasks, StreamAck, TasksDone, WorkerExit,
 )
 from zray.transport.loop import Waiter
 from zray.worker import invoke
@@ -92,6 +92,7 @@ class Executor:
         handlers[ActorInit.CODE] = self.on_actor_init
         handlers[PushCalls.CODE] = self.on_calls
         handlers[WorkerExit.CODE] = self.on_exit
+        handlers[JobOver.CODE] = lambda peer, message: self.events.flush(always=True)
         self.rt.executor = self
         self.rt.submitter.cancel_inline = self.inline.cancel
         self.interrupts.install()

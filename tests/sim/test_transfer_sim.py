@@ -52,6 +52,8 @@ def run_schedule(seed: int, steps: int = 250) -> Net:
         elif act < 0.235:
             pair = (node.incarnation, rng.choice(net.nodes).incarnation)
             net.silent[pair] = net.now + rng.choice([0.5, 8.0, 100.0])
+            for read in net.reads:  # the only copy may be behind that link
+                read.at_risk = read.at_risk or read.outcome is None
         elif act < 0.27:
             net.advance(rng.choice([0.001, 0.01, 0.1, 1.0]))
         else:
@@ -246,6 +248,32 @@ def test_a_leaving_node_says_what_nobody_has_room_for():
     first, second = net.nodes[1].read(small), net.nodes[1].read(large)
     net.run()
     assert first.outcome == net.contents[small[4]] and isinstance(second.outcome, str)
+
+
+def test_an_heir_that_says_nothing_is_passed_over_while_there_is_another():
+    for nodes, outcome in ((3, 2), (2, 1)):
+        net = Net(5, nodes)
+        leaver, silent = net.nodes[:2]
+        value = net.put(leaver, 6000)
+        net.silent[leaver.incarnation, silent.incarnation] = 3.0
+        handed = net.leave(leaver)
+        assert handed.done and not handed.left
+        assert leaver.machine.handover.kept == {key_of(value): net.nodes[outcome].incarnation}
+        assert (net.now >= 3.0) == (nodes == 2), "alone, it is waited for"
+
+
+def test_objects_that_their_owner_frees_meanwhile_are_nobodys_business():
+    net = Net(5, 2)
+    leaver, heir = net.nodes
+    values = [net.put(leaver, 6000) for _ in range(3)]
+    leaver.surrender()
+    leaver.machine.hand_over([heir.incarnation], lambda oid: True, net.now)
+    leaver.perform()
+    net.freed.add(values[0][4])
+    leaver.free(values[0])
+    handed = net.leave(leaver)
+    assert handed.done and (handed.kept, handed.left) == (2, 0)
+    end(net, values[1:])
 
 
 def test_when_an_heir_leaves_or_dies_another_is_asked():

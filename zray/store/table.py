@@ -216,6 +216,11 @@ class StoreTable:
             self._free(stored.oid, stored.offset, stored.generation, now)
         self._serve(now)
 
+    @property
+    def named(self) -> int:
+        """Objects that the store has come to own, ever."""
+        return self._key
+
     def recall_all(self, now: float) -> None:
         """The node leaves: what is in extents of clients becomes the store's."""
         for client, state in self.clients.items():

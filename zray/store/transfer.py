@@ -145,6 +145,7 @@ class TransferMachine:
             self.ignored += 1
             return
         self._now = now
+        self.handover.heard(peer, now)
         handler(peer, message, now)
 
     def _on_end(self, peer: bytes, message: PullEnd, now: float) -> None:

@@ -31,7 +31,7 @@ from zray.store.exchange import (
     ABSENT, AVOID_MAX, BAD_MAX, BAD_SAME_MAX, FINDS_MAX, FREED, GIVE_UP_S, IN_CHUNKS_MAX, PROGRESS_S,
     PULLS_MAX, QUEUED_MAX, RESTORE_STALL_S, RETRY_S, STALE, STALL_S, WINDOW, Finder, Key, Say,
 )
-from zray.store.records import Send
+from zray.store.records import FULL, Send
 from zray.store.serving import Serving
 
 OLDEST_EVERY = 4
@@ -51,8 +51,8 @@ class Pull:
     """One object on its way in; see the module's docstring for its states."""
 
     __slots__ = ("absent", "again", "asked", "avoid", "bad", "candidates", "count", "cursor", "deadline", "finds",
-                 "from_source", "give_up_at", "have", "keepers", "key", "nbytes", "number", "offset", "received",
-                 "same_bad", "source", "state", "told_at", "unit", "waiters", "wants")
+                 "from_source", "full", "give_up_at", "have", "keepers", "key", "nbytes", "number", "offset",
+                 "received", "same_bad", "source", "state", "told_at", "unit", "waiters", "wants")
 
     def __init__(self, key: Key, offset: int, nbytes: int, unit: int):
         self.key = key
@@ -80,6 +80,7 @@ class Pull:
         self.candidates: deque[bytes] = deque()
         self.finds = 0
         self.absent = ""  # why the primary's own node does not have it
+        self.full = ""  # why a node that has it on disk cannot read it back
         self.wants = ""  # what the source said it waits for
         self.give_up_at = inf
         self.told_at = 0.0
@@ -260,7 +261,8 @@ class Pulls:
         elif root not in self.gone and pull.absent:
             self.fail(pull, ABSENT, pull.absent, now)
         elif root in self.gone and pull.finds >= FINDS_MAX:
-            self.fail(pull, ABSENT, f"the node {root.hex()} that held it died, and no other node has a whole copy", now)
+            died = f"the node {root.hex()} that held it died, and no other node has a whole copy"
+            self.fail(pull, ABSENT, pull.full or died, now)
         else:  # copies may be on their way into the control store; or all there are have stalled
             pull.deadline = now + RETRY_S * 2 ** min(pull.finds, 4)
             pull.finds += 1
@@ -331,6 +333,8 @@ class Pulls:
             return
         if message.code == ABSENT and peer == pull.key.node:
             pull.absent = message.why
+        elif message.code == ABSENT and message.why.startswith(FULL):
+            pull.full = message.why
         if message.code != STALE:
             pull.avoid[peer] = None
         self._choose(pull, now)

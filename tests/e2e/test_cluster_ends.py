@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from tests.e2e.nodes import ended, replicated, states
+from tests.e2e.nodes import ask, ended, replicated, states
 from tests.e2e.scripts import environment
 from tests.e2e.target import Counts, ray, until
 
@@ -128,6 +128,30 @@ ray.get(till.add.remote(5))
     ray.kill(till)
 
 
+def test_work_bound_to_a_node_fails_when_that_node_dies(grow, gate, tmp_path):
+    cluster = grow({"num_cpus": 1, "resources": {"x": 1}}, {"num_cpus": 1, "resources": {"x": 1}})
+    head, victim = cluster.list_all_nodes()
+    there = {"scheduling_strategy": prefer(victim, soft=False)}
+    log = tmp_path / "log"
+    runs = stay.options(**there, resources={"x": 1}).remote(gate, str(log))
+    gate.wait_arrived()
+    queued = stay.options(**there, resources={"x": 1}).remote(gate, str(log))
+    actor = Counter.options(**there, max_restarts=-1, resources={"x": 1}).remote()
+    call = actor.add.remote()
+    with pytest.raises(ray.exceptions.GetTimeoutError):
+        ray.get([queued, call], timeout=0.2)
+    cluster.remove_node(victim, allow_graceful=False)
+    for ref in (runs, queued, stay.options(**there).remote(gate, str(log))):
+        with pytest.raises(ray.exceptions.TaskUnschedulableError, match=victim.node_id):
+            ray.get(ref, timeout=20)
+    for ref in (call, Counter.options(**there).remote().add.remote()):
+        with pytest.raises(ray.exceptions.ActorUnschedulableError, match=victim.node_id):
+            ray.get(ref, timeout=20)
+    gate.open()
+    soft = stay.options(scheduling_strategy=prefer(victim)).remote(gate, str(log))
+    assert ray.get(soft, timeout=20) == head.node_id
+
+
 # ------------------------------------------------------------ leaving
 
 
@@ -149,6 +173,35 @@ def test_a_node_that_leaves_finishes_what_it_runs_and_its_row_says_left(grow, ga
     cluster.remove_node(other)
     third = cluster.add_node(num_cpus=1, resources={"x": 1})
     assert ray.get(late, timeout=20) == third.node_id
+
+
+def test_a_node_that_leaves_hands_over_the_objects_that_only_it_has(grow):
+    cluster = grow({"num_cpus": 1}, {"num_cpus": 1, "resources": {"x": 1}}, {"num_cpus": 1, "resources": {"x": 1}})
+    head, leaver, heir = cluster.list_all_nodes()
+    size = 5_000_000
+
+    @ray.remote(num_cpus=0, max_retries=0)
+    def make(byte):
+        return bytes([byte]) * size
+
+    @ray.remote(num_cpus=0, resources=X)
+    class Keeper:
+        def put(self, byte):
+            return [ray.put(bytes([byte]) * size)]
+
+    there = {"scheduling_strategy": prefer(leaver, soft=False)}
+    results = [make.options(**there).remote(byte) for byte in range(4)]
+    keeper = Keeper.options(**there).remote()
+    [put] = ray.get(keeper.put.remote(9), timeout=20)
+    ray.wait([*results, put], num_returns=5, timeout=20, fetch_local=False)
+    cluster.remove_node(leaver)
+    assert states(head)[leaver.node_id] == "left"
+    assert ray.get(results[:2], timeout=20) == [bytes([byte]) * size for byte in range(2)]
+    cluster.remove_node(heir)  # what it was given it gives on
+    assert ray.get(results, timeout=20) == [bytes([byte]) * size for byte in range(4)]
+    assert ray.get(put, timeout=20) == bytes([9]) * size, "though its owner has left"
+    del results
+    until(lambda: ask(head, "store")["store"]["used"] < 2 * size, "what their owner freed is gone")
 
 
 def test_remove_node_is_a_clean_leave_and_a_whole_cluster_may_leave_at_once(grow):

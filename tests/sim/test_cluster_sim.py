@@ -20,7 +20,7 @@ from zray.sim.cluster import SimCluster
 from zray.sim.driver import SimDriver
 from zray.sim.network import Faults
 from zray.sim.node import SimNode
-from zray.sim.oracle import Violation
+from zray.sim.oracle import Oracle, Violation
 from zray.sim.plan import CLUSTER_FAULTS_S, NODE_FAULTS, Plan
 
 SEEDS = 80  # each twice; `python -m fuzz.sim_cluster --seeds 0:1000 --twice` runs more
@@ -101,6 +101,20 @@ def test_each_disaster_is_survived(what):
     for seed in range(3):
         cluster = run(seed, several(4, node_faults=(what, what), detached=True))
         assert cluster.nodes_made == (6 if what == "join" else 4)
+
+
+def test_what_is_bound_to_a_node_ends_with_it(monkeypatch):
+    roots = []
+    excused = Oracle._excused
+
+    def note(oracle, oid, right, value):
+        roots.append(value[2].get("root", value[1]) if type(value[2]) is dict else value[1])
+        excused(oracle, oid, right, value)
+
+    monkeypatch.setattr(Oracle, "_excused", note)
+    for seed in range(8):
+        run(seed, several(node_faults=("kill", "leave"), steps=16, bound=True))
+    assert roots.count("unschedulable") > 0
 
 
 def test_a_node_that_stood_still_for_too_long_is_declared_dead_and_ends():

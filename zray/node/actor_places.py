@@ -15,7 +15,7 @@ from zray import messages as m
 from zray.causes import Cause
 from zray.ids import node_of, same_node
 from zray.node.actors import Actor
-from zray.node.effects import Note, Send
+from zray.node.effects import JOB_OVER, Note, Send
 from zray.node.guests import Guest
 from zray.sched.spill import Place, Unplace
 
@@ -152,7 +152,8 @@ class ActorPlaces:
         worker = self._host.pool.workers.get(message.worker)
         guest = self._host.guests.guests.get(worker.actor) if worker is not None else None
         if worker is not None and guest is not None and guest.home == peer:
-            self._host.pool.kill(worker, message.reason, self._host.now)
+            end = self._host.pool.dismiss if message.reason == JOB_OVER else self._host.pool.kill
+            end(worker, message.reason, self._host.now)
 
     def _resize_lease(self, peer: bytes, message: m.ResizeLease) -> None:
         placement = self._host.placements.get(message.lease)
@@ -173,6 +174,8 @@ class ActorPlaces:
             self.request(actor)
         except ValueError as error:
             self._host.actors.waiting(actor.id, Cause.INFEASIBLE, str(error))
+            return
+        self._host.bound.actor(actor)
 
     def unplace(self, actor: Actor) -> None:
         self.end(actor, "")

@@ -171,6 +171,11 @@ class Directory:
                 self.out.append(Say(node, DropCopies(objects)))
             self._drops = {}
 
+    @property
+    def written(self) -> bool:
+        """Nothing waits to be written to the control store."""
+        return not self._changed and not self._orphans
+
     def check(self) -> None:
         for key, nodes in self.complete.items():
             assert key.node == self.me and nodes and self.me not in nodes

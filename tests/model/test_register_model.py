@@ -1,8 +1,8 @@
 """The configuration register: messages in any order, twice or never, proposers that compete, voters that change, time
 that jumps, clocks with different zeros.
 
-Claims: one configuration a generation; a tail never relies on a lease while a configuration that removed it is
-decided (unless the tail was named as freed).
+Claims: one configuration a generation; it has one voter more or one less than the one before, at most; a tail never
+relies on a lease while a configuration that removed it is decided (unless the tail was named as freed).
 """
 
 from __future__ import annotations
@@ -87,9 +87,10 @@ class Register(RuleBasedStateMachine):
 
     # ------------------------------------------------------------ proposals and leases
 
-    @rule(knows=NODE, place=PICK, voters=st.none() | st.lists(NODE, min_size=1, max_size=4, unique=True),
-          shrink=st.booleans(), freed=st.sampled_from([False, False, True]))
-    def propose(self, knows, place, voters, shrink, freed) -> None:
+    @rule(knows=NODE, place=PICK, voter=st.none() | NODE, shrink=st.booleans(),
+          freed=st.sampled_from([False, False, True]))
+    def propose(self, knows, place, voter, shrink, freed) -> None:
+        """``voter`` becomes one, or is one no more."""
         base = self.acceptors[knows].config
         name = base.voters[place % len(base.voters)]
         if self.acceptors[name].config != base:
@@ -101,9 +102,22 @@ class Register(RuleBasedStateMachine):
             self.freed.add(chain.tail)
             self.leases[chain.tail].release()
         after = chain.without(chain.tail) if gone else chain._replace(epoch=chain.epoch + 1)
-        value = ClusterConfig(base.generation + 1, tuple(voters or base.voters), (after,),
-                              (chain.tail,) if freed else ())
+        voters = base.voters if voter is None else tuple(other for other in base.voters if other != voter)
+        if voter is not None and voter not in base.voters:
+            voters = (*base.voters, voter)
+        value = ClusterConfig(base.generation + 1, voters or base.voters, (after,), (chain.tail,) if freed else ())
         self.emit(name, self.proposers[name].propose(base, value, self.clock(name)))
+
+    @rule(knows=NODE, voters=st.lists(NODE, min_size=1, max_size=4, unique=True), round_=st.integers(1, 50))
+    def somebody_asks_for_a_leap(self, knows, voters, round_) -> None:
+        """A proposer that is wrong, or of another version."""
+        base = self.acceptors[knows].config
+        value = base._replace(generation=base.generation + 1, voters=tuple(voters))
+        if len(set(base.voters) ^ set(voters)) > 1:
+            with pytest.raises(ValueError, match="no step"):
+                Proposer(knows).propose(base, value, self.clock(knows))
+            message = RegisterAccept(round_, base.pack(), value.pack())
+            self.emit(knows, [(name, message) for name in NAMES])
 
     @rule(knows=NODE)
     def the_tail_asks_for_a_lease(self, knows) -> None:
@@ -163,6 +177,14 @@ class Register(RuleBasedStateMachine):
                 assert lease.until <= self.clock(name), "a tail that was removed may answer reads"
 
     @invariant()
+    def one_voter_comes_or_goes_at_a_time(self) -> None:
+        for generation, config in self.decided.items():
+            before = self.decided.get(generation - 1, config)
+            assert len(set(before.voters) ^ set(config.voters)) <= 1
+        for acceptor in self.acceptors.values():
+            assert acceptor.accepted is None or acceptor.config.may_become(acceptor.accepted[1])
+
+    @invariant()
     def everybody_knows_only_what_was_decided(self) -> None:
         for acceptor in self.acceptors.values():
             assert self.decided[acceptor.config.generation] == acceptor.config
@@ -205,9 +227,12 @@ def test_long_random_schedules(first):
                 if random.random() > 0.1:
                     world.handle(*message)
             elif kind < 0.78:
-                voters = random.sample(NAMES, random.randint(1, 4)) if random.random() < 0.4 else None
-                world.propose(random.choice(NAMES), random.randrange(5), voters, random.random() < 0.5,
+                voter = random.choice(NAMES) if random.random() < 0.4 else None
+                world.propose(random.choice(NAMES), random.randrange(5), voter, random.random() < 0.5,
                               random.random() < 0.2)
+                if random.random() < 0.1:
+                    world.somebody_asks_for_a_leap(random.choice(NAMES), random.sample(NAMES, 3),
+                                                   random.randint(1, 9))
             elif kind < 0.86:
                 world.the_tail_asks_for_a_lease(random.choice(NAMES))
             elif kind < 0.93:
@@ -215,5 +240,6 @@ def test_long_random_schedules(first):
             else:
                 world.ask_again(random.choice(NAMES))
             world.nobody_relies_on_a_lease_after_its_removal()
+            world.one_voter_comes_or_goes_at_a_time()
             world.everybody_knows_only_what_was_decided()
         world.teardown()

@@ -174,6 +174,28 @@ def test_a_member_that_is_proven_dead_is_replaced_without_a_moment_passing(place
     assert next(iter(bench.services.values())).control.rows[victim].state == "dead"
 
 
+def test_voters_are_replaced_without_a_moment_passing_though_one_goes_or_comes_at_a_time():
+    bench = Bench(4)
+    first = next(iter(bench.services.values()))
+    victim, before = first.config.voters[1], bench.now
+    seen = [first.config.voters]
+    first.on_config = lambda config: seen.append(config.voters)
+    bench.kill(victim)
+    bench.run()
+    sizes = [len(voters) for voters in dict.fromkeys(seen)]
+    assert sizes == [3, 2, 3] and victim not in first.config.voters and bench.now == before
+
+
+def test_two_voters_more_come_by_two_decisions_in_a_row():
+    bench = Bench(2)
+    first = next(iter(bench.services.values()))
+    seen: list = []
+    first.on_config = lambda config: seen.append((bench.now, len(config.voters)))
+    bench.join()
+    at = {many: now for now, many in reversed(seen)}
+    assert at[2] == at[3], "nobody should wait while both of two are needed"
+
+
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_a_silent_member_is_out_of_the_chain_after_the_detection_time_and_may_come_back(place):
     bench = Bench(3)

@@ -109,6 +109,14 @@ class ClusterConfig(NamedTuple):
         """Nodes that have a part in the control store: silence of these is noticed sooner."""
         return self.members().union(self.voters, (chain.joining for chain in self.chains if chain.joining))
 
+    def may_become(self, value: ClusterConfig) -> bool:
+        """Whether ``value`` is a next generation: of the same shards, with at most one voter more or one less.
+
+        Any majority of mine then meets any majority of its voters, whoever of them is asked.
+        """
+        return (value.generation == self.generation + 1 and len(value.chains) == len(self.chains)
+                and len(set(self.voters) ^ set(value.voters)) <= 1)
+
     def removed_by(self, value: ClusterConfig) -> set[bytes]:
         """Members of one of my chains that are no members of that chain in ``value``."""
         return {name for mine, other in zip(self.chains, value.chains, strict=False)

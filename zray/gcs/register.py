@@ -1,15 +1,18 @@
 """The majority register that holds the cluster's configuration.  Pure.
 
 One Paxos instance a generation (Lamport, "The Part-Time Parliament", 1998): the voters named by generation g decide
-generation g + 1, and nobody proposes g + 1 without the decided g in hand.  So the set of voters may change from one
-generation to the next in any way and an instance still has one fixed set, which is Lamport's reconfiguration of a
-state machine with a window of one ("Reconfiguring a state machine", 2010).
+generation g + 1, and nobody proposes g + 1 without the decided g in hand.  So an instance has one fixed set of voters,
+which is Lamport's reconfiguration of a state machine with a window of one ("Reconfiguring a state machine", 2010).
+From one generation to the next one voter comes or one goes (ClusterConfig.may_become), as in Ongaro's Raft (4.1 in his
+dissertation): majorities of neighbouring generations meet in a voter, and what a proposer gets wrong about who lives
+costs one vote.  A voter accepts nothing else.
 
     proposer                    voters of g                          voters of g and of the value
     RegisterPrepare(r)  ->      promise r, tell what was accepted
     the accepted value of the highest round, else its own wish
-    RegisterAccept(r)   ->                                           accept unless a higher round was promised
-                                                                     or the value removes a tail with a lease
+    RegisterAccept(r)   ->                                           accept unless a higher round was promised,
+                                                                     the value removes a tail with a lease, or
+                                                                     is no step from g
     majorities of both have accepted: decided; told to everybody by ConfigIs
 
 The majority of the *new* voters is not needed for agreement; it makes sure that they can go on by themselves.
@@ -104,7 +107,7 @@ class Acceptor:
         stale = self._stale(peer, base)
         if stale:
             return stale
-        if value.generation != base.generation + 1:
+        if not base.may_become(value):
             return []
         if (message.round, peer) < self.promised:
             return [(peer, RegisterRefused(value.generation, message.round, self.promised[0], 0.0))]
@@ -163,6 +166,8 @@ class Proposer:
 
     def propose(self, base: ClusterConfig, wish: ClusterConfig, now: float) -> Out:
         """Try to make ``wish`` follow ``base``; something that others wished may win."""
+        if not base.may_become(wish):
+            raise ValueError(f"no step from generation {base.generation}: {wish}")
         if self.base is None or base.generation != self.base.generation:
             self.round = 0
         self.base, self.value = base, wish

@@ -107,6 +107,8 @@ class RecordingService(GcsService):
     def adopted(self, config: ClusterConfig) -> None:
         known = self.store.configs.setdefault(config.generation, config)
         assert known == config, "two configurations of one generation"
+        before = self.store.configs.get(config.generation - 1)
+        assert before is None or before.may_become(config), "more than one voter has come or gone"
         super().adopted(config)
 
 

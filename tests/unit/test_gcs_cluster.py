@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zray.gcs import tables
+from zray.gcs.chain import LEASE_UNUSED_S
 from zray.gcs.client import GcsClient
 from zray.gcs.disk import Disk, log_name
 from zray.gcs.membership import FAST_S, NODE_TIMEOUT_S, SUSPECT_S
 from zray.gcs.persistence import LAYOUT_NAME
-from zray.gcs.register import PROMISE_S
+from zray.gcs.register import LEASE_RENEW_S, LEASE_S, PROMISE_S
 from zray.gcs.service import GcsService
 from zray.gcs.sharding import SHARDS, shard_of
 from zray.gcs.state import CorruptSnapshot
@@ -212,6 +213,36 @@ def test_a_silent_member_is_out_of_the_chain_after_the_detection_time_and_may_co
     assert len({service.replica.state.snapshot() for service in bench.services.values()}) == 1
 
 
+def test_a_lease_that_nobody_uses_is_not_renewed_and_the_next_read_gets_one_at_once():
+    bench = Bench(3)
+    bench.settle()
+    outsider, tail = (next(s for n, s in bench.services.items() if (n == bench.chain[2]) is is_tail)
+                      for is_tail in (False, True))
+    asked = tail.control.lease._number
+    bench.wait(2.0)
+    assert tail.control.lease._number - asked <= 2 * (LEASE_UNUSED_S / LEASE_RENEW_S + 1), "for its watches, no more"
+    bench.put(outsider, b"k")
+    bench.now += LEASE_S
+    call, before = outsider.client.list_names(), bench.now  # names are in shard 0
+    bench.run()
+    assert call.done and bench.now == before, "a round trip, no time-out"
+    assert tail.replica.lease_until > bench.now
+
+
+def test_a_lease_that_is_used_is_renewed_before_it_ends():
+    bench = Bench(3)
+    outsider, tail = (next(s for n, s in bench.services.items() if (n == bench.chain[2]) is is_tail)
+                      for is_tail in (False, True))
+    outsider.client.list_names()
+    bench.run()
+    for _ in range(100):
+        bench.wait(LEASE_RENEW_S / 2)
+        early = tail.replica.counters["unready"]
+        call = outsider.client.list_names()
+        bench.run()
+        assert call.done and tail.replica.counters["unready"] == early
+
+
 def test_the_time_out_leaves_room_for_the_lease():
     assert PROMISE_S < SUSPECT_S and 2 * FAST_S < SUSPECT_S < NODE_TIMEOUT_S
 
@@ -302,7 +333,7 @@ def test_the_first_node_may_leave_and_loses_nothing(nodes):
     bench.settle()
     assert gone == [True] and bench.state_of(0) == "left"
     if nodes > 1:
-        assert first.incarnation not in first.config.involved()
+        assert first.incarnation not in first.config.involved
         bench.kill(first.incarnation, proven=False)
         rest = next(iter(bench.services.values()))
         assert rest.client.kv_get(b"k") and bench.put(rest, b"k2").done

@@ -17,7 +17,8 @@ reordered, and a server taken for dead may be alive, so:
   ``tick`` sends again what is not acknowledged;
 * ``established`` is true of a replica that is known to hold every acknowledged write.  Only an established tail
   answers anything, and a replica that is not established never feeds its successor;
-* a tail reads under a lease (``grant_lease``) that the decider lets run out before it removes a tail that may live.
+* a tail reads under a lease (``grant_lease``) that the decider lets run out before it removes a tail that may live;
+  ``read_at`` says when somebody last wanted to read, for a lease that nobody uses need not be renewed.
 
 Invariants (3.2 in the paper), checked between replicas by the tests:
     Update Propagation    the history of a successor is a prefix of its predecessor's
@@ -56,6 +57,9 @@ WINDOW = 1024
 SENT_MAX = 16_384
 # Messages that came too early for a replica, at most; what is beyond is asked again after a while.
 EARLY_MAX = 1024
+# A tail that nobody has read from for this long lets its lease run out.  The next read costs a round trip to the voters
+# more; a cluster at rest would pay most of its messages for leases, and those who read do it more often than this.
+LEASE_UNUSED_S = 0.3
 SNAPSHOT_CHUNK_BYTES = 1024 * 1024
 SNAPSHOT_CHUNKS_MAX = 4096
 
@@ -104,6 +108,7 @@ class ChainReplica:
         self.established = me in config.members
         self.committed = self.state.sequence
         self.lease_until = math.inf
+        self.read_at = -math.inf
         self.counters: Counter[str] = Counter()
         self.publisher = Publisher(shard)
         self.journal: Callable[[int, Update], None] | None = None  # told of every update that is applied
@@ -141,6 +146,10 @@ class ChainReplica:
     def serving(self) -> bool:
         """True at a tail that may answer."""
         return self.is_tail and self.established
+
+    def wants_lease(self, now: float) -> bool:
+        """Somebody waits for an answer that only a lease is missing for."""
+        return self.serving and now >= self.lease_until and now - self.read_at < LEASE_UNUSED_S
 
     def joiner_caught_up(self) -> bool:
         """At the tail: the joining replica has all there is, so the decider may promote it."""
@@ -240,6 +249,7 @@ class ChainReplica:
     def _on_read(self, peer: bytes, request: GcsRequest, now: float) -> Out:
         if not self.is_tail:
             return self._redirect(peer, request.number)
+        self.read_at = now
         if not self.established or now >= self.lease_until:
             return self._too_early(peer, request)  # an answer now could be stale
         return [(peer, GcsReply(request.number, "", self.state.tables.read(request.op), self.shard))]
@@ -265,6 +275,7 @@ class ChainReplica:
     def _on_watch(self, peer: bytes, message: GcsWatch, now: float) -> Out:
         if not self.is_tail:
             return self._redirect(peer, 0)
+        self.read_at = now
         if not self.established or now >= self.lease_until:
             return self._too_early(peer, message)
         if self.publisher.acknowledge(peer, message.watch, message.seen, now):

@@ -13,6 +13,7 @@ can tell from it whether what it holds is still a prefix of the chain's history,
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import NamedTuple
 
 
@@ -84,30 +85,34 @@ class ChainConfig(NamedTuple):
         return self.since or (1,) * len(self.members)
 
 
-class ClusterConfig(NamedTuple):
+class _ClusterFields(NamedTuple):
+    generation: int
+    voters: tuple[bytes, ...]
+    chains: tuple[ChainConfig, ...]
+    freed: tuple[bytes, ...] = ()
+
+
+class ClusterConfig(_ClusterFields):
     """What the register holds: who may decide the next configuration, and the chain of every shard.
 
     ``freed``: nodes that this configuration takes out of a chain and that certainly answer no reads any more (their
     process is gone, or they said so), so that nobody has to wait for a lease of theirs.
     """
 
-    generation: int
-    voters: tuple[bytes, ...]
-    chains: tuple[ChainConfig, ...]
-    freed: tuple[bytes, ...] = ()
-
     @classmethod
     def first(cls, node: bytes, shards: int = 1) -> ClusterConfig:
         """A cluster of one node."""
         return cls(1, (node,), (ChainConfig.first(node),) * shards)
 
-    def members(self) -> set[bytes]:
+    @cached_property
+    def members(self) -> frozenset[bytes]:
         """Nodes that hold a replica which serves or may have to."""
-        return {name for chain in self.chains for name in chain.members}
+        return frozenset(name for chain in self.chains for name in chain.members)
 
-    def involved(self) -> set[bytes]:
+    @cached_property
+    def involved(self) -> frozenset[bytes]:
         """Nodes that have a part in the control store: silence of these is noticed sooner."""
-        return self.members().union(self.voters, (chain.joining for chain in self.chains if chain.joining))
+        return self.members.union(self.voters, (chain.joining for chain in self.chains if chain.joining))
 
     def may_become(self, value: ClusterConfig) -> bool:
         """Whether ``value`` is a next generation: of the same shards, with at most one voter more or one less.

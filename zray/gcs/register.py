@@ -80,7 +80,7 @@ class Acceptor:
         self.leases = {name: until for name, until in self.leases.items() if until > now}
         self._held.clear()
         if config.generation != self.config.generation + 1 or config.voters != self.config.voters:
-            for name in config.members():
+            for name in config.members:
                 self.leases[name] = now + PROMISE_S
         self.config = config
         self.promised = NO_BALLOT
@@ -129,7 +129,7 @@ class Acceptor:
             return [(peer, ConfigIs(self.config.pack()))]
         if message.generation > self.config.generation or self.accepted is not None:
             return []
-        if self.me not in self.config.voters or peer not in self.config.members():
+        if self.me not in self.config.voters or peer not in self.config.members:
             return []
         if self._held.get(peer, now) > now:
             return []

@@ -285,12 +285,14 @@ class GcsService(Host):
         return ChainReplica(self.incarnation, chain, state, shard)
 
     def _of_replica(self, replica: ChainReplica, out: Out) -> Out:
-        """What a replica wants sent; and voters hear at once when it has become able to do something."""
+        """What a replica wants sent; and voters hear at once when it has become able to do something, or wants to."""
         self._persist(replica)
         said = (replica.established, replica.joiner_caught_up())
-        if said != self._told.get(replica.shard):
+        now = self._now()
+        if said != self._told.get(replica.shard) or (replica.wants_lease(now)
+                                                     and self.control.lease.due(self.config, now)):
             self._told[replica.shard] = said
-            out = out + self.control.step(self._now())
+            out = out + self.control.step(now)
         return out
 
     def _run(self, action: Callable[[], Out], group: bool = False) -> None:
@@ -363,6 +365,9 @@ class GcsService(Host):
         self._told = {report.shard: (report.established, report.caught_up) for report in reports}
         return reports
 
+    def read_at(self) -> float:
+        return max((replica.read_at for replica in self.replicas.values()), default=-math.inf)
+
     def reads_until(self, until: float) -> None:
         for replica in self.replicas.values():
             if len(replica.config.members) > 1:
@@ -428,7 +433,7 @@ class GcsService(Host):
         elif row.state == ALIVE:
             self._set_state(self.incarnation, DRAINING, self._leave_reason)
         elif row.state == DRAINING:
-            if self.alone or self.incarnation not in self.config.involved():
+            if self.alone or self.incarnation not in self.config.involved:
                 self._set_state(self.incarnation, LEFT, self._leave_reason)
         else:
             self._leave = None

@@ -124,6 +124,7 @@ class Daemon:
         self._shell_handlers = {**self.store.handlers, **self.gcs.handlers}
         self._doomed: set[bytes] = set()  # to be killed as soon as they have a process
         self._log_at: float | None = None  # when to read the logs that were written to
+        self._due: float | None = None  # the first deadline when the turn began
         self._spawns: list[dict[str, Any]] = []
         self._perform_by_type: dict[type, Callable[[Any], None]] = {
             Send: self._perform_send, Spawn: self._perform_spawn, Kill: self._perform_kill, Watch: self._perform_watch,
@@ -216,7 +217,10 @@ class Daemon:
         self.mesh.drain(self._deliver)
         self.watcher.run()
         self.gcs.flush()
-        self._timers(time.monotonic())
+        if self._due is not None and self._due <= time.monotonic():  # what this turn makes due is for the next
+            self._timers(time.monotonic())
+        if self._leaving is not None:
+            self._leaving.step(time.monotonic())
         if self._stirred:  # the control store may have answered the machine
             self._stirred = False
             self.machine.settle(time.monotonic())
@@ -250,8 +254,8 @@ class Daemon:
             times.append(self.member.next_deadline())
         if self._leaving is not None:
             times.append(self._leaving.next_deadline())
-        first = min((when for when in times if when is not None), default=None)
-        return None if first is None else max(0.0, first - time.monotonic())
+        self._due = min((when for when in times if when is not None), default=None)
+        return None if self._due is None else max(0.0, self._due - time.monotonic())
 
     def _timers(self, now: float) -> None:
         if (when := self.machine.next_deadline()) is not None and when <= now:
@@ -265,8 +269,6 @@ class Daemon:
             self._stirred = True
         if self.member is not None and (when := self.member.next_deadline()) is not None and when <= now:
             self.member.tick(now)
-        if self._leaving is not None:
-            self._leaving.step(now)
         if self._log_at is not None and self._log_at <= now:
             self._read_logs(now)
 

@@ -262,7 +262,7 @@ class Member:
         The tail that would tell us may be one of them, and it cannot dial us either: we do not list its key.
         """
         cluster = self.daemon.machine.cluster
-        involved = self.daemon.gcs.config.involved()
+        involved = self.daemon.gcs.config.involved
         strangers = [node for node in involved if node != self.me and node not in cluster.peers
                      and node not in cluster.gone]
         if not strangers:

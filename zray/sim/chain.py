@@ -394,7 +394,7 @@ class SimStore:
             return other.service.replicas[0].applied if 0 in other.service.replicas else -1
 
         rows = max(self.up(), key=knows, default=node).service.control.rows
-        return node.name in self.config.involved() or node.name not in rows or rows[node.name].state == ALIVE
+        return node.name in self.config.involved or node.name not in rows or rows[node.name].state == ALIVE
 
     def _held(self, chain: ChainConfig, shard: int, up: set[bytes]) -> bool:
         for name in chain.members:

@@ -75,9 +75,9 @@ class Disasters:
         if node.incarnation not in well or len(well) < 2:
             return False
         config = self._config(serving)
-        if what == "reset" or node.incarnation not in config.involved():
+        if what == "reset" or node.incarnation not in config.involved:
             return True
-        if not config.involved() <= well:
+        if not config.involved <= well:
             return False
         if what in ("leave", "part"):
             return True

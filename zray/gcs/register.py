@@ -7,15 +7,16 @@ From one generation to the next one voter comes or one goes (ClusterConfig.may_b
 dissertation): majorities of neighbouring generations meet in a voter, and what a proposer gets wrong about who lives
 costs one vote.  A voter accepts nothing else.
 
-    proposer                    voters of g                          voters of g and of the value
+    proposer                    voters of g and of the value
     RegisterPrepare(r)  ->      promise r, tell what was accepted
     the accepted value of the highest round, else its own wish
-    RegisterAccept(r)   ->                                           accept unless a higher round was promised,
-                                                                     the value removes a tail with a lease, or
-                                                                     is no step from g
+    RegisterAccept(r)   ->      accept unless a higher round was promised, the value removes a tail with a lease, or is
+                                no step from g
     majorities of both have accepted: decided; told to everybody by ConfigIs
 
-The majority of the *new* voters is not needed for agreement; it makes sure that they can go on by themselves.
+The majority of the *new* voters is not needed for agreement; it makes sure that they can go on by themselves.  What a
+majority of the old ones has accepted can only be decided or wait for ever, so a wish is not even offered before a
+majority of its voters has answered: one of them may be dead, and nobody have noticed.
 
 Voters also grant the leases under which a tail reads.  Whoever promised one accepts no configuration that takes that
 tail out of its chain until the promise has run out, unless the configuration lists it as freed.  Two rules make this
@@ -55,6 +56,8 @@ HOLD_S = 0.1
 LEASE_RENEW_S = 0.08
 # A proposer asks again after this long without an answer: some round trips under load.
 RESEND_S = 0.05
+# The voters that a proposer wishes for have this long to answer, else it thinks again.
+ANSWER_S = 0.12
 
 Ballot = tuple[int, bytes]
 NO_BALLOT: Ballot = (0, b"")
@@ -159,6 +162,7 @@ class Proposer:
         self._answered: set[bytes] = set()
         self._best: Ballot = NO_BALLOT
         self._sent_at = 0.0
+        self._began_at = 0.0
 
     @property
     def active(self) -> bool:
@@ -174,6 +178,7 @@ class Proposer:
         self.round += 1
         self.phase = self.PREPARE
         self._best = NO_BALLOT
+        self._began_at = now
         self._answered.clear()
         return self._send(now)
 
@@ -191,7 +196,9 @@ class Proposer:
                 return []
             self._best, self.value = ballot, accepted
         self._answered.add(peer)
-        if not majority(self.base.voters, self._answered):
+        assert self.value is not None
+        if not majority(self.base.voters, self._answered) or (
+                self._best == NO_BALLOT and not majority(self.value.voters, self._answered)):
             return []
         self.phase = self.ACCEPT
         self._answered.clear()
@@ -221,6 +228,10 @@ class Proposer:
 
     def tick(self, now: float) -> Out:
         """Ask again those who have not answered."""
+        if self.phase == self.PREPARE and now - self._began_at >= ANSWER_S:
+            assert self.base is not None
+            if majority(self.base.voters, self._answered):
+                self.phase = self.IDLE  # the voters that I wish for do not answer, and nobody has accepted anything
         return self._send(now) if self.active and now - self._sent_at >= RESEND_S else []
 
     def next_deadline(self) -> float:
@@ -230,11 +241,9 @@ class Proposer:
         assert self.base is not None and self.value is not None
         self._sent_at = now
         base = self.base.pack()
-        if self.phase == self.PREPARE:
-            return [(voter, RegisterPrepare(self.round, base)) for voter in self.base.voters
-                    if voter not in self._answered]
         targets = dict.fromkeys((*self.base.voters, *self.value.voters))
-        message = RegisterAccept(self.round, base, self.value.pack())
+        message = (RegisterPrepare(self.round, base) if self.phase == self.PREPARE else
+                   RegisterAccept(self.round, base, self.value.pack()))
         return [(voter, message) for voter in targets if voter not in self._answered]
 
     def _mine(self, message: Any, phase: int) -> bool:

@@ -4,7 +4,8 @@
     GcsRequest update, client       apply, send down        redirect                redirect (unless also head)
     GcsRequest read, client         redirect                redirect                answer, under the lease
     GcsWatch, client                redirect                redirect                stream of changes
-    ChainUpdates, predecessor       -                       apply, send down, ack   apply, reply, publish, ack
+    ChainUpdates, predecessor       -                       apply, send down        apply, reply, publish
+    soon after, or a quarter WINDOW -                       ack                     ack
     ChainAck, successor             commit, forget sent     commit, pass up         what the joining replica has
     ChainSnapshot, predecessor      -                       a replica that has not caught up: collect, restore
     reconfigure, the decider        another epoch: new neighbours, old messages void
@@ -14,7 +15,7 @@ reordered, and a server taken for dead may be alive, so:
 
 * every chain message carries the epoch, and all epochs but the current one are void;
 * acknowledgements are cumulative and updates are numbered without gaps: repeats are harmless, a gap is not applied;
-  ``tick`` sends again what is not acknowledged;
+  ``tick`` sends again what is not acknowledged.  No answer to a client waits for one, so they may wait for each other;
 * ``established`` is true of a replica that is known to hold every acknowledged write.  Only an established tail
   answers anything, and a replica that is not established never feeds its successor;
 * a tail reads under a lease (``grant_lease``) that the decider lets run out before it removes a tail that may live;
@@ -51,6 +52,10 @@ from zray.messages import (
 
 # Ask or send again after this long: a few round trips under load, and well under a second for a reconfiguration.
 RESEND_S = 0.05
+# A tail acknowledges this long after an update, the others a little later: what the tail says makes theirs needless.
+# An acknowledgement an update would be half of all messages of a write, and of the wake-ups.
+ACK_S = 0.02
+ACK_PASSED_ON_S = 0.03
 # Updates a successor may have unacknowledged before its predecessor pauses.
 WINDOW = 1024
 # Updates in progress in a chain before the head leaves requests to be retried.
@@ -109,6 +114,8 @@ class ChainReplica:
         self.committed = self.state.sequence
         self.lease_until = math.inf
         self.read_at = -math.inf
+        self.acknowledge_at = math.inf  # what I owe the predecessor
+        self._acknowledged = 0
         self.counters: Counter[str] = Counter()
         self.publisher = Publisher(shard)
         self.journal: Callable[[int, Update], None] | None = None  # told of every update that is applied
@@ -172,10 +179,12 @@ class ChainReplica:
         """Call every few tens of milliseconds (or not at all in a chain of one)."""
         out: Out = []
         self.publisher.expire(now)
+        if now >= self.acknowledge_at:
+            out += self._acknowledge()
         if self._predecessor and (not self._heard or not self._is_current()) and now - self._asked_at >= RESEND_S:
             out += self._ask(now)
         follower = self._follower
-        if follower is not None and follower.received is not None and now - follower.progress_at >= RESEND_S:
+        if follower is not None and follower.received is not None and now - follower.progress_at >= RESEND_S + ACK_S:
             if follower.received < self.applied or (self.config.joining != follower.name
                                                     and self.committed < self.applied):
                 follower.sent = follower.received
@@ -333,6 +342,7 @@ class ChainReplica:
         if skip < 0:
             self.counters["gap"] += 1  # something before it was lost or overtaken: say what I have
             return self._acknowledge()
+        was_established = self.established
         for entry in message.entries[skip:]:
             update = _parsed(entry)
             if update is None:
@@ -343,7 +353,12 @@ class ChainReplica:
             self.established = True
             if self.is_tail:
                 out += self._commit_all() + self.replay(now)
-        return out + self._feed(now) + self._acknowledge()
+        out += self._feed(now)
+        if message.entries and not skip and was_established and self.applied - self._acknowledged < WINDOW // 4:
+            wait_s = ACK_S if self.is_tail else ACK_PASSED_ON_S
+            self.acknowledge_at = min(self.acknowledge_at, now + wait_s)
+            return out
+        return out + self._acknowledge()
 
     def _feed(self, now: float, even_empty: bool = False) -> Out:
         """Send the follower what it lacks and the window allows."""
@@ -395,6 +410,8 @@ class ChainReplica:
         return out + self._acknowledge() if self.committed > before else out
 
     def _acknowledge(self, sync: bool = False) -> Out:
+        self.acknowledge_at = math.inf
+        self._acknowledged = self.applied
         if not self._predecessor:
             return []
         return [(self._predecessor, ChainAck(self.config.epoch, self.applied, self.committed, sync, self.shard))]
@@ -493,6 +510,8 @@ class ChainReplica:
         self._follower = _Follower(name) if name else None
         self._heard = False
         self._collected = None
+        self.acknowledge_at = math.inf
+        self._acknowledged = self.applied
         # Alone, nobody can go on without me; otherwise the decider says how long I may answer.
         self.lease_until = math.inf if len(self.config.members) == 1 else -math.inf
 

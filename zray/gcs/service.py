@@ -8,6 +8,7 @@
     service.peer_closed(node, proven=True)         # its endpoint refuses connections
     service.forget(incarnation)                    # a process is gone
     service.flush()                                # once a turn of the loop
+    service.told                                   # set when it has called back, or might have
     service.close()
 
 ``send(peer, message)`` queues a message for another node, or for a process of this node.  What this node says to
@@ -90,6 +91,7 @@ class GcsService(Host):
         self.on_fenced: Callable[[str], None] = lambda reason: None
         self.on_config: Callable[[ClusterConfig], None] = lambda config: None
         self.fenced_because = ""
+        self.told = False  # its client was answered, or the configuration has changed: for its owner, who clears it
         self.counters: Counter[str] = Counter()
         self._now = now
         self._send_out = send
@@ -199,7 +201,8 @@ class GcsService(Host):
         due: float = self.control.next_deadline(now)
         if not self.alone or self.client.busy:
             restless = any(replica.restless() for replica in self.replicas.values())
-            due = min(due, self._ticked_at + (TICK_S if restless else RETRY_S if self.client.busy else 1.0))
+            due = min(due, self._ticked_at + (TICK_S if restless else RETRY_S if self.client.busy else 1.0),
+                      *(replica.acknowledge_at for replica in self.replicas.values()))
         if self._held or self._chained:
             return now
         due = max(due, now)
@@ -254,6 +257,7 @@ class GcsService(Host):
     def _handle(self, peer: bytes, message: Any) -> Out:
         kind = type(message)
         if kind in _TO_CLIENT:
+            self.told = True
             if kind is GcsRedirect and peer != self.incarnation and self._is_behind(message):
                 self._emit([(peer, ConfigIs(self.config.pack()))])
                 self.client.again(peer, message.number, message.shard)
@@ -330,6 +334,7 @@ class GcsService(Host):
     # ------------------------------------------------------------ what Control asks of its host
 
     def adopted(self, config: ClusterConfig) -> None:
+        self.told = True
         now = self._now()
         for shard, chain in enumerate(config.chains):
             replica = self.replicas.get(shard)

@@ -89,7 +89,6 @@ class Daemon:
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.stopping = ""
         self._leaving: Leaving | None = None
-        self._stirred = False
         self.now = time.monotonic()
         self.watcher = Watcher()
         self.processes = Processes(self.watcher)
@@ -221,8 +220,8 @@ class Daemon:
             self._timers(time.monotonic())
         if self._leaving is not None:
             self._leaving.step(time.monotonic())
-        if self._stirred:  # the control store may have answered the machine
-            self._stirred = False
+        if self.gcs.told:  # the control store may have answered the machine
+            self.gcs.told = False
             self.machine.settle(time.monotonic())
         self._perform()
         self.gcs.flush()
@@ -234,7 +233,6 @@ class Daemon:
         handler = self._shell_handlers.get(code)
         if handler is not None:
             handler(peer, message)
-            self._stirred = self._stirred or code in self.gcs.handlers
         else:
             self.machine.handle(peer, code, message, self.now)
 
@@ -255,6 +253,8 @@ class Daemon:
         if self._leaving is not None:
             times.append(self._leaving.next_deadline())
         self._due = min((when for when in times if when is not None), default=None)
+        if self.gcs.told:  # at the end of the turn, when something was on disk
+            return 0.0
         return None if self._due is None else max(0.0, self._due - time.monotonic())
 
     def _timers(self, now: float) -> None:
@@ -266,7 +266,6 @@ class Daemon:
             self.mesh.tick(now)
         if (when := self.gcs.next_deadline()) is not None and when <= time.monotonic():  # it names no time that is past
             self.gcs.tick(time.monotonic())
-            self._stirred = True
         if self.member is not None and (when := self.member.next_deadline()) is not None and when <= now:
             self.member.tick(now)
         if self._log_at is not None and self._log_at <= now:

@@ -13,6 +13,7 @@ can tell from it whether what it holds is still a prefix of the chain's history,
 
 from __future__ import annotations
 
+from collections.abc import Container
 from functools import cached_property
 from typing import NamedTuple
 
@@ -115,10 +116,7 @@ class ClusterConfig(_ClusterFields):
         return self.members.union(self.voters, (chain.joining for chain in self.chains if chain.joining))
 
     def may_become(self, value: ClusterConfig) -> bool:
-        """Whether ``value`` is a next generation: of the same shards, with at most one voter more or one less.
-
-        Any majority of mine then meets any majority of its voters, whoever of them is asked.
-        """
+        """Whether ``value`` is a next generation: of the same shards, with at most one voter more or one less."""
         return (value.generation == self.generation + 1 and len(value.chains) == len(self.chains)
                 and len(set(self.voters) ^ set(value.voters)) <= 1)
 
@@ -150,5 +148,12 @@ class ClusterConfig(_ClusterFields):
         return config if whole else None
 
 
-def majority(voters: tuple[bytes, ...], agreed: set[bytes]) -> bool:
-    return 2 * sum(1 for voter in voters if voter in agreed) > len(voters)
+def majority(voters: tuple[bytes, ...], agreed: Container[bytes]) -> bool:
+    """More than half of the voters; of an even number half is enough with the first of them, whose vote counts more.
+
+    Any two majorities of the same voters have one in common, which is all that is asked of them (Gifford, "Weighted
+    voting for replicated data", 1979).  Voters come and go one at a time, so every change passes through an even
+    number: without this, two could go on less often than one, and four than three.
+    """
+    many = sum(1 for voter in voters if voter in agreed)
+    return 2 * many > len(voters) or (2 * many == len(voters) > 0 and voters[0] in agreed)

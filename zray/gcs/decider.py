@@ -66,9 +66,8 @@ def next_config(config: ClusterConfig, view: View) -> ClusterConfig | None:
 def next_voters(voters: tuple[bytes, ...], view: View) -> tuple[bytes, ...]:
     """One step, a voter less or one more, towards :func:`wanted_voters`.  Never a set that could not decide now.
 
-    Who has failed goes before another comes: of three with one dead both others are needed to decide anything, and of
-    the two that stay the same two; with a fourth first, it would be all three who live.  Who is well and to go (it
-    leaves the cluster) stays until its successor is there.
+    Who has failed goes before another comes: of three with one dead both others are needed to decide anything, of the
+    two that stay the first alone.  Who is well and to go (it leaves the cluster) stays until its successor is there.
     """
     wanted = wanted_voters(voters, view)
     able = set(view.usable) | {voter for voter in voters if voter in view.leaving and voter not in view.failed}
@@ -82,7 +81,6 @@ def next_voters(voters: tuple[bytes, ...], view: View) -> tuple[bytes, ...]:
         step = (*voters, missing[0])
     else:
         return voters
-    # A second voter alone makes things worse: it comes only where the third may follow at once.
     return step if majority(step, able) and majority(wanted, able) else voters
 
 

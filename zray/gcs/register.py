@@ -4,8 +4,7 @@ One Paxos instance a generation (Lamport, "The Part-Time Parliament", 1998): the
 generation g + 1, and nobody proposes g + 1 without the decided g in hand.  So an instance has one fixed set of voters,
 which is Lamport's reconfiguration of a state machine with a window of one ("Reconfiguring a state machine", 2010).
 From one generation to the next one voter comes or one goes (ClusterConfig.may_become), as in Ongaro's Raft (4.1 in his
-dissertation): majorities of neighbouring generations meet in a voter, and what a proposer gets wrong about who lives
-costs one vote.  A voter accepts nothing else.
+dissertation): what a proposer gets wrong about who lives costs one vote.  A voter accepts nothing else.
 
     proposer                    voters of g and of the value
     RegisterPrepare(r)  ->      promise r, tell what was accepted

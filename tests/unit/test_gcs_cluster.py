@@ -17,6 +17,7 @@ from zray.gcs.disk import Disk, log_name
 from zray.gcs.membership import FAST_S, NODE_TIMEOUT_S, SUSPECT_S
 from zray.gcs.persistence import LAYOUT_NAME
 from zray.gcs.register import LEASE_RENEW_S, LEASE_S, PROMISE_S
+from zray.gcs.requests import RETRY_S, STUCK_RETRIES
 from zray.gcs.service import GcsService
 from zray.gcs.sharding import SHARDS, shard_of
 from zray.gcs.state import CorruptSnapshot
@@ -278,6 +279,32 @@ def test_a_minority_that_is_cut_off_declares_nobody_dead_and_writes_nothing():
     bench.services.update(others)
     bench.settle()
     assert call.done and read.done
+
+
+def test_a_minority_says_which_voters_are_missing():
+    bench = Bench(4)
+    first, second, third, fourth = bench.services.values()
+    assert {first.trouble(), fourth.trouble()} == {""}
+    missing = [name for name in first.config.voters if name != first.incarnation]
+    bench.stopped.update(missing)
+    bench.wait(SUSPECT_S + 0.1)
+    for name in missing:
+        assert f"no majority: {missing[0].hex()[:8]}" in first.trouble() and name.hex()[:8] in first.trouble()
+    assert "of its 3 voters 2 must" in first.trouble()
+    fourth.client.kv_put(b"k", b"v")  # it is no voter and listens to nobody, but is not answered
+    bench.wait(2 * STUCK_RETRIES * RETRY_S)
+    assert "requests without an answer" in fourth.trouble() and first.incarnation.hex()[:8] in fourth.trouble()
+    bench.stopped.clear()
+    bench.settle()
+    assert {first.trouble(), fourth.trouble()} == {""}
+
+
+def test_without_its_only_voter_the_second_node_says_so_at_once():
+    bench = Bench(2)
+    first, second = bench.services.values()
+    bench.kill(first.incarnation)
+    assert f"no majority: {first.incarnation.hex()[:8]}" in second.trouble()
+    assert "of its 1 voter 1 must" in second.trouble() and "start the cluster anew" in second.trouble()
 
 
 def test_a_cluster_of_two_survives_its_second_node_only():

@@ -208,6 +208,10 @@ class GcsClient(TypedTables):
         """Whether requests, or watches after a change of a chain, wait for answers."""
         return self._watches.busy or any(requests.busy for requests in self.shards)
 
+    def waiting(self) -> list[int]:
+        """Shards that have left a request without an answer for long."""
+        return [requests.shard for requests in self.shards if requests.stuck]
+
     def open_calls(self) -> list[Call]:
         """Requests that were sent and not answered."""
         return [call for requests in self.shards for call in requests.open.values()]

@@ -142,6 +142,11 @@ class Control:
         out = {*self.membership.silent(self.config, now), *self.membership.gone}
         return next(voter for voter in self.config.voters if voter == self.me or voter not in out) == self.me
 
+    def missing_voters(self, now: float) -> list[bytes]:
+        """Voters that I take for ended or, being a voter, have not heard of for a short while."""
+        silent = self.membership.silent(self.config, now) if self.is_voter else ()
+        return [voter for voter in self.config.voters if voter in self.membership.gone or voter in silent]
+
     # ------------------------------------------------------------ events
 
     def on_message(self, peer: bytes, message: Any, now: float) -> Out:

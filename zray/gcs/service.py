@@ -20,19 +20,20 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from zray import ids
-from zray.gcs.admission import Admission, parse_row, with_state
+from zray.gcs.admission import Admission, described, parse_row, with_state
 from zray.gcs.chain import ChainReplica, Out, UnsafeConfig
 from zray.gcs.client import RETRY_S, Call, GcsClient
 from zray.gcs.coalesce import Coalescer
-from zray.gcs.config import ChainConfig, ClusterConfig
+from zray.gcs.config import ChainConfig, ClusterConfig, majority
 from zray.gcs.control import ALIVE, DEAD, DRAINING, FENCED, LEFT, Control, Host, NodeRow, Report
 from zray.gcs.membership import NODE_TIMEOUT_S
 from zray.gcs.persistence import Replicas
 from zray.gcs.proxy import Proxy
+from zray.gcs.requests import STUCK_RETRIES
 from zray.gcs.sharding import SHARDS
 from zray.gcs.state import ReplicatedState
 from zray.gcs.tables import NODES, Change
@@ -156,6 +157,27 @@ class GcsService(Host):
     def hints(self) -> list:
         """What a node that joins gives to its own service to find the control store."""
         return [self.config.pack()]
+
+    def trouble(self) -> str:
+        """What keeps the control store from answering, and what to do about it; '' when nothing is known to."""
+        voters, missing = self.config.voters, self.control.missing_voters(self._now())
+        if not majority(voters, set(voters).difference(missing)):
+            return (f"the control store has no majority: {self._called(missing)} did not answer, and of its "
+                    f"{len(voters)} voter{'s' if len(voters) > 1 else ''} {len(voters) // 2 + 1} must: until then no "
+                    "actor is created, no name is claimed, nobody joins. Let those nodes go on, or reach this one "
+                    "again; if their processes have ended, stop the others and start the cluster anew")
+        waiting = self.client.waiting()
+        if not waiting:
+            return ""
+        members = dict.fromkeys(name for shard in waiting for name in self.config.chains[shard].members)
+        return (f"the control store has left requests without an answer for {STUCK_RETRIES * RETRY_S:g} s or more, of "
+                f"shard(s) {', '.join(map(str, waiting))}, which are on {self._called(members)}; its voters are "
+                f"{self._called(voters)}, of whom {len(voters) // 2 + 1} must reach each other")
+
+    def _called(self, nodes: Iterable[bytes]) -> str:
+        """Nodes as people know them."""
+        rows = {key[len(NODES):][:ids.INCARNATION_SIZE]: value for key, value in self._node_rows.items()}
+        return ", ".join(described(node, rows.get(node)) for node in nodes)
 
     def admit(self, row: dict[str, Any], then: Callable[[str, int], None]) -> None:
         """Take a node into the cluster; ``then(refused, ordinal)``, where refused is '' or says why not.

@@ -171,7 +171,8 @@ class Daemon:
 
     def _gcs_report(self) -> dict[str, Any]:
         config = self.gcs.config
-        return {"generation": config.generation, "voters": list(config.voters), "chains": [
+        return {"generation": config.generation, "voters": list(config.voters), "trouble": self.gcs.trouble(),
+                "chains": [
             {"shard": shard, "epoch": chain.epoch, "members": list(chain.members), "joining": chain.joining}
             for shard, chain in enumerate(config.chains)]}
 

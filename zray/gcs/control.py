@@ -81,6 +81,10 @@ class Host:
         """Set the node's row to "dead", if it still is what it was (asked for again until the row says so)."""
         raise NotImplementedError
 
+    def condemned(self) -> set[bytes]:
+        """Nodes whose rows are about to say "dead": what they say meanwhile does not count."""
+        raise NotImplementedError
+
     def fenced(self, reason: str) -> None:
         """Others have declared this node dead."""
         raise NotImplementedError
@@ -289,7 +293,7 @@ class Control:
         ended = {name for name, row in self.rows.items() if row.state in (DEAD, LEFT)}
         # The rows come through a tail, which may be the one that leaves and answers no more.
         leaving = {name for name, row in self.rows.items() if row.state == DRAINING} | self.released
-        lost = self.membership.agreed_lost(self.config, now) | gone | ended
+        lost = self.membership.agreed_lost(self.config, now) | gone | ended | self.host.condemned()
         failed = self.membership.agreed_silent(self.config, now) | lost
         living = {name: row.ordinal for name, row in self.rows.items()
                   if row.state == ALIVE and name not in failed | leaving}

@@ -107,7 +107,8 @@ class GcsService(Host):
         self._ticked_at = -math.inf
         self._node_rows: dict[bytes, bytes] = {}  # key -> value of the nodes table
         self._ended: dict[bytes, str] = {}  # nodes declared dead
-        self._burying: set[bytes] = set()
+        self._burying: set[bytes] = set()  # nodes whose rows are being changed
+        self._condemned: set[bytes] = set()  # nodes that this one has made "dead" or is about to, until the rows say so
         self._leave: Callable[[], None] | None = None
         self._leave_reason = ""
 
@@ -407,6 +408,9 @@ class GcsService(Host):
     def declare_dead(self, node: bytes, reason: str) -> None:
         self._set_state(node, DEAD, reason)
 
+    def condemned(self) -> set[bytes]:
+        return self._condemned
+
     def fenced(self, reason: str) -> None:
         if not self.fenced_because:
             self.fenced_because = reason or "declared dead"
@@ -428,6 +432,7 @@ class GcsService(Host):
             if row is not None:
                 rows[node] = row
         self._ended = {node: "declared dead" for node, row in rows.items() if row.state == DEAD}
+        self._condemned -= self._ended.keys()
         if self.incarnation in self._ended:
             self.fenced(self._ended[self.incarnation])
             return
@@ -443,9 +448,13 @@ class GcsService(Host):
 
         def done(call: Call) -> None:
             self._burying.discard(node)
+            if call.error or not call.value[0]:
+                self._condemned.discard(node)
             self._emit(self._go_on_leaving())  # the news of the row may have come before this answer
 
         self._burying.add(node)
+        if state == DEAD:
+            self._condemned.add(node)
         self.client.compare_and_set(key, value, with_state(value, state, reason), done)
 
     def _go_on_leaving(self) -> Out:

@@ -87,6 +87,31 @@ def test_a_stopped_node_is_declared_dead_and_ends_itself_when_it_goes_on(grow):
         ray.get(actor.add.remote(), timeout=10)
 
 
+def test_without_a_majority_errors_name_the_voters_that_are_missing(grow):
+    cluster = grow({"num_cpus": 1}, {"num_cpus": 1}, {"num_cpus": 1})
+    nodes = cluster.list_all_nodes()
+    until(lambda: replicated(nodes[0], 3, 3))
+
+    @ray.remote
+    class Actor:
+        def method(self):
+            return 1
+
+    for node in nodes[1:]:
+        os.kill(node.pid, signal.SIGSTOP)
+    try:
+        until(lambda: ask(nodes[0], "gcs")["trouble"])
+        actor = Actor.remote()
+        with pytest.raises(ray.exceptions.GetTimeoutError) as raised:
+            ray.get(actor.method.remote(), timeout=2)
+        for node in nodes[1:]:
+            assert "no majority" in str(raised.value) and node.node_id[:8] in str(raised.value)
+    finally:
+        for node in nodes[1:]:
+            os.kill(node.pid, signal.SIGCONT)
+    assert ray.get(actor.method.remote(), timeout=30) == 1
+
+
 def test_without_authentication_a_stopped_node_is_fenced_as_well(grow):
     cluster = grow({"num_cpus": 1, "insecure": True, "_system_config": {"node_timeout_s": 0.6}},
                    {"num_cpus": 1, "insecure": True, "resources": {"x": 1}})

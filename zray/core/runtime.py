@@ -371,6 +371,23 @@ class Runtime:
 
     def request(self, make: Callable[[int], Any], timeout: float = REQUEST_TIMEOUT_S) -> Any:
         """Send ``make(request number)`` to the node and wait for its answer."""
+        answer = self._answer(make, timeout)
+        if answer is None:
+            why = self.store_trouble()
+            raise errors.GetTimeoutError(f"no answer within {timeout:g} s: {why}" if why else
+                                         f"the node daemon did not answer within {timeout:g} s")
+        return answer
+
+    def store_trouble(self, timeout: float = EXPLAIN_S) -> str:
+        """What the node says that keeps the control store from answering; '' when it says nothing."""
+        try:
+            answer = self._answer(lambda n: m.NodeQuery(n, "gcs", {}), timeout)
+        except errors.LocalRayletDiedError:
+            return ""
+        return str(answer.answer.get("trouble", "")) if answer is not None else ""
+
+    def _answer(self, make: Callable[[int], Any], timeout: float) -> Any:
+        """The answer of the node, None when there is none in time."""
         if self.submitter.lost is not None:
             raise errors.LocalRayletDiedError("the node daemon of this process ended")
         reply = Reply()
@@ -384,10 +401,8 @@ class Runtime:
         finally:
             with self.loop.lock:
                 self._requests.pop(number, None)
-        if reply.message is None:
-            if arrived:
-                raise errors.LocalRayletDiedError("the node daemon ended before it answered")
-            raise errors.GetTimeoutError(f"the node daemon did not answer within {timeout:g} s")
+        if reply.message is None and arrived:
+            raise errors.LocalRayletDiedError("the node daemon ended before it answered")
         return reply.message
 
     def ask_why(self, peer: bytes, what: bytes, deadline: float) -> str:
@@ -474,7 +489,8 @@ class Runtime:
         record = ref._record
         if record.value is not None:
             return f"{ref!r}: it is ready"
-        return explain_records(self, [record], EXPLAIN_S)
+        trouble = self.store_trouble()
+        return explain_records(self, [record], EXPLAIN_S) + (f"\n{trouble}" if trouble else "")
 
     # ------------------------------------------------------------ the end
 

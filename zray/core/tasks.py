@@ -85,7 +85,7 @@ class Tasks:
         self.loop.wait(reply, time.monotonic() + REQUEST_TIMEOUT_S)
         call = reply.message
         if call is None or call.error:
-            why = "did not answer" if call is None else call.error
+            why = (self.rt.store_trouble() or "did not answer") if call is None else call.error
             raise errors.RaySystemError(f"function {key.hex()} could not be read: the control store {why}")
         return call.value if call.value is not None else self._await_function(key, name)
 

@@ -89,7 +89,6 @@ class Daemon:
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.stopping = ""
         self._leaving: Leaving | None = None
-        self._stirred = False
         self.now = time.monotonic()
         self.watcher = Watcher()
         self.processes = Processes(self.watcher)
@@ -124,6 +123,7 @@ class Daemon:
         self._shell_handlers = {**self.store.handlers, **self.gcs.handlers}
         self._doomed: set[bytes] = set()  # to be killed as soon as they have a process
         self._log_at: float | None = None  # when to read the logs that were written to
+        self._due: float | None = None  # the first deadline when the turn began
         self._spawns: list[dict[str, Any]] = []
         self._perform_by_type: dict[type, Callable[[Any], None]] = {
             Send: self._perform_send, Spawn: self._perform_spawn, Kill: self._perform_kill, Watch: self._perform_watch,
@@ -171,7 +171,8 @@ class Daemon:
 
     def _gcs_report(self) -> dict[str, Any]:
         config = self.gcs.config
-        return {"generation": config.generation, "voters": list(config.voters), "chains": [
+        return {"generation": config.generation, "voters": list(config.voters), "trouble": self.gcs.trouble(),
+                "chains": [
             {"shard": shard, "epoch": chain.epoch, "members": list(chain.members), "joining": chain.joining}
             for shard, chain in enumerate(config.chains)]}
 
@@ -216,9 +217,12 @@ class Daemon:
         self.mesh.drain(self._deliver)
         self.watcher.run()
         self.gcs.flush()
-        self._timers(time.monotonic())
-        if self._stirred:  # the control store may have answered the machine
-            self._stirred = False
+        if self._due is not None and self._due <= time.monotonic():  # what this turn makes due is for the next
+            self._timers(time.monotonic())
+        if self._leaving is not None:
+            self._leaving.step(time.monotonic())
+        if self.gcs.told:  # the control store may have answered the machine
+            self.gcs.told = False
             self.machine.settle(time.monotonic())
         self._perform()
         self.gcs.flush()
@@ -230,7 +234,6 @@ class Daemon:
         handler = self._shell_handlers.get(code)
         if handler is not None:
             handler(peer, message)
-            self._stirred = self._stirred or code in self.gcs.handlers
         else:
             self.machine.handle(peer, code, message, self.now)
 
@@ -253,8 +256,10 @@ class Daemon:
             times.append(self.member.next_deadline())
         if self._leaving is not None:
             times.append(self._leaving.next_deadline())
-        first = min((when for when in times if when is not None), default=None)
-        return None if first is None else max(0.0, first - time.monotonic())
+        self._due = min((when for when in times if when is not None), default=None)
+        if self.gcs.told:  # at the end of the turn, when something was on disk
+            return 0.0
+        return None if self._due is None else max(0.0, self._due - time.monotonic())
 
     def _timers(self, now: float) -> None:
         if (when := self.machine.next_deadline()) is not None and when <= now:
@@ -265,11 +270,8 @@ class Daemon:
             self.mesh.tick(now)
         if (when := self.gcs.next_deadline()) is not None and when <= time.monotonic():  # it names no time that is past
             self.gcs.tick(time.monotonic())
-            self._stirred = True
         if self.member is not None and (when := self.member.next_deadline()) is not None and when <= now:
             self.member.tick(now)
-        if self._leaving is not None:
-            self._leaving.step(now)
         if self._log_at is not None and self._log_at <= now:
             self._read_logs(now)
 

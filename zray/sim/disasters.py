@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from zray.gcs.config import majority
 from zray.ids import same_node
 from zray.sim.plan import NODE_TIMEOUT_S
 
@@ -75,15 +76,14 @@ class Disasters:
         if node.incarnation not in well or len(well) < 2:
             return False
         config = self._config(serving)
-        if what == "reset" or node.incarnation not in config.involved():
+        if what == "reset" or node.incarnation not in config.involved:
             return True
-        if not config.involved() <= well:
+        if not config.involved <= well:
             return False
         if what in ("leave", "part"):
             return True
         rest = well - {node.incarnation}
-        voters = sum(voter in rest for voter in config.voters)
-        return 2 * voters > len(config.voters) and all(
+        return majority(config.voters, rest) and all(
             any(name in rest and (replica := self.cluster.nodes[name].gcs.replicas.get(shard)) is not None
                 and replica.established for name in chain.members)
             for shard, chain in enumerate(config.chains))

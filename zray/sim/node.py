@@ -9,6 +9,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from zray import messages as m
+from zray.gcs.control import FENCED
 from zray.gcs.service import GcsService
 from zray.gcs.tables import NODES
 from zray.ids import INCARNATION_SIZE, NODE_SIZE, node_of
@@ -70,6 +71,7 @@ class SimMember(Member):
         self.known = []
         self.clock = lambda: node.net.now
         self._ask_rows_at = None
+        self._admitting = {}
         self.leavers = set()
         self.ended_nodes = set()
 
@@ -149,10 +151,11 @@ class SimNode(Process):
                                  list(m.FEATURES)))
 
     def _joining(self, peer: bytes, code: int, message: Any) -> None:
-        if code != m.NodeJoined.CODE:
+        fenced = code == m.NodeStanding.CODE and message.node == self.incarnation and message.standing == FENCED
+        if code != m.NodeJoined.CODE and not fenced:
             self._early.append((peer, code, message))
-        elif message.refused:
-            self.refused = message.refused
+        elif fenced or message.refused:
+            self.refused = message.reason if fenced else message.refused
             self.cluster.end_node(self, "its process ends")
         else:
             self.mesh.disconnect(peer)

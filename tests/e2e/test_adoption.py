@@ -51,8 +51,8 @@ class Keeper:
     def give(self):
         return list(self.kept)
 
-    def drop(self):
-        self.kept = []
+    def knows(self):
+        return all(ref._record.value is not None for ref in self.kept)
 
 
 @ray.remote
@@ -145,6 +145,7 @@ def test_the_next_adopter_dies_too(cluster):
     ray.get(keeper.keep.remote(refs))
     keeper_only = ray.get(maker.large.remote(2.0))
     ray.get(keeper.keep.remote(keeper_only))
+    until(lambda: ray.get(keeper.knows.remote()), "the owner tells of what is kept beyond the call")
     [record] = [ref._record for ref in keeper_only]
     del keeper_only
     kill_9(maker)

@@ -90,6 +90,7 @@ class AdoptionMachine(RuleBasedStateMachine):
         self.adoptions: dict[bytes, Adoption] = {}
         self.known_gone: dict[bytes, set[bytes]] = {p: set() for p in PROCESSES}
         self.notices: dict[bytes, deque] = {p: deque() for p in PROCESSES}  # deaths to hear of
+        self.lent: dict[tuple[bytes, bytes], list] = {}  # (caller, worker): what unfinished tasks pin
         self.held: list[tuple[bytes, object]] = []  # (process, record): the ObjectRefs that exist
         self.made = 0
         for p in PROCESSES:
@@ -200,6 +201,16 @@ class AdoptionMachine(RuleBasedStateMachine):
             refs.telling.carried([triple], [record], 1000)
             refs.net.send(receiver, ("carry", [triple], token))
 
+    @precondition(lambda self: self.held)
+    @rule(data=st.data(), worker=st.sampled_from(PROCESSES), keep=st.booleans())
+    def lend(self, data, worker, keep):
+        """An argument of a task; the task may keep the reference."""
+        caller, record = self.pick(data)
+        if worker != caller and worker not in self.known_gone[caller]:
+            record.refs += 1
+            self.lent[caller, worker] = [*self.lent.get((caller, worker), ()), record]
+            Net(self, caller).send(worker, ("run", [record.oid, record.owner or caller, ""], keep))
+
     # ------------------------------------------------------------ what happens around them
 
     @precondition(lambda self: len(self.processes) > 1 and self.made > 1)
@@ -244,6 +255,7 @@ class AdoptionMachine(RuleBasedStateMachine):
             self.processes[where].on_process_gone(process, certain=certain)
             if certain:
                 self.channels.pop((process, where), None)
+                self.processes[where].unpin_all(self.lent.pop((where, process), ()))
                 self.known_gone[where].add(process)
         if type(where) is bytes and where in self.processes:
             self.turn(where)
@@ -253,7 +265,17 @@ class AdoptionMachine(RuleBasedStateMachine):
         if source in self.known_gone[target]:
             return
         refs = self.processes[target]
-        if type(message) is tuple:
+        if type(message) is tuple and message[0] == "run":
+            arrived = refs.restore(*message[1], lent=True)
+            if message[2]:
+                self.held.append((target, arrived))
+            else:
+                refs.unpin(arrived)
+            refs.net.send(source, ("done", refs.still_held([arrived])))
+        elif type(message) is tuple and message[0] == "done":
+            refs.announce(source, message[1])
+            refs.unpin(self.lent[target, source].pop(0))
+        elif type(message) is tuple:
             self.held += [(target, record) for record in refs.receive_carrying(source, message[1], message[2])]
         else:
             {m.HoldAdd: refs.on_hold_add, m.HoldAck: refs.on_hold_ack, m.HoldDrop: refs.on_hold_drop,

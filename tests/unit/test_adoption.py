@@ -10,8 +10,8 @@ import pytest
 
 from zray import messages as m
 from zray.gcs.requests import Call
-from zray.owner.adoption import CLAIM_AGAIN_S, CLAIMS_MAX, GRACE_S, LOOK_AGAIN_S, Adoption
-from zray.owner.references import References
+from zray.owner.adoption import CLAIM_AGAIN_S, CLAIMS_MAX, GRACE_S, LOOK_AGAIN_S, MOVES_MAX, Adoption
+from zray.owner.references import LENT, References
 from zray.owner.telling import CARRIED_MAX, Telling
 
 ME, OWNER, OTHER, THIRD = b"me".ljust(8), b"owner".ljust(8), b"other".ljust(8), b"third".ljust(8)
@@ -191,7 +191,38 @@ def test_a_result_takes_values_along_up_to_a_bound(process):
     assert [triple[3:] for triple in triples] == [[b"x" * 60], [], [STORED], []]
 
 
+def test_a_reference_lent_to_a_task_is_not_told_of_before_it_is_kept_beyond_its_end(process):
+    process.refs.complete(process.refs.own(OID), b"value")
+    process.refs.on_hold_add(OTHER, holds(OID, 1, LENT))
+    process.turn()
+    assert process.net.take(m.Resolved) == []
+    process.refs.on_hold_add(OTHER, holds(OID, 1))
+    process.turn()
+    assert process.net.take(m.Resolved) == [(OTHER, m.Resolved([OID, b"value"]))]
+
+
 # ---------------------------------------------------------------- holders
+
+def test_an_argument_that_is_kept_registers_again_once_and_one_that_is_dropped_does_not(process):
+    kept = process.refs.restore(OID, OWNER, "ipc://owner", lent=True)
+    dropped = process.refs.restore(INNER, OWNER, "ipc://owner", lent=True)
+    process.turn()
+    assert process.net.take(m.HoldAdd) == [(OWNER, m.HoldAdd([[OID, 1, LENT], [INNER, 2, LENT]], ME, []))]
+    process.refs.unpin(dropped)
+    for _ in range(2):
+        assert process.refs.still_held([kept, dropped]) == [[OID, 1]]
+    process.turn()
+    assert process.net.take(m.HoldAdd) == [(OWNER, m.HoldAdd([[OID, 1]], ME, []))]
+
+
+def test_a_lent_reference_that_comes_again_in_a_result_registers_again(process):
+    process.refs.restore(OID, OWNER, "ipc://owner", lent=True)
+    process.turn()
+    process.net.sent.clear()
+    process.refs.receive_carrying(OTHER, [[OID, OWNER, "ipc://owner"]], 0)
+    process.turn()
+    assert process.net.take(m.HoldAdd) == [(OWNER, m.HoldAdd([[OID, 1]], ME, []))]
+
 
 def test_a_value_that_comes_with_the_reference_is_not_asked_for(process):
     [record] = process.refs.receive_carrying(OWNER, [[OID, OWNER, "ipc://owner", b"value"]], 5)
@@ -255,7 +286,7 @@ def test_what_was_inside_the_value_stays_held_by_the_adopter_and_goes_with_it(pr
     assert not process.refs.borrowed and not process.refs.owned
 
 
-def test_who_loses_the_claim_holds_it_with_the_winner_and_so_do_those_who_came_meanwhile(process):
+def test_who_loses_the_claim_holds_it_with_the_winner_and_those_who_came_meanwhile_look_again(process):
     record = process.borrow(STORED)
     process.owners.waiting = []
     process.owner_dies()
@@ -265,8 +296,21 @@ def test_who_loses_the_claim_holds_it_with_the_winner_and_so_do_those_who_came_m
     process.owners.waiting.pop()()
     process.turn()
     assert record.owner == OTHER and OID not in process.refs.owned and not process.freed
-    assert process.net.take(m.HoldAdd) == [(OTHER, m.HoldAdd([[OID, 9]], THIRD, [])),
-                                           (OTHER, m.HoldAdd([[OID, 1, 1]], ME, []))]
+    assert process.net.take(m.HoldAdd) == [(OTHER, m.HoldAdd([[OID, 1, 1]], ME, []))]
+    assert process.net.take(m.HoldAck) == [(THIRD, m.HoldAck([], [OID]))]
+
+
+def test_a_hold_that_somebody_else_announces_to_an_adopter_counts_for_a_while(process):
+    record = process.borrow(STORED)
+    process.owner_dies()
+    process.refs.unpin(record)
+    process.turn(GRACE_S - 1)
+    process.refs.on_hold_add(THIRD, m.HoldAdd([[OID, 1]], OTHER, []))
+    process.refs.announce(OTHER, [[OID, 1]])
+    process.turn(GRACE_S - 1)
+    assert not process.freed
+    process.turn(1)
+    assert process.freed == [OID] and not process.refs.held_by
 
 
 def test_a_reference_without_the_value_finds_the_adopter_and_asks_it(process):
@@ -331,7 +375,21 @@ def test_who_comes_after_the_adopter_has_freed_it_adopts_with_the_value_and_is_l
     process.owners.rows.clear()
     process.turn(LOOK_AGAIN_S[0])
     assert here.owner == ME and OID in process.owners.rows
+    process.turn(LOOK_AGAIN_S[1])
+    process.turn(LOOK_AGAIN_S[2])
+    process.turn(LOOK_AGAIN_S[3])
     assert nothing.value[:2] == [m.FAILED, "owner_died"]
+
+
+def test_a_row_that_its_writer_does_not_stand_by_is_not_followed_for_ever(process):
+    process.owners.name(OID, OTHER)
+    record = process.borrow()
+    process.owner_dies()
+    for _ in range(MOVES_MAX):
+        assert record.owner == OTHER and record.value is None
+        process.refs.on_hold_ack(OTHER, m.HoldAck([[OID, 1]], [OID]))
+        process.turn(LOOK_AGAIN_S[-1])
+    assert record.value[:2] == [m.FAILED, "owner_died"] and not process.adoption.busy
 
 
 def test_a_control_store_that_refuses_is_asked_again_for_a_while_and_what_is_here_stays_readable(process):

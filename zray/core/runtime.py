@@ -443,7 +443,7 @@ class Runtime:
 
     def restore_ref(self, oid: bytes, owner: bytes, endpoint: str) -> ObjectRef:
         with self.loop.lock:
-            record = self.refs.restore(oid, owner, endpoint, self.context.inside)
+            record = self.refs.restore(oid, owner, endpoint, self.context.inside, lent=serialization.registering())
             return ObjectRef(oid, record)
 
     # ------------------------------------------------------------ for the executor

@@ -9,10 +9,10 @@ from zray.messages.base import Message, message
 class HoldAdd(Message):
     """Holder (or a sender on its behalf) -> owner: ``holder`` holds these objects; n orders adds and drops.
 
-    A third item in a hold: the value is here already, do not tell it.
+    A third item in a hold: 1, the value is here already, do not tell it; 2, an argument's, do not tell it yet.
     """
 
-    holds: list  # [[oid, n], ...] or [oid, n, 1]
+    holds: list  # [[oid, n], ...] or [oid, n, 1 | 2]
     holder: bytes
     transit: list  # transit tokens this clears, [] for none
 

@@ -19,6 +19,9 @@ The adopter keeps the object for GRACE_S at least, until the other holders, who 
 registered; from then on as long as it has holders, and when it frees the object it takes the row away.  A holder that
 comes later still and has the value finds no row, and adopts it in its turn.
 
+A hold that somebody else announces counts for GRACE_S only: the holder may have dropped it since, and have told the
+dead owner so.  If not, it registers itself.
+
 In "Ownership: A Distributed Futures System for Fine-Grained Tasks" (Wang et al., NSDI 2021) an object shares the fate
 of its owner; here only one does that nobody else has the value of.
 """
@@ -32,12 +35,13 @@ from typing import Any, Protocol
 
 import msgpack
 
-from zray.messages import FAILED, HoldAdd
+from zray.messages import FAILED, HoldAck
 from zray.owner.lineage import is_stored
 from zray.owner.records import Borrowed, Entry
 from zray.owner.references import References
 
 LOOK_AGAIN_S = (0.1, 0.3, 0.6, 1.0)  # nodes hear of a process's death within milliseconds, of a node's within a second
+MOVES_MAX = 3  # adopters that have freed it when we come, before an object without a value here is given up
 CLAIM_AGAIN_S = 1.0  # the control store could not do it
 CLAIMS_MAX = 10  # of one object that it could not do
 GRACE_S = 5.0
@@ -84,6 +88,8 @@ class Adoption:
         self._under_way = 0
         self._count = 0
         refs.orphaned = refs.suspected = self.orphaned
+        refs.is_adopted = self._announced
+        refs.adopted = self.adopted
 
     @property
     def busy(self) -> bool:
@@ -101,7 +107,7 @@ class Adoption:
         if not record.moved or self.refs.is_gone(record.owner):
             orphan = self.orphans[record.oid] = Orphan(record)
             self._todo.append(orphan)
-        elif _is_value(record.value):  # its adopter has freed it, and is taking the row away
+        elif _is_value(record.value) or record.moved < MOVES_MAX:  # its adopter freed it, and is taking the row away
             orphan = self.orphans[record.oid] = Orphan(record)
             self._later(orphan, LOOK_AGAIN_S[min(record.moved, len(LOOK_AGAIN_S)) - 1])
         else:
@@ -187,7 +193,7 @@ class Adoption:
         if owner != self.refs.me and not self.refs.is_gone(owner):
             if self.refs.borrowed.get(record.oid) is record:
                 self.refs.move(record, owner, endpoint)
-            self._close(orphan, owner)
+            self._close(orphan)
         elif not self._matters(record):
             self._close(orphan)
         elif _is_value(record.value):
@@ -237,16 +243,24 @@ class Adoption:
         if record.value is None:
             self.refs.complete(record, entry.value)
 
-    def _close(self, orphan: Orphan, owner: bytes = b"") -> None:
-        """Nothing more is done for it.  An entry that did not become the owner goes, its holders to ``owner``."""
+    def _announced(self, entry: Entry) -> bool:
+        """Whether an entry is here by adoption; it is kept for a while, in which the holder registers itself."""
+        if entry.oid in self.adopted:
+            entry.refs += 1
+            self._grace.append((self.clock() + GRACE_S, entry))
+            return True
+        orphan = self.orphans.get(entry.oid)
+        return orphan is not None and orphan.entry is entry
+
+    def _close(self, orphan: Orphan) -> None:
+        """Nothing more is done for it.  An entry that did not become the owner goes; its holders look again."""
         oid = orphan.record.oid
         del self.orphans[oid]
         entry, orphan.entry = orphan.entry, None
         if entry is None:
             return
-        for holder, n in (entry.holders or {}).items() if owner else ():
-            if holder != owner:
-                self.refs.net.send(owner, HoldAdd([[oid, n]], holder, []))
+        for holder in entry.holders or ():
+            self.refs.net.send(holder, HoldAck([], [oid]))
         self.refs.disown(entry, free=entry.value is not orphan.value)  # else it is the object's own place in the store
 
     def _freed(self, oid: bytes) -> None:

@@ -247,8 +247,9 @@ class Reconstruction:
         entry.task = task
         contained, entry.contained = entry.contained, None
         self.refs.unsettled.add(entry.oid)
-        if entry.holders and self.refs.telling is not None:
-            self.refs.telling.when_ready(entry)
+        if self.refs.telling is not None:
+            for holder in entry.holders or ():
+                self.refs.telling.held(entry, holder)
         self.refs.free_stored(entry.oid, value, True)
         return contained or []
 

@@ -29,7 +29,9 @@ KEPT_BYTES_MAX = 64 * 1024 * 1024
 GONE_MAX = 8192  # incarnations remembered as ended; messages about one arrive within seconds of its end
 
 
-KNOWN = 1  # third in a hold of a HoldAdd: the holder has the value, or has learned where it is
+# Third in a hold of a HoldAdd: the holder has the value, or has learned where it is; or it got the reference as an
+# argument, which mostly ends with the task.
+KNOWN, LENT = 1, 2
 
 
 class References:
@@ -61,6 +63,8 @@ class References:
         # Called for a borrowed object whose owner has died, or whose connection to us has closed while it was pending.
         self.orphaned: Callable[[Borrowed], None] = self.owner_died
         self.suspected: Callable[[Borrowed], None] = self.owner_died
+        # Whether an entry is not ours from the beginning, so that holders must register themselves.
+        self.is_adopted: Callable[[Entry], bool] = lambda entry: False
         self._holds = 0
         self._tokens = 0
         self._adds: dict[bytes, list[list[Any]]] = {}
@@ -215,11 +219,11 @@ class References:
 
     # ------------------------------------------------------------ references from elsewhere
 
-    def restore(self, oid: bytes, owner: bytes, endpoint: str, inside: Record | None = None, value: Value = None
-                ) -> Record:
+    def restore(self, oid: bytes, owner: bytes, endpoint: str, inside: Record | None = None, value: Value = None,
+                *, lent: bool = False) -> Record:
         """The record of a reference that arrived in a pickle, its count raised by one.
 
-        ``value``: came along with it, see zray.owner.telling.
+        ``value``: came along with it, see zray.owner.telling.  ``lent``: it is an argument, or inside one.
         """
         if owner == self.me:
             ours: Record | None = self.owned.get(oid) or self.borrowed.get(oid)
@@ -234,6 +238,7 @@ class References:
             self._holds += 1
             record = self.borrowed[oid] = Borrowed(oid, owner, endpoint, self._holds)
             record.refs = 1
+            record.lent = lent
             if value is not None and self._keep(record, value):
                 record.value = value
             if self.is_gone(owner):
@@ -242,7 +247,8 @@ class References:
                 return record
             self.net.connect(owner, endpoint)
             self._adds.setdefault(owner, []).append(
-                [oid, record.n] if record.value is None else [oid, record.n, KNOWN])
+                [oid, record.n, KNOWN] if record.value is not None else [oid, record.n, LENT] if lent else
+                [oid, record.n])
             if inside is not None and inside.owner != owner:
                 inside.refs += 1
                 record.keepalive = [inside]
@@ -250,7 +256,15 @@ class References:
         record.refs += 1
         if value is not None and record.value is None and self._keep(record, value):
             self.complete(record, value)
+        if record.lent and not lent:
+            self._stays(record)
         return record
+
+    def _stays(self, record: Borrowed) -> None:
+        """A reference that was lent is kept: from now on its owner should tell of it."""
+        record.lent = False
+        if record.value is None and record.owner != self.me and not self.is_gone(record.owner):
+            self._adds.setdefault(record.owner, []).append([record.oid, record.n])
 
     def _keep(self, record: Borrowed, value: Value) -> bool:
         """Whether there is room for a value that came unasked."""
@@ -265,7 +279,7 @@ class References:
         """Another process owns this borrowed object now: hold it there."""
         record.owner, record.endpoint = owner, endpoint
         record.moved += 1
-        record.confirmed = record.asked = False
+        record.confirmed = record.asked = record.lent = False
         self.net.connect(owner, endpoint)
         self._adds.setdefault(owner, []).append([record.oid, record.n] if record.value is None else
                                                 [record.oid, record.n, KNOWN])
@@ -325,7 +339,8 @@ class References:
             holder = others[0] if others else worker
             entry = self.owned.get(oid)
             if entry is not None:
-                self._add_hold(entry, holder, n)
+                if not self.is_adopted(entry):
+                    self._add_hold(entry, holder, n)
                 continue
             record = self.borrowed.get(oid)
             if record is not None and not self.is_gone(holder):
@@ -347,6 +362,8 @@ class References:
             if type(record) is Borrowed:
                 if record.refs > 0:
                     held.append([record.oid, record.n])
+                    if record.lent:
+                        self._stays(record)
                 held += [[record.oid, n, holder] for holder, n in (record.passed or {}).items()]
         return held
 
@@ -354,16 +371,18 @@ class References:
 
     def on_hold_add(self, peer: bytes, message: HoldAdd) -> None:
         missing = []
-        telling = self.telling if message.holder == peer else None
-        for oid, n, *known in message.holds:
+        holder = message.holder
+        for oid, n, *how in message.holds:
             entry = self.owned.get(oid)
             if entry is None:
                 missing.append(oid)
                 continue
-            self._add_hold(entry, message.holder, n)
-            if telling is not None and not known and entry.holders and peer in entry.holders:
-                telling.held(entry, peer)
-        if message.holder == peer:
+            if holder != peer and self.is_adopted(entry):
+                continue
+            self._add_hold(entry, holder, n)
+            if self.telling is not None and holder == peer and not how and entry.holders and peer in entry.holders:
+                self.telling.held(entry, peer)
+        if holder == peer:
             self.net.send(peer, HoldAck(message.holds, missing))
 
     def _add_hold(self, entry: Entry, holder: bytes, n: int) -> None:

@@ -1,7 +1,9 @@
 """What an owner tells the holders of its objects before they ask, so that they have it when it dies.  Pure.
 
     a holder registers (HoldAdd)     the object is ready: its value, at the end of the turn
-                                     pending: on completion, to those who hold it then
+                                     pending: on completion, if it still holds it then
+    ... a reference that it got as   nothing; but it registers again when it keeps the reference beyond its task
+    an argument (LENT)
     a reference travels in a result  the value goes along (``carried``), when it is ready and refers to nothing
 
 A value is an inline one, an error, or an address in the store; the references inside it go along, pinned until the
@@ -35,31 +37,23 @@ class Telling:
         self.me = me
         self.endpoint = endpoint
         self.bytes_max = bytes_max
-        self.peers: set[bytes] = set()  # who has registered itself, so that a message reaches it
         self._due: dict[bytes, dict[bytes, None]] = {}  # holder -> objects to tell of
 
     # ------------------------------------------------------------ events
 
     def held(self, entry: Entry, holder: bytes) -> None:
-        """``holder`` has registered itself, and does not know the value."""
-        self.peers.add(holder)
-        if entry.value is None:
-            self.when_ready(entry)
-        else:
-            self._due.setdefault(holder, {})[entry.oid] = None
-
-    def when_ready(self, entry: Entry) -> None:
-        """Tell its holders when this pending object is ready."""
-        tell = self._ready
+        """``holder`` has registered itself, is to stay, and does not know the value."""
+        if entry.value is not None:
+            self.due(entry, holder)
+            return
         if entry.waiters is None:
-            entry.waiters = [tell]
-        elif entry.waiters[0] != tell:
-            entry.waiters.insert(0, tell)  # at the front, where the next holder finds it
+            entry.waiters = [_Tell(self)]
+        elif type(entry.waiters[0]) is not _Tell:
+            entry.waiters.insert(0, _Tell(self))  # at the front, where the next holder finds it
+        entry.waiters[0].holders.add(holder)  # type: ignore[attr-defined]
 
-    def _ready(self, entry: Entry) -> None:
-        for holder in entry.holders or ():
-            if holder in self.peers:
-                self._due.setdefault(holder, {})[entry.oid] = None
+    def due(self, entry: Entry, holder: bytes) -> None:
+        self._due.setdefault(holder, {})[entry.oid] = None
 
     def told(self, entry: Entry, holder: bytes) -> None:
         """It has asked, and is answered at once."""
@@ -68,7 +62,6 @@ class Telling:
             due.pop(entry.oid, None)
 
     def process_gone(self, process: bytes) -> None:
-        self.peers.discard(process)
         self._due.pop(process, None)
 
     # ------------------------------------------------------------ messages
@@ -122,6 +115,21 @@ class Telling:
             if bytes_max < 0:
                 return
             triple.append(value)
+
+
+class _Tell:
+    """A waiter of a pending object: tells these holders, those of them who still are."""
+
+    __slots__ = ("telling", "holders")
+
+    def __init__(self, telling: Telling):
+        self.telling = telling
+        self.holders: set[bytes] = set()
+
+    def __call__(self, entry: Entry) -> None:
+        for holder in sorted(self.holders):
+            if entry.holders and holder in entry.holders:
+                self.telling.due(entry, holder)
 
 
 def value_bytes(value: Any) -> int:

@@ -266,8 +266,8 @@ class Core(Process):
         """The number of a wire value; no references are made."""
         return msgpack.unpackb(value if type(value) is bytes else value[1])[0]
 
-    def restore(self, oid: bytes, owner: bytes, endpoint: str, inside: Any = None) -> Ref:
-        return Ref(self, self.refs.restore(oid, owner, endpoint, inside))
+    def restore(self, oid: bytes, owner: bytes, endpoint: str, inside: Any = None, *, lent: bool = False) -> Ref:
+        return Ref(self, self.refs.restore(oid, owner, endpoint, inside, lent=lent))
 
     def result(self, value: Any, receiver: bytes) -> Any:
         """The wire value of what a task returns to ``receiver``."""

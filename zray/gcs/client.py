@@ -206,7 +206,10 @@ class GcsClient(TypedTables):
     @property
     def busy(self) -> bool:
         """Whether requests, or watches after a change of a chain, wait for answers."""
-        return self._watches.busy or any(requests.busy for requests in self.shards)
+        for requests in self.shards:  # asked once a turn, so written out
+            if requests.busy:
+                return True
+        return self._watches.busy
 
     def open_calls(self) -> list[Call]:
         """Requests that were sent and not answered."""

@@ -33,6 +33,7 @@ class Cause(IntEnum):
     GROUP_INFEASIBLE = 22
     TRANSFERRING = 30
     RECONSTRUCTING = 31
+    ADOPTION = 32
 
     @property
     def text(self) -> str:
@@ -64,5 +65,6 @@ _TEXT = {
     Cause.GROUP_INFEASIBLE: "no choice of nodes holds its placement group",
     Cause.GROUP_REMOVED: "its placement group was removed",
     Cause.TRANSFERRING: "the object is being brought from another node",
+    Cause.ADOPTION: "its owner has died, and a process is looked for that has its value",
     Cause.RECONSTRUCTING: "it was lost, and its task runs again to make it once more",
 }

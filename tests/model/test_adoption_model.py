@@ -86,6 +86,8 @@ class AdoptionMachine(RuleBasedStateMachine):
         self.channels: dict[tuple[bytes, bytes], deque] = {}
         self.rows = Rows()
         self.blocks: set[bytes] = set()  # in the store
+        # Freed by their first owner, perhaps before it had heard of a receiver whose sender had died.
+        self.forfeited: set[bytes] = set()
         self.processes: dict[bytes, References] = {}
         self.adoptions: dict[bytes, Adoption] = {}
         self.known_gone: dict[bytes, set[bytes]] = {p: set() for p in PROCESSES}
@@ -94,16 +96,24 @@ class AdoptionMachine(RuleBasedStateMachine):
         self.held: list[tuple[bytes, object]] = []  # (process, record): the ObjectRefs that exist
         self.made = 0
         for p in PROCESSES:
-            refs = self.processes[p] = References(p, Net(self, p), self.freed, kept_bytes_max=2000)
+            refs = self.processes[p] = References(p, Net(self, p), self.freeing(p), kept_bytes_max=2000)
             refs.telling = Telling(refs, p, "", 2000)
             self.adoptions[p] = Adoption(refs, self.rows.of(p), "", lambda: self.now)
             refs.owner_died = self.despairing(p, refs.owner_died)
 
     # ------------------------------------------------------------ what is watched
 
-    def freed(self, oid, value, escaped):
-        assert oid in self.blocks, "freed twice"
+    def freed(self, process, oid):
+        assert oid in self.blocks or oid in self.forfeited, "freed twice"
         self.blocks.discard(oid)
+        for refs in self.processes.values():
+            record = refs.borrowed.get(oid)
+            assert record is None or not record.confirmed or record.owner != process, "freed while somebody holds it"
+        if oid not in self.adoptions[process].adopted and len(self.processes) < len(PROCESSES):
+            self.forfeited.add(oid)
+
+    def freeing(self, process):
+        return lambda oid, value, escaped: self.freed(process, oid)
 
     def despairing(self, process, owner_died):
         def checked(record):
@@ -353,7 +363,7 @@ class AdoptionMachine(RuleBasedStateMachine):
             if type(value) is list and value[0] == m.FAILED:
                 # Freed: who gave the reference had died before the owner, which lives, heard of the receiver.
                 assert len(self.processes) < len(PROCESSES) and value[1] in ("owner_died", "freed")
-            elif type(value) is list:
+            elif type(value) is list and record.oid not in self.forfeited:
                 assert record.oid in self.blocks, "freed while somebody holds it"
 
     def teardown(self):

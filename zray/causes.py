@@ -35,6 +35,7 @@ class Cause(IntEnum):
     STORE_ASKED = 24
     TRANSFERRING = 30
     RECONSTRUCTING = 31
+    ADOPTION = 32
 
     @property
     def text(self) -> str:
@@ -68,5 +69,6 @@ _TEXT = {
     Cause.GROUP_REMOVED: "its placement group was removed",
     Cause.NODE_GONE: "the only node that it may run on is gone",
     Cause.TRANSFERRING: "the object is being brought from another node",
+    Cause.ADOPTION: "its owner has died, and a process is looked for that has its value",
     Cause.RECONSTRUCTING: "it was lost, and its task runs again to make it once more",
 }

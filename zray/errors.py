@@ -447,7 +447,8 @@ _KINDS: dict[str, tuple[type[RayError], Describe]] = {
     "object_fetch": (ObjectFetchTimedOutError, lambda d: f"{_object(d)} did not arrive in time. {_text(d, 'reason')}"),
     "owner_died": (OwnerDiedError, lambda d: (
         f"{_object(d)} cannot be had: the process that owned it ended"
-        f"{' (' + _text(d, 'reason') + ')' if d.get('reason') else ''}. "
+        f"{' (' + _text(d, 'reason') + ')' if d.get('reason') else ' before it had told others of its value'}. "
+        "What it had submitted and was not finished is not run again. "
         "Let a process that lives longer (the driver, a detached actor) make the object.")),
     "freed": (ObjectFreedError, lambda d: f"{_object(d)} was freed by hand. {_text(d, 'reason')}".rstrip()),
     "reconstruction": (ObjectReconstructionFailedError, lambda d: (

@@ -23,6 +23,8 @@ def explain_record(runtime: Runtime, record: Any, depth: int = 0) -> tuple[Cause
     if record.value is not None:
         return Cause.READY, {}
     task = record.task
+    if record.oid in runtime.adoption.orphans:
+        return Cause.ADOPTION, {"owner": record.owner.hex()}
     if task is None:
         return Cause.OWNER, {"owner": record.owner.hex(), "ask": (record.owner, record.oid)} if record.owner else {}
     if type(task) is GroupWait:

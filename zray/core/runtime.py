@@ -21,12 +21,14 @@ from zray.core.explaining import explain_record, explain_records, explain_stream
 from zray.core.futures import Futures
 from zray.core.groups import Groups
 from zray.gcs.client import RETRY_S, GcsClient
+from zray.owner.adoption import Adoption
 from zray.owner.calls import ActorCalls
 from zray.owner.maps import MapBatch
 from zray.owner.records import Borrowed, Entry
 from zray.owner.references import References
 from zray.owner.streams import Stream
 from zray.owner.submitter import Submitter
+from zray.owner.telling import Telling
 from zray.refs import MapRefs, ObjectRef, ObjectRefGenerator, dropped
 from zray.core.reach import Reach
 from zray.core.replies import REQUEST_TIMEOUT_S, Reply
@@ -48,7 +50,8 @@ DROP_EVERY_S = 0.005  # a sleeping process looks at dropped references this ofte
 class Runtime:
     """Everything a core process has; made by zray.core.joining.
 
-    refs submitter calls gcs    the owner's machines and the control store's client    (pure)
+    refs submitter calls        the owner's machines, and ...                          (pure)
+    adoption gcs                ... what becomes of other owners' objects; the control store's client
     tasks actors waits values   what user code calls: submission, actors, blocking reads, encoding
     stored futures              the object store with its waits; futures and await
     """
@@ -97,10 +100,13 @@ class Runtime:
         self.mesh.on_closed = self._peer_closed
         self.mesh.on_error = _report_error
         self.stored = Stored(self)
-        self.refs = References(self.incarnation, self, self.stored.free)
+        self.refs = References(self.incarnation, self, self.stored.free, self.config.kept_bytes_max)
+        if self.kind == "worker":
+            self.refs.telling = Telling(self.refs, self.incarnation, endpoint, self.config.kept_bytes_max)
         self.submitter = Submitter(self.incarnation, node, self.job, self, self.refs, self.config)
         self.calls = ActorCalls(node, self, self.refs, self.submitter)
         self.gcs = GcsClient(self.incarnation, self.send, [node])
+        self.adoption = Adoption(self.refs, self.gcs, endpoint, time.monotonic)
         self.values = Values(self)
         self.submitter.maps.pack_items = self.values.pack_items
         self.submitter.maps.pick = self.values.pick
@@ -211,12 +217,15 @@ class Runtime:
             submitter.reconstruction.ask()
         if self.calls.dirty:
             self.calls.pump()
+        if self.adoption.busy:
+            self.adoption.pump()
         self.refs.flush()
         if self.store is not None:
             self.store.flush()
             if self.refs.inline_bytes > self._inline_bytes_next:
                 self._inline_bytes_next = self.stored.relieve(self.config.inline_table_bytes_max)
-        if self._tick_handle is None and (submitter.timed or self.calls.leaving or self.gcs.busy):
+        if self._tick_handle is None and (submitter.timed or self.calls.leaving or self.gcs.busy
+                                          or self.adoption.busy):
             self._arm_tick()
 
     def _arm_wake(self) -> None:
@@ -250,9 +259,9 @@ class Runtime:
     def _arm_tick(self) -> None:
         """One timer for all machines; what becomes due earlier while it runs is late by at most one idle time."""
         submitter = self.submitter
-        times = [submitter.next_deadline(), self.calls.next_deadline(),
+        times = [submitter.next_deadline(), self.calls.next_deadline(), self.adoption.next_deadline(),
                  submitter.now + RETRY_S if self.gcs.busy else None,
-                 submitter.now + submitter.lease_idle_s if submitter.timed else None]
+                 submitter.now + submitter.lease_idle_s if submitter.timed or self.adoption.busy else None]
         submitter.timed = False
         deadline = min((at for at in times if at is not None), default=None)
         if deadline is not None:
@@ -265,6 +274,8 @@ class Runtime:
         self.calls.tick(now)
         if self.gcs.busy:
             self.gcs.tick(now)
+        if self.adoption.busy:
+            self.adoption.pump()
         self._arm_tick()
 
     def _peer_closed(self, peer: bytes) -> None:
@@ -455,7 +466,7 @@ class Runtime:
 
     def restore_ref(self, oid: bytes, owner: bytes, endpoint: str) -> ObjectRef:
         with self.loop.lock:
-            record = self.refs.restore(oid, owner, endpoint, self.context.inside)
+            record = self.refs.restore(oid, owner, endpoint, self.context.inside, lent=serialization.registering())
             return ObjectRef(oid, record)
 
     # ------------------------------------------------------------ for the executor
@@ -546,6 +557,7 @@ class Runtime:
             self.refs.check()
             self.submitter.check()
             self.calls.check()
+            self.adoption.check()
 
 
 def current() -> Runtime | None:

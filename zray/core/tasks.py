@@ -229,10 +229,10 @@ class Tasks:
                 self._cancel_task(ref._stream.task, force, recursive)
             else:
                 record = ref._record
-                if type(record) is Borrowed:
-                    self.rt.send(record.owner, m.CancelObject(record.oid, force, recursive))
-                else:
+                if type(record) is not Borrowed:
                     self.cancel_entry(record, force, recursive)
+                elif record.value is None:
+                    self.rt.send(record.owner, m.CancelObject(record.oid, force, recursive))
         self.rt.kick()
 
     def cancel_entry(self, entry: Entry, force: bool, recursive: bool) -> None:

@@ -10,7 +10,8 @@ Values (results, arguments) travel in one of these wire forms, which only worker
     [STORED, offset, nbytes, generation, oid, node]   the value lies in the object store of that node (an incarnation)
     [FAILED, kind, detail]                     an error: kind names it, detail is bytes or a map (zray.errors)
     [CARRYING, value, [[oid, owner, endpoint], ...], token]   a value whose pickle contains those references; the
-                                               receiver names the token in TransitDone
+                                               receiver names the token in TransitDone.  A fourth item is the
+                                               value of that object, see zray/owner/telling.py
 
 One file a subject.  Code ranges: 1-19 session, 20-49 leases and workers, 50-69 tasks, 70-79 references, 80-99 actors,
 100-139 store, 140-159 control store, 160-189 node and jobs, 190-219 between nodes, 220-229 configuration register,

@@ -372,7 +372,7 @@ class Daemon:
     def _perform_drop_job(self, effect: DropJob) -> None:
         job = effect.job.to_bytes(4, "big")
         self.store.drop_job(job)
-        self.gcs.client.drop_functions(job)
+        self.gcs.client.drop_job(job)
 
     def _perform_forget(self, effect: Forget) -> None:
         self.processes.forget(effect.incarnation)

@@ -197,7 +197,7 @@ class SimWorker(Core):
             run.cancelled = True
         self.task, self.attempt = task[TASK_ID], task[ATTEMPT]
         program, triples = msgpack.unpackb(task[3])
-        run.nested = [self.restore(*triple) for triple in triples]
+        run.nested = [self.restore(*triple, lent=True) for triple in triples]
         try:
             deps = []
             for value in (task[EXTRA] or {}).get("deps", ()):

@@ -202,11 +202,11 @@ class Mesh(Links):
                 self._lost(peer)
 
     def _new_session(self, peer: bytes) -> Session:
-        self._departed.pop(peer, None)  # dialled again: it is no stranger any more, also when we hang up
+        forgotten = self._departed.pop(peer, 0)  # dialled again: it is no stranger any more, also when we hang up
         self._epoch += 1
         limits = self.limits
         session = Session(self._epoch, limits.session_frames_max, limits.session_bytes_max,
-                          limits.resend_s, limits.ack_delay_s)
+                          limits.resend_s, limits.ack_delay_s, forgotten)
         self._sessions[peer] = session
         return session
 
@@ -470,6 +470,10 @@ class Mesh(Links):
             session = self._admit(peer, sequence)
             if session is None:
                 return 0
+        elif session.forgotten and session.is_forgotten(sequence):
+            self.counters["departed"] += 1
+            self._put_control(peer, RESET, sequence)
+            return 0
         if ack > session.acked:
             self._on_ack(peer, session, ack, now)
         if not session.owed:
@@ -535,7 +539,6 @@ class Mesh(Links):
                 self._put_control(peer, RESET, sequence)
                 self._drop_routes(peer)
                 return None
-            del self._departed[peer]
         return self._new_session(peer)
 
     def _deliver(self, peer: bytes, frame: bytes, on_message: Callable[[bytes, int, Any], None]) -> int:

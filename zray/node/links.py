@@ -30,7 +30,10 @@ PROBE_S_MAX = 2.0
 # A process that dies closes its connections a moment before its port: ask again, at growing intervals, up to this.
 PROBE_AGAIN_S = 0.002
 PROBE_AGAIN_S_MAX = 0.1
-FAREWELL_S = 5.0
+# A node that was cut off must hear that it was declared dead.  A connection that heartbeats have given up (after
+# Limits.heartbeat_timeout_s) it dials anew, and is turned away; one that outlasted the cut brings us its messages as
+# soon as the oldest is sent again, which may be as long after the cut as it lasted.  So: longer than both together.
+FAREWELL_S = 20.0
 
 
 class _Link:

@@ -467,6 +467,7 @@ class NodeMachine:
             self.bottom_up.node_joined(incarnation, row["total"], row["labels"], now)
             if fresh:
                 self.groups.table.nodes_changed(now)
+                self.elsewhere.homes_changed()
             if row.get("state") == "draining":
                 self.bottom_up.node_draining(incarnation, now)
         self._settle()

@@ -139,3 +139,21 @@ class ClusterConfig(NamedTuple):
 
 def majority(voters: tuple[bytes, ...], agreed: set[bytes]) -> bool:
     return 2 * sum(1 for voter in voters if voter in agreed) > len(voters)
+
+
+class Parts:
+    """Who has which part, asked at every step and mostly of the same configuration: ``parts.of(config).involved``."""
+
+    __slots__ = ("_config", "involved", "reading")
+
+    def __init__(self) -> None:
+        self._config: ClusterConfig | None = None
+        self.involved: frozenset[bytes] = frozenset()
+        self.reading: frozenset[bytes] = frozenset()  # tails of chains of several, which need promises to read
+
+    def of(self, config: ClusterConfig) -> Parts:
+        if config is not self._config:
+            self._config = config
+            self.involved = frozenset(config.involved())
+            self.reading = frozenset(chain.tail for chain in config.chains if len(chain.members) > 1)
+        return self

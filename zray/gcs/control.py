@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from zray.gcs.config import ClusterConfig
+from zray.gcs.config import ClusterConfig, Parts
 from zray.gcs.decider import View, next_config
 from zray.gcs.membership import FAST_S, NODE_TIMEOUT_S, Membership
 from zray.gcs.register import Acceptor, Out, Proposer, TailLease
@@ -100,6 +100,10 @@ class Control:
         self._beat_at = -math.inf
         self._adopted_at = -math.inf
         self._said: tuple | None = None
+        self._found: list[Report] = []  # the reports that _packed was made of
+        self._packed: list[list[Any]] = []
+        self._parts = Parts()
+        self._last_parsed: tuple[list, ClusterConfig | None] = [], None
         self._well: tuple[ClusterConfig | None, View | None] = None, None  # knowing this, there was nothing to decide
         self._handlers: dict[type, Callable[[bytes, Any, float], Out]] = {
             RegisterPrepare: self._on_prepare, RegisterPromise: self.proposer.on_promise,
@@ -116,13 +120,18 @@ class Control:
         return self.acceptor.config
 
     @property
+    def involved(self) -> frozenset[bytes]:
+        """Nodes that have a part in the control store now."""
+        return self._parts.of(self.acceptor.config).involved
+
+    @property
     def is_voter(self) -> bool:
         return self.me in self.config.voters
 
     @property
     def alone(self) -> bool:
         """No other node takes part or could: nothing to send, nothing to wait for."""
-        return self.config.involved() == {self.me} and not any(
+        return len(self.involved) == 1 and self.me in self.involved and not any(
             row.state in (ALIVE, DRAINING) for name, row in self.rows.items() if name != self.me)
 
     @property
@@ -149,7 +158,7 @@ class Control:
     def on_rows(self, rows: dict[bytes, NodeRow], now: float) -> Out:
         """The nodes table has changed."""
         self.rows = rows
-        ended = {name for name, row in rows.items() if row.state in (DEAD, LEFT)} - self.config.involved()
+        ended = {name for name, row in rows.items() if row.state in (DEAD, LEFT)} - self.involved
         self.membership.gone -= ended  # the row says it for ever
         self.released -= ended
         self._watch_over(now)
@@ -164,7 +173,7 @@ class Control:
 
     def adopt(self, config: ClusterConfig, now: float) -> Out:
         """A configuration that is decided."""
-        was_voter, involved = self.is_voter, self.config.involved()
+        was_voter, involved = self.is_voter, self.involved
         if not self.acceptor.learn(config, now):
             return []
         self.counters["configurations"] += 1
@@ -231,12 +240,15 @@ class Control:
             return []
         silent = self.membership.silent(self.config, now) if self.is_voter else []
         lost = self.membership.lost(now) if self.is_voter else []
-        reports = [list(report) for report in self.host.reports()]
+        found = self.host.reports()
+        if found is not self._found:
+            self._found, self._packed = found, [list(report) for report in found]
+        reports = self._packed
         said = (self.config.generation, reports, silent, lost, self.me in self.released)
         if now < self._beat_at and said == self._said:
             return []
         self._said = said
-        involved = self.me in self.config.involved()
+        involved = self.me in self.involved
         self._beat_at = now + (FAST_S if involved else self.membership.node_timeout_s / 4)
         beat = Heartbeat(self.config.generation, reports, silent, lost)
         out: Out = []
@@ -298,8 +310,7 @@ class Control:
 
     def _reads(self) -> bool:
         """Am I a tail that needs promises?  (A chain of one needs none: nobody can go on without it.)"""
-        return self.me not in self.released and any(
-            chain.tail == self.me and len(chain.members) > 1 for chain in self.config.chains)
+        return self.me in self._parts.of(self.acceptor.config).reading and self.me not in self.released
 
     def _watch_over(self, now: float, *, afresh: bool = False) -> None:
         self.membership.watch_over(self._others() if self.is_voter else (), now, afresh=afresh)
@@ -308,7 +319,7 @@ class Control:
     def _others(self) -> set[bytes]:
         """Nodes that live as far as I know."""
         living = {name for name, row in self.rows.items() if row.state in (ALIVE, DRAINING)}
-        return living.union(self.config.involved()) - {self.me}
+        return living.union(self.involved) - {self.me}
 
     # ------------------------------------------------------------ messages
 
@@ -329,7 +340,7 @@ class Control:
         if decided is None:
             return []
         # Everybody, also who has just been removed: clients there would wait for a dead chain, tails for a lease.
-        others = sorted(self._others().union(decided.involved(), self.config.involved()) - {self.me})
+        others = sorted(self._others().union(decided.involved(), self.involved) - {self.me})
         news = ConfigIs(decided.pack())
         return self.adopt(decided, now) + [(name, news) for name in others if name not in self.membership.gone]
 
@@ -371,7 +382,10 @@ class Control:
 
     def _parsed(self, packed: list) -> ClusterConfig | None:
         """A configuration of this cluster, whose number of shards never changes."""
-        config = ClusterConfig.parse(packed)
+        known, config = self._last_parsed
+        if packed != known:  # one decision is heard of from several sides
+            config = ClusterConfig.parse(packed)
+            self._last_parsed = packed, config
         return config if config is not None and len(config.chains) == len(self.config.chains) else None
 
     def _malformed(self) -> Out:

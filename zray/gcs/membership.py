@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from zray.gcs.config import ClusterConfig, majority
+from zray.gcs.config import ClusterConfig, Parts, majority
 
 FAST_S = 0.1
 # A failure detector for processes on one network that answer within a millisecond: two heartbeats may be late.
@@ -37,6 +37,7 @@ class Membership:
         self.answering: set[bytes] = set()  # heard of at least once: a row alone is no sign of life
         self._opinions: dict[bytes, tuple[frozenset[bytes], frozenset[bytes]]] = {}  # voter -> (silent, lost)
         self._ran_at = -math.inf
+        self._parts = Parts()
 
     # ------------------------------------------------------------ events
 
@@ -97,11 +98,11 @@ class Membership:
 
     def silent(self, config: ClusterConfig, now: float) -> list[bytes]:
         """Nodes with a part in the control store that I have not heard of for a short while."""
-        return [name for name in sorted(config.involved()) if self._unheard(name, SUSPECT_S, now)]
+        return sorted(name for name in self._parts.of(config).involved if self._unheard(name, SUSPECT_S, now))
 
     def lost(self, now: float) -> list[bytes]:
         """Nodes that I have not heard of for a long while."""
-        return [name for name in sorted(self.heard_at) if self._unheard(name, self.node_timeout_s, now)]
+        return sorted(name for name in self.heard_at if self._unheard(name, self.node_timeout_s, now))
 
     def agreed_silent(self, config: ClusterConfig, now: float) -> set[bytes]:
         """What a majority of the voters, with me, has not heard of for a short while."""
@@ -112,9 +113,10 @@ class Membership:
 
     def next_deadline(self, config: ClusterConfig, now: float) -> float:
         """When the next suspicion arises if nothing is heard."""
-        due = [self.heard_at[name] + SUSPECT_S for name in config.involved() if name in self.heard_at]
-        due += [at + self.node_timeout_s for at in self.heard_at.values()]
-        return min((at for at in due if at > now), default=math.inf)
+        heard_at = self.heard_at
+        due = [heard_at[name] + SUSPECT_S for name in self._parts.of(config).involved if name in heard_at]
+        due += [at + self.node_timeout_s for at in heard_at.values()]
+        return min([at for at in due if at > now], default=math.inf)
 
     def _unheard(self, name: bytes, timeout_s: float, now: float) -> bool:
         at = self.heard_at.get(name)

@@ -132,6 +132,8 @@ class Elsewhere:
                 self._drop_if_idle(actor, entry)
 
     def next_deadline(self) -> float | None:
+        if not self.entries:
+            return None
         return min((e.deadline for e in self.entries.values() if e.row is None or e.asked), default=None)
 
     @staticmethod

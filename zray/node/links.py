@@ -114,10 +114,13 @@ class Links:
             self._revoked(node)
 
     def next_deadline(self) -> float | None:
-        times = [link.redial_at for link in self._links.values() if link.redial_at is not None]
-        times += [link.probe_at for link in self._links.values() if link.probe_at is not None]
+        times = list(self._parting.values())
+        for link in self._links.values():
+            if link.redial_at is not None:
+                times.append(link.redial_at)
+            if link.probe_at is not None:
+                times.append(link.probe_at)
         times += [until for _, until in self._probes.values()]
-        times += self._parting.values()
         return min(times, default=None)
 
     def tick(self, now: float) -> None:

@@ -235,7 +235,7 @@ class NodeMachine:
                  self.guests.next_deadline(), self.elsewhere.next_deadline(), self.census.next_deadline(),
                  self.groups.next_deadline(),
                  self._gone_at if self._gone else None]
-        return min((when for when in times if when is not None), default=None)
+        return min([when for when in times if when is not None], default=None)
 
     # ------------------------------------------------------------ workers
 

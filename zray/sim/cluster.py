@@ -32,7 +32,7 @@ from zray.sim.process import Process
 from zray.sim.worker import SimWorker
 
 HEAL_S = 60.0  # simulated time in which everything must be resolved once the network is well
-MACHINE_CHECK_EVERY = 11  # turns of any process
+MACHINE_CHECK_EVERY = 19  # turns of any process
 CHECK_EVERY = 60
 
 

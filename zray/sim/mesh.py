@@ -121,11 +121,11 @@ class Wire:
         return one == other or not (one in self.off or other in self.off or (one, other) in self.parted)
 
     def reset(self, one: bytes, other: bytes) -> None:
-        """Their connections break; both processes live."""
-        for source, target in ((one, other), (other, one)):
-            mesh = self.meshes.get(source)
-            if mesh is not None and target in mesh.dialled_peers():
-                self.report(mesh, target)
+        """The connections between two machines break; all processes live."""
+        for mesh in list(self.meshes.values()):
+            for peer in sorted(mesh.dialled_peers()):
+                if {node_of(mesh.incarnation), node_of(peer)} == {one, other}:
+                    self.report(mesh, peer)
 
     # ------------------------------------------------------------ connections
 

@@ -93,11 +93,15 @@ class Mesh(Links):
             self._lost(replaced)
         self._closing.pop(peer, None)
         self._via.pop(peer, None)
+        self.resume(peer)
+        self._release(peer)
+
+    def resume(self, peer: bytes) -> None:
+        """There is a connection to a lasting peer again: what the last one lost goes first."""
         session = self._sessions.get(peer)
-        if session is not None and session.unacked():  # of a lasting peer: what the last connection lost goes first
+        if session is not None and session.unacked():
             session.resend_at = now = self.clock()
             self._tick_at = now if self._tick_at is None else min(self._tick_at, now)
-        self._release(peer)
 
     def via(self, peer: bytes, next_hop: bytes) -> None:
         """Reach ``peer`` through the connection to ``next_hop``, from now on, unless there is a connection to itself.
@@ -156,6 +160,7 @@ class Mesh(Links):
         self.disconnect(peer)
         self._closing.pop(peer, None)
         self._inbound_route.pop(peer, None)
+        self._via.pop(peer, None)
         if self._tcp is not None:
             self._tcp.drop(peer)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import sys
 import time
 
@@ -273,3 +274,34 @@ def test_a_worker_killed_there_costs_its_task_one_attempt(pair, gate):
     os.kill(pid, signal.SIGKILL)
     gate.open()
     assert ray.get(ref, timeout=10) is None
+
+
+def break_connections() -> int:
+    """Reset all TCP connections of this process; how many there were."""
+    broken = 0
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if not os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
+                continue
+            with socket.socket(fileno=os.dup(int(name))) as connection:
+                if connection.family == socket.AF_INET and connection.getpeername():
+                    connection.shutdown(socket.SHUT_RDWR)
+                    broken += 1
+        except OSError:
+            pass  # it has been closed, or it listens
+    return broken
+
+
+def test_connections_to_another_node_that_break_lose_no_call_and_repeat_none(pair):
+    """Its caller and the actor both live, as after a stop of the one or a firewall that forgets the connection."""
+    counter = Counter.options(resources=THERE).remote()
+    assert ray.get(counter.add.remote()) == 1
+    answers, broken = [], 0
+    for _ in range(5):
+        answers += [counter.add.remote() for _ in range(20)]
+        broken += break_connections()
+        answers += [counter.add.remote() for _ in range(20)]
+        ray.get(answers[-1], timeout=60)
+    assert ray.get(answers, timeout=60) == list(range(2, 202))
+    assert broken >= 5
+

@@ -31,6 +31,38 @@ class Remote(NamedTuple):
     pid: int
 
 
+class _Kill:
+    """A kill that waits for what the actor's row says: asked of the home it has, and of the next when that one dies.
+
+    So a kill is lost only with the node of whoever asked for it, not with a home that died before it had written DEAD.
+    """
+
+    def __init__(self, host: NodeMachine, peer: bytes, message: m.KillActor):
+        self._host = host
+        self._peer = peer
+        self._message = message
+        self._home = b""  # whom we have asked
+        self._life: int | None = None  # which one is to end
+
+    def __call__(self, row: dict[str, Any]) -> bool:
+        """A row of the actor; True when there is no more to be done."""
+        host, message, life = self._host, self._message, row["num_restarts"]
+        if self._life is None:
+            self._life = life
+        if row["state"] == "DEAD" or not (message.no_restart or life == self._life):
+            return True
+        home = row["home"]
+        if message.actor in host.actors.actors:  # adopted meanwhile
+            host.actors.kill(message, host.now)
+            return True
+        if not same_node(self._peer, host.incarnation):
+            return home != host.incarnation  # its own node asks the next home; if that is to be us, we soon are
+        if home != self._home and home in host.cluster.peers:
+            self._home = home
+            host.effects.append(Send(home, m.Relay(self._peer, message.CODE, list(message))))
+        return False
+
+
 class ActorPlaces:
     """See the module's docstring; the ports of zray.node.actors.ActorTable."""
 
@@ -64,26 +96,18 @@ class ActorPlaces:
 
     def _watch_actor(self, peer: bytes, message: m.WatchActor) -> None:
         actor = message.actor
-        if actor in self._host.actors.actors or self._host.cluster.alone:
+        if actor in self._host.actors.actors or self._host.cluster.lone:
             self._host.actors.watch(peer, actor, self._host.now)
         else:
             self._host.elsewhere.watch(actor, {peer}, self._host.now)
 
     def _kill_actor(self, peer: bytes, message: m.KillActor) -> None:
         host = self._host
-        if message.actor in host.actors.actors or host.cluster.alone or not same_node(peer, host.incarnation):
+        if message.actor in host.actors.actors or host.cluster.lone:
             host.actors.kill(message, host.now)
             return
-
-        def found(row: dict | None) -> None:
-            if row is None or row["state"] == "DEAD":
-                return
-            if row["home"] == host.incarnation:  # adopted meanwhile
-                host.actors.kill(message, host.now)
-            else:
-                host.effects.append(Send(row["home"], m.Relay(peer, message.CODE, list(message))))
-
-        host.elsewhere.find(message.actor, found, host.now)
+        host.elsewhere.pursue(message.actor, ("kill", message.no_restart, message.graceful), _Kill(host, peer, message),
+                              host.now)
 
     def _actor_up(self, peer: bytes, message: m.ActorUp) -> None:
         if not self._host.guests.from_worker(peer, message):
@@ -197,7 +221,7 @@ class ActorPlaces:
             self._host.effects.append(Send(node_of(actor.worker), m.EndWorker(actor.worker, reason)))
 
     def find_actor(self, actor: bytes, then: Callable[[dict | None], None]) -> None:
-        if self._host.cluster.alone:
+        if self._host.cluster.lone:
             then(None)
         else:
             self._host.elsewhere.find(actor, then, self._host.now)

@@ -333,6 +333,8 @@ class ActorTable:
                 self._ports.end_worker(actor, actor.exiting)
 
     def next_deadline(self) -> float | None:
+        if not self._unknown and not self._leaving:
+            return None
         deadlines = [deadline for deadline, _ in self._unknown.values()]
         deadlines += [self.actors[a].exit_deadline for a in self._leaving]
         return min(deadlines, default=None)

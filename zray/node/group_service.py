@@ -316,8 +316,10 @@ class GroupService:
                                     "no such group, or it was removed long ago")
 
     def next_deadline(self) -> float | None:
-        times = [self.table.next_deadline(), *self._unknown.values()]
-        return min((when for when in times if when is not None), default=None)
+        first = self.table.next_deadline()
+        if not self._unknown:
+            return first
+        return min(self._unknown.values() if first is None else (first, *self._unknown.values()))
 
     def check(self) -> None:
         """Raise AssertionError when an invariant is broken."""

@@ -243,7 +243,7 @@ class NodeMachine:
                  self.guests.next_deadline(), self.elsewhere.next_deadline(), self.census.next_deadline(),
                  self.groups.next_deadline(),
                  self._gone_at if self._gone else None]
-        return min((when for when in times if when is not None), default=None)
+        return min([when for when in times if when is not None], default=None)
 
     # ------------------------------------------------------------ workers
 
@@ -481,6 +481,7 @@ class NodeMachine:
             self.bottom_up.node_joined(incarnation, row["total"], row["labels"], now)
             if fresh:
                 self.groups.table.nodes_changed(now)
+                self.elsewhere.homes_changed()
             if row.get("state") == "draining":
                 self.bottom_up.node_draining(incarnation, now)
         self._settle()

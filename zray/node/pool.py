@@ -248,12 +248,13 @@ class Pool:
 
     def next_deadline(self) -> float | None:
         """When tick has something to do, or None."""
-        deadlines = list(self._dismissed.values())
+        due = min(self._dismissed.values(), default=None)
         if self._idle_count > self.keep:
-            deadlines.append(min(next(iter(idle.values())).since for idle in self._idle.values()) + self.idle_s)
+            retire = min([next(iter(idle.values())).since for idle in self._idle.values()]) + self.idle_s
+            due = retire if due is None else min(due, retire)
         if self._start_after and self._starting < len(self._waiting):
-            deadlines.append(self._start_after)
-        return min(deadlines, default=None)
+            due = self._start_after if due is None else min(due, self._start_after)
+        return due
 
     # ------------------------------------------------------------ inside
 

@@ -124,6 +124,7 @@ class SimNode(Process):
         self.watched: set[bytes] = set()  # drivers whose process this node watches
         self._workers_made = 0
         self._tick_at: float | None = None
+        self._stirred = False
         self._early: deque[tuple[bytes, int, Any]] = deque()
         self._through = through
         if through:
@@ -211,7 +212,7 @@ class SimNode(Process):
         handler = self.gcs.handlers.get(code)
         if handler is not None:
             handler(peer, message)
-            self.machine.settle(self.net.now)
+            self._stirred = True
         elif code == m.NodeJoin.CODE:
             self.member.node_join(peer, message)
         elif code == m.NodeRows.CODE:
@@ -230,6 +231,9 @@ class SimNode(Process):
         if self._leaving is not None:
             self._leaving.step(self.net.now)
         self.gcs.flush()
+        if self._stirred:  # the control store may have answered the machine
+            self._stirred = False
+            self.machine.settle(self.net.now)
         effects = self.machine.effects
         while effects:
             batch = effects[:]
@@ -256,7 +260,7 @@ class SimNode(Process):
             self.machine.tick(now)
         if (when := self.gcs.next_deadline()) is not None and when <= now:
             self.gcs.tick(now)
-            self.machine.settle(now)
+            self._stirred = True
         if (when := self.member.next_deadline()) is not None and when <= now:
             self.member.tick(now)
         self.stir()

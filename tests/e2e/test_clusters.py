@@ -70,7 +70,7 @@ class Speaker:
 speaker = Speaker.remote()
 ray.get([speaker.speak.remote(), last_words.remote()])
 """)
-    listed = [row["name"] for row in json.loads(command("list", "tasks", "--format", "json"))]
+    listed = [row["name"] for row in json.loads(zray("list", "tasks", "--format", "json"))]
     assert sorted(listed) == ["Speaker.speak", "last_words", "last_words"]
 
 

@@ -174,6 +174,44 @@ def test_a_waiting_producer_goes_on_when_memory_is_freed(harness):
     assert pending.waiter.done and not pending.error
 
 
+def test_room_that_producers_wait_for_is_used_before_it_is_recalled(harness):
+    """Their threads come for it only when everything sent so far has arrived, also the recalls of it."""
+    peers = [harness.join() for _ in range(7)]
+    oids = [harness.new_oid() for _ in peers]
+    pending = {peer: peer.client.allocate(3 * MIB // 2, oid) for peer, oid in zip(peers, oids, strict=True)}
+    for each in pending.values():
+        each.awaited = True
+    values = []
+    while pending:
+        harness.settle()
+        granted = [peer for peer, each in pending.items() if each.waiter.done]
+        if not granted:
+            harness.advance(max(0.0, harness.service.next_deadline() - harness.now))
+        for peer in granted:
+            found = peer.client.allocate(3 * MIB // 2, oids[peers.index(peer)])
+            assert isinstance(found, Allocation), "what it was granted is gone"
+            found.view[:] = bytes([peers.index(peer)]) * len(found.view)
+            values.append((peers.index(peer), found.seal()))
+            del pending[peer], found
+    assert sorted(which for which, _ in values) == list(range(7))
+    for which, value in values:
+        assert harness.get(peers[0], oids[which], value) == bytes([which]) * (3 * MIB // 2)
+
+
+def test_room_that_nobody_comes_for_any_more_is_recalled(harness):
+    gone, other = harness.join(), harness.join()
+    pending = gone.client.allocate(3 * MIB, harness.new_oid())
+    pending.awaited = True
+    harness.settle()
+    assert pending.waiter.done
+    late = other.client.allocate(3 * MIB, harness.new_oid())
+    harness.run(1.0)
+    assert not late.waiter.done and gone.client.held_bytes
+    gone.client.forsake(pending)  # its thread was interrupted
+    harness.settle()
+    assert late.waiter.done and not late.error and not gone.client.held_bytes
+
+
 def test_a_producer_knows_whether_the_store_is_full_or_the_node_has_not_answered(harness):
     peer, other = harness.join(), harness.join()
     oid, value = harness.put(peer, b"x" * (3 * MIB))

@@ -59,9 +59,15 @@ class Stored:
                     found = self.rt.store.allocate(nbytes, oid)
                 except StoreFull as full:
                     raise errors.from_failure("store_full", full.report) from None
-            if type(found) is Allocation:
-                return found
-            self._wait(found.waiter, partial(why_no_room, found), partial(what_room, found, nbytes))
+                if type(found) is Allocation:
+                    return found
+                found.awaited = True
+            try:
+                self._wait(found.waiter, partial(why_no_room, found), partial(what_room, found, nbytes))
+            except BaseException:
+                with self.loop.lock:
+                    self.rt.store.forsake(found)
+                raise
             if found.value is not None:  # no space: the node ended
                 raise errors.from_failure(found.value[1], found.value[2])
 

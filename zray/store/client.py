@@ -21,7 +21,7 @@ from zray.messages import (
 from zray.os_linux import populate_write
 from zray.store import StoreFull
 from zray.store.header import HEADER_BYTES, SEALED, Headers, block_bytes
-from zray.store.heap import Heap
+from zray.store.heap import Extent, Heap
 from zray.store.records import FULL
 from zray.store.pins import PinTable, view_type
 from zray.store.segment import ControlSegment, Segment
@@ -49,7 +49,7 @@ class Pending:
     For an allocation it stays None, unless the node ended.
     """
 
-    __slots__ = ("error", "joined", "key", "nbytes", "progress", "report", "then", "value", "waiter")
+    __slots__ = ("awaited", "error", "joined", "key", "nbytes", "progress", "report", "then", "value", "waiter")
     ready = False
 
     def __init__(self, waiter: Any, nbytes: int, key: Any):
@@ -57,6 +57,7 @@ class Pending:
         self.nbytes = nbytes
         self.key = key
         self.value: list | None = None
+        self.awaited = False  # a thread waits for room, and will allocate
         self.error = ""
         self.progress = ""  # how far a pull is, in words; of an allocation: how full the store is
         self.report: dict[str, Any] | None = None
@@ -155,6 +156,7 @@ class StoreClient:
         self._request = 0
         self._lost: list[Any] | None = None  # the node ended: what every request comes to
         self._idle_mark = 0
+        self._recalled: tuple[int, int] | None = None  # (recall, bytes) that we had nothing to answer with
         self.handlers: dict[int, Callable[[bytes, Any], None]] = {
             StoreGrant.CODE: self._on_grant,  # type: ignore[attr-defined]
             StoreRefused.CODE: self._on_refused,  # type: ignore[attr-defined]
@@ -189,6 +191,12 @@ class StoreClient:
         cold = heap.cold(offset, extent) if extent.touched < extent.offset + extent.size else (0, 0)
         return Allocation(self, offset, nbytes, generation, cold)
 
+    def forsake(self, pending: Pending) -> None:
+        """The thread that waited for room will not allocate: what it was, or will be, granted may be recalled."""
+        pending.awaited = False
+        if not self.closed:
+            self.heap.break_promises()
+
     def free(self, oid: bytes, value: list[Any], escaped: bool) -> None:
         """The owner: no reference is left.  What never left this process is reused at once, without a message."""
         if self.closed:
@@ -222,6 +230,8 @@ class StoreClient:
             return
         if self._emptied:
             self._bury()
+        if self._recalled is not None:
+            self._surrender(*self._recalled)
         if self._frees:
             frees, self._frees = self._frees, []
             self.send(StoreFree(frees))
@@ -341,8 +351,9 @@ class StoreClient:
                 each.then(each)
 
     def _on_grant(self, peer: bytes, message: StoreGrant) -> None:
-        self.heap.add_extent(message.offset, message.size)
         pending = self._answered(message.request)
+        awaited = pending is not None and any(each.awaited for each in (pending, *pending.joined))
+        self.heap.add_extent(message.offset, message.size, awaited)
         if pending is not None:
             self._finish(pending)
 
@@ -359,13 +370,22 @@ class StoreClient:
         if message.recall == 0:  # nobody is waiting
             extents = self.heap.surrender(0, idle_before=self._idle_mark)
             self._idle_mark = self.heap.clock + 1
-            if not extents:
-                return
+            self._give_back(0, extents)
         else:
-            extents = self.heap.surrender(message.nbytes)
+            self._surrender(message.recall, message.nbytes)
+
+    def _surrender(self, recall: int, nbytes: int) -> None:
+        """Answer a recall: now, or in the turn in which there is something to give back."""
+        extents = self.heap.surrender(nbytes)
+        self._recalled = None if extents else (recall, nbytes)
+        self._give_back(recall, extents)
+
+    def _give_back(self, recall: int, extents: list[Extent]) -> None:
+        if not extents:
+            return
         frees = [free for extent in extents for free in self._disown(extent.offset, extent.offset + extent.size)]
         self.flush()  # frees of objects that are the store's from the next message on
-        self.send(StoreSurrender(message.recall, [[extent.offset, extent.size] for extent in extents]))
+        self.send(StoreSurrender(recall, [[extent.offset, extent.size] for extent in extents]))
         if frees:
             self.send(StoreFree(frees))
 

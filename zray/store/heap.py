@@ -19,7 +19,7 @@ POPULATE_AHEAD = 1024 * 1024
 class Extent:
     """A range of the arena that the node granted."""
 
-    __slots__ = ("live", "offset", "open", "size", "stamp", "touched")
+    __slots__ = ("live", "offset", "open", "promised", "size", "stamp", "touched")
 
     def __init__(self, offset: int, size: int):
         self.offset = offset
@@ -28,6 +28,7 @@ class Extent:
         self.open = 0  # of these, not yet sealed
         self.touched = offset  # pages below this are mapped in this process
         self.stamp = 0  # of the last allocation
+        self.promised = False  # granted to a thread that waits for it and has yet to allocate
 
 
 class Heap:
@@ -46,9 +47,10 @@ class Heap:
         self._ends: dict[int, int] = {}  # end -> offset, of the same
         self._by_size = SortedList()  # (size, offset), of the same
 
-    def add_extent(self, offset: int, size: int) -> None:
+    def add_extent(self, offset: int, size: int, promised: bool = False) -> None:
         """The node formatted this range as one free block and gave it to us."""
         extent = Extent(offset, size)
+        extent.promised = promised
         self.extents[offset] = extent
         self.free_bytes += size
         self._insert(offset, size, extent)
@@ -88,6 +90,7 @@ class Heap:
         extent.live += 1
         extent.open += 1
         extent.stamp = self.clock
+        extent.promised = False
         return offset, extent
 
     def sealed(self, offset: int) -> None:
@@ -130,10 +133,10 @@ class Heap:
     def surrender(self, nbytes: int, idle_before: int | None = None) -> list[Extent]:
         """Give up extents, empty ones first, then the least recently used, until ``nbytes`` are given up.
 
-        Extents with a block being written stay.  With ``idle_before`` only empty extents whose last allocation is
-        older than that clock value go, whatever they add up to.
+        Extents with a block being written stay, and those that a thread is on its way to.  With ``idle_before`` only
+        empty extents whose last allocation is older than that clock value go, whatever they add up to.
         """
-        chosen = [extent for extent in self.extents.values() if not extent.open]
+        chosen = [extent for extent in self.extents.values() if not extent.open and not extent.promised]
         if idle_before is not None:
             chosen = [extent for extent in chosen if not extent.live and extent.stamp < idle_before]
         else:
@@ -149,6 +152,11 @@ class Heap:
             for extent in chosen:
                 self._drop(extent)
         return chosen
+
+    def break_promises(self) -> None:
+        """A thread that waited for an extent does not come for it."""
+        for extent in self.extents.values():
+            extent.promised = False
 
     def _drop(self, extent: Extent) -> None:
         del self.extents[extent.offset]

@@ -104,12 +104,13 @@ class AdoptionMachine(RuleBasedStateMachine):
     # ------------------------------------------------------------ what is watched
 
     def freed(self, process, oid):
-        assert oid in self.blocks or oid in self.forfeited, "freed twice"
+        adopted = oid in self.adoptions[process].adopted
+        assert adopted or oid in self.blocks, "freed twice"  # an adopter may be late: the store knows what it has freed
         self.blocks.discard(oid)
         for refs in self.processes.values():
             record = refs.borrowed.get(oid)
             assert record is None or not record.confirmed or record.owner != process, "freed while somebody holds it"
-        if oid not in self.adoptions[process].adopted and len(self.processes) < len(PROCESSES):
+        if not adopted and len(self.processes) < len(PROCESSES):
             self.forfeited.add(oid)
 
     def freeing(self, process):
@@ -208,7 +209,7 @@ class AdoptionMachine(RuleBasedStateMachine):
             refs = self.processes[sender]
             token = refs.send_carrying(receiver, [record])
             triple = [record.oid, record.owner or sender, ""]
-            refs.telling.carried([triple], [record], 1000)
+            refs.telling.carried([triple], [record], receiver, 1000)
             refs.net.send(receiver, ("carry", [triple], token))
 
     @precondition(lambda self: self.held)

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from fuzz.sim_cluster import past_failures, twice
+from fuzz.command import past_failures
+from fuzz.sim_cluster import twice
 from zray.gcs.tables import NODES
 from zray.ids import same_node
 from zray.sim import cluster as cluster_module
@@ -39,7 +40,7 @@ def test_every_task_has_its_value_or_its_error_and_nothing_is_left_behind(first)
         twice(seed)
 
 
-@pytest.mark.parametrize("seed", past_failures())
+@pytest.mark.parametrize("seed", past_failures("cluster"))
 def test_a_seed_that_found_a_bug_finds_none_now(seed):
     run(seed)
 

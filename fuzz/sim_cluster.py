@@ -8,6 +8,7 @@ replay.
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
 import time
 import traceback
@@ -18,17 +19,24 @@ from typing import Any
 
 from zray import codec
 from zray.sim.cluster import SimCluster
+from zray.sim.plan import Plan
 from zray.transport import envelope
 
 SEEDS_A_PIECE = 25
 
 
-def run(seed: int, *, trace: bool = False) -> SimCluster:
+def run(seed: int, plan: Plan | None = None, *, trace: bool = False) -> SimCluster:
     """One schedule; raises what it finds."""
-    cluster = SimCluster(seed)
-    if trace:
-        _trace(cluster)
-    cluster.run()
+    collects = gc.isenabled()
+    gc.disable()  # a run is over before its garbage matters, and looking for it costs a tenth
+    try:
+        cluster = SimCluster(seed, plan)
+        if trace:
+            _trace(cluster)
+        cluster.run()
+    finally:
+        if collects:
+            gc.enable()
     return cluster
 
 

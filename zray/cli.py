@@ -251,6 +251,8 @@ def _control_store_lines(store: dict[str, Any]) -> list[str]:
     lines = [f"control store, {len(store['chains'])} shards:"]
     lines += [f"  {_spans(numbers)}: {members}" for members, numbers in shards.items()]
     lines.append(f"  decided by {', '.join(name[:8] for name in store['voters'])}")
+    if store.get("trouble"):
+        lines.append(f"  {store['trouble']}")
     return lines
 
 

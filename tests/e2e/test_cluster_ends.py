@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from tests.e2e.nodes import ended, replicated, states
+from tests.e2e.nodes import ask, ended, replicated, states
 from tests.e2e.scripts import environment
 from tests.e2e.target import Counts, ray, until
 
@@ -87,6 +87,31 @@ def test_a_stopped_node_is_declared_dead_and_ends_itself_when_it_goes_on(grow):
         ray.get(actor.add.remote(), timeout=10)
 
 
+def test_without_a_majority_errors_name_the_voters_that_are_missing(grow):
+    cluster = grow({"num_cpus": 1}, {"num_cpus": 1}, {"num_cpus": 1})
+    nodes = cluster.list_all_nodes()
+    until(lambda: replicated(nodes[0], 3, 3))
+
+    @ray.remote
+    class Actor:
+        def method(self):
+            return 1
+
+    for node in nodes[1:]:
+        os.kill(node.pid, signal.SIGSTOP)
+    try:
+        until(lambda: ask(nodes[0], "gcs")["trouble"])
+        actor = Actor.remote()
+        with pytest.raises(ray.exceptions.GetTimeoutError) as raised:
+            ray.get(actor.method.remote(), timeout=2)
+        for node in nodes[1:]:
+            assert "no majority" in str(raised.value) and node.node_id[:8] in str(raised.value)
+    finally:
+        for node in nodes[1:]:
+            os.kill(node.pid, signal.SIGCONT)
+    assert ray.get(actor.method.remote(), timeout=30) == 1
+
+
 def test_without_authentication_a_stopped_node_is_fenced_as_well(grow):
     cluster = grow({"num_cpus": 1, "insecure": True, "_system_config": {"node_timeout_s": 0.6}},
                    {"num_cpus": 1, "insecure": True, "resources": {"x": 1}})
@@ -128,6 +153,30 @@ ray.get(till.add.remote(5))
     ray.kill(till)
 
 
+def test_work_bound_to_a_node_fails_when_that_node_dies(grow, gate, tmp_path):
+    cluster = grow({"num_cpus": 1, "resources": {"x": 1}}, {"num_cpus": 1, "resources": {"x": 1}})
+    head, victim = cluster.list_all_nodes()
+    there = {"scheduling_strategy": prefer(victim, soft=False)}
+    log = tmp_path / "log"
+    runs = stay.options(**there, resources={"x": 1}).remote(gate, str(log))
+    gate.wait_arrived()
+    queued = stay.options(**there, resources={"x": 1}).remote(gate, str(log))
+    actor = Counter.options(**there, max_restarts=-1, resources={"x": 1}).remote()
+    call = actor.add.remote()
+    with pytest.raises(ray.exceptions.GetTimeoutError):
+        ray.get([queued, call], timeout=0.2)
+    cluster.remove_node(victim, allow_graceful=False)
+    for ref in (runs, queued, stay.options(**there).remote(gate, str(log))):
+        with pytest.raises(ray.exceptions.TaskUnschedulableError, match=victim.node_id):
+            ray.get(ref, timeout=20)
+    for ref in (call, Counter.options(**there).remote().add.remote()):
+        with pytest.raises(ray.exceptions.ActorUnschedulableError, match=victim.node_id):
+            ray.get(ref, timeout=20)
+    gate.open()
+    soft = stay.options(scheduling_strategy=prefer(victim)).remote(gate, str(log))
+    assert ray.get(soft, timeout=20) == head.node_id
+
+
 # ------------------------------------------------------------ leaving
 
 
@@ -149,6 +198,35 @@ def test_a_node_that_leaves_finishes_what_it_runs_and_its_row_says_left(grow, ga
     cluster.remove_node(other)
     third = cluster.add_node(num_cpus=1, resources={"x": 1})
     assert ray.get(late, timeout=20) == third.node_id
+
+
+def test_a_node_that_leaves_hands_over_the_objects_that_only_it_has(grow):
+    cluster = grow({"num_cpus": 1}, {"num_cpus": 1, "resources": {"x": 1}}, {"num_cpus": 1, "resources": {"x": 1}})
+    head, leaver, heir = cluster.list_all_nodes()
+    size = 5_000_000
+
+    @ray.remote(num_cpus=0, max_retries=0)
+    def make(byte):
+        return bytes([byte]) * size
+
+    @ray.remote(num_cpus=0, resources=X)
+    class Keeper:
+        def put(self, byte):
+            return [ray.put(bytes([byte]) * size)]
+
+    there = {"scheduling_strategy": prefer(leaver, soft=False)}
+    results = [make.options(**there).remote(byte) for byte in range(4)]
+    keeper = Keeper.options(**there).remote()
+    [put] = ray.get(keeper.put.remote(9), timeout=20)
+    ray.wait([*results, put], num_returns=5, timeout=20, fetch_local=False)
+    cluster.remove_node(leaver)
+    assert states(head)[leaver.node_id] == "left"
+    assert ray.get(results[:2], timeout=20) == [bytes([byte]) * size for byte in range(2)]
+    cluster.remove_node(heir)  # what it was given it gives on
+    assert ray.get(results, timeout=20) == [bytes([byte]) * size for byte in range(4)]
+    assert ray.get(put, timeout=20) == bytes([9]) * size, "though its owner has left"
+    del results
+    until(lambda: ask(head, "store")["store"]["used"] < 2 * size, "what their owner freed is gone")
 
 
 def test_remove_node_is_a_clean_leave_and_a_whole_cluster_may_leave_at_once(grow):

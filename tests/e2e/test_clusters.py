@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -53,6 +54,24 @@ except ValueError:
 ray.kill(till)
 """)
     assert later.stdout.split("\n")[:2] == ["7", "the other one ended with its driver"]
+
+
+def test_the_last_tasks_of_a_job_are_listed_after_it_has_ended(started, tmp_path):
+    run_script(tmp_path, ENTER + """
+@ray.remote
+def last_words():
+    return 1
+
+@ray.remote
+class Speaker:
+    def speak(self):
+        return ray.get(last_words.remote())
+
+speaker = Speaker.remote()
+ray.get([speaker.speak.remote(), last_words.remote()])
+""")
+    listed = [row["name"] for row in json.loads(zray("list", "tasks", "--format", "json"))]
+    assert sorted(listed) == ["Speaker.speak", "last_words", "last_words"]
 
 
 def test_two_drivers_at_once_have_jobs_and_workers_of_their_own(started, tmp_path):

@@ -1,8 +1,8 @@
 """The configuration register: messages in any order, twice or never, proposers that compete, voters that change, time
 that jumps, clocks with different zeros.
 
-Claims: one configuration a generation; a tail never relies on a lease while a configuration that removed it is
-decided (unless the tail was named as freed).
+Claims: one configuration a generation; it has one voter more or one less than the one before, at most; a tail never
+relies on a lease while a configuration that removed it is decided (unless the tail was named as freed).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from zray.gcs.config import ChainConfig, ClusterConfig
-from zray.gcs.register import Acceptor, Proposer, TailLease
+from zray.gcs.register import ANSWER_S, Acceptor, Proposer, TailLease
 from zray.messages import (
     ConfigIs,
     LeaseAsk,
@@ -87,9 +87,10 @@ class Register(RuleBasedStateMachine):
 
     # ------------------------------------------------------------ proposals and leases
 
-    @rule(knows=NODE, place=PICK, voters=st.none() | st.lists(NODE, min_size=1, max_size=4, unique=True),
-          shrink=st.booleans(), freed=st.sampled_from([False, False, True]))
-    def propose(self, knows, place, voters, shrink, freed) -> None:
+    @rule(knows=NODE, place=PICK, voter=st.none() | NODE, shrink=st.booleans(),
+          freed=st.sampled_from([False, False, True]))
+    def propose(self, knows, place, voter, shrink, freed) -> None:
+        """``voter`` becomes one, or is one no more."""
         base = self.acceptors[knows].config
         name = base.voters[place % len(base.voters)]
         if self.acceptors[name].config != base:
@@ -101,9 +102,22 @@ class Register(RuleBasedStateMachine):
             self.freed.add(chain.tail)
             self.leases[chain.tail].release()
         after = chain.without(chain.tail) if gone else chain._replace(epoch=chain.epoch + 1)
-        value = ClusterConfig(base.generation + 1, tuple(voters or base.voters), (after,),
-                              (chain.tail,) if freed else ())
+        voters = base.voters if voter is None else tuple(other for other in base.voters if other != voter)
+        if voter is not None and voter not in base.voters:
+            voters = (*base.voters, voter)
+        value = ClusterConfig(base.generation + 1, voters or base.voters, (after,), (chain.tail,) if freed else ())
         self.emit(name, self.proposers[name].propose(base, value, self.clock(name)))
+
+    @rule(knows=NODE, voters=st.lists(NODE, min_size=1, max_size=4, unique=True), round_=st.integers(1, 50))
+    def somebody_asks_for_a_leap(self, knows, voters, round_) -> None:
+        """A proposer that is wrong, or of another version."""
+        base = self.acceptors[knows].config
+        value = base._replace(generation=base.generation + 1, voters=tuple(voters))
+        if len(set(base.voters) ^ set(voters)) > 1:
+            with pytest.raises(ValueError, match="no step"):
+                Proposer(knows).propose(base, value, self.clock(knows))
+            message = RegisterAccept(round_, base.pack(), value.pack())
+            self.emit(knows, [(name, message) for name in NAMES])
 
     @rule(knows=NODE)
     def the_tail_asks_for_a_lease(self, knows) -> None:
@@ -163,6 +177,14 @@ class Register(RuleBasedStateMachine):
                 assert lease.until <= self.clock(name), "a tail that was removed may answer reads"
 
     @invariant()
+    def one_voter_comes_or_goes_at_a_time(self) -> None:
+        for generation, config in self.decided.items():
+            before = self.decided.get(generation - 1, config)
+            assert len(set(before.voters) ^ set(config.voters)) <= 1
+        for acceptor in self.acceptors.values():
+            assert acceptor.accepted is None or acceptor.config.may_become(acceptor.accepted[1])
+
+    @invariant()
     def everybody_knows_only_what_was_decided(self) -> None:
         for acceptor in self.acceptors.values():
             assert self.decided[acceptor.config.generation] == acceptor.config
@@ -205,9 +227,12 @@ def test_long_random_schedules(first):
                 if random.random() > 0.1:
                     world.handle(*message)
             elif kind < 0.78:
-                voters = random.sample(NAMES, random.randint(1, 4)) if random.random() < 0.4 else None
-                world.propose(random.choice(NAMES), random.randrange(5), voters, random.random() < 0.5,
+                voter = random.choice(NAMES) if random.random() < 0.4 else None
+                world.propose(random.choice(NAMES), random.randrange(5), voter, random.random() < 0.5,
                               random.random() < 0.2)
+                if random.random() < 0.1:
+                    world.somebody_asks_for_a_leap(random.choice(NAMES), random.sample(NAMES, 3),
+                                                   random.randint(1, 9))
             elif kind < 0.86:
                 world.the_tail_asks_for_a_lease(random.choice(NAMES))
             elif kind < 0.93:
@@ -215,5 +240,32 @@ def test_long_random_schedules(first):
             else:
                 world.ask_again(random.choice(NAMES))
             world.nobody_relies_on_a_lease_after_its_removal()
+            world.one_voter_comes_or_goes_at_a_time()
             world.everybody_knows_only_what_was_decided()
         world.teardown()
+
+
+def test_a_wish_is_offered_when_a_majority_of_its_voters_has_answered():
+    """What is accepted by a majority of a, b, c has to be decided, and with a and d dead that would never be."""
+    base = ClusterConfig(1, (b"a", b"b", b"c"), (CHAIN,))
+    wish = base._replace(generation=2, voters=(b"a", b"b", b"c", b"d"))
+    nothing = RegisterPromise(2, 1, 0, b"", [])
+    proposer = Proposer(b"b")
+    assert {name for name, _ in proposer.propose(base, wish, 0.0)} == set(wish.voters)
+    for name in (b"b", b"c"):
+        assert proposer.on_promise(name, nothing, 0.0) == []
+    assert [type(message) for _, message in proposer.on_promise(b"d", nothing, 0.0)] == [RegisterAccept] * 4
+
+    proposer = Proposer(b"b")
+    proposer.propose(base, wish, 0.0)
+    for name in (b"b", b"c"):
+        proposer.on_promise(name, nothing, 0.0)
+    proposer.tick(ANSWER_S)
+    assert not proposer.active, "it may wish for something else"
+
+    proposer = Proposer(b"b")
+    proposer.propose(base, wish, 0.0)
+    proposer.on_promise(b"b", nothing, 0.0)
+    accepted = base._replace(generation=2, freed=(b"a",))
+    offered = proposer.on_promise(b"c", RegisterPromise(2, 1, 1, b"a", accepted.pack()), 0.0)
+    assert all(message.value == accepted.pack() for _, message in offered), "what c knows of is finished"

@@ -11,11 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zray.gcs import tables
+from zray.gcs.chain import LEASE_UNUSED_S
 from zray.gcs.client import GcsClient
 from zray.gcs.disk import Disk, log_name
 from zray.gcs.membership import FAST_S, NODE_TIMEOUT_S, SUSPECT_S
 from zray.gcs.persistence import LAYOUT_NAME
-from zray.gcs.register import PROMISE_S
+from zray.gcs.register import LEASE_RENEW_S, LEASE_S, PROMISE_S
+from zray.gcs.requests import RETRY_S, STUCK_RETRIES
 from zray.gcs.service import GcsService
 from zray.gcs.sharding import SHARDS, shard_of
 from zray.gcs.state import CorruptSnapshot
@@ -174,6 +176,28 @@ def test_a_member_that_is_proven_dead_is_replaced_without_a_moment_passing(place
     assert next(iter(bench.services.values())).control.rows[victim].state == "dead"
 
 
+def test_voters_are_replaced_without_a_moment_passing_though_one_goes_or_comes_at_a_time():
+    bench = Bench(4)
+    first = next(iter(bench.services.values()))
+    victim, before = first.config.voters[1], bench.now
+    seen = [first.config.voters]
+    first.on_config = lambda config: seen.append(config.voters)
+    bench.kill(victim)
+    bench.run()
+    sizes = [len(voters) for voters in dict.fromkeys(seen)]
+    assert sizes == [3, 2, 3] and victim not in first.config.voters and bench.now == before
+
+
+def test_two_voters_more_come_by_two_decisions_in_a_row():
+    bench = Bench(2)
+    first = next(iter(bench.services.values()))
+    seen: list = []
+    first.on_config = lambda config: seen.append((bench.now, len(config.voters)))
+    bench.join()
+    at = {many: now for now, many in reversed(seen)}
+    assert at[2] == at[3], "nobody should wait while both of two are needed"
+
+
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_a_silent_member_is_out_of_the_chain_after_the_detection_time_and_may_come_back(place):
     bench = Bench(3)
@@ -188,6 +212,36 @@ def test_a_silent_member_is_out_of_the_chain_after_the_detection_time_and_may_co
     bench.settle()
     assert victim in bench.chain and not bench.fenced
     assert len({service.replica.state.snapshot() for service in bench.services.values()}) == 1
+
+
+def test_a_lease_that_nobody_uses_is_not_renewed_and_the_next_read_gets_one_at_once():
+    bench = Bench(3)
+    bench.settle()
+    outsider, tail = (next(s for n, s in bench.services.items() if (n == bench.chain[2]) is is_tail)
+                      for is_tail in (False, True))
+    asked = tail.control.lease._number
+    bench.wait(2.0)
+    assert tail.control.lease._number - asked <= 2 * (LEASE_UNUSED_S / LEASE_RENEW_S + 1), "for its watches, no more"
+    bench.put(outsider, b"k")
+    bench.now += LEASE_S
+    call, before = outsider.client.list_names(), bench.now  # names are in shard 0
+    bench.run()
+    assert call.done and bench.now == before, "a round trip, no time-out"
+    assert tail.replica.lease_until > bench.now
+
+
+def test_a_lease_that_is_used_is_renewed_before_it_ends():
+    bench = Bench(3)
+    outsider, tail = (next(s for n, s in bench.services.items() if (n == bench.chain[2]) is is_tail)
+                      for is_tail in (False, True))
+    outsider.client.list_names()
+    bench.run()
+    for _ in range(100):
+        bench.wait(LEASE_RENEW_S / 2)
+        early = tail.replica.counters["unready"]
+        call = outsider.client.list_names()
+        bench.run()
+        assert call.done and tail.replica.counters["unready"] == early
 
 
 def test_the_time_out_leaves_room_for_the_lease():
@@ -225,6 +279,32 @@ def test_a_minority_that_is_cut_off_declares_nobody_dead_and_writes_nothing():
     bench.services.update(others)
     bench.settle()
     assert call.done and read.done
+
+
+def test_a_minority_says_which_voters_are_missing():
+    bench = Bench(4)
+    first, second, third, fourth = bench.services.values()
+    assert {first.trouble(), fourth.trouble()} == {""}
+    missing = [name for name in first.config.voters if name != first.incarnation]
+    bench.stopped.update(missing)
+    bench.wait(SUSPECT_S + 0.1)
+    for name in missing:
+        assert f"no majority: {missing[0].hex()[:8]}" in first.trouble() and name.hex()[:8] in first.trouble()
+    assert "of its 3 voters 2 must" in first.trouble()
+    fourth.client.kv_put(b"k", b"v")  # it is no voter and listens to nobody, but is not answered
+    bench.wait(2 * STUCK_RETRIES * RETRY_S)
+    assert "requests without an answer" in fourth.trouble() and first.incarnation.hex()[:8] in fourth.trouble()
+    bench.stopped.clear()
+    bench.settle()
+    assert {first.trouble(), fourth.trouble()} == {""}
+
+
+def test_without_its_only_voter_the_second_node_says_so_at_once():
+    bench = Bench(2)
+    first, second = bench.services.values()
+    bench.kill(first.incarnation)
+    assert f"no majority: {first.incarnation.hex()[:8]}" in second.trouble()
+    assert "of its 1 voter 1 must" in second.trouble() and "start the cluster anew" in second.trouble()
 
 
 def test_a_cluster_of_two_survives_its_second_node_only():
@@ -280,7 +360,7 @@ def test_the_first_node_may_leave_and_loses_nothing(nodes):
     bench.settle()
     assert gone == [True] and bench.state_of(0) == "left"
     if nodes > 1:
-        assert first.incarnation not in first.config.involved()
+        assert first.incarnation not in first.config.involved
         bench.kill(first.incarnation, proven=False)
         rest = next(iter(bench.services.values()))
         assert rest.client.kv_get(b"k") and bench.put(rest, b"k2").done

@@ -7,7 +7,7 @@ from collections import deque
 
 import pytest
 
-from zray.gcs.chain import ChainReplica, UnsafeConfig
+from zray.gcs.chain import ACK_S, WINDOW, ChainReplica, UnsafeConfig
 from zray.gcs.config import ChainConfig
 from zray.gcs.tables import GET, PUT
 from zray.messages import ChainAck, ChainUpdates, GcsRedirect, GcsReply, GcsRequest
@@ -122,7 +122,8 @@ def test_sent_holds_what_was_forwarded_and_perhaps_not_processed_by_the_tail():
     bench.run(lose=lambda source, target, message: target == C)
     assert [len(bench.replicas[name]._sent) for name in (A, B, C)] == [1, 1, 0]
     bench.log.clear()
-    bench.tick()
+    bench.tick()  # sent again
+    bench.tick()  # and acknowledged
     assert [len(bench.replicas[name]._sent) for name in (A, B, C)] == [0, 0, 0]
     acks = [(source, target) for source, target, message in bench.log if type(message) is ChainAck]
     assert (C, B) in acks and (B, A) in acks
@@ -175,6 +176,7 @@ def test_failure_inside_the_chain_forwards_the_part_of_sent_that_the_successor_l
     bench.run()
     sent = [message for source, target, message in bench.log if type(message) is ChainUpdates]
     assert [(message.first, len(message.entries)) for message in sent] == [(2, 1)]
+    bench.tick()
     assert bench.replicas[A].applied == bench.replicas[C].applied == bench.replicas[A].committed == 2
 
 
@@ -267,11 +269,34 @@ def test_as_many_as_t_minus_1_servers_may_fail():
     for number, victim in enumerate((C, A, D), start=1):
         bench.request(bench.config.head, number, put(b"%d" % number, b"v"))
         bench.run()
+        bench.tick()
         del bench.replicas[victim]
         bench.adopt(bench.config.without(victim))
         bench.run()
     bench.request(B, 4, put(b"4", b"v"))
     assert len(bench.replicas[B].state.tables.rows) == 4 and len(bench.answers) == 4
+
+
+def test_beyond_the_paper_acknowledgements_wait_for_each_other():
+    """Section 3.2 sends ack(r) for every r; being cumulative, one says it of all.  No answer waits for one."""
+    bench = Bench(A, B, C)
+    bench.log.clear()
+    for number in range(1, 101):
+        bench.request(A, number, put(b"k", b"v"))
+        bench.run()
+    assert len(bench.take_answers()) == 100 and bench.replicas[A].committed == 0
+    assert not [message for _, _, message in bench.log if type(message) is ChainAck]
+    assert bench.replicas[C].acknowledge_at == bench.now + ACK_S < bench.replicas[B].acknowledge_at
+    bench.now += ACK_S
+    for name in (A, B, C):
+        bench.emit(name, bench.replicas[name].tick(bench.now))
+    bench.run()
+    assert [(s, t) for s, t, message in bench.log if type(message) is ChainAck] == [(C, B), (B, A)]
+    assert bench.replicas[A].committed == 100 and not bench.replicas[A]._sent
+    for number in range(101, 101 + WINDOW // 4):
+        bench.request(A, number, put(b"k", b"v"))
+        bench.run()
+    assert bench.replicas[A].committed > 100, "a quarter of the window is acknowledged at once"
 
 
 def test_beyond_the_paper_a_replica_that_may_lack_writes_refuses_to_be_head():

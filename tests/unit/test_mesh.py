@@ -143,6 +143,23 @@ def test_a_peer_that_forgot_us_makes_us_start_over(net: Net) -> None:
     net.until(lambda: net.reasons(a) == ["3"])
 
 
+def test_a_session_that_only_the_dialler_has_dropped_starts_over_both_ways(net: Net) -> None:
+    """Its connection broke, and it dials anew and speaks first; the other side has noticed nothing."""
+    a, b = net.mesh(bind=False), net.mesh()
+    a.connect(b.incarnation, b.endpoint)
+    for number in ("1", "2", "3"):
+        say(a, b, number)
+        net.until(lambda: net.reasons(b)[-1:] == [number])  # noqa: B023
+        say(b, a, number)
+        net.until(lambda: net.reasons(a)[-1:] == [number])  # noqa: B023
+    a.forget(b.incarnation)
+    a.connect(b.incarnation, b.endpoint)
+    say(a, b, "4")
+    net.until(lambda: net.reasons(b)[-1] == "4")
+    say(b, a, "5")
+    net.until(lambda: net.reasons(a)[-1] == "5")
+
+
 def test_a_message_that_cannot_be_encoded_is_reported_and_loses_no_other(net: Net) -> None:
     a, b = net.mesh(), net.mesh()
     a.connect(b.incarnation, b.endpoint)

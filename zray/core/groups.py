@@ -146,7 +146,7 @@ class Groups:
         self.loop.wait(reply, time.monotonic() + REQUEST_TIMEOUT_S)
         answer = reply.message
         if answer is None or answer.error:
-            why = "did not answer" if answer is None else answer.error
+            why = (self.rt.store_trouble() or "did not answer") if answer is None else answer.error
             raise errors.RaySystemError(f"placement groups could not be read: the control store {why}")
         return answer.value
 

@@ -31,6 +31,7 @@ from zray.owner.submitter import Submitter
 from zray.owner.telling import Telling
 from zray.refs import MapRefs, ObjectRef, ObjectRefGenerator, dropped
 from zray.core.reach import Reach
+from zray.core.redial import Redial
 from zray.core.replies import REQUEST_TIMEOUT_S, Reply
 from zray.core.stored import Stored
 from zray.core.tasks import Tasks
@@ -96,6 +97,8 @@ class Runtime:
                          limits=limits)
         self.loop = Loop(self.mesh, self._dispatch, on_error=_report_error, service_after_s=self.config.service_after_s)
         self.reach = Reach(self.mesh, node, os.path.dirname(endpoint.removeprefix("ipc://")))
+        self.redial = Redial(self.mesh, node, self.send, self._hello,
+                             lambda seconds, action: self.loop.call_at(time.monotonic() + seconds, action))
         self.loop.on_turn = self._turn
         self.mesh.on_closed = self._peer_closed
         self.mesh.on_error = _report_error
@@ -182,8 +185,12 @@ class Runtime:
         if ids.same_node(peer, self.incarnation):
             self.mesh.connect(peer, endpoint)
         else:  # what it is sent waits until our node has found out where it can be dialled
+            self.redial.dialling(peer)
             self.mesh.hold(peer)
             self.send(self.node, m.Dial(peer))
+        self._hello(peer)
+
+    def _hello(self, peer: bytes) -> None:
         self.mesh.send(peer, m.Hello.CODE, m.Hello(
             m.PROTOCOL, self.kind, self.endpoint, self.pid, self.job,
             f"{sys.version_info[0]}.{sys.version_info[1]}.{sys.version_info[2]}", list(m.FEATURES)))
@@ -282,6 +289,8 @@ class Runtime:
         if peer == self.node:
             self._node_lost()
             return
+        if self.redial.closed(peer):
+            return
         self.submitter.now = self.mesh.now
         self.submitter.on_peer_closed(peer)
         self.calls.on_peer_closed(peer)
@@ -308,12 +317,16 @@ class Runtime:
 
     def _on_hello(self, peer: bytes, message: m.Hello) -> None:
         refused = "" if message.protocol == m.PROTOCOL else f"protocol {message.protocol}, here {m.PROTOCOL}"
+        if not refused:
+            self.redial.met(peer)
         self.send(peer, m.HelloAck(m.PROTOCOL, self.kind, list(m.FEATURES), refused))
 
     def _on_hello_ack(self, peer: bytes, message: m.HelloAck) -> None:
         if message.refused:
             logger.error("peer %s refuses this process: %s", peer.hex(), message.refused)
             self.mesh.disconnect(peer)
+        else:
+            self.redial.met(peer)
 
     def _on_bye(self, peer: bytes, message: m.Bye) -> None:
         if peer == self.node:
@@ -330,12 +343,15 @@ class Runtime:
             self.executor.queue.forget_owners(lambda owner: owner == message.process)
         if message.process != self.node and not self.mesh.dialled(message.process):
             # What we dialled ends by itself, once it is drained: the notice overtakes replies already sent.
+            self.redial.forget(message.process)
             self.mesh.forget(message.process)
 
     def _on_dial_answer(self, peer: bytes, message: m.DialAnswer) -> None:
         if message.endpoint:
+            self.redial.found(message.process)
             self.reach.dial(message.process, message.endpoint)
         else:
+            self.redial.forget(message.process)
             self.mesh.give_up(message.process)
 
     def _on_bind_tcp(self, peer: bytes, message: m.BindTcp) -> None:
@@ -343,6 +359,7 @@ class Runtime:
 
     def _on_node_gone(self, peer: bytes, message: m.NodeGone) -> None:
         for process in [p for p in self.mesh.peers() if ids.node_of(p) == message.node]:
+            self.redial.forget(process)
             self.mesh.forget(process)
             self._peer_closed(process)
         self.refs.on_node_gone(message.node)
@@ -382,6 +399,23 @@ class Runtime:
 
     def request(self, make: Callable[[int], Any], timeout: float = REQUEST_TIMEOUT_S) -> Any:
         """Send ``make(request number)`` to the node and wait for its answer."""
+        answer = self._answer(make, timeout)
+        if answer is None:
+            why = self.store_trouble()
+            raise errors.GetTimeoutError(f"no answer within {timeout:g} s: {why}" if why else
+                                         f"the node daemon did not answer within {timeout:g} s")
+        return answer
+
+    def store_trouble(self, timeout: float = EXPLAIN_S) -> str:
+        """What the node says that keeps the control store from answering; '' when it says nothing."""
+        try:
+            answer = self._answer(lambda n: m.NodeQuery(n, "gcs", {}), timeout)
+        except errors.LocalRayletDiedError:
+            return ""
+        return str(answer.answer.get("trouble", "")) if answer is not None else ""
+
+    def _answer(self, make: Callable[[int], Any], timeout: float) -> Any:
+        """The answer of the node, None when there is none in time."""
         if self.submitter.lost is not None:
             raise errors.LocalRayletDiedError("the node daemon of this process ended")
         reply = Reply()
@@ -395,10 +429,8 @@ class Runtime:
         finally:
             with self.loop.lock:
                 self._requests.pop(number, None)
-        if reply.message is None:
-            if arrived:
-                raise errors.LocalRayletDiedError("the node daemon ended before it answered")
-            raise errors.GetTimeoutError(f"the node daemon did not answer within {timeout:g} s")
+        if reply.message is None and arrived:
+            raise errors.LocalRayletDiedError("the node daemon ended before it answered")
         return reply.message
 
     def ask_why(self, peer: bytes, what: bytes, deadline: float) -> str:
@@ -485,7 +517,8 @@ class Runtime:
         record = ref._record
         if record.value is not None:
             return f"{ref!r}: it is ready"
-        return explain_records(self, [record], EXPLAIN_S)
+        trouble = self.store_trouble()
+        return explain_records(self, [record], EXPLAIN_S) + (f"\n{trouble}" if trouble else "")
 
     # ------------------------------------------------------------ the end
 

@@ -85,7 +85,7 @@ class Tasks:
         self.loop.wait(reply, time.monotonic() + REQUEST_TIMEOUT_S)
         call = reply.message
         if call is None or call.error:
-            why = "did not answer" if call is None else call.error
+            why = (self.rt.store_trouble() or "did not answer") if call is None else call.error
             raise errors.RaySystemError(f"function {key.hex()} could not be read: the control store {why}")
         return call.value if call.value is not None else self._await_function(key, name)
 
@@ -236,13 +236,12 @@ class Tasks:
         self.rt.kick()
 
     def cancel_entry(self, entry: Entry, force: bool, recursive: bool) -> None:
+        """What makes it is asked to end; nothing where no task does (it is ready, or a group's ``ready()``)."""
         task = entry.task
-        if task is None or hasattr(task, "why"):
-            return
         if type(task) is MapBatch:
             index = int.from_bytes(entry.oid[ids.PREFIX_SIZE:ids.TASK_SIZE], "little") - task.start
             self.submitter.maps.cancel(task, index, recursive)
-        else:
+        elif type(task) is Task:
             self._cancel_task(task, force, recursive)
 
     def _cancel_task(self, task: Task, force: bool, recursive: bool) -> None:

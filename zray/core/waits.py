@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("zray")
 
+STORE_TROUBLE_S = 1.0  # whether the control store answers is asked after a wait that failovers do not explain
 WHY_S = 0.05  # other processes are asked so long why something waits, before an error or a warning says so
 
 
@@ -186,14 +187,21 @@ class Waits:
             if self.loop.wait(waiter, _earlier(deadline, warn_at)):
                 return
             if deadline is None or time.monotonic() < deadline:
-                logger.warning("zray.get has waited for %.0f s:\n%s", time.monotonic() - start + waited_s, why(WHY_S))
+                waited = time.monotonic() - start + waited_s
+                logger.warning("zray.get has waited for %.0f s:\n%s", waited, self._reasons(why, waited))
                 if self.loop.wait(waiter, deadline):
                     return
         finally:
             if blocked:
                 self.rt.blocked.pop(task, None)
                 executor.on_unblocked()
-        raise errors.GetTimeoutError(f"Get timed out: some object(s) not ready.\n{why(WHY_S)}")
+        reasons = self._reasons(why, time.monotonic() - start + waited_s)
+        raise errors.GetTimeoutError(f"Get timed out: some object(s) not ready.\n{reasons}")
+
+    def _reasons(self, why: Callable[[float], str], waited_s: float) -> str:
+        """Of the wait, and after a while of the control store, on which many things wait."""
+        trouble = self.rt.store_trouble(WHY_S) if waited_s >= STORE_TROUBLE_S else ""
+        return why(WHY_S) + (f"\n{trouble}" if trouble else "")
 
     def wait(self, refs: Sequence[ObjectRef], num_returns: int, timeout: float | None, fetch_local: bool = True
              ) -> tuple[list[ObjectRef], list[ObjectRef]]:

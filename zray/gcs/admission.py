@@ -40,6 +40,17 @@ def parse_row(key: bytes, value: bytes | None) -> tuple[bytes, NodeRow | None]:
     return node, NodeRow(state, ordinal)
 
 
+def described(node: bytes, value: bytes | None) -> str:
+    """A node in words, by its row if it is known: the begin of its id, its name, its address."""
+    try:
+        record = unpack_record(value) if value is not None else {}
+        address = str(record.get("endpoint", "")).partition("://")[2].partition("/")[0]  # what follows is its key
+        facts = [fact for fact in (str(record.get("name", "")), address) if fact]
+    except (ValueError, TypeError, AttributeError, msgpack.UnpackException):
+        facts = []
+    return f"{node.hex()[:8]} ({', '.join(facts)})" if facts else node.hex()[:8]
+
+
 def with_state(value: bytes, state: str, reason: str) -> bytes:
     """A row after its node's state has changed."""
     return pack_record({**unpack_record(value), "state": state, "reason": reason})

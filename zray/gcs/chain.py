@@ -4,7 +4,8 @@
     GcsRequest update, client       apply, send down        redirect                redirect (unless also head)
     GcsRequest read, client         redirect                redirect                answer, under the lease
     GcsWatch, client                redirect                redirect                stream of changes
-    ChainUpdates, predecessor       -                       apply, send down, ack   apply, reply, publish, ack
+    ChainUpdates, predecessor       -                       apply, send down        apply, reply, publish
+    soon after, or a quarter WINDOW -                       ack                     ack
     ChainAck, successor             commit, forget sent     commit, pass up         what the joining replica has
     ChainSnapshot, predecessor      -                       a replica that has not caught up: collect, restore
     reconfigure, the decider        another epoch: new neighbours, old messages void
@@ -14,10 +15,11 @@ reordered, and a server taken for dead may be alive, so:
 
 * every chain message carries the epoch, and all epochs but the current one are void;
 * acknowledgements are cumulative and updates are numbered without gaps: repeats are harmless, a gap is not applied;
-  ``tick`` sends again what is not acknowledged;
+  ``tick`` sends again what is not acknowledged.  No answer to a client waits for one, so they may wait for each other;
 * ``established`` is true of a replica that is known to hold every acknowledged write.  Only an established tail
   answers anything, and a replica that is not established never feeds its successor;
-* a tail reads under a lease (``grant_lease``) that the decider lets run out before it removes a tail that may live.
+* a tail reads under a lease (``grant_lease``) that the decider lets run out before it removes a tail that may live;
+  ``read_at`` says when somebody last wanted to read, for a lease that nobody uses need not be renewed.
 
 Invariants (3.2 in the paper), checked between replicas by the tests:
     Update Propagation    the history of a successor is a prefix of its predecessor's
@@ -50,12 +52,19 @@ from zray.messages import (
 
 # Ask or send again after this long: a few round trips under load, and well under a second for a reconfiguration.
 RESEND_S = 0.05
+# A tail acknowledges this long after an update, the others a little later: what the tail says makes theirs needless.
+# An acknowledgement an update would be half of all messages of a write, and of the wake-ups.
+ACK_S = 0.02
+ACK_PASSED_ON_S = 0.03
 # Updates a successor may have unacknowledged before its predecessor pauses.
 WINDOW = 1024
 # Updates in progress in a chain before the head leaves requests to be retried.
 SENT_MAX = 16_384
 # Messages that came too early for a replica, at most; what is beyond is asked again after a while.
 EARLY_MAX = 1024
+# A tail that nobody has read from for this long lets its lease run out.  The next read costs a round trip to the voters
+# more; a cluster at rest would pay most of its messages for leases, and those who read do it more often than this.
+LEASE_UNUSED_S = 0.3
 SNAPSHOT_CHUNK_BYTES = 1024 * 1024
 SNAPSHOT_CHUNKS_MAX = 4096
 
@@ -104,6 +113,9 @@ class ChainReplica:
         self.established = me in config.members
         self.committed = self.state.sequence
         self.lease_until = math.inf
+        self.read_at = -math.inf
+        self.acknowledge_at = math.inf  # what I owe the predecessor
+        self._acknowledged = 0
         self.counters: Counter[str] = Counter()
         self.publisher = Publisher(shard)
         self.journal: Callable[[int, Update], None] | None = None  # told of every update that is applied
@@ -142,11 +154,16 @@ class ChainReplica:
         """True at a tail that may answer."""
         return self.is_tail and self.established
 
+    def wants_lease(self, now: float) -> bool:
+        """Somebody waits for an answer that only a lease is missing for."""
+        return self.serving and now >= self.lease_until and now - self.read_at < LEASE_UNUSED_S
+
     def joiner_caught_up(self) -> bool:
         """At the tail: the joining replica has all there is, so the decider may promote it."""
+        if not self.config.joining:
+            return False
         follower = self._follower
-        return bool(self.serving and self.config.joining and follower is not None
-                    and follower.received == self.applied)
+        return self.serving and follower is not None and follower.received == self.applied
 
     def on_message(self, peer: bytes, message: Any, now: float) -> Out:
         """Handle one message of a client or another replica."""
@@ -163,10 +180,12 @@ class ChainReplica:
         """Call every few tens of milliseconds (or not at all in a chain of one)."""
         out: Out = []
         self.publisher.expire(now)
+        if now >= self.acknowledge_at:
+            out += self._acknowledge()
         if self._predecessor and (not self._heard or not self._is_current()) and now - self._asked_at >= RESEND_S:
             out += self._ask(now)
         follower = self._follower
-        if follower is not None and follower.received is not None and now - follower.progress_at >= RESEND_S:
+        if follower is not None and follower.received is not None and now - follower.progress_at >= RESEND_S + ACK_S:
             if follower.received < self.applied or (self.config.joining != follower.name
                                                     and self.committed < self.applied):
                 follower.sent = follower.received
@@ -240,6 +259,7 @@ class ChainReplica:
     def _on_read(self, peer: bytes, request: GcsRequest, now: float) -> Out:
         if not self.is_tail:
             return self._redirect(peer, request.number)
+        self.read_at = now
         if not self.established or now >= self.lease_until:
             return self._too_early(peer, request)  # an answer now could be stale
         return [(peer, GcsReply(request.number, "", self.state.tables.read(request.op), self.shard))]
@@ -265,6 +285,7 @@ class ChainReplica:
     def _on_watch(self, peer: bytes, message: GcsWatch, now: float) -> Out:
         if not self.is_tail:
             return self._redirect(peer, 0)
+        self.read_at = now
         if not self.established or now >= self.lease_until:
             return self._too_early(peer, message)
         if self.publisher.acknowledge(peer, message.watch, message.seen, now):
@@ -322,6 +343,7 @@ class ChainReplica:
         if skip < 0:
             self.counters["gap"] += 1  # something before it was lost or overtaken: say what I have
             return self._acknowledge()
+        was_established = self.established
         for entry in message.entries[skip:]:
             update = _parsed(entry)
             if update is None:
@@ -332,7 +354,12 @@ class ChainReplica:
             self.established = True
             if self.is_tail:
                 out += self._commit_all() + self.replay(now)
-        return out + self._feed(now) + self._acknowledge()
+        out += self._feed(now)
+        if message.entries and not skip and was_established and self.applied - self._acknowledged < WINDOW // 4:
+            wait_s = ACK_S if self.is_tail else ACK_PASSED_ON_S
+            self.acknowledge_at = min(self.acknowledge_at, now + wait_s)
+            return out
+        return out + self._acknowledge()
 
     def _feed(self, now: float, even_empty: bool = False) -> Out:
         """Send the follower what it lacks and the window allows."""
@@ -384,6 +411,8 @@ class ChainReplica:
         return out + self._acknowledge() if self.committed > before else out
 
     def _acknowledge(self, sync: bool = False) -> Out:
+        self.acknowledge_at = math.inf
+        self._acknowledged = self.applied
         if not self._predecessor:
             return []
         return [(self._predecessor, ChainAck(self.config.epoch, self.applied, self.committed, sync, self.shard))]
@@ -482,6 +511,8 @@ class ChainReplica:
         self._follower = _Follower(name) if name else None
         self._heard = False
         self._collected = None
+        self.acknowledge_at = math.inf
+        self._acknowledged = self.applied
         # Alone, nobody can go on without me; otherwise the decider says how long I may answer.
         self.lease_until = math.inf if len(self.config.members) == 1 else -math.inf
 

@@ -104,7 +104,8 @@ class GcsClient(TypedTables):
             return self._to_shard(op, 0, done)  # which says why not
         if op[0] == tables.LIST:
             return self._page(op, done)
-        return self._issue(op, op[1], done) if op[0] != tables.FORGET else self._to_shard(op, 0, done)
+        shard = shard_of(op[1], len(self.shards)) if op[0] != tables.FORGET else 0
+        return self._start(Call(op, None, shard), done)
 
     def _issue(self, op: list, key: bytes, done: Done, convert: Callable[[Any], Any] | None = None) -> Call:
         return self._to_shard(op, shard_of(key, len(self.shards)), done, convert)
@@ -210,6 +211,10 @@ class GcsClient(TypedTables):
             if requests.busy:
                 return True
         return self._watches.busy
+
+    def waiting(self) -> list[int]:
+        """Shards that have left a request without an answer for long."""
+        return [requests.shard for requests in self.shards if requests.stuck]
 
     def open_calls(self) -> list[Call]:
         """Requests that were sent and not answered."""

@@ -13,6 +13,8 @@ can tell from it whether what it holds is still a prefix of the chain's history,
 
 from __future__ import annotations
 
+from collections.abc import Container
+from functools import cached_property
 from typing import NamedTuple
 
 
@@ -84,30 +86,44 @@ class ChainConfig(NamedTuple):
         return self.since or (1,) * len(self.members)
 
 
-class ClusterConfig(NamedTuple):
+class _ClusterFields(NamedTuple):
+    generation: int
+    voters: tuple[bytes, ...]
+    chains: tuple[ChainConfig, ...]
+    freed: tuple[bytes, ...] = ()
+
+
+class ClusterConfig(_ClusterFields):
     """What the register holds: who may decide the next configuration, and the chain of every shard.
 
     ``freed``: nodes that this configuration takes out of a chain and that certainly answer no reads any more (their
     process is gone, or they said so), so that nobody has to wait for a lease of theirs.
     """
 
-    generation: int
-    voters: tuple[bytes, ...]
-    chains: tuple[ChainConfig, ...]
-    freed: tuple[bytes, ...] = ()
-
     @classmethod
     def first(cls, node: bytes, shards: int = 1) -> ClusterConfig:
         """A cluster of one node."""
         return cls(1, (node,), (ChainConfig.first(node),) * shards)
 
-    def members(self) -> set[bytes]:
+    @cached_property
+    def members(self) -> frozenset[bytes]:
         """Nodes that hold a replica which serves or may have to."""
-        return {name for chain in self.chains for name in chain.members}
+        return frozenset(name for chain in self.chains for name in chain.members)
 
-    def involved(self) -> set[bytes]:
+    @cached_property
+    def involved(self) -> frozenset[bytes]:
         """Nodes that have a part in the control store: silence of these is noticed sooner."""
-        return self.members().union(self.voters, (chain.joining for chain in self.chains if chain.joining))
+        return self.members.union(self.voters, (chain.joining for chain in self.chains if chain.joining))
+
+    @cached_property
+    def reading(self) -> frozenset[bytes]:
+        """Tails of chains of several, which need promises to read.  (Of a chain of one nobody can go on without it.)"""
+        return frozenset(chain.tail for chain in self.chains if len(chain.members) > 1)
+
+    def may_become(self, value: ClusterConfig) -> bool:
+        """Whether ``value`` is a next generation: of the same shards, with at most one voter more or one less."""
+        return (value.generation == self.generation + 1 and len(value.chains) == len(self.chains)
+                and len(set(self.voters) ^ set(value.voters)) <= 1)
 
     def removed_by(self, value: ClusterConfig) -> set[bytes]:
         """Members of one of my chains that are no members of that chain in ``value``."""
@@ -137,5 +153,12 @@ class ClusterConfig(NamedTuple):
         return config if whole else None
 
 
-def majority(voters: tuple[bytes, ...], agreed: set[bytes]) -> bool:
-    return 2 * sum(1 for voter in voters if voter in agreed) > len(voters)
+def majority(voters: tuple[bytes, ...], agreed: Container[bytes]) -> bool:
+    """More than half of the voters; of an even number half is enough with the first of them, whose vote counts more.
+
+    Any two majorities of the same voters have one in common, which is all that is asked of them (Gifford, "Weighted
+    voting for replicated data", 1979).  Voters come and go one at a time, so every change passes through an even
+    number: without this, two could go on less often than one, and four than three.
+    """
+    many = sum(1 for voter in voters if voter in agreed)
+    return 2 * many > len(voters) or (2 * many == len(voters) > 0 and voters[0] in agreed)

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from zray.gcs.chain import LEASE_UNUSED_S
 from zray.gcs.config import ClusterConfig
 from zray.gcs.decider import View, next_config
 from zray.gcs.membership import FAST_S, NODE_TIMEOUT_S, Membership
@@ -68,12 +69,20 @@ class Host:
     def reports(self) -> list[Report]:
         raise NotImplementedError
 
+    def read_at(self) -> float:
+        """When somebody last wanted to read from a tail here."""
+        raise NotImplementedError
+
     def reads_until(self, until: float) -> None:
         """The tails here may answer reads until then."""
         raise NotImplementedError
 
     def declare_dead(self, node: bytes, reason: str) -> None:
         """Set the node's row to "dead", if it still is what it was (asked for again until the row says so)."""
+        raise NotImplementedError
+
+    def condemned(self) -> set[bytes]:
+        """Nodes whose rows are about to say "dead": what they say meanwhile does not count."""
         raise NotImplementedError
 
     def fenced(self, reason: str) -> None:
@@ -100,6 +109,9 @@ class Control:
         self._beat_at = -math.inf
         self._adopted_at = -math.inf
         self._said: tuple | None = None
+        self._found: list[Report] = []  # the reports that _packed was made of
+        self._packed: list[list[Any]] = []
+        self._last_parsed: tuple[list, ClusterConfig | None] = [], None
         self._well: tuple[ClusterConfig | None, View | None] = None, None  # knowing this, there was nothing to decide
         self._handlers: dict[type, Callable[[bytes, Any, float], Out]] = {
             RegisterPrepare: self._on_prepare, RegisterPromise: self.proposer.on_promise,
@@ -122,7 +134,7 @@ class Control:
     @property
     def alone(self) -> bool:
         """No other node takes part or could: nothing to send, nothing to wait for."""
-        return self.config.involved() == {self.me} and not any(
+        return self.config.involved == {self.me} and not any(
             row.state in (ALIVE, DRAINING) for name, row in self.rows.items() if name != self.me)
 
     @property
@@ -137,6 +149,11 @@ class Control:
         out = {*self.membership.silent(self.config, now), *self.membership.gone}
         return next(voter for voter in self.config.voters if voter == self.me or voter not in out) == self.me
 
+    def missing_voters(self, now: float) -> list[bytes]:
+        """Voters that I take for ended or, being a voter, have not heard of for a short while."""
+        silent = self.membership.silent(self.config, now) if self.is_voter else ()
+        return [voter for voter in self.config.voters if voter in self.membership.gone or voter in silent]
+
     # ------------------------------------------------------------ events
 
     def on_message(self, peer: bytes, message: Any, now: float) -> Out:
@@ -149,7 +166,7 @@ class Control:
     def on_rows(self, rows: dict[bytes, NodeRow], now: float) -> Out:
         """The nodes table has changed."""
         self.rows = rows
-        ended = {name for name, row in rows.items() if row.state in (DEAD, LEFT)} - self.config.involved()
+        ended = {name for name, row in rows.items() if row.state in (DEAD, LEFT)} - self.config.involved
         self.membership.gone -= ended  # the row says it for ever
         self.released -= ended
         self._watch_over(now)
@@ -164,7 +181,7 @@ class Control:
 
     def adopt(self, config: ClusterConfig, now: float) -> Out:
         """A configuration that is decided."""
-        was_voter, involved = self.is_voter, self.config.involved()
+        was_voter, involved = self.is_voter, self.config.involved
         if not self.acceptor.learn(config, now):
             return []
         self.counters["configurations"] += 1
@@ -172,8 +189,8 @@ class Control:
         if self.proposer.base is not None and self.proposer.base.generation < config.generation:
             self.proposer.abandon()
         self._watch_over(now, afresh=self.is_voter and not was_voter)
-        self.membership.expect(config.involved() - involved, now)
-        self.membership.dismiss(involved - config.involved(), now)
+        self.membership.expect(config.involved - involved, now)
+        self.membership.dismiss(involved - config.involved, now)
         self.host.adopted(config)
         return []
 
@@ -194,7 +211,7 @@ class Control:
         if self.alone:
             return attempt
         due = [attempt, self._beat_at]
-        if self._reads():
+        if self._reads(now):
             due.append(self.lease.next_deadline())
         if self.is_voter:
             due.append(self.membership.next_deadline(self.config, now))
@@ -212,7 +229,7 @@ class Control:
             self.lease.release()
             self.host.reads_until(-math.inf)
             self.released.add(self.me)
-        if self._reads() and self.lease.due(self.config, now):
+        if self._reads(now) and self.lease.due(self.config, now):
             out += self.lease.ask(self.config, now)
         out += self._beat(now)
         proposes = self.is_proposer(now)
@@ -231,12 +248,15 @@ class Control:
             return []
         silent = self.membership.silent(self.config, now) if self.is_voter else []
         lost = self.membership.lost(now) if self.is_voter else []
-        reports = [list(report) for report in self.host.reports()]
+        found = self.host.reports()
+        if found is not self._found:
+            self._found, self._packed = found, [list(report) for report in found]
+        reports = self._packed
         said = (self.config.generation, reports, silent, lost, self.me in self.released)
         if now < self._beat_at and said == self._said:
             return []
         self._said = said
-        involved = self.me in self.config.involved()
+        involved = self.me in self.config.involved
         self._beat_at = now + (FAST_S if involved else self.membership.node_timeout_s / 4)
         beat = Heartbeat(self.config.generation, reports, silent, lost)
         out: Out = []
@@ -279,7 +299,7 @@ class Control:
         ended = {name for name, row in self.rows.items() if row.state in (DEAD, LEFT)}
         # The rows come through a tail, which may be the one that leaves and answers no more.
         leaving = {name for name, row in self.rows.items() if row.state == DRAINING} | self.released
-        lost = self.membership.agreed_lost(self.config, now) | gone | ended
+        lost = self.membership.agreed_lost(self.config, now) | gone | ended | self.host.condemned()
         failed = self.membership.agreed_silent(self.config, now) | lost
         living = {name: row.ordinal for name, row in self.rows.items()
                   if row.state == ALIVE and name not in failed | leaving}
@@ -296,10 +316,10 @@ class Control:
             caught_up=frozenset((r.shard, r.epoch) for name, chain, r in known if r.caught_up and name == chain.tail),
             waited=now >= self._adopted_at + PATIENCE_S)
 
-    def _reads(self) -> bool:
+    def _reads(self, now: float) -> bool:
         """Am I a tail that needs promises?  (A chain of one needs none: nobody can go on without it.)"""
-        return self.me not in self.released and any(
-            chain.tail == self.me and len(chain.members) > 1 for chain in self.config.chains)
+        return (self.me in self.config.reading and self.me not in self.released
+                and now - self.host.read_at() < LEASE_UNUSED_S)
 
     def _watch_over(self, now: float, *, afresh: bool = False) -> None:
         self.membership.watch_over(self._others() if self.is_voter else (), now, afresh=afresh)
@@ -308,7 +328,7 @@ class Control:
     def _others(self) -> set[bytes]:
         """Nodes that live as far as I know."""
         living = {name for name, row in self.rows.items() if row.state in (ALIVE, DRAINING)}
-        return living.union(self.config.involved()) - {self.me}
+        return living.union(self.config.involved) - {self.me}
 
     # ------------------------------------------------------------ messages
 
@@ -329,7 +349,7 @@ class Control:
         if decided is None:
             return []
         # Everybody, also who has just been removed: clients there would wait for a dead chain, tails for a lease.
-        others = sorted(self._others().union(decided.involved(), self.config.involved()) - {self.me})
+        others = sorted(self._others().union(decided.involved, self.config.involved) - {self.me})
         news = ConfigIs(decided.pack())
         return self.adopt(decided, now) + [(name, news) for name in others if name not in self.membership.gone]
 
@@ -371,7 +391,10 @@ class Control:
 
     def _parsed(self, packed: list) -> ClusterConfig | None:
         """A configuration of this cluster, whose number of shards never changes."""
-        config = ClusterConfig.parse(packed)
+        known, config = self._last_parsed
+        if packed != known:  # one decision is heard of from several sides
+            config = ClusterConfig.parse(packed)
+            self._last_parsed = packed, config
         return config if config is not None and len(config.chains) == len(self.config.chains) else None
 
     def _malformed(self) -> Out:

@@ -3,7 +3,7 @@
 One kind of step a generation, the most urgent first, for all chains that need it:
 
     1. members that failed leave their chains (as long as somebody stays who is known to hold every acknowledged write)
-    2. voters that are dead are replaced; 1 voter below three nodes, 3 below five, then 5
+    2. voters that are dead are replaced; 1 voter below three nodes, 3 below five, then 5; one goes or comes at a time
     3. joining replicas that have caught up become tails, all at once unless some take long;
        nodes that leave the cluster leave their chains, once others hold the data;
        chains grow to three replicas on distinct nodes, placed where there are fewest
@@ -64,16 +64,34 @@ def next_config(config: ClusterConfig, view: View) -> ClusterConfig | None:
 
 
 def next_voters(voters: tuple[bytes, ...], view: View) -> tuple[bytes, ...]:
-    """Keep who is well, in order, then the lowest nodes, then who is silent.  Never a set that could not decide now."""
+    """One step, a voter less or one more, towards :func:`wanted_voters`.  Never a set that could not decide now.
+
+    Who has failed goes before another comes: of three with one dead both others are needed to decide anything, of the
+    two that stay the first alone.  Who is well and to go (it leaves the cluster) stays until its successor is there.
+    """
+    wanted = wanted_voters(voters, view)
+    able = set(view.usable) | {voter for voter in voters if voter in view.leaving and voter not in view.failed}
+    surplus = [voter for voter in reversed(voters) if voter not in wanted]
+    missing = [node for node in wanted if node not in voters]
+    failed = [voter for voter in surplus if voter in view.failed]
+    if failed or (surplus and not missing):
+        goes = min(failed or surplus, key=lambda voter: voter not in view.leaving)
+        step = tuple(voter for voter in voters if voter != goes)
+    elif missing:
+        step = (*voters, missing[0])
+    else:
+        return voters
+    return step if majority(step, able) and majority(wanted, able) else voters
+
+
+def wanted_voters(voters: tuple[bytes, ...], view: View) -> tuple[bytes, ...]:
+    """Keep who is well, in order, then the lowest nodes, then who is silent.  An odd number."""
     kept = [voter for voter in voters if voter not in view.dead]
     silent = [voter for voter in kept if voter in view.failed]
     spare = [node for node in sorted(view.usable, key=lambda node: (view.usable[node], node)) if node not in kept]
     candidates = [*(voter for voter in kept if voter not in silent), *spare, *silent]
     many = min(voters_wanted(view.living + len(silent)), len(candidates))
-    chosen = tuple(candidates[:many - 1 + many % 2])  # an even number survives no more than one less does
-    if set(chosen) == set(voters) or not majority(chosen, set(view.usable)):
-        return voters
-    return chosen
+    return tuple(candidates[:many - 1 + many % 2])  # an even number survives no more than one less does
 
 
 def _without_failed(config: ClusterConfig, view: View) -> Chains:

@@ -97,11 +97,11 @@ class Membership:
 
     def silent(self, config: ClusterConfig, now: float) -> list[bytes]:
         """Nodes with a part in the control store that I have not heard of for a short while."""
-        return [name for name in sorted(config.involved()) if self._unheard(name, SUSPECT_S, now)]
+        return [name for name in sorted(config.involved) if self._unheard(name, SUSPECT_S, now)]
 
     def lost(self, now: float) -> list[bytes]:
         """Nodes that I have not heard of for a long while."""
-        return [name for name in sorted(self.heard_at) if self._unheard(name, self.node_timeout_s, now)]
+        return sorted(name for name in self.heard_at if self._unheard(name, self.node_timeout_s, now))
 
     def agreed_silent(self, config: ClusterConfig, now: float) -> set[bytes]:
         """What a majority of the voters, with me, has not heard of for a short while."""
@@ -112,7 +112,7 @@ class Membership:
 
     def next_deadline(self, config: ClusterConfig, now: float) -> float:
         """When the next suspicion arises if nothing is heard."""
-        due = [self.heard_at[name] + SUSPECT_S for name in config.involved() if name in self.heard_at]
+        due = [self.heard_at[name] + SUSPECT_S for name in config.involved if name in self.heard_at]
         due += [at + self.node_timeout_s for at in self.heard_at.values()]
         return min((at for at in due if at > now), default=math.inf)
 

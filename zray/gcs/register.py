@@ -1,18 +1,21 @@
 """The majority register that holds the cluster's configuration.  Pure.
 
 One Paxos instance a generation (Lamport, "The Part-Time Parliament", 1998): the voters named by generation g decide
-generation g + 1, and nobody proposes g + 1 without the decided g in hand.  So the set of voters may change from one
-generation to the next in any way and an instance still has one fixed set, which is Lamport's reconfiguration of a
-state machine with a window of one ("Reconfiguring a state machine", 2010).
+generation g + 1, and nobody proposes g + 1 without the decided g in hand.  So an instance has one fixed set of voters,
+which is Lamport's reconfiguration of a state machine with a window of one ("Reconfiguring a state machine", 2010).
+From one generation to the next one voter comes or one goes (ClusterConfig.may_become), as in Ongaro's Raft (4.1 in his
+dissertation): what a proposer gets wrong about who lives costs one vote.  A voter accepts nothing else.
 
-    proposer                    voters of g                          voters of g and of the value
+    proposer                    voters of g and of the value
     RegisterPrepare(r)  ->      promise r, tell what was accepted
     the accepted value of the highest round, else its own wish
-    RegisterAccept(r)   ->                                           accept unless a higher round was promised
-                                                                     or the value removes a tail with a lease
+    RegisterAccept(r)   ->      accept unless a higher round was promised, the value removes a tail with a lease, or is
+                                no step from g
     majorities of both have accepted: decided; told to everybody by ConfigIs
 
-The majority of the *new* voters is not needed for agreement; it makes sure that they can go on by themselves.
+The majority of the *new* voters is not needed for agreement; it makes sure that they can go on by themselves.  What a
+majority of the old ones has accepted can only be decided or wait for ever, so a wish is not even offered before a
+majority of its voters has answered: one of them may be dead, and nobody have noticed.
 
 Voters also grant the leases under which a tail reads.  Whoever promised one accepts no configuration that takes that
 tail out of its chain until the promise has run out, unless the configuration lists it as freed.  Two rules make this
@@ -52,6 +55,8 @@ HOLD_S = 0.1
 LEASE_RENEW_S = 0.08
 # A proposer asks again after this long without an answer: some round trips under load.
 RESEND_S = 0.05
+# The voters that a proposer wishes for have this long to answer, else it thinks again.
+ANSWER_S = 0.12
 
 Ballot = tuple[int, bytes]
 NO_BALLOT: Ballot = (0, b"")
@@ -77,7 +82,7 @@ class Acceptor:
         self.leases = {name: until for name, until in self.leases.items() if until > now}
         self._held.clear()
         if config.generation != self.config.generation + 1 or config.voters != self.config.voters:
-            for name in config.members():
+            for name in config.members:
                 self.leases[name] = now + PROMISE_S
         self.config = config
         self.promised = NO_BALLOT
@@ -104,7 +109,7 @@ class Acceptor:
         stale = self._stale(peer, base)
         if stale:
             return stale
-        if value.generation != base.generation + 1:
+        if not base.may_become(value):
             return []
         if (message.round, peer) < self.promised:
             return [(peer, RegisterRefused(value.generation, message.round, self.promised[0], 0.0))]
@@ -126,7 +131,7 @@ class Acceptor:
             return [(peer, ConfigIs(self.config.pack()))]
         if message.generation > self.config.generation or self.accepted is not None:
             return []
-        if self.me not in self.config.voters or peer not in self.config.members():
+        if self.me not in self.config.voters or peer not in self.config.members:
             return []
         if self._held.get(peer, now) > now:
             return []
@@ -156,6 +161,7 @@ class Proposer:
         self._answered: set[bytes] = set()
         self._best: Ballot = NO_BALLOT
         self._sent_at = 0.0
+        self._began_at = 0.0
 
     @property
     def active(self) -> bool:
@@ -163,12 +169,15 @@ class Proposer:
 
     def propose(self, base: ClusterConfig, wish: ClusterConfig, now: float) -> Out:
         """Try to make ``wish`` follow ``base``; something that others wished may win."""
+        if not base.may_become(wish):
+            raise ValueError(f"no step from generation {base.generation}: {wish}")
         if self.base is None or base.generation != self.base.generation:
             self.round = 0
         self.base, self.value = base, wish
         self.round += 1
         self.phase = self.PREPARE
         self._best = NO_BALLOT
+        self._began_at = now
         self._answered.clear()
         return self._send(now)
 
@@ -186,7 +195,9 @@ class Proposer:
                 return []
             self._best, self.value = ballot, accepted
         self._answered.add(peer)
-        if not majority(self.base.voters, self._answered):
+        assert self.value is not None
+        if not majority(self.base.voters, self._answered) or (
+                self._best == NO_BALLOT and not majority(self.value.voters, self._answered)):
             return []
         self.phase = self.ACCEPT
         self._answered.clear()
@@ -216,6 +227,10 @@ class Proposer:
 
     def tick(self, now: float) -> Out:
         """Ask again those who have not answered."""
+        if self.phase == self.PREPARE and now - self._began_at >= ANSWER_S:
+            assert self.base is not None
+            if majority(self.base.voters, self._answered):
+                self.phase = self.IDLE  # the voters that I wish for do not answer, and nobody has accepted anything
         return self._send(now) if self.active and now - self._sent_at >= RESEND_S else []
 
     def next_deadline(self) -> float:
@@ -225,11 +240,9 @@ class Proposer:
         assert self.base is not None and self.value is not None
         self._sent_at = now
         base = self.base.pack()
-        if self.phase == self.PREPARE:
-            return [(voter, RegisterPrepare(self.round, base)) for voter in self.base.voters
-                    if voter not in self._answered]
         targets = dict.fromkeys((*self.base.voters, *self.value.voters))
-        message = RegisterAccept(self.round, base, self.value.pack())
+        message = (RegisterPrepare(self.round, base) if self.phase == self.PREPARE else
+                   RegisterAccept(self.round, base, self.value.pack()))
         return [(voter, message) for voter in targets if voter not in self._answered]
 
     def _mine(self, message: Any, phase: int) -> bool:

@@ -18,6 +18,8 @@ from zray.gcs.tables import READS
 from zray.messages import GcsRedirect, GcsReply, GcsRequest
 
 RETRY_S = 0.1
+# A request asked again so often is stuck: failovers take some tenths of a second.
+STUCK_RETRIES = 20
 
 Send = Callable[[bytes, Any], object]
 
@@ -33,7 +35,8 @@ class GcsError(Exception):
 class Call:
     """A request under way: ``done``, then ``error`` ('' or a reason) and ``value``."""
 
-    __slots__ = ("_callbacks", "_map", "attempts", "done", "error", "number", "op", "sent_at", "shard", "value")
+    __slots__ = ("_callbacks", "_map", "attempts", "done", "error", "number", "op", "retries", "sent_at", "shard",
+                 "value")
 
     def __init__(self, op: list, convert: Callable[[Any], Any] | None = None, shard: int = 0) -> None:
         self.op = op
@@ -43,6 +46,7 @@ class Call:
         self.error = ""
         self.value: Any = None
         self.attempts = 0
+        self.retries = 0  # unlike attempts, these do not begin again with each configuration
         self.sent_at = -math.inf
         self._map = convert
         self._callbacks: list[Callable[[Call], None]] = []
@@ -151,6 +155,11 @@ class Requests:
     def busy(self) -> bool:
         return bool(self.open or self._held)
 
+    @property
+    def stuck(self) -> bool:
+        """Some request has been asked again and again."""
+        return any(call.retries >= STUCK_RETRIES for call in self.open.values())
+
     def _acked(self) -> int:
         """The number below which every update of mine is answered."""
         return next((n for n in self.open if n > 0), self._held[0].number if self._held else self._next_update)
@@ -159,6 +168,7 @@ class Requests:
         call.sent_at = math.inf
         if retry:
             call.attempts += 1
+            call.retries += 1
             self._counters["retries"] += 1
         if not self.members:
             return  # sent when configured

@@ -8,6 +8,7 @@
     service.peer_closed(node, proven=True)         # its endpoint refuses connections
     service.forget(incarnation)                    # a process is gone
     service.flush()                                # once a turn of the loop
+    service.told                                   # set when it has called back, or might have
     service.close()
 
 ``send(peer, message)`` queues a message for another node, or for a process of this node.  What this node says to
@@ -19,19 +20,20 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from zray import ids
-from zray.gcs.admission import Admission, parse_row, with_state
+from zray.gcs.admission import Admission, described, parse_row, with_state
 from zray.gcs.chain import ChainReplica, Out, UnsafeConfig
 from zray.gcs.client import RETRY_S, Call, GcsClient
 from zray.gcs.coalesce import Coalescer
-from zray.gcs.config import ChainConfig, ClusterConfig
+from zray.gcs.config import ChainConfig, ClusterConfig, majority
 from zray.gcs.control import ALIVE, DEAD, DRAINING, FENCED, LEFT, Control, Host, NodeRow, Report
 from zray.gcs.membership import NODE_TIMEOUT_S
 from zray.gcs.persistence import Replicas
 from zray.gcs.proxy import Proxy
+from zray.gcs.requests import STUCK_RETRIES
 from zray.gcs.sharding import SHARDS
 from zray.gcs.state import ReplicatedState
 from zray.gcs.tables import NODES, Change
@@ -90,6 +92,7 @@ class GcsService(Host):
         self.on_fenced: Callable[[str], None] = lambda reason: None
         self.on_config: Callable[[ClusterConfig], None] = lambda config: None
         self.fenced_because = ""
+        self.told = False  # its client was answered, or the configuration has changed: for its owner, who clears it
         self.counters: Counter[str] = Counter()
         self._now = now
         self._send_out = send
@@ -100,11 +103,14 @@ class GcsService(Host):
         self._local: deque[tuple[bytes, Any]] = deque()  # messages from this process to itself
         self._pumping = False
         self._chained = Coalescer()  # what the replicas here say to their neighbours in this turn
+        self._reported: list[tuple[int, int, bool, bool]] = []  # what was found when _reports were made
+        self._reports: list[Report] = []
         self._told: dict[int, tuple[bool, bool]] = {}  # what voters know of my replicas
         self._ticked_at = -math.inf
         self._node_rows: dict[bytes, bytes] = {}  # key -> value of the nodes table
         self._ended: dict[bytes, str] = {}  # nodes declared dead
-        self._burying: set[bytes] = set()
+        self._burying: set[bytes] = set()  # nodes whose rows are being changed
+        self._condemned: set[bytes] = set()  # nodes that this one has made "dead" or is about to, until the rows say so
         self._leave: Callable[[], None] | None = None
         self._leave_reason = ""
 
@@ -155,6 +161,27 @@ class GcsService(Host):
         """What a node that joins gives to its own service to find the control store."""
         return [self.config.pack()]
 
+    def trouble(self) -> str:
+        """What keeps the control store from answering, and what to do about it; '' when nothing is known to."""
+        voters, missing = self.config.voters, self.control.missing_voters(self._now())
+        if not majority(voters, set(voters).difference(missing)):
+            return (f"the control store has no majority: {self._called(missing)} did not answer, and of its "
+                    f"{len(voters)} voter{'s' if len(voters) > 1 else ''} {len(voters) // 2 + 1} must: until then no "
+                    "actor is created, no name is claimed, nobody joins. Let those nodes go on, or reach this one "
+                    "again; if their processes have ended, stop the others and start the cluster anew")
+        waiting = self.client.waiting()
+        if not waiting:
+            return ""
+        members = dict.fromkeys(name for shard in waiting for name in self.config.chains[shard].members)
+        return (f"the control store has left requests without an answer for {STUCK_RETRIES * RETRY_S:g} s or more, of "
+                f"shard(s) {', '.join(map(str, waiting))}, which are on {self._called(members)}; its voters are "
+                f"{self._called(voters)}, of whom {len(voters) // 2 + 1} must reach each other")
+
+    def _called(self, nodes: Iterable[bytes]) -> str:
+        """Nodes as people know them."""
+        rows = {key[len(NODES):][:ids.INCARNATION_SIZE]: value for key, value in self._node_rows.items()}
+        return ", ".join(described(node, rows.get(node)) for node in nodes)
+
     def admit(self, row: dict[str, Any], then: Callable[[str, int], None]) -> None:
         """Take a node into the cluster; ``then(refused, ordinal)``, where refused is '' or says why not.
 
@@ -198,8 +225,13 @@ class GcsService(Host):
         now = self._now()
         due: float = self.control.next_deadline(now)
         if not self.alone or self.client.busy:
-            restless = any(replica.restless() for replica in self.replicas.values())
-            due = min(due, self._ticked_at + (TICK_S if restless else RETRY_S if self.client.busy else 1.0))
+            for replica in self.replicas.values():
+                if replica.restless():
+                    pause = TICK_S
+                    break
+            else:
+                pause = RETRY_S if self.client.busy else 1.0
+            due = min(due, self._ticked_at + pause, *(replica.acknowledge_at for replica in self.replicas.values()))
         if self._held or self._chained:
             return now
         due = max(due, now)
@@ -254,6 +286,7 @@ class GcsService(Host):
     def _handle(self, peer: bytes, message: Any) -> Out:
         kind = type(message)
         if kind in _TO_CLIENT:
+            self.told = True
             if kind is GcsRedirect and peer != self.incarnation and self._is_behind(message):
                 self._emit([(peer, ConfigIs(self.config.pack()))])
                 self.client.again(peer, message.number, message.shard)
@@ -285,12 +318,14 @@ class GcsService(Host):
         return ChainReplica(self.incarnation, chain, state, shard)
 
     def _of_replica(self, replica: ChainReplica, out: Out) -> Out:
-        """What a replica wants sent; and voters hear at once when it has become able to do something."""
+        """What a replica wants sent; and voters hear at once when it has become able to do something, or wants to."""
         self._persist(replica)
         said = (replica.established, replica.joiner_caught_up())
-        if said != self._told.get(replica.shard):
+        now = self._now()
+        if said != self._told.get(replica.shard) or (replica.wants_lease(now)
+                                                     and self.control.lease.due(self.config, now)):
             self._told[replica.shard] = said
-            out = out + self.control.step(self._now())
+            out = out + self.control.step(now)
         return out
 
     def _run(self, action: Callable[[], Out], group: bool = False) -> None:
@@ -328,6 +363,7 @@ class GcsService(Host):
     # ------------------------------------------------------------ what Control asks of its host
 
     def adopted(self, config: ClusterConfig) -> None:
+        self.told = True
         now = self._now()
         for shard, chain in enumerate(config.chains):
             replica = self.replicas.get(shard)
@@ -358,10 +394,17 @@ class GcsService(Host):
             self.disk.drop(shard)
 
     def reports(self) -> list[Report]:
-        reports = [Report(shard, replica.config.epoch, replica.established, replica.joiner_caught_up())
-                   for shard, replica in sorted(self.replicas.items())]
-        self._told = {report.shard: (report.established, report.caught_up) for report in reports}
-        return reports
+        """The same list as long as nothing has changed."""
+        state = [(shard, replica.config.epoch, replica.established, replica.joiner_caught_up())
+                 for shard, replica in self.replicas.items()]
+        if state != self._reported:
+            self._reported = state
+            self._reports = [Report(*said) for said in sorted(state)]
+        self._told = {shard: (established, caught_up) for shard, _, established, caught_up in state}
+        return self._reports
+
+    def read_at(self) -> float:
+        return max((replica.read_at for replica in self.replicas.values()), default=-math.inf)
 
     def reads_until(self, until: float) -> None:
         for replica in self.replicas.values():
@@ -374,6 +417,9 @@ class GcsService(Host):
 
     def declare_dead(self, node: bytes, reason: str) -> None:
         self._set_state(node, DEAD, reason)
+
+    def condemned(self) -> set[bytes]:
+        return self._condemned
 
     def fenced(self, reason: str) -> None:
         if not self.fenced_because:
@@ -396,6 +442,7 @@ class GcsService(Host):
             if row is not None:
                 rows[node] = row
         self._ended = {node: "declared dead" for node, row in rows.items() if row.state == DEAD}
+        self._condemned -= self._ended.keys()
         if self.incarnation in self._ended:
             self.fenced(self._ended[self.incarnation])
             return
@@ -411,9 +458,13 @@ class GcsService(Host):
 
         def done(call: Call) -> None:
             self._burying.discard(node)
+            if call.error or not call.value[0]:
+                self._condemned.discard(node)
             self._emit(self._go_on_leaving())  # the news of the row may have come before this answer
 
         self._burying.add(node)
+        if state == DEAD:
+            self._condemned.add(node)
         self.client.compare_and_set(key, value, with_state(value, state, reason), done)
 
     def _go_on_leaving(self) -> Out:
@@ -428,7 +479,7 @@ class GcsService(Host):
         elif row.state == ALIVE:
             self._set_state(self.incarnation, DRAINING, self._leave_reason)
         elif row.state == DRAINING:
-            if self.alone or self.incarnation not in self.config.involved():
+            if self.alone or self.incarnation not in self.config.involved:
                 self._set_state(self.incarnation, LEFT, self._leave_reason)
         else:
             self._leave = None

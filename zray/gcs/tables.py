@@ -88,8 +88,11 @@ def refusal(op: Any) -> str:
     if type(op) is not list or not op or type(op[0]) is not int or op[0] not in _SHAPES:
         return f"{BAD_REQUEST}: not an operation of this store"
     shape = _SHAPES[op[0]]
-    if len(op) - 1 != len(shape) or any(type(x) not in allowed for x, allowed in zip(op[1:], shape, strict=True)):
+    if len(op) - 1 != len(shape):
         return f"{BAD_REQUEST}: wrong fields for operation {op[0]}"
+    for place, allowed in enumerate(shape, 1):
+        if type(op[place]) not in allowed:
+            return f"{BAD_REQUEST}: wrong fields for operation {op[0]}"
     if op[0] == LIST:
         return "" if op[3] > 0 else f"{BAD_REQUEST}: a list needs a positive limit"
     if op[0] == FORGET:

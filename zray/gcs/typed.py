@@ -82,6 +82,9 @@ class TypedTables:
     def record_job(self, job: int, record: dict[str, Any] | None, done: Done = None) -> Call:
         return self._record(JOBS + job.to_bytes(4, "big"), record, done)
 
+    def get_job(self, job: int, done: Done = None) -> Call:
+        return self._unpacked(JOBS + job.to_bytes(4, "big"), done)
+
     def list_jobs(self, done: Done = None) -> Call:
         """value: [(job, record), ...]."""
         return self._listed(JOBS, lambda key, value: (int.from_bytes(key[len(JOBS):], "big"),

@@ -44,8 +44,8 @@ from zray.messages.leases import (
     WorkerDied,
 )
 from zray.messages.node import (
-    DriverAccepted, EventReport, Goodbye, JobConfig, LogLines, NodeAnswer, NodeQuery, ProcessGone, RegisterDriver,
-    WorkerExit, WorkerReady,
+    DriverAccepted, EventReport, Goodbye, JobConfig, JobOver, LogLines, NodeAnswer, NodeQuery, ProcessGone,
+    RegisterDriver, WorkerExit, WorkerReady,
 )
 from zray.messages.references import (
     Because, CancelObject, HoldAck, HoldAdd, HoldDrop, Locate, ObjectLost, Resolved, TransitDone, Why,
@@ -57,9 +57,9 @@ from zray.messages.register import (
 from zray.messages.schedule import PlaceAnswer, PlaceAsk, ViewRows
 from zray.messages.session import Bye, Hello, HelloAck
 from zray.messages.store import (
-    Chunk, CopyGone, CopyMade, DropCopies, PullChunk, PullElsewhere, PullEnd, PullObject, PullRefused, PullWait,
-    StoreFree, StoreGrant, StoreLocate, StoreLocated, StorePull, StorePulling, StoreRecall, StoreReclaimed,
-    StoreRefused, StoreRestore, StoreRestored, StoreSurrender, StoreWant,
+    Chunk, CopyGone, CopyMade, DropCopies, KeepCopies, PullChunk, PullElsewhere, PullEnd, PullObject, PullRefused,
+    PullWait, StoreFree, StoreGrant, StoreLocate, StoreLocated, StorePull, StorePulling, StoreRecall,
+    StoreReclaimed, StoreRefused, StoreRestore, StoreRestored, StoreSurrender, StoreWant,
 )
 from zray.messages.tasks import (
     CancelTask, FunctionDef, HandBack, MapDone, PushMap, PushTasks, StreamAck, StreamItem, TasksDone,
@@ -75,13 +75,14 @@ __all__ = [
     "GcsRequest", "GcsUnwatch", "GcsWatch", "BundleAck", "BundleCommit", "BundleReserve", "BundleReserved",
     "BundleReturn", "CreateGroup", "GroupReply", "GroupState", "RemoveGroup", "WatchGroup", "Blocked",
     "LeaseGrant", "LeaseKey", "LeaseKill", "LeaseOpen", "LeaseRecall", "LeaseReturn", "LeaseStatus", "LeaseWant",
-    "WorkerDied", "DriverAccepted", "EventReport", "Goodbye", "JobConfig", "LogLines", "NodeAnswer", "NodeQuery",
-    "ProcessGone", "RegisterDriver", "WorkerExit", "WorkerReady", "Because", "CancelObject", "HoldAck", "HoldAdd",
-    "HoldDrop", "Locate", "ObjectLost", "Resolved", "TransitDone", "Why", "ConfigIs", "Heartbeat", "LeaseAsk",
-    "LeasePromise", "NodeStanding", "RegisterAccept", "RegisterAccepted", "RegisterPrepare", "RegisterPromise",
-    "RegisterRefused", "PlaceAnswer", "PlaceAsk", "ViewRows", "Bye", "Hello", "HelloAck", "Chunk", "CopyGone",
-    "CopyMade", "DropCopies", "PullChunk", "PullElsewhere", "PullEnd", "PullObject", "PullRefused", "PullWait",
-    "StoreFree", "StoreGrant", "StoreLocate", "StoreLocated", "StorePull", "StorePulling", "StoreRecall",
-    "StoreReclaimed", "StoreRefused", "StoreRestore", "StoreRestored", "StoreSurrender", "StoreWant", "CancelTask",
-    "FunctionDef", "HandBack", "MapDone", "PushMap", "PushTasks", "StreamAck", "StreamItem", "TasksDone",
+    "WorkerDied", "DriverAccepted", "EventReport", "Goodbye", "JobConfig", "JobOver", "LogLines", "NodeAnswer",
+    "NodeQuery", "ProcessGone", "RegisterDriver", "WorkerExit", "WorkerReady", "Because", "CancelObject",
+    "HoldAck", "HoldAdd", "HoldDrop", "Locate", "ObjectLost", "Resolved", "TransitDone", "Why", "ConfigIs",
+    "Heartbeat", "LeaseAsk", "LeasePromise", "NodeStanding", "RegisterAccept", "RegisterAccepted",
+    "RegisterPrepare", "RegisterPromise", "RegisterRefused", "PlaceAnswer", "PlaceAsk", "ViewRows", "Bye", "Hello",
+    "HelloAck", "Chunk", "CopyGone", "CopyMade", "DropCopies", "KeepCopies", "PullChunk", "PullElsewhere",
+    "PullEnd", "PullObject", "PullRefused", "PullWait", "StoreFree", "StoreGrant", "StoreLocate", "StoreLocated",
+    "StorePull", "StorePulling", "StoreRecall", "StoreReclaimed", "StoreRefused", "StoreRestore", "StoreRestored",
+    "StoreSurrender", "StoreWant", "CancelTask", "FunctionDef", "HandBack", "MapDone", "PushMap", "PushTasks",
+    "StreamAck", "StreamItem", "TasksDone",
 ]

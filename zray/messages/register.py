@@ -11,7 +11,8 @@ from zray.messages.base import Message, message
 
 @message(220)
 class RegisterPrepare(Message):
-    """Proposer -> voters of ``base``: take part in no lower round of the decision that follows it."""
+    """Proposer -> voters of ``base`` and of what it wishes for: take part in no lower round of the decision that
+    follows ``base``."""
 
     round: int
     base: list

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from zray import ids
 from zray.config import Config
-from zray.messages import Hello, NodeJoin
+from zray.messages import Hello, NodeJoin, ViewRows
 from zray.node import linux, session as sessions
 from zray.node.children import Children, Processes, Signals, Watcher
 from zray.node.cluster import routed
@@ -89,7 +89,6 @@ class Daemon:
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.stopping = ""
         self._leaving: Leaving | None = None
-        self._stirred = False
         self.now = time.monotonic()
         self.watcher = Watcher()
         self.processes = Processes(self.watcher)
@@ -108,7 +107,7 @@ class Daemon:
                               incarnation=self.incarnation, node_id=self.node_id, first=not joins,
                               hints=self.member.hints if joins else None, node_timeout_s=self.config.node_timeout_s)
         ordinal = self.member.ordinal if joins else self._found_cluster()
-        locations = GcsLocations(lambda: self.gcs.client)
+        locations = self.locations = GcsLocations(lambda: self.gcs.client)
         self.store = StoreService.create(self.session_dir, os.path.basename(self.session_dir), offered.store_bytes,
                                          self._send, self.call_soon, config=self.config, node=self.incarnation,
                                          record_location=locations.record, find_location=locations.find)
@@ -124,6 +123,7 @@ class Daemon:
         self._shell_handlers = {**self.store.handlers, **self.gcs.handlers}
         self._doomed: set[bytes] = set()  # to be killed as soon as they have a process
         self._log_at: float | None = None  # when to read the logs that were written to
+        self._due: float | None = None  # the first deadline when the turn began
         self._spawns: list[dict[str, Any]] = []
         self._perform_by_type: dict[type, Callable[[Any], None]] = {
             Send: self._perform_send, Spawn: self._perform_spawn, Kill: self._perform_kill, Watch: self._perform_watch,
@@ -171,7 +171,8 @@ class Daemon:
 
     def _gcs_report(self) -> dict[str, Any]:
         config = self.gcs.config
-        return {"generation": config.generation, "voters": list(config.voters), "chains": [
+        return {"generation": config.generation, "voters": list(config.voters), "trouble": self.gcs.trouble(),
+                "chains": [
             {"shard": shard, "epoch": chain.epoch, "members": list(chain.members), "joining": chain.joining}
             for shard, chain in enumerate(config.chains)]}
 
@@ -216,9 +217,12 @@ class Daemon:
         self.mesh.drain(self._deliver)
         self.watcher.run()
         self.gcs.flush()
-        self._timers(time.monotonic())
-        if self._stirred:  # the control store may have answered the machine
-            self._stirred = False
+        if self._due is not None and self._due <= time.monotonic():  # what this turn makes due is for the next
+            self._timers(time.monotonic())
+        if self._leaving is not None:
+            self._leaving.step(time.monotonic())
+        if self.gcs.told:  # the control store may have answered the machine
+            self.gcs.told = False
             self.machine.settle(time.monotonic())
         self._perform()
         self.gcs.flush()
@@ -230,16 +234,18 @@ class Daemon:
         handler = self._shell_handlers.get(code)
         if handler is not None:
             handler(peer, message)
-            self._stirred = self._stirred or code in self.gcs.handlers
         else:
             self.machine.handle(peer, code, message, self.now)
 
     def _may_speak(self, peer: bytes, code: int, message: Any) -> bool:
-        """Nodes of the cluster may; a newcomer may introduce itself, no more; a node that has ended is told so."""
+        """Nodes of the cluster may; a newcomer may introduce itself, no more; a node that has ended is told so.
+
+        What a newcomer has free it may say before we have heard of it: it says that again, so it is no refusal.
+        """
         cluster = self.machine.cluster
         if peer in cluster.peers or code in (Hello.CODE, NodeJoin.CODE) and peer not in cluster.gone:
             return True
-        if not self.member.ended(peer):
+        if not self.member.ended(peer) and not (code == ViewRows.CODE and peer == ids.node_of(peer)):
             self.machine.refuse(peer, f"{type(message).__name__} from a process that is no node of this cluster")
         return False
 
@@ -250,8 +256,10 @@ class Daemon:
             times.append(self.member.next_deadline())
         if self._leaving is not None:
             times.append(self._leaving.next_deadline())
-        first = min((when for when in times if when is not None), default=None)
-        return None if first is None else max(0.0, first - time.monotonic())
+        self._due = min((when for when in times if when is not None), default=None)
+        if self.gcs.told:  # at the end of the turn, when something was on disk
+            return 0.0
+        return None if self._due is None else max(0.0, self._due - time.monotonic())
 
     def _timers(self, now: float) -> None:
         if (when := self.machine.next_deadline()) is not None and when <= now:
@@ -262,11 +270,8 @@ class Daemon:
             self.mesh.tick(now)
         if (when := self.gcs.next_deadline()) is not None and when <= time.monotonic():  # it names no time that is past
             self.gcs.tick(time.monotonic())
-            self._stirred = True
         if self.member is not None and (when := self.member.next_deadline()) is not None and when <= now:
             self.member.tick(now)
-        if self._leaving is not None:
-            self._leaving.step(now)
         if self._log_at is not None and self._log_at <= now:
             self._read_logs(now)
 
@@ -295,8 +300,19 @@ class Daemon:
             self.stopping = self.stopping or why
         elif leaving is None:
             self.member.tell_leave(why)
+            from zray.node.estate import Estate
+
+            estate = Estate(self.machine, self.store, lambda: not self.locations.unwritten, self.session_dir)
             self._leaving = Leaving(why, self.machine, self.gcs, self.member.leavers, self.member.ended_nodes,
-                                    lambda: setattr(self, "stopping", why), time.monotonic())
+                                    partial(self._left, why), time.monotonic(), estate)
+
+    def _left(self, why: str) -> None:
+        assert self._leaving is not None
+        handed = self._leaving.handed
+        print(f"zray-node: this node has left ({why}); objects handed over: {handed.kept} "
+              f"({handed.kept_bytes:,} bytes), left behind: {handed.left} ({handed.left_bytes:,} bytes)",
+              file=sys.stderr)
+        self.stopping = why
 
     def fence(self, reason: str) -> None:
         """The cluster goes on without this node, which may have run the same things as others since: end at once."""
@@ -469,8 +485,9 @@ class Daemon:
     def _send_lines(self, driver: bytes, lines: list[list[Any]], dropped: int) -> None:
         from zray.messages import LogLines
 
+        ip = "" if ids.same_node(driver, self.incarnation) else self.machine.node["NodeManagerAddress"]
         for start in range(0, len(lines), LOG_LINES_A_MESSAGE):
-            self._send(driver, LogLines(lines[start:start + LOG_LINES_A_MESSAGE], dropped if start == 0 else 0))
+            self._send(driver, LogLines(lines[start:start + LOG_LINES_A_MESSAGE], dropped if start == 0 else 0, ip))
 
     # ------------------------------------------------------------ the end
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from zray.node.daemon import Daemon
 
 JOIN_TIMEOUT_S = 20.0
+ADMIT_S = 15.0  # a node that joins is told by then why the control store does not take it in; before it gives up
 STRANGERS_S = 0.2  # how often to ask about nodes that have a part in the control store and are unknown here
 # Others speak to a node from the moment the nodes table has it, which is before it knows itself.
 EARLY_MAX = 10_000
@@ -57,6 +58,7 @@ class Member:
         self.join_string = ""
         self._ask_rows_at: float | None = None
         self._early: list[tuple[bytes, int, Any]] = []  # what others said as soon as the nodes table had us
+        self._admitting: dict[bytes, float] = {}  # nodes that join here -> when to tell them why they cannot
         self.leavers: set[bytes] = set()  # live nodes that said that they leave
         self.ended_nodes: set[bytes] = set()  # their endpoints refuse connections, and the table has yet to say so
         self._ticket: JoinString | None = _ticket(options) if options.address else None
@@ -112,6 +114,9 @@ class Member:
         def on_message(sender: bytes, code: int, message: Any) -> None:
             if sender == peer and type(message) is m.NodeJoined:
                 found.append(message)
+            elif type(message) is m.NodeStanding and message.node == self.me and message.standing == FENCED:
+                raise JoinRefused(f"the cluster declared this node dead while it joined: {message.reason}; "
+                                  "start it again")
             elif type(message) is not m.HelloAck and len(self._early) < EARLY_MAX:
                 self._early.append((sender, code, message))
 
@@ -213,13 +218,23 @@ class Member:
             return
 
         def admitted(refused: str, ordinal: int) -> None:
+            if self._admitting.pop(peer, None) is None:
+                return  # it was told to give up; its row will be declared dead
             rows = [] if refused else [self.own_row(), *self.daemon.machine.cluster.peers.values()]
             if not refused:
                 self._list(message.row)
             self._answer(peer, m.NodeJoined(refused, self.cluster, ordinal, rows, self.daemon.gcs.hints(),
                                             self.daemon.config.as_dict()))
 
+        self._admitting[peer] = self.clock() + ADMIT_S
         self.daemon.gcs.admit(message.row, admitted)
+
+    def _give_up(self, now: float) -> None:
+        """Of nodes that the control store has not taken in for long."""
+        for peer in [peer for peer, at in self._admitting.items() if at <= now]:
+            del self._admitting[peer]
+            why = self.daemon.gcs.trouble() or f"the control store has not answered within {ADMIT_S:g} s"
+            self._answer(peer, m.NodeJoined(why, self.cluster, 0, [], [], {}))
 
     def own_row(self) -> dict[str, Any]:
         return self.daemon.own_row
@@ -262,7 +277,7 @@ class Member:
         The tail that would tell us may be one of them, and it cannot dial us either: we do not list its key.
         """
         cluster = self.daemon.machine.cluster
-        involved = self.daemon.gcs.config.involved()
+        involved = self.daemon.gcs.config.involved
         strangers = [node for node in involved if node != self.me and node not in cluster.peers
                      and node not in cluster.gone]
         if not strangers:
@@ -285,11 +300,12 @@ class Member:
             self._look_for_strangers()
 
     def next_deadline(self) -> float | None:
-        times = [self.links.next_deadline(), self._ask_rows_at]
+        times = [self.links.next_deadline(), self._ask_rows_at, *self._admitting.values()]
         return min((when for when in times if when is not None), default=None)
 
     def tick(self, now: float) -> None:
         self.links.tick(now)
+        self._give_up(now)
         if self._ask_rows_at is not None and self._ask_rows_at <= now:
             self._look_for_strangers()
 

@@ -34,7 +34,7 @@ class Entry:
         self.oid = oid
         self.value: Value = None
         self.refs = 1
-        self.task = task  # the unfinished task that makes it (a Task, Call, Stream or map)
+        self.task = task  # what makes it, unfinished: a Task, a MapBatch, or a GroupWait
         self.waiters: list[Callable[[Any], None]] | None = None
         self.holders: dict[bytes, int] | None = None
         self.contained: list[Any] | None = None

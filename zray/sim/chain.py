@@ -107,6 +107,8 @@ class RecordingService(GcsService):
     def adopted(self, config: ClusterConfig) -> None:
         known = self.store.configs.setdefault(config.generation, config)
         assert known == config, "two configurations of one generation"
+        before = self.store.configs.get(config.generation - 1)
+        assert before is None or before.may_become(config), "more than one voter has come or gone"
         super().adopted(config)
 
 
@@ -392,7 +394,7 @@ class SimStore:
             return other.service.replicas[0].applied if 0 in other.service.replicas else -1
 
         rows = max(self.up(), key=knows, default=node).service.control.rows
-        return node.name in self.config.involved() or node.name not in rows or rows[node.name].state == ALIVE
+        return node.name in self.config.involved or node.name not in rows or rows[node.name].state == ALIVE
 
     def _held(self, chain: ChainConfig, shard: int, up: set[bytes]) -> bool:
         for name in chain.members:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgpack
 
 from zray import ids, messages as m
+from zray.core.redial import Redial
 from zray.gcs.client import RETRY_S, GcsClient
 from zray.owner.adoption import Adoption
 from zray.owner.calls import ActorCalls, ActorLink
@@ -95,6 +96,7 @@ class Core(Process):
         self.node_lost = False
         self.mesh.on_closed = self.on_closed
         self.mesh.on_error = cluster.error
+        self.redial = Redial(self.mesh, self.node, self.send, self.hello, self.later)
         self.refs = References(incarnation, self, lambda *_: None)
         if self.kind == "worker":
             self.refs.telling = Telling(self.refs, incarnation, self.mesh.endpoint, cluster.config.kept_bytes_max)
@@ -118,7 +120,7 @@ class Core(Process):
             m.Resolved.CODE: refs.on_resolved, m.TransitDone.CODE: refs.on_transit_done,
             m.CancelObject.CODE: self.on_cancel_object, m.ActorState.CODE: self.calls.on_actor_state,
             m.CallsDone.CODE: self.calls.on_calls_done, m.ProcessGone.CODE: self.on_process_gone,
-            m.HelloAck.CODE: self.on_hello_ack, m.DialAnswer.CODE: self.on_dial_answer,
+            m.Hello.CODE: self.on_hello, m.HelloAck.CODE: self.on_hello_ack, m.DialAnswer.CODE: self.on_dial_answer,
             m.BindTcp.CODE: self.on_bind_tcp, m.NodeGone.CODE: self.on_node_gone, m.ActorReply.CODE: self.on_reply,
             **{cls.CODE: self.gcs.on_message for cls in (m.GcsReply, m.GcsRedirect, m.GcsEvents)}}
         self.connect(self.node, host.mesh.endpoint)
@@ -135,8 +137,12 @@ class Core(Process):
         if ids.same_node(peer, self.incarnation):
             self.mesh.connect(peer, endpoint)
         else:
+            self.redial.dialling(peer)
             self.mesh.hold(peer)
             self.send(self.node, m.Dial(peer))
+        self.hello(peer)
+
+    def hello(self, peer: bytes) -> None:
         self.send(peer, m.Hello(m.PROTOCOL, self.kind, self.mesh.endpoint, self.pid, self.job, self.cluster.python,
                                 list(m.FEATURES)))
 
@@ -153,6 +159,9 @@ class Core(Process):
         if peer == self.node:
             self.lost_node()
             return
+        if self.redial.closed(peer):
+            self.stir()
+            return
         self.submitter.on_peer_closed(peer)
         self.calls.on_peer_closed(peer)
         self.refs.on_process_gone(peer)
@@ -160,6 +169,7 @@ class Core(Process):
     def on_process_gone(self, peer: bytes, message: m.ProcessGone) -> None:
         self.refs.on_process_gone(message.process, certain=True)
         if not self.mesh.dialled(message.process):
+            self.redial.forget(message.process)
             self.mesh.forget(message.process)
 
     def lost_node(self) -> None:
@@ -176,11 +186,19 @@ class Core(Process):
     def on_hello_ack(self, peer: bytes, message: m.HelloAck) -> None:
         if message.refused:
             self.mesh.disconnect(peer)
+        else:
+            self.redial.met(peer)
+
+    def on_hello(self, peer: bytes, message: m.Hello) -> None:
+        self.redial.met(peer)
+        self.send(peer, m.HelloAck(m.PROTOCOL, self.kind, list(m.FEATURES), ""))
 
     def on_dial_answer(self, peer: bytes, message: m.DialAnswer) -> None:
         if message.endpoint:
+            self.redial.found(message.process)
             self.mesh.connect(message.process, message.endpoint)
         else:
+            self.redial.forget(message.process)
             self.mesh.give_up(message.process)
 
     def on_bind_tcp(self, peer: bytes, message: m.BindTcp) -> None:
@@ -188,6 +206,7 @@ class Core(Process):
 
     def on_node_gone(self, peer: bytes, message: m.NodeGone) -> None:
         for process in [p for p in self.mesh.peers() if ids.node_of(p) == message.node]:
+            self.redial.forget(process)
             self.mesh.forget(process)
             self.on_closed(process)
         self.refs.on_node_gone(message.node)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from zray.gcs.config import majority
+from zray.gcs.membership import SUSPECT_S
 from zray.ids import same_node
 from zray.sim.plan import NODE_TIMEOUT_S
 
@@ -75,23 +77,27 @@ class Disasters:
         if node.incarnation not in well or len(well) < 2:
             return False
         config = self._config(serving)
-        if what == "reset" or node.incarnation not in config.involved():
+        if what == "reset" or node.incarnation not in config.involved:
             return True
-        if not config.involved() <= well:
+        if not config.involved <= well:
             return False
         if what in ("leave", "part"):
             return True
         rest = well - {node.incarnation}
-        voters = sum(voter in rest for voter in config.voters)
-        return 2 * voters > len(config.voters) and all(
+        return majority(config.voters, rest) and all(
             any(name in rest and (replica := self.cluster.nodes[name].gcs.replicas.get(shard)) is not None
                 and replica.established for name in chain.members)
             for shard, chain in enumerate(config.chains))
 
     def _is_well(self, node: SimNode) -> bool:
         return not (node.paused or node.is_leaving or node.gcs.fenced_because
-                    or node.incarnation in self.cluster.oracle.condemned
+                    or node.incarnation in self.cluster.oracle.condemned or self._is_suspect(node)
                     or any(node.incarnation in pair for pair in self.cut))
+
+    def _is_suspect(self, node: SimNode) -> bool:
+        """Who decides has not heard of it for so long that it may be declared dead for a silence that is over."""
+        heard = (other.gcs.control.membership.heard_at.get(node.incarnation) for other in self.cluster.serving())
+        return any(at is not None and self.net.now - at > SUSPECT_S for at in heard)
 
     @staticmethod
     def _config(serving: list[SimNode]) -> ClusterConfig:

@@ -9,6 +9,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from zray import messages as m
+from zray.gcs.control import FENCED
 from zray.gcs.service import GcsService
 from zray.gcs.tables import NODES
 from zray.ids import INCARNATION_SIZE, NODE_SIZE, node_of
@@ -70,6 +71,7 @@ class SimMember(Member):
         self.known = []
         self.clock = lambda: node.net.now
         self._ask_rows_at = None
+        self._admitting = {}
         self.leavers = set()
         self.ended_nodes = set()
 
@@ -122,6 +124,7 @@ class SimNode(Process):
         self.watched: set[bytes] = set()  # drivers whose process this node watches
         self._workers_made = 0
         self._tick_at: float | None = None
+        self._stirred = False
         self._early: deque[tuple[bytes, int, Any]] = deque()
         self._through = through
         if through:
@@ -149,10 +152,11 @@ class SimNode(Process):
                                  list(m.FEATURES)))
 
     def _joining(self, peer: bytes, code: int, message: Any) -> None:
-        if code != m.NodeJoined.CODE:
+        fenced = code == m.NodeStanding.CODE and message.node == self.incarnation and message.standing == FENCED
+        if code != m.NodeJoined.CODE and not fenced:
             self._early.append((peer, code, message))
-        elif message.refused:
-            self.refused = message.refused
+        elif fenced or message.refused:
+            self.refused = message.reason if fenced else message.refused
             self.cluster.end_node(self, "its process ends")
         else:
             self.mesh.disconnect(peer)
@@ -208,7 +212,7 @@ class SimNode(Process):
         handler = self.gcs.handlers.get(code)
         if handler is not None:
             handler(peer, message)
-            self.machine.settle(self.net.now)
+            self._stirred = True
         elif code == m.NodeJoin.CODE:
             self.member.node_join(peer, message)
         elif code == m.NodeRows.CODE:
@@ -227,6 +231,9 @@ class SimNode(Process):
         if self._leaving is not None:
             self._leaving.step(self.net.now)
         self.gcs.flush()
+        if self._stirred:  # the control store may have answered the machine
+            self._stirred = False
+            self.machine.settle(self.net.now)
         effects = self.machine.effects
         while effects:
             batch = effects[:]
@@ -253,7 +260,7 @@ class SimNode(Process):
             self.machine.tick(now)
         if (when := self.gcs.next_deadline()) is not None and when <= now:
             self.gcs.tick(now)
-            self.machine.settle(now)
+            self._stirred = True
         if (when := self.member.next_deadline()) is not None and when <= now:
             self.member.tick(now)
         self.stir()

@@ -51,6 +51,9 @@ class Keeper:
     def give(self):
         return list(self.kept)
 
+    def fetch(self, maker):
+        self.kept += ray.get(maker.large.remote(2.0))
+
     def knows(self):
         return all(ref._record.value is not None for ref in self.kept)
 
@@ -143,15 +146,11 @@ def test_the_next_adopter_dies_too(cluster):
     maker, keeper = Maker.remote(), Keeper.remote()
     refs = ray.get(maker.small.remote()) + ray.get(maker.large.remote())
     ray.get(keeper.keep.remote(refs))
-    keeper_only = ray.get(maker.large.remote(2.0))
-    ray.get(keeper.keep.remote(keeper_only))
+    ray.get(keeper.fetch.remote(maker))
     until(lambda: ray.get(keeper.knows.remote()), "the owner tells of what is kept beyond the call")
-    [record] = [ref._record for ref in keeper_only]
-    del keeper_only
     kill_9(maker)
     assert ray.get(keeper.read.remote(), timeout=60) == ["small", 1.0, 2.0]
     third = ray.get(keeper.give.remote(), timeout=60)[2]
-    assert third._record is not record
     until(lambda: third._record.value is not None and third._record.confirmed, "the keeper, its owner now, tells of it")
     keeper_pid = ray.get(keeper.__ray_call__.remote(lambda self: os.getpid()))
     os.kill(keeper_pid, signal.SIGKILL)

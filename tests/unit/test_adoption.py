@@ -10,6 +10,7 @@ import pytest
 
 from zray import messages as m
 from zray.gcs.requests import Call
+from zray.ids import node_of
 from zray.owner.adoption import CLAIM_AGAIN_S, CLAIMS_MAX, GRACE_S, LOOK_AGAIN_S, MOVES_MAX, Adoption
 from zray.owner.references import LENT, References
 from zray.owner.telling import CARRIED_MAX, Telling
@@ -187,8 +188,28 @@ def test_a_result_takes_values_along_up_to_a_bound(process):
         if value is not None:
             process.refs.complete(entry, value)
     triples = [[entry.oid, ME, "ipc://me"] for entry in entries]
-    process.refs.telling.carried(triples, entries, 200)
+    assert process.refs.telling.carried(triples, entries, OTHER, 200) == 40
     assert [triple[3:] for triple in triples] == [[b"x" * 60], [], [STORED], []]
+
+
+def test_a_result_takes_along_what_is_inside_the_values_that_it_takes_along(process):
+    inner, outer = process.refs.own(INNER), process.refs.own(OID)
+    process.refs.complete(inner, b"inside")
+    outer.contained = [inner]
+    process.refs.complete(outer, b"outside")
+    triples = [[OID, ME, "ipc://me"]]
+    process.refs.telling.carried(triples, [outer], OTHER)
+    assert triples == [[OID, ME, "ipc://me", [m.CARRYING, b"outside", [[INNER, ME, "ipc://me", b"inside"]], 1]]]
+    receiver = Process()
+    receiver.refs.me = OTHER
+    [record] = receiver.refs.receive_carrying(ME, triples, 7)
+    assert record.value == b"outside" and [r.value for r in record.contained] == [b"inside"]
+    receiver.refs.unpin(record)
+    receiver.turn()
+    assert not receiver.refs.borrowed and not receiver.refs.kept_bytes
+    receiver.refs.on_hold_ack(ME, m.HoldAck([[OID, 2], [INNER, 1]], []))
+    done = [token for _, message in receiver.net.take(m.TransitDone) for token in message.tokens]
+    assert sorted(done) == [1, 7]
 
 
 def test_a_reference_lent_to_a_task_is_not_told_of_before_it_is_kept_beyond_its_end(process):
@@ -363,6 +384,32 @@ def test_a_stored_object_that_was_dropped_before_it_was_claimed_is_freed_all_the
     process.turn()
     process.turn(GRACE_S)
     assert process.freed == [OID] and not process.owners.rows and not process.adoption.busy
+
+
+def test_a_stored_object_that_was_dropped_just_before_its_owner_died_is_freed_too(process):
+    process.refs.unpin(process.borrow(STORED))
+    process.turn(0.1)
+    process.owner_dies()
+    process.turn(GRACE_S)
+    assert process.freed == [OID] and not process.owners.rows and not process.adoption.busy
+    process.refs.on_process_gone(THIRD, certain=True)
+    process.turn()
+    assert not process.adoption.busy, "once is enough"
+
+
+def test_it_is_so_when_a_whole_node_dies(process):
+    process.refs.unpin(process.borrow(STORED))
+    process.refs.on_node_gone(node_of(OWNER))
+    process.turn()
+    process.turn(GRACE_S)
+    assert process.freed == [OID]
+
+
+def test_what_was_dropped_long_before_its_owner_died_is_left_to_it(process):
+    process.refs.unpin(process.borrow(STORED))
+    process.turn(2.0)
+    process.owner_dies()
+    assert not process.adoption.busy and not process.owners.rows
 
 
 def test_who_comes_after_the_adopter_has_freed_it_adopts_with_the_value_and_is_lost_without(process):

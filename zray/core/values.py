@@ -61,7 +61,7 @@ class Values:
             token = self.rt.refs.send_carrying(receiver, records)
             triples = [[r.oid, *self.rt.address_of(r)] for r in records]
             if self.rt.refs.telling is not None:
-                self.rt.refs.telling.carried(triples, records, self.inline_max)
+                self.rt.refs.telling.carried(triples, records, receiver)
         return [CARRYING, wire, triples, token]
 
     def put(self, value: Any) -> ObjectRef:

@@ -19,6 +19,9 @@ The adopter keeps the object for GRACE_S at least, until the other holders, who 
 registered; from then on as long as it has holders, and when it frees the object it takes the row away.  A holder that
 comes later still and has the value finds no row, and adopts it in its turn.
 
+Of objects in a store, those whose last reference here went just before the owner died are adopted too: it may not have
+heard of it, and nobody else would free them.
+
 A hold that somebody else announces counts for GRACE_S only: the holder may have dropped it since, and have told the
 dead owner so.  If not, it registers itself.
 
@@ -45,6 +48,8 @@ MOVES_MAX = 3  # adopters that have freed it when we come, before an object with
 CLAIM_AGAIN_S = 1.0  # the control store could not do it
 CLAIMS_MAX = 10  # of one object that it could not do
 GRACE_S = 5.0
+DROPPED_S = 1.0  # between the death of a process and the notice of it there is less
+DROPPED_MAX = 1024
 WINDOW = 64  # requests under way
 # Failures that say what became of an object here, and are no values of it.
 _LOCAL = frozenset(("owner_died", "freed", "raylet_died", "session_ended", "object_lost"))
@@ -85,9 +90,12 @@ class Adoption:
         self._todo: deque[Orphan] = deque()
         self._again: list[tuple[float, int, Orphan]] = []  # heap
         self._grace: deque[tuple[float, Entry]] = deque()
+        self._dropped: deque[tuple[float, Borrowed]] = deque(maxlen=DROPPED_MAX)
         self._under_way = 0
         self._count = 0
         refs.orphaned = refs.suspected = self.orphaned
+        refs.dropped = self._drop
+        refs.on_gone = self._sweep
         refs.is_adopted = self._announced
         refs.adopted = self.adopted
 
@@ -112,6 +120,22 @@ class Adoption:
             self._later(orphan, LOOK_AGAIN_S[min(record.moved, len(LOOK_AGAIN_S)) - 1])
         else:
             self.refs.owner_died(record)
+
+    def _drop(self, record: Borrowed) -> None:
+        self._dropped.append((self.clock(), record))
+
+    def _sweep(self) -> None:
+        """Somebody has died: who let go of objects of his in a store a moment ago looks whether they were freed."""
+        since = self.clock() - DROPPED_S
+        refs = self.refs
+        for when, record in self._dropped:
+            oid = record.oid
+            if when >= since and refs.is_gone(record.owner) and oid not in refs.borrowed and oid not in refs.owned \
+                    and oid not in self.orphans:
+                self.orphans[oid] = orphan = Orphan(record)
+                self._todo.append(orphan)
+        while self._dropped and (self._dropped[0][0] < since or refs.is_gone(self._dropped[0][1].owner)):
+            self._dropped.popleft()
 
     # ------------------------------------------------------------ turns
 

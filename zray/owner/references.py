@@ -63,6 +63,8 @@ class References:
         # Called for a borrowed object whose owner has died, or whose connection to us has closed while it was pending.
         self.orphaned: Callable[[Borrowed], None] = self.owner_died
         self.suspected: Callable[[Borrowed], None] = self.owner_died
+        self.dropped: Callable[[Borrowed], None] = _nobody  # the last reference here to what lies in a store has gone
+        self.on_gone: Callable[[], None] = _nothing  # more processes have certainly ended
         # Whether an entry is not ours from the beginning, so that holders must register themselves.
         self.is_adopted: Callable[[Entry], bool] = lambda entry: False
         self._holds = 0
@@ -127,6 +129,8 @@ class References:
         self.unsettled.discard(record.oid)
         if record.owner != self.me:
             self._drops.setdefault(record.owner, []).append([record.oid, record.n])
+            if type(record.value) is list and record.value[0] == STORED:
+                self.dropped(record)
         self.kept_bytes -= record.kept
         inner = (*(record.keepalive or ()), *(record.contained or ()))
         record.keepalive = record.contained = None
@@ -316,7 +320,7 @@ class References:
 
     def receive_carrying(self, sender: bytes, refs: list[list[Any]], token: int) -> list[Record]:
         """Records for the references inside a value that is now ours; confirms to the sender when all are held."""
-        records = [self.restore(oid, owner, endpoint, None, *value) for oid, owner, endpoint, *value in refs]
+        records = [self._received(sender, *ref) for ref in refs]
         open_holds = {(r.owner, r.oid, r.n) for r in records if type(r) is Borrowed and not r.confirmed}
         if token:
             if sender == self.me:  # a task that ran inline: nothing travelled
@@ -326,6 +330,20 @@ class References:
             else:
                 self.net.send(sender, TransitDone([token]))
         return records
+
+    def _received(self, sender: bytes, oid: bytes, owner: bytes, endpoint: str, value: Value = None) -> Record:
+        """The record of a reference that another process gives us, maybe with the value of the object."""
+        contained: list[Record] | None = None
+        if type(value) is list and value[0] == CARRYING:
+            contained = self.receive_carrying(sender, value[2], value[3])
+            value = value[1]
+        record = self.restore(oid, owner, endpoint, None, value)
+        if contained:
+            if type(record) is Borrowed and record.value is value and record.contained is None:
+                record.contained = contained
+            else:
+                self.unpin_all(contained)
+        return record
 
     def on_transit_done(self, peer: bytes, message: TransitDone) -> None:
         for token in message.tokens:
@@ -533,6 +551,7 @@ class References:
         for process in sorted(known):
             self.on_process_gone(process, certain=True)
         self.gone[node] = self.gone_nodes[node] = None
+        self.on_gone()
         if len(self.gone_nodes) > GONE_MAX:
             del self.gone_nodes[next(iter(self.gone_nodes))]
 
@@ -576,6 +595,8 @@ class References:
                 self.orphaned(record)
             elif record.value is None:
                 self.suspected(record)
+        if certain:
+            self.on_gone()
 
     # ------------------------------------------------------------ invariants
 
@@ -605,5 +626,9 @@ class References:
         assert self.kept_bytes == sum(record.kept for record in self.borrowed.values()) <= self.kept_bytes_max
 
 
-def _nobody(entry: Entry) -> None:
-    """Until lineage has registered itself."""
+def _nobody(record: Record) -> None:
+    """Until lineage, or adoption, has registered itself."""
+
+
+def _nothing() -> None:
+    """The same."""

@@ -4,7 +4,8 @@
                                      pending: on completion, if it still holds it then
     ... a reference that it got as   nothing; but it registers again when it keeps the reference beyond its task
     an argument (LENT)
-    a reference travels in a result  the value goes along (``carried``), when it is ready and refers to nothing
+    a reference travels in a value   the value of a ready object goes along (``carried``), so that whoever has heard of
+                                     the object has it
 
 A value is an inline one, an error, or an address in the store; the references inside it go along, pinned until the
 receiver holds them (``[CARRYING, ...]``, as for results).  An object that was lent to nobody never comes here: its
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 # A value that refers to more objects is not sent unasked: each of them costs its receiver a hold.
 CARRIED_MAX = 256
+CARRIED_BYTES = 64 * 1024  # of values that go along with the references in one value; the size of one inline value
 MESSAGE_BYTES = 1024 * 1024  # of one Resolved, about
 SMALL_BYTES = 100  # an address in the store, or an error of ours, in a message
 
@@ -96,8 +98,13 @@ class Telling:
         contained = entry.contained
         if not contained or len(contained) > CARRIED_MAX or entry.holders is None or receiver not in entry.holders:
             return entry.value
+        return self._carrying(entry, contained, receiver, CARRIED_BYTES)[0]
+
+    def _carrying(self, entry: Entry, contained: list[Any], receiver: bytes, bytes_max: int) -> tuple[list[Any], int]:
         token = self.refs.send_carrying(receiver, contained)
-        return [CARRYING, entry.value, [self._address(record) for record in contained], token]
+        triples = [self._address(record) for record in contained]
+        left = self.carried(triples, contained, b"", bytes_max)
+        return [CARRYING, entry.value, triples, token], left
 
     def _address(self, record: Any) -> list[Any]:
         if record.owner is None:
@@ -105,16 +112,24 @@ class Telling:
             return [record.oid, self.me, self.endpoint]
         return [record.oid, record.owner, record.endpoint]
 
-    def carried(self, triples: list[list[Any]], records: list[Any], bytes_max: int) -> None:
-        """Add the values of our ready objects to references that travel in a result, up to so many bytes."""
+    def carried(self, triples: list[list[Any]], records: list[Any], receiver: bytes, bytes_max: int = CARRIED_BYTES
+                ) -> int:
+        """Add the values of our ready objects to references that travel in a result, up to so many bytes.
+
+        Those with references inside too, if a ``receiver`` is named who is to hold these.  Returns the bytes left.
+        """
         for triple, record in zip(triples, records, strict=True):
-            value = record.value
-            if type(record) is not Entry or value is None or record.contained:
+            value, contained = record.value, record.contained
+            if type(record) is not Entry or value is None or len(contained or ()) > (CARRIED_MAX if receiver else 0):
                 continue
-            bytes_max -= value_bytes(value)
-            if bytes_max < 0:
-                return
+            nbytes = value_bytes(value)
+            if nbytes > bytes_max:
+                continue
+            bytes_max -= nbytes
+            if contained:
+                value, bytes_max = self._carrying(record, contained, receiver, bytes_max)
             triple.append(value)
+        return bytes_max
 
 
 class _Tell:

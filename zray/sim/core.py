@@ -297,7 +297,7 @@ class Core(Process):
         token = self.refs.send_carrying(receiver, records)
         triples = [[r.oid, *self.address_of(r)] for r in records]
         if self.refs.telling is not None:
-            self.refs.telling.carried(triples, records, self.cluster.config.inline_bytes_max)
+            self.refs.telling.carried(triples, records, receiver)
         for ref in value.refs:
             ref.drop()
         return [m.CARRYING, wire, triples, token]

@@ -211,7 +211,6 @@ class SimNode(Process):
         handler = self.gcs.handlers.get(code)
         if handler is not None:
             handler(peer, message)
-            self.machine.settle(self.net.now)
         elif code == m.NodeJoin.CODE:
             self.member.node_join(peer, message)
         elif code == m.NodeRows.CODE:
@@ -230,6 +229,9 @@ class SimNode(Process):
         if self._leaving is not None:
             self._leaving.step(self.net.now)
         self.gcs.flush()
+        if self.gcs.told:
+            self.gcs.told = False
+            self.machine.settle(self.net.now)
         effects = self.machine.effects
         while effects:
             batch = effects[:]
@@ -239,6 +241,8 @@ class SimNode(Process):
         if self.stopping:
             self.cluster.end_node(self, self.stopping)
             return
+        if self.gcs.told:  # the control store has answered what an effect asked
+            self.stir()
         times = [self.machine.next_deadline(), self.gcs.next_deadline(), self.member.next_deadline(),
                  self._leaving.next_deadline() if self._leaving is not None else None]
         when = min((at for at in times if at is not None), default=None)
@@ -256,7 +260,6 @@ class SimNode(Process):
             self.machine.tick(now)
         if (when := self.gcs.next_deadline()) is not None and when <= now:
             self.gcs.tick(now)
-            self.machine.settle(now)
         if (when := self.member.next_deadline()) is not None and when <= now:
             self.member.tick(now)
         self.stir()

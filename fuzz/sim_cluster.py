@@ -8,6 +8,7 @@ replay.
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
 import time
 import traceback
@@ -18,24 +19,24 @@ from typing import Any
 
 from zray import codec
 from zray.sim.cluster import SimCluster
+from zray.sim.plan import Plan
 from zray.transport import envelope
 
-SEEDS = Path(__file__).parent / "seeds" / "cluster.txt"
 SEEDS_A_PIECE = 25
 
 
-def past_failures() -> list[int]:
-    """Seeds that failed once."""
-    lines = (line.split("#")[0].split() for line in SEEDS.read_text(encoding="utf-8").splitlines())
-    return [int(words[0]) for words in lines if words]
-
-
-def run(seed: int, *, trace: bool = False) -> SimCluster:
+def run(seed: int, plan: Plan | None = None, *, trace: bool = False) -> SimCluster:
     """One schedule; raises what it finds."""
-    cluster = SimCluster(seed)
-    if trace:
-        _trace(cluster)
-    cluster.run()
+    collects = gc.isenabled()
+    gc.disable()  # a run is over before its garbage matters, and looking for it costs a tenth
+    try:
+        cluster = SimCluster(seed, plan)
+        if trace:
+            _trace(cluster)
+        cluster.run()
+    finally:
+        if collects:
+            gc.enable()
     return cluster
 
 

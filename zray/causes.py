@@ -31,8 +31,11 @@ class Cause(IntEnum):
     GROUP_PENDING = 20
     GROUP_REMOVED = 21
     GROUP_INFEASIBLE = 22
+    NODE_GONE = 23
+    STORE_ASKED = 24
     TRANSFERRING = 30
     RECONSTRUCTING = 31
+    ADOPTION = 32
 
     @property
     def text(self) -> str:
@@ -55,6 +58,7 @@ _TEXT = {
     Cause.ACTOR_ORDER: "an earlier call of the same caller waits for its arguments",
     Cause.BACKPRESSURE: "its generator waits for the consumer",
     Cause.STORE_FULL: "the object store is full",
+    Cause.STORE_ASKED: "the node has yet to answer for room in the object store",
     Cause.RESTORING: "the object is being read back from disk",
     Cause.OWNER: "the owner of the object has not answered",
     Cause.RETRY: "its task failed and waits to be retried",
@@ -63,6 +67,8 @@ _TEXT = {
     Cause.GROUP_PENDING: "its placement group has no place yet",
     Cause.GROUP_INFEASIBLE: "no choice of nodes holds its placement group",
     Cause.GROUP_REMOVED: "its placement group was removed",
+    Cause.NODE_GONE: "the only node that it may run on is gone",
     Cause.TRANSFERRING: "the object is being brought from another node",
+    Cause.ADOPTION: "its owner has died, and a process is looked for that has its value",
     Cause.RECONSTRUCTING: "it was lost, and its task runs again to make it once more",
 }

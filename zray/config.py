@@ -19,6 +19,9 @@ class Config:
     inline_bytes_max: int = 64 * 1024
     # Inline bytes the owner's table may hold before further values go to the store.
     inline_table_bytes_max: int = 1024 * 1024 * 1024
+    # Inline bytes of other processes' objects that a process keeps in case their owners die: the most common size of an
+    # L3 slice, and a thousand of the largest inline values.
+    kept_bytes_max: int = 64 * 1024 * 1024
     # An idle lease is kept this long for the next task of its key (a synchronous loop never gives it back).
     lease_idle_s: float = 0.2
     # Tasks in flight on one lease, at most, when they are short.

@@ -1,4 +1,7 @@
-"""Worker output, as the driver shows it: ``(f pid=123) text``, exact repeats within a batch folded, none lost."""
+"""Worker output, as the driver shows it: ``(f pid=123) text``, exact repeats within a batch folded, none lost.
+
+What comes from another node says from which: ``(f pid=123, ip=10.0.0.2) text``.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import Any
 FOLD = os.environ.get("ZRAY_DEDUP_LOGS", os.environ.get("RAY_DEDUP_LOGS", "1")) not in ("0", "false")
 
 
-def render(lines: list[Any], dropped: int, fold: bool = FOLD) -> tuple[str, str]:
+def render(lines: list[Any], dropped: int, fold: bool = FOLD, ip: str = "") -> tuple[str, str]:
     """What to print for one LogLines message: ``(to stdout, to stderr)``."""
     repeats: dict[tuple[bool, str], int] = {}
     if fold:
@@ -25,6 +28,7 @@ def render(lines: list[Any], dropped: int, fold: bool = FOLD) -> tuple[str, str]
             repeats[bool(is_stderr), text] = 0
         note = f" [repeated {count}x across processes]" if count > 1 else ""
         label = f"{name} pid={pid}" if name else f"pid={pid}"
+        label += f", ip={ip}" if ip else ""
         (err if is_stderr else out).append(f"({label}) {text}{note}\n")
     if dropped:
         err.append(f"({dropped} lines of worker output were dropped; they are in the session's logs)\n")
@@ -33,7 +37,8 @@ def render(lines: list[Any], dropped: int, fold: bool = FOLD) -> tuple[str, str]
 
 def show(message: Any) -> None:
     """Print a LogLines message; a closed or broken stdout is the user's business."""
-    for text, stream in zip(render(message.lines, message.dropped), (sys.stdout, sys.stderr), strict=True):
+    texts = render(message.lines, message.dropped, ip=message.ip)
+    for text, stream in zip(texts, (sys.stdout, sys.stderr), strict=True):
         if text and stream is not None:
             try:
                 stream.write(text)

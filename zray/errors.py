@@ -447,7 +447,8 @@ _KINDS: dict[str, tuple[type[RayError], Describe]] = {
     "object_fetch": (ObjectFetchTimedOutError, lambda d: f"{_object(d)} did not arrive in time. {_text(d, 'reason')}"),
     "owner_died": (OwnerDiedError, lambda d: (
         f"{_object(d)} cannot be had: the process that owned it ended"
-        f"{' (' + _text(d, 'reason') + ')' if d.get('reason') else ''}. "
+        f"{' (' + _text(d, 'reason') + ')' if d.get('reason') else ' before it had told others of its value'}. "
+        "What it had submitted and was not finished is not run again. "
         "Let a process that lives longer (the driver, a detached actor) make the object.")),
     "freed": (ObjectFreedError, lambda d: f"{_object(d)} was freed by hand. {_text(d, 'reason')}".rstrip()),
     "reconstruction": (ObjectReconstructionFailedError, lambda d: (
@@ -462,10 +463,11 @@ _KINDS: dict[str, tuple[type[RayError], Describe]] = {
     "dependency_lost": (ObjectLostError, lambda d: (
         f"{_object(d)}, an argument of the task, is lost: {_text(d, 'reason', 'no copy is left')}.")),
     "unschedulable": (TaskUnschedulableError, lambda d: (
-        f"The task {_text(d, 'name')} cannot be scheduled: {_text(d, 'reason', 'no node has what it asks for')}.")),
+        f"The task is not schedulable: {_text(d, 'reason', 'no node has what it asks for')} "
+        f"(the task {_text(d, 'name')}).")),
     "actor_unschedulable": (ActorUnschedulableError, lambda d: (
-        f"The actor {_text(d, 'class_name')} cannot be scheduled: "
-        f"{_text(d, 'reason', 'no node has what it asks for')}.")),
+        f"The actor is not schedulable: {_text(d, 'reason', 'no node has what it asks for')} "
+        f"(the actor {_text(d, 'class_name')}({_text(d, 'actor')[:16]})).")),
     "oom": (OutOfMemoryError, lambda d: (
         f"The worker (pid={_text(d, 'pid', '?')}) of {_text(d, 'name', 'the task')} was killed because the node ran "
         f"out of memory. {_text(d, 'reason')} Ask for memory= so that fewer run at once.{_log_tail(d)}")),

@@ -29,8 +29,8 @@ from zray.errors import RayTaskError, TaskErrorRecord, load_error
 
 __all__ = [
     "EMPTY_ARGS", "NONE", "Serialized", "dump_args", "dump_error", "dump_function", "dumps", "load_args", "load_error",
-    "load_function", "loads", "on_ref", "register_serializer", "restored", "set_out_of_band_hook", "set_ref_type",
-    "size", "to_bytes", "unregister_serializer", "write_into",
+    "load_function", "loads", "on_ref", "register_serializer", "registering", "restored", "set_out_of_band_hook",
+    "set_ref_type", "size", "to_bytes", "unregister_serializer", "write_into",
 ]
 
 ALIGN = 64
@@ -105,6 +105,11 @@ def restored(ref: Any) -> None:
     """An ObjectRef came out of a pickle: hand it to the ``register_ref`` of the ``loads`` under way, if any."""
     if _context.register is not None:
         _context.register(ref)
+
+
+def registering() -> bool:
+    """Whether the ``loads`` under way on this thread has a ``register_ref``: it is of a task's arguments."""
+    return _context.register is not None
 
 
 # ---------------------------------------------------------------- dumps

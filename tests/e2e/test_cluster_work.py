@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import socket
 import sys
 import time
 
 import pytest
 
-from tests.e2e.leaks import Footprint
-from tests.e2e.target import ray, until
+from tests.e2e.nodes import clusters, ended
+from tests.e2e.target import Counts, ray, until
 
 np = pytest.importorskip("numpy")
 pytestmark = pytest.mark.zray_only
@@ -22,20 +24,10 @@ HERE, OTHER = "zone-a", "zone-b"
 @pytest.fixture(scope="module")
 def pair(session_root):
     """Two nodes and a driver on the first: (node id of the first, of the second)."""
-    from zray.cluster_utils import Cluster
-
-    footprint = Footprint(session_root)
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "labels": {"zone": HERE}})
-    try:
-        other = cluster.add_node(num_cpus=2, resources={"x": 4}, labels={"zone": OTHER})
-        cluster.wait_for_nodes()
-        ray.init(address=cluster.address)
-        yield cluster.head_node, other
-        footprint.watch()
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
-    footprint.check()
+    with clusters(session_root) as start:
+        cluster = start({"num_cpus": 1, "labels": {"zone": HERE}},
+                        {"num_cpus": 2, "resources": {"x": 4}, "labels": {"zone": OTHER}})
+        yield cluster.list_all_nodes()
 
 
 @ray.remote
@@ -44,27 +36,9 @@ def where():
 
 
 @ray.remote
-class Counter:
-    def __init__(self):
-        self.count = 0
-
-    def add(self):
-        self.count += 1
-        return self.count
-
-    def where(self):
-        return ray.get_runtime_context().get_node_id(), os.getpid()
-
+class Counter(Counts):
     def fail(self):
         raise KeyError("lost key")
-
-
-def ended(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat", encoding="ascii") as file:
-            return file.read().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return True
 
 
 def running(gate, **options):
@@ -114,22 +88,26 @@ def test_a_custom_resource_leads_to_the_node_that_has_it(pair):
     assert ray.get([where.options(resources=THERE).remote() for _ in range(8)]) == [pair[1].node_id] * 8
 
 
-def test_tasks_that_run_long_use_the_cpus_of_both_nodes(pair):
-    @ray.remote
-    def slow():
-        time.sleep(0.3)
-        return ray.get_runtime_context().get_node_id()
-
-    assert set(ray.get([slow.remote() for _ in range(6)])) == {node.node_id for node in pair}
+@ray.remote
+def where_held(gate):
+    gate.wait()
+    return ray.get_runtime_context().get_node_id()
 
 
-def test_spread_uses_both_nodes(pair):
-    @ray.remote(scheduling_strategy="SPREAD")
-    def slow():
-        time.sleep(0.2)
-        return ray.get_runtime_context().get_node_id()
+def test_tasks_that_run_long_use_the_cpus_of_both_nodes(pair, gate):
+    refs = [where_held.remote(gate) for _ in range(3)]
+    gate.wait_arrived(3)  # all at once: that takes the one CPU here and the two there
+    gate.open()
+    head, other = pair
+    assert sorted(ray.get(refs)) == sorted([head.node_id, other.node_id, other.node_id])
 
-    assert set(ray.get([slow.remote() for _ in range(2)])) == {node.node_id for node in pair}
+
+def test_spread_uses_both_nodes(pair, gate):
+    until(lambda: ray.available_resources().get("CPU") == 3, "leases of earlier tests are given back")
+    refs = [where_held.options(scheduling_strategy="SPREAD").remote(gate) for _ in range(2)]
+    gate.wait_arrived(2)
+    gate.open()
+    assert set(ray.get(refs)) == {node.node_id for node in pair}
 
 
 def test_affinity_and_labels_choose_the_node(pair):
@@ -157,13 +135,14 @@ def test_affinity_and_labels_choose_the_node(pair):
     assert ray.get(where.options(label_selector={"zone": OTHER}).remote()) == other.node_id
 
 
-def test_a_hard_affinity_to_no_node_of_the_cluster_waits_and_says_why(pair):
+def test_a_hard_affinity_to_no_node_of_the_cluster_fails_and_says_why(pair):
     from zray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    ref = where.options(scheduling_strategy=NodeAffinitySchedulingStrategy("ab" * 28, soft=False)).remote()
-    with pytest.raises(ray.exceptions.GetTimeoutError, match="not in the cluster"):
-        ray.get(ref, timeout=0.5)
-    ray.cancel(ref)
+    nowhere = NodeAffinitySchedulingStrategy("ab" * 28, soft=False)
+    with pytest.raises(ray.exceptions.TaskUnschedulableError, match=f"{'ab' * 28}, has never been in this cluster"):
+        ray.get(where.options(scheduling_strategy=nowhere).remote(), timeout=30)
+    with pytest.raises(ray.exceptions.ActorUnschedulableError, match="soft=True"):
+        ray.get(Counter.options(scheduling_strategy=nowhere).remote().add.remote(), timeout=30)
 
 
 def test_nested_tasks_run_on_either_node_and_their_references_travel(pair):
@@ -257,7 +236,7 @@ def test_output_of_workers_of_the_other_node_reaches_the_driver(pair, capfd):
         return "a line from afar" in seen["out"] and "and an error" in seen["err"]
 
     until(both, "both lines arrive")
-    assert "(speak pid=" in seen["out"]
+    assert re.search(r"\(speak pid=\d+, ip=127\.0\.0\.1\) a line from afar", seen["out"])
 
 
 def test_environment_variables_of_the_runtime_environment_are_set_there(pair):
@@ -295,3 +274,34 @@ def test_a_worker_killed_there_costs_its_task_one_attempt(pair, gate):
     os.kill(pid, signal.SIGKILL)
     gate.open()
     assert ray.get(ref, timeout=10) is None
+
+
+def break_connections() -> int:
+    """Reset all TCP connections of this process; how many there were."""
+    broken = 0
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if not os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
+                continue
+            with socket.socket(fileno=os.dup(int(name))) as connection:
+                if connection.family == socket.AF_INET and connection.getpeername():
+                    connection.shutdown(socket.SHUT_RDWR)
+                    broken += 1
+        except OSError:
+            pass  # it has been closed, or it listens
+    return broken
+
+
+def test_connections_to_another_node_that_break_lose_no_call_and_repeat_none(pair):
+    """Its caller and the actor both live, as after a stop of the one or a firewall that forgets the connection."""
+    counter = Counter.options(resources=THERE).remote()
+    assert ray.get(counter.add.remote()) == 1
+    answers, broken = [], 0
+    for _ in range(5):
+        answers += [counter.add.remote() for _ in range(20)]
+        broken += break_connections()
+        answers += [counter.add.remote() for _ in range(20)]
+        ray.get(answers[-1], timeout=60)
+    assert ray.get(answers, timeout=60) == list(range(2, 202))
+    assert broken >= 5
+

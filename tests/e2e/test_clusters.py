@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
 import pytest
 
-from tests.e2e.scripts import environment, run_script
+from tests.e2e.scripts import environment, run_script, zray
 
 pytest.importorskip("click")
 pytestmark = pytest.mark.zray_only
@@ -15,20 +16,12 @@ pytestmark = pytest.mark.zray_only
 ENTER = 'import zray as ray\nray.init("auto", namespace="shop")\n'
 
 
-def command(*arguments: str, code: int = 0) -> str:
-    program = "import sys; from zray.cli import main; sys.exit(main())"
-    done = subprocess.run([sys.executable, "-c", program, *arguments], env=environment(), text=True,
-                          capture_output=True, timeout=60)
-    assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
-
-
 @pytest.fixture
 def started(fresh):
     """A node started by the command line."""
-    command("start", "--head", "--num-cpus", "2")
+    zray("start", "--head", "--num-cpus", "2")
     yield
-    command("stop")
+    zray("stop")
 
 
 def test_a_detached_actor_and_its_state_outlive_the_driver_that_made_it(started, tmp_path):
@@ -63,6 +56,24 @@ ray.kill(till)
     assert later.stdout.split("\n")[:2] == ["7", "the other one ended with its driver"]
 
 
+def test_the_last_tasks_of_a_job_are_listed_after_it_has_ended(started, tmp_path):
+    run_script(tmp_path, ENTER + """
+@ray.remote
+def last_words():
+    return 1
+
+@ray.remote
+class Speaker:
+    def speak(self):
+        return ray.get(last_words.remote())
+
+speaker = Speaker.remote()
+ray.get([speaker.speak.remote(), last_words.remote()])
+""")
+    listed = [row["name"] for row in json.loads(zray("list", "tasks", "--format", "json"))]
+    assert sorted(listed) == ["Speaker.speak", "last_words", "last_words"]
+
+
 def test_two_drivers_at_once_have_jobs_and_workers_of_their_own(started, tmp_path):
     driver = ENTER + """
 import os, sys
@@ -95,12 +106,12 @@ print(sorted(mine), flush=True)
 
 
 def test_status_names_the_session_and_stop_leaves_nothing_to_find(fresh):
-    command("start", "--head", "--num-cpus", "1")
+    zray("start", "--head", "--num-cpus", "1")
     try:
-        assert "CPU" in command("status")
+        assert "CPU" in zray("status")
     finally:
-        command("stop")
-    assert command("stop")  # nothing to stop is said, not an error
+        zray("stop")
+    assert zray("stop")  # nothing to stop is said, not an error
     failed = subprocess.run([sys.executable, "-c", 'import zray; zray.init("auto")'], env=environment(), text=True,
                             capture_output=True, timeout=60)
     assert failed.returncode != 0 and "ConnectionError" in failed.stderr

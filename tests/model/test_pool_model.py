@@ -85,7 +85,8 @@ class PoolMachine(RuleBasedStateMachine):
         alive = list(self.pool.workers)
         if alive:
             incarnation = alive[which % len(alive)]
-            self.pool.kill(self.pool.workers[incarnation], "test", self.now)
+            end = self.pool.dismiss if which % 2 else self.pool.kill
+            end(self.pool.workers[incarnation], "test", self.now)
             self.starting = [w for w in self.starting if w != incarnation]
 
     @rule(seconds=st.sampled_from([0.1, 6.0, 11.0]))

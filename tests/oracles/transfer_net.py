@@ -15,7 +15,7 @@ from zray.messages import (
     STORED, Chunk, StoreFree, StoreGrant, StorePull, StorePulling, StoreRecall, StoreReclaimed, StoreRefused,
     StoreRestored, StoreSurrender, StoreWant,
 )
-from zray.store.exchange import Find, Key, Record, Say
+from zray.store.exchange import Find, Handed, Key, Record, Say
 from zray.store.header import CREATED, HEADER_BYTES, SEALED, Headers, block_bytes
 from zray.store.records import FULL, Arriving, Dropped, Freed, Grow, Load, Send, Spill, Unlink
 from zray.store.table import StoreTable
@@ -293,6 +293,24 @@ class Net:
         self.jobs = [job for job in self.jobs if job[0] is not node]
         for other in self.living:
             self.later(other, partial(other.machine.node_gone, node.incarnation, self.now))
+
+    def leave(self, node: Node) -> Handed:
+        """It hands over what only it has, as long as that goes on; then it ends."""
+        heirs = [other.incarnation for other in self.living if other is not node]
+        until = self.now + 10.0
+        while True:
+            handed = node.machine.hand_over(heirs, lambda oid: True, self.now)
+            node.perform()
+            if any(type(message) is StoreRecall for message in node.heard):
+                node.surrender()
+            node.heard.clear()
+            self.check()
+            if handed.done or self.now > until:
+                break
+            if not self.step():
+                self.advance(0.01)
+        self.kill(node)
+        return handed
 
     def step(self) -> bool:
         """One thing happens, whichever; False when there is nothing but the passing of time."""

@@ -34,6 +34,7 @@ class Names:
     def find(self, namespace, name, then): then(b"")  # noqa: E704
     def record_actor(self, actor, row): pass  # noqa: E704
     def record_job(self, job, row): pass  # noqa: E704
+    def job_ended(self, job, then): then(False)  # noqa: E704
 
     def claim_group(self, namespace, name, group, then):
         then(self.names.setdefault((namespace, name), group))

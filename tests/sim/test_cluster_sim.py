@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from fuzz.sim_cluster import past_failures, twice
+from fuzz.command import past_failures
+from fuzz.sim_cluster import run, twice
 from zray.gcs.tables import NODES
 from zray.ids import same_node
 from zray.sim import cluster as cluster_module
@@ -19,27 +20,22 @@ from zray.sim.cluster import SimCluster
 from zray.sim.driver import SimDriver
 from zray.sim.network import Faults
 from zray.sim.node import SimNode
-from zray.sim.oracle import Violation
+from zray.sim.oracle import Oracle, Violation
 from zray.sim.plan import CLUSTER_FAULTS_S, NODE_FAULTS, Plan
 
-SEEDS = 80  # each twice; `python -m fuzz.sim_cluster --seeds 0:1000 --twice` runs more
+SEEDS = 1000  # `python -m fuzz.sim_cluster --seeds 1000:10000` runs more
+TWICE = 60  # of them
 SEEDS_A_TEST = 20
 ROOT = Path(__file__).parents[2]
-
-
-def run(seed: int, plan: Plan | None = None) -> SimCluster:
-    cluster = SimCluster(seed, plan)
-    cluster.run()
-    return cluster
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, SEEDS_A_TEST))
 def test_every_task_has_its_value_or_its_error_and_nothing_is_left_behind(first):
     for seed in range(first, first + SEEDS_A_TEST):
-        twice(seed)
+        (twice if seed < TWICE else run)(seed)
 
 
-@pytest.mark.parametrize("seed", past_failures())
+@pytest.mark.parametrize("seed", past_failures("cluster"))
 def test_a_seed_that_found_a_bug_finds_none_now(seed):
     run(seed)
 
@@ -100,6 +96,20 @@ def test_each_disaster_is_survived(what):
     for seed in range(3):
         cluster = run(seed, several(4, node_faults=(what, what), detached=True))
         assert cluster.nodes_made == (6 if what == "join" else 4)
+
+
+def test_what_is_bound_to_a_node_ends_with_it(monkeypatch):
+    roots = []
+    excused = Oracle._excused
+
+    def note(oracle, oid, right, value):
+        roots.append(value[2].get("root", value[1]) if type(value[2]) is dict else value[1])
+        excused(oracle, oid, right, value)
+
+    monkeypatch.setattr(Oracle, "_excused", note)
+    for seed in range(8):
+        run(seed, several(node_faults=("kill", "leave"), steps=16, bound=True))
+    assert roots.count("unschedulable") > 0
 
 
 def test_a_node_that_stood_still_for_too_long_is_declared_dead_and_ends():

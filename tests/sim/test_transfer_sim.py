@@ -22,7 +22,7 @@ def key_of(value: list) -> Key:
 
 
 def run_schedule(seed: int, steps: int = 250) -> Net:
-    """Random puts, reads, frees, deaths, silences; then everything heals and must come to an end."""
+    """Random puts, reads, frees, deaths, leaves, silences; then everything heals and must come to an end."""
     rng = random.Random(seed)
     net = Net(seed, rng.choice(NODES), capacity=rng.choice([24, 64]) * 1024,
               corruption=rng.choice([0.0, 0.0, 0.02, 0.2]))
@@ -47,9 +47,13 @@ def run_schedule(seed: int, steps: int = 250) -> Net:
             node.free(value)
         elif act < 0.225 and len(net.living) > 2:
             net.kill(node)
+        elif act < 0.228 and len(net.living) > 2:
+            net.leave(node)
         elif act < 0.235:
             pair = (node.incarnation, rng.choice(net.nodes).incarnation)
             net.silent[pair] = net.now + rng.choice([0.5, 8.0, 100.0])
+            for read in net.reads:  # the only copy may be behind that link
+                read.at_risk = read.at_risk or read.outcome is None
         elif act < 0.27:
             net.advance(rng.choice([0.001, 0.01, 0.1, 1.0]))
         else:
@@ -197,6 +201,95 @@ def test_the_last_copies_are_kept_when_the_primarys_node_dies_and_freed_by_their
     third.free(value)
     net.run()
     assert not second.table.names and value[4] not in net.rows
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_leaving_node_hands_on_all_that_only_it_has(seed):
+    rng = random.Random(seed)
+    net = Net(seed, 4)
+    leaver, *others = net.nodes
+    values = [value for _ in range(12)
+              if (value := net.put(rng.choice([leaver, leaver, others[0]]), rng.choice([1, 999, 2500, 6000])))]
+    for value in values:
+        if rng.random() < 0.3:
+            rng.choice(others).read(value)  # an ordinary copy, which the heir had better not evict
+        if rng.random() < 0.2:
+            leaver.surrender()
+    handed = net.leave(leaver)
+    assert handed.done and not handed.left and handed.kept == sum(value[5] == leaver.incarnation for value in values)
+    for other in others:  # they keep it also under pressure
+        while net.put(other, 6000) is not None:
+            other.surrender()
+        net.run(1.0)
+    reads = [rng.choice(others).read(value) for value in values]
+    net.run()
+    assert [read.outcome for read in reads] == [net.contents[value[4]] for value in values]
+
+
+def test_what_two_nodes_that_leave_one_after_the_other_had_is_with_the_third():
+    net = Net(5, 3)
+    values = [net.put(net.nodes[0], 3000) for _ in range(4)]
+    net.leave(net.nodes[0])
+    net.run()
+    handed = net.leave(net.nodes[1])
+    assert handed.done and not handed.left
+    reads = [net.nodes[2].read(value) for value in values]
+    net.run()
+    assert [read.outcome for read in reads] == [net.contents[value[4]] for value in values]
+    end(net, values)
+
+
+def test_a_leaving_node_says_what_nobody_has_room_for():
+    net = Net(5, 2, capacity=24 * 1024)
+    net.nodes[1].table.capacity = 8 * 1024
+    small, large = net.put(net.nodes[0], 500), net.put(net.nodes[0], 12_000)
+    handed = net.leave(net.nodes[0])
+    assert handed.done and (handed.kept, handed.kept_bytes, handed.left, handed.left_bytes) == (1, 500, 1, 12_000)
+    first, second = net.nodes[1].read(small), net.nodes[1].read(large)
+    net.run()
+    assert first.outcome == net.contents[small[4]] and isinstance(second.outcome, str)
+
+
+def test_an_heir_that_says_nothing_is_passed_over_while_there_is_another():
+    for nodes, outcome in ((3, 2), (2, 1)):
+        net = Net(5, nodes)
+        leaver, silent = net.nodes[:2]
+        value = net.put(leaver, 6000)
+        net.silent[leaver.incarnation, silent.incarnation] = 3.0
+        handed = net.leave(leaver)
+        assert handed.done and not handed.left
+        assert leaver.machine.handover.kept == {key_of(value): net.nodes[outcome].incarnation}
+        assert (net.now >= 3.0) == (nodes == 2), "alone, it is waited for"
+
+
+def test_objects_that_their_owner_frees_meanwhile_are_nobodys_business():
+    net = Net(5, 2)
+    leaver, heir = net.nodes
+    values = [net.put(leaver, 6000) for _ in range(3)]
+    leaver.surrender()
+    leaver.machine.hand_over([heir.incarnation], lambda oid: True, net.now)
+    leaver.perform()
+    net.freed.add(values[0][4])
+    leaver.free(values[0])
+    handed = net.leave(leaver)
+    assert handed.done and (handed.kept, handed.left) == (2, 0)
+    end(net, values[1:])
+
+
+def test_when_an_heir_leaves_or_dies_another_is_asked():
+    net = Net(5, 4)
+    leaver, first, second, third = net.nodes
+    value = net.put(leaver, 6000)
+    leaver.surrender()
+    leaver.machine.hand_over([first.incarnation], lambda oid: True, net.now)
+    leaver.perform()
+    assert list(leaver.machine.handover.asked.values()) == [first.incarnation]
+    second.machine.hand_over([third.incarnation], lambda oid: True, net.now)  # it leaves, and nobody has heard yet
+    net.kill(first)
+    net.run()
+    handed = net.leave(leaver)
+    assert handed.done and not handed.left
+    assert leaver.machine.handover.kept == {key_of(value): third.incarnation}
 
 
 def test_a_free_that_died_with_the_primarys_node_reaches_the_copies_all_the_same():

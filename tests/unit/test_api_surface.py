@@ -347,3 +347,5 @@ def test_worker_output_is_labelled_folded_and_never_lost():
     assert err.startswith("(g pid=3) hi\n") and "2 lines" in err
     out, _ = render([["f", 1, False, "hi"], ["f", 2, False, "hi"]], 0, fold=False)
     assert out == "(f pid=1) hi\n(f pid=2) hi\n"
+    out, _ = render([["f", 1, False, "hi"], ["", 4, False, "x"]], 0, ip="10.0.0.2")
+    assert out == "(f pid=1, ip=10.0.0.2) hi\n(pid=4, ip=10.0.0.2) x\n"

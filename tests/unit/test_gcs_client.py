@@ -94,14 +94,16 @@ def test_whoever_waits_for_a_function_gets_it_when_it_is_stored_or_at_once(servi
     assert early == late == [b"blob"]
 
 
-def test_a_job_takes_its_functions_with_it(service):
+def test_a_job_takes_its_functions_and_the_adopters_of_its_objects_with_it(service):
     client = service.client
     for job in (b"job1", b"job2"):
         for name in (b"f", b"g"):
             client.register_function(job + name, b"blob")
-    client.drop_functions(b"job1")
+            assert client.swap_owner(job + name, None, b"somebody").result() == (True, b"somebody")
+    client.drop_job(b"job1")
     assert client.get_function(b"job1f").result() is None and client.get_function(b"job1g").result() is None
     assert client.get_function(b"job2f").result() == b"blob"
+    assert client.read_owner(b"job1f").result() is None and client.read_owner(b"job2f").result() == b"somebody"
 
 
 def test_user_keys(service):

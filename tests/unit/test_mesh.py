@@ -9,15 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from fuzz import fuzz_codec
 from tests.unit.mesh_net import PATIENCE_S, Net, say
 from zray.codec import decode, encode
 from zray.ids import new_incarnation
 from zray.messages import Bye, HoldDrop
 from zray.transport.faults import Faults
 from zray.transport.mesh import Limits, Mesh
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "fuzz"))
-import fuzz_codec  # noqa: E402
 
 
 @pytest.fixture
@@ -143,6 +141,23 @@ def test_a_peer_that_forgot_us_makes_us_start_over(net: Net) -> None:
     assert b.counters["departed"] >= 1 and a.counters["restarts"] == 1
     say(b, a, "3")
     net.until(lambda: net.reasons(a) == ["3"])
+
+
+def test_a_session_that_only_the_dialler_has_dropped_starts_over_both_ways(net: Net) -> None:
+    """Its connection broke, and it dials anew and speaks first; the other side has noticed nothing."""
+    a, b = net.mesh(bind=False), net.mesh()
+    a.connect(b.incarnation, b.endpoint)
+    for number in ("1", "2", "3"):
+        say(a, b, number)
+        net.until(lambda: net.reasons(b)[-1:] == [number])  # noqa: B023
+        say(b, a, number)
+        net.until(lambda: net.reasons(a)[-1:] == [number])  # noqa: B023
+    a.forget(b.incarnation)
+    a.connect(b.incarnation, b.endpoint)
+    say(a, b, "4")
+    net.until(lambda: net.reasons(b)[-1] == "4")
+    say(b, a, "5")
+    net.until(lambda: net.reasons(a)[-1] == "5")
 
 
 def test_a_message_that_cannot_be_encoded_is_reported_and_loses_no_other(net: Net) -> None:

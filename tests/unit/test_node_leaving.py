@@ -7,8 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from zray.node.leaving import DRAIN_S_MAX, LEAVE_S_MAX, Leaving
+from zray.node.leaving import DRAIN_S_MAX, HAND_OVER_S_MAX, LEAVE_S_MAX, LOOK_S, Leaving
 from zray.node.links import REDIAL_S, REDIAL_S_MAX, Links
+from zray.store.exchange import Handed
 
 ME, A, B = b"me__\0\0\0\0", b"aaaa\0\0\0\0", b"bbbb\0\0\0\0"
 
@@ -27,10 +28,18 @@ class Fakes:
                                   drain=lambda now: self.did.append("drain"), drained=lambda: not self.lent)
         gcs = SimpleNamespace(config=SimpleNamespace(voters=(voter,)), drain=lambda why: self.did.append(why),
                               leave=self._leave)
-        self.leaving = Leaving("why", machine, gcs, self.leavers, self.ended, self._end, 0.0)
+        self.handed = Handed(True)
+        self.heirs: set[bytes] = set()
+        self.reason = ""
+        self.leaving = Leaving("why", machine, gcs, self.leavers, self.ended, self._end, 0.0, self._hand_over)
+
+    def _hand_over(self, heirs):
+        self.heirs = heirs
+        return self.handed
 
     def _leave(self, why, then):
         self.did.append("leave")
+        self.reason = why
         self.left = then
 
     def _end(self):
@@ -56,8 +65,45 @@ def test_it_waits_for_what_is_lent_and_for_the_control_store_only_so_long():
     node = Fakes(voter=A)
     node.leaving.step(DRAIN_S_MAX)
     assert node.did[-1] == "leave" and not node.ends
-    node.leaving.step(LEAVE_S_MAX)
+    node.leaving.step(DRAIN_S_MAX + LEAVE_S_MAX - 0.1)
+    assert not node.ends
+    node.leaving.step(DRAIN_S_MAX + LEAVE_S_MAX)
     assert node.ends == 1
+
+
+def test_it_waits_for_its_objects_as_long_as_they_move_and_says_what_it_leaves_behind():
+    node = Fakes(voter=A)
+    node.lent = False
+    node.handed = Handed(False, left=2, left_bytes=7000)
+    now = 0.0
+    for moved in range(1, 11):
+        node.handed = node.handed._replace(moved=moved)
+        now += DRAIN_S_MAX - 0.1
+        node.leaving.step(now)
+    assert node.did == ["why", "drain"] and node.leaving.next_deadline() <= now + LOOK_S
+    node.handed = Handed(False, 1, 1000, 1, 6000, moved)
+    node.leaving.step(now)
+    node.leaving.step(now + DRAIN_S_MAX)
+    assert node.did[-1] == "leave" and node.heirs == {A, B}
+    assert node.reason == "why; objects left behind: 1 (6,000 bytes), handed over: 1 (1,000 bytes)"
+
+
+def test_it_moves_objects_for_no_longer_than_allowed():
+    node = Fakes(voter=A)
+    node.lent = False
+    now = 0.0
+    while node.did[-1] != "leave":
+        node.handed = Handed(False, left=1, moved=node.handed.moved + 1)
+        now += 1.0
+        node.leaving.step(now)
+    assert HAND_OVER_S_MAX <= now <= HAND_OVER_S_MAX + 1.0
+
+
+def test_nodes_that_leave_as_well_are_no_heirs():
+    node = Fakes(voter=A)
+    node.leavers.add(A)
+    node.leaving.step(0.1)
+    assert node.heirs == {B}
 
 
 def test_when_all_leave_nobody_waits_but_the_first_voter_until_the_others_have_ended():

@@ -21,6 +21,7 @@ class Names:
         self.names = {}
         self.actors = {}
         self.groups = {}
+        self.ended_jobs = set()
 
     def claim(self, namespace, name, actor, then):
         then(self.names.setdefault((namespace, name), actor))
@@ -38,8 +39,17 @@ class Names:
         else:
             self.actors[actor] = row["state"]
 
+    def actors_of(self, home, then):
+        then([])
+
+    def find_node(self, node, then):
+        then(None)
+
     def record_job(self, job, row):
         pass
+
+    def job_ended(self, job, then):
+        then(job in self.ended_jobs)
 
     def claim_group(self, namespace, name, group, then):
         then(self.names.setdefault(("group", namespace, name), group))
@@ -248,8 +258,12 @@ def test_an_infeasible_want_says_what_is_missing(node):
 
 def test_goodbye_ends_the_job_and_its_workers(node):
     grants = only(node.want(want=2), m.LeaseGrant)
-    node.say(b"driver00", m.Goodbye(""))
-    assert sorted(node.killed) == sorted(g.worker for g in grants)
+    said = node.say(b"driver00", m.Goodbye(""))
+    workers = sorted(grant.worker for grant in grants)
+    assert sorted(peer for peer, message in said if isinstance(message, m.JobOver)) == workers and not node.killed
+    for worker in workers:
+        node.say(worker, m.EventReport([], 0))
+    assert sorted(node.killed) == workers
     assert node.ended[0].driver == b"driver00" and isinstance(node.ended[0].reply, m.Bye)
     for grant in grants:
         node.die(grant.worker, signal=9)
@@ -260,7 +274,20 @@ def test_a_killed_driver_ends_its_job_too(node):
     [grant] = only(node.want(), m.LeaseGrant)
     node.machine.process_exited(b"driver00", node.now)
     node.take()
-    assert node.killed == [grant.worker] and node.ended[0].reply is None
+    assert node.ended[0].reply is None
+    node.die(grant.worker)
+    assert not node.killed and node.machine.pool.next_deadline() is None
+
+
+def test_the_last_events_of_a_job_are_kept_and_a_worker_that_does_not_report_is_killed_all_the_same(node):
+    one, other = only(node.want(want=2), m.LeaseGrant)
+    node.say(b"driver00", m.Goodbye(""))
+    node.say(one.worker, m.EventReport([["f", b"t" * 24, 7, 1.0, 2.0, True, 0, 1]], 0))
+    assert [row["name"] for row in node.machine.events.rows()] == ["f"] and node.killed == [one.worker]
+    node.now = node.machine.next_deadline()
+    node.machine.tick(node.now)
+    node.take()
+    assert node.killed == [one.worker, other.worker]
 
 
 def test_workers_of_a_dead_owner_are_killed(node):

@@ -10,6 +10,7 @@ from zray.causes import Cause
 from zray.owner.calls import ALIVE, ActorCalls
 from zray.owner.lineage import RECIPE_BYTES
 from zray.owner.records import Function, Task
+from zray.owner.telling import Telling
 
 OWNER, BORROWER, OTHER = b"owner...", b"borrower", b"another."
 
@@ -78,6 +79,28 @@ def test_a_lost_object_whose_owner_died_stays_with_that_error():
     owner.refs.on_process_gone(OWNER, certain=True)
     assert owner.submitter.reconstruction.lost(record, record.value, "gone") is None
     assert record.value[1] == "owner_died"
+
+
+def test_holders_of_an_object_that_is_made_again_are_told_where_it_is_now():
+    owner = Owner()
+    owner.refs.telling = Telling(owner.refs, OWNER, "ipc://owner", 1000)
+    entry, = owner.result()
+    owner.refs.on_hold_add(BORROWER, m.HoldAdd([[entry.oid, 1]], BORROWER, []))
+    owner.refs.flush()
+    before = entry.value
+    assert owner.submitter.reconstruction.lost(entry, owner.lose(entry), "gone") is None
+    owner.drain()
+    owner.refs.flush()
+    assert [told.values[1] for told in owner.to(BORROWER, m.Resolved)] == [before, entry.value]
+
+
+def test_an_adopted_object_cannot_be_made_again_and_the_error_says_why():
+    owner = Owner()
+    entry = owner.refs.own(b"o" * 28)
+    owner.refs.complete(entry, [m.STORED, 64, 100, 1, entry.oid, NODE])
+    owner.refs.adopted = {entry.oid: b"row"}
+    failed = owner.submitter.reconstruction.lost(entry, entry.value, "its node died")
+    assert "its first owner died, and only that knew" in str(errors.from_failure(failed[1], failed[2]))
 
 
 def test_of_several_results_only_the_lost_one_gets_another_value():

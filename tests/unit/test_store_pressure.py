@@ -11,6 +11,8 @@ import time
 import pytest
 
 from tests.oracles.store_harness import Harness
+from zray.causes import Cause
+from zray.core.stored import what_room, why_no_room
 from zray.messages import FAILED
 from zray.store import StoreFull
 from zray.store.client import Allocation
@@ -170,6 +172,19 @@ def test_a_waiting_producer_goes_on_when_memory_is_freed(harness):
     peer.client.free(oid, value, False)
     harness.run(1.0)
     assert pending.waiter.done and not pending.error
+
+
+def test_a_producer_knows_whether_the_store_is_full_or_the_node_has_not_answered(harness):
+    peer, other = harness.join(), harness.join()
+    oid, value = harness.put(peer, b"x" * (3 * MIB))
+    view = peer.client.read(value, oid)
+    for client, nbytes in ((other.client, 2 * MIB), (peer.client, 3 * MIB)):  # the second stands behind the first
+        pending = client.allocate(nbytes, harness.new_oid())
+        assert why_no_room(pending) is Cause.STORE_ASKED
+        harness.settle()
+        assert not pending.waiter.done and why_no_room(pending) is Cause.STORE_FULL
+        assert "of 4,194,304 bytes are in use" in what_room(pending, nbytes)
+    del view
 
 
 def test_a_full_disk_is_an_error_for_producers_and_loses_nothing(harness):

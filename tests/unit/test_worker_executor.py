@@ -8,10 +8,11 @@ import time
 
 import pytest
 
-from tests.unit.worker_fakes import NODE, OWNER, Rig, call, task_id, value
+from tests.unit.worker_fakes import NODE, OWNER, Rig, call, switching_often, task_id, value
 from zray import errors, serialization
 from zray.messages import (
-    FAILED, Blocked, CancelTask, HandBack, LeaseOpen, PushTasks, StreamAck, StreamItem, TasksDone, WorkerExit,
+    FAILED, Blocked, CancelTask, FunctionDef, HandBack, LeaseOpen, PushTasks, StreamAck, StreamItem, TasksDone,
+    WorkerExit,
 )
 
 
@@ -68,6 +69,15 @@ def test_a_definition_is_loaded_from_the_owner_or_fetched(rig):
     rig.rt.tell(PushTasks(1, 1, [call(1, key, 21), call(2, other)]))
     rig.drive()
     assert [value(w) for w in rig.ends().values()] == [42, "fetched"]
+
+
+def test_the_error_of_a_function_that_cannot_be_loaded_has_its_name(rig):
+    rig.rt.tell(FunctionDef(b"bad", b"no pickle", "module.f"))
+    rig.rt.tell(PushTasks(1, 1, [call(1, b"bad")]))
+    rig.drive()
+    [[_, kind, detail]] = rig.ends().values()
+    error = errors.from_failure(kind, detail)
+    assert error.function_name == "module.f" and "module.f()" in str(error)
 
 
 def test_a_pushed_duplicate_is_not_run_again(rig):
@@ -200,12 +210,8 @@ def test_every_task_is_run_or_handed_back_never_both(rig):
             with rig.rt.loop.lock:
                 rig.executor.hand_back()
 
-    old = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    try:
+    with switching_often():
         rig.drive(script)
-    finally:
-        sys.setswitchinterval(old)
     back = [s for message in rig.sent(HandBack) for s in message.sequences]
     assert sorted(ran + back) == list(range(1, total + 1))
     assert sorted(rig.ends()) == sorted(ran)

@@ -7,7 +7,9 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from zray.causes import Cause
+from zray.core.groups import GroupWait
 from zray.ids import return_id
+from zray.owner.maps import MapBatch
 
 if TYPE_CHECKING:
     from zray.core.runtime import Runtime
@@ -21,11 +23,13 @@ def explain_record(runtime: Runtime, record: Any, depth: int = 0) -> tuple[Cause
     if record.value is not None:
         return Cause.READY, {}
     task = record.task
+    if record.oid in runtime.adoption.orphans:
+        return Cause.ADOPTION, {"owner": record.owner.hex()}
     if task is None:
         return Cause.OWNER, {"owner": record.owner.hex(), "ask": (record.owner, record.oid)} if record.owner else {}
-    if hasattr(task, "why"):  # a placement group
+    if type(task) is GroupWait:
         return task.why()
-    if hasattr(task, "remaining"):  # a map
+    if type(task) is MapBatch:
         return Cause.RESOURCES_BUSY, {"name": task.fn.name, "done": task.count - task.remaining, "count": task.count}
     cause, about = (runtime.submitter if task.key is not None else runtime.calls).explain(task)
     if "missing" in about and depth < 4:

@@ -21,14 +21,17 @@ from zray.core.explaining import explain_record, explain_records, explain_stream
 from zray.core.futures import Futures
 from zray.core.groups import Groups
 from zray.gcs.client import RETRY_S, GcsClient
+from zray.owner.adoption import Adoption
 from zray.owner.calls import ActorCalls
 from zray.owner.maps import MapBatch
 from zray.owner.records import Borrowed, Entry
 from zray.owner.references import References
 from zray.owner.streams import Stream
 from zray.owner.submitter import Submitter
+from zray.owner.telling import Telling
 from zray.refs import MapRefs, ObjectRef, ObjectRefGenerator, dropped
 from zray.core.reach import Reach
+from zray.core.redial import Redial
 from zray.core.replies import REQUEST_TIMEOUT_S, Reply
 from zray.core.stored import Stored
 from zray.core.tasks import Tasks
@@ -48,7 +51,8 @@ DROP_EVERY_S = 0.005  # a sleeping process looks at dropped references this ofte
 class Runtime:
     """Everything a core process has; made by zray.core.joining.
 
-    refs submitter calls gcs    the owner's machines and the control store's client    (pure)
+    refs submitter calls        the owner's machines, and ...                          (pure)
+    adoption gcs                ... what becomes of other owners' objects; the control store's client
     tasks actors waits values   what user code calls: submission, actors, blocking reads, encoding
     stored futures              the object store with its waits; futures and await
     """
@@ -93,14 +97,19 @@ class Runtime:
                          limits=limits)
         self.loop = Loop(self.mesh, self._dispatch, on_error=_report_error, service_after_s=self.config.service_after_s)
         self.reach = Reach(self.mesh, node, os.path.dirname(endpoint.removeprefix("ipc://")))
+        self.redial = Redial(self.mesh, node, self.send, self._hello,
+                             lambda seconds, action: self.loop.call_at(time.monotonic() + seconds, action))
         self.loop.on_turn = self._turn
         self.mesh.on_closed = self._peer_closed
         self.mesh.on_error = _report_error
         self.stored = Stored(self)
-        self.refs = References(self.incarnation, self, self.stored.free)
+        self.refs = References(self.incarnation, self, self.stored.free, self.config.kept_bytes_max)
+        if self.kind == "worker":
+            self.refs.telling = Telling(self.refs, self.incarnation, endpoint, self.config.kept_bytes_max)
         self.submitter = Submitter(self.incarnation, node, self.job, self, self.refs, self.config)
         self.calls = ActorCalls(node, self, self.refs, self.submitter)
         self.gcs = GcsClient(self.incarnation, self.send, [node])
+        self.adoption = Adoption(self.refs, self.gcs, endpoint, time.monotonic)
         self.values = Values(self)
         self.submitter.maps.pack_items = self.values.pack_items
         self.submitter.maps.pick = self.values.pick
@@ -176,8 +185,12 @@ class Runtime:
         if ids.same_node(peer, self.incarnation):
             self.mesh.connect(peer, endpoint)
         else:  # what it is sent waits until our node has found out where it can be dialled
+            self.redial.dialling(peer)
             self.mesh.hold(peer)
             self.send(self.node, m.Dial(peer))
+        self._hello(peer)
+
+    def _hello(self, peer: bytes) -> None:
         self.mesh.send(peer, m.Hello.CODE, m.Hello(
             m.PROTOCOL, self.kind, self.endpoint, self.pid, self.job,
             f"{sys.version_info[0]}.{sys.version_info[1]}.{sys.version_info[2]}", list(m.FEATURES)))
@@ -187,6 +200,7 @@ class Runtime:
             self.mesh.disconnect(peer)
 
     def _dispatch(self, peer: bytes, code: int, message: Any) -> None:
+        self.submitter.now = self.mesh.now
         handler = self.handlers.get(code)
         if handler is not None:
             handler(peer, message)
@@ -210,13 +224,15 @@ class Runtime:
             submitter.reconstruction.ask()
         if self.calls.dirty:
             self.calls.pump()
+        if self.adoption.busy:
+            self.adoption.pump()
         self.refs.flush()
         if self.store is not None:
             self.store.flush()
             if self.refs.inline_bytes > self._inline_bytes_next:
                 self._inline_bytes_next = self.stored.relieve(self.config.inline_table_bytes_max)
-        if self._tick_handle is None and (submitter.leases or submitter.deaths.dying or self.calls.leaving
-                                          or self.gcs.busy):
+        if self._tick_handle is None and (submitter.timed or self.calls.leaving or self.gcs.busy
+                                          or self.adoption.busy):
             self._arm_tick()
 
     def _arm_wake(self) -> None:
@@ -249,8 +265,11 @@ class Runtime:
 
     def _arm_tick(self) -> None:
         """One timer for all machines; what becomes due earlier while it runs is late by at most one idle time."""
-        times = [self.submitter.next_deadline(), self.calls.next_deadline(),
-                 self.submitter.now + RETRY_S if self.gcs.busy else None]
+        submitter = self.submitter
+        times = [submitter.next_deadline(), self.calls.next_deadline(), self.adoption.next_deadline(),
+                 submitter.now + RETRY_S if self.gcs.busy else None,
+                 submitter.now + submitter.lease_idle_s if submitter.timed or self.adoption.busy else None]
+        submitter.timed = False
         deadline = min((at for at in times if at is not None), default=None)
         if deadline is not None:
             self._tick_handle = self.loop.call_at(deadline, self._tick)
@@ -262,11 +281,17 @@ class Runtime:
         self.calls.tick(now)
         if self.gcs.busy:
             self.gcs.tick(now)
+        if self.adoption.busy:
+            self.adoption.pump()
+        self._arm_tick()
 
     def _peer_closed(self, peer: bytes) -> None:
         if peer == self.node:
             self._node_lost()
             return
+        if self.redial.closed(peer):
+            return
+        self.submitter.now = self.mesh.now
         self.submitter.on_peer_closed(peer)
         self.calls.on_peer_closed(peer)
         self.refs.on_process_gone(peer)
@@ -292,12 +317,16 @@ class Runtime:
 
     def _on_hello(self, peer: bytes, message: m.Hello) -> None:
         refused = "" if message.protocol == m.PROTOCOL else f"protocol {message.protocol}, here {m.PROTOCOL}"
+        if not refused:
+            self.redial.met(peer)
         self.send(peer, m.HelloAck(m.PROTOCOL, self.kind, list(m.FEATURES), refused))
 
     def _on_hello_ack(self, peer: bytes, message: m.HelloAck) -> None:
         if message.refused:
             logger.error("peer %s refuses this process: %s", peer.hex(), message.refused)
             self.mesh.disconnect(peer)
+        else:
+            self.redial.met(peer)
 
     def _on_bye(self, peer: bytes, message: m.Bye) -> None:
         if peer == self.node:
@@ -314,12 +343,15 @@ class Runtime:
             self.executor.queue.forget_owners(lambda owner: owner == message.process)
         if message.process != self.node and not self.mesh.dialled(message.process):
             # What we dialled ends by itself, once it is drained: the notice overtakes replies already sent.
+            self.redial.forget(message.process)
             self.mesh.forget(message.process)
 
     def _on_dial_answer(self, peer: bytes, message: m.DialAnswer) -> None:
         if message.endpoint:
+            self.redial.found(message.process)
             self.reach.dial(message.process, message.endpoint)
         else:
+            self.redial.forget(message.process)
             self.mesh.give_up(message.process)
 
     def _on_bind_tcp(self, peer: bytes, message: m.BindTcp) -> None:
@@ -327,6 +359,7 @@ class Runtime:
 
     def _on_node_gone(self, peer: bytes, message: m.NodeGone) -> None:
         for process in [p for p in self.mesh.peers() if ids.node_of(p) == message.node]:
+            self.redial.forget(process)
             self.mesh.forget(process)
             self._peer_closed(process)
         self.refs.on_node_gone(message.node)
@@ -450,7 +483,7 @@ class Runtime:
 
     def restore_ref(self, oid: bytes, owner: bytes, endpoint: str) -> ObjectRef:
         with self.loop.lock:
-            record = self.refs.restore(oid, owner, endpoint, self.context.inside)
+            record = self.refs.restore(oid, owner, endpoint, self.context.inside, lent=serialization.registering())
             return ObjectRef(oid, record)
 
     # ------------------------------------------------------------ for the executor
@@ -541,6 +574,7 @@ class Runtime:
             self.refs.check()
             self.submitter.check()
             self.calls.check()
+            self.adoption.check()
 
 
 def current() -> Runtime | None:

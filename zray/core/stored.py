@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from zray import errors, messages as m
@@ -25,6 +26,15 @@ logger = logging.getLogger("zray")
 
 RELIEVE_BYTES_MIN = 1024  # smaller values cost more in the store than in the table
 COPIES_MAX = 4096  # places of copies of other nodes' objects that a process remembers
+
+
+def why_no_room(pending: Pending) -> Cause:
+    """The node says when it has no room; else it is merely late."""
+    return Cause.STORE_FULL if pending.progress else Cause.STORE_ASKED
+
+
+def what_room(pending: Pending, nbytes: int) -> str:
+    return "; ".join(filter(None, (f"it waits for {nbytes:,} bytes", pending.progress)))
 
 
 class Stored:
@@ -51,19 +61,19 @@ class Stored:
                     raise errors.from_failure("store_full", full.report) from None
             if type(found) is Allocation:
                 return found
-            self._wait(found.waiter, Cause.STORE_FULL, lambda: f"it waits for {nbytes} bytes")
+            self._wait(found.waiter, partial(why_no_room, found), partial(what_room, found, nbytes))
             if found.value is not None:  # no space: the node ended
                 raise errors.from_failure(found.value[1], found.value[2])
 
-    def _wait(self, waiter: Waiter, cause: Cause, what: Callable[[], str]) -> None:
+    def _wait(self, waiter: Waiter, cause: Callable[[], Cause], what: Callable[[], str]) -> None:
         """Wait for the store, saying so to whoever asks, and to the user after a while."""
         task = self.context.task
         outer = self.rt.blocked.get(task)
-        self.rt.blocked[task] = lambda budget: f"{cause.text} ({what()})"
+        self.rt.blocked[task] = lambda budget: f"{cause().text} ({what()})"
         try:
             if not self.loop.wait(waiter, time.monotonic() + self.rt.config.warn_wait_s):
-                logger.warning("zray has waited for %.0f s: %s (%s)", self.rt.config.warn_wait_s, cause.text,
-                               what())
+                logger.warning("zray has waited for %.0f s: %s (%s)", self.rt.config.warn_wait_s,
+                               cause().text, what())
                 self.loop.wait(waiter, None)
         finally:
             if outer is None:
@@ -147,7 +157,7 @@ class Stored:
 
     def _answer(self, pending: Pending, cause: Cause, oid: bytes, where: str) -> list[Any]:
         """Wait for the place of an object that the node was asked for.  Raises its error."""
-        self._wait(pending.waiter, cause,
+        self._wait(pending.waiter, lambda: cause,
                    lambda: " ".join(filter(None, (f"ObjectRef({oid.hex()})", pending.progress or where))))
         if pending.value is None:
             raise errors.from_failure("object_lost", {"oid": oid, "reason": pending.error})

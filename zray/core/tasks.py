@@ -229,20 +229,19 @@ class Tasks:
                 self._cancel_task(ref._stream.task, force, recursive)
             else:
                 record = ref._record
-                if type(record) is Borrowed:
-                    self.rt.send(record.owner, m.CancelObject(record.oid, force, recursive))
-                else:
+                if type(record) is not Borrowed:
                     self.cancel_entry(record, force, recursive)
+                elif record.value is None:
+                    self.rt.send(record.owner, m.CancelObject(record.oid, force, recursive))
         self.rt.kick()
 
     def cancel_entry(self, entry: Entry, force: bool, recursive: bool) -> None:
+        """What makes it is asked to end; nothing where no task does (it is ready, or a group's ``ready()``)."""
         task = entry.task
-        if task is None or hasattr(task, "why"):
-            return
         if type(task) is MapBatch:
             index = int.from_bytes(entry.oid[ids.PREFIX_SIZE:ids.TASK_SIZE], "little") - task.start
             self.submitter.maps.cancel(task, index, recursive)
-        else:
+        elif type(task) is Task:
             self._cancel_task(task, force, recursive)
 
     def _cancel_task(self, task: Task, force: bool, recursive: bool) -> None:

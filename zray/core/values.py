@@ -60,6 +60,8 @@ class Values:
             records = [ref._record for ref in dumped.refs]
             token = self.rt.refs.send_carrying(receiver, records)
             triples = [[r.oid, *self.rt.address_of(r)] for r in records]
+            if self.rt.refs.telling is not None:
+                self.rt.refs.telling.carried(triples, records, self.inline_max)
         return [CARRYING, wire, triples, token]
 
     def put(self, value: Any) -> ObjectRef:

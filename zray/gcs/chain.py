@@ -160,9 +160,10 @@ class ChainReplica:
 
     def joiner_caught_up(self) -> bool:
         """At the tail: the joining replica has all there is, so the decider may promote it."""
+        if not self.config.joining:
+            return False
         follower = self._follower
-        return bool(self.serving and self.config.joining and follower is not None
-                    and follower.received == self.applied)
+        return self.serving and follower is not None and follower.received == self.applied
 
     def on_message(self, peer: bytes, message: Any, now: float) -> Out:
         """Handle one message of a client or another replica."""

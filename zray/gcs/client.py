@@ -207,7 +207,10 @@ class GcsClient(TypedTables):
     @property
     def busy(self) -> bool:
         """Whether requests, or watches after a change of a chain, wait for answers."""
-        return self._watches.busy or any(requests.busy for requests in self.shards)
+        for requests in self.shards:  # asked once a turn, so written out
+            if requests.busy:
+                return True
+        return self._watches.busy
 
     def waiting(self) -> list[int]:
         """Shards that have left a request without an answer for long."""

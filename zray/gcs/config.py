@@ -115,6 +115,11 @@ class ClusterConfig(_ClusterFields):
         """Nodes that have a part in the control store: silence of these is noticed sooner."""
         return self.members.union(self.voters, (chain.joining for chain in self.chains if chain.joining))
 
+    @cached_property
+    def reading(self) -> frozenset[bytes]:
+        """Tails of chains of several, which need promises to read.  (Of a chain of one nobody can go on without it.)"""
+        return frozenset(chain.tail for chain in self.chains if len(chain.members) > 1)
+
     def may_become(self, value: ClusterConfig) -> bool:
         """Whether ``value`` is a next generation: of the same shards, with at most one voter more or one less."""
         return (value.generation == self.generation + 1 and len(value.chains) == len(self.chains)

@@ -109,6 +109,9 @@ class Control:
         self._beat_at = -math.inf
         self._adopted_at = -math.inf
         self._said: tuple | None = None
+        self._found: list[Report] = []  # the reports that _packed was made of
+        self._packed: list[list[Any]] = []
+        self._last_parsed: tuple[list, ClusterConfig | None] = [], None
         self._well: tuple[ClusterConfig | None, View | None] = None, None  # knowing this, there was nothing to decide
         self._handlers: dict[type, Callable[[bytes, Any, float], Out]] = {
             RegisterPrepare: self._on_prepare, RegisterPromise: self.proposer.on_promise,
@@ -245,7 +248,10 @@ class Control:
             return []
         silent = self.membership.silent(self.config, now) if self.is_voter else []
         lost = self.membership.lost(now) if self.is_voter else []
-        reports = [list(report) for report in self.host.reports()]
+        found = self.host.reports()
+        if found is not self._found:
+            self._found, self._packed = found, [list(report) for report in found]
+        reports = self._packed
         said = (self.config.generation, reports, silent, lost, self.me in self.released)
         if now < self._beat_at and said == self._said:
             return []
@@ -312,8 +318,8 @@ class Control:
 
     def _reads(self, now: float) -> bool:
         """Am I a tail that needs promises?  (A chain of one needs none: nobody can go on without it.)"""
-        return now - self.host.read_at() < LEASE_UNUSED_S and self.me not in self.released and any(
-            chain.tail == self.me and len(chain.members) > 1 for chain in self.config.chains)
+        return (self.me in self.config.reading and self.me not in self.released
+                and now - self.host.read_at() < LEASE_UNUSED_S)
 
     def _watch_over(self, now: float, *, afresh: bool = False) -> None:
         self.membership.watch_over(self._others() if self.is_voter else (), now, afresh=afresh)
@@ -385,7 +391,10 @@ class Control:
 
     def _parsed(self, packed: list) -> ClusterConfig | None:
         """A configuration of this cluster, whose number of shards never changes."""
-        config = ClusterConfig.parse(packed)
+        known, config = self._last_parsed
+        if packed != known:  # one decision is heard of from several sides
+            config = ClusterConfig.parse(packed)
+            self._last_parsed = packed, config
         return config if config is not None and len(config.chains) == len(self.config.chains) else None
 
     def _malformed(self) -> Out:

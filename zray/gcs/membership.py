@@ -101,7 +101,7 @@ class Membership:
 
     def lost(self, now: float) -> list[bytes]:
         """Nodes that I have not heard of for a long while."""
-        return [name for name in sorted(self.heard_at) if self._unheard(name, self.node_timeout_s, now)]
+        return sorted(name for name in self.heard_at if self._unheard(name, self.node_timeout_s, now))
 
     def agreed_silent(self, config: ClusterConfig, now: float) -> set[bytes]:
         """What a majority of the voters, with me, has not heard of for a short while."""

@@ -103,6 +103,8 @@ class GcsService(Host):
         self._local: deque[tuple[bytes, Any]] = deque()  # messages from this process to itself
         self._pumping = False
         self._chained = Coalescer()  # what the replicas here say to their neighbours in this turn
+        self._reported: list[tuple[int, int, bool, bool]] = []  # what was found when _reports were made
+        self._reports: list[Report] = []
         self._told: dict[int, tuple[bool, bool]] = {}  # what voters know of my replicas
         self._ticked_at = -math.inf
         self._node_rows: dict[bytes, bytes] = {}  # key -> value of the nodes table
@@ -223,9 +225,13 @@ class GcsService(Host):
         now = self._now()
         due: float = self.control.next_deadline(now)
         if not self.alone or self.client.busy:
-            restless = any(replica.restless() for replica in self.replicas.values())
-            due = min(due, self._ticked_at + (TICK_S if restless else RETRY_S if self.client.busy else 1.0),
-                      *(replica.acknowledge_at for replica in self.replicas.values()))
+            for replica in self.replicas.values():
+                if replica.restless():
+                    pause = TICK_S
+                    break
+            else:
+                pause = RETRY_S if self.client.busy else 1.0
+            due = min(due, self._ticked_at + pause, *(replica.acknowledge_at for replica in self.replicas.values()))
         if self._held or self._chained:
             return now
         due = max(due, now)
@@ -392,10 +398,14 @@ class GcsService(Host):
             self.disk.drop(shard)
 
     def reports(self) -> list[Report]:
-        reports = [Report(shard, replica.config.epoch, replica.established, replica.joiner_caught_up())
-                   for shard, replica in sorted(self.replicas.items())]
-        self._told = {report.shard: (report.established, report.caught_up) for report in reports}
-        return reports
+        """The same list as long as nothing has changed."""
+        state = [(shard, replica.config.epoch, replica.established, replica.joiner_caught_up())
+                 for shard, replica in self.replicas.items()]
+        if state != self._reported:
+            self._reported = state
+            self._reports = [Report(*said) for said in sorted(state)]
+        self._told = {shard: (established, caught_up) for shard, _, established, caught_up in state}
+        return self._reports
 
     def read_at(self) -> float:
         return max((replica.read_at for replica in self.replicas.values()), default=-math.inf)

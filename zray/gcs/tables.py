@@ -32,6 +32,7 @@ FUNCTIONS = b"func/"
 ACTORS = b"actor/"
 NAMES = b"name/"
 LOCATIONS = b"loc/"
+OWNERS = b"own/"  # of objects whose first owner died
 KV = b"kv/"
 SYSTEM = b"sys/"  # of the control store itself: what was allotted to nodes
 GROUPS = b"pg/"
@@ -43,7 +44,7 @@ RECORD_BYTES_MAX = 1024 * 1024
 # Pickled functions and user values; above this they belong in the object store.
 BLOB_BYTES_MAX = 64 * 1024 * 1024
 VALUE_BYTES_MAX = {NODES: RECORD_BYTES_MAX, JOBS: RECORD_BYTES_MAX, FUNCTIONS: BLOB_BYTES_MAX,
-                   ACTORS: RECORD_BYTES_MAX, NAMES: 256, LOCATIONS: RECORD_BYTES_MAX, KV: BLOB_BYTES_MAX,
+                   ACTORS: RECORD_BYTES_MAX, NAMES: 256, LOCATIONS: RECORD_BYTES_MAX, OWNERS: 4096, KV: BLOB_BYTES_MAX,
                    SYSTEM: 4096, GROUPS: RECORD_BYTES_MAX, GROUP_NAMES: 256}
 # Of one shard; a node alone holds them all.
 TABLES_BYTES_MAX = 256 * 1024 * 1024

@@ -8,7 +8,7 @@ from typing import Any
 from zray.gcs import tables
 from zray.gcs.requests import Call, Done
 from zray.gcs.tables import (
-    ACTORS, FUNCTIONS, GROUP_NAMES, GROUPS, JOBS, KV, LOCATIONS, NAMES, NODES, Change, scoped, unscoped,
+    ACTORS, FUNCTIONS, GROUP_NAMES, GROUPS, JOBS, KV, LOCATIONS, NAMES, NODES, OWNERS, Change, scoped, unscoped,
 )
 
 
@@ -53,13 +53,14 @@ class TypedTables:
 
         return self.watch_key(FUNCTIONS + key, changed)
 
-    def drop_functions(self, job: bytes) -> None:
-        """Forget the functions whose keys begin with ``job``: nobody is left to call them."""
+    def drop_job(self, job: bytes) -> None:
+        """Forget the functions and owners whose keys begin with ``job``: nobody is left to call, or to hold, them."""
         def listed(call: Call) -> None:
             for key, _ in call.value or ():
                 self.delete(key)
 
-        self.list_prefix(FUNCTIONS + job, listed, values=False)
+        for table in (FUNCTIONS, OWNERS):
+            self.list_prefix(table + job, listed, values=False)
 
     def claim_name(self, namespace: str, name: str, actor: bytes, done: Done = None) -> Call:
         """value: (claimed, the actor that holds the name now)."""
@@ -80,6 +81,9 @@ class TypedTables:
 
     def record_job(self, job: int, record: dict[str, Any] | None, done: Done = None) -> Call:
         return self._record(JOBS + job.to_bytes(4, "big"), record, done)
+
+    def get_job(self, job: int, done: Done = None) -> Call:
+        return self._unpacked(JOBS + job.to_bytes(4, "big"), done)
 
     def list_jobs(self, done: Done = None) -> Call:
         """value: [(job, record), ...]."""
@@ -133,6 +137,14 @@ class TypedTables:
 
     def get_location(self, oid: bytes, done: Done = None) -> Call:
         return self._unpacked(LOCATIONS + oid, done)
+
+    def swap_owner(self, oid: bytes, old: bytes | None, new: bytes | None, done: Done = None) -> Call:
+        """value: (whether the adopter of an object was ``old``, and is ``new`` now, who it is now)."""
+        return self.compare_and_set(OWNERS + oid, old, new, done)
+
+    def read_owner(self, oid: bytes, done: Done = None) -> Call:
+        """value: the adopter of an object, as it wrote it; None when it has none."""
+        return self.get(OWNERS + oid, done)
 
     def kv_put(self, key: bytes, value: bytes, namespace: str = "", overwrite: bool = True, done: Done = None) -> Call:
         """value: whether the key existed before (then, without ``overwrite``, it is unchanged)."""

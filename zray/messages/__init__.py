@@ -10,7 +10,8 @@ Values (results, arguments) travel in one of these wire forms, which only worker
     [STORED, offset, nbytes, generation, oid, node]   the value lies in the object store of that node (an incarnation)
     [FAILED, kind, detail]                     an error: kind names it, detail is bytes or a map (zray.errors)
     [CARRYING, value, [[oid, owner, endpoint], ...], token]   a value whose pickle contains those references; the
-                                               receiver names the token in TransitDone
+                                               receiver names the token in TransitDone.  A fourth item is the
+                                               value of that object, see zray/owner/telling.py
 
 One file a subject.  Code ranges: 1-19 session, 20-49 leases and workers, 50-69 tasks, 70-79 references, 80-99 actors,
 100-139 store, 140-159 control store, 160-189 node and jobs, 190-219 between nodes, 220-229 configuration register,
@@ -43,8 +44,8 @@ from zray.messages.leases import (
     WorkerDied,
 )
 from zray.messages.node import (
-    DriverAccepted, EventReport, Goodbye, JobConfig, LogLines, NodeAnswer, NodeQuery, ProcessGone, RegisterDriver,
-    WorkerExit, WorkerReady,
+    DriverAccepted, EventReport, Goodbye, JobConfig, JobOver, LogLines, NodeAnswer, NodeQuery, ProcessGone,
+    RegisterDriver, WorkerExit, WorkerReady,
 )
 from zray.messages.references import (
     Because, CancelObject, HoldAck, HoldAdd, HoldDrop, Locate, ObjectLost, Resolved, TransitDone, Why,
@@ -56,9 +57,9 @@ from zray.messages.register import (
 from zray.messages.schedule import PlaceAnswer, PlaceAsk, ViewRows
 from zray.messages.session import Bye, Hello, HelloAck
 from zray.messages.store import (
-    Chunk, CopyGone, CopyMade, DropCopies, PullChunk, PullElsewhere, PullEnd, PullObject, PullRefused, PullWait,
-    StoreFree, StoreGrant, StoreLocate, StoreLocated, StorePull, StorePulling, StoreRecall, StoreReclaimed,
-    StoreRefused, StoreRestore, StoreRestored, StoreSurrender, StoreWant,
+    Chunk, CopyGone, CopyMade, DropCopies, KeepCopies, PullChunk, PullElsewhere, PullEnd, PullObject, PullRefused,
+    PullWait, StoreFree, StoreGrant, StoreLocate, StoreLocated, StorePull, StorePulling, StoreRecall,
+    StoreReclaimed, StoreRefused, StoreRestore, StoreRestored, StoreSurrender, StoreWant,
 )
 from zray.messages.tasks import (
     CancelTask, FunctionDef, HandBack, MapDone, PushMap, PushTasks, StreamAck, StreamItem, TasksDone,
@@ -74,13 +75,14 @@ __all__ = [
     "GcsRequest", "GcsUnwatch", "GcsWatch", "BundleAck", "BundleCommit", "BundleReserve", "BundleReserved",
     "BundleReturn", "CreateGroup", "GroupReply", "GroupState", "RemoveGroup", "WatchGroup", "Blocked",
     "LeaseGrant", "LeaseKey", "LeaseKill", "LeaseOpen", "LeaseRecall", "LeaseReturn", "LeaseStatus", "LeaseWant",
-    "WorkerDied", "DriverAccepted", "EventReport", "Goodbye", "JobConfig", "LogLines", "NodeAnswer", "NodeQuery",
-    "ProcessGone", "RegisterDriver", "WorkerExit", "WorkerReady", "Because", "CancelObject", "HoldAck", "HoldAdd",
-    "HoldDrop", "Locate", "ObjectLost", "Resolved", "TransitDone", "Why", "ConfigIs", "Heartbeat", "LeaseAsk",
-    "LeasePromise", "NodeStanding", "RegisterAccept", "RegisterAccepted", "RegisterPrepare", "RegisterPromise",
-    "RegisterRefused", "PlaceAnswer", "PlaceAsk", "ViewRows", "Bye", "Hello", "HelloAck", "Chunk", "CopyGone",
-    "CopyMade", "DropCopies", "PullChunk", "PullElsewhere", "PullEnd", "PullObject", "PullRefused", "PullWait",
-    "StoreFree", "StoreGrant", "StoreLocate", "StoreLocated", "StorePull", "StorePulling", "StoreRecall",
-    "StoreReclaimed", "StoreRefused", "StoreRestore", "StoreRestored", "StoreSurrender", "StoreWant", "CancelTask",
-    "FunctionDef", "HandBack", "MapDone", "PushMap", "PushTasks", "StreamAck", "StreamItem", "TasksDone",
+    "WorkerDied", "DriverAccepted", "EventReport", "Goodbye", "JobConfig", "JobOver", "LogLines", "NodeAnswer",
+    "NodeQuery", "ProcessGone", "RegisterDriver", "WorkerExit", "WorkerReady", "Because", "CancelObject",
+    "HoldAck", "HoldAdd", "HoldDrop", "Locate", "ObjectLost", "Resolved", "TransitDone", "Why", "ConfigIs",
+    "Heartbeat", "LeaseAsk", "LeasePromise", "NodeStanding", "RegisterAccept", "RegisterAccepted",
+    "RegisterPrepare", "RegisterPromise", "RegisterRefused", "PlaceAnswer", "PlaceAsk", "ViewRows", "Bye", "Hello",
+    "HelloAck", "Chunk", "CopyGone", "CopyMade", "DropCopies", "KeepCopies", "PullChunk", "PullElsewhere",
+    "PullEnd", "PullObject", "PullRefused", "PullWait", "StoreFree", "StoreGrant", "StoreLocate", "StoreLocated",
+    "StorePull", "StorePulling", "StoreRecall", "StoreReclaimed", "StoreRefused", "StoreRestore", "StoreRestored",
+    "StoreSurrender", "StoreWant", "CancelTask", "FunctionDef", "HandBack", "MapDone", "PushMap", "PushTasks",
+    "StreamAck", "StreamItem", "TasksDone",
 ]

@@ -46,10 +46,14 @@ class JobConfig(Message):
 
 @message(165)
 class LogLines(Message):
-    """Node -> driver: what its job's workers printed.  lines: [[name, pid, is_stderr, text], ...]; dropped: a count."""
+    """Node -> driver: what its job's workers printed.  lines: [[name, pid, is_stderr, text], ...]; dropped: a count.
+
+    ``ip`` is the address of the node, '' when it is the driver's own.
+    """
 
     lines: list
     dropped: int
+    ip: str = ""
 
 
 @message(166)
@@ -89,3 +93,10 @@ class EventReport(Message):
 
     events: list
     dropped: int
+
+
+@message(171)
+class JobOver(Message):
+    """Node -> worker: report the task events that you have, also if there are none; then you are ended."""
+
+    job: int

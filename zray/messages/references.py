@@ -7,16 +7,19 @@ from zray.messages.base import Message, message
 
 @message(70)
 class HoldAdd(Message):
-    """Holder (or a sender on its behalf) -> owner: ``holder`` holds these objects; n orders adds and drops."""
+    """Holder (or a sender on its behalf) -> owner: ``holder`` holds these objects; n orders adds and drops.
 
-    holds: list  # [[oid, n], ...]
+    A third item in a hold: 1, the value is here already, do not tell it; 2, an argument's, do not tell it yet.
+    """
+
+    holds: list  # [[oid, n], ...] or [oid, n, 1 | 2]
     holder: bytes
     transit: list  # transit tokens this clears, [] for none
 
 
 @message(71)
 class HoldAck(Message):
-    holds: list  # [[oid, n], ...] registered
+    holds: list  # as in HoldAdd
     missing: list  # oids that no longer exist
 
 
@@ -37,7 +40,7 @@ class Locate(Message):
 
 @message(74)
 class Resolved(Message):
-    """Owner -> borrower: ``[oid, value, oid, value, ...]``."""
+    """Owner -> borrower: ``[oid, value, oid, value, ...]``, asked for or not; a value may be CARRYING."""
 
     values: list
 

@@ -99,7 +99,7 @@ class StorePull(Message):
 
 @message(116)
 class StorePulling(Message):
-    """Node -> client, now and then while it waits for a StorePull: how far it is."""
+    """Node -> client, now and then while it waits for a StorePull: how far it is.  Once for a StoreWant: no room."""
 
     request: int
     text: str
@@ -213,3 +213,13 @@ class DropCopies(Message):
     """The node of the primaries (or, when that is dead, of the owner) -> nodes with copies: they were freed."""
 
     objects: list  # [[oid, node, generation], ...]
+
+
+@message(130)
+class KeepCopies(Message):
+    """A node that leaves -> one that stays: bring these, and keep them when I am gone.  CopyMade or CopyGone for each.
+
+    ``objects``: [[oid, node, generation, offset, nbytes], ...], as in PullObject.
+    """
+
+    objects: list

@@ -13,6 +13,7 @@ class FunctionDef(Message):
 
     key: bytes
     blob: bytes
+    name: str = ""  # for the error of one that cannot be loaded
 
 
 @message(51)

@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zray import messages as m
+from zray.ids import node_of
 from zray.messages.leases import UNKNOWN
 from zray.node.effects import Send
 from zray.sched import bottom_up
@@ -77,7 +78,7 @@ class Abroad:
     def _scheduling(self, peer: bytes, message: Any) -> None:
         if peer in self._host.cluster.peers:
             self._host.bottom_up.message(peer, message, self._host.now)
-        else:
+        elif type(message) is not m.ViewRows or node_of(peer) != peer:  # else it has just joined, and says it again
             self._host.refuse(peer, f"{type(message).__name__} from a process that is no node of this cluster")
 
     # ------------------------------------------------------------ leases

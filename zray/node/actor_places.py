@@ -15,7 +15,7 @@ from zray import messages as m
 from zray.causes import Cause
 from zray.ids import node_of, same_node
 from zray.node.actors import Actor
-from zray.node.effects import Note, Send
+from zray.node.effects import JOB_OVER, Note, Send
 from zray.node.guests import Guest
 from zray.sched.spill import Place, Unplace
 
@@ -29,6 +29,38 @@ class Remote(NamedTuple):
     incarnation: bytes
     endpoint: str
     pid: int
+
+
+class _Kill:
+    """A kill that waits for what the actor's row says: asked of the home it has, and of the next when that one dies.
+
+    So a kill is lost only with the node of whoever asked for it, not with a home that died before it had written DEAD.
+    """
+
+    def __init__(self, host: NodeMachine, peer: bytes, message: m.KillActor):
+        self._host = host
+        self._peer = peer
+        self._message = message
+        self._home = b""  # whom we have asked
+        self._life: int | None = None  # which one is to end
+
+    def __call__(self, row: dict[str, Any]) -> bool:
+        """A row of the actor; True when there is no more to be done."""
+        host, message, life = self._host, self._message, row["num_restarts"]
+        if self._life is None:
+            self._life = life
+        if row["state"] == "DEAD" or not (message.no_restart or life == self._life):
+            return True
+        home = row["home"]
+        if message.actor in host.actors.actors:  # adopted meanwhile
+            host.actors.kill(message, host.now)
+            return True
+        if not same_node(self._peer, host.incarnation):
+            return home != host.incarnation  # its own node asks the next home; if that is to be us, we soon are
+        if home != self._home and home in host.cluster.peers:
+            self._home = home
+            host.effects.append(Send(home, m.Relay(self._peer, message.CODE, list(message))))
+        return False
 
 
 class ActorPlaces:
@@ -64,26 +96,18 @@ class ActorPlaces:
 
     def _watch_actor(self, peer: bytes, message: m.WatchActor) -> None:
         actor = message.actor
-        if actor in self._host.actors.actors or self._host.cluster.alone:
+        if actor in self._host.actors.actors or self._host.cluster.lone:
             self._host.actors.watch(peer, actor, self._host.now)
         else:
             self._host.elsewhere.watch(actor, {peer}, self._host.now)
 
     def _kill_actor(self, peer: bytes, message: m.KillActor) -> None:
         host = self._host
-        if message.actor in host.actors.actors or host.cluster.alone or not same_node(peer, host.incarnation):
+        if message.actor in host.actors.actors or host.cluster.lone:
             host.actors.kill(message, host.now)
             return
-
-        def found(row: dict | None) -> None:
-            if row is None or row["state"] == "DEAD":
-                return
-            if row["home"] == host.incarnation:  # adopted meanwhile
-                host.actors.kill(message, host.now)
-            else:
-                host.effects.append(Send(row["home"], m.Relay(peer, message.CODE, list(message))))
-
-        host.elsewhere.find(message.actor, found, host.now)
+        host.elsewhere.pursue(message.actor, ("kill", message.no_restart, message.graceful), _Kill(host, peer, message),
+                              host.now)
 
     def _actor_up(self, peer: bytes, message: m.ActorUp) -> None:
         if not self._host.guests.from_worker(peer, message):
@@ -152,7 +176,8 @@ class ActorPlaces:
         worker = self._host.pool.workers.get(message.worker)
         guest = self._host.guests.guests.get(worker.actor) if worker is not None else None
         if worker is not None and guest is not None and guest.home == peer:
-            self._host.pool.kill(worker, message.reason, self._host.now)
+            end = self._host.pool.dismiss if message.reason == JOB_OVER else self._host.pool.kill
+            end(worker, message.reason, self._host.now)
 
     def _resize_lease(self, peer: bytes, message: m.ResizeLease) -> None:
         placement = self._host.placements.get(message.lease)
@@ -173,6 +198,8 @@ class ActorPlaces:
             self.request(actor)
         except ValueError as error:
             self._host.actors.waiting(actor.id, Cause.INFEASIBLE, str(error))
+            return
+        self._host.bound.actor(actor)
 
     def unplace(self, actor: Actor) -> None:
         self.end(actor, "")
@@ -194,7 +221,7 @@ class ActorPlaces:
             self._host.effects.append(Send(node_of(actor.worker), m.EndWorker(actor.worker, reason)))
 
     def find_actor(self, actor: bytes, then: Callable[[dict | None], None]) -> None:
-        if self._host.cluster.alone:
+        if self._host.cluster.lone:
             then(None)
         else:
             self._host.elsewhere.find(actor, then, self._host.now)

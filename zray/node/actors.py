@@ -13,9 +13,10 @@
     any         kill(no_restart)              DEAD         kind "killed"
     any         owner gone, job over          DEAD         kinds "owner_died", "job_over" (detached actors stay)
     any         its placement group removed   DEAD         kind "pg_removed"
+    PENDING, RESTARTING: its only node gone   DEAD         kind "unschedulable"
 
 Kinds a DEAD cause may carry: init, died, killed, exited, out_of_scope, owner_died, job_over, name_taken, pg_removed,
-unknown.
+unschedulable, unknown.
 
 ``life`` counts restarts and travels in every message about an actor, so what an earlier life still says is ignored.
 A watcher of an actor that nobody has created yet is kept for a while: the creator's message and a handle that went
@@ -29,7 +30,7 @@ from typing import Any, Protocol
 
 from zray.ids import node_of
 from zray.messages import ActorInit, ActorReply, ActorState, CreateActor, KillActor, WorkerExit
-from zray.node.effects import Note, Send
+from zray.node.effects import JOB_OVER, Note, Send
 
 PENDING, ALIVE, RESTARTING, DEAD = "PENDING", "ALIVE", "RESTARTING", "DEAD"
 
@@ -305,12 +306,18 @@ class ActorTable:
 
     def job_over(self, job: int) -> None:
         for actor in [a for a in self.actors.values() if a.job == job and a.state != DEAD and not a.detached]:
-            self._end(actor, {"kind": "job_over", "reason": "its job is over"})
+            self._end(actor, {"kind": "job_over", "reason": JOB_OVER})
 
     def group_removed(self, group: bytes, reason: str) -> None:
         """The placement group is gone: so are the actors in it, restarts or not."""
         for actor in [a for a in self.actors.values() if a.state != DEAD and _group_of(a) == group]:
             self._end(actor, {"kind": "pg_removed", "reason": reason})
+
+    def unschedulable(self, actor_id: bytes, reason: str) -> None:
+        """It waits for a place that it will never get."""
+        actor = self.actors.get(actor_id)
+        if actor is not None and actor.state in (PENDING, RESTARTING):
+            self._end(actor, {"kind": "unschedulable", "reason": reason})
 
     def tick(self, now: float) -> None:
         for actor_id, (deadline, watchers) in list(self._unknown.items()):
@@ -326,6 +333,8 @@ class ActorTable:
                 self._ports.end_worker(actor, actor.exiting)
 
     def next_deadline(self) -> float | None:
+        if not self._unknown and not self._leaving:
+            return None
         deadlines = [deadline for deadline, _ in self._unknown.values()]
         deadlines += [self.actors[a].exit_deadline for a in self._leaving]
         return min(deadlines, default=None)

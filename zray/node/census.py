@@ -86,7 +86,7 @@ class Census:
                 self._finish(number)
 
     def next_deadline(self) -> float | None:
-        return min((asked.deadline for asked in self._asked.values()), default=None)
+        return min([asked.deadline for asked in self._asked.values()]) if self._asked else None
 
     def _finish(self, number: int) -> None:
         asked = self._asked.pop(number)

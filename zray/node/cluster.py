@@ -55,6 +55,11 @@ class Cluster:
     def alone(self) -> bool:
         return not self.peers
 
+    @property
+    def lone(self) -> bool:
+        """Nobody else was ever there: what this node does not have does not exist."""
+        return not (self.peers or self.gone)
+
     def node_id(self, node: bytes) -> str:
         """The hex NodeID of an incarnation, as far as known."""
         if node == self.me:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from zray import ids
 from zray.config import Config
-from zray.messages import Hello, NodeJoin
+from zray.messages import Hello, NodeJoin, ViewRows
 from zray.node import linux, session as sessions
 from zray.node.children import Children, Processes, Signals, Watcher
 from zray.node.cluster import routed
@@ -107,7 +107,7 @@ class Daemon:
                               incarnation=self.incarnation, node_id=self.node_id, first=not joins,
                               hints=self.member.hints if joins else None, node_timeout_s=self.config.node_timeout_s)
         ordinal = self.member.ordinal if joins else self._found_cluster()
-        locations = GcsLocations(lambda: self.gcs.client)
+        locations = self.locations = GcsLocations(lambda: self.gcs.client)
         self.store = StoreService.create(self.session_dir, os.path.basename(self.session_dir), offered.store_bytes,
                                          self._send, self.call_soon, config=self.config, node=self.incarnation,
                                          record_location=locations.record, find_location=locations.find)
@@ -238,11 +238,14 @@ class Daemon:
             self.machine.handle(peer, code, message, self.now)
 
     def _may_speak(self, peer: bytes, code: int, message: Any) -> bool:
-        """Nodes of the cluster may; a newcomer may introduce itself, no more; a node that has ended is told so."""
+        """Nodes of the cluster may; a newcomer may introduce itself, no more; a node that has ended is told so.
+
+        What a newcomer has free it may say before we have heard of it: it says that again, so it is no refusal.
+        """
         cluster = self.machine.cluster
         if peer in cluster.peers or code in (Hello.CODE, NodeJoin.CODE) and peer not in cluster.gone:
             return True
-        if not self.member.ended(peer):
+        if not self.member.ended(peer) and not (code == ViewRows.CODE and peer == ids.node_of(peer)):
             self.machine.refuse(peer, f"{type(message).__name__} from a process that is no node of this cluster")
         return False
 
@@ -297,8 +300,19 @@ class Daemon:
             self.stopping = self.stopping or why
         elif leaving is None:
             self.member.tell_leave(why)
+            from zray.node.estate import Estate
+
+            estate = Estate(self.machine, self.store, lambda: not self.locations.unwritten, self.session_dir)
             self._leaving = Leaving(why, self.machine, self.gcs, self.member.leavers, self.member.ended_nodes,
-                                    lambda: setattr(self, "stopping", why), time.monotonic())
+                                    partial(self._left, why), time.monotonic(), estate)
+
+    def _left(self, why: str) -> None:
+        assert self._leaving is not None
+        handed = self._leaving.handed
+        print(f"zray-node: this node has left ({why}); objects handed over: {handed.kept} "
+              f"({handed.kept_bytes:,} bytes), left behind: {handed.left} ({handed.left_bytes:,} bytes)",
+              file=sys.stderr)
+        self.stopping = why
 
     def fence(self, reason: str) -> None:
         """The cluster goes on without this node, which may have run the same things as others since: end at once."""
@@ -358,7 +372,7 @@ class Daemon:
     def _perform_drop_job(self, effect: DropJob) -> None:
         job = effect.job.to_bytes(4, "big")
         self.store.drop_job(job)
-        self.gcs.client.drop_functions(job)
+        self.gcs.client.drop_job(job)
 
     def _perform_forget(self, effect: Forget) -> None:
         self.processes.forget(effect.incarnation)
@@ -471,8 +485,9 @@ class Daemon:
     def _send_lines(self, driver: bytes, lines: list[list[Any]], dropped: int) -> None:
         from zray.messages import LogLines
 
+        ip = "" if ids.same_node(driver, self.incarnation) else self.machine.node["NodeManagerAddress"]
         for start in range(0, len(lines), LOG_LINES_A_MESSAGE):
-            self._send(driver, LogLines(lines[start:start + LOG_LINES_A_MESSAGE], dropped if start == 0 else 0))
+            self._send(driver, LogLines(lines[start:start + LOG_LINES_A_MESSAGE], dropped if start == 0 else 0, ip))
 
     # ------------------------------------------------------------ the end
 

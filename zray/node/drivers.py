@@ -1,7 +1,7 @@
 """Drivers and their jobs, from Hello to the end: of this node, and of others that told us of theirs.  Pure.
 
     Hello, RegisterDriver       a job
-    JobStart of another node    the same, without a driver here
+    JobStart of another node    the same, without a driver here; it may come after the end
     Goodbye, Bye, the process or its node is gone, JobEnd of another node
                                 its actors, groups, leases and workers end, on this node and on those that it told of
                                 the job; detached actors stay, and with them the job's configuration
@@ -14,8 +14,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from zray import messages as m
-from zray.ids import same_node
-from zray.node.effects import DropJob, EndJob, Forget, Note, Send, Watch
+from zray.ids import node_of, same_node
+from zray.node.effects import JOB_OVER, DropJob, EndJob, Forget, Note, Send, Watch
 from zray.node.jobs import JOB_BITS, Job
 
 if TYPE_CHECKING:
@@ -97,6 +97,12 @@ class Drivers:
     def end_job(self, job: Job, reason: str) -> None:
         """The driver is gone: on this node, and on those that we told of the job."""
         self._host.effects.append(Note("job_over", {"job": job.number, "reason": reason}))
+        for worker in self._host.pool.of_job(job.number):
+            actor = self._host.actors.actors.get(worker.actor)
+            stays = worker.actor in self._host.guests.guests or (
+                actor is not None and actor.detached and actor.state != "DEAD")
+            if not stays:  # what becomes of a guest its home decides
+                self._host.pool.dismiss(worker, JOB_OVER, self._host.now)
         self._host.actors.job_over(job.number)
         # Whom we told may have told others, and be gone: the driver's own node tells everybody.
         everybody = self._host.cluster.peers if same_node(job.driver, self._host.incarnation) else ()
@@ -105,12 +111,6 @@ class Drivers:
         job.told.clear()
         self._host.groups.job_over(job.number)
         self._host.process_gone(job.driver, reason)
-        for worker in self._host.pool.of_job(job.number):
-            actor = self._host.actors.actors.get(worker.actor)
-            stays = worker.actor in self._host.guests.guests or (
-                actor is not None and actor.detached and actor.state != "DEAD")
-            if not stays:  # what becomes of a guest its home decides
-                self._host.pool.kill(worker, "its job is over", self._host.now)
         for placement in [p for p in self._host.placements.values() if p.worker is None and not p.actor
                           and p.kind.job == job.number]:
             self._host.give_back(placement)
@@ -133,20 +133,56 @@ class Drivers:
                 self._host.effects.append(Send(node, m.JobEnd(job.number, "its driver is gone")))
 
     def _job_start(self, peer: bytes, message: m.JobStart) -> None:
-        self._host.jobs.foreign(message.job, message.driver, message.config, self._host.now)
+        """Of another node, which need not be the driver's: then the end may have been heard of before, or missed."""
+        host, number = self._host, message.job
+        fresh = number not in host.jobs.jobs
+        job = host.jobs.foreign(number, message.driver, message.config, host.now)
+        if not fresh:
+            return
+        if host.jobs.has_ended(number, job.driver) or node_of(job.driver) in host.cluster.gone:
+            self._over_abroad(job, "its driver was gone before this node heard of it")
+        elif node_of(job.driver) != peer:
+            host.names.job_ended(number, lambda ended: self._over_abroad(job, "its driver is gone") if ended else None)
 
     def _job_end(self, peer: bytes, message: m.JobEnd) -> None:
         job = self._host.jobs.jobs.get(message.job)
-        if job is not None and not job.is_over and not same_node(job.driver, self._host.incarnation):
-            self._host.jobs.over(job.driver, self._host.now, self.is_used)
-            self.end_job(job, message.reason)
+        if job is None:
+            self._host.jobs.heard_ended(message.job)
+            self._host.groups.job_over(message.job)  # those that were adopted here
+        elif not same_node(job.driver, self._host.incarnation):
+            self._over_abroad(job, message.reason)
 
-    def ended(self, number: int) -> bool:
-        """Its driver is gone, as far as this node can know: it may never have heard of the job itself."""
+    def gone_abroad(self, process: bytes, reason: str) -> bool:
+        """A process of another node has ended: whether it was a driver whose job is known here."""
+        job = self._host.jobs.by_driver.get(process)
+        if job is None:
+            self._host.jobs.heard_ended(process)
+            return False
+        self._over_abroad(job, reason)  # who told us of the job need not live to tell us of its end
+        return True
+
+    def node_gone(self, node: bytes, reason: str) -> None:
+        """All drivers of that node are gone."""
+        host = self._host
+        for job in [job for job in host.jobs.by_driver.values() if node_of(job.driver) == node]:
+            self._over_abroad(job, f"the node of its driver is gone: {reason}")
+        ordinal = host.cluster.last_rows[node].get("ordinal")
+        for number in host.groups.jobs():
+            if number >> JOB_BITS == ordinal and number not in host.jobs.jobs:
+                host.groups.job_over(number)
+
+    def _over_abroad(self, job: Job, reason: str) -> None:
+        if not job.is_over:
+            self._host.jobs.over(job.driver, self._host.now, self.is_used)
+            self.end_job(job, reason)
+
+    def ask_ended(self, number: int, then: Callable[[bool], None]) -> None:
+        """``then(ended)``: this node may never have heard of the job, then the control store must say."""
         job = self._host.jobs.jobs.get(number)
-        if job is not None:
-            return job.is_over
-        return any(row.get("ordinal") == number >> JOB_BITS for row in self._host.cluster.last_rows.values())
+        if job is not None or self._host.jobs.has_ended(number, b""):
+            then(job is None or job.is_over)
+        else:
+            self._host.names.job_ended(number, then)
 
     def is_used(self, number: int) -> bool:
         return self._host.actors.job_is_used(number) or self._host.guests.job_is_used(number)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 
+JOB_OVER = "its job is over"  # why workers and actors end that may report what they have run
+
+
 class Send(NamedTuple):
     """Put ``message`` into the outbox of ``peer`` (an incarnation); see zray.node.cluster.routed."""
 

@@ -5,13 +5,14 @@ change; a node whose processes call the actor watches that row and tells them.  
 and a change of home is one more change of the row.
 
     entry      no row yet          the creation is under way, or there is no such actor: answered after GRACE_S
-               row                 watchers get its ActorState; questions (kill, lookup) get the row
+               row                 watchers get its ActorState; questions (lookup) get the row, once
                its home is dead    questions wait for another node to adopt the actor, GRACE_S at most
+    pursuit    each row            until it has what it wants: a kill goes to each home that the actor has, until done
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, Protocol
 
 from zray.messages import ActorState
@@ -32,7 +33,7 @@ class Rows(Protocol):
 
 
 class _Entry:
-    __slots__ = ("answered", "asked", "deadline", "row", "watch", "watchers")
+    __slots__ = ("answered", "asked", "deadline", "pursuits", "row", "watch", "watchers")
 
     def __init__(self, deadline: float):
         self.deadline = deadline
@@ -41,6 +42,7 @@ class _Entry:
         self.watch = 0
         self.watchers: set[bytes] = set()
         self.asked: list[Callable[[Row | None], None]] = []
+        self.pursuits: dict[Hashable, Callable[[Row], bool]] = {}
 
 
 class Elsewhere:
@@ -79,6 +81,34 @@ class Elsewhere:
             entry.asked.append(then)
             entry.deadline = max(entry.deadline, now + GRACE_S)
 
+    def pursue(self, actor: bytes, what: Hashable, heard: Callable[[Row], bool], now: float) -> None:
+        """``heard(row)`` now, at each change and when it may have a new home, until it returns True or the row is gone.
+
+        Not a second time while the same ``what`` is still pursued.
+        """
+        entry = self._entry(actor, now)
+        if what not in entry.pursuits:
+            entry.pursuits[what] = heard
+            entry.deadline = max(entry.deadline, now + GRACE_S)
+            self._pursue(entry)
+        self._drop_if_idle(actor, entry)
+
+    @staticmethod
+    def _pursue(entry: _Entry) -> None:
+        pursuits, entry.pursuits = entry.pursuits, {}  # what is heard may change the row at once
+        for what, heard in pursuits.items():
+            if entry.row is None or not heard(entry.row):
+                entry.pursuits[what] = heard
+
+    def homes_changed(self) -> None:
+        """A node has joined, or this one has adopted actors: what waits for a home may have one."""
+        for actor, entry in list(self.entries.items()):
+            if entry.row is not None and (entry.asked or entry.pursuits):
+                if self._answers(actor, entry.row):
+                    self._answer(entry)
+                self._pursue(entry)
+                self._drop_if_idle(actor, entry)
+
     def _answers(self, actor: bytes, row: Row) -> bool:
         """Whether a question can be answered with that row, or its home must be found first."""
         return row["state"] == "DEAD" or self._is_home(actor, row["home"])
@@ -102,6 +132,8 @@ class Elsewhere:
                 self._drop_if_idle(actor, entry)
 
     def next_deadline(self) -> float | None:
+        if not self.entries:
+            return None
         return min((e.deadline for e in self.entries.values() if e.row is None or e.asked), default=None)
 
     @staticmethod
@@ -134,10 +166,12 @@ class Elsewhere:
             self._emit(Send(peer, message))
         if row["state"] == "DEAD":
             self._forget_watchers(actor, entry)
+        self._pursue(entry)
         self._drop_if_idle(actor, entry)
 
     def _end(self, actor: bytes, entry: _Entry) -> None:
         entry.row = None
+        entry.pursuits.clear()
         self._answer(entry)
         cause = {"kind": "unknown", "reason": "no such actor, or it ended long ago"}
         for peer in sorted(entry.watchers):
@@ -154,7 +188,8 @@ class Elsewhere:
         entry.watchers.clear()
 
     def _drop_if_idle(self, actor: bytes, entry: _Entry) -> None:
-        if entry.watch and not entry.watchers and not entry.asked and self.entries.get(actor) is entry:
+        idle = not (entry.watchers or entry.asked or entry.pursuits)
+        if entry.watch and idle and self.entries.get(actor) is entry:
             del self.entries[actor]
             self._rows.unwatch(entry.watch)
 
@@ -162,7 +197,7 @@ class Elsewhere:
         for peer, actors in self._of.items():
             assert actors and all(peer in self.entries[actor].watchers for actor in actors)
         for actor, entry in self.entries.items():
-            assert entry.watchers or entry.asked, "an actor is watched for nobody"
+            assert entry.watchers or entry.asked or entry.pursuits, "an actor is watched for nobody"
             assert all(actor in self._of[peer] for peer in entry.watchers)
 
 

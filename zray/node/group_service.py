@@ -32,7 +32,7 @@ JOBS_OVER_KEPT_MAX = 1000
 
 
 class GroupService:
-    """``machine.groups``.  What a cluster sets: ``cluster_view``, ``node_ids`` and ``job_ended``; what it calls:
+    """``machine.groups``.  What a cluster sets: ``cluster_view``, ``node_ids`` and ``ask_job_ended``; what it calls:
     ``node_died``, ``job_over``, ``table.view_changed`` and ``table.nodes_changed``.
 
     When a home dies, the next live node in the order of incarnations reads the rows of its groups in the control store
@@ -49,7 +49,8 @@ class GroupService:
         self.cluster_view: Callable[[], ClusterView] = lambda: machine.scheduler.view
         self.node_ids: Callable[[bytes], str] = self._own_node_id
         self._inbox: deque[tuple[bytes, Any]] = deque()
-        self.job_ended: Callable[[int], bool] = lambda job: job in self._jobs_over
+        self.ask_job_ended: Callable[[int, Callable[[bool], None]], None] = (
+            lambda job, then: then(job in self._jobs_over))
         self._homes: dict[bytes, bytes] = {}  # of groups that have another home than the one that made them
         self._dead: dict[bytes, None] = {}  # nodes
         self._jobs_over: dict[int, None] = {}
@@ -89,6 +90,10 @@ class GroupService:
         if len(self._jobs_over) > JOBS_OVER_KEPT_MAX:
             del self._jobs_over[next(iter(self._jobs_over))]
         self.table.job_over(job, self.machine.now)
+
+    def jobs(self) -> set[int]:
+        """Those that groups at home here end with."""
+        return {group.job for group in self.table.groups.values() if not group.detached}
 
     def process_gone(self, peer: bytes) -> None:
         self.directory.forget(peer)
@@ -132,8 +137,11 @@ class GroupService:
         removal = self._removes.pop(group, None)
         if removal is not None:
             self.table.remove(group, removal.reason, now)
-        elif not row["is_detached"] and self.job_ended(row["creator_job_id"]):
-            self.table.remove(group, "its job is over", now)
+        elif not row["is_detached"]:
+            self.ask_job_ended(row["creator_job_id"], lambda ended: self._job_ended(group) if ended else None)
+
+    def _job_ended(self, group: bytes) -> None:
+        self.table.remove(group, "its job is over", self.machine.now)
 
     def _reconcile(self, state: m.GroupState) -> None:
         """A new home says where the bundles are: what it does not know of is given back."""
@@ -308,8 +316,10 @@ class GroupService:
                                     "no such group, or it was removed long ago")
 
     def next_deadline(self) -> float | None:
-        times = [self.table.next_deadline(), *self._unknown.values()]
-        return min((when for when in times if when is not None), default=None)
+        first = self.table.next_deadline()
+        if not self._unknown:
+            return first
+        return min(self._unknown.values() if first is None else (first, *self._unknown.values()))
 
     def check(self) -> None:
         """Raise AssertionError when an invariant is broken."""

@@ -341,6 +341,8 @@ class GroupTable:
                 self.ports.send(node, sent[0])
 
     def next_deadline(self) -> float | None:
+        if not self._unacked and not self.unplaced:
+            return None
         times = [sent[1] for sent in self._unacked.values()]
         for group in self.unplaced:
             found = self.groups[group]

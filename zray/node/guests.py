@@ -123,6 +123,8 @@ class Guests:
             self._end(guest, "its home is gone, and no other node adopted it")
 
     def next_deadline(self) -> float | None:
+        if not self.guests:
+            return None
         return min((g.orphan_until for g in self.guests.values() if g.orphan_until), default=None)
 
     def job_is_used(self, job: int) -> bool:

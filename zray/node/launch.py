@@ -6,6 +6,7 @@ says over a pipe that it is ready, while the caller goes on importing.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -148,22 +149,47 @@ class NodeHandle:
 
 def end_process(session: Session, timeout: float = STOP_TIMEOUT_S) -> bool:
     """SIGTERM, then SIGKILL, to that very process; True when it was running."""
+    pidfd = _tell_end(session)
+    if pidfd is not None:
+        _await_end(session, pidfd, timeout)
+    return pidfd is not None
+
+
+def _tell_end(session: Session) -> int | None:
+    """SIGTERM; a descriptor of the process, None when it does not run."""
     try:
         pidfd = os.pidfd_open(session.pid)
     except ProcessLookupError:
-        return False
-    try:
-        if not session.alive():  # the number belongs to somebody else by now, or it has just ended
-            return False
+        return None
+    if not session.alive():  # the number belongs to somebody else by now, or it has just ended
+        os.close(pidfd)
+        return None
+    with contextlib.suppress(ProcessLookupError):
         signal.pidfd_send_signal(pidfd, signal.SIGTERM)
-        if not select.select([pidfd], [], [], timeout)[0]:
-            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-            select.select([pidfd], [], [], timeout)
-        return True
+    return pidfd
+
+
+def _await_end(session: Session, pidfd: int, timeout: float) -> None:
+    """SIGKILL after ``timeout`` seconds in which it has not ended, nor moved any of its objects to other nodes."""
+    try:
+        moved = _moved_at(session)
+        while not select.select([pidfd], [], [], timeout)[0]:
+            before, moved = moved, _moved_at(session)
+            if moved == before:
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                select.select([pidfd], [], [], timeout)
+                return
     except ProcessLookupError:
-        return True
+        pass
     finally:
         os.close(pidfd)
+
+
+def _moved_at(session: Session) -> int:
+    try:
+        return os.stat(sessions.leaving_mark(session.session_dir)).st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _sweep(session_dir: str) -> None:
@@ -272,15 +298,17 @@ def stop_sessions(every: bool = False, session_dir: str = "") -> list[Session]:
 
     Each is one process named by (pid, start time) in its own session directory, so nobody else's is touched.
     """
-    stopped = []
+    told = []
     for session in sessions.live_sessions():
         named = bool(session_dir) and os.path.abspath(session_dir) == session.session_dir
         wanted = named if session_dir else every or not session.shares_fate
-        if wanted and end_process(session):
-            if os.path.isdir(session.session_dir):
-                _sweep(session.session_dir)
-            stopped.append(session)
-    return stopped
+        if wanted and (pidfd := _tell_end(session)) is not None:
+            told.append((session, pidfd))
+    for session, pidfd in told:  # all first: nodes of one cluster need hand nothing to each other
+        _await_end(session, pidfd, STOP_TIMEOUT_S)
+        if os.path.isdir(session.session_dir):
+            _sweep(session.session_dir)
+    return [session for session, _ in told]
 
 
 def describe(handle: NodeHandle) -> dict[str, Any]:

@@ -30,7 +30,10 @@ PROBE_S_MAX = 2.0
 # A process that dies closes its connections a moment before its port: ask again, at growing intervals, up to this.
 PROBE_AGAIN_S = 0.002
 PROBE_AGAIN_S_MAX = 0.1
-FAREWELL_S = 5.0
+# A node that was cut off must hear that it was declared dead.  A connection that heartbeats have given up (after
+# Limits.heartbeat_timeout_s) it dials anew, and is turned away; one that outlasted the cut brings us its messages as
+# soon as the oldest is sent again, which may be as long after the cut as it lasted.  So: longer than both together.
+FAREWELL_S = 20.0
 
 
 class _Link:
@@ -111,10 +114,13 @@ class Links:
             self._revoked(node)
 
     def next_deadline(self) -> float | None:
-        times = [link.redial_at for link in self._links.values() if link.redial_at is not None]
-        times += [link.probe_at for link in self._links.values() if link.probe_at is not None]
+        times = list(self._parting.values())
+        for link in self._links.values():
+            if link.redial_at is not None:
+                times.append(link.redial_at)
+            if link.probe_at is not None:
+                times.append(link.probe_at)
         times += [until for _, until in self._probes.values()]
-        times += self._parting.values()
         return min(times, default=None)
 
     def tick(self, now: float) -> None:

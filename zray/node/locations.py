@@ -14,10 +14,15 @@ class GcsLocations:
 
     def __init__(self, client: Callable[[], GcsClient]):
         self.client = client
+        self.unwritten = 0  # rows that the store has not acknowledged
 
     def record(self, oid: bytes, nodes: list[bytes]) -> None:
         """Which nodes have copies; none: forget the object."""
-        self.client().record_location(oid, {"nodes": nodes} if nodes else None)
+        def done(call: Call) -> None:
+            self.unwritten -= 1
+
+        self.unwritten += 1
+        self.client().record_location(oid, {"nodes": nodes} if nodes else None, done)
 
     def find(self, oid: bytes, then: Callable[[list[bytes]], None]) -> None:
         """``then(nodes)``, empty also when the control store has no answer: who asks tries again."""

@@ -12,7 +12,7 @@ the owner's death) gives the resources back, and the scheduler is stepped at the
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Protocol
 
@@ -24,6 +24,7 @@ from zray.node import views
 from zray.node.abroad import Abroad
 from zray.node.actor_places import ActorPlaces
 from zray.node.actors import ActorTable
+from zray.node.bound import BoundWork
 from zray.node.census import Census
 from zray.node.cluster import Cluster
 from zray.node.drivers import Drivers
@@ -68,7 +69,13 @@ class Names(Protocol):
     def swap_actor(self, actor: bytes, packed: bytes, row: dict, then: Callable[[bool], None]) -> None:
         """Replace the row if it still is ``packed``; ``then(swapped)``."""
 
+    def find_node(self, node: bytes, then: Callable[[dict | None], None]) -> None:
+        """``then`` gets the row of the nodes table of an incarnation, None when there is none."""
+
     def record_job(self, job: int, row: dict | None) -> None: ...
+
+    def job_ended(self, job: int, then: Callable[[bool], None]) -> None:
+        """Whether its row says so, or its driver's node does not live any more."""
 
     def claim_group(self, namespace: str, name: str, group: bytes, then: Callable[[bytes], None]) -> None: ...
 
@@ -125,6 +132,7 @@ class NodeMachine:
         self.cluster = Cluster(self)
         self.abroad = Abroad(self)
         self.orphans = Orphans(self)
+        self.bound = BoundWork(self)
         self.census = Census(self, partial(views.answer, self))
         self.placements: dict[int, Placement] = {}
         self.groups = GroupService(self)
@@ -134,7 +142,7 @@ class NodeMachine:
             nodes_of=lambda strategy: self.groups.nodes_of(strategy["group"], strategy.get("bundle", -1)))
         self.groups.cluster_view = lambda: self.scheduler.view if self.cluster.alone else self.bottom_up.view
         self.groups.node_ids = self.cluster.node_id
-        self.groups.job_ended = self.drivers.ended
+        self.groups.ask_job_ended = self.drivers.ask_ended
         self.groups.directory.on_change.append(lambda state: self.bottom_up.spill.group_changed(self.now))
         self.events = TaskEvents(config.events_max)
         self.counts = {"grants": 0, "worker_deaths": 0, "refused": 0}
@@ -235,7 +243,7 @@ class NodeMachine:
                  self.guests.next_deadline(), self.elsewhere.next_deadline(), self.census.next_deadline(),
                  self.groups.next_deadline(),
                  self._gone_at if self._gone else None]
-        return min((when for when in times if when is not None), default=None)
+        return min([when for when in times if when is not None], default=None)
 
     # ------------------------------------------------------------ workers
 
@@ -312,9 +320,15 @@ class NodeMachine:
         except ValueError as error:
             self.refuse(peer, f"LeaseKey: {error}")
             return
-        self._keys[peer, message.key] = Declared(job.number, message.env, message.name)
+        self._keys[peer, message.key] = Declared(job.number, message.env, message.name, message.strategy)
         self._keys_of.setdefault(peer, set()).add(message.key)
         self.groups.uses(message.strategy)
+        if ours:
+            self.bound.key(peer, message.key, message.strategy)
+
+    def declared(self) -> Iterable[tuple[tuple[bytes, int], Declared]]:
+        """All scheduling keys that are known here, by (owner, key)."""
+        return self._keys.items()
 
     def _lease_want(self, peer: bytes, message: m.LeaseWant) -> None:
         if (peer, message.key) not in self._keys:
@@ -467,6 +481,7 @@ class NodeMachine:
             self.bottom_up.node_joined(incarnation, row["total"], row["labels"], now)
             if fresh:
                 self.groups.table.nodes_changed(now)
+                self.elsewhere.homes_changed()
             if row.get("state") == "draining":
                 self.bottom_up.node_draining(incarnation, now)
         self._settle()
@@ -499,8 +514,11 @@ class NodeMachine:
         """A node is dead or has left, and with it all its processes."""
         self.now = now
         if not self.cluster.left(incarnation, reason):
+            self.bound.node_gone(incarnation, reason)
+            self._settle()
             return
         left = self.bottom_up.node_gone(incarnation, now)
+        self.bound.node_gone(incarnation, reason)
         for lease in left.orphans:
             placement = self.placements.get(lease)
             if placement is not None and placement.worker is None:
@@ -514,9 +532,7 @@ class NodeMachine:
         self._gone = [message for message in self._gone if node_of(message.process) != incarnation]
         for peer in self._core_processes():
             self.effects.append(Send(peer, m.NodeGone(incarnation, reason)))
-        for job in [job for job in self.jobs.by_driver.values() if node_of(job.driver) == incarnation]:
-            self.jobs.over(job.driver, self.now, self.drivers.is_used)
-            self.drivers.end_job(job, f"the node of its driver is gone: {reason}")
+        self.drivers.node_gone(incarnation, reason)
         self.abroad.node_gone(incarnation, reason)
         self.guests.node_gone(incarnation)
         death = {"reason": f"its node is gone: {reason}", "signal": 0, "exit_code": 0, "pid": 0, "log_tail": ""}
@@ -546,10 +562,7 @@ class NodeMachine:
 
     def _process_gone_abroad(self, peer: bytes, message: m.ProcessGone) -> None:
         if node_of(message.process) == peer:
-            job = self.jobs.over(message.process, self.now, self.drivers.is_used)
-            if job is not None:  # who told us of the job need not live to tell us of its end
-                self.drivers.end_job(job, message.reason)
-            else:
+            if not self.drivers.gone_abroad(message.process, message.reason):
                 self.process_gone(message.process, message.reason)
 
     def _event_report(self, peer: bytes, message: m.EventReport) -> None:
@@ -558,6 +571,7 @@ class NodeMachine:
             self.refuse(peer, "EventReport from a process that is no worker")
         elif not self.events.report(peer, worker.job, message.events, message.dropped):
             self.refuse(peer, "malformed EventReport")
+        self.pool.reported(peer)
 
     def refuse(self, peer: bytes, why: str) -> None:
         self.counts["refused"] += 1

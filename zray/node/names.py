@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from zray.gcs.client import Call, GcsClient
-from zray.gcs.tables import ACTORS, Change, pack_record, unpack_record
+from zray.gcs.tables import ACTORS, NODES, Change, pack_record, unpack_record
+from zray.node.jobs import JOB_BITS
 
 
 class GcsNames:
@@ -55,8 +56,27 @@ class GcsNames:
         self._client.compare_and_set(ACTORS + actor, packed, pack_record(row),
                                      lambda call: then(not call.error and call.value[0]))
 
+    def find_node(self, node: bytes, then: Callable[[dict[str, Any] | None], None]) -> None:
+        """``then(row)`` of the node with that incarnation, None when it never was in this cluster."""
+        self._client.list_prefix(NODES + node,
+                                 lambda call: then(unpack_record(call.value[0][1]) if call.value else None))
+
     def record_job(self, job: int, row: dict[str, Any] | None) -> None:
         self._client.record_job(job, row)
+
+    def job_ended(self, job: int, then: Callable[[bool], None]) -> None:
+        """``then(ended)``: its row says so, or the node of its driver does not live any more."""
+        def read(call: Call) -> None:
+            if call.value is not None and call.value["end_time"]:
+                then(True)
+            else:
+                self._client.list_nodes(listed)
+
+        def listed(call: Call) -> None:
+            live = {row["ordinal"] for _, row in call.value or () if row["state"] in ("alive", "draining")}
+            then(bool(live) and job >> JOB_BITS not in live)
+
+        self._client.get_job(job, read)
 
     def claim_group(self, namespace: str, name: str, group: bytes, then: Callable[[bytes], None]) -> None:
         self._client.claim_group_name(namespace, name, group, lambda call: then(b"" if call.error else call.value[1]))

@@ -60,6 +60,7 @@ class Orphans:
                 host.actors.worker_died(actor, adopted.worker, death)
             else:
                 host.places.place(adopted)
+            host.elsewhere.homes_changed()
 
         host.names.swap_actor(actor, packed, {**row, "home": host.incarnation}, swapped)
 

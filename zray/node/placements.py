@@ -39,9 +39,10 @@ class Placement:
 class Declared:
     """A scheduling key as its owner declared it."""
 
-    __slots__ = ("env", "job", "name")
+    __slots__ = ("env", "job", "name", "strategy")
 
-    def __init__(self, job: int, env: dict, name: str):
+    def __init__(self, job: int, env: dict, name: str, strategy: dict):
         self.job = job
         self.env = env
         self.name = name
+        self.strategy = strategy

@@ -18,7 +18,7 @@ from collections.abc import Callable, Hashable
 from enum import IntEnum
 from typing import Any, NamedTuple
 
-from zray.messages import WorkerExit
+from zray.messages import JobOver, WorkerExit
 from zray.node.effects import Kill, Send, Spawn
 
 # Deaths of processes that never became ready, in a row, before starts are spaced out (a broken environment must not
@@ -28,6 +28,9 @@ START_PAUSE_S_MAX = 5.0
 # Workers started ahead for actors that still wait for resources.  Actors are placed one CPU at a time, and a fork takes
 # as long as everything else in a creation: forking meanwhile made creation several times as fast.
 AHEAD_MAX = 8
+# How long a worker whose job is over may take to report its last task events.  An idle one takes a tenth of a
+# millisecond, one that holds the interpreter in native code is not waited for.
+REPORT_S = 0.05
 
 
 class State(IntEnum):
@@ -98,6 +101,7 @@ class Pool:
         self._waiting_of: dict[Kind, dict[Hashable, None]] = {}
         self._start_failures = 0
         self._start_after = 0.0
+        self._dismissed: dict[bytes, float] = {}  # workers that may report before they are killed, and until when
         self.may_retire: Callable[[Worker], bool] = lambda worker: True
 
     # ------------------------------------------------------------ wants
@@ -185,6 +189,21 @@ class Pool:
             worker.reason = reason or "killed by zray"
             self._emit(Kill(worker.incarnation))
 
+    def dismiss(self, worker: Worker, reason: str, now: float) -> None:
+        """End it as soon as it has reported what it ran."""
+        if worker.reason or not worker.endpoint:
+            self.kill(worker, reason, now)
+            return
+        self._leave(worker, now)
+        worker.reason = reason
+        self._dismissed[worker.incarnation] = now + REPORT_S
+        self._emit(Send(worker.incarnation, JobOver(worker.job)))
+
+    def reported(self, incarnation: bytes) -> None:
+        """It has; nothing for one that was not dismissed."""
+        if self._dismissed.pop(incarnation, None) is not None:
+            self._emit(Kill(incarnation))
+
     def leaving(self, worker: Worker, now: float) -> None:
         """It said that it goes by itself (max_calls reached, exit)."""
         self._leave(worker, now)
@@ -192,6 +211,7 @@ class Pool:
     def died(self, incarnation: bytes, now: float) -> Worker | None:
         """Its process is gone.  Returns the record as it was, or None when unknown."""
         worker = self.workers.pop(incarnation, None)
+        self._dismissed.pop(incarnation, None)
         if worker is None:
             return None
         if worker.state is State.STARTING:
@@ -209,6 +229,8 @@ class Pool:
 
     def tick(self, now: float) -> None:
         """Retire what has been idle too long; start what had to wait."""
+        for incarnation in [worker for worker, until in self._dismissed.items() if until <= now]:
+            self.reported(incarnation)
         if self._start_after <= now:
             self._start_after = 0.0
         self._start_needed(now)
@@ -226,12 +248,13 @@ class Pool:
 
     def next_deadline(self) -> float | None:
         """When tick has something to do, or None."""
-        deadlines = []
+        due = min(self._dismissed.values(), default=None)
         if self._idle_count > self.keep:
-            deadlines.append(min(next(iter(idle.values())).since for idle in self._idle.values()) + self.idle_s)
+            retire = min([next(iter(idle.values())).since for idle in self._idle.values()]) + self.idle_s
+            due = retire if due is None else min(due, retire)
         if self._start_after and self._starting < len(self._waiting):
-            deadlines.append(self._start_after)
-        return min(deadlines, default=None)
+            due = self._start_after if due is None else min(due, self._start_after)
+        return due
 
     # ------------------------------------------------------------ inside
 
@@ -327,3 +350,4 @@ class Pool:
             assert worker.kind is not None
         for worker in by_state[State.STARTING]:
             assert worker.kind is None
+        assert all(self.workers[incarnation].state is State.EXITING for incarnation in self._dismissed)

@@ -4,6 +4,7 @@
         latest                    name of the newest session that ``zray start`` made
         <session>/                0700
             node.json             0600: who the daemon is and where it can be dialled
+            leaving               touched while a node that leaves hands its objects over
             node.sock  w-*.sock  d-*.sock  logs/  spill/
 """
 
@@ -128,6 +129,11 @@ class Session:
         found: dict[str, Any] = json.loads(text)
         found["node"] = bytes.fromhex(found["node"])
         return cls(**{field.name: found[field.name] for field in fields(cls)})
+
+
+def leaving_mark(session_dir: str) -> str:
+    """A file that a node touches while it leaves and its objects move: it is not to be killed then."""
+    return os.path.join(session_dir, "leaving")
 
 
 def read(session_dir: str) -> Session | None:

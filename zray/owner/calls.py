@@ -29,6 +29,8 @@ ENDED_KEPT_MAX = 1000  # links of dead actors
 DRAIN_S = 2.0
 
 PENDING, ALIVE, RESTARTING, DEAD = "PENDING", "ALIVE", "RESTARTING", "DEAD"
+# The failures that causes of death (kinds, see zray.node.actors) make of calls; all others are actor_died.
+FAILURES = {"pg_removed": "actor_pg_removed", "unschedulable": "actor_unschedulable"}
 
 
 class ActorLink:
@@ -375,7 +377,7 @@ class ActorCalls:
 
     @staticmethod
     def _kind(link: ActorLink) -> str:
-        return "actor_pg_removed" if link.cause.get("kind") == "pg_removed" else "actor_died"
+        return FAILURES.get(link.cause.get("kind", ""), "actor_died")
 
     def _detail(self, link: ActorLink) -> dict[str, Any]:
         return {"actor": link.actor, "class_name": link.name} | link.cause

@@ -161,6 +161,8 @@ class Lineage:
     def freed(self, entry: Entry) -> None:
         """References: nobody refers to this object any more, and its value is being freed."""
         trace = self.traced[entry.oid]
+        if trace.record is not entry:
+            return  # it was borrowed when it became an input, and was adopted since
         trace.live = False
         if trace.uses == 0:
             self._release([trace])

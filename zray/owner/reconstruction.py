@@ -42,6 +42,7 @@ PUT: Why = ("reconstruction", "it was put into the store; only what tasks return
 FREED: Why = ("reconstruction", "it was freed, and how it was made is not known")
 FOREIGN: Why = ("reconstruction", "another process owned it, and nobody here refers to it any more")
 UNKNOWN: Why = ("reconstruction", "how it was made is not known")
+ADOPTED: Why = ("reconstruction", "its first owner died, and only that knew how it was made")
 
 
 class Reconstruction:
@@ -79,6 +80,8 @@ class Reconstruction:
         if running is not None:
             self.refs.unpin_all(self._reset(record, running))
             return None
+        if record.oid in self.refs.adopted:
+            return failure(record.oid, ADOPTED, reason)
         trace = self.lineage.traced.get(record.oid)
         recipe = trace.recipe if trace is not None else None
         if recipe is None:
@@ -244,6 +247,9 @@ class Reconstruction:
         entry.task = task
         contained, entry.contained = entry.contained, None
         self.refs.unsettled.add(entry.oid)
+        if self.refs.telling is not None:
+            for holder in entry.holders or ():
+                self.refs.telling.held(entry, holder)
         self.refs.free_stored(entry.oid, value, True)
         return contained or []
 

@@ -34,7 +34,7 @@ class Entry:
         self.oid = oid
         self.value: Value = None
         self.refs = 1
-        self.task = task  # the unfinished task that makes it (a Task, Call, Stream or map)
+        self.task = task  # what makes it, unfinished: a Task, a MapBatch, or a GroupWait
         self.waiters: list[Callable[[Any], None]] | None = None
         self.holders: dict[bytes, int] | None = None
         self.contained: list[Any] | None = None
@@ -45,7 +45,7 @@ class Borrowed:
     """An object that another process owns and this one holds; ``n`` numbers this hold."""
 
     __slots__ = ("oid", "value", "refs", "waiters", "owner", "endpoint", "n", "asked", "confirmed", "keepalive",
-                 "passed")
+                 "passed", "contained", "kept", "lent", "moved")
     escaped = True
     task = None
 
@@ -61,6 +61,10 @@ class Borrowed:
         self.confirmed = False
         self.keepalive: list[Any] | None = None  # pinned until the owner has confirmed this hold
         self.passed: dict[bytes, int] | None = None  # who got it from us and still held it: {process: its n}
+        self.contained: list[Any] | None = None  # what its value refers to, when that came with it
+        self.lent = False  # it came as an argument, and may end with its task
+        self.kept = 0  # bytes of a value that came unasked
+        self.moved = 0  # how often it got another owner: see zray.owner.adoption
 
 
 class Function:

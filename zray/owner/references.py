@@ -19,18 +19,26 @@ from typing import Any
 
 from zray.ids import node_of
 from zray.messages import (
-    FAILED, STORED, HoldAck, HoldAdd, HoldDrop, Locate, ObjectLost, Resolved, TransitDone,
+    CARRYING, FAILED, STORED, HoldAck, HoldAdd, HoldDrop, Locate, ObjectLost, Resolved, TransitDone,
 )
 from zray.owner.records import Borrowed, Entry, Net, Value
+from zray.owner.telling import Telling, value_bytes
 
 Record = Entry | Borrowed
+KEPT_BYTES_MAX = 64 * 1024 * 1024
 GONE_MAX = 8192  # incarnations remembered as ended; messages about one arrive within seconds of its end
+
+
+# Third in a hold of a HoldAdd: the holder has the value, or has learned where it is; or it got the reference as an
+# argument, which mostly ends with the task.
+KNOWN, LENT = 1, 2
 
 
 class References:
     """All objects that this process owns or borrows."""
 
-    def __init__(self, me: bytes, net: Net, free_stored: Callable[[bytes, Value, bool], None]):
+    def __init__(self, me: bytes, net: Net, free_stored: Callable[[bytes, Value, bool], None],
+                 kept_bytes_max: int = KEPT_BYTES_MAX):
         self.me = me
         self.net = net
         self.free_stored = free_stored
@@ -44,10 +52,19 @@ class References:
         self.gone: dict[bytes, None] = {}  # processes that have ended, the last GONE_MAX of them
         self.gone_nodes: dict[bytes, None] = {}  # the same for nodes
         self.finalizers: dict[bytes, Callable[[], None]] = {}  # called when the object is freed (actor lives)
+        self.adopted: Mapping[bytes, Any] = {}  # objects that are ours because their first owner died
         self.traced: Mapping[bytes, Any] = {}  # objects that lineage knows: it is told when one is freed
         self.on_traced_freed: Callable[[Entry], None] = _nobody
         self.unsettled: set[bytes] = set()  # objects whose value was lost and is pending again
         self.inline_bytes = 0
+        self.kept_bytes_max = kept_bytes_max
+        self.kept_bytes = 0  # of values that owners told us unasked
+        self.telling: Telling | None = None  # of a process whose objects should outlive it
+        # Called for a borrowed object whose owner has died, or whose connection to us has closed while it was pending.
+        self.orphaned: Callable[[Borrowed], None] = self.owner_died
+        self.suspected: Callable[[Borrowed], None] = self.owner_died
+        # Whether an entry is not ours from the beginning, so that holders must register themselves.
+        self.is_adopted: Callable[[Entry], bool] = lambda entry: False
         self._holds = 0
         self._tokens = 0
         self._adds: dict[bytes, list[list[Any]]] = {}
@@ -77,6 +94,7 @@ class References:
         work: list[Record] = [record]
         while work:
             record = work.pop()
+            inner: Iterable[Any] | None
             inner = self._unborrow(record) if isinstance(record, Borrowed) else self._free(record)
             for contained in inner or ():
                 contained.refs -= 1
@@ -102,14 +120,35 @@ class References:
         contained, entry.contained = entry.contained, None
         return contained
 
-    def _unborrow(self, record: Borrowed) -> list[Any] | None:
+    def _unborrow(self, record: Borrowed) -> Iterable[Any] | None:
         if self.borrowed.get(record.oid) is not record:
             return None
         del self.borrowed[record.oid]
         self.unsettled.discard(record.oid)
-        self._drops.setdefault(record.owner, []).append([record.oid, record.n])
-        keepalive, record.keepalive = record.keepalive, None
-        return keepalive
+        if record.owner != self.me:
+            self._drops.setdefault(record.owner, []).append([record.oid, record.n])
+        self.kept_bytes -= record.kept
+        inner = (*(record.keepalive or ()), *(record.contained or ()))
+        record.keepalive = record.contained = None
+        record.kept = 0
+        return inner
+
+    def disown(self, entry: Entry, *, free: bool) -> None:
+        """It is not ours after all; ``free``: what it has in the store is."""
+        del self.owned[entry.oid]
+        self.dropped_holds.pop(entry.oid, None)
+        holders, entry.holders = entry.holders, None
+        for holder in holders or ():
+            held = self.held_by[holder]
+            held.discard(entry.oid)
+            if not held:
+                del self.held_by[holder]
+        if type(entry.value) is bytes:
+            self.inline_bytes -= len(entry.value)
+        elif free and entry.value[0] == STORED:
+            self.free_stored(entry.oid, entry.value, True)
+        contained, entry.contained = entry.contained, None
+        self.unpin_all(contained or ())
 
     # ------------------------------------------------------------ values
 
@@ -146,7 +185,7 @@ class References:
 
     def ask(self, record: Record) -> None:
         """Make sure the owner will send the value."""
-        if type(record) is Borrowed and not record.asked and record.value is None:
+        if type(record) is Borrowed and not record.asked and record.value is None and not self.is_gone(record.owner):
             record.asked = True
             self._asks.setdefault(record.owner, []).append(record.oid)
 
@@ -180,33 +219,72 @@ class References:
 
     # ------------------------------------------------------------ references from elsewhere
 
-    def restore(self, oid: bytes, owner: bytes, endpoint: str, inside: Record | None = None) -> Record:
-        """The record of a reference that arrived in a pickle, its count raised by one."""
+    def restore(self, oid: bytes, owner: bytes, endpoint: str, inside: Record | None = None, value: Value = None,
+                *, lent: bool = False) -> Record:
+        """The record of a reference that arrived in a pickle, its count raised by one.
+
+        ``value``: came along with it, see zray.owner.telling.  ``lent``: it is an argument, or inside one.
+        """
         if owner == self.me:
-            entry = self.owned.get(oid)
-            if entry is None:
-                entry = Entry(oid)
-                entry.value = [FAILED, "freed", {"oid": oid}]
-                entry.refs = 0
-                self.owned[oid] = entry
-            entry.refs += 1
-            return entry
+            ours: Record | None = self.owned.get(oid) or self.borrowed.get(oid)
+            if ours is None:
+                ours = self.owned[oid] = Entry(oid)
+                ours.value = [FAILED, "freed", {"oid": oid}]
+                ours.refs = 0
+            ours.refs += 1
+            return ours
         record = self.borrowed.get(oid)
         if record is None:
             self._holds += 1
             record = self.borrowed[oid] = Borrowed(oid, owner, endpoint, self._holds)
+            record.refs = 1
+            record.lent = lent
+            if value is not None and self._keep(record, value):
+                record.value = value
             if self.is_gone(owner):
-                record.refs = 1
-                record.value = [FAILED, "owner_died", {"oid": oid, "owner": owner}]
                 record.confirmed = True
+                self.orphaned(record)
                 return record
             self.net.connect(owner, endpoint)
-            self._adds.setdefault(owner, []).append([oid, record.n])
+            self._adds.setdefault(owner, []).append(
+                [oid, record.n, KNOWN] if record.value is not None else [oid, record.n, LENT] if lent else
+                [oid, record.n])
             if inside is not None and inside.owner != owner:
                 inside.refs += 1
                 record.keepalive = [inside]
+            return record
         record.refs += 1
+        if value is not None and record.value is None and self._keep(record, value):
+            self.complete(record, value)
+        if record.lent and not lent:
+            self._stays(record)
         return record
+
+    def _stays(self, record: Borrowed) -> None:
+        """A reference that was lent is kept: from now on its owner should tell of it."""
+        record.lent = False
+        if record.value is None and record.owner != self.me and not self.is_gone(record.owner):
+            self._adds.setdefault(record.owner, []).append([record.oid, record.n])
+
+    def _keep(self, record: Borrowed, value: Value) -> bool:
+        """Whether there is room for a value that came unasked."""
+        nbytes = value_bytes(value)
+        if self.kept_bytes + nbytes > self.kept_bytes_max:
+            return False
+        self.kept_bytes += nbytes - record.kept
+        record.kept = nbytes
+        return True
+
+    def move(self, record: Borrowed, owner: bytes, endpoint: str) -> None:
+        """Another process owns this borrowed object now: hold it there."""
+        record.owner, record.endpoint = owner, endpoint
+        record.moved += 1
+        record.confirmed = record.asked = record.lent = False
+        self.net.connect(owner, endpoint)
+        self._adds.setdefault(owner, []).append([record.oid, record.n] if record.value is None else
+                                                [record.oid, record.n, KNOWN])
+        if record.waiters is not None:
+            self.ask(record)
 
     def flush(self) -> None:
         """Send what the turn gathered.  Adds before drops, so that drop-then-add of one object stays held."""
@@ -218,6 +296,8 @@ class References:
             for owner, oids in self._asks.items():
                 self.net.send(owner, Locate(oids))
             self._asks = {}
+        if self.telling is not None:
+            self.telling.flush()
         if self._drops:
             for owner, holds in self._drops.items():
                 self.net.send(owner, HoldDrop(holds, self.me))
@@ -236,7 +316,7 @@ class References:
 
     def receive_carrying(self, sender: bytes, refs: list[list[Any]], token: int) -> list[Record]:
         """Records for the references inside a value that is now ours; confirms to the sender when all are held."""
-        records = [self.restore(oid, owner, endpoint) for oid, owner, endpoint in refs]
+        records = [self.restore(oid, owner, endpoint, None, *value) for oid, owner, endpoint, *value in refs]
         open_holds = {(r.owner, r.oid, r.n) for r in records if type(r) is Borrowed and not r.confirmed}
         if token:
             if sender == self.me:  # a task that ran inline: nothing travelled
@@ -259,7 +339,8 @@ class References:
             holder = others[0] if others else worker
             entry = self.owned.get(oid)
             if entry is not None:
-                self._add_hold(entry, holder, n)
+                if not self.is_adopted(entry):
+                    self._add_hold(entry, holder, n)
                 continue
             record = self.borrowed.get(oid)
             if record is not None and not self.is_gone(holder):
@@ -281,6 +362,8 @@ class References:
             if type(record) is Borrowed:
                 if record.refs > 0:
                     held.append([record.oid, record.n])
+                    if record.lent:
+                        self._stays(record)
                 held += [[record.oid, n, holder] for holder, n in (record.passed or {}).items()]
         return held
 
@@ -288,13 +371,18 @@ class References:
 
     def on_hold_add(self, peer: bytes, message: HoldAdd) -> None:
         missing = []
-        for oid, n in message.holds:
+        holder = message.holder
+        for oid, n, *how in message.holds:
             entry = self.owned.get(oid)
             if entry is None:
                 missing.append(oid)
-            else:
-                self._add_hold(entry, message.holder, n)
-        if message.holder == peer:
+                continue
+            if holder != peer and self.is_adopted(entry):
+                continue
+            self._add_hold(entry, holder, n)
+            if self.telling is not None and holder == peer and not how and entry.holders and peer in entry.holders:
+                self.telling.held(entry, peer)
+        if holder == peer:
             self.net.send(peer, HoldAck(message.holds, missing))
 
     def _add_hold(self, entry: Entry, holder: bytes, n: int) -> None:
@@ -337,7 +425,7 @@ class References:
 
     def on_hold_ack(self, peer: bytes, message: HoldAck) -> None:
         settled = set()
-        for oid, n in message.holds:
+        for oid, n, *_ in message.holds:
             settled.add((peer, oid, n))  # also of a record that was dropped meanwhile: nothing is left to wait for
             record = self.borrowed.get(oid)
             if record is None or record.owner != peer or record.n > n:
@@ -348,7 +436,11 @@ class References:
                 self.unpin_all(keepalive)
         for oid in message.missing:
             record = self.borrowed.get(oid)
-            if record is not None and record.owner == peer and record.value is None:
+            if record is None or record.owner != peer:
+                continue
+            if record.moved:  # freed there, before we had found it
+                self.orphaned(record)
+            elif record.value is None:
                 self.complete(record, [FAILED, "freed", {"oid": oid}])
         self._settled(settled)
 
@@ -368,10 +460,16 @@ class References:
                 ready += (oid, [FAILED, "freed", {"oid": oid}])
                 continue
             entry.escaped = True
-            if entry.value is not None:
+            if entry.value is None:
+                if self.telling is None or not entry.holders or peer not in entry.holders:
+                    self.when_ready(entry, self.resolver(peer))
+                else:
+                    self.telling.held(entry, peer)
+            elif self.telling is None:
                 ready += (oid, entry.value)
             else:
-                self.when_ready(entry, self.resolver(peer))
+                self.telling.told(entry, peer)
+                ready += (oid, self.telling.wire(entry, peer))
         if ready:
             self.net.send(peer, Resolved(ready))
 
@@ -381,22 +479,42 @@ class References:
     def on_resolved(self, peer: bytes, message: Resolved) -> None:
         pairs = iter(message.values)
         for oid, value in zip(pairs, pairs, strict=True):
+            contained: list[Record] | None = None
+            if type(value) is list and value[0] == CARRYING:
+                contained = self.receive_carrying(peer, value[2], value[3])
+                value = value[1]
             record = self.borrowed.get(oid)
-            if record is not None and record.owner == peer:
-                record.asked = False
-                self.unsettled.discard(oid)
-                if record.value is None:
-                    self.complete(record, value)
-                else:
-                    record.value = value
+            if record is None or record.owner != peer or not self._takes(record, value):
+                self.unpin_all(contained or ())
+                continue
+            record.asked = False
+            self.unsettled.discard(oid)
+            before, record.contained = record.contained, contained or record.contained
+            if record.value is None:
+                self.complete(record, value)
+            else:
+                record.value = value
+            if contained and before:
+                self.unpin_all(before)
+
+    def _takes(self, record: Borrowed, value: Value) -> bool:
+        """Whether this value was asked for, is that of a value that we have, or there is room for it."""
+        return record.asked or record.value is not None or self._keep(record, value)
+
+    def owner_died(self, record: Borrowed) -> None:
+        """What a borrowed object comes to that has no owner any more, unless its value is here."""
+        if record.value is None:
+            self.unsettled.discard(record.oid)
+            self.complete(record, [FAILED, "owner_died", {"oid": record.oid, "owner": record.owner}])
 
     def report_lost(self, record: Borrowed, reason: str) -> None:
         """No copy of a borrowed object's value was found: pending again, until its owner says what to read instead."""
         lost, record.value = record.value, None
         record.asked = True
         self.unsettled.add(record.oid)
-        if self.is_gone(record.owner):
-            self.complete(record, [FAILED, "owner_died", {"oid": record.oid, "owner": record.owner}])
+        if record.owner == self.me or self.is_gone(record.owner):
+            self.unsettled.discard(record.oid)
+            self.complete(record, [FAILED, "owner_died", {"oid": record.oid, "owner": record.owner, "reason": reason}])
         else:
             self.net.send(record.owner, ObjectLost(record.oid, lost, reason))
 
@@ -419,7 +537,7 @@ class References:
             del self.gone_nodes[next(iter(self.gone_nodes))]
 
     def on_process_gone(self, process: bytes, *, certain: bool = False) -> None:
-        """A process ended: its holds are void, and what it owned is lost unless its value is here already.
+        """A process ended: its holds are void, and what it owned needs another owner (zray.owner.adoption).
 
         ``certain``: the node says so.  Then nothing that still arrives about it, from others or late from itself,
         makes it a holder or an owner again.
@@ -442,6 +560,8 @@ class References:
             del self.arrivals[place]
         for gathered in (self._adds, self._drops, self._asks):
             gathered.pop(process, None)
+        if self.telling is not None:
+            self.telling.process_gone(process)
         if certain:
             for record in self.borrowed.values():
                 if record.passed:
@@ -451,8 +571,11 @@ class References:
             keepalive, record.keepalive = record.keepalive, None
             if keepalive:
                 self.unpin_all(keepalive)
-            if record.value is None:
-                self.complete(record, [FAILED, "owner_died", {"oid": record.oid, "owner": process}])
+            record.confirmed = True  # nobody is left who would say so
+            if certain:
+                self.orphaned(record)
+            elif record.value is None:
+                self.suspected(record)
 
     # ------------------------------------------------------------ invariants
 
@@ -477,7 +600,9 @@ class References:
             for oid in oids:
                 assert holder in (self.owned[oid].holders or ()), "index without holder"
         for oid, record in self.borrowed.items():
-            assert record.oid == oid and record.refs > 0 and record.owner != self.me
+            assert record.oid == oid and record.refs > 0
+            assert record.owner != self.me or self.owned.get(oid) in (record.contained or ()), "ours, and not held"
+        assert self.kept_bytes == sum(record.kept for record in self.borrowed.values()) <= self.kept_bytes_max
 
 
 def _nobody(entry: Entry) -> None:

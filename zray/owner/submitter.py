@@ -37,6 +37,8 @@ from zray.owner.streams import StreamRuns
 from zray.owner.why import why
 
 LEASE_WANT_MAX = 4096
+# Causes that no waiting cures, and the failure that each makes of all that is queued under its key.
+FATAL: dict[int, str] = {Cause.GROUP_REMOVED: "task_pg_removed", Cause.NODE_GONE: "unschedulable"}
 
 
 class Submitter:
@@ -49,6 +51,7 @@ class Submitter:
         self.net = net
         self.refs = refs
         self.now = 0.0
+        self.timed = False  # there may be something new for next_deadline() to say
         self.run_ahead_ns = int(config.run_ahead_s * 1e9)
         self.run_ahead_max = config.run_ahead_max
         self.lease_idle_s = config.lease_idle_s
@@ -172,7 +175,7 @@ class Submitter:
     def tell_function(self, link: WorkerLink, fn: Function) -> None:
         if fn.key not in link.functions:
             link.functions.add(fn.key)
-            self.net.send(link.peer, FunctionDef(fn.key, fn.blob))
+            self.net.send(link.peer, FunctionDef(fn.key, fn.blob, fn.name))
 
     def feed(self, lease: Lease) -> None:
         """Give an open lease what it has earned; called when it has used up half of that."""
@@ -226,6 +229,7 @@ class Submitter:
 
     def _idle(self, lease: Lease) -> None:
         lease.idle_since = self.now
+        self.timed = True
         if lease not in lease.key.idle:
             lease.key.idle.append(lease)
 
@@ -306,12 +310,13 @@ class Submitter:
         key = self.by_number.get(message.key)
         if key is not None:
             key.status = (message.cause, message.detail)
-            if message.cause == Cause.GROUP_REMOVED and key.failed is None:
-                key.failed = [FAILED, "task_pg_removed", {"name": key.name, "reason": message.detail}]
+            kind = FATAL.get(message.cause)
+            if kind is not None and key.failed is None:
+                key.failed = [FAILED, kind, {"name": key.name, "reason": message.detail}]
                 self.touch(key)
 
     def _fail_queue(self, key: Key) -> None:
-        """Its placement group was removed, or the node ended: what is queued, or comes back to the queue, fails."""
+        """Its placement group, its only node or our node is gone: what is queued, or comes back to the queue, fails."""
         assert key.failed is not None
         queue, key.queue = key.queue, deque()
         for work in queue:

@@ -77,7 +77,7 @@ class Asker:
                 self._try(question, now)
 
     def deadline(self) -> float | None:
-        return min((question.until for question in self._open.values()), default=None)
+        return min([question.until for question in self._open.values()]) if self._open else None
 
     def check(self) -> None:
         assert all(question.at is not None for question in self._open.values())

@@ -223,7 +223,7 @@ class BottomUpScheduler:
         """When ``step`` has something to do even if nothing happens before; None when it has not."""
         times = (self.local.deadline(), self.placing.deadline(), self.spill.deadline(), self.asker.deadline(),
                  self.gossip.deadline())
-        return min((when for when in times if when is not None), default=None)
+        return min([when for when in times if when is not None], default=None)
 
     def _account(self, effect: Any, now: float) -> None:
         if type(effect) is Grant:

@@ -232,6 +232,8 @@ class Gossip:
             self.out.append((peer, m.ViewRows(rows[start:start + ROWS_MAX])))
 
     def deadline(self) -> float | None:
+        if not self._owed and not self._fresh:
+            return self._due
         times = [self._due] if self._due is not None else []
         if self._owed:
             times.append(self._owed_due)

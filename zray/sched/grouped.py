@@ -282,6 +282,8 @@ class NodeScheduler:
 
     def deadline(self) -> float | None:
         """As LocalScheduler.deadline."""
+        if not self._timed:
+            return self.root.deadline()
         times = [self.root.deadline()]
         times += [bundle.scheduler.deadline() for bundle in self._timed if bundle.scheduler is not None]
         return min((when for when in times if when is not None), default=None)

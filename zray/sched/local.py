@@ -324,8 +324,10 @@ class LocalScheduler:
 
     def deadline(self) -> float | None:
         """When ``step`` has something to do even if nothing happens before; None when it has not."""
-        times = [when for when in (self._turn_at, self._saving_until if self._saving else None) if when is not None]
-        return min(times) if times else None
+        turn_at = self._turn_at
+        if not self._saving:
+            return turn_at
+        return self._saving_until if turn_at is None else min(turn_at, self._saving_until)
 
     def _grant_next(self, now: float) -> Grant | None:
         waiting, fits = self.waiting, self._lacks

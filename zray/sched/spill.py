@@ -288,6 +288,8 @@ class Spill:
     def deadline(self) -> float | None:
         """When ``step`` has something to do even if nothing happens before."""
         times = [self._patience[0][0]] if self._patience else []
+        if not self.waiting:
+            return times[0] if times else None
         times += [due for due in (lane.due(self.view) for lane in self.waiting) if due is not None]
         return min(times, default=None)
 

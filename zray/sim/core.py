@@ -13,11 +13,15 @@ from typing import TYPE_CHECKING, Any
 import msgpack
 
 from zray import ids, messages as m
+from zray.core.redial import Redial
+from zray.gcs.client import RETRY_S, GcsClient
+from zray.owner.adoption import Adoption
 from zray.owner.calls import ActorCalls, ActorLink
 from zray.owner.records import Borrowed, Function, Task
 from zray.owner.references import References
 from zray.owner.streams import Stream
 from zray.owner.submitter import Submitter
+from zray.owner.telling import Telling
 from zray.sim import programs
 from zray.sim.process import Process
 
@@ -92,7 +96,12 @@ class Core(Process):
         self.node_lost = False
         self.mesh.on_closed = self.on_closed
         self.mesh.on_error = cluster.error
+        self.redial = Redial(self.mesh, self.node, self.send, self.hello, self.later)
         self.refs = References(incarnation, self, lambda *_: None)
+        if self.kind == "worker":
+            self.refs.telling = Telling(self.refs, incarnation, self.mesh.endpoint, cluster.config.kept_bytes_max)
+        self.gcs = GcsClient(incarnation, self.send, [self.node])
+        self.adoption = Adoption(self.refs, self.gcs, self.mesh.endpoint, lambda: self.net.now)
         self.submitter = Submitter(incarnation, self.node, 0, self, self.refs, cluster.config)
         self.calls = ActorCalls(self.node, self, self.refs, self.submitter)
         self.dropped: deque[Any] = deque()
@@ -111,8 +120,9 @@ class Core(Process):
             m.Resolved.CODE: refs.on_resolved, m.TransitDone.CODE: refs.on_transit_done,
             m.CancelObject.CODE: self.on_cancel_object, m.ActorState.CODE: self.calls.on_actor_state,
             m.CallsDone.CODE: self.calls.on_calls_done, m.ProcessGone.CODE: self.on_process_gone,
-            m.HelloAck.CODE: self.on_hello_ack, m.DialAnswer.CODE: self.on_dial_answer,
-            m.BindTcp.CODE: self.on_bind_tcp, m.NodeGone.CODE: self.on_node_gone, m.ActorReply.CODE: self.on_reply}
+            m.Hello.CODE: self.on_hello, m.HelloAck.CODE: self.on_hello_ack, m.DialAnswer.CODE: self.on_dial_answer,
+            m.BindTcp.CODE: self.on_bind_tcp, m.NodeGone.CODE: self.on_node_gone, m.ActorReply.CODE: self.on_reply,
+            **{cls.CODE: self.gcs.on_message for cls in (m.GcsReply, m.GcsRedirect, m.GcsEvents)}}
         self.connect(self.node, host.mesh.endpoint)
 
     # ------------------------------------------------------------ transport (Net), as in zray.core.runtime
@@ -127,8 +137,12 @@ class Core(Process):
         if ids.same_node(peer, self.incarnation):
             self.mesh.connect(peer, endpoint)
         else:
+            self.redial.dialling(peer)
             self.mesh.hold(peer)
             self.send(self.node, m.Dial(peer))
+        self.hello(peer)
+
+    def hello(self, peer: bytes) -> None:
         self.send(peer, m.Hello(m.PROTOCOL, self.kind, self.mesh.endpoint, self.pid, self.job, self.cluster.python,
                                 list(m.FEATURES)))
 
@@ -145,6 +159,9 @@ class Core(Process):
         if peer == self.node:
             self.lost_node()
             return
+        if self.redial.closed(peer):
+            self.stir()
+            return
         self.submitter.on_peer_closed(peer)
         self.calls.on_peer_closed(peer)
         self.refs.on_process_gone(peer)
@@ -152,6 +169,7 @@ class Core(Process):
     def on_process_gone(self, peer: bytes, message: m.ProcessGone) -> None:
         self.refs.on_process_gone(message.process, certain=True)
         if not self.mesh.dialled(message.process):
+            self.redial.forget(message.process)
             self.mesh.forget(message.process)
 
     def lost_node(self) -> None:
@@ -168,11 +186,19 @@ class Core(Process):
     def on_hello_ack(self, peer: bytes, message: m.HelloAck) -> None:
         if message.refused:
             self.mesh.disconnect(peer)
+        else:
+            self.redial.met(peer)
+
+    def on_hello(self, peer: bytes, message: m.Hello) -> None:
+        self.redial.met(peer)
+        self.send(peer, m.HelloAck(m.PROTOCOL, self.kind, list(m.FEATURES), ""))
 
     def on_dial_answer(self, peer: bytes, message: m.DialAnswer) -> None:
         if message.endpoint:
+            self.redial.found(message.process)
             self.mesh.connect(message.process, message.endpoint)
         else:
+            self.redial.forget(message.process)
             self.mesh.give_up(message.process)
 
     def on_bind_tcp(self, peer: bytes, message: m.BindTcp) -> None:
@@ -180,6 +206,7 @@ class Core(Process):
 
     def on_node_gone(self, peer: bytes, message: m.NodeGone) -> None:
         for process in [p for p in self.mesh.peers() if ids.node_of(p) == message.node]:
+            self.redial.forget(process)
             self.mesh.forget(process)
             self.on_closed(process)
         self.refs.on_node_gone(message.node)
@@ -208,8 +235,11 @@ class Core(Process):
             self.submitter.pump()
         if self.calls.dirty:
             self.calls.pump()
+        if self.adoption.busy:
+            self.adoption.pump()
         self.refs.flush()
-        times = [t for t in (self.submitter.next_deadline(), self.calls.next_deadline()) if t is not None]
+        times = [t for t in (self.submitter.next_deadline(), self.calls.next_deadline(), self.adoption.next_deadline(),
+                             self.net.now + RETRY_S if self.gcs.busy else None) if t is not None]
         if times and (self._tick_at is None or min(times) < self._tick_at):
             self._tick_at = min(times)
             self.at(self._tick_at, self._tick, self._tick_at)
@@ -220,6 +250,7 @@ class Core(Process):
             self._tick_at = None
             self.submitter.tick(self.net.now)
             self.calls.tick(self.net.now)
+            self.gcs.tick(self.net.now)
             self.stir()
 
     # ------------------------------------------------------------ values
@@ -254,8 +285,8 @@ class Core(Process):
         """The number of a wire value; no references are made."""
         return msgpack.unpackb(value if type(value) is bytes else value[1])[0]
 
-    def restore(self, oid: bytes, owner: bytes, endpoint: str, inside: Any = None) -> Ref:
-        return Ref(self, self.refs.restore(oid, owner, endpoint, inside))
+    def restore(self, oid: bytes, owner: bytes, endpoint: str, inside: Any = None, *, lent: bool = False) -> Ref:
+        return Ref(self, self.refs.restore(oid, owner, endpoint, inside, lent=lent))
 
     def result(self, value: Any, receiver: bytes) -> Any:
         """The wire value of what a task returns to ``receiver``."""
@@ -265,6 +296,8 @@ class Core(Process):
         records = [ref.record for ref in value.refs]
         token = self.refs.send_carrying(receiver, records)
         triples = [[r.oid, *self.address_of(r)] for r in records]
+        if self.refs.telling is not None:
+            self.refs.telling.carried(triples, records, self.cluster.config.inline_bytes_max)
         for ref in value.refs:
             ref.drop()
         return [m.CARRYING, wire, triples, token]
@@ -445,11 +478,19 @@ class Core(Process):
 
     # ------------------------------------------------------------ ends
 
+    def owns(self, oid: bytes) -> bool:
+        """An object with a value, not one that was freed, nor one that it has claimed and not got yet."""
+        entry = self.refs.owned.get(oid)
+        orphan = self.adoption.orphans.get(oid)
+        freed = entry is not None and type(entry.value) is list and entry.value[1] == "freed"
+        return entry is not None and not freed and (orphan is None or orphan.entry is not entry)
+
     def quiet(self) -> bool:
         """Nothing is left of anything this process did."""
         refs = self.refs
         return not (self.dropped or refs.owned or refs.borrowed or refs.held_by or refs.transits or refs.arrivals
                     or refs.dropped_holds or refs.finalizers or self.submitter.leases or self.submitter.tasks
+                    or self.adoption.busy or self.adoption.adopted or refs.kept_bytes
                     or self.calls.leaving or any(link.unfinished for link in self.calls.links.values()))
 
     def check(self) -> None:
@@ -457,6 +498,7 @@ class Core(Process):
         self.refs.check()
         self.submitter.check()
         self.calls.check()
+        self.adoption.check()
 
 
 Script = Iterator[Any]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from zray.gcs.config import majority
+from zray.gcs.membership import SUSPECT_S
 from zray.ids import same_node
 from zray.sim.plan import NODE_TIMEOUT_S
 
@@ -90,8 +91,13 @@ class Disasters:
 
     def _is_well(self, node: SimNode) -> bool:
         return not (node.paused or node.is_leaving or node.gcs.fenced_because
-                    or node.incarnation in self.cluster.oracle.condemned
+                    or node.incarnation in self.cluster.oracle.condemned or self._is_suspect(node)
                     or any(node.incarnation in pair for pair in self.cut))
+
+    def _is_suspect(self, node: SimNode) -> bool:
+        """Who decides has not heard of it for so long that it may be declared dead for a silence that is over."""
+        heard = (other.gcs.control.membership.heard_at.get(node.incarnation) for other in self.cluster.serving())
+        return any(at is not None and self.net.now - at > SUSPECT_S for at in heard)
 
     @staticmethod
     def _config(serving: list[SimNode]) -> ClusterConfig:

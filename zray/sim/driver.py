@@ -195,6 +195,9 @@ class SimDriver(Core):
     def _strategy(self, random: Random) -> dict[str, Any]:
         """Where it is to run: mostly anywhere, else on all nodes in turn, or rather on a certain one."""
         nodes = self.cluster.serving()
+        if self.cluster.plan.bound and random.random() < 0.5:
+            node = random.choice([*sorted(self.cluster.oracle.condemned), *(node.node_id for node in nodes)])
+            return {"kind": "affinity", "node": node, "soft": False}
         if len(nodes) < 2 or (what := random.random()) < 0.6:
             return {}
         if what < 0.85:

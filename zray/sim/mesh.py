@@ -44,6 +44,8 @@ class Wire:
         self.arrived_by: dict[tuple[bytes, bytes], float] = {}  # (source, target) -> when its last frame is there
         self.off: set[bytes] = set()  # nodes whose machines have lost their power
         self.parted: set[tuple[bytes, bytes]] = set()  # nodes that cannot hear each other, both ways
+        self._mends = 0
+        self._dialling: list[tuple[SimMesh, bytes, str]] = []  # attempts that nobody has answered
         self.admits: Callable[[bytes, bytes], bool] = lambda dialler, listener: True
 
     def open(self, mesh: SimMesh) -> None:
@@ -81,15 +83,37 @@ class Wire:
     def part(self, one: bytes, other: bytes) -> None:
         self.parted |= {(one, other), (other, one)}
         self.net.trace("part", one, other)
+        self.net.call_at(self.net.now + SILENCE_S, self._silent, one, other, self._mends)
+
+    def _silent(self, one: bytes, other: bytes, mends: int) -> None:
+        """They have been parted for long: ZeroMQ's heartbeats break their connections, on both sides."""
+        if (one, other) not in self.parted or mends != self._mends:
+            return
+        for mesh in list(self.meshes.values()):
+            for peer in sorted(mesh.dialled_peers()):
+                if {node_of(mesh.incarnation), node_of(peer)} == {one, other}:
+                    self.report(mesh, peer)
 
     def mend(self, one: bytes, other: bytes) -> None:
+        self._mends += 1
         self.parted -= {(one, other), (other, one)}
         self.net.trace("mend", one, other)
+        self._dial_on()
         self.net.call_at(self.net.now + RESET_S, self._hang_up_on_the_dead)
 
     def heal(self) -> None:
+        self._mends += 1
         self.parted.clear()
+        self._dial_on()
         self._hang_up_on_the_dead()
+
+    def _dial_on(self) -> None:
+        """Those that could not hear each other can: what one kernel has sent again and again the other one answers."""
+        attempts, self._dialling = self._dialling, []
+        for mesh, peer, endpoint in attempts:
+            dialled = mesh._dialled.get(peer)
+            if dialled is not None and dialled.endpoint == endpoint and not mesh.closed:
+                self.dial(mesh, endpoint)
 
     def audible(self, source: bytes, target: bytes) -> bool:
         """Whether anything that the kernels of the two machines say reaches the other one."""
@@ -97,11 +121,11 @@ class Wire:
         return one == other or not (one in self.off or other in self.off or (one, other) in self.parted)
 
     def reset(self, one: bytes, other: bytes) -> None:
-        """Their connections break; both processes live."""
-        for source, target in ((one, other), (other, one)):
-            mesh = self.meshes.get(source)
-            if mesh is not None and target in mesh.dialled_peers():
-                self.report(mesh, target)
+        """The connections between two machines break; all processes live."""
+        for mesh in list(self.meshes.values()):
+            for peer in sorted(mesh.dialled_peers()):
+                if {node_of(mesh.incarnation), node_of(peer)} == {one, other}:
+                    self.report(mesh, peer)
 
     # ------------------------------------------------------------ connections
 
@@ -113,8 +137,12 @@ class Wire:
     def dial(self, mesh: SimMesh, endpoint: str) -> None:
         """An attempt that is refused, or that nobody answers."""
         peer = bytes.fromhex(endpoint[len(LOCAL):])
-        if self.audible(mesh.incarnation, peer) and (
-                endpoint not in self.listeners or not self.admits(mesh.incarnation, peer)):
+        if not self.audible(mesh.incarnation, peer):
+            self._dialling.append((mesh, peer, endpoint))
+        elif endpoint not in self.listeners:
+            self.report(mesh, peer)
+        elif not self.admits(mesh.incarnation, peer):
+            self.net.call_at(self.net.now + self.net.random.uniform(0, 0.001), mesh.run, mesh.turned_away, peer)
             self.report(mesh, peer)
 
     def refused(self, node: bytes, endpoint: str) -> bool:
@@ -210,6 +238,11 @@ class SimMesh(Mesh):
     def peer_closed(self, peer: bytes) -> None:
         if peer in self._dialled and not self.closed:
             self._lost(peer)
+            self.on_stir()
+
+    def turned_away(self, peer: bytes) -> None:
+        if peer in self._dialled and not self.closed:
+            self.on_turned_away(peer)
             self.on_stir()
 
     def unacknowledged(self) -> int:

@@ -12,11 +12,11 @@ string.  Nothing may come from anywhere but the seed: no clock, no ``random``, n
 
 from __future__ import annotations
 
-import heapq
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2b
+from heapq import heappop, heappush
 from random import Random
 from typing import Any
 
@@ -66,16 +66,16 @@ class SimNetwork:
 
     def send(self, source: bytes, target: bytes, message: Any) -> float | None:
         """Deliver after a while; returns when the last copy arrives, None when the message is lost."""
-        faults = self.faults
-        if self._cut.get((source, target)) or self.random.random() < faults.drop:
+        faults, draw = self.faults, self.random.random
+        if (self._cut and self._cut.get((source, target))) or draw() < faults.drop:
             self.counters["dropped"] += 1
             return None
         arrival = self.now
-        copies = 2 if self.random.random() < faults.duplicate else 1
+        copies = 2 if draw() < faults.duplicate else 1
         self.counters["duplicated"] += copies - 1
         for _ in range(copies):
-            delay = self.random.uniform(faults.delay_s_min, faults.delay_s_max)
-            if self.random.random() < faults.slow:
+            delay = faults.delay_s_min + (faults.delay_s_max - faults.delay_s_min) * draw()  # what uniform() does
+            if draw() < faults.slow:
                 delay *= 10
             self.call_at(self.now + delay, self._deliver, source, target, message)
             arrival = max(arrival, self.now + delay)
@@ -116,24 +116,25 @@ class SimNetwork:
 
     def call_at(self, when: float, action: Callable[..., None], *args: Any) -> None:
         """Run ``action(*args)`` at ``when`` (not before now)."""
-        self._number += 1
-        heapq.heappush(self._events, (max(when, self.now), self._number, action, args))
+        self._number = number = self._number + 1
+        heappush(self._events, (when if when > self.now else self.now, number, action, args))
 
     def step(self) -> bool:
         """Run the next event; False when there is none."""
         if not self._events:
             return False
-        when, _, action, args = heapq.heappop(self._events)
-        self.now = when
+        self.now, _, action, args = heappop(self._events)
         action(*args)
         return True
 
     def run_until(self, when: float, condition: Callable[[], bool] | None = None) -> bool:
         """Run events up to time ``when``, or until ``condition()``; returns whether the condition came true."""
-        while self._events and self._events[0][0] <= when:
+        events = self._events
+        while events and events[0][0] <= when:
             if condition is not None and condition():
                 return True
-            self.step()
+            self.now, _, action, args = heappop(events)
+            action(*args)
         self.now = max(self.now, when)
         return condition is not None and condition()
 

@@ -22,6 +22,7 @@ EXCUSES = {
     "raised": (), "cancelled": ("cancel",), "worker_crashed": ("crash", "node"), "owner_died": ("crash", "node"),
     "actor_died": ("crash", "kill", "node", "group"), "actor_unavailable": ("crash", "kill", "node", "group"),
     "raylet_died": ("node",), "task_pg_removed": ("group",), "actor_pg_removed": ("group",),
+    "unschedulable": ("node",), "actor_unschedulable": ("node",),
 }
 
 
@@ -149,12 +150,17 @@ class Oracle:
     # ------------------------------------------------------------ at any time
 
     def check_references(self) -> None:
-        """Nothing is freed while a live process holds it."""
+        """Nothing is freed while a live process holds it, and nothing that was adopted has two owners."""
         cores = self.cluster.cores
         for core in cores.values():
+            for oid in () if self.is_lost(core) else core.adoption.adopted:
+                for other in cores.values():
+                    if other is not core and not self.is_lost(other) and other.owns(oid):
+                        raise Violation(f"{core.incarnation!r} and {other.incarnation!r} own {oid.hex()}")
             for record in core.refs.borrowed.values():
                 owner = cores.get(record.owner)
                 if owner is not None and record.oid not in owner.refs.owned and not core.abandoned and not (
+                        record.oid in core.adoption.orphans or record.moved and not record.confirmed) and not (
                         self.is_lost(core) or self.is_lost(owner)):
                     raise Violation(f"{core.incarnation!r} holds {record.oid.hex()}, which its owner freed")
             for entry in () if self.is_lost(core) else core.refs.owned.values():

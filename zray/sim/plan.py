@@ -38,6 +38,7 @@ class Plan:
     node_faults: tuple[str, ...] = ()
     detached: bool = False  # actors with names that outlive their drivers
     groups: bool = False  # placement groups
+    bound: bool = False  # hard affinities, also to nodes that are gone
 
     @classmethod
     def random(cls, seed: int) -> Plan:

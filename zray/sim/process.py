@@ -63,7 +63,8 @@ class Process:
         """Something happened: a turn soon."""
         if not self._turn_due and self.alive:
             self._turn_due = True
-            self.later(self.net.random.uniform(0, TURN_S_MAX), self._turn)
+            net = self.net
+            net.call_at(net.now + net.random.random() * TURN_S_MAX, self.run, self._turn)
 
     def _turn(self) -> None:
         self._turn_due = False

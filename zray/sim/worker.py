@@ -68,7 +68,8 @@ class SimWorker(Core):
             m.LeaseOpen.CODE: self.on_lease_open, m.FunctionDef.CODE: self.on_function,
             m.PushTasks.CODE: self.on_push, m.CancelTask.CODE: self.on_cancel, m.StreamAck.CODE: self.on_stream_ack,
             m.ActorInit.CODE: self.on_actor_init, m.PushCalls.CODE: self.on_calls, m.WorkerExit.CODE: self.on_exit,
-            m.JobConfig.CODE: self.on_job})
+            m.JobConfig.CODE: self.on_job,
+            m.JobOver.CODE: lambda peer, message: self.send(self.node, m.EventReport([], 0))})
         self.send(self.node, m.WorkerReady(pid))
 
     # ------------------------------------------------------------ messages
@@ -196,7 +197,7 @@ class SimWorker(Core):
             run.cancelled = True
         self.task, self.attempt = task[TASK_ID], task[ATTEMPT]
         program, triples = msgpack.unpackb(task[3])
-        run.nested = [self.restore(*triple) for triple in triples]
+        run.nested = [self.restore(*triple, lent=True) for triple in triples]
         try:
             deps = []
             for value in (task[EXTRA] or {}).get("deps", ()):

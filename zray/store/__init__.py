@@ -10,7 +10,7 @@
     client   what a core process uses                                          shell
     spill    files of spilled objects                                          shell
     transfer objects between nodes, one pull per object per node               pure: pulls serving directory copies
-             (exchange: what these share)
+             (exchange: what these share)                                             handover
     service  what the node daemon embeds                                       composition
     reaper   removes what killed sessions left                                 shell
 """

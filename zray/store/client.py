@@ -58,7 +58,7 @@ class Pending:
         self.key = key
         self.value: list | None = None
         self.error = ""
-        self.progress = ""  # how far a pull is, in words
+        self.progress = ""  # how far a pull is, in words; of an allocation: how full the store is
         self.report: dict[str, Any] | None = None
         self.then: Callable[[Pending], None] | None = None  # called with the answer, for whoever cannot wait
         self.joined: list[Pending] = []  # of other threads that want the same: a waiter belongs to one thread
@@ -313,6 +313,7 @@ class StoreClient:
             self.send(make(self._request))
             return pending
         joined = Pending(self.make_waiter(), nbytes, key)
+        joined.progress = pending.progress
         pending.joined.append(joined)
         return joined
 

@@ -155,12 +155,17 @@ class Directory:
 
     def _announce(self, key: Key, tries: int) -> None:
         def found(nodes: list[bytes], now: float) -> None:
+            if self.copies.complete(key) is None:
+                return
             others = [node for node in nodes if node != self.me and node not in self.gone]
-            if self.copies.complete(key) is not None and set(nodes) != {*others, self.me}:
+            left = tries - 1
+            if set(nodes) != {*others, self.me}:
                 self.out.append(Record(key.oid, [*others, self.me]))
-                if tries > 1:
-                    self._orphans.append((key, tries - 1))
-                    self._write_soon(now)
+            else:
+                left = min(left, 1)  # who read the row before us may write it yet
+            if left > 0:
+                self._orphans.append((key, left))
+                self._write_soon(now)
 
         self.finder.find(key.oid, found)
 
@@ -170,6 +175,11 @@ class Directory:
             for node, objects in self._drops.items():
                 self.out.append(Say(node, DropCopies(objects)))
             self._drops = {}
+
+    @property
+    def written(self) -> bool:
+        """Nothing waits to be written to the control store."""
+        return not self._changed and not self._orphans
 
     def check(self) -> None:
         for key, nodes in self.complete.items():

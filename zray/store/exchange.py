@@ -35,6 +35,7 @@ ANNOUNCED_AT_ONCE = 256
 ANNOUNCE_TRIES = 4  # of a copy whose primary is lost
 FREE_AGAIN_S = (1.0, 5.0, 30.0)  # pauses between looks for copies of a freed object whose primary was lost
 FREED_MAX = 4096  # frees of other nodes' objects that are remembered, in case the node dies before it acts on them
+ASKED_AHEAD = 256  # objects that a leaving node asks others to keep and has no answer for: 16 pulls each of many heirs
 GONE_MAX = 4096  # dead nodes remembered
 
 # Codes of PullRefused.
@@ -72,6 +73,17 @@ class Find(NamedTuple):
 
     token: int
     oid: bytes
+
+
+class Handed(NamedTuple):
+    """How far a leaving node is with what only it has."""
+
+    done: bool
+    kept: int = 0
+    kept_bytes: int = 0
+    left: int = 0
+    left_bytes: int = 0
+    moved: int = 0  # chunks sent: grows as long as anything moves
 
 
 class Finder:

@@ -23,14 +23,15 @@ from typing import Any
 from zlib import crc32
 
 from zray.messages import (
-    Chunk, CopyMade, PullChunk, PullElsewhere, PullEnd, PullObject, PullRefused, PullWait, StorePulling, StoreRestored,
+    Chunk, CopyGone, CopyMade, PullChunk, PullElsewhere, PullEnd, PullObject, PullRefused, PullWait, StorePulling,
+    StoreRestored,
 )
 from zray.store.copies import Copies
 from zray.store.exchange import (
     ABSENT, AVOID_MAX, BAD_MAX, BAD_SAME_MAX, FINDS_MAX, FREED, GIVE_UP_S, IN_CHUNKS_MAX, PROGRESS_S,
     PULLS_MAX, QUEUED_MAX, RESTORE_STALL_S, RETRY_S, STALE, STALL_S, WINDOW, Finder, Key, Say,
 )
-from zray.store.records import Send
+from zray.store.records import FULL, Send
 from zray.store.serving import Serving
 
 OLDEST_EVERY = 4
@@ -50,8 +51,8 @@ class Pull:
     """One object on its way in; see the module's docstring for its states."""
 
     __slots__ = ("absent", "again", "asked", "avoid", "bad", "candidates", "count", "cursor", "deadline", "finds",
-                 "from_source", "give_up_at", "have", "key", "nbytes", "number", "offset", "received", "same_bad",
-                 "source", "state", "told_at", "unit", "waiters", "wants")
+                 "from_source", "full", "give_up_at", "have", "keepers", "key", "nbytes", "number", "offset",
+                 "received", "same_bad", "source", "state", "told_at", "unit", "waiters", "wants")
 
     def __init__(self, key: Key, offset: int, nbytes: int, unit: int):
         self.key = key
@@ -61,6 +62,7 @@ class Pull:
         self.count = max(1, -(-nbytes // unit))
         self.state = State.QUEUED
         self.waiters: list[tuple[bytes, int]] = []  # (client, request) of StorePull
+        self.keepers: list[bytes] = []  # leaving nodes that asked for it to be kept here
         self.have = bytearray(self.count)
         self.received = 0
         # Of the present attempt:
@@ -78,6 +80,7 @@ class Pull:
         self.candidates: deque[bytes] = deque()
         self.finds = 0
         self.absent = ""  # why the primary's own node does not have it
+        self.full = ""  # why a node that has it on disk cannot read it back
         self.wants = ""  # what the source said it waits for
         self.give_up_at = inf
         self.told_at = 0.0
@@ -136,21 +139,36 @@ class Pulls:
         if len(self.pulls) >= QUEUED_MAX:
             self.out.append(Send(client, StoreRestored(request, [], f"{QUEUED_MAX:,} objects are on their way here")))
             return
-        pull = self.pulls[key] = Pull(key, offset, nbytes, self.chunk_bytes)
+        pull = self._queue(Pull(key, offset, nbytes, self.chunk_bytes))
         pull.waiters.append((client, request))
-        self._numbers += 1
-        heappush(self._small, (nbytes, self._numbers, pull))
-        self._old.append(pull)
         self._admit(now)
         if pull.state is State.QUEUED:
             self.out.append(Send(client, StorePulling(request, pull.where())))
+
+    def keep(self, node: bytes, key: Key, offset: int, nbytes: int, now: float) -> None:
+        """Bring it because ``node`` leaves, which hears CopyMade or CopyGone."""
+        pull = self.pulls.get(key)
+        if pull is None and len(self.pulls) >= QUEUED_MAX:
+            self.out.append(Say(node, CopyGone(*key)))
+            return
+        if pull is None:
+            pull = self._queue(Pull(key, offset, nbytes, self.chunk_bytes))
+        pull.keepers.append(node)
+        self._admit(now)
+
+    def _queue(self, pull: Pull) -> Pull:
+        self.pulls[pull.key] = pull
+        self._numbers += 1
+        heappush(self._small, (pull.nbytes, self._numbers, pull))
+        self._old.append(pull)
+        return pull
 
     def forget_client(self, client: bytes, now: float) -> None:
         """Nobody waits for what only it waited for: queued pulls end, others go on (others may pull from them)."""
         for pull in list(self.pulls.values()):
             if any(waiter[0] == client for waiter in pull.waiters):
                 pull.waiters = [waiter for waiter in pull.waiters if waiter[0] != client]
-                if not pull.waiters and pull.state is State.QUEUED:
+                if not pull.waiters and not pull.keepers and pull.state is State.QUEUED:
                     self._over(pull)
 
     def drop_job(self, job: bytes, now: float) -> None:
@@ -243,7 +261,8 @@ class Pulls:
         elif root not in self.gone and pull.absent:
             self.fail(pull, ABSENT, pull.absent, now)
         elif root in self.gone and pull.finds >= FINDS_MAX:
-            self.fail(pull, ABSENT, f"the node {root.hex()} that held it died, and no other node has a whole copy", now)
+            died = f"the node {root.hex()} that held it died, and no other node has a whole copy"
+            self.fail(pull, ABSENT, pull.full or died, now)
         else:  # copies may be on their way into the control store; or all there are have stalled
             pull.deadline = now + RETRY_S * 2 ** min(pull.finds, 4)
             pull.finds += 1
@@ -314,6 +333,8 @@ class Pulls:
             return
         if message.code == ABSENT and peer == pull.key.node:
             pull.absent = message.why
+        elif message.code == ABSENT and message.why.startswith(FULL):
+            pull.full = message.why
         if message.code != STALE:
             pull.avoid[peer] = None
         self._choose(pull, now)
@@ -346,7 +367,7 @@ class Pulls:
     def _done(self, pull: Pull, index: int, now: float) -> None:
         place = self.copies.seal(pull.key, now)
         key = pull.key
-        waiters = pull.waiters
+        waiters, keepers = pull.waiters, pull.keepers
         self._over(pull)
         self.serving.arrived(key, index)  # from now on it is served as a whole
         self.counts["done"] += 1
@@ -356,25 +377,33 @@ class Pulls:
             self.out.append(Say(key.node, CopyMade(*key)))
         else:
             self.orphaned(key)
+        if keepers:
+            self.copies.keep(key)
+        for node in keepers:
+            if node != key.node and node not in self.gone:
+                self.out.append(Say(node, CopyMade(*key)))
         self._admit(now)
 
     def fail(self, pull: Pull, code: int, why: str, now: float) -> None:
         """It will not come: say so to all who wait for it, here and on other nodes."""
         if pull.state is State.OVER:
             return
-        key, waiters = pull.key, pull.waiters
+        key, waiters, keepers = pull.key, pull.waiters, pull.keepers
         self._over(pull)
         self.copies.abandon(key, why, now)
         self.counts["failed"] += 1
         for client, request in waiters:
             self.out.append(Send(client, StoreRestored(request, [], why)))
+        for node in keepers:
+            if node not in self.gone:
+                self.out.append(Say(node, CopyGone(*key)))
         self.serving.ended(key, code, why)
         self._admit(now)
 
     def _over(self, pull: Pull) -> None:
         self._leave(pull)
         pull.state = State.OVER
-        pull.waiters = []
+        pull.waiters, pull.keepers = [], []
         del self.pulls[pull.key]
         self.active.pop(pull.key, None)
 

@@ -14,7 +14,7 @@ import heapq
 import mmap
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -23,7 +23,7 @@ from zray.config import Config
 from zray.messages import StoreFree, StoreLocate, StorePull, StoreRestore, StoreSurrender, StoreWant
 from zray.store import views
 from zray.store.copies import NODE
-from zray.store.exchange import Find, Record, Say
+from zray.store.exchange import Find, Handed, Record, Say
 from zray.store.header import Headers
 from zray.store.reaper import write_owner
 from zray.store.records import Arriving, Dropped, Effect, Freed, Grow, Load, Send, Spill, Unlink
@@ -182,6 +182,19 @@ class StoreService:
         """That node (its incarnation) is dead, for good: go on from other copies of what comes from there."""
         self.transfer.node_gone(node, self.clock())
         self._perform()
+
+    @property
+    def holds_any(self) -> bool:
+        return bool(self.table.names or self.table.grants)
+
+    def hand_over(self, heirs: Iterable[bytes], needed: Callable[[bytes], bool]) -> Handed:
+        """This node leaves: others are to keep what only it has.  Call it again until that is done.
+
+        ``needed(oid)``: whether anybody could want the object when this node has gone.
+        """
+        handed = self.transfer.hand_over(heirs, needed, self.clock())
+        self._perform()
+        return handed
 
     def _pinned(self) -> set[int]:
         pins = self.transfer.copies.pins()

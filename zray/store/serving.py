@@ -67,6 +67,7 @@ class Serving:
         self.sweep_at: float | None = None
         self.opened = 0  # sessions, for tests and metrics
         self.redirected = 0
+        self.chunks = 0  # sent
         self._turns: deque[Session] = deque()
         self._referred: dict[Key, dict[bytes, int]] = {}  # how many askers were sent to whom
 
@@ -208,6 +209,7 @@ class Serving:
                 self._refuse_session(session, code, "the object is not in the store any more")
                 continue
             session.sent += 1
+            self.chunks += 1
             self.out_chunks += 1
             self.out.append(Say(session.puller, Chunk(session.number, index, crc32(data), data)))
             self._queue(session)

@@ -32,7 +32,7 @@ from typing import Any
 from sortedcontainers import SortedDict
 
 from zray.messages import (
-    STORED, StoreFree, StoreGrant, StoreRecall, StoreReclaimed, StoreRefused, StoreRestore, StoreRestored,
+    STORED, StoreFree, StoreGrant, StorePulling, StoreRecall, StoreReclaimed, StoreRefused, StoreRestore, StoreRestored,
     StoreSurrender, StoreWant,
 )
 from zray.store import views
@@ -216,6 +216,19 @@ class StoreTable:
             self._free(stored.oid, stored.offset, stored.generation, now)
         self._serve(now)
 
+    @property
+    def named(self) -> int:
+        """Objects that the store has come to own, ever."""
+        return self._key
+
+    def recall_all(self, now: float) -> None:
+        """The node leaves: what is in extents of clients becomes the store's."""
+        for client, state in self.clients.items():
+            if state.grants and (state.recalled_at < 0 or now - state.recalled_at >= RECALL_RETRY_S):
+                state.recalled_at = now
+                self._recall += 1
+                self._send(client, StoreRecall(self._recall, self.capacity))
+
     # ------------------------------------------------------------ answers of the shell
 
     def grown(self, size: int, error: str, now: float) -> None:
@@ -333,6 +346,8 @@ class StoreTable:
         self.waiting.append(request)
         if len(self.waiting) == 1:
             self._serve(now)
+        elif self.waiting[0].told:
+            self._tell_full()
 
     def _serve(self, now: float) -> None:
         """Give room to the requests at the head of the queue, or see to it that room comes."""
@@ -370,7 +385,16 @@ class StoreTable:
         self._out.append(Grow(self.arena.reserved, size))
         return True
 
+    def _tell_full(self) -> None:
+        """Who waits for an extent may know that it is for want of room, and not of an answer."""
+        for request in self.waiting:
+            if not request.told:
+                request.told = True
+                if request.stored is None:
+                    self._send(request.client, StorePulling(request.request, views.fullness(self)))
+
     def _pressure(self, need: int, now: float) -> None:
+        self._tell_full()
         for client, state in self.clients.items():
             if state.grants and (state.recalled_at < 0 or now - state.recalled_at >= RECALL_RETRY_S):
                 state.recalled_at = now

@@ -1,7 +1,8 @@
 """Objects between nodes: the machine in each node's daemon.
 
     pulls      what comes in       serving    what goes out       directory   who has copies
-    copies     the table's memory, by object, for these three
+    handover   what a leaving node gives to others
+    copies     the table's memory, by object, for these
 
 An object is brought to a node once, however many processes there ask for it, in chunks with a checksum each, and stays
 there as a secondary copy until the store needs the room or the owner frees the object.  A broadcast becomes a tree
@@ -13,18 +14,19 @@ go out through ``take``: Say (to a node), Send (to a client), Record and Find (t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
 from zray.ids import INCARNATION_SIZE, OBJECT_SIZE, node_of
 from zray.messages import (
-    STORED, Chunk, CopyGone, CopyMade, DropCopies, PullChunk, PullElsewhere, PullEnd, PullObject, PullRefused, PullWait,
-    StoreLocate, StoreLocated, StorePull, StoreRestore, StoreRestored,
+    STORED, Chunk, CopyGone, CopyMade, DropCopies, KeepCopies, PullChunk, PullElsewhere, PullEnd, PullObject,
+    PullRefused, PullWait, StoreLocate, StoreLocated, StorePull, StoreRestore, StoreRestored,
 )
 from zray.store.copies import Copies
 from zray.store.directory import Directory
-from zray.store.exchange import ABSENT, CHUNK_BYTES, FREED, GONE_MAX, Find, Finder, Key, Record, Say
+from zray.store.exchange import ABSENT, CHUNK_BYTES, FREED, GONE_MAX, Find, Finder, Handed, Key, Record, Say
+from zray.store.handover import HandOver
 from zray.store.header import Headers
 from zray.store.pulls import FREED_WHY, Pulls
 from zray.store.records import Arriving, Dropped, Freed, Send
@@ -60,12 +62,14 @@ class TransferMachine:
         self.directory = Directory(me, self.copies, self.finder, self.gone, self._out, self._end_here)
         self.pulls = Pulls(me, self.copies, self.serving, self.finder, self.gone, self._out, self._orphaned,
                            chunk_bytes)
+        self.handover = HandOver(me, self.copies, self.directory, table, self._out)
         self.serving.complete = self.directory.complete
         pulls, serving = self.pulls, self.serving
         handlers: dict[Any, Callable[[bytes, Any, float], None]] = {
             PullObject: serving.on_pull, PullChunk: serving.on_chunk_wanted, PullEnd: self._on_end,
             Chunk: pulls.on_chunk, PullElsewhere: pulls.on_elsewhere, PullRefused: pulls.on_refused,
             PullWait: pulls.on_wait, CopyMade: self._on_made, CopyGone: self._on_unmade, DropCopies: self._on_drop,
+            KeepCopies: self._on_keep,
         }
         self.handlers = {cls.CODE: partial(self._from_node, handler) for cls, handler in handlers.items()}
 
@@ -141,18 +145,23 @@ class TransferMachine:
             self.ignored += 1
             return
         self._now = now
+        self.handover.heard(peer, now)
         handler(peer, message, now)
 
     def _on_end(self, peer: bytes, message: PullEnd, now: float) -> None:
         self.serving.on_end(peer, message.pull)
 
     def _on_made(self, peer: bytes, message: CopyMade, now: float) -> None:
-        if message.node == self.me:
-            self.directory.made(peer, Key(*message), now)
+        key = Key(*message)
+        if key.node == self.me:
+            self.directory.made(peer, key, now)
+        self.handover.made(peer, key)
 
     def _on_unmade(self, peer: bytes, message: CopyGone, now: float) -> None:
-        if message.node == self.me:
-            self.directory.unmade(peer, Key(*message), now)
+        key = Key(*message)
+        if key.node == self.me:
+            self.directory.unmade(peer, key, now)
+        self.handover.unmade(peer, key)
 
     def _on_drop(self, peer: bytes, message: DropCopies, now: float) -> None:
         for entry in message.objects:
@@ -160,6 +169,27 @@ class TransferMachine:
                 self.ignored += 1
                 continue
             self._end_here(Key(*entry), now)
+
+    def _on_keep(self, peer: bytes, message: KeepCopies, now: float) -> None:
+        for entry in message.objects:
+            if (type(entry) is not list or [type(field) for field in entry] != [bytes, bytes, int, int, int]
+                    or len(entry[0]) != OBJECT_SIZE or len(entry[1]) != INCARNATION_SIZE or entry[4] < 0):
+                self.ignored += 1
+                continue
+            key = Key(*entry[:3])
+            if self.handover.begun:  # we leave as well
+                self._out.append(Say(peer, CopyGone(*key)))
+            elif key.node == self.me or self.copies.complete(key) is not None:
+                if key.node != self.me:
+                    self.copies.keep(key)
+                self._out.append(Say(peer, CopyMade(*key)))
+            else:
+                self.pulls.keep(peer, key, entry[3], entry[4], now)
+
+    def hand_over(self, heirs: Iterable[bytes], needed: Callable[[bytes], bool], now: float) -> Handed:
+        """This node leaves: see to it that others have what only it has; call it again until that is done."""
+        self._now = now
+        return self.handover.step(heirs, needed, now)._replace(moved=self.serving.chunks)
 
     def _end_here(self, key: Key, now: float) -> None:
         """An object of another node was freed."""
@@ -176,6 +206,7 @@ class TransferMachine:
         if len(self.gone) > GONE_MAX:
             del self.gone[next(iter(self.gone))]
         self.serving.node_gone(node)
+        self.handover.node_gone(node)
         self.directory.node_gone(node, now)
         self.pulls.node_gone(node, now)
 
@@ -248,5 +279,5 @@ class TransferMachine:
                 **{f"pulls_{name}": count for name, count in self.pulls.counts.items()}}
 
     def check(self) -> None:
-        for part in (self.copies, self.serving, self.directory, self.pulls):
+        for part in (self.copies, self.serving, self.directory, self.pulls, self.handover):
             part.check()

@@ -25,6 +25,12 @@ def usage(table: StoreTable) -> dict[str, Any]:
     }
 
 
+def fullness(table: StoreTable) -> str:
+    """In a few words, for who waits for room."""
+    used = table.arena.reserved - table.arena.free_bytes
+    return f"{used:,} of {table.capacity:,} bytes are in use"
+
+
 def describe(table: StoreTable) -> str:
     """Who holds what, in words, for an error."""
     found = usage(table)

@@ -49,6 +49,7 @@ class Mesh(Links):
         self.job = job
         self.trace = 0  # trace id of frames sent from now on
         self.clock = clock
+        self.now = 0.0  # when the last drain began
         self.on_closed: Callable[[bytes], None] = lambda peer: None
         self.on_turned_away: Callable[[bytes], None] = lambda peer: None  # its gate does not list our key
         self.on_error: Callable[[Exception], None] = lambda error: None
@@ -93,11 +94,15 @@ class Mesh(Links):
             self._lost(replaced)
         self._closing.pop(peer, None)
         self._via.pop(peer, None)
+        self.resume(peer)
+        self._release(peer)
+
+    def resume(self, peer: bytes) -> None:
+        """There is a connection to a lasting peer again: what the last one lost goes first."""
         session = self._sessions.get(peer)
-        if session is not None and session.unacked():  # of a lasting peer: what the last connection lost goes first
+        if session is not None and session.unacked():
             session.resend_at = now = self.clock()
             self._tick_at = now if self._tick_at is None else min(self._tick_at, now)
-        self._release(peer)
 
     def via(self, peer: bytes, next_hop: bytes) -> None:
         """Reach ``peer`` through the connection to ``next_hop``, from now on, unless there is a connection to itself.
@@ -156,6 +161,7 @@ class Mesh(Links):
         self.disconnect(peer)
         self._closing.pop(peer, None)
         self._inbound_route.pop(peer, None)
+        self._via.pop(peer, None)
         if self._tcp is not None:
             self._tcp.drop(peer)
 
@@ -202,11 +208,11 @@ class Mesh(Links):
                 self._lost(peer)
 
     def _new_session(self, peer: bytes) -> Session:
-        self._departed.pop(peer, None)  # dialled again: it is no stranger any more, also when we hang up
+        forgotten = self._departed.pop(peer, 0)  # dialled again: it is no stranger any more, also when we hang up
         self._epoch += 1
         limits = self.limits
         session = Session(self._epoch, limits.session_frames_max, limits.session_bytes_max,
-                          limits.resend_s, limits.ack_delay_s)
+                          limits.resend_s, limits.ack_delay_s, forgotten)
         self._sessions[peer] = session
         return session
 
@@ -377,7 +383,7 @@ class Mesh(Links):
         """
         if self._monitored:
             self._read_monitor()
-        now = self.clock()
+        now = self.now = self.clock()
         count = 0
         if self._out_stirred:
             fired, self._out_fired, self._out_stirred = self._out_fired, False, False
@@ -470,6 +476,10 @@ class Mesh(Links):
             session = self._admit(peer, sequence)
             if session is None:
                 return 0
+        elif session.forgotten and session.is_forgotten(sequence):
+            self.counters["departed"] += 1
+            self._put_control(peer, RESET, sequence)
+            return 0
         if ack > session.acked:
             self._on_ack(peer, session, ack, now)
         if not session.owed:
@@ -535,7 +545,6 @@ class Mesh(Links):
                 self._put_control(peer, RESET, sequence)
                 self._drop_routes(peer)
                 return None
-            del self._departed[peer]
         return self._new_session(peer)
 
     def _deliver(self, peer: bytes, frame: bytes, on_message: Callable[[bytes, int, Any], None]) -> int:

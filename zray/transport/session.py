@@ -13,9 +13,11 @@ A sequence number is ``epoch << 40 | counter``; the counter starts at 1.  The ep
     older             a straggler of a stream that has ended          drop
 
 A side that has forgotten the other (it took it for dead) answers a frame from the middle of a stream with RESET; the
-sender then restarts: a new epoch, unacknowledged frames once more.  Delivery is exactly once within an epoch and at
-least once across a restart.  Resending touches the oldest frame only, because the usual reason for a missing ack is
-a peer that is busy, not a loss: held frames make one arrival enough to acknowledge all that follow it.
+sender then restarts: a new epoch, unacknowledged frames once more.  That side may have dialled again meanwhile and have
+a new session: streams up to ``forgotten`` are of the old one, and what is missing of them would be waited for in vain.
+Delivery is exactly once within an epoch and at least once across a restart.  Resending touches the oldest frame only,
+because the usual reason for a missing ack is a peer that is busy, not a loss: held frames make one arrival enough to
+acknowledge all that follow it.
 """
 
 from __future__ import annotations
@@ -31,13 +33,15 @@ class Session:
 
     __slots__ = (
         "_bytes_max", "_expected", "_frames_max", "_held", "_held_bytes", "_next", "_recover", "_unacked",
-        "_unacked_bytes", "ack_delay_s", "acked", "active", "duplicates", "epoch", "owed", "owed_max", "owed_since",
-        "refused", "resend_at", "resend_s", "resent", "wait_s",
+        "_unacked_bytes", "ack_delay_s", "acked", "active", "duplicates", "epoch", "forgotten", "owed", "owed_max",
+        "owed_since", "refused", "resend_at", "resend_s", "resent", "wait_s",
     )
 
     def __init__(self, epoch: int, frames_max: int = 1024, bytes_max: int = 256 << 20,
-                 resend_s: float = 1.0, ack_delay_s: float = 0.2):
+                 resend_s: float = 1.0, ack_delay_s: float = 0.2, forgotten: int = 0):
+        """``forgotten``: the newest epoch of the peer that a session before this one has heard."""
         self.epoch = epoch
+        self.forgotten = forgotten
         self._frames_max = frames_max
         self._bytes_max = bytes_max
         self.resend_s = resend_s
@@ -163,8 +167,12 @@ class Session:
         return ready
 
     def heard(self) -> int:
-        """The newest epoch heard from the peer, 0 for none."""
-        return self._expected >> EPOCH_SHIFT
+        """The newest epoch heard from the peer, now or before, 0 for none."""
+        return self._expected >> EPOCH_SHIFT or self.forgotten
+
+    def is_forgotten(self, sequence: int) -> bool:
+        """Whether that number is of a stream that was begun for a session before this one: the peer must restart."""
+        return not self._expected and sequence >> EPOCH_SHIFT <= self.forgotten
 
     # ---------------------------------------------------------------- time
 

@@ -44,7 +44,10 @@ class PlacementGroupSchedulingStrategy:
 
 @dataclass(frozen=True)
 class NodeAffinitySchedulingStrategy:
-    """On the node with this id (hex); with ``soft`` elsewhere when that node cannot."""
+    """On the node with this id (hex); with ``soft`` elsewhere when that node cannot.
+
+    Without ``soft``, tasks raise TaskUnschedulableError and actors ActorUnschedulableError when the node is gone.
+    """
 
     node_id: str
     soft: bool = False

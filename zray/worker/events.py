@@ -54,6 +54,10 @@ class TaskEvents:
 
     def _report(self) -> None:
         self._timer = None
+        self.flush()
+
+    def flush(self, always: bool = False) -> None:
+        """Report what there is, or (``always``) that there is nothing (under the lock)."""
         pending = self.pending
         count = len(pending)
         taken = pending[:count]
@@ -69,5 +73,5 @@ class TaskEvents:
         self._told += sum(event[6] for event in taken)
         dropped = max(0, self._ran - self._told)
         self._told += dropped
-        if events or dropped:
+        if events or dropped or always:
             self._rt.send(self._rt.node, EventReport(events, dropped))

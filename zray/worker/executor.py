@@ -21,8 +21,8 @@ from zray import serialization
 from zray.errors import ActorExit as ActorExitRaised
 from zray.errors import AsyncioActorExit
 from zray.messages import (
-    FAILED, ActorInit, Blocked, CallsDone, CancelTask, FunctionDef, HandBack, LeaseOpen, PushCalls, PushMap, PushTasks,
-    StreamAck, TasksDone, WorkerExit,
+    FAILED, ActorInit, Blocked, CallsDone, CancelTask, FunctionDef, HandBack, JobOver, LeaseOpen, PushCalls, PushMap,
+    PushTasks, StreamAck, TasksDone, WorkerExit,
 )
 from zray.transport.loop import Waiter
 from zray.worker import invoke
@@ -92,6 +92,7 @@ class Executor:
         handlers[ActorInit.CODE] = self.on_actor_init
         handlers[PushCalls.CODE] = self.on_calls
         handlers[WorkerExit.CODE] = self.on_exit
+        handlers[JobOver.CODE] = lambda peer, message: self.events.flush(always=True)
         self.rt.executor = self
         self.rt.submitter.cancel_inline = self.inline.cancel
         self.interrupts.install()
@@ -102,7 +103,7 @@ class Executor:
         self.queue.open(peer, message.lease, message.assigned, message.env)
 
     def on_function(self, peer: bytes, message: FunctionDef) -> None:
-        self.functions.define(message.key, message.blob)
+        self.functions.define(message.key, message.blob, message.name)
 
     def on_push(self, peer: bytes, message: PushTasks) -> None:
         self.queue.push(peer, message.lease, message.first, message.tasks)
@@ -413,7 +414,7 @@ class Executor:
 
     def name_of(self, task: list[Any]) -> str:
         known = self.table.get(task[FUNCTION])
-        return invoke.task_name(task, known[1] if known else "")
+        return invoke.task_name(task, known[1] if known else self.functions.names.get(task[FUNCTION], ""))
 
     def closing(self, task: list[Any], result: Any, borrowed: list[Any]) -> Any:
         """The result, with the references that this process still holds, and the end of a process with max_calls.

@@ -22,15 +22,19 @@ class FunctionCache:
     def __init__(self, fetch: Callable[[bytes], Any]):
         self.table: dict[Any, tuple[Callable[..., Any], str]] = {}
         self.blobs: dict[bytes, bytes] = {}
+        self.names: dict[bytes, str] = {}  # of those that are not loaded, as their owners call them
         self._fetch = fetch
 
-    def define(self, key: bytes, blob: bytes) -> None:
+    def define(self, key: bytes, blob: bytes, name: str = "") -> None:
         """A definition arrived (under the loop's lock: it is not unpickled here)."""
         if key in self.table:
             return
         if len(self.blobs) >= BLOBS_MAX:
             del self.blobs[next(iter(self.blobs))]
         self.blobs[key] = blob
+        if len(self.names) >= BLOBS_MAX:
+            del self.names[next(iter(self.names))]
+        self.names[key] = name
 
     def load(self, key: bytes) -> tuple[Callable[..., Any], str]:
         """Unpickle a definition, fetching it when no owner sent it.  Runs user code; not under the lock."""
@@ -46,5 +50,6 @@ class FunctionCache:
         name = getattr(function, "__qualname__", None) or type(function).__name__
         if len(self.table) >= LOADED_MAX:
             del self.table[next(iter(self.table))]
+        self.names.pop(key, None)
         self.table[key] = found = (function, name.rpartition("<locals>.")[2])
         return found

@@ -96,7 +96,7 @@ class Inline:
         with executor.loop.lock:
             if not submitter.take_queued(task):
                 return False
-            executor.functions.define(fn.key, fn.blob)
+            executor.functions.define(fn.key, fn.blob, fn.name)
             extra = task.extra
             if task.deps is not None:
                 extra = {**(extra or {}), "deps": [record.value for record in task.deps]}

@@ -92,6 +92,8 @@ def run(spec: dict[str, Any]) -> None:
         faulthandler.enable()
         worker = Worker(spec)
         worker.run()
+        with worker.rt.loop.lock:
+            worker.executor.events.flush()
         worker.rt.drain(DRAIN_S)
         worker.rt.shutdown()
     except BaseException:

@@ -42,7 +42,7 @@ class MapRunner:
             executor.interrupts.current = None
         except BaseException as error:
             executor.interrupts.current = None
-            self._fail_all(lease, chunk, executor.failed(error, task, ""))
+            self._fail_all(lease, chunk, executor.failed(error, task, executor.name_of(task)))
             return
         context = rt.context
         context.task_name = name

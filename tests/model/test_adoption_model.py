@@ -1,0 +1,393 @@
+"""Objects and their owners' deaths under every interleaving: one adopter at a time, nothing lost that a holder has."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import msgpack
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from zray import messages as m
+from zray.gcs.requests import Call
+from zray.owner.adoption import GRACE_S, LOOK_AGAIN_S, Adoption
+from zray.owner.records import Borrowed, Entry
+from zray.owner.references import References
+from zray.owner.telling import Telling
+
+PROCESSES = [b"process%d" % i for i in range(4)]
+KINDS = ("pending", "inline", "stored")
+NODE = b"node\0\0\0\0"
+
+
+class Rows:
+    """The control store: requests wait in line for each process, and so do answers."""
+
+    def __init__(self) -> None:
+        self.rows: dict[bytes, bytes] = {}
+        self.asked: dict[bytes, deque] = {p: deque() for p in PROCESSES}
+        self.answers: dict[bytes, deque] = {p: deque() for p in PROCESSES}
+
+    def of(self, process: bytes) -> Owners:
+        return Owners(self, process)
+
+    def apply(self, process: bytes) -> None:
+        oid, swap, done = self.asked[process].popleft()
+        call = Call([])
+        if swap is None:
+            value = self.rows.get(oid)
+        else:
+            old, new = swap
+            won = self.rows.get(oid) == old
+            if won and new is None:
+                self.rows.pop(oid, None)
+            elif won:
+                self.rows[oid] = new
+            value = won, self.rows.get(oid)
+        self.answers[process].append((done, call, value))
+
+    def answer(self, process: bytes) -> None:
+        done, call, value = self.answers[process].popleft()
+        call.complete("", value)
+        done(call)
+
+
+class Owners:
+    def __init__(self, rows: Rows, process: bytes) -> None:
+        self.rows, self.process = rows, process
+
+    def swap_owner(self, oid, old, new, done):
+        self.rows.asked[self.process].append((oid, (old, new), done))
+
+    def read_owner(self, oid, done):
+        self.rows.asked[self.process].append((oid, None, done))
+
+
+class Net:
+    def __init__(self, world: AdoptionMachine, source: bytes) -> None:
+        self.world, self.source = world, source
+
+    def send(self, peer, message):
+        self.world.channels.setdefault((self.source, peer), deque()).append(message)
+
+    def connect(self, peer, endpoint):
+        pass
+
+    def disconnect(self, peer):
+        pass
+
+
+class AdoptionMachine(RuleBasedStateMachine):
+    """Processes make objects, pass references on, drop them and die; time passes only when nothing else can happen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.channels: dict[tuple[bytes, bytes], deque] = {}
+        self.rows = Rows()
+        self.blocks: set[bytes] = set()  # in the store
+        # Freed by their first owner, perhaps before it had heard of a receiver whose sender had died.
+        self.forfeited: set[bytes] = set()
+        self.processes: dict[bytes, References] = {}
+        self.adoptions: dict[bytes, Adoption] = {}
+        self.known_gone: dict[bytes, set[bytes]] = {p: set() for p in PROCESSES}
+        self.notices: dict[bytes, deque] = {p: deque() for p in PROCESSES}  # deaths to hear of
+        self.lent: dict[tuple[bytes, bytes], list] = {}  # (caller, worker): what unfinished tasks pin
+        self.held: list[tuple[bytes, object]] = []  # (process, record): the ObjectRefs that exist
+        self.made = 0
+        for p in PROCESSES:
+            refs = self.processes[p] = References(p, Net(self, p), self.freeing(p), kept_bytes_max=2000)
+            refs.telling = Telling(refs, p, "", 2000)
+            self.adoptions[p] = Adoption(refs, self.rows.of(p), "", lambda: self.now)
+            refs.owner_died = self.despairing(p, refs.owner_died)
+
+    # ------------------------------------------------------------ what is watched
+
+    def freed(self, process, oid):
+        assert oid in self.blocks or oid in self.forfeited, "freed twice"
+        self.blocks.discard(oid)
+        for refs in self.processes.values():
+            record = refs.borrowed.get(oid)
+            assert record is None or not record.confirmed or record.owner != process, "freed while somebody holds it"
+        if oid not in self.adoptions[process].adopted and len(self.processes) < len(PROCESSES):
+            self.forfeited.add(oid)
+
+    def freeing(self, process):
+        return lambda oid, value, escaped: self.freed(process, oid)
+
+    def despairing(self, process, owner_died):
+        def checked(record):
+            if record.value is None:
+                for other, refs in self.processes.items():
+                    for mine in (refs.owned.get(record.oid), refs.borrowed.get(record.oid)):
+                        assert mine is None or mine.value is None or mine.value[0] == m.FAILED, \
+                            f"{other!r} has the value that {process!r} gives up"
+            owner_died(record)
+        return checked
+
+    def value(self, oid, stored, inner=()):
+        if stored:
+            self.blocks.add(oid)
+            return [m.STORED, 0, 100, self.made, oid, NODE]
+        return msgpack.packb([oid, [[r.oid, *a] for r, a in inner]])
+
+    def pick(self, data, condition=lambda process, record: True):
+        """One of the references that exist; None when none is like that."""
+        fitting = [ref for ref in self.held if condition(*ref)]
+        return data.draw(st.sampled_from(fitting)) if fitting else None
+
+    # ------------------------------------------------------------ programs
+
+    @initialize(kind=st.sampled_from(KINDS), receivers=st.sets(st.sampled_from(PROCESSES[1:])))
+    def begin(self, kind, receivers):
+        self.make(PROCESSES[0], kind)
+        for receiver in sorted(receivers):
+            self.pass_on(self.held[0], receiver)
+
+    @rule(process=st.sampled_from(PROCESSES), kind=st.sampled_from(KINDS))
+    def make(self, process, kind):
+        if process in self.processes:
+            self.made += 1
+            entry = self.processes[process].own(b"object%022d" % self.made)
+            if kind != "pending":
+                self.processes[process].complete(entry, self.value(entry.oid, kind == "stored"))
+            self.held.append((process, entry))
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data())
+    def make_around(self, data):
+        """An object whose value refers to another."""
+        process, inner = self.pick(data)
+        self.made += 1
+        entry = self.processes[process].own(b"object%022d" % self.made)
+        inner.refs += 1
+        entry.contained = [inner]
+        self.processes[process].complete(entry, self.value(entry.oid, False, [(inner, [inner.owner or process, ""])]))
+        self.held.append((process, entry))
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data(), stored=st.booleans())
+    def finish(self, data, stored):
+        ref = self.pick(data, lambda _, record: type(record) is Entry and record.value is None)
+        if ref is not None:
+            self.processes[ref[0]].complete(ref[1], self.value(ref[1].oid, stored))
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data())
+    def open(self, data):
+        """Read a value, and keep the reference that is inside."""
+        ref = self.pick(data, lambda _, record: type(record.value) is bytes and b"process" in record.value)
+        if ref is not None:
+            process, record = ref
+            _, triples = msgpack.unpackb(record.value)
+            self.held.append((process, self.processes[process].restore(*triples[0], inside=record)))
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data())
+    def drop(self, data):
+        ref = self.pick(data)
+        self.held = [mine for mine in self.held if mine is not ref]
+        self.processes[ref[0]].unpin(ref[1])
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data())
+    def ask(self, data):
+        ref = self.pick(data, lambda _, record: record.value is None)
+        if ref is not None:
+            self.processes[ref[0]].when_ready(ref[1], lambda record: None)
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data(), receiver=st.sampled_from(PROCESSES))
+    def give(self, data, receiver):
+        self.pass_on(self.pick(data), receiver)
+
+    def pass_on(self, ref, receiver):
+        """A result that carries the reference."""
+        sender, record = ref
+        if receiver != sender:
+            refs = self.processes[sender]
+            token = refs.send_carrying(receiver, [record])
+            triple = [record.oid, record.owner or sender, ""]
+            refs.telling.carried([triple], [record], 1000)
+            refs.net.send(receiver, ("carry", [triple], token))
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data(), worker=st.sampled_from(PROCESSES), keep=st.booleans())
+    def lend(self, data, worker, keep):
+        """An argument of a task; the task may keep the reference."""
+        caller, record = self.pick(data)
+        if worker != caller and worker not in self.known_gone[caller]:
+            record.refs += 1
+            self.lent[caller, worker] = [*self.lent.get((caller, worker), ()), record]
+            Net(self, caller).send(worker, ("run", [record.oid, record.owner or caller, ""], keep))
+
+    # ------------------------------------------------------------ what happens around them
+
+    @precondition(lambda self: len(self.processes) > 1 and self.made > 1)
+    @rule(data=st.data())
+    def kill(self, data):
+        """The last messages may be lost; requests that are under way may still be carried out."""
+        process = data.draw(st.sampled_from(sorted(self.processes)))
+        del self.processes[process], self.adoptions[process]
+        self.held = [ref for ref in self.held if ref[0] != process]
+        for (source, target), queue in self.channels.items():
+            if source == process and queue and target in self.processes:
+                for _ in range(data.draw(st.integers(0, len(queue)))):
+                    queue.pop()
+        for other in self.processes:
+            if data.draw(st.booleans()):
+                self.notices[other].append((process, False))
+            self.notices[other].append((process, True))
+
+    def choices(self):
+        live = self.processes
+        return ([("message", c) for c, q in sorted(self.channels.items()) if q and c[1] in live]
+                + [("notice", p) for p in live if self.notices[p]]
+                + [("apply", p) for p in PROCESSES if self.rows.asked[p]]
+                + [("answer", p) for p in live if self.rows.answers[p]])
+
+    @rule(data=st.data(), times=st.integers(1, 8))
+    def happen(self, data, times):
+        for _ in range(times):
+            choices = self.choices()
+            if choices:
+                self.happen_one(*data.draw(st.sampled_from(choices)))
+
+    def happen_one(self, what, where):
+        if what == "message":
+            self.deliver(*where)
+        elif what == "apply":
+            self.rows.apply(where)
+        elif what == "answer":
+            self.rows.answer(where)
+        else:
+            process, certain = self.notices[where].popleft()
+            self.processes[where].on_process_gone(process, certain=certain)
+            if certain:
+                self.channels.pop((process, where), None)
+                self.processes[where].unpin_all(self.lent.pop((where, process), ()))
+                self.known_gone[where].add(process)
+        if type(where) is bytes and where in self.processes:
+            self.turn(where)
+
+    def deliver(self, source, target):
+        message = self.channels[source, target].popleft()
+        if source in self.known_gone[target]:
+            return
+        refs = self.processes[target]
+        if type(message) is tuple and message[0] == "run":
+            arrived = refs.restore(*message[1], lent=True)
+            if message[2]:
+                self.held.append((target, arrived))
+            else:
+                refs.unpin(arrived)
+            refs.net.send(source, ("done", refs.still_held([arrived])))
+        elif type(message) is tuple and message[0] == "done":
+            refs.announce(source, message[1])
+            refs.unpin(self.lent[target, source].pop(0))
+        elif type(message) is tuple:
+            self.held += [(target, record) for record in refs.receive_carrying(source, message[1], message[2])]
+        else:
+            {m.HoldAdd: refs.on_hold_add, m.HoldAck: refs.on_hold_ack, m.HoldDrop: refs.on_hold_drop,
+             m.Locate: refs.on_locate, m.Resolved: refs.on_resolved, m.TransitDone: refs.on_transit_done,
+             }[type(message)](source, message)
+        self.turn(target)
+
+    @rule(process=st.sampled_from(PROCESSES))
+    def turn(self, process):
+        if process in self.processes:
+            self.adoptions[process].pump()
+            self.processes[process].flush()
+
+    @rule()
+    def settle(self):
+        """Everything that is under way arrives, and no time passes."""
+        while True:
+            for process in self.processes:
+                self.turn(process)
+            choices = self.choices()
+            if not choices:
+                self.holders_have_what_is_ready()
+                return
+            for choice in choices:
+                if choice in self.choices():
+                    self.happen_one(*choice)
+
+    @rule(seconds=st.sampled_from((*LOOK_AGAIN_S, GRACE_S)))
+    def wait(self, seconds):
+        end = self.now + seconds
+        while True:
+            self.settle()
+            times = [when for a in self.adoptions.values() if (when := a.next_deadline()) is not None]
+            if not times or min(times) > end:
+                break
+            self.now = max(self.now, min(times))
+        self.now = end
+
+    # ------------------------------------------------------------ what must be true
+
+    def holders_have_what_is_ready(self):
+        """After everything has arrived, the owner's death would take nothing from a holder."""
+        for refs in self.processes.values():
+            for oid, record in refs.borrowed.items():
+                owner = self.processes.get(record.owner)
+                entry = owner.owned.get(oid) if owner not in (None, refs) else None
+                if entry is None or entry.value is None or refs.kept_bytes + 200 > refs.kept_bytes_max:
+                    continue
+                assert record.value is not None, "ready, and a holder does not know"
+                assert not entry.contained or record.contained, "what it contains is not held"
+
+    @invariant()
+    def one_owner(self):
+        owners: dict[bytes, bytes] = {}
+        for process, adoption in self.adoptions.items():
+            for oid in adoption.adopted:
+                assert owners.setdefault(oid, process) == process, "two adopters"
+                for other, refs in self.processes.items():
+                    entry = refs.owned.get(oid)
+                    if other == process or entry is None or (type(entry.value) is list and entry.value[1] == "freed"):
+                        continue
+                    orphan = self.adoptions[other].orphans.get(oid)
+                    assert orphan is not None and orphan.entry is entry, "adopted while it has an owner"
+
+    @invariant()
+    def machines_are_sound(self):
+        for process, refs in self.processes.items():
+            refs.check()
+            self.adoptions[process].check()
+
+    @invariant()
+    def nothing_held_is_freed(self):
+        for _, record in self.held:
+            value = record.value
+            if type(value) is list and value[0] == m.FAILED:
+                # Freed: who gave the reference had died before the owner, which lives, heard of the receiver.
+                assert len(self.processes) < len(PROCESSES) and value[1] in ("owner_died", "freed")
+            elif type(value) is list and record.oid not in self.forfeited:
+                assert record.oid in self.blocks, "freed while somebody holds it"
+
+    def teardown(self):
+        self.settle()
+        for process, record in self.held:  # who asks gets it, when anybody has it
+            self.processes[process].when_ready(record, lambda record: None)
+        self.wait(2 * GRACE_S)
+        for _, record in self.held:
+            if type(record) is Borrowed:
+                assert record.value is not None or record.owner in self.processes, "it waits for nobody"
+                owner = self.processes.get(record.owner)
+                assert owner is not None or type(record.value) is list and record.value[0] == m.FAILED, "unowned"
+        stored = {r.oid for _, r in self.held if type(r.value) is list and r.value[0] == m.STORED}
+        for process, record in list(self.held):
+            self.processes[process].unpin(record)
+        self.held.clear()
+        self.wait(4 * GRACE_S)
+        assert not stored & self.blocks, "left in the store"
+        for process, refs in self.processes.items():
+            assert not refs.owned and not refs.borrowed and not refs.held_by and not refs.dropped_holds
+            assert not refs.transits and not refs.arrivals and not refs.finalizers and not refs.kept_bytes
+            assert not self.adoptions[process].busy and not self.adoptions[process].adopted
+        for row in self.rows.rows.values():
+            assert msgpack.unpackb(row)[0] not in self.processes, "a row that names nobody's owner"
+
+
+TestAdoption = AdoptionMachine.TestCase

@@ -1,0 +1,85 @@
+"""What becomes of a node that is cut off for long, and of what was asked of it: whole nodes in simulated time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from zray.sim import cluster as cluster_module
+from zray.sim import leftovers
+from zray.sim.cluster import SimCluster
+from zray.sim.driver import SimDriver
+from zray.sim.network import Faults
+from zray.sim.node import SimNode
+from zray.sim.plan import CLUSTER_FAULTS_S, Plan
+
+
+class Quiet(SimDriver):
+    """A driver that does what the test tells it to."""
+
+    def _main(self):
+        self.finished = True
+        yield from ()
+
+
+def quiet(seed: int, nodes: int, drivers: int = 0) -> SimCluster:
+    """A cluster whose nodes all know each other."""
+    cluster = SimCluster(seed, Plan(nodes=nodes, drivers=drivers, cpus=1, steps=0, faults_s=CLUSTER_FAULTS_S,
+                                    faults=Faults(0.0001, 0.001)))
+    cluster.net.run_until(1.0)
+    assert leftovers.settled(cluster)
+    return cluster
+
+
+def cut_off(node: SimNode) -> None:
+    for other in node.cluster.nodes.values():
+        if other is not node:
+            node.wire.part(other.incarnation, node.incarnation)
+
+
+@pytest.mark.parametrize("seconds", [1.0, 5.0, 9.9, 15.0])
+@pytest.mark.parametrize("nodes", [2, 3])
+def test_a_node_that_was_cut_off_until_it_was_declared_dead_hears_of_it(nodes, seconds):
+    """Whether its connections outlasted the cut or not."""
+    cluster = quiet(nodes, nodes)
+    net = cluster.net
+    *others, lost = cluster.nodes.values()
+    cut_off(lost)
+    net.run_until(net.now + seconds)
+    assert lost.incarnation in cluster.oracle.condemned
+    for node in others:
+        cluster.wire.mend(node.incarnation, lost.incarnation)
+    assert net.run_until(net.now + 60.0, lambda: not lost.alive)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("heard", [False, True])
+@pytest.mark.parametrize("nodes", [2, 3])
+def test_a_kill_outlives_the_home_that_it_was_asked_of(monkeypatch, nodes, heard, seed):
+    """The home of a detached actor dies before it hears of the kill, or before others hear that it was done."""
+    monkeypatch.setattr(cluster_module, "SimDriver", Quiet)
+    cluster = quiet(seed, nodes, drivers=2)
+    net, handles = cluster.net, []
+    killer, creator = sorted(cluster.drivers, key=lambda driver: driver.incarnation)
+    creator.create_detached("one", -1, handles.append)
+    net.run_until(2.0)
+    killer.look_up("one", handles.append)
+    net.run_until(3.0)
+    home, actor = cluster.nodes[creator.node], handles[1].actor
+    assert killer.node != creator.node and state(home, actor) == "ALIVE"
+
+    if not heard:
+        cut_off(home)
+    killer.kill_actor(handles[1], no_restart=True)
+    if heard:
+        assert net.run_until(4.0, lambda: state(home, actor) == "DEAD")
+        cut_off(home)
+    net.run_until(net.now + 2.0)
+    assert home.incarnation in cluster.oracle.condemned
+    cluster.oracle.names.clear()  # so that nobody kills it once more
+    cluster.run()
+
+
+def state(node: SimNode, actor: bytes) -> Any:
+    return node.machine.actors.actors[actor].state

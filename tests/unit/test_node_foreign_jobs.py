@@ -1,0 +1,139 @@
+"""Jobs of other nodes, as a NodeMachine hears of them: their end may come before their beginning, or not at all."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.test_node_groups import GroupNode
+from tests.unit.test_node_machine import CPU, NODE
+from zray import messages as m
+from zray.gcs.service import GcsService
+from zray.ids import group_id
+from zray.node.jobs import JOB_BITS, Job
+from zray.node.names import GcsNames
+
+HOME, THIRD = b"home\0\0\0\0", b"thrd\0\0\0\0"  # the driver's node, and another one that passes on
+DRIVER = HOME[:4] + b"dr01"
+ORDINAL = 3
+JOB = (ORDINAL << JOB_BITS) + 1
+START = m.JobStart(JOB, DRIVER, {})
+GROUP = group_id(THIRD, bytes(16), 1)
+
+
+def row(node, ordinal):
+    return {"node_id": node + bytes(20), "endpoint": "tcp://127.0.0.1:1", "name": "", "total": CPU, "labels": {},
+            "shown": {}, "state": "alive", "reason": "", "ordinal": ordinal}
+
+
+class Cluster(GroupNode):
+    """A node with two others, and a group whose home is the third."""
+
+    def __init__(self):
+        super().__init__()
+        for node, ordinal in ((HOME, ORDINAL), (THIRD, 4)):
+            self.machine.node_joined(node, row(node, ordinal), self.now)
+        self.take()
+
+    def gone(self, node):
+        self.machine.node_gone(node, "its process ended", self.now)
+        self.take()
+
+    def over(self):
+        job = self.machine.jobs.jobs.get(JOB)
+        return job is not None and job.is_over
+
+    def adopt(self, detached=False):
+        """The group's home dies, and its row makes this node the next."""
+        self.names.groups[GROUP] = {
+            "home": THIRD, "state": "CREATED", "is_detached": detached, "creator_job_id": JOB, "units": [CPU],
+            "strategy": "PACK", "name": "", "ray_namespace": "", "version": 1, "attempts": 1, "rounds": [1],
+            "created_s": 0.0, "nodes": [NODE]}
+        self.gone(THIRD)
+
+    def state(self):
+        return self.machine.groups.table.groups[GROUP].state
+
+
+@pytest.fixture
+def node():
+    return Cluster()
+
+
+@pytest.mark.parametrize("end", [
+    m.JobEnd(JOB, "bye"), m.ProcessGone(DRIVER, "its process ended"),
+], ids=["JobEnd", "ProcessGone"])
+def test_a_job_that_begins_here_after_its_end_was_heard_of_is_over_at_once(node, end):
+    node.say(HOME, end)
+    node.say(THIRD, START)
+    assert node.over()
+
+
+def test_a_job_of_a_dead_node_is_over_at_once(node):
+    node.gone(HOME)
+    node.say(THIRD, START)
+    assert node.over()
+
+
+def test_of_a_job_that_is_passed_on_the_control_store_says_whether_it_goes_on(node):
+    node.say(THIRD, START)
+    assert not node.over()
+    later = Cluster()
+    later.names.ended_jobs.add(JOB)
+    later.say(THIRD, START)
+    assert later.over()
+
+
+def test_what_a_drivers_own_node_says_is_taken_as_it_is(node):
+    node.names.ended_jobs.add(JOB)  # not of this one: its row is not written yet
+    node.say(HOME, START)
+    assert not node.over()
+    node.say(HOME, m.JobEnd(JOB, "bye"))
+    assert node.over()
+
+
+def test_an_adopted_group_of_a_job_that_has_ended_is_removed_also_if_the_job_was_never_heard_of_here(node):
+    node.names.ended_jobs.add(JOB)
+    node.adopt()
+    assert node.state() == "REMOVED"
+
+
+@pytest.mark.parametrize("end", ["JobEnd", "node"])
+def test_an_adopted_group_ends_later_with_a_job_that_was_never_heard_of_here(node, end):
+    node.adopt()
+    assert node.state() != "REMOVED"
+    node.say(HOME, m.JobEnd(JOB, "bye")) if end == "JobEnd" else node.gone(HOME)
+    assert node.state() == "REMOVED"
+
+
+def test_a_job_whose_end_was_heard_of_before_the_adoption_is_not_asked_for(node):
+    node.say(HOME, m.JobEnd(JOB, "bye"))
+    node.names.job_ended = None  # its row may not be written yet
+    node.adopt()
+    assert node.state() == "REMOVED"
+
+
+def test_a_detached_group_stays(node):
+    node.names.ended_jobs.add(JOB)
+    node.adopt(detached=True)
+    node.gone(HOME)
+    assert node.state() != "REMOVED"
+
+
+def test_the_control_store_knows_jobs_by_their_rows_and_by_the_nodes_of_their_drivers():
+    service = GcsService(lambda: 0.0, lambda peer, message: None, incarnation=HOME, node_id=HOME + bytes(20))
+    ordinals = []
+    service.admit(row(HOME, 0), lambda refused, ordinal: ordinals.append(ordinal))
+    names = GcsNames(service.client)
+    first = (ordinals[0] << JOB_BITS) + 1
+    running, over = Job(first, DRIVER, 7, {}, 1.0), Job(first + 1, DRIVER, 7, {}, 1.0)
+    over.ended = 2.0
+    for job in (running, over):
+        names.record_job(job.number, job.row())
+    answers = []
+    for number in (first, first + 1, first + 2, JOB):
+        names.job_ended(number, answers.append)
+    assert answers == [False, True, False, True], "runs; over; not written yet; of no node that lives"
+    found = []
+    names.find_node(HOME, found.append)
+    names.find_node(THIRD, found.append)
+    assert found[0]["node_id"] == HOME + bytes(20) and found[1] is None

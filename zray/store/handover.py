@@ -1,0 +1,149 @@
+"""What only a leaving node has, handed to nodes that stay: the leaver's half.  Pure.
+
+    a primary (or the kept copy of a lost one)   that no heir keeps     is asked of one: KeepCopies
+    CopyMade of that heir                        it keeps the object    its address stays; readers find the heir
+    CopyGone, or the heir says nothing, is gone, leaves too             another one is asked, while there is one
+    freed by its owner                                                  nobody needs it
+
+An heir brings the objects as if a process there had asked for them, and keeps them as if they were its own: spilled
+under pressure, never evicted.  Small objects go first, so that most survive should time run out; of extents that
+processes still hold, the store asks the return.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from zray.messages import KeepCopies
+from zray.store.copies import Copies
+from zray.store.directory import Directory
+from zray.store.exchange import ASKED_AHEAD, Handed, Key, Say
+from zray.store.records import Stored
+from zray.store.table import StoreTable
+
+# How often to look for what has become ours to give (processes end, and give back their extents); with many objects
+# less often, as each costs some microseconds.
+LOOK_S = 0.02
+LOOK_OBJECTS = 1000
+# An heir that says nothing for so long is passed over: long before a dead one is known to be dead.
+SILENT_S = 1.0
+
+
+class HandOver:
+    """See the module's docstring.  Nothing happens before the first ``step``."""
+
+    def __init__(self, me: bytes, copies: Copies, directory: Directory, table: StoreTable, out: list[Any]):
+        self.me = me
+        self.copies = copies
+        self.directory = directory
+        self.table = table
+        self.out = out
+        self.begun = False
+        self.mine: dict[Key, Stored] = {}  # at the last look
+        self.kept: dict[Key, bytes] = {}  # object -> its heir
+        self.asked: dict[Key, bytes] = {}
+        self.refused: dict[Key, set[bytes]] = {}
+        self.given: dict[bytes, int] = {}  # bytes asked of each heir
+        self._bytes = self._kept_bytes = 0  # sums over mine, kept
+        self._queue: list[Key] = []  # to be asked of somebody, the next one last
+        self._heard: dict[bytes, float] = {}  # heir -> when it last said, or was first asked, anything
+        self._heirs: tuple[bytes, ...] = ()
+        self._look_at = 0.0
+        self._looked = -1  # table.named then
+
+    def step(self, heirs: Iterable[bytes], needed: Callable[[bytes], bool], now: float) -> Handed:
+        """Go on.  ``heirs`` are the nodes that stay, ``needed`` says which objects anybody could want."""
+        self.begun = True
+        present = tuple(sorted(heirs))
+        idle = not self.asked and not self._queue
+        if present != self._heirs or now >= self._look_at or idle and self._looked != self.table.named:
+            self._heirs = present
+            self._look(needed, now)
+        self._ask(now)
+        done = (not self.asked and not self._queue and not self.table.grants and self._looked == self.table.named
+                and self.directory.written)
+        return Handed(done, len(self.kept), self._kept_bytes,
+                      len(self.mine) - len(self.kept), self._bytes - self._kept_bytes)
+
+    def _look(self, needed: Callable[[bytes], bool], now: float) -> None:
+        self.table.recall_all(now)
+        self._looked = self.table.named
+        self.mine = {self._key(stored): stored for stored in self.table.names.values()
+                     if not stored.freed and not stored.secondary and needed(stored.oid)}
+        for held in (self.asked, self.kept):
+            for key in [key for key in held if key not in self.mine]:
+                del held[key]
+        for key, heir in list(self.asked.items()):
+            if heir not in self._heirs:
+                del self.asked[key]
+            elif now >= self._heard[heir] + SILENT_S and self._heir(key, but=heir) is not None:
+                self.refused.setdefault(key, set()).add(self.asked.pop(key))
+        self._bytes = sum(stored.nbytes for stored in self.mine.values())
+        self._kept_bytes = sum(self.mine[key].nbytes for key in self.kept)
+        self._queue = [key for key in self.mine if key not in self.kept and key not in self.asked]
+        self._queue.sort(key=lambda key: -self.mine[key].nbytes)
+        self._look_at = now + LOOK_S * (1 + len(self.mine) // LOOK_OBJECTS)
+
+    def _ask(self, now: float) -> None:
+        messages: dict[bytes, list[list[Any]]] = {}
+        while self._queue and len(self.asked) < ASKED_AHEAD:
+            key = self._queue.pop()
+            stored = self.mine[key]
+            heir = self._heir(key)
+            if stored.freed or heir is None:
+                continue
+            self.asked[key] = heir
+            self.given[heir] = self.given.get(heir, 0) + stored.nbytes
+            self._heard.setdefault(heir, now)
+            messages.setdefault(heir, []).append([*key, max(stored.offset, 0), stored.nbytes])
+        for heir, objects in messages.items():
+            self.out.append(Say(heir, KeepCopies(objects)))
+
+    def _key(self, stored: Stored) -> Key:
+        if stored.foreign:
+            return self.copies.keys[stored.generation]
+        return Key(stored.oid, self.me, stored.generation)
+
+    def _heir(self, key: Key, but: bytes = b"") -> bytes | None:
+        """Who has it already, else who was given least."""
+        refused = self.refused.get(key, ())
+        possible = [heir for heir in self._heirs if heir not in refused and heir != but]
+        has = self.directory.complete.get(key, {})
+        return min(possible, key=lambda heir: (heir not in has, self.given.get(heir, 0)), default=None)
+
+    # ------------------------------------------------------------ what nodes say
+
+    def heard(self, node: bytes, now: float) -> None:
+        if node in self._heard:
+            self._heard[node] = now
+
+    def made(self, node: bytes, key: Key) -> None:
+        """It has the object.  One that was passed over for its silence may say so late."""
+        if key in self.asked and (self.asked[key] == node or node in self.refused.get(key, ())):
+            del self.asked[key]
+            self.kept[key] = node
+            self._kept_bytes += self.mine[key].nbytes
+
+    def unmade(self, node: bytes, key: Key) -> None:
+        if self.asked.get(key) == node or self.kept.get(key) == node:
+            self.refused.setdefault(key, set()).add(node)
+            self._again(key)
+
+    def node_gone(self, node: bytes) -> None:
+        for key in [key for held in (self.asked, self.kept) for key, heir in held.items() if heir == node]:
+            self._again(key)
+
+    def _again(self, key: Key) -> None:
+        self.asked.pop(key, None)
+        if self.kept.pop(key, None) is not None:
+            self._kept_bytes -= self.mine[key].nbytes
+        self._queue.append(key)
+
+    def check(self) -> None:
+        several = [*self.asked, *self.kept, *self._queue]
+        assert len(several) == len(set(several)) and set(several) <= self.mine.keys()
+        assert len(self.asked) <= ASKED_AHEAD
+        assert self._kept_bytes == sum(self.mine[key].nbytes for key in self.kept)
+        assert all(heir in self._heard for heir in self.asked.values())
+        assert self.begun or not self.mine

@@ -265,6 +265,23 @@ def test_a_node_silent_for_the_time_out_is_declared_dead_and_fenced_when_it_come
     assert "declared dead" in refused[0][0]
 
 
+def test_a_node_that_is_heard_again_while_its_row_becomes_dead_gets_no_part():
+    bench = Bench(4)
+    first, victim = next(iter(bench.services.values())), node_id(3)[:8]
+    on_their_way: list = []
+    put_off, first.client.compare_and_set = first.client.compare_and_set, lambda *op: on_their_way.append(op)
+    bench.stopped.add(victim)
+    bench.wait(NODE_TIMEOUT_S + 0.1)
+    bench.stopped.clear()
+    bench.wait(1.0)
+    assert len(on_their_way) == 1 and victim in first.control.membership.answering
+    assert victim not in first.control.view(bench.now).usable and victim not in first.config.involved
+    first.client.compare_and_set = put_off
+    put_off(*on_their_way[0])
+    bench.settle()
+    assert bench.fenced == [victim] and not first.condemned()
+
+
 def test_a_minority_that_is_cut_off_declares_nobody_dead_and_writes_nothing():
     bench = Bench(3)
     lonely = bench.services[bench.chain[0]]

@@ -54,8 +54,8 @@ from zray.messages import (
 RESEND_S = 0.05
 # A tail acknowledges this long after an update, the others a little later: what the tail says makes theirs needless.
 # An acknowledgement an update would be half of all messages of a write, and of the wake-ups.
-ACK_S = 0.02
-ACK_PASSED_ON_S = 0.03
+ACK_S = 0.04
+ACK_PASSED_ON_S = 0.05
 # Updates a successor may have unacknowledged before its predecessor pauses.
 WINDOW = 1024
 # Updates in progress in a chain before the head leaves requests to be retried.

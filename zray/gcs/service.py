@@ -243,6 +243,10 @@ class GcsService(Host):
             return
         self._ticked_at = now
         self._run(lambda: self.control.tick(now))
+        if any(replica.acknowledge_at <= now for replica in self.replicas.values()):
+            for replica in self.replicas.values():  # those of the other shards in the same frame
+                if replica.acknowledge_at < math.inf:
+                    replica.acknowledge_at = now
         for replica in list(self.replicas.values()):
             self._run(lambda replica=replica: self._of_replica(replica, replica.tick(now)))  # type: ignore[misc]
         if not self.alone or self.client.busy:

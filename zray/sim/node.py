@@ -124,7 +124,6 @@ class SimNode(Process):
         self.watched: set[bytes] = set()  # drivers whose process this node watches
         self._workers_made = 0
         self._tick_at: float | None = None
-        self._stirred = False
         self._early: deque[tuple[bytes, int, Any]] = deque()
         self._through = through
         if through:
@@ -212,7 +211,6 @@ class SimNode(Process):
         handler = self.gcs.handlers.get(code)
         if handler is not None:
             handler(peer, message)
-            self._stirred = True
         elif code == m.NodeJoin.CODE:
             self.member.node_join(peer, message)
         elif code == m.NodeRows.CODE:
@@ -231,8 +229,8 @@ class SimNode(Process):
         if self._leaving is not None:
             self._leaving.step(self.net.now)
         self.gcs.flush()
-        if self._stirred:  # the control store may have answered the machine
-            self._stirred = False
+        if self.gcs.told:
+            self.gcs.told = False
             self.machine.settle(self.net.now)
         effects = self.machine.effects
         while effects:
@@ -243,6 +241,8 @@ class SimNode(Process):
         if self.stopping:
             self.cluster.end_node(self, self.stopping)
             return
+        if self.gcs.told:  # the control store has answered what an effect asked
+            self.stir()
         times = [self.machine.next_deadline(), self.gcs.next_deadline(), self.member.next_deadline(),
                  self._leaving.next_deadline() if self._leaving is not None else None]
         when = min((at for at in times if at is not None), default=None)
@@ -260,7 +260,6 @@ class SimNode(Process):
             self.machine.tick(now)
         if (when := self.gcs.next_deadline()) is not None and when <= now:
             self.gcs.tick(now)
-            self._stirred = True
         if (when := self.member.next_deadline()) is not None and when <= now:
             self.member.tick(now)
         self.stir()

@@ -23,6 +23,7 @@ import numpy as np
 import zray
 from benchmarks import measure
 from benchmarks.budgets import BUDGETS
+from benchmarks.command import add_parts
 from benchmarks.compare import better
 from benchmarks.drivers import Driver
 from benchmarks.measure import Row, cost_row, latencies, latency_row, rate_row
@@ -222,15 +223,12 @@ def rows() -> list[Row]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    known = [*PARTS, *sorted(ALONE_ONLY)]
-    parser.add_argument("parts", nargs="*", metavar="part", help=", ".join(known))
+    add_parts(parser, [*PARTS, *sorted(ALONE_ONLY)])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--nodes", type=int, default=4)
     parser.add_argument("--json", default="benchmarks/results/cluster.json")
     options = parser.parse_args()
-    parts = options.parts or known
-    if unknown := set(parts) - set(known):
-        parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    parts = options.parts
     cluster = Cluster(options.nodes)
     try:
         found = three_ways(cluster, [part for part in parts if part in PARTS], options.rounds)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from benchmarks import pool
 from benchmarks.budgets import BUDGETS
+from benchmarks.command import add_parts
 from benchmarks.groups import GROUPS, ZRAY_ONLY
 from benchmarks.measure import Row
 from benchmarks.processes import measure_apart
@@ -29,14 +30,14 @@ RAY_PACKAGE = "ray==2.60.0"
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("groups", nargs="*", metavar="group", help=", ".join(GROUPS))
+    add_parts(parser, GROUPS, "groups")
     parser.add_argument("--against", required=True, choices=["ray", "multiprocessing"])
     parser.add_argument("--ray-python", help="an interpreter that has Ray")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="leave out what takes minutes")
     parser.add_argument("--json", default="benchmarks/results/compare.json")
     options = parser.parse_args()
-    groups = options.groups or list(GROUPS)
+    groups = options.groups
     if options.against == "ray":
         python = options.ray_python or python_with_ray()
         other = lambda group: [] if group in ZRAY_ONLY else measure_apart(group, "ray", python, options.quick)  # noqa: E731

@@ -25,10 +25,12 @@ import tempfile
 import time
 from typing import Any
 
+from benchmarks.command import add_parts
 from benchmarks.drivers import Driver
 from benchmarks.echo import echo_p50
 from benchmarks.measure import Row, cost_row, quantile, rate_row
 from benchmarks.plot import plot
+from benchmarks.proc import pss_bytes
 from benchmarks.report import number, table, write_json
 from zray.cluster_utils import Cluster, ClusterNode
 from zray.node.ask import Asker
@@ -305,18 +307,13 @@ def memory(tasks: int = TASKS) -> dict[str, Any]:
             start = time.perf_counter()
             for _ in range(10):
                 driver.do("benchmarks.kv", "pass_tasks", tasks // 10)
-                samples.append(_resident(pid))
+                samples.append(pss_bytes(pid, "Pss_Anon"))
             spent = time.perf_counter() - start
     finally:
         cluster.shutdown()
     return {"tasks": tasks, "tasks_s": tasks / spent, "daemon_MB": [round(b / 1e6, 2) for b in samples],
             "growth_second_half_MB": (samples[-1] - samples[4]) / 1e6,
             "bytes_a_task": (samples[-1] - samples[4]) / (tasks / 2)}
-
-
-def _resident(pid: int) -> int:
-    with open(f"/proc/{pid}/smaps_rollup") as lines:
-        return next(int(line.split()[1]) for line in lines if line.startswith("Pss_Anon:")) * 1024
 
 
 def steady_alone() -> dict[str, Any]:
@@ -344,16 +341,13 @@ def rows() -> list[Row]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    known = ["steady", "chains", "kill", "stop", "join", "timeline", "restart", "memory"]
-    parser.add_argument("parts", nargs="*", metavar="part", help=", ".join(known))
+    add_parts(parser, ["steady", "chains", "kill", "stop", "join", "timeline", "restart", "memory"])
     parser.add_argument("--events", type=int, default=3, help="of each kind at each place")
     parser.add_argument("--figures", default="docs/figures")
     parser.add_argument("--json", default="benchmarks/results/gcs.json")
     options = parser.parse_args()
-    if unknown := set(options.parts) - set(known):
-        parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     out: dict[str, Any] = {}
-    for part in options.parts or known:
+    for part in options.parts:
         if part == "steady":
             out[part] = steady_alone()
             print(show_steady("three replicas, client elsewhere", out[part]))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from benchmarks.measure import Row, cost_row, seconds
+from benchmarks.proc import resident_bytes
 
 GROUP = "queue"
 CPUS = 2
@@ -44,8 +44,3 @@ def _queue(ray: Any, count: int) -> list[Row]:
         cost_row(GROUP, "1,000,000 queued tasks", spent * TASKS / count),
         cost_row(GROUP, "driver memory of a queued task", (peak - before) / count, "B"),
     ]
-
-
-def resident_bytes() -> int:
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

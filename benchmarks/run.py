@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 
 from benchmarks.budgets import reached
+from benchmarks.command import add_parts
 from benchmarks.groups import GROUPS
 from benchmarks.processes import measure_apart
 from benchmarks.report import own_table, write_json
@@ -15,13 +16,11 @@ from benchmarks.report import own_table, write_json
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("groups", nargs="*", metavar="group", help=", ".join(GROUPS))
+    add_parts(parser, GROUPS, "groups")
     parser.add_argument("--quick", action="store_true", help="leave out what takes minutes")
     parser.add_argument("--json", default="benchmarks/results/zray.json")
     options = parser.parse_args()
-    if unknown := set(options.groups) - set(GROUPS):
-        parser.error(f"no such group: {', '.join(sorted(unknown))}; there are {', '.join(GROUPS)}")
-    rows = [row for group in options.groups or GROUPS for row in measure_apart(group, quick=options.quick)]
+    rows = [row for group in options.groups for row in measure_apart(group, quick=options.quick)]
     print(own_table(rows))
     missed = sum(reached(row) is False for row in rows)
     print(f"\n{len(rows)} rows, {missed} miss their budget")

@@ -18,6 +18,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
+from benchmarks.command import add_parts
 from benchmarks.drivers import Driver
 from benchmarks.measure import rate
 from benchmarks.plot import plot
@@ -104,16 +105,13 @@ def _item(x: int) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    known = ["measured", "simulated", "map"]
-    parser.add_argument("parts", nargs="*", metavar="part", help=", ".join(known))
+    add_parts(parser, ["measured", "simulated", "map"])
     parser.add_argument("--nodes", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--tasks", type=int, default=200, help="a CPU")
     parser.add_argument("--figures", default="docs/figures")
     parser.add_argument("--json", default="benchmarks/results/scaling.json")
     options = parser.parse_args()
-    parts = options.parts or known
-    if unknown := set(parts) - set(known):
-        parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    parts = options.parts
     out: dict[str, Any] = {}
     lines: list[tuple[str, list[tuple[float, float]]]] = []
     if "measured" in parts:

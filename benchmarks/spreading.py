@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.command import add_parts
 from benchmarks.drivers import Driver
 from benchmarks.placement import WINDOW_S, loads, verdict
 from benchmarks.plot import plot
@@ -135,16 +136,13 @@ def run_locality(figures: str) -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    known = ["spread", "locality"]
-    parser.add_argument("parts", nargs="*", metavar="part", help=", ".join(known))
+    add_parts(parser, ["spread", "locality"])
     parser.add_argument("--nodes", type=int, default=8)
     parser.add_argument("--tasks", type=int, default=4000)
     parser.add_argument("--figures", default="docs/figures")
     parser.add_argument("--json", default="benchmarks/results/spreading.json")
     options = parser.parse_args()
-    parts = options.parts or known
-    if unknown := set(parts) - set(known):
-        parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    parts = options.parts
     out: dict[str, Any] = {}
     if "spread" in parts:
         out["spread"] = run_spread(options.nodes, options.tasks, options.figures)

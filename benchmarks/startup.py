@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from benchmarks.measure import Row, cost_row
+from benchmarks.proc import session_memory
 
 GROUP = "session"
 CPUS = 2
@@ -64,36 +65,3 @@ def _memory(ray: Any) -> list[Row]:
 def _pid() -> int:
     time.sleep(0.05)  # long enough that both CPUs get a worker
     return os.getpid()
-
-
-def session_memory() -> tuple[int, int]:
-    """Bytes of proportional memory of this process and all its descendants, and how many they are."""
-    total, count = 0, 0
-    for pid in descendants(os.getpid()):
-        try:
-            with open(f"/proc/{pid}/smaps_rollup") as lines:
-                total += next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1024
-            count += 1
-        except (OSError, StopIteration):
-            continue  # ended in the meantime
-    return total, count
-
-
-def descendants(root: int) -> list[int]:
-    """``root`` and every process below it."""
-    children: dict[int, list[int]] = {}
-    for name in os.listdir("/proc"):
-        if not name.isdigit():
-            continue
-        try:
-            with open(f"/proc/{name}/stat") as file:
-                parent = int(file.read().rpartition(")")[2].split()[1])
-        except OSError:
-            continue
-        children.setdefault(parent, []).append(int(name))
-    found, stack = [], [root]
-    while stack:
-        pid = stack.pop()
-        found.append(pid)
-        stack += children.get(pid, ())
-    return found

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import argparse
 import glob
 import os
 import sys
@@ -14,16 +13,12 @@ import threading
 import time
 
 import zray as ray
-from fuzz.processes import descendants, live
+from benchmarks.proc import descendants, live, resident_bytes
+from fuzz.command import with_options
 
 
 def open_descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
-
-
-def resident_bytes() -> int:
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def session(work: bool) -> tuple[str, set[tuple[int, int]]]:
@@ -87,7 +82,4 @@ def main(count: int = 1000, every: int = 10) -> int:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--count", type=int, default=1000)
-    parser.add_argument("--every", type=int, default=10)
-    raise SystemExit(main(**vars(parser.parse_args())))
+    raise SystemExit(with_options(main, __doc__))

@@ -8,14 +8,13 @@ second half of a phase is what is reported, because the first half fills pools a
 
 from __future__ import annotations
 
-import argparse
-import os
 from collections.abc import Callable
 
 import numpy as np
 
 import zray as ray
-from fuzz.processes import descendants
+from benchmarks.proc import session_memory
+from fuzz.command import with_options
 
 SAMPLES = 10
 GROWTH_BYTES_MAX = 20_000_000  # over half a phase: a leak of 40 bytes a task would show
@@ -26,24 +25,12 @@ def nothing(x: int) -> int:
     return x
 
 
-def session_bytes() -> int:
-    """Proportional set size of this process and its descendants."""
-    total = 0
-    for pid in [os.getpid(), *(pid for pid, _ in descendants(os.getpid()))]:
-        try:
-            with open(f"/proc/{pid}/smaps_rollup") as lines:
-                total += next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1024
-        except (OSError, StopIteration):
-            continue
-    return total
-
-
 def phase(name: str, count: int, step: Callable[[int], None]) -> int:
     """Run ``step(amount)`` until ``count`` is done; returns the growth in bytes over the second half."""
     samples = []
     for number in range(SAMPLES):
         step(count // SAMPLES)
-        samples.append(session_bytes())
+        samples.append(session_memory()[0])
         print(f"{name}: {(number + 1) * (count // SAMPLES):,} done, {samples[-1] / 1e6:.1f} MB", flush=True)
     return samples[-1] - samples[SAMPLES // 2 - 1]
 
@@ -76,7 +63,4 @@ def main(tasks: int = 1_000_000, puts: int = 100_000) -> int:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tasks", type=int, default=1_000_000)
-    parser.add_argument("--puts", type=int, default=100_000)
-    raise SystemExit(main(**vars(parser.parse_args())))
+    raise SystemExit(with_options(main, __doc__))

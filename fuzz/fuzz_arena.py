@@ -1,23 +1,16 @@
-"""Random work on the store's allocators and its table, by seed: ``python -m fuzz.fuzz_arena --seconds 60 [--seed N]``.
-
-Each seed is one run, the same every time.  A failing seed is printed; add it to SEEDS_OF_PAST_FAILURES with a word
-on what it found.
-"""
+"""Random work on the store's allocators and its table, by seed: ``python -m fuzz.fuzz_arena --seconds 60``."""
 
 from __future__ import annotations
 
-import argparse
 import random
-import time
-import traceback
 
+from fuzz.command import by_seed
 from tests.oracles.naive_arena import NaiveArena
 from tests.oracles.store_harness import Harness
 from zray.store import StoreFull
 from zray.store.arena import Arena
 from zray.store.client import Allocation
 
-SEEDS_OF_PAST_FAILURES: tuple[int, ...] = ()
 STEPS = 300
 
 
@@ -103,29 +96,10 @@ def fuzz_store(rng: random.Random) -> None:
         harness.close()
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=30.0)
-    parser.add_argument("--seed", type=int, default=None, help="run this seed alone")
-    options = parser.parse_args()
-    end = time.monotonic() + options.seconds
-    seeds = [options.seed] if options.seed is not None else list(SEEDS_OF_PAST_FAILURES)
-    runs = 0
-    seed = random.SystemRandom().getrandbits(32)
-    while seeds or (options.seed is None and time.monotonic() < end):
-        current = seeds.pop() if seeds else seed
-        seed += 1
-        runs += 1
-        try:
-            fuzz_arena(random.Random(current))
-            fuzz_store(random.Random(current))
-        except Exception:  # the point of a fuzzer: report the seed of whatever went wrong
-            traceback.print_exc()
-            print(f"seed {current} failed")
-            return 1
-    print(f"{runs} seeds, no failure")
-    return 0
+def run(seed: int) -> None:
+    fuzz_arena(random.Random(seed))
+    fuzz_store(random.Random(seed))
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(by_seed(run, __doc__))

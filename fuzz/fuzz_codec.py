@@ -1,19 +1,20 @@
-"""Random and mutated frames against envelope, session, codec and, with --mesh, real sockets.
+"""Random and mutated frames against envelope, session, codec and real sockets.
 
-    python fuzz/fuzz_codec.py --seconds 30 --seed 1
+    python -m fuzz.fuzz_codec --seconds 30
 
-One seed is one run.  Nothing but Malformed and MalformedFrame may ever come out, pickle may never be touched, and a
+Nothing but Malformed and MalformedFrame may ever come out, pickle may never be touched, and a
 mesh that was shouted at must still hold its invariants and answer.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
+import tempfile
 import time
 from random import Random
 from typing import Any
 
+from fuzz.command import by_seed
 from zray.codec import Malformed, decode, encode
 from zray.messages import BY_CODE, FIELD_TYPES
 from zray.transport import envelope
@@ -151,24 +152,13 @@ def run_mesh(seed: int, frames: int, directory: str) -> dict[str, int]:
         mesh.close()
 
 
-def main() -> None:
-    """Run seeds until the time is up."""
-    import tempfile  # noqa: PLC0415
-
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    watch_pickle()
-    seed, end = args.seed, time.monotonic() + args.seconds
-    while time.monotonic() < end:
-        decoded = run_pure(seed, 500)
-        with tempfile.TemporaryDirectory() as directory:
-            counters = run_mesh(seed, 300, directory)
-        assert not _PICKLES, _PICKLES
-        print(f"seed {seed}: {decoded} messages decoded, {counters}")
-        seed += 1
+def run(seed: int) -> None:
+    run_pure(seed, 500)
+    with tempfile.TemporaryDirectory() as directory:
+        run_mesh(seed, 300, directory)
+    assert not _PICKLES, _PICKLES
 
 
 if __name__ == "__main__":
-    main()
+    watch_pickle()
+    raise SystemExit(by_seed(run, __doc__))

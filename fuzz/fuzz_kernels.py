@@ -1,27 +1,17 @@
 """Random clusters against the scheduling kernels: compiled, plain and the oracle must agree, for as long as you like.
 
-    python fuzz/fuzz_kernels.py [--seconds 60] [--seed 0]
-
-Prints the seed of the first disagreement and exits 1.  FAILED keeps the seeds of past ones; they run first.
+    python -m fuzz.fuzz_kernels --seconds 60
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
-import time
-from itertools import chain
-from itertools import count as itertools_count
-from pathlib import Path
+from functools import partial
 from random import Random
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "oracles"))
+from fuzz.command import by_seed
+from tests.oracles import sched_naive as naive
+from zray.sched.loading import Kernels
 
-import sched_naive as naive  # noqa: E402
-
-from zray.sched.loading import Kernels  # noqa: E402
-
-FAILED: tuple[int, ...] = ()
 SCALES = (1, 2_500, 10_000, 2**40, 2**58)
 
 
@@ -36,8 +26,8 @@ def cluster(random: Random):
     return total, available, allowed, demands
 
 
-def one(seed: int, forms: list[Kernels]) -> str:
-    """What disagrees for this seed, '' when nothing does."""
+def one(forms: list[Kernels], seed: int) -> None:
+    """AssertionError when they disagree for this seed."""
     random = Random(seed)
     total, available, allowed, demands = cluster(random)
     gpu, limit = random.randint(-1, len(total[0]) - 1), random.choice((0, 300_000, 500_000, 1_000_001))
@@ -52,33 +42,15 @@ def one(seed: int, forms: list[Kernels]) -> str:
         free, out = form.matrix(available, len(total[0])), form.vector([0] * len(classes))
         made = form.matrix(total, len(total[0])), free, form.vector(allowed), form.matrix(demands, len(total[0]))
         placed = form.place_batch(*made, form.vector(classes), limit, gpu, out)
-        if list(map(int, out))[: len(prefix)] != want[: len(classes)]:
-            return f"place_batch, compiled={form.compiled}, is not what the policy says"
+        assert list(map(int, out))[: len(prefix)] == want[: len(classes)], (
+            f"place_batch, compiled={form.compiled}, is not what the policy says")
         where = form.vector([0] * len(demands))
         done = form.pack_bundles(*made, strategy, where)
         row = form.pick_spread(made[0], free, made[2], made[3][0], seed % len(total))
         seen.append((int(placed), list(map(int, out)), int(done), list(map(int, where)), int(row),
                      [list(map(int, values)) for values in free]))
-    return "" if all(outcome == seen[0] for outcome in seen) else "compiled and plain disagree"
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    forms = [Kernels.plain(), Kernels.load()]
-    end, count = time.monotonic() + options.seconds, 0
-    for current in chain(FAILED, itertools_count(options.seed)):
-        if current not in FAILED and time.monotonic() >= end:
-            break
-        problem, count = one(current, forms), count + 1
-        if problem:
-            print(f"seed {current}: {problem}")
-            return 1
-    print(f"{count} clusters, no disagreement (from seed {options.seed})")
-    return 0
+    assert all(outcome == seen[0] for outcome in seen), "compiled and plain disagree"
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(by_seed(partial(one, [Kernels.plain(), Kernels.load()]), __doc__))

@@ -1,6 +1,6 @@
 """Strangers and bad guests at a TCP port, while an honest peer keeps talking.
 
-    python fuzz/hostile_peers.py --seed 1 --rounds 200 --silent 1000
+    python -m fuzz.hostile_peers --seed 1 --rounds 200 --silent 1000
 
 One seed is one run.  None of it may crash the mesh, cost the honest peer its connection, or leave a descriptor behind,
 and not one byte of a stranger may reach the decoder: theirs say so, and the decoder fails on them.
@@ -8,7 +8,6 @@ and not one byte of a stranger may reach the decoder: theirs say so, and the dec
 
 from __future__ import annotations
 
-import argparse
 import os
 import resource
 import socket
@@ -20,6 +19,7 @@ from typing import Any
 
 import zmq
 
+from fuzz.command import with_options
 from zray.codec import decode, encode
 from zray.ids import new_incarnation
 from zray.messages import Bye
@@ -242,16 +242,12 @@ def _run(random: Random, rounds: int, silent_peers: int) -> dict[str, int]:
     return counts
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=200)
-    parser.add_argument("--silent", type=int, default=1000)
-    args = parser.parse_args()
+def main(seed: int = 1, rounds: int = 200, silent: int = 1000) -> int:
     began = time.monotonic()
-    print(run(args.seed, args.rounds, args.silent))
-    print(f"{args.rounds} visitors and {args.silent} silent ones in {time.monotonic() - began:.1f} s")
+    print(run(seed, rounds, silent))
+    print(f"{rounds} visitors and {silent} silent ones in {time.monotonic() - began:.1f} s")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(with_options(main, __doc__))

@@ -23,6 +23,7 @@ from benchmarks.drivers import Driver
 from benchmarks.gcs import PLACES, Store
 from benchmarks.measure import quantile
 from zray.cluster_utils import ClusterNode
+from zray.sim.chain import register_step
 from zray.sim.linearizability import Operation, check
 
 NODES = 5
@@ -32,15 +33,11 @@ SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
 
 
 def step(state: Hashable, action: Any) -> tuple[Hashable, Any]:
-    """A key of the store: its value or None."""
-    kind = action[0]
-    if kind == "get":
-        return state, state
-    if kind == "put":
-        return action[1], state is not None
-    if kind == "delete":
-        return None, state is not None
-    return (state, True) if state is not None else (action[1], False)  # add: whether it was there
+    """A key of the store: its value or None.  ``add`` puts if absent, and tells whether it was there."""
+    if action[0] != "add":
+        return register_step(state, action)
+    after, (absent, _) = register_step(state, ("cas", None, action[1]))
+    return after, not absent
 
 
 class Clients:

@@ -10,7 +10,6 @@ RayActorError.  A result that is wrong, another error, or a wait longer than the
 
 from __future__ import annotations
 
-import argparse
 import os
 import random
 import signal
@@ -22,7 +21,8 @@ from typing import Any
 import numpy as np
 
 import zray as ray
-from fuzz.processes import descendants, name_of
+from benchmarks.proc import descendants, name_of
+from fuzz.command import with_options
 from zray.exceptions import ObjectLostError, RayActorError, RayTaskError, WorkerCrashedError
 
 DEADLINE_S = 120.0
@@ -157,8 +157,4 @@ def main(kills: int = 1000, seed: int = 1, cpus: int = 4) -> int:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--cpus", type=int, default=4)
-    raise SystemExit(main(**vars(parser.parse_args())))
+    raise SystemExit(with_options(main, __doc__))

@@ -9,7 +9,6 @@ give the right values.
 
 from __future__ import annotations
 
-import argparse
 import os
 import random
 import signal
@@ -17,6 +16,7 @@ import threading
 import time
 
 import zray as ray
+from fuzz.command import with_options
 from zray.connection import current
 
 
@@ -109,7 +109,4 @@ def main(count: int = 10_000, seed: int = 1) -> int:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--count", type=int, default=10_000)
-    parser.add_argument("--seed", type=int, default=1)
-    raise SystemExit(main(**vars(parser.parse_args())))
+    raise SystemExit(with_options(main, __doc__))

@@ -22,14 +22,7 @@ from zray.sim.cluster import SimCluster
 from zray.sim.plan import Plan
 from zray.transport import envelope
 
-SEEDS = Path(__file__).parent / "seeds" / "cluster.txt"
 SEEDS_A_PIECE = 25
-
-
-def past_failures() -> list[int]:
-    """Seeds that failed once."""
-    lines = (line.split("#")[0].split() for line in SEEDS.read_text(encoding="utf-8").splitlines())
-    return [int(words[0]) for words in lines if words]
 
 
 def run(seed: int, plan: Plan | None = None, *, trace: bool = False) -> SimCluster:

@@ -3,17 +3,19 @@
 ``cluster``  a running session of 4 logical CPUs, shared by the tests of one module (a test that shuts it down costs
              the next one a start, nothing else).
 ``fresh``    no session is running; after the test there must again be none, and nothing left of any.
+``grow``     ``grow(args, args, ...)`` starts a cluster of such nodes and connects to the first; nothing of it may be
+             left after the test.  A module that shares one uses the same context, ``nodes.clusters``.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
+import contextlib
 import tempfile
 
 import pytest
 
 from tests.e2e.leaks import Footprint
+from tests.e2e.nodes import clusters
 from tests.e2e.target import IS_ZRAY, Gate, ray
 
 CPUS = 4
@@ -28,21 +30,15 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session", autouse=True)
 def session_root():
     """Sessions of these tests live in a directory of their own, short enough for socket paths."""
-    root = tempfile.mkdtemp(prefix="zt-", dir="/tmp")
-    before = {name: os.environ.get(name) for name in ("ZRAY_TMPDIR", "RAY_DEDUP_LOGS")}
-    os.environ["ZRAY_TMPDIR"] = root
-    yield root
-    for name, value in before.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
-    shutil.rmtree(root, ignore_errors=True)
+    with (tempfile.TemporaryDirectory(prefix="zt-", dir="/tmp", ignore_cleanup_errors=True) as root,
+          pytest.MonkeyPatch.context() as patch):
+        patch.setenv("ZRAY_TMPDIR", root)
+        yield root
 
 
-@pytest.fixture(scope="module")
-def module_footprint(session_root):
-    """Leak check around all sessions of a module."""
+@contextlib.contextmanager
+def leaves_nothing(session_root):
+    """At the end the session that runs is over, and nothing is left of any."""
     footprint = Footprint(session_root) if IS_ZRAY else None
     yield footprint
     if footprint:
@@ -50,6 +46,13 @@ def module_footprint(session_root):
     ray.shutdown()
     if footprint:
         footprint.check()
+
+
+@pytest.fixture(scope="module")
+def module_footprint(session_root):
+    """Leak check around all sessions of a module."""
+    with leaves_nothing(session_root) as footprint:
+        yield footprint
 
 
 @pytest.fixture
@@ -64,13 +67,14 @@ def cluster(module_footprint):
 @pytest.fixture
 def fresh(session_root):
     ray.shutdown()
-    footprint = Footprint(session_root) if IS_ZRAY else None
-    yield footprint
-    if footprint:
-        footprint.watch()
-    ray.shutdown()
-    if footprint:
-        footprint.check()
+    with leaves_nothing(session_root) as footprint:
+        yield footprint
+
+
+@pytest.fixture
+def grow(session_root):
+    with clusters(session_root) as start:
+        yield start
 
 
 @pytest.fixture

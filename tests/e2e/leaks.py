@@ -34,11 +34,11 @@ class Footprint:
 
     def check(self) -> None:
         """After shutdown: everything that was watched is gone."""
-        until(lambda: not self.alive(), f"processes end, alive: {self.alive()}", 10)
-        until(lambda: not self.leftover_segments(), f"segments go: {self.leftover_segments()}", 5)
-        until(lambda: not self.leftover_sessions(), f"session directories go: {self.leftover_sessions()}", 5)
-        until(lambda: not self.new_threads(), f"threads end: {self.new_threads()}", 5)
-        until(lambda: not self.new_descriptors(), f"descriptors are closed: {self.new_descriptors()}", 5)
+        until(lambda: not self.alive(), lambda: f"processes end, alive: {self.alive()}", 10)
+        until(lambda: not self.leftover_segments(), lambda: f"segments go: {self.leftover_segments()}", 5)
+        until(lambda: not self.leftover_sessions(), lambda: f"session directories go: {self.leftover_sessions()}", 5)
+        until(lambda: not self.new_threads(), lambda: f"threads end: {self.new_threads()}", 5)
+        until(lambda: not self.new_descriptors(), lambda: f"descriptors are closed: {self.new_descriptors()}", 5)
 
     def alive(self) -> list[str]:
         return [repr(p) for p in self.processes.values() if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]

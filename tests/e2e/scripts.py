@@ -1,4 +1,4 @@
-"""Run Python programs in a process of their own, as users do."""
+"""Run Python programs and the command line in processes of their own, as users do."""
 
 from __future__ import annotations
 
@@ -25,3 +25,12 @@ def run_script(directory: Path, source: str, *arguments: str, name: str = "train
                           capture_output=True, timeout=timeout_s)
     assert not check or done.returncode == 0, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
+
+
+def zray(*arguments: str, code: int = 0, **env: str) -> str:
+    """What the command says, output and errors; AssertionError when it does not exit with ``code``."""
+    program = "import sys; from zray.cli import main; sys.exit(main())"
+    done = subprocess.run([sys.executable, "-c", program, *arguments], env=environment(**env), text=True,
+                          capture_output=True, timeout=60)
+    assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout + done.stderr

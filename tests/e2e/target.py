@@ -19,16 +19,35 @@ ray: Any = importlib.import_module(TARGET)
 exceptions: Any = importlib.import_module(f"{TARGET}.exceptions")
 
 
-def until(condition: Callable[[], Any], what: str = "", deadline_s: float = DEADLINE_S) -> Any:
-    """Poll ``condition`` until it is true; its value is returned.  AssertionError when the deadline passes."""
+def until(condition: Callable[[], Any], what: str | Callable[[], str] = "", deadline_s: float = DEADLINE_S) -> Any:
+    """Poll ``condition`` until it is true; its value is returned.  AssertionError when the deadline passes, with
+    ``what`` was waited for, as it is then if that is a function."""
     end = time.monotonic() + deadline_s
     while True:
         value = condition()
         if value:
             return value
         if time.monotonic() > end:
-            raise AssertionError(f"not within {deadline_s} s: {what or condition}")
+            raise AssertionError(f"not within {deadline_s} s: {(what() if callable(what) else what) or condition}")
         time.sleep(0.005)
+
+
+def waits_because(ref: Any, *words: str) -> dict[str, str]:
+    """``explain`` comes to say all of ``words`` of what ``ref`` waits for, and so does GetTimeoutError; their texts."""
+    said: dict[str, str] = {}
+
+    def told() -> bool:
+        said["explain"] = ray.explain(ref)
+        try:
+            ray.get(ref, timeout=0.05)
+        except exceptions.GetTimeoutError as error:
+            said["error"] = str(error)
+        else:
+            raise AssertionError(f"{ref} does not wait")
+        return all(word in text for text in said.values() for word in words)
+
+    until(told, lambda: f"both say {words}; they say {said}")
+    return said
 
 
 class Gate:
@@ -55,8 +74,23 @@ class Gate:
         return len(os.listdir(self.path + ".arrived"))
 
     def wait_arrived(self, count: int = 1) -> None:
-        until(lambda: self.arrived >= count, f"{count} arrive at the gate, {self.arrived} did")
+        until(lambda: self.arrived >= count, lambda: f"{count} arrive at the gate, {self.arrived} did")
 
     def open(self) -> None:
         with open(self.path, "w"):
             pass
+
+
+class Counts:
+    """What most actors of these tests do: count, and say where."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def add(self) -> int:
+        self.count += 1
+        return self.count
+
+    def where(self) -> tuple[str, int]:
+        """Node id and pid."""
+        return ray.get_runtime_context().get_node_id(), os.getpid()

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.e2e.leaks import Footprint
+from tests.e2e.nodes import clusters, listening
 from tests.e2e.target import ray, until
 from zray import codec, ids
 from zray import messages as m
@@ -26,20 +26,8 @@ MINOR = ".".join(PYTHON.split(".")[:2])
 @pytest.fixture(scope="module")
 def pair(session_root):
     """Two nodes, a driver at the first, an actor on the second."""
-    from zray.cluster_utils import Cluster
-
-    footprint = Footprint(session_root)
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "_system_config": {"node_timeout_s": 1.0}})
-    try:
-        cluster.add_node(num_cpus=1, resources={"x": 2})
-        cluster.wait_for_nodes()
-        ray.init(address=cluster.address)
-        yield cluster
-        footprint.watch()
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
-    footprint.check()
+    with clusters(session_root) as start:
+        yield start({"num_cpus": 1, "_system_config": {"node_timeout_s": 1.0}}, {"num_cpus": 1, "resources": {"x": 2}})
 
 
 @pytest.fixture(autouse=True)
@@ -212,8 +200,6 @@ def test_noise_at_the_port_of_a_daemon_does_no_harm(pair, works):
 
 
 def test_noise_at_the_port_of_a_worker_does_no_harm(works):
-    from tests.e2e.test_cluster_commands import _listening
-
     @ray.remote(resources={"x": 0.5}, num_cpus=0)
     class Actor:
         def pid(self):
@@ -221,7 +207,7 @@ def test_noise_at_the_port_of_a_worker_does_no_harm(works):
 
     actor = Actor.remote()
     pid = ray.get(actor.pid.remote())
-    ports = until(lambda: _listening(pid), "it has a port")
+    ports = until(lambda: listening(pid), "it has a port")
     connections = [one for port in ports for one in noise(port)]
     assert ray.get([actor.pid.remote() for _ in range(20)], timeout=30) == [pid] * 20
     works()

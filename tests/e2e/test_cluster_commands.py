@@ -13,22 +13,12 @@ import tempfile
 import pytest
 
 from tests.e2e.leaks import Footprint
-from tests.e2e.scripts import environment, run_script
+from tests.e2e.nodes import listening
+from tests.e2e.scripts import environment, run_script, zray
 from tests.e2e.target import ray
 
 pytest.importorskip("click")
 pytestmark = pytest.mark.zray_only
-
-PROGRAM = "import sys; from zray.cli import main; sys.exit(main())"
-
-
-def zray(*arguments: str, code: int = 0, **env: str) -> str:
-    """What the command says, output and errors."""
-    done = subprocess.run([sys.executable, "-c", PROGRAM, *arguments], env=environment(**env), text=True,
-                          capture_output=True, timeout=60)
-    assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done.stdout + done.stderr
-
 
 def zray_node(*arguments: str) -> subprocess.CompletedProcess[str]:
     program = "from zray.node.daemon import main; main()"
@@ -139,7 +129,7 @@ def test_endpoints_of_workers_and_drivers_keep_to_the_port_range(two):
 
     actor = Here.remote()
     pid = ray.get(actor.pid.remote())
-    ports = _listening(pid)
+    ports = listening(pid)
     ray.shutdown()
     assert ports and all(23100 <= port <= 23199 for port in ports)
 
@@ -207,13 +197,12 @@ def test_the_daemon_says_in_one_sentence_what_is_wrong_with_its_arguments(two):
 @contextlib.contextmanager
 def _elsewhere():
     """Settings for a cluster of its own, which is stopped at the end."""
-    root = tempfile.mkdtemp(prefix="zt-", dir="/tmp")
-    there = {"ZRAY_TMPDIR": root}
-    try:
-        yield there
-    finally:
-        zray("stop", **there)
-        subprocess.run(["rm", "-rf", root], check=True)
+    with tempfile.TemporaryDirectory(prefix="zt-", dir="/tmp") as root:
+        there = {"ZRAY_TMPDIR": root}
+        try:
+            yield there
+        finally:
+            zray("stop", **there)
 
 
 def _of_another_cluster() -> str:
@@ -221,14 +210,3 @@ def _of_another_cluster() -> str:
     from zray.transport.credentials import JoinString, encode_join
 
     return encode_join(JoinString("127.0.0.1", 1, b"c" * 16, b"node", b"k" * 32, b"t" * 32, 2e9))
-
-
-def _listening(pid: int) -> list[int]:
-    """TCP ports at which a process listens."""
-    inodes = set()
-    for fd in os.listdir(f"/proc/{pid}/fd"):
-        with contextlib.suppress(OSError):
-            inodes |= set(re.findall(r"socket:\[(\d+)\]", os.readlink(f"/proc/{pid}/fd/{fd}")))
-    with open(f"/proc/{pid}/net/tcp", encoding="ascii") as table:
-        rows = [line.split() for line in table.readlines()[1:]]
-    return [int(row[1].partition(":")[2], 16) for row in rows if row[3] == "0A" and row[9] in inodes]

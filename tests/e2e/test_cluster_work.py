@@ -10,8 +10,8 @@ import time
 
 import pytest
 
-from tests.e2e.leaks import Footprint
-from tests.e2e.target import ray, until
+from tests.e2e.nodes import clusters, ended
+from tests.e2e.target import Counts, ray, until
 
 np = pytest.importorskip("numpy")
 pytestmark = pytest.mark.zray_only
@@ -23,20 +23,10 @@ HERE, OTHER = "zone-a", "zone-b"
 @pytest.fixture(scope="module")
 def pair(session_root):
     """Two nodes and a driver on the first: (node id of the first, of the second)."""
-    from zray.cluster_utils import Cluster
-
-    footprint = Footprint(session_root)
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "labels": {"zone": HERE}})
-    try:
-        other = cluster.add_node(num_cpus=2, resources={"x": 4}, labels={"zone": OTHER})
-        cluster.wait_for_nodes()
-        ray.init(address=cluster.address)
-        yield cluster.head_node, other
-        footprint.watch()
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
-    footprint.check()
+    with clusters(session_root) as start:
+        cluster = start({"num_cpus": 1, "labels": {"zone": HERE}},
+                        {"num_cpus": 2, "resources": {"x": 4}, "labels": {"zone": OTHER}})
+        yield cluster.list_all_nodes()
 
 
 @ray.remote
@@ -45,27 +35,9 @@ def where():
 
 
 @ray.remote
-class Counter:
-    def __init__(self):
-        self.count = 0
-
-    def add(self):
-        self.count += 1
-        return self.count
-
-    def where(self):
-        return ray.get_runtime_context().get_node_id(), os.getpid()
-
+class Counter(Counts):
     def fail(self):
         raise KeyError("lost key")
-
-
-def ended(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat", encoding="ascii") as file:
-            return file.read().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return True
 
 
 def running(gate, **options):
@@ -115,22 +87,26 @@ def test_a_custom_resource_leads_to_the_node_that_has_it(pair):
     assert ray.get([where.options(resources=THERE).remote() for _ in range(8)]) == [pair[1].node_id] * 8
 
 
-def test_tasks_that_run_long_use_the_cpus_of_both_nodes(pair):
-    @ray.remote
-    def slow():
-        time.sleep(0.3)
-        return ray.get_runtime_context().get_node_id()
-
-    assert set(ray.get([slow.remote() for _ in range(6)])) == {node.node_id for node in pair}
+@ray.remote
+def where_held(gate):
+    gate.wait()
+    return ray.get_runtime_context().get_node_id()
 
 
-def test_spread_uses_both_nodes(pair):
-    @ray.remote(scheduling_strategy="SPREAD")
-    def slow():
-        time.sleep(0.2)
-        return ray.get_runtime_context().get_node_id()
+def test_tasks_that_run_long_use_the_cpus_of_both_nodes(pair, gate):
+    refs = [where_held.remote(gate) for _ in range(3)]
+    gate.wait_arrived(3)  # all at once: that takes the one CPU here and the two there
+    gate.open()
+    head, other = pair
+    assert sorted(ray.get(refs)) == sorted([head.node_id, other.node_id, other.node_id])
 
-    assert set(ray.get([slow.remote() for _ in range(2)])) == {node.node_id for node in pair}
+
+def test_spread_uses_both_nodes(pair, gate):
+    until(lambda: ray.available_resources().get("CPU") == 3, "leases of earlier tests are given back")
+    refs = [where_held.options(scheduling_strategy="SPREAD").remote(gate) for _ in range(2)]
+    gate.wait_arrived(2)
+    gate.open()
+    assert set(ray.get(refs)) == {node.node_id for node in pair}
 
 
 def test_affinity_and_labels_choose_the_node(pair):

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.e2e.scripts import environment, run_script
+from tests.e2e.scripts import environment, run_script, zray
 
 pytest.importorskip("click")
 pytestmark = pytest.mark.zray_only
@@ -15,20 +15,12 @@ pytestmark = pytest.mark.zray_only
 ENTER = 'import zray as ray\nray.init("auto", namespace="shop")\n'
 
 
-def command(*arguments: str, code: int = 0) -> str:
-    program = "import sys; from zray.cli import main; sys.exit(main())"
-    done = subprocess.run([sys.executable, "-c", program, *arguments], env=environment(), text=True,
-                          capture_output=True, timeout=60)
-    assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
-
-
 @pytest.fixture
 def started(fresh):
     """A node started by the command line."""
-    command("start", "--head", "--num-cpus", "2")
+    zray("start", "--head", "--num-cpus", "2")
     yield
-    command("stop")
+    zray("stop")
 
 
 def test_a_detached_actor_and_its_state_outlive_the_driver_that_made_it(started, tmp_path):
@@ -95,12 +87,12 @@ print(sorted(mine), flush=True)
 
 
 def test_status_names_the_session_and_stop_leaves_nothing_to_find(fresh):
-    command("start", "--head", "--num-cpus", "1")
+    zray("start", "--head", "--num-cpus", "1")
     try:
-        assert "CPU" in command("status")
+        assert "CPU" in zray("status")
     finally:
-        command("stop")
-    assert command("stop")  # nothing to stop is said, not an error
+        zray("stop")
+    assert zray("stop")  # nothing to stop is said, not an error
     failed = subprocess.run([sys.executable, "-c", 'import zray; zray.init("auto")'], env=environment(), text=True,
                             capture_output=True, timeout=60)
     assert failed.returncode != 0 and "ConnectionError" in failed.stderr

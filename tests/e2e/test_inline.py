@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from tests.e2e.target import exceptions, ray, until
+from zray.connection import current
 
 pytestmark = pytest.mark.zray_only
-
-
-@pytest.fixture
-def two_cpus(fresh):
-    ray.init(num_cpus=2)
-    return fresh
 
 
 def workers() -> int:
@@ -23,7 +16,9 @@ def workers() -> int:
     return connected().query("workers")["total"]
 
 
-def test_a_recursion_needs_few_workers(two_cpus):
+def test_a_recursion_needs_few_workers(fresh):
+    ray.init(num_cpus=2)
+
     @ray.remote
     def fib(n):
         if n < 2:
@@ -35,7 +30,7 @@ def test_a_recursion_needs_few_workers(two_cpus):
     assert workers() <= before + 4
 
 
-def test_errors_nested_references_and_several_values(two_cpus):
+def test_errors_nested_references_and_several_values(cluster):
     @ray.remote
     def fails():
         raise KeyError("inner")
@@ -71,7 +66,7 @@ def test_errors_nested_references_and_several_values(two_cpus):
         ray.get(hopeless.remote(), timeout=60)
 
 
-def test_retries_count_as_in_a_worker_of_its_own(two_cpus, tmp_path):
+def test_retries_count_as_in_a_worker_of_its_own(cluster, tmp_path):
     @ray.remote(max_retries=3, retry_exceptions=True)
     def flaky(path):
         attempt = ray.get_runtime_context().get_attempt_number()
@@ -93,7 +88,7 @@ def test_retries_count_as_in_a_worker_of_its_own(two_cpus, tmp_path):
     assert (tmp_path / "attempts").read_text().split() == ["0", "1", "2"]
 
 
-def test_the_inner_task_has_the_whole_stack_and_a_name_of_its_own(two_cpus):
+def test_the_inner_task_has_the_whole_stack_and_a_name_of_its_own(cluster):
     @ray.remote
     def deep(n):
         def down(k):
@@ -113,28 +108,27 @@ def test_the_inner_task_has_the_whole_stack_and_a_name_of_its_own(two_cpus):
 
 
 @pytest.mark.parametrize("recursive", [True, False])
-def test_cancel_of_the_outer_task_ends_both(two_cpus, tmp_path, recursive):
-    started = tmp_path / "started"
-
+def test_cancel_of_the_outer_task_ends_both(cluster, gate, recursive):
     @ray.remote
-    def inner(path, seconds):
-        open(path, "w").close()
-        time.sleep(seconds)
+    def inner(gate):
+        if gate is not None:
+            gate.arrive()
+            until(lambda: current().executor.interrupts._later, "the outer task is to end when it runs on")
         return 1
 
     @ray.remote
-    def outer(path, seconds):
-        return ray.get(inner.remote(path, seconds))
+    def outer(gate):
+        return ray.get(inner.remote(gate))
 
-    ref = outer.remote(str(started), 60 if recursive else 1)
-    until(started.exists, "the inner task runs")
+    ref = outer.remote(gate)
+    gate.wait_arrived()
     ray.cancel(ref, recursive=recursive)
     with pytest.raises(exceptions.TaskCancelledError):
-        ray.get(ref, timeout=30)
-    assert ray.get(outer.remote(str(tmp_path / "again"), 0), timeout=30) == 1
+        ray.get(ref, timeout=60)
+    assert ray.get(outer.remote(None), timeout=30) == 1
 
 
-def test_a_crash_inside_charges_and_ends_as_documented(two_cpus):
+def test_a_crash_inside_charges_and_ends_as_documented(cluster):
     @ray.remote
     def dies():
         import os

@@ -7,27 +7,19 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 import pytest
 
-import zray
+from benchmarks.proc import name_of
+from tests.e2e.nodes import ended
+from tests.e2e.scripts import ROOT
+from tests.e2e.target import until
 from zray.node import launch, linux, session as sessions
 from zray.os_linux import write_private
 
 STORE = 64 << 20
-ROOT = os.path.dirname(os.path.dirname(zray.__file__))
-
-
-def eventually(condition, seconds=20.0):
-    """The first true value of ``condition()``; fails after the deadline."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        value = condition()
-        if value:
-            return value
-        time.sleep(0.01)
-    raise AssertionError("the condition did not come true in time")
 
 
 def children_of(pid):
@@ -44,17 +36,8 @@ def children_of(pid):
     return found
 
 
-def named(pid):
-    with open(f"/proc/{pid}/comm") as file:
-        return file.read().strip()
-
-
 def workers_of(pid):
-    return [child for child in children_of(pid) if named(child) == "zray-worker"]
-
-
-def gone(pid):
-    return linux.start_time(pid) == 0
+    return [child for child in children_of(pid) if name_of(child) == "zray-worker"]
 
 
 def segments(session_dir):
@@ -62,15 +45,11 @@ def segments(session_dir):
 
 
 @pytest.fixture
-def tmp_sessions(tmp_path_factory, monkeypatch):
+def tmp_sessions(monkeypatch):
     """Sessions of this test alone, under a short path."""
-    import shutil
-    import tempfile
-
-    base = tempfile.mkdtemp(prefix="zt", dir="/tmp")
-    monkeypatch.setenv("ZRAY_TMPDIR", base)
-    yield base
-    shutil.rmtree(base, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix="zt-", dir="/tmp") as base:
+        monkeypatch.setenv("ZRAY_TMPDIR", base)
+        yield base
 
 
 @pytest.fixture
@@ -78,34 +57,34 @@ def node(tmp_sessions):
     handle = launch.start_node(num_cpus=2, object_store_memory=STORE)
     yield handle
     handle.stop()
-    assert gone(handle.pid)
+    assert ended(handle.pid)
     assert not os.path.exists(handle.session_dir)
     assert not segments(handle.session_dir)
 
 
 def test_a_node_starts_its_workers_and_leaves_nothing_behind(node):
-    workers = eventually(lambda: len(found := workers_of(node.pid)) == 2 and found)
-    assert sorted(map(named, children_of(node.pid))) == ["zray-worker", "zray-worker", "zray-zygote"]
+    workers = until(lambda: len(found := workers_of(node.pid)) == 2 and found)
+    assert sorted(map(name_of, children_of(node.pid))) == ["zray-worker", "zray-worker", "zray-zygote"]
     for pid in workers:
         assert os.getsid(pid) == pid, "a worker has its own session"
     assert os.stat(node.session_dir).st_mode & 0o777 == 0o700
     assert os.stat(os.path.join(node.session_dir, "node.json")).st_mode & 0o777 == 0o600
     node.stop()
-    eventually(lambda: all(map(gone, workers)))
+    until(lambda: all(map(ended, workers)))
 
 
-def test_a_killed_worker_is_replaced_when_it_is_needed(node):
-    first = eventually(lambda: len(found := workers_of(node.pid)) == 2 and found)
-    os.kill(first[0], signal.SIGKILL)
-    eventually(lambda: len(workers_of(node.pid)) < 2)
-    assert not gone(node.pid)
+def test_a_killed_worker_takes_nobody_with_it(node):
+    killed, other = until(lambda: len(found := workers_of(node.pid)) == 2 and found)
+    os.kill(killed, signal.SIGKILL)
+    until(lambda: ended(killed))
+    assert not ended(other) and not ended(node.pid)
 
 
 def test_a_killed_daemon_takes_its_workers_with_it(tmp_sessions):
     handle = launch.start_node(num_cpus=2, object_store_memory=STORE)
-    family = eventually(lambda: len(found := children_of(handle.pid)) == 3 and found)
+    family = until(lambda: len(found := children_of(handle.pid)) == 3 and found)
     os.kill(handle.pid, signal.SIGKILL)
-    eventually(lambda: all(map(gone, family)))
+    until(lambda: all(map(ended, family)))
     handle.stop()
     assert not segments(handle.session_dir) and not os.path.exists(handle.session_dir)
 
@@ -115,12 +94,12 @@ def test_a_killed_driver_takes_its_node_with_it(tmp_sessions):
                "print(h.pid, h.session_dir, flush=True); import signal; signal.pause()")
     driver = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, cwd=ROOT)
     pid, session_dir = driver.stdout.readline().split()
-    family = eventually(lambda: len(found := children_of(int(pid))) == 2 and found)
+    family = until(lambda: len(found := children_of(int(pid))) == 2 and found)
     driver.kill()
     driver.wait()
     driver.stdout.close()
-    eventually(lambda: gone(int(pid)) and all(map(gone, family)))
-    eventually(lambda: not os.path.exists(session_dir) and not segments(session_dir))
+    until(lambda: ended(int(pid)) and all(map(ended, family)))
+    until(lambda: not os.path.exists(session_dir) and not segments(session_dir))
 
 
 def test_a_started_node_outlives_its_starter_and_is_found_and_stopped(tmp_sessions):
@@ -128,12 +107,12 @@ def test_a_started_node_outlives_its_starter_and_is_found_and_stopped(tmp_sessio
                f"object_store_memory={STORE}); print(h.pid)")
     pid = int(subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT,
                              check=True).stdout)
-    assert not gone(pid)
+    assert not ended(pid)
     found = launch.find_session("auto")
     assert found.pid == pid
     assert launch.find_session(found.session_dir).node == found.node
     assert [session.pid for session in launch.stop_sessions()] == [pid]
-    eventually(lambda: gone(pid))
+    until(lambda: ended(pid))
     with pytest.raises(ConnectionError, match="Could not find any running"):
         launch.find_session("auto")
 
@@ -153,11 +132,11 @@ def test_stop_does_not_touch_a_process_that_only_has_the_same_number(tmp_session
 
 
 def test_a_killed_zygote_is_replaced(node):
-    eventually(lambda: len(workers_of(node.pid)) == 2)
-    [zygote] = [pid for pid in children_of(node.pid) if named(pid) == "zray-zygote"]
+    until(lambda: len(workers_of(node.pid)) == 2)
+    [zygote] = [pid for pid in children_of(node.pid) if name_of(pid) == "zray-zygote"]
     os.kill(zygote, signal.SIGKILL)
-    eventually(lambda: [pid for pid in children_of(node.pid) if pid != zygote and named(pid) == "zray-zygote"])
-    assert not gone(node.pid)
+    until(lambda: [pid for pid in children_of(node.pid) if pid != zygote and name_of(pid) == "zray-zygote"])
+    assert not ended(node.pid)
 
 
 def test_ctrl_c_in_the_terminal_spares_the_node(node):
@@ -199,7 +178,7 @@ def test_node_json_reads_back(node):
 
 def test_a_node_without_work_sleeps(node):
     """No periodic wake-ups: while nothing happens the daemon's threads are not scheduled."""
-    eventually(lambda: len(workers_of(node.pid)) == 2)
+    until(lambda: len(workers_of(node.pid)) == 2)
 
     def switches():
         total = 0
@@ -210,9 +189,7 @@ def test_a_node_without_work_sleeps(node):
 
     def quiet():
         before = switches()
-        end = time.monotonic() + 0.5
-        while time.monotonic() < end:
-            time.sleep(0.05)
+        time.sleep(0.5)
         return switches() == before
 
-    eventually(quiet)
+    until(quiet)

@@ -85,29 +85,20 @@ def test_what_was_put_is_lost_with_its_only_copy_and_the_error_says_why(fresh):
             del kept
 
 
-def test_a_tree_reduction_outlives_the_node_that_holds_its_objects(fresh):
-    from zray.cluster_utils import Cluster
-
+def test_a_tree_reduction_outlives_the_node_that_holds_its_objects(grow):
     leaf = full.options(resources={"w": 1}, max_retries=5)
     add = plus.options(resources={"w": 1}, max_retries=5)
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    try:
-        nodes = cluster.add_nodes([{"num_cpus": 2, "resources": {"w": 2}}] * 2)
-        cluster.wait_for_nodes()
-        ray.init(address=cluster.address)
-        level = leaves = [leaf.remote(i, 25_000) for i in range(16)]  # 200 kB each
-        halves = [add.remote(a, b) for a, b in zip(leaves[::2], leaves[1::2], strict=True)]
-        ray.wait(leaves, num_returns=len(leaves), timeout=60)
-        places = Counter(ref._record.value[5].hex() for ref in leaves)
-        holder = places.most_common(1)[0][0]
-        next(node for node in nodes if node.node_id.startswith(holder)).kill()
-        level = halves
-        while len(level) > 1:
-            level = [add.remote(a, b) for a, b in zip(level[::2], level[1::2], strict=True)]
-        assert (ray.get(level[0], timeout=100) == sum(range(16))).all()
-        assert [float(value[0]) for value in ray.get(leaves, timeout=60)] == list(range(16))
-        assert runtime().submitter.reconstruction.started >= places[holder]
-        runtime().check()
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
+    nodes = grow({"num_cpus": 1}, *[{"num_cpus": 2, "resources": {"w": 2}}] * 2).worker_nodes
+    level = leaves = [leaf.remote(i, 25_000) for i in range(16)]  # 200 kB each
+    halves = [add.remote(a, b) for a, b in zip(leaves[::2], leaves[1::2], strict=True)]
+    ray.wait(leaves, num_returns=len(leaves), timeout=60)
+    places = Counter(ref._record.value[5].hex() for ref in leaves)
+    holder = places.most_common(1)[0][0]
+    next(node for node in nodes if node.node_id.startswith(holder)).kill()
+    level = halves
+    while len(level) > 1:
+        level = [add.remote(a, b) for a, b in zip(level[::2], level[1::2], strict=True)]
+    assert (ray.get(level[0], timeout=100) == sum(range(16))).all()
+    assert [float(value[0]) for value in ray.get(leaves, timeout=60)] == list(range(16))
+    assert runtime().submitter.reconstruction.started >= places[holder]
+    runtime().check()

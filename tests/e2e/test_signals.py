@@ -11,7 +11,7 @@ import time
 import pytest
 
 from tests.e2e.scripts import run_script
-from tests.e2e.target import IS_ZRAY, TARGET, ray
+from tests.e2e.target import IS_ZRAY, TARGET, Counts, ray
 
 pytestmark = pytest.mark.skipif(not IS_ZRAY, reason="Ray's driver handles SIGINT in its own way")
 
@@ -117,16 +117,7 @@ def test_ctrl_c_handling_is_as_before_after_shutdown(tmp_path, session_root):
 
 
 def test_ctrl_c_spares_the_daemon_and_the_workers(gate):
-    @ray.remote
-    class Counter:
-        def __init__(self):
-            self.n = 0
-
-        def add(self):
-            self.n += 1
-            return self.n
-
-    counter = Counter.remote()
+    counter = ray.remote(Counts).remote()
     assert ray.get(counter.add.remote()) == 1
     ref = hold.remote(gate)
     thread = interrupt_when(lambda: gate.arrived)

@@ -150,8 +150,8 @@ def test_ctrl_c_while_the_driver_computes_is_python_s_own_and_leaves_all_usable(
         f = ray.remote(lambda x: x + 1)
         ray.get(f.remote(0))
         refs = [f.remote(i) for i in range(100)]
-        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
         try:
+            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
             while True:
                 sum(range(1000))
         except KeyboardInterrupt:

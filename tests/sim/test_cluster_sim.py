@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from fuzz.sim_cluster import past_failures, run, twice
+from fuzz.command import past_failures
+from fuzz.sim_cluster import run, twice
 from zray.gcs.tables import NODES
 from zray.ids import same_node
 from zray.sim import cluster as cluster_module
@@ -34,7 +35,7 @@ def test_every_task_has_its_value_or_its_error_and_nothing_is_left_behind(first)
         (twice if seed < TWICE else run)(seed)
 
 
-@pytest.mark.parametrize("seed", past_failures())
+@pytest.mark.parametrize("seed", past_failures("cluster"))
 def test_a_seed_that_found_a_bug_finds_none_now(seed):
     run(seed)
 
@@ -100,7 +101,7 @@ def test_each_disaster_is_survived(what):
 def test_a_node_that_stood_still_for_too_long_is_declared_dead_and_ends():
     dead = 0
     for seed in range(8):
-        cluster = run(seed, several(node_faults=("freeze",)))
+        cluster = run(seed, several(node_faults=("freeze", "freeze")))
         assert not cluster.oracle.condemned & cluster.nodes.keys()
         dead += len(cluster.oracle.condemned)
     assert dead > 0

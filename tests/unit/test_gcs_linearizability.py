@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from random import Random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.oracles.linearizability import linearizable
 from zray.sim.chain import register_step
 from zray.sim.linearizability import UNKNOWN, Operation, check
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "oracles"))
-from linearizability import linearizable  # noqa: E402  (the oracle beside the tests)
 
 
 def op(action, result, called, returned, key=b"k"):

@@ -173,46 +173,41 @@ def test_an_exception_in_dispatch_or_timer_is_reported_and_loses_nothing(ends: t
     assert [type(error) for error in a.errors] == [ZeroDivisionError]
 
 
+class Stoppable(threading.Thread):
+    """Waits for what never comes; ``stopped`` when the loop has ended that."""
+
+    def __init__(self, end: End) -> None:
+        super().__init__()
+        self.end, self.stopped = end, False
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self.end.loop.wait(Waiter())
+        except LoopStopped:
+            self.stopped = True
+
+    def joined(self) -> bool:
+        self.join(PATIENCE_S)
+        return self.stopped
+
+
 def test_stop_ends_every_wait(ends: tuple[End, End]) -> None:
     a, _ = ends
     a.loop.start()
-    ended: list[type] = []
-
-    def work() -> None:
-        try:
-            a.loop.wait(Waiter())
-        except LoopStopped as error:
-            ended.append(type(error))
-
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
+    threads = [Stoppable(a) for _ in range(4)]
     until(lambda: len(a.loop._followers) == 3)
     a.loop.stop()
-    for thread in threads:
-        thread.join(PATIENCE_S)
-    assert ended == [LoopStopped] * 4
+    assert all(thread.joined() for thread in threads)
 
 
 def test_stop_ends_a_long_wait_beside_a_parked_service_thread_and_the_mesh_may_close(ends: tuple[End, End]) -> None:
     a, _ = ends
     a.loop.start()
-    ended: list[type] = []
-
-    def work() -> None:
-        try:
-            a.loop.wait(Waiter())
-        except LoopStopped as error:
-            ended.append(type(error))
-
-    threads = [threading.Thread(target=work) for _ in range(3)]
-    for thread in threads:
-        thread.start()
+    threads = [Stoppable(a) for _ in range(3)]
     until(lambda: a.loop._service_parked)
     a.close()
-    for thread in threads:
-        thread.join(PATIENCE_S)
-    assert ended == [LoopStopped] * 3
+    assert all(thread.joined() for thread in threads)
     with pytest.raises(LoopStopped):
         a.loop.wait(Waiter())
 
@@ -232,10 +227,16 @@ def test_ctrl_c_in_wait_raises_and_leaves_a_usable_loop(ends: tuple[End, End], f
         thread.start()
         until(lambda: a.loop._leader is other)
     a.loop.install_sigint()
-    killer = threading.Timer(0.02, lambda: os.kill(os.getpid(), signal.SIGINT))
+    mine = Waiter()
+
+    def interrupt_the_wait() -> None:
+        until(lambda: mine in a.loop._followers or a.loop._leader is mine)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    killer = threading.Thread(target=interrupt_the_wait)
     killer.start()
     with pytest.raises(KeyboardInterrupt):
-        a.loop.wait(Waiter(), soon())
+        a.loop.wait(mine, soon())
     killer.join()
     assert a.loop._leader is (other if follower else None) and not a.loop._followers
     waiter = Waiter()

@@ -9,15 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from fuzz import fuzz_codec
 from tests.unit.mesh_net import PATIENCE_S, Net, say
 from zray.codec import decode, encode
 from zray.ids import new_incarnation
 from zray.messages import Bye, HoldDrop
 from zray.transport.faults import Faults
 from zray.transport.mesh import Limits, Mesh
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "fuzz"))
-import fuzz_codec  # noqa: E402
 
 
 @pytest.fixture

@@ -16,15 +16,13 @@ from typing import Any, NoReturn
 import pytest
 import zmq
 
+from fuzz import hostile_peers
 from tests.unit.mesh_net import PATIENCE_S, Net, say
 from zray.codec import encode
 from zray.ids import new_incarnation
 from zray.messages import Bye
 from zray.transport import curve, envelope, gate
 from zray.transport.mesh import Limits, Mesh
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "fuzz"))
-import hostile_peers  # noqa: E402
 
 SERVER, CLIENT, STRANGER = curve.new_keys(), curve.new_keys(), curve.new_keys()
 

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from tests.oracles import sched_naive as naive
 from zray.sched.loading import KERNEL_NAMES, Kernels
-
-_path = Path(__file__).parents[1] / "oracles" / "sched_naive.py"
-_spec = importlib.util.spec_from_file_location("sched_naive", _path)
-naive = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(naive)
 
 GPU = 1
 LIMITS = [0, 250_000, 500_000, 1_000_001]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import selectors
 import threading
 
 import pytest
@@ -251,10 +252,21 @@ def async_rig(rig, monkeypatch):
     """asyncio's own selector: that of the mesh needs real sockets and has its test in test_worker_meshloop."""
     from zray.worker import coroutines
 
-    class PlainLoop(asyncio.SelectorEventLoop):
-        call_from_mesh = asyncio.SelectorEventLoop.call_soon_threadsafe
+    class PlainSelector(selectors.DefaultSelector):
+        def __init__(self, on_round):
+            super().__init__()
+            self.on_round = on_round
 
-    monkeypatch.setattr(coroutines, "new_event_loop", lambda loop: PlainLoop())
+        def select(self, timeout=None):
+            events = super().select(0 if self.on_round() else timeout)
+            self.on_round()
+            return events
+
+    class PlainLoop(asyncio.SelectorEventLoop):
+        def next_round(self):
+            self.call_soon_threadsafe(lambda: None)
+
+    monkeypatch.setattr(coroutines, "new_event_loop", lambda loop, on_round: PlainLoop(PlainSelector(on_round)))
     return rig
 
 

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.unit.worker_fakes import NODE, OWNER, Rig, call, task_id, value
+from tests.unit.worker_fakes import NODE, OWNER, Rig, call, switching_often, task_id, value
 from zray import errors, serialization
 from zray.messages import (
     FAILED, Blocked, CancelTask, HandBack, LeaseOpen, PushTasks, StreamAck, StreamItem, TasksDone, WorkerExit,
@@ -200,12 +200,8 @@ def test_every_task_is_run_or_handed_back_never_both(rig):
             with rig.rt.loop.lock:
                 rig.executor.hand_back()
 
-    old = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    try:
+    with switching_often():
         rig.drive(script)
-    finally:
-        sys.setswitchinterval(old)
     back = [s for message in rig.sent(HandBack) for s in message.sequences]
     assert sorted(ran + back) == list(range(1, total + 1))
     assert sorted(rig.ends()) == sorted(ran)

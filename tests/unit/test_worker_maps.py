@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 
 import pytest
 
-from tests.unit.worker_fakes import Rig, task_id, value
+from tests.unit.worker_fakes import Rig, switching_often, task_id, value
 from zray import errors, serialization
 from zray.messages import CancelTask, HandBack, LeaseOpen, MapDone, PushMap
 
@@ -120,12 +119,8 @@ def test_every_item_is_run_or_handed_back_never_both(rig):
                     rig.executor.hand_back()
         rig.rt.until(lambda: not rig.executor.queue.entries)
 
-    old = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    try:
+    with switching_often():
         rig.drive(script)
-    finally:
-        sys.setswitchinterval(old)
     back = [s for message in rig.sent(HandBack) for s in message.sequences]
     got = outcome(rig)
     assert sorted([*back, *got]) == list(range(1, total + 1))

@@ -38,12 +38,22 @@ def pair(tmp_path):
 
 def test_messages_wake_asyncio_and_replies_leave(pair):
     mine, other, got = pair
-    event_loop = new_event_loop(mine)
+    came = []
+
+    def on_round():
+        """What an async actor does: messages become callbacks between two rounds of asyncio."""
+        woken, came[:] = bool(came), []
+        if woken:
+            event_loop.call_soon(arrived.set)
+        return woken
+
+    event_loop = new_event_loop(mine, on_round)
 
     def on_message(peer, code, message):
         got[ME].append(message)
         mine.mesh.send(peer, Bye.CODE, message)
-        event_loop.call_from_mesh(arrived.set)
+        came.append(message)
+        event_loop.next_round()
 
     mine.dispatch = on_message
 
@@ -73,7 +83,7 @@ def test_messages_wake_asyncio_and_replies_leave(pair):
 
 def test_timers_threads_and_subprocess_pipes_work(pair):
     mine, _, _ = pair
-    event_loop = new_event_loop(mine)
+    event_loop = new_event_loop(mine, lambda: False)
 
     async def main():
         order = []

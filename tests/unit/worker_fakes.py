@@ -5,8 +5,11 @@ The loop is one condition variable; timers run on a thread of their own, as the 
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import threading
 import time
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -221,3 +224,14 @@ class Rig:
 def value(wire: Any) -> Any:
     assert type(wire) is bytes, wire
     return serialization.loads(wire)
+
+
+@contextlib.contextmanager
+def switching_often() -> Iterator[None]:
+    """Threads take turns every 10 us, so that they meet in the middle of everything."""
+    old = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(old)

@@ -194,6 +194,7 @@ class Runtime:
             self.mesh.disconnect(peer)
 
     def _dispatch(self, peer: bytes, code: int, message: Any) -> None:
+        self.submitter.now = self.mesh.now
         handler = self.handlers.get(code)
         if handler is not None:
             handler(peer, message)
@@ -222,8 +223,7 @@ class Runtime:
             self.store.flush()
             if self.refs.inline_bytes > self._inline_bytes_next:
                 self._inline_bytes_next = self.stored.relieve(self.config.inline_table_bytes_max)
-        if self._tick_handle is None and (submitter.leases or submitter.deaths.dying or self.calls.leaving
-                                          or self.gcs.busy):
+        if self._tick_handle is None and (submitter.timed or self.calls.leaving or self.gcs.busy):
             self._arm_tick()
 
     def _arm_wake(self) -> None:
@@ -256,8 +256,11 @@ class Runtime:
 
     def _arm_tick(self) -> None:
         """One timer for all machines; what becomes due earlier while it runs is late by at most one idle time."""
-        times = [self.submitter.next_deadline(), self.calls.next_deadline(),
-                 self.submitter.now + RETRY_S if self.gcs.busy else None]
+        submitter = self.submitter
+        times = [submitter.next_deadline(), self.calls.next_deadline(),
+                 submitter.now + RETRY_S if self.gcs.busy else None,
+                 submitter.now + submitter.lease_idle_s if submitter.timed else None]
+        submitter.timed = False
         deadline = min((at for at in times if at is not None), default=None)
         if deadline is not None:
             self._tick_handle = self.loop.call_at(deadline, self._tick)
@@ -269,6 +272,7 @@ class Runtime:
         self.calls.tick(now)
         if self.gcs.busy:
             self.gcs.tick(now)
+        self._arm_tick()
 
     def _peer_closed(self, peer: bytes) -> None:
         if peer == self.node:
@@ -276,6 +280,7 @@ class Runtime:
             return
         if self.redial.closed(peer):
             return
+        self.submitter.now = self.mesh.now
         self.submitter.on_peer_closed(peer)
         self.calls.on_peer_closed(peer)
         self.refs.on_process_gone(peer)

@@ -40,6 +40,7 @@ class WorkerDeaths:
                 self._drop_link(link)
             elif message.lease:
                 self.early[message.worker] = (self._submitter.now, message)
+                self._submitter.timed = True
             return
         self.died(lease, message)
 
@@ -50,7 +51,7 @@ class WorkerDeaths:
         if lease.link.closed or not lease.inflight:
             self._bury(lease)
         else:
-            self.dying[lease.number] = self._submitter.now + WITHOUT_NOTICE_S
+            self._await_other_half(lease)
 
     def on_peer_closed(self, peer: bytes) -> None:
         """Our connection to a worker is closed and drained."""
@@ -66,7 +67,11 @@ class WorkerDeaths:
         else:
             if lease in lease.key.idle:
                 lease.key.idle.remove(lease)
-            self.dying[lease.number] = self._submitter.now + WITHOUT_NOTICE_S
+            self._await_other_half(lease)
+
+    def _await_other_half(self, lease: Lease) -> None:
+        self.dying[lease.number] = self._submitter.now + WITHOUT_NOTICE_S
+        self._submitter.timed = True
 
     def _drop_link(self, link: WorkerLink) -> None:
         if self._submitter.workers.get(link.peer) is link:

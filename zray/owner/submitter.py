@@ -49,6 +49,7 @@ class Submitter:
         self.net = net
         self.refs = refs
         self.now = 0.0
+        self.timed = False  # there may be something new for next_deadline() to say
         self.run_ahead_ns = int(config.run_ahead_s * 1e9)
         self.run_ahead_max = config.run_ahead_max
         self.lease_idle_s = config.lease_idle_s
@@ -226,6 +227,7 @@ class Submitter:
 
     def _idle(self, lease: Lease) -> None:
         lease.idle_since = self.now
+        self.timed = True
         if lease not in lease.key.idle:
             lease.key.idle.append(lease)
 

@@ -147,17 +147,18 @@ class Loop:
             self._waits += 1
             if self._leader is None or self._leader is _SERVICE:
                 self._leader = waiter
-            else:
-                assert waiter.gate is None and self._leader is not waiter, "two threads wait with one waiter"
-                waiter.gate = allocate_lock()
-                waiter.gate.acquire()
-                self._followers[waiter] = None
-                if self.on_turn is not None:
-                    self._guarded(self.on_turn)  # the leader may sleep for long: what we wait for goes out now
-                self._flush_while_others_poll()
-        if waiter.gate is not None and not self._follow(waiter, deadline):
+                return self._lead(waiter, deadline)
+            assert waiter.gate is None and self._leader is not waiter, "two threads wait with one waiter"
+            waiter.gate = allocate_lock()
+            waiter.gate.acquire()
+            self._followers[waiter] = None
+            if self.on_turn is not None:
+                self._guarded(self.on_turn)  # the leader may sleep for long: what we wait for goes out now
+            self._flush_while_others_poll()
+        if not self._follow(waiter, deadline):
             return waiter.done
-        return self._lead(waiter, deadline)
+        with lock:
+            return self._lead(waiter, deadline)
 
     def _follow(self, waiter: Waiter, deadline: float | None) -> bool:
         """Sleep until promoted (True), or until done, out of time or interrupted (False)."""
@@ -174,8 +175,8 @@ class Loop:
             return False
 
     def _lead(self, waiter: Waiter, deadline: float | None) -> bool:
+        """Turn and poll.  Under the lock, which is free while it polls."""
         mesh, lock = self.mesh, self.lock
-        lock.acquire()
         try:
             while True:
                 if self.stopped:  # first: the mesh may be closed by now
@@ -198,9 +199,13 @@ class Loop:
                 finally:
                     lock.acquire()
                     self._polling = False
+                if not mesh.woken and mesh.stirred and not self.stopped:
+                    # Nobody has queued anything meanwhile: mostly this is the answer, and half a turn is enough.
+                    if mesh.drain(self.dispatch, waiter) and waiter.done:
+                        mesh.flush()
+                        return True
         finally:
             self._resign()
-            lock.release()
 
     def _resign(self) -> None:
         """Hand the lead to a follower; to nobody when there is none, and then see that the service thread looks."""

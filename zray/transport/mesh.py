@@ -49,6 +49,7 @@ class Mesh(Links):
         self.job = job
         self.trace = 0  # trace id of frames sent from now on
         self.clock = clock
+        self.now = 0.0  # when the last drain began
         self.on_closed: Callable[[bytes], None] = lambda peer: None
         self.on_turned_away: Callable[[bytes], None] = lambda peer: None  # its gate does not list our key
         self.on_error: Callable[[Exception], None] = lambda error: None
@@ -382,7 +383,7 @@ class Mesh(Links):
         """
         if self._monitored:
             self._read_monitor()
-        now = self.clock()
+        now = self.now = self.clock()
         count = 0
         if self._out_stirred:
             fired, self._out_fired, self._out_stirred = self._out_fired, False, False

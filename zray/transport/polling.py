@@ -18,13 +18,14 @@ class Polling:
 
     def _open_pollers(self, inbound_fd: int, outbound_fd: int, monitor_fd: int) -> None:
         self._inbound_fd, self._outbound_fd, self._monitor_fd = inbound_fd, outbound_fd, monitor_fd
-        self._tcp_fd = -1
+        self._tcp_fd = self._watched_fd = -1
+        self.watched_fired = False  # the watched descriptor was readable in a poll; whoever looks at it resets this
         self._in_stirred = self._out_stirred = True
         self._in_fired = self._out_fired = False
         self._tcp_stirred = self._tcp_fired = False
         self._monitored = False
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._woken = False
+        self.woken = False
         self._pollers = (select.epoll(), select.epoll())
         for fd in (inbound_fd, outbound_fd, monitor_fd, self._wake_fd):
             self._register(fd)
@@ -55,23 +56,26 @@ class Polling:
                 self._in_fired = self._in_stirred = True
             elif fd == self._tcp_fd:
                 self._tcp_fired = self._tcp_stirred = True
+            elif fd == self._watched_fd:
+                self.watched_fired = True
 
     def watch(self, fd: int) -> None:
         """``poll`` also ends while ``fd`` is readable (a node daemon's epoll descriptor); the caller looks at it."""
+        self._watched_fd = fd
         self._pollers[0].register(fd, select.EPOLLIN)
 
     def wake(self) -> None:
         """End the poll that is under way, or the next one.  Callable from any thread and from signal handlers."""
-        if not self._woken:
-            self._woken = True
+        if not self.woken:
+            self.woken = True
             os.eventfd_write(self._wake_fd, 1)
 
     def clear_wake(self) -> None:
         """Whoever leads, under the lock, before looking at what it was woken for."""
-        if self._woken:
+        if self.woken:
             try:
                 os.eventfd_read(self._wake_fd)
             except BlockingIOError:
                 pass  # wake() has set the flag and not written yet; the poll to come ends at once
             else:
-                self._woken = False
+                self.woken = False

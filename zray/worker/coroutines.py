@@ -41,10 +41,10 @@ class Coroutines:
         self.groups = {name: Group(size) for name, size in sizes.items()}
         self.running: dict[tuple[bytes, int], asyncio.Task[Any]] = {}
         self.cancelled: set[tuple[bytes, int]] = set()
-        self.loop = new_event_loop(self.executor.loop)
+        self.loop = new_event_loop(self.executor.loop, self._round)
         self._done: asyncio.Event | None = None
         self._awake = False
-        self._flushing = False
+        self._answered = False  # since the last round
 
     # ------------------------------------------------------------ the main thread
 
@@ -73,7 +73,18 @@ class Coroutines:
         if not self._awake:
             self._awake = True
             if not self.loop.is_closed():
-                self.loop.call_from_mesh(self._take)
+                self.loop.next_round()
+
+    def _round(self) -> bool:
+        """Between two rounds of asyncio: replies go out together, what came in is started.  Was anything?"""
+        if self._answered:
+            self._answered = False
+            with self.executor.loop.lock:
+                self.executor.flush()  # the select that this belongs to sends it
+        if not self._awake:
+            return False
+        self._take()
+        return True
 
     def _take(self) -> None:
         with self.executor.loop.lock:
@@ -159,14 +170,7 @@ class Coroutines:
         lease, sequence, _ = entry
         lease.ends.extend((sequence, result))
         self.executor.unsent[id(lease)] = lease
-        if not self._flushing:
-            self._flushing = True
-            self.loop.call_soon(self._flush)
-
-    def _flush(self) -> None:
-        self._flushing = False
-        with self.executor.loop.lock:
-            self.executor.flush()  # the next select of the loop sends it
+        self._answered = True
 
     # ------------------------------------------------------------ under the lock
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import selectors
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from zray.transport.loop import Waiter
@@ -17,11 +18,16 @@ Events = list[tuple[selectors.SelectorKey, int]]
 
 
 class MeshSelector(selectors.EpollSelector):
-    """``select`` polls the mesh and asyncio's descriptors together."""
+    """``select`` polls the mesh and asyncio's descriptors together.
 
-    def __init__(self, loop: Any):
+    ``on_round()`` is called as each select begins and again as it ends, on the asyncio thread: what it schedules runs
+    in the round that follows.  True: something is scheduled, do not wait.
+    """
+
+    def __init__(self, loop: Any, on_round: Callable[[], bool]):
         super().__init__()
         self._loop = loop
+        self._on_round = on_round
         self._waiter: Waiter | None = None
         self._events: Events = []
         self._thread = threading.get_ident()
@@ -32,26 +38,35 @@ class MeshSelector(selectors.EpollSelector):
 
     def select(self, timeout: float | None = None) -> Events:
         loop = self._loop
-        if timeout is not None and timeout <= 0:
+        if self._on_round() or (timeout is not None and timeout <= 0):
             loop.turn()
+            self._on_round()
             return super().select(0)
         waiter = self._waiter = Waiter()
         try:
             loop.wait(waiter, None if timeout is None else loop.clock() + timeout)
         finally:
             self._waiter = None
+        self._on_round()
+        if not self._events and loop.mesh.watched_fired:
+            self._look()
         events, self._events = self._events, []
-        return events or super().select(0)
+        return events
 
     def _on_turn(self) -> None:
         """As each turn of the mesh begins: is there something for asyncio?"""
         if self._outer is not None:
             self._outer()
         waiter = self._waiter
-        if waiter is not None and not waiter.done and threading.get_ident() == self._thread:
-            self._events = super().select(0)
+        if (self._loop.mesh.watched_fired and waiter is not None and not waiter.done
+                and threading.get_ident() == self._thread):
+            self._look()
             if self._events:
                 self._loop.notify(waiter)
+
+    def _look(self) -> None:
+        self._loop.mesh.watched_fired = False  # it fires again as long as there is something
+        self._events = super().select(0)
 
     def end_wait(self) -> bool:
         """Under the lock, on the asyncio thread: let ``select`` return.  False on any other thread."""
@@ -70,17 +85,22 @@ class MeshSelector(selectors.EpollSelector):
 class MeshEventLoop(asyncio.SelectorEventLoop):
     """The loop of an async actor."""
 
-    def __init__(self, mesh_loop: Any):
-        self.selector = MeshSelector(mesh_loop)
+    def __init__(self, mesh_loop: Any, on_round: Callable[[], bool]):
+        self.selector = MeshSelector(mesh_loop, on_round)
         super().__init__(self.selector)
 
-    def call_from_mesh(self, callback: Any) -> None:
-        """Schedule from a handler, under the mesh's lock; no system call when the handler runs on this thread."""
-        if self.selector.end_wait():
-            self.call_soon(callback)
-        else:
-            self.call_soon_threadsafe(callback)
+    def next_round(self) -> None:
+        """From a handler, under the mesh's lock, on any thread: call ``on_round`` soon.
+
+        No system call when the handler runs on this loop's thread.
+        """
+        if not self.selector.end_wait():
+            self.call_soon_threadsafe(_nothing)
 
 
-def new_event_loop(mesh_loop: Any) -> MeshEventLoop:
-    return MeshEventLoop(mesh_loop)
+def _nothing() -> None:
+    pass
+
+
+def new_event_loop(mesh_loop: Any, on_round: Callable[[], bool]) -> MeshEventLoop:
+    return MeshEventLoop(mesh_loop, on_round)

@@ -1,4 +1,4 @@
-"""Processes of a session, told apart from strangers that got the same pid later."""
+"""What the kernel knows of processes: who descends from whom, who still runs, how much memory they take."""
 
 from __future__ import annotations
 
@@ -43,3 +43,24 @@ def descendants(root: int) -> set[tuple[int, int]]:
         found.update(below)
         stack += [pid for pid, _ in below]
     return found
+
+
+def resident_bytes() -> int:
+    """Resident memory of this process."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def pss_bytes(pid: int, kind: str = "Pss") -> int:
+    """Proportional set size of a process, or of the part ``kind`` of it; 0 when it is gone."""
+    try:
+        with open(f"/proc/{pid}/smaps_rollup") as lines:
+            return next(int(line.split()[1]) for line in lines if line.startswith(f"{kind}:")) * 1024
+    except (OSError, StopIteration):
+        return 0
+
+
+def session_memory() -> tuple[int, int]:
+    """Proportional set size of this process and all its descendants, and how many they are."""
+    sizes = [pss_bytes(pid) for pid in (os.getpid(), *(pid for pid, _ in descendants(os.getpid())))]
+    return sum(sizes), sum(size > 0 for size in sizes)

@@ -305,3 +305,17 @@ def test_connections_to_another_node_that_break_lose_no_call_and_repeat_none(pai
     assert ray.get(answers, timeout=60) == list(range(2, 202))
     assert broken >= 5
 
+
+
+@pytest.mark.slow
+def test_an_actor_on_another_node_that_is_stopped_for_longer_than_heartbeats_wait_answers_all_calls(pair):
+    counter = Counter.options(resources=THERE).remote()
+    _, pid = ray.get(counter.where.remote())
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        calls = [counter.add.remote() for _ in range(5)]
+        ray.wait(calls, timeout=13)  # Limits.heartbeat_timeout_s is 10
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    calls += [counter.add.remote() for _ in range(5)]
+    assert ray.get(calls, timeout=60) == list(range(1, 11))

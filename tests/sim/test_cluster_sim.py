@@ -115,7 +115,7 @@ def test_what_is_bound_to_a_node_ends_with_it(monkeypatch):
 def test_a_node_that_stood_still_for_too_long_is_declared_dead_and_ends():
     dead = 0
     for seed in range(8):
-        cluster = run(seed, several(node_faults=("freeze",)))
+        cluster = run(seed, several(node_faults=("freeze", "freeze")))
         assert not cluster.oracle.condemned & cluster.nodes.keys()
         dead += len(cluster.oracle.condemned)
     assert dead > 0

@@ -1,4 +1,4 @@
-"""What becomes of a node that is cut off for long, and of what was asked of it: whole nodes in simulated time."""
+"""What becomes of a node that is cut off or dies, of what was asked of it and what it had: whole nodes, simulated."""
 
 from __future__ import annotations
 
@@ -83,3 +83,21 @@ def test_a_kill_outlives_the_home_that_it_was_asked_of(monkeypatch, nodes, heard
 
 def state(node: SimNode, actor: bytes) -> Any:
     return node.machine.actors.actors[actor].state
+
+
+@pytest.mark.parametrize("later_s", [0.0, 0.002, 0.004, 0.006])
+def test_actors_are_adopted_although_the_adopter_dies_too(monkeypatch, later_s):
+    """The lowest node adopts the actors of a dead home; when it dies before it has, the next one does."""
+    monkeypatch.setattr(cluster_module, "SimDriver", Quiet)
+    cluster = quiet(7, 4, drivers=4)
+    net, handles = cluster.net, []
+    lowest, *others = cluster.nodes.values()
+    home, = (node for node in others if node.incarnation not in lowest.gcs.config.voters)
+    creator, = (driver for driver in cluster.drivers if driver.host is home)
+    creator.create_detached("one", -1, handles.append)
+    net.run_until(2.0)
+    assert state(home, handles[0].actor) == "ALIVE"
+    cluster.end_node(home, "killed")
+    net.run_until(net.now + later_s)
+    cluster.end_node(lowest, "killed")
+    cluster.run()

@@ -12,7 +12,7 @@ the owner's death) gives the resources back, and the scheduler is stepped at the
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from functools import partial
 from typing import Any, Protocol
 
@@ -63,8 +63,8 @@ class Names(Protocol):
 
     def unwatch(self, number: int) -> None: ...
 
-    def actors_of(self, home: bytes, then: Callable[[list[tuple[bytes, dict, bytes]]], None]) -> None:
-        """``[(actor, row, packed row), ...]`` of all actors with that home."""
+    def actors_of(self, homes: Container[bytes], then: Callable[[list[tuple[bytes, dict, bytes]]], None]) -> None:
+        """``[(actor, row, packed row), ...]`` of all actors whose home is one of these."""
 
     def swap_actor(self, actor: bytes, packed: bytes, row: dict, then: Callable[[bool], None]) -> None:
         """Replace the row if it still is ``packed``; ``then(swapped)``."""

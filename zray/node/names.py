@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 from zray.gcs.client import Call, GcsClient
@@ -45,10 +45,12 @@ class GcsNames:
     def unwatch(self, number: int) -> None:
         self._client.unwatch(number)
 
-    def actors_of(self, home: bytes, then: Callable[[list[tuple[bytes, dict[str, Any], bytes]]], None]) -> None:
+    def actors_of(self, homes: Container[bytes],
+                  then: Callable[[list[tuple[bytes, dict[str, Any], bytes]]], None]) -> None:
+        """``then([(actor, row, row as it is stored), ...])`` of those whose home is one of these nodes."""
         def listed(call: Call) -> None:
             rows = [(key[len(ACTORS):], unpack_record(value), value) for key, value in call.value or ()]
-            then([row for row in rows if row[1].get("home") == home])
+            then([row for row in rows if row[1].get("home") in homes])
 
         self._client.list_prefix(ACTORS, listed)
 

@@ -33,7 +33,8 @@ class Orphans:
         host = self._host
         if host.incarnation != min([host.incarnation, *host.cluster.peers]):
             return
-        host.names.actors_of(node, lambda rows: self._found(rows, death))
+        # Of all that have died: the one that was to adopt the actors of an earlier one may have died before it had.
+        host.names.actors_of(host.cluster.gone, lambda rows: self._found(rows, death))
 
     def _found(self, rows: list[tuple[bytes, dict[str, Any], bytes]], death: dict[str, Any]) -> None:
         for actor, row, packed in rows:

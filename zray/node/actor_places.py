@@ -236,6 +236,10 @@ class ActorPlaces:
         self._host.abroad.actor_not_placed(peer, message)
 
     def _actor_worker_died(self, peer: bytes, message: m.ActorWorkerDied) -> None:
+        actor = self._host.actors.actors.get(message.actor)
+        if actor is not None and actor.worker == message.worker and message.death.get("given_back"):
+            # We gave a place there back and asked for another: the first answered for the second, which still waits.
+            self._host.effects.append(Send(peer, m.UnplaceActor(actor.id, actor.life)))
         self._host.actors.worker_died(message.actor, message.worker, message.death)
 
     def claim_name(self, namespace: str, name: str, actor: bytes, then: Callable[[bytes], None]) -> None:

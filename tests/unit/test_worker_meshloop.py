@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 
@@ -10,7 +11,7 @@ import pytest
 
 from zray import codec
 from zray.messages import Bye
-from zray.transport.loop import Loop
+from zray.transport.loop import Loop, Waiter
 from zray.transport.mesh import Mesh
 from zray.worker.meshloop import new_event_loop
 
@@ -116,4 +117,58 @@ def test_timers_threads_and_subprocess_pipes_work(pair):
         for server in servers:
             server.close()
         event_loop.run_until_complete(asyncio.sleep(0))
+        event_loop.close()
+
+
+def test_asyncio_goes_on_while_another_thread_leads(pair):
+    """That thread began to wait while asyncio was busy; then its poll sees asyncio's descriptors."""
+    mine, _, _ = pair
+    event_loop = new_event_loop(mine, lambda: False)
+    answer, leads, answered = Waiter(), threading.Event(), []
+    poll = mine.mesh.poll
+
+    def watched_poll(timeout, service=False):
+        if threading.current_thread() is asker:
+            leads.set()
+        poll(timeout, service)
+
+    def end(how):
+        answered.append(how)
+        with mine.lock:
+            mine.notify(answer)
+
+    async def main():
+        asker.start()
+        assert leads.wait(10)  # without asyncio
+        assert await event_loop.run_in_executor(None, str, 7) == "7"
+        reader, writer = os.pipe()
+        read, done = [], asyncio.Event()
+
+        def readable():
+            """Leaves the rest: its descriptor stays readable."""
+            read.append(os.read(reader, 1))
+            if len(read) == 3:
+                event_loop.remove_reader(reader)
+                done.set()
+
+        event_loop.add_reader(reader, readable)
+        os.write(writer, b"abc")
+        await done.wait()
+        os.close(reader)
+        os.close(writer)
+        end("by asyncio")
+        await event_loop.shutdown_default_executor()
+        return read
+
+    mine.mesh.poll = watched_poll
+    asker = threading.Thread(target=mine.wait, args=(answer,))
+    too_long = threading.Timer(10, end, ["too late"])
+    too_long.start()
+    try:
+        assert event_loop.run_until_complete(main()) == [b"a", b"b", b"c"]
+        assert answered == ["by asyncio"]
+    finally:
+        too_long.cancel()
+        too_long.join()
+        asker.join()
         event_loop.close()

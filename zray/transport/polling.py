@@ -19,7 +19,7 @@ class Polling:
     def _open_pollers(self, inbound_fd: int, outbound_fd: int, monitor_fd: int) -> None:
         self._inbound_fd, self._outbound_fd, self._monitor_fd = inbound_fd, outbound_fd, monitor_fd
         self._tcp_fd = self._watched_fd = -1
-        self.watched_fired = False  # the watched descriptor was readable in a poll; whoever looks at it resets this
+        self.watched_fired = False  # a poll has seen the watched descriptor; whoever looks at it resets this
         self._in_stirred = self._out_stirred = True
         self._in_fired = self._out_fired = False
         self._tcp_stirred = self._tcp_fired = False
@@ -59,10 +59,13 @@ class Polling:
             elif fd == self._watched_fd:
                 self.watched_fired = True
 
-    def watch(self, fd: int) -> None:
-        """``poll`` also ends while ``fd`` is readable (a node daemon's epoll descriptor); the caller looks at it."""
+    def watch(self, fd: int, edges: bool = False) -> None:
+        """``poll`` also ends while ``fd`` is readable (a node daemon's epoll descriptor); the caller looks at it.
+
+        ``edges``: only when it has become readable, for who may be polled for by a thread that cannot look.
+        """
         self._watched_fd = fd
-        self._pollers[0].register(fd, select.EPOLLIN)
+        self._pollers[0].register(fd, select.EPOLLIN | (select.EPOLLET if edges else 0))
 
     def wake(self) -> None:
         """End the poll that is under way, or the next one.  Callable from any thread and from signal handlers."""

@@ -1,7 +1,8 @@
 """An asyncio loop whose selector waits in the mesh's loop: one thread, one wait, for both.
 
 asyncio's own descriptors live in its epoll set, which is itself a descriptor that the mesh's poll watches.  While
-asyncio waits, this thread leads the mesh; while asyncio is busy, each of its rounds takes a turn of the mesh.
+asyncio waits, this thread leads the mesh; while asyncio is busy, each of its rounds takes a turn of the mesh.  A thread
+that asked for something meanwhile (run_in_executor) may lead by then: it lets asyncio go on when the descriptor fires.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class MeshSelector(selectors.EpollSelector):
         self._events: Events = []
         self._thread = threading.get_ident()
         with loop.lock:
-            loop.mesh.watch(self.fileno())
+            loop.mesh.watch(self.fileno(), edges=True)
             self._outer = loop.on_turn
             loop.on_turn = self._on_turn
 
@@ -58,15 +59,19 @@ class MeshSelector(selectors.EpollSelector):
         if self._outer is not None:
             self._outer()
         waiter = self._waiter
-        if (self._loop.mesh.watched_fired and waiter is not None and not waiter.done
-                and threading.get_ident() == self._thread):
-            self._look()
-            if self._events:
-                self._loop.notify(waiter)
+        if self._loop.mesh.watched_fired and waiter is not None and not waiter.done:
+            if threading.get_ident() == self._thread:
+                self._look()
+                if not self._events:
+                    return
+            self._loop.notify(waiter)
 
     def _look(self) -> None:
-        self._loop.mesh.watched_fired = False  # it fires again as long as there is something
+        mesh = self._loop.mesh
+        mesh.watched_fired = False  # first: it may fire in another thread's poll from here on
         self._events = super().select(0)
+        if self._events:
+            mesh.watched_fired = True  # an edge does not come again for what asyncio leaves unread
 
     def end_wait(self) -> bool:
         """Under the lock, on the asyncio thread: let ``select`` return.  False on any other thread."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from zray.owner.deaths import WITHOUT_NOTICE_S
 from zray.sim import cluster as cluster_module
 from zray.sim import leftovers
 from zray.sim.cluster import SimCluster
@@ -100,4 +101,21 @@ def test_actors_are_adopted_although_the_adopter_dies_too(monkeypatch, later_s):
     cluster.end_node(home, "killed")
     net.run_until(net.now + later_s)
     cluster.end_node(lowest, "killed")
+    cluster.run()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_process_of_another_node_that_ends_is_known_to_have_before_anybody_loses_patience(monkeypatch, seed):
+    """Whatever is heard first: that its connection closed, that it is gone, or where it could be dialled again."""
+    monkeypatch.setattr(cluster_module, "SimDriver", Quiet)
+    cluster = quiet(seed, 2, drivers=1)
+    net = cluster.net
+    driver, = cluster.drivers
+    other, = (node for node in cluster.nodes.values() if node is not driver.host)
+    strategy = {"kind": "affinity", "node": other.node_id, "soft": False}
+    refs = [ref for x in range(5) for ref in driver.submit(["crash", x, 0.01, [1]], strategy=strategy)]
+    assert net.run_until(net.now + WITHOUT_NOTICE_S, lambda: all(ref.ready for ref in refs))
+    assert cluster.oracle.happened["crash"] == 5
+    for ref in refs:
+        ref.drop()
     cluster.run()

@@ -292,9 +292,13 @@ class Runtime:
         if self.redial.closed(peer):
             return
         self.submitter.now = self.mesh.now
+        self._silent(peer)
+        self.refs.on_process_gone(peer)
+
+    def _silent(self, peer: bytes) -> None:
+        """Nothing more comes from that process."""
         self.submitter.on_peer_closed(peer)
         self.calls.on_peer_closed(peer)
-        self.refs.on_process_gone(peer)
 
     def _node_lost(self) -> None:
         if self.closed:
@@ -341,10 +345,11 @@ class Runtime:
         self.refs.on_process_gone(message.process, certain=True)
         if self.executor is not None:
             self.executor.queue.forget_owners(lambda owner: owner == message.process)
+        self.redial.forget(message.process)
         if message.process != self.node and not self.mesh.dialled(message.process):
             # What we dialled ends by itself, once it is drained: the notice overtakes replies already sent.
-            self.redial.forget(message.process)
             self.mesh.forget(message.process)
+            self._silent(message.process)
 
     def _on_dial_answer(self, peer: bytes, message: m.DialAnswer) -> None:
         if message.endpoint:

@@ -162,15 +162,19 @@ class Core(Process):
         if self.redial.closed(peer):
             self.stir()
             return
+        self.silent(peer)
+        self.refs.on_process_gone(peer)
+
+    def silent(self, peer: bytes) -> None:
         self.submitter.on_peer_closed(peer)
         self.calls.on_peer_closed(peer)
-        self.refs.on_process_gone(peer)
 
     def on_process_gone(self, peer: bytes, message: m.ProcessGone) -> None:
         self.refs.on_process_gone(message.process, certain=True)
+        self.redial.forget(message.process)
         if not self.mesh.dialled(message.process):
-            self.redial.forget(message.process)
             self.mesh.forget(message.process)
+            self.silent(message.process)
 
     def lost_node(self) -> None:
         """The daemon is gone: nothing that waits will ever come."""

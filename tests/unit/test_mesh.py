@@ -143,6 +143,21 @@ def test_a_peer_that_forgot_us_makes_us_start_over(net: Net) -> None:
     net.until(lambda: net.reasons(a) == ["3"])
 
 
+def test_a_session_that_lost_what_it_could_not_hold_does_not_outlast_its_connection(net: Net) -> None:
+    """Else its peer would wait in vain for what is missing, once it can be reached again."""
+    a, b = net.mesh(limits=Limits(held_messages_max=10)), net.mesh()
+    a.lasting.add(b.incarnation)
+    a.connect(b.incarnation, b.endpoint)
+    say(a, b, "1")
+    net.until(lambda: net.reasons(b) == ["1"])
+    a._hang_up(b.incarnation)
+    a.hold(b.incarnation)
+    say(a, b, *map(str, range(11)))
+    net.until(lambda: bool(net.closed))
+    assert net.closed == [(a.incarnation, b.incarnation)] and not a.peers()
+    assert a.counters["dropped_messages"] == 11
+
+
 def test_a_session_that_only_the_dialler_has_dropped_starts_over_both_ways(net: Net) -> None:
     """Its connection broke, and it dials anew and speaks first; the other side has noticed nothing."""
     a, b = net.mesh(bind=False), net.mesh()

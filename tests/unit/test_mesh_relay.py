@@ -109,6 +109,28 @@ def test_a_peer_behind_a_next_hop_ends_with_it(net: TwoNodes) -> None:
     net.until(lambda: net.closed.count((net.a1.incarnation, net.b1.incarnation)) == 2)
 
 
+def test_what_was_lost_while_two_nodes_had_no_connection_goes_first_when_there_is_a_way_again(tmp_path: Path) -> None:
+    net = TwoNodes(tmp_path, Limits(resend_s=1000.0))
+    peer, endpoint = net.b1.incarnation, net.A._dialled[net.B.incarnation].endpoint
+    net.a1.lasting.add(peer)
+    net.a1.via(peer, net.A.incarnation)
+    say(net.a1, net.b1, "1")
+    net.until(lambda: net.reasons(net.b1) == ["1"])
+    for one, other in ((net.A, net.B), (net.B, net.A)):
+        one.lasting.add(other.incarnation)
+        one._hang_up(other.incarnation)
+    say(net.a1, net.b1, "2")
+    net.until(lambda: (net.a1.incarnation, peer) in net.closed)
+    assert peer in net.a1.peers() and not net.a1.connected(peer)
+    net.A.connect(net.B.incarnation, endpoint)
+    net.a1.via(peer, net.A.incarnation)
+    say(net.a1, net.b1, "3")
+    net.until(lambda: net.reasons(net.b1) == ["1", "2", "3"])
+    for mesh in net.meshes:
+        mesh.check()
+        mesh.close()
+
+
 @pytest.mark.parametrize("why", ["it has ended", "there never was one"])
 def test_a_process_that_no_relay_can_reach_is_reported_closed_to_who_sends_to_it(net: TwoNodes, why: str) -> None:
     peer = net.b1.incarnation if why == "it has ended" else net.B.incarnation[:4] + b"none"

@@ -114,6 +114,7 @@ class Mesh(Links):
             return
         self._via[peer] = next_hop
         self._closing.pop(peer, None)
+        self.resume(peer)
         self._release(peer)
 
     def disconnect(self, peer: bytes) -> None:
@@ -178,6 +179,7 @@ class Mesh(Links):
         """There is no way to a peer on hold: drop its messages, with a count, and report it closed."""
         if peer in self._held:
             self.counters["dropped_messages"] += len(self._held.pop(peer)) // 2
+            self.lasting.discard(peer)  # a session that has lost something lasts no longer
             self._lost(peer)
 
     def _release(self, peer: bytes) -> None:

@@ -120,6 +120,14 @@ def test_a_hold_that_a_task_of_a_borrower_took_is_reported_to_the_lender_too():
     assert (b"owner---", m.HoldAdd([[b"oid", 7]], b"grandson", [])) in sent[-1:]
 
 
+def test_a_notice_whose_grant_never_comes_is_forgotten_in_time():
+    submitter = Owner().submitter
+    submitter.on_worker_died(NODE, m.WorkerDied(WORKER, 1, 7, 0, 0, UNKNOWN, UNKNOWN, "it ended", ""))
+    assert submitter.timed and submitter.deaths.early
+    submitter.tick(submitter.next_deadline())
+    assert not submitter.deaths.early and submitter.next_deadline() is None
+
+
 def test_what_was_in_flight_on_a_node_that_died_may_have_run_and_is_charged():
     """Progress marks die with their node: a task that may run once must not run again, the others use up a retry."""
     owner = Owner()

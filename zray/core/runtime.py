@@ -272,7 +272,7 @@ class Runtime:
         submitter.timed = False
         deadline = min((at for at in times if at is not None), default=None)
         if deadline is not None:
-            self._tick_handle = self.loop.call_at(deadline, self._tick)
+            self._tick_handle = self.loop.call_at(min(deadline, submitter.now + submitter.lease_idle_s), self._tick)
 
     def _tick(self) -> None:
         self._tick_handle = None

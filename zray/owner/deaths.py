@@ -118,6 +118,9 @@ class WorkerDeaths:
         else:
             self._submitter.again(task, charge=True)
 
+    def deadlines(self) -> list[float]:
+        return [*self.dying.values(), *(since + EARLY_S for since, _ in self.early.values())]
+
     def tick(self, now: float) -> None:
         """Stop waiting for the other half."""
         for number, until in list(self.dying.items()):

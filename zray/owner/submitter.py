@@ -592,10 +592,9 @@ class Submitter:
         self.deaths.tick(now)
 
     def next_deadline(self) -> float | None:
-        if not self.leases and not self.deaths.dying:
-            return None
-        times = [lease.idle_since + self.lease_idle_s for key in self.by_number.values() for lease in key.idle]
-        times += self.deaths.dying.values()
+        times = self.deaths.deadlines()
+        if self.leases:
+            times += [lease.idle_since + self.lease_idle_s for key in self.by_number.values() for lease in key.idle]
         return min(times, default=None)
 
     def explain(self, task: Task) -> tuple[Cause, dict[str, Any]]:

@@ -65,6 +65,35 @@ def test_top_level_references_are_resolved_and_nested_ones_are_not():
     assert ray.get(f.remote(ref, [ref], y=ref)) == (7, "ObjectRef", 7, 7)
 
 
+@pytest.mark.parametrize("where", ["task", "actor call", "constructor"])
+def test_a_reference_that_another_process_owns_is_an_argument_like_any(where):
+    @ray.remote
+    def make():
+        return ray.put("made there")
+
+    @ray.remote
+    def read(x):
+        return x
+
+    @ray.remote
+    class Reader:
+        def __init__(self, x=None):
+            self.x = x
+
+        def read(self, x=None):
+            return x or self.x
+
+    ref = ray.get(make.remote())
+    for _ in range(2):  # before its value is known here, and after
+        if where == "task":
+            answer = read.remote(ref)
+        elif where == "actor call":
+            answer = Reader.remote().read.remote(ref)
+        else:
+            answer = Reader.remote(ref).read.remote()
+        assert ray.get(answer, timeout=60) == "made there"
+
+
 def test_a_chain_of_tasks_runs_in_the_order_of_its_dependencies():
     @ray.remote
     def add(x, y):

@@ -17,12 +17,13 @@ from zray import messages as m
 from zray.gcs.requests import Call
 from zray.owner.adoption import GRACE_S, LOOK_AGAIN_S, Adoption
 from zray.owner.records import Borrowed, Entry
-from zray.owner.references import References
+from zray.owner.references import RECORD_BYTES, References
 from zray.owner.telling import Telling
 
 PROCESSES = [b"process%d" % i for i in range(4)]
 KINDS = ("pending", "inline", "stored")
 NODE = b"node\0\0\0\0"
+KEPT_BYTES_MAX = 2000 + 3 * RECORD_BYTES
 # What may happen next, as often as it is named here.
 STEPS = ("make", "make_around", *["finish"] * 2, *["open"] * 2, "drop", "ask", *["give"] * 3, *["lend"] * 2, "turn",
          *["happen"] * 6, "settle", "wait", "kill")
@@ -103,8 +104,8 @@ class AdoptionWorld:
         self.held: list[tuple[bytes, object]] = []  # (process, record): the ObjectRefs that exist
         self.made = 0
         for p in PROCESSES:
-            refs = self.processes[p] = References(p, Net(self, p), self.freeing(p), kept_bytes_max=2000)
-            refs.telling = Telling(refs, p, "", 2000)
+            refs = self.processes[p] = References(p, Net(self, p), self.freeing(p), kept_bytes_max=KEPT_BYTES_MAX)
+            refs.telling = Telling(refs, p, "", KEPT_BYTES_MAX)
             self.adoptions[p] = Adoption(refs, self.rows.of(p), "", lambda: self.now)
             refs.owner_died = self.despairing(p, refs.owner_died)
 
@@ -327,7 +328,7 @@ class AdoptionWorld:
             for oid, record in refs.borrowed.items():
                 owner = self.processes.get(record.owner)
                 entry = owner.owned.get(oid) if owner not in (None, refs) else None
-                if entry is None or entry.value is None or refs.kept_bytes + 200 > refs.kept_bytes_max:
+                if entry is None or entry.value is None or refs.kept_bytes + 200 + RECORD_BYTES > KEPT_BYTES_MAX:
                     continue
                 assert record.value is not None, "ready, and a holder does not know"
                 assert not entry.contained or record.contained, "what it contains is not held"

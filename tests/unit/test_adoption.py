@@ -12,7 +12,7 @@ from zray import messages as m
 from zray.gcs.requests import Call
 from zray.ids import node_of
 from zray.owner.adoption import CLAIM_AGAIN_S, CLAIMS_MAX, GRACE_S, LOOK_AGAIN_S, MOVES_MAX, Adoption
-from zray.owner.references import LENT, References
+from zray.owner.references import LENT, RECORD_BYTES, References
 from zray.owner.telling import CARRIED_MAX, Telling
 
 ME, OWNER, OTHER, THIRD = b"me".ljust(8), b"owner".ljust(8), b"other".ljust(8), b"third".ljust(8)
@@ -262,6 +262,23 @@ def test_what_comes_unasked_beyond_the_bound_is_not_kept_and_what_is_asked_for_i
     process.refs.on_resolved(OWNER, m.Resolved([OID, b"x" * 1001]))
     process.turn()
     assert record.value == b"x" * 1001 and process.refs.kept_bytes == 0
+
+
+@pytest.mark.parametrize("unasked", ["told", "in a result"])
+def test_references_inside_a_value_that_comes_unasked_count_as_the_records_that_they_make(unasked):
+    process = Process(kept_bytes_max=5 * RECORD_BYTES)
+    inside = [[bytes([i]) * 28, OWNER, "ipc://owner"] for i in range(5)]
+    value = [m.CARRYING, b"value", inside, 3]
+    if unasked == "told":
+        record = process.borrow(value)
+    else:
+        [record] = process.refs.receive_carrying(OWNER, [[OID, OWNER, "ipc://owner", value]], 5)
+    assert record.value is None and process.refs.kept_bytes == 0 and list(process.refs.borrowed) == [OID]
+    process.refs.on_resolved(OWNER, m.Resolved([OID, [m.CARRYING, b"value", inside[:4], 4]]))
+    assert record.value == b"value" and process.refs.kept_bytes == 5 + 4 * RECORD_BYTES
+    process.refs.unpin(record)
+    process.turn()
+    assert not process.refs.borrowed and not process.refs.kept_bytes
 
 
 def test_a_value_that_comes_after_the_last_reference_has_gone_leaves_nothing(process):

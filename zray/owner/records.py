@@ -45,8 +45,7 @@ class Borrowed:
     """An object that another process owns and this one holds; ``n`` numbers this hold."""
 
     __slots__ = ("oid", "value", "refs", "waiters", "owner", "endpoint", "n", "asked", "confirmed", "keepalive",
-                 "passed", "contained", "kept", "lent", "moved")
-    escaped = True
+                 "passed", "contained", "kept", "lent", "moved", "escaped")
     task = None
 
     def __init__(self, oid: bytes, owner: bytes, endpoint: str, n: int):
@@ -57,6 +56,7 @@ class Borrowed:
         self.owner = owner
         self.endpoint = endpoint
         self.n = n
+        self.escaped = True  # a field like an Entry's: whoever passes a record on sets it without a look at its kind
         self.asked = False
         self.confirmed = False
         self.keepalive: list[Any] | None = None  # pinned until the owner has confirmed this hold

@@ -14,7 +14,7 @@ Fine-Grained Tasks" (Wang et al., NSDI 2021, section 4).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from zray.ids import node_of
@@ -26,6 +26,7 @@ from zray.owner.telling import Telling, value_bytes
 
 Record = Entry | Borrowed
 KEPT_BYTES_MAX = 64 * 1024 * 1024
+RECORD_BYTES = 1000  # of a Borrowed with its places in our tables; each reference inside a value that is kept makes one
 GONE_MAX = 8192  # incarnations remembered as ended; messages about one arrive within seconds of its end
 
 
@@ -224,10 +225,11 @@ class References:
     # ------------------------------------------------------------ references from elsewhere
 
     def restore(self, oid: bytes, owner: bytes, endpoint: str, inside: Record | None = None, value: Value = None,
-                *, lent: bool = False) -> Record:
+                contained: Sequence[Record] = (), *, lent: bool = False) -> Record:
         """The record of a reference that arrived in a pickle, its count raised by one.
 
-        ``value``: came along with it, see zray.owner.telling.  ``lent``: it is an argument, or inside one.
+        ``value``: came along with it, and ``contained`` is inside it, see zray.owner.telling.  ``lent``: it is an
+        argument, or inside one.
         """
         if owner == self.me:
             ours: Record | None = self.owned.get(oid) or self.borrowed.get(oid)
@@ -243,7 +245,7 @@ class References:
             record = self.borrowed[oid] = Borrowed(oid, owner, endpoint, self._holds)
             record.refs = 1
             record.lent = lent
-            if value is not None and self._keep(record, value):
+            if value is not None and self._keep(record, value, contained):
                 record.value = value
             if self.is_gone(owner):
                 record.confirmed = True
@@ -258,7 +260,7 @@ class References:
                 record.keepalive = [inside]
             return record
         record.refs += 1
-        if value is not None and record.value is None and self._keep(record, value):
+        if value is not None and record.value is None and self._keep(record, value, contained):
             self.complete(record, value)
         if record.lent and not lent:
             self._stays(record)
@@ -270,9 +272,9 @@ class References:
         if record.value is None and record.owner != self.me and not self.is_gone(record.owner):
             self._adds.setdefault(record.owner, []).append([record.oid, record.n])
 
-    def _keep(self, record: Borrowed, value: Value) -> bool:
-        """Whether there is room for a value that came unasked."""
-        nbytes = value_bytes(value)
+    def _keep(self, record: Borrowed, value: Value, contained: Sequence[Record]) -> bool:
+        """Whether there is room for a value that came unasked, and for the records of the references inside it."""
+        nbytes = value_bytes(value) + RECORD_BYTES * len(contained)
         if self.kept_bytes + nbytes > self.kept_bytes_max:
             return False
         self.kept_bytes += nbytes - record.kept
@@ -333,11 +335,11 @@ class References:
 
     def _received(self, sender: bytes, oid: bytes, owner: bytes, endpoint: str, value: Value = None) -> Record:
         """The record of a reference that another process gives us, maybe with the value of the object."""
-        contained: list[Record] | None = None
+        contained: list[Record] = []
         if type(value) is list and value[0] == CARRYING:
             contained = self.receive_carrying(sender, value[2], value[3])
             value = value[1]
-        record = self.restore(oid, owner, endpoint, None, value)
+        record = self.restore(oid, owner, endpoint, None, value, contained)
         if contained:
             if type(record) is Borrowed and record.value is value and record.contained is None:
                 record.contained = contained
@@ -497,13 +499,13 @@ class References:
     def on_resolved(self, peer: bytes, message: Resolved) -> None:
         pairs = iter(message.values)
         for oid, value in zip(pairs, pairs, strict=True):
-            contained: list[Record] | None = None
+            contained: list[Record] = []
             if type(value) is list and value[0] == CARRYING:
                 contained = self.receive_carrying(peer, value[2], value[3])
                 value = value[1]
             record = self.borrowed.get(oid)
-            if record is None or record.owner != peer or not self._takes(record, value):
-                self.unpin_all(contained or ())
+            if record is None or record.owner != peer or not self._takes(record, value, contained):
+                self.unpin_all(contained)
                 continue
             record.asked = False
             self.unsettled.discard(oid)
@@ -515,9 +517,9 @@ class References:
             if contained and before:
                 self.unpin_all(before)
 
-    def _takes(self, record: Borrowed, value: Value) -> bool:
+    def _takes(self, record: Borrowed, value: Value, contained: Sequence[Record]) -> bool:
         """Whether this value was asked for, is that of a value that we have, or there is room for it."""
-        return record.asked or record.value is not None or self._keep(record, value)
+        return record.asked or record.value is not None or self._keep(record, value, contained)
 
     def owner_died(self, record: Borrowed) -> None:
         """What a borrowed object comes to that has no owner any more, unless its value is here."""

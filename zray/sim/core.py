@@ -368,10 +368,10 @@ class Core(Process):
 
     def cancel(self, ref: Ref, *, force: bool, recursive: bool) -> None:
         record = ref.record
-        if type(record) is Borrowed:
-            self.send(record.owner, m.CancelObject(record.oid, force, recursive))
-        else:
+        if type(record) is not Borrowed:
             self.cancel_entry(record, force, recursive)
+        elif record.value is None:
+            self.send(record.owner, m.CancelObject(record.oid, force, recursive))
         self.stir()
 
     def cancel_entry(self, entry: Any, force: bool, recursive: bool) -> None:

@@ -85,7 +85,7 @@ class SimDriver(Core):
                 some = random.sample(self.refs_held, min(3, len(self.refs_held)))
                 yield "wait", [ref.record for ref in some]
                 for ref in some:
-                    self._see(ref)
+                    self._see(ref, inner_too=plan.opens and random.random() < 0.5)
         yield "wait", [ref.record for ref in self.refs_held]
         for ref in list(self.refs_held):
             self._see(ref, inner_too=random.random() < 0.5)

@@ -346,3 +346,10 @@ def test_more_actors_than_cpus_live_at_once():
     actors = [make_counter().remote(start=i) for i in range(12)]
     assert ray.get([a.add.remote() for a in actors]) == list(range(1, 13))
     assert len(set(ray.get([a.pid.remote() for a in actors]))) == 12
+
+
+def test_hundreds_of_actors_that_are_created_at_once_all_come_up():
+    """Their processes dial the node faster than it accepts."""
+    counter = make_counter().options(num_cpus=0)
+    actors = [counter.remote(start=i) for i in range(400)]
+    assert ray.get([a.add.remote() for a in actors], timeout=60) == list(range(1, 401))

@@ -12,6 +12,7 @@ import pytest
 from tests.oracles.transfer_net import CHUNK, Net
 from zray.messages import Chunk, PullObject, PullRefused, StoreWant
 from zray.store.exchange import BEHIND, FANOUT, GIVE_UP_S, OUT_CHUNKS_MAX, PULLS_MAX, STALL_S, Key
+from zray.store.handover import SILENT_S
 from zray.store.records import Phase
 
 NODES = range(2, 7)
@@ -274,6 +275,23 @@ def test_objects_that_their_owner_frees_meanwhile_are_nobodys_business():
     handed = net.leave(leaver)
     assert handed.done and (handed.kept, handed.left) == (2, 0)
     end(net, values[1:])
+
+
+def test_an_heir_that_had_nothing_to_say_for_long_is_not_taken_for_silent():
+    net = Net(6, 3)
+    leaver, heirs = net.nodes[0], net.nodes[1:]
+    values = [net.put(leaver, 6000) for _ in heirs]
+    leaver.surrender()
+    leaver.machine.hand_over([heir.incarnation for heir in heirs], lambda oid: True, net.now)
+    leaver.perform()
+    net.run()
+    net.advance(2 * SILENT_S)
+    values.append(net.put(leaver, 6000))
+    for heir in heirs:
+        net.silent[leaver.incarnation, heir.incarnation] = net.now + SILENT_S / 2
+    handed = net.leave(leaver)
+    assert handed.done and handed.kept == 3 and not leaver.machine.handover.refused
+    end(net, values)
 
 
 def test_when_an_heir_leaves_or_dies_another_is_asked():

@@ -75,7 +75,7 @@ class Runtime:
         self.store: Any = None  # the StoreClient, once attached
         self.marks: Any = None  # of a worker: its progress marks
         self.executor: Any = None  # of a worker
-        self.lost_node: Callable[[], None] | None = None
+        self._lost_node: Callable[[], None] | None = None
         self.driver_log: Callable[[m.LogLines], None] | None = None
         self.blocked: dict[bytes, Callable[[float], str]] = {}  # running task -> what it waits for
         self.unsent = 0  # submissions since the last turn
@@ -300,11 +300,18 @@ class Runtime:
         self.submitter.on_peer_closed(peer)
         self.calls.on_peer_closed(peer)
 
+    def when_node_lost(self, act: Callable[[], None]) -> None:
+        """``act()`` when the node has gone, or could not be dialled; at once when that is known by now."""
+        with self.loop.lock:
+            self._lost_node = act
+            if self.submitter.lost is not None:
+                act()
+
     def _node_lost(self) -> None:
         if self.closed:
             return
-        if self.lost_node is not None:
-            self.lost_node()
+        if self._lost_node is not None:
+            self._lost_node()
         failure = self.submitter.lost = [m.FAILED, "raylet_died", {"node": self.node.hex()}]
         if self.store is not None:
             self.store.node_lost(failure)

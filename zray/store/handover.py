@@ -47,7 +47,7 @@ class HandOver:
         self.given: dict[bytes, int] = {}  # bytes asked of each heir
         self._bytes = self._kept_bytes = 0  # sums over mine, kept
         self._queue: list[Key] = []  # to be asked of somebody, the next one last
-        self._heard: dict[bytes, float] = {}  # heir -> when it last said, or was first asked, anything
+        self._heard: dict[bytes, float] = {}  # heir -> when it last said anything, or had nothing to say
         self._heirs: tuple[bytes, ...] = ()
         self._look_at = 0.0
         self._looked = -1  # table.named then
@@ -87,6 +87,7 @@ class HandOver:
 
     def _ask(self, now: float) -> None:
         messages: dict[bytes, list[list[Any]]] = {}
+        owing = set(self.asked.values()) if self._queue else set()
         while self._queue and len(self.asked) < ASKED_AHEAD:
             key = self._queue.pop()
             stored = self.mine[key]
@@ -95,7 +96,9 @@ class HandOver:
                 continue
             self.asked[key] = heir
             self.given[heir] = self.given.get(heir, 0) + stored.nbytes
-            self._heard.setdefault(heir, now)
+            if heir not in owing:  # it had nothing to say until now
+                owing.add(heir)
+                self._heard[heir] = now
             messages.setdefault(heir, []).append([*key, max(stored.offset, 0), stored.nbytes])
         for heir, objects in messages.items():
             self.out.append(Say(heir, KeepCopies(objects)))

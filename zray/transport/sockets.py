@@ -29,6 +29,7 @@ class Limits(NamedTuple):
     farewell_s: float = 0.1  # how long to wait for the second connection of a peer whose first has closed
     held_messages_max: int = 65536  # for one peer whose endpoint is looked up
     via_max: int = 65536  # peers that are reached through another
+    ipc_backlog: int = 4096  # as many workers as a node may start at once dial it before it accepts the first
     # of TCP connections
     tcp_message_bytes_max: int = 256 * 1024 * 1024  # a stranger, too, can make libzmq allocate as much
     handshake_s: float = 5.0  # a worker whose user code holds the GIL longer than this cannot be dialled meanwhile
@@ -43,6 +44,7 @@ def make_router(context: zmq.Context, limits: Limits) -> Any:  # pyzmq's stubs s
     socket: Any = context.socket(zmq.ROUTER)
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
     socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.BACKLOG, limits.ipc_backlog)  # a full one refuses a local dial at once (EAGAIN)
     for_ipc(socket, limits)
     return socket
 

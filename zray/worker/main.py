@@ -33,7 +33,7 @@ class Worker:
         self.executor.employed = False  # the owner's tasks may overtake the node's word of the job
         self.executor.on_lease = self.on_lease
         self.executor.on_actor = self.on_actor
-        self.rt.lost_node = self.on_node_lost
+        self.rt.when_node_lost(self.on_node_lost)
 
     def run(self) -> None:
         rt = self.rt

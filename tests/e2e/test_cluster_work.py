@@ -110,6 +110,17 @@ def test_spread_uses_both_nodes(pair, gate):
     assert set(ray.get(refs)) == {node.node_id for node in pair}
 
 
+def test_actors_that_need_nothing_are_spread_as_well(pair):
+    @ray.remote(num_cpus=0, scheduling_strategy="SPREAD")
+    class Somewhere:
+        def node(self):
+            return ray.get_runtime_context().get_node_id()
+
+    actors = [Somewhere.remote() for _ in range(12)]
+    nodes = ray.get([actor.node.remote() for actor in actors])
+    assert all(nodes.count(node.node_id) >= 4 for node in pair)
+
+
 def test_affinity_and_labels_choose_the_node(pair):
     from zray.util.scheduling_strategies import (
         DoesNotExist,

@@ -228,6 +228,23 @@ def test_a_group_is_bound_to_its_nodes_and_waits_for_them():
     assert key.strategy == {"kind": "group", "id": b"g"}, "the node must know which bundle"
 
 
+def test_what_was_wanted_after_the_question_is_asked_for_when_the_answer_is_here():
+    """Home has room for any number of wants of nothing, and would get all those of a fast owner."""
+    home = Home()
+    home.it.schedulers = home.it.asker.schedulers = lambda: [EAST]
+    spread = {"kind": "spread"}
+    home.want(1, {}, spread)
+    (first,) = home.it.spill._asked
+    home.want(7, {}, spread)
+    assert list(home.it.spill._asked) == [first] and home.shares() == {}
+    home.it.spill.answer(first, [[EAST, 1]], [], 0, 0, "", home.now)
+    asked = [effect.message for effect in home.step() if isinstance(effect, Send)]
+    assert home.shares() == {EAST: 1} and [message.count for message in asked] == [6]
+    (second,) = home.it.spill._asked
+    home.it.spill.answer(second, [], [], 6, Cause.RESOURCES_BUSY, "", home.now)
+    assert home.shares() == {EAST: 1, HOME: 6}, "nobody else takes them"
+
+
 def test_what_nobody_can_hold_is_told_and_starts_when_a_node_joins_that_can():
     home = Home()
     home.want(2, {"TPU": U})

@@ -206,7 +206,7 @@ class Spill:
             left = 0  # some of it was: ask for the rest at once
         lane.verdict = (cause, detail) if left else None
         for entry in list(lane.entries):
-            if entry.unplaced and lane.home_queues:
+            if entry.unplaced and lane.home_queues and (left or not moved):  # else it came after the question
                 self._give(entry, self.home, entry.unplaced, now, queued=True)
             elif entry.unplaced and left:
                 self._tell(entry, cause, detail)

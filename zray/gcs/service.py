@@ -301,6 +301,8 @@ class GcsService(Host):
                 self._emit([(peer, ConfigIs(self.config.pack()))])
                 self.client.again(peer, message.number, message.shard)
                 return []
+            if kind is GcsRedirect and self._comes_here(message):
+                return []
             self.client.on_message(peer, message)
             return []
         if kind in _OF_CONTROL:
@@ -322,6 +324,16 @@ class GcsService(Host):
         if not 0 <= redirect.shard < len(self.config.chains):
             return False
         return redirect.epoch < self.config.chains[redirect.shard].epoch == self.client.shards[redirect.shard].epoch
+
+    def _comes_here(self, redirect: GcsRedirect) -> bool:
+        """It has overtaken the configuration that makes me head or tail: what it sends here is sent when I know it.
+
+        At once it would be refused, and nobody would send it again but the clock.
+        """
+        if not redirect.members or not 0 <= redirect.shard < len(self.config.chains):
+            return False
+        return (redirect.epoch > self.config.chains[redirect.shard].epoch
+                and self.incarnation in (redirect.members[0], redirect.members[-1]))
 
     def make_replica(self, chain: ChainConfig, shard: int, state: ReplicatedState | None) -> ChainReplica:
         """A replica that starts at this node (the simulator puts in one that remembers more)."""

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from tests.e2e.nodes import ask, ended, replicated, states
-from tests.e2e.scripts import environment
+from tests.e2e.scripts import environment, zray
 from tests.e2e.target import Counts, ray, until
 
 pytestmark = pytest.mark.zray_only
@@ -87,7 +87,7 @@ def test_a_stopped_node_is_declared_dead_and_ends_itself_when_it_goes_on(grow):
         ray.get(actor.add.remote(), timeout=10)
 
 
-def test_without_a_majority_errors_name_the_voters_that_are_missing(grow):
+def test_without_a_majority_errors_and_status_name_the_voters_that_are_missing(grow):
     cluster = grow({"num_cpus": 1}, {"num_cpus": 1}, {"num_cpus": 1})
     nodes = cluster.list_all_nodes()
     until(lambda: replicated(nodes[0], 3, 3))
@@ -106,6 +106,8 @@ def test_without_a_majority_errors_name_the_voters_that_are_missing(grow):
             ray.get(actor.method.remote(), timeout=2)
         for node in nodes[1:]:
             assert "no majority" in str(raised.value) and node.node_id[:8] in str(raised.value)
+        said = zray("status", "--address", nodes[0].session_dir)
+        assert any("no majority" in line and nodes[1].node_id[:8] in line for line in said.splitlines())
     finally:
         for node in nodes[1:]:
             os.kill(node.pid, signal.SIGCONT)

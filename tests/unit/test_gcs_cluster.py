@@ -16,14 +16,16 @@ from zray.gcs.client import GcsClient
 from zray.gcs.disk import Disk, log_name
 from zray.gcs.membership import FAST_S, NODE_TIMEOUT_S, SUSPECT_S
 from zray.gcs.persistence import LAYOUT_NAME
-from zray.gcs.register import LEASE_RENEW_S, LEASE_S, PROMISE_S
+from zray.gcs.register import HOLD_S, LEASE_RENEW_S, LEASE_S, PROMISE_S
 from zray.gcs.requests import RETRY_S, STUCK_RETRIES
 from zray.gcs.service import GcsService
 from zray.gcs.sharding import SHARDS, shard_of
 from zray.gcs.state import CorruptSnapshot
+from zray.gcs.watching import WATCH_ASK_S
 from zray.ids import TAG_SIZE
 from zray.messages import (
     GcsEvents,
+    GcsRedirect,
     GcsReply,
     GcsRequest,
     GcsWatch,
@@ -244,6 +246,42 @@ def test_a_lease_that_is_used_is_renewed_before_it_ends():
         assert call.done and tail.replica.counters["unready"] == early
 
 
+def held_up(bench: Bench) -> GcsService:
+    """Has one of four nodes die, and returns who wants to spread heads among the others and waits for a lease."""
+    bench.kill(node_id(3)[:8])
+    bench.run()
+    return next(service for service in bench.services.values() if service.control.proposer.held is not None)
+
+
+def test_what_waits_for_a_lease_is_asked_for_again_as_it_was(monkeypatch):
+    bench = Bench(4)
+    control = held_up(bench).control
+    held = control.proposer.held
+    monkeypatch.setattr("zray.gcs.control.next_config", lambda config, view: None)  # the same, or nothing
+    bench.wait(PROMISE_S + HOLD_S)
+    assert control.config == held
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_death_is_acted_on_without_a_moment_passing_though_another_wish_waits_for_a_lease(number):
+    bench = Bench(4)
+    service = held_up(bench)
+    bench.kill(node_id(number)[:8])
+    bench.run()
+    assert node_id(number)[:8] not in service.config.involved
+
+
+def test_a_redirect_here_that_overtakes_the_configuration_waits_for_it():
+    bench = Bench(2)
+    first, second = bench.services.values()
+    requests = second.client.shards[0]
+    epoch, ends = requests.epoch, [first.incarnation, second.incarnation]
+    second.receive(first.incarnation, GcsRedirect(0, epoch + 1, ends, 0))
+    assert requests.epoch == epoch, "what is open would be sent here at once, and refused"
+    second.receive(first.incarnation, GcsRedirect(0, epoch + 1, ends[:1], 0))
+    assert requests.epoch == epoch + 1
+
+
 def test_the_time_out_leaves_room_for_the_lease():
     assert PROMISE_S < SUSPECT_S and 2 * FAST_S < SUSPECT_S < NODE_TIMEOUT_S
 
@@ -308,12 +346,21 @@ def test_a_minority_says_which_voters_are_missing():
     for name in missing:
         assert f"no majority: {missing[0].hex()[:8]}" in first.trouble() and name.hex()[:8] in first.trouble()
     assert "of its 3 voters 2 must" in first.trouble()
-    fourth.client.kv_put(b"k", b"v")  # it is no voter and listens to nobody, but is not answered
-    bench.wait(2 * STUCK_RETRIES * RETRY_S)
+    # It is no voter and listens to nobody, and asks nothing but whether its watch of the nodes missed something.
+    bench.wait(WATCH_ASK_S + 2 * STUCK_RETRIES * RETRY_S)
     assert "requests without an answer" in fourth.trouble() and first.incarnation.hex()[:8] in fourth.trouble()
     bench.stopped.clear()
     bench.settle()
     assert {first.trouble(), fourth.trouble()} == {""}
+
+
+def test_of_an_even_number_of_voters_it_says_what_the_first_is_worth():
+    bench = Bench(2)
+    first, second = bench.services.values()
+    config = second.config._replace(voters=(first.incarnation, second.incarnation))
+    second.control.acceptor.config = config
+    bench.kill(first.incarnation)
+    assert f"of its 2 voters 2, or 1 with {first.incarnation.hex()[:8]} (head), must" in second.trouble()
 
 
 def test_without_its_only_voter_the_second_node_says_so_at_once():

@@ -213,8 +213,8 @@ class GcsClient(TypedTables):
         return self._watches.busy
 
     def waiting(self) -> list[int]:
-        """Shards that have left a request without an answer for long."""
-        return [requests.shard for requests in self.shards if requests.stuck]
+        """Shards that have left a request, or a watch that asks whether it missed something, unanswered for long."""
+        return sorted(self._watches.stuck().union(requests.shard for requests in self.shards if requests.stuck))
 
     def open_calls(self) -> list[Call]:
         """Requests that were sent and not answered."""

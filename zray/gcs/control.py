@@ -112,6 +112,7 @@ class Control:
         self._found: list[Report] = []  # the reports that _packed was made of
         self._packed: list[list[Any]] = []
         self._last_parsed: tuple[list, ClusterConfig | None] = [], None
+        self._ails: tuple[frozenset[bytes], ...] = ()  # who was failed, who leaving, when I last thought of a wish
         self._well: tuple[ClusterConfig | None, View | None] = None, None  # knowing this, there was nothing to decide
         self._handlers: dict[type, Callable[[bytes, Any, float], Out]] = {
             RegisterPrepare: self._on_prepare, RegisterPromise: self.proposer.on_promise,
@@ -233,11 +234,12 @@ class Control:
             out += self.lease.ask(self.config, now)
         out += self._beat(now)
         proposes = self.is_proposer(now)
-        if not self.proposer.active and now >= self.proposer.rest_until:
-            if now >= self._stuck_at():
+        if not self.proposer.active:
+            rests = now < self.proposer.rest_until
+            if now >= self._stuck_at() and not rests:
                 same = self.config._replace(generation=self.config.generation + 1, freed=())
                 out += self.proposer.propose(self.config, same, now)
-            elif proposes:
+            elif proposes and (not rests or self.proposer.held is not None):  # who has failed waits for no lease
                 out += self._propose(now)
         if proposes:
             self._bury(now)
@@ -271,6 +273,14 @@ class Control:
         if self.alone:
             return []
         view = self.view(now)
+        ails, held = (view.failed, view.leaving), self.proposer.held
+        if held is not None:
+            if self.proposer.base is self.config and ails == self._ails:
+                # Voters keep the tails that it removes from reading, to let them go: another wish, because more
+                # replicas have reported meanwhile, would have these wait a second time, and others besides.
+                return self.proposer.propose(self.config, held, now) if now >= self.proposer.rest_until else []
+            self.proposer.think_again()
+        self._ails = ails
         if self._well[0] is self.config and self._well[1] == view:
             return []
         wish = next_config(self.config, view)

@@ -158,6 +158,7 @@ class Proposer:
         self.value: ClusterConfig | None = None
         self.round = 0
         self.rest_until = -math.inf  # after a refusal
+        self.held: ClusterConfig | None = None  # what was refused because of a lease, and is to be asked for again
         self._answered: set[bytes] = set()
         self._best: Ballot = NO_BALLOT
         self._sent_at = 0.0
@@ -173,7 +174,7 @@ class Proposer:
             raise ValueError(f"no step from generation {base.generation}: {wish}")
         if self.base is None or base.generation != self.base.generation:
             self.round = 0
-        self.base, self.value = base, wish
+        self.base, self.value, self.held = base, wish, None
         self.round += 1
         self.phase = self.PREPARE
         self._best = NO_BALLOT
@@ -183,6 +184,11 @@ class Proposer:
 
     def abandon(self) -> None:
         self.phase = self.IDLE
+
+    def think_again(self) -> None:
+        """What a lease holds up is wanted no more."""
+        self.held = None
+        self.rest_until = -math.inf
 
     def on_promise(self, peer: bytes, message: RegisterPromise, now: float) -> Out:
         if not self._mine(message, self.PREPARE):
@@ -219,6 +225,7 @@ class Proposer:
         if not (self._mine(message, self.PREPARE) or self._mine(message, self.ACCEPT)):
             return
         assert self.base is not None
+        self.held = self.value if message.wait_s > 0 else None
         self.round = max(self.round, min(message.promised_round, self.round + 1_000_000))
         place = self.base.voters.index(self.me) if self.me in self.base.voters else 0
         # Two that compete would refuse each other for ever: the later voter waits longer.

@@ -166,7 +166,7 @@ class GcsService(Host):
         voters, missing = self.config.voters, self.control.missing_voters(self._now())
         if not majority(voters, set(voters).difference(missing)):
             return (f"the control store has no majority: {self._called(missing)} did not answer, and of its "
-                    f"{len(voters)} voter{'s' if len(voters) > 1 else ''} {len(voters) // 2 + 1} must: until then no "
+                    f"{len(voters)} voter{'s' if len(voters) > 1 else ''} {self._enough()} must: until then no "
                     "actor is created, no name is claimed, nobody joins. Let those nodes go on, or reach this one "
                     "again; if their processes have ended, stop the others and start the cluster anew")
         waiting = self.client.waiting()
@@ -175,7 +175,13 @@ class GcsService(Host):
         members = dict.fromkeys(name for shard in waiting for name in self.config.chains[shard].members)
         return (f"the control store has left requests without an answer for {STUCK_RETRIES * RETRY_S:g} s or more, of "
                 f"shard(s) {', '.join(map(str, waiting))}, which are on {self._called(members)}; its voters are "
-                f"{self._called(voters)}, of whom {len(voters) // 2 + 1} must reach each other")
+                f"{self._called(voters)}, of whom {self._enough()} must answer")
+
+    def _enough(self) -> str:
+        """How many voters are a majority."""
+        voters = self.config.voters
+        half = len(voters) // 2
+        return f"{half + 1}" if len(voters) % 2 else f"{half + 1}, or {half} with {self._called(voters[:1])},"
 
     def _called(self, nodes: Iterable[bytes]) -> str:
         """Nodes as people know them."""
@@ -295,6 +301,8 @@ class GcsService(Host):
                 self._emit([(peer, ConfigIs(self.config.pack()))])
                 self.client.again(peer, message.number, message.shard)
                 return []
+            if kind is GcsRedirect and self._comes_here(message):
+                return []
             self.client.on_message(peer, message)
             return []
         if kind in _OF_CONTROL:
@@ -316,6 +324,16 @@ class GcsService(Host):
         if not 0 <= redirect.shard < len(self.config.chains):
             return False
         return redirect.epoch < self.config.chains[redirect.shard].epoch == self.client.shards[redirect.shard].epoch
+
+    def _comes_here(self, redirect: GcsRedirect) -> bool:
+        """It has overtaken the configuration that makes me head or tail: what it sends here is sent when I know it.
+
+        At once it would be refused, and nobody would send it again but the clock.
+        """
+        if not redirect.members or not 0 <= redirect.shard < len(self.config.chains):
+            return False
+        return (redirect.epoch > self.config.chains[redirect.shard].epoch
+                and self.incarnation in (redirect.members[0], redirect.members[-1]))
 
     def make_replica(self, chain: ChainConfig, shard: int, state: ReplicatedState | None) -> ChainReplica:
         """A replica that starts at this node (the simulator puts in one that remembers more)."""

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from zray.gcs.changes import WATCH_CREDIT
-from zray.gcs.requests import RETRY_S, Requests, Send
+from zray.gcs.requests import RETRY_S, STUCK_RETRIES, Requests, Send
 from zray.gcs.tables import Change
 from zray.messages import GcsEvents, GcsUnwatch, GcsWatch
 
@@ -31,7 +31,7 @@ Changed = Callable[[int, bool, list[Change]], None]
 class _Part:
     """The stream of one shard."""
 
-    __slots__ = ("asked_at", "number", "seen", "shard", "unacked", "waiting", "watch")
+    __slots__ = ("asked_at", "number", "retries", "seen", "shard", "unacked", "waiting", "watch")
 
     def __init__(self, number: int, shard: int, watch: _Watch) -> None:
         self.number = number
@@ -41,6 +41,7 @@ class _Part:
         self.unacked = 0  # changes received since the last acknowledgement
         self.asked_at = -math.inf
         self.waiting = False  # asked, and nothing has come since
+        self.retries = 0  # since something came
 
 
 class _Watch:
@@ -86,6 +87,10 @@ class Watches:
     def busy(self) -> bool:
         return bool(self._asking)
 
+    def stuck(self) -> set[int]:
+        """Shards that have left a part without an answer though it asked again and again."""
+        return {part.shard for part in self._parts.values() if part.retries >= STUCK_RETRIES}
+
     def moved(self, shard: int) -> None:
         """The chain of that shard has changed: its tail, perhaps another, is to go on."""
         for part in list(self._parts.values()):
@@ -116,6 +121,7 @@ class Watches:
                 self._ask(part)
             return
         part.waiting = False
+        part.retries = 0
         self._asking.discard(part.number)
         if message.version <= part.seen:
             return
@@ -179,6 +185,7 @@ class Watches:
             return
         peer = members[-1]
         if retry:
+            part.retries += 1
             self._counters["watch_retries"] += 1
             peer = members[self._counters["watch_retries"] % len(members)]
         self._send(peer, GcsWatch(part.number, part.watch.prefix, part.seen, part.shard))

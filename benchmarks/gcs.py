@@ -69,17 +69,20 @@ class Store:
             asker.close()
 
     def settled(self, ask: ClusterNode | None = None) -> list[ClusterNode]:
-        """The replicas from head to tail, once there are three (or as many as nodes) and nobody joins any more."""
+        """The replicas of the first shard from head to tail, once every shard has three (or as many as there are nodes)
+        and nobody joins any more."""
         alive = sum(node.alive() for node in self.cluster.list_all_nodes())
         deadline = time.monotonic() + SETTLE_S
         asker = Asker((ask or self.cluster.list_all_nodes()[-1]).session_dir)
         try:
             while True:
-                chain = asker.ask("gcs")["chains"][0]
-                if len(chain["members"]) == min(REPLICAS, alive) and not chain["joining"]:
-                    return [self.node(name) for name in chain["members"]]
+                chains = asker.ask("gcs")["chains"]
+                unsettled = [chain for chain in chains
+                             if len(chain["members"]) != min(REPLICAS, alive) or chain["joining"]]
+                if not unsettled:
+                    return [self.node(name) for name in chains[0]["members"]]
                 if time.monotonic() > deadline:
-                    raise TimeoutError(f"the chain did not settle within {SETTLE_S:g} s: {chain}")
+                    raise TimeoutError(f"{len(unsettled)} chains did not settle within {SETTLE_S:g} s: {unsettled[0]}")
                 time.sleep(0.02)
         finally:
             asker.close()

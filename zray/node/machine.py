@@ -513,22 +513,15 @@ class NodeMachine:
     def node_gone(self, incarnation: bytes, reason: str, now: float) -> None:
         """A node is dead or has left, and with it all its processes."""
         self.now = now
-        if not self.cluster.left(incarnation, reason):
-            self.bound.node_gone(incarnation, reason)
+        known = self.cluster.left(incarnation, reason)
+        # A node may ask for leases before its row is here, and be dead when that comes.
+        orphans = self.bottom_up.node_gone(incarnation, now).orphans if known else (
+            self.bottom_up.owners_gone(incarnation))
+        self.bound.node_gone(incarnation, reason)
+        self._owners_gone(incarnation, orphans, reason)
+        if not known:
             self._settle()
             return
-        left = self.bottom_up.node_gone(incarnation, now)
-        self.bound.node_gone(incarnation, reason)
-        for lease in left.orphans:
-            placement = self.placements.get(lease)
-            if placement is not None and placement.worker is None:
-                self.give_back(placement)
-            elif placement is not None and placement.worker is not None:
-                self.pool.kill(placement.worker, "the node of its tasks' owner is gone", now)
-        gone = {key[0] for key in self._keys if node_of(key[0]) == incarnation}
-        gone |= self.actors.owners_on(incarnation)
-        for process in sorted(gone):
-            self.process_gone(process, reason)
         self._gone = [message for message in self._gone if node_of(message.process) != incarnation]
         for peer in self._core_processes():
             self.effects.append(Send(peer, m.NodeGone(incarnation, reason)))
@@ -542,6 +535,19 @@ class NodeMachine:
         self.census.node_gone(incarnation)
         self.orphans.home_gone(incarnation, death)
         self._settle()
+
+    def _owners_gone(self, node: bytes, orphans: list[int], reason: str) -> None:
+        """All processes of a node are gone; ``orphans`` are leases of ours that they held."""
+        for lease in orphans:
+            placement = self.placements.get(lease)
+            if placement is not None and placement.worker is None:
+                self.give_back(placement)
+            elif placement is not None and placement.worker is not None:
+                self.pool.kill(placement.worker, "the node of its tasks' owner is gone", self.now)
+        gone = {key[0] for key in self._keys if node_of(key[0]) == node}
+        gone |= self.actors.owners_on(node)
+        for process in sorted(gone):
+            self.process_gone(process, reason)
 
     def from_node(self, node: bytes, process: bytes, message: Any) -> None:
         """What another node tells a process of ours."""

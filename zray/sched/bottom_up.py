@@ -143,9 +143,12 @@ class BottomUpScheduler:
         self.gossip.node_gone(node, now)
         lost = self.spill.node_gone(node, now)
         self.asker.node_gone(node, now)
-        orphans = [lease for owner in self.local.owners() if same_node(owner, node)
-                   for lease in self.local.drop_owner(owner)]
-        return NodeGone(lost, orphans)
+        return NodeGone(lost, self.owners_gone(node))
+
+    def owners_gone(self, node: bytes) -> list[int]:
+        """The owners of a node are gone; the leases of this node that they held."""
+        return [lease for owner in self.local.owners() if same_node(owner, node)
+                for lease in self.local.drop_owner(owner)]
 
     def drain(self, now: float) -> None:
         """This node takes nothing new from now on, and tells the others so."""

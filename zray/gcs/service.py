@@ -213,7 +213,7 @@ class GcsService(Host):
             self._run(lambda: self.control.peer_gone(ids.node_of(node), self._now()))
 
     def heard(self, node: bytes) -> None:
-        """Something arrived from that node: it lives."""
+        """Something arrived from that node, though perhaps not yet what was before it: it lives."""
         self.control.membership.heard(node, self._now())
 
     def forget(self, incarnation: bytes) -> None:

@@ -106,6 +106,7 @@ class Daemon:
         self.gcs = GcsService(time.monotonic, self._send, self.membership.gcs_dir or None,
                               incarnation=self.incarnation, node_id=self.node_id, first=not joins,
                               hints=self.member.hints if joins else None, node_timeout_s=self.config.node_timeout_s)
+        self.mesh.on_early = self.gcs.heard
         ordinal = self.member.ordinal if joins else self._found_cluster()
         locations = self.locations = GcsLocations(lambda: self.gcs.client)
         self.store = StoreService.create(self.session_dir, os.path.basename(self.session_dir), offered.store_bytes,

@@ -166,6 +166,7 @@ class SimNode(Process):
         self.gcs = GcsService(lambda: net.now, self._send, incarnation=self.incarnation, node_id=self.node_id,
                               first=joined is None, hints=joined.gcs if joined is not None else None,
                               node_timeout_s=self.config.node_timeout_s)
+        self.mesh.on_early = self.gcs.heard
         cluster.history.follow(self.gcs.client)
         ordinal = 0
         if joined is not None:

@@ -51,6 +51,7 @@ class Mesh(Links):
         self.clock = clock
         self.now = 0.0  # when the last drain began
         self.on_closed: Callable[[bytes], None] = lambda peer: None
+        self.on_early: Callable[[bytes], None] = lambda peer: None  # a frame is held until those before it have arrived
         self.on_turned_away: Callable[[bytes], None] = lambda peer: None  # its gate does not list our key
         self.on_error: Callable[[Exception], None] = lambda error: None
         self._out.turned_away = lambda peer: self.on_turned_away(peer)
@@ -495,6 +496,8 @@ class Mesh(Links):
             self._put_control(peer, ACK, session.ack())
         if len(frames) == 1:
             return self._deliver(peer, frames[0], on_message)
+        if not frames:
+            self.on_early(peer)
         return sum(self._deliver(peer, early, on_message) for early in frames)
 
     def _arrives(self, hop: bytes, source: bytes, destination: bytes, flags: int, frame: bytes) -> bool:

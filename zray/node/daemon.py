@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 EXIT_WAIT_S = 1.5  # for killed workers to be collected at the end; the kernel needs milliseconds
 LOG_LINES_A_MESSAGE = 1000
 LEASE_BITS = 40  # as JOB_BITS, for lease numbers
+# Frames of one socket in one turn: heartbeats go out between turns.  A quarter of what core processes take, in which a
+# burst of workers that report took up to 0.1 s.
+DRAIN_FRAMES_MAX = 64
 # Below this the plain kernels decide in less than a tenth of a millisecond, and save 100 MB a node.
 KERNELS_FROM_NODES = 16
 
@@ -73,6 +76,7 @@ class Daemon:
     def _compose(self, offered: Offer) -> None:
         """Everything that may make threads or contexts, and what workers do not need: only after the fork."""
         from zray import codec
+        from zray.gcs.membership import BEAT_PART, UNANSWERED_PART
         from zray.gcs.service import GcsService
         from zray.node.locations import GcsLocations
         from zray.node.machine import NodeMachine
@@ -95,8 +99,11 @@ class Daemon:
         self.children = Children(self._worker_exited, self._zygote_exited)
         self.children.zygote = self.zygote.pid
         self.signals = Signals(self.watcher, self.children.collect, lambda: self.stop("it was told to stop"))
+        timeout_s = self.config.node_timeout_s
         self.mesh = Mesh(self.incarnation, 0, self.endpoint, codec.encode, codec.decode, time.monotonic, limits=Limits(
-            self.config.session_frames_max, self.config.session_bytes_max, self.config.frame_bytes_max))
+            self.config.session_frames_max, self.config.session_bytes_max, self.config.frame_bytes_max,
+            drain_frames_max=DRAIN_FRAMES_MAX, heartbeat_s=timeout_s * BEAT_PART,
+            heartbeat_timeout_s=timeout_s * UNANSWERED_PART, reports_answers=True))
         self.mesh.watch(self.watcher.fileno())
         self.mesh.on_error = _log_error
         self.mesh.on_closed = self._peer_closed
@@ -215,6 +222,7 @@ class Daemon:
         """Wait at most ``timeout`` seconds (None: for ever), deliver what arrived, do what follows, flush."""
         self.mesh.poll(0.0 if self.mesh.readable() else timeout)  # our own sends may have swallowed the edge
         self.now = time.monotonic()
+        self._beat()
         self.mesh.drain(self._deliver)
         self.watcher.run()
         self.gcs.flush()
@@ -228,6 +236,12 @@ class Daemon:
         self._perform()
         self.gcs.flush()
         self.mesh.flush()
+
+    def _beat(self) -> None:
+        """What others judge this node by goes out before other work."""
+        if (when := self.gcs.next_deadline()) is not None and when <= self.now:
+            self.gcs.tick(self.now)
+            self.mesh.flush()
 
     def _deliver(self, peer: bytes, code: int, message: Any) -> None:
         if not ids.same_node(peer, self.incarnation) and not self._may_speak(peer, code, message):

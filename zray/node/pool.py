@@ -9,7 +9,7 @@ and one that has initialised CUDA on some GPUs never sees others.
 
 Who needs a worker calls :meth:`Pool.take` with a token.  It gets an idle worker at once, or waits its turn and is
 served by :meth:`Pool.ready` or :meth:`Pool.release` through the returned ``(token, worker)`` pairs.  The pool starts
-as many processes as tokens wait, within ``workers_max``.
+as many processes as tokens wait, within ``workers_max`` and as many at once as start quickly (zray.node.starts).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from zray.messages import JobOver, WorkerExit
 from zray.node.effects import Kill, Send, Spawn
+from zray.node.starts import Starts
 
 # Deaths of processes that never became ready, in a row, before starts are spaced out (a broken environment must not
 # become a fork bomb), and the longest such pause.
@@ -97,6 +98,8 @@ class Pool:
         self._idle: dict[Kind | None, dict[bytes, Worker]] = {}  # each oldest first
         self._idle_count = 0
         self._starting = 0
+        self.starts = Starts()
+        self._prestarts = 0  # of them still to come
         self._waiting: dict[Hashable, Kind] = {}  # first come first
         self._waiting_of: dict[Kind, dict[Hashable, None]] = {}
         self._start_failures = 0
@@ -108,8 +111,8 @@ class Pool:
 
     def prestart(self, now: float) -> None:
         """Have ``keep`` workers idle or on their way."""
-        while self._idle_count + self._starting < self.keep and self._can_start(now):
-            self._start(now)
+        self._prestarts = self.keep
+        self._go_on_prestarting(now)
 
     def start_ahead(self, soon: int, now: float) -> None:
         """``soon`` more workers will be wanted once resources are free: have some of them started by then."""
@@ -161,8 +164,12 @@ class Pool:
             return []
         self._start_failures = 0
         self._starting -= 1
+        self.starts.ready(incarnation, now)
         worker.endpoint = endpoint
-        return self._offer(worker, now)
+        served = self._offer(worker, now)
+        self._start_needed(now)
+        self._go_on_prestarting(now)
+        return served
 
     def release(self, worker: Worker, now: float) -> Served:
         """Its lease or actor is over and the process can serve again."""
@@ -214,6 +221,7 @@ class Pool:
         self._dismissed.pop(incarnation, None)
         if worker is None:
             return None
+        self.starts.over(incarnation)
         if worker.state is State.STARTING:
             self._starting -= 1
             if not worker.reason:
@@ -233,6 +241,7 @@ class Pool:
             self.reported(incarnation)
         if self._start_after <= now:
             self._start_after = 0.0
+        self.starts.tick(now)
         self._start_needed(now)
         if self._idle_count <= self.keep:
             return
@@ -252,8 +261,10 @@ class Pool:
         if self._idle_count > self.keep:
             retire = min([next(iter(idle.values())).since for idle in self._idle.values()]) + self.idle_s
             due = retire if due is None else min(due, retire)
-        if self._start_after and self._starting < len(self._waiting):
-            due = self._start_after if due is None else min(due, self._start_after)
+        if self._starting < len(self._waiting):
+            late = self._start_after or self.starts.next_deadline()
+            if late is not None:
+                due = late if due is None else min(due, late)
         return due
 
     # ------------------------------------------------------------ inside
@@ -291,13 +302,19 @@ class Pool:
                 self.retire(oldest, "another kind of worker is needed", now)
                 leaving += 1
 
+    def _go_on_prestarting(self, now: float) -> None:
+        while self._prestarts and self._can_start(now):
+            self._start(now)
+
     def _can_start(self, now: float) -> bool:
-        return len(self.workers) < self.workers_max and now >= self._start_after
+        return len(self.workers) < self.workers_max and now >= self._start_after and self.starts.room()
 
     def _start(self, now: float) -> None:
         worker = Worker(self._new_id(), now)
         self.workers[worker.incarnation] = worker
         self._starting += 1
+        self._prestarts = max(0, self._prestarts - 1)
+        self.starts.begun(worker.incarnation, now)
         self._emit(Spawn(worker.id))
 
     def _leave(self, worker: Worker, now: float) -> bool:
@@ -307,6 +324,7 @@ class Pool:
             self._drop_idle(worker)
         elif worker.state is State.STARTING:
             self._starting -= 1
+            self.starts.over(worker.incarnation)
         worker.state = State.EXITING
         worker.since = now
         return True

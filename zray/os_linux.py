@@ -81,6 +81,15 @@ def process_start(pid: int) -> int:
     return 0 if fields[0] in (b"Z", b"X") else int(fields[19])
 
 
+def process_state(pid: int) -> str:
+    """The letter that ps shows: R runs, S sleeps, T is stopped, Z has ended; '' when there is no such process."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0].decode()
+    except OSError:
+        return ""
+
+
 def write_private(path: str, text: str) -> None:
     """Write a 0600 file that readers see either whole or not at all."""
     temporary = f"{path}.{os.getpid()}"

@@ -444,12 +444,12 @@ class Daemon:
         """Somebody killed it.  We have threads by now, so the next one starts as a fresh interpreter."""
         from zray.node.zygote import ZygoteLink
 
-        print(f"the zygote ended ({ended}); starting another", file=sys.stderr)
         self.watcher.remove(self.zygote.sock.fileno())
         self.zygote.close()
         self.children.zygote = 0
         if self.stopping:
             return
+        print(f"the zygote ended ({ended}); starting another", file=sys.stderr)
         self.zygote = ZygoteLink.execute(self.soft_limit)
         self.children.zygote = self.zygote.pid
         self.children.expected = 0
@@ -580,10 +580,18 @@ def _serve(daemon: Daemon, ready_fd: int) -> None:
     else:
         print(f"zray-node serves {daemon.session_dir} (pid {os.getpid()}); stop it with SIGTERM or `zray stop`",
               flush=True)
+    code = 0
     try:
         daemon.run()
+        print(f"zray-node: ends: {daemon.stopping}", file=sys.stderr)
+    except Exception:  # said before anything is removed: drivers quote it
+        code = 1
+        daemon.stopping = "an error in zray itself"
+        traceback.print_exc()
     finally:
         daemon.close()
+    if code:
+        sys.exit(code)
 
 
 def _log_to_file(session_dir: str) -> None:

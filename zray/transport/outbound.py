@@ -45,7 +45,7 @@ class Outbound:
 
     def __init__(self, router: Any, incarnation: bytes, limits: Limits, counters: Counter[str]):
         self.turned_away: Callable[[bytes], None] = lambda peer: None  # its gate does not list our key
-        self.answers: Callable[[bytes], None] = lambda peer: None  # its libzmq has shaken hands, whatever its Python does
+        self.answers: Callable[[bytes], None] = lambda peer: None  # its libzmq has shaken hands
         self.dialled: dict[bytes, Dialled] = {}
         self.at: dict[str, bytes] = {}  # address -> peer
         self._incarnation, self._limits, self._counters = incarnation, limits, counters

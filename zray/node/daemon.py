@@ -356,7 +356,10 @@ class Daemon:
             batch = effects[:]
             effects.clear()
             for effect in batch:
-                self._perform_by_type[type(effect)](effect)
+                try:
+                    self._perform_by_type[type(effect)](effect)
+                except Exception as error:  # one that cannot be performed must not end the node
+                    _log_error(error)
         if self._spawns:
             spawns, self._spawns = self._spawns, []
             self.zygote.send({"spawn": spawns})
@@ -370,7 +373,11 @@ class Daemon:
         self._send(effect.peer, effect.message)
 
     def _perform_spawn(self, effect: Spawn) -> None:
-        slot = self.store.open_slot(effect.worker[:8], 0)
+        try:
+            slot = self.store.open_slot(effect.worker[:8], 0)
+        except RuntimeError as error:  # no room in shared memory: as if the fork had failed
+            self.machine.worker_spawned(effect.worker, 0, str(error), time.monotonic())
+            return
         self.output.add(effect.worker)
         self.children.expected += 1
         self._spawns.append({"worker_id": effect.worker, "slot": slot})

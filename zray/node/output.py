@@ -193,10 +193,12 @@ def _size(path: str) -> int:
 def _read(path: str, offset: int, size: int) -> bytes:
     try:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except OSError:  # it is gone, or the node is out of descriptors: a later look finds more
         return b""
     try:
         return os.pread(handle, size, offset)
+    except OSError:  # a disk that fails, or a user who put something else in its place
+        return b""
     finally:
         os.close(handle)
 

@@ -14,8 +14,8 @@ except ImportError:  # the core installs without it
     print("the zray command needs click: pip install 'zray[default]' (zray-node works without)", file=sys.stderr)
     sys.exit(1)
 
-from zray.node import ask as ask_module, launch, session as sessions
-from zray.node.options import BadOption, json_map
+from zray.node import ask as ask_module, join_secret, launch, session as sessions
+from zray.node.options import ADDRESS_HELP, NEW_CLUSTER_HELP, BadOption, json_map
 
 CELL_MAX = 64  # characters of a table's cell, but for its last column
 FORMATS = ("default", "table", "json", "yaml")
@@ -127,8 +127,8 @@ def _filtered(rows: list[dict[str, Any]], filters: tuple[str, ...]) -> list[dict
 
 def with_address(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--address", default=lambda: os.environ.get("ZRAY_ADDRESS") or "auto",
-                        help="a session directory, host:port or join string of a node here, or auto: the newest that "
-                             "`zray start` made")(command)
+                        help="a session directory or host:port of a node here, @FILE with a join string, or auto: "
+                             "of the cluster that `zray start` made")(command)
 
 
 def with_format(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -138,15 +138,28 @@ def with_format(command: Callable[..., Any]) -> Callable[..., Any]:
 # ---------------------------------------------------------------- commands
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Group(click.Group):
+    """No error repeats a join string: what stands on a terminal or in a journal is read by others."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except click.ClickException as error:
+            error.message = join_secret.hide(error.message)
+            raise
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="zray")
 def main() -> None:
     """zray: Ray's programming model as a brokerless runtime."""
+    join_secret.blank_own()
 
 
 @main.command()
 @click.option("--head", is_flag=True, help="start a cluster (what happens without --address, too)")
-@click.option("--address", default="", metavar="JOIN", help="join the cluster of this join string")
+@click.option("--address", default="", metavar="@FILE", help=ADDRESS_HELP)
+@click.option("--new-cluster", is_flag=True, help=NEW_CLUSTER_HELP)
 @click.option("--host", default="", help="address to bind and to be dialled at (default: loopback)")
 @click.option("--port", type=int, default=0, help="the node's well-known TCP port (default: any free one)")
 @click.option("--port-range", default="", metavar="LOW-HIGH", help="for endpoints of drivers and workers")
@@ -160,28 +173,25 @@ def main() -> None:
 @click.option("--labels", default="{}", metavar="JSON")
 @click.option("--object-store-memory", type=int, metavar="BYTES")
 @click.option("--session-dir", default="", help="where to keep the session")
-@click.option("--block", is_flag=True, help="stay until the node ends; Ctrl-C ends it")
+@click.option("--block", is_flag=True, help="be the node: SIGTERM, SIGINT (Ctrl-C) or SIGHUP end it, with exit code 0")
 def start(head: bool, address: str, resources: str, labels: str, block: bool, **options: Any) -> None:
     """Start a node: the first of a cluster, or one more of the cluster whose join string is given."""
     if head and address:
         raise click.ClickException("--head starts a cluster and --address joins one: give one of them")
     try:
-        node = launch.start_node(launch.NodeOptions(
+        address = join_secret.join_string(address, head=head)
+        node_options = launch.NodeOptions(
             **options, head=not address, address=address, resources=json_map(resources, "--resources"),
-            labels=json_map(labels, "--labels"), share_fate=False))
-    except (BadOption, launch.NodeStartError) as error:
+            labels=json_map(labels, "--labels"), share_fate=False)
+        if options["insecure"]:
+            click.secho("INSECURE: whoever reaches this port controls the cluster and runs code as this user.",
+                        fg="red", bold=True, err=True)
+        if block:
+            launch.become_node(node_options)
+        node = launch.start_node(node_options)
+    except (BadOption, join_secret.NoJoinString, launch.NodeStartError) as error:
         raise click.ClickException(str(error).removeprefix("zray-node: ")) from None
-    if options["insecure"]:
-        click.secho("INSECURE: whoever reaches this port controls the cluster and runs code as this user.", fg="red",
-                    bold=True, err=True)
-    click.echo(f"zray runs in {node.session_dir} (pid {node.pid}), at {node.session.address}.\n"
-               "Connect with zray.init('auto'); end it with `zray stop`.\n"
-               f"More nodes, with this secret:\n  zray start --address '{node.session.join}'")
-    if block:
-        try:
-            os.waitpid(node.pid, 0)
-        except KeyboardInterrupt:
-            node.stop()
+    click.echo(node.session.introduction())
 
 
 @main.command()

@@ -182,6 +182,8 @@ def shutdown() -> None:
 
 def job_config(options: dict[str, Any]) -> dict[str, Any]:
     """What workers of this driver must know: where it imports from, and its environment (RegisterDriver.config)."""
+    from zray.node.join_secret import hide
+
     main = sys.modules.get("__main__")
     script = getattr(main, "__file__", None)
     env = (options.get("runtime_env") or {}).get("env_vars") or {}
@@ -194,7 +196,7 @@ def job_config(options: dict[str, Any]) -> dict[str, Any]:
         "namespace": options.get("namespace") or _environment("NAMESPACE") or "",
         "name": os.path.basename(script) if script else "interactive",
         "log_to_driver": (_environment("LOG_TO_DRIVER") or "1") not in ("0", "false") if log is None else bool(log),
-        "entrypoint": " ".join(sys.argv) or "interactive",
+        "entrypoint": hide(" ".join(sys.argv)) or "interactive",
     }
 
 

@@ -81,6 +81,26 @@ def process_start(pid: int) -> int:
     return 0 if fields[0] in (b"Z", b"X") else int(fields[19])
 
 
+def blank_start_area(secrets: set[bytes]) -> None:
+    """Overwrite ``secrets`` with asterisks in the arguments and the environment that this process was started with.
+
+    The kernel shows that memory as /proc/PID/cmdline, to every user, and /proc/PID/environ; the children of a fork have
+    a copy of it.  Python keeps copies of its own and does not read the memory again.
+    """
+    with open("/proc/self/stat", "rb") as file:
+        fields = file.read().rpartition(b")")[2].split()
+    arguments, environment = (int(fields[45]), int(fields[46])), (int(fields[47]), int(fields[48]))
+    for start, end in (arguments, environment):
+        if not 0 < start < end:  # hidden by the kernel: nobody else sees it either
+            continue
+        area = ctypes.string_at(start, end - start)
+        for secret in filter(None, secrets):
+            at = area.find(secret)
+            while at >= 0:
+                ctypes.memset(start + at, ord("*"), len(secret))
+                at = area.find(secret, at + len(secret))
+
+
 def write_private(path: str, text: str) -> None:
     """Write a 0600 file that readers see either whole or not at all."""
     temporary = f"{path}.{os.getpid()}"

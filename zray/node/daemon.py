@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from zray import ids
 from zray.config import Config
 from zray.messages import Hello, NodeJoin, ViewRows
-from zray.node import linux, session as sessions
+from zray.node import join_secret, linux, session as sessions, supervision
 from zray.node.children import Children, Processes, Signals, Watcher
 from zray.node.cluster import routed
 from zray.node.effects import DropJob, EndJob, Forget, Kill, Link, Note, Send, Spawn, Unlink, Watch
@@ -88,6 +88,7 @@ class Daemon:
         self._soon: deque[Callable[[], None]] = deque()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.stopping = ""
+        self.failed = False  # it ends although nobody told it to
         self._leaving: Leaving | None = None
         self.now = time.monotonic()
         self.watcher = Watcher()
@@ -319,6 +320,7 @@ class Daemon:
         """The cluster goes on without this node, which may have run the same things as others since: end at once."""
         if self._leaving is None:  # else it is on its way out anyhow
             print(f"zray-node: this node was declared dead: {reason}; start it again to rejoin", file=sys.stderr)
+            self.failed = True
         self.stopping = f"this node was declared dead: {reason}"
 
     def _peer_closed(self, peer: bytes) -> None:
@@ -532,41 +534,62 @@ def _import_shared() -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Entry point of ``zray-node``."""
+    """Entry point of ``zray-node``.  It exits with 0 when it was told to end, else with 1 (2: unknown arguments)."""
     arguments = parser().parse_args(argv)
-    session_dir = ""
     daemon: Daemon | None = None
+    told = ""
+    try:
+        with supervision.ends_early():
+            daemon = _start(arguments)
+    except supervision.ToldToEnd as signal_name:
+        told = str(signal_name)
+    except (BadOption, SessionError, ValueError, RuntimeError, OSError) as error:  # each says in words what is wrong
+        print(f"zray-node: {join_secret.hide(str(error))}", file=sys.stderr, flush=True)
+    if daemon is None:
+        if told:
+            print(f"zray-node: {told} came before the node served", file=sys.stderr, flush=True)
+        os._exit(0 if told else 1)  # half a daemon has sockets that nobody closes; all of it goes with the process
+    _serve(daemon, arguments.ready_fd)
+    if daemon.failed:
+        sys.exit(1)
+
+
+def _start(arguments: argparse.Namespace) -> Daemon:
+    session_dir = ""
     try:
         linux.require()
         config = Config.load(json_map(arguments.config, "--config"))
         offered = offer(arguments, config)
         cluster = membership(arguments)
+        join_secret.forget_own()  # before the first fork
+        if cluster.head and arguments.fate_fd < 0 and not (arguments.new_cluster or arguments.session_dir):
+            sessions.refuse_second_cluster()
         session_dir = sessions.create(arguments.session_dir)
-        daemon = Daemon(arguments, config, offered, cluster, session_dir)
-    except (BadOption, SessionError, ValueError, RuntimeError, OSError) as error:  # each says in words what is wrong
-        print(f"zray-node: {error}", file=sys.stderr, flush=True)
-    finally:
-        if daemon is None and session_dir:
+        return Daemon(arguments, config, offered, cluster, session_dir)
+    except BaseException:
+        if session_dir:
             sessions.remove(session_dir)
-    if daemon is None:
-        os._exit(1)  # half a daemon has sockets that nobody closes; all of it goes with the process
-    _serve(daemon, arguments.ready_fd)
+        raise
 
 
 def _serve(daemon: Daemon, ready_fd: int) -> None:
-    text = daemon.session().to_json()
-    write_private(os.path.join(daemon.session_dir, "node.json"), text)
-    if not daemon.shares_fate:
-        write_private(os.path.join(os.path.dirname(daemon.session_dir), "latest"),
-                               os.path.basename(daemon.session_dir))
-    if ready_fd >= 0:
-        _log_to_file(daemon.session_dir)
-        os.write(ready_fd, text.encode() + b"\n\n")
-        os.close(ready_fd)
-    else:
-        print(f"zray-node serves {daemon.session_dir} (pid {os.getpid()}); stop it with SIGTERM or `zray stop`",
-              flush=True)
+    session = daemon.session()
     try:
+        if session.join:
+            write_private(os.path.join(daemon.session_dir, join_secret.FILE_NAME), session.join)
+        write_private(os.path.join(daemon.session_dir, "node.json"), session.to_json())
+        if not daemon.shares_fate:
+            write_private(os.path.join(os.path.dirname(daemon.session_dir), "latest"),
+                          os.path.basename(daemon.session_dir))
+        if ready_fd >= 0:
+            _log_to_file(daemon.session_dir)
+            os.write(ready_fd, session.to_json().encode() + b"\n\n")
+            os.close(ready_fd)
+        else:
+            supervision.survive_closed_output()
+            print(session.introduction() if session.join else
+                  f"zray-node serves {daemon.session_dir} (pid {os.getpid()}); stop it with SIGTERM or `zray stop`",
+                  flush=True)
         daemon.run()
     finally:
         daemon.close()

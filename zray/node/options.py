@@ -6,15 +6,19 @@ import argparse
 import json
 import os
 import socket
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
 
 from zray.config import Config
 from zray.gcs.admission import NAME_CHARS_MAX
+from zray.node import join_secret
 from zray.sched.resources import CPU, GPU, MEMORY, OBJECT_STORE_MEMORY, UNIT, units
 
 STORE_SHARE = 0.3  # of memory, when the size of the object store is not given
 STORE_BYTES_MIN = 4 << 20
+ADDRESS_HELP = (f"join the cluster of the join string in this file, - for the standard input (default: what "
+                f"{join_secret.VARIABLE} says); the string itself works too, and other users may see it")
+NEW_CLUSTER_HELP = "with --head: one more cluster beside the one that runs here"
 
 
 class BadOption(ValueError):
@@ -36,8 +40,13 @@ class Offer:
         return {name: amount / UNIT for name, amount in self.total.items()}
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        super().error(join_secret.hide(message))
+
+
 def parser() -> argparse.ArgumentParser:
-    out = argparse.ArgumentParser(prog="zray-node", description="The node daemon of zray.", allow_abbrev=False)
+    out = _Parser(prog="zray-node", description="The node daemon of zray.", allow_abbrev=False)
     out.add_argument("--session-dir", default="", help="where to keep sockets, logs and spilled objects")
     out.add_argument("--num-cpus", type=float)
     out.add_argument("--num-gpus", type=float)
@@ -47,7 +56,8 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--config", default="{}", metavar="JSON", help="settings of zray.config by name")
     group = out.add_argument_group("cluster", "without --head or --address the node stays alone")
     group.add_argument("--head", action="store_true", help="start a cluster; prints the join string")
-    group.add_argument("--address", default="", metavar="JOIN", help="join the cluster of this join string")
+    group.add_argument("--address", default="", metavar="@FILE", help=ADDRESS_HELP)
+    group.add_argument("--new-cluster", action="store_true", help=NEW_CLUSTER_HELP)
     group.add_argument("--host", default="127.0.0.1", help="address to bind, and to be dialled at (loopback)")
     group.add_argument("--port", type=int, default=0, help="the node's well-known TCP port (0: any free one)")
     group.add_argument("--port-range", default="", metavar="LOW-HIGH",
@@ -57,6 +67,7 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument("--node-name", default="", help="a name that no other node of the cluster has")
     group.add_argument("--insecure", action="store_true", help="plain TCP: no encryption, no authentication")
     group.add_argument("--gcs-dir", default="", help="keep the control store in this directory over restarts")
+    out.add_argument("--address-fd", type=int, default=-1, help="read the join string from this descriptor")
     out.add_argument("--fate-fd", type=int, default=-1, help="end when this pipe or the parent process does")
     out.add_argument("--ready-fd", type=int, default=-1, help="where to write node.json when the node serves")
     return out
@@ -67,7 +78,7 @@ class Membership:
     """How this node takes part in a cluster."""
 
     head: bool
-    address: str
+    address: str = field(repr=False)
     host: str
     port: int
     ports: tuple[int, int]
@@ -85,11 +96,13 @@ def membership(arguments: argparse.Namespace) -> Membership:
     """Check the arguments about the cluster; BadOption says what is wrong in one sentence."""
     if arguments.head and arguments.address:
         raise BadOption("--head starts a cluster and --address joins one: give one of them")
+    address = join_secret.read_descriptor(arguments.address_fd) if arguments.address_fd >= 0 else \
+        join_secret.join_string(arguments.address, head=arguments.head)
     if not 0 <= arguments.port < 65536:
         raise BadOption(f"--port takes a number from 0 (any free port) to 65535, not {arguments.port}")
     if len(arguments.node_name) > NAME_CHARS_MAX:
         raise BadOption(f"--node-name takes at most {NAME_CHARS_MAX} characters, not {len(arguments.node_name)}")
-    return Membership(arguments.head, arguments.address, arguments.host, arguments.port,
+    return Membership(arguments.head, address, arguments.host, arguments.port,
                       port_range(arguments.port_range), arguments.node_name, arguments.insecure, arguments.gcs_dir,
                       arguments.one_port)
 

@@ -4,6 +4,7 @@
         latest                    name of the newest session that ``zray start`` made
         <session>/                0700
             node.json             0600: who the daemon is and where it can be dialled
+            join                  0600: the join string of a node of a cluster
             leaving               touched while a node that leaves hands its objects over
             node.sock  w-*.sock  d-*.sock  logs/  spill/
 """
@@ -16,10 +17,10 @@ import shutil
 import stat
 import tempfile
 import time
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
-from zray.node import linux
+from zray.node import join_secret, linux
 
 SOCKET_PATH_MAX = 107  # bytes: sockaddr_un has 108, with the final zero
 LONGEST_NAME = "w-0123456789abcdef.sock"
@@ -112,7 +113,7 @@ class Session:
     shares_fate: bool
     started: float
     cluster: str = ""  # id of the cluster, '' for a node that stays alone
-    join: str = ""  # what other nodes join by, at this one
+    join: str = field(default="", repr=False)  # what other nodes join by, at this one
     head: bool = False
     name: str = ""
     address: str = ""  # host:port of the node's TCP endpoint
@@ -120,6 +121,23 @@ class Session:
     def alive(self) -> bool:
         """Whether that very process runs: (pid, start time) names it."""
         return self.start_time != 0 and linux.start_time(self.pid) == self.start_time
+
+    def place(self) -> str:
+        """For people, when there are several."""
+        where = f"at {self.address}, " if self.address else ""
+        return f"{self.session_dir} ({where}pid {self.pid})"
+
+    def introduction(self) -> str:
+        """What a starter says of a node of a cluster: where it is and how to go on; the join string is not shown."""
+        file = os.path.join(self.session_dir, join_secret.FILE_NAME)
+        clusters = [session.cluster for session in started_clusters()]
+        connect = f"zray.init({'auto' if clusters == [self.cluster] else self.session_dir!r})"
+        note = f"\n{len(clusters)} clusters run here, so 'auto' means none of them." if len(clusters) > 1 else ""
+        return (f"zray runs in {self.session_dir} (pid {self.pid}), at {self.address}.\n"
+                f"Connect with {connect}; end it with `zray stop`.{note}\n"
+                f"More nodes here:           zray start --address @{file}\n"
+                f"More nodes on machine B:   ssh B zray start --address - < {file}\n"
+                "That file is a secret: its reader may run code in this cluster as this user.")
 
     def to_json(self) -> str:
         return json.dumps({name: getattr(self, name) for name in self.__slots__} | {"node": self.node.hex()}, indent=1)
@@ -161,6 +179,21 @@ def live_sessions() -> list[Session]:
     return sorted(found, key=lambda session: session.started, reverse=True)
 
 
-def latest_started() -> Session | None:
-    """The newest session that ``zray start`` made and that runs."""
-    return next((session for session in live_sessions() if not session.shares_fate), None)
+def started_clusters() -> list[Session]:
+    """Of each cluster that has nodes of ``zray start`` here, the newest of those that run; newest first."""
+    newest: dict[str, Session] = {}
+    for session in live_sessions():
+        if not session.shares_fate:
+            newest.setdefault(session.cluster or session.session_dir, session)
+    return list(newest.values())
+
+
+def refuse_second_cluster() -> None:
+    """SessionError when a cluster runs here already: "auto" would then mean neither."""
+    if clusters := started_clusters():
+        first = clusters[0]
+        file = os.path.join(first.session_dir, join_secret.FILE_NAME)
+        one_more = f"add a node to it with `zray start --address @{file}`, " if first.join else ""
+        raise SessionError(f"a cluster of this user runs here already, in {first.place()}: {one_more}end it with "
+                           "`zray stop`, or start one more beside it with --new-cluster (drivers must then name the "
+                           "one they mean)")

@@ -176,7 +176,8 @@ class Zygote:
         self.run: Callable[[dict[str, Any]], Any] | None = None
 
     def prepare(self) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)  # a terminal or supervisor means the daemon, and it ends us
         linux.name_process("zray-zygote")
         one_blas_thread()
         for name in IMPORTS:

@@ -15,6 +15,7 @@ from tests.e2e.leaks import Footprint
 from tests.e2e.nodes import ask
 from tests.e2e.scripts import environment, run_script, zray
 from tests.e2e.target import ray, until
+from zray.cluster_utils import Cluster
 from zray.node.ask import Asker
 
 pytest.importorskip("click")
@@ -117,13 +118,17 @@ def test_a_daemon_in_the_foreground_blanks_what_it_was_started_with(heads, sessi
     assert daemon.returncode == 0
 
 
-def test_a_cluster_of_a_program_shows_no_secret(grow, session_root):
-    cluster = grow({"num_cpus": 1}, {"num_cpus": 1})
-    join = cluster.join_string
-    for what in ("cmdline", "environ"):
-        assert not [path for path, text in of_processes(what).items() if join.encode() in text]
-    handle = cluster.head_node.handle
-    assert join not in repr(handle.session) and join not in str(ask(cluster.head_node, "nodes"))
+def test_a_cluster_of_a_program_shows_no_secret():
+    cluster = Cluster(shutdown_at_exit=False)
+    try:
+        cluster.add_nodes([{"num_cpus": 1}, {"num_cpus": 1}])
+        join = cluster.join_string
+        for what in ("cmdline", "environ"):
+            assert not [path for path, text in of_processes(what).items() if join.encode() in text]
+        handle = cluster.head_node.handle
+        assert join not in repr(handle.session) and join not in str(ask(cluster.head_node, "nodes"))
+    finally:
+        cluster.shutdown()
 
 
 def test_no_error_repeats_a_join_string(heads, tmp_path):

@@ -149,7 +149,7 @@ class LocalRuntime:
                 self._bury(actor, "exit_actor() was called")
                 return self._failed(task, count, self._died(actor))
             except Exception as error:
-                failure = load_error(dump_error(error, name, hide_frames=1))
+                failure = load_error(dump_error(error, name))
                 again = retry is True or isinstance(retry, tuple) and isinstance(error, retry)
                 if not again or attempt == attempts - 1:
                     break

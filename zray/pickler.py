@@ -14,11 +14,12 @@ import sys
 import warnings
 from collections.abc import Callable
 from hashlib import blake2b
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 import cloudpickle
 
+from zray import sources
 from zray.errors import exception_members, rebuild_exception
 from zray.serialization import _custom
 
@@ -30,10 +31,21 @@ def _rebuild(deserializer: Callable[[Any], Any], state: Any) -> Any:
     return deserializer(state)
 
 
+def restore_code(first: int, text: str, *fields: Any) -> CodeType:
+    """Code that brought its source lines."""
+    code = CodeType(*fields)
+    sources.restore(code.co_filename, first, text)
+    return code
+
+
 class Pickler(cloudpickle.Pickler):
     """cloudpickle with the serializers of :func:`zray.util.register_serializer` first."""
 
+    lines_of_files = False  # whether code carries its lines even when they stand in a file that is here
+
     def reducer_override(self, obj: Any) -> Any:
+        if type(obj) is CodeType:
+            return self._reduce_code(obj)
         if _custom:
             pair = _custom.get(type(obj))
             if pair is not None:
@@ -42,6 +54,35 @@ class Pickler(cloudpickle.Pickler):
         if isinstance(obj, type):
             pickle_by_value_if_unreachable(obj)
         return super().reducer_override(obj)
+
+    def _reduce_code(self, code: CodeType) -> Any:
+        """All that the code is, with its real file name: cloudpickle 3.1.3 says "<dynamic-code>".
+
+        Fresh strings and tuples, as in cloudpickle: what is shared in memory would change the pickle, and so the key.
+        """
+        shared = self.__dict__
+        nested = shared.setdefault("_nested", set())
+        names = shared.setdefault("_file_names", {})
+        name = code.co_filename
+        fields = (
+            code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_nlocals, code.co_stacksize,
+            code.co_flags, code.co_code, code.co_consts, tuple(list(code.co_names)), tuple(list(code.co_varnames)),
+            names.setdefault(name, "".join(list(name))), "".join(list(code.co_name)), "".join(list(code.co_qualname)),
+            code.co_firstlineno, code.co_linetable, code.co_exceptiontable, tuple(list(code.co_freevars)),
+            tuple(list(code.co_cellvars)))
+        is_nested = id(code) in nested
+        nested.update(id(constant) for constant in code.co_consts if type(constant) is CodeType)
+        if not is_nested:
+            first, text = sources.lines_of(code, of_files=self.lines_of_files)
+            if text:
+                return restore_code, (first, text, *fields)
+        return CodeType, fields
+
+
+class DefinitionPickler(Pickler):
+    """Pickles functions and classes that are sent once to each worker, of which some are on other machines."""
+
+    lines_of_files = True
 
 
 class ExceptionPickler(Pickler):
@@ -59,16 +100,15 @@ def _has_default_reduce(cls: type) -> bool:
     return cls.__module__ != "builtins" and not own
 
 
-def cloud_dumps(value: Any, buffer_callback: Callable[[Any], Any] | None = None) -> bytes:
+def cloud_dumps(value: Any, buffer_callback: Callable[[Any], Any] | None = None,
+                kind: type[Pickler] = Pickler) -> bytes:
     with io.BytesIO() as file:
-        Pickler(file, 5, buffer_callback).dump(value)
+        kind(file, 5, buffer_callback).dump(value)
         return file.getvalue()
 
 
 def exception_dumps(error: BaseException) -> bytes:
-    with io.BytesIO() as file:
-        ExceptionPickler(file, 5).dump(error)
-        return file.getvalue()
+    return cloud_dumps(error, kind=ExceptionPickler)
 
 
 # ---------------------------------------------------------------- functions and classes
@@ -80,7 +120,7 @@ def dump_definition(definition: Callable | type) -> tuple[bytes, bytes]:
     name = getattr(definition, "__qualname__", repr(definition))
     kind = "class" if isinstance(definition, type) else "function"
     try:
-        blob = cloud_dumps(definition)
+        blob = cloud_dumps(definition, kind=DefinitionPickler)
     except Exception as error:  # whatever a captured object's __reduce__ raises
         from zray.unpicklable import explain
 

@@ -9,6 +9,7 @@ other arguments than it passes on cannot be rebuilt otherwise, and the user woul
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import types
@@ -18,16 +19,31 @@ from typing import Any, NamedTuple
 LOG_LINES_SHOWN = 20
 
 
-def rebuild_exception(cls: type[BaseException], args: tuple, state: dict | None,
+def rebuild_exception(cls: type[BaseException], args: tuple, state: dict | None = None,
                       members: dict[str, Any] | None = None) -> BaseException:
     """An exception as it was, without running its ``__init__``."""
-    error = cls.__new__(cls, *args)
+    try:
+        error = cls.__new__(cls, *args)
+    except TypeError:  # a __new__ of the user's that wants other arguments
+        base = next(base for base in cls.__mro__ if base.__module__ == "builtins")
+        error = base.__new__(cls, *args)  # type: ignore[call-overload]
     error.args = args
     for name, value in (members or {}).items():
-        setattr(error, name, value)
+        _set_member(error, name, value)
     if state:
         error.__dict__.update(state)
     return error
+
+
+def fill_exception(error: BaseException, state: dict) -> None:
+    """Give a rebuilt exception its attributes, which may lead back to it."""
+    error.__dict__.update(state)
+
+
+def _set_member(error: BaseException, name: str, value: Any) -> None:
+    """Past a ``__setattr__`` of the user's; what cannot be set was made by ``__new__``."""
+    with contextlib.suppress(AttributeError, TypeError):
+        object.__setattr__(error, name, value)
 
 
 class RayError(Exception):
@@ -122,8 +138,7 @@ def _dual_type(cause: type[BaseException]) -> type[RayTaskError] | None:
     """``RayTaskError(X)``: inherits from RayTaskError and X, or None where Python or X refuses."""
     if cause not in _dual_types:
         dual: type[RayTaskError] | None = None
-        # A SystemExit or KeyboardInterrupt of a worker must not pass through the driver's `except Exception`.
-        if issubclass(cause, Exception):
+        if not _ends_its_catcher(cause):
             name = f"RayTaskError({cause.__name__})"
             try:
                 dual = type(name, (RayTaskError, cause), {"__module__": __name__, "__qualname__": name})
@@ -131,6 +146,12 @@ def _dual_type(cause: type[BaseException]) -> type[RayTaskError] | None:
                 dual = None
         _dual_types[cause] = dual
     return _dual_types[cause]
+
+
+def _ends_its_catcher(cause: type[BaseException]) -> bool:
+    """Whether the interpreter or asyncio acts on this type: a worker's must not end or cancel its caller."""
+    return issubclass(cause, (SystemExit, KeyboardInterrupt)) or any(
+        cls.__module__ == "asyncio.exceptions" and cls.__name__ == "CancelledError" for cls in cause.__mro__)
 
 
 def _dual(error: RayTaskError) -> RayTaskError:
@@ -176,10 +197,7 @@ _MEMBER_TYPES = (types.MemberDescriptorType, types.GetSetDescriptorType)
 
 def _copy_members(source: BaseException, target: BaseException) -> None:
     for name, value in exception_members(source).items():
-        try:
-            setattr(target, name, value)
-        except (AttributeError, TypeError):
-            continue  # read-only: nothing to carry over
+        _set_member(target, name, value)
 
 
 def load_error(payload: bytes) -> RayTaskError:

@@ -6,6 +6,7 @@ hold a class or a function goes through here.  Importing this module imports clo
 
 from __future__ import annotations
 
+import copyreg
 import functools
 import importlib.machinery
 import io
@@ -20,7 +21,7 @@ from typing import Any
 import cloudpickle
 
 from zray import sources
-from zray.errors import exception_members, rebuild_exception
+from zray.errors import exception_members, fill_exception, rebuild_exception
 from zray.serialization import _custom
 
 KEY_SIZE = 16
@@ -53,6 +54,8 @@ class Pickler(cloudpickle.Pickler):
                 return _rebuild, (deserializer, serializer(obj))
         if isinstance(obj, type):
             pickle_by_value_if_unreachable(obj)
+        elif isinstance(obj, BaseException) and _has_default_reduce(type(obj)):
+            return _reduce_exception(obj)
         return super().reducer_override(obj)
 
     def _reduce_code(self, code: CodeType) -> Any:
@@ -85,18 +88,17 @@ class DefinitionPickler(Pickler):
     lines_of_files = True
 
 
-class ExceptionPickler(Pickler):
-    """Pickles exceptions by their attributes: most user exceptions cannot be rebuilt by calling their class again."""
-
-    def reducer_override(self, obj: Any) -> Any:
-        if isinstance(obj, BaseException) and _has_default_reduce(type(obj)):
-            return rebuild_exception, (type(obj), obj.args, obj.__dict__ or None, exception_members(obj) or None)
-        return super().reducer_override(obj)
+def _reduce_exception(error: BaseException) -> Any:
+    """By its attributes: most user exceptions cannot be rebuilt by calling their class again."""
+    made = rebuild_exception, (type(error), error.args, None, exception_members(error) or None)
+    return (*made, error.__dict__, None, None, fill_exception) if error.__dict__ else made
 
 
 def _has_default_reduce(cls: type) -> bool:
     """A class of the user's that does not say how to pickle an instance."""
-    own = cls.__reduce__ is not BaseException.__reduce__ or cls.__reduce_ex__ is not object.__reduce_ex__
+    own = (cls.__reduce__ is not BaseException.__reduce__ or cls.__reduce_ex__ is not object.__reduce_ex__
+           or cls.__setstate__ is not BaseException.__setstate__  # type: ignore[attr-defined]
+           or cls in copyreg.dispatch_table)
     return cls.__module__ != "builtins" and not own
 
 
@@ -105,10 +107,6 @@ def cloud_dumps(value: Any, buffer_callback: Callable[[Any], Any] | None = None,
     with io.BytesIO() as file:
         kind(file, 5, buffer_callback).dump(value)
         return file.getvalue()
-
-
-def exception_dumps(error: BaseException) -> bytes:
-    return cloud_dumps(error, kind=ExceptionPickler)
 
 
 # ---------------------------------------------------------------- functions and classes

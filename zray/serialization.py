@@ -407,12 +407,10 @@ def dump_error(error: BaseException, function_name: str, ip: str = "127.0.0.1") 
 
 
 def _dump_cause(cause: BaseException) -> tuple[bytes | None, str]:
-    from zray.pickler import exception_dumps
-
     context = _context
     outer, context.refs = context.refs, None
     try:
-        return exception_dumps(cause), ""
+        return _cloud_dumps(cause, None), ""
     except Exception as error:  # see dumps; the text goes without it
         return None, f"it cannot be pickled: {type(error).__name__}: {error}"
     finally:

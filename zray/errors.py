@@ -214,12 +214,35 @@ def load_error(payload: bytes) -> RayTaskError:
                 note = f"its pickle gave a {type(loaded).__name__}"
         except Exception as broken:  # user code: any failure to rebuild must leave the text
             note = f"{type(broken).__name__}: {broken}"
-    text = f"{record.function}() (pid={record.pid}, ip={record.ip})\n{record.traceback.rstrip()}"
+    text = _task_text(record)
     if cause is None and note:
         text += f"\n(the {record.type_name} itself could not be brought back: {note})"
     error = RayTaskError(record.function, text, cause, record.pid, record.ip)
     error._record = payload
     return error.as_instanceof_cause()
+
+
+def _task_text(record: TaskErrorRecord) -> str:
+    return f"{record.function}() (pid={record.pid}, ip={record.ip})\n{record.traceback.rstrip()}"
+
+
+def failure_text(kind: str, detail: dict[str, Any] | bytes) -> tuple[Any, Any, str]:
+    """``(place, identity, text)`` of a FAILED wire value; loads nothing of the user's.
+
+    Failures of one line of the user's code have the same place; those that differ in nothing but the process have the
+    same identity.
+    """
+    error = detail if isinstance(detail, bytes) else detail.get("error")
+    if not isinstance(error, bytes):
+        text = str(from_failure(kind, detail))
+        return (kind, detail.get("name") if isinstance(detail, dict) else None), text, text
+    record = TaskErrorRecord.from_bytes(error)
+    frames = [line for line in record.traceback.splitlines() if line.startswith('  File "')]
+    place = kind, record.function, record.type_name, *frames
+    text = _task_text(record)
+    if isinstance(detail, dict):
+        return place, detail.get("actor"), _actor_died_text(detail, text)
+    return place, record.traceback, text
 
 
 def _last_line(text: str) -> str:
@@ -420,18 +443,24 @@ def _worker_crashed(detail: dict[str, Any]) -> str:
             f"If that may pass, allow more attempts with max_retries.{_log_tail(detail)}")
 
 
-def _actor_died(detail: dict[str, Any]) -> str:
-    who = f"{_text(detail, 'class_name', 'the actor')}({_text(detail, 'actor')[:16]})"
+def _who_died(detail: dict[str, Any]) -> str:
     name = f" named {detail['name']!r}" if detail.get("name") else ""
+    return f"{_text(detail, 'class_name', 'the actor')}({_text(detail, 'actor')[:16]}){name}"
+
+
+def _actor_died_text(detail: dict[str, Any], error: str) -> str:
+    return f"The actor died because of an error raised in its creation task, {_who_died(detail)}:\n{error}"
+
+
+def _actor_died(detail: dict[str, Any]) -> str:
     if detail.get("error"):
-        inner = load_error(detail["error"])
-        return (f"The actor died because of an error raised in its creation task, {who}{name}:\n{inner}")
+        return _actor_died_text(detail, str(load_error(detail["error"])))
     reason = _text(detail, "reason")
     if detail.get("pid") and (detail.get("signal") or detail.get("exit_code")):
         ended = f"its process (pid={detail['pid']}) {how_it_ended(detail)}"
         reason = f"{reason}; {ended}" if reason else ended
     reason = reason or "no reason is known"
-    return f"The actor died unexpectedly before finishing this task: {who}{name}: {reason}.{_log_tail(detail)}"
+    return f"The actor died unexpectedly before finishing this task: {_who_died(detail)}: {reason}.{_log_tail(detail)}"
 
 
 def _why(detail: dict[str, Any]) -> str:

@@ -69,10 +69,9 @@ class Pickler(cloudpickle.Pickler):
         name = code.co_filename
         fields = (
             code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_nlocals, code.co_stacksize,
-            code.co_flags, code.co_code, code.co_consts, tuple(list(code.co_names)), tuple(list(code.co_varnames)),
+            code.co_flags, code.co_code, code.co_consts, (*code.co_names,), (*code.co_varnames,),
             names.setdefault(name, "".join(list(name))), "".join(list(code.co_name)), "".join(list(code.co_qualname)),
-            code.co_firstlineno, code.co_linetable, code.co_exceptiontable, tuple(list(code.co_freevars)),
-            tuple(list(code.co_cellvars)))
+            code.co_firstlineno, code.co_linetable, code.co_exceptiontable, (*code.co_freevars,), (*code.co_cellvars,))
         is_nested = id(code) in nested
         nested.update(id(constant) for constant in code.co_consts if type(constant) is CodeType)
         if not is_nested:

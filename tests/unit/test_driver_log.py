@@ -1,4 +1,4 @@
-"""Worker output on the driver's terminal: labelled, folded, live while a line has not ended, and never mixed or lost."""
+"""Worker output on the driver's terminal: labelled, folded, live while a line goes on, and never mixed or lost."""
 
 from __future__ import annotations
 

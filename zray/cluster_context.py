@@ -154,9 +154,9 @@ def _init_cluster(address: str | None, options: dict[str, Any]) -> ClusterContex
             node.stop()
         raise
     if config["log_to_driver"]:
-        from zray.driver_log import show
+        from zray.driver_log import Screen
 
-        runtime.driver_log = show
+        runtime.driver_log = Screen().show
     global _own_node
     _own_node = node if own else None
     atexit.unregister(shutdown)  # once, and after what was registered meanwhile

@@ -9,6 +9,7 @@ other arguments than it passes on cannot be rebuilt otherwise, and the user woul
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import types
@@ -18,16 +19,31 @@ from typing import Any, NamedTuple
 LOG_LINES_SHOWN = 20
 
 
-def rebuild_exception(cls: type[BaseException], args: tuple, state: dict | None,
+def rebuild_exception(cls: type[BaseException], args: tuple, state: dict | None = None,
                       members: dict[str, Any] | None = None) -> BaseException:
     """An exception as it was, without running its ``__init__``."""
-    error = cls.__new__(cls, *args)
+    try:
+        error = cls.__new__(cls, *args)
+    except TypeError:  # a __new__ of the user's that wants other arguments
+        base = next(base for base in cls.__mro__ if base.__module__ == "builtins")
+        error = base.__new__(cls, *args)  # type: ignore[call-overload]
     error.args = args
     for name, value in (members or {}).items():
-        setattr(error, name, value)
+        _set_member(error, name, value)
     if state:
         error.__dict__.update(state)
     return error
+
+
+def fill_exception(error: BaseException, state: dict) -> None:
+    """Give a rebuilt exception its attributes, which may lead back to it."""
+    error.__dict__.update(state)
+
+
+def _set_member(error: BaseException, name: str, value: Any) -> None:
+    """Past a ``__setattr__`` of the user's; what cannot be set was made by ``__new__``."""
+    with contextlib.suppress(AttributeError, TypeError):
+        object.__setattr__(error, name, value)
 
 
 class RayError(Exception):
@@ -122,8 +138,7 @@ def _dual_type(cause: type[BaseException]) -> type[RayTaskError] | None:
     """``RayTaskError(X)``: inherits from RayTaskError and X, or None where Python or X refuses."""
     if cause not in _dual_types:
         dual: type[RayTaskError] | None = None
-        # A SystemExit or KeyboardInterrupt of a worker must not pass through the driver's `except Exception`.
-        if issubclass(cause, Exception):
+        if not _ends_its_catcher(cause):
             name = f"RayTaskError({cause.__name__})"
             try:
                 dual = type(name, (RayTaskError, cause), {"__module__": __name__, "__qualname__": name})
@@ -131,6 +146,12 @@ def _dual_type(cause: type[BaseException]) -> type[RayTaskError] | None:
                 dual = None
         _dual_types[cause] = dual
     return _dual_types[cause]
+
+
+def _ends_its_catcher(cause: type[BaseException]) -> bool:
+    """Whether the interpreter or asyncio acts on this type: a worker's must not end or cancel its caller."""
+    return issubclass(cause, (SystemExit, KeyboardInterrupt)) or any(
+        cls.__module__ == "asyncio.exceptions" and cls.__name__ == "CancelledError" for cls in cause.__mro__)
 
 
 def _dual(error: RayTaskError) -> RayTaskError:
@@ -176,10 +197,7 @@ _MEMBER_TYPES = (types.MemberDescriptorType, types.GetSetDescriptorType)
 
 def _copy_members(source: BaseException, target: BaseException) -> None:
     for name, value in exception_members(source).items():
-        try:
-            setattr(target, name, value)
-        except (AttributeError, TypeError):
-            continue  # read-only: nothing to carry over
+        _set_member(target, name, value)
 
 
 def load_error(payload: bytes) -> RayTaskError:
@@ -196,12 +214,35 @@ def load_error(payload: bytes) -> RayTaskError:
                 note = f"its pickle gave a {type(loaded).__name__}"
         except Exception as broken:  # user code: any failure to rebuild must leave the text
             note = f"{type(broken).__name__}: {broken}"
-    text = f"{record.function}() (pid={record.pid}, ip={record.ip})\n{record.traceback.rstrip()}"
+    text = _task_text(record)
     if cause is None and note:
         text += f"\n(the {record.type_name} itself could not be brought back: {note})"
     error = RayTaskError(record.function, text, cause, record.pid, record.ip)
     error._record = payload
     return error.as_instanceof_cause()
+
+
+def _task_text(record: TaskErrorRecord) -> str:
+    return f"{record.function}() (pid={record.pid}, ip={record.ip})\n{record.traceback.rstrip()}"
+
+
+def failure_text(kind: str, detail: dict[str, Any] | bytes) -> tuple[Any, Any, str]:
+    """``(place, identity, text)`` of a FAILED wire value; loads nothing of the user's.
+
+    Failures of one line of the user's code have the same place; those that differ in nothing but the process have the
+    same identity.
+    """
+    error = detail if isinstance(detail, bytes) else detail.get("error")
+    if not isinstance(error, bytes):
+        text = str(from_failure(kind, detail))
+        return (kind, detail.get("name") if isinstance(detail, dict) else None), text, text
+    record = TaskErrorRecord.from_bytes(error)
+    frames = [line for line in record.traceback.splitlines() if line.startswith('  File "')]
+    place = kind, record.function, record.type_name, *frames
+    text = _task_text(record)
+    if isinstance(detail, dict):
+        return place, detail.get("actor"), _actor_died_text(detail, text)
+    return place, record.traceback, text
 
 
 def _last_line(text: str) -> str:
@@ -402,18 +443,24 @@ def _worker_crashed(detail: dict[str, Any]) -> str:
             f"If that may pass, allow more attempts with max_retries.{_log_tail(detail)}")
 
 
-def _actor_died(detail: dict[str, Any]) -> str:
-    who = f"{_text(detail, 'class_name', 'the actor')}({_text(detail, 'actor')[:16]})"
+def _who_died(detail: dict[str, Any]) -> str:
     name = f" named {detail['name']!r}" if detail.get("name") else ""
+    return f"{_text(detail, 'class_name', 'the actor')}({_text(detail, 'actor')[:16]}){name}"
+
+
+def _actor_died_text(detail: dict[str, Any], error: str) -> str:
+    return f"The actor died because of an error raised in its creation task, {_who_died(detail)}:\n{error}"
+
+
+def _actor_died(detail: dict[str, Any]) -> str:
     if detail.get("error"):
-        inner = load_error(detail["error"])
-        return (f"The actor died because of an error raised in its creation task, {who}{name}:\n{inner}")
+        return _actor_died_text(detail, str(load_error(detail["error"])))
     reason = _text(detail, "reason")
     if detail.get("pid") and (detail.get("signal") or detail.get("exit_code")):
         ended = f"its process (pid={detail['pid']}) {how_it_ended(detail)}"
         reason = f"{reason}; {ended}" if reason else ended
     reason = reason or "no reason is known"
-    return f"The actor died unexpectedly before finishing this task: {who}{name}: {reason}.{_log_tail(detail)}"
+    return f"The actor died unexpectedly before finishing this task: {_who_died(detail)}: {reason}.{_log_tail(detail)}"
 
 
 def _why(detail: dict[str, Any]) -> str:

@@ -148,8 +148,10 @@ class LocalRuntime:
             except (ActorExit, AsyncioActorExit):
                 self._bury(actor, "exit_actor() was called")
                 return self._failed(task, count, self._died(actor))
-            except Exception as error:
-                failure = load_error(dump_error(error, name, hide_frames=1))
+            except BaseException as error:
+                if isinstance(error, KeyboardInterrupt):  # Ctrl-C: there is no other process that it could be meant for
+                    raise
+                failure = load_error(dump_error(error, name))
                 again = retry is True or isinstance(retry, tuple) and isinstance(error, retry)
                 if not again or attempt == attempts - 1:
                     break
@@ -401,7 +403,9 @@ class _LocalStream(refs.ObjectRefGenerator):
         except StopIteration:
             self._stream.ended = True
             raise
-        except Exception as error:
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                raise
             return _ref(oid, error=load_error(dump_error(error, self._name)))
 
     async def __anext__(self) -> ObjectRef:

@@ -336,16 +336,3 @@ def test_inspect_serializability(capsys):
     good, culprits = ray.util.inspect_serializability({"a": [threading.Lock()]}, name="config")
     assert not good and [c.path for c in culprits] == ["['a'][0]"]
     assert "config -> ['a'][0] (a _thread.lock)" in capsys.readouterr().out
-
-
-def test_worker_output_is_labelled_folded_and_never_lost():
-    from zray.driver_log import render
-
-    lines = [["f", 1, False, "hi"], ["f", 2, False, "hi"], ["g", 3, True, "hi"], ["", 4, False, "x"]]
-    out, err = render(lines, 2, fold=True)
-    assert out == "(f pid=1) hi [repeated 2x across processes]\n(pid=4) x\n"
-    assert err.startswith("(g pid=3) hi\n") and "2 lines" in err
-    out, _ = render([["f", 1, False, "hi"], ["f", 2, False, "hi"]], 0, fold=False)
-    assert out == "(f pid=1) hi\n(f pid=2) hi\n"
-    out, _ = render([["f", 1, False, "hi"], ["", 4, False, "x"]], 0, ip="10.0.0.2")
-    assert out == "(f pid=1, ip=10.0.0.2) hi\n(pid=4, ip=10.0.0.2) x\n"

@@ -28,6 +28,6 @@ def test_without_inotify_every_file_in_use_is_read_at_each_look(tmp_path, monkey
     with open(log_paths(str(tmp_path), workers[5])[0], "w") as file:
         file.write("said\n")
     assert output.note_writes()
-    assert output.read() == {1: [["", 7, False, "said"]]}
+    assert output.read() == ({1: [["", 7, False, "said"]]}, {})
     assert output.rescan_s == pytest.approx(3 * RESCAN_S)  # the more files, the rarer
     output.close()

@@ -60,6 +60,7 @@ class Actors:
             else:
                 link = self.calls.link_for(actor, cls.name, options.out_of_order)
             link.any_order = options.out_of_order
+            link.created = True
             if not options.detached:
                 entry = self.refs.own(ids.return_id(tid, 1))
                 link.life_record = entry

@@ -37,6 +37,7 @@ from zray.core.stored import Stored
 from zray.core.tasks import Tasks
 from zray.transport.loop import Loop
 from zray.transport.mesh import Limits, Mesh
+from zray.core.unhandled import Reporter
 from zray.core.values import Values
 from zray.core.waiting import Abandoned
 from zray.core.waits import Waits
@@ -118,6 +119,7 @@ class Runtime:
         self.submitter.retry_matches = _error_matches
         self.submitter.reconstruction.locate = self.stored.locate
         self.futures = Futures(self)
+        self.reporter = Reporter(self)
         self.tasks = Tasks(self)
         self.groups = Groups(self)
         self.actors = Actors(self)
@@ -226,6 +228,8 @@ class Runtime:
             self.calls.pump()
         if self.adoption.busy:
             self.adoption.pump()
+        if self.refs.unhandled.reports:
+            self.reporter.pump()
         self.refs.flush()
         if self.store is not None:
             self.store.flush()
@@ -389,6 +393,10 @@ class Runtime:
             pins = self.actors.creating.pop(message.actor, None)
             if pins:
                 self.refs.unpin_all(pins)
+            link = self.calls.links.get(message.actor)
+            if link is not None and link.created and message.cause.get("kind") == "init":
+                link.created = False  # once
+                self.reporter.actor_failed(message.actor, self.calls.failure(link))
 
     def _on_log_lines(self, peer: bytes, message: m.LogLines) -> None:
         if self.driver_log is not None:
@@ -546,6 +554,7 @@ class Runtime:
         if self.closed:
             return
         self.closed = True
+        self.reporter.end()
         if goodbye and self.kind == "driver" and self.pid == os.getpid() and self.submitter.lost is None:
             reply = Reply()
             with self.loop.lock:

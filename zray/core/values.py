@@ -117,6 +117,7 @@ class Values:
         if kind == STORED:
             return loads(self._read(value, record))
         if kind == FAILED:
+            self.rt.refs.unhandled.seen(value)
             raise self.error(value)
         if kind == CARRYING:
             return self.load_wire(value[1])

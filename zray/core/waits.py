@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from zray import errors, messages as m
@@ -83,13 +83,23 @@ class Waits:
             if type(record.value) is list:
                 self.bring(records, deadline)
                 break
-        for record in records:
-            value = record.value
-            if type(value) is bytes and record.owner is None:
-                out.append(None if value == NONE else loads(value))
-            else:
-                out.append(self._load(record, deadline))
+        try:
+            for record in records:
+                value = record.value
+                if type(value) is bytes and record.owner is None:
+                    out.append(None if value == NONE else loads(value))
+                else:
+                    out.append(self._load(record, deadline))
+        except BaseException:
+            self._seen(record.value for record in records)
+            raise
         return out
+
+    def _seen(self, values: Iterable[Any]) -> None:
+        """One error of several that were asked for together is raised: nobody misses the others."""
+        for value in values:
+            if type(value) is list and value[0] == m.FAILED:
+                self.refs.unhandled.seen(value)
 
     def _load(self, record: Any, deadline: float | None) -> Any:
         """The value of a record that was ready; when it proves to be lost, that which it is to have instead."""
@@ -113,6 +123,7 @@ class Waits:
             self.block(count, timeout, lambda budget: f"{batch.fn.name}.map: {batch.count - batch.remaining} of "
                                                        f"{batch.count} done")
         if batch.failures:
+            self._seen(batch.failures.values())
             raise self.values.error(batch.failures[min(batch.failures)])
         out: list[Any] = []
         order = sorted(batch.results, key=lambda column: column[0])
@@ -310,6 +321,7 @@ class Waits:
                 stream.waiters = [*(stream.waiters or ()), count]
             self.block(count, timeout, lambda budget: explain_records(self.rt, [StreamRecord(stream)], budget))
         if type(last) is list and last[0] == m.FAILED:
+            self._seen([last])
             raise self.values.error(last)
         return generator
 

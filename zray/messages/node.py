@@ -48,12 +48,14 @@ class JobConfig(Message):
 class LogLines(Message):
     """Node -> driver: what its job's workers printed.  lines: [[name, pid, is_stderr, text], ...]; dropped: a count.
 
-    ``ip`` is the address of the node, '' when it is the driver's own.
+    ``ip`` is the address of the node, '' when it is the driver's own.  ``unfinished`` has the same form: what workers
+    printed since the last end of a line, to be shown until more of it comes.
     """
 
     lines: list
     dropped: int
     ip: str = ""
+    unfinished: list = []
 
 
 @message(166)

@@ -389,7 +389,7 @@ class Daemon:
         self._assign_output()
         lines, dropped = self.output.flush(self.output.workers_of(effect.job))
         if effect.reply is not None:
-            self._send_lines(effect.driver, lines.get(effect.job, []), dropped)
+            self._send_lines(effect.driver, lines.get(effect.job, []), dropped, [])
             self._send(effect.driver, effect.reply)
 
     def _perform_note(self, effect: Note) -> None:
@@ -465,7 +465,8 @@ class Daemon:
         self._log_at = None
         self.output.note_writes()
         self._assign_output()
-        self._deliver_lines(self.output.read(), 0)
+        lines, unfinished = self.output.read()
+        self._deliver_lines(lines, 0, unfinished)
         if self.output.fd < 0:
             self._log_at = now + self.output.rescan_s
         elif self.output.pending:
@@ -479,18 +480,22 @@ class Daemon:
             if worker.kind is not None:
                 self.output.assign(worker.incarnation, worker.kind.job, worker.pid)
 
-    def _deliver_lines(self, lines: dict[int, list[list[Any]]], dropped: int) -> None:
-        for job, some in lines.items():
+    def _deliver_lines(self, lines: dict[int, list[list[Any]]], dropped: int,
+                       unfinished: dict[int, list[list[Any]]] | None = None) -> None:
+        unfinished = unfinished or {}
+        for job in sorted(lines.keys() | unfinished.keys()):
             record = self.machine.jobs.jobs.get(job)
             if record is not None and not record.is_over and record.config.get("log_to_driver", True):
-                self._send_lines(record.driver, some, dropped)
+                self._send_lines(record.driver, lines.get(job, []), dropped, unfinished.get(job, []))
 
-    def _send_lines(self, driver: bytes, lines: list[list[Any]], dropped: int) -> None:
+    def _send_lines(self, driver: bytes, lines: list[list[Any]], dropped: int, unfinished: list[Any]) -> None:
         from zray.messages import LogLines
 
         ip = "" if ids.same_node(driver, self.incarnation) else self.machine.node["NodeManagerAddress"]
         for start in range(0, len(lines), LOG_LINES_A_MESSAGE):
             self._send(driver, LogLines(lines[start:start + LOG_LINES_A_MESSAGE], dropped if start == 0 else 0, ip))
+        if unfinished:
+            self._send(driver, LogLines([], 0, ip, unfinished))
 
     # ------------------------------------------------------------ the end
 

@@ -5,7 +5,8 @@ The kernel says which files were written to (inotify on the log directory), so n
 cost nothing.  A file is opened only to read its new bytes, so they cost no descriptors either.
 
 A worker writes a marker line ``\\x01zray-task:<name>`` before the output of the next function; it is stripped here, and
-names the lines that follow.  The files are the queue: a driver that reads slowly makes us read slowly, in turns of
+names the lines that follow.  A line that has not ended, of a progress bar above all, is shown as far as it goes.  The
+files are the queue: a driver that reads slowly makes us read slowly, in turns of
 ``lines_max``, and only a backlog above BACKLOG_BYTES_MAX is skipped, with a count.
 """
 
@@ -20,6 +21,7 @@ from zray.node.zygote import log_paths
 MARKER = b"\x01zray-task:"
 READ_BYTES_MAX = 1 << 20  # of one file in one turn
 LINE_BYTES_MAX = 1 << 16  # a longer line is cut, so that a worker that never ends its line is still heard
+UNFINISHED_BYTES_MAX = 1024  # a line that is longer before it ends is not shown until then: each look would repeat it
 BACKLOG_BYTES_MAX = 64 << 20
 TAIL_LINES = 20  # shown when a worker dies
 TAIL_BYTES = 8192
@@ -62,6 +64,8 @@ class Stream:
                 out.append(self._line(kept + piece))
                 kept = b""
         self.partial = kept + self.partial
+        # What a carriage return has overwritten is in the file, and nobody needs to see it.
+        self.partial = self.partial[max(0, self.partial.rfind(b"\r", 0, len(self.partial.rstrip(b"\r")))):]
         if self.partial and (final or len(self.partial) > LINE_BYTES_MAX):
             before, marker, _ = self.partial.partition(MARKER)
             if before:
@@ -69,7 +73,15 @@ class Stream:
             self.partial = b""
         return out
 
+    def unfinished(self) -> Line | None:
+        """The line that has not ended, as a terminal shows it."""
+        text = self.partial.partition(MARKER[:1])[0].rstrip(b"\r").rpartition(b"\r")[2]
+        if not text or len(text) > UNFINISHED_BYTES_MAX:
+            return None
+        return [self.name, self.pid, self.is_stderr, text.decode(errors="ignore")]
+
     def _line(self, raw: bytes) -> Line:
+        raw = raw.rstrip(b"\r").rpartition(b"\r")[2]  # what a terminal shows in the end
         return [self.name, self.pid, self.is_stderr, raw[:LINE_BYTES_MAX].decode(errors="replace")]
 
 
@@ -112,9 +124,10 @@ class Output:
                 self._dirty[name] = stream
         return bool(self._dirty)
 
-    def read(self) -> dict[int, list[Line]]:
-        """New lines by job, at most ``lines_max`` or so; what is left stays dirty."""
+    def read(self) -> tuple[dict[int, list[Line]], dict[int, list[Line]]]:
+        """New lines by job, at most ``lines_max`` or so, and those that have not ended; what is left stays dirty."""
         out: dict[int, list[Line]] = {}
+        unfinished: dict[int, list[Line]] = {}
         count = 0
         for name, stream in list(self._dirty.items()):
             if count >= self.lines_max:
@@ -127,7 +140,9 @@ class Output:
             count += len(lines)
             if lines and stream.job:
                 out.setdefault(stream.job, []).extend(lines)
-        return out
+            if data and stream.partial and stream.job and (line := stream.unfinished()) is not None:
+                unfinished.setdefault(stream.job, []).append(line)
+        return out, unfinished
 
     @property
     def rescan_s(self) -> float:

@@ -38,7 +38,7 @@ class ActorLink:
 
     __slots__ = ("actor", "name", "state", "life", "link", "queue", "inflight", "next_seq", "cause", "unfinished",
                  "life_record", "any_order", "dirty", "watched", "pid", "notice", "methods", "max_task_retries",
-                 "max_pending", "killed")
+                 "max_pending", "killed", "created")
 
     def __init__(self, actor: bytes, name: str, any_order: bool):
         self.actor = actor
@@ -60,6 +60,7 @@ class ActorLink:
         self.methods: dict[str, Function] = {}
         self.max_task_retries = 0
         self.max_pending: int | None = None  # None until a handle told us
+        self.created = False  # by us
         self.killed = False  # by us, and the node has not said yet what became of it: no more calls to this life
 
 
@@ -370,10 +371,14 @@ class ActorCalls:
 
     def _fail_queue(self, link: ActorLink) -> None:
         queue, link.queue = link.queue, deque()
-        failure = self.submitter.lost or [FAILED, self._kind(link), self._detail(link)]
+        failure = self.submitter.lost or self.failure(link)
         for task in queue:
             if task.state != DONE:
                 self._fail(link, task, failure)
+
+    def failure(self, link: ActorLink) -> list[Any]:
+        """What calls of an actor that is dead end with."""
+        return [FAILED, self._kind(link), self._detail(link)]
 
     @staticmethod
     def _kind(link: ActorLink) -> str:

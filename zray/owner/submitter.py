@@ -461,10 +461,15 @@ class Submitter:
         self._ended(task)
         if self.lineage.recipes:
             self.reconstruction.failed(task)
+        entries = task.entry if type(task.entry) is list else [task.entry]
+        if not task.cancelling:
+            objects = 1 if task.stream is not None else sum(entry.value is None for entry in entries)
+            if objects or not entries:
+                self.refs.unhandled.failed(failure, objects)
         if task.stream is not None:
             self.streams.failed(task, failure)
             return
-        for entry in task.entry if type(task.entry) is list else [task.entry]:
+        for entry in entries:
             if entry.value is None:
                 self.refs.complete(entry, failure)
 

@@ -79,7 +79,7 @@ class ActorHost:
     def _constructor_error(self, raised: BaseException, name: str) -> bytes:
         if isinstance(raised, invoke.DependencyFailed):
             raised = self.executor.rt.values.error(raised.value)
-        return serialization.dump_error(raised, name, hide_frames=1)
+        return serialization.dump_error(raised, name)
 
     def _choose_mode(self) -> None:
         spec = self.spec

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from zray import env_vars
 from zray.connection import current
 from zray.options import TASK_OPTIONS
 
@@ -191,6 +192,7 @@ def job_config(options: dict[str, Any]) -> dict[str, Any]:
         "cwd": os.getcwd(),
         "script_dir": os.path.dirname(os.path.abspath(script)) if script else "",
         "env": dict(env),
+        "threads": env_vars.thread_names(os.environ),
         "namespace": options.get("namespace") or _environment("NAMESPACE") or "",
         "name": os.path.basename(script) if script else "interactive",
         "log_to_driver": (_environment("LOG_TO_DRIVER") or "1") not in ("0", "false") if log is None else bool(log),

@@ -78,6 +78,7 @@ class Daemon:
         from zray.node.machine import NodeMachine
         from zray.node.names import GcsNames
         from zray.node.output import Output
+        from zray.node.zygote import workers_environ
         from zray.sched.local import LocalScheduler
         from zray.store import reaper
         from zray.store.service import StoreService
@@ -119,7 +120,8 @@ class Daemon:
                                      next_lease=count((ordinal << LEASE_BITS) + 1).__next__),
             names=GcsNames(self.gcs.client), config=self.config,
             new_worker_id=map(partial(ids.worker_id, self.incarnation), count(1)).__next__, attach=self._attach_driver,
-            keep=offered.cpus, store_report=self.store.report, gcs_report=self._gcs_report)
+            keep=offered.cpus, store_report=self.store.report, gcs_report=self._gcs_report,
+            environ=workers_environ())
         self._load_kernels()
         self._shell_handlers = {**self.store.handlers, **self.gcs.handlers}
         self._doomed: set[bytes] = set()  # to be killed as soon as they have a process
@@ -355,7 +357,14 @@ class Daemon:
         slot = self.store.open_slot(effect.worker[:8], 0)
         self.output.add(effect.worker)
         self.children.expected += 1
-        self._spawns.append({"worker_id": effect.worker, "slot": slot})
+        spec: dict[str, Any] = {"worker_id": effect.worker, "slot": slot}
+        if effect.broken:
+            spec["broken"] = effect.broken
+        elif effect.kind is not None:
+            job = self.machine.jobs.jobs.get(effect.kind.job)
+            spec["start"] = {"env": dict(effect.kind.env), "threads": effect.kind.threads,
+                             "drivers": (job.config.get("threads") or {}) if job is not None else {}}
+        self._spawns.append(spec)
 
     def _perform_kill(self, effect: Kill) -> None:
         if not self.children.kill(effect.incarnation) and effect.incarnation in self.machine.pool.workers:

@@ -158,7 +158,8 @@ def main() -> None:
 @click.option("--num-gpus", type=float)
 @click.option("--resources", default="{}", metavar="JSON")
 @click.option("--labels", default="{}", metavar="JSON")
-@click.option("--object-store-memory", type=int, metavar="BYTES")
+@click.option("--object-store-memory", type=float, metavar="BYTES")
+@click.option("--memory", type=float, metavar="BYTES", help="of tasks and actors (default: what the machine has)")
 @click.option("--session-dir", default="", help="where to keep the session")
 @click.option("--block", is_flag=True, help="stay until the node ends; Ctrl-C ends it")
 def start(head: bool, address: str, resources: str, labels: str, block: bool, **options: Any) -> None:

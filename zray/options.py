@@ -177,7 +177,7 @@ ACTOR_OPTIONS: dict[str, Option] = {
     "max_restarts": Option((int, _NONE), _infinite, 0),
     "max_task_retries": Option((int, _NONE), _infinite, 0),
     "namespace": _text,
-    "object_store_memory": Option((int, _NONE), _finite),
+    "object_store_memory": Option((int, float, _NONE), _finite),
 }
 
 METHOD_OPTIONS: dict[str, Option] = {

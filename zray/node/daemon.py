@@ -31,7 +31,7 @@ from zray.node.cluster import routed
 from zray.node.effects import DropJob, EndJob, Forget, Kill, Link, Note, Send, Spawn, Unlink, Watch
 from zray.node.jobs import JOB_BITS
 from zray.node.leaving import Leaving
-from zray.node.options import BadOption, Membership, Offer, json_map, membership, node_row, offer, parser
+from zray.node.options import BadOption, Membership, Offer, json_map, membership, name_node, node_row, offer, parser
 from zray.node.session import Session, SessionError
 from zray.os_linux import write_private
 
@@ -101,8 +101,12 @@ class Daemon:
         self.mesh.watch(self.watcher.fileno())
         self.mesh.on_error = _log_error
         self.mesh.on_closed = self._peer_closed
-        shown = node_row(self.node_id, self.endpoint, os.getpid(), offered.labels) | {"Resources": offered.amounts()}
+        shown = node_row(self.node_id, self.endpoint, os.getpid(), offered.labels)
         self._become_member(shown, offered)
+        name_node(offered, shown["NodeManagerAddress"], first=not self.membership.address)
+        shown["Resources"] = offered.amounts()
+        if self.membership.address:
+            self.member.join(self.own_row, sys.modules["zray"].__version__)
         joins = self.member is not None and bool(self.membership.address)
         self.gcs = GcsService(time.monotonic, self._send, self.membership.gcs_dir or None,
                               incarnation=self.incarnation, node_id=self.node_id, first=not joins,
@@ -160,8 +164,6 @@ class Daemon:
         shown |= {"NodeManagerAddress": host, "NodeManagerPort": int(port), "NodeName": self.membership.name or
                   shown["NodeName"]}
         self.own_row["endpoint"] = self.member.endpoint
-        if self.membership.address:
-            self.member.join(self.own_row, sys.modules["zray"].__version__)
 
     def _found_cluster(self) -> int:
         """The first node takes itself in; its ordinal (0, but for a cluster that was restarted from disk)."""

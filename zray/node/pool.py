@@ -317,7 +317,9 @@ class Pool:
 
     def _start_in_turn(self, now: float) -> int:
         """Start what those who wait need, first come first; how many of them can have nothing started now."""
-        coming: dict[Kind | None, int] = {None: self._starting_plain(), **self._starting_of}
+        coming: dict[Kind | None, int] = {None: self._starting_plain()}
+        for fresh, count in self._starting_of.items():
+            coming[fresh] = count
         missing = 0
         for kind in self._waiting.values():
             wanted = kind if kind.fresh else None

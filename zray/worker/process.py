@@ -106,8 +106,9 @@ def _set_variables(env: Mapping[str, str], config: Mapping[str, Any]) -> None:
     os.environ.update(env_vars.expand(env, os.environ))
     if "TZ" in env or "TZDIR" in env:
         time.tzset()
-    if "tempfile" in sys.modules:
-        sys.modules["tempfile"].tempdir = None  # TMPDIR and its like are looked at again
+    tempfile: Any = sys.modules.get("tempfile")
+    if tempfile is not None:
+        tempfile.tempdir = None  # TMPDIR and its like are looked at again
 
 
 def _put_on_path(text: str, config: Mapping[str, Any]) -> None:

@@ -171,7 +171,8 @@ def main() -> None:
 @click.option("--num-gpus", type=float)
 @click.option("--resources", default="{}", metavar="JSON")
 @click.option("--labels", default="{}", metavar="JSON")
-@click.option("--object-store-memory", type=int, metavar="BYTES")
+@click.option("--object-store-memory", type=float, metavar="BYTES")
+@click.option("--memory", type=float, metavar="BYTES", help="of tasks and actors (default: what the machine has)")
 @click.option("--session-dir", default="", help="where to keep the session")
 @click.option("--block", is_flag=True, help="be the node: SIGTERM, SIGINT (Ctrl-C) or SIGHUP end it, with exit code 0")
 def start(head: bool, address: str, resources: str, labels: str, block: bool, **options: Any) -> None:

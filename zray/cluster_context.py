@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import atexit
 import logging
+import math
 import os
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from zray import env_vars
 from zray.connection import current
 from zray.options import TASK_OPTIONS
 
@@ -21,13 +23,14 @@ if TYPE_CHECKING:
 # Ray's keywords that have no counterpart: accepted, so that programs run, and ignored.
 _IGNORED = frozenset((
     "include_dashboard", "dashboard_host", "dashboard_port", "_enable_object_reconstruction", "_plasma_directory",
-    "_node_ip_address", "_driver_object_store_memory", "_memory", "_redis_username", "_redis_password", "_temp_dir",
+    "_node_ip_address", "_driver_object_store_memory", "_redis_username", "_redis_password", "_temp_dir",
     "_metrics_export_port", "_tracing_startup_hook", "_node_name", "_cluster_id", "enable_resource_isolation",
     "system_reserved_cpu", "system_reserved_memory", "_cgroup_path", "job_config", "log_to_driver_enabled",
     "logging_format", "logging_config", "local_mode_warning", "allow_multiple", "storage",
 ))
 _KNOWN = ("num_cpus", "num_gpus", "resources", "labels", "object_store_memory", "local_mode", "ignore_reinit_error",
-          "configure_logging", "logging_level", "log_to_driver", "namespace", "runtime_env", "_system_config")
+          "configure_logging", "logging_level", "log_to_driver", "namespace", "runtime_env", "_system_config",
+          "_memory")
 STORE_BYTES_MIN = 4 * 1024 * 1024  # what a node accepts
 _OF_A_NODE = ("num_cpus", "num_gpus", "resources", "labels", "object_store_memory", "_system_config")
 
@@ -107,13 +110,18 @@ def _check(address: str | None, options: dict[str, Any]) -> None:
         option.validate(name, options.get(name))
     if options.get("namespace") == "":
         raise ValueError('"" is not a valid namespace. Pass None to not specify a namespace.')
-    for name, kind in (("object_store_memory", int), ("labels", dict), ("_system_config", dict)):
+    for name in ("labels", "_system_config"):
         value = options.get(name)
-        if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
-            raise TypeError(f"The {name} must be a {kind.__name__}, not {value!r}")
-    nbytes = options.get("object_store_memory")
-    if nbytes is not None and nbytes < STORE_BYTES_MIN:
-        raise ValueError(f"object_store_memory takes at least {STORE_BYTES_MIN} bytes, not {nbytes}")
+        if value is not None and not isinstance(value, dict):
+            raise TypeError(f"The {name} must be a dict, not {value!r}")
+    for name, least in (("object_store_memory", STORE_BYTES_MIN), ("_memory", 0)):
+        nbytes = options.get(name)  # may be a float: 0.3 * total
+        if nbytes is None:
+            continue
+        if isinstance(nbytes, (bool, str, bytes)) or not hasattr(nbytes, "__float__"):
+            raise TypeError(f"The {name} must be a number of bytes, not {nbytes!r}")
+        if not least <= float(nbytes) < math.inf:
+            raise ValueError(f"{name} takes at least {least} bytes, not {nbytes}")
 
 
 def _environment(name: str) -> str | None:
@@ -134,6 +142,8 @@ def _init_cluster(address: str | None, options: dict[str, Any]) -> ClusterContex
     own = address is None or address == "local"
     if own:
         given = {name: options[name] for name in _OF_A_NODE if options.get(name) is not None}
+        if options.get("_memory") is not None:
+            given["memory"] = float(options["_memory"])
         given["config"] = given.pop("_system_config", {})
         starting = launch.spawn_node(launch.NodeOptions(**given))
         from zray.core.joining import for_driver  # imports while the daemon starts
@@ -193,6 +203,7 @@ def job_config(options: dict[str, Any]) -> dict[str, Any]:
         "cwd": os.getcwd(),
         "script_dir": os.path.dirname(os.path.abspath(script)) if script else "",
         "env": dict(env),
+        "threads": env_vars.thread_names(os.environ),
         "namespace": options.get("namespace") or _environment("NAMESPACE") or "",
         "name": os.path.basename(script) if script else "interactive",
         "log_to_driver": (_environment("LOG_TO_DRIVER") or "1") not in ("0", "false") if log is None else bool(log),

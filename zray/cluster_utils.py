@@ -24,7 +24,7 @@ from zray.node.launch import NodeHandle, NodeOptions
 
 WAIT_S = 30.0
 _POLL_S = 0.02
-_FIELDS = ("num_cpus", "num_gpus", "resources", "labels", "object_store_memory")
+_FIELDS = ("num_cpus", "num_gpus", "resources", "labels", "object_store_memory", "memory")
 
 
 class ClusterNode:
@@ -91,8 +91,8 @@ class Cluster:
         return [*([self.head_node] if self.head_node else []), *self.worker_nodes]
 
     def add_node(self, wait: bool = True, **args: Any) -> ClusterNode:
-        """Start a node: num_cpus, num_gpus, resources, labels, object_store_memory, node_name, gcs_dir,
-        ``_system_config``.  RuntimeError with the daemon's words when it does not come up."""
+        """Start a node: num_cpus, num_gpus, resources, labels, object_store_memory, memory, node_name,
+        gcs_dir, ``_system_config``.  RuntimeError with the daemon's words when it does not come up."""
         return self.add_nodes([args])[0]
 
     def add_nodes(self, several: list[dict[str, Any]]) -> list[ClusterNode]:
@@ -164,7 +164,7 @@ class Cluster:
 
 def _options(args: dict[str, Any], *, head: bool = False, address: str = "") -> NodeOptions:
     known = {name: args[name] for name in _FIELDS if args.get(name) is not None}
-    others = set(args) - {*_FIELDS, "node_name", "gcs_dir", "_system_config", "insecure", "dashboard_port", "memory",
+    others = set(args) - {*_FIELDS, "node_name", "gcs_dir", "_system_config", "insecure", "dashboard_port",
                           "include_dashboard", "env_vars", "resource_isolation_config", "port_range",
                           "one_port"}
     if others:

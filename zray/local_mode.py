@@ -77,7 +77,6 @@ class LocalContext:
         self.meta: bytes | None = None
         self.attempt = 0
         self.assigned: dict[str, Any] = {}
-        self.env: dict[str, str] = {}
 
 
 class LocalRuntime:
@@ -92,6 +91,7 @@ class LocalRuntime:
         self.incarnation = ids.new_incarnation()
         self.node = self.incarnation
         self.namespace = namespace or "local"
+        self.env: dict[str, str] = {}
         self.node_info: dict[str, Any] = {"NodeID": self.node.ljust(ids.NODE_SIZE, b"\0").hex()}
         self.context = LocalContext()
         self.resources = {"CPU": float(num_cpus or os.cpu_count() or 1)}

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple, Self
 
+from zray import env_vars
 from zray.sched.resources import units
 
 STREAMING = -1
@@ -105,10 +106,8 @@ def _runtime_env(_: str, value: dict[str, Any]) -> str | None:
     unknown = sorted(set(value) - {"env_vars"})
     if unknown:
         return f"runtime_env keys {unknown} are not supported by this version of zray; it supports ['env_vars']."
-    env = value.get("env_vars") or {}
-    if not isinstance(env, dict) or not all(isinstance(k, str) and isinstance(v, str) for k, v in env.items()):
-        return f"runtime_env['env_vars'] must be of type Dict[str, str], not {env!r}"
-    return None
+    env = value.get("env_vars")
+    return None if env is None else env_vars.problem(env)
 
 
 def _groups(name: str, value: dict[str, int]) -> str | None:
@@ -178,7 +177,7 @@ ACTOR_OPTIONS: dict[str, Option] = {
     "max_restarts": Option((int, _NONE), _infinite, 0),
     "max_task_retries": Option((int, _NONE), _infinite, 0),
     "namespace": _text,
-    "object_store_memory": Option((int, _NONE), _finite),
+    "object_store_memory": Option((int, float, _NONE), _finite),
 }
 
 METHOD_OPTIONS: dict[str, Option] = {

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2] / "zray"
 
-GROUND = ["ids", "errors", "causes", "config", "os_linux", "frames", "sources"]
+GROUND = ["ids", "errors", "causes", "config", "os_linux", "env_vars", "frames", "sources"]
 WORDS = ["messages", "codec", "serialization", "pickler", "unpicklable", "signatures"]
 MACHINES = ["owner", "sched", "store", "gcs", "transport"]
 COMPOSITION = ["core", "node", "worker"]
@@ -24,6 +24,7 @@ MAY_IMPORT: dict[str, list[str]] = {
     "causes": [],
     "config": [],
     "os_linux": [],
+    "env_vars": [],
     "frames": [],
     "sources": [],
     "messages": [*GROUND],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from zray import errors, ids, messages as m, serialization
+from zray.env_vars import merged
 from zray.options import STREAMING
 from zray.owner.calls import ActorLink
 from zray.owner.records import Entry, Function, Task
@@ -46,7 +47,8 @@ class Actors:
             "running": options.running, "name": options.name or "", "namespace": options.namespace or self.rt.namespace,
             "detached": options.detached, "max_restarts": options.max_restarts,
             "max_task_retries": options.max_task_retries, "max_concurrency": options.max_concurrency or 0,
-            "concurrency_groups": options.concurrency_groups or {}, "is_async": cls.is_async, "env": options.env,
+            "concurrency_groups": options.concurrency_groups or {}, "is_async": cls.is_async,
+            "env": merged(self.rt.env, options.env),
             "class_name": cls.name, "method_names": cls.method_names, "get_if_exists": options.get_if_exists,
             "out_of_order": options.out_of_order, "meta": meta, "job": self.rt.job, "strategy": strategy_of(options)}
         if options.name:

@@ -45,6 +45,7 @@ def for_driver(*, session_dir: str, node: bytes, node_endpoint: str, config: dic
     runtime.set_job(answer.job)
     runtime.node_info = answer.node
     runtime.namespace = config["namespace"]
+    runtime.env = config.get("env") or {}
     runtime.config = Config.load({**answer.settings, **overrides})
     _attach_store(runtime, answer.store)
     _install(runtime)

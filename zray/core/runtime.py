@@ -71,6 +71,7 @@ class Runtime:
         self.pid = os.getpid()
         self.context = Context()
         self.namespace = ""
+        self.env: dict[str, str] = {}  # variables that tasks and actors submitted here inherit; never changes in use
         self.node_info: dict[str, Any] = {}
         self.closed = False
         self.store: Any = None  # the StoreClient, once attached

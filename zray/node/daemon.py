@@ -31,7 +31,7 @@ from zray.node.cluster import routed
 from zray.node.effects import DropJob, EndJob, Forget, Kill, Link, Note, Send, Spawn, Unlink, Watch
 from zray.node.jobs import JOB_BITS
 from zray.node.leaving import Leaving
-from zray.node.options import BadOption, Membership, Offer, json_map, membership, node_row, offer, parser
+from zray.node.options import BadOption, Membership, Offer, json_map, membership, name_node, node_row, offer, parser
 from zray.node.session import Session, SessionError
 from zray.os_linux import write_private
 
@@ -78,6 +78,7 @@ class Daemon:
         from zray.node.machine import NodeMachine
         from zray.node.names import GcsNames
         from zray.node.output import Output
+        from zray.node.zygote import workers_environ
         from zray.sched.local import LocalScheduler
         from zray.store import reaper
         from zray.store.service import StoreService
@@ -101,8 +102,12 @@ class Daemon:
         self.mesh.watch(self.watcher.fileno())
         self.mesh.on_error = _log_error
         self.mesh.on_closed = self._peer_closed
-        shown = node_row(self.node_id, self.endpoint, os.getpid(), offered.labels) | {"Resources": offered.amounts()}
+        shown = node_row(self.node_id, self.endpoint, os.getpid(), offered.labels)
         self._become_member(shown, offered)
+        name_node(offered, shown["NodeManagerAddress"], first=not self.membership.address)
+        shown["Resources"] = offered.amounts()
+        if self.membership.address:
+            self.member.join(self.own_row, sys.modules["zray"].__version__)
         joins = self.member is not None and bool(self.membership.address)
         self.gcs = GcsService(time.monotonic, self._send, self.membership.gcs_dir or None,
                               incarnation=self.incarnation, node_id=self.node_id, first=not joins,
@@ -120,7 +125,8 @@ class Daemon:
                                      next_lease=count((ordinal << LEASE_BITS) + 1).__next__),
             names=GcsNames(self.gcs.client), config=self.config,
             new_worker_id=map(partial(ids.worker_id, self.incarnation), count(1)).__next__, attach=self._attach_driver,
-            keep=offered.cpus, store_report=self.store.report, gcs_report=self._gcs_report)
+            keep=offered.cpus, store_report=self.store.report, gcs_report=self._gcs_report,
+            environ=workers_environ())
         self._load_kernels()
         self._shell_handlers = {**self.store.handlers, **self.gcs.handlers}
         self._doomed: set[bytes] = set()  # to be killed as soon as they have a process
@@ -159,8 +165,6 @@ class Daemon:
         shown |= {"NodeManagerAddress": host, "NodeManagerPort": int(port), "NodeName": self.membership.name or
                   shown["NodeName"]}
         self.own_row["endpoint"] = self.member.endpoint
-        if self.membership.address:
-            self.member.join(self.own_row, sys.modules["zray"].__version__)
 
     def _found_cluster(self) -> int:
         """The first node takes itself in; its ordinal (0, but for a cluster that was restarted from disk)."""
@@ -357,7 +361,14 @@ class Daemon:
         slot = self.store.open_slot(effect.worker[:8], 0)
         self.output.add(effect.worker)
         self.children.expected += 1
-        self._spawns.append({"worker_id": effect.worker, "slot": slot})
+        spec: dict[str, Any] = {"worker_id": effect.worker, "slot": slot}
+        if effect.broken:
+            spec["broken"] = effect.broken
+        elif effect.kind is not None:
+            job = self.machine.jobs.jobs.get(effect.kind.job)
+            spec["start"] = {"env": dict(effect.kind.env), "threads": effect.kind.threads,
+                             "drivers": (job.config.get("threads") or {}) if job is not None else {}}
+        self._spawns.append(spec)
 
     def _perform_kill(self, effect: Kill) -> None:
         if not self.children.kill(effect.incarnation) and effect.incarnation in self.machine.pool.workers:

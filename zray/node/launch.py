@@ -36,7 +36,8 @@ class NodeOptions:
     num_gpus: float | None = None
     resources: dict[str, float] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
-    object_store_memory: int | None = None
+    object_store_memory: float | None = None
+    memory: float | None = None
     config: dict[str, Any] = field(default_factory=dict)
     session_dir: str = ""
     share_fate: bool = True  # the node ends when this process does
@@ -54,7 +55,7 @@ class NodeOptions:
     def arguments(self) -> list[str]:
         """As arguments of zray-node, but for the join string: every user can read the arguments of a process."""
         out: list[str] = []
-        for name in ("num_cpus", "num_gpus", "object_store_memory"):
+        for name in ("num_cpus", "num_gpus", "object_store_memory", "memory"):
             value = getattr(self, name)
             if value is not None:
                 out += [f"--{name.replace('_', '-')}", str(value)]

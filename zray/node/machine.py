@@ -12,11 +12,11 @@ the owner's death) gives the resources back, and the scheduler is stepped at the
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Mapping
 from functools import partial
 from typing import Any, Protocol
 
-from zray import messages as m
+from zray import env_vars, messages as m
 from zray.causes import Cause
 from zray.config import Config
 from zray.ids import node_of, same_node
@@ -109,12 +109,14 @@ class NodeMachine:
     def __init__(self, *, incarnation: bytes, node: dict[str, Any], scheduler: LocalScheduler, names: Names,
                  config: Config, new_worker_id: Callable[[], bytes],
                  attach: Callable[[bytes, int], dict[str, Any]], keep: int, first_job: int = 1,
-                 store_report: Callable[[], dict] = dict, gcs_report: Callable[[], dict] = dict):
+                 store_report: Callable[[], dict] = dict, gcs_report: Callable[[], dict] = dict,
+                 environ: Mapping[str, str] | None = None):
         self.incarnation = incarnation
         self.node = node  # as zray.nodes() shows it
         self.scheduler = NodeScheduler(scheduler)
         self.config = config
         self.attach = attach  # (incarnation, pid) -> how that driver attaches to the store
+        self.environ = environ or {}  # what workers start under
         self.store_report = store_report
         self.gcs_report = gcs_report
         self.names = names
@@ -196,7 +198,7 @@ class NodeMachine:
     def worker_exited(self, incarnation: bytes, death: Death, now: float) -> None:
         """A worker process has ended and was collected."""
         self.now = now
-        worker = self.pool.died(incarnation, now)
+        worker = self.pool.died(incarnation, now, death.log_tail)
         if worker is None:
             return
         placement = self.placements.get(worker.lease)
@@ -301,7 +303,7 @@ class NodeMachine:
         """Those of this node that may know others."""
         peers = [job.driver for job in self.jobs.by_driver.values() if same_node(job.driver, self.incarnation)]
         return peers + [w.incarnation for w in self.pool.workers.values()
-                        if w.kind is not None and w.state is not State.EXITING]
+                        if w.kind is not None and w.state not in (State.STARTING, State.EXITING)]
 
     # ------------------------------------------------------------ leases
 
@@ -381,16 +383,15 @@ class NodeMachine:
         self._announce()
 
     def _granted(self, grant: Grant) -> None:
-        gpus = grant.assigned.get("gpu_ids", ())
         if grant.token is not None:
             actor = self.places.requests[grant.token]
             self.places.forget(actor)
-            kind = Kind.of(actor.job, actor.spec.get("env") or {}, gpus)
+            kind = self._kind(actor.job, actor.spec.get("env") or {}, grant.assigned)
             placement = Placement(grant.lease, b"", 0, actor.id, actor.life, grant.assigned, kind, self.now)
             actor.lease = grant.lease
         else:
             declared = self._keys[grant.owner, grant.key]
-            kind = Kind.of(declared.job, declared.env, gpus)
+            kind = self._kind(declared.job, declared.env, grant.assigned)
             placement = Placement(grant.lease, grant.owner, grant.key, b"", 0, grant.assigned, kind, self.now)
         self.placements[grant.lease] = placement
         self.counts["grants"] += 1
@@ -401,6 +402,10 @@ class NodeMachine:
             limit = self.pool.at_limit()
             self._why(placement, Cause.WORKER_LIMIT if limit else Cause.WORKER_STARTING,
                       f"{self.pool.workers_max} workers, the setting workers_max" if limit else "")
+
+    def _kind(self, job: int, env: dict[str, str], assigned: dict[str, Any]) -> Kind:
+        return Kind.of(job, env, assigned.get("gpu_ids", ()), env_vars.threads_for(assigned.get("resources") or {}),
+                       self.environ)
 
     def _serve(self, served: list[tuple[Any, Worker]]) -> None:
         """Workers for placements that waited for one."""

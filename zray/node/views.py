@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from zray.causes import Cause
 from zray.ids import node_of
-from zray.sched.resources import amounts
+from zray.sched.resources import OBJECT_STORE_MEMORY, amounts
 
 if TYPE_CHECKING:
     from zray.node.machine import NodeMachine
 
+OUTSIDE = ("on disk", "waiting for room")  # of zray.store.records.Phase: these take nothing of the store
 LIMIT = 10_000  # rows of one answer, unless the asker wants fewer; "total" says how many there are
 
 
@@ -67,7 +68,18 @@ def _resources(machine: NodeMachine, peer: bytes, args: dict) -> dict:
 
 
 def _available(machine: NodeMachine, peer: bytes, args: dict) -> dict:
-    return {"resources": _sum(machine.scheduler.available(), *machine.abroad.available())}
+    """What is free of the resources; ``stored`` is how many bytes the objects in each node's store take."""
+    objects = machine.store_report().get("objects", ())
+    stored = sum(row["nbytes"] for row in objects if row["state"] not in OUTSIDE)
+    if args.get("local"):
+        return {"resources": {}, "stored": [stored]}
+    return {"resources": _sum(machine.scheduler.available(), *machine.abroad.available()), "stored": [stored]}
+
+
+def less_stored(resources: dict[str, float], stored: list[int]) -> None:
+    """Objects are no leases: what they take of the stores is not in what the schedulers say is free."""
+    if OBJECT_STORE_MEMORY in resources:
+        resources[OBJECT_STORE_MEMORY] = max(0.0, resources[OBJECT_STORE_MEMORY] - sum(stored))
 
 
 def _sum(*nodes: dict[str, int]) -> dict[str, float]:

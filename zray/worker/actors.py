@@ -102,7 +102,6 @@ class ActorHost:
         context.assigned = self.assigned
         context.life = self.life
         context.meta = self.spec.get("meta") or b""
-        context.env = self.spec.get("env") or {}
 
     # ------------------------------------------------------------ methods
 

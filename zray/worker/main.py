@@ -30,6 +30,10 @@ class Worker:
         info = spec.get("node_info") or {}
         resources = info.get("resources") or info.get("Resources") or {}
         self.node_has_gpus = bool(resources.get("GPU"))
+        self.started_under = "start" in spec  # the variables of its kind, by exec
+        self.config: dict[str, Any] = {}  # of the job
+        self.taken_on = False
+        self.executor.functions.broken = spec.get("broken", "")
         self.executor.employed = False  # the owner's tasks may overtake the node's word of the job
         self.executor.on_lease = self.on_lease
         self.executor.on_actor = self.on_actor
@@ -56,16 +60,25 @@ class Worker:
         rt.set_job(message.job)
         rt.context.job = message.job
         rt.namespace = message.config.get("namespace") or ""
+        self.config = message.config
         process.take_on_job(message.config)
         self.executor.employed = True
         self.executor.wake()
 
     def on_lease(self, lease: Lease) -> None:
-        self.rt.context.env = lease.env
-        process.take_on_environment(lease.env, lease.assigned, self.node_has_gpus)
+        if not self.taken_on:
+            self.take_on(lease.env, lease.assigned)
 
     def on_actor(self, message: ActorInit) -> None:
-        process.take_on_environment(message.spec.get("env"), message.assigned, self.node_has_gpus)
+        if not self.taken_on:
+            self.take_on(message.spec.get("env") or {}, message.assigned)
+
+    def take_on(self, env: dict[str, str], assigned: dict[str, Any]) -> None:
+        """Its first use says for which environment it is, for good: see zray.node.pool.Kind."""
+        self.taken_on = True
+        self.rt.env = env
+        process.take_on_environment(env, assigned, self.config, started_under=self.started_under,
+                                    node_has_gpus=self.node_has_gpus)
 
     # ------------------------------------------------------------ ends
 

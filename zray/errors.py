@@ -268,7 +268,15 @@ class WorkerCrashedError(RayError):
 
 
 class LocalRayletDiedError(RayError):
-    """The node daemon that this process belongs to is gone."""
+    """The node daemon that this process belongs to is gone.
+
+    In a driver: ``pid``, ``signal`` (0 when it exited), ``exit_code`` and ``log_tail``, as far as they are known.
+    """
+
+    pid: int = 0
+    signal: int = 0
+    exit_code: int = 0
+    log_tail: str = ""
 
 
 class NodeDiedError(RayError):
@@ -530,7 +538,8 @@ _KINDS: dict[str, tuple[type[RayError], Describe]] = {
         f"The node {_text(d, 'node')} died: {_text(d, 'reason', 'its daemon ended')}.")),
     "raylet_died": (LocalRayletDiedError, lambda d: (
         "The node daemon of this process died, so nothing can run any more: "
-        f"{_text(d, 'reason', 'see its log in the session directory')}. Call shutdown() and init() to begin again.")),
+        f"{_text(d, 'reason', 'see its log in the session directory')}. Call shutdown() and init() to begin again."
+        f"{_log_tail(d)}")),
     "task_pg_removed": (TaskPlacementGroupRemoved, lambda d: (
         "The placement group corresponding to this task has been removed" + _why(d))),
     "actor_pg_removed": (ActorPlacementGroupRemoved, lambda d: (

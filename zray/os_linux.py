@@ -101,6 +101,15 @@ def blank_start_area(secrets: set[bytes]) -> None:
                 at = area.find(secret, at + len(secret))
 
 
+def process_state(pid: int) -> str:
+    """The letter that ps shows: R runs, S sleeps, T is stopped, Z has ended; '' when there is no such process."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0].decode()
+    except OSError:
+        return ""
+
+
 def write_private(path: str, text: str) -> None:
     """Write a 0600 file that readers see either whole or not at all."""
     temporary = f"{path}.{os.getpid()}"

@@ -33,6 +33,7 @@ from zray.refs import MapRefs, ObjectRef, ObjectRefGenerator, dropped
 from zray.core.reach import Reach
 from zray.core.redial import Redial
 from zray.core.replies import REQUEST_TIMEOUT_S, Reply
+from zray.core.witness import Witness
 from zray.core.stored import Stored
 from zray.core.tasks import Tasks
 from zray.transport.loop import Loop
@@ -78,6 +79,7 @@ class Runtime:
         self.marks: Any = None  # of a worker: its progress marks
         self.executor: Any = None  # of a worker
         self._lost_node: Callable[[], None] | None = None
+        self.witness: Witness | None = None  # of a driver: what it sees of its node's end
         self.driver_log: Callable[[m.LogLines], None] | None = None
         self.blocked: dict[bytes, Callable[[float], str]] = {}  # running task -> what it waits for
         self.unsent = 0  # submissions since the last turn
@@ -317,7 +319,8 @@ class Runtime:
             return
         if self._lost_node is not None:
             self._lost_node()
-        failure = self.submitter.lost = [m.FAILED, "raylet_died", {"node": self.node.hex()}]
+        seen = self.witness.account() if self.witness is not None else {}
+        failure = self.submitter.lost = [m.FAILED, "raylet_died", {"node": self.node.hex(), **seen}]
         if self.store is not None:
             self.store.node_lost(failure)
         for entry in list(self.refs.owned.values()):
@@ -438,7 +441,7 @@ class Runtime:
     def _answer(self, make: Callable[[int], Any], timeout: float) -> Any:
         """The answer of the node, None when there is none in time."""
         if self.submitter.lost is not None:
-            raise errors.LocalRayletDiedError("the node daemon of this process ended")
+            raise errors.from_failure(*self.submitter.lost[1:])
         reply = Reply()
         with self.loop.lock:
             self._request_count += 1
@@ -451,7 +454,8 @@ class Runtime:
             with self.loop.lock:
                 self._requests.pop(number, None)
         if reply.message is None and arrived:
-            raise errors.LocalRayletDiedError("the node daemon ended before it answered")
+            assert self.submitter.lost is not None
+            raise errors.from_failure(*self.submitter.lost[1:])
         return reply.message
 
     def ask_why(self, peer: bytes, what: bytes, deadline: float) -> str:
@@ -567,6 +571,8 @@ class Runtime:
         self.loop.stop()
         self.futures.close()
         self.mesh.close(LINGER_MS)
+        if self.witness is not None:
+            self.witness.close()
         if self.store is not None:
             self.store.close()
         if refs_module._hooks["runtime"] is self:

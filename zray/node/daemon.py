@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 EXIT_WAIT_S = 1.5  # for killed workers to be collected at the end; the kernel needs milliseconds
 LOG_LINES_A_MESSAGE = 1000
 LEASE_BITS = 40  # as JOB_BITS, for lease numbers
+# Frames of one socket in one turn: heartbeats go out between turns.  A quarter of what core processes take, in which a
+# burst of workers that report took up to 0.1 s.
+DRAIN_FRAMES_MAX = 64
 # Below this the plain kernels decide in less than a tenth of a millisecond, and save 100 MB a node.
 KERNELS_FROM_NODES = 16
 
@@ -73,6 +76,7 @@ class Daemon:
     def _compose(self, offered: Offer) -> None:
         """Everything that may make threads or contexts, and what workers do not need: only after the fork."""
         from zray import codec
+        from zray.gcs.membership import BEAT_PART, UNANSWERED_PART
         from zray.gcs.service import GcsService
         from zray.node.locations import GcsLocations
         from zray.node.machine import NodeMachine
@@ -97,8 +101,11 @@ class Daemon:
         self.children = Children(self._worker_exited, self._zygote_exited)
         self.children.zygote = self.zygote.pid
         self.signals = Signals(self.watcher, self.children.collect, lambda: self.stop("it was told to stop"))
+        timeout_s = self.config.node_timeout_s
         self.mesh = Mesh(self.incarnation, 0, self.endpoint, codec.encode, codec.decode, time.monotonic, limits=Limits(
-            self.config.session_frames_max, self.config.session_bytes_max, self.config.frame_bytes_max))
+            self.config.session_frames_max, self.config.session_bytes_max, self.config.frame_bytes_max,
+            drain_frames_max=DRAIN_FRAMES_MAX, heartbeat_s=timeout_s * BEAT_PART,
+            heartbeat_timeout_s=timeout_s * UNANSWERED_PART, reports_answers=True))
         self.mesh.watch(self.watcher.fileno())
         self.mesh.on_error = _log_error
         self.mesh.on_closed = self._peer_closed
@@ -220,6 +227,7 @@ class Daemon:
         """Wait at most ``timeout`` seconds (None: for ever), deliver what arrived, do what follows, flush."""
         self.mesh.poll(0.0 if self.mesh.readable() else timeout)  # our own sends may have swallowed the edge
         self.now = time.monotonic()
+        self._beat()
         self.mesh.drain(self._deliver)
         self.watcher.run()
         self.gcs.flush()
@@ -233,6 +241,12 @@ class Daemon:
         self._perform()
         self.gcs.flush()
         self.mesh.flush()
+
+    def _beat(self) -> None:
+        """What others judge this node by goes out before other work."""
+        if (when := self.gcs.next_deadline()) is not None and when <= self.now:
+            self.gcs.tick(self.now)
+            self.mesh.flush()
 
     def _deliver(self, peer: bytes, code: int, message: Any) -> None:
         if not ids.same_node(peer, self.incarnation) and not self._may_speak(peer, code, message):
@@ -443,12 +457,12 @@ class Daemon:
         """Somebody killed it.  We have threads by now, so the next one starts as a fresh interpreter."""
         from zray.node.zygote import ZygoteLink
 
-        print(f"the zygote ended ({ended}); starting another", file=sys.stderr)
         self.watcher.remove(self.zygote.sock.fileno())
         self.zygote.close()
         self.children.zygote = 0
         if self.stopping:
             return
+        print(f"the zygote ended ({ended}); starting another", file=sys.stderr)
         self.zygote = ZygoteLink.execute(self.soft_limit)
         self.children.zygote = self.zygote.pid
         self.children.expected = 0
@@ -590,6 +604,7 @@ def _start(arguments: argparse.Namespace) -> Daemon:
 
 def _serve(daemon: Daemon, ready_fd: int) -> None:
     session = daemon.session()
+    code = 0
     try:
         if session.join:
             write_private(os.path.join(daemon.session_dir, join_secret.FILE_NAME), session.join)
@@ -607,8 +622,15 @@ def _serve(daemon: Daemon, ready_fd: int) -> None:
                   f"zray-node serves {daemon.session_dir} (pid {os.getpid()}); stop it with SIGTERM or `zray stop`",
                   flush=True)
         daemon.run()
+        print(f"zray-node: ends: {daemon.stopping}", file=sys.stderr)
+    except Exception:  # said before anything is removed: drivers quote it
+        code = 1
+        daemon.stopping = "an error in zray itself"
+        traceback.print_exc()
     finally:
         daemon.close()
+    if code:
+        sys.exit(code)
 
 
 def _log_to_file(session_dir: str) -> None:

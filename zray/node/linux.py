@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import resource
@@ -47,6 +48,19 @@ def die_with_parent(parent: int) -> None:
 def name_process(name: str) -> None:
     """What ps and top show (15 bytes)."""
     _prctl(PR_SET_NAME, name.encode()[:15])
+
+
+def give_way(nice: int, oom_score: int) -> None:
+    """Let others have the CPU first, and let the kernel end this process before others when memory runs out.
+
+    With autogroups a session's own niceness counts, and that of processes only within it.  What the system refuses is
+    left as it is (a container may; without privileges ten autogroups a second may change theirs).
+    """
+    for path, value in (("/proc/self/autogroup", nice), ("/proc/self/oom_score_adj", oom_score)):
+        with contextlib.suppress(OSError), open(path, "wb", buffering=0) as file:
+            file.write(b"%d" % value)
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, nice)
 
 
 def start_time(pid: int) -> int:

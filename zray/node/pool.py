@@ -10,7 +10,7 @@ process (``fresh``) is served only by workers that were started for it.
 
 Who needs a worker calls :meth:`Pool.take` with a token.  It gets an idle worker at once, or waits its turn and is
 served by :meth:`Pool.ready` or :meth:`Pool.release` through the returned ``(token, worker)`` pairs.  The pool starts
-as many processes as tokens wait, within ``workers_max``.
+as many processes as tokens wait, within ``workers_max`` and as many at once as start quickly (zray.node.starts).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from zray import env_vars
 from zray.messages import JobOver, WorkerExit
 from zray.node.effects import Kill, Send, Spawn
+from zray.node.starts import Starts
 
 # Deaths of processes that never became ready, in a row, before starts are spaced out (a broken environment must not
 # become a fork bomb), and the longest such pause.
@@ -109,6 +110,8 @@ class Pool:
         self._idle_count = 0
         self._starting = 0
         self._starting_of: dict[Kind, int] = {}  # those of them that are started for a fresh kind
+        self.starts = Starts()
+        self._prestarts = 0  # of them still to come
         self._waiting: dict[Hashable, Kind] = {}  # first come first
         self._plain: dict[Hashable, None] = {}  # those of them whom any forked worker can serve
         self._waiting_of: dict[Kind, dict[Hashable, None]] = {}
@@ -122,8 +125,8 @@ class Pool:
 
     def prestart(self, now: float) -> None:
         """Have ``keep`` workers idle or on their way."""
-        while self._idle_count + self._starting < self.keep and self._can_start(now):
-            self._start(now)
+        self._prestarts = self.keep
+        self._go_on_prestarting(now)
 
     def start_ahead(self, soon: int, now: float) -> None:
         """``soon`` more workers will be wanted once resources are free: have some of them started by then."""
@@ -176,13 +179,17 @@ class Pool:
         worker = self.workers.get(incarnation)
         if worker is None or worker.state is not State.STARTING:
             return []
+        self.starts.ready(incarnation, now)
         self._no_longer_starting(worker)
         if worker.kind is None:
             self._start_failures = 0
         elif not self._why_broken(worker.kind):
             self._broken.pop(worker.kind, None)
         worker.endpoint = endpoint
-        return self._offer(worker, now)
+        served = self._offer(worker, now)
+        self._start_needed(now)
+        self._go_on_prestarting(now)
+        return served
 
     def release(self, worker: Worker, now: float) -> Served:
         """Its lease or actor is over and the process can serve again."""
@@ -234,6 +241,7 @@ class Pool:
         self._dismissed.pop(incarnation, None)
         if worker is None:
             return None
+        self.starts.over(incarnation)
         if worker.state is State.STARTING:
             self._no_longer_starting(worker)
             if worker.kind is not None and worker.pid:  # else the fork failed, whatever it was for
@@ -255,6 +263,7 @@ class Pool:
             self.reported(incarnation)
         if self._start_after <= now:
             self._start_after = 0.0
+        self.starts.tick(now)
         self._start_needed(now)
         if self._idle_count <= self.keep:
             return
@@ -274,8 +283,10 @@ class Pool:
         if self._idle_count > self.keep:
             retire = min([next(iter(idle.values())).since for idle in self._idle.values()]) + self.idle_s
             due = retire if due is None else min(due, retire)
-        if self._start_after and self._starting < len(self._waiting):
-            due = self._start_after if due is None else min(due, self._start_after)
+        if self._starting_plain() < len(self._plain) or len(self._plain) < len(self._waiting):
+            late = self._start_after or self.starts.next_deadline()
+            if late is not None:
+                due = late if due is None else min(due, late)
         return due
 
     # ------------------------------------------------------------ inside
@@ -334,15 +345,22 @@ class Pool:
     def _starting_plain(self) -> int:
         return self._starting - sum(self._starting_of.values())
 
+    def _go_on_prestarting(self, now: float) -> None:
+        while self._prestarts and self._can_start(now):
+            self._start(now)
+
     def _can_start(self, now: float) -> bool:
-        return len(self.workers) < self.workers_max and now >= self._start_after
+        return len(self.workers) < self.workers_max and now >= self._start_after and self.starts.room()
 
     def _start(self, now: float, kind: Kind | None = None) -> None:
         """A worker for any kind, or for the fresh ``kind`` alone."""
         worker = Worker(self._new_id(), now)
         self.workers[worker.incarnation] = worker
         self._starting += 1
-        if kind is not None:
+        self.starts.begun(worker.incarnation, now)
+        if kind is None:
+            self._prestarts = max(0, self._prestarts - 1)
+        else:
             worker.kind = kind
             self._starting_of[kind] = self._starting_of.get(kind, 0) + 1
         self._emit(Spawn(worker.id, kind, self._why_broken(kind) if kind is not None else ""))
@@ -373,6 +391,7 @@ class Pool:
             self._drop_idle(worker)
         elif worker.state is State.STARTING:
             self._no_longer_starting(worker)
+            self.starts.over(worker.incarnation)
         worker.state = State.EXITING
         worker.since = now
         return True

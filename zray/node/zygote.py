@@ -44,7 +44,9 @@ IMPORTS = ("zray.core.joining", "zray.worker.actors", "zray.worker.main", "cloud
            "asyncio", "numpy", "numpy.random")
 BLAS_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 SAVED_BLAS = "ZRAY_SAVED_BLAS"  # the user's values of the above, as JSON, for workers to restore
-REPARENT_WAIT_S = 5.0  # the process between exits within a millisecond; longer means the daemon is gone
+# Workers give way to daemons and drivers, which keep them at work: on a starved machine heartbeats come first.
+WORKER_NICE = 10
+WORKER_OOM_SCORE = 500  # of 1000: when memory runs out, a worker ends before its daemon, whose end is that of all
 LENGTH = struct.Struct("<I")
 
 
@@ -252,6 +254,7 @@ class Zygote:
         """In the process between: fork each worker, report their pids, exit.  Never returns."""
         spawned: list[list[Any]] = []
         text = ""
+        between = os.getpid()
         gate, gate_write = os.pipe()  # closes when this process ends: the workers wait for that without spinning
         for serial, spec in enumerate(specs, self.forks):
             try:
@@ -262,16 +265,17 @@ class Zygote:
             else:
                 if pid == 0:
                     os.close(gate_write)
-                    self._child({**self.base, **spec}, serial, gate)
+                    self._child({**self.base, **spec}, serial, gate, between)
             spawned.append([spec["worker_id"], pid])
         os.write(write, msgpack.packb({"spawned": spawned, "error": text}))
         os._exit(0)
 
-    def _child(self, spec: dict[str, Any], serial: int, gate: int) -> None:
+    def _child(self, spec: dict[str, Any], serial: int, gate: int, between: int) -> None:
         """In the worker: become a clean process, then run.  Never returns."""
         code = 1
         try:
             os.setsid()
+            linux.give_way(WORKER_NICE, WORKER_OOM_SCORE)
             _redirect(spec)
             for number in (signal.SIGTERM, signal.SIGCHLD, signal.SIGHUP):
                 signal.signal(number, signal.SIG_DFL)
@@ -279,7 +283,7 @@ class Zygote:
             linux.restore_descriptor_limit(self.soft_limit)
             _reseed(serial)
             restore_blas_variables()
-            self._join_daemon(gate)
+            self._join_daemon(gate, between)
             if "start" in spec:
                 _execute(spec)
             os.closerange(3, 1 << 30)  # one close_range call; the zygote keeps nothing that a worker may use
@@ -299,13 +303,10 @@ class Zygote:
                     pass  # a full disk, or user code closed it; there is nobody left to tell
             os._exit(code)
 
-    def _join_daemon(self, gate: int) -> None:
+    def _join_daemon(self, gate: int, between: int) -> None:
         """Wait until the daemon is the parent, then die with it (the signal is bound to the parent at that moment)."""
         os.read(gate, 1)
-        deadline = time.monotonic() + REPARENT_WAIT_S
-        while os.getppid() != self.daemon:  # the kernel closes descriptors a moment before it hands children over
-            if time.monotonic() > deadline:
-                os._exit(1)
+        while os.getppid() == between:  # the kernel closes descriptors a moment before it hands children over
             time.sleep(0.0002)
         linux.die_with_parent(self.daemon)
 

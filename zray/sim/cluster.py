@@ -227,6 +227,8 @@ class SimCluster:
             self.net.call_at(random.uniform(0.01, self.plan.faults_s), self._kill_driver, number)
         for what in self.plan.node_faults:
             self.net.call_at(random.uniform(0.05, self.plan.faults_s), self.disasters.happen, what)
+        for _ in range(self.plan.starved):
+            self.net.call_at(random.uniform(0.05, self.plan.faults_s), self.disasters.happen, "starve")
 
     def _kill_some_worker(self) -> None:
         if self.workers:

@@ -42,7 +42,8 @@ class SimLinks(Links):
 
     def __init__(self, node: SimNode, proven_dead: Callable[[bytes], None],
                  revoked: Callable[[bytes], None]) -> None:
-        super().__init__(node.mesh, None, lambda: node.net.now, proven_dead, revoked)  # type: ignore[arg-type]
+        super().__init__(node.mesh, None, lambda: node.net.now, proven_dead, revoked,  # type: ignore[arg-type]
+                         lambda other: node.gcs.link_answers(other, True))
         self._node = node
 
     def _dial(self, node: bytes) -> None:

@@ -68,6 +68,8 @@ class Oracle:
 
     def condemn(self, node: bytes) -> None:
         """The nodes table has it dead: what still runs there nobody waits for."""
+        if node in self.cluster.disasters.starved:
+            raise Violation(f"{node!r} was declared dead while its process answered")
         self.condemned.add(node)
         self.happened["node"] += 1
 

@@ -77,6 +77,9 @@ class Names(Protocol):
     def job_ended(self, job: int, then: Callable[[bool], None]) -> None:
         """Whether its row says so, or its driver's node does not live any more."""
 
+    def job_is_used(self, job: int, but_home: bytes, then: Callable[[bool], None]) -> None:
+        """Whether an actor of it lives whose home is another node than ``but_home``."""
+
     def claim_group(self, namespace: str, name: str, group: bytes, then: Callable[[bytes], None]) -> None: ...
 
     def release_group(self, namespace: str, name: str, group: bytes) -> None: ...

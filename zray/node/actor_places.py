@@ -253,6 +253,8 @@ class ActorPlaces:
 
     def record(self, actor: Actor) -> None:
         self._host.names.record_actor(actor.id, actor.record(self._host.incarnation))
+        if actor.detached and actor.state == "DEAD":
+            self._host.drivers.may_be_done(actor.job)
 
     def erase(self, actor: bytes) -> None:
         self._host.names.record_actor(actor, None)

@@ -77,6 +77,9 @@ class Names(Protocol):
     def job_ended(self, job: int, then: Callable[[bool], None]) -> None:
         """Whether its row says so, or its driver's node does not live any more."""
 
+    def job_is_used(self, job: int, but_home: bytes, then: Callable[[bool], None]) -> None:
+        """Whether an actor of it lives whose home is another node than ``but_home``."""
+
     def claim_group(self, namespace: str, name: str, group: bytes, then: Callable[[bytes], None]) -> None: ...
 
     def release_group(self, namespace: str, name: str, group: bytes) -> None: ...
@@ -141,11 +144,13 @@ class NodeMachine:
         self.bottom_up = BottomUpScheduler(
             self.scheduler, incarnation, scheduler.view.labels[0], seed=int.from_bytes(incarnation, "big"),
             gossip_s=config.gossip_s, patience_s=config.spill_patience_s,
-            nodes_of=lambda strategy: self.groups.nodes_of(strategy["group"], strategy.get("bundle", -1)))
+            nodes_of=lambda strategy: self.groups.nodes_of(strategy["group"], strategy.get("bundle", -1)),
+            group_waits=lambda strategy: self.groups.why_unplaced(strategy["group"], strategy.get("bundle", -1)))
         self.groups.cluster_view = lambda: self.scheduler.view if self.cluster.alone else self.bottom_up.view
         self.groups.node_ids = self.cluster.node_id
         self.groups.ask_job_ended = self.drivers.ask_ended
-        self.groups.directory.on_change.append(lambda state: self.bottom_up.spill.group_changed(self.now))
+        self.groups.directory.on_change.append(
+            lambda state: self.bottom_up.spill.group_changed(state.group, self.now))
         self.events = TaskEvents(config.events_max)
         self.counts = {"grants": 0, "worker_deaths": 0, "refused": 0}
         self._keys: dict[tuple[bytes, int], Declared] = {}
@@ -485,7 +490,6 @@ class NodeMachine:
         if incarnation in self.cluster.peers:
             self.bottom_up.node_joined(incarnation, row["total"], row["labels"], now)
             if fresh:
-                self.groups.table.nodes_changed(now)
                 self.elsewhere.homes_changed()
             if row.get("state") == "draining":
                 self.bottom_up.node_draining(incarnation, now)
@@ -524,7 +528,9 @@ class NodeMachine:
             self.bottom_up.owners_gone(incarnation))
         self.bound.node_gone(incarnation, reason)
         self._owners_gone(incarnation, orphans, reason)
-        if not known:
+        if not known:  # it may have been here before its row: bundles set aside for it, places of its actors
+            self.guests.node_gone(incarnation)
+            self.groups.node_died(incarnation)
             self._settle()
             return
         self._gone = [message for message in self._gone if node_of(message.process) != incarnation]

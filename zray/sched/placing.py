@@ -116,6 +116,18 @@ class GlobalScheduler:
             best = max(best, NOT_NOW if self._feasible_rows(mask, wanted, ()) else row)
         return False
 
+    def feasible(self, demand: dict[str, int], strategy: dict, origin: bytes, barred: Iterable[bytes] = ()) -> bool:
+        """Could a node of this view hold one if it were empty, those in ``barred`` excepted?"""
+        wanted = self.view.index.demand(demand)
+        if wanted is None:
+            return False
+        try:
+            choices = policies.policy_of(strategy).choices(self.view, strategy, self.view.row_of.get(origin, -1))
+        except (ValueError, TypeError, KeyError):
+            return False
+        out = tuple(barred)
+        return any(self._feasible_rows(mask, wanted, out) for mask, _ in choices)
+
     # -------------------------------------------------------------- rows
 
     def _without(self, mask: Any, nodes: Iterable[bytes]) -> Any:

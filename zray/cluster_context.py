@@ -5,7 +5,6 @@ zray.node.launch starts and finds daemons, zray.core.joining.for_driver makes th
 
 from __future__ import annotations
 
-import atexit
 import logging
 import os
 import sys
@@ -159,8 +158,6 @@ def _init_cluster(address: str | None, options: dict[str, Any]) -> ClusterContex
         runtime.driver_log = show
     global _own_node
     _own_node = node if own else None
-    atexit.unregister(shutdown)  # once, and after what was registered meanwhile
-    atexit.register(shutdown)
     return _context(runtime)
 
 

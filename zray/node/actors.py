@@ -311,7 +311,7 @@ class ActorTable:
     def group_removed(self, group: bytes, reason: str) -> None:
         """The placement group is gone: so are the actors in it, restarts or not."""
         for actor in [a for a in self.actors.values() if a.state != DEAD and _group_of(a) == group]:
-            self._end(actor, {"kind": "pg_removed", "reason": reason})
+            self._end(actor, {"kind": "pg_removed", "reason": reason, "placement_group": group})
 
     def unschedulable(self, actor_id: bytes, reason: str) -> None:
         """It waits for a place that it will never get."""

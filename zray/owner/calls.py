@@ -363,21 +363,23 @@ class ActorCalls:
             elif link.state != DEAD and task.retries != 0:
                 retry.append(task)
             else:
-                kind = self._kind(link) if link.state == DEAD else "actor_unavailable"
-                self._fail(link, task, [FAILED, kind, self._detail(link)])
+                self._fail(link, task, self.death_of(link) or [FAILED, "actor_unavailable", self._detail(link)])
         if retry:
             self._again(link, retry)
 
     def _fail_queue(self, link: ActorLink) -> None:
         queue, link.queue = link.queue, deque()
-        failure = self.submitter.lost or [FAILED, self._kind(link), self._detail(link)]
+        failure = self.submitter.lost or self._death(link)
         for task in queue:
             if task.state != DONE:
                 self._fail(link, task, failure)
 
-    @staticmethod
-    def _kind(link: ActorLink) -> str:
-        return FAILURES.get(link.cause.get("kind", ""), "actor_died")
+    def death_of(self, link: ActorLink) -> list[Any] | None:
+        """The failure of all calls to an actor that is DEAD."""
+        return self._death(link) if link.state == DEAD else None
+
+    def _death(self, link: ActorLink) -> list[Any]:
+        return [FAILED, FAILURES.get(link.cause.get("kind", ""), "actor_died"), self._detail(link)]
 
     def _detail(self, link: ActorLink) -> dict[str, Any]:
         return {"actor": link.actor, "class_name": link.name} | link.cause

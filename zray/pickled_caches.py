@@ -1,7 +1,7 @@
 """functools' caches and dispatchers by value: they travel without what they have cached.
 
-``lru_cache``, ``cached_property`` and ``singledispatch`` hold locks, weak references and C state, so those of a script's
-functions and classes do not pickle.  Where a worker can import one by its name, it goes by name, like a function.
+``lru_cache``, ``cached_property`` and ``singledispatch`` hold locks, weak references and C state, so those of a
+script's functions and classes do not pickle.  Those that a worker can import by their name go by name, like functions.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
 """zray: Ray's programming model as a brokerless runtime in pure Python.  ``import zray as ray``."""
 
+import atexit as _atexit
+
 from zray import exceptions
 from zray.api import (
     available_resources,
@@ -25,6 +27,9 @@ from zray.refs import MapRefs, ObjectRef, ObjectRefGenerator
 from zray.runtime_context import get_runtime_context
 
 __version__ = "0.1.0"
+
+# At import, not at init: handlers that a program registers between the two run before it and find the session.
+_atexit.register(shutdown)
 
 __all__ = [
     "ActorID",

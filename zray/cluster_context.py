@@ -5,7 +5,6 @@ zray.node.launch starts and finds daemons, zray.core.joining.for_driver makes th
 
 from __future__ import annotations
 
-import atexit
 import logging
 import math
 import os
@@ -169,8 +168,6 @@ def _init_cluster(address: str | None, options: dict[str, Any]) -> ClusterContex
         runtime.driver_log = Screen().show
     global _own_node
     _own_node = node if own else None
-    atexit.unregister(shutdown)  # once, and after what was registered meanwhile
-    atexit.register(shutdown)
     return _context(runtime)
 
 

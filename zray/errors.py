@@ -284,10 +284,18 @@ class NodeDiedError(RayError):
 
 
 class RayActorError(RayError):
-    """The actor cannot run the call.  ``actor_id`` is its hex id; ``cause`` what its constructor raised, if it did."""
+    """The actor cannot run the call.  ``actor_id`` is its hex id; ``cause`` what its constructor raised, if it did
+    (``actor_init_failed``)."""
 
     actor_id: str | None = None
+    actor_init_failed: bool = False
+    preempted: bool = False
     cause: BaseException | None = None
+
+    @property
+    def error_msg(self) -> str:
+        """The text."""
+        return str(self)
 
 
 class ActorDiedError(RayActorError):
@@ -360,8 +368,8 @@ class TaskPlacementGroupRemoved(RayError):
     """The placement group of the task was removed."""
 
 
-class ActorPlacementGroupRemoved(RayError):
-    """The placement group of the actor was removed."""
+class ActorPlacementGroupRemoved(ActorDiedError):
+    """The placement group of the actor was removed, and the actor with it."""
 
 
 class TaskUnschedulableError(RayError):
@@ -461,6 +469,9 @@ def _actor_died_text(detail: dict[str, Any], error: str) -> str:
 
 
 def _actor_died(detail: dict[str, Any]) -> str:
+    if detail.get("kind") == "unknown":
+        return (f"Can't find actor {_text(detail, 'actor')}. It might be dead or it's from a different cluster "
+                f"({_text(detail, 'reason')}).")
     if detail.get("error"):
         return _actor_died_text(detail, str(load_error(detail["error"])))
     reason = _text(detail, "reason")
@@ -473,6 +484,12 @@ def _actor_died(detail: dict[str, Any]) -> str:
 
 def _why(detail: dict[str, Any]) -> str:
     return f" ({detail['reason']})." if detail.get("reason") else "."
+
+
+def _which_group(detail: dict[str, Any]) -> str:
+    group, reason = _text(detail, "placement_group"), detail.get("reason")
+    about = ": ".join(filter(None, [group and f"placement group {group}", reason]))
+    return f" ({about})." if about else "."
 
 
 def _object(detail: dict[str, Any]) -> str:
@@ -543,7 +560,8 @@ _KINDS: dict[str, tuple[type[RayError], Describe]] = {
     "task_pg_removed": (TaskPlacementGroupRemoved, lambda d: (
         "The placement group corresponding to this task has been removed" + _why(d))),
     "actor_pg_removed": (ActorPlacementGroupRemoved, lambda d: (
-        "The placement group corresponding to this Actor has been removed" + _why(d))),
+        "The placement group corresponding to this Actor has been removed" + _which_group(d)
+        + f" The actor {_text(d, 'class_name')}({_text(d, 'actor')[:16]}) ended with it.")),
     "session_ended": (ObjectLostError, lambda d: (
         "The object belonged to a session that has ended: zray was shut down since.")),
     "system": (RaySystemError, lambda d: f"System error: {_text(d, 'reason')}"),
@@ -575,6 +593,7 @@ def from_failure(kind: str, detail: dict[str, Any] | bytes) -> RayError:
         if name == "error":
             if value:
                 error.cause = load_error(value).cause  # type: ignore[attr-defined]
+                error.actor_init_failed = True  # type: ignore[attr-defined]
             continue
         if name.startswith("_") or name in ("args", "add_note", "with_traceback"):
             continue

@@ -26,7 +26,7 @@ from zray.errors import (
     from_failure,
     load_error,
 )
-from zray.handles import ActorClass, ActorHandle, RemoteFunction, is_generator
+from zray.handles import ActorHandle, ActorTemplate, RemoteFunction, is_generator
 from zray.options import DYNAMIC, STREAMING, ActorOptions, CallOptions, TaskOptions
 from zray.refs import ObjectRef
 from zray.serialization import dump_error
@@ -190,7 +190,7 @@ class LocalRuntime:
 
     # ------------------------------------------------------------ actors
 
-    def create_actor(self, cls: ActorClass, args: tuple, kwargs: dict, options: ActorOptions) -> ActorHandle:
+    def create_actor(self, cls: ActorTemplate, args: tuple, kwargs: dict, options: ActorOptions) -> ActorHandle:
         namespace = options.namespace or self.namespace
         if options.name is not None:
             taken = self._named(options.name, namespace)
@@ -241,6 +241,10 @@ class LocalRuntime:
         error = from_failure("actor_died", {"actor": actor, "class_name": name, "reason": reason})
         assert isinstance(error, ActorDiedError)
         return error
+
+    def death_of(self, actor: bytes) -> RayError | None:
+        found = self._actors.get(actor)
+        return None if found is not None and not found.death else self._died(actor)
 
     def kill(self, actor: bytes, no_restart: bool) -> None:
         self._bury(actor, "ray.kill() was called")

@@ -379,7 +379,7 @@ class ActorOptions(_Options):
 
     __slots__ = ("concurrency_groups", "detached", "env", "get_if_exists", "key",
                  "label_selector", "max_concurrency", "max_pending_calls", "max_restarts", "max_task_retries", "name",
-                 "namespace", "out_of_order", "placement", "running", "strategy")
+                 "namespace", "placement", "running", "strategy")
     TABLE = ACTOR_OPTIONS
     WHAT = "actors"
 
@@ -397,7 +397,6 @@ class ActorOptions(_Options):
         self.max_concurrency: int | None = raw.get("max_concurrency")
         self.max_pending_calls: int = self.get("max_pending_calls")
         self.concurrency_groups: dict[str, int] = raw.get("concurrency_groups") or {}
-        self.out_of_order: bool = raw.get("allow_out_of_order_execution") or False
         self.env = _env(raw)
         self.strategy = _placed(raw)
         self.label_selector: dict[str, str] = raw.get("label_selector") or {}
@@ -427,6 +426,11 @@ class ActorOptions(_Options):
         if self.max_concurrency is not None:
             return self.max_concurrency
         return ASYNC_MAX_CONCURRENCY if is_async else 1
+
+    def any_order(self, is_async: bool) -> bool:
+        """Whether a call whose argument is not ready lets later calls of its caller pass."""
+        asked = self.raw.get("allow_out_of_order_execution")
+        return is_async or self.concurrency(is_async) > 1 if asked is None else asked
 
 
 def _check_actor(raw: dict[str, Any]) -> None:

@@ -15,13 +15,14 @@ import sys
 import warnings
 from collections.abc import Callable
 from hashlib import blake2b
-from types import CodeType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import cloudpickle
 
 from zray import sources
 from zray.errors import exception_members, fill_exception, rebuild_exception
+from zray.pickled_caches import reduce_cache
 from zray.serialization import _custom
 
 KEY_SIZE = 16
@@ -52,8 +53,15 @@ class Pickler(cloudpickle.Pickler):
             if pair is not None:
                 serializer, deserializer = pair
                 return _rebuild, (deserializer, serializer(obj))
+        reduced = reduce_cache(obj)
+        if reduced is not NotImplemented:
+            return reduced
         if isinstance(obj, type):
             pickle_by_value_if_unreachable(obj)
+            if _is_inside_actor_class(obj):
+                return cloudpickle.cloudpickle._dynamic_class_reduce(obj)
+        elif type(obj) is FunctionType and _is_inside_actor_class(obj):
+            return self._dynamic_function_reduce(obj)
         elif isinstance(obj, BaseException) and _has_default_reduce(type(obj)):
             return _reduce_exception(obj)
         return super().reducer_override(obj)
@@ -79,6 +87,21 @@ class Pickler(cloudpickle.Pickler):
             if text:
                 return restore_code, (first, text, *fields)
         return CodeType, fields
+
+
+def _is_inside_actor_class(obj: Any) -> bool:
+    """A static method or an inner class of a decorated class.  The class goes by value, since its name in its module
+    is the ActorClass: by name its parts would come from another class, that of the worker's module."""
+    outer, _, name = obj.__qualname__.partition(".")
+    found = getattr(sys.modules.get(obj.__module__), outer, None) if name else None
+    while name and found is not None and not _is_actor_class(found):
+        outer, _, name = name.partition(".")
+        found = getattr(found, outer, None) if name else None
+    return found is not None and _is_actor_class(found)
+
+
+def _is_actor_class(found: Any) -> bool:
+    return "_zray" in getattr(found, "__dict__", ())  # zray.handles.ActorClass, which this layer does not import
 
 
 class DefinitionPickler(Pickler):

@@ -120,7 +120,8 @@ def test_the_home_of_the_last_actor_of_an_ended_job_tells_the_others(node):
     node.sent.clear()
     node.die(worker)
     [job] = node.dropped
-    assert [peer for peer, said in node.sent if said == m.JobEnd(job, "its last actor has ended", True)] == [HOME, THIRD]
+    end = m.JobEnd(job, "its last actor has ended", True)
+    assert [peer for peer, said in node.sent if said == end] == [HOME, THIRD]
 
 
 def test_what_an_owner_on_another_node_has_here_outlives_the_driver(node):

@@ -30,7 +30,7 @@ class Actors:
         self.creating: dict[bytes, list[Any]] = {}  # actor -> records that its creation pins
 
     def create(self, cls: Any, args: tuple, kwargs: dict[str, Any], options: Any) -> Any:
-        """See zray.handles.ActorClass.remote."""
+        """See zray.handles.ActorClass.remote; ``cls`` is an ActorTemplate."""
         from zray.handles import ActorHandle
 
         options = self.rt.groups.inherit(options)
@@ -39,6 +39,7 @@ class Actors:
         self.tasks.register_function(key, blob)
         payload, slots, deps, pins = self.tasks.pack_args(args, kwargs, cls.cls.__init__)
         meta = cls.meta(options)
+        any_order = options.any_order(cls.is_async)
         with self.loop.lock:
             tid = self.next_id(self.context)
             actor = ids.actor_id(tid[:ids.PREFIX_SIZE], int.from_bytes(tid[ids.PREFIX_SIZE:], "little"))
@@ -50,7 +51,7 @@ class Actors:
             "concurrency_groups": options.concurrency_groups or {}, "is_async": cls.is_async,
             "env": merged(self.rt.env, options.env),
             "class_name": cls.name, "method_names": cls.method_names, "get_if_exists": options.get_if_exists,
-            "out_of_order": options.out_of_order, "meta": meta, "job": self.rt.job, "strategy": strategy_of(options)}
+            "out_of_order": any_order, "meta": meta, "job": self.rt.job, "strategy": strategy_of(options)}
         if options.name:
             found = self._create_named(actor, spec, deps, options)
             if found is not None:
@@ -60,8 +61,8 @@ class Actors:
             if options.name:
                 link = self.calls.links[actor]
             else:
-                link = self.calls.link_for(actor, cls.name, options.out_of_order)
-            link.any_order = options.out_of_order
+                link = self.calls.link_for(actor, cls.name, any_order)
+            link.any_order = any_order
             link.created = True
             if not options.detached:
                 entry = self.refs.own(ids.return_id(tid, 1))
@@ -162,6 +163,13 @@ class Actors:
             self.calls.kill(actor)
             self.rt.send(self.rt.node, m.KillActor(actor, no_restart, False, "killed by zray.kill()"))
         self.rt.kick()
+
+    def death_of(self, actor: bytes) -> errors.RayError | None:
+        """What calls of it raise, when this process knows that it is dead."""
+        with self.loop.lock:
+            link = self.calls.links.get(actor)
+            failure = self.calls.death_of(link) if link is not None else None
+        return errors.from_failure(failure[1], failure[2]) if failure is not None else None
 
     def lookup(self, name: str, namespace: str | None) -> tuple[bytes, bytes]:
         """``(actor, meta)`` of a named actor; ValueError when there is none."""

@@ -132,7 +132,7 @@ class Runtime:
         self.cancel, self.cancel_children = self.tasks.cancel, self.tasks.cancel_children
         self.fetch_function = self.tasks.fetch_function
         self.create_actor, self.call = self.actors.create, self.actors.call
-        self.kill, self.lookup_actor = self.actors.kill, self.actors.lookup
+        self.kill, self.lookup_actor, self.death_of = self.actors.kill, self.actors.lookup, self.actors.death_of
         self.get_one, self.get, self.get_map, self.get_dynamic, self.wait = (
             self.waits.get_one, self.waits.get, self.waits.get_map, self.waits.get_dynamic, self.waits.wait)
         self.next_of_stream, self.next_of_stream_async = self.waits.next_of_stream, self.waits.next_of_stream_async
@@ -398,9 +398,10 @@ class Runtime:
             if pins:
                 self.refs.unpin_all(pins)
             link = self.calls.links.get(message.actor)
-            if link is not None and link.created and message.cause.get("kind") == "init":
+            death = self.calls.death_of(link) if link is not None and link.created else None
+            if death is not None and message.cause.get("kind") == "init":
                 link.created = False  # once
-                self.reporter.actor_failed(message.actor, self.calls.failure(link))
+                self.reporter.actor_failed(message.actor, death)
 
     def _on_log_lines(self, peer: bytes, message: m.LogLines) -> None:
         if self.driver_log is not None:

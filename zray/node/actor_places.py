@@ -115,7 +115,7 @@ class ActorPlaces:
 
     def _actor_exit(self, peer: bytes, message: m.ActorExit) -> None:
         if not self._host.guests.from_worker(peer, message):
-            self._host.actors.exit(peer, message.actor, message.life, message.reason, self._host.now)
+            self._host.actors.exit(peer, message, self._host.now)
 
     # ------------------------------------------------------------ places for actors, ours and guests
 

@@ -3,7 +3,7 @@
     actor state    calls
     PENDING        queue here until the node says where the actor lives
     ALIVE          pushed in order, numbered per (caller, life); answered by CallsDone
-    RESTARTING     those in flight are retried (max_task_retries) in order, or fail; queued ones wait
+    RESTARTING     those with retries left (max_task_retries) wait, those in flight first; the others fail
     DEAD           all fail with the cause
 
 A call whose arguments are not ready holds back the later ones of this caller, unless the actor allows any order.
@@ -29,6 +29,7 @@ ENDED_KEPT_MAX = 1000  # links of dead actors
 DRAIN_S = 2.0
 
 PENDING, ALIVE, RESTARTING, DEAD = "PENDING", "ALIVE", "RESTARTING", "DEAD"
+NOT_WAITED_FOR = frozenset((RESTARTING, DEAD))  # as in Ray, a call without retries does not wait for a restart
 # The failures that causes of death (kinds, see zray.node.actors) make of calls; all others are actor_died.
 FAILURES = {"pg_removed": "actor_pg_removed", "unschedulable": "actor_unschedulable"}
 
@@ -107,9 +108,9 @@ class ActorCalls:
         if not task.missing:
             task.state = QUEUED
         link.queue.append(task)
-        if link.state == DEAD:
+        if link.state in NOT_WAITED_FOR:
             self._fail_queue(link)
-        elif not link.dirty:
+        if not link.dirty:
             link.dirty = True
             self.dirty.append(link)
 
@@ -121,9 +122,9 @@ class ActorCalls:
         link = task.lease
         if link.any_order:
             link.queue.append(task)
-        if link.state == DEAD:
+        if link.state in NOT_WAITED_FOR:
             self._fail_queue(link)
-        elif not link.dirty:
+        if not link.dirty:
             link.dirty = True
             self.dirty.append(link)
 
@@ -319,6 +320,7 @@ class ActorCalls:
         link.killed = False
         if message.state == RESTARTING:
             self._leave(link)
+            self._fail_queue(link)
         elif message.state == DEAD:
             self._leave(link)
             self._fail_queue(link)
@@ -364,25 +366,29 @@ class ActorCalls:
             elif link.state != DEAD and task.retries != 0:
                 retry.append(task)
             else:
-                kind = self._kind(link) if link.state == DEAD else "actor_unavailable"
-                self._fail(link, task, [FAILED, kind, self._detail(link)])
+                self._fail(link, task, self.death_of(link) or [FAILED, "actor_unavailable", self._detail(link)])
         if retry:
             self._again(link, retry)
 
     def _fail_queue(self, link: ActorLink) -> None:
+        """Fail what waits for an actor that will not take it: all calls, or while it restarts those without retries."""
         queue, link.queue = link.queue, deque()
-        failure = self.submitter.lost or self.failure(link)
+        failure = self.submitter.lost or self.death_of(link)
+        if failure is None:
+            reason = f"The actor is restarting ({link.cause.get('reason') or 'its process ended'})"
+            failure = [FAILED, "actor_unavailable", self._detail(link) | {"reason": reason}]
+            link.queue.extend(task for task in queue if task.retries != 0 or task.missing)
+            queue = deque(task for task in queue if task.retries == 0 and not task.missing)
         for task in queue:
             if task.state != DONE:
                 self._fail(link, task, failure)
 
-    def failure(self, link: ActorLink) -> list[Any]:
-        """What calls of an actor that is dead end with."""
-        return [FAILED, self._kind(link), self._detail(link)]
+    def death_of(self, link: ActorLink) -> list[Any] | None:
+        """The failure of all calls to an actor that is DEAD."""
+        return self._death(link) if link.state == DEAD else None
 
-    @staticmethod
-    def _kind(link: ActorLink) -> str:
-        return FAILURES.get(link.cause.get("kind", ""), "actor_died")
+    def _death(self, link: ActorLink) -> list[Any]:
+        return [FAILED, FAILURES.get(link.cause.get("kind", ""), "actor_died"), self._detail(link)]
 
     def _detail(self, link: ActorLink) -> dict[str, Any]:
         return {"actor": link.actor, "class_name": link.name} | link.cause

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Generator
 from typing import Any
 
-from zray.errors import ActorExit, AsyncioActorExit
+from zray.errors import AsyncioActorExit
 from zray.worker import invoke
 from zray.worker.meshloop import new_event_loop
 from zray.worker.queue import ATTEMPT, FUNCTION, RETURNS, TASK_ID, Entry
@@ -53,6 +53,8 @@ class Coroutines:
         asyncio.set_event_loop(self.loop)
         try:
             self.loop.run_until_complete(self._serve())
+        except SystemExit as error:  # of a task that user code made: asyncio lets it out
+            self.host.end_by(error, f"an asyncio task of {self.host.class_name}")
         finally:
             pending = asyncio.all_tasks(self.loop)
             for task in pending:
@@ -142,8 +144,8 @@ class Coroutines:
             value = await stepping(rt.context, self._fields(lease, task, name), self._body(lease, task, name, borrowed))
         except asyncio.CancelledError:
             value = invoke.cancelled(task, name)
-        except (ActorExit, AsyncioActorExit):
-            self.host.leave("exit_actor() was called")
+        except (SystemExit, AsyncioActorExit) as error:
+            self.host.end_by(error, name)
             return None
         except BaseException as error:
             value = invoke.failure(error, name)
@@ -173,6 +175,12 @@ class Coroutines:
         self._answered = True
 
     # ------------------------------------------------------------ under the lock
+
+    def drop_queued(self) -> None:
+        """What has not started never will."""
+        self.incoming.clear()
+        for group in self.groups.values():
+            group.waiting.clear()
 
     def cancel(self, task: bytes, attempt: int) -> bool:
         identity = (task, attempt)

@@ -18,7 +18,6 @@ import traceback
 from typing import Any, NoReturn
 
 from zray import serialization
-from zray.errors import ActorExit as ActorExitRaised
 from zray.errors import AsyncioActorExit
 from zray.messages import (
     FAILED, ActorInit, Blocked, CallsDone, CancelTask, FunctionDef, HandBack, JobOver, LeaseOpen, PushCalls, PushMap,
@@ -27,6 +26,7 @@ from zray.messages import (
 from zray.transport.loop import Waiter
 from zray.worker import invoke
 from zray.worker.cancel import Interrupts
+from zray.worker.ends import exit_code
 from zray.worker.events import TaskEvents
 from zray.worker.functions import FunctionCache
 from zray.worker.inline import Inline
@@ -78,6 +78,7 @@ class Executor:
         self._ticks = 0
         self.on_lease: Any = None  # main.py: the process takes on the lease's environment
         self.on_actor: Any = None  # the same for an actor
+        self.on_system_exit: Any = None  # a task ends the process; does not return
         self.forked = False  # this is a child of the worker, made by user code
 
     def install(self) -> None:
@@ -443,9 +444,13 @@ class Executor:
         """What the caller gets for an exception; None for no answer."""
         if self.forked:
             _exit_child(error)
-        if isinstance(error, (ActorExitRaised, AsyncioActorExit)) and self.actor is not None:
-            self.actor.leave("exit_actor() was called")
+        if self.actor is not None and isinstance(error, (SystemExit, AsyncioActorExit)):
+            self.actor.end_by(error, name)
             return None
+        if isinstance(error, SystemExit) and self.on_system_exit is not None:
+            with self.loop.lock:
+                self.hand_back()
+            return self.on_system_exit(exit_code(error))  # what runs counts as lost with the process
         if isinstance(error, KeyboardInterrupt) and (interrupts or self.interrupts).was_hit(task):
             return invoke.cancelled(task, name)
         return invoke.failure(error, name)

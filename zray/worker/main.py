@@ -7,10 +7,11 @@ import gc
 import os
 import signal
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 from zray.messages import ActorInit, JobConfig, WorkerReady
 from zray.worker import process
+from zray.worker.ends import run_exit_handlers
 from zray.worker.executor import Executor
 from zray.worker.queue import Lease
 
@@ -37,6 +38,7 @@ class Worker:
         self.executor.employed = False  # the owner's tasks may overtake the node's word of the job
         self.executor.on_lease = self.on_lease
         self.executor.on_actor = self.on_actor
+        self.executor.on_system_exit = self.end
         self.rt.when_node_lost(self.on_node_lost)
 
     def run(self) -> None:
@@ -82,6 +84,19 @@ class Worker:
 
     # ------------------------------------------------------------ ends
 
+    def end(self, code: int) -> NoReturn:
+        """A planned end: user code's exit handlers, then what is left to send."""
+        executor = self.executor
+        host = executor.actor
+        if host is not None:
+            code = host.code
+        run_exit_handlers(host, f"the actor {host.class_name}" if host is not None else "a worker process")
+        with self.rt.loop.lock:
+            executor.events.flush()
+        self.rt.drain(DRAIN_S)
+        self.rt.shutdown()
+        exit_now(code)
+
     def on_node_lost(self) -> None:
         """Workers end with their node.  Called on whichever thread polls; user code may be running on another."""
         process.flush_output()
@@ -100,22 +115,25 @@ class Worker:
 
 def run(spec: dict[str, Any]) -> None:
     """Serve until the node, the job or the last task says to stop; does not return."""
-    code = 0
     try:
         faulthandler.enable()
         worker = Worker(spec)
         worker.run()
-        with worker.rt.loop.lock:
-            worker.executor.events.flush()
-        worker.rt.drain(DRAIN_S)
-        worker.rt.shutdown()
+        worker.end(0)
     except BaseException:
         import traceback
 
         traceback.print_exc()
-        code = 1
     finally:
-        process.flush_output()
-        sys.stdout = sys.stderr = None  # type: ignore[assignment]
-        # Not sys.exit: threads of user code must not hold the process, nor their exit handlers run twice after a fork.
-        os._exit(code)
+        exit_now(1)
+
+
+def exit_now(code: int) -> NoReturn:
+    """End the process; a negative code is the signal that asked for it."""
+    process.flush_output()
+    sys.stdout = sys.stderr = None  # type: ignore[assignment]
+    if code < 0:
+        signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    # Not sys.exit: threads of user code must not hold the process, nor their exit handlers run twice after a fork.
+    os._exit(code & 0xFF)

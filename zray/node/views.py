@@ -170,6 +170,8 @@ def _explain(machine: NodeMachine, peer: bytes, args: dict) -> dict:
     """Why a key of the asker (``key``) or an actor (``actor``) has no worker."""
     actor = machine.actors.actors.get(args.get("actor", b""))
     if actor is not None:
+        if actor.state != "ALIVE" and actor.worker:
+            return {"cause": int(Cause.CONSTRUCTING), "detail": f"pid {actor.pid}", "state": actor.state}
         cause = actor.cause.get("cause", Cause.READY if actor.state == "ALIVE" else Cause.ACTOR_PENDING)
         return {"cause": int(cause), "detail": actor.cause.get("detail") or actor.cause.get("reason", ""),
                 "state": actor.state}

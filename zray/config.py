@@ -72,6 +72,10 @@ class Config:
     # A node unheard of for this long is declared dead, and must start anew if it was not (at once, when its endpoint
     # refuses connections).
     node_timeout_s: float = 3.0
+    # Logs of ended sessions of this user stay, of so many of the newest, and for so long: a program that fails over a
+    # weekend, run again and again.
+    logs_sessions_max: int = 20
+    logs_kept_s: float = 7 * 24 * 3600.0
     # Attempts of a task whose worker process died.
     task_max_retries: int = 3
 

@@ -89,8 +89,8 @@ def return_id(task: bytes, index: int) -> bytes:
 
 
 def short(identifier: bytes) -> str:
-    """A task's or object's id for people: digits of its parent's hash, the task's number among those of this parent, and
-    which of its objects (``.2`` a return, ``.put1`` a put), but for the first return."""
+    """A task's or object's id for people: digits of its parent's hash, the task's number among those of this parent,
+    and which of its objects (``.2`` a return, ``.put1`` a put), but for the first return."""
     text = identifier[JOB_SIZE:JOB_SIZE + 4].hex()
     text += f":{int.from_bytes(identifier[PREFIX_SIZE:TASK_SIZE], 'little')}"
     index = int.from_bytes(identifier[TASK_SIZE:], "little")

@@ -219,6 +219,11 @@ def sentence(oid: bytes, cause: Cause, about: dict[str, Any], indent: str = "") 
     return text
 
 
+def sentences(found: list[Reason], indent: str = "") -> list[str]:
+    """Reasons that another process sent, in words."""
+    return [sentence(oid, cause, about, indent) for oid, cause, about in filter(_is_reason, found)]
+
+
 def _facts(about: dict[str, Any]) -> list[str]:
     facts = []
     if about.get("detail"):

@@ -317,7 +317,7 @@ class Runtime:
             return
         if self._lost_node is not None:
             self._lost_node()
-        failure = self.submitter.lost = [m.FAILED, "raylet_died", {"node": self.node.hex()}]
+        failure = self.submitter.lost = [m.FAILED, "raylet_died", {"node": self.node.hex(), "log_file": self.node_log}]
         if self.store is not None:
             self.store.node_lost(failure)
         for entry in list(self.refs.owned.values()):
@@ -436,7 +436,7 @@ class Runtime:
     def _answer(self, make: Callable[[int], Any], timeout: float) -> Any:
         """The answer of the node, None when there is none in time."""
         if self.submitter.lost is not None:
-            raise errors.LocalRayletDiedError("the node daemon of this process ended")
+            raise self._lost_error()
         reply = Reply()
         with self.loop.lock:
             self._request_count += 1
@@ -449,8 +449,17 @@ class Runtime:
             with self.loop.lock:
                 self._requests.pop(number, None)
         if reply.message is None and arrived:
-            raise errors.LocalRayletDiedError("the node daemon ended before it answered")
+            raise self._lost_error()
         return reply.message
+
+    def _lost_error(self) -> errors.RayError:
+        _, name, detail = self.submitter.lost or [m.FAILED, "raylet_died", {"log_file": self.node_log}]
+        return errors.from_failure(name, detail)
+
+    @property
+    def node_log(self) -> str:
+        """The log file of this process's node."""
+        return os.path.join(os.path.dirname(self.endpoint.removeprefix("ipc://")), "logs", "node.log")
 
     def ask_why(self, peer: bytes, what: bytes, endpoint: str, deadline: float) -> tuple[str, list[Reason]]:
         """What another process (or this one) knows about a wait: words and reasons, nothing when it does not answer."""

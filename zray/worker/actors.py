@@ -146,6 +146,7 @@ class ActorHost:
             if not calls:
                 return
         executor.unsent[id(lease)] = lease
+        executor.events.arm(0)  # what waits here is told, too
         if not self.groups and self.coroutines is None:
             executor.queue.push(peer, message.life, first, calls)
             executor.wake()

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 import traceback
+from functools import partial
 from typing import Any, NoReturn
 
 from zray import serialization
@@ -31,7 +32,7 @@ from zray.worker.events import TaskEvents
 from zray.worker.functions import FunctionCache
 from zray.worker.inline import Inline
 from zray.worker.maps import MapRunner
-from zray.worker.places import Place, place_of
+from zray.worker.places import Place, place_of, queued
 from zray.worker.queue import ATTEMPT, EXTRA, FUNCTION, RETURNS, TASK_ID, Chunk, Lease, TaskQueue
 from zray.worker.streams import Streams
 
@@ -270,6 +271,7 @@ class Executor:
         self.table = {}
         with self.loop.lock:
             self.actor = host
+            self.events.queued = partial(queued, self)
             self.queue.forget_leases()
         if self.on_actor is not None:
             self.on_actor(message)

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from zray import env_vars
 from zray.connection import current
+from zray.config import Config
+from zray.errors import did_you_mean
 from zray.options import TASK_OPTIONS
 
 if TYPE_CHECKING:
@@ -99,9 +101,12 @@ def init(address: str | None = None, **options: Any) -> ClusterContext:
 
 
 def _check(address: str | None, options: dict[str, Any]) -> None:
-    unknown = sorted(name for name in options if name not in (*_KNOWN, *_IGNORED) and not name.startswith("_"))
+    unknown = sorted(name for name in options if name not in (*_KNOWN, *_IGNORED) and (
+        not name.startswith("_") or did_you_mean(name, _KNOWN)))  # Ray's private ones come and go
     if unknown:
-        raise RuntimeError(f"Unknown keyword argument(s): {', '.join(unknown)}")
+        known = ("address", *_KNOWN)
+        raise RuntimeError("Unknown keyword argument(s): "
+                           + ", ".join(f"{name}{did_you_mean(name, known)}" for name in unknown))
     if address is not None and not isinstance(address, str):
         raise TypeError(f"address must be a str or None, not {type(address).__name__}")
     for name in ("num_cpus", "num_gpus", "resources", "runtime_env", "namespace"):
@@ -113,6 +118,9 @@ def _check(address: str | None, options: dict[str, Any]) -> None:
         value = options.get(name)
         if value is not None and not isinstance(value, dict):
             raise TypeError(f"The {name} must be a dict, not {value!r}")
+    for name in sorted(set(options.get("_system_config") or ()) - set(Config.__dataclass_fields__)):
+        logging.getLogger("zray").warning("zray has no setting %s%s: it is ignored", name,
+                                          did_you_mean(str(name), Config.__dataclass_fields__))
     for name, least in (("object_store_memory", STORE_BYTES_MIN), ("_memory", 0)):
         nbytes = options.get(name)  # may be a float: 0.3 * total
         if nbytes is None:

@@ -19,6 +19,7 @@ import signal
 import time
 from typing import Any
 
+from zray.errors import did_you_mean
 from zray.node import launch
 from zray.node.launch import NodeHandle, NodeOptions
 
@@ -168,7 +169,9 @@ def _options(args: dict[str, Any], *, head: bool = False, address: str = "") -> 
                           "include_dashboard", "env_vars", "resource_isolation_config", "port_range",
                           "one_port"}
     if others:
-        raise TypeError(f"add_node() got unexpected arguments: {', '.join(sorted(others))}")
+        known_names = (*_FIELDS, "node_name", "gcs_dir", "_system_config", "port_range", "one_port", "insecure")
+        raise TypeError("add_node() got unexpected arguments: "
+                        + ", ".join(f"{name}{did_you_mean(name, known_names)}" for name in sorted(others)))
     return NodeOptions(**known, config=args.get("_system_config") or {}, head=head, address=address,
                        node_name=args.get("node_name", ""), gcs_dir=args.get("gcs_dir", ""),
                        insecure=bool(args.get("insecure")), port_range=args.get("port_range", ""),

@@ -13,7 +13,7 @@ import contextlib
 import os
 import pickle
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 LOG_LINES_SHOWN = 20
@@ -44,6 +44,14 @@ def _set_member(error: BaseException, name: str, value: Any) -> None:
     """Past a ``__setattr__`` of the user's; what cannot be set was made by ``__new__``."""
     with contextlib.suppress(AttributeError, TypeError):
         object.__setattr__(error, name, value)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """``" (did you mean 'num_cpus'?)"`` for what looks like a slip of one of the ``known`` names, else ''."""
+    from difflib import get_close_matches  # for errors alone
+
+    found = get_close_matches(name, list(known), 1, 0.6)
+    return f" (did you mean {found[0]!r}?)" if found else ""
 
 
 class RayError(Exception):
@@ -259,12 +267,14 @@ class TaskCancelledError(RayError):
 
 
 class WorkerCrashedError(RayError):
-    """The worker process of the task died: ``pid``, ``signal`` (0 when it exited), ``exit_code``, ``log_tail``."""
+    """The worker process of the task died: ``pid``, ``signal`` (0 when it exited), ``exit_code``, ``log_tail``,
+    ``log_file``."""
 
     pid: int = 0
     signal: int = 0
     exit_code: int = 0
     log_tail: str = ""
+    log_file: str = ""
 
 
 class LocalRayletDiedError(RayError):
@@ -444,9 +454,10 @@ def how_it_ended(detail: dict[str, Any]) -> str:
 
 def _log_tail(detail: dict[str, Any]) -> str:
     lines = _text(detail, "log_tail").rstrip().splitlines()[-LOG_LINES_SHOWN:]
+    where = f"\nIts log is {detail['log_file']}" if detail.get("log_file") else ""
     if not lines:
-        return ""
-    return "\nThe last lines it printed:\n" + "\n".join(f"  {line}" for line in lines)
+        return where
+    return "\nThe last lines it printed:\n" + "\n".join(f"  {line}" for line in lines) + where
 
 
 def _worker_crashed(detail: dict[str, Any]) -> str:
@@ -555,8 +566,7 @@ _KINDS: dict[str, tuple[type[RayError], Describe]] = {
         f"The node {_text(d, 'node')} died: {_text(d, 'reason', 'its daemon ended')}.")),
     "raylet_died": (LocalRayletDiedError, lambda d: (
         "The node daemon of this process died, so nothing can run any more: "
-        f"{_text(d, 'reason', 'see its log in the session directory')}. Call shutdown() and init() to begin again."
-        f"{_log_tail(d)}")),
+        f"{_text(d, 'reason', 'see its log')}. Call shutdown() and init() to begin again.{_log_tail(d)}")),
     "task_pg_removed": (TaskPlacementGroupRemoved, lambda d: (
         "The placement group corresponding to this task has been removed" + _why(d))),
     "actor_pg_removed": (ActorPlacementGroupRemoved, lambda d: (

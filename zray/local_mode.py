@@ -255,11 +255,15 @@ class LocalRuntime:
                 return actor_id
         return None
 
+    def _elsewhere(self, name: str) -> str:
+        spaces = sorted({actor.namespace for actor in self._actors.values() if actor.name == name and not actor.death})
+        return f"; it is in the namespace {' and in '.join(map(repr, spaces))}" if spaces else ""
+
     def lookup_actor(self, name: str, namespace: str | None) -> tuple[bytes, bytes]:
         found = self._named(name, namespace or self.namespace)
         if found is None:
             raise ValueError(f"Failed to look up actor with name '{name}'. It does not exist in the namespace "
-                             f"{namespace or self.namespace!r}, or it has died.")
+                             f"{namespace or self.namespace!r}, or it has died{self._elsewhere(name)}.")
         return found, self._actors[found].meta
 
     # ------------------------------------------------------------ objects

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple, Self
 
 from zray import env_vars
+from zray.errors import did_you_mean
 from zray.sched.resources import units
 
 STREAMING = -1
@@ -194,7 +195,8 @@ def check_options(raw: dict[str, Any], table: dict[str, Option], what: str) -> N
     for name, value in raw.items():
         option = table.get(name)
         if option is None:
-            raise ValueError(f"Invalid option keyword {name} for {what}. Valid ones are {sorted(table)}.")
+            raise ValueError(f"Invalid option keyword {name} for {what}{did_you_mean(name, table)}. "
+                             f"Valid ones are {sorted(table)}.")
         option.validate(name, value)
 
 

@@ -6,9 +6,11 @@ import ctypes
 import errno
 import mmap
 import os
+import shutil
 
 SHM_DIR = "/dev/shm"
 _MADV_POPULATE_WRITE = 23  # Linux 5.14
+_PUNCH_HOLE = 3  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
 
 _libc: ctypes.CDLL | None = None
 
@@ -108,6 +110,35 @@ def process_state(pid: int) -> str:
             return file.read().rpartition(b")")[2].split()[0].decode()
     except OSError:
         return ""
+
+
+def punch_hole(fd: int, length: int) -> bool:
+    """Give back the disk blocks of the first ``length`` bytes of a file; its size stays.  False where that is not
+    possible on this file system."""
+    global _libc
+    if _libc is None:
+        _libc = ctypes.CDLL(None, use_errno=True)
+    arguments = ctypes.c_int(fd), ctypes.c_int(_PUNCH_HOLE), ctypes.c_int64(0), ctypes.c_int64(length)
+    return bool(_libc.fallocate(*arguments) == 0)
+
+
+def strip(directory: str, keep: str) -> None:
+    """Delete everything in a directory but the directory ``keep``, of which empty files go; all if nothing is left."""
+    kept = os.path.join(directory, keep)
+    try:
+        for entry in list(os.scandir(directory)):
+            if entry.is_dir(follow_symlinks=False):
+                if entry.path != kept:
+                    shutil.rmtree(entry.path, ignore_errors=True)
+            else:
+                os.unlink(entry.path)
+        for entry in list(os.scandir(kept)):
+            if entry.is_symlink() or entry.is_file() and entry.stat().st_size == 0:
+                os.unlink(entry.path)
+        os.rmdir(kept)
+        os.rmdir(directory)
+    except OSError:
+        return  # not empty, or gone
 
 
 def write_private(path: str, text: str) -> None:

@@ -178,8 +178,17 @@ class Actors:
         if answer.error:
             raise ValueError(f"Failed to look up actor with name '{name}'. This could because 1. You are trying to "
                              "look up a named actor you didn't create. 2. The named actor died. 3. You did not use a "
-                             f"namespace matching the namespace of the actor (looked in '{space}').")
+                             f"namespace matching the namespace of the actor (looked in '{space}'){self._near(name)}.")
         return answer.actor, answer.meta
+
+
+    def _near(self, name: str) -> str:
+        """Where else the name is, or a name that it may have been meant to be."""
+        rows = self.rt.query("actors", named=True)["actors"]
+        spaces = sorted({row["namespace"] for row in rows if row["name"] == name})
+        if spaces:
+            return f"; it is in the namespace {' and in '.join(map(repr, spaces))}: get_actor(name, namespace=...)"
+        return errors.did_you_mean(name, {row["name"] for row in rows})
 
 
 class _Creation:

@@ -91,10 +91,14 @@ class Goodbye(Message):
 
 @message(170)
 class EventReport(Message):
-    """Core process -> node: task events for timeline and state queries, dropped under load with a count."""
+    """Core process -> node: task events for timeline and state queries, dropped under load with a count.
+
+    ``queued``: [[name, count], ...] of the calls that wait in an actor; None when they are as last told.
+    """
 
     events: list
     dropped: int
+    queued: list | None = None
 
 
 @message(171)

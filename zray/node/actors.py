@@ -465,7 +465,8 @@ class ActorTable:
     def _changed(self, actor: Actor) -> None:
         self._ports.record(actor)
         self._emit(Note("actor", {"actor": actor.id, "state": actor.state, "life": actor.life,
-                                  "class_name": actor.spec.get("class_name", "")}))
+                                  "class_name": actor.spec.get("class_name", ""),
+                                  "reason": actor.cause.get("reason", "")}))
         self._tell(actor)
 
     def _tell(self, actor: Actor) -> None:

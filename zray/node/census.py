@@ -69,8 +69,9 @@ class Census:
         for name in ("total", "dropped"):
             if name in whole:
                 whole[name] += message.answer.get(name, 0)
-        if "waiting" in whole:
-            whole["waiting"] += message.answer.get("waiting", [])
+        for name in ("waiting", "queued", "blocked"):
+            if name in whole:
+                whole[name] += message.answer.get(name, [])
         if not asked.waiting:
             self._finish(message.request)
 

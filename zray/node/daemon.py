@@ -15,7 +15,6 @@ import argparse
 import os
 import sys
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -30,6 +29,7 @@ from zray.node.children import Children, Processes, Signals, Watcher
 from zray.node.cluster import routed
 from zray.node.effects import DropJob, EndJob, Forget, Kill, Link, Note, Send, Spawn, Unlink, Watch
 from zray.node.jobs import JOB_BITS
+from zray.node.journal import Journal, text_of
 from zray.node.leaving import Leaving
 from zray.node.options import BadOption, Membership, Offer, json_map, membership, name_node, node_row, offer, parser
 from zray.node.session import Session, SessionError
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 EXIT_WAIT_S = 1.5  # for killed workers to be collected at the end; the kernel needs milliseconds
 LOG_LINES_A_MESSAGE = 1000
+PRESSURE_EVERY_S = 10.0  # the log says at most so often that the object store is under pressure
 LEASE_BITS = 40  # as JOB_BITS, for lease numbers
 # Frames of one socket in one turn: heartbeats go out between turns.  A quarter of what core processes take, in which a
 # burst of workers that report took up to 0.1 s.
@@ -59,6 +60,7 @@ class Daemon:
         self.config = config
         self.membership = membership
         self.session_dir = session_dir
+        self.journal = Journal(session_dir)
         self.shares_fate = arguments.fate_fd >= 0
         self.fate_fd = arguments.fate_fd
         self.parent = os.getppid()
@@ -107,7 +109,7 @@ class Daemon:
             drain_frames_max=DRAIN_FRAMES_MAX, heartbeat_s=timeout_s * BEAT_PART,
             heartbeat_timeout_s=timeout_s * UNANSWERED_PART, reports_answers=True))
         self.mesh.watch(self.watcher.fileno())
-        self.mesh.on_error = _log_error
+        self.mesh.on_error = self._log_error
         self.mesh.on_closed = self._peer_closed
         shown = node_row(self.node_id, self.endpoint, os.getpid(), offered.labels)
         self._become_member(shown, offered)
@@ -125,6 +127,9 @@ class Daemon:
         self.store = StoreService.create(self.session_dir, os.path.basename(self.session_dir), offered.store_bytes,
                                          self._send, self.call_soon, config=self.config, node=self.incarnation,
                                          record_location=locations.record, find_location=locations.find)
+        self.store.on_pressure = self._pressed
+        self.store.table.who = lambda process: self.machine.name_of(process)
+        self._pressed_after = 0.0
         self.output = Output(self.session_dir, self.config.log_lines_max)
         self.machine = NodeMachine(
             incarnation=self.incarnation, node=shown, first_job=(ordinal << JOB_BITS) + 1,
@@ -148,6 +153,7 @@ class Daemon:
         self.zygote.send({"base": {
             "session_dir": self.session_dir, "node": self.incarnation, "node_endpoint": self.endpoint,
             "store": self.store.attach_info(), "config": self.config.as_dict(), "node_info": self.machine.node}})
+        self._note_start(joins, ordinal)
         self.machine.start(time.monotonic())
         if self.member is not None:
             self.member.start(self)
@@ -156,6 +162,14 @@ class Daemon:
                                       Unlink: lambda effect: self.member.links.unlink(effect.node)}
             self.member.deliver_early(self._deliver)
         self._perform()
+
+    def _note_start(self, joins: bool, ordinal: int) -> None:
+        has = ", ".join(f"{name}={amount:g}" for name, amount in self.machine.node["Resources"].items())
+        at = f", at {self.member.address}" if self.member is not None else ""
+        self.journal.note(f"node {self.node_id.hex()} starts: process {os.getpid()}{at}, zray "
+                          f"{sys.modules['zray'].__version__}, Python {sys.version.split()[0]}, {has}")
+        if joins:
+            self.journal.note(f"it joined a cluster, as the node with number {ordinal}")
 
     def _become_member(self, shown: dict[str, Any], offered: Offer) -> None:
         """Take a place in the cluster, if the arguments say so; raises JoinRefused."""
@@ -329,15 +343,14 @@ class Daemon:
     def _left(self, why: str) -> None:
         assert self._leaving is not None
         handed = self._leaving.handed
-        print(f"zray-node: this node has left ({why}); objects handed over: {handed.kept} "
-              f"({handed.kept_bytes:,} bytes), left behind: {handed.left} ({handed.left_bytes:,} bytes)",
-              file=sys.stderr)
+        self.journal.note(f"this node has left ({why}); objects handed over: {handed.kept} "
+                          f"({handed.kept_bytes:,} bytes), left behind: {handed.left} ({handed.left_bytes:,} bytes)")
         self.stopping = why
 
     def fence(self, reason: str) -> None:
         """The cluster goes on without this node, which may have run the same things as others since: end at once."""
         if self._leaving is None:  # else it is on its way out anyhow
-            print(f"zray-node: this node was declared dead: {reason}; start it again to rejoin", file=sys.stderr)
+            self.journal.note(f"this node was declared dead: {reason}; start it again to rejoin")
             self.failed = True
         self.stopping = f"this node was declared dead: {reason}"
 
@@ -418,8 +431,18 @@ class Daemon:
             self._send(effect.driver, effect.reply)
 
     def _perform_note(self, effect: Note) -> None:
-        if effect.kind in ("refused", "spawn_failed", "resize_refused", "node_joined", "node_gone"):
-            print(f"{effect.kind}: {effect.detail}", file=sys.stderr)
+        self.journal.note(text_of(effect.kind, effect.detail))
+
+    def _log_error(self, error: Exception) -> None:
+        """A bug in the handler of one message must not end the node."""
+        self.journal.note(f"internal error: {error}", error)
+
+    def _pressed(self) -> None:
+        """The object store moves objects to disk, or has no room for a request: say so, but not each time."""
+        now = time.monotonic()
+        if now >= self._pressed_after:
+            self._pressed_after = now + PRESSURE_EVERY_S
+            self.journal.note(f"the object store is under pressure: {self.store.pressure()}")
 
     # ------------------------------------------------------------ workers
 
@@ -428,6 +451,7 @@ class Daemon:
             incarnation = worker_id[:8]
             self.machine.worker_spawned(worker_id, pid, error, time.monotonic())
             if pid:
+                self.journal.note(f"worker {pid} ({incarnation.hex()}) starts")
                 self.children.add(incarnation, pid)
                 if incarnation in self._doomed:
                     self._doomed.discard(incarnation)
@@ -447,8 +471,9 @@ class Daemon:
             self.output.assign(incarnation, worker.job, worker.pid)
         lease, started, finished = self.store.slot_marks(incarnation)
         tail = self.output.tail(incarnation) if ended.signal or ended.exit_code else ""
-        self.machine.worker_exited(incarnation, Death(ended.signal, ended.exit_code, lease, started, finished, tail),
-                                   time.monotonic())
+        log = self.output.file_of(incarnation) or self.journal.path
+        self.machine.worker_exited(
+            incarnation, Death(ended.signal, ended.exit_code, lease, started, finished, tail, log), time.monotonic())
         lines, dropped = self.output.flush([incarnation])
         self._deliver_lines(lines, dropped)
         self.output.remove(incarnation)
@@ -462,7 +487,7 @@ class Daemon:
         self.children.zygote = 0
         if self.stopping:
             return
-        print(f"the zygote ended ({ended}); starting another", file=sys.stderr)
+        self.journal.note(f"the zygote ended ({ended}); starting another")
         self.zygote = ZygoteLink.execute(self.soft_limit)
         self.children.zygote = self.zygote.pid
         self.children.expected = 0
@@ -491,7 +516,7 @@ class Daemon:
         self.output.note_writes()
         self._assign_output()
         lines, unfinished = self.output.read()
-        self._deliver_lines(lines, 0, unfinished)
+        self._deliver_lines(lines, self.output.take_skipped(), unfinished)
         if self.output.fd < 0:
             self._log_at = now + self.output.rescan_s
         elif self.output.pending:
@@ -545,12 +570,9 @@ class Daemon:
         self.zygote.close()
         self.gcs.close()
         self.store.close()
-        sessions.remove(self.session_dir)
-
-
-def _log_error(error: Exception) -> None:
-    """A bug in the handler of one message must not end the node."""
-    traceback.print_exception(error)
+        self.journal.note(f"the end: {self.stopping or 'of an error'}")
+        self.journal.close()
+        sessions.retire(self.session_dir)
 
 
 def _import_shared() -> None:
@@ -613,7 +635,6 @@ def _serve(daemon: Daemon, ready_fd: int) -> None:
             write_private(os.path.join(os.path.dirname(daemon.session_dir), "latest"),
                           os.path.basename(daemon.session_dir))
         if ready_fd >= 0:
-            _log_to_file(daemon.session_dir)
             os.write(ready_fd, session.to_json().encode() + b"\n\n")
             os.close(ready_fd)
         else:
@@ -621,25 +642,17 @@ def _serve(daemon: Daemon, ready_fd: int) -> None:
             print(session.introduction() if session.join else
                   f"zray-node serves {daemon.session_dir} (pid {os.getpid()}); stop it with SIGTERM or `zray stop`",
                   flush=True)
+        daemon.journal.open(take_output=ready_fd >= 0)  # whoever started us reads no more
+        sessions.sweep_logs(daemon.config.logs_sessions_max, daemon.config.logs_kept_s)
         daemon.run()
-        print(f"zray-node: ends: {daemon.stopping}", file=sys.stderr)
-    except Exception:  # said before anything is removed: drivers quote it
+    except Exception as error:  # said before anything is removed: drivers quote it
         code = 1
         daemon.stopping = "an error in zray itself"
-        traceback.print_exc()
+        daemon.journal.note(f"the node ends with an error: {error!r}", error)
     finally:
         daemon.close()
     if code:
         sys.exit(code)
-
-
-def _log_to_file(session_dir: str) -> None:
-    """Whoever started us reads no more: from now on we write to the session's log."""
-    handle = os.open(os.path.join(session_dir, "logs", "node.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    os.dup2(handle, 1)
-    os.dup2(handle, 2)
-    os.close(handle)
-    sys.stderr.reconfigure(line_buffering=True)  # type: ignore[union-attr]
 
 
 if __name__ == "__main__":

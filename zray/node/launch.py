@@ -199,7 +199,7 @@ def _sweep(session_dir: str) -> None:
     from zray.store import reaper
 
     reaper.sweep(os.path.dirname(session_dir))
-    sessions.remove(session_dir)
+    sessions.retire(session_dir)
 
 
 def _command() -> list[str]:

@@ -94,16 +94,17 @@ class Names(Protocol):
 class Death:
     """How a worker process ended, as the shell saw it."""
 
-    __slots__ = ("exit_code", "finished", "lease", "log_tail", "signal", "started")
+    __slots__ = ("exit_code", "finished", "lease", "log_file", "log_tail", "signal", "started")
 
     def __init__(self, signal: int = 0, exit_code: int = 0, lease: int = 0, started: int = 0, finished: int = 0,
-                 log_tail: str = ""):
+                 log_tail: str = "", log_file: str = ""):
         self.signal = signal
         self.exit_code = exit_code
         self.lease = lease  # the lease its progress marks speak of
         self.started = started
         self.finished = finished
         self.log_tail = log_tail
+        self.log_file = log_file
 
 
 class NodeMachine:
@@ -152,6 +153,7 @@ class NodeMachine:
         self.groups.directory.on_change.append(
             lambda state: self.bottom_up.spill.group_changed(state.group, self.now))
         self.events = TaskEvents(config.events_max)
+        scheduler.running = self.running_names
         self.counts = {"grants": 0, "worker_deaths": 0, "refused": 0}
         self._keys: dict[tuple[bytes, int], Declared] = {}
         self._keys_of: dict[bytes, set[int]] = {}
@@ -209,11 +211,10 @@ class NodeMachine:
         placement = self.placements.get(worker.lease)
         if placement is not None and placement.worker is worker:
             self._end_of_placement(worker, placement, death)
+        self.counts["worker_deaths"] += worker.reason == ""
         self.effects.append(Note("worker_died", {
             "worker": incarnation, "pid": worker.pid, "signal": death.signal, "exit_code": death.exit_code,
-            "reason": worker.reason, "job": worker.job}))
-        self.counts["worker_deaths"] += worker.reason == ""
-        self.events.worker_gone(incarnation)
+            "reason": worker.reason, "job": worker.job, "task": self.events.worker_gone(incarnation)}))
         if worker.kind is not None:
             self.process_gone(incarnation, worker.reason or "its process ended")
         self._configured.discard(incarnation)
@@ -333,6 +334,30 @@ class NodeMachine:
         if ours:
             self.bound.key(peer, message.key, message.strategy)
 
+    def running_names(self) -> dict[int, str]:
+        """What runs on each lease, as far as its worker has reported: a key serves many functions."""
+        running = self.events.running_on()
+        return {lease: running[placement.worker.incarnation] for lease, placement in self.placements.items()
+                if placement.worker is not None and placement.worker.incarnation in running}
+
+    def name_of(self, process: bytes) -> str:
+        """A core process of this node, for people."""
+        worker = self.pool.workers.get(process)
+        if worker is None:
+            hello = self.drivers.hellos.get(process)
+            return f"driver {hello.pid}" if hello is not None else process.hex()
+        actor = self.actors.actors.get(worker.actor)
+        does = actor.spec.get("class_name", "") if actor is not None else self.events.running_on().get(process, "")
+        return f"worker {worker.pid}" + (f" ({does})" if does else "")
+
+    def waiting_rows(self) -> list[dict[str, Any]]:
+        """What waits for the scheduler, by the names of the functions that wait first."""
+        rows = self.scheduler.report()["waiting"]
+        for row in rows:
+            if (row["owner"], row["key"]) in self._keys and not row["actor"]:
+                row["name"] = self._keys[row["owner"], row["key"]].name
+        return rows
+
     def declared(self) -> Iterable[tuple[tuple[bytes, int], Declared]]:
         """All scheduling keys that are known here, by (owner, key)."""
         return self._keys.items()
@@ -340,7 +365,10 @@ class NodeMachine:
     def _lease_want(self, peer: bytes, message: m.LeaseWant) -> None:
         if (peer, message.key) not in self._keys:
             self.refuse(peer, f"LeaseWant for key {message.key}, which was not declared")
-        elif same_node(peer, self.incarnation):
+            return
+        if message.name:
+            self._keys[peer, message.key].name = message.name
+        if same_node(peer, self.incarnation):
             self.bottom_up.want(peer, message.key, message.want, message.granted, self.now)
         else:
             self.scheduler.want(peer, message.key, message.want, message.granted, self.now)
@@ -470,15 +498,22 @@ class NodeMachine:
         """The worker under a placement died: tell the owner or the actor table."""
         self._free(placement)
         if placement.actor:
-            table = self.guests if placement.actor in self.guests.guests else self.actors
+            guest = placement.actor in self.guests.guests
+            table = self.guests if guest else self.actors
+            log_file = self._log_for(b"" if guest else self.incarnation, death.log_file)
             table.worker_died(placement.actor, worker.incarnation, {
                 "signal": death.signal, "exit_code": death.exit_code, "pid": worker.pid, "log_tail": death.log_tail,
-                "reason": worker.reason})
+                "reason": worker.reason, "log_file": log_file})
             return
         mine = death.lease == placement.lease
         self.effects.append(Send(placement.owner, m.WorkerDied(
             worker.incarnation, placement.lease, worker.pid, death.signal, death.exit_code,
-            death.started if mine else 0, death.finished if mine else 0, worker.reason, death.log_tail)))
+            death.started if mine else 0, death.finished if mine else 0, worker.reason, death.log_tail,
+            self._log_for(placement.owner, death.log_file))))
+
+    def _log_for(self, reader: bytes, path: str) -> str:
+        """The name of a log file of this node, for a process that may be on another."""
+        return path if same_node(reader, self.incarnation) or not path else f"{self.node['NodeManagerAddress']}:{path}"
 
     # ------------------------------------------------------------ other nodes
 
@@ -586,7 +621,8 @@ class NodeMachine:
         worker = self.pool.workers.get(peer)
         if worker is None:
             self.refuse(peer, "EventReport from a process that is no worker")
-        elif not self.events.report(peer, worker.job, message.events, message.dropped):
+        elif not self.events.report(peer, worker.job, message.events, message.dropped) or (
+                message.queued is not None and not self.events.queue(peer, message.queued)):
             self.refuse(peer, "malformed EventReport")
         self.pool.reported(peer)
 

@@ -7,10 +7,13 @@
             join                  0600: the join string of a node of a cluster
             leaving               touched while a node that leaves hands its objects over
             node.sock  w-*.sock  d-*.sock  logs/  spill/
+
+Of a session that has ended only logs/ stays, until it is too old or one of too many (settings logs_*).
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -20,12 +23,15 @@ import time
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from zray import os_linux
 from zray.node import join_secret, linux
 
 SOCKET_PATH_MAX = 107  # bytes: sockaddr_un has 108, with the final zero
 LONGEST_NAME = "w-0123456789abcdef.sock"
 LONGEST_SESSION = "20260101-000000-0123ab"
 FALLBACK_BASE = "/tmp"
+LOGS = "logs"
+MAKING_S_MAX = 3600.0  # a directory that says after this long not whose it is, never will
 
 
 class SessionError(RuntimeError):
@@ -67,7 +73,7 @@ def create(session_dir: str = "") -> str:
                            os.path.join(base_dirs()[-1], name))
         _private(os.path.dirname(session_dir))
         _private(session_dir)
-    for part in ("logs", "spill"):
+    for part in ("spill", LOGS):  # in this order: a directory with nothing but logs is of a session that has ended
         _private(os.path.join(session_dir, part))
     return session_dir
 
@@ -89,8 +95,47 @@ def _private(path: str) -> None:
 
 
 def remove(session_dir: str) -> None:
-    """Delete it, and a ``latest`` that names it."""
+    """Delete all of it, and a ``latest`` that names it."""
     shutil.rmtree(session_dir, ignore_errors=True)
+    _forget_latest(session_dir)
+
+
+def retire(session_dir: str) -> None:
+    """It has ended: delete it but for its logs, and a ``latest`` that names it."""
+    os_linux.strip(session_dir, LOGS)
+    _forget_latest(session_dir)
+
+
+def ended_sessions() -> list[str]:
+    """Directories of this user's ended sessions, of which logs are left; the latest first."""
+    found = []
+    for base in base_dirs():
+        with contextlib.suppress(OSError):
+            for entry in os.scandir(base):
+                with contextlib.suppress(OSError):
+                    if entry.is_dir(follow_symlinks=False) and _has_ended(entry.path):
+                        found.append((entry.stat().st_mtime, entry.path))
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def _has_ended(path: str) -> bool:
+    """Whether nothing but logs is left.  What a daemon left that was killed before it said who it is counts, later."""
+    names = set(os.listdir(path))
+    if os.lstat(path).st_uid != os.getuid() or "owner.json" in names or "node.json" in names:
+        return False
+    return names == {LOGS} or LOGS in names and time.time() - os.stat(path).st_mtime > MAKING_S_MAX
+
+
+def sweep_logs(sessions_max: int, kept_s: float) -> None:
+    """Delete logs of ended sessions beyond a number and an age; running sessions are none of them."""
+    now = time.time()
+    for position, path in enumerate(ended_sessions()):
+        with contextlib.suppress(OSError):
+            if position >= sessions_max or now - os.stat(path).st_mtime > kept_s:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _forget_latest(session_dir: str) -> None:
     latest = os.path.join(os.path.dirname(session_dir), "latest")
     try:
         with open(latest, encoding="utf-8") as file:

@@ -430,6 +430,7 @@ class ActorCalls:
             return Cause.CANCELLING, about
         if link.state == PENDING:
             about |= link.cause
+            about["ask_node"] = link.actor
             return Cause.ACTOR_PENDING, about
         if link.state == RESTARTING:
             return Cause.ACTOR_RESTARTING, about
@@ -441,8 +442,9 @@ class ActorCalls:
             about["ahead"] = ahead
             about["pid"] = link.pid
             if link.link is not None:
-                about["ask"] = link.link.peer, task.tid
-            return (Cause.ACTOR_BUSY if ahead else Cause.RUNNING), about
+                about["ask"] = [link.link.peer, task.tid, link.link.endpoint]
+            # Whether the first of ours runs only the actor can say: calls of others may be ahead of it.
+            return (Cause.ACTOR_BUSY if ahead else Cause.ACTOR_HAS), about
         if link.queue and link.queue[0].missing and link.queue[0] is not task:
             return Cause.ACTOR_ORDER, about
         return Cause.ACTOR_BUSY, about

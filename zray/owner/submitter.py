@@ -270,7 +270,7 @@ class Submitter:
             key.declared = True
             self.net.send(self.node, LeaseKey(key.number, key.demand, key.env, key.strategy, key.name))
         key.want = wanted
-        self.net.send(self.node, LeaseWant(key.number, wanted, key.granted))
+        self.net.send(self.node, LeaseWant(key.number, wanted, key.granted, key.queue[0].fn.name if wanted else ""))
 
     def touch(self, key: Key) -> None:
         if not key.dirty:

@@ -156,6 +156,7 @@ class ActorHost:
             if not calls:
                 return
         executor.unsent[id(lease)] = lease
+        executor.events.arm(0)  # what waits here is told, too
         if not self.groups and self.coroutines is None:
             executor.queue.push(peer, message.life, first, calls)
             executor.wake()
@@ -299,6 +300,7 @@ class ThreadGroup:
         self.threads: list[threading.Thread] = []
         self.idle = 0  # threads that wait, less the entries on their way to them
         self.waiting: dict[tuple[bytes, int], Entry] = {}  # not started
+        self.running: dict[tuple[bytes, int], list[Any]] = {}
 
     def put(self, entry: Entry) -> None:
         """Under the lock."""
@@ -348,6 +350,8 @@ class ThreadGroup:
             lease, sequence, task = entry
             with lock:
                 mine = self.waiting.pop(invoke.identity(task), None) is not None
+                if mine:
+                    self.running[invoke.identity(task)] = task
             result = None
             took = 0
             if mine:
@@ -355,8 +359,10 @@ class ThreadGroup:
                 result = executor.run_one(task, lease, none)
                 took = time.perf_counter_ns() - before
                 executor.events.add(task, executor.rt.context.task_name, before, result)
+            identity = invoke.identity(task)
             del task, entry
             with lock:
+                self.running.pop(identity, None)
                 if result is not None:
                     lease.ends.extend((sequence, result))
                     executor.unsent[id(lease)] = lease

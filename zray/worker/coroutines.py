@@ -23,11 +23,12 @@ from zray.worker.queue import ATTEMPT, FUNCTION, RETURNS, TASK_ID, Entry
 class Group:
     """A concurrency group: how many coroutines run, and what waits for room."""
 
-    __slots__ = ("size", "running", "waiting")
+    __slots__ = ("calls", "size", "running", "waiting")
 
     def __init__(self, size: int):
         self.size = size
         self.running = 0
+        self.calls: dict[tuple[bytes, int], list[Any]] = {}  # that run
         self.waiting: deque[Entry] = deque()
 
 
@@ -114,6 +115,7 @@ class Coroutines:
             self._end(entry, invoke.cancelled(entry[2], self._name(entry[2])))
             return
         group.running += 1
+        group.calls[identity] = entry[2]
         self.running[identity] = self.loop.create_task(self._call(group, entry))
 
     def _name(self, task: list[Any]) -> str:
@@ -126,7 +128,9 @@ class Coroutines:
             result = await self._result(lease, task)
             self.executor.events.add(task, self._name(task), started, result)
         finally:
-            self.running.pop(invoke.identity(task), None)
+            identity = invoke.identity(task)
+            self.running.pop(identity, None)
+            group.calls.pop(identity, None)
             group.running -= 1
         if result is not None:
             self._end(entry, result)

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 import traceback
+from functools import partial
 from typing import Any, NoReturn
 
 from zray import serialization
@@ -31,6 +32,7 @@ from zray.worker.events import TaskEvents
 from zray.worker.functions import FunctionCache
 from zray.worker.inline import Inline
 from zray.worker.maps import MapRunner
+from zray.worker.places import Place, place_of, queued
 from zray.worker.queue import ATTEMPT, EXTRA, FUNCTION, RETURNS, TASK_ID, Chunk, Lease, TaskQueue
 from zray.worker.streams import Streams
 
@@ -270,6 +272,7 @@ class Executor:
         self.table = {}
         with self.loop.lock:
             self.actor = host
+            self.events.queued = partial(queued, self)
             self.queue.forget_leases()
         if self.on_actor is not None:
             self.on_actor(message)
@@ -415,7 +418,17 @@ class Executor:
 
     def name_of(self, task: list[Any]) -> str:
         known = self.table.get(task[FUNCTION])
-        return invoke.task_name(task, known[1] if known else self.functions.names.get(task[FUNCTION], ""))
+        if known:
+            short = known[1]
+        elif self.actor is not None:
+            short = f"{self.actor.class_name}.{task[FUNCTION]}"
+        else:
+            short = self.functions.names.get(task[FUNCTION], "")
+        return invoke.task_name(task, short)
+
+    def place_of(self, task: bytes) -> Place | None:
+        """See zray.worker.places."""
+        return place_of(self, task)
 
     def closing(self, task: list[Any], result: Any, borrowed: list[Any]) -> Any:
         """The result, with the references that this process still holds, and the end of a process with max_calls.

@@ -9,6 +9,7 @@ import os
 import sys
 from typing import Any
 
+BAR_MARK = "__zray_progress__:"  # a line that says where a bar of zray.experimental.tqdm_ray stands
 FOLD = os.environ.get("ZRAY_DEDUP_LOGS", os.environ.get("RAY_DEDUP_LOGS", "1")) not in ("0", "false")
 
 
@@ -37,7 +38,13 @@ def render(lines: list[Any], dropped: int, fold: bool = FOLD, ip: str = "") -> t
 
 def show(message: Any) -> None:
     """Print a LogLines message; a closed or broken stdout is the user's business."""
-    texts = render(message.lines, message.dropped, ip=message.ip)
+    bars = [line[3] for line in message.lines if line[3].startswith(BAR_MARK)]
+    lines = [line for line in message.lines if not line[3].startswith(BAR_MARK)] if bars else message.lines
+    tqdm_ray = sys.modules.get("zray.experimental.tqdm_ray")
+    manager = tqdm_ray.instance() if tqdm_ray is not None else None
+    if manager is not None and lines:
+        manager.hide_bars()
+    texts = render(lines, message.dropped, ip=message.ip)
     for text, stream in zip(texts, (sys.stdout, sys.stderr), strict=True):
         if text and stream is not None:
             try:
@@ -45,3 +52,20 @@ def show(message: Any) -> None:
                 stream.flush()
             except (OSError, ValueError):
                 continue
+    _move(bars)
+    if manager is not None and lines:
+        manager.unhide_bars()
+
+
+def _move(bars: list[str]) -> None:
+    if not bars:
+        return
+    import json
+
+    from zray.experimental import tqdm_ray
+
+    for text in bars:
+        try:
+            tqdm_ray.instance().move(json.loads(text.removeprefix(BAR_MARK)))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # somebody else's line, or a closed stderr

@@ -67,7 +67,10 @@ def _resources(machine: NodeMachine, peer: bytes, args: dict) -> dict:
 
 
 def _available(machine: NodeMachine, peer: bytes, args: dict) -> dict:
-    return {"resources": _sum(machine.scheduler.available(), *machine.abroad.available())}
+    mine, others = machine.scheduler.available(), machine.abroad.available()
+    nodes = {machine.node.get("NodeID", ""): _sum(mine),
+             **{machine.cluster.node_id(node): _sum(units) for node, units in others.items()}}
+    return {"resources": _sum(mine, *others.values()), "nodes": nodes}
 
 
 def _sum(*nodes: dict[str, int]) -> dict[str, float]:

@@ -145,7 +145,7 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except click.ClickException as error:
-            error.message = join_secret.hide(error.message)
+            vars(error)["message"] = join_secret.hide(error.message)
             raise
 
 

@@ -27,7 +27,8 @@ _IGNORED = frozenset((
     "logging_format", "local_mode_warning", "allow_multiple", "storage",
 ))
 _KNOWN = ("num_cpus", "num_gpus", "resources", "labels", "object_store_memory", "local_mode", "ignore_reinit_error",
-          "configure_logging", "logging_level", "logging_config", "log_to_driver", "namespace", "runtime_env", "_system_config")
+          "configure_logging", "logging_level", "logging_config", "log_to_driver", "namespace", "runtime_env",
+          "_system_config")
 STORE_BYTES_MIN = 4 * 1024 * 1024  # what a node accepts
 _OF_A_NODE = ("num_cpus", "num_gpus", "resources", "labels", "object_store_memory", "_system_config")
 

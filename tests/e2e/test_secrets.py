@@ -93,7 +93,8 @@ def seen():
 print(ray.get(seen.remote()))
 """
         assert secret not in run_script(tmp_path, script).stdout, "user code is not handed it"
-        assert secret not in zray("status") + zray("status", "--format", "json") + zray("doctor") + zray("list", "nodes")
+        for command in (["status"], ["status", "--format", "json"], ["doctor"], ["list", "nodes", "--detail"]):
+            assert secret not in zray(*command), command
         assert_secret(join, session_root)
     finally:
         zray("stop", "--session-dir", session_dir)

@@ -132,7 +132,7 @@ def test_with_nohup_a_node_outlives_its_terminal_and_its_output(run):
                           preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))).settle()
     node.process.stdout.close()
     node.process.send_signal(signal.SIGHUP)
-    said = zray("start", "--num-cpus", "1", "--address", f"@{node.session_dir}/join")  # which the head prints a line about
+    said = zray("start", "--num-cpus", "1", "--address", f"@{node.session_dir}/join")  # the head prints a line about it
     asker = Asker(node.session_dir)
     assert len(asker.ask("nodes")["nodes"]) == 2
     asker.close()

@@ -8,8 +8,8 @@ from zray.api import available_resources, cluster_resources, nodes, timeline
 from zray.connection import connected
 
 __all__ = [
-    "GlobalState", "actors", "available_resources", "available_resources_per_node", "cluster_resources", "jobs", "nodes",
-    "state", "timeline", "total_resources_per_node",
+    "GlobalState", "actors", "available_resources", "available_resources_per_node", "cluster_resources", "jobs",
+    "nodes", "state", "timeline", "total_resources_per_node",
 ]
 
 

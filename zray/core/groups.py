@@ -6,7 +6,6 @@ it; GroupState messages say when it changes.  ``ready()`` is an object of this p
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,6 @@ from zray.owner.records import Entry
 from zray.refs import ObjectRef
 from zray.sched.resources import UNIT
 
-from zray.core.replies import Reply
 
 if TYPE_CHECKING:
     from zray.core.runtime import Runtime

@@ -25,28 +25,35 @@ def _internal_kv_initialized() -> bool:
 
 def _internal_kv_get(key: Name, *, namespace: Name | None = None) -> bytes | None:
     """The value, None where there is none."""
-    return _ask("read", lambda kv, space, then: kv.kv_get(_bytes(key), space, then), namespace)
+    name, space = _bytes(key), _text(namespace)
+    return _ask("read", lambda kv, then: kv.kv_get(name, space, then))
 
 
 def _internal_kv_exists(key: Name, *, namespace: Name | None = None) -> bool:
-    return _ask("read", lambda kv, space, then: kv.kv_exists(_bytes(key), space, then), namespace)
+    name, space = _bytes(key), _text(namespace)
+    return _ask("read", lambda kv, then: kv.kv_exists(name, space, then))
 
 
 def _internal_kv_put(key: Name, value: Name, overwrite: bool = True, *, namespace: Name | None = None) -> bool:
     """Write; returns whether the key existed before (it then keeps its value without ``overwrite``)."""
-    return _ask("written", lambda kv, space, then: kv.kv_put(_bytes(key), _bytes(value), space, overwrite, then), namespace)
+    name, data, space = _bytes(key), _bytes(value), _text(namespace)
+    return _ask("written", lambda kv, then: kv.kv_put(name, data, space, overwrite, then))
 
 
 def _internal_kv_del(key: Name, *, del_by_prefix: bool = False, namespace: Name | None = None) -> int:
     """Delete a key, or all that begin with it; returns how many there were."""
     keys = _internal_kv_list(key, namespace=namespace) if del_by_prefix else [_bytes(key)]
-    return sum(bool(_ask("deleted", lambda kv, space, then, one=one: kv.kv_del(one, space, then), namespace))
-               for one in keys)
+    return sum(_delete(name, _text(namespace)) for name in keys)
+
+
+def _delete(name: bytes, space: str) -> bool:
+    return _ask("deleted", lambda kv, then: kv.kv_del(name, space, then))
 
 
 def _internal_kv_list(prefix: Name, *, namespace: Name | None = None) -> list[bytes]:
     """The keys that begin with ``prefix``, in order."""
-    return list(_ask("listed", lambda kv, space, then: kv.kv_list(_bytes(prefix), space, then), namespace))
+    name, space = _bytes(prefix), _text(namespace)
+    return list(_ask("listed", lambda kv, then: kv.kv_list(name, space, then)))
 
 
 def _bytes(name: Name) -> bytes:
@@ -55,7 +62,10 @@ def _bytes(name: Name) -> bytes:
     return name.encode() if isinstance(name, str) else name
 
 
-def _ask(what: str, call: Callable[[Any, str, Any], Any], namespace: Name | None) -> Any:
-    space = namespace.decode() if isinstance(namespace, bytes) else namespace or ""
+def _text(namespace: Name | None) -> str:
+    return namespace.decode() if isinstance(namespace, bytes) else namespace or ""
+
+
+def _ask(done: str, call: Callable[[Any, Any], Any]) -> Any:
     runtime = connected()
-    return runtime.ask_control_store(f"keys could not be {what}", lambda then: call(runtime.gcs, space, then))
+    return runtime.ask_control_store(f"keys could not be {done}", lambda then: call(runtime.gcs, then))

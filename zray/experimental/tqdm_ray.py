@@ -8,6 +8,7 @@ lines out of what it prints and moves the bar (with the tqdm package where it is
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -26,7 +27,8 @@ FLUSH_S = 0.2  # half of what people take for a standstill
 
 
 class tqdm:
-    """The part of tqdm's interface that goes between processes; ``position`` is accepted, the driver orders the bars."""
+    """The part of tqdm's interface that goes between processes.  ``position`` is accepted: the driver orders the bars.
+    """
 
     def __init__(self, iterable: Iterable[Any] | None = None, desc: str | None = None, total: int | None = None,
                  unit: str | None = None, position: int | None = None, flush_interval_s: float = FLUSH_S):
@@ -149,7 +151,8 @@ class _Lines:
         self.desc = desc
 
     def refresh(self) -> None:
-        text = f"{self.desc}{': ' if self.desc else ''}{self.n}/{'?' if self.total is None else self.total} {self.unit}\n"
+        count = f"{self.n}/{'?' if self.total is None else self.total} {self.unit}\n"
+        text = f"{self.desc}: {count}" if self.desc else count
         if text != self._said and sys.stderr is not None:
             self._said = text
             sys.stderr.write(text)
@@ -163,11 +166,12 @@ class _Lines:
 
 
 def _bar(position: int, state: dict[str, Any]) -> Any:
-    try:
+    kind: Any = _Lines
+    with contextlib.suppress(ImportError):
         from tqdm import tqdm as real
-    except ImportError:
-        real = _Lines
-    return real(desc=state["desc"], total=state["total"], unit=state["unit"], position=position, leave=True)
+
+        kind = type("Bar", (real,), {"monitor_interval": 0})  # without tqdm's thread, which would outlive the session
+    return kind(desc=state["desc"], total=state["total"], unit=state["unit"], position=position, leave=True)
 
 
 _instance: BarManager | None = None

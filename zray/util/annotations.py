@@ -66,7 +66,7 @@ def _annotate(target: T, kind: AnnotationType, text: str, group: str) -> T:
 
 def _warning(target: Any, message: str) -> Any:
     text = f"{target.__name__} is deprecated. {message}".rstrip()
-    call = target.__init__ if isinstance(target, type) else target
+    call = vars(target).get("__init__", object.__init__) if isinstance(target, type) else target
 
     @wraps(call)
     def warns(*args: Any, **kwargs: Any) -> Any:

@@ -27,11 +27,11 @@ _IGNORED = frozenset((
     "_node_ip_address", "_driver_object_store_memory", "_redis_username", "_redis_password", "_temp_dir",
     "_metrics_export_port", "_tracing_startup_hook", "_node_name", "_cluster_id", "enable_resource_isolation",
     "system_reserved_cpu", "system_reserved_memory", "_cgroup_path", "job_config", "log_to_driver_enabled",
-    "logging_format", "logging_config", "local_mode_warning", "allow_multiple", "storage",
+    "logging_format", "local_mode_warning", "allow_multiple", "storage",
 ))
 _KNOWN = ("num_cpus", "num_gpus", "resources", "labels", "object_store_memory", "local_mode", "ignore_reinit_error",
-          "configure_logging", "logging_level", "log_to_driver", "namespace", "runtime_env", "_system_config",
-          "_memory")
+          "configure_logging", "logging_level", "logging_config", "log_to_driver", "namespace", "runtime_env",
+          "_system_config", "_memory")
 STORE_BYTES_MIN = 4 * 1024 * 1024  # what a node accepts
 _OF_A_NODE = ("num_cpus", "num_gpus", "resources", "labels", "object_store_memory", "_system_config")
 
@@ -95,6 +95,8 @@ def init(address: str | None = None, **options: Any) -> ClusterContext:
                            "'ignore_reinit_error=True' or by calling 'ray.shutdown()' prior to 'ray.init()'.")
     if options.get("configure_logging", True) and options.get("logging_level") is not None:
         logging.getLogger("zray").setLevel(options["logging_level"])
+    if options.get("logging_config") is not None:
+        options["logging_config"].apply()
     if options.get("local_mode"):
         return _init_local(options)
     return _init_cluster(address, options)
@@ -118,6 +120,9 @@ def _check(address: str | None, options: dict[str, Any]) -> None:
         value = options.get(name)
         if value is not None and not isinstance(value, dict):
             raise TypeError(f"The {name} must be a dict, not {value!r}")
+    logs = options.get("logging_config")
+    if logs is not None and not callable(getattr(logs, "to_map", None)):
+        raise TypeError(f"logging_config takes a LoggingConfig, not {logs!r}")
     for name in sorted(set(options.get("_system_config") or ()) - set(Config.__dataclass_fields__)):
         logging.getLogger("zray").warning("zray has no setting %s%s: it is ignored", name,
                                           did_you_mean(str(name), Config.__dataclass_fields__))
@@ -212,6 +217,7 @@ def job_config(options: dict[str, Any]) -> dict[str, Any]:
         "namespace": options.get("namespace") or _environment("NAMESPACE") or "",
         "name": os.path.basename(script) if script else "interactive",
         "log_to_driver": (_environment("LOG_TO_DRIVER") or "1") not in ("0", "false") if log is None else bool(log),
+        "logging": logs.to_map() if (logs := options.get("logging_config")) is not None else {},
         "entrypoint": hide(" ".join(sys.argv)) or "interactive",
     }
 

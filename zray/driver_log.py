@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+BAR_MARK = "__zray_progress__:"  # a line that says where a bar of zray.experimental.tqdm_ray stands
 FOLD = os.environ.get("ZRAY_DEDUP_LOGS", os.environ.get("RAY_DEDUP_LOGS", "1")) not in ("0", "false")
 SWITCH_S = 1.0  # ten bars that took turns at every step would be a hundred lines a second
 
@@ -35,8 +36,14 @@ class Screen:
 
     def show(self, message: Any) -> None:
         """Print a LogLines message; a closed or broken stdout is the user's business."""
-        pieces = self.render(message.lines, message.dropped, message.unfinished, ip=message.ip)
-        for is_stderr, text in _joined(pieces):
+        bars = [line[3] for line in message.lines if line[3].startswith(BAR_MARK)]
+        lines = [line for line in message.lines if not line[3].startswith(BAR_MARK)] if bars else message.lines
+        pieces = _joined(self.render(lines, message.dropped, message.unfinished, ip=message.ip))
+        tqdm_ray = sys.modules.get("zray.experimental.tqdm_ray")
+        manager = tqdm_ray.instance() if tqdm_ray is not None and pieces else None
+        if manager is not None:
+            manager.hide_bars()
+        for is_stderr, text in pieces:
             stream = sys.stderr if is_stderr else sys.stdout
             if stream is not None:
                 try:
@@ -44,6 +51,10 @@ class Screen:
                     stream.flush()
                 except (OSError, ValueError):
                     continue
+        if bars:
+            _move(bars)
+        if manager is not None:
+            manager.unhide_bars()
 
     def render(self, lines: list[Any], dropped: int = 0, unfinished: list[Any] | None = None, *, fold: bool = FOLD,
                ip: str = "") -> list[Piece]:
@@ -127,3 +138,15 @@ def _joined(pieces: list[Piece]) -> list[Piece]:
             text = joined.pop()[1] + text
         joined.append((is_stderr, text))
     return joined
+
+
+def _move(bars: list[str]) -> None:
+    import json
+
+    from zray.experimental import tqdm_ray
+
+    for text in bars:
+        try:
+            tqdm_ray.instance().move(json.loads(text.removeprefix(BAR_MARK)))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # somebody else's line, or a closed stderr

@@ -326,6 +326,10 @@ class ObjectFetchTimedOutError(ObjectLostError):
     """The value exists elsewhere and did not arrive in time."""
 
 
+class ObjectRefStreamEndOfStreamError(RayError):
+    """A stream of references has no more: what iteration shows as StopIteration."""
+
+
 class ReferenceCountingAssertionError(ObjectLostError, AssertionError):
     """The value was released though a reference was left: a bug of zray's."""
 

@@ -205,11 +205,18 @@ class ObjectID(BaseID):
         return TaskID(self._raw[:TASK_SIZE])
 
 
-class NodeID(BaseID):
+class UniqueID(BaseID):
+    """An id of anything, as ``UniqueID.from_random()`` makes one."""
+
     SIZE = NODE_SIZE
     __slots__ = ()
 
 
-class WorkerID(BaseID):
+class NodeID(UniqueID):
+    SIZE = NODE_SIZE
+    __slots__ = ()
+
+
+class WorkerID(UniqueID):
     SIZE = WORKER_SIZE
     __slots__ = ()

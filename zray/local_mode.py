@@ -103,6 +103,7 @@ class LocalRuntime:
         self._actors: dict[bytes, _Actor] = {}
         self._objects: dict[bytes, _Record] = {}  # references that were pickled
         self.groups = _Groups(self)
+        self.gcs = _Keys()
         refs._hooks["runtime"] = self
 
     def shutdown(self) -> None:
@@ -110,6 +111,11 @@ class LocalRuntime:
         self._actors.clear()
         self._objects.clear()
         refs.dropped.clear()
+
+    def ask_control_store(self, what: str, call: Callable[[Callable[[Any], None]], Any]) -> Any:
+        found: list[Any] = []
+        call(found.append)
+        return found[0]
 
     # ------------------------------------------------------------ tasks
 
@@ -327,6 +333,31 @@ class LocalRuntime:
 
     def explain(self, ref: ObjectRef) -> str:
         return f"{ref!r}: it is ready (local mode runs tasks at .remote())"
+
+
+class _Keys:
+    """User keys and values of local mode; the counterpart of zray.gcs.typed.TypedTables."""
+
+    def __init__(self) -> None:
+        self._values: dict[tuple[str, bytes], bytes] = {}
+
+    def kv_put(self, key: bytes, value: bytes, space: str, overwrite: bool, then: Callable[[Any], None]) -> None:
+        existed = (space, key) in self._values
+        if overwrite or not existed:
+            self._values[space, key] = value
+        then(existed)
+
+    def kv_get(self, key: bytes, space: str, then: Callable[[Any], None]) -> None:
+        then(self._values.get((space, key)))
+
+    def kv_exists(self, key: bytes, space: str, then: Callable[[Any], None]) -> None:
+        then((space, key) in self._values)
+
+    def kv_del(self, key: bytes, space: str, then: Callable[[Any], None]) -> None:
+        then(self._values.pop((space, key), None) is not None)
+
+    def kv_list(self, prefix: bytes, space: str, then: Callable[[Any], None]) -> None:
+        then(sorted(key for other, key in self._values if other == space and key.startswith(prefix)))
 
 
 class _Groups:

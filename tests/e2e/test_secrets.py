@@ -93,8 +93,8 @@ def seen():
 print(ray.get(seen.remote()))
 """
         assert secret not in run_script(tmp_path, script).stdout, "user code is not handed it"
-        for command in (["status"], ["status", "--format", "json"], ["doctor"], ["list", "nodes"]):
-            assert secret not in zray(*command)
+        for command in (["status"], ["status", "--format", "json"], ["doctor"], ["list", "nodes", "--detail"]):
+            assert secret not in zray(*command), command
         assert_secret(join, session_root)
     finally:
         zray("stop", "--session-dir", session_dir)

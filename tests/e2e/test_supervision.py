@@ -132,8 +132,7 @@ def test_with_nohup_a_node_outlives_its_terminal_and_its_output(run):
                           preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))).settle()
     node.process.stdout.close()
     node.process.send_signal(signal.SIGHUP)
-    # The head prints this line; nobody reads it any more.
-    said = zray("start", "--num-cpus", "1", "--address", f"@{node.session_dir}/join")
+    said = zray("start", "--num-cpus", "1", "--address", f"@{node.session_dir}/join")  # the head prints a line about it
     asker = Asker(node.session_dir)
     assert len(asker.ask("nodes")["nodes"]) == 2
     asker.close()

@@ -36,7 +36,7 @@ from zray.refs import MapRefs, ObjectRef, ObjectRefGenerator, dropped
 from zray.core.patience import Warned
 from zray.core.reach import Reach
 from zray.core.redial import Redial
-from zray.core.replies import REQUEST_TIMEOUT_S, Reply
+from zray.core.replies import REQUEST_TIMEOUT_S, Reply, ask_control_store
 from zray.core.witness import Witness
 from zray.core.stored import Stored
 from zray.core.tasks import Tasks
@@ -532,6 +532,10 @@ class Runtime:
     def query(self, what: str, **args: Any) -> dict[str, Any]:
         """A view of the node: see messages.NodeQuery."""
         return self.request(lambda n: m.NodeQuery(n, what, args)).answer
+
+    def ask_control_store(self, what: str, call: Callable[[Callable[[Any], None]], Any]) -> Any:
+        """See zray.core.replies."""
+        return ask_control_store(self, what, call)
 
     # ------------------------------------------------------------ references
 

@@ -102,7 +102,6 @@ class Daemon:
         self.processes = Processes(self.watcher)
         self.children = Children(self._worker_exited, self._zygote_exited)
         self.children.zygote = self.zygote.pid
-        self.signals = Signals(self.watcher, self.children.collect, lambda: self.stop("it was told to stop"))
         timeout_s = self.config.node_timeout_s
         self.mesh = Mesh(self.incarnation, 0, self.endpoint, codec.encode, codec.decode, time.monotonic, limits=Limits(
             self.config.session_frames_max, self.config.session_bytes_max, self.config.frame_bytes_max,
@@ -222,6 +221,9 @@ class Daemon:
         if self.shares_fate:
             self.processes.watch(b"parent", self.parent, lambda: setattr(self, "stopping", "the driver ended"))
             self.watcher.add(self.fate_fd, self._fate_sealed)
+        # Not before: while it joins, a signal ends the node at once (supervision.ends_early).
+        self.signals = Signals(self.watcher, self.children.collect, lambda: self.stop("it was told to stop"))
+        self.children.collect()
 
     def session(self) -> Session:
         member = self.member

@@ -75,7 +75,10 @@ def _available(machine: NodeMachine, peer: bytes, args: dict) -> dict:
     stored = sum(row["nbytes"] for row in objects if row["state"] not in OUTSIDE)
     if args.get("local"):
         return {"resources": {}, "stored": [stored]}
-    return {"resources": _sum(machine.scheduler.available(), *machine.abroad.available()), "stored": [stored]}
+    mine, others = machine.scheduler.available(), machine.abroad.available()
+    nodes = {machine.node.get("NodeID", ""): _sum(mine),
+             **{machine.cluster.node_id(node): _sum(units) for node, units in others.items()}}
+    return {"resources": _sum(mine, *others.values()), "nodes": nodes, "stored": [stored]}
 
 
 def less_stored(resources: dict[str, float], stored: list[int]) -> None:

@@ -10,6 +10,7 @@ from zray.connection import connected
 from zray.ids import PlacementGroupID
 from zray.refs import ObjectRef
 from zray.sched.resources import units
+from zray.util._callable_module import make_callable
 
 __all__ = [
     "PlacementGroup", "get_current_placement_group", "get_placement_group", "placement_group",
@@ -200,3 +201,6 @@ def get_current_placement_group() -> PlacementGroup | None:
     """The group that this task or actor runs in; None outside of groups, as in a driver."""
     about = (getattr(connected().context, "assigned", None) or {}).get("group")
     return None if about is None else PlacementGroup(PlacementGroupID(about[0]))
+
+
+make_callable(__name__)

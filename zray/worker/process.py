@@ -67,6 +67,10 @@ def take_on_job(config: Mapping[str, Any]) -> None:
     if cwd:
         with contextlib.suppress(OSError):  # gone by now: the job may not need it
             os.chdir(cwd)
+    if logs := config.get("logging"):
+        from zray.logging_config import LoggingConfig
+
+        LoggingConfig(**logs).apply()
     paths = [path for path in (config.get("script_dir"), *(config.get("sys_path") or ())) if path is not None]
     known = set(sys.path)
     fresh = []

@@ -493,7 +493,8 @@ class Core(Process):
         """Nothing is left of anything this process did."""
         refs = self.refs
         return not (self.dropped or refs.owned or refs.borrowed or refs.held_by or refs.transits or refs.arrivals
-                    or refs.dropped_holds or refs.finalizers or not refs.unhandled.is_empty() or self.submitter.leases or self.submitter.tasks
+                    or refs.dropped_holds or refs.finalizers or not refs.unhandled.is_empty()
+                    or self.submitter.leases or self.submitter.tasks
                     or self.adoption.busy or self.adoption.adopted or refs.kept_bytes
                     or self.calls.leaving or any(link.unfinished for link in self.calls.links.values()))
 

@@ -16,6 +16,8 @@ import types
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+__tracebackhide__ = True  # pytest leaves these frames out of its reports
+
 LOG_LINES_SHOWN = 20
 
 

@@ -22,6 +22,8 @@ from zray.transport.loop import Waiter
 if TYPE_CHECKING:
     from zray.core.runtime import Runtime
 
+__tracebackhide__ = True  # pytest leaves these frames out of its reports
+
 logger = logging.getLogger("zray")
 
 RELIEVE_BYTES_MIN = 1024  # smaller values cost more in the store than in the table

@@ -20,6 +20,8 @@ from zray.core.waiting import Countdown, WaitGroup
 if TYPE_CHECKING:
     from zray.core.runtime import Runtime
 
+__tracebackhide__ = True  # pytest leaves these frames out of its reports
+
 logger = logging.getLogger("zray")
 
 STORE_TROUBLE_S = 1.0  # whether the control store answers is asked after a wait that failovers do not explain

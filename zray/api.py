@@ -14,6 +14,8 @@ from zray.refs import MapRefs, ObjectRef, ObjectRefGenerator, RefList
 if TYPE_CHECKING:
     from zray.cluster_context import ClusterContext
 
+__tracebackhide__ = True  # pytest leaves these frames out of its reports
+
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")

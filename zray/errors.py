@@ -16,6 +16,8 @@ import types
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+__tracebackhide__ = True  # pytest leaves these frames out of its reports
+
 LOG_LINES_SHOWN = 20
 
 
@@ -24,10 +26,10 @@ def rebuild_exception(cls: type[BaseException], args: tuple, state: dict | None 
     """An exception as it was, without running its ``__init__``."""
     try:
         error = cls.__new__(cls, *args)
-    except TypeError:  # a __new__ of the user's that wants other arguments
+    except Exception:  # a __new__ of the user's that wants other arguments
         base = next(base for base in cls.__mro__ if base.__module__ == "builtins")
         error = base.__new__(cls, *args)  # type: ignore[call-overload]
-    error.args = args
+    _set_member(error, "args", args)
     for name, value in (members or {}).items():
         _set_member(error, name, value)
     if state:
@@ -183,7 +185,10 @@ def _bare(cls: type[RayTaskError], cause: BaseException) -> RayTaskError | None:
     except Exception:
         if type(cause).__module__ != "builtins":
             return None
-    return Exception.__new__(cls)  # CPython finds MemoryError.__new__ "not safe" for such a class
+    try:
+        return Exception.__new__(cls)  # CPython finds MemoryError.__new__ "not safe" for such a class
+    except TypeError:
+        return None  # a group of exceptions that are no Exceptions
 
 
 def exception_members(error: BaseException) -> dict[str, Any]:
@@ -193,6 +198,8 @@ def exception_members(error: BaseException) -> dict[str, Any]:
         if cls in (BaseException, Exception, object):
             continue
         for name, member in vars(cls).items():
+            if cls is AttributeError and name == "obj":
+                continue  # what lacked the attribute may be large, or refuse to be pickled
             if not name.startswith("__") and isinstance(member, _MEMBER_TYPES):
                 value = getattr(error, name, None)
                 if value is not None:

@@ -6,10 +6,13 @@
 from __future__ import annotations
 
 import os
+import threading
 from types import FrameType, TracebackType
 from typing import Any
 
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_WORKER = os.path.join(_PACKAGE, "worker", "")
+_ASYNCIO = os.path.join(os.path.dirname(os.__file__), "asyncio", "")
 
 
 def show_all() -> bool:
@@ -38,14 +41,18 @@ def _cut(shown: Any) -> None:
 
 
 def format_stack(frame: FrameType) -> str:
-    """A stack, outermost call first, from where zray calls the user's code."""
+    """A stack, outermost call first; of a worker from where it calls the user's code."""
     import traceback
 
     stack = traceback.extract_stack(frame)
     if not show_all():
-        ours = [place for place, entry in enumerate(stack) if _is_ours(entry)]
-        start = ours[0] if ours else 0
-        stack[:] = [entry for entry in stack[start:] if not _is_ours(entry)] or stack
+        worker = [place for place, entry in enumerate(stack) if entry.filename.startswith(_WORKER)]
+        start, end = (worker[0], worker[-1]) if worker else (0, 0)
+        # Between the worker's frames stand those of asyncio, which runs the calls of an async actor.
+        kept = [entry for place, entry in enumerate(stack) if place >= start and not _is_ours(entry)
+                and not (place < end and entry.filename.startswith(_ASYNCIO))]
+        if any(entry.filename != threading.__file__ for entry in kept):
+            stack[:] = kept
     return "".join(stack.format())
 
 

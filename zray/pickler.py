@@ -118,10 +118,10 @@ def _reduce_exception(error: BaseException) -> Any:
 
 def _has_default_reduce(cls: type) -> bool:
     """A class of the user's that does not say how to pickle an instance."""
-    own = (cls.__reduce__ is not BaseException.__reduce__ or cls.__reduce_ex__ is not object.__reduce_ex__
-           or cls.__setstate__ is not BaseException.__setstate__  # type: ignore[attr-defined]
-           or cls in copyreg.dispatch_table)
-    return cls.__module__ != "builtins" and not own
+    if cls.__module__ == "builtins" or cls in copyreg.dispatch_table:
+        return False
+    return all(next(base for base in cls.__mro__ if name in vars(base)).__module__ == "builtins"
+               for name in ("__reduce__", "__reduce_ex__", "__setstate__"))
 
 
 def cloud_dumps(value: Any, buffer_callback: Callable[[Any], Any] | None = None,

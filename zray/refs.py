@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import asyncio
     import concurrent.futures
 
+__tracebackhide__ = True  # pytest leaves these frames out of its reports
+
 T = TypeVar("T")
 
 dropped: deque[Any] = deque()

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from zray.refs import ObjectRef
     from zray.core.runtime import Runtime
 
+__tracebackhide__ = True  # pytest leaves these frames out of its reports
+
 
 class Futures:
     """The futures of one Runtime."""

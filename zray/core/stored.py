@@ -23,6 +23,8 @@ from zray.transport.loop import Waiter
 if TYPE_CHECKING:
     from zray.core.runtime import Runtime
 
+__tracebackhide__ = True  # pytest leaves these frames out of its reports
+
 RELIEVE_BYTES_MIN = 1024  # smaller values cost more in the store than in the table
 COPIES_MAX = 4096  # places of copies of other nodes' objects that a process remembers
 

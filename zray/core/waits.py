@@ -21,6 +21,8 @@ from zray.core.waiting import Countdown, Left, WaitGroup
 if TYPE_CHECKING:
     from zray.core.runtime import Runtime
 
+__tracebackhide__ = True  # pytest leaves these frames out of its reports
+
 STORE_TROUBLE_S = 1.0  # whether the control store answers is asked after a wait that failovers do not explain
 WHY_S = 0.05  # other processes are asked so long why something waits, before an error or a warning says so
 

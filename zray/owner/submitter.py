@@ -458,14 +458,14 @@ class Submitter:
 
     def fail(self, task: Task, failure: list[Any]) -> None:
         """Every return of the task gets this error; no further attempt."""
-        self._ended(task)
-        if self.lineage.recipes:
-            self.reconstruction.failed(task)
         entries = task.entry if type(task.entry) is list else [task.entry]
-        if not task.cancelling:
+        if not task.cancelling:  # before the argument is unpinned that failed: it may be the last that has the failure
             objects = 1 if task.stream is not None else sum(entry.value is None for entry in entries)
             if objects or not entries:
                 self.refs.unhandled.failed(failure, objects)
+        self._ended(task)
+        if self.lineage.recipes:
+            self.reconstruction.failed(task)
         if task.stream is not None:
             self.streams.failed(task, failure)
             return

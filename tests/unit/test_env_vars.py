@@ -35,7 +35,8 @@ def test_references_expand_as_in_ray(text, want):
 
 
 @pytest.mark.parametrize("name", ["LD_PRELOAD", "LD_LIBRARY_PATH", "MALLOC_ARENA_MAX", "GLIBC_TUNABLES", "LC_ALL",
-                                  "LANG", "PYTHONHASHSEED", "PYTHONUTF8", "OPENBLAS_CORETYPE", "NPY_DISABLE_CPU_FEATURES"])
+                                  "LANG", "PYTHONHASHSEED", "PYTHONUTF8", "OPENBLAS_CORETYPE",
+                                  "NPY_DISABLE_CPU_FEATURES"])
 def test_variables_that_count_once_need_an_exec_unless_the_node_has_them_so(name):
     assert env_vars.needs_exec({"A": "1", name: "x"}, {name: "y"})
     assert not env_vars.needs_exec({"A": "1", name: "x"}, {name: "x"}), "as when all of os.environ is passed on"
@@ -114,8 +115,8 @@ def test_cuda_visible_devices_is_the_users_where_the_user_says_so(monkeypatch, e
 def pool():
     out = []
     numbers = iter(range(1, 1000))
-    new_id = lambda: next(numbers).to_bytes(28, "little")
-    return Pool(new_id, out.append, keep=0, workers_max=8, idle_s=10.0), out
+    return Pool(lambda: next(numbers).to_bytes(28, "little"), out.append, keep=0, workers_max=8,
+                idle_s=10.0), out
 
 
 def test_an_environment_that_no_process_starts_under_gets_a_worker_that_says_so():

@@ -194,6 +194,16 @@ def test_children_of_a_task_inherit_on_another_node_too(grow):
     assert ray.get(parent.options(**env(MINE="1", PYTHONHASHSEED="3")).remote()) == ("1", "3")
 
 
+def test_the_runtime_environment_of_whoever_starts_the_driver_stands_below_that_of_init(fresh, monkeypatch):
+    monkeypatch.setenv("RAY_RUNTIME_ENV", '{"env_vars": {"OUTER": "o", "BOTH": "o"}}')
+    ray.init(num_cpus=1, runtime_env={"env_vars": {"BOTH": "i"}})
+    assert ray.get(ray.remote(seen).remote("OUTER", "BOTH")) == ("o", "i")
+    ray.shutdown()
+    monkeypatch.setenv("RAY_RUNTIME_ENV", "{")
+    with pytest.raises(ValueError, match="RAY_RUNTIME_ENV"):
+        ray.init(num_cpus=1)
+
+
 def test_a_task_is_told_the_environment_that_it_inherited(fresh):
     ray.init(num_cpus=2, runtime_env={"env_vars": {"JOB": "j"}})
 

@@ -265,6 +265,8 @@ def status(address: str, form: str) -> None:
     click.echo("\n".join(_control_store_lines(store)))
     click.echo("resources of the cluster:")
     for name, amount in total.items():
+        if name.startswith("node:") and free.get(name) == amount:
+            continue
         click.echo(f"  {amount - free.get(name, 0):g}/{amount:g} {name} in use")
     workers = ", ".join(f"{count} {state.lower()}" for state, count in stats["workers"].items())
     click.echo(f"on this node: {stats['jobs']} jobs, {stats['actors']} actors, workers: {workers or 'none'}")
@@ -277,7 +279,7 @@ def _node_lines(nodes: list[dict[str, Any]]) -> list[str]:
     for row in nodes:
         place = f"{row['NodeManagerAddress']}:{row['NodeManagerPort']}"
         has = ", ".join(f"{name}={amount:g}" for name, amount in row["Resources"].items()
-                        if not name.endswith("memory"))
+                        if not name.endswith("memory") and not name.startswith("node:"))
         reason = row.get("DeathReason", "")
         note = "(the one that answers)" if row is nodes[0] else f"({reason})" if reason else ""
         words = row["NodeID"][:8], row["State"], place, row["NodeName"], has, note

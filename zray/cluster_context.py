@@ -5,6 +5,7 @@ zray.node.launch starts and finds daemons, zray.core.joining.for_driver makes th
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
@@ -86,6 +87,7 @@ class ClusterContext(Mapping[str, Any]):
 
 def init(address: str | None = None, **options: Any) -> ClusterContext:
     """See :func:`zray.api.init`."""
+    options = _with_runtime_env(options)
     _check(address, options)
     if current() is not None:
         if options.get("ignore_reinit_error"):
@@ -139,6 +141,24 @@ def _check(address: str | None, options: dict[str, Any]) -> None:
 def _environment(name: str) -> str | None:
     """``ZRAY_X``, or Ray's ``RAY_X``."""
     return os.environ.get(f"ZRAY_{name}") or os.environ.get(f"RAY_{name}")
+
+
+def _with_runtime_env(options: dict[str, Any]) -> dict[str, Any]:
+    """What starts drivers for others sets RAY_RUNTIME_ENV: the runtime environment under the one that init is given."""
+    text = _environment("RUNTIME_ENV")
+    if not text:
+        return options
+    try:
+        given = json.loads(text)
+        TASK_OPTIONS["runtime_env"].validate("runtime_env", given)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the environment variable RAY_RUNTIME_ENV is no runtime environment, in JSON: {error}"
+                         ) from None
+    own = options.get("runtime_env")
+    if own is not None:
+        TASK_OPTIONS["runtime_env"].validate("runtime_env", own)
+    variables = env_vars.merged(given.get("env_vars") or {}, (own or {}).get("env_vars") or {})
+    return {**options, "runtime_env": {**given, **(own or {}), "env_vars": variables}}
 
 
 def _init_local(options: dict[str, Any]) -> ClusterContext:

@@ -27,25 +27,25 @@ FORK_NAMES = frozenset(("PYTHONPATH", *THREAD_NAMES))
 _REFERENCE = re.compile(r"\$(?:(\w+)|\{([^}]*)\})", re.ASCII)
 
 
-def problem(env: Any) -> str | None:
-    """What is wrong with the value of ``env_vars``; None when nothing is."""
+def check(env: Any) -> None:
+    """TypeError or ValueError, in words, for a value of ``env_vars`` that no process can have."""
+    what = "runtime_env['env_vars']"
     if not isinstance(env, Mapping):
-        return f"runtime_env['env_vars'] must be of type Dict[str, str], not {env!r}"
+        raise TypeError(f"{what} must be of type Dict[str, str], not {env!r}")
     for name, value in env.items():
         if not isinstance(name, str) or not isinstance(value, str):
-            wrong = name if not isinstance(name, str) else value
-            return (f"runtime_env['env_vars'] must be of type Dict[str, str], but {name!r}: {value!r} has a "
-                    f"{type(wrong).__name__}; write it as a string, such as {name!s}: {str(value)!r}")
+            wrong = value if isinstance(name, str) else name
+            raise TypeError(f"{what} must be of type Dict[str, str], but {name!r}: {value!r} has a "
+                            f"{type(wrong).__name__}; write {str(name)!r}: {str(value)!r}")
         if not name or "=" in name or "\0" in name:
-            return (f"runtime_env['env_vars'] has the name {name!r}, which no environment variable can have: a name is "
-                    "not empty and has neither '=' nor a null character")
+            raise ValueError(f"{what} has the name {name!r}, which no environment variable can have: a name is not "
+                             "empty and has neither '=' nor a null character")
         if "\0" in value:
-            return f"runtime_env['env_vars'] has a null character in the value of {name!r}, which no variable can hold"
+            raise ValueError(f"{what} has a null character in the value of {name!r}, which no variable can hold")
         try:
             (name + value).encode()
         except UnicodeEncodeError:
-            return f"runtime_env['env_vars'] has a lone surrogate in {name!r}: {value!r}, which is no text"
-    return None
+            raise ValueError(f"{what} has a lone surrogate in {name!r}: {value!r}, which is no text") from None
 
 
 def merged(inherited: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:

@@ -107,8 +107,9 @@ def _runtime_env(_: str, value: dict[str, Any]) -> str | None:
     unknown = sorted(set(value) - {"env_vars"})
     if unknown:
         return f"runtime_env keys {unknown} are not supported by this version of zray; it supports ['env_vars']."
-    env = value.get("env_vars")
-    return None if env is None else env_vars.problem(env)
+    if value.get("env_vars") is not None:
+        env_vars.check(value["env_vars"])
+    return None
 
 
 def _groups(name: str, value: dict[str, int]) -> str | None:

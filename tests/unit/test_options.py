@@ -49,7 +49,8 @@ def test_wrong_types_are_type_errors_that_name_the_keyword(cls, raw):
     (TaskOptions, {"retry_exceptions": [int]}, "retry_exceptions must be"),
     (TaskOptions, {"_generator_backpressure_num_objects": 0}, "must be positive"),
     (TaskOptions, {"scheduling_strategy": "ANYWHERE"}, "scheduling_strategy must be"),
-    (TaskOptions, {"runtime_env": {"env_vars": {"A": 1}}}, "Dict"),
+    (TaskOptions, {"runtime_env": {"env_vars": {"A=B": "1"}}}, "neither '='"),
+    (TaskOptions, {"runtime_env": {"env_vars": {"A": "a\0b"}}}, "null character"),
     (TaskOptions, {"runtime_env": {"conda": "x"}}, "not supported"),
     (TaskOptions, {"label_selector": {"zone": 1}}, "Dict"),
     (ActorOptions, {"lifetime": "long"}, "lifetime"),
@@ -71,6 +72,10 @@ def test_defaults_are_rays():
     assert (actor.placement, actor.running) == ({"CPU": 10_000}, {})
     assert (actor.max_restarts, actor.max_task_retries, actor.max_pending_calls, actor.detached) == (0, 0, -1, False)
     assert actor.concurrency(is_async=False) == 1 and actor.concurrency(is_async=True) == 1000
+
+
+def test_bytes_of_memory_are_rounded_down():
+    assert TaskOptions.build({"memory": 0.3 * 1e9 / 7}).demand["memory"] == 42_857_142 * 10_000
 
 
 def test_demands_are_exact_units_without_zeros():
@@ -161,5 +166,5 @@ def test_a_runtime_env_is_a_checked_dict():
     env = RuntimeEnv(env_vars={"A": "1"})
     assert env == {"env_vars": {"A": "1"}} and pickle.loads(pickle.dumps(env)) == env
     assert TaskOptions.build({"runtime_env": env}).env == {"A": "1"}
-    with pytest.raises(ValueError):
+    with pytest.raises(TypeError, match="Dict.*'A': 1 has a int; write 'A': '1'"):
         RuntimeEnv(env_vars={"A": 1})

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from zray.config import Config
 from zray.gcs.admission import NAME_CHARS_MAX
 from zray.node import join_secret
-from zray.sched.resources import CPU, GPU, MEMORY, OBJECT_STORE_MEMORY, UNIT, units
+from zray.sched.resources import CPU, GPU, MEMORY, NODE_PREFIX, OBJECT_STORE_MEMORY, UNIT, units
 
 STORE_SHARE = 0.3  # of memory, when the size of the object store is not given
 STORE_BYTES_MIN = 4 << 20
@@ -183,9 +183,9 @@ def _gpus(wanted: float | None) -> tuple[list[int | str] | None, float]:
 
 def name_node(offered: Offer, address: str, first: bool) -> None:
     """The resources that stand for the node itself: work that asks for a little of one runs there, and nowhere else."""
-    offered.total.setdefault(f"node:{address}", UNIT)
+    offered.total.setdefault(f"{NODE_PREFIX}{address}", UNIT)
     if first:
-        offered.total.setdefault("node:__internal_head__", UNIT)
+        offered.total.setdefault(f"{NODE_PREFIX}__internal_head__", UNIT)
 
 
 def available_cpus() -> int:

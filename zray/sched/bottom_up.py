@@ -26,7 +26,7 @@ from zray.sched.grouped import NodeScheduler
 from zray.sched.loading import Kernels
 from zray.sched.local import ROW, Grant, LocalScheduler, Recall, Status
 from zray.sched.placing import GlobalScheduler, schedulers
-from zray.sched.resources import CPU_COLUMN, checked_units
+from zray.sched.resources import CPU_COLUMN, NODE_PREFIX, checked_units
 from zray.sched.spill import LINK_BYTES_S, PATIENCE_S, Ask, Offers, Place, Spill, Tell, TellNode, Unplace, WantLocal
 from zray.sched.view import ClusterView
 
@@ -77,7 +77,7 @@ class BottomUpScheduler:
     ) -> None:
         gossip_s, patience_s = max(gossip_s, TIMES_S_MIN), max(patience_s, TIMES_S_MIN)
         self.local, self.home, self.labels = local, home, dict(labels or {})
-        self.view = ClusterView(kernels)
+        self.view = ClusterView(kernels, NODE_PREFIX)
         self.view.add(home, local.total(), self.labels)
         self.placing = GlobalScheduler(self.view, home, tentative_s=TENTATIVE_PART * gossip_s)
         self.gossip = Gossip(home, self.view, gossip_s=gossip_s, seed=seed)

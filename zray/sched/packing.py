@@ -185,13 +185,8 @@ def _fits(view: ClusterView, row: int, bundle: Resources, what: str = "total") -
 
 
 def _dense(view: ClusterView, bundles: Sequence[Resources]) -> list[list[int]] | None:
-    dense = []
-    for bundle in bundles:
-        demand = view.index.demand(bundle)
-        if demand is None:
-            return None
-        dense.append(view.index.vector(demand))
-    return dense
+    demands = [view.demand(bundle) for bundle in bundles]  # all first: one may open a column
+    return None if None in demands else [view.index.vector(demand) for demand in demands if demand is not None]
 
 
 def _copy(rows: Any) -> list[list[int]]:

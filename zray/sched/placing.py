@@ -65,7 +65,7 @@ class GlobalScheduler:
             choices = policy.choices(self.view, strategy, self.view.row_of.get(origin, -1))
         except (ValueError, TypeError, KeyError) as error:
             return Placed([], [], count, Cause.INFEASIBLE, f"its demand or strategy is malformed: {error}")
-        wanted = self.view.index.demand(named)
+        wanted = self.view.demand(named)
         barred = tuple(barred)
         placed: dict[int, int] = {}
         feasible: Any = None  # the mask to queue on
@@ -99,7 +99,7 @@ class GlobalScheduler:
               avoid: Iterable[bytes] = ()) -> bool:
         """Would ``place`` place one now, as far as this view knows?"""
         self.expire(now)
-        wanted = self.view.index.demand(demand)
+        wanted = self.view.demand(demand)
         if wanted is None:
             return False
         try:

@@ -17,6 +17,7 @@ UNITS_MAX = 2**60
 AMOUNT_MAX = UNITS_MAX // UNIT
 
 CPU, GPU, MEMORY, OBJECT_STORE_MEMORY = "CPU", "GPU", "memory", "object_store_memory"
+NODE_PREFIX = "node:"  # node:<address> is 1 on that node, node:__internal_head__ on the first one
 IN_BYTES = (MEMORY, OBJECT_STORE_MEMORY)
 PREDEFINED = (CPU, GPU, MEMORY, OBJECT_STORE_MEMORY)
 CPU_COLUMN, GPU_COLUMN = 0, 1

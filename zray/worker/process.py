@@ -93,26 +93,35 @@ def take_on_environment(env: Mapping[str, str], assigned: Mapping[str, Any], con
         _set_variables(env, config)
     if "PYTHONPATH" in env:
         _put_on_path(os.environ["PYTHONPATH"], config)
-    threads = env_vars.threads_for(assigned.get("resources") or {})
-    os.environ.setdefault(env_vars.OMP, str(threads))
-    count = env_vars.blas_threads(os.environ)
-    if not started_under and count is not None and count != 1:  # the zygote's BLAS has one
-        from zray.worker import blas
-
-        blas.set_threads(count)
+    _limit_threads(env_vars.threads_for(assigned.get("resources") or {}), started_under)
     if node_has_gpus and "CUDA_VISIBLE_DEVICES" not in env:
         _show_gpus(assigned.get("gpu_ids") or ())
 
 
 def _set_variables(env: Mapping[str, str], config: Mapping[str, Any]) -> None:
     """What the fork of a running process can still take on."""
-    os.environ.update(config.get("threads") or {})
+    for name, value in (config.get("threads") or {}).items():
+        os.environ[name] = value
+    if not env:
+        return  # most workers: each page that they write to is one that they do not share
     os.environ.update(env_vars.expand(env, os.environ))
     if "TZ" in env or "TZDIR" in env:
         time.tzset()
     tempfile: Any = sys.modules.get("tempfile")
     if tempfile is not None:
         tempfile.tempdir = None  # TMPDIR and its like are looked at again
+
+
+def _limit_threads(threads: int, started_under: bool) -> None:
+    """OMP_NUM_THREADS is the CPUs of the lease unless somebody said something else; the BLAS that is loaded follows."""
+    said = env_vars.thread_names(os.environ)
+    if env_vars.OMP not in said:
+        os.environ[env_vars.OMP] = str(threads)
+    count = (env_vars.blas_threads(said) if said else None) or threads
+    if not started_under and count != 1:  # the zygote's BLAS has one
+        from zray.worker import blas
+
+        blas.set_threads(count)
 
 
 def _put_on_path(text: str, config: Mapping[str, Any]) -> None:

@@ -69,8 +69,8 @@ class Config:
     # What an owner remembers of finished tasks, to make results again that are lost with a node: arguments and a record
     # each, of at least 1 KiB: 64 MiB are some 50,000 results in the stores.  Without results there it costs nothing.
     lineage_bytes_max: int = 64 * 1024 * 1024
-    # A node unheard of for this long is declared dead, and must start anew if it was not (at once, when its endpoint
-    # refuses connections).
+    # A node unheard of for this long, whose process does not answer heartbeats either, is declared dead, and must start
+    # anew if it was not (at once, when its endpoint refuses connections).
     node_timeout_s: float = 3.0
     # Logs of ended sessions of this user stay, of so many of the newest, and for so long: a program that fails over a
     # weekend, run again and again.

@@ -42,6 +42,9 @@ EXIT_WAIT_S = 1.5  # for killed workers to be collected at the end; the kernel n
 LOG_LINES_A_MESSAGE = 1000
 PRESSURE_EVERY_S = 10.0  # the log says at most so often that the object store is under pressure
 LEASE_BITS = 40  # as JOB_BITS, for lease numbers
+# Above what else runs, where the system allows it (as root): three times the share of a CPU, of which a daemon needs
+# little, and that soon.
+DAEMON_PRIORITY = 5
 # Frames of one socket in one turn: heartbeats go out between turns.  A quarter of what core processes take, in which a
 # burst of workers that report took up to 0.1 s.
 DRAIN_FRAMES_MAX = 64
@@ -73,6 +76,7 @@ class Daemon:
         one_blas_thread()
         _import_shared()
         self.zygote = ZygoteLink.fork(self.soft_limit, os.path.join(session_dir, "logs", "node.log"))
+        linux.set_niceness(os.getpriority(os.PRIO_PROCESS, 0) - DAEMON_PRIORITY)
         self._compose(offered)
 
     def _compose(self, offered: Offer) -> None:

@@ -50,17 +50,27 @@ def name_process(name: str) -> None:
     _prctl(PR_SET_NAME, name.encode()[:15])
 
 
-def give_way(nice: int, oom_score: int) -> None:
-    """Let others have the CPU first, and let the kernel end this process before others when memory runs out.
+def set_niceness(nice: int) -> None:
+    """Of this process, where the system allows it (only root may lower it).
 
-    With autogroups a session's own niceness counts, and that of processes only within it.  What the system refuses is
-    left as it is (a container may; without privileges ten autogroups a second may change theirs).
+    With autogroups the niceness of a session counts, and that of processes only within it.  So the leader of a session
+    sets that too; without privileges ten sessions a second may.
     """
-    for path, value in (("/proc/self/autogroup", nice), ("/proc/self/oom_score_adj", oom_score)):
-        with contextlib.suppress(OSError), open(path, "wb", buffering=0) as file:
-            file.write(b"%d" % value)
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, nice)
+        if os.getsid(0) == os.getpid():
+            _write("/proc/self/autogroup", nice)
+
+
+def end_before_others(score: int) -> None:
+    """When memory runs out, the kernel ends this process before those with a lower score."""
+    with contextlib.suppress(OSError):
+        _write("/proc/self/oom_score_adj", score)
+
+
+def _write(path: str, value: int) -> None:
+    with open(path, "wb", buffering=0) as file:
+        file.write(b"%d" % value)
 
 
 def start_time(pid: int) -> int:

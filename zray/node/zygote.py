@@ -44,8 +44,9 @@ IMPORTS = ("zray.core.joining", "zray.worker.actors", "zray.worker.main", "cloud
            "asyncio", "numpy", "numpy.random")
 BLAS_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 SAVED_BLAS = "ZRAY_SAVED_BLAS"  # the user's values of the above, as JSON, for workers to restore
-# Workers give way to daemons and drivers, which keep them at work: on a starved machine heartbeats come first.
-WORKER_NICE = 10
+# More than the daemon's niceness: half its share of a CPU.  They give way to it, and it keeps them at work.  More would
+# starve workers beside whatever else runs: at 10 an owner of 500 tasks got a hundredth of a CPU on a crowded machine.
+WORKER_NICE = 3
 WORKER_OOM_SCORE = 500  # of 1000: when memory runs out, a worker ends before its daemon, whose end is that of all
 LENGTH = struct.Struct("<I")
 
@@ -275,7 +276,8 @@ class Zygote:
         code = 1
         try:
             os.setsid()
-            linux.give_way(WORKER_NICE, WORKER_OOM_SCORE)
+            linux.set_niceness(max(0, os.getpriority(os.PRIO_PROCESS, 0)) + WORKER_NICE)
+            linux.end_before_others(WORKER_OOM_SCORE)
             _redirect(spec)
             for number in (signal.SIGTERM, signal.SIGCHLD, signal.SIGHUP):
                 signal.signal(number, signal.SIG_DFL)

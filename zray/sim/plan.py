@@ -40,6 +40,7 @@ class Plan:
     groups: bool = False  # placement groups
     opens: bool = False  # drivers keep references out of values, and pass those on too: other processes own them
     bound: bool = False  # hard affinities, also to nodes that are gone
+    storm: int = 0  # placement groups that each of some tasks creates, uses and removes
 
     @classmethod
     def random(cls, seed: int) -> Plan:
@@ -58,4 +59,5 @@ class Plan:
             kills=random.choice((0, 0, 1, 3, 6)), driver_deaths=random.random() < 0.2, cancels=random.random() < 0.4,
             actors=random.random() < (0.7 if one else 0.9), burst=random.choice((0,) * 14 + (60, 200)),
             node_faults=tuple(random.choice(NODE_FAULTS) for _ in range(random.randint(0, 4))) if not one else (),
-            detached=random.random() < 0.4, groups=random.random() < 0.3, opens=random.random() < 0.3)
+            detached=random.random() < 0.4, groups=random.random() < 0.3, opens=random.random() < 0.3,
+            storm=random.choice((0, 0, 1, 2, 4)))

@@ -113,15 +113,16 @@ def test_an_ended_job_without_actors_is_dropped_at_once(node):
 def test_the_home_of_the_last_actor_of_an_ended_job_tells_the_others(node):
     actor = b"actor" + bytes(11)
     node.say(b"driver00", m.CreateActor(actor, spec(name="a", namespace="n", detached=True, max_restarts=0), 0))
-    worker = node.bring_up() and node.machine.actors.actors[actor].worker or node.machine.actors.actors[actor].worker
+    node.bring_up()
+    worker = node.machine.actors.actors[actor].worker
     node.say(b"driver00", m.Goodbye(""))
     assert not node.dropped
     node.say(HOME, m.Relay(HOME[:4] + b"dr02", m.KillActor.CODE, list(m.KillActor(actor, True, False, "by a test"))))
     node.sent.clear()
     node.die(worker)
     [job] = node.dropped
-    end = m.JobEnd(job, "its last actor has ended", True)
-    assert [peer for peer, said in node.sent if said == end] == [HOME, THIRD]
+    last = m.JobEnd(job, "its last actor has ended", True)
+    assert [peer for peer, said in node.sent if said == last] == [HOME, THIRD]
 
 
 def test_what_an_owner_on_another_node_has_here_outlives_the_driver(node):

@@ -412,7 +412,7 @@ class Spill:
         entry.unplaced -= count
         share.queued = queued if not share.want else share.queued or queued
         share.want += count
-        if not queued:
+        if not queued and not entry.lane.prefers:
             share.until = now + self.patience_s
             self._patience.append((share.until, entry, node))
         self._dirty[entry, node] = None

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from zray.connection import current
 from zray.options import TASK_OPTIONS
+from zray.plain_numbers import plain
 
 if TYPE_CHECKING:
     from zray.node.launch import NodeHandle
@@ -81,6 +82,7 @@ class ClusterContext(Mapping[str, Any]):
 
 def init(address: str | None = None, **options: Any) -> ClusterContext:
     """See :func:`zray.api.init`."""
+    options = {name: plain(value) for name, value in options.items()}
     _check(address, options)
     if current() is not None:
         if options.get("ignore_reinit_error"):

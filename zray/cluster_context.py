@@ -125,7 +125,8 @@ def _environment(name: str) -> str | None:
 def _init_local(options: dict[str, Any]) -> ClusterContext:
     from zray.local_mode import LocalRuntime
 
-    return _context(LocalRuntime(*(options.get(name) for name in ("num_cpus", "num_gpus", "resources", "namespace"))))
+    given = ("num_cpus", "num_gpus", "resources", "namespace", "runtime_env")
+    return _context(LocalRuntime(*(options.get(name) for name in given)))
 
 
 def _init_cluster(address: str | None, options: dict[str, Any]) -> ClusterContext:

@@ -124,9 +124,9 @@ def test_a_cancelled_call_of_an_async_actor_says_so():
 @pytest.mark.parametrize("how", ["sys.exit", "exit_actor"])
 def test_an_actor_that_exits_is_dead(how):
     actor = Async.remote()
-    for call in (actor.leave.remote(how), actor.double.remote(1)):
+    for call in (lambda: actor.leave.remote(how), lambda: actor.double.remote(1)):
         with pytest.raises(exceptions.ActorDiedError):
-            ray.get(call, timeout=30)
+            ray.get(call(), timeout=30)
 
 
 def test_a_task_that_exits_is_tried_again_and_then_a_crash(tmp_path):

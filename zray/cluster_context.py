@@ -18,6 +18,7 @@ from zray.connection import current
 from zray.config import Config
 from zray.errors import did_you_mean
 from zray.options import TASK_OPTIONS
+from zray.plain_numbers import plain
 
 if TYPE_CHECKING:
     from zray.node.launch import NodeHandle
@@ -87,7 +88,7 @@ class ClusterContext(Mapping[str, Any]):
 
 def init(address: str | None = None, **options: Any) -> ClusterContext:
     """See :func:`zray.api.init`."""
-    options = _with_runtime_env(options)
+    options = _with_runtime_env({name: plain(value) for name, value in options.items()})
     _check(address, options)
     if current() is not None:
         if options.get("ignore_reinit_error"):
@@ -164,7 +165,8 @@ def _with_runtime_env(options: dict[str, Any]) -> dict[str, Any]:
 def _init_local(options: dict[str, Any]) -> ClusterContext:
     from zray.local_mode import LocalRuntime
 
-    return _context(LocalRuntime(*(options.get(name) for name in ("num_cpus", "num_gpus", "resources", "namespace"))))
+    given = ("num_cpus", "num_gpus", "resources", "namespace", "runtime_env")
+    return _context(LocalRuntime(*(options.get(name) for name in given)))
 
 
 def _init_cluster(address: str | None, options: dict[str, Any]) -> ClusterContext:

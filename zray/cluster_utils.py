@@ -22,6 +22,7 @@ from typing import Any
 from zray.errors import did_you_mean
 from zray.node import launch
 from zray.node.launch import NodeHandle, NodeOptions
+from zray.plain_numbers import plain
 
 WAIT_S = 30.0
 _POLL_S = 0.02
@@ -98,6 +99,7 @@ class Cluster:
 
     def add_nodes(self, several: list[dict[str, Any]]) -> list[ClusterNode]:
         """Start several at once; each as for :meth:`add_node`."""
+        several = [plain(args) for args in several]
         nodes: list[ClusterNode] = []
         if self.head_node is None and several:
             self.head_node = ClusterNode(launch.start_node(_options(several[0], head=True)))

@@ -10,6 +10,8 @@ import os
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from zray.plain_numbers import plain
+
 
 @dataclass(slots=True)
 class Config:
@@ -98,7 +100,7 @@ class Config:
                 chosen[field.name] = _parse(field.name, str(field.type), text)
         for name, value in (overrides or {}).items():
             if name in cls.__dataclass_fields__:
-                chosen[name] = value
+                chosen[name] = plain(value)
         return cls(**chosen)
 
     def as_dict(self) -> dict[str, Any]:

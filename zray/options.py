@@ -12,6 +12,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 from zray import env_vars
 from zray.errors import did_you_mean
+from zray.plain_numbers import plain
 from zray.sched.resources import units
 
 STREAMING = -1
@@ -191,14 +192,17 @@ METHOD_OPTIONS: dict[str, Option] = {
 }
 
 
-def check_options(raw: dict[str, Any], table: dict[str, Option], what: str) -> None:
-    """Names, types and ranges; ValueError or TypeError saying what is wrong and what is valid."""
+def check_options(raw: dict[str, Any], table: dict[str, Option], what: str) -> dict[str, Any]:
+    """``raw`` with plain numbers; ValueError or TypeError saying what is wrong in names, types or ranges."""
+    checked = {}
     for name, value in raw.items():
         option = table.get(name)
         if option is None:
             raise ValueError(f"Invalid option keyword {name} for {what}{did_you_mean(name, table)}. "
                              f"Valid ones are {sorted(table)}.")
-        option.validate(name, value)
+        checked[name] = plain(value)
+        option.validate(name, checked[name])
+    return checked
 
 
 # ---------------------------------------------------------------- scheduling strategies
@@ -261,13 +265,12 @@ class _Options:
     @classmethod
     def build(cls, raw: dict[str, Any] | None = None) -> Self:
         """From keywords as a user wrote them."""
-        raw = raw or {}
-        check_options(raw, cls.TABLE, cls.WHAT)
+        raw = check_options(raw or {}, cls.TABLE, cls.WHAT)
         return cls(raw)
 
     def merged(self, **updates: Any) -> Self:
         """These options with some replaced, as ``.options(...)`` does it."""
-        check_options(updates, self.TABLE, self.WHAT)
+        updates = check_options(updates, self.TABLE, self.WHAT)
         return type(self)({**self.raw, **updates})
 
     def get(self, name: str) -> Any:
@@ -360,14 +363,14 @@ class TaskOptions(_Options):
     @classmethod
     def for_function(cls, raw: dict[str, Any], is_generator: bool) -> TaskOptions:
         """Like ``build``; a generator function streams unless num_returns says otherwise."""
-        check_options(raw, cls.TABLE, cls.WHAT)
+        raw = check_options(raw, cls.TABLE, cls.WHAT)
         check_returns(raw, is_generator)
         return cls({**raw, "_is_generator": True} if is_generator else raw)
 
     def merged(self, **updates: Any) -> TaskOptions:
         if updates.get("max_calls") is not None:
             raise ValueError("Setting 'max_calls' is not supported in '.options()'.")
-        check_options(updates, self.TABLE, self.WHAT)
+        updates = check_options(updates, self.TABLE, self.WHAT)
         check_returns(updates, bool(self.raw.get("_is_generator")))
         return TaskOptions({**self.raw, **updates})
 
@@ -411,15 +414,14 @@ class ActorOptions(_Options):
 
     @classmethod
     def build(cls, raw: dict[str, Any] | None = None) -> ActorOptions:
-        raw = raw or {}
-        check_options(raw, cls.TABLE, cls.WHAT)
+        raw = check_options(raw or {}, cls.TABLE, cls.WHAT)
         _check_actor(raw)
         return cls(raw)
 
     def merged(self, **updates: Any) -> ActorOptions:
         if updates.get("concurrency_groups") is not None:
             raise ValueError("Setting 'concurrency_groups' is not supported in '.options()'.")
-        check_options(updates, self.TABLE, self.WHAT)
+        updates = check_options(updates, self.TABLE, self.WHAT)
         raw = {**self.raw, **updates}
         _check_actor(raw)
         return ActorOptions(raw)
@@ -463,6 +465,6 @@ class CallOptions(_Options):
 
     @classmethod
     def for_method(cls, raw: dict[str, Any], is_generator: bool) -> CallOptions:
-        check_options(raw, cls.TABLE, cls.WHAT)
+        raw = check_options(raw, cls.TABLE, cls.WHAT)
         check_returns(raw, is_generator)
         return cls({**raw, "_is_generator": True} if is_generator else raw)

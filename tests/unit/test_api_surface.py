@@ -355,3 +355,81 @@ def test_inspect_serializability(capsys):
     good, culprits = ray.util.inspect_serializability({"a": [threading.Lock()]}, name="config")
     assert not good and [c.path for c in culprits] == ["['a'][0]"]
     assert "config -> ['a'][0] (a _thread.lock)" in capsys.readouterr().out
+
+
+@ray.remote
+class Table(dict):
+    LIMIT = 3
+    made = 0
+
+    def __init__(self, rows=()):
+        super().__init__(rows)
+        Table.made += 1
+
+    def __repr__(self):
+        return "a table"
+
+    def __eq__(self, other):
+        return "equal"
+
+    __hash__ = dict.__hash__
+
+    @classmethod
+    def of(cls, key):
+        return cls({key: cls.LIMIT})
+
+    @property
+    def first(self):
+        return next(iter(self))
+
+
+def test_an_actor_class_has_the_attributes_of_its_class(local):
+    before = Table.made
+    assert Table.LIMIT == 3 and isinstance(Table.first, property)
+    plain = Table.of("a")
+    assert type(plain).__name__ == "Table" and dict(plain) == {"a": 3} and Table.made == before + 1
+    Table.LIMIT += 1
+    Table.added = []
+    assert Table.of("b")["b"] == 4 and Table.options(num_cpus=1).added is Table.added
+    del Table.added
+    assert not hasattr(Table, "added") and {"of", "LIMIT", "options", "remote"} <= set(dir(Table))
+    with pytest.raises(AttributeError, match=r"Counter.inc is a method of the actor: create an actor"):
+        Counter.inc  # noqa: B018
+
+
+def test_setting_an_attribute_pickles_the_class_again():
+    @ray.remote
+    class Settings:
+        limit = 1
+
+    one = Settings._zray.definition()
+    assert Settings._zray.definition() is one
+    Settings.limit = 2
+    _, blob = Settings._zray.definition()
+    assert cloudpickle.loads(blob).limit == 2
+
+
+def test_special_methods_are_methods_and_those_of_handles_stay_theirs(local):
+    table = Table.remote({"a": 1})
+    assert ray.get(table.__len__.remote()) == 1
+    ray.get(table.__setitem__.remote("b", 2))
+    assert ray.get([table.__getitem__.remote("b"), table.__contains__.remote("c")]) == [2, False]
+    assert ray.get([table.__repr__.remote(), table.__eq__.remote(1)]) == ["a table", "equal"]
+    assert table == table and hash(table) == hash(pickle.loads(pickle.dumps(table)))
+    assert repr(table).startswith("Actor(Table, ") and f"{table}" == str(table) == repr(table)
+
+
+def test_dir_of_a_handle_is_its_methods_and_those_of_every_actor(local):
+    counter = Counter.remote()
+    assert sorted(dir(counter)) == sorted(["inc", "fail", "both", "count", "leave", "me", "double", "__init__",
+                                           "__ray_ready__", "__ray_call__", "__ray_terminate__"])
+
+
+def test_remote_with_options_in_one_call(local):
+    assert ray.get(add._remote(args=[1], kwargs={"y": 2}, num_cpus=2)) == 3
+    assert ray.get(add._remote((1,), {"y": 5})) == 6
+    counter = Counter._remote(args=[5], num_cpus=1)
+    assert ray.get(counter.both._remote()) == [5, -5]
+    assert ray.get(counter.inc._remote([2], {}, name="later")) == 7
+    with pytest.raises(ValueError, match="Invalid option keyword num_cpu "):
+        add._remote(args=[1], num_cpu=2)

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2] / "zray"
 
-GROUND = ["ids", "errors", "causes", "config", "os_linux", "env_vars", "frames", "sources"]
+GROUND = ["ids", "errors", "causes", "config", "os_linux", "env_vars", "frames", "plain_numbers", "sources"]
 WORDS = ["messages", "codec", "serialization", "pickler", "pickled_caches", "unpicklable", "signatures"]
 MACHINES = ["owner", "sched", "store", "gcs", "transport"]
 COMPOSITION = ["core", "node", "worker"]
@@ -22,7 +22,8 @@ MAY_IMPORT: dict[str, list[str]] = {
     "ids": [],
     "errors": [],
     "causes": [],
-    "config": [],
+    "config": ["plain_numbers"],
+    "plain_numbers": [],
     "os_linux": [],
     "env_vars": [],
     "frames": [],

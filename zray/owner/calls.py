@@ -377,8 +377,8 @@ class ActorCalls:
         if failure is None:
             reason = f"The actor is restarting ({link.cause.get('reason') or 'its process ended'})"
             failure = [FAILED, "actor_unavailable", self._detail(link) | {"reason": reason}]
-            link.queue.extend(task for task in queue if task.retries != 0 or task.missing)
-            queue = deque(task for task in queue if task.retries == 0 and not task.missing)
+            link.queue.extend(task for task in queue if _waits_for_restart(task))
+            queue = deque(task for task in queue if not _waits_for_restart(task))
         for task in queue:
             if task.state != DONE:
                 self._fail(link, task, failure)
@@ -459,6 +459,11 @@ class ActorCalls:
             leaving = sum(len(calls) for other, calls, _ in self.leaving.values() if other is link)
             if not link.any_order:
                 assert link.unfinished == len(queued) + len(link.inflight) + leaving, "a call is counted wrongly"
+
+
+def _waits_for_restart(task: Task) -> bool:
+    """It has retries, is on its last one, or would wait for an argument anyway."""
+    return task.retries != 0 or task.attempt > 0 or task.missing > 0
 
 
 class _Answering:

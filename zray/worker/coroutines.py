@@ -46,6 +46,7 @@ class Coroutines:
         self._done: asyncio.Event | None = None
         self._awake = False
         self._answered = False  # since the last round
+        self._ending = False
 
     # ------------------------------------------------------------ the main thread
 
@@ -57,6 +58,7 @@ class Coroutines:
         except SystemExit as error:  # of a task that user code made: asyncio lets it out
             self.host.end_by(error, f"an asyncio task of {self.host.class_name}")
         finally:
+            self._ending = True
             pending = asyncio.all_tasks(self.loop)
             for task in pending:
                 task.cancel()
@@ -147,6 +149,8 @@ class Coroutines:
         try:
             value = await stepping(rt.context, self._fields(lease, task, name), self._body(lease, task, name, borrowed))
         except asyncio.CancelledError:
+            if self._ending:
+                return None  # nobody cancelled it: its caller learns how the actor ended
             value = invoke.cancelled(task, name)
         except (SystemExit, AsyncioActorExit) as error:
             self.host.end_by(error, name)

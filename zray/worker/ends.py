@@ -64,6 +64,7 @@ def _end_instance(host: Any) -> weakref.ref[Any] | None:
         left = None
     del instance, shutdown
     host.forget_instance()
+    _flush_files()  # the collector may close the parts of a file in a cycle in the wrong order
     gc.collect()
     return left
 
@@ -75,9 +76,12 @@ def _guarded(function: Any, *args: Any) -> None:
         traceback.print_exc()
 
 
+_FILES = (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)
+
+
 def _flush_files() -> None:
     for found in gc.get_objects():
-        if isinstance(found, (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)):
+        if issubclass(type(found), _FILES):  # not isinstance: proxies of user code answer for what is gone
             try:
                 if not found.closed and found.writable():
                     found.flush()

@@ -15,11 +15,13 @@ except ImportError:  # the core installs without it
     print("the zray command needs click: pip install 'zray[default]' (zray-node works without)", file=sys.stderr)
     sys.exit(1)
 
+from zray.causes import Cause
 from zray.errors import did_you_mean
 from zray.node import ask as ask_module, join_secret, launch, session as sessions
 from zray.node.options import ADDRESS_HELP, NEW_CLUSTER_HELP, BadOption, json_map
 
 CELL_MAX = 64  # characters of a table's cell, but for its last column
+EXPLAIN_S = 2.0  # other processes are asked so long why something waits
 FORMATS = ("default", "table", "json", "yaml")
 # What a table shows without --detail.
 COLUMNS = {
@@ -329,7 +331,7 @@ def list_(what: str, filters: tuple[str, ...], limit: int, detail: bool, address
     else:
         rows = ask(address, what)[what]
     rows = _filtered(what, list(rows), filters)
-    if len(rows) > limit:
+    if len(rows) > limit and form in ("default", "table"):
         click.echo(f"the first {limit} of {len(rows)}; --limit shows more", err=True)
     rows = rows[:limit]
     if what in COLUMNS and not detail and form in ("default", "table"):
@@ -425,8 +427,6 @@ def timeline(output: str, address: str) -> None:
 @with_format
 def explain(actor: str | None, address: str, form: str) -> None:
     """Why an actor (by id) or everything that waits does: for a worker, for its turn in an actor, in get or wait."""
-    from zray.causes import Cause
-
     asker = Asker(address)
     try:
         if actor is not None:
@@ -450,8 +450,6 @@ def explain(actor: str | None, address: str, form: str) -> None:
 
 
 def _waiting_lines(found: dict[str, Any]) -> list[str]:
-    from zray.causes import Cause
-
     lines = []
     for row in found["waiting"]:
         what = f"actor {row['name']}" if row["actor"] else f"{row['want']} x {row['name']}()"
@@ -465,14 +463,14 @@ def _waiting_lines(found: dict[str, Any]) -> list[str]:
 
 def _blocked_lines(asker: Asker, row: dict[str, Any]) -> list[str]:
     """A task that waits in get or wait, in the words of its worker."""
-    from zray.core.explaining import sentences
+    from zray.core.explaining import Asking, sentence
 
-    socket = f"w-{row['worker']}.sock"
-    here = os.path.exists(os.path.join(asker.handle.session_dir, socket))  # else it is of another node
-    answer = asker.ask_process(socket, bytes.fromhex(row["task_id"])) if here else None
-    inner = [] if answer is None or not answer.found else answer.found[0][2].get("because") or []
+    task = bytes.fromhex(row["task_id"])
+    about = {"task": row["task_id"], "name": row["name"], "ask": [bytes.fromhex(row["worker"]), task, ""]}
+    found: list[Any] = [[task, Cause.RUNNING, about]]
+    Asking(asker, EXPLAIN_S).follow(found)
     return [f"{row['name']}() of job {row['job']}, pid {row['pid']}, waits in get or wait",
-            *sentences(inner, indent="  ")]
+            *(sentence(oid, cause, about, "  ") for oid, cause, about in found[0][2].get("because", ()))]
 
 
 @main.command()

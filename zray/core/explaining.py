@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from zray import ids
 from zray.causes import Cause
@@ -132,6 +132,14 @@ class StreamRecord:
 # ---------------------------------------------------------------- asking other processes
 
 
+class Asker(Protocol):
+    """A Runtime, or the connection of a command."""
+
+    def ask_why(self, peer: bytes, what: bytes, endpoint: str, deadline: float) -> tuple[str, list[Reason]]: ...
+
+    def ask_of_actor(self, actor: bytes, deadline: float) -> int | None: ...
+
+
 class Asking:
     """Follows reasons through the processes that know more: owners, workers that run or queue a task, the node.
 
@@ -139,8 +147,8 @@ class Asking:
     closes a circle: a deadlock.
     """
 
-    def __init__(self, runtime: Runtime, budget_s: float):
-        self.runtime = runtime
+    def __init__(self, asker: Asker, budget_s: float):
+        self.asker = asker
         self.deadline = time.monotonic() + budget_s
         self.left = ASKED_MAX
 
@@ -163,12 +171,12 @@ class Asking:
             return
         self.left -= 1
         if place is None:
-            cause = self.runtime.ask_of_actor(actor, self.deadline)
-            if cause in (Cause.CONSTRUCTING, Cause.INFEASIBLE):
-                reason[1] = cause if cause is Cause.CONSTRUCTING else reason[1]
+            cause = self.asker.ask_of_actor(actor, self.deadline)
+            if cause == Cause.CONSTRUCTING:
+                reason[1] = Cause.CONSTRUCTING
             return
         peer, what, endpoint = place
-        text, found = self.runtime.ask_why(peer, what, endpoint, self.deadline)
+        text, found = self.asker.ask_why(peer, what, endpoint, self.deadline)
         found = [each for each in found if _is_reason(each)]
         if not found:
             about["says"] = text
@@ -217,11 +225,6 @@ def sentence(oid: bytes, cause: Cause, about: dict[str, Any], indent: str = "") 
     for oid, cause, about in inner:
         text += "\n" + sentence(oid, cause, about, indent + "  ")
     return text
-
-
-def sentences(found: list[Reason], indent: str = "") -> list[str]:
-    """Reasons that another process sent, in words."""
-    return [sentence(oid, cause, about, indent) for oid, cause, about in filter(_is_reason, found)]
 
 
 def _facts(about: dict[str, Any]) -> list[str]:

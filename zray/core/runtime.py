@@ -495,10 +495,10 @@ class Runtime:
                 self._requests.pop(number, None)
         return (reply.message.text, reply.message.found) if reply.message is not None else ("", [])
 
-    def ask_of_actor(self, actor: bytes, deadline: float) -> Cause | None:
-        """Why an actor is not up, by the node's word."""
+    def ask_of_actor(self, actor: bytes, deadline: float) -> int | None:
+        """Why an actor is not up, by the node's word: a Cause."""
         answer = self._answer(lambda n: m.NodeQuery(n, "explain", {"actor": actor}), deadline - time.monotonic())
-        return Cause(answer.answer["cause"]) if answer is not None and "cause" in answer.answer else None
+        return answer.answer.get("cause") if answer is not None else None
 
     def _on_why(self, peer: bytes, message: m.Why) -> None:
         """From a process that waits for an object of ours, or for a task that is here; or from ``zray stack``."""

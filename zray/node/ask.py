@@ -69,6 +69,17 @@ class Asker:
         self.mesh.disconnect(peer)
         return found  # type: ignore[no-any-return]
 
+    def ask_why(self, peer: bytes, what: bytes, endpoint: str, deadline: float) -> tuple[str, list[Any]]:
+        """What a process of this node knows about a wait, as zray.core.explaining.Asking wants it."""
+        for socket in (f"w-{peer.hex()}.sock", f"d-{peer.hex()}.sock"):
+            if os.path.exists(os.path.join(self.handle.session_dir, socket)):
+                answer = self.ask_process(socket, what)
+                return (answer.text, answer.found) if answer is not None else ("", [])
+        return "", []
+
+    def ask_of_actor(self, actor: bytes, deadline: float) -> int | None:
+        return self.ask("explain", actor=actor).get("cause")
+
     def close(self) -> None:
         self._send(Bye("the command is done"))
         self.mesh.close(100)

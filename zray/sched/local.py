@@ -533,8 +533,8 @@ class LocalScheduler:
         for number, lease in self.leases.items():
             if any(used == column for used, _ in lease.using):
                 entry = lease.entry
-                nameless = "an actor" if entry.token is not None else f"job {entry.job}"
-                who = running.get(number) or entry.name or nameless
+                other = "an actor" if entry.token is not None else f"job {entry.job}"
+                who = running.get(number) or entry.name or other
                 users[who] = users.get(who, 0) + 1
         most = sorted(users.items(), key=lambda use: (-use[1], use[0]))[:USERS_SHOWN]
         shown = ", ".join(f"{who} ({count})" for who, count in most) or "nobody"

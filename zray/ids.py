@@ -88,6 +88,17 @@ def return_id(task: bytes, index: int) -> bytes:
     return task + index.to_bytes(4, "little")
 
 
+def short(identifier: bytes) -> str:
+    """A task's or object's id for people: digits of its parent's hash, the task's number among those of this parent,
+    and which of its objects (``.2`` a return, ``.put1`` a put), but for the first return."""
+    text = identifier[JOB_SIZE:JOB_SIZE + 4].hex()
+    text += f":{int.from_bytes(identifier[PREFIX_SIZE:TASK_SIZE], 'little')}"
+    index = int.from_bytes(identifier[TASK_SIZE:], "little")
+    if index & PUT_FLAG:
+        return f"{text}.put{index ^ PUT_FLAG}"
+    return text if index < 2 else f"{text}.{index}"
+
+
 def actor_id(prefix: bytes, counter: int) -> bytes:
     """ActorId made by the task attempt that owns ``prefix``: job | hash | counter."""
     digest = blake2b(prefix + counter.to_bytes(8, "little"), digest_size=ACTOR_SIZE - JOB_SIZE).digest()
@@ -194,11 +205,18 @@ class ObjectID(BaseID):
         return TaskID(self._raw[:TASK_SIZE])
 
 
-class NodeID(BaseID):
+class UniqueID(BaseID):
+    """An id of anything, as ``UniqueID.from_random()`` makes one."""
+
     SIZE = NODE_SIZE
     __slots__ = ()
 
 
-class WorkerID(BaseID):
+class NodeID(UniqueID):
+    SIZE = NODE_SIZE
+    __slots__ = ()
+
+
+class WorkerID(UniqueID):
     SIZE = WORKER_SIZE
     __slots__ = ()

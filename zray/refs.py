@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from zray import ids, serialization
@@ -16,6 +16,8 @@ from zray import ids, serialization
 if TYPE_CHECKING:
     import asyncio
     import concurrent.futures
+
+__tracebackhide__ = True  # pytest leaves these frames out of its reports
 
 T = TypeVar("T")
 
@@ -102,7 +104,7 @@ class ObjectRef(Generic[T]):
 
         return asyncio.wrap_future(self.future())
 
-    def __await__(self) -> Iterator[Any]:
+    def __await__(self) -> Generator[Any, None, T]:
         return _runtime().awaitable(self).__await__()
 
     def __eq__(self, other: object) -> bool:

@@ -25,6 +25,7 @@ from collections.abc import Callable, Sequence
 from pickle import PickleBuffer
 from typing import Any
 
+from zray import frames
 from zray.errors import RayTaskError, TaskErrorRecord, load_error
 
 __all__ = [
@@ -391,15 +392,13 @@ def load_function(blob: bytes | memoryview) -> Callable | type:
 # ---------------------------------------------------------------- errors
 
 
-
-
-def dump_error(error: BaseException, function_name: str, ip: str = "127.0.0.1", hide_frames: int = 0) -> bytes:
+def dump_error(error: BaseException, function_name: str, ip: str = "127.0.0.1") -> bytes:
     """The ``task_error`` detail for an exception of user code; never fails.
 
-    ``hide_frames`` outermost frames (the executor's own) are left out of the traceback.  An error that already is a
-    RayTaskError (a task it waited for failed) keeps the original cause, so ``except`` clauses go on working.
+    An error that already is a RayTaskError (a task it waited for failed) keeps the original cause, so ``except``
+    clauses go on working.
     """
-    text = _format(error, hide_frames)
+    text = _format(error)
     cause: BaseException | None = error
     if isinstance(error, RayTaskError):
         cause = error.cause
@@ -408,28 +407,18 @@ def dump_error(error: BaseException, function_name: str, ip: str = "127.0.0.1", 
 
 
 def _dump_cause(cause: BaseException) -> tuple[bytes | None, str]:
-    from zray.pickler import exception_dumps
-
     context = _context
     outer, context.refs = context.refs, None
     try:
-        return exception_dumps(cause), ""
+        return _cloud_dumps(cause, None), ""
     except Exception as error:  # see dumps; the text goes without it
         return None, f"it cannot be pickled: {type(error).__name__}: {error}"
     finally:
         context.refs = outer
 
 
-def _format(error: BaseException, hide_frames: int) -> str:
-    import traceback  # 4 ms, for a process that has nothing to report yet
-
-    trace = error.__traceback__
-    for _ in range(hide_frames):
-        if trace is not None and trace.tb_next is not None:
-            trace = trace.tb_next
+def _format(error: BaseException) -> str:
     try:
-        return "".join(traceback.format_exception(type(error), error, trace))
+        return frames.format_error(error, error.__traceback__)
     except Exception as broken:  # a __str__ or __repr__ of the user's that raises
         return f"{type(error).__qualname__} (its text cannot be shown: {type(broken).__name__}: {broken})"
-
-

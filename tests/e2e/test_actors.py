@@ -211,6 +211,18 @@ def test_get_actor_of_an_unknown_name_is_a_value_error():
         ray.get_actor("nobody")
 
 
+@pytest.mark.zray_only
+def test_get_actor_says_in_which_namespace_the_name_is_or_what_was_meant():
+    there = make_counter().options(name="over there", namespace="elsewhere").remote()
+    here = make_counter().options(name="over here").remote()
+    ray.get([there.add.remote(), here.add.remote()])
+    with pytest.raises(ValueError, match="it is in the namespace 'elsewhere'"):
+        ray.get_actor("over there")
+    assert ray.get(ray.get_actor("over there", namespace="elsewhere").add.remote()) == 2
+    with pytest.raises(ValueError, match="did you mean 'over here'?"):
+        ray.get_actor("over her")
+
+
 def test_get_if_exists_returns_the_same_actor():
     options = {"name": "single", "get_if_exists": True}
     one = make_counter().options(**options).remote()

@@ -12,8 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2] / "zray"
 
-GROUND = ["ids", "errors", "causes", "config", "os_linux"]
-WORDS = ["messages", "codec", "serialization", "pickler", "unpicklable", "signatures"]
+GROUND = ["ids", "errors", "causes", "config", "os_linux", "env_vars", "frames", "plain_numbers", "sources"]
+WORDS = ["messages", "codec", "serialization", "pickler", "pickled_caches", "unpicklable", "signatures"]
 MACHINES = ["owner", "sched", "store", "gcs", "transport"]
 COMPOSITION = ["core", "node", "worker"]
 
@@ -22,12 +22,17 @@ MAY_IMPORT: dict[str, list[str]] = {
     "ids": [],
     "errors": [],
     "causes": [],
-    "config": [],
+    "config": ["plain_numbers"],
+    "plain_numbers": [],
     "os_linux": [],
+    "env_vars": [],
+    "frames": [],
+    "sources": [],
     "messages": [*GROUND],
     "codec": [*GROUND, "messages"],
     "serialization": [*GROUND, "pickler", "unpicklable"],
-    "pickler": [*GROUND, "serialization", "unpicklable"],
+    "pickler": [*GROUND, "serialization", "pickled_caches", "unpicklable"],
+    "pickled_caches": [],
     "unpicklable": [*GROUND, "serialization", "pickler"],
     "signatures": [],
     "owner": [*GROUND, *WORDS],

@@ -6,7 +6,7 @@ import pytest
 
 from zray import messages as m
 from zray.config import Config
-from zray.node.effects import EndJob, Kill, Send, Spawn
+from zray.node.effects import DropJob, EndJob, Kill, Send, Spawn
 from zray.node.machine import Death, NodeMachine
 from zray.sched.local import LocalScheduler
 
@@ -22,6 +22,7 @@ class Names:
         self.actors = {}
         self.groups = {}
         self.ended_jobs = set()
+        self.used_jobs = set()  # by actors whose home is elsewhere
 
     def claim(self, namespace, name, actor, then):
         then(self.names.setdefault((namespace, name), actor))
@@ -50,6 +51,9 @@ class Names:
 
     def job_ended(self, job, then):
         then(job in self.ended_jobs)
+
+    def job_is_used(self, job, but_home, then):
+        then(job in self.used_jobs)
 
     def claim_group(self, namespace, name, group, then):
         then(self.names.setdefault(("group", namespace, name), group))
@@ -81,6 +85,7 @@ class Node:
         self.names = Names()
         self.killed = []
         self.sent = []
+        self.dropped = []  # jobs whose objects and functions are gone
         self.ended = []
         self.spawned = []
         self.machine = NodeMachine(
@@ -108,6 +113,8 @@ class Node:
                 self.killed.append(effect.incarnation)
             elif isinstance(effect, EndJob):
                 self.ended.append(effect)
+            elif isinstance(effect, DropJob):
+                self.dropped.append(effect.job)
         self.machine.check()
         self.sent += sent
         return sent

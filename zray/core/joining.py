@@ -48,6 +48,7 @@ def for_driver(*, session_dir: str, node: bytes, node_endpoint: str, config: dic
     runtime.witness = Witness(answer.node["pid"], os.path.join(session_dir, "logs", "node.log"))
     runtime.node_info = answer.node
     runtime.namespace = config["namespace"]
+    runtime.env = config.get("env") or {}
     runtime.config = Config.load({**answer.settings, **overrides})
     _attach_store(runtime, answer.store)
     _install(runtime)

@@ -18,6 +18,8 @@ from zray.serialization import NONE, Serialized, loads
 if TYPE_CHECKING:
     from zray.core.runtime import Runtime
 
+__tracebackhide__ = True  # pytest leaves these frames out of its reports
+
 
 class NotReady(Exception):
     """The value that a record had is lost, and the object is pending again: wait for it as for any."""
@@ -117,6 +119,7 @@ class Values:
         if kind == STORED:
             return loads(self._read(value, record))
         if kind == FAILED:
+            self.rt.refs.unhandled.seen(value)
             raise self.error(value)
         if kind == CARRYING:
             return self.load_wire(value[1])

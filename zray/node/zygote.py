@@ -5,8 +5,11 @@ thread, cloudpickle, zray.worker), freezes the heap so that the collector does n
 requests on a socket: 4 bytes of length, then msgpack.
 
     daemon -> zygote   {"base": {...}}                          what all workers of this node have in common
-    daemon -> zygote   {"spawn": [{"worker_id": ..., ...}, ...]}
+    daemon -> zygote   {"spawn": [{"worker_id": ..., ["start": {"env":, "threads":, "drivers":}]}, ...]}
     zygote -> daemon   {"spawned": [[worker id, pid], ...]}      pid 0: the fork failed, {"error": text} says why
+
+A spec with "start" asks for a worker whose variables count only at the start of a process: its fork executes Python
+again, with that environment, and reads the spec from descriptor 3.  All else is the same: session, output, parent.
 
 Workers are forked twice.  The process between exits at once, so that the daemon, a subreaper, becomes the parent and
 can wait for the worker by pidfd; one of them serves a whole batch.  The answer leaves only after it was collected:
@@ -28,10 +31,11 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import msgpack
 
+from zray import env_vars
 from zray.node import linux
 
 # In this order: what every worker uses first, so that it lies together and a worker that writes to it (a count of
@@ -61,6 +65,16 @@ def restore_blas_variables() -> None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
+
+
+def workers_environ() -> dict[str, str]:
+    """The environment that workers of this node start under, asked in the daemon."""
+    out = dict(os.environ)
+    for name, value in json.loads(out.pop(SAVED_BLAS, "{}")).items():
+        out.pop(name, None)
+        if value is not None:
+            out[name] = value
+    return out
 
 
 # ---------------------------------------------------------------- the daemon's end
@@ -179,7 +193,8 @@ class Zygote:
         self.run: Callable[[dict[str, Any]], Any] | None = None
 
     def prepare(self) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)  # a terminal or supervisor means the daemon, and it ends us
         linux.name_process("zray-zygote")
         one_blas_thread()
         for name in IMPORTS:
@@ -271,6 +286,8 @@ class Zygote:
             _reseed(serial)
             restore_blas_variables()
             self._join_daemon(gate, between)
+            if "start" in spec:
+                _execute(spec)
             os.closerange(3, 1 << 30)  # one close_range call; the zygote keeps nothing that a worker may use
             linux.name_process("zray-worker")
             gc.enable()
@@ -299,6 +316,39 @@ class Zygote:
 def log_paths(session_dir: str, worker_id: bytes) -> tuple[str, str]:
     stem = os.path.join(session_dir, "logs", f"worker-{worker_id[:8].hex()}")
     return stem + ".out", stem + ".err"
+
+
+SPEC_FD = 3
+
+
+def _execute(spec: dict[str, Any]) -> NoReturn:
+    """In a worker: start Python again under the environment that the spec asks for; goes on in :func:`fresh`.
+
+    The parent's death signal outlives the call.  The spec goes through memory, not through arguments, which all users
+    of the machine can read.
+    """
+    start = spec["start"]
+    environ = env_vars.at_start(start["env"], start["threads"], start["drivers"], os.environ)
+    handle = os.memfd_create("zray-worker-spec", 0)
+    with open(handle, "wb", closefd=False) as file:
+        file.write(msgpack.packb(spec))
+    os.lseek(handle, 0, os.SEEK_SET)
+    if handle != SPEC_FD:
+        os.dup2(handle, SPEC_FD)
+    os.set_inheritable(SPEC_FD, True)
+    os.closerange(SPEC_FD + 1, 1 << 30)
+    parent = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    path = f"sys.path.append({parent!r})" if parent.endswith("-packages") else f"sys.path.insert(0, {parent!r})"
+    program = f"import sys; {path}; from zray.node.zygote import fresh; fresh()"
+    os.execve(sys.executable, [sys.executable, "-P", "-c", program], environ)
+
+
+def fresh() -> None:
+    """In a worker that was executed: see :func:`_execute`."""
+    with open(SPEC_FD, "rb") as file:
+        spec = msgpack.unpackb(file.read())
+    linux.name_process("zray-worker")
+    importlib.import_module("zray.worker.main").run(spec)
 
 
 def _redirect(spec: dict[str, Any]) -> None:

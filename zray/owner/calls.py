@@ -3,7 +3,7 @@
     actor state    calls
     PENDING        queue here until the node says where the actor lives
     ALIVE          pushed in order, numbered per (caller, life); answered by CallsDone
-    RESTARTING     those in flight are retried (max_task_retries) in order, or fail; queued ones wait
+    RESTARTING     those with retries left (max_task_retries) wait, those in flight first; the others fail
     DEAD           all fail with the cause
 
 A call whose arguments are not ready holds back the later ones of this caller, unless the actor allows any order.
@@ -29,6 +29,7 @@ ENDED_KEPT_MAX = 1000  # links of dead actors
 DRAIN_S = 2.0
 
 PENDING, ALIVE, RESTARTING, DEAD = "PENDING", "ALIVE", "RESTARTING", "DEAD"
+NOT_WAITED_FOR = frozenset((RESTARTING, DEAD))  # as in Ray, a call without retries does not wait for a restart
 # The failures that causes of death (kinds, see zray.node.actors) make of calls; all others are actor_died.
 FAILURES = {"pg_removed": "actor_pg_removed", "unschedulable": "actor_unschedulable"}
 
@@ -38,7 +39,7 @@ class ActorLink:
 
     __slots__ = ("actor", "name", "state", "life", "link", "queue", "inflight", "next_seq", "cause", "unfinished",
                  "life_record", "any_order", "dirty", "watched", "pid", "notice", "methods", "max_task_retries",
-                 "max_pending", "killed")
+                 "max_pending", "killed", "created")
 
     def __init__(self, actor: bytes, name: str, any_order: bool):
         self.actor = actor
@@ -60,6 +61,7 @@ class ActorLink:
         self.methods: dict[str, Function] = {}
         self.max_task_retries = 0
         self.max_pending: int | None = None  # None until a handle told us
+        self.created = False  # by us
         self.killed = False  # by us, and the node has not said yet what became of it: no more calls to this life
 
 
@@ -106,9 +108,9 @@ class ActorCalls:
         if not task.missing:
             task.state = QUEUED
         link.queue.append(task)
-        if link.state == DEAD:
+        if link.state in NOT_WAITED_FOR:
             self._fail_queue(link)
-        elif not link.dirty:
+        if not link.dirty:
             link.dirty = True
             self.dirty.append(link)
 
@@ -120,9 +122,9 @@ class ActorCalls:
         link = task.lease
         if link.any_order:
             link.queue.append(task)
-        if link.state == DEAD:
+        if link.state in NOT_WAITED_FOR:
             self._fail_queue(link)
-        elif not link.dirty:
+        if not link.dirty:
             link.dirty = True
             self.dirty.append(link)
 
@@ -318,6 +320,7 @@ class ActorCalls:
         link.killed = False
         if message.state == RESTARTING:
             self._leave(link)
+            self._fail_queue(link)
         elif message.state == DEAD:
             self._leave(link)
             self._fail_queue(link)
@@ -363,21 +366,29 @@ class ActorCalls:
             elif link.state != DEAD and task.retries != 0:
                 retry.append(task)
             else:
-                kind = self._kind(link) if link.state == DEAD else "actor_unavailable"
-                self._fail(link, task, [FAILED, kind, self._detail(link)])
+                self._fail(link, task, self.death_of(link) or [FAILED, "actor_unavailable", self._detail(link)])
         if retry:
             self._again(link, retry)
 
     def _fail_queue(self, link: ActorLink) -> None:
+        """Fail what waits for an actor that will not take it: all calls, or while it restarts those without retries."""
         queue, link.queue = link.queue, deque()
-        failure = self.submitter.lost or [FAILED, self._kind(link), self._detail(link)]
+        failure = self.submitter.lost or self.death_of(link)
+        if failure is None:
+            reason = f"The actor is restarting ({link.cause.get('reason') or 'its process ended'})"
+            failure = [FAILED, "actor_unavailable", self._detail(link) | {"reason": reason}]
+            link.queue.extend(task for task in queue if _waits_for_restart(task))
+            queue = deque(task for task in queue if not _waits_for_restart(task))
         for task in queue:
             if task.state != DONE:
                 self._fail(link, task, failure)
 
-    @staticmethod
-    def _kind(link: ActorLink) -> str:
-        return FAILURES.get(link.cause.get("kind", ""), "actor_died")
+    def death_of(self, link: ActorLink) -> list[Any] | None:
+        """The failure of all calls to an actor that is DEAD."""
+        return self._death(link) if link.state == DEAD else None
+
+    def _death(self, link: ActorLink) -> list[Any]:
+        return [FAILED, FAILURES.get(link.cause.get("kind", ""), "actor_died"), self._detail(link)]
 
     def _detail(self, link: ActorLink) -> dict[str, Any]:
         return {"actor": link.actor, "class_name": link.name} | link.cause
@@ -419,6 +430,7 @@ class ActorCalls:
             return Cause.CANCELLING, about
         if link.state == PENDING:
             about |= link.cause
+            about["ask_node"] = link.actor
             return Cause.ACTOR_PENDING, about
         if link.state == RESTARTING:
             return Cause.ACTOR_RESTARTING, about
@@ -430,8 +442,9 @@ class ActorCalls:
             about["ahead"] = ahead
             about["pid"] = link.pid
             if link.link is not None:
-                about["ask"] = link.link.peer, task.tid
-            return (Cause.ACTOR_BUSY if ahead else Cause.RUNNING), about
+                about["ask"] = [link.link.peer, task.tid, link.link.endpoint]
+            # Whether the first of ours runs only the actor can say: calls of others may be ahead of it.
+            return (Cause.ACTOR_BUSY if ahead else Cause.ACTOR_HAS), about
         if link.queue and link.queue[0].missing and link.queue[0] is not task:
             return Cause.ACTOR_ORDER, about
         return Cause.ACTOR_BUSY, about
@@ -446,6 +459,11 @@ class ActorCalls:
             leaving = sum(len(calls) for other, calls, _ in self.leaving.values() if other is link)
             if not link.any_order:
                 assert link.unfinished == len(queued) + len(link.inflight) + leaving, "a call is counted wrongly"
+
+
+def _waits_for_restart(task: Task) -> bool:
+    """It has retries, is on its last one, or would wait for an argument anyway."""
+    return task.retries != 0 or task.attempt > 0 or task.missing > 0
 
 
 class _Answering:

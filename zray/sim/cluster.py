@@ -4,10 +4,11 @@
     cluster.run()               # faults, then healing, then everything dropped; raises Violation
     cluster.net.trace_hash()    # one seed, one schedule
 
-A run has three phases.  While faults last, drivers submit, get, cancel, kill and die, workers are killed, nodes are
-killed, stopped, cut off, join and leave (zray.sim.disasters), frames are lost, doubled and late.  Then the network
-heals and every driver must get everything it waits for within a bounded time.  Then every reference is dropped, and
-nothing may be left on any node that lives: no object, hold, lease, worker in use, actor, guest, watch or group.
+In all of a run what waits and can be met is met within a bounded time (zray.sim.liveness).  It has three phases.
+While faults last, drivers submit, get, cancel, kill and die, workers are killed, nodes are killed, stopped, cut off,
+join and leave (zray.sim.disasters), frames are lost, doubled and late.  Then the network heals and every driver must
+get everything it waits for within a bounded time.  Then every reference is dropped, and nothing may be left on any
+node that lives: no object, hold, lease, worker in use, actor, guest, watch or group.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from zray.sim.describe import describe
 from zray.sim.disasters import Disasters
 from zray.sim.driver import Janitor, SimDriver
 from zray.sim.history import GcsHistory
+from zray.sim.liveness import Liveness
 from zray.sim.mesh import FrameNetwork, Wire
 from zray.sim.node import SimNode
 from zray.sim.oracle import Oracle, Violation
@@ -31,6 +33,7 @@ from zray.sim.plan import NODE_TIMEOUT_S, Plan
 from zray.sim.process import Process
 from zray.sim.worker import SimWorker
 
+GROUP_LEFT_S = 0.5  # after what its dead creator still said about it
 HEAL_S = 60.0  # simulated time in which everything must be resolved once the network is well
 MACHINE_CHECK_EVERY = 19  # turns of any process
 CHECK_EVERY = 60
@@ -59,6 +62,7 @@ class SimCluster:
         self._turns = 0
         self._drivers_due = self.plan.drivers
         self.disasters = Disasters(self)
+        self.liveness = Liveness(self)
         for _ in range(self.plan.nodes):
             self.add_node()
 
@@ -153,10 +157,18 @@ class SimCluster:
         self.net.trace("gone", core.incarnation, signal)
         self.wire.close(core.incarnation)
         self.cores.pop(core.incarnation, None)
+        self._remove_groups_of(core)
         if isinstance(core, SimWorker):
             del self.workers[core.incarnation]
         seconds = self.net.random.uniform(0.0005, 0.003)
         core.host.later(seconds, self._exited, core, signal, exit_code)
+
+    def _remove_groups_of(self, core: Core) -> None:
+        """A task that ends in the middle leaves its groups: its driver, if there is one, sees to them."""
+        driver = next((one for one in self.drivers if one.alive and one.job == core.job and one is not core), None)
+        if driver is not None:
+            for group in sorted(core.groups):
+                driver.later(GROUP_LEFT_S, driver.remove_group, group)
 
     def _exited(self, core: Core, signal: int, exit_code: int) -> None:
         """The node's kernel tells it."""

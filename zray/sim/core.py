@@ -108,6 +108,7 @@ class Core(Process):
         self.task, self.attempt = b"", 0
         self.counters: dict[tuple[bytes, int], int] = {}
         self.next_request = 0
+        self.groups: set[bytes] = set()  # placement groups that a task of it made, and has yet to remove
         self.asked: dict[int, Callable[[m.ActorReply], None]] = {}  # what the node is to answer
         self._tick_at: float | None = None
         refs, submitter = self.refs, self.submitter
@@ -327,12 +328,13 @@ class Core(Process):
 
     def submit(self, program: list[Any], deps: list[Ref] = [], nested: list[Ref] = [], *,  # noqa: B006
                retries: int = 3, cpus: int = 1, max_calls: int = 0, backpressure: int = 0,
-               strategy: dict[str, Any] = {}) -> list[Any]:  # noqa: B006
+               strategy: dict[str, Any] = {}, demand: dict[str, int] | None = None) -> list[Any]:  # noqa: B006
         """References to what the program returns; for a generator its Stream."""
         oracle = self.cluster.oracle
         tid = self.next_task_id()
         nret = programs.returns(program)
-        key = self.submitter.key_for((cpus, *strategy.values()), {"CPU": cpus * UNIT}, {}, strategy, program[0])
+        needs = {"CPU": cpus * UNIT} if demand is None else demand
+        key = self.submitter.key_for((*needs.items(), *strategy.values()), needs, {}, strategy, program[0])
         blob = msgpack.packb(program[0])
         task = Task(tid, self.cluster.function(program[0], blob), self._payload(program, nested), nret, key, retries)
         task.parent = self.task
@@ -448,10 +450,10 @@ class Core(Process):
             link.life_record = handle.life.record
         return link
 
-    def call(self, handle: Handle, x: int, seconds: float = 0.0) -> Ref:
+    def call(self, handle: Handle, x: int, seconds: float = 0.0, program: list[Any] | None = None) -> Ref:
         link = self.link_of(handle)
         tid = self.next_task_id()
-        program = ["value", x, seconds, []]
+        program = program or ["value", x, seconds, []]
         task = Task(tid, Function(b"", b"", "method"), self._payload(program, []), 1, None, link.max_task_retries)
         task.parent = self.task
         task.entry = self.refs.own(ids.return_id(tid, 1), task)
@@ -467,18 +469,31 @@ class Core(Process):
 
     # ------------------------------------------------------------ placement groups
 
-    def create_group(self, bundles: int, strategy: str) -> bytes:
-        """A placement group of that many bundles of one CPU."""
+    def create_group(self, bundles: int, strategy: str, resource: str = "CPU") -> bytes:
+        """A placement group of that many bundles of one CPU, or of another resource."""
         tid = self.next_task_id()
         group = ids.group_id(self.node, tid[:ids.PREFIX_SIZE], int.from_bytes(tid[ids.PREFIX_SIZE:], "little"))
         self.send(self.node, m.CreateGroup(group, {
-            "bundles": [{"CPU": UNIT}] * bundles, "strategy": strategy, "name": "", "namespace": "sim",
+            "bundles": [{resource: UNIT}] * bundles, "strategy": strategy, "name": "", "namespace": "sim",
             "detached": False}, 0))
         return group
 
     def remove_group(self, group: bytes) -> None:
+        """Whatever waits for it, or runs in it, ends."""
+        self.groups.discard(group)
         self.cluster.oracle.happened["group"] += 1
         self.send(self.node, m.RemoveGroup(group, "removed by the schedule"))
+
+    def own_group(self, bundles: int, strategy: str, resource: str) -> bytes:
+        """A placement group that the running task will remove when all it started there has ended."""
+        group = self.create_group(bundles, strategy, resource)
+        self.groups.add(group)
+        return group
+
+    def end_group(self, group: bytes) -> None:
+        """That has happened: the removal is no excuse for anything."""
+        self.groups.discard(group)
+        self.send(self.node, m.RemoveGroup(group, "its task is done with it"))
 
     # ------------------------------------------------------------ ends
 
@@ -493,7 +508,8 @@ class Core(Process):
         """Nothing is left of anything this process did."""
         refs = self.refs
         return not (self.dropped or refs.owned or refs.borrowed or refs.held_by or refs.transits or refs.arrivals
-                    or refs.dropped_holds or refs.finalizers or self.submitter.leases or self.submitter.tasks
+                    or refs.dropped_holds or refs.finalizers or not refs.unhandled.is_empty()
+                    or self.submitter.leases or self.submitter.tasks
                     or self.adoption.busy or self.adoption.adopted or refs.kept_bytes
                     or self.calls.leaving or any(link.unfinished for link in self.calls.links.values()))
 

@@ -15,7 +15,7 @@ from zray.gcs.tables import NODES
 from zray.ids import INCARNATION_SIZE, NODE_SIZE, node_of
 from zray.node.cluster import routed
 from zray.node.daemon import LEASE_BITS
-from zray.node.effects import EndJob, Forget, Kill, Link, Send, Spawn, Unlink, Watch
+from zray.node.effects import DropJob, EndJob, Forget, Kill, Link, Send, Spawn, Unlink, Watch
 from zray.node.jobs import JOB_BITS
 from zray.node.leaving import Leaving
 from zray.node.links import Links
@@ -29,6 +29,8 @@ from zray.sim.process import Process
 if TYPE_CHECKING:
     from zray.sim.cluster import SimCluster
 
+# What only placement groups use: scarce, and enough for all of a run.
+GEAR, SPACE = 3, 1000
 JOIN_AGAIN_S = 1.0  # a node that gets no answer asks another one
 
 
@@ -113,9 +115,10 @@ class SimNode(Process):
         self.config = cluster.config
         self.node_id = self.incarnation + bytes(NODE_SIZE - INCARNATION_SIZE - 1) + bytes((number,))
         self.cpus = cluster.plan.cpus
+        self.total = {"CPU": self.cpus * UNIT, "gear": GEAR * UNIT, "space": SPACE * UNIT}
         self.member = SimMember(self)
         self.own_row: dict[str, Any] = {
-            "node_id": self.node_id, "endpoint": self.mesh.serve_tcp(), "name": "", "total": {"CPU": self.cpus * UNIT},
+            "node_id": self.node_id, "endpoint": self.mesh.serve_tcp(), "name": "", "total": self.total,
             "labels": {}, "shown": {}}
         self.ready = False
         self.refused = ""
@@ -178,7 +181,7 @@ class SimNode(Process):
             assert answers == [("", 0)]
         self.machine = NodeMachine(
             incarnation=self.incarnation, node={"NodeID": self.node_id.hex()}, first_job=(ordinal << JOB_BITS) + 1,
-            scheduler=LocalScheduler({"CPU": self.cpus * UNIT}, node=self.incarnation,
+            scheduler=LocalScheduler(self.total, node=self.incarnation,
                                      next_lease=count((ordinal << LEASE_BITS) + 1).__next__),
             names=GcsNames(self.gcs.client), config=self.config, new_worker_id=self._new_worker_id,
             attach=lambda incarnation, pid: {}, keep=self.cpus)
@@ -282,6 +285,8 @@ class SimNode(Process):
             self.machine.cluster.bound.pop(effect.incarnation, None)
         elif kind is EndJob and effect.reply is not None:
             self._send(effect.driver, effect.reply)
+        elif kind is DropJob:
+            cluster.oracle.dropped(self, effect.job)
         elif kind is Link:
             self.member.links.link(effect.node, effect.endpoint)
         elif kind is Unlink:

@@ -21,6 +21,8 @@ FAILS when it raises.  What a fault may turn the value into is the oracle's busi
     crash   ends its process while attempt < parts[0]
     actor   creates an actor, calls it, lets it go
     calls   calls the actor parts[1], whose handle it got
+    group   creates a placement group [bundles, strategy, resource], runs a task in each bundle, removes it
+    groups  parts[0] times the group that the rest of parts says, all at once
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from random import Random
 from typing import Any
 
 FAILS = "fails"
+UNIT = 10_000  # of a resource
 MODULUS = 1 << 40
 LEAVES = ("value", "value", "value", "raise", "crash", "many", "stream")
 INNER = ("nested", "nested", "depend", "give", "keep", "take", "hand", "burst", "actor")
@@ -98,6 +101,9 @@ def expected(program: list[Any], deps: list[Any], nested: list[Any]) -> Any:
         return _of(x, [expected(parts[0], [], nested)])
     if kind in ("actor", "calls"):
         return mix(x, *(mix(mix(x, i)) for i in range(parts[0])))
+    if kind in ("group", "groups"):
+        count, bundles = (1, parts[0]) if kind == "group" else (parts[0], parts[1])
+        return mix(x, *(mix(mix(x, i)) for _ in range(count) for i in range(bundles)))
     return mix(x, *deps)
 
 
@@ -149,6 +155,8 @@ def run(program: list[Any], deps: list[int], nested: list[Any], core: Any, attem
     if kind == "actor":
         handle = core.create_actor(0)
         return mix(x, *(yield from _calls(core, handle, x, parts[0])))
+    if kind in ("group", "groups"):
+        return mix(x, *(yield from _in_groups(core, x, *((1, *parts) if kind == "group" else parts))))
     if kind == "calls":
         return mix(x, *(yield from _calls(core, core.handle_of(parts[1], nested[0]), x, parts[0])))
     return mix(x, *deps)
@@ -188,3 +196,17 @@ def _calls(core: Any, handle: Any, x: int, count: int) -> Generator[Any, Any, An
     finally:
         for ref in refs:
             ref.drop()
+
+
+def _in_groups(core: Any, x: int, count: int, bundles: int, strategy: str, resource: str) -> Generator[Any, Any, Any]:
+    groups = [core.own_group(bundles, strategy, resource) for _ in range(count)]
+    refs = [core.submit(["value", mix(x, i), 0.0, []], demand={resource: UNIT},
+                        strategy={"kind": "group", "group": group, "bundle": i if (x + i) % 3 else -1})[0]
+            for group in groups for i in range(bundles)]
+    try:
+        return (yield from _values(core, refs))
+    finally:
+        for ref in refs:
+            ref.drop()
+        for group in groups:
+            core.end_group(group)

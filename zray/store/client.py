@@ -307,6 +307,12 @@ class StoreClient:
         oid, node = value[4], value[5]
         return self._ask(("pull", oid, value[3], node), 0, lambda number: StorePull(number, value))
 
+    def leave(self, pending: Pending) -> None:
+        """Its thread does not wait for the answer any more."""
+        first = self._pending.get(pending.key)
+        if first is not None and pending in first.joined:
+            first.joined.remove(pending)
+
     # ------------------------------------------------------------ the node
 
     def _ask(self, key: tuple[Any, ...], nbytes: int, make: Callable[[int], Any]) -> Pending:

@@ -20,7 +20,7 @@ from typing import Any
 
 from zray import os_linux
 from zray.config import Config
-from zray.messages import StoreFree, StoreLocate, StorePull, StoreRestore, StoreSurrender, StoreWant
+from zray.messages import StoreFree, StoreLocate, StorePull, StoreRefused, StoreRestore, StoreSurrender, StoreWant
 from zray.store import views
 from zray.store.copies import NODE
 from zray.store.exchange import Find, Handed, Record, Say
@@ -77,10 +77,12 @@ class StoreService:
         self.call_soon_threadsafe = call_soon_threadsafe
         self.clock = clock
         self.closed = False
+        self.on_pressure: Callable[[], None] = lambda: None  # objects go to disk, or a request is refused
         self._performing = False
         self.headers = Headers(memoryview(arena.map))
         self.table = StoreTable(self.headers, arena.size, self._pinned, step_bytes=config.arena_step_bytes,
                                 extent_bytes=config.extent_bytes, full_wait_s=config.store_full_wait_s)
+        self.table.readers = self._readers
         self.node = node
         self.record_location = record_location
         self.find_location = find_location
@@ -203,6 +205,13 @@ class StoreService:
         pins.discard(0)
         return pins
 
+    def _readers(self) -> dict[int, list[bytes]]:
+        found: dict[int, list[bytes]] = {}
+        for incarnation, (_, slot, _) in self.slots.items():
+            for pin in set(slot.pinned()) - {0}:
+                found.setdefault(pin, []).append(incarnation)
+        return found
+
     # ------------------------------------------------------------ the loop
 
     def tick(self, now: float) -> None:
@@ -241,6 +250,8 @@ class StoreService:
     def _perform_one(self, effect: Any) -> None:
         kind = type(effect)
         if kind is Send:
+            if type(effect.message) is StoreRefused:
+                self.on_pressure()
             if effect.client in self.slots:
                 self.send(effect.client, effect.message)
             elif effect.client == NODE:
@@ -277,6 +288,7 @@ class StoreService:
             spiller.run(partial(self.arena.reserve, effect.start, effect.size),
                         self._back(lambda error, now: table.grown(effect.size, self._shm_error(error), now)))
         elif type(effect) is Spill:
+            self.on_pressure()
             key, generation = effect.key, effect.generation
             spiller.write(key, self.headers.raw[effect.offset : effect.offset + effect.nbytes].toreadonly(),
                           self._back(lambda error, now: table.spilled(key, generation, error, now)))
@@ -308,6 +320,10 @@ class StoreService:
         return f"{os_linux.SHM_DIR} has {os_linux.shm_free_bytes():,} bytes free ({error})"
 
     # ------------------------------------------------------------ views and the end
+
+    def pressure(self) -> str:
+        """How full it is, in words."""
+        return views.describe(self.table)
 
     def report(self) -> dict[str, Any]:
         """Capacity, use, holders and objects, for ``zray memory`` and metrics."""

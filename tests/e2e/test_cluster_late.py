@@ -6,10 +6,13 @@ import contextlib
 import ctypes
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
 from tests.e2e.nodes import ask, replicated, states
+from tests.e2e.scripts import environment
 from tests.e2e.target import Counts, ray, until
 
 pytestmark = pytest.mark.zray_only
@@ -56,9 +59,9 @@ def at(node):
 
 
 def test_a_starved_daemon_is_late_while_a_stopped_one_is_dead_and_nothing_of_the_late_one_is_lost(grow, gate, tmp_path):
-    cluster = grow(*[PATIENT] * 4)
-    head, second, stopped, late = cluster.list_all_nodes()
-    until(lambda: replicated(head, 3, 3), "any one voter may go")
+    cluster = grow(*[PATIENT] * 5)
+    head, second, _, stopped, late = cluster.list_all_nodes()
+    until(lambda: replicated(head, 3, 5), "any two voters may go")
     log = tmp_path / "log"
     task = runs_once.options(scheduling_strategy=at(late)).remote(gate, str(log))
     gate.wait_arrived()
@@ -70,8 +73,8 @@ def test_a_starved_daemon_is_late_while_a_stopped_one_is_dead_and_nothing_of_the
             until(lambda: states(head)[stopped.node_id] == "dead", "a process that does not answer is declared dead")
             assert states(head)[late.node_id] == states(second)[late.node_id] == "alive", "both were silent as long"
             assert ray.get(actor.add.remote(), timeout=20) == 2, "its workers go on, and are called by their callers"
-            third = cluster.add_node(**PATIENT)
-            until(lambda: states(head).get(third.node_id) == "alive", "the others decide without it")
+            another = cluster.add_node(**PATIENT)
+            until(lambda: states(head).get(another.node_id) == "alive", "the others decide without it")
         finally:
             os.kill(stopped.pid, signal.SIGCONT)
     gate.open()
@@ -118,3 +121,40 @@ def test_workers_give_way_to_their_daemon(fresh):
     assert nice > os.getpriority(os.PRIO_PROCESS, daemon)
     with open(f"/proc/{daemon}/oom_score_adj") as file:
         assert oom > int(file.read()), "when memory runs out, a worker ends first"
+
+
+FULL = """
+import os, zray as ray
+ray.init(num_cpus=1, object_store_memory=4 << 20)
+@ray.remote(num_cpus=0)
+class Actor:
+    def pid(self):
+        return os.getpid()
+first = Actor.remote()
+ray.get(first.pid.remote())
+with open("/dev/shm/filler", "wb") as file:
+    size = 1 << 22
+    while size >= 4096:
+        try:
+            os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, size)
+        except OSError:
+            size //= 2
+actors = [Actor.remote() for _ in range(5)]
+refs = [actor.pid.remote() for actor in actors]
+assert ray.get(first.pid.remote(), timeout=20), "the node serves on"
+log = os.path.join(os.path.dirname(ray.nodes()[0]["RayletSocketName"].removeprefix("ipc://")), "logs", "node.log")
+while "no room in /dev/shm" not in open(log).read():
+    assert ray.get(first.pid.remote(), timeout=20)
+os.unlink("/dev/shm/filler")
+print(len(set(ray.get(refs, timeout=30))))
+"""
+
+
+def test_a_node_without_room_in_shared_memory_for_another_worker_serves_on_and_starts_it_later(tmp_path):
+    """In a mount namespace of its own, where shared memory is small."""
+    inside = ["unshare", "--mount", "sh", "-c", "mount -t tmpfs -o size=16m tmpfs /dev/shm && exec \"$@\"", "sh"]
+    if subprocess.run([*inside, "true"], capture_output=True, timeout=20).returncode:
+        pytest.skip("no mount namespaces here")
+    done = subprocess.run([*inside, sys.executable, "-c", FULL], env=environment(), capture_output=True, text=True,
+                          timeout=100)
+    assert done.stdout.split() == ["5"], done.stderr

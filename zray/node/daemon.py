@@ -380,7 +380,7 @@ class Daemon:
                 try:
                     self._perform_by_type[type(effect)](effect)
                 except Exception as error:  # one that cannot be performed must not end the node
-                    _log_error(error)
+                    self._log_error(error)
         if self._spawns:
             spawns, self._spawns = self._spawns, []
             self.zygote.send({"spawn": spawns})

@@ -45,8 +45,7 @@ LEASE_BITS = 40  # as JOB_BITS, for lease numbers
 # Above what else runs, where the system allows it (as root): three times the share of a CPU, of which a daemon needs
 # little, and that soon.
 DAEMON_PRIORITY = 5
-# Frames of one socket in one turn: heartbeats go out between turns.  A quarter of what core processes take, in which a
-# burst of workers that report took up to 0.1 s.
+# Frames of one socket in one turn, a quarter of what core processes take: heartbeats go out between turns.
 DRAIN_FRAMES_MAX = 64
 # Below this the plain kernels decide in less than a tenth of a millisecond, and save 100 MB a node.
 KERNELS_FROM_NODES = 16

@@ -10,9 +10,9 @@ A worker that hangs while it starts gives its place up after PATIENCE_S: nothing
 
 from __future__ import annotations
 
-# At the beginning, and at the least: two machines of today start as many within a tenth of a second.
+# At the beginning, and at the least: two cores that are idle start as many within a tenth of a second.
 WINDOW_MIN = 8
-# What is asked of a start: twenty times what it takes on an idle machine, a tenth of what makes a node late.
+# What is asked of a start: some twenty times what it takes on an idle machine, a tenth of the node time-out.
 START_S = 0.3
 PATIENCE_S = 10.0
 

@@ -44,9 +44,9 @@ IMPORTS = ("zray.core.joining", "zray.worker.actors", "zray.worker.main", "cloud
            "asyncio", "numpy", "numpy.random")
 BLAS_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 SAVED_BLAS = "ZRAY_SAVED_BLAS"  # the user's values of the above, as JSON, for workers to restore
-# More than the daemon's niceness, which keeps them at work.  No more than that, for it counts against all other programs
-# of the machine: on a crowded one an owner of 500 tasks got a hundredth of a CPU at 10, and a synchronous call took 0.4
-# to 4 ms at 3, 0.3 to 0.4 at 0.
+# Above the daemon's niceness, which keeps them at work.  No more than this, for it counts against all other programs of
+# the machine: on a crowded one an owner of 500 tasks got a hundredth of a CPU at 10, and a synchronous call took 0.4 to
+# 4 ms at 3, 0.3 to 0.4 at 0.
 WORKER_NICE = 1
 WORKER_OOM_SCORE = 500  # of 1000: when memory runs out, a worker ends before its daemon, whose end is that of all
 LENGTH = struct.Struct("<I")

@@ -119,7 +119,8 @@ class Daemon:
                                      next_lease=count((ordinal << LEASE_BITS) + 1).__next__),
             names=GcsNames(self.gcs.client), config=self.config,
             new_worker_id=map(partial(ids.worker_id, self.incarnation), count(1)).__next__, attach=self._attach_driver,
-            keep=offered.cpus, store_report=self.store.report, gcs_report=self._gcs_report)
+            keep=offered.cpus, store_report=self.store.report, gcs_report=self._gcs_report,
+            ownerless=self.store.ownerless, free_unheld=self.store.free_unheld)
         self._load_kernels()
         self._shell_handlers = {**self.store.handlers, **self.gcs.handlers}
         self._doomed: set[bytes] = set()  # to be killed as soon as they have a process

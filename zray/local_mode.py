@@ -16,6 +16,7 @@ import os
 import types
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+from weakref import WeakValueDictionary
 
 from zray import ids, refs
 from zray.errors import (
@@ -35,7 +36,7 @@ from zray.serialization import dump_error
 class _Record:
     """What an ObjectRef of local mode points to."""
 
-    __slots__ = ("error", "oid", "owner", "value")
+    __slots__ = ("__weakref__", "error", "oid", "owner", "value")
 
     def __init__(self, oid: bytes, value: Any = None, error: BaseException | None = None):
         self.oid = oid
@@ -49,8 +50,12 @@ class _Record:
         return self.value
 
 
+_records: WeakValueDictionary[bytes, _Record] = WeakValueDictionary()  # by id, for ObjectRef(id)
+
+
 def _ref(oid: bytes, value: Any = None, error: BaseException | None = None) -> ObjectRef:
-    return ObjectRef(oid, _Record(oid, value, error))
+    record = _records[oid] = _Record(oid, value, error)
+    return ObjectRef(oid, record)
 
 
 class _Actor:
@@ -299,6 +304,12 @@ class LocalRuntime:
         if owner != self.incarnation or oid not in self._objects:
             raise from_failure("owner_died", {"oid": oid, "reason": "it is not of this local mode session"})
         return ObjectRef(oid, self._objects[oid])
+
+    def knows(self, oid: bytes) -> bool:
+        return oid in _records
+
+    def find(self, oid: bytes) -> _Record | None:
+        return _records.get(oid)
 
     # ------------------------------------------------------------ views
 

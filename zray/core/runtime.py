@@ -504,6 +504,18 @@ class Runtime:
                 self._pinned.add(ref._oid)
                 ref._record.refs += 1
 
+    def knows(self, oid: bytes) -> bool:
+        """Whether this process holds a reference to the object, or owns it."""
+        return oid in self.refs.owned or oid in self.refs.borrowed
+
+    def find(self, oid: bytes) -> Entry | Borrowed | None:
+        """The record of an object that is known here, with one reference more."""
+        with self.loop.lock:
+            record = self.refs.owned.get(oid) or self.refs.borrowed.get(oid)
+            if record is not None:
+                record.refs += 1
+            return record
+
     def restore_ref(self, oid: bytes, owner: bytes, endpoint: str) -> ObjectRef:
         with self.loop.lock:
             record = self.refs.restore(oid, owner, endpoint, self.context.inside, lent=serialization.registering())

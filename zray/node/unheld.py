@@ -42,7 +42,7 @@ SETTLE_S = 10.0  # after a node has come or gone; a node of whose death nobody h
 GATHER_S = 0.02  # deaths gather, and the dead process's extents come back to the store
 PROCESS_S = 0.0005  # further for each process of this node: a question wakes it, for some 0.1 ms
 UNSURE_S, UNSURE_S_MAX = 0.1, 5.0  # before the next attempt, doubled each time
-HELD_S, HELD_S_MAX = 1.0, 30.0  # the same while somebody holds some: an adopter frees them, a holder without value not
+HELD_S, HELD_S_MAX = 1.0, 20.0  # the same while somebody holds some: an adopter frees them, a holder without value not
 ENDED_MAX = 8192
 
 

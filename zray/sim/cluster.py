@@ -29,6 +29,7 @@ from zray.sim.node import SimNode
 from zray.sim.oracle import Oracle, Violation
 from zray.sim.plan import NODE_TIMEOUT_S, Plan
 from zray.sim.process import Process
+from zray.sim.stores import SimStores
 from zray.sim.worker import SimWorker
 
 HEAL_S = 60.0  # simulated time in which everything must be resolved once the network is well
@@ -49,6 +50,7 @@ class SimCluster:
         self.wire.admits = self._admits
         self.history = GcsHistory(lambda: self.net.now)
         self.oracle = Oracle(self)
+        self.stores = SimStores(self)
         self.workers: dict[bytes, SimWorker] = {}
         self.cores: dict[bytes, Core] = {}
         self.nodes: dict[bytes, SimNode] = {}  # whose daemons live
@@ -180,6 +182,7 @@ class SimCluster:
         node.alive = False
         self.wire.close(node.incarnation)
         self.nodes.pop(node.incarnation, None)
+        self.stores.node_ended(node.incarnation)
         for core in [core for core in self.cores.values() if core.host is node]:
             core.resume()
             if power or isinstance(core, SimWorker):

@@ -15,7 +15,7 @@ from zray.gcs.tables import NODES
 from zray.ids import INCARNATION_SIZE, NODE_SIZE, node_of
 from zray.node.cluster import routed
 from zray.node.daemon import LEASE_BITS
-from zray.node.effects import EndJob, Forget, Kill, Link, Send, Spawn, Unlink, Watch
+from zray.node.effects import DropJob, EndJob, Forget, Kill, Link, Send, Spawn, Unlink, Watch
 from zray.node.jobs import JOB_BITS
 from zray.node.leaving import Leaving
 from zray.node.links import Links
@@ -180,7 +180,9 @@ class SimNode(Process):
             scheduler=LocalScheduler({"CPU": self.cpus * UNIT}, node=self.incarnation,
                                      next_lease=count((ordinal << LEASE_BITS) + 1).__next__),
             names=GcsNames(self.gcs.client), config=self.config, new_worker_id=self._new_worker_id,
-            attach=lambda incarnation, pid: {}, keep=self.cpus)
+            attach=lambda incarnation, pid: {}, keep=self.cpus,
+            ownerless=lambda has_ended: cluster.stores.ownerless(self.incarnation, has_ended),
+            free_unheld=cluster.stores.free_unheld)
         self.ready = True
         self.machine.start(net.now)
         self.member.begin(self)
@@ -212,6 +214,8 @@ class SimNode(Process):
         handler = self.gcs.handlers.get(code)
         if handler is not None:
             handler(peer, message)
+        elif code == m.StoreFree.CODE:
+            self.cluster.stores.free(message.objects)
         elif code == m.NodeJoin.CODE:
             self.member.node_join(peer, message)
         elif code == m.NodeRows.CODE:
@@ -279,6 +283,8 @@ class SimNode(Process):
             self.gcs.forget(effect.incarnation)
             self.mesh.forget(effect.incarnation)
             self.machine.cluster.bound.pop(effect.incarnation, None)
+        elif kind is DropJob:
+            cluster.stores.drop_job(self.incarnation, effect.job.to_bytes(4, "big"))
         elif kind is EndJob and effect.reply is not None:
             self._send(effect.driver, effect.reply)
         elif kind is Link:

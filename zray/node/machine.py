@@ -140,7 +140,8 @@ class NodeMachine:
         self.unheld = Unheld(
             incarnation, lambda peer, message: emit(Send(peer, message)), processes=self._holders,
             nodes=lambda: self.cluster.peers, is_gone_node=lambda node: node in self.cluster.gone,
-            kept=self.actors.arguments, announce=self._announce_all, ownerless=ownerless, free=free_unheld)
+            kept=self.actors.arguments, announce=self._announce_all,
+            learn=lambda owner: self._ended_abroad(owner, "its process ended"), ownerless=ownerless, free=free_unheld)
         self.placements: dict[int, Placement] = {}
         self.groups = GroupService(self)
         self.bottom_up = BottomUpScheduler(
@@ -592,8 +593,11 @@ class NodeMachine:
     def _process_gone_abroad(self, peer: bytes, message: m.ProcessGone) -> None:
         if node_of(message.process) == peer:
             self.unheld.heard_end(peer)
-            if not self.drivers.gone_abroad(message.process, message.reason):
-                self.process_gone(message.process, message.reason)
+            self._ended_abroad(message.process, message.reason)
+
+    def _ended_abroad(self, process: bytes, reason: str) -> None:
+        if not self.drivers.gone_abroad(process, reason):
+            self.process_gone(process, reason)
 
     def _ask_held(self, peer: bytes, message: m.AskHeld) -> None:
         if peer != message.asker or peer not in self.cluster.peers:

@@ -18,7 +18,9 @@ answers that it is unsure, and the questions begin anew, later:
 
     a process    that did not exist at the first question, or still has a connection to a process that has ended
     a node       where a process has ended meanwhile, which has not heard of all ends that the others had announced
-                 at T, of the end of the object's owner, or of a node for longer than SETTLE_S
+                 at T, or which has heard of a node that has come or gone in the last SETTLE_S
+
+A node that has joined since an owner ended hears of that with the question, and tells its processes before it asks.
 
 An actor that may restart needs the arguments of its constructor: its home holds them.  When that dies, another node
 reads them from the actor's row, within SETTLE_S.
@@ -88,17 +90,18 @@ class Unheld:
     ``nodes()``         other nodes that live
     ``kept()``          objects that this node itself will need
     ``announce()``      tell our processes of all ends that are known here, before anything else
+    ``learn(owner)``    that process of another node has ended, and we are the last to hear so
     ``ownerless(f)``    what this store has of owners for which ``f(owner)``;  ``free`` frees some of it
     """
 
     def __init__(self, me: bytes, send: Callable[[bytes, Any], None], *, processes: Callable[[], list[bytes]],
                  nodes: Callable[[], Collection[bytes]], is_gone_node: Callable[[bytes], bool],
-                 kept: Callable[[], set[bytes]], announce: Callable[[], None],
+                 kept: Callable[[], set[bytes]], announce: Callable[[], None], learn: Callable[[bytes], None],
                  ownerless: Callable[[Callable[[bytes], bool]], list[Any]], free: Callable[[list[Any]], None]):
         self.me = me
         self._send = send
         self._processes, self._nodes, self._is_gone_node = processes, nodes, is_gone_node
-        self._kept, self._announce = kept, announce
+        self._kept, self._announce, self._learn = kept, announce, learn
         self._ownerless, self._free = ownerless, free
         self.now = 0.0
         self.round: _Round | None = None
@@ -186,12 +189,9 @@ class Unheld:
     def _ask(self, round: _Round) -> None:
         oids = list(round.objects)
         owners = sorted({one.owner for found in round.objects.values() for one in found} - {bytes(INCARNATION_SIZE)})
-        for node in sorted(round.nodes):
-            question = AskHeld(self.me, round.number, round.again, oids, owners, round.ends[node])
-            if node == self.me:
-                self.on_ask(self.me, question)
-            else:
-                self._send(node, question)
+        for node in sorted(round.nodes - {self.me}):
+            self._send(node, AskHeld(self.me, round.number, round.again, oids, owners, round.ends[node]))
+        self.on_ask(self.me, AskHeld(self.me, round.number, round.again, oids, owners, round.ends[self.me]))
 
     def _on_node_held(self, node: bytes, message: Held) -> None:
         round = self.round
@@ -241,6 +241,10 @@ class Unheld:
 
     def on_ask(self, asker: bytes, question: AskHeld) -> None:
         """A node, or this one, asks for all processes here."""
+        has_ended = self._has_ended()
+        for owner in question.owners:
+            if not same_node(owner, self.me) and not has_ended(owner):
+                self._learn(owner)
         processes = self._processes()
         why = self._unsure_of(asker, question, processes)
         if why:
@@ -262,7 +266,7 @@ class Unheld:
         if any(self._heard.get(node, 0) < count for node, count in question.ends):
             return "processes have ended of which this node has not heard"
         if not all(map(self._has_ended(), question.owners)):
-            return "this node has not heard that the owner has ended"
+            return "the owner lives"
         if question.again:
             number, first = self._first.get(asker, (0, set()))
             if number != question.number or not first.issubset(processes):

@@ -337,7 +337,7 @@ class Core(Process):
         oid = self.next_task_id() + ids.PUT_INDEX
         entry = self.refs.own(oid)
         wire = self.encode(number, inner)
-        if number % 2:
+        if number % 4:
             entry.value = self.cluster.stores.put(self, oid, wire)
         else:
             entry.value = wire

@@ -304,6 +304,7 @@ class SimNode(Process):
 
     def node_gone(self, node: bytes, reason: str) -> None:
         self.cluster.oracle.condemn(node)
+        self.cluster.stores.node_gone(node, self.incarnation)
         self.machine.node_gone(node, reason, self.net.now)
 
     def stop(self, why: str) -> None:

@@ -70,12 +70,15 @@ class SimStores:
             if one.oid.startswith(job):
                 self._drop(generation)
 
+    def node_gone(self, node: bytes, heir: bytes) -> None:
+        """``heir`` hears that the node is dead: what had been copied to it now counts."""
+        self.blocks.setdefault(heir, {}).update(
+            (generation, one._replace(owner=UNKNOWN)) for generation, one in self.blocks.pop(node, {}).items())
+
     def node_ended(self, node: bytes) -> None:
-        blocks = self.blocks.pop(node, {})
-        heirs = [other.incarnation for other in self.cluster.serving() if other.incarnation != node]
-        if heirs:
-            self.blocks.setdefault(heirs[0], {}).update(
-                (generation, one._replace(owner=UNKNOWN)) for generation, one in blocks.items())
+        """It ends; after it was declared dead, what its processes have put since ends with it."""
+        if node in self.cluster.oracle.condemned:
+            self.blocks.pop(node, None)
 
     def ownerless(self, node: bytes, has_ended: Callable[[bytes], bool]) -> list[Found]:
         return [one for one in self.blocks.get(node, {}).values() if one.owner == UNKNOWN or has_ended(one.owner)]

@@ -135,7 +135,7 @@ def wait(refs: Sequence[ObjectRef[R]] | ObjectRef[R], num_returns: int = 1, time
 def _waitables(refs: Any) -> list[Any]:
     """A list of distinct references, from what a user passed to ``wait``."""
     if isinstance(refs, (ObjectRef, ObjectRefGenerator)):
-        return [refs]
+        refs = [refs]
     if isinstance(refs, (MapRefs, tuple)):
         refs = list(refs)
     if not isinstance(refs, list):
@@ -144,6 +144,7 @@ def _waitables(refs: Any) -> list[Any]:
         if not isinstance(ref, (ObjectRef, ObjectRefGenerator)):
             raise TypeError("wait() expected a list of ray.ObjectRef or ray.ObjectRefGenerator, got list containing "
                             f"{type(ref)}")
+        ref._record  # noqa: B018  (ValueError, if it was made from an id that is not known here)
     if len(set(refs)) != len(refs):
         raise ValueError("Wait requires a list of unique object refs.")
     return refs

@@ -120,6 +120,15 @@ def home_of(group: bytes) -> bytes:
     return group[:TAG_SIZE] + _NODE
 
 
+def checked(name: str, raw: bytes, size: int) -> bytes:
+    """``raw``, if it can be an id of class ``name``.  TypeError, ValueError."""
+    if not isinstance(raw, bytes):
+        raise TypeError(f"{name} takes bytes, not {type(raw).__name__}: from hex digits, {name}(bytes.fromhex(text))")
+    if len(raw) != size:
+        raise ValueError(f"ID string needs to have length {size}, got {len(raw)}: {name} takes {size} bytes")
+    return raw
+
+
 class BaseID:
     """A fixed-width identifier with ``hex() binary() from_hex() nil() is_nil() from_random()``."""
 
@@ -127,10 +136,7 @@ class BaseID:
     __slots__ = ("_raw",)
 
     def __init__(self, raw: bytes):
-        if not isinstance(raw, bytes) or len(raw) != self.SIZE:
-            shown = f"{len(raw)} bytes" if isinstance(raw, bytes) else type(raw).__name__
-            raise ValueError(f"{type(self).__name__} takes {self.SIZE} bytes, not {shown}")
-        self._raw = raw
+        self._raw = checked(type(self).__name__, raw, self.SIZE)
 
     @classmethod
     def from_hex(cls, text: str) -> Self:

@@ -17,7 +17,6 @@ import itertools
 import os
 import time
 import types
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -25,7 +24,7 @@ from zray import ids, refs, serialization
 from zray.errors import ActorDiedError, ActorExit, AsyncioActorExit, RayError, from_failure, load_error
 from zray.handles import METHOD_OPTIONS_ATTRIBUTE, ActorHandle, ActorTemplate, RemoteFunction, is_generator
 from zray.local_actors import LocalActor, LocalContext, environment, stepping
-from zray.local_objects import Arguments, Record, failed, first_ready, stored
+from zray.local_objects import Arguments, Record, failed, first_ready, records, stored
 from zray.options import DYNAMIC, STREAMING, ActorOptions, CallOptions, TaskOptions
 from zray.refs import ObjectRef
 from zray.serialization import dump_error
@@ -57,7 +56,6 @@ class LocalRuntime:
         self._counter = itertools.count(1)
         self._prefix = ids.task_prefix(self.job.to_bytes(4, "big"), self.incarnation, 0)
         self._actors: dict[bytes, LocalActor] = {}
-        self._records: weakref.WeakValueDictionary[bytes, Record] = weakref.WeakValueDictionary()
         self._pinned: list[Record] = []  # of references that the program pickled itself
         self.groups = _Groups(self)
         self.gcs = _Keys()
@@ -353,14 +351,19 @@ class LocalRuntime:
         return value()
 
     def address_of(self, record: Record) -> tuple[bytes, str]:
-        self._records[record.oid] = record  # it is being pickled: it may come back by its id
         return self.incarnation, ""
 
     def restore_ref(self, oid: bytes, owner: bytes, endpoint: str) -> ObjectRef:
-        record = self._records.get(oid) if owner == self.incarnation else None
+        record = records.get(oid) if owner == self.incarnation else None
         if record is None:
             raise from_failure("owner_died", {"oid": oid, "reason": "it is not of this local mode session"})
         return ObjectRef(oid, record)
+
+    def knows(self, oid: bytes) -> bool:
+        return oid in records
+
+    def find(self, oid: bytes) -> Record | None:
+        return records.get(oid)
 
     # ------------------------------------------------------------ views
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import concurrent.futures
 import time
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
 from zray import serialization
 from zray.errors import GetTimeoutError
 from zray.refs import ObjectRef
+
+
+records: weakref.WeakValueDictionary[bytes, Record] = weakref.WeakValueDictionary()  # by id, for ObjectRef(id)
 
 
 class Record:
@@ -19,6 +23,7 @@ class Record:
 
     def __init__(self, oid: bytes, call: concurrent.futures.Future | None = None):
         self.oid = oid
+        records[oid] = self
         self.owner = b""
         self.future: concurrent.futures.Future[bytes] = concurrent.futures.Future()
         self.inner: Sequence[Any] = ()  # references inside the value, which live as long as it

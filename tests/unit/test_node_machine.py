@@ -291,7 +291,7 @@ def test_the_last_events_of_a_job_are_kept_and_a_worker_that_does_not_report_is_
     node.say(b"driver00", m.Goodbye(""))
     node.say(one.worker, m.EventReport([["f", b"t" * 24, 7, 1.0, 2.0, True, 0, 1]], 0))
     assert [row["name"] for row in node.machine.events.rows()] == ["f"] and node.killed == [one.worker]
-    node.now = node.machine.next_deadline()
+    node.now = node.machine.pool.next_deadline()
     node.machine.tick(node.now)
     node.take()
     assert node.killed == [one.worker, other.worker]

@@ -26,6 +26,7 @@ from zray.causes import Cause
 from zray.gcs.client import RETRY_S, GcsClient
 from zray.owner.adoption import Adoption
 from zray.owner.calls import ActorCalls
+from zray.owner.holding import Holding
 from zray.owner.maps import MapBatch
 from zray.owner.records import Borrowed, Entry
 from zray.owner.references import References
@@ -119,6 +120,7 @@ class Runtime:
         self.calls = ActorCalls(node, self, self.refs, self.submitter)
         self.gcs = GcsClient(self.incarnation, self.send, [node])
         self.adoption = Adoption(self.refs, self.gcs, endpoint, time.monotonic)
+        self.holding = Holding(self.refs, self.adoption, self.send, self._may_hear_the_dead)
         self.values = Values(self)
         self.submitter.maps.pack_items = self.values.pack_items
         self.submitter.maps.pick = self.values.pick
@@ -173,6 +175,7 @@ class Runtime:
             m.NodeAnswer.CODE: self._on_reply,
             m.StoreLocated.CODE: self._on_located,
             m.ProcessGone.CODE: self._on_process_gone,
+            m.AskHeld.CODE: self._on_ask_held,
             m.LogLines.CODE: self._on_log_lines,
             m.DialAnswer.CODE: self._on_dial_answer,
             m.BindTcp.CODE: self._on_bind_tcp,
@@ -361,6 +364,14 @@ class Runtime:
 
     def _on_worker_died(self, peer: bytes, message: m.WorkerDied) -> None:
         self.submitter.on_worker_died(peer, message)
+
+    def _on_ask_held(self, peer: bytes, message: m.AskHeld) -> None:
+        self.empty_dropped()
+        self.holding.on_ask(peer, message)
+
+    def _may_hear_the_dead(self) -> bool:
+        """Whether a connection of ours to a process that has ended is not drained yet."""
+        return any(self.mesh.dialled(peer) and self.refs.is_gone(peer) for peer in self.mesh.peers())
 
     def _on_process_gone(self, peer: bytes, message: m.ProcessGone) -> None:
         self.refs.on_process_gone(message.process, certain=True)
@@ -552,6 +563,18 @@ class Runtime:
             if ref._oid not in self._pinned:
                 self._pinned.add(ref._oid)
                 ref._record.refs += 1
+
+    def knows(self, oid: bytes) -> bool:
+        """Whether this process holds a reference to the object, or owns it."""
+        return oid in self.refs.owned or oid in self.refs.borrowed
+
+    def find(self, oid: bytes) -> Entry | Borrowed | None:
+        """The record of an object that is known here, with one reference more."""
+        with self.loop.lock:
+            record = self.refs.owned.get(oid) or self.refs.borrowed.get(oid)
+            if record is not None:
+                record.refs += 1
+            return record
 
     def restore_ref(self, oid: bytes, owner: bytes, endpoint: str) -> ObjectRef:
         with self.loop.lock:

@@ -50,14 +50,14 @@ class Stored:
         self.copies: dict[tuple[bytes, int], list[Any]] = {}
         self._locating: dict[int, Callable[[list[list[bytes]]], None]] = {}
 
-    def allocate(self, nbytes: int, oid: bytes) -> Allocation:
+    def allocate(self, nbytes: int, oid: bytes, owner: bytes = b"") -> Allocation:
         """Space in the object store, waiting for it if need be (not under the lock).  ObjectStoreFullError."""
         while True:
             with self.loop.lock:
                 if dropped:
                     self.rt.empty_dropped()
                 try:
-                    found = self.rt.store.allocate(nbytes, oid)
+                    found = self.rt.store.allocate(nbytes, oid, owner)
                 except StoreFull as full:
                     raise errors.from_failure("store_full", full.report) from None
                 if type(found) is Allocation:

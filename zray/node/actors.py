@@ -30,7 +30,9 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from zray.ids import node_of
-from zray.messages import ActorExit, ActorInit, ActorReply, ActorState, CreateActor, KillActor, WorkerExit
+from zray.messages import (
+    CARRYING, STORED, ActorExit, ActorInit, ActorReply, ActorState, CreateActor, KillActor, WorkerExit,
+)
 from zray.node.effects import JOB_OVER, Note, Send
 
 PENDING, ALIVE, RESTARTING, DEAD = "PENDING", "ALIVE", "RESTARTING", "DEAD"
@@ -355,6 +357,18 @@ class ActorTable:
     def job_is_used(self, job: int) -> bool:
         """Whether an actor, which then is detached, still runs for this job."""
         return any(actor.job == job and actor.state != DEAD for actor in self.actors.values())
+
+    def arguments(self) -> set[bytes]:
+        """Stored objects that an actor's constructor needs when it restarts."""
+        found: set[bytes] = set()
+        for actor in self.actors.values():
+            if actor.state != DEAD:
+                for value in (actor.spec.get("args"), *actor.spec.get("deps", ())):
+                    while type(value) is list and value and value[0] == CARRYING:
+                        value = value[1]
+                    if type(value) is list and value and value[0] == STORED:
+                        found.add(value[4])
+        return found
 
     # ------------------------------------------------------------ inside
 

@@ -140,7 +140,7 @@ class Daemon:
             names=GcsNames(self.gcs.client), config=self.config,
             new_worker_id=map(partial(ids.worker_id, self.incarnation), count(1)).__next__, attach=self._attach_driver,
             keep=offered.cpus, store_report=self.store.report, gcs_report=self._gcs_report,
-            environ=workers_environ())
+            environ=workers_environ(), ownerless=self.store.ownerless, free_unheld=self.store.free_unheld)
         self._load_kernels()
         self._shell_handlers = {**self.store.handlers, **self.gcs.handlers}
         self._doomed: set[bytes] = set()  # to be killed as soon as they have a process

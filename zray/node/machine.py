@@ -37,6 +37,7 @@ from zray.node.orphans import Orphans
 from zray.node.placements import Declared, Placement
 from zray.node.pool import Kind, Pool, State, Worker
 from zray.node.task_events import TaskEvents
+from zray.node.unheld import Unheld
 from zray.sched.bottom_up import BottomUpScheduler
 from zray.sched.grouped import NodeScheduler
 from zray.sched.local import Grant, LocalScheduler, Recall, Status
@@ -114,7 +115,9 @@ class NodeMachine:
                  config: Config, new_worker_id: Callable[[], bytes],
                  attach: Callable[[bytes, int], dict[str, Any]], keep: int, first_job: int = 1,
                  store_report: Callable[[], dict] = dict, gcs_report: Callable[[], dict] = dict,
-                 environ: Mapping[str, str] | None = None):
+                 environ: Mapping[str, str] | None = None,
+                 ownerless: Callable[[Callable[[bytes], bool]], list[Any]] = lambda has_ended: [],
+                 free_unheld: Callable[[list[Any]], None] = lambda objects: None):
         self.incarnation = incarnation
         self.node = node  # as zray.nodes() shows it
         self.scheduler = NodeScheduler(scheduler)
@@ -140,6 +143,11 @@ class NodeMachine:
         self.orphans = Orphans(self)
         self.bound = BoundWork(self)
         self.census = Census(self, partial(views.answer, self))
+        self.unheld = Unheld(
+            incarnation, lambda peer, message: emit(Send(peer, message)), processes=self._holders,
+            nodes=lambda: self.cluster.peers, is_gone_node=lambda node: node in self.cluster.gone,
+            kept=self.actors.arguments, announce=self._announce_all,
+            learn=lambda owner: self._ended_abroad(owner, "its process ended"), ownerless=ownerless, free=free_unheld)
         self.placements: dict[int, Placement] = {}
         self.groups = GroupService(self)
         self.bottom_up = BottomUpScheduler(
@@ -166,7 +174,8 @@ class NodeMachine:
             m.LeaseReturn.CODE: self._lease_return, m.LeaseKill.CODE: self._lease_kill, m.Blocked.CODE: self._blocked,
             m.NodeQuery.CODE: self.census.query, m.NodeAnswer.CODE: self.census.answered,
             m.EventReport.CODE: self._event_report,
-            m.ProcessGone.CODE: self._process_gone_abroad,
+            m.ProcessGone.CODE: self._process_gone_abroad, m.AskHeld.CODE: self._ask_held,
+            m.Held.CODE: self._held_answer,
             m.PlaceActor.CODE: self.guests.place, m.UnplaceActor.CODE: self.guests.unplace,
             m.AdoptActor.CODE: self.guests.adopt,
             **self.drivers.handlers, **self.places.handlers, **self.cluster.handlers, **self.abroad.handlers,
@@ -239,6 +248,7 @@ class NodeMachine:
         self.elsewhere.tick(now)
         self.census.tick(now)
         self.groups.tick(now)
+        self.unheld.tick(now)
         self._settle()
 
     def settle(self, now: float) -> None:
@@ -249,7 +259,7 @@ class NodeMachine:
     def next_deadline(self) -> float | None:
         times = [self.pool.next_deadline(), self.actors.next_deadline(), self.bottom_up.deadline(),
                  self.guests.next_deadline(), self.elsewhere.next_deadline(), self.census.next_deadline(),
-                 self.groups.next_deadline(),
+                 self.groups.next_deadline(), self.unheld.next_deadline(),
                  self._gone_at if self._gone else None]
         return min([when for when in times if when is not None], default=None)
 
@@ -279,6 +289,7 @@ class NodeMachine:
         if same_node(incarnation, self.incarnation):
             for node in self.cluster.peers:
                 self.effects.append(Send(node, m.ProcessGone(incarnation, reason)))
+                self.unheld.announced(node)
             self.abroad.owner_gone(incarnation)
         self.groups.process_gone(incarnation)
         held = self.bottom_up.drop_owner(incarnation).leases
@@ -296,6 +307,7 @@ class NodeMachine:
             crowd = len(self.drivers.hellos) + len(self.pool.workers)
             self._gone_at = self.now if crowd <= GONE_AT_ONCE_MAX else self.now + crowd * GONE_GATHER_S
         self._gone.append(m.ProcessGone(incarnation, reason))
+        self.unheld.process_gone(incarnation, self.now)
 
     def _announce(self) -> None:
         if not self._gone or self._gone_at > self.now:
@@ -304,6 +316,16 @@ class NodeMachine:
         for peer in self._core_processes():
             for message in gone:
                 self.effects.append(Send(peer, message))
+
+    def _announce_all(self) -> None:
+        """Of what has ended our processes hear now, however many they are."""
+        self._gone_at = min(self._gone_at, self.now)
+        self._announce()
+
+    def _holders(self) -> list[bytes]:
+        """Core processes of this node that may hold objects."""
+        peers = [job.driver for job in self.jobs.by_driver.values() if same_node(job.driver, self.incarnation)]
+        return peers + [w.incarnation for w in self.pool.workers.values() if w.kind is not None]
 
     def _core_processes(self) -> list[bytes]:
         """Those of this node that may know others."""
@@ -526,6 +548,7 @@ class NodeMachine:
             self.bottom_up.node_joined(incarnation, row["total"], row["labels"], now)
             if fresh:
                 self.elsewhere.homes_changed()
+                self.unheld.nodes_changed(now)
             if row.get("state") == "draining":
                 self.bottom_up.node_draining(incarnation, now)
         self._settle()
@@ -579,6 +602,7 @@ class NodeMachine:
             self.actors.worker_died(actor.id, actor.worker, death)
         self.groups.node_died(incarnation)
         self.census.node_gone(incarnation)
+        self.unheld.nodes_changed(now, incarnation)
         self.orphans.home_gone(incarnation, death)
         self._settle()
 
@@ -614,8 +638,28 @@ class NodeMachine:
 
     def _process_gone_abroad(self, peer: bytes, message: m.ProcessGone) -> None:
         if node_of(message.process) == peer:
-            if not self.drivers.gone_abroad(message.process, message.reason):
-                self.process_gone(message.process, message.reason)
+            self.unheld.heard_end(peer)
+            self._ended_abroad(message.process, message.reason)
+
+    def _ended_abroad(self, process: bytes, reason: str) -> None:
+        if not self.drivers.gone_abroad(process, reason):
+            self.process_gone(process, reason)
+
+    def _ask_held(self, peer: bytes, message: m.AskHeld) -> None:
+        if peer != message.asker or peer not in self.cluster.peers:
+            self.refuse(peer, "AskHeld from a process that is no node")
+        elif not _are_pairs(message.ends):
+            self.refuse(peer, "malformed AskHeld")
+        else:
+            self.unheld.now = self.now
+            self.unheld.on_ask(peer, message)
+
+    def _held_answer(self, peer: bytes, message: m.Held) -> None:
+        if not _are_pairs(message.ends):
+            self.refuse(peer, "malformed Held")
+            return
+        self.unheld.now = self.now
+        self.unheld.on_held(peer, message)
 
     def _event_report(self, peer: bytes, message: m.EventReport) -> None:
         worker = self.pool.workers.get(peer)
@@ -653,8 +697,14 @@ class NodeMachine:
             if worker.state in (State.LEASED, State.ACTOR):
                 assert self.placements[worker.lease].worker is worker
         self.places.check()
+        self.unheld.check()
         for (owner, key) in self._keys:
             assert key in self._keys_of[owner]
+
+
+
+def _are_pairs(ends: list[Any]) -> bool:
+    return all(type(pair) is list and [type(field) for field in pair] == [bytes, int] for pair in ends)
 
 
 __all__ = ["Death", "Names", "NodeMachine"]

@@ -59,6 +59,8 @@ class References:
         self.on_traced_freed: Callable[[Entry], None] = _nobody
         self.unhandled = Unhandled()
         self.unsettled: set[bytes] = set()  # objects whose value was lost and is pending again
+        # Asking node -> objects that were not held here when it asked, and have not been since (zray.owner.holding).
+        self.watched: dict[bytes, set[bytes]] = {}
         self.inline_bytes = 0
         self.kept_bytes_max = kept_bytes_max
         self.kept_bytes = 0  # of values that owners told us unasked
@@ -251,6 +253,8 @@ class References:
         if record is None:
             self._holds += 1
             record = self.borrowed[oid] = Borrowed(oid, owner, endpoint, self._holds)
+            if self.watched:
+                self.came(oid)
             record.refs = 1
             record.lent = lent
             if value is not None and self._keep(record, value, contained):
@@ -273,6 +277,11 @@ class References:
         if record.lent and not lent:
             self._stays(record)
         return record
+
+    def came(self, oid: bytes) -> None:
+        """A reference to an object has come that was not held here."""
+        for watched in self.watched.values():
+            watched.discard(oid)
 
     def _stays(self, record: Borrowed) -> None:
         """A reference that was lent is kept: from now on its owner should tell of it."""

@@ -31,6 +31,7 @@ from zray.sim.node import SimNode
 from zray.sim.oracle import Oracle, Violation
 from zray.sim.plan import NODE_TIMEOUT_S, Plan
 from zray.sim.process import Process
+from zray.sim.stores import SimStores
 from zray.sim.worker import SimWorker
 
 GROUP_LEFT_S = 0.5  # after what its dead creator still said about it
@@ -52,6 +53,7 @@ class SimCluster:
         self.wire.admits = self._admits
         self.history = GcsHistory(lambda: self.net.now)
         self.oracle = Oracle(self)
+        self.stores = SimStores(self)
         self.workers: dict[bytes, SimWorker] = {}
         self.cores: dict[bytes, Core] = {}
         self.nodes: dict[bytes, SimNode] = {}  # whose daemons live
@@ -192,6 +194,7 @@ class SimCluster:
         node.alive = False
         self.wire.close(node.incarnation)
         self.nodes.pop(node.incarnation, None)
+        self.stores.node_ended(node.incarnation)
         for core in [core for core in self.cores.values() if core.host is node]:
             core.resume()
             if power or isinstance(core, SimWorker):

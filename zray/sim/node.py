@@ -184,7 +184,9 @@ class SimNode(Process):
             scheduler=LocalScheduler(self.total, node=self.incarnation,
                                      next_lease=count((ordinal << LEASE_BITS) + 1).__next__),
             names=GcsNames(self.gcs.client), config=self.config, new_worker_id=self._new_worker_id,
-            attach=lambda incarnation, pid: {}, keep=self.cpus)
+            attach=lambda incarnation, pid: {}, keep=self.cpus,
+            ownerless=lambda has_ended: cluster.stores.ownerless(self.incarnation, has_ended),
+            free_unheld=cluster.stores.free_unheld)
         self.ready = True
         self.machine.start(net.now)
         self.member.begin(self)
@@ -216,6 +218,8 @@ class SimNode(Process):
         handler = self.gcs.handlers.get(code)
         if handler is not None:
             handler(peer, message)
+        elif code == m.StoreFree.CODE:
+            self.cluster.stores.free(message.objects)
         elif code == m.NodeJoin.CODE:
             self.member.node_join(peer, message)
         elif code == m.NodeRows.CODE:
@@ -283,6 +287,8 @@ class SimNode(Process):
             self.gcs.forget(effect.incarnation)
             self.mesh.forget(effect.incarnation)
             self.machine.cluster.bound.pop(effect.incarnation, None)
+        elif kind is DropJob:
+            cluster.stores.drop_job(self.incarnation, effect.job.to_bytes(4, "big"))
         elif kind is EndJob and effect.reply is not None:
             self._send(effect.driver, effect.reply)
         elif kind is DropJob:
@@ -304,6 +310,7 @@ class SimNode(Process):
 
     def node_gone(self, node: bytes, reason: str) -> None:
         self.cluster.oracle.condemn(node)
+        self.cluster.stores.node_gone(node, self.incarnation)
         self.machine.node_gone(node, reason, self.net.now)
 
     def stop(self, why: str) -> None:

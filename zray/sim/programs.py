@@ -18,7 +18,7 @@ FAILS when it raises.  What a fault may turn the value into is the oracle's busi
     give    a value with references inside: a put, a child's result, what it got itself
     keep    remembers what it got                  take     gets its borrowed references
     hand    passes its references on to a child    burst    parts[0] children at once
-    crash   ends its process while attempt < parts[0]
+    crash   ends its process while attempt < parts[0], with what it has put
     actor   creates an actor, calls it, lets it go
     calls   calls the actor parts[1], whose handle it got
     group   creates a placement group [bundles, strategy, resource], runs a task in each bundle, removes it
@@ -123,8 +123,13 @@ class Given:
 def run(program: list[Any], deps: list[int], nested: list[Any], core: Any, attempt: int) -> Generator[Any, Any, Any]:
     """The body of a task.  ``nested`` stay the caller's; everything made here is dropped here."""
     kind, x, seconds, parts = program
-    if seconds:
-        yield "sleep", seconds
+    scratch = core.put(mix(x, 9)) if x % 2 or kind == "crash" else None  # it may end before it drops this
+    try:
+        if seconds:
+            yield "sleep", seconds
+    finally:  # also when it is cancelled
+        if scratch is not None and (kind != "crash" or attempt >= parts[0]):
+            scratch.drop()
     if kind == "raise":
         raise core.failure("task_error", "raised")
     if kind == "crash" and attempt < parts[0]:

@@ -21,10 +21,11 @@ from typing import Any
 from zray import os_linux
 from zray.config import Config
 from zray.messages import StoreFree, StoreLocate, StorePull, StoreRefused, StoreRestore, StoreSurrender, StoreWant
-from zray.store import views
+from zray.store import ownerless, views
 from zray.store.copies import NODE
 from zray.store.exchange import Find, Handed, Record, Say
 from zray.store.header import Headers
+from zray.store.ownerless import Found
 from zray.store.reaper import write_owner
 from zray.store.records import Arriving, Dropped, Effect, Freed, Grow, Load, Send, Spill, Unlink
 from zray.store.segment import ControlSegment, Segment, Slot, arena_name, control_name
@@ -178,6 +179,15 @@ class StoreService:
         """All processes of this job (4 bytes) are gone: so are its objects."""
         self.transfer.drop_job(job, self.clock())
         self.table.drop_job(job, self.clock())
+        self._perform()
+
+    def ownerless(self, has_ended: Callable[[bytes], bool]) -> list[Found]:
+        """What is here of owners that have ended."""
+        return ownerless.ownerless(self.table, has_ended)
+
+    def free_unheld(self, objects: list[Found]) -> None:
+        """Of these no process holds a reference (zray.node.unheld)."""
+        ownerless.free(self.table, objects, self.clock())
         self._perform()
 
     def node_gone(self, node: bytes) -> None:

@@ -80,7 +80,7 @@ def encode(rt: Any, value: Any, task: bytes, index: int) -> Any:
         return rt.encode_result(value, task, index)
     if not serialized.buffers and len(serialized.pickle) <= rt.config.inline_bytes_max:
         return serialized.pickle
-    return rt.values.place(serialized, return_id(task, index))
+    return rt.values.place(serialized, return_id(task, index), rt.context.receiver)
 
 
 def returns(rt: Any, value: Any, task: list[Any], name: str) -> Any:

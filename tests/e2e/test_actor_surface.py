@@ -184,7 +184,8 @@ def test_caches_of_a_scripts_functions_and_classes_travel(tmp_path):
                 return len(self.table(3)) + self.size + fib(30), kind(1), kind("a")
 
         fib(10)
-        print(ray.get(ray.remote(lambda: (fib(10), fib.cache_info().hits)).remote()), ray.get(Model.remote().run.remote()))
+        pair = ray.get(ray.remote(lambda: (fib(10), fib.cache_info().hits)).remote())
+        print(pair, ray.get(Model.remote().run.remote()))
     """)
     assert done.stdout.split("\n")[0] == "(55, 8) (832048, 'int', 'object')"
 

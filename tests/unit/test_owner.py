@@ -103,6 +103,20 @@ def test_while_an_actor_restarts_calls_without_retries_fail_and_all_others_wait(
     owner.calls.check()
 
 
+def test_a_call_that_met_the_end_of_its_actor_says_how_it_ended_even_when_the_next_life_is_up_already():
+    owner = Owner()
+    link = owner.calls.link_for(ACTOR, "A")
+    owner.calls.on_actor_state(NODE, m.ActorState(ACTOR, ALIVE, 0, WORKER, "ipc://worker", {}))
+    task = owner.task(None)
+    owner.calls.submit(link, task)
+    owner.calls.pump()
+    owner.calls.on_actor_state(NODE, m.ActorState(ACTOR, RESTARTING, 1, b"", "", {"reason": "sys.exit(3) was called"}))
+    owner.calls.on_actor_state(NODE, m.ActorState(ACTOR, ALIVE, 1, b"worker.2", "ipc://w2", {"pid": 7}))
+    owner.calls.on_peer_closed(WORKER)
+    assert task.entry.value[1] == "actor_unavailable"
+    assert task.entry.value[2]["reason"] == "sys.exit(3) was called"
+
+
 def test_a_task_that_stands_in_its_queue_twice_is_pushed_once():
     """Taken out for inline execution it stays in the deque as a tombstone; a retry puts it in again."""
     owner = Owner()

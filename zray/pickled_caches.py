@@ -3,8 +3,8 @@
 ``lru_cache``, ``cached_property``, ``singledispatch`` and ``singledispatchmethod`` hold locks, weak references and C
 state, so those of a script's functions and classes do not pickle.  Those that a worker can import by their name go by
 name, like functions.
-
 """
+
 from __future__ import annotations
 
 import functools

@@ -1,7 +1,8 @@
 """functools' caches and dispatchers by value: they travel without what they have cached.
 
-``lru_cache``, ``cached_property`` and ``singledispatch`` hold locks, weak references and C state, so those of a
-script's functions and classes do not pickle.  Those that a worker can import by their name go by name, like functions.
+``lru_cache``, ``cached_property``, ``singledispatch`` and ``singledispatchmethod`` hold locks, weak references and C
+state, so those of a script's functions and classes do not pickle.  Those that a worker can import by their name go by
+name, like functions.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import functools
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 from types import FunctionType
 from typing import Any
@@ -27,10 +29,10 @@ def reduce_cache(obj: Any) -> Any:
         return NotImplemented if obj.__code__ is not _DISPATCH_CODE or _is_importable(obj) else _reduce_dispatch(obj)
     if kind is LRU_TYPE:
         return NotImplemented if _is_importable(obj) else _reduce_lru(obj)
-    if isinstance(obj, functools.cached_property) and kind.__reduce_ex__ is object.__reduce_ex__ and (
+    if isinstance(obj, _DESCRIPTORS) and kind.__reduce_ex__ is object.__reduce_ex__ and (
             kind.__reduce__ is object.__reduce__):
-        state = {name: value for name, value in vars(obj).items() if name != "lock"}
-        return _new_cached_property, (kind, "lock" in vars(obj)), state
+        held = [name for name in _MADE_ANEW if name in vars(obj)]
+        return _new_descriptor, (kind, held), {name: value for name, value in vars(obj).items() if name not in held}
     return NotImplemented
 
 
@@ -62,13 +64,18 @@ def _new_lru(function: Callable[..., Any], maxsize: int | None, typed: bool) -> 
     return functools.lru_cache(maxsize=maxsize, typed=typed)(function)
 
 
-# ---------------------------------------------------------------- cached_property
+# ---------------------------------------------------------------- cached_property, singledispatchmethod
+
+_DESCRIPTORS = (functools.cached_property, functools.singledispatchmethod)
+_MADE_ANEW: dict[str, Callable[[], Any]] = {
+    "lock": threading.RLock,  # of a cached_property before Python 3.12
+    "_method_cache": weakref.WeakKeyDictionary}  # of a singledispatchmethod in Python 3.13
 
 
-def _new_cached_property(kind: type[functools.cached_property], locked: bool) -> Any:
-    new: Any = kind.__new__(kind)
-    if locked:  # before Python 3.12
-        new.lock = threading.RLock()
+def _new_descriptor(kind: type, held: list[str]) -> Any:
+    new: Any = object.__new__(kind)
+    for name in held:
+        setattr(new, name, _MADE_ANEW[name]())
     return new
 
 

@@ -96,6 +96,17 @@ def test_a_killed_actor_runs_no_exit_handlers(tmp_path):
     assert lines(path) == []
 
 
+def test_a_worker_of_tasks_runs_its_atexit_handlers_when_it_is_no_longer_needed(tmp_path):
+    @ray.remote(max_calls=1)
+    def register():
+        atexit.register(note, tmp_path / "ran", "atexit")
+        return os.getpid()
+
+    pid = ray.get(register.remote())
+    until(lambda: not os.path.exists(f"/proc/{pid}"))
+    assert lines(tmp_path / "ran") == ["atexit"]
+
+
 def test_an_instance_that_a_global_keeps_is_finalised_as_well(tmp_path):
     @ray.remote
     class Kept:

@@ -419,6 +419,30 @@ def test_a_planned_exit_is_no_reason_to_restart(node):
     assert state(node) == "DEAD" and node.machine.actors.actors[b"a" * 16].cause["kind"] == "exited"
 
 
+def test_sys_exit_of_an_actor_counts_as_a_death_that_max_restarts_covers_and_says_why(node):
+    create(node, max_restarts=1)
+    for life, after in ((0, "RESTARTING"), (1, "DEAD")):
+        up(node, life=life)
+        worker = node.machine.actors.actors[b"a" * 16].worker
+        said = node.say(worker, m.ActorExit(b"a" * 16, life, "sys.exit(3) was called", True))
+        assert only(said, m.WorkerExit), "the worker stays until the node has heard it"
+        assert state(node) == "ALIVE"
+        node.die(worker, exit_code=3)
+        cause = node.machine.actors.actors[b"a" * 16].cause
+        assert state(node) == after and cause["kind"] == "died"
+        assert (cause["reason"], cause["exit_code"]) == ("sys.exit(3) was called", 3)
+
+
+def test_the_last_handle_of_an_actor_that_exits_may_go_meanwhile(node):
+    create(node, max_restarts=-1)
+    up(node)
+    worker = node.machine.actors.actors[b"a" * 16].worker
+    node.say(b"driver00", m.KillActor(b"a" * 16, True, True))
+    node.say(worker, m.ActorExit(b"a" * 16, 0, "it received SIGTERM", True))
+    node.die(worker, signal=15)
+    assert state(node) == "DEAD"
+
+
 def test_an_actor_that_announces_its_exit_and_stays_is_killed(node):
     create(node)
     up(node)

@@ -31,7 +31,7 @@ class WorkerReady(Message):
 
 @message(163)
 class WorkerExit(Message):
-    """Node -> worker: finish what runs and exit (idle, job over)."""
+    """Node -> worker: finish what runs and exit (idle, job over).  Also the answer to ActorExit: it may go now."""
 
     reason: str
 

@@ -116,6 +116,8 @@ class ActorPlaces:
     def _actor_exit(self, peer: bytes, message: m.ActorExit) -> None:
         if not self._host.guests.from_worker(peer, message):
             self._host.actors.exit(peer, message, self._host.now)
+        # The process stays until then: its death, which the kernel tells, must not overtake its word.
+        self._host.effects.append(Send(peer, m.WorkerExit("its exit is known")))
 
     # ------------------------------------------------------------ places for actors, ours and guests
 

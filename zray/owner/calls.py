@@ -13,7 +13,7 @@ What was in flight when an actor's process died is judged only when our own conn
 from __future__ import annotations
 
 from collections import deque
-from typing import Any
+from typing import Any, NamedTuple
 
 from zray.causes import Cause
 from zray.messages import FAILED, ActorState, CallsDone, CancelTask, PushCalls, WatchActor
@@ -65,6 +65,15 @@ class ActorLink:
         self.killed = False  # by us, and the node has not said yet what became of it: no more calls to this life
 
 
+class Leaving(NamedTuple):
+    """Calls of a life that is over, until our connection to its process is drained; ``cause`` is how it ended."""
+
+    link: ActorLink
+    inflight: dict[int, Task]
+    until: float
+    cause: dict[str, Any]
+
+
 class ActorCalls:
     """All calls of this process to actors."""
 
@@ -75,7 +84,7 @@ class ActorCalls:
         self.submitter = submitter
         self.links: dict[bytes, ActorLink] = {}
         self.by_worker: dict[bytes, ActorLink] = {}
-        self.leaving: dict[bytes, tuple[ActorLink, dict[int, Task], float]] = {}  # worker -> calls it may still answer
+        self.leaving: dict[bytes, Leaving] = {}  # worker -> calls it may still answer
         self.dirty: list[ActorLink] = []
         self.ended: dict[bytes, None] = {}  # actors that are DEAD, oldest first
         self.finished = 0
@@ -189,7 +198,7 @@ class ActorCalls:
         if link is not None and link.actor == message.actor and link.life == message.life:
             inflight = link.inflight
         elif peer in self.leaving and self.leaving[peer][0].actor == message.actor:
-            link, inflight, _ = self.leaving[peer]
+            link, inflight = self.leaving[peer][:2]
         else:
             return
         full = len(inflight) >= WINDOW_CALLS
@@ -343,11 +352,12 @@ class ActorCalls:
         self.by_worker.pop(worker.peer, None)
         inflight, link.inflight = link.inflight, {}
         link.link = None
+        left = Leaving(link, inflight, self.submitter.now + DRAIN_S, link.cause)
         if worker.closed or not inflight:
-            self._judge(link, inflight)
+            self._judge(left)
             self.net.disconnect(worker.peer)
         else:
-            self.leaving[worker.peer] = (link, inflight, self.submitter.now + DRAIN_S)
+            self.leaving[worker.peer] = left
 
     def on_peer_closed(self, peer: bytes) -> None:
         link = self.by_worker.get(peer)
@@ -355,9 +365,10 @@ class ActorCalls:
             link.link.closed = True  # the node will say what became of it
         kept = self.leaving.pop(peer, None)
         if kept is not None:
-            self._judge(kept[0], kept[1])
+            self._judge(kept)
 
-    def _judge(self, link: ActorLink, inflight: dict[int, Task]) -> None:
+    def _judge(self, left: Leaving) -> None:
+        link, inflight = left.link, left.inflight
         retry = []
         for seq in sorted(inflight):
             task = inflight[seq]
@@ -366,7 +377,8 @@ class ActorCalls:
             elif link.state != DEAD and task.retries != 0:
                 retry.append(task)
             else:
-                self._fail(link, task, self.death_of(link) or [FAILED, "actor_unavailable", self._detail(link)])
+                detail = self._detail(link) | left.cause
+                self._fail(link, task, self.death_of(link) or [FAILED, "actor_unavailable", detail])
         if retry:
             self._again(link, retry)
 
@@ -411,16 +423,16 @@ class ActorCalls:
                 self.dirty.append(link)
 
     def tick(self, now: float) -> None:
-        for worker, (link, inflight, until) in list(self.leaving.items()):
-            if until <= now:
+        for worker, left in list(self.leaving.items()):
+            if left.until <= now:
                 del self.leaving[worker]
                 self.net.disconnect(worker)
-                self._judge(link, inflight)
+                self._judge(left)
 
     def next_deadline(self) -> float | None:
         if not self.leaving:
             return None
-        return min((until for _, _, until in self.leaving.values()), default=None)
+        return min((left.until for left in self.leaving.values()), default=None)
 
     def explain(self, task: Task) -> tuple[Cause, dict[str, Any]]:
         link = task.lease
@@ -456,7 +468,7 @@ class ActorCalls:
             for seq, task in link.inflight.items():
                 assert task.state == PUSHED and task.seq == seq < link.next_seq
             queued = [task for task in link.queue if task.state != DONE]
-            leaving = sum(len(calls) for other, calls, _ in self.leaving.values() if other is link)
+            leaving = sum(len(left.inflight) for left in self.leaving.values() if left.link is link)
             if not link.any_order:
                 assert link.unfinished == len(queued) + len(link.inflight) + leaving, "a call is counted wrongly"
 

@@ -60,6 +60,7 @@ class SimWorker(Core):
         self.up = False
         self.stopping = False
         self.exiting = False
+        self.said = False  # ActorExit
         self._busy = False
         self._watching = False
         self._watched: Any = None
@@ -177,7 +178,7 @@ class SimWorker(Core):
             self.cancels.clear()
             self.flush()
             if self.stopping or self.exiting:
-                self.cluster.planned_exit(self)
+                self._leave()
             return
         lease, sequence, task = entry
         self.unsent[id(lease)] = lease
@@ -188,6 +189,15 @@ class SimWorker(Core):
         run = self.running = Run(lease, sequence, task, self.net.now)
         self.cluster.oracle.started(self, lease.owner, sequence, task)
         self.later(START_S, self._begin, run)
+
+    def _leave(self) -> None:
+        """An actor says so first, and stays until the node has answered."""
+        if self.actor is None or self.said:
+            self.cluster.planned_exit(self)
+        else:
+            self.said = True
+            self.send(self.node, m.ActorExit(self.actor.actor, self.actor.life, "asked to exit"))
+            self.stir()
 
     def _begin(self, run: Run) -> None:
         task = run.task

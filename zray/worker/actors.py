@@ -21,6 +21,7 @@ from typing import Any
 from zray import errors, serialization
 from zray.errors import AsyncioActorExit
 from zray.messages import ActorExit, ActorInit, ActorUp, CallsDone, PushCalls
+from zray.transport.loop import Waiter
 from zray.worker import invoke
 from zray.worker.ends import exit_code
 from zray.worker.queue import ATTEMPT, EXTRA, FUNCTION, TASK_ID, Entry, Lease
@@ -250,6 +251,7 @@ class ActorHost:
         with executor.loop.lock:
             executor.flush()
             reason = self.leaving or executor.stopping or ""
+            executor.release = Waiter()
             executor.rt.send(executor.rt.node, ActorExit(self.id, self.life, reason, self.may_restart))
             executor.loop.kick()
 

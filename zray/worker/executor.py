@@ -70,6 +70,7 @@ class Executor:
         self.calls: dict[bytes, int] = {}  # starts of functions with max_calls
         self.employed = True  # False: its job is not known yet, and nothing may run before
         self.stopping: str | None = None
+        self.release: Waiter | None = None  # an actor that said that it ends: until the node has heard so
         self.exiting = False  # announced to the owner: max_calls is used up
         self._idle: Waiter | None = None  # what the main thread waits on, while it waits
         self._becoming: ActorInit | None = None
@@ -153,6 +154,8 @@ class Executor:
     def on_exit(self, peer: bytes, message: WorkerExit) -> None:
         if self.actor is None and self.rt.owner_busy():
             return  # others hold what this process owns; the node asks again
+        if self.release is not None:
+            self.loop.notify(self.release)
         self.stop(message.reason or "asked to exit")
 
     def stop(self, reason: str) -> None:

@@ -7,6 +7,7 @@ import gc
 import os
 import signal
 import sys
+import time
 from typing import Any, NoReturn
 
 from zray.messages import ActorInit, JobConfig, WorkerReady
@@ -93,6 +94,8 @@ class Worker:
         run_exit_handlers(host, f"the actor {host.class_name}" if host is not None else "a worker process")
         with self.rt.loop.lock:
             executor.events.flush()
+        if executor.release is not None:
+            self.rt.loop.wait(executor.release, time.monotonic() + DRAIN_S)
         self.rt.drain(DRAIN_S)
         self.rt.shutdown()
         exit_now(code)

@@ -332,7 +332,8 @@ class Core(Process):
         oracle = self.cluster.oracle
         tid = self.next_task_id()
         nret = programs.returns(program)
-        key = self.submitter.key_for((cpus, *strategy.values()), {"CPU": cpus * UNIT}, {}, strategy, program[0])
+        env = programs.env_of(program)
+        key = self.submitter.key_for((cpus, *env, *strategy.values()), {"CPU": cpus * UNIT}, env, strategy, program[0])
         blob = msgpack.packb(program[0])
         task = Task(tid, self.cluster.function(program[0], blob), self._payload(program, nested), nret, key, retries)
         task.parent = self.task

@@ -72,8 +72,12 @@ def expand(env: Mapping[str, str], environ: Mapping[str, str]) -> dict[str, str]
 
 def needs_exec(env: Mapping[str, str], environ: Mapping[str, str]) -> bool:
     """Whether ``env`` changes a variable that counts only at the start of a process with environment ``environ``."""
-    return any((name.startswith(EXEC_PREFIXES) or name in EXEC_NAMES) and name not in FORK_NAMES
-               and environ.get(name) != value for name, value in env.items())
+    return any(environ.get(name) != env[name] for name in at_exec(env))
+
+
+def at_exec(env: Mapping[str, str]) -> list[str]:
+    """Names in ``env`` that count only at the start of a process."""
+    return [name for name in env if (name.startswith(EXEC_PREFIXES) or name in EXEC_NAMES) and name not in FORK_NAMES]
 
 
 def threads_for(resources: Mapping[str, float]) -> int:

@@ -127,7 +127,7 @@ def test_an_environment_under_which_python_cannot_start_is_an_error_of_its_tasks
     task = ray.remote(lambda: 1)
     broken = task.options(**fails_to_start()).remote()
     assert ray.get(task.remote()) == 1
-    with pytest.raises(exceptions.RuntimeEnvSetupError, match=r"could not start under its env_vars"):
+    with pytest.raises(exceptions.RuntimeEnvSetupError, match=r"could not start under its env_vars PYTHONHOME"):
         ray.get(broken, timeout=30)
 
     @ray.remote(**fails_to_start())
@@ -135,7 +135,7 @@ def test_an_environment_under_which_python_cannot_start_is_an_error_of_its_tasks
         def call(self):
             return 1
 
-    with pytest.raises(exceptions.RayActorError, match="could not start under its env_vars"):
+    with pytest.raises(exceptions.RayActorError, match="could not start under its env_vars PYTHONHOME"):
         ray.get(Never.remote().call.remote(), timeout=30)
     assert ray.get(task.options(**env(**FRESH)).remote()) == 1
 

@@ -21,7 +21,7 @@ from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from zray import ids
+from zray import env_vars, ids
 from zray.config import Config
 from zray.messages import Hello, NodeJoin, ViewRows
 from zray.node import join_secret, linux, session as sessions, supervision
@@ -402,7 +402,8 @@ class Daemon:
         self.children.expected += 1
         spec: dict[str, Any] = {"worker_id": effect.worker, "slot": slot}
         if effect.broken:
-            spec["broken"] = effect.broken
+            names = ", ".join(env_vars.at_exec(dict(effect.kind.env)))
+            spec["broken"] = f"its env_vars {names}. The last process said: {effect.broken}"
         elif effect.kind is not None:
             job = self.machine.jobs.jobs.get(effect.kind.job)
             spec["start"] = {"env": dict(effect.kind.env), "threads": effect.kind.threads,

@@ -112,7 +112,7 @@ class SimCluster:
         self.cores[driver.incarnation] = driver
         return driver
 
-    def spawn(self, node: SimNode, worker_id: bytes) -> None:
+    def spawn(self, node: SimNode, worker_id: bytes, started_under: tuple = ()) -> None:
         if not node.alive:
             return
         incarnation = worker_id[:8]
@@ -121,6 +121,7 @@ class SimCluster:
             return
         self._pids += 1
         worker = SimWorker(self, node, incarnation, self._pids)
+        worker.started_under = dict(started_under)
         self.workers[incarnation] = self.cores[incarnation] = worker
         if node.paused and self.disasters.frozen(node):
             worker.pause()

@@ -357,8 +357,8 @@ class Core(Process):
         oracle = self.cluster.oracle
         tid = self.next_task_id()
         nret = programs.returns(program)
-        needs = {"CPU": cpus * UNIT} if demand is None else demand
-        key = self.submitter.key_for((*needs.items(), *strategy.values()), needs, {}, strategy, program[0])
+        needs, env = {"CPU": cpus * UNIT} if demand is None else demand, programs.env_of(program)
+        key = self.submitter.key_for((*needs.items(), *env, *strategy.values()), needs, env, strategy, program[0])
         blob = msgpack.packb(program[0])
         task = Task(tid, self.cluster.function(program[0], blob), self._payload(program, nested), nret, key, retries)
         task.parent = self.task

@@ -278,7 +278,9 @@ class SimNode(Process):
         if kind is Send:
             self._send(effect.peer, effect.message)
         elif kind is Spawn:
-            net.call_at(net.now + net.random.uniform(0.001, 0.01), cluster.spawn, self, effect.worker)
+            fork = effect.kind is None  # else Python starts again
+            seconds = net.random.uniform(0.001, 0.01) if fork else net.random.uniform(0.05, 0.2)
+            net.call_at(net.now + seconds, cluster.spawn, self, effect.worker, () if fork else effect.kind.env)
         elif kind is Kill:
             net.call_at(net.now + net.random.uniform(0, 0.001), cluster.kill_worker, self, effect.incarnation)
         elif kind is Watch:

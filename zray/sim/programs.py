@@ -33,6 +33,7 @@ from typing import Any
 
 FAILS = "fails"
 UNIT = 10_000  # of a resource
+FRESH = {"LD_PRELOAD": "simulated"}
 MODULUS = 1 << 40
 LEAVES = ("value", "value", "value", "raise", "crash", "many", "stream")
 INNER = ("nested", "nested", "depend", "give", "keep", "take", "hand", "burst", "actor")
@@ -75,6 +76,11 @@ def _parts(kind: str, random: Random, depth: int, seconds_max: float) -> list[An
     if kind in ("actor", "calls"):
         return [random.randint(1, 4)]
     return []
+
+
+def env_of(program: list[Any]) -> dict[str, str]:
+    """Its environment variables: now and then one that needs a worker which was started under it."""
+    return FRESH if program[1] % 16 == 0 else {}
 
 
 def returns(program: list[Any]) -> int:

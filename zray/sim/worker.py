@@ -61,6 +61,7 @@ class SimWorker(Core):
         self.stopping = False
         self.exiting = False
         self.said = False  # ActorExit
+        self.started_under: dict[str, str] = {}
         self._busy = False
         self._watching = False
         self._watched: Any = None
@@ -79,6 +80,7 @@ class SimWorker(Core):
         self.job = self.submitter.job = message.job
 
     def on_lease_open(self, peer: bytes, message: m.LeaseOpen) -> None:
+        assert message.env == self.started_under, "a worker serves only the variables that it was started under"
         self.queue.open(peer, message.lease, message.assigned, message.env)
 
     def on_function(self, peer: bytes, message: m.FunctionDef) -> None:

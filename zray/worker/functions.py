@@ -44,8 +44,8 @@ class FunctionCache:
         if found is not None:
             return found
         if self.broken:
-            raise RuntimeEnvSetupError("The runtime environment could not be set up: Python could not start under its "
-                                       f"env_vars. The last process said: {self.broken}")
+            raise RuntimeEnvSetupError("The runtime environment could not be set up: Python could not start under "
+                                       + self.broken)
         source: Any = self.blobs.pop(key, None)
         if source is None:
             source = self._fetch(key)

@@ -145,7 +145,7 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except click.ClickException as error:
-            vars(error)["message"] = join_secret.hide(error.message)
+            error.message = join_secret.hide(error.message)  # type: ignore[misc]
             raise
 
 

@@ -194,6 +194,12 @@ def test_a_second_head_is_refused_unless_meant_and_then_auto_names_both(two, ses
     assert "2 nodes" in zray("status")
 
 
+def test_a_session_directory_in_use_is_refused_and_left_alone(two):
+    said = zray("start", "--head", "--session-dir", two[0].session_dir, code=1)
+    assert f"already (pid {two[0].pid})" in said
+    assert "2 nodes" in zray("status", "--address", two[0].session_dir)
+
+
 def test_stopping_one_session_is_a_leave_and_its_join_string_then_says_that_it_has_ended(two):
     third = Started(zray("start", "--address", two[1].join, "--num-cpus", "1"))
     assert "3 nodes" in zray("status")

@@ -169,7 +169,7 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except click.ClickException as error:
-            vars(error)["message"] = join_secret.hide(error.message)  # click declares it final
+            error.message = join_secret.hide(error.message)  # type: ignore[misc]
             raise
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:

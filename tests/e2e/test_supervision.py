@@ -173,13 +173,13 @@ def test_a_node_that_was_declared_dead_exits_with_1(run):
 
 def _may_unshare() -> bool:
     return bool(shutil.which("unshare") and shutil.which("nsenter")) and subprocess.run(
-        ["unshare", "--pid", "--fork", "--mount-proc", "true"], capture_output=True).returncode == 0
+        ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "true"], capture_output=True).returncode == 0
 
 
 @pytest.mark.skipif(not _may_unshare(), reason="this user may not make process namespaces")
 def test_as_the_first_process_of_a_container_it_runs_work_reaps_orphans_and_ends_on_sigterm(run, tmp_path):
     container = run("zray start --block", "--head", "--num-cpus", "1",
-                    before=("unshare", "--pid", "--fork", "--mount-proc"))
+                    before=("unshare", "--pid", "--fork", "--kill-child", "--mount-proc"))
     line = container.stdout.readline()
     session_dir = re.search(r"runs in (\S+) \(pid 1\)", line).group(1)
     [pid] = children_of(container.pid)

@@ -288,7 +288,8 @@ def find_session(address: str = "auto") -> NodeHandle:
         found = named
     else:
         if not os.path.isdir(address):
-            raise ConnectionError(f"{address!r} is neither 'auto', nor the directory of a session, nor a join string, "
+            shown = address if len(address) <= 60 else address[:57] + "..."  # it may be a join string, mistyped
+            raise ConnectionError(f"{shown!r} is neither 'auto', nor the directory of a session, nor a join string, "
                                   "nor @FILE with one, nor the host:port of a node")
         named = sessions.read(address)
         if named is None or not named.alive():

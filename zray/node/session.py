@@ -64,6 +64,10 @@ def create(session_dir: str = "") -> str:
         if not socket_fits(session_dir):
             raise SessionError(f"the session directory {session_dir!r} is too long: sockets in it would have paths of "
                                f"more than {SOCKET_PATH_MAX} bytes")
+        found = read(session_dir)
+        if found is not None and found.alive():
+            raise SessionError(f"a node runs in the session directory {session_dir!r} already (pid {found.pid}): name "
+                               "another one, or end that node with `zray stop --session-dir`")
         _private(session_dir)
     else:
         if os.path.exists(tmp_dir()) and not os.path.isdir(tmp_dir()):

@@ -132,10 +132,11 @@ def strip(directory: str, keep: str) -> None:
                     shutil.rmtree(entry.path, ignore_errors=True)
             else:
                 os.unlink(entry.path)
-        for entry in list(os.scandir(kept)):
-            if entry.is_symlink() or entry.is_file() and entry.stat().st_size == 0:
-                os.unlink(entry.path)
-        os.rmdir(kept)
+        if os.path.isdir(kept):
+            for entry in list(os.scandir(kept)):
+                if entry.is_symlink() or entry.is_file() and entry.stat().st_size == 0:
+                    os.unlink(entry.path)
+            os.rmdir(kept)
         os.rmdir(directory)
     except OSError:
         return  # not empty, or gone

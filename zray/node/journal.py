@@ -1,8 +1,8 @@
 """logs/node.log: what happened on a node, through the logging module.
 
-A start must not wait for the import of logging (10 ms and more): what happens until the node serves is kept, and
-written by :meth:`Journal.open`.  The file is bounded: at its limit it becomes node.log.1, in place of the last one.
-Secrets do not get in: of jobs only number and pid are named, and join strings are cut.
+What happens until the node serves is kept, and written by :meth:`Journal.open`: no start waits for it.  The file is
+bounded: at its limit it becomes node.log.1, in place of the last one.  Secrets do not get in: of jobs only number and
+pid are named, and join strings are cut.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 import re
 import sys
+import time
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     import logging
 
 NODE_LOG = "node.log"
+EARLY_MAX = 1000  # events that are kept before the file is open
 LOG_BYTES_MAX = 64 << 20  # of each log file of a session
 JOIN = re.compile(r"zray://[^\s'\"]+")
 
@@ -27,21 +30,21 @@ class Journal:
     def __init__(self, session_dir: str):
         self.path = os.path.join(session_dir, "logs", NODE_LOG)
         self._logger: logging.Logger | None = None
-        self._early: list[tuple[float, str, BaseException | None]] = []
+        self._early: deque[tuple[float, str, BaseException | None]] = deque(maxlen=EARLY_MAX)
 
     def open(self, take_output: bool) -> None:
         """From now on into the file; with ``take_output`` also what this process prints and native code reports."""
         from zray.node.log_file import open_log
 
-        self._logger = open_log(self.path, LOG_BYTES_MAX, take_output)
-        early, self._early = self._early, []
-        for at, text, error in early:
-            self._write(at, text, error)
+        try:
+            self._logger = open_log(self.path, LOG_BYTES_MAX, take_output)
+        except OSError:
+            return  # a full disk is no reason for a node not to serve
+        while self._early:
+            self._write(*self._early.popleft())
 
     def note(self, text: str, error: BaseException | None = None) -> None:
         """Something happened; an ``error`` with its traceback."""
-        import time
-
         if self._logger is None:
             self._early.append((time.time(), text, error))
             if error is not None:

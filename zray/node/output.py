@@ -249,7 +249,10 @@ def _read(path: str, offset: int, size: int) -> bytes:
 def _drop_front(stream: Stream) -> None:
     """Keep the last half of what may be there."""
     length = stream.offset - LOG_BYTES_MAX // 2
-    handle = os.open(stream.path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        handle = os.open(stream.path, os.O_WRONLY | os.O_CLOEXEC)
+    except OSError:
+        return  # deleted by somebody
     try:
         if os_linux.punch_hole(handle, length):
             stream.dropped = length

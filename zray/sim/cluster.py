@@ -160,6 +160,8 @@ class SimCluster:
         self._remove_groups_of(core)
         if isinstance(core, SimWorker):
             del self.workers[core.incarnation]
+        else:
+            self.oracle.happened["group"] += 1  # its groups end with its job
         seconds = self.net.random.uniform(0.0005, 0.003)
         core.host.later(seconds, self._exited, core, signal, exit_code)
 

@@ -166,8 +166,8 @@ class SimCluster:
         core.host.later(seconds, self._exited, core, signal, exit_code)
 
     def _remove_groups_of(self, core: Core) -> None:
-        """A task that ends in the middle leaves its groups: its driver, if there is one, sees to them."""
-        driver = next((one for one in self.drivers if one.alive and one.job == core.job and one is not core), None)
+        """A task that ends in the middle leaves its groups: some driver sees to them, or they end with their job."""
+        driver = next((one for one in self.drivers if one.alive and not one.node_lost and one is not core), None)
         if driver is not None:
             for group in sorted(core.groups):
                 driver.later(GROUP_LEFT_S, driver.remove_group, group)

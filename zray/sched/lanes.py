@@ -75,7 +75,8 @@ class Lane:
     def __init__(self, key: Any, demand: dict[str, int], strategy: dict, retry_s: float) -> None:
         self.key, self.demand, self.strategy = key, demand, strategy
         kind = strategy.get("kind")
-        self.prefers = bool(kind in ("affinity", "labels") and strategy.get("soft"))  # some nodes to others
+        # Whether where it runs matters to the user, though not at any price.
+        self.prefers = kind == "spread" or bool(kind in ("affinity", "labels") and strategy.get("soft"))
         self.members = 0
         self.entries: dict[Entry, int] = {}  # those that wait, whose turn is next first -> how many
         self.count = self.unplaced = 0  # sums over entries

@@ -160,18 +160,20 @@ class SimCluster:
         self.net.trace("gone", core.incarnation, signal)
         self.wire.close(core.incarnation)
         self.cores.pop(core.incarnation, None)
-        self._remove_groups_of(core)
+        for group in sorted(core.groups):
+            self.net.call_at(self.net.now + GROUP_LEFT_S, self._remove_group, group)
         if isinstance(core, SimWorker):
             del self.workers[core.incarnation]
+        else:
+            self.oracle.happened["group"] += 1  # its groups end with its job
         seconds = self.net.random.uniform(0.0005, 0.003)
         core.host.later(seconds, self._exited, core, signal, exit_code)
 
-    def _remove_groups_of(self, core: Core) -> None:
-        """A task that ends in the middle leaves its groups: its driver, if there is one, sees to them."""
-        driver = next((one for one in self.drivers if one.alive and one.job == core.job and one is not core), None)
+    def _remove_group(self, group: bytes) -> None:
+        """A task that ended in the middle left it: some driver sees to it, or it ends with its job."""
+        driver = next((one for one in self.drivers if one.alive and not one.node_lost), None)
         if driver is not None:
-            for group in sorted(core.groups):
-                driver.later(GROUP_LEFT_S, driver.remove_group, group)
+            driver.run(driver.remove_group, group)
 
     def _exited(self, core: Core, signal: int, exit_code: int) -> None:
         """The node's kernel tells it."""

@@ -111,7 +111,7 @@ class Core(Process):
         self.task, self.attempt = b"", 0
         self.counters: dict[tuple[bytes, int], int] = {}
         self.next_request = 0
-        self.groups: set[bytes] = set()  # placement groups that a task of it made, and has yet to remove
+        self.groups: set[bytes] = set()  # placement groups that tasks of it made
         self.asked: dict[int, Callable[[m.ActorReply], None]] = {}  # what the node is to answer
         self._tick_at: float | None = None
         refs, submitter = self.refs, self.submitter
@@ -515,8 +515,7 @@ class Core(Process):
         return group
 
     def end_group(self, group: bytes) -> None:
-        """That has happened: the removal is no excuse for anything."""
-        self.groups.discard(group)
+        """That has happened: the removal is no excuse for anything, and may be lost with this process."""
         self.send(self.node, m.RemoveGroup(group, "its task is done with it"))
 
     # ------------------------------------------------------------ ends

@@ -47,7 +47,7 @@ def test_the_log_of_a_worker_is_bounded_and_the_driver_misses_no_line(tmp_path, 
             file.write("".join(f"line {number}\n" for number in range(start, start + 500)))
             file.flush()
             while output.note_writes():
-                seen += [line[3] for line in output.read().get(1, [])]
+                seen += [line[3] for line in output.read()[0].get(1, [])]
             assert os.stat(path).st_blocks * 512 < 3 << 16, "the disk holds no more"
     assert seen == [f"line {number}" for number in range(50_000)] and output.take_skipped() == 0
     output.remove(worker[:8])
@@ -68,7 +68,7 @@ def test_lines_that_nobody_could_read_in_time_are_counted(tmp_path, monkeypatch:
         file.write("".join(f"line {number}\n" for number in range(20_000)))
     count = 0
     while output.note_writes():
-        count += len(output.read().get(1, []))
+        count += len(output.read()[0].get(1, []))
     assert output.take_skipped() > 0
     output.close()
 

@@ -424,7 +424,7 @@ class Runtime:
     def _on_log_lines(self, peer: bytes, message: m.LogLines) -> None:
         if self.driver_log is not None:
             lines = self.warned.take(message.lines)
-            if lines or message.dropped:
+            if lines or message.dropped or message.unfinished:
                 self.driver_log(message._replace(lines=lines))
 
     def _on_reply(self, peer: bytes, message: Any) -> None:

@@ -325,7 +325,8 @@ class NodeMachine:
     def _holders(self) -> list[bytes]:
         """Core processes of this node that may hold objects."""
         peers = [job.driver for job in self.jobs.by_driver.values() if same_node(job.driver, self.incarnation)]
-        return peers + [w.incarnation for w in self.pool.workers.values() if w.kind is not None]
+        return peers + [w.incarnation for w in self.pool.workers.values()
+                        if w.kind is not None and w.state is not State.STARTING]  # no message reaches it yet
 
     def _core_processes(self) -> list[bytes]:
         """Those of this node that may know others."""

@@ -290,11 +290,10 @@ class SimNode(Process):
             self.mesh.forget(effect.incarnation)
             self.machine.cluster.bound.pop(effect.incarnation, None)
         elif kind is DropJob:
+            cluster.oracle.dropped(self, effect.job)
             cluster.stores.drop_job(self.incarnation, effect.job.to_bytes(4, "big"))
         elif kind is EndJob and effect.reply is not None:
             self._send(effect.driver, effect.reply)
-        elif kind is DropJob:
-            cluster.oracle.dropped(self, effect.job)
         elif kind is Link:
             self.member.links.link(effect.node, effect.endpoint)
         elif kind is Unlink:

@@ -26,6 +26,7 @@ class SimStores:
         self.cluster = cluster
         self.contents: dict[int, bytes] = {}  # by generation
         self.blocks: dict[bytes, dict[int, Found]] = {}  # node -> generation -> object
+        self._inherited: set[bytes] = set()  # nodes whose copies elsewhere count
         self._generation = 0
 
     def put(self, core: Core, oid: bytes, wire: bytes) -> list[Any]:
@@ -45,35 +46,47 @@ class SimStores:
     def has(self, value: list[Any]) -> bool:
         return value[3] in self.contents
 
-    def free(self, objects: list[list[Any]]) -> None:
-        """Their owner says so."""
-        for _, _, generation in objects:
-            self._drop(generation)
+    def free(self, node: bytes, objects: list[list[Any]]) -> None:
+        """Their owner says so to its node.  One that is declared dead has its own copies, and nobody else's."""
+        condemned = self.cluster.oracle.condemned
+        for other in {node, *self.blocks}:
+            if other == node or not (node in condemned or other in condemned):
+                for _, _, generation in objects:
+                    self._forget(other, generation)
 
-    def free_unheld(self, objects: list[Found]) -> None:
+    def free_unheld(self, node: bytes, objects: list[Found]) -> None:
         """A node says so, on its own: no process may hold them."""
         for one in objects:
-            self._drop(one.generation)
-            for core in self.cluster.cores.values():
+            self._forget(node, one.generation)
+            for core in () if node in self.cluster.oracle.condemned else self.cluster.cores.values():
                 if not self.cluster.oracle.is_lost(core) and (
                         one.oid in core.refs.borrowed or one.oid in core.refs.owned):
                     raise Violation(f"object {one.oid.hex()} of {one.owner!r} is freed, and {core.incarnation!r} "
                                     "holds it")
 
-    def _drop(self, generation: int) -> None:
-        self.contents.pop(generation, None)
-        for blocks in self.blocks.values():
-            blocks.pop(generation, None)
-
     def drop_job(self, node: bytes, job: bytes) -> None:
         for generation, one in list(self.blocks.get(node, {}).items()):
             if one.oid.startswith(job):
-                self._drop(generation)
+                self._forget(node, generation)
+
+    def _forget(self, node: bytes, generation: int) -> None:
+        """That node's copy goes."""
+        self.blocks.get(node, {}).pop(generation, None)
+        if not any(generation in blocks for blocks in self.blocks.values()):
+            self.contents.pop(generation, None)
 
     def node_gone(self, node: bytes, heir: bytes) -> None:
-        """``heir`` hears that the node is dead: what had been copied to it now counts."""
+        """``heir`` hears that the node is dead: what had been copied to it now counts.
+
+        A node that is only cut off keeps its own copies, for its processes, until it hears that it was declared dead.
+        """
+        if node in self._inherited:
+            return
+        self._inherited.add(node)
+        cut_off = node in self.cluster.nodes
+        lost = self.blocks.get(node, {}) if cut_off else self.blocks.pop(node, {})
         self.blocks.setdefault(heir, {}).update(
-            (generation, one._replace(owner=UNKNOWN)) for generation, one in self.blocks.pop(node, {}).items())
+            (generation, one._replace(owner=UNKNOWN)) for generation, one in lost.items())
 
     def node_ended(self, node: bytes) -> None:
         """It ends; after it was declared dead, what its processes have put since ends with it."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.oracles.unheld_world import Process, UnheldWorld, run_schedule
+from tests.oracles.unheld_world import SETTLE_S, Process, UnheldWorld, run_schedule
 from zray.messages import AskHeld, Held
-from zray.node.unheld import SETTLE_S, Unheld
+from zray.node.unheld import Unheld
 from zray.store.header import UNKNOWN
 from zray.store.ownerless import Found
 
@@ -27,7 +27,7 @@ class Node:
             nodes=lambda: self.others, is_gone_node=lambda node: False, kept=lambda: self.kept, announce=lambda: None,
             learn=self.learned.append,
             ownerless=lambda ended: [one for one in self.objects if one.owner == UNKNOWN or ended(one.owner)],
-            free=lambda found: [self.objects.remove(one) for one in found])
+            free=lambda found: [self.objects.remove(one) for one in found], settle_s=SETTLE_S)
         self.machine.now = now
         self.end(OWNER)
 

@@ -301,13 +301,13 @@ class Core(Process):
             stores = self.cluster.stores
             if record is None and not stores.has(value):  # an argument of somebody who has died meanwhile
                 raise Failure("object_lost", "object_lost")
-            return self.decode(stores.read(value), record)
+            return self.decode(stores.read(self, value), record)
         raise Failure(value[1], value[2].get("root", value[1]) if type(value[2]) is dict else value[1])
 
     def peek(self, value: Any) -> int:
         """The number of a wire value; no references are made."""
         while type(value) is not bytes:
-            value = value[1] if value[0] == m.CARRYING else self.cluster.stores.read(value)
+            value = value[1] if value[0] == m.CARRYING else self.cluster.stores.read(self, value)
         return msgpack.unpackb(value)[0]
 
     def restore(self, oid: bytes, owner: bytes, endpoint: str, inside: Any = None, *, lent: bool = False) -> Ref:

@@ -400,6 +400,7 @@ class Runtime:
             self.mesh.forget(process)
             self._peer_closed(process)
         self.refs.on_node_gone(message.node)
+        self.holding.node_gone(message.node)
         if self.executor is not None:
             self.executor.queue.forget_owners(lambda owner: ids.node_of(owner) == message.node)
 

@@ -53,18 +53,20 @@ class Liveness:
         self.since = since
 
     def _could_be_met(self) -> Iterator[Any]:
-        for home in self.cluster.serving():
-            if not self._is_well(home):
+        serving = [node for node in self.cluster.serving() if node.alive]
+        for home in serving:
+            spill, table = home.machine.bottom_up.spill, home.machine.groups.table
+            entries = [(key, entry) for key, entry in spill.entries.items()
+                       if entry.outstanding > 0 and key[0] in self.cluster.cores]
+            if not (entries or spill.requests or table.unplaced) or not self._is_well(home):
                 continue
-            near = [node for node in self.cluster.serving() if node is home or self._reach(home, node)]
-            spill = home.machine.bottom_up.spill
-            for (owner, key), entry in spill.entries.items():
-                if self._waits(entry, near) and owner in self.cluster.cores and self._has_room(entry, home, near):
+            near = [node for node in serving if node is home or self._reach(home, node)]
+            for (owner, key), entry in entries:
+                if self._waits(entry, near) and self._has_room(entry, home, near):
                     yield home.incarnation, "want", owner, key, entry.granted
             for token, entry in spill.requests.items():
                 if self._waits(entry, near) and self._has_room(entry, home, near):
                     yield home.incarnation, "actor", token
-            table = home.machine.groups.table
             if table.unplaced:
                 view = _truth(near)
                 for group in table.unplaced:

@@ -424,7 +424,7 @@ class Runtime:
 
     def _on_log_lines(self, peer: bytes, message: m.LogLines) -> None:
         if self.driver_log is not None:
-            lines = self.warned.take(message.lines)
+            lines = self.warned.take(message.lines, self.futures.log)
             if lines or message.dropped or message.unfinished:
                 self.driver_log(message._replace(lines=lines))
 

@@ -250,6 +250,7 @@ class NodeMachine:
         self.census.tick(now)
         self.groups.tick(now)
         self.unheld.tick(now)
+        self.drivers.tick(now)
         self._settle()
 
     def settle(self, now: float) -> None:
@@ -261,7 +262,7 @@ class NodeMachine:
         times = [self.pool.next_deadline(), self.actors.next_deadline(), self.bottom_up.deadline(),
                  self.guests.next_deadline(), self.elsewhere.next_deadline(), self.census.next_deadline(),
                  self.groups.next_deadline(), self.unheld.next_deadline(),
-                 self._gone_at if self._gone else None]
+                 self.drivers.next_deadline(), self._gone_at if self._gone else None]
         return min([when for when in times if when is not None], default=None)
 
     # ------------------------------------------------------------ workers

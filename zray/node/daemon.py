@@ -43,7 +43,7 @@ EXIT_WAIT_S = 1.5  # for killed workers to be collected at the end; the kernel n
 PRESSURE_EVERY_S = 10.0  # the log says at most so often that the object store is under pressure
 LEASE_BITS = 40  # as JOB_BITS, for lease numbers
 # Above what else runs, where the system allows it (as root): three times the share of a CPU, of which a daemon needs
-# little, and that soon.
+# little, but soon.
 DAEMON_PRIORITY = 5
 # Frames of one socket in one turn, a quarter of what core processes take: heartbeats go out between turns.
 DRAIN_FRAMES_MAX = 64
@@ -98,7 +98,7 @@ class Daemon:
         self._soon: deque[Callable[[], None]] = deque()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.stopping = ""
-        self.failed = False  # it ends although nobody told it to
+        self.failed = False  # it ends without having been asked to
         self._leaving: Leaving | None = None
         self.now = time.monotonic()
         self.watcher = Watcher()
@@ -130,7 +130,7 @@ class Daemon:
                                          self._send, self.call_soon, config=self.config, node=self.incarnation,
                                          record_location=locations.record, find_location=locations.find)
         self.store.on_pressure = self._pressed
-        self.store.table.who = lambda process: self.machine.name_of(process)
+        self.store.table.name_of = lambda process: self.machine.name_of(process)
         self._pressed_after = 0.0
         self.output = Output(self.session_dir, self.config.log_lines_max)
         self.machine = NodeMachine(
@@ -550,21 +550,21 @@ def _import_shared() -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Entry point of ``zray-node``.  It exits with 0 when it was told to end, else with 1 (2: unknown arguments)."""
+    """Entry point of ``zray-node``.  It exits with 0 after a request to end, else with 1 (2: unknown arguments)."""
     arguments = parser().parse_args(argv)
     daemon: Daemon | None = None
-    told = ""
+    end_signal = ""
     try:
         with supervision.ends_early():
             daemon = _start(arguments)
-    except supervision.ToldToEnd as signal_name:
-        told = str(signal_name)
+    except supervision.EndSignal as signal_name:
+        end_signal = str(signal_name)
     except (BadOption, SessionError, ValueError, RuntimeError, OSError) as error:  # each says in words what is wrong
         print(f"zray-node: {join_secret.hide(str(error))}", file=sys.stderr, flush=True)
     if daemon is None:
-        if told:
-            print(f"zray-node: {told} came before the node served", file=sys.stderr, flush=True)
-        os._exit(0 if told else 1)  # half a daemon has sockets that nobody closes; all of it goes with the process
+        if end_signal:
+            print(f"zray-node: {end_signal} came before the node served", file=sys.stderr, flush=True)
+        os._exit(0 if end_signal else 1)  # half a daemon has open sockets; all of it goes with the process
     _serve(daemon, arguments.ready_fd)
     if daemon.failed:
         sys.exit(1)
@@ -606,7 +606,7 @@ def _serve(daemon: Daemon, ready_fd: int) -> None:
             print(session.introduction() if session.join else
                   f"zray-node serves {daemon.session_dir} (pid {os.getpid()}); stop it with SIGTERM or `zray stop`",
                   flush=True)
-        daemon.journal.open(take_output=ready_fd >= 0)  # whoever started us reads no more
+        daemon.journal.open(take_output=ready_fd >= 0)  # its reader, our parent, has closed
         sessions.sweep_logs(daemon.config.logs_sessions_max, daemon.config.logs_kept_s)
         daemon.run()
     except Exception as error:  # said before anything is removed: drivers quote it

@@ -262,7 +262,7 @@ class NodeMachine:
                 self.effects.append(Send(peer, message))
 
     def _announce_all(self) -> None:
-        """Of what has ended our processes hear now, however many they are."""
+        """Tell our processes at once of all that has ended, however many they are."""
         self._gone_at = min(self._gone_at, self.now)
         self._announce()
 

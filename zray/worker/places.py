@@ -1,4 +1,4 @@
-"""Where a task or call is that was pushed to this worker: it runs, or waits behind others.  For processes that ask why."""
+"""Where a task or call is that was pushed to this worker: it runs, or waits behind others.  For Why."""
 
 from __future__ import annotations
 

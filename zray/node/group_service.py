@@ -75,7 +75,7 @@ class GroupService:
         return self.directory.nodes_of(group, bundle)
 
     def why_unplaced(self, group: bytes, bundle: int) -> tuple[int, str]:
-        """Why ``nodes_of`` is None, for who waits for that bundle."""
+        """Why ``nodes_of`` is None, for tasks and actors that wait for that bundle."""
         state = self.directory.look(group)
         detail = state.cause.get("detail", "")
         if state.state == "REMOVED":

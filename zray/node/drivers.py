@@ -151,7 +151,7 @@ class Drivers:
             host.names.job_is_used(number, host.incarnation, lambda used: self._answered(number, used))
 
     def actor_ended(self, number: int) -> None:
-        """A detached actor of that job, whose home is here, has ended; an adopted one may be all that was heard of it."""
+        """A detached actor of it, with its home here, has ended; of an adopted one the job may be unknown here."""
         if number in self._host.jobs.jobs:
             self.may_be_done(number)
         else:

@@ -296,6 +296,17 @@ def test_goodbye_ends_the_job_and_its_workers(node):
     assert node.machine.scheduler.available()["CPU"] == 20_000
 
 
+def test_a_worker_that_outlives_its_job_for_a_report_makes_no_placement_group(node):
+    [grant] = only(node.want(), m.LeaseGrant)
+    for number in (1, 2):
+        node.say(grant.worker, m.CreateGroup(NODE + bytes((number,)) * 10, {"bundles": [CPU], "strategy": "PACK"}, 0))
+        if number == 1:
+            assert len(node.machine.groups.table.groups) == 1
+            node.say(b"driver00", m.Goodbye(""))
+    node.die(grant.worker, signal=9)
+    assert all(group.state == "REMOVED" for group in node.machine.groups.table.groups.values())
+
+
 def test_a_killed_driver_ends_its_job_too(node):
     [grant] = only(node.want(), m.LeaseGrant)
     node.machine.process_exited(b"driver00", node.now)

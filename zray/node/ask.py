@@ -21,7 +21,7 @@ class Asker:
     """A connection to a node that only asks; it is no driver and starts no job."""
 
     def __init__(self, address: str):
-        self.handle = launch.find_session(address)
+        self.handle = launch.find_session(address, asks=True)
         me = ids.driver_incarnation(self.handle.node)
         self.mesh = Mesh(me, 0, None, codec.encode, codec.decode, time.monotonic)
         self.mesh.connect(self.handle.node, self.handle.endpoint)

@@ -237,6 +237,11 @@ def started_clusters() -> list[Session]:
     return list(newest.values())
 
 
+def of_programs() -> list[Session]:
+    """The running sessions that are programs' own (``init()``) and end with them; newest first."""
+    return [session for session in live_sessions() if session.shares_fate]
+
+
 def refuse_second_cluster() -> None:
     """SessionError when a cluster runs here already: "auto" would then mean neither."""
     if clusters := started_clusters():

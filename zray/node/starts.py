@@ -5,7 +5,7 @@ workers that are to start, and none is ready sooner.  So the number follows from
 which TCP finds its window (Jacobson, "Congestion avoidance and control", 1988): one more for each worker that was
 ready within START_S, one less for each that took longer.
 
-A worker that hangs while it starts gives its place up after PATIENCE_S: nothing waits for it for ever.
+A worker that hangs while it starts gives its place up after PATIENCE_S, and the pool starts another for what waits.
 """
 
 from __future__ import annotations
@@ -45,12 +45,15 @@ class Starts:
         """It has ended, or it is not needed any more."""
         self._begun.pop(worker, None)
 
-    def tick(self, now: float) -> None:
-        """Give up the places of workers that hang."""
+    def tick(self, now: float) -> list[bytes]:
+        """Give up the places of workers that hang, which are returned."""
+        hang = []
         for worker, began in list(self._begun.items()):
             if now < began + PATIENCE_S:
                 break
             del self._begun[worker]
+            hang.append(worker)
+        return hang
 
     def next_deadline(self) -> float | None:
         """When a place is given up, if none comes free before."""

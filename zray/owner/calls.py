@@ -387,8 +387,7 @@ class ActorCalls:
         queue, link.queue = link.queue, deque()
         failure = self.submitter.lost or self.death_of(link)
         if failure is None:
-            reason = f"The actor is restarting ({link.cause.get('reason') or 'its process ended'})"
-            failure = [FAILED, "actor_unavailable", self._detail(link) | {"reason": reason}]
+            failure = [FAILED, "actor_unavailable", self._detail(link) | {"restarting": True}]
             link.queue.extend(task for task in queue if _waits_for_restart(task))
             queue = deque(task for task in queue if not _waits_for_restart(task))
         for task in queue:

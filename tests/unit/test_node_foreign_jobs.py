@@ -104,6 +104,21 @@ def test_a_node_without_a_process_of_an_ended_job_keeps_it_while_an_actor_of_it_
     assert node.dropped == [JOB], "once"
 
 
+def test_an_ended_job_whose_last_actors_end_with_their_home_is_dropped_when_their_rows_say_so(node):
+    """The rows say that they live until another node has read them, and then nobody tells of the end."""
+    node.names.used_jobs.add(JOB)
+    node.say(HOME, START)
+    node.gone(HOME)
+    assert node.over() and not node.dropped
+    node.names.used_jobs.clear()
+    due = node.machine.drivers.next_deadline()
+    assert due > node.now and node.machine.next_deadline() <= due
+    node.machine.tick(due)
+    node.take()
+    assert node.dropped == [JOB]
+    assert node.machine.drivers.next_deadline() is None
+
+
 def test_an_ended_job_without_actors_is_dropped_at_once(node):
     node.say(HOME, START)
     node.say(HOME, m.JobEnd(JOB, "its driver is gone"))
@@ -123,6 +138,21 @@ def test_the_home_of_the_last_actor_of_an_ended_job_tells_the_others(node):
     [job] = node.dropped
     last = m.JobEnd(job, "its last actor has ended", True)
     assert [peer for peer, said in node.sent if said == last] == [HOME, THIRD]
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_home_that_adopted_the_last_actor_tells_the_others_though_it_never_heard_of_the_job(node, ended):
+    actor, worker = b"actor" + bytes(11), HOME[:4] + b"wrk1"
+    if ended:
+        node.names.ended_jobs.add(JOB)
+    node.machine.actors.adopt(actor, {
+        "spec": spec(name="a", namespace="n", detached=True, job=JOB), "owner": DRIVER, "state": "ALIVE",
+        "num_restarts": 0, "restarts_left": 0, "worker": worker, "endpoint": "", "pid": 7, "lease": 1,
+        "death_cause": {}}, node.now)
+    node.machine.actors.worker_died(actor, worker, {"reason": "by a test"})
+    node.take()
+    last = m.JobEnd(JOB, "its last actor has ended", True)
+    assert [peer for peer, said in node.sent if said == last] == ([HOME, THIRD] if ended else [])
 
 
 def test_what_an_owner_on_another_node_has_here_outlives_the_driver(node):

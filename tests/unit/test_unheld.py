@@ -184,6 +184,14 @@ def test_a_process_that_held_it_between_the_questions_says_so():
     assert ask(holder, again=True).held == [OID] and not holder.watched
 
 
+def test_a_process_watches_nothing_for_a_node_that_died_between_its_questions():
+    holder = process()
+    ask(holder, again=False)
+    assert holder.watched
+    holder.holding.node_gone(ME)
+    assert not holder.watched and ask(holder, again=True).unsure
+
+
 def test_a_process_that_was_not_asked_the_first_question_is_unsure():
     assert ask(process(), again=True).unsure
     holder = process()

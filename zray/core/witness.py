@@ -7,11 +7,10 @@ soon after.  So the driver holds a pidfd and the open log from the beginning.
 from __future__ import annotations
 
 import os
-import select
 import signal
 from typing import Any
 
-from zray.os_linux import process_state
+from zray.os_linux import process_state, readable
 
 END_WAIT_S = 0.5  # from the end of the connection to that of the process: microseconds, unless the machine is starved
 TAIL_BYTES = 8192
@@ -36,7 +35,7 @@ class Witness:
     def account(self) -> dict[str, Any]:
         """``reason``, ``pid``, ``signal``, ``exit_code``, ``log_tail``, as far as they can be known."""
         detail: dict[str, Any] = {"pid": self.pid, "log_tail": self._tail()}
-        if self._process >= 0 and not select.select([self._process], [], [], END_WAIT_S)[0]:
+        if self._process >= 0 and not readable(self._process, END_WAIT_S):
             state = process_state(self.pid)
             detail["reason"] = (f"the connection to it closed although its process (pid={self.pid}) lives"
                                 + (", stopped by a signal" if state == "T" else ""))
@@ -56,9 +55,10 @@ class Witness:
         if found.si_code == os.CLD_EXITED:
             detail["exit_code"] = found.si_status
             return f"ended with exit code {found.si_status}; its log was {self._log_path}"
-        detail["signal"] = found.si_status
-        hint = " (the kernel does so when memory runs out)" if found.si_status == signal.SIGKILL else ""
-        return f"was ended by {signal.Signals(found.si_status).name}{hint}; its log was {self._log_path}"
+        detail["signal"] = number = found.si_status
+        name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"  # of real time
+        hint = " (the kernel does so when memory runs out)" if number == signal.SIGKILL else ""
+        return f"was ended by {name}{hint}; its log was {self._log_path}"
 
     def _tail(self) -> str:
         if self._log < 0:

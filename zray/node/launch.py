@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import select
 import signal
 import sys
 import time
@@ -18,6 +17,7 @@ from typing import Any, NoReturn
 
 from zray.node import join_secret, session as sessions
 from zray.node.session import Session
+from zray.os_linux import readable
 
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 5.0
@@ -88,7 +88,7 @@ class Starting:
         text = b""
         while True:
             left = deadline - time.monotonic()
-            if left <= 0 or not select.select([self._ready], [], [], left)[0]:
+            if left <= 0 or not readable(self._ready, left):
                 self._abandon()
                 raise NodeStartError(f"the node daemon (pid {self.pid}) was not ready within {timeout:g} s")
             piece = os.read(self._ready, 1 << 16)
@@ -175,11 +175,11 @@ def _await_end(session: Session, pidfd: int, timeout: float) -> None:
     """SIGKILL after ``timeout`` seconds in which it has not ended, nor moved any of its objects to other nodes."""
     try:
         moved = _moved_at(session)
-        while not select.select([pidfd], [], [], timeout)[0]:
+        while not readable(pidfd, timeout):
             before, moved = moved, _moved_at(session)
             if moved == before:
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-                select.select([pidfd], [], [], timeout)
+                readable(pidfd, timeout)
                 return
     except ProcessLookupError:
         pass

@@ -113,7 +113,7 @@ class Pool:
         self.starts = Starts()
         self._prestarts = 0  # of them still to come
         self._waiting: dict[Hashable, Kind] = {}  # first come first
-        self._plain: dict[Hashable, None] = {}  # those of them whom any forked worker can serve
+        self._plain: dict[Hashable, None] = {}  # those of them that any forked worker can serve
         self._waiting_of: dict[Kind, dict[Hashable, None]] = {}
         self._start_failures = 0
         self._start_after = 0.0
@@ -327,7 +327,7 @@ class Pool:
                 leaving += 1
 
     def _start_in_turn(self, now: float) -> int:
-        """Start what those who wait need, first come first; how many of them can have nothing started now."""
+        """Start a worker for each token that waits, first come first; how many tokens get none started now."""
         coming: dict[Kind | None, int] = {None: self._starting_plain()}
         for fresh, count in self._starting_of.items():
             coming[fresh] = count
@@ -380,7 +380,7 @@ class Pool:
             del self._broken[next(iter(self._broken))]
 
     def _why_broken(self, kind: Kind) -> str:
-        """What processes under that environment said when they could not start; '' while there is hope."""
+        """What processes under that environment said when they could not start; '' while another try may help."""
         failures, last_words = self._broken.get(kind, (0, ""))
         return last_words or "its process ended at once" if failures >= START_FAILURES_FREE else ""
 

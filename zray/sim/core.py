@@ -226,6 +226,7 @@ class Core(Process):
             self.mesh.forget(process)
             self.on_closed(process)
         self.refs.on_node_gone(message.node)
+        self.holding.node_gone(message.node)
 
     def on_reply(self, peer: bytes, message: m.ActorReply) -> None:
         then = self.asked.pop(message.request, None)

@@ -267,6 +267,7 @@ def test_many_workers_that_wait_for_one_thing_are_one_warning(fresh, gate, caplo
 
     with caplog.at_level(logging.WARNING, "zray"):
         held = actor.hold.remote(gate)
+        gate.wait_arrived(1)  # else calls of other callers may come first
         refs = [calls.remote(actor, gate) for _ in range(4)]
         gate.wait_arrived(5)
         until(lambda: "has waited" in caplog.text, "somebody says it")

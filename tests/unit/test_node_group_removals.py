@@ -124,3 +124,11 @@ def test_removals_of_homes_that_do_not_answer_are_kept_up_to_a_number(node, monk
 
 def test_a_removal_of_what_is_no_group_is_not_passed_on(node):
     assert not node.say(DRIVER, m.RemoveGroup(THIRD, ""))
+
+
+def test_a_node_that_did_not_hear_of_the_adoption_finds_the_new_home_in_the_row(node):
+    """It joined after that."""
+    node.gone(THIRD)
+    node.names.groups[GROUP] = {"home": HOME, "state": "CREATED"}
+    assert node.say(DRIVER, REMOVE) == [(HOME, m.WatchGroup(GROUP))]
+    assert removals(node.say(HOME, ADOPTED)) == [HOME]

@@ -257,8 +257,15 @@ class GroupService:
         elif self.home(group) == self.me or self.home(group) in self._dead:
             grace = UNKNOWN_GRACE_S if self.home(group) == self.me else ADOPTION_S
             self._unknown.setdefault(group, self.machine.now + grace)
+            if self.home(group) != self.me:  # its next home told the nodes of that time
+                self.machine.names.find_group(group, lambda row: self._found(group, row))
         else:
             self.send(self.home(group), m.WatchGroup(group))
+
+    def _found(self, group: bytes, row: dict[str, Any] | None) -> None:
+        """The row of a group whose home is dead: another home is asked, and its answer says the rest."""
+        if row is not None and group in self._unknown and row["home"] in self._live() - {self.me}:
+            self.send(row["home"], m.WatchGroup(group))
 
     def _tell(self, peer: bytes, state: m.GroupState) -> None:
         self.machine.effects.append(Send(peer, state))
@@ -367,9 +374,9 @@ class GroupService:
         self.table.check()
         self.directory.check()
         assert len(self._removes) <= REMOVES_KEPT_MAX
-        for group in self._removes:
-            assert self.directory.known[group].state.state != "REMOVED", "a removal is kept that has happened"
-            assert self.home(group) not in self._dead or group in self._unknown, "a removal is kept for ever"
+        for asked in self._removes:
+            assert self.directory.known[asked].state.state != "REMOVED", "a removal is kept that has happened"
+            assert self.home(asked) not in self._dead or asked in self._unknown, "a removal is kept for ever"
         for found in self.bundles.rounds.values():
             group = self.table.groups.get(found.group)
             if group is not None and found.state in (State.COMMITTED, State.RESERVED):

@@ -1,6 +1,7 @@
 """Objects whose owners die, by seed: ``python -m fuzz.fuzz_adoption --seconds 60``.
 
-Each seed is one schedule of objects made, passed on and dropped, and of deaths (tests/oracles/adoption_world.py).
+Each seed is one schedule of objects made, passed on and dropped, of deaths, and of the sweeps of the store that follow
+them (tests/oracles/adoption_world.py).
 """
 
 from __future__ import annotations

@@ -1,5 +1,8 @@
 """zray: Ray's programming model as a brokerless runtime in pure Python.  ``import zray as ray``."""
 
+import atexit as _atexit
+from typing import TYPE_CHECKING, Any
+
 from zray import exceptions
 from zray.api import (
     available_resources,
@@ -20,15 +23,26 @@ from zray.api import (
     wait,
 )
 from zray.handles import method
-from zray.ids import ActorID, JobID, NodeID, ObjectID, PlacementGroupID, TaskID, WorkerID
+from zray.ids import ActorID, JobID, NodeID, ObjectID, PlacementGroupID, TaskID, UniqueID, WorkerID
 from zray.refs import MapRefs, ObjectRef, ObjectRefGenerator
 from zray.runtime_context import get_runtime_context
 
+if TYPE_CHECKING:
+    import logging
+
+    from zray.logging_config import LoggingConfig
+
+    logger: logging.Logger
+
 __version__ = "0.1.0"
+
+# At import, not at init: handlers that a program registers between the two run before it and find the session.
+_atexit.register(shutdown)
 
 __all__ = [
     "ActorID",
     "JobID",
+    "LoggingConfig",
     "MapRefs",
     "NodeID",
     "ObjectID",
@@ -36,6 +50,7 @@ __all__ = [
     "ObjectRefGenerator",
     "PlacementGroupID",
     "TaskID",
+    "UniqueID",
     "WorkerID",
     "__version__",
     "actor",
@@ -53,6 +68,7 @@ __all__ = [
     "init",
     "is_initialized",
     "kill",
+    "logger",
     "method",
     "nodes",
     "put",
@@ -60,17 +76,27 @@ __all__ = [
     "runtime_env",
     "shutdown",
     "timeline",
+    "types",
     "util",
     "wait",
 ]
 
 # Modules that `import zray` makes reachable, as in Ray, and loads when first used.
-_LAZY = ("actor", "cloudpickle", "experimental", "remote_function", "runtime_context", "runtime_env", "util")
+_LAZY = ("_private", "actor", "cloudpickle", "experimental", "remote_function", "runtime_context", "runtime_env",
+         "types", "util")
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name in _LAZY:
         import importlib
 
         return importlib.import_module(f"zray.{name}")
+    if name == "logger":
+        import logging
+
+        return logging.getLogger("zray")
+    if name == "LoggingConfig":
+        from zray.logging_config import LoggingConfig
+
+        return LoggingConfig
     raise AttributeError(f"module 'zray' has no attribute {name!r}")

@@ -6,9 +6,9 @@ from typing import NoReturn
 
 from zray.connection import current
 from zray.errors import ActorExit, AsyncioActorExit
-from zray.handles import ActorClass, ActorHandle, ActorMethod, method
+from zray.handles import ActorClass, ActorClassInheritanceException, ActorHandle, ActorMethod, method
 
-__all__ = ["ActorClass", "ActorHandle", "ActorMethod", "exit_actor", "method"]
+__all__ = ["ActorClass", "ActorClassInheritanceException", "ActorHandle", "ActorMethod", "exit_actor", "method"]
 
 
 def exit_actor() -> NoReturn:

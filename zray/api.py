@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 from zray.connection import connected, current
 from zray.handles import ActorClass, ActorHandle, RemoteFunction, make_remote
 from zray.options import DYNAMIC
+from zray.plain_numbers import plain
 from zray.refs import MapRefs, ObjectRef, ObjectRefGenerator, RefList
 
 if TYPE_CHECKING:
     from zray.cluster_context import ClusterContext
+
+__tracebackhide__ = True  # pytest leaves these frames out of its reports
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -114,7 +117,7 @@ def put(value: T, *, _owner: Any = None) -> ObjectRef[T]:
 def wait(refs: Sequence[ObjectRef[R]] | ObjectRef[R], num_returns: int = 1, timeout: float | None = None,
          fetch_local: bool = True) -> tuple[list[ObjectRef[R]], list[ObjectRef[R]]]:
     """``(ready, rest)``: returns when ``num_returns`` are ready or the time is up; both keep the order given."""
-    timeout = _check_timeout(timeout)
+    timeout, num_returns = _check_timeout(timeout), plain(num_returns)
     if isinstance(num_returns, bool) or not isinstance(num_returns, int):
         raise TypeError(f"num_returns must be an int, not {type(num_returns).__name__}")
     if num_returns <= 0:
@@ -132,7 +135,7 @@ def wait(refs: Sequence[ObjectRef[R]] | ObjectRef[R], num_returns: int = 1, time
 def _waitables(refs: Any) -> list[Any]:
     """A list of distinct references, from what a user passed to ``wait``."""
     if isinstance(refs, (ObjectRef, ObjectRefGenerator)):
-        return [refs]
+        refs = [refs]
     if isinstance(refs, (MapRefs, tuple)):
         refs = list(refs)
     if not isinstance(refs, list):
@@ -141,6 +144,7 @@ def _waitables(refs: Any) -> list[Any]:
         if not isinstance(ref, (ObjectRef, ObjectRefGenerator)):
             raise TypeError("wait() expected a list of ray.ObjectRef or ray.ObjectRefGenerator, got list containing "
                             f"{type(ref)}")
+        ref._record  # noqa: B018  (ValueError, if it was made from an id that is not known here)
     if len(set(refs)) != len(refs):
         raise ValueError("Wait requires a list of unique object refs.")
     return refs
@@ -149,6 +153,7 @@ def _waitables(refs: Any) -> list[Any]:
 def _check_timeout(timeout: float | None) -> float | None:
     if timeout is None or timeout == -1:
         return None
+    timeout = plain(timeout)
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
         raise TypeError(f"timeout must be a number of seconds or None, not {type(timeout).__name__}")
     if not timeout >= 0:

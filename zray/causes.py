@@ -36,6 +36,10 @@ class Cause(IntEnum):
     TRANSFERRING = 30
     RECONSTRUCTING = 31
     ADOPTION = 32
+    BLOCKED = 33
+    ACTOR_HAS = 34
+    CONSTRUCTING = 35
+    DEADLOCK = 36
 
     @property
     def text(self) -> str:
@@ -70,5 +74,10 @@ _TEXT = {
     Cause.NODE_GONE: "the only node that it may run on is gone",
     Cause.TRANSFERRING: "the object is being brought from another node",
     Cause.ADOPTION: "its owner has died, and a process is looked for that has its value",
+    Cause.BLOCKED: "it waits in get or wait",
+    Cause.ACTOR_HAS: "its actor has the call, and has not answered whether it runs",
+    Cause.CONSTRUCTING: "the constructor of its actor is running",
+    Cause.DEADLOCK: "a deadlock: it waits, by way of the above, for itself (let the actor run several calls at once "
+                    "with max_concurrency, or await in an async method)",
     Cause.RECONSTRUCTING: "it was lost, and its task runs again to make it once more",
 }

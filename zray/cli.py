@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -14,10 +15,13 @@ except ImportError:  # the core installs without it
     print("the zray command needs click: pip install 'zray[default]' (zray-node works without)", file=sys.stderr)
     sys.exit(1)
 
-from zray.node import ask as ask_module, launch, session as sessions
-from zray.node.options import BadOption, json_map
+from zray.causes import Cause
+from zray.errors import did_you_mean
+from zray.node import ask as ask_module, join_secret, launch, session as sessions
+from zray.node.options import ADDRESS_HELP, NEW_CLUSTER_HELP, BadOption, json_map
 
 CELL_MAX = 64  # characters of a table's cell, but for its last column
+EXPLAIN_S = 2.0  # other processes are asked so long why something waits
 FORMATS = ("default", "table", "json", "yaml")
 # What a table shows without --detail.
 COLUMNS = {
@@ -27,6 +31,19 @@ COLUMNS = {
     "actors": ("actor_id", "class_name", "state", "name", "ray_namespace", "job_id", "pid", "num_restarts",
                "required_resources", "death_cause"),
 }
+# What a filter may name when there is no row to tell.
+KEYS = {
+    "nodes": COLUMNS["nodes"], "tasks": (*COLUMNS["tasks"], "start_time", "end_time"), "actors": COLUMNS["actors"],
+    "workers": ("worker_id", "pid", "state", "job_id", "actor_id", "lease", "blocked", "env", "gpu_ids", "node_id",
+                "seconds_in_state"),
+    "leases": ("lease", "job", "owner", "key", "name", "resources", "gpu_ids", "blocked", "recalled", "pid", "worker",
+               "actor"),
+    "jobs": ("job_id", "status", "driver_pid", "entrypoint", "namespace", "driver", "seconds"),
+    "objects": ("oid", "nbytes", "state", "holder", "copy"),
+    "placement-groups": ("placement_group_id", "name", "state", "strategy", "ray_namespace"),
+}
+IDENTIFIERS = {"actors": "actor_id", "workers": "worker_id", "nodes": "NodeID", "jobs": "job_id", "tasks": "task_id",
+               "objects": "oid"}
 LISTABLE = ("nodes", "actors", "workers", "leases", "jobs", "objects", "tasks", "placement-groups")
 
 
@@ -114,21 +131,25 @@ def _table(rows: list[dict[str, Any]]) -> str:
     return "\n".join("  ".join(line).rstrip() for line in padded)
 
 
-def _filtered(rows: list[dict[str, Any]], filters: tuple[str, ...]) -> list[dict[str, Any]]:
+def _filtered(what: str, rows: list[dict[str, Any]], filters: tuple[str, ...]) -> list[dict[str, Any]]:
+    known = dict.fromkeys([*KEYS[what], *(key for row in rows for key in row)])
     for text in filters:
         name, equals, wanted = text.partition("=")
         unequal = name.endswith("!")
         if not equals:
             raise click.BadParameter(f"a filter is key=value or key!=value, not {text!r}")
         name = name.rstrip("!")
+        if name not in known:
+            raise click.BadParameter(f"{what} have no {name!r}{did_you_mean(name, known)}; they have "
+                                     f"{', '.join(known)}")
         rows = [row for row in rows if (str(row.get(name, "")).lower() == wanted.lower()) != unequal]
     return rows
 
 
 def with_address(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--address", default=lambda: os.environ.get("ZRAY_ADDRESS") or "auto",
-                        help="a session directory, host:port or join string of a node here, or auto: the newest that "
-                             "`zray start` made")(command)
+                        help="a session directory or host:port of a node here, @FILE with a join string, or auto: "
+                             "of the cluster that `zray start` made")(command)
 
 
 def with_format(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -138,15 +159,40 @@ def with_format(command: Callable[..., Any]) -> Callable[..., Any]:
 # ---------------------------------------------------------------- commands
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class Commands(click.Group):
+    """Says what a mistyped command may have meant.
+
+    No error repeats a join string: what stands on a terminal or in a journal is read by others.
+    """
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except click.ClickException as error:
+            error.message = join_secret.hide(error.message)  # type: ignore[misc]
+            raise
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            meant = did_you_mean(args[0], self.list_commands(ctx))
+            if not meant or meant in error.message:
+                raise
+            raise click.UsageError(f"{error.message}{meant}", ctx) from None
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="zray")
 def main() -> None:
     """zray: Ray's programming model as a brokerless runtime."""
+    join_secret.blank_own()
 
 
 @main.command()
 @click.option("--head", is_flag=True, help="start a cluster (what happens without --address, too)")
-@click.option("--address", default="", metavar="JOIN", help="join the cluster of this join string")
+@click.option("--address", default="", metavar="@FILE", help=ADDRESS_HELP)
+@click.option("--new-cluster", is_flag=True, help=NEW_CLUSTER_HELP)
 @click.option("--host", default="", help="address to bind and to be dialled at (default: loopback)")
 @click.option("--port", type=int, default=0, help="the node's well-known TCP port (default: any free one)")
 @click.option("--port-range", default="", metavar="LOW-HIGH", help="for endpoints of drivers and workers")
@@ -158,30 +204,28 @@ def main() -> None:
 @click.option("--num-gpus", type=float)
 @click.option("--resources", default="{}", metavar="JSON")
 @click.option("--labels", default="{}", metavar="JSON")
-@click.option("--object-store-memory", type=int, metavar="BYTES")
+@click.option("--object-store-memory", type=float, metavar="BYTES")
+@click.option("--memory", type=float, metavar="BYTES", help="of tasks and actors (default: what the machine has)")
 @click.option("--session-dir", default="", help="where to keep the session")
-@click.option("--block", is_flag=True, help="stay until the node ends; Ctrl-C ends it")
+@click.option("--block", is_flag=True, help="be the node: SIGTERM, SIGINT (Ctrl-C) or SIGHUP end it, with exit code 0")
 def start(head: bool, address: str, resources: str, labels: str, block: bool, **options: Any) -> None:
     """Start a node: the first of a cluster, or one more of the cluster whose join string is given."""
     if head and address:
         raise click.ClickException("--head starts a cluster and --address joins one: give one of them")
     try:
-        node = launch.start_node(launch.NodeOptions(
+        address = join_secret.join_string(address, head=head)
+        node_options = launch.NodeOptions(
             **options, head=not address, address=address, resources=json_map(resources, "--resources"),
-            labels=json_map(labels, "--labels"), share_fate=False))
-    except (BadOption, launch.NodeStartError) as error:
+            labels=json_map(labels, "--labels"), share_fate=False)
+        if options["insecure"]:
+            click.secho("INSECURE: whoever reaches this port controls the cluster and runs code as this user.",
+                        fg="red", bold=True, err=True)
+        if block:
+            launch.become_node(node_options)
+        node = launch.start_node(node_options)
+    except (BadOption, join_secret.NoJoinString, launch.NodeStartError) as error:
         raise click.ClickException(str(error).removeprefix("zray-node: ")) from None
-    if options["insecure"]:
-        click.secho("INSECURE: whoever reaches this port controls the cluster and runs code as this user.", fg="red",
-                    bold=True, err=True)
-    click.echo(f"zray runs in {node.session_dir} (pid {node.pid}), at {node.session.address}.\n"
-               "Connect with zray.init('auto'); end it with `zray stop`.\n"
-               f"More nodes, with this secret:\n  zray start --address '{node.session.join}'")
-    if block:
-        try:
-            os.waitpid(node.pid, 0)
-        except KeyboardInterrupt:
-            node.stop()
+    click.echo(node.session.introduction())
 
 
 @main.command()
@@ -191,6 +235,8 @@ def start(head: bool, address: str, resources: str, labels: str, block: bool, **
 def stop(every: bool, session_dir: str, force: bool) -> None:
     """End the nodes that `zray start` made for this user, and nobody else's."""
     stopped = launch.stop_sessions(every, session_dir)
+    if session_dir and not stopped:
+        raise click.ClickException(f"no zray node of this user runs in {session_dir!r}")
     for session in stopped:
         click.echo(f"stopped {session.session_dir} (pid {session.pid})")
     if not stopped:
@@ -221,6 +267,8 @@ def status(address: str, form: str) -> None:
     click.echo("\n".join(_control_store_lines(store)))
     click.echo("resources of the cluster:")
     for name, amount in total.items():
+        if name.startswith("node:") and free.get(name) == amount:
+            continue
         click.echo(f"  {amount - free.get(name, 0):g}/{amount:g} {name} in use")
     workers = ", ".join(f"{count} {state.lower()}" for state, count in stats["workers"].items())
     click.echo(f"on this node: {stats['jobs']} jobs, {stats['actors']} actors, workers: {workers or 'none'}")
@@ -233,7 +281,7 @@ def _node_lines(nodes: list[dict[str, Any]]) -> list[str]:
     for row in nodes:
         place = f"{row['NodeManagerAddress']}:{row['NodeManagerPort']}"
         has = ", ".join(f"{name}={amount:g}" for name, amount in row["Resources"].items()
-                        if not name.endswith("memory"))
+                        if not name.endswith("memory") and not name.startswith("node:"))
         reason = row.get("DeathReason", "")
         note = "(the one that answers)" if row is nodes[0] else f"({reason})" if reason else ""
         words = row["NodeID"][:8], row["State"], place, row["NodeName"], has, note
@@ -270,7 +318,7 @@ def _spans(numbers: list[int]) -> str:
 @main.command("list")
 @click.argument("what", type=click.Choice(LISTABLE))
 @click.option("--filter", "-f", "filters", multiple=True, metavar="KEY=VALUE")
-@click.option("--limit", default=100, show_default=True)
+@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True)
 @click.option("--detail", is_flag=True, help="every column (json and yaml always have all)")
 @with_address
 @with_format
@@ -282,7 +330,10 @@ def list_(what: str, filters: tuple[str, ...], limit: int, detail: bool, address
         rows = ask(address, "tasks")["tasks"]
     else:
         rows = ask(address, what)[what]
-    rows = _filtered(list(rows), filters)[:limit]
+    rows = _filtered(what, list(rows), filters)
+    if len(rows) > limit and form in ("default", "table"):
+        click.echo(f"the first {limit} of {len(rows)}; --limit shows more", err=True)
+    rows = rows[:limit]
     if what in COLUMNS and not detail and form in ("default", "table"):
         rows = [{column: row[column] for column in COLUMNS[what] if column in row} for row in rows]
     show(rows, form)
@@ -295,13 +346,22 @@ def list_(what: str, filters: tuple[str, ...], limit: int, detail: bool, address
 @with_format
 def get(what: str, identifier: str, address: str, form: str) -> None:
     """One row by its id."""
-    key = {"actors": "actor_id", "workers": "worker_id", "nodes": "NodeID", "jobs": "job_id", "tasks": "task_id",
-           "objects": "oid"}[what]
     every = ask(address, "store")["store"].get("objects", []) if what == "objects" else ask(address, what)[what]
-    rows = [row for row in every if str(row[key]).startswith(identifier)]
-    if not rows:
-        raise click.ClickException(f"no {what[:-1]} with id {identifier}")
-    show(rows[0], form)
+    show(_one(what, every, identifier), form)
+
+
+def _one(what: str, rows: list[dict[str, Any]], identifier: str) -> dict[str, Any]:
+    """The row with that id, or the only one whose id begins so."""
+    key = IDENTIFIERS[what]
+    found = {str(row[key]): row for row in rows if identifier and str(row[key]).startswith(identifier)}
+    if identifier in found:
+        return found[identifier]
+    if len(found) > 1:
+        raise click.ClickException(f"{len(found)} {what} have ids that begin with {identifier}: "
+                                   f"{', '.join(sorted(found)[:3])} ...")
+    if not found:
+        raise click.ClickException(f"no {what[:-1]} with id {identifier!r}")
+    return next(iter(found.values()))
 
 
 @main.command()
@@ -344,9 +404,20 @@ def memory(address: str, form: str) -> None:
 @with_address
 def timeline(output: str, address: str) -> None:
     """Write what ran when, as Chrome trace events."""
-    events = ask(address, "timeline")["events"]
-    with open(output, "w", encoding="utf-8") as file:
-        json.dump(events, file)
+    asker = Asker(address)
+    events: list[Any] = []
+    try:
+        page = asker.ask("timeline")
+        while page["events"]:
+            events += page["events"]
+            page = asker.ask("timeline", start=page["next"])
+    finally:
+        asker.close()
+    try:
+        with open(output, "w", encoding="utf-8") as file:
+            json.dump(events, file)
+    except OSError as error:
+        raise click.ClickException(f"cannot write {output}: {error.strerror}") from None
     click.echo(f"{len(events)} events in {output}; open it in chrome://tracing or ui.perfetto.dev")
 
 
@@ -355,24 +426,51 @@ def timeline(output: str, address: str) -> None:
 @with_address
 @with_format
 def explain(actor: str | None, address: str, form: str) -> None:
-    """Why an actor (by id) or everything that waits for a worker has none."""
-    if actor:
-        try:
-            show(ask(address, "explain", actor=bytes.fromhex(actor)), form)
-        except ValueError:
-            raise click.ClickException(f"an actor id is hexadecimal, not {actor!r}") from None
-        return
-    waiting = ask(address, "leases")["waiting"]
-    if form != "default":
-        show(waiting, form)
-        return
-    from zray.causes import Cause
+    """Why an actor (by id) or everything that waits does: for a worker, for its turn in an actor, in get or wait."""
+    asker = Asker(address)
+    try:
+        if actor is not None:
+            row = _one("actors", asker.ask("actors")["actors"], actor)
+            found = asker.ask("explain", actor=bytes.fromhex(row["actor_id"]))
+            if form != "default":
+                show(found, form)
+            else:
+                detail = f" ({found['detail']})" if found["detail"] else ""
+                what = f"actor {row['class_name']} ({row['actor_id'][:8]}) is {found['state']}"
+                click.echo(f"{what}: {Cause(found['cause']).text}{detail}")
+            return
+        found = asker.ask("leases")
+        if form != "default":
+            show(found["waiting"], form)
+            return
+        lines = _waiting_lines(found) + [line for row in found["blocked"] for line in _blocked_lines(asker, row)]
+    finally:
+        asker.close()
+    click.echo("\n".join(lines) or "nothing waits: neither for a worker, nor in an actor, nor in get or wait")
 
-    for row in waiting:
+
+def _waiting_lines(found: dict[str, Any]) -> list[str]:
+    lines = []
+    for row in found["waiting"]:
         what = f"actor {row['name']}" if row["actor"] else f"{row['want']} x {row['name']}()"
-        click.echo(f"{what} of job {row['job']}: {Cause(row['cause']).text} ({row['detail']})")
-    if not waiting:
-        click.echo("nothing waits for a worker")
+        lines.append(f"{what} of job {row['job']}: {Cause(row['cause']).text} ({row['detail']})")
+    for row in found["queued"]:
+        behind = f"; {row['behind']}() runs" if row["behind"] else ""
+        lines.append(f"{row['count']} x {row['name']}() of job {row['job']}: {Cause.ACTOR_BUSY.text} "
+                     f"(actor {row['actor'][:8]}, pid {row['pid']}{behind})")
+    return lines
+
+
+def _blocked_lines(asker: Asker, row: dict[str, Any]) -> list[str]:
+    """A task that waits in get or wait, in the words of its worker."""
+    from zray.core.explaining import Asking, sentence
+
+    task = bytes.fromhex(row["task_id"])
+    about = {"task": row["task_id"], "name": row["name"], "ask": [bytes.fromhex(row["worker"]), task, ""]}
+    found: list[Any] = [[task, Cause.RUNNING, about]]
+    Asking(asker, EXPLAIN_S).follow(found)
+    return [f"{row['name']}() of job {row['job']}, pid {row['pid']}, waits in get or wait",
+            *(sentence(oid, cause, about, "  ") for oid, cause, about in found[0][2].get("because", ()))]
 
 
 @main.command()
@@ -384,14 +482,17 @@ def stack(pid: int | None, address: str) -> None:
     try:
         sockets = sorted(name for name in os.listdir(asker.handle.session_dir)
                          if name.endswith(".sock") and name[:2] in ("d-", "w-"))
-        workers = {row["worker_id"][:16]: row["pid"] for row in asker.ask("workers")["workers"]}
+        pids = {row["worker_id"][:16]: row["pid"] for row in asker.ask("workers")["workers"]}
+        pids |= {row["driver"]: row["driver_pid"] for row in asker.ask("jobs")["jobs"] if row["status"] == "RUNNING"}
+        sockets = [name for name in sockets if pid is None or pids.get(name[2:18]) == pid]
+        if pid is not None and not sockets:
+            known = ", ".join(map(str, sorted(filter(None, pids.values())))) or "none"
+            raise click.ClickException(f"no driver or worker of this node has pid {pid}; these run: {known}")
         for name in sockets:
-            its_pid = workers.get(name[2:18])
-            if pid is not None and its_pid != pid:
-                continue
-            text = asker.ask_process(name)
-            kind = "driver" if name.startswith("d-") else f"worker, pid {its_pid}"
-            click.echo(f"---- {name} ({kind})\n{text or 'no answer: it is gone, or C code holds its interpreter lock'}")
+            answer = asker.ask_process(name)
+            kind = f"{'driver' if name.startswith('d-') else 'worker'}, pid {pids.get(name[2:18], '?')}"
+            text = answer.text if answer else "no answer: it is gone, or C code holds its interpreter lock"
+            click.echo(f"---- {name} ({kind})\n{text}")
     finally:
         asker.close()
 
@@ -411,16 +512,18 @@ def job_list(address: str, form: str) -> None:
 
 @main.command()
 @click.argument("name", required=False)
-@click.option("--tail", default=100, show_default=True)
+@click.option("--tail", type=click.IntRange(min=0), default=100, show_default=True, help="lines of each file")
 @with_address
 def logs(name: str | None, tail: int, address: str) -> None:
-    """List the session's log files, or print the end of one."""
-    try:
-        directory = os.path.join(launch.find_session(address).session_dir, "logs")
-    except ConnectionError as error:
-        raise click.ClickException(str(error)) from None
+    """List the log files of a session, or print the end of those whose names begin with NAME.
+
+    Without --address: of the newest that runs, or else of the one that ended last.  --address takes the directory of a
+    session that has ended, too.
+    """
+    directory = os.path.join(_log_session(address), sessions.LOGS)
     names = sorted(os.listdir(directory))
     if name is None:
+        click.echo(f"{directory}:", err=True)
         click.echo("\n".join(names))
         return
     chosen = [one for one in names if one.startswith(name)]
@@ -428,7 +531,23 @@ def logs(name: str | None, tail: int, address: str) -> None:
         raise click.ClickException(f"no log {name!r} in {directory}")
     for one in chosen:
         with open(os.path.join(directory, one), encoding="utf-8", errors="replace") as file:
-            click.echo("".join(file.readlines()[-tail:]), nl=False)
+            lines = deque((line.lstrip("\0") for line in file), tail)
+        if len(chosen) > 1:
+            click.echo(f"---- {one}")
+        click.echo("".join(lines), nl=False)
+
+
+def _log_session(address: str) -> str:
+    """The directory of the session that is meant, which may have ended."""
+    if os.path.isdir(os.path.join(address, sessions.LOGS)):
+        return address
+    try:
+        return launch.find_session(address).session_dir
+    except ConnectionError as error:
+        running, ended = sessions.live_sessions(), sessions.ended_sessions()
+        if address != "auto" or not (running or ended):
+            raise click.ClickException(str(error)) from None
+        return running[0].session_dir if running else ended[0]
 
 
 @main.command()
@@ -439,7 +558,10 @@ def doctor() -> None:
     from zray.node import linux
     from zray.node.options import shm_bytes
 
+    failed = []
+
     def line(good: bool, text: str) -> None:
+        failed.extend([] if good else [text])
         click.echo(f"{'ok  ' if good else 'FAIL'}  {text}")
 
     try:
@@ -462,6 +584,7 @@ def doctor() -> None:
     line(True, f"{len(live)} live sessions of this user")
     for session in live:
         click.echo(f"      {session.session_dir} (pid {session.pid})")
+    sys.exit(bool(failed))
 
 
 @main.command()
@@ -474,7 +597,7 @@ def demo(nodes: int) -> None:
 
 
 @main.command()
-@click.option("--num-cpus", type=int, help="of the node it starts; as many as there are by default")
+@click.option("--num-cpus", type=click.IntRange(min=1), help="of the node it starts; as many as there are by default")
 def microbenchmark(num_cpus: int | None) -> None:
     """The benchmark table, in short."""
     from zray import microbenchmark as module

@@ -1,5 +1,7 @@
 """The cloudpickle that zray pickles functions and classes with, under Ray's module name."""
 
+import pickle  # noqa: F401
+
 from cloudpickle import *  # noqa: F403
 from cloudpickle import (  # noqa: F401
     CloudPickler,

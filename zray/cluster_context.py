@@ -5,15 +5,20 @@ zray.node.launch starts and finds daemons, zray.core.joining.for_driver makes th
 
 from __future__ import annotations
 
-import atexit
+import json
 import logging
+import math
 import os
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from zray import env_vars
 from zray.connection import current
+from zray.config import Config
+from zray.errors import did_you_mean
 from zray.options import TASK_OPTIONS
+from zray.plain_numbers import plain
 
 if TYPE_CHECKING:
     from zray.node.launch import NodeHandle
@@ -21,13 +26,14 @@ if TYPE_CHECKING:
 # Ray's keywords that have no counterpart: accepted, so that programs run, and ignored.
 _IGNORED = frozenset((
     "include_dashboard", "dashboard_host", "dashboard_port", "_enable_object_reconstruction", "_plasma_directory",
-    "_node_ip_address", "_driver_object_store_memory", "_memory", "_redis_username", "_redis_password", "_temp_dir",
+    "_node_ip_address", "_driver_object_store_memory", "_redis_username", "_redis_password", "_temp_dir",
     "_metrics_export_port", "_tracing_startup_hook", "_node_name", "_cluster_id", "enable_resource_isolation",
     "system_reserved_cpu", "system_reserved_memory", "_cgroup_path", "job_config", "log_to_driver_enabled",
-    "logging_format", "logging_config", "local_mode_warning", "allow_multiple", "storage",
+    "logging_format", "local_mode_warning", "allow_multiple", "storage",
 ))
 _KNOWN = ("num_cpus", "num_gpus", "resources", "labels", "object_store_memory", "local_mode", "ignore_reinit_error",
-          "configure_logging", "logging_level", "log_to_driver", "namespace", "runtime_env", "_system_config")
+          "configure_logging", "logging_level", "logging_config", "log_to_driver", "namespace", "runtime_env",
+          "_system_config", "_memory")
 STORE_BYTES_MIN = 4 * 1024 * 1024  # what a node accepts
 _OF_A_NODE = ("num_cpus", "num_gpus", "resources", "labels", "object_store_memory", "_system_config")
 
@@ -82,6 +88,7 @@ class ClusterContext(Mapping[str, Any]):
 
 def init(address: str | None = None, **options: Any) -> ClusterContext:
     """See :func:`zray.api.init`."""
+    options = _with_runtime_env({name: plain(value) for name, value in options.items()})
     _check(address, options)
     if current() is not None:
         if options.get("ignore_reinit_error"):
@@ -91,15 +98,20 @@ def init(address: str | None = None, **options: Any) -> ClusterContext:
                            "'ignore_reinit_error=True' or by calling 'ray.shutdown()' prior to 'ray.init()'.")
     if options.get("configure_logging", True) and options.get("logging_level") is not None:
         logging.getLogger("zray").setLevel(options["logging_level"])
+    if options.get("logging_config") is not None:
+        options["logging_config"].apply()
     if options.get("local_mode"):
         return _init_local(options)
     return _init_cluster(address, options)
 
 
 def _check(address: str | None, options: dict[str, Any]) -> None:
-    unknown = sorted(name for name in options if name not in (*_KNOWN, *_IGNORED) and not name.startswith("_"))
+    unknown = sorted(name for name in options if name not in (*_KNOWN, *_IGNORED) and (
+        not name.startswith("_") or did_you_mean(name, _KNOWN)))  # Ray's private ones come and go
     if unknown:
-        raise RuntimeError(f"Unknown keyword argument(s): {', '.join(unknown)}")
+        known = ("address", *_KNOWN)
+        raise RuntimeError("Unknown keyword argument(s): "
+                           + ", ".join(f"{name}{did_you_mean(name, known)}" for name in unknown))
     if address is not None and not isinstance(address, str):
         raise TypeError(f"address must be a str or None, not {type(address).__name__}")
     for name in ("num_cpus", "num_gpus", "resources", "runtime_env", "namespace"):
@@ -107,13 +119,24 @@ def _check(address: str | None, options: dict[str, Any]) -> None:
         option.validate(name, options.get(name))
     if options.get("namespace") == "":
         raise ValueError('"" is not a valid namespace. Pass None to not specify a namespace.')
-    for name, kind in (("object_store_memory", int), ("labels", dict), ("_system_config", dict)):
+    for name in ("labels", "_system_config"):
         value = options.get(name)
-        if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
-            raise TypeError(f"The {name} must be a {kind.__name__}, not {value!r}")
-    nbytes = options.get("object_store_memory")
-    if nbytes is not None and nbytes < STORE_BYTES_MIN:
-        raise ValueError(f"object_store_memory takes at least {STORE_BYTES_MIN} bytes, not {nbytes}")
+        if value is not None and not isinstance(value, dict):
+            raise TypeError(f"The {name} must be a dict, not {value!r}")
+    logs = options.get("logging_config")
+    if logs is not None and not callable(getattr(logs, "to_map", None)):
+        raise TypeError(f"logging_config takes a LoggingConfig, not {logs!r}")
+    for name in sorted(set(options.get("_system_config") or ()) - set(Config.__dataclass_fields__)):
+        logging.getLogger("zray").warning("zray has no setting %s%s: it is ignored", name,
+                                          did_you_mean(str(name), Config.__dataclass_fields__))
+    for name, least in (("object_store_memory", STORE_BYTES_MIN), ("_memory", 0)):
+        nbytes = options.get(name)  # may be a float: 0.3 * total
+        if nbytes is None:
+            continue
+        if isinstance(nbytes, (bool, str, bytes)) or not hasattr(nbytes, "__float__"):
+            raise TypeError(f"The {name} must be a number of bytes, not {nbytes!r}")
+        if not least <= float(nbytes) < math.inf:
+            raise ValueError(f"{name} takes at least {least} bytes, not {nbytes}")
 
 
 def _environment(name: str) -> str | None:
@@ -121,10 +144,29 @@ def _environment(name: str) -> str | None:
     return os.environ.get(f"ZRAY_{name}") or os.environ.get(f"RAY_{name}")
 
 
+def _with_runtime_env(options: dict[str, Any]) -> dict[str, Any]:
+    """What starts drivers for others sets RAY_RUNTIME_ENV: the runtime environment under the one that init is given."""
+    text = _environment("RUNTIME_ENV")
+    if not text:
+        return options
+    try:
+        given = json.loads(text)
+        TASK_OPTIONS["runtime_env"].validate("runtime_env", given)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the environment variable RAY_RUNTIME_ENV is no runtime environment, in JSON: {error}"
+                         ) from None
+    own = options.get("runtime_env")
+    if own is not None:
+        TASK_OPTIONS["runtime_env"].validate("runtime_env", own)
+    variables = env_vars.merged(given.get("env_vars") or {}, (own or {}).get("env_vars") or {})
+    return {**options, "runtime_env": {**given, **(own or {}), "env_vars": variables}}
+
+
 def _init_local(options: dict[str, Any]) -> ClusterContext:
     from zray.local_mode import LocalRuntime
 
-    return _context(LocalRuntime(*(options.get(name) for name in ("num_cpus", "num_gpus", "resources", "namespace"))))
+    given = ("num_cpus", "num_gpus", "resources", "namespace", "runtime_env")
+    return _context(LocalRuntime(*(options.get(name) for name in given)))
 
 
 def _init_cluster(address: str | None, options: dict[str, Any]) -> ClusterContext:
@@ -134,6 +176,8 @@ def _init_cluster(address: str | None, options: dict[str, Any]) -> ClusterContex
     own = address is None or address == "local"
     if own:
         given = {name: options[name] for name in _OF_A_NODE if options.get(name) is not None}
+        if options.get("_memory") is not None:
+            given["memory"] = float(options["_memory"])
         given["config"] = given.pop("_system_config", {})
         starting = launch.spawn_node(launch.NodeOptions(**given))
         from zray.core.joining import for_driver  # imports while the daemon starts
@@ -154,13 +198,11 @@ def _init_cluster(address: str | None, options: dict[str, Any]) -> ClusterContex
             node.stop()
         raise
     if config["log_to_driver"]:
-        from zray.driver_log import show
+        from zray.driver_log import Screen
 
-        runtime.driver_log = show
+        runtime.driver_log = Screen().show
     global _own_node
     _own_node = node if own else None
-    atexit.unregister(shutdown)  # once, and after what was registered meanwhile
-    atexit.register(shutdown)
     return _context(runtime)
 
 
@@ -182,6 +224,8 @@ def shutdown() -> None:
 
 def job_config(options: dict[str, Any]) -> dict[str, Any]:
     """What workers of this driver must know: where it imports from, and its environment (RegisterDriver.config)."""
+    from zray.node.join_secret import hide
+
     main = sys.modules.get("__main__")
     script = getattr(main, "__file__", None)
     env = (options.get("runtime_env") or {}).get("env_vars") or {}
@@ -191,10 +235,12 @@ def job_config(options: dict[str, Any]) -> dict[str, Any]:
         "cwd": os.getcwd(),
         "script_dir": os.path.dirname(os.path.abspath(script)) if script else "",
         "env": dict(env),
+        "threads": env_vars.thread_names(os.environ),
         "namespace": options.get("namespace") or _environment("NAMESPACE") or "",
         "name": os.path.basename(script) if script else "interactive",
         "log_to_driver": (_environment("LOG_TO_DRIVER") or "1") not in ("0", "false") if log is None else bool(log),
-        "entrypoint": " ".join(sys.argv) or "interactive",
+        "logging": logs.to_map() if (logs := options.get("logging_config")) is not None else {},
+        "entrypoint": hide(" ".join(sys.argv)) or "interactive",
     }
 
 

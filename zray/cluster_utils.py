@@ -19,12 +19,14 @@ import signal
 import time
 from typing import Any
 
+from zray.errors import did_you_mean
 from zray.node import launch
 from zray.node.launch import NodeHandle, NodeOptions
+from zray.plain_numbers import plain
 
 WAIT_S = 30.0
 _POLL_S = 0.02
-_FIELDS = ("num_cpus", "num_gpus", "resources", "labels", "object_store_memory")
+_FIELDS = ("num_cpus", "num_gpus", "resources", "labels", "object_store_memory", "memory")
 
 
 class ClusterNode:
@@ -91,12 +93,13 @@ class Cluster:
         return [*([self.head_node] if self.head_node else []), *self.worker_nodes]
 
     def add_node(self, wait: bool = True, **args: Any) -> ClusterNode:
-        """Start a node: num_cpus, num_gpus, resources, labels, object_store_memory, node_name, gcs_dir,
-        ``_system_config``.  RuntimeError with the daemon's words when it does not come up."""
+        """Start a node: num_cpus, num_gpus, resources, labels, object_store_memory, memory, node_name,
+        gcs_dir, ``_system_config``.  RuntimeError with the daemon's words when it does not come up."""
         return self.add_nodes([args])[0]
 
     def add_nodes(self, several: list[dict[str, Any]]) -> list[ClusterNode]:
         """Start several at once; each as for :meth:`add_node`."""
+        several = [plain(args) for args in several]
         nodes: list[ClusterNode] = []
         if self.head_node is None and several:
             self.head_node = ClusterNode(launch.start_node(_options(several[0], head=True)))
@@ -164,11 +167,13 @@ class Cluster:
 
 def _options(args: dict[str, Any], *, head: bool = False, address: str = "") -> NodeOptions:
     known = {name: args[name] for name in _FIELDS if args.get(name) is not None}
-    others = set(args) - {*_FIELDS, "node_name", "gcs_dir", "_system_config", "insecure", "dashboard_port", "memory",
+    others = set(args) - {*_FIELDS, "node_name", "gcs_dir", "_system_config", "insecure", "dashboard_port",
                           "include_dashboard", "env_vars", "resource_isolation_config", "port_range",
                           "one_port"}
     if others:
-        raise TypeError(f"add_node() got unexpected arguments: {', '.join(sorted(others))}")
+        known_names = (*_FIELDS, "node_name", "gcs_dir", "_system_config", "port_range", "one_port", "insecure")
+        raise TypeError("add_node() got unexpected arguments: "
+                        + ", ".join(f"{name}{did_you_mean(name, known_names)}" for name in sorted(others)))
     return NodeOptions(**known, config=args.get("_system_config") or {}, head=head, address=address,
                        node_name=args.get("node_name", ""), gcs_dir=args.get("gcs_dir", ""),
                        insecure=bool(args.get("insecure")), port_range=args.get("port_range", ""),

@@ -10,6 +10,8 @@ import os
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from zray.plain_numbers import plain
+
 
 @dataclass(slots=True)
 class Config:
@@ -28,7 +30,7 @@ class Config:
     run_ahead_max: int = 256
     # Tasks are pushed ahead only while (run time * tasks pushed) stays below this.
     run_ahead_s: float = 0.002
-    # A waiting get/wait prints its cause after this long.
+    # A get or wait for which nothing moves says why after this long; 0 or -1 for never.
     warn_wait_s: float = 5.0
     # A caller-less process polls by itself after this long.
     service_after_s: float = 0.005
@@ -69,9 +71,13 @@ class Config:
     # What an owner remembers of finished tasks, to make results again that are lost with a node: arguments and a record
     # each, of at least 1 KiB: 64 MiB are some 50,000 results in the stores.  Without results there it costs nothing.
     lineage_bytes_max: int = 64 * 1024 * 1024
-    # A node unheard of for this long is declared dead, and must start anew if it was not (at once, when its endpoint
-    # refuses connections).
+    # A node unheard of for this long, whose process does not answer heartbeats either, is declared dead, and must start
+    # anew if it was not (at once, when its endpoint refuses connections).
     node_timeout_s: float = 3.0
+    # Logs of ended sessions of this user stay, of so many of the newest, and for so long: a program that fails over a
+    # weekend, run again and again.
+    logs_sessions_max: int = 20
+    logs_kept_s: float = 7 * 24 * 3600.0
     # Attempts of a task whose worker process died.
     task_max_retries: int = 3
 
@@ -81,7 +87,7 @@ class Config:
             kind: Any = {"int": int, "float": (int, float), "bool": bool, "str": str}[str(field.type)]
             if not isinstance(value, kind) or (field.type == "int" and isinstance(value, bool)):
                 raise ValueError(f"setting {field.name} takes {field.type}, not {value!r}")
-            if field.type in ("int", "float") and value < 0:
+            if field.type in ("int", "float") and value < 0 and field.name != "warn_wait_s":
                 raise ValueError(f"setting {field.name} must not be negative, got {value!r}")
 
     @classmethod
@@ -94,7 +100,7 @@ class Config:
                 chosen[field.name] = _parse(field.name, str(field.type), text)
         for name, value in (overrides or {}).items():
             if name in cls.__dataclass_fields__:
-                chosen[name] = value
+                chosen[name] = plain(value)
         return cls(**chosen)
 
     def as_dict(self) -> dict[str, Any]:

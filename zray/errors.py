@@ -9,25 +9,51 @@ other arguments than it passes on cannot be rebuilt otherwise, and the user woul
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
+
+__tracebackhide__ = True  # pytest leaves these frames out of its reports
 
 LOG_LINES_SHOWN = 20
 
 
-def rebuild_exception(cls: type[BaseException], args: tuple, state: dict | None,
+def rebuild_exception(cls: type[BaseException], args: tuple, state: dict | None = None,
                       members: dict[str, Any] | None = None) -> BaseException:
     """An exception as it was, without running its ``__init__``."""
-    error = cls.__new__(cls, *args)
-    error.args = args
+    try:
+        error = cls.__new__(cls, *args)
+    except Exception:  # a __new__ of the user's that wants other arguments
+        base = next(base for base in cls.__mro__ if base.__module__ == "builtins")
+        error = base.__new__(cls, *args)  # type: ignore[call-overload]
+    _set_member(error, "args", args)
     for name, value in (members or {}).items():
-        setattr(error, name, value)
+        _set_member(error, name, value)
     if state:
         error.__dict__.update(state)
     return error
+
+
+def fill_exception(error: BaseException, state: dict) -> None:
+    """Give a rebuilt exception its attributes, which may lead back to it."""
+    error.__dict__.update(state)
+
+
+def _set_member(error: BaseException, name: str, value: Any) -> None:
+    """Past a ``__setattr__`` of the user's; what cannot be set was made by ``__new__``."""
+    with contextlib.suppress(AttributeError, TypeError):
+        object.__setattr__(error, name, value)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """``" (did you mean 'num_cpus'?)"`` for what looks like a slip of one of the ``known`` names, else ''."""
+    from difflib import get_close_matches  # for errors alone
+
+    found = get_close_matches(name, list(known), 1, 0.6)
+    return f" (did you mean {found[0]!r}?)" if found else ""
 
 
 class RayError(Exception):
@@ -122,8 +148,7 @@ def _dual_type(cause: type[BaseException]) -> type[RayTaskError] | None:
     """``RayTaskError(X)``: inherits from RayTaskError and X, or None where Python or X refuses."""
     if cause not in _dual_types:
         dual: type[RayTaskError] | None = None
-        # A SystemExit or KeyboardInterrupt of a worker must not pass through the driver's `except Exception`.
-        if issubclass(cause, Exception):
+        if not _ends_its_catcher(cause):
             name = f"RayTaskError({cause.__name__})"
             try:
                 dual = type(name, (RayTaskError, cause), {"__module__": __name__, "__qualname__": name})
@@ -131,6 +156,12 @@ def _dual_type(cause: type[BaseException]) -> type[RayTaskError] | None:
                 dual = None
         _dual_types[cause] = dual
     return _dual_types[cause]
+
+
+def _ends_its_catcher(cause: type[BaseException]) -> bool:
+    """Whether the interpreter or asyncio acts on this type: a worker's must not end or cancel its caller."""
+    return issubclass(cause, (SystemExit, KeyboardInterrupt)) or any(
+        cls.__module__ == "asyncio.exceptions" and cls.__name__ == "CancelledError" for cls in cause.__mro__)
 
 
 def _dual(error: RayTaskError) -> RayTaskError:
@@ -154,7 +185,10 @@ def _bare(cls: type[RayTaskError], cause: BaseException) -> RayTaskError | None:
     except Exception:
         if type(cause).__module__ != "builtins":
             return None
-    return Exception.__new__(cls)  # CPython finds MemoryError.__new__ "not safe" for such a class
+    try:
+        return Exception.__new__(cls)  # CPython finds MemoryError.__new__ "not safe" for such a class
+    except TypeError:
+        return None  # a group of exceptions that are no Exceptions
 
 
 def exception_members(error: BaseException) -> dict[str, Any]:
@@ -164,6 +198,8 @@ def exception_members(error: BaseException) -> dict[str, Any]:
         if cls in (BaseException, Exception, object):
             continue
         for name, member in vars(cls).items():
+            if cls is AttributeError and name == "obj":
+                continue  # what lacked the attribute may be large, or refuse to be pickled
             if not name.startswith("__") and isinstance(member, _MEMBER_TYPES):
                 value = getattr(error, name, None)
                 if value is not None:
@@ -176,10 +212,7 @@ _MEMBER_TYPES = (types.MemberDescriptorType, types.GetSetDescriptorType)
 
 def _copy_members(source: BaseException, target: BaseException) -> None:
     for name, value in exception_members(source).items():
-        try:
-            setattr(target, name, value)
-        except (AttributeError, TypeError):
-            continue  # read-only: nothing to carry over
+        _set_member(target, name, value)
 
 
 def load_error(payload: bytes) -> RayTaskError:
@@ -196,12 +229,35 @@ def load_error(payload: bytes) -> RayTaskError:
                 note = f"its pickle gave a {type(loaded).__name__}"
         except Exception as broken:  # user code: any failure to rebuild must leave the text
             note = f"{type(broken).__name__}: {broken}"
-    text = f"{record.function}() (pid={record.pid}, ip={record.ip})\n{record.traceback.rstrip()}"
+    text = _task_text(record)
     if cause is None and note:
         text += f"\n(the {record.type_name} itself could not be brought back: {note})"
     error = RayTaskError(record.function, text, cause, record.pid, record.ip)
     error._record = payload
     return error.as_instanceof_cause()
+
+
+def _task_text(record: TaskErrorRecord) -> str:
+    return f"{record.function}() (pid={record.pid}, ip={record.ip})\n{record.traceback.rstrip()}"
+
+
+def failure_text(kind: str, detail: dict[str, Any] | bytes) -> tuple[Any, Any, str]:
+    """``(place, identity, text)`` of a FAILED wire value; loads nothing of the user's.
+
+    Failures of one line of the user's code have the same place; those that differ in nothing but the process have the
+    same identity.
+    """
+    error = detail if isinstance(detail, bytes) else detail.get("error")
+    if not isinstance(error, bytes):
+        text = str(from_failure(kind, detail))
+        return (kind, detail.get("name") if isinstance(detail, dict) else None), text, text
+    record = TaskErrorRecord.from_bytes(error)
+    frames = [line for line in record.traceback.splitlines() if line.startswith('  File "')]
+    place = kind, record.function, record.type_name, *frames
+    text = _task_text(record)
+    if isinstance(detail, dict):
+        return place, detail.get("actor"), _actor_died_text(detail, text)
+    return place, record.traceback, text
 
 
 def _last_line(text: str) -> str:
@@ -218,7 +274,21 @@ class TaskCancelledError(RayError):
 
 
 class WorkerCrashedError(RayError):
-    """The worker process of the task died: ``pid``, ``signal`` (0 when it exited), ``exit_code``, ``log_tail``."""
+    """The worker process of the task died: ``pid``, ``signal`` (0 when it exited), ``exit_code``, ``log_tail``,
+    ``log_file``."""
+
+    pid: int = 0
+    signal: int = 0
+    exit_code: int = 0
+    log_tail: str = ""
+    log_file: str = ""
+
+
+class LocalRayletDiedError(RayError):
+    """The node daemon that this process belongs to is gone.
+
+    In a driver: ``pid``, ``signal`` (0 when it exited), ``exit_code`` and ``log_tail``, as far as they are known.
+    """
 
     pid: int = 0
     signal: int = 0
@@ -226,19 +296,23 @@ class WorkerCrashedError(RayError):
     log_tail: str = ""
 
 
-class LocalRayletDiedError(RayError):
-    """The node daemon that this process belongs to is gone."""
-
-
 class NodeDiedError(RayError):
     """The node of the task is gone."""
 
 
 class RayActorError(RayError):
-    """The actor cannot run the call.  ``actor_id`` is its hex id; ``cause`` what its constructor raised, if it did."""
+    """The actor cannot run the call.  ``actor_id`` is its hex id; ``cause`` what its constructor raised, if it did
+    (``actor_init_failed``)."""
 
     actor_id: str | None = None
+    actor_init_failed: bool = False
+    preempted: bool = False
     cause: BaseException | None = None
+
+    @property
+    def error_msg(self) -> str:
+        """The text."""
+        return str(self)
 
 
 class ActorDiedError(RayActorError):
@@ -257,6 +331,10 @@ class ObjectLostError(RayError):
 
 class ObjectFetchTimedOutError(ObjectLostError):
     """The value exists elsewhere and did not arrive in time."""
+
+
+class ObjectRefStreamEndOfStreamError(RayError):
+    """A stream of references has no more: what iteration shows as StopIteration."""
 
 
 class ReferenceCountingAssertionError(ObjectLostError, AssertionError):
@@ -311,8 +389,8 @@ class TaskPlacementGroupRemoved(RayError):
     """The placement group of the task was removed."""
 
 
-class ActorPlacementGroupRemoved(RayError):
-    """The placement group of the actor was removed."""
+class ActorPlacementGroupRemoved(ActorDiedError):
+    """The placement group of the actor was removed, and the actor with it."""
 
 
 class TaskUnschedulableError(RayError):
@@ -387,9 +465,10 @@ def how_it_ended(detail: dict[str, Any]) -> str:
 
 def _log_tail(detail: dict[str, Any]) -> str:
     lines = _text(detail, "log_tail").rstrip().splitlines()[-LOG_LINES_SHOWN:]
+    where = f"\nIts log is {detail['log_file']}" if detail.get("log_file") else ""
     if not lines:
-        return ""
-    return "\nThe last lines it printed:\n" + "\n".join(f"  {line}" for line in lines)
+        return where
+    return "\nThe last lines it printed:\n" + "\n".join(f"  {line}" for line in lines) + where
 
 
 def _worker_crashed(detail: dict[str, Any]) -> str:
@@ -402,22 +481,37 @@ def _worker_crashed(detail: dict[str, Any]) -> str:
             f"If that may pass, allow more attempts with max_retries.{_log_tail(detail)}")
 
 
-def _actor_died(detail: dict[str, Any]) -> str:
-    who = f"{_text(detail, 'class_name', 'the actor')}({_text(detail, 'actor')[:16]})"
+def _who_died(detail: dict[str, Any]) -> str:
     name = f" named {detail['name']!r}" if detail.get("name") else ""
+    return f"{_text(detail, 'class_name', 'the actor')}({_text(detail, 'actor')[:16]}){name}"
+
+
+def _actor_died_text(detail: dict[str, Any], error: str) -> str:
+    return f"The actor died because of an error raised in its creation task, {_who_died(detail)}:\n{error}"
+
+
+def _actor_died(detail: dict[str, Any]) -> str:
+    if detail.get("kind") == "unknown":
+        return (f"Can't find actor {_text(detail, 'actor')}. It might be dead or it's from a different cluster "
+                f"({_text(detail, 'reason')}).")
     if detail.get("error"):
-        inner = load_error(detail["error"])
-        return (f"The actor died because of an error raised in its creation task, {who}{name}:\n{inner}")
+        return _actor_died_text(detail, str(load_error(detail["error"])))
     reason = _text(detail, "reason")
     if detail.get("pid") and (detail.get("signal") or detail.get("exit_code")):
         ended = f"its process (pid={detail['pid']}) {how_it_ended(detail)}"
         reason = f"{reason}; {ended}" if reason else ended
     reason = reason or "no reason is known"
-    return f"The actor died unexpectedly before finishing this task: {who}{name}: {reason}.{_log_tail(detail)}"
+    return f"The actor died unexpectedly before finishing this task: {_who_died(detail)}: {reason}.{_log_tail(detail)}"
 
 
 def _why(detail: dict[str, Any]) -> str:
     return f" ({detail['reason']})." if detail.get("reason") else "."
+
+
+def _which_group(detail: dict[str, Any]) -> str:
+    group, reason = _text(detail, "placement_group"), detail.get("reason")
+    about = ": ".join(filter(None, [group and f"placement group {group}", reason]))
+    return f" ({about})." if about else "."
 
 
 def _object(detail: dict[str, Any]) -> str:
@@ -483,11 +577,12 @@ _KINDS: dict[str, tuple[type[RayError], Describe]] = {
         f"The node {_text(d, 'node')} died: {_text(d, 'reason', 'its daemon ended')}.")),
     "raylet_died": (LocalRayletDiedError, lambda d: (
         "The node daemon of this process died, so nothing can run any more: "
-        f"{_text(d, 'reason', 'see its log in the session directory')}. Call shutdown() and init() to begin again.")),
+        f"{_text(d, 'reason', 'see its log')}. Call shutdown() and init() to begin again.{_log_tail(d)}")),
     "task_pg_removed": (TaskPlacementGroupRemoved, lambda d: (
         "The placement group corresponding to this task has been removed" + _why(d))),
     "actor_pg_removed": (ActorPlacementGroupRemoved, lambda d: (
-        "The placement group corresponding to this Actor has been removed" + _why(d))),
+        "The placement group corresponding to this Actor has been removed" + _which_group(d)
+        + f" The actor {_text(d, 'class_name')}({_text(d, 'actor')[:16]}) ended with it.")),
     "session_ended": (ObjectLostError, lambda d: (
         "The object belonged to a session that has ended: zray was shut down since.")),
     "system": (RaySystemError, lambda d: f"System error: {_text(d, 'reason')}"),
@@ -519,6 +614,7 @@ def from_failure(kind: str, detail: dict[str, Any] | bytes) -> RayError:
         if name == "error":
             if value:
                 error.cause = load_error(value).cause  # type: ignore[attr-defined]
+                error.actor_init_failed = True  # type: ignore[attr-defined]
             continue
         if name.startswith("_") or name in ("args", "add_note", "with_traceback"):
             continue

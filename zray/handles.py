@@ -3,7 +3,8 @@
 They check a call (options, number of arguments) and hand it to the runtime.  What the runtime reads of them:
 
     RemoteFunction   name  definition() -> (key, blob)  function  is_generator  state (for the runtime's own record)
-    ActorClass       name  definition() -> (key, blob)  cls  meta(options) -> bytes  is_async  method_names  state
+    ActorTemplate    name  definition() -> (key, blob)  cls  meta(options) -> bytes  is_async  method_names; what an
+                     ActorClass holds: every other attribute of an ActorClass is the user's
     ActorHandle      _actor (bytes)  _meta (bytes)  _life_ref  _about; ActorHandle._restore makes one of the first three
 
 A handle holds ``_life_ref``, a reference to the actor's life object: when the last one goes, in whatever process, the
@@ -53,6 +54,10 @@ class _Definition:
             self.pickled = dump_function(self.target)
         return self.pickled
 
+    def forget(self) -> None:
+        """The target has changed: pickle it again for what is created from now on."""
+        self.pickled = None
+
 
 # ---------------------------------------------------------------- tasks
 
@@ -92,6 +97,10 @@ class RemoteFunction(Generic[P, R]):
         """Submit one task; returns its ObjectRef (a list for ``num_returns`` > 1, a generator for streaming)."""
         (self._parameters or self._read_parameters()).check(args, kwargs)
         return connected().submit(self, args, kwargs, self._options)
+
+    def _remote(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+        """``options(**options).remote(*args, **kwargs)``, as programs for older versions of Ray write it."""
+        return (self.options(**options) if options else self).remote(*(args or ()), **(kwargs or {}))
 
     def options(self, **options: Any) -> RemoteFunction[P, R]:
         """The same function with other options."""
@@ -186,15 +195,20 @@ def method(**options: Any) -> Callable[[Callable[P, R]], Callable[P, R]]:
     return annotate
 
 
+# Special methods that Python, copy and pickle look up on a handle for its own sake; the rest are the actor's.
+_NOT_CALLED = frozenset((
+    "__init__", "__new__", "__init_subclass__", "__class_getitem__", "__subclasshook__", "__getattribute__",
+    "__getattr__", "__copy__", "__deepcopy__", "__reduce__", "__reduce_ex__", "__getstate__", "__setstate__",
+    "__getnewargs__", "__getnewargs_ex__", "__dir__"))
+
+
 def _methods_of(cls: type) -> dict[str, Any]:
     """Name to function of what can be called: the class's own and inherited methods, without object's."""
     found = {}
     for name in dir(cls):
         value = inspect.getattr_static(cls, name)
         plain = value.__func__ if isinstance(value, (staticmethod, classmethod)) else value
-        if not inspect.isroutine(plain) or getattr(object, name, None) is plain or name == "__init__":
-            continue
-        if name.startswith("__") and name.endswith("__") and name != "__call__":
+        if not inspect.isroutine(plain) or getattr(object, name, None) is plain or name in _NOT_CALLED:
             continue
         found[name] = value
     return found
@@ -214,101 +228,140 @@ def _is_async(value: Any) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
 
 
-class ActorClass(Generic[T]):
-    """A class whose instances are actors: ``A.remote(...)`` creates one and returns its handle."""
+class ActorTemplate:
+    """A class with the options of its actors: what the runtime needs to create one."""
 
-    def __init__(self, cls: type[T], options: ActorOptions, _definition: _Definition | None = None):
-        self._cls = cls
-        self._options = options
-        self._definition = _definition or _Definition(cls)
-        self.state: Any = None
-        self._name_after_class()
-        self._check_groups()
-
-    def _name_after_class(self) -> None:
-        self.__name__ = self.__qualname__ = self._cls.__qualname__
-        self.__module__ = self._cls.__module__
-        self.__doc__ = self._cls.__doc__
+    def __init__(self, cls: type, options: ActorOptions, pickled: _Definition | None = None):
+        self.cls = cls
+        self.options = options
+        self.pickled = pickled or _Definition(cls)
 
     # Read when first needed: while a recursive class is being unpickled it has no methods yet.
     @functools.cached_property
-    def _methods(self) -> dict[str, MethodMeta]:
-        return {name: _method_meta(value) for name, value in _methods_of(self._cls).items()}
+    def methods(self) -> dict[str, MethodMeta]:
+        return {name: _method_meta(value) for name, value in _methods_of(self.cls).items()}
 
     @functools.cached_property
-    def _parameters(self) -> Parameters:
-        init = self._cls.__init__
+    def parameters(self) -> Parameters:
+        init = self.cls.__init__  # type: ignore[misc]
         return Parameters(()) if init is object.__init__ else Parameters.of(init, skip_self=True)
 
     @functools.cached_property
     def is_async(self) -> bool:
         """Whether any method is a coroutine function: its actors run an event loop."""
-        return any(_is_async(value) for value in _methods_of(self._cls).values())
+        return any(_is_async(value) for value in _methods_of(self.cls).values())
 
-    def _check_groups(self) -> None:
-        used = {m.options["concurrency_group"] for m in self._methods.values() if m.options.get("concurrency_group")}
-        unknown = used - set(self._options.concurrency_groups)
+    def check_groups(self) -> None:
+        used = {m.options["concurrency_group"] for m in self.methods.values() if m.options.get("concurrency_group")}
+        unknown = used - set(self.options.concurrency_groups)
         if unknown:
             raise ValueError(f"methods of {self.name} use the concurrency groups {sorted(unknown)}, which are not "
-                             f"declared; concurrency_groups has {sorted(self._options.concurrency_groups)}")
-
-    @property
-    def cls(self) -> type[T]:
-        return self._cls
+                             f"declared; concurrency_groups has {sorted(self.options.concurrency_groups)}")
 
     @property
     def name(self) -> str:
-        return self._cls.__qualname__
+        return self.cls.__qualname__
 
     @property
     def method_names(self) -> list[str]:
-        return list(self._methods)
+        return list(self.methods)
 
     def definition(self) -> tuple[bytes, bytes]:
         """``(key, blob)``: the pickled class and its digest."""
-        return self._definition.get()
+        return self.pickled.get()
 
     def meta(self, options: ActorOptions) -> bytes:
         """What handles of an actor made with ``options`` must know, as bytes."""
-        return ActorMeta(self._cls.__name__, self.is_async, self._methods, options.max_task_retries,
-                         options.max_pending_calls, options.out_of_order).to_bytes()
+        return ActorMeta(self.cls.__name__, self.is_async, self.methods, options.max_task_retries,
+                         options.max_pending_calls, options.any_order(self.is_async)).to_bytes()
+
+
+class ActorClassInheritanceException(TypeError):
+    """A class statement names an actor class among its bases."""
+
+
+class ActorClass(Generic[T]):
+    """A class whose instances are actors: ``A.remote(...)`` creates one and returns its handle.
+
+    Attributes that are not its own are those of the user's class: ``A.LIMIT``, ``A.parse("1")``, ``A.made += 1``.
+    """
+
+    _zray: ActorTemplate
+
+    def __init__(self, cls: type[T], options: ActorOptions, _definition: _Definition | None = None):
+        self._hold(ActorTemplate(cls, options, _definition))
+        self._zray.check_groups()
+
+    def _hold(self, template: ActorTemplate) -> None:
+        cls = template.cls
+        self.__dict__.update(_zray=template, __name__=cls.__qualname__, __qualname__=cls.__qualname__,
+                             __module__=cls.__module__, __doc__=cls.__doc__)
 
     def remote(self, *args: Any, **kwargs: Any) -> ActorHandle[T]:
         """Create an actor; returns its handle at once."""
-        self._parameters.check(args, kwargs)
-        return connected().create_actor(self, args, kwargs, self._options)
+        template = self._zray
+        template.parameters.check(args, kwargs)
+        return connected().create_actor(template, args, kwargs, template.options)
+
+    def _remote(self, args: Any = None, kwargs: Any = None, **options: Any) -> ActorHandle[T]:
+        """As ``RemoteFunction._remote``."""
+        return (self.options(**options) if options else self).remote(*(args or ()), **(kwargs or {}))
 
     def options(self, **options: Any) -> ActorClass[T]:
         """The same class with other options."""
-        return ActorClass(self._cls, self._options.merged(**options), self._definition)
+        template = self._zray
+        return ActorClass(template.cls, template.options.merged(**options), template.pickled)
 
     def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
         raise TypeError(f"Actors cannot be instantiated directly. Instead of '{self.__name__}()', "
                         f"use '{self.__name__}.remote()'.")
 
-    def __mro_entries__(self, bases: tuple) -> NoReturn:
-        raise TypeError(f"Inheriting from the actor class {self.__name__} is not possible. Inherit from the plain "
-                        "class, and apply @remote to both.")
+    def __mro_entries__(self, bases: tuple) -> tuple[type]:
+        actor_class = self.__name__
+
+        class ActorBase:
+            def __init_subclass__(cls) -> NoReturn:
+                raise ActorClassInheritanceException(
+                    f"Attempted to define subclass '{cls.__name__}' of actor class '{actor_class}'. Inheriting from "
+                    "actor classes is not currently supported. You can inherit from a non-actor base class and make "
+                    "the derived class an actor class (with @ray.remote).")
+
+        return (ActorBase,)
+
+    # ---- the user's attributes
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
+        if name == "_zray" or name.startswith("__") and name.endswith("__"):
             raise AttributeError(name)
-        if hasattr(self._cls, name) and callable(getattr(self._cls, name)):
+        cls = self._zray.cls
+        if inspect.isfunction(inspect.getattr_static(cls, name, None)):
             raise AttributeError(f"{self.__name__}.{name} is a method of the actor: create an actor with "
                                  f"'a = {self.__name__}.remote()', then use 'a.{name}.remote()'.")
-        raise AttributeError(f"the actor class {self.__name__} has no attribute {name!r}")
+        try:
+            return getattr(cls, name)
+        except AttributeError:
+            raise AttributeError(f"the actor class {self.__name__} has no attribute {name!r}") from None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set it on the class, as a method that counts its instances does; actors created from now on start with it."""
+        setattr(self._zray.cls, name, value)
+        self._zray.pickled.forget()
+
+    def __delattr__(self, name: str) -> None:
+        delattr(self._zray.cls, name)
+        self._zray.pickled.forget()
+
+    def __dir__(self) -> list[str]:
+        return sorted({*dir(self._zray.cls), "options", "remote", "_remote"})
 
     def __repr__(self) -> str:
         return f"ActorClass({self.__name__})"
 
     def __reduce__(self):
-        return _new_actor_class, (), (self._cls, self._options)
+        return _new_actor_class, (), (self._zray.cls, self._zray.options)
 
     def __setstate__(self, state: tuple[type, ActorOptions]) -> None:
-        self._cls, self._options = state
-        self._definition = _Definition(self._cls)
-        self.state = None
-        self._name_after_class()
+        self._hold(ActorTemplate(*state))
 
 
 def _new_actor_class() -> ActorClass:
@@ -327,6 +380,32 @@ def _method_of(meta: bytes, name: str) -> tuple[Parameters, CallOptions] | None:
     if found is None:
         return None
     return Parameters(found.params), CallOptions.for_method(found.options, found.is_generator)
+
+
+class _OwnSpecial:
+    """A special method of handles themselves: ``repr(handle)`` is the handle's, ``handle.__repr__.remote()`` a call."""
+
+    def __init__(self, name: str, function: Any):
+        self.name = name
+        self.function = function
+
+    def __get__(self, handle: Any, owner: Any = None) -> Any:
+        return self.function if handle is None else _BoundSpecial(handle, self.name, self.function)
+
+
+class _BoundSpecial:
+    """Called, it is the handle's; its other attributes are those of the actor's method of that name."""
+
+    __slots__ = ("_function", "_handle", "_name")
+
+    def __init__(self, handle: ActorHandle, name: str, function: Any):
+        self._handle, self._name, self._function = handle, name, function
+
+    def __call__(self, *args: Any) -> Any:
+        return self._function(self._handle, *args)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(ActorHandle.__getattr__(self._handle, self._name), name)
 
 
 class ActorHandle(Generic[T]):
@@ -372,7 +451,7 @@ class ActorHandle(Generic[T]):
         return f"'{about.class_name}' actor has no method {name!r}{hint}"
 
     def __dir__(self) -> list[str]:
-        return [*self._about.methods, *_BUILTIN_METHODS]
+        return [*self._about.methods, "__init__", *_BUILTIN_METHODS]
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ActorHandle) and other._actor == self._actor
@@ -385,6 +464,11 @@ class ActorHandle(Generic[T]):
 
     def __reduce__(self):
         return ActorHandle._restore, (self._actor, self._meta, self._life_ref)
+
+
+for _name in ("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__hash__", "__repr__", "__str__",
+              "__format__"):
+    setattr(ActorHandle, _name, _OwnSpecial(_name, getattr(ActorHandle, _name)))
 
 
 class ActorMethod:
@@ -402,6 +486,10 @@ class ActorMethod:
         """Call the method; returns an ObjectRef (a list of them, or a generator, as ``num_returns`` says)."""
         self._parameters.check(args, kwargs)
         return connected().call(self._handle, self._name, args, kwargs, self._options)
+
+    def _remote(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+        """As ``RemoteFunction._remote``."""
+        return (self.options(**options) if options else self).remote(*(args or ()), **(kwargs or {}))
 
     def options(self, **options: Any) -> ActorMethod:
         """The same method with other options."""

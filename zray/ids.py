@@ -88,6 +88,17 @@ def return_id(task: bytes, index: int) -> bytes:
     return task + index.to_bytes(4, "little")
 
 
+def short(identifier: bytes) -> str:
+    """A task's or object's id for people: digits of its parent's hash, the task's number among those of this parent,
+    and which of its objects (``.2`` a return, ``.put1`` a put), but for the first return."""
+    text = identifier[JOB_SIZE:JOB_SIZE + 4].hex()
+    text += f":{int.from_bytes(identifier[PREFIX_SIZE:TASK_SIZE], 'little')}"
+    index = int.from_bytes(identifier[TASK_SIZE:], "little")
+    if index & PUT_FLAG:
+        return f"{text}.put{index ^ PUT_FLAG}"
+    return text if index < 2 else f"{text}.{index}"
+
+
 def actor_id(prefix: bytes, counter: int) -> bytes:
     """ActorId made by the task attempt that owns ``prefix``: job | hash | counter."""
     digest = blake2b(prefix + counter.to_bytes(8, "little"), digest_size=ACTOR_SIZE - JOB_SIZE).digest()
@@ -109,6 +120,15 @@ def home_of(group: bytes) -> bytes:
     return group[:TAG_SIZE] + _NODE
 
 
+def checked(name: str, raw: bytes, size: int) -> bytes:
+    """``raw``, if it can be an id of class ``name``.  TypeError, ValueError."""
+    if not isinstance(raw, bytes):
+        raise TypeError(f"{name} takes bytes, not {type(raw).__name__}: from hex digits, {name}(bytes.fromhex(text))")
+    if len(raw) != size:
+        raise ValueError(f"ID string needs to have length {size}, got {len(raw)}: {name} takes {size} bytes")
+    return raw
+
+
 class BaseID:
     """A fixed-width identifier with ``hex() binary() from_hex() nil() is_nil() from_random()``."""
 
@@ -116,10 +136,7 @@ class BaseID:
     __slots__ = ("_raw",)
 
     def __init__(self, raw: bytes):
-        if not isinstance(raw, bytes) or len(raw) != self.SIZE:
-            shown = f"{len(raw)} bytes" if isinstance(raw, bytes) else type(raw).__name__
-            raise ValueError(f"{type(self).__name__} takes {self.SIZE} bytes, not {shown}")
-        self._raw = raw
+        self._raw = checked(type(self).__name__, raw, self.SIZE)
 
     @classmethod
     def from_hex(cls, text: str) -> Self:
@@ -194,11 +211,18 @@ class ObjectID(BaseID):
         return TaskID(self._raw[:TASK_SIZE])
 
 
-class NodeID(BaseID):
+class UniqueID(BaseID):
+    """An id of anything, as ``UniqueID.from_random()`` makes one."""
+
     SIZE = NODE_SIZE
     __slots__ = ()
 
 
-class WorkerID(BaseID):
+class NodeID(UniqueID):
+    SIZE = NODE_SIZE
+    __slots__ = ()
+
+
+class WorkerID(UniqueID):
     SIZE = WORKER_SIZE
     __slots__ = ()

@@ -10,6 +10,9 @@ import warnings
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple, Self
 
+from zray import env_vars
+from zray.errors import did_you_mean
+from zray.plain_numbers import plain
 from zray.sched.resources import units
 
 STREAMING = -1
@@ -105,9 +108,8 @@ def _runtime_env(_: str, value: dict[str, Any]) -> str | None:
     unknown = sorted(set(value) - {"env_vars"})
     if unknown:
         return f"runtime_env keys {unknown} are not supported by this version of zray; it supports ['env_vars']."
-    env = value.get("env_vars") or {}
-    if not isinstance(env, dict) or not all(isinstance(k, str) and isinstance(v, str) for k, v in env.items()):
-        return f"runtime_env['env_vars'] must be of type Dict[str, str], not {env!r}"
+    if value.get("env_vars") is not None:
+        env_vars.check(value["env_vars"])
     return None
 
 
@@ -178,7 +180,7 @@ ACTOR_OPTIONS: dict[str, Option] = {
     "max_restarts": Option((int, _NONE), _infinite, 0),
     "max_task_retries": Option((int, _NONE), _infinite, 0),
     "namespace": _text,
-    "object_store_memory": Option((int, _NONE), _finite),
+    "object_store_memory": Option((int, float, _NONE), _finite),
 }
 
 METHOD_OPTIONS: dict[str, Option] = {
@@ -190,13 +192,17 @@ METHOD_OPTIONS: dict[str, Option] = {
 }
 
 
-def check_options(raw: dict[str, Any], table: dict[str, Option], what: str) -> None:
-    """Names, types and ranges; ValueError or TypeError saying what is wrong and what is valid."""
+def check_options(raw: dict[str, Any], table: dict[str, Option], what: str) -> dict[str, Any]:
+    """``raw`` with plain numbers; ValueError or TypeError saying what is wrong in names, types or ranges."""
+    checked = {}
     for name, value in raw.items():
         option = table.get(name)
         if option is None:
-            raise ValueError(f"Invalid option keyword {name} for {what}. Valid ones are {sorted(table)}.")
-        option.validate(name, value)
+            raise ValueError(f"Invalid option keyword {name} for {what}{did_you_mean(name, table)}. "
+                             f"Valid ones are {sorted(table)}.")
+        checked[name] = plain(value)
+        option.validate(name, checked[name])
+    return checked
 
 
 # ---------------------------------------------------------------- scheduling strategies
@@ -259,13 +265,12 @@ class _Options:
     @classmethod
     def build(cls, raw: dict[str, Any] | None = None) -> Self:
         """From keywords as a user wrote them."""
-        raw = raw or {}
-        check_options(raw, cls.TABLE, cls.WHAT)
+        raw = check_options(raw or {}, cls.TABLE, cls.WHAT)
         return cls(raw)
 
     def merged(self, **updates: Any) -> Self:
         """These options with some replaced, as ``.options(...)`` does it."""
-        check_options(updates, self.TABLE, self.WHAT)
+        updates = check_options(updates, self.TABLE, self.WHAT)
         return type(self)({**self.raw, **updates})
 
     def get(self, name: str) -> Any:
@@ -358,14 +363,14 @@ class TaskOptions(_Options):
     @classmethod
     def for_function(cls, raw: dict[str, Any], is_generator: bool) -> TaskOptions:
         """Like ``build``; a generator function streams unless num_returns says otherwise."""
-        check_options(raw, cls.TABLE, cls.WHAT)
+        raw = check_options(raw, cls.TABLE, cls.WHAT)
         check_returns(raw, is_generator)
         return cls({**raw, "_is_generator": True} if is_generator else raw)
 
     def merged(self, **updates: Any) -> TaskOptions:
         if updates.get("max_calls") is not None:
             raise ValueError("Setting 'max_calls' is not supported in '.options()'.")
-        check_options(updates, self.TABLE, self.WHAT)
+        updates = check_options(updates, self.TABLE, self.WHAT)
         check_returns(updates, bool(self.raw.get("_is_generator")))
         return TaskOptions({**self.raw, **updates})
 
@@ -380,7 +385,7 @@ class ActorOptions(_Options):
 
     __slots__ = ("concurrency_groups", "detached", "env", "get_if_exists", "key",
                  "label_selector", "max_concurrency", "max_pending_calls", "max_restarts", "max_task_retries", "name",
-                 "namespace", "out_of_order", "placement", "running", "strategy")
+                 "namespace", "placement", "running", "strategy")
     TABLE = ACTOR_OPTIONS
     WHAT = "actors"
 
@@ -398,7 +403,6 @@ class ActorOptions(_Options):
         self.max_concurrency: int | None = raw.get("max_concurrency")
         self.max_pending_calls: int = self.get("max_pending_calls")
         self.concurrency_groups: dict[str, int] = raw.get("concurrency_groups") or {}
-        self.out_of_order: bool = raw.get("allow_out_of_order_execution") or False
         self.env = _env(raw)
         self.strategy = _placed(raw)
         self.label_selector: dict[str, str] = raw.get("label_selector") or {}
@@ -410,15 +414,14 @@ class ActorOptions(_Options):
 
     @classmethod
     def build(cls, raw: dict[str, Any] | None = None) -> ActorOptions:
-        raw = raw or {}
-        check_options(raw, cls.TABLE, cls.WHAT)
+        raw = check_options(raw or {}, cls.TABLE, cls.WHAT)
         _check_actor(raw)
         return cls(raw)
 
     def merged(self, **updates: Any) -> ActorOptions:
         if updates.get("concurrency_groups") is not None:
             raise ValueError("Setting 'concurrency_groups' is not supported in '.options()'.")
-        check_options(updates, self.TABLE, self.WHAT)
+        updates = check_options(updates, self.TABLE, self.WHAT)
         raw = {**self.raw, **updates}
         _check_actor(raw)
         return ActorOptions(raw)
@@ -428,6 +431,11 @@ class ActorOptions(_Options):
         if self.max_concurrency is not None:
             return self.max_concurrency
         return ASYNC_MAX_CONCURRENCY if is_async else 1
+
+    def any_order(self, is_async: bool) -> bool:
+        """Whether a call whose argument is not ready lets later calls of its caller pass."""
+        asked = self.raw.get("allow_out_of_order_execution")
+        return is_async or self.concurrency(is_async) > 1 if asked is None else asked
 
 
 def _check_actor(raw: dict[str, Any]) -> None:
@@ -457,6 +465,6 @@ class CallOptions(_Options):
 
     @classmethod
     def for_method(cls, raw: dict[str, Any], is_generator: bool) -> CallOptions:
-        check_options(raw, cls.TABLE, cls.WHAT)
+        raw = check_options(raw, cls.TABLE, cls.WHAT)
         check_returns(raw, is_generator)
         return cls({**raw, "_is_generator": True} if is_generator else raw)

@@ -6,9 +6,11 @@ import ctypes
 import errno
 import mmap
 import os
+import shutil
 
 SHM_DIR = "/dev/shm"
 _MADV_POPULATE_WRITE = 23  # Linux 5.14
+_PUNCH_HOLE = 3  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
 
 _libc: ctypes.CDLL | None = None
 
@@ -79,6 +81,65 @@ def process_start(pid: int) -> int:
             return 0
         raise
     return 0 if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def blank_start_area(secrets: set[bytes]) -> None:
+    """Overwrite ``secrets`` with asterisks in the arguments and the environment that this process was started with.
+
+    The kernel shows that memory as /proc/PID/cmdline, to every user, and /proc/PID/environ; the children of a fork have
+    a copy of it.  Python keeps copies of its own and does not read the memory again.
+    """
+    with open("/proc/self/stat", "rb") as file:
+        fields = file.read().rpartition(b")")[2].split()
+    arguments, environment = (int(fields[45]), int(fields[46])), (int(fields[47]), int(fields[48]))
+    for start, end in (arguments, environment):
+        if not 0 < start < end:  # hidden by the kernel: nobody else sees it either
+            continue
+        area = ctypes.string_at(start, end - start)
+        for secret in filter(None, secrets):
+            at = area.find(secret)
+            while at >= 0:
+                ctypes.memset(start + at, ord("*"), len(secret))
+                at = area.find(secret, at + len(secret))
+
+
+def process_state(pid: int) -> str:
+    """The letter that ps shows: R runs, S sleeps, T is stopped, Z has ended; '' when there is no such process."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0].decode()
+    except OSError:
+        return ""
+
+
+def punch_hole(fd: int, length: int) -> bool:
+    """Give back the disk blocks of the first ``length`` bytes of a file; its size stays.  False where that is not
+    possible on this file system."""
+    global _libc
+    if _libc is None:
+        _libc = ctypes.CDLL(None, use_errno=True)
+    arguments = ctypes.c_int(fd), ctypes.c_int(_PUNCH_HOLE), ctypes.c_int64(0), ctypes.c_int64(length)
+    return bool(_libc.fallocate(*arguments) == 0)
+
+
+def strip(directory: str, keep: str) -> None:
+    """Delete everything in a directory but the directory ``keep``, of which empty files go; all if nothing is left."""
+    kept = os.path.join(directory, keep)
+    try:
+        for entry in list(os.scandir(directory)):
+            if entry.is_dir(follow_symlinks=False):
+                if entry.path != kept:
+                    shutil.rmtree(entry.path, ignore_errors=True)
+            else:
+                os.unlink(entry.path)
+        if os.path.isdir(kept):
+            for entry in list(os.scandir(kept)):
+                if entry.is_symlink() or entry.is_file() and entry.stat().st_size == 0:
+                    os.unlink(entry.path)
+            os.rmdir(kept)
+        os.rmdir(directory)
+    except OSError:
+        return  # not empty, or gone
 
 
 def write_private(path: str, text: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from zray import ids, serialization
@@ -16,6 +16,8 @@ from zray import ids, serialization
 if TYPE_CHECKING:
     import asyncio
     import concurrent.futures
+
+__tracebackhide__ = True  # pytest leaves these frames out of its reports
 
 T = TypeVar("T")
 
@@ -52,13 +54,18 @@ class ObjectRef(Generic[T]):
     """A reference to an object that may not exist yet; ``zray.get`` gives its value.
 
     It keeps the object alive.  It may be passed to tasks, stored inside other objects, awaited and hashed.
+
+    ``ObjectRef(ref.binary())`` makes a reference from an id, of which this process must hold another when it is used.
     """
 
     __slots__ = ("_oid", "_record", "__weakref__")
 
-    def __init__(self, oid: bytes, record: Any):
+    def __init__(self, oid: bytes, record: Any = None):
         self._oid = oid
-        self._record = record
+        if record is not None:
+            self._record = record
+        else:
+            _by_id(self)
 
     def __del__(self, _append=dropped.append, _wake=wake) -> None:
         _append(self._record)
@@ -102,7 +109,7 @@ class ObjectRef(Generic[T]):
 
         return asyncio.wrap_future(self.future())
 
-    def __await__(self) -> Iterator[Any]:
+    def __await__(self) -> Generator[Any, None, T]:
         return _runtime().awaitable(self).__await__()
 
     def __eq__(self, other: object) -> bool:
@@ -126,14 +133,58 @@ class ObjectRef(Generic[T]):
         return self
 
 
+_record: Any = ObjectRef.__dict__["_record"]  # the slot
+
+
+class _UnknownRef(ObjectRef[T]):
+    """A reference by id to an object of which this process does not know; an ObjectRef from its first use on."""
+
+    __slots__ = ()
+
+    @property
+    def _record(self) -> Any:  # type: ignore[override]
+        runtime = _hooks["runtime"]
+        record = runtime.find(self._oid) if runtime is not None else None
+        if record is None:
+            raise serialization.UnknownOwner(
+                f"An application is trying to access an object whose owner is unknown ({self.hex()}): this process "
+                "holds no reference to it. Pass the ObjectRef itself, for example inside a list, to the process that "
+                "makes a reference from its id, and keep it there until then")
+        self.__class__ = ObjectRef  # type: ignore[assignment]
+        _record.__set__(self, record)
+        return record
+
+    def __del__(self, *_: Any) -> None:
+        pass  # it holds nothing
+
+    def __repr__(self) -> str:
+        return f"ObjectRef({self.hex()})"
+
+    def __reduce__(self):
+        runtime = _hooks["runtime"]
+        if serialization.collecting() or runtime is not None and runtime.knows(self._oid):
+            self._record  # noqa: B018  (binds it, or raises)
+            return super().__reduce__()
+        return ObjectRef, (self._oid,)
+
+
+serialization.set_ref_type(ObjectRef, _UnknownRef)
+
+
+def _by_id(ref: ObjectRef[Any]) -> None:
+    """``ref`` has an id only: its record, if the object is known here now, else when it is used."""
+    ref.__class__ = _UnknownRef
+    ids.checked("ObjectRef", ref._oid, ids.OBJECT_SIZE)
+    runtime = _hooks["runtime"]
+    if runtime is not None and runtime.knows(ref._oid):
+        ref._record  # noqa: B018
+
+
 def restore_ref(oid: bytes, owner: bytes, endpoint: str) -> ObjectRef[Any]:
     """Unpickle a reference: this process becomes a holder of the object."""
     ref = _runtime().restore_ref(oid, owner, endpoint)
     serialization.restored(ref)
     return ref
-
-
-serialization.set_ref_type(ObjectRef)
 
 
 class ObjectRefGenerator(Generic[T]):

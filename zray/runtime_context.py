@@ -79,7 +79,7 @@ class RuntimeContext:
 
     @property
     def runtime_env(self) -> dict[str, Any]:
-        env = self._of_task("env")
+        env = self._runtime.env
         return {"env_vars": dict(env)} if env else {}
 
     @property

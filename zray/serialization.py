@@ -25,12 +25,13 @@ from collections.abc import Callable, Sequence
 from pickle import PickleBuffer
 from typing import Any
 
+from zray import frames
 from zray.errors import RayTaskError, TaskErrorRecord, load_error
 
 __all__ = [
-    "EMPTY_ARGS", "NONE", "Serialized", "dump_args", "dump_error", "dump_function", "dumps", "load_args", "load_error",
-    "load_function", "loads", "on_ref", "register_serializer", "registering", "restored", "set_out_of_band_hook",
-    "set_ref_type", "size", "to_bytes", "unregister_serializer", "write_into",
+    "EMPTY_ARGS", "NONE", "Serialized", "UnknownOwner", "collecting", "dump_args", "dump_error", "dump_function",
+    "dumps", "load_args", "load_error", "load_function", "loads", "on_ref", "register_serializer", "registering",
+    "restored", "set_out_of_band_hook", "set_ref_type", "size", "to_bytes", "unregister_serializer", "write_into",
 ]
 
 ALIGN = 64
@@ -77,19 +78,24 @@ class _Context(threading.local):
 
 _context = _Context()
 _ref_type: type | None = None
+_by_id_type: type | None = None  # of references that do not know their object yet
 _out_of_band: Callable[[Any], None] | None = None
 
 
-def set_ref_type(cls: type) -> None:
-    """Tell :func:`dump_args` which type a top-level argument must have to be resolved (zray.refs.ObjectRef)."""
-    global _ref_type
-    _ref_type = cls
+def set_ref_type(cls: type | None, by_id: type | None = None) -> None:
+    """Tell :func:`dump_args` which types a top-level argument must have to be resolved (zray.refs)."""
+    global _ref_type, _by_id_type
+    _ref_type, _by_id_type = cls, by_id
 
 
 def set_out_of_band_hook(hook: Callable[[Any], None] | None) -> None:
     """``hook(ref)`` is called for references pickled outside zray's own values: the owner must keep them for good."""
     global _out_of_band
     _out_of_band = hook
+
+
+class UnknownOwner(ValueError):
+    """A reference was made from an id of which this process knows nothing."""
 
 
 def on_ref(ref: Any) -> None:
@@ -99,6 +105,11 @@ def on_ref(ref: Any) -> None:
         refs.append(ref)
     elif _out_of_band is not None:
         _out_of_band(ref)
+
+
+def collecting() -> bool:
+    """Whether what is being pickled on this thread is a value that will hold the references in it."""
+    return _context.refs is not None
 
 
 def restored(ref: Any) -> None:
@@ -138,6 +149,8 @@ def dumps(value: Any) -> Serialized:
         return Serialized(_plain_dumps(value, 5))
     try:
         return _dump(value, plain=_is_plain(value, kind))
+    except UnknownOwner:
+        raise
     except Exception as error:  # whatever a user's __reduce__ raises: the path is what helps
         raise _unpicklable(error, "value", value) from error
 
@@ -272,11 +285,11 @@ def dump_args(args: tuple, kwargs: dict[str, Any], function: Callable | None = N
     slots: list[int | str] = []
     deps: list[Any] = []
     atoms = plain = True
-    ref_type = _ref_type
+    ref_type, by_id = _ref_type, _by_id_type
     for position, value in enumerate(args):
         kind = type(value)
         if kind not in _ATOMIC:
-            if kind is ref_type:
+            if kind is ref_type or kind is by_id:
                 slots.append(position)
                 deps.append(value)
             else:
@@ -285,7 +298,7 @@ def dump_args(args: tuple, kwargs: dict[str, Any], function: Callable | None = N
     for name, value in kwargs.items():
         kind = type(value)
         if kind not in _ATOMIC:
-            if kind is ref_type:
+            if kind is ref_type or kind is by_id:
                 slots.append(name)
                 deps.append(value)
             else:
@@ -299,6 +312,8 @@ def dump_args(args: tuple, kwargs: dict[str, Any], function: Callable | None = N
         return Serialized(_plain_dumps(packed, 5)), slots, deps
     try:
         return _dump(packed, plain), slots, deps
+    except UnknownOwner:
+        raise
     except Exception as error:  # see dumps
         raise _bad_argument(error, args, kwargs, function) from error
 
@@ -391,15 +406,13 @@ def load_function(blob: bytes | memoryview) -> Callable | type:
 # ---------------------------------------------------------------- errors
 
 
-
-
-def dump_error(error: BaseException, function_name: str, ip: str = "127.0.0.1", hide_frames: int = 0) -> bytes:
+def dump_error(error: BaseException, function_name: str, ip: str = "127.0.0.1") -> bytes:
     """The ``task_error`` detail for an exception of user code; never fails.
 
-    ``hide_frames`` outermost frames (the executor's own) are left out of the traceback.  An error that already is a
-    RayTaskError (a task it waited for failed) keeps the original cause, so ``except`` clauses go on working.
+    An error that already is a RayTaskError (a task it waited for failed) keeps the original cause, so ``except``
+    clauses go on working.
     """
-    text = _format(error, hide_frames)
+    text = _format(error)
     cause: BaseException | None = error
     if isinstance(error, RayTaskError):
         cause = error.cause
@@ -408,28 +421,18 @@ def dump_error(error: BaseException, function_name: str, ip: str = "127.0.0.1", 
 
 
 def _dump_cause(cause: BaseException) -> tuple[bytes | None, str]:
-    from zray.pickler import exception_dumps
-
     context = _context
     outer, context.refs = context.refs, None
     try:
-        return exception_dumps(cause), ""
+        return _cloud_dumps(cause, None), ""
     except Exception as error:  # see dumps; the text goes without it
         return None, f"it cannot be pickled: {type(error).__name__}: {error}"
     finally:
         context.refs = outer
 
 
-def _format(error: BaseException, hide_frames: int) -> str:
-    import traceback  # 4 ms, for a process that has nothing to report yet
-
-    trace = error.__traceback__
-    for _ in range(hide_frames):
-        if trace is not None and trace.tb_next is not None:
-            trace = trace.tb_next
+def _format(error: BaseException) -> str:
     try:
-        return "".join(traceback.format_exception(type(error), error, trace))
+        return frames.format_error(error, error.__traceback__)
     except Exception as broken:  # a __str__ or __repr__ of the user's that raises
         return f"{type(error).__qualname__} (its text cannot be shown: {type(broken).__name__}: {broken})"
-
-

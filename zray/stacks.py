@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import threading
-import traceback
 from types import FrameType
+
+from zray.frames import format_stack
 
 ASK = b"stack"  # what a Why message names to get them
 _POLLS = ("_lead", "_serve_as_leader", "turn")  # where zray.transport.loop starts to handle messages
@@ -16,7 +17,7 @@ def text() -> str:
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     frames = sys._current_frames()
     frames[threading.get_ident()] = _polling(sys._getframe())
-    return "\n".join(f"thread {names.get(ident, ident)}:\n{''.join(traceback.format_stack(frame))}"
+    return "\n".join(f"thread {names.get(ident, ident)}:\n{format_stack(frame)}"
                      for ident, frame in frames.items())
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 import threading
 from collections import Counter
 
 import psutil
 
 from tests.e2e.target import until
+
+
+LOG_FILE = re.compile(r"node\.log(\.1)?|worker-[0-9a-f]{16}\.(out|err)")
 
 
 class Footprint:
@@ -48,7 +52,8 @@ class Footprint:
 
     def leftover_sessions(self) -> list[str]:
         pattern = os.path.join(self.session_root, "zray-*", "*")
-        return [path for path in glob.glob(pattern) if os.path.isdir(path) and not os.path.islink(path)]
+        return [path for path in glob.glob(pattern)
+                if os.path.isdir(path) and not os.path.islink(path) and not only_logs(path)]
 
     def new_threads(self) -> list[threading.Thread]:
         return [t for t in threading.enumerate() if t not in self.threads and t.is_alive()]
@@ -67,6 +72,19 @@ def _descriptors() -> Counter[str]:
             continue
         found[target.split("[")[0] if "[" in target else target] += 1
     return found
+
+
+def only_logs(session_dir: str) -> bool:
+    """What may stay of a session that has ended: log files in which there is something."""
+    logs = os.path.join(session_dir, "logs")
+    if not os.path.exists(session_dir):
+        return True
+    try:
+        return os.listdir(session_dir) == ["logs"] and all(
+            entry.is_file(follow_symlinks=False) and entry.stat().st_size and LOG_FILE.fullmatch(entry.name)
+            for entry in os.scandir(logs))
+    except FileNotFoundError:
+        return False
 
 
 def _segments(pid: int) -> set[str]:

@@ -175,8 +175,8 @@ def test_an_actor_restarts_from_its_constructor_when_its_process_dies():
 def test_max_restarts_is_a_limit():
     counter = make_counter().options(max_restarts=1).remote()
     for _ in range(2):
+        ray.get(counter.__ray_ready__.options(max_task_retries=-1).remote())  # without retries none waits for a restart
         with pytest.raises(exceptions.RayActorError):
-            ray.get(counter.crash.remote())
             ray.get(counter.crash.remote())
     with pytest.raises(exceptions.ActorDiedError):
         ray.get(counter.add.remote())
@@ -209,6 +209,18 @@ def test_named_actors_are_found_and_names_are_free_after_death():
 def test_get_actor_of_an_unknown_name_is_a_value_error():
     with pytest.raises(ValueError, match="Failed to look up actor"):
         ray.get_actor("nobody")
+
+
+@pytest.mark.zray_only
+def test_get_actor_says_in_which_namespace_the_name_is_or_what_was_meant():
+    there = make_counter().options(name="over there", namespace="elsewhere").remote()
+    here = make_counter().options(name="over here").remote()
+    ray.get([there.add.remote(), here.add.remote()])
+    with pytest.raises(ValueError, match="it is in the namespace 'elsewhere'"):
+        ray.get_actor("over there")
+    assert ray.get(ray.get_actor("over there", namespace="elsewhere").add.remote()) == 2
+    with pytest.raises(ValueError, match="did you mean 'over here'?"):
+        ray.get_actor("over her")
 
 
 def test_get_if_exists_returns_the_same_actor():

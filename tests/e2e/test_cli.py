@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 
 import pytest
 
@@ -78,6 +79,10 @@ def test_lists_filter_limit_and_format(zray, session):
         assert rows(zray, "list", what), what
         assert len(zray("list", what).splitlines()) >= 3, what
     zray("list", "actors", "--filter", "nonsense", code=2)
+    for what in ("nodes", "workers", "leases", "jobs", "objects", "actors", "tasks", "placement-groups"):
+        assert "have no 'bogus'" in zray("list", what, "--filter", "bogus=1", code=2)
+    assert "did you mean 'name'?" in zray("list", "actors", "--filter", "nam=lives", code=2)
+    zray("list", "actors", "--limit", "-1", code=2)
     assert session["stored"].hex() in zray("list", "objects") and session["stored"].hex() in zray("memory")
 
 
@@ -85,7 +90,9 @@ def test_get_and_summary(zray, session):
     (actor,) = rows(zray, "list", "actors", "--filter", f"pid={session['pid']}")
     assert rows(zray, "get", "actors", actor["actor_id"]) == actor
     assert rows(zray, "get", "objects", session["stored"].hex())["nbytes"] > 8_000_000
-    zray("get", "actors", "ffff", code=1)
+    assert "no actor with id 'ffff'" in zray("get", "actors", "ffff", code=1)
+    assert "no actor with id ''" in zray("get", "actors", "", code=1)
+    assert "begin with" in zray("get", "tasks", "0", code=1)
     assert {"class_name", "state", "count"} == set(rows(zray, "summary", "actors")[0])
     assert rows(zray, "summary", "objects") and rows(zray, "job", "list")
     assert ".holds" in zray("summary", "tasks")
@@ -95,13 +102,78 @@ def test_stacks_of_workers(zray, session):
     assert "gate.wait" in zray("stack")
     (text,) = [zray("stack", str(session["pid"]))]
     assert f"pid {session['pid']}" in text and "MainThread" in text
+    assert f"(driver, pid {os.getpid()})" in zray("stack", str(os.getpid()))
+    said = zray("stack", "99999999", code=1)
+    assert "no driver or worker of this node has pid 99999999" in said and str(session["pid"]) in said
 
 
 def test_timeline_and_logs(zray, session, tmp_path):
     path = str(tmp_path / "trace.json")
     until(lambda: "Lives.f" in zray("timeline", "--output", path) + open_text(path), "the call is reported")
-    assert "node.log" in zray("logs")
+    assert "node.log" in zray("logs") and "starts" in zray("logs", "node.log")
     zray("logs", "nothing-like-this", code=1)
+    zray("logs", "node.log", "--tail", "-1", code=2)
+    assert "cannot write" in zray("timeline", "--output", str(tmp_path / "none" / "trace.json"), code=1)
+
+
+def test_actors_are_explained_by_the_beginning_of_their_id(zray, session):
+    (actor,) = rows(zray, "list", "actors", "--filter", f"pid={session['pid']}")
+    assert "is ALIVE: it is ready" in zray("explain", actor["actor_id"][:20])
+    assert "no actor with id 'zz'" in zray("explain", "zz", code=1)
+
+
+def test_what_runs_is_named_and_who_waits_for_an_actor_or_in_get(zray, session, gate):
+    @ray.remote(num_cpus=0)
+    class Busy:
+        def hold(self, gate):
+            gate.wait()
+
+        def other(self):
+            return 1
+
+    @ray.remote(num_cpus=0)
+    def first():
+        return os.getpid()
+
+    @ray.remote(num_cpus=0)
+    def second(actor):
+        return ray.get(actor.other.remote())
+
+    actor = Busy.remote()
+    held = actor.hold.remote(gate)
+    gate.wait_arrived(2)
+    ray.get(first.remote())  # the lease is taken in this name
+    refs = [second.remote(actor) for _ in range(2)]
+    until(lambda: re.search(r"2 x \S*Busy\.other\(\)", zray("explain")), lambda: zray("explain"))
+    said = zray("explain")
+    assert "Busy.hold() runs" in said and "waits in get or wait" in said and "came first and runs" in said
+    until(lambda: len(rows(zray, "list", "tasks", "--filter", "state=RUNNING_IN_RAY_GET")) == 2, "both wait in get")
+    (queued,) = rows(zray, "list", "tasks", "--filter", "state=PENDING_ACTOR_TASK_ORDERING_OR_CONCURRENCY")
+    assert queued["count"] == 2 and queued["name"].endswith("Busy.other")
+    assert sum(row["name"].split(".")[-1] == "second" for row in rows(zray, "list", "leases")) == 2
+    gate.open()
+    assert ray.get([held, *refs]) == [None, 1, 1]
+    until(lambda: "Busy.other" not in zray("explain"), "nothing waits there any more")
+
+
+@pytest.mark.parametrize(("arguments", "code", "words"), [
+    (["stop", "--session-dir", "/nope"], 1, "no zray node of this user runs in '/nope'"),
+    (["status", "--address", "/nope"], 1, "neither 'auto', nor the directory of a session"),
+    (["stak"], 2, "did you mean 'stack'?"),
+    (["list", "things"], 2, "is not one of"),
+    (["logs", "--address", "/nope"], 1, "neither 'auto'"),
+    (["microbenchmark", "--num-cpus", "0"], 2, "not in the range"),
+    (["demo", "--nodes", "9"], 2, "not in the range"),
+    (["start", "--head", "--num-cpus", "-1"], 1, "num"),
+    (["start", "--head", "--resources", "[]"], 1, "--resources"),
+])
+def test_wrong_commands_say_so_and_do_not_end_with_0(session_root, arguments, code, words):
+    from click.testing import CliRunner
+
+    from zray.cli import main
+
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == code and words in result.output, result.output
 
 
 def open_text(path: str) -> str:

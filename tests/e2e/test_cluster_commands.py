@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -33,7 +34,8 @@ class Started:
         self.said = said
         self.session_dir, pid, self.address = re.search(r"runs in (\S+) \(pid (\d+)\), at (\S+)\.\n", said).groups()
         self.pid = int(pid)
-        self.join = re.search(r"--address '(zray://\S+)'", said).group(1)
+        self.join_file = re.search(r"zray start --address @(\S+)", said).group(1)
+        self.join = Path(self.join_file).read_text()
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +44,7 @@ def two(session_root):
     footprint = Footprint(session_root)
     try:
         first = Started(zray("start", "--head", "--num-cpus", "1"))
-        second = Started(zray("start", "--address", first.join, "--num-cpus", "1", "--node-name", "second",
+        second = Started(zray("start", "--address", f"@{first.join_file}", "--num-cpus", "1", "--node-name", "second",
                               "--resources", '{"disk": 2}', "--port-range", "23100-23199"))
         yield first, second
     finally:
@@ -89,7 +91,7 @@ ray.get(keeper.f.remote())
 
 def test_init_takes_auto_a_join_string_an_address_and_a_session_directory(two):
     first, second = two
-    for address in ("auto", first.join, second.join, first.address, second.address, second.session_dir):
+    for address in ("auto", first.join, f"@{second.join_file}", first.address, second.address, second.session_dir):
         ray.init(address)
         assert len(ray.nodes()) == 2 and ray.cluster_resources()["disk"] == 2
         if address in (second.address, second.session_dir):
@@ -116,7 +118,7 @@ def test_a_name_is_given_once(two):
 
 def test_a_port_in_use_is_refused(two):
     port = two[0].address.rpartition(":")[2]
-    assert f"port {port} is in use" in zray("start", "--head", "--port", port, code=1)
+    assert f"port {port} is in use" in zray("start", "--head", "--new-cluster", "--port", port, code=1)
 
 
 def test_endpoints_of_workers_and_drivers_keep_to_the_port_range(two):
@@ -172,6 +174,30 @@ else:
         assert said.count("stopped") == 1
         assert "2 nodes" in zray("status"), "the other cluster runs on"
         assert run_script(tmp_path, program, "look").stdout.split() == ["found", "2"]
+
+
+def test_a_second_head_is_refused_unless_meant_and_then_auto_names_both(two, session_root):
+    said = zray("start", "--head", "--num-cpus", "1", code=1)
+    assert two[0].session_dir in said or two[1].session_dir in said
+    assert "zray start --address @" in said and "--new-cluster" in said
+    other = Started(zray("start", "--head", "--new-cluster", "--num-cpus", "1"))
+    try:
+        assert f"zray.init('{other.session_dir}')" in other.said and "2 clusters run here" in other.said
+        with pytest.raises(ConnectionError, match="'auto' could mean 2 clusters") as error:
+            ray.init("auto")
+        assert other.session_dir in str(error.value)
+        assert any(one.session_dir in str(error.value) for one in two), "each by its newest node"
+        assert "'auto' could mean 2 clusters" in zray("status", code=1)
+        assert "1 nodes" in zray("status", "--address", other.session_dir)
+    finally:
+        zray("stop", "--session-dir", other.session_dir)
+    assert "2 nodes" in zray("status")
+
+
+def test_a_session_directory_in_use_is_refused_and_left_alone(two):
+    said = zray("start", "--head", "--session-dir", two[0].session_dir, code=1)
+    assert f"already (pid {two[0].pid})" in said
+    assert "2 nodes" in zray("status", "--address", two[0].session_dir)
 
 
 def test_stopping_one_session_is_a_leave_and_its_join_string_then_says_that_it_has_ended(two):

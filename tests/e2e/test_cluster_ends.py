@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from tests.e2e.leaks import only_logs
 from tests.e2e.nodes import ask, ended, replicated, states
 from tests.e2e.scripts import environment, zray
 from tests.e2e.target import Counts, ray, until
@@ -82,7 +83,7 @@ def test_a_stopped_node_is_declared_dead_and_ends_itself_when_it_goes_on(grow):
     _, pid = ray.get(actor.where.remote())
     stop_until_declared_dead(other, head)
     until(lambda: not other.alive(), "it learns so and ends")
-    until(lambda: ended(pid) and not os.path.exists(other.session_dir), "and leaves nothing")
+    until(lambda: ended(pid) and only_logs(other.session_dir), "and leaves nothing")
     with pytest.raises(ray.exceptions.ActorDiedError, match="unheard of"):
         ray.get(actor.add.remote(), timeout=10)
 
@@ -241,7 +242,7 @@ def test_remove_node_is_a_clean_leave_and_a_whole_cluster_may_leave_at_once(grow
     for node in nodes:
         os.kill(node.pid, signal.SIGTERM)
     until(lambda: all(ended(node.pid) for node in nodes), "all end")
-    assert not [node.session_dir for node in nodes if os.path.exists(node.session_dir)]
+    assert not [node.session_dir for node in nodes if not only_logs(node.session_dir)]
 
 
 # ------------------------------------------------------------ drivers

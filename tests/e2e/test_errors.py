@@ -171,3 +171,79 @@ def test_the_exception_tree_has_the_fields_names():
         "TaskUnschedulableError ActorUnschedulableError PendingCallsLimitExceeded AsyncioActorExit"
     ).split():
         assert issubclass(getattr(e, name), e.RayError), name
+
+
+class Stop(BaseException):
+    """As pytest's Skipped, eventlet's Timeout."""
+
+    def __init__(self, step, *, why=""):
+        super().__init__(step)
+        self.step = step
+        self.why = why
+
+
+@pytest.mark.zray_only
+@pytest.mark.parametrize("way", ["task", "sync", "async", "threaded", "stream", "constructor", "map", "nested"])
+def test_base_exceptions_are_caught_by_their_type(way):
+    @ray.remote
+    def task(x):
+        raise Stop(7, why="enough")
+
+    @ray.remote
+    class Sync:
+        def method(self):
+            raise Stop(7, why="enough")
+
+    @ray.remote
+    class Async:
+        async def method(self):
+            raise Stop(7, why="enough")
+
+    @ray.remote
+    class Broken:
+        def __init__(self):
+            raise Stop(7, why="enough")
+
+        def method(self):
+            pass
+
+    @ray.remote
+    def stream():
+        yield 1
+        raise Stop(7, why="enough")
+
+    @ray.remote
+    def nested():
+        return ray.get(task.remote(1))
+
+    if way == "constructor":
+        with pytest.raises(exceptions.ActorDiedError) as died:
+            ray.get(Broken.remote().method.remote())
+        assert isinstance(died.value.cause, Stop) and died.value.cause.step == 7
+        return
+    calls = {"task": lambda: task.remote(1), "sync": lambda: Sync.remote().method.remote(),
+             "async": lambda: Async.remote().method.remote(), "nested": lambda: nested.remote(),
+             "threaded": lambda: Sync.options(max_concurrency=2).remote().method.remote(),
+             "stream": lambda: list(stream.remote())[1], "map": lambda: task.map([1])}
+    with pytest.raises(Stop) as caught:
+        ray.get(calls[way]())
+    assert (caught.value.step, caught.value.why) == (7, "enough")
+    assert isinstance(caught.value, exceptions.RayTaskError)
+
+
+@pytest.mark.zray_only
+def test_exceptions_are_values_like_any_other():
+    class Status(Exception):
+        def __init__(self, text, *, code):
+            super().__init__(text)
+            self.code = code
+
+    @ray.remote
+    def batch(given):
+        return [1, Status("s", code=404), given]
+
+    one, status, given = ray.get(batch.remote(Status("argument", code=1)))
+    assert (one, type(status), status.code, status.args) == (1, Status, 404, ("s",))
+    assert (given.code, given.args) == (1, ("argument",))
+    assert ray.get(ray.put({"error": Status("put", code=2)}))["error"].code == 2
+    assert [error.code for error in ray.get(batch.map([Status("m", code=3)]))[0][1:]] == [404, 3]

@@ -9,6 +9,7 @@ import signal
 import pytest
 
 from tests.e2e.target import exceptions, ray, until, waits_because
+from zray.ids import short
 
 pytestmark = pytest.mark.zray_only
 
@@ -32,18 +33,24 @@ def hold(node):
 
 @pytest.fixture
 def says(caplog):
-    """Checks that all three ways tell the same; returns the text."""
+    """Checks that all three ways tell the same, of what is ``healthy`` that there is no warning; returns the text."""
+    from zray.connection import connected
+    from zray.core.patience import Warned
 
-    def check(ref, *words: str) -> str:
+    def check(ref, *words: str, healthy: bool = False) -> str:
         said = waits_because(ref, *words)
         with caplog.at_level(logging.WARNING, "zray"):
-            until(lambda: warned(ref, words), lambda: f"a warning says {words}; they say {caplog.text}")
+            if healthy:
+                assert not warned(ref, words) and not caplog.text
+            else:
+                until(lambda: warned(ref, words), lambda: f"a warning says {words}; they say {caplog.text}")
         return said["explain"]
 
     def warned(ref, words) -> bool:
         caplog.clear()
+        connected().warned = Warned(False)  # what was said before is said again
         with pytest.raises(exceptions.GetTimeoutError):
-            ray.get(ref, timeout=0.15)  # longer than warn_wait_s
+            ray.get(ref, timeout=0.2)  # longer than warn_wait_s
         return all(word in caplog.text for word in words)
 
     return check
@@ -52,8 +59,8 @@ def says(caplog):
 def test_a_chain_of_dependencies_is_told_to_its_end(node, hold, says):
     first = hold.remote(node)
     last = hold.remote(node, hold.remote(node, first))
-    text = says(last, "waits for arguments that are not ready", "its task is running")
-    assert len(text.splitlines()) == 3 and first.hex() in text.splitlines()[-1]
+    text = says(last, "waits for arguments that are not ready", "its task is running", healthy=True)
+    assert len(text.splitlines()) == 3 and short(first.binary()) in text.splitlines()[-1]
 
 
 def test_busy_resources_and_who_has_them(node, hold, says):
@@ -61,7 +68,7 @@ def test_busy_resources_and_who_has_them(node, hold, says):
     node.wait_arrived(1)
     waiting = hold.options(num_cpus=2).remote(node)
     says(waiting, "resources its task asks for are in use", "CPU: 2, and 1 of 2 is free", "hold (1)")
-    says(running, "its task is running", "pid ")
+    says(running, "its task is running", "pid ", healthy=True)
 
 
 def test_infeasible_demands_say_what_is_missing_and_what_there_is(node, hold, says):
@@ -105,13 +112,14 @@ def test_actors_that_are_busy_in_order_or_restarting(node, hold, says, tmp_path)
     actor = Actor.remote(str(tmp_path / "one"), node)
     pid = ray.get(actor.f.remote())
     held, behind = actor.hold.remote(node), actor.f.remote()
-    says(held, "its task is running", f"pid {pid}")
-    says(behind, "its actor has earlier calls to run", "1 ahead of it")
+    says(held, "its task is running", f"pid {pid}", healthy=True)
+    says(behind, "its actor has earlier calls to run", "1 ahead of it", "hold() came first and runs")
     other = Actor.remote(str(tmp_path / "two"), node)
     pid = ray.get(other.f.remote())
     argument = hold.remote(node)
+    node.wait_arrived(2)
     late, later = other.f.remote(argument), other.f.remote()
-    says(late, "waits for arguments that are not ready", "hold()")
+    says(late, "waits for arguments that are not ready", "hold()", healthy=True)
     says(later, "an earlier call of the same caller waits for its arguments")
     ray.cancel(late)
     ray.get(later, timeout=30)
@@ -141,8 +149,8 @@ def test_objects_of_others_and_tasks_that_wait_are_asked_about(node, hold, says)
         return ray.get(hold.options(num_cpus=0).remote(gate), timeout=60)
 
     [borrowed] = ray.get(lends.remote(node))
-    says(borrowed, "whose owner says", "hold()", "its task is running")
-    says(waits.remote(node), "waits()", "it waits in get or wait", "hold()", "its task is running")
+    says(borrowed, "whose owner says", "hold()", "its task is running", healthy=True)
+    says(waits.remote(node), "waits()", "it waits in get or wait", "hold()", "its task is running", healthy=True)
 
 
 def test_a_full_object_store_is_told(node, says):
@@ -173,3 +181,109 @@ def test_a_worker_that_starts(node, hold, says):
              "a worker process")
     finally:
         zygote.resume()
+
+
+class Waiting:
+    """Actors that wait for each other, or for themselves."""
+
+    def meet(self, other):
+        self.other = other
+
+    def go(self, gate):
+        gate.arrive()
+        return ray.get(self.other.ping.remote())
+
+    def hold(self, gate):
+        gate.wait()
+
+    def ping(self):
+        return 1
+
+
+def test_an_actor_that_waits_for_itself_is_in_a_deadlock_and_its_call_is_named(node, says):
+    actor = ray.remote(num_cpus=0)(Waiting).remote()
+    ray.get(actor.meet.remote(actor))
+    text = says(actor.go.remote(node), "Waiting.ping()", "its actor has earlier calls to run",
+                "Waiting.go() came first and has not ended: a deadlock")
+    assert "running" not in text
+
+
+def test_two_actors_that_wait_for_each_other_are_in_a_deadlock(node, says):
+    one, other = (ray.remote(num_cpus=0)(Waiting).remote() for _ in range(2))
+    ray.get([one.meet.remote(other), other.meet.remote(one)])
+    refs = [one.go.remote(node), other.go.remote(node)]
+    node.wait_arrived(2)
+    says(refs[0], "a deadlock")
+    says(refs[1], "a deadlock")
+
+
+def test_a_call_behind_that_of_another_caller_does_not_run(node, says):
+    actor = ray.remote(num_cpus=0)(Waiting).remote()
+
+    @ray.remote(num_cpus=0)
+    def calls(actor):
+        return ray.get(actor.ping.remote())
+
+    held = actor.hold.remote(node)
+    node.wait_arrived(1)
+    text = says(calls.remote(actor), "it waits in get or wait", "its actor has earlier calls to run",
+                "Waiting.hold() came first and runs")
+    assert "its task is running" not in text
+    del held
+
+
+def test_a_threaded_actor_says_which_calls_are_ahead(node, says):
+    actor = ray.remote(num_cpus=0, max_concurrency=2)(Waiting).remote()
+    held = [actor.hold.remote(node) for _ in range(2)]
+    node.wait_arrived(2)
+    says(actor.ping.remote(), "its actor has earlier calls to run", "2 ahead of it",
+         "Waiting.hold() came first and runs")
+    del held
+
+
+def test_an_actor_that_is_being_constructed_is_no_reason_for_a_warning(node, says):
+    @ray.remote(num_cpus=0)
+    class Slow:
+        def __init__(self, gate):
+            gate.wait()
+
+        def f(self):
+            pass
+
+    actor = Slow.remote(node)
+    node.wait_arrived(1)
+    says(actor.f.remote(), "the constructor of its actor is running", healthy=True)
+
+
+def test_many_workers_that_wait_for_one_thing_are_one_warning(fresh, gate, caplog):
+    ray.init(num_cpus=2, _system_config={"warn_wait_s": 0.2})
+    actor = ray.remote(num_cpus=0)(Waiting).remote()
+
+    @ray.remote(num_cpus=0)
+    def calls(actor, gate):
+        gate.arrive()
+        return ray.get(actor.ping.remote())
+
+    with caplog.at_level(logging.WARNING, "zray"):
+        held = actor.hold.remote(gate)
+        refs = [calls.remote(actor, gate) for _ in range(4)]
+        gate.wait_arrived(5)
+        until(lambda: "has waited" in caplog.text, "somebody says it")
+        with pytest.raises(exceptions.GetTimeoutError):
+            ray.get(refs, timeout=1.5)
+    gate.open()
+    assert ray.get([held, *refs]) == [None, 1, 1, 1, 1]
+    assert caplog.text.count("has waited") == 1
+
+
+@pytest.mark.parametrize("silent", [0, -1])
+def test_no_time_or_less_turns_the_warning_off(fresh, caplog, silent):
+    ray.init(num_cpus=1, _system_config={"warn_wait_s": silent})
+
+    @ray.remote(num_gpus=1)
+    def never():
+        pass
+
+    with caplog.at_level(logging.WARNING, "zray"), pytest.raises(exceptions.GetTimeoutError):
+        ray.get(never.remote(), timeout=0.3)
+    assert not caplog.text

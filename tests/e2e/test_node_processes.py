@@ -13,6 +13,7 @@ import time
 import pytest
 
 from benchmarks.proc import name_of
+from tests.e2e.leaks import only_logs
 from tests.e2e.nodes import ended
 from tests.e2e.scripts import ROOT
 from tests.e2e.target import until
@@ -58,7 +59,7 @@ def node(tmp_sessions):
     yield handle
     handle.stop()
     assert ended(handle.pid)
-    assert not os.path.exists(handle.session_dir)
+    assert only_logs(handle.session_dir)
     assert not segments(handle.session_dir)
 
 
@@ -86,7 +87,7 @@ def test_a_killed_daemon_takes_its_workers_with_it(tmp_sessions):
     os.kill(handle.pid, signal.SIGKILL)
     until(lambda: all(map(ended, family)))
     handle.stop()
-    assert not segments(handle.session_dir) and not os.path.exists(handle.session_dir)
+    assert not segments(handle.session_dir) and only_logs(handle.session_dir)
 
 
 def test_a_killed_driver_takes_its_node_with_it(tmp_sessions):
@@ -99,7 +100,7 @@ def test_a_killed_driver_takes_its_node_with_it(tmp_sessions):
     driver.wait()
     driver.stdout.close()
     until(lambda: ended(int(pid)) and all(map(ended, family)))
-    until(lambda: not os.path.exists(session_dir) and not segments(session_dir))
+    until(lambda: only_logs(session_dir) and not segments(session_dir))
 
 
 def test_a_started_node_outlives_its_starter_and_is_found_and_stopped(tmp_sessions):

@@ -316,7 +316,7 @@ def test_a_task_sees_the_logical_gpus_it_asked_for_and_no_others(fresh):
     def seen():
         return ray.get_gpu_ids(), os.environ.get("CUDA_VISIBLE_DEVICES")
 
-    assert ray.get(seen.remote()) == ([], "")
+    assert ray.get(seen.remote()) == ([], os.environ.get("CUDA_VISIBLE_DEVICES"))
     assert ray.get(seen.options(num_gpus=2).remote()) == ([0, 1], "0,1")
 
 

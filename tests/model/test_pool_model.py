@@ -8,7 +8,8 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from zray.node.effects import Kill, Send, Spawn
 from zray.node.pool import Kind, Pool, State
 
-KINDS = [Kind.of(job, env, gpus) for job in (1, 2) for env in ({}, {"A": "1"}) for gpus in ((), (0,))]
+KINDS = [Kind.of(job, env, gpus) for job in (1, 2) for env in ({}, {"A": "1"}, {"LD_PRELOAD": "x"})
+         for gpus in ((), (0,))]
 
 
 class PoolMachine(RuleBasedStateMachine):
@@ -27,6 +28,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.served = {}
         self.starting = []
         self.leaving = []
+        self.started_for = {}
 
     def new_id(self):
         self.count += 1
@@ -41,6 +43,7 @@ class PoolMachine(RuleBasedStateMachine):
         assert worker.incarnation not in self.using.values(), "one worker, two users"
         assert self.served.setdefault(worker.incarnation, kind) == kind, "a worker changed its kind"
         assert worker.incarnation not in self.leaving
+        assert self.started_for[worker.incarnation] == (kind if kind.fresh else None), "not started under its variables"
         self.pool.use(worker, State.LEASED, 1, self.now)
         self.using[token] = worker.incarnation
 
@@ -75,7 +78,8 @@ class PoolMachine(RuleBasedStateMachine):
         alive = list(self.pool.workers)
         if alive:
             incarnation = alive[which % len(alive)]
-            self.pool.died(incarnation, self.now)
+            self.pool.workers[incarnation].pid = which
+            self.pool.died(incarnation, self.now, "last words")
             self.using = {t: w for t, w in self.using.items() if w != incarnation}
             self.starting = [w for w in self.starting if w != incarnation]
             self.leaving = [w for w in self.leaving if w != incarnation]
@@ -103,6 +107,7 @@ class PoolMachine(RuleBasedStateMachine):
         for effect in self.out:
             if isinstance(effect, Spawn):
                 self.starting.append(effect.worker[:8])
+                self.started_for[effect.worker[:8]] = effect.kind
             elif isinstance(effect, (Kill, Send)):
                 self.leaving.append(effect.incarnation if isinstance(effect, Kill) else effect.peer)
         self.out.clear()

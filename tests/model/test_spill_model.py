@@ -45,7 +45,7 @@ class Machine(RuleBasedStateMachine):
         self.view = ClusterView()
         for node in NODES:
             self.view.add(node, {"CPU": 4 * U} | ({"GPU": U} if node == OTHERS[-1] else {}))
-        self.spill = Spill(HOME, self.view, Offers(self.obstacle, lambda *_: True))
+        self.spill = Spill(HOME, self.view, Offers(self.obstacle, lambda *_: True, lambda *_: False))
         self.now = 0.0
         self.keys: dict[tuple[bytes, int], tuple[dict, dict]] = {}
         self.wanted: dict[tuple[bytes, int], int] = {}  # what the owner would use, by what it has seen

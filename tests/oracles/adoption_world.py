@@ -2,6 +2,9 @@
 
 The messages of each pair arrive in order, all else as ``choose`` says.  Time passes only when nothing else can
 happen.  Every ObjectRef is in ``held``, which makes it the truth about what must live.
+
+Their node has the store, and frees what nobody holds of owners that have ended (zray.node.unheld).  Its questions come
+at any time, and go the way of its notices.
 """
 
 from __future__ import annotations
@@ -15,14 +18,17 @@ import msgpack
 
 from zray import messages as m
 from zray.gcs.requests import Call
+from zray.node.unheld import HELD_S_MAX, Unheld
 from zray.owner.adoption import GRACE_S, LOOK_AGAIN_S, Adoption
+from zray.owner.holding import Holding
 from zray.owner.records import Borrowed, Entry
 from zray.owner.references import RECORD_BYTES, References
 from zray.owner.telling import Telling
+from zray.store.ownerless import Found
 
 PROCESSES = [b"process%d" % i for i in range(4)]
 KINDS = ("pending", "inline", "stored")
-NODE = b"node\0\0\0\0"
+NODE = b"proc\0\0\0\0"  # of all processes
 KEPT_BYTES_MAX = 2000 + 3 * RECORD_BYTES
 # What may happen next, as often as it is named here.
 STEPS = ("make", "make_around", *["finish"] * 2, *["open"] * 2, "drop", "ask", *["give"] * 3, *["lend"] * 2, "turn",
@@ -93,13 +99,21 @@ class AdoptionWorld:
         self.now = 0.0
         self.channels: dict[tuple[bytes, bytes], deque] = {}
         self.rows = Rows()
-        self.blocks: set[bytes] = set()  # in the store
+        self.blocks: dict[bytes, bytes] = {}  # in the store: object -> who owned it first
         # Freed by their first owner, perhaps before it had heard of a receiver whose sender had died.
         self.forfeited: set[bytes] = set()
         self.processes: dict[bytes, References] = {}
         self.adoptions: dict[bytes, Adoption] = {}
         self.known_gone: dict[bytes, set[bytes]] = {p: set() for p in PROCESSES}
-        self.notices: dict[bytes, deque] = {p: deque() for p in PROCESSES}  # deaths to hear of
+        self.notices: dict[bytes, deque] = {p: deque() for p in PROCESSES}  # what the node tells: deaths, questions
+        self.unheard: deque[bytes] = deque()  # deaths that the node has yet to see
+        self.known = list(PROCESSES)  # by the node to live
+        self.holdings: dict[bytes, Holding] = {}
+        self.unheld = Unheld(
+            NODE, lambda process, message: self.notices[process].append(message), processes=lambda: self.known,
+            nodes=lambda: (), is_gone_node=lambda node: False, kept=set, announce=lambda: None,
+            learn=lambda owner: None,
+            ownerless=self.ownerless, free=self.free_unheld)
         self.lent: dict[tuple[bytes, bytes], list] = {}  # (caller, worker): what unfinished tasks pin
         self.held: list[tuple[bytes, object]] = []  # (process, record): the ObjectRefs that exist
         self.made = 0
@@ -108,18 +122,28 @@ class AdoptionWorld:
             refs.telling = Telling(refs, p, "", KEPT_BYTES_MAX)
             self.adoptions[p] = Adoption(refs, self.rows.of(p), "", lambda: self.now)
             refs.owner_died = self.despairing(p, refs.owner_died)
+            self.holdings[p] = Holding(refs, self.adoptions[p], Net(self, p).send, lambda: False)
 
     # ------------------------------------------------------------ what is watched
 
     def freed(self, process, oid):
         adopted = oid in self.adoptions[process].adopted
         assert adopted or oid in self.blocks, "freed twice"  # an adopter may be late: the store knows what it has freed
-        self.blocks.discard(oid)
+        self.blocks.pop(oid, None)
         for refs in self.processes.values():
             record = refs.borrowed.get(oid)
             assert record is None or not record.confirmed or record.owner != process, "freed while somebody holds it"
         if not adopted and len(self.processes) < len(PROCESSES):
             self.forfeited.add(oid)
+
+    def ownerless(self, has_ended):
+        return [Found(oid, 0, 0, owner) for oid, owner in self.blocks.items() if has_ended(owner)]
+
+    def free_unheld(self, found):
+        for one in found:
+            del self.blocks[one.oid]
+            for process, refs in self.processes.items():
+                assert one.oid not in refs.owned and one.oid not in refs.borrowed, f"{process!r} holds what is freed"
 
     def freeing(self, process):
         return lambda oid, value, escaped: self.freed(process, oid)
@@ -134,9 +158,9 @@ class AdoptionWorld:
             owner_died(record)
         return checked
 
-    def value(self, oid, stored, inner=()):
+    def value(self, process, oid, stored, inner=()):
         if stored:
-            self.blocks.add(oid)
+            self.blocks[oid] = process
             return [m.STORED, 0, 100, self.made, oid, NODE]
         return msgpack.packb([oid, [[r.oid, *a] for r, a in inner]])
 
@@ -158,7 +182,7 @@ class AdoptionWorld:
         self.made += 1
         entry = self.processes[process].own(b"object%022d" % self.made)
         if kind != "pending":
-            self.processes[process].complete(entry, self.value(entry.oid, kind == "stored"))
+            self.processes[process].complete(entry, self.value(process, entry.oid, kind == "stored"))
         self.held.append((process, entry))
 
     def make_around(self):
@@ -168,13 +192,14 @@ class AdoptionWorld:
         entry = self.processes[process].own(b"object%022d" % self.made)
         inner.refs += 1
         entry.contained = [inner]
-        self.processes[process].complete(entry, self.value(entry.oid, False, [(inner, [inner.owner or process, ""])]))
+        self.processes[process].complete(
+            entry, self.value(process, entry.oid, False, [(inner, [inner.owner or process, ""])]))
         self.held.append((process, entry))
 
     def finish(self):
         ref = self.pick(lambda _, record: type(record) is Entry and record.value is None)
         if ref is not None:
-            self.processes[ref[0]].complete(ref[1], self.value(ref[1].oid, self.choose((True, False))))
+            self.processes[ref[0]].complete(ref[1], self.value(*ref[:1], ref[1].oid, self.choose((True, False))))
 
     def open(self):
         """Read a value, and keep the reference that is inside."""
@@ -230,11 +255,12 @@ class AdoptionWorld:
         for other in self.processes:
             if self.choose((True, False)):
                 self.notices[other].append((process, False))
-            self.notices[other].append((process, True))
+        self.unheard.append(process)
 
     def choices(self):
         live = self.processes
-        return ([("message", c) for c, q in sorted(self.channels.items()) if q and c[1] in live]
+        return ([("message", c) for c, q in sorted(self.channels.items()) if q and (c[1] in live or c[1] == NODE)]
+                + [("end", process) for process in self.unheard]
                 + [("notice", p) for p in live if self.notices[p]]
                 + [("apply", p) for p in PROCESSES if self.rows.asked[p]]
                 + [("answer", p) for p in live if self.rows.answers[p]])
@@ -242,6 +268,8 @@ class AdoptionWorld:
     def happen(self):
         for _ in range(self.choose(range(1, 9))):
             choices = self.choices()
+            if (due := self.unheld.next_deadline()) is not None:
+                choices.append(("sweep", due))
             if choices:
                 self.happen_one(*self.choose(choices))
 
@@ -252,6 +280,12 @@ class AdoptionWorld:
             self.rows.apply(where)
         elif what == "answer":
             self.rows.answer(where)
+        elif what == "sweep":
+            self.unheld.tick(max(self.now, where))
+        elif what == "end":
+            self.node_sees_the_end_of(where)
+        elif type(self.notices[where][0]) is m.AskHeld:
+            self.holdings[where].on_ask(NODE, self.notices[where].popleft())
         else:
             process, certain = self.notices[where].popleft()
             self.processes[where].on_process_gone(process, certain=certain)
@@ -262,8 +296,19 @@ class AdoptionWorld:
         if type(where) is bytes and where in self.processes:
             self.turn(where)
 
+    def node_sees_the_end_of(self, process):
+        self.unheard.remove(process)
+        self.known.remove(process)
+        self.channels.pop((process, NODE), None)
+        for other in self.known:
+            self.notices[other].append((process, True))
+        self.unheld.process_gone(process, self.now)
+
     def deliver(self, source, target):
         message = self.channels[source, target].popleft()
+        if target == NODE:
+            self.unheld.on_held(source, message)
+            return
         if source in self.known_gone[target]:
             return
         refs = self.processes[target]
@@ -296,6 +341,8 @@ class AdoptionWorld:
         while True:
             for process in self.processes:
                 self.turn(process)
+            if (due := self.unheld.next_deadline()) is not None and due <= self.now:
+                self.unheld.tick(self.now)
             choices = self.choices()
             if not choices:
                 self.holders_have_what_is_ready()
@@ -309,7 +356,7 @@ class AdoptionWorld:
         end = self.now + seconds
         while True:
             self.settle()
-            times = [when for a in self.adoptions.values() if (when := a.next_deadline()) is not None]
+            times = [when for a in (*self.adoptions.values(), self.unheld) if (when := a.next_deadline()) is not None]
             if not times or min(times) > end:
                 break
             self.now = max(self.now, min(times))
@@ -349,6 +396,7 @@ class AdoptionWorld:
         for process, refs in self.processes.items():
             refs.check()
             self.adoptions[process].check()
+        self.unheld.check()
 
     def nothing_held_is_freed(self):
         for _, record in self.held:
@@ -370,12 +418,12 @@ class AdoptionWorld:
                 assert record.value is not None or record.owner in self.processes, "it waits for nobody"
                 owner = self.processes.get(record.owner)
                 assert owner is not None or type(record.value) is list and record.value[0] == m.FAILED, "unowned"
-        stored = {r.oid for _, r in self.held if type(r.value) is list and r.value[0] == m.STORED}
         for process, record in list(self.held):
             self.processes[process].unpin(record)
         self.held.clear()
-        self.wait(4 * GRACE_S)
-        assert not stored & self.blocks, "left in the store"
+        self.wait(4 * GRACE_S + 2 * HELD_S_MAX + max(0.0, self.unheld.now - self.now))
+        assert not self.blocks, "left in the store"
+        assert self.unheld.round is None
         for process, refs in self.processes.items():
             assert not refs.owned and not refs.borrowed and not refs.held_by and not refs.dropped_holds
             assert not refs.transits and not refs.arrivals and not refs.finalizers and not refs.kept_bytes

@@ -35,6 +35,7 @@ class Names:
     def record_actor(self, actor, row): pass  # noqa: E704
     def record_job(self, job, row): pass  # noqa: E704
     def job_ended(self, job, then): then(False)  # noqa: E704
+    def job_is_used(self, job, but_home, then): then(False)  # noqa: E704
 
     def claim_group(self, namespace, name, group, then):
         then(self.names.setdefault((namespace, name), group))

@@ -12,6 +12,7 @@ import pytest
 
 from fuzz.command import past_failures
 from fuzz.sim_cluster import run, twice
+from zray.gcs.membership import LATE_MAX, Membership
 from zray.gcs.tables import NODES
 from zray.ids import same_node
 from zray.sim import cluster as cluster_module
@@ -21,7 +22,7 @@ from zray.sim.driver import SimDriver
 from zray.sim.network import Faults
 from zray.sim.node import SimNode
 from zray.sim.oracle import Oracle, Violation
-from zray.sim.plan import CLUSTER_FAULTS_S, NODE_FAULTS, Plan
+from zray.sim.plan import CLUSTER_FAULTS_S, NODE_FAULTS, NODE_TIMEOUT_S, Plan
 
 SEEDS = 1000  # `python -m fuzz.sim_cluster --seeds 1000:10000` runs more
 TWICE = 60  # of them
@@ -119,6 +120,45 @@ def test_a_node_that_stood_still_for_too_long_is_declared_dead_and_ends():
         assert not cluster.oracle.condemned & cluster.nodes.keys()
         dead += len(cluster.oracle.condemned)
     assert dead > 0
+
+
+def test_a_daemon_that_is_late_while_its_process_answers_is_not_declared_dead_and_nothing_is_lost():
+    """No excuse for any error: its turns are late by up to ten node time-outs, that is all."""
+    starved = 0
+    for seed in range(12):
+        cluster = SimCluster(seed, several(2 + seed % 4, starved=2, detached=True, groups=True))
+        starve = cluster.disasters._starve
+
+        def count(node: SimNode, starve=starve) -> None:
+            nonlocal starved
+            starved += 1
+            starve(node)
+
+        cluster.disasters._starve = count
+        cluster.run()
+        assert not cluster.oracle.condemned and not cluster.oracle.happened["node"]
+    assert starved >= 12
+
+
+def test_a_daemon_that_is_late_for_longer_than_the_bound_is_taken_for_stuck():
+    cluster = SimCluster(1, several(3, drivers=0, steps=0))
+    cluster.net.run_until(1.0)
+    *_, node = cluster.nodes.values()
+    node.pause()
+    bound = LATE_MAX * NODE_TIMEOUT_S
+    cluster.net.run_until(1.0 + 0.9 * bound)
+    assert not cluster.oracle.condemned
+    cluster.net.run_until(1.0 + 1.1 * bound)
+    assert cluster.oracle.condemned == {node.incarnation}
+    node.resume()
+    assert cluster.net.run_until(60.0, lambda: not node.alive), "it learns so and ends"
+
+
+def test_the_checks_notice_a_late_node_that_is_declared_dead(monkeypatch):
+    monkeypatch.setattr(Membership, "answers", lambda self, node: None)
+    with pytest.raises(Violation, match="declared dead while its process answered"):
+        for seed in range(12):
+            run(seed, several(4, starved=2))
 
 
 def test_the_history_of_the_control_store_is_checked():

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import assert_type
 
 import zray as ray
 from zray.handles import ActorClass, ActorHandle, RemoteFunction
-from zray.refs import MapRefs, ObjectRef
+from zray.refs import MapRefs, ObjectRef, ObjectRefGenerator
 
 
 @ray.remote
@@ -42,6 +43,25 @@ def use() -> None:
     assert_type(ray.get(add.map([1])), list[str])
     assert_type(ray.wait([ref]), tuple[list[ObjectRef[str]], list[ObjectRef[str]]])
     assert_type(Counters.remote(1), ActorHandle[Counter])
+
+
+async def awaits(items: ObjectRefGenerator[int]) -> None:
+    ref = add.remote(1)
+    assert_type(await ref, str)
+    assert_type(await ref.as_future(), str)
+    assert_type(await asyncio.wait_for(ref, 1), str)
+    assert_type(await asyncio.gather(ref, ray.put(3)), tuple[str, int])
+    async for item in items:
+        assert_type(await item, int)
+    for item in items:
+        assert_type(await item, int)
+    for one in add.map([1, 2]):
+        assert_type(await one, str)
+
+
+async def awaits_wrongly() -> None:
+    number: int = await add.remote(1)  # E: assignment
+    print(number)
 
 
 def wrong() -> None:

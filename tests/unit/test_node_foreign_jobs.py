@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.test_node_groups import GroupNode
-from tests.unit.test_node_machine import CPU, NODE
+from tests.unit.test_node_machine import CPU, NODE, spec
 from zray import messages as m
 from zray.gcs.service import GcsService
 from zray.ids import group_id
@@ -89,6 +89,55 @@ def test_what_a_drivers_own_node_says_is_taken_as_it_is(node):
     assert not node.over()
     node.say(HOME, m.JobEnd(JOB, "bye"))
     assert node.over()
+
+
+def test_a_node_without_a_process_of_an_ended_job_keeps_it_while_an_actor_of_it_lives_elsewhere(node):
+    """A node that joins late hears of the job when it has ended: the functions of its actors are in the control store
+    for the whole cluster."""
+    node.names.used_jobs.add(JOB)
+    node.say(HOME, START)
+    node.say(HOME, m.JobEnd(JOB, "its driver is gone"))
+    assert node.over() and not node.dropped
+    node.say(HOME, m.JobEnd(JOB, "its last actor has ended", True))
+    assert node.dropped == [JOB]
+    node.say(HOME, m.JobEnd(JOB, "its last actor has ended", True))
+    assert node.dropped == [JOB], "once"
+
+
+def test_an_ended_job_without_actors_is_dropped_at_once(node):
+    node.say(HOME, START)
+    node.say(HOME, m.JobEnd(JOB, "its driver is gone"))
+    assert node.dropped == [JOB]
+
+
+def test_the_home_of_the_last_actor_of_an_ended_job_tells_the_others(node):
+    actor = b"actor" + bytes(11)
+    node.say(b"driver00", m.CreateActor(actor, spec(name="a", namespace="n", detached=True, max_restarts=0), 0))
+    node.bring_up()
+    worker = node.machine.actors.actors[actor].worker
+    node.say(b"driver00", m.Goodbye(""))
+    assert not node.dropped
+    node.say(HOME, m.Relay(HOME[:4] + b"dr02", m.KillActor.CODE, list(m.KillActor(actor, True, False, "by a test"))))
+    node.sent.clear()
+    node.die(worker)
+    [job] = node.dropped
+    last = m.JobEnd(job, "its last actor has ended", True)
+    assert [peer for peer, said in node.sent if said == last] == [HOME, THIRD]
+
+
+def test_what_an_owner_on_another_node_has_here_outlives_the_driver(node):
+    """It may be a detached actor; if it is none, its end is announced."""
+    owner = THIRD[:4] + b"wrk1"
+    node.say(HOME, START)
+    node.say(THIRD, m.Relay(owner, m.LeaseKey.CODE, list(m.LeaseKey(1, CPU, {}, {}, "f", JOB))))
+    node.say(THIRD, m.Relay(owner, m.LeaseWant.CODE, list(m.LeaseWant(1, 2, 0))))
+    node.say(HOME, m.JobEnd(JOB, "its driver is gone"))
+    assert len(node.machine.placements) == 2 and not node.killed
+    node.say(THIRD, m.ProcessGone(owner, "its process ended"))
+    node.bring_up()
+    for worker in node.killed:
+        node.die(worker)
+    assert not node.machine.placements and node.dropped == [JOB]
 
 
 def test_an_adopted_group_of_a_job_that_has_ended_is_removed_also_if_the_job_was_never_heard_of_here(node):

@@ -6,7 +6,7 @@ import pytest
 
 from zray import messages as m
 from zray.config import Config
-from zray.node.effects import EndJob, Kill, Send, Spawn
+from zray.node.effects import DropJob, EndJob, Kill, Send, Spawn
 from zray.node.machine import Death, NodeMachine
 from zray.sched.local import LocalScheduler
 
@@ -22,6 +22,7 @@ class Names:
         self.actors = {}
         self.groups = {}
         self.ended_jobs = set()
+        self.used_jobs = set()  # by actors whose home is elsewhere
 
     def claim(self, namespace, name, actor, then):
         then(self.names.setdefault((namespace, name), actor))
@@ -50,6 +51,9 @@ class Names:
 
     def job_ended(self, job, then):
         then(job in self.ended_jobs)
+
+    def job_is_used(self, job, but_home, then):
+        then(job in self.used_jobs)
 
     def claim_group(self, namespace, name, group, then):
         then(self.names.setdefault(("group", namespace, name), group))
@@ -81,6 +85,7 @@ class Node:
         self.names = Names()
         self.killed = []
         self.sent = []
+        self.dropped = []  # jobs whose objects and functions are gone
         self.ended = []
         self.spawned = []
         self.machine = NodeMachine(
@@ -108,6 +113,8 @@ class Node:
                 self.killed.append(effect.incarnation)
             elif isinstance(effect, EndJob):
                 self.ended.append(effect)
+            elif isinstance(effect, DropJob):
+                self.dropped.append(effect.job)
         self.machine.check()
         self.sent += sent
         return sent
@@ -284,7 +291,7 @@ def test_the_last_events_of_a_job_are_kept_and_a_worker_that_does_not_report_is_
     node.say(b"driver00", m.Goodbye(""))
     node.say(one.worker, m.EventReport([["f", b"t" * 24, 7, 1.0, 2.0, True, 0, 1]], 0))
     assert [row["name"] for row in node.machine.events.rows()] == ["f"] and node.killed == [one.worker]
-    node.now = node.machine.next_deadline()
+    node.now = node.machine.pool.next_deadline()
     node.machine.tick(node.now)
     node.take()
     assert node.killed == [one.worker, other.worker]
@@ -410,6 +417,30 @@ def test_a_planned_exit_is_no_reason_to_restart(node):
     node.say(worker, m.ActorExit(b"a" * 16, 0, "exit_actor"))
     node.die(worker)
     assert state(node) == "DEAD" and node.machine.actors.actors[b"a" * 16].cause["kind"] == "exited"
+
+
+def test_sys_exit_of_an_actor_counts_as_a_death_that_max_restarts_covers_and_says_why(node):
+    create(node, max_restarts=1)
+    for life, after in ((0, "RESTARTING"), (1, "DEAD")):
+        up(node, life=life)
+        worker = node.machine.actors.actors[b"a" * 16].worker
+        said = node.say(worker, m.ActorExit(b"a" * 16, life, "sys.exit(3) was called", True))
+        assert only(said, m.WorkerExit), "the worker stays until the node has heard it"
+        assert state(node) == "ALIVE"
+        node.die(worker, exit_code=3)
+        cause = node.machine.actors.actors[b"a" * 16].cause
+        assert state(node) == after and cause["kind"] == "died"
+        assert (cause["reason"], cause["exit_code"]) == ("sys.exit(3) was called", 3)
+
+
+def test_the_last_handle_of_an_actor_that_exits_may_go_meanwhile(node):
+    create(node, max_restarts=-1)
+    up(node)
+    worker = node.machine.actors.actors[b"a" * 16].worker
+    node.say(b"driver00", m.KillActor(b"a" * 16, True, True))
+    node.say(worker, m.ActorExit(b"a" * 16, 0, "it received SIGTERM", True))
+    node.die(worker, signal=15)
+    assert state(node) == "DEAD"
 
 
 def test_an_actor_that_announces_its_exit_and_stays_is_killed(node):

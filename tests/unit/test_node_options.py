@@ -8,7 +8,7 @@ import pytest
 
 from zray.config import Config
 from zray.node.member import _ticket
-from zray.node.options import BadOption, membership, offer, parser
+from zray.node.options import BadOption, membership, name_node, offer, parser
 from zray.node.session import base_dirs
 from zray.sched.resources import UNITS_MAX
 from zray.transport.credentials import JoinString, encode_join
@@ -38,6 +38,9 @@ def checked(*arguments: str):
     (("--labels", '{"zone": 1}'), "'zone' takes a string"),
     (("--object-store-memory", "5"), "--object-store-memory takes at least"),
     (("--object-store-memory", "-5"), "--object-store-memory takes at least"),
+    (("--object-store-memory", "nan"), "--object-store-memory takes a number of bytes, not nan"),
+    (("--memory", "inf"), "--memory takes a number of bytes, not inf"),
+    (("--memory", "-1"), "memory.*negative"),
     (("--head", "--port", "70000"), "--port takes a number"),
     (("--head", "--port", "-1"), "--port takes a number"),
     (("--head", "--port-range", "5"), "--port-range takes two ports"),
@@ -87,3 +90,34 @@ def test_a_temporary_directory_of_ones_own_hides_what_runs_elsewhere(monkeypatch
     assert base_dirs() == [f"/var/tmp/mine/zray-{os.getuid()}"]
     monkeypatch.setenv("ZRAY_TMPDIR", "/var/tmp/" + "long" * 30)
     assert base_dirs()[1:] == [f"/tmp/zray-{os.getuid()}"]
+
+
+@pytest.mark.parametrize(("visible", "wanted", "ids"), [
+    ("2,3", "2", [2, 3]), ("2,3", "1", [2, 3]), (" GPU-a , MIG-b ", "2", ["GPU-a", "MIG-b"]), ("0,-1,5", "1", [0]),
+    (None, "2", None), ("", "0", []),
+])
+def test_cuda_visible_devices_names_the_gpus_of_a_node(monkeypatch, visible, wanted, ids):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    offered, _ = checked("--num-gpus", wanted)
+    assert offered.gpu_ids == ids and offered.total.get("GPU", 0) == int(wanted) * 10_000
+
+
+def test_a_node_has_no_more_gpus_than_cuda_visible_devices_names(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    with pytest.raises(BadOption, match="at most 2 here, not 3: CUDA_VISIBLE_DEVICES is '2,3'"):
+        checked("--num-gpus", "3")
+
+
+def test_sizes_may_be_floats_and_are_whole_bytes():
+    offered, _ = checked("--object-store-memory", "1e8", "--memory", "42857142.857")
+    assert offered.store_bytes == 100_000_000 and offered.total["memory"] == 42_857_142 * 10_000
+
+
+def test_a_node_is_a_resource_and_the_first_one_two():
+    first, other = (checked("--num-cpus", "1")[0] for _ in range(2))
+    name_node(first, "10.0.0.1", first=True)
+    name_node(other, "10.0.0.2", first=False)
+    assert {name for name in first.total if name.startswith("node:")} == {"node:10.0.0.1", "node:__internal_head__"}
+    assert {name for name in other.total if name.startswith("node:")} == {"node:10.0.0.2"}

@@ -6,6 +6,8 @@ import pickle
 
 import pytest
 
+import zray as ray
+from zray.cluster_utils import Cluster
 from zray.options import DYNAMIC, STREAMING, ActorOptions, CallOptions, TaskOptions
 from zray.runtime_env import RuntimeEnv
 from zray.util.scheduling_strategies import (
@@ -49,7 +51,8 @@ def test_wrong_types_are_type_errors_that_name_the_keyword(cls, raw):
     (TaskOptions, {"retry_exceptions": [int]}, "retry_exceptions must be"),
     (TaskOptions, {"_generator_backpressure_num_objects": 0}, "must be positive"),
     (TaskOptions, {"scheduling_strategy": "ANYWHERE"}, "scheduling_strategy must be"),
-    (TaskOptions, {"runtime_env": {"env_vars": {"A": 1}}}, "Dict"),
+    (TaskOptions, {"runtime_env": {"env_vars": {"A=B": "1"}}}, "neither '='"),
+    (TaskOptions, {"runtime_env": {"env_vars": {"A": "a\0b"}}}, "null character"),
     (TaskOptions, {"runtime_env": {"conda": "x"}}, "not supported"),
     (TaskOptions, {"label_selector": {"zone": 1}}, "Dict"),
     (ActorOptions, {"lifetime": "long"}, "lifetime"),
@@ -71,6 +74,10 @@ def test_defaults_are_rays():
     assert (actor.placement, actor.running) == ({"CPU": 10_000}, {})
     assert (actor.max_restarts, actor.max_task_retries, actor.max_pending_calls, actor.detached) == (0, 0, -1, False)
     assert actor.concurrency(is_async=False) == 1 and actor.concurrency(is_async=True) == 1000
+
+
+def test_bytes_of_memory_are_rounded_down():
+    assert TaskOptions.build({"memory": 0.3 * 1e9 / 7}).demand["memory"] == 42_857_142 * 10_000
 
 
 def test_demands_are_exact_units_without_zeros():
@@ -161,5 +168,33 @@ def test_a_runtime_env_is_a_checked_dict():
     env = RuntimeEnv(env_vars={"A": "1"})
     assert env == {"env_vars": {"A": "1"}} and pickle.loads(pickle.dumps(env)) == env
     assert TaskOptions.build({"runtime_env": env}).env == {"A": "1"}
-    with pytest.raises(ValueError):
+    with pytest.raises(TypeError, match="Dict.*'A': 1 has a int; write 'A': '1'"):
         RuntimeEnv(env_vars={"A": 1})
+
+
+@pytest.mark.parametrize(("call", "meant"), [
+    (lambda: ray.remote(num_cpu=1)(print), "num_cpus"), (lambda: ray.remote(max_retry=1)(print), "max_retries"),
+    (lambda: ray.remote(num_gpu=1)(type("A", (), {})), "num_gpus"),
+    (lambda: ray.remote(len).options(num_return=2), "num_returns"),
+    (lambda: ray.init(num_cpu=1), "num_cpus"), (lambda: ray.init(_system_confg={}), "_system_config"),
+    (lambda: ray.method(num_return=2), "num_returns"),
+    (lambda: Cluster().add_node(num_cpu=1), "num_cpus"),
+])
+def test_a_slip_in_the_name_of_an_option_is_answered_with_the_name_that_was_meant(call, meant):
+    with pytest.raises((ValueError, TypeError, RuntimeError), match=rf"did you mean '{meant}'\?"):
+        call()
+
+
+def test_what_resembles_no_option_gets_no_suggestion():
+    with pytest.raises(ValueError, match="Invalid option keyword zzz for remote functions. Valid ones are"):
+        ray.remote(zzz=1)(print)
+
+
+def test_a_slip_in_the_name_of_a_setting_is_said(caplog):
+    with caplog.at_level("WARNING", "zray"), pytest.raises(TypeError):
+        ray.init(_system_config={"warn_wait": 1}, num_cpus="many")
+    assert "setting" not in caplog.text  # the first fault ends it
+    from zray.cluster_context import _check
+
+    _check(None, {"_system_config": {"warn_wait": 1}})
+    assert "no setting warn_wait (did you mean 'warn_wait_s'?)" in caplog.text

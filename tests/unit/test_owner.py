@@ -7,7 +7,7 @@ from typing import Any
 from zray import messages as m
 from zray.config import Config
 from zray.messages.leases import UNKNOWN
-from zray.owner.calls import ALIVE, DEAD, ActorCalls
+from zray.owner.calls import ALIVE, DEAD, RESTARTING, ActorCalls
 from zray.owner.records import QUEUED, Entry, Function, Task
 from zray.owner.references import References
 from zray.owner.submitter import Submitter
@@ -71,6 +71,50 @@ def test_references_in_the_last_reply_of_an_actor_that_ended_are_confirmed_to_it
     assert task.entry.value == b"value"
     assert token in owner.refs.transits and kept.refs == 2
     assert owner.net.to(WORKER, m.TransitDone) == [m.TransitDone([token])]
+
+
+def test_while_an_actor_restarts_calls_without_retries_fail_and_all_others_wait():
+    owner = Owner()
+    link = owner.calls.link_for(ACTOR, "A")
+    owner.calls.on_actor_state(NODE, m.ActorState(ACTOR, ALIVE, 0, WORKER, "ipc://worker", {}))
+    running = [owner.task(None, retries) for retries in (0, 1, -1)]
+    for task in running:
+        owner.calls.submit(link, task)
+    owner.calls.pump()
+    owner.calls.on_peer_closed(WORKER)
+    owner.calls.kill(ACTOR)
+    queued = [owner.task(None, retries) for retries in (0, 1)]
+    for task in queued:
+        owner.calls.submit(link, task)
+    owner.calls.on_actor_state(NODE, m.ActorState(ACTOR, RESTARTING, 1, b"", "", {"reason": "killed"}))
+    late = [owner.task(None, retries) for retries in (0, 2)]
+    for task in late:
+        owner.calls.submit(link, task)
+    owner.calls.check()
+
+    failed = [task.entry.value for task in (running[0], queued[0], late[0])]
+    assert [value[1] for value in failed] == ["actor_unavailable"] * 3
+    assert failed[1][2]["reason"] == failed[2][2]["reason"] == "The actor is restarting (killed)"
+    waiting = [running[1], running[2], queued[1], late[1]]
+    assert list(link.queue) == waiting and [task.retries for task in waiting] == [0, -1, 1, 2]
+    owner.calls.on_actor_state(NODE, m.ActorState(ACTOR, ALIVE, 1, b"worker.2", "ipc://w2", {}))
+    [push] = owner.net.to(b"worker.2", m.PushCalls)
+    assert [call[0] for call in push.calls] == [task.tid for task in waiting]
+    owner.calls.check()
+
+
+def test_a_call_that_met_the_end_of_its_actor_says_how_it_ended_even_when_the_next_life_is_up_already():
+    owner = Owner()
+    link = owner.calls.link_for(ACTOR, "A")
+    owner.calls.on_actor_state(NODE, m.ActorState(ACTOR, ALIVE, 0, WORKER, "ipc://worker", {}))
+    task = owner.task(None)
+    owner.calls.submit(link, task)
+    owner.calls.pump()
+    owner.calls.on_actor_state(NODE, m.ActorState(ACTOR, RESTARTING, 1, b"", "", {"reason": "sys.exit(3) was called"}))
+    owner.calls.on_actor_state(NODE, m.ActorState(ACTOR, ALIVE, 1, b"worker.2", "ipc://w2", {"pid": 7}))
+    owner.calls.on_peer_closed(WORKER)
+    assert task.entry.value[1] == "actor_unavailable"
+    assert task.entry.value[2]["reason"] == "sys.exit(3) was called"
 
 
 def test_a_task_that_stands_in_its_queue_twice_is_pushed_once():

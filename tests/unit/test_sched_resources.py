@@ -126,6 +126,27 @@ def attempt(change, row, demand) -> str:
     return ""
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_what_each_node_has_alone_takes_no_column_until_somebody_asks_for_it(compiled):
+    view = ClusterView(Kernels.load() if compiled else None, "node:")
+    for number in range(50):
+        view.add(b"%d" % number, {"CPU": UNIT, f"node:{number}": UNIT})
+    view.set_row(b"9", {"CPU": UNIT, "node:9": UNIT}, {"CPU": 0, "node:9": 5})
+    view.remove(b"8")
+    width = len(view.index)
+    assert width == 4 and view.named(3) == {"CPU": UNIT, "node:3": UNIT}
+    assert view.demand({"node:8": 10}) is None and view.demand({"node:50": 10}) is None and len(view.index) == width
+    demand = view.demand({"CPU": UNIT, "node:3": 10})
+    assert [row for row in range(50) if view.fits(row, demand)] == [3] and len(view.index) == width + 1
+    view.acquire(3, demand)
+    assert view.named(3) == {"CPU": 0, "node:3": UNIT - 10}
+    view.set_row(b"3", {"CPU": UNIT, "node:3": UNIT}, {"CPU": UNIT, "node:3": 4})
+    assert view.named(3) == {"CPU": UNIT, "node:3": 4} and not view.fits(3, demand)
+    view.add(b"8", {"node:3": UNIT})
+    assert view.covers(view.row_of[b"8"], view.demand({"node:3": UNIT}))
+    view.check()
+
+
 def test_a_view_refuses_what_would_not_be_conserved():
     view = ClusterView()
     row = view.add(b"n" * 28, {"CPU": 2 * UNIT})

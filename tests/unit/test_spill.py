@@ -214,18 +214,108 @@ def test_bytes_are_waited_for_as_long_as_moving_them_takes():
     assert grants(home.effects) == 2 and home.shares() == {WEST: 2, EAST: 1}
 
 
+GROUP = b"g" * 18
+IN_GROUP = {"kind": "group", "group": GROUP}
+
+
+def group_home(where: list) -> Home:
+    """A home whose questions go to EAST, and to which the group's nodes are ``where``."""
+    home = Home(nodes_of=lambda strategy: list(where) or None)
+    home.it.schedulers = home.it.asker.schedulers = lambda: [EAST]
+    return home
+
+
+def questions(effects: list) -> list[m.PlaceAsk]:
+    return [effect.message for effect in effects if isinstance(effect, Send) and isinstance(effect.message, m.PlaceAsk)]
+
+
 def test_a_group_is_bound_to_its_nodes_and_waits_for_them():
     where: list = []
     home = Home(nodes_of=lambda strategy: where or None)
-    home.want(2, CPU, {"kind": "group", "id": b"g"})
-    assert home.shares() == {} and "not placed yet" in statuses(home.effects)[0][1]
+    home.want(2, CPU, IN_GROUP)
+    assert home.shares() == {} and statuses(home.effects)[0][0] == Cause.GROUP_PENDING
     where.append(EAST)
-    home.it.view.drain(WEST, False)  # any change of members, totals or labels makes it look again
+    home.it.spill.group_changed(GROUP, home.now)
     home.step()
     assert home.shares() == {EAST: 2}
     (key,) = [effect.message for effect in home.effects
               if isinstance(effect, TellNode) and isinstance(effect.message, m.LeaseKey)]
-    assert key.strategy == {"kind": "group", "id": b"g"}, "the node must know which bundle"
+    assert key.strategy == IN_GROUP, "the node must know which bundle"
+
+
+def test_nobody_is_asked_where_a_group_is_that_has_no_place():
+    home = group_home([])
+    assert not questions(home.want(2, CPU, IN_GROUP)) and not questions(home.step(5.0))
+
+
+def test_an_answer_about_the_places_that_a_group_had_before_does_not_count():
+    where = [WEST]
+    home = group_home(where)
+    (before,) = questions(home.want(2, CPU, IN_GROUP))
+    where[:] = [EAST]
+    home.it.spill.group_changed(GROUP, home.now)
+    (after,) = questions(home.step())
+    home.it.message(EAST, m.PlaceAnswer(before.request, [], [], 2, Cause.INFEASIBLE, "not there"), home.now)
+    assert (before.strategy["nodes"], after.strategy["nodes"]) == ([WEST], [EAST])
+    home.it.message(EAST, m.PlaceAnswer(after.request, [[EAST, 2]], [], 0, 0, ""), home.now)
+    home.step()
+    assert home.shares() == {EAST: 2}
+
+
+def test_what_is_wanted_of_a_group_after_a_pause_is_asked_for_again():
+    """While nobody wanted anything of it the group was placed."""
+    where: list = []
+    home = group_home(where)
+    home.want(2, CPU, IN_GROUP)
+    home.want(0, CPU, IN_GROUP)
+    where.append(EAST)
+    home.it.spill.group_changed(GROUP, home.now)
+    assert questions(home.want(1, CPU, IN_GROUP))
+
+
+def test_what_waits_at_a_node_that_has_no_bundle_of_the_group_any_more_moves():
+    where = [EAST]
+    home = group_home(where)
+    (ask,) = questions(home.want(2, CPU, IN_GROUP))
+    home.it.message(EAST, m.PlaceAnswer(ask.request, [], [[EAST, 2]], 0, 0, ""), home.now)
+    home.step()
+    assert home.shares() == {EAST: 2}
+    where[:] = [WEST]
+    home.it.spill.group_changed(GROUP, home.now)
+    (ask,) = questions(home.step())
+    assert home.shares() == {} and ask.strategy["nodes"] == [WEST]
+
+
+def test_a_scheduler_that_has_not_heard_of_a_node_does_not_say_that_nobody_can_hold_it():
+    home = Home()
+    home.it.schedulers = home.it.asker.schedulers = lambda: [WEST]
+    (ask,) = questions(home.want(1, {"GPU": U}))
+    home.it.message(WEST, m.PlaceAnswer(ask.request, [], [], 1, Cause.INFEASIBLE, "nobody has any"), home.now)
+    (again,) = questions(home.step(0.04))
+    home.it.message(WEST, m.PlaceAnswer(again.request, [[EAST, 1]], [], 0, 0, ""), home.now)
+    home.step()
+    assert home.shares() == {EAST: 1}
+
+
+@pytest.mark.parametrize("strategy", [
+    {"kind": "affinity", "node": WEST, "soft": True},
+    {"kind": "labels", "hard": {}, "soft": {"zone": ["in", "west"]}},
+    {"kind": "spread"},
+], ids=["affinity", "labels", "spread"])
+def test_a_preferred_node_keeps_the_share_while_it_is_slow_to_answer(strategy):
+    home = Home()
+    home.want(3, CPU, strategy)
+    before = home.shares()
+    assert before.get(WEST)
+    home.step(20 * PATIENCE_S)
+    assert home.shares() == before
+
+
+def test_a_preferred_node_that_says_busy_loses_the_share():
+    home = Home()
+    home.want(1, CPU, {"kind": "labels", "hard": {}, "soft": {"zone": ["in", "west"]}})
+    home.it.status_elsewhere(WEST, OWNER, 1, Cause.RESOURCES_BUSY, "busy", home.now)
+    assert grants(home.step()) == 1 and home.shares() == {}
 
 
 def test_what_was_wanted_after_the_question_is_asked_for_when_the_answer_is_here():

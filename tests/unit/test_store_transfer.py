@@ -118,7 +118,7 @@ class Reader:
 
     def _wait(self, waiter: Any, deadline: Any) -> bool:
         for _ in range(100):
-            self.waits.append(self.blocked[b""](0.0))
+            self.waits.append(str(self.blocked[b""]()))
             self.cluster.run(1.0)
             if waiter.done:
                 return True

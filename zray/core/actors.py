@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from zray import errors, ids, messages as m, serialization
+from zray.env_vars import merged
 from zray.options import STREAMING
 from zray.owner.calls import ActorLink
 from zray.owner.records import Entry, Function, Task
@@ -29,7 +30,7 @@ class Actors:
         self.creating: dict[bytes, list[Any]] = {}  # actor -> records that its creation pins
 
     def create(self, cls: Any, args: tuple, kwargs: dict[str, Any], options: Any) -> Any:
-        """See zray.handles.ActorClass.remote."""
+        """See zray.handles.ActorClass.remote; ``cls`` is an ActorTemplate."""
         from zray.handles import ActorHandle
 
         options = self.rt.groups.inherit(options)
@@ -38,6 +39,7 @@ class Actors:
         self.tasks.register_function(key, blob)
         payload, slots, deps, pins = self.tasks.pack_args(args, kwargs, cls.cls.__init__)
         meta = cls.meta(options)
+        any_order = options.any_order(cls.is_async)
         with self.loop.lock:
             tid = self.next_id(self.context)
             actor = ids.actor_id(tid[:ids.PREFIX_SIZE], int.from_bytes(tid[ids.PREFIX_SIZE:], "little"))
@@ -46,9 +48,10 @@ class Actors:
             "running": options.running, "name": options.name or "", "namespace": options.namespace or self.rt.namespace,
             "detached": options.detached, "max_restarts": options.max_restarts,
             "max_task_retries": options.max_task_retries, "max_concurrency": options.max_concurrency or 0,
-            "concurrency_groups": options.concurrency_groups or {}, "is_async": cls.is_async, "env": options.env,
+            "concurrency_groups": options.concurrency_groups or {}, "is_async": cls.is_async,
+            "env": merged(self.rt.env, options.env),
             "class_name": cls.name, "method_names": cls.method_names, "get_if_exists": options.get_if_exists,
-            "out_of_order": options.out_of_order, "meta": meta, "job": self.rt.job, "strategy": strategy_of(options)}
+            "out_of_order": any_order, "meta": meta, "job": self.rt.job, "strategy": strategy_of(options)}
         if options.name:
             found = self._create_named(actor, spec, deps, options)
             if found is not None:
@@ -58,8 +61,9 @@ class Actors:
             if options.name:
                 link = self.calls.links[actor]
             else:
-                link = self.calls.link_for(actor, cls.name, options.out_of_order)
-            link.any_order = options.out_of_order
+                link = self.calls.link_for(actor, cls.name, any_order)
+            link.any_order = any_order
+            link.created = True
             if not options.detached:
                 entry = self.refs.own(ids.return_id(tid, 1))
                 link.life_record = entry
@@ -160,6 +164,13 @@ class Actors:
             self.rt.send(self.rt.node, m.KillActor(actor, no_restart, False, "killed by zray.kill()"))
         self.rt.kick()
 
+    def death_of(self, actor: bytes) -> errors.RayError | None:
+        """What calls of it raise, when this process knows that it is dead."""
+        with self.loop.lock:
+            link = self.calls.links.get(actor)
+            failure = self.calls.death_of(link) if link is not None else None
+        return errors.from_failure(failure[1], failure[2]) if failure is not None else None
+
     def lookup(self, name: str, namespace: str | None) -> tuple[bytes, bytes]:
         """``(actor, meta)`` of a named actor; ValueError when there is none."""
         space = namespace or self.rt.namespace
@@ -167,8 +178,17 @@ class Actors:
         if answer.error:
             raise ValueError(f"Failed to look up actor with name '{name}'. This could because 1. You are trying to "
                              "look up a named actor you didn't create. 2. The named actor died. 3. You did not use a "
-                             f"namespace matching the namespace of the actor (looked in '{space}').")
+                             f"namespace matching the namespace of the actor (looked in '{space}'){self._near(name)}.")
         return answer.actor, answer.meta
+
+
+    def _near(self, name: str) -> str:
+        """Where else the name is, or a name that it may have been meant to be."""
+        rows = self.rt.query("actors", named=True)["actors"]
+        spaces = sorted({row["namespace"] for row in rows if row["name"] == name})
+        if spaces:
+            return f"; it is in the namespace {' and in '.join(map(repr, spaces))}: get_actor(name, namespace=...)"
+        return errors.did_you_mean(name, {row["name"] for row in rows})
 
 
 class _Creation:

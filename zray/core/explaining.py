@@ -1,21 +1,48 @@
-"""Why something waits, in words: for warnings, time-out errors and ``zray.explain``."""
+"""Why something waits, in words: for warnings, time-out errors and ``zray.explain``.
+
+A reason is ``[id, cause, about]``, of wire types, because other processes send theirs: ``id`` of an object (28 bytes)
+or of a task (24), ``about`` a map:
+
+    name what detail demand pid ahead attempt   what the sentence says
+    text says                                   words in place of the sentence, and words below it
+    because                                     reasons for that, further down the chain
+    task actor leases queued                    for the rules of ``is_healthy`` and ``progress``
+    ask ask_node                                [process, id, endpoint], or an actor's id: who knows more (see Asking)
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from zray import ids
 from zray.causes import Cause
 from zray.core.groups import GroupWait
-from zray.ids import return_id
 from zray.owner.maps import MapBatch
 
 if TYPE_CHECKING:
     from zray.core.runtime import Runtime
 
 EXPLAINED_MAX = 3  # objects that a message explains one by one
-ASKED_MAX = 3  # other processes that are asked for one message
+ASKED_MAX = 8  # other processes that are asked for one message: a circle of three actors takes six
+
+Reason = list[Any]
+# What the process that has the task knows better than the one that pushed it.
+_REFINED = (Cause.RUNNING, Cause.PUSHED, Cause.ACTOR_HAS, Cause.ACTOR_BUSY)
+
+
+class Reasons(NamedTuple):
+    """Of one wait: those of the first few objects that are pending, and how many more are."""
+
+    found: list[Reason]
+    more: int = 0
+
+    def __str__(self) -> str:
+        lines = [sentence(*each) for each in self.found]
+        if self.more:
+            lines.append(f"and {self.more} more")
+        return "\n".join(lines)
 
 
 def explain_record(runtime: Runtime, record: Any, depth: int = 0) -> tuple[Cause, dict[str, Any]]:
@@ -26,90 +53,58 @@ def explain_record(runtime: Runtime, record: Any, depth: int = 0) -> tuple[Cause
     if record.oid in runtime.adoption.orphans:
         return Cause.ADOPTION, {"owner": record.owner.hex()}
     if task is None:
-        return Cause.OWNER, {"owner": record.owner.hex(), "ask": (record.owner, record.oid)} if record.owner else {}
+        if not record.owner:
+            return Cause.OWNER, {}
+        return Cause.OWNER, {"owner": record.owner.hex(), "ask": [record.owner, record.oid, record.endpoint]}
     if type(task) is GroupWait:
         return task.why()
     if type(task) is MapBatch:
-        return Cause.RESOURCES_BUSY, {"name": task.fn.name, "done": task.count - task.remaining, "count": task.count}
+        return explain_batch(task)
     cause, about = (runtime.submitter if task.key is not None else runtime.calls).explain(task)
     if "missing" in about and depth < 4:
         for oid in about.pop("missing")[:EXPLAINED_MAX]:
             inner = runtime.refs.owned.get(oid) or runtime.refs.borrowed.get(oid)
             if inner is not None:
-                about.setdefault("because", []).append((oid.hex(), *explain_record(runtime, inner, depth + 1)))
+                about.setdefault("because", []).append([oid, *explain_record(runtime, inner, depth + 1)])
     return cause, about
 
 
-def sentence(oid: bytes, cause: Cause, about: dict[str, Any], indent: str = "") -> str:
-    """The cause of one wait, in words."""
-    name = about.get("name")
-    what = f"{name}()" if name else about.get("what", "object")
-    says = about.get("says", "")
-    if cause is Cause.OWNER and says:
-        return f"{indent}ObjectRef({oid.hex()}), whose owner says:\n" + _indented(says, indent + "  ")
-    text = f"{indent}ObjectRef({oid.hex()}) of {what}: {cause.text}"
-    facts = []
-    if about.get("detail"):
-        facts.append(str(about["detail"]))
-    elif about.get("demand"):
-        facts.append("it asks for " + ", ".join(f"{k} {v / 10_000:g}" for k, v in about["demand"].items()))
-    if about.get("pid"):
-        facts.append(f"pid {about['pid']}")
-    if about.get("ahead"):
-        facts.append(f"{about['ahead']} ahead of it")
-    if about.get("attempt"):
-        facts.append(f"attempt {about['attempt'] + 1}")
-    if facts:
-        text += f" ({'; '.join(facts)})"
-    if says:
-        text += "\n" + _indented(says, indent + "  ")
-    for inner_oid, inner_cause, inner_about in about.get("because", ()):
-        text += "\n" + sentence(bytes.fromhex(inner_oid), inner_cause, inner_about, indent + "  ")
-    return text
+def explain_batch(batch: MapBatch) -> tuple[Cause, dict[str, Any]]:
+    """Why a map, or one item of it, is pending."""
+    done = batch.count - batch.remaining
+    about: dict[str, Any] = {"name": batch.fn.name, "done": done, "count": batch.count,
+                             "detail": f"{done} of {batch.count} done", "leases": len(batch.key.leases)}
+    if batch.key.leases:
+        return Cause.RUNNING, about
+    if batch.key.status is not None:
+        cause, why = batch.key.status
+        return Cause(cause), about | {"detail": f"{about['detail']}; {why}"}
+    return Cause.LEASE_REQUESTED, about
 
 
-def _indented(text: str, indent: str) -> str:
-    return "\n".join(indent + line for line in text.split("\n"))
-
-
-def explain_records(runtime: Runtime, records: Iterable[Any], budget_s: float = 0.0) -> str:
-    """Sentences for the first few records that are pending.
-
-    With a budget (not under the lock then), workers that run a task and owners elsewhere are asked for what they know:
-    they answer within a millisecond, or not at all while C code holds their GIL.
-    """
-    found: list[tuple[bytes, Cause, dict[str, Any]]] = []
+def reasons_of(runtime: Runtime, records: Iterable[Any]) -> Reasons:
+    """Of the records that are pending; asks nobody."""
+    found: list[Reason] = []
     more = 0
     with runtime.loop.lock:
         for record in records:
             if record.value is not None:
                 continue
             if len(found) < EXPLAINED_MAX:
-                found.append((record.oid, *explain_record(runtime, record)))
+                found.append([record.oid, *explain_record(runtime, record)])
             else:
                 more += 1
-    if budget_s:
-        _ask(runtime, [about for _, _, about in found], time.monotonic() + budget_s)
-    lines = [sentence(*each) for each in found]
-    if more:
-        lines.append(f"and {more} more")
-    return "\n".join(lines)
+    return Reasons(found, more)
 
 
-def _ask(runtime: Runtime, abouts: list[dict[str, Any]], deadline: float) -> None:
-    """Put into ``says`` what other processes know."""
-    asked = 0
-    while abouts and asked < ASKED_MAX:
-        about = abouts.pop(0)
-        abouts += [inner for _, _, inner in about.get("because", ())]
-        place = about.pop("ask", None)
-        if place is not None:
-            asked += 1
-            peer, what = place
-            about["says"] = runtime.ask_why(peer, what, deadline)
+def explain_records(runtime: Runtime, records: Iterable[Any], budget_s: float) -> str:
+    """Sentences for the first few records that are pending, with what other processes know (not under the lock)."""
+    reasons = reasons_of(runtime, records)
+    Asking(runtime, budget_s).follow(reasons.found)
+    return str(reasons)
 
 
-def explain_stream(runtime: Runtime, stream: Any, budget_s: float = 0.0) -> str:
+def explain_stream(runtime: Runtime, stream: Any, budget_s: float) -> str:
     """Why a generator has no next item, or why it makes none."""
     name = f"ObjectRefGenerator of {stream.task.fn.name}()"
     if stream.ended:
@@ -123,12 +118,175 @@ def explain_stream(runtime: Runtime, stream: Any, budget_s: float = 0.0) -> str:
 
 
 class StreamRecord:
-    """A generator's next item, as explain_records wants a record."""
+    """A generator's next item, as reasons_of wants a record."""
 
     __slots__ = ("oid", "value", "task", "owner")
 
     def __init__(self, stream: Any):
-        self.oid = return_id(stream.task.tid, stream.received + 1)
+        self.oid = ids.return_id(stream.task.tid, stream.received + 1)
         self.value = None
         self.task = stream.task
         self.owner = None
+
+
+# ---------------------------------------------------------------- asking other processes
+
+
+class Asker(Protocol):
+    """A Runtime, or the connection of a command."""
+
+    def ask_why(self, peer: bytes, what: bytes, endpoint: str, deadline: float) -> tuple[str, list[Reason]]: ...
+
+    def ask_of_actor(self, actor: bytes, deadline: float) -> int | None: ...
+
+
+class Asking:
+    """Follows reasons through the processes that know more: owners, workers that run or queue a task, the node.
+
+    They answer within a millisecond, or not at all while C code holds their GIL.  A task that is met again below itself
+    closes a circle: a deadlock.
+    """
+
+    def __init__(self, asker: Asker, budget_s: float):
+        self.asker = asker
+        self.deadline = time.monotonic() + budget_s
+        self.left = ASKED_MAX
+
+    def follow(self, found: list[Reason], above: tuple[str, ...] = ()) -> None:
+        """Replace reasons by better ones, in place (not under the lock)."""
+        for reason in found:
+            about = reason[2]
+            task = about.get("task", "")
+            if task and task in above:
+                reason[1] = Cause.DEADLOCK
+                reason[2] = {name: about[name] for name in ("name", "task") if name in about}
+                continue
+            self._ask(reason)
+            self.follow(reason[2].get("because") or [], (*above, task) if task else above)
+
+    def _ask(self, reason: Reason) -> None:
+        about = reason[2]
+        place, actor = about.pop("ask", None), about.pop("ask_node", None)
+        if self.left <= 0 or place is None and actor is None:
+            return
+        self.left -= 1
+        if place is None:
+            cause = self.asker.ask_of_actor(actor, self.deadline)
+            if cause == Cause.CONSTRUCTING:
+                reason[1] = Cause.CONSTRUCTING
+            return
+        peer, what, endpoint = place
+        text, found = self.asker.ask_why(peer, what, endpoint, self.deadline)
+        found = [each for each in found if _is_reason(each)]
+        if not found:
+            about["says"] = text
+        elif reason[1] is Cause.OWNER:
+            about["because"] = found
+        else:
+            _, cause, more = found[0]
+            if reason[1] in _REFINED:
+                reason[1] = cause
+            reason[2] = more | about | {name: more[name] for name in ("because", "ahead") if name in more}
+
+
+def _is_reason(value: Any) -> bool:
+    """From another process, of another version perhaps: its causes become ours."""
+    if type(value) not in (list, tuple) or len(value) != 3 or type(value[0]) is not bytes or type(value[2]) is not dict:
+        return False
+    try:
+        value[1] = Cause(value[1])
+    except ValueError:
+        return False
+    value[2]["because"] = [each for each in value[2].get("because") or () if _is_reason(each)]
+    return True
+
+
+# ---------------------------------------------------------------- words
+
+
+def sentence(oid: bytes, cause: Cause, about: dict[str, Any], indent: str = "") -> str:
+    """The cause of one wait, in words."""
+    name = about.get("name")
+    what = f"{name}()" if name else about.get("what", "object")
+    says, inner = about.get("says", ""), about.get("because") or ()
+    if about.get("text"):
+        text = indent + str(about["text"])
+    elif len(oid) == ids.TASK_SIZE:
+        text = f"{indent}{what} came first and {'runs' if cause is Cause.RUNNING else f'has not ended: {cause.text}'}"
+    elif cause is Cause.OWNER and (says or inner):
+        text = f"{indent}ObjectRef({ids.short(oid)}), whose owner says:"
+    else:
+        text = f"{indent}ObjectRef({ids.short(oid)}) of {what}: {cause.text}"
+    facts = _facts(about)
+    if facts:
+        text += f" ({'; '.join(facts)})"
+    if says:
+        text += "\n" + "\n".join(f"{indent}  {line}" for line in says.split("\n"))
+    for oid, cause, about in inner:
+        text += "\n" + sentence(oid, cause, about, indent + "  ")
+    return text
+
+
+def _facts(about: dict[str, Any]) -> list[str]:
+    facts = []
+    if about.get("detail"):
+        facts.append(str(about["detail"]))
+    elif about.get("demand"):
+        facts.append("it asks for " + ", ".join(f"{k} {v / 10_000:g}" for k, v in about["demand"].items()))
+    if about.get("pid"):
+        facts.append(f"pid {about['pid']}")
+    if about.get("ahead"):
+        facts.append(f"{about['ahead']} ahead of it")
+    if about.get("attempt"):
+        facts.append(f"attempt {about['attempt'] + 1}")
+    return facts
+
+
+# ---------------------------------------------------------------- is it worth a word?
+
+
+def is_healthy(found: list[Reason]) -> bool:
+    """All of it is a matter of time: tasks run, or wait only for what runs and is waited for in the same call."""
+    runs = any(_runs(cause) for _, cause, _ in found)
+    actors = {about.get("actor") for _, cause, about in found if _runs(cause)}
+    for _, cause, about in found:
+        inner = about.get("because") or []
+        if _runs(cause) or cause in (Cause.READY, Cause.CONSTRUCTING, Cause.PUSHED):
+            continue
+        if cause in (Cause.BLOCKED, Cause.DEPENDENCY, Cause.OWNER) and inner and is_healthy(inner):
+            continue
+        if cause is Cause.RESOURCES_BUSY and (runs or about.get("leases")):
+            continue
+        if cause is Cause.ACTOR_BUSY and about.get("actor") in actors:
+            continue
+        return False
+    return True
+
+
+def _runs(cause: Cause) -> bool:
+    return cause in (Cause.RUNNING, Cause.ACTOR_HAS)
+
+
+def progress(found: list[Reason]) -> Any:
+    """Changes when something moves that is waited for."""
+    return [(oid, int(cause), about.get("ahead"), about.get("attempt"), about.get("done"),
+             cause is Cause.TRANSFERRING and about.get("detail"),
+             cause in (Cause.RESOURCES_BUSY, Cause.LEASE_REQUESTED) and about.get("queued"),
+             progress(about.get("because") or [])) for oid, cause, about in found]
+
+
+def kind(found: list[Reason]) -> str:
+    """Names the root of a wait: equal for all processes that wait for the same thing in the same way."""
+    if any(cause is Cause.DEADLOCK for cause, _ in _leaves(found)):
+        return Cause.DEADLOCK.name
+    leaves = sorted({f"{cause.name} {about.get('name') or about.get('what') or ''}" for cause, about in _leaves(found)})
+    return ", ".join(leaves[:EXPLAINED_MAX])
+
+
+def _leaves(found: list[Reason]) -> Iterator[tuple[Cause, dict[str, Any]]]:
+    for _, cause, about in found:
+        inner = about.get("because")
+        if inner:
+            yield from _leaves(inner)
+        else:
+            yield cause, about

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from zray.refs import ObjectRef
     from zray.core.runtime import Runtime
 
+__tracebackhide__ = True  # pytest leaves these frames out of its reports
+
 
 class Futures:
     """The futures of one Runtime."""
@@ -40,9 +42,19 @@ class Futures:
         return future
 
     def _when_ready(self, future: Future[Any], record: Any, queue: SimpleQueue[Any]) -> None:
+        def arrived(record: Any) -> None:
+            queue.put((future, record))
+
+        def done(future: Future[Any]) -> None:
+            if future.cancelled():
+                with self.rt.loop.lock:
+                    self.rt.refs.forget_waiter(record, arrived)
+
         with self.rt.loop.lock:
-            if self.rt.refs.when_ready(record, lambda record: queue.put((future, record))):
-                queue.put((future, record))
+            if self.rt.refs.when_ready(record, arrived):
+                arrived(record)
+                return
+        future.add_done_callback(done)
         self.rt.kick()
 
     async def arrival(self, record: Any) -> None:
@@ -76,9 +88,14 @@ class Futures:
             distant = self.rt.stored.elsewhere(value)
             if distant is None:
                 return
-            self.rt.stored.fetch(distant, lambda _: _wake(loop, waiting))
+            pending = self.rt.stored.fetch(distant, lambda _: _wake(loop, waiting))
         self.rt.kick()
-        await waiting
+        try:
+            await waiting
+        except asyncio.CancelledError:
+            with self.rt.loop.lock:
+                self.rt.store.leave(pending)
+            raise
 
     async def stream_arrival(self, stream: Any) -> None:
         """Until a generator has another item or has ended."""
@@ -86,12 +103,21 @@ class Futures:
 
         loop = asyncio.get_running_loop()
         waiting = loop.create_future()
+
+        def arrived(_: Any) -> None:
+            _wake(loop, waiting)
+
         with self.rt.loop.lock:
             if stream.ready or stream.ended:
                 return
-            stream.waiters = [*(stream.waiters or ()), lambda _: _wake(loop, waiting)]
+            stream.waiters = [*(stream.waiters or ()), arrived]
         self.rt.kick()
-        await waiting
+        try:
+            await waiting
+        except asyncio.CancelledError:
+            with self.rt.loop.lock:
+                self.rt.refs.forget_waiter(stream, arrived)
+            raise
 
     def run(self, call: Callable[[], None]) -> None:
         """``call`` on the thread of futures; it must not raise."""

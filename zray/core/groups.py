@@ -6,7 +6,6 @@ it; GroupState messages say when it changes.  ``ready()`` is an object of this p
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,6 @@ from zray.owner.records import Entry
 from zray.refs import ObjectRef
 from zray.sched.resources import UNIT
 
-from zray.core.replies import REQUEST_TIMEOUT_S, Reply
 
 if TYPE_CHECKING:
     from zray.core.runtime import Runtime
@@ -135,20 +133,7 @@ class Groups:
         return self._ask(lambda then: self.rt.gcs.lookup_group_name(space, name, then))
 
     def _ask(self, call: Callable[[Callable[[Any], None]], Any]) -> Any:
-        reply = Reply()
-
-        def arrived(answer: Any) -> None:
-            reply.message = answer
-            self.loop.notify(reply)
-
-        with self.loop.lock:
-            call(arrived)
-        self.loop.wait(reply, time.monotonic() + REQUEST_TIMEOUT_S)
-        answer = reply.message
-        if answer is None or answer.error:
-            why = (self.rt.store_trouble() or "did not answer") if answer is None else answer.error
-            raise errors.RaySystemError(f"placement groups could not be read: the control store {why}")
-        return answer.value
+        return self.rt.ask_control_store("placement groups could not be read", call)
 
     def specs(self, group: bytes) -> list[dict[str, float]] | None:
         """The bundles of a group; None when it is not known (any more)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,7 @@ from zray.config import Config
 from zray.refs import dropped
 from zray.core.replies import Reply
 from zray.core.runtime import Runtime
+from zray.core.witness import Witness
 from zray.store.client import StoreClient
 from zray.transport.loop import Waiter
 
@@ -43,8 +45,10 @@ def for_driver(*, session_dir: str, node: bytes, node_endpoint: str, config: dic
         raise ConnectionError(f"the node at {node_endpoint} did not accept this driver: {why}")
     answer = accepted.message
     runtime.set_job(answer.job)
+    runtime.witness = Witness(answer.node["pid"], os.path.join(session_dir, "logs", "node.log"))
     runtime.node_info = answer.node
     runtime.namespace = config["namespace"]
+    runtime.env = config.get("env") or {}
     runtime.config = Config.load({**answer.settings, **overrides})
     _attach_store(runtime, answer.store)
     _install(runtime)

@@ -17,12 +17,16 @@ from zray import codec, errors, ids, messages as m, refs as refs_module, seriali
 from zray.core.actors import Actors
 from zray.config import Config
 from zray.core.context import Context, TaskIds
-from zray.core.explaining import explain_record, explain_records, explain_stream, sentence
+from zray.core.explaining import (
+    Reason, Reasons, explain_batch, explain_record, explain_records, explain_stream,
+)
 from zray.core.futures import Futures
 from zray.core.groups import Groups
+from zray.causes import Cause
 from zray.gcs.client import RETRY_S, GcsClient
 from zray.owner.adoption import Adoption
 from zray.owner.calls import ActorCalls
+from zray.owner.holding import Holding
 from zray.owner.maps import MapBatch
 from zray.owner.records import Borrowed, Entry
 from zray.owner.references import References
@@ -30,13 +34,16 @@ from zray.owner.streams import Stream
 from zray.owner.submitter import Submitter
 from zray.owner.telling import Telling
 from zray.refs import MapRefs, ObjectRef, ObjectRefGenerator, dropped
+from zray.core.patience import Warned
 from zray.core.reach import Reach
 from zray.core.redial import Redial
-from zray.core.replies import REQUEST_TIMEOUT_S, Reply
+from zray.core.replies import REQUEST_TIMEOUT_S, Reply, ask_control_store
+from zray.core.witness import Witness
 from zray.core.stored import Stored
 from zray.core.tasks import Tasks
 from zray.transport.loop import Loop
 from zray.transport.mesh import Limits, Mesh
+from zray.core.unhandled import Reporter
 from zray.core.values import Values
 from zray.core.waiting import Abandoned
 from zray.core.waits import Waits
@@ -70,14 +77,17 @@ class Runtime:
         self.pid = os.getpid()
         self.context = Context()
         self.namespace = ""
+        self.env: dict[str, str] = {}  # variables that tasks and actors submitted here inherit; never changes in use
         self.node_info: dict[str, Any] = {}
         self.closed = False
         self.store: Any = None  # the StoreClient, once attached
         self.marks: Any = None  # of a worker: its progress marks
         self.executor: Any = None  # of a worker
         self._lost_node: Callable[[], None] | None = None
+        self.witness: Witness | None = None  # of a driver: what it sees of its node's end
         self.driver_log: Callable[[m.LogLines], None] | None = None
-        self.blocked: dict[bytes, Callable[[float], str]] = {}  # running task -> what it waits for
+        self.blocked: dict[bytes, Callable[[], Reasons]] = {}  # running task -> what it waits for
+        self.warned = Warned(kind == "worker")
         self.unsent = 0  # submissions since the last turn
         self._inline_bytes_next = config.inline_table_bytes_max  # beyond this, inline values move to the store
         self._requests: dict[int, Reply] = {}
@@ -110,6 +120,7 @@ class Runtime:
         self.calls = ActorCalls(node, self, self.refs, self.submitter)
         self.gcs = GcsClient(self.incarnation, self.send, [node])
         self.adoption = Adoption(self.refs, self.gcs, endpoint, time.monotonic)
+        self.holding = Holding(self.refs, self.adoption, self.send, self._may_hear_the_dead)
         self.values = Values(self)
         self.submitter.maps.pack_items = self.values.pack_items
         self.submitter.maps.pick = self.values.pick
@@ -118,6 +129,7 @@ class Runtime:
         self.submitter.retry_matches = _error_matches
         self.submitter.reconstruction.locate = self.stored.locate
         self.futures = Futures(self)
+        self.reporter = Reporter(self)
         self.tasks = Tasks(self)
         self.groups = Groups(self)
         self.actors = Actors(self)
@@ -127,7 +139,7 @@ class Runtime:
         self.cancel, self.cancel_children = self.tasks.cancel, self.tasks.cancel_children
         self.fetch_function = self.tasks.fetch_function
         self.create_actor, self.call = self.actors.create, self.actors.call
-        self.kill, self.lookup_actor = self.actors.kill, self.actors.lookup
+        self.kill, self.lookup_actor, self.death_of = self.actors.kill, self.actors.lookup, self.actors.death_of
         self.get_one, self.get, self.get_map, self.get_dynamic, self.wait = (
             self.waits.get_one, self.waits.get, self.waits.get_map, self.waits.get_dynamic, self.waits.wait)
         self.next_of_stream, self.next_of_stream_async = self.waits.next_of_stream, self.waits.next_of_stream_async
@@ -163,6 +175,7 @@ class Runtime:
             m.NodeAnswer.CODE: self._on_reply,
             m.StoreLocated.CODE: self._on_located,
             m.ProcessGone.CODE: self._on_process_gone,
+            m.AskHeld.CODE: self._on_ask_held,
             m.LogLines.CODE: self._on_log_lines,
             m.DialAnswer.CODE: self._on_dial_answer,
             m.BindTcp.CODE: self._on_bind_tcp,
@@ -226,6 +239,8 @@ class Runtime:
             self.calls.pump()
         if self.adoption.busy:
             self.adoption.pump()
+        if self.refs.unhandled.reports:
+            self.reporter.pump()
         self.refs.flush()
         if self.store is not None:
             self.store.flush()
@@ -312,7 +327,9 @@ class Runtime:
             return
         if self._lost_node is not None:
             self._lost_node()
-        failure = self.submitter.lost = [m.FAILED, "raylet_died", {"node": self.node.hex()}]
+        seen = self.witness.account() if self.witness is not None else {}
+        failure = self.submitter.lost = [m.FAILED, "raylet_died", {
+            "node": self.node.hex(), "log_file": self.node_log, **seen}]
         if self.store is not None:
             self.store.node_lost(failure)
         for entry in list(self.refs.owned.values()):
@@ -347,6 +364,14 @@ class Runtime:
 
     def _on_worker_died(self, peer: bytes, message: m.WorkerDied) -> None:
         self.submitter.on_worker_died(peer, message)
+
+    def _on_ask_held(self, peer: bytes, message: m.AskHeld) -> None:
+        self.empty_dropped()
+        self.holding.on_ask(peer, message)
+
+    def _may_hear_the_dead(self) -> bool:
+        """Whether a connection of ours to a process that has ended is not drained yet."""
+        return any(self.mesh.dialled(peer) and self.refs.is_gone(peer) for peer in self.mesh.peers())
 
     def _on_process_gone(self, peer: bytes, message: m.ProcessGone) -> None:
         self.refs.on_process_gone(message.process, certain=True)
@@ -389,10 +414,18 @@ class Runtime:
             pins = self.actors.creating.pop(message.actor, None)
             if pins:
                 self.refs.unpin_all(pins)
+            link = self.calls.links.get(message.actor)
+            if link is not None and link.created and message.cause.get("kind") == "init":
+                link.created = False  # once
+                death = self.calls.death_of(link)
+                assert death is not None
+                self.reporter.actor_failed(message.actor, death)
 
     def _on_log_lines(self, peer: bytes, message: m.LogLines) -> None:
         if self.driver_log is not None:
-            self.driver_log(message)
+            lines = self.warned.take(message.lines)
+            if lines or message.dropped:
+                self.driver_log(message._replace(lines=lines))
 
     def _on_reply(self, peer: bytes, message: Any) -> None:
         reply = self._requests.pop(message.request, None)
@@ -429,7 +462,7 @@ class Runtime:
     def _answer(self, make: Callable[[int], Any], timeout: float) -> Any:
         """The answer of the node, None when there is none in time."""
         if self.submitter.lost is not None:
-            raise errors.LocalRayletDiedError("the node daemon of this process ended")
+            raise self._lost_error()
         reply = Reply()
         with self.loop.lock:
             self._request_count += 1
@@ -442,40 +475,78 @@ class Runtime:
             with self.loop.lock:
                 self._requests.pop(number, None)
         if reply.message is None and arrived:
-            raise errors.LocalRayletDiedError("the node daemon ended before it answered")
+            raise self._lost_error()
         return reply.message
 
-    def ask_why(self, peer: bytes, what: bytes, deadline: float) -> str:
-        """What another process knows about a wait; '' when it says nothing in time."""
+    def _lost_error(self) -> errors.RayError:
+        _, name, detail = self.submitter.lost or [m.FAILED, "raylet_died", {"log_file": self.node_log}]
+        return errors.from_failure(name, detail)
+
+    @property
+    def node_log(self) -> str:
+        """The log file of this process's node."""
+        return os.path.join(os.path.dirname(self.endpoint.removeprefix("ipc://")), "logs", "node.log")
+
+    def ask_why(self, peer: bytes, what: bytes, endpoint: str, deadline: float) -> tuple[str, list[Reason]]:
+        """What another process (or this one) knows about a wait: words and reasons, nothing when it does not answer."""
+        if peer == self.incarnation:
+            with self.loop.lock:
+                return "", self._reasons_for(what)
         reply = Reply()
         with self.loop.lock:
             self._request_count += 1
             number = self._request_count
             self._requests[number] = reply
+            self.connect(peer, endpoint)
             self.send(peer, m.Why(number, what))
         try:
             self.loop.wait(reply, deadline)
         finally:
             with self.loop.lock:
                 self._requests.pop(number, None)
-        return reply.message.text if reply.message is not None else ""
+        return (reply.message.text, reply.message.found) if reply.message is not None else ("", [])
+
+    def ask_of_actor(self, actor: bytes, deadline: float) -> int | None:
+        """Why an actor is not up, by the node's word: a Cause."""
+        answer = self._answer(lambda n: m.NodeQuery(n, "explain", {"actor": actor}), deadline - time.monotonic())
+        return answer.answer.get("cause") if answer is not None else None
 
     def _on_why(self, peer: bytes, message: m.Why) -> None:
-        """From a process that waits for an object of ours, or for a task that runs here; or from ``zray stack``."""
+        """From a process that waits for an object of ours, or for a task that is here; or from ``zray stack``."""
         if message.what == stacks.ASK:
             self.send(peer, m.Because(message.request, stacks.text()))
-            return
-        entry = self.refs.owned.get(message.what)
-        blocked = self.blocked.get(message.what)
-        if entry is not None and entry.value is None:
-            text = sentence(entry.oid, *explain_record(self, entry))
         else:
-            text = blocked(0.0) if blocked is not None else ""
-        self.send(peer, m.Because(message.request, text))
+            self.send(peer, m.Because(message.request, "", self._reasons_for(message.what)))
+
+    def _reasons_for(self, what: bytes) -> list[Reason]:
+        """Why an object of ours is pending, or what a task that was pushed here does or waits for (under the lock)."""
+        entry = self.refs.owned.get(what)
+        if entry is not None:
+            return [[what, *explain_record(self, entry)]] if entry.value is None else []
+        found = self.executor.place_of(what) if self.executor is not None else None
+        if found is None:
+            return []
+        cause, about = found
+        ahead: list[Reason] = [self._doing(*each) for each in about.pop("behind", ())]
+        if ahead:
+            return [[what, cause, about | {"because": ahead}]]
+        return [self._doing(what, about["name"])]
+
+    def _doing(self, task: bytes, name: str) -> Reason:
+        """What a task that runs here does."""
+        about: dict[str, Any] = {"name": name, "task": task.hex()}
+        blocked = self.blocked.get(task)
+        if blocked is None:
+            return [task, Cause.RUNNING, about]
+        return [task, Cause.BLOCKED, about | {"because": blocked().found}]
 
     def query(self, what: str, **args: Any) -> dict[str, Any]:
         """A view of the node: see messages.NodeQuery."""
         return self.request(lambda n: m.NodeQuery(n, what, args)).answer
+
+    def ask_control_store(self, what: str, call: Callable[[Callable[[Any], None]], Any]) -> Any:
+        """See zray.core.replies."""
+        return ask_control_store(self, what, call)
 
     # ------------------------------------------------------------ references
 
@@ -492,6 +563,18 @@ class Runtime:
             if ref._oid not in self._pinned:
                 self._pinned.add(ref._oid)
                 ref._record.refs += 1
+
+    def knows(self, oid: bytes) -> bool:
+        """Whether this process holds a reference to the object, or owns it."""
+        return oid in self.refs.owned or oid in self.refs.borrowed
+
+    def find(self, oid: bytes) -> Entry | Borrowed | None:
+        """The record of an object that is known here, with one reference more."""
+        with self.loop.lock:
+            record = self.refs.owned.get(oid) or self.refs.borrowed.get(oid)
+            if record is not None:
+                record.refs += 1
+            return record
 
     def restore_ref(self, oid: bytes, owner: bytes, endpoint: str) -> ObjectRef:
         with self.loop.lock:
@@ -525,7 +608,10 @@ class Runtime:
         if isinstance(ref, ObjectRefGenerator):
             return explain_stream(self, ref._stream, EXPLAIN_S)
         if isinstance(ref, MapRefs):
-            return f"{ref!r}" if ref._batch.remaining else f"{ref!r}: it is ready"
+            batch = ref._batch
+            if not batch.remaining:
+                return f"{ref!r}: it is ready"
+            return str(Reasons([[batch.task_id(0) + ids.RETURN_1, *explain_batch(batch)]]))
         record = ref._record
         if record.value is not None:
             return f"{ref!r}: it is ready"
@@ -546,6 +632,7 @@ class Runtime:
         if self.closed:
             return
         self.closed = True
+        self.reporter.end()
         if goodbye and self.kind == "driver" and self.pid == os.getpid() and self.submitter.lost is None:
             reply = Reply()
             with self.loop.lock:
@@ -557,6 +644,8 @@ class Runtime:
         self.loop.stop()
         self.futures.close()
         self.mesh.close(LINGER_MS)
+        if self.witness is not None:
+            self.witness.close()
         if self.store is not None:
             self.store.close()
         if refs_module._hooks["runtime"] is self:

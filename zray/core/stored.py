@@ -5,7 +5,6 @@ Waits for space, for spilled objects, and for objects of other nodes.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -13,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from zray import errors, messages as m
 from zray.causes import Cause
+from zray.core.explaining import Reasons
+from zray.ids import short
 from zray.owner.reconstruction import same_place
 from zray.refs import dropped
 from zray.store import StoreFull
@@ -22,7 +23,7 @@ from zray.transport.loop import Waiter
 if TYPE_CHECKING:
     from zray.core.runtime import Runtime
 
-logger = logging.getLogger("zray")
+__tracebackhide__ = True  # pytest leaves these frames out of its reports
 
 RELIEVE_BYTES_MIN = 1024  # smaller values cost more in the store than in the table
 COPIES_MAX = 4096  # places of copies of other nodes' objects that a process remembers
@@ -49,14 +50,14 @@ class Stored:
         self.copies: dict[tuple[bytes, int], list[Any]] = {}
         self._locating: dict[int, Callable[[list[list[bytes]]], None]] = {}
 
-    def allocate(self, nbytes: int, oid: bytes) -> Allocation:
+    def allocate(self, nbytes: int, oid: bytes, owner: bytes = b"") -> Allocation:
         """Space in the object store, waiting for it if need be (not under the lock).  ObjectStoreFullError."""
         while True:
             with self.loop.lock:
                 if dropped:
                     self.rt.empty_dropped()
                 try:
-                    found = self.rt.store.allocate(nbytes, oid)
+                    found = self.rt.store.allocate(nbytes, oid, owner)
                 except StoreFull as full:
                     raise errors.from_failure("store_full", full.report) from None
                 if type(found) is Allocation:
@@ -75,11 +76,15 @@ class Stored:
         """Wait for the store, saying so to whoever asks, and to the user after a while."""
         task = self.context.task
         outer = self.rt.blocked.get(task)
-        self.rt.blocked[task] = lambda budget: f"{cause().text} ({what()})"
+        warn_s = self.rt.config.warn_wait_s
+
+        def why() -> Reasons:
+            return Reasons([[task, cause(), {"text": f"{cause().text} ({what()})"}]])
+
+        self.rt.blocked[task] = why
         try:
-            if not self.loop.wait(waiter, time.monotonic() + self.rt.config.warn_wait_s):
-                logger.warning("zray has waited for %.0f s: %s (%s)", self.rt.config.warn_wait_s,
-                               cause().text, what())
+            if not self.loop.wait(waiter, time.monotonic() + warn_s if warn_s > 0 else None):
+                self.rt.warned.say(cause().name, f"zray has waited for {warn_s:g} s: {why()}")
                 self.loop.wait(waiter, None)
         finally:
             if outer is None:
@@ -163,8 +168,13 @@ class Stored:
 
     def _answer(self, pending: Pending, cause: Cause, oid: bytes, where: str) -> list[Any]:
         """Wait for the place of an object that the node was asked for.  Raises its error."""
-        self._wait(pending.waiter, lambda: cause,
-                   lambda: " ".join(filter(None, (f"ObjectRef({oid.hex()})", pending.progress or where))))
+        try:
+            self._wait(pending.waiter, lambda: cause,
+                       lambda: " ".join(filter(None, (f"ObjectRef({short(oid)})", pending.progress or where))))
+        except BaseException:
+            with self.loop.lock:
+                self.rt.store.leave(pending)
+            raise
         if pending.value is None:
             raise errors.from_failure("object_lost", {"oid": oid, "reason": pending.error})
         if pending.value[0] == m.FAILED:

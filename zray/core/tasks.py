@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from zray import errors, ids, messages as m, serialization
+from zray.env_vars import merged
 from zray.options import DYNAMIC, STREAMING
 from zray.owner.maps import MapBatch
 from zray.owner.records import Borrowed, Entry, Function, Key, Task
@@ -59,7 +60,7 @@ class Tasks:
         self.register_function(key, blob)
         function = Function(key, blob, fn.name)
         with self.loop.lock:
-            record = self.submitter.key_for(options.key, options.demand, options.env,
+            record = self.submitter.key_for(options.key, options.demand, merged(self.rt.env, options.env),
                                             strategy_of(options), fn.name)
         site = fn.state = Site(self.rt, options, function, record)
         return site

@@ -18,6 +18,8 @@ from zray.serialization import NONE, Serialized, loads
 if TYPE_CHECKING:
     from zray.core.runtime import Runtime
 
+__tracebackhide__ = True  # pytest leaves these frames out of its reports
+
 
 class NotReady(Exception):
     """The value that a record had is lost, and the object is pending again: wait for it as for any."""
@@ -33,14 +35,15 @@ class Values:
 
     # ------------------------------------------------------------ out
 
-    def place(self, value: Serialized, oid: bytes) -> Any:
+    def place(self, value: Serialized, oid: bytes, owner: bytes) -> Any:
         """The wire value of a serialised object: inline when small, else written to the store (may wait for space)."""
         if value.nbytes <= self.inline_max:
             return serialization.to_bytes(value)
-        return self.store(value, oid)
+        return self.store(value, oid, owner)
 
-    def store(self, value: Serialized, oid: bytes) -> list[Any]:
-        allocation = self.rt.stored.allocate(value.nbytes, oid)
+    def store(self, value: Serialized, oid: bytes, owner: bytes = b"") -> list[Any]:
+        """``owner``: of the object, when that is another process."""
+        allocation = self.rt.stored.allocate(value.nbytes, oid, owner)
         try:
             serialization.write_into(value, allocation.view)
         except BaseException:
@@ -53,7 +56,7 @@ class Values:
     def result(self, value: Any, oid: bytes, receiver: bytes) -> Any:
         """The wire value of a task's return; references inside are pinned until the receiver holds them."""
         dumped = serialization.dumps(value)
-        wire = self.place(dumped, oid)
+        wire = self.place(dumped, oid, receiver)
         if not dumped.refs:
             return wire
         with self.rt.loop.lock:
@@ -117,6 +120,7 @@ class Values:
         if kind == STORED:
             return loads(self._read(value, record))
         if kind == FAILED:
+            self.rt.refs.unhandled.seen(value)
             raise self.error(value)
         if kind == CARRYING:
             return self.load_wire(value[1])

@@ -26,6 +26,34 @@ class Countdown(Waiter):
     def __call__(self, record: Any) -> None:
         self.loop.notify_one(self)
 
+    def expect(self, need: int) -> None:
+        """Another number, before it was left anywhere."""
+        self.need = need
+        self.done = need <= 0
+
+
+class Left:
+    """A countdown that is about to be left at ``places``: with an error (a time-out, Ctrl-C) it is taken back from all.
+
+    Enter it before the first is left: Ctrl-C may come between any two steps.
+    """
+
+    __slots__ = ("count", "places", "refs")
+
+    def __init__(self, refs: Any, places: Iterable[Any], count: Countdown):
+        self.refs = refs
+        self.places = places
+        self.count = count
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            with self.count.loop.lock:
+                for place in self.places:
+                    self.refs.forget_waiter(place, self.count)
+
 
 class Arrivals:
     """What a WaitGroup leaves at its records: collects those that became ready, wakes the waiter there is."""

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from zray import errors, messages as m
 from zray.causes import Cause
-from zray.core.explaining import EXPLAINED_MAX, StreamRecord, explain_records
+from zray.core.explaining import EXPLAINED_MAX, Asking, Reasons, StreamRecord, explain_batch, reasons_of
+from zray.core.patience import Patience
+from zray.ids import RETURN_1
 from zray.owner.streams import Stream
 from zray.refs import MapRefs, ObjectRef, ObjectRefGenerator, RefList
 from zray.serialization import NONE, loads
 from zray.transport.loop import Waiter
 from zray.core.values import NotReady
-from zray.core.waiting import Countdown, WaitGroup
+from zray.core.waiting import Countdown, Left, WaitGroup
 
 if TYPE_CHECKING:
     from zray.core.runtime import Runtime
 
-logger = logging.getLogger("zray")
+__tracebackhide__ = True  # pytest leaves these frames out of its reports
 
 STORE_TROUBLE_S = 1.0  # whether the control store answers is asked after a wait that failovers do not explain
 WHY_S = 0.05  # other processes are asked so long why something waits, before an error or a warning says so
@@ -58,17 +59,14 @@ class Waits:
         """A driver waits for one object without a time-out; the first seconds without the machinery of ``block``."""
         loop = self.loop
         count = Countdown(loop, 1)
-        with loop.lock:
-            if self.refs.when_ready(record, count):
-                return
-        try:
-            warn_s = self.rt.config.warn_wait_s
-            if not loop.wait(count, loop.clock() + warn_s):
-                self.block(count, None, lambda budget: explain_records(self.rt, (record,), budget), waited_s=warn_s)
-        except BaseException:
+        with Left(self.refs, (record,), count):
             with loop.lock:
-                self.refs.forget_waiter(record, count)
-            raise
+                if self.refs.when_ready(record, count):
+                    return
+            warn_s = self.rt.config.warn_wait_s
+            started = loop.clock()
+            if not loop.wait(count, started + warn_s / 2 if warn_s > 0 else None):
+                self.block(count, None, lambda: reasons_of(self.rt, (record,)), started)
 
     def get(self, refs: Sequence[ObjectRef], timeout: float | None = None) -> list[Any]:
         """Values in order; the first error in order is raised."""
@@ -83,13 +81,23 @@ class Waits:
             if type(record.value) is list:
                 self.bring(records, deadline)
                 break
-        for record in records:
-            value = record.value
-            if type(value) is bytes and record.owner is None:
-                out.append(None if value == NONE else loads(value))
-            else:
-                out.append(self._load(record, deadline))
+        try:
+            for record in records:
+                value = record.value
+                if type(value) is bytes and record.owner is None:
+                    out.append(None if value == NONE else loads(value))
+                else:
+                    out.append(self._load(record, deadline))
+        except BaseException:
+            self._seen(record.value for record in records)
+            raise
         return out
+
+    def _seen(self, values: Iterable[Any]) -> None:
+        """One error of several that were asked for together is raised: nobody misses the others."""
+        for value in values:
+            if type(value) is list and value[0] == m.FAILED:
+                self.refs.unhandled.seen(value)
 
     def _load(self, record: Any, deadline: float | None) -> Any:
         """The value of a record that was ready; when it proves to be lost, that which it is to have instead."""
@@ -103,16 +111,16 @@ class Waits:
     def get_map(self, refs: MapRefs, timeout: float | None = None) -> list[Any]:
         """All values of a map, column by column."""
         batch = refs._batch
-        with self.loop.lock:
-            count = Countdown(self.loop, 1 if batch.remaining else 0)
-            if batch.remaining:
-                if batch.waiters is None:
-                    batch.waiters = []
-                batch.waiters.append(count)
-        if not count.done:
-            self.block(count, timeout, lambda budget: f"{batch.fn.name}.map: {batch.count - batch.remaining} of "
-                                                       f"{batch.count} done")
+        count = Countdown(self.loop, 1)
+        with Left(self.refs, (batch,), count):
+            with self.loop.lock:
+                waits = batch.remaining > 0
+                if waits:
+                    batch.waiters = [*(batch.waiters or ()), count]
+            if waits:
+                self.block(count, timeout, lambda: Reasons([[batch.task_id(0) + RETURN_1, *explain_batch(batch)]]))
         if batch.failures:
+            self._seen(batch.failures.values())
             raise self.values.error(batch.failures[min(batch.failures)])
         out: list[Any] = []
         order = sorted(batch.results, key=lambda column: column[0])
@@ -128,20 +136,15 @@ class Waits:
     def wait_all(self, records: Sequence[Any], timeout: float | None) -> None:
         if timeout is None and self.rt.executor is not None and self.context.task:
             self.rt.executor.inline.run_missing(records)
-        with self.loop.lock:
-            pending = [record for record in records if record.value is None]
-            count = Countdown(self.loop, len(pending))
-            for record in pending:
-                self.refs.when_ready(record, count)
-        if not pending:
-            return
-        try:
-            self.block(count, timeout, lambda budget: explain_records(self.rt, pending, budget))
-        except BaseException:
+        count = Countdown(self.loop, 0)
+        with Left(self.refs, records, count):
             with self.loop.lock:
+                pending = [record for record in records if record.value is None]
+                count.expect(len(pending))
                 for record in pending:
-                    self.refs.forget_waiter(record, count)
-            raise
+                    self.refs.when_ready(record, count)
+            if pending:
+                self.block(count, timeout, lambda: reasons_of(self.rt, pending))
 
     def bring(self, records: Sequence[Any], deadline: float | None) -> None:
         """Bring what other nodes hold of these, all together.  What cannot be had, its reader will hear."""
@@ -153,55 +156,61 @@ class Waits:
         if not pending:
             return
 
-        def why(budget: float) -> str:
+        def why() -> Reasons:
             missing = [(value, each) for value, each in pending if each.value is None]
-            lines = [f"ObjectRef({value[4].hex()}): {Cause.TRANSFERRING.text} "
-                     f"({each.progress or 'from node ' + value[5].hex()})" for value, each in missing[:EXPLAINED_MAX]]
-            if missing[EXPLAINED_MAX:]:
-                lines.append(f"and {len(missing) - EXPLAINED_MAX} more")
-            return "\n".join(lines)
+            return Reasons([[value[4], Cause.TRANSFERRING, {"detail": each.progress or f"from node {value[5].hex()}"}]
+                            for value, each in missing[:EXPLAINED_MAX]], max(0, len(missing) - EXPLAINED_MAX))
 
-        self.block(count, None if deadline is None else max(0.0, deadline - time.monotonic()), why)
+        try:
+            self.block(count, None if deadline is None else max(0.0, deadline - time.monotonic()), why)
+        except BaseException:
+            with self.loop.lock:
+                for _, each in pending:
+                    self.rt.store.leave(each)
+            raise
         with self.loop.lock:  # what is lost is made again together, too; why it cannot be, its reader will hear
             for (record, value), (_, each) in zip(wanted, pending, strict=True):
                 if each.value is not None and each.value[0] == m.FAILED and each.value[1] == "object_lost":
                     self.submitter.reconstruction.lost(record, value, str(each.value[2].get("reason", "")))
 
-    def block(self, waiter: Waiter, timeout: float | None, why: Callable[[float], str],
-              waited_s: float = 0.0) -> None:
-        """Wait for ``waiter``; says why after a while, and in the error when the time is over.
+    def block(self, waiter: Waiter, timeout: float | None, why: Callable[[], Reasons],
+              started: float | None = None, explained: bool = True) -> None:
+        """Wait for ``waiter``; says why when nothing moves for a while, and in the error when the time is over.
 
-        ``why`` takes the seconds that it may spend on asking other processes; ``waited_s`` are those that
-        the caller has waited already.
+        ``started``: when the caller began to wait, if that was earlier.  ``explained``: the error's text is read.
         """
-        start = time.monotonic()
-        warn_at = start + self.rt.config.warn_wait_s - waited_s
-        deadline = None if timeout is None else start + timeout
+        now = time.monotonic()
+        deadline = None if timeout is None else now + timeout
+        started = now if started is None else started
+        patience = Patience(self.rt.config.warn_wait_s, started)
         executor = self.rt.executor
         task = self.context.task
         blocked = executor is not None and task != b""
         if blocked:
-            self.rt.blocked[task] = lambda budget: f"it waits in get or wait:\n{why(budget)}"
+            self.rt.blocked[task] = why
             executor.on_blocked()
         try:
-            if self.loop.wait(waiter, _earlier(deadline, warn_at)):
-                return
-            if deadline is None or time.monotonic() < deadline:
-                waited = time.monotonic() - start + waited_s
-                logger.warning("zray.get has waited for %.0f s:\n%s", waited, self._reasons(why, waited))
-                if self.loop.wait(waiter, deadline):
-                    return
+            while not self.loop.wait(waiter, patience.until(deadline)):
+                now = time.monotonic()
+                if deadline is not None and now >= deadline:
+                    if not explained:
+                        raise errors.GetTimeoutError("Get timed out.")
+                    reasons = why()
+                    Asking(self.rt, WHY_S).follow(reasons.found)
+                    raise errors.GetTimeoutError(
+                        f"Get timed out: some object(s) not ready.\n{reasons}{self._trouble(now - started)}")
+                reasons = why()
+                if patience.look(now, waiter.need, reasons, Asking(self.rt, WHY_S)) and not waiter.done:
+                    self.rt.warned.wait(now - started, reasons, self._trouble(now - started))
         finally:
             if blocked:
                 self.rt.blocked.pop(task, None)
                 executor.on_unblocked()
-        reasons = self._reasons(why, time.monotonic() - start + waited_s)
-        raise errors.GetTimeoutError(f"Get timed out: some object(s) not ready.\n{reasons}")
 
-    def _reasons(self, why: Callable[[float], str], waited_s: float) -> str:
-        """Of the wait, and after a while of the control store, on which many things wait."""
+    def _trouble(self, waited_s: float) -> str:
+        """After a while, what keeps the control store from answering: many things wait for it."""
         trouble = self.rt.store_trouble(WHY_S) if waited_s >= STORE_TROUBLE_S else ""
-        return why(WHY_S) + (f"\n{trouble}" if trouble else "")
+        return f"\n{trouble}" if trouble else ""
 
     def wait(self, refs: Sequence[ObjectRef], num_returns: int, timeout: float | None, fetch_local: bool = True
              ) -> tuple[list[ObjectRef], list[ObjectRef]]:
@@ -222,8 +231,9 @@ class Waits:
                 arrivals.waiter = count if missing > 0 else None
             if missing > 0:
                 try:
-                    self.block(count, timeout, lambda budget: explain_records(
-                        self.rt, [r._record for r in pending.values()], budget))
+                    self.block(count, timeout,
+                               lambda: reasons_of(self.rt, [ref._record for ref in list(pending.values())]),
+                               explained=False)
                 except errors.GetTimeoutError:
                     pass
                 finally:
@@ -294,22 +304,32 @@ class Waits:
                     return ObjectRef(entry.oid, entry)
                 if stream.ended:
                     return None
-                count = Countdown(self.loop, 1)
+                received = stream.received
+            self._wait_stream(stream, received, timeout)
+
+    def _wait_stream(self, stream: Stream, received: int, timeout: float | None) -> None:
+        """Until more than ``received`` items have come, or the generator has ended."""
+        count = Countdown(self.loop, 1)
+        with Left(self.refs, (stream,), count):
+            with self.loop.lock:
+                if stream.received != received or stream.ended:
+                    return
                 stream.waiters = [*(stream.waiters or ()), count]
-            self.block(count, timeout, lambda budget: explain_records(self.rt, [StreamRecord(stream)], budget))
+            self.block(count, timeout, lambda: reasons_of(self.rt, [StreamRecord(stream)]))
 
     def get_dynamic(self, generator: ObjectRefGenerator, timeout: float | None) -> ObjectRefGenerator:
         """What a task with ``num_returns="dynamic"`` returned, when it has ended; raises its error."""
         stream = generator._stream
+        deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             with self.loop.lock:
                 if stream.ended:
                     last = stream.ready[-1].value if stream.ready else None
                     break
-                count = Countdown(self.loop, 1)
-                stream.waiters = [*(stream.waiters or ()), count]
-            self.block(count, timeout, lambda budget: explain_records(self.rt, [StreamRecord(stream)], budget))
+                received = stream.received
+            self._wait_stream(stream, received, None if deadline is None else max(0.0, deadline - time.monotonic()))
         if type(last) is list and last[0] == m.FAILED:
+            self._seen([last])
             raise self.values.error(last)
         return generator
 
@@ -334,7 +354,3 @@ class Waits:
                 return self.values.load(record)
             except NotReady:
                 await self.futures.arrival(record)
-
-
-def _earlier(deadline: float | None, other: float) -> float:
-    return other if deadline is None else min(deadline, other)

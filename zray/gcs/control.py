@@ -4,6 +4,7 @@
     a voter is silent or gone               the next voter in the configuration proposes
     a member is silent, gone, leaving       the proposer takes it out of its chains; others join
     a node is lost or gone                  the proposer has its row set to "dead"
+    a node is late                          nothing more: it is silent, so it holds no lease and is in no chain
     a row appears, changes                  a new node may take a part, a leaving one hands its parts on
     a configuration is decided              told to every node; replicas and clients adopt it
 
@@ -169,6 +170,8 @@ class Control:
         self.rows = rows
         ended = {name for name, row in rows.items() if row.state in (DEAD, LEFT)} - self.config.involved
         self.membership.gone -= ended  # the row says it for ever
+        for name in ended:
+            self.membership.forget(name)
         self.released -= ended
         self._watch_over(now)
         return self.step(now)
@@ -300,8 +303,7 @@ class Control:
         for node in sorted(self.membership.agreed_lost(self.config, now) | self.membership.gone):
             row = self.rows.get(node)
             if row is not None and row.state in (ALIVE, DRAINING):
-                self.host.declare_dead(node, "its process has ended" if node in self.membership.gone else
-                                       f"unheard of for {self.membership.node_timeout_s} s")
+                self.host.declare_dead(node, self.membership.why_lost(node))
 
     def view(self, now: float) -> View:
         """What I know, for the decider."""

@@ -209,8 +209,17 @@ class GcsService(Host):
 
     def peer_closed(self, node: bytes, proven: bool) -> None:
         """The link to a node has broken; ``proven``: its process has ended (its endpoint refuses connections)."""
+        self.link_answers(ids.node_of(node), False)
         if proven and not self.fenced_because:
             self._run(lambda: self.control.peer_gone(ids.node_of(node), self._now()))
+
+    def link_answers(self, node: bytes, answers: bool) -> None:
+        """Our connection to a node is there, and ZMTP's heartbeats on it are answered; or it is not any more."""
+        membership = self.control.membership
+        if answers:
+            membership.answers(node)
+        else:
+            membership.answers_no_more(node, self._now())
 
     def heard(self, node: bytes) -> None:
         """Something arrived from that node, though perhaps not yet what was before it: it lives."""

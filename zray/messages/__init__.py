@@ -57,8 +57,8 @@ from zray.messages.register import (
 from zray.messages.schedule import PlaceAnswer, PlaceAsk, ViewRows
 from zray.messages.session import Bye, Hello, HelloAck
 from zray.messages.store import (
-    Chunk, CopyGone, CopyMade, DropCopies, KeepCopies, PullChunk, PullElsewhere, PullEnd, PullObject, PullRefused,
-    PullWait, StoreFree, StoreGrant, StoreLocate, StoreLocated, StorePull, StorePulling, StoreRecall,
+    AskHeld, Chunk, CopyGone, CopyMade, DropCopies, Held, KeepCopies, PullChunk, PullElsewhere, PullEnd, PullObject,
+    PullRefused, PullWait, StoreFree, StoreGrant, StoreLocate, StoreLocated, StorePull, StorePulling, StoreRecall,
     StoreReclaimed, StoreRefused, StoreRestore, StoreRestored, StoreSurrender, StoreWant,
 )
 from zray.messages.tasks import (
@@ -84,5 +84,5 @@ __all__ = [
     "PullEnd", "PullObject", "PullRefused", "PullWait", "StoreFree", "StoreGrant", "StoreLocate", "StoreLocated",
     "StorePull", "StorePulling", "StoreRecall", "StoreReclaimed", "StoreRefused", "StoreRestore", "StoreRestored",
     "StoreSurrender", "StoreWant", "CancelTask", "FunctionDef", "HandBack", "MapDone", "PushMap", "PushTasks",
-    "StreamAck", "StreamItem", "TasksDone",
+    "StreamAck", "StreamItem", "TasksDone", "AskHeld", "Held",
 ]

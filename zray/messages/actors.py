@@ -88,11 +88,15 @@ class ActorUp(Message):
 
 @message(88)
 class ActorExit(Message):
-    """Actor worker -> node: planned exit (exit_actor, __ray_terminate__, out of scope); no restart."""
+    """Actor worker -> node: planned exit (exit_actor, __ray_terminate__, out of scope); no restart.
+
+    With ``may_restart`` (sys.exit, SIGTERM) it counts as a death of its process, which max_restarts covers.
+    """
 
     actor: bytes
     life: int
     reason: str
+    may_restart: bool = False
 
 
 @message(89)

@@ -99,8 +99,11 @@ class JobStart(Message):
 
 @message(204)
 class JobEnd(Message):
+    """Node -> node: its driver is gone; ``last``: so is the last actor that outlived it, wherever it was."""
+
     job: int
     reason: str
+    last: bool = False
 
 
 @message(205)

@@ -24,6 +24,7 @@ class LeaseWant(Message):
     key: int
     want: int
     granted: int  # how many grants of this key the owner has seen in its life; makes want unambiguous
+    name: str = ""  # of the function that waits first, for humans
 
 
 @message(22)
@@ -78,6 +79,7 @@ class WorkerDied(Message):
     finished: int
     reason: str  # "" | "killed by zray: ..." | "out of memory" ...
     log_tail: str
+    log_file: str = ""  # where the rest is
 
 
 @message(27)

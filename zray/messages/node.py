@@ -31,7 +31,7 @@ class WorkerReady(Message):
 
 @message(163)
 class WorkerExit(Message):
-    """Node -> worker: finish what runs and exit (idle, job over)."""
+    """Node -> worker: finish what runs and exit (idle, job over).  Also the answer to ActorExit: it may go now."""
 
     reason: str
 
@@ -48,12 +48,14 @@ class JobConfig(Message):
 class LogLines(Message):
     """Node -> driver: what its job's workers printed.  lines: [[name, pid, is_stderr, text], ...]; dropped: a count.
 
-    ``ip`` is the address of the node, '' when it is the driver's own.
+    ``ip`` is the address of the node, '' when it is the driver's own.  ``unfinished`` has the same form: what workers
+    printed since the last end of a line, to be shown until more of it comes.
     """
 
     lines: list
     dropped: int
     ip: str = ""
+    unfinished: list = []
 
 
 @message(166)
@@ -89,10 +91,14 @@ class Goodbye(Message):
 
 @message(170)
 class EventReport(Message):
-    """Core process -> node: task events for timeline and state queries, dropped under load with a count."""
+    """Core process -> node: task events for timeline and state queries, dropped under load with a count.
+
+    ``queued``: [[name, count], ...] of the calls that wait in an actor; None when they are as last told.
+    """
 
     events: list
     dropped: int
+    queued: list | None = None
 
 
 @message(171)

@@ -83,7 +83,9 @@ class Why(Message):
 
 @message(78)
 class Because(Message):
-    """The answer to Why, in words; '' when the asked process knows no more."""
+    """The answer to Why: ``found`` has [[id, cause, about], ...] as zray.core.explaining makes them, [] when the asked
+    process knows no more.  ``text`` has stacks, or the words of a process of an older version."""
 
     request: int
     text: str
+    found: list = []

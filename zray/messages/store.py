@@ -122,6 +122,38 @@ class StoreLocated(Message):
     spilled: list
 
 
+# ------------------------------------------------------------ objects of owners that have ended
+
+@message(131)
+class AskHeld(Message):
+    """The node that has these objects -> all nodes -> their processes: do you hold any?  See zray.node.unheld.
+
+    ``again``: the second of the two questions of that number.
+    """
+
+    asker: bytes
+    number: int
+    again: bool
+    oids: list[bytes]
+    owners: list[bytes]  # who had to free the objects; the asked node must have heard that they ended
+    ends: list  # [[node, ends of its processes that it had announced to the asked one], ...]
+
+
+@message(132)
+class Held(Message):
+    """The answer: those that are held, or, to the second question, were since the first one.
+
+    ``unsure``: why this answer is not to be relied on, '' when it is.
+    """
+
+    asker: bytes
+    number: int
+    again: bool
+    held: list[bytes]
+    unsure: str
+    ends: list  # of a node: [[other node, ends of processes that it was told of], ...]
+
+
 # ------------------------------------------------------------ between nodes
 
 @message(120)

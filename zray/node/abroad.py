@@ -147,10 +147,10 @@ class Abroad:
             self._host.effects.append(Send(lent.owner, m.WorkerDied(
                 lent.worker, lease, lent.pid, 0, 0, UNKNOWN, UNKNOWN, f"its node is gone: {reason}", "")))
 
-    def available(self) -> list[dict[str, int]]:
+    def available(self) -> dict[bytes, dict[str, int]]:
         """What the other nodes have free, as far as this one knows."""
         view = self._host.bottom_up.view
-        return [view.named(row) for node, row in view.row_of.items() if node != self._host.incarnation]
+        return {node: view.named(row) for node, row in view.row_of.items() if node != self._host.incarnation}
 
     def check(self) -> None:
         assert all(lent.node in self._host.cluster.peers for lent in self.lent.values())

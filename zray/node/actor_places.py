@@ -115,7 +115,9 @@ class ActorPlaces:
 
     def _actor_exit(self, peer: bytes, message: m.ActorExit) -> None:
         if not self._host.guests.from_worker(peer, message):
-            self._host.actors.exit(peer, message.actor, message.life, message.reason, self._host.now)
+            self._host.actors.exit(peer, message, self._host.now)
+        # The process stays until then: its death, which the kernel tells, must not overtake its word.
+        self._host.effects.append(Send(peer, m.WorkerExit("its exit is known")))
 
     # ------------------------------------------------------------ places for actors, ours and guests
 
@@ -253,6 +255,8 @@ class ActorPlaces:
 
     def record(self, actor: Actor) -> None:
         self._host.names.record_actor(actor.id, actor.record(self._host.incarnation))
+        if actor.detached and actor.state == "DEAD":
+            self._host.drivers.may_be_done(actor.job)
 
     def erase(self, actor: bytes) -> None:
         self._host.names.record_actor(actor, None)

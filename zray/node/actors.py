@@ -8,6 +8,7 @@
     PENDING     worker died, restarts left    RESTARTING   life + 1, ask for a place
     RESTARTING  placed, up                    ALIVE        as from PENDING
     ALIVE       worker died, restarts left    RESTARTING   life + 1
+    ALIVE       exit that may restart         ALIVE        as from ALIVE once its worker has died
     ALIVE       exit, then worker died        DEAD         kind "exited"
     any         worker died, none left        DEAD         kind "died", with signal, exit code, log tail
     any         kill(no_restart)              DEAD         kind "killed"
@@ -29,7 +30,9 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from zray.ids import node_of
-from zray.messages import ActorInit, ActorReply, ActorState, CreateActor, KillActor, WorkerExit
+from zray.messages import (
+    CARRYING, STORED, ActorExit, ActorInit, ActorReply, ActorState, CreateActor, KillActor, WorkerExit,
+)
 from zray.node.effects import JOB_OVER, Note, Send
 
 PENDING, ALIVE, RESTARTING, DEAD = "PENDING", "ALIVE", "RESTARTING", "DEAD"
@@ -38,8 +41,9 @@ PENDING, ALIVE, RESTARTING, DEAD = "PENDING", "ALIVE", "RESTARTING", "DEAD"
 UNKNOWN_GRACE_S = 2.0
 # Dead actors remembered for late watchers and for `zray list actors`.
 DEAD_KEPT_MAX = 10_000
-# A worker that announced a planned exit and does not go is killed after this long.
-EXIT_GRACE_S = 5.0
+# A worker that announced a planned exit and does not go is killed after this long: exit handlers have 30 s
+# (zray.worker.ends), after which the process ends itself and says where it hung, unless native code holds it.
+EXIT_GRACE_S = 35.0
 
 
 class Ports(Protocol):
@@ -78,8 +82,8 @@ class Ports(Protocol):
 class Actor:
     """One actor over all its lives."""
 
-    __slots__ = ("assigned", "cause", "endpoint", "exit_deadline", "exiting", "id", "lease", "life", "owner", "pid",
-                 "restarts_left", "spec", "started", "state", "watchers", "worker")
+    __slots__ = ("assigned", "cause", "endpoint", "exit_deadline", "exiting", "id", "lease", "life", "owner", "parting",
+                 "pid", "restarts_left", "spec", "started", "state", "watchers", "worker")
 
     def __init__(self, actor: bytes, spec: dict, owner: bytes, now: float):
         self.id = actor
@@ -96,6 +100,7 @@ class Actor:
         self.cause: dict = {}
         self.watchers: set[bytes] = set()
         self.exiting = ""  # why it will not be restarted
+        self.parting = ""  # why its process ends, after which it may restart
         self.exit_deadline = 0.0
         self.started = now
 
@@ -227,13 +232,16 @@ class ActorTable:
         if actor.exiting:
             self._emit(Send(actor.worker, WorkerExit(actor.exiting)))
 
-    def exit(self, peer: bytes, actor_id: bytes, life: int, reason: str, now: float) -> None:
-        """ActorExit: the worker goes on purpose; it is DEAD once the process is gone."""
-        actor = self._current(peer, actor_id, life)
+    def exit(self, peer: bytes, message: ActorExit, now: float) -> None:
+        """ActorExit: the worker goes on purpose; it is DEAD, or restarts, once the process is gone."""
+        actor = self._current(peer, message.actor, message.life)
         if actor is None:
             return
-        actor.exiting = actor.exiting or reason or "it exited"
-        actor.cause = actor.cause or {"kind": "exited", "reason": actor.exiting}
+        if message.may_restart and not actor.exiting:
+            actor.parting = message.reason
+        else:
+            actor.exiting = actor.exiting or message.reason or "it exited"
+            actor.cause = actor.cause or {"kind": "exited", "reason": actor.exiting}
         actor.exit_deadline = now + EXIT_GRACE_S
         self._leaving[actor.id] = None
 
@@ -268,6 +276,9 @@ class ActorTable:
         if actor is None or actor.worker != worker or actor.state == DEAD:
             return
         self._leaving.pop(actor.id, None)
+        if actor.parting:
+            death = {**death, "reason": actor.parting}
+            actor.parting = ""
         if death.get("given_back") and actor.state != ALIVE and not actor.exiting:
             actor.worker, actor.endpoint, actor.lease = b"", "", 0
             self._ports.place(actor)  # we gave that place back ourselves: no life has begun
@@ -311,7 +322,7 @@ class ActorTable:
     def group_removed(self, group: bytes, reason: str) -> None:
         """The placement group is gone: so are the actors in it, restarts or not."""
         for actor in [a for a in self.actors.values() if a.state != DEAD and _group_of(a) == group]:
-            self._end(actor, {"kind": "pg_removed", "reason": reason})
+            self._end(actor, {"kind": "pg_removed", "reason": reason, "placement_group": group})
 
     def unschedulable(self, actor_id: bytes, reason: str) -> None:
         """It waits for a place that it will never get."""
@@ -330,7 +341,7 @@ class ActorTable:
             actor = self.actors[actor_id]
             if actor.exit_deadline <= now:
                 del self._leaving[actor_id]
-                self._ports.end_worker(actor, actor.exiting)
+                self._ports.end_worker(actor, f"{actor.exiting or actor.parting}; its exit handlers took too long")
 
     def next_deadline(self) -> float | None:
         if not self._unknown and not self._leaving:
@@ -346,6 +357,18 @@ class ActorTable:
     def job_is_used(self, job: int) -> bool:
         """Whether an actor, which then is detached, still runs for this job."""
         return any(actor.job == job and actor.state != DEAD for actor in self.actors.values())
+
+    def arguments(self) -> set[bytes]:
+        """Stored objects that an actor's constructor needs when it restarts."""
+        found: set[bytes] = set()
+        for actor in self.actors.values():
+            if actor.state != DEAD:
+                for value in (actor.spec.get("args"), *actor.spec.get("deps", ())):
+                    while type(value) is list and value and value[0] == CARRYING:
+                        value = value[1]
+                    if type(value) is list and value and value[0] == STORED:
+                        found.add(value[4])
+        return found
 
     # ------------------------------------------------------------ inside
 
@@ -456,7 +479,8 @@ class ActorTable:
     def _changed(self, actor: Actor) -> None:
         self._ports.record(actor)
         self._emit(Note("actor", {"actor": actor.id, "state": actor.state, "life": actor.life,
-                                  "class_name": actor.spec.get("class_name", "")}))
+                                  "class_name": actor.spec.get("class_name", ""),
+                                  "reason": actor.cause.get("reason", "")}))
         self._tell(actor)
 
     def _tell(self, actor: Actor) -> None:

@@ -58,16 +58,27 @@ class Asker:
             self.mesh.flush()
         return found[0] if found else None
 
-    def ask_process(self, socket: str) -> str:
-        """The stacks of the driver or worker behind a socket of the session directory, '' when it does not answer."""
+    def ask_process(self, socket: str, what: bytes = stacks.ASK) -> Because | None:
+        """What the driver or worker behind a socket of the session directory answers to Why; None for no answer."""
         peer = bytes.fromhex(socket[2:-len(".sock")])
         self.mesh.connect(peer, f"ipc://{self.handle.session_dir}/{socket}")
         python = ".".join(map(str, sys.version_info[:3]))
-        for message in (Hello(PROTOCOL, "tool", "", os.getpid(), 0, python, list(FEATURES)), Why(1, stacks.ASK)):
+        for message in (Hello(PROTOCOL, "tool", "", os.getpid(), 0, python, list(FEATURES)), Why(1, what)):
             self.mesh.send(peer, message.CODE, message)
         found = self._await(lambda sender, message: sender == peer and type(message) is Because, STACK_TIMEOUT_S)
         self.mesh.disconnect(peer)
-        return found.text if found is not None else ""
+        return found  # type: ignore[no-any-return]
+
+    def ask_why(self, peer: bytes, what: bytes, endpoint: str, deadline: float) -> tuple[str, list[Any]]:
+        """What a process of this node knows about a wait, as zray.core.explaining.Asking wants it."""
+        for socket in (f"w-{peer.hex()}.sock", f"d-{peer.hex()}.sock"):
+            if os.path.exists(os.path.join(self.handle.session_dir, socket)):
+                answer = self.ask_process(socket, what)
+                return (answer.text, answer.found) if answer is not None else ("", [])
+        return "", []
+
+    def ask_of_actor(self, actor: bytes, deadline: float) -> int | None:
+        return self.ask("explain", actor=actor).get("cause")
 
     def close(self) -> None:
         self._send(Bye("the command is done"))

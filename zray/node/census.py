@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from zray.messages import NodeAnswer, NodeQuery
+from zray.node import views
 from zray.node.effects import Send
 
 if TYPE_CHECKING:
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 
 ANSWER_S = 2.0
 # What is asked everywhere, and the name of the rows in its answer.
-EVERYWHERE = {"actors": "actors", "workers": "workers", "leases": "leases", "jobs": "jobs", "tasks": "tasks",
-              "placement-groups": "placement-groups"}
+EVERYWHERE = {"available": "stored", "actors": "actors", "workers": "workers", "leases": "leases", "jobs": "jobs",
+              "tasks": "tasks", "placement-groups": "placement-groups"}
 
 
 class _Asked:
@@ -49,7 +50,7 @@ class Census:
         rows = EVERYWHERE.get(message.what)
         peers = self._host.cluster.peers
         if rows is None or message.args.get("local") or not peers or "error" in answer:
-            self._host.effects.append(Send(peer, NodeAnswer(message.request, answer)))
+            self._reply(peer, message.request, answer, message.args)
             return
         self._last += 1
         self._asked[self._last] = _Asked(peer, message.request, rows, answer, set(peers), self._host.now + ANSWER_S)
@@ -68,8 +69,9 @@ class Census:
         for name in ("total", "dropped"):
             if name in whole:
                 whole[name] += message.answer.get(name, 0)
-        if "waiting" in whole:
-            whole["waiting"] += message.answer.get("waiting", [])
+        for name in ("waiting", "queued", "blocked"):
+            if name in whole:
+                whole[name] += message.answer.get(name, [])
         if not asked.waiting:
             self._finish(message.request)
 
@@ -90,7 +92,12 @@ class Census:
 
     def _finish(self, number: int) -> None:
         asked = self._asked.pop(number)
-        self._host.effects.append(Send(asked.peer, NodeAnswer(asked.request, asked.answer)))
+        self._reply(asked.peer, asked.request, asked.answer, {})
+
+    def _reply(self, peer: bytes, request: int, answer: dict[str, Any], args: dict[str, Any]) -> None:
+        if "stored" in answer and not args.get("local"):
+            views.less_stored(answer["resources"], answer.pop("stored"))
+        self._host.effects.append(Send(peer, NodeAnswer(request, answer)))
 
 
 def _each_once(jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ import socket
 from collections.abc import Callable
 
 from zray.node.linux import Ended
+from zray.node.supervision import end_signals
 
 
 class Children:
@@ -165,7 +166,7 @@ class Processes:
 
 
 class Signals:
-    """SIGCHLD, SIGTERM and SIGINT as readable bytes."""
+    """SIGCHLD, SIGTERM, SIGINT and SIGHUP as readable bytes."""
 
     def __init__(self, watcher: Watcher, on_child: Callable[[], None], on_stop: Callable[[], None]):
         self._read, self._write = socket.socketpair()
@@ -173,7 +174,8 @@ class Signals:
         self._write.setblocking(False)
         self._on_child = on_child
         self._on_stop = on_stop
-        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        self._numbers = {signal.SIGCHLD, *end_signals()}
+        for number in self._numbers:
             signal.signal(number, lambda *_: None)  # the byte below does the work, in the loop
         signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
         watcher.add(self._read.fileno(), self._arrived)
@@ -184,12 +186,13 @@ class Signals:
         except BlockingIOError:
             return
         self._on_child()  # a full buffer may have swallowed one
-        if numbers & {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}:
+        if numbers & (self._numbers - {signal.SIGCHLD}):
             self._on_stop()
 
     def close(self) -> None:
         signal.set_wakeup_fd(-1)
-        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for number in self._numbers - {signal.SIGCHLD}:
+            signal.signal(number, signal.SIG_IGN)  # one more must not cut the last cleaning up short
         self._read.close()
         self._write.close()

@@ -15,23 +15,23 @@ import argparse
 import os
 import sys
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from zray import ids
+from zray import env_vars, ids
 from zray.config import Config
 from zray.messages import Hello, NodeJoin, ViewRows
-from zray.node import linux, session as sessions
+from zray.node import join_secret, linux, session as sessions, supervision
 from zray.node.children import Children, Processes, Signals, Watcher
 from zray.node.cluster import routed
 from zray.node.effects import DropJob, EndJob, Forget, Kill, Link, Note, Send, Spawn, Unlink, Watch
 from zray.node.jobs import JOB_BITS
+from zray.node.journal import Journal, text_of
 from zray.node.leaving import Leaving
-from zray.node.options import BadOption, Membership, Offer, json_map, membership, node_row, offer, parser
+from zray.node.options import BadOption, Membership, Offer, json_map, membership, name_node, node_row, offer, parser
 from zray.node.session import Session, SessionError
 from zray.os_linux import write_private
 
@@ -40,7 +40,13 @@ if TYPE_CHECKING:
 
 EXIT_WAIT_S = 1.5  # for killed workers to be collected at the end; the kernel needs milliseconds
 LOG_LINES_A_MESSAGE = 1000
+PRESSURE_EVERY_S = 10.0  # the log says at most so often that the object store is under pressure
 LEASE_BITS = 40  # as JOB_BITS, for lease numbers
+# Above what else runs, where the system allows it (as root): three times the share of a CPU, of which a daemon needs
+# little, and that soon.
+DAEMON_PRIORITY = 5
+# Frames of one socket in one turn, a quarter of what core processes take: heartbeats go out between turns.
+DRAIN_FRAMES_MAX = 64
 # Below this the plain kernels decide in less than a tenth of a millisecond, and save 100 MB a node.
 KERNELS_FROM_NODES = 16
 
@@ -56,6 +62,7 @@ class Daemon:
         self.config = config
         self.membership = membership
         self.session_dir = session_dir
+        self.journal = Journal(session_dir)
         self.shares_fate = arguments.fate_fd >= 0
         self.fate_fd = arguments.fate_fd
         self.parent = os.getppid()
@@ -68,16 +75,19 @@ class Daemon:
         one_blas_thread()
         _import_shared()
         self.zygote = ZygoteLink.fork(self.soft_limit, os.path.join(session_dir, "logs", "node.log"))
+        linux.set_niceness(os.getpriority(os.PRIO_PROCESS, 0) - DAEMON_PRIORITY)
         self._compose(offered)
 
     def _compose(self, offered: Offer) -> None:
         """Everything that may make threads or contexts, and what workers do not need: only after the fork."""
         from zray import codec
+        from zray.gcs.membership import BEAT_PART, UNANSWERED_PART
         from zray.gcs.service import GcsService
         from zray.node.locations import GcsLocations
         from zray.node.machine import NodeMachine
         from zray.node.names import GcsNames
         from zray.node.output import Output
+        from zray.node.zygote import workers_environ
         from zray.sched.local import LocalScheduler
         from zray.store import reaper
         from zray.store.service import StoreService
@@ -88,20 +98,27 @@ class Daemon:
         self._soon: deque[Callable[[], None]] = deque()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.stopping = ""
+        self.failed = False  # it ends although nobody told it to
         self._leaving: Leaving | None = None
         self.now = time.monotonic()
         self.watcher = Watcher()
         self.processes = Processes(self.watcher)
         self.children = Children(self._worker_exited, self._zygote_exited)
         self.children.zygote = self.zygote.pid
-        self.signals = Signals(self.watcher, self.children.collect, lambda: self.stop("it was told to stop"))
+        timeout_s = self.config.node_timeout_s
         self.mesh = Mesh(self.incarnation, 0, self.endpoint, codec.encode, codec.decode, time.monotonic, limits=Limits(
-            self.config.session_frames_max, self.config.session_bytes_max, self.config.frame_bytes_max))
+            self.config.session_frames_max, self.config.session_bytes_max, self.config.frame_bytes_max,
+            drain_frames_max=DRAIN_FRAMES_MAX, heartbeat_s=timeout_s * BEAT_PART,
+            heartbeat_timeout_s=timeout_s * UNANSWERED_PART, reports_answers=True))
         self.mesh.watch(self.watcher.fileno())
-        self.mesh.on_error = _log_error
+        self.mesh.on_error = self._log_error
         self.mesh.on_closed = self._peer_closed
-        shown = node_row(self.node_id, self.endpoint, os.getpid(), offered.labels) | {"Resources": offered.amounts()}
+        shown = node_row(self.node_id, self.endpoint, os.getpid(), offered.labels)
         self._become_member(shown, offered)
+        name_node(offered, shown["NodeManagerAddress"], first=not self.membership.address)
+        shown["Resources"] = offered.amounts()
+        if self.membership.address:
+            self.member.join(self.own_row, sys.modules["zray"].__version__)
         joins = self.member is not None and bool(self.membership.address)
         self.gcs = GcsService(time.monotonic, self._send, self.membership.gcs_dir or None,
                               incarnation=self.incarnation, node_id=self.node_id, first=not joins,
@@ -112,6 +129,9 @@ class Daemon:
         self.store = StoreService.create(self.session_dir, os.path.basename(self.session_dir), offered.store_bytes,
                                          self._send, self.call_soon, config=self.config, node=self.incarnation,
                                          record_location=locations.record, find_location=locations.find)
+        self.store.on_pressure = self._pressed
+        self.store.table.who = lambda process: self.machine.name_of(process)
+        self._pressed_after = 0.0
         self.output = Output(self.session_dir, self.config.log_lines_max)
         self.machine = NodeMachine(
             incarnation=self.incarnation, node=shown, first_job=(ordinal << JOB_BITS) + 1,
@@ -119,7 +139,8 @@ class Daemon:
                                      next_lease=count((ordinal << LEASE_BITS) + 1).__next__),
             names=GcsNames(self.gcs.client), config=self.config,
             new_worker_id=map(partial(ids.worker_id, self.incarnation), count(1)).__next__, attach=self._attach_driver,
-            keep=offered.cpus, store_report=self.store.report, gcs_report=self._gcs_report)
+            keep=offered.cpus, store_report=self.store.report, gcs_report=self._gcs_report,
+            environ=workers_environ(), ownerless=self.store.ownerless, free_unheld=self.store.free_unheld)
         self._load_kernels()
         self._shell_handlers = {**self.store.handlers, **self.gcs.handlers}
         self._doomed: set[bytes] = set()  # to be killed as soon as they have a process
@@ -134,6 +155,7 @@ class Daemon:
         self.zygote.send({"base": {
             "session_dir": self.session_dir, "node": self.incarnation, "node_endpoint": self.endpoint,
             "store": self.store.attach_info(), "config": self.config.as_dict(), "node_info": self.machine.node}})
+        self._note_start(joins, ordinal)
         self.machine.start(time.monotonic())
         if self.member is not None:
             self.member.start(self)
@@ -142,6 +164,14 @@ class Daemon:
                                       Unlink: lambda effect: self.member.links.unlink(effect.node)}
             self.member.deliver_early(self._deliver)
         self._perform()
+
+    def _note_start(self, joins: bool, ordinal: int) -> None:
+        has = ", ".join(f"{name}={amount:g}" for name, amount in self.machine.node["Resources"].items())
+        at = f", at {self.member.address}" if self.member is not None else ""
+        self.journal.note(f"node {self.node_id.hex()} starts: process {os.getpid()}{at}, zray "
+                          f"{sys.modules['zray'].__version__}, Python {sys.version.split()[0]}, {has}")
+        if joins:
+            self.journal.note(f"it joined a cluster, as the node with number {ordinal}")
 
     def _become_member(self, shown: dict[str, Any], offered: Offer) -> None:
         """Take a place in the cluster, if the arguments say so; raises JoinRefused."""
@@ -158,8 +188,6 @@ class Daemon:
         shown |= {"NodeManagerAddress": host, "NodeManagerPort": int(port), "NodeName": self.membership.name or
                   shown["NodeName"]}
         self.own_row["endpoint"] = self.member.endpoint
-        if self.membership.address:
-            self.member.join(self.own_row, sys.modules["zray"].__version__)
 
     def _found_cluster(self) -> int:
         """The first node takes itself in; its ordinal (0, but for a cluster that was restarted from disk)."""
@@ -196,6 +224,9 @@ class Daemon:
         if self.shares_fate:
             self.processes.watch(b"parent", self.parent, lambda: setattr(self, "stopping", "the driver ended"))
             self.watcher.add(self.fate_fd, self._fate_sealed)
+        # Not before: while it joins, a signal ends the node at once (supervision.ends_early).
+        self.signals = Signals(self.watcher, self.children.collect, lambda: self.stop("it was told to stop"))
+        self.children.collect()
 
     def session(self) -> Session:
         member = self.member
@@ -215,6 +246,7 @@ class Daemon:
         """Wait at most ``timeout`` seconds (None: for ever), deliver what arrived, do what follows, flush."""
         self.mesh.poll(0.0 if self.mesh.readable() else timeout)  # our own sends may have swallowed the edge
         self.now = time.monotonic()
+        self._beat()
         self.mesh.drain(self._deliver)
         self.watcher.run()
         self.gcs.flush()
@@ -228,6 +260,12 @@ class Daemon:
         self._perform()
         self.gcs.flush()
         self.mesh.flush()
+
+    def _beat(self) -> None:
+        """What others judge this node by goes out before other work."""
+        if (when := self.gcs.next_deadline()) is not None and when <= self.now:
+            self.gcs.tick(self.now)
+            self.mesh.flush()
 
     def _deliver(self, peer: bytes, code: int, message: Any) -> None:
         if not ids.same_node(peer, self.incarnation) and not self._may_speak(peer, code, message):
@@ -310,15 +348,15 @@ class Daemon:
     def _left(self, why: str) -> None:
         assert self._leaving is not None
         handed = self._leaving.handed
-        print(f"zray-node: this node has left ({why}); objects handed over: {handed.kept} "
-              f"({handed.kept_bytes:,} bytes), left behind: {handed.left} ({handed.left_bytes:,} bytes)",
-              file=sys.stderr)
+        self.journal.note(f"this node has left ({why}); objects handed over: {handed.kept} "
+                          f"({handed.kept_bytes:,} bytes), left behind: {handed.left} ({handed.left_bytes:,} bytes)")
         self.stopping = why
 
     def fence(self, reason: str) -> None:
         """The cluster goes on without this node, which may have run the same things as others since: end at once."""
         if self._leaving is None:  # else it is on its way out anyhow
-            print(f"zray-node: this node was declared dead: {reason}; start it again to rejoin", file=sys.stderr)
+            self.journal.note(f"this node was declared dead: {reason}; start it again to rejoin")
+            self.failed = True
         self.stopping = f"this node was declared dead: {reason}"
 
     def _peer_closed(self, peer: bytes) -> None:
@@ -338,7 +376,10 @@ class Daemon:
             batch = effects[:]
             effects.clear()
             for effect in batch:
-                self._perform_by_type[type(effect)](effect)
+                try:
+                    self._perform_by_type[type(effect)](effect)
+                except Exception as error:  # one that cannot be performed must not end the node
+                    self._log_error(error)
         if self._spawns:
             spawns, self._spawns = self._spawns, []
             self.zygote.send({"spawn": spawns})
@@ -352,10 +393,22 @@ class Daemon:
         self._send(effect.peer, effect.message)
 
     def _perform_spawn(self, effect: Spawn) -> None:
-        slot = self.store.open_slot(effect.worker[:8], 0)
+        try:
+            slot = self.store.open_slot(effect.worker[:8], 0)
+        except RuntimeError as error:  # no room in shared memory: as if the fork had failed
+            self.machine.worker_spawned(effect.worker, 0, str(error), time.monotonic())
+            return
         self.output.add(effect.worker)
         self.children.expected += 1
-        self._spawns.append({"worker_id": effect.worker, "slot": slot})
+        spec: dict[str, Any] = {"worker_id": effect.worker, "slot": slot}
+        if effect.broken:
+            names = ", ".join(env_vars.at_exec(dict(effect.kind.env)))
+            spec["broken"] = f"its env_vars {names}. The last process said: {effect.broken}"
+        elif effect.kind is not None:
+            job = self.machine.jobs.jobs.get(effect.kind.job)
+            spec["start"] = {"env": dict(effect.kind.env), "threads": effect.kind.threads,
+                             "drivers": (job.config.get("threads") or {}) if job is not None else {}}
+        self._spawns.append(spec)
 
     def _perform_kill(self, effect: Kill) -> None:
         if not self.children.kill(effect.incarnation) and effect.incarnation in self.machine.pool.workers:
@@ -387,12 +440,22 @@ class Daemon:
         self._assign_output()
         lines, dropped = self.output.flush(self.output.workers_of(effect.job))
         if effect.reply is not None:
-            self._send_lines(effect.driver, lines.get(effect.job, []), dropped)
+            self._send_lines(effect.driver, lines.get(effect.job, []), dropped, [])
             self._send(effect.driver, effect.reply)
 
     def _perform_note(self, effect: Note) -> None:
-        if effect.kind in ("refused", "spawn_failed", "resize_refused", "node_joined", "node_gone"):
-            print(f"{effect.kind}: {effect.detail}", file=sys.stderr)
+        self.journal.note(text_of(effect.kind, effect.detail))
+
+    def _log_error(self, error: Exception) -> None:
+        """A bug in the handler of one message must not end the node."""
+        self.journal.note(f"internal error: {error}", error)
+
+    def _pressed(self) -> None:
+        """The object store moves objects to disk, or has no room for a request: say so, but not each time."""
+        now = time.monotonic()
+        if now >= self._pressed_after:
+            self._pressed_after = now + PRESSURE_EVERY_S
+            self.journal.note(f"the object store is under pressure: {self.store.pressure()}")
 
     # ------------------------------------------------------------ workers
 
@@ -401,6 +464,7 @@ class Daemon:
             incarnation = worker_id[:8]
             self.machine.worker_spawned(worker_id, pid, error, time.monotonic())
             if pid:
+                self.journal.note(f"worker {pid} ({incarnation.hex()}) starts")
                 self.children.add(incarnation, pid)
                 if incarnation in self._doomed:
                     self._doomed.discard(incarnation)
@@ -420,8 +484,9 @@ class Daemon:
             self.output.assign(incarnation, worker.job, worker.pid)
         lease, started, finished = self.store.slot_marks(incarnation)
         tail = self.output.tail(incarnation) if ended.signal or ended.exit_code else ""
-        self.machine.worker_exited(incarnation, Death(ended.signal, ended.exit_code, lease, started, finished, tail),
-                                   time.monotonic())
+        log = self.output.file_of(incarnation) or self.journal.path
+        self.machine.worker_exited(
+            incarnation, Death(ended.signal, ended.exit_code, lease, started, finished, tail, log), time.monotonic())
         lines, dropped = self.output.flush([incarnation])
         self._deliver_lines(lines, dropped)
         self.output.remove(incarnation)
@@ -430,12 +495,12 @@ class Daemon:
         """Somebody killed it.  We have threads by now, so the next one starts as a fresh interpreter."""
         from zray.node.zygote import ZygoteLink
 
-        print(f"the zygote ended ({ended}); starting another", file=sys.stderr)
         self.watcher.remove(self.zygote.sock.fileno())
         self.zygote.close()
         self.children.zygote = 0
         if self.stopping:
             return
+        self.journal.note(f"the zygote ended ({ended}); starting another")
         self.zygote = ZygoteLink.execute(self.soft_limit)
         self.children.zygote = self.zygote.pid
         self.children.expected = 0
@@ -463,7 +528,8 @@ class Daemon:
         self._log_at = None
         self.output.note_writes()
         self._assign_output()
-        self._deliver_lines(self.output.read(), 0)
+        lines, unfinished = self.output.read()
+        self._deliver_lines(lines, self.output.take_skipped(), unfinished)
         if self.output.fd < 0:
             self._log_at = now + self.output.rescan_s
         elif self.output.pending:
@@ -477,18 +543,22 @@ class Daemon:
             if worker.kind is not None:
                 self.output.assign(worker.incarnation, worker.kind.job, worker.pid)
 
-    def _deliver_lines(self, lines: dict[int, list[list[Any]]], dropped: int) -> None:
-        for job, some in lines.items():
+    def _deliver_lines(self, lines: dict[int, list[list[Any]]], dropped: int,
+                       unfinished: dict[int, list[list[Any]]] | None = None) -> None:
+        unfinished = unfinished or {}
+        for job in sorted(lines.keys() | unfinished.keys()):
             record = self.machine.jobs.jobs.get(job)
             if record is not None and not record.is_over and record.config.get("log_to_driver", True):
-                self._send_lines(record.driver, some, dropped)
+                self._send_lines(record.driver, lines.get(job, []), dropped, unfinished.get(job, []))
 
-    def _send_lines(self, driver: bytes, lines: list[list[Any]], dropped: int) -> None:
+    def _send_lines(self, driver: bytes, lines: list[list[Any]], dropped: int, unfinished: list[Any]) -> None:
         from zray.messages import LogLines
 
         ip = "" if ids.same_node(driver, self.incarnation) else self.machine.node["NodeManagerAddress"]
         for start in range(0, len(lines), LOG_LINES_A_MESSAGE):
             self._send(driver, LogLines(lines[start:start + LOG_LINES_A_MESSAGE], dropped if start == 0 else 0, ip))
+        if unfinished:
+            self._send(driver, LogLines([], 0, ip, unfinished))
 
     # ------------------------------------------------------------ the end
 
@@ -513,12 +583,9 @@ class Daemon:
         self.zygote.close()
         self.gcs.close()
         self.store.close()
-        sessions.remove(self.session_dir)
-
-
-def _log_error(error: Exception) -> None:
-    """A bug in the handler of one message must not end the node."""
-    traceback.print_exception(error)
+        self.journal.note(f"the end: {self.stopping or 'of an error'}")
+        self.journal.close()
+        sessions.retire(self.session_dir)
 
 
 def _import_shared() -> None:
@@ -532,53 +599,73 @@ def _import_shared() -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Entry point of ``zray-node``."""
+    """Entry point of ``zray-node``.  It exits with 0 when it was told to end, else with 1 (2: unknown arguments)."""
     arguments = parser().parse_args(argv)
-    session_dir = ""
     daemon: Daemon | None = None
+    told = ""
+    try:
+        with supervision.ends_early():
+            daemon = _start(arguments)
+    except supervision.ToldToEnd as signal_name:
+        told = str(signal_name)
+    except (BadOption, SessionError, ValueError, RuntimeError, OSError) as error:  # each says in words what is wrong
+        print(f"zray-node: {join_secret.hide(str(error))}", file=sys.stderr, flush=True)
+    if daemon is None:
+        if told:
+            print(f"zray-node: {told} came before the node served", file=sys.stderr, flush=True)
+        os._exit(0 if told else 1)  # half a daemon has sockets that nobody closes; all of it goes with the process
+    _serve(daemon, arguments.ready_fd)
+    if daemon.failed:
+        sys.exit(1)
+
+
+def _start(arguments: argparse.Namespace) -> Daemon:
+    session_dir = ""
     try:
         linux.require()
         config = Config.load(json_map(arguments.config, "--config"))
         offered = offer(arguments, config)
         cluster = membership(arguments)
+        join_secret.forget_own()  # before the first fork
+        if cluster.head and arguments.fate_fd < 0 and not (arguments.new_cluster or arguments.session_dir):
+            sessions.refuse_second_cluster()
         session_dir = sessions.create(arguments.session_dir)
-        daemon = Daemon(arguments, config, offered, cluster, session_dir)
-    except (BadOption, SessionError, ValueError, RuntimeError, OSError) as error:  # each says in words what is wrong
-        print(f"zray-node: {error}", file=sys.stderr, flush=True)
-    finally:
-        if daemon is None and session_dir:
+        return Daemon(arguments, config, offered, cluster, session_dir)
+    except BaseException:
+        if session_dir:
             sessions.remove(session_dir)
-    if daemon is None:
-        os._exit(1)  # half a daemon has sockets that nobody closes; all of it goes with the process
-    _serve(daemon, arguments.ready_fd)
+        raise
 
 
 def _serve(daemon: Daemon, ready_fd: int) -> None:
-    text = daemon.session().to_json()
-    write_private(os.path.join(daemon.session_dir, "node.json"), text)
-    if not daemon.shares_fate:
-        write_private(os.path.join(os.path.dirname(daemon.session_dir), "latest"),
-                               os.path.basename(daemon.session_dir))
-    if ready_fd >= 0:
-        _log_to_file(daemon.session_dir)
-        os.write(ready_fd, text.encode() + b"\n\n")
-        os.close(ready_fd)
-    else:
-        print(f"zray-node serves {daemon.session_dir} (pid {os.getpid()}); stop it with SIGTERM or `zray stop`",
-              flush=True)
+    session = daemon.session()
+    code = 0
     try:
+        if session.join:
+            write_private(os.path.join(daemon.session_dir, join_secret.FILE_NAME), session.join)
+        write_private(os.path.join(daemon.session_dir, "node.json"), session.to_json())
+        if not daemon.shares_fate:
+            write_private(os.path.join(os.path.dirname(daemon.session_dir), "latest"),
+                          os.path.basename(daemon.session_dir))
+        if ready_fd >= 0:
+            os.write(ready_fd, session.to_json().encode() + b"\n\n")
+            os.close(ready_fd)
+        else:
+            supervision.survive_closed_output()
+            print(session.introduction() if session.join else
+                  f"zray-node serves {daemon.session_dir} (pid {os.getpid()}); stop it with SIGTERM or `zray stop`",
+                  flush=True)
+        daemon.journal.open(take_output=ready_fd >= 0)  # whoever started us reads no more
+        sessions.sweep_logs(daemon.config.logs_sessions_max, daemon.config.logs_kept_s)
         daemon.run()
+    except Exception as error:  # said before anything is removed: drivers quote it
+        code = 1
+        daemon.stopping = "an error in zray itself"
+        daemon.journal.note(f"the node ends with an error: {error!r}", error)
     finally:
         daemon.close()
-
-
-def _log_to_file(session_dir: str) -> None:
-    """Whoever started us reads no more: from now on we write to the session's log."""
-    handle = os.open(os.path.join(session_dir, "logs", "node.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    os.dup2(handle, 1)
-    os.dup2(handle, 2)
-    os.close(handle)
-    sys.stderr.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    if code:
+        sys.exit(code)
 
 
 if __name__ == "__main__":

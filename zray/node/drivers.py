@@ -96,33 +96,69 @@ class Drivers:
 
     def end_job(self, job: Job, reason: str) -> None:
         """The driver is gone: on this node, and on those that we told of the job."""
-        self._host.effects.append(Note("job_over", {"job": job.number, "reason": reason}))
-        for worker in self._host.pool.of_job(job.number):
-            actor = self._host.actors.actors.get(worker.actor)
-            stays = worker.actor in self._host.guests.guests or (
-                actor is not None and actor.detached and actor.state != "DEAD")
-            if not stays:  # what becomes of a guest its home decides
-                self._host.pool.dismiss(worker, JOB_OVER, self._host.now)
-        self._host.actors.job_over(job.number)
+        host = self._host
+        host.effects.append(Note("job_over", {"job": job.number, "reason": reason}))
+        stays = self._staying(job.number)
+        for worker in host.pool.of_job(job.number):
+            placement = host.placements.get(worker.lease)
+            owner = placement.owner if placement is not None and placement.worker is worker else b""
+            if worker.incarnation not in stays and not self._goes_on(job, owner, stays):
+                host.pool.dismiss(worker, JOB_OVER, host.now)
+        host.actors.job_over(job.number)
         # Whom we told may have told others, and be gone: the driver's own node tells everybody.
-        everybody = self._host.cluster.peers if same_node(job.driver, self._host.incarnation) else ()
+        everybody = host.cluster.peers if same_node(job.driver, host.incarnation) else ()
         for node in sorted(job.told.union(everybody)):
-            self._host.effects.append(Send(node, m.JobEnd(job.number, reason)))
+            host.effects.append(Send(node, m.JobEnd(job.number, reason)))
         job.told.clear()
-        self._host.groups.job_over(job.number)
-        self._host.process_gone(job.driver, reason)
-        for placement in [p for p in self._host.placements.values() if p.worker is None and not p.actor
-                          and p.kind.job == job.number]:
-            self._host.give_back(placement)
+        host.groups.job_over(job.number)
+        host.process_gone(job.driver, reason)
+        for placement in [p for p in host.placements.values() if p.worker is None and not p.actor
+                          and p.kind.job == job.number and not self._goes_on(job, p.owner, stays)]:
+            host.give_back(placement)
         self.may_be_done(job.number)
 
+    def _staying(self, number: int) -> set[bytes]:
+        """Workers that go on without their driver: of detached actors, and of guests, of which their home decides."""
+        host, found = self._host, set()
+        for worker in host.pool.of_job(number):
+            actor = host.actors.actors.get(worker.actor)
+            if worker.actor in host.guests.guests or (
+                    actor is not None and actor.detached and actor.state != "DEAD"):
+                found.add(worker.incarnation)
+        return found
+
+    def _goes_on(self, job: Job, owner: bytes, stays: set[bytes]) -> bool:
+        """Whether what ``owner`` has here outlives the driver.
+
+        An owner on another node may be a detached actor: if it is none it ends there, and we are told.
+        """
+        return owner in stays or (owner not in (b"", job.driver) and not same_node(owner, self._host.incarnation))
+
     def may_be_done(self, number: int) -> None:
-        """With the last process of a job its objects go."""
-        job = self._host.jobs.jobs.get(number)
-        if job is not None and job.is_over and not job.dropped and not self._host.pool.of_job(number) \
-                and not self._host.actors.job_is_used(number) and not self._host.guests.job_is_used(number):
-            job.dropped = True
-            self._host.effects.append(DropJob(number))
+        """With the last process of a job, on any node, its objects and functions go."""
+        host = self._host
+        if not self._is_done(number):
+            return
+        if host.cluster.lone:
+            self._drop(number)
+        else:  # an actor that outlives its driver may live elsewhere: of those whose home is here we know better
+            host.names.job_is_used(number, host.incarnation, lambda used: None if used else self._drop(number))
+
+    def _is_done(self, number: int) -> bool:
+        """Whether this node has no process and no actor of the job, which is over, and still has its objects."""
+        host, job = self._host, self._host.jobs.jobs.get(number)
+        return job is not None and job.is_over and not job.dropped and not host.pool.of_job(number) \
+            and not self.is_used(number)
+
+    def _drop(self, number: int) -> None:
+        host = self._host
+        if not self._is_done(number):
+            return  # since the control store was asked
+        host.jobs.jobs[number].dropped = True
+        host.effects.append(DropJob(number))
+        if any(actor.job == number and actor.detached for actor in host.actors.actors.values()):
+            for node in sorted(host.cluster.peers):  # which keep what they have of it until now
+                host.effects.append(Send(node, m.JobEnd(number, "its last actor has ended", True)))
 
     def tell_job(self, job: Job, node: bytes) -> None:
         """Before anything else that concerns the job."""
@@ -149,6 +185,8 @@ class Drivers:
         if job is None:
             self._host.jobs.heard_ended(message.job)
             self._host.groups.job_over(message.job)  # those that were adopted here
+        elif message.last and self._is_done(job.number):
+            self._drop(job.number)
         elif not same_node(job.driver, self._host.incarnation):
             self._over_abroad(job, message.reason)
 

@@ -16,9 +16,15 @@ class Send(NamedTuple):
 
 
 class Spawn(NamedTuple):
-    """Fork a worker process with this 28-byte worker id; its incarnation is the first 8 bytes."""
+    """Fork a worker process with this 28-byte worker id; its incarnation is the first 8 bytes.
+
+    With ``kind`` (a zray.node.pool.Kind) the process executes Python afresh, under the variables of that kind.  With
+    ``broken``, why such a process could not start, it only tells that to whoever uses it.
+    """
 
     worker: bytes
+    kind: Any = None
+    broken: str = ""
 
 
 class Watch(NamedTuple):

@@ -18,21 +18,35 @@ PAUSE_S_MIN = 0.05  # between the first two rounds of a group
 
 
 class Round:
-    """One try: who is asked for which bundles, who has said yes."""
+    """One try: the nodes it takes and for which bundles, those that were asked, those that said yes.
 
-    __slots__ = ("asked", "deadline", "waits", "yes")
+    A round that waits asks its nodes one after the other, in one order for all homes: what waits for a node holds
+    only nodes before it, so no two groups wait for each other.
+    """
 
-    def __init__(self, asked: dict[bytes, list[int]], waits: bool, deadline: float) -> None:
-        self.asked, self.waits, self.deadline = asked, waits, deadline
+    __slots__ = ("asked", "deadline", "nodes", "patience_s", "waits", "yes")
+
+    def __init__(self, nodes: dict[bytes, list[int]], waits: bool, patience_s: float, now: float) -> None:
+        self.nodes, self.waits, self.patience_s = nodes, waits, patience_s
+        self.deadline = now + patience_s
+        self.asked: set[bytes] = set()
         self.yes: set[bytes] = set()
+
+    def to_ask(self) -> list[bytes]:
+        """The nodes whose turn it is; call it at the beginning, and when one has said yes."""
+        if not self.waits:
+            return [] if self.asked else list(self.nodes)
+        if self.asked != self.yes:
+            return []
+        return sorted(self.nodes.keys() - self.asked)[:1]
 
 
 class Group:
     """One placement group."""
 
-    __slots__ = ("attempt", "avoid", "bundles", "cause", "created_s", "detached", "id", "job", "name", "namespace",
-                 "nodes", "pause_s", "retry_at", "round", "rounds", "shape", "since", "state", "strategy", "used",
-                 "version")
+    __slots__ = ("attempt", "avoid", "bundles", "cause", "contended", "created_s", "detached", "id", "job", "name",
+                 "namespace", "nodes", "pause_s", "retry_at", "round", "rounds", "shape", "since", "state", "strategy",
+                 "used", "version")
 
     def __init__(self, group: bytes, job: int, spec: dict, now: float) -> None:
         self.id, self.job, self.since = group, job, now
@@ -55,6 +69,7 @@ class Group:
         self.round: Round | None = None
         self.used: set[bytes] = set()  # nodes that have or may have something of it
         self.avoid: set[bytes] = set()
+        self.contended = False  # a node refused what the view showed free: from now on it queues
         self.pause_s = PAUSE_S_MIN
         self.retry_at = now
         self.shape: Any = None

@@ -33,7 +33,7 @@ JOBS_OVER_KEPT_MAX = 1000
 
 class GroupService:
     """``machine.groups``.  What a cluster sets: ``cluster_view``, ``node_ids`` and ``ask_job_ended``; what it calls:
-    ``node_died``, ``job_over``, ``table.view_changed`` and ``table.nodes_changed``.
+    ``node_died`` and ``job_over``.
 
     When a home dies, the next live node in the order of incarnations reads the rows of its groups in the control store
     and adopts each by compare-and-set; it tells all nodes, and they give back what its row does not know of.
@@ -57,7 +57,8 @@ class GroupService:
         self._removes: dict[bytes, m.RemoveGroup] = {}  # for groups that have no home at the moment
         self._unknown: dict[bytes, float] = {}  # group -> when it counts as removed
         self._free: list[int] = []  # what was free here at the last look
-        self._seen = -1  # changes of the cluster view seen
+        self._view: ClusterView | None = None  # the cluster view at the last look, and what it was then
+        self._seen = self._generation = -1
         self.handlers: dict[int, Callable[[bytes, Any], None]] = {
             m.CreateGroup.CODE: self._create, m.RemoveGroup.CODE: self._remove, m.WatchGroup.CODE: self._watch,
             m.GroupState.CODE: self._state, m.BundleReserve.CODE: self._reserve, m.BundleReserved.CODE: self._reserved,
@@ -72,6 +73,16 @@ class GroupService:
         ``directory.on_change`` listeners are called with the GroupState when that changes.
         """
         return self.directory.nodes_of(group, bundle)
+
+    def why_unplaced(self, group: bytes, bundle: int) -> tuple[int, str]:
+        """Why ``nodes_of`` is None, for who waits for that bundle."""
+        state = self.directory.look(group)
+        detail = state.cause.get("detail", "")
+        if state.state == "REMOVED":
+            return int(Cause.GROUP_REMOVED), detail
+        if state.nodes and bundle >= len(state.nodes):
+            return int(Cause.INFEASIBLE), f"its placement group has {len(state.nodes)} bundles, none is number {bundle}"
+        return state.cause.get("cause", 0) or int(Cause.GROUP_PENDING), detail
 
     def uses(self, strategy: dict | None) -> None:
         """A key or an actor of this node names this strategy: follow its group, if it is one."""
@@ -100,6 +111,8 @@ class GroupService:
 
     def node_died(self, node: bytes) -> None:
         """Another node is dead: its bundles are lost, and the groups that it was the home of need another home."""
+        if node in self._dead:
+            return
         now = self.machine.now
         self._dead[node] = None
         self.table.node_died(node, now)
@@ -285,9 +298,12 @@ class GroupService:
         if free is not None and any(now_free > before for now_free, before in zip(free, self._free, strict=False)):
             self.table.view_changed()
         self._free = list(free) if free is not None else []
-        changes = self.cluster_view().changes
-        if changes != self._seen:  # some other node has said something
-            self._seen = changes
+        view = self.cluster_view()
+        if view.generation != self._generation or view is not self._view:
+            self._view, self._generation = view, view.generation
+            self.table.nodes_changed(now)
+        if view.changes != self._seen:  # some other node has said something
+            self._seen = view.changes
             if self.table.unplaced:
                 self.table.view_changed()
         while True:

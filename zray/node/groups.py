@@ -5,6 +5,8 @@
     PENDING       a place is found                 PENDING        a round: attempt + 1, BundleReserve to its nodes
     PENDING       all nodes of the round said yes  CREATED        BundleCommit to them, until each has acknowledged
     PENDING       no, time-out, a node died        PENDING        BundleReturn to all of the round; again later
+    PENDING       the round waits, the view shows  PENDING        the same, and a round there at once
+                  room elsewhere
     CREATED       a node of it died                RESCHEDULING   bundles there have no place; rounds as above
     RESCHEDULING  all nodes of the round said yes  CREATED
     any           remove, its job is over          REMOVED        BundleReturn(removed) to every node it had or asked
@@ -14,8 +16,13 @@
 Two-phase: a node sets bundles aside or refuses; only when all of a round did are they put to use, so a group is placed
 as a whole or not at all.  BundleCommit and BundleReturn are sent again until they are acknowledged or the node is dead.
 
-A round asks for what the view says is free.  Where the bundles would fit, but not now, the round *waits*: the nodes
-queue for them, fairly with tasks, as long as WAIT_S; nodes that did not come up with them are avoided next time.
+A round asks for what the view says is free, all its nodes at once.  Where the bundles would fit, but not now, and after
+a node refused what the view showed, the round *waits*: the nodes queue for them, fairly with tasks, as long as WAIT_S;
+nodes that did not come up with them are avoided next time.  Homes do not know of each other's rounds.  So that they
+never wait for each other, a round that waits asks its nodes one after the other, in the order of their names: whoever
+holds the last node in the order that anybody holds waits for nobody (Havender, "Avoiding deadlock in multitasking
+systems", IBM Systems Journal 1968).  A round that waits is no lost one: each change of the view is looked at for it
+as for a group without a round.
 """
 
 from __future__ import annotations
@@ -176,12 +183,18 @@ class GroupTable:
         if found is None or current is None or node not in current.asked:
             return  # of a round that is over: its return is on its way
         if not message.ok:
+            found.contended = True
             self._abort(found, now, f"node {self.ports.node_id(node)[:12]} could not set them aside: {message.detail}",
                         {node} if current.waits else set())
             return
+        if node in current.yes:
+            return
         current.yes.add(node)
-        if len(current.yes) == len(current.asked):
+        if len(current.yes) == len(current.nodes):
             self._placed(found, now)
+        elif current.waits:
+            current.deadline = now + current.patience_s
+            self._ask(found)
 
     def acked(self, node: bytes, message: BundleAck, now: float) -> None:
         """BundleAck."""
@@ -205,7 +218,7 @@ class GroupTable:
             found.avoid.discard(node)
             if only is None:
                 found.used.discard(node)
-            if found.round is not None and (node in found.round.asked or node in found.nodes):
+            if found.round is not None and (node in found.round.nodes or node in found.nodes):
                 self._abort(found, now, "a node that has a bundle of it, or was asked for one, died", set())
             if node in found.nodes:
                 found.place({index: b"" for index, place in enumerate(found.nodes) if place == node})
@@ -238,14 +251,16 @@ class GroupTable:
         tried: list[bytes] = []
         for group in list(self.unplaced):
             found = self.groups[group]
-            if found.round is not None or not (fresh or found.retry_at <= now):
+            due = found.retry_at <= now and found.round is None
+            if not (due or fresh and (found.round is None or found.round.waits)):
                 continue
-            if found.same_as() in hopeless and found.retry_at > now:
+            if found.same_as() in hopeless and not due:
                 continue
             tried.append(group)
-            if self._try(found, now):
+            began = self._try(found, due, now)
+            if began:
                 sent = True
-            else:
+            elif began is None and not (found.round is not None and found.round.yes):
                 hopeless.add(found.same_as())
             if len(tried) >= TRIED_MAX:
                 self._fresh = fresh  # the others next time, before these
@@ -255,51 +270,70 @@ class GroupTable:
                 break
         return sent
 
-    def _try(self, found: Group, now: float) -> bool:
-        """Begin a round if there is anything to ask for."""
-        view = self.ports.view()
-        missing = found.missing
+    def _try(self, found: Group, due: bool, now: float) -> bool | None:
+        """Begin a round if there is anything to ask for; one that waits gives way to one that need not.
+
+        None when there is no place for its bundles.
+        """
+        view, missing, current = self.ports.view(), found.missing, found.round
         bundles = [found.bundles[index] for index in missing]
         others = [node for node in found.nodes if node]
-        waits = False
-        nodes = packing.choose(view, bundles, found.strategy, others)
-        if nodes is None and found.retry_at <= now:
-            self._pause(found, now)
-            nodes = packing.choose(view, bundles, found.strategy, others, found.avoid, "total")
-            if nodes is None and found.avoid:
-                found.avoid = set()
-                nodes = packing.choose(view, bundles, found.strategy, others, by="total")
+        held = [] if current is None else [
+            (node, found.bundles[index]) for node in sorted(current.yes) for index in current.nodes[node]]
+        nodes = packing.choose(view, bundles, found.strategy, others, held=held)
+        waits = nodes is not None and found.contended
+        if current is not None:
             if nodes is None:
-                found.retry_at = math.inf  # until the nodes change
-                why = packing.obstacle(view, bundles, found.strategy, others)
-                self._waits(found, Cause.GROUP_INFEASIBLE, why or "no choice of nodes was found for all its bundles")
-                return False
-            waits = True
+                return None
+            if _by_node(missing, nodes) == current.nodes:
+                return False  # what it waits for is on its way
+            self._give_up(found, now)
+        elif nodes is None and due:
+            nodes, waits = self._in_future(found, view, bundles, others, now), True
         if nodes is None:
-            return False
-        if waits:
-            self._waits(found, Cause.GROUP_PENDING, packing.busy(view, bundles, found.strategy))
+            return None
         found.attempt += 1
-        asked: dict[bytes, list[int]] = {}
-        for index, node in zip(missing, nodes, strict=True):
-            asked.setdefault(node, []).append(index)
-        patience = ANSWER_S if not waits else WAIT_S if sum(view.alive) > 1 else WAIT_ALONE_S
-        found.round = Round(asked, waits, now + patience)
-        found.used |= set(asked)
-        for node, indices in asked.items():
-            self.ports.send(node, BundleReserve(found.id, found.attempt, found.job, [
-                [index, found.bundles[index]] for index in indices], waits, found.name))
+        patience_s = ANSWER_S if not waits else WAIT_S if sum(view.alive) > 1 else WAIT_ALONE_S
+        found.round = Round(_by_node(missing, nodes), waits, patience_s, now)
+        self._ask(found)
         return True
+
+    def _in_future(self, found: Group, view: ClusterView, bundles: list[dict[str, int]], others: list[bytes],
+                   now: float) -> list[bytes] | None:
+        """Where to queue for bundles that fit nowhere now; None, and no further try, while they never will."""
+        self._pause(found, now)
+        nodes = packing.choose(view, bundles, found.strategy, others, found.avoid, "total")
+        if nodes is None and found.avoid:
+            found.avoid = set()
+            nodes = packing.choose(view, bundles, found.strategy, others, by="total")
+        if nodes is None:
+            found.retry_at = math.inf  # until the nodes change
+            why = packing.obstacle(view, bundles, found.strategy, others)
+            self._waits(found, Cause.GROUP_INFEASIBLE, why or "no choice of nodes was found for all its bundles")
+        else:
+            self._waits(found, Cause.GROUP_PENDING, packing.busy(view, bundles, found.strategy))
+        return nodes
+
+    def _ask(self, found: Group) -> None:
+        """The next nodes of its round."""
+        current = found.round
+        assert current is not None
+        for node in current.to_ask():
+            current.asked.add(node)
+            found.used.add(node)
+            self.ports.send(node, BundleReserve(found.id, found.attempt, found.job, [
+                [index, found.bundles[index]] for index in current.nodes[node]], current.waits, found.name))
 
     def _placed(self, found: Group, now: float) -> None:
         assert found.round is not None
-        for node, indices in found.round.asked.items():
+        for node, indices in found.round.nodes.items():
             found.place(dict.fromkeys(indices, node))
             for index in indices:
                 found.rounds[index] = found.attempt
             self._insist(node, BundleCommit(found.id, found.attempt), now)
         found.round = None
         found.avoid = set()
+        found.contended = False
         found.pause_s = PAUSE_S_MIN
         if found.created_s is None:
             found.created_s = now - found.since
@@ -307,15 +341,19 @@ class GroupTable:
         self._change(found, CREATED, Cause.READY, "")
 
     def _abort(self, found: Group, now: float, why: str, avoid: set[bytes]) -> None:
-        assert found.round is not None
-        for node in found.round.asked:
-            if node in found.used:
-                self._insist(node, BundleReturn(found.id, found.attempt, False), now)
-        found.round = None
+        self._give_up(found, now)
         found.avoid |= avoid
         self._pause(found, now)
         if found.cause.get("cause") != Cause.GROUP_PENDING or not found.cause.get("detail"):
             self._waits(found, Cause.GROUP_PENDING, why)
+
+    def _give_up(self, found: Group, now: float) -> None:
+        """The round is over, and what its nodes hold for it is theirs again."""
+        assert found.round is not None
+        for node in sorted(found.round.asked):
+            if node in found.used:
+                self._insist(node, BundleReturn(found.id, found.attempt, False), now)
+        found.round = None
 
     def _pause(self, found: Group, now: float) -> None:
         found.retry_at = now + found.pause_s
@@ -332,8 +370,8 @@ class GroupTable:
         for found in [self.groups[group] for group in self.unplaced]:
             current = found.round
             if current is not None and current.deadline <= now:
-                silent = set(current.asked) - current.yes
-                self._abort(found, now, f"{len(silent)} of {len(current.asked)} nodes did not set its bundles aside in "
+                silent = current.asked - current.yes
+                self._abort(found, now, f"{len(silent)} of {len(current.nodes)} nodes did not set its bundles aside in "
                             "time", silent if current.waits else set())
         for (_, node, _), sent in list(self._unacked.items()):
             if sent[1] <= now:
@@ -343,6 +381,8 @@ class GroupTable:
     def next_deadline(self) -> float | None:
         if not self._unacked and not self.unplaced:
             return None
+        if self._fresh and self.unplaced:
+            return 0.0  # ``settle`` had more to look at than it does at once
         times = [sent[1] for sent in self._unacked.values()]
         for group in self.unplaced:
             found = self.groups[group]
@@ -398,15 +438,27 @@ class GroupTable:
             placed = [node for node in found.nodes if node]
             assert set(placed) <= found.used
             if found.round is not None:
-                assert set(found.round.asked) <= found.used and found.round.yes < set(found.round.asked)
-                assert sorted(i for indices in found.round.asked.values() for i in indices) == found.missing
+                assert found.round.yes <= found.round.asked <= set(found.round.nodes)
+                assert found.round.asked <= found.used and len(found.round.yes) < len(found.round.nodes)
+                assert sorted(i for indices in found.round.nodes.values() for i in indices) == found.missing
+                if found.round.waits:
+                    held = sorted(found.round.asked)
+                    assert found.round.yes >= set(held[:-1]), "it waits for more than one node"
+                    assert held == sorted(found.round.nodes)[:len(held)], "it did not ask in the order of all"
                 if found.strategy == "STRICT_SPREAD":
-                    assert not set(found.round.asked) & set(placed)
+                    assert not set(found.round.nodes) & set(placed)
             if found.strategy == "STRICT_PACK":
                 assert len(set(placed)) <= 1, "STRICT_PACK on several nodes"
             if found.strategy == "STRICT_SPREAD":
                 assert len(set(placed)) == len(placed), "STRICT_SPREAD with two bundles on one node"
         assert len(self._removed) <= REMOVED_KEPT_MAX
+
+
+def _by_node(indices: list[int], nodes: list[bytes]) -> dict[bytes, list[int]]:
+    found: dict[bytes, list[int]] = {}
+    for index, node in zip(indices, nodes, strict=True):
+        found.setdefault(node, []).append(index)
+    return found
 
 
 def _answers(message: Any) -> tuple[str, ...]:

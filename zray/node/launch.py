@@ -13,10 +13,10 @@ import select
 import signal
 import sys
 import time
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
 
-from zray.node import session as sessions
+from zray.node import join_secret, session as sessions
 from zray.node.session import Session
 
 START_TIMEOUT_S = 30.0
@@ -36,12 +36,13 @@ class NodeOptions:
     num_gpus: float | None = None
     resources: dict[str, float] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
-    object_store_memory: int | None = None
+    object_store_memory: float | None = None
+    memory: float | None = None
     config: dict[str, Any] = field(default_factory=dict)
     session_dir: str = ""
     share_fate: bool = True  # the node ends when this process does
     head: bool = False  # the first node of a cluster
-    address: str = ""  # join string of the cluster to join
+    address: str = field(default="", repr=False)  # join string of the cluster to join
     host: str = ""
     port: int = 0
     port_range: str = ""
@@ -49,11 +50,12 @@ class NodeOptions:
     insecure: bool = False
     gcs_dir: str = ""
     one_port: bool = False
+    new_cluster: bool = False  # a second one on this machine is meant
 
     def arguments(self) -> list[str]:
-        """As arguments of zray-node."""
+        """As arguments of zray-node, but for the join string: every user can read the arguments of a process."""
         out: list[str] = []
-        for name in ("num_cpus", "num_gpus", "object_store_memory"):
+        for name in ("num_cpus", "num_gpus", "object_store_memory", "memory"):
             value = getattr(self, name)
             if value is not None:
                 out += [f"--{name.replace('_', '-')}", str(value)]
@@ -61,11 +63,11 @@ class NodeOptions:
             value = getattr(self, name)
             if value:
                 out += [f"--{name}", json.dumps(value)]
-        for name in ("session_dir", "address", "host", "port_range", "node_name", "gcs_dir", "port"):
+        for name in ("session_dir", "host", "port_range", "node_name", "gcs_dir", "port"):
             value = getattr(self, name)
             if value:
                 out += [f"--{name.replace('_', '-')}", str(value)]
-        for name in ("head", "insecure", "one_port"):
+        for name in ("head", "insecure", "one_port", "new_cluster"):
             if getattr(self, name):
                 out.append(f"--{name.replace('_', '-')}")
         return out
@@ -197,15 +199,18 @@ def _sweep(session_dir: str) -> None:
     from zray.store import reaper
 
     reaper.sweep(os.path.dirname(session_dir))
-    sessions.remove(session_dir)
+    sessions.retire(session_dir)
+
+
+def _command() -> list[str]:
+    """A Python that is the daemon of this very zray.  -P: a random.py in the working directory is no part of it."""
+    parent = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    path = f"sys.path.append({parent!r})" if parent.endswith("-packages") else f"sys.path.insert(0, {parent!r})"
+    return [sys.executable, "-P", "-c", f"import sys; {path}; from zray.node.daemon import main; main()"]
 
 
 def spawn_node(options: NodeOptions) -> Starting:
     """Start a daemon and return at once."""
-    parent = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    # The daemon must run this very zray.  -P: a random.py in the working directory is no part of it.
-    path = f"sys.path.append({parent!r})" if parent.endswith("-packages") else f"sys.path.insert(0, {parent!r})"
-    program = f"import sys; {path}; from zray.node.daemon import main; main()"
     ready_read, ready_write = os.pipe()
     error_read, error_write = os.pipe()
     fate_read, fate_write = os.pipe() if options.share_fate else (-1, -1)
@@ -213,20 +218,38 @@ def spawn_node(options: NodeOptions) -> Starting:
     actions: list[tuple[Any, ...]] = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)]
     # Move the sources out of the way of their targets first.
     sources = {3: _high(ready_write), 2: _high(error_write)}
+    opened = [ready_write, error_write, fate_read]
     if options.share_fate:
         sources[4] = _high(fate_read)
         arguments += ["--fate-fd", "4"]
+    if options.address:
+        opened.append(join_secret.descriptor(options.address))
+        sources[5] = _high(opened[-1])
+        arguments += ["--address-fd", "5"]
     for target, source in sources.items():
         actions.append((os.POSIX_SPAWN_DUP2, source, target))
     actions.append((os.POSIX_SPAWN_DUP2, sources[2], 1))
-    command = [sys.executable, "-P", "-c", program, *arguments, *options.arguments()]
+    command = [*_command(), *arguments, *options.arguments()]
     try:
-        pid = os.posix_spawn(sys.executable, command, os.environ, file_actions=actions, setsid=True)
+        pid = os.posix_spawn(sys.executable, command, join_secret.without_secrets(os.environ), file_actions=actions,
+                             setsid=True)
     finally:
-        for handle in (*sources.values(), ready_write, error_write, fate_read):
+        for handle in (*sources.values(), *opened):
             if handle >= 0:
                 os.close(handle)
     return Starting(pid, ready_read, error_read, fate_write)
+
+
+def become_node(options: NodeOptions) -> NoReturn:
+    """Replace this process by a daemon in the foreground: its signals, its exit code and its death are the node's."""
+    arguments = []
+    if options.address:
+        handle = join_secret.descriptor(options.address)
+        os.set_inheritable(handle, True)
+        arguments = ["--address-fd", str(handle)]
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execve(sys.executable, [*_command(), *arguments, *options.arguments()], join_secret.without_secrets(os.environ))
 
 
 def _high(handle: int) -> int:
@@ -243,34 +266,49 @@ def start_node(options: NodeOptions | None = None, **fields: Any) -> NodeHandle:
 def find_session(address: str = "auto") -> NodeHandle:
     """The running node of this machine at ``address``.
 
-    "auto" (the newest that ``zray start`` made), a session directory, a join string, or the host:port of a node: of the
-    last two, a node of that cluster on this machine.  ConnectionError, in one sentence, when there is none.
+    "auto" (of the one cluster that ``zray start`` made here, the newest node), a session directory, a join string,
+    "@FILE" with one, or the host:port of a node: of the last three, a node of that cluster on this machine.
+    ConnectionError, in one sentence, when there is none, or more than one cluster that "auto" could mean.
     """
+    if address.startswith("@"):
+        try:
+            address = join_secret.read_file(address[1:])
+        except join_secret.NoJoinString as error:
+            raise ConnectionError(str(error)) from None
     if address == "auto":
-        found = sessions.latest_started()
-        if found is None:
-            raise ConnectionError("Could not find any running zray instance: start one with `zray start --head`, "
-                                  f"or call init() without an address (looked in {', '.join(sessions.base_dirs())})")
-    elif address.startswith(JOIN_PREFIX):
+        found = _of_the_one_cluster()
+    elif address.startswith(join_secret.SCHEME):
         found = _member_of(address)
     elif _is_host_port(address):
         here = sessions.live_sessions()
         named = next((session for session in here if session.address == address), None)
         if named is None:
             raise ConnectionError(f"no node of this user listens at {address} on this machine; a driver connects to a "
-                                  "node of its own machine: join the cluster first (zray start --address JOIN)")
+                                  "node of its own machine: join the cluster first (zray start --address @FILE)")
         found = named
     else:
         if not os.path.isdir(address):
-            raise ConnectionError(f"{address!r} is neither 'auto', nor the directory of a session, nor a join string, "
-                                  "nor the host:port of a node")
-        found = sessions.read(address)
-        if found is None or not found.alive():
+            shown = address if len(address) <= 60 else address[:57] + "..."  # it may be a join string, mistyped
+            raise ConnectionError(f"{shown!r} is neither 'auto', nor the directory of a session, nor a join string, "
+                                  "nor @FILE with one, nor the host:port of a node")
+        named = sessions.read(address)
+        if named is None or not named.alive():
             raise ConnectionError(f"no zray node of this user runs in {address!r}")
+        found = named
     return NodeHandle(found, child=False)
 
 
-JOIN_PREFIX = "zray://"
+def _of_the_one_cluster() -> Session:
+    newest = sessions.started_clusters()
+    if not newest:
+        raise ConnectionError("Could not find any running zray instance: start one with `zray start --head`, "
+                              f"or call init() without an address (looked in {', '.join(sessions.base_dirs())})")
+    if len(newest) > 1:
+        raise ConnectionError(f"'auto' could mean {len(newest)} clusters that run here: "
+                              f"{'; '.join(session.place() for session in newest)}. Name one by its directory, "
+                              f"init({newest[0].session_dir!r}) or --address {newest[0].session_dir}, or set "
+                              "ZRAY_ADDRESS to it")
+    return newest[0]
 
 
 def _is_host_port(address: str) -> bool:
@@ -289,7 +327,7 @@ def _member_of(join: str) -> Session:
     found = next((session for session in sessions.live_sessions() if session.cluster == cluster), None)
     if found is None:
         raise ConnectionError("no node of that cluster runs on this machine: start one with `zray start --address "
-                              "JOIN`, then connect")
+                              "@FILE`, then connect")
     return found
 
 
@@ -309,8 +347,3 @@ def stop_sessions(every: bool = False, session_dir: str = "") -> list[Session]:
         if os.path.isdir(session.session_dir):
             _sweep(session.session_dir)
     return [session for session, _ in told]
-
-
-def describe(handle: NodeHandle) -> dict[str, Any]:
-    """For ``zray start`` and ``zray status``."""
-    return asdict(handle.session) | {"node": handle.node.hex()}

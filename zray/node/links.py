@@ -1,6 +1,8 @@
 """The daemon's connections to the daemons of other nodes: dialled, dialled again, given up.
 
     Link     dial the node's TCP endpoint and say Hello
+    answers  its libzmq has shaken hands, and answers heartbeats until the connection is closed: its process is there,
+             however late its turns are
     closed   is its process still there?  A connection attempt that is refused proves that it is not: the control store
              is told at once.  Anything else (no route, silence) is no proof: dial again, at growing intervals, until
              the nodes table says that the node is gone
@@ -51,17 +53,21 @@ class _Link:
 class Links:
     """See the module's docstring.
 
-    ``proven_dead(node)`` is told when an endpoint refuses connections, ``revoked(node)`` when a node refuses us.
+    ``proven_dead(node)`` is told when an endpoint refuses connections, ``revoked(node)`` when a node refuses us,
+    ``answers(node)`` when its process answers, which ends with ``closed``.
     """
 
     def __init__(self, mesh: Mesh, watcher: Watcher, clock: Callable[[], float],
-                 proven_dead: Callable[[bytes], None], revoked: Callable[[bytes], None]):
+                 proven_dead: Callable[[bytes], None], revoked: Callable[[bytes], None],
+                 answers: Callable[[bytes], None]):
         self._mesh = mesh
         self._watcher = watcher
         self._clock = clock
         self._proven_dead = proven_dead
         self._revoked = revoked
+        self._answers = answers
         mesh.on_turned_away = self._turned_away
+        mesh.on_answers = self._answered
         self._links: dict[bytes, _Link] = {}
         self._probes: dict[bytes, tuple[socket.socket, float]] = {}
         self._parting: dict[bytes, float] = {}  # unlinked -> when to hang up
@@ -106,6 +112,12 @@ class Links:
         if link is not None:
             link.welcome = True
             link.pause_s = REDIAL_S
+
+    def _answered(self, node: bytes) -> None:
+        """Of a link that waits to be dialled again this is old news."""
+        link = self._links.get(node)
+        if link is not None and link.redial_at is None:
+            self._answers(node)
 
     def _turned_away(self, node: bytes) -> None:
         """Before its first welcome a node may not have heard of us yet; after it, it takes a revocation."""
@@ -158,10 +170,10 @@ class Links:
             self._judge(node, error)
             return
         self._probes[node] = probe, self._clock() + PROBE_S_MAX
-        self._watcher.add(probe.fileno(), lambda: self._answered(node))
+        self._watcher.add(probe.fileno(), lambda: self._probed(node))
         self._watcher.want_write(probe.fileno(), True)
 
-    def _answered(self, node: bytes) -> None:
+    def _probed(self, node: bytes) -> None:
         probe, _ = self._probes[node]
         error = probe.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         self._end_probe(node)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import resource
@@ -47,6 +48,29 @@ def die_with_parent(parent: int) -> None:
 def name_process(name: str) -> None:
     """What ps and top show (15 bytes)."""
     _prctl(PR_SET_NAME, name.encode()[:15])
+
+
+def set_niceness(nice: int) -> None:
+    """Of this process, where the system allows it (only root may lower it).
+
+    With autogroups the niceness of a session counts, and that of processes only within it.  So the leader of a session
+    sets that too; without privileges ten sessions a second may.
+    """
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, nice)
+        if os.getsid(0) == os.getpid():
+            _write("/proc/self/autogroup", nice)
+
+
+def end_before_others(score: int) -> None:
+    """When memory runs out, the kernel ends this process before those with a lower score."""
+    with contextlib.suppress(OSError):
+        _write("/proc/self/oom_score_adj", score)
+
+
+def _write(path: str, value: int) -> None:
+    with open(path, "wb", buffering=0) as file:
+        file.write(b"%d" % value)
 
 
 def start_time(pid: int) -> int:

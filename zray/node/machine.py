@@ -12,11 +12,11 @@ the owner's death) gives the resources back, and the scheduler is stepped at the
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Mapping
 from functools import partial
 from typing import Any, Protocol
 
-from zray import messages as m
+from zray import env_vars, messages as m
 from zray.causes import Cause
 from zray.config import Config
 from zray.ids import node_of, same_node
@@ -37,6 +37,7 @@ from zray.node.orphans import Orphans
 from zray.node.placements import Declared, Placement
 from zray.node.pool import Kind, Pool, State, Worker
 from zray.node.task_events import TaskEvents
+from zray.node.unheld import Unheld
 from zray.sched.bottom_up import BottomUpScheduler
 from zray.sched.grouped import NodeScheduler
 from zray.sched.local import Grant, LocalScheduler, Recall, Status
@@ -77,6 +78,9 @@ class Names(Protocol):
     def job_ended(self, job: int, then: Callable[[bool], None]) -> None:
         """Whether its row says so, or its driver's node does not live any more."""
 
+    def job_is_used(self, job: int, but_home: bytes, then: Callable[[bool], None]) -> None:
+        """Whether an actor of it lives whose home is another node than ``but_home``."""
+
     def claim_group(self, namespace: str, name: str, group: bytes, then: Callable[[bytes], None]) -> None: ...
 
     def release_group(self, namespace: str, name: str, group: bytes) -> None: ...
@@ -91,16 +95,17 @@ class Names(Protocol):
 class Death:
     """How a worker process ended, as the shell saw it."""
 
-    __slots__ = ("exit_code", "finished", "lease", "log_tail", "signal", "started")
+    __slots__ = ("exit_code", "finished", "lease", "log_file", "log_tail", "signal", "started")
 
     def __init__(self, signal: int = 0, exit_code: int = 0, lease: int = 0, started: int = 0, finished: int = 0,
-                 log_tail: str = ""):
+                 log_tail: str = "", log_file: str = ""):
         self.signal = signal
         self.exit_code = exit_code
         self.lease = lease  # the lease its progress marks speak of
         self.started = started
         self.finished = finished
         self.log_tail = log_tail
+        self.log_file = log_file
 
 
 class NodeMachine:
@@ -109,12 +114,16 @@ class NodeMachine:
     def __init__(self, *, incarnation: bytes, node: dict[str, Any], scheduler: LocalScheduler, names: Names,
                  config: Config, new_worker_id: Callable[[], bytes],
                  attach: Callable[[bytes, int], dict[str, Any]], keep: int, first_job: int = 1,
-                 store_report: Callable[[], dict] = dict, gcs_report: Callable[[], dict] = dict):
+                 store_report: Callable[[], dict] = dict, gcs_report: Callable[[], dict] = dict,
+                 environ: Mapping[str, str] | None = None,
+                 ownerless: Callable[[Callable[[bytes], bool]], list[Any]] = lambda has_ended: [],
+                 free_unheld: Callable[[list[Any]], None] = lambda objects: None):
         self.incarnation = incarnation
         self.node = node  # as zray.nodes() shows it
         self.scheduler = NodeScheduler(scheduler)
         self.config = config
         self.attach = attach  # (incarnation, pid) -> how that driver attaches to the store
+        self.environ = environ or {}  # what workers start under
         self.store_report = store_report
         self.gcs_report = gcs_report
         self.names = names
@@ -134,17 +143,25 @@ class NodeMachine:
         self.orphans = Orphans(self)
         self.bound = BoundWork(self)
         self.census = Census(self, partial(views.answer, self))
+        self.unheld = Unheld(
+            incarnation, lambda peer, message: emit(Send(peer, message)), processes=self._holders,
+            nodes=lambda: self.cluster.peers, is_gone_node=lambda node: node in self.cluster.gone,
+            kept=self.actors.arguments, announce=self._announce_all,
+            learn=lambda owner: self._ended_abroad(owner, "its process ended"), ownerless=ownerless, free=free_unheld)
         self.placements: dict[int, Placement] = {}
         self.groups = GroupService(self)
         self.bottom_up = BottomUpScheduler(
             self.scheduler, incarnation, scheduler.view.labels[0], seed=int.from_bytes(incarnation, "big"),
             gossip_s=config.gossip_s, patience_s=config.spill_patience_s,
-            nodes_of=lambda strategy: self.groups.nodes_of(strategy["group"], strategy.get("bundle", -1)))
+            nodes_of=lambda strategy: self.groups.nodes_of(strategy["group"], strategy.get("bundle", -1)),
+            group_waits=lambda strategy: self.groups.why_unplaced(strategy["group"], strategy.get("bundle", -1)))
         self.groups.cluster_view = lambda: self.scheduler.view if self.cluster.alone else self.bottom_up.view
         self.groups.node_ids = self.cluster.node_id
         self.groups.ask_job_ended = self.drivers.ask_ended
-        self.groups.directory.on_change.append(lambda state: self.bottom_up.spill.group_changed(self.now))
+        self.groups.directory.on_change.append(
+            lambda state: self.bottom_up.spill.group_changed(state.group, self.now))
         self.events = TaskEvents(config.events_max)
+        scheduler.running = self.running_names
         self.counts = {"grants": 0, "worker_deaths": 0, "refused": 0}
         self._keys: dict[tuple[bytes, int], Declared] = {}
         self._keys_of: dict[bytes, set[int]] = {}
@@ -157,7 +174,8 @@ class NodeMachine:
             m.LeaseReturn.CODE: self._lease_return, m.LeaseKill.CODE: self._lease_kill, m.Blocked.CODE: self._blocked,
             m.NodeQuery.CODE: self.census.query, m.NodeAnswer.CODE: self.census.answered,
             m.EventReport.CODE: self._event_report,
-            m.ProcessGone.CODE: self._process_gone_abroad,
+            m.ProcessGone.CODE: self._process_gone_abroad, m.AskHeld.CODE: self._ask_held,
+            m.Held.CODE: self._held_answer,
             m.PlaceActor.CODE: self.guests.place, m.UnplaceActor.CODE: self.guests.unplace,
             m.AdoptActor.CODE: self.guests.adopt,
             **self.drivers.handlers, **self.places.handlers, **self.cluster.handlers, **self.abroad.handlers,
@@ -196,17 +214,16 @@ class NodeMachine:
     def worker_exited(self, incarnation: bytes, death: Death, now: float) -> None:
         """A worker process has ended and was collected."""
         self.now = now
-        worker = self.pool.died(incarnation, now)
+        worker = self.pool.died(incarnation, now, death.log_tail)
         if worker is None:
             return
         placement = self.placements.get(worker.lease)
         if placement is not None and placement.worker is worker:
             self._end_of_placement(worker, placement, death)
+        self.counts["worker_deaths"] += worker.reason == ""
         self.effects.append(Note("worker_died", {
             "worker": incarnation, "pid": worker.pid, "signal": death.signal, "exit_code": death.exit_code,
-            "reason": worker.reason, "job": worker.job}))
-        self.counts["worker_deaths"] += worker.reason == ""
-        self.events.worker_gone(incarnation)
+            "reason": worker.reason, "job": worker.job, "task": self.events.worker_gone(incarnation)}))
         if worker.kind is not None:
             self.process_gone(incarnation, worker.reason or "its process ended")
         self._configured.discard(incarnation)
@@ -231,6 +248,7 @@ class NodeMachine:
         self.elsewhere.tick(now)
         self.census.tick(now)
         self.groups.tick(now)
+        self.unheld.tick(now)
         self._settle()
 
     def settle(self, now: float) -> None:
@@ -241,7 +259,7 @@ class NodeMachine:
     def next_deadline(self) -> float | None:
         times = [self.pool.next_deadline(), self.actors.next_deadline(), self.bottom_up.deadline(),
                  self.guests.next_deadline(), self.elsewhere.next_deadline(), self.census.next_deadline(),
-                 self.groups.next_deadline(),
+                 self.groups.next_deadline(), self.unheld.next_deadline(),
                  self._gone_at if self._gone else None]
         return min([when for when in times if when is not None], default=None)
 
@@ -271,6 +289,7 @@ class NodeMachine:
         if same_node(incarnation, self.incarnation):
             for node in self.cluster.peers:
                 self.effects.append(Send(node, m.ProcessGone(incarnation, reason)))
+                self.unheld.announced(node)
             self.abroad.owner_gone(incarnation)
         self.groups.process_gone(incarnation)
         held = self.bottom_up.drop_owner(incarnation).leases
@@ -288,6 +307,7 @@ class NodeMachine:
             crowd = len(self.drivers.hellos) + len(self.pool.workers)
             self._gone_at = self.now if crowd <= GONE_AT_ONCE_MAX else self.now + crowd * GONE_GATHER_S
         self._gone.append(m.ProcessGone(incarnation, reason))
+        self.unheld.process_gone(incarnation, self.now)
 
     def _announce(self) -> None:
         if not self._gone or self._gone_at > self.now:
@@ -297,11 +317,21 @@ class NodeMachine:
             for message in gone:
                 self.effects.append(Send(peer, message))
 
+    def _announce_all(self) -> None:
+        """Of what has ended our processes hear now, however many they are."""
+        self._gone_at = min(self._gone_at, self.now)
+        self._announce()
+
+    def _holders(self) -> list[bytes]:
+        """Core processes of this node that may hold objects."""
+        peers = [job.driver for job in self.jobs.by_driver.values() if same_node(job.driver, self.incarnation)]
+        return peers + [w.incarnation for w in self.pool.workers.values() if w.kind is not None]
+
     def _core_processes(self) -> list[bytes]:
         """Those of this node that may know others."""
         peers = [job.driver for job in self.jobs.by_driver.values() if same_node(job.driver, self.incarnation)]
         return peers + [w.incarnation for w in self.pool.workers.values()
-                        if w.kind is not None and w.state is not State.EXITING]
+                        if w.kind is not None and w.state not in (State.STARTING, State.EXITING)]
 
     # ------------------------------------------------------------ leases
 
@@ -326,6 +356,30 @@ class NodeMachine:
         if ours:
             self.bound.key(peer, message.key, message.strategy)
 
+    def running_names(self) -> dict[int, str]:
+        """What runs on each lease, as far as its worker has reported: a key serves many functions."""
+        running = self.events.running_on()
+        return {lease: running[placement.worker.incarnation] for lease, placement in self.placements.items()
+                if placement.worker is not None and placement.worker.incarnation in running}
+
+    def name_of(self, process: bytes) -> str:
+        """A core process of this node, for people."""
+        worker = self.pool.workers.get(process)
+        if worker is None:
+            hello = self.drivers.hellos.get(process)
+            return f"driver {hello.pid}" if hello is not None else process.hex()
+        actor = self.actors.actors.get(worker.actor)
+        does = actor.spec.get("class_name", "") if actor is not None else self.events.running_on().get(process, "")
+        return f"worker {worker.pid}" + (f" ({does})" if does else "")
+
+    def waiting_rows(self) -> list[dict[str, Any]]:
+        """What waits for the scheduler, by the names of the functions that wait first."""
+        rows = self.scheduler.report()["waiting"]
+        for row in rows:
+            if (row["owner"], row["key"]) in self._keys and not row["actor"]:
+                row["name"] = self._keys[row["owner"], row["key"]].name
+        return rows
+
     def declared(self) -> Iterable[tuple[tuple[bytes, int], Declared]]:
         """All scheduling keys that are known here, by (owner, key)."""
         return self._keys.items()
@@ -333,7 +387,10 @@ class NodeMachine:
     def _lease_want(self, peer: bytes, message: m.LeaseWant) -> None:
         if (peer, message.key) not in self._keys:
             self.refuse(peer, f"LeaseWant for key {message.key}, which was not declared")
-        elif same_node(peer, self.incarnation):
+            return
+        if message.name:
+            self._keys[peer, message.key].name = message.name
+        if same_node(peer, self.incarnation):
             self.bottom_up.want(peer, message.key, message.want, message.granted, self.now)
         else:
             self.scheduler.want(peer, message.key, message.want, message.granted, self.now)
@@ -381,16 +438,15 @@ class NodeMachine:
         self._announce()
 
     def _granted(self, grant: Grant) -> None:
-        gpus = grant.assigned.get("gpu_ids", ())
         if grant.token is not None:
             actor = self.places.requests[grant.token]
             self.places.forget(actor)
-            kind = Kind.of(actor.job, actor.spec.get("env") or {}, gpus)
+            kind = self._kind(actor.job, actor.spec.get("env") or {}, grant.assigned)
             placement = Placement(grant.lease, b"", 0, actor.id, actor.life, grant.assigned, kind, self.now)
             actor.lease = grant.lease
         else:
             declared = self._keys[grant.owner, grant.key]
-            kind = Kind.of(declared.job, declared.env, gpus)
+            kind = self._kind(declared.job, declared.env, grant.assigned)
             placement = Placement(grant.lease, grant.owner, grant.key, b"", 0, grant.assigned, kind, self.now)
         self.placements[grant.lease] = placement
         self.counts["grants"] += 1
@@ -401,6 +457,10 @@ class NodeMachine:
             limit = self.pool.at_limit()
             self._why(placement, Cause.WORKER_LIMIT if limit else Cause.WORKER_STARTING,
                       f"{self.pool.workers_max} workers, the setting workers_max" if limit else "")
+
+    def _kind(self, job: int, env: dict[str, str], assigned: dict[str, Any]) -> Kind:
+        return Kind.of(job, env, assigned.get("gpu_ids", ()), env_vars.threads_for(assigned.get("resources") or {}),
+                       self.environ)
 
     def _serve(self, served: list[tuple[Any, Worker]]) -> None:
         """Workers for placements that waited for one."""
@@ -460,15 +520,22 @@ class NodeMachine:
         """The worker under a placement died: tell the owner or the actor table."""
         self._free(placement)
         if placement.actor:
-            table = self.guests if placement.actor in self.guests.guests else self.actors
+            guest = placement.actor in self.guests.guests
+            table = self.guests if guest else self.actors
+            log_file = self._log_for(b"" if guest else self.incarnation, death.log_file)
             table.worker_died(placement.actor, worker.incarnation, {
                 "signal": death.signal, "exit_code": death.exit_code, "pid": worker.pid, "log_tail": death.log_tail,
-                "reason": worker.reason})
+                "reason": worker.reason, "log_file": log_file})
             return
         mine = death.lease == placement.lease
         self.effects.append(Send(placement.owner, m.WorkerDied(
             worker.incarnation, placement.lease, worker.pid, death.signal, death.exit_code,
-            death.started if mine else 0, death.finished if mine else 0, worker.reason, death.log_tail)))
+            death.started if mine else 0, death.finished if mine else 0, worker.reason, death.log_tail,
+            self._log_for(placement.owner, death.log_file))))
+
+    def _log_for(self, reader: bytes, path: str) -> str:
+        """The name of a log file of this node, for a process that may be on another."""
+        return path if same_node(reader, self.incarnation) or not path else f"{self.node['NodeManagerAddress']}:{path}"
 
     # ------------------------------------------------------------ other nodes
 
@@ -480,8 +547,8 @@ class NodeMachine:
         if incarnation in self.cluster.peers:
             self.bottom_up.node_joined(incarnation, row["total"], row["labels"], now)
             if fresh:
-                self.groups.table.nodes_changed(now)
                 self.elsewhere.homes_changed()
+                self.unheld.nodes_changed(now)
             if row.get("state") == "draining":
                 self.bottom_up.node_draining(incarnation, now)
         self._settle()
@@ -519,7 +586,9 @@ class NodeMachine:
             self.bottom_up.owners_gone(incarnation))
         self.bound.node_gone(incarnation, reason)
         self._owners_gone(incarnation, orphans, reason)
-        if not known:
+        if not known:  # it may have been here before its row: bundles set aside for it, places of its actors
+            self.guests.node_gone(incarnation)
+            self.groups.node_died(incarnation)
             self._settle()
             return
         self._gone = [message for message in self._gone if node_of(message.process) != incarnation]
@@ -533,6 +602,7 @@ class NodeMachine:
             self.actors.worker_died(actor.id, actor.worker, death)
         self.groups.node_died(incarnation)
         self.census.node_gone(incarnation)
+        self.unheld.nodes_changed(now, incarnation)
         self.orphans.home_gone(incarnation, death)
         self._settle()
 
@@ -568,14 +638,35 @@ class NodeMachine:
 
     def _process_gone_abroad(self, peer: bytes, message: m.ProcessGone) -> None:
         if node_of(message.process) == peer:
-            if not self.drivers.gone_abroad(message.process, message.reason):
-                self.process_gone(message.process, message.reason)
+            self.unheld.heard_end(peer)
+            self._ended_abroad(message.process, message.reason)
+
+    def _ended_abroad(self, process: bytes, reason: str) -> None:
+        if not self.drivers.gone_abroad(process, reason):
+            self.process_gone(process, reason)
+
+    def _ask_held(self, peer: bytes, message: m.AskHeld) -> None:
+        if peer != message.asker or peer not in self.cluster.peers:
+            self.refuse(peer, "AskHeld from a process that is no node")
+        elif not _are_pairs(message.ends):
+            self.refuse(peer, "malformed AskHeld")
+        else:
+            self.unheld.now = self.now
+            self.unheld.on_ask(peer, message)
+
+    def _held_answer(self, peer: bytes, message: m.Held) -> None:
+        if not _are_pairs(message.ends):
+            self.refuse(peer, "malformed Held")
+            return
+        self.unheld.now = self.now
+        self.unheld.on_held(peer, message)
 
     def _event_report(self, peer: bytes, message: m.EventReport) -> None:
         worker = self.pool.workers.get(peer)
         if worker is None:
             self.refuse(peer, "EventReport from a process that is no worker")
-        elif not self.events.report(peer, worker.job, message.events, message.dropped):
+        elif not self.events.report(peer, worker.job, message.events, message.dropped) or (
+                message.queued is not None and not self.events.queue(peer, message.queued)):
             self.refuse(peer, "malformed EventReport")
         self.pool.reported(peer)
 
@@ -606,8 +697,14 @@ class NodeMachine:
             if worker.state in (State.LEASED, State.ACTOR):
                 assert self.placements[worker.lease].worker is worker
         self.places.check()
+        self.unheld.check()
         for (owner, key) in self._keys:
             assert key in self._keys_of[owner]
+
+
+
+def _are_pairs(ends: list[Any]) -> bool:
+    return all(type(pair) is list and [type(field) for field in pair] == [bytes, int] for pair in ends)
 
 
 __all__ = ["Death", "Names", "NodeMachine"]

@@ -149,7 +149,8 @@ class Member:
     def start(self, daemon: Daemon) -> None:
         """The daemon is composed: serve joins, watch the nodes table."""
         self.daemon = daemon
-        self.links = Links(self.mesh, daemon.watcher, time.monotonic, self._proven_dead, self._revoked)
+        self.links = Links(self.mesh, daemon.watcher, time.monotonic, self._proven_dead, self._revoked,
+                           lambda node: daemon.gcs.link_answers(node, True))
         self.handlers: dict[int, Callable[[bytes, Any], None]] = {
             m.NodeJoin.CODE: self._node_join, m.HelloAck.CODE: self._hello_ack, m.NodeRows.CODE: self._node_rows,
             m.NodeLeave.CODE: self._node_leave}

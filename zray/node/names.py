@@ -80,6 +80,15 @@ class GcsNames:
 
         self._client.get_job(job, read)
 
+    def job_is_used(self, job: int, but_home: bytes, then: Callable[[bool], None]) -> None:
+        """``then(used)``: an actor of it lives whose home is another node than that one; also when nobody answers."""
+        def listed(call: Call) -> None:
+            rows = (unpack_record(value) for _, value in call.value or ())
+            then(bool(call.error) or any(row["job_id"] == job and row["state"] != "DEAD" and row["home"] != but_home
+                                         for row in rows))
+
+        self._client.list_prefix(ACTORS, listed)
+
     def claim_group(self, namespace: str, name: str, group: bytes, then: Callable[[bytes], None]) -> None:
         self._client.claim_group_name(namespace, name, group, lambda call: then(b"" if call.error else call.value[1]))
 

@@ -5,22 +5,31 @@ The kernel says which files were written to (inotify on the log directory), so n
 cost nothing.  A file is opened only to read its new bytes, so they cost no descriptors either.
 
 A worker writes a marker line ``\\x01zray-task:<name>`` before the output of the next function; it is stripped here, and
-names the lines that follow.  The files are the queue: a driver that reads slowly makes us read slowly, in turns of
+names the lines that follow.  A line that has not ended, of a progress bar above all, is shown as far as it goes.  The
+files are the queue: a driver that reads slowly makes us read slowly, in turns of
 ``lines_max``, and only a backlog above BACKLOG_BYTES_MAX is skipped, with a count.
+
+The files are bounded while workers write to them: of a file that grew beyond LOG_BYTES_MAX the front is given back to
+the file system as a hole, which loses nothing that is written meanwhile, as a truncation would.  When its worker has
+ended, the file is written anew without the hole.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterable
 
+from zray import os_linux
 from zray.node import linux
+from zray.node.journal import LOG_BYTES_MAX
 from zray.node.zygote import log_paths
 
 MARKER = b"\x01zray-task:"
 READ_BYTES_MAX = 1 << 20  # of one file in one turn
 LINE_BYTES_MAX = 1 << 16  # a longer line is cut, so that a worker that never ends its line is still heard
-BACKLOG_BYTES_MAX = 64 << 20
+UNFINISHED_BYTES_MAX = 1024  # a line that is longer before it ends is not shown until then: each look would repeat it
+BACKLOG_BYTES_MAX = LOG_BYTES_MAX
 TAIL_LINES = 20  # shown when a worker dies
 TAIL_BYTES = 8192
 GATHER_S = 0.05  # from the first write to the reading of it: lets lines gather into one message
@@ -35,7 +44,7 @@ Line = list  # [name, pid, is_stderr, text]
 class Stream:
     """One log file and how far it was read."""
 
-    __slots__ = ("is_stderr", "job", "name", "offset", "partial", "path", "pid", "worker")
+    __slots__ = ("dropped", "is_stderr", "job", "name", "offset", "partial", "path", "pid", "worker")
 
     def __init__(self, path: str, worker: bytes, is_stderr: bool):
         self.path = path
@@ -45,6 +54,7 @@ class Stream:
         self.pid = 0
         self.name = ""
         self.offset = 0
+        self.dropped = 0  # bytes at the front that are a hole
         self.partial = b""
 
     def lines(self, data: bytes, final: bool) -> list[Line]:
@@ -62,6 +72,8 @@ class Stream:
                 out.append(self._line(kept + piece))
                 kept = b""
         self.partial = kept + self.partial
+        # What a carriage return has overwritten is in the file, and nobody needs to see it.
+        self.partial = self.partial[max(0, self.partial.rfind(b"\r", 0, len(self.partial.rstrip(b"\r")))):]
         if self.partial and (final or len(self.partial) > LINE_BYTES_MAX):
             before, marker, _ = self.partial.partition(MARKER)
             if before:
@@ -69,7 +81,15 @@ class Stream:
             self.partial = b""
         return out
 
+    def unfinished(self) -> Line | None:
+        """The line that has not ended, as a terminal shows it."""
+        text = self.partial.partition(MARKER[:1])[0].rstrip(b"\r").rpartition(b"\r")[2]
+        if not text or len(text) > UNFINISHED_BYTES_MAX:
+            return None
+        return [self.name, self.pid, self.is_stderr, text.decode(errors="ignore")]
+
     def _line(self, raw: bytes) -> Line:
+        raw = raw.rstrip(b"\r").rpartition(b"\r")[2]  # what a terminal shows in the end
         return [self.name, self.pid, self.is_stderr, raw[:LINE_BYTES_MAX].decode(errors="replace")]
 
 
@@ -82,6 +102,7 @@ class Output:
         self._streams: dict[bytes, tuple[Stream, Stream]] = {}
         self._by_name: dict[str, Stream] = {}
         self._dirty: dict[str, Stream] = {}  # written to and not yet read to the end
+        self._skipped = 0  # unread lines that went with the front of a file
         try:
             self.fd = linux.watch_directory(os.path.join(session_dir, "logs"))
         except OSError:
@@ -112,9 +133,10 @@ class Output:
                 self._dirty[name] = stream
         return bool(self._dirty)
 
-    def read(self) -> dict[int, list[Line]]:
-        """New lines by job, at most ``lines_max`` or so; what is left stays dirty."""
+    def read(self) -> tuple[dict[int, list[Line]], dict[int, list[Line]]]:
+        """New lines by job, at most ``lines_max`` or so, and those that have not ended; what is left stays dirty."""
         out: dict[int, list[Line]] = {}
+        unfinished: dict[int, list[Line]] = {}
         count = 0
         for name, stream in list(self._dirty.items()):
             if count >= self.lines_max:
@@ -123,11 +145,27 @@ class Output:
             stream.offset += len(data)
             if len(data) < READ_BYTES_MAX:
                 del self._dirty[name]
+            else:
+                self._skipped += _skip_backlog(stream)
+            if stream.offset - stream.dropped > LOG_BYTES_MAX:
+                _drop_front(stream)
             lines = stream.lines(data, False)
             count += len(lines)
             if lines and stream.job:
                 out.setdefault(stream.job, []).extend(lines)
-        return out
+            if data and stream.partial and stream.job and (line := stream.unfinished()) is not None:
+                unfinished.setdefault(stream.job, []).append(line)
+        return out, unfinished
+
+    def take_skipped(self) -> int:
+        """Lines that were skipped since the last call."""
+        skipped, self._skipped = self._skipped, 0
+        return skipped
+
+    def file_of(self, incarnation: bytes) -> str:
+        """The log file of a worker in which there is something, that of errors first; '' when it printed nothing."""
+        files = [stream.path for stream in reversed(self._streams.get(incarnation, ()))]
+        return next((path for path in files if _size(path)), "")
 
     @property
     def rescan_s(self) -> float:
@@ -168,6 +206,7 @@ class Output:
             name = os.path.basename(stream.path)
             self._by_name.pop(name, None)
             self._dirty.pop(name, None)
+            _close_hole(stream)
             if _size(stream.path) == 0:
                 try:
                     os.unlink(stream.path)
@@ -178,6 +217,10 @@ class Output:
         return [worker for worker, (out, _) in self._streams.items() if out.job == job]
 
     def close(self) -> None:
+        """All workers have ended."""
+        for out, err in self._streams.values():
+            _close_hole(out)
+            _close_hole(err)
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
@@ -193,12 +236,47 @@ def _size(path: str) -> int:
 def _read(path: str, offset: int, size: int) -> bytes:
     try:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except OSError:  # it is gone, or the node is out of descriptors: a later look finds more
         return b""
     try:
         return os.pread(handle, size, offset)
+    except OSError:  # a disk that fails, or a user who put something else in its place
+        return b""
     finally:
         os.close(handle)
+
+
+def _drop_front(stream: Stream) -> None:
+    """Keep the last half of what may be there."""
+    length = stream.offset - LOG_BYTES_MAX // 2
+    try:
+        handle = os.open(stream.path, os.O_WRONLY | os.O_CLOEXEC)
+    except OSError:
+        return  # deleted by somebody
+    try:
+        if os_linux.punch_hole(handle, length):
+            stream.dropped = length
+        elif os.fstat(handle).st_size == stream.offset:  # what is written between these two calls is lost
+            os.ftruncate(handle, 0)
+            stream.offset = stream.dropped = 0
+    finally:
+        os.close(handle)
+
+
+def _close_hole(stream: Stream) -> None:
+    """Write the file anew without its hole: nobody appends to it any more."""
+    if not stream.dropped:
+        return
+    temporary = stream.path + ".new"
+    try:
+        with open(stream.path, "rb") as source, open(os.open(temporary, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as to:
+            source.seek(stream.dropped)
+            to.write(b"(the first %d bytes were dropped)\n" % stream.dropped)
+            shutil.copyfileobj(source, to, READ_BYTES_MAX)
+        os.replace(temporary, stream.path)
+    except OSError:
+        return  # a full disk: it stays as it is
+    stream.dropped = 0
 
 
 def _skip_backlog(stream: Stream) -> int:

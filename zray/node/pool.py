@@ -5,21 +5,24 @@
 
 A worker starts *fresh*.  Its first use fixes its :class:`Kind` (job, environment variables, GPU ids), and from then on
 it serves only that kind: jobs never share a process, a process keeps the environment it imported its libraries under,
-and one that has initialised CUDA on some GPUs never sees others.
+and one that has initialised CUDA on some GPUs never sees others.  A kind whose variables count only at the start of a
+process (``fresh``) is served only by workers that were started for it.
 
 Who needs a worker calls :meth:`Pool.take` with a token.  It gets an idle worker at once, or waits its turn and is
 served by :meth:`Pool.ready` or :meth:`Pool.release` through the returned ``(token, worker)`` pairs.  The pool starts
-as many processes as tokens wait, within ``workers_max``.
+as many processes as tokens wait, within ``workers_max`` and as many at once as start quickly (zray.node.starts).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from enum import IntEnum
 from typing import Any, NamedTuple
 
+from zray import env_vars
 from zray.messages import JobOver, WorkerExit
 from zray.node.effects import Kill, Send, Spawn
+from zray.node.starts import Starts
 
 # Deaths of processes that never became ready, in a row, before starts are spaced out (a broken environment must not
 # become a fork bomb), and the longest such pause.
@@ -31,6 +34,8 @@ AHEAD_MAX = 8
 # How long a worker whose job is over may take to report its last task events.  An idle one takes a tenth of a
 # millisecond, one that holds the interpreter in native code is not waited for.
 REPORT_S = 0.05
+# Environments that no worker could start under are remembered, so that their tasks fail instead of waiting for ever.
+BROKEN_KEPT_MAX = 100
 
 
 class State(IntEnum):
@@ -45,12 +50,19 @@ class Kind(NamedTuple):
     """What a worker has become and therefore may be used for."""
 
     job: int
-    env: tuple  # sorted (name, value) pairs
+    env: tuple  # sorted (name, value) pairs; as written where one may refer to another
     gpus: tuple  # GPU ids, () for none
+    threads: int = 1  # of numeric libraries, which read it when they are loaded
+    fresh: bool = False  # the process must have been started under ``env``
 
     @classmethod
-    def of(cls, job: int, env: dict, gpus: list | tuple = ()) -> Kind:
-        return cls(job, tuple(sorted(env.items())), tuple(gpus))
+    def of(cls, job: int, env: Mapping[str, str], gpus: list | tuple = (), threads: int = 1,
+           environ: Mapping[str, str] | None = None) -> Kind:
+        """``environ`` is what forked workers start under."""
+        ordered: Iterable[tuple[str, str]] = env.items()
+        if not any("$" in value for value in env.values()):
+            ordered = sorted(ordered)
+        return cls(job, tuple(ordered), tuple(gpus), threads, bool(env) and env_vars.needs_exec(env, environ or {}))
 
 
 class Worker:
@@ -97,10 +109,15 @@ class Pool:
         self._idle: dict[Kind | None, dict[bytes, Worker]] = {}  # each oldest first
         self._idle_count = 0
         self._starting = 0
+        self._starting_of: dict[Kind, int] = {}  # those of them that are started for a fresh kind
+        self.starts = Starts()
+        self._prestarts = 0  # of them still to come
         self._waiting: dict[Hashable, Kind] = {}  # first come first
+        self._plain: dict[Hashable, None] = {}  # those of them whom any forked worker can serve
         self._waiting_of: dict[Kind, dict[Hashable, None]] = {}
         self._start_failures = 0
         self._start_after = 0.0
+        self._broken: dict[Kind, tuple[int, str]] = {}  # fresh kind -> failures to start in a row, what the last said
         self._dismissed: dict[bytes, float] = {}  # workers that may report before they are killed, and until when
         self.may_retire: Callable[[Worker], bool] = lambda worker: True
 
@@ -108,13 +125,13 @@ class Pool:
 
     def prestart(self, now: float) -> None:
         """Have ``keep`` workers idle or on their way."""
-        while self._idle_count + self._starting < self.keep and self._can_start(now):
-            self._start(now)
+        self._prestarts = self.keep
+        self._go_on_prestarting(now)
 
     def start_ahead(self, soon: int, now: float) -> None:
         """``soon`` more workers will be wanted once resources are free: have some of them started by then."""
         wanted = min(soon, AHEAD_MAX)
-        spare = self._starting - len(self._waiting) + len(self._idle.get(None, ()))
+        spare = self._starting_plain() - len(self._plain) + len(self._idle.get(None, ()))
         if spare > wanted // 2:
             return  # a batch of forks costs the zygote little more than one
         while spare < wanted and self._can_start(now):
@@ -123,13 +140,15 @@ class Pool:
 
     def take(self, kind: Kind, token: Hashable, now: float) -> Worker | None:
         """An idle worker for ``kind``, or None: then ``token`` waits."""
-        for candidate in (kind, None):
+        for candidate in (kind,) if kind.fresh else (kind, None):
             idle = self._idle.get(candidate)
             if idle:
                 worker = self._pop_idle(candidate)  # last in first out: the warmest caches
                 worker.kind = kind
                 return worker
         self._waiting[token] = kind
+        if not kind.fresh:
+            self._plain[token] = None
         self._waiting_of.setdefault(kind, {})[token] = None
         self._start_needed(now)
         return None
@@ -139,6 +158,7 @@ class Pool:
         kind = self._waiting.pop(token, None)
         if kind is None:
             return False
+        self._plain.pop(token, None)
         tokens = self._waiting_of[kind]
         del tokens[token]
         if not tokens:
@@ -159,10 +179,17 @@ class Pool:
         worker = self.workers.get(incarnation)
         if worker is None or worker.state is not State.STARTING:
             return []
-        self._start_failures = 0
-        self._starting -= 1
+        self.starts.ready(incarnation, now)
+        self._no_longer_starting(worker)
+        if worker.kind is None:
+            self._start_failures = 0
+        elif not self._why_broken(worker.kind):
+            self._broken.pop(worker.kind, None)
         worker.endpoint = endpoint
-        return self._offer(worker, now)
+        served = self._offer(worker, now)
+        self._start_needed(now)
+        self._go_on_prestarting(now)
+        return served
 
     def release(self, worker: Worker, now: float) -> Served:
         """Its lease or actor is over and the process can serve again."""
@@ -208,15 +235,18 @@ class Pool:
         """It said that it goes by itself (max_calls reached, exit)."""
         self._leave(worker, now)
 
-    def died(self, incarnation: bytes, now: float) -> Worker | None:
+    def died(self, incarnation: bytes, now: float, last_words: str = "") -> Worker | None:
         """Its process is gone.  Returns the record as it was, or None when unknown."""
         worker = self.workers.pop(incarnation, None)
         self._dismissed.pop(incarnation, None)
         if worker is None:
             return None
+        self.starts.over(incarnation)
         if worker.state is State.STARTING:
-            self._starting -= 1
-            if not worker.reason:
+            self._no_longer_starting(worker)
+            if worker.kind is not None and worker.pid:  # else the fork failed, whatever it was for
+                self._could_not_start(worker.kind, last_words)
+            elif not worker.reason:
                 self._start_failures += 1
                 if self._start_failures > START_FAILURES_FREE:
                     self._start_after = now + min(START_PAUSE_S_MAX, 0.1 * 2 ** (self._start_failures - 4))
@@ -233,6 +263,7 @@ class Pool:
             self.reported(incarnation)
         if self._start_after <= now:
             self._start_after = 0.0
+        self.starts.tick(now)
         self._start_needed(now)
         if self._idle_count <= self.keep:
             return
@@ -252,8 +283,10 @@ class Pool:
         if self._idle_count > self.keep:
             retire = min([next(iter(idle.values())).since for idle in self._idle.values()]) + self.idle_s
             due = retire if due is None else min(due, retire)
-        if self._start_after and self._starting < len(self._waiting):
-            due = self._start_after if due is None else min(due, self._start_after)
+        if self._starting_plain() < len(self._plain) or len(self._plain) < len(self._waiting):
+            late = self._start_after or self.starts.next_deadline()
+            if late is not None:
+                due = late if due is None else min(due, late)
         return due
 
     # ------------------------------------------------------------ inside
@@ -264,7 +297,7 @@ class Pool:
         worker.blocked = False
         token: Hashable
         if worker.kind is None:
-            token = next(iter(self._waiting), None)
+            token = next(iter(self._plain), None)
         else:
             token = next(iter(self._waiting_of.get(worker.kind, ())), None)
         if token is None:
@@ -280,7 +313,9 @@ class Pool:
         return [(token, worker)]
 
     def _start_needed(self, now: float) -> None:
-        missing = len(self._waiting) - self._starting
+        missing = len(self._plain) - self._starting_plain()
+        if len(self._plain) < len(self._waiting):
+            missing = self._start_in_turn(now)
         while missing > 0 and self._can_start(now):
             self._start(now)
             missing -= 1
@@ -291,14 +326,63 @@ class Pool:
                 self.retire(oldest, "another kind of worker is needed", now)
                 leaving += 1
 
-    def _can_start(self, now: float) -> bool:
-        return len(self.workers) < self.workers_max and now >= self._start_after
+    def _start_in_turn(self, now: float) -> int:
+        """Start what those who wait need, first come first; how many of them can have nothing started now."""
+        coming: dict[Kind | None, int] = {None: self._starting_plain()}
+        for fresh, count in self._starting_of.items():
+            coming[fresh] = count
+        missing = 0
+        for kind in self._waiting.values():
+            wanted = kind if kind.fresh else None
+            if coming.get(wanted, 0) > 0:
+                coming[wanted] -= 1
+            elif not missing and self._can_start(now):
+                self._start(now, wanted)
+            else:
+                missing += 1
+        return missing
 
-    def _start(self, now: float) -> None:
+    def _starting_plain(self) -> int:
+        return self._starting - sum(self._starting_of.values())
+
+    def _go_on_prestarting(self, now: float) -> None:
+        while self._prestarts and self._can_start(now):
+            self._start(now)
+
+    def _can_start(self, now: float) -> bool:
+        return len(self.workers) < self.workers_max and now >= self._start_after and self.starts.room()
+
+    def _start(self, now: float, kind: Kind | None = None) -> None:
+        """A worker for any kind, or for the fresh ``kind`` alone."""
         worker = Worker(self._new_id(), now)
         self.workers[worker.incarnation] = worker
         self._starting += 1
-        self._emit(Spawn(worker.id))
+        self.starts.begun(worker.incarnation, now)
+        if kind is None:
+            self._prestarts = max(0, self._prestarts - 1)
+        else:
+            worker.kind = kind
+            self._starting_of[kind] = self._starting_of.get(kind, 0) + 1
+        self._emit(Spawn(worker.id, kind, self._why_broken(kind) if kind is not None else ""))
+
+    def _no_longer_starting(self, worker: Worker) -> None:
+        self._starting -= 1
+        if worker.kind is not None:
+            self._starting_of[worker.kind] -= 1
+            if not self._starting_of[worker.kind]:
+                del self._starting_of[worker.kind]
+
+    def _could_not_start(self, kind: Kind, last_words: str) -> None:
+        """A process under that environment ended before it was ready: the environment's fault, not the node's."""
+        failures, _ = self._broken.pop(kind, (0, ""))
+        self._broken[kind] = failures + 1, last_words
+        if len(self._broken) > BROKEN_KEPT_MAX:
+            del self._broken[next(iter(self._broken))]
+
+    def _why_broken(self, kind: Kind) -> str:
+        """What processes under that environment said when they could not start; '' while there is hope."""
+        failures, last_words = self._broken.get(kind, (0, ""))
+        return last_words or "its process ended at once" if failures >= START_FAILURES_FREE else ""
 
     def _leave(self, worker: Worker, now: float) -> bool:
         if worker.state is State.EXITING or worker.incarnation not in self.workers:
@@ -306,7 +390,8 @@ class Pool:
         if worker.state is State.IDLE:
             self._drop_idle(worker)
         elif worker.state is State.STARTING:
-            self._starting -= 1
+            self._no_longer_starting(worker)
+            self.starts.over(worker.incarnation)
         worker.state = State.EXITING
         worker.since = now
         return True
@@ -345,9 +430,14 @@ class Pool:
         assert sum(map(len, self._waiting_of.values())) == len(self._waiting)
         for token, kind in self._waiting.items():
             assert token in self._waiting_of[kind]
-            assert kind not in self._idle and None not in self._idle, "a token waits beside a worker that fits"
+            assert kind not in self._idle, "a token waits beside a worker that fits"
+            assert kind.fresh or None not in self._idle, "a token waits beside a worker that fits"
+        assert list(self._plain) == [token for token, kind in self._waiting.items() if not kind.fresh]
         for worker in by_state[State.LEASED] + by_state[State.ACTOR]:
             assert worker.kind is not None
         for worker in by_state[State.STARTING]:
-            assert worker.kind is None
+            assert worker.kind is None or worker.kind.fresh
+        for kind, count in self._starting_of.items():
+            assert count == sum(worker.kind == kind for worker in by_state[State.STARTING])
+        assert sum(self._starting_of.values()) == sum(w.kind is not None for w in by_state[State.STARTING])
         assert all(self.workers[incarnation].state is State.EXITING for incarnation in self._dismissed)

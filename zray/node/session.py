@@ -4,27 +4,34 @@
         latest                    name of the newest session that ``zray start`` made
         <session>/                0700
             node.json             0600: who the daemon is and where it can be dialled
+            join                  0600: the join string of a node of a cluster
             leaving               touched while a node that leaves hands its objects over
             node.sock  w-*.sock  d-*.sock  logs/  spill/
+
+Of a session that has ended only logs/ stays, until it is too old or one of too many (settings logs_*).
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import stat
 import tempfile
 import time
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
-from zray.node import linux
+from zray import os_linux
+from zray.node import join_secret, linux
 
 SOCKET_PATH_MAX = 107  # bytes: sockaddr_un has 108, with the final zero
 LONGEST_NAME = "w-0123456789abcdef.sock"
 LONGEST_SESSION = "20260101-000000-0123ab"
 FALLBACK_BASE = "/tmp"
+LOGS = "logs"
+MAKING_S_MAX = 3600.0  # a directory that says after this long not whose it is, never will
 
 
 class SessionError(RuntimeError):
@@ -57,6 +64,10 @@ def create(session_dir: str = "") -> str:
         if not socket_fits(session_dir):
             raise SessionError(f"the session directory {session_dir!r} is too long: sockets in it would have paths of "
                                f"more than {SOCKET_PATH_MAX} bytes")
+        found = read(session_dir)
+        if found is not None and found.alive():
+            raise SessionError(f"a node runs in the session directory {session_dir!r} already (pid {found.pid}): name "
+                               "another one, or end that node with `zray stop --session-dir`")
         _private(session_dir)
     else:
         if os.path.exists(tmp_dir()) and not os.path.isdir(tmp_dir()):
@@ -66,7 +77,7 @@ def create(session_dir: str = "") -> str:
                            os.path.join(base_dirs()[-1], name))
         _private(os.path.dirname(session_dir))
         _private(session_dir)
-    for part in ("logs", "spill"):
+    for part in ("spill", LOGS):  # in this order: a directory with nothing but logs is of a session that has ended
         _private(os.path.join(session_dir, part))
     return session_dir
 
@@ -88,8 +99,47 @@ def _private(path: str) -> None:
 
 
 def remove(session_dir: str) -> None:
-    """Delete it, and a ``latest`` that names it."""
+    """Delete all of it, and a ``latest`` that names it."""
     shutil.rmtree(session_dir, ignore_errors=True)
+    _forget_latest(session_dir)
+
+
+def retire(session_dir: str) -> None:
+    """It has ended: delete it but for its logs, and a ``latest`` that names it."""
+    os_linux.strip(session_dir, LOGS)
+    _forget_latest(session_dir)
+
+
+def ended_sessions() -> list[str]:
+    """Directories of this user's ended sessions, of which logs are left; the latest first."""
+    found = []
+    for base in base_dirs():
+        with contextlib.suppress(OSError):
+            for entry in os.scandir(base):
+                with contextlib.suppress(OSError):
+                    if entry.is_dir(follow_symlinks=False) and _has_ended(entry.path):
+                        found.append((entry.stat().st_mtime, entry.path))
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def _has_ended(path: str) -> bool:
+    """Whether nothing but logs is left.  What a daemon left that was killed before it said who it is counts, later."""
+    names = set(os.listdir(path))
+    if os.lstat(path).st_uid != os.getuid() or "owner.json" in names or "node.json" in names:
+        return False
+    return names == {LOGS} or LOGS in names and time.time() - os.stat(path).st_mtime > MAKING_S_MAX
+
+
+def sweep_logs(sessions_max: int, kept_s: float) -> None:
+    """Delete logs of ended sessions beyond a number and an age; running sessions are none of them."""
+    now = time.time()
+    for position, path in enumerate(ended_sessions()):
+        with contextlib.suppress(OSError):
+            if position >= sessions_max or now - os.stat(path).st_mtime > kept_s:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _forget_latest(session_dir: str) -> None:
     latest = os.path.join(os.path.dirname(session_dir), "latest")
     try:
         with open(latest, encoding="utf-8") as file:
@@ -112,7 +162,7 @@ class Session:
     shares_fate: bool
     started: float
     cluster: str = ""  # id of the cluster, '' for a node that stays alone
-    join: str = ""  # what other nodes join by, at this one
+    join: str = field(default="", repr=False)  # what other nodes join by, at this one
     head: bool = False
     name: str = ""
     address: str = ""  # host:port of the node's TCP endpoint
@@ -120,6 +170,23 @@ class Session:
     def alive(self) -> bool:
         """Whether that very process runs: (pid, start time) names it."""
         return self.start_time != 0 and linux.start_time(self.pid) == self.start_time
+
+    def place(self) -> str:
+        """For people, when there are several."""
+        where = f"at {self.address}, " if self.address else ""
+        return f"{self.session_dir} ({where}pid {self.pid})"
+
+    def introduction(self) -> str:
+        """What a starter says of a node of a cluster: where it is and how to go on; the join string is not shown."""
+        file = os.path.join(self.session_dir, join_secret.FILE_NAME)
+        clusters = [session.cluster for session in started_clusters()]
+        connect = f"zray.init({'auto' if clusters == [self.cluster] else self.session_dir!r})"
+        note = f"\n{len(clusters)} clusters run here, so 'auto' means none of them." if len(clusters) > 1 else ""
+        return (f"zray runs in {self.session_dir} (pid {self.pid}), at {self.address}.\n"
+                f"Connect with {connect}; end it with `zray stop`.{note}\n"
+                f"More nodes here:           zray start --address @{file}\n"
+                f"More nodes on machine B:   ssh B zray start --address - < {file}\n"
+                "That file is a secret: its reader may run code in this cluster as this user.")
 
     def to_json(self) -> str:
         return json.dumps({name: getattr(self, name) for name in self.__slots__} | {"node": self.node.hex()}, indent=1)
@@ -161,6 +228,21 @@ def live_sessions() -> list[Session]:
     return sorted(found, key=lambda session: session.started, reverse=True)
 
 
-def latest_started() -> Session | None:
-    """The newest session that ``zray start`` made and that runs."""
-    return next((session for session in live_sessions() if not session.shares_fate), None)
+def started_clusters() -> list[Session]:
+    """Of each cluster that has nodes of ``zray start`` here, the newest of those that run; newest first."""
+    newest: dict[str, Session] = {}
+    for session in live_sessions():
+        if not session.shares_fate:
+            newest.setdefault(session.cluster or session.session_dir, session)
+    return list(newest.values())
+
+
+def refuse_second_cluster() -> None:
+    """SessionError when a cluster runs here already: "auto" would then mean neither."""
+    if clusters := started_clusters():
+        first = clusters[0]
+        file = os.path.join(first.session_dir, join_secret.FILE_NAME)
+        one_more = f"add a node to it with `zray start --address @{file}`, " if first.join else ""
+        raise SessionError(f"a cluster of this user runs here already, in {first.place()}: {one_more}end it with "
+                           "`zray stop`, or start one more beside it with --new-cluster (drivers must then name the "
+                           "one they mean)")

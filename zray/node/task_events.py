@@ -7,6 +7,7 @@ end 0 while it runs; ``count`` is over 1 for a chunk of a map.  Events are numbe
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
@@ -20,6 +21,7 @@ class TaskEvents:
     def __init__(self, kept_max: int):
         self.ended: deque[tuple[int, list[Any]]] = deque(maxlen=kept_max)  # (job, event)
         self.running: dict[tuple[bytes, int], tuple[bytes, int, list[Any]]] = {}  # -> (worker, job, event)
+        self.queued: dict[bytes, list[Any]] = {}  # worker of an actor -> [[name, count], ...] of the calls that wait
         self.seen = 0  # ended events ever
         self.dropped = 0  # tasks that workers did not report one by one
 
@@ -39,16 +41,34 @@ class TaskEvents:
                 self.running[key] = worker, job, event
         return True
 
+    def queue(self, worker: bytes, queued: list[Any]) -> bool:
+        """The calls that wait in an actor; False when that is malformed."""
+        if not all(type(row) is list and [type(value) for value in row] == [str, int] for row in queued):
+            return False
+        self.queued[worker] = queued
+        if not queued:
+            del self.queued[worker]
+        return True
+
+    def running_on(self) -> dict[bytes, str]:
+        """What runs on each worker, as far as reported."""
+        return {worker: event[NAME] for worker, _, event in self.running.values()}
+
     def _end(self, job: int, event: list[Any]) -> None:
         self.ended.append((job, event))
         self.seen += 1
 
-    def worker_gone(self, worker: bytes) -> None:
-        """Its process ended, and with it what ran there.  When is not known here: the event has no length."""
+    def worker_gone(self, worker: bytes) -> str:
+        """Its process ended, and with it what ran there, which is returned.  When is not known: the event has no
+        length."""
+        names = []
+        self.queued.pop(worker, None)
         for key, (runner, job, event) in list(self.running.items()):
             if runner == worker:
                 del self.running[key]
                 self._end(job, [*event[:END], event[START], False, *event[OK + 1:]])
+                names.append(event[NAME])
+        return ", ".join(names)
 
     def timeline(self, start: int, limit: int) -> tuple[int, list[dict[str, Any]]]:
         """``(number of the first event, events from number start on)`` as complete events of Chrome's trace format."""
@@ -61,9 +81,13 @@ class TaskEvents:
              "args": {"task_id": event[TASK].hex(), "attempt": event[ATTEMPT], "ok": bool(event[OK]), "job_id": job}}
             for job, event in islice(self.ended, skip, skip + limit)]
 
-    def rows(self) -> list[dict[str, Any]]:
-        """Tasks as ``zray list tasks`` shows them, the latest first; those that wait are with the scheduler."""
-        found = [self._row(job, event, "RUNNING") for _, job, event in self.running.values()]
+    def rows(self, blocked: Callable[[bytes], bool] = lambda worker: False) -> list[dict[str, Any]]:
+        """Tasks as ``zray list tasks`` shows them, the latest first; those that wait are with the scheduler.
+
+        ``blocked(worker)``: whether its task waits in get or wait.
+        """
+        found = [self._row(job, event, "RUNNING_IN_RAY_GET" if blocked(worker) else "RUNNING")
+                 for worker, job, event in self.running.values()]
         found += [self._row(job, event, "FINISHED" if event[OK] else "FAILED") for job, event in reversed(self.ended)]
         return found
 

@@ -8,15 +8,18 @@ Every answer is a map of wire types; an unknown or failing question answers ``{"
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from zray.causes import Cause
 from zray.ids import node_of
-from zray.sched.resources import amounts
+from zray.node.task_events import NAME, PID, TASK
+from zray.sched.resources import OBJECT_STORE_MEMORY, amounts
 
 if TYPE_CHECKING:
     from zray.node.machine import NodeMachine
 
+OUTSIDE = ("on disk", "waiting for room")  # of zray.store.records.Phase: these take nothing of the store
 LIMIT = 10_000  # rows of one answer, unless the asker wants fewer; "total" says how many there are
 
 
@@ -67,7 +70,21 @@ def _resources(machine: NodeMachine, peer: bytes, args: dict) -> dict:
 
 
 def _available(machine: NodeMachine, peer: bytes, args: dict) -> dict:
-    return {"resources": _sum(machine.scheduler.available(), *machine.abroad.available())}
+    """What is free of the resources; ``stored`` is how many bytes the objects in each node's store take."""
+    objects = machine.store_report().get("objects", ())
+    stored = sum(row["nbytes"] for row in objects if row["state"] not in OUTSIDE)
+    if args.get("local"):
+        return {"resources": {}, "stored": [stored]}
+    mine, others = machine.scheduler.available(), machine.abroad.available()
+    nodes = {machine.node.get("NodeID", ""): _sum(mine),
+             **{machine.cluster.node_id(node): _sum(units) for node, units in others.items()}}
+    return {"resources": _sum(mine, *others.values()), "nodes": nodes, "stored": [stored]}
+
+
+def less_stored(resources: dict[str, float], stored: list[int]) -> None:
+    """Objects are no leases: what they take of the stores is not in what the schedulers say is free."""
+    if OBJECT_STORE_MEMORY in resources:
+        resources[OBJECT_STORE_MEMORY] = max(0.0, resources[OBJECT_STORE_MEMORY] - sum(stored))
 
 
 def _sum(*nodes: dict[str, int]) -> dict[str, float]:
@@ -107,9 +124,35 @@ def _workers(machine: NodeMachine, peer: bytes, args: dict) -> dict:
 def _leases(machine: NodeMachine, peer: bytes, args: dict) -> dict:
     report = machine.scheduler.report()
     workers = {lease: placement.row() for lease, placement in machine.placements.items()}
-    rows = [{**row, **{key: workers[row["lease"]][key] for key in ("pid", "worker", "actor")}}
-            for row in report["leases"]]
-    return {**_rows("leases", rows, args), "waiting": [_shown(row) for row in report["waiting"][:LIMIT]]}
+    running = machine.running_names()
+    rows = [{**row, **{key: workers[row["lease"]][key] for key in ("pid", "worker", "actor")},
+             "name": running.get(row["lease"], row["name"])} for row in report["leases"]]
+    return {**_rows("leases", rows, args), "waiting": [_shown(row) for row in machine.waiting_rows()[:LIMIT]],
+            "queued": _queued(machine), "blocked": _blocked(machine)}
+
+
+def _queued(machine: NodeMachine) -> list[dict[str, Any]]:
+    """Calls that wait in actors, by actor and name."""
+    running = machine.events.running_on()
+    found = []
+    for incarnation, queued in machine.events.queued.items():
+        worker = machine.pool.workers.get(incarnation)
+        if worker is not None:
+            found += [{"name": name, "count": count, "job": worker.job, "actor": worker.actor.hex(), "pid": worker.pid,
+                       "behind": running.get(incarnation, "")} for name, count in queued]
+    return found
+
+
+def _blocked(machine: NodeMachine) -> list[dict[str, Any]]:
+    """Tasks that wait in get or wait."""
+    return [{"name": event[NAME], "task_id": event[TASK].hex(), "pid": event[PID], "job": job,
+             "worker": worker.hex()}
+            for worker, job, event in machine.events.running.values() if _is_blocked(machine, worker)]
+
+
+def _is_blocked(machine: NodeMachine, incarnation: bytes) -> bool:
+    worker = machine.pool.workers.get(incarnation)
+    return worker is not None and worker.blocked
 
 
 def _store(machine: NodeMachine, peer: bytes, args: dict) -> dict:
@@ -126,7 +169,7 @@ def _jobs(machine: NodeMachine, peer: bytes, args: dict) -> dict:
     for job in machine.jobs.jobs.values():
         row = job.row()  # its times are of the machine's clock, which means nothing elsewhere
         start, end = row.pop("start_time"), row.pop("end_time")
-        rows.append({**row, "seconds": (end or machine.now) - start})
+        rows.append({**row, "driver": job.driver, "seconds": (end or machine.now) - start})
     return _rows("jobs", rows, args)
 
 
@@ -149,8 +192,13 @@ def _tasks(machine: NodeMachine, peer: bytes, args: dict) -> dict:
     waiting = [{"task_id": b"", "name": row["name"], "state": "PENDING_NODE_ASSIGNMENT", "job_id": row["job"], "pid": 0,
                 "attempt": 0, "count": row["want"], "start_time": None, "end_time": None, "seconds": None,
                 "detail": row["detail"]}
-               for row in machine.scheduler.report()["waiting"] if not row["actor"]]
-    return {**_rows("tasks", waiting + machine.events.rows(), args), "dropped": machine.events.dropped}
+               for row in machine.waiting_rows() if not row["actor"]]
+    waiting += [{"task_id": b"", "name": row["name"], "state": "PENDING_ACTOR_TASK_ORDERING_OR_CONCURRENCY",
+                 "job_id": row["job"], "pid": row["pid"], "attempt": 0, "count": row["count"], "start_time": None,
+                 "end_time": None, "seconds": None,
+                 "detail": f"behind {row['behind']}" if row["behind"] else ""} for row in _queued(machine)]
+    rows = waiting + machine.events.rows(partial(_is_blocked, machine))
+    return {**_rows("tasks", rows, args), "dropped": machine.events.dropped}
 
 
 def _stats(machine: NodeMachine, peer: bytes, args: dict) -> dict:
@@ -170,6 +218,8 @@ def _explain(machine: NodeMachine, peer: bytes, args: dict) -> dict:
     """Why a key of the asker (``key``) or an actor (``actor``) has no worker."""
     actor = machine.actors.actors.get(args.get("actor", b""))
     if actor is not None:
+        if actor.state != "ALIVE" and actor.worker:
+            return {"cause": int(Cause.CONSTRUCTING), "detail": f"pid {actor.pid}", "state": actor.state}
         cause = actor.cause.get("cause", Cause.READY if actor.state == "ALIVE" else Cause.ACTOR_PENDING)
         return {"cause": int(cause), "detail": actor.cause.get("detail") or actor.cause.get("reason", ""),
                 "state": actor.state}

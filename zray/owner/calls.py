@@ -3,7 +3,7 @@
     actor state    calls
     PENDING        queue here until the node says where the actor lives
     ALIVE          pushed in order, numbered per (caller, life); answered by CallsDone
-    RESTARTING     those in flight are retried (max_task_retries) in order, or fail; queued ones wait
+    RESTARTING     those with retries left (max_task_retries) wait, those in flight first; the others fail
     DEAD           all fail with the cause
 
 A call whose arguments are not ready holds back the later ones of this caller, unless the actor allows any order.
@@ -13,7 +13,7 @@ What was in flight when an actor's process died is judged only when our own conn
 from __future__ import annotations
 
 from collections import deque
-from typing import Any
+from typing import Any, NamedTuple
 
 from zray.causes import Cause
 from zray.messages import FAILED, ActorState, CallsDone, CancelTask, PushCalls, WatchActor
@@ -29,6 +29,7 @@ ENDED_KEPT_MAX = 1000  # links of dead actors
 DRAIN_S = 2.0
 
 PENDING, ALIVE, RESTARTING, DEAD = "PENDING", "ALIVE", "RESTARTING", "DEAD"
+NOT_WAITED_FOR = frozenset((RESTARTING, DEAD))  # as in Ray, a call without retries does not wait for a restart
 # The failures that causes of death (kinds, see zray.node.actors) make of calls; all others are actor_died.
 FAILURES = {"pg_removed": "actor_pg_removed", "unschedulable": "actor_unschedulable"}
 
@@ -38,7 +39,7 @@ class ActorLink:
 
     __slots__ = ("actor", "name", "state", "life", "link", "queue", "inflight", "next_seq", "cause", "unfinished",
                  "life_record", "any_order", "dirty", "watched", "pid", "notice", "methods", "max_task_retries",
-                 "max_pending", "killed")
+                 "max_pending", "killed", "created")
 
     def __init__(self, actor: bytes, name: str, any_order: bool):
         self.actor = actor
@@ -60,7 +61,17 @@ class ActorLink:
         self.methods: dict[str, Function] = {}
         self.max_task_retries = 0
         self.max_pending: int | None = None  # None until a handle told us
+        self.created = False  # by us
         self.killed = False  # by us, and the node has not said yet what became of it: no more calls to this life
+
+
+class Leaving(NamedTuple):
+    """Calls of a life that is over, until our connection to its process is drained; ``cause`` is how it ended."""
+
+    link: ActorLink
+    inflight: dict[int, Task]
+    until: float
+    cause: dict[str, Any]
 
 
 class ActorCalls:
@@ -73,7 +84,7 @@ class ActorCalls:
         self.submitter = submitter
         self.links: dict[bytes, ActorLink] = {}
         self.by_worker: dict[bytes, ActorLink] = {}
-        self.leaving: dict[bytes, tuple[ActorLink, dict[int, Task], float]] = {}  # worker -> calls it may still answer
+        self.leaving: dict[bytes, Leaving] = {}  # worker -> calls it may still answer
         self.dirty: list[ActorLink] = []
         self.ended: dict[bytes, None] = {}  # actors that are DEAD, oldest first
         self.finished = 0
@@ -106,9 +117,9 @@ class ActorCalls:
         if not task.missing:
             task.state = QUEUED
         link.queue.append(task)
-        if link.state == DEAD:
+        if link.state in NOT_WAITED_FOR:
             self._fail_queue(link)
-        elif not link.dirty:
+        if not link.dirty:
             link.dirty = True
             self.dirty.append(link)
 
@@ -120,9 +131,9 @@ class ActorCalls:
         link = task.lease
         if link.any_order:
             link.queue.append(task)
-        if link.state == DEAD:
+        if link.state in NOT_WAITED_FOR:
             self._fail_queue(link)
-        elif not link.dirty:
+        if not link.dirty:
             link.dirty = True
             self.dirty.append(link)
 
@@ -187,7 +198,7 @@ class ActorCalls:
         if link is not None and link.actor == message.actor and link.life == message.life:
             inflight = link.inflight
         elif peer in self.leaving and self.leaving[peer][0].actor == message.actor:
-            link, inflight, _ = self.leaving[peer]
+            link, inflight = self.leaving[peer][:2]
         else:
             return
         full = len(inflight) >= WINDOW_CALLS
@@ -318,6 +329,7 @@ class ActorCalls:
         link.killed = False
         if message.state == RESTARTING:
             self._leave(link)
+            self._fail_queue(link)
         elif message.state == DEAD:
             self._leave(link)
             self._fail_queue(link)
@@ -340,11 +352,12 @@ class ActorCalls:
         self.by_worker.pop(worker.peer, None)
         inflight, link.inflight = link.inflight, {}
         link.link = None
+        left = Leaving(link, inflight, self.submitter.now + DRAIN_S, link.cause)
         if worker.closed or not inflight:
-            self._judge(link, inflight)
+            self._judge(left)
             self.net.disconnect(worker.peer)
         else:
-            self.leaving[worker.peer] = (link, inflight, self.submitter.now + DRAIN_S)
+            self.leaving[worker.peer] = left
 
     def on_peer_closed(self, peer: bytes) -> None:
         link = self.by_worker.get(peer)
@@ -352,9 +365,10 @@ class ActorCalls:
             link.link.closed = True  # the node will say what became of it
         kept = self.leaving.pop(peer, None)
         if kept is not None:
-            self._judge(kept[0], kept[1])
+            self._judge(kept)
 
-    def _judge(self, link: ActorLink, inflight: dict[int, Task]) -> None:
+    def _judge(self, left: Leaving) -> None:
+        link, inflight = left.link, left.inflight
         retry = []
         for seq in sorted(inflight):
             task = inflight[seq]
@@ -363,21 +377,30 @@ class ActorCalls:
             elif link.state != DEAD and task.retries != 0:
                 retry.append(task)
             else:
-                kind = self._kind(link) if link.state == DEAD else "actor_unavailable"
-                self._fail(link, task, [FAILED, kind, self._detail(link)])
+                detail = self._detail(link) | left.cause
+                self._fail(link, task, self.death_of(link) or [FAILED, "actor_unavailable", detail])
         if retry:
             self._again(link, retry)
 
     def _fail_queue(self, link: ActorLink) -> None:
+        """Fail what waits for an actor that will not take it: all calls, or while it restarts those without retries."""
         queue, link.queue = link.queue, deque()
-        failure = self.submitter.lost or [FAILED, self._kind(link), self._detail(link)]
+        failure = self.submitter.lost or self.death_of(link)
+        if failure is None:
+            reason = f"The actor is restarting ({link.cause.get('reason') or 'its process ended'})"
+            failure = [FAILED, "actor_unavailable", self._detail(link) | {"reason": reason}]
+            link.queue.extend(task for task in queue if _waits_for_restart(task))
+            queue = deque(task for task in queue if not _waits_for_restart(task))
         for task in queue:
             if task.state != DONE:
                 self._fail(link, task, failure)
 
-    @staticmethod
-    def _kind(link: ActorLink) -> str:
-        return FAILURES.get(link.cause.get("kind", ""), "actor_died")
+    def death_of(self, link: ActorLink) -> list[Any] | None:
+        """The failure of all calls to an actor that is DEAD."""
+        return self._death(link) if link.state == DEAD else None
+
+    def _death(self, link: ActorLink) -> list[Any]:
+        return [FAILED, FAILURES.get(link.cause.get("kind", ""), "actor_died"), self._detail(link)]
 
     def _detail(self, link: ActorLink) -> dict[str, Any]:
         return {"actor": link.actor, "class_name": link.name} | link.cause
@@ -400,16 +423,16 @@ class ActorCalls:
                 self.dirty.append(link)
 
     def tick(self, now: float) -> None:
-        for worker, (link, inflight, until) in list(self.leaving.items()):
-            if until <= now:
+        for worker, left in list(self.leaving.items()):
+            if left.until <= now:
                 del self.leaving[worker]
                 self.net.disconnect(worker)
-                self._judge(link, inflight)
+                self._judge(left)
 
     def next_deadline(self) -> float | None:
         if not self.leaving:
             return None
-        return min((until for _, _, until in self.leaving.values()), default=None)
+        return min((left.until for left in self.leaving.values()), default=None)
 
     def explain(self, task: Task) -> tuple[Cause, dict[str, Any]]:
         link = task.lease
@@ -419,6 +442,7 @@ class ActorCalls:
             return Cause.CANCELLING, about
         if link.state == PENDING:
             about |= link.cause
+            about["ask_node"] = link.actor
             return Cause.ACTOR_PENDING, about
         if link.state == RESTARTING:
             return Cause.ACTOR_RESTARTING, about
@@ -430,8 +454,9 @@ class ActorCalls:
             about["ahead"] = ahead
             about["pid"] = link.pid
             if link.link is not None:
-                about["ask"] = link.link.peer, task.tid
-            return (Cause.ACTOR_BUSY if ahead else Cause.RUNNING), about
+                about["ask"] = [link.link.peer, task.tid, link.link.endpoint]
+            # Whether the first of ours runs only the actor can say: calls of others may be ahead of it.
+            return (Cause.ACTOR_BUSY if ahead else Cause.ACTOR_HAS), about
         if link.queue and link.queue[0].missing and link.queue[0] is not task:
             return Cause.ACTOR_ORDER, about
         return Cause.ACTOR_BUSY, about
@@ -443,9 +468,14 @@ class ActorCalls:
             for seq, task in link.inflight.items():
                 assert task.state == PUSHED and task.seq == seq < link.next_seq
             queued = [task for task in link.queue if task.state != DONE]
-            leaving = sum(len(calls) for other, calls, _ in self.leaving.values() if other is link)
+            leaving = sum(len(left.inflight) for left in self.leaving.values() if left.link is link)
             if not link.any_order:
                 assert link.unfinished == len(queued) + len(link.inflight) + leaving, "a call is counted wrongly"
+
+
+def _waits_for_restart(task: Task) -> bool:
+    """It has retries, is on its last one, or would wait for an argument anyway."""
+    return task.retries != 0 or task.attempt > 0 or task.missing > 0
 
 
 class _Answering:

@@ -25,7 +25,7 @@ def crashed(name: str, attempt: int, notice: WorkerDied | None) -> list[Any]:
     detail: dict[str, Any] = {"name": name, "attempts": attempt + 1}
     if notice is not None:
         detail |= {"pid": notice.pid, "signal": notice.signal, "exit_code": notice.exit_code,
-                   "reason": notice.reason, "log_tail": notice.log_tail}
+                   "reason": notice.reason, "log_tail": notice.log_tail, "log_file": notice.log_file}
     if notice is not None and notice.reason == Cause.GROUP_REMOVED.text:
         return [FAILED, "task_pg_removed", detail | {"reason": "while it ran"}]
     kind = "oom" if notice is not None and notice.reason == "out of memory" else "worker_crashed"

@@ -239,8 +239,10 @@ class MapRuns:
     def _item_failed(self, batch: MapBatch, index: int, failure: Any) -> None:
         self.submitter.finished += 1
         batch.failures[index] = failure
+        self.submitter.refs.unhandled.failed(failure, 1)
         entry = batch.entries.pop(index, None)
         if entry is not None:
+            self.submitter.refs.unhandled.shared(failure)
             self.submitter.refs.complete(entry, failure)
         self._count_down(batch, 1)
         self._drop_results(batch)
@@ -313,6 +315,7 @@ class MapRuns:
             return entry
         entry = refs.own(oid)
         if index in batch.failures:
+            refs.unhandled.shared(batch.failures[index])
             refs.complete(entry, batch.failures[index])
             return entry
         entry.task = batch
@@ -366,6 +369,8 @@ class MapRuns:
             if type(value) is list and value[0] == STORED:
                 self.submitter.refs.free_stored(batch.task_id(first), value, True)
         batch.results.clear()
+        for failure in batch.failures.values():
+            self.submitter.refs.unhandled.dropped(failure, False)
         batch.failures.clear()
         if batch.extra:
             self.submitter.refs.unpin_all(batch.extra.pop("pins", ()))

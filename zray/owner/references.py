@@ -23,6 +23,7 @@ from zray.messages import (
 )
 from zray.owner.records import Borrowed, Entry, Net, Value
 from zray.owner.telling import Telling, value_bytes
+from zray.owner.unhandled import Unhandled
 
 Record = Entry | Borrowed
 KEPT_BYTES_MAX = 64 * 1024 * 1024
@@ -56,7 +57,10 @@ class References:
         self.adopted: Mapping[bytes, Any] = {}  # objects that are ours because their first owner died
         self.traced: Mapping[bytes, Any] = {}  # objects that lineage knows: it is told when one is freed
         self.on_traced_freed: Callable[[Entry], None] = _nobody
+        self.unhandled = Unhandled()
         self.unsettled: set[bytes] = set()  # objects whose value was lost and is pending again
+        # Asking node -> objects that were not held here when it asked, and have not been since (zray.owner.holding).
+        self.watched: dict[bytes, set[bytes]] = {}
         self.inline_bytes = 0
         self.kept_bytes_max = kept_bytes_max
         self.kept_bytes = 0  # of values that owners told us unasked
@@ -114,8 +118,8 @@ class References:
         value = entry.value
         if type(value) is bytes:
             self.inline_bytes -= len(value)
-        elif value is not None and value[0] == STORED:
-            self.free_stored(entry.oid, value, entry.escaped)
+        elif value is not None:
+            self._free_place(entry, value)
         if self.traced and entry.oid in self.traced:
             self.on_traced_freed(entry)
         if self.finalizers and (finalizer := self.finalizers.pop(entry.oid, None)) is not None:
@@ -181,12 +185,18 @@ class References:
         value = entry.value
         if type(value) is bytes:
             self.inline_bytes -= len(value)
-        elif value[0] == STORED:
-            self.free_stored(entry.oid, value, entry.escaped)
+        else:
+            self._free_place(entry, value)
         if self.traced and entry.oid in self.traced:
             self.on_traced_freed(entry)
         contained, entry.contained = entry.contained, None
         self.unpin_all(contained or ())
+
+    def _free_place(self, entry: Entry, value: list[Any]) -> None:
+        if value[0] == STORED:
+            self.free_stored(entry.oid, value, entry.escaped)
+        elif value[0] == FAILED:
+            self.unhandled.dropped(value, entry.escaped)
 
     def ask(self, record: Record) -> None:
         """Make sure the owner will send the value."""
@@ -243,6 +253,8 @@ class References:
         if record is None:
             self._holds += 1
             record = self.borrowed[oid] = Borrowed(oid, owner, endpoint, self._holds)
+            if self.watched:
+                self.came(oid)
             record.refs = 1
             record.lent = lent
             if value is not None and self._keep(record, value, contained):
@@ -265,6 +277,11 @@ class References:
         if record.lent and not lent:
             self._stays(record)
         return record
+
+    def came(self, oid: bytes) -> None:
+        """A reference to an object has come that was not held here."""
+        for watched in self.watched.values():
+            watched.discard(oid)
 
     def _stays(self, record: Borrowed) -> None:
         """A reference that was lent is kept: from now on its owner should tell of it."""

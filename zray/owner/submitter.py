@@ -270,7 +270,7 @@ class Submitter:
             key.declared = True
             self.net.send(self.node, LeaseKey(key.number, key.demand, key.env, key.strategy, key.name))
         key.want = wanted
-        self.net.send(self.node, LeaseWant(key.number, wanted, key.granted))
+        self.net.send(self.node, LeaseWant(key.number, wanted, key.granted, key.queue[0].fn.name if wanted else ""))
 
     def touch(self, key: Key) -> None:
         if not key.dirty:
@@ -458,13 +458,18 @@ class Submitter:
 
     def fail(self, task: Task, failure: list[Any]) -> None:
         """Every return of the task gets this error; no further attempt."""
+        entries = task.entry if type(task.entry) is list else [task.entry]
+        if not task.cancelling:  # before the argument is unpinned that failed: it may be the last that has the failure
+            objects = 1 if task.stream is not None else sum(entry.value is None for entry in entries)
+            if objects or not entries:
+                self.refs.unhandled.failed(failure, objects)
         self._ended(task)
         if self.lineage.recipes:
             self.reconstruction.failed(task)
         if task.stream is not None:
             self.streams.failed(task, failure)
             return
-        for entry in task.entry if type(task.entry) is list else [task.entry]:
+        for entry in entries:
             if entry.value is None:
                 self.refs.complete(entry, failure)
 

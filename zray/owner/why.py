@@ -36,19 +36,20 @@ def _why(task: Task) -> tuple[Cause, dict[str, Any]]:
         about["ahead"] = ahead
         if ahead:
             return Cause.PUSHED, about
-        about["ask"] = lease.link.peer, task.tid
+        about["ask"] = [lease.link.peer, task.tid, lease.link.endpoint]
         return Cause.RUNNING, about
     if task.state == PUSHED:
         return Cause.RUNNING, about
     key = task.key
     about["demand"] = key.demand
     about["queued"] = len(key.queue)
+    if key.leases:
+        about["leases"] = len(key.leases)
     if key.status is not None:
         cause, about["detail"] = key.status
         return Cause(cause), about
     if task.attempt:
         return Cause.RETRY, about
     if key.leases:
-        about["leases"] = len(key.leases)
         return Cause.RESOURCES_BUSY, about
     return Cause.LEASE_REQUESTED, about

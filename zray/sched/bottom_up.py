@@ -26,7 +26,7 @@ from zray.sched.grouped import NodeScheduler
 from zray.sched.loading import Kernels
 from zray.sched.local import ROW, Grant, LocalScheduler, Recall, Status
 from zray.sched.placing import GlobalScheduler, schedulers
-from zray.sched.resources import CPU_COLUMN, checked_units
+from zray.sched.resources import CPU_COLUMN, NODE_PREFIX, checked_units
 from zray.sched.spill import LINK_BYTES_S, PATIENCE_S, Ask, Offers, Place, Spill, Tell, TellNode, Unplace, WantLocal
 from zray.sched.view import ClusterView
 
@@ -71,17 +71,19 @@ class BottomUpScheduler:
     def __init__(
         self, local: LocalScheduler | NodeScheduler, home: bytes, labels: Mapping[str, str] | None = None, *,
         seed: int = 0, gossip_s: float = GOSSIP_S, patience_s: float = PATIENCE_S, kernels: Kernels | None = None,
-        nodes_of: Callable[[dict], list[bytes] | None] = lambda strategy: None, link_bytes_s: float = LINK_BYTES_S,
+        nodes_of: Callable[[dict], list[bytes] | None] = lambda strategy: None,
+        group_waits: Callable[[dict], tuple[int, str]] = lambda strategy: (int(Cause.GROUP_PENDING), ""),
+        link_bytes_s: float = LINK_BYTES_S,
     ) -> None:
         gossip_s, patience_s = max(gossip_s, TIMES_S_MIN), max(patience_s, TIMES_S_MIN)
         self.local, self.home, self.labels = local, home, dict(labels or {})
-        self.view = ClusterView(kernels)
+        self.view = ClusterView(kernels, NODE_PREFIX)
         self.view.add(home, local.total(), self.labels)
         self.placing = GlobalScheduler(self.view, home, tentative_s=TENTATIVE_PART * gossip_s)
         self.gossip = Gossip(home, self.view, gossip_s=gossip_s, seed=seed)
         self.asker = Asker(home, self.placing, self.schedulers, patience_s=patience_s)
-        self.spill = Spill(home, self.view, Offers(local.obstacle, self._could, nodes_of), patience_s=patience_s,
-                           offer_s=gossip_s, link_bytes_s=link_bytes_s)
+        offers = Offers(local.obstacle, self._could, self._feasible, nodes_of, group_waits)
+        self.spill = Spill(home, self.view, offers, patience_s=patience_s, offer_s=gossip_s, link_bytes_s=link_bytes_s)
         self.now = 0.0
         self.draining = False
         self._free: list[int] = list(local.view.available[ROW])  # as the view knows it
@@ -305,6 +307,9 @@ class BottomUpScheduler:
 
     def _could(self, demand: dict, strategy: dict, avoid: list[bytes]) -> bool:
         return self.placing.could(demand, strategy, self.home, self.now, avoid)
+
+    def _feasible(self, demand: dict, strategy: dict, barred: list[bytes]) -> bool:
+        return self.placing.feasible(demand, strategy, self.home, barred)
 
     def check(self) -> None:
         for part in (self.local, self.spill, self.placing, self.gossip, self.asker):

@@ -147,6 +147,7 @@ class Bundles:
                 bundle.scheduler = LocalScheduler(bundle.resources, dict(root.view.labels[0]), node=root.node,
                                                   gpu_ids=gpus, turn_s=root.turn_s, passed_max=root.passed_max,
                                                   next_lease=root.next_lease)
+                bundle.scheduler.running = root.running
                 self.committed.setdefault(group, {})[bundle.index] = bundle
                 fresh.append(bundle)
         done = found is not None and found.state is State.COMMITTED

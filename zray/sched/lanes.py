@@ -69,10 +69,14 @@ class Lane:
 
     __slots__ = ("ask_until", "avoid", "barred", "count", "demand", "entries", "fruitful_at", "generation",
                  "home_admits", "home_first", "home_queues", "infeasible_at", "is_local_to", "key", "looked",
-                 "looked_at", "members", "request", "retry_at", "retry_s", "said", "strategy", "unplaced", "verdict")
+                 "looked_at", "members", "prefers", "request", "retry_at", "retry_s", "said", "strategy", "unplaced",
+                 "verdict")
 
     def __init__(self, key: Any, demand: dict[str, int], strategy: dict, retry_s: float) -> None:
         self.key, self.demand, self.strategy = key, demand, strategy
+        kind = strategy.get("kind")
+        # Whether where it runs matters to the user, though not at any price.
+        self.prefers = kind == "spread" or bool(kind in ("affinity", "labels") and strategy.get("soft"))
         self.members = 0
         self.entries: dict[Entry, int] = {}  # those that wait, whose turn is next first -> how many
         self.count = self.unplaced = 0  # sums over entries

@@ -114,6 +114,7 @@ class LocalScheduler:
         self.entries: dict[tuple[bytes, int], Entry] = {}
         self.requests: dict[Any, Entry] = {}
         self.leases: dict[int, Lease] = {}
+        self.running: Callable[[], dict[int, str]] = dict  # lease -> what runs on it, where that is known
         self.waiting = WaitingLanes(SAVE_S)
         self.pinned: dict[int, int] = {}  # column -> units in use by pinned leases
         self.loose: dict[int, Lease] = {}  # leases that may be recalled, or were
@@ -528,9 +529,12 @@ class LocalScheduler:
         column, value = lacking
         name, free = self.view.index.names[column], max(0, self.view.available[ROW][column])
         users: dict[str, int] = {}
-        for lease in self.leases.values():
+        running = self.running()
+        for number, lease in self.leases.items():
             if any(used == column for used, _ in lease.using):
-                who = lease.entry.name or ("an actor" if lease.entry.token is not None else f"job {lease.entry.job}")
+                entry = lease.entry
+                other = "an actor" if entry.token is not None else f"job {entry.job}"
+                who = running.get(number) or entry.name or other
                 users[who] = users.get(who, 0) + 1
         most = sorted(users.items(), key=lambda use: (-use[1], use[0]))[:USERS_SHOWN]
         shown = ", ".join(f"{who} ({count})" for who, count in most) or "nobody"

@@ -32,17 +32,22 @@ SEARCH_BUNDLES_MAX = 200  # the search recurses
 
 def choose(
     view: ClusterView, bundles: Sequence[Resources], strategy: str, others: Sequence[bytes] = (),
-    avoid: Collection[bytes] = (), by: str = "available",
+    avoid: Collection[bytes] = (), by: str = "available", held: Sequence[tuple[bytes, Resources]] = (),
 ) -> list[bytes] | None:
     """A node for each of ``bundles``, or None when there is no place for all.
 
     ``others``: nodes of the group's bundles that stay where they are, one entry a bundle.  ``avoid``: nodes not to use.
-    ``by`` "total" asks what would fit if every node were empty.
+    ``by`` "total" asks what would fit if every node were empty.  ``held``: what nodes have set aside for these bundles
+    already, which counts as free.
     """
     dense = _dense(view, bundles)
     if dense is None:
         return None
     free = _copy(view.total if by == "total" else view.available)
+    for node, bundle in held if by == "available" else ():
+        row = view.row_of.get(node, -1)
+        for column, value in (view.index.demand(bundle) or ()) if row >= 0 else ():
+            free[row][column] = min(free[row][column] + value, int(view.total[row][column]))
     orders = [list(range(len(dense)))]
     if strategy in ("PACK", "SPREAD"):
         orders.append(sorted(orders[0], key=lambda i: (-_size(view, dense[i]), i)))
@@ -115,7 +120,8 @@ def _size(view: ClusterView, demand: list[int]) -> int:
 
 def _masks(view: ClusterView, strategy: str, others: Sequence[bytes], avoid: Collection[bytes]) -> list[list[int]]:
     """Rows that may be used, the better choice first."""
-    alive = [1 if view.alive[row] and node not in avoid else 0 for row, node in enumerate(view.nodes)]
+    alive = [1 if view.alive[row] and row not in view.draining and node not in avoid else 0
+             for row, node in enumerate(view.nodes)]
     has = [sum(node == other for other in others) for node in view.nodes]
     if not others:
         return [alive]
@@ -179,13 +185,8 @@ def _fits(view: ClusterView, row: int, bundle: Resources, what: str = "total") -
 
 
 def _dense(view: ClusterView, bundles: Sequence[Resources]) -> list[list[int]] | None:
-    dense = []
-    for bundle in bundles:
-        demand = view.index.demand(bundle)
-        if demand is None:
-            return None
-        dense.append(view.index.vector(demand))
-    return dense
+    demands = [view.demand(bundle) for bundle in bundles]  # all first: one may open a column
+    return None if None in demands else [view.index.vector(demand) for demand in demands if demand is not None]
 
 
 def _copy(rows: Any) -> list[list[int]]:

@@ -65,7 +65,7 @@ class GlobalScheduler:
             choices = policy.choices(self.view, strategy, self.view.row_of.get(origin, -1))
         except (ValueError, TypeError, KeyError) as error:
             return Placed([], [], count, Cause.INFEASIBLE, f"its demand or strategy is malformed: {error}")
-        wanted = self.view.index.demand(named)
+        wanted = self.view.demand(named)
         barred = tuple(barred)
         placed: dict[int, int] = {}
         feasible: Any = None  # the mask to queue on
@@ -99,7 +99,7 @@ class GlobalScheduler:
               avoid: Iterable[bytes] = ()) -> bool:
         """Would ``place`` place one now, as far as this view knows?"""
         self.expire(now)
-        wanted = self.view.index.demand(demand)
+        wanted = self.view.demand(demand)
         if wanted is None:
             return False
         try:
@@ -115,6 +115,18 @@ class GlobalScheduler:
                 return True
             best = max(best, NOT_NOW if self._feasible_rows(mask, wanted, ()) else row)
         return False
+
+    def feasible(self, demand: dict[str, int], strategy: dict, origin: bytes, barred: Iterable[bytes] = ()) -> bool:
+        """Could a node of this view hold one if it were empty, those in ``barred`` excepted?"""
+        wanted = self.view.index.demand(demand)
+        if wanted is None:
+            return False
+        try:
+            choices = policies.policy_of(strategy).choices(self.view, strategy, self.view.row_of.get(origin, -1))
+        except (ValueError, TypeError, KeyError):
+            return False
+        out = tuple(barred)
+        return any(self._feasible_rows(mask, wanted, out) for mask, _ in choices)
 
     # -------------------------------------------------------------- rows
 

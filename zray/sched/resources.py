@@ -17,6 +17,8 @@ UNITS_MAX = 2**60
 AMOUNT_MAX = UNITS_MAX // UNIT
 
 CPU, GPU, MEMORY, OBJECT_STORE_MEMORY = "CPU", "GPU", "memory", "object_store_memory"
+NODE_PREFIX = "node:"  # node:<address> is 1 on that node, node:__internal_head__ on the first one
+IN_BYTES = (MEMORY, OBJECT_STORE_MEMORY)
 PREDEFINED = (CPU, GPU, MEMORY, OBJECT_STORE_MEMORY)
 CPU_COLUMN, GPU_COLUMN = 0, 1
 
@@ -29,7 +31,8 @@ def units(amount: int | float, name: str) -> int:
 
     Takes ints, floats and what converts to them exactly (numpy scalars, Fraction).  TypeError for bool, str and
     other types; ValueError for negative, NaN, infinite, finer than 1/10000, or above AMOUNT_MAX.  Binary floats are
-    taken at the decimal they print as: 0.1 is 1000 units, and 0.00005 is too fine.
+    taken at the decimal they print as: 0.1 is 1000 units, and 0.00005 is too fine.  Bytes are whole: 0.3 * total, whose
+    decimals mean nothing, is rounded down.
     """
     allowed = f"resource {name!r} takes a number from 0 to {AMOUNT_MAX}, in steps of 1/{UNIT}"
     if isinstance(amount, (bool, str, bytes)) or not hasattr(amount, "__float__"):
@@ -38,8 +41,8 @@ def units(amount: int | float, name: str) -> int:
         as_float = float(amount)
         if not math.isfinite(as_float):
             raise ValueError(f"{allowed}, not {amount!r}")
-        if as_float.is_integer():
-            amount = int(as_float)
+        if as_float.is_integer() or name in IN_BYTES:
+            amount = math.floor(as_float)
     if amount < 0:
         raise ValueError(f"{allowed}, not {amount!r}: negative")
     if amount > AMOUNT_MAX:

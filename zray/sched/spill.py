@@ -36,6 +36,7 @@ from typing import Any
 
 from zray import messages as m
 from zray.causes import Cause
+from zray.sched.claims import group_of
 from zray.sched.lanes import LOOK_S, Entry, Lane, Share
 from zray.sched.policies.base import frozen
 from zray.sched.spill_effects import Ask, Offers, Place, Tell, TellNode, Unplace, WantLocal
@@ -67,6 +68,7 @@ class Spill:
         self.requests: dict[Any, Entry] = {}
         self.leases: dict[int, tuple[bytes, Entry]] = {}  # of other nodes: lease -> node, entry
         self.lanes: dict[Any, Lane] = {}
+        self._of_group: dict[bytes, dict[Lane, None]] = {}  # lanes that name a placement group
         self.waiting: dict[Lane, None] = {}  # those with something to offer, the one that asked last at the end
         self.out: list[Any] = []
         self._keys_of: dict[bytes, dict[int, Entry]] = {}
@@ -199,9 +201,9 @@ class Spill:
         for node, count in queued:
             if self._is_open(node):
                 moved += self._hand_out(lane, node, count, now, queued=True)
-        if left and cause == Cause.INFEASIBLE:
+        if left and cause == Cause.INFEASIBLE and not self._is_feasible(lane, now):
             detail = lane.said or detail
-            lane.infeasible_at = lane.generation
+            lane.infeasible_at = self.view.generation
         elif moved:
             left = 0  # some of it was: ask for the rest at once
         lane.verdict = (cause, detail) if left else None
@@ -252,12 +254,21 @@ class Spill:
         for entry in self._all():
             self._withdraw(entry, node, now)
 
-    def group_changed(self, now: float) -> None:
-        """Bundles of a placement group have (other) places: whoever waits for some is offered at once."""
-        for lane in self.waiting:
-            if lane.strategy.get("kind") == "group":
-                lane.verdict, lane.infeasible_at = None, -1
-                lane.looked, lane.looked_at, lane.retry_s, lane.retry_at = -1, now - LOOK_S, self.offer_s, now
+    def group_changed(self, group: bytes, now: float) -> None:
+        """Its bundles have (other) places, or another reason to have none: who waits for some is offered at once.
+
+        A question under way is about the places before: its answer would be taken for one about those of now.
+        """
+        for lane in self._of_group.get(group, ()):
+            self._forget_question(lane)
+            lane.barred.clear()
+            lane.avoid.clear()
+            lane.verdict, lane.infeasible_at = None, -1
+            lane.looked, lane.looked_at, lane.retry_s, lane.retry_at = -1, now - LOOK_S, self.offer_s, now
+            nodes = self.offers.nodes_of(lane.strategy) or ()
+            for entry in list(lane.entries):
+                for node in [node for node in entry.shares if node not in nodes]:
+                    self._withdraw(entry, node, now)
 
     # -------------------------------------------------------------- the step
 
@@ -278,8 +289,7 @@ class Spill:
             if lane.generation != self.view.generation:
                 self._look_again(lane, now)
             if lane.ask_until is not None and lane.ask_until <= now:
-                self._asked.pop(lane.request, None)
-                lane.request, lane.ask_until = 0, None
+                self._forget_question(lane)
             due = lane.due(self.view) if lane in self.waiting else None
             if due is not None and due <= now and not lane.request:
                 self._offer(lane, now)
@@ -301,6 +311,9 @@ class Spill:
         lane.looked_at = now
         lane.forget_avoided(self.view, now)
         strategy = self._strategy(lane, now)
+        if strategy.get("nodes") == []:
+            self._wait_for_group(lane)
+            return
         avoid = [*lane.avoid, *(() if fresh else lane.queues())]
         if not lane.unplaced and not self.offers.could(lane.demand, strategy, avoid + list(lane.barred)):
             lane.retry_at = now + lane.retry_s
@@ -315,6 +328,21 @@ class Spill:
         self.out.append(Ask(lane.request, lane.demand, strategy, lane.count, queue, avoid, list(lane.barred)))
         del self.waiting[lane]
         self.waiting[lane] = None  # the others first, next time
+
+    def _wait_for_group(self, lane: Lane) -> None:
+        """Its group has no place, so nobody is asked; ``group_changed`` goes on."""
+        lane.verdict = cause, detail = self.offers.group_waits(lane.strategy)
+        lane.infeasible_at = self.view.generation
+        for entry in lane.entries:
+            self._tell(entry, cause, detail)
+
+    def _is_feasible(self, lane: Lane, now: float) -> bool:
+        """Whether a node of this view may ever hold it: a scheduler that says no may not have heard of that node."""
+        return self.offers.feasible(lane.demand, self._strategy(lane, now), list(lane.barred))
+
+    def _forget_question(self, lane: Lane) -> None:
+        self._asked.pop(lane.request, None)
+        lane.request, lane.ask_until = 0, None
 
     def _strategy(self, lane: Lane, now: float) -> dict:
         """What the global scheduler is asked with: a group resolved to nodes, the patience of a locality decided."""
@@ -384,7 +412,7 @@ class Spill:
         entry.unplaced -= count
         share.queued = queued if not share.want else share.queued or queued
         share.want += count
-        if not queued:
+        if not queued and not entry.lane.prefers:
             share.until = now + self.patience_s
             self._patience.append((share.until, entry, node))
         self._dirty[entry, node] = None
@@ -484,6 +512,8 @@ class Spill:
         lane = self.lanes.get(key)
         if lane is None:
             lane = self.lanes[key] = Lane(key, demand, strategy, self.offer_s)
+            if (group := group_of(strategy)) is not None:
+                self._of_group.setdefault(group, {})[lane] = None
         return lane
 
     def _file(self, entry: Entry) -> None:
@@ -509,6 +539,10 @@ class Spill:
         if not lane.members:
             del self.lanes[lane.key]
             self._asked.pop(lane.request, None)
+            if (group := group_of(lane.strategy)) is not None:
+                del self._of_group[group][lane]
+                if not self._of_group[group]:
+                    del self._of_group[group]
 
     def _find(self, owner: bytes, key: int, token: Any) -> Entry | None:
         return self.entries.get((owner, key)) if token is None else self.requests.get(token)
@@ -555,6 +589,8 @@ class Spill:
             assert lane.count == sum(lane.entries.values()) and (lane in self.waiting) == (lane.count > 0)
             assert not lane.request or self._asked.get(lane.request) is lane
         assert set(self._asked.values()) <= set(self.lanes.values())
+        named = {lane for lane in self.lanes.values() if group_of(lane.strategy) is not None}
+        assert named == {lane for lanes in self._of_group.values() for lane in lanes} and all(self._of_group.values())
 
 
 __all__ = ["LINK_BYTES_S", "PATIENCE_S", "Ask", "Offers", "Place", "Spill", "Tell", "TellNode", "Unplace", "WantLocal"]

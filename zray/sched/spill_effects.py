@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from zray.causes import Cause
+
 
 class WantLocal(NamedTuple):
     """LocalScheduler.want of this node, as an owner would say it."""
@@ -65,4 +67,6 @@ class Offers(NamedTuple):
 
     obstacle: Callable[[dict, dict], str]  # why home can never hold a demand with a strategy, '' if it can
     could: Callable[[dict, dict, list[bytes]], bool]  # is it free anywhere but there, as far as this node's view knows?
+    feasible: Callable[[dict, dict, list[bytes]], bool]  # could a node of this view ever hold it, those excepted?
     nodes_of: Callable[[dict], list[bytes] | None] = lambda strategy: None  # of a placement group, None if not placed
+    group_waits: Callable[[dict], tuple[int, str]] = lambda strategy: (int(Cause.GROUP_PENDING), "")  # why it is not

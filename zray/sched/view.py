@@ -9,13 +9,15 @@ unless told to (a worker that wakes up takes its CPU back at once), ``release`` 
 
 The rows of other nodes are hearsay: ``set_row`` writes what a node said last, absolute.  What is acquired on such a row
 is a tentative placement, laid over until the node's next word, which includes it or not (``stamps`` counts the words).
+Names that begin with ``sparse`` (node:10.0.0.1: one for each node) get a column when somebody asks for them: columns
+for all would make every decision of a large cluster as long as the cluster.  Until then they count as free.
 Masks of rows that policies admit are kept in ``masks`` until anything that they depend on changes: members, totals,
 labels, draining (``generation``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from heapq import heappop, heappush
 from typing import Any
 
@@ -28,7 +30,8 @@ ROWS_AT_FIRST = 4  # arrays double from here
 class ClusterView:
     """Rows of nodes; ``total`` and ``available`` are lists of lists, or arrays once compiled kernels are in use."""
 
-    def __init__(self, kernels: Kernels | None = None) -> None:
+    def __init__(self, kernels: Kernels | None = None, sparse: str | None = None) -> None:
+        self.sparse = sparse
         self.kernels = Kernels.plain()
         self.index = ResourceIndex()
         self.nodes: list[bytes | None] = []  # node id by row, None where void
@@ -89,8 +92,7 @@ class ClusterView:
         if node in self.row_of:
             raise ValueError(f"node {node.hex()} is in the view already")
         have = checked_units(total)
-        for name in have:
-            self._column(name)
+        self._columns(have)
         row = heappop(self._void) if self._void else self._grow()
         self.nodes[row], self.labels[row], self.row_of[node] = node, dict(labels or {}), row
         self._acquired[row], self._said[row] = {}, have
@@ -98,15 +100,14 @@ class ClusterView:
         self.stamps[row] += 1
         self._regenerate()
         for name, value in have.items():
-            column = self.index.columns[name]
-            self._total[row][column] = self._available[row][column] = value
+            if (column := self.index.columns.get(name)) is not None:
+                self._total[row][column] = self._available[row][column] = value
         return row
 
     def update(self, node: bytes, total: Mapping[str, int], labels: Mapping[str, str] | None = None) -> None:
         """The node now has ``total``; what is acquired stays so (available may go below zero until it is released)."""
         row, have = self.row_of[node], checked_units(total)
-        for name in have:
-            self._column(name)
+        self._columns(have)
         for column, name in enumerate(self.index.names):
             value = have.get(name, 0)
             self._total[row][column] = value
@@ -137,7 +138,9 @@ class ClusterView:
             self.drain(node, draining)
         free, acquired, columns = [0] * len(self.index), {}, self.index.columns
         for name, value in self._said[row].items():
-            column, left = columns[name], available.get(name, 0)
+            if (column := columns.get(name)) is None:
+                continue
+            left = available.get(name, 0)
             free[column] = left
             if left != value:
                 acquired[column] = value - left
@@ -172,6 +175,13 @@ class ClusterView:
         return row
 
     # -------------------------------------------------------------- amounts
+
+    def demand(self, values: Mapping[str, int]) -> Demand | None:
+        """The sparse form of ``values``; None when it names a resource that nobody has."""
+        for name in values:
+            if name not in self.index.columns and self._is_sparse(name):
+                self._open(name)
+        return self.index.demand(values)
 
     def fits(self, row: int, demand: Demand) -> bool:
         """Is all of ``demand`` free on the row now?"""
@@ -213,9 +223,31 @@ class ClusterView:
     def named(self, row: int, what: str = "available") -> dict[str, int]:
         """``available`` or ``total`` of a row as units by name, without what the node never had."""
         values = self._available[row] if what == "available" else self._total[row]
-        return {name: int(values[column]) for column, name in enumerate(self.index.names) if self._total[row][column]}
+        out = {name: int(values[column]) for column, name in enumerate(self.index.names) if self._total[row][column]}
+        if self.sparse is not None:
+            out.update((name, value) for name, value in self._said[row].items() if name not in self.index.columns)
+        return out
 
     # -------------------------------------------------------------- growth
+
+    def _columns(self, names: Iterable[str]) -> None:
+        for name in names:
+            if not self._is_sparse(name):
+                self._column(name)
+
+    def _is_sparse(self, name: str) -> bool:
+        return self.sparse is not None and name.startswith(self.sparse)
+
+    def _open(self, name: str) -> None:
+        """Somebody asks for a resource that had no column; no change when no node has it."""
+        rows = [row for row, said in enumerate(self._said) if name in said]
+        if not rows:
+            return
+        self._column(name)
+        column = self.index.columns[name]
+        for row in rows:
+            self._total[row][column] = self._available[row][column] = self._said[row][name]
+        self._regenerate()
 
     def _column(self, name: str) -> None:
         if name in self.index.columns:

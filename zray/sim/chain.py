@@ -13,6 +13,7 @@ configuration, and the invariants of every machine.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from hashlib import blake2b
@@ -23,6 +24,7 @@ from zray.gcs.client import Call, GcsClient
 from zray.gcs.config import ChainConfig, ClusterConfig, majority
 from zray.gcs.control import ALIVE
 from zray.gcs.decider import REPLICAS, voters_wanted
+from zray.gcs.membership import BEAT_PART, UNANSWERED_PART
 from zray.gcs.service import GcsService
 from zray.gcs.sharding import shard_of
 from zray.gcs.state import ReplicatedState, Update
@@ -38,6 +40,7 @@ LOCAL_DELAY_S = 0.0002
 # Time-outs are shorter than in production relative to the faults, so that a short simulation shows them all.
 NODE_TIMEOUT_S = 1.0
 CLOCK_DRIFT = 0.05
+LISTEN_S = 0.02
 
 
 def register_step(state: Any, action: tuple) -> tuple[Any, Any]:
@@ -124,6 +127,8 @@ class SimNode:
         self.speed = 1 + self.net.random.uniform(-CLOCK_DRIFT, CLOCK_DRIFT)
         self.clients: dict[bytes, SimClient] = {}
         self.paused = False
+        self.starved = False  # paused, while its libzmq answers
+        self.answered_at: dict[bytes, float] = {}  # other node -> when its libzmq last answered ours
         self.fenced = False
         self.leaving = False
         self.left = False
@@ -183,9 +188,20 @@ class SimNode:
         self.net.trace("fenced", self.name)
         self.fenced = True
 
+    def listen(self, others: list[SimNode]) -> None:
+        """ZMTP's heartbeats, which the libzmq of both ends exchanges whatever turns they take."""
+        silence_s = (UNANSWERED_PART + BEAT_PART) * NODE_TIMEOUT_S
+        for other in others:
+            stands_still = other.paused and not other.starved
+            if self.net.alive(other.name) and not stands_still and self.net.joined(self.name, other.name):
+                self.answered_at[other.name] = self.net.now
+            answers = self.net.now - self.answered_at.get(other.name, -math.inf) < silence_s
+            if answers != (other.name in self.service.control.membership.connected):
+                self.service.link_answers(other.name, answers)
+
     def resume(self) -> None:
         """The end of a SIGSTOP: what has arrived meanwhile is handled now, or the alarm rings first."""
-        self.paused = False
+        self.paused = self.starved = False
         self.net.trace("resume", self.name)
         if not self.net.alive(self.name):
             return
@@ -295,10 +311,12 @@ class SimStore:
         self.committed: dict[tuple[int, int], bytes] = {}  # (shard, length) -> digest of what a tail has answered for
         self.configs: dict[int, ClusterConfig] = {}
         self.clients: list[SimClient] = []
+        self.starvings = 0
         self._numbers = 0
         self._operations = operations
         first = self._start(None)
         first.perform(lambda: first.service.admit({"node_id": first.node_id, "name": "first"}, self._admitted(first)))
+        self._listen()
         for i in range(1, nodes):
             self.net.call_at(0.02 * i, self.join)
         for _ in range(clients):
@@ -353,6 +371,18 @@ class SimStore:
         node.paused = True
         self.net.trace("pause", node.name, seconds)
         self.net.call_at(self.net.now + seconds, node.resume)
+
+    def starve(self, node: SimNode, seconds: float) -> None:
+        """It gets no turn for a while; its libzmq answers."""
+        node.starved = True
+        self.starvings += 1
+        self.pause(node, seconds)
+
+    def _listen(self) -> None:
+        up = self.up()
+        for node in up:
+            node.listen([other for other in self.nodes.values() if other is not node])
+        self.net.call_at(self.net.now + LISTEN_S, self._listen)
 
     def leave(self, node: SimNode) -> None:
         def gone() -> None:

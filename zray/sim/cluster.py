@@ -4,10 +4,11 @@
     cluster.run()               # faults, then healing, then everything dropped; raises Violation
     cluster.net.trace_hash()    # one seed, one schedule
 
-A run has three phases.  While faults last, drivers submit, get, cancel, kill and die, workers are killed, nodes are
-killed, stopped, cut off, join and leave (zray.sim.disasters), frames are lost, doubled and late.  Then the network
-heals and every driver must get everything it waits for within a bounded time.  Then every reference is dropped, and
-nothing may be left on any node that lives: no object, hold, lease, worker in use, actor, guest, watch or group.
+In all of a run what waits and can be met is met within a bounded time (zray.sim.liveness).  It has three phases.
+While faults last, drivers submit, get, cancel, kill and die, workers are killed, nodes are killed, stopped, cut off,
+join and leave (zray.sim.disasters), frames are lost, doubled and late.  Then the network heals and every driver must
+get everything it waits for within a bounded time.  Then every reference is dropped, and nothing may be left on any
+node that lives: no object, hold, lease, worker in use, actor, guest, watch or group.
 """
 
 from __future__ import annotations
@@ -24,13 +25,16 @@ from zray.sim.describe import describe
 from zray.sim.disasters import Disasters
 from zray.sim.driver import Janitor, SimDriver
 from zray.sim.history import GcsHistory
+from zray.sim.liveness import Liveness
 from zray.sim.mesh import FrameNetwork, Wire
 from zray.sim.node import SimNode
 from zray.sim.oracle import Oracle, Violation
 from zray.sim.plan import NODE_TIMEOUT_S, Plan
 from zray.sim.process import Process
+from zray.sim.stores import SimStores
 from zray.sim.worker import SimWorker
 
+GROUP_LEFT_S = 0.5  # after what its dead creator still said about it
 HEAL_S = 60.0  # simulated time in which everything must be resolved once the network is well
 MACHINE_CHECK_EVERY = 19  # turns of any process
 CHECK_EVERY = 60
@@ -49,6 +53,7 @@ class SimCluster:
         self.wire.admits = self._admits
         self.history = GcsHistory(lambda: self.net.now)
         self.oracle = Oracle(self)
+        self.stores = SimStores(self)
         self.workers: dict[bytes, SimWorker] = {}
         self.cores: dict[bytes, Core] = {}
         self.nodes: dict[bytes, SimNode] = {}  # whose daemons live
@@ -59,6 +64,7 @@ class SimCluster:
         self._turns = 0
         self._drivers_due = self.plan.drivers
         self.disasters = Disasters(self)
+        self.liveness = Liveness(self)
         for _ in range(self.plan.nodes):
             self.add_node()
 
@@ -106,7 +112,7 @@ class SimCluster:
         self.cores[driver.incarnation] = driver
         return driver
 
-    def spawn(self, node: SimNode, worker_id: bytes) -> None:
+    def spawn(self, node: SimNode, worker_id: bytes, started_under: tuple = ()) -> None:
         if not node.alive:
             return
         incarnation = worker_id[:8]
@@ -115,6 +121,7 @@ class SimCluster:
             return
         self._pids += 1
         worker = SimWorker(self, node, incarnation, self._pids)
+        worker.started_under = dict(started_under)
         self.workers[incarnation] = self.cores[incarnation] = worker
         if node.paused and self.disasters.frozen(node):
             worker.pause()
@@ -153,10 +160,20 @@ class SimCluster:
         self.net.trace("gone", core.incarnation, signal)
         self.wire.close(core.incarnation)
         self.cores.pop(core.incarnation, None)
+        for group in sorted(core.groups):
+            self.net.call_at(self.net.now + GROUP_LEFT_S, self._remove_group, group)
         if isinstance(core, SimWorker):
             del self.workers[core.incarnation]
+        else:
+            self.oracle.happened["group"] += 1  # its groups end with its job
         seconds = self.net.random.uniform(0.0005, 0.003)
         core.host.later(seconds, self._exited, core, signal, exit_code)
+
+    def _remove_group(self, group: bytes) -> None:
+        """A task that ended in the middle left it: some driver sees to it, or it ends with its job."""
+        driver = next((one for one in self.drivers if one.alive and not one.node_lost), None)
+        if driver is not None:
+            driver.run(driver.remove_group, group)
 
     def _exited(self, core: Core, signal: int, exit_code: int) -> None:
         """The node's kernel tells it."""
@@ -180,6 +197,7 @@ class SimCluster:
         node.alive = False
         self.wire.close(node.incarnation)
         self.nodes.pop(node.incarnation, None)
+        self.stores.node_ended(node.incarnation)
         for core in [core for core in self.cores.values() if core.host is node]:
             core.resume()
             if power or isinstance(core, SimWorker):
@@ -227,6 +245,8 @@ class SimCluster:
             self.net.call_at(random.uniform(0.01, self.plan.faults_s), self._kill_driver, number)
         for what in self.plan.node_faults:
             self.net.call_at(random.uniform(0.05, self.plan.faults_s), self.disasters.happen, what)
+        for _ in range(self.plan.starved):
+            self.net.call_at(random.uniform(0.05, self.plan.faults_s), self.disasters.happen, "starve")
 
     def _kill_some_worker(self) -> None:
         if self.workers:

@@ -17,6 +17,7 @@ from zray.core.redial import Redial
 from zray.gcs.client import RETRY_S, GcsClient
 from zray.owner.adoption import Adoption
 from zray.owner.calls import ActorCalls, ActorLink
+from zray.owner.holding import Holding
 from zray.owner.records import Borrowed, Function, Task
 from zray.owner.references import References
 from zray.owner.streams import Stream
@@ -97,17 +98,20 @@ class Core(Process):
         self.mesh.on_closed = self.on_closed
         self.mesh.on_error = cluster.error
         self.redial = Redial(self.mesh, self.node, self.send, self.hello, self.later)
-        self.refs = References(incarnation, self, lambda *_: None)
+        self.refs = References(incarnation, self, self._free_stored)
         if self.kind == "worker":
             self.refs.telling = Telling(self.refs, incarnation, self.mesh.endpoint, cluster.config.kept_bytes_max)
         self.gcs = GcsClient(incarnation, self.send, [self.node])
         self.adoption = Adoption(self.refs, self.gcs, self.mesh.endpoint, lambda: self.net.now)
+        self.holding = Holding(self.refs, self.adoption, self.send, lambda: any(
+            self.mesh.dialled(peer) and self.refs.is_gone(peer) for peer in self.mesh.peers()))
         self.submitter = Submitter(incarnation, self.node, 0, self, self.refs, cluster.config)
         self.calls = ActorCalls(self.node, self, self.refs, self.submitter)
         self.dropped: deque[Any] = deque()
         self.task, self.attempt = b"", 0
         self.counters: dict[tuple[bytes, int], int] = {}
         self.next_request = 0
+        self.groups: set[bytes] = set()  # placement groups that tasks of it made
         self.asked: dict[int, Callable[[m.ActorReply], None]] = {}  # what the node is to answer
         self._tick_at: float | None = None
         refs, submitter = self.refs, self.submitter
@@ -120,6 +124,7 @@ class Core(Process):
             m.Resolved.CODE: refs.on_resolved, m.TransitDone.CODE: refs.on_transit_done,
             m.CancelObject.CODE: self.on_cancel_object, m.ActorState.CODE: self.calls.on_actor_state,
             m.CallsDone.CODE: self.calls.on_calls_done, m.ProcessGone.CODE: self.on_process_gone,
+            m.AskHeld.CODE: self.on_ask_held,
             m.Hello.CODE: self.on_hello, m.HelloAck.CODE: self.on_hello_ack, m.DialAnswer.CODE: self.on_dial_answer,
             m.BindTcp.CODE: self.on_bind_tcp, m.NodeGone.CODE: self.on_node_gone, m.ActorReply.CODE: self.on_reply,
             **{cls.CODE: self.gcs.on_message for cls in (m.GcsReply, m.GcsRedirect, m.GcsEvents)}}
@@ -176,6 +181,13 @@ class Core(Process):
             self.mesh.forget(message.process)
             self.silent(message.process)
 
+    def on_ask_held(self, peer: bytes, message: m.AskHeld) -> None:
+        self._empty_dropped()
+        self.holding.on_ask(peer, message)
+
+    def _free_stored(self, oid: bytes, value: list[Any], escaped: bool) -> None:
+        self.send(self.node, m.StoreFree([[oid, value[1], value[3]]], value[5]))
+
     def lost_node(self) -> None:
         """The daemon is gone: nothing that waits will ever come."""
         self.node_lost = self.abandoned = True
@@ -227,13 +239,16 @@ class Core(Process):
 
     # ------------------------------------------------------------ turns
 
-    def turn(self) -> None:
+    def _empty_dropped(self) -> None:
         while self.dropped:
             record = self.dropped.popleft()
             if type(record) is Stream:
                 self.submitter.streams.close(record)
             else:
                 self.refs.unpin(record)
+
+    def turn(self) -> None:
+        self._empty_dropped()
         self.submitter.now = self.net.now
         if self.submitter.dirty:
             self.submitter.pump()
@@ -282,12 +297,18 @@ class Core(Process):
             return number, [self.restore(oid, owner, at, inside=record) for oid, owner, at in triples]
         if value[0] == m.CARRYING:
             return self.decode(value[1], record)
+        if value[0] == m.STORED:
+            stores = self.cluster.stores
+            if record is None and not stores.has(value):  # an argument of somebody who has died meanwhile
+                raise Failure("object_lost", "object_lost")
+            return self.decode(stores.read(value), record)
         raise Failure(value[1], value[2].get("root", value[1]) if type(value[2]) is dict else value[1])
 
-    @staticmethod
-    def peek(value: Any) -> int:
+    def peek(self, value: Any) -> int:
         """The number of a wire value; no references are made."""
-        return msgpack.unpackb(value if type(value) is bytes else value[1])[0]
+        while type(value) is not bytes:
+            value = value[1] if value[0] == m.CARRYING else self.cluster.stores.read(value)
+        return msgpack.unpackb(value)[0]
 
     def restore(self, oid: bytes, owner: bytes, endpoint: str, inside: Any = None, *, lent: bool = False) -> Ref:
         return Ref(self, self.refs.restore(oid, owner, endpoint, inside, lent=lent))
@@ -316,8 +337,12 @@ class Core(Process):
     def put(self, number: int, inner: list[Ref] = []) -> Ref:  # noqa: B006  (never changed)
         oid = self.next_task_id() + ids.PUT_INDEX
         entry = self.refs.own(oid)
-        entry.value = self.encode(number, inner)
-        self.refs.inline_bytes += len(entry.value)
+        wire = self.encode(number, inner)
+        if number % 4:
+            entry.value = self.cluster.stores.put(self, oid, wire)
+        else:
+            entry.value = wire
+            self.refs.inline_bytes += len(wire)
         if inner:
             entry.contained = [ref.record for ref in inner]
             for record in entry.contained:
@@ -327,12 +352,13 @@ class Core(Process):
 
     def submit(self, program: list[Any], deps: list[Ref] = [], nested: list[Ref] = [], *,  # noqa: B006
                retries: int = 3, cpus: int = 1, max_calls: int = 0, backpressure: int = 0,
-               strategy: dict[str, Any] = {}) -> list[Any]:  # noqa: B006
+               strategy: dict[str, Any] = {}, demand: dict[str, int] | None = None) -> list[Any]:  # noqa: B006
         """References to what the program returns; for a generator its Stream."""
         oracle = self.cluster.oracle
         tid = self.next_task_id()
         nret = programs.returns(program)
-        key = self.submitter.key_for((cpus, *strategy.values()), {"CPU": cpus * UNIT}, {}, strategy, program[0])
+        needs, env = {"CPU": cpus * UNIT} if demand is None else demand, programs.env_of(program)
+        key = self.submitter.key_for((*needs.items(), *env, *strategy.values()), needs, env, strategy, program[0])
         blob = msgpack.packb(program[0])
         task = Task(tid, self.cluster.function(program[0], blob), self._payload(program, nested), nret, key, retries)
         task.parent = self.task
@@ -448,10 +474,10 @@ class Core(Process):
             link.life_record = handle.life.record
         return link
 
-    def call(self, handle: Handle, x: int, seconds: float = 0.0) -> Ref:
+    def call(self, handle: Handle, x: int, seconds: float = 0.0, program: list[Any] | None = None) -> Ref:
         link = self.link_of(handle)
         tid = self.next_task_id()
-        program = ["value", x, seconds, []]
+        program = program or ["value", x, seconds, []]
         task = Task(tid, Function(b"", b"", "method"), self._payload(program, []), 1, None, link.max_task_retries)
         task.parent = self.task
         task.entry = self.refs.own(ids.return_id(tid, 1), task)
@@ -467,18 +493,30 @@ class Core(Process):
 
     # ------------------------------------------------------------ placement groups
 
-    def create_group(self, bundles: int, strategy: str) -> bytes:
-        """A placement group of that many bundles of one CPU."""
+    def create_group(self, bundles: int, strategy: str, resource: str = "CPU") -> bytes:
+        """A placement group of that many bundles of one CPU, or of another resource."""
         tid = self.next_task_id()
         group = ids.group_id(self.node, tid[:ids.PREFIX_SIZE], int.from_bytes(tid[ids.PREFIX_SIZE:], "little"))
         self.send(self.node, m.CreateGroup(group, {
-            "bundles": [{"CPU": UNIT}] * bundles, "strategy": strategy, "name": "", "namespace": "sim",
+            "bundles": [{resource: UNIT}] * bundles, "strategy": strategy, "name": "", "namespace": "sim",
             "detached": False}, 0))
         return group
 
     def remove_group(self, group: bytes) -> None:
+        """Whatever waits for it, or runs in it, ends."""
+        self.groups.discard(group)
         self.cluster.oracle.happened["group"] += 1
         self.send(self.node, m.RemoveGroup(group, "removed by the schedule"))
+
+    def own_group(self, bundles: int, strategy: str, resource: str) -> bytes:
+        """A placement group that the running task will remove when all it started there has ended."""
+        group = self.create_group(bundles, strategy, resource)
+        self.groups.add(group)
+        return group
+
+    def end_group(self, group: bytes) -> None:
+        """That has happened: the removal is no excuse for anything, and may be lost with this process."""
+        self.send(self.node, m.RemoveGroup(group, "its task is done with it"))
 
     # ------------------------------------------------------------ ends
 
@@ -493,7 +531,8 @@ class Core(Process):
         """Nothing is left of anything this process did."""
         refs = self.refs
         return not (self.dropped or refs.owned or refs.borrowed or refs.held_by or refs.transits or refs.arrivals
-                    or refs.dropped_holds or refs.finalizers or self.submitter.leases or self.submitter.tasks
+                    or refs.dropped_holds or refs.finalizers or not refs.unhandled.is_empty()
+                    or self.submitter.leases or self.submitter.tasks
                     or self.adoption.busy or self.adoption.adopted or refs.kept_bytes
                     or self.calls.leaving or any(link.unfinished for link in self.calls.links.values()))
 

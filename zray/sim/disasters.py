@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from zray.gcs.config import majority
-from zray.gcs.membership import SUSPECT_S
+from zray.gcs.membership import LATE_MAX, SUSPECT_S
 from zray.ids import same_node
 from zray.sim.plan import NODE_TIMEOUT_S
 
@@ -29,6 +29,7 @@ class Disasters:
         self.net = cluster.net
         self.stopped: dict[bytes, bool] = {}  # node -> with all its processes?
         self.cut: set[tuple[bytes, bytes]] = set()
+        self.starved: set[bytes] = set()  # of the stopped ones: their transport answers, so nobody may bury them
         self._over = False
 
     def happen(self, what: str) -> None:
@@ -43,13 +44,15 @@ class Disasters:
             return
         node = self.net.random.choice(choice)
         self.net.trace("disaster", what, node.incarnation)
-        self.cluster.oracle.happened["node"] += what != "reset"
+        self.cluster.oracle.happened["node"] += what not in ("reset", "starve")
         if what in ("kill", "off"):
             self.cluster.end_node(node, what, power=what == "off")
         elif what == "leave":
             node.stop("told to leave")
         elif what in ("pause", "freeze"):
             self._stop(node, what == "freeze")
+        elif what == "starve":
+            self._starve(node)
         else:
             self._cut(node, what)
 
@@ -107,6 +110,7 @@ class Disasters:
 
     def _stop(self, node: SimNode, everything: bool) -> None:
         self.stopped[node.incarnation] = everything
+        self.cluster.wire.stop(node.incarnation)
         node.pause()
         if everything:
             for core in self.cluster.cores.values():
@@ -114,10 +118,20 @@ class Disasters:
                     core.pause()
         self.net.call_at(self.net.now + self._seconds(), self._continue, node.incarnation)
 
+    def _starve(self, node: SimNode) -> None:
+        """The daemon gets no turn for many seconds; everything else on its machine, its libzmq too, goes on."""
+        self.stopped[node.incarnation] = False
+        self.starved.add(node.incarnation)
+        node.pause()
+        seconds = NODE_TIMEOUT_S * self.net.random.uniform(0.5, LATE_MAX / 2)
+        self.net.call_at(self.net.now + seconds, self._continue, node.incarnation)
+
     def _continue(self, name: bytes) -> None:
         if self.stopped.pop(name, None) is None or name not in self.cluster.nodes:
             return
         self.net.trace("continue", name)
+        self.starved.discard(name)
+        self.cluster.wire.go_on(name)
         self.cluster.nodes[name].resume()
         for core in list(self.cluster.cores.values()):
             if core.paused and same_node(core.incarnation, name):
@@ -131,6 +145,7 @@ class Disasters:
             self.cluster.wire.reset(node.incarnation, others[0])
             return
         pairs = [(node.incarnation, other) for other in others]
+        self.starved -= {node.incarnation, *others}  # silent for another reason from now on
         for pair in pairs:
             self.cut.add(pair)
             self.cluster.wire.part(*pair)

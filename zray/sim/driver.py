@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from zray import messages as m
 from zray.sim import programs
 from zray.sim.core import Core, Failure
+from zray.sim.node import GEAR
 
 if TYPE_CHECKING:
     from zray.sim.cluster import SimCluster
@@ -155,6 +156,9 @@ class SimDriver(Core):
         if plan.detached and random.random() < 0.15:
             self._use_detached(random)
             return
+        if plan.storm and random.random() < 0.2:
+            self._start_storm(random)
+            return
         held = self.refs_held
         kind = random.random()
         if kind < 0.5:
@@ -219,6 +223,22 @@ class SimDriver(Core):
                 if programs.returns(program) >= 0:
                     self.refs_held += self.submit(program, strategy=strategy)
 
+    def _start_storm(self, random: Random) -> None:
+        """Tasks, on several nodes, that create groups at the same time; all of them can have places in the end.
+
+        A task has one group of what is scarce, because groups that wait for each other's end may do so for ever.
+        """
+        plan = self.cluster.plan
+        lasting = plan.nodes if set(plan.node_faults) <= {"join", "reset"} else 1
+        for _ in range(random.randint(1, 3)):
+            strategy = random.choice(("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"))
+            resource, most = random.choice((("CPU", plan.cpus), ("gear", GEAR), ("space", 5)))
+            bundles = random.randint(1, lasting if strategy == "STRICT_SPREAD" else most)
+            about = [bundles, strategy, resource]
+            program = ["groups", random.randrange(1 << 20), 0.0, [plan.storm, *about]] if resource == "space" else [
+                "group", random.randrange(1 << 20), 0.0, about]
+            self.refs_held += self.submit(program, strategy=self._strategy(random), cpus=random.choice((0, 1)))
+
     def _use_detached(self, random: Random) -> None:
         name = random.choice(NAMES)
         if random.random() < 0.5:
@@ -234,6 +254,10 @@ class SimDriver(Core):
             return
         handle = random.choice(self.handles)
         if what < 0.85:
+            if handle.life is None and random.random() < 0.5:  # what it starts is its job's, whose driver may be gone
+                x = random.randrange(1 << 20)
+                program = ["nested", x, 0.0, [["value", x, 0.0, []]] * random.randint(1, 3)]
+                self.refs_held.append(self.call(handle, x, program=program))
             for _ in range(random.randint(1, 5)):
                 self.refs_held.append(self.call(handle, random.randrange(1 << 20), random.choice((0.0, 0.002))))
             if random.random() < 0.4 and handle.life is not None:

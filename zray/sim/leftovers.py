@@ -34,6 +34,8 @@ def of(cluster: SimCluster) -> list[str]:
 
 def _of_node(node: SimNode) -> Iterator[str]:
     machine = node.machine
+    if objects := node.cluster.stores.blocks.get(node.incarnation):
+        yield f"objects in its store {[(one.oid.hex(), one.owner) for one in objects.values()]}"
     if machine.placements:
         yield f"placements {[p.row() for p in machine.placements.values()]}"
     if machine.scheduler.available() != machine.scheduler.total():

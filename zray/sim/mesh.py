@@ -18,8 +18,10 @@ from typing import Any
 import zmq
 
 from zray import codec
+from zray.gcs.membership import BEAT_PART, UNANSWERED_PART
 from zray.ids import node_of
 from zray.sim.network import SimNetwork
+from zray.sim.plan import NODE_TIMEOUT_S
 from zray.transport.envelope import ACK
 from zray.transport.mesh import Limits, Mesh
 from zray.transport.outbound import Outbound
@@ -30,6 +32,7 @@ _FLAGS = 2  # offset in a frame
 # A second is an age for a simulated task; what is lost is sent again sooner.
 LIMITS = Limits(resend_s=0.2, ack_delay_s=0.05, farewell_s=0.02)
 SILENCE_S = 10.0  # ZMTP's heartbeats give a silent connection up (Limits.heartbeat_timeout_s)
+DAEMON_SILENCE_S = (UNANSWERED_PART + BEAT_PART) * NODE_TIMEOUT_S  # between two daemons
 RESET_S = 0.01
 LOCAL, REMOTE = "sim://", "net://"  # endpoints for processes of the same node, and for those of others
 
@@ -45,6 +48,9 @@ class Wire:
         self.off: set[bytes] = set()  # nodes whose machines have lost their power
         self.parted: set[tuple[bytes, bytes]] = set()  # nodes that cannot hear each other, both ways
         self._mends = 0
+        self._stopped: dict[bytes, int] = {}  # daemons whose processes stand still, libzmq's thread too -> which stop
+        self._stops = 0
+        self._shaking_hands: list[tuple[SimMesh, bytes]] = []  # with those
         self._dialling: list[tuple[SimMesh, bytes, str]] = []  # attempts that nobody has answered
         self.admits: Callable[[bytes, bytes], bool] = lambda dialler, listener: True
 
@@ -71,6 +77,7 @@ class Wire:
     def power_off(self, node: bytes) -> None:
         """The machine falls silent; call it before its processes end."""
         self.off.add(node)
+        self.net.call_at(self.net.now + DAEMON_SILENCE_S, self._daemons_hang_up, node)
         self.net.call_at(self.net.now + SILENCE_S, self._hang_up_on_the_dead)
 
     def _hang_up_on_the_dead(self) -> None:
@@ -84,6 +91,7 @@ class Wire:
         self.parted |= {(one, other), (other, one)}
         self.net.trace("part", one, other)
         self.net.call_at(self.net.now + SILENCE_S, self._silent, one, other, self._mends)
+        self.net.call_at(self.net.now + DAEMON_SILENCE_S, self._daemons_part, one, other, self._mends)
 
     def _silent(self, one: bytes, other: bytes, mends: int) -> None:
         """They have been parted for long: ZeroMQ's heartbeats break their connections, on both sides."""
@@ -93,6 +101,49 @@ class Wire:
             for peer in sorted(mesh.dialled_peers()):
                 if {node_of(mesh.incarnation), node_of(peer)} == {one, other}:
                     self.report(mesh, peer)
+
+    def _daemons_part(self, one: bytes, other: bytes, mends: int) -> None:
+        if (one, other) in self.parted and mends == self._mends:
+            self._hang_up(one, other)
+            self._hang_up(other, one)
+
+    def _hang_up(self, dialler: bytes, peer: bytes) -> None:
+        mesh = self.meshes.get(dialler)
+        if mesh is not None and peer in mesh.dialled_peers():
+            self.report(mesh, peer)
+
+    def _daemons_hang_up(self, node: bytes) -> None:
+        """ZMTP's heartbeats on the connections to a silent daemon have not been answered."""
+        for name in sorted(self.meshes):
+            if name == node_of(name):
+                self._hang_up(name, node)
+
+    def stop(self, node: bytes) -> None:
+        """SIGSTOP for a daemon: its transport falls silent with it.  (A starved daemon's answers.)"""
+        self._stops += 1
+        self._stopped[node] = self._stops
+        self.net.call_at(self.net.now + DAEMON_SILENCE_S, self._stands_still, node, self._stops)
+
+    def _stands_still(self, node: bytes, stop: int) -> None:
+        if self._stopped.get(node) == stop:
+            self._daemons_hang_up(node)
+            for name in sorted(self.meshes[node].dialled_peers()) if node in self.meshes else ():
+                if name == node_of(name):
+                    self._hang_up(node, name)  # it will hear of it when it goes on
+
+    def go_on(self, node: bytes) -> None:
+        """SIGCONT."""
+        self._stopped.pop(node, None)
+        waiting, self._shaking_hands = self._shaking_hands, []
+        for mesh, peer in waiting:
+            self._shake_hands(mesh, peer)
+
+    def _shake_hands(self, mesh: SimMesh, peer: bytes) -> None:
+        """The libzmq of both ends has: no turn of the peer is needed for it."""
+        if peer in self._stopped:
+            self._shaking_hands.append((mesh, peer))
+        elif peer == node_of(peer) and mesh.incarnation == node_of(mesh.incarnation):
+            self.net.call_at(self.net.now + self.net.random.uniform(0, 0.001), mesh.run, mesh.answered, peer)
 
     def mend(self, one: bytes, other: bytes) -> None:
         self._mends += 1
@@ -144,6 +195,8 @@ class Wire:
         elif not self.admits(mesh.incarnation, peer):
             self.net.call_at(self.net.now + self.net.random.uniform(0, 0.001), mesh.run, mesh.turned_away, peer)
             self.report(mesh, peer)
+        else:
+            self._shake_hands(mesh, peer)
 
     def refused(self, node: bytes, endpoint: str) -> bool:
         """Whether a connection attempt from ``node`` is refused: proof that nobody listens there."""
@@ -239,6 +292,10 @@ class SimMesh(Mesh):
         if peer in self._dialled and not self.closed:
             self._lost(peer)
             self.on_stir()
+
+    def answered(self, peer: bytes) -> None:
+        if peer in self._dialled and not self.closed:
+            self.on_answers(peer)
 
     def turned_away(self, peer: bytes) -> None:
         if peer in self._dialled and not self.closed:

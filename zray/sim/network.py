@@ -91,6 +91,10 @@ class SimNetwork:
         self._cut.pop((other, one), None)
         self.trace("join", one, other)
 
+    def joined(self, one: bytes, other: bytes) -> bool:
+        """Can they hear each other?"""
+        return not self._cut.get((one, other))
+
     def isolate(self, name: bytes) -> None:
         """Cut a machine off from all others."""
         for other in self._handlers:

@@ -15,7 +15,7 @@ from zray.gcs.tables import NODES
 from zray.ids import INCARNATION_SIZE, NODE_SIZE, node_of
 from zray.node.cluster import routed
 from zray.node.daemon import LEASE_BITS
-from zray.node.effects import EndJob, Forget, Kill, Link, Send, Spawn, Unlink, Watch
+from zray.node.effects import DropJob, EndJob, Forget, Kill, Link, Send, Spawn, Unlink, Watch
 from zray.node.jobs import JOB_BITS
 from zray.node.leaving import Leaving
 from zray.node.links import Links
@@ -29,6 +29,8 @@ from zray.sim.process import Process
 if TYPE_CHECKING:
     from zray.sim.cluster import SimCluster
 
+# What only placement groups use: scarce, and enough for all of a run.
+GEAR, SPACE = 3, 1000
 JOIN_AGAIN_S = 1.0  # a node that gets no answer asks another one
 
 
@@ -42,7 +44,8 @@ class SimLinks(Links):
 
     def __init__(self, node: SimNode, proven_dead: Callable[[bytes], None],
                  revoked: Callable[[bytes], None]) -> None:
-        super().__init__(node.mesh, None, lambda: node.net.now, proven_dead, revoked)  # type: ignore[arg-type]
+        super().__init__(node.mesh, None, lambda: node.net.now, proven_dead, revoked,  # type: ignore[arg-type]
+                         lambda other: node.gcs.link_answers(other, True))
         self._node = node
 
     def _dial(self, node: bytes) -> None:
@@ -112,9 +115,10 @@ class SimNode(Process):
         self.config = cluster.config
         self.node_id = self.incarnation + bytes(NODE_SIZE - INCARNATION_SIZE - 1) + bytes((number,))
         self.cpus = cluster.plan.cpus
+        self.total = {"CPU": self.cpus * UNIT, "gear": GEAR * UNIT, "space": SPACE * UNIT}
         self.member = SimMember(self)
         self.own_row: dict[str, Any] = {
-            "node_id": self.node_id, "endpoint": self.mesh.serve_tcp(), "name": "", "total": {"CPU": self.cpus * UNIT},
+            "node_id": self.node_id, "endpoint": self.mesh.serve_tcp(), "name": "", "total": self.total,
             "labels": {}, "shown": {}}
         self.ready = False
         self.refused = ""
@@ -177,10 +181,12 @@ class SimNode(Process):
             assert answers == [("", 0)]
         self.machine = NodeMachine(
             incarnation=self.incarnation, node={"NodeID": self.node_id.hex()}, first_job=(ordinal << JOB_BITS) + 1,
-            scheduler=LocalScheduler({"CPU": self.cpus * UNIT}, node=self.incarnation,
+            scheduler=LocalScheduler(self.total, node=self.incarnation,
                                      next_lease=count((ordinal << LEASE_BITS) + 1).__next__),
             names=GcsNames(self.gcs.client), config=self.config, new_worker_id=self._new_worker_id,
-            attach=lambda incarnation, pid: {}, keep=self.cpus)
+            attach=lambda incarnation, pid: {}, keep=self.cpus,
+            ownerless=lambda has_ended: cluster.stores.ownerless(self.incarnation, has_ended),
+            free_unheld=cluster.stores.free_unheld)
         self.ready = True
         self.machine.start(net.now)
         self.member.begin(self)
@@ -212,6 +218,8 @@ class SimNode(Process):
         handler = self.gcs.handlers.get(code)
         if handler is not None:
             handler(peer, message)
+        elif code == m.StoreFree.CODE:
+            self.cluster.stores.free(message.objects)
         elif code == m.NodeJoin.CODE:
             self.member.node_join(peer, message)
         elif code == m.NodeRows.CODE:
@@ -270,7 +278,9 @@ class SimNode(Process):
         if kind is Send:
             self._send(effect.peer, effect.message)
         elif kind is Spawn:
-            net.call_at(net.now + net.random.uniform(0.001, 0.01), cluster.spawn, self, effect.worker)
+            fork = effect.kind is None  # else Python starts again
+            seconds = net.random.uniform(0.001, 0.01) if fork else net.random.uniform(0.05, 0.2)
+            net.call_at(net.now + seconds, cluster.spawn, self, effect.worker, () if fork else effect.kind.env)
         elif kind is Kill:
             net.call_at(net.now + net.random.uniform(0, 0.001), cluster.kill_worker, self, effect.incarnation)
         elif kind is Watch:
@@ -279,8 +289,12 @@ class SimNode(Process):
             self.gcs.forget(effect.incarnation)
             self.mesh.forget(effect.incarnation)
             self.machine.cluster.bound.pop(effect.incarnation, None)
+        elif kind is DropJob:
+            cluster.stores.drop_job(self.incarnation, effect.job.to_bytes(4, "big"))
         elif kind is EndJob and effect.reply is not None:
             self._send(effect.driver, effect.reply)
+        elif kind is DropJob:
+            cluster.oracle.dropped(self, effect.job)
         elif kind is Link:
             self.member.links.link(effect.node, effect.endpoint)
         elif kind is Unlink:
@@ -298,6 +312,7 @@ class SimNode(Process):
 
     def node_gone(self, node: bytes, reason: str) -> None:
         self.cluster.oracle.condemn(node)
+        self.cluster.stores.node_gone(node, self.incarnation)
         self.machine.node_gone(node, reason, self.net.now)
 
     def stop(self, why: str) -> None:

@@ -22,7 +22,7 @@ EXCUSES = {
     "raised": (), "cancelled": ("cancel",), "worker_crashed": ("crash", "node"), "owner_died": ("crash", "node"),
     "actor_died": ("crash", "kill", "node", "group"), "actor_unavailable": ("crash", "kill", "node", "group"),
     "raylet_died": ("node",), "task_pg_removed": ("group",), "actor_pg_removed": ("group",),
-    "unschedulable": ("node",), "actor_unschedulable": ("node",),
+    "object_lost": ("crash", "node"), "unschedulable": ("node",), "actor_unschedulable": ("node",),
 }
 
 
@@ -64,10 +64,28 @@ class Oracle:
     def detached(self, actor: bytes, name: str) -> None:
         self.names[actor] = name
 
+    def dropped(self, node: SimNode, job: int) -> None:
+        """A node forgets the functions of a job, for the whole cluster."""
+        for core in self.cluster.cores.values():
+            actor = getattr(core, "actor", None)
+            if core.job == job and actor is not None and actor.actor in self.names and not self.is_lost(core) \
+                    and self._row_lives(core, actor.actor):
+                raise Violation(f"{node.incarnation!r} drops job {job}, of which {core.incarnation!r} is an actor")
+
+    def _row_lives(self, core: Core, actor: bytes) -> bool:
+        """Its home has not ended it: its process may be about to hear of that."""
+        for node in self.cluster.serving():
+            found = node.machine.actors.actors.get(actor)
+            if found is not None:
+                return found.state != "DEAD" and found.worker == core.incarnation
+        return False
+
     # ------------------------------------------------------------ nodes
 
     def condemn(self, node: bytes) -> None:
         """The nodes table has it dead: what still runs there nobody waits for."""
+        if node in self.cluster.disasters.starved:
+            raise Violation(f"{node!r} was declared dead while its process answered")
         self.condemned.add(node)
         self.happened["node"] += 1
 

@@ -13,7 +13,8 @@ NODE_TIMEOUT_S = 0.6
 SEVERAL = 0.3  # part of the seeds that have more than one node
 
 # What may happen to a node: its process is killed (connections are refused), its machine loses power (silence), it is
-# stopped for a while, cut off from all others or from one, its links break, another joins, it leaves.
+# stopped for a while, cut off from all others or from one, its links break, another joins, it leaves.  "starve", which
+# is drawn apart: its turns are late by many seconds, and its transport answers.
 NODE_FAULTS = ("kill", "kill", "off", "pause", "freeze", "isolate", "part", "reset", "join", "join", "leave")
 
 
@@ -40,6 +41,8 @@ class Plan:
     groups: bool = False  # placement groups
     opens: bool = False  # drivers keep references out of values, and pass those on too: other processes own them
     bound: bool = False  # hard affinities, also to nodes that are gone
+    starved: int = 0  # times that a daemon gets no turn for long, while its process answers
+    storm: int = 0  # placement groups that each of some tasks creates, uses and removes
 
     @classmethod
     def random(cls, seed: int) -> Plan:
@@ -58,4 +61,6 @@ class Plan:
             kills=random.choice((0, 0, 1, 3, 6)), driver_deaths=random.random() < 0.2, cancels=random.random() < 0.4,
             actors=random.random() < (0.7 if one else 0.9), burst=random.choice((0,) * 14 + (60, 200)),
             node_faults=tuple(random.choice(NODE_FAULTS) for _ in range(random.randint(0, 4))) if not one else (),
-            detached=random.random() < 0.4, groups=random.random() < 0.3, opens=random.random() < 0.3)
+            detached=random.random() < 0.4, groups=random.random() < 0.3, opens=random.random() < 0.3,
+            storm=random.choice((0, 0, 1, 2, 4)),
+            starved=0 if one else Random(f"starved {seed}").choice((0, 0, 1, 2)))

@@ -18,9 +18,11 @@ FAILS when it raises.  What a fault may turn the value into is the oracle's busi
     give    a value with references inside: a put, a child's result, what it got itself
     keep    remembers what it got                  take     gets its borrowed references
     hand    passes its references on to a child    burst    parts[0] children at once
-    crash   ends its process while attempt < parts[0]
+    crash   ends its process while attempt < parts[0], with what it has put
     actor   creates an actor, calls it, lets it go
     calls   calls the actor parts[1], whose handle it got
+    group   creates a placement group [bundles, strategy, resource], runs a task in each bundle, removes it
+    groups  parts[0] times the group that the rest of parts says, all at once
 """
 
 from __future__ import annotations
@@ -30,6 +32,8 @@ from random import Random
 from typing import Any
 
 FAILS = "fails"
+UNIT = 10_000  # of a resource
+FRESH = {"LD_PRELOAD": "simulated"}
 MODULUS = 1 << 40
 LEAVES = ("value", "value", "value", "raise", "crash", "many", "stream")
 INNER = ("nested", "nested", "depend", "give", "keep", "take", "hand", "burst", "actor")
@@ -74,6 +78,11 @@ def _parts(kind: str, random: Random, depth: int, seconds_max: float) -> list[An
     return []
 
 
+def env_of(program: list[Any]) -> dict[str, str]:
+    """Its environment variables: now and then one that needs a worker which was started under it."""
+    return FRESH if program[1] % 16 == 0 else {}
+
+
 def returns(program: list[Any]) -> int:
     """num_returns: -1 for a generator."""
     return {"many": lambda: program[3][0], "stream": lambda: -1}.get(program[0], lambda: 1)()
@@ -98,6 +107,9 @@ def expected(program: list[Any], deps: list[Any], nested: list[Any]) -> Any:
         return _of(x, [expected(parts[0], [], nested)])
     if kind in ("actor", "calls"):
         return mix(x, *(mix(mix(x, i)) for i in range(parts[0])))
+    if kind in ("group", "groups"):
+        count, bundles = (1, parts[0]) if kind == "group" else (parts[0], parts[1])
+        return mix(x, *(mix(mix(x, i)) for _ in range(count) for i in range(bundles)))
     return mix(x, *deps)
 
 
@@ -117,8 +129,13 @@ class Given:
 def run(program: list[Any], deps: list[int], nested: list[Any], core: Any, attempt: int) -> Generator[Any, Any, Any]:
     """The body of a task.  ``nested`` stay the caller's; everything made here is dropped here."""
     kind, x, seconds, parts = program
-    if seconds:
-        yield "sleep", seconds
+    scratch = core.put(mix(x, 9)) if x % 2 or kind == "crash" else None  # it may end before it drops this
+    try:
+        if seconds:
+            yield "sleep", seconds
+    finally:  # also when it is cancelled
+        if scratch is not None and (kind != "crash" or attempt >= parts[0]):
+            scratch.drop()
     if kind == "raise":
         raise core.failure("task_error", "raised")
     if kind == "crash" and attempt < parts[0]:
@@ -149,6 +166,8 @@ def run(program: list[Any], deps: list[int], nested: list[Any], core: Any, attem
     if kind == "actor":
         handle = core.create_actor(0)
         return mix(x, *(yield from _calls(core, handle, x, parts[0])))
+    if kind in ("group", "groups"):
+        return mix(x, *(yield from _in_groups(core, x, *((1, *parts) if kind == "group" else parts))))
     if kind == "calls":
         return mix(x, *(yield from _calls(core, core.handle_of(parts[1], nested[0]), x, parts[0])))
     return mix(x, *deps)
@@ -188,3 +207,17 @@ def _calls(core: Any, handle: Any, x: int, count: int) -> Generator[Any, Any, An
     finally:
         for ref in refs:
             ref.drop()
+
+
+def _in_groups(core: Any, x: int, count: int, bundles: int, strategy: str, resource: str) -> Generator[Any, Any, Any]:
+    groups = [core.own_group(bundles, strategy, resource) for _ in range(count)]
+    refs = [core.submit(["value", mix(x, i), 0.0, []], demand={resource: UNIT},
+                        strategy={"kind": "group", "group": group, "bundle": i if (x + i) % 3 else -1})[0]
+            for group in groups for i in range(bundles)]
+    try:
+        return (yield from _values(core, refs))
+    finally:
+        for ref in refs:
+            ref.drop()
+        for group in groups:
+            core.end_group(group)

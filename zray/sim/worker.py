@@ -60,6 +60,8 @@ class SimWorker(Core):
         self.up = False
         self.stopping = False
         self.exiting = False
+        self.said = False  # ActorExit
+        self.started_under: dict[str, str] = {}
         self._busy = False
         self._watching = False
         self._watched: Any = None
@@ -78,6 +80,7 @@ class SimWorker(Core):
         self.job = self.submitter.job = message.job
 
     def on_lease_open(self, peer: bytes, message: m.LeaseOpen) -> None:
+        assert message.env == self.started_under, "a worker serves only the variables that it was started under"
         self.queue.open(peer, message.lease, message.assigned, message.env)
 
     def on_function(self, peer: bytes, message: m.FunctionDef) -> None:
@@ -177,7 +180,7 @@ class SimWorker(Core):
             self.cancels.clear()
             self.flush()
             if self.stopping or self.exiting:
-                self.cluster.planned_exit(self)
+                self._leave()
             return
         lease, sequence, task = entry
         self.unsent[id(lease)] = lease
@@ -188,6 +191,15 @@ class SimWorker(Core):
         run = self.running = Run(lease, sequence, task, self.net.now)
         self.cluster.oracle.started(self, lease.owner, sequence, task)
         self.later(START_S, self._begin, run)
+
+    def _leave(self) -> None:
+        """An actor says so first, and stays until the node has answered."""
+        if self.actor is None or self.said:
+            self.cluster.planned_exit(self)
+        else:
+            self.said = True
+            self.send(self.node, m.ActorExit(self.actor.actor, self.actor.life, "asked to exit"))
+            self.stir()
 
     def _begin(self, run: Run) -> None:
         task = run.task

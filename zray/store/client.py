@@ -145,6 +145,7 @@ class StoreClient:
         self.heap = Heap(self.headers)
         self.pin_table = PinTable(self.slot)
         self._view = view_type(self.size)
+        self._me = int.from_bytes(incarnation, "little")
         self._generation = (self.slot.epoch & (1 << _EPOCH_BITS) - 1) << _COUNTER_BITS
         self.made: dict[int, set[int]] = {}  # block offset of each of our objects -> pin indices of our views of it
         self._emptied: deque[int] = deque()  # blocks whose last view went away: appended by finalisers
@@ -168,8 +169,11 @@ class StoreClient:
 
     # ------------------------------------------------------------ writing
 
-    def allocate(self, nbytes: int, oid: bytes) -> Allocation | Pending:
-        """Memory for an object, or a Pending: wait and call again.  StoreFull when the node has refused."""
+    def allocate(self, nbytes: int, oid: bytes, owner: bytes = b"") -> Allocation | Pending:
+        """Memory for an object, or a Pending: wait and call again.  StoreFull when the node has refused.
+
+        ``owner``: the process that will own the object; this one if it is not named.
+        """
         if self._emptied:
             self._bury()
         heap = self.heap
@@ -186,7 +190,8 @@ class StoreClient:
         offset, extent = found
         self._generation += 1
         generation = self._generation
-        self.headers.create(offset, nbytes, generation, oid)
+        self.headers.create(offset, nbytes, generation, oid,
+                            int.from_bytes(owner, "little") if owner else self._me)
         self.made[offset] = set()
         cold = heap.cold(offset, extent) if extent.touched < extent.offset + extent.size else (0, 0)
         return Allocation(self, offset, nbytes, generation, cold)
@@ -306,6 +311,12 @@ class StoreClient:
         of a copy here, to be read like any other, or an error's value."""
         oid, node = value[4], value[5]
         return self._ask(("pull", oid, value[3], node), 0, lambda number: StorePull(number, value))
+
+    def leave(self, pending: Pending) -> None:
+        """Its thread does not wait for the answer any more."""
+        first = self._pending.get(pending.key)
+        if first is not None and pending in first.joined:
+            first.joined.remove(pending)
 
     # ------------------------------------------------------------ the node
 

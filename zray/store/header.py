@@ -3,6 +3,7 @@
     bytes 0-7    size of the block, header included, a multiple of 64: the next header starts there
     bytes 8-15   generation << 8 | state: the *state word*; sealing is one store to it
     bytes 16-23  size of the payload
+    bytes 24-31  incarnation of the process that owned the object first; zeros: not known (a copy from another node)
     bytes 32-59  ObjectId
 
 Every write that a reader or a walker depends on is one aligned 8-byte store, and the order of stores keeps the chain
@@ -21,6 +22,7 @@ from typing import NamedTuple
 HEADER_BYTES = 64
 ALIGN = 64
 OBJECT_ID_BYTES = 28
+UNKNOWN = bytes(8)  # owner of a copy from another node
 GENERATION_BITS = 56
 
 FREE, CREATED, SEALED, EVICTING = 0, 1, 2, 3
@@ -47,6 +49,7 @@ class Block(NamedTuple):
     generation: int
     nbytes: int
     oid: bytes
+    owner: bytes
 
 
 class BrokenChain(Exception):
@@ -79,10 +82,12 @@ class Headers:
     def resize(self, offset: int, size: int) -> None:
         self.words[offset >> 3] = size
 
-    def create(self, offset: int, nbytes: int, generation: int, oid: bytes) -> None:
+    def create(self, offset: int, nbytes: int, generation: int, oid: bytes, owner: int = 0) -> None:
+        """``owner``: its incarnation as one little-endian word."""
         at = offset >> 3
         words = self.words
         words[at + 2] = nbytes
+        words[at + 3] = owner
         self.raw[offset + 32 : offset + 60] = oid
         words[at + 1] = generation << 8 | CREATED
 
@@ -110,7 +115,7 @@ class Headers:
         words = self.words
         word = words[at + 1]
         return Block(offset, words[at], word & 0xFF, word >> 8, words[at + 2],
-                     bytes(self.raw[offset + 32 : offset + 60]))
+                     bytes(self.raw[offset + 32 : offset + 60]), bytes(self.raw[offset + 24 : offset + 32]))
 
     def walk(self, offset: int, size: int) -> Iterator[Block]:
         """All blocks of an extent, in order; BrokenChain when the headers do not add up."""

@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import time
 
 from zray import os_linux
 from zray.store.segment import arena_name, control_name, process_identity, read_identity, remove
 
 OWNER_FILE = "owner.json"
+LOGS = "logs"  # what stays of a session, see zray.node.session
 # A session without an identity is being made, unless it is older than this.
 UNNAMED_S = 60.0
 _NAME = re.compile(r"zray-(?P<session>.+)-(?P<kind>arena|control)")
@@ -93,7 +93,7 @@ def _sweep_directories(base_dir: str) -> list[str]:
         except (OSError, ValueError):
             continue  # not ours, or being made
         if isinstance(identity, dict) and is_dead(identity):
-            shutil.rmtree(path, ignore_errors=True)
+            os_linux.strip(path, LOGS)
             removed.append(path)
     return removed
 

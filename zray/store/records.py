@@ -86,14 +86,18 @@ class Phase(Enum):
 
 
 class Stored:
-    """An object in no client's extent: its creator gave the extent back, or died; or it came from another node."""
+    """An object in no client's extent: its creator gave the extent back, or died; or it came from another node.
 
-    __slots__ = ("foreign", "freed", "generation", "key", "nbytes", "offset", "oid", "on_disk", "phase", "secondary",
-                 "size", "waiters")
+    ``owner``: the process that owned it first; UNKNOWN if it came from another node.
+    """
 
-    def __init__(self, key: int, oid: bytes, generation: int, offset: int, size: int, nbytes: int):
+    __slots__ = ("foreign", "freed", "generation", "key", "nbytes", "offset", "oid", "on_disk", "owner", "phase",
+                 "secondary", "size", "waiters")
+
+    def __init__(self, key: int, oid: bytes, generation: int, offset: int, size: int, nbytes: int, owner: bytes):
         self.key = key
         self.oid = oid
+        self.owner = owner
         self.generation = generation
         self.offset = offset  # of the block, -1 while it has none
         self.size = size

@@ -20,11 +20,12 @@ from typing import Any
 
 from zray import os_linux
 from zray.config import Config
-from zray.messages import StoreFree, StoreLocate, StorePull, StoreRestore, StoreSurrender, StoreWant
-from zray.store import views
+from zray.messages import StoreFree, StoreLocate, StorePull, StoreRefused, StoreRestore, StoreSurrender, StoreWant
+from zray.store import ownerless, views
 from zray.store.copies import NODE
 from zray.store.exchange import Find, Handed, Record, Say
 from zray.store.header import Headers
+from zray.store.ownerless import Found
 from zray.store.reaper import write_owner
 from zray.store.records import Arriving, Dropped, Effect, Freed, Grow, Load, Send, Spill, Unlink
 from zray.store.segment import ControlSegment, Segment, Slot, arena_name, control_name
@@ -77,10 +78,12 @@ class StoreService:
         self.call_soon_threadsafe = call_soon_threadsafe
         self.clock = clock
         self.closed = False
+        self.on_pressure: Callable[[], None] = lambda: None  # objects go to disk, or a request is refused
         self._performing = False
         self.headers = Headers(memoryview(arena.map))
         self.table = StoreTable(self.headers, arena.size, self._pinned, step_bytes=config.arena_step_bytes,
                                 extent_bytes=config.extent_bytes, full_wait_s=config.store_full_wait_s)
+        self.table.readers = self._readers
         self.node = node
         self.record_location = record_location
         self.find_location = find_location
@@ -178,6 +181,15 @@ class StoreService:
         self.table.drop_job(job, self.clock())
         self._perform()
 
+    def ownerless(self, has_ended: Callable[[bytes], bool]) -> list[Found]:
+        """What is here of owners that have ended."""
+        return ownerless.ownerless(self.table, has_ended)
+
+    def free_unheld(self, objects: list[Found]) -> None:
+        """Of these no process holds a reference (zray.node.unheld)."""
+        ownerless.free(self.table, objects, self.clock())
+        self._perform()
+
     def node_gone(self, node: bytes) -> None:
         """That node (its incarnation) is dead, for good: go on from other copies of what comes from there."""
         self.transfer.node_gone(node, self.clock())
@@ -202,6 +214,13 @@ class StoreService:
             pins.update(slot.pinned())
         pins.discard(0)
         return pins
+
+    def _readers(self) -> dict[int, list[bytes]]:
+        found: dict[int, list[bytes]] = {}
+        for incarnation, (_, slot, _) in self.slots.items():
+            for pin in set(slot.pinned()) - {0}:
+                found.setdefault(pin, []).append(incarnation)
+        return found
 
     # ------------------------------------------------------------ the loop
 
@@ -241,6 +260,8 @@ class StoreService:
     def _perform_one(self, effect: Any) -> None:
         kind = type(effect)
         if kind is Send:
+            if type(effect.message) is StoreRefused:
+                self.on_pressure()
             if effect.client in self.slots:
                 self.send(effect.client, effect.message)
             elif effect.client == NODE:
@@ -277,6 +298,7 @@ class StoreService:
             spiller.run(partial(self.arena.reserve, effect.start, effect.size),
                         self._back(lambda error, now: table.grown(effect.size, self._shm_error(error), now)))
         elif type(effect) is Spill:
+            self.on_pressure()
             key, generation = effect.key, effect.generation
             spiller.write(key, self.headers.raw[effect.offset : effect.offset + effect.nbytes].toreadonly(),
                           self._back(lambda error, now: table.spilled(key, generation, error, now)))
@@ -308,6 +330,10 @@ class StoreService:
         return f"{os_linux.SHM_DIR} has {os_linux.shm_free_bytes():,} bytes free ({error})"
 
     # ------------------------------------------------------------ views and the end
+
+    def pressure(self) -> str:
+        """How full it is, in words."""
+        return views.describe(self.table)
 
     def report(self) -> dict[str, Any]:
         """Capacity, use, holders and objects, for ``zray memory`` and metrics."""

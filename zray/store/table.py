@@ -38,7 +38,7 @@ from zray.messages import (
 from zray.store import views
 from zray.store.arena import Arena
 from zray.store.header import (
-    CREATED, EVICTING, FREE, HEADER_BYTES, SEALED, BrokenChain, Headers, block_bytes,
+    CREATED, EVICTING, FREE, HEADER_BYTES, SEALED, UNKNOWN, BrokenChain, Headers, block_bytes,
 )
 from zray.store.records import (
     FULL, Arriving, Client, Dropped, Effect, Eviction, Freed, Grant, Grow, Load, Phase, Send, Spill, Stored, Unlink,
@@ -66,6 +66,8 @@ class StoreTable:
         self.arena = Arena(capacity)
         self.capacity = self.arena.capacity
         self.pinned = pinned
+        self.readers: Callable[[], dict[int, list[bytes]]] = dict  # as pinned, by whom; for people, as is ...
+        self.who: Callable[[bytes], str] = bytes.hex  # ... the name of a process
         self.step_bytes = step_bytes
         self.extent_bytes = extent_bytes
         self.full_wait_s = full_wait_s
@@ -183,7 +185,7 @@ class StoreTable:
         if size > self.capacity:
             return f"{FULL}an object of {nbytes:,} bytes does not fit into a store of {self.capacity:,} bytes"
         self._key += 1
-        stored = self.names[generation] = Stored(self._key, oid, generation, -1, size, nbytes)
+        stored = self.names[generation] = Stored(self._key, oid, generation, -1, size, nbytes, UNKNOWN)
         stored.foreign = stored.secondary = True
         stored.phase = Phase.QUEUED
         self._wait(Waiting(b"", 0, size, stored, now + self.full_wait_s, now + WAIT_FACTOR_MAX * self.full_wait_s), now)
@@ -462,7 +464,7 @@ class StoreTable:
 
     def _adopt(self, block: Any) -> None:
         self._key += 1
-        stored = Stored(self._key, block.oid, block.generation, block.offset, block.size, block.nbytes)
+        stored = Stored(self._key, block.oid, block.generation, block.offset, block.size, block.nbytes, block.owner)
         self.names[block.generation] = stored
         self.at[block.offset] = stored
         self.stored_bytes += block.size
@@ -591,7 +593,8 @@ class StoreTable:
 
     def _load(self, stored: Stored, offset: int) -> None:
         self.headers.format(offset, stored.size)
-        self.headers.create(offset, stored.nbytes, stored.generation, stored.oid)
+        self.headers.create(offset, stored.nbytes, stored.generation, stored.oid,
+                            int.from_bytes(stored.owner, "little"))
         stored.offset = offset
         stored.phase = Phase.LOADING
         self.at[offset] = stored

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from zray.ids import short
 from zray.store.header import FREE, STATE_NAMES, BrokenChain
 
 if TYPE_CHECKING:
     from zray.store.table import StoreTable
 
 HOLDERS_SHOWN = 5
+OBJECTS_SHOWN = 3
 
 
 def usage(table: StoreTable) -> dict[str, Any]:
@@ -34,16 +36,49 @@ def fullness(table: StoreTable) -> str:
 def describe(table: StoreTable) -> str:
     """Who holds what, in words, for an error."""
     found = usage(table)
-    holders = sorted(found["clients"].items(), key=lambda pair: -pair[1])[:HOLDERS_SHOWN]
     parts = [f"capacity {found['capacity']:,}", f"extents of processes {found['granted']:,}",
              f"objects of the store {found['stored']:,}", f"free {found['free']:,}",
              f"largest free range {found['largest_free']:,}"]
+    holders = _holders(table)
     if holders:
-        parts.append("largest holders " + ", ".join(f"{name}: {size:,}" for name, size in holders))
+        parts.append("held by " + ", ".join(holders))
+    largest = _largest(table)
+    if largest:
+        parts.append("largest objects " + ", ".join(largest))
     for name in ("growth_error", "spill_error"):
         if found[name]:
             parts.append(found[name])
     return "; ".join(parts)
+
+
+def _holders(table: StoreTable) -> list[str]:
+    """Processes by the bytes that they keep in memory: what they made is in their extents, what they read is pinned."""
+    made = {client: sum(table.grants[offset].size for offset in state.grants)
+            for client, state in table.clients.items()}
+    reads: dict[bytes, int] = {}
+    readers = table.readers()
+    for stored in table.names.values():
+        for client in readers.get(stored.offset | 1, ()):
+            reads[client] = reads.get(client, 0) + stored.nbytes
+    totals = {client: made.get(client, 0) + reads.get(client, 0) for client in {*made, *reads}}
+    words = []
+    for client in sorted(totals, key=lambda client: -totals[client])[:HOLDERS_SHOWN]:
+        parts = [f"{made[client]:,} in extents of its own"] if made.get(client) else []
+        parts += [f"{reads[client]:,} that it reads"] if reads.get(client) else []
+        if parts:
+            words.append(f"{table.who(client)}: {' and '.join(parts)}")
+    return words
+
+
+def _largest(table: StoreTable) -> list[str]:
+    readers = table.readers()
+    rows = sorted((stored for stored in table.names.values() if stored.offset >= 0), key=lambda each: -each.nbytes)
+    words = []
+    for stored in rows[:OBJECTS_SHOWN]:
+        pins = readers.get(stored.offset | 1, ())
+        why = f", read by {', '.join(map(table.who, pins[:HOLDERS_SHOWN]))}" if pins else ""
+        words.append(f"ObjectRef({short(stored.oid)}) of {stored.nbytes:,}{why}")
+    return words
 
 
 def objects(table: StoreTable) -> list[dict[str, Any]]:

@@ -53,8 +53,10 @@ class Mesh(Links):
         self.on_closed: Callable[[bytes], None] = lambda peer: None
         self.on_early: Callable[[bytes], None] = lambda peer: None  # a frame is held until those before it have arrived
         self.on_turned_away: Callable[[bytes], None] = lambda peer: None  # its gate does not list our key
+        self.on_answers: Callable[[bytes], None] = lambda peer: None  # Limits.reports_answers: until on_closed
         self.on_error: Callable[[Exception], None] = lambda error: None
         self._out.turned_away = lambda peer: self.on_turned_away(peer)
+        self._out.answers = lambda peer: self.on_answers(peer)
         self._encode, self._decode, self._faults = encode, decode, faults
         self._outbox: dict[bytes, list[Any]] = {}
         self._stalled: dict[bytes, list[Any]] = {}  # no credit; older than what the outbox has for the peer
@@ -392,12 +394,12 @@ class Mesh(Links):
             fired, self._out_fired, self._out_stirred = self._out_fired, False, False
             received, self._out_stirred = self._drain_socket(self._outbound, fired, now, on_message, until)
             count += received
+        if self._tcp_stirred:  # before the crowd on this machine: heartbeats of other nodes come by it
+            count += self._drain_tcp(now, on_message, until)
         if self._in_stirred:
             fired, self._in_fired, self._in_stirred = self._in_fired, False, False
             received, self._in_stirred = self._drain_socket(self._inbound, fired, now, on_message, until)
             count += received
-        if self._tcp_stirred:
-            count += self._drain_tcp(now, on_message, until)
         if self._closing and not (self._out_stirred or self._in_stirred or self._tcp_stirred):
             self._report_closed(now)
         return count

@@ -45,6 +45,7 @@ class Outbound:
 
     def __init__(self, router: Any, incarnation: bytes, limits: Limits, counters: Counter[str]):
         self.turned_away: Callable[[bytes], None] = lambda peer: None  # its gate does not list our key
+        self.answers: Callable[[bytes], None] = lambda peer: None  # its libzmq has shaken hands
         self.dialled: dict[bytes, Dialled] = {}
         self.at: dict[str, bytes] = {}  # address -> peer
         self._incarnation, self._limits, self._counters = incarnation, limits, counters
@@ -54,7 +55,8 @@ class Outbound:
         self._for_tcp = False  # what the socket's options are set for
         self.socket = router
         self.socket.setsockopt(zmq.RECONNECT_IVL, _NEVER_MS)
-        self.monitor: Any = self.socket.get_monitor_socket(_CLOSED_EVENTS)
+        events = _CLOSED_EVENTS | (zmq.EVENT_HANDSHAKE_SUCCEEDED if limits.reports_answers else 0)
+        self.monitor: Any = self.socket.get_monitor_socket(events)
 
     def dial(self, peer: bytes, endpoint: str, keys: Keys | None, insecure: bool) -> bytes | None:
         """Dial; returns the peer that we had dialled at that address, on whom we have hung up.
@@ -123,6 +125,10 @@ class Outbound:
             event, where = self.monitor.recv_multipart(zmq.NOBLOCK)
             number, address = int.from_bytes(event[:2], "little"), where.decode()
             peer = self.at.get(address)
+            if number & zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                if peer is not None:
+                    self.answers(peer)
+                continue
             if number & _FAILED_EVENTS:
                 self._counters["failed_handshakes"] += 1  # a wrong key on either side; DISCONNECTED follows
                 if number & zmq.EVENT_HANDSHAKE_FAILED_AUTH:

@@ -38,6 +38,7 @@ class Limits(NamedTuple):
     heartbeat_timeout_s: float = 10.0  # a host that is silent for this long is cut off; nodes that die show sooner
     connections_max: int = 8192  # at the TCP socket, and at most half of the descriptors
     backlog: int = 1024
+    reports_answers: bool = False  # on_answers for each dial whose handshake succeeds: node daemons judge by it
 
 
 def make_router(context: zmq.Context, limits: Limits) -> Any:  # pyzmq's stubs say int | bytes for every option

@@ -2,6 +2,7 @@
 
 from zray.serialization import register_serializer
 from zray.util.actor_pool import ActorPool
+from zray.util.debug import disable_log_once_globally, enable_periodic_logging, log_once
 from zray.util.listing import list_named_actors
 from zray.util.placement_group import (
     get_current_placement_group,
@@ -17,11 +18,14 @@ __all__ = [
     "ActorPool",
     "as_completed",
     "deregister_serializer",
+    "disable_log_once_globally",
+    "enable_periodic_logging",
     "get_current_placement_group",
     "get_node_ip_address",
     "get_placement_group",
     "inspect_serializability",
     "list_named_actors",
+    "log_once",
     "map_unordered",
     "placement_group",
     "placement_group_table",
@@ -44,7 +48,7 @@ def get_node_ip_address() -> str:
 
 
 def __getattr__(name: str):
-    if name in ("queue", "scheduling_strategies"):
+    if name in ("accelerators", "annotations", "check_serialize", "queue", "scheduling_strategies"):
         import importlib
 
         return importlib.import_module(f"zray.util.{name}")

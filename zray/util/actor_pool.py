@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from zray.api import get, wait
-from zray.errors import GetTimeoutError
+from zray.connection import connected
+from zray.errors import ActorDiedError, RayError, RayTaskError
 from zray.refs import ObjectRef
 
 __all__ = ["ActorPool"]
@@ -20,6 +22,10 @@ class ActorPool:
 
     ``fn(actor, value)`` returns an ObjectRef.  Results come in the order of submission (``get_next``, ``map``) or as
     they get ready (``get_next_unordered``, ``map_unordered``); mixing both kinds skips what was taken unordered.
+
+    An actor that has died leaves the pool: the call that met its end raises, and the others take over what waits.
+    When the last one has died, each value that still waits raises that ActorDiedError when its result is taken, until
+    :meth:`push` adds an actor.
     """
 
     def __init__(self, actors: Iterable[Any]):
@@ -29,13 +35,24 @@ class ActorPool:
         self._waiting: deque[tuple[Callable[[Any, Any], ObjectRef], Any]] = deque()
         self._submitted = 0
         self._next = 0
+        self._died: RayError | None = None  # how the actor ended that left the pool last
 
     def submit(self, fn: Callable[[Any, V], ObjectRef], value: V) -> None:
         """Call now when an actor is idle, else when one becomes idle."""
-        if not self._idle:
-            self._waiting.append((fn, value))
+        self._waiting.append((fn, value))
+        self._start()
+
+    def _start(self) -> None:
+        """Give an idle actor that lives what has waited longest."""
+        while self._idle and self._waiting:
+            actor = self._idle.popleft()
+            death = connected().death_of(actor._actor)
+            if death is None:
+                break
+            self._died = death
+        else:
             return
-        actor = self._idle.popleft()
+        fn, value = self._waiting.popleft()
         ref = fn(actor, value)
         self._busy[ref] = (self._submitted, actor)
         self._by_number[self._submitted] = ref
@@ -51,7 +68,8 @@ class ActorPool:
 
     def _map(self, fn: Callable[[Any, V], ObjectRef], values: Iterable[V], take: Callable[[], Any]) -> Iterator[Any]:
         while self.has_next():  # leftovers of earlier calls are not results of this one
-            self.get_next_unordered(ignore_if_timedout=False, _quiet=True)
+            with contextlib.suppress(Exception):
+                self.get_next_unordered()
         for value in values:
             self.submit(fn, value)
 
@@ -71,27 +89,21 @@ class ActorPool:
 
     def get_next(self, timeout: float | None = None, ignore_if_timedout: bool = False) -> Any:
         """The next result in order of submission; StopIteration when there is none, TimeoutError when time is up."""
-        if not self.has_next():
-            raise StopIteration("No more results to get")
+        self._check_next()
         while self._next not in self._by_number:
             if self._next >= self._submitted:
                 raise ValueError("get_next() after get_next_unordered() has no next result in order")
             self._next += 1  # taken unordered
         return self._take(self._by_number[self._next], timeout, ignore_if_timedout)
 
-    def get_next_unordered(self, timeout: float | None = None, ignore_if_timedout: bool = False,
-                           _quiet: bool = False) -> Any:
+    def get_next_unordered(self, timeout: float | None = None, ignore_if_timedout: bool = False) -> Any:
         """The next result to get ready; StopIteration when there is none, TimeoutError when time is up."""
-        if not self.has_next():
-            raise StopIteration("No more results to get")
+        self._check_next()
         ready, _ = wait(list(self._by_number.values()), num_returns=1, timeout=timeout)
         if not ready:
             if ignore_if_timedout:
                 return None
             raise TimeoutError("Timed out waiting for result")
-        if _quiet:
-            self._release(ready[0])
-            return None
         return self._take(ready[0], None, ignore_if_timedout)
 
     def _take(self, ref: ObjectRef, timeout: float | None, ignore_if_timedout: bool) -> Any:
@@ -100,28 +112,46 @@ class ActorPool:
             if ignore_if_timedout:
                 return None
             raise TimeoutError("Timed out waiting for result")
-        self._release(ref)
         try:
-            return get(ref)
-        except GetTimeoutError as error:
-            raise TimeoutError("Timed out waiting for result") from error
+            value = get(ref)
+        except Exception as error:
+            self._ended(ref, error)
+            raise
+        self._ended(ref, None)
+        return value
 
-    def _release(self, ref: ObjectRef) -> None:
+    def _check_next(self) -> None:
+        if self._by_number:
+            return
+        if not self._waiting:
+            raise StopIteration("No more results to get")
+        if self._died is None:
+            raise ValueError("The pool has no actors: push() one.")
+        self._waiting.popleft()
+        raise self._died
+
+    def _ended(self, ref: ObjectRef, error: Exception | None) -> None:
+        """A call has ended, which its actor survives or not."""
         number, actor = self._busy.pop(ref)
         del self._by_number[number]
-        self._return(actor)
-
-    def _return(self, actor: Any) -> None:
-        self._idle.append(actor)
-        if self._waiting:
-            self.submit(*self._waiting.popleft())
+        if isinstance(error, ActorDiedError) and _is_end_of(error, actor):
+            self._died = error
+        else:
+            self._idle.append(actor)
+        self._start()
 
     def push(self, actor: Any) -> None:
         """Add an actor; ValueError when it is in the pool already."""
         if actor in self._idle or any(actor == busy for _, busy in self._busy.values()):
             raise ValueError("Actor already belongs to current ActorPool")
-        self._return(actor)
+        self._idle.append(actor)
+        self._start()
 
     def pop_idle(self) -> Any:
         """Take an idle actor out of the pool; None when all are busy."""
         return self._idle.popleft() if self.has_free() else None
+
+
+def _is_end_of(error: ActorDiedError, actor: Any) -> bool:
+    """Not that of another actor, which this one has called or was given a result of."""
+    return not isinstance(error, RayTaskError) and error.actor_id in (None, actor._actor_id.hex())

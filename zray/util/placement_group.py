@@ -8,8 +8,10 @@ from typing import Any
 
 from zray.connection import connected
 from zray.ids import PlacementGroupID
+from zray.plain_numbers import plain
 from zray.refs import ObjectRef
 from zray.sched.resources import units
+from zray.util._callable_module import make_callable
 
 __all__ = [
     "PlacementGroup", "get_current_placement_group", "get_placement_group", "placement_group",
@@ -99,6 +101,7 @@ def placement_group(bundles: list[dict[str, float]], strategy: str | None = None
     with remove_placement_group.  Returns at once; see ``ready()`` and ``wait()``.  ValueError for bundles, strategy or
     lifetime that are not valid, and for a name that is taken.
     """
+    bundles = [plain(bundle) for bundle in bundles] if isinstance(bundles, list) else bundles
     wire = checked_bundles(bundles)
     if strategy is not None and strategy not in VALID_PLACEMENT_GROUP_STRATEGIES:
         raise ValueError(f"Invalid placement group strategy {strategy}. Supported strategies are: "
@@ -200,3 +203,6 @@ def get_current_placement_group() -> PlacementGroup | None:
     """The group that this task or actor runs in; None outside of groups, as in a driver."""
     about = (getattr(connected().context, "assigned", None) or {}).get("group")
     return None if about is None else PlacementGroup(PlacementGroupID(about[0]))
+
+
+make_callable(__name__)

@@ -11,6 +11,7 @@ from typing import Any
 
 from zray.api import get, kill, remote, wait
 from zray.errors import RayActorError
+from zray.plain_numbers import plain
 
 __all__ = ["Empty", "Full", "Queue"]
 
@@ -34,7 +35,7 @@ class Queue:
     """
 
     def __init__(self, maxsize: int = 0, actor_options: dict[str, Any] | None = None) -> None:
-        self.maxsize = maxsize
+        self.maxsize = maxsize = plain(maxsize)
         options = {"max_concurrency": WAITING_MAX, "num_cpus": 0, **(actor_options or {})}
         self.actor = remote(_Items).options(**options).remote(maxsize)
 
@@ -92,6 +93,7 @@ class Queue:
 
     def get_nowait_batch(self, num_items: int) -> list[Any]:
         """Take that many items, or none and raise Empty."""
+        num_items = plain(num_items)
         if isinstance(num_items, bool) or not isinstance(num_items, int):
             raise TypeError("Argument 'num_items' must be an int")
         if num_items < 0:
@@ -115,6 +117,7 @@ class Queue:
 
 def _patience(block: bool, timeout: float | None) -> float | None:
     """Seconds to wait; None for ever."""
+    timeout = plain(timeout)
     if not block:
         return 0.0
     if timeout is not None and timeout < 0:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from zray.plain_numbers import plain
+
 __all__ = ["DoesNotExist", "Exists", "In", "NodeAffinitySchedulingStrategy", "NodeLabelSchedulingStrategy", "NotIn",
            "PlacementGroupSchedulingStrategy"]
 
@@ -23,6 +25,7 @@ class PlacementGroupSchedulingStrategy:
         group_id: Any = getattr(placement_group, "id", None)
         if placement_group is not None and not hasattr(group_id, "is_nil"):
             raise ValueError(f"placement_group must be a PlacementGroup or None, not {placement_group!r}")
+        placement_group_bundle_index = plain(placement_group_bundle_index)
         if not isinstance(placement_group_bundle_index, int) or isinstance(placement_group_bundle_index, bool):
             raise ValueError("placement_group_bundle_index must be an int, not "
                              f"{placement_group_bundle_index!r}")

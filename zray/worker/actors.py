@@ -11,15 +11,19 @@ kept, is sent again.
 from __future__ import annotations
 
 import queue
+import signal
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from zray import serialization
+from zray import errors, serialization
+from zray.errors import AsyncioActorExit
 from zray.messages import ActorExit, ActorInit, ActorUp, CallsDone, PushCalls
+from zray.transport.loop import Waiter
 from zray.worker import invoke
+from zray.worker.ends import exit_code
 from zray.worker.queue import ATTEMPT, EXTRA, FUNCTION, TASK_ID, Entry, Lease
 
 METHOD_OPTIONS = "__zray_method_options__"
@@ -41,6 +45,9 @@ class ActorHost:
         self.class_name: str = message.spec.get("class_name") or ""
         self.instance: Any = None
         self.leaving: str | None = None
+        self.may_restart = False  # it leaves by sys.exit or SIGTERM
+        self.code = 0
+        self.draining = False  # SIGTERM came: what runs may end, nothing more starts
         self.main_loop: Callable[[], None] | None = None  # what the main thread does instead of waiting
         self.groups: dict[str, ThreadGroup] = {}
         self.coroutines: Any = None
@@ -69,6 +76,9 @@ class ActorHost:
             self.instance = cls(*args, **kwargs)
             del args, kwargs
             self._choose_mode()
+        except (SystemExit, AsyncioActorExit) as raised:
+            self.end_by(raised, name)
+            return False
         except BaseException as raised:
             error = self._constructor_error(raised, name)
         with executor.loop.lock:
@@ -79,7 +89,7 @@ class ActorHost:
     def _constructor_error(self, raised: BaseException, name: str) -> bytes:
         if isinstance(raised, invoke.DependencyFailed):
             raised = self.executor.rt.values.error(raised.value)
-        return serialization.dump_error(raised, name, hide_frames=1)
+        return serialization.dump_error(raised, name)
 
     def _choose_mode(self) -> None:
         spec = self.spec
@@ -90,10 +100,12 @@ class ActorHost:
             sizes[""] = spec.get("max_concurrency") or 1000
             self.coroutines = Coroutines(self, sizes)
             self.main_loop = self.coroutines.run
+            self._end_gently()
             return
         sizes[""] = spec.get("max_concurrency") or 1
         if len(sizes) > 1 or sizes[""] > 1:
             self.groups = {name: ThreadGroup(self, name, size) for name, size in sizes.items()}
+            self._end_gently()
 
     def fill(self, context: Any) -> None:
         """What the context says on every thread of an actor."""
@@ -102,7 +114,6 @@ class ActorHost:
         context.assigned = self.assigned
         context.life = self.life
         context.meta = self.spec.get("meta") or b""
-        context.env = self.spec.get("env") or {}
 
     # ------------------------------------------------------------ methods
 
@@ -112,7 +123,7 @@ class ActorHost:
                                                  "__ray_call__": self._call}
         function = special.get(name)
         if function is None:
-            function = getattr(self.instance, name)
+            function = _bound(self.instance, name)
         found = self.executor.table[name] = (function, f"{self.class_name}.{name}")
         return found
 
@@ -134,7 +145,7 @@ class ActorHost:
 
     def on_push(self, peer: bytes, message: PushCalls) -> None:
         executor = self.executor
-        if message.actor != self.id or message.life != self.life or self.leaving is not None:
+        if message.actor != self.id or message.life != self.life or self.leaving is not None or self.draining:
             self.refused += 1  # for a life that is over: its caller learns so from the node
             return
         lease = executor.queue.open(peer, message.life)
@@ -146,6 +157,7 @@ class ActorHost:
             if not calls:
                 return
         executor.unsent[id(lease)] = lease
+        executor.events.arm(0)  # what waits here is told, too
         if not self.groups and self.coroutines is None:
             executor.queue.push(peer, message.life, first, calls)
             executor.wake()
@@ -187,19 +199,49 @@ class ActorHost:
 
     # ------------------------------------------------------------ the end
 
-    def leave(self, reason: str) -> None:
+    def end_by(self, raised: BaseException, name: str) -> None:
+        """exit_actor() ends the actor for good; after any other SystemExit it may restart, as after a crash."""
+        if isinstance(raised, (errors.ActorExit, AsyncioActorExit)):
+            self.leave("exit_actor() was called")
+            return
+        assert isinstance(raised, SystemExit)
+        code = exit_code(raised)
+        self.leave(f"sys.exit({raised.code!r}) was called in {name}()", code, may_restart=True)
+
+    def leave(self, reason: str, code: int = 0, may_restart: bool = False) -> None:
         """The actor ends by its own wish: nothing more starts, replies so far go out, the node is told."""
         executor = self.executor
         with executor.loop.lock:
             if self.leaving is not None:
                 return
-            self.leaving = reason
-            executor.queue.entries.clear()
-            for group in self.groups.values():
-                group.clear()
-            if self.coroutines is not None:
-                self.coroutines.incoming.clear()
+            self.leaving, self.code, self.may_restart = reason, code, may_restart
+            self._drop_queued()
             executor.stop(reason)
+
+    def _end_gently(self) -> None:
+        """On SIGTERM calls that run side by side may end; a handler of the user's stays."""
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, self._on_sigterm)
+
+    def _on_sigterm(self, number: int, frame: Any) -> None:
+        """Runs between any two steps of the main thread, which may hold the lock: another thread takes it."""
+        threading.Thread(target=self._drain, daemon=True).start()
+
+    def _drain(self) -> None:
+        """End as SIGTERM asks, once the calls that run have ended."""
+        executor = self.executor
+        with executor.loop.lock:
+            self.draining = self.may_restart = True
+            self.code = -signal.SIGTERM
+            self._drop_queued()
+            executor.stop("it received SIGTERM")
+
+    def _drop_queued(self) -> None:
+        self.executor.queue.entries.clear()
+        for group in self.groups.values():
+            group.clear()
+        if self.coroutines is not None:
+            self.coroutines.drop_queued()
 
     def finish(self) -> None:
         """Main thread, after its last call: wait for the threads, then say goodbye.  Replies go first."""
@@ -208,13 +250,29 @@ class ActorHost:
         executor = self.executor
         with executor.loop.lock:
             executor.flush()
-            if self.leaving is not None:
-                executor.rt.send(executor.rt.node, ActorExit(self.id, self.life, self.leaving))
+            reason = self.leaving or executor.stopping or ""
+            executor.release = Waiter()
+            executor.rt.send(executor.rt.node, ActorExit(self.id, self.life, reason, self.may_restart))
             executor.loop.kick()
+
+    def forget_instance(self) -> None:
+        """Nothing here keeps the instance alive any more."""
+        self.instance = None
+        self.executor.table.clear()
 
     def wake(self) -> None:
         if self.coroutines is not None:
             self.coroutines.wake()
+
+
+def _bound(instance: Any, name: str) -> Callable[..., Any]:
+    """The method of the class: an attribute of that name, which the instance was given, is not what callers mean."""
+    cls = type(instance)
+    for base in cls.__mro__:
+        if name in base.__dict__:
+            found = base.__dict__[name]
+            return found.__get__(instance, cls) if hasattr(found, "__get__") else found
+    return getattr(instance, name)
 
 
 def _ready() -> bool:
@@ -244,6 +302,7 @@ class ThreadGroup:
         self.threads: list[threading.Thread] = []
         self.idle = 0  # threads that wait, less the entries on their way to them
         self.waiting: dict[tuple[bytes, int], Entry] = {}  # not started
+        self.running: dict[tuple[bytes, int], list[Any]] = {}
 
     def put(self, entry: Entry) -> None:
         """Under the lock."""
@@ -293,6 +352,8 @@ class ThreadGroup:
             lease, sequence, task = entry
             with lock:
                 mine = self.waiting.pop(invoke.identity(task), None) is not None
+                if mine:
+                    self.running[invoke.identity(task)] = task
             result = None
             took = 0
             if mine:
@@ -300,8 +361,10 @@ class ThreadGroup:
                 result = executor.run_one(task, lease, none)
                 took = time.perf_counter_ns() - before
                 executor.events.add(task, executor.rt.context.task_name, before, result)
+            identity = invoke.identity(task)
             del task, entry
             with lock:
+                self.running.pop(identity, None)
                 if result is not None:
                     lease.ends.extend((sequence, result))
                     executor.unsent[id(lease)] = lease

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Generator
 from typing import Any
 
-from zray.errors import ActorExit, AsyncioActorExit
+from zray.errors import AsyncioActorExit
 from zray.worker import invoke
 from zray.worker.meshloop import new_event_loop
 from zray.worker.queue import ATTEMPT, FUNCTION, RETURNS, TASK_ID, Entry
@@ -23,11 +23,12 @@ from zray.worker.queue import ATTEMPT, FUNCTION, RETURNS, TASK_ID, Entry
 class Group:
     """A concurrency group: how many coroutines run, and what waits for room."""
 
-    __slots__ = ("size", "running", "waiting")
+    __slots__ = ("calls", "size", "running", "waiting")
 
     def __init__(self, size: int):
         self.size = size
         self.running = 0
+        self.calls: dict[tuple[bytes, int], list[Any]] = {}  # that run
         self.waiting: deque[Entry] = deque()
 
 
@@ -45,6 +46,7 @@ class Coroutines:
         self._done: asyncio.Event | None = None
         self._awake = False
         self._answered = False  # since the last round
+        self._ending = False
 
     # ------------------------------------------------------------ the main thread
 
@@ -53,7 +55,10 @@ class Coroutines:
         asyncio.set_event_loop(self.loop)
         try:
             self.loop.run_until_complete(self._serve())
+        except SystemExit as error:  # of a task that user code made: asyncio lets it out
+            self.host.end_by(error, f"an asyncio task of {self.host.class_name}")
         finally:
+            self._ending = True
             pending = asyncio.all_tasks(self.loop)
             for task in pending:
                 task.cancel()
@@ -112,6 +117,7 @@ class Coroutines:
             self._end(entry, invoke.cancelled(entry[2], self._name(entry[2])))
             return
         group.running += 1
+        group.calls[identity] = entry[2]
         self.running[identity] = self.loop.create_task(self._call(group, entry))
 
     def _name(self, task: list[Any]) -> str:
@@ -124,7 +130,9 @@ class Coroutines:
             result = await self._result(lease, task)
             self.executor.events.add(task, self._name(task), started, result)
         finally:
-            self.running.pop(invoke.identity(task), None)
+            identity = invoke.identity(task)
+            self.running.pop(identity, None)
+            group.calls.pop(identity, None)
             group.running -= 1
         if result is not None:
             self._end(entry, result)
@@ -141,9 +149,11 @@ class Coroutines:
         try:
             value = await stepping(rt.context, self._fields(lease, task, name), self._body(lease, task, name, borrowed))
         except asyncio.CancelledError:
+            if self._ending:
+                return None  # nobody cancelled it: its caller learns how the actor ended
             value = invoke.cancelled(task, name)
-        except (ActorExit, AsyncioActorExit):
-            self.host.leave("exit_actor() was called")
+        except (SystemExit, AsyncioActorExit) as error:
+            self.host.end_by(error, name)
             return None
         except BaseException as error:
             value = invoke.failure(error, name)
@@ -173,6 +183,12 @@ class Coroutines:
         self._answered = True
 
     # ------------------------------------------------------------ under the lock
+
+    def drop_queued(self) -> None:
+        """What has not started never will."""
+        self.incoming.clear()
+        for group in self.groups.values():
+            group.waiting.clear()
 
     def cancel(self, task: bytes, attempt: int) -> bool:
         identity = (task, attempt)

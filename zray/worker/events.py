@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from typing import Any
 
 from zray.messages import FAILED, EventReport
@@ -21,11 +22,13 @@ REPORT_EVERY_S = 0.1
 class TaskEvents:
     """Events of one worker."""
 
-    __slots__ = ("pending", "room", "_rt", "_ran", "_told", "_timer", "_running", "long")
+    __slots__ = ("pending", "room", "queued", "_rt", "_ran", "_told", "_told_queued", "_timer", "_running", "long")
 
     def __init__(self, rt: Any):
         self.room = int(rt.config.task_events_per_s_max * REPORT_EVERY_S)
         self.pending: list[tuple[Any, ...]] = []  # (task id, attempt, name, started ns, ended ns, result or ok, count)
+        self.queued: Callable[[], list[Any]] = list  # of an actor: [[name, count], ...] of the calls that wait
+        self._told_queued: list[Any] = []
         self._rt = rt
         self._ran = 0
         self._told = 0  # recorded, or reported as dropped
@@ -73,5 +76,8 @@ class TaskEvents:
         self._told += sum(event[6] for event in taken)
         dropped = max(0, self._ran - self._told)
         self._told += dropped
-        if events or dropped or always:
-            self._rt.send(self._rt.node, EventReport(events, dropped))
+        queued = self.queued()
+        changed = queued != self._told_queued
+        self._told_queued = queued
+        if events or dropped or changed or always:
+            self._rt.send(self._rt.node, EventReport(events, dropped, queued if changed else None))

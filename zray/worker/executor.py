@@ -15,10 +15,10 @@ import sys
 import threading
 import time
 import traceback
+from functools import partial
 from typing import Any, NoReturn
 
 from zray import serialization
-from zray.errors import ActorExit as ActorExitRaised
 from zray.errors import AsyncioActorExit
 from zray.messages import (
     FAILED, ActorInit, Blocked, CallsDone, CancelTask, FunctionDef, HandBack, JobOver, LeaseOpen, PushCalls, PushMap,
@@ -27,10 +27,12 @@ from zray.messages import (
 from zray.transport.loop import Waiter
 from zray.worker import invoke
 from zray.worker.cancel import Interrupts
+from zray.worker.ends import exit_code
 from zray.worker.events import TaskEvents
 from zray.worker.functions import FunctionCache
 from zray.worker.inline import Inline
 from zray.worker.maps import MapRunner
+from zray.worker.places import Place, place_of, queued
 from zray.worker.queue import ATTEMPT, EXTRA, FUNCTION, RETURNS, TASK_ID, Chunk, Lease, TaskQueue
 from zray.worker.streams import Streams
 
@@ -68,6 +70,7 @@ class Executor:
         self.calls: dict[bytes, int] = {}  # starts of functions with max_calls
         self.employed = True  # False: its job is not known yet, and nothing may run before
         self.stopping: str | None = None
+        self.release: Waiter | None = None  # an actor that said that it ends: until the node has heard so
         self.exiting = False  # announced to the owner: max_calls is used up
         self._idle: Waiter | None = None  # what the main thread waits on, while it waits
         self._becoming: ActorInit | None = None
@@ -78,6 +81,7 @@ class Executor:
         self._ticks = 0
         self.on_lease: Any = None  # main.py: the process takes on the lease's environment
         self.on_actor: Any = None  # the same for an actor
+        self.on_system_exit: Any = None  # a task ends the process; does not return
         self.forked = False  # this is a child of the worker, made by user code
 
     def install(self) -> None:
@@ -150,6 +154,8 @@ class Executor:
     def on_exit(self, peer: bytes, message: WorkerExit) -> None:
         if self.actor is None and self.rt.owner_busy():
             return  # others hold what this process owns; the node asks again
+        if self.release is not None:
+            self.loop.notify(self.release)
         self.stop(message.reason or "asked to exit")
 
     def stop(self, reason: str) -> None:
@@ -269,6 +275,7 @@ class Executor:
         self.table = {}
         with self.loop.lock:
             self.actor = host
+            self.events.queued = partial(queued, self)
             self.queue.forget_leases()
         if self.on_actor is not None:
             self.on_actor(message)
@@ -414,7 +421,17 @@ class Executor:
 
     def name_of(self, task: list[Any]) -> str:
         known = self.table.get(task[FUNCTION])
-        return invoke.task_name(task, known[1] if known else self.functions.names.get(task[FUNCTION], ""))
+        if known:
+            short = known[1]
+        elif self.actor is not None:
+            short = f"{self.actor.class_name}.{task[FUNCTION]}"
+        else:
+            short = self.functions.names.get(task[FUNCTION], "")
+        return invoke.task_name(task, short)
+
+    def place_of(self, task: bytes) -> Place | None:
+        """See zray.worker.places."""
+        return place_of(self, task)
 
     def closing(self, task: list[Any], result: Any, borrowed: list[Any]) -> Any:
         """The result, with the references that this process still holds, and the end of a process with max_calls.
@@ -443,9 +460,13 @@ class Executor:
         """What the caller gets for an exception; None for no answer."""
         if self.forked:
             _exit_child(error)
-        if isinstance(error, (ActorExitRaised, AsyncioActorExit)) and self.actor is not None:
-            self.actor.leave("exit_actor() was called")
+        if self.actor is not None and isinstance(error, (SystemExit, AsyncioActorExit)):
+            self.actor.end_by(error, name)
             return None
+        if isinstance(error, SystemExit) and self.on_system_exit is not None:
+            with self.loop.lock:
+                self.hand_back()
+            return self.on_system_exit(exit_code(error))  # what runs counts as lost with the process
         if isinstance(error, KeyboardInterrupt) and (interrupts or self.interrupts).was_hit(task):
             return invoke.cancelled(task, name)
         return invoke.failure(error, name)

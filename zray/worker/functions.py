@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from zray import serialization
+from zray.errors import RuntimeEnvSetupError
 
 LOADED_MAX = 4096
 BLOBS_MAX = 4096
@@ -23,6 +24,7 @@ class FunctionCache:
         self.table: dict[Any, tuple[Callable[..., Any], str]] = {}
         self.blobs: dict[bytes, bytes] = {}
         self.names: dict[bytes, str] = {}  # of those that are not loaded, as their owners call them
+        self.broken = ""  # why nothing can be run here: no process could start under the variables it asks for
         self._fetch = fetch
 
     def define(self, key: bytes, blob: bytes, name: str = "") -> None:
@@ -41,6 +43,9 @@ class FunctionCache:
         found = self.table.get(key)
         if found is not None:
             return found
+        if self.broken:
+            raise RuntimeEnvSetupError("The runtime environment could not be set up: Python could not start under "
+                                       + self.broken)
         source: Any = self.blobs.pop(key, None)
         if source is None:
             source = self._fetch(key)

@@ -80,7 +80,7 @@ def encode(rt: Any, value: Any, task: bytes, index: int) -> Any:
         return rt.encode_result(value, task, index)
     if not serialized.buffers and len(serialized.pickle) <= rt.config.inline_bytes_max:
         return serialized.pickle
-    return rt.values.place(serialized, return_id(task, index))
+    return rt.values.place(serialized, return_id(task, index), rt.context.receiver)
 
 
 def returns(rt: Any, value: Any, task: list[Any], name: str) -> Any:
@@ -122,11 +122,11 @@ def cancelled(task: list[Any], name: str, reason: str = "") -> list[Any]:
     return [FAILED, "cancelled", detail]
 
 
-def failure(error: BaseException, name: str, hide_frames: int = 1) -> list[Any]:
+def failure(error: BaseException, name: str) -> list[Any]:
     """The wire form of what user code raised.  Never fails."""
     if isinstance(error, DependencyFailed):
         return error.value
-    detail = serialization.dump_error(error, name, hide_frames=hide_frames)
+    detail = serialization.dump_error(error, name)
     # The traceback holds the frames and so the arguments: without this a failed task pins its arrays until the
     # next garbage collection.
     error.__traceback__ = None

@@ -7,10 +7,12 @@ import gc
 import os
 import signal
 import sys
-from typing import Any
+import time
+from typing import Any, NoReturn
 
 from zray.messages import ActorInit, JobConfig, WorkerReady
 from zray.worker import process
+from zray.worker.ends import run_exit_handlers
 from zray.worker.executor import Executor
 from zray.worker.queue import Lease
 
@@ -30,9 +32,14 @@ class Worker:
         info = spec.get("node_info") or {}
         resources = info.get("resources") or info.get("Resources") or {}
         self.node_has_gpus = bool(resources.get("GPU"))
+        self.started_under = "start" in spec  # the variables of its kind, by exec
+        self.config: dict[str, Any] = {}  # of the job
+        self.taken_on = False
+        self.executor.functions.broken = spec.get("broken", "")
         self.executor.employed = False  # the owner's tasks may overtake the node's word of the job
         self.executor.on_lease = self.on_lease
         self.executor.on_actor = self.on_actor
+        self.executor.on_system_exit = self.end
         self.rt.when_node_lost(self.on_node_lost)
 
     def run(self) -> None:
@@ -56,18 +63,42 @@ class Worker:
         rt.set_job(message.job)
         rt.context.job = message.job
         rt.namespace = message.config.get("namespace") or ""
+        self.config = message.config
         process.take_on_job(message.config)
         self.executor.employed = True
         self.executor.wake()
 
     def on_lease(self, lease: Lease) -> None:
-        self.rt.context.env = lease.env
-        process.take_on_environment(lease.env, lease.assigned, self.node_has_gpus)
+        if not self.taken_on:
+            self.take_on(lease.env, lease.assigned)
 
     def on_actor(self, message: ActorInit) -> None:
-        process.take_on_environment(message.spec.get("env"), message.assigned, self.node_has_gpus)
+        if not self.taken_on:
+            self.take_on(message.spec.get("env") or {}, message.assigned)
+
+    def take_on(self, env: dict[str, str], assigned: dict[str, Any]) -> None:
+        """Its first use says for which environment it is, for good: see zray.node.pool.Kind."""
+        self.taken_on = True
+        self.rt.env = env
+        process.take_on_environment(env, assigned, self.config, started_under=self.started_under,
+                                    node_has_gpus=self.node_has_gpus)
 
     # ------------------------------------------------------------ ends
+
+    def end(self, code: int) -> NoReturn:
+        """A planned end: user code's exit handlers, then what is left to send."""
+        executor = self.executor
+        host = executor.actor
+        if host is not None:
+            code = host.code
+        run_exit_handlers(host, f"the actor {host.class_name}" if host is not None else "a worker process")
+        with self.rt.loop.lock:
+            executor.events.flush()
+        if executor.release is not None:
+            self.rt.loop.wait(executor.release, time.monotonic() + DRAIN_S)
+        self.rt.drain(DRAIN_S)
+        self.rt.shutdown()
+        exit_now(code)
 
     def on_node_lost(self) -> None:
         """Workers end with their node.  Called on whichever thread polls; user code may be running on another."""
@@ -87,22 +118,25 @@ class Worker:
 
 def run(spec: dict[str, Any]) -> None:
     """Serve until the node, the job or the last task says to stop; does not return."""
-    code = 0
     try:
         faulthandler.enable()
         worker = Worker(spec)
         worker.run()
-        with worker.rt.loop.lock:
-            worker.executor.events.flush()
-        worker.rt.drain(DRAIN_S)
-        worker.rt.shutdown()
+        worker.end(0)
     except BaseException:
         import traceback
 
         traceback.print_exc()
-        code = 1
     finally:
-        process.flush_output()
-        sys.stdout = sys.stderr = None  # type: ignore[assignment]
-        # Not sys.exit: threads of user code must not hold the process, nor their exit handlers run twice after a fork.
-        os._exit(code)
+        exit_now(1)
+
+
+def exit_now(code: int) -> NoReturn:
+    """End the process; a negative code is the signal that asked for it."""
+    process.flush_output()
+    sys.stdout = sys.stderr = None  # type: ignore[assignment]
+    if code < 0:
+        signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    # Not sys.exit: threads of user code must not hold the process, nor their exit handlers run twice after a fork.
+    os._exit(code & 0xFF)

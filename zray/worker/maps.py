@@ -169,6 +169,9 @@ class _Run:
         self.results.append(value)
 
     def _failed(self, error: BaseException) -> None:
+        if isinstance(error, SystemExit):  # the process ends with this item: those before it have run
+            self._flush(0)
+            self.runner.executor.rt.marks[2] = self.chunk.first + self.sent - 1
         position = len(self.results)  # relative to what was sent, as the message wants it
         task = [self.position[TASK_ID], self.chunk.attempt]
         if isinstance(error, _ItemCancelled):

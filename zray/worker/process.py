@@ -6,8 +6,11 @@ import contextlib
 import io
 import os
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from zray import env_vars
 
 # A line of this form in a worker's output names the task that prints from here on; the node takes it out again.
 MARKER = "\x01zray-task:{}\n"
@@ -59,13 +62,15 @@ def flush_output() -> None:
 
 
 def take_on_job(config: Mapping[str, Any]) -> None:
-    """The driver's import path, working directory and environment; ``import utils`` beside its script works."""
-    for name, value in (config.get("env") or {}).items():
-        os.environ[name] = value
+    """The driver's import path and working directory; ``import utils`` beside its script works."""
     cwd = config.get("cwd")
     if cwd:
         with contextlib.suppress(OSError):  # gone by now: the job may not need it
             os.chdir(cwd)
+    if logs := config.get("logging"):
+        from zray.logging_config import LoggingConfig
+
+        LoggingConfig(**logs).apply()
     paths = [path for path in (config.get("script_dir"), *(config.get("sys_path") or ())) if path is not None]
     known = set(sys.path)
     fresh = []
@@ -78,9 +83,64 @@ def take_on_job(config: Mapping[str, Any]) -> None:
     sys.path[:0] = fresh
 
 
-def take_on_environment(env: Mapping[str, str] | None, assigned: Mapping[str, Any], node_has_gpus: bool) -> None:
-    """Variables of the runtime environment, and the GPUs this process may see (none unless it asked)."""
-    for name, value in (env or {}).items():
-        os.environ[name] = str(value)
-    if node_has_gpus:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(str(gpu) for gpu in assigned.get("gpu_ids") or ())
+def take_on_environment(env: Mapping[str, str], assigned: Mapping[str, Any], config: Mapping[str, Any], *,
+                        started_under: bool, node_has_gpus: bool) -> None:
+    """Variables of the runtime environment, threads and GPUs, before user code: once, a worker serves one environment.
+
+    ``config`` is the job's; ``started_under``: the process was executed with these variables.
+    """
+    if not started_under:
+        _set_variables(env, config)
+    if "PYTHONPATH" in env:
+        _put_on_path(os.environ["PYTHONPATH"], config)
+    _limit_threads(env_vars.threads_for(assigned.get("resources") or {}), started_under)
+    if node_has_gpus and "CUDA_VISIBLE_DEVICES" not in env:
+        _show_gpus(assigned.get("gpu_ids") or ())
+
+
+def _set_variables(env: Mapping[str, str], config: Mapping[str, Any]) -> None:
+    """What the fork of a running process can still take on."""
+    for name, value in (config.get("threads") or {}).items():
+        os.environ[name] = value
+    if not env:
+        return  # most workers: each page that they write to is one that they do not share
+    os.environ.update(env_vars.expand(env, os.environ))
+    if "TZ" in env or "TZDIR" in env:
+        time.tzset()
+    tempfile: Any = sys.modules.get("tempfile")
+    if tempfile is not None:
+        tempfile.tempdir = None  # TMPDIR and its like are looked at again
+
+
+def _limit_threads(threads: int, started_under: bool) -> None:
+    """OMP_NUM_THREADS is the CPUs of the lease unless somebody said something else; the BLAS that is loaded follows."""
+    said = env_vars.thread_names(os.environ)
+    if env_vars.OMP not in said:
+        os.environ[env_vars.OMP] = str(threads)
+    count = (env_vars.blas_threads(said) if said else None) or threads
+    if not started_under and count != 1:  # the zygote's BLAS has one
+        from zray.worker import blas
+
+        blas.set_threads(count)
+
+
+def _put_on_path(text: str, config: Mapping[str, Any]) -> None:
+    """PYTHONPATH stands behind the script's folder and before the rest, as when Python starts."""
+    wanted = [os.path.abspath(entry) for entry in text.split(os.pathsep) if entry]
+    first = sys.path[:1] if sys.path[:1] == [config.get("script_dir")] else []
+    rest = [entry for entry in sys.path[len(first):] if entry not in wanted]
+    sys.path[:] = first + [entry for entry in dict.fromkeys(wanted) if entry not in first] + rest
+
+
+def _show_gpus(gpu_ids: Sequence[int | str]) -> None:
+    """CUDA_VISIBLE_DEVICES is the GPUs of the lease; without any it stays as it is, and the user may keep it so."""
+    if _is_on("NOSET_CUDA_VISIBLE_DEVICES", "EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"):
+        return
+    if gpu_ids or _is_on("ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpu_ids))
+
+
+def _is_on(*names: str) -> bool:
+    """Whether ZRAY_ or RAY_ with one of these names is set to a true value."""
+    values = (os.environ.get(prefix + name, "") for name in names for prefix in ("ZRAY_", "RAY_"))
+    return any(value.lower() not in ("", "0", "false") for value in values)

@@ -1,0 +1,98 @@
+"""How many workers may be starting at once follows from how fast they start (zray.node.starts, zray.node.pool)."""
+
+from __future__ import annotations
+
+from zray.node.effects import Spawn
+from zray.node.pool import Kind, Pool
+from zray.node.starts import PATIENCE_S, START_S, WINDOW_MIN, Starts
+
+KIND = Kind.of(1, {})
+
+
+class Machine:
+    """A pool on a machine that makes ``rate`` workers ready a second, in order, however many are starting."""
+
+    def __init__(self, rate: float) -> None:
+        self.rate = rate
+        self.out: list = []
+        self.made = self.now = 0
+        self.pool = Pool(self.new_id, self.out.append, keep=0, workers_max=4096, idle_s=60.0)
+        self.starting: list[bytes] = []
+        self.most = 0
+
+    def new_id(self) -> bytes:
+        self.made += 1
+        return self.made.to_bytes(28, "big")[::-1]
+
+    def spawned(self) -> None:
+        self.starting += [effect.worker[:8] for effect in self.out if isinstance(effect, Spawn)]
+        self.out.clear()
+        self.most = max(self.most, len(self.starting))
+
+    def start(self, count: int) -> float:
+        """How long it takes until ``count`` tokens have a worker."""
+        began = self.now
+        for token in range(count):
+            self.pool.take(KIND, token, self.now)
+        self.spawned()
+        while self.starting:
+            self.now += 1 / self.rate
+            self.pool.ready(self.starting.pop(0), "ipc://w", self.now)
+            self.pool.check()
+            self.spawned()
+        return self.now - began
+
+
+def test_all_that_wait_get_a_worker_and_no_more_start_at_once_than_are_ready_in_time():
+    for rate in (5.0, 50.0, 500.0):
+        machine = Machine(rate)
+        seconds = machine.start(600)
+        assert machine.made == 600, "nobody is forgotten"
+        assert machine.most <= max(WINDOW_MIN, 2 * rate * START_S) + 1
+        assert abs(seconds - 600 / rate) < 1e-6, "the machine is never without one to start"
+
+
+def test_a_fast_machine_soon_starts_many_at_once():
+    machine = Machine(1000.0)
+    machine.start(600)
+    assert machine.pool.starts.window > 10 * WINDOW_MIN
+
+
+def test_a_machine_that_has_become_slow_starts_fewer():
+    machine = Machine(1000.0)
+    machine.start(600)
+    machine.rate = 10.0
+    machine.start(600)
+    assert machine.pool.starts.window == WINDOW_MIN
+
+
+def test_workers_that_hang_while_they_start_do_not_keep_others_from_starting():
+    machine = Machine(100.0)
+    for token in range(2 * WINDOW_MIN):
+        machine.pool.take(KIND, token, 0.0)
+    machine.spawned()
+    assert len(machine.starting) == WINDOW_MIN
+    assert machine.pool.next_deadline() == PATIENCE_S
+    machine.pool.tick(PATIENCE_S)
+    machine.spawned()
+    machine.pool.check()
+    assert len(machine.starting) == 2 * WINDOW_MIN
+    machine.pool.tick(PATIENCE_S + 1)
+    assert machine.pool.next_deadline() is None, "nobody waits"
+
+
+def test_a_worker_that_dies_while_it_starts_gives_its_place_up():
+    starts = Starts()
+    for number in range(WINDOW_MIN):
+        starts.begun(bytes([number]), 0.0)
+    assert not starts.room()
+    starts.over(b"\0")
+    assert starts.room()
+
+
+def test_all_workers_that_are_kept_ahead_are_started_however_small_the_window():
+    machine = Machine(100.0)
+    machine.pool.keep = 3 * WINDOW_MIN
+    machine.pool.prestart(0.0)
+    machine.start(0)
+    assert machine.made == 3 * WINDOW_MIN

@@ -1,0 +1,12 @@
+"""Addresses, at Ray's module path."""
+
+from __future__ import annotations
+
+__all__ = ["get_node_ip_address"]
+
+
+def get_node_ip_address(address: str = "") -> str:
+    """The address of this node; ``address``, which Ray dials to find it out, is not needed."""
+    from zray.util import get_node_ip_address as of_this_node
+
+    return of_this_node()

@@ -1,0 +1,73 @@
+"""What a driver saw of the end of its node, for the error that says so.
+
+The connection to the node daemon closes a moment before its process has ended, and the session directory may be gone
+soon after.  So the driver holds a pidfd and the open log from the beginning.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from typing import Any
+
+from zray.os_linux import process_state
+
+END_WAIT_S = 0.5  # from the end of the connection to that of the process: microseconds, unless the machine is starved
+TAIL_BYTES = 8192
+
+
+class Witness:
+    """Of the process ``pid`` that logs to ``log``; :meth:`account` once the connection to it has closed."""
+
+    def __init__(self, pid: int, log: str) -> None:
+        self.pid = pid
+        self._log_path = log
+        self._process = self._log = -1
+        try:
+            self._process = os.pidfd_open(pid)
+        except (OSError, OverflowError):
+            pass  # it has just ended
+        try:
+            self._log = os.open(log, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            pass
+
+    def account(self) -> dict[str, Any]:
+        """``reason``, ``pid``, ``signal``, ``exit_code``, ``log_tail``, as far as they can be known."""
+        detail: dict[str, Any] = {"pid": self.pid, "log_tail": self._tail()}
+        if self._process >= 0 and not select.select([self._process], [], [], END_WAIT_S)[0]:
+            state = process_state(self.pid)
+            detail["reason"] = (f"the connection to it closed although its process (pid={self.pid}) lives"
+                                + (", stopped by a signal" if state == "T" else ""))
+            return detail
+        detail["reason"] = f"its process (pid={self.pid}) {self._end(detail)}"
+        detail["log_tail"] = self._tail()  # what it wrote last
+        return detail
+
+    def _end(self, detail: dict[str, Any]) -> str:
+        """How it ended; only a parent is told."""
+        try:
+            found = os.waitid(os.P_PIDFD, self._process, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except OSError:
+            found = None
+        if found is None:
+            return f"has ended; its log was {self._log_path}"
+        if found.si_code == os.CLD_EXITED:
+            detail["exit_code"] = found.si_status
+            return f"ended with exit code {found.si_status}; its log was {self._log_path}"
+        detail["signal"] = found.si_status
+        hint = " (the kernel does so when memory runs out)" if found.si_status == signal.SIGKILL else ""
+        return f"was ended by {signal.Signals(found.si_status).name}{hint}; its log was {self._log_path}"
+
+    def _tail(self) -> str:
+        if self._log < 0:
+            return ""
+        size = os.fstat(self._log).st_size
+        return os.pread(self._log, TAIL_BYTES, max(0, size - TAIL_BYTES)).decode(errors="replace")
+
+    def close(self) -> None:
+        for fd in (self._process, self._log):
+            if fd >= 0:
+                os.close(fd)
+        self._process = self._log = -1

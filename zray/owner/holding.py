@@ -1,0 +1,43 @@
+"""Which objects of dead owners this process holds, as a node asks that has them in its store.  Pure.
+
+See zray.node.unheld.  Between the two questions References notes each of the objects that comes to be held here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from zray.messages import AskHeld, Held
+from zray.owner.adoption import Adoption
+from zray.owner.references import References
+
+
+class Holding:
+    """``may_hear_the_dead()``: whether messages of a process that has ended may still be taken here."""
+
+    def __init__(self, refs: References, adoption: Adoption, send: Callable[[bytes, Held], None],
+                 may_hear_the_dead: Callable[[], bool]):
+        self._refs = refs
+        self._adoption = adoption
+        self._send = send
+        self._may_hear_the_dead = may_hear_the_dead
+        self._numbers: dict[bytes, int] = {}  # asking node -> its question whose second half is to come
+
+    def on_ask(self, node: bytes, question: AskHeld) -> None:
+        asker, number = question.asker, question.number
+        watched = self._refs.watched
+        held = [oid for oid in question.oids if self._holds(oid)]
+        unsure = "messages of a process that has ended may still come" if self._may_hear_the_dead() else ""
+        if not question.again:
+            self._numbers[asker] = number
+            watched[asker] = set(question.oids).difference(held)
+        elif self._numbers.pop(asker, 0) == number:
+            untouched = watched.pop(asker)
+            held = [oid for oid in question.oids if oid in held or oid not in untouched]
+        else:
+            unsure = "this process was not asked before"
+        self._send(node, Held(asker, number, question.again, held, unsure, []))
+
+    def _holds(self, oid: bytes) -> bool:
+        refs = self._refs
+        return oid in refs.borrowed or oid in refs.owned or oid in self._adoption.orphans

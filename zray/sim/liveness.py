@@ -1,0 +1,141 @@
+"""The rule about waiting, looked at during the whole run: what can be met does not wait.
+
+Every LOOK_S the audit asks of each want, actor and placement group that waits: is there room for it somewhere, on nodes
+that are well and that its home can reach?  Where the answer is yes at each look for MET_S_MAX, something was forgotten:
+a node joined, a resource came free, a group got its places or a lease ended, and nobody looked again.
+
+The bound is a gossip interval, round trips with frames that are lost and sent again, and a turn.  What is under way
+counts as well, because a message that is never answered, or rounds without end, look like that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from zray.sched import packing
+from zray.sched.claims import group_of
+from zray.sched.lanes import Entry
+from zray.sched.view import ClusterView
+from zray.sim.oracle import Violation
+
+if TYPE_CHECKING:
+    from zray.node.group_records import Group
+    from zray.sim.cluster import SimCluster
+    from zray.sim.node import SimNode
+
+LOOK_S = 0.05
+MET_S_MAX = 1.5
+
+
+class Liveness:
+    """Since when what waits could have been met; ``look`` raises Violation."""
+
+    def __init__(self, cluster: SimCluster) -> None:
+        self.cluster = cluster
+        self.since: dict[Any, float] = {}
+        self.worst = 0.0
+        cluster.net.call_at(LOOK_S, self._again)
+
+    def _again(self) -> None:
+        self.look()
+        self.cluster.net.call_at(self.cluster.net.now + LOOK_S, self._again)
+
+    def look(self) -> None:
+        now, since = self.cluster.net.now, {}
+        for what in self._could_be_met():
+            since[what] = self.since.get(what, now)
+            self.worst = max(self.worst, now - since[what])
+            if now - since[what] > MET_S_MAX:
+                raise Violation(f"seed {self.cluster.seed}: for {MET_S_MAX} s there has been room for what waits: "
+                                f"{self._words(what)}")
+        self.since = since
+
+    def _could_be_met(self) -> Iterator[Any]:
+        for home in self.cluster.serving():
+            if not self._is_well(home):
+                continue
+            near = [node for node in self.cluster.serving() if node is home or self._reach(home, node)]
+            spill = home.machine.bottom_up.spill
+            for (owner, key), entry in spill.entries.items():
+                if self._waits(entry) and owner in self.cluster.cores and self._has_room(entry, home, near):
+                    yield home.incarnation, "want", owner, key, entry.granted
+            for token, entry in spill.requests.items():
+                if self._waits(entry) and self._has_room(entry, home, near):
+                    yield home.incarnation, "actor", token
+            table = home.machine.groups.table
+            if table.unplaced:
+                view = _truth(near)
+                for group in table.unplaced:
+                    if self._fits(table.groups[group], view):
+                        yield home.incarnation, "group", group, table.groups[group].state
+
+    # ------------------------------------------------------------ nodes
+
+    def _is_well(self, node: SimNode) -> bool:
+        return node.alive and self.cluster.disasters._is_well(node)
+
+    def _reach(self, home: SimNode, node: SimNode) -> bool:
+        return (self._is_well(node) and node.incarnation in home.machine.cluster.peers
+                and home.incarnation in node.machine.cluster.peers and not node.machine.bottom_up.draining
+                and node.incarnation not in home.member.leavers)
+
+    # ------------------------------------------------------------ wants
+
+    @staticmethod
+    def _waits(entry: Entry) -> bool:
+        """Beyond what is granted somewhere and waits for its worker process."""
+        return entry.outstanding > sum(share.promised for share in entry.shares.values())
+
+    def _has_room(self, entry: Entry, home: SimNode, near: list[SimNode]) -> bool:
+        strategy, demand = entry.lane.strategy, entry.lane.demand
+        if (group := group_of(strategy)) is not None:
+            return any(self._bundle_has_room(node, group, strategy.get("bundle", -1), demand) for node in near)
+        if strategy.get("kind") == "affinity":
+            bound = next((node for node in near if node.node_id == strategy["node"]), None)
+            if bound is None and (not strategy.get("soft") or strategy["node"][:8] in home.machine.cluster.peers):
+                return False
+            near = near if bound is None else [bound]
+        return any(self._node_has_room(node, demand) for node in near)
+
+    @staticmethod
+    def _node_has_room(node: SimNode, demand: dict[str, int]) -> bool:
+        root, free = node.machine.scheduler.root, node.machine.scheduler.available()
+        return root._saving is None and all(free.get(name, 0) >= value for name, value in demand.items())
+
+    @staticmethod
+    def _bundle_has_room(node: SimNode, group: bytes, index: int, demand: dict[str, int]) -> bool:
+        for bundle in node.machine.scheduler.bundles.committed.get(group, {}).values():
+            scheduler = bundle.scheduler
+            if scheduler is not None and index in (-1, bundle.index) and scheduler._saving is None:
+                free = scheduler.available()
+                if all(free.get(name, 0) >= value for name, value in demand.items()):
+                    return True
+        return False
+
+    # ------------------------------------------------------------ groups
+
+    @staticmethod
+    def _fits(group: Group, view: ClusterView) -> bool:
+        others = [node for node in group.nodes if node]
+        if any(node not in view.row_of for node in others):
+            return False  # it is about to lose those
+        held = [] if group.round is None else [
+            (node, group.bundles[index]) for node in sorted(group.round.yes) for index in group.round.nodes[node]]
+        bundles = [group.bundles[index] for index in group.missing]
+        return packing.choose(view, bundles, group.strategy, others, held=held) is not None
+
+    def _words(self, what: Any) -> str:
+        from zray.sim.describe import describe
+
+        return f"{what}\n{describe(self.cluster)}"
+
+
+def _truth(nodes: list[SimNode]) -> ClusterView:
+    """What they have free, without the delay of gossip."""
+    view = ClusterView()
+    for node in nodes:
+        total, free = node.machine.scheduler.total(), node.machine.scheduler.available()
+        view.add(node.incarnation, total)
+        view.set_row(node.incarnation, total, free)
+    return view

@@ -1,0 +1,84 @@
+"""The object stores of a simulated cluster: who owned what first, and on which node it lies.
+
+Bytes do not travel here: a value is read wherever it lies, and what a dead node had lies on another one from then on,
+as a copy whose owner is not known there.  So nothing is lost with a node, and what is freed too early shows at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from zray import messages as m
+from zray.sim.oracle import Violation
+from zray.store.header import UNKNOWN
+from zray.store.ownerless import Found
+
+if TYPE_CHECKING:
+    from zray.sim.cluster import SimCluster
+    from zray.sim.core import Core
+
+
+class SimStores:
+    """See the module's docstring."""
+
+    def __init__(self, cluster: SimCluster) -> None:
+        self.cluster = cluster
+        self.contents: dict[int, bytes] = {}  # by generation
+        self.blocks: dict[bytes, dict[int, Found]] = {}  # node -> generation -> object
+        self._generation = 0
+
+    def put(self, core: Core, oid: bytes, wire: bytes) -> list[Any]:
+        """The stored value of an object that this process owns."""
+        self._generation += 1
+        generation = self._generation
+        self.contents[generation] = wire
+        self.blocks.setdefault(core.node, {})[generation] = Found(oid, 0, generation, core.incarnation)
+        return [m.STORED, 0, len(wire), generation, oid, core.node]
+
+    def read(self, value: list[Any]) -> bytes:
+        wire = self.contents.get(value[3])
+        if wire is None:
+            raise Violation(f"object {value[4].hex()} is read after it was freed")
+        return wire
+
+    def has(self, value: list[Any]) -> bool:
+        return value[3] in self.contents
+
+    def free(self, objects: list[list[Any]]) -> None:
+        """Their owner says so."""
+        for _, _, generation in objects:
+            self._drop(generation)
+
+    def free_unheld(self, objects: list[Found]) -> None:
+        """A node says so, on its own: no process may hold them."""
+        for one in objects:
+            self._drop(one.generation)
+            for core in self.cluster.cores.values():
+                if not self.cluster.oracle.is_lost(core) and (
+                        one.oid in core.refs.borrowed or one.oid in core.refs.owned):
+                    raise Violation(f"object {one.oid.hex()} of {one.owner!r} is freed, and {core.incarnation!r} "
+                                    "holds it")
+
+    def _drop(self, generation: int) -> None:
+        self.contents.pop(generation, None)
+        for blocks in self.blocks.values():
+            blocks.pop(generation, None)
+
+    def drop_job(self, node: bytes, job: bytes) -> None:
+        for generation, one in list(self.blocks.get(node, {}).items()):
+            if one.oid.startswith(job):
+                self._drop(generation)
+
+    def node_gone(self, node: bytes, heir: bytes) -> None:
+        """``heir`` hears that the node is dead: what had been copied to it now counts."""
+        self.blocks.setdefault(heir, {}).update(
+            (generation, one._replace(owner=UNKNOWN)) for generation, one in self.blocks.pop(node, {}).items())
+
+    def node_ended(self, node: bytes) -> None:
+        """It ends; after it was declared dead, what its processes have put since ends with it."""
+        if node in self.cluster.oracle.condemned:
+            self.blocks.pop(node, None)
+
+    def ownerless(self, node: bytes, has_ended: Callable[[bytes], bool]) -> list[Found]:
+        return [one for one in self.blocks.get(node, {}).values() if one.owner == UNKNOWN or has_ended(one.owner)]

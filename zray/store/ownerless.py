@@ -1,0 +1,48 @@
+"""Objects of a store whose owners have ended: what zray.node.unheld asks for, and what it has freed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from zray.messages import StoreFree
+from zray.store.header import SEALED, UNKNOWN, BrokenChain
+from zray.store.table import StoreTable
+
+
+class Found(NamedTuple):
+    oid: bytes
+    offset: int
+    generation: int
+    owner: bytes  # the first one; UNKNOWN for a copy
+
+
+def ownerless(table: StoreTable, has_ended: Callable[[bytes], bool]) -> list[Found]:
+    """The primary copies whose first owner has ended: another process may have adopted them since.
+
+    A copy that has outlived its primary's node is one of them, because its owner is not known here.  Clients write to
+    their extents meanwhile: what this look misses for that reason the next one finds.
+    """
+    ended: dict[bytes, bool] = {UNKNOWN: False}
+
+    def is_without(owner: bytes) -> bool:
+        known = ended.get(owner)
+        if known is None:
+            known = ended[owner] = has_ended(owner)
+        return known
+
+    found = [Found(stored.oid, stored.offset, stored.generation, stored.owner) for stored in table.names.values()
+             if not (stored.freed or stored.secondary) and (stored.foreign or is_without(stored.owner))]
+    for grant in table.grants.values():
+        try:
+            found += [Found(block.oid, block.offset, block.generation, block.owner)
+                      for block in table.headers.walk(grant.offset, grant.size)
+                      if block.state == SEALED and is_without(block.owner)]
+        except BrokenChain:
+            continue
+    return found
+
+
+def free(table: StoreTable, objects: list[Found], now: float) -> None:
+    """No process holds these any more."""
+    table.on_free(b"", StoreFree([[one.oid, one.offset, one.generation] for one in objects]), now)

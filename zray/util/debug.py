@@ -1,0 +1,36 @@
+"""Say something once, not at each call."""
+
+from __future__ import annotations
+
+import time
+
+__all__ = ["disable_log_once_globally", "enable_periodic_logging", "log_once"]
+
+PERIOD_S = 60.0
+
+_seen: set[object] = set()
+_state = {"disabled": False, "period_s": 0.0, "since": 0.0}
+
+
+def log_once(key: object) -> bool:
+    """True at the first call with ``key`` in this process: ``if log_once("slow"): logger.warning(...)``."""
+    if _state["disabled"]:
+        return False
+    now = time.monotonic()
+    if _state["period_s"] and now - _state["since"] > _state["period_s"]:
+        _seen.clear()
+        _state["since"] = now
+    if key in _seen:
+        return False
+    _seen.add(key)
+    return True
+
+
+def disable_log_once_globally() -> None:
+    """From now on nothing is said at all."""
+    _state["disabled"] = True
+
+
+def enable_periodic_logging() -> None:
+    """From now on everything may be said again once a minute."""
+    _state.update(disabled=False, period_s=PERIOD_S, since=time.monotonic())

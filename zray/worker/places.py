@@ -1,0 +1,66 @@
+"""Where a task or call is that was pushed to this worker: it runs, or waits behind others.  For whoever asks why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from zray.causes import Cause
+from zray.worker.queue import TASK_ID
+
+if TYPE_CHECKING:
+    from zray.worker.executor import Executor
+
+BEHIND_MAX = 3  # of the calls that run, so many are named to one that waits
+COUNTED_MAX = 1000  # queued calls that are counted by name
+
+Place = tuple[Cause, dict[str, Any]]
+
+
+def place_of(executor: Executor, tid: bytes) -> Place | None:
+    """Of a task or call, by its id; None when it is not here.  Under the lock, while the main thread may start tasks.
+
+    ``about`` has its name, and of one that waits how many are ahead and ``behind``, [(task, name), ...] that run now.
+    """
+    for running, waiting in lines(executor):
+        for task in running:
+            if task[TASK_ID] == tid:
+                return Cause.RUNNING, {"name": executor.name_of(task), "task": tid.hex()}
+        for position, task in enumerate(waiting):
+            if task[TASK_ID] == tid:
+                behind = [(each[TASK_ID], executor.name_of(each)) for each in running[:BEHIND_MAX]]
+                return Cause.PUSHED if executor.actor is None else Cause.ACTOR_BUSY, {
+                    "name": executor.name_of(task), "task": tid.hex(), "ahead": position + len(running),
+                    "behind": behind}
+    return None
+
+
+def lines(executor: Executor) -> list[tuple[list[Any], list[Any]]]:
+    """What runs and what waits, for each line of waiting: one of a worker or a plain actor, else one a group."""
+    queue = executor.queue
+    running = queue.running
+    found = [(_tasks([running] if running else []), _tasks(list(queue.entries)))]
+    host = executor.actor
+    if host is None:
+        return found
+    found += [(list(group.running.values()), _tasks(list(group.waiting.values()))) for group in host.groups.values()]
+    coroutines = host.coroutines
+    if coroutines is not None:
+        found += [(list(group.calls.values()), _tasks(list(group.waiting))) for group in coroutines.groups.values()]
+        found.append(([], _tasks(list(coroutines.incoming))))
+    return found
+
+
+def _tasks(entries: Iterable[Any]) -> list[Any]:
+    return [task for _, _, task in entries if type(task) is list]
+
+
+def queued(executor: Executor) -> list[list[Any]]:
+    """[[name, count], ...] of the calls that wait here (under the lock)."""
+    counts: dict[str, int] = {}
+    for _, waiting in lines(executor):
+        for task in islice(waiting, COUNTED_MAX):
+            name = executor.name_of(task)
+            counts[name] = counts.get(name, 0) + 1
+    return [[name, count] for name, count in counts.items()]

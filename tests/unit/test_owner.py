@@ -189,3 +189,20 @@ def test_what_was_in_flight_on_a_node_that_died_may_have_run_and_is_charged():
     assert once.entry.value[:2] == [m.FAILED, "worker_crashed"]
     assert (again.state, again.retries, again.attempt) == (QUEUED, 0, 1)
     owner.submitter.check()
+
+
+def test_a_worker_out_of_reach_that_nobody_calls_dead_is_given_back_so_that_its_resources_come_free():
+    """Its node has it alive and in use: without a word from its owner the task would wait for that lease for ever."""
+    owner = Owner()
+    key = owner.submitter.key_for("key", {}, {}, {}, "f")
+    task = owner.task(key, retries=1)
+    owner.submitter.submit(task)
+    owner.submitter.pump()
+    owner.submitter.on_lease_grant(NODE, m.LeaseGrant(key.number, 1, WORKER, "", 7, {}))
+    owner.submitter.pump()
+    owner.submitter.on_peer_closed(WORKER)
+    assert not owner.net.to(NODE, m.LeaseKill), "the node may be about to say that it ended"
+    owner.submitter.tick(owner.submitter.next_deadline())
+    assert [message.lease for message in owner.net.to(NODE, m.LeaseKill)] == [1]
+    assert (task.state, task.retries) == (QUEUED, 0)
+    owner.submitter.check()

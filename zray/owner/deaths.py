@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from zray.causes import Cause
-from zray.messages import WorkerDied
+from zray.messages import LeaseKill, WorkerDied
 from zray.messages.leases import UNKNOWN
 from zray.owner.failures import cancelled, crashed
 from zray.owner.maps import MapChunk
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from zray.owner.submitter import Submitter
 
 WITHOUT_NOTICE_S = 2.0  # a worker whose connection closed and of which the node says nothing
+OUT_OF_REACH = "its owner could not reach it any more"
 EARLY_S = 10.0  # how long a notice waits for the grant of its lease
 
 
@@ -128,6 +129,8 @@ class WorkerDeaths:
             if dead is None:
                 del self.dying[number]
             elif until <= now:
+                if dead.notice is None:  # its node may have it alive and in use, only out of our reach
+                    self._submitter.net.send(self._submitter.node, LeaseKill(number, OUT_OF_REACH))
                 self._bury(dead)
         for worker, (since, _) in list(self.early.items()):
             if since + EARLY_S <= now:

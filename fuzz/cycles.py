@@ -15,6 +15,7 @@ import time
 import zray as ray
 from benchmarks.proc import descendants, live, resident_bytes
 from fuzz.command import with_options
+from tests.e2e.leaks import only_logs
 
 
 def open_descriptors() -> int:
@@ -49,7 +50,8 @@ def leftovers(root: str, name: str, processes: set[tuple[int, int]]) -> dict[str
     found = {
         "processes": [str(pid) for pid, start in processes if live(pid, start)],
         "segments": sorted(glob.glob(f"/dev/shm/zray-{name}-*")),
-        "files": [p for p in glob.glob(os.path.join(root, "zray-*", "*")) if not os.path.islink(p)],
+        "files": [path for path in glob.glob(os.path.join(root, "zray-*", "*"))
+                  if not os.path.islink(path) and not only_logs(path)],
         "threads": [t.name for t in threading.enumerate() if t is not threading.main_thread()],
     }
     return {kind: names for kind, names in found.items() if names}

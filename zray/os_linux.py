@@ -125,21 +125,41 @@ def punch_hole(fd: int, length: int) -> bool:
 def strip(directory: str, keep: str) -> None:
     """Delete everything in a directory but the directory ``keep``, of which empty files go; all if nothing is left."""
     kept = os.path.join(directory, keep)
+    for entry in _entries(directory):
+        if not entry.is_dir(follow_symlinks=False):
+            _unlink(entry.path)
+        elif entry.path != kept:
+            shutil.rmtree(entry.path, ignore_errors=True)
+    for entry in _entries(kept):
+        if entry.is_symlink() or entry.is_file() and _is_empty(entry.path):
+            _unlink(entry.path)
+    for path in (kept, directory):
+        try:
+            os.rmdir(path)
+        except OSError:
+            continue  # not empty, or gone
+
+
+def _entries(directory: str) -> list[os.DirEntry[str]]:
     try:
-        for entry in list(os.scandir(directory)):
-            if entry.is_dir(follow_symlinks=False):
-                if entry.path != kept:
-                    shutil.rmtree(entry.path, ignore_errors=True)
-            else:
-                os.unlink(entry.path)
-        if os.path.isdir(kept):
-            for entry in list(os.scandir(kept)):
-                if entry.is_symlink() or entry.is_file() and entry.stat().st_size == 0:
-                    os.unlink(entry.path)
-            os.rmdir(kept)
-        os.rmdir(directory)
+        return list(os.scandir(directory))
     except OSError:
-        return  # not empty, or gone
+        return []
+
+
+def _is_empty(path: str) -> bool:
+    try:
+        return os.stat(path).st_size == 0
+    except OSError:
+        return False
+
+
+def _unlink(path: str) -> None:
+    """A socket may be removed at the same time by the process that made it: the others must go nevertheless."""
+    try:
+        os.unlink(path)
+    except OSError:
+        pass
 
 
 def write_private(path: str, text: str) -> None:

@@ -144,9 +144,13 @@ def test_what_runs_is_named_and_who_waits_for_an_actor_or_in_get(zray, session, 
     gate.wait_arrived(2)
     ray.get(first.remote())  # the lease is taken in this name
     refs = [second.remote(actor) for _ in range(2)]
-    until(lambda: re.search(r"2 x \S*Busy\.other\(\)", zray("explain")), lambda: zray("explain"))
-    said = zray("explain")
-    assert "Busy.hold() runs" in said and "waits in get or wait" in said and "came first and runs" in said
+    words = (r"2 x \S*Busy\.other\(\)", r"Busy\.hold\(\) runs", "waits in get or wait", "came first and runs")
+
+    def explained() -> bool:  # workers report what they run and what waits for it ten times a second
+        said = zray("explain")
+        return all(re.search(part, said) for part in words)
+
+    until(explained, lambda: zray("explain"))
     until(lambda: len(rows(zray, "list", "tasks", "--filter", "state=RUNNING_IN_RAY_GET")) == 2, "both wait in get")
     (queued,) = rows(zray, "list", "tasks", "--filter", "state=PENDING_ACTOR_TASK_ORDERING_OR_CONCURRENCY")
     assert queued["count"] == 2 and queued["name"].endswith("Busy.other")

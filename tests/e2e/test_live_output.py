@@ -56,10 +56,14 @@ def test_a_progress_bar_is_shown_while_it_moves(tmp_path, session_root, stream, 
     with subprocess.Popen([sys.executable, "-c", PROGRAM, stream, kind], cwd=tmp_path, env=environment(),
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0) as process:
         assert process.stdout is not None
-        while chunk := os.read(process.stdout.fileno(), 65536):
-            shown += chunk
-            for words in [words for words in wanted if words.encode() in shown]:
-                Path(tmp_path, wanted.pop(words)).touch()
+        try:
+            while chunk := os.read(process.stdout.fileno(), 65536):
+                shown += chunk
+                for words in [words for words in wanted if words.encode() in shown]:
+                    Path(tmp_path, wanted.pop(words)).touch()
+        except BaseException:  # the time limit of the test
+            process.kill()
+            raise
     assert process.returncode == 0 and not wanted, shown
     rows = terminal(shown.decode())
     end = "all steps" if kind == "cr" else "".join(f"step {step} of 4" for step in range(4)) + "all steps"

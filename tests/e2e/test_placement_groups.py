@@ -132,7 +132,7 @@ def test_tasks_and_actors_run_in_their_bundle(groups):
     assert ray.get(actor.group.remote(), timeout=WAIT_S) == pg
     assert len(ray.get(actor.gpus.remote(), timeout=WAIT_S)) == 1
     found, gpus = ray.get(where.options(scheduling_strategy=InGroup(pg, 0)).remote(), timeout=WAIT_S)
-    assert found == pg.id.hex() and gpus == ""
+    assert found == pg.id.hex() and gpus is None
     busy = where.options(scheduling_strategy=InGroup(pg, 1)).remote()
     waits_because(busy, "the resources its task asks for are in use")
     ray.kill(actor)

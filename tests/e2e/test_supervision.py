@@ -16,6 +16,7 @@ import termios
 import pytest
 
 from benchmarks.proc import name_of
+from tests.e2e.leaks import only_logs
 from tests.e2e.nodes import ended, states
 from tests.e2e.scripts import environment, zray
 from tests.e2e.target import until
@@ -52,7 +53,7 @@ class Foreground:
 
     def assert_nothing_left(self) -> None:
         until(lambda: all(map(ended, [self.pid, *self.family])), "its processes end")
-        assert not segments(self.session_dir) and not os.path.exists(self.session_dir)
+        assert not segments(self.session_dir) and only_logs(self.session_dir)
 
 
 @pytest.fixture
@@ -201,4 +202,4 @@ assert ray.get(orphan.remote()) == 1
     assert done.returncode == 0, done.stderr
     os.kill(pid, signal.SIGTERM)
     assert container.wait(30) == 0
-    assert ended(pid) and not segments(session_dir) and not os.path.exists(session_dir)
+    assert ended(pid) and not segments(session_dir) and only_logs(session_dir)

@@ -222,3 +222,25 @@ ray.shutdown()
     shown = printed(done)
     (more,) = re.findall(r"(\d+) more of its kind, the last: ValueError: LOST \d+", done.stderr)
     assert len(shown) + int(more) == 1000 and len(shown) <= 5
+
+
+def test_a_log_handler_that_raises_or_submits_tasks_stops_nothing(tmp_path, session_root):
+    done = run_script(tmp_path, START + """
+@ray.remote
+def good():
+    return 1
+
+class Raises(logging.Handler):
+    def emit(self, record):
+        found.append(ray.get(good.remote()))
+        raise OSError("the handler's own fault")
+
+found = []
+logging.getLogger("zray").addHandler(Raises())
+ref = bad.remote("LOST task")
+ray.wait([ref])
+del ref
+until("LOST task")
+print(good.remote().future().result(30), found)
+""")
+    assert done.stdout == "1 [1]\n" and "the handler's own fault" in done.stderr

@@ -297,6 +297,6 @@ class World(RuleBasedStateMachine):
         return found
 
 
-World.TestCase.settings = settings(max_examples=40, stateful_step_count=40, deadline=None,
+World.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None,
                                    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 TestGroupTables = World.TestCase

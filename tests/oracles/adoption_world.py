@@ -113,7 +113,7 @@ class AdoptionWorld:
             NODE, lambda process, message: self.notices[process].append(message), processes=lambda: self.known,
             nodes=lambda: (), is_gone_node=lambda node: False, kept=set, announce=lambda: None,
             learn=lambda owner: None,
-            ownerless=self.ownerless, free=self.free_unheld)
+            ownerless=self.ownerless, free=self.free_unheld, settle_s=10.0)
         self.lent: dict[tuple[bytes, bytes], list] = {}  # (caller, worker): what unfinished tasks pin
         self.held: list[tuple[bytes, object]] = []  # (process, record): the ObjectRefs that exist
         self.made = 0

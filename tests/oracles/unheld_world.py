@@ -15,10 +15,11 @@ from typing import Any
 
 from zray.ids import node_of
 from zray.messages import AskHeld
-from zray.node.unheld import SETTLE_S, Unheld
+from zray.node.unheld import Unheld
 from zray.owner.holding import Holding
 from zray.store.ownerless import Found
 
+SETTLE_S = 10.0
 OBJECTS = [b"object%022d" % i for i in range(2)]
 STEPS = (*["give"] * 4, *["drop"] * 4, *["sweep"] * 2, "kill", "birth", *["happen"] * 8)
 
@@ -77,7 +78,8 @@ class UnheldWorld:
                 processes=lambda node=node: self.known[node], nodes=lambda node=node: self.nodes.keys() - {node},
                 is_gone_node=lambda node: False, kept=set, announce=lambda: None,
                 learn=lambda owner, node=node: self.tell_all(node, owner),
-                ownerless=lambda has_ended, node=node: self.ownerless(node, has_ended), free=self.free)
+                ownerless=lambda has_ended, node=node: self.ownerless(node, has_ended), free=self.free,
+                settle_s=SETTLE_S)
             for _ in range(2):
                 self.birth(node)
         self.blocks = dict.fromkeys(OBJECTS, tags[1] + bytes(4))  # of the owner on A, in the store of B

@@ -104,6 +104,21 @@ def test_a_node_without_a_process_of_an_ended_job_keeps_it_while_an_actor_of_it_
     assert node.dropped == [JOB], "once"
 
 
+def test_an_ended_job_whose_last_actors_end_with_their_home_is_dropped_when_their_rows_say_so(node):
+    """The rows say that they live until another node has read them, and then nobody tells of the end."""
+    node.names.used_jobs.add(JOB)
+    node.say(HOME, START)
+    node.gone(HOME)
+    assert node.over() and not node.dropped
+    node.names.used_jobs.clear()
+    due = node.machine.drivers.next_deadline()
+    assert due > node.now and node.machine.next_deadline() <= due
+    node.machine.tick(due)
+    node.take()
+    assert node.dropped == [JOB]
+    assert node.machine.drivers.next_deadline() is None
+
+
 def test_an_ended_job_without_actors_is_dropped_at_once(node):
     node.say(HOME, START)
     node.say(HOME, m.JobEnd(JOB, "its driver is gone"))

@@ -145,7 +145,8 @@ def links():
     with socket.create_server(("127.0.0.1", 0)) as server:  # it lives: a probe proves nothing
         mesh, clock, revoked = Mesh(), [0.0], []
         watcher = SimpleNamespace(add=lambda *a: None, want_write=lambda *a: None, remove=lambda *a: None)
-        made = Links(mesh, watcher, lambda: clock[0], lambda node: None, revoked.append)
+        made = Links(mesh, watcher, lambda: clock[0], lambda node: None, revoked.append,
+                     lambda node: None)
         made.link(A, f"tcp://127.0.0.1:{server.getsockname()[1]}")
         yield made, mesh, clock, revoked
         made.close()

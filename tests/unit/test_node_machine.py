@@ -199,6 +199,18 @@ def test_a_grant_waits_for_a_worker_that_must_start_first(node):
     assert only(node.bring_up(), m.LeaseGrant)
 
 
+def test_a_worker_that_is_still_starting_is_not_asked_what_it_holds(node):
+    node.want(env={"LD_PRELOAD": "x.so"})
+    (starting,) = node.spawned
+    peers = []
+    for again in (False, True):
+        node.machine.unheld.on_ask(NODE, m.AskHeld(NODE, 1, again, [bytes(28)], [], []))
+        peers.append([peer for peer, message in node.take() if isinstance(message, m.AskHeld)])
+        if not again:
+            node.bring_up()
+    assert peers == [[b"driver00"], [b"driver00", starting[:8]]]  # it answers that it was not asked before
+
+
 def test_a_returned_worker_serves_the_same_environment_and_job_only(node):
     [grant] = only(node.want(env={"A": "1"}), m.LeaseGrant)
     node.say(b"driver00", m.LeaseReturn(grant.lease))

@@ -8,6 +8,7 @@ from typing import NoReturn
 
 import pytest
 
+from zray import os_linux
 from zray.node import journal as journal_module, linux, output as output_module
 from zray.node.output import RESCAN_S, Output
 from zray.node.zygote import log_paths
@@ -47,7 +48,7 @@ def test_the_log_of_a_worker_is_bounded_and_the_driver_misses_no_line(tmp_path, 
             file.write("".join(f"line {number}\n" for number in range(start, start + 500)))
             file.flush()
             while output.note_writes():
-                seen += [line[3] for line in output.read().get(1, [])]
+                seen += [line[3] for line in output.read()[0].get(1, [])]
             assert os.stat(path).st_blocks * 512 < 3 << 16, "the disk holds no more"
     assert seen == [f"line {number}" for number in range(50_000)] and output.take_skipped() == 0
     output.remove(worker[:8])
@@ -68,7 +69,7 @@ def test_lines_that_nobody_could_read_in_time_are_counted(tmp_path, monkeypatch:
         file.write("".join(f"line {number}\n" for number in range(20_000)))
     count = 0
     while output.note_writes():
-        count += len(output.read().get(1, []))
+        count += len(output.read()[0].get(1, []))
     assert output.take_skipped() > 0
     output.close()
 
@@ -92,3 +93,26 @@ def test_the_log_of_a_node_is_bounded_keeps_what_came_before_it_opened_and_cuts_
     assert sorted(os.listdir(tmp_path / "logs")) == ["node.log", "node.log.1"]
     assert all(os.stat(tmp_path / "logs" / name).st_size < 2500 for name in os.listdir(tmp_path / "logs"))
     assert "ValueError: a bug" in (tmp_path / "logs" / "node.log").read_text()
+
+
+def test_a_session_directory_is_stripped_although_some_of_it_vanishes_meanwhile(
+        tmp_path, monkeypatch: pytest.MonkeyPatch):
+    """Drivers and workers remove their sockets while their node ends: its secrets and spilled objects must go."""
+    for name in ("d-1.sock", "join", "node.json", "w-1.sock"):
+        (tmp_path / name).write_text("x")
+    (tmp_path / "spill").mkdir()
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "node.log").write_text("words")
+    (tmp_path / "logs" / "empty.out").write_text("")
+    entries = os_linux._entries
+
+    def entries_that_vanish(directory: str) -> list[os.DirEntry[str]]:
+        found = entries(directory)
+        for name in ("d-1.sock", "w-1.sock"):
+            (tmp_path / name).unlink(missing_ok=True)
+        return found
+
+    monkeypatch.setattr(os_linux, "_entries", entries_that_vanish)
+    os_linux.strip(str(tmp_path), "logs")
+    assert os.listdir(tmp_path) == ["logs"]
+    assert os.listdir(tmp_path / "logs") == ["node.log"]

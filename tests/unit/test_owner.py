@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 from zray import messages as m
@@ -101,6 +102,22 @@ def test_while_an_actor_restarts_calls_without_retries_fail_and_all_others_wait(
     [push] = owner.net.to(b"worker.2", m.PushCalls)
     assert [call[0] for call in push.calls] == [task.tid for task in waiting]
     owner.calls.check()
+
+
+def test_a_call_to_an_actor_that_restarts_does_not_look_at_the_calls_that_wait_already():
+    """10,000 calls that were made during a restart took 50 million steps under the lock."""
+    owner = Owner()
+    link = owner.calls.link_for(ACTOR, "A")
+    owner.calls.on_actor_state(NODE, m.ActorState(ACTOR, RESTARTING, 1, b"", "", {"reason": "killed"}))
+
+    class Unread(deque):
+        def __iter__(self):
+            raise AssertionError("all waiting calls are read for one more")
+
+    link.queue = Unread()
+    for retries in (1, 0, 1):
+        owner.calls.submit(link, owner.task(None, retries))
+    assert len(link.queue) == 2 and link.unfinished == 2
 
 
 def test_a_call_that_met_the_end_of_its_actor_says_how_it_ended_even_when_the_next_life_is_up_already():

@@ -44,6 +44,13 @@ def test_a_batch_takes_from_the_view_until_the_nodes_next_word(view):
     scheduler.check()
 
 
+def test_a_resource_that_stands_for_a_node_is_feasible_before_anybody_was_placed_by_it():
+    view = ClusterView(sparse="node:")
+    view.add(A, {"CPU": U, "node:10.0.0.1": U})
+    assert GlobalScheduler(view, A).feasible({"node:10.0.0.1": 10}, {}, A)
+    assert not GlobalScheduler(view, A).feasible({"node:10.0.0.2": 10}, {}, A)
+
+
 def test_a_placement_that_no_word_confirms_is_lifted(view):
     scheduler = GlobalScheduler(view, A, tentative_s=0.1)
     assert sum(placed(scheduler, CPU, {}, 12).values()) == 12

@@ -123,7 +123,7 @@ def actor_that_fails(owner):
     entry = task.entry
     error = dump_error(ValueError("lost"), "A.__init__")
     owner.calls.on_actor_state(NODE, m.ActorState(ACTOR, DEAD, 0, b"", "", {"kind": "init", "error": error}))
-    owner.refs.unhandled.actor_failed(ACTOR, owner.calls.failure(link))
+    owner.refs.unhandled.actor_failed(ACTOR, owner.calls.death_of(link))
     return entry
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.oracles.unheld_world import Process, UnheldWorld, run_schedule
+from tests.oracles.unheld_world import SETTLE_S, Process, UnheldWorld, run_schedule
 from zray.messages import AskHeld, Held
-from zray.node.unheld import SETTLE_S, Unheld
+from zray.node.unheld import Unheld
 from zray.store.header import UNKNOWN
 from zray.store.ownerless import Found
 
@@ -27,7 +27,7 @@ class Node:
             nodes=lambda: self.others, is_gone_node=lambda node: False, kept=lambda: self.kept, announce=lambda: None,
             learn=self.learned.append,
             ownerless=lambda ended: [one for one in self.objects if one.owner == UNKNOWN or ended(one.owner)],
-            free=lambda found: [self.objects.remove(one) for one in found])
+            free=lambda found: [self.objects.remove(one) for one in found], settle_s=SETTLE_S)
         self.machine.now = now
         self.end(OWNER)
 
@@ -182,6 +182,14 @@ def test_a_process_that_held_it_between_the_questions_says_so():
     holder.take(OID)
     holder.let_go(OID)
     assert ask(holder, again=True).held == [OID] and not holder.watched
+
+
+def test_a_process_watches_nothing_for_a_node_that_died_between_its_questions():
+    holder = process()
+    ask(holder, again=False)
+    assert holder.watched
+    holder.holding.node_gone(ME)
+    assert not holder.watched and ask(holder, again=True).unsure
 
 
 def test_a_process_that_was_not_asked_the_first_question_is_unsure():

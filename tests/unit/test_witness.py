@@ -43,6 +43,13 @@ def test_a_process_that_was_killed_is_said_to_have_been_with_its_signal_and_its_
     assert process.wait(10) == -signal.SIGKILL, "its parent can still collect it"
 
 
+def test_the_end_by_a_signal_that_has_no_name_is_told_by_its_number(process, tmp_path):
+    witness = Witness(process.pid, str(tmp_path / "none"))
+    process.send_signal(signal.SIGRTMIN + 1)
+    assert f"signal {signal.SIGRTMIN + 1}" in str(error(witness.account()))
+    witness.close()
+
+
 def test_a_process_that_exited_is_said_to_have_with_its_exit_code(process, tmp_path):
     witness = Witness(process.pid, str(tmp_path / "none"))
     process.stdin.write(b"\n")

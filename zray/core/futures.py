@@ -7,9 +7,12 @@ lock, and never on the thread that happens to poll.
 from __future__ import annotations
 
 import contextlib
+import logging
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from zray.core.values import NotReady
@@ -125,6 +128,10 @@ class Futures:
         assert self._queue is not None
         self._queue.put(call)
 
+    def log(self, level: int, text: str) -> None:
+        """To logger ``zray``, without the lock: a handler of the user's may submit tasks, take long, or raise."""
+        self.run(partial(log_guarded, level, text))
+
     def close(self) -> None:
         if self._queue is not None and self._thread is not None:
             self._queue.put(None)
@@ -167,3 +174,10 @@ def _wake(loop: Any, waiting: Any) -> None:
 def _set(waiting: Any) -> None:
     if not waiting.done():
         waiting.set_result(None)
+
+
+def log_guarded(level: int, text: str) -> None:
+    try:
+        logging.getLogger("zray").log(level, "%s", text)
+    except Exception:  # a handler or filter of the user's
+        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
 from zray.core.explaining import Asking, Reasons, is_healthy, kind, progress
@@ -65,7 +66,7 @@ class Warned:
         """Warn of a wait."""
         self.say(kind(reasons.found), f"zray.get has waited for {waited_s:.0f} s:\n{reasons}{more}")
 
-    def say(self, what: str, text: str) -> None:
+    def say(self, what: str, text: str, log: Callable[[int, str], None] | None = None) -> None:
         """Warn, unless the same was said lately."""
         now = time.monotonic()
         at, repeats = self._said.get(what, (-REPEAT_S, 0))
@@ -80,10 +81,13 @@ class Warned:
             text += f"\n({repeats} more waits like this in the last {now - at:.0f} s)"
         if self.is_worker:
             text = f"{MARK}{what}{SEPARATOR}{text}".replace("\n", LINE)
-        logger.warning("%s", text)
+        if log is None:
+            logger.warning("%s", text)
+        else:
+            log(logging.WARNING, text)
 
-    def take(self, lines: list[Any]) -> list[Any]:
-        """Lines of worker output without the warnings of waits, which are said if they are new."""
+    def take(self, lines: list[Any], log: Callable[[int, str], None] | None = None) -> list[Any]:
+        """Lines of worker output without the warnings of waits, which are said if they are new, through ``log``."""
         kept = []
         for line in lines:
             name, pid, _, text = line
@@ -92,5 +96,5 @@ class Warned:
                 kept.append(line)
                 continue
             what, _, words = rest.partition(SEPARATOR)
-            self.say(what, f"({name or 'worker'} pid={pid}) {words.replace(LINE, chr(10))}")
+            self.say(what, f"({name or 'worker'} pid={pid}) {words.replace(LINE, chr(10))}", log)
         return kept

@@ -400,6 +400,7 @@ class Runtime:
             self.mesh.forget(process)
             self._peer_closed(process)
         self.refs.on_node_gone(message.node)
+        self.holding.node_gone(message.node)
         if self.executor is not None:
             self.executor.queue.forget_owners(lambda owner: ids.node_of(owner) == message.node)
 
@@ -423,8 +424,8 @@ class Runtime:
 
     def _on_log_lines(self, peer: bytes, message: m.LogLines) -> None:
         if self.driver_log is not None:
-            lines = self.warned.take(message.lines)
-            if lines or message.dropped:
+            lines = self.warned.take(message.lines, self.futures.log)
+            if lines or message.dropped or message.unfinished:
                 self.driver_log(message._replace(lines=lines))
 
     def _on_reply(self, peer: bytes, message: Any) -> None:

@@ -13,12 +13,11 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from zray.core.futures import log_guarded
 from zray.errors import failure_text
 
 if TYPE_CHECKING:
     from zray.core.runtime import Runtime
-
-logger = logging.getLogger("zray")
 
 WINDOW_S = 5.0
 TEXTS_MAX = 20
@@ -91,7 +90,7 @@ class Reporter:
             self.pump(texts.append)
             self._window_over(texts.append)
         for text in texts:
-            logger.error("%s", text)
+            log_guarded(logging.ERROR, text)
 
     def _window_over(self, show: Callable[[str], None] | None = None) -> None:
         show = show or self._later
@@ -104,4 +103,4 @@ class Reporter:
         self._shown = self._rest = 0
 
     def _later(self, text: str) -> None:
-        self.rt.futures.run(lambda: logger.error("%s", text))
+        self.rt.futures.log(logging.ERROR, text)

@@ -56,9 +56,10 @@ class Witness:
         if found.si_code == os.CLD_EXITED:
             detail["exit_code"] = found.si_status
             return f"ended with exit code {found.si_status}; its log was {self._log_path}"
-        detail["signal"] = found.si_status
-        hint = " (the kernel does so when memory runs out)" if found.si_status == signal.SIGKILL else ""
-        return f"was ended by {signal.Signals(found.si_status).name}{hint}; its log was {self._log_path}"
+        detail["signal"] = number = found.si_status
+        name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"  # of real time
+        hint = " (the kernel does so when memory runs out)" if number == signal.SIGKILL else ""
+        return f"was ended by {name}{hint}; its log was {self._log_path}"
 
     def _tail(self) -> str:
         if self._log < 0:

@@ -5,6 +5,9 @@ prototype gave a retried PUT a new sequence number, and so could apply it twice.
 Raft dissertation, section 6.3: a client numbers its requests, and says with each the number below which it has all
 its answers; those are dropped here.
 
+Updates of one client are applied in the order of their numbers, although its messages may overtake each other: a
+change of the chain loses some, and redirects others.  A row that a node writes twice would else keep the older value.
+
 Bounds: a client has at most WINDOW numbers open; at most ``clients_max`` clients are remembered, the least recently
 active one goes first.  A forgotten client that had answers before is told EXPIRED, never applied again.
 """
@@ -16,16 +19,17 @@ from typing import Any
 WINDOW = 4096
 CLIENTS_MAX = 65_536
 
-NEW, KNOWN, STALE, GONE, TOO_FAR = "new", "known", "stale", "gone", "too_far"
+NEW, KNOWN, STALE, EARLY, GONE, TOO_FAR = "new", "known", "stale", "early", "gone", "too_far"
 
 
 class Session:
     """One client: answers by request number, none below ``floor``.  An answer is (sequence, error, result)."""
 
-    __slots__ = ("answers", "floor")
+    __slots__ = ("answers", "floor", "last")
 
     def __init__(self) -> None:
         self.floor = 1
+        self.last = 0  # the newest number that was applied
         self.answers: dict[int, tuple[int, str, Any]] = {}
 
     def advance(self, acked: int) -> None:
@@ -45,19 +49,21 @@ class ClientTable:
     def classify(self, client: bytes, number: int, acked: int) -> str:
         """What to do with an update request.
 
-        NEW: apply it.  KNOWN: it was, here is its answer.  STALE: the client has the answer.  GONE: the client was
-        forgotten.  TOO_FAR: beyond the window.
+        NEW: apply it.  KNOWN: it was, here is its answer.  STALE: the client has the answer.  EARLY: one before it is
+        missing.  GONE: the client was forgotten.  TOO_FAR: beyond the window.
         """
         session = self.sessions.get(client)
         if session is None:
             if acked > 1:
                 return GONE
-            return NEW if number < 1 + WINDOW else TOO_FAR
+            return NEW if number == 1 else EARLY if number < 1 + WINDOW else TOO_FAR
         if number in session.answers and number >= session.floor:
             return KNOWN
         if number < session.floor:
             return STALE
-        return NEW if number < max(acked, session.floor) + WINDOW else TOO_FAR
+        if number >= max(acked, session.floor) + WINDOW:
+            return TOO_FAR
+        return NEW if number <= max(acked, session.last + 1) else EARLY
 
     def answer(self, client: bytes, number: int) -> tuple[int, str, Any]:
         return self.sessions[client].answers[number]
@@ -69,6 +75,7 @@ class ClientTable:
         session.advance(acked)
         assert number not in session.answers and number >= session.floor, "an update was applied twice"
         session.answers[number] = answer
+        session.last = max(session.last, number)
         while len(self.sessions) > self.clients_max:
             del self.sessions[next(iter(self.sessions))]
 
@@ -85,8 +92,10 @@ class ClientTable:
             session = self.sessions[client] = Session()
             session.floor = floor
             session.answers = {n: (sequence, error, result) for n, sequence, error, result in answers}
+            session.last = max(session.answers, default=floor - 1)
 
     def check(self) -> None:
         assert len(self.sessions) <= self.clients_max
         for client, session in self.sessions.items():
             assert all(session.floor <= n < session.floor + 2 * WINDOW for n in session.answers), client
+            assert session.last == max(session.answers, default=session.last), client

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
+# After a node's death, in node_timeout_s: by then another node has adopted its actors, or ended their rows, also when
+# the control store had to choose another configuration first.
+ADOPTED_TIMEOUTS = 3.0
+
 
 class Drivers:
     """See the module's docstring."""
@@ -30,6 +34,8 @@ class Drivers:
     def __init__(self, host: NodeMachine):
         self._host = host
         self.hellos: dict[bytes, m.Hello] = {}  # of core processes that are not workers
+        self._kept: set[int] = set()  # jobs that are over, of which an actor lived elsewhere when that was asked
+        self._ask_at: float | None = None  # when to ask again
         self.handlers: dict[int, Callable[[bytes, Any], None]] = {
             m.Hello.CODE: self._hello, m.HelloAck.CODE: lambda peer, message: None,
             m.RegisterDriver.CODE: self._register, m.Goodbye.CODE: self._goodbye, m.Bye.CODE: self._bye,
@@ -142,7 +148,25 @@ class Drivers:
         if host.cluster.lone:
             self._drop(number)
         else:  # an actor that outlives its driver may live elsewhere: of those whose home is here we know better
-            host.names.job_is_used(number, host.incarnation, lambda used: None if used else self._drop(number))
+            host.names.job_is_used(number, host.incarnation, lambda used: self._answered(number, used))
+
+    def _answered(self, number: int, used: bool) -> None:
+        if used:  # the home of its last actor tells us, unless it dies: see node_gone
+            self._kept.add(number)
+        else:
+            self._drop(number)
+
+    def tick(self, now: float) -> None:
+        """Ask again for the jobs that are kept for an actor elsewhere."""
+        if self._ask_at is None or now < self._ask_at:
+            return
+        self._ask_at = None
+        kept, self._kept = self._kept, set()
+        for number in sorted(kept):
+            self.may_be_done(number)
+
+    def next_deadline(self) -> float | None:
+        return self._ask_at
 
     def _is_done(self, number: int) -> bool:
         """Whether this node has no process and no actor of the job, which is over, and still has its objects."""
@@ -155,6 +179,7 @@ class Drivers:
         if not self._is_done(number):
             return  # since the control store was asked
         host.jobs.jobs[number].dropped = True
+        self._kept.discard(number)
         host.effects.append(DropJob(number))
         if any(actor.job == number and actor.detached for actor in host.actors.actors.values()):
             for node in sorted(host.cluster.peers):  # which keep what they have of it until now
@@ -200,8 +225,9 @@ class Drivers:
         return True
 
     def node_gone(self, node: bytes, reason: str) -> None:
-        """All drivers of that node are gone."""
+        """All drivers of that node are gone; its actors are, or another node adopts them and says so in their rows."""
         host = self._host
+        self._ask_at = host.now + ADOPTED_TIMEOUTS * host.config.node_timeout_s
         for job in [job for job in host.jobs.by_driver.values() if node_of(job.driver) == node]:
             self._over_abroad(job, f"the node of its driver is gone: {reason}")
         ordinal = host.cluster.last_rows[node].get("ordinal")

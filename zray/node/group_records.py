@@ -45,8 +45,8 @@ class Group:
     """One placement group."""
 
     __slots__ = ("attempt", "avoid", "bundles", "cause", "contended", "created_s", "detached", "id", "job", "name",
-                 "namespace", "nodes", "pause_s", "retry_at", "round", "rounds", "shape", "since", "state", "strategy",
-                 "used", "version")
+                 "namespace", "nodes", "pause_s", "retry_at", "round", "rounds", "shape", "since", "state", "steady_s",
+                 "steady_until", "stirred", "strategy", "used", "version")
 
     def __init__(self, group: bytes, job: int, spec: dict, now: float) -> None:
         self.id, self.job, self.since = group, job, now
@@ -72,6 +72,9 @@ class Group:
         self.contended = False  # a node refused what the view showed free: from now on it queues
         self.pause_s = PAUSE_S_MIN
         self.retry_at = now
+        self.stirred = False  # the view has changed since the round that waits began
+        self.steady_s = PAUSE_S_MIN
+        self.steady_until = now  # a round that waits does not give way before
         self.shape: Any = None
         self.created_s: float | None = None  # how long the first placement took
 

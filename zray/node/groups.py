@@ -21,8 +21,10 @@ a node refused what the view showed, the round *waits*: the nodes queue for them
 nodes that did not come up with them are avoided next time.  Homes do not know of each other's rounds.  So that they
 never wait for each other, a round that waits asks its nodes one after the other, in the order of their names: whoever
 holds the last node in the order that anybody holds waits for nobody (Havender, "Avoiding deadlock in multitasking
-systems", IBM Systems Journal 1968).  A round that waits is no lost one: each change of the view is looked at for it
-as for a group without a round.
+systems", IBM Systems Journal 1968).  Each change of the view is a reason to look for
+a place again, also for a group whose round waits: the round gives way when there is room elsewhere.  What a node just
+set aside for it can look like room that is gone, and what it gives up like room that came.  So a round that follows
+one which gave way stands for PAUSE_S_MIN at least, twice as long each time: in that time its nodes answer.
 """
 
 from __future__ import annotations
@@ -252,7 +254,7 @@ class GroupTable:
         for group in list(self.unplaced):
             found = self.groups[group]
             due = found.retry_at <= now and found.round is None
-            if not (due or fresh and (found.round is None or found.round.waits)):
+            if not (due or self._is_stirred(found, fresh, now)):
                 continue
             if found.same_as() in hopeless and not due:
                 continue
@@ -269,6 +271,17 @@ class GroupTable:
                     self.unplaced[other] = None
                 break
         return sent
+
+    @staticmethod
+    def _is_stirred(found: Group, fresh: bool, now: float) -> bool:
+        """Whether a changed view is a reason to look for a place again."""
+        if found.round is None:
+            return fresh
+        found.stirred = found.round.waits and (fresh or found.stirred)
+        if not found.stirred or now < found.steady_until:
+            return False
+        found.stirred = False
+        return True
 
     def _try(self, found: Group, due: bool, now: float) -> bool | None:
         """Begin a round if there is anything to ask for; one that waits gives way to one that need not.
@@ -288,6 +301,8 @@ class GroupTable:
             if _by_node(missing, nodes) == current.nodes:
                 return False  # what it waits for is on its way
             self._give_up(found, now)
+            found.steady_until = now + found.steady_s
+            found.steady_s = min(PAUSE_S_MAX, found.steady_s * 2)
         elif nodes is None and due:
             nodes, waits = self._in_future(found, view, bundles, others, now), True
         if nodes is None:
@@ -334,7 +349,7 @@ class GroupTable:
         found.round = None
         found.avoid = set()
         found.contended = False
-        found.pause_s = PAUSE_S_MIN
+        found.pause_s = found.steady_s = PAUSE_S_MIN
         if found.created_s is None:
             found.created_s = now - found.since
         del self.unplaced[found.id]
@@ -387,6 +402,8 @@ class GroupTable:
         for group in self.unplaced:
             found = self.groups[group]
             times.append(found.retry_at if found.round is None else found.round.deadline)
+            if found.round is not None and found.stirred:
+                times.append(found.steady_until)
         first = min(times, default=math.inf)
         return None if first == math.inf else first
 

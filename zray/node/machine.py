@@ -37,7 +37,7 @@ from zray.node.orphans import Orphans
 from zray.node.placements import Declared, Placement
 from zray.node.pool import Kind, Pool, State, Worker
 from zray.node.task_events import TaskEvents
-from zray.node.unheld import Unheld
+from zray.node.unheld import SETTLE_TIMEOUTS, Unheld
 from zray.sched.bottom_up import BottomUpScheduler
 from zray.sched.grouped import NodeScheduler
 from zray.sched.local import Grant, LocalScheduler, Recall, Status
@@ -147,7 +147,8 @@ class NodeMachine:
             incarnation, lambda peer, message: emit(Send(peer, message)), processes=self._holders,
             nodes=lambda: self.cluster.peers, is_gone_node=lambda node: node in self.cluster.gone,
             kept=self.actors.arguments, announce=self._announce_all,
-            learn=lambda owner: self._ended_abroad(owner, "its process ended"), ownerless=ownerless, free=free_unheld)
+            learn=lambda owner: self._ended_abroad(owner, "its process ended"), ownerless=ownerless, free=free_unheld,
+            settle_s=SETTLE_TIMEOUTS * config.node_timeout_s)
         self.placements: dict[int, Placement] = {}
         self.groups = GroupService(self)
         self.bottom_up = BottomUpScheduler(
@@ -249,6 +250,7 @@ class NodeMachine:
         self.census.tick(now)
         self.groups.tick(now)
         self.unheld.tick(now)
+        self.drivers.tick(now)
         self._settle()
 
     def settle(self, now: float) -> None:
@@ -260,7 +262,7 @@ class NodeMachine:
         times = [self.pool.next_deadline(), self.actors.next_deadline(), self.bottom_up.deadline(),
                  self.guests.next_deadline(), self.elsewhere.next_deadline(), self.census.next_deadline(),
                  self.groups.next_deadline(), self.unheld.next_deadline(),
-                 self._gone_at if self._gone else None]
+                 self.drivers.next_deadline(), self._gone_at if self._gone else None]
         return min([when for when in times if when is not None], default=None)
 
     # ------------------------------------------------------------ workers
@@ -325,7 +327,8 @@ class NodeMachine:
     def _holders(self) -> list[bytes]:
         """Core processes of this node that may hold objects."""
         peers = [job.driver for job in self.jobs.by_driver.values() if same_node(job.driver, self.incarnation)]
-        return peers + [w.incarnation for w in self.pool.workers.values() if w.kind is not None]
+        return peers + [w.incarnation for w in self.pool.workers.values()
+                        if w.kind is not None and w.state is not State.STARTING]  # no message reaches it yet
 
     def _core_processes(self) -> list[bytes]:
         """Those of this node that may know others."""

@@ -16,6 +16,7 @@ ended, the file is written anew without the hole.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterable
@@ -259,6 +260,8 @@ def _drop_front(stream: Stream) -> None:
         elif os.fstat(handle).st_size == stream.offset:  # what is written between these two calls is lost
             os.ftruncate(handle, 0)
             stream.offset = stream.dropped = 0
+    except OSError:
+        return  # a disk that fails: the file grows on
     finally:
         os.close(handle)
 
@@ -274,8 +277,10 @@ def _close_hole(stream: Stream) -> None:
             to.write(b"(the first %d bytes were dropped)\n" % stream.dropped)
             shutil.copyfileobj(source, to, READ_BYTES_MAX)
         os.replace(temporary, stream.path)
-    except OSError:
-        return  # a full disk: it stays as it is
+    except OSError:  # a full disk: it stays as it is
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        return
     stream.dropped = 0
 
 

@@ -18,12 +18,12 @@ answers that it is unsure, and the questions begin anew, later:
 
     a process    that did not exist at the first question, or still has a connection to a process that has ended
     a node       where a process has ended meanwhile, which has not heard of all ends that the others had announced
-                 at T, or which has heard of a node that has come or gone in the last SETTLE_S
+                 at T, or which has heard of a node that has come or gone in the last ``settle_s``
 
 A node that has joined since an owner ended hears of that with the question, and tells its processes before it asks.
 
 An actor that may restart needs the arguments of its constructor: its home holds them.  When that dies, another node
-reads them from the actor's row, within SETTLE_S.
+reads them from the actor's row, within ``settle_s``.
 
 A stopped process answers when it goes on: until then nothing is freed here.  The alternatives were a time-out, which
 robs it, and holders that register with the stores of all they hold, which costs a message for each reference.
@@ -40,7 +40,8 @@ from zray.ids import INCARNATION_SIZE, node_of, same_node
 from zray.messages import AskHeld, Held
 
 OBJECTS_MAX = 512  # in one question: 15 kB to each process
-SETTLE_S = 10.0  # after a node has come or gone; a node of whose death nobody has heard is declared dead within 3 s
+# After a node has come or gone, in node_timeout_s: a node of whose death nobody has heard is declared dead within one.
+SETTLE_TIMEOUTS = 3.5
 GATHER_S = 0.02  # deaths gather, and the dead process's extents come back to the store
 PROCESS_S = 0.0005  # further for each process of this node: a question wakes it, for some 0.1 ms
 UNSURE_S, UNSURE_S_MAX = 0.1, 5.0  # before the next attempt, doubled each time
@@ -97,12 +98,14 @@ class Unheld:
     def __init__(self, me: bytes, send: Callable[[bytes, Any], None], *, processes: Callable[[], list[bytes]],
                  nodes: Callable[[], Collection[bytes]], is_gone_node: Callable[[bytes], bool],
                  kept: Callable[[], set[bytes]], announce: Callable[[], None], learn: Callable[[bytes], None],
-                 ownerless: Callable[[Callable[[bytes], bool]], list[Any]], free: Callable[[list[Any]], None]):
+                 ownerless: Callable[[Callable[[bytes], bool]], list[Any]], free: Callable[[list[Any]], None],
+                 settle_s: float):
         self.me = me
         self._send = send
         self._processes, self._nodes, self._is_gone_node = processes, nodes, is_gone_node
         self._kept, self._announce, self._learn = kept, announce, learn
         self._ownerless, self._free = ownerless, free
+        self._settle_s = settle_s
         self.now = 0.0
         self.round: _Round | None = None
         self.asked: dict[bytes, _Asked] = {}  # by asking node
@@ -143,7 +146,7 @@ class Unheld:
     def nodes_changed(self, now: float, gone: bytes = b"") -> None:
         """A node has joined, or ``gone``."""
         self.now = now
-        self._settled_at = now + SETTLE_S
+        self._settled_at = now + self._settle_s
         if gone:
             self._announced.pop(gone, None)
             self._heard.pop(gone, None)
@@ -152,7 +155,7 @@ class Unheld:
         if self.round is not None:
             self._give_up()
         self._unsure = self._tries = 0
-        self._soon(SETTLE_S + GATHER_S)
+        self._soon(self._settle_s + GATHER_S)
 
     def tick(self, now: float) -> None:
         self.now = now

@@ -116,9 +116,9 @@ class ActorCalls:
                 return
         if not task.missing:
             task.state = QUEUED
+        if link.state in NOT_WAITED_FOR and self._refuse(link, task):
+            return
         link.queue.append(task)
-        if link.state in NOT_WAITED_FOR:
-            self._fail_queue(link)
         if not link.dirty:
             link.dirty = True
             self.dirty.append(link)
@@ -129,10 +129,10 @@ class ActorCalls:
             return
         task.state = QUEUED
         link = task.lease
+        if link.state in NOT_WAITED_FOR and self._refuse(link, task):
+            return  # in a queue in order it stays as a tombstone
         if link.any_order:
             link.queue.append(task)
-        if link.state in NOT_WAITED_FOR:
-            self._fail_queue(link)
         if not link.dirty:
             link.dirty = True
             self.dirty.append(link)
@@ -385,15 +385,29 @@ class ActorCalls:
     def _fail_queue(self, link: ActorLink) -> None:
         """Fail what waits for an actor that will not take it: all calls, or while it restarts those without retries."""
         queue, link.queue = link.queue, deque()
-        failure = self.submitter.lost or self.death_of(link)
-        if failure is None:
-            reason = f"The actor is restarting ({link.cause.get('reason') or 'its process ended'})"
-            failure = [FAILED, "actor_unavailable", self._detail(link) | {"reason": reason}]
+        failure = self._refusal(link)
+        if failure[1] == "actor_unavailable":
             link.queue.extend(task for task in queue if _waits_for_restart(task))
             queue = deque(task for task in queue if not _waits_for_restart(task))
         for task in queue:
             if task.state != DONE:
                 self._fail(link, task, failure)
+
+    def _refuse(self, link: ActorLink, task: Task) -> bool:
+        """As ``_fail_queue`` for one call: what else waits was judged before, and may be many calls."""
+        failure = self._refusal(link)
+        if failure[1] == "actor_unavailable" and _waits_for_restart(task):
+            return False
+        self._fail(link, task, failure)
+        return True
+
+    def _refusal(self, link: ActorLink) -> list[Any]:
+        """The failure of calls that do not wait for an actor that restarts, or that is DEAD."""
+        known = self.submitter.lost or self.death_of(link)
+        if known is not None:
+            return known
+        reason = f"The actor is restarting ({link.cause.get('reason') or 'its process ended'})"
+        return [FAILED, "actor_unavailable", self._detail(link) | {"reason": reason}]
 
     def death_of(self, link: ActorLink) -> list[Any] | None:
         """The failure of all calls to an actor that is DEAD."""

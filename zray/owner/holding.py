@@ -38,6 +38,11 @@ class Holding:
             unsure = "this process was not asked before"
         self._send(node, Held(asker, number, question.again, held, unsure, []))
 
+    def node_gone(self, node: bytes) -> None:
+        """A dead node asks no second question."""
+        self._numbers.pop(node, None)
+        self._refs.watched.pop(node, None)
+
     def _holds(self, oid: bytes) -> bool:
         refs = self._refs
         return oid in refs.borrowed or oid in refs.owned or oid in self._adoption.orphans

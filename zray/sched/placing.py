@@ -102,12 +102,8 @@ class GlobalScheduler:
         wanted = self.view.demand(demand)
         if wanted is None:
             return False
-        try:
-            choices = policies.policy_of(strategy).choices(self.view, strategy, self.view.row_of.get(origin, -1))
-        except (ValueError, TypeError, KeyError):
-            return False
         best = INFEASIBLE
-        for mask, otherwise in choices:
+        for mask, otherwise in self._choices(strategy, origin):
             if otherwise and best != INFEASIBLE:
                 continue
             row = base.pick_hybrid(self.view, wanted, self._without(mask, avoid), -1)
@@ -118,15 +114,16 @@ class GlobalScheduler:
 
     def feasible(self, demand: dict[str, int], strategy: dict, origin: bytes, barred: Iterable[bytes] = ()) -> bool:
         """Could a node of this view hold one if it were empty, those in ``barred`` excepted?"""
-        wanted = self.view.index.demand(demand)
-        if wanted is None:
-            return False
+        wanted, out = self.view.demand(demand), tuple(barred)
+        return wanted is not None and any(
+            self._feasible_rows(mask, wanted, out) for mask, _ in self._choices(strategy, origin))
+
+    def _choices(self, strategy: dict, origin: bytes) -> Iterable[tuple[Any, bool]]:
+        """The masks of rows that a strategy admits, the best first; none for one that is malformed."""
         try:
-            choices = policies.policy_of(strategy).choices(self.view, strategy, self.view.row_of.get(origin, -1))
+            return policies.policy_of(strategy).choices(self.view, strategy, self.view.row_of.get(origin, -1))
         except (ValueError, TypeError, KeyError):
-            return False
-        out = tuple(barred)
-        return any(self._feasible_rows(mask, wanted, out) for mask, _ in choices)
+            return ()
 
     # -------------------------------------------------------------- rows
 

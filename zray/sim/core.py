@@ -226,6 +226,7 @@ class Core(Process):
             self.mesh.forget(process)
             self.on_closed(process)
         self.refs.on_node_gone(message.node)
+        self.holding.node_gone(message.node)
 
     def on_reply(self, peer: bytes, message: m.ActorReply) -> None:
         then = self.asked.pop(message.request, None)
@@ -301,13 +302,13 @@ class Core(Process):
             stores = self.cluster.stores
             if record is None and not stores.has(value):  # an argument of somebody who has died meanwhile
                 raise Failure("object_lost", "object_lost")
-            return self.decode(stores.read(value), record)
+            return self.decode(stores.read(self, value), record)
         raise Failure(value[1], value[2].get("root", value[1]) if type(value[2]) is dict else value[1])
 
     def peek(self, value: Any) -> int:
         """The number of a wire value; no references are made."""
         while type(value) is not bytes:
-            value = value[1] if value[0] == m.CARRYING else self.cluster.stores.read(value)
+            value = value[1] if value[0] == m.CARRYING else self.cluster.stores.read(self, value)
         return msgpack.unpackb(value)[0]
 
     def restore(self, oid: bytes, owner: bytes, endpoint: str, inside: Any = None, *, lent: bool = False) -> Ref:

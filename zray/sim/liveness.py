@@ -4,7 +4,8 @@ Every LOOK_S the audit asks of each want, actor and placement group that waits: 
 that are well and that its home can reach?  Where the answer is yes at each look for MET_S_MAX, something was forgotten:
 a node joined, a resource came free, a group got its places or a lease ended, and nobody looked again.
 
-The bound is a gossip interval, round trips with frames that are lost and sent again, and a turn.  What is under way
+The bound is a gossip interval, round trips with frames that are lost and sent again, and a turn.  A node that was cut
+off can be reached again once all that the cut has lost is sent anew.  What is under way
 counts as well, because a message that is never answered, or rounds without end, look like that.
 """
 
@@ -52,18 +53,20 @@ class Liveness:
         self.since = since
 
     def _could_be_met(self) -> Iterator[Any]:
-        for home in self.cluster.serving():
-            if not self._is_well(home):
+        serving = [node for node in self.cluster.serving() if node.alive]
+        for home in serving:
+            spill, table = home.machine.bottom_up.spill, home.machine.groups.table
+            entries = [(key, entry) for key, entry in spill.entries.items()
+                       if entry.outstanding > 0 and key[0] in self.cluster.cores]
+            if not (entries or spill.requests or table.unplaced) or not self._is_well(home):
                 continue
-            near = [node for node in self.cluster.serving() if node is home or self._reach(home, node)]
-            spill = home.machine.bottom_up.spill
-            for (owner, key), entry in spill.entries.items():
-                if self._waits(entry) and owner in self.cluster.cores and self._has_room(entry, home, near):
+            near = [node for node in serving if node is home or self._reach(home, node)]
+            for (owner, key), entry in entries:
+                if self._waits(entry, near) and self._has_room(entry, home, near):
                     yield home.incarnation, "want", owner, key, entry.granted
             for token, entry in spill.requests.items():
-                if self._waits(entry) and self._has_room(entry, home, near):
+                if self._waits(entry, near) and self._has_room(entry, home, near):
                     yield home.incarnation, "actor", token
-            table = home.machine.groups.table
             if table.unplaced:
                 view = _truth(near)
                 for group in table.unplaced:
@@ -78,14 +81,24 @@ class Liveness:
     def _reach(self, home: SimNode, node: SimNode) -> bool:
         return (self._is_well(node) and node.incarnation in home.machine.cluster.peers
                 and home.incarnation in node.machine.cluster.peers and not node.machine.bottom_up.draining
-                and node.incarnation not in home.member.leavers)
+                and node.incarnation not in home.member.leavers
+                and self.cluster.wire.caught_up(home.incarnation, node.incarnation)
+                and self.cluster.wire.caught_up(node.incarnation, home.incarnation))
 
     # ------------------------------------------------------------ wants
 
     @staticmethod
-    def _waits(entry: Entry) -> bool:
-        """Beyond what is granted somewhere and waits for its worker process."""
-        return entry.outstanding > sum(share.promised for share in entry.shares.values())
+    def _waits(entry: Entry, near: list[SimNode]) -> bool:
+        """Beyond what is granted somewhere and waits for its worker process, and what waits for a slow node's answer.
+
+        A SPREAD or softly bound share is not withdrawn for an answer that is late.
+        """
+        under_way = sum(share.promised for share in entry.shares.values())
+        if entry.outstanding > under_way and entry.lane.prefers:
+            names = {node.incarnation for node in near}
+            under_way += sum(share.want - share.promised for node, share in entry.shares.items()
+                             if node not in names and not share.queued)
+        return entry.outstanding > under_way
 
     def _has_room(self, entry: Entry, home: SimNode, near: list[SimNode]) -> bool:
         strategy, demand = entry.lane.strategy, entry.lane.demand

@@ -48,6 +48,7 @@ class Wire:
         self.off: set[bytes] = set()  # nodes whose machines have lost their power
         self.parted: set[tuple[bytes, bytes]] = set()  # nodes that cannot hear each other, both ways
         self._mends = 0
+        self._lost: dict[tuple[bytes, bytes], int] = {}  # (source, target) -> last frame that a cut may have lost
         self._stopped: dict[bytes, int] = {}  # daemons whose processes stand still, libzmq's thread too -> which stop
         self._stops = 0
         self._shaking_hands: list[tuple[SimMesh, bytes]] = []  # with those
@@ -147,6 +148,7 @@ class Wire:
 
     def mend(self, one: bytes, other: bytes) -> None:
         self._mends += 1
+        self._note_lost({(one, other), (other, one)} & self.parted)
         self.parted -= {(one, other), (other, one)}
         self.net.trace("mend", one, other)
         self._dial_on()
@@ -154,9 +156,27 @@ class Wire:
 
     def heal(self) -> None:
         self._mends += 1
+        self._note_lost(self.parted)
         self.parted.clear()
         self._dial_on()
         self._hang_up_on_the_dead()
+
+    def _note_lost(self, pairs: set[tuple[bytes, bytes]]) -> None:
+        for source, target in pairs:
+            session = self.meshes[source]._sessions.get(target) if source in self.meshes else None
+            if session is not None:
+                self._lost[source, target] = session.next_sequence() - 1
+
+    def caught_up(self, source: bytes, target: bytes) -> bool:
+        """Whether a daemon has sent another one again what a cut between them had lost: one frame a round trip."""
+        lost = self._lost.get((source, target))
+        if lost is None:
+            return True
+        session = self.meshes[source]._sessions.get(target) if source in self.meshes else None
+        if session is not None and session.acked < lost:
+            return False
+        del self._lost[source, target]
+        return True
 
     def _dial_on(self) -> None:
         """Those that could not hear each other can: what one kernel has sent again and again the other one answers."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -186,7 +187,7 @@ class SimNode(Process):
             names=GcsNames(self.gcs.client), config=self.config, new_worker_id=self._new_worker_id,
             attach=lambda incarnation, pid: {}, keep=self.cpus,
             ownerless=lambda has_ended: cluster.stores.ownerless(self.incarnation, has_ended),
-            free_unheld=cluster.stores.free_unheld)
+            free_unheld=partial(cluster.stores.free_unheld, self.incarnation))
         self.ready = True
         self.machine.start(net.now)
         self.member.begin(self)
@@ -219,7 +220,7 @@ class SimNode(Process):
         if handler is not None:
             handler(peer, message)
         elif code == m.StoreFree.CODE:
-            self.cluster.stores.free(message.objects)
+            self.cluster.stores.free(self.incarnation, message.objects)
         elif code == m.NodeJoin.CODE:
             self.member.node_join(peer, message)
         elif code == m.NodeRows.CODE:
@@ -290,11 +291,10 @@ class SimNode(Process):
             self.mesh.forget(effect.incarnation)
             self.machine.cluster.bound.pop(effect.incarnation, None)
         elif kind is DropJob:
+            cluster.oracle.dropped(self, effect.job)
             cluster.stores.drop_job(self.incarnation, effect.job.to_bytes(4, "big"))
         elif kind is EndJob and effect.reply is not None:
             self._send(effect.driver, effect.reply)
-        elif kind is DropJob:
-            cluster.oracle.dropped(self, effect.job)
         elif kind is Link:
             self.member.links.link(effect.node, effect.endpoint)
         elif kind is Unlink:

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 EXCUSES = {
     "raised": (), "cancelled": ("cancel",), "worker_crashed": ("crash", "node"), "owner_died": ("crash", "node"),
     "actor_died": ("crash", "kill", "node", "group"), "actor_unavailable": ("crash", "kill", "node", "group"),
-    "raylet_died": ("node",), "task_pg_removed": ("group",), "actor_pg_removed": ("group",),
+    "raylet_died": ("node",),
+    "task_pg_removed": ("group", "node"), "actor_pg_removed": ("group", "node"),  # a job ends with its driver's node
     "object_lost": ("crash", "node"), "unschedulable": ("node",), "actor_unschedulable": ("node",),
 }
 

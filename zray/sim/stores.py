@@ -2,6 +2,7 @@
 
 Bytes do not travel here: a value is read wherever it lies, and what a dead node had lies on another one from then on,
 as a copy whose owner is not known there.  So nothing is lost with a node, and what is freed too early shows at once.
+The processes of a node that is declared dead may live on, with its own store: they read what the others have freed.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ class SimStores:
     def __init__(self, cluster: SimCluster) -> None:
         self.cluster = cluster
         self.contents: dict[int, bytes] = {}  # by generation
+        self._freed: dict[int, bytes] = {}
         self.blocks: dict[bytes, dict[int, Found]] = {}  # node -> generation -> object
         self._generation = 0
 
@@ -36,8 +38,10 @@ class SimStores:
         self.blocks.setdefault(core.node, {})[generation] = Found(oid, 0, generation, core.incarnation)
         return [m.STORED, 0, len(wire), generation, oid, core.node]
 
-    def read(self, value: list[Any]) -> bytes:
+    def read(self, core: Core, value: list[Any]) -> bytes:
         wire = self.contents.get(value[3])
+        if wire is None and core.home in self.cluster.oracle.condemned:
+            wire = self._freed.get(value[3])
         if wire is None:
             raise Violation(f"object {value[4].hex()} is read after it was freed")
         return wire
@@ -45,30 +49,33 @@ class SimStores:
     def has(self, value: list[Any]) -> bool:
         return value[3] in self.contents
 
-    def free(self, objects: list[list[Any]]) -> None:
-        """Their owner says so."""
+    def free(self, node: bytes, objects: list[list[Any]]) -> None:
+        """Their owner says so to its node."""
         for _, _, generation in objects:
-            self._drop(generation)
+            self._drop(node, generation)
 
-    def free_unheld(self, objects: list[Found]) -> None:
+    def free_unheld(self, node: bytes, objects: list[Found]) -> None:
         """A node says so, on its own: no process may hold them."""
         for one in objects:
-            self._drop(one.generation)
-            for core in self.cluster.cores.values():
+            self._drop(node, one.generation)
+            for core in () if node in self.cluster.oracle.condemned else self.cluster.cores.values():
                 if not self.cluster.oracle.is_lost(core) and (
                         one.oid in core.refs.borrowed or one.oid in core.refs.owned):
                     raise Violation(f"object {one.oid.hex()} of {one.owner!r} is freed, and {core.incarnation!r} "
                                     "holds it")
 
-    def _drop(self, generation: int) -> None:
-        self.contents.pop(generation, None)
+    def _drop(self, node: bytes, generation: int) -> None:
+        if node in self.cluster.oracle.condemned:
+            return  # what it has is no copy of the others
+        if (wire := self.contents.pop(generation, None)) is not None:
+            self._freed[generation] = wire
         for blocks in self.blocks.values():
             blocks.pop(generation, None)
 
     def drop_job(self, node: bytes, job: bytes) -> None:
         for generation, one in list(self.blocks.get(node, {}).items()):
             if one.oid.startswith(job):
-                self._drop(generation)
+                self._drop(node, generation)
 
     def node_gone(self, node: bytes, heir: bytes) -> None:
         """``heir`` hears that the node is dead: what had been copied to it now counts."""

@@ -149,7 +149,7 @@ def _filtered(what: str, rows: list[dict[str, Any]], filters: tuple[str, ...]) -
 def with_address(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--address", default=lambda: os.environ.get("ZRAY_ADDRESS") or "auto",
                         help="a session directory or host:port of a node here, @FILE with a join string, or auto: "
-                             "of the cluster that `zray start` made")(command)
+                             "of the cluster that `zray start` made, else of the one program that runs")(command)
 
 
 def with_format(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -446,7 +446,7 @@ def explain(actor: str | None, address: str, form: str) -> None:
         lines = _waiting_lines(found) + [line for row in found["blocked"] for line in _blocked_lines(asker, row)]
     finally:
         asker.close()
-    click.echo("\n".join(lines) or "nothing waits: neither for a worker, nor in an actor, nor in get or wait")
+    click.echo("\n".join(lines) or "no task waits: neither for a worker, nor in an actor, nor in get or wait")
 
 
 def _waiting_lines(found: dict[str, Any]) -> list[str]:

@@ -51,7 +51,7 @@ class Config:
     session_bytes_max: int = 256 * 1024 * 1024
     # Bytes a frame gathers at most before it is sent.
     frame_bytes_max: int = 4 * 1024 * 1024
-    # Lines of worker output buffered for a driver before they are dropped (and counted).
+    # Lines of worker output that a node reads in one turn, each 0.05 s; the rest waits in the log files.
     log_lines_max: int = 10_000
     # Tasks a second that a worker reports one by one for timeline and `list tasks`; 0 for none.  At 0.15 us each, plus
     # 2 us for sending and keeping, this is 0.2 % of a CPU.

@@ -441,7 +441,7 @@ def _text(detail: dict[str, Any], name: str, default: str = "") -> str:
     value = detail.get(name)
     if isinstance(value, bytes):
         return value.hex()
-    return default if value is None else str(value)
+    return default if value is None or value == "" else str(value)
 
 
 def how_it_ended(detail: dict[str, Any]) -> str:
@@ -496,12 +496,25 @@ def _actor_died(detail: dict[str, Any]) -> str:
                 f"({_text(detail, 'reason')}).")
     if detail.get("error"):
         return _actor_died_text(detail, str(load_error(detail["error"])))
+    reason = _how_its_process_went(detail) or "no reason is known"
+    return f"The actor died unexpectedly before finishing this task: {_who_died(detail)}: {reason}.{_log_tail(detail)}"
+
+
+def _actor_unavailable(detail: dict[str, Any]) -> str:
+    reason = _how_its_process_went(detail) or "its process ended"
+    if detail.get("restarting"):
+        reason = f"The actor is restarting ({reason})"
+    return (f"The actor {_who_died(detail)} is unavailable: {reason}. The call may or may not have run; "
+            f"set max_task_retries for it to be tried again.{_log_tail(detail)}")
+
+
+def _how_its_process_went(detail: dict[str, Any]) -> str:
+    """What was said of the end of an actor's process, and by which signal or code it ended; empty when unknown."""
     reason = _text(detail, "reason")
     if detail.get("pid") and (detail.get("signal") or detail.get("exit_code")):
         ended = f"its process (pid={detail['pid']}) {how_it_ended(detail)}"
         reason = f"{reason}; {ended}" if reason else ended
-    reason = reason or "no reason is known"
-    return f"The actor died unexpectedly before finishing this task: {_who_died(detail)}: {reason}.{_log_tail(detail)}"
+    return reason
 
 
 def _why(detail: dict[str, Any]) -> str:
@@ -522,6 +535,11 @@ def _lost(detail: dict[str, Any]) -> str:
     return f" ({_text(detail, 'lost')})" if detail.get("lost") else ""
 
 
+def _sentence(detail: dict[str, Any], name: str) -> str:
+    """What is said there, and a space behind it; empty when nothing is."""
+    return f"{_text(detail, name)} " if detail.get(name) else ""
+
+
 def _needed(detail: dict[str, Any]) -> str:
     """When it is another object, needed to make this one, that stands in the way."""
     return f"of the object {_text(detail, 'needed')}, which its task needs: " if detail.get("needed") else ""
@@ -530,10 +548,7 @@ def _needed(detail: dict[str, Any]) -> str:
 _KINDS: dict[str, tuple[type[RayError], Describe]] = {
     "worker_crashed": (WorkerCrashedError, _worker_crashed),
     "actor_died": (ActorDiedError, _actor_died),
-    "actor_unavailable": (ActorUnavailableError, lambda d: (
-        f"The actor {_text(d, 'class_name')}({_text(d, 'actor')[:16]}) is unavailable: "
-        f"{_text(d, 'reason', 'its process is being restarted')}. The call may or may not have run; "
-        "set max_task_retries for it to be tried again.")),
+    "actor_unavailable": (ActorUnavailableError, _actor_unavailable),
     "cancelled": (TaskCancelledError, lambda d: f"Task: {_text(d, 'name') or _text(d, 'task') or '?'} was cancelled. "
         + _text(d, "reason")),
     "object_lost": (ObjectLostError, lambda d: (
@@ -564,7 +579,7 @@ _KINDS: dict[str, tuple[type[RayError], Describe]] = {
         f"(the actor {_text(d, 'class_name')}({_text(d, 'actor')[:16]})).")),
     "oom": (OutOfMemoryError, lambda d: (
         f"The worker (pid={_text(d, 'pid', '?')}) of {_text(d, 'name', 'the task')} was killed because the node ran "
-        f"out of memory. {_text(d, 'reason')} Ask for memory= so that fewer run at once.{_log_tail(d)}")),
+        f"out of memory. {_sentence(d, 'reason')}Ask for memory= so that fewer run at once.{_log_tail(d)}")),
     "runtime_env": (RuntimeEnvSetupError, lambda d: (
         f"The runtime environment could not be set up: {_text(d, 'reason', 'no reason is known')}")),
     "pending_calls": (PendingCallsLimitExceeded, lambda d: (

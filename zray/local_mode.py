@@ -231,7 +231,7 @@ class LocalRuntime:
             actor.instance.__init__(*args, **kwargs)
 
         made = self._run(_Call(self._new_task(), f"{cls.name}.__init__", construct, args, kwargs, 1,
-                               {**self.env, **options.env}, 0, False, actor_id))
+                               {**self.env, **options.env}, 0, False, actor_id, called=cls.cls))
         error = made._record.error()
         if error is not None:
             actor.bury(f"its constructor raised:\n{error}")
@@ -458,9 +458,10 @@ class _Call:
     __slots__ = ("actor", "arguments", "attempt", "count", "env", "function", "name", "retries", "retry", "task")
 
     def __init__(self, task: bytes, name: str, function: Any, args: tuple, kwargs: dict, count: int,
-                 env: dict[str, str], retries: int, retry: bool | tuple[type, ...], actor: bytes | None = None):
+                 env: dict[str, str], retries: int, retry: bool | tuple[type, ...], actor: bytes | None = None,
+                 called: Any = None):
         self.task, self.name, self.function, self.count = task, name, function, count
-        self.arguments = Arguments(args, kwargs, function)
+        self.arguments = Arguments(args, kwargs, called or function)
         self.env, self.retries, self.retry, self.actor = env, retries, retry, actor
         self.attempt = 0
 

@@ -67,12 +67,17 @@ class _ToStderr(logging.StreamHandler):
 
 class _Formatter(logging.Formatter):
     def __init__(self, encoding: str, more: list[str]):
+        from zray.core.patience import MARK  # of warnings of a worker's waits
+
         super().__init__()
+        self._mark = MARK
         self._encoding = encoding
         self._more = more
 
     def format(self, record: logging.LogRecord) -> str:
         record.message = record.getMessage()
+        if record.message.startswith(self._mark):
+            return record.message  # for the driver, which folds the warnings of all its workers
         record.asctime = self.formatTime(record)
         if record.exc_info and not record.exc_text:
             record.exc_text = self.formatException(record.exc_info)

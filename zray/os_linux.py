@@ -6,6 +6,7 @@ import ctypes
 import errno
 import mmap
 import os
+import select
 import shutil
 
 SHM_DIR = "/dev/shm"
@@ -101,6 +102,13 @@ def blank_start_area(secrets: set[bytes]) -> None:
             while at >= 0:
                 ctypes.memset(start + at, ord("*"), len(secret))
                 at = area.find(secret, at + len(secret))
+
+
+def readable(fd: int, timeout_s: float | None) -> bool:
+    """Wait for a descriptor.  By poll: select refuses those above 1023, of which a driver may have many."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(None if timeout_s is None else max(0.0, timeout_s) * 1000))
 
 
 def process_state(pid: int) -> str:

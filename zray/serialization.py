@@ -278,7 +278,7 @@ def dump_args(args: tuple, kwargs: dict[str, Any], function: Callable | None = N
     """Arguments of a call: ``(serialised, slots, deps)``.
 
     Top-level references are replaced by None; ``deps`` are these references and ``slots`` their places: positions and
-    keyword names.  ``function`` only helps error messages to name the argument.
+    keyword names.  ``function``, or a class that is called, only helps error messages to name the argument.
     """
     if not args and not kwargs:
         return _SERIALIZED_EMPTY, (), ()
@@ -350,8 +350,10 @@ def _bad_argument(error: Exception, args: tuple, kwargs: dict[str, Any], functio
     """Find which argument it was, and say its name."""
     named: list[tuple[str, Any]] = [(f"{position}", value) for position, value in enumerate(args)]
     if function is not None:
-        names = getattr(getattr(function, "__code__", None), "co_varnames", ())
-        count = getattr(getattr(function, "__code__", None), "co_argcount", 0)
+        skipped, function = (1, function.__init__) if isinstance(function, type) else (0, function)  # type: ignore[misc]
+        code = getattr(function, "__code__", None)
+        names = getattr(code, "co_varnames", ())[skipped:]
+        count = getattr(code, "co_argcount", 0) - skipped
         named = [(repr(names[i]) if i < count else str(i), value) for i, (_, value) in enumerate(named)]
     named += [(repr(name), value) for name, value in kwargs.items()]
     suffix = f" of {getattr(function, '__qualname__', function)}()" if function is not None else ""

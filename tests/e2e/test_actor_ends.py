@@ -213,6 +213,16 @@ def test_sys_exit_counts_as_one_restart(kind):
         ray.get(actor.stop.remote(), timeout=30)
 
 
+def test_a_call_on_a_killed_process_that_restarts_says_what_ended_it():
+    @ray.remote(max_restarts=1)
+    class Killed:
+        def end(self):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(exceptions.ActorUnavailableError, match=r"its process \(pid=\d+\) was killed by SIGKILL"):
+        ray.get(Killed.remote().end.remote(), timeout=30)
+
+
 def test_sys_exit_of_a_constructor_ends_the_actor_too():
     @ray.remote
     class Leaves:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ import pytest
 from benchmarks.proc import name_of
 from tests.e2e.leaks import only_logs
 from tests.e2e.nodes import ended
-from tests.e2e.scripts import ROOT
+from tests.e2e.scripts import ROOT, environment, zray
 from tests.e2e.target import until
 from zray.node import launch, linux, session as sessions
 from zray.os_linux import write_private
@@ -116,6 +117,26 @@ def test_a_started_node_outlives_its_starter_and_is_found_and_stopped(tmp_sessio
     until(lambda: ended(pid))
     with pytest.raises(ConnectionError, match="Could not find any running"):
         launch.find_session("auto")
+
+
+def test_commands_find_the_session_of_the_one_program_that_runs(tmp_sessions):
+    with contextlib.ExitStack() as programs:
+        def program() -> str:
+            text = "import sys, zray; print(zray.init(num_cpus=1).address_info['session_dir'], flush=True); input()"
+            driver = programs.enter_context(
+                subprocess.Popen([sys.executable, "-c", text], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                                 env=environment()))
+            return driver.stdout.readline().strip()
+
+        first = program()
+        assert f"session {first}" in zray("status")
+        assert "(driver, pid " in zray("stack") and "no task waits" in zray("explain")
+        with pytest.raises(ConnectionError, match=f"programs with a session of their own run here.*{first}"):
+            launch.find_session("auto")  # a program that says "auto" means a cluster
+        second = program()
+        said = zray("status", code=1)
+        assert "2 sessions of programs" in said and first in said and second in said
+        assert f"session {first}" in zray("status", "--address", first)
 
 
 def test_stop_does_not_touch_a_process_that_only_has_the_same_number(tmp_sessions):

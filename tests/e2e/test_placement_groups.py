@@ -276,7 +276,7 @@ def test_ready_is_awaited(groups):
 @pytest.mark.parametrize(("options", "index", "words"), [
     ({"num_cpus": 2}, -1, "Cannot schedule where with the placement group because the resource request"),
     ({"num_cpus": 1, "num_gpus": 1}, 0, "cannot fit into bundle 0"),
-    ({}, 2, "placement group bundle index 2 is invalid. Valid placement group indexes: 0-2"),
+    ({}, 2, "placement group bundle index 2 is invalid. Valid placement group indexes: 0-1"),
 ])
 def test_a_demand_that_never_fits_is_refused_at_submission(groups, options, index, words):
     pg = groups([{"CPU": 1}, {"GPU": 1, "CPU": 0.5}])

@@ -108,6 +108,26 @@ def test_a_user_without_write_permission_is_told_so_in_one_sentence(tmp_path, se
     assert "ZRAY_TMPDIR" in done.stdout
 
 
+@pytest.mark.skipif(not IS_ZRAY, reason="the script imports zray")
+def test_a_program_with_thousands_of_open_files_starts_and_ends_a_session(tmp_path, session_root):
+    done = run_script(tmp_path, """
+import os, resource, sys
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+if hard < 3000:
+    print("skip")
+    sys.exit()
+resource.setrlimit(resource.RLIMIT_NOFILE, (3000, hard))
+held = [os.open(os.devnull, os.O_RDONLY) for _ in range(1500)]
+import zray as ray
+ray.init(num_cpus=1)
+print(ray.get(ray.remote(lambda: 1).remote()))
+ray.shutdown()
+""")
+    if done.stdout == "skip\n":
+        pytest.skip("descriptors above 1023 are not allowed here")
+    assert done.stdout == "1\n"
+
+
 def test_tasks_run_and_references_are_freed_while_the_driver_computes(tmp_path, session_root):
     """Nothing here calls zray between the submission and the check: files say what happened."""
     done = run_script(tmp_path, """

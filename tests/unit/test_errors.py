@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import pickle
+import re
 
 import pytest
 
@@ -183,6 +184,22 @@ def test_a_constructor_that_raised_is_the_cause_of_the_actors_death():
     error = errors.from_failure("actor_died", {"actor": b"\x01" * 16, "class_name": "A", "error": payload})
     assert "creation task" in str(error) and "bad size" in str(error)
     assert isinstance(error.cause, ValueError) and error.actor_id == "01" * 16
+
+
+@pytest.mark.parametrize("kind", sorted(errors._KINDS))
+@pytest.mark.parametrize("detail", [{}, {"reason": ""}], ids=["no reason", "an empty reason"])
+def test_an_error_without_a_reason_leaves_no_gap_in_its_sentence(kind, detail):
+    about = {"class_name": "A", "actor": b"\x01" * 16, "node": b"\x02" * 8, "name": "f"}
+    text = str(errors.from_failure(kind, about | detail))
+    assert not re.search(r"[:;,] *[.;:,)]|\( *[.;:,]| \(\)|  |\b(None|nan)\b", text), text
+
+
+@pytest.mark.parametrize("restarting", [False, True])
+def test_an_unavailable_actor_says_how_its_process_ended(restarting):
+    detail = {"class_name": "A", "actor": b"\x01" * 16, "pid": 77, "signal": 9, "reason": "", "restarting": restarting}
+    text = str(errors.from_failure("actor_unavailable", detail))
+    assert "its process (pid=77) was killed by SIGKILL" in text
+    assert ("The actor is restarting" in text) is restarting
 
 
 def test_unknown_kinds_are_named():

@@ -197,7 +197,9 @@ def test_stop_ends_every_wait(ends: tuple[End, End]) -> None:
     a.loop.start()
     threads = [Stoppable(a) for _ in range(4)]
     until(lambda: len(a.loop._followers) == 3)
+    until(lambda: a.loop._polling)
     a.loop.stop()
+    assert not a.loop._polling, "its sockets may be closed now"
     assert all(thread.joined() for thread in threads)
 
 

@@ -140,6 +140,21 @@ def test_the_home_of_the_last_actor_of_an_ended_job_tells_the_others(node):
     assert [peer for peer, said in node.sent if said == last] == [HOME, THIRD]
 
 
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_home_that_adopted_the_last_actor_tells_the_others_though_it_never_heard_of_the_job(node, ended):
+    actor, worker = b"actor" + bytes(11), HOME[:4] + b"wrk1"
+    if ended:
+        node.names.ended_jobs.add(JOB)
+    node.machine.actors.adopt(actor, {
+        "spec": spec(name="a", namespace="n", detached=True, job=JOB), "owner": DRIVER, "state": "ALIVE",
+        "num_restarts": 0, "restarts_left": 0, "worker": worker, "endpoint": "", "pid": 7, "lease": 1,
+        "death_cause": {}}, node.now)
+    node.machine.actors.worker_died(actor, worker, {"reason": "by a test"})
+    node.take()
+    last = m.JobEnd(JOB, "its last actor has ended", True)
+    assert [peer for peer, said in node.sent if said == last] == ([HOME, THIRD] if ended else [])
+
+
 def test_what_an_owner_on_another_node_has_here_outlives_the_driver(node):
     """It may be a detached actor; if it is none, its end is announced."""
     owner = THIRD[:4] + b"wrk1"

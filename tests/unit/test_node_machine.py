@@ -211,6 +211,13 @@ def test_a_worker_that_is_still_starting_is_not_asked_what_it_holds(node):
     assert peers == [[b"driver00"], [b"driver00", starting[:8]]]  # it answers that it was not asked before
 
 
+def test_objects_of_dead_owners_are_looked_into_after_the_time_in_which_another_dead_node_is_heard_of():
+    for timeout_s in (3.0, 60.0):
+        unheld = Node(node_timeout_s=timeout_s).machine.unheld
+        unheld.nodes_changed(100.0)
+        assert unheld.next_deadline() > 100.0 + 3 * timeout_s
+
+
 def test_a_returned_worker_serves_the_same_environment_and_job_only(node):
     [grant] = only(node.want(env={"A": "1"}), m.LeaseGrant)
     node.say(b"driver00", m.LeaseReturn(grant.lease))
@@ -287,6 +294,17 @@ def test_goodbye_ends_the_job_and_its_workers(node):
     for grant in grants:
         node.die(grant.worker, signal=9)
     assert node.machine.scheduler.available()["CPU"] == 20_000
+
+
+def test_a_worker_that_outlives_its_job_for_a_report_makes_no_placement_group(node):
+    [grant] = only(node.want(), m.LeaseGrant)
+    for number in (1, 2):
+        node.say(grant.worker, m.CreateGroup(NODE + bytes((number,)) * 10, {"bundles": [CPU], "strategy": "PACK"}, 0))
+        if number == 1:
+            assert len(node.machine.groups.table.groups) == 1
+            node.say(b"driver00", m.Goodbye(""))
+    node.die(grant.worker, signal=9)
+    assert all(group.state == "REMOVED" for group in node.machine.groups.table.groups.values())
 
 
 def test_a_killed_driver_ends_its_job_too(node):

@@ -12,6 +12,7 @@ from zray.causes import Cause
 from zray.core import patience as patience_module
 from zray.core.explaining import Asking, Reasons, is_healthy, kind, sentence
 from zray.core.patience import Patience, Warned
+from zray.logging_config import _Formatter
 
 OID = b"jobjHASHhashHASH" + (3).to_bytes(8, "little") + (1).to_bytes(4, "little")
 TASK = OID[:24]
@@ -119,3 +120,13 @@ def test_warnings_of_one_kind_are_one_in_a_minute_for_the_driver_and_its_workers
         now[0] += 61.0
         driver.wait(5.0, stuck)
     assert "3 more waits like this in the last 61 s" in caplog.text
+
+
+@pytest.mark.parametrize("encoding", ["TEXT", "JSON"])
+def test_a_workers_warning_reaches_the_driver_whole_whatever_the_format_of_its_log(encoding, caplog):
+    with caplog.at_level(logging.WARNING, "zray"):
+        Warned(True).wait(5.0, Reasons([reason(Cause.INFEASIBLE, name="f")]))
+        line = _Formatter(encoding, []).format(caplog.records[0])
+        caplog.clear()
+        assert Warned(False).take([["g", 7, True, line]]) == []
+    assert "zray.get has waited for 5 s:\nObjectRef(" in caplog.text and "\x01" not in caplog.text

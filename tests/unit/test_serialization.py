@@ -249,6 +249,16 @@ def test_an_unpicklable_argument_is_named_by_its_path(args, kwargs, words):
     assert words in str(caught.value)
 
 
+def test_an_unpicklable_argument_of_a_constructor_is_named_as_the_caller_knows_it():
+    class Trainer:
+        def __init__(self, model, *, steps=1):
+            pass
+
+    for args, kwargs, name in [((threading.Lock(),), {}, "model"), ((1,), {"steps": threading.Lock()}, "steps")]:
+        with pytest.raises(TypeError, match=rf"the argument '{name}' \(a _thread.lock\).*Trainer.__init__\(\)"):
+            s.dump_args(args, kwargs, Trainer)
+
+
 def test_slots_properties_and_cycles_do_not_stop_the_search():
     class Slotted:
         __slots__ = ("me", "socket")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from zray.node.effects import Spawn
-from zray.node.pool import Kind, Pool
+from zray.node.pool import HANGING_MAX, Kind, Pool
 from zray.node.starts import PATIENCE_S, START_S, WINDOW_MIN, Starts
 
 KIND = Kind.of(1, {})
@@ -78,7 +80,7 @@ def test_workers_that_hang_while_they_start_do_not_keep_others_from_starting():
     machine.pool.check()
     assert len(machine.starting) == 2 * WINDOW_MIN
     machine.pool.tick(PATIENCE_S + 1)
-    assert machine.pool.next_deadline() is None, "nobody waits"
+    assert machine.pool.next_deadline() == 2 * PATIENCE_S, "then the rest of what waits gets its starts"
 
 
 def test_a_worker_that_dies_while_it_starts_gives_its_place_up():
@@ -96,3 +98,31 @@ def test_all_workers_that_are_kept_ahead_are_started_however_small_the_window():
     machine.pool.prestart(0.0)
     machine.start(0)
     assert machine.made == 3 * WINDOW_MIN
+
+
+@pytest.mark.parametrize("kind", [KIND, Kind(1, (("LD_PRELOAD", "x"),), (), 1, True)], ids=["plain", "fresh"])
+def test_what_waits_for_a_worker_that_hangs_while_it_starts_gets_another(kind):
+    machine = Machine(1.0)
+    pool = machine.pool
+    pool.take(kind, "token", 0.0)
+    machine.spawned()
+    assert pool.next_deadline() == PATIENCE_S
+    pool.tick(PATIENCE_S)
+    machine.spawned()
+    pool.check()
+    first, second = machine.starting
+    assert [token for token, _ in pool.ready(second, "ipc://2", PATIENCE_S + 1)] == ["token"]
+    assert pool.ready(first, "ipc://1", PATIENCE_S + 2) == [], "it comes after all, and is idle"
+    pool.check()
+    pool.died(second, PATIENCE_S + 3)
+    pool.died(first, PATIENCE_S + 3)
+    pool.check()
+
+
+def test_a_node_on_which_all_starts_hang_starts_few_more():
+    machine = Machine(1.0)
+    machine.pool.take(KIND, "token", 0.0)
+    while (now := machine.pool.next_deadline()) is not None:
+        machine.pool.tick(now)
+        machine.pool.check()
+    assert machine.made == 1 + HANGING_MAX

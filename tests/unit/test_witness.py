@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -41,6 +43,23 @@ def test_a_process_that_was_killed_is_said_to_have_been_with_its_signal_and_its_
     assert (said.pid, said.signal, said.exit_code) == (process.pid, signal.SIGKILL, 0)
     witness.close()
     assert process.wait(10) == -signal.SIGKILL, "its parent can still collect it"
+
+
+def test_a_process_with_thousands_of_open_files_sees_the_end_of_its_node(process, tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 2000:
+        pytest.skip("descriptors above 1023 are not allowed here")
+    witness = Witness(process.pid, str(tmp_path / "none"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2000), hard))
+    try:
+        high = fcntl.fcntl(witness._process, fcntl.F_DUPFD_CLOEXEC, 1500)
+        os.close(witness._process)
+        witness._process = high
+        process.kill()
+        assert "SIGKILL" in str(error(witness.account()))
+        witness.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_the_end_by_a_signal_that_has_no_name_is_told_by_its_number(process, tmp_path):

@@ -37,7 +37,7 @@ class Actors:
         self.rt.groups.check(options, cls.name)
         key, blob = cls.definition()
         self.tasks.register_function(key, blob)
-        payload, slots, deps, pins = self.tasks.pack_args(args, kwargs, cls.cls.__init__)
+        payload, slots, deps, pins = self.tasks.pack_args(args, kwargs, cls.cls)
         meta = cls.meta(options)
         any_order = options.any_order(cls.is_async)
         with self.loop.lock:

@@ -7,7 +7,7 @@ or of a task (24), ``about`` a map:
     text says                                   words in place of the sentence, and words below it
     because                                     reasons for that, further down the chain
     task actor leases queued                    for the rules of ``is_healthy`` and ``progress``
-    ask ask_node                                [process, id, endpoint], or an actor's id: who knows more (see Asking)
+    ask ask_node                                [process, id, endpoint], or an actor's id: where more is known (Asking)
 """
 
 from __future__ import annotations

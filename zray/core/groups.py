@@ -180,7 +180,7 @@ class Groups:
         index = strategy["bundle"]
         if not -1 <= index < len(specs):
             raise ValueError(f"placement group bundle index {index} is invalid. Valid placement group indexes: "
-                             f"0-{len(specs)}")
+                             f"0-{len(specs) - 1}")
         resources = {name: units / UNIT for name, units in options.demand.items()}
         bundles = specs if index == -1 else [specs[index]]
         if any(all(bundle.get(name, 0) >= value for name, value in resources.items()) for bundle in bundles):

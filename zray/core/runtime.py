@@ -13,16 +13,13 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from zray import codec, errors, ids, messages as m, refs as refs_module, serialization, stacks
+from zray import codec, errors, ids, messages as m, refs as refs_module, serialization
 from zray.core.actors import Actors
 from zray.config import Config
 from zray.core.context import Context, TaskIds
-from zray.core.explaining import (
-    Reason, Reasons, explain_batch, explain_record, explain_records, explain_stream,
-)
+from zray.core.explaining import Reasons, explain_batch, explain_records, explain_stream
 from zray.core.futures import Futures
 from zray.core.groups import Groups
-from zray.causes import Cause
 from zray.gcs.client import RETRY_S, GcsClient
 from zray.owner.adoption import Adoption
 from zray.owner.calls import ActorCalls
@@ -47,6 +44,7 @@ from zray.core.unhandled import Reporter
 from zray.core.values import Values
 from zray.core.waiting import Abandoned
 from zray.core.waits import Waits
+from zray.core.whys import Whys
 
 logger = logging.getLogger("zray")
 
@@ -130,6 +128,8 @@ class Runtime:
         self.submitter.reconstruction.locate = self.stored.locate
         self.futures = Futures(self)
         self.reporter = Reporter(self)
+        self.whys = Whys(self)
+        self.ask_why, self.ask_of_actor = self.whys.ask_why, self.whys.ask_of_actor
         self.tasks = Tasks(self)
         self.groups = Groups(self)
         self.actors = Actors(self)
@@ -165,7 +165,7 @@ class Runtime:
             m.ObjectLost.CODE: self.submitter.reconstruction.on_object_lost,
             m.TransitDone.CODE: self.refs.on_transit_done,
             m.CancelObject.CODE: self._on_cancel_object,
-            m.Why.CODE: self._on_why,
+            m.Why.CODE: self.whys.on_why,
             m.Because.CODE: self._on_reply,
             m.ActorState.CODE: self._on_actor_state,
             m.CallsDone.CODE: self.calls.on_calls_done,
@@ -445,7 +445,7 @@ class Runtime:
 
     def request(self, make: Callable[[int], Any], timeout: float = REQUEST_TIMEOUT_S) -> Any:
         """Send ``make(request number)`` to the node and wait for its answer."""
-        answer = self._answer(make, timeout)
+        answer = self.ask_node(make, timeout)
         if answer is None:
             why = self.store_trouble()
             raise errors.GetTimeoutError(f"no answer within {timeout:g} s: {why}" if why else
@@ -455,29 +455,33 @@ class Runtime:
     def store_trouble(self, timeout: float = EXPLAIN_S) -> str:
         """What the node says that keeps the control store from answering; '' when it says nothing."""
         try:
-            answer = self._answer(lambda n: m.NodeQuery(n, "gcs", {}), timeout)
+            answer = self.ask_node(lambda n: m.NodeQuery(n, "gcs", {}), timeout)
         except errors.LocalRayletDiedError:
             return ""
         return str(answer.answer.get("trouble", "")) if answer is not None else ""
 
-    def _answer(self, make: Callable[[int], Any], timeout: float) -> Any:
+    def ask_node(self, make: Callable[[int], Any], timeout: float) -> Any:
         """The answer of the node, None when there is none in time."""
         if self.submitter.lost is not None:
             raise self._lost_error()
+        message, arrived = self.exchange(lambda n: self.send(self.node, make(n)), time.monotonic() + timeout)
+        if message is None and arrived:
+            raise self._lost_error()
+        return message
+
+    def exchange(self, send: Callable[[int], None], deadline: float) -> tuple[Any, bool]:
+        """The message that answers what ``send(number)`` sends, under the lock, or None; whether the wait has ended."""
         reply = Reply()
         with self.loop.lock:
-            self._request_count += 1
-            number = self._request_count
+            number = self.next_request()
             self._requests[number] = reply
-            self.send(self.node, make(number))
+            send(number)
         try:
-            arrived = self.loop.wait(reply, time.monotonic() + timeout)
+            arrived = self.loop.wait(reply, deadline)
         finally:
             with self.loop.lock:
                 self._requests.pop(number, None)
-        if reply.message is None and arrived:
-            raise self._lost_error()
-        return reply.message
+        return reply.message, arrived
 
     def _lost_error(self) -> errors.RayError:
         _, name, detail = self.submitter.lost or [m.FAILED, "raylet_died", {"log_file": self.node_log}]
@@ -487,59 +491,6 @@ class Runtime:
     def node_log(self) -> str:
         """The log file of this process's node."""
         return os.path.join(os.path.dirname(self.endpoint.removeprefix("ipc://")), "logs", "node.log")
-
-    def ask_why(self, peer: bytes, what: bytes, endpoint: str, deadline: float) -> tuple[str, list[Reason]]:
-        """What another process (or this one) knows about a wait: words and reasons, nothing when it does not answer."""
-        if peer == self.incarnation:
-            with self.loop.lock:
-                return "", self._reasons_for(what)
-        reply = Reply()
-        with self.loop.lock:
-            self._request_count += 1
-            number = self._request_count
-            self._requests[number] = reply
-            self.connect(peer, endpoint)
-            self.send(peer, m.Why(number, what))
-        try:
-            self.loop.wait(reply, deadline)
-        finally:
-            with self.loop.lock:
-                self._requests.pop(number, None)
-        return (reply.message.text, reply.message.found) if reply.message is not None else ("", [])
-
-    def ask_of_actor(self, actor: bytes, deadline: float) -> int | None:
-        """Why an actor is not up, by the node's word: a Cause."""
-        answer = self._answer(lambda n: m.NodeQuery(n, "explain", {"actor": actor}), deadline - time.monotonic())
-        return answer.answer.get("cause") if answer is not None else None
-
-    def _on_why(self, peer: bytes, message: m.Why) -> None:
-        """From a process that waits for an object of ours, or for a task that is here; or from ``zray stack``."""
-        if message.what == stacks.ASK:
-            self.send(peer, m.Because(message.request, stacks.text()))
-        else:
-            self.send(peer, m.Because(message.request, "", self._reasons_for(message.what)))
-
-    def _reasons_for(self, what: bytes) -> list[Reason]:
-        """Why an object of ours is pending, or what a task that was pushed here does or waits for (under the lock)."""
-        entry = self.refs.owned.get(what)
-        if entry is not None:
-            return [[what, *explain_record(self, entry)]] if entry.value is None else []
-        found = self.executor.place_of(what) if self.executor is not None else None
-        if found is None:
-            return []
-        cause, about = found
-        ahead: list[Reason] = [self._doing(*each) for each in about.pop("behind", ())]
-        if ahead:
-            return [[what, cause, about | {"because": ahead}]]
-        return [self._doing(what, about["name"])]
-
-    def _doing(self, task: bytes, name: str) -> Reason:
-        """What a task that runs here does."""
-        about: dict[str, Any] = {"name": name, "task": task.hex()}
-        blocked = self.blocked.get(task)
-        if blocked is None:
-            return [task, Cause.RUNNING, about]
-        return [task, Cause.BLOCKED, about | {"because": blocked().found}]
 
     def query(self, what: str, **args: Any) -> dict[str, Any]:
         """A view of the node: see messages.NodeQuery."""

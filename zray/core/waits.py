@@ -297,6 +297,7 @@ class Waits:
 
     def next_of_stream(self, stream: Stream, timeout: float | None) -> ObjectRef | None:
         """The next reference of a generator, waiting for it; None at its end."""
+        deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             with self.loop.lock:
                 entry = self.submitter.streams.take(stream)
@@ -305,10 +306,11 @@ class Waits:
                 if stream.ended:
                     return None
                 received = stream.received
-            self._wait_stream(stream, received, timeout)
+            self._wait_stream(stream, received, deadline)
 
-    def _wait_stream(self, stream: Stream, received: int, timeout: float | None) -> None:
+    def _wait_stream(self, stream: Stream, received: int, deadline: float | None) -> None:
         """Until more than ``received`` items have come, or the generator has ended."""
+        timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
         count = Countdown(self.loop, 1)
         with Left(self.refs, (stream,), count):
             with self.loop.lock:
@@ -327,7 +329,7 @@ class Waits:
                     last = stream.ready[-1].value if stream.ready else None
                     break
                 received = stream.received
-            self._wait_stream(stream, received, None if deadline is None else max(0.0, deadline - time.monotonic()))
+            self._wait_stream(stream, received, deadline)
         if type(last) is list and last[0] == m.FAILED:
             self._seen([last])
             raise self.values.error(last)

@@ -7,11 +7,10 @@ soon after.  So the driver holds a pidfd and the open log from the beginning.
 from __future__ import annotations
 
 import os
-import select
 import signal
 from typing import Any
 
-from zray.os_linux import process_state
+from zray.os_linux import process_state, readable
 
 END_WAIT_S = 0.5  # from the end of the connection to that of the process: microseconds, unless the machine is starved
 TAIL_BYTES = 8192
@@ -36,7 +35,7 @@ class Witness:
     def account(self) -> dict[str, Any]:
         """``reason``, ``pid``, ``signal``, ``exit_code``, ``log_tail``, as far as they can be known."""
         detail: dict[str, Any] = {"pid": self.pid, "log_tail": self._tail()}
-        if self._process >= 0 and not select.select([self._process], [], [], END_WAIT_S)[0]:
+        if self._process >= 0 and not readable(self._process, END_WAIT_S):
             state = process_state(self.pid)
             detail["reason"] = (f"the connection to it closed although its process (pid={self.pid}) lives"
                                 + (", stopped by a signal" if state == "T" else ""))

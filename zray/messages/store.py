@@ -135,7 +135,7 @@ class AskHeld(Message):
     number: int
     again: bool
     oids: list[bytes]
-    owners: list[bytes]  # who had to free the objects; the asked node must have heard that they ended
+    owners: list[bytes]  # processes that had to free the objects; the asked node must have heard of their ends
     ends: list  # [[node, ends of its processes that it had announced to the asked one], ...]
 
 

@@ -256,7 +256,7 @@ class ActorPlaces:
     def record(self, actor: Actor) -> None:
         self._host.names.record_actor(actor.id, actor.record(self._host.incarnation))
         if actor.detached and actor.state == "DEAD":
-            self._host.drivers.may_be_done(actor.job)
+            self._host.drivers.actor_ended(actor.job)
 
     def erase(self, actor: bytes) -> None:
         self._host.names.record_actor(actor, None)

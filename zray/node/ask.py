@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 from zray import codec, ids, stacks
@@ -21,11 +22,12 @@ class Asker:
     """A connection to a node that only asks; it is no driver and starts no job."""
 
     def __init__(self, address: str):
-        self.handle = launch.find_session(address)
+        self.handle = launch.find_session(address, asks=True)
         me = ids.driver_incarnation(self.handle.node)
         self.mesh = Mesh(me, 0, None, codec.encode, codec.decode, time.monotonic)
         self.mesh.connect(self.handle.node, self.handle.endpoint)
         python = ".".join(map(str, sys.version_info[:3]))
+        self._numbers = count(1)
         self._send(Hello(PROTOCOL, "tool", "", os.getpid(), 0, python, list(FEATURES)))
 
     def _send(self, message: Any) -> None:
@@ -63,9 +65,11 @@ class Asker:
         peer = bytes.fromhex(socket[2:-len(".sock")])
         self.mesh.connect(peer, f"ipc://{self.handle.session_dir}/{socket}")
         python = ".".join(map(str, sys.version_info[:3]))
-        for message in (Hello(PROTOCOL, "tool", "", os.getpid(), 0, python, list(FEATURES)), Why(1, what)):
+        number = next(self._numbers)  # an answer that comes too late is not taken for that to the next question
+        for message in (Hello(PROTOCOL, "tool", "", os.getpid(), 0, python, list(FEATURES)), Why(number, what)):
             self.mesh.send(peer, message.CODE, message)
-        found = self._await(lambda sender, message: sender == peer and type(message) is Because, STACK_TIMEOUT_S)
+        found = self._await(lambda sender, message: sender == peer and type(message) is Because
+                            and message.request == number, STACK_TIMEOUT_S)
         self.mesh.disconnect(peer)
         return found  # type: ignore[no-any-return]
 

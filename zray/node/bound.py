@@ -69,7 +69,7 @@ class BoundWork:
 
     def _fail(self, incarnation: bytes, why: str) -> None:
         host = self._host
-        for (owner, key), declared in host.declared():
+        for (owner, key), declared in host.declared().items():
             if same_node(owner, host.incarnation) and is_bound(declared.strategy, incarnation):
                 self._fail_key(owner, key, why)
         for actor in [a for a in host.places.requests.values()

@@ -31,6 +31,7 @@ from zray.node.effects import DropJob, EndJob, Forget, Kill, Link, Note, Send, S
 from zray.node.jobs import JOB_BITS
 from zray.node.journal import Journal, text_of
 from zray.node.leaving import Leaving
+from zray.node.lines import Lines
 from zray.node.options import BadOption, Membership, Offer, json_map, membership, name_node, node_row, offer, parser
 from zray.node.session import Session, SessionError
 from zray.os_linux import write_private
@@ -39,11 +40,10 @@ if TYPE_CHECKING:
     from zray.node.linux import Ended
 
 EXIT_WAIT_S = 1.5  # for killed workers to be collected at the end; the kernel needs milliseconds
-LOG_LINES_A_MESSAGE = 1000
 PRESSURE_EVERY_S = 10.0  # the log says at most so often that the object store is under pressure
 LEASE_BITS = 40  # as JOB_BITS, for lease numbers
 # Above what else runs, where the system allows it (as root): three times the share of a CPU, of which a daemon needs
-# little, and that soon.
+# little, but soon.
 DAEMON_PRIORITY = 5
 # Frames of one socket in one turn, a quarter of what core processes take: heartbeats go out between turns.
 DRAIN_FRAMES_MAX = 64
@@ -98,7 +98,7 @@ class Daemon:
         self._soon: deque[Callable[[], None]] = deque()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.stopping = ""
-        self.failed = False  # it ends although nobody told it to
+        self.failed = False  # it ends without having been asked to
         self._leaving: Leaving | None = None
         self.now = time.monotonic()
         self.watcher = Watcher()
@@ -130,7 +130,7 @@ class Daemon:
                                          self._send, self.call_soon, config=self.config, node=self.incarnation,
                                          record_location=locations.record, find_location=locations.find)
         self.store.on_pressure = self._pressed
-        self.store.table.who = lambda process: self.machine.name_of(process)
+        self.store.table.name_of = lambda process: self.machine.name_of(process)
         self._pressed_after = 0.0
         self.output = Output(self.session_dir, self.config.log_lines_max)
         self.machine = NodeMachine(
@@ -144,7 +144,7 @@ class Daemon:
         self._load_kernels()
         self._shell_handlers = {**self.store.handlers, **self.gcs.handlers}
         self._doomed: set[bytes] = set()  # to be killed as soon as they have a process
-        self._log_at: float | None = None  # when to read the logs that were written to
+        self.lines = Lines(self, self._send)
         self._due: float | None = None  # the first deadline when the turn began
         self._spawns: list[dict[str, Any]] = []
         self._perform_by_type: dict[type, Callable[[Any], None]] = {
@@ -218,9 +218,9 @@ class Daemon:
         self.watcher.add(self._wake, self._run_soon)
         self.watcher.add(self.zygote.sock.fileno(), self._zygote_answered)
         if self.output.fd >= 0:
-            self.watcher.add(self.output.fd, self._logs_written)
+            self.watcher.add(self.output.fd, self.lines.written)
         else:
-            self._log_at = time.monotonic() + self.output.rescan_s
+            self.lines.due = time.monotonic() + self.output.rescan_s
         if self.shares_fate:
             self.processes.watch(b"parent", self.parent, lambda: setattr(self, "stopping", "the driver ended"))
             self.watcher.add(self.fate_fd, self._fate_sealed)
@@ -289,7 +289,7 @@ class Daemon:
         return False
 
     def _timeout(self) -> float | None:
-        times = [self.machine.next_deadline(), self.store.next_deadline(), self._log_at, self.mesh.deadline(),
+        times = [self.machine.next_deadline(), self.store.next_deadline(), self.lines.due, self.mesh.deadline(),
                  self.gcs.next_deadline()]
         if self.member is not None:
             times.append(self.member.next_deadline())
@@ -311,8 +311,7 @@ class Daemon:
             self.gcs.tick(time.monotonic())
         if self.member is not None and (when := self.member.next_deadline()) is not None and when <= now:
             self.member.tick(now)
-        if self._log_at is not None and self._log_at <= now:
-            self._read_logs(now)
+        self.lines.tick(now)
 
     def call_soon(self, fn: Callable[[], None]) -> None:
         """From any thread: run ``fn`` in the loop."""
@@ -437,10 +436,10 @@ class Daemon:
         self.machine.cluster.bound.pop(effect.incarnation, None)
 
     def _perform_end_job(self, effect: EndJob) -> None:
-        self._assign_output()
+        self.lines.assign()
         lines, dropped = self.output.flush(self.output.workers_of(effect.job))
         if effect.reply is not None:
-            self._send_lines(effect.driver, lines.get(effect.job, []), dropped, [])
+            self.lines.send(effect.driver, lines.get(effect.job, []), dropped, [])
             self._send(effect.driver, effect.reply)
 
     def _perform_note(self, effect: Note) -> None:
@@ -488,7 +487,7 @@ class Daemon:
         self.machine.worker_exited(
             incarnation, Death(ended.signal, ended.exit_code, lease, started, finished, tail, log), time.monotonic())
         lines, dropped = self.output.flush([incarnation])
-        self._deliver_lines(lines, dropped)
+        self.lines.deliver(lines, dropped)
         self.output.remove(incarnation)
 
     def _zygote_exited(self, ended: Ended) -> None:
@@ -511,54 +510,6 @@ class Daemon:
         for worker in list(self.machine.pool.workers.values()):
             if not worker.pid:
                 self.machine.worker_spawned(worker.id, 0, "the zygote ended", time.monotonic())
-
-    # ------------------------------------------------------------ output
-
-    def _logs_written(self) -> None:
-        """Be silent until the lines have gathered."""
-        if self._log_at is None:
-            from zray.node.output import GATHER_S
-
-            self.watcher.pause(self.output.fd)
-            self._log_at = time.monotonic() + GATHER_S
-
-    def _read_logs(self, now: float) -> None:
-        from zray.node.output import GATHER_S
-
-        self._log_at = None
-        self.output.note_writes()
-        self._assign_output()
-        lines, unfinished = self.output.read()
-        self._deliver_lines(lines, self.output.take_skipped(), unfinished)
-        if self.output.fd < 0:
-            self._log_at = now + self.output.rescan_s
-        elif self.output.pending:
-            self._log_at = now + GATHER_S
-        else:
-            self.watcher.resume(self.output.fd)
-
-    def _assign_output(self) -> None:
-        """Say whose output is whose; looked up when there is some, not at each grant."""
-        for worker in self.machine.pool.workers.values():
-            if worker.kind is not None:
-                self.output.assign(worker.incarnation, worker.kind.job, worker.pid)
-
-    def _deliver_lines(self, lines: dict[int, list[list[Any]]], dropped: int,
-                       unfinished: dict[int, list[list[Any]]] | None = None) -> None:
-        unfinished = unfinished or {}
-        for job in sorted(lines.keys() | unfinished.keys()):
-            record = self.machine.jobs.jobs.get(job)
-            if record is not None and not record.is_over and record.config.get("log_to_driver", True):
-                self._send_lines(record.driver, lines.get(job, []), dropped, unfinished.get(job, []))
-
-    def _send_lines(self, driver: bytes, lines: list[list[Any]], dropped: int, unfinished: list[Any]) -> None:
-        from zray.messages import LogLines
-
-        ip = "" if ids.same_node(driver, self.incarnation) else self.machine.node["NodeManagerAddress"]
-        for start in range(0, len(lines), LOG_LINES_A_MESSAGE):
-            self._send(driver, LogLines(lines[start:start + LOG_LINES_A_MESSAGE], dropped if start == 0 else 0, ip))
-        if unfinished:
-            self._send(driver, LogLines([], 0, ip, unfinished))
 
     # ------------------------------------------------------------ the end
 
@@ -599,21 +550,21 @@ def _import_shared() -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Entry point of ``zray-node``.  It exits with 0 when it was told to end, else with 1 (2: unknown arguments)."""
+    """Entry point of ``zray-node``.  It exits with 0 after a request to end, else with 1 (2: unknown arguments)."""
     arguments = parser().parse_args(argv)
     daemon: Daemon | None = None
-    told = ""
+    end_signal = ""
     try:
         with supervision.ends_early():
             daemon = _start(arguments)
-    except supervision.ToldToEnd as signal_name:
-        told = str(signal_name)
+    except supervision.EndSignal as signal_name:
+        end_signal = str(signal_name)
     except (BadOption, SessionError, ValueError, RuntimeError, OSError) as error:  # each says in words what is wrong
         print(f"zray-node: {join_secret.hide(str(error))}", file=sys.stderr, flush=True)
     if daemon is None:
-        if told:
-            print(f"zray-node: {told} came before the node served", file=sys.stderr, flush=True)
-        os._exit(0 if told else 1)  # half a daemon has sockets that nobody closes; all of it goes with the process
+        if end_signal:
+            print(f"zray-node: {end_signal} came before the node served", file=sys.stderr, flush=True)
+        os._exit(0 if end_signal else 1)  # half a daemon has open sockets; all of it goes with the process
     _serve(daemon, arguments.ready_fd)
     if daemon.failed:
         sys.exit(1)
@@ -655,7 +606,7 @@ def _serve(daemon: Daemon, ready_fd: int) -> None:
             print(session.introduction() if session.join else
                   f"zray-node serves {daemon.session_dir} (pid {os.getpid()}); stop it with SIGTERM or `zray stop`",
                   flush=True)
-        daemon.journal.open(take_output=ready_fd >= 0)  # whoever started us reads no more
+        daemon.journal.open(take_output=ready_fd >= 0)  # its reader, our parent, has closed
         sessions.sweep_logs(daemon.config.logs_sessions_max, daemon.config.logs_kept_s)
         daemon.run()
     except Exception as error:  # said before anything is removed: drivers quote it

@@ -150,6 +150,22 @@ class Drivers:
         else:  # an actor that outlives its driver may live elsewhere: of those whose home is here we know better
             host.names.job_is_used(number, host.incarnation, lambda used: self._answered(number, used))
 
+    def actor_ended(self, number: int) -> None:
+        """A detached actor of it, with its home here, has ended; of an adopted one the job may be unknown here."""
+        if number in self._host.jobs.jobs:
+            self.may_be_done(number)
+        else:
+            self.ask_ended(number, lambda ended: self._adopted_ended(number) if ended else None)
+
+    def _adopted_ended(self, number: int) -> None:
+        host = self._host
+        if not host.cluster.lone and not self.is_used(number):
+            host.names.job_is_used(number, host.incarnation, lambda used: None if used else self._tell_last(number))
+
+    def _tell_last(self, number: int) -> None:
+        for node in sorted(self._host.cluster.peers):  # which keep what they have of the job until now
+            self._host.effects.append(Send(node, m.JobEnd(number, "its last actor has ended", True)))
+
     def _answered(self, number: int, used: bool) -> None:
         if used:  # the home of its last actor tells us, unless it dies: see node_gone
             self._kept.add(number)
@@ -182,8 +198,7 @@ class Drivers:
         self._kept.discard(number)
         host.effects.append(DropJob(number))
         if any(actor.job == number and actor.detached for actor in host.actors.actors.values()):
-            for node in sorted(host.cluster.peers):  # which keep what they have of it until now
-                host.effects.append(Send(node, m.JobEnd(number, "its last actor has ended", True)))
+            self._tell_last(number)
 
     def tell_job(self, job: Job, node: bytes) -> None:
         """Before anything else that concerns the job."""

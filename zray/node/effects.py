@@ -19,7 +19,7 @@ class Spawn(NamedTuple):
     """Fork a worker process with this 28-byte worker id; its incarnation is the first 8 bytes.
 
     With ``kind`` (a zray.node.pool.Kind) the process executes Python afresh, under the variables of that kind.  With
-    ``broken``, why such a process could not start, it only tells that to whoever uses it.
+    ``broken``, why such a process could not start, the process only raises that in the tasks that it gets.
     """
 
     worker: bytes

@@ -17,6 +17,7 @@ from zray.ids import PLACEMENT_GROUP_SIZE, home_of
 from zray.node.effects import Send
 from zray.node.group_directory import GroupDirectory
 from zray.node.groups import GroupTable
+from zray.node.pool import State as WorkerState
 from zray.sched.bundles import State
 from zray.sched.claims import group_of
 from zray.sched.view import ClusterView
@@ -75,7 +76,7 @@ class GroupService:
         return self.directory.nodes_of(group, bundle)
 
     def why_unplaced(self, group: bytes, bundle: int) -> tuple[int, str]:
-        """Why ``nodes_of`` is None, for who waits for that bundle."""
+        """Why ``nodes_of`` is None, for tasks and actors that wait for that bundle."""
         state = self.directory.look(group)
         detail = state.cause.get("detail", "")
         if state.state == "REMOVED":
@@ -169,6 +170,9 @@ class GroupService:
         if job is None or len(message.group) != PLACEMENT_GROUP_SIZE:
             self.machine.refuse(peer, "CreateGroup from a process without a job, or with an id that is none")
             return
+        worker = self.machine.pool.workers.get(peer)
+        if job.number in self._jobs_over and worker is not None and worker.state is WorkerState.EXITING:
+            return  # it runs until it has reported what it did, and nothing would ever remove the group
         self._unknown.pop(message.group, None)
         self.table.create(peer, message.group, job.number, message.spec, message.request, self.machine.now)
 

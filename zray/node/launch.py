@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import select
 import signal
 import sys
 import time
@@ -18,6 +17,7 @@ from typing import Any, NoReturn
 
 from zray.node import join_secret, session as sessions
 from zray.node.session import Session
+from zray.os_linux import readable
 
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 5.0
@@ -88,7 +88,7 @@ class Starting:
         text = b""
         while True:
             left = deadline - time.monotonic()
-            if left <= 0 or not select.select([self._ready], [], [], left)[0]:
+            if left <= 0 or not readable(self._ready, left):
                 self._abandon()
                 raise NodeStartError(f"the node daemon (pid {self.pid}) was not ready within {timeout:g} s")
             piece = os.read(self._ready, 1 << 16)
@@ -175,11 +175,11 @@ def _await_end(session: Session, pidfd: int, timeout: float) -> None:
     """SIGKILL after ``timeout`` seconds in which it has not ended, nor moved any of its objects to other nodes."""
     try:
         moved = _moved_at(session)
-        while not select.select([pidfd], [], [], timeout)[0]:
+        while not readable(pidfd, timeout):
             before, moved = moved, _moved_at(session)
             if moved == before:
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-                select.select([pidfd], [], [], timeout)
+                readable(pidfd, timeout)
                 return
     except ProcessLookupError:
         pass
@@ -263,11 +263,12 @@ def start_node(options: NodeOptions | None = None, **fields: Any) -> NodeHandle:
     return spawn_node(options or NodeOptions(**fields)).wait()
 
 
-def find_session(address: str = "auto") -> NodeHandle:
+def find_session(address: str = "auto", *, asks: bool = False) -> NodeHandle:
     """The running node of this machine at ``address``.
 
     "auto" (of the one cluster that ``zray start`` made here, the newest node), a session directory, a join string,
     "@FILE" with one, or the host:port of a node: of the last three, a node of that cluster on this machine.
+    For who only ``asks``, "auto" is the session of the one program that runs, where no cluster does.
     ConnectionError, in one sentence, when there is none, or more than one cluster that "auto" could mean.
     """
     if address.startswith("@"):
@@ -276,7 +277,7 @@ def find_session(address: str = "auto") -> NodeHandle:
         except join_secret.NoJoinString as error:
             raise ConnectionError(str(error)) from None
     if address == "auto":
-        found = _of_the_one_cluster()
+        found = _of_the_one_cluster(asks)
     elif address.startswith(join_secret.SCHEME):
         found = _member_of(address)
     elif _is_host_port(address):
@@ -298,17 +299,25 @@ def find_session(address: str = "auto") -> NodeHandle:
     return NodeHandle(found, child=False)
 
 
-def _of_the_one_cluster() -> Session:
-    newest = sessions.started_clusters()
-    if not newest:
+def _of_the_one_cluster(asks: bool) -> Session:
+    clusters, programs = sessions.started_clusters(), sessions.of_programs()
+    meant, kind = (programs, "sessions of programs") if asks and not clusters else (clusters, "clusters")
+    if not meant:
+        own = ("; programs with a session of their own run here, whose directories are addresses, too: "
+               f"{_places(programs)}" if programs else "")
         raise ConnectionError("Could not find any running zray instance: start one with `zray start --head`, "
-                              f"or call init() without an address (looked in {', '.join(sessions.base_dirs())})")
-    if len(newest) > 1:
-        raise ConnectionError(f"'auto' could mean {len(newest)} clusters that run here: "
-                              f"{'; '.join(session.place() for session in newest)}. Name one by its directory, "
-                              f"init({newest[0].session_dir!r}) or --address {newest[0].session_dir}, or set "
-                              "ZRAY_ADDRESS to it")
-    return newest[0]
+                              "or call init() without an address "
+                              f"(looked in {', '.join(sessions.base_dirs())}{own})")
+    if len(meant) > 1:
+        first = meant[0].session_dir
+        ways = f"--address {first}" if asks else f"init({first!r}) or --address {first}"
+        raise ConnectionError(f"'auto' could mean {len(meant)} {kind} that run here: {_places(meant)}. Name one by its "
+                              f"directory, {ways}, or set ZRAY_ADDRESS to it")
+    return meant[0]
+
+
+def _places(some: list[Session]) -> str:
+    return "; ".join(session.place() for session in some)
 
 
 def _is_host_port(address: str) -> bool:

@@ -12,9 +12,9 @@ the owner's death) gives the resources back, and the scheduler is stepped at the
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from zray import env_vars, messages as m
 from zray.causes import Cause
@@ -34,7 +34,8 @@ from zray.node.guests import Guest, Guests
 from zray.node.group_service import GroupService
 from zray.node.jobs import JobTable
 from zray.node.orphans import Orphans
-from zray.node.placements import Declared, Placement
+from zray.node.names_table import Names
+from zray.node.placements import Death, Declared, Placement
 from zray.node.pool import Kind, Pool, State, Worker
 from zray.node.task_events import TaskEvents
 from zray.node.unheld import SETTLE_TIMEOUTS, Unheld
@@ -47,65 +48,6 @@ from zray.sched.local import Grant, LocalScheduler, Recall, Status
 GONE_AT_ONCE_MAX = 64
 GONE_GATHER_S = 0.0005  # for each process
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
-
-
-class Names(Protocol):
-    """The part of the control store that actors need; answers may come later."""
-
-    def claim(self, namespace: str, name: str, actor: bytes, then: Callable[[bytes], None]) -> None: ...
-
-    def release(self, namespace: str, name: str, actor: bytes) -> None: ...
-
-    def find(self, namespace: str, name: str, then: Callable[[bytes], None]) -> None: ...
-
-    def record_actor(self, actor: bytes, row: dict | None) -> None: ...
-
-    def watch_actor(self, actor: bytes, changed: Callable[[dict | None], None]) -> int: ...
-
-    def unwatch(self, number: int) -> None: ...
-
-    def actors_of(self, homes: Container[bytes], then: Callable[[list[tuple[bytes, dict, bytes]]], None]) -> None:
-        """``[(actor, row, packed row), ...]`` of all actors whose home is one of these."""
-
-    def swap_actor(self, actor: bytes, packed: bytes, row: dict, then: Callable[[bool], None]) -> None:
-        """Replace the row if it still is ``packed``; ``then(swapped)``."""
-
-    def find_node(self, node: bytes, then: Callable[[dict | None], None]) -> None:
-        """``then`` gets the row of the nodes table of an incarnation, None when there is none."""
-
-    def record_job(self, job: int, row: dict | None) -> None: ...
-
-    def job_ended(self, job: int, then: Callable[[bool], None]) -> None:
-        """Whether its row says so, or its driver's node does not live any more."""
-
-    def job_is_used(self, job: int, but_home: bytes, then: Callable[[bool], None]) -> None:
-        """Whether an actor of it lives whose home is another node than ``but_home``."""
-
-    def claim_group(self, namespace: str, name: str, group: bytes, then: Callable[[bytes], None]) -> None: ...
-
-    def release_group(self, namespace: str, name: str, group: bytes) -> None: ...
-
-    def record_group(self, group: bytes, row: dict | None) -> None: ...
-
-    def list_groups(self, then: Callable[[list[tuple[bytes, dict]]], None]) -> None: ...
-
-    def adopt_group(self, group: bytes, old: dict, new: dict, then: Callable[[bytes, dict], None]) -> None: ...
-
-
-class Death:
-    """How a worker process ended, as the shell saw it."""
-
-    __slots__ = ("exit_code", "finished", "lease", "log_file", "log_tail", "signal", "started")
-
-    def __init__(self, signal: int = 0, exit_code: int = 0, lease: int = 0, started: int = 0, finished: int = 0,
-                 log_tail: str = "", log_file: str = ""):
-        self.signal = signal
-        self.exit_code = exit_code
-        self.lease = lease  # the lease its progress marks speak of
-        self.started = started
-        self.finished = finished
-        self.log_tail = log_tail
-        self.log_file = log_file
 
 
 class NodeMachine:
@@ -320,7 +262,7 @@ class NodeMachine:
                 self.effects.append(Send(peer, message))
 
     def _announce_all(self) -> None:
-        """Of what has ended our processes hear now, however many they are."""
+        """Tell our processes at once of all that has ended, however many they are."""
         self._gone_at = min(self._gone_at, self.now)
         self._announce()
 
@@ -375,17 +317,9 @@ class NodeMachine:
         does = actor.spec.get("class_name", "") if actor is not None else self.events.running_on().get(process, "")
         return f"worker {worker.pid}" + (f" ({does})" if does else "")
 
-    def waiting_rows(self) -> list[dict[str, Any]]:
-        """What waits for the scheduler, by the names of the functions that wait first."""
-        rows = self.scheduler.report()["waiting"]
-        for row in rows:
-            if (row["owner"], row["key"]) in self._keys and not row["actor"]:
-                row["name"] = self._keys[row["owner"], row["key"]].name
-        return rows
-
-    def declared(self) -> Iterable[tuple[tuple[bytes, int], Declared]]:
+    def declared(self) -> Mapping[tuple[bytes, int], Declared]:
         """All scheduling keys that are known here, by (owner, key)."""
-        return self._keys.items()
+        return self._keys
 
     def _lease_want(self, peer: bytes, message: m.LeaseWant) -> None:
         if (peer, message.key) not in self._keys:

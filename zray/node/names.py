@@ -11,7 +11,7 @@ from zray.node.jobs import JOB_BITS
 
 
 class GcsNames:
-    """See zray.node.machine.Names.  With a chain of one member every answer comes before the method returns."""
+    """See zray.node.names_table.  With a chain of one member every answer comes before the method returns."""
 
     def __init__(self, client: GcsClient):
         self._client = client

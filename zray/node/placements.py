@@ -46,3 +46,19 @@ class Declared:
         self.env = env
         self.name = name
         self.strategy = strategy
+
+
+class Death:
+    """How a worker process ended, as the shell saw it."""
+
+    __slots__ = ("exit_code", "finished", "lease", "log_file", "log_tail", "signal", "started")
+
+    def __init__(self, signal: int = 0, exit_code: int = 0, lease: int = 0, started: int = 0, finished: int = 0,
+                 log_tail: str = "", log_file: str = ""):
+        self.signal = signal
+        self.exit_code = exit_code
+        self.lease = lease  # the lease its progress marks speak of
+        self.started = started
+        self.finished = finished
+        self.log_tail = log_tail
+        self.log_file = log_file

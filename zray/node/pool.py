@@ -31,6 +31,9 @@ START_PAUSE_S_MAX = 5.0
 # Workers started ahead for actors that still wait for resources.  Actors are placed one CPU at a time, and a fork takes
 # as long as everything else in a creation: forking meanwhile made creation several times as fast.
 AHEAD_MAX = 8
+# So many workers that hang while they start are replaced: where all hang (a file system that does not answer), starting
+# more and more of them helps nobody.
+HANGING_MAX = 64
 # How long a worker whose job is over may take to report its last task events.  An idle one takes a tenth of a
 # millisecond, one that holds the interpreter in native code is not waited for.
 REPORT_S = 0.05
@@ -68,8 +71,8 @@ class Kind(NamedTuple):
 class Worker:
     """One worker process."""
 
-    __slots__ = ("actor", "blocked", "endpoint", "id", "incarnation", "kind", "lease", "pid", "reason", "since",
-                 "state")
+    __slots__ = ("actor", "blocked", "endpoint", "hangs", "id", "incarnation", "kind", "lease", "pid", "reason",
+                 "since", "state")
 
     def __init__(self, worker_id: bytes, now: float):
         self.id = worker_id
@@ -82,6 +85,7 @@ class Worker:
         self.lease = 0  # scheduler's lease id while LEASED or ACTOR
         self.actor = b""
         self.blocked = False
+        self.hangs = False  # it is STARTING, and nothing counts on it any more
         self.reason = ""  # why zray ended it, for WorkerDied
 
     @property
@@ -113,7 +117,7 @@ class Pool:
         self.starts = Starts()
         self._prestarts = 0  # of them still to come
         self._waiting: dict[Hashable, Kind] = {}  # first come first
-        self._plain: dict[Hashable, None] = {}  # those of them whom any forked worker can serve
+        self._plain: dict[Hashable, None] = {}  # those of them that any forked worker can serve
         self._waiting_of: dict[Kind, dict[Hashable, None]] = {}
         self._start_failures = 0
         self._start_after = 0.0
@@ -263,7 +267,8 @@ class Pool:
             self.reported(incarnation)
         if self._start_after <= now:
             self._start_after = 0.0
-        self.starts.tick(now)
+        for incarnation in self.starts.tick(now):
+            self._give_up(self.workers[incarnation])
         self._start_needed(now)
         if self._idle_count <= self.keep:
             return
@@ -283,8 +288,9 @@ class Pool:
         if self._idle_count > self.keep:
             retire = min([next(iter(idle.values())).since for idle in self._idle.values()]) + self.idle_s
             due = retire if due is None else min(due, retire)
-        if self._starting_plain() < len(self._plain) or len(self._plain) < len(self._waiting):
-            late = self._start_after or self.starts.next_deadline()
+        if self._waiting:
+            is_short = self._starting_plain() < len(self._plain) or len(self._plain) < len(self._waiting)
+            late = (self._start_after if is_short else 0.0) or self.starts.next_deadline()
             if late is not None:
                 due = late if due is None else min(due, late)
         return due
@@ -327,7 +333,7 @@ class Pool:
                 leaving += 1
 
     def _start_in_turn(self, now: float) -> int:
-        """Start what those who wait need, first come first; how many of them can have nothing started now."""
+        """Start a worker for each token that waits, first come first; how many tokens get none started now."""
         coming: dict[Kind | None, int] = {None: self._starting_plain()}
         for fresh, count in self._starting_of.items():
             coming[fresh] = count
@@ -365,7 +371,16 @@ class Pool:
             self._starting_of[kind] = self._starting_of.get(kind, 0) + 1
         self._emit(Spawn(worker.id, kind, self._why_broken(kind) if kind is not None else ""))
 
+    def _give_up(self, worker: Worker) -> None:
+        """It hangs while it starts: another may start for what waits.  It is not killed, since it may still come."""
+        if sum(other.hangs for other in self.workers.values()) < HANGING_MAX:
+            self._no_longer_starting(worker)
+            worker.hangs = True
+
     def _no_longer_starting(self, worker: Worker) -> None:
+        if worker.hangs:
+            worker.hangs = False
+            return
         self._starting -= 1
         if worker.kind is not None:
             self._starting_of[worker.kind] -= 1
@@ -380,7 +395,7 @@ class Pool:
             del self._broken[next(iter(self._broken))]
 
     def _why_broken(self, kind: Kind) -> str:
-        """What processes under that environment said when they could not start; '' while there is hope."""
+        """What processes under that environment said when they could not start; '' while another try may help."""
         failures, last_words = self._broken.get(kind, (0, ""))
         return last_words or "its process ended at once" if failures >= START_FAILURES_FREE else ""
 
@@ -422,7 +437,8 @@ class Pool:
         """Raise AssertionError when an invariant is broken."""
         by_state = {state: [w for w in self.workers.values() if w.state is state] for state in State}
         assert len(self.workers) <= self.workers_max
-        assert self._starting == len(by_state[State.STARTING])
+        coming = [worker for worker in by_state[State.STARTING] if not worker.hangs]
+        assert self._starting == len(coming)
         listed = [w for kind, idle in self._idle.items() for w in idle.values() if w.kind == kind]
         assert len(listed) == self._idle_count == len(by_state[State.IDLE])
         assert all(w.state is State.IDLE and self.workers[w.incarnation] is w for w in listed)
@@ -438,6 +454,6 @@ class Pool:
         for worker in by_state[State.STARTING]:
             assert worker.kind is None or worker.kind.fresh
         for kind, count in self._starting_of.items():
-            assert count == sum(worker.kind == kind for worker in by_state[State.STARTING])
-        assert sum(self._starting_of.values()) == sum(w.kind is not None for w in by_state[State.STARTING])
+            assert count == sum(worker.kind == kind for worker in coming)
+        assert sum(self._starting_of.values()) == sum(w.kind is not None for w in coming)
         assert all(self.workers[incarnation].state is State.EXITING for incarnation in self._dismissed)

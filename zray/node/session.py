@@ -31,7 +31,7 @@ LONGEST_NAME = "w-0123456789abcdef.sock"
 LONGEST_SESSION = "20260101-000000-0123ab"
 FALLBACK_BASE = "/tmp"
 LOGS = "logs"
-MAKING_S_MAX = 3600.0  # a directory that says after this long not whose it is, never will
+MAKING_S_MAX = 3600.0  # after this long a directory without owner.json is of a daemon that was killed
 
 
 class SessionError(RuntimeError):
@@ -123,7 +123,7 @@ def ended_sessions() -> list[str]:
 
 
 def _has_ended(path: str) -> bool:
-    """Whether nothing but logs is left.  What a daemon left that was killed before it said who it is counts, later."""
+    """Whether nothing but logs is left, or its daemon was killed before it wrote owner.json."""
     names = set(os.listdir(path))
     if os.lstat(path).st_uid != os.getuid() or "owner.json" in names or "node.json" in names:
         return False
@@ -235,6 +235,11 @@ def started_clusters() -> list[Session]:
         if not session.shares_fate:
             newest.setdefault(session.cluster or session.session_dir, session)
     return list(newest.values())
+
+
+def of_programs() -> list[Session]:
+    """The running sessions that are programs' own (``init()``) and end with them; newest first."""
+    return [session for session in live_sessions() if session.shares_fate]
 
 
 def refuse_second_cluster() -> None:

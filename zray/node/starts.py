@@ -5,14 +5,15 @@ workers that are to start, and none is ready sooner.  So the number follows from
 which TCP finds its window (Jacobson, "Congestion avoidance and control", 1988): one more for each worker that was
 ready within START_S, one less for each that took longer.
 
-A worker that hangs while it starts gives its place up after PATIENCE_S: nothing waits for it for ever.
+A worker that hangs while it starts gives its place up after PATIENCE_S, and the pool starts another for what waits.
 """
 
 from __future__ import annotations
 
 # At the beginning, and at the least: two cores that are idle start as many within a tenth of a second.
 WINDOW_MIN = 8
-# What is asked of a start: some twenty times what it takes on an idle machine, a tenth of the node time-out.
+# A start that takes longer makes the window smaller: some twenty times what a start takes on an idle machine, a tenth
+# of the node time-out.
 START_S = 0.3
 PATIENCE_S = 10.0
 
@@ -31,7 +32,7 @@ class Starts:
         self._begun[worker] = now
 
     def ready(self, worker: bytes, now: float) -> None:
-        """It can work: how long did it take?"""
+        """It can work: its time opens or closes the window."""
         began = self._begun.pop(worker, None)
         if began is None:
             return
@@ -41,15 +42,18 @@ class Starts:
             self.window += 1
 
     def over(self, worker: bytes) -> None:
-        """It will not be ready any more, or is not wanted."""
+        """It has ended, or it is not needed any more."""
         self._begun.pop(worker, None)
 
-    def tick(self, now: float) -> None:
-        """Give up the places of workers that hang."""
+    def tick(self, now: float) -> list[bytes]:
+        """Give up the places of workers that hang, which are returned."""
+        hang = []
         for worker, began in list(self._begun.items()):
             if now < began + PATIENCE_S:
                 break
             del self._begun[worker]
+            hang.append(worker)
+        return hang
 
     def next_deadline(self) -> float | None:
         """When a place is given up, if none comes free before."""

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Any, NoReturn
 
 
-class ToldToEnd(BaseException):
+class EndSignal(BaseException):
     """A signal came while the node starts; the message is its name."""
 
 
@@ -26,12 +26,12 @@ def end_signals() -> list[signal.Signals]:
 
 @contextlib.contextmanager
 def ends_early() -> Iterator[None]:
-    """Until the loop takes the signals: raise ToldToEnd at the first one.
+    """Until the loop takes the signals: raise EndSignal at the first one.
 
     A first process of a container is otherwise not ended by them, nor is its session directory removed.
     """
     def end(number: int, frame: Any) -> NoReturn:
-        raise ToldToEnd(signal.Signals(number).name)
+        raise EndSignal(signal.Signals(number).name)
 
     for number in end_signals():
         signal.signal(number, end)

@@ -13,8 +13,8 @@ Each process was watching at T, so at T no process held those objects.  A refere
 its sender holds the object until the receiver has confirmed it (TransitDone), and a task's arguments are held by the
 process that submitted it.  Without a holder there is no way to a new reference.
 
-The argument needs all processes, and messages of dead ones to be either heard or lost.  Whoever cannot vouch for that
-answers that it is unsure, and the questions begin anew, later:
+The argument needs all processes, and messages of dead ones to be either heard or lost.  A process or
+node that cannot be sure of that answers so, and the questions begin anew, later:
 
     a process    that did not exist at the first question, or still has a connection to a process that has ended
     a node       where a process has ended meanwhile, which has not heard of all ends that the others had announced
@@ -25,8 +25,9 @@ A node that has joined since an owner ended hears of that with the question, and
 An actor that may restart needs the arguments of its constructor: its home holds them.  When that dies, another node
 reads them from the actor's row, within ``settle_s``.
 
-A stopped process answers when it goes on: until then nothing is freed here.  The alternatives were a time-out, which
-robs it, and holders that register with the stores of all they hold, which costs a message for each reference.
+A stopped process answers when it goes on: until then nothing is freed here.  The alternatives were a time-out, after
+which it may lose what it holds, and holders that register with the stores of all they hold, which costs a message for
+each reference.
 Two rounds as in termination detection: F. Mattern, "Algorithms for distributed termination detection" (1987), the
 four-counter method.
 """
@@ -45,7 +46,7 @@ SETTLE_TIMEOUTS = 3.5
 GATHER_S = 0.02  # deaths gather, and the dead process's extents come back to the store
 PROCESS_S = 0.0005  # further for each process of this node: a question wakes it, for some 0.1 ms
 UNSURE_S, UNSURE_S_MAX = 0.1, 5.0  # before the next attempt, doubled each time
-HELD_S, HELD_S_MAX = 1.0, 20.0  # the same while somebody holds some: an adopter frees them, a holder without value not
+HELD_S, HELD_S_MAX = 1.0, 20.0  # the same while a process holds some: an adopter frees them later
 ENDED_MAX = 8192
 
 
@@ -60,7 +61,7 @@ class Found(Protocol):
 
 
 class _Round:
-    """One pair of questions of ours; ``objects`` are those of which nobody has said that he holds them."""
+    """One pair of questions of ours; ``objects`` are those that no process has said to hold."""
 
     def __init__(self, number: int, objects: dict[bytes, list[Any]], nodes: set[bytes], more: bool):
         self.number = number
@@ -109,7 +110,7 @@ class Unheld:
         self.now = 0.0
         self.round: _Round | None = None
         self.asked: dict[bytes, _Asked] = {}  # by asking node
-        self._first: dict[bytes, tuple[int, set[bytes]]] = {}  # the same: number, and who got its first question
+        self._first: dict[bytes, tuple[int, set[bytes]]] = {}  # the same: number, and which processes were asked first
         self._ended: dict[bytes, None] = {}  # processes of other nodes
         self._announced: dict[bytes, int] = {}  # node -> ends of ours that it was told of
         self._heard: dict[bytes, int] = {}  # node -> ends that it has told us of

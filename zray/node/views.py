@@ -127,8 +127,18 @@ def _leases(machine: NodeMachine, peer: bytes, args: dict) -> dict:
     running = machine.running_names()
     rows = [{**row, **{key: workers[row["lease"]][key] for key in ("pid", "worker", "actor")},
              "name": running.get(row["lease"], row["name"])} for row in report["leases"]]
-    return {**_rows("leases", rows, args), "waiting": [_shown(row) for row in machine.waiting_rows()[:LIMIT]],
+    return {**_rows("leases", rows, args), "waiting": [_shown(row) for row in _waiting(machine)[:LIMIT]],
             "queued": _queued(machine), "blocked": _blocked(machine)}
+
+
+def _waiting(machine: NodeMachine) -> list[dict[str, Any]]:
+    """What waits for the scheduler, by the names of the functions that wait first."""
+    rows: list[dict[str, Any]] = machine.scheduler.report()["waiting"]
+    declared = machine.declared()
+    for row in rows:
+        if not row["actor"] and (known := declared.get((row["owner"], row["key"]))) is not None:
+            row["name"] = known.name
+    return rows
 
 
 def _queued(machine: NodeMachine) -> list[dict[str, Any]]:
@@ -192,7 +202,7 @@ def _tasks(machine: NodeMachine, peer: bytes, args: dict) -> dict:
     waiting = [{"task_id": b"", "name": row["name"], "state": "PENDING_NODE_ASSIGNMENT", "job_id": row["job"], "pid": 0,
                 "attempt": 0, "count": row["want"], "start_time": None, "end_time": None, "seconds": None,
                 "detail": row["detail"]}
-               for row in machine.waiting_rows() if not row["actor"]]
+               for row in _waiting(machine) if not row["actor"]]
     waiting += [{"task_id": b"", "name": row["name"], "state": "PENDING_ACTOR_TASK_ORDERING_OR_CONCURRENCY",
                  "job_id": row["job"], "pid": row["pid"], "attempt": 0, "count": row["count"], "start_time": None,
                  "end_time": None, "seconds": None,

@@ -406,8 +406,7 @@ class ActorCalls:
         known = self.submitter.lost or self.death_of(link)
         if known is not None:
             return known
-        reason = f"The actor is restarting ({link.cause.get('reason') or 'its process ended'})"
-        return [FAILED, "actor_unavailable", self._detail(link) | {"reason": reason}]
+        return [FAILED, "actor_unavailable", self._detail(link) | {"restarting": True}]
 
     def death_of(self, link: ActorLink) -> list[Any] | None:
         """The failure of all calls to an actor that is DEAD."""

@@ -24,7 +24,7 @@ class Unhandled:
     def __init__(self) -> None:
         self.reports: list[list[Any]] = []  # to be shown; taken by the shell
         self._waiting: dict[int, tuple[list[Any], int]] = {}  # id of a failure -> it, and how many objects have it
-        self._actors: dict[bytes, list[Any]] = {}  # actors whose constructor failed, until it is known who cares
+        self._actors: dict[bytes, list[Any]] = {}  # actors whose constructor failed, until ``seen`` or ``actor_due``
 
     def failed(self, failure: list[Any], objects: int) -> None:
         """``objects`` more have this failure; with none of them nobody can ever fetch it."""

@@ -534,10 +534,10 @@ class LocalScheduler:
             if any(used == column for used, _ in lease.using):
                 entry = lease.entry
                 other = "an actor" if entry.token is not None else f"job {entry.job}"
-                who = running.get(number) or entry.name or other
-                users[who] = users.get(who, 0) + 1
+                user = running.get(number) or entry.name or other
+                users[user] = users.get(user, 0) + 1
         most = sorted(users.items(), key=lambda use: (-use[1], use[0]))[:USERS_SHOWN]
-        shown = ", ".join(f"{who} ({count})" for who, count in most) or "nobody"
+        shown = ", ".join(f"{user} ({count})" for user, count in most) or "nobody"
         total = amount(self.view.total[ROW][column])
         return f"it asks for {name}: {amount(value)}, and {amount(free)} of {total} is free; in use by {shown}"
 

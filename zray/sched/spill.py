@@ -255,7 +255,7 @@ class Spill:
             self._withdraw(entry, node, now)
 
     def group_changed(self, group: bytes, now: float) -> None:
-        """Its bundles have (other) places, or another reason to have none: who waits for some is offered at once.
+        """Its bundles have (other) places, or another reason to have none: offer lanes that wait for some at once.
 
         A question under way is about the places before: its answer would be taken for one about those of now.
         """

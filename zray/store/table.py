@@ -66,8 +66,8 @@ class StoreTable:
         self.arena = Arena(capacity)
         self.capacity = self.arena.capacity
         self.pinned = pinned
-        self.readers: Callable[[], dict[int, list[bytes]]] = dict  # as pinned, by whom; for people, as is ...
-        self.who: Callable[[bytes], str] = bytes.hex  # ... the name of a process
+        self.readers: Callable[[], dict[int, list[bytes]]] = dict  # as pinned, with the readers; for people, as is ...
+        self.name_of: Callable[[bytes], str] = bytes.hex  # ... the name of a process
         self.step_bytes = step_bytes
         self.extent_bytes = extent_bytes
         self.full_wait_s = full_wait_s

@@ -66,7 +66,7 @@ def _holders(table: StoreTable) -> list[str]:
         parts = [f"{made[client]:,} in extents of its own"] if made.get(client) else []
         parts += [f"{reads[client]:,} that it reads"] if reads.get(client) else []
         if parts:
-            words.append(f"{table.who(client)}: {' and '.join(parts)}")
+            words.append(f"{table.name_of(client)}: {' and '.join(parts)}")
     return words
 
 
@@ -76,7 +76,7 @@ def _largest(table: StoreTable) -> list[str]:
     words = []
     for stored in rows[:OBJECTS_SHOWN]:
         pins = readers.get(stored.offset | 1, ())
-        why = f", read by {', '.join(map(table.who, pins[:HOLDERS_SHOWN]))}" if pins else ""
+        why = f", read by {', '.join(map(table.name_of, pins[:HOLDERS_SHOWN]))}" if pins else ""
         words.append(f"ObjectRef({short(stored.oid)}) of {stored.nbytes:,}{why}")
     return words
 

@@ -35,6 +35,7 @@ from zray.transport.mesh import Mesh
 
 _SERVICE: Final = "service"  # the value of _leader while the service thread leads
 _PARK_TICKS = 4  # a poll that has lasted this many ticks is a long one (20 ms)
+_LAST_POLL_S = 5.0  # for the caller that polls to leave: a wake-up, unless the machine is starved
 _FINALISER_S = 0.001  # ours take microseconds
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _IN_TRANSITION = ("zray cannot wait here: this code was called in the middle of a change of zray's state, as a "
@@ -88,6 +89,7 @@ class Loop:
         self._timers: list[tuple[float, int, Timer]] = []
         self._timer_ids = count()
         self._polling = False  # the caller that leads is blocked: only then must it be woken
+        self._last_poller: LockType | None = None  # opened by the caller that polls when stop() comes
         self._waits = 0  # callers that have taken the lead or followed, ever
         self._service_after_s = service_after_s
         self._service_gate = allocate_lock()
@@ -211,6 +213,7 @@ class Loop:
         """Hand the lead to a follower; to nobody when there is none, and then see that the service thread looks."""
         self._leader = None
         if self.stopped:
+            _open(self._last_poller)
             return  # stop() has woken everybody
         if self._followers:
             waiter = next(iter(self._followers))
@@ -377,13 +380,20 @@ class Loop:
             self.mesh.poll(timeout, service=True)
 
     def stop(self) -> None:
-        """End the service thread and every wait (LoopStopped); puts the SIGINT handler back.  Idempotent."""
+        """End the service thread and every wait (LoopStopped); puts the SIGINT handler back.  Idempotent.
+
+        When it returns no thread polls any more, so the sockets may be closed.
+        """
         self._restore_sigint()
         _LOOPS.discard(self)
         if self._forked:
             return
         with self.lock:
             self.stopped = True
+            inside = self._main_waiter is not None and get_ident() == self._main_ident  # in a signal handler
+            if self._polling and not inside and self._last_poller is None:
+                self._last_poller = allocate_lock()
+                self._last_poller.acquire()
             for waiter in list(self._followers):
                 _open(waiter.gate)
             self._followers.clear()
@@ -392,6 +402,9 @@ class Loop:
                 self._service_gate.release()
         if self._service is not None and self._service is not threading.current_thread():
             self._service.join()
+        if self._last_poller is not None:
+            self._last_poller.acquire(timeout=_LAST_POLL_S)
+            _open(self._last_poller)
 
     # ---------------------------------------------------------------- SIGINT and fork
 

@@ -1,4 +1,4 @@
-"""Where a task or call is that was pushed to this worker: it runs, or waits behind others.  For whoever asks why."""
+"""Where a task or call is that was pushed to this worker: it runs, or waits behind others.  For Why."""
 
 from __future__ import annotations
 
@@ -36,31 +36,35 @@ def place_of(executor: Executor, tid: bytes) -> Place | None:
     return None
 
 
-def lines(executor: Executor) -> list[tuple[list[Any], list[Any]]]:
-    """What runs and what waits, for each line of waiting: one of a worker or a plain actor, else one a group."""
+def lines(executor: Executor, most: int | None = None) -> list[tuple[list[Any], list[Any]]]:
+    """What runs and what waits, for each line of waiting: one of a worker or a plain actor, else one a group.
+
+    ``most``: of each line, no more than so many that wait.
+    """
     queue = executor.queue
     running = queue.running
-    found = [(_tasks([running] if running else []), _tasks(list(queue.entries)))]
+    found = [(_tasks([running] if running else []), _tasks(queue.entries, most))]
     host = executor.actor
     if host is None:
         return found
-    found += [(list(group.running.values()), _tasks(list(group.waiting.values()))) for group in host.groups.values()]
+    found += [(list(group.running.values()), _tasks(group.waiting.values(), most)) for group in host.groups.values()]
     coroutines = host.coroutines
     if coroutines is not None:
-        found += [(list(group.calls.values()), _tasks(list(group.waiting))) for group in coroutines.groups.values()]
-        found.append(([], _tasks(list(coroutines.incoming))))
+        found += [(list(group.calls.values()), _tasks(group.waiting, most)) for group in coroutines.groups.values()]
+        found.append(([], _tasks(coroutines.incoming, most)))
     return found
 
 
-def _tasks(entries: Iterable[Any]) -> list[Any]:
-    return [task for _, _, task in entries if type(task) is list]
+def _tasks(entries: Iterable[Any], most: int | None = None) -> list[Any]:
+    """Copied in one step of the interpreter: the main thread takes entries out meanwhile."""
+    return [task for _, _, task in list(islice(entries, most)) if type(task) is list]
 
 
 def queued(executor: Executor) -> list[list[Any]]:
     """[[name, count], ...] of the calls that wait here (under the lock)."""
     counts: dict[str, int] = {}
-    for _, waiting in lines(executor):
-        for task in islice(waiting, COUNTED_MAX):
+    for _, waiting in lines(executor, COUNTED_MAX):
+        for task in waiting:
             name = executor.name_of(task)
             counts[name] = counts.get(name, 0) + 1
     return [[name, count] for name, count in counts.items()]

@@ -1,0 +1,49 @@
+"""What a NodeMachine asks of the control store, and writes there (zray.node.names).  Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container
+from typing import Protocol
+
+
+class Names(Protocol):
+    """The part of the control store that actors need; answers may come later."""
+
+    def claim(self, namespace: str, name: str, actor: bytes, then: Callable[[bytes], None]) -> None: ...
+
+    def release(self, namespace: str, name: str, actor: bytes) -> None: ...
+
+    def find(self, namespace: str, name: str, then: Callable[[bytes], None]) -> None: ...
+
+    def record_actor(self, actor: bytes, row: dict | None) -> None: ...
+
+    def watch_actor(self, actor: bytes, changed: Callable[[dict | None], None]) -> int: ...
+
+    def unwatch(self, number: int) -> None: ...
+
+    def actors_of(self, homes: Container[bytes], then: Callable[[list[tuple[bytes, dict, bytes]]], None]) -> None:
+        """``[(actor, row, packed row), ...]`` of all actors whose home is one of these."""
+
+    def swap_actor(self, actor: bytes, packed: bytes, row: dict, then: Callable[[bool], None]) -> None:
+        """Replace the row if it still is ``packed``; ``then(swapped)``."""
+
+    def find_node(self, node: bytes, then: Callable[[dict | None], None]) -> None:
+        """``then`` gets the row of the nodes table of an incarnation, None when there is none."""
+
+    def record_job(self, job: int, row: dict | None) -> None: ...
+
+    def job_ended(self, job: int, then: Callable[[bool], None]) -> None:
+        """Whether its row says so, or its driver's node does not live any more."""
+
+    def job_is_used(self, job: int, but_home: bytes, then: Callable[[bool], None]) -> None:
+        """Whether an actor of it lives whose home is another node than ``but_home``."""
+
+    def claim_group(self, namespace: str, name: str, group: bytes, then: Callable[[bytes], None]) -> None: ...
+
+    def release_group(self, namespace: str, name: str, group: bytes) -> None: ...
+
+    def record_group(self, group: bytes, row: dict | None) -> None: ...
+
+    def list_groups(self, then: Callable[[list[tuple[bytes, dict]]], None]) -> None: ...
+
+    def adopt_group(self, group: bytes, old: dict, new: dict, then: Callable[[bytes, dict], None]) -> None: ...

@@ -50,6 +50,9 @@ class Names:
         else:
             self.rows[group] = row
 
+    def find_group(self, group, then):
+        then(self.rows.get(group))
+
     def list_groups(self, then):
         then(list(self.rows.items()))
 

@@ -133,6 +133,19 @@ def test_another_node_adopts_the_groups_of_a_dead_home_and_nothing_moves():
     cluster.check_settled()
 
 
+def test_a_removal_that_was_passed_on_to_a_home_already_dead_is_not_lost():
+    for asks in range(2):  # the node that adopts the group, or another one; neither has heard of the group before
+        cluster = GroupCluster(8, 3, CALM)
+        home, *others = cluster.live
+        group = cluster.create(home, cpus(1), "PACK", detached=True)
+        cluster.net.run_until(0.5)
+        cluster.kill(home)
+        others[asks].hear(others[asks].driver, _remove(group))
+        cluster.net.run_until(8.0)
+        assert cluster.names.rows[group]["state"] == "REMOVED" and cluster.names.rows[group]["home"] != home.me
+        cluster.check_settled()
+
+
 def test_a_removal_while_the_home_is_dead_is_not_lost():
     cluster = GroupCluster(8, 3, CALM)
     home, other, third = cluster.live

@@ -43,12 +43,15 @@ class Cluster(GroupNode):
         return job is not None and job.is_over
 
     def adopt(self, detached=False):
+        self.adopt_from(THIRD, detached)
+
+    def adopt_from(self, home, detached=False):
         """The group's home dies, and its row makes this node the next."""
         self.names.groups[GROUP] = {
-            "home": THIRD, "state": "CREATED", "is_detached": detached, "creator_job_id": JOB, "units": [CPU],
+            "home": home, "state": "CREATED", "is_detached": detached, "creator_job_id": JOB, "units": [CPU],
             "strategy": "PACK", "name": "", "ray_namespace": "", "version": 1, "attempts": 1, "rounds": [1],
             "created_s": 0.0, "nodes": [NODE]}
-        self.gone(THIRD)
+        self.gone(home)
 
     def state(self):
         return self.machine.groups.table.groups[GROUP].state

@@ -68,6 +68,9 @@ class Names:
         else:
             self.groups[group] = row
 
+    def find_group(self, group, then):
+        then(self.groups.get(group))
+
     def list_groups(self, then):
         then(list(self.groups.items()))
 

@@ -18,12 +18,13 @@ REMOVED_KEPT_MAX = 1000
 class Known:
     """The last state of one group, and the processes (and other nodes) that watch it here."""
 
-    __slots__ = ("state", "watchers")
+    __slots__ = ("lost", "state", "watchers")
 
     def __init__(self, group: bytes) -> None:
         self.state = GroupState(group, 0, "PENDING", [], {"cause": int(Cause.GROUP_PENDING),
                                                            "detail": "its home node has not answered yet"})
         self.watchers: set[bytes] = set()
+        self.lost = False  # nobody has removed it, nor asked for that
 
 
 class GroupDirectory:
@@ -82,11 +83,20 @@ class GroupDirectory:
         for group in self._watched.pop(peer, ()):
             self.known[group].watchers.discard(peer)
 
-    def lost(self, group: bytes, reason: str) -> None:
-        """Nobody takes care of the group any more: it counts as removed."""
-        version = self.known[group].state.version + 1 if group in self.known else 1
+    def lost(self, group: bytes, reason: str, asked: bool = False) -> None:
+        """Nobody takes care of the group any more: it counts as removed; ``asked`` when that is what was asked for."""
+        found = self.known.setdefault(group, Known(group))
+        found.lost = found.state.state != "REMOVED" and not asked
+        version = found.state.version + 1
         cause = {"cause": int(Cause.GROUP_REMOVED), "detail": reason}
         self.update(GroupState(group, version, "REMOVED", [], cause))
+
+    def why_removed(self, group: bytes) -> str | None:
+        """Why it was removed, None unless its home has said so or somebody here asked for it."""
+        found = self.known.get(group)
+        if found is None or found.lost or found.state.state != "REMOVED":
+            return None
+        return found.state.cause.get("detail", "")
 
     def _end(self, group: bytes, found: Known) -> None:
         for peer in found.watchers:

@@ -30,6 +30,8 @@ UNKNOWN_GRACE_S = 2.0
 # How long groups whose home died wait for another home; adoption takes a few round trips to the control store.
 ADOPTION_S = 10.0
 JOBS_OVER_KEPT_MAX = 1000
+# Removals on their way to other homes; each one ends with the answer of its home, or when that one's groups are lost.
+REMOVES_KEPT_MAX = 10_000
 
 
 class GroupService:
@@ -38,6 +40,9 @@ class GroupService:
 
     When a home dies, the next live node in the order of incarnations reads the rows of its groups in the control store
     and adopts each by compare-and-set; it tells all nodes, and they give back what its row does not know of.
+
+    A home may die with a removal that it has not read, or before the row says so.  So whoever passed one on keeps it
+    until it hears of the end of the group, and a new home hears it again from everybody who knows of it.
     """
 
     def __init__(self, machine: NodeMachine) -> None:
@@ -55,7 +60,7 @@ class GroupService:
         self._homes: dict[bytes, bytes] = {}  # of groups that have another home than the one that made them
         self._dead: dict[bytes, None] = {}  # nodes
         self._jobs_over: dict[int, None] = {}
-        self._removes: dict[bytes, m.RemoveGroup] = {}  # for groups that have no home at the moment
+        self._removes: dict[bytes, m.RemoveGroup] = {}  # asked of other homes, without an answer so far
         self._unknown: dict[bytes, float] = {}  # group -> when it counts as removed
         self._free: list[int] = []  # what was free here at the last look
         self._view: ClusterView | None = None  # the cluster view at the last look, and what it was then
@@ -148,7 +153,8 @@ class GroupService:
         self._reconcile(state)
         for node in sorted(live - {self.me}):
             self.send(node, state)
-        removal = self._removes.pop(group, None)
+        removal = self._removal(group)
+        self._removes.pop(group, None)
         if removal is not None:
             self.table.remove(group, removal.reason, now)
         elif not row["is_detached"]:
@@ -177,14 +183,24 @@ class GroupService:
         self.table.create(peer, message.group, job.number, message.spec, message.request, self.machine.now)
 
     def _remove(self, peer: bytes, message: m.RemoveGroup) -> None:
+        if len(message.group) != PLACEMENT_GROUP_SIZE:
+            return
+        message = message._replace(reason=message.reason or "it was removed")
         home = self.home(message.group)
-        if home in self._dead:
-            if message.group in self._unknown:
-                self._removes[message.group] = message
-        elif home == self.me:
-            self.table.remove(message.group, message.reason or "it was removed", self.machine.now)
-        else:
+        if home == self.me:
+            self.table.remove(message.group, message.reason, self.machine.now)
+            return
+        if self.directory.look(message.group).state != "REMOVED":  # its home, or the next one, is asked how it goes on
+            self._removes[message.group] = message
+            if len(self._removes) > REMOVES_KEPT_MAX:
+                del self._removes[next(iter(self._removes))]
+        if home not in self._dead:
             self.send(home, message)
+
+    def _removal(self, group: bytes) -> m.RemoveGroup | None:
+        """What a new home is to do with the group: somebody here asked for its removal, or its last home removed it."""
+        reason = self.directory.why_removed(group)
+        return self._removes.get(group) if reason is None else m.RemoveGroup(group, reason)
 
     def _watch(self, peer: bytes, message: m.WatchGroup) -> None:
         if len(message.group) == PLACEMENT_GROUP_SIZE:
@@ -194,16 +210,17 @@ class GroupService:
         if message.group in self.table.groups:
             return  # of the home before this one
         moved = peer != self.home(message.group)
-        if not self.directory.update(message) or message.state == "REMOVED":
+        news = self.directory.update(message)
+        if not moved or message.state == "REMOVED":
             return
-        if moved:
+        removal = self._removal(message.group)
+        if news:
             self._homes[message.group] = peer
             self._unknown.pop(message.group, None)
             self._reconcile(message)
             self.send(peer, m.WatchGroup(message.group))
-            removal = self._removes.pop(message.group, None)
-            if removal is not None:
-                self.send(peer, removal)
+        if removal is not None:
+            self.send(peer, removal)
 
     def _reserve(self, peer: bytes, message: m.BundleReserve) -> None:
         self.bundles.reserve(message.group, message.attempt, message.job, message.bundles, message.wait, message.name,
@@ -238,9 +255,17 @@ class GroupService:
         if group in self.table.groups:
             self.directory.update(self.table.groups[group].state_message())
         elif self.home(group) == self.me or self.home(group) in self._dead:
-            self._unknown.setdefault(group, self.machine.now + UNKNOWN_GRACE_S)
+            grace = UNKNOWN_GRACE_S if self.home(group) == self.me else ADOPTION_S
+            self._unknown.setdefault(group, self.machine.now + grace)
+            if self.home(group) != self.me:  # its next home told the nodes of that time
+                self.machine.names.find_group(group, lambda row: self._found(group, row))
         else:
             self.send(self.home(group), m.WatchGroup(group))
+
+    def _found(self, group: bytes, row: dict[str, Any] | None) -> None:
+        """The row of a group whose home is dead: another home is asked, and its answer says the rest."""
+        if row is not None and group in self._unknown and row["home"] in self._live() - {self.me}:
+            self.send(row["home"], m.WatchGroup(group))
 
     def _tell(self, peer: bytes, state: m.GroupState) -> None:
         self.machine.effects.append(Send(peer, state))
@@ -253,6 +278,7 @@ class GroupService:
         scheduler = self.machine.scheduler
         if state.state == "REMOVED":
             self._homes.pop(state.group, None)
+            self._removes.pop(state.group, None)
             self.machine.actors.group_removed(state.group, state.cause.get("detail", ""))
             scheduler.group_removed(state.group, state.cause.get("detail", ""))
         elif state.state == "CREATED":
@@ -329,11 +355,13 @@ class GroupService:
             if deadline <= now:
                 del self._unknown[group]
                 orphan = self.home(group) in self._dead
-                self._removes.pop(group, None)
                 for attempt, _ in self.bundles.in_use(group):
                     self._give_back(group, attempt, True)
-                self.directory.lost(group, "its home node died" if orphan else
-                                    "no such group, or it was removed long ago")
+                if group in self._removes:
+                    self.directory.lost(group, self._removes[group].reason, asked=True)
+                else:
+                    self.directory.lost(group, "its home node died" if orphan else
+                                        "no such group, or it was removed long ago")
 
     def next_deadline(self) -> float | None:
         first = self.table.next_deadline()
@@ -345,6 +373,10 @@ class GroupService:
         """Raise AssertionError when an invariant is broken."""
         self.table.check()
         self.directory.check()
+        assert len(self._removes) <= REMOVES_KEPT_MAX
+        for asked in self._removes:
+            assert self.directory.known[asked].state.state != "REMOVED", "a removal is kept that has happened"
+            assert self.home(asked) not in self._dead or asked in self._unknown, "a removal is kept for ever"
         for found in self.bundles.rounds.values():
             group = self.table.groups.get(found.group)
             if group is not None and found.state in (State.COMMITTED, State.RESERVED):

@@ -98,6 +98,9 @@ class GcsNames:
     def record_group(self, group: bytes, row: dict[str, Any] | None) -> None:
         self._client.record_group(group, row)
 
+    def find_group(self, group: bytes, then: Callable[[dict[str, Any] | None], None]) -> None:
+        self._client.get_group(group, lambda call: then(call.value))
+
     def list_groups(self, then: Callable[[list[tuple[bytes, dict[str, Any]]]], None]) -> None:
         self._client.list_groups(lambda call: then(call.value or []))
 

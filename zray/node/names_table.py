@@ -44,6 +44,9 @@ class Names(Protocol):
 
     def record_group(self, group: bytes, row: dict | None) -> None: ...
 
+    def find_group(self, group: bytes, then: Callable[[dict | None], None]) -> None:
+        """``then(row)``; None when it has none, and when nobody answers."""
+
     def list_groups(self, then: Callable[[list[tuple[bytes, dict]]], None]) -> None: ...
 
     def adopt_group(self, group: bytes, old: dict, new: dict, then: Callable[[bytes, dict], None]) -> None: ...

@@ -1,0 +1,147 @@
+"""Rules of the code that hold themselves: pure modules, cycles of imports, class names.
+
+What breaks a rule today is listed, and the list may only get shorter: a test fails for what is listed without need.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+
+import pytest
+from tests.unit.source_tree import area, cycles, imports, modules
+
+# ---------------------------------------------------------------- pure modules
+
+PURE_AREAS = ["messages", "owner", "sched", "gcs", "node", "store", "transport", "sim"]
+IMPURE = {"time", "random", "os", "socket", "threading", "zmq", "select", "signal", "subprocess", "asyncio", "datetime",
+          "fcntl", "mmap", "ctypes", "multiprocessing"}
+# What each shell, or what draws from a seeded generator, may import of these; the others none of them.
+SHELLS: dict[str, set[str]] = {
+    "gcs.disk": {"os"},
+    "gcs.persistence": {"os"},
+    "gcs.service": {"os"},
+    "node.ask": {"os", "time"},
+    "node.children": {"os", "select", "signal", "socket"},
+    "node.daemon": {"os", "select", "time"},
+    "node.estate": {"os"},
+    "node.join_secret": {"os"},
+    "node.journal": {"os", "time"},
+    "node.launch": {"fcntl", "os", "select", "signal", "time"},
+    "node.links": {"os", "socket"},
+    "node.linux": {"ctypes", "os", "signal"},
+    "node.log_file": {"os"},
+    "node.member": {"os", "time"},
+    "node.options": {"os", "socket"},
+    "node.output": {"os"},
+    "node.session": {"os", "time"},
+    "node.supervision": {"signal"},
+    "node.zygote": {"os", "random", "select", "signal", "socket", "time"},
+    "sched.gossip": {"random"},
+    "sched.loading": {"os", "threading"},
+    "sim.driver": {"random"},
+    "sim.mesh": {"zmq"},
+    "sim.network": {"random"},
+    "sim.plan": {"random"},
+    "sim.programs": {"random"},
+    "store.pins": {"ctypes", "os"},
+    "store.reaper": {"os", "time"},
+    "store.segment": {"mmap", "multiprocessing", "os"},
+    "store.service": {"mmap", "os", "time"},
+    "store.spill": {"os"},
+    "transport.credentials": {"os", "threading", "time"},
+    "transport.curve": {"os", "socket", "zmq"},
+    "transport.faults": {"random"},
+    "transport.gate": {"os", "socket", "threading", "zmq"},
+    "transport.links": {"zmq"},
+    "transport.loop": {"os", "signal", "threading", "time"},
+    "transport.mesh": {"zmq"},
+    "transport.outbound": {"time", "zmq"},
+    "transport.polling": {"os", "select"},
+    "transport.sockets": {"zmq"},
+    "transport.tcp": {"zmq"},
+}
+
+
+@pytest.mark.parametrize("module", [name for name in modules() if area(name) in PURE_AREAS])
+def test_modules_of_the_machines_are_pure_unless_they_are_listed_as_shells(module):
+    used = imports(module, typing=False) & IMPURE
+    assert used == SHELLS.get(module.removeprefix("zray."), set()), f"{module}: change SHELLS only for a shell"
+
+
+# ---------------------------------------------------------------- cycles of imports
+
+CYCLES: list[set[str]] = [
+    {"api", "cluster_context", "connection", "core.actors", "core.explaining", "core.futures", "core.groups",
+     "core.joining", "core.patience", "core.replies", "core.runtime", "core.stored", "core.tasks",
+     "core.unhandled", "core.values", "core.waits", "driver_log", "experimental.tqdm_ray", "handles", "local_mode",
+     "logging_config", "runtime_context", "zray"},
+    {"node.abroad", "node.actor_places", "node.bound", "node.census", "node.cluster", "node.drivers",
+     "node.group_service", "node.guests", "node.machine", "node.orphans", "node.views"},
+    {"owner.deaths", "owner.maps", "owner.reconstruction", "owner.streams", "owner.submitter", "owner.why"},
+    {"pickler", "serialization", "unpicklable"},
+    {"sim.cluster", "sim.core", "sim.describe", "sim.disasters", "sim.driver", "sim.leftovers", "sim.liveness",
+     "sim.node", "sim.oracle", "sim.stores", "sim.worker"},
+    {"worker.executor", "worker.inline", "worker.places"},
+]
+
+
+def test_no_three_modules_import_each_other_in_a_circle_but_those_listed():
+    found = [{name.removeprefix("zray.") for name in loop} for loop in cycles() if len(loop) > 2]
+    for loop in found:
+        assert any(loop <= known for known in CYCLES), f"a new cycle of imports: {sorted(loop)}"
+    for known in CYCLES:
+        assert known in found, f"shorten CYCLES: {sorted(known)}"
+
+
+# ---------------------------------------------------------------- one name, one class
+
+TWICE: dict[str, set[str]] = {
+    "ActorExit": {"errors", "messages.actors"},
+    "Asker": {"cli", "core.explaining", "node.ask", "sched.asking"},
+    "Chunk": {"messages.store", "worker.queue"},
+    "Cluster": {"cluster_utils", "node.cluster"},
+    "Entry": {"owner.records", "sched.lanes", "sched.waiting", "transport.credentials"},
+    "Faults": {"sim.network", "transport.faults"},
+    "Found": {"node.unheld", "store.ownerless"},
+    "Grant": {"sched.local", "store.records"},
+    "Group": {"node.group_records", "worker.coroutines"},
+    "Key": {"owner.records", "sim.scheduling", "store.exchange"},
+    "Lane": {"sched.lanes", "sched.waiting"},
+    "Lease": {"owner.records", "sched.local", "worker.queue"},
+    "Leaving": {"node.leaving", "owner.calls"},
+    "Links": {"node.links", "transport.links"},
+    "Loop": {"local_actors", "transport.loop"},
+    "Membership": {"gcs.membership", "node.options"},
+    "Node": {"_private.worker", "sim.scheduling"},
+    "NodeGone": {"messages.cluster", "sched.bottom_up"},
+    "Place": {"core.unhandled", "sched.spill_effects"},
+    "Policy": {"demo", "sched.policies.base"},
+    "Ports": {"node.actors", "node.groups"},
+    "Record": {"local_objects", "store.exchange"},
+    "Round": {"node.group_records", "sched.bundles"},
+    "Row": {"gcs.tables", "microbenchmark", "sched.gossip"},
+    "Send": {"node.effects", "sched.bottom_up", "store.records"},
+    "Session": {"gcs.dedupe", "node.session", "store.serving", "transport.session"},
+    "SimNode": {"sim.chain", "sim.node"},
+    "Spill": {"sched.spill", "store.records"},
+    "State": {"node.pool", "sched.bundles", "store.pulls"},
+    "Stored": {"core.stored", "store.records"},
+    "Stream": {"node.output", "owner.streams"},
+    "Task": {"owner.records", "sim.scheduling"},
+    "TaskEvents": {"node.task_events", "worker.events"},
+    "Unlink": {"node.effects", "store.records"},
+    "View": {"gcs.decider", "store.pins"},
+    "Waiter": {"store.client", "transport.loop"},
+    "Watcher": {"gcs.changes", "node.children"},
+    "Worker": {"_private.worker", "node.pool", "worker.main"},
+}
+
+
+def test_no_public_class_name_stands_for_two_classes_but_those_listed():
+    where: dict[str, set[str]] = defaultdict(set)
+    for module, tree in modules().items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                where[node.name].add(module.removeprefix("zray."))
+    assert {name: places for name, places in where.items() if len(places) > 1} == TWICE

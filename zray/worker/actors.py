@@ -22,7 +22,7 @@ from zray.messages import ActorInit
 from zray.worker import invoke
 from zray.worker.cancel import NoInterrupts
 from zray.worker.ends import exit_code
-from zray.worker.life import ActorLife, CallGroup
+from zray.worker.life import ActorLife, CallGroup, sizes_of
 from zray.worker.execution import Execution
 from zray.worker.queue import ATTEMPT, EXTRA, FUNCTION, TASK_ID, Entry
 
@@ -83,22 +83,18 @@ class ActorHost:
         return serialization.dump_error(raised, name)
 
     def _choose_mode(self) -> None:
-        spec = self.spec
-        sizes = dict(spec.get("concurrency_groups") or {})
-        if spec.get("is_async"):
+        sizes = sizes_of(self.spec)
+        if not sizes:
+            return
+        self.life.run_side_by_side(sizes, self.group_of)
+        if self.spec.get("is_async"):
             from zray.worker.coroutines import Coroutines
 
-            sizes[""] = spec.get("max_concurrency") or 1000
             self.coroutines = Coroutines(self.executor, self.life, self.end_by)
-            self.life.run_side_by_side(sizes, self.group_of)
             self.main_loop = self.coroutines.run
-            self._end_gently()
-            return
-        sizes[""] = spec.get("max_concurrency") or 1
-        if len(sizes) > 1 or sizes[""] > 1:
-            self.life.run_side_by_side(sizes, self.group_of)
+        else:
             self.threads = {name: ThreadGroup(self, group) for name, group in self.life.groups.items()}
-            self._end_gently()
+        self._end_gently()
 
     def fill(self, context: Any) -> None:
         """What the context says on every thread of an actor."""

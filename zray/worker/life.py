@@ -15,14 +15,21 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from zray.messages import ActorInit
+from zray.options import ASYNC_MAX_CONCURRENCY
 from zray.worker.queue import Entry, Lease
 from zray.worker.results import identity
 
 # Replies kept per caller for a call that is pushed again, in batches and in bytes.
 KEPT_BATCHES = 64
 KEPT_BYTES = 1024 * 1024
-
 Identity = tuple[bytes, int]  # task id, attempt
+
+
+def sizes_of(spec: dict[str, Any]) -> dict[str, int]:
+    """Concurrency groups of an actor, "" the default one; none where its calls run one after the other."""
+    sizes = dict(spec.get("concurrency_groups") or {})
+    sizes[""] = spec.get("max_concurrency") or (ASYNC_MAX_CONCURRENCY if spec.get("is_async") else 1)
+    return sizes if spec.get("is_async") or len(sizes) > 1 or sizes[""] > 1 else {}
 
 
 class CallGroup:

@@ -8,7 +8,7 @@ from typing import Any
 from tests.unit.worker_fakes import NODE, OWNER, call
 from zray.messages import ActorInit, JobConfig
 from zray.worker.life import CallGroup
-from zray.worker.machine import HAND_BACK_AFTER_S, WorkerMachine
+from zray.worker.machine import CALLS_LOOK_S, HAND_BACK_AFTER_S, WorkerMachine
 from zray.worker.queue import Entry
 from zray.worker.results import identity
 
@@ -30,7 +30,7 @@ class FakeRunner:
         self.started.append((group, entry))
 
     def later(self, seconds: float, action: Callable[[], None]) -> None:
-        assert seconds == HAND_BACK_AFTER_S
+        assert seconds in (HAND_BACK_AFTER_S, CALLS_LOOK_S)
         self.timers.append(action)
 
     def kick(self) -> None:
@@ -87,7 +87,7 @@ class MachineRig:
         return [message for _, message in taken if kind is None or isinstance(message, kind)]
 
     def tick(self) -> None:
-        """HAND_BACK_AFTER_S passes."""
+        """HAND_BACK_AFTER_S passes, or CALLS_LOOK_S."""
         timers, self.runner.timers = self.runner.timers, []
         for timer in timers:
             timer()

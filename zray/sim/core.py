@@ -428,7 +428,7 @@ class Core(Process):
     # ------------------------------------------------------------ actors
 
     def create_actor(self, restarts: int, retries: int = 0, cpus: int = 1,
-                     strategy: dict[str, Any] | None = None) -> Handle:
+                     strategy: dict[str, Any] | None = None, concurrency: dict[str, Any] | None = None) -> Handle:
         tid = self.next_task_id()
         actor = ids.actor_id(tid[:ids.PREFIX_SIZE], int.from_bytes(tid[ids.PREFIX_SIZE:], "little"))
         self.calls.link_for(actor, "Actor").max_task_retries = retries
@@ -439,7 +439,7 @@ class Core(Process):
         self.cluster.oracle.created(actor, entry.oid)
         self.send(self.node, m.CreateActor(actor, {
             "class_key": b"actor", "demand": {"CPU": cpus * UNIT}, "running": {}, "max_restarts": restarts,
-            "class_name": "Actor", "job": self.job, "strategy": strategy or {}}, 0))
+            "class_name": "Actor", "job": self.job, "strategy": strategy or {}, **(concurrency or {})}, 0))
         return Handle(actor, Ref(self, entry))
 
     def create_detached(self, name: str, restarts: int, then: Callable[[Handle], None]) -> None:

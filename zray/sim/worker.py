@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 import msgpack
 
 from zray import messages as m
-from zray.ids import same_node
+from zray.causes import Cause
+from zray.core.ports import Work
 from zray.sim import programs
-from zray.sim.core import Core, Failure, Ref
+from zray.sim.core import Core, Ref
+from zray.sim.failure import Failure
 from zray.worker.queue import ATTEMPT, EXTRA, RETURNS, TASK_ID, Lease, TaskQueue
 
 if TYPE_CHECKING:
@@ -66,7 +68,8 @@ class SimWorker(Core):
         self._watching = False
         self._watched: Any = None
         super().__init__(cluster, host, incarnation, pid)
-        self.handlers.update({
+        self.machine.work = Work(self.queue.forget_owners, self.place_of, self.cancel_inline)
+        self.machine.take({
             m.LeaseOpen.CODE: self.on_lease_open, m.FunctionDef.CODE: self.on_function,
             m.PushTasks.CODE: self.on_push, m.CancelTask.CODE: self.on_cancel, m.StreamAck.CODE: self.on_stream_ack,
             m.ActorInit.CODE: self.on_actor_init, m.PushCalls.CODE: self.on_calls, m.WorkerExit.CODE: self.on_exit,
@@ -77,7 +80,7 @@ class SimWorker(Core):
     # ------------------------------------------------------------ messages
 
     def on_job(self, peer: bytes, message: m.JobConfig) -> None:
-        self.job = self.submitter.job = message.job
+        self.machine.set_job(message.job)
 
     def on_lease_open(self, peer: bytes, message: m.LeaseOpen) -> None:
         assert message.env == self.started_under, "a worker serves only the variables that it was started under"
@@ -115,22 +118,23 @@ class SimWorker(Core):
             self.queue.push(peer, message.life, first, calls)
             self.go()
 
-    def on_process_gone(self, peer: bytes, message: m.ProcessGone) -> None:
-        super().on_process_gone(peer, message)
-        self.queue.forget_owners(lambda owner: owner == message.process)
-
-    def on_node_gone(self, peer: bytes, message: m.NodeGone) -> None:
-        super().on_node_gone(peer, message)
-        self.queue.forget_owners(lambda owner: same_node(owner, message.node))
-
-    def lost_node(self) -> None:
+    def node_lost(self) -> dict[str, Any]:
         """PDEATHSIG."""
         self.cluster.crash(self, "its node ended")
+        return super().node_lost()
+
+    def place_of(self, task: bytes) -> tuple[Any, dict[str, Any]] | None:
+        """The task that runs, and those behind it."""
+        if self.running is not None and self.running.task[TASK_ID] == task:
+            return Cause.RUNNING, {"name": "", "task": task.hex()}
+        return None
+
+    def cancel_inline(self, task: Any, recursive: bool) -> None:
+        raise AssertionError("no task runs inline here")
 
     def on_cancel(self, peer: bytes, message: m.CancelTask) -> None:
         if message.recursive:
-            for child in self.submitter.children_of(message.task):
-                self.submitter.cancel(child, False, True)
+            self.machine.cancel_children(message.task)
         place = self.queue.cancel(message.task, message.attempt)
         if place is not None:
             lease, sequence = place
@@ -154,8 +158,7 @@ class SimWorker(Core):
                 run.wake()
 
     def on_exit(self, peer: bytes, message: m.WorkerExit) -> None:
-        if self.actor is None and (self.refs.exported() or any(
-                key.queue or key.leases for key in self.submitter.by_number.values())):
+        if self.actor is None and self.machine.is_owner:
             return
         self.stopping = True
         self.go()
@@ -313,7 +316,7 @@ class SimWorker(Core):
         records = [ref.record for ref in run.nested]
         for record in records:
             self.refs.unpin(record)
-        held = self.refs.still_held(records)
+        held = self.machine.still_held(records)
         if held:
             result = _with(result, held=held)
         limit = (task[EXTRA] or {}).get("max_calls")

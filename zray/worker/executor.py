@@ -97,8 +97,7 @@ class Executor:
         handlers[PushCalls.CODE] = self.on_calls
         handlers[WorkerExit.CODE] = self.on_exit
         handlers[JobOver.CODE] = lambda peer, message: self.events.flush(always=True)
-        self.rt.executor = self
-        self.rt.submitter.cancel_inline = self.inline.cancel
+        self.rt.employ(self)
         self.interrupts.install()
 
     # ------------------------------------------------------------ handlers, under the lock

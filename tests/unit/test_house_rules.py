@@ -13,7 +13,7 @@ from tests.unit.source_tree import area, cycles, imports, modules
 
 # ---------------------------------------------------------------- pure modules
 
-PURE_AREAS = ["messages", "owner", "sched", "gcs", "node", "store", "transport", "sim"]
+PURE_AREAS = ["messages", "owner", "sched", "gcs", "node", "store", "transport", "worker", "sim"]
 PURE_MODULES = ["zray.core.connections", "zray.core.creation", "zray.core.group_waits", "zray.core.machine",
                 "zray.core.ports", "zray.core.process", "zray.core.redial", "zray.core.why"]
 IMPURE = {"time", "random", "os", "socket", "threading", "zmq", "select", "signal", "subprocess", "asyncio", "datetime",
@@ -63,6 +63,19 @@ SHELLS: dict[str, set[str]] = {
     "transport.polling": {"os", "select"},
     "transport.sockets": {"zmq"},
     "transport.tcp": {"zmq"},
+    "worker.actors": {"signal", "threading", "time"},
+    "worker.blas": {"ctypes"},
+    "worker.cancel": {"signal", "threading"},
+    "worker.coroutines": {"asyncio", "time"},
+    "worker.ends": {"os", "threading"},
+    "worker.events": {"os", "time"},
+    "worker.executor": {"os", "threading", "time"},
+    "worker.inline": {"threading"},
+    "worker.main": {"os", "signal", "time"},
+    "worker.maps": {"time"},
+    "worker.meshloop": {"asyncio", "threading"},
+    "worker.process": {"os", "time"},
+    "worker.streams": {"asyncio", "time"},
 }
 
 
@@ -84,7 +97,6 @@ CYCLES: list[set[str]] = [
     {"pickler", "serialization", "unpicklable"},
     {"sim.cluster", "sim.core", "sim.describe", "sim.disasters", "sim.driver", "sim.leftovers", "sim.liveness",
      "sim.node", "sim.oracle", "sim.stores", "sim.worker"},
-    {"worker.executor", "worker.inline", "worker.places"},
 ]
 
 
@@ -107,7 +119,6 @@ TWICE: dict[str, set[str]] = {
     "Faults": {"sim.network", "transport.faults"},
     "Found": {"node.unheld", "store.ownerless"},
     "Grant": {"sched.local", "store.records"},
-    "Group": {"node.group_records", "worker.coroutines"},
     "Key": {"owner.records", "sim.scheduling", "store.exchange"},
     "Lane": {"sched.lanes", "sched.waiting"},
     "Lease": {"owner.records", "sched.local", "worker.queue"},

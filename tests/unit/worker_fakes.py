@@ -115,6 +115,7 @@ class FakeRuntime:
 
     def employ(self, executor: Any) -> None:
         self.executor = executor
+        self.handlers.update(executor.machine.handlers)
 
     def send(self, peer: bytes, message: Any) -> None:
         with self.loop.changed:
@@ -154,6 +155,24 @@ class FakeRuntime:
         self.cancelled_children.append(task)
 
 
+class Ended(BaseException):
+    """The process would end here, with this code."""
+
+
+class FakeSurroundings:
+    def on_job(self, message: Any) -> None:
+        pass
+
+    def on_lease(self, lease: Any) -> None:
+        pass
+
+    def on_actor(self, message: Any) -> None:
+        pass
+
+    def end(self, code: int) -> Any:
+        raise Ended(code)
+
+
 def task_id(n: int) -> bytes:
     return ids.task_id(b"p" * ids.PREFIX_SIZE, n)
 
@@ -171,7 +190,8 @@ class Rig:
         from zray.worker.executor import Executor
 
         self.rt = FakeRuntime()
-        self.executor = Executor(self.rt)
+        self.executor = Executor(self.rt, FakeSurroundings())
+        self.executor.machine.employed = True
         self.executor.install()
 
     def define(self, function: Any) -> bytes:

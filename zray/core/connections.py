@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from zray import ids, messages as m
 from zray.core.ports import Dialling, Shell, Transport
-from zray.core.process import CoreProcess
+from zray.core.process import ProcessRecord
 from zray.core.redial import Redial
 
 
@@ -34,7 +34,7 @@ class Ends(Protocol):
 class Connections:
     """See the module's docstring.  It is the Net of the owner's machines."""
 
-    def __init__(self, process: CoreProcess, transport: Transport, dialling: Dialling, shell: Shell, ends: Ends):
+    def __init__(self, process: ProcessRecord, transport: Transport, dialling: Dialling, shell: Shell, ends: Ends):
         self.process = process
         self.transport = transport
         self.dialling = dialling

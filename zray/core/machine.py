@@ -25,7 +25,7 @@ from zray.core.connections import Connections
 from zray.core.creation import Creations
 from zray.core.group_waits import GroupWaits
 from zray.core.ports import Dialling, Shell, Store, Transport, Work
-from zray.core.process import CoreProcess
+from zray.core.process import ProcessRecord
 from zray.core.why import Reason, explain_record
 from zray.gcs.client import RETRY_S, GcsClient
 from zray.owner.adoption import Adoption
@@ -54,7 +54,7 @@ class CoreMachine:
     work                        of a worker: its executing half
     """
 
-    def __init__(self, process: CoreProcess, transport: Transport, dialling: Dialling, store: Store, columns: Columns,
+    def __init__(self, process: ProcessRecord, transport: Transport, dialling: Dialling, store: Store, columns: Columns,
                  shell: Shell, dropped: deque[Any]):
         node, config = process.node, process.config
         self.process = process
@@ -128,6 +128,11 @@ class CoreMachine:
         taken = self.handlers.keys() & handlers.keys()
         assert not taken, f"messages {sorted(taken)} have two handlers"
         self.handlers.update(handlers)
+
+    def employ(self, work: Work, handlers: Handlers) -> None:
+        """This process runs what others push to it."""
+        self.work = work
+        self.take(handlers)
 
     # ------------------------------------------------------------ events and turns
 

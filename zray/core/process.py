@@ -7,7 +7,7 @@ from typing import Any
 from zray.config import Config
 
 
-class CoreProcess:
+class ProcessRecord:
     """``kind`` is "driver" or "worker"; ``node`` the incarnation of its node; ``python`` the version it runs."""
 
     def __init__(self, kind: str, incarnation: bytes, node: bytes, endpoint: str, pid: int, python: str, job: int,

@@ -23,7 +23,7 @@ from zray.core.groups import Groups
 from zray.core.machine import CoreMachine
 from zray.core.patience import Warned
 from zray.core.ports import Work
-from zray.core.process import CoreProcess
+from zray.core.process import ProcessRecord
 from zray.core.reach import Reach
 from zray.core.replies import REQUEST_TIMEOUT_S, Questions, Reply
 from zray.core.stored import Stored
@@ -63,7 +63,7 @@ class Runtime:
     def __init__(self, kind: str, incarnation: bytes, node: bytes, node_endpoint: str, endpoint: str, job: int,
                  config: Config):
         python = f"{sys.version_info[0]}.{sys.version_info[1]}.{sys.version_info[2]}"
-        self.process = process = CoreProcess(kind, incarnation, node, endpoint, os.getpid(), python, job, config)
+        self.process = process = ProcessRecord(kind, incarnation, node, endpoint, os.getpid(), python, job, config)
         self.ids = TaskIds()
         self.ids.set_job(job)
         self.context = Context()
@@ -271,7 +271,8 @@ class Runtime:
     def employ(self, executor: Any) -> None:
         """This process runs what others push to it."""
         self.executor = self.waits.executor = executor
-        self.machine.work = Work(executor.queue.forget_owners, executor.place_of, executor.inline.cancel)
+        self.machine.employ(Work(executor.queue.forget_owners, executor.place_of, executor.inline.cancel),
+                            executor.machine.handlers)
 
     def set_job(self, job: int) -> None:
         """Join a job: ids made from now on carry it."""

@@ -16,7 +16,7 @@ from zray.core.context import Context
 from zray.core.explaining import Reasons
 from zray.core.machine import CoreMachine
 from zray.core.patience import Warned
-from zray.core.process import CoreProcess
+from zray.core.process import ProcessRecord
 from zray.ids import short
 from zray.owner.reconstruction import same_place
 from zray.store import StoreFull
@@ -47,7 +47,7 @@ class Stored:
     client: StoreClient
     machine: CoreMachine  # set once it is made: it and this need each other
 
-    def __init__(self, process: CoreProcess, loop: Loop, context: Context, warned: Warned):
+    def __init__(self, process: ProcessRecord, loop: Loop, context: Context, warned: Warned):
         self.process = process
         self.loop = loop
         self.context = context

@@ -12,7 +12,7 @@ from typing import Any
 from zray import errors, ids, serialization
 from zray.core.context import Context, TaskIds
 from zray.core.machine import CoreMachine
-from zray.core.process import CoreProcess
+from zray.core.process import ProcessRecord
 from zray.core.stored import Stored
 from zray.messages import CARRYING, FAILED, STORED
 from zray.owner.records import Borrowed, Entry
@@ -38,7 +38,7 @@ class Values:
     elsewhere: Callable[[Callable[[], None]], None]
     kick: Callable[[], None]
 
-    def __init__(self, process: CoreProcess, loop: Loop, context: Context, ids_: TaskIds, stored: Stored):
+    def __init__(self, process: ProcessRecord, loop: Loop, context: Context, ids_: TaskIds, stored: Stored):
         self.process = process
         self.loop = loop
         self.context = context

@@ -14,7 +14,7 @@ import msgpack
 
 from zray import ids, messages as m
 from zray.core.machine import CoreMachine
-from zray.core.process import CoreProcess
+from zray.core.process import ProcessRecord
 from zray.owner.calls import ActorLink
 from zray.owner.records import Function, Task
 from zray.sim import programs
@@ -97,7 +97,7 @@ class Core(Process):
         self.dropped: deque[Any] = deque()
         self.mesh.on_closed = self._closed
         self.mesh.on_error = cluster.error
-        self.about = CoreProcess(self.kind, incarnation, self.node, self.mesh.endpoint, pid, cluster.python, 0,
+        self.about = ProcessRecord(self.kind, incarnation, self.node, self.mesh.endpoint, pid, cluster.python, 0,
                                  cluster.config)
         self.machine = machine = CoreMachine(
             self.about, self.mesh, SimDialling(self.mesh), CoreStore(cluster.stores, self), SimColumns(self), self,

@@ -23,14 +23,12 @@ from __future__ import annotations
 import sys
 import threading
 from types import CodeType, FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from zray.owner.records import QUEUED, Entry, Task
 from zray.sched.resources import GPU, UNIT
+from zray.worker.execution import Execution
 from zray.worker.queue import EXTRA, Chunk
-
-if TYPE_CHECKING:
-    from zray.worker.executor import Executor
 
 # One level costs about ten frames of zray; the interpreter's limit is raised by what is in use already.
 DEPTH_MAX = 32
@@ -43,7 +41,7 @@ PLACES_MAX = 4096
 class Inline:
     """Inline execution for one Executor."""
 
-    def __init__(self, executor: Executor):
+    def __init__(self, executor: Execution):
         self.executor = executor
         self.depth = 0
         self.ran = 0
@@ -68,10 +66,10 @@ class Inline:
 
     def _possible(self) -> bool:
         """Whether the caller is a task that may lend its stack."""
-        executor = self.executor
-        if executor.actor is not None or self.depth >= DEPTH_MAX or executor.lease is None or executor.forked:
+        machine = self.executor.machine
+        if machine.actor is not None or self.depth >= DEPTH_MAX or machine.lease is None or self.executor.forked:
             return False
-        running = executor.queue.running
+        running = machine.queue.running
         if running is None or type(running[2]) is Chunk or threading.current_thread() is not threading.main_thread():
             return False
         extra = running[2][EXTRA]
@@ -83,7 +81,7 @@ class Inline:
             return False
         if task.extra and task.extra.get("max_calls"):
             return False
-        lease = self.executor.lease
+        lease = self.executor.machine.lease
         assert lease is not None
         demand = {name: units / UNIT for name, units in key.demand.items()}
         return GPU not in demand and demand == lease.assigned.get("resources") and key.env == lease.env \

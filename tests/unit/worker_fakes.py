@@ -107,12 +107,15 @@ class FakeRuntime:
         self.sent: list[tuple[bytes, Any]] = []
         self.marks = memoryview(bytearray(24)).cast("q")
         self.context = Context()
-        self.values = Values(self)  # type: ignore[arg-type]
+        self.values = Values(self, self.loop, self.context, None, None)  # type: ignore[arg-type]
         self.definitions: dict[bytes, bytes] = {}
         self.cancelled_children: list[bytes] = []
         self.executor: Any = None
-        self.submitter = SimpleNamespace()
         self.busy = False
+
+    def employ(self, executor: Any) -> None:
+        self.executor = executor
+        self.handlers.update(executor.machine.handlers)
 
     def send(self, peer: bytes, message: Any) -> None:
         with self.loop.changed:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from zray import messages as m
 from zray.sim import programs
-from zray.sim.core import Core, Failure
+from zray.sim.core import Core
+from zray.sim.failure import Failure
 from zray.sim.node import GEAR
 
 if TYPE_CHECKING:
@@ -35,19 +36,19 @@ class SimDriver(Core):
         self.finished = False
         self._draining = False
         super().__init__(cluster, host, host.incarnation[:4] + b"\xffr%02d" % number, 1000 + number)
-        self.handlers[m.DriverAccepted.CODE] = self._accepted
+        self.machine.take({m.DriverAccepted.CODE: self._accepted})
         self.send(self.node, m.RegisterDriver({}))
 
     def _accepted(self, peer: bytes, message: m.DriverAccepted) -> None:
-        self.job = self.submitter.job = message.job
+        self.machine.set_job(message.job)
         self.script = self._main()
         self._resume()
 
-    def lost_node(self) -> None:
-        """What it waits for has failed; it sees so, and goes."""
-        super().lost_node()
+    def node_lost(self) -> dict[str, Any]:
+        """What it waits for fails; it sees so, and goes."""
         self.finished = True
         self.later(self.net.random.uniform(0, 0.2), self.cluster.crash, self, "its node ended")
+        return super().node_lost()
 
     def _resume(self) -> None:
         if self.script is None:

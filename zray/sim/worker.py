@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 import msgpack
 
 from zray import messages as m
-from zray.ids import same_node
+from zray.causes import Cause
+from zray.core.ports import Work
 from zray.sim import programs
-from zray.sim.core import Core, Failure, Ref
+from zray.sim.core import Core, Ref
+from zray.sim.failure import Failure
 from zray.worker.life import CallGroup, sizes_of
 from zray.worker.machine import END, RUN, WorkerMachine
 from zray.worker.nesting import NestedTasks
@@ -63,8 +65,7 @@ class SimWorker(Core):
         super().__init__(cluster, host, incarnation, pid)
         self.work = WorkerMachine(self.node, self.marks, self.send, self)
         self.inside = NestedTasks(self.work, self.submitter)
-        self.submitter.cancel_inline = self._cancel_inside
-        self.handlers.update(self.work.handlers)
+        self.machine.employ(Work(self.work.queue.forget_owners, self.place_of, self._cancel_inside), self.work.handlers)
         self.send(self.node, m.WorkerReady(pid))
 
     @property
@@ -102,14 +103,13 @@ class SimWorker(Core):
         self.functions.add(key)
 
     def take_on_job(self, message: m.JobConfig) -> None:
-        self.job = self.submitter.job = message.job
+        self.machine.set_job(message.job)
 
     def cancel_children(self, task: bytes) -> None:
-        for child in self.submitter.children_of(task):
-            self.submitter.cancel(child, False, True)
+        self.machine.cancel_children(task)
 
     def owner_busy(self) -> bool:
-        return self.refs.exported() or any(key.queue or key.leases for key in self.submitter.by_number.values())
+        return self.machine.is_owner
 
     def answered(self, count: int) -> None:
         pass  # events are not simulated
@@ -126,19 +126,18 @@ class SimWorker(Core):
 
     # ------------------------------------------------------------ ends of others
 
-    def on_process_gone(self, peer: bytes, message: m.ProcessGone) -> None:
-        super().on_process_gone(peer, message)
-        self.work.queue.forget_owners(lambda owner: owner == message.process)
-
-    def on_node_gone(self, peer: bytes, message: m.NodeGone) -> None:
-        super().on_node_gone(peer, message)
-        self.work.queue.forget_owners(lambda owner: same_node(owner, message.node))
-
-    def lost_node(self) -> None:
+    def node_lost(self) -> dict[str, Any]:
         """PDEATHSIG."""
         self.cluster.crash(self, "its node ended")
+        return super().node_lost()
 
-    # ------------------------------------------------------------ what the main thread does
+    # ------------------------------------------------------------ the core machine's Work
+
+    def place_of(self, task: bytes) -> tuple[Any, dict[str, Any]] | None:
+        """The task or call, when it runs."""
+        if any(tid == task for tid, _ in self.runs):
+            return Cause.RUNNING, {"name": "", "task": task.hex()}
+        return None
 
     def _next(self) -> None:
         """Go on with the queue, as zray.worker.executor.run_forever does."""
@@ -364,7 +363,7 @@ class SimWorker(Core):
         records = [ref.record for ref in run.nested]
         for record in records:
             self.refs.unpin(record)
-        held = self.refs.still_held(records)
+        held = self.machine.still_held(records)
         if held and result is not None:
             result = with_extra(result, held=held)
         if (task[EXTRA] or {}).get("max_calls") and result is not None:

@@ -1,4 +1,4 @@
-"""Imports point one way, as docs/internals.md says under "Layers"; a module that is in no layer fails.
+"""Imports point one way, as docs/architecture.md says under "Layers"; a module that is in no layer fails.
 
 Imports inside functions count too, except those that ``if TYPE_CHECKING`` guards.
 """

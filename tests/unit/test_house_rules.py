@@ -24,7 +24,6 @@ SHELLS: dict[str, set[str]] = {
     "node.ask": {"os", "time"},
     "node.children": {"os", "select", "signal", "socket"},
     "node.daemon": {"os", "select", "time"},
-    "node.estate": {"os"},
     "node.join_secret": {"os"},
     "node.journal": {"os", "time"},
     "node.launch": {"fcntl", "os", "signal", "time"},
@@ -33,6 +32,7 @@ SHELLS: dict[str, set[str]] = {
     "node.linux": {"ctypes", "os", "signal"},
     "node.log_file": {"os"},
     "node.member": {"os", "time"},
+    "node.object_handover": {"os"},
     "node.options": {"os", "socket"},
     "node.output": {"os"},
     "node.session": {"os", "time"},
@@ -77,8 +77,6 @@ CYCLES: list[set[str]] = [
      "core.joining", "core.patience", "core.replies", "core.runtime", "core.stored", "core.tasks",
      "core.unhandled", "core.values", "core.waits", "core.whys", "driver_log", "experimental.tqdm_ray", "handles",
      "local_mode", "logging_config", "runtime_context", "zray"},
-    {"node.abroad", "node.actor_places", "node.bound", "node.census", "node.cluster", "node.drivers",
-     "node.group_service", "node.guests", "node.machine", "node.orphans", "node.views"},
     {"node.daemon", "node.lines", "node.member"},
     {"owner.deaths", "owner.maps", "owner.reconstruction", "owner.streams", "owner.submitter", "owner.why"},
     {"pickler", "serialization", "unpicklable"},
@@ -94,6 +92,19 @@ def test_no_three_modules_import_each_other_in_a_circle_but_those_listed():
         assert any(loop <= known for known in CYCLES), f"a new cycle of imports: {sorted(loop)}"
     for known in CYCLES:
         assert known in found, f"shorten CYCLES: {sorted(known)}"
+
+
+# ---------------------------------------------------------------- ports, not hosts
+
+@pytest.mark.parametrize("module", modules())
+def test_no_part_holds_the_object_that_contains_it(module):
+    """A part gets ports: what it needs, by name.  From its host it could take anything."""
+    assert not any(isinstance(node, ast.Attribute) and node.attr == "_host" for node in ast.walk(modules()[module]))
+
+
+def test_parts_of_a_node_do_not_know_its_machine():
+    users = {module for module in modules() if "zray.node.machine" in imports(module, typing=True)}
+    assert {module for module in users if area(module) == "node"} == {"zray.node.daemon"}
 
 
 # ---------------------------------------------------------------- one name, one class
@@ -119,7 +130,6 @@ TWICE: dict[str, set[str]] = {
     "NodeGone": {"messages.cluster", "sched.bottom_up"},
     "Place": {"core.unhandled", "sched.spill_effects"},
     "Policy": {"demo", "sched.policies.base"},
-    "Ports": {"node.actors", "node.groups"},
     "Record": {"local_objects", "store.exchange"},
     "Round": {"node.group_records", "sched.bundles"},
     "Row": {"gcs.tables", "microbenchmark", "sched.gossip"},

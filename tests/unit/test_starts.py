@@ -18,7 +18,8 @@ class Machine:
         self.rate = rate
         self.out: list = []
         self.made = self.now = 0
-        self.pool = Pool(self.new_id, self.out.append, keep=0, workers_max=4096, idle_s=60.0)
+        self.pool = Pool(self.new_id, self.out.append, keep=0, workers_max=4096, idle_s=60.0,
+                         may_retire=lambda worker: True)
         self.starting: list[bytes] = []
         self.most = 0
 

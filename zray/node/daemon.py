@@ -84,7 +84,7 @@ class Daemon:
         from zray.gcs.membership import BEAT_PART, UNANSWERED_PART
         from zray.gcs.service import GcsService
         from zray.node.locations import GcsLocations
-        from zray.node.machine import NodeMachine
+        from zray.node.machine import NodeMachine, NodePorts
         from zray.node.names import GcsNames
         from zray.node.output import Output
         from zray.node.zygote import workers_environ
@@ -137,10 +137,10 @@ class Daemon:
             incarnation=self.incarnation, node=shown, first_job=(ordinal << JOB_BITS) + 1,
             scheduler=LocalScheduler(offered.total, offered.labels, node=self.incarnation, gpu_ids=offered.gpu_ids,
                                      next_lease=count((ordinal << LEASE_BITS) + 1).__next__),
-            names=GcsNames(self.gcs.client), config=self.config,
-            new_worker_id=map(partial(ids.worker_id, self.incarnation), count(1)).__next__, attach=self._attach_driver,
-            keep=offered.cpus, store_report=self.store.report, gcs_report=self._gcs_report,
-            environ=workers_environ(), ownerless=self.store.ownerless, free_unheld=self.store.free_unheld)
+            names=GcsNames(self.gcs.client), config=self.config, keep=offered.cpus, ports=NodePorts(
+                new_worker_id=map(partial(ids.worker_id, self.incarnation), count(1)).__next__,
+                attach=self._attach_driver, environ=workers_environ(), store_report=self.store.report,
+                gcs_report=self._gcs_report, ownerless=self.store.ownerless, free_unheld=self.store.free_unheld))
         self._load_kernels()
         self._shell_handlers = {**self.store.handlers, **self.gcs.handlers}
         self._doomed: set[bytes] = set()  # to be killed as soon as they have a process
@@ -338,11 +338,12 @@ class Daemon:
             self.stopping = self.stopping or why
         elif leaving is None:
             self.member.tell_leave(why)
-            from zray.node.estate import Estate
+            from zray.node.object_handover import ObjectHandover
 
-            estate = Estate(self.machine, self.store, lambda: not self.locations.unwritten, self.session_dir)
+            handover = ObjectHandover(self.incarnation, self.machine.drivers, self.store,
+                                      lambda: not self.locations.unwritten, self.session_dir)
             self._leaving = Leaving(why, self.machine, self.gcs, self.member.leavers, self.member.ended_nodes,
-                                    partial(self._left, why), time.monotonic(), estate)
+                                    partial(self._left, why), time.monotonic(), handover)
 
     def _left(self, why: str) -> None:
         assert self._leaving is not None

@@ -8,7 +8,7 @@ In all of a run what waits and can be met is met within a bounded time (zray.sim
 While faults last, drivers submit, get, cancel, kill and die, workers are killed, nodes are killed, stopped, cut off,
 join and leave (zray.sim.disasters), frames are lost, doubled and late.  Then the network heals and every driver must
 get everything it waits for within a bounded time.  Then every reference is dropped, and nothing may be left on any
-node that lives: no object, hold, lease, worker in use, actor, guest, watch or group.
+node that lives: no object, hold, lease, worker in use, actor, foreign actor, watch or group.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ def _node(node: SimNode) -> Iterator[str]:
     yield f"  placements {[p.row() for p in machine.placements.values()]}"
     yield f"  workers {list(machine.pool.workers.values())}"
     yield f"  waiting {waiting}"
-    yield f"  actors {actors}, guests {list(machine.guests.guests)}, lent {machine.abroad.lent}"
+    yield f"  actors {actors}, foreign {list(machine.foreign.actors)}, remote leases {machine.remote_leases.leases}"
 
 
 def _process(core: Core) -> Iterator[str]:

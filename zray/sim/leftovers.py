@@ -47,9 +47,10 @@ def _of_node(node: SimNode) -> Iterator[str]:
     for what, found in (
             ("groups", [group for group, found in groups.table.groups.items() if found.state != "REMOVED"]),
             ("bundles", groups.bundles.rounds),
-            ("guests", machine.guests.guests), ("watches", machine.elsewhere.entries), ("lent", machine.abroad.lent),
+            ("foreign actors", machine.foreign.actors), ("watches", machine.actor_rows.entries),
+            ("remote leases", machine.remote_leases.leases),
             ("dials", machine.cluster._dialling), ("requests", machine.places.requests),
-            ("asked", machine.census._asked),
+            ("asked", machine.queries.asked),
             ("requests of its client", node.gcs.client.open_calls()),
             ("leases elsewhere", machine.bottom_up.spill.leases)):
         if found:
@@ -63,7 +64,7 @@ def of_jobs(cluster: SimCluster) -> list[str]:
         machine = node.machine
         owners = list(machine.scheduler.owners())
         for what, found in (
-                ("jobs", machine.jobs.by_driver), ("keys", machine._keys), ("owners", owners),
+                ("jobs", machine.jobs.by_driver), ("keys", machine.leases.declared()), ("owners", owners),
                 ("shares", machine.bottom_up.spill.entries), ("leases elsewhere", machine.bottom_up.spill.leases)):
             if found:
                 left.append(f"node {node.incarnation!r}: {what} {found}")

@@ -20,7 +20,7 @@ from zray.node.effects import DropJob, EndJob, Forget, Kill, Link, Send, Spawn, 
 from zray.node.jobs import JOB_BITS
 from zray.node.leaving import Leaving
 from zray.node.links import Links
-from zray.node.machine import NodeMachine
+from zray.node.machine import NodeMachine, NodePorts
 from zray.node.member import Member
 from zray.node.names import GcsNames
 from zray.sched.local import LocalScheduler
@@ -184,10 +184,10 @@ class SimNode(Process):
             incarnation=self.incarnation, node={"NodeID": self.node_id.hex()}, first_job=(ordinal << JOB_BITS) + 1,
             scheduler=LocalScheduler(self.total, node=self.incarnation,
                                      next_lease=count((ordinal << LEASE_BITS) + 1).__next__),
-            names=GcsNames(self.gcs.client), config=self.config, new_worker_id=self._new_worker_id,
-            attach=lambda incarnation, pid: {}, keep=self.cpus,
-            ownerless=lambda has_ended: cluster.stores.ownerless(self.incarnation, has_ended),
-            free_unheld=partial(cluster.stores.free_unheld, self.incarnation))
+            names=GcsNames(self.gcs.client), config=self.config, keep=self.cpus, ports=NodePorts(
+                new_worker_id=self._new_worker_id, attach=lambda incarnation, pid: {}, environ={}, store_report=dict,
+                gcs_report=dict, ownerless=partial(cluster.stores.ownerless, self.incarnation),
+                free_unheld=partial(cluster.stores.free_unheld, self.incarnation)))
         self.ready = True
         self.machine.start(net.now)
         self.member.begin(self)

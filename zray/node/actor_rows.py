@@ -45,14 +45,12 @@ class _Entry:
         self.pursuits: dict[Hashable, Callable[[Row], bool]] = {}
 
 
-class Elsewhere:
-    """Rows of foreign actors, by actor, as long as a process of this node watches them."""
+class ActorRows:
+    """Rows of actors with other homes, by actor, as long as a process of this node watches them."""
 
-    def __init__(self, me: bytes, rows: Rows, emit: Callable[[Any], None],
-                 is_home: Callable[[bytes, bytes], bool] = lambda actor, node: True):
+    def __init__(self, rows: Rows, emit: Callable[[Any], None], is_home: Callable[[bytes, bytes], bool]):
         """``is_home(actor, node)``: whether that node lives and can be asked."""
         self._is_home = is_home
-        self._me = me
         self._rows = rows
         self._emit = emit
         self.entries: dict[bytes, _Entry] = {}

@@ -50,7 +50,7 @@ LISTABLE = ("nodes", "actors", "workers", "leases", "jobs", "objects", "tasks", 
 # ---------------------------------------------------------------- asking a node
 
 
-class Asker(ask_module.Asker):
+class CommandAsker(ask_module.Asker):
     """Errors are those of a command."""
 
     def __init__(self, address: str):
@@ -67,7 +67,7 @@ class Asker(ask_module.Asker):
 
 
 def ask(address: str, what: str, **args: Any) -> dict[str, Any]:
-    asker = Asker(address)
+    asker = CommandAsker(address)
     try:
         return asker.ask(what, **args)
     finally:
@@ -248,7 +248,7 @@ def stop(every: bool, session_dir: str, force: bool) -> None:
 @with_format
 def status(address: str, form: str) -> None:
     """The nodes, what they have, what is in use, what waits and why, and where the control store is."""
-    asker = Asker(address)
+    asker = CommandAsker(address)
     try:
         nodes = asker.ask("nodes")["nodes"]
         store = asker.ask("gcs")
@@ -404,7 +404,7 @@ def memory(address: str, form: str) -> None:
 @with_address
 def timeline(output: str, address: str) -> None:
     """Write what ran when, as Chrome trace events."""
-    asker = Asker(address)
+    asker = CommandAsker(address)
     events: list[Any] = []
     try:
         page = asker.ask("timeline")
@@ -427,7 +427,7 @@ def timeline(output: str, address: str) -> None:
 @with_format
 def explain(actor: str | None, address: str, form: str) -> None:
     """Why an actor (by id) or everything that waits does: for a worker, for its turn in an actor, in get or wait."""
-    asker = Asker(address)
+    asker = CommandAsker(address)
     try:
         if actor is not None:
             row = _one("actors", asker.ask("actors")["actors"], actor)
@@ -461,7 +461,7 @@ def _waiting_lines(found: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _blocked_lines(asker: Asker, row: dict[str, Any]) -> list[str]:
+def _blocked_lines(asker: CommandAsker, row: dict[str, Any]) -> list[str]:
     """A task that waits in get or wait, in the words of its worker."""
     from zray.core.explaining import Asking, sentence
 
@@ -478,7 +478,7 @@ def _blocked_lines(asker: Asker, row: dict[str, Any]) -> list[str]:
 @with_address
 def stack(pid: int | None, address: str) -> None:
     """Python stacks of the drivers and workers of a session, or of one process."""
-    asker = Asker(address)
+    asker = CommandAsker(address)
     try:
         sockets = sorted(name for name in os.listdir(asker.handle.session_dir)
                          if name.endswith(".sock") and name[:2] in ("d-", "w-"))

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from zray.gcs.chain import LEASE_UNUSED_S
 from zray.gcs.config import ClusterConfig
-from zray.gcs.decider import View, next_config
+from zray.gcs.decider import ProposerView, next_config
 from zray.gcs.membership import FAST_S, NODE_TIMEOUT_S, Membership
 from zray.gcs.register import Acceptor, Out, Proposer, TailLease
 from zray.messages import (
@@ -114,7 +114,8 @@ class Control:
         self._packed: list[list[Any]] = []
         self._last_parsed: tuple[list, ClusterConfig | None] = [], None
         self._ails: tuple[frozenset[bytes], ...] = ()  # who was failed, who leaving, when I last thought of a wish
-        self._well: tuple[ClusterConfig | None, View | None] = None, None  # knowing this, there was nothing to decide
+        # Knowing this, there was nothing to decide.
+        self._well: tuple[ClusterConfig | None, ProposerView | None] = None, None
         self._handlers: dict[type, Callable[[bytes, Any, float], Out]] = {
             RegisterPrepare: self._on_prepare, RegisterPromise: self.proposer.on_promise,
             RegisterAccept: self._on_accept, RegisterAccepted: self._on_accepted,
@@ -305,7 +306,7 @@ class Control:
             if row is not None and row.state in (ALIVE, DRAINING):
                 self.host.declare_dead(node, self.membership.why_lost(node))
 
-    def view(self, now: float) -> View:
+    def view(self, now: float) -> ProposerView:
         """What I know, for the decider."""
         gone = self.membership.gone
         ended = {name for name, row in self.rows.items() if row.state in (DEAD, LEFT)}
@@ -320,7 +321,7 @@ class Control:
         reports = {**self._reports, self.me: self.host.reports()}
         chains = self.config.chains
         known = [(name, chains[r.shard], r) for name, said in reports.items() for r in said if r.shard < len(chains)]
-        return View(
+        return ProposerView(
             living=len(living), usable=usable, failed=frozenset(failed),
             dead=frozenset(lost | leaving), leaving=frozenset(leaving), freed=frozenset(gone | self.released),
             established=frozenset((r.shard, name) for name, chain, r in known

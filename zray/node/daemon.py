@@ -32,7 +32,7 @@ from zray.node.jobs import JOB_BITS
 from zray.node.journal import Journal, text_of
 from zray.node.leaving import Leaving
 from zray.node.lines import Lines
-from zray.node.options import BadOption, Membership, Offer, json_map, membership, name_node, node_row, offer, parser
+from zray.node.options import BadOption, ClusterOptions, Offer, json_map, membership, name_node, node_row, offer, parser
 from zray.node.session import Session, SessionError
 from zray.os_linux import write_private
 
@@ -54,7 +54,7 @@ KERNELS_FROM_NODES = 16
 class Daemon:
     """The shell around NodeMachine."""
 
-    def __init__(self, arguments: argparse.Namespace, config: Config, offered: Offer, membership: Membership,
+    def __init__(self, arguments: argparse.Namespace, config: Config, offered: Offer, membership: ClusterOptions,
                  session_dir: str):
 
         from zray.node.zygote import ZygoteLink, one_blas_thread

@@ -32,7 +32,7 @@ FLOORS_MAX = 10_000
 BUNDLES_MAX = 10_000  # of one group
 
 
-class State(IntEnum):
+class BundleState(IntEnum):
     WAITING = 0
     RESERVED = 1
     COMMITTED = 2
@@ -64,14 +64,14 @@ class Bundle:
         return f"<Bundle {self.group.hex()[:12]}:{self.index} {describe(self.resources)}>"
 
 
-class Round:
+class BundleRound:
     """The bundles that one BundleReserve named."""
 
     __slots__ = ("attempt", "bundles", "group", "job", "name", "state")
 
     def __init__(self, group: bytes, attempt: int, job: int, bundles: list[Bundle], name: str) -> None:
         self.group, self.attempt, self.job, self.bundles, self.name = group, attempt, job, bundles, name
-        self.state = State.WAITING
+        self.state = BundleState.WAITING
 
     @property
     def total(self) -> dict[str, int]:
@@ -90,7 +90,7 @@ class Bundles:
 
     def __init__(self, root: LocalScheduler) -> None:
         self.root = root
-        self.rounds: dict[tuple[bytes, int], Round] = {}
+        self.rounds: dict[tuple[bytes, int], BundleRound] = {}
         self.floors: dict[bytes, int] = {}
         self.answers: list[tuple[bytes, Any]] = []
         self.committed: dict[bytes, dict[int, Bundle]] = {}  # group -> index -> bundle in use
@@ -105,7 +105,7 @@ class Bundles:
         """BundleReserve.  Answers BundleReserved, later when it waits; never twice a different answer."""
         known = self.rounds.get((group, attempt))
         if known is not None:
-            if known.state in (State.RESERVED, State.COMMITTED):
+            if known.state in (BundleState.RESERVED, BundleState.COMMITTED):
                 self._answer(known, True)
             return
         if attempt <= self.floors.get(group, 0):
@@ -118,18 +118,18 @@ class Bundles:
             return
         indices = {bundle.index for bundle in wanted}
         for older in self._rounds_of(group):
-            if indices.isdisjoint(bundle.index for bundle in older.bundles) or older.state is State.CLOSING:
+            if indices.isdisjoint(bundle.index for bundle in older.bundles) or older.state is BundleState.CLOSING:
                 continue
-            if older.state is State.COMMITTED or older.attempt > attempt:
+            if older.state is BundleState.COMMITTED or older.attempt > attempt:
                 self._refuse(group, attempt, f"some of its bundles {sorted(indices)} are here already")
                 return
             self._drop(older, now)  # its home has given it up, else it would not place these bundles anew
-        fresh = Round(group, attempt, job, wanted, name)
+        fresh = BundleRound(group, attempt, job, wanted, name)
         if self._take(fresh):
-            self._enter(fresh, State.RESERVED)
+            self._enter(fresh, BundleState.RESERVED)
             self._answer(fresh, True)
         elif wait:
-            self._enter(fresh, State.WAITING)
+            self._enter(fresh, BundleState.WAITING)
             self.root.request(fresh, job, fresh.total, {}, now, name or "a placement group")
         else:
             need = self.root.view.index.demand(fresh.total)
@@ -139,9 +139,9 @@ class Bundles:
         """BundleCommit: the bundles that came into use now.  Answers BundleAck."""
         found = self.rounds.get((group, attempt))
         fresh: list[Bundle] = []
-        if found is not None and found.state is State.RESERVED:
+        if found is not None and found.state is BundleState.RESERVED:
             root = self.root
-            found.state = State.COMMITTED
+            found.state = BundleState.COMMITTED
             for bundle in found.bundles:
                 gpus = root.gpus.named(root.leases[bundle.lease].gpus)
                 bundle.scheduler = LocalScheduler(bundle.resources, dict(root.view.labels[0]), node=root.node,
@@ -150,7 +150,7 @@ class Bundles:
                 bundle.scheduler.running = root.running
                 self.committed.setdefault(group, {})[bundle.index] = bundle
                 fresh.append(bundle)
-        done = found is not None and found.state is State.COMMITTED
+        done = found is not None and found.state is BundleState.COMMITTED
         self.answers.append((group, BundleAck(group, attempt, "COMMITTED" if done else "UNKNOWN")))
         return fresh
 
@@ -163,14 +163,14 @@ class Bundles:
         for found in self._rounds_of(group):
             if not (found.attempt == attempt or removed and found.attempt <= attempt):
                 continue
-            if found.state is State.COMMITTED:
-                found.state = State.CLOSING
+            if found.state is BundleState.COMMITTED:
+                found.state = BundleState.CLOSING
                 for bundle in found.bundles:
                     del self.committed[group][bundle.index]
                     closing.append(bundle)
                 if not self.committed[group]:
                     del self.committed[group]
-            elif found.state is not State.CLOSING:
+            elif found.state is not BundleState.CLOSING:
                 self._drop(found, now)
         self._close_floor(group, attempt)
         self.answers.append((group, BundleAck(group, attempt, "REMOVED" if removed else "RETURNED")))
@@ -185,25 +185,25 @@ class Bundles:
     def in_use(self, group: bytes) -> list[tuple[int, list[int]]]:
         """(attempt, bundle indices) of the group's rounds that are committed here."""
         return [(found.attempt, [bundle.index for bundle in found.bundles]) for found in self._rounds_of(group)
-                if found.state is State.COMMITTED]
+                if found.state is BundleState.COMMITTED]
 
     def not_in_use(self, group: bytes) -> list[int]:
         """Attempts that are waiting or reserved here."""
-        return [found.attempt for found in self._rounds_of(group) if found.state < State.COMMITTED]
+        return [found.attempt for found in self._rounds_of(group) if found.state < BundleState.COMMITTED]
 
     # -------------------------------------------------------------- what the node's scheduler says
 
-    def granted(self, waiting: Round, lease: int, now: float) -> None:
+    def granted(self, waiting: BundleRound, lease: int, now: float) -> None:
         """The request of a waiting round was granted: what it holds becomes its bundles."""
         self.root.release(lease, now)
         if self._take(waiting):
-            waiting.state = State.RESERVED
+            waiting.state = BundleState.RESERVED
             self._answer(waiting, True)
         else:  # enough in sum, but the devices are cut differently
             self._drop(waiting, now)
             self._refuse(waiting.group, waiting.attempt, "the free GPU fractions do not fit its bundles")
 
-    def hopeless(self, waiting: Round, why: str, now: float) -> None:
+    def hopeless(self, waiting: BundleRound, why: str, now: float) -> None:
         """The node can never grant that."""
         self._drop(waiting, now)
         self._refuse(waiting.group, waiting.attempt, why)
@@ -215,7 +215,7 @@ class Bundles:
             return
         for key in [(bundle.group, attempt) for attempt in self._groups.get(bundle.group, ())]:
             found = self.rounds[key]
-            if found.state is State.CLOSING and bundle in found.bundles:
+            if found.state is BundleState.CLOSING and bundle in found.bundles:
                 self.root.release(bundle.lease, now)
                 bundle.lease = 0
                 found.bundles.remove(bundle)
@@ -225,7 +225,7 @@ class Bundles:
 
     # -------------------------------------------------------------- inside
 
-    def _take(self, wanted: Round) -> bool:
+    def _take(self, wanted: BundleRound) -> bool:
         taken: list[Bundle] = []
         for bundle in wanted.bundles:
             lease = self.root.reserve(bundle, wanted.job, bundle.resources, wanted.name or "a placement group")
@@ -238,9 +238,9 @@ class Bundles:
             taken.append(bundle)
         return True
 
-    def _drop(self, found: Round, now: float) -> None:
+    def _drop(self, found: BundleRound, now: float) -> None:
         """A round that is not in use ends."""
-        if found.state is State.WAITING:
+        if found.state is BundleState.WAITING:
             self.root.cancel_request(found)
         for bundle in found.bundles:
             if bundle.lease:
@@ -249,19 +249,19 @@ class Bundles:
         self._forget(found)
         self._close_floor(found.group, found.attempt)
 
-    def _enter(self, fresh: Round, state: State) -> None:
+    def _enter(self, fresh: BundleRound, state: BundleState) -> None:
         fresh.state = state
         self.rounds[fresh.group, fresh.attempt] = fresh
         self._groups.setdefault(fresh.group, set()).add(fresh.attempt)
 
-    def _forget(self, found: Round) -> None:
+    def _forget(self, found: BundleRound) -> None:
         del self.rounds[found.group, found.attempt]
         attempts = self._groups[found.group]
         attempts.discard(found.attempt)
         if not attempts:
             del self._groups[found.group]
 
-    def _rounds_of(self, group: bytes) -> list[Round]:
+    def _rounds_of(self, group: bytes) -> list[BundleRound]:
         return [self.rounds[group, attempt] for attempt in sorted(self._groups.get(group, ()))]
 
     def _close_floor(self, group: bytes, attempt: int) -> None:
@@ -270,7 +270,7 @@ class Bundles:
         while len(self.floors) > FLOORS_MAX:
             del self.floors[next(iter(self.floors))]
 
-    def _answer(self, found: Round, ok: bool) -> None:
+    def _answer(self, found: BundleRound, ok: bool) -> None:
         self.answers.append((found.group, BundleReserved(found.group, found.attempt, ok, "")))
 
     def _refuse(self, group: bytes, attempt: int, why: str) -> None:
@@ -299,19 +299,19 @@ class Bundles:
         for (group, attempt), found in self.rounds.items():
             assert (found.group, found.attempt) == (group, attempt) and attempt in self._groups[group]
             assert found.bundles, "a round without bundles is over"
-            assert (found.state is State.WAITING) == (found in self.root.requests)
+            assert (found.state is BundleState.WAITING) == (found in self.root.requests)
             for bundle in found.bundles:
-                assert (bundle.lease > 0) == (found.state is not State.WAITING)
-                assert (bundle.scheduler is not None) == (found.state in (State.COMMITTED, State.CLOSING))
+                assert (bundle.lease > 0) == (found.state is not BundleState.WAITING)
+                assert (bundle.scheduler is not None) == (found.state in (BundleState.COMMITTED, BundleState.CLOSING))
                 in_use = self.committed.get(group, {}).get(bundle.index) is bundle
-                assert in_use == (found.state is State.COMMITTED)
+                assert in_use == (found.state is BundleState.COMMITTED)
                 if bundle.lease:
                     assert bundle.lease not in held, "two bundles share a lease"
                     held[bundle.lease] = index_of.demand(bundle.resources)
                 if bundle.scheduler is not None:
                     bundle.scheduler.check()
                     assert bundle.scheduler.total() == bundle.resources
-                    assert found.state is not State.CLOSING or bundle.scheduler.leases, "an empty bundle is closing"
+                    assert bundle.scheduler.leases or found.state is not BundleState.CLOSING, "an empty bundle closes"
         aside = {number: lease.demand for number, lease in self.root.leases.items()
                  if type(lease.entry.token) is Bundle}
         assert aside == held, "resources are set aside for bundles that are not here, or not for those that are"

@@ -10,10 +10,10 @@ from __future__ import annotations
 from typing import Any
 
 from zray.causes import Cause
-from zray.sched.bundles import Bundle, Bundles, Round
+from zray.sched.bundles import Bundle, Bundles, BundleRound
 from zray.sched.claims import Claim, group_of
 from zray.sched.gpus import GpuPool
-from zray.sched.local import Effect, Grant, Lease, LocalScheduler, Recall, Status
+from zray.sched.local import Effect, Grant, HeldLease, LocalScheduler, Recall, Status
 from zray.sched.resources import amounts
 from zray.sched.view import ClusterView
 from zray.sched.waiting import WaitingLanes
@@ -203,7 +203,7 @@ class NodeScheduler:
             again = False
             for effect in self.root.step(now, grants_max):
                 token = None if type(effect) is Recall else effect.token  # type: ignore[union-attr]
-                if type(token) is not Round:
+                if type(token) is not BundleRound:
                     effects.append(effect)
                 elif type(effect) is Grant:
                     self.bundles.granted(token, effect.lease, now)
@@ -328,7 +328,7 @@ class NodeScheduler:
     # -------------------------------------------------------------- reports
 
     @property
-    def leases(self) -> dict[int, Lease]:
+    def leases(self) -> dict[int, HeldLease]:
         """Every lease that a worker has or gets; not those that only set a bundle aside."""
         found = {number: lease for number, lease in self.root.leases.items() if type(lease.entry.token) is not Bundle}
         for number, bundle in self.bundles.bundle_of.items():

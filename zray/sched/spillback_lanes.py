@@ -1,4 +1,4 @@
-"""What Spill keeps account of: shares of entries, and lanes of entries with one demand and strategy.  Pure."""
+"""Shares, entries and lanes: how Spillback keeps account of wants with one demand and strategy.  Pure."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class Share:
         self.until = 0.0  # a placed share is withdrawn if it is not granted by then
 
 
-class Entry:
+class SpillbackEntry:
     """One scheduling key of an owner (``token`` None), or one single request (``token`` its name)."""
 
     __slots__ = ("counted", "ended", "env", "granted", "job", "key", "lane", "lost", "name", "owner", "seen", "shares",
                  "token", "told", "unplaced", "want")
 
-    def __init__(self, owner: bytes, key: int, token: Any, job: int, lane: Lane, name: str, env: dict) -> None:
+    def __init__(self, owner: bytes, key: int, token: Any, job: int, lane: SpillbackLane, name: str, env: dict) -> None:
         self.owner, self.key, self.token, self.job, self.lane, self.name = owner, key, token, job, lane, name
         self.env = env
         self.want = self.seen = self.granted = self.unplaced = 0
@@ -64,7 +64,7 @@ class Entry:
         return share.want - share.promised if share is not None and share.queued else 0
 
 
-class Lane:
+class SpillbackLane:
     """Entries of one demand and strategy, and where their wants may go."""
 
     __slots__ = ("ask_until", "avoid", "barred", "count", "demand", "entries", "fruitful_at", "generation",
@@ -78,7 +78,7 @@ class Lane:
         # Whether where it runs matters to the user, though not at any price.
         self.prefers = kind == "spread" or bool(kind in ("affinity", "labels") and strategy.get("soft"))
         self.members = 0
-        self.entries: dict[Entry, int] = {}  # those that wait, whose turn is next first -> how many
+        self.entries: dict[SpillbackEntry, int] = {}  # those that wait, whose turn is next first -> how many
         self.count = self.unplaced = 0  # sums over entries
         self.avoid: dict[bytes, tuple[int, float]] = {}  # node -> its stamp when it was busy, and for how long
         self.barred: dict[bytes, None] = {}  # nodes that said they never can
@@ -160,7 +160,7 @@ class Lane:
         """What the chosen node's LocalScheduler is told."""
         return self.strategy if node == home or self.strategy.get("kind") == "group" else HERE
 
-    def account(self, entry: Entry) -> bool:
+    def account(self, entry: SpillbackEntry) -> bool:
         """Take the entry in, out, or its new numbers; True when anything changed."""
         waits, before = entry.waits, self.entries.get(entry, 0)
         self.unplaced += entry.unplaced - entry.counted
@@ -174,7 +174,7 @@ class Lane:
             del self.entries[entry]
         return True
 
-    def turn(self, entry: Entry) -> None:
+    def turn(self, entry: SpillbackEntry) -> None:
         """It got something: the others first, next time."""
         waits = self.entries.pop(entry, 0)
         if waits:

@@ -22,9 +22,9 @@ from zray.causes import Cause
 from zray.ids import INCARNATION_SIZE, node_of, same_node
 from zray.sched.asking import PlacementClient, serve
 from zray.sched.gossip import GOSSIP_S, Gossip, NodeReport
-from zray.sched.grouped import NodeScheduler
+from zray.sched.lease_scheduler import LeaseScheduler
 from zray.sched.loading import Kernels
-from zray.sched.local import ROW, Grant, LocalScheduler, Recall, Status
+from zray.sched.local import ROW, Grant, Recall, Status
 from zray.sched.placing import GlobalScheduler, schedulers
 from zray.sched.resources import CPU_COLUMN, NODE_PREFIX, checked_units
 from zray.sched.spillback import LINK_BYTES_S, PATIENCE_S, Spillback
@@ -70,7 +70,7 @@ class BottomUpScheduler:
     """``local`` of node ``home`` (an incarnation) in its cluster, which begins with this node alone."""
 
     def __init__(
-        self, local: LocalScheduler | NodeScheduler, home: bytes, labels: Mapping[str, str] | None = None, *,
+        self, local: LeaseScheduler, home: bytes, labels: Mapping[str, str] | None = None, *,
         seed: int = 0, gossip_s: float = GOSSIP_S, patience_s: float = PATIENCE_S, kernels: Kernels | None = None,
         nodes_of: Callable[[dict], list[bytes] | None] = lambda strategy: None,
         group_waits: Callable[[dict], tuple[int, str]] = lambda strategy: (int(Cause.GROUP_PENDING), ""),

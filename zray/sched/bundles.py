@@ -40,14 +40,27 @@ class BundleState(IntEnum):
 
 
 class Bundle:
-    """One bundle on this node; ``lease`` is the number of the lease that sets it aside, ``scheduler`` its own one."""
+    """One bundle on this node; ``lease`` is the number of the lease that sets it aside, 0 for none."""
 
-    __slots__ = ("group", "index", "job", "lease", "resources", "scheduler")
+    __slots__ = ("group", "index", "job", "lease", "resources")
 
     def __init__(self, group: bytes, index: int, job: int, resources: dict[str, int]) -> None:
         self.group, self.index, self.job, self.resources = group, index, job, resources
         self.lease = 0
-        self.scheduler: LocalScheduler | None = None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.group.hex()[:12]}:{self.index} {describe(self.resources)}>"
+
+
+class CommittedBundle(Bundle):
+    """A bundle in use, COMMITTED or CLOSING; ``scheduler`` grants its resources."""
+
+    __slots__ = ("scheduler",)
+
+    def __init__(self, reserved: Bundle, scheduler: LocalScheduler) -> None:
+        super().__init__(reserved.group, reserved.index, reserved.job, reserved.resources)
+        self.lease = reserved.lease
+        self.scheduler = scheduler
 
     def obstacle(self, named: dict[str, int]) -> str:
         """Why a demand never fits this bundle, '' when it may."""
@@ -55,13 +68,10 @@ class Bundle:
             if self.resources.get(name, 0) < value:
                 return (f"it asks for {describe(named)}, and bundle {self.index} of its placement group has "
                         f"{describe(self.resources)}")
-        if self.scheduler is not None and not self.scheduler.gpus.holds(named.get(GPU, 0)):
+        if not self.scheduler.gpus.holds(named.get(GPU, 0)):
             return (f"it asks for {describe(named)}: more than one GPU must be whole, and a fraction must fit on one "
                     f"device (bundle {self.index} of its placement group has {describe(self.resources)})")
         return ""
-
-    def __repr__(self) -> str:
-        return f"<Bundle {self.group.hex()[:12]}:{self.index} {describe(self.resources)}>"
 
 
 class BundleRound:
@@ -93,8 +103,8 @@ class Bundles:
         self.rounds: dict[tuple[bytes, int], BundleRound] = {}
         self.floors: dict[bytes, int] = {}
         self.answers: list[tuple[bytes, Any]] = []
-        self.committed: dict[bytes, dict[int, Bundle]] = {}  # group -> index -> bundle in use
-        self.bundle_of: dict[int, Bundle] = {}  # lease in a bundle -> the bundle
+        self.committed: dict[bytes, dict[int, CommittedBundle]] = {}  # group -> index -> bundle; not those closing
+        self.bundle_of: dict[int, CommittedBundle] = {}  # lease in a bundle -> the bundle
         self._groups: dict[bytes, set[int]] = {}  # group -> attempts in ``rounds``
 
     # -------------------------------------------------------------- what homes say
@@ -135,39 +145,40 @@ class Bundles:
             need = self.root.view.index.demand(fresh.total)
             self._refuse(group, attempt, self.root.busy(need) if need is not None else self._missing(fresh.total))
 
-    def commit(self, group: bytes, attempt: int) -> list[Bundle]:
+    def commit(self, group: bytes, attempt: int) -> list[CommittedBundle]:
         """BundleCommit: the bundles that came into use now.  Answers BundleAck."""
         found = self.rounds.get((group, attempt))
-        fresh: list[Bundle] = []
+        fresh: list[CommittedBundle] = []
         if found is not None and found.state is BundleState.RESERVED:
-            root = self.root
             found.state = BundleState.COMMITTED
-            for bundle in found.bundles:
-                gpus = root.gpus.named(root.leases[bundle.lease].gpus)
-                bundle.scheduler = LocalScheduler(bundle.resources, dict(root.view.labels[0]), node=root.node,
-                                                  gpu_ids=gpus, turn_s=root.turn_s, passed_max=root.passed_max,
-                                                  next_lease=root.next_lease)
-                bundle.scheduler.running = root.running
-                self.committed.setdefault(group, {})[bundle.index] = bundle
-                fresh.append(bundle)
+            fresh = [self._committed(bundle) for bundle in found.bundles]
+            found.bundles = list(fresh)
+            self.committed.setdefault(group, {}).update((bundle.index, bundle) for bundle in fresh)
         done = found is not None and found.state is BundleState.COMMITTED
         self.answers.append((group, BundleAck(group, attempt, "COMMITTED" if done else "UNKNOWN")))
         return fresh
 
-    def give_back(self, group: bytes, attempt: int, removed: bool, now: float) -> list[Bundle]:
-        """BundleReturn: bundles that were in use and are closing from now on; the caller ends what runs in them.
+    def _committed(self, reserved: Bundle) -> CommittedBundle:
+        root = self.root
+        scheduler = LocalScheduler(
+            reserved.resources, dict(root.view.labels[0]), node=root.node,
+            gpu_ids=root.gpus.named(root.leases[reserved.lease].gpus), turn_s=root.turn_s,
+            passed_max=root.passed_max, next_lease=root.next_lease)
+        scheduler.running = root.running
+        return CommittedBundle(reserved, scheduler)
+
+    def give_back(self, group: bytes, attempt: int, removed: bool, now: float) -> list[CommittedBundle]:
+        """BundleReturn: the bundles that were in use and close from now on; the caller ends the workers in them.
 
         Answers BundleAck.  ``removed``: all rounds up to ``attempt``, else that one.
         """
-        closing: list[Bundle] = []
+        closing: list[CommittedBundle] = []
         for found in self._rounds_of(group):
             if not (found.attempt == attempt or removed and found.attempt <= attempt):
                 continue
             if found.state is BundleState.COMMITTED:
                 found.state = BundleState.CLOSING
-                for bundle in found.bundles:
-                    del self.committed[group][bundle.index]
-                    closing.append(bundle)
+                closing += [self.committed[group].pop(bundle.index) for bundle in found.bundles]
                 if not self.committed[group]:
                     del self.committed[group]
             elif found.state is not BundleState.CLOSING:
@@ -208,10 +219,9 @@ class Bundles:
         self._drop(waiting, now)
         self._refuse(waiting.group, waiting.attempt, why)
 
-    def settled(self, bundle: Bundle, now: float) -> None:
-        """A lease in the bundle has ended: a closing bundle goes with its last one."""
-        scheduler = bundle.scheduler
-        if scheduler is None or scheduler.leases or bundle.lease == 0:
+    def settled(self, bundle: CommittedBundle, now: float) -> None:
+        """A lease in the bundle has ended: a closing bundle ends with its last lease."""
+        if bundle.scheduler.leases or bundle.lease == 0:
             return
         for key in [(bundle.group, attempt) for attempt in self._groups.get(bundle.group, ())]:
             found = self.rounds[key]
@@ -287,7 +297,7 @@ class Bundles:
         """Each bundle here, for ``zray status``."""
         for found in self.rounds.values():
             for bundle in found.bundles:
-                scheduler = bundle.scheduler
+                scheduler = bundle.scheduler if isinstance(bundle, CommittedBundle) else None
                 yield {"group": bundle.group, "bundle": bundle.index, "state": found.state.name,
                        "resources": describe(bundle.resources),
                        "free": describe(scheduler.available() if scheduler is not None else bundle.resources),
@@ -302,13 +312,14 @@ class Bundles:
             assert (found.state is BundleState.WAITING) == (found in self.root.requests)
             for bundle in found.bundles:
                 assert (bundle.lease > 0) == (found.state is not BundleState.WAITING)
-                assert (bundle.scheduler is not None) == (found.state in (BundleState.COMMITTED, BundleState.CLOSING))
-                in_use = self.committed.get(group, {}).get(bundle.index) is bundle
-                assert in_use == (found.state is BundleState.COMMITTED)
+                in_use = isinstance(bundle, CommittedBundle)
+                assert in_use == (found.state in (BundleState.COMMITTED, BundleState.CLOSING))
+                committed = self.committed.get(group, {}).get(bundle.index) is bundle
+                assert committed == (found.state is BundleState.COMMITTED)
                 if bundle.lease:
                     assert bundle.lease not in held, "two bundles share a lease"
                     held[bundle.lease] = index_of.demand(bundle.resources)
-                if bundle.scheduler is not None:
+                if isinstance(bundle, CommittedBundle):
                     bundle.scheduler.check()
                     assert bundle.scheduler.total() == bundle.resources
                     assert bundle.scheduler.leases or found.state is not BundleState.CLOSING, "an empty bundle closes"
@@ -317,7 +328,7 @@ class Bundles:
         assert aside == held, "resources are set aside for bundles that are not here, or not for those that are"
         assert sum(map(len, self._groups.values())) == len(self.rounds) and all(self._groups.values())
         inside = {number: bundle for found in self.rounds.values() for bundle in found.bundles
-                  if bundle.scheduler is not None for number in bundle.scheduler.leases}
+                  if isinstance(bundle, CommittedBundle) for number in bundle.scheduler.leases}
         assert inside == self.bundle_of, "a lease is in no bundle, or in another"
         assert len(self.floors) <= FLOORS_MAX
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from zray.causes import Cause
-from zray.sched.bundles import Bundle, Bundles, BundleRound
+from zray.sched.bundles import Bundle, BundleRound, Bundles, CommittedBundle
 from zray.sched.claims import Claim, group_of
 from zray.sched.gpus import GpuPool
 from zray.sched.local import Effect, Grant, HeldLease, LocalScheduler, Recall, Status
@@ -30,8 +30,8 @@ class NodeScheduler:
         self._of_group: dict[bytes, dict[Claim, None]] = {}
         self._of_owner: dict[bytes, dict[Claim, None]] = {}
         self._waits: dict[bytes, tuple[int, str]] = {}  # groups that are not placed: why
-        self._touched: dict[Bundle, None] = {}  # to be stepped
-        self._timed: dict[Bundle, None] = {}  # have a deadline
+        self._touched: dict[CommittedBundle, None] = {}  # to be stepped
+        self._timed: dict[CommittedBundle, None] = {}  # have a deadline
         self._to_tell: dict[Claim, None] = {}
 
     # -------------------------------------------------------------- what owners say
@@ -74,12 +74,10 @@ class NodeScheduler:
             self._leave_group(claim)
         if claims:
             for bundle in {id(b): b for b in self.bundles.bundle_of.values()}.values():
-                assert bundle.scheduler is not None
                 held += bundle.scheduler.drop_owner(owner)
                 self._touched[bundle] = None
             for claim in claims:
                 for bundle in claim.places:
-                    assert bundle.scheduler is not None
                     bundle.scheduler.drop_owner(owner)
                     self._touched[bundle] = None
                 claim.places.clear()
@@ -110,7 +108,6 @@ class NodeScheduler:
         if bundle is None:
             return self.root
         self._touched[bundle] = None
-        assert bundle.scheduler is not None
         return bundle.scheduler
 
     def release(self, lease: int, now: float) -> bool:
@@ -125,7 +122,6 @@ class NodeScheduler:
         bundle = self.bundles.bundle_of.get(lease)
         if bundle is None:
             return self.root.revoke(lease, now)
-        assert bundle.scheduler is not None
         entry = bundle.scheduler.leases[lease].entry
         self.release(lease, now)
         claim = self.claims.get((entry.owner, entry.key)) if entry.token is None else None
@@ -218,13 +214,11 @@ class NodeScheduler:
             self._tell(effects)
         return effects
 
-    def _due(self, now: float) -> list[Bundle]:
-        return [b for b in self._timed if b.scheduler is not None
-                and (when := b.scheduler.deadline()) is not None and when <= now]
+    def _due(self, now: float) -> list[CommittedBundle]:
+        return [b for b in self._timed if (when := b.scheduler.deadline()) is not None and when <= now]
 
-    def _step(self, bundle: Bundle, now: float, effects: list[Effect]) -> None:
+    def _step(self, bundle: CommittedBundle, now: float, effects: list[Effect]) -> None:
         scheduler = bundle.scheduler
-        assert scheduler is not None
         if self.bundles.committed.get(bundle.group, {}).get(bundle.index) is not bundle:
             return  # closing
         for effect in scheduler.step(now):
@@ -242,7 +236,7 @@ class NodeScheduler:
         else:
             self._timed.pop(bundle, None)
 
-    def _granted(self, bundle: Bundle, grant: Grant, now: float) -> Grant:
+    def _granted(self, bundle: CommittedBundle, grant: Grant, now: float) -> Grant:
         claim = self._claim_of(grant)
         assert claim is not None
         self.bundles.bundle_of[grant.lease] = bundle
@@ -285,7 +279,7 @@ class NodeScheduler:
         if not self._timed:
             return self.root.deadline()
         times = [self.root.deadline()]
-        times += [bundle.scheduler.deadline() for bundle in self._timed if bundle.scheduler is not None]
+        times += [bundle.scheduler.deadline() for bundle in self._timed]
         return min((when for when in times if when is not None), default=None)
 
     # -------------------------------------------------------------- claims
@@ -296,7 +290,7 @@ class NodeScheduler:
             self._join(claim, bundle, now)
         self._to_tell[claim] = None
 
-    def _join(self, claim: Claim, bundle: Bundle, now: float) -> None:
+    def _join(self, claim: Claim, bundle: CommittedBundle, now: float) -> None:
         if claim.may_use(bundle) and not bundle.obstacle(claim.named):
             claim.join(bundle, now)
             claim.told = None
@@ -304,7 +298,7 @@ class NodeScheduler:
         else:
             self._to_tell[claim] = None
 
-    def _spread(self, claim: Claim, now: float, but: Bundle | None = None) -> None:
+    def _spread(self, claim: Claim, now: float, but: CommittedBundle | None = None) -> None:
         for bundle in claim.places:
             if bundle is not but:
                 claim.tell(bundle, now)
@@ -332,7 +326,6 @@ class NodeScheduler:
         """Every lease that a worker has or gets; not those that only set a bundle aside."""
         found = {number: lease for number, lease in self.root.leases.items() if type(lease.entry.token) is not Bundle}
         for number, bundle in self.bundles.bundle_of.items():
-            assert bundle.scheduler is not None
             found[number] = bundle.scheduler.leases[number]
         return found
 
@@ -385,7 +378,6 @@ class NodeScheduler:
         if cause is not None:
             return Cause(cause[0]), cause[1]
         for bundle in claim.places:
-            assert bundle.scheduler is not None
             return bundle.scheduler.explain(owner, key, token)
         return Cause.READY if not claim.outstanding else Cause.GROUP_PENDING, ""
 
@@ -402,7 +394,6 @@ class NodeScheduler:
                     "want": claim.outstanding, "demand": amounts(claim.named), "actor": claim.token is not None,
                     "cause": int(cause), "detail": detail})
         for bundle in {id(b): b for b in self.bundles.bundle_of.values()}.values():
-            assert bundle.scheduler is not None
             report["leases"] += bundle.scheduler.report()["leases"]
         report["bundles"] = list(self.bundles.rows())
         report["held"] = len(report["leases"])
@@ -418,7 +409,6 @@ class NodeScheduler:
             assert claim in self._of_group[claim.group]
             for bundle in claim.places:
                 scheduler = bundle.scheduler
-                assert scheduler is not None
                 if claim.token is None:
                     entry = scheduler.entries[claim.owner, claim.key]
                     assert entry.outstanding == claim.outstanding, "a bundle was told of another want"

@@ -120,7 +120,7 @@ class Liveness:
     def _bundle_has_room(node: SimNode, group: bytes, index: int, demand: dict[str, int]) -> bool:
         for bundle in node.machine.scheduler.bundles.committed.get(group, {}).values():
             scheduler = bundle.scheduler
-            if scheduler is not None and index in (-1, bundle.index) and scheduler._saving is None:
+            if index in (-1, bundle.index) and scheduler._saving is None:
                 free = scheduler.available()
                 if all(free.get(name, 0) >= value for name, value in demand.items()):
                     return True

@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from zray import messages as m
 from zray.causes import Cause
 from zray.sched.spillback import Spillback
-from zray.sched.spillback_effects import Ask, Offers, PlaceRequest, Tell, TellNode, UnplaceRequest, WantLocal
+from zray.sched.spillback_effects import Ask, Offers, PlaceRequest, WaitReason, RelayToNode, UnplaceRequest, WantLocal
 from zray.sched.view import ClusterView
 
 U = 10_000
@@ -269,7 +269,7 @@ class Machine(RuleBasedStateMachine):
         if isinstance(item, WantLocal):
             world = self.at.setdefault((HOME, (item.owner, item.key)), World())
             world.want, world.seen = item.want, item.granted
-        elif isinstance(item, TellNode):
+        elif isinstance(item, RelayToNode):
             assert item.node in self.alive() and item.node != HOME
             self.there[item.node].append(((item.owner, item.message.key), item.message))
         elif isinstance(item, Ask):
@@ -280,7 +280,7 @@ class Machine(RuleBasedStateMachine):
         elif isinstance(item, UnplaceRequest):
             self.places.pop((item.node, item.token), None)
         else:
-            assert isinstance(item, Tell) and item.detail
+            assert isinstance(item, WaitReason) and item.detail
 
     # ---------------------------------------------------------- promises
 

@@ -11,7 +11,7 @@ from zray.causes import Cause
 from zray.sched.bottom_up import BottomUpScheduler, SchedulerMessage
 from zray.sched.local import Grant, LocalScheduler, Status
 from zray.sched.spillback import LINK_BYTES_S, PATIENCE_S
-from zray.sched.spillback_effects import PlaceRequest, TellNode, UnplaceRequest
+from zray.sched.spillback_effects import PlaceRequest, RelayToNode, UnplaceRequest
 
 U = 10_000
 HOME, EAST, WEST = NODES = [letter * 4 + bytes(4) for letter in (b"h", b"e", b"w")]
@@ -64,7 +64,7 @@ class Home:
 
 def wants(effects: list) -> list[tuple[bytes, int]]:
     return [(effect.node, effect.message.want) for effect in effects
-            if isinstance(effect, TellNode) and isinstance(effect.message, m.LeaseWant)]
+            if isinstance(effect, RelayToNode) and isinstance(effect.message, m.LeaseWant)]
 
 
 def grants(effects: list) -> int:
@@ -80,7 +80,7 @@ def test_home_first_then_where_it_is_free_and_the_rest_waits_at_home():
     effects = home.want(7)
     assert grants(effects) == 2 and sorted(wants(effects)) == [(EAST, 2), (WEST, 2)]
     assert home.shares() == {HOME: 1, EAST: 2, WEST: 2}
-    keys = [effect.message for effect in effects if isinstance(effect, TellNode) and effect.message.CODE == 20]
+    keys = [effect.message for effect in effects if isinstance(effect, RelayToNode) and effect.message.CODE == 20]
     assert keys[0] == m.LeaseKey(1, CPU, {"A": "1"}, {"kind": "local"}, "f", 1), "before the first want, once a node"
 
 
@@ -241,7 +241,7 @@ def test_a_group_is_bound_to_its_nodes_and_waits_for_them():
     home.step()
     assert home.shares() == {EAST: 2}
     (key,) = [effect.message for effect in home.effects
-              if isinstance(effect, TellNode) and isinstance(effect.message, m.LeaseKey)]
+              if isinstance(effect, RelayToNode) and isinstance(effect.message, m.LeaseKey)]
     assert key.strategy == IN_GROUP, "the node must know which bundle"
 
 

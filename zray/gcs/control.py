@@ -109,13 +109,13 @@ class Control:
         self._reports: dict[bytes, list[Report]] = {}
         self._beat_at = -math.inf
         self._adopted_at = -math.inf
-        self._said: tuple | None = None
+        self._last_heartbeat: tuple | None = None
         self._found: list[Report] = []  # the reports that _packed was made of
         self._packed: list[list[Any]] = []
         self._last_parsed: tuple[list, ClusterConfig | None] = [], None
-        self._ails: tuple[frozenset[bytes], ...] = ()  # who was failed, who leaving, when I last thought of a wish
-        # Knowing this, there was nothing to decide.
-        self._well: tuple[ClusterConfig | None, ProposerView | None] = None, None
+        self._failed_and_leaving: tuple[frozenset[bytes], ...] = ()  # as of the last wish
+        # The configuration and the view for which there was nothing to decide.
+        self._settled_for: tuple[ClusterConfig | None, ProposerView | None] = None, None
         self._handlers: dict[type, Callable[[bytes, Any, float], Out]] = {
             RegisterPrepare: self._on_prepare, RegisterPromise: self.proposer.on_promise,
             RegisterAccept: self._on_accept, RegisterAccepted: self._on_accepted,
@@ -259,9 +259,9 @@ class Control:
             self._found, self._packed = found, [list(report) for report in found]
         reports = self._packed
         said = (self.config.generation, reports, silent, lost, self.me in self.released)
-        if now < self._beat_at and said == self._said:
+        if now < self._beat_at and said == self._last_heartbeat:
             return []
-        self._said = said
+        self._last_heartbeat = said
         involved = self.me in self.config.involved
         self._beat_at = now + (FAST_S if involved else self.membership.node_timeout_s / 4)
         beat = Heartbeat(self.config.generation, reports, silent, lost)
@@ -277,19 +277,19 @@ class Control:
         if self.alone:
             return []
         view = self.view(now)
-        ails, held = (view.failed, view.leaving), self.proposer.held
+        failed_and_leaving, held = (view.failed, view.leaving), self.proposer.held
         if held is not None:
-            if self.proposer.base is self.config and ails == self._ails:
+            if self.proposer.base is self.config and failed_and_leaving == self._failed_and_leaving:
                 # Voters keep the tails that it removes from reading, to let them go: another wish, because more
                 # replicas have reported meanwhile, would have these wait a second time, and others besides.
                 return self.proposer.propose(self.config, held, now) if now >= self.proposer.rest_until else []
-            self.proposer.think_again()
-        self._ails = ails
-        if self._well[0] is self.config and self._well[1] == view:
+            self.proposer.drop_wish()
+        self._failed_and_leaving = failed_and_leaving
+        if self._settled_for[0] is self.config and self._settled_for[1] == view:
             return []
         wish = next_config(self.config, view)
         if wish is None:
-            self._well = self.config, view
+            self._settled_for = self.config, view
             return []
         return self.proposer.propose(self.config, wish, now)
 

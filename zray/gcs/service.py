@@ -93,7 +93,7 @@ class GcsService(Host):
         self.on_fenced: Callable[[str], None] = lambda reason: None
         self.on_config: Callable[[ClusterConfig], None] = lambda config: None
         self.fenced_because = ""
-        self.told = False  # its client was answered, or the configuration has changed: for its owner, who clears it
+        self.has_news = False  # its client was answered, or the configuration has changed: for its owner, who clears it
         self.counters: Counter[str] = Counter()
         self._now = now
         self._send_out = send
@@ -106,7 +106,7 @@ class GcsService(Host):
         self._chained = Coalescer()  # what the replicas here say to their neighbours in this turn
         self._reported: list[tuple[int, int, bool, bool]] = []  # what was found when _reports were made
         self._reports: list[Report] = []
-        self._told: dict[int, tuple[bool, bool]] = {}  # what voters know of my replicas
+        self._reported_states: dict[int, tuple[bool, bool]] = {}  # what voters know of my replicas
         self._ticked_at = -math.inf
         self._leave: PlannedLeave | None = None
         start = config if first else config._replace(generation=0)  # what the hints say is learned below
@@ -248,7 +248,7 @@ class GcsService(Host):
                 if replica.acknowledge_at < math.inf:
                     replica.acknowledge_at = now
         for replica in list(self.replicas.values()):
-            self._run(lambda replica=replica: self._of_replica(replica, replica.tick(now)))  # type: ignore[misc]
+            self._run(lambda replica=replica: self._replica_out(replica, replica.tick(now)))  # type: ignore[misc]
         if not self.alone or self.client.busy:
             self.client.tick(now)
         self.flush()
@@ -290,12 +290,12 @@ class GcsService(Host):
     def _handle(self, peer: bytes, message: Any) -> Out:
         kind = type(message)
         if kind in _TO_CLIENT:
-            self.told = True
+            self.has_news = True
             if kind is GcsRedirect and peer != self.incarnation and self._is_behind(message):
                 self._emit([(peer, ConfigIs(self.config.pack()))])
                 self.client.again(peer, message.number, message.shard)
                 return []
-            if kind is GcsRedirect and self._comes_here(message):
+            if kind is GcsRedirect and self._is_early_redirect(message):
                 return []
             self.client.on_message(peer, message)
             return []
@@ -306,7 +306,7 @@ class GcsService(Host):
             return []
         replica = self.replicas.get(message.shard)
         if replica is not None:
-            return self._of_replica(replica, replica.on_message(peer, message, self._now()))
+            return self._replica_out(replica, replica.on_message(peer, message, self._now()))
         if isinstance(message, (GcsRequest, GcsWatch)) and 0 <= message.shard < len(self.config.chains):
             chain = self.config.chains[message.shard]
             number = message.number if isinstance(message, GcsRequest) else 0
@@ -319,7 +319,7 @@ class GcsService(Host):
             return False
         return redirect.epoch < self.config.chains[redirect.shard].epoch == self.client.shards[redirect.shard].epoch
 
-    def _comes_here(self, redirect: GcsRedirect) -> bool:
+    def _is_early_redirect(self, redirect: GcsRedirect) -> bool:
         """It has overtaken the configuration that makes me head or tail: what it sends here is sent when I know it.
 
         At once it would be refused, and nobody would send it again but the clock.
@@ -333,14 +333,14 @@ class GcsService(Host):
         """A replica that starts at this node (the simulator puts in one that remembers more)."""
         return ChainReplica(self.incarnation, chain, state, shard)
 
-    def _of_replica(self, replica: ChainReplica, out: Out) -> Out:
+    def _replica_out(self, replica: ChainReplica, out: Out) -> Out:
         """What a replica wants sent; and voters hear at once when it has become able to do something, or wants to."""
         self._persist(replica)
         said = (replica.established, replica.joiner_caught_up())
         now = self._now()
-        if said != self._told.get(replica.shard) or (replica.wants_lease(now)
+        if said != self._reported_states.get(replica.shard) or (replica.wants_lease(now)
                                                      and self.control.lease.due(self.config, now)):
-            self._told[replica.shard] = said
+            self._reported_states[replica.shard] = said
             out = out + self.control.step(now)
         return out
 
@@ -379,7 +379,7 @@ class GcsService(Host):
     # ------------------------------------------------------------ what Control asks of its host
 
     def adopted(self, config: ClusterConfig) -> None:
-        self.told = True
+        self.has_news = True
         now = self._now()
         for shard, chain in enumerate(config.chains):
             replica = self.replicas.get(shard)
@@ -405,7 +405,7 @@ class GcsService(Host):
     def _discard(self, shard: int) -> None:
         """No replica of that shard here any more."""
         replica = self.replicas.pop(shard)
-        self._told.pop(shard, None)
+        self._reported_states.pop(shard, None)
         if self.disk is not None and replica.journal is not None:
             self.disk.drop(shard)
 
@@ -416,7 +416,7 @@ class GcsService(Host):
         if state != self._reported:
             self._reported = state
             self._reports = [Report(*said) for said in sorted(state)]
-        self._told = {shard: (established, caught_up) for shard, _, established, caught_up in state}
+        self._reported_states = {shard: (established, caught_up) for shard, _, established, caught_up in state}
         return self._reports
 
     def read_at(self) -> float:

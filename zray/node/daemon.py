@@ -254,8 +254,8 @@ class Daemon:
             self._timers(time.monotonic())
         if self._leaving is not None:
             self._leaving.step(time.monotonic())
-        if self.gcs.told:  # the control store may have answered the machine
-            self.gcs.told = False
+        if self.gcs.has_news:  # the control store may have answered the machine
+            self.gcs.has_news = False
             self.machine.settle(time.monotonic())
         self._perform()
         self.gcs.flush()
@@ -296,7 +296,7 @@ class Daemon:
         if self._leaving is not None:
             times.append(self._leaving.next_deadline())
         self._due = min((when for when in times if when is not None), default=None)
-        if self.gcs.told:  # at the end of the turn, when something was on disk
+        if self.gcs.has_news:  # at the end of the turn, when something was on disk
             return 0.0
         return None if self._due is None else max(0.0, self._due - time.monotonic())
 

@@ -23,7 +23,7 @@ from zray.node.cluster import Cluster
 from zray.node.context import NodeContext
 from zray.node.jobs import Job, JobTable
 from zray.sched import bottom_up
-from zray.sched.bottom_up import BottomUpScheduler, TellNode
+from zray.sched.bottom_up import BottomUpScheduler, RelayToNode
 from zray.sched.spillback_effects import PlaceRequest, UnplaceRequest
 
 
@@ -63,7 +63,7 @@ class RemoteLeases:
     def perform(self, effect: Any) -> bool:
         """An effect of the scheduler; False when it concerns this node."""
         kind = type(effect)
-        if kind is TellNode:
+        if kind is RelayToNode:
             job = self._ports.job_of(effect.owner)
             if job is not None and effect.node in self._ports.cluster.peers:
                 self._ports.tell_job(job, effect.node)

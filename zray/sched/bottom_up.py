@@ -28,7 +28,7 @@ from zray.sched.local import ROW, Grant, Recall, Status
 from zray.sched.placing import GlobalScheduler, schedulers
 from zray.sched.resources import CPU_COLUMN, NODE_PREFIX, checked_units
 from zray.sched.spillback import LINK_BYTES_S, PATIENCE_S, Spillback
-from zray.sched.spillback_effects import Ask, Offers, PlaceRequest, Tell, TellNode, UnplaceRequest, WantLocal
+from zray.sched.spillback_effects import Ask, Offers, PlaceRequest, WaitReason, RelayToNode, UnplaceRequest, WantLocal
 from zray.sched.view import ClusterView
 
 # Turns of local, spill and asker in one step; what is not settled then goes on in the next one.
@@ -63,7 +63,7 @@ class NodeLosses(NamedTuple):
     orphans: list[int]
 
 
-Effect = Grant | Recall | Status | TellNode | PlaceRequest | UnplaceRequest | SchedulerMessage
+Effect = Grant | Recall | Status | RelayToNode | PlaceRequest | UnplaceRequest | SchedulerMessage
 
 
 class BottomUpScheduler:
@@ -91,7 +91,7 @@ class BottomUpScheduler:
         self._free: list[int] = list(local.view.available[ROW])  # as the view knows it
         self._waiting = False
         self._generation = local.view.generation
-        self._was = ""  # idle, part or full, when gossip was told last
+        self._load_class = ""  # idle, part or full, when gossip was told last
         self._decided = self._rate = 0
         self._jobs_of_requests: dict[Any, tuple[int, dict[str, int], str]] = {}
         self._answers: list[Effect] = []
@@ -250,7 +250,7 @@ class BottomUpScheduler:
                 moved = True
             elif kind is Ask:
                 self.asker.ask(item, now)
-            elif kind is Tell:
+            elif kind is WaitReason:
                 effects.append(Status(item.owner, item.key, item.cause, item.detail, item.token))
             elif kind is PlaceRequest and item.node == self.home:
                 job, demand, name = self._jobs_of_requests[item.token]
@@ -283,7 +283,7 @@ class BottomUpScheduler:
         self._free, self._waiting, self._generation = free, waiting, generation
         self.view.set_row(self.home, self.local.total(), self.local.available(), draining=self.draining)
         state = self._state()
-        self.gossip.changed(now, big=state != self._was and "part" not in (state, self._was))
+        self.gossip.changed(now, big=state != self._load_class and "part" not in (state, self._load_class))
 
     def _state(self) -> str:
         free, total = self._free, self.local.view.total[ROW]
@@ -292,7 +292,7 @@ class BottomUpScheduler:
         return "idle" if free == list(total) else "part"
 
     def _words(self, elapsed: float) -> NodeReport:
-        self._was = self._state()
+        self._load_class = self._state()
         made, self._decided = self.placing.decisions - self._decided, self.placing.decisions
         rate = int(made / min(max(elapsed, 0.1), 1.0))  # after a silence: as if all was in the last second
         self._rate = _rough(rate) if rate >= DECISIONS_SHOWN_MIN else 0

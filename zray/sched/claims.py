@@ -23,8 +23,8 @@ def group_of(strategy: dict | None) -> bytes | None:
 class Claim:
     """One scheduling key of one owner, or one actor (``token`` not None), that is to run in a group."""
 
-    __slots__ = ("capture", "granted", "group", "index", "job", "key", "name", "named", "owner", "places", "removed",
-                 "seen", "selector", "token", "told", "want")
+    __slots__ = ("capture", "granted", "grants_seen", "group", "index", "job", "key", "name", "named", "owner",
+                 "places", "removed", "reported", "selector", "token", "want")
 
     def __init__(self, owner: bytes, key: int, token: Any, job: int, named: dict[str, int], strategy: dict,
                  name: str) -> None:
@@ -36,9 +36,9 @@ class Claim:
         self.named = checked_units(named)
         self.group, self.index, self.capture = group, index, bool(strategy.get("capture"))
         self.selector = {"labels": strategy["labels"]} if strategy.get("labels") else {}
-        self.want = self.seen = self.granted = 0
+        self.want = self.grants_seen = self.granted = 0
         self.places: dict[CommittedBundle, None] = {}  # bundles in whose schedulers it stands
-        self.told: tuple[int, str] | None = None  # the cause of waiting that its owner knows
+        self.reported: tuple[int, str] | None = None  # the cause of waiting that its owner knows
         self.removed = False  # the group is gone
 
     @property
@@ -46,7 +46,7 @@ class Claim:
         """Leases wanted and not granted, as in zray.sched.waiting.Entry."""
         if self.removed:
             return 0
-        return max(0, self.want - (self.granted - self.seen))
+        return max(0, self.want - (self.granted - self.grants_seen))
 
     def may_use(self, bundle: CommittedBundle) -> bool:
         return self.index in (-1, bundle.index) and not self.removed
@@ -60,9 +60,9 @@ class Claim:
             scheduler.request(self.token, self.job, self.named, self.selector, now, self.name)
         else:
             scheduler.declare(self.owner, self.job, self.key, self.named, self.selector, self.name)
-            self.tell(bundle, now)
+            self.update_want(bundle, now)
 
-    def tell(self, bundle: CommittedBundle, now: float) -> None:
+    def update_want(self, bundle: CommittedBundle, now: float) -> None:
         """How many leases are outstanding, whatever the bundle has granted so far."""
         scheduler = bundle.scheduler
         granted = scheduler.entries[self.owner, self.key].granted

@@ -75,7 +75,7 @@ class Gossip:
         self._random = Random(seed)
         self._ring: list[bytes] = [node]  # all nodes, in order
         self._early: dict[bytes, GossipRow] = {}
-        self._said: NodeReport | None = None
+        self._last_report: NodeReport | None = None
         self._due: float | None = None  # when to say what changed here
         self._spoke_at = float("-inf")
         self._touched = False
@@ -183,32 +183,34 @@ class Gossip:
             for peer in self._peers():
                 self._send(peer, [row for row in rows if row.node != peer])
 
-    def _speak(self, now: float, said: NodeReport) -> None:
+    def _speak(self, now: float, report: NodeReport) -> None:
         self._due = None
-        own = self._own(said, self._touched)
+        own = self._own(report, self._touched)
         self._touched = False
         if own.version == self._spoken:
             return
         self._spoken, self._spoke_at = own.version, now
         for peer in self._peers():
             self._send(peer, [own])
-        if said.decisions:
+        if report.decisions:
             self._due = now + 1.0  # a rate falls without anything happening
 
-    def _own(self, said: NodeReport, touched: bool = False) -> GossipRow:
+    def _own(self, report: NodeReport, touched: bool = False) -> GossipRow:
         """Our row.  What went and came back is a new version too: it tells who placed something that it is over."""
-        if touched or said != self._said:
+        if touched or report != self._last_report:
             self.version += 1
-            self._said = said
-            self.rows[self.node] = GossipRow(self.node, self.version, DRAINING * said.draining, said.decisions,
-                                       said.available, list(said.wants), said.total, dict(said.labels))
+            self._last_report = report
+            self.rows[self.node] = GossipRow(
+                self.node, self.version, DRAINING * report.draining, report.decisions, report.available,
+                list(report.wants), report.total, dict(report.labels))
         return self.rows[self.node]
 
     def _introduce(self, now: float, words: Callable[[float], NodeReport]) -> None:
         owed, self._owed = self._owed, {}
-        said = words(now - self._spoke_at) if self._said is None or self._touched else self._said
-        if self.version or said != NodeReport(said.total, said.total, said.labels):  # else it is what everybody assumes
-            self._own(said)
+        report = words(now - self._spoke_at) if self._last_report is None or self._touched else self._last_report
+        # Other nodes take a node for idle until it reports, so an idle one need not.
+        if self.version or report != NodeReport(report.total, report.total, report.labels):
+            self._own(report)
         for peer, everything in owed.items():
             self._send(peer, [row for node, row in self.rows.items()
                               if node != peer and (everything or node == self.node)])

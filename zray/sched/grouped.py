@@ -32,7 +32,7 @@ class NodeScheduler:
         self._waits: dict[bytes, tuple[int, str]] = {}  # groups that are not placed: why
         self._touched: dict[CommittedBundle, None] = {}  # to be stepped
         self._timed: dict[CommittedBundle, None] = {}  # have a deadline
-        self._to_tell: dict[Claim, None] = {}
+        self._to_report: dict[Claim, None] = {}
 
     # -------------------------------------------------------------- what owners say
 
@@ -59,11 +59,11 @@ class NodeScheduler:
             self.root.want(owner, key, want, granted, now)
             return
         claim.want = max(want, 0)
-        claim.seen = min(max(granted, 0), claim.granted)
+        claim.grants_seen = min(max(granted, 0), claim.granted)
         if not claim.outstanding and not claim.removed:
-            claim.told = None
+            claim.reported = None
         self._spread(claim, now)
-        self._to_tell[claim] = None
+        self._to_report[claim] = None
 
     def drop_owner(self, owner: bytes) -> list[int]:
         """As LocalScheduler.drop_owner."""
@@ -163,7 +163,7 @@ class NodeScheduler:
         """The group has no place (yet), for this cause: whoever waits for it is told."""
         self._waits[group] = cause, detail
         for claim in self._of_group.get(group, ()):
-            self._to_tell[claim] = None
+            self._to_report[claim] = None
         if group not in self._of_group:
             del self._waits[group]
 
@@ -183,7 +183,7 @@ class NodeScheduler:
                 claim.leave(bundle, 0.0)
                 self._touched[bundle] = None
             claim.removed = True
-            self._to_tell[claim] = None
+            self._to_report[claim] = None
 
     def uses(self, group: bytes) -> bool:
         """Whether anybody here claims the group."""
@@ -210,8 +210,8 @@ class NodeScheduler:
             bundle = next(iter(self._touched)) if self._touched else due[0]
             self._touched.pop(bundle, None)
             self._step(bundle, now, effects)
-        if self._to_tell:
-            self._tell(effects)
+        if self._to_report:
+            self._report_waits(effects)
         return effects
 
     def _due(self, now: float) -> list[CommittedBundle]:
@@ -226,8 +226,8 @@ class NodeScheduler:
                 effects.append(self._granted(bundle, effect, now))
             elif type(effect) is Status:
                 claim = self._claim_of(effect)
-                if claim is not None and claim.told is None and claim.outstanding:
-                    claim.told = effect.cause, effect.detail
+                if claim is not None and claim.reported is None and claim.outstanding:
+                    claim.reported = effect.cause, effect.detail
                     effects.append(effect)
             else:
                 effects.append(effect)
@@ -248,19 +248,19 @@ class NodeScheduler:
         elif len(claim.places) > 1:
             self._spread(claim, now, but=bundle)
         if not claim.outstanding:
-            claim.told = None
+            claim.reported = None
         return grant._replace(assigned={**grant.assigned, "group": claim.about(bundle)})
 
     def _claim_of(self, effect: Grant | Status) -> Claim | None:
         return self.claims.get((effect.owner, effect.key)) if effect.token is None else self.requests.get(effect.token)
 
-    def _tell(self, effects: list[Effect]) -> None:
+    def _report_waits(self, effects: list[Effect]) -> None:
         """Claims that no bundle here serves: why they wait."""
-        claims, self._to_tell = self._to_tell, {}
+        claims, self._to_report = self._to_report, {}
         for claim in claims:
             cause = self._cause(claim)
-            if cause is not None and cause != claim.told:
-                claim.told = cause
+            if cause is not None and cause != claim.reported:
+                claim.reported = cause
                 effects.append(Status(claim.owner, claim.key, *cause, claim.token))
 
     def _cause(self, claim: Claim) -> tuple[int, str] | None:
@@ -288,20 +288,20 @@ class NodeScheduler:
         self._of_group.setdefault(claim.group, {})[claim] = None
         for bundle in self.bundles.committed.get(claim.group, {}).values():
             self._join(claim, bundle, now)
-        self._to_tell[claim] = None
+        self._to_report[claim] = None
 
     def _join(self, claim: Claim, bundle: CommittedBundle, now: float) -> None:
         if claim.may_use(bundle) and not bundle.obstacle(claim.named):
             claim.join(bundle, now)
-            claim.told = None
+            claim.reported = None
             self._touched[bundle] = None
         else:
-            self._to_tell[claim] = None
+            self._to_report[claim] = None
 
     def _spread(self, claim: Claim, now: float, but: CommittedBundle | None = None) -> None:
         for bundle in claim.places:
             if bundle is not but:
-                claim.tell(bundle, now)
+                claim.update_want(bundle, now)
                 self._touched[bundle] = None
 
     def _leave(self, claim: Claim, now: float) -> None:
@@ -312,7 +312,7 @@ class NodeScheduler:
         self._leave_group(claim)
 
     def _leave_group(self, claim: Claim) -> None:
-        self._to_tell.pop(claim, None)
+        self._to_report.pop(claim, None)
         claims = self._of_group[claim.group]
         del claims[claim]
         if not claims:

@@ -121,7 +121,7 @@ class LocalScheduler:
         self.granted = self.returned = 0
         self._keys_of: dict[bytes, dict[int, LeaseEntry]] = {}
         self._entries_of_job: dict[int, int] = {}
-        self._fresh: list[LeaseEntry] = []  # began to wait since the last step
+        self._newly_waiting: list[LeaseEntry] = []  # began to wait since the last step
         self._changed = False
         self._saving: WaitingLane | None = None
         self._saving_until = 0.0
@@ -150,14 +150,14 @@ class LocalScheduler:
         """
         entry = self.entries[owner, key]
         entry.want = max(want, 0)
-        entry.seen = min(max(granted, 0), entry.granted)
+        entry.grants_seen = min(max(granted, 0), entry.granted)
         if entry.obstacle and not entry.held:  # what the node has may have changed since
             demand = self.view.index.demand(entry.named)
             entry.obstacle, entry.demand = self._obstacle(entry.named, demand, entry.strategy), demand or ()
         if entry.outstanding:
             self._wait(entry)
         else:
-            entry.told = False
+            entry.reported = False
 
     def drop_owner(self, owner: bytes) -> list[int]:
         """The owner is gone: forget its keys; the leases it holds, which stay held until each is released."""
@@ -205,7 +205,7 @@ class LocalScheduler:
         lease = self.leases[number] = HeldLease(number, entry, need, gpus, 0.0)
         entry.held[number] = lease
         entry.active = entry.granted = 1
-        self._pin(need, +1)
+        self._count_pinned(need, +1)
         return number
 
     # -------------------------------------------------------------- what workers do
@@ -216,7 +216,7 @@ class LocalScheduler:
         if held is None:
             return False
         if held.pinned:
-            self._pin(held.using, -1)
+            self._count_pinned(held.using, -1)
         self.loose.pop(lease, None)
         self.view.release(ROW, held.using)
         self.gpus.give(held.gpus)
@@ -263,8 +263,8 @@ class LocalScheduler:
             return False
         self.view.acquire(ROW, using, oversubscribe=True)
         if held.pinned:
-            self._pin(old, -1)
-            self._pin(using, +1)
+            self._count_pinned(old, -1)
+            self._count_pinned(using, +1)
         held.demand = new
         if blocked:
             held.lent = tuple(pair for pair in new if pair[0] == CPU_COLUMN)
@@ -277,10 +277,10 @@ class LocalScheduler:
         if held is None or held.lent is not None:
             return
         if held.pinned:
-            self._pin(held.using, -1)
+            self._count_pinned(held.using, -1)
         held.lent = tuple(pair for pair in held.demand if pair[0] == CPU_COLUMN)
         self.view.release(ROW, held.lent)
-        self._pin(held.using, +1)
+        self._count_pinned(held.using, +1)
         self.loose.pop(lease, None)
         self._changed = True
 
@@ -289,11 +289,11 @@ class LocalScheduler:
         held = self.leases.get(lease)
         if held is None or held.lent is None:
             return
-        self._pin(held.using, -1)
+        self._count_pinned(held.using, -1)
         self.view.acquire(ROW, held.lent, oversubscribe=True)
         held.lent = None
         if held.pinned:
-            self._pin(held.using, +1)
+            self._count_pinned(held.using, +1)
         else:
             self.loose[lease] = held
         self._changed = True
@@ -320,7 +320,7 @@ class LocalScheduler:
         if self.waiting.lanes and self.loose:
             numbers, self._turn_at = choose_recalls(self, now)
             effects.extend(self._recall(number) for number in numbers)
-        self._tell(effects)
+        self._report_waits(effects)
         return effects
 
     def deadline(self) -> float | None:
@@ -360,9 +360,9 @@ class LocalScheduler:
         entry.active += 1
         entry.granted += 1
         if entry.outstanding == 0:
-            entry.told = False
+            entry.reported = False
         if entry.token is not None:
-            self._pin(lease.demand, +1)
+            self._count_pinned(lease.demand, +1)
             del self.requests[entry.token]
             self._count_job(entry.job, -1)
         else:
@@ -377,13 +377,13 @@ class LocalScheduler:
         lease.entry.active -= 1
         return Recall(number, lease.entry.owner)
 
-    def _tell(self, effects: list[Effect]) -> None:
-        fresh, self._fresh = self._fresh, []
+    def _report_waits(self, effects: list[Effect]) -> None:
+        fresh, self._newly_waiting = self._newly_waiting, []
         details: dict[Demand, str] = {}
         for entry in fresh:
-            if entry.told or not entry.outstanding or not self._known(entry):
+            if entry.reported or not entry.outstanding or not self._known(entry):
                 continue
-            entry.told = True
+            entry.reported = True
             if entry.obstacle:
                 effects.append(Status(entry.owner, entry.key, Cause.INFEASIBLE, entry.obstacle, entry.token))
                 continue
@@ -468,7 +468,7 @@ class LocalScheduler:
 
     def _wait(self, entry: LeaseEntry) -> None:
         if not entry.queued:
-            self._fresh.append(entry)
+            self._newly_waiting.append(entry)
             if not entry.obstacle:
                 self.waiting.join(entry)
         self._changed = True
@@ -479,8 +479,8 @@ class LocalScheduler:
         return self.entries.get((entry.owner, entry.key)) is entry
 
     def _forget(self, entry: LeaseEntry) -> None:
-        entry.want = entry.seen = 0
-        entry.told = False
+        entry.want = entry.grants_seen = 0
+        entry.reported = False
         self._count_job(entry.job, -1)
         self._changed = True
 
@@ -492,7 +492,7 @@ class LocalScheduler:
             self._entries_of_job.pop(job, None)
             self.waiting.forget_job(job)
 
-    def _pin(self, demand: Demand, sign: int) -> None:
+    def _count_pinned(self, demand: Demand, sign: int) -> None:
         for column, value in demand:
             self.pinned[column] = self.pinned.get(column, 0) + sign * value
 

@@ -45,7 +45,7 @@ from zray.causes import Cause
 from zray.sched.claims import group_of
 from zray.sched.spillback_lanes import LOOK_S, SpillbackEntry, SpillbackLane, Share
 from zray.sched.policies.base import frozen
-from zray.sched.spillback_effects import Ask, Offers, PlaceRequest, Tell, TellNode, UnplaceRequest, WantLocal
+from zray.sched.spillback_effects import Ask, Offers, PlaceRequest, WaitReason, RelayToNode, UnplaceRequest, WantLocal
 from zray.sched.view import ClusterView
 
 # A share is withdrawn from a node that does not answer for this long: ten times a round trip between daemons, and
@@ -96,7 +96,7 @@ class Spillback:
     def want(self, owner: bytes, key: int, want: int, granted: int, now: float) -> None:
         """As LeaseWant says.  KeyError for a key that was not declared."""
         entry = self.entries[owner, key]
-        entry.want, entry.seen = max(want, 0), min(max(granted, 0), entry.granted)
+        entry.want, entry.grants_seen = max(want, 0), min(max(granted, 0), entry.granted)
         self._balance(entry, now)
 
     def drop_owner(self, owner: bytes) -> tuple[list[bytes], list[tuple[bytes, int]]]:
@@ -145,7 +145,7 @@ class Spillback:
         share.granted += 1
         share.want, share.promised = max(share.want - 1, 0), max(share.promised - 1, 0)
         entry.granted += 1
-        entry.told = None
+        entry.reported = None
         entry.lane.fruitful_at = now
         self._balance(entry, now)
         return True
@@ -156,7 +156,7 @@ class Spillback:
         if entry is not None and entry.granted:
             entry.shares[self.home].granted -= 1
             entry.granted -= 1
-            entry.seen = min(entry.seen, entry.granted)
+            entry.grants_seen = min(entry.grants_seen, entry.granted)
             self._dirty[entry, self.home] = None  # it counts for itself what it owes; now it is told
             self._balance(entry, now)
 
@@ -169,16 +169,16 @@ class Spillback:
             return
         if cause in (Cause.WORKER_STARTING, Cause.WORKER_LIMIT):
             share.promised = min(share.promised + 1, share.want)
-            self._tell(entry, cause, detail)
+            self._report(entry, cause, detail)
             self._file(entry)
         elif not share.want:
             return
         elif cause == Cause.INFEASIBLE:
             entry.lane.barred[node] = None
-            entry.lane.said = detail
+            entry.lane.barred_detail = detail
             self._withdraw(entry, node, now)
         elif share.queued:
-            self._tell(entry, cause, detail)
+            self._report(entry, cause, detail)
         else:
             self._disappointed(entry, node, now)
 
@@ -209,7 +209,7 @@ class Spillback:
             if self._is_open(node):
                 moved += self._hand_out(lane, node, count, now, queued=True)
         if left and cause == Cause.INFEASIBLE and not self._is_feasible(lane, now):
-            detail = lane.said or detail
+            detail = lane.barred_detail or detail
             lane.infeasible_at = self.view.generation
         elif moved:
             left = 0  # some of it was: ask for the rest at once
@@ -218,7 +218,7 @@ class Spillback:
             if entry.unplaced and lane.home_queues and (left or not moved):  # else it came after the question
                 self._give(entry, self.home, entry.unplaced, now, queued=True)
             elif entry.unplaced and left:
-                self._tell(entry, cause, detail)
+                self._report(entry, cause, detail)
         if lane.entries:
             lane.looked_at = now
             lane.retry_at = now + self.offer_s * DOUBT_PART
@@ -341,7 +341,7 @@ class Spillback:
         lane.verdict = cause, detail = self.offers.group_waits(lane.strategy)
         lane.infeasible_at = self.view.generation
         for entry in lane.entries:
-            self._tell(entry, cause, detail)
+            self._report(entry, cause, detail)
 
     def _is_feasible(self, lane: SpillbackLane, now: float) -> bool:
         """Whether a node of this view may ever hold it: a scheduler that says no may not have heard of that node."""
@@ -406,7 +406,7 @@ class Spillback:
             self._give(entry, self.home, entry.unplaced, now, queued=True)
         elif entry.unplaced and lane.verdict is not None:
             if lane.infeasible_at == lane.generation:
-                self._tell(entry, *lane.verdict)
+                self._report(entry, *lane.verdict)
             else:
                 lane.verdict = None  # there is something new to ask for
         self._file(entry)
@@ -508,9 +508,9 @@ class Spillback:
                 if not share.declared:
                     share.declared = True
                     lane = entry.lane
-                    self.out.append(TellNode(node, entry.owner, m.LeaseKey(
+                    self.out.append(RelayToNode(node, entry.owner, m.LeaseKey(
                         entry.key, lane.demand, entry.env, lane.strategy_at(node, self.home), entry.name, entry.job)))
-                self.out.append(TellNode(node, entry.owner, m.LeaseWant(entry.key, share.want, share.granted)))
+                self.out.append(RelayToNode(node, entry.owner, m.LeaseWant(entry.key, share.want, share.granted)))
 
     # -------------------------------------------------------------- entries and lanes
 
@@ -537,7 +537,7 @@ class Spillback:
         for node, share in entry.shares.items():
             if tell and share.declared:
                 self.out.append(UnplaceRequest(node, entry.token))
-        entry.want = entry.seen = entry.granted = entry.unplaced = 0
+        entry.want = entry.grants_seen = entry.granted = entry.unplaced = 0
         entry.shares.clear()
         entry.ended = True
         self._file(entry)
@@ -562,17 +562,17 @@ class Spillback:
         row = self.view.row_of.get(node)
         return row is not None and row not in self.view.draining
 
-    def _tell(self, entry: SpillbackEntry, cause: int, detail: str) -> None:
-        if entry.told != (cause, detail):
-            entry.told = cause, detail
-            self.out.append(Tell(entry.owner, entry.key, cause, detail, entry.token))
+    def _report(self, entry: SpillbackEntry, cause: int, detail: str) -> None:
+        if entry.reported != (cause, detail):
+            entry.reported = cause, detail
+            self.out.append(WaitReason(entry.owner, entry.key, cause, detail, entry.token))
 
     # -------------------------------------------------------------- reports
 
     def explain(self, owner: bytes, key: int, token: Any = None) -> tuple[int, str]:
         """What the owner was told last about a key that waits elsewhere; READY when nothing is."""
         entry = self._find(owner, key, token)
-        return entry.told if entry is not None and entry.told else (Cause.READY, "")
+        return entry.reported if entry is not None and entry.reported else (Cause.READY, "")
 
     def report(self) -> list[dict]:
         """Shares by key, for ``zray status`` and tests."""

@@ -17,7 +17,7 @@ class WantLocal(NamedTuple):
     granted: int
 
 
-class TellNode(NamedTuple):
+class RelayToNode(NamedTuple):
     """Pass ``message`` (LeaseKey, LeaseWant) of our process ``owner`` on to another node."""
 
     node: bytes
@@ -25,7 +25,7 @@ class TellNode(NamedTuple):
     message: Any
 
 
-class Tell(NamedTuple):
+class WaitReason(NamedTuple):
     """Why a want waits, for the owner (``token`` None) or who made the request ``token``."""
 
     owner: bytes

@@ -26,25 +26,25 @@ HELD_BACK: Door = (-2, 0)  # lanes that would eat what is being saved up for ano
 class LeaseEntry:
     """One scheduling key of one owner (``token`` None), or one single placement (``token`` its name)."""
 
-    __slots__ = ("active", "demand", "granted", "held", "job", "key", "lane", "name", "named", "obstacle", "owner",
-                 "queued", "seen", "strategy", "ticket", "token", "told", "want")
+    __slots__ = ("active", "demand", "granted", "grants_seen", "held", "job", "key", "lane", "name", "named",
+                 "obstacle", "owner", "queued", "reported", "strategy", "ticket", "token", "want")
 
     def __init__(self, owner: bytes, key: int, token: Any, job: int, named: dict[str, int], strategy: dict, name: str):
         self.owner, self.key, self.token, self.job, self.name = owner, key, token, job, name
         self.named, self.strategy = named, strategy
         self.demand: Demand = ()
         self.obstacle = ""  # why no grant will ever come, '' if one may
-        self.want = self.seen = self.granted = 0
+        self.want = self.grants_seen = self.granted = 0
         self.held: dict[int, Any] = {}  # lease number -> Lease
         self.active = 0  # leases held and not recalled
-        self.queued = self.told = False
+        self.queued = self.reported = False
         self.ticket = 0
         self.lane: WaitingLane | None = None
 
     @property
     def outstanding(self) -> int:
         """Leases wanted and not granted: grants that the owner had not seen when it spoke are on their way."""
-        left = self.want - (self.granted - self.seen)
+        left = self.want - (self.granted - self.grants_seen)
         return left if left > 0 else 0
 
 

@@ -27,7 +27,7 @@ from zray.sched.bottom_up import BottomUpScheduler, SchedulerMessage
 from zray.sched.loading import Kernels
 from zray.sched.local import Grant, LocalScheduler, Recall, Status
 from zray.sched.resources import units
-from zray.sched.spillback_effects import PlaceRequest, TellNode, UnplaceRequest
+from zray.sched.spillback_effects import PlaceRequest, RelayToNode, UnplaceRequest
 from zray.sim.network import SimNetwork
 
 WANT_MAX = 4096  # as zray.owner.submitter.LEASE_WANT_MAX
@@ -353,7 +353,7 @@ class SchedulingCluster:
         if kind is SchedulerMessage:
             self.deliver(node, self.by_name[effect.node], self._message, self.by_name[effect.node], node.name,
                          effect.message)
-        elif kind is TellNode:
+        elif kind is RelayToNode:
             target = self.by_name[effect.node]
             self.deliver(node, target, self._relayed, target, effect.owner, effect.message)
         elif kind is Grant:

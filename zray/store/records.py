@@ -143,7 +143,7 @@ class Eviction:
 class Waiting:
     """A request for room: an extent for a client, or a block for ``stored`` to be read, or to arrive, in."""
 
-    __slots__ = ("client", "deadline", "last", "request", "size", "stored", "told")
+    __slots__ = ("client", "deadline", "last", "request", "size", "stored", "is_reported")
 
     def __init__(self, client: bytes, request: int, size: int, stored: StoredObject | None, deadline: float,
                  last: float):
@@ -153,4 +153,4 @@ class Waiting:
         self.stored = stored
         self.deadline = deadline  # moves while memory comes free
         self.last = last  # does not move
-        self.told = False  # the client knows that there is no room
+        self.is_reported = False  # the client knows that there is no room

@@ -348,7 +348,7 @@ class StoreTable:
         self.waiting.append(request)
         if len(self.waiting) == 1:
             self._serve(now)
-        elif self.waiting[0].told:
+        elif self.waiting[0].is_reported:
             self._tell_full()
 
     def _serve(self, now: float) -> None:
@@ -390,8 +390,8 @@ class StoreTable:
     def _tell_full(self) -> None:
         """Who waits for an extent may know that it is for want of room, and not of an answer."""
         for request in self.waiting:
-            if not request.told:
-                request.told = True
+            if not request.is_reported:
+                request.is_reported = True
                 if request.stored is None:
                     self._send(request.client, StorePulling(request.request, views.fullness(self)))
 

@@ -15,9 +15,9 @@ from zray.messages import (
     STORED, Chunk, StoreFree, StoreGrant, StorePull, StorePulling, StoreRecall, StoreReclaimed, StoreRefused,
     StoreRestored, StoreSurrender, StoreWant,
 )
-from zray.store.exchange import Find, Handed, Key, Record, Say
+from zray.store.exchange import Find, Handed, ObjectKey, RecordCopies, Say
 from zray.store.header import CREATED, HEADER_BYTES, SEALED, Headers, block_bytes
-from zray.store.records import FULL, Arriving, Dropped, Freed, Grow, Load, Send, Spill, Unlink
+from zray.store.records import FULL, Arriving, Dropped, Freed, Grow, Load, SendToClient, SpillObject, UnlinkFile
 from zray.store.table import StoreTable
 from zray.store.transfer import TransferMachine
 
@@ -58,7 +58,7 @@ class Node:
         self.requests = 0
         self.generations = 1 << 32  # as a client whose epoch is 1
         self.extents: list[list[int]] = []
-        self.chunks_sent: dict[Key, int] = {}
+        self.chunks_sent: dict[ObjectKey, int] = {}
 
     def _pinned(self) -> set[int]:
         return self.pins | self.machine.copies.pins()
@@ -143,9 +143,9 @@ class Node:
         while effects := [*self.table.take(), *self.machine.take()]:
             for effect in effects:
                 kind = type(effect)
-                if kind is Send and effect.client == b"":
+                if kind is SendToClient and effect.client == b"":
                     self.machine.restored(effect.message, net.now)
-                elif kind is Send:
+                elif kind is SendToClient:
                     self._hear(effect.message)
                 elif kind is Say:
                     assert effect.node != self.incarnation
@@ -158,21 +158,21 @@ class Node:
                     self.machine.dropped(effect, net.now)
                 elif kind is Freed:
                     self.machine.freed(effect, net.now)
-                elif kind is Record:
+                elif kind is RecordCopies:
                     net.later(self, partial(net.record, effect.oid, effect.nodes))
                 elif kind is Find:
                     net.later(self, partial(self._located, effect))
                 elif kind is Grow:
                     net.growths.append(partial(self._grown, effect))
                     net.soon(net.grow)
-                elif kind is Spill:
+                elif kind is SpillObject:
                     self.files[effect.key] = bytes(self.memory[effect.offset : effect.offset + effect.nbytes])
                     net.later(self, partial(self._slow, self.table.spilled, effect))
                 elif kind is Load:
                     self.memory[effect.offset : effect.offset + effect.nbytes] = self.files[effect.key]
                     net.later(self, partial(self._slow, self.table.loaded, effect))
                 else:
-                    assert kind is Unlink
+                    assert kind is UnlinkFile
                     del self.files[effect.key]
 
     def _grown(self, effect: Grow) -> None:
@@ -180,7 +180,7 @@ class Node:
             self.table.grown(effect.size, "", self.net.now)
             self.perform()
 
-    def _slow(self, event: Any, effect: Spill | Load) -> None:
+    def _slow(self, event: Any, effect: SpillObject | Load) -> None:
         event(effect.key, effect.generation, "", self.net.now)
 
     def _located(self, effect: Find) -> None:
@@ -196,7 +196,7 @@ class Node:
         self.perform()
 
     def has(self, value: list) -> bool:
-        key = Key(value[4], value[5], value[3])
+        key = ObjectKey(value[4], value[5], value[3])
         return key.node == self.incarnation or self.machine.copies.complete(key) is not None
 
     def check(self) -> None:

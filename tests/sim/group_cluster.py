@@ -11,7 +11,7 @@ from zray.config import Config
 from zray.ids import group_id
 from zray.node.effects import Kill, Send, Spawn
 from zray.node.machine import Death, NodeMachine, NodePorts
-from zray.sched.bundles import State
+from zray.sched.bundles import BundleState
 from zray.sched.local import LocalScheduler
 from zray.sched.view import ClusterView
 from zray.sim.network import Faults, SimNetwork
@@ -236,9 +236,9 @@ class GroupCluster:
         for node in self.live:
             node.machine.check()
             for found in node.machine.scheduler.bundles.rounds.values():
-                if found.state is not State.COMMITTED:
+                if found.state is not BundleState.COMMITTED:
                     assert self.asks(found.group, found.attempt, node.me), f"{found.state.name} is left on a node"
-                if found.state is State.COMMITTED:
+                if found.state is BundleState.COMMITTED:
                     for bundle in found.bundles:
                         assert (bundle.group, bundle.index) not in here, "a bundle is on two nodes"
                         here[bundle.group, bundle.index] = node.me

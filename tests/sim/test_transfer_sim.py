@@ -11,15 +11,15 @@ import pytest
 
 from tests.oracles.transfer_net import CHUNK, Net
 from zray.messages import Chunk, PullObject, PullRefused, StoreWant
-from zray.store.exchange import BEHIND, FANOUT, GIVE_UP_S, OUT_CHUNKS_MAX, PULLS_MAX, STALL_S, Key
+from zray.store.exchange import BEHIND, FANOUT, GIVE_UP_S, OUT_CHUNKS_MAX, PULLS_MAX, STALL_S, ObjectKey
 from zray.store.handover import SILENT_S
 from zray.store.records import Phase
 
 NODES = range(2, 7)
 
 
-def key_of(value: list) -> Key:
-    return Key(value[4], value[5], value[3])
+def key_of(value: list) -> ObjectKey:
+    return ObjectKey(value[4], value[5], value[3])
 
 
 def run_schedule(seed: int, steps: int = 250) -> Net:

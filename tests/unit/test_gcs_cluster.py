@@ -213,7 +213,7 @@ def test_a_silent_member_is_out_of_the_chain_after_the_detection_time_and_may_co
     bench.stopped.clear()
     bench.settle()
     assert victim in bench.chain and not bench.fenced
-    assert len({service.replica.state.snapshot() for service in bench.services.values()}) == 1
+    assert len({service.replicas[0].state.snapshot() for service in bench.services.values()}) == 1
 
 
 def test_a_lease_that_nobody_uses_is_not_renewed_and_the_next_read_gets_one_at_once():
@@ -229,7 +229,7 @@ def test_a_lease_that_nobody_uses_is_not_renewed_and_the_next_read_gets_one_at_o
     call, before = outsider.client.list_names(), bench.now  # names are in shard 0
     bench.run()
     assert call.done and bench.now == before, "a round trip, no time-out"
-    assert tail.replica.lease_until > bench.now
+    assert tail.replicas[0].lease_until > bench.now
 
 
 def test_a_lease_that_is_used_is_renewed_before_it_ends():
@@ -240,10 +240,10 @@ def test_a_lease_that_is_used_is_renewed_before_it_ends():
     bench.run()
     for _ in range(100):
         bench.wait(LEASE_RENEW_S / 2)
-        early = tail.replica.counters["unready"]
+        early = tail.replicas[0].counters["unready"]
         call = outsider.client.list_names()
         bench.run()
-        assert call.done and tail.replica.counters["unready"] == early
+        assert call.done and tail.replicas[0].counters["unready"] == early
 
 
 def held_up(bench: Bench) -> GcsService:
@@ -511,7 +511,7 @@ def test_a_process_that_ends_leaves_nothing():
     service.forget(me)
     bench.to_processes.clear()
     bench.put(service, b"b")
-    assert not bench.to_processes and len(service.replica.publisher.watchers) == 1
+    assert not bench.to_processes and len(service.replicas[0].publisher.watchers) == 1
 
 
 # ---------------------------------------------------------------- nonsense

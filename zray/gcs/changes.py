@@ -76,7 +76,7 @@ def _change_bytes(change: Change) -> int:
     return len(change.key) + (len(change.value) if change.value is not None else 0) + 100
 
 
-class Watcher:
+class ClientWatch:
     """One watch of one client: what it has acknowledged, what was sent to it."""
 
     __slots__ = ("heard_at", "prefix", "seen", "sent", "unacked")
@@ -94,10 +94,10 @@ class Publisher:
 
     def __init__(self, shard: int = 0) -> None:
         self.shard = shard
-        self.watchers: dict[tuple[bytes, int], Watcher] = {}
+        self.watchers: dict[tuple[bytes, int], ClientWatch] = {}
         # A change goes to the watchers of each prefix of its key; there are few lengths of prefixes, and a thousand
         # watches of single keys cost a change nothing.
-        self._by_prefix: dict[bytes, dict[tuple[bytes, int], Watcher]] = {}
+        self._by_prefix: dict[bytes, dict[tuple[bytes, int], ClientWatch]] = {}
         self._lengths: Counter[int] = Counter()
         self._by_client: Counter[bytes] = Counter()
         self.refused = 0
@@ -117,7 +117,7 @@ class Publisher:
                 self.refused += 1
                 return []
             self._drop(key)
-            watcher = self._add(key, Watcher(prefix, seen, now))
+            watcher = self._add(key, ClientWatch(prefix, seen, now))
         watcher.heard_at = now
         watcher.seen = watcher.sent = seen
         watcher.unacked.clear()
@@ -169,7 +169,7 @@ class Publisher:
         for key in [key for key, watcher in self.watchers.items() if now - watcher.heard_at > WATCH_IDLE_S]:
             self._drop(key)
 
-    def _add(self, key: tuple[bytes, int], watcher: Watcher) -> Watcher:
+    def _add(self, key: tuple[bytes, int], watcher: ClientWatch) -> ClientWatch:
         self.watchers[key] = watcher
         self._by_prefix.setdefault(watcher.prefix, {})[key] = watcher
         self._lengths[len(watcher.prefix)] += 1

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from zray.gcs.chain import LEASE_UNUSED_S
 from zray.gcs.config import ClusterConfig
-from zray.gcs.decider import View, next_config
+from zray.gcs.decider import ProposerView, next_config
 from zray.gcs.membership import FAST_S, NODE_TIMEOUT_S, Membership
 from zray.gcs.register import Acceptor, Out, Proposer, TailLease
 from zray.messages import (
@@ -109,12 +109,13 @@ class Control:
         self._reports: dict[bytes, list[Report]] = {}
         self._beat_at = -math.inf
         self._adopted_at = -math.inf
-        self._said: tuple | None = None
+        self._last_heartbeat: tuple | None = None
         self._found: list[Report] = []  # the reports that _packed was made of
         self._packed: list[list[Any]] = []
         self._last_parsed: tuple[list, ClusterConfig | None] = [], None
-        self._ails: tuple[frozenset[bytes], ...] = ()  # who was failed, who leaving, when I last thought of a wish
-        self._well: tuple[ClusterConfig | None, View | None] = None, None  # knowing this, there was nothing to decide
+        self._failed_and_leaving: tuple[frozenset[bytes], ...] = ()  # as of the last wish
+        # The configuration and the view for which there was nothing to decide.
+        self._settled_for: tuple[ClusterConfig | None, ProposerView | None] = None, None
         self._handlers: dict[type, Callable[[bytes, Any, float], Out]] = {
             RegisterPrepare: self._on_prepare, RegisterPromise: self.proposer.on_promise,
             RegisterAccept: self._on_accept, RegisterAccepted: self._on_accepted,
@@ -258,9 +259,9 @@ class Control:
             self._found, self._packed = found, [list(report) for report in found]
         reports = self._packed
         said = (self.config.generation, reports, silent, lost, self.me in self.released)
-        if now < self._beat_at and said == self._said:
+        if now < self._beat_at and said == self._last_heartbeat:
             return []
-        self._said = said
+        self._last_heartbeat = said
         involved = self.me in self.config.involved
         self._beat_at = now + (FAST_S if involved else self.membership.node_timeout_s / 4)
         beat = Heartbeat(self.config.generation, reports, silent, lost)
@@ -276,19 +277,19 @@ class Control:
         if self.alone:
             return []
         view = self.view(now)
-        ails, held = (view.failed, view.leaving), self.proposer.held
+        failed_and_leaving, held = (view.failed, view.leaving), self.proposer.held
         if held is not None:
-            if self.proposer.base is self.config and ails == self._ails:
+            if self.proposer.base is self.config and failed_and_leaving == self._failed_and_leaving:
                 # Voters keep the tails that it removes from reading, to let them go: another wish, because more
                 # replicas have reported meanwhile, would have these wait a second time, and others besides.
                 return self.proposer.propose(self.config, held, now) if now >= self.proposer.rest_until else []
-            self.proposer.think_again()
-        self._ails = ails
-        if self._well[0] is self.config and self._well[1] == view:
+            self.proposer.drop_wish()
+        self._failed_and_leaving = failed_and_leaving
+        if self._settled_for[0] is self.config and self._settled_for[1] == view:
             return []
         wish = next_config(self.config, view)
         if wish is None:
-            self._well = self.config, view
+            self._settled_for = self.config, view
             return []
         return self.proposer.propose(self.config, wish, now)
 
@@ -305,7 +306,7 @@ class Control:
             if row is not None and row.state in (ALIVE, DRAINING):
                 self.host.declare_dead(node, self.membership.why_lost(node))
 
-    def view(self, now: float) -> View:
+    def view(self, now: float) -> ProposerView:
         """What I know, for the decider."""
         gone = self.membership.gone
         ended = {name for name, row in self.rows.items() if row.state in (DEAD, LEFT)}
@@ -320,7 +321,7 @@ class Control:
         reports = {**self._reports, self.me: self.host.reports()}
         chains = self.config.chains
         known = [(name, chains[r.shard], r) for name, said in reports.items() for r in said if r.shard < len(chains)]
-        return View(
+        return ProposerView(
             living=len(living), usable=usable, failed=frozenset(failed),
             dead=frozenset(lost | leaving), leaving=frozenset(leaving), freed=frozenset(gone | self.released),
             established=frozenset((r.shard, name) for name, chain, r in known

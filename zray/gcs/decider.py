@@ -28,7 +28,7 @@ REPLICAS = 3
 Chains = tuple[ChainConfig, ...]
 
 
-class View(NamedTuple):
+class ProposerView(NamedTuple):
     """What the proposer knows.  Nodes are incarnations."""
 
     living: int  # nodes that may take a part once they have shown a sign of life
@@ -47,7 +47,7 @@ def voters_wanted(nodes: int) -> int:
     return 1 if nodes < 3 else 3 if nodes < 5 else 5
 
 
-def next_config(config: ClusterConfig, view: View) -> ClusterConfig | None:
+def next_config(config: ClusterConfig, view: ProposerView) -> ClusterConfig | None:
     """The configuration to propose next, None when all is well (or nothing can be done)."""
     chains = _without_failed(config, view)
     if chains == config.chains:
@@ -63,7 +63,7 @@ def next_config(config: ClusterConfig, view: View) -> ClusterConfig | None:
     return value._replace(freed=tuple(sorted(config.removed_by(value) & view.freed)))
 
 
-def next_voters(voters: tuple[bytes, ...], view: View) -> tuple[bytes, ...]:
+def next_voters(voters: tuple[bytes, ...], view: ProposerView) -> tuple[bytes, ...]:
     """One step, a voter less or one more, towards :func:`wanted_voters`.  Never a set that could not decide now.
 
     Who has failed goes before another comes: of three with one dead both others are needed to decide anything, of the
@@ -84,7 +84,7 @@ def next_voters(voters: tuple[bytes, ...], view: View) -> tuple[bytes, ...]:
     return step if majority(step, able) and majority(wanted, able) else voters
 
 
-def wanted_voters(voters: tuple[bytes, ...], view: View) -> tuple[bytes, ...]:
+def wanted_voters(voters: tuple[bytes, ...], view: ProposerView) -> tuple[bytes, ...]:
     """Keep who is well, in order, then the lowest nodes, then who is silent.  An odd number."""
     kept = [voter for voter in voters if voter not in view.dead]
     silent = [voter for voter in kept if voter in view.failed]
@@ -94,7 +94,7 @@ def wanted_voters(voters: tuple[bytes, ...], view: View) -> tuple[bytes, ...]:
     return tuple(candidates[:many - 1 + many % 2])  # an even number survives no more than one less does
 
 
-def _without_failed(config: ClusterConfig, view: View) -> Chains:
+def _without_failed(config: ClusterConfig, view: ProposerView) -> Chains:
     chains = []
     for shard, chain in enumerate(config.chains):
         if chain.joining and chain.joining in view.failed:
@@ -106,7 +106,7 @@ def _without_failed(config: ClusterConfig, view: View) -> Chains:
     return tuple(chains)
 
 
-def _others_hold(shard: int, chain: ChainConfig, name: bytes, view: View) -> bool:
+def _others_hold(shard: int, chain: ChainConfig, name: bytes, view: ProposerView) -> bool:
     """Somebody else who is well holds every acknowledged write, and the chain then begins with such a one."""
     rest = [member for member in chain.members if member != name]
     well = [member for member in rest if member not in view.failed]
@@ -115,12 +115,12 @@ def _others_hold(shard: int, chain: ChainConfig, name: bytes, view: View) -> boo
     return (shard, rest[0]) in view.established
 
 
-def _all_hold(shard: int, chain: ChainConfig, view: View) -> bool:
+def _all_hold(shard: int, chain: ChainConfig, view: ProposerView) -> bool:
     """Nothing is given up for the sake of order that a failure which nobody has noticed yet would make necessary."""
     return all((shard, name) in view.established for name in chain.members)
 
 
-def _repaired(chains: Chains, view: View) -> Chains:
+def _repaired(chains: Chains, view: ProposerView) -> Chains:
     """What each chain needs by itself.  Every choice counts in the next."""
     ready = view.waited or all((shard, chain.epoch) in view.caught_up
                                for shard, chain in enumerate(chains) if chain.joining)
@@ -130,7 +130,7 @@ def _repaired(chains: Chains, view: View) -> Chains:
     return chains
 
 
-def _repaired_one(shard: int, chain: ChainConfig, chains: Chains, view: View) -> ChainConfig:
+def _repaired_one(shard: int, chain: ChainConfig, chains: Chains, view: ProposerView) -> ChainConfig:
     if chain.joining:
         return chain.promoted() if (shard, chain.epoch) in view.caught_up else chain
     for name in chain.members:
@@ -144,7 +144,7 @@ def _repaired_one(shard: int, chain: ChainConfig, chains: Chains, view: View) ->
     return chain.join(spare) if spare else chain
 
 
-def _spare(chain: ChainConfig, chains: Chains, view: View) -> bytes:
+def _spare(chain: ChainConfig, chains: Chains, view: ProposerView) -> bytes:
     """Who is to join: the node with the fewest replicas, of equals the one that is the tail of the fewest chains."""
     spare = [node for node in view.usable if node not in chain.members]
     if not spare:
@@ -153,14 +153,14 @@ def _spare(chain: ChainConfig, chains: Chains, view: View) -> bytes:
     return min(spare, key=lambda node: (load[node], tails[node], view.usable[node], node))
 
 
-def _surplus(shard: int, chain: ChainConfig, chains: Chains, view: View) -> bytes:
+def _surplus(shard: int, chain: ChainConfig, chains: Chains, view: ProposerView) -> bytes:
     """The member with the most replicas goes, of equals the one that is the head of the most chains.  Not the tail."""
     load, heads = _load(chains), _heads(chains)
     choice = [name for name in chain.members[:-1] if _others_hold(shard, chain, name, view)] or [chain.tail]
     return max(choice, key=lambda name: (load[name], heads[name] if name == chain.head else 0))
 
 
-def _balanced(chains: Chains, view: View) -> Chains:
+def _balanced(chains: Chains, view: ProposerView) -> Chains:
     """Move replicas from the fullest nodes to the emptiest, as long as that makes the difference smaller."""
     if not view.usable or any(chain.joining for chain in chains):
         return chains
@@ -183,7 +183,7 @@ def _balanced(chains: Chains, view: View) -> Chains:
     return chains
 
 
-def _rotated(chains: Chains, view: View) -> Chains:
+def _rotated(chains: Chains, view: ProposerView) -> Chains:
     """Nodes that join become tails, so the first node is the head of everything: some heads go to the end instead.
 
     Such a chain has one replica less until the end has caught up.  Of three nodes and of four any one may be lost, and

@@ -22,7 +22,7 @@ CLIENTS_MAX = 65_536
 NEW, KNOWN, STALE, EARLY, GONE, TOO_FAR = "new", "known", "stale", "early", "gone", "too_far"
 
 
-class Session:
+class ClientSession:
     """One client: answers by request number, none below ``floor``.  An answer is (sequence, error, result)."""
 
     __slots__ = ("answers", "floor", "last")
@@ -44,7 +44,7 @@ class ClientTable:
 
     def __init__(self, clients_max: int = CLIENTS_MAX) -> None:
         self.clients_max = clients_max
-        self.sessions: dict[bytes, Session] = {}
+        self.sessions: dict[bytes, ClientSession] = {}
 
     def classify(self, client: bytes, number: int, acked: int) -> str:
         """What to do with an update request.
@@ -70,7 +70,7 @@ class ClientTable:
 
     def record(self, client: bytes, number: int, acked: int, answer: tuple[int, str, Any]) -> None:
         """Remember the answer of an applied update."""
-        session = self.sessions.pop(client, None) or Session()
+        session = self.sessions.pop(client, None) or ClientSession()
         self.sessions[client] = session  # last in the order of activity
         session.advance(acked)
         assert number not in session.answers and number >= session.floor, "an update was applied twice"
@@ -89,7 +89,7 @@ class ClientTable:
     def load(self, dumped: list) -> None:
         self.sessions = {}
         for client, floor, answers in dumped:
-            session = self.sessions[client] = Session()
+            session = self.sessions[client] = ClientSession()
             session.floor = floor
             session.answers = {n: (sequence, error, result) for n, sequence, error, result in answers}
             session.last = max(session.answers, default=floor - 1)

@@ -185,7 +185,7 @@ class Proposer:
     def abandon(self) -> None:
         self.phase = self.IDLE
 
-    def think_again(self) -> None:
+    def drop_wish(self) -> None:
         """What a lease holds up is wanted no more."""
         self.held = None
         self.rest_until = -math.inf

@@ -20,17 +20,18 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from zray import ids
-from zray.gcs.admission import Admission, described, parse_row, with_state
+from zray.gcs.admission import Admission
 from zray.gcs.chain import ChainReplica, Out, UnsafeConfig
-from zray.gcs.client import RETRY_S, Call, GcsClient
+from zray.gcs.client import RETRY_S, GcsClient
 from zray.gcs.coalesce import Coalescer
 from zray.gcs.config import ChainConfig, ClusterConfig, majority
-from zray.gcs.control import ALIVE, DEAD, DRAINING, FENCED, LEFT, Control, Host, NodeRow, Report
+from zray.gcs.control import ALIVE, DEAD, DRAINING, FENCED, Control, Host, Report
 from zray.gcs.membership import NODE_TIMEOUT_S
+from zray.gcs.node_rows import NodeRows, PlannedLeave
 from zray.gcs.persistence import Replicas
 from zray.gcs.proxy import Proxy
 from zray.gcs.requests import STUCK_RETRIES
@@ -92,7 +93,7 @@ class GcsService(Host):
         self.on_fenced: Callable[[str], None] = lambda reason: None
         self.on_config: Callable[[ClusterConfig], None] = lambda config: None
         self.fenced_because = ""
-        self.told = False  # its client was answered, or the configuration has changed: for its owner, who clears it
+        self.has_news = False  # its client was answered, or the configuration has changed: for its owner, who clears it
         self.counters: Counter[str] = Counter()
         self._now = now
         self._send_out = send
@@ -105,15 +106,9 @@ class GcsService(Host):
         self._chained = Coalescer()  # what the replicas here say to their neighbours in this turn
         self._reported: list[tuple[int, int, bool, bool]] = []  # what was found when _reports were made
         self._reports: list[Report] = []
-        self._told: dict[int, tuple[bool, bool]] = {}  # what voters know of my replicas
+        self._reported_states: dict[int, tuple[bool, bool]] = {}  # what voters know of my replicas
         self._ticked_at = -math.inf
-        self._node_rows: dict[bytes, bytes] = {}  # key -> value of the nodes table
-        self._ended: dict[bytes, str] = {}  # nodes declared dead
-        self._burying: set[bytes] = set()  # nodes whose rows are being changed
-        self._condemned: set[bytes] = set()  # nodes that this one has made "dead" or is about to, until the rows say so
-        self._leave: Callable[[], None] | None = None
-        self._leave_reason = ""
-
+        self._leave: PlannedLeave | None = None
         start = config if first else config._replace(generation=0)  # what the hints say is learned below
         self.control = Control(self.incarnation, start, self, node_timeout_s=node_timeout_s)
         self.replicas: dict[int, ChainReplica] = {}
@@ -126,6 +121,7 @@ class GcsService(Host):
                     state.clients.sessions.clear()  # of processes that are no more
                 self.replicas[shard] = self.make_replica(chain, shard, state)
         self.client = GcsClient(self.incarnation, self.route, shards=many)
+        self.nodes = NodeRows(self.client, self._go_on_leaving)
         for shard, chain in enumerate(config.chains):
             self.client.configured(chain, shard)
         self.proxy = Proxy(self.client, self.route)
@@ -136,21 +132,16 @@ class GcsService(Host):
                 self.disk.keep(replica, fresh=True)
         self._run(lambda: self.control.adopt(config, now()))
         self.client.watch(NODES, self._on_node_rows)
-        if first:  # with what a cluster before this one left behind
+        if first:  # rows that the cluster before this one left behind
             for node, row in list(self.control.rows.items()):
                 if row.state in (ALIVE, DRAINING):
-                    self._set_state(node, DEAD, "the cluster was restarted")
+                    self.nodes.set_state(node, DEAD, "the cluster was restarted")
 
     # ------------------------------------------------------------ what the daemon asks
 
     @property
     def config(self) -> ClusterConfig:
         return self.control.config
-
-    @property
-    def replica(self) -> ChainReplica:
-        """This node's replica of the first shard, which holds the nodes table among others."""
-        return self.replicas[0]
 
     @property
     def alone(self) -> bool:
@@ -165,7 +156,7 @@ class GcsService(Host):
         """What keeps the control store from answering, and what to do about it; '' when nothing is known to."""
         voters, missing = self.config.voters, self.control.missing_voters(self._now())
         if not majority(voters, set(voters).difference(missing)):
-            return (f"the control store has no majority: {self._called(missing)} did not answer, and of its "
+            return (f"the control store has no majority: {self.nodes.named(missing)} did not answer, and of its "
                     f"{len(voters)} voter{'s' if len(voters) > 1 else ''} {self._enough()} must: until then no "
                     "actor is created, no name is claimed, nobody joins. Let those nodes go on, or reach this one "
                     "again; if their processes have ended, stop the others and start the cluster anew")
@@ -174,19 +165,14 @@ class GcsService(Host):
             return ""
         members = dict.fromkeys(name for shard in waiting for name in self.config.chains[shard].members)
         return (f"the control store has left requests without an answer for {STUCK_RETRIES * RETRY_S:g} s or more, of "
-                f"shard(s) {', '.join(map(str, waiting))}, which are on {self._called(members)}; its voters are "
-                f"{self._called(voters)}, of whom {self._enough()} must answer")
+                f"shard(s) {', '.join(map(str, waiting))}, which are on {self.nodes.named(members)}; its voters are "
+                f"{self.nodes.named(voters)}, of whom {self._enough()} must answer")
 
     def _enough(self) -> str:
         """How many voters are a majority."""
         voters = self.config.voters
         half = len(voters) // 2
-        return f"{half + 1}" if len(voters) % 2 else f"{half + 1}, or {half} with {self._called(voters[:1])},"
-
-    def _called(self, nodes: Iterable[bytes]) -> str:
-        """Nodes as people know them."""
-        rows = {key[len(NODES):][:ids.INCARNATION_SIZE]: value for key, value in self._node_rows.items()}
-        return ", ".join(described(node, rows.get(node)) for node in nodes)
+        return f"{half + 1}" if len(voters) % 2 else f"{half + 1}, or {half} with {self.nodes.named(voters[:1])},"
 
     def admit(self, row: dict[str, Any], then: Callable[[str, int], None]) -> None:
         """Take a node into the cluster; ``then(refused, ordinal)``, where refused is '' or says why not.
@@ -199,13 +185,12 @@ class GcsService(Host):
 
     def drain(self, reason: str) -> None:
         """This node is about to leave: its row says so, and others take over its parts in the control store."""
-        self._set_state(self.incarnation, DRAINING, reason)
+        self.nodes.set_state(self.incarnation, DRAINING, reason)
 
     def leave(self, reason: str, then: Callable[[], None]) -> None:
         """Planned leave: hand every part in the control store on, set the row to "left", then call ``then``."""
-        self._leave = then
-        self._leave_reason = reason
-        self._run(self._go_on_leaving)
+        self._leave = PlannedLeave(self.nodes, self.incarnation, reason, then)
+        self._run(self._leave_step)
 
     def peer_closed(self, node: bytes, proven: bool) -> None:
         """The link to a node has broken; ``proven``: its process has ended (its endpoint refuses connections)."""
@@ -263,7 +248,7 @@ class GcsService(Host):
                 if replica.acknowledge_at < math.inf:
                     replica.acknowledge_at = now
         for replica in list(self.replicas.values()):
-            self._run(lambda replica=replica: self._of_replica(replica, replica.tick(now)))  # type: ignore[misc]
+            self._run(lambda replica=replica: self._replica_out(replica, replica.tick(now)))  # type: ignore[misc]
         if not self.alone or self.client.busy:
             self.client.tick(now)
         self.flush()
@@ -287,7 +272,7 @@ class GcsService(Host):
             return
         self._local.append((peer, message))
         if not self._pumping:
-            self._run(list)
+            self._run(_nothing)
 
     def receive(self, peer: bytes, message: Any) -> None:
         """A message of the control store from another process."""
@@ -296,8 +281,8 @@ class GcsService(Host):
         if isinstance(message, _BETWEEN_NODES) and ids.node_of(peer) != peer:
             self.counters["stranger"] += 1  # a process has no say in this
             return
-        if peer in self._ended and not isinstance(message, NodeStanding):
-            self._send_out(peer, NodeStanding(peer, FENCED, self._ended[peer]))
+        if peer in self.nodes.ended and not isinstance(message, NodeStanding):
+            self._send_out(peer, NodeStanding(peer, FENCED, self.nodes.ended[peer]))
             return
         self.control.membership.heard(peer, self._now())
         self._run(lambda: self._handle(peer, message), group=True)
@@ -305,12 +290,12 @@ class GcsService(Host):
     def _handle(self, peer: bytes, message: Any) -> Out:
         kind = type(message)
         if kind in _TO_CLIENT:
-            self.told = True
+            self.has_news = True
             if kind is GcsRedirect and peer != self.incarnation and self._is_behind(message):
                 self._emit([(peer, ConfigIs(self.config.pack()))])
                 self.client.again(peer, message.number, message.shard)
                 return []
-            if kind is GcsRedirect and self._comes_here(message):
+            if kind is GcsRedirect and self._is_early_redirect(message):
                 return []
             self.client.on_message(peer, message)
             return []
@@ -321,7 +306,7 @@ class GcsService(Host):
             return []
         replica = self.replicas.get(message.shard)
         if replica is not None:
-            return self._of_replica(replica, replica.on_message(peer, message, self._now()))
+            return self._replica_out(replica, replica.on_message(peer, message, self._now()))
         if isinstance(message, (GcsRequest, GcsWatch)) and 0 <= message.shard < len(self.config.chains):
             chain = self.config.chains[message.shard]
             number = message.number if isinstance(message, GcsRequest) else 0
@@ -334,7 +319,7 @@ class GcsService(Host):
             return False
         return redirect.epoch < self.config.chains[redirect.shard].epoch == self.client.shards[redirect.shard].epoch
 
-    def _comes_here(self, redirect: GcsRedirect) -> bool:
+    def _is_early_redirect(self, redirect: GcsRedirect) -> bool:
         """It has overtaken the configuration that makes me head or tail: what it sends here is sent when I know it.
 
         At once it would be refused, and nobody would send it again but the clock.
@@ -348,14 +333,14 @@ class GcsService(Host):
         """A replica that starts at this node (the simulator puts in one that remembers more)."""
         return ChainReplica(self.incarnation, chain, state, shard)
 
-    def _of_replica(self, replica: ChainReplica, out: Out) -> Out:
+    def _replica_out(self, replica: ChainReplica, out: Out) -> Out:
         """What a replica wants sent; and voters hear at once when it has become able to do something, or wants to."""
         self._persist(replica)
         said = (replica.established, replica.joiner_caught_up())
         now = self._now()
-        if said != self._told.get(replica.shard) or (replica.wants_lease(now)
+        if said != self._reported_states.get(replica.shard) or (replica.wants_lease(now)
                                                      and self.control.lease.due(self.config, now)):
-            self._told[replica.shard] = said
+            self._reported_states[replica.shard] = said
             out = out + self.control.step(now)
         return out
 
@@ -394,7 +379,7 @@ class GcsService(Host):
     # ------------------------------------------------------------ what Control asks of its host
 
     def adopted(self, config: ClusterConfig) -> None:
-        self.told = True
+        self.has_news = True
         now = self._now()
         for shard, chain in enumerate(config.chains):
             replica = self.replicas.get(shard)
@@ -415,12 +400,12 @@ class GcsService(Host):
         for shard, chain in enumerate(config.chains):
             self.client.configured(chain, shard)
         self.on_config(config)
-        self._emit(self._go_on_leaving())
+        self._go_on_leaving()
 
     def _discard(self, shard: int) -> None:
         """No replica of that shard here any more."""
         replica = self.replicas.pop(shard)
-        self._told.pop(shard, None)
+        self._reported_states.pop(shard, None)
         if self.disk is not None and replica.journal is not None:
             self.disk.drop(shard)
 
@@ -431,7 +416,7 @@ class GcsService(Host):
         if state != self._reported:
             self._reported = state
             self._reports = [Report(*said) for said in sorted(state)]
-        self._told = {shard: (established, caught_up) for shard, _, established, caught_up in state}
+        self._reported_states = {shard: (established, caught_up) for shard, _, established, caught_up in state}
         return self._reports
 
     def read_at(self) -> float:
@@ -447,10 +432,10 @@ class GcsService(Host):
         return math.inf if len(chain.members) == 1 else self.control.lease.until
 
     def declare_dead(self, node: bytes, reason: str) -> None:
-        self._set_state(node, DEAD, reason)
+        self.nodes.set_state(node, DEAD, reason)
 
     def condemned(self) -> set[bytes]:
-        return self._condemned
+        return self.nodes.condemned
 
     def fenced(self, reason: str) -> None:
         if not self.fenced_because:
@@ -460,61 +445,22 @@ class GcsService(Host):
     # ------------------------------------------------------------ the nodes table
 
     def _on_node_rows(self, reset: bool, changes: list[Change]) -> None:
-        if reset:
-            self._node_rows.clear()
-        for change in changes:
-            if change.value is None:
-                self._node_rows.pop(change.key, None)
-            else:
-                self._node_rows[change.key] = change.value
-        rows: dict[bytes, NodeRow] = {}
-        for key, value in self._node_rows.items():
-            node, row = parse_row(key, value)
-            if row is not None:
-                rows[node] = row
-        self._ended = {node: "declared dead" for node, row in rows.items() if row.state == DEAD}
-        self._condemned -= self._ended.keys()
-        if self.incarnation in self._ended:
-            self.fenced(self._ended[self.incarnation])
+        rows = self.nodes.update(reset, changes)
+        if self.incarnation in self.nodes.ended:
+            self.fenced(self.nodes.ended[self.incarnation])
             return
         self._emit(self.control.on_rows(rows, self._now()))
-        self._emit(self._go_on_leaving())
+        self._go_on_leaving()
 
-    def _set_state(self, node: bytes, state: str, reason: str) -> None:
-        """One compare-and-set on a node's row; repeated by whoever still wants it when the row has changed."""
-        found = next(((key, value) for key, value in self._node_rows.items() if key.startswith(NODES + node)), None)
-        if found is None or node in self._burying:
-            return
-        key, value = found
+    def _go_on_leaving(self) -> None:
+        """The next step of a planned leave, if one is under way: the row or the configuration has changed."""
+        if self._leave is not None:
+            self._leave.step(self.control.rows.get(self.incarnation),
+                             has_parts=not self.alone and self.incarnation in self.config.involved,
+                             is_unknown=self.first and self.alone)
 
-        def done(call: Call) -> None:
-            self._burying.discard(node)
-            if call.error or not call.value[0]:
-                self._condemned.discard(node)
-            self._emit(self._go_on_leaving())  # the news of the row may have come before this answer
-
-        self._burying.add(node)
-        if state == DEAD:
-            self._condemned.add(node)
-        self.client.compare_and_set(key, value, with_state(value, state, reason), done)
-
-    def _go_on_leaving(self) -> Out:
-        """The next step of a planned leave: called whenever the row or the configuration has changed."""
-        then, row = self._leave, self.control.rows.get(self.incarnation)
-        if then is None:
-            return []
-        if row is None:
-            if self.first and self.alone:  # never admitted, so nobody needs to know
-                self._leave = None
-                then()
-        elif row.state == ALIVE:
-            self._set_state(self.incarnation, DRAINING, self._leave_reason)
-        elif row.state == DRAINING:
-            if self.alone or self.incarnation not in self.config.involved:
-                self._set_state(self.incarnation, LEFT, self._leave_reason)
-        else:
-            self._leave = None
-            then()
+    def _leave_step(self) -> Out:
+        self._go_on_leaving()
         return []
 
     # ------------------------------------------------------------ disk
@@ -553,6 +499,10 @@ class GcsService(Host):
         self.proxy.check()
         self.control.check()
         assert not self._local or self._pumping
+
+
+def _nothing() -> Out:
+    return []
 
 
 def _of_hints(hints: list | None) -> ClusterConfig:

@@ -78,7 +78,7 @@ class Change(NamedTuple):
     value: bytes | None
 
 
-class Row(NamedTuple):
+class TableRow(NamedTuple):
     value: bytes
     version: int
 
@@ -190,7 +190,7 @@ class Tables:
             return (f"{FULL}: the control store holds {self.bytes_used} bytes in {len(self.rows)} rows, "
                     f"its limit is {self.bytes_max}")
         self.bytes_used += size
-        self.rows[key] = Row(value, sequence)
+        self.rows[key] = TableRow(value, sequence)
         return ""
 
     def _remove(self, key: bytes) -> bool:
@@ -215,7 +215,7 @@ class Tables:
         return [[key, row.value, row.version] for key, row in self.rows.items()]
 
     def load(self, dumped: list) -> None:
-        self.rows = SortedDict({key: Row(value, version) for key, value, version in dumped})
+        self.rows = SortedDict({key: TableRow(value, version) for key, value, version in dumped})
         self.bytes_used = sum(_row_bytes(key, row.value) for key, row in self.rows.items())
 
     def check(self) -> None:

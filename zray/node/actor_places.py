@@ -23,7 +23,7 @@ from zray.node.placements import Placements
 from zray.node.pool import Pool
 from zray.sched.bottom_up import BottomUpScheduler
 from zray.sched.grouped import NodeScheduler
-from zray.sched.spill import Place, Unplace
+from zray.sched.spillback_effects import PlaceRequest, UnplaceRequest
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class ActorPlacePorts:
     waiting: Callable[[bytes, int, str], None]  # (actor, cause, detail): why it has no place yet
     uses_group: Callable[[dict | None], None]  # a request names this strategy
     wants_place: Callable[[Actor], None]  # an actor whose home is here: one with a hard affinity may have to fail
-    unplace_elsewhere: Callable[[Unplace], Any]  # tell another node
+    unplace_elsewhere: Callable[[UnplaceRequest], Any]  # tell another node
     detached_ended: Callable[[int], None]  # a detached actor of that job has ended
 
 
@@ -82,18 +82,18 @@ class ActorPlaces:
             self._ports.placements.end(placement.lease, reason)
 
     def _settle_unplaced(self, token: int) -> None:
-        """Send pending Unplace now, while the token still maps to this actor and before this node can grant it."""
-        spill = self._ports.scheduler.spill
-        spill.step(self._context.now)
+        """Send a pending UnplaceRequest now: its token still maps to this actor, and no grant came in between."""
+        spillback = self._ports.scheduler.spillback
+        spillback.step(self._context.now)
         keep = []
-        for effect in spill.out:
-            if type(effect) is Unplace and effect.node == self._context.me:
+        for effect in spillback.out:
+            if type(effect) is UnplaceRequest and effect.node == self._context.me:
                 self._ports.local.cancel_request(effect.token)
-            elif type(effect) is Unplace:
+            elif type(effect) is UnplaceRequest:
                 self._ports.unplace_elsewhere(effect)
-            elif type(effect) is not Place or effect.token != token:
+            elif type(effect) is not PlaceRequest or effect.token != token:
                 keep.append(effect)
-        spill.out[:] = keep
+        spillback.out[:] = keep
 
     def requested(self, token: int) -> Actor | ForeignActor | None:
         """The actor that waits under a scheduler's token."""

@@ -32,7 +32,7 @@ from zray.node.jobs import JOB_BITS
 from zray.node.journal import Journal, text_of
 from zray.node.leaving import Leaving
 from zray.node.lines import Lines
-from zray.node.options import BadOption, Membership, Offer, json_map, membership, name_node, node_row, offer, parser
+from zray.node.options import BadOption, ClusterOptions, Offer, json_map, membership, name_node, node_row, offer, parser
 from zray.node.session import Session, SessionError
 from zray.os_linux import write_private
 
@@ -54,7 +54,7 @@ KERNELS_FROM_NODES = 16
 class Daemon:
     """The shell around NodeMachine."""
 
-    def __init__(self, arguments: argparse.Namespace, config: Config, offered: Offer, membership: Membership,
+    def __init__(self, arguments: argparse.Namespace, config: Config, offered: Offer, membership: ClusterOptions,
                  session_dir: str):
 
         from zray.node.zygote import ZygoteLink, one_blas_thread
@@ -254,8 +254,8 @@ class Daemon:
             self._timers(time.monotonic())
         if self._leaving is not None:
             self._leaving.step(time.monotonic())
-        if self.gcs.told:  # the control store may have answered the machine
-            self.gcs.told = False
+        if self.gcs.has_news:  # the control store may have answered the machine
+            self.gcs.has_news = False
             self.machine.settle(time.monotonic())
         self._perform()
         self.gcs.flush()
@@ -296,7 +296,7 @@ class Daemon:
         if self._leaving is not None:
             times.append(self._leaving.next_deadline())
         self._due = min((when for when in times if when is not None), default=None)
-        if self.gcs.told:  # at the end of the turn, when something was on disk
+        if self.gcs.has_news:  # at the end of the turn, when something was on disk
             return 0.0
         return None if self._due is None else max(0.0, self._due - time.monotonic())
 

@@ -21,8 +21,9 @@ from zray.node.groups import GroupTable
 from zray.node.jobs import Job
 from zray.node.names_table import Names
 from zray.node.placements import Placements
-from zray.node.pool import Pool, State as WorkerState
-from zray.sched.bundles import State
+from zray.node.pool import Pool
+from zray.node.pool import State as WorkerState
+from zray.sched.bundles import BundleState
 from zray.sched.claims import group_of
 from zray.sched.grouped import NodeScheduler
 from zray.sched.view import ClusterView
@@ -377,5 +378,5 @@ class GroupService:
             assert self.home(asked) not in self._dead or asked in self._unknown, "a removal is kept for ever"
         for found in self.bundles.rounds.values():
             group = self.table.groups.get(found.group)
-            if group is not None and found.state in (State.COMMITTED, State.RESERVED):
+            if group is not None and found.state in (BundleState.COMMITTED, BundleState.RESERVED):
                 assert self.me in group.used or group.state == "REMOVED", "a bundle that its home does not know of"

@@ -133,7 +133,7 @@ class NodeMachine:
             cluster_view=lambda: self.scheduler.view if self.cluster.alone else self.bottom_up.view,
             node_id=self.cluster.node_id, ask_job_ended=self.drivers.ask_ended, end_actors=self.actors.group_removed))
         self.groups.directory.on_change.append(
-            lambda state: self.bottom_up.spill.group_changed(state.group, self.context.now))
+            lambda state: self.bottom_up.spillback.group_changed(state.group, self.context.now))
 
     def _compose_leases(self, names: Names, ports: NodePorts) -> None:
         self.remote_leases = RemoteLeases(self.context, RemoteLeasePorts(

@@ -22,7 +22,7 @@ from zray.gcs.tables import NODES, Change, unpack_record
 from zray.sched.resources import UNITS_MAX
 from zray.transport.credentials import AllowList, BadJoinString, Credentials, JoinString, NotListed, decode_join
 from zray.node.links import Links
-from zray.node.options import BadOption, Membership
+from zray.node.options import BadOption, ClusterOptions
 from zray.transport.curve import BadEndpoint, BadKeyFile, parse_endpoint, resolve, split_host_port
 from zray.transport.mesh import Mesh
 
@@ -45,7 +45,7 @@ class JoinRefused(RuntimeError):
 class Member:
     """See the module's docstring.  Made before the rest of the daemon; ``start`` when that is there."""
 
-    def __init__(self, mesh: Mesh, me: bytes, session_dir: str, options: Membership):
+    def __init__(self, mesh: Mesh, me: bytes, session_dir: str, options: ClusterOptions):
         self.mesh = mesh
         self.clock: Callable[[], float] = time.monotonic
         self.me = me
@@ -363,7 +363,7 @@ def _lacks(row: dict[str, Any]) -> str:
     return next((name for name, kind in ROW_FIELDS.items() if type(row.get(name)) is not kind), "")
 
 
-def _ticket(options: Membership) -> JoinString:
+def _ticket(options: ClusterOptions) -> JoinString:
     try:
         ticket = decode_join(options.address)
     except BadJoinString as error:

@@ -76,7 +76,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 @dataclass(slots=True)
-class Membership:
+class ClusterOptions:
     """How this node takes part in a cluster."""
 
     head: bool
@@ -94,7 +94,7 @@ class Membership:
         return not self.head and not self.address
 
 
-def membership(arguments: argparse.Namespace) -> Membership:
+def membership(arguments: argparse.Namespace) -> ClusterOptions:
     """Check the arguments about the cluster; BadOption says what is wrong in one sentence."""
     if arguments.head and arguments.address:
         raise BadOption("--head starts a cluster and --address joins one: give one of them")
@@ -104,7 +104,7 @@ def membership(arguments: argparse.Namespace) -> Membership:
         raise BadOption(f"--port takes a number from 0 (any free port) to 65535, not {arguments.port}")
     if len(arguments.node_name) > NAME_CHARS_MAX:
         raise BadOption(f"--node-name takes at most {NAME_CHARS_MAX} characters, not {len(arguments.node_name)}")
-    return Membership(arguments.head, address, arguments.host, arguments.port,
+    return ClusterOptions(arguments.head, address, arguments.host, arguments.port,
                       port_range(arguments.port_range), arguments.node_name, arguments.insecure, arguments.gcs_dir,
                       arguments.one_port)
 

@@ -1,6 +1,6 @@
 """What processes of this node hold on other nodes, and how their wants get there.  Pure.
 
-    TellNode, Place, Unplace, Send   of zray.sched.bottom_up: messages for other nodes
+    TellNode, PlaceRequest, UnplaceRequest, Send   of zray.sched.bottom_up: messages for other nodes
     a grant from another node        remembered by lease, handed to the owner like one of ours
     return, kill of such a lease     to the node that lent it
     that node dies                   WorkerDied for each of its leases: the owners push the tasks again
@@ -23,8 +23,8 @@ from zray.node.cluster import Cluster
 from zray.node.context import NodeContext
 from zray.node.jobs import Job, JobTable
 from zray.sched import bottom_up
-from zray.sched.bottom_up import BottomUpScheduler, TellNode
-from zray.sched.spill import Place, Unplace
+from zray.sched.bottom_up import BottomUpScheduler, RelayToNode
+from zray.sched.spillback_effects import PlaceRequest, UnplaceRequest
 
 
 class RemoteLease(NamedTuple):
@@ -63,16 +63,16 @@ class RemoteLeases:
     def perform(self, effect: Any) -> bool:
         """An effect of the scheduler; False when it concerns this node."""
         kind = type(effect)
-        if kind is TellNode:
+        if kind is RelayToNode:
             job = self._ports.job_of(effect.owner)
             if job is not None and effect.node in self._ports.cluster.peers:
                 self._ports.tell_job(job, effect.node)
                 self._relay(effect.node, effect.owner, effect.message)
-        elif kind is bottom_up.Send:
+        elif kind is bottom_up.SchedulerMessage:
             self._context.send(effect.node, effect.message)
-        elif kind is Place:
+        elif kind is PlaceRequest:
             self._place(effect)
-        elif kind is Unplace:
+        elif kind is UnplaceRequest:
             actor = self._ports.places.requested(effect.token)
             if actor is not None:
                 self._context.send(effect.node, m.UnplaceActor(actor.id, actor.life))
@@ -80,7 +80,7 @@ class RemoteLeases:
             return False
         return True
 
-    def _place(self, effect: Place) -> None:
+    def _place(self, effect: PlaceRequest) -> None:
         ports = self._ports
         actor = ports.places.requested(effect.token)
         job = ports.jobs.jobs.get(actor.job) if actor is not None else None
@@ -126,7 +126,7 @@ class RemoteLeases:
 
     def _over(self, lease: int) -> None:
         if self.leases.pop(lease, None) is not None:
-            self._ports.scheduler.spill.lease_over(lease)
+            self._ports.scheduler.spillback.lease_over(lease)
 
     def owner_gone(self, owner: bytes) -> None:
         for number in [number for number, lease in self.leases.items() if lease.owner == owner]:

@@ -1,4 +1,4 @@
-"""Asker: puts a question to the global schedulers, one after the other, until one answers.  Pure.
+"""PlacementClient: puts a question to the global schedulers, one after the other, until one answers.  Pure.
 
 If this node is one of them no message is needed.  A scheduler that does not answer within ``patience_s`` is skipped for
 the next one of the list, and at last this node decides itself: local scheduling never stops.
@@ -11,7 +11,7 @@ from typing import Any
 
 from zray import messages as m
 from zray.sched.placing import GlobalScheduler, Placed, share_of
-from zray.sched.spill import Ask
+from zray.sched.spillback_effects import Ask
 
 # Ten times a round trip between daemons that have something else to do.
 PATIENCE_S = 0.05
@@ -30,7 +30,7 @@ class Question:
         self.until = 0.0
 
 
-class Asker:
+class PlacementClient:
     """``schedulers()`` names those that act now; ``out`` gathers (node, PlaceAsk), ``answers`` (request, Placed)."""
 
     def __init__(self, home: bytes, own: GlobalScheduler, schedulers: Callable[[], list[bytes]], *,

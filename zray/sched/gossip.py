@@ -39,7 +39,7 @@ EARLY_MAX = 1024
 DRAINING = 1  # flags
 
 
-class Row(NamedTuple):
+class GossipRow(NamedTuple):
     """What a node says of itself, as it travels."""
 
     node: bytes
@@ -52,8 +52,8 @@ class Row(NamedTuple):
     labels: dict
 
 
-class Words(NamedTuple):
-    """What a node has to say; the fields are Row's."""
+class NodeReport(NamedTuple):
+    """What a node has to say; the fields are GossipRow's."""
 
     available: dict[str, int]
     total: dict[str, int]
@@ -68,14 +68,14 @@ class Gossip:
 
     def __init__(self, node: bytes, view: ClusterView, *, gossip_s: float = GOSSIP_S, seed: int = 0) -> None:
         self.node, self.view, self.gossip_s = node, view, gossip_s
-        self.rows: dict[bytes, Row] = {}  # the newest of each node
+        self.rows: dict[bytes, GossipRow] = {}  # the newest of each node
         self.out: list[tuple[bytes, Any]] = []
         self.refused = 0  # malformed rows
         self.version = 0
         self._random = Random(seed)
         self._ring: list[bytes] = [node]  # all nodes, in order
-        self._early: dict[bytes, Row] = {}
-        self._said: Words | None = None
+        self._early: dict[bytes, GossipRow] = {}
+        self._last_report: NodeReport | None = None
         self._due: float | None = None  # when to say what changed here
         self._spoke_at = float("-inf")
         self._touched = False
@@ -155,7 +155,7 @@ class Gossip:
                     self._fresh_due = max(now + GATHER_S, self._passed_at + self.gossip_s * BIG_PART)
                 self._fresh[node] = None
 
-    def _take(self, row: Row) -> bool:
+    def _take(self, row: GossipRow) -> bool:
         try:
             self.view.set_row(row.node, row.total, row.available, row.labels, draining=bool(row.flags & DRAINING))
         except (ValueError, TypeError, AttributeError):
@@ -164,13 +164,13 @@ class Gossip:
         self.rows[row.node] = row
         return True
 
-    def correction(self, words: Words) -> Any:
+    def correction(self, words: NodeReport) -> Any:
         """What to send at once to a peer that was wrong about us, before the others hear it in time."""
         return m.ViewRows([self._own(words)])
 
     # -------------------------------------------------------------- the step
 
-    def step(self, now: float, words: Callable[[float], Words]) -> None:
+    def step(self, now: float, words: Callable[[float], NodeReport]) -> None:
         """Send what is due.  ``words``: what this node has to say, given the seconds since it spoke last."""
         if self._due is not None and self._due <= now:
             self._speak(now, words(now - self._spoke_at))
@@ -183,37 +183,39 @@ class Gossip:
             for peer in self._peers():
                 self._send(peer, [row for row in rows if row.node != peer])
 
-    def _speak(self, now: float, said: Words) -> None:
+    def _speak(self, now: float, report: NodeReport) -> None:
         self._due = None
-        own = self._own(said, self._touched)
+        own = self._own(report, self._touched)
         self._touched = False
         if own.version == self._spoken:
             return
         self._spoken, self._spoke_at = own.version, now
         for peer in self._peers():
             self._send(peer, [own])
-        if said.decisions:
+        if report.decisions:
             self._due = now + 1.0  # a rate falls without anything happening
 
-    def _own(self, said: Words, touched: bool = False) -> Row:
+    def _own(self, report: NodeReport, touched: bool = False) -> GossipRow:
         """Our row.  What went and came back is a new version too: it tells who placed something that it is over."""
-        if touched or said != self._said:
+        if touched or report != self._last_report:
             self.version += 1
-            self._said = said
-            self.rows[self.node] = Row(self.node, self.version, DRAINING * said.draining, said.decisions,
-                                       said.available, list(said.wants), said.total, dict(said.labels))
+            self._last_report = report
+            self.rows[self.node] = GossipRow(
+                self.node, self.version, DRAINING * report.draining, report.decisions, report.available,
+                list(report.wants), report.total, dict(report.labels))
         return self.rows[self.node]
 
-    def _introduce(self, now: float, words: Callable[[float], Words]) -> None:
+    def _introduce(self, now: float, words: Callable[[float], NodeReport]) -> None:
         owed, self._owed = self._owed, {}
-        said = words(now - self._spoke_at) if self._said is None or self._touched else self._said
-        if self.version or said != Words(said.total, said.total, said.labels):  # else it is what everybody assumes
-            self._own(said)
+        report = words(now - self._spoke_at) if self._last_report is None or self._touched else self._last_report
+        # Other nodes take a node for idle until it reports, so an idle one need not.
+        if self.version or report != NodeReport(report.total, report.total, report.labels):
+            self._own(report)
         for peer, everything in owed.items():
             self._send(peer, [row for node, row in self.rows.items()
                               if node != peer and (everything or node == self.node)])
 
-    def _newest(self, node: bytes) -> Row | None:
+    def _newest(self, node: bytes) -> GossipRow | None:
         return self.rows.get(node) or self._early.get(node)
 
     def _peers(self) -> list[bytes]:
@@ -227,7 +229,7 @@ class Gossip:
                 chosen[peer] = None
         return list(chosen)
 
-    def _send(self, peer: bytes, rows: list[Row]) -> None:
+    def _send(self, peer: bytes, rows: list[GossipRow]) -> None:
         for start in range(0, len(rows), ROWS_MAX):
             self.out.append((peer, m.ViewRows(rows[start:start + ROWS_MAX])))
 
@@ -253,10 +255,10 @@ class Gossip:
         assert all(row.node == node for node, row in self.rows.items())
 
 
-def _row(wire: Any) -> Row | None:
-    if not isinstance(wire, (list, tuple)) or len(wire) < len(Row._fields):
+def _row(wire: Any) -> GossipRow | None:
+    if not isinstance(wire, (list, tuple)) or len(wire) < len(GossipRow._fields):
         return None
-    row = Row(*wire[:len(Row._fields)])
+    row = GossipRow(*wire[:len(GossipRow._fields)])
     sound = (isinstance(row.node, bytes) and len(row.node) == INCARNATION_SIZE and type(row.version) is int
              and type(row.flags) is int and type(row.decisions) is int and row.decisions >= 0
              and isinstance(row.available, dict) and isinstance(row.total, dict) and isinstance(row.labels, dict)

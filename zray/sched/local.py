@@ -30,7 +30,7 @@ from zray.sched.gpus import GpuPool, Slices
 from zray.sched.recalls import choose_recalls
 from zray.sched.resources import CPU_COLUMN, GPU, GPU_COLUMN, UNIT, Demand, amount, amounts, checked_units, describe
 from zray.sched.view import ClusterView
-from zray.sched.waiting import HELD_BACK, OPEN, Door, Entry, Lane, WaitingLanes
+from zray.sched.waiting import HELD_BACK, OPEN, Door, LeaseEntry, WaitingLane, WaitingLanes
 
 ROW = 0
 # Grants to others after which a demand that is still waiting has its resources saved up.
@@ -74,12 +74,12 @@ class Status(NamedTuple):
 Effect = Grant | Recall | Status
 
 
-class Lease:
+class HeldLease:
     """Resources in use by one worker."""
 
     __slots__ = ("demand", "entry", "gpus", "lent", "number", "recalled", "since")
 
-    def __init__(self, number: int, entry: Entry, demand: Demand, gpus: Slices, since: float) -> None:
+    def __init__(self, number: int, entry: LeaseEntry, demand: Demand, gpus: Slices, since: float) -> None:
         self.number, self.entry, self.demand, self.gpus, self.since = number, entry, demand, gpus, since
         self.lent: Demand | None = None  # the CPU given to others while blocked; None when not blocked
         self.recalled = False
@@ -111,19 +111,19 @@ class LocalScheduler:
         self.view.add(node, total, labels)
         self.node, self.turn_s, self.passed_max = node, turn_s, passed_max
         self.gpus = GpuPool(total.get(GPU, 0), gpu_ids)
-        self.entries: dict[tuple[bytes, int], Entry] = {}
-        self.requests: dict[Any, Entry] = {}
-        self.leases: dict[int, Lease] = {}
+        self.entries: dict[tuple[bytes, int], LeaseEntry] = {}
+        self.requests: dict[Any, LeaseEntry] = {}
+        self.leases: dict[int, HeldLease] = {}
         self.running: Callable[[], dict[int, str]] = dict  # lease -> what runs on it, where that is known
         self.waiting = WaitingLanes(SAVE_S)
         self.pinned: dict[int, int] = {}  # column -> units in use by pinned leases
-        self.loose: dict[int, Lease] = {}  # leases that may be recalled, or were
+        self.loose: dict[int, HeldLease] = {}  # leases that may be recalled, or were
         self.granted = self.returned = 0
-        self._keys_of: dict[bytes, dict[int, Entry]] = {}
+        self._keys_of: dict[bytes, dict[int, LeaseEntry]] = {}
         self._entries_of_job: dict[int, int] = {}
-        self._fresh: list[Entry] = []  # began to wait since the last step
+        self._newly_waiting: list[LeaseEntry] = []  # began to wait since the last step
         self._changed = False
-        self._saving: Lane | None = None
+        self._saving: WaitingLane | None = None
         self._saving_until = 0.0
         self._turn_at: float | None = None
 
@@ -150,14 +150,14 @@ class LocalScheduler:
         """
         entry = self.entries[owner, key]
         entry.want = max(want, 0)
-        entry.seen = min(max(granted, 0), entry.granted)
+        entry.grants_seen = min(max(granted, 0), entry.granted)
         if entry.obstacle and not entry.held:  # what the node has may have changed since
             demand = self.view.index.demand(entry.named)
             entry.obstacle, entry.demand = self._obstacle(entry.named, demand, entry.strategy), demand or ()
         if entry.outstanding:
             self._wait(entry)
         else:
-            entry.told = False
+            entry.reported = False
 
     def drop_owner(self, owner: bytes) -> list[int]:
         """The owner is gone: forget its keys; the leases it holds, which stay held until each is released."""
@@ -196,16 +196,16 @@ class LocalScheduler:
         need = self.view.index.demand(named)
         if need is None or self._lacks(need) is not None or self._eats_savings(need):
             return None
-        entry = Entry(b"", 0, token, job, named, {}, name)
+        entry = LeaseEntry(b"", 0, token, job, named, {}, name)
         entry.demand = need
         number = self.next_lease()
         self.granted += 1
         gpus = self.gpus.take(named.get(GPU, 0))
         self.view.acquire(ROW, need)
-        lease = self.leases[number] = Lease(number, entry, need, gpus, 0.0)
+        lease = self.leases[number] = HeldLease(number, entry, need, gpus, 0.0)
         entry.held[number] = lease
         entry.active = entry.granted = 1
-        self._pin(need, +1)
+        self._count_pinned(need, +1)
         return number
 
     # -------------------------------------------------------------- what workers do
@@ -216,7 +216,7 @@ class LocalScheduler:
         if held is None:
             return False
         if held.pinned:
-            self._pin(held.using, -1)
+            self._count_pinned(held.using, -1)
         self.loose.pop(lease, None)
         self.view.release(ROW, held.using)
         self.gpus.give(held.gpus)
@@ -263,8 +263,8 @@ class LocalScheduler:
             return False
         self.view.acquire(ROW, using, oversubscribe=True)
         if held.pinned:
-            self._pin(old, -1)
-            self._pin(using, +1)
+            self._count_pinned(old, -1)
+            self._count_pinned(using, +1)
         held.demand = new
         if blocked:
             held.lent = tuple(pair for pair in new if pair[0] == CPU_COLUMN)
@@ -277,10 +277,10 @@ class LocalScheduler:
         if held is None or held.lent is not None:
             return
         if held.pinned:
-            self._pin(held.using, -1)
+            self._count_pinned(held.using, -1)
         held.lent = tuple(pair for pair in held.demand if pair[0] == CPU_COLUMN)
         self.view.release(ROW, held.lent)
-        self._pin(held.using, +1)
+        self._count_pinned(held.using, +1)
         self.loose.pop(lease, None)
         self._changed = True
 
@@ -289,11 +289,11 @@ class LocalScheduler:
         held = self.leases.get(lease)
         if held is None or held.lent is None:
             return
-        self._pin(held.using, -1)
+        self._count_pinned(held.using, -1)
         self.view.acquire(ROW, held.lent, oversubscribe=True)
         held.lent = None
         if held.pinned:
-            self._pin(held.using, +1)
+            self._count_pinned(held.using, +1)
         else:
             self.loose[lease] = held
         self._changed = True
@@ -320,7 +320,7 @@ class LocalScheduler:
         if self.waiting.lanes and self.loose:
             numbers, self._turn_at = choose_recalls(self, now)
             effects.extend(self._recall(number) for number in numbers)
-        self._tell(effects)
+        self._report_waits(effects)
         return effects
 
     def deadline(self) -> float | None:
@@ -350,19 +350,19 @@ class LocalScheduler:
                 self._saving = None
             return grant
 
-    def _grant(self, entry: Entry, now: float) -> Grant:
+    def _grant(self, entry: LeaseEntry, now: float) -> Grant:
         number = self.next_lease()
         self.granted += 1
         gpus = self.gpus.take(entry.named.get(GPU, 0))
         self.view.acquire(ROW, entry.demand)
-        lease = self.leases[number] = Lease(number, entry, entry.demand, gpus, now)
+        lease = self.leases[number] = HeldLease(number, entry, entry.demand, gpus, now)
         entry.held[number] = lease
         entry.active += 1
         entry.granted += 1
         if entry.outstanding == 0:
-            entry.told = False
+            entry.reported = False
         if entry.token is not None:
-            self._pin(lease.demand, +1)
+            self._count_pinned(lease.demand, +1)
             del self.requests[entry.token]
             self._count_job(entry.job, -1)
         else:
@@ -377,13 +377,13 @@ class LocalScheduler:
         lease.entry.active -= 1
         return Recall(number, lease.entry.owner)
 
-    def _tell(self, effects: list[Effect]) -> None:
-        fresh, self._fresh = self._fresh, []
+    def _report_waits(self, effects: list[Effect]) -> None:
+        fresh, self._newly_waiting = self._newly_waiting, []
         details: dict[Demand, str] = {}
         for entry in fresh:
-            if entry.told or not entry.outstanding or not self._known(entry):
+            if entry.reported or not entry.outstanding or not self._known(entry):
                 continue
-            entry.told = True
+            entry.reported = True
             if entry.obstacle:
                 effects.append(Status(entry.owner, entry.key, Cause.INFEASIBLE, entry.obstacle, entry.token))
                 continue
@@ -439,7 +439,7 @@ class LocalScheduler:
             for column, value in demand
         )
 
-    def _attainable(self, lane: Lane) -> bool:
+    def _attainable(self, lane: WaitingLane) -> bool:
         """Would it fit once every lease that can come back has?  If not, saving up could wait for ever."""
         total = self.view.total[ROW]
         return all(total[column] - self.pinned.get(column, 0) >= value for column, value in lane.demand)
@@ -447,7 +447,7 @@ class LocalScheduler:
     # -------------------------------------------------------------- entries
 
     def _entry(self, owner: bytes, key: int, token: Any, job: int, named: dict[str, int], strategy: dict, name: str):
-        entry = Entry(owner, key, token, job, named, strategy, name)
+        entry = LeaseEntry(owner, key, token, job, named, strategy, name)
         demand = self.view.index.demand(named)
         entry.obstacle = self._obstacle(named, demand, strategy)
         entry.demand = demand or ()
@@ -466,21 +466,21 @@ class LocalScheduler:
                     f"must fit on one device (the node has GPU: {amount(has[GPU])})")
         return policies.obstacle(self.view, strategy)
 
-    def _wait(self, entry: Entry) -> None:
+    def _wait(self, entry: LeaseEntry) -> None:
         if not entry.queued:
-            self._fresh.append(entry)
+            self._newly_waiting.append(entry)
             if not entry.obstacle:
                 self.waiting.join(entry)
         self._changed = True
 
-    def _known(self, entry: Entry) -> bool:
+    def _known(self, entry: LeaseEntry) -> bool:
         if entry.token is not None:
             return self.requests.get(entry.token) is entry
         return self.entries.get((entry.owner, entry.key)) is entry
 
-    def _forget(self, entry: Entry) -> None:
-        entry.want = entry.seen = 0
-        entry.told = False
+    def _forget(self, entry: LeaseEntry) -> None:
+        entry.want = entry.grants_seen = 0
+        entry.reported = False
         self._count_job(entry.job, -1)
         self._changed = True
 
@@ -492,7 +492,7 @@ class LocalScheduler:
             self._entries_of_job.pop(job, None)
             self.waiting.forget_job(job)
 
-    def _pin(self, demand: Demand, sign: int) -> None:
+    def _count_pinned(self, demand: Demand, sign: int) -> None:
         for column, value in demand:
             self.pinned[column] = self.pinned.get(column, 0) + sign * value
 

@@ -42,7 +42,7 @@ class ClusterView:
         self._available: Any = []
         self._alive: Any = []
         self._acquired: list[dict[int, int]] = []  # by row: column -> units; what check() compares with
-        self._said: list[Mapping[str, int]] = []  # by row: the total in the words it was given in
+        self._stated: list[Mapping[str, int]] = []  # by row: the total in the words it was given in
         self.stamps: list[int] = []  # by row: rises with every set_row, add and remove
         self.changes = 0  # rises with every change of what any row has free, placements aside
         self.generation = 0
@@ -95,7 +95,7 @@ class ClusterView:
         self._columns(have)
         row = heappop(self._void) if self._void else self._grow()
         self.nodes[row], self.labels[row], self.row_of[node] = node, dict(labels or {}), row
-        self._acquired[row], self._said[row] = {}, have
+        self._acquired[row], self._stated[row] = {}, have
         self._alive[row] = 1
         self.stamps[row] += 1
         self._regenerate()
@@ -114,7 +114,7 @@ class ClusterView:
             self._available[row][column] = value - self._acquired[row].get(column, 0)
         if labels is not None:
             self.labels[row] = dict(labels)
-        self._said[row] = have
+        self._stated[row] = have
         self._regenerate()
 
     def set_row(self, node: bytes, total: Mapping[str, int], available: Mapping[str, int],
@@ -125,7 +125,7 @@ class ClusterView:
         that are none.
         """
         row = self.row_of[node]
-        if total != self._said[row]:
+        if total != self._stated[row]:
             have = checked_units(total)
             _check_available(have, available)
             self.update(node, have)
@@ -137,7 +137,7 @@ class ClusterView:
         if draining != (row in self.draining):
             self.drain(node, draining)
         free, acquired, columns = [0] * len(self.index), {}, self.index.columns
-        for name, value in self._said[row].items():
+        for name, value in self._stated[row].items():
             if (column := columns.get(name)) is None:
                 continue
             left = available.get(name, 0)
@@ -164,7 +164,7 @@ class ClusterView:
     def remove(self, node: bytes) -> int:
         """The node is gone, with whatever was acquired on it; its row is void."""
         row = self.row_of.pop(node)
-        self.nodes[row], self.labels[row], self._acquired[row], self._said[row] = None, {}, {}, {}
+        self.nodes[row], self.labels[row], self._acquired[row], self._stated[row] = None, {}, {}, {}
         self._alive[row] = 0
         self.stamps[row] += 1
         self.draining.pop(row, None)
@@ -225,7 +225,7 @@ class ClusterView:
         values = self._available[row] if what == "available" else self._total[row]
         out = {name: int(values[column]) for column, name in enumerate(self.index.names) if self._total[row][column]}
         if self.sparse is not None:
-            out.update((name, value) for name, value in self._said[row].items() if name not in self.index.columns)
+            out.update((name, value) for name, value in self._stated[row].items() if name not in self.index.columns)
         return out
 
     # -------------------------------------------------------------- growth
@@ -240,13 +240,13 @@ class ClusterView:
 
     def _open(self, name: str) -> None:
         """Somebody asks for a resource that had no column; no change when no node has it."""
-        rows = [row for row, said in enumerate(self._said) if name in said]
+        rows = [row for row, said in enumerate(self._stated) if name in said]
         if not rows:
             return
         self._column(name)
         column = self.index.columns[name]
         for row in rows:
-            self._total[row][column] = self._available[row][column] = self._said[row][name]
+            self._total[row][column] = self._available[row][column] = self._stated[row][name]
         self._regenerate()
 
     def _column(self, name: str) -> None:
@@ -275,7 +275,7 @@ class ClusterView:
         self.nodes.append(None)
         self.labels.append({})
         self._acquired.append({})
-        self._said.append({})
+        self._stated.append({})
         self.stamps.append(0)
         return row
 

@@ -31,7 +31,7 @@ def _node(node: SimNode) -> Iterator[str]:
     if not node.ready:
         return
     machine, gcs = node.machine, node.gcs
-    waiting = [(e.owner, e.key, e.want, e.seen, e.granted)
+    waiting = [(e.owner, e.key, e.want, e.grants_seen, e.granted)
                for e in machine.scheduler.root.entries.values() if e.outstanding]
     actors = [(a.id.hex(), a.state, a.life, a.worker) for a in machine.actors.actors.values() if a.state != "DEAD"]
     yield f"  free {machine.scheduler.available()}, peers {list(machine.cluster.peers)}"

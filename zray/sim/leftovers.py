@@ -52,7 +52,7 @@ def _of_node(node: SimNode) -> Iterator[str]:
             ("dials", machine.cluster._dialling), ("requests", machine.places.requests),
             ("asked", machine.queries.asked),
             ("requests of its client", node.gcs.client.open_calls()),
-            ("leases elsewhere", machine.bottom_up.spill.leases)):
+            ("leases elsewhere", machine.bottom_up.spillback.leases)):
         if found:
             yield f"{what} {found}"
 
@@ -65,7 +65,8 @@ def of_jobs(cluster: SimCluster) -> list[str]:
         owners = list(machine.scheduler.owners())
         for what, found in (
                 ("jobs", machine.jobs.by_driver), ("keys", machine.leases.declared()), ("owners", owners),
-                ("shares", machine.bottom_up.spill.entries), ("leases elsewhere", machine.bottom_up.spill.leases)):
+                ("shares", machine.bottom_up.spillback.entries),
+                ("leases elsewhere", machine.bottom_up.spillback.leases)):
             if found:
                 left.append(f"node {node.incarnation!r}: {what} {found}")
     return left

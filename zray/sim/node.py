@@ -239,8 +239,8 @@ class SimNode(Process):
         if self._leaving is not None:
             self._leaving.step(self.net.now)
         self.gcs.flush()
-        if self.gcs.told:
-            self.gcs.told = False
+        if self.gcs.has_news:
+            self.gcs.has_news = False
             self.machine.settle(self.net.now)
         effects = self.machine.effects
         while effects:
@@ -251,7 +251,7 @@ class SimNode(Process):
         if self.stopping:
             self.cluster.end_node(self, self.stopping)
             return
-        if self.gcs.told:  # the control store has answered what an effect asked
+        if self.gcs.has_news:  # the control store has answered what an effect asked
             self.stir()
         times = [self.machine.next_deadline(), self.gcs.next_deadline(), self.member.next_deadline(),
                  self._leaving.next_deadline() if self._leaving is not None else None]

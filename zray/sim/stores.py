@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from zray import messages as m
 from zray.sim.oracle import Violation
 from zray.store.header import UNKNOWN
-from zray.store.ownerless import Found
+from zray.store.ownerless import OwnerlessObject
 
 if TYPE_CHECKING:
     from zray.sim.cluster import SimCluster
@@ -53,7 +53,7 @@ class SimStores:
         self.cluster = cluster
         self.contents: dict[int, bytes] = {}  # by generation
         self._freed: dict[int, bytes] = {}
-        self.blocks: dict[bytes, dict[int, Found]] = {}  # node -> generation -> object
+        self.blocks: dict[bytes, dict[int, OwnerlessObject]] = {}  # node -> generation -> object
         self._generation = 0
 
     def put(self, core: Core, oid: bytes, wire: bytes) -> list[Any]:
@@ -61,7 +61,7 @@ class SimStores:
         self._generation += 1
         generation = self._generation
         self.contents[generation] = wire
-        self.blocks.setdefault(core.node, {})[generation] = Found(oid, 0, generation, core.incarnation)
+        self.blocks.setdefault(core.node, {})[generation] = OwnerlessObject(oid, 0, generation, core.incarnation)
         return [m.STORED, 0, len(wire), generation, oid, core.node]
 
     def read(self, core: Core, value: list[Any]) -> bytes:
@@ -80,7 +80,7 @@ class SimStores:
         for _, _, generation in objects:
             self._drop(node, generation)
 
-    def free_unheld(self, node: bytes, objects: list[Found]) -> None:
+    def free_unheld(self, node: bytes, objects: list[OwnerlessObject]) -> None:
         """A node says so, on its own: no process may hold them."""
         for one in objects:
             self._drop(node, one.generation)
@@ -113,5 +113,5 @@ class SimStores:
         if node in self.cluster.oracle.condemned:
             self.blocks.pop(node, None)
 
-    def ownerless(self, node: bytes, has_ended: Callable[[bytes], bool]) -> list[Found]:
+    def ownerless(self, node: bytes, has_ended: Callable[[bytes], bool]) -> list[OwnerlessObject]:
         return [one for one in self.blocks.get(node, {}).values() if one.owner == UNKNOWN or has_ended(one.owner)]

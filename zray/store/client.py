@@ -34,7 +34,7 @@ POPULATE_BYTES_MIN = 64 * 1024
 FREES_MAX = 1024  # gathered for one message
 
 
-class Waiter:
+class FlagWaiter:
     """The default waiter: only a flag."""
 
     __slots__ = ("done",)
@@ -125,7 +125,7 @@ class StoreClient:
     """See the module's docstring.  ``handlers`` goes into the runtime's."""
 
     def __init__(self, attach: dict[str, Any], slot: int, incarnation: bytes, send: Callable[[Any], None],
-                 config: Any = None, make_waiter: Callable[[], Any] = Waiter,
+                 config: Any = None, make_waiter: Callable[[], Any] = FlagWaiter,
                  notify: Callable[[Any], None] = lambda waiter: None):
         self.closed = False
         self.send = send

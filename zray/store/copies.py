@@ -1,4 +1,4 @@
-"""The node's memory as transfers see it: objects by Key, whether their primary is here or a copy is, or comes in.
+"""The node's memory as transfers see it: objects by ObjectKey, whether their primary is here or a copy is, or comes in.
 
 A copy of another node's object is a block of the table like any other, under a generation of this node's own (its
 process epoch is 0, which no client has).  Pure over the table and its headers.
@@ -7,9 +7,9 @@ process epoch is 0, which no client has).  Pure over the table and its headers.
 from __future__ import annotations
 
 from zray.messages import StoreRestore, StoreRestored
-from zray.store.exchange import Key
+from zray.store.exchange import ObjectKey
 from zray.store.header import HEADER_BYTES, SEALED, Headers
-from zray.store.records import Phase, Stored
+from zray.store.records import Phase, StoredObject
 from zray.store.table import StoreTable
 
 GONE, COMING, HERE = 0, 1, 2
@@ -23,16 +23,16 @@ class Copies:
         self.table = table
         self.headers = headers
         self.me = me
-        self.local: dict[Key, int] = {}  # copies here, complete or coming in -> generation of the block
-        self.keys: dict[int, Key] = {}  # the reverse
-        self.held: dict[Key, int] = {}  # served to other nodes just now -> offset where the puller thinks it is
-        self._restoring: dict[int, Key] = {}  # request -> what is being read back from disk to be served
+        self.local: dict[ObjectKey, int] = {}  # copies here, complete or coming in -> generation of the block
+        self.keys: dict[int, ObjectKey] = {}  # the reverse
+        self.held: dict[ObjectKey, int] = {}  # served to other nodes just now -> offset where the puller thinks it is
+        self._restoring: dict[int, ObjectKey] = {}  # request -> what is being read back from disk to be served
         self._generation = 0
         self._request = 0
 
     # ------------------------------------------------------------ copies of other nodes' objects
 
-    def receive(self, key: Key, nbytes: int, now: float) -> str:
+    def receive(self, key: ObjectKey, nbytes: int, now: float) -> str:
         """Ask for room: the table answers Arriving or Dropped.  Why it cannot be, or ''."""
         self._generation += 1
         generation = self._generation
@@ -42,30 +42,30 @@ class Copies:
             self.keys[generation] = key
         return why
 
-    def write(self, key: Key, start: int, data: bytes) -> None:
+    def write(self, key: ObjectKey, start: int, data: bytes) -> None:
         at = self.table.names[self.local[key]].offset + HEADER_BYTES + start
         self.headers.raw[at : at + len(data)] = data
 
-    def seal(self, key: Key, now: float) -> list:
+    def seal(self, key: ObjectKey, now: float) -> list:
         """The copy is complete: its place here."""
         generation = self.local[key]
         self.table.arrived(generation, "", now)
         self.table.exported.add(generation)
         return self.table.value_of(self.table.names[generation])
 
-    def abandon(self, key: Key, why: str, now: float) -> None:
+    def abandon(self, key: ObjectKey, why: str, now: float) -> None:
         """It will not be complete."""
         generation = self._unname(key)
         if generation is not None:
             self.table.arrived(generation, why, now)
 
-    def drop(self, key: Key, now: float) -> None:
+    def drop(self, key: ObjectKey, now: float) -> None:
         """The object was freed."""
         generation = self._unname(key)
         if generation is not None:
             self.table.drop(generation, now)
 
-    def complete(self, key: Key) -> int | None:
+    def complete(self, key: ObjectKey) -> int | None:
         """Generation of the whole copy that is here (or on this node's disk)."""
         generation = self.local.get(key)
         stored = self.table.names.get(generation) if generation is not None else None
@@ -80,22 +80,22 @@ class Copies:
         if stored.offset in self.table.here:
             self.table.here.move_to_end(stored.offset)
 
-    def keep(self, key: Key) -> None:
+    def keep(self, key: ObjectKey) -> None:
         """Its primary is lost: from now on this copy is spilled, not evicted."""
         self.table.promote(self.local[key])
 
-    def of_node(self, node: bytes) -> list[Key]:
+    def of_node(self, node: bytes) -> list[ObjectKey]:
         """Complete copies of objects whose primaries are on that node."""
         return [key for key in self.local if key.node == node and self.complete(key) is not None]
 
-    def left(self, generation: int) -> Key | None:
+    def left(self, generation: int) -> ObjectKey | None:
         """A block has left the table: which copy it was, None when we gave it up ourselves."""
         key = self.keys.get(generation)
         if key is not None:
             self._unname(key)
         return key
 
-    def _unname(self, key: Key) -> int | None:
+    def _unname(self, key: ObjectKey) -> int | None:
         generation = self.local.pop(key, None)
         if generation is not None:
             del self.keys[generation]
@@ -104,7 +104,7 @@ class Copies:
 
     # ------------------------------------------------------------ serving
 
-    def find(self, key: Key, offset: int, now: float) -> int:
+    def find(self, key: ObjectKey, offset: int, now: float) -> int:
         """Whether the object is HERE, GONE, or COMING from disk: ``restored`` will say for which key, then."""
         stored = self._stored(key)
         if stored is None:
@@ -118,18 +118,18 @@ class Copies:
         self.table.on_restore(NODE, StoreRestore(self._request, key.oid, stored.offset, stored.generation), now)
         return COMING
 
-    def restored(self, message: StoreRestored) -> tuple[Key, str] | None:
+    def restored(self, message: StoreRestored) -> tuple[ObjectKey, str] | None:
         """The table's answer to ``find``."""
         key = self._restoring.pop(message.request, None)
         return None if key is None else (key, message.error)
 
-    def hold(self, key: Key, offset: int) -> None:
+    def hold(self, key: ObjectKey, offset: int) -> None:
         """It is being served: neither spill nor evict it.  From now on its owner's free is reported."""
         self.held[key] = offset
         stored = self._stored(key)
         self.table.exported.add(key.generation if stored is None else stored.generation)
 
-    def release(self, key: Key) -> None:
+    def release(self, key: ObjectKey) -> None:
         self.held.pop(key, None)
 
     def pins(self) -> set[int]:
@@ -140,7 +140,7 @@ class Copies:
             pins.add((offset if stored is None else stored.offset) | 1)
         return pins
 
-    def read(self, key: Key, start: int, size: int) -> bytes | None:
+    def read(self, key: ObjectKey, start: int, size: int) -> bytes | None:
         """A part of the payload, at most ``size`` bytes; None when it is not there."""
         stored = self._stored(key)
         if stored is not None:
@@ -159,16 +159,16 @@ class Copies:
         # In the extent of a client, which is another process: it must still be what it was.
         return data if stored is not None or self._in_grant(key, offset) else None
 
-    def spilled(self, key: Key) -> bool:
+    def spilled(self, key: ObjectKey) -> bool:
         stored = self._stored(key)
         return stored is not None and stored.on_disk
 
-    def _stored(self, key: Key) -> Stored | None:
+    def _stored(self, key: ObjectKey) -> StoredObject | None:
         generation = key.generation if key.node == self.me else self.local.get(key)
         stored = self.table.names.get(generation) if generation is not None else None
         return stored if stored is not None and stored.oid == key.oid else None
 
-    def _in_grant(self, key: Key, offset: int) -> bool:
+    def _in_grant(self, key: ObjectKey, offset: int) -> bool:
         return (self.headers.matches(offset, key.oid, key.generation) == SEALED
                 and self.table.grant_of(offset) is not None)
 

@@ -46,7 +46,7 @@ STALE = 4  # I do not know of this attempt (any more)
 BUSY = 5
 
 
-class Key(NamedTuple):
+class ObjectKey(NamedTuple):
     """Names an object for good: no two primaries of a node share a generation."""
 
     oid: bytes
@@ -61,7 +61,7 @@ class Say(NamedTuple):
     message: Any
 
 
-class Record(NamedTuple):
+class RecordCopies(NamedTuple):
     """Write who has copies of the object to the control store (no ``nodes``: delete the row)."""
 
     oid: bytes

@@ -18,8 +18,8 @@ from typing import Any
 from zray.messages import KeepCopies
 from zray.store.copies import Copies
 from zray.store.directory import Directory
-from zray.store.exchange import ASKED_AHEAD, Handed, Key, Say
-from zray.store.records import Stored
+from zray.store.exchange import ASKED_AHEAD, Handed, ObjectKey, Say
+from zray.store.records import StoredObject
 from zray.store.table import StoreTable
 
 # How often to look for what has become ours to give (processes end, and give back their extents); with many objects
@@ -40,13 +40,13 @@ class HandOver:
         self.table = table
         self.out = out
         self.begun = False
-        self.mine: dict[Key, Stored] = {}  # at the last look
-        self.kept: dict[Key, bytes] = {}  # object -> its heir
-        self.asked: dict[Key, bytes] = {}
-        self.refused: dict[Key, set[bytes]] = {}
+        self.mine: dict[ObjectKey, StoredObject] = {}  # at the last look
+        self.kept: dict[ObjectKey, bytes] = {}  # object -> its heir
+        self.asked: dict[ObjectKey, bytes] = {}
+        self.refused: dict[ObjectKey, set[bytes]] = {}
         self.given: dict[bytes, int] = {}  # bytes asked of each heir
         self._bytes = self._kept_bytes = 0  # sums over mine, kept
-        self._queue: list[Key] = []  # to be asked of somebody, the next one last
+        self._queue: list[ObjectKey] = []  # to be asked of somebody, the next one last
         self._heard: dict[bytes, float] = {}  # heir -> when it last said anything, or had nothing to say
         self._heirs: tuple[bytes, ...] = ()
         self._look_at = 0.0
@@ -103,12 +103,12 @@ class HandOver:
         for heir, objects in messages.items():
             self.out.append(Say(heir, KeepCopies(objects)))
 
-    def _key(self, stored: Stored) -> Key:
+    def _key(self, stored: StoredObject) -> ObjectKey:
         if stored.foreign:
             return self.copies.keys[stored.generation]
-        return Key(stored.oid, self.me, stored.generation)
+        return ObjectKey(stored.oid, self.me, stored.generation)
 
-    def _heir(self, key: Key, but: bytes = b"") -> bytes | None:
+    def _heir(self, key: ObjectKey, but: bytes = b"") -> bytes | None:
         """Who has it already, else who was given least."""
         refused = self.refused.get(key, ())
         possible = [heir for heir in self._heirs if heir not in refused and heir != but]
@@ -121,14 +121,14 @@ class HandOver:
         if node in self._heard:
             self._heard[node] = now
 
-    def made(self, node: bytes, key: Key) -> None:
+    def made(self, node: bytes, key: ObjectKey) -> None:
         """It has the object.  One that was passed over for its silence may say so late."""
         if key in self.asked and (self.asked[key] == node or node in self.refused.get(key, ())):
             del self.asked[key]
             self.kept[key] = node
             self._kept_bytes += self.mine[key].nbytes
 
-    def unmade(self, node: bytes, key: Key) -> None:
+    def unmade(self, node: bytes, key: ObjectKey) -> None:
         if self.asked.get(key) == node or self.kept.get(key) == node:
             self.refused.setdefault(key, set()).add(node)
             self._again(key)
@@ -137,7 +137,7 @@ class HandOver:
         for key in [key for held in (self.asked, self.kept) for key, heir in held.items() if heir == node]:
             self._again(key)
 
-    def _again(self, key: Key) -> None:
+    def _again(self, key: ObjectKey) -> None:
         self.asked.pop(key, None)
         if self.kept.pop(key, None) is not None:
             self._kept_bytes -= self.mine[key].nbytes

@@ -10,14 +10,14 @@ from zray.store.header import SEALED, UNKNOWN, BrokenChain
 from zray.store.table import StoreTable
 
 
-class Found(NamedTuple):
+class OwnerlessObject(NamedTuple):
     oid: bytes
     offset: int
     generation: int
     owner: bytes  # the first one; UNKNOWN for a copy
 
 
-def ownerless(table: StoreTable, has_ended: Callable[[bytes], bool]) -> list[Found]:
+def ownerless(table: StoreTable, has_ended: Callable[[bytes], bool]) -> list[OwnerlessObject]:
     """The primary copies whose first owner has ended: another process may have adopted them since.
 
     A copy that has outlived its primary's node is one of them, because its owner is not known here.  Clients write to
@@ -31,11 +31,12 @@ def ownerless(table: StoreTable, has_ended: Callable[[bytes], bool]) -> list[Fou
             known = ended[owner] = has_ended(owner)
         return known
 
-    found = [Found(stored.oid, stored.offset, stored.generation, stored.owner) for stored in table.names.values()
+    found = [OwnerlessObject(stored.oid, stored.offset, stored.generation, stored.owner)
+             for stored in table.names.values()
              if not (stored.freed or stored.secondary) and (stored.foreign or is_without(stored.owner))]
     for grant in table.grants.values():
         try:
-            found += [Found(block.oid, block.offset, block.generation, block.owner)
+            found += [OwnerlessObject(block.oid, block.offset, block.generation, block.owner)
                       for block in table.headers.walk(grant.offset, grant.size)
                       if block.state == SEALED and is_without(block.owner)]
         except BrokenChain:
@@ -43,6 +44,6 @@ def ownerless(table: StoreTable, has_ended: Callable[[bytes], bool]) -> list[Fou
     return found
 
 
-def free(table: StoreTable, objects: list[Found], now: float) -> None:
+def free(table: StoreTable, objects: list[OwnerlessObject], now: float) -> None:
     """No process holds these any more."""
     table.on_free(b"", StoreFree([[one.oid, one.offset, one.generation] for one in objects]), now)

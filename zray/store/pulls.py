@@ -29,16 +29,16 @@ from zray.messages import (
 from zray.store.copies import Copies
 from zray.store.exchange import (
     ABSENT, AVOID_MAX, BAD_MAX, BAD_SAME_MAX, FINDS_MAX, FREED, GIVE_UP_S, IN_CHUNKS_MAX, PROGRESS_S,
-    PULLS_MAX, QUEUED_MAX, RESTORE_STALL_S, RETRY_S, STALE, STALL_S, WINDOW, Finder, Key, Say,
+    PULLS_MAX, QUEUED_MAX, RESTORE_STALL_S, RETRY_S, STALE, STALL_S, WINDOW, Finder, ObjectKey, Say,
 )
-from zray.store.records import FULL, Send
+from zray.store.records import FULL, SendToClient
 from zray.store.serving import Serving
 
 OLDEST_EVERY = 4
 FREED_WHY = "the object was freed"
 
 
-class State(Enum):
+class PullState(Enum):
     QUEUED = "waits for other objects on their way here"
     ROOM = "waits for room in this node's store"
     FETCHING = "arrives"
@@ -54,13 +54,13 @@ class Pull:
                  "from_source", "full", "give_up_at", "have", "keepers", "key", "nbytes", "number", "offset",
                  "received", "same_bad", "source", "state", "told_at", "unit", "waiters", "wants")
 
-    def __init__(self, key: Key, offset: int, nbytes: int, unit: int):
+    def __init__(self, key: ObjectKey, offset: int, nbytes: int, unit: int):
         self.key = key
         self.offset = offset  # at the primary's node
         self.nbytes = nbytes
         self.unit = unit  # bytes of a chunk
         self.count = max(1, -(-nbytes // unit))
-        self.state = State.QUEUED
+        self.state = PullState.QUEUED
         self.waiters: list[tuple[bytes, int]] = []  # (client, request) of StorePull
         self.keepers: list[bytes] = []  # leaving nodes that asked for it to be kept here
         self.have = bytearray(self.count)
@@ -99,7 +99,7 @@ class Pull:
         """How far it is, in words."""
         here = min(self.received * self.unit, self.nbytes)
         text = f"{here:,} of {self.nbytes:,} bytes are here"
-        if self.state is State.FETCHING:
+        if self.state is PullState.FETCHING:
             return f"{text}, from node {self.source.hex()}{': ' + self.wants if self.wants else ''}"
         return f"{text}, node {self.key.node.hex()} made it; it {self.state.value}"
 
@@ -108,7 +108,7 @@ class Pulls:
     """All objects on their way to this node."""
 
     def __init__(self, me: bytes, copies: Copies, serving: Serving, finder: Finder, gone: dict[bytes, None],
-                 out: list[Any], orphaned: Callable[[Key], None], chunk_bytes: int):
+                 out: list[Any], orphaned: Callable[[ObjectKey], None], chunk_bytes: int):
         self.chunk_bytes = chunk_bytes
         self.me = me
         self.copies = copies
@@ -117,8 +117,9 @@ class Pulls:
         self.finder = finder
         self.gone = gone
         self.out = out
-        self.pulls: dict[Key, Pull] = {}
-        self.active: dict[Key, Pull] = serving.partial  # neither QUEUED nor OVER; with room, others may pull from them
+        self.pulls: dict[ObjectKey, Pull] = {}
+        # Neither QUEUED nor OVER.  Other nodes may pull from those that have room.
+        self.active: dict[ObjectKey, Pull] = serving.partial
         self.in_chunks = 0
         self.counts = dict.fromkeys(("done", "failed", "joined", "bad_chunks", "stale_chunks", "resumed"), 0)
         self._by_number: dict[int, Pull] = {}
@@ -130,22 +131,23 @@ class Pulls:
 
     # ------------------------------------------------------------ who wants what
 
-    def want(self, client: bytes, request: int, key: Key, offset: int, nbytes: int, now: float) -> None:
+    def want(self, client: bytes, request: int, key: ObjectKey, offset: int, nbytes: int, now: float) -> None:
         pull = self.pulls.get(key)
         if pull is not None:
             self.counts["joined"] += 1
             pull.waiters.append((client, request))
             return
         if len(self.pulls) >= QUEUED_MAX:
-            self.out.append(Send(client, StoreRestored(request, [], f"{QUEUED_MAX:,} objects are on their way here")))
+            error = f"{QUEUED_MAX:,} objects are on their way here"
+            self.out.append(SendToClient(client, StoreRestored(request, [], error)))
             return
         pull = self._queue(Pull(key, offset, nbytes, self.chunk_bytes))
         pull.waiters.append((client, request))
         self._admit(now)
-        if pull.state is State.QUEUED:
-            self.out.append(Send(client, StorePulling(request, pull.where())))
+        if pull.state is PullState.QUEUED:
+            self.out.append(SendToClient(client, StorePulling(request, pull.where())))
 
-    def keep(self, node: bytes, key: Key, offset: int, nbytes: int, now: float) -> None:
+    def keep(self, node: bytes, key: ObjectKey, offset: int, nbytes: int, now: float) -> None:
         """Bring it because ``node`` leaves, which hears CopyMade or CopyGone."""
         pull = self.pulls.get(key)
         if pull is None and len(self.pulls) >= QUEUED_MAX:
@@ -168,7 +170,7 @@ class Pulls:
         for pull in list(self.pulls.values()):
             if any(waiter[0] == client for waiter in pull.waiters):
                 pull.waiters = [waiter for waiter in pull.waiters if waiter[0] != client]
-                if not pull.waiters and not pull.keepers and pull.state is State.QUEUED:
+                if not pull.waiters and not pull.keepers and pull.state is PullState.QUEUED:
                     self._over(pull)
 
     def drop_job(self, job: bytes, now: float) -> None:
@@ -180,7 +182,7 @@ class Pulls:
             return  # a pull that failed at once: the loop below goes on
         self._admitting = True
         while len(self.active) < PULLS_MAX and (pull := self._next()) is not None:
-            pull.state = State.ROOM
+            pull.state = PullState.ROOM
             self.active[pull.key] = pull
             pull.told_at = now
             why = self.copies.receive(pull.key, pull.nbytes, now)
@@ -193,7 +195,7 @@ class Pulls:
         oldest = self._admitted % OLDEST_EVERY == 0
         while self._small and self._old:
             pull = self._old.popleft() if oldest else heappop(self._small)[2]
-            if pull.state is State.QUEUED:
+            if pull.state is PullState.QUEUED:
                 return pull
         self._small.clear()
         self._old.clear()
@@ -201,10 +203,10 @@ class Pulls:
 
     # ------------------------------------------------------------ whom to ask
 
-    def room(self, key: Key, now: float) -> None:
+    def room(self, key: ObjectKey, now: float) -> None:
         """The store has room for it."""
         pull = self.pulls.get(key)
-        if pull is not None and pull.state is State.ROOM:
+        if pull is not None and pull.state is PullState.ROOM:
             pull.give_up_at = now + GIVE_UP_S
             self._choose(pull, now)
 
@@ -221,7 +223,7 @@ class Pulls:
         if self._usable(pull, pull.key.node):
             self._open(pull, pull.key.node, now)
             return
-        pull.state = State.FINDING
+        pull.state = PullState.FINDING
         pull.deadline = now + STALL_S
         self.finder.find(pull.key.oid, lambda nodes, now: self._located(pull, nodes, now))
 
@@ -230,7 +232,7 @@ class Pulls:
 
     def _open(self, pull: Pull, source: bytes, now: float) -> None:
         self._numbers += 1
-        pull.state = State.FETCHING
+        pull.state = PullState.FETCHING
         pull.source = source
         pull.number = self._numbers
         self._by_number[pull.number] = pull
@@ -252,7 +254,7 @@ class Pulls:
         pull.wants = ""
 
     def _located(self, pull: Pull, nodes: list[bytes], now: float) -> None:
-        if pull.state is not State.FINDING:
+        if pull.state is not PullState.FINDING:
             return
         pull.candidates = deque(node for node in nodes if self._usable(pull, node))
         root = pull.key.node
@@ -267,7 +269,7 @@ class Pulls:
             pull.deadline = now + RETRY_S * 2 ** min(pull.finds, 4)
             pull.finds += 1
             pull.avoid.clear()
-            pull.state = State.PAUSED
+            pull.state = PullState.PAUSED
 
     # ------------------------------------------------------------ answers of the source
 
@@ -372,7 +374,7 @@ class Pulls:
         self.serving.arrived(key, index)  # from now on it is served as a whole
         self.counts["done"] += 1
         for client, request in waiters:
-            self.out.append(Send(client, StoreRestored(request, place)))
+            self.out.append(SendToClient(client, StoreRestored(request, place)))
         if key.node not in self.gone:
             self.out.append(Say(key.node, CopyMade(*key)))
         else:
@@ -386,14 +388,14 @@ class Pulls:
 
     def fail(self, pull: Pull, code: int, why: str, now: float) -> None:
         """It will not come: say so to all who wait for it, here and on other nodes."""
-        if pull.state is State.OVER:
+        if pull.state is PullState.OVER:
             return
         key, waiters, keepers = pull.key, pull.waiters, pull.keepers
         self._over(pull)
         self.copies.abandon(key, why, now)
         self.counts["failed"] += 1
         for client, request in waiters:
-            self.out.append(Send(client, StoreRestored(request, [], why)))
+            self.out.append(SendToClient(client, StoreRestored(request, [], why)))
         for node in keepers:
             if node not in self.gone:
                 self.out.append(Say(node, CopyGone(*key)))
@@ -402,37 +404,37 @@ class Pulls:
 
     def _over(self, pull: Pull) -> None:
         self._leave(pull)
-        pull.state = State.OVER
+        pull.state = PullState.OVER
         pull.waiters, pull.keepers = [], []
         del self.pulls[pull.key]
         self.active.pop(pull.key, None)
 
-    def lost(self, key: Key, why: str, now: float) -> None:
+    def lost(self, key: ObjectKey, why: str, now: float) -> None:
         """Its block has left the table: there was no room, or its job ended."""
         pull = self.pulls.get(key)
         if pull is not None:
             self.fail(pull, ABSENT, why, now)
 
-    def freed(self, key: Key, now: float) -> None:
+    def freed(self, key: ObjectKey, now: float) -> None:
         pull = self.pulls.get(key)
         if pull is not None:
             self.fail(pull, FREED, FREED_WHY, now)
 
     def node_gone(self, node: bytes, now: float) -> None:
         for pull in list(self.active.values()):
-            if pull.state is State.FETCHING and pull.source == node:
+            if pull.state is PullState.FETCHING and pull.source == node:
                 self._choose(pull, now)
 
     # ------------------------------------------------------------ time
 
     def tick(self, now: float) -> None:
         for pull in list(self.active.values()):
-            if pull.state is State.ROOM:
+            if pull.state is PullState.ROOM:
                 self._tell(pull, now)  # the table gives up on it, not we
             elif now >= pull.give_up_at:
                 self.fail(pull, ABSENT, f"nothing arrived for {GIVE_UP_S:g} s; {pull.where()}", now)
             elif now >= pull.deadline:
-                if pull.state is State.FETCHING:
+                if pull.state is PullState.FETCHING:
                     pull.avoid[pull.source] = None
                 self._choose(pull, now)
             else:
@@ -442,7 +444,7 @@ class Pulls:
         if now >= pull.told_at + PROGRESS_S:
             pull.told_at = now
             for client, request in pull.waiters:
-                self.out.append(Send(client, StorePulling(request, pull.where())))
+                self.out.append(SendToClient(client, StorePulling(request, pull.where())))
 
     def next_deadline(self) -> float | None:
         return min((min(pull.deadline, pull.give_up_at, pull.told_at + PROGRESS_S) for pull in self.active.values()),
@@ -454,11 +456,11 @@ class Pulls:
         assert self.in_chunks <= IN_CHUNKS_MAX + PULLS_MAX
         for key, pull in self.pulls.items():
             assert pull.key == key and pull.received == sum(pull.have) < max(pull.count, 1)
-            assert (key in self.active) == (pull.state is not State.QUEUED)
-            assert (pull.state is State.FETCHING) == (pull.number in self._by_number)
-            assert not pull.asked or pull.state is State.FETCHING
-            assert pull.state is not State.FETCHING or pull.asked, "a pull that has asked for nothing"
-            assert (pull.state is not State.QUEUED) == (key in self.copies.local)
+            assert (key in self.active) == (pull.state is not PullState.QUEUED)
+            assert (pull.state is PullState.FETCHING) == (pull.number in self._by_number)
+            assert not pull.asked or pull.state is PullState.FETCHING
+            assert pull.state is not PullState.FETCHING or pull.asked, "a pull that has asked for nothing"
+            assert (pull.state is not PullState.QUEUED) == (key in self.copies.local)
             assert not any(pull.have[index] for index in pull.asked)
-        assert len(self._by_number) == sum(pull.state is State.FETCHING for pull in self.pulls.values())
-        assert len(self.active) == PULLS_MAX or all(pull.state is not State.QUEUED for pull in self.pulls.values())
+        assert len(self._by_number) == sum(pull.state is PullState.FETCHING for pull in self.pulls.values())
+        assert len(self.active) == PULLS_MAX or all(pull.state is not PullState.QUEUED for pull in self.pulls.values())

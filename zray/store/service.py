@@ -23,11 +23,11 @@ from zray.config import Config
 from zray.messages import StoreFree, StoreLocate, StorePull, StoreRefused, StoreRestore, StoreSurrender, StoreWant
 from zray.store import ownerless, views
 from zray.store.copies import NODE
-from zray.store.exchange import Find, Handed, Record, Say
+from zray.store.exchange import Find, Handed, RecordCopies, Say
 from zray.store.header import Headers
-from zray.store.ownerless import Found
+from zray.store.ownerless import OwnerlessObject
 from zray.store.reaper import write_owner
-from zray.store.records import Arriving, Dropped, Effect, Freed, Grow, Load, Send, Spill, Unlink
+from zray.store.records import Arriving, Dropped, Effect, Freed, Grow, Load, SendToClient, SpillObject, UnlinkFile
 from zray.store.segment import ControlSegment, Segment, Slot, arena_name, control_name
 from zray.store.spill import Spiller
 from zray.store.table import StoreTable
@@ -181,11 +181,11 @@ class StoreService:
         self.table.drop_job(job, self.clock())
         self._perform()
 
-    def ownerless(self, has_ended: Callable[[bytes], bool]) -> list[Found]:
+    def ownerless(self, has_ended: Callable[[bytes], bool]) -> list[OwnerlessObject]:
         """What is here of owners that have ended."""
         return ownerless.ownerless(self.table, has_ended)
 
-    def free_unheld(self, objects: list[Found]) -> None:
+    def free_unheld(self, objects: list[OwnerlessObject]) -> None:
         """Of these no process holds a reference (zray.node.unheld)."""
         ownerless.free(self.table, objects, self.clock())
         self._perform()
@@ -259,7 +259,7 @@ class StoreService:
 
     def _perform_one(self, effect: Any) -> None:
         kind = type(effect)
-        if kind is Send:
+        if kind is SendToClient:
             if type(effect.message) is StoreRefused:
                 self.on_pressure()
             if effect.client in self.slots:
@@ -268,7 +268,7 @@ class StoreService:
                 self.transfer.restored(effect.message, self.clock())
         elif kind is Say:
             self.send(effect.node, effect.message)
-        elif kind in (Arriving, Dropped, Freed, Record, Find):
+        elif kind in (Arriving, Dropped, Freed, RecordCopies, Find):
             self._transfer(effect)
         else:
             self._start(effect)
@@ -282,7 +282,7 @@ class StoreService:
             transfer.dropped(effect, self.clock())
         elif type(effect) is Freed:
             transfer.freed(effect, self.clock())
-        elif type(effect) is Record:
+        elif type(effect) is RecordCopies:
             self.record_location(effect.oid, effect.nodes)
         elif type(effect) is Find:
             self.find_location(effect.oid, partial(self._located, effect.token))
@@ -297,7 +297,7 @@ class StoreService:
         if type(effect) is Grow:
             spiller.run(partial(self.arena.reserve, effect.start, effect.size),
                         self._back(lambda error, now: table.grown(effect.size, self._shm_error(error), now)))
-        elif type(effect) is Spill:
+        elif type(effect) is SpillObject:
             self.on_pressure()
             key, generation = effect.key, effect.generation
             spiller.write(key, self.headers.raw[effect.offset : effect.offset + effect.nbytes].toreadonly(),
@@ -306,7 +306,7 @@ class StoreService:
             key, generation = effect.key, effect.generation
             spiller.read(key, self.headers.raw[effect.offset : effect.offset + effect.nbytes],
                          self._back(lambda error, now: table.loaded(key, generation, error, now)))
-        elif type(effect) is Unlink:
+        elif type(effect) is UnlinkFile:
             spiller.remove(effect.key)
 
     def _back(self, event: Callable[[str, float], None]) -> Callable[[str], None]:

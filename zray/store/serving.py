@@ -21,7 +21,7 @@ from zray.messages import Chunk, PullChunk, PullElsewhere, PullObject, PullRefus
 from zray.store.copies import COMING, GONE, Copies
 from zray.store.exchange import (
     ABSENT, AVOID_MAX, BEHIND, BUSY, FANOUT, FREED, OUT_CHUNKS_MAX, SESSION_IDLE_S, SESSIONS_MAX, STALE,
-    WINDOW, Key, Say,
+    WINDOW, ObjectKey, Say,
 )
 from zray.store.records import FULL
 
@@ -35,10 +35,10 @@ class Partial(Protocol):
     received: int
 
 
-class Session:
+class PullSession:
     __slots__ = ("heard_at", "key", "number", "parked", "puller", "queued", "ready", "received", "sent", "wanted")
 
-    def __init__(self, puller: bytes, number: int, key: Key, now: float):
+    def __init__(self, puller: bytes, number: int, key: ObjectKey, now: float):
         self.puller = puller
         self.number = number
         self.key = key
@@ -59,17 +59,18 @@ class Serving:
         self.me = me
         self.copies = copies
         self.out = out
-        self.sessions: dict[tuple[bytes, int], Session] = {}
-        self.of: dict[Key, dict[bytes, Session]] = {}  # by object and puller
-        self.complete: dict[Key, dict[bytes, None]] = {}  # the directory's: nodes with whole copies of our primaries
-        self.partial: dict[Key, Any] = {}  # the pulls': what is coming in
+        self.sessions: dict[tuple[bytes, int], PullSession] = {}
+        self.of: dict[ObjectKey, dict[bytes, PullSession]] = {}  # by object and puller
+        # The directory's: nodes with whole copies of our primaries.
+        self.complete: dict[ObjectKey, dict[bytes, None]] = {}
+        self.partial: dict[ObjectKey, Any] = {}  # the pulls': what is coming in
         self.out_chunks = 0
         self.sweep_at: float | None = None
         self.opened = 0  # sessions, for tests and metrics
         self.redirected = 0
         self.chunks = 0  # sent
-        self._turns: deque[Session] = deque()
-        self._referred: dict[Key, dict[bytes, int]] = {}  # how many askers were sent to whom
+        self._turns: deque[PullSession] = deque()
+        self._referred: dict[ObjectKey, dict[bytes, int]] = {}  # how many askers were sent to whom
 
     # ------------------------------------------------------------ messages
 
@@ -78,7 +79,7 @@ class Serving:
         self.pump()  # also when it is refused: an older attempt of the same node may have ended
 
     def _open(self, peer: bytes, message: PullObject, now: float) -> None:
-        key = Key(message.oid, message.node, message.generation)
+        key = ObjectKey(message.oid, message.node, message.generation)
         old = self.of.get(key, {}).get(peer)
         if old is not None:
             self._end(old)
@@ -101,7 +102,7 @@ class Serving:
         if len(self.sessions) >= SESSIONS_MAX:
             self._refuse(peer, message.pull, BUSY, f"it serves {SESSIONS_MAX} objects already")
             return
-        session = Session(peer, message.pull, key, now)
+        session = PullSession(peer, message.pull, key, now)
         self.opened += 1
         self.sessions[peer, message.pull] = session
         self.of.setdefault(key, {})[peer] = session
@@ -133,7 +134,7 @@ class Serving:
 
     # ------------------------------------------------------------ events of this node
 
-    def restored(self, key: Key, error: str) -> None:
+    def restored(self, key: ObjectKey, error: str) -> None:
         """The object is back from disk, or cannot be read."""
         if error.startswith(FULL):
             error = f"{FULL}node {self.me.hex()} has the object on its disk and " + error[len(FULL) :]
@@ -145,7 +146,7 @@ class Serving:
                 self._queue(session)
         self.pump()
 
-    def arrived(self, key: Key, index: int) -> None:
+    def arrived(self, key: ObjectKey, index: int) -> None:
         """A chunk of an object that is coming in."""
         waiting = False
         for session in self.of.get(key, {}).values():
@@ -157,7 +158,7 @@ class Serving:
         if waiting:
             self.pump()
 
-    def ended(self, key: Key, code: int, why: str) -> None:
+    def ended(self, key: ObjectKey, code: int, why: str) -> None:
         """The object is not here any more, or will not be."""
         for session in list(self.of.get(key, {}).values()):
             self._refuse_session(session, code, why)
@@ -180,7 +181,7 @@ class Serving:
 
     # ------------------------------------------------------------ chunks
 
-    def _want(self, session: Session, chunks: list[int]) -> None:
+    def _want(self, session: PullSession, chunks: list[int]) -> None:
         partial = self.partial.get(session.key)
         room = 2 * WINDOW - len(session.wanted) - len(session.parked)
         for index in chunks[: max(room, 0)]:
@@ -192,7 +193,7 @@ class Serving:
                 session.wanted.append(index)
         self._queue(session)
 
-    def _queue(self, session: Session) -> None:
+    def _queue(self, session: PullSession) -> None:
         if session.wanted and session.ready and not session.queued:
             session.queued = True
             self._turns.append(session)
@@ -216,7 +217,7 @@ class Serving:
 
     # ------------------------------------------------------------ sessions
 
-    def _elsewhere(self, key: Key, peer: bytes, avoid: list[bytes]) -> list[bytes]:
+    def _elsewhere(self, key: ObjectKey, peer: bytes, avoid: list[bytes]) -> list[bytes]:
         """Whom to ask instead of us: those that fewest were sent to.  Nobody, when we may serve another."""
         serving = self.of.get(key, {})
         if len(serving) < FANOUT or len(avoid) >= AVOID_MAX:
@@ -232,11 +233,11 @@ class Serving:
     def _refuse(self, peer: bytes, pull: int, code: int, why: str) -> None:
         self.out.append(Say(peer, PullRefused(pull, code, why)))
 
-    def _refuse_session(self, session: Session, code: int, why: str) -> None:
+    def _refuse_session(self, session: PullSession, code: int, why: str) -> None:
         self._end(session)
         self._refuse(session.puller, session.number, code, why)
 
-    def _end(self, session: Session) -> None:
+    def _end(self, session: PullSession) -> None:
         del self.sessions[session.puller, session.number]
         if not self.sessions:
             self.sweep_at = None

@@ -41,8 +41,8 @@ from zray.store.header import (
     CREATED, EVICTING, FREE, HEADER_BYTES, SEALED, UNKNOWN, BrokenChain, Headers, block_bytes,
 )
 from zray.store.records import (
-    FULL, Arriving, Client, Dropped, Effect, Eviction, Freed, Grant, Grow, Load, Phase, Send, Spill, Stored, Unlink,
-    Waiting,
+    FULL, Arriving, Client, Dropped, Effect, Eviction, ExtentGrant, Freed, Grow, Load, Phase, SendToClient, SpillObject,
+    StoredObject, UnlinkFile, Waiting,
 )
 
 # A store leaves a CPU's store buffer in well under a microsecond; this also lets evictions gather.
@@ -72,12 +72,12 @@ class StoreTable:
         self.extent_bytes = extent_bytes
         self.full_wait_s = full_wait_s
         self.clients: dict[bytes, Client] = {}
-        self.grants: SortedDict = SortedDict()  # offset -> Grant
+        self.grants: SortedDict = SortedDict()  # offset -> ExtentGrant
         self.granted_bytes = 0
-        self.names: dict[int, Stored] = {}  # generation -> object; one ObjectId may have two, after a re-execution
-        self.at: dict[int, Stored] = {}  # block offset -> object
+        self.names: dict[int, StoredObject] = {}  # generation -> object; an ObjectId has two after a re-execution
+        self.at: dict[int, StoredObject] = {}  # block offset -> object
         self.stored_bytes = 0
-        self.here: OrderedDict[int, Stored] = OrderedDict()  # offset -> object in phase HERE, longest first
+        self.here: OrderedDict[int, StoredObject] = OrderedDict()  # offset -> object in phase HERE, longest first
         self.exported: set[int] = set()  # generations that other nodes know of: their owners' frees are reported
         self.leaving_bytes = 0  # in blocks that are on their way to be free
         self.disk_bytes = 0
@@ -185,7 +185,7 @@ class StoreTable:
         if size > self.capacity:
             return f"{FULL}an object of {nbytes:,} bytes does not fit into a store of {self.capacity:,} bytes"
         self._key += 1
-        stored = self.names[generation] = Stored(self._key, oid, generation, -1, size, nbytes, UNKNOWN)
+        stored = self.names[generation] = StoredObject(self._key, oid, generation, -1, size, nbytes, UNKNOWN)
         stored.foreign = stored.secondary = True
         stored.phase = Phase.QUEUED
         self._wait(Waiting(b"", 0, size, stored, now + self.full_wait_s, now + WAIT_FACTOR_MAX * self.full_wait_s), now)
@@ -328,7 +328,7 @@ class StoreTable:
         """What is to be sent and done since the last call."""
         if self._reclaimed:
             for client, offsets in self._reclaimed.items():
-                self._out.append(Send(client, StoreReclaimed(offsets)))
+                self._out.append(SendToClient(client, StoreReclaimed(offsets)))
             self._reclaimed = {}
         out, self._out = self._out, []
         return out
@@ -348,7 +348,7 @@ class StoreTable:
         self.waiting.append(request)
         if len(self.waiting) == 1:
             self._serve(now)
-        elif self.waiting[0].told:
+        elif self.waiting[0].is_reported:
             self._tell_full()
 
     def _serve(self, now: float) -> None:
@@ -368,7 +368,7 @@ class StoreTable:
 
     def _grant(self, request: Waiting, offset: int) -> None:
         self.headers.format(offset, request.size)
-        self.grants[offset] = Grant(request.client, offset, request.size)
+        self.grants[offset] = ExtentGrant(request.client, offset, request.size)
         self.clients[request.client].grants.add(offset)
         self.granted_bytes += request.size
         self.counts["granted"] += 1
@@ -390,8 +390,8 @@ class StoreTable:
     def _tell_full(self) -> None:
         """Who waits for an extent may know that it is for want of room, and not of an answer."""
         for request in self.waiting:
-            if not request.told:
-                request.told = True
+            if not request.is_reported:
+                request.is_reported = True
                 if request.stored is None:
                     self._send(request.client, StorePulling(request.request, views.fullness(self)))
 
@@ -439,7 +439,7 @@ class StoreTable:
 
     # ------------------------------------------------------------ extents that come back
 
-    def _absorb(self, grant: Grant) -> None:
+    def _absorb(self, grant: ExtentGrant) -> None:
         """An extent is the store's again: its sealed objects are ``stored`` now, the rest is free."""
         del self.grants[grant.offset]
         self.granted_bytes -= grant.size
@@ -464,7 +464,8 @@ class StoreTable:
 
     def _adopt(self, block: Any) -> None:
         self._key += 1
-        stored = Stored(self._key, block.oid, block.generation, block.offset, block.size, block.nbytes, block.owner)
+        stored = StoredObject(self._key, block.oid, block.generation, block.offset, block.size, block.nbytes,
+                              block.owner)
         self.names[block.generation] = stored
         self.at[block.offset] = stored
         self.stored_bytes += block.size
@@ -496,7 +497,7 @@ class StoreTable:
             self._out.append(Freed(self.headers.read(offset).oid, generation))
         self._evict(offset, oid, generation, now)
 
-    def _start_free(self, stored: Stored, now: float) -> None:
+    def _start_free(self, stored: StoredObject, now: float) -> None:
         stored.freed = True
         if stored.phase is Phase.HERE:
             self._leave(stored, now)
@@ -506,22 +507,22 @@ class StoreTable:
         elif stored.phase is Phase.DISK:
             self._forget(stored, "")
 
-    def _start_spill(self, stored: Stored, now: float) -> None:
+    def _start_spill(self, stored: StoredObject, now: float) -> None:
         if stored.on_disk or stored.secondary:
             self._leave(stored, now)
             return
         stored.phase = Phase.WRITING
         del self.here[stored.offset]
         self.leaving_bytes += stored.size
-        self._out.append(Spill(stored.key, stored.generation, stored.offset + HEADER_BYTES, stored.nbytes))
+        self._out.append(SpillObject(stored.key, stored.generation, stored.offset + HEADER_BYTES, stored.nbytes))
 
-    def _leave(self, stored: Stored, now: float) -> None:
+    def _leave(self, stored: StoredObject, now: float) -> None:
         if self.here.pop(stored.offset, None) is not None:
             self.leaving_bytes += stored.size
         stored.phase = Phase.LEAVING
         self._evict(stored.offset, stored.oid, stored.generation, now)
 
-    def _stay(self, stored: Stored) -> None:
+    def _stay(self, stored: StoredObject) -> None:
         """Somebody reads it: not this one."""
         del self.evictions[stored.offset]
         self.headers.set_state(stored.offset, stored.generation, SEALED)
@@ -573,25 +574,25 @@ class StoreTable:
         else:
             stored.phase = Phase.DISK
 
-    def _release_block(self, stored: Stored) -> None:
+    def _release_block(self, stored: StoredObject) -> None:
         self.headers.free(stored.offset)
         del self.at[stored.offset]
         self.stored_bytes -= stored.size
         self.arena.free(stored.offset, stored.size)
         stored.offset = -1
 
-    def _forget(self, stored: Stored, why: str) -> None:
+    def _forget(self, stored: StoredObject, why: str) -> None:
         self._fail(stored, why)
         if stored.on_disk:
             self.disk_bytes -= stored.nbytes
-            self._out.append(Unlink(stored.key))
+            self._out.append(UnlinkFile(stored.key))
         if stored.foreign:
             self._out.append(Dropped(stored.generation, why))
         del self.names[stored.generation]
 
     # ------------------------------------------------------------ restore
 
-    def _load(self, stored: Stored, offset: int) -> None:
+    def _load(self, stored: StoredObject, offset: int) -> None:
         self.headers.format(offset, stored.size)
         self.headers.create(offset, stored.nbytes, stored.generation, stored.oid,
                             int.from_bytes(stored.owner, "little"))
@@ -604,24 +605,24 @@ class StoreTable:
         else:
             self._out.append(Load(stored.key, stored.generation, offset + HEADER_BYTES, stored.nbytes))
 
-    def _answer(self, stored: Stored) -> None:
+    def _answer(self, stored: StoredObject) -> None:
         value = self.value_of(stored)
         for client, request in stored.waiters:
             self._send(client, StoreRestored(request, value))
         stored.waiters = []
 
-    def _fail(self, stored: Stored, why: str) -> None:
+    def _fail(self, stored: StoredObject, why: str) -> None:
         for client, request in stored.waiters:
             self._send(client, StoreRestored(request, [], why))
         stored.waiters = []
 
     @staticmethod
-    def value_of(stored: Stored) -> list:
+    def value_of(stored: StoredObject) -> list:
         return [STORED, stored.offset, stored.nbytes, stored.generation]
 
     # ------------------------------------------------------------ the rest
 
-    def grant_of(self, offset: int) -> Grant | None:
+    def grant_of(self, offset: int) -> ExtentGrant | None:
         at = self.grants.bisect_right(offset) - 1
         if at < 0:
             return None
@@ -629,7 +630,7 @@ class StoreTable:
         return grant if offset < grant.offset + grant.size else None
 
     def _send(self, client: bytes, message: Any) -> None:
-        self._out.append(Send(client, message))
+        self._out.append(SendToClient(client, message))
 
     def check(self) -> None:
         """Every backed byte has exactly one holder, and every sum is right."""

@@ -9,7 +9,7 @@ there as a secondary copy until the store needs the room or the owner frees the 
 (zray.store.serving).  While nothing moves there is no deadline and no state.
 
 Pure: messages of nodes and clients, events of the table and answers of the control store come in with ``now``; effects
-go out through ``take``: Say (to a node), Send (to a client), Record and Find (the control store).
+go out through ``take``: Say (to a node), SendToClient (to a client), RecordCopies and Find (the control store).
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from zray.messages import (
 )
 from zray.store.copies import Copies
 from zray.store.directory import Directory
-from zray.store.exchange import ABSENT, CHUNK_BYTES, FREED, GONE_MAX, Find, Finder, Handed, Key, Record, Say
+from zray.store.exchange import ABSENT, CHUNK_BYTES, FREED, GONE_MAX, Find, Finder, Handed, ObjectKey, RecordCopies, Say
 from zray.store.handover import HandOver
 from zray.store.header import Headers
 from zray.store.pulls import FREED_WHY, Pulls
-from zray.store.records import Arriving, Dropped, Freed, Send
+from zray.store.records import Arriving, Dropped, Freed, SendToClient
 from zray.store.serving import Serving
 from zray.store.table import StoreTable
 
-Out = Say | Send | Record | Find
+Out = Say | SendToClient | RecordCopies | Find
 LOCATE_MAX = 10_000
 _VALUE_TYPES = [int, int, int, int, bytes, bytes]
 
 
-def key_of(value: Any) -> Key | None:
-    """The Key in a stored value; None when it is no stored value."""
+def key_of(value: Any) -> ObjectKey | None:
+    """The ObjectKey in a stored value; None when it is no stored value."""
     if (type(value) is not list or [type(field) for field in value] != _VALUE_TYPES or value[0] != STORED
             or value[2] < 0 or len(value[4]) != OBJECT_SIZE or len(value[5]) != INCARNATION_SIZE):
         return None
-    return Key(value[4], value[5], value[3])
+    return ObjectKey(value[4], value[5], value[3])
 
 
 class TransferMachine:
@@ -79,7 +79,7 @@ class TransferMachine:
         """A process here wants an object that is not in its store's memory, or not known to be."""
         key = key_of(message.value)
         if key is None:
-            self._out.append(Send(client, StoreRestored(message.request, [], "this is no stored value")))
+            self._out.append(SendToClient(client, StoreRestored(message.request, [], "this is no stored value")))
             return
         _, offset, nbytes, generation, _, _ = message.value
         local = generation if key.node == self.me else self.copies.complete(key)
@@ -98,21 +98,21 @@ class TransferMachine:
         spilled = [key is not None and self.copies.spilled(key) for key in keys]
         open_questions = 1
 
-        def answered(at: int, key: Key, found: list[bytes]) -> None:
+        def answered(at: int, key: ObjectKey, found: list[bytes]) -> None:
             nonlocal open_questions
             here = [self.me] if self.copies.complete(key) is not None else []
             known = dict.fromkeys([key.node, *found, *here])
             nodes[at] = [node for node in known if node not in self.gone]
             done()
 
-        def answered_by_store(at: int, key: Key, found: list[bytes], now: float) -> None:
+        def answered_by_store(at: int, key: ObjectKey, found: list[bytes], now: float) -> None:
             answered(at, key, found)
 
         def done() -> None:
             nonlocal open_questions
             open_questions -= 1
             if open_questions == 0:
-                self._out.append(Send(client, StoreLocated(message.request, nodes, spilled)))
+                self._out.append(SendToClient(client, StoreLocated(message.request, nodes, spilled)))
 
         for at, key in enumerate(keys):
             if key is None:
@@ -152,13 +152,13 @@ class TransferMachine:
         self.serving.on_end(peer, message.pull)
 
     def _on_made(self, peer: bytes, message: CopyMade, now: float) -> None:
-        key = Key(*message)
+        key = ObjectKey(*message)
         if key.node == self.me:
             self.directory.made(peer, key, now)
         self.handover.made(peer, key)
 
     def _on_unmade(self, peer: bytes, message: CopyGone, now: float) -> None:
-        key = Key(*message)
+        key = ObjectKey(*message)
         if key.node == self.me:
             self.directory.unmade(peer, key, now)
         self.handover.unmade(peer, key)
@@ -168,7 +168,7 @@ class TransferMachine:
             if type(entry) is not list or [type(field) for field in entry] != [bytes, bytes, int]:
                 self.ignored += 1
                 continue
-            self._end_here(Key(*entry), now)
+            self._end_here(ObjectKey(*entry), now)
 
     def _on_keep(self, peer: bytes, message: KeepCopies, now: float) -> None:
         for entry in message.objects:
@@ -176,7 +176,7 @@ class TransferMachine:
                     or len(entry[0]) != OBJECT_SIZE or len(entry[1]) != INCARNATION_SIZE or entry[4] < 0):
                 self.ignored += 1
                 continue
-            key = Key(*entry[:3])
+            key = ObjectKey(*entry[:3])
             if self.handover.begun:  # we leave as well
                 self._out.append(Say(peer, CopyGone(*key)))
             elif key.node == self.me or self.copies.complete(key) is not None:
@@ -191,7 +191,7 @@ class TransferMachine:
         self._now = now
         return self.handover.step(heirs, needed, now)._replace(moved=self.serving.chunks)
 
-    def _end_here(self, key: Key, now: float) -> None:
+    def _end_here(self, key: ObjectKey, now: float) -> None:
         """An object of another node was freed."""
         self.pulls.freed(key, now)
         self.copies.drop(key, now)
@@ -210,7 +210,7 @@ class TransferMachine:
         self.directory.node_gone(node, now)
         self.pulls.node_gone(node, now)
 
-    def _orphaned(self, key: Key) -> None:
+    def _orphaned(self, key: ObjectKey) -> None:
         self.directory.orphaned(key, self._now)
 
     # ------------------------------------------------------------ the table and the control store
@@ -235,11 +235,11 @@ class TransferMachine:
         """An object that other nodes know of was freed here: a primary by its owner, or anything with its job."""
         key = self.copies.left(effect.generation)
         if key is None:
-            key = Key(effect.oid, self.me, effect.generation)
+            key = ObjectKey(effect.oid, self.me, effect.generation)
             self.table.exported.discard(effect.generation)
             self.directory.freed(key)
         elif key.node in self.gone:
-            self._out.append(Record(key.oid, []))
+            self._out.append(RecordCopies(key.oid, []))
         self.serving.ended(key, FREED, FREED_WHY)
 
     def restored(self, message: StoreRestored, now: float) -> None:

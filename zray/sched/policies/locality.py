@@ -1,9 +1,9 @@
 """locality: on the node that holds most bytes of the arguments, else as default.
 
 What any strategy without another wish becomes when it carries ``"locality"``, an incarnation.  Soft: a node that is
-gone or could never hold the demand is no reason to wait.  With ``"patient"`` a node that is merely busy is: whoever
-waits decides for how long (delay scheduling, Zaharia et al., EuroSys 2010, section 3; zray.sched.spill waits as long as
-moving the bytes would take).
+gone or could never hold the demand is no reason to wait.  With ``"patient"`` a node that is merely busy is a reason.
+The caller decides how long it waits (delay scheduling, Zaharia et al., EuroSys 2010, section 3): zray.sched.spillback
+waits as long as moving the bytes would take.
 """
 
 from __future__ import annotations

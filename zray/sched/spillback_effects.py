@@ -1,4 +1,4 @@
-"""What Spill puts out, and what it asks of its node; BottomUpScheduler or a test performs these."""
+"""Effects of Spillback, and its questions to its node; BottomUpScheduler or a test performs them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class WantLocal(NamedTuple):
     granted: int
 
 
-class TellNode(NamedTuple):
+class RelayToNode(NamedTuple):
     """Pass ``message`` (LeaseKey, LeaseWant) of our process ``owner`` on to another node."""
 
     node: bytes
@@ -25,7 +25,7 @@ class TellNode(NamedTuple):
     message: Any
 
 
-class Tell(NamedTuple):
+class WaitReason(NamedTuple):
     """Why a want waits, for the owner (``token`` None) or who made the request ``token``."""
 
     owner: bytes
@@ -47,7 +47,7 @@ class Ask(NamedTuple):
     barred: list
 
 
-class Place(NamedTuple):
+class PlaceRequest(NamedTuple):
     """Ask ``node`` (perhaps this one) to hold request ``token``; ``strategy`` is for its LocalScheduler."""
 
     node: bytes
@@ -55,7 +55,7 @@ class Place(NamedTuple):
     strategy: dict
 
 
-class Unplace(NamedTuple):
+class UnplaceRequest(NamedTuple):
     """Take that back; what it granted meanwhile is given back to it."""
 
     node: bytes
@@ -63,7 +63,7 @@ class Unplace(NamedTuple):
 
 
 class Offers(NamedTuple):
-    """What Spill needs to know of its node, as functions."""
+    """Questions of Spillback to its node, as functions."""
 
     obstacle: Callable[[dict, dict], str]  # why home can never hold a demand with a strategy, '' if it can
     could: Callable[[dict, dict, list[bytes]], bool]  # is it free anywhere but there, as far as this node's view knows?

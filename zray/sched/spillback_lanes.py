@@ -1,4 +1,4 @@
-"""What Spill keeps account of: shares of entries, and lanes of entries with one demand and strategy.  Pure."""
+"""Shares, entries and lanes: how Spillback keeps account of wants with one demand and strategy.  Pure."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ class Share:
         self.until = 0.0  # a placed share is withdrawn if it is not granted by then
 
 
-class Entry:
+class SpillbackEntry:
     """One scheduling key of an owner (``token`` None), or one single request (``token`` its name)."""
 
-    __slots__ = ("counted", "ended", "env", "granted", "job", "key", "lane", "lost", "name", "owner", "seen", "shares",
-                 "token", "told", "unplaced", "want")
+    __slots__ = ("counted", "ended", "env", "granted", "grants_seen", "job", "key", "lane", "lost", "name", "owner",
+                 "reported", "shares", "token", "unplaced", "want")
 
-    def __init__(self, owner: bytes, key: int, token: Any, job: int, lane: Lane, name: str, env: dict) -> None:
+    def __init__(self, owner: bytes, key: int, token: Any, job: int, lane: SpillbackLane, name: str, env: dict) -> None:
         self.owner, self.key, self.token, self.job, self.lane, self.name = owner, key, token, job, lane, name
         self.env = env
-        self.want = self.seen = self.granted = self.unplaced = 0
+        self.want = self.grants_seen = self.granted = self.unplaced = 0
         self.counted = 0  # of unplaced, in the lane's sum
         self.lost = 0  # grants of nodes that are dead
         self.shares: dict[bytes, Share] = {}
-        self.told: tuple[int, str] | None = None
+        self.reported: tuple[int, str] | None = None
         self.ended = False
         lane.members += 1
 
     @property
     def outstanding(self) -> int:
         """Leases wanted and not granted: grants that the owner had not seen when it spoke are on their way."""
-        return max(0, self.want - (self.granted - self.seen))
+        return max(0, self.want - (self.granted - self.grants_seen))
 
     @property
     def shared(self) -> int:
@@ -64,12 +64,24 @@ class Entry:
         return share.want - share.promised if share is not None and share.queued else 0
 
 
-class Lane:
-    """Entries of one demand and strategy, and where their wants may go."""
+class SpillbackLane:
+    """Entries of one demand and strategy, and where their wants may go.
 
-    __slots__ = ("ask_until", "avoid", "barred", "count", "demand", "entries", "fruitful_at", "generation",
-                 "home_admits", "home_first", "home_queues", "infeasible_at", "is_local_to", "key", "looked",
-                 "looked_at", "members", "prefers", "request", "retry_at", "retry_s", "said", "strategy", "unplaced",
+    The state of a lane follows from its fields, the first line that fits.  ``due`` says when the lane looks whether its
+    wants can be offered:
+
+        state       when                                                looks again
+        ASKED       ``request`` is set                                  at ``ask_until``; the answer comes before
+        UNJUDGED    ``generation`` is not the view's                    at once: ``judge`` has to look at the members
+        HOPELESS    alone, or infeasible and nothing in a queue         in the next generation of the view
+        UNPLACED    wants are unplaced and have no ``verdict``          at once
+        OUTDATED    ``looked`` is not the view's count of changes       LOOK_S after the last look, or at ``retry_at``
+        WAITING     else                                                at ``retry_at``
+    """
+
+    __slots__ = ("ask_until", "avoid", "barred", "barred_detail", "count", "demand", "entries", "fruitful_at",
+                 "generation", "home_admits", "home_first", "home_queues", "infeasible_at", "is_local_to", "key",
+                 "looked", "looked_at", "members", "prefers", "request", "retry_at", "retry_s", "strategy", "unplaced",
                  "verdict")
 
     def __init__(self, key: Any, demand: dict[str, int], strategy: dict, retry_s: float) -> None:
@@ -78,11 +90,11 @@ class Lane:
         # Whether where it runs matters to the user, though not at any price.
         self.prefers = kind == "spread" or bool(kind in ("affinity", "labels") and strategy.get("soft"))
         self.members = 0
-        self.entries: dict[Entry, int] = {}  # those that wait, whose turn is next first -> how many
+        self.entries: dict[SpillbackEntry, int] = {}  # those that wait, whose turn is next first -> how many
         self.count = self.unplaced = 0  # sums over entries
         self.avoid: dict[bytes, tuple[int, float]] = {}  # node -> its stamp when it was busy, and for how long
         self.barred: dict[bytes, None] = {}  # nodes that said they never can
-        self.said = ""  # and why
+        self.barred_detail = ""  # and why
         self.request = 0  # the question under way
         self.ask_until: float | None = None
         self.looked, self.looked_at = -1, 0.0  # view.changes that the last offer saw, and when
@@ -98,7 +110,7 @@ class Lane:
         """May home hold it, is home to be asked first, and may what is free nowhere wait there?"""
         self.generation = view.generation
         self.verdict = None
-        self.said = ""
+        self.barred_detail = ""
         self.barred.clear()
         strategy, row = self.strategy, view.row_of.get(home)
         self.is_local_to = None
@@ -160,7 +172,7 @@ class Lane:
         """What the chosen node's LocalScheduler is told."""
         return self.strategy if node == home or self.strategy.get("kind") == "group" else HERE
 
-    def account(self, entry: Entry) -> bool:
+    def account(self, entry: SpillbackEntry) -> bool:
         """Take the entry in, out, or its new numbers; True when anything changed."""
         waits, before = entry.waits, self.entries.get(entry, 0)
         self.unplaced += entry.unplaced - entry.counted
@@ -174,7 +186,7 @@ class Lane:
             del self.entries[entry]
         return True
 
-    def turn(self, entry: Entry) -> None:
+    def turn(self, entry: SpillbackEntry) -> None:
         """It got something: the others first, next time."""
         waits = self.entries.pop(entry, 0)
         if waits:

@@ -8,7 +8,7 @@ from typing import Any
 from tests.unit.worker_fakes import NODE, OWNER, call
 from zray.messages import ActorInit, JobConfig
 from zray.worker.life import CallGroup
-from zray.worker.machine import HAND_BACK_AFTER_S, WorkerMachine
+from zray.worker.machine import CALLS_LOOK_S, HAND_BACK_AFTER_S, WorkerMachine
 from zray.worker.queue import Entry
 from zray.worker.results import identity
 
@@ -26,11 +26,11 @@ class FakeRunner:
     def wake(self) -> None:
         self.asked.append(("wake",))
 
-    def start_call(self, group: CallGroup, entry: Entry) -> None:
-        self.started.append((group, entry))
+    def start_calls(self, started: list[tuple[CallGroup, Entry]]) -> None:
+        self.started += started
 
     def later(self, seconds: float, action: Callable[[], None]) -> None:
-        assert seconds == HAND_BACK_AFTER_S
+        assert seconds in (HAND_BACK_AFTER_S, CALLS_LOOK_S)
         self.timers.append(action)
 
     def kick(self) -> None:
@@ -87,7 +87,7 @@ class MachineRig:
         return [message for _, message in taken if kind is None or isinstance(message, kind)]
 
     def tick(self) -> None:
-        """HAND_BACK_AFTER_S passes."""
+        """HAND_BACK_AFTER_S passes, or CALLS_LOOK_S."""
         timers, self.runner.timers = self.runner.timers, []
         for timer in timers:
             timer()

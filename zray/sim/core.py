@@ -286,7 +286,7 @@ class Core(Process):
 
     @staticmethod
     def _retry(task: Task, program: list[Any]) -> None:
-        """Its retry_exceptions; one that is to succeed at last has the retries for that, and one that never does ends."""
+        """Its retry_exceptions, and the retries for what succeeds at last; what never does is not tried for ever."""
         task.retry_errors = programs.retried_errors(program)
         if program[0] == "flaky" and task.retries >= 0:
             task.retries = max(task.retries, program[3][0])
@@ -318,11 +318,12 @@ class Core(Process):
     # ------------------------------------------------------------ actors
 
     def create_actor(self, restarts: int, retries: int = 0, cpus: int = 1,
-                     strategy: dict[str, Any] | None = None) -> Handle:
+                     strategy: dict[str, Any] | None = None, concurrency: dict[str, Any] | None = None) -> Handle:
         tid = self.next_task_id()
         actor = ids.actor_id(tid[:ids.PREFIX_SIZE], int.from_bytes(tid[ids.PREFIX_SIZE:], "little"))
         self.calls.link_for(actor, "Actor").max_task_retries = retries
-        life = self.machine.creations.create(tid, actor, self._actor_spec(restarts, cpus, strategy), [], None)
+        spec = self._actor_spec(restarts, cpus, strategy, **(concurrency or {}))
+        life = self.machine.creations.create(tid, actor, spec, [], None)
         assert life is not None
         self.cluster.oracle.created(actor, life.oid)
         self.stir()

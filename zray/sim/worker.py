@@ -17,10 +17,11 @@ from zray.core.ports import Work
 from zray.sim import programs
 from zray.sim.core import Core, Ref
 from zray.sim.failure import Failure
-from zray.worker.life import CallGroup
+from zray.worker.life import CallGroup, sizes_of
 from zray.worker.machine import END, RUN, WorkerMachine
+from zray.worker.nesting import NestedTasks
 from zray.worker.production import Production
-from zray.worker.queue import ATTEMPT, EXTRA, RETURNS, TASK_ID, Entry
+from zray.worker.queue import ATTEMPT, EXTRA, RETURNS, TASK_ID, Entry, Lease
 from zray.worker.results import STREAMING, with_extra
 
 if TYPE_CHECKING:
@@ -41,6 +42,9 @@ class Run:
         self.cancelled = False
         self.items = 0
         self.production: Production | None = None  # of a generator
+        self.outer: Run | None = None  # the run that waits for this one, and lends it its stack
+        self.waits_for: list[Any] | None = None  # while another runs on its stack
+        self.owned: Any = None  # the Task of this process that it is
         self.wake: Callable[[], None] | None = None  # set while it waits for something that a cancel ends
 
 
@@ -60,7 +64,8 @@ class SimWorker(Core):
         self._awake = False
         super().__init__(cluster, host, incarnation, pid)
         self.work = WorkerMachine(self.node, self.marks, self.send, self)
-        self.machine.employ(Work(self.work.queue.forget_owners, self.place_of, self.cancel_inline), self.work.handlers)
+        self.inside = NestedTasks(self.work, self.submitter)
+        self.machine.employ(Work(self.work.queue.forget_owners, self.place_of, self._cancel_inside), self.work.handlers)
         self.send(self.node, m.WorkerReady(pid))
 
     @property
@@ -78,8 +83,9 @@ class SimWorker(Core):
             self._awake = True
             self.later(0.0, self._next)
 
-    def start_call(self, group: CallGroup, entry: Entry) -> None:
-        self._start(Run(entry, group, self.net.now))
+    def start_calls(self, started: list[tuple[CallGroup, Entry]]) -> None:
+        for group, entry in started:
+            self._start(Run(entry, group, self.net.now))
 
     def kick(self) -> None:
         self.stir()
@@ -134,11 +140,6 @@ class SimWorker(Core):
             return Cause.RUNNING, {"name": "", "task": task.hex()}
         return None
 
-    def cancel_inline(self, task: Any, recursive: bool) -> None:
-        raise AssertionError("no task runs inline here")
-
-    # ------------------------------------------------------------ what the main thread does
-
     def _next(self) -> None:
         """Go on with the queue, as zray.worker.executor.run_forever does."""
         self._awake = False
@@ -163,9 +164,9 @@ class SimWorker(Core):
         self.actor = self.work.becoming
         life = self.work.become_actor()
         assert self.actor is not None
-        size = self.actor.spec.get("max_concurrency") or 1
-        if size > 1:
-            life.run_side_by_side({"": size}, lambda task: "")
+        sizes = sizes_of(self.actor.spec)
+        if sizes:
+            life.run_side_by_side(sizes, lambda task: "")
         self.later(self.net.random.uniform(0, 0.01), self._constructed)
 
     def _constructed(self) -> None:
@@ -232,6 +233,9 @@ class SimWorker(Core):
         if self.runs.get((run.task[TASK_ID], run.task[ATTEMPT])) is not run:
             return
         run.wake = None
+        waits_for, run.waits_for = run.waits_for, None
+        if waits_for is not None and not run.cancelled and not self._wait(run, waits_for):
+            return
         self.task, self.attempt = run.task[TASK_ID], run.task[ATTEMPT]
         try:
             while True:
@@ -245,6 +249,11 @@ class SimWorker(Core):
                     return
                 if request[0] == "crash":
                     self.cluster.crash(self, "it ended itself")
+                    return
+                if request[0] == "exit":
+                    run.body.close()
+                    self.work.leave("exit_actor() was called", may_restart=request[1])
+                    self._end(run, None)
                     return
                 if request[0] == "item" and not self._item(run, request[1]):
                     return
@@ -282,7 +291,32 @@ class SimWorker(Core):
         run.wake = production.wake = wake
         return False
 
+    def _run_inside(self, run: Run, records: list[Any]) -> bool:
+        """Whether one of the values that a task waits for is made on its stack: zray.worker.inline.
+
+        Half of the calls of ``get`` stand in a ``with`` or ``try`` block.
+        """
+        if run.group is not None or not self.inside.is_possible() or self.net.random.random() < 0.5:
+            return False
+        for record in records:
+            task = self.inside.task_of(record)
+            if task is not None and (wire := self.inside.take(task)) is not None:
+                self.functions.add(task.fn.key)
+                inner = Run((Lease(self.incarnation, 0), 0, wire), None, self.net.now)
+                inner.outer, inner.owned = run, task
+                self._start(inner)
+                return True
+        return False
+
+    def _cancel_inside(self, task: Any, recursive: bool) -> None:
+        if recursive:
+            self.cancel_children(task.tid)
+        self.interrupt(task.tid, task.attempt)
+
     def _wait(self, run: Run, records: list[Any]) -> bool:
+        if self._run_inside(run, records):
+            run.waits_for = records
+            return False
         pending = [record for record in records if record.value is None]
         if not pending:
             return True
@@ -337,14 +371,17 @@ class SimWorker(Core):
             result = work.count_run(task, result)
         self.cluster.oracle.ended(self, run.lease.owner, task, result)
         took_ns = int((self.net.now - run.began) * 1e9)
-        if run.group is None:
+        if run.outer is not None:
+            self.inside.finish(run.owned, result)
+            self.later(0.0, self._resume, run.outer)
+        elif run.group is None:
             work.finish(result, took_ns)
             self.wake()
         else:
             following = work.end_call(run.group, run.entry, result)
             work.flush_after(run.lease, took_ns, following is None)
             if following is not None:
-                self.start_call(run.group, following)
+                self.start_calls([(run.group, following)])
             if work.stopping is not None:
                 self.wake()
         self.stir()
@@ -352,5 +389,5 @@ class SimWorker(Core):
     def check(self) -> None:
         super().check()
         self.work.check()
-        main = sum(run.group is None for run in self.runs.values())
+        main = sum(run.group is None and run.outer is None for run in self.runs.values())
         assert main == (self.work.queue.running is not None), "a task runs that the queue does not know"

@@ -22,7 +22,7 @@ from zray.messages import ActorInit
 from zray.worker import invoke
 from zray.worker.cancel import NoInterrupts
 from zray.worker.ends import exit_code
-from zray.worker.life import ActorLife, CallGroup
+from zray.worker.life import ActorLife, CallGroup, sizes_of
 from zray.worker.execution import Execution
 from zray.worker.queue import ATTEMPT, EXTRA, FUNCTION, TASK_ID, Entry
 
@@ -83,22 +83,18 @@ class ActorHost:
         return serialization.dump_error(raised, name)
 
     def _choose_mode(self) -> None:
-        spec = self.spec
-        sizes = dict(spec.get("concurrency_groups") or {})
-        if spec.get("is_async"):
+        sizes = sizes_of(self.spec)
+        if not sizes:
+            return
+        self.life.run_side_by_side(sizes, self.group_of)
+        if self.spec.get("is_async"):
             from zray.worker.coroutines import Coroutines
 
-            sizes[""] = spec.get("max_concurrency") or 1000
             self.coroutines = Coroutines(self.executor, self.life, self.end_by)
-            self.life.run_side_by_side(sizes, self.group_of)
             self.main_loop = self.coroutines.run
-            self._end_gently()
-            return
-        sizes[""] = spec.get("max_concurrency") or 1
-        if len(sizes) > 1 or sizes[""] > 1:
-            self.life.run_side_by_side(sizes, self.group_of)
+        else:
             self.threads = {name: ThreadGroup(self, group) for name, group in self.life.groups.items()}
-            self._end_gently()
+        self._end_gently()
 
     def fill(self, context: Any) -> None:
         """What the context says on every thread of an actor."""
@@ -136,10 +132,11 @@ class ActorHost:
 
     # ------------------------------------------------------------ calls that run side by side, under the lock
 
-    def start_call(self, group: CallGroup, entry: Entry) -> None:
+    def start_calls(self, started: list[tuple[CallGroup, Entry]]) -> None:
         if self.coroutines is not None:
-            self.coroutines.start_soon(group, entry)
-        else:
+            self.coroutines.start_soon(started)
+            return
+        for group, entry in started:
             self.threads[group.name].put(entry)
 
     def interrupt(self, task: bytes, attempt: int) -> bool:
@@ -236,21 +233,21 @@ class ThreadGroup:
 
     def _work(self) -> None:
         self.host.fill(self.host.executor.rt.context)
-        get = self.inbox.get
+        get, none = self.inbox.get, NoInterrupts()
         while True:
             entry = get()
             if entry is None:
                 return
             while entry is not None:
-                entry = self._run(entry)
+                entry = self._run(entry, none)
 
-    def _run(self, entry: Entry) -> Entry | None:
+    def _run(self, entry: Entry, none: NoInterrupts) -> Entry | None:
         """One call; the next one of the group, if one waits."""
         executor = self.host.executor
         machine = executor.machine
         lease, _, task = entry
         before = time.perf_counter_ns()
-        result = executor.run_one(task, lease, NoInterrupts())
+        result = executor.run_one(task, lease, none)
         took = time.perf_counter_ns() - before
         executor.events.add(task, executor.rt.context.task_name, before, result)
         with executor.loop.lock:

@@ -28,7 +28,7 @@ from zray.worker.execution import Generators
 from zray.worker.functions import FunctionCache
 from zray.worker.inline import Inline
 from zray.worker.life import CallGroup
-from zray.worker.machine import END, FLUSH_AFTER_NS, FLUSH_ENDS, HAND_BACK_AFTER_S, WAIT, WorkerMachine
+from zray.worker.machine import CALLS_LOOK_S, END, FLUSH_AFTER_NS, FLUSH_ENDS, HAND_BACK_AFTER_S, WAIT, WorkerMachine
 from zray.worker.maps import MapRunner
 from zray.worker.places import Place, place_of, queued
 from zray.worker.ports import CoreProcess, Surroundings
@@ -79,9 +79,9 @@ class Executor:
         if self.actor is not None:
             self.actor.wake()
 
-    def start_call(self, group: CallGroup, entry: Entry) -> None:
+    def start_calls(self, started: list[tuple[CallGroup, Entry]]) -> None:
         assert self.actor is not None
-        self.actor.start_call(group, entry)
+        self.actor.start_calls(started)
 
     def later(self, seconds: float, action: Callable[[], None]) -> object:
         return self.loop.call_at(time.monotonic() + seconds, action)
@@ -110,8 +110,9 @@ class Executor:
         self.events.arm(count)
 
     def runs_long(self, task: list[Any]) -> None:
-        since = time.perf_counter_ns() - int(HAND_BACK_AFTER_S * 1e9)
-        self.events.runs_long(task, self.name_of(task), since, self.queue.running is None)
+        beside = self.queue.running is None
+        since = time.perf_counter_ns() - int((CALLS_LOOK_S if beside else HAND_BACK_AFTER_S) * 1e9)
+        self.events.runs_long(task, self.name_of(task), since, beside)
 
     def report(self) -> None:
         self.events.flush(always=True)

@@ -37,6 +37,10 @@ FLUSH_AFTER_NS = 1_000_000
 HAND_BACK_AFTER_S = 0.005
 # A chunk of a map is cut to run for some milliseconds; one that turns out much longer gives its rest away.
 CHUNK_TICKS = 5
+# Calls that run side by side are looked at this often, and so many are reported as long at once: a thousand coroutines
+# in flight must not cost more than the rest of their lives.
+CALLS_LOOK_S = 0.1
+CALLS_TOLD_MAX = 100
 CANCELS_KEPT = 1024
 
 # What follows when nothing is left to run now.
@@ -49,8 +53,8 @@ class Runner(Protocol):
     def wake(self) -> None:
         """Something came in, or the process is to stop: the thread of the queue goes on."""
 
-    def start_call(self, group: CallGroup, entry: Entry) -> None:
-        """A call of an actor with concurrency groups starts now."""
+    def start_calls(self, started: list[tuple[CallGroup, Entry]]) -> None:
+        """Calls of an actor with concurrency groups start now."""
 
     def later(self, seconds: float, action: Callable[[], None]) -> object:
         """Call ``action`` then, under the lock."""
@@ -77,7 +81,7 @@ class Runner(Protocol):
         """So many replies go out."""
 
     def runs_long(self, task: list[Any]) -> None:
-        """It has run for HAND_BACK_AFTER_S."""
+        """It has run for HAND_BACK_AFTER_S, a call that runs beside others for CALLS_LOOK_S."""
 
     def report(self) -> None:
         """The job is over, and the node collects what ran."""
@@ -106,15 +110,15 @@ class WorkerMachine:
         self.exiting = False  # announced to the owner: max_calls is used up
         self.announced = False  # ActorExit was sent
         self.blocked = 0
-        self._watching = False
+        self._watching = self._watching_calls = False
         self._watched: tuple[Any, int] = (None, 0)
         self._ticks = 0
         self._long: tuple[bytes, int] | None = None  # the task of the queue that was reported last
         self._seen: set[tuple[bytes, int]] = set()  # calls that ran side by side at the last tick
         self._told: set[tuple[bytes, int]] = set()  # those that were reported as long
         # Bound here, so that a runner that lacks a verb fails now.
-        self._wake, self._start_call, self._later, self._kick = (
-            runner.wake, runner.start_call, runner.later, runner.kick)
+        self._wake, self._start_calls, self._later, self._kick = (
+            runner.wake, runner.start_calls, runner.later, runner.kick)
         self._interrupt, self._define, self._take_on_job = runner.interrupt, runner.define, runner.take_on_job
         self._cancel_children, self._owner_busy = runner.cancel_children, runner.owner_busy
         self._answered, self._runs_long = runner.answered, runner.runs_long
@@ -185,12 +189,10 @@ class WorkerMachine:
             self._go()
             return
         lease.next = first + len(calls)
-        for sequence, call in enumerate(calls, first):
-            entry = lease, sequence, call
-            group = life.put(entry)
-            if group is not None:
-                self._start_call(group, entry)
-        self._watch()
+        started = life.put([(lease, sequence, call) for sequence, call in enumerate(calls, first)])
+        if started:
+            self._start_calls(started)
+            self._watch_calls()
 
     # ------------------------------------------------------------ cancel
 
@@ -298,9 +300,10 @@ class WorkerMachine:
         lease, sequence, task = entry
         following = group.end(task)
         if result is not None:
-            self.answer(lease, sequence, result)
-        if following is not None:
-            self._watch()
+            lease.ends.extend((sequence, result))
+            self.unsent[id(lease)] = lease
+        if following is not None and not self._watching_calls:
+            self._watch_calls()
         return following
 
     def flush_after(self, lease: Lease, took_ns: int, idle: bool) -> None:
@@ -376,13 +379,7 @@ class WorkerMachine:
             self._later(HAND_BACK_AFTER_S, self._tick)
 
     def _tick(self) -> None:
-        if self._tick_queue() | self._tick_calls():
-            self._later(HAND_BACK_AFTER_S, self._tick)
-        else:
-            self._watching = False
-
-    def _tick_queue(self) -> bool:
-        """A task seen twice in a row has run for HAND_BACK_AFTER_S.  Whether to look again.
+        """A task seen twice in a row has run for HAND_BACK_AFTER_S.
 
         In a chunk of a map the item counts, and the chunk as a whole after CHUNK_TICKS.
         """
@@ -395,25 +392,35 @@ class WorkerMachine:
                 self._long = identity(running[2])
                 self._runs_long(running[2])
         self._watched = seen
-        return running is not None or bool(self.queue.entries)
+        self._watching = running is not None or bool(self.queue.entries)
+        if self._watching:
+            self._later(HAND_BACK_AFTER_S, self._tick)
 
-    def _tick_calls(self) -> bool:
-        """The same for calls that run side by side: each is reported once.  Whether any is not yet."""
-        if self.actor is None or not self.actor.groups:
-            return False
+    def _watch_calls(self) -> None:
+        if not self._watching_calls:
+            self._watching_calls = True
+            self._later(CALLS_LOOK_S, self._tick_calls)
+
+    def _tick_calls(self) -> None:
+        """A call that is seen twice runs long, and is reported once."""
+        assert self.actor is not None
+        room = CALLS_TOLD_MAX
         young: set[tuple[bytes, int]] = set()
         told: set[tuple[bytes, int]] = set()
         for task in self.actor.running():
             call = identity(task)
             if call in self._told:
                 told.add(call)
-            elif call in self._seen:
+            elif call in self._seen and room:
+                room -= 1
                 told.add(call)
                 self._runs_long(task)
             else:
                 young.add(call)
         self._seen, self._told = young, told
-        return bool(young)
+        self._watching_calls = bool(young)
+        if young:
+            self._later(CALLS_LOOK_S, self._tick_calls)
 
     # ------------------------------------------------------------ an actor, and the end
 

@@ -10,7 +10,6 @@ import asyncio
 import inspect
 import time
 import types
-from collections import deque
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -31,7 +30,7 @@ class Coroutines:
         self.executor = executor
         self.life = life
         self.end_by = end_by
-        self.starting: deque[tuple[CallGroup, Entry]] = deque()
+        self.starting: list[tuple[CallGroup, Entry]] = []
         self.running: dict[tuple[bytes, int], asyncio.Task[Any]] = {}
         self.cancelled: set[tuple[bytes, int]] = set()  # of those that are starting
         self.loop = new_event_loop(executor.loop, self._round)
@@ -86,8 +85,7 @@ class Coroutines:
     def _take(self) -> None:
         with self.executor.loop.lock:
             self._awake = False
-            starting = list(self.starting)
-            self.starting.clear()
+            starting, self.starting = self.starting, []
         if self.life.leaving is not None:
             starting = []  # nothing more starts
         for group, entry in starting:
@@ -104,12 +102,13 @@ class Coroutines:
             self._done.set()
 
     def _start(self, group: CallGroup, entry: Entry) -> None:
-        self.running[identity(entry[2])] = self.loop.create_task(self._call(group, entry))
+        call = identity(entry[2])
+        self.running[call] = self.loop.create_task(self._call(group, entry, call))
 
     def _name(self, task: list[Any]) -> str:
         return task_name(task, f"{self.life.class_name}.{task[FUNCTION]}")
 
-    async def _call(self, group: CallGroup, entry: Entry) -> None:
+    async def _call(self, group: CallGroup, entry: Entry, call: tuple[bytes, int]) -> None:
         lease, _, task = entry
         started = time.perf_counter_ns()
         result = None
@@ -117,9 +116,10 @@ class Coroutines:
             result = await self._result(lease, task)
             self.executor.events.add(task, self._name(task), started, result)
         finally:
-            self.running.pop(identity(task), None)
+            self.running.pop(call, None)
             self._end(group, entry, result)
-        self._maybe_done()
+        if self.executor.machine.stopping is not None:
+            self._maybe_done()
 
     def _end(self, group: CallGroup, entry: Entry, result: Any) -> None:
         """The call has ended, and the next one of its group starts."""
@@ -163,9 +163,9 @@ class Coroutines:
 
     # ------------------------------------------------------------ under the lock
 
-    def start_soon(self, group: CallGroup, entry: Entry) -> None:
-        """The machine has let this call start."""
-        self.starting.append((group, entry))
+    def start_soon(self, started: list[tuple[CallGroup, Entry]]) -> None:
+        """The machine has let these calls start."""
+        self.starting += started
         self.wake()
 
     def cancel(self, call: tuple[bytes, int]) -> bool:

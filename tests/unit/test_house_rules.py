@@ -50,6 +50,7 @@ SHELLS: dict[str, set[str]] = {
     "store.segment": {"mmap", "multiprocessing", "os"},
     "store.service": {"mmap", "os", "time"},
     "store.spill": {"os"},
+    "transport.connections": {"zmq"},
     "transport.credentials": {"os", "threading", "time"},
     "transport.curve": {"os", "socket", "zmq"},
     "transport.faults": {"random"},

@@ -221,7 +221,7 @@ class Runtime:
     def _turn(self) -> None:
         """Once a turn, before the flush: what was dropped, what is to be pushed."""
         self.unsent = 0
-        if self.loop.served:
+        if self.loop.service_leads:
             # The service thread is about to sleep: finalisers wake it, but not more often than every few milliseconds.
             if self._rearm is None and not refs_module.wake.armed:
                 self._rearm = self.loop.call_at(time.monotonic() + DROP_EVERY_S, self._arm_wake)
@@ -252,7 +252,7 @@ class Runtime:
 
     def _arm_wake(self) -> None:
         self._rearm = None
-        if self.loop.served:
+        if self.loop.service_leads:
             if dropped:
                 self.empty_dropped()
             refs_module.wake.armed = True

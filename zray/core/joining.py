@@ -17,8 +17,8 @@ from zray.store.client import StoreClient
 from zray.transport.loop import Waiter
 
 
-def for_driver(*, session_dir: str, node: bytes, node_endpoint: str, config: dict[str, Any], overrides: dict[str, Any],
-               timeout_s: float = 15.0) -> Runtime:
+def for_driver(*, session_dir: str, node: bytes, node_endpoint: str, config: dict[str, Any],
+               overrides: dict[str, Any]) -> Runtime:
     """Connect to a running node as a driver.
 
     ``config`` describes the job (RegisterDriver.config).  ConnectionError when the node does not answer.
@@ -26,6 +26,7 @@ def for_driver(*, session_dir: str, node: bytes, node_endpoint: str, config: dic
     incarnation = ids.driver_incarnation(node)
     endpoint = f"ipc://{session_dir}/d-{incarnation.hex()}.sock"
     runtime = Runtime("driver", incarnation, node, node_endpoint, endpoint, 0, Config.load(overrides))
+    timeout_s = runtime.config.connect_wait_s
     accepted = Reply()
 
     def on_accepted(peer: bytes, message: m.DriverAccepted) -> None:
@@ -49,7 +50,7 @@ def for_driver(*, session_dir: str, node: bytes, node_endpoint: str, config: dic
     runtime.node_info = answer.node
     runtime.namespace = config["namespace"]
     runtime.env = config.get("env") or {}
-    runtime.config = Config.load({**answer.settings, **overrides})
+    runtime.config = Config.of_session(answer.settings, overrides)
     _attach_store(runtime, answer.store)
     _install(runtime)
     runtime.loop.install_sigint()

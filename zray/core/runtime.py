@@ -100,9 +100,8 @@ class Runtime:
         self.loop.start()
 
     def _compose(self, node: bytes, endpoint: str) -> None:
-        limits = Limits(self.config.session_frames_max, self.config.session_bytes_max, self.config.frame_bytes_max)
         self.mesh = Mesh(self.incarnation, self.job, endpoint, codec.encode, codec.decode, time.monotonic,
-                         limits=limits)
+                         limits=Limits.of(self.config))
         self.loop = Loop(self.mesh, self._dispatch, on_error=_report_error, service_after_s=self.config.service_after_s)
         self.reach = Reach(self.mesh, node, os.path.dirname(endpoint.removeprefix("ipc://")))
         self.redial = Redial(self.mesh, node, self.send, self._hello,

@@ -8,7 +8,7 @@
     service.peer_closed(node, proven=True)         # its endpoint refuses connections
     service.forget(incarnation)                    # a process is gone
     service.flush()                                # once a turn of the loop
-    service.told                                   # set when it has called back, or might have
+    service.has_news                                # set when it has called back, or might have
     service.close()
 
 ``send(peer, message)`` queues a message for another node, or for a process of this node.  What this node says to

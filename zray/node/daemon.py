@@ -22,7 +22,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from zray import env_vars, ids
-from zray.config import Config
+from zray.config import Config, refuse_slips
 from zray.node import join_secret, linux, session as sessions, supervision
 from zray.node.children import Children, Processes, Signals, Watcher
 from zray.node.cluster import routed
@@ -130,10 +130,9 @@ class Daemon:
         self._doomed: set[bytes] = set()  # to be killed as soon as they have a process
         self._spawns: list[dict[str, Any]] = []
         timeout_s = self.config.node_timeout_s
-        self.mesh = Mesh(self.incarnation, 0, self.endpoint, codec.encode, codec.decode, time.monotonic, limits=Limits(
-            self.config.session_frames_max, self.config.session_bytes_max, self.config.frame_bytes_max,
-            drain_frames_max=DRAIN_FRAMES_MAX, heartbeat_s=timeout_s * BEAT_PART,
-            heartbeat_timeout_s=timeout_s * UNANSWERED_PART, reports_answers=True))
+        limits = Limits.of(self.config, drain_frames_max=DRAIN_FRAMES_MAX, heartbeat_s=timeout_s * BEAT_PART,
+                           heartbeat_timeout_s=timeout_s * UNANSWERED_PART, reports_answers=True)
+        self.mesh = Mesh(self.incarnation, 0, self.endpoint, codec.encode, codec.decode, time.monotonic, limits=limits)
         self.mesh.watch(self.watcher.fileno())
         self.mesh.on_error = self._log_error
         self.mesh.on_closed = lambda peer: self.core.closed(peer)
@@ -511,6 +510,7 @@ def _start(arguments: argparse.Namespace) -> Daemon:
     session_dir = ""
     try:
         linux.require()
+        refuse_slips(os.environ)
         config = Config.load(json_map(arguments.config, "--config"))
         offered = offer(arguments, config)
         cluster = membership(arguments)

@@ -250,6 +250,7 @@ print(*found)
 def test_a_worker_imports_no_module_of_zray_after_its_fork(tmp_sessions):
     # Each such module costs every worker a millisecond and some hundred pages.
     inherited, used = (subprocess.run([sys.executable, "-c", text], cwd=ROOT, env=environment(), text=True, check=True,
-                                      capture_output=True, timeout=60).stdout.split() for text in (IMPORTED, WORKERS_USE))
+                                      capture_output=True, timeout=60).stdout.split()
+                       for text in (IMPORTED, WORKERS_USE))
     late = {name for name in set(used) - set(inherited) if name.partition(".")[0] in ("zray", "cloudpickle", "numpy")}
     assert late == set()

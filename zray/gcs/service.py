@@ -31,7 +31,7 @@ from zray.gcs.coalesce import Coalescer
 from zray.gcs.config import ChainConfig, ClusterConfig, majority
 from zray.gcs.control import ALIVE, DEAD, DRAINING, FENCED, Control, Host, Report
 from zray.gcs.membership import NODE_TIMEOUT_S
-from zray.gcs.node_rows import NodeRows, PlannedLeave
+from zray.gcs.nodes_table import NodesTable, PlannedLeave
 from zray.gcs.persistence import Replicas
 from zray.gcs.proxy import Proxy
 from zray.gcs.requests import STUCK_RETRIES
@@ -121,7 +121,7 @@ class GcsService(Host):
                     state.clients.sessions.clear()  # of processes that are no more
                 self.replicas[shard] = self.make_replica(chain, shard, state)
         self.client = GcsClient(self.incarnation, self.route, shards=many)
-        self.nodes = NodeRows(self.client, self._go_on_leaving)
+        self.nodes = NodesTable(self.client, self._go_on_leaving)
         for shard, chain in enumerate(config.chains):
             self.client.configured(chain, shard)
         self.proxy = Proxy(self.client, self.route)

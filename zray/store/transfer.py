@@ -1,8 +1,8 @@
 """Objects between nodes: the machine in each node's daemon.
 
-        pulls      objects that come in             serving    objects that go out     directory   nodes with copies
-        handover   objects that a leaving node gives to others
-        copies     the table's memory, by object, for these
+    pulls      objects that come in             serving    objects that go out     directory   nodes with copies
+    handover   objects that a leaving node gives to others
+    copies     the table's memory, by object, for these
 
 An object is brought to a node once, however many processes there ask for it, in chunks with a checksum each, and stays
 there as a secondary copy until the store needs the room or the owner frees the object.  A broadcast becomes a tree

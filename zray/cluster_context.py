@@ -233,6 +233,7 @@ def job_config(options: dict[str, Any]) -> dict[str, Any]:
     return {
         "sys_path": [os.path.abspath(entry) if entry else os.getcwd() for entry in sys.path],
         "cwd": os.getcwd(),
+        "script": os.path.abspath(script) if script else "",
         "script_dir": os.path.dirname(os.path.abspath(script)) if script else "",
         "env": dict(env),
         "threads": env_vars.thread_names(os.environ),

@@ -81,6 +81,37 @@ def test_of_a_script(tmp_path, session_root):
     assert done.stdout == "said 7\n"
 
 
+def test_inspect_finds_a_class_of_a_script_and_spawned_processes_do_not_run_the_script(tmp_path, session_root):
+    done = run_script(tmp_path, """
+        import concurrent.futures, inspect, math, multiprocessing
+        import zray as ray
+
+        with open("runs", "a") as file:
+            file.write("once ")
+
+        class Thing:
+            def method(self):
+                return "the line to find"
+
+        @ray.remote
+        class Actor:
+            def source(self):
+                return inspect.getsource(type(self)), inspect.getsource(Thing)
+
+        @ray.remote
+        def spawn(method):
+            context = multiprocessing.get_context(method)
+            with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
+                return pool.submit(math.sqrt, 9).result()
+
+        own, other = ray.get(Actor.remote().source.remote())
+        assert own.lstrip().startswith("@ray.remote") or own.lstrip().startswith("class Actor"), own
+        assert other.startswith("class Thing:") and "the line to find" in other
+        print(ray.get([spawn.remote("spawn"), spawn.remote("forkserver")]), open("runs").read())
+    """)
+    assert done.stdout == "[3.0, 3.0] once \n"
+
+
 def test_of_a_notebook_whose_cells_are_in_no_file(tmp_path, session_root):
     (tmp_path / "cell").write_text(TASKS)
     done = run_script(tmp_path, """

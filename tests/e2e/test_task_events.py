@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 
@@ -80,6 +81,30 @@ def test_running_and_waiting_tasks_are_listed(cluster, gate):
     gate.open()
     ray.get(refs)
     until(lambda: not [row for row in tasks(state="RUNNING") if "holds" in row["name"]], "it has ended")
+
+
+def test_running_calls_of_threaded_and_async_actors_are_listed(cluster, gate):
+    @ray.remote(max_concurrency=2)
+    class Threaded:
+        def hold(self, gate):
+            gate.wait()
+
+    @ray.remote
+    class Async:
+        async def hold(self, gate):
+            await asyncio.to_thread(gate.wait)
+
+    actors = Threaded.remote(), Async.remote()
+    refs = [actor.hold.remote(gate) for actor in actors for _ in range(2)]
+    gate.wait_arrived(4)
+
+    def running():
+        return sorted(row["name"].rpartition(".")[0].rpartition(".")[2] for row in tasks(state="RUNNING"))
+
+    until(lambda: running() == ["Async", "Async", "Threaded", "Threaded"], "the calls that run are listed")
+    gate.open()
+    ray.get(refs)
+    until(lambda: not running(), "they have ended")
 
 
 def test_events_can_be_switched_off(fresh):

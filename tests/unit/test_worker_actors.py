@@ -108,7 +108,7 @@ def test_a_repeated_call_is_answered_from_what_is_kept_and_not_run_again(rig):
     rig.drive(script)
     replies = [pair for m in rig.sent(CallsDone) for pair in zip(m.ends[::2], map(value, m.ends[1::2]), strict=True)]
     assert sorted(replies) == [(1, 1), (2, 2), (2, 2), (3, 3)]
-    assert rig.executor.actor.refused == 1
+    assert rig.executor.machine.actor.refused == 1
 
 
 def test_a_constructor_that_raises_is_reported(rig):

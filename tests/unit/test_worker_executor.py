@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.unit.worker_fakes import NODE, OWNER, Rig, call, switching_often, task_id, value
+from tests.unit.worker_fakes import NODE, OWNER, Ended, Rig, call, switching_often, task_id, value
 from zray import errors, serialization
 from zray.messages import (
     FAILED, Blocked, CancelTask, FunctionDef, HandBack, LeaseOpen, PushTasks, StreamAck, StreamItem, TasksDone,
@@ -44,14 +44,14 @@ def test_tasks_run_in_order_and_are_answered_once(rig):
 def test_nothing_runs_before_the_job_is_known(rig):
     seen = []
     rig.executor.table[b"f"] = (seen.append, "f")
-    rig.executor.employed = False
+    rig.executor.machine.employed = False
     rig.rt.tell(PushTasks(1, 1, [call(1, b"f", 1), call(2, b"f", 2)]))
 
     def script():
         rig.rt.until(lambda: rig.executor._idle is not None)
         assert seen == []
         with rig.rt.loop.lock:
-            rig.executor.employed = True
+            rig.executor.machine.employed = True
             rig.executor.wake()
         rig.wait_ends(2)
 
@@ -91,7 +91,7 @@ def test_a_pushed_duplicate_is_not_run_again(rig):
     assert seen == [1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("error", [ZeroDivisionError("x"), SystemExit(3), RecursionError("deep"), KeyboardInterrupt()])
+@pytest.mark.parametrize("error", [ZeroDivisionError("x"), RecursionError("deep"), KeyboardInterrupt()])
 def test_whatever_is_raised_becomes_a_task_error(rig, error):
     def f():
         raise error
@@ -105,6 +105,14 @@ def test_whatever_is_raised_becomes_a_task_error(rig, error):
     assert type(error).__name__ in str(raised) and "in f" in str(raised) and "run_queued" not in str(raised)
     text = str(failure_of(ends[2]))
     assert "named" in text and "run_one" not in text
+
+
+def test_a_task_that_exits_ends_the_process_and_hands_back_what_waits(rig):
+    rig.executor.table[b"f"] = (lambda: sys.exit(3), "f")
+    rig.rt.tell(PushTasks(1, 1, [call(1, b"f"), call(2, b"f")]))
+    with pytest.raises(Ended, match="3"):
+        rig.executor.run_forever()
+    assert rig.sent(HandBack) == [HandBack(1, [2])] and not rig.ends(), "the node tells its owner of the end"
 
 
 def test_recursion_without_end_is_an_error_and_the_worker_goes_on(rig):
@@ -208,7 +216,7 @@ def test_every_task_is_run_or_handed_back_never_both(rig):
             rig.rt.tell(PushTasks(1, pushed + 1, [call(n, b"f", n) for n in range(pushed + 1, pushed + 101)]))
             pushed += 100
             with rig.rt.loop.lock:
-                rig.executor.hand_back()
+                rig.executor.machine.hand_back()
 
     with switching_often():
         rig.drive(script)
@@ -393,9 +401,9 @@ def test_a_worker_whose_objects_others_hold_does_not_exit(rig):
     def script():
         rig.rt.busy = True
         rig.rt.tell(WorkerExit("idle"), NODE)
-        assert rig.executor.stopping is None
+        assert rig.executor.machine.stopping is None
         rig.rt.busy = False
         rig.rt.tell(WorkerExit("idle"), NODE)
-        assert rig.executor.stopping == "idle"
+        assert rig.executor.machine.stopping == "idle"
 
     rig.drive(script)

@@ -116,7 +116,7 @@ def test_every_item_is_run_or_handed_back_never_both(rig):
             rig.rt.tell(chunk(first, list(range(first, first + 2000))))
             for _ in range(3):
                 with rig.rt.loop.lock:
-                    rig.executor.hand_back()
+                    rig.executor.machine.hand_back()
         rig.rt.until(lambda: not rig.executor.queue.entries)
 
     with switching_often():

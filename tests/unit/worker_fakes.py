@@ -107,12 +107,15 @@ class FakeRuntime:
         self.sent: list[tuple[bytes, Any]] = []
         self.marks = memoryview(bytearray(24)).cast("q")
         self.context = Context()
-        self.values = Values(self)  # type: ignore[arg-type]
+        self.values = Values(self, self.loop, self.context, None, None)  # type: ignore[arg-type]
         self.definitions: dict[bytes, bytes] = {}
         self.cancelled_children: list[bytes] = []
         self.executor: Any = None
-        self.submitter = SimpleNamespace()
         self.busy = False
+
+    def employ(self, executor: Any) -> None:
+        self.executor = executor
+        self.handlers.update(executor.machine.handlers)
 
     def send(self, peer: bytes, message: Any) -> None:
         with self.loop.changed:
@@ -152,6 +155,24 @@ class FakeRuntime:
         self.cancelled_children.append(task)
 
 
+class Ended(BaseException):
+    """The process would end here, with this code."""
+
+
+class FakeSurroundings:
+    def on_job(self, message: Any) -> None:
+        pass
+
+    def on_lease(self, lease: Any) -> None:
+        pass
+
+    def on_actor(self, message: Any) -> None:
+        pass
+
+    def end(self, code: int) -> Any:
+        raise Ended(code)
+
+
 def task_id(n: int) -> bytes:
     return ids.task_id(b"p" * ids.PREFIX_SIZE, n)
 
@@ -169,7 +190,8 @@ class Rig:
         from zray.worker.executor import Executor
 
         self.rt = FakeRuntime()
-        self.executor = Executor(self.rt)
+        self.executor = Executor(self.rt, FakeSurroundings())
+        self.executor.machine.employed = True
         self.executor.install()
 
     def define(self, function: Any) -> bytes:

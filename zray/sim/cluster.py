@@ -171,7 +171,7 @@ class SimCluster:
 
     def _remove_group(self, group: bytes) -> None:
         """A task that ended in the middle left it: some driver sees to it, or it ends with its job."""
-        driver = next((one for one in self.drivers if one.alive and not one.node_lost), None)
+        driver = next((one for one in self.drivers if one.alive and not one.node_is_lost), None)
         if driver is not None:
             driver.run(driver.remove_group, group)
 
@@ -231,7 +231,7 @@ class SimCluster:
 
         A node that was cut off may be declared dead after the network has healed; what was asked there is lost with it.
         """
-        if self.oracle.names and not any(type(driver) is Janitor and driver.alive and not driver.node_lost
+        if self.oracle.names and not any(type(driver) is Janitor and driver.alive and not driver.node_is_lost
                                          for driver in self.drivers):
             self.add_driver(self.serving()[0], Janitor)
             return False
@@ -260,7 +260,8 @@ class SimCluster:
 
     def _resolved(self) -> bool:
         return leftovers.settled(self) and all(
-            driver.finished and (driver.node_lost or not driver.asked) for driver in self.drivers if driver.alive)
+            driver.finished and (driver.node_is_lost or not driver.machine.is_asking)
+            for driver in self.drivers if driver.alive)
 
     def _until(self, what: str, condition: Callable[[], bool]) -> None:
         deadline = self.net.now + HEAL_S

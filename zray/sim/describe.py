@@ -46,7 +46,7 @@ def _node(node: SimNode) -> Iterator[str]:
 def _process(core: Core) -> Iterator[str]:
     refs, programs = core.refs, core.cluster.oracle.programs
     yield f"{core.kind} {core.incarnation!r} job {core.job}"
-    yield f"  its node is lost: {core.node_lost}"
+    yield f"  its node is lost: {core.node_is_lost}"
     if isinstance(core, SimWorker) and core.running is not None:
         task = core.running.task[0]
         yield f"  runs {task.hex()} {programs.get(task)} blocked={core.blocked}"

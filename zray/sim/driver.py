@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from zray import messages as m
 from zray.sim import programs
-from zray.sim.core import Core, Failure
+from zray.sim.core import Core
+from zray.sim.failure import Failure
 from zray.sim.node import GEAR
 
 if TYPE_CHECKING:
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from zray.sim.node import SimNode
 
 NAMES = ("one", "two")  # of detached actors, which drivers share
+# Sync, threaded and async actors.
+CONCURRENCY: tuple[dict[str, Any], ...] = (
+    {}, {}, {"max_concurrency": 2}, {"is_async": True, "max_concurrency": 3}, {"is_async": True})
 
 
 class SimDriver(Core):
@@ -24,6 +28,7 @@ class SimDriver(Core):
 
     def __init__(self, cluster: SimCluster, host: SimNode, number: int) -> None:
         self.random = Random(f"driver {cluster.seed} {number}")
+        self.kinds = Random(f"actors {cluster.seed} {number}")  # of actors, and how they end
         self.refs_held: list[Any] = []
         self.streams: list[Any] = []
         self.handles: list[Any] = []
@@ -31,19 +36,19 @@ class SimDriver(Core):
         self.finished = False
         self._draining = False
         super().__init__(cluster, host, host.incarnation[:4] + b"\xffr%02d" % number, 1000 + number)
-        self.handlers[m.DriverAccepted.CODE] = self._accepted
+        self.machine.take({m.DriverAccepted.CODE: self._accepted})
         self.send(self.node, m.RegisterDriver({}))
 
     def _accepted(self, peer: bytes, message: m.DriverAccepted) -> None:
-        self.job = self.submitter.job = message.job
+        self.machine.set_job(message.job)
         self.script = self._main()
         self._resume()
 
-    def lost_node(self) -> None:
-        """What it waits for has failed; it sees so, and goes."""
-        super().lost_node()
+    def node_lost(self) -> dict[str, Any]:
+        """What it waits for fails; it sees so, and goes."""
         self.finished = True
         self.later(self.net.random.uniform(0, 0.2), self.cluster.crash, self, "its node ended")
+        return super().node_lost()
 
     def _resume(self) -> None:
         if self.script is None:
@@ -246,13 +251,22 @@ class SimDriver(Core):
         else:
             self.look_up(name, self.handles.append)
 
+    def _cancel_call(self, ref: Any) -> None:
+        self.cancel(ref, force=False, recursive=self.kinds.random() < 0.5)
+        ref.drop()
+
     def _use_actor(self, random: Random) -> None:
         what = random.random()
         if not self.handles or what < 0.3:
             self.handles.append(self.create_actor(random.choice((0, 0, 2)), random.choice((0, 2)),
-                                                  strategy=self._strategy(random)))
+                                                  strategy=self._strategy(random),
+                                                  concurrency=self.kinds.choice(CONCURRENCY)))
             return
         handle = random.choice(self.handles)
+        if self.kinds.random() < 0.1:  # its method calls exit_actor or sys.exit
+            self.cluster.oracle.happened["kill"] += 1
+            x = self.kinds.randrange(1 << 20)
+            self.refs_held.append(self.call(handle, x, program=["exit", x, 0.0, [self.kinds.random() < 0.5]]))
         if what < 0.85:
             if handle.life is None and random.random() < 0.5:  # what it starts is its job's, whose driver may be gone
                 x = random.randrange(1 << 20)
@@ -260,6 +274,9 @@ class SimDriver(Core):
                 self.refs_held.append(self.call(handle, x, program=program))
             for _ in range(random.randint(1, 5)):
                 self.refs_held.append(self.call(handle, random.randrange(1 << 20), random.choice((0.0, 0.002))))
+            if self.cluster.plan.cancels and self.kinds.random() < 0.4:
+                self.cluster.oracle.happened["cancel"] += 1
+                self.later(self.kinds.choice((0.0, 0.001, 0.003)), self._cancel_call, self.refs_held[-1].again())
             if random.random() < 0.4 and handle.life is not None:
                 program = ["calls", random.randrange(1 << 20), 0.0, [2, handle.actor]]
                 self.refs_held += self.submit(program, [], [handle.life])

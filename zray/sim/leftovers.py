@@ -23,7 +23,7 @@ def settled(cluster: SimCluster) -> bool:
 def of(cluster: SimCluster) -> list[str]:
     """What is left, in words."""
     left = [f"{core.kind} {core.incarnation!r}" for core in cluster.cores.values()
-            if not core.quiet() and not core.node_lost]
+            if not core.quiet() and not core.node_is_lost]
     for node in cluster.nodes.values():
         if not node.ready:
             left.append(f"node {node.incarnation!r} still joins")

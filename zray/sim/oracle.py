@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from zray.ids import node_of
 from zray.messages import FAILED
+from zray.owner.unhandled import SHOWN
 from zray.sim.programs import FAILS
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ class Oracle:
 
     def is_lost(self, core: Core) -> bool:
         """Others may behave as if it were dead."""
-        return core.crashed or core.node_lost or not core.host.alive or core.home in self.condemned
+        return core.crashed or core.node_is_lost or not core.host.alive or core.home in self.condemned
 
     def created(self, actor: bytes, life: bytes) -> None:
         self.actors[actor] = life
@@ -165,6 +166,12 @@ class Oracle:
         needs = EXCUSES[root]
         if needs and not any(self.happened[what] for what in needs):
             raise Violation(f"object {oid.hex()} failed with {root!r}, and there was no {' or '.join(needs)}")
+
+    def unhandled(self, core: Core, failures: list[list[Any]]) -> None:
+        """Failures that a process shows, because nobody can look at them any more."""
+        for failure in failures:
+            if failure[1] not in SHOWN and failure[1] != "actor_died":
+                raise Violation(f"{core.incarnation!r} shows a failure that nobody has to mend: {failure}")
 
     # ------------------------------------------------------------ at any time
 

@@ -7,6 +7,7 @@ is a generator that asks its process for what a task may ask for:
     ("wait", [record, ...])   blocked in get until all are ready
     ("item", number)          the next item of a generator
     ("crash",)                the process ends here, without a word
+    ("exit", may_restart)     the actor ends, and nobody is answered
 
 ``expected`` says the value without running anything: a number, a list of numbers (several returns, stream items), or
 FAILS when it raises.  What a fault may turn the value into is the oracle's business (zray.sim.oracle).
@@ -19,6 +20,7 @@ FAILS when it raises.  What a fault may turn the value into is the oracle's busi
     keep    remembers what it got                  take     gets its borrowed references
     hand    passes its references on to a child    burst    parts[0] children at once
     crash   ends its process while attempt < parts[0], with what it has put
+    exit    ends its actor; parts[0]: it may be restarted
     actor   creates an actor, calls it, lets it go
     calls   calls the actor parts[1], whose handle it got
     group   creates a placement group [bundles, strategy, resource], runs a task in each bundle, removes it
@@ -140,6 +142,8 @@ def run(program: list[Any], deps: list[int], nested: list[Any], core: Any, attem
         raise core.failure("task_error", "raised")
     if kind == "crash" and attempt < parts[0]:
         yield ("crash",)
+    if kind == "exit":
+        yield "exit", parts[0]
     if kind == "many":
         return [mix(x, i, *deps) for i in range(parts[0])]
     if kind == "stream":

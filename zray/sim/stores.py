@@ -20,6 +20,32 @@ if TYPE_CHECKING:
     from zray.sim.core import Core
 
 
+class CoreStore:
+    """The Store of one simulated core process."""
+
+    def __init__(self, stores: SimStores, core: Core) -> None:
+        self.stores, self.core = stores, core
+
+    def free(self, oid: bytes, value: Any, escaped: bool) -> None:
+        self.core.send(self.core.node, m.StoreFree([[oid, value[1], value[3]]], value[5]))
+
+    def flush(self) -> None:
+        """Nothing is gathered."""
+
+    def relieve(self, bytes_max: int) -> int:
+        """Move values to the store until the rest is small."""
+        refs = self.core.refs
+        for entry in list(refs.owned.values()):
+            if refs.inline_bytes <= bytes_max:
+                break
+            if type(entry.value) is bytes:
+                refs.replace_value(entry, self.stores.put(self.core, entry.oid, entry.value))
+        return max(bytes_max, refs.inline_bytes)
+
+    def node_lost(self, failure: list[Any]) -> None:
+        """Nothing is asked."""
+
+
 class SimStores:
     """See the module's docstring."""
 

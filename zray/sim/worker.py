@@ -1,8 +1,7 @@
-"""A simulated worker process: a core process with the production TaskQueue and an executor of simulated time.
+"""A simulated worker process: a core process with the production WorkerMachine, and runs of simulated time.
 
-The executor follows zray.worker.executor: replies gather and are flushed when the queue is empty, after a long task and
-before it blocks; what has not started is handed back when the running task is long or blocks; progress marks are
-set as each task starts and ends, and survive the process.
+It is the machine's Runner: tasks and calls are generators (zray.sim.programs) that ask for what takes time.  Calls of
+a threaded or async actor run side by side, as the machine lets them start.
 """
 
 from __future__ import annotations
@@ -13,31 +12,39 @@ from typing import TYPE_CHECKING, Any
 import msgpack
 
 from zray import messages as m
-from zray.ids import same_node
+from zray.causes import Cause
+from zray.core.ports import Work
 from zray.sim import programs
-from zray.sim.core import Core, Failure, Ref
-from zray.worker.queue import ATTEMPT, EXTRA, RETURNS, TASK_ID, Lease, TaskQueue
+from zray.sim.core import Core, Ref
+from zray.sim.failure import Failure
+from zray.worker.life import CallGroup, sizes_of
+from zray.worker.machine import END, RUN, WorkerMachine
+from zray.worker.nesting import NestedTasks
+from zray.worker.production import Production
+from zray.worker.queue import ATTEMPT, EXTRA, RETURNS, TASK_ID, Entry, Lease
+from zray.worker.results import STREAMING, with_extra
 
 if TYPE_CHECKING:
     from zray.sim.cluster import SimCluster
     from zray.sim.node import SimNode
 
-FLUSH_AFTER_S = 0.001
-HAND_BACK_AFTER_S = 0.005
-FLUSH_ENDS = 128
 START_S = 0.00002  # what a task costs that does nothing
 
 
 class Run:
-    """One task that has started."""
+    """One task or call that has started."""
 
-    def __init__(self, lease: Lease, sequence: int, task: list[Any], began: float) -> None:
-        self.lease, self.sequence, self.task, self.began = lease, sequence, task, began
+    def __init__(self, entry: Entry, group: CallGroup | None, began: float) -> None:
+        self.entry, self.group, self.began = entry, group, began
+        self.lease, self.sequence, self.task = entry
         self.nested: list[Ref] = []
         self.body: Any = None
         self.cancelled = False
         self.items = 0
-        self.consumed = 0
+        self.production: Production | None = None  # of a generator
+        self.outer: Run | None = None  # the run that waits for this one, and lends it its stack
+        self.waits_for: list[Any] | None = None  # while another runs on its stack
+        self.owned: Any = None  # the Task of this process that it is
         self.wake: Callable[[], None] | None = None  # set while it waits for something that a cancel ends
 
 
@@ -47,165 +54,161 @@ class SimWorker(Core):
     kind = "worker"
 
     def __init__(self, cluster: SimCluster, host: SimNode, incarnation: bytes, pid: int) -> None:
-        self.queue = TaskQueue()
         self.marks = [0, 0, 0]
-        self.running: Run | None = None
-        self.blocked = False
-        self.lease: Lease | None = None
-        self.unsent: dict[int, Lease] = {}
-        self.calls_of: dict[str, int] = {}
+        self.runs: dict[tuple[bytes, int], Run] = {}
         self.functions: set[bytes] = set()
-        self.cancels: set[tuple[bytes, int]] = set()
         self.actor: m.ActorInit | None = None
         self.up = False
-        self.stopping = False
-        self.exiting = False
-        self.said = False  # ActorExit
+        self.heard = False  # the node knows that this actor ends
         self.started_under: dict[str, str] = {}
-        self._busy = False
-        self._watching = False
-        self._watched: Any = None
+        self._awake = False
         super().__init__(cluster, host, incarnation, pid)
-        self.handlers.update({
-            m.LeaseOpen.CODE: self.on_lease_open, m.FunctionDef.CODE: self.on_function,
-            m.PushTasks.CODE: self.on_push, m.CancelTask.CODE: self.on_cancel, m.StreamAck.CODE: self.on_stream_ack,
-            m.ActorInit.CODE: self.on_actor_init, m.PushCalls.CODE: self.on_calls, m.WorkerExit.CODE: self.on_exit,
-            m.JobConfig.CODE: self.on_job,
-            m.JobOver.CODE: lambda peer, message: self.send(self.node, m.EventReport([], 0))})
+        self.work = WorkerMachine(self.node, self.marks, self.send, self)
+        self.inside = NestedTasks(self.work, self.submitter)
+        self.machine.employ(Work(self.work.queue.forget_owners, self.place_of, self._cancel_inside), self.work.handlers)
         self.send(self.node, m.WorkerReady(pid))
 
-    # ------------------------------------------------------------ messages
+    @property
+    def running(self) -> Run | None:
+        return next(iter(self.runs.values()), None)
 
-    def on_job(self, peer: bytes, message: m.JobConfig) -> None:
-        self.job = self.submitter.job = message.job
+    @property
+    def blocked(self) -> int:
+        return self.work.blocked
 
-    def on_lease_open(self, peer: bytes, message: m.LeaseOpen) -> None:
-        assert message.env == self.started_under, "a worker serves only the variables that it was started under"
-        self.queue.open(peer, message.lease, message.assigned, message.env)
+    # ------------------------------------------------------------ the machine's Runner
 
-    def on_function(self, peer: bytes, message: m.FunctionDef) -> None:
-        self.functions.add(message.key)
+    def wake(self) -> None:
+        if not self._awake:
+            self._awake = True
+            self.later(0.0, self._next)
 
-    def on_push(self, peer: bytes, message: m.PushTasks) -> None:
-        self.queue.push(peer, message.lease, message.first, message.tasks)
-        self.go()
+    def start_call(self, group: CallGroup, entry: Entry) -> None:
+        self._start(Run(entry, group, self.net.now))
 
-    def on_actor_init(self, peer: bytes, message: m.ActorInit) -> None:
-        if self.actor is None:
-            self.actor = message
-            self.queue.forget_leases()
-            self.later(self.net.random.uniform(0, 0.01), self._constructed)
+    def kick(self) -> None:
+        self.stir()
 
-    def _constructed(self) -> None:
-        assert self.actor is not None
-        self.up = True
-        self.send(self.node, m.ActorUp(self.actor.actor, self.actor.life, b""))
-        self.go()
+    def interrupt(self, task: bytes, attempt: int) -> bool:
+        """Of an actor only coroutines can be cancelled."""
+        run = self.runs.get((task, attempt))
+        if run is None or (self.actor is not None and not self.actor.spec.get("is_async")):
+            return False
+        run.cancelled = True
+        if run.wake is not None:
+            run.wake()
+        return True
 
-    def on_calls(self, peer: bytes, message: m.PushCalls) -> None:
-        actor = self.actor
-        if actor is None or (message.actor, message.life) != (actor.actor, actor.life):
-            return
-        lease = self.queue.open(peer, message.life)
-        first, calls = message.first, message.calls
-        if first < lease.next:
-            calls = calls[lease.next - first:]
-            first = lease.next
-        if calls:
-            self.queue.push(peer, message.life, first, calls)
-            self.go()
+    def define(self, key: bytes, blob: bytes, name: str) -> None:
+        self.functions.add(key)
 
-    def on_process_gone(self, peer: bytes, message: m.ProcessGone) -> None:
-        super().on_process_gone(peer, message)
-        self.queue.forget_owners(lambda owner: owner == message.process)
+    def take_on_job(self, message: m.JobConfig) -> None:
+        self.machine.set_job(message.job)
 
-    def on_node_gone(self, peer: bytes, message: m.NodeGone) -> None:
-        super().on_node_gone(peer, message)
-        self.queue.forget_owners(lambda owner: same_node(owner, message.node))
+    def cancel_children(self, task: bytes) -> None:
+        self.machine.cancel_children(task)
 
-    def lost_node(self) -> None:
+    def owner_busy(self) -> bool:
+        return self.machine.is_owner
+
+    def answered(self, count: int) -> None:
+        pass  # events are not simulated
+
+    def runs_long(self, task: list[Any]) -> None:
+        if self.runs.get((task[TASK_ID], task[ATTEMPT])) is None:
+            raise AssertionError("a task is reported as running that does not run")
+
+    def report(self) -> None:
+        self.send(self.node, m.EventReport([], 0))
+
+    def released(self) -> None:
+        self.heard = self.work.announced
+
+    # ------------------------------------------------------------ ends of others
+
+    def node_lost(self) -> dict[str, Any]:
         """PDEATHSIG."""
         self.cluster.crash(self, "its node ended")
+        return super().node_lost()
 
-    def on_cancel(self, peer: bytes, message: m.CancelTask) -> None:
-        if message.recursive:
-            for child in self.submitter.children_of(message.task):
-                self.submitter.cancel(child, False, True)
-        place = self.queue.cancel(message.task, message.attempt)
-        if place is not None:
-            lease, sequence = place
-            self.answer(lease, sequence, [m.FAILED, "cancelled", {"task": message.task}])
-            self.flush()
-            return
-        run = self.running
-        if run is not None and self.actor is None and run.task[TASK_ID] == message.task \
-                and run.task[ATTEMPT] == message.attempt:
-            run.cancelled = True
-            if run.wake is not None:
-                run.wake()
-        elif run is None or run.task[TASK_ID] != message.task:
-            self.cancels.add((message.task, message.attempt))
+    # ------------------------------------------------------------ the core machine's Work
 
-    def on_stream_ack(self, peer: bytes, message: m.StreamAck) -> None:
-        run = self.running
-        if run is not None and (run.task[TASK_ID], run.task[ATTEMPT]) == (message.task, message.attempt):
-            run.consumed = max(run.consumed, message.consumed)
-            if run.wake is not None:
-                run.wake()
-
-    def on_exit(self, peer: bytes, message: m.WorkerExit) -> None:
-        if self.actor is None and (self.refs.exported() or any(
-                key.queue or key.leases for key in self.submitter.by_number.values())):
-            return
-        self.stopping = True
-        self.go()
-
-    # ------------------------------------------------------------ the executor
-
-    def go(self) -> None:
-        if not self._busy:
-            self._busy = True
-            self.later(0.0, self._next)
-        if not self._watching:
-            self._watching = True
-            self.later(HAND_BACK_AFTER_S, self._watchdog)
+    def place_of(self, task: bytes) -> tuple[Any, dict[str, Any]] | None:
+        """The task or call, when it runs."""
+        if any(tid == task for tid, _ in self.runs):
+            return Cause.RUNNING, {"name": "", "task": task.hex()}
+        return None
 
     def _next(self) -> None:
-        if self.running is not None or (self.actor is not None and not self.up):
-            self._busy = False
+        """Go on with the queue, as zray.worker.executor.run_forever does."""
+        self._awake = False
+        if self.work.queue.running is not None or (self.actor is not None and not self.up):
             return
-        entry = self.queue.start()
-        if entry is None:
-            self._busy = False
-            self.cancels.clear()
-            self.flush()
-            if self.stopping or self.exiting:
-                self._leave()
-            return
-        lease, sequence, task = entry
-        self.unsent[id(lease)] = lease
-        if self.actor is None and lease is not self.lease:
-            self.marks[:] = lease.number, 0, 0
-        self.lease = lease
-        self.marks[1] = sequence
-        run = self.running = Run(lease, sequence, task, self.net.now)
-        self.cluster.oracle.started(self, lease.owner, sequence, task)
-        self.later(START_S, self._begin, run)
+        if self.work.employed:
+            if self.work.becoming is not None:
+                self._become()
+                return
+            if (entry := self.work.start()) is not None:
+                if self.actor is None:
+                    assert entry[0].env == self.started_under, "a worker serves only what it was started under"
+                self._start(Run(entry, None, self.net.now))
+                return
+        following = self.work.pause()
+        if following == RUN:
+            self.wake()
+        elif following == END and self._calls_are_over():
+            self._leave()
+
+    def _become(self) -> None:
+        self.actor = self.work.becoming
+        life = self.work.become_actor()
+        assert self.actor is not None
+        sizes = sizes_of(self.actor.spec)
+        if sizes:
+            life.run_side_by_side(sizes, lambda task: "")
+        self.later(self.net.random.uniform(0, 0.01), self._constructed)
+
+    def _constructed(self) -> None:
+        self.up = True
+        self.work.actor_up()
+        self.wake()
+
+    def _calls_are_over(self) -> bool:
+        """Coroutines end with their actor; threads are waited for."""
+        life = self.work.actor
+        if life is None or not life.groups:
+            return True
+        assert self.actor is not None
+        if not self.actor.spec.get("is_async"):
+            return not self.runs
+        if not self.work.calls_are_over():
+            return False
+        for run in list(self.runs.values()):
+            if run.body is not None:
+                run.body.close()
+            self._end(run, None)
+        return True
 
     def _leave(self) -> None:
         """An actor says so first, and stays until the node has answered."""
-        if self.actor is None or self.said:
+        if self.actor is None or self.heard:
             self.cluster.planned_exit(self)
-        else:
-            self.said = True
-            self.send(self.node, m.ActorExit(self.actor.actor, self.actor.life, "asked to exit"))
-            self.stir()
+        elif not self.work.announced:
+            self.work.announce_end()
+
+    # ------------------------------------------------------------ runs
+
+    def _start(self, run: Run) -> None:
+        self.runs[run.task[TASK_ID], run.task[ATTEMPT]] = run
+        self.cluster.oracle.started(self, run.lease.owner, run.sequence, run.task)
+        self.later(START_S, self._begin, run)
 
     def _begin(self, run: Run) -> None:
+        if self.runs.get((run.task[TASK_ID], run.task[ATTEMPT])) is not run:
+            return
         task = run.task
         assert self.actor is not None or task[2] in self.functions, "a task came before its function"
-        if (task[TASK_ID], task[ATTEMPT]) in self.cancels:
-            self.cancels.discard((task[TASK_ID], task[ATTEMPT]))
+        if self.work.cancels.pop((task[TASK_ID], task[ATTEMPT]), False):
             run.cancelled = True
         self.task, self.attempt = task[TASK_ID], task[ATTEMPT]
         program, triples = msgpack.unpackb(task[3])
@@ -219,14 +222,20 @@ class SimWorker(Core):
         except Failure as failure:
             self._end(run, [m.FAILED, failure.kind, {"root": failure.root}])
             return
+        if task[RETURNS] == STREAMING:
+            run.production = self.work.open_stream(task)
         run.body = programs.run(program, deps, run.nested[:len(triples)], self, task[ATTEMPT])
         self._resume(run)
 
     def _resume(self, run: Run) -> None:
         """Go on until the program asks for something that takes time."""
-        if self.running is not run:
+        if self.runs.get((run.task[TASK_ID], run.task[ATTEMPT])) is not run:
             return
         run.wake = None
+        waits_for, run.waits_for = run.waits_for, None
+        if waits_for is not None and not run.cancelled and not self._wait(run, waits_for):
+            return
+        self.task, self.attempt = run.task[TASK_ID], run.task[ATTEMPT]
         try:
             while True:
                 if run.cancelled:
@@ -240,6 +249,11 @@ class SimWorker(Core):
                 if request[0] == "crash":
                     self.cluster.crash(self, "it ended itself")
                     return
+                if request[0] == "exit":
+                    run.body.close()
+                    self.work.leave("exit_actor() was called", may_restart=request[1])
+                    self._end(run, None)
+                    return
                 if request[0] == "item" and not self._item(run, request[1]):
                     return
                 if request[0] == "wait" and not self._wait(run, request[1]):
@@ -250,7 +264,7 @@ class SimWorker(Core):
             self._end(run, [m.FAILED, "task_error", {"root": failure.root}])
 
     def _returned(self, run: Run, value: Any) -> Any:
-        if run.task[RETURNS] < 0:
+        if run.task[RETURNS] == STREAMING:
             return [0, [self.encode(0, [])], {"stream_len": run.items}]
         if type(value) is list and run.task[RETURNS] != 1:
             return [0, [self.result(part, run.lease.owner) for part in value], {}]
@@ -258,21 +272,50 @@ class SimWorker(Core):
 
     def _item(self, run: Run, number: int) -> bool:
         """Send an item; False when the program must wait for its consumer."""
+        production = run.production
+        assert production is not None
         run.items += 1
         task, attempt = run.task[TASK_ID], run.task[ATTEMPT]
         self.send(run.lease.owner, m.StreamItem(task, attempt, run.items, self.encode(number, [])))
-        limit = (run.task[EXTRA] or {}).get("backpressure") or 0
-        if not limit or run.items - run.consumed < limit:
+        if not production.is_ahead(run.items):
             return True
-        self._block()
+        self._block(run)
 
         def wake() -> None:
-            if run.cancelled or run.items - run.consumed < limit:
+            if run.cancelled or not production.is_ahead(run.items):
                 self._unblock(run)
-        run.wake = wake
+            else:
+                production.wake = wake
+
+        run.wake = production.wake = wake
         return False
 
+    def _run_inside(self, run: Run, records: list[Any]) -> bool:
+        """Whether one of the values that a task waits for is made on its stack: zray.worker.inline.
+
+        Half of the calls of ``get`` stand in a ``with`` or ``try`` block.
+        """
+        if run.group is not None or not self.inside.is_possible() or self.net.random.random() < 0.5:
+            return False
+        for record in records:
+            task = self.inside.task_of(record)
+            if task is not None and (wire := self.inside.take(task)) is not None:
+                self.functions.add(task.fn.key)
+                inner = Run((Lease(self.incarnation, 0), 0, wire), None, self.net.now)
+                inner.outer, inner.owned = run, task
+                self._start(inner)
+                return True
+        return False
+
+    def _cancel_inside(self, task: Any, recursive: bool) -> None:
+        if recursive:
+            self.cancel_children(task.tid)
+        self.interrupt(task.tid, task.attempt)
+
     def _wait(self, run: Run, records: list[Any]) -> bool:
+        if self._run_inside(run, records):
+            run.waits_for = records
+            return False
         pending = [record for record in records if record.value is None]
         if not pending:
             return True
@@ -290,91 +333,60 @@ class SimWorker(Core):
             self._unblock(run)
 
         run.wake = wake
-        self._block()
+        self._block(run)
         for record in pending:
             self.refs.when_ready(record, arrived)
         return False
 
-    def _block(self) -> None:
-        self.blocked = True
-        self.hand_back()
-        self.send(self.node, m.Blocked(True))
+    def _block(self, run: Run) -> None:
+        """The main thread waits; a thread or coroutine lets the others go on."""
+        if run.group is None:
+            self.work.block()
+        else:
+            self.work.flush()
 
     def _unblock(self, run: Run) -> None:
+        if run.wake is None:
+            return
         run.wake = None
-        if self.blocked:
-            self.blocked = False
-            self.send(self.node, m.Blocked(False))
-            self.later(0.0, self._resume, run)
+        if run.group is None:
+            self.work.unblock()
+        self.later(0.0, self._resume, run)
 
     def _end(self, run: Run, result: Any) -> None:
-        task, lease = run.task, run.lease
+        """It has ended; no result: nobody is answered."""
+        task, work = run.task, self.work
         self.task, self.attempt = b"", 0
+        del self.runs[task[TASK_ID], task[ATTEMPT]]
+        if run.production is not None:
+            work.close_stream(task)
         records = [ref.record for ref in run.nested]
         for record in records:
             self.refs.unpin(record)
-        held = self.refs.still_held(records)
-        if held:
-            result = _with(result, held=held)
-        limit = (task[EXTRA] or {}).get("max_calls")
-        if limit:
-            self.calls_of[task[2]] = count = self.calls_of.get(task[2], 0) + 1
-            if count >= limit:
-                result = _with(result, exiting=True)
-                self.exiting = True
-                self.hand_back()
-        self.cluster.oracle.ended(self, lease.owner, task, result)
-        self.marks[2] = run.sequence
-        took = self.net.now - run.began
-        lease.spent_ns += int(took * 1e9)
-        self.answer(lease, run.sequence, result)
-        self.running = None
-        self.queue.finish()
-        if took > FLUSH_AFTER_S or len(lease.ends) >= FLUSH_ENDS:
-            self.flush()
+        held = self.machine.still_held(records)
+        if held and result is not None:
+            result = with_extra(result, held=held)
+        if (task[EXTRA] or {}).get("max_calls") and result is not None:
+            result = work.count_run(task, result)
+        self.cluster.oracle.ended(self, run.lease.owner, task, result)
+        took_ns = int((self.net.now - run.began) * 1e9)
+        if run.outer is not None:
+            self.inside.finish(run.owned, result)
+            self.later(0.0, self._resume, run.outer)
+        elif run.group is None:
+            work.finish(result, took_ns)
+            self.wake()
+        else:
+            following = work.end_call(run.group, run.entry, result)
+            work.flush_after(run.lease, took_ns, following is None)
+            if following is not None:
+                self.start_call(run.group, following)
+            if work.stopping is not None:
+                self.wake()
         self.stir()
-        self.later(0.0, self._next)
-
-    # ------------------------------------------------------------ replies
-
-    def answer(self, lease: Lease, sequence: int, result: Any) -> None:
-        lease.ends.extend((sequence, result))
-        self.unsent[id(lease)] = lease
-
-    def flush(self) -> None:
-        for lease in list(self.unsent.values()):
-            if lease.ends:
-                taken, lease.ends = lease.ends, []
-                spent, lease.spent_ns = lease.spent_ns, 0
-                if self.actor is not None:
-                    self.send(lease.owner, m.CallsDone(self.actor.actor, lease.number, taken))
-                else:
-                    self.send(lease.owner, m.TasksDone(lease.number, taken, spent * 2 // len(taken)))
-            if lease is not self.lease:
-                self.unsent.pop(id(lease), None)
-
-    def hand_back(self) -> None:
-        if self.actor is None:
-            for lease, sequences in self.queue.hand_back().items():
-                self.send(lease.owner, m.HandBack(lease.number, sequences))
-        self.flush()
-
-    def _watchdog(self) -> None:
-        """One task seen twice in a row has run for long."""
-        if self.running is not None and self.running is self._watched:
-            self.hand_back()
-        self._watched = self.running
-        self._watching = self.running is not None or bool(self.queue.entries)
-        if self._watching:
-            self.later(HAND_BACK_AFTER_S, self._watchdog)
 
     def check(self) -> None:
         super().check()
-        self.queue.check()
-
-
-def _with(result: Any, **extra: Any) -> Any:
-    if type(result) is list and result and result[0] == 0:
-        result[2].update(extra)
-        return result
-    return [0, [result], extra]
+        self.work.check()
+        main = sum(run.group is None and run.outer is None for run in self.runs.values())
+        assert main == (self.work.queue.running is not None), "a task runs that the queue does not know"

@@ -34,7 +34,7 @@ class Interrupts:
     __slots__ = ("current", "wanted", "hit", "_loop", "_main", "_now", "_timer", "deferred", "_outer", "_later")
 
     def __init__(self, loop: Any, now: Any):
-        self.current: list[Any] | None = None
+        self.current: Any = None  # a task, or what stands for an item of a map
         self.wanted: tuple[bytes, int] | None = None
         self.hit: tuple[bytes, int] | None = None  # the interrupt that was raised last
         self._loop = loop
@@ -118,3 +118,18 @@ class Interrupts:
         """The task has ended: an interrupt that the loop recorded and has not raised is void."""
         self.deferred = False
         self._loop.forget_interrupt()
+
+
+class NoInterrupts:
+    """Stands for Interrupts on threads that cannot be interrupted."""
+
+    __slots__ = ("current",)
+
+    def __init__(self) -> None:
+        self.current: Any = None
+
+    def was_hit(self, task: list[Any]) -> bool:
+        return False
+
+
+NO_INTERRUPTS = NoInterrupts()  # asked only: a coroutine has no current task of a thread

@@ -1,7 +1,7 @@
 """Async actors: an asyncio loop on the main thread, with the mesh inside it.
 
-A call becomes an asyncio task when its concurrency group has room; until then it is an entry in a deque, not a
-coroutine that waits for a semaphore.  Replies of one turn of the loop go out together.
+A call becomes an asyncio task when its concurrency group has room (zray.worker.life); until then it is an entry, not
+a coroutine that waits for a semaphore.  Replies of one turn of the loop go out together.
 """
 
 from __future__ import annotations
@@ -11,38 +11,30 @@ import inspect
 import time
 import types
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
-from zray.errors import AsyncioActorExit
 from zray.worker import invoke
+from zray.worker.cancel import NO_INTERRUPTS
+from zray.worker.life import ActorLife, CallGroup
 from zray.worker.meshloop import new_event_loop
+from zray.worker.execution import Execution
 from zray.worker.queue import ATTEMPT, FUNCTION, RETURNS, TASK_ID, Entry
-
-
-class Group:
-    """A concurrency group: how many coroutines run, and what waits for room."""
-
-    __slots__ = ("calls", "size", "running", "waiting")
-
-    def __init__(self, size: int):
-        self.size = size
-        self.running = 0
-        self.calls: dict[tuple[bytes, int], list[Any]] = {}  # that run
-        self.waiting: deque[Entry] = deque()
+from zray.worker.results import DYNAMIC, STREAMING, cancelled, identity, task_name
 
 
 class Coroutines:
-    """The calls of one async actor.  ``incoming`` and ``wake`` are used under the lock, the rest on the main thread."""
+    """The calls of one async actor.  ``start_soon``, ``cancel`` and ``wake`` are used under the lock, the rest on the
+    main thread."""
 
-    def __init__(self, host: Any, sizes: dict[str, int]):
-        self.host = host
-        self.executor = host.executor
-        self.incoming: deque[Entry] = deque()
-        self.groups = {name: Group(size) for name, size in sizes.items()}
+    def __init__(self, executor: Execution, life: ActorLife, end_by: Callable[[BaseException, str], None]):
+        self.executor = executor
+        self.life = life
+        self.end_by = end_by
+        self.starting: deque[tuple[CallGroup, Entry]] = deque()
         self.running: dict[tuple[bytes, int], asyncio.Task[Any]] = {}
-        self.cancelled: set[tuple[bytes, int]] = set()
-        self.loop = new_event_loop(self.executor.loop, self._round)
+        self.cancelled: set[tuple[bytes, int]] = set()  # of those that are starting
+        self.loop = new_event_loop(executor.loop, self._round)
         self._done: asyncio.Event | None = None
         self._awake = False
         self._answered = False  # since the last round
@@ -56,7 +48,7 @@ class Coroutines:
         try:
             self.loop.run_until_complete(self._serve())
         except SystemExit as error:  # of a task that user code made: asyncio lets it out
-            self.host.end_by(error, f"an asyncio task of {self.host.class_name}")
+            self.end_by(error, f"an asyncio task of {self.life.class_name}")
         finally:
             self._ending = True
             pending = asyncio.all_tasks(self.loop)
@@ -94,52 +86,48 @@ class Coroutines:
     def _take(self) -> None:
         with self.executor.loop.lock:
             self._awake = False
-            entries = list(self.incoming)
-            self.incoming.clear()
-        for entry in entries:
-            group = self.groups.get(self.host.group_of(entry[2])) or self.groups[""]
-            if group.running < group.size:
-                self._start(group, entry)
+            starting = list(self.starting)
+            self.starting.clear()
+        if self.life.leaving is not None:
+            starting = []  # nothing more starts
+        for group, entry in starting:
+            call = identity(entry[2])
+            if self.cancelled and call in self.cancelled:
+                self.cancelled.discard(call)
+                self._end(group, entry, cancelled(entry[2], self._name(entry[2])))
             else:
-                group.waiting.append(entry)
+                self._start(group, entry)
         self._maybe_done()
 
     def _maybe_done(self) -> None:
-        if self.executor.stopping is None or self._done is None:
-            return
-        if self.host.leaving is not None or not (self.running or self.incoming):
+        if self._done is not None and self.executor.machine.calls_are_over():
             self._done.set()
 
-    def _start(self, group: Group, entry: Entry) -> None:
-        identity = invoke.identity(entry[2])
-        if self.cancelled and identity in self.cancelled:
-            self.cancelled.discard(identity)
-            self._end(entry, invoke.cancelled(entry[2], self._name(entry[2])))
-            return
-        group.running += 1
-        group.calls[identity] = entry[2]
-        self.running[identity] = self.loop.create_task(self._call(group, entry))
+    def _start(self, group: CallGroup, entry: Entry) -> None:
+        self.running[identity(entry[2])] = self.loop.create_task(self._call(group, entry))
 
     def _name(self, task: list[Any]) -> str:
-        return invoke.task_name(task, f"{self.host.class_name}.{task[FUNCTION]}")
+        return task_name(task, f"{self.life.class_name}.{task[FUNCTION]}")
 
-    async def _call(self, group: Group, entry: Entry) -> None:
+    async def _call(self, group: CallGroup, entry: Entry) -> None:
         lease, _, task = entry
         started = time.perf_counter_ns()
+        result = None
         try:
             result = await self._result(lease, task)
             self.executor.events.add(task, self._name(task), started, result)
         finally:
-            identity = invoke.identity(task)
-            self.running.pop(identity, None)
-            group.calls.pop(identity, None)
-            group.running -= 1
-        if result is not None:
-            self._end(entry, result)
-        while group.waiting and group.running < group.size:
-            self._start(group, group.waiting.popleft())
-        if self.executor.stopping is not None:
-            self._maybe_done()
+            self.running.pop(identity(task), None)
+            self._end(group, entry, result)
+        self._maybe_done()
+
+    def _end(self, group: CallGroup, entry: Entry, result: Any) -> None:
+        """The call has ended, and the next one of its group starts."""
+        with self.executor.loop.lock:
+            following = self.executor.machine.end_call(group, entry, result)
+        self._answered = True
+        if following is not None:
+            self._start(group, following)
 
     async def _result(self, lease: Any, task: list[Any]) -> Any:
         executor = self.executor
@@ -151,12 +139,9 @@ class Coroutines:
         except asyncio.CancelledError:
             if self._ending:
                 return None  # nobody cancelled it: its caller learns how the actor ended
-            value = invoke.cancelled(task, name)
-        except (SystemExit, AsyncioActorExit) as error:
-            self.host.end_by(error, name)
-            return None
+            value = cancelled(task, name)
         except BaseException as error:
-            value = invoke.failure(error, name)
+            value = executor.failed(error, task, name, NO_INTERRUPTS)
         return executor.closing(task, value, borrowed)
 
     def _fields(self, lease: Any, task: list[Any], name: str) -> dict[str, Any]:
@@ -170,52 +155,33 @@ class Coroutines:
         del args, kwargs
         if inspect.isawaitable(value):
             value = await value
-        if task[RETURNS] == invoke.STREAMING:
+        if task[RETURNS] == STREAMING:
             return await executor.streams.run_async(task, value, lease)
-        if task[RETURNS] == invoke.DYNAMIC:
+        if task[RETURNS] == DYNAMIC:
             return invoke.dynamic(executor.rt, value, task)
         return invoke.returns(executor.rt, value, task, name)
 
-    def _end(self, entry: Entry, result: Any) -> None:
-        lease, sequence, _ = entry
-        lease.ends.extend((sequence, result))
-        self.executor.unsent[id(lease)] = lease
-        self._answered = True
-
     # ------------------------------------------------------------ under the lock
 
-    def drop_queued(self) -> None:
-        """What has not started never will."""
-        self.incoming.clear()
-        for group in self.groups.values():
-            group.waiting.clear()
+    def start_soon(self, group: CallGroup, entry: Entry) -> None:
+        """The machine has let this call start."""
+        self.starting.append((group, entry))
+        self.wake()
 
-    def cancel(self, task: bytes, attempt: int) -> bool:
-        identity = (task, attempt)
-        if identity in self.running:
-            self.loop.call_soon_threadsafe(self._cancel, identity)
+    def cancel(self, call: tuple[bytes, int]) -> bool:
+        """Cancel a call that runs, or that is starting."""
+        if call in self.running:
+            self.loop.call_soon_threadsafe(self._cancel, call)
             return True
-        waiting = list(self.incoming)
-        for group in self.groups.values():
-            waiting += group.waiting
-        if any(invoke.identity(entry[2]) == identity for entry in waiting):
-            self.cancelled.add(identity)
-            self.loop.call_soon_threadsafe(self._cancel_waiting)
+        if any(identity(entry[2]) == call for _, entry in self.starting):
+            self.cancelled.add(call)
             return True
         return False
 
-    def _cancel(self, identity: tuple[bytes, int]) -> None:
-        running = self.running.get(identity)
+    def _cancel(self, call: tuple[bytes, int]) -> None:
+        running = self.running.get(call)
         if running is not None:
             running.cancel()
-
-    def _cancel_waiting(self) -> None:
-        """Answer cancelled calls that wait for room, in place."""
-        for group in self.groups.values():
-            for entry in [e for e in group.waiting if invoke.identity(e[2]) in self.cancelled]:
-                group.waiting.remove(entry)
-                self.cancelled.discard(invoke.identity(entry[2]))
-                self._end(entry, invoke.cancelled(entry[2], self._name(entry[2])))
 
 
 @types.coroutine

@@ -21,9 +21,12 @@ import sys
 import threading
 import traceback
 import weakref
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zray.worker.process import flush_output
+
+if TYPE_CHECKING:
+    from zray.worker.actors import ActorHost
 
 # The time for all of it, as in Ray (actor_graceful_shutdown_timeout_ms): enough to write a large checkpoint, and a
 # handler that hangs holds the resources of its actor no longer.
@@ -38,7 +41,7 @@ def exit_code(error: SystemExit) -> int:
     return 1
 
 
-def run_exit_handlers(host: Any, what: str) -> None:
+def run_exit_handlers(host: ActorHost | None, what: str) -> None:
     """On the main thread, once nothing else runs; ``host`` is the ActorHost or None."""
     timer = threading.Timer(EXIT_HANDLERS_S, _overdue, (what,))
     timer.daemon = True
@@ -52,7 +55,7 @@ def run_exit_handlers(host: Any, what: str) -> None:
     timer.cancel()
 
 
-def _end_instance(host: Any) -> weakref.ref[Any] | None:
+def _end_instance(host: ActorHost) -> weakref.ref[Any] | None:
     """Let go of the instance; a reference to it that finds it where others have kept it."""
     instance = host.instance
     shutdown = getattr(type(instance), "__ray_shutdown__", None)

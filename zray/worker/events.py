@@ -13,8 +13,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from zray.messages import FAILED, EventReport
+from zray.messages import EventReport
+from zray.worker.ports import CoreProcess
 from zray.worker.queue import ATTEMPT, TASK_ID
+from zray.worker.results import succeeded
 
 REPORT_EVERY_S = 0.1
 
@@ -22,9 +24,9 @@ REPORT_EVERY_S = 0.1
 class TaskEvents:
     """Events of one worker."""
 
-    __slots__ = ("pending", "room", "queued", "_rt", "_ran", "_told", "_told_queued", "_timer", "_running", "long")
+    __slots__ = ("pending", "room", "queued", "_rt", "_ran", "_told", "_told_queued", "_timer", "_running", "_open")
 
-    def __init__(self, rt: Any):
+    def __init__(self, rt: CoreProcess):
         self.room = int(rt.config.task_events_per_s_max * REPORT_EVERY_S)
         self.pending: list[tuple[Any, ...]] = []  # (task id, attempt, name, started ns, ended ns, result or ok, count)
         self.queued: Callable[[], list[Any]] = list  # of an actor: [[name, count], ...] of the calls that wait
@@ -33,21 +35,25 @@ class TaskEvents:
         self._ran = 0
         self._told = 0  # recorded, or reported as dropped
         self._timer: Any = None
-        self._running: Any = None
-        self.long: Any = None  # the task that runs_long was told of last
+        self._running: list[tuple[bytes, int, str, int]] = []  # (task, attempt, name, since) of those to be reported
+        self._open: set[tuple[bytes, int]] = set()  # calls that were reported as running
 
     def add(self, task: list[Any], name: str, started_ns: int, result: Any, count: int = 1) -> None:
         """A call has ended that the hot path of the executor did not record itself."""
-        if len(self.pending) < self.room:
-            ok = result if type(result) is bool else type(result) is not list or result[0] != FAILED
-            self.pending.append((task[TASK_ID], task[ATTEMPT], name, started_ns, time.perf_counter_ns(), ok, count))
+        call = task[TASK_ID], task[ATTEMPT]
+        if len(self.pending) < self.room or call in self._open:
+            self._open.discard(call)
+            ok = result if type(result) is bool else succeeded(result)
+            self.pending.append((*call, name, started_ns, time.perf_counter_ns(), ok, count))
 
-    def runs_long(self, task: list[Any], name: str, since_ns: int) -> None:
+    def runs_long(self, task: list[Any], name: str, since_ns: int, side_by_side: bool) -> None:
         """The watchdog sees that a task is running (under the lock)."""
-        self.long = task
-        if self.room:
-            self._running = task, name, since_ns  # of one that was to be reported and has ended, the end is
-            self.arm(0)
+        if not self.room:
+            return
+        if side_by_side:
+            self._open.add((task[TASK_ID], task[ATTEMPT]))
+        self._running.append((task[TASK_ID], task[ATTEMPT], name, since_ns))
+        self.arm(0)
 
     def arm(self, ran: int) -> None:
         """``ran`` tasks have been answered: see that what is pending is reported (under the lock)."""
@@ -69,10 +75,10 @@ class TaskEvents:
         pid = os.getpid()
         events = [[name, task, pid, wall + started / 1e9, wall + ended / 1e9, ok, attempt, n]
                   for task, attempt, name, started, ended, ok, n in taken]
-        running, self._running = self._running, None
-        if running is not None and not any(event[0] == running[0][TASK_ID] for event in taken):
-            task, name, since = running
-            events.append([name, task[TASK_ID], pid, wall + since / 1e9, 0.0, True, task[ATTEMPT], 1])
+        running, self._running = self._running, []
+        ended = {event[0] for event in taken} if running else ()  # of one that has ended since, the end is reported
+        events += [[name, task, pid, wall + since / 1e9, 0.0, True, attempt, 1]
+                   for task, attempt, name, since in running if task not in ended]
         self._told += sum(event[6] for event in taken)
         dropped = max(0, self._ran - self._told)
         self._told += dropped

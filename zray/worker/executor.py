@@ -1,11 +1,8 @@
-"""Runs what owners push: the main thread of a worker process.
+"""Runs what owners push: the main thread of a worker process, around the WorkerMachine (zray.worker.machine).
 
-The main thread waits in the loop (polling the sockets itself), takes entries from the queue, runs them, and gathers
-the replies per lease.  They are sent when the queue is empty, when the last task took over a millisecond, when enough
-of them have piled up, when the running task blocks in ``get``, and by the watchdog when the running task is long.
-
-Handlers run under the loop's lock on whichever thread polls.  The main thread starts tasks without it (see
-zray.worker.queue), and takes it to send.
+The main thread waits in the loop (polling the sockets itself), takes entries from the queue, and runs them.  The
+machine decides what becomes of messages and replies; it is called under the loop's lock, by whichever thread polls.
+The main thread starts tasks without the lock (see zray.worker.queue), and takes it to send.
 """
 
 from __future__ import annotations
@@ -15,37 +12,32 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from functools import partial
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from zray import serialization
 from zray.errors import AsyncioActorExit
-from zray.messages import (
-    FAILED, ActorInit, Blocked, CallsDone, CancelTask, FunctionDef, HandBack, JobOver, LeaseOpen, PushCalls, PushMap,
-    PushTasks, StreamAck, TasksDone, WorkerExit,
-)
+from zray.messages import FAILED, JobConfig
 from zray.transport.loop import Waiter
-from zray.worker import invoke
+from zray.worker import invoke, results
 from zray.worker.cancel import Interrupts
 from zray.worker.ends import exit_code
 from zray.worker.events import TaskEvents
+from zray.worker.execution import Generators
 from zray.worker.functions import FunctionCache
 from zray.worker.inline import Inline
+from zray.worker.life import CallGroup
+from zray.worker.machine import CALLS_LOOK_S, END, FLUSH_AFTER_NS, FLUSH_ENDS, HAND_BACK_AFTER_S, WAIT, WorkerMachine
 from zray.worker.maps import MapRunner
 from zray.worker.places import Place, place_of, queued
-from zray.worker.queue import ATTEMPT, EXTRA, FUNCTION, RETURNS, TASK_ID, Chunk, Lease, TaskQueue
+from zray.worker.ports import CoreProcess, Surroundings
+from zray.worker.queue import ATTEMPT, EXTRA, FUNCTION, RETURNS, TASK_ID, Entry, Lease
 from zray.worker.streams import Streams
 
-# Replies gathered before they are sent while more tasks wait: a quarter of the default run-ahead, so that the owner
-# pushes the next batch while this one runs.
-FLUSH_ENDS = 64 * 2
-# A task this long is followed by a flush: its reply must not wait for the next one.
-FLUSH_AFTER_NS = 1_000_000
-# A task that has run this long gives away what waits behind it.
-HAND_BACK_AFTER_S = 0.005
-# A chunk of a map is cut to run for some milliseconds; one that turns out much longer gives its rest away.
-CHUNK_TICKS = 5
-CANCELS_KEPT = 1024
+if TYPE_CHECKING:
+    from zray.worker.actors import ActorHost
+
 # What a run changes of the context: put back when another run is nested in it or interleaved with it.
 CONTEXT_FIELDS = ("task", "attempt", "task_name", "receiver", "prefix_of", "prefix", "counter")
 
@@ -53,184 +45,94 @@ CONTEXT_FIELDS = ("task", "attempt", "task_name", "receiver", "prefix_of", "pref
 class Executor:
     """The executing half of a worker's Runtime; ``rt.executor`` once :meth:`install` has run."""
 
-    def __init__(self, rt: Any):
+    def __init__(self, rt: CoreProcess, surroundings: Surroundings):
         self.rt = rt
         self.loop = rt.loop
-        self.queue = TaskQueue()
+        self.surroundings = surroundings
         self.functions = FunctionCache(rt.fetch_function)
         self.table: dict[Any, Any] = self.functions.table
         self.interrupts = Interrupts(rt.loop, time.monotonic)
         self.events = TaskEvents(rt)
-        self.streams = Streams(self)
-        self.maps = MapRunner(self)
-        self.actor: Any = None
-        self.lease: Lease | None = None  # the lease of the task that runs, or ran last
-        self.unsent: dict[int, Lease] = {}  # leases that may have replies to send, by id()
-        self.cancels: dict[tuple[bytes, int], bool] = {}  # asked for before their task was seen here
-        self.calls: dict[bytes, int] = {}  # starts of functions with max_calls
-        self.employed = True  # False: its job is not known yet, and nothing may run before
-        self.stopping: str | None = None
+        self.actor: ActorHost | None = None
         self.release: Waiter | None = None  # an actor that said that it ends: until the node has heard so
-        self.exiting = False  # announced to the owner: max_calls is used up
-        self._idle: Waiter | None = None  # what the main thread waits on, while it waits
-        self._becoming: ActorInit | None = None
-        self._blocked = 0
-        self.inline = Inline(self)
-        self._watch: Any = None
-        self._watched: tuple[Any, int] = (None, 0)
-        self._ticks = 0
-        self.on_lease: Any = None  # main.py: the process takes on the lease's environment
-        self.on_actor: Any = None  # the same for an actor
-        self.on_system_exit: Any = None  # a task ends the process; does not return
         self.forked = False  # this is a child of the worker, made by user code
+        self._idle: Waiter | None = None  # what the main thread waits on, while it waits
+        self.machine = WorkerMachine(rt.node, rt.marks, rt.send, self)
+        self.queue = self.machine.queue
+        self.cancels = self.machine.cancels
+        self.streams: Generators = Streams(self)
+        self.maps = MapRunner(self)
+        self.inline = Inline(self)
 
     def install(self) -> None:
         """Register the handlers."""
-        handlers = self.rt.handlers
-        handlers[LeaseOpen.CODE] = self.on_lease_open
-        handlers[FunctionDef.CODE] = self.on_function
-        handlers[PushTasks.CODE] = self.on_push
-        handlers[PushMap.CODE] = self.on_push_map
-        handlers[CancelTask.CODE] = self.on_cancel
-        handlers[StreamAck.CODE] = self.streams.on_ack
-        handlers[ActorInit.CODE] = self.on_actor_init
-        handlers[PushCalls.CODE] = self.on_calls
-        handlers[WorkerExit.CODE] = self.on_exit
-        handlers[JobOver.CODE] = lambda peer, message: self.events.flush(always=True)
-        self.rt.executor = self
-        self.rt.submitter.cancel_inline = self.inline.cancel
+        self.rt.employ(self)
         self.interrupts.install()
 
-    # ------------------------------------------------------------ handlers, under the lock
-
-    def on_lease_open(self, peer: bytes, message: LeaseOpen) -> None:
-        self.queue.open(peer, message.lease, message.assigned, message.env)
-
-    def on_function(self, peer: bytes, message: FunctionDef) -> None:
-        self.functions.define(message.key, message.blob, message.name)
-
-    def on_push(self, peer: bytes, message: PushTasks) -> None:
-        self.queue.push(peer, message.lease, message.first, message.tasks)
-        self.wake()
-
-    def on_push_map(self, peer: bytes, message: PushMap) -> None:
-        chunk = Chunk(message.task, message.attempt, message.function, message.first, message.count, message.items,
-                      message.star)
-        self.queue.push_chunk(peer, message.lease, chunk)
-        self.wake()
-
-    def on_actor_init(self, peer: bytes, message: ActorInit) -> None:
-        if self.actor is None and self._becoming is None:
-            self._becoming = message
-            self.wake()
-
-    def on_calls(self, peer: bytes, message: PushCalls) -> None:
-        if self.actor is not None:
-            self.actor.on_push(peer, message)
-
-    def on_cancel(self, peer: bytes, message: CancelTask) -> None:
-        if message.recursive:
-            self.rt.cancel_children(message.task)
-        if self.actor is not None and self.actor.cancel(message.task, message.attempt):
-            return
-        place = self.queue.cancel(message.task, message.attempt)
-        if place is not None:
-            lease, sequence = place
-            lease.ends.extend((sequence, [invoke.FAILED, "cancelled", {"task": message.task}]))
-            self.unsent[id(lease)] = lease
-            self.flush()
-            return
-        if self.actor is None and self.interrupts.request(message.task, message.attempt):
-            return
-        running = self.queue.running
-        if running is not None and type(running[2]) is list and running[2][TASK_ID] == message.task:
-            # Between its start and its call, or between its call and its end: the executor looks before the call.
-            self.cancels[message.task, message.attempt] = True
-        elif running is None or type(running[2]) is not Chunk:
-            self.cancels[message.task, message.attempt] = True
-        while len(self.cancels) > CANCELS_KEPT:
-            del self.cancels[next(iter(self.cancels))]
-
-    def on_exit(self, peer: bytes, message: WorkerExit) -> None:
-        if self.actor is None and self.rt.owner_busy():
-            return  # others hold what this process owns; the node asks again
-        if self.release is not None:
-            self.loop.notify(self.release)
-        self.stop(message.reason or "asked to exit")
-
-    def stop(self, reason: str) -> None:
-        """Leave ``run_forever`` when what is queued has run.  Any thread."""
-        with self.loop.lock:
-            if self.stopping is None:
-                self.stopping = reason
-            if self.actor is not None:
-                self.actor.wake()
-            self.wake()
+    # ------------------------------------------------------------ the machine's Runner, under the lock
 
     def wake(self) -> None:
-        """There is something in the queue: get the main thread going, and watch that it does not get stuck."""
         idle = self._idle
         if idle is not None:
             self._idle = None
             self.loop.notify(idle)
-        if self._watch is None:
-            self._watched = (None, 0)
-            self._ticks = 0
-            self._watch = self.loop.call_at(time.monotonic() + HAND_BACK_AFTER_S, self._tick)
+        if self.actor is not None:
+            self.actor.wake()
 
-    def _tick(self) -> None:
-        """Watchdog, on the thread that polls: one task seen twice in a row has run for HAND_BACK_AFTER_S.
+    def start_call(self, group: CallGroup, entry: Entry) -> None:
+        assert self.actor is not None
+        self.actor.start_call(group, entry)
 
-        In a chunk of a map the item counts, and the chunk as a whole after CHUNK_TICKS.
-        """
-        self._watch = None
-        running = self.queue.running
-        seen = (running, self.rt.marks[1])
-        self._ticks = self._ticks + 1 if running is not None and running is self._watched[0] else 0
-        if running is not None and (seen == self._watched or self._ticks >= CHUNK_TICKS):
-            self.hand_back()
-            if type(running[2]) is list and running[2] is not self.events.long:
-                since = time.perf_counter_ns() - int(HAND_BACK_AFTER_S * 1e9)
-                self.events.runs_long(running[2], self.name_of(running[2]), since)
-        self._watched = seen
-        if running is not None or self.queue.entries:
-            self._watch = self.loop.call_at(time.monotonic() + HAND_BACK_AFTER_S, self._tick)
+    def later(self, seconds: float, action: Callable[[], None]) -> object:
+        return self.loop.call_at(time.monotonic() + seconds, action)
 
-    def hand_back(self) -> None:
-        """Send what is finished, give back what has not started.  Under the lock."""
-        if self.actor is None and (self.queue.entries or self._running_chunk()):
-            for lease, sequences in self.queue.hand_back().items():
-                self.rt.send(lease.owner, HandBack(lease.number, sequences))
-        self.flush()
+    def kick(self) -> None:
         self.loop.kick()
 
-    def _running_chunk(self) -> bool:
-        running = self.queue.running
-        return running is not None and type(running[2]) is Chunk
+    def interrupt(self, task: bytes, attempt: int) -> bool:
+        if self.actor is not None:
+            return self.actor.interrupt(task, attempt)
+        return self.interrupts.request(task, attempt)
 
-    # ------------------------------------------------------------ replies
+    def define(self, key: bytes, blob: bytes, name: str) -> None:
+        self.functions.define(key, blob, name)
+
+    def take_on_job(self, message: JobConfig) -> None:
+        self.surroundings.on_job(message)
+
+    def cancel_children(self, task: bytes) -> None:
+        self.rt.cancel_children(task)
+
+    def owner_busy(self) -> bool:
+        return self.rt.owner_busy()
+
+    def answered(self, count: int) -> None:
+        self.events.arm(count)
+
+    def runs_long(self, task: list[Any]) -> None:
+        beside = self.queue.running is None
+        since = time.perf_counter_ns() - int((CALLS_LOOK_S if beside else HAND_BACK_AFTER_S) * 1e9)
+        self.events.runs_long(task, self.name_of(task), since, beside)
+
+    def report(self) -> None:
+        self.events.flush(always=True)
+
+    def released(self) -> None:
+        if self.release is not None:
+            self.loop.notify(self.release)
+
+    # ------------------------------------------------------------ any thread
+
+    def stop(self, reason: str) -> None:
+        """Leave ``run_forever`` when what is queued has run."""
+        with self.loop.lock:
+            self.machine.stop(reason)
 
     def flush(self) -> None:
-        """Send all replies gathered so far.  Under the lock; the main thread may be adding to the lists."""
+        """Send all replies gathered so far.  Under the lock."""
         if self.forked:
             os._exit(0)  # a child that user code forked came back from the task: it has no business here
-        if not self.unsent:
-            return
-        for lease in list(self.unsent.values()):
-            ends = lease.ends
-            count = len(ends)
-            if count:
-                self.events.arm(count // 2)
-                taken = ends[:count]
-                del ends[:count]
-                spent, lease.spent_ns = lease.spent_ns, 0
-                if self.actor is not None:
-                    self.actor.keep(lease, taken)
-                    self.rt.send(lease.owner, CallsDone(self.actor.id, lease.number, taken))
-                else:
-                    self.rt.send(lease.owner, TasksDone(lease.number, taken, spent * 2 // count))
-            if lease is not self.lease:
-                self.unsent.pop(id(lease), None)
+        self.machine.flush()
 
     def _flush_now(self) -> None:
         with self.loop.lock:
@@ -241,22 +143,23 @@ class Executor:
 
     def run_forever(self) -> None:
         """Wait, run, reply, until :meth:`stop`; then everything queued has run and every reply is with the loop."""
+        machine = self.machine
         while True:
             try:
-                if self.employed:
-                    if self._becoming is not None:
+                if machine.employed:
+                    if machine.becoming is not None:
                         self._become_actor()
                     self.run_queued()
                     if self.actor is not None and self.actor.main_loop is not None:
                         self.actor.main_loop()
                 with self.loop.lock:
-                    self.flush()
-                    if self.employed:
-                        if self.queue.entries or (self._becoming is not None and self.actor is None):
-                            continue
-                        self.cancels.clear()
-                    if self.stopping is not None or self.exiting:
+                    if self.forked:
+                        self.flush()
+                    following = machine.pause()
+                    if following == END:
                         break
+                    if following != WAIT:
+                        continue
                     idle = self._idle = Waiter()
                 self.loop.wait(idle, None)
             except KeyboardInterrupt:
@@ -264,21 +167,22 @@ class Executor:
                 self.interrupts.current = None
                 self.queue.running = None
         if self.actor is not None:
-            self.actor.finish()
+            self.actor.join()
+            with self.loop.lock:
+                self.release = Waiter()
+                self.machine.announce_end()
 
     def _become_actor(self) -> None:
         from zray.worker.actors import ActorHost
 
-        message, self._becoming = self._becoming, None
+        message = self.machine.becoming
         assert message is not None
-        host = ActorHost(self, message)
         self.table = {}
         with self.loop.lock:
-            self.actor = host
-            self.events.queued = partial(queued, self)
-            self.queue.forget_leases()
-        if self.on_actor is not None:
-            self.on_actor(message)
+            life = self.machine.become_actor()
+            host = self.actor = ActorHost(self, message, life)
+            self.events.queued = partial(queued, self.machine, self.name_of)
+        self.surroundings.on_actor(message)
         host.start()
 
     def run_queued(self) -> None:
@@ -346,7 +250,7 @@ class Executor:
                     interrupts.forget()
             except KeyboardInterrupt:  # asked for in the user's code, raised just behind it
                 interrupts.current = None
-                result = invoke.cancelled(task, "")
+                result = results.cancelled(task, "")
             marks[2] = sequence
             if result is not None:
                 ends.extend((sequence, result))
@@ -366,17 +270,10 @@ class Executor:
         """The next task belongs to another lease than the last."""
         self.rt.context.receiver = lease.owner
         with self.loop.lock:
-            self.unsent[id(lease)] = lease
-            if lease is self.lease:
-                return
-            if self.actor is None:
-                marks = self.rt.marks
-                marks[1] = marks[2] = 0
-                marks[0] = lease.number
-                self.rt.context.assigned = lease.assigned
-            self.lease = lease
-        if self.actor is None and self.on_lease is not None:
-            self.on_lease(lease)
+            other = self.machine.enter(lease)
+        if other and self.actor is None:
+            self.rt.context.assigned = lease.assigned
+            self.surroundings.on_lease(lease)
 
     # ------------------------------------------------------------ one task, the general way
 
@@ -388,20 +285,20 @@ class Executor:
         try:
             name = self.name_of(task)
             if self.cancels and self.cancels.pop((task[TASK_ID], task[ATTEMPT]), False):
-                return invoke.cancelled(task, name)
+                return results.cancelled(task, name)
             context = self.rt.context
             context.task, context.attempt, context.task_name = task[TASK_ID], task[ATTEMPT], name
             context.receiver = lease.owner
             interrupts.current = task
             function, short = self.table.get(task[FUNCTION]) or self.load(task[FUNCTION])
-            name = context.task_name = invoke.task_name(task, short)
+            name = context.task_name = results.task_name(task, short)
             args, kwargs = invoke.arguments(self.rt, task, borrowed.append)
             value = function(*args, **kwargs)
             args = kwargs = None
             count = task[RETURNS]
-            if count == invoke.STREAMING:
+            if count == results.STREAMING:
                 result = self.streams.run(task, value, lease)
-            elif count == invoke.DYNAMIC:
+            elif count == results.DYNAMIC:
                 result = invoke.dynamic(self.rt, value, task)
             else:
                 interrupts.current = None
@@ -424,14 +321,14 @@ class Executor:
         if known:
             short = known[1]
         elif self.actor is not None:
-            short = f"{self.actor.class_name}.{task[FUNCTION]}"
+            short = f"{self.actor.life.class_name}.{task[FUNCTION]}"
         else:
             short = self.functions.names.get(task[FUNCTION], "")
-        return invoke.task_name(task, short)
+        return results.task_name(task, short)
 
     def place_of(self, task: bytes) -> Place | None:
         """See zray.worker.places."""
-        return place_of(self, task)
+        return place_of(self.machine, self.name_of, task)
 
     def closing(self, task: list[Any], result: Any, borrowed: list[Any]) -> Any:
         """The result, with the references that this process still holds, and the end of a process with max_calls.
@@ -444,16 +341,11 @@ class Executor:
             with self.loop.lock:
                 held = self.rt.still_held(records)
             if held and result is not None:
-                result = invoke.with_extra(result, held=held)
+                result = results.with_extra(result, held=held)
         extra = task[EXTRA]
         if extra is not None and extra.get("max_calls") and result is not None:
-            key = task[FUNCTION]
-            self.calls[key] = started = self.calls.get(key, 0) + 1
-            if started >= extra["max_calls"]:
-                result = invoke.with_extra(result, exiting=True)
-                with self.loop.lock:
-                    self.exiting = True
-                    self.hand_back()
+            with self.loop.lock:
+                result = self.machine.count_run(task, result)
         return result
 
     def failed(self, error: BaseException, task: list[Any], name: str, interrupts: Any = None) -> Any:
@@ -463,12 +355,12 @@ class Executor:
         if self.actor is not None and isinstance(error, (SystemExit, AsyncioActorExit)):
             self.actor.end_by(error, name)
             return None
-        if isinstance(error, SystemExit) and self.on_system_exit is not None:
+        if isinstance(error, SystemExit):
             with self.loop.lock:
-                self.hand_back()
-            return self.on_system_exit(exit_code(error))  # what runs counts as lost with the process
+                self.machine.hand_back()
+            self.surroundings.end(exit_code(error))  # what runs counts as lost with the process
         if isinstance(error, KeyboardInterrupt) and (interrupts or self.interrupts).was_hit(task):
-            return invoke.cancelled(task, name)
+            return results.cancelled(task, name)
         return invoke.failure(error, name)
 
     # ------------------------------------------------------------ blocked in get or wait
@@ -481,22 +373,13 @@ class Executor:
                 self.flush()  # a thread of an actor: the others run on
             return False
         with self.loop.lock:
-            self._blocked += 1
-            if self._blocked == 1:
-                self.hand_back()
-                self.rt.send(self.rt.node, Blocked(True))
+            self.machine.block()
         return True
 
     def on_unblocked(self) -> None:
-        if threading.current_thread() is not threading.main_thread():
-            return
-        with self.loop.lock:
-            if self._blocked == 0:
-                return
-            self._blocked -= 1
-            if self._blocked == 0:
-                self.rt.send(self.rt.node, Blocked(False))
-                self.loop.kick()
+        if threading.current_thread() is threading.main_thread():
+            with self.loop.lock:
+                self.machine.unblock()
 
     # ------------------------------------------------------------ run inline what the task waits for
 
@@ -514,7 +397,7 @@ class Executor:
             try:
                 result = self.run_one(task, Lease(self.rt.incarnation, 0), interrupts)
             except KeyboardInterrupt:  # asked for in the user's code, raised just behind it
-                result = invoke.cancelled(task, "")
+                result = results.cancelled(task, "")
             if interrupts.deferred:
                 interrupts.forget()
             return result

@@ -3,13 +3,8 @@
 A worker that blocks in ``get`` lends its CPU, and somebody else's process runs the dependency: a recursion would fill
 the node with blocked workers.  When the missing value is that of a task of this very process which nobody has started,
 the waiting thread runs it itself.  Only the exact dependency (anything else could wait for what the caller holds), and
-only where a separate process would behave alike:
-
-    same resources, environment and strategy   it may use what the caller was granted, and nothing else
-    no GPU, one return, no max_calls           nothing that needs a process of its own
-    retries left on both sides                 a crash charges the caller's attempt too
-    get without a time-out                     nothing here could keep it
-    not inside ``with`` or ``try``             see below
+only where a separate process would behave alike: zray.worker.nesting has the conditions, and ``get`` must have no
+time-out, which nothing here could keep, and not stand inside ``with`` or ``try``.
 
 A caller that holds a ``threading.Lock`` would meet it again in the task, which in its own process has a lock of its
 own.  Python does not say who holds a lock; but a lock that is held across a call is, in all but name, always released
@@ -23,17 +18,12 @@ from __future__ import annotations
 import sys
 import threading
 from types import CodeType, FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from zray.owner.records import QUEUED, Entry, Task
-from zray.sched.resources import GPU, UNIT
-from zray.worker.queue import EXTRA, Chunk
+from zray.owner.records import Task
+from zray.worker.execution import Execution
+from zray.worker.nesting import NestedTasks
 
-if TYPE_CHECKING:
-    from zray.worker.executor import Executor
-
-# One level costs about ten frames of zray; the interpreter's limit is raised by what is in use already.
-DEPTH_MAX = 32
 OWN_FRAMES = 16
 # Names in a code object that tell of a lock taken without a block around it.
 LOCK_NAMES = frozenset(("acquire", "enter_context", "enter_async_context", "__enter__"))
@@ -43,22 +33,19 @@ PLACES_MAX = 4096
 class Inline:
     """Inline execution for one Executor."""
 
-    def __init__(self, executor: Executor):
+    def __init__(self, executor: Execution):
         self.executor = executor
-        self.depth = 0
-        self.ran = 0
+        self.nested = NestedTasks(executor.machine, executor.rt.submitter)
         self._places: dict[tuple[CodeType, int], bool] = {}
 
     def run_missing(self, records: Any) -> None:
         """Called by ``get`` before it waits for these records: run those whose tasks nobody has started."""
-        if not self._possible():
+        if self.executor.forked or threading.current_thread() is not threading.main_thread() \
+                or not self.nested.is_possible():
             return
         frames = 0
         for record in records:
-            while record.value is None and type(record) is Entry:
-                task = record.task
-                if type(task) is not Task or task.state != QUEUED or not self._fits(task):
-                    break
+            while (task := self.nested.task_of(record)) is not None:
                 if not frames:
                     frames = self._frames_in_use(sys._getframe(1))
                     if not frames:
@@ -66,51 +53,20 @@ class Inline:
                 if not self._run(task, frames):
                     break  # somebody was faster
 
-    def _possible(self) -> bool:
-        """Whether the caller is a task that may lend its stack."""
-        executor = self.executor
-        if executor.actor is not None or self.depth >= DEPTH_MAX or executor.lease is None or executor.forked:
-            return False
-        running = executor.queue.running
-        if running is None or type(running[2]) is Chunk or threading.current_thread() is not threading.main_thread():
-            return False
-        extra = running[2][EXTRA]
-        return not (extra and extra.get("last_attempt"))
-
-    def _fits(self, task: Task) -> bool:
-        key = task.key
-        if key is None or task.nret != 1 or task.stream is not None or task.cancelling or task.retries == 0:
-            return False
-        if task.extra and task.extra.get("max_calls"):
-            return False
-        lease = self.executor.lease
-        assert lease is not None
-        demand = {name: units / UNIT for name, units in key.demand.items()}
-        return GPU not in demand and demand == lease.assigned.get("resources") and key.env == lease.env \
-            and _same_place(key.strategy, lease.assigned.get("group"))
-
     def _run(self, task: Task, frames: int) -> bool:
-        executor = self.executor
-        submitter = executor.rt.submitter
-        fn = task.fn
+        executor, fn = self.executor, task.fn
         with executor.loop.lock:
-            if not submitter.take_queued(task):
+            wire = self.nested.take(task)
+            if wire is None:
                 return False
             executor.functions.define(fn.key, fn.blob, fn.name)
-            extra = task.extra
-            if task.deps is not None:
-                extra = {**(extra or {}), "deps": [record.value for record in task.deps]}
-            submitter.inline.append(task)
-        wire = [task.tid, task.attempt, fn.key, task.args, task.nret, extra]
-        self.depth += 1
-        self.ran += 1
         try:
             result = executor.run_inline(wire, frames=frames + OWN_FRAMES)
-        finally:
-            self.depth -= 1
+        except BaseException:
+            self.nested.depth -= 1
+            raise
         with executor.loop.lock:
-            submitter.inline.remove(task)
-            submitter.finish(task, result, None)
+            self.nested.finish(task, result)
         executor.interrupts.resume()
         return True
 
@@ -144,14 +100,6 @@ class Inline:
             known = not LOCK_NAMES.isdisjoint(code.co_names) or in_protected_block(code, at)
             self._places[place] = known
         return known
-
-
-def _same_place(strategy: dict[str, Any], group: list[Any] | None) -> bool:
-    """Whether a task of this strategy may run where its parent does, which is bundle [group, index, capture]."""
-    if not strategy or group is None:
-        return not strategy and group is None
-    return strategy == {"kind": "group", "group": group[0], "bundle": strategy.get("bundle"), "capture": group[2]} \
-        and strategy["bundle"] in (-1, group[1])
 
 
 def in_protected_block(code: CodeType, at: int) -> bool:

@@ -13,11 +13,9 @@ from zray import serialization
 from zray.errors import ObjectLostError
 from zray.ids import return_id
 from zray.messages import CARRYING, FAILED
-from zray.worker.queue import ARGS, ATTEMPT, EXTRA, RETURNS, TASK_ID
+from zray.worker.queue import ARGS, EXTRA, RETURNS, TASK_ID
 
 NONE = serialization.NONE
-STREAMING = -1
-DYNAMIC = -2
 
 
 class DependencyFailed(Exception):
@@ -107,21 +105,6 @@ def dynamic(rt: Any, value: Any, task: list[Any]) -> Any:
     return [0, values, {"dynamic": True}]
 
 
-def with_extra(result: Any, **extra: Any) -> Any:
-    """The result with more to say about it."""
-    if type(result) is list and result and result[0] == 0:
-        result[2].update(extra)
-        return result
-    return [0, [result], extra]
-
-
-def cancelled(task: list[Any], name: str, reason: str = "") -> list[Any]:
-    detail: dict[str, Any] = {"task": task[TASK_ID], "name": name}
-    if reason:
-        detail["reason"] = reason
-    return [FAILED, "cancelled", detail]
-
-
 def failure(error: BaseException, name: str) -> list[Any]:
     """The wire form of what user code raised.  Never fails."""
     if isinstance(error, DependencyFailed):
@@ -131,15 +114,3 @@ def failure(error: BaseException, name: str) -> list[Any]:
     # next garbage collection.
     error.__traceback__ = None
     return [FAILED, "task_error", detail]
-
-
-def task_name(task: list[Any], name: str) -> str:
-    extra = task[EXTRA]
-    return (extra.get("name") or name) if extra else name
-
-
-def identity(task: list[Any]) -> tuple[bytes, int]:
-    return task[TASK_ID], task[ATTEMPT]
-
-
-Function = Callable[..., Any]

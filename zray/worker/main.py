@@ -28,7 +28,7 @@ class Worker:
         from zray.core.joining import for_worker
 
         self.rt = for_worker(spec)
-        self.executor = Executor(self.rt)
+        self.executor = Executor(self.rt, self)
         info = spec.get("node_info") or {}
         resources = info.get("resources") or info.get("Resources") or {}
         self.node_has_gpus = bool(resources.get("GPU"))
@@ -36,10 +36,6 @@ class Worker:
         self.config: dict[str, Any] = {}  # of the job
         self.taken_on = False
         self.executor.functions.broken = spec.get("broken", "")
-        self.executor.employed = False  # the owner's tasks may overtake the node's word of the job
-        self.executor.on_lease = self.on_lease
-        self.executor.on_actor = self.on_actor
-        self.executor.on_system_exit = self.end
         self.rt.when_node_lost(self.on_node_lost)
 
     def run(self) -> None:
@@ -48,7 +44,6 @@ class Worker:
         process.mark_output(rt.context)
         os.register_at_fork(before=process.flush_output, after_in_child=self.forget)
         with rt.loop.lock:
-            rt.handlers[JobConfig.CODE] = self.on_job
             rt.send(rt.node, WorkerReady(os.getpid()))
         rt.loop.kick()
         # What start-up made lives as long as the process: the collector need not look at it again.
@@ -58,15 +53,13 @@ class Worker:
 
     # ------------------------------------------------------------ taking on a job
 
-    def on_job(self, peer: bytes, message: JobConfig) -> None:
+    def on_job(self, message: JobConfig) -> None:
         rt = self.rt
         rt.set_job(message.job)
         rt.context.job = message.job
         rt.namespace = message.config.get("namespace") or ""
         self.config = message.config
         process.take_on_job(message.config)
-        self.executor.employed = True
-        self.executor.wake()
 
     def on_lease(self, lease: Lease) -> None:
         if not self.taken_on:
@@ -90,8 +83,8 @@ class Worker:
         executor = self.executor
         host = executor.actor
         if host is not None:
-            code = host.code
-        run_exit_handlers(host, f"the actor {host.class_name}" if host is not None else "a worker process")
+            code = host.life.code
+        run_exit_handlers(host, f"the actor {host.life.class_name}" if host is not None else "a worker process")
         with self.rt.loop.lock:
             executor.events.flush()
         if executor.release is not None:

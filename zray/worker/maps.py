@@ -13,7 +13,9 @@ from typing import Any
 from zray import serialization
 from zray.messages import MapDone
 from zray.worker import invoke
+from zray.worker.execution import Execution
 from zray.worker.queue import ATTEMPT, TASK_ID, Chunk, Lease
+from zray.worker.results import cancelled
 
 FLUSH_NS = 5_000_000
 # Items between two looks at the clock: the first look comes after one item, then the step follows what they cost.
@@ -26,7 +28,7 @@ TIGHT_ITEMS = 256
 class MapRunner:
     """Runs chunks for the executor."""
 
-    def __init__(self, executor: Any):
+    def __init__(self, executor: Execution):
         self.executor = executor
 
     def run(self, lease: Lease, chunk: Chunk) -> None:
@@ -175,7 +177,7 @@ class _Run:
         position = len(self.results)  # relative to what was sent, as the message wants it
         task = [self.position[TASK_ID], self.chunk.attempt]
         if isinstance(error, _ItemCancelled):
-            failure = invoke.cancelled(task, self.name)
+            failure = cancelled(task, self.name)
         else:
             failure = self.runner.executor.failed(error, task, self.name)
         self.results.append(None)

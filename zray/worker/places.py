@@ -2,56 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from zray.causes import Cause
+from zray.worker.machine import WorkerMachine
 from zray.worker.queue import TASK_ID
-
-if TYPE_CHECKING:
-    from zray.worker.executor import Executor
 
 BEHIND_MAX = 3  # of the calls that run, so many are named to one that waits
 COUNTED_MAX = 1000  # queued calls that are counted by name
 
 Place = tuple[Cause, dict[str, Any]]
+NameOf = Callable[[list[Any]], str]
 
 
-def place_of(executor: Executor, tid: bytes) -> Place | None:
+def place_of(machine: WorkerMachine, name_of: NameOf, tid: bytes) -> Place | None:
     """Of a task or call, by its id; None when it is not here.  Under the lock, while the main thread may start tasks.
 
     ``about`` has its name, and of one that waits how many are ahead and ``behind``, [(task, name), ...] that run now.
     """
-    for running, waiting in lines(executor):
+    for running, waiting in lines(machine):
         for task in running:
             if task[TASK_ID] == tid:
-                return Cause.RUNNING, {"name": executor.name_of(task), "task": tid.hex()}
+                return Cause.RUNNING, {"name": name_of(task), "task": tid.hex()}
         for position, task in enumerate(waiting):
             if task[TASK_ID] == tid:
-                behind = [(each[TASK_ID], executor.name_of(each)) for each in running[:BEHIND_MAX]]
-                return Cause.PUSHED if executor.actor is None else Cause.ACTOR_BUSY, {
-                    "name": executor.name_of(task), "task": tid.hex(), "ahead": position + len(running),
+                behind = [(each[TASK_ID], name_of(each)) for each in running[:BEHIND_MAX]]
+                return Cause.PUSHED if machine.actor is None else Cause.ACTOR_BUSY, {
+                    "name": name_of(task), "task": tid.hex(), "ahead": position + len(running),
                     "behind": behind}
     return None
 
 
-def lines(executor: Executor, most: int | None = None) -> list[tuple[list[Any], list[Any]]]:
+def lines(machine: WorkerMachine, most: int | None = None) -> list[tuple[list[Any], list[Any]]]:
     """What runs and what waits, for each line of waiting: one of a worker or a plain actor, else one a group.
 
     ``most``: of each line, no more than so many that wait.
     """
-    queue = executor.queue
+    queue = machine.queue
     running = queue.running
     found = [(_tasks([running] if running else []), _tasks(queue.entries, most))]
-    host = executor.actor
-    if host is None:
-        return found
-    found += [(list(group.running.values()), _tasks(group.waiting.values(), most)) for group in host.groups.values()]
-    coroutines = host.coroutines
-    if coroutines is not None:
-        found += [(list(group.calls.values()), _tasks(group.waiting, most)) for group in coroutines.groups.values()]
-        found.append(([], _tasks(coroutines.incoming, most)))
+    if machine.actor is not None:
+        found += [(list(group.running.values()), _tasks(group.waiting.values(), most))
+                  for group in machine.actor.groups.values()]
     return found
 
 
@@ -60,11 +54,11 @@ def _tasks(entries: Iterable[Any], most: int | None = None) -> list[Any]:
     return [task for _, _, task in list(islice(entries, most)) if type(task) is list]
 
 
-def queued(executor: Executor) -> list[list[Any]]:
+def queued(machine: WorkerMachine, name_of: NameOf) -> list[list[Any]]:
     """[[name, count], ...] of the calls that wait here (under the lock)."""
     counts: dict[str, int] = {}
-    for _, waiting in lines(executor, COUNTED_MAX):
+    for _, waiting in lines(machine, COUNTED_MAX):
         for task in waiting:
-            name = executor.name_of(task)
+            name = name_of(task)
             counts[name] = counts.get(name, 0) + 1
     return [[name, count] for name, count in counts.items()]

@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from importlib.machinery import ModuleSpec
 from typing import Any
 
 from zray import env_vars
@@ -71,6 +72,8 @@ def take_on_job(config: Mapping[str, Any]) -> None:
         from zray.logging_config import LoggingConfig
 
         LoggingConfig(**logs).apply()
+    if os.path.isfile(script := config.get("script") or ""):
+        _name_script(script)
     paths = [path for path in (config.get("script_dir"), *(config.get("sys_path") or ())) if path is not None]
     known = set(sys.path)
     fresh = []
@@ -81,6 +84,17 @@ def take_on_job(config: Mapping[str, Any]) -> None:
             known.add(path)
             fresh.append(path)
     sys.path[:0] = fresh
+
+
+def _name_script(path: str) -> None:
+    """Say where the code of ``__main__`` comes from: ``inspect.getsource`` of a class looks for it there.
+
+    A process that multiprocessing spawns would run that file again; it leaves alone what was started by a module name
+    ``__main__``, as packages are.
+    """
+    main = sys.modules["__main__"]
+    main.__file__ = path
+    main.__spec__ = ModuleSpec("__main__", None)
 
 
 def take_on_environment(env: Mapping[str, str], assigned: Mapping[str, Any], config: Mapping[str, Any], *,

@@ -1,0 +1,28 @@
+"""The message tables of a worker process: product and simulator handle each message by the same method."""
+
+from __future__ import annotations
+
+from tests.unit.worker_fakes import Rig
+from zray.sim import cluster as cluster_module
+from zray.sim.core import Core
+from zray.sim.plan import Plan
+from zray.sim.worker import SimWorker
+from zray.worker.machine import WorkerMachine
+
+
+def test_product_and_simulator_handle_what_a_worker_gets_by_the_same_methods():
+    rig = Rig()
+    product = rig.rt.handlers
+    rig.close()
+    cluster = cluster_module.SimCluster(1, Plan(drivers=0))
+    cluster.net.run_until(0.5)
+    node = next(iter(cluster.nodes.values()))
+    simulated = SimWorker(cluster, node, node.incarnation[:4] + b"wrkr", 77)
+    driver = Core(cluster, node, node.incarnation[:4] + b"drvr", 78)
+    machine = simulated.work.handlers
+    assert product.keys() == machine.keys() == simulated.handlers.keys() - driver.handlers.keys()
+    for code in machine:
+        assert product[code].__func__ is simulated.handlers[code].__func__, code
+        assert isinstance(product[code].__self__, WorkerMachine) and simulated.handlers[code].__self__ is simulated.work
+    shared = simulated.handlers.keys() & driver.handlers.keys()
+    assert shared == driver.handlers.keys(), "a worker handles all that a core process does"

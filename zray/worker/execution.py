@@ -1,0 +1,46 @@
+"""The executor, as the rooms that it composes see it: none of them imports it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import Any, Protocol
+
+from zray.transport.loop import Loop
+from zray.worker.cancel import Interrupts
+from zray.worker.events import TaskEvents
+from zray.worker.functions import FunctionCache
+from zray.worker.machine import WorkerMachine
+from zray.worker.ports import CoreProcess
+from zray.worker.queue import Lease
+
+
+class Generators(Protocol):
+    """Runs what streams its items; see zray.worker.streams."""
+
+    def run(self, task: list[Any], value: Any, lease: Lease) -> Any: ...
+    def run_async(self, task: list[Any], value: Any, lease: Lease) -> Awaitable[Any]: ...
+
+
+class Execution(Protocol):
+    """The executor, as maps, streams and actors use it."""
+
+    rt: CoreProcess
+    loop: Loop
+    machine: WorkerMachine
+    functions: FunctionCache
+    table: dict[Any, Any]
+    interrupts: Interrupts
+    events: TaskEvents
+    streams: Generators
+    forked: bool
+
+    def stop(self, reason: str) -> None: ...
+    def flush(self) -> None: ...
+    def load(self, key: Any) -> tuple[Any, str]: ...
+    def name_of(self, task: list[Any]) -> str: ...
+    def run_one(self, task: list[Any], lease: Lease, interrupts: Any) -> Any: ...
+    def run_inline(self, task: list[Any], frames: int = 0) -> Any: ...
+    def closing(self, task: list[Any], result: Any, borrowed: list[Any]) -> Any: ...
+    def failed(self, error: BaseException, task: list[Any], name: str, interrupts: Any = None) -> Any: ...
+    def on_blocked(self) -> bool: ...
+    def on_unblocked(self) -> None: ...

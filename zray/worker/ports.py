@@ -1,0 +1,55 @@
+"""What the executor is given: the core process below it, and the process around it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+
+if TYPE_CHECKING:
+    from zray.config import Config
+    from zray.messages import ActorInit, JobConfig
+    from zray.owner.submitter import Submitter
+    from zray.transport.loop import Loop
+    from zray.worker.queue import Lease
+
+
+class CoreProcess(Protocol):
+    """The Runtime, as a worker uses it."""
+
+    loop: Loop
+    marks: Any
+    context: Any  # thread-local: what runs on this thread
+    values: Any
+
+    @property
+    def incarnation(self) -> bytes: ...
+    @property
+    def node(self) -> bytes: ...
+    @property
+    def config(self) -> Config: ...
+    @property
+    def submitter(self) -> Submitter: ...
+    def employ(self, executor: Any) -> None: ...
+    def send(self, peer: bytes, message: Any) -> None: ...
+    def fetch_function(self, key: bytes) -> Any: ...
+    def resolve(self, values: Sequence[Any], outer: Any = None) -> list[Any]: ...
+    def encode_result(self, value: Any, task: bytes, index: int) -> Any: ...
+    def still_held(self, records: Iterable[Any]) -> list[list[Any]]: ...
+    def owner_busy(self) -> bool: ...
+    def cancel_children(self, task: bytes) -> None: ...
+
+
+class Surroundings(Protocol):
+    """The process around the executor: its environment, and its end."""
+
+    def on_job(self, message: JobConfig) -> None:
+        """Under the lock, before anything runs."""
+
+    def on_lease(self, lease: Lease) -> None:
+        """Before the first task of a lease."""
+
+    def on_actor(self, message: ActorInit) -> None:
+        """Before the constructor."""
+
+    def end(self, code: int) -> NoReturn:
+        """User code ends the process."""

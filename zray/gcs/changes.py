@@ -6,7 +6,7 @@ a duplicate and a reordering from the two numbers, at the new tail after a failu
 robustness work half of the bugs found were in watch streams.)
 
 ``ChangeLog`` is part of the replicated state, therefore a new tail continues every stream.  A watcher that fell behind
-it gets the whole present state, marked as a reset: a compaction is told, never silent.
+it gets the whole present state, marked as a reset: a compaction is reported, never silent.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class ClientWatch:
 
 
 class Publisher:
-    """The watchers of a tail.  Holds nothing that a client cannot tell it again, so it is not replicated."""
+    """The watchers of a tail.  Clients can send all of it again, so it is not replicated."""
 
     def __init__(self, shard: int = 0) -> None:
         self.shard = shard
@@ -106,7 +106,7 @@ class Publisher:
               tables: Tables, log: ChangeLog, version: int) -> list[tuple[bytes, GcsEvents]]:
         """(Re)start a watch after ``seen``; ``version`` is the sequence number of the last update in the tables.
 
-        Always answers, if only to say that nothing changed: that is how a client learns its messages arrive.
+        Always answers, if only that nothing changed: so a client learns that its messages arrive.
         """
         if seen > version:
             return []  # the client has seen more than this replica: it is a stale tail

@@ -1,8 +1,8 @@
-"""What the configuration of the control store should become: a pure function of what its proposer knows.
+"""The next configuration of the control store: a pure function of its proposer's knowledge.
 
 One kind of step a generation, the most urgent first, for all chains that need it:
 
-    1. members that failed leave their chains (as long as somebody stays who is known to hold every acknowledged write)
+    1. failed members leave their chains (as long as one stays that is known to hold every acknowledged write)
     2. voters that are dead are replaced; 1 voter below three nodes, 3 below five, then 5; one goes or comes at a time
     3. joining replicas that have caught up become tails, all at once unless some take long;
        nodes that leave the cluster leave their chains, once others hold the data;
@@ -29,7 +29,7 @@ Chains = tuple[ChainConfig, ...]
 
 
 class ProposerView(NamedTuple):
-    """What the proposer knows.  Nodes are incarnations."""
+    """The proposer's knowledge.  Nodes are incarnations."""
 
     living: int  # nodes that may take a part once they have shown a sign of life
     usable: dict[bytes, int]  # those that have -> their ordinal
@@ -43,7 +43,7 @@ class ProposerView(NamedTuple):
 
 
 def voters_wanted(nodes: int) -> int:
-    """One below three nodes, three below five, else five: what is gained by more is lost again in waiting."""
+    """One below three nodes, three below five, else five: more voters lose in waiting what they gain in safety."""
     return 1 if nodes < 3 else 3 if nodes < 5 else 5
 
 
@@ -66,8 +66,8 @@ def next_config(config: ClusterConfig, view: ProposerView) -> ClusterConfig | No
 def next_voters(voters: tuple[bytes, ...], view: ProposerView) -> tuple[bytes, ...]:
     """One step, a voter less or one more, towards :func:`wanted_voters`.  Never a set that could not decide now.
 
-    Who has failed goes before another comes: of three with one dead both others are needed to decide anything, of the
-    two that stay the first alone.  Who is well and to go (it leaves the cluster) stays until its successor is there.
+    A failed voter goes before another comes: of three with one dead, both others are needed to decide; of the two that
+    stay, the first alone decides.  A living voter that leaves the cluster stays until its successor is there.
     """
     wanted = wanted_voters(voters, view)
     able = set(view.usable) | {voter for voter in voters if voter in view.leaving and voter not in view.failed}
@@ -85,13 +85,13 @@ def next_voters(voters: tuple[bytes, ...], view: ProposerView) -> tuple[bytes, .
 
 
 def wanted_voters(voters: tuple[bytes, ...], view: ProposerView) -> tuple[bytes, ...]:
-    """Keep who is well, in order, then the lowest nodes, then who is silent.  An odd number."""
+    """Keep living voters, in order, then the lowest nodes, then silent voters.  An odd number."""
     kept = [voter for voter in voters if voter not in view.dead]
     silent = [voter for voter in kept if voter in view.failed]
     spare = [node for node in sorted(view.usable, key=lambda node: (view.usable[node], node)) if node not in kept]
     candidates = [*(voter for voter in kept if voter not in silent), *spare, *silent]
     many = min(voters_wanted(view.living + len(silent)), len(candidates))
-    return tuple(candidates[:many - 1 + many % 2])  # an even number survives no more than one less does
+    return tuple(candidates[:many - 1 + many % 2])  # an even number survives no more failures than one voter less
 
 
 def _without_failed(config: ClusterConfig, view: ProposerView) -> Chains:
@@ -107,7 +107,7 @@ def _without_failed(config: ClusterConfig, view: ProposerView) -> Chains:
 
 
 def _others_hold(shard: int, chain: ChainConfig, name: bytes, view: ProposerView) -> bool:
-    """Somebody else who is well holds every acknowledged write, and the chain then begins with such a one."""
+    """Whether another living member holds every acknowledged write; the chain then begins with such a one."""
     rest = [member for member in chain.members if member != name]
     well = [member for member in rest if member not in view.failed]
     if not well or (shard, well[0]) not in view.established:
@@ -116,12 +116,12 @@ def _others_hold(shard: int, chain: ChainConfig, name: bytes, view: ProposerView
 
 
 def _all_hold(shard: int, chain: ChainConfig, view: ProposerView) -> bool:
-    """Nothing is given up for the sake of order that a failure which nobody has noticed yet would make necessary."""
+    """Whether this step, for order only, gives up nothing that a still unnoticed failure would make necessary."""
     return all((shard, name) in view.established for name in chain.members)
 
 
 def _repaired(chains: Chains, view: ProposerView) -> Chains:
-    """What each chain needs by itself.  Every choice counts in the next."""
+    """The steps that each chain needs by itself.  Every choice counts in the next."""
     ready = view.waited or all((shard, chain.epoch) in view.caught_up
                                for shard, chain in enumerate(chains) if chain.joining)
     for shard, chain in enumerate(chains):
@@ -145,7 +145,7 @@ def _repaired_one(shard: int, chain: ChainConfig, chains: Chains, view: Proposer
 
 
 def _spare(chain: ChainConfig, chains: Chains, view: ProposerView) -> bytes:
-    """Who is to join: the node with the fewest replicas, of equals the one that is the tail of the fewest chains."""
+    """The node that joins: the one with the fewest replicas, of equals the tail of the fewest chains."""
     spare = [node for node in view.usable if node not in chain.members]
     if not spare:
         return b""
@@ -186,15 +186,15 @@ def _balanced(chains: Chains, view: ProposerView) -> Chains:
 def _rotated(chains: Chains, view: ProposerView) -> Chains:
     """Nodes that join become tails, so the first node is the head of everything: some heads go to the end instead.
 
-    Such a chain has one replica less until the end has caught up.  Of three nodes and of four any one may be lost, and
-    still somebody holds everything; from five on, when it may be two, heads and tails spread by the moves alone.
+    Such a chain has one replica less until the end has caught up.  Of three or four nodes any one may be lost, and the
+    data is still complete.  From five nodes on, when it may be two, heads and tails spread by the moves alone.
     """
     if not REPLICAS <= len(view.usable) <= REPLICAS + 1 or view.leaving or any(
             chain.joining or len(chain.members) != REPLICAS for chain in chains):
         return chains
     out = chains  # as they will be
     turned: dict[int, bytes] = {}
-    for shard in reversed(range(len(chains))):  # shard 0 last: everybody watches it
+    for shard in reversed(range(len(chains))):  # shard 0 last: every node watches it
         chain = chains[shard]
         if not _all_hold(shard, chain, view):
             continue
@@ -210,7 +210,7 @@ def _rotated(chains: Chains, view: ProposerView) -> Chains:
 
 
 def _crowding(chains: Chains) -> int:
-    """Least when heads are on as many nodes as possible, and tails too."""
+    """The imbalance: least when heads are on as many nodes as possible, and tails too."""
     return sum(count * count for roles in (_heads(chains), _tails(chains)) for count in roles.values())
 
 

@@ -1,4 +1,4 @@
-"""Numbered requests: which updates of which client were applied, and what they answered.
+"""Numbered requests: which updates of which client were applied, and their answers.
 
 Part of the replicated state, so that a retry finds its answer on whichever replica is head by then.  (The Ray paper's
 prototype gave a retried PUT a new sequence number, and so could apply it twice.)  The idea is the session of Ongaro's
@@ -9,7 +9,7 @@ Updates of one client are applied in the order of their numbers, although its me
 change of the chain loses some, and redirects others.  A row that a node writes twice would else keep the older value.
 
 Bounds: a client has at most WINDOW numbers open; at most ``clients_max`` clients are remembered, the least recently
-active one goes first.  A forgotten client that had answers before is told EXPIRED, never applied again.
+active one goes first.  A forgotten client that had answers before gets EXPIRED; its update is never applied again.
 """
 
 from __future__ import annotations

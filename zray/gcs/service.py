@@ -8,11 +8,11 @@
     service.peer_closed(node, proven=True)         # its endpoint refuses connections
     service.forget(incarnation)                    # a process is gone
     service.flush()                                # once a turn of the loop
-    service.has_news                                # set when it has called back, or might have
+    service.has_news                               # set when it has called back, or might have
     service.close()
 
-``send(peer, message)`` queues a message for another node, or for a process of this node.  What this node says to
-itself never leaves the process.  A core process speaks to its own node only, which passes its requests on.
+``send(peer, message)`` queues a message for another node, or for a process of this node.  Messages of this node to
+itself never leave the process.  A core process has its own node as its only peer, which passes its requests on.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from zray.gcs.coalesce import Coalescer
 from zray.gcs.config import ChainConfig, ClusterConfig, majority
 from zray.gcs.control import ALIVE, DEAD, DRAINING, FENCED, Control, Host, Report
 from zray.gcs.membership import NODE_TIMEOUT_S
-from zray.gcs.node_rows import NodeRows, PlannedLeave
+from zray.gcs.nodes_table import NodesTable, PlannedLeave
 from zray.gcs.persistence import Replicas
 from zray.gcs.proxy import Proxy
 from zray.gcs.requests import STUCK_RETRIES
@@ -80,9 +80,9 @@ class GcsService(Host):
                  persist_dir: str | os.PathLike[str] | None = None, *, incarnation: bytes | None = None,
                  node_id: bytes = b"", first: bool = True, hints: list | None = None,
                  node_timeout_s: float = NODE_TIMEOUT_S, shards: int = SHARDS) -> None:
-        """``first``: a cluster of one, with what ``persist_dir`` holds; else ``hints`` says where the cluster is.
+        """``first``: a cluster of one, with the contents of ``persist_dir``; else ``hints`` leads to the cluster.
 
-        ``shards`` is what a cluster begins with and keeps; who joins takes it from the hints.
+        ``shards`` is fixed when a cluster begins; a node that joins takes it from the hints.
 
         Raises CorruptSnapshot when ``persist_dir`` holds a snapshot that does not read (losing the tables of a cluster
         silently would be worse than not starting), ValueError when the hints make no sense.
@@ -93,23 +93,24 @@ class GcsService(Host):
         self.on_fenced: Callable[[str], None] = lambda reason: None
         self.on_config: Callable[[ClusterConfig], None] = lambda config: None
         self.fenced_because = ""
-        self.has_news = False  # its client was answered, or the configuration has changed: for its owner, who clears it
+        self.has_news = False  # set when its client was answered or the configuration has changed; the daemon clears it
         self.counters: Counter[str] = Counter()
         self._now = now
         self._send_out = send
         config = ClusterConfig.first(self.incarnation, shards) if first else _of_hints(hints)
         many = len(config.chains)
         self.disk = Replicas(persist_dir, many, self._disk_failed) if persist_dir is not None else None
-        self._held: Out = []  # to be sent when what it depends on is on disk
+        self._held: Out = []  # to be sent when the updates that they depend on are on disk
         self._local: deque[tuple[bytes, Any]] = deque()  # messages from this process to itself
         self._pumping = False
-        self._chained = Coalescer()  # what the replicas here say to their neighbours in this turn
-        self._reported: list[tuple[int, int, bool, bool]] = []  # what was found when _reports were made
+        self._chained = Coalescer()  # messages of the replicas here to their neighbours in this turn
+        self._reported: list[tuple[int, int, bool, bool]] = []  # the state from which _reports were made
         self._reports: list[Report] = []
-        self._reported_states: dict[int, tuple[bool, bool]] = {}  # what voters know of my replicas
+        # the last states of the replicas here that were reported to the voters
+        self._reported_states: dict[int, tuple[bool, bool]] = {}
         self._ticked_at = -math.inf
         self._leave: PlannedLeave | None = None
-        start = config if first else config._replace(generation=0)  # what the hints say is learned below
+        start = config if first else config._replace(generation=0)  # the chains of the hints are learned below
         self.control = Control(self.incarnation, start, self, node_timeout_s=node_timeout_s)
         self.replicas: dict[int, ChainReplica] = {}
         if first:
@@ -121,7 +122,7 @@ class GcsService(Host):
                     state.clients.sessions.clear()  # of processes that are no more
                 self.replicas[shard] = self.make_replica(chain, shard, state)
         self.client = GcsClient(self.incarnation, self.route, shards=many)
-        self.nodes = NodeRows(self.client, self._go_on_leaving)
+        self.nodes = NodesTable(self.client, self._go_on_leaving)
         for shard, chain in enumerate(config.chains):
             self.client.configured(chain, shard)
         self.proxy = Proxy(self.client, self.route)
@@ -149,11 +150,11 @@ class GcsService(Host):
         return self.control.alone
 
     def hints(self) -> list:
-        """What a node that joins gives to its own service to find the control store."""
+        """Hints by which a node that joins finds the control store."""
         return [self.config.pack()]
 
     def trouble(self) -> str:
-        """What keeps the control store from answering, and what to do about it; '' when nothing is known to."""
+        """The obstacle that keeps the control store from answering, and a remedy; '' when none is known."""
         voters, missing = self.config.voters, self.control.missing_voters(self._now())
         if not majority(voters, set(voters).difference(missing)):
             return (f"the control store has no majority: {self.nodes.named(missing)} did not answer, and of its "
@@ -177,8 +178,8 @@ class GcsService(Host):
     def admit(self, row: dict[str, Any], then: Callable[[str, int], None]) -> None:
         """Take a node into the cluster; ``then(refused, ordinal)``, where refused is '' or says why not.
 
-        ``row``: what the nodes table is to say, with ``node_id`` (28 bytes) and ``name`` ('' for none).  The first
-        node admits itself and gets ordinal 0.
+        ``row``: the contents of its row in the nodes table, with ``node_id`` (28 bytes) and ``name`` ('' for none).
+        The first node admits itself and gets ordinal 0.
         """
         own = row.get("node_id", b"")[:ids.INCARNATION_SIZE] == self.incarnation
         Admission(self.client, row, then, first_ordinal=0 if own else 1)
@@ -199,7 +200,7 @@ class GcsService(Host):
             self._run(lambda: self.control.peer_gone(ids.node_of(node), self._now()))
 
     def link_answers(self, node: bytes, answers: bool) -> None:
-        """Our connection to a node is there, and ZMTP's heartbeats on it are answered; or it is not any more."""
+        """Our connection to a node exists, and ZMTP's heartbeats on it are answered; or not any more."""
         membership = self.control.membership
         if answers:
             membership.answers(node)
@@ -207,11 +208,11 @@ class GcsService(Host):
             membership.answers_no_more(node, self._now())
 
     def heard(self, node: bytes) -> None:
-        """Something arrived from that node, though perhaps not yet what was before it: it lives."""
+        """A message of that node arrived, though perhaps not yet the ones before it: the node lives."""
         self.control.membership.heard(node, self._now())
 
     def forget(self, incarnation: bytes) -> None:
-        """A process is gone: drop its watches and what is remembered of its requests."""
+        """A process is gone: drop its watches and the memory of its requests."""
         self.proxy.forget(incarnation)
         for replica in self.replicas.values():
             replica.forget_client(incarnation)
@@ -219,7 +220,7 @@ class GcsService(Host):
                 self.client.forget_client(incarnation, replica.shard)
 
     def next_deadline(self) -> float | None:
-        """When :meth:`tick` is to be called at the latest, None: not before something happens."""
+        """When :meth:`tick` is due at the latest, None: not before an event."""
         if self.fenced_because:
             return None
         now = self._now()
@@ -238,7 +239,7 @@ class GcsService(Host):
         return due if due < math.inf else None
 
     def tick(self, now: float) -> None:
-        """Do what is due: heartbeats, leases, suspicions, what to send again, the snapshot."""
+        """Do everything that is due: heartbeats, leases, suspicions, retries, the snapshot."""
         if self.fenced_because:
             return
         self._ticked_at = now
@@ -254,7 +255,7 @@ class GcsService(Host):
         self.flush()
 
     def flush(self) -> None:
-        """Put on disk what was applied, then send what waited for that or for the end of the turn.
+        """Put applied updates on disk, then send the messages that waited for that or for the end of the turn.
 
         Call once a turn, or leave it to ``tick``.
         """
@@ -279,7 +280,7 @@ class GcsService(Host):
         if self.fenced_because:
             return
         if isinstance(message, _BETWEEN_NODES) and ids.node_of(peer) != peer:
-            self.counters["stranger"] += 1  # a process has no say in this
+            self.counters["stranger"] += 1  # only nodes may send these
             return
         if peer in self.nodes.ended and not isinstance(message, NodeStanding):
             self._send_out(peer, NodeStanding(peer, FENCED, self.nodes.ended[peer]))
@@ -314,15 +315,15 @@ class GcsService(Host):
         return []
 
     def _is_behind(self, redirect: GcsRedirect) -> bool:
-        """Whoever wrote this does not know the configuration yet by which I asked it."""
+        """The sender of this redirect is on an older configuration than ours."""
         if not 0 <= redirect.shard < len(self.config.chains):
             return False
         return redirect.epoch < self.config.chains[redirect.shard].epoch == self.client.shards[redirect.shard].epoch
 
     def _is_early_redirect(self, redirect: GcsRedirect) -> bool:
-        """It has overtaken the configuration that makes me head or tail: what it sends here is sent when I know it.
+        """Whether a redirect to this node overtook the configuration that makes this node head or tail.
 
-        At once it would be refused, and nobody would send it again but the clock.
+        A request sent here at once would be refused, and retried only after a time-out: wait for the configuration.
         """
         if not redirect.members or not 0 <= redirect.shard < len(self.config.chains):
             return False
@@ -330,11 +331,11 @@ class GcsService(Host):
                 and self.incarnation in (redirect.members[0], redirect.members[-1]))
 
     def make_replica(self, chain: ChainConfig, shard: int, state: ReplicatedState | None) -> ChainReplica:
-        """A replica that starts at this node (the simulator puts in one that remembers more)."""
+        """A replica that starts at this node (the simulator's has a longer memory)."""
         return ChainReplica(self.incarnation, chain, state, shard)
 
     def _replica_out(self, replica: ChainReplica, out: Out) -> Out:
-        """What a replica wants sent; and voters hear at once when it has become able to do something, or wants to."""
+        """A replica's messages; a change of its state, or its need of a lease, goes to the voters at once."""
         self._persist(replica)
         said = (replica.established, replica.joiner_caught_up())
         now = self._now()
@@ -345,10 +346,10 @@ class GcsService(Host):
         return out
 
     def _run(self, action: Callable[[], Out], group: bool = False) -> None:
-        """Perform an event, then deliver what this node says to itself, in order, one at a time.
+        """Perform an event, then deliver this node's messages to itself, in order, one at a time.
 
-        ``group``: what has to wait for the disk may wait for the end of the turn, and share one sync with others; what
-        is said to neighbours in the chain, too, and is then said once.
+        ``group``: messages that wait for the disk may wait for the end of the turn, and share one sync.  Messages to
+        neighbours in the chain wait too, and are then sent as one.
         """
         if self._pumping:
             self._emit(action())
@@ -384,7 +385,7 @@ class GcsService(Host):
         for shard, chain in enumerate(config.chains):
             replica = self.replicas.get(shard)
             if not chain.since_of(self.incarnation):
-                if replica is not None:  # tell those who watch here where to go
+                if replica is not None:  # redirect the watchers here
                     self._emit(replica.reconfigure(chain, now))
                     self._discard(shard)
                 continue
@@ -403,14 +404,14 @@ class GcsService(Host):
         self._go_on_leaving()
 
     def _discard(self, shard: int) -> None:
-        """No replica of that shard here any more."""
+        """This node holds no replica of that shard any more."""
         replica = self.replicas.pop(shard)
         self._reported_states.pop(shard, None)
         if self.disk is not None and replica.journal is not None:
             self.disk.drop(shard)
 
     def reports(self) -> list[Report]:
-        """The same list as long as nothing has changed."""
+        """Reports of the replicas here; the same list as long as nothing has changed."""
         state = [(shard, replica.config.epoch, replica.established, replica.joiner_caught_up())
                  for shard, replica in self.replicas.items()]
         if state != self._reported:
@@ -470,7 +471,7 @@ class GcsService(Host):
             self.disk.keep(replica)
 
     def _synced(self) -> Out:
-        """What was held, after a sync; when that fails, nothing is acknowledged."""
+        """The held messages, after a sync; when that fails, nothing is acknowledged."""
         assert self.disk is not None
         self.disk.sync()
         held, self._held = self._held, []

@@ -1,15 +1,15 @@
 """BottomUpScheduler: all of one node's scheduling, local first.  Pure.
 
     owners of this node --> Spillback --WantLocal--> LocalScheduler --> Grant, Recall, Status
-                             |  ^  '--TellNode--> other nodes' LocalSchedulers --granted, status--> Spillback
+                             |  ^  '--RelayToNode-> other nodes' LocalSchedulers --granted, status--> Spillback
                             Ask | answer
                              v  |
                             PlacementClient --> GlobalScheduler of this node or, by PlaceAsk, of another
                                            '-- ClusterView <-- Gossip <-- rows of the other nodes
 
-The node's machine says what happened, then calls ``step`` and performs its effects.  Owners and requests are of this
-node (*home*); what other nodes pass on of theirs goes to ``local`` directly (LeaseKey, LeaseWant, PlaceActor), and its
-Grants and Statuses are for the daemon to send back.
+The node's machine reports events, then calls ``step`` and performs its effects.  Owners and requests are of this node
+(*home*).  LeaseKey, LeaseWant and PlaceActor of other nodes go to ``local`` directly; the daemon sends its Grants and
+Statuses back to them.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ from zray.sched.spillback import LINK_BYTES_S, PATIENCE_S, Spillback
 from zray.sched.spillback_effects import Ask, Offers, PlaceRequest, WaitReason, RelayToNode, UnplaceRequest, WantLocal
 from zray.sched.view import ClusterView
 
-# Turns of local, spill and asker in one step; what is not settled then goes on in the next one.
+# Turns of local, spillback and asker in one step; the next step goes on with the rest.
 TURNS_MAX = 32
-# How long a placement stands in the view without a word of its node, in gossip intervals; see Spillback's DOUBT_PART.
+# A placement stands in the view for so many gossip intervals without a row of its node; see Spillback's DOUBT_PART.
 TENTATIVE_PART = 0.8
-# Shorter than a few round trips, settings would have nodes do nothing but tell and ask.
+# Shorter settings, below a few round trips, would leave nodes no time but for messages.
 TIMES_S_MIN = 0.01
 WANTS_SHOWN, ENTRIES_COUNTED = 4, 64
 DECISIONS_SHOWN_MIN = 128  # a second; fewer are no load
 
 
 class SchedulerMessage(NamedTuple):
-    """A message for another node's BottomUpScheduler (``message`` of that)."""
+    """A message for another node's BottomUpScheduler, for its ``message``."""
 
     node: bytes
     message: Any
 
 
 class OwnerGone(NamedTuple):
-    """What an owner of this node leaves behind: nodes to be told, leases held here, (node, lease) held elsewhere."""
+    """Left behind by an owner: nodes that must hear of its end, leases held here, (node, lease) held elsewhere."""
 
     nodes: list[bytes]
     leases: list[int]
@@ -57,7 +57,7 @@ class OwnerGone(NamedTuple):
 
 
 class NodeLosses(NamedTuple):
-    """What a dead node leaves: leases that our owners held there, leases that its owners hold here."""
+    """Left behind by a dead node: leases that our owners held there, leases that its owners hold here."""
 
     lost: list[tuple[bytes, int, int]]  # owner, key, lease
     orphans: list[int]
@@ -67,7 +67,7 @@ Effect = Grant | Recall | Status | RelayToNode | PlaceRequest | UnplaceRequest |
 
 
 class BottomUpScheduler:
-    """``local`` of node ``home`` (an incarnation) in its cluster, which begins with this node alone."""
+    """The scheduler of node ``home`` (an incarnation) over ``local``; its cluster begins with this node alone."""
 
     def __init__(
         self, local: LeaseScheduler, home: bytes, labels: Mapping[str, str] | None = None, *,
@@ -88,10 +88,10 @@ class BottomUpScheduler:
                                    link_bytes_s=link_bytes_s)
         self.now = 0.0
         self.draining = False
-        self._free: list[int] = list(local.view.available[ROW])  # as the view knows it
+        self._free: list[int] = list(local.view.available[ROW])  # as the view shows it
         self._waiting = False
         self._generation = local.view.generation
-        self._load_class = ""  # idle, part or full, when gossip was told last
+        self._load_class = ""  # idle, part or full, when gossip heard of it last
         self._decided = self._rate = 0
         self._jobs_of_requests: dict[Any, tuple[int, dict[str, int], str]] = {}
         self._answers: list[Effect] = []
@@ -128,7 +128,7 @@ class BottomUpScheduler:
         return self.spillback.cancel_request(token)
 
     def revoke(self, lease: int, now: float) -> bool:
-        """As LocalScheduler.revoke: a grant of this node never reached its owner, who wants it again."""
+        """As LocalScheduler.revoke: a grant of this node never reached its owner, so the owner wants it again."""
         held = self.local.leases.get(lease)
         if held is None or not self.local.revoke(lease, now):
             return False
@@ -143,32 +143,32 @@ class BottomUpScheduler:
         self.gossip.add(node[:INCARNATION_SIZE], total, labels or {}, now)
 
     def node_gone(self, node: bytes, now: float) -> NodeLosses:
-        """The nodes table shows it dead."""
+        """The nodes table shows a dead node."""
         self.gossip.node_gone(node, now)
         lost = self.spillback.node_gone(node, now)
         self.asker.node_gone(node, now)
         return NodeLosses(lost, self.owners_gone(node))
 
     def owners_gone(self, node: bytes) -> list[int]:
-        """The owners of a node are gone; the leases of this node that they held."""
+        """The owners of a node are gone: the leases of this node that they held."""
         return [lease for owner in self.local.owners() if same_node(owner, node)
                 for lease in self.local.drop_owner(owner)]
 
     def drain(self, now: float) -> None:
-        """This node takes nothing new from now on, and tells the others so."""
+        """This node grants nothing new from now on; its row says so to the others."""
         self.draining = True
         self.view.drain(self.home)
         self.spillback.node_draining(self.home, now)
         self.gossip.changed(now, big=True)
 
     def node_draining(self, node: bytes, now: float) -> None:
-        """Another node said that it drains."""
+        """The row of another node says that it drains."""
         if node in self.view.row_of:
             self.view.drain(node)
             self.spillback.node_draining(node, now)
 
     def granted_elsewhere(self, node: bytes, owner: bytes, key: int, lease: int, now: float) -> bool:
-        """LeaseGrant of another node for an owner of ours.  False: nobody wants it, return it to the node."""
+        """LeaseGrant of another node for an owner of ours.  False: no owner wants it, so return it to the node."""
         return self.spillback.granted(node, owner, key, lease, now)
 
     def status_elsewhere(self, node: bytes, owner: bytes, key: int, cause: int, detail: str, now: float,
@@ -177,7 +177,7 @@ class BottomUpScheduler:
         self.spillback.status(node, owner, key, cause, detail, now, token)
 
     def placed_elsewhere(self, token: Any, node: bytes, now: float) -> bool:
-        """Another node holds request ``token``.  False: not wanted there any more, give it back."""
+        """Another node holds request ``token``.  False: the request is no longer wanted there, so give it back."""
         if not self.spillback.placed(token, node, now):
             return False
         self._jobs_of_requests.pop(token, None)
@@ -200,7 +200,7 @@ class BottomUpScheduler:
     # -------------------------------------------------------------- the step
 
     def step(self, now: float, grants_max: int | None = None) -> list[Effect]:
-        """What to do now, in order."""
+        """The effects that are due now, in order."""
         self.now = now
         effects, self._answers = self._answers, []
         for _ in range(TURNS_MAX):
@@ -227,7 +227,7 @@ class BottomUpScheduler:
         return effects
 
     def deadline(self) -> float | None:
-        """When ``step`` has something to do even if nothing happens before; None when it has not."""
+        """When ``step`` is due even if no event comes before; None: never."""
         times = (self.local.deadline(), self.placing.deadline(), self.spillback.deadline(), self.asker.deadline(),
                  self.gossip.deadline())
         return min([when for when in times if when is not None], default=None)
@@ -240,7 +240,7 @@ class BottomUpScheduler:
                 self.spillback.placed(effect.token, self.home, now)
 
     def _perform(self, effects: list[Effect], now: float) -> bool:
-        """Do what Spillback and PlacementClient put out; False when that moved nothing on this node."""
+        """Perform the effects of Spillback and PlacementClient; False when nothing on this node changed."""
         moved = False
         out, self.spillback.out = self.spillback.out, []
         for item in out:
@@ -273,7 +273,7 @@ class BottomUpScheduler:
     # -------------------------------------------------------------- what others are told
 
     def _refresh(self, now: float) -> None:
-        """Bring this node's own row up to date, and gossip too."""
+        """Bring this node's own row up to date, in the view and for gossip."""
         if len(self.view.row_of) == 1:
             return
         free, generation = list(self.local.view.available[ROW]), self.local.view.generation
@@ -294,7 +294,8 @@ class BottomUpScheduler:
     def _words(self, elapsed: float) -> NodeReport:
         self._load_class = self._state()
         made, self._decided = self.placing.decisions - self._decided, self.placing.decisions
-        rate = int(made / min(max(elapsed, 0.1), 1.0))  # after a silence: as if all was in the last second
+        # after a silence the rate counts as if all was in the last second
+        rate = int(made / min(max(elapsed, 0.1), 1.0))
         self._rate = _rough(rate) if rate >= DECISIONS_SHOWN_MIN else 0
         return self._row()
 
@@ -324,5 +325,5 @@ class BottomUpScheduler:
 
 
 def _rough(number: int) -> int:
-    """The next power of two: what is told roughly changes rarely."""
+    """The next power of two: rough numbers change rarely, so rows do too."""
     return 1 << (number - 1).bit_length() if number > 0 else 0

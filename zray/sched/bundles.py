@@ -7,14 +7,15 @@
     RESERVED    commit                      COMMITTED   each bundle is a LocalScheduler of its own
     WAITING     return                      (none)
     RESERVED    return                      (none)      the bundles' resources are the node's again
-    COMMITTED   return                      CLOSING     no more grants; the caller ends what still runs in them
+    COMMITTED   return                      CLOSING     no more grants; the caller ends the workers in them
     CLOSING     last lease is released      (none)      the bundle's resources are the node's again
 
-What moves is a *round*: the bundles of one group that one BundleReserve named, numbered by the home's ``attempt``.
-Messages may come twice, late and in any order.  A round that was returned stays over (``floors``): a reserve of it
-that comes later is refused, and so nothing stays reserved that its home believes returned.
+A *round* is the unit of change: the bundles of one group that one BundleReserve named, numbered by the home's
+``attempt``.  Messages may come twice, late and in any order.  A returned round stays over (``floors``): a later reserve
+of it is refused, so nothing stays reserved that its home believes returned.
 
-Waiting for the sum, rather than for one bundle after the other, keeps two groups from each holding half of a node.
+A round waits for the sum of its bundles, not for one bundle after the other: else two groups could each hold half of a
+node.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ class BundleRound:
 
     @property
     def total(self) -> dict[str, int]:
-        """What all bundles need together, as a demand that a node may grant: GPU fractions rounded up."""
+        """The needs of all bundles together, as a demand that a node may grant: GPU fractions rounded up."""
         total: dict[str, int] = {}
         for bundle in self.bundles:
             for name, value in bundle.resources.items():
@@ -133,7 +134,7 @@ class Bundles:
             if older.state is BundleState.COMMITTED or older.attempt > attempt:
                 self._refuse(group, attempt, f"some of its bundles {sorted(indices)} are here already")
                 return
-            self._drop(older, now)  # its home has given it up, else it would not place these bundles anew
+            self._drop(older, now)  # its home has given this round up, else it would not place these bundles anew
         fresh = BundleRound(group, attempt, job, wanted, name)
         if self._take(fresh):
             self._enter(fresh, BundleState.RESERVED)
@@ -205,12 +206,12 @@ class Bundles:
     # -------------------------------------------------------------- what the node's scheduler says
 
     def granted(self, waiting: BundleRound, lease: int, now: float) -> None:
-        """The request of a waiting round was granted: what it holds becomes its bundles."""
+        """The request of a waiting round was granted: its resources become the bundles."""
         self.root.release(lease, now)
         if self._take(waiting):
             waiting.state = BundleState.RESERVED
             self._answer(waiting, True)
-        else:  # enough in sum, but the devices are cut differently
+        else:  # the sum fits, but the GPU fractions do not
             self._drop(waiting, now)
             self._refuse(waiting.group, waiting.attempt, "the free GPU fractions do not fit its bundles")
 
@@ -249,7 +250,7 @@ class Bundles:
         return True
 
     def _drop(self, found: BundleRound, now: float) -> None:
-        """A round that is not in use ends."""
+        """End a round that is not in use."""
         if found.state is BundleState.WAITING:
             self.root.cancel_request(found)
         for bundle in found.bundles:
@@ -334,7 +335,7 @@ class Bundles:
 
 
 def _parsed(group: bytes, job: int, bundles: list) -> list[Bundle]:
-    """From the wire; ValueError where it is not what it should be."""
+    """Bundles from the wire; ValueError for malformed ones."""
     found: dict[int, Bundle] = {}
     if not 0 < len(bundles) <= BUNDLES_MAX:
         raise ValueError(f"a round names 1 to {BUNDLES_MAX} bundles, not {len(bundles)}")

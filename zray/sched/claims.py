@@ -1,8 +1,8 @@
-"""Who wants resources of a placement group: scheduling keys and actors that name one.  Pure.
+"""Claims on placement groups: the scheduling keys and actors whose strategy names a group.  Pure.
 
-A claim on bundle i stands in that bundle's scheduler, a claim on any bundle (-1) in every bundle of the group on this
-node where it could fit.  Each of those is told how many leases are outstanding; whenever one grants, the others are
-told of one less before they are stepped, so together they never grant more than was wanted.
+A claim on bundle i stands in that bundle's scheduler.  A claim on any bundle (-1) stands in every bundle of the group
+on this node where it could fit.  Each of these has the number of leases that are outstanding.  When one grants, the
+others get one less before they are stepped, so together they never grant more than was wanted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def group_of(strategy: dict | None) -> bytes | None:
 
 
 class Claim:
-    """One scheduling key of one owner, or one actor (``token`` not None), that is to run in a group."""
+    """One scheduling key of one owner, or one actor (``token`` not None), in a group."""
 
     __slots__ = ("capture", "granted", "grants_seen", "group", "index", "job", "key", "name", "named", "owner",
                  "places", "removed", "reported", "selector", "token", "want")
@@ -38,12 +38,12 @@ class Claim:
         self.selector = {"labels": strategy["labels"]} if strategy.get("labels") else {}
         self.want = self.grants_seen = self.granted = 0
         self.places: dict[CommittedBundle, None] = {}  # bundles in whose schedulers it stands
-        self.reported: tuple[int, str] | None = None  # the cause of waiting that its owner knows
+        self.reported: tuple[int, str] | None = None  # the cause of waiting that its owner was sent last
         self.removed = False  # the group is gone
 
     @property
     def outstanding(self) -> int:
-        """Leases wanted and not granted, as in zray.sched.waiting.Entry."""
+        """Leases wanted and not granted, as in zray.sched.waiting.LeaseEntry."""
         if self.removed:
             return 0
         return max(0, self.want - (self.granted - self.grants_seen))
@@ -63,13 +63,13 @@ class Claim:
             self.update_want(bundle, now)
 
     def update_want(self, bundle: CommittedBundle, now: float) -> None:
-        """How many leases are outstanding, whatever the bundle has granted so far."""
+        """Give the bundle's scheduler the number of outstanding leases, whatever it has granted so far."""
         scheduler = bundle.scheduler
         granted = scheduler.entries[self.owner, self.key].granted
         scheduler.want(self.owner, self.key, self.outstanding, granted, now)
 
     def leave(self, bundle: CommittedBundle, now: float) -> None:
-        """Want nothing of the bundle any more; what it holds there it keeps."""
+        """Want nothing more of the bundle; the claim keeps the leases it holds there."""
         if self.places.pop(bundle, self) is self:
             return
         scheduler = bundle.scheduler
@@ -80,5 +80,5 @@ class Claim:
             scheduler.want(self.owner, self.key, 0, granted, now)
 
     def about(self, bundle: CommittedBundle) -> list[Any]:
-        """What a worker must know: ``assigned["group"]``."""
+        """``assigned["group"]`` of a worker: the group, the bundle, and whether its children run there too."""
         return [self.group, bundle.index, self.capture]

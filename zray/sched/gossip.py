@@ -1,18 +1,17 @@
 """Gossip: how each node's row of the cluster view reaches all others.  Pure.
 
-A row is a node's own word about itself, numbered by its *version*; a newer version replaces an older one, so repeats
-and reordering do no harm.  Who is in the cluster is not gossip's to say: rows count only between ``add`` and
-``node_gone``, which follow the nodes table, so what a dead node said never comes back.
+A row is a node's own report about itself, numbered by its *version*.  A newer version replaces an older one, so repeats
+and reordering do no harm.  Gossip does not decide which nodes are in the cluster: rows count only between ``add`` and
+``node_gone``, which follow the nodes table, so the rows of a dead node never come back.
 
-Up to ALL_PEERS_MAX nodes, each tells every other about itself.  Beyond, whoever learns something new tells PEERS
-others once: its successor on the ring of all nodes, which alone would bring every row to everybody, and random ones,
-which make that a matter of log(nodes) hops (rumour mongering, Demers et al., PODC 1987, with a ring for certainty).  A
-new node is told by every other about itself, unless there is nothing to tell but that all is free; who becomes its
-predecessor tells it all.
+Up to ALL_PEERS_MAX nodes, each sends its row to every other.  Beyond, a node passes each new row once to PEERS others:
+to its successor on the ring of all nodes, which alone would bring every row to every node, and to random ones, which
+need only log(nodes) hops (rumour mongering, Demers et al., PODC 1987, with a ring for certainty).  A new node gets the
+row of every other node, except of those where all is free; its predecessor on the ring sends it all rows.
 
-A node speaks when its row has changed: within GATHER_S if it has been silent for ``gossip_s`` (for a big change, such
-as from idle to full, a tenth of that), else when that time is over.  Nothing is sent, and no timer runs, while nothing
-changes or the node is alone.  Who placed something on a node that was busy is told that node's row with the answer.
+A node sends when its row has changed: within GATHER_S if it was silent for ``gossip_s``, else when that time is over.
+For a big change, such as from idle to full, a tenth of ``gossip_s`` counts.  Nothing is sent, and no timer runs, while
+nothing changes or the node is alone.  A node that placed something on a busy node gets that node's row with the answer.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from zray.sched.view import ClusterView
 GOSSIP_S = 0.1
 ALL_PEERS_MAX = 15
 PEERS = 4
-# What changes in one turn of the loop goes together; far below what a person or a task of 10 ms notices.
+# Changes of one turn of the loop go together; far below what a person or a task of 10 ms notices.
 GATHER_S = 0.002
 BIG_PART = 0.1  # of gossip_s between two pushes of big changes, and between hops
 # Rows of one message: 256 rows of 8 resources are some 40 kB.
@@ -40,7 +39,7 @@ DRAINING = 1  # flags
 
 
 class GossipRow(NamedTuple):
-    """What a node says of itself, as it travels."""
+    """A node's report about itself, as it travels."""
 
     node: bytes
     version: int
@@ -53,7 +52,7 @@ class GossipRow(NamedTuple):
 
 
 class NodeReport(NamedTuple):
-    """What a node has to say; the fields are GossipRow's."""
+    """A node's report about itself; the fields are GossipRow's."""
 
     available: dict[str, int]
     total: dict[str, int]
@@ -76,10 +75,10 @@ class Gossip:
         self._ring: list[bytes] = [node]  # all nodes, in order
         self._early: dict[bytes, GossipRow] = {}
         self._last_report: NodeReport | None = None
-        self._due: float | None = None  # when to say what changed here
+        self._due: float | None = None  # when to send what changed here
         self._spoke_at = float("-inf")
         self._touched = False
-        self._spoken = 0  # version that all were told
+        self._spoken = 0  # version that all others got
         self._fresh: dict[bytes, None] = {}  # nodes whose rows are to be passed on
         self._fresh_due = 0.0
         self._passed_at = float("-inf")
@@ -89,7 +88,7 @@ class Gossip:
     # -------------------------------------------------------------- members
 
     def add(self, node: bytes, total: Mapping[str, int], labels: Mapping[str, str], now: float) -> None:
-        """A node joined, with all its resources free until it says otherwise."""
+        """A node joined, with all its resources free until its first row."""
         if node in self.view.row_of:
             return
         self.view.add(node, total, labels)
@@ -111,7 +110,7 @@ class Gossip:
         self.rows.pop(node, None)
         self._fresh.pop(node, None)
         self._owed.pop(node, None)
-        if followed and len(self._ring) > ALL_PEERS_MAX + 1:  # what the dead one did not pass on any more
+        if followed and len(self._ring) > ALL_PEERS_MAX + 1:  # rows that the dead node did not pass on any more
             if not self._owed:
                 self._owed_due = now + GATHER_S
             self._owed[self._successor()] = True
@@ -125,7 +124,7 @@ class Gossip:
     # -------------------------------------------------------------- words
 
     def changed(self, now: float, *, big: bool = False) -> None:
-        """This node's row has changed; ``step`` will ask for the words when it is time to say them."""
+        """This node's row has changed; ``step`` will ask for its report when it is time to send it."""
         if len(self._ring) == 1:
             return
         self._touched = True
@@ -133,7 +132,7 @@ class Gossip:
         self._due = due if self._due is None else min(self._due, due)
 
     def on_rows(self, rows: list, now: float) -> None:
-        """Rows from a peer; what is malformed is counted and dropped."""
+        """Rows from a peer; malformed ones are counted and dropped."""
         for wire in rows[:ROWS_MAX]:
             row = _row(wire)
             if row is None:
@@ -165,13 +164,13 @@ class Gossip:
         return True
 
     def correction(self, words: NodeReport) -> Any:
-        """What to send at once to a peer that was wrong about us, before the others hear it in time."""
+        """The row for a peer that was wrong about this node: it gets it at once, before the others do."""
         return m.ViewRows([self._own(words)])
 
     # -------------------------------------------------------------- the step
 
     def step(self, now: float, words: Callable[[float], NodeReport]) -> None:
-        """Send what is due.  ``words``: what this node has to say, given the seconds since it spoke last."""
+        """Send what is due.  ``words``: this node's report, given the seconds since the last one was sent."""
         if self._due is not None and self._due <= now:
             self._speak(now, words(now - self._spoke_at))
         if self._owed and self._owed_due <= now:
@@ -196,7 +195,7 @@ class Gossip:
             self._due = now + 1.0  # a rate falls without anything happening
 
     def _own(self, report: NodeReport, touched: bool = False) -> GossipRow:
-        """Our row.  What went and came back is a new version too: it tells who placed something that it is over."""
+        """Our row.  A change that came and went is a new version too: it shows the placing node that it is over."""
         if touched or report != self._last_report:
             self.version += 1
             self._last_report = report

@@ -1,8 +1,8 @@
 """NodeScheduler: the LocalScheduler of a node and those of the bundles on it, behind one interface.  Pure.
 
 A key or an actor whose strategy names a placement group is a Claim (zray.sched.claims) on its bundles; all others go to
-the node's own scheduler.  Inside a bundle everything holds as outside: turns, recalls, saving up, GPU slices, and the
-CPU that a blocked worker lends is lent to others in the same bundle.  Lease numbers are unique on the node.
+the node's own scheduler.  Inside a bundle the same rules hold: turns, recalls, saving up, GPU slices.  The CPU that a
+blocked worker lends goes to others in the same bundle.  Lease numbers are unique on the node.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from zray.sched.waiting import WaitingLanes
 
 
 class NodeScheduler:
-    """As LocalScheduler, with placement groups; ``bundles`` takes what their homes say."""
+    """As LocalScheduler, with placement groups; ``bundles`` takes the messages of their homes."""
 
     def __init__(self, root: LocalScheduler) -> None:
         self.root = root
@@ -142,7 +142,7 @@ class NodeScheduler:
     # -------------------------------------------------------------- what homes say
 
     def commit(self, group: bytes, attempt: int, now: float) -> None:
-        """BundleCommit: who waits for these bundles may use them."""
+        """BundleCommit: claims that wait for these bundles may use them."""
         for bundle in self.bundles.commit(group, attempt):
             self._waits.pop(group, None)
             for claim in list(self._of_group.get(group, ())):
@@ -160,7 +160,7 @@ class NodeScheduler:
         return [lease for lease, bundle in self.bundles.bundle_of.items() if bundle in gone]
 
     def group_waits(self, group: bytes, cause: int, detail: str) -> None:
-        """The group has no place (yet), for this cause: whoever waits for it is told."""
+        """The group has no place (yet), for this cause: report it to the claims that wait for it."""
         self._waits[group] = cause, detail
         for claim in self._of_group.get(group, ()):
             self._to_report[claim] = None
@@ -168,11 +168,11 @@ class NodeScheduler:
             del self._waits[group]
 
     def group_placed(self, group: bytes) -> None:
-        """It has places, here or elsewhere."""
+        """The group has places, here or elsewhere."""
         self._waits.pop(group, None)
 
     def group_removed(self, group: bytes, reason: str = "") -> None:
-        """Nothing runs in it any more: its keys are told (Cause.GROUP_REMOVED), its requests end."""
+        """Nothing runs in the group any more: report Cause.GROUP_REMOVED to its keys, end its requests."""
         if group in self._of_group:
             self._waits[group] = Cause.GROUP_REMOVED, reason
         for claim in list(self._of_group.get(group, ())):
@@ -186,13 +186,13 @@ class NodeScheduler:
             self._to_report[claim] = None
 
     def uses(self, group: bytes) -> bool:
-        """Whether anybody here claims the group."""
+        """Whether any claim of this node is on the group."""
         return group in self._of_group
 
     # -------------------------------------------------------------- the step
 
     def step(self, now: float, grants_max: int | None = None) -> list[Effect]:
-        """As LocalScheduler.step: the node's own, then those of its bundles in which something happened."""
+        """As LocalScheduler.step: first the node's own, then the bundles in which something happened."""
         effects: list[Effect] = []
         again = True
         while again:
@@ -203,7 +203,7 @@ class NodeScheduler:
                     effects.append(effect)
                 elif type(effect) is Grant:
                     self.bundles.granted(token, effect.lease, now)
-                    again = True  # it may have left something over
+                    again = True  # the round may have left something over
                 elif type(effect) is Status and effect.cause == Cause.INFEASIBLE:
                     self.bundles.hopeless(token, effect.detail, now)
         while self._touched or (due := self._due(now)):
@@ -255,7 +255,7 @@ class NodeScheduler:
         return self.claims.get((effect.owner, effect.key)) if effect.token is None else self.requests.get(effect.token)
 
     def _report_waits(self, effects: list[Effect]) -> None:
-        """Claims that no bundle here serves: why they wait."""
+        """Report to the claims that no bundle here serves why they wait."""
         claims, self._to_report = self._to_report, {}
         for claim in claims:
             cause = self._cause(claim)
@@ -305,7 +305,7 @@ class NodeScheduler:
                 self._touched[bundle] = None
 
     def _leave(self, claim: Claim, now: float) -> None:
-        """A request ends: granted, or given up."""
+        """A request ends: granted, or cancelled."""
         for bundle in list(claim.places):
             claim.leave(bundle, now)
             self._touched[bundle] = None
@@ -323,7 +323,7 @@ class NodeScheduler:
 
     @property
     def leases(self) -> dict[int, HeldLease]:
-        """Every lease that a worker has or gets; not those that only set a bundle aside."""
+        """Every lease of a worker; not those that only set a bundle aside."""
         found = {number: lease for number, lease in self.root.leases.items() if type(lease.entry.token) is not Bundle}
         for number, bundle in self.bundles.bundle_of.items():
             found[number] = bundle.scheduler.leases[number]

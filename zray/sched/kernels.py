@@ -111,7 +111,7 @@ def place_batch(total, available, allowed, demands, classes, threshold, gpu_colu
         load = load_of(total, available, row)
         base[row] = 0 if load < threshold else load
     built = np.zeros(kinds, np.int64)
-    seen = np.zeros(kinds, np.int64)  # how much of the log of changed rows each tree has been told
+    seen = np.zeros(kinds, np.int64)  # how much of the log of changed rows each tree has taken in
     log = np.empty(count, np.int64)
     logged = 0
     placed = 0

@@ -1,21 +1,21 @@
-"""LocalScheduler: which owner gets a worker of this node next, and what that worker may use.  Pure.
+"""LocalScheduler: which owner gets a worker of this node next, and which resources that worker may use.  Pure.
 
-Owners declare scheduling keys and say how many leases each could use; actors are single requests.  ``step(now)`` says
-what follows, as Grant, Recall and Status effects:
+Owners declare scheduling keys and the number of leases that each could use; actors are single requests.  ``step(now)``
+returns Grant, Recall and Status effects:
 
     declare/want/request -> waiting --Grant--> held --release--> gone        revoke: held -> waiting again
                                |                 |--Recall (once)             block/unblock: lends its CPU meanwhile
                                `--Status         `--resize (an actor's running demand)
 
-Fair: turns go round over jobs, then keys (zray.sched.waiting).  Work-conserving: whatever fits and is wanted is
-granted, with one exception: a demand that was passed over PASSED_MAX times, because smaller ones keep taking what it
-needs, has its resources saved up for a bounded time (doubled whenever it was not enough), so nobody starves.
+Fair: turns go round over jobs, then keys (zray.sched.waiting).  Work-conserving: a wanted lease that fits is granted,
+with one exception.  Smaller demands may keep taking the resources that a larger one needs.  After PASSED_MAX grants to
+others its resources are saved up for a bounded time, doubled whenever that was not enough, so no demand starves.
 Holders share: see zray.sched.recalls.
 
-A worker that blocks lends its CPU and nothing else; when it runs on it takes the CPU back at once, even below zero, and
-nothing that asks for CPU is granted until that is paid back.
+A worker that blocks lends its CPU and nothing else.  When it runs on it takes the CPU back at once, even below zero;
+then no demand for CPU is granted until that is paid back.
 
-``step`` wants to be called after every batch of events, and at ``deadline()`` if nothing happens before.
+Call ``step`` after every batch of events, and at ``deadline()`` if no event comes before.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ PASSED_MAX = 64
 # Saving up lasts this long at first: 50 times the run time up to which tasks are pushed ahead.
 SAVE_S = 0.1
 # A key that still has work keeps its last lease at least this long when others take turns with it: about 100 times
-# what handing a worker over costs.
+# the cost of handing a worker over.
 TURN_S = 0.02
-# Users of a resource that a cause names.
+# Users of a resource that the text of a cause names.
 USERS_SHOWN = 5
 
 
@@ -55,14 +55,14 @@ class Grant(NamedTuple):
 
 
 class Recall(NamedTuple):
-    """Ask the owner of this lease to return it as soon as it has nothing in flight."""
+    """Ask the owner of this lease to return it as soon as nothing is in flight on it."""
 
     lease: int
     owner: bytes
 
 
 class Status(NamedTuple):
-    """Why a want is not granted; sent once until it is satisfied or the cause changes."""
+    """Why a want is not granted; sent once until the want is satisfied or the cause changes."""
 
     owner: bytes
     key: int
@@ -86,12 +86,12 @@ class HeldLease:
 
     @property
     def using(self) -> Demand:
-        """What it has in use right now."""
+        """The demand in use right now."""
         return self.demand if self.lent is None else tuple(pair for pair in self.demand if pair[0] != CPU_COLUMN)
 
     @property
     def pinned(self) -> bool:
-        """It will not come back on its own: an actor stays, a blocked worker may wait for those it keeps out."""
+        """Whether waiting will not free it: an actor stays; a blocked worker may wait for those that it keeps out."""
         return self.entry.token is not None or self.lent is not None
 
 
@@ -114,7 +114,7 @@ class LocalScheduler:
         self.entries: dict[tuple[bytes, int], LeaseEntry] = {}
         self.requests: dict[Any, LeaseEntry] = {}
         self.leases: dict[int, HeldLease] = {}
-        self.running: Callable[[], dict[int, str]] = dict  # lease -> what runs on it, where that is known
+        self.running: Callable[[], dict[int, str]] = dict  # lease -> the task that runs on it, where that is known
         self.waiting = WaitingLanes(SAVE_S)
         self.pinned: dict[int, int] = {}  # column -> units in use by pinned leases
         self.loose: dict[int, HeldLease] = {}  # leases that may be recalled, or were
@@ -151,7 +151,7 @@ class LocalScheduler:
         entry = self.entries[owner, key]
         entry.want = max(want, 0)
         entry.grants_seen = min(max(granted, 0), entry.granted)
-        if entry.obstacle and not entry.held:  # what the node has may have changed since
+        if entry.obstacle and not entry.held:  # the node's total may have changed since
             demand = self.view.index.demand(entry.named)
             entry.obstacle, entry.demand = self._obstacle(entry.named, demand, entry.strategy), demand or ()
         if entry.outstanding:
@@ -160,7 +160,7 @@ class LocalScheduler:
             entry.reported = False
 
     def drop_owner(self, owner: bytes) -> list[int]:
-        """The owner is gone: forget its keys; the leases it holds, which stay held until each is released."""
+        """The owner is gone: forget its keys.  Its leases, which stay held until each is released."""
         held: list[int] = []
         for key, entry in self._keys_of.pop(owner, {}).items():
             del self.entries[owner, key]
@@ -188,9 +188,9 @@ class LocalScheduler:
         return True
 
     def reserve(self, token: Any, job: int, demand: dict[str, int], name: str = "") -> int | None:
-        """Set ``demand`` aside at once, as a lease that nobody works on and that is never recalled; its number.
+        """Set ``demand`` aside at once, as a lease that has no worker and is never recalled; its number.
 
-        None when it is not free now, or is being saved up for somebody who waits: then ``request`` it.
+        None when it is not free now, or is being saved up for a waiting lane: then ``request`` it.
         """
         named = checked_units(demand)
         need = self.view.index.demand(named)
@@ -211,7 +211,7 @@ class LocalScheduler:
     # -------------------------------------------------------------- what workers do
 
     def release(self, lease: int, now: float) -> bool:
-        """The worker of ``lease`` is done or dead: everything it had is free.  False for an unknown lease."""
+        """The worker of ``lease`` is done or dead: all its resources are free.  False for an unknown lease."""
         held = self.leases.pop(lease, None)
         if held is None:
             return False
@@ -285,7 +285,7 @@ class LocalScheduler:
         self._changed = True
 
     def unblock(self, lease: int) -> None:
-        """The worker runs on, with its CPU, whoever has that now.  No-op for an unknown or running lease."""
+        """The worker runs on and takes its CPU back, even from others.  No-op for an unknown or running lease."""
         held = self.leases.get(lease)
         if held is None or held.lent is None:
             return
@@ -301,7 +301,7 @@ class LocalScheduler:
     # -------------------------------------------------------------- the step
 
     def step(self, now: float, grants_max: int | None = None) -> list[Effect]:
-        """What to do now, in order.  ``grants_max``: as many workers as the node can start at the moment."""
+        """The effects that are due now, in order.  ``grants_max``: how many workers the node can start now."""
         due = self.deadline()
         if not self._changed and (due is None or due > now):
             return []
@@ -324,7 +324,7 @@ class LocalScheduler:
         return effects
 
     def deadline(self) -> float | None:
-        """When ``step`` has something to do even if nothing happens before; None when it has not."""
+        """When ``step`` is due even if no event comes before; None: never."""
         turn_at = self._turn_at
         if not self._saving:
             return turn_at
@@ -440,7 +440,7 @@ class LocalScheduler:
         )
 
     def _attainable(self, lane: WaitingLane) -> bool:
-        """Would it fit once every lease that can come back has?  If not, saving up could wait for ever."""
+        """Whether it would fit once every lease that can come back has.  If not, saving up could wait for ever."""
         total = self.view.total[ROW]
         return all(total[column] - self.pinned.get(column, 0) >= value for column, value in lane.demand)
 
@@ -504,7 +504,7 @@ class LocalScheduler:
         return len(self.leases)
 
     def owners(self) -> list[bytes]:
-        """Those that declared keys."""
+        """Owners that declared keys."""
         return list(self._keys_of)
 
     def held_by(self, owner: bytes, key: int) -> list[int]:
@@ -519,7 +519,7 @@ class LocalScheduler:
         return self.view.named(ROW, "available")
 
     def busy(self, demand: Demand) -> str:
-        """What ``demand`` lacks at the moment, and who has it."""
+        """The resources that ``demand`` lacks at the moment, and their users."""
         lacking = self._lacks(demand)
         if lacking is None:
             asked = describe(self.view.index.named(demand))
@@ -546,7 +546,7 @@ class LocalScheduler:
         return self._obstacle(demand, self.view.index.demand(demand), strategy)
 
     def wants(self, lanes_max: int, entries_max: int) -> list[tuple[dict[str, int], int]]:
-        """What waits: (demand, leases) of the lanes that wait longest, so many of their entries counted."""
+        """(demand, leases) of the lanes that wait longest; so many entries of them are counted."""
         return [(self.view.index.named(lane.demand), sum(e.outstanding for e in islice(lane.entries, entries_max)))
                 for lane in islice(self.waiting.by_age, lanes_max)]
 
@@ -615,6 +615,6 @@ class LocalScheduler:
 
 
 def _growth(old: Demand, new: Demand, vector: Any) -> Demand:
-    """What ``new`` has more than ``old`` of, as it must be free after ``old`` was given back: all of those columns."""
+    """The columns in which ``new`` exceeds ``old``, in full, as they must be free after ``old`` was given back."""
     had = dict(old)
     return tuple((column, value) for column, value in new if value > had.get(column, 0))

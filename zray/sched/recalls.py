@@ -1,13 +1,13 @@
-"""Which leases to ask back so that holders share with those who wait.  Pure.
+"""Which leases to recall so that holders share with waiting entries.  Pure.
 
 A waiting entry E may have a lease of entry V recalled when V holds a resource that E lacks, and
   - V holds at least two more leases than E, or
   - E holds none, and V has no more work waiting, or has had its last lease for a turn (``turn_s``).
-The key that holds most gives first, its oldest lease first.  Leases of actors and of blocked workers are never asked
-for (an actor stays; a blocked worker has given its CPU away already), and each lease is asked for once.
+The key that holds most gives first, its oldest lease first.  Leases of actors and of blocked workers are never recalled
+(an actor stays; a blocked worker has given its CPU away already), and each lease is recalled once.
 
-What was recalled and has not come back is promised to those whose turn is next, so a lease is recalled only for what
-neither free nor promised resources cover, and only if recalls can cover all that the entry lacks.
+Recalled leases that have not come back are promised to the entries whose turn is next.  So a lease is recalled only for
+the part that neither free nor promised resources cover, and only if recalls can cover all that the entry lacks.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from zray.sched.local import HeldLease, LocalScheduler
     from zray.sched.waiting import LeaseEntry, WaitingLane
 
-# Lanes, and leases for who waits in them, that one call looks at; the next call goes on.
+# Lanes, and leases for their waiting entries, that one call looks at; the next call goes on.
 LOOKED_AT_MAX = 64
 
 
@@ -35,7 +35,8 @@ def choose_recalls(scheduler: LocalScheduler, now: float) -> tuple[list[int], fl
         return [], None
     first_round = _in_turn(scheduler)
     more: deque[LeaseEntry] = deque()
-    hopeless: set[WaitingLane | None] = set()  # one who has nothing got nothing here: nor do those behind
+    # an entry that holds nothing got nothing here, so those behind it get nothing either
+    hopeless: set[WaitingLane | None] = set()
     for _ in range(LOOKED_AT_MAX):
         entry = next(first_round, None) or (more.popleft() if more else None)
         if entry is None:
@@ -53,7 +54,7 @@ def choose_recalls(scheduler: LocalScheduler, now: float) -> tuple[list[int], fl
 
 
 def _in_turn(scheduler: LocalScheduler) -> Iterator[LeaseEntry]:
-    """Who waits, roughly in the order of the next grants; read as far as needed."""
+    """Waiting entries, roughly in the order of the next grants; read as far as needed."""
     waiting = scheduler.waiting
 
     def lane_in_turn(lane: WaitingLane) -> Iterator[tuple[int, int, LeaseEntry]]:
@@ -82,7 +83,7 @@ class _Plan:
                 self.holders.setdefault(lease.entry, []).append(lease)
 
     def cover(self, entry: LeaseEntry) -> bool:
-        """Recall what one more lease for ``entry`` takes; False, and nothing recalled, when it cannot be had."""
+        """Recall as many leases as one more for ``entry`` takes; False, and none recalled, if all do not suffice."""
         expected, gpus = self.expected.copy(), self.gpus.copy()
         taken: list[HeldLease] = []
         while (lacking := self._lacking(entry)) is not None:

@@ -1,7 +1,7 @@
-"""Spillback: of which node each lease is asked that the owners of this node want.  Pure.
+"""Spillback: asks the nodes of a cluster for the leases that the owners of this node want.  Pure.
 
-An owner tells its own node (*home*) how many more leases a key could use (``want``, absolute).  Spillback divides the
-outstanding ones into *shares*, one a node, and an *unplaced* rest:
+An owner sends its own node (*home*) the number of further leases that a key could use (``want``, absolute).  Spillback
+divides the outstanding ones into *shares*, one a node, and an *unplaced* rest:
 
     unplaced --home first----------------------------------> share of home ------grant--> the owner's
        |  ^                                                       | waits: offered
@@ -53,13 +53,13 @@ from zray.sched.view import ClusterView
 PATIENCE_S = 0.05
 # A lane whose wants wait is offered again this often while somebody might have room: the gossip interval.
 OFFER_S = 0.1
-# What moves between nodes in a second, for how long bytes are worth waiting for: what CURVE over TCP was measured at.
+# Bytes that move between nodes in a second, as measured for CURVE over TCP: how long bytes are worth waiting for.
 LINK_BYTES_S = 0.5e9
 OFFER_DOUBLINGS = 4
-# When a scheduler finds no room where this node's view shows some, it has placed something there that no word confirms
-# yet.  Together with the time such a placement stands (TENTATIVE_PART of zray.sched.bottom_up) one gossip interval.
+# A scheduler found no room where this node's view shows some: it has placed something there that no row confirms yet.
+# Together with the time such a placement stands (TENTATIVE_PART of zray.sched.bottom_up) this is one gossip interval.
 DOUBT_PART = 0.2
-# A question that no global scheduler answered is asked again after this: Asker has tried them all by then.
+# A question that no global scheduler answered is asked again after this: PlacementClient has tried them all by then.
 ASK_S = 5.0
 
 
@@ -78,7 +78,7 @@ class Spillback:
         self.waiting: dict[SpillbackLane, None] = {}  # those with something to offer; the last one asked last
         self.out: list[Any] = []
         self._keys_of: dict[bytes, dict[int, SpillbackEntry]] = {}
-        self._dirty: dict[tuple[SpillbackEntry, bytes], None] = {}  # shares that their node has not been told of
+        self._dirty: dict[tuple[SpillbackEntry, bytes], None] = {}  # shares that their node does not know yet
         self._asked: dict[int, SpillbackLane] = {}
         self._last_ask = 0
         self._patience: deque[tuple[float, SpillbackEntry, bytes]] = deque()
@@ -100,7 +100,7 @@ class Spillback:
         self._balance(entry, now)
 
     def drop_owner(self, owner: bytes) -> tuple[list[bytes], list[tuple[bytes, int]]]:
-        """The owner is gone.  Nodes that know it and must be told; leases of other nodes it held."""
+        """The owner is gone.  The nodes that know it and must hear of its end; its leases of other nodes."""
         nodes: dict[bytes, None] = {}
         for key, entry in self._keys_of.pop(owner, {}).items():
             del self.entries[owner, key]
@@ -131,7 +131,7 @@ class Spillback:
     # -------------------------------------------------------------- what nodes answer
 
     def granted(self, node: bytes, owner: bytes, key: int, lease: int, now: float) -> bool:
-        """A node (also home) granted.  False when nobody here wants to know: give it back."""
+        """A node (also home) granted.  False when no owner here wants it: give it back."""
         entry = self.entries.get((owner, key))
         if entry is None:
             return False
@@ -157,12 +157,12 @@ class Spillback:
             entry.shares[self.home].granted -= 1
             entry.granted -= 1
             entry.grants_seen = min(entry.grants_seen, entry.granted)
-            self._dirty[entry, self.home] = None  # it counts for itself what it owes; now it is told
+            self._dirty[entry, self.home] = None  # home has its own count of what it owes; now it gets ours
             self._balance(entry, now)
 
     def status(self, node: bytes, owner: bytes, key: int, cause: int, detail: str, now: float,
                token: Any = None) -> None:
-        """Another node said why it does not grant (yet)."""
+        """Another node reported why it does not grant (yet)."""
         entry = self._find(owner, key, token)
         share = entry.shares.get(node) if entry is not None else None
         if entry is None or share is None:
@@ -183,10 +183,10 @@ class Spillback:
             self._disappointed(entry, node, now)
 
     def placed(self, token: Any, node: bytes, now: float) -> bool:
-        """The node holds request ``token``.  False when it is not wanted there (any more): give it back."""
+        """The node holds request ``token``.  False when the request is no longer wanted there: give it back."""
         entry = self.requests.get(token)
         share = entry.shares.pop(node, None) if entry is not None else None
-        if entry is None or share is None:  # its place crosses with our UnplaceRequest
+        if entry is None or share is None:  # the grant crosses with our UnplaceRequest
             return False
         del self.requests[token]
         self._dirty.pop((entry, node), None)
@@ -195,7 +195,7 @@ class Spillback:
         return True
 
     def answer(self, request: int, placed: list, queued: list, left: int, cause: int, detail: str, now: float) -> None:
-        """A global scheduler's answer; nodes and amounts that make no sense any more are passed over."""
+        """A global scheduler's answer; nodes and amounts that no longer make sense are passed over."""
         lane = self._asked.pop(request, None)
         if lane is None:
             return
@@ -212,10 +212,10 @@ class Spillback:
             detail = lane.barred_detail or detail
             lane.infeasible_at = self.view.generation
         elif moved:
-            left = 0  # some of it was: ask for the rest at once
+            left = 0  # some were placed: ask for the rest at once
         lane.verdict = (cause, detail) if left else None
         for entry in list(lane.entries):
-            if entry.unplaced and lane.home_queues and (left or not moved):  # else it came after the question
+            if entry.unplaced and lane.home_queues and (left or not moved):  # else the entry came after the question
                 self._give(entry, self.home, entry.unplaced, now, queued=True)
             elif entry.unplaced and left:
                 self._report(entry, cause, detail)
@@ -226,19 +226,19 @@ class Spillback:
     # -------------------------------------------------------------- leases
 
     def node_of_lease(self, lease: int) -> bytes:
-        """Whose lease it is; leases that are not known to be another node's are home's."""
+        """The node of a lease; leases that are not known to be another node's are home's."""
         known = self.leases.get(lease)
         return self.home if known is None else known[0]
 
     def lease_over(self, lease: int) -> bytes | None:
-        """An owner returned the lease, or its worker died: the node to be told, None when it is home's business."""
+        """An owner returned the lease, or its worker died: the node that must hear it, None for a lease of home."""
         known = self.leases.pop(lease, None)
         return None if known is None else known[0]
 
     # -------------------------------------------------------------- nodes
 
     def node_gone(self, node: bytes, now: float) -> list[tuple[bytes, int, int]]:
-        """The node is dead: its shares are placed elsewhere; the leases lost with it, as (owner, key, lease).
+        """The node is dead: place its shares elsewhere.  The leases lost with it, as (owner, key, lease).
 
         Call it when the view has forgotten the node.
         """
@@ -257,14 +257,14 @@ class Spillback:
         return lost
 
     def node_draining(self, node: bytes, now: float) -> None:
-        """It grants nothing new: what it owes is placed elsewhere.  Home too.  Call it when the view knows."""
+        """The node, perhaps home, grants nothing new: place its shares elsewhere.  Call it when the view knows."""
         for entry in self._all():
             self._withdraw(entry, node, now)
 
     def group_changed(self, group: bytes, now: float) -> None:
-        """Its bundles have (other) places, or another reason to have none: offer lanes that wait for some at once.
+        """The bundles of a group have (other) places, or another reason to have none: offer the waiting lanes at once.
 
-        A question under way is about the places before: its answer would be taken for one about those of now.
+        A question in flight is about the places before; its answer would be taken for one about the new ones.
         """
         for lane in self._of_group.get(group, ()):
             self._forget_question(lane)
@@ -280,7 +280,7 @@ class Spillback:
     # -------------------------------------------------------------- the step
 
     def step(self, now: float) -> None:
-        """Withdraw what was left without an answer, offer what waits, tell nodes of their shares.
+        """Withdraw shares without an answer, offer what waits, send nodes their changed shares.
 
         Call it again, after LocalScheduler's step, as long as it puts out anything for this node.
         """
@@ -291,7 +291,7 @@ class Spillback:
                 self._disappointed(entry, node, now)
         if any(node == self.home for _, node in self._dirty):
             self._flush()
-            return  # what home grants of it need not be offered; the next step does that
+            return  # wants that home grants need not be offered; the next step looks
         for lane in list(self.waiting):
             if lane.generation != self.view.generation:
                 self._look_again(lane, now)
@@ -303,7 +303,7 @@ class Spillback:
         self._flush()
 
     def deadline(self) -> float | None:
-        """When ``step`` has something to do even if nothing happens before."""
+        """When ``step`` is due even if no event comes before; None: never."""
         times = [self._patience[0][0]] if self._patience else []
         if not self.waiting:
             return times[0] if times else None
@@ -311,7 +311,7 @@ class Spillback:
         return min(times, default=None)
 
     def _offer(self, lane: SpillbackLane, now: float) -> None:
-        """Ask for what waits, if somebody may have room."""
+        """Ask for the wants that wait, if any node may have room."""
         fresh = lane.unplaced and lane.verdict is None
         if lane.looked != self.view.changes:
             lane.looked, lane.retry_s = self.view.changes, self.offer_s
@@ -337,14 +337,14 @@ class Spillback:
         self.waiting[lane] = None  # the others first, next time
 
     def _wait_for_group(self, lane: SpillbackLane) -> None:
-        """Its group has no place, so nobody is asked; ``group_changed`` goes on."""
+        """The group of this lane has no place, so no scheduler is asked until ``group_changed``."""
         lane.verdict = cause, detail = self.offers.group_waits(lane.strategy)
         lane.infeasible_at = self.view.generation
         for entry in lane.entries:
             self._report(entry, cause, detail)
 
     def _is_feasible(self, lane: SpillbackLane, now: float) -> bool:
-        """Whether a node of this view may ever hold it: a scheduler that says no may not have heard of that node."""
+        """Whether a node of this view may ever hold it: a scheduler that denies it may not know that node yet."""
         return self.offers.feasible(lane.demand, self._strategy(lane, now), list(lane.barred))
 
     def _forget_question(self, lane: SpillbackLane) -> None:
@@ -352,7 +352,7 @@ class Spillback:
         lane.request, lane.ask_until = 0, None
 
     def _strategy(self, lane: SpillbackLane, now: float) -> dict:
-        """What the global scheduler is asked with: a group resolved to nodes, the patience of a locality decided."""
+        """The strategy of a question: a group resolved to nodes, the patience of a locality decided."""
         strategy = lane.strategy
         if strategy.get("kind") == "group":
             return {**strategy, "nodes": self.offers.nodes_of(strategy) or []}
@@ -363,7 +363,7 @@ class Spillback:
         return strategy
 
     def _look_again(self, lane: SpillbackLane, now: float) -> None:
-        """Members, totals or labels have changed: who may hold this lane's wants?"""
+        """Members, totals or labels have changed: find out which nodes may hold this lane's wants."""
         lane.judge(self.home, self.view, self.offers.obstacle)
         lane.looked, lane.looked_at, lane.retry_s = -1, now - LOOK_S, self.offer_s
         for entry in list(lane.entries):
@@ -398,7 +398,7 @@ class Spillback:
         self._file(entry)
 
     def _route(self, entry: SpillbackEntry, now: float) -> None:
-        """What is unplaced goes home, if that is where it belongs; else it waits for a global scheduler."""
+        """Move unplaced wants home, if home is to hold them; else they wait for a global scheduler."""
         lane = entry.lane
         if lane.generation != self.view.generation:
             lane.judge(self.home, self.view, self.offers.obstacle)
@@ -432,7 +432,7 @@ class Spillback:
         self._dirty[entry, node] = None
 
     def _withdraw(self, entry: SpillbackEntry, node: bytes, now: float) -> None:
-        """All that the node owes the entry is unplaced again."""
+        """All wants of the share are unplaced again."""
         share = entry.shares.get(node)
         if share is not None and share.want:
             entry.unplaced += share.want
@@ -441,7 +441,7 @@ class Spillback:
             self._route(entry, now)
 
     def _disappointed(self, entry: SpillbackEntry, node: bytes, now: float) -> None:
-        """The node has not got what the view showed: somewhere else, until its next word."""
+        """The node lacks what the view showed: place the share elsewhere; avoid the node until its next row."""
         lane, share, row = entry.lane, entry.shares[node], self.view.row_of.get(node)
         lane.avoid[node] = (self.view.stamps[row] if row is not None else -1, now + self.offer_s)
         count = share.want - share.promised
@@ -454,7 +454,7 @@ class Spillback:
         self._file(entry)
 
     def _hand_out(self, lane: SpillbackLane, node: bytes, count: int, now: float, *, queued: bool) -> int:
-        """Move ``count`` wants of the lane's entries, in turn, to a node; how many there were to move."""
+        """Move ``count`` wants of the lane's entries, in turn, to a node; the number that there were to move."""
         total = count
         while count > 0 and lane.entries:
             each = max(1, count // len(lane.entries))
@@ -475,7 +475,10 @@ class Spillback:
         return total - max(count, 0)
 
     def _collect(self, entry: SpillbackEntry, count: int, target: bytes) -> None:
-        """Make ``count`` of what waits unplaced: what is so already, then from queues of other nodes, then of home."""
+        """Make ``count`` waiting wants unplaced, at first from queues of other nodes, then from home's.
+
+        Wants that are unplaced already count first.
+        """
         need = count - min(count, entry.unplaced)
         for node, share in sorted(entry.shares.items(), key=lambda item: item[0] == self.home):
             if not need:
@@ -488,7 +491,7 @@ class Spillback:
                     self._reduce(entry, node, cut)
 
     def _flush(self) -> None:
-        """Tell nodes of shares that changed."""
+        """Send nodes their shares that changed."""
         dirty, self._dirty = self._dirty, {}
         for entry, node in dirty:
             share = entry.shares.get(node)
@@ -570,7 +573,7 @@ class Spillback:
     # -------------------------------------------------------------- reports
 
     def explain(self, owner: bytes, key: int, token: Any = None) -> tuple[int, str]:
-        """What the owner was told last about a key that waits elsewhere; READY when nothing is."""
+        """The reason that the owner was sent last for a key that waits elsewhere; READY when nothing waits."""
         entry = self._find(owner, key, token)
         return entry.reported if entry is not None and entry.reported else (Cause.READY, "")
 

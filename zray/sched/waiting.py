@@ -4,8 +4,8 @@ A *LeaseEntry* is one scheduling key of one owner, or one single placement (an a
 demand stand in one *WaitingLane*, first come first served.  An entry that was served and wants more goes to the lane's
 end.  The next turn is the lane of the job served longest ago, and of its lanes the one whose head waits longest.
 
-So that a step does not look at ten thousand keys, a lane that does not fit is filed under one thing it lacks, a
-(column, units) pair, and looked at again only when that much of that column is free.  Ten thousand keys that all wait
+A step cannot look at ten thousand keys.  So a lane that does not fit is filed under one thing it lacks, a (column,
+units) pair, its *door*, and looked at again only when that much of the column is free.  Ten thousand keys that all wait
 for a CPU are one lane under ("CPU", 1): a closed door costs one comparison.
 """
 
@@ -20,7 +20,7 @@ from zray.sched.resources import Demand
 
 Door = tuple[int, int]
 OPEN: Door = (-1, 0)  # lanes not tried since they came, or that fitted when last tried
-HELD_BACK: Door = (-2, 0)  # lanes that would eat what is being saved up for another
+HELD_BACK: Door = (-2, 0)  # lanes whose grant would use resources that are being saved up for another
 
 
 class LeaseEntry:
@@ -35,7 +35,7 @@ class LeaseEntry:
         self.demand: Demand = ()
         self.obstacle = ""  # why no grant will ever come, '' if one may
         self.want = self.grants_seen = self.granted = 0
-        self.held: dict[int, Any] = {}  # lease number -> Lease
+        self.held: dict[int, Any] = {}  # lease number -> HeldLease
         self.active = 0  # leases held and not recalled
         self.queued = self.reported = False
         self.ticket = 0
@@ -43,7 +43,7 @@ class LeaseEntry:
 
     @property
     def outstanding(self) -> int:
-        """Leases wanted and not granted: grants that the owner had not seen when it spoke are on their way."""
+        """Leases wanted and not granted.  Grants that the owner had not seen when it sent its want are on their way."""
         left = self.want - (self.granted - self.grants_seen)
         return left if left > 0 else 0
 
@@ -60,7 +60,7 @@ class WaitingLane:
         self.passed_at = 0  # grants that the node had made when this lane was last served
 
     def head(self) -> LeaseEntry | None:
-        """The first entry that still wants something; others leave the lane."""
+        """The first entry that still wants something; entries before it leave the lane."""
         entries = self.entries
         while entries:
             if entries[0].outstanding:
@@ -70,7 +70,7 @@ class WaitingLane:
 
 
 class WaitingLanes:
-    """All lanes with somebody in them, by door, job and ticket."""
+    """All lanes with entries, by door, job and ticket."""
 
     def __init__(self, patience_s: float) -> None:
         self.lanes: dict[tuple[int, Demand], WaitingLane] = {}
@@ -82,7 +82,7 @@ class WaitingLanes:
         self._doors: dict[Door, dict[int, list[tuple[int, WaitingLane]]]] = {}
 
     def join(self, entry: LeaseEntry) -> None:
-        """The entry wants something and stands in its lane from now on (no change if it does already)."""
+        """The entry wants something and stands in its lane from now on; no change if it stands there already."""
         if entry.queued:
             return
         self._tickets += 1
@@ -99,7 +99,7 @@ class WaitingLanes:
         entry.lane = lane
 
     def next(self, is_open: Callable[[Door], bool]) -> tuple[WaitingLane, LeaseEntry] | None:
-        """Take out the lane whose turn it is; the caller files it again, after serving its head or not."""
+        """Take out the lane whose turn it is; the caller files it again, whether it served the head or not."""
         best, best_heap, best_turn = None, None, (0, 0)
         for door, jobs in list(self._doors.items()):
             if not is_open(door):
@@ -123,7 +123,7 @@ class WaitingLanes:
         return best, entry
 
     def _clean(self, heap: list[tuple[int, WaitingLane]]) -> int | None:
-        """Bring the heap's top up to date with entries that lost interest; its ticket, or None when all did."""
+        """Drop entries that want nothing any more from the heap's top; the top's ticket, None when all left."""
         while heap:
             ticket, lane = heap[0]
             entry = lane.head()
@@ -165,7 +165,7 @@ class WaitingLanes:
         self.turn_of.pop(job, None)
 
     def waiting(self) -> Iterator[LeaseEntry]:
-        """Everybody who waits, lane by lane."""
+        """All waiting entries, lane by lane."""
         for lane in self.by_age:
             for entry in lane.entries:
                 if entry.outstanding:

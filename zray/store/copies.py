@@ -1,4 +1,4 @@
-"""The node's memory as transfers see it: objects by ObjectKey, whether their primary is here or a copy is, or comes in.
+"""The node's memory as transfers see it: objects by ObjectKey, as primaries, copies, or copies that come in.
 
 A copy of another node's object is a block of the table like any other, under a generation of this node's own (its
 process epoch is 0, which no client has).  Pure over the table and its headers.
@@ -25,15 +25,16 @@ class Copies:
         self.me = me
         self.local: dict[ObjectKey, int] = {}  # copies here, complete or coming in -> generation of the block
         self.keys: dict[int, ObjectKey] = {}  # the reverse
-        self.held: dict[ObjectKey, int] = {}  # served to other nodes just now -> offset where the puller thinks it is
-        self._restoring: dict[int, ObjectKey] = {}  # request -> what is being read back from disk to be served
+        # served to other nodes just now -> offset at which the puller looks for it
+        self.held: dict[ObjectKey, int] = {}
+        self._restoring: dict[int, ObjectKey] = {}  # request -> the object that is read back from disk to be served
         self._generation = 0
         self._request = 0
 
     # ------------------------------------------------------------ copies of other nodes' objects
 
     def receive(self, key: ObjectKey, nbytes: int, now: float) -> str:
-        """Ask for room: the table answers Arriving or Dropped.  Why it cannot be, or ''."""
+        """Ask for room: the table answers Arriving or Dropped.  The reason against it, or ''."""
         self._generation += 1
         generation = self._generation
         why = self.table.receive(key.oid, generation, nbytes, now)
@@ -54,7 +55,7 @@ class Copies:
         return self.table.value_of(self.table.names[generation])
 
     def abandon(self, key: ObjectKey, why: str, now: float) -> None:
-        """It will not be complete."""
+        """The copy will not be complete."""
         generation = self._unname(key)
         if generation is not None:
             self.table.arrived(generation, why, now)
@@ -66,7 +67,7 @@ class Copies:
             self.table.drop(generation, now)
 
     def complete(self, key: ObjectKey) -> int | None:
-        """Generation of the whole copy that is here (or on this node's disk)."""
+        """Generation of the complete copy that is here (or on this node's disk)."""
         generation = self.local.get(key)
         stored = self.table.names.get(generation) if generation is not None else None
         if stored is None or stored.freed:
@@ -75,13 +76,13 @@ class Copies:
         return None if coming else generation
 
     def touch(self, generation: int) -> None:
-        """It is read: evict it later than others."""
+        """A process reads the copy: evict it later than others."""
         stored = self.table.names[generation]
         if stored.offset in self.table.here:
             self.table.here.move_to_end(stored.offset)
 
     def keep(self, key: ObjectKey) -> None:
-        """Its primary is lost: from now on this copy is spilled, not evicted."""
+        """The primary of a copy is lost: from now on this copy is spilled, not evicted."""
         self.table.promote(self.local[key])
 
     def of_node(self, node: bytes) -> list[ObjectKey]:
@@ -89,7 +90,7 @@ class Copies:
         return [key for key in self.local if key.node == node and self.complete(key) is not None]
 
     def left(self, generation: int) -> ObjectKey | None:
-        """A block has left the table: which copy it was, None when we gave it up ourselves."""
+        """A block has left the table: its copy, or None when this node gave the copy up before."""
         key = self.keys.get(generation)
         if key is not None:
             self._unname(key)
@@ -105,7 +106,7 @@ class Copies:
     # ------------------------------------------------------------ serving
 
     def find(self, key: ObjectKey, offset: int, now: float) -> int:
-        """Whether the object is HERE, GONE, or COMING from disk: ``restored`` will say for which key, then."""
+        """Whether the object is HERE, GONE, or COMING from disk: then ``restored`` names its key later."""
         stored = self._stored(key)
         if stored is None:
             return HERE if key.node == self.me and self._in_grant(key, offset) else GONE
@@ -124,7 +125,7 @@ class Copies:
         return None if key is None else (key, message.error)
 
     def hold(self, key: ObjectKey, offset: int) -> None:
-        """It is being served: neither spill nor evict it.  From now on its owner's free is reported."""
+        """The object is being served: neither spill nor evict it.  From now on its owner's free is reported."""
         self.held[key] = offset
         stored = self._stored(key)
         self.table.exported.add(key.generation if stored is None else stored.generation)
@@ -133,7 +134,7 @@ class Copies:
         self.held.pop(key, None)
 
     def pins(self) -> set[int]:
-        """Entries of a pin table for what is being served."""
+        """Entries of a pin table for the objects that are being served."""
         pins = set()
         for key, offset in self.held.items():
             stored = self._stored(key)
@@ -156,7 +157,7 @@ class Copies:
             return None
         at = offset + HEADER_BYTES
         data = bytes(self.headers.raw[at + start : at + min(start + size, nbytes)])
-        # In the extent of a client, which is another process: it must still be what it was.
+        # In the extent of a client, another process: check that it is still the same object.
         return data if stored is not None or self._in_grant(key, offset) else None
 
     def spilled(self, key: ObjectKey) -> bool:

@@ -1,12 +1,12 @@
 """Which nodes have copies of which objects, and how copies end.
 
-The node of a primary knows every node with a complete copy (CopyMade, CopyGone), writes the list to the control store
-a little later, for objects that have left the node, and tells those nodes when the owner frees the object.
+The node of a primary knows every node with a complete copy (CopyMade, CopyGone).  For objects that have left the node
+it writes the list to the control store a little later.  It tells those nodes when the owner frees the object.
 
 When the node of a primary dies, each node with a copy keeps it from eviction and adds itself to the list; the owner's
-node then ends the copies by that list.  Writers of one row may overwrite each other, so a writer looks again whether
-it is in the row, and who frees looks again whether somebody came late (nodes learn of a death at different times).
-Readers ask the nodes that they find: the row is a hint.
+node then ends the copies by that list.  Writers of one row may overwrite each other, so a writer checks later whether
+it is in the row.  Nodes learn of a death at different times, so the node that frees checks later for late copies.  The
+row is a hint: readers ask the nodes that it names.
 """
 
 from __future__ import annotations
@@ -37,9 +37,10 @@ class Directory:
         self.complete: dict[ObjectKey, dict[bytes, None]] = {}  # our primaries -> other nodes with whole copies
         self._recorded: set[ObjectKey] = set()  # with a row in the control store
         self._changed: dict[ObjectKey, None] = {}  # rows to write
-        # Copies here to be made known, as their primary's node is dead; and how often yet.
+        # Copies here whose primary's node is dead, to be added to their rows; and how often they were.
         self._orphans: deque[tuple[ObjectKey, int]] = deque()
-        self._again: list[tuple[float, ObjectKey, int]] = []  # heap: orphans freed here, to be looked for again
+        # heap: copies of lost primaries that were freed here, to be looked for again
+        self._again: list[tuple[float, ObjectKey, int]] = []
         self._write_at: float | None = None
         self._drops: dict[bytes, list[list[Any]]] = {}  # node -> copies that it is to drop
         self._freed: OrderedDict[ObjectKey, None] = OrderedDict()  # of other nodes, by owners here
@@ -162,7 +163,7 @@ class Directory:
             if set(nodes) != {*others, self.me}:
                 self.out.append(RecordCopies(key.oid, [*others, self.me]))
             else:
-                left = min(left, 1)  # who read the row before us may write it yet
+                left = min(left, 1)  # a node that read the row before us may write it yet
             if left > 0:
                 self._orphans.append((key, left))
                 self._write_soon(now)
@@ -170,7 +171,7 @@ class Directory:
         self.finder.find(key.oid, found)
 
     def flush(self) -> None:
-        """Once a turn: what is to be dropped elsewhere."""
+        """Once a turn: the copies that other nodes are to drop."""
         if self._drops:
             for node, objects in self._drops.items():
                 self.out.append(Say(node, DropCopies(objects)))
@@ -178,7 +179,7 @@ class Directory:
 
     @property
     def written(self) -> bool:
-        """Nothing waits to be written to the control store."""
+        """Whether nothing waits to be written to the control store."""
         return not self._changed and not self._orphans
 
     def check(self) -> None:

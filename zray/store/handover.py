@@ -1,4 +1,4 @@
-"""What only a leaving node has, handed to nodes that stay: the leaver's half.  Pure.
+"""Hand the objects that only a leaving node has to nodes that stay: the leaver's half.  Pure.
 
     a primary (or the kept copy of a lost one)   that no heir keeps     is asked of one: KeepCopies
     CopyMade of that heir                        it keeps the object    its address stays; readers find the heir
@@ -6,8 +6,8 @@
     freed by its owner                                                  nobody needs it
 
 An heir brings the objects as if a process there had asked for them, and keeps them as if they were its own: spilled
-under pressure, never evicted.  Small objects go first, so that most survive should time run out; of extents that
-processes still hold, the store asks the return.
+under pressure, never evicted.  Small objects go first, so that most survive if time runs out.  The store recalls the
+extents that processes still hold.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from zray.store.exchange import ASKED_AHEAD, Handed, ObjectKey, Say
 from zray.store.records import StoredObject
 from zray.store.table import StoreTable
 
-# How often to look for what has become ours to give (processes end, and give back their extents); with many objects
-# less often, as each costs some microseconds.
+# How often to look for new objects to give (processes end, and give back their extents); with many objects less often,
+# as each costs some microseconds.
 LOOK_S = 0.02
 LOOK_OBJECTS = 1000
-# An heir that says nothing for so long is passed over: long before a dead one is known to be dead.
+# An heir that is silent for so long is passed over: long before a dead one is known to be dead.
 SILENT_S = 1.0
 
 
@@ -47,13 +47,14 @@ class HandOver:
         self.given: dict[bytes, int] = {}  # bytes asked of each heir
         self._bytes = self._kept_bytes = 0  # sums over mine, kept
         self._queue: list[ObjectKey] = []  # to be asked of somebody, the next one last
-        self._heard: dict[bytes, float] = {}  # heir -> when it last said anything, or had nothing to say
+        # heir -> when its last message came, or since when it has nothing to answer
+        self._heard: dict[bytes, float] = {}
         self._heirs: tuple[bytes, ...] = ()
         self._look_at = 0.0
         self._looked = -1  # table.named then
 
     def step(self, heirs: Iterable[bytes], needed: Callable[[bytes], bool], now: float) -> Handed:
-        """Go on.  ``heirs`` are the nodes that stay, ``needed`` says which objects anybody could want."""
+        """The next step.  ``heirs`` are the nodes that stay; ``needed``: whether any process could want an object."""
         self.begun = True
         present = tuple(sorted(heirs))
         idle = not self.asked and not self._queue
@@ -109,7 +110,7 @@ class HandOver:
         return ObjectKey(stored.oid, self.me, stored.generation)
 
     def _heir(self, key: ObjectKey, but: bytes = b"") -> bytes | None:
-        """Who has it already, else who was given least."""
+        """The node that has it already, else the heir with the fewest bytes."""
         refused = self.refused.get(key, ())
         possible = [heir for heir in self._heirs if heir not in refused and heir != but]
         has = self.directory.complete.get(key, {})
@@ -122,7 +123,7 @@ class HandOver:
             self._heard[node] = now
 
     def made(self, node: bytes, key: ObjectKey) -> None:
-        """It has the object.  One that was passed over for its silence may say so late."""
+        """The heir has the object.  An heir that was passed over for its silence may report so late."""
         if key in self.asked and (self.asked[key] == node or node in self.refused.get(key, ())):
             del self.asked[key]
             self.kept[key] = node

@@ -1,4 +1,4 @@
-"""Objects of a store whose owners have ended: what zray.node.unheld asks for, and what it has freed."""
+"""Objects of a store whose owners have ended: zray.node.unheld asks for them, and frees those that no process holds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def ownerless(table: StoreTable, has_ended: Callable[[bytes], bool]) -> list[Own
     """The primary copies whose first owner has ended: another process may have adopted them since.
 
     A copy that has outlived its primary's node is one of them, because its owner is not known here.  Clients write to
-    their extents meanwhile: what this look misses for that reason the next one finds.
+    their extents meanwhile: the next look finds the objects that this one misses for that reason.
     """
     ended: dict[bytes, bool] = {UNKNOWN: False}
 
@@ -45,5 +45,5 @@ def ownerless(table: StoreTable, has_ended: Callable[[bytes], bool]) -> list[Own
 
 
 def free(table: StoreTable, objects: list[OwnerlessObject], now: float) -> None:
-    """No process holds these any more."""
+    """Free these objects: no process holds them any more."""
     table.on_free(b"", StoreFree([[one.oid, one.offset, one.generation] for one in objects]), now)

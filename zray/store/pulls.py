@@ -1,13 +1,13 @@
-"""Bringing objects in: the puller's half of a transfer.  One pull per object, whoever asks for it here.
+"""Bringing objects in: the puller's half of a transfer.  One pull an object, however many processes ask for it here.
 
     QUEUED    waits for its turn: small objects first, but every fourth is the oldest       PULLS_MAX at once
-    ROOM      waits for room in the store, as everybody does
+    ROOM      waits for room in the store, as all requests do
     FETCHING  asks one node for chunks, WINDOW ahead
-    FINDING   has nobody left to ask; the control store is asked who has a copy
+    FINDING   has no node left to ask; asks the control store which nodes have copies
     PAUSED    tries again in a while
     OVER
 
-Whom it asks: nodes it was sent to (PullElsewhere) or that the control store names, else the primary's node.  A node
+A pull asks nodes that it was sent to (PullElsewhere) or that the control store names, else the primary's node.  A node
 that refuses, stalls, sends wrong chunks or dies is avoided from then on; chunks that are here stay.  A pull ends with
 the object, or with a reason: freed, no room, the primary's node dead and no copy found, nothing for GIVE_UP_S.
 """
@@ -81,7 +81,7 @@ class Pull:
         self.finds = 0
         self.absent = ""  # why the primary's own node does not have it
         self.full = ""  # why a node that has it on disk cannot read it back
-        self.wants = ""  # what the source said it waits for
+        self.wants = ""  # the reason for which the source waits
         self.give_up_at = inf
         self.told_at = 0.0
 
@@ -112,7 +112,7 @@ class Pulls:
         self.chunk_bytes = chunk_bytes
         self.me = me
         self.copies = copies
-        self.orphaned = orphaned  # told of a new copy whose primary is lost
+        self.orphaned = orphaned  # called for a new copy whose primary is lost
         self.serving = serving
         self.finder = finder
         self.gone = gone
@@ -148,7 +148,7 @@ class Pulls:
             self.out.append(SendToClient(client, StorePulling(request, pull.where())))
 
     def keep(self, node: bytes, key: ObjectKey, offset: int, nbytes: int, now: float) -> None:
-        """Bring it because ``node`` leaves, which hears CopyMade or CopyGone."""
+        """Bring the object because ``node`` leaves; that node gets CopyMade or CopyGone."""
         pull = self.pulls.get(key)
         if pull is None and len(self.pulls) >= QUEUED_MAX:
             self.out.append(Say(node, CopyGone(*key)))
@@ -166,7 +166,7 @@ class Pulls:
         return pull
 
     def forget_client(self, client: bytes, now: float) -> None:
-        """Nobody waits for what only it waited for: queued pulls end, others go on (others may pull from them)."""
+        """No request is left for a pull: a queued one ends; others go on, as other nodes may pull from them."""
         for pull in list(self.pulls.values()):
             if any(waiter[0] == client for waiter in pull.waiters):
                 pull.waiters = [waiter for waiter in pull.waiters if waiter[0] != client]
@@ -242,7 +242,7 @@ class Pulls:
         self.out.append(Say(source, PullObject(pull.number, *pull.key, pull.offset, self._ask(pull), have, avoid)))
 
     def _leave(self, pull: Pull) -> None:
-        """The present attempt is over."""
+        """End the present attempt."""
         if self._by_number.pop(pull.number, None) is not None and pull.source not in self.gone:
             self.out.append(Say(pull.source, PullEnd(pull.number)))
         self.in_chunks -= len(pull.asked)
@@ -265,7 +265,7 @@ class Pulls:
         elif root in self.gone and pull.finds >= FINDS_MAX:
             died = f"the node {root.hex()} that held it died, and no other node has a whole copy"
             self.fail(pull, ABSENT, pull.full or died, now)
-        else:  # copies may be on their way into the control store; or all there are have stalled
+        else:  # copies may be on their way into the control store; or all known ones have stalled
             pull.deadline = now + RETRY_S * 2 ** min(pull.finds, 4)
             pull.finds += 1
             pull.avoid.clear()
@@ -302,7 +302,7 @@ class Pulls:
             self._done(pull, index, now)
 
     def _bad(self, pull: Pull, index: int, now: float) -> None:
-        """A chunk that is not what was sent: again, and after some tries elsewhere."""
+        """A chunk with a wrong checksum: ask again, and after some tries another node."""
         self.counts["bad_chunks"] += 1
         pull.bad += 1
         pull.same_bad[index] = pull.same_bad.get(index, 0) + 1
@@ -361,7 +361,7 @@ class Pulls:
 
     def _ask_more(self, pull: Pull) -> None:
         chunks = self._ask(pull)
-        # Without new chunks too: the source counts on hearing what has arrived.
+        # Without new chunks too: the source counts on acknowledgements.
         self.out.append(Say(pull.source, PullChunk(pull.number, chunks, pull.from_source)))
 
     # ------------------------------------------------------------ ends
@@ -387,7 +387,7 @@ class Pulls:
         self._admit(now)
 
     def fail(self, pull: Pull, code: int, why: str, now: float) -> None:
-        """It will not come: say so to all who wait for it, here and on other nodes."""
+        """The object will not come: report so to all that wait for it, here and on other nodes."""
         if pull.state is PullState.OVER:
             return
         key, waiters, keepers = pull.key, pull.waiters, pull.keepers
@@ -410,7 +410,7 @@ class Pulls:
         self.active.pop(pull.key, None)
 
     def lost(self, key: ObjectKey, why: str, now: float) -> None:
-        """Its block has left the table: there was no room, or its job ended."""
+        """The block of a pull has left the table: there was no room, or its job ended."""
         pull = self.pulls.get(key)
         if pull is not None:
             self.fail(pull, ABSENT, why, now)
@@ -430,7 +430,7 @@ class Pulls:
     def tick(self, now: float) -> None:
         for pull in list(self.active.values()):
             if pull.state is PullState.ROOM:
-                self._tell(pull, now)  # the table gives up on it, not we
+                self._tell(pull, now)  # the table gives the copy up, not this machine
             elif now >= pull.give_up_at:
                 self.fail(pull, ABSENT, f"nothing arrived for {GIVE_UP_S:g} s; {pull.where()}", now)
             elif now >= pull.deadline:

@@ -1,4 +1,4 @@
-"""What the store's table keeps, and what it asks its shell to do."""
+"""Records of the store's table, and its effects for the shell."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ Effect = SendToClient | Grow | SpillObject | Load | UnlinkFile | Arriving | Drop
 
 
 class Phase(Enum):
-    """Where an object that the store owns is.  It leaves the table when it is freed and no longer pinned.
+    """Where an object of the store is.  It leaves the table when it is freed and no longer pinned.
 
         HERE -> WRITING -> LEAVING -> DISK -> QUEUED -> LOADING -> HERE
                               |                  (HERE again when a reader pinned it, or asked for it, in time)

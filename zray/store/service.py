@@ -4,7 +4,7 @@
 calls (disk, growing the arena) run in the spiller's threads and come back through ``call_soon_threadsafe(fn)``.
 The daemon calls ``tick(now)`` when ``next_deadline()`` has passed, and ``node_gone(node)`` for each node that died.
 
-Who has copies of an object goes to the control store through two ports: ``record_location(oid, nodes)`` (no nodes:
+The nodes with copies of an object go to the control store through two ports: ``record_location(oid, nodes)`` (no nodes:
 delete) and ``find_location(oid, then)``, which calls ``then(nodes)`` on the daemon's loop.  A lone node has neither.
 """
 
@@ -34,7 +34,7 @@ from zray.store.table import StoreTable
 from zray.store.transfer import TransferMachine
 
 CAPACITY_BYTES_MIN = 1024 * 1024
-SLOTS_SPARE = 512  # drivers, and workers that are on their way out
+SLOTS_SPARE = 512  # drivers, and workers that are about to end
 
 
 RecordLocation = Callable[[bytes, list[bytes]], None]
@@ -50,7 +50,7 @@ def _find_nowhere(oid: bytes, then: Callable[[list[bytes]], None]) -> None:
 
 
 def choose_capacity(asked: int) -> int:
-    """Size of the store: what was asked for, else 30 % of memory but at most 80 % of what /dev/shm has left.
+    """Size of the store: the requested one, else 30 % of memory but at most 80 % of the free part of /dev/shm.
 
     RuntimeError when that is less than a store needs.
     """
@@ -155,7 +155,7 @@ class StoreService:
         return index
 
     def close_slot(self, incarnation: bytes) -> None:
-        """The process died or left: its pins are void, what it sealed stays, the rest of its extents is free."""
+        """The process died or left: its pins are void, its sealed objects stay, the rest of its extents is free."""
         entry = self.slots.pop(incarnation, None)
         if entry is None:
             return
@@ -182,16 +182,16 @@ class StoreService:
         self._perform()
 
     def ownerless(self, has_ended: Callable[[bytes], bool]) -> list[OwnerlessObject]:
-        """What is here of owners that have ended."""
+        """The objects here whose owners have ended."""
         return ownerless.ownerless(self.table, has_ended)
 
     def free_unheld(self, objects: list[OwnerlessObject]) -> None:
-        """Of these no process holds a reference (zray.node.unheld)."""
+        """Free those of them that no process holds a reference to (zray.node.unheld)."""
         ownerless.free(self.table, objects, self.clock())
         self._perform()
 
     def node_gone(self, node: bytes) -> None:
-        """That node (its incarnation) is dead, for good: go on from other copies of what comes from there."""
+        """That node (its incarnation) is dead, for good: pulls from it go on from other copies."""
         self.transfer.node_gone(node, self.clock())
         self._perform()
 
@@ -200,9 +200,9 @@ class StoreService:
         return bool(self.table.names or self.table.grants)
 
     def hand_over(self, heirs: Iterable[bytes], needed: Callable[[bytes], bool]) -> Handed:
-        """This node leaves: others are to keep what only it has.  Call it again until that is done.
+        """This node leaves: other nodes are to keep the objects that only it has.  Call it again until that is done.
 
-        ``needed(oid)``: whether anybody could want the object when this node has gone.
+        ``needed(oid)``: whether any process could want the object when this node has gone.
         """
         handed = self.transfer.hand_over(heirs, needed, self.clock())
         self._perform()
@@ -238,7 +238,7 @@ class StoreService:
     def _on_free(self, peer: bytes, message: StoreFree, now: float) -> None:
         if message.node in (b"", self.node):
             self.table.on_free(peer, message, now)
-        elif peer in self.slots:  # not from another node: nobody passes on what was passed on
+        elif peer in self.slots:  # not from another node: no node passes on a relayed message
             self.transfer.free(message.node, message.objects, now)
 
     def _handle(self, transition: Callable[[bytes, Any, float], None], peer: bytes, message: Any) -> None:
@@ -246,7 +246,7 @@ class StoreService:
         self._perform()
 
     def _perform(self) -> None:
-        """Do what the table and the transfers ask for, in that order also when a port answers at once."""
+        """Perform the effects of the table and the transfers, in that order also when a port answers at once."""
         if self._performing:
             return
         self._performing = True
@@ -274,7 +274,7 @@ class StoreService:
             self._start(effect)
 
     def _transfer(self, effect: Any) -> None:
-        """Between the table, the transfers and the control store."""
+        """Pass effects between the table, the transfers and the control store."""
         transfer = self.transfer
         if type(effect) is Arriving:
             transfer.arriving(effect, self.clock())

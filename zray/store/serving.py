@@ -1,12 +1,12 @@
 """Serving objects to other nodes: the source's half of a transfer.
 
-A session is one attempt of one node to pull one object from here.  Whole objects are served, and objects that are
-still coming in: a chunk that is not here yet is sent when it arrives.  A node that serves FANOUT sessions of an object
-sends further askers to those it serves, and to nodes with complete copies: so a broadcast is a tree, through which
-chunks flow while the object is still on its way.
+A session is one attempt of one node to pull one object from here.  Whole objects are served, and objects that still
+come in: a chunk that is not here yet is sent when it arrives.  A node that serves FANOUT sessions of an object refers
+further askers to the nodes it serves, and to nodes with complete copies.  So a broadcast is a tree, through which
+chunks flow while the object is still in flight.
 
 No cycles: a node that others pull from may only pull from a node that is complete or has more chunks than itself.
-(What still could come of that, two nodes that each wait for what the other lacks, ends with the puller's STALL_S.)
+(Two nodes could still each wait for chunks that the other lacks: the puller's STALL_S ends that.)
 
 Chunks sent and not acknowledged are bounded (OUT_CHUNKS_MAX); sessions take turns, one chunk each.
 """
@@ -63,14 +63,14 @@ class Serving:
         self.of: dict[ObjectKey, dict[bytes, PullSession]] = {}  # by object and puller
         # The directory's: nodes with whole copies of our primaries.
         self.complete: dict[ObjectKey, dict[bytes, None]] = {}
-        self.partial: dict[ObjectKey, Any] = {}  # the pulls': what is coming in
+        self.partial: dict[ObjectKey, Any] = {}  # the pulls': objects that come in
         self.out_chunks = 0
         self.sweep_at: float | None = None
         self.opened = 0  # sessions, for tests and metrics
         self.redirected = 0
         self.chunks = 0  # sent
         self._turns: deque[PullSession] = deque()
-        self._referred: dict[ObjectKey, dict[bytes, int]] = {}  # how many askers were sent to whom
+        self._referred: dict[ObjectKey, dict[bytes, int]] = {}  # how many askers were referred to each node
 
     # ------------------------------------------------------------ messages
 
@@ -199,7 +199,7 @@ class Serving:
             self._turns.append(session)
 
     def pump(self) -> None:
-        """Send what may be sent."""
+        """Send the chunks that the limits allow."""
         while self._turns and self.out_chunks < OUT_CHUNKS_MAX:
             session = self._turns.popleft()
             session.queued = False
@@ -218,7 +218,7 @@ class Serving:
     # ------------------------------------------------------------ sessions
 
     def _elsewhere(self, key: ObjectKey, peer: bytes, avoid: list[bytes]) -> list[bytes]:
-        """Whom to ask instead of us: those that fewest were sent to.  Nobody, when we may serve another."""
+        """The nodes to ask instead: those that fewest were referred to.  None when this node may serve another."""
         serving = self.of.get(key, {})
         if len(serving) < FANOUT or len(avoid) >= AVOID_MAX:
             return []

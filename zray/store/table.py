@@ -1,4 +1,4 @@
-"""The node's store machine: who holds which part of the arena, and how memory comes back.
+"""The node's store machine: which process holds which part of the arena, and how memory comes back.
 
 Every byte of the arena that is backed is exactly one of
 
@@ -9,14 +9,14 @@ Every byte of the arena that is backed is exactly one of
 
 Extents change hands by messages only: StoreGrant to the client, StoreSurrender back (asked by StoreRecall), or the
 client's death.  The store then walks the headers: sealed objects become ``stored``, all else becomes free.  So the
-store spills and evicts only what no client can be writing to.
+store spills and evicts only blocks that no client can be writing to.
 
 Freeing an object, wherever it is: mark, wait the grace, read the pin tables (zray.store.pins), then the block goes
 back, to the arena or to the client that holds the extent (StoreReclaimed).
 
 Requests for room are served in order.  When there is none: grow; then recall extents and spill the objects stored
-longest, secondary copies before all others and without a file; a request that sees no progress for ``full_wait_s`` is
-refused with a report of who holds what.
+longest, secondary copies before all others and without a file.  A request that sees no progress for ``full_wait_s`` is
+refused with a report of the holders.
 
 Pure but for the headers, which it reads and writes through ``Headers``: events come in with ``now``, effects go out
 through ``take``.
@@ -79,7 +79,7 @@ class StoreTable:
         self.stored_bytes = 0
         self.here: OrderedDict[int, StoredObject] = OrderedDict()  # offset -> object in phase HERE, longest first
         self.exported: set[int] = set()  # generations that other nodes know of: their owners' frees are reported
-        self.leaving_bytes = 0  # in blocks that are on their way to be free
+        self.leaving_bytes = 0  # in blocks that are about to be free
         self.disk_bytes = 0
         self.lost: list[tuple[int, int]] = []
         self.evictions: dict[int, Eviction] = {}
@@ -104,7 +104,7 @@ class StoreTable:
         self.clients.setdefault(client, Client(min(FIRST_EXTENT_BYTES, self.extent_bytes)))
 
     def disconnect(self, client: bytes, now: float) -> None:
-        """The process is gone (and its pin table void): what it sealed stays, the rest of its extents is free."""
+        """The process is gone (and its pin table void): its sealed objects stay, the rest of its extents is free."""
         state = self.clients.pop(client, None)
         if state is None:
             return
@@ -158,7 +158,8 @@ class StoreTable:
         stored = self.names.get(message.generation)
         if stored is None:
             state = self.headers.matches(message.offset, message.oid, message.generation)
-            if state == SEALED and self.grant_of(message.offset) is not None:  # the reader lost a race it then won
+            # the reader looked too early: it is readable now
+            if state == SEALED and self.grant_of(message.offset) is not None:
                 nbytes = self.headers.read(message.offset).nbytes
                 value = [STORED, message.offset, nbytes, message.generation]
                 self._send(client, StoreRestored(message.request, value))
@@ -180,7 +181,7 @@ class StoreTable:
                                now + WAIT_FACTOR_MAX * self.full_wait_s), now)
 
     def receive(self, oid: bytes, generation: int, nbytes: int, now: float) -> str:
-        """Ask for room for a copy of another node's object: Arriving follows, or Dropped.  Why it cannot be, or ''."""
+        """Ask for room for another node's object: Arriving or Dropped follows.  The reason against it, or ''."""
         size = block_bytes(nbytes)
         if size > self.capacity:
             return f"{FULL}an object of {nbytes:,} bytes does not fit into a store of {self.capacity:,} bytes"
@@ -213,7 +214,7 @@ class StoreTable:
             self._start_free(stored, now)
 
     def drop_job(self, job: bytes, now: float) -> None:
-        """The job is over: nobody is left who would free its objects."""
+        """The job is over: no owner is left to free its objects."""
         for stored in [stored for stored in self.names.values() if stored.oid.startswith(job)]:
             self._free(stored.oid, stored.offset, stored.generation, now)
         self._serve(now)
@@ -224,7 +225,7 @@ class StoreTable:
         return self._key
 
     def recall_all(self, now: float) -> None:
-        """The node leaves: what is in extents of clients becomes the store's."""
+        """The node leaves: ask all clients for their extents, so that the objects in them become the store's."""
         for client, state in self.clients.items():
             if state.grants and (state.recalled_at < 0 or now - state.recalled_at >= RECALL_RETRY_S):
                 state.recalled_at = now
@@ -295,7 +296,7 @@ class StoreTable:
             self._give_up(self.waiting.popleft())
         if self.waiting:
             self._serve(now)
-        # What was due has been tried; whoever still waits looks again after another while, not at once.
+        # The due attempts are made; requests that still wait try again after another while, not at once.
         if now >= self.spill_again_at:
             self.spill_again_at = now + RETRY_S
         if now >= self.growth_again_at:
@@ -325,7 +326,7 @@ class StoreTable:
         return min(times) if times else None
 
     def take(self) -> list[Effect]:
-        """What is to be sent and done since the last call."""
+        """Effects since the last call."""
         if self._reclaimed:
             for client, offsets in self._reclaimed.items():
                 self._out.append(SendToClient(client, StoreReclaimed(offsets)))
@@ -352,7 +353,7 @@ class StoreTable:
             self._tell_full()
 
     def _serve(self, now: float) -> None:
-        """Give room to the requests at the head of the queue, or see to it that room comes."""
+        """Give room to the requests at the head of the queue, or make room."""
         while self.waiting:
             head = self.waiting[0]
             offset = self.arena.allocate(head.size)
@@ -388,7 +389,7 @@ class StoreTable:
         return True
 
     def _tell_full(self) -> None:
-        """Who waits for an extent may know that it is for want of room, and not of an answer."""
+        """Report to requests for an extent that they wait for room, and not for an answer."""
         for request in self.waiting:
             if not request.is_reported:
                 request.is_reported = True
@@ -416,7 +417,7 @@ class StoreTable:
         return now >= request.deadline or now >= request.last
 
     def _progress(self, now: float) -> None:
-        """Memory moved: the head of the queue may wait on."""
+        """Memory became free: the head of the queue may wait on."""
         if self.waiting:
             self.waiting[0].deadline = now + self.full_wait_s
             self._serve(now)
@@ -523,7 +524,7 @@ class StoreTable:
         self._evict(stored.offset, stored.oid, stored.generation, now)
 
     def _stay(self, stored: StoredObject) -> None:
-        """Somebody reads it: not this one."""
+        """A reader wants the object: do not evict it."""
         del self.evictions[stored.offset]
         self.headers.set_state(stored.offset, stored.generation, SEALED)
         stored.phase = Phase.HERE
@@ -559,7 +560,7 @@ class StoreTable:
             self._progress(now)
 
     def _evicted(self, eviction: Eviction) -> None:
-        """Nobody reads the block any more."""
+        """No process reads the block any more."""
         stored = self.at.get(eviction.offset)
         if stored is None:
             grant = self.grant_of(eviction.offset)

@@ -1,7 +1,7 @@
 """Objects between nodes: the machine in each node's daemon.
 
-    pulls      what comes in       serving    what goes out       directory   who has copies
-    handover   what a leaving node gives to others
+    pulls      objects that come in             serving    objects that go out     directory   nodes with copies
+    handover   objects that a leaving node gives to others
     copies     the table's memory, by object, for these
 
 An object is brought to a node once, however many processes there ask for it, in chunks with a checksum each, and stays
@@ -76,7 +76,7 @@ class TransferMachine:
     # ------------------------------------------------------------ clients
 
     def on_pull(self, client: bytes, message: StorePull, now: float) -> None:
-        """A process here wants an object that is not in its store's memory, or not known to be."""
+        """A process here wants an object that is not in its store's memory, as far as it knows."""
         key = key_of(message.value)
         if key is None:
             self._out.append(SendToClient(client, StoreRestored(message.request, [], "this is no stored value")))
@@ -135,7 +135,7 @@ class TransferMachine:
         self.pulls.forget_client(client, now)
 
     def drop_job(self, job: bytes, now: float) -> None:
-        """Before the table's: what is still on its way here is not wanted any more."""
+        """Before the table's own end of the job: cancel pulls of its objects."""
         self.pulls.drop_job(job, now)
 
     # ------------------------------------------------------------ nodes
@@ -187,7 +187,7 @@ class TransferMachine:
                 self.pulls.keep(peer, key, entry[3], entry[4], now)
 
     def hand_over(self, heirs: Iterable[bytes], needed: Callable[[bytes], bool], now: float) -> Handed:
-        """This node leaves: see to it that others have what only it has; call it again until that is done."""
+        """This node leaves: other nodes are to get the objects that only it has; call it again until that is done."""
         self._now = now
         return self.handover.step(heirs, needed, now)._replace(moved=self.serving.chunks)
 
@@ -264,7 +264,7 @@ class TransferMachine:
                     if when is not None), default=None)
 
     def take(self) -> list[Out]:
-        """What is to be sent and asked since the last call."""
+        """Effects since the last call."""
         self.directory.flush()
         if not self._out:
             return []

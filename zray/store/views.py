@@ -1,4 +1,4 @@
-"""What the store's table holds, for people: reports, errors, lists."""
+"""Contents of the store's table, for people: reports, errors, lists."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OBJECTS_SHOWN = 3
 
 
 def usage(table: StoreTable) -> dict[str, Any]:
-    """Who holds what, in bytes."""
+    """The holders of memory, in bytes."""
     return {
         "capacity": table.capacity, "reserved": table.arena.reserved, "free": table.arena.free_bytes,
         "largest_free": table.arena.largest_free, "granted": table.granted_bytes, "stored": table.stored_bytes,
@@ -28,13 +28,13 @@ def usage(table: StoreTable) -> dict[str, Any]:
 
 
 def fullness(table: StoreTable) -> str:
-    """In a few words, for who waits for room."""
+    """How full the store is, in a few words, for requests that wait for room."""
     used = table.arena.reserved - table.arena.free_bytes
     return f"{used:,} of {table.capacity:,} bytes are in use"
 
 
 def describe(table: StoreTable) -> str:
-    """Who holds what, in words, for an error."""
+    """The holders of memory, in words, for an error."""
     found = usage(table)
     parts = [f"capacity {found['capacity']:,}", f"extents of processes {found['granted']:,}",
              f"objects of the store {found['stored']:,}", f"free {found['free']:,}",
@@ -52,7 +52,7 @@ def describe(table: StoreTable) -> str:
 
 
 def _holders(table: StoreTable) -> list[str]:
-    """Processes by the bytes that they keep in memory: what they made is in their extents, what they read is pinned."""
+    """Processes by the bytes that they keep in memory: objects in their extents, and objects that they have pinned."""
     made = {client: sum(table.grants[offset].size for offset in state.grants)
             for client, state in table.clients.items()}
     reads: dict[bytes, int] = {}

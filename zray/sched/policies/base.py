@@ -1,4 +1,4 @@
-"""What policies have in common: the answer codes, the interface, and masks of allowed rows."""
+"""Parts that policies share: the answer codes, the interface, and masks of allowed rows."""
 
 from __future__ import annotations
 

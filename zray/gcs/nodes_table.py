@@ -17,7 +17,7 @@ from zray.gcs.control import ALIVE, DEAD, DRAINING, LEFT, NodeRow
 from zray.gcs.tables import NODES, Change
 
 
-class NodeRows:
+class NodesTable:
     """Rows of the nodes table; ``settled`` is called after each answer to a change of this node."""
 
     def __init__(self, client: GcsClient, settled: Callable[[], None]) -> None:
@@ -76,7 +76,7 @@ class PlannedLeave:
     ``then`` is called once, when the row says "left", or at once where no other node ever knew this one.
     """
 
-    def __init__(self, rows: NodeRows, me: bytes, reason: str, then: Callable[[], None]) -> None:
+    def __init__(self, rows: NodesTable, me: bytes, reason: str, then: Callable[[], None]) -> None:
         self.over = False
         self._rows = rows
         self._me = me

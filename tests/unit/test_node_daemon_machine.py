@@ -26,7 +26,7 @@ class Gcs:
         self.handlers = {VOTE.CODE: lambda peer, message: notes.append(("gcs", peer))}
         self.client = SimpleNamespace(watch=lambda *watch: None, drop_job=lambda job: notes.append(("drop_job", job)))
         self.config = SimpleNamespace(involved=(), voters=(NODE,))
-        self.told, self.fenced_because, self.due = False, "", None
+        self.has_news, self.fenced_because, self.due = False, "", None
 
     def next_deadline(self):
         return self.due
@@ -155,10 +155,10 @@ def test_heartbeats_that_are_due_go_out_before_other_work(shell):
 
 
 def test_an_answer_of_the_control_store_is_a_reason_for_a_turn(shell):
-    shell.gcs.told = True
+    shell.gcs.has_news = True
     assert shell.core.next_deadline() == shell.now
     shell.core.turn()
-    assert not shell.gcs.told
+    assert not shell.gcs.has_news
 
 
 def test_every_effect_reaches_the_shell(shell):

@@ -108,17 +108,17 @@ class Reader:
     def __init__(self, cluster: Cluster, number: int, client: StoreClient):
         self.cluster = cluster
         self.waits: list[str] = []
-        self.blocked: dict[Any, Any] = {}
         self.lock = threading.RLock()
-        self.store, self.node = client, cluster.names[number]
-        self.loop = SimpleNamespace(lock=self.lock, wait=self._wait)
-        self.context = SimpleNamespace(task=b"")
-        self.config = SimpleNamespace(warn_wait_s=5.0)
-        self.stored = Stored(self)  # type: ignore[arg-type]
+        process = SimpleNamespace(node=cluster.names[number], config=SimpleNamespace(warn_wait_s=5.0))
+        loop = SimpleNamespace(lock=self.lock, wait=self._wait)
+        self.stored = Stored(process, loop, SimpleNamespace(task=b""), None)  # type: ignore[arg-type]
+        self.machine = SimpleNamespace(dropped=[], blocked={})
+        self.stored.machine = self.machine  # type: ignore[assignment]
+        self.stored.attach(client)
 
     def _wait(self, waiter: Any, deadline: Any) -> bool:
         for _ in range(100):
-            self.waits.append(str(self.blocked[b""]()))
+            self.waits.append(str(self.machine.blocked[b""]()))
             self.cluster.run(1.0)
             if waiter.done:
                 return True

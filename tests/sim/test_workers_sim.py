@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import msgpack
 import pytest
 
-from zray import messages as m
 from zray.messages import FAILED
-from zray.sim import cluster as cluster_module, programs
+from zray.sim import cluster as cluster_module
 from zray.sim.cluster import SimCluster
 from zray.sim.driver import SimDriver
 from zray.sim.network import Faults
@@ -128,73 +126,3 @@ def test_a_task_runs_inside_the_one_that_waits_for_it(cluster, driver, monkeypat
     until(cluster, lambda: all(ref.ready for ref in refs))
     assert inside and {kind_of(ref) for ref in refs} == {"value"}
     end(cluster, refs)
-
-
-@pytest.fixture
-def maps(cluster, driver, monkeypatch):
-    """``push(programs)`` gives a chunk of them to a worker; what it sends the owner is kept and not delivered."""
-    ref, = driver.submit(["value", 1, 0.0, []])
-    until(cluster, lambda: ref.ready)
-    ref.drop()
-    worker, = (worker for worker in cluster.workers.values() if worker.functions)
-    sent = []
-    deliver = worker.send
-
-    def send(peer, message):
-        if peer == driver.incarnation:
-            sent.append(message)
-        else:
-            deliver(peer, message)
-
-    monkeypatch.setattr(worker, "send", send)
-    monkeypatch.setattr(worker.work, "send", send)
-
-    def push(programs):
-        first = driver.next_task_id()
-        task = [first] + [driver.next_task_id() for _ in programs[1:]]
-        for tid, program in zip(task, programs, strict=True):
-            cluster.oracle.submitted(tid, program)
-        worker.work.on_push_map(driver.incarnation, m.PushMap(
-            9, 1, first, 0, b"value", len(programs), msgpack.packb(programs), False))
-        return task
-
-    def ended():
-        until(cluster, lambda: worker.work.queue.running is None and not worker.work.queue.entries)
-        results, failures = {}, {}
-        for message in sent:
-            if isinstance(message, m.MapDone):
-                column = msgpack.unpackb(message.results)
-                failed = dict(message.failures)
-                for i, value in enumerate(column):
-                    place = failures if i in failed else results
-                    place[message.first + i] = failed[i][1] if i in failed else msgpack.unpackb(value)[0]
-        back = [n for message in sent if isinstance(message, m.HandBack) for n in message.sequences]
-        return results, failures, back
-
-    return worker, push, ended
-
-
-def test_the_items_of_a_map_run_one_after_the_other_each_as_its_own_task(cluster, maps):
-    worker, push, ended = maps
-    items = [["value", 10, 0.0, []], ["raise", 11, 0.0, []], ["value", 12, 0.002, []]]
-    push(items)
-    results, failures, back = ended()
-    assert results == {1: programs.expected(items[0], [], []), 3: programs.expected(items[2], [], [])}
-    assert failures == {2: "task_error"} and not back and worker.marks == [9, 3, 3]
-
-
-def test_a_slow_item_of_a_map_gives_the_rest_away(cluster, maps):
-    worker, push, ended = maps
-    push([["value", 10, 0.0, []], ["value", 11, SLEEP_S, []], *([["value", 12, 0.0, []]] * 3)])
-    results, failures, back = ended()
-    assert set(results) == {1, 2} and back == [3, 4, 5] and not failures
-
-
-def test_items_of_a_map_are_cancelled_before_and_while_they_run(cluster, maps):
-    worker, push, ended = maps
-    tasks = push([["value", x, 0.004, []] for x in range(4)])
-    until(cluster, lambda: worker.runs)
-    for tid in (tasks[0], tasks[2]):
-        worker.work.on_cancel(b"", m.CancelTask(tid, 0, False))
-    results, failures, back = ended()
-    assert failures == {1: "cancelled", 3: "cancelled"} and set(results) == {2, 4} and not back

@@ -14,13 +14,12 @@ import msgpack
 from zray import messages as m
 from zray.ids import same_node
 from zray.sim import programs
-from zray.sim.chunks import SimChunk
 from zray.sim.core import Core, Failure, Ref
 from zray.worker.life import CallGroup, sizes_of
 from zray.worker.machine import END, RUN, WorkerMachine
 from zray.worker.nesting import NestedTasks
 from zray.worker.production import Production
-from zray.worker.queue import ATTEMPT, EXTRA, RETURNS, TASK_ID, Chunk, Entry, Lease
+from zray.worker.queue import ATTEMPT, EXTRA, RETURNS, TASK_ID, Entry, Lease
 from zray.worker.results import STREAMING, with_extra
 
 if TYPE_CHECKING:
@@ -43,7 +42,6 @@ class Run:
         self.production: Production | None = None  # of a generator
         self.outer: Run | None = None  # the run that waits for this one, and lends it its stack
         self.waits_for: list[Any] | None = None  # while another runs on its stack
-        self.then: Callable[[Any], None] | None = None  # of an item of a map: gets the result
         self.owned: Any = None  # the Task of this process that it is
         self.wake: Callable[[], None] | None = None  # set while it waits for something that a cancel ends
 
@@ -155,10 +153,7 @@ class SimWorker(Core):
             if (entry := self.work.start()) is not None:
                 if self.actor is None:
                     assert entry[0].env == self.started_under, "a worker serves only what it was started under"
-                if type(entry[2]) is Chunk:
-                    self._start_chunk(entry)
-                else:
-                    self._start(Run(entry, None, self.net.now))
+                self._start(Run(entry, None, self.net.now))
                 return
         following = self.work.pause()
         if following == RUN:
@@ -297,22 +292,6 @@ class SimWorker(Core):
         run.wake = production.wake = wake
         return False
 
-    def _start_chunk(self, entry: Entry) -> None:
-        lease, _, chunk = entry
-        self.work.flush()  # replies of earlier tasks must not wait for the chunk
-        items = chunk.payload if type(chunk.payload) is bytes else self.cluster.stores.read(self, chunk.payload)
-
-        def run_item(sequence: int, task: list[Any], then: Callable[[Any], None]) -> None:
-            run = Run((lease, sequence, task), None, self.net.now)
-            run.then = then
-            self._start(run)
-
-        def ended() -> None:
-            self.work.queue.finish()
-            self.wake()
-
-        SimChunk(lease, chunk, items, self.net, self.marks, run_item, self.send, ended).go_on()
-
     def _run_inside(self, run: Run, records: list[Any]) -> bool:
         """Whether one of the values that a task waits for is made on its stack: zray.worker.inline.
 
@@ -396,8 +375,6 @@ class SimWorker(Core):
         if run.outer is not None:
             self.inside.finish(run.owned, result)
             self.later(0.0, self._resume, run.outer)
-        elif run.then is not None:
-            run.then(result)
         elif run.group is None:
             work.finish(result, took_ns)
             self.wake()
@@ -413,8 +390,5 @@ class SimWorker(Core):
     def check(self) -> None:
         super().check()
         self.work.check()
-        main = [run.task for run in self.runs.values() if run.group is None and run.outer is None]
-        running = self.work.queue.running
-        assert len(main) == (running is not None), "a task runs that the queue does not know"
-        if running is not None and type(running[2]) is not Chunk:
-            assert main[0] is running[2], "another task runs than the queue says"
+        main = sum(run.group is None and run.outer is None for run in self.runs.values())
+        assert main == (self.work.queue.running is not None), "a task runs that the queue does not know"

@@ -12,7 +12,7 @@ from zray.messages import MapDone
 from zray.worker.queue import Chunk, Lease
 
 # Results of a chunk go out at least this often, while more of its items wait.
-CHUNK_FLUSH_NS = 5_000_000
+FLUSH_NS = 5_000_000
 
 
 class ChunkProgress:

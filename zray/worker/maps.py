@@ -12,7 +12,7 @@ from typing import Any
 from zray import serialization
 from zray.messages import MapDone
 from zray.worker import invoke
-from zray.worker.chunk_progress import CHUNK_FLUSH_NS, ChunkProgress
+from zray.worker.chunk_progress import FLUSH_NS, ChunkProgress
 from zray.worker.execution import Execution
 from zray.worker.queue import ATTEMPT, TASK_ID, Chunk, Lease
 from zray.worker.results import cancelled
@@ -104,7 +104,7 @@ class _Run:
             now = clock()
             took = max(1, now - before)
             before = now
-            if now - flushed >= CHUNK_FLUSH_NS and self.items:
+            if now - flushed >= FLUSH_NS and self.items:
                 self._flush(now - flushed)
                 flushed = before = clock()
             step = max(1, min(STEP_MAX, step * 8, step * STEP_NS // took))

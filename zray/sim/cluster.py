@@ -161,7 +161,7 @@ class SimCluster:
         self.wire.close(core.incarnation)
         self.cores.pop(core.incarnation, None)
         for group in sorted(core.groups):
-            self.net.call_at(self.net.now + GROUP_LEFT_S, self._remove_group, group)
+            self.net.call_at(self.net.now + GROUP_LEFT_S, self._remove_group, group, core.job)
         if isinstance(core, SimWorker):
             del self.workers[core.incarnation]
         else:
@@ -169,9 +169,9 @@ class SimCluster:
         seconds = self.net.random.uniform(0.0005, 0.003)
         core.host.later(seconds, self._exited, core, signal, exit_code)
 
-    def _remove_group(self, group: bytes) -> None:
-        """A task that ended in the middle left it: some driver sees to it, or it ends with its job."""
-        driver = next((one for one in self.drivers if one.alive and not one.node_is_lost), None)
+    def _remove_group(self, group: bytes, job: int) -> None:
+        """A task that ended in the middle left it: the driver of its job sees to it, or it ends with the job."""
+        driver = next((one for one in self.drivers if one.alive and not one.node_is_lost and one.job == job), None)
         if driver is not None:
             driver.run(driver.remove_group, group)
 

@@ -101,6 +101,7 @@ class Worker:
     def forget(self) -> None:
         """In a child that user code forked: nothing here is the child's to use."""
         self.executor.forked = True
+        self.executor.queue.entries.clear()
         self.executor.interrupts.uninstall()
         signal.signal(signal.SIGINT, signal.default_int_handler)
         from zray import refs

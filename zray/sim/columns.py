@@ -26,7 +26,8 @@ class SimColumns:
         self._process = process
 
     def pack_items(self, items: Sequence[Any]) -> tuple[Any, list[Any] | None]:
-        return msgpack.packb(list(items)), None
+        """``items`` of a map are a flag and a number each: the flag is the map's, and travels once."""
+        return msgpack.packb([items[0][0], [item for _, item in items]]), None
 
     def pick(self, column: Any, position: int, name: str) -> tuple[Any, list[Any]]:
         try:

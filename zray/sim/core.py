@@ -16,8 +16,9 @@ from zray import ids, messages as m
 from zray.core.machine import CoreMachine
 from zray.core.process import ProcessRecord
 from zray.owner.calls import ActorLink
+from zray.owner.maps import MapBatch
 from zray.owner.records import Function, Task
-from zray.sim import programs
+from zray.sim import map_runs, programs
 from zray.sim.columns import SimColumns
 from zray.sim.failure import Failure
 from zray.sim.process import Process
@@ -283,6 +284,42 @@ class Core(Process):
         self.submitter.submit(task)
         self.stir()
         return result
+
+    def map(self, items: list[int], retries: int, retries_errors: bool) -> MapBatch:
+        """``f.map``: a task for each item, see zray.sim.map_runs."""
+        needs = {"CPU": UNIT}
+        key = self.submitter.key_for(tuple(needs.items()), needs, {}, {}, map_runs.SHOW)
+        first = self.next_task_id()
+        start = int.from_bytes(first[ids.PREFIX_SIZE:], "little")
+        for _ in items[1:]:
+            self.next_task_id()
+        if retries_errors and retries == 0:
+            retries = 1
+        batch = MapBatch(first[:ids.PREFIX_SIZE], start, self.cluster.function(map_runs.SHOW, b""), key,
+                         [(retries_errors, item) for item in items], False, retries)
+        batch.retry_errors = ["raised"] if retries_errors else False
+        for index, item in enumerate(items):
+            tid = batch.task_id(index)
+            self.cluster.oracle.submitted(tid, [map_runs.SHOW, item, 0.0, [retries_errors]])
+            self.cluster.oracle.expect(ids.return_id(tid, 1), map_runs.value_of(item))
+        self.submitter.maps.submit(batch)
+        self.stir()
+        return batch
+
+    def map_item(self, batch: MapBatch, index: int) -> Ref:
+        """A reference to one item of a map."""
+        return Ref(self, self.submitter.maps.entry(batch, index))
+
+    def see_map(self, batch: MapBatch) -> None:
+        """All values of a map that has ended."""
+        values: dict[int, Any] = {}
+        for first, count, column in sorted(batch.results, key=lambda each: each[0]):
+            found = msgpack.unpackb(column if type(column) is bytes else self.read_stored(column))
+            values.update(zip(range(first, first + count), found, strict=True))
+        for index in range(batch.count):
+            value = batch.failures.get(index)
+            self.cluster.oracle.observe_value(self, ids.return_id(batch.task_id(index), 1),
+                                              values[index] if value is None else value)
 
     @staticmethod
     def _retry(task: Task, program: list[Any]) -> None:

@@ -145,8 +145,11 @@ class Oracle:
 
     def observe(self, core: Core, record: Any) -> bool:
         """A process looks at a ready object: right value, or an error that has an excuse.  True for a value."""
+        return self.observe_value(core, record.oid, record.value)
+
+    def observe_value(self, core: Core, oid: bytes, value: Any) -> bool:
+        """The same of a wire value."""
         self.seen += 1
-        value, oid = record.value, record.oid
         right = self.values.get(oid, FAILS)  # an error after the last item of a stream is an item
         if type(value) is list and value[0] == FAILED:
             if core.home not in self.condemned:  # else its objects and holds are void, whatever it is told

@@ -94,6 +94,8 @@ def returns(program: list[Any]) -> int:
 def retried_errors(program: list[Any]) -> bool | list[str]:
     """Its retry_exceptions: of those that raise some are retried in vain, and some for another exception only."""
     kind, x = program[:2]
+    if kind == "map":
+        return bool(program[3][0])
     if kind == "flaky":
         return True if x % 2 else ["raised"]
     return (False, True, ["raised"], ["another"])[x % 4] if kind == "raise" else False

@@ -17,11 +17,12 @@ from zray.core.ports import Work
 from zray.sim import programs
 from zray.sim.core import Core, Ref
 from zray.sim.failure import Failure
+from zray.sim.map_runs import MapRun
 from zray.worker.life import CallGroup, sizes_of
 from zray.worker.machine import END, RUN, WorkerMachine
 from zray.worker.nesting import NestedTasks
 from zray.worker.production import Production
-from zray.worker.queue import ATTEMPT, EXTRA, RETURNS, TASK_ID, Entry, Lease
+from zray.worker.queue import ATTEMPT, EXTRA, RETURNS, TASK_ID, Chunk, Entry, Lease
 from zray.worker.results import STREAMING, with_extra
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class SimWorker(Core):
         self.up = False
         self.heard = False  # the node knows that this actor ends
         self.started_under: dict[str, str] = {}
+        self.map_run: MapRun | None = None  # the chunk that runs
         self._awake = False
         super().__init__(cluster, host, incarnation, pid)
         self.work = WorkerMachine(self.node, self.marks, self.send, self)
@@ -92,6 +94,8 @@ class SimWorker(Core):
 
     def interrupt(self, task: bytes, attempt: int) -> bool:
         """Of an actor only coroutines can be cancelled."""
+        if self.map_run is not None and self.map_run.interrupt(task, attempt):
+            return True
         run = self.runs.get((task, attempt))
         if run is None or (self.actor is not None and not self.actor.spec.get("is_async")):
             return False
@@ -152,6 +156,11 @@ class SimWorker(Core):
             if (entry := self.work.start()) is not None:
                 if self.actor is None:
                     assert entry[0].env == self.started_under, "a worker serves only what it was started under"
+                if type(entry[2]) is Chunk:
+                    self.work.flush()
+                    self.map_run = MapRun(self, entry, self._map_is_over)
+                    self.map_run.next()
+                    return
                 self._start(Run(entry, None, self.net.now))
                 return
         following = self.work.pause()
@@ -159,6 +168,24 @@ class SimWorker(Core):
             self.wake()
         elif following == END and self._calls_are_over():
             self._leave()
+
+    def _map_is_over(self) -> None:
+        self.map_run = None
+        self.work.queue.finish()
+        self.wake()
+        self.stir()
+
+    def item_started(self, owner: bytes, sequence: int, task: list[Any]) -> None:
+        self.cluster.oracle.started(self, owner, sequence, task)
+
+    def item_ended(self, task: list[Any], result: Any) -> None:
+        self.cluster.oracle.ended(self, b"", task, result)
+
+    def item_crashed(self) -> None:
+        self.cluster.crash(self, "an item of a map ended it")
+
+    def now(self) -> float:
+        return self.net.now
 
     def _become(self) -> None:
         self.actor = self.work.becoming
@@ -390,4 +417,4 @@ class SimWorker(Core):
         super().check()
         self.work.check()
         main = sum(run.group is None and run.outer is None for run in self.runs.values())
-        assert main == (self.work.queue.running is not None), "a task runs that the queue does not know"
+        assert main + (self.map_run is not None) == (self.work.queue.running is not None), "the queue does not know what runs"

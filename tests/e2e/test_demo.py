@@ -15,8 +15,8 @@ pytestmark = pytest.mark.skipif(not IS_ZRAY, reason="the demo is zray's own")
 
 def test_the_demo_kills_a_worker_loses_nothing_learns_and_ends_with_a_table(tmp_path, session_root):
     pytest.importorskip("gymnasium")
-    done = subprocess.run([sys.executable, "-m", "zray.demo"], cwd=tmp_path, env=environment(PYTHONWARNINGS="default"),
-                          text=True, capture_output=True, timeout=110)
+    done = subprocess.run([sys.executable, "-m", "zray.cli.demo"], cwd=tmp_path, text=True, capture_output=True,
+                          env=environment(PYTHONWARNINGS="default"), timeout=110)
     assert done.returncode == 0, done.stdout + done.stderr
     said = " ".join(done.stdout.split())
     assert "nothing was lost" in said
@@ -28,7 +28,7 @@ def test_the_demo_kills_a_worker_loses_nothing_learns_and_ends_with_a_table(tmp_
 
 def test_the_demo_on_three_nodes_loses_two_of_them_and_nothing_else(tmp_path, session_root):
     pytest.importorskip("gymnasium")
-    program = "import sys; from zray.demo import main; sys.exit(main(3))"
+    program = "import sys; from zray.cli.demo import main; sys.exit(main(3))"
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment(PYTHONWARNINGS="default"),
                           text=True, capture_output=True, timeout=110)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -215,3 +215,42 @@ def test_a_node_without_work_sleeps(node):
         return switches() == before
 
     until(quiet)
+
+
+IMPORTED = """
+import importlib, sys
+import zray.node.daemon
+from zray.node import zygote
+
+zygote.one_blas_thread()
+for name in zygote.IMPORTS:
+    importlib.import_module(name)
+print(*sys.modules)
+"""
+WORKERS_USE = """
+import zray
+
+zray.init(num_cpus=1)
+
+class Modules:
+    def all(self):
+        import sys
+        return set(sys.modules)
+
+@zray.remote
+def all_of(numbers, by=None):
+    return Modules().all()
+
+actor = zray.remote(Modules).options(num_cpus=0).remote()
+found = zray.get(actor.all.remote()) | zray.get(all_of.remote([1], by=zray.put("a")))
+print(*found)
+"""
+
+
+def test_a_worker_imports_no_module_of_zray_after_its_fork(tmp_sessions):
+    # Each such module costs every worker a millisecond and some hundred pages.
+    inherited, used = (subprocess.run([sys.executable, "-c", text], cwd=ROOT, env=environment(), text=True, check=True,
+                                      capture_output=True, timeout=60).stdout.split()
+                       for text in (IMPORTED, WORKERS_USE))
+    late = {name for name in set(used) - set(inherited) if name.partition(".")[0] in ("zray", "cloudpickle", "numpy")}
+    assert late == set()

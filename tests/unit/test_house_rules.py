@@ -109,7 +109,7 @@ def test_parts_of_a_node_do_not_know_its_machine():
 
 TWICE: dict[str, set[str]] = {
     "ActorExit": {"errors", "messages.actors"},
-    "Asker": {"cli", "core.explaining", "node.ask", "sched.asking"},
+    "Asker": {"core.explaining", "node.ask", "sched.asking"},
     "Chunk": {"messages.store", "worker.queue"},
     "Cluster": {"cluster_utils", "node.cluster"},
     "Entry": {"owner.records", "sched.lanes", "sched.waiting", "transport.credentials"},
@@ -127,10 +127,9 @@ TWICE: dict[str, set[str]] = {
     "Node": {"_private.worker", "sim.scheduling"},
     "NodeGone": {"messages.cluster", "sched.bottom_up"},
     "Place": {"core.unhandled", "sched.spill_effects"},
-    "Policy": {"demo", "sched.policies.base"},
     "Record": {"local_objects", "store.exchange"},
     "Round": {"node.group_records", "sched.bundles"},
-    "Row": {"gcs.tables", "microbenchmark", "sched.gossip"},
+    "Row": {"cli.microbenchmark", "gcs.tables", "sched.gossip"},
     "Send": {"node.effects", "sched.bottom_up", "store.records"},
     "Session": {"gcs.dedupe", "node.session", "store.serving", "transport.session"},
     "SimNode": {"sim.chain", "sim.node"},

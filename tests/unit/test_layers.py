@@ -26,7 +26,7 @@ LAYERS: list[tuple[str, list[str]]] = [
                                      "cluster_utils", "experimental", "_private"]),
     ("util", ["util"]),
     ("package", ["zray"]),
-    ("commands", ["demo", "microbenchmark", "cli"]),
+    ("commands", ["cli"]),
     ("simulator", ["sim"]),
 ]
 
@@ -53,8 +53,6 @@ EXCEPTIONS: dict[tuple[str, str], str] = {
     ("cluster_context", "local_mode"): "init(local_mode=True)",
     ("cluster_context", "zray"): "the context reads the version and the nodes as a user would: inside a function",
     ("cluster_utils", "zray"): "Cluster(connect=True) calls init as a user would: inside a function",
-    ("cli", "demo"): "a command each",
-    ("cli", "microbenchmark"): "a command each",
 }
 
 # Below what the layers allow.

@@ -275,7 +275,7 @@ def kill_a_worker(running: str, patience_s: float = 1.0) -> int:
 # ---------------------------------------------------------------- policy search
 
 
-class Policy(NamedTuple):
+class CartPolePolicy(NamedTuple):
     mean: Any
     spread: Any
     iteration: int
@@ -290,7 +290,7 @@ class _Simulator:
         self.seed = seed
         self.env = gymnasium.make("CartPole-v1")
 
-    def rollout(self, policy: Policy, candidates: int) -> tuple[Any, Any]:
+    def rollout(self, policy: CartPolePolicy, candidates: int) -> tuple[Any, Any]:
         """Weights near the policy and the return of each, one episode a candidate."""
         import numpy as np
 
@@ -298,7 +298,7 @@ class _Simulator:
         weights = policy.mean + policy.spread * rng.normal(size=(candidates, len(policy.mean)))
         return weights, np.array([self.episode(w, int(rng.integers(2**31))) for w in weights])
 
-    def evaluate(self, policy: Policy, episodes: int) -> float:
+    def evaluate(self, policy: CartPolePolicy, episodes: int) -> float:
         return sum(self.episode(policy.mean, 2**31 + self.seed * episodes + i) for i in range(episodes)) / episodes
 
     def episode(self, weights: Any, seed: int) -> float:
@@ -311,20 +311,20 @@ class _Simulator:
         return total
 
 
-def _first_policy() -> Policy:
+def _first_policy() -> CartPolePolicy:
     import numpy as np
 
-    return Policy(np.zeros(4), np.ones(4), 0)
+    return CartPolePolicy(np.zeros(4), np.ones(4), 0)
 
 
-def _update_policy(policy: Policy, *rollouts: tuple[Any, Any]) -> Policy:
+def _update_policy(policy: CartPolePolicy, *rollouts: tuple[Any, Any]) -> CartPolePolicy:
     """The cross-entropy method: mean and spread of the best quarter of all candidates."""
     import numpy as np
 
     weights = np.concatenate([w for w, _ in rollouts])
     returns = np.concatenate([r for _, r in rollouts])
     best = weights[np.argsort(-returns, kind="stable")[: len(returns) // 4]]
-    return Policy(best.mean(axis=0), np.maximum(best.std(axis=0), 0.05), policy.iteration + 1)
+    return CartPolePolicy(best.mean(axis=0), np.maximum(best.std(axis=0), 0.05), policy.iteration + 1)
 
 
 def policy_search(ray: Any, display: Display, tally: Tally, place: Any, simulators: int = 4, iterations: int = 8,

@@ -1,0 +1,5 @@
+"""``python -m zray.cli``."""
+
+from zray.cli import main
+
+main()

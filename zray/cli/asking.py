@@ -1,0 +1,41 @@
+"""Ask the node that a command is about."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from zray.node import ask as ask_module
+
+
+class AskedNode(ask_module.Asker):
+    """Errors are those of a command."""
+
+    def __init__(self, address: str):
+        try:
+            super().__init__(address)
+        except ConnectionError as error:
+            raise click.ClickException(str(error)) from None
+
+    def ask(self, what: str, **args: Any) -> dict[str, Any]:
+        try:
+            return super().ask(what, **args)
+        except RuntimeError as error:
+            raise click.ClickException(str(error)) from None
+
+
+def ask(address: str, what: str, **args: Any) -> dict[str, Any]:
+    node = AskedNode(address)
+    try:
+        return node.ask(what, **args)
+    finally:
+        node.close()
+
+
+def with_address(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option("--address", default=lambda: os.environ.get("ZRAY_ADDRESS") or "auto",
+                        help="a session directory or host:port of a node here, @FILE with a join string, or auto: "
+                             "of the cluster that `zray start` made, else of the one program that runs")(command)

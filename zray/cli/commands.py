@@ -1,0 +1,40 @@
+"""The ``zray`` command: the group that all commands join."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from zray.errors import did_you_mean
+from zray.node import join_secret
+
+
+class Commands(click.Group):
+    """Says what a mistyped command may have meant.
+
+    No error repeats a join string: what stands on a terminal or in a journal is read by others.
+    """
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except click.ClickException as error:
+            error.message = join_secret.hide(error.message)  # type: ignore[misc]
+            raise
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            meant = did_you_mean(args[0], self.list_commands(ctx))
+            if not meant or meant in error.message:
+                raise
+            raise click.UsageError(f"{error.message}{meant}", ctx) from None
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="zray")
+def main() -> None:
+    """zray: Ray's programming model as a brokerless runtime."""
+    join_secret.blank_own()

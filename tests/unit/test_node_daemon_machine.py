@@ -120,6 +120,14 @@ def test_a_daemon_that_never_becomes_a_node_is_refused_in_the_end(shell):
     assert shell.refused() == 1 and not shell.heard()
 
 
+def test_what_a_newcomer_says_before_it_asks_to_join_is_not_heard_when_it_has_joined(shell):
+    shell.hear(THIRD, VOTE)
+    assert shell.hear(THIRD, m.NodeJoin(m.PROTOCOL, "3", "0", row(THIRD))) and shell.refused() == 1
+    shell.machine.node_joined(THIRD, row(THIRD), shell.now)
+    shell.core.turn()
+    assert not shell.heard()
+
+
 def test_processes_of_unknown_nodes_are_refused_at_once_and_newcomers_may_introduce_themselves(shell):
     assert not shell.hear(THIRD[:4] + b"wrk1", VOTE) and shell.refused() == 1
     assert shell.hear(THIRD, m.Hello(m.PROTOCOL, "node", "", 7, 0, "", []))

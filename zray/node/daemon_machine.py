@@ -186,7 +186,10 @@ class DaemonMachine:
         again.
         """
         cluster = self.machine.cluster
-        if peer in cluster.peers or code in (m.Hello.CODE, m.NodeJoin.CODE) and peer not in cluster.gone:
+        if peer in cluster.peers or code == m.Hello.CODE and peer not in cluster.gone:
+            return True
+        if code == m.NodeJoin.CODE and peer not in cluster.gone:
+            self._refuse_early(peer)  # it was no node when it said that, and asks to be one now
             return True
         if self.member is not None and self.member.ended(peer):
             return False
@@ -200,7 +203,10 @@ class DaemonMachine:
             for earlier in self.early.take(peer):
                 self._hand(peer, *earlier, now)
         for peer in [*self.early.of(self.machine.cluster.gone), *self.early.overdue(now)]:
-            count = len(self.early.take(peer))
+            self._refuse_early(peer)
+
+    def _refuse_early(self, peer: bytes) -> None:
+        if (count := len(self.early.take(peer))):
             self.machine.refuse(peer, f"{count} message(s) from a process that is no node of this cluster")
 
     def turn(self) -> None:

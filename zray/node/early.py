@@ -2,7 +2,8 @@
 
 A node speaks to all others as soon as it has joined, and they hear of it from the nodes table, each in its own time.
 Their sessions have acknowledged its messages, so it never sends them again.  Without this a ProcessGone that came early
-was lost, and the objects of that process were never freed.
+was lost, and the objects of that process were never freed.  A node that joins here says nothing before its NodeJoin:
+what it says all the same is refused.
 """
 
 from __future__ import annotations

@@ -107,7 +107,7 @@ def test_changes_are_told_at_most_every_interval_and_big_ones_at_once():
     due = gossip.deadline()
     assert due is not None and due - mesh.now <= 0.005
     gossip._due = None
-    gossip._spoke_at = mesh.now
+    gossip._sent_at = mesh.now
     gossip.changed(mesh.now)
     assert gossip.deadline() == pytest.approx(mesh.now + GOSSIP_S)
 

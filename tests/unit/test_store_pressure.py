@@ -114,7 +114,7 @@ def test_a_dead_process_leaves_its_sealed_objects_and_nothing_else(harness):
     assert bytes(harness.get(reader, oid, value)) == b"sealed" * 100
     reader.client.free(oid, value, True)
     harness.run(1.0)
-    assert harness.service.table.arena.free_bytes == harness.service.table.arena.reserved
+    assert harness.service.table.room.arena.free_bytes == harness.service.table.room.arena.reserved
 
 
 def test_twice_the_capacity_is_stored_by_spilling_and_all_of_it_is_read_back(harness):

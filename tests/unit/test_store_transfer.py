@@ -153,7 +153,7 @@ def test_100_mb_arrive_intact_read_only_and_without_a_copy_and_are_freed_on_both
     maker.client.free(oid, place, True)
     cluster.run(1.0)
     assert not cluster.nodes[1].service.table.names
-    assert cluster.nodes[1].service.table.arena.free_bytes == cluster.nodes[1].service.table.arena.reserved
+    assert cluster.nodes[1].service.table.room.arena.free_bytes == cluster.nodes[1].service.table.room.arena.reserved
     assert place[1] not in maker.client.heap.used
     assert not cluster.rows
 

@@ -201,7 +201,7 @@ def _rotated(chains: Chains, view: ProposerView) -> Chains:
         shorter = chain.without(chain.head)
         node = _spare(shorter, _with(out, shard, shorter), view)
         after = _with(out, shard, shorter._replace(members=(*shorter.members, node), since=()))
-        if node and _crowding(after) < _crowding(out):
+        if node and _imbalance(after) < _imbalance(out):
             out = after
             turned[shard] = node
     for shard, node in turned.items():
@@ -209,7 +209,7 @@ def _rotated(chains: Chains, view: ProposerView) -> Chains:
     return chains
 
 
-def _crowding(chains: Chains) -> int:
+def _imbalance(chains: Chains) -> int:
     """The imbalance: least when heads are on as many nodes as possible, and tails too."""
     return sum(count * count for roles in (_heads(chains), _tails(chains)) for count in roles.values())
 

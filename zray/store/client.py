@@ -394,13 +394,13 @@ class StoreClient:
     def _give_back(self, recall: int, extents: list[Extent]) -> None:
         if not extents:
             return
-        frees = [free for extent in extents for free in self._disown(extent.offset, extent.offset + extent.size)]
+        frees = [free for extent in extents for free in self._pass_to_node(extent.offset, extent.offset + extent.size)]
         self.flush()  # frees of objects that are the store's from the next message on
         self.send(StoreSurrender(recall, [[extent.offset, extent.size] for extent in extents]))
         if frees:
             self.send(StoreFree(frees))
 
-    def _disown(self, start: int, end: int) -> list[list[Any]]:
+    def _pass_to_node(self, start: int, end: int) -> list[list[Any]]:
         """Objects in this range are the store's from now on, also those that only our views keep: it frees them."""
         frees: list[list[Any]] = []
         for offset in [offset for offset in self.made if start <= offset < end]:

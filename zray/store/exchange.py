@@ -54,7 +54,7 @@ class ObjectKey(NamedTuple):
     generation: int
 
 
-class Say(NamedTuple):
+class SendToNode(NamedTuple):
     """Send to another node."""
 
     node: bytes
@@ -75,7 +75,7 @@ class Find(NamedTuple):
     oid: bytes
 
 
-class Handed(NamedTuple):
+class HandoverProgress(NamedTuple):
     """How far a leaving node is with the objects that only it has."""
 
     done: bool

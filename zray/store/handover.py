@@ -18,7 +18,7 @@ from typing import Any
 from zray.messages import KeepCopies
 from zray.store.copies import Copies
 from zray.store.directory import Directory
-from zray.store.exchange import ASKED_AHEAD, Handed, ObjectKey, Say
+from zray.store.exchange import ASKED_AHEAD, HandoverProgress, ObjectKey, SendToNode
 from zray.store.records import StoredObject
 from zray.store.table import StoreTable
 
@@ -53,7 +53,7 @@ class HandOver:
         self._look_at = 0.0
         self._looked = -1  # table.named then
 
-    def step(self, heirs: Iterable[bytes], needed: Callable[[bytes], bool], now: float) -> Handed:
+    def step(self, heirs: Iterable[bytes], needed: Callable[[bytes], bool], now: float) -> HandoverProgress:
         """The next step.  ``heirs`` are the nodes that stay; ``needed``: whether any process could want an object."""
         self.begun = True
         present = tuple(sorted(heirs))
@@ -62,9 +62,9 @@ class HandOver:
             self._heirs = present
             self._look(needed, now)
         self._ask(now)
-        done = (not self.asked and not self._queue and not self.table.grants and self._looked == self.table.named
+        done = (not self.asked and not self._queue and not self.table.room.grants and self._looked == self.table.named
                 and self.directory.written)
-        return Handed(done, len(self.kept), self._kept_bytes,
+        return HandoverProgress(done, len(self.kept), self._kept_bytes,
                       len(self.mine) - len(self.kept), self._bytes - self._kept_bytes)
 
     def _look(self, needed: Callable[[bytes], bool], now: float) -> None:
@@ -102,7 +102,7 @@ class HandOver:
                 self._heard[heir] = now
             messages.setdefault(heir, []).append([*key, max(stored.offset, 0), stored.nbytes])
         for heir, objects in messages.items():
-            self.out.append(Say(heir, KeepCopies(objects)))
+            self.out.append(SendToNode(heir, KeepCopies(objects)))
 
     def _key(self, stored: StoredObject) -> ObjectKey:
         if stored.foreign:
@@ -122,14 +122,14 @@ class HandOver:
         if node in self._heard:
             self._heard[node] = now
 
-    def made(self, node: bytes, key: ObjectKey) -> None:
+    def copy_made(self, node: bytes, key: ObjectKey) -> None:
         """The heir has the object.  An heir that was passed over for its silence may report so late."""
         if key in self.asked and (self.asked[key] == node or node in self.refused.get(key, ())):
             del self.asked[key]
             self.kept[key] = node
             self._kept_bytes += self.mine[key].nbytes
 
-    def unmade(self, node: bytes, key: ObjectKey) -> None:
+    def copy_gone(self, node: bytes, key: ObjectKey) -> None:
         if self.asked.get(key) == node or self.kept.get(key) == node:
             self.refused.setdefault(key, set()).add(node)
             self._again(key)

@@ -176,7 +176,7 @@ class Deaf(SimCluster):
 
     def stepped(self, process: Any) -> None:
         if isinstance(process, SimNode):
-            process.mesh._refused.clear()
+            process.mesh._peers.refused.clear()
             process.machine.cluster.gone.clear()
         super().stepped(process)
 

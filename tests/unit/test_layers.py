@@ -11,7 +11,7 @@ from tests.unit.source_tree import area, imports, modules
 # From the ground up.  An area imports what lies below it, and nothing beside it.
 LAYERS: list[tuple[str, list[str]]] = [
     ("base", ["ids", "errors", "causes", "config", "env_vars", "frames", "os_linux", "plain_numbers",
-              "signatures", "sources", "stacks", "driver_log"]),
+              "signatures", "sources", "stacks", "stepping", "driver_log"]),
     ("wire", ["messages"]),
     ("codec and values", ["codec", "serialization", "pickler", "pickled_caches", "unpicklable"]),
     ("machines and their shells", ["owner", "sched", "store", "gcs", "transport"]),

@@ -12,7 +12,7 @@ from zray import messages as m
 from zray.node.actor_places import ActorPlacePorts, ActorPlaces
 from zray.node.actors import DEAD, Actor
 from zray.node.foreign_actors import ForeignActor
-from zray.sched.spill import Place, Unplace
+from zray.sched.spillback_effects import PlaceRequest, UnplaceRequest
 
 ACTOR = b"a" * 16
 
@@ -22,7 +22,7 @@ class Scheduler:
 
     def __init__(self):
         self.tokens = []
-        self.spill = SimpleNamespace(out=[], step=lambda now: None)
+        self.spillback = SimpleNamespace(out=[], step=lambda now: None)
 
     def request(self, token, job, demand, strategy, now, name):
         if not demand:
@@ -77,11 +77,11 @@ def test_a_demand_that_is_none_is_a_reason_to_wait(placing):
 def test_an_actor_that_ends_takes_its_request_back(placing):
     actor = own()
     placing.places.place(actor)
-    placing.anywhere.spill.out = [Unplace(PEER, 1), Place(PEER, 1, {}), Place(PEER, 2, {})]
+    placing.anywhere.spillback.out = [UnplaceRequest(PEER, 1), PlaceRequest(PEER, 1, {}), PlaceRequest(PEER, 2, {})]
     placing.places.unplace(actor)
     assert not placing.anywhere.tokens and placing.places.token_of(ACTOR) is None
-    assert placing.calls[-1] == ("unplace_elsewhere", Unplace(PEER, 1)), "while the token still says which actor"
-    assert placing.anywhere.spill.out == [Place(PEER, 2, {})]
+    assert placing.calls[-1] == ("unplace_elsewhere", UnplaceRequest(PEER, 1)), "while the token still says which actor"
+    assert placing.anywhere.spillback.out == [PlaceRequest(PEER, 2, {})]
 
 
 def test_the_worker_of_an_actor_that_lives_on_another_node_is_ended_and_resized_there(placing):

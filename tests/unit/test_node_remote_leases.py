@@ -9,8 +9,7 @@ import pytest
 from tests.unit.node_parts import DRIVER, PEER, Parts, fake_actor
 from zray import messages as m
 from zray.node.remote_leases import RemoteLeasePorts, RemoteLeases
-from zray.sched.bottom_up import TellNode
-from zray.sched.spill import Place
+from zray.sched.spillback_effects import PlaceRequest, RelayToNode
 
 WORKER = PEER[:4] + b"wrk1"
 GRANT = m.LeaseGrant(1, 5, WORKER, "ipc://w", 7, {})
@@ -29,7 +28,7 @@ class Lender(Parts):
         scheduler = SimpleNamespace(
             granted_elsewhere=lambda *grant: self.wanted, placed_elsewhere=lambda *place: self.wanted,
             status_elsewhere=self.call("status"), message=self.call("message"),
-            spill=SimpleNamespace(lease_over=self.call("lease_over")))
+            spillback=SimpleNamespace(lease_over=self.call("lease_over")))
         self.remote = RemoteLeases(self.context, RemoteLeasePorts(
             self.cluster, self.jobs, scheduler, self.places, actor={self.actor.id: self.actor}.get,
             job_of=lambda process: self.job, tell_job=self.call("tell_job")))
@@ -50,7 +49,7 @@ def relayed(message):
 
 
 def test_a_node_hears_of_the_job_before_a_want_of_it(lender):
-    lender.remote.perform(TellNode(PEER, DRIVER, m.LeaseWant(1, 1, 0)))
+    lender.remote.perform(RelayToNode(PEER, DRIVER, m.LeaseWant(1, 1, 0)))
     assert lender.calls == [("tell_job", lender.job, PEER)] and lender.take() == relayed(m.LeaseWant(1, 1, 0))
     assert not lender.remote.perform("an effect that concerns this node")
 
@@ -83,7 +82,7 @@ def test_a_dead_owner_holds_nothing(lender):
 
 
 def test_an_actor_is_placed_with_its_job_known_and_only_while_it_waits(lender):
-    lender.remote.perform(Place(PEER, 8, {}))
+    lender.remote.perform(PlaceRequest(PEER, 8, {}))
     [(node, place)] = lender.take()
     assert node == PEER and place.actor == lender.actor.id and lender.calls == [("tell_job", lender.job, PEER)]
     placed = m.ActorPlaced(lender.actor.id, 0, WORKER, "", 7, 5, {})

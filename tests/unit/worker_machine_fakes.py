@@ -26,8 +26,8 @@ class FakeRunner:
     def wake(self) -> None:
         self.asked.append(("wake",))
 
-    def start_call(self, group: CallGroup, entry: Entry) -> None:
-        self.started.append((group, entry))
+    def start_calls(self, started: list[tuple[CallGroup, Entry]]) -> None:
+        self.started += started
 
     def later(self, seconds: float, action: Callable[[], None]) -> None:
         assert seconds in (HAND_BACK_AFTER_S, CALLS_LOOK_S)

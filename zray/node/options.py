@@ -10,13 +10,12 @@ import socket
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from zray.config import Config
+from zray.config import STORE_BYTES_MIN, Config
 from zray.gcs.admission import NAME_CHARS_MAX
 from zray.node import join_secret
 from zray.sched.resources import CPU, GPU, MEMORY, NODE_PREFIX, OBJECT_STORE_MEMORY, UNIT, units
 
 STORE_SHARE = 0.3  # of memory, when the size of the object store is not given
-STORE_BYTES_MIN = 4 << 20
 ADDRESS_HELP = (f"join the cluster of the join string in this file, - for the standard input (default: what "
                 f"{join_secret.VARIABLE} says); the string itself works too, and other users may see it")
 NEW_CLUSTER_HELP = "with --head: one more cluster beside the one that runs here"

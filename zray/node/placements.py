@@ -14,6 +14,9 @@ from zray.node.pool import Kind, Pool, State, Worker
 from zray.sched.grouped import NodeScheduler
 
 
+LEASE_BITS = 40  # lease numbers are unique in the cluster: the ordinal of the node, then its own counting
+
+
 class Placement:
     """Resources granted to an owner's key or to an actor, with or without a worker yet."""
 

@@ -121,7 +121,7 @@ class Task:
         self.cancelling: str | None = None
         self.parent = b""
         self.stream: Any = None
-        self.retry_errors = False
+        self.retry_errors: Any = False  # or True, or what the exception must be
 
 
 class Key:

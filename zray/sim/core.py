@@ -256,6 +256,7 @@ class Core(Process):
         blob = msgpack.packb(program[0])
         task = Task(tid, self.cluster.function(program[0], blob), self._payload(program, nested), nret, key, retries)
         task.parent = self.task
+        self._retry(task, program)
         if deps or nested:
             task.deps = [ref.record for ref in deps]
             task.pins = task.deps + [ref.record for ref in nested]
@@ -282,6 +283,15 @@ class Core(Process):
         self.submitter.submit(task)
         self.stir()
         return result
+
+    @staticmethod
+    def _retry(task: Task, program: list[Any]) -> None:
+        """Its retry_exceptions, and the retries for what succeeds at last; what never does is not tried for ever."""
+        task.retry_errors = programs.retried_errors(program)
+        if program[0] == "flaky" and task.retries >= 0:
+            task.retries = max(task.retries, program[3][0])
+        elif program[0] == "raise" and task.retries < 0 and task.retry_errors:
+            task.retries = 2
 
     def _payload(self, program: list[Any], nested: list[Ref]) -> bytes:
         return msgpack.packb([program, [[ref.oid, *self.machine.address_of(ref.record)] for ref in nested]])
@@ -366,6 +376,7 @@ class Core(Process):
         program = program or ["value", x, seconds, []]
         task = Task(tid, Function(b"", b"", "method"), self._payload(program, []), 1, None, link.max_task_retries)
         task.parent = self.task
+        self._retry(task, program)
         task.entry = self.refs.own(ids.return_id(tid, 1), task)
         self.cluster.oracle.submitted(tid, program)
         self.cluster.oracle.expect(task.entry.oid, programs.expected(program, [], []))
@@ -387,6 +398,14 @@ class Core(Process):
             "bundles": [{resource: UNIT}] * bundles, "strategy": strategy, "name": "", "namespace": "sim",
             "detached": False}, 0))
         return group
+
+    def group_ready(self, group: bytes) -> Ref:
+        """The object that is there when the group has its places."""
+        oid, number = self.next_task_id() + ids.PUT_INDEX, group[0]
+        self.cluster.oracle.expect(oid, number)
+        entry = self.machine.groups.ready(oid, group, self.encode(number, []))
+        self.stir()
+        return Ref(self, entry)
 
     def remove_group(self, group: bytes) -> None:
         """Whatever waits for it, or runs in it, ends."""

@@ -26,8 +26,8 @@ def describe(cluster: SimCluster) -> str:
 
 
 def _node(node: SimNode) -> Iterator[str]:
-    yield (f"node {node.incarnation!r} ready={node.ready} paused={node.paused} leaving={node._leaving!r} "
-           f"stopping={node.stopping!r}")
+    yield (f"node {node.incarnation!r} ready={node.ready} paused={node.paused} leaving={node.is_leaving} "
+           f"stopping={node.core and node.core.stopping!r}")
     if not node.ready:
         return
     machine, gcs = node.machine, node.gcs

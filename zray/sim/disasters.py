@@ -48,7 +48,7 @@ class Disasters:
         if what in ("kill", "off"):
             self.cluster.end_node(node, what, power=what == "off")
         elif what == "leave":
-            node.stop("told to leave")
+            node.stop()
         elif what in ("pause", "freeze"):
             self._stop(node, what == "freeze")
         elif what == "starve":

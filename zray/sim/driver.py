@@ -218,6 +218,8 @@ class SimDriver(Core):
         group = self.create_group(random.randint(1, 3), random.choice(("PACK", "SPREAD", "STRICT_PACK",
                                                                        "STRICT_SPREAD")))
         self.later(random.uniform(0.05, 0.8), self.remove_group, group)
+        if random.random() < 0.5:
+            self.refs_held.append(self.group_ready(group))
         for _ in range(random.randint(0, 4)):
             strategy = {"kind": "group", "group": group, "bundle": random.choice((-1, -1, 0))}
             if self.cluster.plan.actors and random.random() < 0.3:

@@ -81,7 +81,7 @@ class Liveness:
     def _reach(self, home: SimNode, node: SimNode) -> bool:
         return (self._is_well(node) and node.incarnation in home.machine.cluster.peers
                 and home.incarnation in node.machine.cluster.peers and not node.machine.bottom_up.draining
-                and node.incarnation not in home.member.leavers
+                and node.incarnation not in home.leavers
                 and self.cluster.wire.caught_up(home.incarnation, node.incarnation)
                 and self.cluster.wire.caught_up(node.incarnation, home.incarnation))
 

@@ -83,8 +83,9 @@ class SimWorker(Core):
             self._awake = True
             self.later(0.0, self._next)
 
-    def start_call(self, group: CallGroup, entry: Entry) -> None:
-        self._start(Run(entry, group, self.net.now))
+    def start_calls(self, started: list[tuple[CallGroup, Entry]]) -> None:
+        for group, entry in started:
+            self._start(Run(entry, group, self.net.now))
 
     def kick(self) -> None:
         self.stir()
@@ -380,7 +381,7 @@ class SimWorker(Core):
             following = work.end_call(run.group, run.entry, result)
             work.flush_after(run.lease, took_ns, following is None)
             if following is not None:
-                self.start_call(run.group, following)
+                self.start_calls([(run.group, following)])
             if work.stopping is not None:
                 self.wake()
         self.stir()

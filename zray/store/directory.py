@@ -19,7 +19,8 @@ from typing import Any
 from zray.messages import DropCopies, StoreFree
 from zray.store.copies import Copies
 from zray.store.exchange import (
-    ANNOUNCE_TRIES, ANNOUNCED_AT_ONCE, FREE_AGAIN_S, FREED_MAX, LOCATIONS_DELAY_S, Finder, ObjectKey, RecordCopies, SendToNode,
+    ANNOUNCE_TRIES, ANNOUNCED_AT_ONCE, FREE_AGAIN_S, FREED_MAX, LOCATIONS_DELAY_S, Finder, ObjectKey, RecordCopies,
+    SendToNode,
 )
 
 

@@ -239,7 +239,8 @@ class Pulls:
         pull.deadline = now + STALL_S
         have = pull.received if pull.key in self.serving.of else -1
         avoid = list(pull.avoid)[-AVOID_MAX:]
-        self.out.append(SendToNode(source, PullObject(pull.number, *pull.key, pull.offset, self._ask(pull), have, avoid)))
+        message = PullObject(pull.number, *pull.key, pull.offset, self._ask(pull), have, avoid)
+        self.out.append(SendToNode(source, message))
 
     def _leave(self, pull: Pull) -> None:
         """End the present attempt."""

@@ -25,7 +25,9 @@ from zray.messages import (
 )
 from zray.store.copies import Copies
 from zray.store.directory import Directory
-from zray.store.exchange import ABSENT, CHUNK_BYTES, FREED, GONE_MAX, Find, Finder, HandoverProgress, ObjectKey, RecordCopies, SendToNode
+from zray.store.exchange import (
+    ABSENT, CHUNK_BYTES, FREED, GONE_MAX, Find, Finder, HandoverProgress, ObjectKey, RecordCopies, SendToNode,
+)
 from zray.store.handover import HandOver
 from zray.store.header import Headers
 from zray.store.pulls import FREED_WHY, Pulls
@@ -68,8 +70,8 @@ class TransferMachine:
         handlers: dict[Any, Callable[[bytes, Any, float], None]] = {
             PullObject: serving.on_pull, PullChunk: serving.on_chunk_wanted, PullEnd: self._on_end,
             Chunk: pulls.on_chunk, PullElsewhere: pulls.on_elsewhere, PullRefused: pulls.on_refused,
-            PullWait: pulls.on_wait, CopyMade: self._on_copy_made, CopyGone: self._on_copy_gone, DropCopies: self._on_drop,
-            KeepCopies: self._on_keep,
+            PullWait: pulls.on_wait, CopyMade: self._on_copy_made, CopyGone: self._on_copy_gone,
+            DropCopies: self._on_drop, KeepCopies: self._on_keep,
         }
         self.handlers = {cls.CODE: partial(self._from_node, handler) for cls, handler in handlers.items()}
 

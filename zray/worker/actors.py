@@ -132,10 +132,11 @@ class ActorHost:
 
     # ------------------------------------------------------------ calls that run side by side, under the lock
 
-    def start_call(self, group: CallGroup, entry: Entry) -> None:
+    def start_calls(self, started: list[tuple[CallGroup, Entry]]) -> None:
         if self.coroutines is not None:
-            self.coroutines.start_soon(group, entry)
-        else:
+            self.coroutines.start_soon(started)
+            return
+        for group, entry in started:
             self.threads[group.name].put(entry)
 
     def interrupt(self, task: bytes, attempt: int) -> bool:
@@ -232,21 +233,21 @@ class ThreadGroup:
 
     def _work(self) -> None:
         self.host.fill(self.host.executor.rt.context)
-        get = self.inbox.get
+        get, none = self.inbox.get, NoInterrupts()
         while True:
             entry = get()
             if entry is None:
                 return
             while entry is not None:
-                entry = self._run(entry)
+                entry = self._run(entry, none)
 
-    def _run(self, entry: Entry) -> Entry | None:
+    def _run(self, entry: Entry, none: NoInterrupts) -> Entry | None:
         """One call; the next one of the group, if one waits."""
         executor = self.host.executor
         machine = executor.machine
         lease, _, task = entry
         before = time.perf_counter_ns()
-        result = executor.run_one(task, lease, NoInterrupts())
+        result = executor.run_one(task, lease, none)
         took = time.perf_counter_ns() - before
         executor.events.add(task, executor.rt.context.task_name, before, result)
         with executor.loop.lock:

@@ -9,11 +9,10 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-import types
-from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from typing import Any
 
+from zray.stepping import stepping
 from zray.worker import invoke
 from zray.worker.cancel import NO_INTERRUPTS
 from zray.worker.life import ActorLife, CallGroup
@@ -31,7 +30,7 @@ class Coroutines:
         self.executor = executor
         self.life = life
         self.end_by = end_by
-        self.starting: deque[tuple[CallGroup, Entry]] = deque()
+        self.starting: list[tuple[CallGroup, Entry]] = []
         self.running: dict[tuple[bytes, int], asyncio.Task[Any]] = {}
         self.cancelled: set[tuple[bytes, int]] = set()  # of those that are starting
         self.loop = new_event_loop(executor.loop, self._round)
@@ -86,8 +85,7 @@ class Coroutines:
     def _take(self) -> None:
         with self.executor.loop.lock:
             self._awake = False
-            starting = list(self.starting)
-            self.starting.clear()
+            starting, self.starting = self.starting, []
         if self.life.leaving is not None:
             starting = []  # nothing more starts
         for group, entry in starting:
@@ -104,12 +102,13 @@ class Coroutines:
             self._done.set()
 
     def _start(self, group: CallGroup, entry: Entry) -> None:
-        self.running[identity(entry[2])] = self.loop.create_task(self._call(group, entry))
+        call = identity(entry[2])
+        self.running[call] = self.loop.create_task(self._call(group, entry, call))
 
     def _name(self, task: list[Any]) -> str:
         return task_name(task, f"{self.life.class_name}.{task[FUNCTION]}")
 
-    async def _call(self, group: CallGroup, entry: Entry) -> None:
+    async def _call(self, group: CallGroup, entry: Entry, call: tuple[bytes, int]) -> None:
         lease, _, task = entry
         started = time.perf_counter_ns()
         result = None
@@ -117,9 +116,10 @@ class Coroutines:
             result = await self._result(lease, task)
             self.executor.events.add(task, self._name(task), started, result)
         finally:
-            self.running.pop(identity(task), None)
+            self.running.pop(call, None)
             self._end(group, entry, result)
-        self._maybe_done()
+        if self.executor.machine.stopping is not None:
+            self._maybe_done()
 
     def _end(self, group: CallGroup, entry: Entry, result: Any) -> None:
         """The call has ended, and the next one of its group starts."""
@@ -135,7 +135,7 @@ class Coroutines:
         name = self._name(task)
         borrowed: list[Any] = []
         try:
-            value = await stepping(rt.context, self._fields(lease, task, name), self._body(lease, task, name, borrowed))
+            value = await stepping(self._body(lease, task, name, borrowed), _Steps(rt.context, task, name, lease.owner))
         except asyncio.CancelledError:
             if self._ending:
                 return None  # nobody cancelled it: its caller learns how the actor ended
@@ -143,9 +143,6 @@ class Coroutines:
         except BaseException as error:
             value = executor.failed(error, task, name, NO_INTERRUPTS)
         return executor.closing(task, value, borrowed)
-
-    def _fields(self, lease: Any, task: list[Any], name: str) -> dict[str, Any]:
-        return {"task": task[TASK_ID], "attempt": task[ATTEMPT], "task_name": name, "receiver": lease.owner}
 
     async def _body(self, lease: Any, task: list[Any], name: str, borrowed: list[Any]) -> Any:
         executor = self.executor
@@ -163,9 +160,9 @@ class Coroutines:
 
     # ------------------------------------------------------------ under the lock
 
-    def start_soon(self, group: CallGroup, entry: Entry) -> None:
-        """The machine has let this call start."""
-        self.starting.append((group, entry))
+    def start_soon(self, started: list[tuple[CallGroup, Entry]]) -> None:
+        """The machine has let these calls start."""
+        self.starting += started
         self.wake()
 
     def cancel(self, call: tuple[bytes, int]) -> bool:
@@ -184,26 +181,19 @@ class Coroutines:
             running.cancel()
 
 
-@types.coroutine
-def stepping(context: Any, fields: dict[str, Any], coroutine: Any) -> Generator[Any, Any, Any]:
-    """Drive a coroutine with ``context`` set at each of its steps: others run in between on the same thread."""
-    send, throw = coroutine.send, coroutine.throw
-    mine = [fields["task"], fields["attempt"], fields["task_name"], fields["receiver"], None, b"", 0]
-    value: Any = None
-    error: BaseException | None = None
-    while True:
+class _Steps:
+    """What the context says at each step of one call."""
+
+    __slots__ = ("context", "mine")
+
+    def __init__(self, context: Any, task: list[Any], name: str, receiver: bytes):
+        self.context = context
+        self.mine = [task[TASK_ID], task[ATTEMPT], name, receiver, None, b"", 0]
+
+    def __call__(self, resume: Callable[[Any], Any], value: Any) -> Any:
+        context, mine = self.context, self.mine
         (context.task, context.attempt, context.task_name, context.receiver,
          context.prefix_of, context.prefix, context.counter) = mine
-        try:
-            yielded = send(value) if error is None else throw(error)
-        except StopIteration as stop:
-            return stop.value
+        yielded = resume(value)
         mine[4:] = context.prefix_of, context.prefix, context.counter
-        error = None
-        try:
-            value = yield yielded
-        except GeneratorExit:
-            coroutine.close()
-            raise
-        except BaseException as thrown:
-            error = thrown
+        return yielded

@@ -40,11 +40,10 @@ class TaskEvents:
 
     def add(self, task: list[Any], name: str, started_ns: int, result: Any, count: int = 1) -> None:
         """A call has ended that the hot path of the executor did not record itself."""
-        call = task[TASK_ID], task[ATTEMPT]
-        if len(self.pending) < self.room or call in self._open:
-            self._open.discard(call)
+        if len(self.pending) < self.room or self._open and (task[TASK_ID], task[ATTEMPT]) in self._open:
+            self._open.discard((task[TASK_ID], task[ATTEMPT]))
             ok = result if type(result) is bool else succeeded(result)
-            self.pending.append((*call, name, started_ns, time.perf_counter_ns(), ok, count))
+            self.pending.append((task[TASK_ID], task[ATTEMPT], name, started_ns, time.perf_counter_ns(), ok, count))
 
     def runs_long(self, task: list[Any], name: str, since_ns: int, side_by_side: bool) -> None:
         """The watchdog sees that a task is running (under the lock)."""

@@ -79,9 +79,9 @@ class Executor:
         if self.actor is not None:
             self.actor.wake()
 
-    def start_call(self, group: CallGroup, entry: Entry) -> None:
+    def start_calls(self, started: list[tuple[CallGroup, Entry]]) -> None:
         assert self.actor is not None
-        self.actor.start_call(group, entry)
+        self.actor.start_calls(started)
 
     def later(self, seconds: float, action: Callable[[], None]) -> object:
         return self.loop.call_at(time.monotonic() + seconds, action)

@@ -16,7 +16,7 @@ from typing import Any
 
 from zray.messages import ActorInit
 from zray.options import ASYNC_MAX_CONCURRENCY
-from zray.worker.queue import Entry, Lease
+from zray.worker.queue import ATTEMPT, TASK_ID, Entry, Lease
 from zray.worker.results import identity
 
 # Replies kept per caller for a call that is pushed again, in batches and in bytes.
@@ -41,31 +41,39 @@ class CallGroup:
         self.name = name
         self.size = size
         self.running: dict[Identity, list[Any]] = {}
-        self.waiting: dict[Identity, Entry] = {}
+        self.waiting: deque[Entry] = deque()
 
     def put(self, entry: Entry) -> bool:
         """A call has come; True when it starts now, else it waits for room."""
-        task = entry[2]
         if len(self.running) < self.size:
-            self.running[identity(task)] = task
+            task = entry[2]
+            self.running[task[TASK_ID], task[ATTEMPT]] = task
             return True
-        self.waiting[identity(task)] = entry
+        self.waiting.append(entry)
         return False
 
     def end(self, task: list[Any]) -> Entry | None:
         """A call has ended; the one that starts in its place."""
-        del self.running[identity(task)]
+        del self.running[task[TASK_ID], task[ATTEMPT]]
         if not self.waiting:
             return None
-        following = next(iter(self.waiting))
-        entry = self.waiting.pop(following)
-        self.running[following] = entry[2]
+        entry = self.waiting.popleft()
+        task = entry[2]
+        self.running[task[TASK_ID], task[ATTEMPT]] = task
         return entry
+
+    def take(self, wanted: Identity) -> Entry | None:
+        """A call that waits, out of its turn: cancellations are rare, and search for it."""
+        for position, entry in enumerate(self.waiting):
+            if identity(entry[2]) == wanted:
+                del self.waiting[position]
+                return entry
+        return None
 
     def check(self) -> None:
         assert len(self.running) <= self.size, f"{self.name!r} runs more than {self.size} calls"
         assert not self.waiting or len(self.running) == self.size, f"calls of {self.name!r} wait although it has room"
-        assert not self.running.keys() & self.waiting.keys(), "a call runs and waits"
+        assert not any(identity(entry[2]) in self.running for entry in self.waiting), "a call runs and waits"
 
 
 class ActorLife:
@@ -91,16 +99,21 @@ class ActorLife:
         self.groups = {name: CallGroup(name, size) for name, size in sizes.items()}
         self.group_of = group_of
 
-    def put(self, entry: Entry) -> CallGroup | None:
-        """A call of an actor with groups has come; its group when it starts now."""
-        assert self.group_of is not None
-        group = self.groups.get(self.group_of(entry[2])) or self.groups[""]
-        return group if group.put(entry) else None
+    def put(self, entries: list[Entry]) -> list[tuple[CallGroup, Entry]]:
+        """Calls of an actor with groups have come; those that start now."""
+        group_of, groups = self.group_of, self.groups
+        assert group_of is not None
+        started = []
+        for entry in entries:
+            group = groups.get(group_of(entry[2])) or groups[""]
+            if group.put(entry):
+                started.append((group, entry))
+        return started
 
     def take_waiting(self, wanted: Identity) -> Entry | None:
         """A cancelled call that waits for room: out of its group."""
         for group in self.groups.values():
-            entry = group.waiting.pop(wanted, None)
+            entry = group.take(wanted)
             if entry is not None:
                 return entry
         return None

@@ -53,8 +53,8 @@ class Runner(Protocol):
     def wake(self) -> None:
         """Something came in, or the process is to stop: the thread of the queue goes on."""
 
-    def start_call(self, group: CallGroup, entry: Entry) -> None:
-        """A call of an actor with concurrency groups starts now."""
+    def start_calls(self, started: list[tuple[CallGroup, Entry]]) -> None:
+        """Calls of an actor with concurrency groups start now."""
 
     def later(self, seconds: float, action: Callable[[], None]) -> object:
         """Call ``action`` then, under the lock."""
@@ -117,8 +117,8 @@ class WorkerMachine:
         self._seen: set[tuple[bytes, int]] = set()  # calls that ran side by side at the last tick
         self._told: set[tuple[bytes, int]] = set()  # those that were reported as long
         # Bound here, so that a runner that lacks a verb fails now.
-        self._wake, self._start_call, self._later, self._kick = (
-            runner.wake, runner.start_call, runner.later, runner.kick)
+        self._wake, self._start_calls, self._later, self._kick = (
+            runner.wake, runner.start_calls, runner.later, runner.kick)
         self._interrupt, self._define, self._take_on_job = runner.interrupt, runner.define, runner.take_on_job
         self._cancel_children, self._owner_busy = runner.cancel_children, runner.owner_busy
         self._answered, self._runs_long = runner.answered, runner.runs_long
@@ -189,12 +189,10 @@ class WorkerMachine:
             self._go()
             return
         lease.next = first + len(calls)
-        for sequence, call in enumerate(calls, first):
-            entry = lease, sequence, call
-            group = life.put(entry)
-            if group is not None:
-                self._start_call(group, entry)
-        self._watch_calls()
+        started = life.put([(lease, sequence, call) for sequence, call in enumerate(calls, first)])
+        if started:
+            self._start_calls(started)
+            self._watch_calls()
 
     # ------------------------------------------------------------ cancel
 
@@ -302,8 +300,9 @@ class WorkerMachine:
         lease, sequence, task = entry
         following = group.end(task)
         if result is not None:
-            self.answer(lease, sequence, result)
-        if following is not None:
+            lease.ends.extend((sequence, result))
+            self.unsent[id(lease)] = lease
+        if following is not None and not self._watching_calls:
             self._watch_calls()
         return following
 

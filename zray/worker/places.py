@@ -44,7 +44,7 @@ def lines(machine: WorkerMachine, most: int | None = None) -> list[tuple[list[An
     running = queue.running
     found = [(_tasks([running] if running else []), _tasks(queue.entries, most))]
     if machine.actor is not None:
-        found += [(list(group.running.values()), _tasks(group.waiting.values(), most))
+        found += [(list(group.running.values()), _tasks(group.waiting, most))
                   for group in machine.actor.groups.values()]
     return found
 

@@ -64,13 +64,13 @@ def run_schedule(seed: int, steps: int = 250) -> Net:
     net.silent.clear()
     net.run()
     net.check()
-    # The owner died with its node, perhaps before anybody heard of the free: it is for the adopter to free it.
+    # The owner died with its node, perhaps before any node heard of the free: the adopter frees it.
     end(net, values + [value for node, value in freed if not node.alive])
     return net
 
 
 def end(net: Net, values: list[list]) -> None:
-    """Nobody waits, what arrived is right, and when all is freed all memory is free."""
+    """No request waits, arrived objects are right, and when all are freed all memory is free."""
     assert not net.untruthful, net.untruthful
     for read in net.reads:
         if read.node.alive:
@@ -492,7 +492,7 @@ def test_a_node_that_others_pull_from_does_not_pull_from_one_that_has_no_more_th
 
 @pytest.mark.parametrize("seed", range(8))
 def test_deaths_of_receivers_cost_no_time_out(seed):
-    """Who loses its source hears of it, and goes on elsewhere at once: the clock does not move."""
+    """A pull that loses its source goes on elsewhere at once: the clock does not move."""
     net = Net(seed, 10)
     value = net.put(net.nodes[0], 25 * CHUNK)
     for node in net.nodes[1:]:

@@ -1,4 +1,4 @@
-"""Gossip: rows reach everybody, in time, once, and nothing is said when there is nothing to say."""
+"""Gossip: rows reach every node, in time, once, and nothing is sent when nothing has changed."""
 
 from __future__ import annotations
 

@@ -332,7 +332,7 @@ client = StoreClient({"control": control, "arena": arena}, int(slot), bytes.from
 print("up", flush=True)
 start, reads = time.monotonic(), 0
 words = client.words
-# The header of block 0 says what is there now; pin it, check it, and see that its payload is of one piece.
+# The header of block 0 names the object there now; pin it, check it, and see that its payload is of one piece.
 while (lasted := time.monotonic() - start) < float(seconds) or reads < 10 and lasted < 30:
     word = words[1]
     if word & 255 != 2:

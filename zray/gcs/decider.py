@@ -38,7 +38,7 @@ class ProposerView(NamedTuple):
     leaving: frozenset[bytes]
     freed: frozenset[bytes]  # certainly answer no reads
     established: frozenset[tuple[int, bytes]]  # (shard, member): known to hold every acknowledged write
-    caught_up: frozenset[tuple[int, int]]  # (shard, epoch): the tail says so of the joining replica
+    caught_up: frozenset[tuple[int, int]]  # (shard, epoch): the tail reports so of the joining replica
     waited: bool = True  # long enough for replicas that have little to catch up with: the others are not waited for
 
 

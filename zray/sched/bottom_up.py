@@ -105,7 +105,7 @@ class BottomUpScheduler:
         self.spillback.declare(owner, job, key, demand, strategy or {}, name, env)
 
     def want(self, owner: bytes, key: int, want: int, granted: int, now: float) -> None:
-        """As LeaseWant says.  KeyError for a key that was not declared."""
+        """As described at LeaseWant.  KeyError for a key that was not declared."""
         self.spillback.want(owner, key, want, granted, now)
 
     def drop_owner(self, owner: bytes) -> OwnerGone:

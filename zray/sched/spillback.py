@@ -51,7 +51,7 @@ from zray.sched.view import ClusterView
 # A share is withdrawn from a node that does not answer for this long: ten times a round trip between daemons, and
 # below what a user notices.
 PATIENCE_S = 0.05
-# A lane whose wants wait is offered again this often while somebody might have room: the gossip interval.
+# A lane whose wants wait is offered again this often while a node might have room: the gossip interval.
 OFFER_S = 0.1
 # Bytes that move between nodes in a second, as measured for CURVE over TCP: how long bytes are worth waiting for.
 LINK_BYTES_S = 0.5e9
@@ -94,7 +94,7 @@ class Spillback:
             self._keys_of.setdefault(owner, {})[key] = entry
 
     def want(self, owner: bytes, key: int, want: int, granted: int, now: float) -> None:
-        """As LeaseWant says.  KeyError for a key that was not declared."""
+        """As described at LeaseWant.  KeyError for a key that was not declared."""
         entry = self.entries[owner, key]
         entry.want, entry.grants_seen = max(want, 0), min(max(granted, 0), entry.granted)
         self._balance(entry, now)

@@ -152,7 +152,7 @@ class StoreClient:
         self._frees: list[list[Any]] = []
         self._frees_elsewhere: dict[bytes, list[list[Any]]] = {}  # by node
         self._zombies: set[int] = set()  # freed by their owner, but viewed here
-        self._pending: dict[Any, Pending] = {}  # by request number, and by what is asked for
+        self._pending: dict[Any, Pending] = {}  # by request number, and by the requested object
         self._refused: dict[int, dict[str, Any]] = {}
         self._request = 0
         self._lost: list[Any] | None = None  # the node ended: the answer to every request

@@ -2,8 +2,8 @@
 
     a primary (or the kept copy of a lost one)   that no heir keeps     is asked of one: KeepCopies
     CopyMade of that heir                        it keeps the object    its address stays; readers find the heir
-    CopyGone, or the heir says nothing, is gone, leaves too             another one is asked, while there is one
-    freed by its owner                                                  nobody needs it
+    CopyGone, or the heir is silent, is gone, leaves too                another one is asked, while there is one
+    freed by its owner                                                  no node needs it
 
 An heir brings the objects as if a process there had asked for them, and keeps them as if they were its own: spilled
 under pressure, never evicted.  Small objects go first, so that most survive if time runs out.  The store recalls the
@@ -46,7 +46,7 @@ class HandOver:
         self.refused: dict[ObjectKey, set[bytes]] = {}
         self.given: dict[bytes, int] = {}  # bytes asked of each heir
         self._bytes = self._kept_bytes = 0  # sums over mine, kept
-        self._queue: list[ObjectKey] = []  # to be asked of somebody, the next one last
+        self._queue: list[ObjectKey] = []  # to be asked of an heir, the next one last
         # heir -> when its last message came, or since when it has nothing to answer
         self._heard: dict[bytes, float] = {}
         self._heirs: tuple[bytes, ...] = ()
@@ -97,7 +97,7 @@ class HandOver:
                 continue
             self.asked[key] = heir
             self.given[heir] = self.given.get(heir, 0) + stored.nbytes
-            if heir not in owing:  # it had nothing to say until now
+            if heir not in owing:  # it had nothing to answer until now
                 owing.add(heir)
                 self._heard[heir] = now
             messages.setdefault(heir, []).append([*key, max(stored.offset, 0), stored.nbytes])

@@ -355,7 +355,7 @@ class StoreService:
             return
         self.closed = True
         self.spiller.close()
-        if remove:  # the arena first: while there is an arena, there is the segment that says whose it is
+        if remove:  # the arena first: while there is an arena, there is the segment that names its node
             self.arena.unlink()
             self.control.segment.unlink()
         for _, slot, _ in self.slots.values():

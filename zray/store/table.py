@@ -282,7 +282,7 @@ class StoreTable:
                 if block.offset > gap:
                     self.room.arena.free(gap, block.offset - gap)
                 gap = at
-                if block.generation in self.names:  # no writer of ours: the two could not be told apart
+                if block.generation in self.names:  # no writer of ours: the two could not be distinguished
                     self.lost.append((block.offset, block.size))
                 else:
                     self._adopt(block)

@@ -277,7 +277,7 @@ class World(RuleBasedStateMachine):
         return not any(self.links.values()) and not self.unsettled()
 
     def unsettled(self) -> list[str]:
-        """Groups that fit and are not placed; bundles that are set aside for nobody, or not there."""
+        """Groups that fit and are not placed; bundles that are set aside for no group, or not there."""
         free = [node.scheduler.available() for node in self.live()]
         found = []
         believed, here = {}, {}

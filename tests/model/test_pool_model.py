@@ -117,7 +117,7 @@ class PoolMachine(RuleBasedStateMachine):
             assert self.pool.waits(token), f"{kind} was forgotten"
 
     def teardown(self):
-        """Progress: with time, and workers that start and die, everybody who waits is served."""
+        """Progress: with time, and workers that start and die, every waiting request is served."""
         for _ in range(200):
             if not self.waiting:
                 return

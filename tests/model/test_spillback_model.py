@@ -312,7 +312,7 @@ class Machine(RuleBasedStateMachine):
                     [node for node, count in row["shares"].items() if count]
 
     def teardown(self) -> None:
-        """Everybody grants what it owes, and schedulers answer: nobody is left waiting."""
+        """Every node grants what it owes, and schedulers answer: no want is left."""
         if not hasattr(self, "view") or len(self.view.draining) == len(self.view.row_of):
             return
         for _ in range(30):

@@ -97,7 +97,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(error=st.sampled_from(["", "", "", "OSError: disk full"]))
     def run_thread(self, error):
         spiller = self.harness.spiller
-        if spiller.calls and self.harness.service.table.growing is False:
+        if spiller.calls and self.harness.service.table.room.growing is False:
             reading = any(s.phase.name == "LOADING" for s in self.harness.service.table.names.values())
             spiller.step("" if reading else error)
         elif spiller.calls:

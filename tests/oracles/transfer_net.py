@@ -15,7 +15,7 @@ from zray.messages import (
     STORED, Chunk, StoreFree, StoreGrant, StorePull, StorePulling, StoreRecall, StoreReclaimed, StoreRefused,
     StoreRestored, StoreSurrender, StoreWant,
 )
-from zray.store.exchange import Find, Handed, ObjectKey, RecordCopies, Say
+from zray.store.exchange import Find, HandoverProgress, ObjectKey, RecordCopies, SendToNode
 from zray.store.header import CREATED, HEADER_BYTES, SEALED, Headers, block_bytes
 from zray.store.records import FULL, Arriving, Dropped, Freed, Grow, Load, SendToClient, SpillObject, UnlinkFile
 from zray.store.table import StoreTable
@@ -50,7 +50,7 @@ class Node:
         self.table = StoreTable(self.headers, capacity, self._pinned, step_bytes=capacity, extent_bytes=4096,
                                 full_wait_s=5.0)
         self.machine = TransferMachine(self.table, self.headers, self.incarnation, CHUNK)
-        self.table.connect(self.client)
+        self.table.room.connect(self.client)
         self.files: dict[int, bytes] = {}
         self.grants: deque[StoreGrant] = deque()
         self.reads: dict[int, Read] = {}
@@ -69,12 +69,12 @@ class Node:
         """Store an object at once; None when there is no room just now."""
         self.requests += 1
         size = block_bytes(len(content))
-        self.table.on_want(self.client, StoreWant(self.requests, size), self.net.now)
+        self.table.room.on_want(self.client, StoreWant(self.requests, size), self.net.now)
         self.perform()
         while self.net.growths:
             self.net.growths.popleft()()
         if not self.grants:
-            self.table.waiting = deque(w for w in self.table.waiting if w.stored is not None)
+            self.table.room.waiting = deque(w for w in self.table.room.waiting if w.stored is not None)
             return None
         grant = self.grants.popleft()
         self.generations += 1
@@ -147,7 +147,7 @@ class Node:
                     self.machine.restored(effect.message, net.now)
                 elif kind is SendToClient:
                     self._hear(effect.message)
-                elif kind is Say:
+                elif kind is SendToNode:
                     assert effect.node != self.incarnation
                     if type(effect.message) is Chunk:
                         net.chunk_sent(self, effect.node, effect.message)
@@ -177,7 +177,7 @@ class Node:
 
     def _grown(self, effect: Grow) -> None:
         if self.alive:
-            self.table.grown(effect.size, "", self.net.now)
+            self.table.room.grown(effect.size, "", self.net.now)
             self.perform()
 
     def _slow(self, event: Any, effect: SpillObject | Load) -> None:
@@ -294,7 +294,7 @@ class Net:
         for other in self.living:
             self.later(other, partial(other.machine.node_gone, node.incarnation, self.now))
 
-    def leave(self, node: Node) -> Handed:
+    def leave(self, node: Node) -> HandoverProgress:
         """It hands over what only it has, as long as that goes on; then it ends."""
         heirs = [other.incarnation for other in self.living if other is not node]
         until = self.now + 10.0

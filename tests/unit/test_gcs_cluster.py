@@ -247,7 +247,7 @@ def test_a_lease_that_is_used_is_renewed_before_it_ends():
 
 
 def held_up(bench: Bench) -> GcsService:
-    """Has one of four nodes die, and returns who wants to spread heads among the others and waits for a lease."""
+    """One of four nodes dies: the proposer that then spreads heads among the others and waits for a lease."""
     bench.kill(node_id(3)[:8])
     bench.run()
     return next(service for service in bench.services.values() if service.control.proposer.held is not None)
@@ -346,7 +346,7 @@ def test_a_minority_says_which_voters_are_missing():
     for name in missing:
         assert f"no majority: {missing[0].hex()[:8]}" in first.trouble() and name.hex()[:8] in first.trouble()
     assert "of its 3 voters 2 must" in first.trouble()
-    # It is no voter and listens to nobody, and asks nothing but whether its watch of the nodes missed something.
+    # It is no voter, listens to no node, and asks only whether its watch of the nodes missed something.
     bench.wait(WATCH_ASK_S + 2 * STUCK_RETRIES * RETRY_S)
     assert "requests without an answer" in fourth.trouble() and first.incarnation.hex()[:8] in fourth.trouble()
     bench.stopped.clear()

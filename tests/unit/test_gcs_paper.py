@@ -84,7 +84,7 @@ def test_the_reply_for_every_request_is_generated_and_sent_by_the_tail():
 
 
 def test_each_query_is_directed_to_the_tail_and_processed_there():
-    """Section 3, Query Processing: nobody else answers one."""
+    """Section 3, Query Processing: no other replica answers one."""
     bench = Bench(A, B, C)
     for other in (A, B):
         bench.request(other, -1, get(b"k"))
@@ -278,7 +278,7 @@ def test_as_many_as_t_minus_1_servers_may_fail():
 
 
 def test_beyond_the_paper_acknowledgements_wait_for_each_other():
-    """Section 3.2 sends ack(r) for every r; being cumulative, one says it of all.  No answer waits for one."""
+    """Section 3.2 sends ack(r) for every r; being cumulative, one stands for all.  No answer waits for one."""
     bench = Bench(A, B, C)
     bench.log.clear()
     for number in range(1, 101):

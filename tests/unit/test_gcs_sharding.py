@@ -233,7 +233,7 @@ def test_the_numbers_of_requests_count_for_one_shard():
 # ---------------------------------------------------------------- watches
 
 class Wire:
-    """A watch of a spread table in two shards; ``event`` delivers what a shard says."""
+    """A watch of a spread table in two shards; ``event`` delivers the changes of a shard."""
 
     def __init__(self) -> None:
         self.sent: list = []

@@ -1,4 +1,4 @@
-"""Gossip: rows reach everybody, in time, once, and nothing is said when there is nothing to say."""
+"""Gossip: rows reach every node, in time, once, and nothing is sent when nothing has changed."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_changes_are_told_at_most_every_interval_and_big_ones_at_once():
     due = gossip.deadline()
     assert due is not None and due - mesh.now <= 0.005
     gossip._due = None
-    gossip._spoke_at = mesh.now
+    gossip._sent_at = mesh.now
     gossip.changed(mesh.now)
     assert gossip.deadline() == pytest.approx(mesh.now + GOSSIP_S)
 

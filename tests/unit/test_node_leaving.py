@@ -10,7 +10,7 @@ import pytest
 from zray.ids import TAG_SIZE
 from zray.node.leaving import DRAIN_S_MAX, HAND_OVER_S_MAX, LEAVE_S_MAX, LOOK_S, Leaving
 from zray.node.links import PROBE_AGAIN_S, PROBE_S_MAX, REDIAL_S, REDIAL_S_MAX, LinkPorts, Links
-from zray.store.exchange import Handed
+from zray.store.exchange import HandoverProgress
 
 ME, A, B = b"me__\0\0\0\0", b"aaaa\0\0\0\0", b"bbbb\0\0\0\0"
 
@@ -29,7 +29,7 @@ class Fakes:
                                   drain=lambda now: self.did.append("drain"), drained=lambda: not self.lent)
         gcs = SimpleNamespace(config=SimpleNamespace(voters=(voter,)), drain=lambda why: self.did.append(why),
                               leave=self._leave)
-        self.handed = Handed(True)
+        self.handed = HandoverProgress(True)
         self.heirs: set[bytes] = set()
         self.reason = ""
         self.leaving = Leaving("why", machine, gcs, self.leavers, self.ended, self._end, 0.0, self._hand_over)
@@ -75,14 +75,14 @@ def test_it_waits_for_what_is_lent_and_for_the_control_store_only_so_long():
 def test_it_waits_for_its_objects_as_long_as_they_move_and_says_what_it_leaves_behind():
     node = Fakes(voter=A)
     node.lent = False
-    node.handed = Handed(False, left=2, left_bytes=7000)
+    node.handed = HandoverProgress(False, left=2, left_bytes=7000)
     now = 0.0
     for moved in range(1, 11):
         node.handed = node.handed._replace(moved=moved)
         now += DRAIN_S_MAX - 0.1
         node.leaving.step(now)
     assert node.did == ["why", "drain"] and node.leaving.next_deadline() <= now + LOOK_S
-    node.handed = Handed(False, 1, 1000, 1, 6000, moved)
+    node.handed = HandoverProgress(False, 1, 1000, 1, 6000, moved)
     node.leaving.step(now)
     node.leaving.step(now + DRAIN_S_MAX)
     assert node.did[-1] == "leave" and node.heirs == {A, B}
@@ -94,7 +94,7 @@ def test_it_moves_objects_for_no_longer_than_allowed():
     node.lent = False
     now = 0.0
     while node.did[-1] != "leave":
-        node.handed = Handed(False, left=1, moved=node.handed.moved + 1)
+        node.handed = HandoverProgress(False, left=1, moved=node.handed.moved + 1)
         now += 1.0
         node.leaving.step(now)
     assert HAND_OVER_S_MAX <= now <= HAND_OVER_S_MAX + 1.0

@@ -10,7 +10,7 @@ import pytest
 from tests.unit.test_node_machine import NODE, Node, only
 from zray import messages as m
 from zray.node.object_handover import ObjectHandover
-from zray.store.exchange import Handed
+from zray.store.exchange import HandoverProgress
 
 HEIR, ELSEWHERE = b"heir\0\0\0\0", b"else\0\0\0\0"
 THEIRS = ELSEWHERE[:4] + b"dr01"
@@ -20,7 +20,7 @@ class Store:
     """Says what is put into ``handed``, keeps what it was asked."""
 
     holds_any = True
-    handed = Handed(True)
+    handed = HandoverProgress(True)
 
     def hand_over(self, heirs, needed):
         self.heirs, self.needed = heirs, needed
@@ -67,11 +67,11 @@ def test_it_is_done_when_the_control_store_knows_where_all_is(leaver):
 
 
 def test_while_objects_move_the_session_says_so(leaver):
-    leaver.store.handed = Handed(False, moved=1)
+    leaver.store.handed = HandoverProgress(False, moved=1)
     leaver.handover({HEIR})
     os.utime(leaver.mark, (1, 1))
     leaver.handover({HEIR})
     assert leaver.mark.stat().st_mtime == 1
-    leaver.store.handed = Handed(False, moved=2)
+    leaver.store.handed = HandoverProgress(False, moved=2)
     leaver.handover({HEIR})
     assert leaver.mark.stat().st_mtime > 1

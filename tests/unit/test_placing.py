@@ -199,7 +199,7 @@ def test_batches_agree_with_the_oracle_whatever_the_words_between(data):
         scheduler.check()
 
 
-# ------------------------------------------------------------------ who decides
+# ------------------------------------------------------------------ deciding nodes
 
 
 def test_schedulers_follow_the_load_and_every_node_finds_the_same(view):

@@ -1,4 +1,4 @@
-"""Spill and BottomUpScheduler as short scripts: where wants go, when they move, what owners are told."""
+"""Spillback and BottomUpScheduler in short scripts: where wants go, when they move, what owners hear."""
 
 from __future__ import annotations
 
@@ -265,7 +265,7 @@ def test_an_answer_about_the_places_that_a_group_had_before_does_not_count():
 
 
 def test_what_is_wanted_of_a_group_after_a_pause_is_asked_for_again():
-    """While nobody wanted anything of it the group was placed."""
+    """The group was placed while no entry wanted anything of it."""
     where: list = []
     home = group_home(where)
     home.want(2, CPU, IN_GROUP)

@@ -114,7 +114,7 @@ def test_a_dead_process_leaves_its_sealed_objects_and_nothing_else(harness):
     assert bytes(harness.get(reader, oid, value)) == b"sealed" * 100
     reader.client.free(oid, value, True)
     harness.run(1.0)
-    assert harness.service.table.arena.free_bytes == harness.service.table.arena.reserved
+    assert harness.service.table.room.arena.free_bytes == harness.service.table.room.arena.reserved
 
 
 def test_twice_the_capacity_is_stored_by_spilling_and_all_of_it_is_read_back(harness):
@@ -332,7 +332,7 @@ client = StoreClient({"control": control, "arena": arena}, int(slot), bytes.from
 print("up", flush=True)
 start, reads = time.monotonic(), 0
 words = client.words
-# The header of block 0 says what is there now; pin it, check it, and see that its payload is of one piece.
+# The header of block 0 names the object there now; pin it, check it, and see that its payload is of one piece.
 while (lasted := time.monotonic() - start) < float(seconds) or reads < 10 and lasted < 30:
     word = words[1]
     if word & 255 != 2:

@@ -16,7 +16,7 @@ OID = b"o" * 28
 
 
 class Node:
-    """A node with one object of a dead owner in its store; its processes answer as a test says."""
+    """A node with one object of a dead owner in its store; its processes answer as a test sets."""
 
     def __init__(self, *, others=(), now=100.0):
         self.processes, self.others, self.sent, self.learned = [OWNER, ONE, TWO], list(others), [], []

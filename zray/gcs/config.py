@@ -126,7 +126,7 @@ class ClusterConfig(_ClusterFields):
                 and len(set(self.voters) ^ set(value.voters)) <= 1)
 
     def removed_by(self, value: ClusterConfig) -> set[bytes]:
-        """Members of one of my chains that are no members of that chain in ``value``."""
+        """Members of a chain here that are no members of that chain in ``value``."""
         return {name for mine, other in zip(self.chains, value.chains, strict=False)
                 for name in mine.members if name not in other.members}
 

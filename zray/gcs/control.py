@@ -294,7 +294,7 @@ class Control:
         return self.proposer.propose(self.config, wish, now)
 
     def _stuck_at(self) -> float:
-        """When to finish a value that this node accepted and nobody decided: until then it grants tails no lease."""
+        """When to finish a value that this node accepted, if no decision comes: until then it grants tails no lease."""
         if self.acceptor.accepted is None:
             return math.inf
         place = self.config.voters.index(self.me) if self.is_voter else len(self.config.voters)

@@ -38,7 +38,7 @@ class ProposerView(NamedTuple):
     leaving: frozenset[bytes]
     freed: frozenset[bytes]  # certainly answer no reads
     established: frozenset[tuple[int, bytes]]  # (shard, member): known to hold every acknowledged write
-    caught_up: frozenset[tuple[int, int]]  # (shard, epoch): the tail says so of the joining replica
+    caught_up: frozenset[tuple[int, int]]  # (shard, epoch): the tail reports so of the joining replica
     waited: bool = True  # long enough for replicas that have little to catch up with: the others are not waited for
 
 
@@ -201,7 +201,7 @@ def _rotated(chains: Chains, view: ProposerView) -> Chains:
         shorter = chain.without(chain.head)
         node = _spare(shorter, _with(out, shard, shorter), view)
         after = _with(out, shard, shorter._replace(members=(*shorter.members, node), since=()))
-        if node and _crowding(after) < _crowding(out):
+        if node and _imbalance(after) < _imbalance(out):
             out = after
             turned[shard] = node
     for shard, node in turned.items():
@@ -209,7 +209,7 @@ def _rotated(chains: Chains, view: ProposerView) -> Chains:
     return chains
 
 
-def _crowding(chains: Chains) -> int:
+def _imbalance(chains: Chains) -> int:
     """The imbalance: least when heads are on as many nodes as possible, and tails too."""
     return sum(count * count for roles in (_heads(chains), _tails(chains)) for count in roles.values())
 

@@ -2,7 +2,7 @@
 
 Part of the replicated state, so that a retry finds its answer on whichever replica is head by then.  (The Ray paper's
 prototype gave a retried PUT a new sequence number, and so could apply it twice.)  The idea is the session of Ongaro's
-Raft dissertation, section 6.3: a client numbers its requests, and says with each the number below which it has all
+Raft dissertation, section 6.3: a client numbers its requests, and sends with each the number below which it has all
 its answers; those are dropped here.
 
 Updates of one client are applied in the order of their numbers, although its messages may overtake each other: a

@@ -47,7 +47,7 @@ PAUSE_S = 0.2
 
 
 class Membership:
-    """The messages that node ``me`` has heard, and the suspicions of the other voters."""
+    """The messages that node ``me`` has received, and the suspicions of the other voters."""
 
     def __init__(self, me: bytes, node_timeout_s: float = NODE_TIMEOUT_S) -> None:
         self.me = me
@@ -63,7 +63,7 @@ class Membership:
     # ------------------------------------------------------------ events
 
     def watch_over(self, nodes: Iterable[bytes], now: float, *, afresh: bool = False) -> None:
-        """The nodes to be heard, besides me; ``afresh``: their heartbeats go to me only from now on."""
+        """The nodes to listen to, besides ``me``; ``afresh``: their heartbeats come here only from now on."""
         wanted = {name for name in nodes if name != self.me}
         for name in [name for name in self.heard_at if name not in wanted]:
             del self.heard_at[name]
@@ -153,7 +153,7 @@ class Membership:
         return f"unheard of for {self.node_timeout_s:g} s, and its process does not answer"
 
     def agreed_silent(self, config: ClusterConfig, now: float) -> set[bytes]:
-        """Nodes that a majority of the voters, with me, has not heard for a short while."""
+        """Nodes that a majority of the voters, this one among them, has not heard for a short while."""
         return {name for name in self.silent(config, now) if self._agreed(config, name, 0, now)}
 
     def agreed_lost(self, config: ClusterConfig, now: float) -> set[bytes]:

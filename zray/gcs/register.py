@@ -1,7 +1,7 @@
 """The majority register that holds the cluster's configuration.  Pure.
 
 One Paxos instance a generation (Lamport, "The Part-Time Parliament", 1998): the voters named by generation g decide
-generation g + 1, and nobody proposes g + 1 without the decided g in hand.  So an instance has one fixed set of voters,
+generation g + 1, and no node proposes g + 1 without the decided g in hand.  So an instance has one fixed set of voters,
 which is Lamport's reconfiguration of a state machine with a window of one ("Reconfiguring a state machine", 2010).
 From one generation to the next one voter comes or one goes (ClusterConfig.may_become), as in Ongaro's Raft (4.1 in his
 dissertation): a proposer's mistake about which nodes live costs one vote.  A voter accepts nothing else.

@@ -176,7 +176,7 @@ class GcsService(Host):
         return f"{half + 1}" if len(voters) % 2 else f"{half + 1}, or {half} with {self.nodes.named(voters[:1])},"
 
     def admit(self, row: dict[str, Any], then: Callable[[str, int], None]) -> None:
-        """Take a node into the cluster; ``then(refused, ordinal)``, where refused is '' or says why not.
+        """Take a node into the cluster; ``then(refused, ordinal)``, where refused is '' or the reason.
 
         ``row``: the contents of its row in the nodes table, with ``node_id`` (28 bytes) and ``name`` ('' for none).
         The first node admits itself and gets ordinal 0.

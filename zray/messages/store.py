@@ -38,7 +38,7 @@ class StoreFree(Message):
 
 @message(103)
 class StoreRestore(Message):
-    """Client -> node: the object is not where its value says; where is it now?  Answered by StoreRestored."""
+    """Client -> node: the object is not at the place in its value; where is it now?  Answered by StoreRestored."""
 
     request: int
     oid: bytes

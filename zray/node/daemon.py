@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from zray.node.cluster_entry import ClusterEntry
     from zray.node.daemon_machine import DaemonPorts, MemberShell
     from zray.node.linux import Ended
-    from zray.store.exchange import Handed
+    from zray.store.exchange import HandoverProgress
     from zray.transport.mesh import Mesh
 
 EXIT_WAIT_S = 1.5  # for killed workers to be collected at the end; the kernel needs milliseconds
@@ -307,7 +307,7 @@ class Daemon:
         self.watcher.remove(self.fate_fd)  # a pipe that is closed stays readable
         self.core.stop(StopRequest.SESSION_CLOSED)
 
-    def _left(self, why: str, handed: Handed) -> None:
+    def _left(self, why: str, handed: HandoverProgress) -> None:
         self.journal.note(f"this node has left ({why}); objects handed over: {handed.kept} "
                           f"({handed.kept_bytes:,} bytes), left behind: {handed.left} ({handed.left_bytes:,} bytes)")
 

@@ -36,7 +36,7 @@ from zray.node.member import Member, MemberPorts, Row
 from zray.node.names import GcsNames
 from zray.node.placements import LEASE_BITS
 from zray.sched.local import LocalScheduler
-from zray.store.exchange import Handed
+from zray.store.exchange import HandoverProgress
 
 Handlers = Mapping[int, Callable[[bytes, Any], None]]
 
@@ -72,8 +72,8 @@ class DaemonPorts:
     last_output: Callable[[EndJob], None]  # send the driver what workers of its job have printed
     drop_objects: Callable[[int], None]  # of that job
     node_gone: Callable[[bytes], None]  # the nodes table says so: the store forgets it
-    hand_over: Callable[[set[bytes]], Handed]  # others are to have our objects: see zray.node.leaving
-    left: Callable[[str, Handed], None]  # the leave is done, for that reason
+    hand_over: Callable[[set[bytes]], HandoverProgress]  # others are to have our objects: see zray.node.leaving
+    left: Callable[[str, HandoverProgress], None]  # the leave is done, for that reason
     fenced: Callable[[str, bool], None]  # (reason, leaving): this node was declared dead, perhaps while it left
     error: Callable[[Exception], None]  # an effect could not be performed
 

@@ -17,7 +17,7 @@ from zray.ids import JOB_SIZE, same_node
 from zray.node.drivers import Drivers
 from zray.node.jobs import Job
 from zray.node.session import leaving_mark
-from zray.store.exchange import Handed
+from zray.store.exchange import HandoverProgress
 
 
 class Objects(Protocol):
@@ -26,7 +26,7 @@ class Objects(Protocol):
     @property
     def holds_any(self) -> bool: ...
 
-    def hand_over(self, heirs: set[bytes], needed: Callable[[bytes], bool]) -> Handed:
+    def hand_over(self, heirs: set[bytes], needed: Callable[[bytes], bool]) -> HandoverProgress:
         """See zray.store.handover."""
 
 
@@ -42,7 +42,7 @@ class ObjectHandover:
         self._moved = -1
         self._told: set[bytes] = set()
 
-    def __call__(self, heirs: set[bytes]) -> Handed:
+    def __call__(self, heirs: set[bytes]) -> HandoverProgress:
         for node in sorted(heirs - self._told) if self._store.holds_any else ():
             self._told.add(node)
             for job in list(self._drivers.jobs.jobs.values()):

@@ -105,7 +105,7 @@ class BottomUpScheduler:
         self.spillback.declare(owner, job, key, demand, strategy or {}, name, env)
 
     def want(self, owner: bytes, key: int, want: int, granted: int, now: float) -> None:
-        """As LeaseWant says.  KeyError for a key that was not declared."""
+        """As described at LeaseWant.  KeyError for a key that was not declared."""
         self.spillback.want(owner, key, want, granted, now)
 
     def drop_owner(self, owner: bytes) -> OwnerGone:
@@ -220,7 +220,7 @@ class BottomUpScheduler:
             self.asker.tick(now)
             if not self._perform(effects, now):
                 break
-        self.gossip.step(now, self._words)
+        self.gossip.step(now, self._report_of_home)
         for node, message in self.gossip.out:
             effects.append(SchedulerMessage(node, message))
         self.gossip.out.clear()
@@ -291,7 +291,7 @@ class BottomUpScheduler:
             return "full"
         return "idle" if free == list(total) else "part"
 
-    def _words(self, elapsed: float) -> NodeReport:
+    def _report_of_home(self, elapsed: float) -> NodeReport:
         self._load_class = self._state()
         made, self._decided = self.placing.decisions - self._decided, self.placing.decisions
         # after a silence the rate counts as if all was in the last second

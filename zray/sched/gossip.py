@@ -76,9 +76,9 @@ class Gossip:
         self._early: dict[bytes, GossipRow] = {}
         self._last_report: NodeReport | None = None
         self._due: float | None = None  # when to send what changed here
-        self._spoke_at = float("-inf")
+        self._sent_at = float("-inf")
         self._touched = False
-        self._spoken = 0  # version that all others got
+        self._sent_version = 0  # version that all others got
         self._fresh: dict[bytes, None] = {}  # nodes whose rows are to be passed on
         self._fresh_due = 0.0
         self._passed_at = float("-inf")
@@ -128,7 +128,7 @@ class Gossip:
         if len(self._ring) == 1:
             return
         self._touched = True
-        due = max(now + GATHER_S, self._spoke_at + self.gossip_s * (BIG_PART if big else 1.0))
+        due = max(now + GATHER_S, self._sent_at + self.gossip_s * (BIG_PART if big else 1.0))
         self._due = due if self._due is None else min(self._due, due)
 
     def on_rows(self, rows: list, now: float) -> None:
@@ -172,7 +172,7 @@ class Gossip:
     def step(self, now: float, words: Callable[[float], NodeReport]) -> None:
         """Send what is due.  ``words``: this node's report, given the seconds since the last one was sent."""
         if self._due is not None and self._due <= now:
-            self._speak(now, words(now - self._spoke_at))
+            self._send_own(now, words(now - self._sent_at))
         if self._owed and self._owed_due <= now:
             self._introduce(now, words)
         if self._fresh and self._fresh_due <= now:
@@ -182,13 +182,13 @@ class Gossip:
             for peer in self._peers():
                 self._send(peer, [row for row in rows if row.node != peer])
 
-    def _speak(self, now: float, report: NodeReport) -> None:
+    def _send_own(self, now: float, report: NodeReport) -> None:
         self._due = None
         own = self._own(report, self._touched)
         self._touched = False
-        if own.version == self._spoken:
+        if own.version == self._sent_version:
             return
-        self._spoken, self._spoke_at = own.version, now
+        self._sent_version, self._sent_at = own.version, now
         for peer in self._peers():
             self._send(peer, [own])
         if report.decisions:
@@ -206,7 +206,7 @@ class Gossip:
 
     def _introduce(self, now: float, words: Callable[[float], NodeReport]) -> None:
         owed, self._owed = self._owed, {}
-        report = words(now - self._spoke_at) if self._last_report is None or self._touched else self._last_report
+        report = words(now - self._sent_at) if self._last_report is None or self._touched else self._last_report
         # Other nodes take a node for idle until it reports, so an idle one need not.
         if self.version or report != NodeReport(report.total, report.total, report.labels):
             self._own(report)

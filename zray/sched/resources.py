@@ -107,7 +107,7 @@ class ResourceIndex:
         return column
 
     def demand(self, values: Mapping[str, int]) -> Demand | None:
-        """The sparse form of ``values``; None when it names a resource that no column has (nobody ever had it).
+        """The sparse form of ``values``; None when it names a resource that no column has (no node ever had it).
 
         It adds no column: only resources that nodes have grow the matrices, not those that users ask for.
         """

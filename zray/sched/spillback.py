@@ -51,7 +51,7 @@ from zray.sched.view import ClusterView
 # A share is withdrawn from a node that does not answer for this long: ten times a round trip between daemons, and
 # below what a user notices.
 PATIENCE_S = 0.05
-# A lane whose wants wait is offered again this often while somebody might have room: the gossip interval.
+# A lane whose wants wait is offered again this often while a node might have room: the gossip interval.
 OFFER_S = 0.1
 # Bytes that move between nodes in a second, as measured for CURVE over TCP: how long bytes are worth waiting for.
 LINK_BYTES_S = 0.5e9
@@ -94,7 +94,7 @@ class Spillback:
             self._keys_of.setdefault(owner, {})[key] = entry
 
     def want(self, owner: bytes, key: int, want: int, granted: int, now: float) -> None:
-        """As LeaseWant says.  KeyError for a key that was not declared."""
+        """As described at LeaseWant.  KeyError for a key that was not declared."""
         entry = self.entries[owner, key]
         entry.want, entry.grants_seen = max(want, 0), min(max(granted, 0), entry.granted)
         self._balance(entry, now)
@@ -180,7 +180,7 @@ class Spillback:
         elif share.queued:
             self._report(entry, cause, detail)
         else:
-            self._disappointed(entry, node, now)
+            self._withdraw_and_avoid(entry, node, now)
 
     def placed(self, token: Any, node: bytes, now: float) -> bool:
         """The node holds request ``token``.  False when the request is no longer wanted there: give it back."""
@@ -288,7 +288,7 @@ class Spillback:
             _, entry, node = self._patience.popleft()
             share = entry.shares.get(node)
             if share is not None and share.want > share.promised and not share.queued and share.until <= now:
-                self._disappointed(entry, node, now)
+                self._withdraw_and_avoid(entry, node, now)
         if any(node == self.home for _, node in self._dirty):
             self._flush()
             return  # wants that home grants need not be offered; the next step looks
@@ -440,7 +440,7 @@ class Spillback:
             entry.lane.verdict = None
             self._route(entry, now)
 
-    def _disappointed(self, entry: SpillbackEntry, node: bytes, now: float) -> None:
+    def _withdraw_and_avoid(self, entry: SpillbackEntry, node: bytes, now: float) -> None:
         """The node lacks what the view showed: place the share elsewhere; avoid the node until its next row."""
         lane, share, row = entry.lane, entry.shares[node], self.view.row_of.get(node)
         lane.avoid[node] = (self.view.stamps[row] if row is not None else -1, now + self.offer_s)

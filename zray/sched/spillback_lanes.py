@@ -100,7 +100,7 @@ class SpillbackLane:
         self.looked, self.looked_at = -1, 0.0  # view.changes that the last offer saw, and when
         self.retry_at, self.retry_s = 0.0, retry_s
         self.verdict: tuple[int, str] | None = None  # of the last answer about what is unplaced
-        self.infeasible_at = -1  # view.generation in which nobody could hold it
+        self.infeasible_at = -1  # view.generation in which no node could hold it
         self.generation = -1  # view.generation of what ``judge`` found
         self.home_first = self.home_admits = self.home_queues = False
         self.is_local_to: bytes | None = None

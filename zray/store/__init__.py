@@ -3,7 +3,8 @@
     header   the 64 bytes before every object, and how to walk them            pure (over a buffer)
     arena    free ranges of the arena                                          pure
     heap     blocks inside the extents that one client holds                   pure (over a buffer)
-    table    the node's machine: extents, frees, spilling, waiting producers   pure
+    room     extents, blocks, growth, and the requests that wait for room      pure
+    table    the node's machine: life of objects, frees, eviction, spilling    pure
     views    the table for people                                              pure
     pins     which process reads which block: one table a process, read by the node   shell
     segment  shared memory: the arena and the control segment                  shell

@@ -152,7 +152,7 @@ class StoreClient:
         self._frees: list[list[Any]] = []
         self._frees_elsewhere: dict[bytes, list[list[Any]]] = {}  # by node
         self._zombies: set[int] = set()  # freed by their owner, but viewed here
-        self._pending: dict[Any, Pending] = {}  # by request number, and by what is asked for
+        self._pending: dict[Any, Pending] = {}  # by request number, and by the requested object
         self._refused: dict[int, dict[str, Any]] = {}
         self._request = 0
         self._lost: list[Any] | None = None  # the node ended: the answer to every request
@@ -394,13 +394,13 @@ class StoreClient:
     def _give_back(self, recall: int, extents: list[Extent]) -> None:
         if not extents:
             return
-        frees = [free for extent in extents for free in self._disown(extent.offset, extent.offset + extent.size)]
+        frees = [free for extent in extents for free in self._pass_to_node(extent.offset, extent.offset + extent.size)]
         self.flush()  # frees of objects that are the store's from the next message on
         self.send(StoreSurrender(recall, [[extent.offset, extent.size] for extent in extents]))
         if frees:
             self.send(StoreFree(frees))
 
-    def _disown(self, start: int, end: int) -> list[list[Any]]:
+    def _pass_to_node(self, start: int, end: int) -> list[list[Any]]:
         """Objects in this range are the store's from now on, also those that only our views keep: it frees them."""
         frees: list[list[Any]] = []
         for offset in [offset for offset in self.made if start <= offset < end]:

@@ -56,13 +56,13 @@ class Copies:
 
     def abandon(self, key: ObjectKey, why: str, now: float) -> None:
         """The copy will not be complete."""
-        generation = self._unname(key)
+        generation = self._forget(key)
         if generation is not None:
             self.table.arrived(generation, why, now)
 
     def drop(self, key: ObjectKey, now: float) -> None:
         """The object was freed."""
-        generation = self._unname(key)
+        generation = self._forget(key)
         if generation is not None:
             self.table.drop(generation, now)
 
@@ -93,10 +93,10 @@ class Copies:
         """A block has left the table: its copy, or None when this node gave the copy up before."""
         key = self.keys.get(generation)
         if key is not None:
-            self._unname(key)
+            self._forget(key)
         return key
 
-    def _unname(self, key: ObjectKey) -> int | None:
+    def _forget(self, key: ObjectKey) -> int | None:
         generation = self.local.pop(key, None)
         if generation is not None:
             del self.keys[generation]
@@ -171,7 +171,7 @@ class Copies:
 
     def _in_grant(self, key: ObjectKey, offset: int) -> bool:
         return (self.headers.matches(offset, key.oid, key.generation) == SEALED
-                and self.table.grant_of(offset) is not None)
+                and self.table.room.grant_of(offset) is not None)
 
     def check(self) -> None:
         assert {generation: key for key, generation in self.local.items()} == self.keys

@@ -19,7 +19,8 @@ from typing import Any
 from zray.messages import DropCopies, StoreFree
 from zray.store.copies import Copies
 from zray.store.exchange import (
-    ANNOUNCE_TRIES, ANNOUNCED_AT_ONCE, FREE_AGAIN_S, FREED_MAX, LOCATIONS_DELAY_S, Finder, ObjectKey, RecordCopies, Say,
+    ANNOUNCE_TRIES, ANNOUNCED_AT_ONCE, FREE_AGAIN_S, FREED_MAX, LOCATIONS_DELAY_S, Finder, ObjectKey, RecordCopies,
+    SendToNode,
 )
 
 
@@ -47,14 +48,14 @@ class Directory:
 
     # ------------------------------------------------------------ copies of our primaries
 
-    def made(self, node: bytes, key: ObjectKey, now: float) -> None:
+    def copy_made(self, node: bytes, key: ObjectKey, now: float) -> None:
         if key.generation not in self.copies.table.exported:  # freed meanwhile
             self._drops.setdefault(node, []).append(list(key))
             return
         self.complete.setdefault(key, {})[node] = None
         self._change(key, now)
 
-    def unmade(self, node: bytes, key: ObjectKey, now: float) -> None:
+    def copy_gone(self, node: bytes, key: ObjectKey, now: float) -> None:
         nodes = self.complete.get(key)
         if nodes is not None and node in nodes:
             del nodes[node]
@@ -81,7 +82,7 @@ class Directory:
             for key in keys:
                 self._free_orphan(key, 0, now)
             return
-        self.out.append(Say(node, StoreFree(objects, node)))
+        self.out.append(SendToNode(node, StoreFree(objects, node)))
         for key in keys:
             self._freed[key] = None
         while len(self._freed) > FREED_MAX:
@@ -109,7 +110,7 @@ class Directory:
 
     def node_gone(self, node: bytes, now: float) -> None:
         for key in [key for key, nodes in self.complete.items() if node in nodes]:
-            self.unmade(node, key, now)
+            self.copy_gone(node, key, now)
         self._drops.pop(node, None)
         for key in self.copies.of_node(node):
             self.orphaned(key, now)
@@ -174,7 +175,7 @@ class Directory:
         """Once a turn: the copies that other nodes are to drop."""
         if self._drops:
             for node, objects in self._drops.items():
-                self.out.append(Say(node, DropCopies(objects)))
+                self.out.append(SendToNode(node, DropCopies(objects)))
             self._drops = {}
 
     @property

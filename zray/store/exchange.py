@@ -22,7 +22,7 @@ OUT_CHUNKS_MAX = 64  # sent and not known to have arrived
 SESSIONS_MAX = 1024  # served at once
 STALL_S = 5.0  # without a chunk: ask another node.  Above the time in which a dead node is declared dead (3 s)
 RESTORE_STALL_S = 60.0  # the same while the source waits for its disk or for room
-GIVE_UP_S = 60.0  # without a chunk from anybody
+GIVE_UP_S = 60.0  # without a chunk from any node
 RETRY_S = 0.1
 FINDS_MAX = 2  # looks into the control store after the primary's node died, each after twice the pause of the last
 SESSION_IDLE_S = 20.0  # a puller that is silent for so long has ended
@@ -54,7 +54,7 @@ class ObjectKey(NamedTuple):
     generation: int
 
 
-class Say(NamedTuple):
+class SendToNode(NamedTuple):
     """Send to another node."""
 
     node: bytes
@@ -75,7 +75,7 @@ class Find(NamedTuple):
     oid: bytes
 
 
-class Handed(NamedTuple):
+class HandoverProgress(NamedTuple):
     """How far a leaving node is with the objects that only it has."""
 
     done: bool

@@ -2,8 +2,8 @@
 
     a primary (or the kept copy of a lost one)   that no heir keeps     is asked of one: KeepCopies
     CopyMade of that heir                        it keeps the object    its address stays; readers find the heir
-    CopyGone, or the heir says nothing, is gone, leaves too             another one is asked, while there is one
-    freed by its owner                                                  nobody needs it
+    CopyGone, or the heir is silent, is gone, leaves too                another one is asked, while there is one
+    freed by its owner                                                  no node needs it
 
 An heir brings the objects as if a process there had asked for them, and keeps them as if they were its own: spilled
 under pressure, never evicted.  Small objects go first, so that most survive if time runs out.  The store recalls the
@@ -18,7 +18,7 @@ from typing import Any
 from zray.messages import KeepCopies
 from zray.store.copies import Copies
 from zray.store.directory import Directory
-from zray.store.exchange import ASKED_AHEAD, Handed, ObjectKey, Say
+from zray.store.exchange import ASKED_AHEAD, HandoverProgress, ObjectKey, SendToNode
 from zray.store.records import StoredObject
 from zray.store.table import StoreTable
 
@@ -46,14 +46,14 @@ class HandOver:
         self.refused: dict[ObjectKey, set[bytes]] = {}
         self.given: dict[bytes, int] = {}  # bytes asked of each heir
         self._bytes = self._kept_bytes = 0  # sums over mine, kept
-        self._queue: list[ObjectKey] = []  # to be asked of somebody, the next one last
+        self._queue: list[ObjectKey] = []  # to be asked of an heir, the next one last
         # heir -> when its last message came, or since when it has nothing to answer
         self._heard: dict[bytes, float] = {}
         self._heirs: tuple[bytes, ...] = ()
         self._look_at = 0.0
         self._looked = -1  # table.named then
 
-    def step(self, heirs: Iterable[bytes], needed: Callable[[bytes], bool], now: float) -> Handed:
+    def step(self, heirs: Iterable[bytes], needed: Callable[[bytes], bool], now: float) -> HandoverProgress:
         """The next step.  ``heirs`` are the nodes that stay; ``needed``: whether any process could want an object."""
         self.begun = True
         present = tuple(sorted(heirs))
@@ -62,9 +62,9 @@ class HandOver:
             self._heirs = present
             self._look(needed, now)
         self._ask(now)
-        done = (not self.asked and not self._queue and not self.table.grants and self._looked == self.table.named
+        done = (not self.asked and not self._queue and not self.table.room.grants and self._looked == self.table.named
                 and self.directory.written)
-        return Handed(done, len(self.kept), self._kept_bytes,
+        return HandoverProgress(done, len(self.kept), self._kept_bytes,
                       len(self.mine) - len(self.kept), self._bytes - self._kept_bytes)
 
     def _look(self, needed: Callable[[bytes], bool], now: float) -> None:
@@ -97,12 +97,12 @@ class HandOver:
                 continue
             self.asked[key] = heir
             self.given[heir] = self.given.get(heir, 0) + stored.nbytes
-            if heir not in owing:  # it had nothing to say until now
+            if heir not in owing:  # it had nothing to answer until now
                 owing.add(heir)
                 self._heard[heir] = now
             messages.setdefault(heir, []).append([*key, max(stored.offset, 0), stored.nbytes])
         for heir, objects in messages.items():
-            self.out.append(Say(heir, KeepCopies(objects)))
+            self.out.append(SendToNode(heir, KeepCopies(objects)))
 
     def _key(self, stored: StoredObject) -> ObjectKey:
         if stored.foreign:
@@ -122,14 +122,14 @@ class HandOver:
         if node in self._heard:
             self._heard[node] = now
 
-    def made(self, node: bytes, key: ObjectKey) -> None:
+    def copy_made(self, node: bytes, key: ObjectKey) -> None:
         """The heir has the object.  An heir that was passed over for its silence may report so late."""
         if key in self.asked and (self.asked[key] == node or node in self.refused.get(key, ())):
             del self.asked[key]
             self.kept[key] = node
             self._kept_bytes += self.mine[key].nbytes
 
-    def unmade(self, node: bytes, key: ObjectKey) -> None:
+    def copy_gone(self, node: bytes, key: ObjectKey) -> None:
         if self.asked.get(key) == node or self.kept.get(key) == node:
             self.refused.setdefault(key, set()).add(node)
             self._again(key)

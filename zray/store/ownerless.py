@@ -34,7 +34,7 @@ def ownerless(table: StoreTable, has_ended: Callable[[bytes], bool]) -> list[Own
     found = [OwnerlessObject(stored.oid, stored.offset, stored.generation, stored.owner)
              for stored in table.names.values()
              if not (stored.freed or stored.secondary) and (stored.foreign or is_without(stored.owner))]
-    for grant in table.grants.values():
+    for grant in table.room.grants.values():
         try:
             found += [OwnerlessObject(block.oid, block.offset, block.generation, block.owner)
                       for block in table.headers.walk(grant.offset, grant.size)

@@ -1,6 +1,6 @@
 """Pins without messages: a reader's half of the protocol.
 
-    reader   1 write the block's offset into my table   2 read the header again: id, generation, sealed
+    reader   1 write the block's offset into its table   2 read the header again: id, generation, sealed
              3 if it is the object that was looked for, use it; else clear the pin and ask the node
     node     1 mark the header as evicting   2 wait the grace   3 read all tables   4 if no pin is on it, reuse it
 

@@ -29,7 +29,7 @@ from zray.messages import (
 from zray.store.copies import Copies
 from zray.store.exchange import (
     ABSENT, AVOID_MAX, BAD_MAX, BAD_SAME_MAX, FINDS_MAX, FREED, GIVE_UP_S, IN_CHUNKS_MAX, PROGRESS_S,
-    PULLS_MAX, QUEUED_MAX, RESTORE_STALL_S, RETRY_S, STALE, STALL_S, WINDOW, Finder, ObjectKey, Say,
+    PULLS_MAX, QUEUED_MAX, RESTORE_STALL_S, RETRY_S, STALE, STALL_S, WINDOW, Finder, ObjectKey, SendToNode,
 )
 from zray.store.records import FULL, SendToClient
 from zray.store.serving import Serving
@@ -151,7 +151,7 @@ class Pulls:
         """Bring the object because ``node`` leaves; that node gets CopyMade or CopyGone."""
         pull = self.pulls.get(key)
         if pull is None and len(self.pulls) >= QUEUED_MAX:
-            self.out.append(Say(node, CopyGone(*key)))
+            self.out.append(SendToNode(node, CopyGone(*key)))
             return
         if pull is None:
             pull = self._queue(Pull(key, offset, nbytes, self.chunk_bytes))
@@ -239,12 +239,13 @@ class Pulls:
         pull.deadline = now + STALL_S
         have = pull.received if pull.key in self.serving.of else -1
         avoid = list(pull.avoid)[-AVOID_MAX:]
-        self.out.append(Say(source, PullObject(pull.number, *pull.key, pull.offset, self._ask(pull), have, avoid)))
+        message = PullObject(pull.number, *pull.key, pull.offset, self._ask(pull), have, avoid)
+        self.out.append(SendToNode(source, message))
 
     def _leave(self, pull: Pull) -> None:
         """End the present attempt."""
         if self._by_number.pop(pull.number, None) is not None and pull.source not in self.gone:
-            self.out.append(Say(pull.source, PullEnd(pull.number)))
+            self.out.append(SendToNode(pull.source, PullEnd(pull.number)))
         self.in_chunks -= len(pull.asked)
         pull.asked.clear()
         pull.again.clear()
@@ -362,7 +363,7 @@ class Pulls:
     def _ask_more(self, pull: Pull) -> None:
         chunks = self._ask(pull)
         # Without new chunks too: the source counts on acknowledgements.
-        self.out.append(Say(pull.source, PullChunk(pull.number, chunks, pull.from_source)))
+        self.out.append(SendToNode(pull.source, PullChunk(pull.number, chunks, pull.from_source)))
 
     # ------------------------------------------------------------ ends
 
@@ -376,14 +377,14 @@ class Pulls:
         for client, request in waiters:
             self.out.append(SendToClient(client, StoreRestored(request, place)))
         if key.node not in self.gone:
-            self.out.append(Say(key.node, CopyMade(*key)))
+            self.out.append(SendToNode(key.node, CopyMade(*key)))
         else:
             self.orphaned(key)
         if keepers:
             self.copies.keep(key)
         for node in keepers:
             if node != key.node and node not in self.gone:
-                self.out.append(Say(node, CopyMade(*key)))
+                self.out.append(SendToNode(node, CopyMade(*key)))
         self._admit(now)
 
     def fail(self, pull: Pull, code: int, why: str, now: float) -> None:
@@ -398,7 +399,7 @@ class Pulls:
             self.out.append(SendToClient(client, StoreRestored(request, [], why)))
         for node in keepers:
             if node not in self.gone:
-                self.out.append(Say(node, CopyGone(*key)))
+                self.out.append(SendToNode(node, CopyGone(*key)))
         self.serving.ended(key, code, why)
         self._admit(now)
 

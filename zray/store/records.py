@@ -15,7 +15,7 @@ class SendToClient(NamedTuple):
 
 
 class Grow(NamedTuple):
-    """Back ``[start, start + size)`` of the arena with memory; answer with ``table.grown``."""
+    """Back ``[start, start + size)`` of the arena with memory; answer with ``room.grown``."""
 
     start: int
     size: int

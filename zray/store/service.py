@@ -23,7 +23,7 @@ from zray.config import Config
 from zray.messages import StoreFree, StoreLocate, StorePull, StoreRefused, StoreRestore, StoreSurrender, StoreWant
 from zray.store import ownerless, views
 from zray.store.copies import NODE
-from zray.store.exchange import Find, Handed, RecordCopies, Say
+from zray.store.exchange import Find, HandoverProgress, RecordCopies, SendToNode
 from zray.store.header import Headers
 from zray.store.ownerless import OwnerlessObject
 from zray.store.reaper import write_owner
@@ -93,7 +93,7 @@ class StoreService:
         self._slots_used = 0
         self._epoch = 0
         self.handlers: dict[int, Callable[[bytes, Any], None]] = {
-            StoreWant.CODE: partial(self._handle, self.table.on_want),  # type: ignore[attr-defined]
+            StoreWant.CODE: partial(self._handle, self.table.room.on_want),  # type: ignore[attr-defined]
             StoreSurrender.CODE: partial(self._handle, self.table.on_surrender),  # type: ignore[attr-defined]
             StoreFree.CODE: partial(self._handle, self._on_free),  # type: ignore[attr-defined]
             StoreRestore.CODE: partial(self._handle, self.table.on_restore),  # type: ignore[attr-defined]
@@ -151,7 +151,7 @@ class StoreService:
             heapq.heappush(self._free_slots, index)
             raise RuntimeError(f"no room in {os_linux.SHM_DIR} for another process: {error}") from error
         self.slots[incarnation] = index, slot, pid
-        self.table.connect(incarnation)
+        self.table.room.connect(incarnation)
         return index
 
     def close_slot(self, incarnation: bytes) -> None:
@@ -197,9 +197,9 @@ class StoreService:
 
     @property
     def holds_any(self) -> bool:
-        return bool(self.table.names or self.table.grants)
+        return bool(self.table.names or self.table.room.grants)
 
-    def hand_over(self, heirs: Iterable[bytes], needed: Callable[[bytes], bool]) -> Handed:
+    def hand_over(self, heirs: Iterable[bytes], needed: Callable[[bytes], bool]) -> HandoverProgress:
         """This node leaves: other nodes are to keep the objects that only it has.  Call it again until that is done.
 
         ``needed(oid)``: whether any process could want the object when this node has gone.
@@ -266,7 +266,7 @@ class StoreService:
                 self.send(effect.client, effect.message)
             elif effect.client == NODE:
                 self.transfer.restored(effect.message, self.clock())
-        elif kind is Say:
+        elif kind is SendToNode:
             self.send(effect.node, effect.message)
         elif kind in (Arriving, Dropped, Freed, RecordCopies, Find):
             self._transfer(effect)
@@ -296,7 +296,7 @@ class StoreService:
         table, spiller = self.table, self.spiller
         if type(effect) is Grow:
             spiller.run(partial(self.arena.reserve, effect.start, effect.size),
-                        self._back(lambda error, now: table.grown(effect.size, self._shm_error(error), now)))
+                        self._back(lambda error, now: table.room.grown(effect.size, self._shm_error(error), now)))
         elif type(effect) is SpillObject:
             self.on_pressure()
             key, generation = effect.key, effect.generation
@@ -355,7 +355,7 @@ class StoreService:
             return
         self.closed = True
         self.spiller.close()
-        if remove:  # the arena first: while there is an arena, there is the segment that says whose it is
+        if remove:  # the arena first: while there is an arena, there is the segment that names its node
             self.arena.unlink()
             self.control.segment.unlink()
         for _, slot, _ in self.slots.values():

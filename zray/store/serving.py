@@ -21,7 +21,7 @@ from zray.messages import Chunk, PullChunk, PullElsewhere, PullObject, PullRefus
 from zray.store.copies import COMING, GONE, Copies
 from zray.store.exchange import (
     ABSENT, AVOID_MAX, BEHIND, BUSY, FANOUT, FREED, OUT_CHUNKS_MAX, SESSION_IDLE_S, SESSIONS_MAX, STALE,
-    WINDOW, ObjectKey, Say,
+    WINDOW, ObjectKey, SendToNode,
 )
 from zray.store.records import FULL
 
@@ -97,7 +97,7 @@ class Serving:
         elsewhere = self._elsewhere(key, peer, message.avoid)
         if elsewhere:
             self.redirected += 1
-            self.out.append(Say(peer, PullElsewhere(message.pull, elsewhere)))
+            self.out.append(SendToNode(peer, PullElsewhere(message.pull, elsewhere)))
             return
         if len(self.sessions) >= SESSIONS_MAX:
             self._refuse(peer, message.pull, BUSY, f"it serves {SESSIONS_MAX} objects already")
@@ -111,7 +111,7 @@ class Serving:
             self.sweep_at = now + SESSION_IDLE_S
         if partial is None and state == COMING:
             session.ready = False
-            self.out.append(Say(peer, PullWait(message.pull, "it is being read back from disk")))
+            self.out.append(SendToNode(peer, PullWait(message.pull, "it is being read back from disk")))
         self._want(session, message.chunks)
 
     def on_chunk_wanted(self, peer: bytes, message: PullChunk, now: float) -> None:
@@ -212,7 +212,7 @@ class Serving:
             session.sent += 1
             self.chunks += 1
             self.out_chunks += 1
-            self.out.append(Say(session.puller, Chunk(session.number, index, crc32(data), data)))
+            self.out.append(SendToNode(session.puller, Chunk(session.number, index, crc32(data), data)))
             self._queue(session)
 
     # ------------------------------------------------------------ sessions
@@ -231,7 +231,7 @@ class Serving:
         return nodes
 
     def _refuse(self, peer: bytes, pull: int, code: int, why: str) -> None:
-        self.out.append(Say(peer, PullRefused(pull, code, why)))
+        self.out.append(SendToNode(peer, PullRefused(pull, code, why)))
 
     def _refuse_session(self, session: PullSession, code: int, why: str) -> None:
         self._end(session)

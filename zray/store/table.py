@@ -14,9 +14,8 @@ store spills and evicts only blocks that no client can be writing to.
 Freeing an object, wherever it is: mark, wait the grace, read the pin tables (zray.store.pins), then the block goes
 back, to the arena or to the client that holds the extent (StoreReclaimed).
 
-Requests for room are served in order.  When there is none: grow; then recall extents and spill the objects stored
-longest, secondary copies before all others and without a file.  A request that sees no progress for ``full_wait_s`` is
-refused with a report of the holders.
+zray.store.room serves requests for room.  When there is none, the table spills the objects stored longest, secondary
+copies before all others and without a file.
 
 Pure but for the headers, which it reads and writes through ``Headers``: events come in with ``now``, effects go out
 through ``take``.
@@ -24,37 +23,25 @@ through ``take``.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable
 from heapq import heappop, heappush
 from typing import Any
 
-from sortedcontainers import SortedDict
-
-from zray.messages import (
-    STORED, StoreFree, StoreGrant, StorePulling, StoreRecall, StoreReclaimed, StoreRefused, StoreRestore, StoreRestored,
-    StoreSurrender, StoreWant,
-)
+from zray.messages import STORED, StoreFree, StoreReclaimed, StoreRestore, StoreRestored, StoreSurrender
 from zray.store import views
-from zray.store.arena import Arena
 from zray.store.header import (
     CREATED, EVICTING, FREE, HEADER_BYTES, SEALED, UNKNOWN, BrokenChain, Headers, block_bytes,
 )
 from zray.store.records import (
-    FULL, Arriving, Client, Dropped, Effect, Eviction, ExtentGrant, Freed, Grow, Load, Phase, SendToClient, SpillObject,
-    StoredObject, UnlinkFile, Waiting,
+    FULL, Arriving, Dropped, Effect, Eviction, ExtentGrant, Freed, Load, Phase, SendToClient, SpillObject,
+    StoredObject, UnlinkFile,
 )
+from zray.store.room import RETRY_S, Room, RoomPorts
 
 # A store leaves a CPU's store buffer in well under a microsecond; this also lets evictions gather.
 GRACE_S = 0.002
 PIN_RETRY_S_MAX = 0.25
-RECALL_RETRY_S = 0.25
-IDLE_RECALL_S = 5.0
-RETRY_S = 5.0  # after the disk or /dev/shm was full
-FIRST_EXTENT_BYTES = 1024 * 1024
-FIRST_GROWTH_BYTES = 8 * 1024 * 1024
-WAIT_FACTOR_MAX = 10  # a request with progress around it is refused after this many times full_wait_s
-PAGE = 4096
 
 
 class StoreTable:
@@ -63,17 +50,16 @@ class StoreTable:
     def __init__(self, headers: Headers, capacity: int, pinned: Callable[[], set[int]], *, step_bytes: int,
                  extent_bytes: int, full_wait_s: float):
         self.headers = headers
-        self.arena = Arena(capacity)
-        self.capacity = self.arena.capacity
+        self.counts = dict.fromkeys(("granted", "surrendered", "freed", "spilled", "restored", "received", "refused",
+                                     "ignored"), 0)
+        self._out: list[Effect] = []
+        ports = RoomPorts(self._load, self._give_up, self._make_room, lambda: views.describe(self),
+                          lambda: views.usage(self))
+        self.room = Room(headers, capacity, ports, self._out, self.counts, step_bytes=step_bytes,
+                         extent_bytes=extent_bytes, full_wait_s=full_wait_s)
         self.pinned = pinned
         self.readers: Callable[[], dict[int, list[bytes]]] = dict  # as pinned, with the readers; for people, as is ...
         self.name_of: Callable[[bytes], str] = bytes.hex  # ... the name of a process
-        self.step_bytes = step_bytes
-        self.extent_bytes = extent_bytes
-        self.full_wait_s = full_wait_s
-        self.clients: dict[bytes, Client] = {}
-        self.grants: SortedDict = SortedDict()  # offset -> ExtentGrant
-        self.granted_bytes = 0
         self.names: dict[int, StoredObject] = {}  # generation -> object; an ObjectId has two after a re-execution
         self.at: dict[int, StoredObject] = {}  # block offset -> object
         self.stored_bytes = 0
@@ -84,67 +70,31 @@ class StoreTable:
         self.lost: list[tuple[int, int]] = []
         self.evictions: dict[int, Eviction] = {}
         self.due: list[tuple[float, int]] = []  # heap of (when, offset of an eviction)
-        self.waiting: deque[Waiting] = deque()
-        self.growing = False
-        self.growth_error = ""
-        self.growth_again_at = 0.0
         self.spill_error = ""
         self.spill_again_at = 0.0
-        self.idle_recall_at = 0.0
-        self.counts = dict.fromkeys(("granted", "surrendered", "freed", "spilled", "restored", "received", "refused",
-                                     "ignored"), 0)
         self._key = 0
-        self._recall = 0
-        self._out: list[Effect] = []
         self._reclaimed: dict[bytes, list[int]] = {}
 
     # ------------------------------------------------------------ clients
 
-    def connect(self, client: bytes) -> None:
-        self.clients.setdefault(client, Client(min(FIRST_EXTENT_BYTES, self.extent_bytes)))
-
     def disconnect(self, client: bytes, now: float) -> None:
         """The process is gone (and its pin table void): its sealed objects stay, the rest of its extents is free."""
-        state = self.clients.pop(client, None)
-        if state is None:
+        if client not in self.room.clients:
             return
         self._reclaimed.pop(client, None)
-        for offset in sorted(state.grants):
-            self._absorb(self.grants[offset])
-        self.waiting = deque(w for w in self.waiting if w.stored is not None or w.client != client)
+        for grant in self.room.disconnect(client):
+            self._absorb(grant)
         for stored in self.names.values():
             if stored.waiters:
                 stored.waiters = [waiter for waiter in stored.waiters if waiter[0] != client]
-        self._progress(now)
-
-    def on_want(self, client: bytes, message: StoreWant, now: float) -> None:
-        state = self.clients.get(client)
-        if state is None or message.nbytes <= 0:
-            self.counts["ignored"] += 1
-            return
-        size = self._extent_size(state, message.nbytes)
-        if size > self.capacity:
-            reason = f"an object of {message.nbytes:,} bytes does not fit into a store of {self.capacity:,} bytes"
-            self._refuse(client, message.request, reason)
-            return
-        self._wait(Waiting(client, message.request, size, None, now + self.full_wait_s,
-                           now + WAIT_FACTOR_MAX * self.full_wait_s), now)
+        self.room.progress(now)
 
     def on_surrender(self, client: bytes, message: StoreSurrender, now: float) -> None:
-        state = self.clients.get(client)
-        if state is None:
+        if client not in self.room.clients:
             return
-        state.recalled_at = -1.0
-        for pair in message.extents:
-            grant = (self.grants.get(pair[0])
-                     if type(pair) is list and [type(field) for field in pair] == [int, int] else None)
-            if grant is None or grant.client != client or grant.size != pair[1]:
-                self.counts["ignored"] += 1
-                continue
-            state.grants.discard(grant.offset)
+        for grant in self.room.surrendered(client, message.extents):
             self._absorb(grant)
-            self.counts["surrendered"] += 1
-        self._progress(now)
+        self.room.progress(now)
 
     def on_free(self, client: bytes, message: StoreFree, now: float) -> None:
         for triple in message.objects:
@@ -152,14 +102,14 @@ class StoreTable:
                 self._free(triple[0], triple[1], triple[2], now)
             else:
                 self.counts["ignored"] += 1
-        self._serve(now)
+        self.room.serve(now)
 
     def on_restore(self, client: bytes, message: StoreRestore, now: float) -> None:
         stored = self.names.get(message.generation)
         if stored is None:
             state = self.headers.matches(message.offset, message.oid, message.generation)
             # the reader looked too early: it is readable now
-            if state == SEALED and self.grant_of(message.offset) is not None:
+            if state == SEALED and self.room.grant_of(message.offset) is not None:
                 nbytes = self.headers.read(message.offset).nbytes
                 value = [STORED, message.offset, nbytes, message.generation]
                 self._send(client, StoreRestored(message.request, value))
@@ -177,19 +127,18 @@ class StoreTable:
         stored.waiters.append((client, message.request))
         if stored.phase is Phase.DISK:
             stored.phase = Phase.QUEUED
-            self._wait(Waiting(client, message.request, stored.size, stored, now + self.full_wait_s,
-                               now + WAIT_FACTOR_MAX * self.full_wait_s), now)
+            self.room.want_block(stored, client, message.request, now)
 
     def receive(self, oid: bytes, generation: int, nbytes: int, now: float) -> str:
         """Ask for room for another node's object: Arriving or Dropped follows.  The reason against it, or ''."""
         size = block_bytes(nbytes)
-        if size > self.capacity:
-            return f"{FULL}an object of {nbytes:,} bytes does not fit into a store of {self.capacity:,} bytes"
+        if size > self.room.capacity:
+            return f"{FULL}an object of {nbytes:,} bytes does not fit into a store of {self.room.capacity:,} bytes"
         self._key += 1
         stored = self.names[generation] = StoredObject(self._key, oid, generation, -1, size, nbytes, UNKNOWN)
         stored.foreign = stored.secondary = True
         stored.phase = Phase.QUEUED
-        self._wait(Waiting(b"", 0, size, stored, now + self.full_wait_s, now + WAIT_FACTOR_MAX * self.full_wait_s), now)
+        self.room.want_block(stored, b"", 0, now)
         return ""
 
     def arrived(self, generation: int, error: str, now: float) -> None:
@@ -217,7 +166,7 @@ class StoreTable:
         """The job is over: no owner is left to free its objects."""
         for stored in [stored for stored in self.names.values() if stored.oid.startswith(job)]:
             self._free(stored.oid, stored.offset, stored.generation, now)
-        self._serve(now)
+        self.room.serve(now)
 
     @property
     def named(self) -> int:
@@ -226,23 +175,9 @@ class StoreTable:
 
     def recall_all(self, now: float) -> None:
         """The node leaves: ask all clients for their extents, so that the objects in them become the store's."""
-        for client, state in self.clients.items():
-            if state.grants and (state.recalled_at < 0 or now - state.recalled_at >= RECALL_RETRY_S):
-                state.recalled_at = now
-                self._recall += 1
-                self._send(client, StoreRecall(self._recall, self.capacity))
+        self.room.recall_all(self.room.capacity, now)
 
     # ------------------------------------------------------------ answers of the shell
-
-    def grown(self, size: int, error: str, now: float) -> None:
-        """The Grow is done; with ``error`` the arena stays as it is, for now."""
-        self.growing = False
-        self.growth_error = error
-        if error:
-            self.growth_again_at = now + RETRY_S
-        else:
-            self.arena.grow(size)
-        self._serve(now)
 
     def spilled(self, key: int, generation: int, error: str, now: float) -> None:
         stored = self.names.get(generation)
@@ -262,7 +197,7 @@ class StoreTable:
             self._leave(stored, now)
         if stored.freed and stored.phase is Phase.HERE:
             self._start_free(stored, now)
-        self._progress(now)
+        self.room.progress(now)
 
     def loaded(self, key: int, generation: int, error: str, now: float) -> None:
         stored = self.names.get(generation)
@@ -284,7 +219,7 @@ class StoreTable:
             self.here[stored.offset] = stored
             self.counts["received" if stored.secondary else "restored"] += 1
             self._answer(stored)
-        self._progress(now)
+        self.room.progress(now)
 
     # ------------------------------------------------------------ time
 
@@ -292,38 +227,17 @@ class StoreTable:
         """Everything that is due."""
         if self.due and self.due[0][0] <= now:
             self._evict_due(now)
-        while self.waiting and self._expired(self.waiting[0], now):
-            self._give_up(self.waiting.popleft())
-        if self.waiting:
-            self._serve(now)
-        # The due attempts are made; requests that still wait try again after another while, not at once.
-        if now >= self.spill_again_at:
+        self.room.tick(now)
+        if now >= self.spill_again_at:  # spilling was tried; not again at once
             self.spill_again_at = now + RETRY_S
-        if now >= self.growth_again_at:
-            self.growth_again_at = now + RETRY_S
-        if self.granted_bytes * 2 > self.capacity and now >= self.idle_recall_at:
-            self.idle_recall_at = now + IDLE_RECALL_S
-            for client, state in self.clients.items():
-                if state.grants and state.recalled_at < 0:
-                    self._send(client, StoreRecall(0, 0))
 
     def next_deadline(self) -> float | None:
-        times = []
+        times = [self.room.next_deadline()]
         if self.due:
             times.append(self.due[0][0])
-        if self.waiting:
-            head = self.waiting[0]
-            times.append(min(head.deadline, head.last))
-            recalled = [state.recalled_at for state in self.clients.values() if state.recalled_at >= 0]
-            if recalled:
-                times.append(min(recalled) + RECALL_RETRY_S)
-            if self.spill_error:
-                times.append(self.spill_again_at)
-            if self.growth_error:
-                times.append(self.growth_again_at)
-        if self.granted_bytes * 2 > self.capacity:
-            times.append(self.idle_recall_at)
-        return min(times) if times else None
+        if self.spill_error and self.room.waiting:
+            times.append(self.spill_again_at)
+        return min((when for when in times if when is not None), default=None)
 
     def take(self) -> list[Effect]:
         """Effects since the last call."""
@@ -331,78 +245,13 @@ class StoreTable:
             for client, offsets in self._reclaimed.items():
                 self._out.append(SendToClient(client, StoreReclaimed(offsets)))
             self._reclaimed = {}
-        out, self._out = self._out, []
+        out = self._out[:]
+        self._out.clear()  # the room shares it
         return out
 
     # ------------------------------------------------------------ room
 
-    def _extent_size(self, state: Client, nbytes: int) -> int:
-        """Small requests get an extent to share, each one of a client larger than its last; a large one its own."""
-        size = -(-nbytes // PAGE) * PAGE
-        if size * 4 > self.extent_bytes:
-            return size if size <= self.capacity else -(-nbytes // 64) * 64
-        wish = max(state.next_bytes, -(-size * 4 // PAGE) * PAGE)
-        state.next_bytes = min(state.next_bytes * 2, self.extent_bytes)
-        return max(size, min(wish, self.extent_bytes, self.capacity // 16 // PAGE * PAGE))
-
-    def _wait(self, request: Waiting, now: float) -> None:
-        self.waiting.append(request)
-        if len(self.waiting) == 1:
-            self._serve(now)
-        elif self.waiting[0].is_reported:
-            self._tell_full()
-
-    def _serve(self, now: float) -> None:
-        """Give room to the requests at the head of the queue, or make room."""
-        while self.waiting:
-            head = self.waiting[0]
-            offset = self.arena.allocate(head.size)
-            if offset is None:
-                if not self._grow(head.size, now):
-                    self._pressure(head.size, now)
-                return
-            self.waiting.popleft()
-            if head.stored is None:
-                self._grant(head, offset)
-            else:
-                self._load(head.stored, offset)
-
-    def _grant(self, request: Waiting, offset: int) -> None:
-        self.headers.format(offset, request.size)
-        self.grants[offset] = ExtentGrant(request.client, offset, request.size)
-        self.clients[request.client].grants.add(offset)
-        self.granted_bytes += request.size
-        self.counts["granted"] += 1
-        self._send(request.client, StoreGrant(request.request, offset, request.size))
-
-    def _grow(self, need: int, now: float) -> bool:
-        """Whether the arena is growing (now)."""
-        if self.growing:
-            return True
-        left = self.capacity - self.arena.reserved
-        if left <= 0 or (self.growth_error and now < self.growth_again_at):
-            return False
-        step = min(self.step_bytes, max(FIRST_GROWTH_BYTES, self.arena.reserved))
-        size = min(left, max(step, -(-need // PAGE) * PAGE))
-        self.growing = True
-        self._out.append(Grow(self.arena.reserved, size))
-        return True
-
-    def _tell_full(self) -> None:
-        """Report to requests for an extent that they wait for room, and not for an answer."""
-        for request in self.waiting:
-            if not request.is_reported:
-                request.is_reported = True
-                if request.stored is None:
-                    self._send(request.client, StorePulling(request.request, views.fullness(self)))
-
-    def _pressure(self, need: int, now: float) -> None:
-        self._tell_full()
-        for client, state in self.clients.items():
-            if state.grants and (state.recalled_at < 0 or now - state.recalled_at >= RECALL_RETRY_S):
-                state.recalled_at = now
-                self._recall += 1
-                self._send(client, StoreRecall(self._recall, need))
+    def _make_room(self, need: int, now: float) -> None:
         if self.leaving_bytes >= need or (self.spill_error and now < self.spill_again_at):
             return
         pinned = self.pinned()
@@ -413,37 +262,17 @@ class StoreTable:
             if self.leaving_bytes >= need:
                 break
 
-    def _expired(self, request: Waiting, now: float) -> bool:
-        return now >= request.deadline or now >= request.last
-
-    def _progress(self, now: float) -> None:
-        """Memory became free: the head of the queue may wait on."""
-        if self.waiting:
-            self.waiting[0].deadline = now + self.full_wait_s
-            self._serve(now)
-
-    def _give_up(self, request: Waiting) -> None:
-        reason = f"no room for {request.size:,} bytes within {self.full_wait_s:g} s; {views.describe(self)}"
-        if request.stored is None:
-            self._refuse(request.client, request.request, reason)
-            return
-        stored = request.stored
+    def _give_up(self, stored: StoredObject, reason: str) -> None:
         if stored.secondary:
             self._forget(stored, FULL + reason)
             return
         stored.phase = Phase.DISK
         self._fail(stored, FULL + reason)
 
-    def _refuse(self, client: bytes, request: int, reason: str) -> None:
-        self.counts["refused"] += 1
-        self._send(client, StoreRefused(request, {"reason": reason, **views.usage(self)}))
-
     # ------------------------------------------------------------ extents that come back
 
     def _absorb(self, grant: ExtentGrant) -> None:
         """An extent is the store's again: its sealed objects are ``stored`` now, the rest is free."""
-        del self.grants[grant.offset]
-        self.granted_bytes -= grant.size
         gap = at = grant.offset
         try:
             for block in self.headers.walk(grant.offset, grant.size):
@@ -451,9 +280,9 @@ class StoreTable:
                 if block.state in (FREE, CREATED):
                     continue
                 if block.offset > gap:
-                    self.arena.free(gap, block.offset - gap)
+                    self.room.arena.free(gap, block.offset - gap)
                 gap = at
-                if block.generation in self.names:  # no writer of ours: the two could not be told apart
+                if block.generation in self.names:  # no writer of ours: the two could not be distinguished
                     self.lost.append((block.offset, block.size))
                 else:
                     self._adopt(block)
@@ -461,7 +290,7 @@ class StoreTable:
             end = grant.offset + grant.size
             self.lost.append((at, end - at))
         if at > gap:
-            self.arena.free(gap, at - gap)
+            self.room.arena.free(gap, at - gap)
 
     def _adopt(self, block: Any) -> None:
         self._key += 1
@@ -489,7 +318,7 @@ class StoreTable:
                     self._out.append(Freed(stored.oid, generation))
                 self._start_free(stored, now)
             return
-        grant = self.grant_of(offset)
+        grant = self.room.grant_of(offset)
         if grant is None or self.headers.matches(offset, oid, generation) != SEALED:
             self.counts["ignored"] += 1
             return
@@ -503,7 +332,7 @@ class StoreTable:
         if stored.phase is Phase.HERE:
             self._leave(stored, now)
         elif stored.phase is Phase.QUEUED:
-            self.waiting = deque(request for request in self.waiting if request.stored is not stored)
+            self.room.cancel(stored)
             self._forget(stored, "the object was freed")
         elif stored.phase is Phase.DISK:
             self._forget(stored, "")
@@ -557,13 +386,13 @@ class StoreTable:
                 eviction.due = now + min(PIN_RETRY_S_MAX, GRACE_S * 2**eviction.tries)
                 heappush(self.due, (eviction.due, offset))
         if freed:
-            self._progress(now)
+            self.room.progress(now)
 
     def _evicted(self, eviction: Eviction) -> None:
         """No process reads the block any more."""
         stored = self.at.get(eviction.offset)
         if stored is None:
-            grant = self.grant_of(eviction.offset)
+            grant = self.room.grant_of(eviction.offset)
             self.headers.free(eviction.offset)
             if grant is not None:
                 self._reclaimed.setdefault(grant.client, []).append(eviction.offset)
@@ -579,7 +408,7 @@ class StoreTable:
         self.headers.free(stored.offset)
         del self.at[stored.offset]
         self.stored_bytes -= stored.size
-        self.arena.free(stored.offset, stored.size)
+        self.room.arena.free(stored.offset, stored.size)
         stored.offset = -1
 
     def _forget(self, stored: StoredObject, why: str) -> None:
@@ -623,33 +452,23 @@ class StoreTable:
 
     # ------------------------------------------------------------ the rest
 
-    def grant_of(self, offset: int) -> ExtentGrant | None:
-        at = self.grants.bisect_right(offset) - 1
-        if at < 0:
-            return None
-        grant = self.grants.peekitem(at)[1]
-        return grant if offset < grant.offset + grant.size else None
-
     def _send(self, client: bytes, message: Any) -> None:
         self._out.append(SendToClient(client, message))
 
     def check(self) -> None:
         """Every backed byte has exactly one holder, and every sum is right."""
-        self.arena.check()
-        ranges = [(start, size) for start, size in self.arena.ranges()]
-        ranges += [(grant.offset, grant.size) for grant in self.grants.values()]
+        self.room.check()
+        ranges = [(start, size) for start, size in self.room.arena.ranges()]
+        ranges += [(grant.offset, grant.size) for grant in self.room.grants.values()]
         ranges += [(stored.offset, stored.size) for stored in self.at.values()]
         ranges += self.lost
         end = 0
         for start, size in sorted(ranges):
             assert start == end, f"[{end}, {start}) is held {'twice' if start < end else 'by nobody'}"
             end = start + size
-        assert end == self.arena.reserved
-        assert self.granted_bytes == sum(grant.size for grant in self.grants.values())
+        assert end == self.room.arena.reserved
         assert self.stored_bytes == sum(stored.size for stored in self.at.values())
         assert self.disk_bytes == sum(stored.nbytes for stored in self.names.values() if stored.on_disk)
-        held = {offset for state in self.clients.values() for offset in state.grants}
-        assert held == set(self.grants)
         for offset, stored in self.at.items():
             assert stored.offset == offset and self.names[stored.generation] is stored
         assert all(stored.phase is Phase.HERE for stored in self.here.values())
@@ -663,6 +482,6 @@ class StoreTable:
             if stored.phase is Phase.HERE:
                 assert not stored.freed
                 assert self.headers.matches(stored.offset, stored.oid, stored.generation) == SEALED
-        queued = [request.stored for request in self.waiting if request.stored is not None]
+        queued = [request.stored for request in self.room.waiting if request.stored is not None]
         assert all(stored.phase is Phase.QUEUED for stored in queued)
         assert {offset for _, offset in self.due} >= set(self.evictions)

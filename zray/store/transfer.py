@@ -9,7 +9,7 @@ there as a secondary copy until the store needs the room or the owner frees the 
 (zray.store.serving).  While nothing moves there is no deadline and no state.
 
 Pure: messages of nodes and clients, events of the table and answers of the control store come in with ``now``; effects
-go out through ``take``: Say (to a node), SendToClient (to a client), RecordCopies and Find (the control store).
+go out through ``take``: SendToNode, SendToClient, RecordCopies and Find (the control store).
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ from zray.messages import (
 )
 from zray.store.copies import Copies
 from zray.store.directory import Directory
-from zray.store.exchange import ABSENT, CHUNK_BYTES, FREED, GONE_MAX, Find, Finder, Handed, ObjectKey, RecordCopies, Say
+from zray.store.exchange import (
+    ABSENT, CHUNK_BYTES, FREED, GONE_MAX, Find, Finder, HandoverProgress, ObjectKey, RecordCopies, SendToNode,
+)
 from zray.store.handover import HandOver
 from zray.store.header import Headers
 from zray.store.pulls import FREED_WHY, Pulls
@@ -33,7 +35,7 @@ from zray.store.records import Arriving, Dropped, Freed, SendToClient
 from zray.store.serving import Serving
 from zray.store.table import StoreTable
 
-Out = Say | SendToClient | RecordCopies | Find
+Out = SendToNode | SendToClient | RecordCopies | Find
 LOCATE_MAX = 10_000
 _VALUE_TYPES = [int, int, int, int, bytes, bytes]
 
@@ -68,8 +70,8 @@ class TransferMachine:
         handlers: dict[Any, Callable[[bytes, Any, float], None]] = {
             PullObject: serving.on_pull, PullChunk: serving.on_chunk_wanted, PullEnd: self._on_end,
             Chunk: pulls.on_chunk, PullElsewhere: pulls.on_elsewhere, PullRefused: pulls.on_refused,
-            PullWait: pulls.on_wait, CopyMade: self._on_made, CopyGone: self._on_unmade, DropCopies: self._on_drop,
-            KeepCopies: self._on_keep,
+            PullWait: pulls.on_wait, CopyMade: self._on_copy_made, CopyGone: self._on_copy_gone,
+            DropCopies: self._on_drop, KeepCopies: self._on_keep,
         }
         self.handlers = {cls.CODE: partial(self._from_node, handler) for cls, handler in handlers.items()}
 
@@ -151,17 +153,17 @@ class TransferMachine:
     def _on_end(self, peer: bytes, message: PullEnd, now: float) -> None:
         self.serving.on_end(peer, message.pull)
 
-    def _on_made(self, peer: bytes, message: CopyMade, now: float) -> None:
+    def _on_copy_made(self, peer: bytes, message: CopyMade, now: float) -> None:
         key = ObjectKey(*message)
         if key.node == self.me:
-            self.directory.made(peer, key, now)
-        self.handover.made(peer, key)
+            self.directory.copy_made(peer, key, now)
+        self.handover.copy_made(peer, key)
 
-    def _on_unmade(self, peer: bytes, message: CopyGone, now: float) -> None:
+    def _on_copy_gone(self, peer: bytes, message: CopyGone, now: float) -> None:
         key = ObjectKey(*message)
         if key.node == self.me:
-            self.directory.unmade(peer, key, now)
-        self.handover.unmade(peer, key)
+            self.directory.copy_gone(peer, key, now)
+        self.handover.copy_gone(peer, key)
 
     def _on_drop(self, peer: bytes, message: DropCopies, now: float) -> None:
         for entry in message.objects:
@@ -178,15 +180,15 @@ class TransferMachine:
                 continue
             key = ObjectKey(*entry[:3])
             if self.handover.begun:  # we leave as well
-                self._out.append(Say(peer, CopyGone(*key)))
+                self._out.append(SendToNode(peer, CopyGone(*key)))
             elif key.node == self.me or self.copies.complete(key) is not None:
                 if key.node != self.me:
                     self.copies.keep(key)
-                self._out.append(Say(peer, CopyMade(*key)))
+                self._out.append(SendToNode(peer, CopyMade(*key)))
             else:
                 self.pulls.keep(peer, key, entry[3], entry[4], now)
 
-    def hand_over(self, heirs: Iterable[bytes], needed: Callable[[bytes], bool], now: float) -> Handed:
+    def hand_over(self, heirs: Iterable[bytes], needed: Callable[[bytes], bool], now: float) -> HandoverProgress:
         """This node leaves: other nodes are to get the objects that only it has; call it again until that is done."""
         self._now = now
         return self.handover.step(heirs, needed, now)._replace(moved=self.serving.chunks)
@@ -229,7 +231,7 @@ class TransferMachine:
             return
         self.serving.ended(key, ABSENT, effect.why)
         if key.node not in self.gone:
-            self._out.append(Say(key.node, CopyGone(*key)))
+            self._out.append(SendToNode(key.node, CopyGone(*key)))
 
     def freed(self, effect: Freed, now: float) -> None:
         """An object that other nodes know of was freed here: a primary by its owner, or anything with its job."""

@@ -31,7 +31,7 @@ class ActorPool:
     def __init__(self, actors: Iterable[Any]):
         self._idle: deque[Any] = deque(actors)
         self._busy: dict[ObjectRef, tuple[int, Any]] = {}  # running call -> (its number, its actor)
-        self._by_number: dict[int, ObjectRef] = {}  # calls whose results nobody has taken
+        self._by_number: dict[int, ObjectRef] = {}  # calls whose results were not taken yet
         self._waiting: deque[tuple[Callable[[Any, Any], ObjectRef], Any]] = deque()
         self._submitted = 0
         self._next = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from zray.node.elsewhere import GRACE_S, Elsewhere
+from zray.node.elsewhere import ROW_GRACE_S, Elsewhere
 
 ACTOR = b"actor"
 
@@ -57,7 +57,7 @@ def test_a_pursuit_hears_each_row_until_it_has_what_it_wants(elsewhere, rows):
     rows.say(row())
     rows.say(row(home=b"two"))
     elsewhere.homes_changed()
-    elsewhere.tick(GRACE_S * 10)
+    elsewhere.tick(ROW_GRACE_S * 10)
     rows.say(row("DEAD"))
     assert heard == [("ALIVE", b"one"), ("ALIVE", b"two"), ("ALIVE", b"two"), ("DEAD", b"one")]
 
@@ -85,6 +85,6 @@ def test_what_is_heard_may_change_the_row_at_once(elsewhere, rows):
 def test_an_actor_that_does_not_exist_is_pursued_no_longer_than_its_creation_may_take(elsewhere, rows):
     elsewhere.pursue(ACTOR, "kill", lambda row: False, 0.0)
     rows.say(None)
-    elsewhere.tick(GRACE_S / 2)
+    elsewhere.tick(ROW_GRACE_S / 2)
     assert elsewhere.entries
-    elsewhere.tick(GRACE_S)
+    elsewhere.tick(ROW_GRACE_S)

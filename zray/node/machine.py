@@ -11,7 +11,6 @@ the owner's death) gives the resources back, and the scheduler is stepped at the
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -47,7 +46,6 @@ from zray.sched.local import Grant, LocalScheduler, Recall, Status
 # frames make them cheap.  A round wakes every process, which costs some 0.1 ms of CPU each: a fifth of a core at most.
 GONE_AT_ONCE_MAX = 64
 GONE_GATHER_S = 0.0005  # for each process
-PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 class NodeMachine:

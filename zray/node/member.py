@@ -34,7 +34,7 @@ ADMIT_S = 15.0  # a node that joins is told by then why the control store does n
 STRANGERS_S = 0.2  # how often to ask about nodes that have a part in the control store and are unknown here
 # Others speak to a node from the moment the nodes table has it, which is before it knows itself.
 EARLY_MAX = 10_000
-PYTHON = ".".join(map(str, sys.version_info[:3]))
+PYTHON_RELEASE = ".".join(map(str, sys.version_info[:3]))
 ROW_FIELDS = {"node_id": bytes, "endpoint": str, "name": str, "total": dict, "labels": dict, "shown": dict}
 
 
@@ -97,7 +97,7 @@ class Member:
             self._allow_list.add_node(ticket.server_key, ticket.node)
             self.mesh.keys = ticket.keys()
         self.mesh.connect(peer, endpoint)
-        answer = self._ask(peer, m.NodeJoin(m.PROTOCOL, PYTHON, version, row), ticket)
+        answer = self._ask(peer, m.NodeJoin(m.PROTOCOL, PYTHON_RELEASE, version, row), ticket)
         self.mesh.disconnect(peer)
         if not ticket.insecure:
             self.mesh.keys = self.credentials.keys
@@ -123,7 +123,7 @@ class Member:
         before, self.mesh.on_closed = self.mesh.on_closed, lost.append
         try:
             self.mesh.send(peer, m.Hello.CODE, m.Hello(
-                m.PROTOCOL, "node", "", os.getpid(), 0, PYTHON, list(m.FEATURES)))
+                m.PROTOCOL, "node", "", os.getpid(), 0, PYTHON_RELEASE, list(m.FEATURES)))
             self.mesh.send(peer, request.CODE, request)
             deadline = time.monotonic() + JOIN_TIMEOUT_S
             while not found:
@@ -245,14 +245,14 @@ class Member:
 
     def _unfit(self, peer: bytes, message: m.NodeJoin) -> str:
         """Why a node may not join, '' when it may."""
-        minor = PYTHON.split(".")[:2]
+        minor = PYTHON_RELEASE.split(".")[:2]
         if message.protocol != m.PROTOCOL:
             return f"this cluster speaks protocol {m.PROTOCOL}, the node {message.protocol}"
         if message.python.split(".")[:2] != minor:
             return (f"this cluster runs Python {minor[0]}.{minor[1]}, the node {message.python}: what one pickles the "
                     "other may not read")
-        if message.python != PYTHON:
-            print(f"node {peer.hex()} runs Python {message.python}, this one {PYTHON}", file=sys.stderr)
+        if message.python != PYTHON_RELEASE:
+            print(f"node {peer.hex()} runs Python {message.python}, this one {PYTHON_RELEASE}", file=sys.stderr)
         if lacks := _lacks(message.row):
             return f"its row has no {lacks}"
         if message.row["node_id"][:ids.INCARNATION_SIZE] != peer or len(message.row["node_id"]) != ids.NODE_SIZE:

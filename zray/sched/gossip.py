@@ -10,7 +10,7 @@ which make that a matter of log(nodes) hops (rumour mongering, Demers et al., PO
 new node is told by every other about itself, unless there is nothing to tell but that all is free; who becomes its
 predecessor tells it all.
 
-A node speaks when its row has changed: within GATHER_S if it has been silent for ``gossip_s`` (for a big change, such
+A node speaks when its row has changed: within GOSSIP_GATHER_S if it has been silent for ``gossip_s`` (for a big change,
 as from idle to full, a tenth of that), else when that time is over.  Nothing is sent, and no timer runs, while nothing
 changes or the node is alone.  Who placed something on a node that was busy is told that node's row with the answer.
 """
@@ -23,20 +23,21 @@ from random import Random
 from typing import Any, NamedTuple
 
 from zray import messages as m
+from zray.config import DEFAULTS
 from zray.ids import INCARNATION_SIZE
 from zray.sched.view import ClusterView
 
-GOSSIP_S = 0.1
+GOSSIP_S = DEFAULTS.gossip_s
 ALL_PEERS_MAX = 15
 PEERS = 4
 # What changes in one turn of the loop goes together; far below what a person or a task of 10 ms notices.
-GATHER_S = 0.002
+GOSSIP_GATHER_S = 0.002
 BIG_PART = 0.1  # of gossip_s between two pushes of big changes, and between hops
 # Rows of one message: 256 rows of 8 resources are some 40 kB.
 ROWS_MAX = 256
 # Rows of nodes that the nodes table has not shown us yet.
-EARLY_MAX = 1024
-DRAINING = 1  # flags
+GOSSIP_EARLY_MAX = 1024
+DRAINING_FLAG = 1  # flags
 
 
 class Row(NamedTuple):
@@ -95,7 +96,7 @@ class Gossip:
         self.view.add(node, total, labels)
         insort(self._ring, node)
         if not self._owed:
-            self._owed_due = now + GATHER_S
+            self._owed_due = now + GOSSIP_GATHER_S
         self._owed[node] = self._successor() == node
         early = self._early.pop(node, None)
         if early is not None:
@@ -113,7 +114,7 @@ class Gossip:
         self._owed.pop(node, None)
         if followed and len(self._ring) > ALL_PEERS_MAX + 1:  # what the dead one did not pass on any more
             if not self._owed:
-                self._owed_due = now + GATHER_S
+                self._owed_due = now + GOSSIP_GATHER_S
             self._owed[self._successor()] = True
         if len(self._ring) == 1:
             self._due = None
@@ -129,7 +130,7 @@ class Gossip:
         if len(self._ring) == 1:
             return
         self._touched = True
-        due = max(now + GATHER_S, self._spoke_at + self.gossip_s * (BIG_PART if big else 1.0))
+        due = max(now + GOSSIP_GATHER_S, self._spoke_at + self.gossip_s * (BIG_PART if big else 1.0))
         self._due = due if self._due is None else min(self._due, due)
 
     def on_rows(self, rows: list, now: float) -> None:
@@ -147,17 +148,17 @@ class Gossip:
                 if not self._take(row):
                     continue
             else:
-                while len(self._early) >= EARLY_MAX:
+                while len(self._early) >= GOSSIP_EARLY_MAX:
                     del self._early[next(iter(self._early))]
                 self._early[node] = row
             if len(self._ring) > ALL_PEERS_MAX + 1:
                 if not self._fresh:
-                    self._fresh_due = max(now + GATHER_S, self._passed_at + self.gossip_s * BIG_PART)
+                    self._fresh_due = max(now + GOSSIP_GATHER_S, self._passed_at + self.gossip_s * BIG_PART)
                 self._fresh[node] = None
 
     def _take(self, row: Row) -> bool:
         try:
-            self.view.set_row(row.node, row.total, row.available, row.labels, draining=bool(row.flags & DRAINING))
+            self.view.set_row(row.node, row.total, row.available, row.labels, draining=bool(row.flags & DRAINING_FLAG))
         except (ValueError, TypeError, AttributeError):
             self.refused += 1
             return False
@@ -200,7 +201,7 @@ class Gossip:
         if touched or said != self._said:
             self.version += 1
             self._said = said
-            self.rows[self.node] = Row(self.node, self.version, DRAINING * said.draining, said.decisions,
+            self.rows[self.node] = Row(self.node, self.version, DRAINING_FLAG * said.draining, said.decisions,
                                        said.available, list(said.wants), said.total, dict(said.labels))
         return self.rows[self.node]
 
@@ -249,7 +250,7 @@ class Gossip:
         self.view.check()
         assert self._ring == sorted(self.view.row_of), "the ring is the members of the view"
         assert set(self.rows) <= set(self.view.row_of) and not set(self._early) & set(self.view.row_of)
-        assert len(self._early) <= EARLY_MAX
+        assert len(self._early) <= GOSSIP_EARLY_MAX
         assert all(row.node == node for node, row in self.rows.items())
 
 

@@ -36,15 +36,16 @@ from typing import Any
 
 from zray import messages as m
 from zray.causes import Cause
+from zray.config import DEFAULTS
 from zray.sched.claims import group_of
-from zray.sched.lanes import LOOK_S, Entry, Lane, Share
+from zray.sched.lanes import LANE_LOOK_S, Entry, Lane, Share
 from zray.sched.policies.base import frozen
 from zray.sched.spill_effects import Ask, Offers, Place, Tell, TellNode, Unplace, WantLocal
 from zray.sched.view import ClusterView
 
 # A share is withdrawn from a node that does not answer for this long: ten times a round trip between daemons, and
 # below what a user notices.
-PATIENCE_S = 0.05
+SPILL_PATIENCE_S = DEFAULTS.spill_patience_s
 # A lane whose wants wait is offered again this often while somebody might have room: the gossip interval.
 OFFER_S = 0.1
 # What moves between nodes in a second, for how long bytes are worth waiting for: what CURVE over TCP was measured at.
@@ -60,7 +61,7 @@ ASK_S = 5.0
 class Spill:
     """Shares of the wants of one node's owners.  ``out`` is the outbox, filled by every event and by ``step``."""
 
-    def __init__(self, home: bytes, view: ClusterView, offers: Offers, *, patience_s: float = PATIENCE_S,
+    def __init__(self, home: bytes, view: ClusterView, offers: Offers, *, patience_s: float = SPILL_PATIENCE_S,
                  offer_s: float = OFFER_S, link_bytes_s: float = LINK_BYTES_S) -> None:
         self.home, self.view, self.offers = home, view, offers
         self.patience_s, self.offer_s, self.link_bytes_s = patience_s, offer_s, link_bytes_s
@@ -264,7 +265,7 @@ class Spill:
             lane.barred.clear()
             lane.avoid.clear()
             lane.verdict, lane.infeasible_at = None, -1
-            lane.looked, lane.looked_at, lane.retry_s, lane.retry_at = -1, now - LOOK_S, self.offer_s, now
+            lane.looked, lane.looked_at, lane.retry_s, lane.retry_at = -1, now - LANE_LOOK_S, self.offer_s, now
             nodes = self.offers.nodes_of(lane.strategy) or ()
             for entry in list(lane.entries):
                 for node in [node for node in entry.shares if node not in nodes]:
@@ -358,7 +359,7 @@ class Spill:
     def _look_again(self, lane: Lane, now: float) -> None:
         """Members, totals or labels have changed: who may hold this lane's wants?"""
         lane.judge(self.home, self.view, self.offers.obstacle)
-        lane.looked, lane.looked_at, lane.retry_s = -1, now - LOOK_S, self.offer_s
+        lane.looked, lane.looked_at, lane.retry_s = -1, now - LANE_LOOK_S, self.offer_s
         for entry in list(lane.entries):
             for node in list(entry.shares):
                 if not (lane.home_admits if node == self.home else self._is_open(node)):
@@ -443,7 +444,7 @@ class Spill:
         lane.verdict = None
         if lane.home_queues:
             self._give(entry, self.home, count, now, queued=True)
-            lane.looked, lane.looked_at = -1, now - LOOK_S
+            lane.looked, lane.looked_at = -1, now - LANE_LOOK_S
         self._file(entry)
 
     def _hand_out(self, lane: Lane, node: bytes, count: int, now: float, *, queued: bool) -> int:
@@ -593,4 +594,6 @@ class Spill:
         assert named == {lane for lanes in self._of_group.values() for lane in lanes} and all(self._of_group.values())
 
 
-__all__ = ["LINK_BYTES_S", "PATIENCE_S", "Ask", "Offers", "Place", "Spill", "Tell", "TellNode", "Unplace", "WantLocal"]
+__all__ = [
+    "LINK_BYTES_S", "SPILL_PATIENCE_S", "Ask", "Offers", "Place", "Spill", "Tell", "TellNode", "Unplace", "WantLocal",
+]

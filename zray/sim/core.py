@@ -23,6 +23,7 @@ from zray.owner.references import References
 from zray.owner.streams import Stream
 from zray.owner.submitter import Submitter
 from zray.owner.telling import Telling
+from zray.sched.resources import UNIT
 from zray.sim import programs
 from zray.sim.process import Process
 
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from zray.sim.cluster import SimCluster
     from zray.sim.node import SimNode
 
-UNIT = 10_000
 
 
 class Failure(Exception):

@@ -24,7 +24,7 @@ from zray.node.machine import NodeMachine
 from zray.node.member import Member
 from zray.node.names import GcsNames
 from zray.sched.local import LocalScheduler
-from zray.sim.core import UNIT
+from zray.sched.resources import UNIT
 from zray.sim.process import Process
 
 if TYPE_CHECKING:

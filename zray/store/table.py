@@ -38,19 +38,19 @@ from zray.messages import (
 from zray.store import views
 from zray.store.arena import Arena
 from zray.store.header import (
-    CREATED, EVICTING, FREE, HEADER_BYTES, SEALED, UNKNOWN, BrokenChain, Headers, block_bytes,
+    CREATED, EVICTING, FREE, HEADER_BYTES, SEALED, OWNER_UNKNOWN, BrokenChain, Headers, block_bytes,
 )
 from zray.store.records import (
-    FULL, Arriving, Client, Dropped, Effect, Eviction, Freed, Grant, Grow, Load, Phase, Send, Spill, Stored, Unlink,
-    Waiting,
+    FULL_REASON, Arriving, Client, Dropped, Effect, Eviction, Freed, Grant, Grow, Load, Phase, Send, Spill, Stored,
+    Unlink, Waiting,
 )
 
 # A store leaves a CPU's store buffer in well under a microsecond; this also lets evictions gather.
-GRACE_S = 0.002
+EVICTION_GRACE_S = 0.002
 PIN_RETRY_S_MAX = 0.25
 RECALL_RETRY_S = 0.25
 IDLE_RECALL_S = 5.0
-RETRY_S = 5.0  # after the disk or /dev/shm was full
+FULL_RETRY_S = 5.0  # after the disk or /dev/shm was full
 FIRST_EXTENT_BYTES = 1024 * 1024
 FIRST_GROWTH_BYTES = 8 * 1024 * 1024
 WAIT_FACTOR_MAX = 10  # a request with progress around it is refused after this many times full_wait_s
@@ -183,9 +183,9 @@ class StoreTable:
         """Ask for room for a copy of another node's object: Arriving follows, or Dropped.  Why it cannot be, or ''."""
         size = block_bytes(nbytes)
         if size > self.capacity:
-            return f"{FULL}an object of {nbytes:,} bytes does not fit into a store of {self.capacity:,} bytes"
+            return f"{FULL_REASON}an object of {nbytes:,} bytes does not fit into a store of {self.capacity:,} bytes"
         self._key += 1
-        stored = self.names[generation] = Stored(self._key, oid, generation, -1, size, nbytes, UNKNOWN)
+        stored = self.names[generation] = Stored(self._key, oid, generation, -1, size, nbytes, OWNER_UNKNOWN)
         stored.foreign = stored.secondary = True
         stored.phase = Phase.QUEUED
         self._wait(Waiting(b"", 0, size, stored, now + self.full_wait_s, now + WAIT_FACTOR_MAX * self.full_wait_s), now)
@@ -238,7 +238,7 @@ class StoreTable:
         self.growing = False
         self.growth_error = error
         if error:
-            self.growth_again_at = now + RETRY_S
+            self.growth_again_at = now + FULL_RETRY_S
         else:
             self.arena.grow(size)
         self._serve(now)
@@ -251,7 +251,7 @@ class StoreTable:
         if error:
             self.leaving_bytes -= stored.size
             self.spill_error = error
-            self.spill_again_at = now + RETRY_S
+            self.spill_again_at = now + FULL_RETRY_S
             self.here[stored.offset] = stored
         else:
             self.spill_error = ""
@@ -297,9 +297,9 @@ class StoreTable:
             self._serve(now)
         # What was due has been tried; whoever still waits looks again after another while, not at once.
         if now >= self.spill_again_at:
-            self.spill_again_at = now + RETRY_S
+            self.spill_again_at = now + FULL_RETRY_S
         if now >= self.growth_again_at:
-            self.growth_again_at = now + RETRY_S
+            self.growth_again_at = now + FULL_RETRY_S
         if self.granted_bytes * 2 > self.capacity and now >= self.idle_recall_at:
             self.idle_recall_at = now + IDLE_RECALL_S
             for client, state in self.clients.items():
@@ -428,10 +428,10 @@ class StoreTable:
             return
         stored = request.stored
         if stored.secondary:
-            self._forget(stored, FULL + reason)
+            self._forget(stored, FULL_REASON + reason)
             return
         stored.phase = Phase.DISK
-        self._fail(stored, FULL + reason)
+        self._fail(stored, FULL_REASON + reason)
 
     def _refuse(self, client: bytes, request: int, reason: str) -> None:
         self.counts["refused"] += 1
@@ -531,8 +531,8 @@ class StoreTable:
 
     def _evict(self, offset: int, oid: bytes, generation: int, now: float) -> None:
         self.headers.set_state(offset, generation, EVICTING)
-        self.evictions[offset] = Eviction(offset, oid, generation, now + GRACE_S)
-        heappush(self.due, (now + GRACE_S, offset))
+        self.evictions[offset] = Eviction(offset, oid, generation, now + EVICTION_GRACE_S)
+        heappush(self.due, (now + EVICTION_GRACE_S, offset))
 
     def _evict_due(self, now: float) -> None:
         pinned = self.pinned()
@@ -552,7 +552,7 @@ class StoreTable:
                 self._stay(stored)
             else:
                 eviction.tries = min(eviction.tries + 1, 16)
-                eviction.due = now + min(PIN_RETRY_S_MAX, GRACE_S * 2**eviction.tries)
+                eviction.due = now + min(PIN_RETRY_S_MAX, EVICTION_GRACE_S * 2**eviction.tries)
                 heappush(self.due, (eviction.due, offset))
         if freed:
             self._progress(now)

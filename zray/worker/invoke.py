@@ -13,11 +13,11 @@ from zray import serialization
 from zray.errors import ObjectLostError
 from zray.ids import return_id
 from zray.messages import CARRYING, FAILED
+from zray.options import DYNAMIC as DYNAMIC
+from zray.options import STREAMING as STREAMING
 from zray.worker.queue import ARGS, ATTEMPT, EXTRA, RETURNS, TASK_ID
 
 NONE = serialization.NONE
-STREAMING = -1
-DYNAMIC = -2
 
 
 class DependencyFailed(Exception):

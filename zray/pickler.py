@@ -25,7 +25,7 @@ from zray.errors import exception_members, fill_exception, rebuild_exception
 from zray.pickled_caches import reduce_cache
 from zray.serialization import _custom
 
-KEY_SIZE = 16
+CLASS_KEY_SIZE = 16
 WARN_BYTES = 10 * 1024 * 1024  # where Ray warns
 
 
@@ -148,7 +148,7 @@ def dump_definition(definition: Callable | type) -> tuple[bytes, bytes]:
                         f"{type(error).__name__}: {error}. Make it inside the {kind}, or pass it along.") from error
     if len(blob) > WARN_BYTES:
         warnings.warn(_too_big(definition, kind, name, len(blob)), stacklevel=4)
-    return blake2b(blob, digest_size=KEY_SIZE).digest(), blob
+    return blake2b(blob, digest_size=CLASS_KEY_SIZE).digest(), blob
 
 
 def _too_big(definition: Any, kind: str, name: str, nbytes: int) -> str:

@@ -34,7 +34,7 @@ __all__ = [
     "restored", "set_out_of_band_hook", "set_ref_type", "size", "to_bytes", "unregister_serializer", "write_into",
 ]
 
-ALIGN = 64
+BUFFER_ALIGN = 64
 OUT_OF_BAND_BYTES = 64 * 1024  # bytes objects from this size on travel as a buffer: one copy less in each direction
 PLAIN_ITEMS_MAX = 64  # larger containers are not searched for classes: cloudpickle costs less than looking
 _HEAD = struct.Struct("<BxxxIQ")
@@ -204,7 +204,7 @@ def _layout(data: bytes, buffers: Sequence[memoryview]) -> tuple[list[int], int]
     end = _HEAD.size + _ENTRY.size * len(buffers) + len(data)
     offsets = []
     for buffer in buffers:
-        start = -(-end // ALIGN) * ALIGN
+        start = -(-end // BUFFER_ALIGN) * BUFFER_ALIGN
         offsets.append(start)
         end = start + buffer.nbytes
     return offsets, end

@@ -17,7 +17,7 @@ from zray.messages import (
 )
 from zray.store.exchange import Find, HandoverProgress, ObjectKey, RecordCopies, SendToNode
 from zray.store.header import CREATED, HEADER_BYTES, SEALED, Headers, block_bytes
-from zray.store.records import FULL, Arriving, Dropped, Freed, Grow, Load, SendToClient, SpillObject, UnlinkFile
+from zray.store.records import FULL_REASON, Arriving, Dropped, Freed, Grow, Load, SendToClient, SpillObject, UnlinkFile
 from zray.store.table import StoreTable
 from zray.store.transfer import TransferMachine
 
@@ -266,7 +266,7 @@ class Net:
         root = self.by_name[value[5]]
         if value[4] in self.freed:
             return
-        if error.startswith(FULL) or read.at_risk:
+        if error.startswith(FULL_REASON) or read.at_risk:
             return
         if "wrong" in error or "damaged" in error:
             assert self.corruption

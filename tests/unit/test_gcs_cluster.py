@@ -599,7 +599,7 @@ def test_a_torn_record_is_cut_off_and_what_was_synced_stays(tmp_path):
 
 
 def test_a_long_log_becomes_a_snapshot(tmp_path, monkeypatch):
-    monkeypatch.setattr("zray.gcs.persistence.LOG_BYTES_MAX", 2000)
+    monkeypatch.setattr("zray.gcs.persistence.UPDATES_BYTES_MAX", 2000)
     service = GcsService(lambda: 0.0, print, tmp_path, incarnation=b"N000" + bytes(4))
     for i in range(100):
         service.client.record_job(i, {"padding": bytes(100)})

@@ -10,7 +10,7 @@ import pytest
 from zray.codec import decode, encode
 from zray.messages import ViewRows
 from zray.sched.gossip import (
-    ALL_PEERS_MAX, EARLY_MAX, GATHER_S, GOSSIP_S, PEERS, ROWS_MAX, Gossip, GossipRow, NodeReport,
+    ALL_PEERS_MAX, GOSSIP_EARLY_MAX, GOSSIP_GATHER_S, GOSSIP_S, PEERS, ROWS_MAX, Gossip, GossipRow, NodeReport,
 )
 from zray.sched.view import ClusterView
 
@@ -173,7 +173,7 @@ def test_a_row_that_comes_before_its_node_waits_for_it():
     assert other not in gossip.view.row_of
     gossip.add(other, FULL, {}, 0.0)
     assert gossip.view.named(gossip.view.row_of[other])["CPU"] == U
-    for i in range(EARLY_MAX + 50):
+    for i in range(GOSSIP_EARLY_MAX + 50):
         gossip.on_rows([GossipRow((i + 1000).to_bytes(8, "big"), 1, 0, 0, {}, [], {}, {})], 0.0)
     gossip.check()
 
@@ -215,4 +215,4 @@ def test_messages_are_bounded_and_survive_the_wire():
 
 
 def test_gathering_is_short():
-    assert GATHER_S <= 0.005
+    assert GOSSIP_GATHER_S <= 0.005

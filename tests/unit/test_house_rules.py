@@ -1,4 +1,4 @@
-"""Rules of the code that hold themselves: pure modules, cycles of imports, class names.
+"""Rules of the code that hold themselves: pure modules, cycles of imports, names of classes and of constants.
 
 What breaks a rule today is listed, and the list may only get shorter: a test fails for what is listed without need.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 from collections import defaultdict
+from collections.abc import Iterator
 
 import pytest
 from tests.unit.source_tree import area, cycles, imports, modules
@@ -147,3 +148,74 @@ def test_no_public_class_name_stands_for_two_classes_but_those_listed():
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 where[node.name].add(module.removeprefix("zray."))
     assert {name: places for name, places in where.items() if len(places) > 1} == TWICE
+
+
+# ---------------------------------------------------------------- one name, one constant
+
+# The compiled kernels and their twin in plain Python: the compiler's cache sees changes of its own file only.
+TWINS = {"sched.kernels", "sched.plain"}
+CONSTANTS_TWICE: dict[str, set[str]] = {
+    "ADOPTION_S": {"node.foreign_actors", "node.group_service"},
+    "ALIVE": {"gcs.control", "node.actors", "owner.calls"},
+    "ANSWER_S": {"node.cluster_queries", "node.groups"},
+    "ATTEMPT": {"node.task_events", "worker.queue"},
+    "CREATED": {"node.group_records", "store.header"},
+    "DEAD": {"gcs.control", "node.actors", "owner.calls"},
+    "DEPTH_MAX": {"core.why", "worker.nesting"},
+    "EARLY_MAX": {"node.cluster_entry", "node.early", "node.journal"},
+    "EARLY_S": {"node.early", "owner.deaths"},
+    "END": {"node.task_events", "worker.machine"},
+    "ENDED_KEPT_MAX": {"node.jobs", "owner.calls"},
+    "FAREWELL_S": {"core.runtime", "node.links"},
+    "FREED": {"owner.reconstruction", "store.exchange"},
+    "FULL": {"gcs.tables", "sched.kernels", "sched.plain"},
+    "FUNCTIONS": {"gcs.tables", "worker.blas"},
+    "GATHER_S": {"node.output", "node.unheld"},
+    "GONE": {"gcs.control", "gcs.dedupe", "store.copies", "transport.envelope"},
+    "GPU": {"_private.ray_constants", "sched.resources"},
+    "HERE": {"sched.spillback_lanes", "store.copies"},
+    "ITEMS_MAX": {"codec", "sim.map_runs"},
+    "KNOWN": {"gcs.dedupe", "owner.references"},
+    "LOOK_S": {"node.leaving", "sim.liveness"},
+    "MARKER": {"node.output", "worker.process"},
+    "METHOD_OPTIONS": {"options", "worker.actors"},
+    "NAME": {"node.task_events", "sched.policies.affinity", "sched.policies.group", "sched.policies.hybrid",
+        "sched.policies.labels", "sched.policies.local", "sched.policies.locality", "sched.policies.spread"},
+    "NAMES": {"core.unhandled", "gcs.tables", "sim.driver", "worker.blas"},
+    "NONE": {"serialization", "worker.invoke"},
+    "NOTHING": {"node.leaving", "owner.lineage"},
+    "PAUSE_S": {"core.redial", "gcs.membership"},
+    "PENDING": {"node.actors", "node.group_records", "owner.calls"},
+    "PUT": {"gcs.tables", "owner.reconstruction"},
+    "REMOVED_KEPT_MAX": {"node.group_directory", "node.groups"},
+    "RESTARTING": {"node.actors", "owner.calls"},
+    "SCHEME": {"node.join_secret", "transport.credentials"},
+    "SPREAD": {"gcs.sharding", "sched.kernels", "sched.plain"},
+    "STALE": {"gcs.dedupe", "store.exchange"},
+    "START_S": {"node.starts", "sim.worker"},
+    "TAIL_BYTES": {"core.witness", "node.output"},
+    "UNKNOWN": {"messages.leases", "sim.linearizability"},
+    "UNKNOWN_GRACE_S": {"node.actors", "node.group_service"},
+    "WAIT_S": {"cluster_utils", "node.groups"},
+}
+
+
+def constants(tree: ast.Module) -> Iterator[str]:
+    """Names in capitals that the top level of a module assigns, but for private ones."""
+    for node in tree.body:
+        if not isinstance(node, ast.Assign | ast.AnnAssign):
+            continue
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        for target in targets:
+            for name in target.elts if isinstance(target, ast.Tuple) else [target]:
+                if isinstance(name, ast.Name) and name.id.isupper() and name.id[0] != "_" and len(name.id) > 1:
+                    yield name.id
+
+
+def test_a_constant_has_one_definition_but_those_listed():
+    where: dict[str, set[str]] = defaultdict(set)
+    for module, tree in modules().items():
+        for name in constants(tree):
+            where[name].add(module.removeprefix("zray."))
+    found = {name: places for name, places in where.items() if len(places) > 1 and places != TWINS}
+    assert found == CONSTANTS_TWICE

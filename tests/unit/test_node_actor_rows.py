@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from zray.node.actor_rows import GRACE_S, ActorRows
+from zray.node.actor_rows import ROW_GRACE_S, ActorRows
 
 ACTOR = b"actor"
 
@@ -57,7 +57,7 @@ def test_a_pursuit_hears_each_row_until_it_has_what_it_wants(actor_rows, rows):
     rows.say(row())
     rows.say(row(home=b"two"))
     actor_rows.homes_changed()
-    actor_rows.tick(GRACE_S * 10)
+    actor_rows.tick(ROW_GRACE_S * 10)
     rows.say(row("DEAD"))
     assert heard == [("ALIVE", b"one"), ("ALIVE", b"two"), ("ALIVE", b"two"), ("DEAD", b"one")]
 
@@ -85,6 +85,6 @@ def test_what_is_heard_may_change_the_row_at_once(actor_rows, rows):
 def test_an_actor_that_does_not_exist_is_pursued_no_longer_than_its_creation_may_take(actor_rows, rows):
     actor_rows.pursue(ACTOR, "kill", lambda row: False, 0.0)
     rows.say(None)
-    actor_rows.tick(GRACE_S / 2)
+    actor_rows.tick(ROW_GRACE_S / 2)
     assert actor_rows.entries
-    actor_rows.tick(GRACE_S)
+    actor_rows.tick(ROW_GRACE_S)

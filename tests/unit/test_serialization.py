@@ -74,7 +74,7 @@ def test_arrays_survive_aligned_and_read_only(sizes, dtype):
         assert one.dtype == other.dtype and np.array_equal(one, other)
         assert not other.flags.writeable
         if other.size:
-            assert (other.ctypes.data - start) % s.ALIGN == 0
+            assert (other.ctypes.data - start) % s.BUFFER_ALIGN == 0
 
 
 def test_loading_an_array_copies_nothing():

@@ -10,7 +10,7 @@ from zray import messages as m
 from zray.causes import Cause
 from zray.sched.bottom_up import BottomUpScheduler, SchedulerMessage
 from zray.sched.local import Grant, LocalScheduler, Status
-from zray.sched.spillback import LINK_BYTES_S, PATIENCE_S
+from zray.sched.spillback import LINK_BYTES_S, SPILL_PATIENCE_S
 from zray.sched.spillback_effects import PlaceRequest, RelayToNode, UnplaceRequest
 
 U = 10_000
@@ -121,8 +121,8 @@ def test_a_node_that_does_not_answer_loses_the_share_after_a_while():
     home = Home()
     home.want(4)
     (node,) = home.shares()
-    assert wants(home.step(PATIENCE_S * 0.9)) == []
-    effects = home.step(PATIENCE_S)
+    assert wants(home.step(SPILL_PATIENCE_S * 0.9)) == []
+    effects = home.step(SPILL_PATIENCE_S)
     assert (node, 0) in wants(effects) and node not in home.shares()
 
 
@@ -131,7 +131,7 @@ def test_a_node_whose_worker_starts_keeps_the_share():
     home.want(3)
     (node,) = home.shares()
     home.it.status_elsewhere(node, OWNER, 1, Cause.WORKER_STARTING, "", home.now)
-    assert (Cause.WORKER_STARTING, "") in statuses(home.step(10 * PATIENCE_S))
+    assert (Cause.WORKER_STARTING, "") in statuses(home.step(10 * SPILL_PATIENCE_S))
     assert home.shares() == {node: 1}
 
 
@@ -309,7 +309,7 @@ def test_a_preferred_node_keeps_the_share_while_it_is_slow_to_answer(strategy):
     home.want(3, CPU, strategy)
     before = home.shares()
     assert before.get(WEST)
-    home.step(20 * PATIENCE_S)
+    home.step(20 * SPILL_PATIENCE_S)
     assert home.shares() == before
 
 

@@ -17,7 +17,7 @@ from zray.messages import FAILED
 from zray.store import StoreFull
 from zray.store.client import Allocation
 from zray.store.header import SEALED
-from zray.store.table import GRACE_S
+from zray.store.table import EVICTION_GRACE_S
 
 MIB = 1024 * 1024
 
@@ -86,7 +86,7 @@ def test_an_object_freed_by_its_owner_goes_back_to_the_process_that_made_it(harn
     owner.client.free(oid, value, False)
     harness.settle()
     assert value[1] in worker.client.heap.used, "the grace has not passed"
-    harness.run(2 * GRACE_S)
+    harness.run(2 * EVICTION_GRACE_S)
     assert value[1] not in worker.client.heap.used and value[1] not in worker.client.made
 
 
@@ -365,7 +365,7 @@ def test_two_processes_race_for_one_block_and_no_view_ever_changes():
             oid, value = harness.put(maker, bytes([rounds % 251]) * 3000)
             assert value[1] == 0 and harness.service.headers.read(0).state == SEALED
             maker.client.free(oid, value, True)
-            until = time.monotonic() + GRACE_S
+            until = time.monotonic() + EVICTION_GRACE_S
             maker.client.flush()
             while maker.to_node:
                 harness.step_to_node(maker)

@@ -7,7 +7,7 @@ import pytest
 from tests.oracles.unheld_world import SETTLE_S, Process, UnheldWorld, run_schedule
 from zray.messages import AskHeld, Held
 from zray.node.unheld import Unheld
-from zray.store.header import UNKNOWN
+from zray.store.header import OWNER_UNKNOWN
 from zray.store.ownerless import OwnerlessObject
 
 ME, OTHER = b"nodA\0\0\0\0", b"nodB\0\0\0\0"
@@ -26,7 +26,7 @@ class Node:
             ME, lambda peer, message: self.sent.append((peer, message)), processes=lambda: self.processes,
             nodes=lambda: self.others, is_gone_node=lambda node: False, kept=lambda: self.kept, announce=lambda: None,
             learn=self.learned.append,
-            ownerless=lambda ended: [one for one in self.objects if one.owner == UNKNOWN or ended(one.owner)],
+            ownerless=lambda ended: [one for one in self.objects if one.owner == OWNER_UNKNOWN or ended(one.owner)],
             free=lambda found: [self.objects.remove(one) for one in found], settle_s=SETTLE_S)
         self.machine.now = now
         self.end(OWNER)

@@ -13,7 +13,7 @@ from zray.cli.commands import main
 from zray.cli.listing import one
 from zray.cli.showing import show, with_format
 
-EXPLAIN_S = 2.0  # other processes are asked so long why something waits
+COMMAND_EXPLAIN_S = 2.0  # other processes are asked so long why something waits
 
 
 @main.command()
@@ -63,7 +63,7 @@ def _blocked_lines(node: CommandAsker, row: dict[str, Any]) -> list[str]:
     task = bytes.fromhex(row["task_id"])
     about = {"task": row["task_id"], "name": row["name"], "ask": [bytes.fromhex(row["worker"]), task, ""]}
     found: list[Any] = [[task, Cause.RUNNING, about]]
-    Asking(node, EXPLAIN_S).follow(found)
+    Asking(node, COMMAND_EXPLAIN_S).follow(found)
     return [f"{row['name']}() of job {row['job']}, pid {row['pid']}, waits in get or wait",
             *(sentence(oid, cause, about, "  ") for oid, cause, about in found[0][2].get("because", ()))]
 

@@ -5,7 +5,7 @@
     GcsRequest read, client         redirect                redirect                answer, under the lease
     GcsWatch, client                redirect                redirect                stream of changes
     ChainUpdates, predecessor       -                       apply, send down        apply, reply, publish
-      then after ACK_S, or WINDOW/4 -                       ack                     ack
+      then after ACK_S, or CHAIN_WINDOW/4 -                       ack                     ack
     ChainAck, successor             commit, forget sent     commit, pass up         progress of the joining replica
     ChainSnapshot, predecessor      -                       a replica that has not caught up: collect, restore
     reconfigure, the decider        another epoch: new neighbours, old messages void
@@ -52,17 +52,17 @@ from zray.messages import (
 )
 
 # Ask or send again after this long: a few round trips under load, and well under a second for a reconfiguration.
-RESEND_S = 0.05
+CHAIN_RESEND_S = 0.05
 # A tail acknowledges this long after an update, the others a little later: the tail's ack normally replaces theirs.
 # One acknowledgement an update would be half of all messages of a write, and of the wake-ups.
 ACK_S = 0.04
 ACK_PASSED_ON_S = 0.05
 # Updates a successor may have unacknowledged before its predecessor pauses.
-WINDOW = 1024
+CHAIN_WINDOW = 1024
 # Updates in progress in a chain before the head leaves requests to be retried.
 SENT_MAX = 16_384
 # Messages that came too early for a replica, at most; those beyond are asked for again after a while.
-EARLY_MAX = 1024
+CHAIN_EARLY_MAX = 1024
 # A tail that no client has read from for this long lets its lease run out.  The next read then costs one more round
 # trip to the voters.  Else a cluster at rest would pay most of its messages for leases; busy clients read more often.
 LEASE_UNUSED_S = 0.3
@@ -128,7 +128,7 @@ class ChainReplica:
         self._heard = False  # the predecessor has answered in this epoch
         self._asked_at = -math.inf
         # Messages that overtook a configuration or a lease: kept, for asking again would take 50 ms and more.
-        self._early: deque[tuple[bytes, Any]] = deque(maxlen=EARLY_MAX)
+        self._early: deque[tuple[bytes, Any]] = deque(maxlen=CHAIN_EARLY_MAX)
         self._take_place()
         self._handlers: dict[type, Callable[[bytes, Any, float], Out]] = {
             GcsRequest: self._on_request, GcsWatch: self._on_watch, GcsUnwatch: self._on_unwatch,
@@ -183,10 +183,11 @@ class ChainReplica:
         self.publisher.expire(now)
         if now >= self.acknowledge_at:
             out += self._acknowledge()
-        if self._predecessor and (not self._heard or not self._is_current()) and now - self._asked_at >= RESEND_S:
+        if self._predecessor and (not self._heard or not self._is_current()) and now - self._asked_at >= CHAIN_RESEND_S:
             out += self._ask(now)
         follower = self._follower
-        if follower is not None and follower.received is not None and now - follower.progress_at >= RESEND_S + ACK_S:
+        resend_s = CHAIN_RESEND_S + ACK_S
+        if follower is not None and follower.received is not None and now - follower.progress_at >= resend_s:
             if follower.received < self.applied or (self.config.joining != follower.name
                                                     and self.committed < self.applied):
                 follower.sent = follower.received
@@ -356,7 +357,7 @@ class ChainReplica:
             if self.is_tail:
                 out += self._commit_all() + self.replay(now)
         out += self._feed(now)
-        if message.entries and not skip and was_established and self.applied - self._acknowledged < WINDOW // 4:
+        if message.entries and not skip and was_established and self.applied - self._acknowledged < CHAIN_WINDOW // 4:
             wait_s = ACK_S if self.is_tail else ACK_PASSED_ON_S
             self.acknowledge_at = min(self.acknowledge_at, now + wait_s)
             return out
@@ -370,7 +371,7 @@ class ChainReplica:
         if follower.received < self._sent_base:
             return self._send_chunk(0)
         first = max(follower.sent, follower.received) + 1
-        last = min(self.applied, follower.received + WINDOW)
+        last = min(self.applied, follower.received + CHAIN_WINDOW)
         if first > last:
             nothing = ChainUpdates(self.config.epoch, first, [], self.applied, self.shard)
             return [(follower.name, nothing)] if even_empty else []
@@ -542,7 +543,7 @@ class ChainReplica:
         self.publisher.check()
         assert len(self._sent) == self.applied - self._sent_base, "Sent is the end of the history"
         assert self.committed <= self.applied or not self.established
-        assert len(self._sent) <= 2 * SENT_MAX + WINDOW
+        assert len(self._sent) <= 2 * SENT_MAX + CHAIN_WINDOW
         if self.serving:
             assert self.committed == self.applied, "what the tail has processed is committed"
         else:

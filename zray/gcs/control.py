@@ -42,7 +42,7 @@ GONE, RELEASED, FENCED = "gone", "released", "fenced"
 UNDECIDED_S = 0.1
 # Joining replicas that have caught up wait this long for the others, to be promoted with them by one decision: a shard
 # of a few megabytes is copied meanwhile.
-PATIENCE_S = 0.05
+JOINING_WAIT_S = 0.05
 
 
 class NodeRow(NamedTuple):
@@ -220,8 +220,8 @@ class Control:
             due.append(self.lease.next_deadline())
         if self.is_voter:
             due.append(self.membership.next_deadline(self.config, now))
-            if now < self._adopted_at + PATIENCE_S and any(chain.joining for chain in self.config.chains):
-                due.append(self._adopted_at + PATIENCE_S)
+            if now < self._adopted_at + JOINING_WAIT_S and any(chain.joining for chain in self.config.chains):
+                due.append(self._adopted_at + JOINING_WAIT_S)
         return min(due)
 
     # ------------------------------------------------------------ what is to be done now
@@ -327,7 +327,7 @@ class Control:
             established=frozenset((r.shard, name) for name, chain, r in known
                                   if r.established and 0 < chain.since_of(name) <= r.epoch),
             caught_up=frozenset((r.shard, r.epoch) for name, chain, r in known if r.caught_up and name == chain.tail),
-            waited=now >= self._adopted_at + PATIENCE_S)
+            waited=now >= self._adopted_at + JOINING_WAIT_S)
 
     def _reads(self, now: float) -> bool:
         """Whether this node is a tail that needs promises.  (In a chain of one no other could go on: it needs none.)"""

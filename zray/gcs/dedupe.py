@@ -8,15 +8,15 @@ its answers; those are dropped here.
 Updates of one client are applied in the order of their numbers, although its messages may overtake each other: a
 change of the chain loses some, and redirects others.  A row that a node writes twice would else keep the older value.
 
-Bounds: a client has at most WINDOW numbers open; at most ``clients_max`` clients are remembered, the least recently
-active one goes first.  A forgotten client that had answers before gets EXPIRED; its update is never applied again.
+Bounds: a client has at most CLIENT_WINDOW numbers open; at most ``clients_max`` clients are remembered, the least
+recently active one goes first.  A forgotten client that had answers before gets EXPIRED; its update is never applied again.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-WINDOW = 4096
+CLIENT_WINDOW = 4096
 CLIENTS_MAX = 65_536
 
 NEW, KNOWN, STALE, EARLY, GONE, TOO_FAR = "new", "known", "stale", "early", "gone", "too_far"
@@ -56,12 +56,12 @@ class ClientTable:
         if session is None:
             if acked > 1:
                 return GONE
-            return NEW if number == 1 else EARLY if number < 1 + WINDOW else TOO_FAR
+            return NEW if number == 1 else EARLY if number < 1 + CLIENT_WINDOW else TOO_FAR
         if number in session.answers and number >= session.floor:
             return KNOWN
         if number < session.floor:
             return STALE
-        if number >= max(acked, session.floor) + WINDOW:
+        if number >= max(acked, session.floor) + CLIENT_WINDOW:
             return TOO_FAR
         return NEW if number <= max(acked, session.last + 1) else EARLY
 
@@ -97,5 +97,5 @@ class ClientTable:
     def check(self) -> None:
         assert len(self.sessions) <= self.clients_max
         for client, session in self.sessions.items():
-            assert all(session.floor <= n < session.floor + 2 * WINDOW for n in session.answers), client
+            assert all(session.floor <= n < session.floor + 2 * CLIENT_WINDOW for n in session.answers), client
             assert session.last == max(session.answers, default=session.last), client

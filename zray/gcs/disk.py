@@ -22,7 +22,7 @@ import msgpack
 from zray.gcs.state import CorruptSnapshot, ReplicatedState, Update
 
 # A restart reads the log at some 100 MB/s; a snapshot stalls the node for as long as it takes to write the tables.
-LOG_BYTES_MAX = 32 * 1024 * 1024
+UPDATES_BYTES_MAX = 32 * 1024 * 1024
 _MAGIC = b"zraygcs1"
 _LOG_MAGIC = b"zraylog1"
 _DIGEST = 8

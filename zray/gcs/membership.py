@@ -27,12 +27,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+from zray.config import DEFAULTS
 from zray.gcs.config import ClusterConfig, majority
 
 FAST_S = 0.1
 # A failure detector for processes on one network that answer within a millisecond: two heartbeats may be late.
 SUSPECT_S = 0.3
-NODE_TIMEOUT_S = 3.0
+NODE_TIMEOUT_S = DEFAULTS.node_timeout_s
 # A daemon that takes no turn for this many node time-outs (60 s), though its process answers, counts as deadlocked.
 # The longest turn seen was 3.2 s, with 1,300 workers and a load of 200 on two cores.
 LATE_MAX = 20

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from zray.gcs.chain import ChainReplica
-from zray.gcs.disk import LOG_BYTES_MAX, Disk, replace
+from zray.gcs.disk import UPDATES_BYTES_MAX, Disk, replace
 from zray.gcs.state import CorruptSnapshot, ReplicatedState, Update
 from zray.gcs.tables import DISK
 
@@ -90,7 +90,7 @@ class Replicas:
                 if not self._noted:
                     self._note()
                 replica.journal = lambda sequence, update: self._append(replica, sequence, update)
-            elif replica.journal is None or self.disk(replica.shard).log_bytes > LOG_BYTES_MAX:
+            elif replica.journal is None or self.disk(replica.shard).log_bytes > UPDATES_BYTES_MAX:
                 self._begin(replica)
                 replica.journal = lambda sequence, update: self._append(replica, sequence, update)
         except OSError as error:

@@ -18,7 +18,7 @@ from typing import Any
 
 from zray.gcs.changes import WATCH_CREDIT
 from zray.gcs.client import Call, GcsClient
-from zray.gcs.dedupe import WINDOW
+from zray.gcs.dedupe import CLIENT_WINDOW
 from zray.gcs.tables import Change
 from zray.messages import GcsEvents, GcsReply, GcsRequest, GcsUnwatch, GcsWatch
 
@@ -83,12 +83,12 @@ class Proxy:
     def _on_request(self, peer: bytes, process: _Process, request: GcsRequest) -> None:
         number = request.number
         if number <= 0:
-            if number not in process.reads and len(process.reads) < WINDOW:
+            if number not in process.reads and len(process.reads) < CLIENT_WINDOW:
                 process.reads.add(number)
                 self.client.issue(request.op, lambda call: self._answer(peer, process, number, call))
             return
         if request.acked > process.floor:
-            for old in range(process.floor, min(request.acked, process.floor + WINDOW)):
+            for old in range(process.floor, min(request.acked, process.floor + CLIENT_WINDOW)):
                 process.answers.pop(old, None)
             process.floor = request.acked
         if number < process.floor or number in process.answers:
@@ -96,7 +96,7 @@ class Proxy:
             if known is not None:
                 self._send(peer, known)
             return
-        if number >= process.floor + WINDOW:
+        if number >= process.floor + CLIENT_WINDOW:
             self.counters["too_far"] += 1
             return
         process.answers[number] = None
@@ -155,6 +155,6 @@ class Proxy:
 
     def check(self) -> None:
         for process in self._processes.values():
-            assert all(process.floor <= n < process.floor + WINDOW for n in process.answers)
-            assert len(process.reads) <= WINDOW and len(process.streams) <= WATCHES_MAX
+            assert all(process.floor <= n < process.floor + CLIENT_WINDOW for n in process.answers)
+            assert len(process.reads) <= CLIENT_WINDOW and len(process.streams) <= WATCHES_MAX
             assert all(len(stream.unacked) < 2 * WATCH_CREDIT for stream in process.streams.values())

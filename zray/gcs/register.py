@@ -55,9 +55,9 @@ HOLD_S = 0.1
 # A tail asks again after this long.
 LEASE_RENEW_S = 0.08
 # A proposer asks again after this long without an answer: some round trips under load.
-RESEND_S = 0.05
+PROPOSAL_RESEND_S = 0.05
 # The voters of a proposer's wish have this long to answer, else the proposer drops the wish.
-ANSWER_S = 0.12
+PREPARE_S = 0.12
 
 Ballot = tuple[int, bytes]
 NO_BALLOT: Ballot = (0, b"")
@@ -235,14 +235,14 @@ class Proposer:
 
     def tick(self, now: float) -> Out:
         """Ask the voters again that have not answered."""
-        if self.phase == self.PREPARE and now - self._began_at >= ANSWER_S:
+        if self.phase == self.PREPARE and now - self._began_at >= PREPARE_S:
             assert self.base is not None
             if majority(self.base.voters, self._answered):
                 self.phase = self.IDLE  # the voters of the wish do not answer, and none has accepted a value
-        return self._send(now) if self.active and now - self._sent_at >= RESEND_S else []
+        return self._send(now) if self.active and now - self._sent_at >= PROPOSAL_RESEND_S else []
 
     def next_deadline(self) -> float:
-        return self._sent_at + RESEND_S if self.active else math.inf
+        return self._sent_at + PROPOSAL_RESEND_S if self.active else math.inf
 
     def _send(self, now: float) -> Out:
         assert self.base is not None and self.value is not None

@@ -13,7 +13,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from zray.gcs.dedupe import WINDOW
+from zray.gcs.dedupe import CLIENT_WINDOW
 from zray.gcs.tables import READS
 from zray.messages import GcsRedirect, GcsReply, GcsRequest
 
@@ -100,7 +100,7 @@ class Requests:
         else:
             call.number = self._next_update
             self._next_update += 1
-            if self._held or call.number >= self._acked() + WINDOW:
+            if self._held or call.number >= self._acked() + CLIENT_WINDOW:
                 self._held.append(call)
                 return
         self.open[call.number] = call
@@ -123,7 +123,7 @@ class Requests:
         if call is None:
             self._counters["late"] += 1
             return
-        while self._held and self._held[0].number < self._acked() + WINDOW:
+        while self._held and self._held[0].number < self._acked() + CLIENT_WINDOW:
             held = self._held.popleft()
             self.open[held.number] = held
             self._transmit(held)
@@ -181,7 +181,7 @@ class Requests:
         """Raise AssertionError when the invariants are broken."""
         updates = [n for n in self.open if n > 0]
         held = [call.number for call in self._held]
-        assert updates == sorted(updates) and (not updates or updates[-1] < updates[0] + WINDOW)
+        assert updates == sorted(updates) and (not updates or updates[-1] < updates[0] + CLIENT_WINDOW)
         assert held == sorted(held) and not (held and updates and held[0] <= updates[-1])
         assert all(not call.done and call.number == n and call.shard == self.shard for n, call in self.open.items())
         assert all(0 < n < self._next_update for n in updates + held)

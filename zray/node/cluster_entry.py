@@ -16,7 +16,7 @@ from typing import Any
 
 from zray import ids, messages as m
 from zray.gcs.control import FENCED
-from zray.node.member import PYTHON
+from zray.node.member import PYTHON_RELEASE
 from zray.node.options import BadOption, ClusterOptions
 from zray.transport.credentials import AllowList, BadJoinString, Credentials, JoinString, NotListed, decode_join
 from zray.transport.curve import BadEndpoint, BadKeyFile, parse_endpoint, resolve, split_host_port
@@ -61,7 +61,7 @@ class ClusterEntry:
     def hello(self, peer: bytes) -> None:
         """Introduce this daemon to another."""
         self.mesh.send(peer, m.Hello.CODE, m.Hello(
-            m.PROTOCOL, "node", self.mesh.endpoint, os.getpid(), 0, PYTHON, list(m.FEATURES)))
+            m.PROTOCOL, "node", self.mesh.endpoint, os.getpid(), 0, PYTHON_RELEASE, list(m.FEATURES)))
 
     # ------------------------------------------------------------ joining
 
@@ -80,7 +80,7 @@ class ClusterEntry:
             self._allow_list.add_node(ticket.server_key, ticket.node)
             self.mesh.keys = ticket.keys()
         self.mesh.connect(peer, endpoint)
-        answer = self._ask(peer, m.NodeJoin(m.PROTOCOL, PYTHON, version, row), ticket)
+        answer = self._ask(peer, m.NodeJoin(m.PROTOCOL, PYTHON_RELEASE, version, row), ticket)
         self.mesh.disconnect(peer)
         if not ticket.insecure:
             self.mesh.keys = self.credentials.keys
@@ -106,7 +106,7 @@ class ClusterEntry:
         before, self.mesh.on_closed = self.mesh.on_closed, lost.append
         try:
             self.mesh.send(peer, m.Hello.CODE, m.Hello(
-                m.PROTOCOL, "node", "", os.getpid(), 0, PYTHON, list(m.FEATURES)))
+                m.PROTOCOL, "node", "", os.getpid(), 0, PYTHON_RELEASE, list(m.FEATURES)))
             self.mesh.send(peer, request.CODE, request)
             deadline = time.monotonic() + JOIN_TIMEOUT_S
             while not found:

@@ -14,7 +14,6 @@ the owner's death) gives the resources back, and the scheduler is stepped at the
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -50,7 +49,6 @@ from zray.sched.bottom_up import BottomUpScheduler
 from zray.sched.grouped import NodeScheduler
 from zray.sched.local import LocalScheduler
 
-PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 Handlers = dict[int, Callable[[bytes, Any], None]]
 

@@ -27,7 +27,7 @@ from zray.transport.curve import BadEndpoint, parse_endpoint
 
 ADMIT_S = 15.0  # a node that joins is told by then why the control store does not take it in; before it gives up
 STRANGERS_S = 0.2  # how often to ask about nodes that have a part in the control store and are unknown here
-PYTHON = ".".join(map(str, sys.version_info[:3]))
+PYTHON_RELEASE = ".".join(map(str, sys.version_info[:3]))
 ROW_FIELDS = {"node_id": bytes, "endpoint": str, "name": str, "total": dict, "labels": dict, "shown": dict}
 
 Row = dict[str, Any]
@@ -256,14 +256,14 @@ class Member:
 
 def unfit(peer: bytes, message: m.NodeJoin, insecure: bool, warn: Callable[[str], None]) -> str:
     """Why a node may not join a cluster that is ``insecure`` or not, '' when it may."""
-    minor = PYTHON.split(".")[:2]
+    minor = PYTHON_RELEASE.split(".")[:2]
     if message.protocol != m.PROTOCOL:
         return f"this cluster speaks protocol {m.PROTOCOL}, the node {message.protocol}"
     if message.python.split(".")[:2] != minor:
         return (f"this cluster runs Python {minor[0]}.{minor[1]}, the node {message.python}: what one pickles the "
                 "other may not read")
-    if message.python != PYTHON:
-        warn(f"node {peer.hex()} runs Python {message.python}, this one {PYTHON}")
+    if message.python != PYTHON_RELEASE:
+        warn(f"node {peer.hex()} runs Python {message.python}, this one {PYTHON_RELEASE}")
     if lacks := _lacks(message.row):
         return f"its row has no {lacks}"
     if message.row["node_id"][:ids.INCARNATION_SIZE] != peer or len(message.row["node_id"]) != ids.NODE_SIZE:

@@ -14,7 +14,7 @@ from zray.sched.placing import GlobalScheduler, Placed, share_of
 from zray.sched.spillback_effects import Ask
 
 # Ten times a round trip between daemons under load.
-PATIENCE_S = 0.05
+ASK_PATIENCE_S = 0.05
 # Other schedulers that are tried before this node decides itself.
 TRIES_MAX = 2
 
@@ -34,7 +34,7 @@ class PlacementClient:
     """``schedulers()`` names the acting ones; ``out`` gathers (node, PlaceAsk), ``answers`` (request, Placed)."""
 
     def __init__(self, home: bytes, own: GlobalScheduler, schedulers: Callable[[], list[bytes]], *,
-                 patience_s: float = PATIENCE_S) -> None:
+                 patience_s: float = ASK_PATIENCE_S) -> None:
         self.home, self.own, self.schedulers, self.patience_s = home, own, schedulers, patience_s
         self.out: list[tuple[bytes, Any]] = []
         self.answers: list[tuple[int, Placed]] = []

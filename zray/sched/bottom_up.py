@@ -27,7 +27,7 @@ from zray.sched.loading import Kernels
 from zray.sched.local import ROW, Grant, Recall, Status
 from zray.sched.placing import GlobalScheduler, schedulers
 from zray.sched.resources import CPU_COLUMN, NODE_PREFIX, checked_units
-from zray.sched.spillback import LINK_BYTES_S, PATIENCE_S, Spillback
+from zray.sched.spillback import LINK_BYTES_S, SPILL_PATIENCE_S, Spillback
 from zray.sched.spillback_effects import Ask, Offers, PlaceRequest, WaitReason, RelayToNode, UnplaceRequest, WantLocal
 from zray.sched.view import ClusterView
 
@@ -71,7 +71,7 @@ class BottomUpScheduler:
 
     def __init__(
         self, local: LeaseScheduler, home: bytes, labels: Mapping[str, str] | None = None, *,
-        seed: int = 0, gossip_s: float = GOSSIP_S, patience_s: float = PATIENCE_S, kernels: Kernels | None = None,
+        seed: int = 0, gossip_s: float = GOSSIP_S, patience_s: float = SPILL_PATIENCE_S, kernels: Kernels | None = None,
         nodes_of: Callable[[dict], list[bytes] | None] = lambda strategy: None,
         group_waits: Callable[[dict], tuple[int, str]] = lambda strategy: (int(Cause.GROUP_PENDING), ""),
         link_bytes_s: float = LINK_BYTES_S,

@@ -9,7 +9,8 @@ to its successor on the ring of all nodes, which alone would bring every row to 
 need only log(nodes) hops (rumour mongering, Demers et al., PODC 1987, with a ring for certainty).  A new node gets the
 row of every other node, except of those where all is free; its predecessor on the ring sends it all rows.
 
-A node sends when its row has changed: within GATHER_S if it was silent for ``gossip_s``, else when that time is over.
+A node sends when its row has changed: within GOSSIP_GATHER_S if it was silent for ``gossip_s``, else when that time
+is over.
 For a big change, such as from idle to full, a tenth of ``gossip_s`` counts.  Nothing is sent, and no timer runs, while
 nothing changes or the node is alone.  A node that placed something on a busy node gets that node's row with the answer.
 """
@@ -22,20 +23,21 @@ from random import Random
 from typing import Any, NamedTuple
 
 from zray import messages as m
+from zray.config import DEFAULTS
 from zray.ids import INCARNATION_SIZE
 from zray.sched.view import ClusterView
 
-GOSSIP_S = 0.1
+GOSSIP_S = DEFAULTS.gossip_s
 ALL_PEERS_MAX = 15
 PEERS = 4
 # Changes of one turn of the loop go together; far below what a person or a task of 10 ms notices.
-GATHER_S = 0.002
+GOSSIP_GATHER_S = 0.002
 BIG_PART = 0.1  # of gossip_s between two pushes of big changes, and between hops
 # Rows of one message: 256 rows of 8 resources are some 40 kB.
 ROWS_MAX = 256
 # Rows of nodes that the nodes table has not shown us yet.
-EARLY_MAX = 1024
-DRAINING = 1  # flags
+GOSSIP_EARLY_MAX = 1024
+DRAINING_FLAG = 1  # flags
 
 
 class GossipRow(NamedTuple):
@@ -94,7 +96,7 @@ class Gossip:
         self.view.add(node, total, labels)
         insort(self._ring, node)
         if not self._owed:
-            self._owed_due = now + GATHER_S
+            self._owed_due = now + GOSSIP_GATHER_S
         self._owed[node] = self._successor() == node
         early = self._early.pop(node, None)
         if early is not None:
@@ -112,7 +114,7 @@ class Gossip:
         self._owed.pop(node, None)
         if followed and len(self._ring) > ALL_PEERS_MAX + 1:  # rows that the dead node did not pass on any more
             if not self._owed:
-                self._owed_due = now + GATHER_S
+                self._owed_due = now + GOSSIP_GATHER_S
             self._owed[self._successor()] = True
         if len(self._ring) == 1:
             self._due = None
@@ -128,7 +130,7 @@ class Gossip:
         if len(self._ring) == 1:
             return
         self._touched = True
-        due = max(now + GATHER_S, self._sent_at + self.gossip_s * (BIG_PART if big else 1.0))
+        due = max(now + GOSSIP_GATHER_S, self._sent_at + self.gossip_s * (BIG_PART if big else 1.0))
         self._due = due if self._due is None else min(self._due, due)
 
     def on_rows(self, rows: list, now: float) -> None:
@@ -146,17 +148,17 @@ class Gossip:
                 if not self._take(row):
                     continue
             else:
-                while len(self._early) >= EARLY_MAX:
+                while len(self._early) >= GOSSIP_EARLY_MAX:
                     del self._early[next(iter(self._early))]
                 self._early[node] = row
             if len(self._ring) > ALL_PEERS_MAX + 1:
                 if not self._fresh:
-                    self._fresh_due = max(now + GATHER_S, self._passed_at + self.gossip_s * BIG_PART)
+                    self._fresh_due = max(now + GOSSIP_GATHER_S, self._passed_at + self.gossip_s * BIG_PART)
                 self._fresh[node] = None
 
     def _take(self, row: GossipRow) -> bool:
         try:
-            self.view.set_row(row.node, row.total, row.available, row.labels, draining=bool(row.flags & DRAINING))
+            self.view.set_row(row.node, row.total, row.available, row.labels, draining=bool(row.flags & DRAINING_FLAG))
         except (ValueError, TypeError, AttributeError):
             self.refused += 1
             return False
@@ -200,7 +202,7 @@ class Gossip:
             self.version += 1
             self._last_report = report
             self.rows[self.node] = GossipRow(
-                self.node, self.version, DRAINING * report.draining, report.decisions, report.available,
+                self.node, self.version, DRAINING_FLAG * report.draining, report.decisions, report.available,
                 list(report.wants), report.total, dict(report.labels))
         return self.rows[self.node]
 
@@ -250,7 +252,7 @@ class Gossip:
         self.view.check()
         assert self._ring == sorted(self.view.row_of), "the ring is the members of the view"
         assert set(self.rows) <= set(self.view.row_of) and not set(self._early) & set(self.view.row_of)
-        assert len(self._early) <= EARLY_MAX
+        assert len(self._early) <= GOSSIP_EARLY_MAX
         assert all(row.node == node for node, row in self.rows.items())
 
 

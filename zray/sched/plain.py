@@ -6,8 +6,8 @@ lists ``[row][column]``; ``allowed`` and demands are lists.  Loads are parts per
 
 from __future__ import annotations
 
-NOT_NOW = -1
-INFEASIBLE = -2
+NOT_NOW = -1  # some allowed node could hold it, none has it free
+INFEASIBLE = -2  # no allowed node could hold it, not even when empty
 FULL = 1_000_000
 GPU_PENALTY = 1 << 40
 NEVER = 1 << 62

@@ -42,15 +42,16 @@ from typing import Any
 
 from zray import messages as m
 from zray.causes import Cause
+from zray.config import DEFAULTS
 from zray.sched.claims import group_of
-from zray.sched.spillback_lanes import LOOK_S, SpillbackEntry, SpillbackLane, Share
+from zray.sched.spillback_lanes import LANE_LOOK_S, SpillbackEntry, SpillbackLane, Share
 from zray.sched.policies.base import frozen
 from zray.sched.spillback_effects import Ask, Offers, PlaceRequest, WaitReason, RelayToNode, UnplaceRequest, WantLocal
 from zray.sched.view import ClusterView
 
 # A share is withdrawn from a node that does not answer for this long: ten times a round trip between daemons, and
 # below what a user notices.
-PATIENCE_S = 0.05
+SPILL_PATIENCE_S = DEFAULTS.spill_patience_s
 # A lane whose wants wait is offered again this often while a node might have room: the gossip interval.
 OFFER_S = 0.1
 # Bytes that move between nodes in a second, as measured for CURVE over TCP: how long bytes are worth waiting for.
@@ -66,7 +67,7 @@ ASK_S = 5.0
 class Spillback:
     """Shares of the wants of one node's owners.  ``out`` is the outbox, filled by every event and by ``step``."""
 
-    def __init__(self, home: bytes, view: ClusterView, offers: Offers, *, patience_s: float = PATIENCE_S,
+    def __init__(self, home: bytes, view: ClusterView, offers: Offers, *, patience_s: float = SPILL_PATIENCE_S,
                  offer_s: float = OFFER_S, link_bytes_s: float = LINK_BYTES_S) -> None:
         self.home, self.view, self.offers = home, view, offers
         self.patience_s, self.offer_s, self.link_bytes_s = patience_s, offer_s, link_bytes_s
@@ -271,7 +272,7 @@ class Spillback:
             lane.barred.clear()
             lane.avoid.clear()
             lane.verdict, lane.infeasible_at = None, -1
-            lane.looked, lane.looked_at, lane.retry_s, lane.retry_at = -1, now - LOOK_S, self.offer_s, now
+            lane.looked, lane.looked_at, lane.retry_s, lane.retry_at = -1, now - LANE_LOOK_S, self.offer_s, now
             nodes = self.offers.nodes_of(lane.strategy) or ()
             for entry in list(lane.entries):
                 for node in [node for node in entry.shares if node not in nodes]:
@@ -365,7 +366,7 @@ class Spillback:
     def _look_again(self, lane: SpillbackLane, now: float) -> None:
         """Members, totals or labels have changed: find out which nodes may hold this lane's wants."""
         lane.judge(self.home, self.view, self.offers.obstacle)
-        lane.looked, lane.looked_at, lane.retry_s = -1, now - LOOK_S, self.offer_s
+        lane.looked, lane.looked_at, lane.retry_s = -1, now - LANE_LOOK_S, self.offer_s
         for entry in list(lane.entries):
             for node in list(entry.shares):
                 if not (lane.home_admits if node == self.home else self._is_open(node)):
@@ -450,7 +451,7 @@ class Spillback:
         lane.verdict = None
         if lane.home_queues:
             self._give(entry, self.home, count, now, queued=True)
-            lane.looked, lane.looked_at = -1, now - LOOK_S
+            lane.looked, lane.looked_at = -1, now - LANE_LOOK_S
         self._file(entry)
 
     def _hand_out(self, lane: SpillbackLane, node: bytes, count: int, now: float, *, queued: bool) -> int:

@@ -11,7 +11,7 @@ from zray.sched.view import ClusterView
 # Strategy of a share on a node that a global scheduler chose: the node only checks its own room.
 HERE = {"kind": "local"}
 # Changes of the view gather this long before lanes look at it again: a twentieth of the gossip interval.
-LOOK_S = 0.005
+LANE_LOOK_S = 0.005
 
 
 class Share:
@@ -146,7 +146,7 @@ class SpillbackLane:
         if self.unplaced and self.verdict is None:
             return 0.0
         if self.looked != view.changes:
-            return min(self.looked_at + LOOK_S, self.retry_at)
+            return min(self.looked_at + LANE_LOOK_S, self.retry_at)
         return self.retry_at
 
     def patient_until(self, link_bytes_s: float, otherwise_s: float) -> float:

@@ -35,10 +35,10 @@ from zray.sim.linearizability import UNKNOWN, Operation
 from zray.sim.network import Faults, SimNetwork
 
 PREFIX = b"kv/"
-SHARDS = 3
+SIM_SHARDS = 3
 LOCAL_DELAY_S = 0.0002
 # Time-outs are shorter than in production relative to the faults, so that a short simulation shows them all.
-NODE_TIMEOUT_S = 1.0
+CHAIN_NODE_TIMEOUT_S = 1.0
 CLOCK_DRIFT = 0.05
 LISTEN_S = 0.02
 
@@ -136,7 +136,7 @@ class SimGcsNode:
         self._alarm = 0
         self.service = RecordingService(
             store, self.clock, self._send, None, incarnation=self.name, node_id=self.node_id, first=hints is None,
-            hints=hints, node_timeout_s=NODE_TIMEOUT_S, shards=SHARDS)
+            hints=hints, node_timeout_s=CHAIN_NODE_TIMEOUT_S, shards=SIM_SHARDS)
         self.service.on_fenced = self._on_fenced
         self.net.register(self.name, self._on_message)
         self.arm()
@@ -190,7 +190,7 @@ class SimGcsNode:
 
     def listen(self, others: list[SimGcsNode]) -> None:
         """ZMTP's heartbeats, which the libzmq of both ends exchanges whatever turns they take."""
-        silence_s = (UNANSWERED_PART + BEAT_PART) * NODE_TIMEOUT_S
+        silence_s = (UNANSWERED_PART + BEAT_PART) * CHAIN_NODE_TIMEOUT_S
         for other in others:
             stands_still = other.paused and not other.starved
             if self.net.alive(other.name) and not stands_still and self.net.joined(self.name, other.name):
@@ -503,8 +503,9 @@ class SimStore:
         resets = [reset for _, reset, _ in client.seen]
         if positions != sorted(set(positions)) or resets != [True] + [False] * (len(resets) - 1):
             return f"positions {positions}, resets {resets}"
-        for shard in range(SHARDS):
-            start, *later = [[(change.key, change.value) for change in changes if shard_of(change.key, SHARDS) == shard]
+        for shard in range(SIM_SHARDS):
+            start, *later = [[(change.key, change.value) for change in changes
+                              if shard_of(change.key, SIM_SHARDS) == shard]
                              for _, _, changes in client.seen]
             received = [change for changes in later for change in changes]
             truth = [(change.key, change.value) for change in self.committed_changes(shard)]
@@ -527,7 +528,7 @@ class SimStore:
         return [change for change in changes if change.key.startswith(PREFIX)]
 
     def final_state(self) -> dict[bytes, bytes]:
-        return {key: row.value for shard in range(SHARDS)
+        return {key: row.value for shard in range(SIM_SHARDS)
                 for key, row in self._tail(shard).state.tables.rows.items() if key.startswith(PREFIX)}
 
     def describe(self) -> str:

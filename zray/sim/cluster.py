@@ -17,7 +17,8 @@ from collections.abc import Callable
 from typing import Any
 
 from zray.config import Config
-from zray.node.machine import PYTHON, Death
+from zray.node.drivers import PYTHON
+from zray.node.machine import Death
 from zray.owner.records import Function
 from zray.sim import leftovers
 from zray.sim.core import Core
@@ -29,7 +30,7 @@ from zray.sim.liveness import Liveness
 from zray.sim.mesh import FrameNetwork, Wire
 from zray.sim.node import SimNode
 from zray.sim.oracle import Oracle, Violation
-from zray.sim.plan import NODE_TIMEOUT_S, Plan
+from zray.sim.plan import SIM_NODE_TIMEOUT_S, Plan
 from zray.sim.process import Process
 from zray.sim.stores import SimStores
 from zray.sim.worker import SimWorker
@@ -48,7 +49,7 @@ class SimCluster:
         self.plan = plan or Plan.random(seed)
         self.net = FrameNetwork(seed, self.plan.faults)
         self.python = PYTHON + ".0"
-        self.config = Config(worker_idle_s=1.0, node_timeout_s=NODE_TIMEOUT_S)
+        self.config = Config(worker_idle_s=1.0, node_timeout_s=SIM_NODE_TIMEOUT_S)
         self.wire = Wire(self.net)
         self.wire.admits = self._admits
         self.history = GcsHistory(lambda: self.net.now)

@@ -18,6 +18,7 @@ from zray.core.process import ProcessRecord
 from zray.owner.calls import ActorLink
 from zray.owner.maps import MapBatch
 from zray.owner.records import Function, Task
+from zray.sched.resources import UNIT
 from zray.sim import map_runs, programs
 from zray.sim.columns import SimColumns
 from zray.sim.failure import Failure
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from zray.sim.cluster import SimCluster
     from zray.sim.node import SimNode
 
-UNIT = 10_000
 
 
 class Ref:

@@ -21,7 +21,7 @@ from zray import codec
 from zray.gcs.membership import BEAT_PART, UNANSWERED_PART
 from zray.ids import node_of
 from zray.sim.network import SimNetwork
-from zray.sim.plan import NODE_TIMEOUT_S
+from zray.sim.plan import SIM_NODE_TIMEOUT_S
 from zray.transport.envelope import ACK
 from zray.transport.mesh import Limits, Mesh
 from zray.transport.outbound import Outbound
@@ -32,7 +32,7 @@ _FLAGS = 2  # offset in a frame
 # A second is an age for a simulated task; what is lost is sent again sooner.
 LIMITS = Limits(resend_s=0.2, ack_delay_s=0.05, farewell_s=0.02)
 SILENCE_S = 10.0  # ZMTP's heartbeats give a silent connection up (Limits.heartbeat_timeout_s)
-DAEMON_SILENCE_S = (UNANSWERED_PART + BEAT_PART) * NODE_TIMEOUT_S  # between two daemons
+DAEMON_SILENCE_S = (UNANSWERED_PART + BEAT_PART) * SIM_NODE_TIMEOUT_S  # between two daemons
 RESET_S = 0.01
 LOCAL, REMOTE = "sim://", "net://"  # endpoints for processes of the same node, and for those of others
 

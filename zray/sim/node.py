@@ -19,7 +19,7 @@ from zray.node.effects import Kill, Spawn, Watch
 from zray.node.leaving import NOTHING
 from zray.node.machine import NodePorts
 from zray.sched.local import LocalScheduler
-from zray.sim.core import UNIT
+from zray.sched.resources import UNIT
 from zray.sim.process import Process
 
 if TYPE_CHECKING:

@@ -34,8 +34,9 @@ from collections.abc import Generator, Sequence
 from random import Random
 from typing import Any
 
+from zray.sched.resources import UNIT
+
 FAILS = "fails"
-UNIT = 10_000  # of a resource
 FRESH = {"LD_PRELOAD": "simulated"}
 MODULUS = 1 << 40
 LEAVES = ("value", "value", "value", "raise", "flaky", "crash", "many", "stream")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from zray import messages as m
 from zray.sim.oracle import Violation
-from zray.store.header import UNKNOWN
+from zray.store.header import OWNER_UNKNOWN
 from zray.store.ownerless import OwnerlessObject
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class SimStores:
     def node_gone(self, node: bytes, heir: bytes) -> None:
         """``heir`` hears that the node is dead: what had been copied to it now counts."""
         self.blocks.setdefault(heir, {}).update(
-            (generation, one._replace(owner=UNKNOWN)) for generation, one in self.blocks.pop(node, {}).items())
+            (generation, one._replace(owner=OWNER_UNKNOWN)) for generation, one in self.blocks.pop(node, {}).items())
 
     def node_ended(self, node: bytes) -> None:
         """It ends; after it was declared dead, what its processes have put since ends with it."""
@@ -114,4 +114,4 @@ class SimStores:
             self.blocks.pop(node, None)
 
     def ownerless(self, node: bytes, has_ended: Callable[[bytes], bool]) -> list[OwnerlessObject]:
-        return [one for one in self.blocks.get(node, {}).values() if one.owner == UNKNOWN or has_ended(one.owner)]
+        return [one for one in self.blocks.get(node, {}).values() if one.owner == OWNER_UNKNOWN or has_ended(one.owner)]

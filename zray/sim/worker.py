@@ -23,7 +23,8 @@ from zray.worker.machine import END, RUN, WorkerMachine
 from zray.worker.nesting import NestedTasks
 from zray.worker.production import Production
 from zray.worker.queue import ATTEMPT, EXTRA, RETURNS, TASK_ID, Chunk, Entry, Lease
-from zray.worker.results import STREAMING, with_extra
+from zray.options import STREAMING
+from zray.worker.results import with_extra
 
 if TYPE_CHECKING:
     from zray.sim.cluster import SimCluster
@@ -417,4 +418,5 @@ class SimWorker(Core):
         super().check()
         self.work.check()
         main = sum(run.group is None and run.outer is None for run in self.runs.values())
-        assert main + (self.map_run is not None) == (self.work.queue.running is not None), "the queue does not know what runs"
+        assert main + (self.map_run is not None) == (self.work.queue.running is not None), \
+            "the queue does not know what runs"

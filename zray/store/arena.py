@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from sortedcontainers import SortedList
 
-ALIGN = 64
+from zray.store.header import ALIGN
 
 
 class Arena:

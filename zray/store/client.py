@@ -22,7 +22,7 @@ from zray.os_linux import populate_write
 from zray.store import StoreFull
 from zray.store.header import HEADER_BYTES, SEALED, Headers, block_bytes
 from zray.store.heap import Extent, Heap
-from zray.store.records import FULL
+from zray.store.records import FULL_REASON
 from zray.store.pins import PinTable, view_type
 from zray.store.segment import ControlSegment, Segment
 
@@ -116,8 +116,8 @@ class Allocation:
 
 def _failure(oid: bytes, why: str) -> list[Any]:
     """The wire value of an object that cannot be read."""
-    if why.startswith(FULL):
-        return [FAILED, "store_full", {"reason": why[len(FULL) :]}]
+    if why.startswith(FULL_REASON):
+        return [FAILED, "store_full", {"reason": why[len(FULL_REASON) :]}]
     return [FAILED, "object_lost", {"oid": oid.hex(), "reason": why}]
 
 

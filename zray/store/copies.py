@@ -13,7 +13,7 @@ from zray.store.records import Phase, StoredObject
 from zray.store.table import StoreTable
 
 GONE, COMING, HERE = 0, 1, 2
-NODE = b""  # the node itself, as a client of its table
+NODE_ITSELF = b""  # the node itself, as a client of its table
 
 
 class Copies:
@@ -116,7 +116,7 @@ class Copies:
             return HERE
         self._request += 1
         self._restoring[self._request] = key
-        self.table.on_restore(NODE, StoreRestore(self._request, key.oid, stored.offset, stored.generation), now)
+        self.table.on_restore(NODE_ITSELF, StoreRestore(self._request, key.oid, stored.offset, stored.generation), now)
         return COMING
 
     def restored(self, message: StoreRestored) -> tuple[ObjectKey, str] | None:

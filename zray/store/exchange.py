@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 # the arena, 0.5 for packing and the socket; CURVE adds 2 ms in ZeroMQ's thread.  Smaller chunks cost messages; larger
 # ones make every other message on the daemon's loop wait.
 CHUNK_BYTES = 1024 * 1024
-WINDOW = 8  # chunks of one object asked for ahead: 8 MiB covers 16 ms of round trip at 0.5 GB/s
+PULL_WINDOW = 8  # chunks of one object asked for ahead: 8 MiB covers 16 ms of round trip at 0.5 GB/s
 FANOUT = 2  # nodes that one node serves the same object to at once: a binary tree, 1/2 of the link to each child
 PULLS_MAX = 16  # objects on their way in at once
 QUEUED_MAX = 100_000  # objects waiting for their turn
@@ -23,7 +23,7 @@ SESSIONS_MAX = 1024  # served at once
 STALL_S = 5.0  # without a chunk: ask another node.  Above the time in which a dead node is declared dead (3 s)
 RESTORE_STALL_S = 60.0  # the same while the source waits for its disk or for room
 GIVE_UP_S = 60.0  # without a chunk from any node
-RETRY_S = 0.1
+FIND_RETRY_S = 0.1
 FINDS_MAX = 2  # looks into the control store after the primary's node died, each after twice the pause of the last
 SESSION_IDLE_S = 20.0  # a puller that is silent for so long has ended
 BAD_SAME_MAX = 3  # copies of a chunk with a wrong checksum from one source
@@ -36,7 +36,7 @@ ANNOUNCE_TRIES = 4  # of a copy whose primary is lost
 FREE_AGAIN_S = (1.0, 5.0, 30.0)  # pauses between looks for copies of a freed object whose primary was lost
 FREED_MAX = 4096  # frees of other nodes' objects that are remembered, in case the node dies before it acts on them
 ASKED_AHEAD = 256  # objects that a leaving node asks others to keep and has no answer for: 16 pulls each of many heirs
-GONE_MAX = 4096  # dead nodes remembered
+GONE_NODES_KEPT_MAX = 4096  # dead nodes remembered
 
 # Codes of PullRefused.
 FREED = 1  # the owner freed it: no node will have it

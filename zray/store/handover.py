@@ -24,7 +24,7 @@ from zray.store.table import StoreTable
 
 # How often to look for new objects to give (processes end, and give back their extents); with many objects less often,
 # as each costs some microseconds.
-LOOK_S = 0.02
+HANDOVER_LOOK_S = 0.02
 LOOK_OBJECTS = 1000
 # An heir that is silent for so long is passed over: long before a dead one is known to be dead.
 SILENT_S = 1.0
@@ -84,7 +84,7 @@ class HandOver:
         self._kept_bytes = sum(self.mine[key].nbytes for key in self.kept)
         self._queue = [key for key in self.mine if key not in self.kept and key not in self.asked]
         self._queue.sort(key=lambda key: -self.mine[key].nbytes)
-        self._look_at = now + LOOK_S * (1 + len(self.mine) // LOOK_OBJECTS)
+        self._look_at = now + HANDOVER_LOOK_S * (1 + len(self.mine) // LOOK_OBJECTS)
 
     def _ask(self, now: float) -> None:
         messages: dict[bytes, list[list[Any]]] = {}

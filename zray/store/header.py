@@ -22,7 +22,7 @@ from typing import NamedTuple
 HEADER_BYTES = 64
 ALIGN = 64
 OBJECT_ID_BYTES = 28
-UNKNOWN = bytes(8)  # owner of a copy from another node
+OWNER_UNKNOWN = bytes(8)  # owner of a copy from another node
 GENERATION_BITS = 56
 
 FREE, CREATED, SEALED, EVICTING = 0, 1, 2, 3

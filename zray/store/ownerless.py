@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from zray.messages import StoreFree
-from zray.store.header import SEALED, UNKNOWN, BrokenChain
+from zray.store.header import SEALED, OWNER_UNKNOWN, BrokenChain
 from zray.store.table import StoreTable
 
 
@@ -14,7 +14,7 @@ class OwnerlessObject(NamedTuple):
     oid: bytes
     offset: int
     generation: int
-    owner: bytes  # the first one; UNKNOWN for a copy
+    owner: bytes  # the first one; OWNER_UNKNOWN for a copy
 
 
 def ownerless(table: StoreTable, has_ended: Callable[[bytes], bool]) -> list[OwnerlessObject]:
@@ -23,7 +23,7 @@ def ownerless(table: StoreTable, has_ended: Callable[[bytes], bool]) -> list[Own
     A copy that has outlived its primary's node is one of them, because its owner is not known here.  Clients write to
     their extents meanwhile: the next look finds the objects that this one misses for that reason.
     """
-    ended: dict[bytes, bool] = {UNKNOWN: False}
+    ended: dict[bytes, bool] = {OWNER_UNKNOWN: False}
 
     def is_without(owner: bytes) -> bool:
         known = ended.get(owner)

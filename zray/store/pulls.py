@@ -2,7 +2,7 @@
 
     QUEUED    waits for its turn: small objects first, but every fourth is the oldest       PULLS_MAX at once
     ROOM      waits for room in the store, as all requests do
-    FETCHING  asks one node for chunks, WINDOW ahead
+    FETCHING  asks one node for chunks, PULL_WINDOW ahead
     FINDING   has no node left to ask; asks the control store which nodes have copies
     PAUSED    tries again in a while
     OVER
@@ -29,9 +29,9 @@ from zray.messages import (
 from zray.store.copies import Copies
 from zray.store.exchange import (
     ABSENT, AVOID_MAX, BAD_MAX, BAD_SAME_MAX, FINDS_MAX, FREED, GIVE_UP_S, IN_CHUNKS_MAX, PROGRESS_S,
-    PULLS_MAX, QUEUED_MAX, RESTORE_STALL_S, RETRY_S, STALE, STALL_S, WINDOW, Finder, ObjectKey, SendToNode,
+    PULLS_MAX, QUEUED_MAX, RESTORE_STALL_S, FIND_RETRY_S, STALE, STALL_S, PULL_WINDOW, Finder, ObjectKey, SendToNode,
 )
-from zray.store.records import FULL, SendToClient
+from zray.store.records import FULL_REASON, SendToClient
 from zray.store.serving import Serving
 
 OLDEST_EVERY = 4
@@ -267,7 +267,7 @@ class Pulls:
             died = f"the node {root.hex()} that held it died, and no other node has a whole copy"
             self.fail(pull, ABSENT, pull.full or died, now)
         else:  # copies may be on their way into the control store; or all known ones have stalled
-            pull.deadline = now + RETRY_S * 2 ** min(pull.finds, 4)
+            pull.deadline = now + FIND_RETRY_S * 2 ** min(pull.finds, 4)
             pull.finds += 1
             pull.avoid.clear()
             pull.state = PullState.PAUSED
@@ -336,7 +336,7 @@ class Pulls:
             return
         if message.code == ABSENT and peer == pull.key.node:
             pull.absent = message.why
-        elif message.code == ABSENT and message.why.startswith(FULL):
+        elif message.code == ABSENT and message.why.startswith(FULL_REASON):
             pull.full = message.why
         if message.code != STALE:
             pull.avoid[peer] = None
@@ -351,7 +351,7 @@ class Pulls:
     def _ask(self, pull: Pull) -> list[int]:
         """The next chunks to ask for."""
         chunks: list[int] = []
-        while len(pull.asked) < WINDOW and (not pull.asked or self.in_chunks < IN_CHUNKS_MAX):
+        while len(pull.asked) < PULL_WINDOW and (not pull.asked or self.in_chunks < IN_CHUNKS_MAX):
             index = pull.next_chunk()
             if index < 0:
                 break

@@ -6,7 +6,7 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 
-FULL = "full: "  # how the error of a StoreRestored begins when there was no room
+FULL_REASON = "full: "  # how the error of a StoreRestored begins when there was no room
 
 
 class SendToClient(NamedTuple):

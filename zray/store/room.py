@@ -25,7 +25,7 @@ from zray.store.records import Client, Effect, ExtentGrant, Grow, SendToClient, 
 
 RECALL_RETRY_S = 0.25
 IDLE_RECALL_S = 5.0
-RETRY_S = 5.0  # after the disk or /dev/shm was full
+FULL_RETRY_S = 5.0  # after the disk or /dev/shm was full
 FIRST_EXTENT_BYTES = 1024 * 1024
 FIRST_GROWTH_BYTES = 8 * 1024 * 1024
 WAIT_FACTOR_MAX = 10  # a request with progress around it is refused after this many times full_wait_s
@@ -145,7 +145,7 @@ class Room:
         self.growing = False
         self.growth_error = error
         if error:
-            self._growth_again_at = now + RETRY_S
+            self._growth_again_at = now + FULL_RETRY_S
         else:
             self.arena.grow(size)
         self.serve(now)
@@ -164,7 +164,7 @@ class Room:
             self.serve(now)
         # Growing was tried; requests that still wait try again after another while, not at once.
         if now >= self._growth_again_at:
-            self._growth_again_at = now + RETRY_S
+            self._growth_again_at = now + FULL_RETRY_S
         if self.granted_bytes * 2 > self.capacity and now >= self._idle_recall_at:
             self._idle_recall_at = now + IDLE_RECALL_S
             for client, state in self.clients.items():

@@ -22,7 +22,7 @@ from zray import os_linux
 from zray.config import Config
 from zray.messages import StoreFree, StoreLocate, StorePull, StoreRefused, StoreRestore, StoreSurrender, StoreWant
 from zray.store import ownerless, views
-from zray.store.copies import NODE
+from zray.store.copies import NODE_ITSELF
 from zray.store.exchange import Find, HandoverProgress, RecordCopies, SendToNode
 from zray.store.header import Headers
 from zray.store.ownerless import OwnerlessObject
@@ -264,7 +264,7 @@ class StoreService:
                 self.on_pressure()
             if effect.client in self.slots:
                 self.send(effect.client, effect.message)
-            elif effect.client == NODE:
+            elif effect.client == NODE_ITSELF:
                 self.transfer.restored(effect.message, self.clock())
         elif kind is SendToNode:
             self.send(effect.node, effect.message)

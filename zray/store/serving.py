@@ -21,9 +21,9 @@ from zray.messages import Chunk, PullChunk, PullElsewhere, PullObject, PullRefus
 from zray.store.copies import COMING, GONE, Copies
 from zray.store.exchange import (
     ABSENT, AVOID_MAX, BEHIND, BUSY, FANOUT, FREED, OUT_CHUNKS_MAX, SESSION_IDLE_S, SESSIONS_MAX, STALE,
-    WINDOW, ObjectKey, SendToNode,
+    PULL_WINDOW, ObjectKey, SendToNode,
 )
-from zray.store.records import FULL
+from zray.store.records import FULL_REASON
 
 ELSEWHERE_MAX = 3  # nodes named to an asker
 
@@ -136,8 +136,8 @@ class Serving:
 
     def restored(self, key: ObjectKey, error: str) -> None:
         """The object is back from disk, or cannot be read."""
-        if error.startswith(FULL):
-            error = f"{FULL}node {self.me.hex()} has the object on its disk and " + error[len(FULL) :]
+        if error.startswith(FULL_REASON):
+            error = f"{FULL_REASON}node {self.me.hex()} has the object on its disk and " + error[len(FULL_REASON) :]
         for session in list(self.of.get(key, {}).values()):
             if not session.ready and error:
                 self._refuse_session(session, ABSENT, error)
@@ -183,7 +183,7 @@ class Serving:
 
     def _want(self, session: PullSession, chunks: list[int]) -> None:
         partial = self.partial.get(session.key)
-        room = 2 * WINDOW - len(session.wanted) - len(session.parked)
+        room = 2 * PULL_WINDOW - len(session.wanted) - len(session.parked)
         for index in chunks[: max(room, 0)]:
             if type(index) is not int or index < 0:
                 continue
@@ -267,4 +267,4 @@ class Serving:
             partial = self.partial.get(key)
             for session in of.values():
                 assert partial is not None or not session.parked, "a parked chunk of an object that is complete"
-                assert len(session.wanted) + len(session.parked) <= 2 * WINDOW
+                assert len(session.wanted) + len(session.parked) <= 2 * PULL_WINDOW

@@ -31,16 +31,16 @@ from typing import Any
 from zray.messages import STORED, StoreFree, StoreReclaimed, StoreRestore, StoreRestored, StoreSurrender
 from zray.store import views
 from zray.store.header import (
-    CREATED, EVICTING, FREE, HEADER_BYTES, SEALED, UNKNOWN, BrokenChain, Headers, block_bytes,
+    CREATED, EVICTING, FREE, HEADER_BYTES, SEALED, OWNER_UNKNOWN, BrokenChain, Headers, block_bytes,
 )
 from zray.store.records import (
-    FULL, Arriving, Dropped, Effect, Eviction, ExtentGrant, Freed, Load, Phase, SendToClient, SpillObject,
+    FULL_REASON, Arriving, Dropped, Effect, Eviction, ExtentGrant, Freed, Load, Phase, SendToClient, SpillObject,
     StoredObject, UnlinkFile,
 )
-from zray.store.room import RETRY_S, Room, RoomPorts
+from zray.store.room import FULL_RETRY_S, Room, RoomPorts
 
 # A store leaves a CPU's store buffer in well under a microsecond; this also lets evictions gather.
-GRACE_S = 0.002
+EVICTION_GRACE_S = 0.002
 PIN_RETRY_S_MAX = 0.25
 
 
@@ -133,9 +133,10 @@ class StoreTable:
         """Ask for room for another node's object: Arriving or Dropped follows.  The reason against it, or ''."""
         size = block_bytes(nbytes)
         if size > self.room.capacity:
-            return f"{FULL}an object of {nbytes:,} bytes does not fit into a store of {self.room.capacity:,} bytes"
+            return (f"{FULL_REASON}an object of {nbytes:,} bytes does not fit into a store of "
+                    f"{self.room.capacity:,} bytes")
         self._key += 1
-        stored = self.names[generation] = StoredObject(self._key, oid, generation, -1, size, nbytes, UNKNOWN)
+        stored = self.names[generation] = StoredObject(self._key, oid, generation, -1, size, nbytes, OWNER_UNKNOWN)
         stored.foreign = stored.secondary = True
         stored.phase = Phase.QUEUED
         self.room.want_block(stored, b"", 0, now)
@@ -187,7 +188,7 @@ class StoreTable:
         if error:
             self.leaving_bytes -= stored.size
             self.spill_error = error
-            self.spill_again_at = now + RETRY_S
+            self.spill_again_at = now + FULL_RETRY_S
             self.here[stored.offset] = stored
         else:
             self.spill_error = ""
@@ -229,7 +230,7 @@ class StoreTable:
             self._evict_due(now)
         self.room.tick(now)
         if now >= self.spill_again_at:  # spilling was tried; not again at once
-            self.spill_again_at = now + RETRY_S
+            self.spill_again_at = now + FULL_RETRY_S
 
     def next_deadline(self) -> float | None:
         times = [self.room.next_deadline()]
@@ -264,10 +265,10 @@ class StoreTable:
 
     def _give_up(self, stored: StoredObject, reason: str) -> None:
         if stored.secondary:
-            self._forget(stored, FULL + reason)
+            self._forget(stored, FULL_REASON + reason)
             return
         stored.phase = Phase.DISK
-        self._fail(stored, FULL + reason)
+        self._fail(stored, FULL_REASON + reason)
 
     # ------------------------------------------------------------ extents that come back
 
@@ -362,8 +363,8 @@ class StoreTable:
 
     def _evict(self, offset: int, oid: bytes, generation: int, now: float) -> None:
         self.headers.set_state(offset, generation, EVICTING)
-        self.evictions[offset] = Eviction(offset, oid, generation, now + GRACE_S)
-        heappush(self.due, (now + GRACE_S, offset))
+        self.evictions[offset] = Eviction(offset, oid, generation, now + EVICTION_GRACE_S)
+        heappush(self.due, (now + EVICTION_GRACE_S, offset))
 
     def _evict_due(self, now: float) -> None:
         pinned = self.pinned()
@@ -383,7 +384,7 @@ class StoreTable:
                 self._stay(stored)
             else:
                 eviction.tries = min(eviction.tries + 1, 16)
-                eviction.due = now + min(PIN_RETRY_S_MAX, GRACE_S * 2**eviction.tries)
+                eviction.due = now + min(PIN_RETRY_S_MAX, EVICTION_GRACE_S * 2**eviction.tries)
                 heappush(self.due, (eviction.due, offset))
         if freed:
             self.room.progress(now)

@@ -26,7 +26,8 @@ from zray.messages import (
 from zray.store.copies import Copies
 from zray.store.directory import Directory
 from zray.store.exchange import (
-    ABSENT, CHUNK_BYTES, FREED, GONE_MAX, Find, Finder, HandoverProgress, ObjectKey, RecordCopies, SendToNode,
+    ABSENT, CHUNK_BYTES, FREED, GONE_NODES_KEPT_MAX, Find, Finder, HandoverProgress, ObjectKey, RecordCopies,
+    SendToNode,
 )
 from zray.store.handover import HandOver
 from zray.store.header import Headers
@@ -205,7 +206,7 @@ class TransferMachine:
             return
         self._now = now
         self.gone[node] = None
-        if len(self.gone) > GONE_MAX:
+        if len(self.gone) > GONE_NODES_KEPT_MAX:
             del self.gone[next(iter(self.gone))]
         self.serving.node_gone(node)
         self.handover.node_gone(node)

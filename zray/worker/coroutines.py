@@ -19,7 +19,8 @@ from zray.worker.life import ActorLife, CallGroup
 from zray.worker.meshloop import new_event_loop
 from zray.worker.execution import Execution
 from zray.worker.queue import ATTEMPT, FUNCTION, RETURNS, TASK_ID, Entry
-from zray.worker.results import DYNAMIC, STREAMING, cancelled, identity, task_name
+from zray.options import DYNAMIC, STREAMING
+from zray.worker.results import cancelled, identity, task_name
 
 
 class Coroutines:

@@ -114,6 +114,14 @@ def test_no_part_holds_the_object_that_contains_it(module):
     assert not any(isinstance(node, ast.Attribute) and node.attr == "_host" for node in ast.walk(modules()[module]))
 
 
+def test_no_part_of_a_node_is_made_with_the_whole_object_that_makes_it():
+    for module, tree in modules().items():
+        for node in ast.walk(tree) if area(module) == "node" else ():
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id.strip("_")[:1].isupper():
+                assert not any(isinstance(value, ast.Name) and value.id == "self" for value in node.args), (
+                    f"{module}:{node.lineno}")
+
+
 def test_parts_of_a_node_do_not_know_its_machine():
     users = {module for module in modules() if "zray.node.machine" in imports(module, typing=True)}
     assert {module for module in users if area(module) == "node"} == {"zray.node.daemon", "zray.node.daemon_machine"}

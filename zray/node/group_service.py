@@ -52,6 +52,20 @@ class GroupServicePorts:
     end_actors: Callable[[bytes, str], None]  # (group, reason): those in a group that was removed
 
 
+@dataclass(frozen=True)
+class _TablePorts:
+    """See zray.node.groups.GroupPorts."""
+
+    view: Callable[[], ClusterView]
+    send: Callable[[bytes, Any], None]
+    reply: Callable[[bytes, Any], None]
+    changed: Callable[[m.GroupState], None]
+    claim_name: Callable[[str, str, bytes, Callable[[bytes], None]], None]
+    release_name: Callable[[str, str, bytes], None]
+    record: Callable[[bytes, dict[str, Any] | None], None]
+    node_id: Callable[[bytes], str]
+
+
 class GroupService:
     """See the module's docstring.
 
@@ -67,10 +81,13 @@ class GroupService:
         self.ports = ports
         self.me = context.me
         self.bundles = ports.scheduler.bundles
-        self.table = GroupTable(self, self.me)
+        self._inbox: deque[tuple[bytes, Any]] = deque()
         self.directory = GroupDirectory(self._ask, context.send)
         self.directory.on_change.append(self._apply)
-        self._inbox: deque[tuple[bytes, Any]] = deque()
+        self.table = GroupTable(_TablePorts(
+            view=lambda: self.ports.cluster_view(), send=self.send, reply=context.send,
+            changed=self._changed, claim_name=ports.names.claim_group, release_name=ports.names.release_group,
+            record=self._record, node_id=lambda node: self.ports.node_id(node)), self.me)
         self._homes: dict[bytes, bytes] = {}  # of groups that have another home than the one that made them
         self._dead: dict[bytes, None] = {}  # nodes
         self._jobs_over: dict[int, None] = {}
@@ -275,6 +292,13 @@ class GroupService:
         if row is not None and group in self._unknown and row["home"] in self._live() - {self.me}:
             self.send(row["home"], m.WatchGroup(group))
 
+    def _changed(self, state: m.GroupState) -> None:
+        """A group at home here has another state."""
+        self.directory.update(state)
+
+    def _record(self, group: bytes, row: dict[str, Any] | None) -> None:
+        self.ports.names.record_group(group, row)
+
     def _apply(self, state: m.GroupState) -> None:
         """What a state means for those here who claim the group."""
         scheduler = self.ports.scheduler
@@ -289,34 +313,12 @@ class GroupService:
             cause = state.cause.get("cause", 0) or int(Cause.GROUP_PENDING)
             scheduler.group_waits(state.group, cause, state.cause.get("detail", ""))
 
-    # ------------------------------------------------------------ ports of the table
-
-    def view(self) -> ClusterView:
-        return self.ports.cluster_view()
-
     def send(self, node: bytes, message: Any) -> None:
+        """To a node; what is for this one waits for the end of the event."""
         if node == self.me:
             self._inbox.append((node, message))
         else:
             self._context.send(node, message)
-
-    def reply(self, peer: bytes, message: Any) -> None:
-        self._context.send(peer, message)
-
-    def changed(self, state: m.GroupState) -> None:
-        self.directory.update(state)
-
-    def claim_name(self, namespace: str, name: str, group: bytes, then: Callable[[bytes], None]) -> None:
-        self.ports.names.claim_group(namespace, name, group, then)
-
-    def release_name(self, namespace: str, name: str, group: bytes) -> None:
-        self.ports.names.release_group(namespace, name, group)
-
-    def record(self, group: bytes, row: dict[str, Any] | None) -> None:
-        self.ports.names.record_group(group, row)
-
-    def node_id(self, node: bytes) -> str:
-        return self.ports.node_id(node)
 
     # ------------------------------------------------------------ time
 

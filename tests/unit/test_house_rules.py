@@ -83,7 +83,6 @@ CYCLES: list[set[str]] = [
      "node.group_service", "node.guests", "node.machine", "node.orphans", "node.views"},
     {"node.daemon", "node.lines", "node.member"},
     {"owner.deaths", "owner.maps", "owner.reconstruction", "owner.streams", "owner.submitter", "owner.why"},
-    {"pickler", "serialization", "unpicklable"},
     {"sim.cluster", "sim.core", "sim.describe", "sim.disasters", "sim.driver", "sim.leftovers", "sim.liveness",
      "sim.node", "sim.oracle", "sim.stores", "sim.worker"},
     {"worker.executor", "worker.inline", "worker.places"},

@@ -92,7 +92,6 @@ def test_modules_of_the_machines_are_pure_unless_they_are_listed_as_shells(modul
 CYCLES: list[set[str]] = [
     {"api", "cluster_context", "connection", "driver_log", "experimental.tqdm_ray", "handles", "local_mode",
      "logging_config", "runtime_context", "zray"},
-    {"pickler", "serialization", "unpicklable"},
     {"sim.cluster", "sim.core", "sim.describe", "sim.disasters", "sim.driver", "sim.leftovers", "sim.liveness",
      "sim.node", "sim.oracle", "sim.stores", "sim.worker"},
 ]

@@ -9,7 +9,8 @@ Updates of one client are applied in the order of their numbers, although its me
 change of the chain loses some, and redirects others.  A row that a node writes twice would else keep the older value.
 
 Bounds: a client has at most CLIENT_WINDOW numbers open; at most ``clients_max`` clients are remembered, the least
-recently active one goes first.  A forgotten client that had answers before gets EXPIRED; its update is never applied again.
+recently active one goes first.  A forgotten client that had answers before gets EXPIRED; its update is never
+applied again.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ import msgpack
 
 from zray import messages as m
 from zray.ids import same_node
+from zray.options import STREAMING
 from zray.sim import programs
 from zray.sim.core import Core, Failure, Ref
 from zray.worker.life import CallGroup, sizes_of
@@ -20,7 +21,7 @@ from zray.worker.machine import END, RUN, WorkerMachine
 from zray.worker.nesting import NestedTasks
 from zray.worker.production import Production
 from zray.worker.queue import ATTEMPT, EXTRA, RETURNS, TASK_ID, Entry, Lease
-from zray.worker.results import STREAMING, with_extra
+from zray.worker.results import with_extra
 
 if TYPE_CHECKING:
     from zray.sim.cluster import SimCluster

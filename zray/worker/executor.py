@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from zray import serialization
 from zray.errors import AsyncioActorExit
 from zray.messages import FAILED, JobConfig
+from zray.options import DYNAMIC, STREAMING
 from zray.transport.loop import Waiter
 from zray.worker import invoke, results
 from zray.worker.cancel import Interrupts
@@ -301,9 +302,9 @@ class Executor:
             value = function(*args, **kwargs)
             args = kwargs = None
             count = task[RETURNS]
-            if count == results.STREAMING:
+            if count == STREAMING:
                 result = self.streams.run(task, value, lease)
-            elif count == results.DYNAMIC:
+            elif count == DYNAMIC:
                 result = invoke.dynamic(self.rt, value, task)
             else:
                 interrupts.current = None

@@ -16,9 +16,9 @@ from zray.options import DYNAMIC, STREAMING
 from zray.stepping import stepping
 from zray.worker import invoke
 from zray.worker.cancel import NO_INTERRUPTS
+from zray.worker.execution import Execution
 from zray.worker.life import ActorLife, CallGroup
 from zray.worker.meshloop import new_event_loop
-from zray.worker.execution import Execution
 from zray.worker.queue import ATTEMPT, FUNCTION, RETURNS, TASK_ID, Entry
 from zray.worker.results import cancelled, identity, task_name
 

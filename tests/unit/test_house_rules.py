@@ -185,7 +185,6 @@ CONSTANTS_TWICE: dict[str, set[str]] = {
     "KNOWN": {"gcs.dedupe", "owner.references"},
     "LOOK_S": {"node.leaving", "sim.liveness"},
     "MARKER": {"node.output", "worker.process"},
-    "METHOD_OPTIONS": {"options", "worker.actors"},
     "NAME": {"node.task_events", "sched.policies.affinity", "sched.policies.group", "sched.policies.hybrid",
         "sched.policies.labels", "sched.policies.local", "sched.policies.locality", "sched.policies.spread"},
     "NAMES": {"core.unhandled", "gcs.tables", "sim.driver", "worker.blas"},

@@ -417,4 +417,4 @@ class SimWorker(Core):
         super().check()
         self.work.check()
         main = sum(run.group is None and run.outer is None for run in self.runs.values())
-        assert main + (self.map_run is not None) == (self.work.queue.running is not None), "the queue does not know what runs"
+        assert main + (self.map_run is not None) == (self.work.queue.running is not None), "the queue misses a run"

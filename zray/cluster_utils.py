@@ -19,10 +19,10 @@ import signal
 import time
 from typing import Any
 
-from zray.errors import did_you_mean
-from zray.node import launch
-from zray.node.launch import NodeHandle, NodeOptions
-from zray.plain_numbers import plain
+from zray.base.errors import did_you_mean
+from zray.node.running import launch
+from zray.node.running.launch import NodeHandle, NodeOptions
+from zray.base.plain_numbers import plain
 
 WAIT_S = 30.0
 _POLL_S = 0.02
@@ -133,7 +133,7 @@ class Cluster:
 
     def wait_for_nodes(self, timeout: float = WAIT_S) -> None:
         """Until every live node of this cluster knows all the others; TimeoutError otherwise."""
-        from zray.node.ask import Asker
+        from zray.node.running.ask import Asker
 
         wanted = {node.node_id for node in self.list_all_nodes() if node.alive()}
         deadline = time.monotonic() + timeout

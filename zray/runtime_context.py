@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from zray.connection import connected
-from zray.ids import ActorID, JobID, NodeID, TaskID, WorkerID
+from zray.handles.connection import connected
+from zray.base.ids import ActorID, JobID, NodeID, TaskID, WorkerID
 from zray.sched.resources import UNIT
 
 __all__ = ["RuntimeContext", "get_runtime_context"]
@@ -97,7 +97,7 @@ class RuntimeContext:
         actor = self._of_task("actor")
         if not actor:
             raise RuntimeError("This method is only available in an actor.")
-        from zray.handles import ActorHandle
+        from zray.handles.remote import ActorHandle
 
         return ActorHandle._restore(actor, self._of_task("meta"), None)
 

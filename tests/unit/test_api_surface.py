@@ -10,11 +10,11 @@ import cloudpickle
 import pytest
 
 import zray as ray
-from zray import connection, refs
+from zray.handles import connection, refs
 from zray.actor import ActorClassInheritanceException
-from zray.handles import ActorHandle, ActorTemplate
-from zray.options import ActorOptions
-from zray.signatures import Parameters
+from zray.handles.remote import ActorHandle, ActorTemplate
+from zray.handles.options import ActorOptions
+from zray.handles.signatures import Parameters
 
 
 @pytest.fixture
@@ -308,9 +308,9 @@ def test_the_first_call_starts_a_runtime(monkeypatch):
         started.append(1)
         ray.cluster_context.init(local_mode=True)
 
-    import zray.cluster_context  # noqa: F401
+    import zray.api.context  # noqa: F401
 
-    monkeypatch.setattr("zray.api.init", start)
+    monkeypatch.setattr("zray.api.calls.init", start)
     try:
         assert ray.get(add.remote(1)) == 2 and started == [1]
         assert ray.get(add.remote(1)) == 2 and started == [1]

@@ -11,9 +11,9 @@ import pytest
 
 from fuzz import fuzz_codec
 from tests.unit.mesh_net import PATIENCE_S, Net, say
-from zray.codec import decode, encode
-from zray.ids import new_incarnation
-from zray.messages import Bye, HoldDrop
+from zray.wire.codec import decode, encode
+from zray.base.ids import new_incarnation
+from zray.wire.messages import Bye, HoldDrop
 from zray.transport.faults import Faults
 from zray.transport.mesh import Limits, Mesh
 
@@ -276,7 +276,7 @@ def test_the_transport_imports_no_numpy_no_messages_and_what_tcp_needs_only_for_
     import subprocess
 
     code = ("import sys, zray.transport.loop, zray.transport.mesh; "
-            "sys.exit(bool({'numpy', 'numba', 'zray.messages', 'zray.transport.curve', 'zray.transport.gate'} "
+            "sys.exit(bool({'numpy', 'numba', 'zray.wire.messages', 'zray.transport.curve', 'zray.transport.gate'} "
             "& set(sys.modules)))")
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode == 0
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from zray import serialization as s
-from zray.custom_serializers import register_serializer, unregister_serializer
-from zray.unpicklable import CHILDREN_MAX, children, find
+from zray.values import serialization as s
+from zray.values.custom_serializers import register_serializer, unregister_serializer
+from zray.values.unpicklable import CHILDREN_MAX, children, find
 
 
 class Ref:

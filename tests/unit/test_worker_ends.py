@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.e2e.scripts import run_script
-from zray.worker.ends import exit_code
+from zray.worker.actors.ends import exit_code
 
 
 @pytest.mark.parametrize(("error", "code"), [

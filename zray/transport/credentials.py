@@ -28,8 +28,8 @@ from hashlib import blake2b
 from struct import Struct
 from typing import NamedTuple
 
-from zray import ids
-from zray.os_linux import write_private
+from zray.base import ids
+from zray.base.os_linux import write_private
 from zray.transport import curve
 from zray.transport.mesh import Mesh
 

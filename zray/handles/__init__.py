@@ -1,0 +1,1 @@
+"""What a program holds: references, remote functions, actor handles, and their options."""

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
-from zray.handles.connection import connected, current
+from zray.handles.connection import connected, current, start_by
 from zray.handles.remote import ActorClass, ActorHandle, RemoteFunction, make_remote
 from zray.handles.options import DYNAMIC
 from zray.base.plain_numbers import plain
@@ -46,6 +46,9 @@ def shutdown(_exiting_interpreter: bool = False) -> None:
     module = sys.modules.get("zray.api.context")
     if module is not None:
         module.shutdown()
+
+
+start_by(init)
 
 
 def is_initialized() -> bool:

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from zray.base.version import __version__
 from zray.base import env_vars
 from zray.handles.connection import current
 from zray.base.config import STORE_BYTES_MIN, refuse_slips, refuse_unknown
@@ -50,9 +51,7 @@ class ClusterContext(Mapping[str, Any]):
 
     @property
     def ray_version(self) -> str:
-        import zray
-
-        return zray.__version__
+        return __version__
 
     def disconnect(self) -> None:
         """The same as ``zray.shutdown()``."""

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-BAR_MARK = "__zray_progress__:"  # a line that says where a bar of zray.experimental.tqdm_ray stands
+BAR_MARK = "__zray_progress__:"  # a line that says where a bar of zray.api.progress_bars stands
 FOLD = os.environ.get("ZRAY_DEDUP_LOGS", os.environ.get("RAY_DEDUP_LOGS", "1")) not in ("0", "false")
 SWITCH_S = 1.0  # ten bars that took turns at every step would be a hundred lines a second
 
@@ -39,8 +39,8 @@ class Screen:
         bars = [line[3] for line in message.lines if line[3].startswith(BAR_MARK)]
         lines = [line for line in message.lines if not line[3].startswith(BAR_MARK)] if bars else message.lines
         pieces = _joined(self.render(lines, message.dropped, message.unfinished, ip=message.ip))
-        tqdm_ray = sys.modules.get("zray.experimental.tqdm_ray")
-        manager = tqdm_ray.instance() if tqdm_ray is not None and pieces else None
+        progress_bars = sys.modules.get("zray.api.progress_bars")
+        manager = progress_bars.instance() if progress_bars is not None and pieces else None
         if manager is not None:
             manager.hide_bars()
         for is_stderr, text in pieces:
@@ -143,10 +143,10 @@ def _joined(pieces: list[Piece]) -> list[Piece]:
 def _move(bars: list[str]) -> None:
     import json
 
-    from zray.experimental import tqdm_ray
+    from zray.api import progress_bars
 
     for text in bars:
         try:
-            tqdm_ray.instance().move(json.loads(text.removeprefix(BAR_MARK)))
+            progress_bars.instance().move(json.loads(text.removeprefix(BAR_MARK)))
         except (OSError, ValueError, KeyError, TypeError):
             continue  # somebody else's line, or a closed stderr

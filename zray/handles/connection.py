@@ -7,9 +7,20 @@ Both kinds of runtime install themselves where references look for theirs (zray.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 from zray.handles.refs import _hooks, wake
+
+
+def start_by(start: Callable[[], object]) -> None:
+    """``start()`` starts a session and connects to it.  The layer above names its ``init`` so."""
+    global _start
+    _start = start
+
+
+def _start() -> object:
+    raise RuntimeError("zray is not initialised: call zray.init()")
 
 
 def current() -> Any:
@@ -30,8 +41,6 @@ def connected() -> Any:
     """The runtime of this process; starts a node and connects to it where there is none."""
     runtime = _hooks["runtime"]
     if runtime is None:
-        from zray.api.calls import init
-
-        init()
+        _start()
         runtime = _hooks["runtime"]
     return runtime

@@ -69,7 +69,7 @@ def take_on_job(config: Mapping[str, Any]) -> None:
         with contextlib.suppress(OSError):  # gone by now: the job may not need it
             os.chdir(cwd)
     if logs := config.get("logging"):
-        from zray.api.logging_config import LoggingConfig
+        from zray.core.logging_config import LoggingConfig
 
         LoggingConfig(**logs).apply()
     if os.path.isfile(script := config.get("script") or ""):

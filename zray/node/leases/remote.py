@@ -1,7 +1,7 @@
 """What processes of this node hold on other nodes, and how their wants get there.  Pure.
 
-    RelayToNode, PlaceRequest, UnplaceRequest, SchedulerMessage   of zray.sched.cluster.bottom_up: messages for other
-    nodes a grant from another node        remembered by lease, handed to the owner like one of ours
+    effects of zray.sched.cluster.bottom_up   messages for other nodes
+    a grant from another node        remembered by lease, handed to the owner like one of ours
     return, kill of such a lease     to the node that lent it
     that node dies                   WorkerDied for each of its leases: the owners push the tasks again
 

@@ -94,7 +94,7 @@ class _Formatter(logging.Formatter):
 def _where() -> dict[str, str]:
     """What of job, worker, node, actor and task there is."""
     from zray.handles.connection import current
-    from zray.runtime_context import RuntimeContext
+    from zray.core.runtime_context import RuntimeContext
 
     runtime = current()
     if runtime is None:

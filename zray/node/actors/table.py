@@ -41,9 +41,8 @@ from zray.wire.messages import (
     KillActor,
     WorkerExit,
 )
+from zray.wire.messages.actors import ALIVE, DEAD, PENDING, RESTARTING
 from zray.node.effects import JOB_OVER, Note, Send
-
-PENDING, ALIVE, RESTARTING, DEAD = "PENDING", "ALIVE", "RESTARTING", "DEAD"
 
 # How long a watcher of an unknown actor waits for its creation to arrive: messages inside a node take milliseconds.
 UNKNOWN_GRACE_S = 2.0

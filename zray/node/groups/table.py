@@ -43,7 +43,16 @@ from zray.wire.messages import (
     GroupReply,
     GroupState,
 )
-from zray.node.groups.records import CREATED, PAUSE_S_MIN, PENDING, REMOVED, RESCHEDULING, Group, Round
+from zray.node.groups.records import (
+    CREATED,
+    PAUSE_S_MIN,
+    PENDING,
+    REMOVED,
+    REMOVED_KEPT_MAX,
+    RESCHEDULING,
+    Group,
+    Round,
+)
 from zray.sched.cluster import packing
 from zray.sched.view import ClusterView
 
@@ -58,7 +67,6 @@ AGAIN_S = 1.0
 # Between rounds of one group, doubling from PAUSE_S_MIN; a change of the view asks at once.
 PAUSE_S_MAX = 2.0
 GROUPS_MAX = 10_000
-REMOVED_KEPT_MAX = 1000
 # Groups that one change of the view is tried for.
 TRIED_MAX = 64
 # A new home numbers on so far ahead that nothing its predecessor said, written or not, is later.

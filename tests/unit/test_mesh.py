@@ -14,7 +14,7 @@ from tests.unit.mesh_net import PATIENCE_S, Net, say
 from zray.codec import decode, encode
 from zray.ids import new_incarnation
 from zray.messages import Bye, HoldDrop
-from zray.transport.faults import Faults
+from zray.transport.faults import FrameFaults
 from zray.transport.mesh import Limits, Mesh
 
 
@@ -209,8 +209,8 @@ def test_an_exception_of_the_handler_is_reported_and_loses_no_other_message(net:
 @pytest.mark.parametrize("seed", range(5))
 def test_loss_duplicates_and_delays_are_invisible(net: Net, seed: int) -> None:
     limits = Limits(resend_s=0.02, ack_delay_s=0.005, session_frames_max=16)
-    a = net.mesh(limits=limits, faults=Faults(seed, drop=0.2, duplicate=0.2, delay=0.3, delay_s_max=0.01))
-    b = net.mesh(limits=limits, faults=Faults(seed + 100, drop=0.2, duplicate=0.2, delay=0.3, delay_s_max=0.01))
+    a = net.mesh(limits=limits, faults=FrameFaults(seed, drop=0.2, duplicate=0.2, delay=0.3, delay_s_max=0.01))
+    b = net.mesh(limits=limits, faults=FrameFaults(seed + 100, drop=0.2, duplicate=0.2, delay=0.3, delay_s_max=0.01))
     a.connect(b.incarnation, b.endpoint)
     numbers = [str(i) for i in range(60)]
     say(a, b, "hello")

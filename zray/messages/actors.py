@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from zray.messages.base import Message, message
 
+PENDING, ALIVE, RESTARTING, DEAD = "PENDING", "ALIVE", "RESTARTING", "DEAD"  # states, on the wire and in rows
+
 
 @message(80)
 class CreateActor(Message):

@@ -33,9 +33,8 @@ from zray.ids import node_of
 from zray.messages import (
     CARRYING, STORED, ActorExit, ActorInit, ActorReply, ActorState, CreateActor, KillActor, WorkerExit,
 )
+from zray.messages.actors import ALIVE, DEAD, PENDING, RESTARTING
 from zray.node.effects import JOB_OVER, Note, Send
-
-PENDING, ALIVE, RESTARTING, DEAD = "PENDING", "ALIVE", "RESTARTING", "DEAD"
 
 # How long a watcher of an unknown actor waits for its creation to arrive: messages inside a node take milliseconds.
 UNKNOWN_GRACE_S = 2.0

@@ -10,9 +10,7 @@ from collections.abc import Callable
 
 from zray.causes import Cause
 from zray.messages import GroupState
-
-# Removed groups remembered without anybody asking: their last tasks' keys may come late.
-REMOVED_KEPT_MAX = 1000
+from zray.node.group_records import REMOVED_KEPT_MAX
 
 
 class Known:

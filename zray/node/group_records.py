@@ -14,6 +14,8 @@ from zray.sched import packing
 from zray.sched.resources import GPU, amounts, checked_units
 
 PENDING, CREATED, RESCHEDULING, REMOVED = "PENDING", "CREATED", "RESCHEDULING", "REMOVED"
+# Removed groups remembered without anybody asking: their last tasks' keys may come late.
+REMOVED_KEPT_MAX = 1000
 PAUSE_S_MIN = 0.05  # between the first two rounds of a group
 
 

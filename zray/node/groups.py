@@ -37,7 +37,9 @@ from zray.causes import Cause
 from zray.messages import (
     BundleAck, BundleCommit, BundleReserve, BundleReserved, BundleReturn, GroupReply, GroupState,
 )
-from zray.node.group_records import CREATED, PAUSE_S_MIN, PENDING, REMOVED, RESCHEDULING, Group, Round
+from zray.node.group_records import (
+    CREATED, PAUSE_S_MIN, PENDING, REMOVED, REMOVED_KEPT_MAX, RESCHEDULING, Group, Round,
+)
 from zray.sched import packing
 from zray.sched.view import ClusterView
 
@@ -52,7 +54,6 @@ AGAIN_S = 1.0
 # Between rounds of one group, doubling from PAUSE_S_MIN; a change of the view asks at once.
 PAUSE_S_MAX = 2.0
 GROUPS_MAX = 10_000
-REMOVED_KEPT_MAX = 1000
 # Groups that one change of the view is tried for.
 TRIED_MAX = 64
 # A new home numbers on so far ahead that nothing its predecessor said, written or not, is later.

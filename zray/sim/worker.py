@@ -14,6 +14,7 @@ import msgpack
 from zray import messages as m
 from zray.causes import Cause
 from zray.core.ports import Work
+from zray.options import STREAMING
 from zray.sim import programs
 from zray.sim.core import Core, Ref
 from zray.sim.failure import Failure
@@ -23,7 +24,6 @@ from zray.worker.machine import END, RUN, WorkerMachine
 from zray.worker.nesting import NestedTasks
 from zray.worker.production import Production
 from zray.worker.queue import ATTEMPT, EXTRA, RETURNS, TASK_ID, Chunk, Entry, Lease
-from zray.options import STREAMING
 from zray.worker.results import with_extra
 
 if TYPE_CHECKING:
@@ -417,6 +417,5 @@ class SimWorker(Core):
     def check(self) -> None:
         super().check()
         self.work.check()
-        main = sum(run.group is None and run.outer is None for run in self.runs.values())
-        assert main + (self.map_run is not None) == (self.work.queue.running is not None), \
-            "the queue does not know what runs"
+        main = sum(run.group is None and run.outer is None for run in self.runs.values()) + (self.map_run is not None)
+        assert main == (self.work.queue.running is not None), "the queue does not know what runs"

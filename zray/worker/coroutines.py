@@ -12,14 +12,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from zray.options import DYNAMIC, STREAMING
 from zray.stepping import stepping
 from zray.worker import invoke
 from zray.worker.cancel import NO_INTERRUPTS
+from zray.worker.execution import Execution
 from zray.worker.life import ActorLife, CallGroup
 from zray.worker.meshloop import new_event_loop
-from zray.worker.execution import Execution
 from zray.worker.queue import ATTEMPT, FUNCTION, RETURNS, TASK_ID, Entry
-from zray.options import DYNAMIC, STREAMING
 from zray.worker.results import cancelled, identity, task_name
 
 

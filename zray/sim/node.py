@@ -123,11 +123,16 @@ class SimNode(Process):
         stores = self.cluster.stores
         return DaemonPorts(
             lambda: self.net.now, self._send, timed=[],
-            handlers={m.StoreFree.CODE: lambda peer, message: stores.free(self.incarnation, message.objects)},
+            handlers={m.StoreFree.CODE: lambda peer, message: stores.free(self.incarnation, message.objects),
+                      m.StoreLocate.CODE: self._locate},
             spawn=self._spawn, kill=self._kill, watch=self._watch, note=lambda effect: None, forget=self.mesh.forget,
             last_output=lambda effect: None, drop_objects=self._drop_objects, node_gone=self._node_gone,
             hand_over=lambda heirs: NOTHING, left=lambda why, handed: self.stir(),
             fenced=lambda reason, leaving: self.stir(), error=self.cluster.error)
+
+    def _locate(self, peer: bytes, message: m.StoreLocate) -> None:
+        where = [self.cluster.stores.locate(value) for value in message.values]
+        self._send(peer, m.StoreLocated(message.request, where, [False] * len(where)))
 
     def _member_shell(self) -> MemberShell:
         """Who may dial is decided by the wire, from what the machines know."""

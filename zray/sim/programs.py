@@ -35,6 +35,7 @@ from random import Random
 from typing import Any
 
 from zray.sched.resources import UNIT
+from zray.sim.failure import ValueLost
 
 FAILS = "fails"
 FRESH = {"LD_PRELOAD": "simulated"}
@@ -210,13 +211,21 @@ def _values(core: Any, refs: list[Any]) -> Generator[Any, Any, Any]:
         yield "wait", [ref.record for ref in refs]
     values = []
     for ref in refs:
-        number, inner = core.load(ref)
+        number, inner = yield from _value(core, ref)
         for part in inner:
             if number % 2:
                 core.keep(part)
             part.drop()
         values.append(number)
     return values
+
+
+def _value(core: Any, ref: Any) -> Generator[Any, Any, Any]:
+    while True:
+        try:
+            return core.load(ref)
+        except ValueLost:
+            yield "wait", [ref.record]
 
 
 def _calls(core: Any, handle: Any, x: int, count: int) -> Generator[Any, Any, Any]:

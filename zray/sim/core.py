@@ -6,6 +6,7 @@ their wire form is what zray.core.values makes, with msgpack in the place of pic
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from zray.owner.maps import MapBatch
 from zray.owner.records import Function, Task
 from zray.sim import map_runs, programs
 from zray.sim.columns import SimColumns
-from zray.sim.failure import Failure
+from zray.sim.failure import Failure, Lost, NotReady
 from zray.sim.process import Process
 from zray.sim.stores import CoreStore
 
@@ -184,8 +185,18 @@ class Core(Process):
 
     def load(self, ref: Ref) -> tuple[int, list[Ref]]:
         """The value of a ready object, and references to those inside it; raises its failure."""
-        self.cluster.oracle.observe(self, ref.record)
-        return self.decode(ref.record.value, ref.record)
+        if not ref.ready:
+            raise NotReady
+        try:
+            self.cluster.oracle.observe(self, ref.record)
+            return self.decode(ref.record.value, ref.record)
+        except Lost as lost:
+            failure = self.submitter.reconstruction.lost(ref.record, lost.value, "its node died")
+        self.stir()
+        if failure is None:
+            raise NotReady
+        self.cluster.oracle.observe_value(self, ref.oid, failure)
+        raise Failure(failure[1], failure[1])
 
     def decode(self, value: Any, record: Any = None) -> tuple[int, list[Ref]]:
         if type(value) is bytes:
@@ -195,7 +206,8 @@ class Core(Process):
             return self.decode(value[1], record)
         if value[0] == m.STORED:
             stores = self.cluster.stores
-            if record is None and not stores.has(value):  # an argument of somebody who has died meanwhile
+            if record is None and not (stores.has(value) or value[3] in stores.lost):
+                # An argument of an owner that has died meanwhile.
                 raise Failure("object_lost", "object_lost")
             return self.decode(stores.read(self, value), record)
         raise Failure(value[1], value[2].get("root", value[1]) if type(value[2]) is dict else value[1])
@@ -212,11 +224,18 @@ class Core(Process):
     def restore(self, oid: bytes, owner: bytes, endpoint: str, inside: Any = None, *, lent: bool = False) -> Ref:
         return Ref(self, self.refs.restore(oid, owner, endpoint, inside, lent=lent))
 
-    def result(self, value: Any, receiver: bytes) -> Any:
+    def place(self, wire: bytes, salt: int, oid: bytes, owner: bytes) -> Any:
+        """The wire value of what ``owner`` will own: inline, or in the store."""
+        plan = self.cluster.plan
+        if not plan.stored or salt % 4 < (1 if plan.loses else 3):
+            return wire
+        return self.cluster.stores.put(self, oid, wire, owner)
+
+    def result(self, value: Any, receiver: bytes, oid: bytes) -> Any:
         """The wire value of what a task returns to ``receiver``."""
         if type(value) is not programs.Given:
-            return self.encode(value, [])
-        wire = self.encode(value.number, value.refs)
+            return self.place(self.encode(value, []), value, oid, receiver)
+        wire = self.place(self.encode(value.number, value.refs), value.number, oid, receiver)
         carrying = self.machine.carrying(wire, [ref.record for ref in value.refs], receiver)
         for ref in value.refs:
             ref.drop()
@@ -345,7 +364,8 @@ class Core(Process):
     def _look(self, kept: Ref) -> None:
         def ready(record: Any) -> None:
             if self.alive:
-                self.cluster.oracle.observe(self, record)
+                with contextlib.suppress(Lost):
+                    self.cluster.oracle.observe(self, record)
                 kept.drop()
 
         if self.alive and self.refs.when_ready(kept.record, ready):
@@ -478,6 +498,8 @@ class Core(Process):
         return not (self.dropped or refs.owned or refs.borrowed or refs.held_by or refs.transits or refs.arrivals
                     or refs.dropped_holds or refs.finalizers or not refs.unhandled.is_empty()
                     or self.submitter.leases or self.submitter.tasks
+                    or self.submitter.lineage.traced or self.submitter.lineage.recipes
+                    or self.submitter.reconstruction.running or self.submitter.reconstruction.asked
                     or self.adoption.busy or self.adoption.adopted or refs.kept_bytes
                     or not self.machine.creations.is_empty()
                     or self.calls.leaving or any(link.unfinished for link in self.calls.links.values()))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from zray import messages as m
 from zray.sim import programs
 from zray.sim.core import Core
-from zray.sim.failure import Failure
+from zray.sim.failure import Failure, NotReady
 from zray.sim.map_runs import ITEMS_MAX
 from zray.sim.node import GEAR
 
@@ -94,12 +94,8 @@ class SimDriver(Core):
                 yield "wait", [ref.record for ref in some]
                 for ref in some:
                     self._see(ref, inner_too=plan.opens and random.random() < 0.5)
-        yield "wait", [ref.record for ref in self.refs_held]
-        for ref in list(self.refs_held):
-            self._see(ref, inner_too=random.random() < 0.5)
-        yield "wait", [ref.record for ref in self.refs_held]  # the inner ones
-        for ref in list(self.refs_held):
-            self._see(ref)
+        yield from self._see_all(random.random() < 0.5)
+        yield from self._see_all(inner_too=False)  # the inner ones
         for stream in self.streams:
             yield from self._drain(stream)
         for batch in self.maps:
@@ -108,6 +104,13 @@ class SimDriver(Core):
                 yield ("pause",)
             self.see_map(batch)
         self.finished = True
+
+    def _see_all(self, inner_too: bool) -> Iterator[Any]:
+        """Wait for everything and look at it; what was lost and is made again once more."""
+        left = list(self.refs_held)
+        while left:
+            yield "wait", [ref.record for ref in left]
+            left = [ref for ref in left if not self._see(ref, inner_too=inner_too)]
 
     def _burst(self, count: int) -> Iterator[Any]:
         """Many short tasks, drained one by one, as with ray.wait; then a pause that returns the leases, or not."""
@@ -148,16 +151,20 @@ class SimDriver(Core):
                 stream.waiters = [lambda _: self.later(0.0, self._resume)]
                 yield ("pause",)
 
-    def _see(self, ref: Any, *, inner_too: bool = False) -> None:
+    def _see(self, ref: Any, *, inner_too: bool = False) -> bool:
+        """Look at a value; False when it is to be waited for again."""
         try:
             _, inner = self.load(ref)
         except Failure:
-            return
+            return True
+        except NotReady:
+            return False
         for part in inner:
             if inner_too:
                 self.refs_held.append(part)
             else:
                 part.drop()
+        return True
 
     def _do(self, random: Random) -> None:
         """One thing that a program may do next."""

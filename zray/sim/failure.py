@@ -1,6 +1,20 @@
-"""An exception of a simulated task."""
+"""Exceptions of simulated tasks and reads."""
 
 from __future__ import annotations
+
+from typing import Any
+
+
+class Lost(Exception):
+    """No copy is left of a stored value."""
+
+    def __init__(self, value: list[Any]) -> None:
+        super().__init__(value)
+        self.value = value
+
+
+class NotReady(Exception):
+    """The value that a record had was lost, and is made again: wait for it as for any."""
 
 
 class Failure(Exception):

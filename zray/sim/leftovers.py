@@ -22,6 +22,7 @@ def settled(cluster: SimCluster) -> bool:
 
 def of(cluster: SimCluster) -> list[str]:
     """What is left, in words."""
+    cluster.stores.sweep()
     left = [f"{core.kind} {core.incarnation!r}" for core in cluster.cores.values()
             if not core.quiet() and not core.node_is_lost]
     for node in cluster.nodes.values():

@@ -49,6 +49,7 @@ class _Process(Protocol):
 
     def send(self, peer: bytes, message: Any) -> None: ...
     def later(self, seconds: float, action: Callable[..., None], *args: Any) -> None: ...
+    def place_column(self, wire: bytes, oid: bytes, owner: bytes) -> Any: ...
     def encode(self, number: int, refs: list[Any]) -> bytes: ...
     def item_started(self, owner: bytes, sequence: int, task: list[Any]) -> None: ...
     def item_ended(self, task: list[Any], result: Any) -> None: ...
@@ -131,6 +132,11 @@ class MapRun:
         self.flushed_at = self.process.now()
         if results:
             self.process.send(self.lease.owner, m.MapDone(
-                self.lease.number, self.first + self.sent, len(results), msgpack.packb(results), failures,
+                self.lease.number, self.first + self.sent, len(results), self._column(results), failures,
                 int(spent * 1e9) // len(results)))
             self.sent += len(results)
+
+    def _column(self, results: list[bytes]) -> Any:
+        first = ids.task_id(self.chunk.task[:ids.PREFIX_SIZE],
+                            int.from_bytes(self.chunk.task[ids.PREFIX_SIZE:], "little") + self.sent)
+        return self.process.place_column(msgpack.packb(results), ids.return_id(first, 1), self.lease.owner)

@@ -219,6 +219,9 @@ class SimNode(Process):
         handler = self.gcs.handlers.get(code)
         if handler is not None:
             handler(peer, message)
+        elif code == m.StoreLocate.CODE:
+            where = [self.cluster.stores.locate(value) for value in message.values]
+            self._send(peer, m.StoreLocated(message.request, where, [False] * len(where)))
         elif code == m.StoreFree.CODE:
             self.cluster.stores.free(self.incarnation, message.objects)
         elif code == m.NodeJoin.CODE:

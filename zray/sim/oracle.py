@@ -25,6 +25,7 @@ EXCUSES = {
     "actor_died": ("crash", "kill", "node", "group"), "actor_unavailable": ("crash", "kill", "node", "group"),
     "raylet_died": ("node",),
     "task_pg_removed": ("group", "node"), "actor_pg_removed": ("group", "node"),  # a job ends with its driver's node
+    "reconstruction": ("lost",), "reconstruction_attempts": ("lost",), "reconstruction_evicted": ("lost",),
     "object_lost": ("crash", "node"), "unschedulable": ("node",), "actor_unschedulable": ("node",),
 }
 
@@ -41,7 +42,8 @@ class Oracle:
         self.values: dict[bytes, Any] = {}
         self.programs: dict[bytes, list[Any]] = {}
         self.runs: dict[bytes, list[tuple[Any, int]]] = {}  # task -> [(worker, attempt), ...]
-        self.happened: dict[str, int] = {"crash": 0, "cancel": 0, "kill": 0, "node": 0, "group": 0}
+        self.happened: dict[str, int] = {"crash": 0, "cancel": 0, "kill": 0, "node": 0, "group": 0,
+                                         "lost": 0}
         self.actors: dict[bytes, bytes] = {}  # actor -> object of its life
         self.calls: dict[tuple[bytes, bytes], int] = {}  # (worker of the actor, caller) -> last sequence started
         self.lives: dict[tuple[bytes, int], bytes] = {}  # (actor, life) -> the worker that is it
@@ -122,7 +124,7 @@ class Oracle:
             if self.calls.get((worker.incarnation, owner), 0) >= sequence:
                 raise Violation(f"calls of {owner.hex()} run out of order")
             self.calls[worker.incarnation, owner] = sequence
-        elif not self.is_lost(worker) and (
+        elif not self.is_lost(worker) and not self.happened["lost"] and (  # else a result may be made again
                 other := next((other for other, attempt in runs if not self.is_lost(other)
                                and (task[0], attempt) not in self.retried), None)):
             raise Violation(f"task {task[0].hex()} ran on {other.incarnation.hex()}, which lives, and runs again")
@@ -141,6 +143,8 @@ class Oracle:
 
     def ended(self, worker: Any, owner: bytes, task: list[Any], result: Any) -> None:
         failure = failure_in(result)
+        if failure is not None and failure[1] == "dependency_lost":
+            self.retried.add((task[0], task[1]))
         if failure is not None and failure[1] == "task_error" and retried_errors(self.programs[task[0]]):
             self.retried.add((task[0], task[1]))
 

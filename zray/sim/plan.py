@@ -43,6 +43,8 @@ class Plan:
     bound: bool = False  # hard affinities, also to nodes that are gone
     starved: int = 0  # times that a daemon gets no turn for long, while its process answers
     maps: bool = False  # f.map
+    stored: bool = False  # results that lie in a store
+    loses: bool = False  # what lies on a node that dies may be lost
     storm: int = 0  # placement groups that each of some tasks creates, uses and removes
 
     @classmethod
@@ -64,4 +66,5 @@ class Plan:
             node_faults=tuple(random.choice(NODE_FAULTS) for _ in range(random.randint(0, 4))) if not one else (),
             detached=random.random() < 0.4, groups=random.random() < 0.3, opens=random.random() < 0.3,
             storm=random.choice((0, 0, 1, 2, 4)), maps=Random(f"maps {seed}").random() < 0.4,
+            stored=Random(f"stored {seed}").random() < 0.6, loses=not one and Random(f"loses {seed}").random() < 0.7,
             starved=0 if one else Random(f"starved {seed}").choice((0, 0, 1, 2)))

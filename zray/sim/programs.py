@@ -34,6 +34,8 @@ from collections.abc import Generator, Sequence
 from random import Random
 from typing import Any
 
+from zray.sim.failure import NotReady
+
 FAILS = "fails"
 UNIT = 10_000  # of a resource
 FRESH = {"LD_PRELOAD": "simulated"}
@@ -209,13 +211,21 @@ def _values(core: Any, refs: list[Any]) -> Generator[Any, Any, Any]:
         yield "wait", [ref.record for ref in refs]
     values = []
     for ref in refs:
-        number, inner = core.load(ref)
+        number, inner = yield from _value(core, ref)
         for part in inner:
             if number % 2:
                 core.keep(part)
             part.drop()
         values.append(number)
     return values
+
+
+def _value(core: Any, ref: Any) -> Generator[Any, Any, Any]:
+    while True:
+        try:
+            return core.load(ref)
+        except NotReady:
+            yield "wait", [ref.record]
 
 
 def _calls(core: Any, handle: Any, x: int, count: int) -> Generator[Any, Any, Any]:

@@ -1,7 +1,7 @@
 """The object stores of a simulated cluster: who owned what first, and on which node it lies.
 
-Bytes do not travel here: a value is read wherever it lies, and what a dead node had lies on another one from then on,
-as a copy whose owner is not known there.  So nothing is lost with a node, and what is freed too early shows at once.
+Bytes do not travel here: a value is read wherever it lies.  What a dead node had lies on another one from then on, as a
+copy whose owner is not known there, or is lost (Plan.loses).  What is freed too early shows at once.
 The processes of a node that is declared dead may live on, with its own store: they read what the others have freed.
 """
 
@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from zray import messages as m
+from zray.sim.failure import Lost
 from zray.sim.oracle import Violation
 from zray.store.header import UNKNOWN
 from zray.store.ownerless import Found
@@ -53,24 +54,48 @@ class SimStores:
         self.cluster = cluster
         self.contents: dict[int, bytes] = {}  # by generation
         self._freed: dict[int, bytes] = {}
+        self.lost: set[int] = set()  # generations of which no copy is left
+        self._writers: dict[int, bytes] = {}  # generation of a result -> the process that wrote it for its owner
         self.blocks: dict[bytes, dict[int, Found]] = {}  # node -> generation -> object
         self._generation = 0
 
-    def put(self, core: Core, oid: bytes, wire: bytes) -> list[Any]:
-        """The stored value of an object that this process owns."""
+    def put(self, core: Core, oid: bytes, wire: bytes, owner: bytes = b"") -> list[Any]:
+        """The stored value of an object that this process, or ``owner``, owns."""
         self._generation += 1
         generation = self._generation
         self.contents[generation] = wire
-        self.blocks.setdefault(core.node, {})[generation] = Found(oid, 0, generation, core.incarnation)
+        self.blocks.setdefault(core.node, {})[generation] = Found(
+            oid, 0, generation, owner or core.incarnation)
+        if owner:
+            self._writers[generation] = core.incarnation
         return [m.STORED, 0, len(wire), generation, oid, core.node]
 
     def read(self, core: Core, value: list[Any]) -> bytes:
         wire = self.contents.get(value[3])
+        if wire is None and value[3] in self.lost and core.home not in self.cluster.oracle.condemned:
+            raise Lost(value)
         if wire is None and core.home in self.cluster.oracle.condemned:
             wire = self._freed.get(value[3])
         if wire is None:
             raise Violation(f"object {value[4].hex()} is read after it was freed")
         return wire
+
+    def locate(self, value: list[Any]) -> list[bytes]:
+        """The nodes that have a copy."""
+        return [node for node, blocks in self.blocks.items() if value[3] in blocks]
+
+    def sweep(self) -> None:
+        """Results whose writer ended before its reply was heard: the node frees them with what its process had."""
+        cores = self.cluster.cores
+        unheard = {generation for generation, writer in self._writers.items()
+                   if writer not in cores and generation in self.contents}
+        for core in cores.values() if unheard else ():
+            records: list[Any] = [*core.refs.owned.values(), *core.refs.borrowed.values()]
+            for record in records:
+                if type(record.value) is list and record.value[0] == m.STORED:
+                    unheard.discard(record.value[3])
+        for generation in unheard:
+            self._drop(b"", generation)
 
     def has(self, value: list[Any]) -> bool:
         return value[3] in self.contents
@@ -104,9 +129,14 @@ class SimStores:
                 self._drop(node, generation)
 
     def node_gone(self, node: bytes, heir: bytes) -> None:
-        """``heir`` hears that the node is dead: what had been copied to it now counts."""
-        self.blocks.setdefault(heir, {}).update(
-            (generation, one._replace(owner=UNKNOWN)) for generation, one in self.blocks.pop(node, {}).items())
+        """``heir`` hears that the node is dead: what had been copied to it now counts, and the rest is lost."""
+        for generation, one in self.blocks.pop(node, {}).items():
+            if self.cluster.plan.loses and self.cluster.net.random.random() < 0.8:
+                self.cluster.oracle.happened["lost"] += 1
+                self.lost.add(generation)
+                self._freed[generation] = self.contents.pop(generation)
+            else:
+                self.blocks.setdefault(heir, {})[generation] = one._replace(owner=UNKNOWN)
 
     def node_ended(self, node: bytes) -> None:
         """It ends; after it was declared dead, what its processes have put since ends with it."""

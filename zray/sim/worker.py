@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgpack
 
-from zray import messages as m
+from zray import ids, messages as m
 from zray.causes import Cause
 from zray.core.ports import Work
 from zray.sim import programs
 from zray.sim.core import Core, Ref
-from zray.sim.failure import Failure
+from zray.sim.failure import Failure, Lost
 from zray.sim.map_runs import MapRun
 from zray.worker.life import CallGroup, sizes_of
 from zray.worker.machine import END, RUN, WorkerMachine
@@ -175,6 +175,10 @@ class SimWorker(Core):
         self.wake()
         self.stir()
 
+    def place_column(self, wire: bytes, oid: bytes, owner: bytes) -> Any:
+        """Columns that are lost are not made again, so no map has one then."""
+        return wire if self.cluster.plan.loses else self.place(wire, len(wire), oid, owner)
+
     def item_started(self, owner: bytes, sequence: int, task: list[Any]) -> None:
         self.cluster.oracle.started(self, owner, sequence, task)
 
@@ -250,6 +254,10 @@ class SimWorker(Core):
         except Failure as failure:
             self._end(run, [m.FAILED, failure.kind, {"root": failure.root}])
             return
+        except Lost as lost:  # no fault of the task, which has not started
+            about = [lost.value[4], lost.value, "its node died"]
+            self._end(run, [m.FAILED, "dependency_lost", {"oid": about[0], "reason": about[2], "lost": [about]}])
+            return
         if task[RETURNS] == STREAMING:
             run.production = self.work.open_stream(task)
         run.body = programs.run(program, deps, run.nested[:len(triples)], self, task[ATTEMPT])
@@ -295,8 +303,10 @@ class SimWorker(Core):
         if run.task[RETURNS] == STREAMING:
             return [0, [self.encode(0, [])], {"stream_len": run.items}]
         if type(value) is list and run.task[RETURNS] != 1:
-            return [0, [self.result(part, run.lease.owner) for part in value], {}]
-        return self.result(value[0] if type(value) is list else value, run.lease.owner)
+            return [0, [self.result(part, run.lease.owner, ids.return_id(run.task[TASK_ID], index))
+                        for index, part in enumerate(value, 1)], {}]
+        return self.result(value[0] if type(value) is list else value, run.lease.owner,
+                           ids.return_id(run.task[TASK_ID], 1))
 
     def _item(self, run: Run, number: int) -> bool:
         """Send an item; False when the program must wait for its consumer."""

@@ -8,8 +8,7 @@ import contextlib
 import gc
 import os
 import threading
-import types
-from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any
 
@@ -57,25 +56,12 @@ def environment(env: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-@types.coroutine
-def stepping(env: Mapping[str, str], coroutine: Any) -> Generator[Any, Any, Any]:
-    """Drive a coroutine with ``env`` set at each of its steps only: others run in between."""
-    value: Any = None
-    error: BaseException | None = None
-    while True:
-        try:
-            with environment(env):
-                yielded = coroutine.send(value) if error is None else coroutine.throw(error)
-        except StopIteration as stop:
-            return stop.value
-        error = None
-        try:
-            value = yield yielded
-        except GeneratorExit:
-            coroutine.close()
-            raise
-        except BaseException as thrown:
-            error = thrown
+def steps_in(env: Mapping[str, str]) -> Callable[[Callable[[Any], Any], Any], Any]:
+    """For ``stepping``: a coroutine has these variables at its steps only."""
+    def step(resume: Callable[[Any], Any], value: Any) -> Any:
+        with environment(env):
+            return resume(value)
+    return step
 
 
 class LocalActor:

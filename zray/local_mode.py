@@ -23,11 +23,12 @@ from typing import Any
 from zray import ids, refs, serialization
 from zray.errors import ActorDiedError, ActorExit, AsyncioActorExit, RayError, from_failure, load_error
 from zray.handles import METHOD_OPTIONS_ATTRIBUTE, ActorHandle, ActorTemplate, RemoteFunction, is_generator
-from zray.local_actors import LocalActor, LocalContext, environment, stepping
+from zray.local_actors import LocalActor, LocalContext, environment, steps_in
 from zray.local_objects import Arguments, Record, failed, first_ready, records, stored
 from zray.options import DYNAMIC, STREAMING, ActorOptions, CallOptions, TaskOptions
 from zray.refs import ObjectRef
 from zray.serialization import dump_error
+from zray.stepping import stepping
 
 
 KILLED = "ray.kill() was called"
@@ -157,7 +158,7 @@ class LocalRuntime:
                 return
             try:
                 with self._inside(call, steps=True) as env:
-                    value = await stepping(env, self._awaited(call.function, args, kwargs))
+                    value = await stepping(self._awaited(call.function, args, kwargs), steps_in(env))
                 _copy_all(records, self._returned(call, value))
             except asyncio.CancelledError:
                 gone()

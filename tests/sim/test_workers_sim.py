@@ -110,6 +110,18 @@ def test_an_actor_that_ends_itself_waits_for_threads_and_not_for_coroutines(clus
     end(cluster, [*refs, later], handle)
 
 
+@pytest.mark.parametrize("concurrency", [{"max_concurrency": 2}, {"is_async": True, "max_concurrency": 2}])
+def test_on_sigterm_the_calls_that_run_end_and_nothing_more_starts(cluster, driver, concurrency):
+    handle, worker = actor_of(cluster, driver, **concurrency)
+    refs = [driver.call(handle, x, SLEEP_S) for x in range(3)]
+    until(cluster, lambda: len(worker.runs) == 2)
+    cluster.oracle.happened["kill"] += 1
+    worker.work.drain(-15, "it received SIGTERM")
+    until(cluster, lambda: not worker.alive and all(ref.ready for ref in refs))
+    assert [kind_of(ref) for ref in refs] == ["value", "value", "actor_unavailable"] and worker.heard
+    end(cluster, refs, handle)
+
+
 def test_a_task_runs_inside_the_one_that_waits_for_it(cluster, driver, monkeypatch):
     """Every worker is busy, so the children of a task have nowhere else to run."""
     inside = []

@@ -94,6 +94,20 @@ class Context(threading.local):
     counter = 0
 
 
+class FakeSubmitter:
+    """The tasks of this worker: those that it runs itself come and go."""
+
+    def __init__(self) -> None:
+        self.inline: list[Any] = []
+        self.finished: list[tuple[Any, Any]] = []
+
+    def take_queued(self, task: Any) -> bool:
+        return True
+
+    def finish(self, task: Any, result: Any, error: Any) -> None:
+        self.finished.append((task, result))
+
+
 class FakeRuntime:
     kind = "worker"
     incarnation = ME
@@ -112,6 +126,7 @@ class FakeRuntime:
         self.cancelled_children: list[bytes] = []
         self.executor: Any = None
         self.busy = False
+        self.submitter = FakeSubmitter()
 
     def employ(self, executor: Any) -> None:
         self.executor = executor

@@ -125,7 +125,7 @@ class Actors:
             unsent = self.machine.unsent = self.machine.unsent + 1
         if unsent >= TURN_EVERY:
             self.loop.turn()
-        elif unsent == 1 and self.loop.led:
+        elif unsent == 1 and self.loop.has_leader:
             self.loop.wake()
         self.loop.raise_pending()
         return result

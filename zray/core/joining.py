@@ -14,8 +14,8 @@ from zray.core.runtime import Runtime
 from zray.core.witness import Witness
 
 
-def for_driver(*, session_dir: str, node: bytes, node_endpoint: str, config: dict[str, Any], overrides: dict[str, Any],
-               timeout_s: float = 15.0) -> Runtime:
+def for_driver(*, session_dir: str, node: bytes, node_endpoint: str, config: dict[str, Any],
+               overrides: dict[str, Any]) -> Runtime:
     """Connect to a running node as a driver.
 
     ``config`` describes the job (RegisterDriver.config).  ConnectionError when the node does not answer.
@@ -23,6 +23,7 @@ def for_driver(*, session_dir: str, node: bytes, node_endpoint: str, config: dic
     incarnation = ids.driver_incarnation(node)
     endpoint = f"ipc://{session_dir}/d-{incarnation.hex()}.sock"
     runtime = Runtime("driver", incarnation, node, node_endpoint, endpoint, 0, Config.load(overrides))
+    timeout_s = runtime.process.config.connect_wait_s
     accepted = runtime.accepted = Reply()
 
     def on_accepted(peer: bytes, message: m.DriverAccepted) -> None:
@@ -46,7 +47,7 @@ def for_driver(*, session_dir: str, node: bytes, node_endpoint: str, config: dic
     process.node_info = answer.node
     process.namespace = config["namespace"]
     process.env = config.get("env") or {}
-    process.config = Config.load({**answer.settings, **overrides})
+    process.config = Config.of_session(answer.settings, overrides)
     runtime.attach_store(answer.store)
     _install(runtime)
     runtime.loop.install_sigint()

@@ -75,8 +75,8 @@ class Runtime:
         self.warned = Warned(kind == "worker")
         self._when_node_lost: Callable[[], None] | None = None
         self._pinned: set[bytes] = set()  # objects that live as long as this process
-        self.mesh = Mesh(incarnation, job, endpoint, codec.encode, codec.decode, time.monotonic, limits=Limits(
-            config.session_frames_max, config.session_bytes_max, config.frame_bytes_max))
+        self.mesh = Mesh(incarnation, job, endpoint, codec.encode, codec.decode, time.monotonic,
+                         limits=Limits.of(config))
         self.mesh.on_error = _report_error
         self.loop = Loop(self.mesh, self._dispatch, on_error=_report_error, service_after_s=config.service_after_s)
         self.reach = Reach(self.mesh, node, process.session_dir)

@@ -27,7 +27,7 @@ class Turns:
         """Once a turn, before the flush: what was dropped, what is to be pushed."""
         loop, machine = self._loop, self._machine
         now = time.monotonic()
-        if loop.served:
+        if loop.service_leads:
             # The service thread is about to sleep: finalisers wake it, but not more often than every few milliseconds.
             if self._rearm is None and not refs_module.wake.armed:
                 self._rearm = loop.call_at(now + DROP_EVERY_S, self._arm_wake)
@@ -39,7 +39,7 @@ class Turns:
 
     def _arm_wake(self) -> None:
         self._rearm = None
-        if self._loop.served:
+        if self._loop.service_leads:
             if self._machine.dropped:
                 self._machine.empty_dropped()
             refs_module.wake.armed = True

@@ -38,7 +38,7 @@ Locate = Callable[[list[Any], Callable[[list[list[bytes]]], None]], None]
 PUT: Why = ("reconstruction", "it was put into the store; only what tasks return can be made again")
 FREED: Why = ("reconstruction", "it was freed, and how it was made is not known")
 FOREIGN: Why = ("reconstruction", "another process owned it, and nobody here refers to it any more")
-UNKNOWN: Why = ("reconstruction", "how it was made is not known")
+HOW_UNKNOWN: Why = ("reconstruction", "how it was made is not known")
 ADOPTED: Why = ("reconstruction", "its first owner died, and only that knew how it was made")
 
 
@@ -312,7 +312,7 @@ def failure(oid: bytes, why: Why | None, reason: str, needed: bytes = b"") -> li
     """The error of an object that cannot be made again; ``needed`` is the object that stands in the way."""
     if why is None or not why[0]:
         index = int.from_bytes(oid[TASK_SIZE:], "little")
-        why = PUT if index & PUT_FLAG else UNKNOWN
+        why = PUT if index & PUT_FLAG else HOW_UNKNOWN
     kind, text = why
     detail: dict[str, Any] = {"oid": oid, "reason": text, "lost": reason}
     if needed and needed != oid:

@@ -8,7 +8,7 @@ In all of a run what waits and can be met is met within a bounded time (zray.sim
 While faults last, drivers submit, get, cancel, kill and die, workers are killed, nodes are killed, stopped, cut off,
 join and leave (zray.sim.disasters), frames are lost, doubled and late.  Then the network heals and every driver must
 get everything it waits for within a bounded time.  Then every reference is dropped, and nothing may be left on any
-node that lives: no object, hold, lease, worker in use, actor, guest, watch or group.
+node that lives: no object, hold, lease, worker in use, actor, foreign actor, watch or group.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from collections.abc import Callable
 from typing import Any
 
 from zray.config import Config
-from zray.node.machine import PYTHON, Death
+from zray.node.drivers import PYTHON
+from zray.node.machine import Death
 from zray.owner.records import Function
 from zray.sim import leftovers
 from zray.sim.core import Core
@@ -29,7 +30,7 @@ from zray.sim.liveness import Liveness
 from zray.sim.mesh import FrameNetwork, Wire
 from zray.sim.node import SimNode
 from zray.sim.oracle import Oracle, Violation
-from zray.sim.plan import NODE_TIMEOUT_S, Plan
+from zray.sim.plan import SIM_NODE_TIMEOUT_S, Plan
 from zray.sim.process import Process
 from zray.sim.stores import SimStores
 from zray.sim.worker import SimWorker
@@ -48,7 +49,7 @@ class SimCluster:
         self.plan = plan or Plan.random(seed)
         self.net = FrameNetwork(seed, self.plan.faults)
         self.python = PYTHON + ".0"
-        self.config = Config(worker_idle_s=1.0, node_timeout_s=NODE_TIMEOUT_S)
+        self.config = Config(worker_idle_s=1.0, node_timeout_s=SIM_NODE_TIMEOUT_S)
         self.wire = Wire(self.net)
         self.wire.admits = self._admits
         self.history = GcsHistory(lambda: self.net.now)
@@ -161,7 +162,7 @@ class SimCluster:
         self.wire.close(core.incarnation)
         self.cores.pop(core.incarnation, None)
         for group in sorted(core.groups):
-            self.net.call_at(self.net.now + GROUP_LEFT_S, self._remove_group, group)
+            self.net.call_at(self.net.now + GROUP_LEFT_S, self._remove_group, group, core.job)
         if isinstance(core, SimWorker):
             del self.workers[core.incarnation]
         else:
@@ -169,9 +170,9 @@ class SimCluster:
         seconds = self.net.random.uniform(0.0005, 0.003)
         core.host.later(seconds, self._exited, core, signal, exit_code)
 
-    def _remove_group(self, group: bytes) -> None:
-        """A task that ended in the middle left it: some driver sees to it, or it ends with its job."""
-        driver = next((one for one in self.drivers if one.alive and not one.node_is_lost), None)
+    def _remove_group(self, group: bytes, job: int) -> None:
+        """A task that ended in the middle left it: the driver of its job sees to it, or it ends with the job."""
+        driver = next((one for one in self.drivers if one.alive and not one.node_is_lost and one.job == job), None)
         if driver is not None:
             driver.run(driver.remove_group, group)
 

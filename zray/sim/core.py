@@ -19,9 +19,10 @@ from zray.core.process import ProcessRecord
 from zray.owner.calls import ActorLink
 from zray.owner.maps import MapBatch
 from zray.owner.records import Function, Task
+from zray.sched.resources import UNIT
 from zray.sim import map_runs, programs
 from zray.sim.columns import SimColumns
-from zray.sim.failure import Failure, Lost, NotReady
+from zray.sim.failure import Failure, Lost, ValueLost
 from zray.sim.process import Process
 from zray.sim.stores import CoreStore
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from zray.sim.cluster import SimCluster
     from zray.sim.node import SimNode
 
-UNIT = 10_000
 
 
 class Ref:
@@ -186,7 +186,7 @@ class Core(Process):
     def load(self, ref: Ref) -> tuple[int, list[Ref]]:
         """The value of a ready object, and references to those inside it; raises its failure."""
         if not ref.ready:
-            raise NotReady
+            raise ValueLost
         try:
             self.cluster.oracle.observe(self, ref.record)
             return self.decode(ref.record.value, ref.record)
@@ -194,7 +194,7 @@ class Core(Process):
             failure = self.submitter.reconstruction.lost(ref.record, lost.value, "its node died")
         self.stir()
         if failure is None:
-            raise NotReady
+            raise ValueLost
         self.cluster.oracle.observe_value(self, ref.oid, failure)
         raise Failure(failure[1], failure[1])
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from zray import messages as m
 from zray.sim import programs
 from zray.sim.core import Core
-from zray.sim.failure import Failure, NotReady
+from zray.sim.failure import Failure, ValueLost
 from zray.sim.map_runs import ITEMS_MAX
 from zray.sim.node import GEAR
 
@@ -157,7 +157,7 @@ class SimDriver(Core):
             _, inner = self.load(ref)
         except Failure:
             return True
-        except NotReady:
+        except ValueLost:
             return False
         for part in inner:
             if inner_too:

@@ -13,7 +13,7 @@ class Lost(Exception):
         self.value = value
 
 
-class NotReady(Exception):
+class ValueLost(Exception):
     """The value that a record had was lost, and is made again: wait for it as for any."""
 
 

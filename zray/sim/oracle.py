@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from zray.ids import node_of
 from zray.messages import FAILED
 from zray.owner.failures import failure_in
 from zray.owner.unhandled import SHOWN
@@ -98,10 +97,9 @@ class Oracle:
     def node_ended(self, node: SimNode) -> None:
         self.happened["node"] += 1
 
-    def heard(self, node: SimNode, peer: bytes) -> None:
-        """A daemon has taken a message from that process."""
-        if node_of(peer) in node.unlinked:
-            raise Violation(f"{node.incarnation!r} listens to {peer!r}, whose node it has declared dead")
+    def heard_of_the_dead(self, node: SimNode, peer: bytes) -> None:
+        """A daemon has taken a message from that process, whose node it knows to be dead."""
+        raise Violation(f"{node.incarnation!r} listens to {peer!r}, whose node it has declared dead")
 
     def is_lost(self, core: Core) -> bool:
         """Others may behave as if it were dead."""

@@ -8,8 +8,8 @@ from random import Random
 from zray.sim.network import Faults
 
 FAULTS_S = 0.6  # how long the first phase of a run lasts on one node
-CLUSTER_FAULTS_S = 1.5  # and on several: a node that falls silent is dead after NODE_TIMEOUT_S
-NODE_TIMEOUT_S = 0.6
+CLUSTER_FAULTS_S = 1.5  # and on several: a node that falls silent is dead after SIM_NODE_TIMEOUT_S
+SIM_NODE_TIMEOUT_S = 0.6
 SEVERAL = 0.3  # part of the seeds that have more than one node
 
 # What may happen to a node: its process is killed (connections are refused), its machine loses power (silence), it is

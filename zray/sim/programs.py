@@ -34,10 +34,10 @@ from collections.abc import Generator, Sequence
 from random import Random
 from typing import Any
 
-from zray.sim.failure import NotReady
+from zray.sched.resources import UNIT
+from zray.sim.failure import ValueLost
 
 FAILS = "fails"
-UNIT = 10_000  # of a resource
 FRESH = {"LD_PRELOAD": "simulated"}
 MODULUS = 1 << 40
 LEAVES = ("value", "value", "value", "raise", "flaky", "crash", "many", "stream")
@@ -224,7 +224,7 @@ def _value(core: Any, ref: Any) -> Generator[Any, Any, Any]:
     while True:
         try:
             return core.load(ref)
-        except NotReady:
+        except ValueLost:
             yield "wait", [ref.record]
 
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from zray import messages as m
 from zray.sim.failure import Lost
 from zray.sim.oracle import Violation
-from zray.store.header import UNKNOWN
-from zray.store.ownerless import Found
+from zray.store.header import OWNER_UNKNOWN
+from zray.store.ownerless import OwnerlessObject
 
 if TYPE_CHECKING:
     from zray.sim.cluster import SimCluster
@@ -56,7 +56,7 @@ class SimStores:
         self._freed: dict[int, bytes] = {}
         self.lost: set[int] = set()  # generations of which no copy is left
         self._writers: dict[int, bytes] = {}  # generation of a result -> the process that wrote it for its owner
-        self.blocks: dict[bytes, dict[int, Found]] = {}  # node -> generation -> object
+        self.blocks: dict[bytes, dict[int, OwnerlessObject]] = {}  # node -> generation -> object
         self._generation = 0
 
     def put(self, core: Core, oid: bytes, wire: bytes, owner: bytes = b"") -> list[Any]:
@@ -64,7 +64,7 @@ class SimStores:
         self._generation += 1
         generation = self._generation
         self.contents[generation] = wire
-        self.blocks.setdefault(core.node, {})[generation] = Found(
+        self.blocks.setdefault(core.node, {})[generation] = OwnerlessObject(
             oid, 0, generation, owner or core.incarnation)
         if owner:
             self._writers[generation] = core.incarnation
@@ -105,7 +105,7 @@ class SimStores:
         for _, _, generation in objects:
             self._drop(node, generation)
 
-    def free_unheld(self, node: bytes, objects: list[Found]) -> None:
+    def free_unheld(self, node: bytes, objects: list[OwnerlessObject]) -> None:
         """A node says so, on its own: no process may hold them."""
         for one in objects:
             self._drop(node, one.generation)
@@ -136,12 +136,12 @@ class SimStores:
                 self.lost.add(generation)
                 self._freed[generation] = self.contents.pop(generation)
             else:
-                self.blocks.setdefault(heir, {})[generation] = one._replace(owner=UNKNOWN)
+                self.blocks.setdefault(heir, {})[generation] = one._replace(owner=OWNER_UNKNOWN)
 
     def node_ended(self, node: bytes) -> None:
         """It ends; after it was declared dead, what its processes have put since ends with it."""
         if node in self.cluster.oracle.condemned:
             self.blocks.pop(node, None)
 
-    def ownerless(self, node: bytes, has_ended: Callable[[bytes], bool]) -> list[Found]:
-        return [one for one in self.blocks.get(node, {}).values() if one.owner == UNKNOWN or has_ended(one.owner)]
+    def ownerless(self, node: bytes, has_ended: Callable[[bytes], bool]) -> list[OwnerlessObject]:
+        return [one for one in self.blocks.get(node, {}).values() if one.owner == OWNER_UNKNOWN or has_ended(one.owner)]

@@ -14,6 +14,7 @@ import msgpack
 from zray import ids, messages as m
 from zray.causes import Cause
 from zray.core.ports import Work
+from zray.options import STREAMING
 from zray.sim import programs
 from zray.sim.core import Core, Ref
 from zray.sim.failure import Failure, Lost
@@ -23,7 +24,7 @@ from zray.worker.machine import END, RUN, WorkerMachine
 from zray.worker.nesting import NestedTasks
 from zray.worker.production import Production
 from zray.worker.queue import ATTEMPT, EXTRA, RETURNS, TASK_ID, Chunk, Entry, Lease
-from zray.worker.results import STREAMING, with_extra
+from zray.worker.results import with_extra
 
 if TYPE_CHECKING:
     from zray.sim.cluster import SimCluster

@@ -18,18 +18,17 @@ from typing import TYPE_CHECKING, Any
 
 from zray import errors, serialization
 from zray.errors import AsyncioActorExit
+from zray.handles import METHOD_OPTIONS_ATTRIBUTE
 from zray.messages import ActorInit
 from zray.worker import invoke
 from zray.worker.cancel import NoInterrupts
 from zray.worker.ends import exit_code
-from zray.worker.life import ActorLife, CallGroup, sizes_of
 from zray.worker.execution import Execution
+from zray.worker.life import ActorLife, CallGroup, sizes_of
 from zray.worker.queue import ATTEMPT, EXTRA, FUNCTION, TASK_ID, Entry
 
 if TYPE_CHECKING:
     from zray.worker.coroutines import Coroutines
-
-METHOD_OPTIONS = "__zray_method_options__"
 
 
 class ActorHost:
@@ -127,7 +126,7 @@ class ActorHost:
         extra = task[EXTRA]
         if extra and extra.get("group"):
             return extra["group"]
-        options = getattr(getattr(type(self.instance), task[FUNCTION], None), METHOD_OPTIONS, None)
+        options = getattr(getattr(type(self.instance), task[FUNCTION], None), METHOD_OPTIONS_ATTRIBUTE, None)
         return (options or {}).get("concurrency_group") or ""
 
     # ------------------------------------------------------------ calls that run side by side, under the lock

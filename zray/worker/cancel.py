@@ -18,9 +18,10 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
+from collections.abc import Callable
 from typing import Any
 
-from zray.transport.loop import in_finaliser
+from zray.transport.loop import Loop, in_finaliser
 from zray.worker.queue import ATTEMPT, TASK_ID
 
 # A real-time signal that neither libraries nor shells use.
@@ -33,7 +34,7 @@ class Interrupts:
 
     __slots__ = ("current", "wanted", "hit", "_loop", "_main", "_now", "_timer", "deferred", "_outer", "_later")
 
-    def __init__(self, loop: Any, now: Any):
+    def __init__(self, loop: Loop, now: Callable[[], float]):
         self.current: Any = None  # a task, or what stands for an item of a map
         self.wanted: tuple[bytes, int] | None = None
         self.hit: tuple[bytes, int] | None = None  # the interrupt that was raised last

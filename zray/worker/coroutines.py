@@ -9,17 +9,18 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-import types
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from typing import Any
 
+from zray.options import DYNAMIC, STREAMING
+from zray.stepping import stepping
 from zray.worker import invoke
 from zray.worker.cancel import NO_INTERRUPTS
+from zray.worker.execution import Execution
 from zray.worker.life import ActorLife, CallGroup
 from zray.worker.meshloop import new_event_loop
-from zray.worker.execution import Execution
 from zray.worker.queue import ATTEMPT, FUNCTION, RETURNS, TASK_ID, Entry
-from zray.worker.results import DYNAMIC, STREAMING, cancelled, identity, task_name
+from zray.worker.results import cancelled, identity, task_name
 
 
 class Coroutines:
@@ -135,7 +136,7 @@ class Coroutines:
         name = self._name(task)
         borrowed: list[Any] = []
         try:
-            value = await stepping(rt.context, self._fields(lease, task, name), self._body(lease, task, name, borrowed))
+            value = await stepping(self._body(lease, task, name, borrowed), _Steps(rt.context, task, name, lease.owner))
         except asyncio.CancelledError:
             if self._ending:
                 return None  # nobody cancelled it: its caller learns how the actor ended
@@ -143,9 +144,6 @@ class Coroutines:
         except BaseException as error:
             value = executor.failed(error, task, name, NO_INTERRUPTS)
         return executor.closing(task, value, borrowed)
-
-    def _fields(self, lease: Any, task: list[Any], name: str) -> dict[str, Any]:
-        return {"task": task[TASK_ID], "attempt": task[ATTEMPT], "task_name": name, "receiver": lease.owner}
 
     async def _body(self, lease: Any, task: list[Any], name: str, borrowed: list[Any]) -> Any:
         executor = self.executor
@@ -184,26 +182,19 @@ class Coroutines:
             running.cancel()
 
 
-@types.coroutine
-def stepping(context: Any, fields: dict[str, Any], coroutine: Any) -> Generator[Any, Any, Any]:
-    """Drive a coroutine with ``context`` set at each of its steps: others run in between on the same thread."""
-    send, throw = coroutine.send, coroutine.throw
-    mine = [fields["task"], fields["attempt"], fields["task_name"], fields["receiver"], None, b"", 0]
-    value: Any = None
-    error: BaseException | None = None
-    while True:
+class _Steps:
+    """What the context says at each step of one call."""
+
+    __slots__ = ("context", "mine")
+
+    def __init__(self, context: Any, task: list[Any], name: str, receiver: bytes):
+        self.context = context
+        self.mine = [task[TASK_ID], task[ATTEMPT], name, receiver, None, b"", 0]
+
+    def __call__(self, resume: Callable[[Any], Any], value: Any) -> Any:
+        context, mine = self.context, self.mine
         (context.task, context.attempt, context.task_name, context.receiver,
          context.prefix_of, context.prefix, context.counter) = mine
-        try:
-            yielded = send(value) if error is None else throw(error)
-        except StopIteration as stop:
-            return stop.value
+        yielded = resume(value)
         mine[4:] = context.prefix_of, context.prefix, context.counter
-        error = None
-        try:
-            value = yield yielded
-        except GeneratorExit:
-            coroutine.close()
-            raise
-        except BaseException as thrown:
-            error = thrown
+        return yielded

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from zray import serialization
 from zray.errors import AsyncioActorExit
 from zray.messages import FAILED, JobConfig
+from zray.options import DYNAMIC, STREAMING
 from zray.transport.loop import Waiter
 from zray.worker import invoke, results
 from zray.worker.cancel import Interrupts
@@ -130,9 +131,13 @@ class Executor:
 
     def flush(self) -> None:
         """Send all replies gathered so far.  Under the lock."""
-        if self.forked:
-            os._exit(0)  # a child that user code forked came back from the task: it has no business here
+        self._end_child()
         self.machine.flush()
+
+    def _end_child(self) -> None:
+        """A child that user code forked came back from the task: it has no business here."""
+        if self.forked:
+            os._exit(0)
 
     def _flush_now(self) -> None:
         with self.loop.lock:
@@ -153,8 +158,7 @@ class Executor:
                     if self.actor is not None and self.actor.main_loop is not None:
                         self.actor.main_loop()
                 with self.loop.lock:
-                    if self.forked:
-                        self.flush()
+                    self._end_child()
                     following = machine.pause()
                     if following == END:
                         break
@@ -296,9 +300,9 @@ class Executor:
             value = function(*args, **kwargs)
             args = kwargs = None
             count = task[RETURNS]
-            if count == results.STREAMING:
+            if count == STREAMING:
                 result = self.streams.run(task, value, lease)
-            elif count == results.DYNAMIC:
+            elif count == DYNAMIC:
                 result = invoke.dynamic(self.rt, value, task)
             else:
                 interrupts.current = None
@@ -344,6 +348,7 @@ class Executor:
                 result = results.with_extra(result, held=held)
         extra = task[EXTRA]
         if extra is not None and extra.get("max_calls") and result is not None:
+            self._end_child()
             with self.loop.lock:
                 result = self.machine.count_run(task, result)
         return result
@@ -372,6 +377,7 @@ class Executor:
             with self.loop.lock:
                 self.flush()  # a thread of an actor: the others run on
             return False
+        self._end_child()
         with self.loop.lock:
             self.machine.block()
         return True

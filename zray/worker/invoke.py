@@ -13,6 +13,7 @@ from zray import serialization
 from zray.errors import ObjectLostError
 from zray.ids import return_id
 from zray.messages import CARRYING, FAILED
+from zray.worker.ports import CoreProcess
 from zray.worker.queue import ARGS, EXTRA, RETURNS, TASK_ID
 
 NONE = serialization.NONE
@@ -26,7 +27,8 @@ class DependencyFailed(Exception):
         self.value = value
 
 
-def arguments(rt: Any, task: list[Any], register: Callable[[Any], None] | None = None) -> tuple[Any, dict[str, Any]]:
+def arguments(rt: CoreProcess, task: list[Any], register: Callable[[Any], None] | None = None
+              ) -> tuple[Any, dict[str, Any]]:
     """``(args, kwargs)`` of a call; may read the store, runs user code (unpickling).
 
     ``register`` is called with each reference that comes inside them.
@@ -44,7 +46,7 @@ def arguments(rt: Any, task: list[Any], register: Callable[[Any], None] | None =
     return serialization.load_args(payload, extra.get("slots", ()) if values else (), values, register)
 
 
-def buffers(rt: Any, wire: Sequence[Any]) -> list[Any]:
+def buffers(rt: CoreProcess, wire: Sequence[Any]) -> list[Any]:
     """The serialised forms of arguments.
 
     One that is lost is no fault of the task, which has not started: its owner learns which values are, has them made
@@ -66,7 +68,7 @@ def buffers(rt: Any, wire: Sequence[Any]) -> list[Any]:
     return found
 
 
-def encode(rt: Any, value: Any, task: bytes, index: int) -> Any:
+def encode(rt: CoreProcess, value: Any, task: bytes, index: int) -> Any:
     """One value to its wire form: inline when it is small and plain, else by the runtime (store, references)."""
     kind = type(value)
     if kind is int or kind is float or kind is bool:
@@ -81,7 +83,7 @@ def encode(rt: Any, value: Any, task: bytes, index: int) -> Any:
     return rt.values.place(serialized, return_id(task, index), rt.context.receiver)
 
 
-def returns(rt: Any, value: Any, task: list[Any], name: str) -> Any:
+def returns(rt: CoreProcess, value: Any, task: list[Any], name: str) -> Any:
     """The result of a call with n returns: a wire value, or ``[0, values, extra]``."""
     count = task[RETURNS]
     if count == 1:
@@ -99,7 +101,7 @@ def returns(rt: Any, value: Any, task: list[Any], name: str) -> Any:
     return [0, [encode(rt, part, task[TASK_ID], index) for index, part in enumerate(values, 1)], {}]
 
 
-def dynamic(rt: Any, value: Any, task: list[Any]) -> Any:
+def dynamic(rt: CoreProcess, value: Any, task: list[Any]) -> Any:
     """``num_returns="dynamic"``: all items of the generator, each an object of its own."""
     values = [encode(rt, part, task[TASK_ID], index) for index, part in enumerate(value, 1)]
     return [0, values, {"dynamic": True}]

@@ -1,7 +1,6 @@
 """Chunks of ``f.map``: one unpickle, a tight loop, one pickle.
 
-Items are claimed one by one from the left of a deque; a hand-back claims from its right end (zray.worker.queue), so a
-chunk with a slow item gives the rest away while that item runs.  Results go out at least every FLUSH_NS.
+zray.worker.chunk_progress keeps what has ended and was not sent.
 """
 
 from __future__ import annotations
@@ -13,11 +12,11 @@ from typing import Any
 from zray import serialization
 from zray.messages import MapDone
 from zray.worker import invoke
+from zray.worker.chunk_progress import FLUSH_NS, ChunkProgress
 from zray.worker.execution import Execution
 from zray.worker.queue import ATTEMPT, TASK_ID, Chunk, Lease
 from zray.worker.results import cancelled
 
-FLUSH_NS = 5_000_000
 # Items between two looks at the clock: the first look comes after one item, then the step follows what they cost.
 STEP_NS = 500_000
 STEP_MAX = 16_384
@@ -82,29 +81,26 @@ class MapRunner:
 class _Run:
     """One chunk under way: what ran since the last flush."""
 
-    __slots__ = ("runner", "lease", "chunk", "function", "name", "items", "sent", "results", "failures",
-                 "position")
+    __slots__ = ("runner", "progress", "chunk", "function", "name", "items", "position")
 
     def __init__(self, runner: MapRunner, lease: Lease, chunk: Chunk, function: Any, name: str, items: deque[Any]):
         self.runner = runner
-        self.lease = lease
+        self.progress = ChunkProgress(lease, chunk)
         self.chunk = chunk
         self.function = function
         self.name = name
         self.items = items
-        self.sent = 0  # items whose results were sent
-        self.results: list[Any] = []
-        self.failures: list[list[Any]] = []
-        self.position = _Position(chunk, runner.executor.rt.marks)
+        self.position = _Position(self.progress, runner.executor.rt.marks)
 
     def run(self) -> None:
         clock = time.perf_counter_ns
         marks = self.runner.executor.rt.marks
+        progress = self.progress
         flushed = before = clock()
         step = 1
         while self.items:
             self._some(step)
-            marks[2] = self.chunk.first + self.sent + len(self.results) - 1
+            marks[2] = self.chunk.first + progress.sent + len(progress.results) - 1
             now = clock()
             took = max(1, now - before)
             before = now
@@ -116,11 +112,12 @@ class _Run:
 
     def _some(self, step: int) -> None:
         """Run up to ``step`` items; one that raises ends the inner loop, not the chunk."""
+        progress = self.progress
         first = self.chunk.first
-        end = self.sent + len(self.results) + step
+        end = progress.sent + len(progress.results) + step
         interrupts = self.runner.executor.interrupts
         while self.items:
-            position = self.sent + len(self.results)
+            position = progress.sent + len(progress.results)
             if position >= end:
                 return
             try:
@@ -139,7 +136,7 @@ class _Run:
         two items would have to know which of them it hit.
         """
         popleft = self.items.popleft
-        append = self.results.append
+        append = self.progress.results.append
         function = self.function
         marks = self.runner.executor.rt.marks
         if self.chunk.star:
@@ -168,37 +165,32 @@ class _Run:
         executor.interrupts.current = self.position
         value = self.function(*item) if chunk.star else self.function(item)
         executor.interrupts.current = None  # first: an interrupt from here on would fail an item that is in the list
-        self.results.append(value)
+        self.progress.results.append(value)
 
     def _failed(self, error: BaseException) -> None:
         if isinstance(error, SystemExit):  # the process ends with this item: those before it have run
             self._flush(0)
-            self.runner.executor.rt.marks[2] = self.chunk.first + self.sent - 1
-        position = len(self.results)  # relative to what was sent, as the message wants it
+            self.runner.executor.rt.marks[2] = self.chunk.first + self.progress.sent - 1
         task = [self.position[TASK_ID], self.chunk.attempt]
         if isinstance(error, _ItemCancelled):
             failure = cancelled(task, self.name)
         else:
             failure = self.runner.executor.failed(error, task, self.name)
-        self.results.append(None)
-        self.failures.append([position, failure])
+        self.progress.fail(failure)
 
     def _flush(self, spent_ns: int) -> None:
         """Send what ran since the last flush."""
-        results, self.results = self.results, []
-        failures, self.failures = self.failures, []
+        first, results, failures = self.progress.take()
         count = len(results)
         if not count:
             return
-        first = self.chunk.first + self.sent
-        self.sent += count
         executor = self.runner.executor
-        task = self.position.task_of(first)
+        task = self.progress.task_of(first)
         try:
             value = invoke.encode(executor.rt, results, task, 1)
         except BaseException:
             value = self._one_by_one(results, failures, first)
-        self.runner.send(self.lease, MapDone(self.lease.number, first, count, value, failures, spent_ns // count))
+        self.runner.send(self.progress.lease, self.progress.done(first, count, value, failures, spent_ns))
         ok = len(failures) < count
         executor.events.add([task, self.chunk.attempt], self.name, time.perf_counter_ns() - spent_ns, ok, count)
 
@@ -210,12 +202,12 @@ class _Run:
                 serialization.dumps(result)
             except BaseException as error:
                 results[position] = None
-                task = [self.position.task_of(first + position), self.chunk.attempt]
+                task = [self.progress.task_of(first + position), self.chunk.attempt]
                 failures.append([position, executor.failed(error, task, self.name)])
         try:
-            return invoke.encode(executor.rt, results, self.position.task_of(first), 1)
+            return invoke.encode(executor.rt, results, self.progress.task_of(first), 1)
         except BaseException as error:  # no room in the store: that is every item's failure
-            failure = executor.failed(error, [self.position.task_of(first), self.chunk.attempt], self.name)
+            failure = executor.failed(error, [self.progress.task_of(first), self.chunk.attempt], self.name)
             failed = {position for position, _ in failures}
             failures += [[position, failure] for position in range(len(results)) if position not in failed]
             return serialization.to_bytes(serialization.dumps([None] * len(results)))
@@ -228,21 +220,16 @@ class _ItemCancelled(BaseException):
 class _Position:
     """The (task id, attempt) of the item that runs now, computed when somebody looks: zray.worker.cancel does."""
 
-    __slots__ = ("prefix", "base", "marks", "attempt")
+    __slots__ = ("progress", "marks")
 
-    def __init__(self, chunk: Chunk, marks: Any):
-        self.prefix = chunk.task[:16]
-        self.base = int.from_bytes(chunk.task[16:], "little") - chunk.first
+    def __init__(self, progress: ChunkProgress, marks: Any):
+        self.progress = progress
         self.marks = marks
-        self.attempt = chunk.attempt
-
-    def task_of(self, sequence: int) -> bytes:
-        return self.prefix + (self.base + sequence).to_bytes(8, "little")
 
     def __getitem__(self, field: int) -> Any:
         if field == ATTEMPT:
-            return self.attempt
-        return self.task_of(self.marks[1])
+            return self.progress.chunk.attempt
+        return self.progress.task_of(self.marks[1])
 
 
 def _star(function: Any) -> Any:

@@ -7,9 +7,6 @@ from typing import Any
 from zray.messages import FAILED
 from zray.worker.queue import ATTEMPT, EXTRA, TASK_ID
 
-STREAMING = -1
-DYNAMIC = -2
-
 
 def with_extra(result: Any, **extra: Any) -> Any:
     """The result with more to say about it."""

@@ -1,4 +1,4 @@
-"""What Spill puts out, and what it asks of its node; BottomUpScheduler or a test performs these."""
+"""Effects of Spillback, and its questions to its node; BottomUpScheduler or a test performs them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from zray.causes import Cause
 
 
 class WantLocal(NamedTuple):
-    """LocalScheduler.want of this node, as an owner would say it."""
+    """LocalScheduler.want of this node, with the numbers that an owner would send."""
 
     owner: bytes
     key: int
@@ -17,16 +17,16 @@ class WantLocal(NamedTuple):
     granted: int
 
 
-class TellNode(NamedTuple):
-    """Pass ``message`` (LeaseKey, LeaseWant) of our process ``owner`` on to another node."""
+class RelayToNode(NamedTuple):
+    """Relay ``message`` (LeaseKey, LeaseWant) of our process ``owner`` to another node."""
 
     node: bytes
     owner: bytes
     message: Any
 
 
-class Tell(NamedTuple):
-    """Why a want waits, for the owner (``token`` None) or who made the request ``token``."""
+class WaitReason(NamedTuple):
+    """Why a want waits, for the owner (``token`` None) or for the actor that requested ``token``."""
 
     owner: bytes
     key: int
@@ -47,7 +47,7 @@ class Ask(NamedTuple):
     barred: list
 
 
-class Place(NamedTuple):
+class PlaceRequest(NamedTuple):
     """Ask ``node`` (perhaps this one) to hold request ``token``; ``strategy`` is for its LocalScheduler."""
 
     node: bytes
@@ -55,18 +55,20 @@ class Place(NamedTuple):
     strategy: dict
 
 
-class Unplace(NamedTuple):
-    """Take that back; what it granted meanwhile is given back to it."""
+class UnplaceRequest(NamedTuple):
+    """Take the PlaceRequest back; a grant that it led to meanwhile is given back to the node."""
 
     node: bytes
     token: Any
 
 
 class Offers(NamedTuple):
-    """What Spill needs to know of its node, as functions."""
+    """Questions of Spillback to its node, as functions."""
 
     obstacle: Callable[[dict, dict], str]  # why home can never hold a demand with a strategy, '' if it can
-    could: Callable[[dict, dict, list[bytes]], bool]  # is it free anywhere but there, as far as this node's view knows?
-    feasible: Callable[[dict, dict, list[bytes]], bool]  # could a node of this view ever hold it, those excepted?
+    # whether it is free anywhere but there, as far as this node's view shows
+    could: Callable[[dict, dict, list[bytes]], bool]
+    feasible: Callable[[dict, dict, list[bytes]], bool]  # whether a node of this view could ever hold it, except those
     nodes_of: Callable[[dict], list[bytes] | None] = lambda strategy: None  # of a placement group, None if not placed
-    group_waits: Callable[[dict], tuple[int, str]] = lambda strategy: (int(Cause.GROUP_PENDING), "")  # why it is not
+    # why it has no place
+    group_waits: Callable[[dict], tuple[int, str]] = lambda strategy: (int(Cause.GROUP_PENDING), "")

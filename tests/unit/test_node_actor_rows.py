@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from zray.node.elsewhere import GRACE_S, Elsewhere
+from zray.node.actor_rows import ROW_GRACE_S, ActorRows
 
 ACTOR = b"actor"
 
@@ -33,9 +33,9 @@ def rows():
 
 
 @pytest.fixture
-def elsewhere(rows):
+def actor_rows(rows):
     sent = []
-    found = Elsewhere(b"me", rows, sent.append)
+    found = ActorRows(rows, sent.append, lambda actor, node: True)
     yield found
     found.check()
     assert not rows.watches and not found.entries
@@ -46,45 +46,45 @@ def row(state="ALIVE", home=b"one"):
             "death_cause": {}}
 
 
-def test_a_pursuit_hears_each_row_until_it_has_what_it_wants(elsewhere, rows):
+def test_a_pursuit_hears_each_row_until_it_has_what_it_wants(actor_rows, rows):
     heard = []
 
     def until_dead(row):
         heard.append((row["state"], row["home"]))
         return row["state"] == "DEAD"
 
-    elsewhere.pursue(ACTOR, "kill", until_dead, 0.0)
+    actor_rows.pursue(ACTOR, "kill", until_dead, 0.0)
     rows.say(row())
     rows.say(row(home=b"two"))
-    elsewhere.homes_changed()
-    elsewhere.tick(GRACE_S * 10)
+    actor_rows.homes_changed()
+    actor_rows.tick(ROW_GRACE_S * 10)
     rows.say(row("DEAD"))
     assert heard == [("ALIVE", b"one"), ("ALIVE", b"two"), ("ALIVE", b"two"), ("DEAD", b"one")]
 
 
-def test_the_same_thing_is_pursued_once(elsewhere, rows):
+def test_the_same_thing_is_pursued_once(actor_rows, rows):
     heard = []
     for _ in range(3):
-        elsewhere.pursue(ACTOR, "kill", lambda row: heard.append(row), 0.0)
+        actor_rows.pursue(ACTOR, "kill", lambda row: heard.append(row), 0.0)
     rows.say(row())
     assert len(heard) == 1
     rows.say(None)  # it ended long ago
     assert len(heard) == 1
 
 
-def test_what_is_heard_may_change_the_row_at_once(elsewhere, rows):
+def test_what_is_heard_may_change_the_row_at_once(actor_rows, rows):
     def kill(found):
         if found["state"] != "DEAD":
             rows.say(row("DEAD"))  # this node is its home, and the control store has one replica, here
         return True
 
-    elsewhere.pursue(ACTOR, "kill", kill, 0.0)
+    actor_rows.pursue(ACTOR, "kill", kill, 0.0)
     rows.say(row())
 
 
-def test_an_actor_that_does_not_exist_is_pursued_no_longer_than_its_creation_may_take(elsewhere, rows):
-    elsewhere.pursue(ACTOR, "kill", lambda row: False, 0.0)
+def test_an_actor_that_does_not_exist_is_pursued_no_longer_than_its_creation_may_take(actor_rows, rows):
+    actor_rows.pursue(ACTOR, "kill", lambda row: False, 0.0)
     rows.say(None)
-    elsewhere.tick(GRACE_S / 2)
-    assert elsewhere.entries
-    elsewhere.tick(GRACE_S)
+    actor_rows.tick(ROW_GRACE_S / 2)
+    assert actor_rows.entries
+    actor_rows.tick(ROW_GRACE_S)

@@ -1,4 +1,4 @@
-"""Spill against an obvious model: owners, nodes, grants that cross withdrawals, deaths, in any order.
+"""Spillback against an obvious model: owners, nodes, grants that cross withdrawals, deaths, in any order.
 
 The model is a world of counters.  Each node keeps, by key, the last LeaseWant it got and how many leases it granted, as
 LocalScheduler does; messages between home and a node are queues that keep their order and may be delivered late.  The
@@ -15,7 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from zray import messages as m
 from zray.causes import Cause
-from zray.sched.spill import Ask, Offers, Place, Spill, Tell, TellNode, Unplace, WantLocal
+from zray.sched.spillback import Spillback
+from zray.sched.spillback_effects import Ask, Offers, PlaceRequest, WaitReason, RelayToNode, UnplaceRequest, WantLocal
 from zray.sched.view import ClusterView
 
 U = 10_000
@@ -45,7 +46,7 @@ class Machine(RuleBasedStateMachine):
         self.view = ClusterView()
         for node in NODES:
             self.view.add(node, {"CPU": 4 * U} | ({"GPU": U} if node == OTHERS[-1] else {}))
-        self.spill = Spill(HOME, self.view, Offers(self.obstacle, lambda *_: True, lambda *_: False))
+        self.spillback = Spillback(HOME, self.view, Offers(self.obstacle, lambda *_: True, lambda *_: False))
         self.now = 0.0
         self.keys: dict[tuple[bytes, int], tuple[dict, dict]] = {}
         self.wanted: dict[tuple[bytes, int], int] = {}  # what the owner would use, by what it has seen
@@ -56,7 +57,7 @@ class Machine(RuleBasedStateMachine):
         self.back: dict[bytes, deque] = {node: deque() for node in OTHERS}
         self.asks: deque[Ask] = deque()
         self.lease = 0
-        self.homed: dict[bytes, list[int]] = {node: [] for node in NODES}  # leases that Spill has seen, by node
+        self.homed: dict[bytes, list[int]] = {node: [] for node in NODES}  # leases that Spillback has seen, by node
         self.places: dict[tuple[bytes, int], bool] = {}  # (node, token): asked to hold it
         self.tokens: set[int] = set()
         self.placed: set[int] = set()
@@ -75,7 +76,7 @@ class Machine(RuleBasedStateMachine):
           strategy=st.sampled_from(STRATEGIES))
     def declare(self, owner, key, demand, strategy) -> None:
         if (owner, key) not in self.keys:
-            self.spill.declare(owner, 1, key, demand, strategy)
+            self.spillback.declare(owner, 1, key, demand, strategy)
             self.keys[owner, key] = demand, strategy
             self.wanted[owner, key] = self.to_owner[owner, key] = 0
             self.got[owner, key] = []
@@ -85,7 +86,7 @@ class Machine(RuleBasedStateMachine):
     def say_want(self, data, want) -> None:
         who = data.draw(st.sampled_from(sorted(self.keys)))
         seen = len(self.got[who]) - self.to_owner[who]
-        self.spill.want(*who, want, seen, self.now)
+        self.spillback.want(*who, want, seen, self.now)
         self.wanted[who] = want - self.to_owner[who]
         self.drain()
 
@@ -96,7 +97,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(owner=st.sampled_from(OWNERS))
     def owner_dies(self, owner) -> None:
-        nodes, held = self.spill.drop_owner(owner)
+        nodes, held = self.spillback.drop_owner(owner)
         assert HOME not in nodes
         for who in [who for who in self.keys if who[0] == owner]:
             for node in OTHERS:
@@ -116,14 +117,14 @@ class Machine(RuleBasedStateMachine):
     def request(self, strategy, demand) -> None:
         self.last_token += 1
         self.tokens.add(self.last_token)
-        self.spill.request(self.last_token, 1, demand, strategy, self.now)
+        self.spillback.request(self.last_token, 1, demand, strategy, self.now)
         self.drain()
 
     @precondition(lambda self: self.tokens)
     @rule(data=st.data())
     def cancel(self, data) -> None:
         token = data.draw(st.sampled_from(sorted(self.tokens)))
-        assert self.spill.cancel_request(token) == (token not in self.placed)
+        assert self.spillback.cancel_request(token) == (token not in self.placed)
         self.tokens.discard(token)
         self.drain()
         assert not any(token == asked for _, asked in self.places) or token in self.placed
@@ -172,17 +173,17 @@ class Machine(RuleBasedStateMachine):
     def hear(self, node: bytes) -> None:
         who, what = self.back[node].popleft()
         if isinstance(what, Cause):
-            self.spill.status(node, *who, int(what), "so it is", self.now)
+            self.spillback.status(node, *who, int(what), "so it is", self.now)
         else:
             self.count(node, who, what)
 
     def count(self, node: bytes, who, lease: int) -> None:
-        assert self.spill.granted(node, *who, lease, self.now)
+        assert self.spillback.granted(node, *who, lease, self.now)
         self.got[who].append(lease)
         self.to_owner[who] += 1
         self.wanted[who] -= 1
         if node != HOME:
-            assert self.spill.node_of_lease(lease) == node
+            assert self.spillback.node_of_lease(lease) == node
             self.homed[node].append(lease)
 
     @precondition(lambda self: any(self.homed.values()))
@@ -190,8 +191,8 @@ class Machine(RuleBasedStateMachine):
     def lease_ends(self, data) -> None:
         node = data.draw(st.sampled_from(sorted(node for node in NODES if self.homed[node])))
         lease = self.homed[node].pop()
-        assert self.spill.lease_over(lease) == node
-        assert self.spill.lease_over(lease) is None
+        assert self.spillback.lease_over(lease) == node
+        assert self.spillback.lease_over(lease) is None
 
     @precondition(lambda self: self.places)
     @rule(data=st.data())
@@ -199,8 +200,8 @@ class Machine(RuleBasedStateMachine):
         node, token = data.draw(st.sampled_from(sorted(self.places)))
         if token in self.placed:
             return
-        assert self.spill.placed(token, node, self.now)
-        assert not self.spill.placed(token, node, self.now), "a second place is given back"
+        assert self.spillback.placed(token, node, self.now)
+        assert not self.spillback.placed(token, node, self.now), "a second place is given back"
         self.placed.add(token)
         self.drain()
 
@@ -209,7 +210,7 @@ class Machine(RuleBasedStateMachine):
         if node not in self.view.row_of:
             return
         self.view.remove(node)
-        lost = self.spill.node_gone(node, self.now)
+        lost = self.spillback.node_gone(node, self.now)
         assert sorted(lease for _, _, lease in lost) == sorted(self.homed[node])
         self.homed[node].clear(), self.there[node].clear(), self.back[node].clear()
         for place in [place for place in self.at if place[0] == node]:
@@ -222,9 +223,9 @@ class Machine(RuleBasedStateMachine):
     def node_drains(self, node) -> None:
         if node in self.view.row_of:
             self.view.drain(node)
-            self.spill.node_draining(node, self.now)
+            self.spillback.node_draining(node, self.now)
             self.drain()
-            assert not any(shares["shares"].get(node) for shares in self.spill.report()) or len(self.alive()) == 1
+            assert not any(shares["shares"].get(node) for shares in self.spillback.report()) or len(self.alive()) == 1
 
     # ---------------------------------------------------------- global schedulers, time
 
@@ -242,7 +243,7 @@ class Machine(RuleBasedStateMachine):
         queued = [[node, left] for node in self.alive()[-1:] if queue and ask.queue and left]
         if queued:
             left = 0
-        self.spill.answer(ask.request, placed, queued, left, Cause.RESOURCES_BUSY if left else 0, "busy", self.now)
+        self.spillback.answer(ask.request, placed, queued, left, Cause.RESOURCES_BUSY if left else 0, "busy", self.now)
         self.drain()
 
     @rule(elapsed=st.sampled_from([0.0, 0.002, 0.06, 0.2, 6.0]))
@@ -253,48 +254,48 @@ class Machine(RuleBasedStateMachine):
     def drain(self) -> None:
         """Step, and put what comes out on its way."""
         for _ in range(50):
-            self.spill.step(self.now)
-            if not self.spill.out:
+            self.spillback.step(self.now)
+            if not self.spillback.out:
                 break
-            for item in self.spill.out:
+            for item in self.spillback.out:
                 self.deliver(item)
-            self.spill.out.clear()
+            self.spillback.out.clear()
         else:
             raise AssertionError("it never comes to rest")
-        due = self.spill.deadline()
+        due = self.spillback.deadline()
         assert due is None or due > self.now or self.asks, "something is due, and step did not do it"
 
     def deliver(self, item) -> None:
         if isinstance(item, WantLocal):
             world = self.at.setdefault((HOME, (item.owner, item.key)), World())
             world.want, world.seen = item.want, item.granted
-        elif isinstance(item, TellNode):
+        elif isinstance(item, RelayToNode):
             assert item.node in self.alive() and item.node != HOME
             self.there[item.node].append(((item.owner, item.message.key), item.message))
         elif isinstance(item, Ask):
             self.asks.append(item)
-        elif isinstance(item, Place):
+        elif isinstance(item, PlaceRequest):
             assert (item.node, item.token) not in self.places
             self.places[item.node, item.token] = True
-        elif isinstance(item, Unplace):
+        elif isinstance(item, UnplaceRequest):
             self.places.pop((item.node, item.token), None)
         else:
-            assert isinstance(item, Tell) and item.detail
+            assert isinstance(item, WaitReason) and item.detail
 
     # ---------------------------------------------------------- promises
 
     @invariant()
     def nothing_is_lost_or_doubled(self) -> None:
-        self.spill.check()
-        report = {(row["owner"], row["key"]): row for row in self.spill.report() if row["token"] is None}
+        self.spillback.check()
+        report = {(row["owner"], row["key"]): row for row in self.spillback.report() if row["token"] is None}
         for who, wanted in self.wanted.items():
             row = report.get(who, {"unplaced": 0, "shares": {}, "outstanding": 0})
             assert row["outstanding"] == max(0, wanted) == row["unplaced"] + sum(row["shares"].values())
 
     @invariant()
     def nodes_owe_their_shares(self) -> None:
-        """Once all words have arrived, each node owes just what Spill counts on."""
-        report = {(row["owner"], row["key"]): row for row in self.spill.report() if row["token"] is None}
+        """Once all words have arrived, each node owes just what Spillback counts on."""
+        report = {(row["owner"], row["key"]): row for row in self.spillback.report() if row["token"] is None}
         for (node, who), world in self.at.items():
             quiet = node == HOME or (not self.there[node] and not self.back[node])
             if quiet:
@@ -305,13 +306,13 @@ class Machine(RuleBasedStateMachine):
     def requests_are_asked_of_one_node(self) -> None:
         for token in self.tokens - self.placed:
             assert sum(asked == token for _, asked in self.places) <= 1
-        for row in self.spill.report():
+        for row in self.spillback.report():
             if row["token"] is not None:
                 assert [node for node, token in self.places if token == row["token"]] == \
                     [node for node, count in row["shares"].items() if count]
 
     def teardown(self) -> None:
-        """Everybody grants what it owes, and schedulers answer: nobody is left waiting."""
+        """Every node grants what it owes, and schedulers answer: no want is left."""
         if not hasattr(self, "view") or len(self.view.draining) == len(self.view.row_of):
             return
         for _ in range(30):
@@ -339,11 +340,11 @@ class Machine(RuleBasedStateMachine):
                     self.hear(node)
             for node, token in sorted(self.places):
                 if token not in self.placed and token in self.tokens:
-                    self.spill.placed(token, node, self.now)
+                    self.spillback.placed(token, node, self.now)
             self.drain()
             self.nothing_is_lost_or_doubled()
-        for row in self.spill.report():
-            entry = self.spill._find(row["owner"], row["key"], row["token"])
+        for row in self.spillback.report():
+            entry = self.spillback._find(row["owner"], row["key"], row["token"])
             assert not self.fitting(entry.lane.demand, entry.lane.strategy, entry.lane.barred), f"{row} starves"
 
     def fitting(self, demand: dict, strategy: dict, barred) -> list[bytes]:
@@ -357,13 +358,13 @@ class Machine(RuleBasedStateMachine):
         nodes = self.fitting(ask.demand, ask.strategy, ask.barred)
         free = [node for node in nodes if node not in ask.avoid]
         if free:
-            self.spill.answer(ask.request, [[free[0], ask.number]], [], 0, 0, "", self.now)
+            self.spillback.answer(ask.request, [[free[0], ask.number]], [], 0, 0, "", self.now)
         elif nodes:
             queued = [[nodes[0], ask.number]] if ask.queue else []
             left = 0 if queued else ask.number
-            self.spill.answer(ask.request, [], queued, left, Cause.RESOURCES_BUSY, "busy", self.now)
+            self.spillback.answer(ask.request, [], queued, left, Cause.RESOURCES_BUSY, "busy", self.now)
         else:
-            self.spill.answer(ask.request, [], [], ask.number, Cause.INFEASIBLE, "nobody has it", self.now)
+            self.spillback.answer(ask.request, [], [], ask.number, Cause.INFEASIBLE, "nobody has it", self.now)
 
 
 TestSpill = Machine.TestCase

@@ -10,23 +10,37 @@ A key or an actor comes to ``key`` or ``actor`` when it is declared or wants a p
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from zray import messages as m
 from zray.causes import Cause
-from zray.ids import INCARNATION_SIZE, same_node
+from zray.ids import INCARNATION_SIZE
 from zray.node.actors import Actor
-from zray.node.effects import Send
+from zray.node.cluster import Cluster
+from zray.node.context import NodeContext
+from zray.node.names_table import Names
+from zray.node.placements import Declared
 
-if TYPE_CHECKING:
-    from zray.node.machine import NodeMachine
+
+@dataclass(frozen=True)
+class HardAffinityPorts:
+    """What work with a hard affinity needs of the node around it."""
+
+    cluster: Cluster
+    names: Names
+    declared: Callable[[], Mapping[tuple[bytes, int], Declared]]  # scheduling keys by (owner, key)
+    waiting: Callable[[], Iterable[Actor]]  # actors whose home is here and that wait for a place
+    end_actor: Callable[[bytes, str], None]  # it waits for a place that it will never get
 
 
-class BoundWork:
+class HardAffinity:
     """What processes of this node have bound to nodes; see the module's docstring."""
 
-    def __init__(self, host: NodeMachine):
-        self._host = host
+    def __init__(self, context: NodeContext, ports: HardAffinityPorts):
+        self._context = context
+        self._ports = ports
         self._asked: set[bytes] = set()  # nodes that the nodes table is being asked for
 
     def key(self, owner: bytes, key: int, strategy: dict | None) -> None:
@@ -39,15 +53,15 @@ class BoundWork:
         """An actor whose home is here wants a place."""
         node = bound_to(actor.spec.get("strategy"))
         if node is not None and (why := self._why_gone(node)):
-            self._host.actors.unschedulable(actor.id, why)
+            self._ports.end_actor(actor.id, why)
 
     def node_gone(self, incarnation: bytes, reason: str) -> None:
         """A node has ended, known here before or not."""
-        self._fail(incarnation, _ended(incarnation, self._host.cluster.node_id(incarnation), reason))
+        self._fail(incarnation, _ended(incarnation, self._ports.cluster.node_id(incarnation), reason))
 
     def _why_gone(self, node: bytes) -> str:
         """Why nothing can run there any more; '' when it can, or when the nodes table must say."""
-        cluster, incarnation = self._host.cluster, node[:INCARNATION_SIZE]
+        cluster, incarnation = self._ports.cluster, node[:INCARNATION_SIZE]
         if incarnation == cluster.me or incarnation in cluster.peers:
             return ""
         if incarnation in cluster.gone:
@@ -56,7 +70,7 @@ class BoundWork:
             return _never_was(node)
         if incarnation not in self._asked:
             self._asked.add(incarnation)
-            self._host.names.find_node(incarnation, lambda row: self._answered(node, row))
+            self._ports.names.find_node(incarnation, lambda row: self._answered(node, row))
         return ""
 
     def _answered(self, node: bytes, row: dict[str, Any] | None) -> None:
@@ -68,16 +82,14 @@ class BoundWork:
             self._fail(incarnation, _ended(node, row["node_id"].hex(), row.get("reason") or row["state"]))
 
     def _fail(self, incarnation: bytes, why: str) -> None:
-        host = self._host
-        for (owner, key), declared in host.declared().items():
-            if same_node(owner, host.incarnation) and is_bound(declared.strategy, incarnation):
+        for (owner, key), declared in self._ports.declared().items():
+            if self._context.is_mine(owner) and is_bound(declared.strategy, incarnation):
                 self._fail_key(owner, key, why)
-        for actor in [a for a in host.places.requests.values()
-                      if isinstance(a, Actor) and is_bound(a.spec.get("strategy"), incarnation)]:
-            host.actors.unschedulable(actor.id, why)
+        for actor in [a for a in self._ports.waiting() if is_bound(a.spec.get("strategy"), incarnation)]:
+            self._ports.end_actor(actor.id, why)
 
     def _fail_key(self, owner: bytes, key: int, why: str) -> None:
-        self._host.effects.append(Send(owner, m.LeaseStatus(key, Cause.NODE_GONE, why)))
+        self._context.send(owner, m.LeaseStatus(key, Cause.NODE_GONE, why))
 
 
 def bound_to(strategy: dict | None) -> bytes | None:

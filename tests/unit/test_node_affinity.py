@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
+from tests.unit.node_parts import Parts
 from tests.unit.test_node_machine import CPU, NODE, Node, only, spec
 from zray import messages as m
 from zray.causes import Cause
+from zray.node.affinity import HardAffinity, HardAffinityPorts
+from zray.node.placements import Declared
 
 DRIVER, ACTOR = b"driver00", b"a" * 16
 OTHER = b"othr\0\0\0\0"
@@ -140,3 +145,23 @@ def test_what_a_node_has_free_may_be_heard_before_the_node_itself_and_is_no_refu
 def test_an_id_that_can_be_no_nodes_never_was(node):
     [why] = fatal(node.bind(b"\1\2"))
     assert "0102" in why and "has never been" in why
+
+
+def test_through_its_ports_an_end_that_the_nodes_table_tells_fails_keys_and_actors_of_this_node():
+    parts, asked = Parts(), []
+    parts.names.find_node = lambda node, then: asked.append(then)
+    strategy = {"kind": "affinity", "node": OTHER_ID, "soft": False}
+    keys = {(DRIVER, 1): Declared(1, {}, "f", strategy), (b"far\0drv1", 1): Declared(1, {}, "f", strategy)}
+    waiting = [SimpleNamespace(id=ACTOR, spec={"strategy": strategy})]
+    affinity = HardAffinity(parts.context, HardAffinityPorts(
+        parts.cluster, parts.names, declared=lambda: keys, waiting=lambda: waiting, end_actor=parts.call("end_actor")))
+    affinity.key(DRIVER, 1, strategy)
+    affinity.key(DRIVER, 1, strategy)
+    [answer] = asked  # once
+    answer(row("alive"))
+    assert not parts.take() and not parts.calls
+    affinity.actor(waiting[0])
+    asked[1](row("dead", "by a test"))
+    [(owner, status)] = parts.take()
+    assert owner == DRIVER and "by a test" in status.detail, "an owner elsewhere hears it from its own node"
+    assert [call[:2] for call in parts.calls] == [("end_actor", ACTOR)]

@@ -4,9 +4,9 @@ The home of an actor (the node where it was created, or that adopted it) writes 
 change; a node whose processes call the actor watches that row and tells them.  So nobody need know where the home is,
 and a change of home is one more change of the row.
 
-    entry      no row yet          the creation is under way, or there is no such actor: answered after GRACE_S
+    entry      no row yet          the creation is under way, or there is no such actor: answered after ROW_GRACE_S
                row                 watchers get its ActorState; questions (lookup) get the row, once
-               its home is dead    questions wait for another node to adopt the actor, GRACE_S at most
+               its home is dead    questions wait for another node to adopt the actor, ROW_GRACE_S at most
     pursuit    each row            until it has what it wants: a kill goes to each home that the actor has, until done
 """
 
@@ -19,7 +19,7 @@ from zray.messages import ActorState
 from zray.node.effects import Send
 
 # The creation of an actor and a handle to it may overtake each other by a round trip to the control store.
-GRACE_S = 2.0
+ROW_GRACE_S = 2.0
 
 Row = dict[str, Any]
 
@@ -45,14 +45,12 @@ class _Entry:
         self.pursuits: dict[Hashable, Callable[[Row], bool]] = {}
 
 
-class Elsewhere:
-    """Rows of foreign actors, by actor, as long as a process of this node watches them."""
+class ActorRows:
+    """Rows of actors with other homes, by actor, as long as a process of this node watches them."""
 
-    def __init__(self, me: bytes, rows: Rows, emit: Callable[[Any], None],
-                 is_home: Callable[[bytes, bytes], bool] = lambda actor, node: True):
+    def __init__(self, rows: Rows, emit: Callable[[Any], None], is_home: Callable[[bytes, bytes], bool]):
         """``is_home(actor, node)``: whether that node lives and can be asked."""
         self._is_home = is_home
-        self._me = me
         self._rows = rows
         self._emit = emit
         self.entries: dict[bytes, _Entry] = {}
@@ -79,7 +77,7 @@ class Elsewhere:
             self._drop_if_idle(actor, entry)
         else:
             entry.asked.append(then)
-            entry.deadline = max(entry.deadline, now + GRACE_S)
+            entry.deadline = max(entry.deadline, now + ROW_GRACE_S)
 
     def pursue(self, actor: bytes, what: Hashable, heard: Callable[[Row], bool], now: float) -> None:
         """``heard(row)`` now, at each change and when it may have a new home, until it returns True or the row is gone.
@@ -89,7 +87,7 @@ class Elsewhere:
         entry = self._entry(actor, now)
         if what not in entry.pursuits:
             entry.pursuits[what] = heard
-            entry.deadline = max(entry.deadline, now + GRACE_S)
+            entry.deadline = max(entry.deadline, now + ROW_GRACE_S)
             self._pursue(entry)
         self._drop_if_idle(actor, entry)
 
@@ -124,7 +122,7 @@ class Elsewhere:
             if entry.deadline > now:
                 continue
             if entry.row is None and not entry.answered:
-                entry.deadline = now + GRACE_S  # a control store without a majority knows no less of it than before
+                entry.deadline = now + ROW_GRACE_S  # a control store without a majority knows no less of it than before
             elif entry.row is None:
                 self._end(actor, entry)
             elif entry.asked:
@@ -145,7 +143,7 @@ class Elsewhere:
     def _entry(self, actor: bytes, now: float) -> _Entry:
         entry = self.entries.get(actor)
         if entry is None:
-            entry = self.entries[actor] = _Entry(now + GRACE_S)
+            entry = self.entries[actor] = _Entry(now + ROW_GRACE_S)
             # The answer may come before this returns; until then the entry is nobody's and must stay.
             entry.watch = self._rows.watch_actor(actor, lambda row: self._changed(actor, entry, row))
         return entry

@@ -6,15 +6,12 @@ does not answer within ANSWER_S is named in ``missing`` instead of holding up th
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection
+from typing import Any
 
 from zray.messages import NodeAnswer, NodeQuery
 from zray.node import views
-from zray.node.effects import Send
-
-if TYPE_CHECKING:
-    from zray.node.machine import NodeMachine
+from zray.node.context import NodeContext
 
 ANSWER_S = 2.0
 # What is asked everywhere, and the name of the rows in its answer.
@@ -35,30 +32,32 @@ class _Asked:
         self.deadline = deadline
 
 
-class Census:
+class ClusterQueries:
     """Queries under way."""
 
-    def __init__(self, host: NodeMachine, answer: Callable[[bytes, str, dict], dict]):
-        self._host = host
+    def __init__(self, context: NodeContext, peers: Collection[bytes], answer: Callable[[bytes, str, dict], dict]):
+        """``peers``: the other live nodes, now and later.  ``answer(peer, what, args)``: what this node says."""
+        self._context = context
+        self._peers = peers
         self._answer = answer
-        self._asked: dict[int, _Asked] = {}
+        self.asked: dict[int, _Asked] = {}
         self._last = 0
 
     def query(self, peer: bytes, message: NodeQuery) -> None:
         """Answer now, or ask the others first."""
         answer = self._answer(peer, message.what, message.args)
         rows = EVERYWHERE.get(message.what)
-        peers = self._host.cluster.peers
-        if rows is None or message.args.get("local") or not peers or "error" in answer:
+        if rows is None or message.args.get("local") or not self._peers or "error" in answer:
             self._reply(peer, message.request, answer, message.args)
             return
         self._last += 1
-        self._asked[self._last] = _Asked(peer, message.request, rows, answer, set(peers), self._host.now + ANSWER_S)
-        for node in peers:
-            self._host.effects.append(Send(node, NodeQuery(self._last, message.what, {**message.args, "local": True})))
+        self.asked[self._last] = _Asked(peer, message.request, rows, answer, set(self._peers),
+                                         self._context.now + ANSWER_S)
+        for node in self._peers:
+            self._context.send(node, NodeQuery(self._last, message.what, {**message.args, "local": True}))
 
     def answered(self, node: bytes, message: NodeAnswer) -> None:
-        asked = self._asked.get(message.request)
+        asked = self.asked.get(message.request)
         if asked is None or node not in asked.waiting:
             return
         asked.waiting.discard(node)
@@ -76,28 +75,28 @@ class Census:
             self._finish(message.request)
 
     def node_gone(self, node: bytes) -> None:
-        for number, asked in list(self._asked.items()):
+        for number, asked in list(self.asked.items()):
             asked.waiting.discard(node)
             if not asked.waiting:
                 self._finish(number)
 
     def tick(self, now: float) -> None:
-        for number, asked in list(self._asked.items()):
+        for number, asked in list(self.asked.items()):
             if asked.deadline <= now:
                 asked.answer["missing"] = [node.hex() for node in sorted(asked.waiting)]
                 self._finish(number)
 
     def next_deadline(self) -> float | None:
-        return min([asked.deadline for asked in self._asked.values()]) if self._asked else None
+        return min([asked.deadline for asked in self.asked.values()]) if self.asked else None
 
     def _finish(self, number: int) -> None:
-        asked = self._asked.pop(number)
+        asked = self.asked.pop(number)
         self._reply(asked.peer, asked.request, asked.answer, {})
 
     def _reply(self, peer: bytes, request: int, answer: dict[str, Any], args: dict[str, Any]) -> None:
         if "stored" in answer and not args.get("local"):
             views.less_stored(answer["resources"], answer.pop("stored"))
-        self._host.effects.append(Send(peer, NodeAnswer(request, answer)))
+        self._context.send(peer, NodeAnswer(request, answer))
 
 
 def _each_once(jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:

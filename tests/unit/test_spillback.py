@@ -1,4 +1,4 @@
-"""Spill and BottomUpScheduler as short scripts: where wants go, when they move, what owners are told."""
+"""Spillback and BottomUpScheduler in short scripts: where wants go, when they move, what owners hear."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import pytest
 
 from zray import messages as m
 from zray.causes import Cause
-from zray.sched.bottom_up import BottomUpScheduler, Send
+from zray.sched.bottom_up import BottomUpScheduler, SchedulerMessage
 from zray.sched.local import Grant, LocalScheduler, Status
-from zray.sched.spill import LINK_BYTES_S, PATIENCE_S, Place, TellNode, Unplace
+from zray.sched.spillback import LINK_BYTES_S, SPILL_PATIENCE_S
+from zray.sched.spillback_effects import PlaceRequest, RelayToNode, UnplaceRequest
 
 U = 10_000
 HOME, EAST, WEST = NODES = [letter * 4 + bytes(4) for letter in (b"h", b"e", b"w")]
@@ -52,7 +53,7 @@ class Home:
         return self.step()
 
     def shares(self, key: int = 1) -> dict[bytes, int]:
-        return {node: share.want for node, share in self.it.spill.entries[OWNER, key].shares.items() if share.want}
+        return {node: share.want for node, share in self.it.spillback.entries[OWNER, key].shares.items() if share.want}
 
     def use(self, node: bytes, free: int, version: int = 1) -> list:
         """A word of another node."""
@@ -63,7 +64,7 @@ class Home:
 
 def wants(effects: list) -> list[tuple[bytes, int]]:
     return [(effect.node, effect.message.want) for effect in effects
-            if isinstance(effect, TellNode) and isinstance(effect.message, m.LeaseWant)]
+            if isinstance(effect, RelayToNode) and isinstance(effect.message, m.LeaseWant)]
 
 
 def grants(effects: list) -> int:
@@ -79,7 +80,7 @@ def test_home_first_then_where_it_is_free_and_the_rest_waits_at_home():
     effects = home.want(7)
     assert grants(effects) == 2 and sorted(wants(effects)) == [(EAST, 2), (WEST, 2)]
     assert home.shares() == {HOME: 1, EAST: 2, WEST: 2}
-    keys = [effect.message for effect in effects if isinstance(effect, TellNode) and effect.message.CODE == 20]
+    keys = [effect.message for effect in effects if isinstance(effect, RelayToNode) and effect.message.CODE == 20]
     assert keys[0] == m.LeaseKey(1, CPU, {"A": "1"}, {"kind": "local"}, "f", 1), "before the first want, once a node"
 
 
@@ -88,7 +89,7 @@ def test_leases_are_numbered_from_their_base_and_routed_to_their_node():
     effects = home.want(3)
     assert [effect.lease - (7 << 40) for effect in effects if isinstance(effect, Grant)] == [1, 2]
     assert home.it.granted_elsewhere(WEST, OWNER, 1, 99, home.now)
-    spill = home.it.spill
+    spill = home.it.spillback
     assert (spill.node_of_lease(99), spill.node_of_lease((7 << 40) + 1)) == (WEST, HOME)
     assert spill.lease_over(99) == WEST and spill.lease_over(99) is None and spill.lease_over((7 << 40) + 1) is None
 
@@ -120,8 +121,8 @@ def test_a_node_that_does_not_answer_loses_the_share_after_a_while():
     home = Home()
     home.want(4)
     (node,) = home.shares()
-    assert wants(home.step(PATIENCE_S * 0.9)) == []
-    effects = home.step(PATIENCE_S)
+    assert wants(home.step(SPILL_PATIENCE_S * 0.9)) == []
+    effects = home.step(SPILL_PATIENCE_S)
     assert (node, 0) in wants(effects) and node not in home.shares()
 
 
@@ -130,7 +131,7 @@ def test_a_node_whose_worker_starts_keeps_the_share():
     home.want(3)
     (node,) = home.shares()
     home.it.status_elsewhere(node, OWNER, 1, Cause.WORKER_STARTING, "", home.now)
-    assert (Cause.WORKER_STARTING, "") in statuses(home.step(10 * PATIENCE_S))
+    assert (Cause.WORKER_STARTING, "") in statuses(home.step(10 * SPILL_PATIENCE_S))
     assert home.shares() == {node: 1}
 
 
@@ -152,7 +153,7 @@ def test_a_dead_node_returns_its_shares_and_names_the_leases_lost():
     assert gone.lost == [(OWNER, 1, 50)] and gone.orphans == []
     home.step()
     assert EAST not in home.shares() and sum(home.shares().values()) == 4
-    assert not home.it.spill.leases
+    assert not home.it.spillback.leases
 
 
 def test_a_dead_nodes_owners_leave_their_leases_here():
@@ -182,7 +183,7 @@ def test_an_owner_that_is_gone_leaves_nothing():
     home.it.granted_elsewhere(EAST, OWNER, 1, 50, home.now)
     gone = home.it.drop_owner(OWNER)
     assert sorted(gone.nodes) == [EAST, WEST] and gone.elsewhere == [(EAST, 50)] and len(gone.leases) == 2
-    assert not home.it.spill.lanes and not home.it.spill.leases
+    assert not home.it.spillback.lanes and not home.it.spillback.leases
     assert not home.it.granted_elsewhere(WEST, OWNER, 1, 51, home.now), "who grants now is told to take it back"
     home.step(1.0)
 
@@ -226,7 +227,8 @@ def group_home(where: list) -> Home:
 
 
 def questions(effects: list) -> list[m.PlaceAsk]:
-    return [effect.message for effect in effects if isinstance(effect, Send) and isinstance(effect.message, m.PlaceAsk)]
+    return [effect.message for effect in effects
+            if isinstance(effect, SchedulerMessage) and isinstance(effect.message, m.PlaceAsk)]
 
 
 def test_a_group_is_bound_to_its_nodes_and_waits_for_them():
@@ -235,11 +237,11 @@ def test_a_group_is_bound_to_its_nodes_and_waits_for_them():
     home.want(2, CPU, IN_GROUP)
     assert home.shares() == {} and statuses(home.effects)[0][0] == Cause.GROUP_PENDING
     where.append(EAST)
-    home.it.spill.group_changed(GROUP, home.now)
+    home.it.spillback.group_changed(GROUP, home.now)
     home.step()
     assert home.shares() == {EAST: 2}
     (key,) = [effect.message for effect in home.effects
-              if isinstance(effect, TellNode) and isinstance(effect.message, m.LeaseKey)]
+              if isinstance(effect, RelayToNode) and isinstance(effect.message, m.LeaseKey)]
     assert key.strategy == IN_GROUP, "the node must know which bundle"
 
 
@@ -253,7 +255,7 @@ def test_an_answer_about_the_places_that_a_group_had_before_does_not_count():
     home = group_home(where)
     (before,) = questions(home.want(2, CPU, IN_GROUP))
     where[:] = [EAST]
-    home.it.spill.group_changed(GROUP, home.now)
+    home.it.spillback.group_changed(GROUP, home.now)
     (after,) = questions(home.step())
     home.it.message(EAST, m.PlaceAnswer(before.request, [], [], 2, Cause.INFEASIBLE, "not there"), home.now)
     assert (before.strategy["nodes"], after.strategy["nodes"]) == ([WEST], [EAST])
@@ -263,13 +265,13 @@ def test_an_answer_about_the_places_that_a_group_had_before_does_not_count():
 
 
 def test_what_is_wanted_of_a_group_after_a_pause_is_asked_for_again():
-    """While nobody wanted anything of it the group was placed."""
+    """The group was placed while no entry wanted anything of it."""
     where: list = []
     home = group_home(where)
     home.want(2, CPU, IN_GROUP)
     home.want(0, CPU, IN_GROUP)
     where.append(EAST)
-    home.it.spill.group_changed(GROUP, home.now)
+    home.it.spillback.group_changed(GROUP, home.now)
     assert questions(home.want(1, CPU, IN_GROUP))
 
 
@@ -281,7 +283,7 @@ def test_what_waits_at_a_node_that_has_no_bundle_of_the_group_any_more_moves():
     home.step()
     assert home.shares() == {EAST: 2}
     where[:] = [WEST]
-    home.it.spill.group_changed(GROUP, home.now)
+    home.it.spillback.group_changed(GROUP, home.now)
     (ask,) = questions(home.step())
     assert home.shares() == {} and ask.strategy["nodes"] == [WEST]
 
@@ -307,7 +309,7 @@ def test_a_preferred_node_keeps_the_share_while_it_is_slow_to_answer(strategy):
     home.want(3, CPU, strategy)
     before = home.shares()
     assert before.get(WEST)
-    home.step(20 * PATIENCE_S)
+    home.step(20 * SPILL_PATIENCE_S)
     assert home.shares() == before
 
 
@@ -324,14 +326,14 @@ def test_what_was_wanted_after_the_question_is_asked_for_when_the_answer_is_here
     home.it.schedulers = home.it.asker.schedulers = lambda: [EAST]
     spread = {"kind": "spread"}
     home.want(1, {}, spread)
-    (first,) = home.it.spill._asked
+    (first,) = home.it.spillback._asked
     home.want(7, {}, spread)
-    assert list(home.it.spill._asked) == [first] and home.shares() == {}
-    home.it.spill.answer(first, [[EAST, 1]], [], 0, 0, "", home.now)
-    asked = [effect.message for effect in home.step() if isinstance(effect, Send)]
+    assert list(home.it.spillback._asked) == [first] and home.shares() == {}
+    home.it.spillback.answer(first, [[EAST, 1]], [], 0, 0, "", home.now)
+    asked = [effect.message for effect in home.step() if isinstance(effect, SchedulerMessage)]
     assert home.shares() == {EAST: 1} and [message.count for message in asked] == [6]
-    (second,) = home.it.spill._asked
-    home.it.spill.answer(second, [], [], 6, Cause.RESOURCES_BUSY, "", home.now)
+    (second,) = home.it.spillback._asked
+    home.it.spillback.answer(second, [], [], 6, Cause.RESOURCES_BUSY, "", home.now)
     assert home.shares() == {EAST: 1, HOME: 6}, "nobody else takes them"
 
 
@@ -343,7 +345,7 @@ def test_what_nobody_can_hold_is_told_and_starts_when_a_node_joins_that_can():
     assert len(statuses(home.effects)) == 2, "another key hears of it too"
     before = len(home.effects)
     home.step(10.0)
-    assert statuses(home.effects[before:]) == [] and home.it.spill.deadline() is None, "nothing runs meanwhile"
+    assert statuses(home.effects[before:]) == [] and home.it.spillback.deadline() is None, "nothing runs meanwhile"
     new = b"t" * 4 + bytes(4)
     home.it.node_joined(new, {"TPU": U}, {}, home.now)
     home.step()
@@ -383,7 +385,7 @@ def test_keys_get_what_is_free_in_turn():
                 while home.shares(key).get(node):
                     home.it.granted_elsewhere(node, OWNER, key, 1000 + version * 10 + key, home.now)
                     got[key] += 1
-                    if not home.it.spill.leases:
+                    if not home.it.spillback.leases:
                         break
         home.use((EAST, WEST)[version % 2], U, version)
     assert abs(got[1] - got[2]) <= 2 and sum(got.values()) >= 6
@@ -395,11 +397,11 @@ def test_an_actor_is_placed_like_a_want_of_one():
     assert [effect.token for effect in home.step() if isinstance(effect, Grant)] == ["a"]
     assert not home.it.cancel_request("a")
     home.it.request("b", 1, CPU, {"kind": "affinity", "node": WEST, "soft": False}, home.now)
-    assert Place(WEST, "b", {"kind": "local"}) in home.step()
+    assert PlaceRequest(WEST, "b", {"kind": "local"}) in home.step()
     assert home.it.placed_elsewhere("b", WEST, home.now) and not home.it.placed_elsewhere("b", WEST, home.now)
     home.it.request("c", 1, {"GPU": U}, {}, home.now)
     home.step()
-    assert home.it.cancel_request("c") and Unplace(EAST, "c") in home.step()
+    assert home.it.cancel_request("c") and UnplaceRequest(EAST, "c") in home.step()
     home.it.request("d", 1, CPU, {"kind": "affinity", "node": WEST, "soft": True}, home.now)
     home.step()
     home.it.node_gone(WEST, home.now)
@@ -410,7 +412,7 @@ def test_a_busy_home_hands_an_actor_on():
     home = Home()
     home.want(2)
     home.it.request("a", 1, CPU, {}, home.now)
-    (place,) = [effect for effect in home.step() if isinstance(effect, Place)]
+    (place,) = [effect for effect in home.step() if isinstance(effect, PlaceRequest)]
     assert place.node in (EAST, WEST) and not home.local.requests
 
 
@@ -421,7 +423,8 @@ def test_who_was_wrong_about_this_node_is_told_its_row_with_the_answer():
     home.local.declare(foreign, 1, 1, CPU, {"kind": "local"})
     home.local.want(foreign, 1, 1, 0, home.now)
     effects = home.step()
-    (row,) = [effect for effect in effects if isinstance(effect, Send) and isinstance(effect.message, m.ViewRows)]
+    (row,) = [effect for effect in effects
+              if isinstance(effect, SchedulerMessage) and isinstance(effect.message, m.ViewRows)]
     (status,) = [effect for effect in effects if isinstance(effect, Status) and effect.owner == foreign]
     assert row.node == EAST and row.message.rows[0].available == {"CPU": 0}
     assert effects.index(row) < effects.index(status)
@@ -430,7 +433,7 @@ def test_who_was_wrong_about_this_node_is_told_its_row_with_the_answer():
 def test_a_question_of_another_node_is_answered_and_load_is_told():
     home = Home()
     home.it.message(EAST, m.PlaceAsk(5, CPU, {}, 2, False, [], []), home.now)
-    (answer,) = [effect.message for effect in home.step() if isinstance(effect, Send)]
+    (answer,) = [effect.message for effect in home.step() if isinstance(effect, SchedulerMessage)]
     assert isinstance(answer, m.PlaceAnswer) and (answer.request, answer.left) == (5, 0)
     for request in range(500):
         home.it.message(EAST, m.PlaceAsk(request, CPU, {}, 0, False, [], []), home.now)

@@ -10,31 +10,44 @@ both think they are the lowest do no harm:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 from zray.ids import node_of
 from zray.messages import AdoptActor
-from zray.node.effects import Send
-
-if TYPE_CHECKING:
-    from zray.node.machine import NodeMachine
-
-DEAD = "DEAD"
+from zray.node.actors import DEAD, Actor, ActorTable
+from zray.node.cluster import Cluster
+from zray.node.context import NodeContext
+from zray.node.names_table import Names
 
 
-class Orphans:
+@dataclass(frozen=True)
+class ActorAdoptionPorts:
+    """What the adoption of actors needs of the node around it."""
+
+    cluster: Cluster
+    names: Names
+    actors: ActorTable
+    place: Callable[[Actor], None]  # look for a place
+    lives_here: Callable[[bytes], None]  # that foreign actor of this node is foreign no more
+    homes_changed: Callable[[], None]  # what waits for a home of an actor looks again
+
+
+class ActorAdoption:
     """See the module's docstring."""
 
-    def __init__(self, host: NodeMachine):
-        self._host = host
+    def __init__(self, context: NodeContext, ports: ActorAdoptionPorts):
+        self._context = context
+        self._ports = ports
 
     def home_gone(self, node: bytes, death: dict[str, Any]) -> None:
         """``node`` is dead; ``death`` is what its workers died of."""
-        host = self._host
-        if host.incarnation != min([host.incarnation, *host.cluster.peers]):
+        cluster = self._ports.cluster
+        if cluster.me != min([cluster.me, *cluster.peers]):
             return
         # Of all that have died: the one that was to adopt the actors of an earlier one may have died before it had.
-        host.names.actors_of(host.cluster.gone, lambda rows: self._found(rows, death))
+        self._ports.names.actors_of(cluster.gone, lambda rows: self._found(rows, death))
 
     def _found(self, rows: list[tuple[bytes, dict[str, Any], bytes]], death: dict[str, Any]) -> None:
         for actor, row, packed in rows:
@@ -46,33 +59,33 @@ class Orphans:
                 self._end(actor, row, packed, death)
 
     def _take_over(self, actor: bytes, row: dict[str, Any], packed: bytes, death: dict[str, Any]) -> None:
-        host = self._host
+        ports = self._ports
 
         def swapped(mine: bool) -> None:
-            if not mine or actor in host.actors.actors:
+            if not mine or actor in ports.actors.actors:
                 return
-            adopted = host.actors.adopt(actor, row, host.now)
+            adopted = ports.actors.adopt(actor, row, self._context.now)
             lives_on = node_of(adopted.worker) if adopted.worker else b""
-            if lives_on in host.cluster.peers:
-                host.effects.append(Send(lives_on, AdoptActor(actor, adopted.worker)))
-            elif lives_on == host.incarnation:
-                host.guests.come_home(actor)
+            if lives_on in ports.cluster.peers:
+                self._context.send(lives_on, AdoptActor(actor, adopted.worker))
+            elif lives_on == self._context.me:
+                ports.lives_here(actor)
             elif adopted.worker:
-                host.actors.worker_died(actor, adopted.worker, death)
+                ports.actors.worker_died(actor, adopted.worker, death)
             else:
-                host.places.place(adopted)
-            host.elsewhere.homes_changed()
+                ports.place(adopted)
+            ports.homes_changed()
 
-        host.names.swap_actor(actor, packed, {**row, "home": host.incarnation}, swapped)
+        ports.names.swap_actor(actor, packed, {**row, "home": self._context.me}, swapped)
 
     def _end(self, actor: bytes, row: dict[str, Any], packed: bytes, death: dict[str, Any]) -> None:
-        host = self._host
+        names = self._ports.names
         cause = {"kind": "owner_died", "reason": f"the process that created it was on a node that is gone "
                                                  f"({death['reason']})"}
         ended = {**row, "state": DEAD, "death_cause": cause, "worker": b"", "endpoint": "", "pid": 0, "spec": None}
 
         def swapped(mine: bool) -> None:
             if mine and row["name"]:
-                host.names.release(row["ray_namespace"], row["name"], actor)
+                names.release(row["ray_namespace"], row["name"], actor)
 
-        host.names.swap_actor(actor, packed, ended, swapped)
+        names.swap_actor(actor, packed, ended, swapped)

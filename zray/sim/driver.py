@@ -239,6 +239,9 @@ class SimDriver(Core):
         if self.cluster.plan.bound and random.random() < 0.5:
             node = random.choice([*sorted(self.cluster.oracle.condemned), *(node.node_id for node in nodes)])
             return {"kind": "affinity", "node": node, "soft": False}
+        if self.cluster.plan.loses and random.random() < 0.4 and (
+                others := [node for node in nodes if node is not self.host]):  # whose death costs it results
+            return {"kind": "affinity", "node": random.choice(others).node_id, "soft": True}
         if len(nodes) < 2 or (what := random.random()) < 0.6:
             return {}
         if what < 0.85:

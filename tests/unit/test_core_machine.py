@@ -1,0 +1,150 @@
+"""A core process's machine through its ports: connections, refusals, answers, and the end of its node."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import pytest
+
+from zray import messages as m
+from zray.config import Config
+from zray.core.machine import CoreMachine
+from zray.core.process import ProcessRecord
+
+NODE, ME, PEER, FAR = b"nod1\0\0\0\0", b"nod1\xffr01", b"nod1\0\0\0\7", b"nod2\0\0\0\7"
+
+
+class Ports:
+    """Transport, Dialling, Store, Columns and Shell in one: they record."""
+
+    def __init__(self) -> None:
+        self.lasting: set[bytes] = set()
+        self.job = 0
+        self.sent: list[tuple[bytes, Any]] = []
+        self.did: list[tuple[Any, ...]] = []
+        self.up: set[bytes] = set()
+
+    # Transport
+    def send(self, peer: bytes, code: int, message: Any) -> None:
+        assert code == message.CODE
+        self.sent.append((peer, message))
+
+    def connect(self, peer: bytes, endpoint: str) -> None:
+        self.up.add(peer)
+
+    def connected(self, peer: bytes) -> bool:
+        return peer in self.up
+
+    dialled = connected
+
+    def peers(self) -> list[bytes]:
+        return sorted(self.up)
+
+    def note(self, what: str) -> Any:
+        return lambda *args: self.did.append((what, *args))
+
+    # Shell
+    def clock(self) -> float:
+        return 0.0
+
+    def node_lost(self, *failure: Any) -> dict[str, Any]:
+        return {"reason": "its process ended"}
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return self.note(name)
+
+    def to(self, peer: bytes) -> list[Any]:
+        return [message for other, message in self.sent if other == peer]
+
+
+@pytest.fixture
+def ports() -> Any:
+    return Ports()
+
+
+@pytest.fixture
+def machine(ports) -> CoreMachine:
+    process = ProcessRecord("driver", ME, NODE, "ipc:///tmp/s/d.sock", 7, "3.11.7", 3, Config())
+    return CoreMachine(process, ports, ports, ports, ports, ports, deque())
+
+
+def deliver(machine: CoreMachine, peer: bytes, message: Any) -> None:
+    machine.handle(peer, message.CODE, message, 0.0)
+
+
+@pytest.mark.parametrize("protocol, word", [(m.PROTOCOL, ""), (m.PROTOCOL + 1, f"protocol {m.PROTOCOL + 1}")])
+def test_a_peer_of_another_protocol_is_refused(machine, ports, protocol, word):
+    deliver(machine, PEER, m.Hello(protocol, "worker", "", 1, 3, "3.11.7", []))
+    answer, = ports.to(PEER)
+    assert bool(answer.refused) == bool(word) and word in answer.refused
+
+
+def test_a_refusal_is_said_and_ends_the_connection(machine, ports):
+    machine.connect(PEER, "ipc://peer")
+    deliver(machine, PEER, m.HelloAck(m.PROTOCOL, "worker", [], "protocol 9"))
+    assert [each for each in ports.did if each[0] != "later"] == [("refused", PEER, "protocol 9"), ("disconnect", PEER)]
+
+
+def test_a_process_of_another_node_is_dialled_where_our_node_says(machine, ports):
+    machine.connect(FAR, "ipc://there")
+    assert ports.to(NODE) == [m.Dial(FAR)] and ("hold", FAR) in ports.did
+    deliver(machine, NODE, m.DialAnswer(FAR, "tcp://there"))
+    assert ("dial", FAR, "tcp://there") in ports.did
+
+
+def test_a_process_that_we_dialled_is_silent_only_when_its_connection_has_closed(machine, ports):
+    """The notice of its end overtakes what it wrote before."""
+    silent: list[bytes] = []
+    machine.connections.ends = type("Ends", (), {
+        "process_ended": lambda self, process: None, "process_closed": lambda self, peer: None,
+        "silent": lambda self, peer: silent.append(peer)})()
+    machine.connect(PEER, "ipc://peer")
+    deliver(machine, NODE, m.ProcessGone(PEER, "killed"))
+    assert silent == []
+    machine.closed(PEER, 0.0)
+    assert silent == [PEER]
+
+
+def test_answers_go_to_who_asked_and_end_with_the_node(machine, ports):
+    answers: list[Any] = []
+    first, second = machine.ask(answers.append), machine.ask(answers.append)
+    deliver(machine, NODE, m.NodeAnswer(first, {"a": 1}))
+    deliver(machine, NODE, m.NodeAnswer(first, {"a": 2}))
+    assert [answer.answer for answer in answers] == [{"a": 1}] and machine.is_asking
+    machine.closed(NODE, 1.0)
+    assert answers[1:] == [None] and not machine.is_asking
+    assert second != first
+    assert machine.submitter.lost[1:] == ["raylet_died", {
+        "node": NODE.hex(), "log_file": "/tmp/s/logs/node.log", "reason": "its process ended"}]
+
+
+def test_the_end_of_the_node_is_no_news_to_a_process_that_leaves(machine):
+    machine.process.closed = True
+    machine.closed(NODE, 1.0)
+    assert machine.submitter.lost is None
+
+
+def test_a_pending_object_fails_with_the_node_and_a_ready_one_stays(machine):
+    pending, ready = machine.refs.own(b"p" * 28), machine.refs.own(b"r" * 28)
+    machine.refs.complete(ready, b"value")
+    machine.closed(NODE, 1.0)
+    assert pending.value[1] == "raylet_died" and ready.value == b"value"
+
+
+def test_dropped_references_are_released_once_a_turn(machine):
+    entry = machine.refs.own(b"p" * 28)
+    machine.refs.complete(entry, b"value")
+    machine.dropped.append(entry)
+    machine.turn(0.0)
+    assert not machine.refs.owned
+    machine.check()
+
+
+def test_a_tick_is_due_only_while_something_is_timed(machine, ports):
+    assert not machine.is_timed and machine.next_deadline() is None
+    machine.submitter.timed = True
+    assert machine.is_timed and machine.next_deadline() == machine.process.config.lease_idle_s
+    assert not machine.is_timed

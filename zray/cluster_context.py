@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from zray import env_vars
 from zray.connection import current
-from zray.config import Config
+from zray.config import STORE_BYTES_MIN, refuse_slips, refuse_unknown
 from zray.errors import did_you_mean
 from zray.options import TASK_OPTIONS
 from zray.plain_numbers import plain
@@ -34,7 +34,6 @@ _IGNORED = frozenset((
 _KNOWN = ("num_cpus", "num_gpus", "resources", "labels", "object_store_memory", "local_mode", "ignore_reinit_error",
           "configure_logging", "logging_level", "logging_config", "log_to_driver", "namespace", "runtime_env",
           "_system_config", "_memory")
-STORE_BYTES_MIN = 4 * 1024 * 1024  # what a node accepts
 _OF_A_NODE = ("num_cpus", "num_gpus", "resources", "labels", "object_store_memory", "_system_config")
 
 
@@ -126,9 +125,8 @@ def _check(address: str | None, options: dict[str, Any]) -> None:
     logs = options.get("logging_config")
     if logs is not None and not callable(getattr(logs, "to_map", None)):
         raise TypeError(f"logging_config takes a LoggingConfig, not {logs!r}")
-    for name in sorted(set(options.get("_system_config") or ()) - set(Config.__dataclass_fields__)):
-        logging.getLogger("zray").warning("zray has no setting %s%s: it is ignored", name,
-                                          did_you_mean(str(name), Config.__dataclass_fields__))
+    refuse_unknown(options.get("_system_config") or ())
+    refuse_slips(os.environ)
     for name, least in (("object_store_memory", STORE_BYTES_MIN), ("_memory", 0)):
         nbytes = options.get(name)  # may be a float: 0.3 * total
         if nbytes is None:

@@ -2,15 +2,24 @@
 
 A setting is read, first match wins, from ``init(_system_config={name: value})``, the environment ``ZRAY_<NAME>``,
 and the default below.  Nodes send theirs to the core processes of their session, so a session has one Config.
+A name that is no setting is refused, with the nearest one.  docs/limits.md lists all settings; a test compares both.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from zray.plain_numbers import plain
+
+STORE_BYTES_MIN = 4 * 1024 * 1024  # the smallest object store that a node accepts
+# Variables of zray that are no settings.
+_OTHER_VARIABLES = frozenset((
+    "ADDRESS", "DEDUP_LOGS", "FULL_TRACEBACKS", "IGNORE_UNHANDLED_ERRORS", "JOIN", "NOSET_CUDA_VISIBLE_DEVICES",
+    "RUNTIME_ENV", "SAVED_BLAS", "TMPDIR"))
+_SLIP = 0.8  # likeness of an unknown variable to that of a setting: "node_timeout" is meant, "log_level" is another's
 
 
 @dataclass(slots=True)
@@ -51,6 +60,14 @@ class Config:
     session_bytes_max: int = 256 * 1024 * 1024
     # Bytes a frame gathers at most before it is sent.
     frame_bytes_max: int = 4 * 1024 * 1024
+    # Messages for one process whose endpoint is looked up; with more of them it is given up.
+    held_messages_max: int = 65_536
+    # Connections from other machines that a process accepts, and at most half of its descriptors.
+    tcp_connections_max: int = 8192
+    # A dialled machine proves its key within this time.  User code that holds the GIL longer makes a dial fail.
+    tcp_handshake_s: float = 5.0
+    # A driver waits this long for its node to accept it: a node that starts serves within a second.
+    connect_wait_s: float = 15.0
     # Lines of worker output that a node reads in one turn, each 0.05 s; the rest waits in the log files.
     log_lines_max: int = 10_000
     # Tasks a second that a worker reports one by one for timeline and `list tasks`; 0 for none.  At 0.15 us each, plus
@@ -92,19 +109,59 @@ class Config:
 
     @classmethod
     def load(cls, overrides: dict[str, Any] | None = None) -> Config:
-        """Defaults, then the environment, then ``overrides``; unknown keys (Ray's own) are ignored."""
+        """Defaults, then the environment, then ``overrides``.  ValueError for a name that is no setting."""
+        refuse_unknown(overrides or ())
         chosen: dict[str, Any] = {}
         for field in fields(cls):
             text = os.environ.get(f"ZRAY_{field.name.upper()}")
             if text is not None:
                 chosen[field.name] = _parse(field.name, str(field.type), text)
-        for name, value in (overrides or {}).items():
-            if name in cls.__dataclass_fields__:
-                chosen[name] = plain(value)
+        chosen.update((name, plain(value)) for name, value in (overrides or {}).items())
         return cls(**chosen)
+
+    @classmethod
+    def of_session(cls, settings: dict[str, Any], overrides: dict[str, Any]) -> Config:
+        """What a node says, under ``overrides``; a node of another version may have settings that are unknown here."""
+        known = {name: value for name, value in settings.items() if name in cls.__dataclass_fields__}
+        return cls.load({**known, **overrides})
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def refuse_unknown(names: Iterable[Any]) -> None:
+    """ValueError for names that are no settings; it names them and the nearest setting of each."""
+    wrong = sorted(str(name) for name in set(names) - set(Config.__dataclass_fields__))
+    if wrong:
+        said = ", ".join(name + _meant(nearest(name)) for name in wrong)
+        raise ValueError(f"zray has no setting {said}; docs/limits.md lists all settings")
+
+
+def refuse_slips(environment: Mapping[str, str]) -> None:
+    """ValueError for a variable ``ZRAY_<NAME>`` that is no setting and differs from one by a slip.
+
+    Others are let alone: they may be zray's other variables, or a program's own.
+    """
+    for variable in sorted(environment):
+        name = variable.removeprefix("ZRAY_")
+        if name == variable or name in _OTHER_VARIABLES or name.lower() in Config.__dataclass_fields__:
+            continue
+        name = name.lower()
+        setting = nearest(name, _SLIP)
+        if setting:
+            raise ValueError(f"zray has no setting for the environment variable {variable}"
+                             + _meant(f"ZRAY_{setting.upper()}"))
+
+
+def nearest(name: str, likeness: float = 0.6) -> str:
+    """The setting that is most like ``name``, '' when none is."""
+    from difflib import get_close_matches  # for errors, and for variables that are no settings
+
+    return "".join(get_close_matches(name, Config.__dataclass_fields__, 1, likeness))
+
+
+def _meant(name: str) -> str:
+    return f" (did you mean {name!r}?)" if name else ""
 
 
 def _parse(name: str, kind: str, text: str) -> Any:
@@ -114,3 +171,6 @@ def _parse(name: str, kind: str, text: str) -> Any:
         return {"int": int, "float": float, "str": str}[kind](text)
     except (ValueError, KeyError):
         raise ValueError(f"environment variable ZRAY_{name.upper()}={text!r} is not a {kind}") from None
+
+
+DEFAULTS = Config()  # for what is made without a session: tests, the simulator

@@ -270,6 +270,11 @@ class ActorTemplate:
         """``(key, blob)``: the pickled class and its digest."""
         return self.pickled.get()
 
+    @staticmethod
+    def handle(actor: bytes, meta: bytes, life: ObjectRef | None) -> ActorHandle:
+        """A handle of an actor; see ActorHandle."""
+        return ActorHandle._restore(actor, meta, life)
+
     def meta(self, options: ActorOptions) -> bytes:
         """What handles of an actor made with ``options`` must know, as bytes."""
         return ActorMeta(self.cls.__name__, self.is_async, self.methods, options.max_task_retries,

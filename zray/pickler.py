@@ -12,21 +12,16 @@ import importlib.machinery
 import io
 import os
 import sys
-import warnings
 from collections.abc import Callable
-from hashlib import blake2b
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import cloudpickle
 
 from zray import sources
+from zray.custom_serializers import custom
 from zray.errors import exception_members, fill_exception, rebuild_exception
 from zray.pickled_caches import reduce_cache
-from zray.serialization import _custom
-
-KEY_SIZE = 16
-WARN_BYTES = 10 * 1024 * 1024  # where Ray warns
 
 
 def _rebuild(deserializer: Callable[[Any], Any], state: Any) -> Any:
@@ -48,8 +43,8 @@ class Pickler(cloudpickle.Pickler):
     def reducer_override(self, obj: Any) -> Any:
         if type(obj) is CodeType:
             return self._reduce_code(obj)
-        if _custom:
-            pair = _custom.get(type(obj))
+        if custom:
+            pair = custom.get(type(obj))
             if pair is not None:
                 serializer, deserializer = pair
                 return _rebuild, (deserializer, serializer(obj))
@@ -131,39 +126,7 @@ def cloud_dumps(value: Any, buffer_callback: Callable[[Any], Any] | None = None,
         return file.getvalue()
 
 
-# ---------------------------------------------------------------- functions and classes
-
-
-def dump_definition(definition: Callable | type) -> tuple[bytes, bytes]:
-    """``(key, blob)``; TypeError naming the captured variable that cannot be pickled."""
-    pickle_by_value_if_unreachable(definition)
-    name = getattr(definition, "__qualname__", repr(definition))
-    kind = "class" if isinstance(definition, type) else "function"
-    try:
-        blob = cloud_dumps(definition, kind=DefinitionPickler)
-    except Exception as error:  # whatever a captured object's __reduce__ raises
-        from zray.unpicklable import explain
-
-        raise TypeError(f"Could not serialize the {explain(definition, f'{kind} {name!r}')}: "
-                        f"{type(error).__name__}: {error}. Make it inside the {kind}, or pass it along.") from error
-    if len(blob) > WARN_BYTES:
-        warnings.warn(_too_big(definition, kind, name, len(blob)), stacklevel=4)
-    return blake2b(blob, digest_size=KEY_SIZE).digest(), blob
-
-
-def _too_big(definition: Any, kind: str, name: str, nbytes: int) -> str:
-    from zray.unpicklable import captured
-
-    sizes = []
-    for label, value in captured(definition):
-        try:
-            sizes.append((len(cloud_dumps(value)), label))
-        except Exception:  # already pickled once as part of the definition; on its own it may not
-            continue
-    biggest = max(sizes, default=(0, ""))
-    what = f", of which {biggest[1]} is {biggest[0] / 2**20:.1f} MiB" if biggest[1] else ""
-    return (f"The {kind} {name!r} is {nbytes / 2**20:.1f} MiB when pickled{what}. "
-            "It is sent to every worker; put() large data and pass the reference instead.")
+# ---------------------------------------------------------------- by name or by value
 
 
 def pickle_by_value_if_unreachable(definition: Any) -> None:

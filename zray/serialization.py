@@ -26,15 +26,16 @@ from pickle import PickleBuffer
 from typing import Any
 
 from zray import frames
+from zray.custom_serializers import custom
 from zray.errors import RayTaskError, TaskErrorRecord, load_error
 
 __all__ = [
     "EMPTY_ARGS", "NONE", "Serialized", "UnknownOwner", "collecting", "dump_args", "dump_error", "dump_function",
-    "dumps", "load_args", "load_error", "load_function", "loads", "on_ref", "register_serializer", "registering",
-    "restored", "set_out_of_band_hook", "set_ref_type", "size", "to_bytes", "unregister_serializer", "write_into",
+    "dumps", "load_args", "load_error", "load_function", "loads", "on_ref", "registering",
+    "restored", "set_out_of_band_hook", "set_ref_type", "size", "to_bytes", "write_into",
 ]
 
-ALIGN = 64
+BUFFER_ALIGN = 64
 OUT_OF_BAND_BYTES = 64 * 1024  # bytes objects from this size on travel as a buffer: one copy less in each direction
 PLAIN_ITEMS_MAX = 64  # larger containers are not searched for classes: cloudpickle costs less than looking
 _HEAD = struct.Struct("<BxxxIQ")
@@ -162,7 +163,7 @@ def _is_plain(value: Any, kind: type) -> bool:
     if kind is dict:
         return (len(value) <= PLAIN_ITEMS_MAX and _ATOMIC.issuperset(map(type, value.values()))
                 and _ATOMIC.issuperset(map(type, value)))
-    return kind.__name__ == "ndarray" and kind.__module__ == "numpy" and not value.dtype.hasobject and not _custom
+    return kind.__name__ == "ndarray" and kind.__module__ == "numpy" and not value.dtype.hasobject and not custom
 
 
 def _dump(value: Any, plain: bool = False) -> Serialized:
@@ -204,7 +205,7 @@ def _layout(data: bytes, buffers: Sequence[memoryview]) -> tuple[list[int], int]
     end = _HEAD.size + _ENTRY.size * len(buffers) + len(data)
     offsets = []
     for buffer in buffers:
-        start = -(-end // ALIGN) * ALIGN
+        start = -(-end // BUFFER_ALIGN) * BUFFER_ALIGN
         offsets.append(start)
         end = start + buffer.nbytes
     return offsets, end
@@ -365,24 +366,6 @@ def _bad_argument(error: Exception, args: tuple, kwargs: dict[str, Any], functio
     return _unpicklable(error, "arguments", args)
 
 
-# ---------------------------------------------------------------- custom serializers
-
-# type -> (serializer, deserializer); zray.pickler looks here first.
-_custom: dict[type, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {}
-
-
-def register_serializer(cls: type, *, serializer: Callable[[Any], Any], deserializer: Callable[[Any], Any]) -> None:
-    """Pickle instances of exactly ``cls`` as ``deserializer(serializer(value))`` in this process from now on."""
-    if not isinstance(cls, type):
-        raise TypeError(f"register_serializer() takes a class, not {cls!r}")
-    _custom[cls] = (serializer, deserializer)
-
-
-def unregister_serializer(cls: type) -> None:
-    """Undo :func:`register_serializer`; no error when there was none."""
-    _custom.pop(cls, None)
-
-
 # ---------------------------------------------------------------- functions
 
 
@@ -391,7 +374,7 @@ def dump_function(function: Callable | type) -> tuple[bytes, bytes]:
 
     What a worker cannot import (``__main__``, closures, modules off ``sys.path``) goes by value.
     """
-    from zray.pickler import dump_definition
+    from zray.definitions import dump_definition
 
     context = _context
     outer, context.refs = context.refs, None  # references that a function captures are pinned: it may run at any time

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 STEPS_MAX = 2_000
-DEPTH_MAX = 20
+SEARCH_DEPTH_MAX = 20
 CHILDREN_MAX = 1_000
 
 
@@ -64,7 +64,7 @@ def find(value: Any) -> Culprit | None:
     path = ""
     steps = 0
     seen = {id(value)}
-    for _ in range(DEPTH_MAX):
+    for _ in range(SEARCH_DEPTH_MAX):
         for label, child in children(value):
             if id(child) in seen:
                 continue

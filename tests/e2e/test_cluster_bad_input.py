@@ -12,7 +12,7 @@ from tests.e2e.nodes import clusters, listening
 from tests.e2e.target import ray, until
 from zray import codec, ids
 from zray import messages as m
-from zray.node.member import PYTHON
+from zray.node.member import PYTHON_RELEASE
 from zray.sched.resources import UNITS_MAX
 from zray.transport import curve
 from zray.transport.credentials import decode_join
@@ -20,7 +20,7 @@ from zray.transport.mesh import Mesh
 
 pytestmark = pytest.mark.zray_only
 
-MINOR = ".".join(PYTHON.split(".")[:2])
+MINOR = ".".join(PYTHON_RELEASE.split(".")[:2])
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ class Newcomer:
 
     def say(self, *messages) -> None:
         self.mesh.send(self.peer, m.Hello.CODE, m.Hello(
-            m.PROTOCOL, "node", "", os.getpid(), 0, PYTHON, list(m.FEATURES)))
+            m.PROTOCOL, "node", "", os.getpid(), 0, PYTHON_RELEASE, list(m.FEATURES)))
         for message in messages:
             self.mesh.send(self.peer, message.CODE, message)
 
@@ -82,7 +82,7 @@ class Newcomer:
         self.mesh.drain(lambda peer, code, message: self.got.append(message))
         self.mesh.tick(time.monotonic())
 
-    def join(self, row: dict | None = None, protocol: int = m.PROTOCOL, python: str = PYTHON) -> str:
+    def join(self, row: dict | None = None, protocol: int = m.PROTOCOL, python: str = PYTHON_RELEASE) -> str:
         """What NodeJoined says: '' for welcome, else why not."""
         self.say(m.NodeJoin(protocol, python, "0.1.0", row if row is not None else self.row()))
 

@@ -35,7 +35,6 @@ def hold(node):
 def says(caplog):
     """Checks that all three ways tell the same, of what is ``healthy`` that there is no warning; returns the text."""
     from zray.connection import connected
-    from zray.core.patience import Warned
 
     def check(ref, *words: str, healthy: bool = False) -> str:
         said = waits_because(ref, *words)
@@ -48,7 +47,7 @@ def says(caplog):
 
     def warned(ref, words) -> bool:
         caplog.clear()
-        connected().warned = Warned(False)  # what was said before is said again
+        connected().warned.forget()  # what was said before is said again
         with pytest.raises(exceptions.GetTimeoutError):
             ray.get(ref, timeout=0.2)  # longer than warn_wait_s
         return all(word in caplog.text for word in words)

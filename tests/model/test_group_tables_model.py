@@ -21,7 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from tests.oracles.packing_brute import placings
 from zray.messages import BundleAck, BundleCommit, BundleReserve, BundleReserved, BundleReturn
 from zray.node.groups import WAIT_S, GroupTable
-from zray.sched.bundles import Round, State
+from zray.sched.bundles import BundleRound, BundleState
 from zray.sched.grouped import NodeScheduler
 from zray.sched.local import LocalScheduler
 from zray.sched.view import ClusterView
@@ -218,8 +218,8 @@ class World(RuleBasedStateMachine):
             if node.table is not None:
                 node.table.check()
             taken = len(node.leases) * U + sum(
-                bundle.resources["CPU"] for found in node.bundles.rounds.values() if found.state is not State.WAITING
-                for bundle in found.bundles)
+                bundle.resources["CPU"] for found in node.bundles.rounds.values()
+                if found.state is not BundleState.WAITING for bundle in found.bundles)
             assert node.scheduler.available()["CPU"] == node.total["CPU"] - taken >= 0
 
     @invariant()
@@ -230,9 +230,9 @@ class World(RuleBasedStateMachine):
         waits: dict[bytes, set[bytes]] = {}
         for node in self.live():
             here = list(node.bundles.rounds.values())
-            holds = {found.group for found in here if found.state is State.RESERVED and self.is_current(found)}
+            holds = {found.group for found in here if found.state is BundleState.RESERVED and self.is_current(found)}
             for found in here:
-                if found.state is State.WAITING and self.is_current(found):
+                if found.state is BundleState.WAITING and self.is_current(found):
                     waits.setdefault(found.group, set()).update(holds - {found.group})
         while waits:
             free = [group for group, others in waits.items() if not others & waits.keys()]
@@ -240,7 +240,7 @@ class World(RuleBasedStateMachine):
             for group in free:
                 del waits[group]
 
-    def is_current(self, found: Round) -> bool:
+    def is_current(self, found: BundleRound) -> bool:
         """Of the round under way, which waits for its turn; others are given back, or need no turn."""
         home = self.nodes[self.home_of[found.group]]
         group = home.table.groups.get(found.group)
@@ -277,7 +277,7 @@ class World(RuleBasedStateMachine):
         return not any(self.links.values()) and not self.unsettled()
 
     def unsettled(self) -> list[str]:
-        """Groups that fit and are not placed; bundles that are set aside for nobody, or not there."""
+        """Groups that fit and are not placed; bundles that are set aside for no group, or not there."""
         free = [node.scheduler.available() for node in self.live()]
         found = []
         believed, here = {}, {}
@@ -288,9 +288,9 @@ class World(RuleBasedStateMachine):
                     found.append(f"{group.strategy} of {group.bundles} waits, though {free} is free")
         for node in self.live():
             for current in node.bundles.rounds.values():
-                if current.state is State.COMMITTED:
+                if current.state is BundleState.COMMITTED:
                     here.update({(b.group, b.index): node.name for b in current.bundles})
-                elif current.state is State.RESERVED and not self.is_current(current):
+                elif current.state is BundleState.RESERVED and not self.is_current(current):
                     found.append(f"{current.state.name} is left on a node")
         if here != believed:
             found.append(f"nodes have {here}, homes believe {believed}")

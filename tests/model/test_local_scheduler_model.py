@@ -222,7 +222,7 @@ class Machine(RuleBasedStateMachine):
             assert sum(self.share(lease) for lease in self.leases.values() if device in lease["gpu_ids"]) <= U
 
     def teardown(self) -> None:
-        """Nobody starves: actors end, workers wake up, owners return recalled leases, and every want is met."""
+        """No entry starves: actors end, workers wake up, owners return recalled leases, and every want is met."""
         if not hasattr(self, "scheduler"):
             return
         for number in sorted(self.leases):

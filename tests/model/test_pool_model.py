@@ -22,7 +22,8 @@ class PoolMachine(RuleBasedStateMachine):
         self.now = 0.0
         self.count = 0
         self.out = []
-        self.pool = Pool(self.new_id, self.out.append, keep=2, workers_max=6, idle_s=10.0)
+        self.pool = Pool(self.new_id, self.out.append, keep=2, workers_max=6, idle_s=10.0,
+                         may_retire=lambda worker: True)
         self.waiting = {}
         self.using = {}
         self.served = {}
@@ -116,7 +117,7 @@ class PoolMachine(RuleBasedStateMachine):
             assert self.pool.waits(token), f"{kind} was forgotten"
 
     def teardown(self):
-        """Progress: with time, and workers that start and die, everybody who waits is served."""
+        """Progress: with time, and workers that start and die, every waiting request is served."""
         for _ in range(200):
             if not self.waiting:
                 return

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from zray.gcs.config import ChainConfig, ClusterConfig
-from zray.gcs.register import ANSWER_S, Acceptor, Proposer, TailLease
+from zray.gcs.register import PREPARE_S, Acceptor, Proposer, TailLease
 from zray.messages import (
     ConfigIs,
     LeaseAsk,
@@ -260,7 +260,7 @@ def test_a_wish_is_offered_when_a_majority_of_its_voters_has_answered():
     proposer.propose(base, wish, 0.0)
     for name in (b"b", b"c"):
         proposer.on_promise(name, nothing, 0.0)
-    proposer.tick(ANSWER_S)
+    proposer.tick(PREPARE_S)
     assert not proposer.active, "it may wish for something else"
 
     proposer = Proposer(b"b")

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from tests.oracles.store_harness import Harness
 from zray.store import StoreFull
 from zray.store.client import Allocation
-from zray.store.table import GRACE_S
+from zray.store.table import EVICTION_GRACE_S
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -97,7 +97,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(error=st.sampled_from(["", "", "", "OSError: disk full"]))
     def run_thread(self, error):
         spiller = self.harness.spiller
-        if spiller.calls and self.harness.service.table.growing is False:
+        if spiller.calls and self.harness.service.table.room.growing is False:
             reading = any(s.phase.name == "LOADING" for s in self.harness.service.table.names.values())
             spiller.step("" if reading else error)
         elif spiller.calls:
@@ -107,7 +107,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(factor=st.sampled_from([0.4, 1.1, 20, 1000]))
     def time_passes(self, factor):
-        self.harness.advance(factor * GRACE_S)
+        self.harness.advance(factor * EVICTION_GRACE_S)
 
     @precondition(lambda self: len(self.peers) == 2)
     @rule()

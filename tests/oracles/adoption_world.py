@@ -24,7 +24,7 @@ from zray.owner.holding import Holding
 from zray.owner.records import Borrowed, Entry
 from zray.owner.references import RECORD_BYTES, References
 from zray.owner.telling import Telling
-from zray.store.ownerless import Found
+from zray.store.ownerless import OwnerlessObject
 
 PROCESSES = [b"process%d" % i for i in range(4)]
 KINDS = ("pending", "inline", "stored")
@@ -137,7 +137,7 @@ class AdoptionWorld:
             self.forfeited.add(oid)
 
     def ownerless(self, has_ended):
-        return [Found(oid, 0, 0, owner) for oid, owner in self.blocks.items() if has_ended(owner)]
+        return [OwnerlessObject(oid, 0, 0, owner) for oid, owner in self.blocks.items() if has_ended(owner)]
 
     def free_unheld(self, found):
         for one in found:

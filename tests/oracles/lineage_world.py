@@ -9,6 +9,7 @@ from __future__ import annotations
 from hashlib import blake2b
 from typing import Any
 
+from tests.unit.test_owner import ports
 from zray import messages as m
 from zray.config import Config
 from zray.owner.records import Entry, Function, Task
@@ -44,7 +45,8 @@ class World:
 
     def __init__(self, bytes_max: int):
         self.refs = References(ME, self, self.free)
-        self.submitter = Submitter(ME, NODE, 1, self, self.refs, Config(lineage_bytes_max=bytes_max))
+        self.submitter = Submitter(ME, NODE, 1, self, self.refs, Config(lineage_bytes_max=bytes_max),
+                                   ports(lambda values, then: self.questions.append((values, then))))
         self.lineage = self.submitter.lineage
         self.key = self.submitter.key_for("key", {}, {}, {}, "f")
         self.fn = Function(b"f" * 20, b"", "f")
@@ -56,7 +58,6 @@ class World:
         self.expected: dict[bytes, bytes] = {}
         self.pushed: list[tuple[int, int, Any]] = []
         self.questions: list[Any] = []
-        self.submitter.reconstruction.locate = lambda values, then: self.questions.append((values, then))
         self.nodes = 1
         self.leases = 0
         self.generation = 0

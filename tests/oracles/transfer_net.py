@@ -15,9 +15,9 @@ from zray.messages import (
     STORED, Chunk, StoreFree, StoreGrant, StorePull, StorePulling, StoreRecall, StoreReclaimed, StoreRefused,
     StoreRestored, StoreSurrender, StoreWant,
 )
-from zray.store.exchange import Find, Handed, Key, Record, Say
+from zray.store.exchange import Find, HandoverProgress, ObjectKey, RecordCopies, SendToNode
 from zray.store.header import CREATED, HEADER_BYTES, SEALED, Headers, block_bytes
-from zray.store.records import FULL, Arriving, Dropped, Freed, Grow, Load, Send, Spill, Unlink
+from zray.store.records import FULL_REASON, Arriving, Dropped, Freed, Grow, Load, SendToClient, SpillObject, UnlinkFile
 from zray.store.table import StoreTable
 from zray.store.transfer import TransferMachine
 
@@ -50,7 +50,7 @@ class Node:
         self.table = StoreTable(self.headers, capacity, self._pinned, step_bytes=capacity, extent_bytes=4096,
                                 full_wait_s=5.0)
         self.machine = TransferMachine(self.table, self.headers, self.incarnation, CHUNK)
-        self.table.connect(self.client)
+        self.table.room.connect(self.client)
         self.files: dict[int, bytes] = {}
         self.grants: deque[StoreGrant] = deque()
         self.reads: dict[int, Read] = {}
@@ -58,7 +58,7 @@ class Node:
         self.requests = 0
         self.generations = 1 << 32  # as a client whose epoch is 1
         self.extents: list[list[int]] = []
-        self.chunks_sent: dict[Key, int] = {}
+        self.chunks_sent: dict[ObjectKey, int] = {}
 
     def _pinned(self) -> set[int]:
         return self.pins | self.machine.copies.pins()
@@ -69,12 +69,12 @@ class Node:
         """Store an object at once; None when there is no room just now."""
         self.requests += 1
         size = block_bytes(len(content))
-        self.table.on_want(self.client, StoreWant(self.requests, size), self.net.now)
+        self.table.room.on_want(self.client, StoreWant(self.requests, size), self.net.now)
         self.perform()
         while self.net.growths:
             self.net.growths.popleft()()
         if not self.grants:
-            self.table.waiting = deque(w for w in self.table.waiting if w.stored is not None)
+            self.table.room.waiting = deque(w for w in self.table.room.waiting if w.stored is not None)
             return None
         grant = self.grants.popleft()
         self.generations += 1
@@ -143,11 +143,11 @@ class Node:
         while effects := [*self.table.take(), *self.machine.take()]:
             for effect in effects:
                 kind = type(effect)
-                if kind is Send and effect.client == b"":
+                if kind is SendToClient and effect.client == b"":
                     self.machine.restored(effect.message, net.now)
-                elif kind is Send:
+                elif kind is SendToClient:
                     self._hear(effect.message)
-                elif kind is Say:
+                elif kind is SendToNode:
                     assert effect.node != self.incarnation
                     if type(effect.message) is Chunk:
                         net.chunk_sent(self, effect.node, effect.message)
@@ -158,29 +158,29 @@ class Node:
                     self.machine.dropped(effect, net.now)
                 elif kind is Freed:
                     self.machine.freed(effect, net.now)
-                elif kind is Record:
+                elif kind is RecordCopies:
                     net.later(self, partial(net.record, effect.oid, effect.nodes))
                 elif kind is Find:
                     net.later(self, partial(self._located, effect))
                 elif kind is Grow:
                     net.growths.append(partial(self._grown, effect))
                     net.soon(net.grow)
-                elif kind is Spill:
+                elif kind is SpillObject:
                     self.files[effect.key] = bytes(self.memory[effect.offset : effect.offset + effect.nbytes])
                     net.later(self, partial(self._slow, self.table.spilled, effect))
                 elif kind is Load:
                     self.memory[effect.offset : effect.offset + effect.nbytes] = self.files[effect.key]
                     net.later(self, partial(self._slow, self.table.loaded, effect))
                 else:
-                    assert kind is Unlink
+                    assert kind is UnlinkFile
                     del self.files[effect.key]
 
     def _grown(self, effect: Grow) -> None:
         if self.alive:
-            self.table.grown(effect.size, "", self.net.now)
+            self.table.room.grown(effect.size, "", self.net.now)
             self.perform()
 
-    def _slow(self, event: Any, effect: Spill | Load) -> None:
+    def _slow(self, event: Any, effect: SpillObject | Load) -> None:
         event(effect.key, effect.generation, "", self.net.now)
 
     def _located(self, effect: Find) -> None:
@@ -196,7 +196,7 @@ class Node:
         self.perform()
 
     def has(self, value: list) -> bool:
-        key = Key(value[4], value[5], value[3])
+        key = ObjectKey(value[4], value[5], value[3])
         return key.node == self.incarnation or self.machine.copies.complete(key) is not None
 
     def check(self) -> None:
@@ -266,7 +266,7 @@ class Net:
         root = self.by_name[value[5]]
         if value[4] in self.freed:
             return
-        if error.startswith(FULL) or read.at_risk:
+        if error.startswith(FULL_REASON) or read.at_risk:
             return
         if "wrong" in error or "damaged" in error:
             assert self.corruption
@@ -294,7 +294,7 @@ class Net:
         for other in self.living:
             self.later(other, partial(other.machine.node_gone, node.incarnation, self.now))
 
-    def leave(self, node: Node) -> Handed:
+    def leave(self, node: Node) -> HandoverProgress:
         """It hands over what only it has, as long as that goes on; then it ends."""
         heirs = [other.incarnation for other in self.living if other is not node]
         until = self.now + 10.0

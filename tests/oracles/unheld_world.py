@@ -17,7 +17,7 @@ from zray.ids import node_of
 from zray.messages import AskHeld
 from zray.node.unheld import Unheld
 from zray.owner.holding import Holding
-from zray.store.ownerless import Found
+from zray.store.ownerless import OwnerlessObject
 
 SETTLE_S = 10.0
 OBJECTS = [b"object%022d" % i for i in range(2)]
@@ -95,10 +95,11 @@ class UnheldWorld:
 
     # ------------------------------------------------------------ the store
 
-    def ownerless(self, node: bytes, has_ended: Callable[[bytes], bool]) -> list[Found]:
-        return [Found(oid, 0, 0, self.owner) for oid, at in self.blocks.items() if at == node and has_ended(self.owner)]
+    def ownerless(self, node: bytes, has_ended: Callable[[bytes], bool]) -> list[OwnerlessObject]:
+        return [OwnerlessObject(oid, 0, 0, self.owner) for oid, at in self.blocks.items()
+                if at == node and has_ended(self.owner)]
 
-    def free(self, found: list[Found]) -> None:
+    def free(self, found: list[OwnerlessObject]) -> None:
         for one in found:
             del self.blocks[one.oid]
             assert not any(one.oid in process.borrowed for process in self.processes.values()), "held, and freed"

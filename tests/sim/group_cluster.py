@@ -3,14 +3,15 @@ bundles; nodes die.  One thread, one seed."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 
 from zray import messages as m
 from zray.config import Config
 from zray.ids import group_id
 from zray.node.effects import Kill, Send, Spawn
-from zray.node.machine import Death, NodeMachine
-from zray.sched.bundles import State
+from zray.node.machine import Death, NodeMachine, NodePorts
+from zray.sched.bundles import BundleState
 from zray.sched.local import LocalScheduler
 from zray.sched.view import ClusterView
 from zray.sim.network import Faults, SimNetwork
@@ -76,10 +77,11 @@ class Node:
         self.states: dict[bytes, m.GroupState] = {}  # as the driver hears them
         self.machine = NodeMachine(
             incarnation=self.me, node={"NodeID": self.me.hex()}, names=cluster.names,
-            scheduler=LocalScheduler(total, node=self.me), config=Config(), new_worker_id=self.new_worker,
-            attach=lambda peer, pid: {}, keep=1)
-        self.machine.groups.cluster_view = self.view
-        self.machine.groups.node_ids = lambda node: node.hex()
+            scheduler=LocalScheduler(total, node=self.me), config=Config(), keep=1, ports=NodePorts(
+                new_worker_id=self.new_worker, attach=lambda peer, pid: {}, environ={}, store_report=dict,
+                gcs_report=dict, ownerless=lambda has_ended: [], free_unheld=lambda objects: None))
+        groups = self.machine.groups
+        groups.ports = replace(groups.ports, cluster_view=self.view, node_id=bytes.hex)
         self._tick_at: float | None = None
         self.net.register(self.me, self.on_message)
         self.machine.start(0.0)
@@ -221,7 +223,7 @@ class GroupCluster:
     def noticed(self, dead: Node) -> None:
         self.gossip.pop(dead.me, None)
         for node in self.live:
-            node.machine.now = self.net.now
+            node.machine.context.now = self.net.now
             node.machine.groups.node_died(dead.me)
             node.machine.tick(self.net.now)
             node.perform()
@@ -234,9 +236,9 @@ class GroupCluster:
         for node in self.live:
             node.machine.check()
             for found in node.machine.scheduler.bundles.rounds.values():
-                if found.state is not State.COMMITTED:
+                if found.state is not BundleState.COMMITTED:
                     assert self.asks(found.group, found.attempt, node.me), f"{found.state.name} is left on a node"
-                if found.state is State.COMMITTED:
+                if found.state is BundleState.COMMITTED:
                     for bundle in found.bundles:
                         assert (bundle.group, bundle.index) not in here, "a bundle is on two nodes"
                         here[bundle.group, bundle.index] = node.me

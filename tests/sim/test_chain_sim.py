@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from zray.gcs.control import ALIVE
-from zray.sim.chain import NODE_TIMEOUT_S, SHARDS, SimStore, register_step
+from zray.sim.chain import CHAIN_NODE_TIMEOUT_S, SIM_SHARDS, SimStore, register_step
 from zray.sim.linearizability import Operation, check
 from zray.sim.network import Faults
 
@@ -29,13 +29,13 @@ def drive(seed: int, kinds: str, *, nodes: int = 4, faults: Faults = HOSTILE) ->
         kind = net.random.choice(kinds)
         node = net.random.choice(store.up() or list(store.nodes.values()))
         for_long = net.random.random() < 0.3
-        seconds = net.random.uniform(0.1, 0.8) if not for_long else NODE_TIMEOUT_S * 1.5
+        seconds = net.random.uniform(0.1, 0.8) if not for_long else CHAIN_NODE_TIMEOUT_S * 1.5
         if kind in "cs" and node.working and store.survivable(node):
             store.crash(node, proven=kind == "c")
         elif kind == "p" and node.working and (not for_long or store.survivable(node)):
             store.pause(node, seconds)
         elif kind == "z" and node.working and len(store.up()) > 3:
-            store.starve(node, NODE_TIMEOUT_S * net.random.uniform(0.5, 4.0))
+            store.starve(node, CHAIN_NODE_TIMEOUT_S * net.random.uniform(0.5, 4.0))
         elif kind in "ih" and store.survivable(node):
             names = sorted(store.nodes)
             side = {node.name} if kind == "i" else set(net.random.sample(names, len(names) // 2))
@@ -78,7 +78,7 @@ def assert_watches_complete(store: SimStore) -> None:
 
 
 def assert_shards_take_part(store: SimStore) -> None:
-    assert sum(bool(store.committed_changes(shard)) for shard in range(SHARDS)) > 1, "the rows are in several"
+    assert sum(bool(store.committed_changes(shard)) for shard in range(SIM_SHARDS)) > 1, "the rows are in several"
 
 
 @pytest.mark.parametrize(("kinds", "first"), [("cj", 0), ("sj", 100), ("pj", 200), ("ihj", 300), ("cspihjl", 400),

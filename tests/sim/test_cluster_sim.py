@@ -22,7 +22,7 @@ from zray.sim.driver import SimDriver
 from zray.sim.network import Faults
 from zray.sim.node import SimNode
 from zray.sim.oracle import Oracle, Violation
-from zray.sim.plan import CLUSTER_FAULTS_S, NODE_FAULTS, NODE_TIMEOUT_S, Plan
+from zray.sim.plan import CLUSTER_FAULTS_S, NODE_FAULTS, SIM_NODE_TIMEOUT_S, Plan
 
 SEEDS = 1000  # `python -m fuzz.sim_cluster --seeds 1000:10000` runs more
 TWICE = 60  # of them
@@ -145,7 +145,7 @@ def test_a_daemon_that_is_late_for_longer_than_the_bound_is_taken_for_stuck():
     cluster.net.run_until(1.0)
     *_, node = cluster.nodes.values()
     node.pause()
-    bound = LATE_MAX * NODE_TIMEOUT_S
+    bound = LATE_MAX * SIM_NODE_TIMEOUT_S
     cluster.net.run_until(1.0 + 0.9 * bound)
     assert not cluster.oracle.condemned
     cluster.net.run_until(1.0 + 1.1 * bound)
@@ -176,7 +176,7 @@ class Deaf(SimCluster):
 
     def stepped(self, process: Any) -> None:
         if isinstance(process, SimNode):
-            process.mesh._refused.clear()
+            process.mesh._peers.refused.clear()
             process.machine.cluster.gone.clear()
         super().stepped(process)
 

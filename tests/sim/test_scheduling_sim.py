@@ -70,7 +70,7 @@ class Auditor:
         now, found = self.cluster.net.now, set()
         for owner in self.cluster.owners.values():
             for key in owner.keys.values() if owner.alive else ():
-                entry = owner.node.scheduler.spill.entries[owner.name, key.number]
+                entry = owner.node.scheduler.spillback.entries[owner.name, key.number]
                 if not entry.outstanding or any(share.promised for share in entry.shares.values()):
                     continue
                 for node in self.cluster.nodes:

@@ -11,15 +11,15 @@ import pytest
 
 from tests.oracles.transfer_net import CHUNK, Net
 from zray.messages import Chunk, PullObject, PullRefused, StoreWant
-from zray.store.exchange import BEHIND, FANOUT, GIVE_UP_S, OUT_CHUNKS_MAX, PULLS_MAX, STALL_S, Key
+from zray.store.exchange import BEHIND, FANOUT, GIVE_UP_S, OUT_CHUNKS_MAX, PULLS_MAX, STALL_S, ObjectKey
 from zray.store.handover import SILENT_S
 from zray.store.records import Phase
 
 NODES = range(2, 7)
 
 
-def key_of(value: list) -> Key:
-    return Key(value[4], value[5], value[3])
+def key_of(value: list) -> ObjectKey:
+    return ObjectKey(value[4], value[5], value[3])
 
 
 def run_schedule(seed: int, steps: int = 250) -> Net:
@@ -64,13 +64,13 @@ def run_schedule(seed: int, steps: int = 250) -> Net:
     net.silent.clear()
     net.run()
     net.check()
-    # The owner died with its node, perhaps before anybody heard of the free: it is for the adopter to free it.
+    # The owner died with its node, perhaps before any node heard of the free: the adopter frees it.
     end(net, values + [value for node, value in freed if not node.alive])
     return net
 
 
 def end(net: Net, values: list[list]) -> None:
-    """Nobody waits, what arrived is right, and when all is freed all memory is free."""
+    """No request waits, arrived objects are right, and when all are freed all memory is free."""
     assert not net.untruthful, net.untruthful
     for read in net.reads:
         if read.node.alive:
@@ -88,7 +88,7 @@ def end(net: Net, values: list[list]) -> None:
         assert not node.machine.pulls.pulls and not node.machine.serving.sessions
         assert not node.machine.serving.out_chunks and not node.machine.pulls.in_chunks
         assert not node.machine.copies.local and not node.machine.directory.complete
-        assert node.table.arena.free_bytes == node.table.arena.reserved, "memory leaked"
+        assert node.table.room.arena.free_bytes == node.table.room.arena.reserved, "memory leaked"
         assert node.deadline() is None, "an idle node wakes up"
 
 
@@ -242,7 +242,7 @@ def test_what_two_nodes_that_leave_one_after_the_other_had_is_with_the_third():
 
 def test_a_leaving_node_says_what_nobody_has_room_for():
     net = Net(5, 2, capacity=24 * 1024)
-    net.nodes[1].table.capacity = 8 * 1024
+    net.nodes[1].table.room.capacity = 8 * 1024
     small, large = net.put(net.nodes[0], 500), net.put(net.nodes[0], 12_000)
     handed = net.leave(net.nodes[0])
     assert handed.done and (handed.kept, handed.kept_bytes, handed.left, handed.left_bytes) == (1, 500, 1, 12_000)
@@ -383,7 +383,7 @@ def test_secondary_copies_go_before_primaries_are_spilled_and_a_pinned_one_stays
     net.run()
     pinned = reader.table.names[reader.machine.copies.local[key_of(values[0])]]
     reader.pins.add(pinned.offset | 1)
-    reader.table.on_want(reader.client, StoreWant(999, 12_000), net.now)
+    reader.table.room.on_want(reader.client, StoreWant(999, 12_000), net.now)
     reader.perform()
     net.run(4.0)
     assert reader.table.counts["spilled"] == 0 and own is not None
@@ -440,7 +440,7 @@ def test_an_object_that_is_being_served_is_not_spilled():
     reader.read(value)
     while not root.machine.serving.sessions:
         net.step()
-    root.table.on_want(root.client, StoreWant(999, 20_000), net.now)
+    root.table.room.on_want(root.client, StoreWant(999, 20_000), net.now)
     root.perform()
     assert root.table.names[value[3]].phase is Phase.HERE and root.table.names[other[3]].phase is not Phase.HERE
     net.run(1.0)
@@ -453,7 +453,7 @@ def test_a_copy_that_is_just_being_evicted_is_kept_when_it_becomes_the_last():
     value = net.put(root, 8000)
     reader.read(value)
     net.run(1.0)
-    reader.table.on_want(reader.client, StoreWant(999, 28_000), net.now)
+    reader.table.room.on_want(reader.client, StoreWant(999, 28_000), net.now)
     reader.perform()
     copy = reader.table.names[reader.machine.copies.local[key_of(value)]]
     assert copy.phase is Phase.LEAVING
@@ -492,7 +492,7 @@ def test_a_node_that_others_pull_from_does_not_pull_from_one_that_has_no_more_th
 
 @pytest.mark.parametrize("seed", range(8))
 def test_deaths_of_receivers_cost_no_time_out(seed):
-    """Who loses its source hears of it, and goes on elsewhere at once: the clock does not move."""
+    """A pull that loses its source goes on elsewhere at once: the clock does not move."""
     net = Net(seed, 10)
     value = net.put(net.nodes[0], 25 * CHUNK)
     for node in net.nodes[1:]:

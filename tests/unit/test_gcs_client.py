@@ -14,7 +14,7 @@ from zray.gcs import tables
 from zray.gcs.chain import ChainReplica
 from zray.gcs.client import GcsClient, GcsError
 from zray.gcs.config import ChainConfig
-from zray.gcs.dedupe import WINDOW
+from zray.gcs.dedupe import CLIENT_WINDOW
 from zray.gcs.disk import log_name, snapshot_name
 from zray.gcs.persistence import LAYOUT_NAME
 from zray.gcs.service import GcsService
@@ -230,12 +230,12 @@ def test_requests_made_before_the_chain_is_known_go_out_when_it_is():
 
 def test_requests_beyond_the_window_wait():
     wire = Wire(b"h")
-    calls = [wire.client.put(b"kv/a", b"v") for _ in range(WINDOW + 10)]
-    assert len(wire.take()) == WINDOW
+    calls = [wire.client.put(b"kv/a", b"v") for _ in range(CLIENT_WINDOW + 10)]
+    assert len(wire.take()) == CLIENT_WINDOW
     wire.client.on_message(b"h", GcsReply(2, "", [False, 1]))
     assert not wire.take(), "number 1 still is open"
     wire.client.on_message(b"h", GcsReply(1, "", [False, 1]))
-    assert [m.number for _, m in wire.take()] == [WINDOW + 1, WINDOW + 2]
+    assert [m.number for _, m in wire.take()] == [CLIENT_WINDOW + 1, CLIENT_WINDOW + 2]
     wire.client.check()
     assert sum(call.done for call in calls) == 2
 

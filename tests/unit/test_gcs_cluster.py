@@ -213,7 +213,7 @@ def test_a_silent_member_is_out_of_the_chain_after_the_detection_time_and_may_co
     bench.stopped.clear()
     bench.settle()
     assert victim in bench.chain and not bench.fenced
-    assert len({service.replica.state.snapshot() for service in bench.services.values()}) == 1
+    assert len({service.replicas[0].state.snapshot() for service in bench.services.values()}) == 1
 
 
 def test_a_lease_that_nobody_uses_is_not_renewed_and_the_next_read_gets_one_at_once():
@@ -229,7 +229,7 @@ def test_a_lease_that_nobody_uses_is_not_renewed_and_the_next_read_gets_one_at_o
     call, before = outsider.client.list_names(), bench.now  # names are in shard 0
     bench.run()
     assert call.done and bench.now == before, "a round trip, no time-out"
-    assert tail.replica.lease_until > bench.now
+    assert tail.replicas[0].lease_until > bench.now
 
 
 def test_a_lease_that_is_used_is_renewed_before_it_ends():
@@ -240,14 +240,14 @@ def test_a_lease_that_is_used_is_renewed_before_it_ends():
     bench.run()
     for _ in range(100):
         bench.wait(LEASE_RENEW_S / 2)
-        early = tail.replica.counters["unready"]
+        early = tail.replicas[0].counters["unready"]
         call = outsider.client.list_names()
         bench.run()
-        assert call.done and tail.replica.counters["unready"] == early
+        assert call.done and tail.replicas[0].counters["unready"] == early
 
 
 def held_up(bench: Bench) -> GcsService:
-    """Has one of four nodes die, and returns who wants to spread heads among the others and waits for a lease."""
+    """One of four nodes dies: the proposer that then spreads heads among the others and waits for a lease."""
     bench.kill(node_id(3)[:8])
     bench.run()
     return next(service for service in bench.services.values() if service.control.proposer.held is not None)
@@ -346,7 +346,7 @@ def test_a_minority_says_which_voters_are_missing():
     for name in missing:
         assert f"no majority: {missing[0].hex()[:8]}" in first.trouble() and name.hex()[:8] in first.trouble()
     assert "of its 3 voters 2 must" in first.trouble()
-    # It is no voter and listens to nobody, and asks nothing but whether its watch of the nodes missed something.
+    # It is no voter, listens to no node, and asks only whether its watch of the nodes missed something.
     bench.wait(WATCH_ASK_S + 2 * STUCK_RETRIES * RETRY_S)
     assert "requests without an answer" in fourth.trouble() and first.incarnation.hex()[:8] in fourth.trouble()
     bench.stopped.clear()
@@ -511,7 +511,7 @@ def test_a_process_that_ends_leaves_nothing():
     service.forget(me)
     bench.to_processes.clear()
     bench.put(service, b"b")
-    assert not bench.to_processes and len(service.replica.publisher.watchers) == 1
+    assert not bench.to_processes and len(service.replicas[0].publisher.watchers) == 1
 
 
 # ---------------------------------------------------------------- nonsense
@@ -599,7 +599,7 @@ def test_a_torn_record_is_cut_off_and_what_was_synced_stays(tmp_path):
 
 
 def test_a_long_log_becomes_a_snapshot(tmp_path, monkeypatch):
-    monkeypatch.setattr("zray.gcs.persistence.LOG_BYTES_MAX", 2000)
+    monkeypatch.setattr("zray.gcs.persistence.UPDATES_BYTES_MAX", 2000)
     service = GcsService(lambda: 0.0, print, tmp_path, incarnation=b"N000" + bytes(4))
     for i in range(100):
         service.client.record_job(i, {"padding": bytes(100)})

@@ -1,4 +1,4 @@
-"""What is said to a neighbour in the chain within a turn is said once, and says the same."""
+"""Messages to a neighbour in the chain within a turn become one, with the same contents."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ACKS = st.builds(ChainAck, SMALL, st.integers(0, 9), st.integers(0, 9), st.boole
 
 
 def entries(messages):
-    """Every update that is said, with its number, epoch, shard and addressee, in order."""
+    """Every update that is sent, with its number, epoch, shard and addressee, in order."""
     return [(peer, m.shard, m.epoch, m.first + i, entry) for peer, m in messages if type(m) is ChainUpdates
             for i, entry in enumerate(m.entries)]
 

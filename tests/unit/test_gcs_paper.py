@@ -7,7 +7,7 @@ from collections import deque
 
 import pytest
 
-from zray.gcs.chain import ACK_S, WINDOW, ChainReplica, UnsafeConfig
+from zray.gcs.chain import ACK_S, CHAIN_WINDOW, ChainReplica, UnsafeConfig
 from zray.gcs.config import ChainConfig
 from zray.gcs.tables import GET, PUT
 from zray.messages import ChainAck, ChainUpdates, GcsRedirect, GcsReply, GcsRequest
@@ -84,7 +84,7 @@ def test_the_reply_for_every_request_is_generated_and_sent_by_the_tail():
 
 
 def test_each_query_is_directed_to_the_tail_and_processed_there():
-    """Section 3, Query Processing: nobody else answers one."""
+    """Section 3, Query Processing: no other replica answers one."""
     bench = Bench(A, B, C)
     for other in (A, B):
         bench.request(other, -1, get(b"k"))
@@ -278,7 +278,7 @@ def test_as_many_as_t_minus_1_servers_may_fail():
 
 
 def test_beyond_the_paper_acknowledgements_wait_for_each_other():
-    """Section 3.2 sends ack(r) for every r; being cumulative, one says it of all.  No answer waits for one."""
+    """Section 3.2 sends ack(r) for every r; being cumulative, one stands for all.  No answer waits for one."""
     bench = Bench(A, B, C)
     bench.log.clear()
     for number in range(1, 101):
@@ -293,7 +293,7 @@ def test_beyond_the_paper_acknowledgements_wait_for_each_other():
     bench.run()
     assert [(s, t) for s, t, message in bench.log if type(message) is ChainAck] == [(C, B), (B, A)]
     assert bench.replicas[A].committed == 100 and not bench.replicas[A]._sent
-    for number in range(101, 101 + WINDOW // 4):
+    for number in range(101, 101 + CHAIN_WINDOW // 4):
         bench.request(A, number, put(b"k", b"v"))
         bench.run()
     assert bench.replicas[A].committed > 100, "a quarter of the window is acknowledged at once"
@@ -351,7 +351,7 @@ def test_beyond_the_paper_a_branch_that_was_cut_off_is_discarded_on_return():
 
 def test_a_new_tail_that_is_fed_in_parts_serves_only_after_the_last(monkeypatch):
     """Section 3.2, Extending a Chain, once more: a part of T's history is not T's history."""
-    monkeypatch.setattr("zray.gcs.chain.WINDOW", 1)
+    monkeypatch.setattr("zray.gcs.chain.CHAIN_WINDOW", 1)
     bench = Bench(A)
     extended(bench)
     bench.run()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from zray.gcs import tables
 from zray.gcs.client import GcsClient, merged
 from zray.gcs.config import ClusterConfig, majority
-from zray.gcs.decider import REPLICAS, View, next_config, next_voters
+from zray.gcs.decider import REPLICAS, ProposerView, next_config, next_voters
 from zray.gcs.service import GcsService
 from zray.gcs.sharding import SHARDS, SPREAD, shard_of, shards_of
 from zray.gcs.tables import LIST
@@ -56,7 +56,7 @@ def nodes(number: int) -> list[bytes]:
 def settled(config: ClusterConfig, living: list[bytes], gone: frozenset[bytes] = frozenset()) -> tuple:
     """Decide until nothing is left to decide, every replica catching up at once: (config, steps)."""
     for step in range(40):
-        view = View(
+        view = ProposerView(
             living=len(living), usable={name: i for i, name in enumerate(living)}, failed=gone, dead=gone,
             leaving=frozenset(), freed=gone,
             established=frozenset((shard, name) for shard, chain in enumerate(config.chains)
@@ -115,16 +115,16 @@ def test_any_number_of_losses_one_by_one_leaves_balanced_whole_chains(number, da
         assert max(held) - min(held) <= 1
 
 
-def view_of(usable: str, *, failed: str = "", dead: str = "", leaving: str = "") -> View:
+def view_of(usable: str, *, failed: str = "", dead: str = "", leaving: str = "") -> ProposerView:
     names = [name.encode() for name in usable]
-    return View(living=len(names), usable={name: i for i, name in enumerate(names)},
+    return ProposerView(living=len(names), usable={name: i for i, name in enumerate(names)},
                 failed=frozenset(name.encode() for name in failed + dead),
                 dead=frozenset(name.encode() for name in dead + leaving),
                 leaving=frozenset(name.encode() for name in leaving), freed=frozenset(),
                 established=frozenset(), caught_up=frozenset())
 
 
-def voters_on_the_way(voters: str, view: View) -> list[str]:
+def voters_on_the_way(voters: str, view: ProposerView) -> list[str]:
     names = tuple(name.encode() for name in voters)
     way = [voters]
     while (step := next_voters(names, view)) != names:
@@ -233,7 +233,7 @@ def test_the_numbers_of_requests_count_for_one_shard():
 # ---------------------------------------------------------------- watches
 
 class Wire:
-    """A watch of a spread table in two shards; ``event`` delivers what a shard says."""
+    """A watch of a spread table in two shards; ``event`` delivers the changes of a shard."""
 
     def __init__(self) -> None:
         self.sent: list = []

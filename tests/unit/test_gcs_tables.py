@@ -120,12 +120,12 @@ def test_a_forgotten_client_is_told_rather_than_applied_again():
 
 def test_one_client_cannot_open_more_numbers_than_are_remembered():
     clients = ClientTable()
-    assert clients.classify(b"c", dedupe.WINDOW + 1, 1) == dedupe.TOO_FAR
-    for number in range(1, dedupe.WINDOW + 1):
+    assert clients.classify(b"c", dedupe.CLIENT_WINDOW + 1, 1) == dedupe.TOO_FAR
+    for number in range(1, dedupe.CLIENT_WINDOW + 1):
         assert clients.classify(b"c", number, 1) == dedupe.NEW
         clients.record(b"c", number, 1, (number, "", True))
-    assert clients.classify(b"c", dedupe.WINDOW + 1, 1) == dedupe.TOO_FAR
-    assert clients.classify(b"c", dedupe.WINDOW + 1, 2) == dedupe.NEW
+    assert clients.classify(b"c", dedupe.CLIENT_WINDOW + 1, 1) == dedupe.TOO_FAR
+    assert clients.classify(b"c", dedupe.CLIENT_WINDOW + 1, 2) == dedupe.NEW
 
 
 def test_an_update_that_overtook_an_earlier_one_of_its_client_is_not_applied_before_it():

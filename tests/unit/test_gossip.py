@@ -1,4 +1,4 @@
-"""Gossip: rows reach everybody, in time, once, and nothing is said when there is nothing to say."""
+"""Gossip: rows reach every node, in time, once, and nothing is sent when nothing has changed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import pytest
 
 from zray.codec import decode, encode
 from zray.messages import ViewRows
-from zray.sched.gossip import ALL_PEERS_MAX, EARLY_MAX, GATHER_S, GOSSIP_S, PEERS, ROWS_MAX, Gossip, Row, Words
+from zray.sched.gossip import (
+    ALL_PEERS_MAX, GOSSIP_EARLY_MAX, GOSSIP_GATHER_S, GOSSIP_S, PEERS, ROWS_MAX, Gossip, GossipRow, NodeReport,
+)
 from zray.sched.view import ClusterView
 
 U = 10_000
@@ -51,7 +53,7 @@ class Mesh:
                 if peer in self.nodes:
                     self.nodes[peer].on_rows(rows, self.now)
             for name, gossip in self.nodes.items():
-                gossip.step(self.now, lambda _, name=name: Words({"CPU": self.free[name]}, FULL))
+                gossip.step(self.now, lambda _, name=name: NodeReport({"CPU": self.free[name]}, FULL))
                 for peer, message in gossip.out:
                     self.sent += 1
                     heappush(self.mail, (self.now + self.delay_s, self.sent, peer, message.rows))
@@ -105,7 +107,7 @@ def test_changes_are_told_at_most_every_interval_and_big_ones_at_once():
     due = gossip.deadline()
     assert due is not None and due - mesh.now <= 0.005
     gossip._due = None
-    gossip._spoke_at = mesh.now
+    gossip._sent_at = mesh.now
     gossip.changed(mesh.now)
     assert gossip.deadline() == pytest.approx(mesh.now + GOSSIP_S)
 
@@ -167,12 +169,12 @@ def test_rows_reach_everybody_though_a_node_dies_that_should_have_passed_them_on
 def test_a_row_that_comes_before_its_node_waits_for_it():
     mesh = Mesh(2)
     gossip, other = mesh.nodes[mesh.names[0]], b"\x07" * 4 + bytes(4)
-    gossip.on_rows([Row(other, 3, 0, 0, {"CPU": U}, [], FULL, {})], 0.0)
+    gossip.on_rows([GossipRow(other, 3, 0, 0, {"CPU": U}, [], FULL, {})], 0.0)
     assert other not in gossip.view.row_of
     gossip.add(other, FULL, {}, 0.0)
     assert gossip.view.named(gossip.view.row_of[other])["CPU"] == U
-    for i in range(EARLY_MAX + 50):
-        gossip.on_rows([Row((i + 1000).to_bytes(8, "big"), 1, 0, 0, {}, [], {}, {})], 0.0)
+    for i in range(GOSSIP_EARLY_MAX + 50):
+        gossip.on_rows([GossipRow((i + 1000).to_bytes(8, "big"), 1, 0, 0, {}, [], {}, {})], 0.0)
     gossip.check()
 
 
@@ -202,7 +204,7 @@ def test_rows_of_impossible_amounts_change_nothing(available, total):
 def test_messages_are_bounded_and_survive_the_wire():
     mesh = Mesh(2)
     gossip = mesh.nodes[mesh.names[0]]
-    rows = [Row((i + 9).to_bytes(8, "big"), 1, 0, 0, {"CPU": U}, [[{"CPU": U}, 4]], FULL, {"z": "a"})
+    rows = [GossipRow((i + 9).to_bytes(8, "big"), 1, 0, 0, {"CPU": U}, [[{"CPU": U}, 4]], FULL, {"z": "a"})
             for i in range(ROWS_MAX + 10)]
     gossip._send(mesh.names[1], rows)
     assert [len(message.rows) for _, message in gossip.out] == [ROWS_MAX, 10]
@@ -213,4 +215,4 @@ def test_messages_are_bounded_and_survive_the_wire():
 
 
 def test_gathering_is_short():
-    assert GATHER_S <= 0.005
+    assert GOSSIP_GATHER_S <= 0.005

@@ -1,4 +1,4 @@
-"""Rules of the code that hold themselves: pure modules, cycles of imports, class names.
+"""Rules of the code that hold themselves: pure modules, cycles of imports, names of classes and of constants.
 
 What breaks a rule today is listed, and the list may only get shorter: a test fails for what is listed without need.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 from collections import defaultdict
+from collections.abc import Iterator
 
 import pytest
 from tests.unit.source_tree import area, cycles, imports, modules
@@ -14,6 +15,8 @@ from tests.unit.source_tree import area, cycles, imports, modules
 # ---------------------------------------------------------------- pure modules
 
 PURE_AREAS = ["messages", "owner", "sched", "gcs", "node", "store", "transport", "worker", "sim"]
+PURE_MODULES = ["zray.core.connections", "zray.core.creation", "zray.core.group_waits", "zray.core.machine",
+                "zray.core.ports", "zray.core.process", "zray.core.redial", "zray.core.why"]
 IMPURE = {"time", "random", "os", "socket", "threading", "zmq", "select", "signal", "subprocess", "asyncio", "datetime",
           "fcntl", "mmap", "ctypes", "multiprocessing"}
 # What each shell, or what draws from a seeded generator, may import of these; the others none of them.
@@ -23,18 +26,17 @@ SHELLS: dict[str, set[str]] = {
     "gcs.service": {"os"},
     "node.ask": {"os", "time"},
     "node.children": {"os", "select", "signal", "socket"},
+    "node.cluster_entry": {"os", "time"},
     "node.daemon": {"os", "select", "time"},
-    "node.estate": {"os"},
     "node.join_secret": {"os"},
     "node.journal": {"os", "time"},
     "node.launch": {"fcntl", "os", "signal", "time"},
-    "node.lines": {"time"},
-    "node.links": {"os", "socket"},
     "node.linux": {"ctypes", "os", "signal"},
     "node.log_file": {"os"},
-    "node.member": {"os", "time"},
+    "node.object_handover": {"os"},
     "node.options": {"os", "socket"},
     "node.output": {"os"},
+    "node.probes": {"socket"},
     "node.session": {"os", "time"},
     "node.supervision": {"signal"},
     "node.zygote": {"os", "random", "select", "signal", "socket", "time"},
@@ -50,6 +52,7 @@ SHELLS: dict[str, set[str]] = {
     "store.segment": {"mmap", "multiprocessing", "os"},
     "store.service": {"mmap", "os", "time"},
     "store.spill": {"os"},
+    "transport.connections": {"zmq"},
     "transport.credentials": {"os", "threading", "time"},
     "transport.curve": {"os", "socket", "zmq"},
     "transport.faults": {"random"},
@@ -77,7 +80,8 @@ SHELLS: dict[str, set[str]] = {
 }
 
 
-@pytest.mark.parametrize("module", [name for name in modules() if area(name) in PURE_AREAS])
+@pytest.mark.parametrize("module",
+                         [name for name in modules() if area(name) in PURE_AREAS] + PURE_MODULES)
 def test_modules_of_the_machines_are_pure_unless_they_are_listed_as_shells(module):
     used = imports(module, typing=False) & IMPURE
     assert used == SHELLS.get(module.removeprefix("zray."), set()), f"{module}: change SHELLS only for a shell"
@@ -86,15 +90,8 @@ def test_modules_of_the_machines_are_pure_unless_they_are_listed_as_shells(modul
 # ---------------------------------------------------------------- cycles of imports
 
 CYCLES: list[set[str]] = [
-    {"api", "cluster_context", "connection", "core.actors", "core.explaining", "core.futures", "core.groups",
-     "core.joining", "core.patience", "core.replies", "core.runtime", "core.stored", "core.tasks",
-     "core.unhandled", "core.values", "core.waits", "core.whys", "driver_log", "experimental.tqdm_ray", "handles",
-     "local_mode", "logging_config", "runtime_context", "zray"},
-    {"node.abroad", "node.actor_places", "node.bound", "node.census", "node.cluster", "node.drivers",
-     "node.group_service", "node.guests", "node.machine", "node.orphans", "node.views"},
-    {"node.daemon", "node.lines", "node.member"},
-    {"owner.deaths", "owner.maps", "owner.reconstruction", "owner.streams", "owner.submitter", "owner.why"},
-    {"pickler", "serialization", "unpicklable"},
+    {"api", "cluster_context", "connection", "driver_log", "experimental.tqdm_ray", "handles", "local_mode",
+     "logging_config", "runtime_context", "zray"},
     {"sim.cluster", "sim.core", "sim.describe", "sim.disasters", "sim.driver", "sim.leftovers", "sim.liveness",
      "sim.node", "sim.oracle", "sim.stores", "sim.worker"},
 ]
@@ -108,44 +105,45 @@ def test_no_three_modules_import_each_other_in_a_circle_but_those_listed():
         assert known in found, f"shorten CYCLES: {sorted(known)}"
 
 
+# ---------------------------------------------------------------- ports, not hosts
+
+@pytest.mark.parametrize("module", modules())
+def test_no_part_holds_the_object_that_contains_it(module):
+    """A part gets ports: what it needs, by name.  From its host it could take anything."""
+    assert not any(isinstance(node, ast.Attribute) and node.attr == "_host" for node in ast.walk(modules()[module]))
+
+
+def test_no_part_of_a_node_is_made_with_the_whole_object_that_makes_it():
+    for module, tree in modules().items():
+        for node in ast.walk(tree) if area(module) == "node" else ():
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id.strip("_")[:1].isupper():
+                assert not any(isinstance(value, ast.Name) and value.id == "self" for value in node.args), (
+                    f"{module}:{node.lineno}")
+
+
+def test_parts_of_a_node_do_not_know_its_machine():
+    users = {module for module in modules() if "zray.node.machine" in imports(module, typing=True)}
+    assert {module for module in users if area(module) == "node"} == {"zray.node.daemon", "zray.node.daemon_machine"}
+
+
 # ---------------------------------------------------------------- one name, one class
 
 TWICE: dict[str, set[str]] = {
     "ActorExit": {"errors", "messages.actors"},
-    "Asker": {"core.explaining", "node.ask", "sched.asking"},
+    "Asker": {"core.explaining", "node.ask"},
     "Chunk": {"messages.store", "worker.queue"},
     "Cluster": {"cluster_utils", "node.cluster"},
-    "Entry": {"owner.records", "sched.lanes", "sched.waiting", "transport.credentials"},
+    "Connections": {"core.connections", "transport.connections"},
+    "Entry": {"owner.records", "transport.credentials"},
     "Faults": {"sim.network", "transport.faults"},
-    "Found": {"node.unheld", "store.ownerless"},
-    "Grant": {"sched.local", "store.records"},
-    "Key": {"owner.records", "sim.scheduling", "store.exchange"},
-    "Lane": {"sched.lanes", "sched.waiting"},
-    "Lease": {"owner.records", "sched.local", "worker.queue"},
+    "Lease": {"owner.records", "worker.queue"},
     "Leaving": {"node.leaving", "owner.calls"},
     "Links": {"node.links", "transport.links"},
     "Loop": {"local_actors", "transport.loop"},
-    "Membership": {"gcs.membership", "node.options"},
-    "Node": {"_private.worker", "sim.scheduling"},
-    "NodeGone": {"messages.cluster", "sched.bottom_up"},
-    "Place": {"core.unhandled", "sched.spill_effects"},
-    "Ports": {"node.actors", "node.groups"},
-    "Record": {"local_objects", "store.exchange"},
-    "Round": {"node.group_records", "sched.bundles"},
-    "Row": {"cli.microbenchmark", "gcs.tables", "sched.gossip"},
-    "Send": {"node.effects", "sched.bottom_up", "store.records"},
-    "Session": {"gcs.dedupe", "node.session", "store.serving", "transport.session"},
-    "SimNode": {"sim.chain", "sim.node"},
-    "Spill": {"sched.spill", "store.records"},
-    "State": {"node.pool", "sched.bundles", "store.pulls"},
-    "Stored": {"core.stored", "store.records"},
+    "Process": {"sim.map_runs", "sim.process"},
+    "Session": {"node.session", "transport.session"},
     "Stream": {"node.output", "owner.streams"},
-    "Task": {"owner.records", "sim.scheduling"},
     "TaskEvents": {"node.task_events", "worker.events"},
-    "Unlink": {"node.effects", "store.records"},
-    "View": {"gcs.decider", "store.pins"},
-    "Waiter": {"store.client", "transport.loop"},
-    "Watcher": {"gcs.changes", "node.children"},
     "Worker": {"_private.worker", "node.pool", "worker.main"},
 }
 
@@ -157,3 +155,73 @@ def test_no_public_class_name_stands_for_two_classes_but_those_listed():
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 where[node.name].add(module.removeprefix("zray."))
     assert {name: places for name, places in where.items() if len(places) > 1} == TWICE
+
+
+# ---------------------------------------------------------------- one name, one constant
+
+# The compiled kernels and their twin in plain Python: the compiler's cache sees changes of its own file only.
+TWINS = {"sched.kernels", "sched.plain"}
+CONSTANTS_TWICE: dict[str, set[str]] = {
+    "ADOPTION_S": {"node.foreign_actors", "node.group_service"},
+    "ALIVE": {"gcs.control", "node.actors", "owner.calls"},
+    "ANSWER_S": {"node.cluster_queries", "node.groups"},
+    "ATTEMPT": {"node.task_events", "worker.queue"},
+    "CREATED": {"node.group_records", "store.header"},
+    "DEAD": {"gcs.control", "node.actors", "owner.calls"},
+    "DEPTH_MAX": {"core.why", "worker.nesting"},
+    "EARLY_MAX": {"node.cluster_entry", "node.early", "node.journal"},
+    "EARLY_S": {"node.early", "owner.deaths"},
+    "END": {"node.task_events", "worker.machine"},
+    "ENDED_KEPT_MAX": {"node.jobs", "owner.calls"},
+    "FAREWELL_S": {"core.runtime", "node.links"},
+    "FREED": {"owner.reconstruction", "store.exchange"},
+    "FULL": {"gcs.tables", "sched.kernels", "sched.plain"},
+    "FUNCTIONS": {"gcs.tables", "worker.blas"},
+    "GATHER_S": {"node.output", "node.unheld"},
+    "GONE": {"gcs.control", "gcs.dedupe", "store.copies", "transport.envelope"},
+    "GPU": {"_private.ray_constants", "sched.resources"},
+    "HERE": {"sched.spillback_lanes", "store.copies"},
+    "ITEMS_MAX": {"codec", "sim.map_runs"},
+    "KNOWN": {"gcs.dedupe", "owner.references"},
+    "LOOK_S": {"node.leaving", "sim.liveness"},
+    "MARKER": {"node.output", "worker.process"},
+    "NAME": {"node.task_events", "sched.policies.affinity", "sched.policies.group", "sched.policies.hybrid",
+        "sched.policies.labels", "sched.policies.local", "sched.policies.locality", "sched.policies.spread"},
+    "NAMES": {"core.unhandled", "gcs.tables", "sim.driver", "worker.blas"},
+    "NONE": {"serialization", "worker.invoke"},
+    "NOTHING": {"node.leaving", "owner.lineage"},
+    "PAUSE_S": {"core.redial", "gcs.membership"},
+    "PENDING": {"node.actors", "node.group_records", "owner.calls"},
+    "PUT": {"gcs.tables", "owner.reconstruction"},
+    "REMOVED_KEPT_MAX": {"node.group_directory", "node.groups"},
+    "RESTARTING": {"node.actors", "owner.calls"},
+    "SCHEME": {"node.join_secret", "transport.credentials"},
+    "SPREAD": {"gcs.sharding", "sched.kernels", "sched.plain"},
+    "STALE": {"gcs.dedupe", "store.exchange"},
+    "START_S": {"node.starts", "sim.worker"},
+    "TAIL_BYTES": {"core.witness", "node.output"},
+    "UNKNOWN": {"messages.leases", "sim.linearizability"},
+    "UNKNOWN_GRACE_S": {"node.actors", "node.group_service"},
+    "WAIT_S": {"cluster_utils", "node.groups"},
+}
+
+
+def constants(tree: ast.Module) -> Iterator[str]:
+    """Names in capitals that the top level of a module assigns, but for private ones."""
+    for node in tree.body:
+        if not isinstance(node, ast.Assign | ast.AnnAssign):
+            continue
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        for target in targets:
+            for name in target.elts if isinstance(target, ast.Tuple) else [target]:
+                if isinstance(name, ast.Name) and name.id.isupper() and name.id[0] != "_" and len(name.id) > 1:
+                    yield name.id
+
+
+def test_a_constant_has_one_definition_but_those_listed():
+    where: dict[str, set[str]] = defaultdict(set)
+    for module, tree in modules().items():
+        for name in constants(tree):
+            where[name].add(module.removeprefix("zray."))
+    found = {name: places for name, places in where.items() if len(places) > 1 and places != TWINS}
+    assert found == CONSTANTS_TWICE

@@ -1,4 +1,4 @@
-"""Imports point one way, as docs/internals.md says under "Layers"; a module that is in no layer fails.
+"""Imports point one way, as docs/architecture.md says under "Layers"; a module that is in no layer fails.
 
 Imports inside functions count too, except those that ``if TYPE_CHECKING`` guards.
 """
@@ -13,7 +13,11 @@ LAYERS: list[tuple[str, list[str]]] = [
     ("base", ["ids", "errors", "causes", "config", "env_vars", "frames", "os_linux", "plain_numbers",
               "signatures", "sources", "stacks", "stepping", "driver_log"]),
     ("wire", ["messages"]),
-    ("codec and values", ["codec", "serialization", "pickler", "pickled_caches", "unpicklable"]),
+    ("codec, special cases of pickling", ["codec", "custom_serializers", "pickled_caches"]),
+    ("what is pickled how", ["pickler"]),
+    ("why something is not", ["unpicklable"]),
+    ("functions and classes", ["definitions"]),
+    ("values", ["serialization"]),
     ("machines and their shells", ["owner", "sched", "store", "gcs", "transport"]),
     ("references and options", ["refs", "options"]),
     ("handles", ["handles", "connection"]),
@@ -32,12 +36,6 @@ LAYERS: list[tuple[str, list[str]]] = [
 
 # Imports beside or above, each with its reason.
 EXCEPTIONS: dict[tuple[str, str], str] = {
-    ("serialization", "pickler"): "one idea in three files: what is pickled how, and what to say when it cannot be",
-    ("serialization", "unpicklable"): "the same",
-    ("pickler", "serialization"): "the same",
-    ("pickler", "unpicklable"): "the same",
-    ("unpicklable", "pickler"): "the same",
-    ("pickler", "pickled_caches"): "the same",
     ("config", "plain_numbers"): "settings take numbers of numpy",
     ("stacks", "frames"): "a stack is shown without the frames of zray",
     ("driver_log", "experimental"): "bars of tqdm_ray move where worker output is shown: inside a function",
@@ -58,9 +56,9 @@ EXCEPTIONS: dict[tuple[str, str], str] = {
 # Below what the layers allow.
 FORBIDDEN: dict[str, list[str]] = {
     "transport": ["messages", "codec"],  # it knows bytes and peers, not message classes
-    "gcs": ["serialization", "pickler"],  # the control plane never unpickles
-    "sched": ["serialization", "pickler"],
-    "node": ["serialization", "pickler", "refs", "options", "handles"],
+    "gcs": ["serialization", "definitions", "pickler"],  # the control plane never unpickles
+    "sched": ["serialization", "definitions", "pickler"],
+    "node": ["serialization", "definitions", "pickler", "refs", "options", "handles"],
 }
 
 HEIGHT = {name: height for height, (_, areas) in enumerate(LAYERS) for name in areas}

@@ -132,7 +132,7 @@ def test_the_service_thread_serves_when_no_caller_polls(ends: tuple[End, End]) -
     waiter = Waiter()  # and a caller takes over from it
     a.ask(b.me, b"y", waiter)
     assert a.loop.wait(waiter, soon())
-    until(lambda: a.loop._leader == "service")
+    until(lambda: a.loop.service_leads)
 
 
 def test_the_service_thread_parks_beside_a_long_poll_and_comes_back(ends: tuple[End, End]) -> None:
@@ -145,7 +145,7 @@ def test_the_service_thread_parks_beside_a_long_poll_and_comes_back(ends: tuple[
     with a.loop.lock:
         a.loop.notify(waiter)
     thread.join(PATIENCE_S)
-    until(lambda: a.loop._leader == "service")
+    until(lambda: a.loop.service_leads)
 
 
 def test_timers_run_in_order_and_can_be_cancelled(ends: tuple[End, End]) -> None:

@@ -1,4 +1,4 @@
-"""Who is late, who is lost: three signals with different meanings (zray.gcs.membership)."""
+"""Late and lost nodes: three signals with different meanings (zray.gcs.membership)."""
 
 from __future__ import annotations
 

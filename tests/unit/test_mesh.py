@@ -58,11 +58,11 @@ def test_a_burst_is_one_frame_and_a_large_one_is_split(net: Net) -> None:
     a.connect(b.incarnation, b.endpoint)
     say(a, b, *"x" * 100)
     a.flush()
-    assert a._sessions[b.incarnation].unacked() == 1
+    assert a.session(b.incarnation).unacked() == 1
     long = ["x" * 900 + str(i) for i in range(100)]
     say(a, b, *long)
     a.flush()
-    assert 10 <= a._sessions[b.incarnation].unacked() - 1 <= 20
+    assert 10 <= a.session(b.incarnation).unacked() - 1 <= 20
     net.until(lambda: net.reasons(b) == ["x"] * 100 + long)
 
 
@@ -73,7 +73,7 @@ def test_what_has_no_credit_waits_in_order_and_nothing_is_lost(net: Net) -> None
     for number in numbers:
         say(a, b, number)
         a.flush()
-    assert a._sessions[b.incarnation].unacked() == 4 and a.pending() == 96
+    assert a.session(b.incarnation).unacked() == 4 and a.pending() == 96
     net.until(lambda: net.reasons(b) == numbers)
     assert a.pending() == 0
 
@@ -150,7 +150,7 @@ def test_a_session_that_lost_what_it_could_not_hold_does_not_outlast_its_connect
     a.connect(b.incarnation, b.endpoint)
     say(a, b, "1")
     net.until(lambda: net.reasons(b) == ["1"])
-    a._hang_up(b.incarnation)
+    a._lost(b.incarnation)
     a.hold(b.incarnation)
     say(a, b, *map(str, range(11)))
     net.until(lambda: bool(net.closed))
@@ -221,7 +221,7 @@ def test_loss_duplicates_and_delays_are_invisible(net: Net, seed: int) -> None:
         net.turn(a)
         net.turn(b)
     net.until(lambda: net.reasons(b)[1:] == numbers and net.reasons(a) == numbers)
-    net.until(lambda: not any(s.unacked() for mesh in (a, b) for s in mesh._sessions.values()))
+    net.until(lambda: not any(s.unacked() for mesh in (a, b) for s in map(mesh.session, mesh.peers())))
     assert not net.closed
 
 
@@ -231,7 +231,7 @@ def test_an_idle_mesh_has_no_deadline(net: Net) -> None:
     say(a, b, "x")
     net.until(lambda: net.reasons(b) == ["x"])
     net.until(lambda: a.deadline() is None and b.deadline() is None)
-    assert not any(s.unacked() or s.owed for mesh in (a, b) for s in mesh._sessions.values())
+    assert not any(s.unacked() or s.owed for mesh in (a, b) for s in map(mesh.session, mesh.peers()))
 
 
 def test_a_mesh_that_hung_up_on_everybody_does_not_spin(net: Net) -> None:
@@ -259,7 +259,7 @@ def test_peers_that_come_and_go_leave_nothing_behind(net: Net) -> None:
         guest.close()
         net.meshes.remove(guest)
         hub.forget(guest.incarnation)
-    assert not hub.peers() and not hub._inbound_route and not hub._active and len(hub._departed) == 10
+    assert not hub.peers() and not hub._records and not hub._active and len(hub._ended) == 10
 
 
 @pytest.mark.parametrize("seed", range(3))

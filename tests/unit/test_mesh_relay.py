@@ -104,20 +104,21 @@ def test_a_peer_behind_a_next_hop_ends_with_it(net: TwoNodes) -> None:
     net.A.close()
     lost = {(net.a1.incarnation, net.A.incarnation), (net.a1.incarnation, net.b1.incarnation)}
     net.until(lambda: lost <= set(net.closed))
-    assert not net.a1.peers() and not net.a1._via
+    assert not net.a1.peers() and not net.a1._peers.hops
     net.a1.via(net.b1.incarnation, net.A.incarnation)
     net.until(lambda: net.closed.count((net.a1.incarnation, net.b1.incarnation)) == 2)
 
 
 def test_what_was_lost_while_two_nodes_had_no_connection_goes_first_when_there_is_a_way_again(tmp_path: Path) -> None:
     net = TwoNodes(tmp_path, Limits(resend_s=1000.0))
-    peer, endpoint = net.b1.incarnation, net.A._dialled[net.B.incarnation].endpoint
+    peer, endpoint = net.b1.incarnation, net.A._records[net.B.incarnation].dialled.endpoint
     net.a1.lasting.add(peer)
     net.a1.via(peer, net.A.incarnation)
     say(net.a1, net.b1, "1")
     net.until(lambda: net.reasons(net.b1) == ["1"])
     for one, other in ((net.A, net.B), (net.B, net.A)):
         one.lasting.add(other.incarnation)
+        one._lost(other.incarnation)
         one._hang_up(other.incarnation)
     say(net.a1, net.b1, "2")
     net.until(lambda: (net.a1.incarnation, peer) in net.closed)

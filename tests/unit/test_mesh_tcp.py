@@ -315,7 +315,7 @@ def test_a_tcp_peer_cannot_take_over_the_routing_id_of_a_local_process_that_has_
     a.connect(b.incarnation, b.endpoint)
     say(a, b, "local")
     net.until(lambda: net.reasons(b) == ["local"])
-    route = b._inbound_route[a.incarnation]
+    route = b._records[a.incarnation].inbound
     a.close()
     asked: list[tuple[bytes, str]] = []
     b.admits = lambda peer, principal: bool(asked.append((peer, principal)))

@@ -21,6 +21,6 @@ def test_who_asks_late_hears_that_the_node_could_not_be_dialled(tmp_path: Path) 
         runtime.when_node_lost(lambda: heard.append("lost"))
         assert heard == ["lost"]
     finally:
-        runtime.closed = True
+        runtime.process.closed = True
         runtime.loop.stop()
         runtime.mesh.close(0)

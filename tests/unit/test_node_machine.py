@@ -7,7 +7,7 @@ import pytest
 from zray import messages as m
 from zray.config import Config
 from zray.node.effects import DropJob, EndJob, Kill, Send, Spawn
-from zray.node.machine import Death, NodeMachine
+from zray.node.machine import Death, NodeMachine, NodePorts
 from zray.sched.local import LocalScheduler
 
 CPU = {"CPU": 10_000}
@@ -94,7 +94,9 @@ class Node:
         self.machine = NodeMachine(
             incarnation=NODE, node={"NodeID": "n"}, names=self.names,
             scheduler=LocalScheduler({"CPU": cpus * 10_000, "GPU": 20_000}, node=NODE),
-            config=Config(**settings), new_worker_id=self.new_id, attach=lambda peer, pid: {"arena": "x"}, keep=cpus)
+            config=Config(**settings), keep=cpus, ports=NodePorts(
+                new_worker_id=self.new_id, attach=lambda peer, pid: {"arena": "x"}, environ={}, store_report=dict,
+                gcs_report=dict, ownerless=lambda has_ended: [], free_unheld=lambda objects: None))
         self.machine.start(self.now)
         self.take()
 

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from zray.config import Config
-from zray.node.member import _ticket
+from zray.node.cluster_entry import _ticket
 from zray.node.options import BadOption, membership, name_node, offer, parser
 from zray.node.session import base_dirs
 from zray.sched.resources import UNITS_MAX

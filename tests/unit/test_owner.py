@@ -9,6 +9,7 @@ from zray import errors, messages as m
 from zray.config import Config
 from zray.messages.leases import UNKNOWN
 from zray.owner.calls import ALIVE, DEAD, RESTARTING, ActorCalls
+from zray.owner.ports import SubmitterPorts
 from zray.owner.records import QUEUED, Entry, Function, Task
 from zray.owner.references import References
 from zray.owner.submitter import Submitter
@@ -36,13 +37,28 @@ class Net:
         return [message for other, message in self.sent if other == peer and type(message) is kind]
 
 
+def ports(locate: Any = None) -> SubmitterPorts:
+    """Those of a process that pickles nothing, runs nothing itself, and retries every exception."""
+    return SubmitterPorts(columns=Unused(), retry_matches=lambda wanted, failure: True, locate=locate or Unused(),
+                          cancel_inline=Unused())
+
+
+class Unused:
+    """A port that a test does not expect to be used."""
+
+    def __call__(self, *_: Any) -> None:
+        raise AssertionError("this port is not expected to be used")
+
+    pack_items = pick = pick_later = failure = __call__
+
+
 class Owner:
     """The machines of one process, composed as the Runtime does."""
 
     def __init__(self) -> None:
         self.net = Net()
         self.refs = References(ME, self.net, lambda oid, value, escaped: None)
-        self.submitter = Submitter(ME, NODE, 1, self.net, self.refs, Config())
+        self.submitter = Submitter(ME, NODE, 1, self.net, self.refs, Config(), ports())
         self.calls = ActorCalls(NODE, self.net, self.refs, self.submitter)
         self.fn = Function(b"f" * 20, b"", "f")
         self.made = 0

@@ -1,4 +1,4 @@
-"""GlobalScheduler, Asker, and how many nodes act: one claim a test, on plain and compiled kernels."""
+"""GlobalScheduler, PlacementClient, and how many nodes act: one claim a test, on plain and compiled kernels."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from hypothesis import given, settings, strategies as st
 from tests.oracles import sched_naive
 from zray import messages as m
 from zray.causes import Cause
-from zray.sched.asking import TRIES_MAX, Asker, serve
+from zray.sched.asking import TRIES_MAX, PlacementClient, serve
 from zray.sched.loading import Kernels
 from zray.sched.placing import COUNT_MAX, GlobalScheduler, schedulers, share_of
 from zray.sched.policies.base import MASKS_MAX, THRESHOLD_PPM
 from zray.sched.resources import GPU_COLUMN
-from zray.sched.spill import Ask
+from zray.sched.spillback_effects import Ask
 from zray.sched.view import ClusterView
 
 U = 10_000
@@ -199,7 +199,7 @@ def test_batches_agree_with_the_oracle_whatever_the_words_between(data):
         scheduler.check()
 
 
-# ------------------------------------------------------------------ who decides
+# ------------------------------------------------------------------ deciding nodes
 
 
 def test_schedulers_follow_the_load_and_every_node_finds_the_same(view):
@@ -221,8 +221,8 @@ def test_askers_spread_over_the_schedulers():
     assert sorted(share_of(A, among)) == among and share_of(A, []) == []
 
 
-def asker(view: ClusterView, among: list[bytes]) -> Asker:
-    return Asker(A, GlobalScheduler(view, A), lambda: among, patience_s=0.05)
+def asker(view: ClusterView, among: list[bytes]) -> PlacementClient:
+    return PlacementClient(A, GlobalScheduler(view, A), lambda: among, patience_s=0.05)
 
 
 QUESTION = Ask(1, CPU, {}, 2, False, [], [])

@@ -1,4 +1,4 @@
-"""Kernels load in every hostile cache situation, never read code that somebody else could have planted, and
+"""Kernels load in every hostile cache situation, never read code that another user could have planted, and
 ``import zray.sched`` loads neither numpy nor Numba."""
 
 from __future__ import annotations

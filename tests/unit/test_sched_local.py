@@ -1,4 +1,4 @@
-"""LocalScheduler, told as short stories: sharing, blocking, GPUs, causes."""
+"""LocalScheduler, in short scripts: sharing, blocking, GPUs, causes."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 
 from zray import serialization as s
+from zray.custom_serializers import register_serializer, unregister_serializer
 from zray.unpicklable import CHILDREN_MAX, children, find
 
 
@@ -74,7 +75,7 @@ def test_arrays_survive_aligned_and_read_only(sizes, dtype):
         assert one.dtype == other.dtype and np.array_equal(one, other)
         assert not other.flags.writeable
         if other.size:
-            assert (other.ctypes.data - start) % s.ALIGN == 0
+            assert (other.ctypes.data - start) % s.BUFFER_ALIGN == 0
 
 
 def test_loading_an_array_copies_nothing():
@@ -367,11 +368,11 @@ class Handle:
 
 
 def test_registered_serializers_come_first_and_can_be_taken_back():
-    s.register_serializer(Handle, serializer=lambda h: h.number, deserializer=Handle)
+    register_serializer(Handle, serializer=lambda h: h.number, deserializer=Handle)
     try:
         assert round_trip([Handle(3)])[0].number == 3
     finally:
-        s.unregister_serializer(Handle)
+        unregister_serializer(Handle)
     with pytest.raises(TypeError):
         s.dumps([Handle(3)])
 

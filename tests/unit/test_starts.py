@@ -6,7 +6,7 @@ import pytest
 
 from zray.node.effects import Spawn
 from zray.node.pool import HANGING_MAX, Kind, Pool
-from zray.node.starts import PATIENCE_S, START_S, WINDOW_MIN, Starts
+from zray.node.starts import HANGING_S, START_S, WINDOW_MIN, Starts
 
 KIND = Kind.of(1, {})
 
@@ -18,7 +18,8 @@ class Machine:
         self.rate = rate
         self.out: list = []
         self.made = self.now = 0
-        self.pool = Pool(self.new_id, self.out.append, keep=0, workers_max=4096, idle_s=60.0)
+        self.pool = Pool(self.new_id, self.out.append, keep=0, workers_max=4096, idle_s=60.0,
+                         may_retire=lambda worker: True)
         self.starting: list[bytes] = []
         self.most = 0
 
@@ -74,13 +75,13 @@ def test_workers_that_hang_while_they_start_do_not_keep_others_from_starting():
         machine.pool.take(KIND, token, 0.0)
     machine.spawned()
     assert len(machine.starting) == WINDOW_MIN
-    assert machine.pool.next_deadline() == PATIENCE_S
-    machine.pool.tick(PATIENCE_S)
+    assert machine.pool.next_deadline() == HANGING_S
+    machine.pool.tick(HANGING_S)
     machine.spawned()
     machine.pool.check()
     assert len(machine.starting) == 2 * WINDOW_MIN
-    machine.pool.tick(PATIENCE_S + 1)
-    assert machine.pool.next_deadline() == 2 * PATIENCE_S, "then the rest of what waits gets its starts"
+    machine.pool.tick(HANGING_S + 1)
+    assert machine.pool.next_deadline() == 2 * HANGING_S, "then the rest of what waits gets its starts"
 
 
 def test_a_worker_that_dies_while_it_starts_gives_its_place_up():
@@ -106,16 +107,16 @@ def test_what_waits_for_a_worker_that_hangs_while_it_starts_gets_another(kind):
     pool = machine.pool
     pool.take(kind, "token", 0.0)
     machine.spawned()
-    assert pool.next_deadline() == PATIENCE_S
-    pool.tick(PATIENCE_S)
+    assert pool.next_deadline() == HANGING_S
+    pool.tick(HANGING_S)
     machine.spawned()
     pool.check()
     first, second = machine.starting
-    assert [token for token, _ in pool.ready(second, "ipc://2", PATIENCE_S + 1)] == ["token"]
-    assert pool.ready(first, "ipc://1", PATIENCE_S + 2) == [], "it comes after all, and is idle"
+    assert [token for token, _ in pool.ready(second, "ipc://2", HANGING_S + 1)] == ["token"]
+    assert pool.ready(first, "ipc://1", HANGING_S + 2) == [], "it comes after all, and is idle"
     pool.check()
-    pool.died(second, PATIENCE_S + 3)
-    pool.died(first, PATIENCE_S + 3)
+    pool.died(second, HANGING_S + 3)
+    pool.died(first, HANGING_S + 3)
     pool.check()
 
 

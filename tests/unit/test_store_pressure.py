@@ -17,7 +17,7 @@ from zray.messages import FAILED
 from zray.store import StoreFull
 from zray.store.client import Allocation
 from zray.store.header import SEALED
-from zray.store.table import GRACE_S
+from zray.store.table import EVICTION_GRACE_S
 
 MIB = 1024 * 1024
 
@@ -86,7 +86,7 @@ def test_an_object_freed_by_its_owner_goes_back_to_the_process_that_made_it(harn
     owner.client.free(oid, value, False)
     harness.settle()
     assert value[1] in worker.client.heap.used, "the grace has not passed"
-    harness.run(2 * GRACE_S)
+    harness.run(2 * EVICTION_GRACE_S)
     assert value[1] not in worker.client.heap.used and value[1] not in worker.client.made
 
 
@@ -114,7 +114,7 @@ def test_a_dead_process_leaves_its_sealed_objects_and_nothing_else(harness):
     assert bytes(harness.get(reader, oid, value)) == b"sealed" * 100
     reader.client.free(oid, value, True)
     harness.run(1.0)
-    assert harness.service.table.arena.free_bytes == harness.service.table.arena.reserved
+    assert harness.service.table.room.arena.free_bytes == harness.service.table.room.arena.reserved
 
 
 def test_twice_the_capacity_is_stored_by_spilling_and_all_of_it_is_read_back(harness):
@@ -332,7 +332,7 @@ client = StoreClient({"control": control, "arena": arena}, int(slot), bytes.from
 print("up", flush=True)
 start, reads = time.monotonic(), 0
 words = client.words
-# The header of block 0 says what is there now; pin it, check it, and see that its payload is of one piece.
+# The header of block 0 names the object there now; pin it, check it, and see that its payload is of one piece.
 while (lasted := time.monotonic() - start) < float(seconds) or reads < 10 and lasted < 30:
     word = words[1]
     if word & 255 != 2:
@@ -365,7 +365,7 @@ def test_two_processes_race_for_one_block_and_no_view_ever_changes():
             oid, value = harness.put(maker, bytes([rounds % 251]) * 3000)
             assert value[1] == 0 and harness.service.headers.read(0).state == SEALED
             maker.client.free(oid, value, True)
-            until = time.monotonic() + GRACE_S
+            until = time.monotonic() + EVICTION_GRACE_S
             maker.client.flush()
             while maker.to_node:
                 harness.step_to_node(maker)

@@ -11,6 +11,7 @@ import pytest
 
 from tests.oracles.store_harness import Harness
 from zray import errors
+from zray.core.patience import Warned
 from zray.core.stored import Stored
 from zray.messages import StoreLocate
 from zray.store.client import StoreClient
@@ -110,11 +111,11 @@ class Reader:
         self.waits: list[str] = []
         self.blocked: dict[Any, Any] = {}
         self.lock = threading.RLock()
-        self.store, self.node = client, cluster.names[number]
-        self.loop = SimpleNamespace(lock=self.lock, wait=self._wait)
-        self.context = SimpleNamespace(task=b"")
-        self.config = SimpleNamespace(warn_wait_s=5.0)
-        self.stored = Stored(self)  # type: ignore[arg-type]
+        process = SimpleNamespace(node=cluster.names[number], config=SimpleNamespace(warn_wait_s=5.0))
+        loop = SimpleNamespace(lock=self.lock, wait=self._wait)
+        self.stored = Stored(process, loop, SimpleNamespace(task=b""), Warned(False))  # type: ignore[arg-type]
+        self.stored.attach(client)
+        self.stored.machine = SimpleNamespace(blocked=self.blocked)  # type: ignore[assignment]
 
     def _wait(self, waiter: Any, deadline: Any) -> bool:
         for _ in range(100):
@@ -153,7 +154,7 @@ def test_100_mb_arrive_intact_read_only_and_without_a_copy_and_are_freed_on_both
     maker.client.free(oid, place, True)
     cluster.run(1.0)
     assert not cluster.nodes[1].service.table.names
-    assert cluster.nodes[1].service.table.arena.free_bytes == cluster.nodes[1].service.table.arena.reserved
+    assert cluster.nodes[1].service.table.room.arena.free_bytes == cluster.nodes[1].service.table.room.arena.reserved
     assert place[1] not in maker.client.heap.used
     assert not cluster.rows
 

@@ -7,8 +7,8 @@ import pytest
 from tests.oracles.unheld_world import SETTLE_S, Process, UnheldWorld, run_schedule
 from zray.messages import AskHeld, Held
 from zray.node.unheld import Unheld
-from zray.store.header import UNKNOWN
-from zray.store.ownerless import Found
+from zray.store.header import OWNER_UNKNOWN
+from zray.store.ownerless import OwnerlessObject
 
 ME, OTHER = b"nodA\0\0\0\0", b"nodB\0\0\0\0"
 OWNER, ONE, TWO = (b"nodA" + bytes((0, 0, 0, n)) for n in (1, 2, 3))
@@ -16,17 +16,17 @@ OID = b"o" * 28
 
 
 class Node:
-    """A node with one object of a dead owner in its store; its processes answer as a test says."""
+    """A node with one object of a dead owner in its store; its processes answer as a test sets."""
 
     def __init__(self, *, others=(), now=100.0):
         self.processes, self.others, self.sent, self.learned = [OWNER, ONE, TWO], list(others), [], []
-        self.objects = [Found(OID, 0, 1, OWNER)]
+        self.objects = [OwnerlessObject(OID, 0, 1, OWNER)]
         self.kept = set()
         self.machine = Unheld(
             ME, lambda peer, message: self.sent.append((peer, message)), processes=lambda: self.processes,
             nodes=lambda: self.others, is_gone_node=lambda node: False, kept=lambda: self.kept, announce=lambda: None,
             learn=self.learned.append,
-            ownerless=lambda ended: [one for one in self.objects if one.owner == UNKNOWN or ended(one.owner)],
+            ownerless=lambda ended: [one for one in self.objects if one.owner == OWNER_UNKNOWN or ended(one.owner)],
             free=lambda found: [self.objects.remove(one) for one in found], settle_s=SETTLE_S)
         self.machine.now = now
         self.end(OWNER)
@@ -157,7 +157,7 @@ def test_an_owner_that_lives_here_is_not_taken_for_dead():
 
 def test_many_objects_have_their_turns_although_those_before_them_are_held():
     node = Node()
-    node.objects = [Found(b"%028d" % n, 0, n, OWNER) for n in range(1200)]
+    node.objects = [OwnerlessObject(b"%028d" % n, 0, n, OWNER) for n in range(1200)]
     held = {one.oid for one in node.objects[:1100]}
     for _ in range(6):
         asked = node.tick()

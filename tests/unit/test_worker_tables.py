@@ -20,9 +20,10 @@ def test_product_and_simulator_handle_what_a_worker_gets_by_the_same_methods():
     simulated = SimWorker(cluster, node, node.incarnation[:4] + b"wrkr", 77)
     driver = Core(cluster, node, node.incarnation[:4] + b"drvr", 78)
     machine = simulated.work.handlers
-    assert product.keys() == machine.keys() == simulated.handlers.keys() - driver.handlers.keys()
+    assert product.keys() == machine.keys() == simulated.machine.handlers.keys() - driver.machine.handlers.keys()
     for code in machine:
-        assert product[code].__func__ is simulated.handlers[code].__func__, code
-        assert isinstance(product[code].__self__, WorkerMachine) and simulated.handlers[code].__self__ is simulated.work
-    shared = simulated.handlers.keys() & driver.handlers.keys()
-    assert shared == driver.handlers.keys(), "a worker handles all that a core process does"
+        assert product[code].__func__ is simulated.machine.handlers[code].__func__, code
+        assert isinstance(product[code].__self__, WorkerMachine)
+        assert simulated.machine.handlers[code].__self__ is simulated.work
+    shared = simulated.machine.handlers.keys() & driver.machine.handlers.keys()
+    assert shared == driver.machine.handlers.keys(), "a worker handles all that a core process does"

@@ -94,6 +94,20 @@ class Context(threading.local):
     counter = 0
 
 
+class FakeSubmitter:
+    """The tasks of this worker: those that it runs itself come and go."""
+
+    def __init__(self) -> None:
+        self.inline: list[Any] = []
+        self.finished: list[tuple[Any, Any]] = []
+
+    def take_queued(self, task: Any) -> bool:
+        return True
+
+    def finish(self, task: Any, result: Any, error: Any) -> None:
+        self.finished.append((task, result))
+
+
 class FakeRuntime:
     kind = "worker"
     incarnation = ME
@@ -107,12 +121,16 @@ class FakeRuntime:
         self.sent: list[tuple[bytes, Any]] = []
         self.marks = memoryview(bytearray(24)).cast("q")
         self.context = Context()
-        self.values = Values(self)  # type: ignore[arg-type]
+        self.values = Values(self, self.loop, self.context, None, None)  # type: ignore[arg-type]
         self.definitions: dict[bytes, bytes] = {}
         self.cancelled_children: list[bytes] = []
         self.executor: Any = None
-        self.submitter = SimpleNamespace()
         self.busy = False
+        self.submitter = FakeSubmitter()
+
+    def employ(self, executor: Any) -> None:
+        self.executor = executor
+        self.handlers.update(executor.machine.handlers)
 
     def send(self, peer: bytes, message: Any) -> None:
         with self.loop.changed:

@@ -11,7 +11,7 @@ import click
 from zray.node import ask as ask_module
 
 
-class AskedNode(ask_module.Asker):
+class CommandAsker(ask_module.Asker):
     """Errors are those of a command."""
 
     def __init__(self, address: str):
@@ -28,7 +28,7 @@ class AskedNode(ask_module.Asker):
 
 
 def ask(address: str, what: str, **args: Any) -> dict[str, Any]:
-    node = AskedNode(address)
+    node = CommandAsker(address)
     try:
         return node.ask(what, **args)
     finally:

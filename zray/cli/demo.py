@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 
 PRIME = 2_097_143  # below 2**21: a row of products stays far below 2**63
 MATRICES = 96
-SIZE = 160
+PICTURE_SIZE = 160
 LEARNT = 195.0  # mean return at which CartPole counts as solved
 
 
@@ -200,7 +200,7 @@ def _nothing() -> None:
 def _matrix(seed: int) -> Any:
     import numpy as np
 
-    return np.random.default_rng(seed).integers(0, PRIME, (SIZE, SIZE), dtype=np.int64)
+    return np.random.default_rng(seed).integers(0, PRIME, (PICTURE_SIZE, PICTURE_SIZE), dtype=np.int64)
 
 
 def _multiply(a: Any, b: Any, running: str) -> Any:
@@ -230,7 +230,7 @@ def tree_reduction(ray: Any, display: Display, tally: Tally, place: Any) -> tupl
         result = ray.get(level[0])
     spent = time.perf_counter() - start
     tasks = 2 * MATRICES - 1
-    tally.add("tree reduction", tasks, tasks, tasks * SIZE * SIZE * 8, spent)
+    tally.add("tree reduction", tasks, tasks, tasks * PICTURE_SIZE * PICTURE_SIZE * 8, spent)
     expected = _matrix(0)
     for seed in range(1, MATRICES):
         expected = (expected @ _matrix(seed)) % PRIME

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from zray.cli.asking import AskedNode, with_address
+from zray.cli.asking import CommandAsker, with_address
 from zray.cli.commands import main
 from zray.node import launch, session as sessions
 
@@ -19,7 +19,7 @@ from zray.node import launch, session as sessions
 @with_address
 def timeline(output: str, address: str) -> None:
     """Write what ran when, as Chrome trace events."""
-    node = AskedNode(address)
+    node = CommandAsker(address)
     events: list[Any] = []
     try:
         page = node.ask("timeline")

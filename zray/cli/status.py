@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from zray.cli.asking import AskedNode, with_address
+from zray.cli.asking import CommandAsker, with_address
 from zray.cli.commands import main
 from zray.cli.showing import show, with_format
 
@@ -16,7 +16,7 @@ from zray.cli.showing import show, with_format
 @with_format
 def status(address: str, form: str) -> None:
     """The nodes, what they have, what is in use, what waits and why, and where the control store is."""
-    node = AskedNode(address)
+    node = CommandAsker(address)
     try:
         nodes = node.ask("nodes")["nodes"]
         store = node.ask("gcs")

@@ -8,12 +8,12 @@ from typing import Any
 import click
 
 from zray.causes import Cause
-from zray.cli.asking import AskedNode, with_address
+from zray.cli.asking import CommandAsker, with_address
 from zray.cli.commands import main
 from zray.cli.listing import one
 from zray.cli.showing import show, with_format
 
-EXPLAIN_S = 2.0  # other processes are asked so long why something waits
+COMMAND_EXPLAIN_S = 2.0  # other processes are asked so long why something waits
 
 
 @main.command()
@@ -22,7 +22,7 @@ EXPLAIN_S = 2.0  # other processes are asked so long why something waits
 @with_format
 def explain(actor: str | None, address: str, form: str) -> None:
     """Why an actor (by id) or everything that waits does: for a worker, for its turn in an actor, in get or wait."""
-    node = AskedNode(address)
+    node = CommandAsker(address)
     try:
         if actor is not None:
             row = one("actors", node.ask("actors")["actors"], actor)
@@ -56,14 +56,14 @@ def _waiting_lines(found: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _blocked_lines(node: AskedNode, row: dict[str, Any]) -> list[str]:
+def _blocked_lines(node: CommandAsker, row: dict[str, Any]) -> list[str]:
     """A task that waits in get or wait, in the words of its worker."""
     from zray.core.explaining import Asking, sentence
 
     task = bytes.fromhex(row["task_id"])
     about = {"task": row["task_id"], "name": row["name"], "ask": [bytes.fromhex(row["worker"]), task, ""]}
     found: list[Any] = [[task, Cause.RUNNING, about]]
-    Asking(node, EXPLAIN_S).follow(found)
+    Asking(node, COMMAND_EXPLAIN_S).follow(found)
     return [f"{row['name']}() of job {row['job']}, pid {row['pid']}, waits in get or wait",
             *(sentence(oid, cause, about, "  ") for oid, cause, about in found[0][2].get("because", ()))]
 
@@ -73,7 +73,7 @@ def _blocked_lines(node: AskedNode, row: dict[str, Any]) -> list[str]:
 @with_address
 def stack(pid: int | None, address: str) -> None:
     """Python stacks of the drivers and workers of a session, or of one process."""
-    node = AskedNode(address)
+    node = CommandAsker(address)
     try:
         sockets = sorted(name for name in os.listdir(node.handle.session_dir)
                          if name.endswith(".sock") and name[:2] in ("d-", "w-"))

@@ -2,91 +2,75 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from zray import errors, ids, messages as m, serialization
+from zray.core.machine import CoreMachine
+from zray.core.replies import Questions
+from zray.core.tasks import TURN_EVERY, Tasks, strategy_of
+from zray.core.waits import Waits
 from zray.env_vars import merged
 from zray.options import STREAMING
 from zray.owner.calls import ActorLink
 from zray.owner.records import Entry, Function, Task
 from zray.refs import ObjectRef
-from zray.core.tasks import TURN_EVERY, strategy_of
-
-if TYPE_CHECKING:
-    from zray.core.runtime import Runtime
 
 
 class Actors:
     """Creation, calls and ends of actors by one Runtime."""
 
-    def __init__(self, runtime: Runtime):
-        self.rt = runtime
-        self.loop = runtime.loop
-        self.refs = runtime.refs
-        self.calls = runtime.calls
-        self.tasks = runtime.tasks
-        self.context = runtime.context
-        self.next_id = runtime.ids.next
-        self.creating: dict[bytes, list[Any]] = {}  # actor -> records that its creation pins
+    def __init__(self, machine: CoreMachine, tasks: Tasks, waits: Waits, questions: Questions):
+        self.machine = machine
+        self.process = machine.process
+        self.loop = tasks.loop
+        self.turns = tasks.turns
+        self.groups = tasks.groups
+        self.refs = machine.refs
+        self.calls = machine.calls
+        self.tasks = tasks
+        self.waits = waits
+        self.questions = questions
+        self.context = tasks.context
+        self.next_id = tasks.next_id
 
     def create(self, cls: Any, args: tuple, kwargs: dict[str, Any], options: Any) -> Any:
         """See zray.handles.ActorClass.remote; ``cls`` is an ActorTemplate."""
-        from zray.handles import ActorHandle
-
-        options = self.rt.groups.inherit(options)
-        self.rt.groups.check(options, cls.name)
+        options = self.groups.inherit(options)
+        self.groups.check(options, cls.name)
         key, blob = cls.definition()
         self.tasks.register_function(key, blob)
         payload, slots, deps, pins = self.tasks.pack_args(args, kwargs, cls.cls)
         meta = cls.meta(options)
+        namespace = options.namespace or self.process.namespace
         any_order = options.any_order(cls.is_async)
         with self.loop.lock:
             tid = self.next_id(self.context)
             actor = ids.actor_id(tid[:ids.PREFIX_SIZE], int.from_bytes(tid[ids.PREFIX_SIZE:], "little"))
         spec: dict[str, Any] = {
             "class_key": key, "args": payload, "slots": slots or [], "deps": [], "demand": options.placement,
-            "running": options.running, "name": options.name or "", "namespace": options.namespace or self.rt.namespace,
+            "running": options.running, "name": options.name or "", "namespace": namespace,
             "detached": options.detached, "max_restarts": options.max_restarts,
             "max_task_retries": options.max_task_retries, "max_concurrency": options.max_concurrency or 0,
             "concurrency_groups": options.concurrency_groups or {}, "is_async": cls.is_async,
-            "env": merged(self.rt.env, options.env),
+            "env": merged(self.process.env, options.env),
             "class_name": cls.name, "method_names": cls.method_names, "get_if_exists": options.get_if_exists,
-            "out_of_order": any_order, "meta": meta, "job": self.rt.job, "strategy": strategy_of(options)}
+            "out_of_order": any_order, "meta": meta, "job": self.process.job, "strategy": strategy_of(options)}
         if options.name:
-            found = self._create_named(actor, spec, deps, options)
+            found = self._create_named(cls, actor, spec, deps, options)
             if found is not None:
                 return found
-        life: ObjectRef | None = None
         with self.loop.lock:
-            if options.name:
-                link = self.calls.links[actor]
-            else:
-                link = self.calls.link_for(actor, cls.name, any_order)
-            link.any_order = any_order
-            link.created = True
-            if not options.detached:
-                entry = self.refs.own(ids.return_id(tid, 1))
-                link.life_record = entry
-                self.refs.finalizers[entry.oid] = lambda: self.rt.send(
-                    self.rt.node, m.KillActor(actor, True, True, "all handles to it went out of scope"))
-                life = ObjectRef(entry.oid, entry)
-            if pins:
-                for record in pins:
-                    record.refs += 1
-                self.creating[actor] = pins
-            if not options.name:
-                _Creation(self.rt, actor, spec, deps or [])
-        self.rt.kick()
-        return ActorHandle._restore(actor, meta, life)
+            entry = self.machine.creations.create(tid, actor, spec, deps or [], pins)
+            life: ObjectRef | None = ObjectRef(entry.oid, entry) if entry is not None else None
+        self.turns.kick()
+        return cls.handle(actor, meta, life)
 
-    def _create_named(self, actor: bytes, spec: dict[str, Any], deps: Any, options: Any) -> Any:
+    def _create_named(self, cls: Any, actor: bytes, spec: dict[str, Any], deps: Any, options: Any) -> Any:
         """Names are claimed before ``.remote()`` returns: a handle of the existing actor, None when it is ours."""
-        from zray.handles import ActorHandle
-
         if deps:
-            self.rt.waits.wait_all(deps, None)
+            self.waits.wait_all(deps, None)
             spec["deps"] = [record.value for record in deps]
-        answer = self.rt.request(lambda n: m.CreateActor(actor, spec, n))
+        answer = self.questions.request(lambda n: m.CreateActor(actor, spec, n))
         if answer.error == "name_taken":
             raise ValueError(f"The name {options.name} (namespace={spec['namespace']}) is already taken. Please use a "
                              "different name or get the existing actor using ray.get_actor"
@@ -94,9 +78,7 @@ class Actors:
         if answer.error:
             raise errors.RaySystemError(answer.detail or answer.error)
         if answer.actor != actor:
-            return ActorHandle._restore(answer.actor, answer.meta, None)
-        with self.loop.lock:
-            self.calls.link_for(actor, spec["class_name"])
+            return cls.handle(answer.actor, answer.meta, None)
         return None
 
     def call(self, handle: Any, method: str, args: tuple, kwargs: dict[str, Any], options: Any) -> Any:
@@ -140,10 +122,10 @@ class Actors:
             if options.retry_exceptions:
                 task.retry_errors = options.retry_exceptions
             self.calls.submit(link, task)
-            unsent = self.rt.unsent = self.rt.unsent + 1
+            unsent = self.machine.unsent = self.machine.unsent + 1
         if unsent >= TURN_EVERY:
             self.loop.turn()
-        elif unsent == 1 and self.loop.led:
+        elif unsent == 1 and self.loop.has_leader:
             self.loop.wake()
         self.loop.raise_pending()
         return result
@@ -161,8 +143,8 @@ class Actors:
     def kill(self, actor: bytes, no_restart: bool) -> None:
         with self.loop.lock:
             self.calls.kill(actor)
-            self.rt.send(self.rt.node, m.KillActor(actor, no_restart, False, "killed by zray.kill()"))
-        self.rt.kick()
+            self.machine.send(self.process.node, m.KillActor(actor, no_restart, False, "killed by zray.kill()"))
+        self.turns.kick()
 
     def death_of(self, actor: bytes) -> errors.RayError | None:
         """What calls of it raise, when this process knows that it is dead."""
@@ -173,52 +155,18 @@ class Actors:
 
     def lookup(self, name: str, namespace: str | None) -> tuple[bytes, bytes]:
         """``(actor, meta)`` of a named actor; ValueError when there is none."""
-        space = namespace or self.rt.namespace
-        answer = self.rt.request(lambda n: m.LookupActor(name, space, n))
+        space = namespace or self.process.namespace
+        answer = self.questions.request(lambda n: m.LookupActor(name, space, n))
         if answer.error:
             raise ValueError(f"Failed to look up actor with name '{name}'. This could because 1. You are trying to "
                              "look up a named actor you didn't create. 2. The named actor died. 3. You did not use a "
                              f"namespace matching the namespace of the actor (looked in '{space}'){self._near(name)}.")
         return answer.actor, answer.meta
 
-
     def _near(self, name: str) -> str:
         """Where else the name is, or a name that it may have been meant to be."""
-        rows = self.rt.query("actors", named=True)["actors"]
+        rows = self.questions.query("actors", named=True)["actors"]
         spaces = sorted({row["namespace"] for row in rows if row["name"] == name})
         if spaces:
             return f"; it is in the namespace {' and in '.join(map(repr, spaces))}: get_actor(name, namespace=...)"
         return errors.did_you_mean(name, {row["name"] for row in rows})
-
-
-class _Creation:
-    """An actor that is created when its arguments are ready; a waiter like a task's."""
-
-    __slots__ = ("runtime", "actor", "spec", "deps", "missing")
-
-    def __init__(self, runtime: Runtime, actor: bytes, spec: dict[str, Any], deps: list[Any]):
-        self.runtime = runtime
-        self.actor = actor
-        self.spec = spec
-        self.deps = deps
-        self.missing = 1
-        for record in deps:
-            if not runtime.refs.when_ready(record, self):
-                self.missing += 1
-        self(None)
-
-    def __call__(self, record: Any) -> None:
-        self.missing -= 1
-        if self.missing:
-            return
-        runtime = self.runtime
-        self.spec["deps"] = [dep.value for dep in self.deps]
-        failed = next((v for v in self.spec["deps"] if type(v) is list and v[0] == m.FAILED), None)
-        if failed is not None:
-            runtime.calls.on_actor_state(runtime.node, m.ActorState(
-                self.actor, "DEAD", 0, b"", "", {"kind": "creation", "reason": "an argument of its constructor failed",
-                                                 "error": failed[2] if type(failed[2]) is bytes else b""}))
-        else:
-            for dep in self.deps:
-                dep.escaped = True
-            runtime.send(runtime.node, m.CreateActor(self.actor, self.spec, 0))

@@ -14,20 +14,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple, Protocol
 
 from zray import ids
 from zray.causes import Cause
-from zray.core.groups import GroupWait
-from zray.owner.maps import MapBatch
+from zray.core.why import EXPLAINED_MAX, Explained, Reason, explain_record
 
-if TYPE_CHECKING:
-    from zray.core.runtime import Runtime
-
-EXPLAINED_MAX = 3  # objects that a message explains one by one
 ASKED_MAX = 8  # other processes that are asked for one message: a circle of three actors takes six
 
-Reason = list[Any]
 # What the process that has the task knows better than the one that pushed it.
 _REFINED = (Cause.RUNNING, Cause.PUSHED, Cause.ACTOR_HAS, Cause.ACTOR_BUSY)
 
@@ -45,67 +40,23 @@ class Reasons(NamedTuple):
         return "\n".join(lines)
 
 
-def explain_record(runtime: Runtime, record: Any, depth: int = 0) -> tuple[Cause, dict[str, Any]]:
-    """Why a record is pending (under the lock)."""
-    if record.value is not None:
-        return Cause.READY, {}
-    task = record.task
-    if record.oid in runtime.adoption.orphans:
-        return Cause.ADOPTION, {"owner": record.owner.hex()}
-    if task is None:
-        if not record.owner:
-            return Cause.OWNER, {}
-        return Cause.OWNER, {"owner": record.owner.hex(), "ask": [record.owner, record.oid, record.endpoint]}
-    if type(task) is GroupWait:
-        return task.why()
-    if type(task) is MapBatch:
-        return explain_batch(task)
-    cause, about = (runtime.submitter if task.key is not None else runtime.calls).explain(task)
-    if "missing" in about and depth < 4:
-        for oid in about.pop("missing")[:EXPLAINED_MAX]:
-            inner = runtime.refs.owned.get(oid) or runtime.refs.borrowed.get(oid)
-            if inner is not None:
-                about.setdefault("because", []).append([oid, *explain_record(runtime, inner, depth + 1)])
-    return cause, about
-
-
-def explain_batch(batch: MapBatch) -> tuple[Cause, dict[str, Any]]:
-    """Why a map, or one item of it, is pending."""
-    done = batch.count - batch.remaining
-    about: dict[str, Any] = {"name": batch.fn.name, "done": done, "count": batch.count,
-                             "detail": f"{done} of {batch.count} done", "leases": len(batch.key.leases)}
-    if batch.key.leases:
-        return Cause.RUNNING, about
-    if batch.key.status is not None:
-        cause, why = batch.key.status
-        return Cause(cause), about | {"detail": f"{about['detail']}; {why}"}
-    return Cause.LEASE_REQUESTED, about
-
-
-def reasons_of(runtime: Runtime, records: Iterable[Any]) -> Reasons:
+def reasons_of(owner: Explained, lock: AbstractContextManager[Any], records: Iterable[Any]) -> Reasons:
     """Of the records that are pending; asks nobody."""
     found: list[Reason] = []
     more = 0
-    with runtime.loop.lock:
+    with lock:
         for record in records:
             if record.value is not None:
                 continue
             if len(found) < EXPLAINED_MAX:
-                found.append([record.oid, *explain_record(runtime, record)])
+                found.append([record.oid, *explain_record(owner, record)])
             else:
                 more += 1
     return Reasons(found, more)
 
 
-def explain_records(runtime: Runtime, records: Iterable[Any], budget_s: float) -> str:
-    """Sentences for the first few records that are pending, with what other processes know (not under the lock)."""
-    reasons = reasons_of(runtime, records)
-    Asking(runtime, budget_s).follow(reasons.found)
-    return str(reasons)
-
-
-def explain_stream(runtime: Runtime, stream: Any, budget_s: float) -> str:
-    """Why a generator has no next item, or why it makes none."""
+def stream_state(stream: Any) -> str | None:
+    """What a generator does whose next item does not come from waiting: None when there is one to wait for."""
     name = f"ObjectRefGenerator of {stream.task.fn.name}()"
     if stream.ended:
         return f"{name}: {Cause.READY.text}"
@@ -114,19 +65,7 @@ def explain_stream(runtime: Runtime, stream: Any, budget_s: float) -> str:
         return f"{name}: {Cause.BACKPRESSURE.text} ({ahead} items ahead of it)"
     if stream.ready:
         return f"{name}: {Cause.READY.text} ({len(stream.ready)} items)"
-    return explain_records(runtime, [StreamRecord(stream)], budget_s)
-
-
-class StreamRecord:
-    """A generator's next item, as reasons_of wants a record."""
-
-    __slots__ = ("oid", "value", "task", "owner")
-
-    def __init__(self, stream: Any):
-        self.oid = ids.return_id(stream.task.tid, stream.received + 1)
-        self.value = None
-        self.task = stream.task
-        self.owner = None
+    return None
 
 
 # ---------------------------------------------------------------- asking other processes

@@ -15,13 +15,16 @@ from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from zray.core.values import NotReady
+from zray.core.machine import CoreMachine
+from zray.core.stored import Stored
+from zray.core.turns import Turns
+from zray.core.values import NotReady, Values
+from zray.transport.loop import Loop
 
 if TYPE_CHECKING:
     from queue import SimpleQueue
 
     from zray.refs import ObjectRef
-    from zray.core.runtime import Runtime
 
 __tracebackhide__ = True  # pytest leaves these frames out of its reports
 
@@ -29,8 +32,12 @@ __tracebackhide__ = True  # pytest leaves these frames out of its reports
 class Futures:
     """The futures of one Runtime."""
 
-    def __init__(self, runtime: Runtime):
-        self.rt = runtime
+    def __init__(self, machine: CoreMachine, loop: Loop, turns: Turns, values: Values, stored: Stored):
+        self._refs = machine.refs
+        self._lock = loop.lock
+        self._kick = turns.kick
+        self._values = values
+        self._stored = stored
         self._queue: SimpleQueue[Any] | None = None
         self._thread: threading.Thread | None = None
 
@@ -50,15 +57,15 @@ class Futures:
 
         def done(future: Future[Any]) -> None:
             if future.cancelled():
-                with self.rt.loop.lock:
-                    self.rt.refs.forget_waiter(record, arrived)
+                with self._lock:
+                    self._refs.forget_waiter(record, arrived)
 
-        with self.rt.loop.lock:
-            if self.rt.refs.when_ready(record, arrived):
+        with self._lock:
+            if self._refs.when_ready(record, arrived):
                 arrived(record)
                 return
         future.add_done_callback(done)
-        self.rt.kick()
+        self._kick()
 
     async def arrival(self, record: Any) -> None:
         """Until ``record`` has a value, without blocking the running asyncio loop."""
@@ -70,15 +77,15 @@ class Futures:
         def arrived(_: Any) -> None:
             _wake(loop, waiting)
 
-        with self.rt.loop.lock:
-            if self.rt.refs.when_ready(record, arrived):
+        with self._lock:
+            if self._refs.when_ready(record, arrived):
                 return
-        self.rt.kick()
+        self._kick()
         try:
             await waiting
         except asyncio.CancelledError:
-            with self.rt.loop.lock:
-                self.rt.refs.forget_waiter(record, arrived)
+            with self._lock:
+                self._refs.forget_waiter(record, arrived)
             raise
 
     async def brought(self, value: Any) -> None:
@@ -87,17 +94,17 @@ class Futures:
 
         loop = asyncio.get_running_loop()
         waiting = loop.create_future()
-        with self.rt.loop.lock:
-            distant = self.rt.stored.elsewhere(value)
+        with self._lock:
+            distant = self._stored.elsewhere(value)
             if distant is None:
                 return
-            pending = self.rt.stored.fetch(distant, lambda _: _wake(loop, waiting))
-        self.rt.kick()
+            pending = self._stored.fetch(distant, lambda _: _wake(loop, waiting))
+        self._kick()
         try:
             await waiting
         except asyncio.CancelledError:
-            with self.rt.loop.lock:
-                self.rt.store.leave(pending)
+            with self._lock:
+                self._stored.leave(pending)
             raise
 
     async def stream_arrival(self, stream: Any) -> None:
@@ -110,16 +117,16 @@ class Futures:
         def arrived(_: Any) -> None:
             _wake(loop, waiting)
 
-        with self.rt.loop.lock:
+        with self._lock:
             if stream.ready or stream.ended:
                 return
             stream.waiters = [*(stream.waiters or ()), arrived]
-        self.rt.kick()
+        self._kick()
         try:
             await waiting
         except asyncio.CancelledError:
-            with self.rt.loop.lock:
-                self.rt.refs.forget_waiter(stream, arrived)
+            with self._lock:
+                self._refs.forget_waiter(stream, arrived)
             raise
 
     def run(self, call: Callable[[], None]) -> None:
@@ -156,7 +163,7 @@ class Futures:
             if not future.running() and not future.set_running_or_notify_cancel():
                 continue
             try:
-                value = self.rt.values.load(record)
+                value = self._values.load(record)
             except NotReady:
                 self._when_ready(future, record, self._queue)
             except BaseException as error:  # whatever the task raised is the future's to raise again

@@ -86,6 +86,10 @@ class Warned:
         else:
             log(logging.WARNING, text)
 
+    def forget(self) -> None:
+        """What was said may be said again."""
+        self._said.clear()
+
     def take(self, lines: list[Any], log: Callable[[int, str], None] | None = None) -> list[Any]:
         """Lines of worker output without the warnings of waits, which are said if they are new, through ``log``."""
         kept = []

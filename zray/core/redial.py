@@ -19,7 +19,7 @@ from typing import Any
 
 from zray.ids import same_node
 from zray.messages import Dial
-from zray.transport.mesh import Mesh
+from zray.core.ports import Transport
 
 PAUSE_S = 0.05
 REDIALS_MAX = 6  # within 1.6 s, besides what connection attempts take
@@ -29,7 +29,7 @@ RETURN_S = 5.0
 class Redial:
     """See the module's docstring.  ``later(seconds, action)`` sets a timer, ``hello(peer)`` says Hello to a peer."""
 
-    def __init__(self, mesh: Mesh, node: bytes, send: Callable[[bytes, Any], None], hello: Callable[[bytes], None],
+    def __init__(self, mesh: Transport, node: bytes, send: Callable[[bytes, Any], None], hello: Callable[[bytes], None],
                  later: Callable[[float, Callable[[], None]], Any]):
         self._mesh = mesh
         self._node = node

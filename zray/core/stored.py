@@ -8,20 +8,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from zray import errors, messages as m
 from zray.causes import Cause
+from zray.core.context import Context
 from zray.core.explaining import Reasons
+from zray.core.machine import CoreMachine
+from zray.core.patience import Warned
+from zray.core.process import ProcessRecord
 from zray.ids import short
 from zray.owner.reconstruction import same_place
-from zray.refs import dropped
 from zray.store import StoreFull
-from zray.store.client import Allocation, Pending
-from zray.transport.loop import Waiter
-
-if TYPE_CHECKING:
-    from zray.core.runtime import Runtime
+from zray.store.client import Allocation, Pending, StoreClient
+from zray.transport.loop import Loop, Waiter
 
 __tracebackhide__ = True  # pytest leaves these frames out of its reports
 
@@ -39,35 +39,46 @@ def what_room(pending: Pending, nbytes: int) -> str:
 
 
 class Stored:
-    """The store client of one Runtime, with the waiting."""
+    """The store client of one Runtime, with the waiting: the Store of its machine.
 
-    def __init__(self, runtime: Runtime):
-        self.rt = runtime
-        self.loop = runtime.loop
-        self.context = runtime.context
+    Until ``attach`` there is no store, and so nothing that is stored.
+    """
+
+    client: StoreClient
+    machine: CoreMachine  # set once it is made: it and this need each other
+
+    def __init__(self, process: ProcessRecord, loop: Loop, context: Context, warned: Warned):
+        self.process = process
+        self.loop = loop
+        self.context = context
+        self.warned = warned
+        self.attached = False
         # (node, generation) -> place here.  Only a hint: reading checks the block's generation, as it does for any.
         # Or why it could not be brought, for the next who reads it.
         self.copies: dict[tuple[bytes, int], list[Any]] = {}
-        self._locating: dict[int, Callable[[list[list[bytes]]], None]] = {}
+
+    def attach(self, client: StoreClient) -> None:
+        self.client = client
+        self.attached = True
 
     def allocate(self, nbytes: int, oid: bytes, owner: bytes = b"") -> Allocation:
         """Space in the object store, waiting for it if need be (not under the lock).  ObjectStoreFullError."""
         while True:
             with self.loop.lock:
-                if dropped:
-                    self.rt.empty_dropped()
+                if self.machine.dropped:
+                    self.machine.empty_dropped()
                 try:
-                    found = self.rt.store.allocate(nbytes, oid, owner)
+                    found = self.client.allocate(nbytes, oid, owner)
                 except StoreFull as full:
                     raise errors.from_failure("store_full", full.report) from None
-                if type(found) is Allocation:
+                if isinstance(found, Allocation):
                     return found
                 found.awaited = True
             try:
                 self._wait(found.waiter, partial(why_no_room, found), partial(what_room, found, nbytes))
             except BaseException:
                 with self.loop.lock:
-                    self.rt.store.forsake(found)
+                    self.client.forsake(found)
                 raise
             if found.value is not None:  # no space: the node ended
                 raise errors.from_failure(found.value[1], found.value[2])
@@ -75,39 +86,39 @@ class Stored:
     def _wait(self, waiter: Waiter, cause: Callable[[], Cause], what: Callable[[], str]) -> None:
         """Wait for the store, saying so to whoever asks, and to the user after a while."""
         task = self.context.task
-        outer = self.rt.blocked.get(task)
-        warn_s = self.rt.config.warn_wait_s
+        outer = self.machine.blocked.get(task)
+        warn_s = self.process.config.warn_wait_s
 
         def why() -> Reasons:
             return Reasons([[task, cause(), {"text": f"{cause().text} ({what()})"}]])
 
-        self.rt.blocked[task] = why
+        self.machine.blocked[task] = why
         try:
             if not self.loop.wait(waiter, time.monotonic() + warn_s if warn_s > 0 else None):
-                self.rt.warned.say(cause().name, f"zray has waited for {warn_s:g} s: {why()}")
+                self.warned.say(cause().name, f"zray has waited for {warn_s:g} s: {why()}")
                 self.loop.wait(waiter, None)
         finally:
             if outer is None:
-                self.rt.blocked.pop(task, None)
+                self.machine.blocked.pop(task, None)
             else:
-                self.rt.blocked[task] = outer
+                self.machine.blocked[task] = outer
 
     def read(self, value: Any, record: Any) -> Any:
         """The buffer of a stored object, pinned while it is used; brought here first if it is not in memory here."""
-        if value[5] != self.rt.node:
+        if value[5] != self.process.node:
             return self._read_copy(value)
         while True:
             place, oid = value[:4], value[4]
             with self.loop.lock:
-                buffer = self.rt.store.read(place, oid)
-                pending = self.rt.store.restore(oid, place) if buffer is None else None
+                buffer = self.client.read(place, oid)
+                pending = self.client.restore(oid, place) if buffer is None else None
             if pending is None:
                 return buffer
-            value = [*self._answer(pending, Cause.RESTORING, oid, "")[:4], oid, self.rt.node]
+            value = [*self._answer(pending, Cause.RESTORING, oid, "")[:4], oid, self.process.node]
             if record is not None:
                 with self.loop.lock:
                     if same_place(record.value, value):  # else it was lost and made again meanwhile
-                        self.rt.refs.replace_value(record, value)
+                        self.machine.refs.replace_value(record, value)
 
     def _read_copy(self, value: Any) -> Any:
         """An object of another node: of the copy that our node has, or brings.  The value stays the primary's."""
@@ -119,10 +130,10 @@ class Stored:
                     if place[0] == m.FAILED:
                         del self.copies[node, value[3]]
                         raise errors.from_failure(place[1], place[2])
-                    buffer = self.rt.store.read(place, oid)
+                    buffer = self.client.read(place, oid)
                     if buffer is not None:
                         return buffer
-                pending = self.rt.store.pull(value)
+                pending = self.client.pull(value)
             place = self._answer(pending, Cause.TRANSFERRING, oid, f"from node {node.hex()}")
             with self.loop.lock:
                 self._remember(value, place)
@@ -136,16 +147,16 @@ class Stored:
         """The stored value in a wire value when it is another node's and not known to be here; else None."""
         while type(value) is list and value[0] == m.CARRYING:
             value = value[1]
-        if type(value) is not list or value[0] != m.STORED or value[5] == self.rt.node:
+        if type(value) is not list or value[0] != m.STORED or value[5] == self.process.node:
             return None
         place = self.copies.get((value[5], value[3]))
-        if place is None or place[0] == m.STORED and not self.rt.store.there(place, value[4]):
+        if place is None or place[0] == m.STORED and not self.client.there(place, value[4]):
             return value
         return None
 
     def fetch(self, value: Any, then: Callable[[Any], None] | None = None) -> Pending:
         """Begin to bring an object that is ``elsewhere``; ``then`` is called with the answer (all under the lock)."""
-        pending = self.rt.store.pull(value)
+        pending = self.client.pull(value)
 
         def answered(pending: Pending) -> None:
             if pending.value is not None:
@@ -173,7 +184,7 @@ class Stored:
                        lambda: " ".join(filter(None, (f"ObjectRef({short(oid)})", pending.progress or where))))
         except BaseException:
             with self.loop.lock:
-                self.rt.store.leave(pending)
+                self.client.leave(pending)
             raise
         if pending.value is None:
             raise errors.from_failure("object_lost", {"oid": oid, "reason": pending.error})
@@ -181,46 +192,53 @@ class Stored:
             raise errors.from_failure(pending.value[1], pending.value[2])
         return pending.value
 
-    def locate(self, values: list[Any], then: Callable[[list[list[bytes]]], None]) -> None:
-        """``then(nodes)``: for each stored value, the live nodes that have it (under the lock)."""
-        number = self.rt.next_request()
-        self._locating[number] = then
-        self.rt.send(self.rt.node, m.StoreLocate(number, values))
+    def leave(self, pending: Pending) -> None:
+        """Nobody waits any more for what was to be brought (under the lock)."""
+        self.client.leave(pending)
 
-    def on_located(self, message: m.StoreLocated) -> bool:
-        """The answer to ``locate``, if it is one."""
-        then = self._locating.pop(message.request, None)
-        if then is not None:
-            then(message.nodes)
-        return then is not None
+    def close(self) -> None:
+        if self.attached:
+            self.client.close()
 
-    def relieve(self, cap: int) -> int:
-        """Move inline values of this process to the store until their bytes are below ``cap`` (under the lock).
+    # ------------------------------------------------------------ what the machine asks (under the lock)
+
+    def flush(self) -> None:
+        if self.attached:
+            self.client.flush()
+
+    def node_lost(self, failure: list[Any]) -> None:
+        if self.attached:
+            self.client.node_lost(failure)
+
+    def relieve(self, bytes_max: int) -> int:
+        """Move inline values of this process to the store until their bytes are below ``bytes_max`` (under the lock).
 
         Returns at how many bytes to try again: it waits for no space and leaves small values, so it may end above.
         """
-        refs = self.rt.refs
+        if not self.attached:
+            return bytes_max
+        refs = self.machine.refs
         for entry in list(refs.owned.values()):
-            if refs.inline_bytes <= cap * 0.9:
+            if refs.inline_bytes <= bytes_max * 0.9:
                 break
             value = entry.value
             if type(value) is not bytes or len(value) < RELIEVE_BYTES_MIN:
                 continue
             try:
-                found = self.rt.store.allocate(len(value), entry.oid)
+                found = self.client.allocate(len(value), entry.oid)
             except StoreFull:
                 break
-            if type(found) is not Allocation:
-                return cap  # the node has been asked for space: again next turn
+            if not isinstance(found, Allocation):
+                return bytes_max  # the node has been asked for space: again next turn
             found.view[:] = value
-            refs.replace_value(entry, [*found.seal(), entry.oid, self.rt.node])
-        return max(cap, refs.inline_bytes + cap // 16)
+            refs.replace_value(entry, [*found.seal(), entry.oid, self.process.node])
+        return max(bytes_max, refs.inline_bytes + bytes_max // 16)
 
-    def free(self, oid: bytes, value: Any, escaped: bool) -> None:
-        if self.rt.store is None:
+    def free(self, oid: bytes, value: Any, esbytes_maxed: bool) -> None:
+        if not self.attached:
             return
-        if value[5] == self.rt.node:
-            self.rt.store.free(value[4], value[:4], escaped)
+        if value[5] == self.process.node:
+            self.client.free(value[4], value[:4], esbytes_maxed)
         else:
             self.copies.pop((value[5], value[3]), None)
-            self.rt.store.free_elsewhere(value[4], value, value[5])
+            self.client.free_elsewhere(value[4], value, value[5])

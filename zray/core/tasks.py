@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from zray import errors, ids, messages as m, serialization
+from zray import errors, ids, serialization
+from zray.core.context import Context, TaskIds
+from zray.core.groups import Groups
+from zray.core.machine import CoreMachine
+from zray.core.replies import REQUEST_TIMEOUT_S, Questions, Reply
+from zray.core.turns import Turns
+from zray.core.values import Values
 from zray.env_vars import merged
 from zray.options import DYNAMIC, STREAMING
 from zray.owner.maps import MapBatch
-from zray.owner.records import Borrowed, Entry, Function, Key, Task
+from zray.owner.records import Entry, Function, Key, Task
 from zray.refs import MapRefs, ObjectRef, ObjectRefGenerator
-
-from zray.core.replies import REQUEST_TIMEOUT_S, Reply
-
-if TYPE_CHECKING:
-    from zray.core.runtime import Runtime
+from zray.transport.loop import Loop
 
 # Nothing is sent at submission: get and wait send what there is, else the service thread does within milliseconds.
 # A thread that only submits looks at the sockets once in so many.
@@ -24,17 +26,17 @@ TURN_EVERY = 64
 
 
 class Site:
-    """A RemoteFunction with given options, as this Runtime submits it."""
+    """A RemoteFunction with given options, as ``tasks`` submits it."""
 
-    __slots__ = ("runtime", "options", "fn", "key", "retries", "nret", "plain")
+    __slots__ = ("tasks", "options", "fn", "key", "retries", "nret", "plain")
 
-    def __init__(self, runtime: Runtime, options: Any, fn: Function, key: Key):
-        self.runtime = runtime
+    def __init__(self, tasks: Tasks, options: Any, fn: Function, key: Key, retries_default: int):
+        self.tasks = tasks
         self.options = options
         self.fn = fn
         self.key = key
         retries = options.max_retries
-        self.retries = runtime.config.task_max_retries if retries is None else retries
+        self.retries = retries_default if retries is None else retries
         self.nret = options.num_returns
         # plain: one return, nothing the worker must know beyond the function
         self.plain = options.num_returns == 1 and not options.max_calls and options.name is None
@@ -43,26 +45,31 @@ class Site:
 class Tasks:
     """The tasks that one Runtime submits."""
 
-    def __init__(self, runtime: Runtime):
-        self.rt = runtime
-        self.loop = runtime.loop
-        self.refs = runtime.refs
-        self.submitter = runtime.submitter
-        self.calls = runtime.calls
-        self.values = runtime.values
-        self.context = runtime.context
-        self.next_id = runtime.ids.next
+    def __init__(self, machine: CoreMachine, loop: Loop, turns: Turns, context: Context, ids_: TaskIds,
+                 questions: Questions, values: Values, groups: Groups):
+        self.machine = machine
+        self.process = machine.process
+        self.loop = loop
+        self.turns = turns
+        self.questions = questions
+        self.groups = groups
+        self.refs = machine.refs
+        self.submitter = machine.submitter
+        self.values = values
+        self.context = context
+        self.ids = ids_
+        self.next_id = ids_.next
         self._exported: set[bytes] = set()  # functions and classes that the control store has from us
 
     def site(self, fn: Any, options: Any) -> Site:
-        self.rt.groups.check(options, fn.name)
+        self.groups.check(options, fn.name)
         key, blob = fn.definition()
         self.register_function(key, blob)
         function = Function(key, blob, fn.name)
         with self.loop.lock:
-            record = self.submitter.key_for(options.key, options.demand, merged(self.rt.env, options.env),
+            record = self.submitter.key_for(options.key, options.demand, merged(self.process.env, options.env),
                                             strategy_of(options), fn.name)
-        site = fn.state = Site(self.rt, options, function, record)
+        site = fn.state = Site(self, options, function, record, self.process.config.task_max_retries)
         return site
 
     def register_function(self, key: bytes, blob: bytes) -> None:
@@ -70,23 +77,23 @@ class Tasks:
         if key not in self._exported:
             self._exported.add(key)
             with self.loop.lock:
-                self.rt.gcs.register_function(self.rt.ids.job_bytes + key, blob)
+                self.machine.gcs.register_function(self.ids.job_bytes + key, blob)
 
     def fetch_function(self, key: bytes) -> bytes:
         """A function from the GCS: workers that were not sent it with the task."""
         reply = Reply()
-        name = self.rt.ids.job_bytes + key
+        name = self.ids.job_bytes + key
 
         def arrived(call: Any) -> None:
             reply.message = call
             self.loop.notify(reply)
 
         with self.loop.lock:
-            self.rt.gcs.get_function(name, arrived)
+            self.machine.gcs.get_function(name, arrived)
         self.loop.wait(reply, time.monotonic() + REQUEST_TIMEOUT_S)
         call = reply.message
         if call is None or call.error:
-            why = (self.rt.store_trouble() or "did not answer") if call is None else call.error
+            why = (self.questions.store_trouble() or "did not answer") if call is None else call.error
             raise errors.RaySystemError(f"function {key.hex()} could not be read: the control store {why}")
         return call.value if call.value is not None else self._await_function(key, name)
 
@@ -99,10 +106,10 @@ class Tasks:
             self.loop.notify(reply)
 
         with self.loop.lock:
-            watch = self.rt.gcs.await_function(name, stored)
+            watch = self.machine.gcs.await_function(name, stored)
         self.loop.wait(reply, time.monotonic() + REQUEST_TIMEOUT_S)
         with self.loop.lock:
-            self.rt.gcs.unwatch(watch)
+            self.machine.gcs.unwatch(watch)
         if reply.message is None:
             raise errors.RaySystemError(f"function {key.hex()} could not be read: the control store did not get it "
                                         f"within {REQUEST_TIMEOUT_S:g} s; its owner has probably died")
@@ -111,9 +118,9 @@ class Tasks:
     def submit(self, fn: Any, args: tuple, kwargs: dict[str, Any], options: Any) -> Any:
         """A task; see zray.handles.RemoteFunction.remote."""
         if self.context.assigned:
-            options = self.rt.groups.inherit(options)
+            options = self.groups.inherit(options)
         site = fn.state
-        if site is None or site.runtime is not self.rt or site.options is not options:
+        if site is None or site.tasks is not self or site.options is not options:
             site = self.site(fn, options)
         if args or kwargs:
             payload, slots, deps, pins = self.pack_args(args, kwargs, fn.function)
@@ -139,10 +146,10 @@ class Tasks:
             if options.retry_exceptions:
                 task.retry_errors = options.retry_exceptions
             self.submitter.submit(task)
-            unsent = self.rt.unsent = self.rt.unsent + 1
+            unsent = self.machine.unsent = self.machine.unsent + 1
         if unsent >= TURN_EVERY:
             self.loop.turn()
-        elif unsent == 1 and self.loop.led:
+        elif unsent == 1 and self.loop.has_leader:
             self.loop.wake()
         self.loop.raise_pending()
         return result
@@ -174,7 +181,7 @@ class Tasks:
         """``(wire value of the arguments, slots, records of top-level references, records to pin)``."""
         payload: Any
         dumped, slots, deps = serialization.dump_args(args, kwargs, function)
-        if dumped.nbytes <= self.rt.config.inline_bytes_max:
+        if dumped.nbytes <= self.process.config.inline_bytes_max:
             payload = dumped.pickle if not dumped.buffers else serialization.to_bytes(dumped)
             if not slots and not dumped.refs:
                 return payload, None, None, None
@@ -199,9 +206,9 @@ class Tasks:
         if not isinstance(items, (list, tuple, range)):
             items = list(items)
         if self.context.assigned:
-            options = self.rt.groups.inherit(options)
+            options = self.groups.inherit(options)
         site = fn.state
-        if site is None or site.runtime is not self.rt or site.options is not options:
+        if site is None or site.tasks is not self or site.options is not options:
             site = self.site(fn, options)
         with_refs = not isinstance(items, range) and (
             any(ObjectRef in set(map(type, item)) for item in items) if star else ObjectRef in set(map(type, items)))
@@ -216,7 +223,7 @@ class Tasks:
             batch = MapBatch(first[:ids.PREFIX_SIZE], start, site.fn, site.key, items, star, site.retries)
             batch.retry_errors = options.retry_exceptions
             self.submitter.maps.submit(batch)
-        self.rt.kick()
+        self.turns.kick()
         return MapRefs(batch)
 
     def map_item(self, batch: MapBatch, index: int) -> ObjectRef:
@@ -227,36 +234,10 @@ class Tasks:
     def cancel(self, ref: ObjectRef | ObjectRefGenerator, force: bool, recursive: bool) -> None:
         with self.loop.lock:
             if isinstance(ref, ObjectRefGenerator):
-                self._cancel_task(ref._stream.task, force, recursive)
+                self.machine.cancel_task(ref._stream.task, force, recursive)
             else:
-                record = ref._record
-                if type(record) is not Borrowed:
-                    self.cancel_entry(record, force, recursive)
-                elif record.value is None:
-                    self.rt.send(record.owner, m.CancelObject(record.oid, force, recursive))
-        self.rt.kick()
-
-    def cancel_entry(self, entry: Entry, force: bool, recursive: bool) -> None:
-        """What makes it is asked to end; nothing where no task does (it is ready, or a group's ``ready()``)."""
-        task = entry.task
-        if type(task) is MapBatch:
-            index = int.from_bytes(entry.oid[ids.PREFIX_SIZE:ids.TASK_SIZE], "little") - task.start
-            self.submitter.maps.cancel(task, index, recursive)
-        elif type(task) is Task:
-            self._cancel_task(task, force, recursive)
-
-    def _cancel_task(self, task: Task, force: bool, recursive: bool) -> None:
-        if task.key is None:
-            if force:
-                raise ValueError("force=True is not supported for actor tasks.")
-            self.calls.cancel(task, recursive)
-        else:
-            self.submitter.cancel(task, force, recursive)
-
-    def cancel_children(self, parent: bytes) -> None:
-        """Cancel what task ``parent`` submitted from this process (recursive cancellation; under the lock)."""
-        for task in self.submitter.children_of(parent):
-            self.submitter.cancel(task, False, True)
+                self.machine.cancel(ref._record, force, recursive)
+        self.turns.kick()
 
 
 def strategy_of(options: Any) -> dict[str, Any]:

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from zray.core.futures import log_guarded
+from zray.core.futures import Futures, log_guarded
+from zray.core.machine import CoreMachine
+from zray.core.turns import Turns
 from zray.errors import failure_text
-
-if TYPE_CHECKING:
-    from zray.core.runtime import Runtime
+from zray.transport.loop import Loop
 
 WINDOW_S = 5.0
 TEXTS_MAX = 20
@@ -40,8 +39,12 @@ class Place:
 class Reporter:
     """The failures that one Runtime shows.  Under the lock, but for the logging, which may run the user's handlers."""
 
-    def __init__(self, runtime: Runtime):
-        self.rt = runtime
+    def __init__(self, machine: CoreMachine, loop: Loop, turns: Turns, futures: Futures):
+        self._machine = machine
+        self._unhandled = machine.refs.unhandled
+        self._loop = loop
+        self._turns = turns
+        self._futures = futures
         self._places: dict[Any, Place] = {}  # of this window
         self._shown = 0
         self._rest = 0
@@ -49,11 +52,11 @@ class Reporter:
     def pump(self, show: Callable[[str], None] | None = None) -> None:
         """Show what was reported; on the thread of futures unless the caller shows it."""
         show = show or self._later
-        failures = self.rt.refs.unhandled.take()
+        failures = self._unhandled.take()
         if any(os.environ.get(name, "") not in ("", "0", "false") for name in NAMES):
             return
         if failures and not self._places:
-            self.rt.loop.call_at(time.monotonic() + WINDOW_S, self._window_over)
+            self._turns.later(WINDOW_S, self._window_over)
         for failure in failures:
             where, what, text = failure_text(failure[1], failure[2])
             place = self._places.get(where)
@@ -71,7 +74,7 @@ class Reporter:
             show(f"Unhandled error (suppress with {NAMES[0]}=1): {text}")
 
     def actor_failed(self, actor: bytes, failure: list[Any]) -> None:
-        unhandled = self.rt.refs.unhandled
+        unhandled = self._unhandled
         unhandled.actor_failed(actor, failure)
 
         def due() -> None:
@@ -79,14 +82,14 @@ class Reporter:
             if unhandled.reports:
                 self.pump()
 
-        self.rt.loop.call_at(time.monotonic() + ACTOR_GRACE_S, due)
+        self._turns.later(ACTOR_GRACE_S, due)
 
     def end(self) -> None:
         """The session ends.  Not under the lock."""
         texts: list[str] = []
-        with self.rt.loop.lock:
-            self.rt.empty_dropped()
-            self.rt.refs.unhandled.end()
+        with self._loop.lock:
+            self._machine.empty_dropped()
+            self._unhandled.end()
             self.pump(texts.append)
             self._window_over(texts.append)
         for text in texts:
@@ -103,4 +106,4 @@ class Reporter:
         self._shown = self._rest = 0
 
     def _later(self, text: str) -> None:
-        self.rt.futures.log(logging.ERROR, text)
+        self._futures.log(logging.ERROR, text)

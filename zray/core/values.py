@@ -7,16 +7,18 @@ look-ups take it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from zray import errors, ids, serialization
+from zray.core.context import Context, TaskIds
+from zray.core.machine import CoreMachine
+from zray.core.process import ProcessRecord
+from zray.core.stored import Stored
 from zray.messages import CARRYING, FAILED, STORED
 from zray.owner.records import Borrowed, Entry
-from zray.refs import ObjectRef, dropped
+from zray.refs import ObjectRef
 from zray.serialization import NONE, Serialized, loads
-
-if TYPE_CHECKING:
-    from zray.core.runtime import Runtime
+from zray.transport.loop import Loop
 
 __tracebackhide__ = True  # pytest leaves these frames out of its reports
 
@@ -26,12 +28,28 @@ class NotReady(Exception):
 
 
 class Values:
-    """Encoding and decoding for one Runtime."""
+    """Encoding and decoding for one Runtime; the Columns of its machine.
 
-    def __init__(self, runtime: Runtime):
-        self.rt = runtime
-        self.inline_max = runtime.config.inline_bytes_max
+    It and the machine need each other, so ``bind`` says the rest: ``elsewhere(call)`` runs a call on the thread of
+    futures, ``kick()`` sends what was queued.
+    """
+
+    machine: CoreMachine
+    elsewhere: Callable[[Callable[[], None]], None]
+    kick: Callable[[], None]
+
+    def __init__(self, process: ProcessRecord, loop: Loop, context: Context, ids_: TaskIds, stored: Stored):
+        self.process = process
+        self.loop = loop
+        self.context = context
+        self.ids = ids_
+        self.stored = stored
+        self.inline_max = process.config.inline_bytes_max
         self._opened: tuple[Any, list[Any]] | None = None  # the column that pick() read last, and its values
+
+    def bind(self, machine: CoreMachine, elsewhere: Callable[[Callable[[], None]], None],
+             kick: Callable[[], None]) -> None:
+        self.machine, self.elsewhere, self.kick = machine, elsewhere, kick
 
     # ------------------------------------------------------------ out
 
@@ -43,15 +61,15 @@ class Values:
 
     def store(self, value: Serialized, oid: bytes, owner: bytes = b"") -> list[Any]:
         """``owner``: of the object, when that is another process."""
-        allocation = self.rt.stored.allocate(value.nbytes, oid, owner)
+        allocation = self.stored.allocate(value.nbytes, oid, owner)
         try:
             serialization.write_into(value, allocation.view)
         except BaseException:
-            with self.rt.loop.lock:
+            with self.loop.lock:
                 allocation.abandon()
             raise
-        with self.rt.loop.lock:
-            return [*allocation.seal(), oid, self.rt.node]
+        with self.loop.lock:
+            return [*allocation.seal(), oid, self.process.node]
 
     def result(self, value: Any, oid: bytes, receiver: bytes) -> Any:
         """The wire value of a task's return; references inside are pinned until the receiver holds them."""
@@ -59,38 +77,33 @@ class Values:
         wire = self.place(dumped, oid, receiver)
         if not dumped.refs:
             return wire
-        with self.rt.loop.lock:
-            records = [ref._record for ref in dumped.refs]
-            token = self.rt.refs.send_carrying(receiver, records)
-            triples = [[r.oid, *self.rt.address_of(r)] for r in records]
-            if self.rt.refs.telling is not None:
-                self.rt.refs.telling.carried(triples, records, receiver)
-        return [CARRYING, wire, triples, token]
+        with self.loop.lock:
+            return self.machine.carrying(wire, [ref._record for ref in dumped.refs], receiver)
 
     def put(self, value: Any) -> ObjectRef:
         """Store a value; its owner is this process."""
         dumped = serialization.dumps(value)
-        context = self.rt.context
+        context = self.context
         if dumped.nbytes <= self.inline_max:
             wire: Any = dumped.pickle if not dumped.buffers else serialization.to_bytes(dumped)
             oid = None
         else:
-            with self.rt.loop.lock:
-                oid = self.rt.ids.next(context) + ids.PUT_INDEX
+            with self.loop.lock:
+                oid = self.ids.next(context) + ids.PUT_INDEX
             wire = self.store(dumped, oid)
-        with self.rt.loop.lock:
+        with self.loop.lock:
             if oid is None:
-                oid = self.rt.ids.next(context) + ids.PUT_INDEX
-                self.rt.refs.inline_bytes += len(wire)
-            entry = self.rt.refs.owned[oid] = Entry(oid)
+                oid = self.ids.next(context) + ids.PUT_INDEX
+                self.machine.refs.inline_bytes += len(wire)
+            entry = self.machine.refs.owned[oid] = Entry(oid)
             entry.value = wire
             if dumped.refs:
                 entry.contained = [ref._record for ref in dumped.refs]
                 for record in entry.contained:
                     record.refs += 1
-            if dropped:
-                self.rt.empty_dropped()
-        self.rt.loop.raise_pending()
+            if self.machine.dropped:
+                self.machine.empty_dropped()
+        self.loop.raise_pending()
         return ObjectRef(oid, entry)
 
     # ------------------------------------------------------------ in
@@ -100,7 +113,7 @@ class Values:
         if record.owner is None:
             return self._value_of(record)
         # References inside keep this object, and with it themselves, alive until their owners know of them.
-        context = self.rt.context
+        context = self.context
         outer, context.inside = context.inside, record
         try:
             return self._value_of(record)
@@ -120,7 +133,7 @@ class Values:
         if kind == STORED:
             return loads(self._read(value, record))
         if kind == FAILED:
-            self.rt.refs.unhandled.seen(value)
+            self.machine.refs.unhandled.seen(value)
             raise self.error(value)
         if kind == CARRYING:
             return self.load_wire(value[1])
@@ -128,13 +141,13 @@ class Values:
 
     def _read(self, value: Any, record: Entry | Borrowed | None) -> Any:
         try:
-            return self.rt.stored.read(value, record)
+            return self.stored.read(value, record)
         except errors.ObjectLostError as lost:
             if record is None:
                 raise
             reason = str(getattr(lost, "reason", ""))
-        with self.rt.loop.lock:
-            failure = self.rt.submitter.reconstruction.lost(record, value, reason)
+        with self.loop.lock:
+            failure = self.machine.submitter.reconstruction.lost(record, value, reason)
         if failure is not None:
             raise self.error(failure)
         raise NotReady
@@ -149,7 +162,7 @@ class Values:
         """Begin to bring those that other nodes hold, all at once; reading them waits."""
         listed = [value for value in values if type(value) is list]
         if listed:
-            self.rt.stored.prefetch(listed)
+            self.stored.prefetch(listed)
 
     def load_many(self, values: Sequence[Any]) -> list[Any]:
         self.prefetch(values)
@@ -160,7 +173,7 @@ class Values:
         if type(value) is bytes:
             return value
         if value[0] == STORED:
-            return self.rt.stored.read(value, None)
+            return self.stored.read(value, None)
         return self.payload(value[1])
 
     @staticmethod
@@ -190,7 +203,7 @@ class Values:
         records = [ref._record for ref in dumped.refs]
         if records:
             self._opened = None  # its references must not outlive those who ask
-            with self.rt.loop.lock:
+            with self.loop.lock:
                 for record in records:
                     record.refs += 1
         return serialization.to_bytes(dumped), records
@@ -200,12 +213,12 @@ class Values:
         def picked() -> None:
             value, records = self.pick(column, position, name)
             self._opened = None  # it pins the column in the store
-            with self.rt.loop.lock:
-                if not self.rt.closed:
+            with self.loop.lock:
+                if not self.process.closed:
                     then(value, records)
-                    self.rt.kick()
+                    self.kick()
 
-        self.rt.futures.run(picked)
+        self.elsewhere(picked)
 
     @staticmethod
     def failure(error: Exception, name: str) -> list[Any]:

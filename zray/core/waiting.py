@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
+from zray.owner.records import Abandoned
 from zray.refs import ObjectRef, dropped
 from zray.transport.loop import Waiter
 
@@ -82,13 +83,3 @@ class WaitGroup:
     def __del__(self) -> None:
         if self.pending:
             dropped.append(Abandoned(self.arrivals, [ref._record for ref in self.pending.values()]))
-
-
-class Abandoned:
-    """A WaitGroup nobody can reach any more: its callbacks are to be taken back."""
-
-    __slots__ = ("arrivals", "records")
-
-    def __init__(self, arrivals: Arrivals, records: list[Any]):
-        self.arrivals = arrivals
-        self.records = records

@@ -4,54 +4,74 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from zray import errors, messages as m
 from zray.causes import Cause
-from zray.core.explaining import EXPLAINED_MAX, Asking, Reasons, StreamRecord, explain_batch, reasons_of
-from zray.core.patience import Patience
-from zray.ids import RETURN_1
+from zray.core.context import Context
+from zray.core.explaining import Asking, Reasons, reasons_of, stream_state
+from zray.core.futures import Futures
+from zray.core.machine import CoreMachine
+from zray.core.patience import Patience, Warned
+from zray.core.replies import Questions
+from zray.core.stored import Stored
+from zray.core.whys import Whys
+from zray.core.why import EXPLAINED_MAX, StreamRecord, batch_reason
 from zray.owner.streams import Stream
 from zray.refs import MapRefs, ObjectRef, ObjectRefGenerator, RefList
 from zray.serialization import NONE, loads
-from zray.transport.loop import Waiter
-from zray.core.values import NotReady
+from zray.transport.loop import Loop, Waiter
+from zray.core.values import NotReady, Values
 from zray.core.waiting import Countdown, Left, WaitGroup
-
-if TYPE_CHECKING:
-    from zray.core.runtime import Runtime
 
 __tracebackhide__ = True  # pytest leaves these frames out of its reports
 
 STORE_TROUBLE_S = 1.0  # whether the control store answers is asked after a wait that failovers do not explain
 WHY_S = 0.05  # other processes are asked so long why something waits, before an error or a warning says so
+EXPLAIN_S = 1.0  # the same, when that is what the user asked for
+
+
+class Lender(Protocol):
+    """The executor of a worker: a task that blocks gives away what it holds, or runs what it waits for."""
+
+    @property
+    def inline(self) -> Any: ...
+    def on_blocked(self) -> bool: ...
+    def on_unblocked(self) -> None: ...
 
 
 class Waits:
     """Blocking reads of one Runtime."""
 
-    def __init__(self, runtime: Runtime):
-        self.rt = runtime
-        self.loop = runtime.loop
-        self.refs = runtime.refs
-        self.submitter = runtime.submitter
-        self.values = runtime.values
-        self.context = runtime.context
-        self.futures = runtime.futures
+    def __init__(self, machine: CoreMachine, loop: Loop, context: Context, values: Values, stored: Stored,
+                 futures: Futures, questions: Questions, whys: Whys, warned: Warned):
+        self.machine = machine
+        self.process = machine.process
+        self.loop = loop
+        self.refs = machine.refs
+        self.submitter = machine.submitter
+        self.values = values
+        self.stored = stored
+        self.context = context
+        self.futures = futures
+        self.questions = questions
+        self.whys = whys
+        self.warned = warned
+        self.executor: Lender | None = None  # of a worker
 
     def get_one(self, ref: ObjectRef, timeout: float | None = None) -> Any:
         """The value of one reference: what a synchronous call does, with as few steps as it takes."""
         record = ref._record
         deadline = None if timeout is None else time.monotonic() + timeout
         if record.value is None:
-            if timeout is None and self.rt.executor is None:
+            if timeout is None and self.executor is None:
                 self._wait_one(record)
             else:
                 self.wait_all((record,), timeout)
         value = record.value
         if type(value) is bytes and record.owner is None:
             return None if value == NONE else loads(value)
-        if type(value) is list and value[0] == m.STORED and value[5] != self.rt.node:
+        if type(value) is list and value[0] == m.STORED and value[5] != self.process.node:
             self.bring((record,), deadline)
         return self._load(record, deadline)
 
@@ -63,10 +83,10 @@ class Waits:
             with loop.lock:
                 if self.refs.when_ready(record, count):
                     return
-            warn_s = self.rt.config.warn_wait_s
+            warn_s = self.process.config.warn_wait_s
             started = loop.clock()
             if not loop.wait(count, started + warn_s / 2 if warn_s > 0 else None):
-                self.block(count, None, lambda: reasons_of(self.rt, (record,)), started)
+                self.block(count, None, lambda: self.reasons((record,)), started)
 
     def get(self, refs: Sequence[ObjectRef], timeout: float | None = None) -> list[Any]:
         """Values in order; the first error in order is raised."""
@@ -118,7 +138,7 @@ class Waits:
                 if waits:
                     batch.waiters = [*(batch.waiters or ()), count]
             if waits:
-                self.block(count, timeout, lambda: Reasons([[batch.task_id(0) + RETURN_1, *explain_batch(batch)]]))
+                self.block(count, timeout, lambda: Reasons([batch_reason(batch)]))
         if batch.failures:
             self._seen(batch.failures.values())
             raise self.values.error(batch.failures[min(batch.failures)])
@@ -134,8 +154,8 @@ class Waits:
         return out
 
     def wait_all(self, records: Sequence[Any], timeout: float | None) -> None:
-        if timeout is None and self.rt.executor is not None and self.context.task:
-            self.rt.executor.inline.run_missing(records)
+        if timeout is None and self.executor is not None and self.context.task:
+            self.executor.inline.run_missing(records)
         count = Countdown(self.loop, 0)
         with Left(self.refs, records, count):
             with self.loop.lock:
@@ -144,11 +164,11 @@ class Waits:
                 for record in pending:
                     self.refs.when_ready(record, count)
             if pending:
-                self.block(count, timeout, lambda: reasons_of(self.rt, pending))
+                self.block(count, timeout, lambda: self.reasons(pending))
 
     def bring(self, records: Sequence[Any], deadline: float | None) -> None:
         """Bring what other nodes hold of these, all together.  What cannot be had, its reader will hear."""
-        stored = self.rt.stored
+        stored = self.stored
         with self.loop.lock:
             wanted = [(record, value) for record in records if (value := stored.elsewhere(record.value)) is not None]
             count = Countdown(self.loop, len(wanted))
@@ -166,7 +186,7 @@ class Waits:
         except BaseException:
             with self.loop.lock:
                 for _, each in pending:
-                    self.rt.store.leave(each)
+                    stored.leave(each)
             raise
         with self.loop.lock:  # what is lost is made again together, too; why it cannot be, its reader will hear
             for (record, value), (_, each) in zip(wanted, pending, strict=True):
@@ -182,12 +202,11 @@ class Waits:
         now = time.monotonic()
         deadline = None if timeout is None else now + timeout
         started = now if started is None else started
-        patience = Patience(self.rt.config.warn_wait_s, started)
-        executor = self.rt.executor
+        patience = Patience(self.process.config.warn_wait_s, started)
+        executor = self.executor if self.context.task else None
         task = self.context.task
-        blocked = executor is not None and task != b""
-        if blocked:
-            self.rt.blocked[task] = why
+        if executor is not None:
+            self.machine.blocked[task] = why
             executor.on_blocked()
         try:
             while not self.loop.wait(waiter, patience.until(deadline)):
@@ -196,20 +215,20 @@ class Waits:
                     if not explained:
                         raise errors.GetTimeoutError("Get timed out.")
                     reasons = why()
-                    Asking(self.rt, WHY_S).follow(reasons.found)
+                    Asking(self.whys, WHY_S).follow(reasons.found)
                     raise errors.GetTimeoutError(
                         f"Get timed out: some object(s) not ready.\n{reasons}{self._trouble(now - started)}")
                 reasons = why()
-                if patience.look(now, waiter.need, reasons, Asking(self.rt, WHY_S)) and not waiter.done:
-                    self.rt.warned.wait(now - started, reasons, self._trouble(now - started))
+                if patience.look(now, waiter.need, reasons, Asking(self.whys, WHY_S)) and not waiter.done:
+                    self.warned.wait(now - started, reasons, self._trouble(now - started))
         finally:
-            if blocked:
-                self.rt.blocked.pop(task, None)
+            if executor is not None:
+                self.machine.blocked.pop(task, None)
                 executor.on_unblocked()
 
     def _trouble(self, waited_s: float) -> str:
         """After a while, what keeps the control store from answering: many things wait for it."""
-        trouble = self.rt.store_trouble(WHY_S) if waited_s >= STORE_TROUBLE_S else ""
+        trouble = self.questions.store_trouble(WHY_S) if waited_s >= STORE_TROUBLE_S else ""
         return f"\n{trouble}" if trouble else ""
 
     def wait(self, refs: Sequence[ObjectRef], num_returns: int, timeout: float | None, fetch_local: bool = True
@@ -232,7 +251,7 @@ class Waits:
             if missing > 0:
                 try:
                     self.block(count, timeout,
-                               lambda: reasons_of(self.rt, [ref._record for ref in list(pending.values())]),
+                               lambda: self.reasons([ref._record for ref in list(pending.values())]),
                                explained=False)
                 except errors.GetTimeoutError:
                     pass
@@ -317,7 +336,7 @@ class Waits:
                 if stream.received != received or stream.ended:
                     return
                 stream.waiters = [*(stream.waiters or ()), count]
-            self.block(count, timeout, lambda: reasons_of(self.rt, [StreamRecord(stream)]))
+            self.block(count, timeout, lambda: self.reasons([StreamRecord(stream)]))
 
     def get_dynamic(self, generator: ObjectRefGenerator, timeout: float | None) -> ObjectRefGenerator:
         """What a task with ``num_returns="dynamic"`` returned, when it has ended; raises its error."""
@@ -356,3 +375,29 @@ class Waits:
                 return self.values.load(record)
             except NotReady:
                 await self.futures.arrival(record)
+
+    # ------------------------------------------------------------ why
+
+    def reasons(self, records: Iterable[Any]) -> Reasons:
+        """Of the records that are pending; asks nobody."""
+        return reasons_of(self.machine, self.loop.lock, records)
+
+    def explain(self, ref: Any) -> str:
+        """Why this reference (or the next one of a generator, or a map) is not ready, in words."""
+        if isinstance(ref, MapRefs):
+            batch = ref._batch
+            return str(Reasons([batch_reason(batch)])) if batch.remaining else f"{ref!r}: it is ready"
+        if isinstance(ref, ObjectRefGenerator):
+            stream = ref._stream
+            return stream_state(stream) or self._explain_record(StreamRecord(stream))
+        record = ref._record
+        if record.value is not None:
+            return f"{ref!r}: it is ready"
+        trouble = self.questions.store_trouble()
+        return self._explain_record(record) + (f"\n{trouble}" if trouble else "")
+
+    def _explain_record(self, record: Any) -> str:
+        """With what other processes know."""
+        reasons = self.reasons((record,))
+        Asking(self.whys, EXPLAIN_S).follow(reasons.found)
+        return str(reasons)

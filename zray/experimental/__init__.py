@@ -1,4 +1,4 @@
-"""What may still change, at Ray's names."""
+"""Interfaces that may still change, at Ray's names."""
 
 from zray.experimental.locations import get_object_locations
 

@@ -18,8 +18,8 @@ def get_object_locations(obj_refs: Sequence[ObjectRef[Any]],
                          timeout_ms: int = -1) -> dict[ObjectRef[Any], dict[str, Any]]:
     """For each reference ``{"node_ids": [hex], "object_size": bytes, "did_spill": bool}``.
 
-    No node for an object that is not ready, failed, or is so small that it travels inside messages.  ``did_spill`` is
-    what this node knows: of objects that were made here.  The answer is a snapshot: copies come and go.
+    No node for an object that is not ready, failed, or is so small that it travels inside messages.  This node knows
+    ``did_spill`` only of objects that were made here.  The answer is a snapshot: copies come and go.
     GetTimeoutError after ``timeout_ms`` (-1: 10 s); TypeError for anything but ObjectRefs.
     """
     for ref in obj_refs:

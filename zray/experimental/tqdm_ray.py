@@ -2,8 +2,8 @@
 
     for item in tqdm_ray.tqdm(items, desc="loading"): ...
 
-A worker says where its bar stands as a line of its output, at most every ``flush_interval_s``; the driver takes these
-lines out of what it prints and moves the bar (with the tqdm package where it is installed, else as lines of text).
+A worker reports the position of its bar as a line of its output, at most every ``flush_interval_s``.  The driver takes
+these lines out of the output and moves the bar (with the tqdm package where it is installed, else as lines of text).
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class tqdm:
         self._show(now=self._n == self._total)
 
     def refresh(self) -> None:
-        """Show it as it stands."""
+        """Show the bar as it stands."""
         self._show(now=True)
 
     def close(self) -> None:

@@ -3,8 +3,8 @@
     admit    its tag was never seen; its name is free, or held by a node that has ended; the next ordinal; then its row
     leave    its row becomes "draining"; the decider takes it out of chains and voters; its row becomes "left"
 
-Each step is one compare-and-set, so two nodes may admit at the same time, and of two that admit the same incarnation
-or the same name one is told so.
+Each step is one compare-and-set, so two nodes may admit at the same time.  When two admit the same incarnation or the
+same name, one of them is refused.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NAME_CHARS_MAX = 256
 
 
 def parse_row(key: bytes, value: bytes | None) -> tuple[bytes, NodeRow | None]:
-    """A row of the nodes table: (incarnation, what it says); None when there is none or it makes no sense."""
+    """A row of the nodes table: (incarnation, its contents); None when there is none or it is malformed."""
     node = key[len(NODES):][:INCARNATION_SIZE]
     if value is None:
         return node, None
@@ -44,7 +44,8 @@ def described(node: bytes, value: bytes | None) -> str:
     """A node in words, by its row if it is known: the begin of its id, its name, its address."""
     try:
         record = unpack_record(value) if value is not None else {}
-        address = str(record.get("endpoint", "")).partition("://")[2].partition("/")[0]  # what follows is its key
+        # the rest of the endpoint is its key
+        address = str(record.get("endpoint", "")).partition("://")[2].partition("/")[0]
         facts = [fact for fact in (str(record.get("name", "")), address) if fact]
     except (ValueError, TypeError, AttributeError, msgpack.UnpackException):
         facts = []
@@ -80,7 +81,7 @@ class Admission:
         if self._failed(call):
             return
         swapped, holder = call.value
-        if not swapped and holder == self.node:  # perhaps it asked another node, which failed half-way
+        if not swapped and holder == self.node:  # the node may have asked another one, which failed half-way
             self.client.get(NODES + self.node, self._known)
         elif not swapped:
             self._refuse_known()
@@ -138,7 +139,7 @@ class Admission:
             if self._failed(swap):
                 return
             if not swap.value[0]:
-                self._number()  # somebody else was faster
+                self._number()  # another node was faster
                 return
             row = {**self.row, "state": ALIVE, "ordinal": ordinal}
             self.client.put(NODES + self.node, pack_record(row), lambda put: self._written(put, ordinal))

@@ -1,12 +1,12 @@
 """The chain machine: one replica of the control store (van Renesse and Schneider, OSDI 2004).  Pure.
 
-    message, from whom              at the head             in the middle           at the tail
+    message, sender                 at the head             in the middle           at the tail
     GcsRequest update, client       apply, send down        redirect                redirect (unless also head)
     GcsRequest read, client         redirect                redirect                answer, under the lease
     GcsWatch, client                redirect                redirect                stream of changes
     ChainUpdates, predecessor       -                       apply, send down        apply, reply, publish
-    soon after, or a quarter WINDOW -                       ack                     ack
-    ChainAck, successor             commit, forget sent     commit, pass up         what the joining replica has
+      then after ACK_S, or CHAIN_WINDOW/4 -                       ack                     ack
+    ChainAck, successor             commit, forget sent     commit, pass up         progress of the joining replica
     ChainSnapshot, predecessor      -                       a replica that has not caught up: collect, restore
     reconfigure, the decider        another epoch: new neighbours, old messages void
 
@@ -15,11 +15,12 @@ reordered, and a server taken for dead may be alive, so:
 
 * every chain message carries the epoch, and all epochs but the current one are void;
 * acknowledgements are cumulative and updates are numbered without gaps: repeats are harmless, a gap is not applied;
-  ``tick`` sends again what is not acknowledged.  No answer to a client waits for one, so they may wait for each other;
+  ``tick`` sends again what is not acknowledged.  No answer to a client waits for an acknowledgement, so
+  acknowledgements may gather;
 * ``established`` is true of a replica that is known to hold every acknowledged write.  Only an established tail
-  answers anything, and a replica that is not established never feeds its successor;
-* a tail reads under a lease (``grant_lease``) that the decider lets run out before it removes a tail that may live;
-  ``read_at`` says when somebody last wanted to read, for a lease that nobody uses need not be renewed.
+  answers clients, and a replica that is not established never feeds its successor;
+* a tail reads under a lease (``grant_lease``).  The decider lets it run out before it removes a tail that may live.
+  ``read_at`` is the time of the last read or attempt: a lease that no client uses need not be renewed.
 
 Invariants (3.2 in the paper), checked between replicas by the tests:
     Update Propagation    the history of a successor is a prefix of its predecessor's
@@ -51,19 +52,19 @@ from zray.messages import (
 )
 
 # Ask or send again after this long: a few round trips under load, and well under a second for a reconfiguration.
-RESEND_S = 0.05
-# A tail acknowledges this long after an update, the others a little later: what the tail says makes theirs needless.
-# An acknowledgement an update would be half of all messages of a write, and of the wake-ups.
+CHAIN_RESEND_S = 0.05
+# A tail acknowledges this long after an update, the others a little later: the tail's ack normally replaces theirs.
+# One acknowledgement an update would be half of all messages of a write, and of the wake-ups.
 ACK_S = 0.04
 ACK_PASSED_ON_S = 0.05
 # Updates a successor may have unacknowledged before its predecessor pauses.
-WINDOW = 1024
+CHAIN_WINDOW = 1024
 # Updates in progress in a chain before the head leaves requests to be retried.
 SENT_MAX = 16_384
-# Messages that came too early for a replica, at most; what is beyond is asked again after a while.
-EARLY_MAX = 1024
-# A tail that nobody has read from for this long lets its lease run out.  The next read costs a round trip to the voters
-# more; a cluster at rest would pay most of its messages for leases, and those who read do it more often than this.
+# Messages that came too early for a replica, at most; those beyond are asked for again after a while.
+CHAIN_EARLY_MAX = 1024
+# A tail that no client has read from for this long lets its lease run out.  The next read then costs one more round
+# trip to the voters.  Else a cluster at rest would pay most of its messages for leases; busy clients read more often.
 LEASE_UNUSED_S = 0.3
 SNAPSHOT_CHUNK_BYTES = 1024 * 1024
 SNAPSHOT_CHUNKS_MAX = 4096
@@ -73,7 +74,7 @@ _BETWEEN_REPLICAS = (ChainUpdates, ChainAck, ChainSnapshot, ChainFetch)
 
 
 class UnsafeConfig(ValueError):
-    """A configuration that would make a replica the head which may lack acknowledged writes."""
+    """A configuration that would make head a replica that may lack acknowledged writes."""
 
 
 class _Follower:
@@ -83,7 +84,7 @@ class _Follower:
 
     def __init__(self, name: bytes) -> None:
         self.name = name
-        self.received: int | None = None  # None: not heard of in this epoch
+        self.received: int | None = None  # None: no message from it in this epoch yet
         self.sent = 0
         self.progress_at = 0.0
         self.snapshot: list[bytes] = []
@@ -102,7 +103,7 @@ class ChainReplica:
     """One member, joining replica or spare of a chain.  Methods return ``[(peer, message), ...]`` to be sent."""
 
     def __init__(self, me: bytes, config: ChainConfig, state: ReplicatedState | None = None, shard: int = 0) -> None:
-        """Who starts as a member is taken to hold what the chain holds: give all members the same ``state``.
+        """A replica that starts as a member counts as complete: give all members the same ``state``.
 
         A replica that comes later starts outside ``config.members`` and catches up.
         """
@@ -114,11 +115,11 @@ class ChainReplica:
         self.committed = self.state.sequence
         self.lease_until = math.inf
         self.read_at = -math.inf
-        self.acknowledge_at = math.inf  # what I owe the predecessor
+        self.acknowledge_at = math.inf  # acknowledgement owed to the predecessor
         self._acknowledged = 0
         self.counters: Counter[str] = Counter()
         self.publisher = Publisher(shard)
-        self.journal: Callable[[int, Update], None] | None = None  # told of every update that is applied
+        self.journal: Callable[[int, Update], None] | None = None  # called with every update that is applied
         self.refusing = ""  # why this replica must take no updates, as head
         self._sent: deque[Update] = deque()  # Sent of the paper: updates (sent_base, applied]
         self._sent_base = self.state.sequence
@@ -126,8 +127,8 @@ class ChainReplica:
         self._collected: _Collected | None = None
         self._heard = False  # the predecessor has answered in this epoch
         self._asked_at = -math.inf
-        # What overtook the news of a configuration or of a lease: kept, for asking again would take 50 ms and more.
-        self._early: deque[tuple[bytes, Any]] = deque(maxlen=EARLY_MAX)
+        # Messages that overtook a configuration or a lease: kept, for asking again would take 50 ms and more.
+        self._early: deque[tuple[bytes, Any]] = deque(maxlen=CHAIN_EARLY_MAX)
         self._take_place()
         self._handlers: dict[type, Callable[[bytes, Any, float], Out]] = {
             GcsRequest: self._on_request, GcsWatch: self._on_watch, GcsUnwatch: self._on_unwatch,
@@ -151,15 +152,15 @@ class ChainReplica:
 
     @property
     def serving(self) -> bool:
-        """True at a tail that may answer."""
+        """Whether this is a tail that may answer."""
         return self.is_tail and self.established
 
     def wants_lease(self, now: float) -> bool:
-        """Somebody waits for an answer that only a lease is missing for."""
+        """Whether an answer to a client waits only for a lease."""
         return self.serving and now >= self.lease_until and now - self.read_at < LEASE_UNUSED_S
 
     def joiner_caught_up(self) -> bool:
-        """At the tail: the joining replica has all there is, so the decider may promote it."""
+        """At the tail: the joining replica holds everything, so the decider may promote it."""
         if not self.config.joining:
             return False
         follower = self._follower
@@ -182,10 +183,11 @@ class ChainReplica:
         self.publisher.expire(now)
         if now >= self.acknowledge_at:
             out += self._acknowledge()
-        if self._predecessor and (not self._heard or not self._is_current()) and now - self._asked_at >= RESEND_S:
+        if self._predecessor and (not self._heard or not self._is_current()) and now - self._asked_at >= CHAIN_RESEND_S:
             out += self._ask(now)
         follower = self._follower
-        if follower is not None and follower.received is not None and now - follower.progress_at >= RESEND_S + ACK_S:
+        resend_s = CHAIN_RESEND_S + ACK_S
+        if follower is not None and follower.received is not None and now - follower.progress_at >= resend_s:
             if follower.received < self.applied or (self.config.joining != follower.name
                                                     and self.committed < self.applied):
                 follower.sent = follower.received
@@ -208,7 +210,7 @@ class ChainReplica:
             self.lease_until = until
 
     def replay(self, now: float) -> Out:
-        """Handle what came too early: call when a lease has been granted."""
+        """Handle the messages that came too early: call when a lease has been granted."""
         early = list(self._early)
         self._early.clear()
         return [answer for peer, message in early for answer in self.on_message(peer, message, now)]
@@ -224,7 +226,7 @@ class ChainReplica:
         was_serving = self.serving
         self.config = config
         if since and not continues:
-            self._wipe()  # what I hold may be a branch that was cut off, with other updates under the same numbers
+            self._wipe()  # this replica may hold a branch that was cut off, with other updates under the same numbers
         self._take_place()
         out: Out = []
         if not self.serving:
@@ -270,12 +272,12 @@ class ChainReplica:
             sequence, error, result = self.state.clients.answer(peer, request.number)
             if sequence <= self.committed:
                 return [(peer, GcsReply(request.number, error, result, self.shard))]
-            return []  # on its way: the tail answers
+            return []  # in flight: the tail answers
         if verdict == dedupe.GONE:
             return [(peer, GcsReply(request.number, f"{EXPIRED}: this client was forgotten, its earlier requests "
                                                     "may have been applied", None, self.shard))]
         if self.refusing:
-            alone = len(self.config.members) == 1  # else the chain goes on without me in a moment
+            alone = len(self.config.members) == 1  # else the chain goes on without this replica in a moment
             return [(peer, GcsReply(request.number, self.refusing, None, self.shard))] if alone else []
         if verdict != dedupe.NEW or self.applied - self.committed >= SENT_MAX:
             self.counters[verdict if verdict != dedupe.NEW else "busy"] += 1
@@ -314,7 +316,7 @@ class ChainReplica:
             self.journal(self.applied, update)
         if self._follower is not None:
             self._sent.append(update)
-        elif self.is_tail and not self.established:  # it will have to answer this once it may
+        elif self.is_tail and not self.established:  # it will have to answer this update once it may
             self._sent.append(update)
             self._bound_joiner_log()
         else:
@@ -341,7 +343,7 @@ class ChainReplica:
         out: Out = []
         skip = self.applied + 1 - message.first
         if skip < 0:
-            self.counters["gap"] += 1  # something before it was lost or overtaken: say what I have
+            self.counters["gap"] += 1  # an update before it was lost or overtaken: acknowledge the ones that are here
             return self._acknowledge()
         was_established = self.established
         for entry in message.entries[skip:]:
@@ -355,21 +357,21 @@ class ChainReplica:
             if self.is_tail:
                 out += self._commit_all() + self.replay(now)
         out += self._feed(now)
-        if message.entries and not skip and was_established and self.applied - self._acknowledged < WINDOW // 4:
+        if message.entries and not skip and was_established and self.applied - self._acknowledged < CHAIN_WINDOW // 4:
             wait_s = ACK_S if self.is_tail else ACK_PASSED_ON_S
             self.acknowledge_at = min(self.acknowledge_at, now + wait_s)
             return out
         return out + self._acknowledge()
 
     def _feed(self, now: float, even_empty: bool = False) -> Out:
-        """Send the follower what it lacks and the window allows."""
+        """Send the follower the updates that it lacks and the window allows."""
         follower = self._follower
         if follower is None or follower.received is None or not self.established:
             return []
         if follower.received < self._sent_base:
             return self._send_chunk(0)
         first = max(follower.sent, follower.received) + 1
-        last = min(self.applied, follower.received + WINDOW)
+        last = min(self.applied, follower.received + CHAIN_WINDOW)
         if first > last:
             nothing = ChainUpdates(self.config.epoch, first, [], self.applied, self.shard)
             return [(follower.name, nothing)] if even_empty else []
@@ -381,7 +383,7 @@ class ChainReplica:
         return [(follower.name, ChainUpdates(self.config.epoch, first, entries, self.applied, self.shard))]
 
     def _commit_all(self) -> Out:
-        """I have become the tail that serves: all that I hold is committed, so answer what nobody has answered yet."""
+        """This replica is now the serving tail: all its updates are committed, so answer those without an answer."""
         fresh = list(self._sent)[max(0, self.committed - self._sent_base):]
         self.committed = self.applied
         out = [reply for update in fresh for reply in self._reply(update)]
@@ -418,7 +420,7 @@ class ChainReplica:
         return [(self._predecessor, ChainAck(self.config.epoch, self.applied, self.committed, sync, self.shard))]
 
     def _ask(self, now: float) -> Out:
-        """Make the predecessor answer: with updates, with a snapshot, or with the news that there is nothing new."""
+        """Make the predecessor answer: with updates, with a snapshot, or with an empty message."""
         self._asked_at = now
         if self._collected is not None:
             return [self._next_fetch()]
@@ -446,7 +448,7 @@ class ChainReplica:
         follower = self._follower
         assert follower is not None
         if not follower.snapshot or follower.snapshot_sequence < self._sent_base:
-            index = 0  # none yet, or what follows it is forgotten: begin a newer one
+            index = 0  # none yet, or the updates after it are forgotten: begin a newer one
             raw = self.state.snapshot()
             follower.snapshot = [raw[i:i + SNAPSHOT_CHUNK_BYTES] for i in range(0, len(raw), SNAPSHOT_CHUNK_BYTES)]
             follower.snapshot_sequence = self.applied
@@ -466,7 +468,7 @@ class ChainReplica:
         if not self._from(peer, self._predecessor, message.epoch):
             return []
         if message.sequence <= self.applied:
-            return self._acknowledge()  # my word that I have it was lost
+            return self._acknowledge()  # the acknowledgement of it was lost
         if self.established or not 0 < message.count <= SNAPSHOT_CHUNKS_MAX:
             return []
         self._heard = True
@@ -505,7 +507,7 @@ class ChainReplica:
     # ------------------------------------------------------------ place in the chain
 
     def _take_place(self) -> None:
-        """Know no neighbour of the new epoch but by name; each tells where it stands."""
+        """Forget the progress of the neighbours of the last epoch; each reports its own in the new one."""
         self._predecessor = self.config.predecessor(self.me)
         name = self.config.successor(self.me)
         self._follower = _Follower(name) if name else None
@@ -513,7 +515,7 @@ class ChainReplica:
         self._collected = None
         self.acknowledge_at = math.inf
         self._acknowledged = self.applied
-        # Alone, nobody can go on without me; otherwise the decider says how long I may answer.
+        # A chain of one has no other that could go on; else the decider grants leases.
         self.lease_until = math.inf if len(self.config.members) == 1 else -math.inf
 
     def _wipe(self) -> None:
@@ -524,7 +526,7 @@ class ChainReplica:
         self._sent_base = 0
 
     def _is_current(self) -> bool:
-        """Nothing more to ask the predecessor for: it feeds me by itself."""
+        """Nothing more to ask of the predecessor: it sends updates unasked."""
         return self._collected is None and (self.established or self.me == self.config.joining)
 
     def _from(self, peer: bytes, expected: bytes, epoch: int) -> bool:
@@ -541,7 +543,7 @@ class ChainReplica:
         self.publisher.check()
         assert len(self._sent) == self.applied - self._sent_base, "Sent is the end of the history"
         assert self.committed <= self.applied or not self.established
-        assert len(self._sent) <= 2 * SENT_MAX + WINDOW
+        assert len(self._sent) <= 2 * SENT_MAX + CHAIN_WINDOW
         if self.serving:
             assert self.committed == self.applied, "what the tail has processed is committed"
         else:
@@ -556,7 +558,7 @@ class ChainReplica:
 
 
 def _parsed(entry: Any) -> Update | None:
-    """An entry of ChainUpdates as an Update; None when it is not one (a peer of another version, or a hostile one)."""
+    """An entry of ChainUpdates as an Update; None for a malformed one (from another version, or a hostile peer)."""
     if type(entry) not in (list, tuple) or len(entry) != 4:
         return None
     client, number, acked, op = entry

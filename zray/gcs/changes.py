@@ -6,7 +6,7 @@ a duplicate and a reordering from the two numbers, at the new tail after a failu
 robustness work half of the bugs found were in watch streams.)
 
 ``ChangeLog`` is part of the replicated state, therefore a new tail continues every stream.  A watcher that fell behind
-it gets the whole present state, marked as a reset: a compaction is told, never silent.
+it gets the whole present state, marked as a reset: a compaction is reported, never silent.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _change_bytes(change: Change) -> int:
     return len(change.key) + (len(change.value) if change.value is not None else 0) + 100
 
 
-class Watcher:
+class ClientWatch:
     """One watch of one client: what it has acknowledged, what was sent to it."""
 
     __slots__ = ("heard_at", "prefix", "seen", "sent", "unacked")
@@ -90,14 +90,14 @@ class Watcher:
 
 
 class Publisher:
-    """The watchers of a tail.  Holds nothing that a client cannot tell it again, so it is not replicated."""
+    """The watchers of a tail.  Clients can send all of it again, so it is not replicated."""
 
     def __init__(self, shard: int = 0) -> None:
         self.shard = shard
-        self.watchers: dict[tuple[bytes, int], Watcher] = {}
+        self.watchers: dict[tuple[bytes, int], ClientWatch] = {}
         # A change goes to the watchers of each prefix of its key; there are few lengths of prefixes, and a thousand
         # watches of single keys cost a change nothing.
-        self._by_prefix: dict[bytes, dict[tuple[bytes, int], Watcher]] = {}
+        self._by_prefix: dict[bytes, dict[tuple[bytes, int], ClientWatch]] = {}
         self._lengths: Counter[int] = Counter()
         self._by_client: Counter[bytes] = Counter()
         self.refused = 0
@@ -106,7 +106,7 @@ class Publisher:
               tables: Tables, log: ChangeLog, version: int) -> list[tuple[bytes, GcsEvents]]:
         """(Re)start a watch after ``seen``; ``version`` is the sequence number of the last update in the tables.
 
-        Always answers, if only to say that nothing changed: that is how a client learns its messages arrive.
+        Always answers, if only that nothing changed: so a client learns that its messages arrive.
         """
         if seen > version:
             return []  # the client has seen more than this replica: it is a stale tail
@@ -117,7 +117,7 @@ class Publisher:
                 self.refused += 1
                 return []
             self._drop(key)
-            watcher = self._add(key, Watcher(prefix, seen, now))
+            watcher = self._add(key, ClientWatch(prefix, seen, now))
         watcher.heard_at = now
         watcher.seen = watcher.sent = seen
         watcher.unacked.clear()
@@ -169,7 +169,7 @@ class Publisher:
         for key in [key for key, watcher in self.watchers.items() if now - watcher.heard_at > WATCH_IDLE_S]:
             self._drop(key)
 
-    def _add(self, key: tuple[bytes, int], watcher: Watcher) -> Watcher:
+    def _add(self, key: tuple[bytes, int], watcher: ClientWatch) -> ClientWatch:
         self.watchers[key] = watcher
         self._by_prefix.setdefault(watcher.prefix, {})[key] = watcher
         self._lengths[len(watcher.prefix)] += 1

@@ -7,7 +7,7 @@ Every call returns a :class:`Call` that completes once, and may take a callback.
     a list                      asks every shard that may hold such keys, and merges in the order of keys
     a watch                     see zray.gcs.watching
 
-A process that is no node has one peer, its node, which does this for it: for such a client all is one shard.
+A process that is no node has one peer, its node, which does this for it: such a client sees one shard.
 """
 
 from __future__ import annotations
@@ -95,13 +95,13 @@ class GcsClient(TypedTables):
         return whole.then(done) if done is not None else whole
 
     def forget_client(self, incarnation: bytes, shard: int = 0, done: Done = None) -> Call:
-        """Drop what a shard remembers of a dead process's requests."""
+        """Drop a shard's memory of a dead process's requests."""
         return self._to_shard([tables.FORGET, incarnation], shard, done)
 
     def issue(self, op: list, done: Callable[[Call], None]) -> Call:
         """Any operation of zray.gcs.tables, its result as it is there."""
         if tables.refusal(op):
-            return self._to_shard(op, 0, done)  # which says why not
+            return self._to_shard(op, 0, done)  # the shard answers with the reason
         if op[0] == tables.LIST:
             return self._page(op, done)
         shard = shard_of(op[1], len(self.shards)) if op[0] != tables.FORGET else 0
@@ -132,7 +132,7 @@ class GcsClient(TypedTables):
             return self._to_shard(op, 0, done)
         whole = Call(op)
         pages: dict[int, Any] = {}
-        # Keys are spread evenly: each shard holds about its share of the page, what is missing is in the next.
+        # Keys are spread evenly: each shard holds about its share of the page; the next page brings the rest.
         share = [tables.LIST, prefix, after, min(limit, tables.LIST_ROWS_MAX) // len(shards) + 1, values]
 
         def arrived(call: Call) -> None:
@@ -178,7 +178,7 @@ class GcsClient(TypedTables):
     # ------------------------------------------------------------ events from outside
 
     def configure(self, epoch: int, members: Iterable[bytes], shard: int = 0) -> None:
-        """The chain is now this, head to tail.  Older news is ignored; what is open goes to its new place at once."""
+        """The chain is now this, head to tail.  Older ones are ignored; open requests go to their new place at once."""
         if self.shards[shard].configure(epoch, members):
             self._watches.moved(shard)
 
@@ -199,7 +199,7 @@ class GcsClient(TypedTables):
             self.shards[message.shard].on_redirect(message)
 
     def tick(self, now: float) -> None:
-        """Send again what has had no answer for a while; call every few tens of milliseconds while ``busy``."""
+        """Send requests again that had no answer for a while; call every few tens of milliseconds while ``busy``."""
         for requests in self.shards:
             requests.tick(now)
         self._watches.tick(now)
@@ -213,7 +213,7 @@ class GcsClient(TypedTables):
         return self._watches.busy
 
     def waiting(self) -> list[int]:
-        """Shards that have left a request, or a watch that asks whether it missed something, unanswered for long."""
+        """Shards that left a request, or a watch that asks whether it missed something, without an answer for long."""
         return sorted(self._watches.stuck().union(requests.shard for requests in self.shards if requests.stuck))
 
     def open_calls(self) -> list[Call]:
@@ -221,7 +221,7 @@ class GcsClient(TypedTables):
         return [call for requests in self.shards for call in requests.open.values()]
 
     def again(self, peer: bytes, number: int, shard: int = 0) -> None:
-        """Send once more what ``peer`` redirected, because it had not heard yet of the configuration that I know."""
+        """Send a request again: ``peer``, which redirected it, did not know this client's configuration yet."""
         requests = self.shards[shard]
         requests.again(number)
         if not number and requests.members and peer == requests.members[-1]:

@@ -1,10 +1,10 @@
-"""Chain messages of one turn, made fewer: what a replica says to a neighbour several times in a turn is said once.
+"""Coalesce chain messages: the messages of a replica to one neighbour in a turn become one.
 
     updates 5..5, 6..6, 7..9        one message with 5..9
     acks 5, 6, 9                    the last: acknowledgements are cumulative
 
-A turn's messages leave together at its end anyway, so nothing gets later; but each message costs every replica some 40
-us, an update inside one some 5.  Different epochs, gaps and repeats are left as they are.  Pure.
+A turn's messages leave together at its end anyway, so none gets later.  Each message costs every replica some 40 us, an
+update inside one some 5.  Different epochs, gaps and repeats are left as they are.  Pure.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Out = list[tuple[bytes, Any]]
 
 
 class Coalescer:
-    """``add`` messages in order, ``take`` what is to be sent."""
+    """``add`` messages in order; ``take`` those to send."""
 
     def __init__(self) -> None:
         self._out: list[list[Any]] = []  # [peer, message]
@@ -44,7 +44,7 @@ class Coalescer:
 
 
 def _merged(earlier: Any, later: Any) -> Any:
-    """One message that says what both say, None when there is none."""
+    """One message with the contents of both, None when there is none."""
     if earlier.epoch != later.epoch:
         return None
     if type(later) is ChainAck:

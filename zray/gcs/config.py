@@ -1,14 +1,14 @@
 """ChainConfig: which replicas form the chain in one epoch, from head to tail.
 
-A chain cannot elect its own configuration; somebody else decides (the paper's master), and hands every replica the
-result.  All a decider may do is one of three steps, each the next epoch:
+A chain cannot elect its own configuration: a decider (the paper's master) hands every replica the result.  A decider
+may take one of three steps, each the next epoch:
 
     without(m)     m has failed (or must be treated so): its neighbours close up
     join(m)        m copies the state of the tail, which goes on serving
     promoted()     the joining replica becomes the tail
 
-``since`` says from which epoch each member belongs to the chain without a break.  A replica that missed some epochs
-can tell from it whether what it holds is still a prefix of the chain's history, or a branch that was cut off.
+``since`` holds the epoch from which each member belongs to the chain without a break.  A replica that missed some
+epochs can tell from it whether it still holds a prefix of the chain's history, or a branch that was cut off.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ class ChainConfig(NamedTuple):
         return self.joining_since if name and name == self.joining else 0
 
     def predecessor(self, name: bytes) -> bytes:
-        """Whom ``name`` receives updates from, b"" for the head and for strangers."""
+        """The member that ``name`` receives updates from, b"" for the head and for strangers."""
         if name and name == self.joining:
             return self.tail
         place = self.members.index(name) if name in self.members else 0
         return self.members[place - 1] if place else b""
 
     def successor(self, name: bytes) -> bytes:
-        """Whom ``name`` sends updates to: the next member, for the tail the joining replica, or b""."""
+        """The member that ``name`` sends updates to: the next one, for the tail the joining replica, or b""."""
         if name not in self.members:
             return b""
         place = self.members.index(name) + 1
@@ -94,10 +94,10 @@ class _ClusterFields(NamedTuple):
 
 
 class ClusterConfig(_ClusterFields):
-    """What the register holds: who may decide the next configuration, and the chain of every shard.
+    """The contents of the register: the voters, which decide the next configuration, and the chain of every shard.
 
-    ``freed``: nodes that this configuration takes out of a chain and that certainly answer no reads any more (their
-    process is gone, or they said so), so that nobody has to wait for a lease of theirs.
+    ``freed``: nodes that this configuration takes out of a chain and that certainly answer no reads any more, as their
+    processes have ended or reported so.  No voter has to wait for their leases.
     """
 
     @classmethod
@@ -117,7 +117,7 @@ class ClusterConfig(_ClusterFields):
 
     @cached_property
     def reading(self) -> frozenset[bytes]:
-        """Tails of chains of several, which need promises to read.  (Of a chain of one nobody can go on without it.)"""
+        """Tails of chains of several, which need promises to read.  (A chain of one has no other that could go on.)"""
         return frozenset(chain.tail for chain in self.chains if len(chain.members) > 1)
 
     def may_become(self, value: ClusterConfig) -> bool:
@@ -126,7 +126,7 @@ class ClusterConfig(_ClusterFields):
                 and len(set(self.voters) ^ set(value.voters)) <= 1)
 
     def removed_by(self, value: ClusterConfig) -> set[bytes]:
-        """Members of one of my chains that are no members of that chain in ``value``."""
+        """Members of a chain here that are no members of that chain in ``value``."""
         return {name for mine, other in zip(self.chains, value.chains, strict=False)
                 for name in mine.members if name not in other.members}
 
@@ -156,9 +156,9 @@ class ClusterConfig(_ClusterFields):
 def majority(voters: tuple[bytes, ...], agreed: Container[bytes]) -> bool:
     """More than half of the voters; of an even number half is enough with the first of them, whose vote counts more.
 
-    Any two majorities of the same voters have one in common, which is all that is asked of them (Gifford, "Weighted
-    voting for replicated data", 1979).  Voters come and go one at a time, so every change passes through an even
-    number: without this, two could go on less often than one, and four than three.
+    Any two majorities of the same voters have one in common, and no more is needed (Gifford, "Weighted voting for
+    replicated data", 1979).  Voters come and go one at a time, so every change passes through an even number: without
+    this rule, two voters could go on less often than one, and four less often than three.
     """
     many = sum(1 for voter in voters if voter in agreed)
     return 2 * many > len(voters) or (2 * many == len(voters) > 0 and voters[0] in agreed)

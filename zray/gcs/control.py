@@ -6,9 +6,9 @@
     a node is lost or gone                  the proposer has its row set to "dead"
     a node is late                          nothing more: it is silent, so it holds no lease and is in no chain
     a row appears, changes                  a new node may take a part, a leaving one hands its parts on
-    a configuration is decided              told to every node; replicas and clients adopt it
+    a configuration is decided              sent to every node; replicas and clients adopt it
 
-Whoever proposes is a matter of speed only: two that think they are to propose cannot decide two configurations.
+The choice of the proposer affects speed only: two nodes that both propose cannot decide two configurations.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from zray.gcs.chain import LEASE_UNUSED_S
 from zray.gcs.config import ClusterConfig
-from zray.gcs.decider import View, next_config
+from zray.gcs.decider import ProposerView, next_config
 from zray.gcs.membership import FAST_S, NODE_TIMEOUT_S, Membership
 from zray.gcs.register import Acceptor, Out, Proposer, TailLease
 from zray.messages import (
@@ -38,22 +38,22 @@ from zray.messages import (
 
 ALIVE, DRAINING, DEAD, LEFT = "alive", "draining", "dead", "left"
 GONE, RELEASED, FENCED = "gone", "released", "fenced"
-# What a voter accepted is finished by its proposer within some round trips, else by somebody else.
+# A value that a voter accepted is finished by its proposer within some round trips, else by another node.
 UNDECIDED_S = 0.1
 # Joining replicas that have caught up wait this long for the others, to be promoted with them by one decision: a shard
 # of a few megabytes is copied meanwhile.
-PATIENCE_S = 0.05
+JOINING_WAIT_S = 0.05
 
 
 class NodeRow(NamedTuple):
-    """What the nodes table says of a node, as far as it matters here."""
+    """The fields of a row of the nodes table that matter here."""
 
     state: str
     ordinal: int
 
 
 class Report(NamedTuple):
-    """What a member says of its place in one chain."""
+    """A member's report about its place in one chain."""
 
     shard: int
     epoch: int
@@ -62,7 +62,7 @@ class Report(NamedTuple):
 
 
 class Host:
-    """What a Control needs of the node around it; see GcsService."""
+    """The node around a Control; see GcsService."""
 
     def adopted(self, config: ClusterConfig) -> None:
         raise NotImplementedError
@@ -71,7 +71,7 @@ class Host:
         raise NotImplementedError
 
     def read_at(self) -> float:
-        """When somebody last wanted to read from a tail here."""
+        """The time of the last attempt to read from a tail here."""
         raise NotImplementedError
 
     def reads_until(self, until: float) -> None:
@@ -79,20 +79,20 @@ class Host:
         raise NotImplementedError
 
     def declare_dead(self, node: bytes, reason: str) -> None:
-        """Set the node's row to "dead", if it still is what it was (asked for again until the row says so)."""
+        """Set the node's row to "dead", if it has not changed (asked for again until the row says so)."""
         raise NotImplementedError
 
     def condemned(self) -> set[bytes]:
-        """Nodes whose rows are about to say "dead": what they say meanwhile does not count."""
+        """Nodes whose rows are about to say "dead": their messages do not count meanwhile."""
         raise NotImplementedError
 
     def fenced(self, reason: str) -> None:
-        """Others have declared this node dead."""
+        """Other nodes have declared this node dead."""
         raise NotImplementedError
 
 
 class Control:
-    """See the table above.  Methods return what is to be sent; messages to ``me`` come back through on_message."""
+    """See the table above.  Methods return messages to send; those to ``me`` come back through on_message."""
 
     def __init__(self, me: bytes, config: ClusterConfig, host: Host, *,
                  node_timeout_s: float = NODE_TIMEOUT_S) -> None:
@@ -109,12 +109,13 @@ class Control:
         self._reports: dict[bytes, list[Report]] = {}
         self._beat_at = -math.inf
         self._adopted_at = -math.inf
-        self._said: tuple | None = None
+        self._last_heartbeat: tuple | None = None
         self._found: list[Report] = []  # the reports that _packed was made of
         self._packed: list[list[Any]] = []
         self._last_parsed: tuple[list, ClusterConfig | None] = [], None
-        self._ails: tuple[frozenset[bytes], ...] = ()  # who was failed, who leaving, when I last thought of a wish
-        self._well: tuple[ClusterConfig | None, View | None] = None, None  # knowing this, there was nothing to decide
+        self._failed_and_leaving: tuple[frozenset[bytes], ...] = ()  # as of the last wish
+        # The configuration and the view for which there was nothing to decide.
+        self._settled_for: tuple[ClusterConfig | None, ProposerView | None] = None, None
         self._handlers: dict[type, Callable[[bytes, Any, float], Out]] = {
             RegisterPrepare: self._on_prepare, RegisterPromise: self.proposer.on_promise,
             RegisterAccept: self._on_accept, RegisterAccepted: self._on_accepted,
@@ -135,7 +136,7 @@ class Control:
 
     @property
     def alone(self) -> bool:
-        """No other node takes part or could: nothing to send, nothing to wait for."""
+        """Whether no other node takes part or could: nothing to send, nothing to wait for."""
         return self.config.involved == {self.me} and not any(
             row.state in (ALIVE, DRAINING) for name, row in self.rows.items() if name != self.me)
 
@@ -145,14 +146,14 @@ class Control:
         return row is not None and row.state == DRAINING
 
     def is_proposer(self, now: float) -> bool:
-        """Am I the first voter that I take for alive?"""
+        """Whether this node is the first voter that it believes alive."""
         if not self.is_voter:
             return False
         out = {*self.membership.silent(self.config, now), *self.membership.gone}
         return next(voter for voter in self.config.voters if voter == self.me or voter not in out) == self.me
 
     def missing_voters(self, now: float) -> list[bytes]:
-        """Voters that I take for ended or, being a voter, have not heard of for a short while."""
+        """Voters believed dead; if this node votes, also those silent recently."""
         silent = self.membership.silent(self.config, now) if self.is_voter else ()
         return [voter for voter in self.config.voters if voter in self.membership.gone or voter in silent]
 
@@ -169,7 +170,7 @@ class Control:
         """The nodes table has changed."""
         self.rows = rows
         ended = {name for name, row in rows.items() if row.state in (DEAD, LEFT)} - self.config.involved
-        self.membership.gone -= ended  # the row says it for ever
+        self.membership.gone -= ended  # the row says so for ever
         for name in ended:
             self.membership.forget(name)
         self.released -= ended
@@ -199,7 +200,7 @@ class Control:
         return []
 
     def step_down(self) -> None:
-        """This node can hold no replica any more; the next :meth:`step` tells the others."""
+        """This node can hold no replica any more; the next :meth:`step` reports it to the others."""
         self.stepping_down = True
 
     def tick(self, now: float) -> Out:
@@ -207,7 +208,7 @@ class Control:
         return self.proposer.tick(now) + self.step(now)
 
     def next_deadline(self, now: float) -> float:
-        """When :meth:`tick` has something to do, if nothing happens before."""
+        """When :meth:`tick` is due, if no event comes before."""
         attempt = self.proposer.next_deadline()
         if not self.proposer.active:
             rest = self.proposer.rest_until
@@ -219,14 +220,14 @@ class Control:
             due.append(self.lease.next_deadline())
         if self.is_voter:
             due.append(self.membership.next_deadline(self.config, now))
-            if now < self._adopted_at + PATIENCE_S and any(chain.joining for chain in self.config.chains):
-                due.append(self._adopted_at + PATIENCE_S)
+            if now < self._adopted_at + JOINING_WAIT_S and any(chain.joining for chain in self.config.chains):
+                due.append(self._adopted_at + JOINING_WAIT_S)
         return min(due)
 
     # ------------------------------------------------------------ what is to be done now
 
     def step(self, now: float) -> Out:
-        """Everything that is due, whatever made it so.  Call when a replica's report may have changed."""
+        """Do everything that is due.  Call when a replica's report may have changed."""
         out: Out = []
         if (self.leaving or self.stepping_down) and self.me not in self.released and any(
                 self.me in chain.members and len(chain.members) > 1 for chain in self.config.chains):
@@ -242,7 +243,7 @@ class Control:
             if now >= self._stuck_at() and not rests:
                 same = self.config._replace(generation=self.config.generation + 1, freed=())
                 out += self.proposer.propose(self.config, same, now)
-            elif proposes and (not rests or self.proposer.held is not None):  # who has failed waits for no lease
+            elif proposes and (not rests or self.proposer.held is not None):  # a failed node waits for no lease
                 out += self._propose(now)
         if proposes:
             self._bury(now)
@@ -258,9 +259,9 @@ class Control:
             self._found, self._packed = found, [list(report) for report in found]
         reports = self._packed
         said = (self.config.generation, reports, silent, lost, self.me in self.released)
-        if now < self._beat_at and said == self._said:
+        if now < self._beat_at and said == self._last_heartbeat:
             return []
-        self._said = said
+        self._last_heartbeat = said
         involved = self.me in self.config.involved
         self._beat_at = now + (FAST_S if involved else self.membership.node_timeout_s / 4)
         beat = Heartbeat(self.config.generation, reports, silent, lost)
@@ -276,24 +277,24 @@ class Control:
         if self.alone:
             return []
         view = self.view(now)
-        ails, held = (view.failed, view.leaving), self.proposer.held
+        failed_and_leaving, held = (view.failed, view.leaving), self.proposer.held
         if held is not None:
-            if self.proposer.base is self.config and ails == self._ails:
-                # Voters keep the tails that it removes from reading, to let them go: another wish, because more
-                # replicas have reported meanwhile, would have these wait a second time, and others besides.
+            if self.proposer.base is self.config and failed_and_leaving == self._failed_and_leaving:
+                # Voters already withhold leases from the tails being removed.  A new proposal, because more replicas
+                # have reported meanwhile, would make these and others wait again.
                 return self.proposer.propose(self.config, held, now) if now >= self.proposer.rest_until else []
-            self.proposer.think_again()
-        self._ails = ails
-        if self._well[0] is self.config and self._well[1] == view:
+            self.proposer.drop_wish()
+        self._failed_and_leaving = failed_and_leaving
+        if self._settled_for[0] is self.config and self._settled_for[1] == view:
             return []
         wish = next_config(self.config, view)
         if wish is None:
-            self._well = self.config, view
+            self._settled_for = self.config, view
             return []
         return self.proposer.propose(self.config, wish, now)
 
     def _stuck_at(self) -> float:
-        """When I should finish what I have accepted and nobody has decided: until then tails get no lease from me."""
+        """When to finish a value that this node accepted, if no decision comes: until then it grants tails no lease."""
         if self.acceptor.accepted is None:
             return math.inf
         place = self.config.voters.index(self.me) if self.is_voter else len(self.config.voters)
@@ -305,8 +306,8 @@ class Control:
             if row is not None and row.state in (ALIVE, DRAINING):
                 self.host.declare_dead(node, self.membership.why_lost(node))
 
-    def view(self, now: float) -> View:
-        """What I know, for the decider."""
+    def view(self, now: float) -> ProposerView:
+        """This node's knowledge, for the decider."""
         gone = self.membership.gone
         ended = {name for name, row in self.rows.items() if row.state in (DEAD, LEFT)}
         # The rows come through a tail, which may be the one that leaves and answers no more.
@@ -320,16 +321,16 @@ class Control:
         reports = {**self._reports, self.me: self.host.reports()}
         chains = self.config.chains
         known = [(name, chains[r.shard], r) for name, said in reports.items() for r in said if r.shard < len(chains)]
-        return View(
+        return ProposerView(
             living=len(living), usable=usable, failed=frozenset(failed),
             dead=frozenset(lost | leaving), leaving=frozenset(leaving), freed=frozenset(gone | self.released),
             established=frozenset((r.shard, name) for name, chain, r in known
                                   if r.established and 0 < chain.since_of(name) <= r.epoch),
             caught_up=frozenset((r.shard, r.epoch) for name, chain, r in known if r.caught_up and name == chain.tail),
-            waited=now >= self._adopted_at + PATIENCE_S)
+            waited=now >= self._adopted_at + JOINING_WAIT_S)
 
     def _reads(self, now: float) -> bool:
-        """Am I a tail that needs promises?  (A chain of one needs none: nobody can go on without it.)"""
+        """Whether this node is a tail that needs promises.  (In a chain of one no other could go on: it needs none.)"""
         return (self.me in self.config.reading and self.me not in self.released
                 and now - self.host.read_at() < LEASE_UNUSED_S)
 
@@ -338,7 +339,7 @@ class Control:
         self._reports = {name: said for name, said in self._reports.items() if name in self.membership.heard_at}
 
     def _others(self) -> set[bytes]:
-        """Nodes that live as far as I know."""
+        """Nodes that live as far as this node knows."""
         living = {name for name, row in self.rows.items() if row.state in (ALIVE, DRAINING)}
         return living.union(self.config.involved) - {self.me}
 
@@ -360,7 +361,7 @@ class Control:
         decided = self.proposer.on_accepted(peer, message)
         if decided is None:
             return []
-        # Everybody, also who has just been removed: clients there would wait for a dead chain, tails for a lease.
+        # Every node, also those just removed: their clients would wait for a dead chain, tails for a lease.
         others = sorted(self._others().union(decided.involved, self.config.involved) - {self.me})
         news = ConfigIs(decided.pack())
         return self.adopt(decided, now) + [(name, news) for name in others if name not in self.membership.gone]
@@ -404,7 +405,7 @@ class Control:
     def _parsed(self, packed: list) -> ClusterConfig | None:
         """A configuration of this cluster, whose number of shards never changes."""
         known, config = self._last_parsed
-        if packed != known:  # one decision is heard of from several sides
+        if packed != known:  # several nodes report one decision
             config = ClusterConfig.parse(packed)
             self._last_parsed = packed, config
         return config if config is not None and len(config.chains) == len(self.config.chains) else None

@@ -1,28 +1,29 @@
-"""Numbered requests: which updates of which client were applied, and what they answered.
+"""Numbered requests: which updates of which client were applied, and their answers.
 
 Part of the replicated state, so that a retry finds its answer on whichever replica is head by then.  (The Ray paper's
 prototype gave a retried PUT a new sequence number, and so could apply it twice.)  The idea is the session of Ongaro's
-Raft dissertation, section 6.3: a client numbers its requests, and says with each the number below which it has all
+Raft dissertation, section 6.3: a client numbers its requests, and sends with each the number below which it has all
 its answers; those are dropped here.
 
 Updates of one client are applied in the order of their numbers, although its messages may overtake each other: a
 change of the chain loses some, and redirects others.  A row that a node writes twice would else keep the older value.
 
-Bounds: a client has at most WINDOW numbers open; at most ``clients_max`` clients are remembered, the least recently
-active one goes first.  A forgotten client that had answers before is told EXPIRED, never applied again.
+Bounds: a client has at most CLIENT_WINDOW numbers open; at most ``clients_max`` clients are remembered, the least
+recently active one goes first.  A forgotten client that had answers before gets EXPIRED; its update is never
+applied again.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-WINDOW = 4096
+CLIENT_WINDOW = 4096
 CLIENTS_MAX = 65_536
 
 NEW, KNOWN, STALE, EARLY, GONE, TOO_FAR = "new", "known", "stale", "early", "gone", "too_far"
 
 
-class Session:
+class ClientSession:
     """One client: answers by request number, none below ``floor``.  An answer is (sequence, error, result)."""
 
     __slots__ = ("answers", "floor", "last")
@@ -44,7 +45,7 @@ class ClientTable:
 
     def __init__(self, clients_max: int = CLIENTS_MAX) -> None:
         self.clients_max = clients_max
-        self.sessions: dict[bytes, Session] = {}
+        self.sessions: dict[bytes, ClientSession] = {}
 
     def classify(self, client: bytes, number: int, acked: int) -> str:
         """What to do with an update request.
@@ -56,12 +57,12 @@ class ClientTable:
         if session is None:
             if acked > 1:
                 return GONE
-            return NEW if number == 1 else EARLY if number < 1 + WINDOW else TOO_FAR
+            return NEW if number == 1 else EARLY if number < 1 + CLIENT_WINDOW else TOO_FAR
         if number in session.answers and number >= session.floor:
             return KNOWN
         if number < session.floor:
             return STALE
-        if number >= max(acked, session.floor) + WINDOW:
+        if number >= max(acked, session.floor) + CLIENT_WINDOW:
             return TOO_FAR
         return NEW if number <= max(acked, session.last + 1) else EARLY
 
@@ -70,7 +71,7 @@ class ClientTable:
 
     def record(self, client: bytes, number: int, acked: int, answer: tuple[int, str, Any]) -> None:
         """Remember the answer of an applied update."""
-        session = self.sessions.pop(client, None) or Session()
+        session = self.sessions.pop(client, None) or ClientSession()
         self.sessions[client] = session  # last in the order of activity
         session.advance(acked)
         assert number not in session.answers and number >= session.floor, "an update was applied twice"
@@ -89,7 +90,7 @@ class ClientTable:
     def load(self, dumped: list) -> None:
         self.sessions = {}
         for client, floor, answers in dumped:
-            session = self.sessions[client] = Session()
+            session = self.sessions[client] = ClientSession()
             session.floor = floor
             session.answers = {n: (sequence, error, result) for n, sequence, error, result in answers}
             session.last = max(session.answers, default=floor - 1)
@@ -97,5 +98,5 @@ class ClientTable:
     def check(self) -> None:
         assert len(self.sessions) <= self.clients_max
         for client, session in self.sessions.items():
-            assert all(session.floor <= n < session.floor + 2 * WINDOW for n in session.answers), client
+            assert all(session.floor <= n < session.floor + 2 * CLIENT_WINDOW for n in session.answers), client
             assert session.last == max(session.answers, default=session.last), client

@@ -3,8 +3,8 @@
     shard-N.snapshot    magic, checksum, state            replaced as a whole
     shard-N.log         magic, then records               appended; a record is length, checksum, payload
 
-The payload of a record is one update with its sequence number.  What is acknowledged was written and synced before
-(``sync``, once for all updates of a turn), so nothing acknowledged is lost when every replica is killed at once.  A
+The payload of a record is one update with its sequence number.  Updates are written and synced before they are
+acknowledged (``sync``, once for all updates of a turn), so no acknowledged one is lost when all replicas are killed. A
 record that was torn by a crash is the last one and fails its checksum: it was not acknowledged, and is cut off.
 When the log has grown, a new snapshot replaces both; updates that the snapshot contains are skipped on reading, so a
 crash between the two renames does no harm.
@@ -22,7 +22,7 @@ import msgpack
 from zray.gcs.state import CorruptSnapshot, ReplicatedState, Update
 
 # A restart reads the log at some 100 MB/s; a snapshot stalls the node for as long as it takes to write the tables.
-LOG_BYTES_MAX = 32 * 1024 * 1024
+UPDATES_BYTES_MAX = 32 * 1024 * 1024
 _MAGIC = b"zraygcs1"
 _LOG_MAGIC = b"zraylog1"
 _DIGEST = 8
@@ -49,7 +49,7 @@ class Disk:
         self.unsynced = False  # something was appended since the last sync
 
     def load(self) -> ReplicatedState | None:
-        """What is stored, None if nothing is.  CorruptSnapshot when what is there cannot be trusted."""
+        """The stored state, None if nothing is stored.  CorruptSnapshot when the files cannot be trusted."""
         state = read_snapshot(self.snapshot)
         try:
             blob = self.log.read_bytes()
@@ -67,7 +67,7 @@ class Disk:
         return state
 
     def begin(self, state: ReplicatedState) -> None:
-        """Write a snapshot of ``state``; what is appended from now on follows it."""
+        """Write a snapshot of ``state``; later appends follow it."""
         self.close()
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_snapshot(self.snapshot, state)
@@ -93,7 +93,7 @@ class Disk:
             self.unsynced = False
 
     def remove(self) -> None:
-        """This node holds no replica any more: what it stored must not come back as the newest state."""
+        """This node holds no replica any more: its files must not come back as the newest state."""
         self.close()
         for path in (self.log, self.snapshot):
             path.unlink(missing_ok=True)

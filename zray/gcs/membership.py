@@ -1,4 +1,4 @@
-"""Who is silent, and who is certainly gone: what one node has heard of the others.  Pure.
+"""Which nodes are silent, late or certainly gone, from the messages that one node has received.  Pure.
 
     silent   a node with a part in the control store, unheard of for SUSPECT_S: out of its chains, may come back
     late     any node, unheard of for ``node_timeout_s`` whose process answers: it is busy, and stays a member
@@ -12,14 +12,14 @@ Three signals with different meanings:
                                              stopped process, a cut link); it needs no turn of the daemon
     its daemon's messages                    heard: the daemon takes turns
 
-A busy machine makes turns late, and the second signal goes on: its leases and reads stop, its work is not lost.  A
-daemon that takes no turn for LATE_MAX time-outs is lost although its process answers: it is taken for deadlocked.
+On a busy machine turns are late, and the second signal goes on: the node's leases and reads stop, its work is not lost.
+A daemon that takes no turn for LATE_MAX time-outs is lost although its process answers: it counts as deadlocked.
 
 Every node sends heartbeats to all voters: those with a part in the control store every FAST_S, the others four times
-in ``node_timeout_s``.  Whatever else arrives from a node counts too.  A suspicion alone does nothing: voters tell each
-other, and it takes a majority of them to act on it, so a minority that is cut off declares nobody dead.
+in ``node_timeout_s``.  Any other message of a node counts too.  A suspicion alone does nothing: voters send theirs to
+each other, and only a majority of them acts on one, so a minority that is cut off declares no node dead.
 
-Durations are measured on the local monotonic clock, so it does not matter what time anybody thinks it is.
+Durations are measured on the local monotonic clock, so the time of day does not matter.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+from zray.config import DEFAULTS
 from zray.gcs.config import ClusterConfig, majority
 
 FAST_S = 0.1
 # A failure detector for processes on one network that answer within a millisecond: two heartbeats may be late.
 SUSPECT_S = 0.3
-NODE_TIMEOUT_S = 3.0
-# A daemon that takes no turn for this many node time-outs (60 s), though its process answers, is taken for deadlocked.
+NODE_TIMEOUT_S = DEFAULTS.node_timeout_s
+# A daemon that takes no turn for this many node time-outs (60 s), though its process answers, counts as deadlocked.
 # The longest turn seen was 3.2 s, with 1,300 workers and a load of 200 on two cores.
 LATE_MAX = 20
 # The connection between two daemons: a heartbeat each 1/12 of the node time-out, and after 7/12 without an answer the
@@ -42,19 +43,19 @@ BEAT_PART = 1 / 12
 UNANSWERED_PART = 7 / 12
 # ... and has this part of the time-out (1 s) to be dialled again and answer: a connection may break for other reasons.
 REDIAL_PART = 4 / 12
-# Not running for this long is a pause of mine (SIGSTOP, a frozen machine): the silence was on my side.
+# Not running for this long is a pause of this node (SIGSTOP, a frozen machine): it was not listening.
 PAUSE_S = 0.2
 
 
 class Membership:
-    """What node ``me`` has heard, and what other voters say they have not."""
+    """The messages that node ``me`` has received, and the suspicions of the other voters."""
 
     def __init__(self, me: bytes, node_timeout_s: float = NODE_TIMEOUT_S) -> None:
         self.me = me
         self.node_timeout_s = node_timeout_s
         self.gone: set[bytes] = set()
-        self.heard_at: dict[bytes, float] = {}  # or when I began to listen
-        self.answering: set[bytes] = set()  # heard of at least once: a row alone is no sign of life
+        self.heard_at: dict[bytes, float] = {}  # or when this node began to listen
+        self.answering: set[bytes] = set()  # heard at least once: a row alone is no sign of life
         self.connected: set[bytes] = set()  # their processes answer ZMTP's heartbeats
         self.cut_at: dict[bytes, float] = {}  # the others: since when they do not
         self._opinions: dict[bytes, tuple[frozenset[bytes], frozenset[bytes]]] = {}  # voter -> (silent, lost)
@@ -63,7 +64,7 @@ class Membership:
     # ------------------------------------------------------------ events
 
     def watch_over(self, nodes: Iterable[bytes], now: float, *, afresh: bool = False) -> None:
-        """These, besides me, are to be heard of; ``afresh``: their heartbeats go to me only from now on."""
+        """The nodes to listen to, besides ``me``; ``afresh``: their heartbeats come here only from now on."""
         wanted = {name for name in nodes if name != self.me}
         for name in [name for name in self.heard_at if name not in wanted]:
             del self.heard_at[name]
@@ -74,14 +75,14 @@ class Membership:
         self._opinions = {voter: said for voter, said in self._opinions.items() if voter in wanted}
 
     def expect(self, nodes: Iterable[bytes], now: float) -> None:
-        """These have been given a part: their heartbeats come faster from now on.  No other part before I hear one."""
+        """Nodes that were given a part: their heartbeats come faster from now on.  No other part before the first."""
         for name in nodes:
             if name in self.heard_at:
                 self.heard_at[name] = now
                 self.answering.discard(name)
 
     def dismiss(self, nodes: Iterable[bytes], now: float) -> None:
-        """These have no part any more; whoever was silent gets none again before I hear it."""
+        """Nodes that have no part any more; a silent one gets none again before its next message."""
         for name in nodes:
             if self._unheard(name, SUSPECT_S, now):
                 self.answering.discard(name)
@@ -97,18 +98,18 @@ class Membership:
         self.cut_at.pop(node, None)
 
     def answers_no_more(self, node: bytes, now: float) -> None:
-        """That connection has closed, or is not wanted any more."""
+        """The connection to its process has closed, or is not wanted any more."""
         if node in self.connected:
             self.connected.discard(node)
             self.cut_at[node] = now
 
     def forget(self, node: bytes) -> None:
-        """Its row says that it has ended."""
+        """The node's row says that it has ended."""
         self.connected.discard(node)
         self.cut_at.pop(node, None)
 
     def opinion(self, voter: bytes, silent: Iterable[bytes], lost: Iterable[bytes]) -> bool:
-        """What a voter says it has not heard of; whether that is news."""
+        """A voter's list of unheard nodes; whether it has changed."""
         said = (frozenset(name for name in silent if type(name) is bytes),
                 frozenset(name for name in lost if type(name) is bytes))
         if voter not in self.heard_at or self._opinions.get(voter, (frozenset(), frozenset())) == said:
@@ -117,14 +118,14 @@ class Membership:
         return True
 
     def proven_gone(self, node: bytes) -> bool:
-        """Its process has ended; whether that is news."""
+        """The node's process has ended; whether that is new."""
         if node in self.gone or node == self.me:
             return False
         self.gone.add(node)
         return True
 
     def ran(self, now: float) -> None:
-        """Call on every tick: after a pause of mine, everybody gets the time back that I did not listen."""
+        """Call on every tick: after a pause of this node, every node gets the time back in which it did not listen."""
         pause = now - self._ran_at
         if PAUSE_S < pause < math.inf:
             for name in self.heard_at:
@@ -136,11 +137,11 @@ class Membership:
     # ------------------------------------------------------------ opinions
 
     def silent(self, config: ClusterConfig, now: float) -> list[bytes]:
-        """Nodes with a part in the control store that I have not heard of for a short while."""
+        """Nodes with a part in the control store that were not heard for a short while."""
         return [name for name in sorted(config.involved) if self._unheard(name, SUSPECT_S, now)]
 
     def lost(self, now: float) -> list[bytes]:
-        """Nodes that I have not heard of for a long while, and whose processes do not answer."""
+        """Nodes that were not heard for a long while, and whose processes do not answer."""
         return sorted(name for name in self.heard_at if name in self.gone or now >= self._lost_at(name))
 
     def why_lost(self, node: bytes) -> str:
@@ -153,14 +154,14 @@ class Membership:
         return f"unheard of for {self.node_timeout_s:g} s, and its process does not answer"
 
     def agreed_silent(self, config: ClusterConfig, now: float) -> set[bytes]:
-        """What a majority of the voters, with me, has not heard of for a short while."""
+        """Nodes that a majority of the voters, this one among them, has not heard for a short while."""
         return {name for name in self.silent(config, now) if self._agreed(config, name, 0, now)}
 
     def agreed_lost(self, config: ClusterConfig, now: float) -> set[bytes]:
         return {name for name in self.lost(now) if self._agreed(config, name, 1, now)}
 
     def next_deadline(self, config: ClusterConfig, now: float) -> float:
-        """When the next suspicion arises if nothing is heard."""
+        """When the next suspicion arises if no message comes."""
         due = [self.heard_at[name] + SUSPECT_S for name in config.involved if name in self.heard_at]
         due += [self._lost_at(name) for name in self.heard_at]
         return min((at for at in due if at > now), default=math.inf)
@@ -170,7 +171,7 @@ class Membership:
         return name in self.gone or (at is not None and now >= at + timeout_s)
 
     def _lost_at(self, name: bytes) -> float:
-        """When a node is lost if nothing is heard of it until then."""
+        """When a node is lost if no message of it comes before."""
         heard_at = self.heard_at[name]
         if name in self.connected:
             return heard_at + LATE_MAX * self.node_timeout_s
@@ -180,7 +181,7 @@ class Membership:
     def _agreed(self, config: ClusterConfig, name: bytes, which: int, now: float) -> bool:
         if name in self.gone:
             return True
-        # Who is silent itself no longer says anything: it may have heard of the node since.
+        # A silent voter no longer counts: it may have heard the node since.
         agreeing = {voter for voter, said in self._opinions.items()
                     if name in said[which] and not self._unheard(voter, SUSPECT_S, now)}
         return majority(config.voters, agreeing | {self.me})

@@ -1,17 +1,17 @@
-"""All replicas of a node on disk, a file pair each (zray.gcs.disk), and what to do when the disk refuses.
+"""All replicas of a node on disk, a file pair each (zray.gcs.disk), and the end of writing when the disk refuses.
 
     replicas = Replicas(directory, shards, failed)
     replicas.demand_all()                  the first node of a cluster: is everything here?
     state = replicas.load(shard)           then this for every shard
     replicas.keep(replica)                 whenever something about a replica may have changed
-    replicas.sync()                        before anything that depends on an update is told to anybody
+    replicas.sync()                        before any message that depends on an update is sent
     replicas.drop(shard)                   no replica of that shard here any more
 
 The first error is the last: nothing is written any more, and the node takes no updates.
 
-In a cluster of more nodes than a chain has replicas no node holds every shard.  A file says which lie elsewhere, so
-that such a directory is not taken for the whole store: a key that is silently absent is worse than a start that is
-refused.  A shard is on that list until its files are written, and again before they are removed.
+In a cluster of more nodes than a chain has replicas no node holds every shard.  A file lists the shards that lie
+elsewhere, so that such a directory is not taken for the whole store: a silently absent key is worse than a refused
+start.  A shard is on that list until its files are written, and again before they are removed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from zray.gcs.chain import ChainReplica
-from zray.gcs.disk import LOG_BYTES_MAX, Disk, replace
+from zray.gcs.disk import UPDATES_BYTES_MAX, Disk, replace
 from zray.gcs.state import CorruptSnapshot, ReplicatedState, Update
 from zray.gcs.tables import DISK
 
@@ -30,7 +30,7 @@ LAYOUT_NAME = "shards.json"
 
 
 class Replicas:
-    """``failed(error)`` is called once, when the disk has refused; ``error`` then says why, for people."""
+    """``failed(error)`` is called once, when the disk has refused; ``error`` is the reason, for people."""
 
     def __init__(self, directory: str | os.PathLike[str], shards: int, failed: Callable[[str], None]) -> None:
         self.directory = Path(directory)
@@ -44,11 +44,11 @@ class Replicas:
 
     @property
     def unsynced(self) -> bool:
-        """Something was applied that is not on disk yet, or that the disk refused: see :meth:`sync`."""
+        """Whether an applied update is not on disk yet, or was refused by the disk: see :meth:`sync`."""
         return bool(self._unsynced)
 
     def demand_all(self) -> None:
-        """CorruptSnapshot when what is here is known to be no whole store of this version."""
+        """CorruptSnapshot when the files here are known to be no whole store of this version."""
         self._here.update(range(self._shards))
         path = self.directory / LAYOUT_NAME
         try:
@@ -70,14 +70,14 @@ class Replicas:
                 f"then remove {path}")
 
     def load(self, shard: int) -> ReplicatedState | None:
-        """What is stored, None if nothing is.  CorruptSnapshot when what is there cannot be trusted."""
+        """The stored state, None if nothing is stored.  CorruptSnapshot when the files cannot be trusted."""
         return self.disk(shard).load()
 
     def keep(self, replica: ChainReplica, *, fresh: bool = False) -> None:
-        """Keep on disk what a replica holds, as long as it counts.
+        """Keep a replica's state on disk, as long as it counts.
 
-        ``fresh``: of a cluster that begins, an empty shard gets its files with its first update, for a start should
-        not wait for the disk once a shard.
+        ``fresh``: the cluster begins.  An empty shard then gets its files with its first update, because a start
+        should not wait for the disk once a shard.
         """
         if self.error:
             return
@@ -90,22 +90,22 @@ class Replicas:
                 if not self._noted:
                     self._note()
                 replica.journal = lambda sequence, update: self._append(replica, sequence, update)
-            elif replica.journal is None or self.disk(replica.shard).log_bytes > LOG_BYTES_MAX:
+            elif replica.journal is None or self.disk(replica.shard).log_bytes > UPDATES_BYTES_MAX:
                 self._begin(replica)
                 replica.journal = lambda sequence, update: self._append(replica, sequence, update)
         except OSError as error:
             self._refuse(error)
 
     def drop(self, shard: int) -> None:
-        """What it stored must not be taken for the newest state later."""
+        """Drop a shard: its files must not be taken for the newest state later."""
         if not self.error:
             try:
                 self._remove(shard)
             except OSError:
-                pass  # it is refused by its age in the end
+                pass  # its age gives it away in the end
 
     def sync(self) -> None:
-        """Put it there; when there is an ``error`` afterwards, nothing that depends on it may be told."""
+        """Put everything on disk; after an ``error`` no message that depends on it may be sent."""
         try:
             for shard in sorted(self._unsynced):
                 self.disk(shard).sync()
@@ -125,7 +125,7 @@ class Replicas:
 
     def _begin(self, replica: ChainReplica) -> None:
         if not self._noted:
-            self._note()  # what else is in this directory is of an earlier cluster
+            self._note()  # other files in this directory are of an earlier cluster
         self.disk(replica.shard).begin(replica.state)
         self._unsynced.discard(replica.shard)
         if replica.shard not in self._here:

@@ -1,9 +1,9 @@
-"""A node speaks with the control store for the processes on it: requests and watches, by its own client.  Pure.
+"""A node's proxy to the control store for its processes: requests and watches, by the node's own client.  Pure.
 
 A core process has one peer, its node, and numbers its requests and watches itself.  The node issues each request once
 under numbers of its own, which the chain knows to apply at most once, and answers under the number of the process.
 
-    GcsRequest n    new: issue it.  under way: the answer will come.  answered: the same answer again.
+    GcsRequest n    new: issue it.  in flight: the answer will come.  answered: the same answer again.
                     below what the process has acknowledged: dropped.
     GcsWatch w      new: subscribe.  at its position: credit.  behind it, twice: the present state again, as a reset.
 
@@ -18,7 +18,7 @@ from typing import Any
 
 from zray.gcs.changes import WATCH_CREDIT
 from zray.gcs.client import Call, GcsClient
-from zray.gcs.dedupe import WINDOW
+from zray.gcs.dedupe import CLIENT_WINDOW
 from zray.gcs.tables import Change
 from zray.messages import GcsEvents, GcsReply, GcsRequest, GcsUnwatch, GcsWatch
 
@@ -34,10 +34,10 @@ class _Stream:
     def __init__(self, prefix: bytes, seen: int) -> None:
         self.prefix = prefix
         self.number = 0  # of the watch of the node's client
-        self.sent = seen  # position that the process has been told up to
-        self.unacked: deque[int] = deque()  # versions of changes sent since its last word
+        self.sent = seen  # position up to which the process has got changes
+        self.unacked: deque[int] = deque()  # versions of changes sent since the process last acknowledged
         self.asked = -2  # position of a question from behind
-        self.behind = True  # what comes next is not what follows ``sent``: only the whole state will do
+        self.behind = True  # the next change is not the one after ``sent``: only the whole state will do
 
 
 class _Process:
@@ -72,7 +72,7 @@ class Proxy:
                 self.client.unwatch(stream.number)
 
     def forget(self, peer: bytes) -> None:
-        """The process has ended; what it asked for may still happen."""
+        """The process has ended; its requests may still take effect."""
         process = self._processes.pop(peer, None)
         if process is not None:
             for stream in process.streams.values():
@@ -83,12 +83,12 @@ class Proxy:
     def _on_request(self, peer: bytes, process: _Process, request: GcsRequest) -> None:
         number = request.number
         if number <= 0:
-            if number not in process.reads and len(process.reads) < WINDOW:
+            if number not in process.reads and len(process.reads) < CLIENT_WINDOW:
                 process.reads.add(number)
                 self.client.issue(request.op, lambda call: self._answer(peer, process, number, call))
             return
         if request.acked > process.floor:
-            for old in range(process.floor, min(request.acked, process.floor + WINDOW)):
+            for old in range(process.floor, min(request.acked, process.floor + CLIENT_WINDOW)):
                 process.answers.pop(old, None)
             process.floor = request.acked
         if number < process.floor or number in process.answers:
@@ -96,7 +96,7 @@ class Proxy:
             if known is not None:
                 self._send(peer, known)
             return
-        if number >= process.floor + WINDOW:
+        if number >= process.floor + CLIENT_WINDOW:
             self.counters["too_far"] += 1
             return
         process.answers[number] = None
@@ -129,7 +129,7 @@ class Proxy:
                 self._send(peer, GcsEvents(message.watch, stream.sent, stream.sent, False, []))
                 return
             if not stream.behind and stream.asked != message.seen:
-                stream.asked = message.seen  # what it has not seen is probably on its way
+                stream.asked = message.seen  # the changes that it lacks are probably in flight
                 return
         if stream is not None:
             self.client.unwatch(stream.number)
@@ -155,6 +155,6 @@ class Proxy:
 
     def check(self) -> None:
         for process in self._processes.values():
-            assert all(process.floor <= n < process.floor + WINDOW for n in process.answers)
-            assert len(process.reads) <= WINDOW and len(process.streams) <= WATCHES_MAX
+            assert all(process.floor <= n < process.floor + CLIENT_WINDOW for n in process.answers)
+            assert len(process.reads) <= CLIENT_WINDOW and len(process.streams) <= WATCHES_MAX
             assert all(len(stream.unacked) < 2 * WATCH_CREDIT for stream in process.streams.values())

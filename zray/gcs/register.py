@@ -1,25 +1,25 @@
 """The majority register that holds the cluster's configuration.  Pure.
 
 One Paxos instance a generation (Lamport, "The Part-Time Parliament", 1998): the voters named by generation g decide
-generation g + 1, and nobody proposes g + 1 without the decided g in hand.  So an instance has one fixed set of voters,
+generation g + 1, and no node proposes g + 1 without the decided g in hand.  So an instance has one fixed set of voters,
 which is Lamport's reconfiguration of a state machine with a window of one ("Reconfiguring a state machine", 2010).
 From one generation to the next one voter comes or one goes (ClusterConfig.may_become), as in Ongaro's Raft (4.1 in his
-dissertation): what a proposer gets wrong about who lives costs one vote.  A voter accepts nothing else.
+dissertation): a proposer's mistake about which nodes live costs one vote.  A voter accepts nothing else.
 
     proposer                    voters of g and of the value
-    RegisterPrepare(r)  ->      promise r, tell what was accepted
+    RegisterPrepare(r)  ->      promise to join no lower round, report the accepted value
     the accepted value of the highest round, else its own wish
     RegisterAccept(r)   ->      accept unless a higher round was promised, the value removes a tail with a lease, or is
                                 no step from g
-    majorities of both have accepted: decided; told to everybody by ConfigIs
+    majorities of both have accepted: decided; sent to every node by ConfigIs
 
-The majority of the *new* voters is not needed for agreement; it makes sure that they can go on by themselves.  What a
-majority of the old ones has accepted can only be decided or wait for ever, so a wish is not even offered before a
-majority of its voters has answered: one of them may be dead, and nobody have noticed.
+Agreement does not need the majority of the *new* voters: it ensures that they can go on by themselves.  A value that a
+majority of the old ones has accepted can only be decided or wait for ever.  So a wish is not even offered before a
+majority of its voters has answered: one of them may be dead without any node knowing it.
 
-Voters also grant the leases under which a tail reads.  Whoever promised one accepts no configuration that takes that
-tail out of its chain until the promise has run out, unless the configuration lists it as freed.  Two rules make this
-hold across changes of the voters:
+Voters also grant the leases under which a tail reads.  A voter that promised one accepts no configuration that takes
+that tail out of its chain until the promise has run out, unless the configuration lists the tail as freed.  Two rules
+make this hold across changes of the voters:
 
 * a voter grants only to a tail of its own generation, and not while it has accepted a next configuration: after g + 1
   is chosen, no tail gathers a majority of the voters of g;
@@ -45,18 +45,19 @@ from zray.messages import (
     RegisterRefused,
 )
 
-# How long a voter's promise to a tail holds, below the time-out that takes a silent tail for failed.
+# How long a voter's promise to a tail holds, below the time-out after which a silent tail counts as failed.
 PROMISE_S = 0.25
 # How long the tail relies on it, from when it asked: the rest is for clocks that run at different speeds (20 %).
 LEASE_S = 0.2
-# Who refused to remove a tail, because of a promise, lets it run out and leaves the proposer this long to ask again.
+# A voter that refused to remove a tail, because of a promise, lets it run out and leaves the proposer this long to ask
+# again.
 HOLD_S = 0.1
 # A tail asks again after this long.
 LEASE_RENEW_S = 0.08
 # A proposer asks again after this long without an answer: some round trips under load.
-RESEND_S = 0.05
-# The voters that a proposer wishes for have this long to answer, else it thinks again.
-ANSWER_S = 0.12
+PROPOSAL_RESEND_S = 0.05
+# The voters of a proposer's wish have this long to answer, else the proposer drops the wish.
+PREPARE_S = 0.12
 
 Ballot = tuple[int, bytes]
 NO_BALLOT: Ballot = (0, b"")
@@ -72,11 +73,11 @@ class Acceptor:
         self.promised = NO_BALLOT
         self.accepted: tuple[Ballot, ClusterConfig] | None = None
         self.accepted_at = 0.0
-        self.leases: dict[bytes, float] = {}  # member of a chain -> when my promise to it runs out
-        self._held: dict[bytes, float] = {}  # member that is to be removed -> I promise it nothing until then
+        self.leases: dict[bytes, float] = {}  # member of a chain -> when this voter's promise to it runs out
+        self._held: dict[bytes, float] = {}  # member that is to be removed -> no promise to it until then
 
     def learn(self, config: ClusterConfig, now: float) -> bool:
-        """``config`` is decided.  False when that is no news."""
+        """``config`` is decided.  False when this voter knew it."""
         if config.generation <= self.config.generation:
             return False
         self.leases = {name: until for name, until in self.leases.items() if until > now}
@@ -116,8 +117,8 @@ class Acceptor:
         removed = base.removed_by(value).difference(value.freed)
         wait = max((self.leases.get(name, now) - now for name in removed), default=0.0)
         if wait > 0:
-            # Others may have accepted, and what is accepted must be decided: were the promise renewed for ever, it
-            # could not be.
+            # Others may have accepted it too, and an accepted value must be decided: a promise renewed for ever
+            # would prevent that.
             self._held.update((name, now + wait + HOLD_S) for name in removed)
             return [(peer, RegisterRefused(value.generation, message.round, self.promised[0], wait))]
         self.promised = (message.round, peer)
@@ -158,7 +159,7 @@ class Proposer:
         self.value: ClusterConfig | None = None
         self.round = 0
         self.rest_until = -math.inf  # after a refusal
-        self.held: ClusterConfig | None = None  # what was refused because of a lease, and is to be asked for again
+        self.held: ClusterConfig | None = None  # refused because of a lease, and to be asked for again
         self._answered: set[bytes] = set()
         self._best: Ballot = NO_BALLOT
         self._sent_at = 0.0
@@ -169,7 +170,7 @@ class Proposer:
         return self.phase != self.IDLE
 
     def propose(self, base: ClusterConfig, wish: ClusterConfig, now: float) -> Out:
-        """Try to make ``wish`` follow ``base``; something that others wished may win."""
+        """Try to make ``wish`` follow ``base``; the wish of another proposer may win."""
         if not base.may_become(wish):
             raise ValueError(f"no step from generation {base.generation}: {wish}")
         if self.base is None or base.generation != self.base.generation:
@@ -185,8 +186,8 @@ class Proposer:
     def abandon(self) -> None:
         self.phase = self.IDLE
 
-    def think_again(self) -> None:
-        """What a lease holds up is wanted no more."""
+    def drop_wish(self) -> None:
+        """Drop the proposal that waits for a lease to expire."""
         self.held = None
         self.rest_until = -math.inf
 
@@ -228,20 +229,20 @@ class Proposer:
         self.held = self.value if message.wait_s > 0 else None
         self.round = max(self.round, min(message.promised_round, self.round + 1_000_000))
         place = self.base.voters.index(self.me) if self.me in self.base.voters else 0
-        # Two that compete would refuse each other for ever: the later voter waits longer.
+        # Two competitors would refuse each other for ever, so the later voter waits longer.
         self.rest_until = now + (max(0.001, min(message.wait_s, PROMISE_S)) if message.wait_s > 0 else 0.01 * place)
         self.phase = self.IDLE
 
     def tick(self, now: float) -> Out:
-        """Ask again those who have not answered."""
-        if self.phase == self.PREPARE and now - self._began_at >= ANSWER_S:
+        """Ask the voters again that have not answered."""
+        if self.phase == self.PREPARE and now - self._began_at >= PREPARE_S:
             assert self.base is not None
             if majority(self.base.voters, self._answered):
-                self.phase = self.IDLE  # the voters that I wish for do not answer, and nobody has accepted anything
-        return self._send(now) if self.active and now - self._sent_at >= RESEND_S else []
+                self.phase = self.IDLE  # the voters of the wish do not answer, and none has accepted a value
+        return self._send(now) if self.active and now - self._sent_at >= PROPOSAL_RESEND_S else []
 
     def next_deadline(self) -> float:
-        return self._sent_at + RESEND_S if self.active else math.inf
+        return self._sent_at + PROPOSAL_RESEND_S if self.active else math.inf
 
     def _send(self, now: float) -> Out:
         assert self.base is not None and self.value is not None
@@ -285,7 +286,7 @@ class TailLease:
             self.until = max(self.until, self._asked_at + LEASE_S)
 
     def release(self) -> None:
-        """Answer no more reads under what was promised so far."""
+        """Answer no more reads under earlier promises."""
         self.until = -math.inf
         self._config = None
 

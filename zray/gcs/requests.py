@@ -1,9 +1,9 @@
 """Numbered requests to one shard: windows, retries, redirects.  Pure.
 
 Updates are numbered 1, 2, ...; a retry carries the same number, so an update is applied at most once.  Reads are
-numbered -1, -2, ... and are simply asked again.  When answers stay out, the other members are asked too: whoever is
-not the head or tail of its epoch answers with a redirect.  The numbers count for one shard, as what a chain remembers
-of a client does.
+numbered -1, -2, ... and are simply asked again.  When answers stay out, the other members are asked too: a replica that
+is not the head or tail of its epoch redirects.  The numbers count for one shard, because each chain has its own memory
+of a client.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from zray.gcs.dedupe import WINDOW
+from zray.gcs.dedupe import CLIENT_WINDOW
 from zray.gcs.tables import READS
 from zray.messages import GcsRedirect, GcsReply, GcsRequest
 
@@ -33,7 +33,7 @@ class GcsError(Exception):
 
 
 class Call:
-    """A request under way: ``done``, then ``error`` ('' or a reason) and ``value``."""
+    """A request in flight: ``done``, then ``error`` ('' or a reason) and ``value``."""
 
     __slots__ = ("_callbacks", "_map", "attempts", "done", "error", "number", "op", "retries", "sent_at", "shard",
                  "value")
@@ -80,7 +80,7 @@ Done = Callable[[Call], None] | None
 
 
 class Requests:
-    """What one client asks of one shard, and where the chain of that shard is (``members`` from head to tail)."""
+    """The requests of one client to one shard, and the members of that shard's chain, from head to tail."""
 
     def __init__(self, shard: int, send: Send, counters: Counter[str], members: Iterable[bytes], epoch: int) -> None:
         self.shard = shard
@@ -91,7 +91,7 @@ class Requests:
         self._counters = counters
         self._next_update = 1
         self._next_read = -1
-        self._held: deque[Call] = deque()  # updates beyond the window the store remembers
+        self._held: deque[Call] = deque()  # updates beyond the window that the store remembers
 
     def start(self, call: Call) -> None:
         if call.op[0] in READS:
@@ -100,14 +100,14 @@ class Requests:
         else:
             call.number = self._next_update
             self._next_update += 1
-            if self._held or call.number >= self._acked() + WINDOW:
+            if self._held or call.number >= self._acked() + CLIENT_WINDOW:
                 self._held.append(call)
                 return
         self.open[call.number] = call
         self._transmit(call)
 
     def configure(self, epoch: int, members: Iterable[bytes]) -> bool:
-        """The chain is now this; whether that is news.  What is open goes to its new place at once."""
+        """The chain is now this; whether it has changed.  Open requests go to their new place at once."""
         if epoch <= self.epoch and self.members:
             return False
         self.epoch = epoch
@@ -123,21 +123,21 @@ class Requests:
         if call is None:
             self._counters["late"] += 1
             return
-        while self._held and self._held[0].number < self._acked() + WINDOW:
+        while self._held and self._held[0].number < self._acked() + CLIENT_WINDOW:
             held = self._held.popleft()
             self.open[held.number] = held
             self._transmit(held)
         call.complete(message.error, message.result)
 
     def on_redirect(self, message: GcsRedirect) -> None:
-        """A redirect that is no news of the chain (see :meth:`configure`)."""
+        """A redirect to a chain that is known already (see :meth:`configure`)."""
         self._counters["redirects"] += 1
         call = self.open.get(message.number)
         if call is not None and message.epoch == self.epoch and call.attempts:
             call.attempts = -1  # the next retry goes to its proper place
 
     def again(self, number: int) -> None:
-        """Send once more what was redirected by somebody who had not heard yet of the configuration that I know."""
+        """Send a request again: the node that redirected it did not know this client's configuration yet."""
         call = self.open.get(number)
         if call is not None:
             call.attempts = 0
@@ -145,7 +145,7 @@ class Requests:
 
     def tick(self, now: float) -> None:
         for call in list(self.open.values()):
-            if call.sent_at == math.inf:  # sent since the last tick, at a time that nobody has told us
+            if call.sent_at == math.inf:  # sent since the last tick, at an unknown time
                 call.sent_at = now
             elif not call.done and now - call.sent_at >= RETRY_S:
                 self._transmit(call, retry=True)
@@ -157,11 +157,11 @@ class Requests:
 
     @property
     def stuck(self) -> bool:
-        """Some request has been asked again and again."""
+        """Whether some request has been asked again and again."""
         return any(call.retries >= STUCK_RETRIES for call in self.open.values())
 
     def _acked(self) -> int:
-        """The number below which every update of mine is answered."""
+        """The number below which every update of this client is answered."""
         return next((n for n in self.open if n > 0), self._held[0].number if self._held else self._next_update)
 
     def _transmit(self, call: Call, retry: bool = False) -> None:
@@ -181,7 +181,7 @@ class Requests:
         """Raise AssertionError when the invariants are broken."""
         updates = [n for n in self.open if n > 0]
         held = [call.number for call in self._held]
-        assert updates == sorted(updates) and (not updates or updates[-1] < updates[0] + WINDOW)
+        assert updates == sorted(updates) and (not updates or updates[-1] < updates[0] + CLIENT_WINDOW)
         assert held == sorted(held) and not (held and updates and held[0] <= updates[-1])
         assert all(not call.done and call.number == n and call.shard == self.shard for n, call in self.open.items())
         assert all(0 < n < self._next_update for n in updates + held)

@@ -8,11 +8,11 @@
     service.peer_closed(node, proven=True)         # its endpoint refuses connections
     service.forget(incarnation)                    # a process is gone
     service.flush()                                # once a turn of the loop
-    service.told                                   # set when it has called back, or might have
+    service.has_news                               # set when it has called back, or might have
     service.close()
 
-``send(peer, message)`` queues a message for another node, or for a process of this node.  What this node says to
-itself never leaves the process.  A core process speaks to its own node only, which passes its requests on.
+``send(peer, message)`` queues a message for another node, or for a process of this node.  Messages of this node to
+itself never leave the process.  A core process has its own node as its only peer, which passes its requests on.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from zray import ids
-from zray.gcs.admission import Admission, described, parse_row, with_state
+from zray.gcs.admission import Admission
 from zray.gcs.chain import ChainReplica, Out, UnsafeConfig
-from zray.gcs.client import RETRY_S, Call, GcsClient
+from zray.gcs.client import RETRY_S, GcsClient
 from zray.gcs.coalesce import Coalescer
 from zray.gcs.config import ChainConfig, ClusterConfig, majority
-from zray.gcs.control import ALIVE, DEAD, DRAINING, FENCED, LEFT, Control, Host, NodeRow, Report
+from zray.gcs.control import ALIVE, DEAD, DRAINING, FENCED, Control, Host, Report
 from zray.gcs.membership import NODE_TIMEOUT_S
+from zray.gcs.nodes_table import NodesTable, PlannedLeave
 from zray.gcs.persistence import Replicas
 from zray.gcs.proxy import Proxy
 from zray.gcs.requests import STUCK_RETRIES
@@ -79,9 +80,9 @@ class GcsService(Host):
                  persist_dir: str | os.PathLike[str] | None = None, *, incarnation: bytes | None = None,
                  node_id: bytes = b"", first: bool = True, hints: list | None = None,
                  node_timeout_s: float = NODE_TIMEOUT_S, shards: int = SHARDS) -> None:
-        """``first``: a cluster of one, with what ``persist_dir`` holds; else ``hints`` says where the cluster is.
+        """``first``: a cluster of one, with the contents of ``persist_dir``; else ``hints`` leads to the cluster.
 
-        ``shards`` is what a cluster begins with and keeps; who joins takes it from the hints.
+        ``shards`` is fixed when a cluster begins; a node that joins takes it from the hints.
 
         Raises CorruptSnapshot when ``persist_dir`` holds a snapshot that does not read (losing the tables of a cluster
         silently would be worse than not starting), ValueError when the hints make no sense.
@@ -92,29 +93,24 @@ class GcsService(Host):
         self.on_fenced: Callable[[str], None] = lambda reason: None
         self.on_config: Callable[[ClusterConfig], None] = lambda config: None
         self.fenced_because = ""
-        self.told = False  # its client was answered, or the configuration has changed: for its owner, who clears it
+        self.has_news = False  # set when its client was answered or the configuration has changed; the daemon clears it
         self.counters: Counter[str] = Counter()
         self._now = now
         self._send_out = send
         config = ClusterConfig.first(self.incarnation, shards) if first else _of_hints(hints)
         many = len(config.chains)
         self.disk = Replicas(persist_dir, many, self._disk_failed) if persist_dir is not None else None
-        self._held: Out = []  # to be sent when what it depends on is on disk
+        self._held: Out = []  # to be sent when the updates that they depend on are on disk
         self._local: deque[tuple[bytes, Any]] = deque()  # messages from this process to itself
         self._pumping = False
-        self._chained = Coalescer()  # what the replicas here say to their neighbours in this turn
-        self._reported: list[tuple[int, int, bool, bool]] = []  # what was found when _reports were made
+        self._chained = Coalescer()  # messages of the replicas here to their neighbours in this turn
+        self._reported: list[tuple[int, int, bool, bool]] = []  # the state from which _reports were made
         self._reports: list[Report] = []
-        self._told: dict[int, tuple[bool, bool]] = {}  # what voters know of my replicas
+        # the last states of the replicas here that were reported to the voters
+        self._reported_states: dict[int, tuple[bool, bool]] = {}
         self._ticked_at = -math.inf
-        self._node_rows: dict[bytes, bytes] = {}  # key -> value of the nodes table
-        self._ended: dict[bytes, str] = {}  # nodes declared dead
-        self._burying: set[bytes] = set()  # nodes whose rows are being changed
-        self._condemned: set[bytes] = set()  # nodes that this one has made "dead" or is about to, until the rows say so
-        self._leave: Callable[[], None] | None = None
-        self._leave_reason = ""
-
-        start = config if first else config._replace(generation=0)  # what the hints say is learned below
+        self._leave: PlannedLeave | None = None
+        start = config if first else config._replace(generation=0)  # the chains of the hints are learned below
         self.control = Control(self.incarnation, start, self, node_timeout_s=node_timeout_s)
         self.replicas: dict[int, ChainReplica] = {}
         if first:
@@ -126,6 +122,7 @@ class GcsService(Host):
                     state.clients.sessions.clear()  # of processes that are no more
                 self.replicas[shard] = self.make_replica(chain, shard, state)
         self.client = GcsClient(self.incarnation, self.route, shards=many)
+        self.nodes = NodesTable(self.client, self._go_on_leaving)
         for shard, chain in enumerate(config.chains):
             self.client.configured(chain, shard)
         self.proxy = Proxy(self.client, self.route)
@@ -136,10 +133,10 @@ class GcsService(Host):
                 self.disk.keep(replica, fresh=True)
         self._run(lambda: self.control.adopt(config, now()))
         self.client.watch(NODES, self._on_node_rows)
-        if first:  # with what a cluster before this one left behind
+        if first:  # rows that the cluster before this one left behind
             for node, row in list(self.control.rows.items()):
                 if row.state in (ALIVE, DRAINING):
-                    self._set_state(node, DEAD, "the cluster was restarted")
+                    self.nodes.set_state(node, DEAD, "the cluster was restarted")
 
     # ------------------------------------------------------------ what the daemon asks
 
@@ -148,24 +145,19 @@ class GcsService(Host):
         return self.control.config
 
     @property
-    def replica(self) -> ChainReplica:
-        """This node's replica of the first shard, which holds the nodes table among others."""
-        return self.replicas[0]
-
-    @property
     def alone(self) -> bool:
         """A cluster of one: nothing is sent, and every request of the client is complete when it returns."""
         return self.control.alone
 
     def hints(self) -> list:
-        """What a node that joins gives to its own service to find the control store."""
+        """Hints by which a node that joins finds the control store."""
         return [self.config.pack()]
 
     def trouble(self) -> str:
-        """What keeps the control store from answering, and what to do about it; '' when nothing is known to."""
+        """The obstacle that keeps the control store from answering, and a remedy; '' when none is known."""
         voters, missing = self.config.voters, self.control.missing_voters(self._now())
         if not majority(voters, set(voters).difference(missing)):
-            return (f"the control store has no majority: {self._called(missing)} did not answer, and of its "
+            return (f"the control store has no majority: {self.nodes.named(missing)} did not answer, and of its "
                     f"{len(voters)} voter{'s' if len(voters) > 1 else ''} {self._enough()} must: until then no "
                     "actor is created, no name is claimed, nobody joins. Let those nodes go on, or reach this one "
                     "again; if their processes have ended, stop the others and start the cluster anew")
@@ -174,38 +166,32 @@ class GcsService(Host):
             return ""
         members = dict.fromkeys(name for shard in waiting for name in self.config.chains[shard].members)
         return (f"the control store has left requests without an answer for {STUCK_RETRIES * RETRY_S:g} s or more, of "
-                f"shard(s) {', '.join(map(str, waiting))}, which are on {self._called(members)}; its voters are "
-                f"{self._called(voters)}, of whom {self._enough()} must answer")
+                f"shard(s) {', '.join(map(str, waiting))}, which are on {self.nodes.named(members)}; its voters are "
+                f"{self.nodes.named(voters)}, of whom {self._enough()} must answer")
 
     def _enough(self) -> str:
         """How many voters are a majority."""
         voters = self.config.voters
         half = len(voters) // 2
-        return f"{half + 1}" if len(voters) % 2 else f"{half + 1}, or {half} with {self._called(voters[:1])},"
-
-    def _called(self, nodes: Iterable[bytes]) -> str:
-        """Nodes as people know them."""
-        rows = {key[len(NODES):][:ids.INCARNATION_SIZE]: value for key, value in self._node_rows.items()}
-        return ", ".join(described(node, rows.get(node)) for node in nodes)
+        return f"{half + 1}" if len(voters) % 2 else f"{half + 1}, or {half} with {self.nodes.named(voters[:1])},"
 
     def admit(self, row: dict[str, Any], then: Callable[[str, int], None]) -> None:
-        """Take a node into the cluster; ``then(refused, ordinal)``, where refused is '' or says why not.
+        """Take a node into the cluster; ``then(refused, ordinal)``, where refused is '' or the reason.
 
-        ``row``: what the nodes table is to say, with ``node_id`` (28 bytes) and ``name`` ('' for none).  The first
-        node admits itself and gets ordinal 0.
+        ``row``: the contents of its row in the nodes table, with ``node_id`` (28 bytes) and ``name`` ('' for none).
+        The first node admits itself and gets ordinal 0.
         """
         own = row.get("node_id", b"")[:ids.INCARNATION_SIZE] == self.incarnation
         Admission(self.client, row, then, first_ordinal=0 if own else 1)
 
     def drain(self, reason: str) -> None:
         """This node is about to leave: its row says so, and others take over its parts in the control store."""
-        self._set_state(self.incarnation, DRAINING, reason)
+        self.nodes.set_state(self.incarnation, DRAINING, reason)
 
     def leave(self, reason: str, then: Callable[[], None]) -> None:
         """Planned leave: hand every part in the control store on, set the row to "left", then call ``then``."""
-        self._leave = then
-        self._leave_reason = reason
-        self._run(self._go_on_leaving)
+        self._leave = PlannedLeave(self.nodes, self.incarnation, reason, then)
+        self._run(self._leave_step)
 
     def peer_closed(self, node: bytes, proven: bool) -> None:
         """The link to a node has broken; ``proven``: its process has ended (its endpoint refuses connections)."""
@@ -214,7 +200,7 @@ class GcsService(Host):
             self._run(lambda: self.control.peer_gone(ids.node_of(node), self._now()))
 
     def link_answers(self, node: bytes, answers: bool) -> None:
-        """Our connection to a node is there, and ZMTP's heartbeats on it are answered; or it is not any more."""
+        """Our connection to a node exists, and ZMTP's heartbeats on it are answered; or not any more."""
         membership = self.control.membership
         if answers:
             membership.answers(node)
@@ -222,11 +208,11 @@ class GcsService(Host):
             membership.answers_no_more(node, self._now())
 
     def heard(self, node: bytes) -> None:
-        """Something arrived from that node, though perhaps not yet what was before it: it lives."""
+        """A message of that node arrived, though perhaps not yet the ones before it: the node lives."""
         self.control.membership.heard(node, self._now())
 
     def forget(self, incarnation: bytes) -> None:
-        """A process is gone: drop its watches and what is remembered of its requests."""
+        """A process is gone: drop its watches and the memory of its requests."""
         self.proxy.forget(incarnation)
         for replica in self.replicas.values():
             replica.forget_client(incarnation)
@@ -234,7 +220,7 @@ class GcsService(Host):
                 self.client.forget_client(incarnation, replica.shard)
 
     def next_deadline(self) -> float | None:
-        """When :meth:`tick` is to be called at the latest, None: not before something happens."""
+        """When :meth:`tick` is due at the latest, None: not before an event."""
         if self.fenced_because:
             return None
         now = self._now()
@@ -253,7 +239,7 @@ class GcsService(Host):
         return due if due < math.inf else None
 
     def tick(self, now: float) -> None:
-        """Do what is due: heartbeats, leases, suspicions, what to send again, the snapshot."""
+        """Do everything that is due: heartbeats, leases, suspicions, retries, the snapshot."""
         if self.fenced_because:
             return
         self._ticked_at = now
@@ -263,13 +249,13 @@ class GcsService(Host):
                 if replica.acknowledge_at < math.inf:
                     replica.acknowledge_at = now
         for replica in list(self.replicas.values()):
-            self._run(lambda replica=replica: self._of_replica(replica, replica.tick(now)))  # type: ignore[misc]
+            self._run(lambda replica=replica: self._replica_out(replica, replica.tick(now)))  # type: ignore[misc]
         if not self.alone or self.client.busy:
             self.client.tick(now)
         self.flush()
 
     def flush(self) -> None:
-        """Put on disk what was applied, then send what waited for that or for the end of the turn.
+        """Put applied updates on disk, then send the messages that waited for that or for the end of the turn.
 
         Call once a turn, or leave it to ``tick``.
         """
@@ -287,17 +273,17 @@ class GcsService(Host):
             return
         self._local.append((peer, message))
         if not self._pumping:
-            self._run(list)
+            self._run(_nothing)
 
     def receive(self, peer: bytes, message: Any) -> None:
         """A message of the control store from another process."""
         if self.fenced_because:
             return
         if isinstance(message, _BETWEEN_NODES) and ids.node_of(peer) != peer:
-            self.counters["stranger"] += 1  # a process has no say in this
+            self.counters["stranger"] += 1  # only nodes may send these
             return
-        if peer in self._ended and not isinstance(message, NodeStanding):
-            self._send_out(peer, NodeStanding(peer, FENCED, self._ended[peer]))
+        if peer in self.nodes.ended and not isinstance(message, NodeStanding):
+            self._send_out(peer, NodeStanding(peer, FENCED, self.nodes.ended[peer]))
             return
         self.control.membership.heard(peer, self._now())
         self._run(lambda: self._handle(peer, message), group=True)
@@ -305,12 +291,12 @@ class GcsService(Host):
     def _handle(self, peer: bytes, message: Any) -> Out:
         kind = type(message)
         if kind in _TO_CLIENT:
-            self.told = True
+            self.has_news = True
             if kind is GcsRedirect and peer != self.incarnation and self._is_behind(message):
                 self._emit([(peer, ConfigIs(self.config.pack()))])
                 self.client.again(peer, message.number, message.shard)
                 return []
-            if kind is GcsRedirect and self._comes_here(message):
+            if kind is GcsRedirect and self._is_early_redirect(message):
                 return []
             self.client.on_message(peer, message)
             return []
@@ -321,7 +307,7 @@ class GcsService(Host):
             return []
         replica = self.replicas.get(message.shard)
         if replica is not None:
-            return self._of_replica(replica, replica.on_message(peer, message, self._now()))
+            return self._replica_out(replica, replica.on_message(peer, message, self._now()))
         if isinstance(message, (GcsRequest, GcsWatch)) and 0 <= message.shard < len(self.config.chains):
             chain = self.config.chains[message.shard]
             number = message.number if isinstance(message, GcsRequest) else 0
@@ -329,15 +315,15 @@ class GcsService(Host):
         return []
 
     def _is_behind(self, redirect: GcsRedirect) -> bool:
-        """Whoever wrote this does not know the configuration yet by which I asked it."""
+        """The sender of this redirect is on an older configuration than ours."""
         if not 0 <= redirect.shard < len(self.config.chains):
             return False
         return redirect.epoch < self.config.chains[redirect.shard].epoch == self.client.shards[redirect.shard].epoch
 
-    def _comes_here(self, redirect: GcsRedirect) -> bool:
-        """It has overtaken the configuration that makes me head or tail: what it sends here is sent when I know it.
+    def _is_early_redirect(self, redirect: GcsRedirect) -> bool:
+        """Whether a redirect to this node overtook the configuration that makes this node head or tail.
 
-        At once it would be refused, and nobody would send it again but the clock.
+        A request sent here at once would be refused, and retried only after a time-out: wait for the configuration.
         """
         if not redirect.members or not 0 <= redirect.shard < len(self.config.chains):
             return False
@@ -345,25 +331,25 @@ class GcsService(Host):
                 and self.incarnation in (redirect.members[0], redirect.members[-1]))
 
     def make_replica(self, chain: ChainConfig, shard: int, state: ReplicatedState | None) -> ChainReplica:
-        """A replica that starts at this node (the simulator puts in one that remembers more)."""
+        """A replica that starts at this node (the simulator's has a longer memory)."""
         return ChainReplica(self.incarnation, chain, state, shard)
 
-    def _of_replica(self, replica: ChainReplica, out: Out) -> Out:
-        """What a replica wants sent; and voters hear at once when it has become able to do something, or wants to."""
+    def _replica_out(self, replica: ChainReplica, out: Out) -> Out:
+        """A replica's messages; a change of its state, or its need of a lease, goes to the voters at once."""
         self._persist(replica)
         said = (replica.established, replica.joiner_caught_up())
         now = self._now()
-        if said != self._told.get(replica.shard) or (replica.wants_lease(now)
+        if said != self._reported_states.get(replica.shard) or (replica.wants_lease(now)
                                                      and self.control.lease.due(self.config, now)):
-            self._told[replica.shard] = said
+            self._reported_states[replica.shard] = said
             out = out + self.control.step(now)
         return out
 
     def _run(self, action: Callable[[], Out], group: bool = False) -> None:
-        """Perform an event, then deliver what this node says to itself, in order, one at a time.
+        """Perform an event, then deliver this node's messages to itself, in order, one at a time.
 
-        ``group``: what has to wait for the disk may wait for the end of the turn, and share one sync with others; what
-        is said to neighbours in the chain, too, and is then said once.
+        ``group``: messages that wait for the disk may wait for the end of the turn, and share one sync.  Messages to
+        neighbours in the chain wait too, and are then sent as one.
         """
         if self._pumping:
             self._emit(action())
@@ -394,12 +380,12 @@ class GcsService(Host):
     # ------------------------------------------------------------ what Control asks of its host
 
     def adopted(self, config: ClusterConfig) -> None:
-        self.told = True
+        self.has_news = True
         now = self._now()
         for shard, chain in enumerate(config.chains):
             replica = self.replicas.get(shard)
             if not chain.since_of(self.incarnation):
-                if replica is not None:  # tell those who watch here where to go
+                if replica is not None:  # redirect the watchers here
                     self._emit(replica.reconfigure(chain, now))
                     self._discard(shard)
                 continue
@@ -415,23 +401,23 @@ class GcsService(Host):
         for shard, chain in enumerate(config.chains):
             self.client.configured(chain, shard)
         self.on_config(config)
-        self._emit(self._go_on_leaving())
+        self._go_on_leaving()
 
     def _discard(self, shard: int) -> None:
-        """No replica of that shard here any more."""
+        """This node holds no replica of that shard any more."""
         replica = self.replicas.pop(shard)
-        self._told.pop(shard, None)
+        self._reported_states.pop(shard, None)
         if self.disk is not None and replica.journal is not None:
             self.disk.drop(shard)
 
     def reports(self) -> list[Report]:
-        """The same list as long as nothing has changed."""
+        """Reports of the replicas here; the same list as long as nothing has changed."""
         state = [(shard, replica.config.epoch, replica.established, replica.joiner_caught_up())
                  for shard, replica in self.replicas.items()]
         if state != self._reported:
             self._reported = state
             self._reports = [Report(*said) for said in sorted(state)]
-        self._told = {shard: (established, caught_up) for shard, _, established, caught_up in state}
+        self._reported_states = {shard: (established, caught_up) for shard, _, established, caught_up in state}
         return self._reports
 
     def read_at(self) -> float:
@@ -447,10 +433,10 @@ class GcsService(Host):
         return math.inf if len(chain.members) == 1 else self.control.lease.until
 
     def declare_dead(self, node: bytes, reason: str) -> None:
-        self._set_state(node, DEAD, reason)
+        self.nodes.set_state(node, DEAD, reason)
 
     def condemned(self) -> set[bytes]:
-        return self._condemned
+        return self.nodes.condemned
 
     def fenced(self, reason: str) -> None:
         if not self.fenced_because:
@@ -460,61 +446,22 @@ class GcsService(Host):
     # ------------------------------------------------------------ the nodes table
 
     def _on_node_rows(self, reset: bool, changes: list[Change]) -> None:
-        if reset:
-            self._node_rows.clear()
-        for change in changes:
-            if change.value is None:
-                self._node_rows.pop(change.key, None)
-            else:
-                self._node_rows[change.key] = change.value
-        rows: dict[bytes, NodeRow] = {}
-        for key, value in self._node_rows.items():
-            node, row = parse_row(key, value)
-            if row is not None:
-                rows[node] = row
-        self._ended = {node: "declared dead" for node, row in rows.items() if row.state == DEAD}
-        self._condemned -= self._ended.keys()
-        if self.incarnation in self._ended:
-            self.fenced(self._ended[self.incarnation])
+        rows = self.nodes.update(reset, changes)
+        if self.incarnation in self.nodes.ended:
+            self.fenced(self.nodes.ended[self.incarnation])
             return
         self._emit(self.control.on_rows(rows, self._now()))
-        self._emit(self._go_on_leaving())
+        self._go_on_leaving()
 
-    def _set_state(self, node: bytes, state: str, reason: str) -> None:
-        """One compare-and-set on a node's row; repeated by whoever still wants it when the row has changed."""
-        found = next(((key, value) for key, value in self._node_rows.items() if key.startswith(NODES + node)), None)
-        if found is None or node in self._burying:
-            return
-        key, value = found
+    def _go_on_leaving(self) -> None:
+        """The next step of a planned leave, if one is under way: the row or the configuration has changed."""
+        if self._leave is not None:
+            self._leave.step(self.control.rows.get(self.incarnation),
+                             has_parts=not self.alone and self.incarnation in self.config.involved,
+                             is_unknown=self.first and self.alone)
 
-        def done(call: Call) -> None:
-            self._burying.discard(node)
-            if call.error or not call.value[0]:
-                self._condemned.discard(node)
-            self._emit(self._go_on_leaving())  # the news of the row may have come before this answer
-
-        self._burying.add(node)
-        if state == DEAD:
-            self._condemned.add(node)
-        self.client.compare_and_set(key, value, with_state(value, state, reason), done)
-
-    def _go_on_leaving(self) -> Out:
-        """The next step of a planned leave: called whenever the row or the configuration has changed."""
-        then, row = self._leave, self.control.rows.get(self.incarnation)
-        if then is None:
-            return []
-        if row is None:
-            if self.first and self.alone:  # never admitted, so nobody needs to know
-                self._leave = None
-                then()
-        elif row.state == ALIVE:
-            self._set_state(self.incarnation, DRAINING, self._leave_reason)
-        elif row.state == DRAINING:
-            if self.alone or self.incarnation not in self.config.involved:
-                self._set_state(self.incarnation, LEFT, self._leave_reason)
-        else:
-            self._leave = None
-            then()
+    def _leave_step(self) -> Out:
+        self._go_on_leaving()
         return []
 
     # ------------------------------------------------------------ disk
@@ -524,7 +471,7 @@ class GcsService(Host):
             self.disk.keep(replica)
 
     def _synced(self) -> Out:
-        """What was held, after a sync; when that fails, nothing is acknowledged."""
+        """The held messages, after a sync; when that fails, nothing is acknowledged."""
         assert self.disk is not None
         self.disk.sync()
         held, self._held = self._held, []
@@ -553,6 +500,10 @@ class GcsService(Host):
         self.proxy.check()
         self.control.check()
         assert not self._local or self._pumping
+
+
+def _nothing() -> Out:
+    return []
 
 
 def _of_hints(hints: list | None) -> ClusterConfig:

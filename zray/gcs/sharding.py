@@ -1,8 +1,8 @@
-"""Which shard holds a key.  The only place that knows; used by the client alone (replicas take what comes).
+"""Which shard holds a key.  Only the client uses it: replicas take any key.
 
-Tables that every node watches or lists as a whole, or that need one order (nodes, jobs, names, placement groups, what
-was allotted), stay together in shard 0.  The tables that grow with the work (actors, functions, locations and owners of
-objects, user keys) are spread by a hash of the whole key.
+Some tables stay together in shard 0: those that every node watches or lists as a whole, or that need one order (nodes,
+jobs, names, placement groups, allotted numbers).  The tables that grow with the work (actors, functions, locations and
+owners of objects, user keys) are spread by a hash of the whole key.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a replica replicates: tables, answered requests and recent changes, after some number of updates.
+"""The replicated state of a replica: tables, answered requests and recent changes, after some number of updates.
 
 Two replicas that applied the same updates are equal byte for byte (``snapshot()``), because nothing here depends on
 anything else.
@@ -67,7 +67,7 @@ class ReplicatedState:
                               self.changes.dump()], use_bin_type=True)
 
     def restore(self, raw: bytes) -> None:
-        """Become what :meth:`snapshot` wrote; raises CorruptSnapshot and changes nothing when ``raw`` is not that."""
+        """Become the state that :meth:`snapshot` wrote; CorruptSnapshot, and no change, when ``raw`` is none."""
         fresh = ReplicatedState()
         try:
             form, fresh.sequence, rows, clients, changes = msgpack.unpackb(

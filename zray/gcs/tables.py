@@ -1,6 +1,6 @@
 """The tables of one shard of the control store: one ordered, versioned key-value state machine.
 
-A key is a table's prefix followed by what names the row; a value is opaque bytes (mostly msgpack).  The version of a
+A key is a table's prefix followed by the name of the row; a value is opaque bytes (mostly msgpack).  The version of a
 row is the chain sequence number of the update that wrote it, so versions are the same on every replica.
 
     operation                                             result
@@ -11,9 +11,9 @@ row is the chain sequence number of the update that wrote it, so versions are th
     [LIST, prefix, after, limit, with_values]             [[[key, value | None, version], ...], more]
     [FORGET, client]                                      existed       (applied by zray.gcs.state)
 
-Create-if-absent is COMPARE_AND_SET from None, delete-if-equal is COMPARE_AND_SET to None; the value in the result is
-what the row holds afterwards, so a loser learns who won.  Operations are deterministic: they read nothing but the
-state and the update's own fields, which is what lets a chain forward operations rather than state.
+Create-if-absent is COMPARE_AND_SET from None, delete-if-equal is COMPARE_AND_SET to None.  The value in the result is
+the row's afterwards, so a loser learns the winner.  Operations are deterministic: they read nothing but the state and
+the update's own fields, so a chain can forward operations rather than state.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ NAMES = b"name/"
 LOCATIONS = b"loc/"
 OWNERS = b"own/"  # of objects whose first owner died
 KV = b"kv/"
-SYSTEM = b"sys/"  # of the control store itself: what was allotted to nodes
+SYSTEM = b"sys/"  # of the control store itself: the numbers and names allotted to nodes
 GROUPS = b"pg/"
 GROUP_NAMES = b"pgname/"
 
@@ -48,7 +48,7 @@ VALUE_BYTES_MAX = {NODES: RECORD_BYTES_MAX, JOBS: RECORD_BYTES_MAX, FUNCTIONS: B
                    SYSTEM: 4096, GROUPS: RECORD_BYTES_MAX, GROUP_NAMES: 256}
 # Of one shard; a node alone holds them all.
 TABLES_BYTES_MAX = 256 * 1024 * 1024
-# What a row costs besides its key and value: tuple, bytes headers, its place in the dict and the sorted list.
+# Cost of a row besides its key and value: tuple, bytes headers, its place in the dict and the sorted list.
 ROW_BYTES = 250
 LIST_ROWS_MAX = 10_000
 LIST_BYTES_MAX = 16 * 1024 * 1024
@@ -71,14 +71,14 @@ _SHAPES: dict[int, tuple[tuple[type, ...], ...]] = {
 
 
 class Change(NamedTuple):
-    """What an update did to one row; ``value`` None means it is gone."""
+    """The effect of an update on one row; ``value`` None means the row is gone."""
 
     version: int
     key: bytes
     value: bytes | None
 
 
-class Row(NamedTuple):
+class TableRow(NamedTuple):
     value: bytes
     version: int
 
@@ -190,7 +190,7 @@ class Tables:
             return (f"{FULL}: the control store holds {self.bytes_used} bytes in {len(self.rows)} rows, "
                     f"its limit is {self.bytes_max}")
         self.bytes_used += size
-        self.rows[key] = Row(value, sequence)
+        self.rows[key] = TableRow(value, sequence)
         return ""
 
     def _remove(self, key: bytes) -> bool:
@@ -215,7 +215,7 @@ class Tables:
         return [[key, row.value, row.version] for key, row in self.rows.items()]
 
     def load(self, dumped: list) -> None:
-        self.rows = SortedDict({key: Row(value, version) for key, value, version in dumped})
+        self.rows = SortedDict({key: TableRow(value, version) for key, value, version in dumped})
         self.bytes_used = sum(_row_bytes(key, row.value) for key, row in self.rows.items())
 
     def check(self) -> None:

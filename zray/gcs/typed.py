@@ -45,7 +45,7 @@ class TypedTables:
         return self.get(FUNCTIONS + key, done)
 
     def await_function(self, key: bytes, arrived: Callable[[bytes], None]) -> int:
-        """``arrived(blob)`` as soon as somebody has stored the function; returns the number of the watch, to end it."""
+        """``arrived(blob)`` as soon as a process has stored the function; the number of the watch, to end it."""
         def changed(reset: bool, changes: list[Change]) -> None:
             blob = next((change.value for change in changes if change.value is not None), None)
             if blob is not None:
@@ -54,7 +54,7 @@ class TypedTables:
         return self.watch_key(FUNCTIONS + key, changed)
 
     def drop_job(self, job: bytes) -> None:
-        """Forget the functions and owners whose keys begin with ``job``: nobody is left to call, or to hold, them."""
+        """Forget the functions and owners whose keys begin with ``job``: no process is left that needs them."""
         def listed(call: Call) -> None:
             for key, _ in call.value or ():
                 self.delete(key)
@@ -139,7 +139,7 @@ class TypedTables:
         return self._unpacked(LOCATIONS + oid, done)
 
     def swap_owner(self, oid: bytes, old: bytes | None, new: bytes | None, done: Done = None) -> Call:
-        """value: (whether the adopter of an object was ``old``, and is ``new`` now, who it is now)."""
+        """value: (whether the adopter of an object was ``old`` and is now ``new``, the adopter now)."""
         return self.compare_and_set(OWNERS + oid, old, new, done)
 
     def read_owner(self, oid: bytes, done: Done = None) -> Call:

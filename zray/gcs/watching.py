@@ -3,10 +3,10 @@
 A watch has a part for every shard that may hold its keys; a part is a position in the order of that shard's chain.
 
     one part       positions and versions are those of the chain
-    several parts  the first callback waits for the state of all shards, and is the whole; after it come the changes of
-                   each shard in that shard's order, so the order of the changes of one key is kept, and of two keys in
-                   different shards is not.  A position is the sum of the positions of the parts: it only grows
-    a part fell behind what its shard remembers: of one part, its state comes as a reset; of several, all parts start
+    several parts  the first callback waits for the state of all shards, and is the whole.  Later callbacks hold the
+                   changes of each shard in that shard's order.  So changes of one key stay in order; those of two keys
+                   in different shards may not.  A position is the sum of the positions of the parts: it only grows
+    a part fell behind the memory of its shard: of one part, its state comes as a reset; of several, all parts start
                    again, so a reset still is the whole state and never that of one shard
 """
 
@@ -40,8 +40,8 @@ class _Part:
         self.seen = -1
         self.unacked = 0  # changes received since the last acknowledgement
         self.asked_at = -math.inf
-        self.waiting = False  # asked, and nothing has come since
-        self.retries = 0  # since something came
+        self.waiting = False  # asked, and no answer has come since
+        self.retries = 0  # since the last message
 
 
 class _Watch:
@@ -88,7 +88,7 @@ class Watches:
         return bool(self._asking)
 
     def stuck(self) -> set[int]:
-        """Shards that have left a part without an answer though it asked again and again."""
+        """Shards that left a part without an answer though it asked again and again."""
         return {part.shard for part in self._parts.values() if part.retries >= STUCK_RETRIES}
 
     def moved(self, shard: int) -> None:
@@ -114,7 +114,7 @@ class Watches:
         if part is None or part.shard != message.shard:
             self._counters["late"] += 1
             return
-        # A reset answers one question; if I have moved on since I asked, the changes after where I am are better.
+        # A reset answers one question; if this part has moved on since, the changes after its position are better.
         if message.previous != part.seen if message.reset else message.previous > part.seen:
             self._counters["watch_gap"] += 1
             if not part.waiting:

@@ -40,7 +40,7 @@ class LookupActor(Message):
 
 @message(83)
 class WatchActor(Message):
-    """Core process -> node: send me ActorState now and at each change."""
+    """Core process -> node: send it ActorState now and at each change."""
 
     actor: bytes
 

@@ -1,4 +1,4 @@
-"""How a message is declared: a NamedTuple with a ``CODE``, its field types read from the annotations."""
+"""The declaration of a message: a NamedTuple with a ``CODE``, its field types read from the annotations."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     @dataclass_transform()
     class Message:
-        """What a type checker sees: a NamedTuple cannot declare a class variable that its decorator sets."""
+        """The base for type checkers: a NamedTuple cannot declare a class variable that its decorator sets."""
 
         CODE: ClassVar[int]
         _fields: ClassVar[tuple[str, ...]]
@@ -36,7 +36,7 @@ FIELD_TYPES: dict[int, tuple[frozenset[type], ...]] = {}
 SIGNATURES: dict[int, tuple[type, ...]] = {}  # of messages whose fields have one type each: checked in one comparison
 
 
-# What a field may hold on the wire, by the name of its annotation (typing.get_type_hints costs 15 ms at import).
+# Types that a field may hold, by the name of its annotation (typing.get_type_hints costs 15 ms at import).
 _WIRE_TYPES: dict[str, frozenset[type]] = {
     "int": frozenset((int,)), "float": frozenset((float, int)), "bool": frozenset((bool,)), "str": frozenset((str,)),
     "bytes": frozenset((bytes,)), "list": frozenset((list,)), "dict": frozenset((dict,)),

@@ -9,8 +9,8 @@ from zray.messages.base import Message, message
 class Relay(Message):
     """Node <-> node: message ``code, fields`` between ``process``, a core process of one of them, and the other one.
 
-    From the process's own node it is what the process says to the receiving node; to that node, what the process is
-    to be told.
+    From the process's own node it is a message of the process to the receiving node.  To that node it is a message for
+    the process.
     """
 
     process: bytes
@@ -20,17 +20,17 @@ class Relay(Message):
 
 @message(191)
 class Dial(Message):
-    """Core process -> its node -> the node of ``process``: at which TCP endpoint can that process be dialled?"""
+    """Core process -> its node -> the node of ``process``: at which TCP endpoint can it be dialled?"""
 
     process: bytes
 
 
-RELAYED = "relay"  # the endpoint of a process that has none: its node passes frames on
+RELAYED = "relay"  # the endpoint of a process that has none: its node relays frames
 
 
 @message(192)
 class DialAnswer(Message):
-    """The way back; ``endpoint`` '' when there is no such process, and ``error`` says so."""
+    """The answer, by the same way; ``endpoint`` '' when there is no such process, for the reason in ``error``."""
 
     process: bytes
     endpoint: str
@@ -39,7 +39,7 @@ class DialAnswer(Message):
 
 @message(193)
 class BindTcp(Message):
-    """Node -> its core process: somebody on another node needs you; bind a TCP endpoint, answer with Bound."""
+    """Node -> its core process: a process elsewhere needs a connection; bind a TCP endpoint, answer with Bound."""
 
     host: str
     insecure: bool = False
@@ -71,13 +71,13 @@ class NodeJoin(Message):
 
 @message(201)
 class NodeJoined(Message):
-    """``refused`` says why not ('' when welcome)."""
+    """``refused``: the reason against the new node, '' when it is admitted."""
 
     refused: str
     cluster: str  # id of the cluster
     ordinal: int  # number of this node: jobs and leases are numbered from it
     rows: list  # rows of the nodes table, as in NodeJoin, of all live nodes
-    gcs: list  # what zray.gcs.service needs to find the control store
+    gcs: list  # hints for zray.gcs.service to find the control store
     settings: dict
 
 
@@ -99,7 +99,7 @@ class JobStart(Message):
 
 @message(204)
 class JobEnd(Message):
-    """Node -> node: its driver is gone; ``last``: so is the last actor that outlived it, wherever it was."""
+    """Node -> node: the job's driver is gone; ``last``: so is the last actor that outlived it, on any node."""
 
     job: int
     reason: str
@@ -132,7 +132,7 @@ class ActorPlaced(Message):
 
 @message(207)
 class ActorNotPlaced(Message):
-    """The node cannot run it (now): the home looks elsewhere."""
+    """The node cannot run the life (now): the home looks for another node."""
 
     actor: bytes
     life: int
@@ -175,7 +175,7 @@ class ResizeLease(Message):
 
 @message(212)
 class AdoptActor(Message):
-    """New home of an actor -> the node where it lives: I take care of it from now on."""
+    """New home of an actor -> the node where it lives: the sender is its home from now on."""
 
     actor: bytes
     worker: bytes
@@ -183,7 +183,7 @@ class AdoptActor(Message):
 
 @message(213)
 class NodeRows(Message):
-    """Node -> node: rows of the nodes table that you lack; with ``asks``: tell me those that you know.
+    """Node -> node: rows of the nodes table that the other lacks; with ``asks``: send the rows that you have.
 
     A watch of the table brings them as well, but not to a node that has yet to learn how to reach the table's tail.
     """

@@ -32,7 +32,7 @@ class GcsReply(Message):
 
 @message(142)
 class GcsRedirect(Message):
-    """Replica -> client: I do not play that role in epoch ``epoch``; ``members`` from head to tail do."""
+    """Replica -> client: it does not play that role in epoch ``epoch``; ``members`` from head to tail do."""
 
     number: int  # of the request, 0 for a watch
     epoch: int
@@ -42,7 +42,7 @@ class GcsRedirect(Message):
 
 @message(143)
 class GcsWatch(Message):
-    """Client -> tail: send me the changes of keys with ``prefix`` after version ``seen`` (-1: the present state first).
+    """Client -> tail: send the changes of keys with ``prefix`` after version ``seen`` (-1: the present state first).
 
     Sent to subscribe, to acknowledge (credit), and now and then to find out about a lost message or a new tail.
     """
@@ -88,9 +88,9 @@ class ChainUpdates(Message):
 
 @message(151)
 class ChainAck(Message):
-    """Successor -> predecessor, cumulative: I have all up to ``received``, the tail has processed up to ``committed``.
+    """Successor -> predecessor, cumulative: it has all up to ``received``, the tail has processed up to ``committed``.
 
-    ``sync``: answer this even if there is nothing new (sent until the successor has heard from you in this epoch).
+    ``sync``: answer this even if there is nothing new (sent until the successor hears its predecessor in this epoch).
     """
 
     epoch: int

@@ -38,7 +38,7 @@ class RemoveGroup(Message):
 
 @message(243)
 class WatchGroup(Message):
-    """Core process -> its node -> the group's home: send me GroupState now and at each change."""
+    """Core process -> its node -> the group's home: send it GroupState now and at each change."""
 
     group: bytes
 
@@ -58,7 +58,7 @@ class GroupState(Message):
 class BundleReserve(Message):
     """Home -> node, prepare: set these bundles aside, all or none; answered by BundleReserved.
 
-    ``wait``: when they are not free now, queue for them, and answer when they are (or never: then BundleReturn comes).
+    ``wait``: when they are not free now, queue for them, and answer when they are, or never after a BundleReturn.
     """
 
     group: bytes
@@ -74,12 +74,12 @@ class BundleReserved(Message):
     group: bytes
     attempt: int
     ok: bool
-    detail: str  # why not
+    detail: str  # the reason for a refusal
 
 
 @message(247)
 class BundleCommit(Message):
-    """Home -> node: what was reserved in this round is in use from now on; answered by BundleAck."""
+    """Home -> node: the bundles of this round are in use from now on; answered by BundleAck."""
 
     group: bytes
     attempt: int
@@ -87,8 +87,8 @@ class BundleCommit(Message):
 
 @message(248)
 class BundleReturn(Message):
-    """Home -> node: give back what was reserved in this round (``removed``: in this and all earlier rounds, and end
-    whatever uses it); answered by BundleAck."""
+    """Home -> node: give back the bundles of this round (``removed``: of this and all earlier rounds), and end the
+    workers that use them; answered by BundleAck."""
 
     group: bytes
     attempt: int
@@ -97,7 +97,7 @@ class BundleReturn(Message):
 
 @message(249)
 class BundleAck(Message):
-    """Node -> home: done as told.  state: COMMITTED, UNKNOWN (nothing to commit here), RETURNED, REMOVED."""
+    """Node -> home: done.  state: COMMITTED, UNKNOWN (nothing to commit here), RETURNED, REMOVED."""
 
     group: bytes
     attempt: int

@@ -14,12 +14,12 @@ class LeaseKey(Message):
     env: dict  # environment variables of the runtime environment
     strategy: dict
     name: str  # of the first function, for humans
-    job: int = 0  # when a node says this for a process of its own; else the job of the process
+    job: int = 0  # when a node sends this for a process of its own; else the job of the process
 
 
 @message(21)
 class LeaseWant(Message):
-    """Owner -> node: how many leases, beyond those held, this key could use now.  Absolute, so repeats are harmless."""
+    """Owner -> node: leases, beyond those held, that this key could use now.  Absolute, so repeats are harmless."""
 
     key: int
     want: int
@@ -49,7 +49,7 @@ class LeaseReturn(Message):
 
 @message(24)
 class LeaseRecall(Message):
-    """Node -> owner: somebody else waits; return the lease as soon as it has nothing in flight."""
+    """Node -> owner: another owner waits; return the lease as soon as nothing is in flight on it."""
 
     lease: int
 
@@ -63,12 +63,12 @@ class LeaseStatus(Message):
     detail: str
 
 
-UNKNOWN = -1  # what ran died with its node
+UNKNOWN = -1  # its task died with its node
 
 
 @message(26)
 class WorkerDied(Message):
-    """Node -> every core process that may know the worker.  Marks say what ran (see worker progress marks)."""
+    """Node -> every core process that may know the worker.  Marks name its last task (see worker progress marks)."""
 
     worker: bytes
     lease: int  # the lease it was on, 0 for none
@@ -79,12 +79,12 @@ class WorkerDied(Message):
     finished: int
     reason: str  # "" | "killed by zray: ..." | "out of memory" ...
     log_tail: str
-    log_file: str = ""  # where the rest is
+    log_file: str = ""  # where the rest of the log is
 
 
 @message(27)
 class Blocked(Message):
-    """Worker -> node: my task waits in get or wait (True: give its CPU to somebody) or runs on (False)."""
+    """Worker -> node: its task waits in get or wait (True: its CPU is free for others) or runs on (False)."""
 
     blocked: bool
 
@@ -99,7 +99,7 @@ class LeaseKill(Message):
 
 @message(29)
 class LeaseOpen(Message):
-    """Owner -> worker, before the first push: the lease I hold on you and what it was assigned."""
+    """Owner -> worker, before the first push: the lease that the owner holds on it, and its assigned resources."""
 
     lease: int
     job: int

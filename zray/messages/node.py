@@ -14,7 +14,7 @@ class RegisterDriver(Message):
 
 @message(161)
 class DriverAccepted(Message):
-    """Node -> driver: your job number, and what the node is.  node: NodeInfo map as zray.nodes() shows it."""
+    """Node -> driver: its job number, and facts about the node.  node: NodeInfo map as zray.nodes() shows it."""
 
     job: int
     node: dict
@@ -31,7 +31,7 @@ class WorkerReady(Message):
 
 @message(163)
 class WorkerExit(Message):
-    """Node -> worker: finish what runs and exit (idle, job over).  Also the answer to ActorExit: it may go now."""
+    """Node -> worker: finish running tasks and exit (idle, job over).  Also the answer to ActorExit: it may go now."""
 
     reason: str
 
@@ -46,10 +46,10 @@ class JobConfig(Message):
 
 @message(165)
 class LogLines(Message):
-    """Node -> driver: what its job's workers printed.  lines: [[name, pid, is_stderr, text], ...]; dropped: a count.
+    """Node -> driver: output of its job's workers.  lines: [[name, pid, is_stderr, text], ...]; dropped: a count.
 
-    ``ip`` is the address of the node, '' when it is the driver's own.  ``unfinished`` has the same form: what workers
-    printed since the last end of a line, to be shown until more of it comes.
+    ``ip`` is the address of the node, '' when it is the driver's own.  ``unfinished`` has the same form: output since
+    the last end of a line, to be shown until more of it comes.
     """
 
     lines: list
@@ -76,7 +76,7 @@ class NodeAnswer(Message):
 
 @message(168)
 class ProcessGone(Message):
-    """Node -> core processes: this incarnation (driver or worker) ended; drop its holds, fail what it owned."""
+    """Node -> core processes: this incarnation (driver or worker) ended; drop its holds, fail the objects it owned."""
 
     process: bytes
     reason: str
@@ -93,7 +93,7 @@ class Goodbye(Message):
 class EventReport(Message):
     """Core process -> node: task events for timeline and state queries, dropped under load with a count.
 
-    ``queued``: [[name, count], ...] of the calls that wait in an actor; None when they are as last told.
+    ``queued``: [[name, count], ...] of the calls that wait in an actor; None when they have not changed.
     """
 
     events: list

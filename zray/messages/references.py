@@ -1,4 +1,4 @@
-"""Who holds which object: between owners and holders.  Codes 70-79."""
+"""Which process holds which object: between owners and holders.  Codes 70-79."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from zray.messages.base import Message, message
 class HoldAdd(Message):
     """Holder (or a sender on its behalf) -> owner: ``holder`` holds these objects; n orders adds and drops.
 
-    A third item in a hold: 1, the value is here already, do not tell it; 2, an argument's, do not tell it yet.
+    A third item in a hold: 1, the value is here already, do not send it; 2, an argument's, do not send it yet.
     """
 
     holds: list  # [[oid, n], ...] or [oid, n, 1 | 2]
@@ -33,7 +33,7 @@ class HoldDrop(Message):
 
 @message(73)
 class Locate(Message):
-    """Borrower -> owner: send me the values of these when they are ready."""
+    """Borrower -> owner: send the values of these when they are ready."""
 
     oids: list[bytes]
 
@@ -47,7 +47,7 @@ class Resolved(Message):
 
 @message(75)
 class TransitDone(Message):
-    """Receiver of a reference -> its sender: the owner knows me now, drop the hold you kept for me."""
+    """Receiver of a reference -> its sender: the owner knows the receiver, so drop the hold that was kept for it."""
 
     tokens: list[int]
 
@@ -56,7 +56,7 @@ class TransitDone(Message):
 class ObjectLost(Message):
     """Borrower -> owner: no copy of this value of the object can be read.
 
-    Answered by Resolved, when the object is there again: with its new value, or with the reason why it has none.
+    Answered by Resolved, when the object is there again: with its new value, or with the reason against one.
     """
 
     oid: bytes
@@ -75,7 +75,7 @@ class CancelObject(Message):
 
 @message(77)
 class Why(Message):
-    """Anyone -> the owner of an object, or the worker of a task (``what`` is its id): why is it not ready?"""
+    """Any process -> the owner of an object, or the worker of a task (``what`` is its id): why is it not ready?"""
 
     request: int
     what: bytes

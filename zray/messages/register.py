@@ -1,4 +1,4 @@
-"""Who forms the control store, and who lives: configuration register, leases, heartbeats.  Codes 220-229.
+"""Members of the control store, and living nodes: configuration register, leases, heartbeats.  Codes 220-229.
 
 A configuration travels as ``zray.gcs.config.ClusterConfig.pack()``; ``base`` is always the last one that the sender
 knows to be decided, so a receiver that is behind learns it on the way.
@@ -11,8 +11,8 @@ from zray.messages.base import Message, message
 
 @message(220)
 class RegisterPrepare(Message):
-    """Proposer -> voters of ``base`` and of what it wishes for: take part in no lower round of the decision that
-    follows ``base``."""
+    """Proposer -> voters of ``base`` and of its wish: take part in no lower round of the decision that follows
+    ``base``."""
 
     round: int
     base: list
@@ -20,7 +20,7 @@ class RegisterPrepare(Message):
 
 @message(221)
 class RegisterPromise(Message):
-    """Voter -> proposer: I will not.  ``accepted`` in round (``accepted_round``, ``accepted_by``), [] for nothing."""
+    """Voter -> proposer: it joins no lower round; ``accepted`` in (``accepted_round``, ``accepted_by``), or []."""
 
     generation: int  # that is being decided
     round: int
@@ -46,7 +46,7 @@ class RegisterAccepted(Message):
 
 @message(224)
 class RegisterRefused(Message):
-    """Voter -> proposer: I have promised a round up to ``promised_round``, or a lease that runs for ``wait_s``."""
+    """Voter -> proposer: a refusal: a round up to ``promised_round`` is promised, or a lease runs for ``wait_s``."""
 
     generation: int
     round: int
@@ -56,22 +56,22 @@ class RegisterRefused(Message):
 
 @message(225)
 class ConfigIs(Message):
-    """Anybody -> anybody: this configuration is decided."""
+    """Any node -> any node: this configuration is decided."""
 
     config: list
 
 
 @message(226)
 class LeaseAsk(Message):
-    """Tail -> voters: may I go on answering reads?"""
+    """Tail -> voters: a request for a lease, to answer reads."""
 
-    generation: int  # that the tail knows to be decided
+    generation: int  # the configuration that the tail knows to be decided
     number: int
 
 
 @message(227)
 class LeasePromise(Message):
-    """Voter -> tail: I accept no configuration without you for a while (zray.gcs.register.PROMISE_S)."""
+    """Voter -> tail: it accepts no configuration without that tail for a while (zray.gcs.register.PROMISE_S)."""
 
     generation: int
     number: int
@@ -82,7 +82,7 @@ class Heartbeat(Message):
     """Node -> voters.
 
     ``reports``: of a chain member, ``[shard, epoch, established, joiner caught up]`` for each chain it is in.
-    ``silent``, ``lost``: of a voter, the nodes it has not heard of for the short and for the long time-out.
+    ``silent``, ``lost``: of a voter, the nodes that it has not heard for the short and for the long time-out.
     """
 
     generation: int

@@ -8,7 +8,7 @@ from zray.messages.base import Message, message
 @message(230)
 class ViewRows(Message):
     """Node -> node: rows of the cluster view that changed, each ``[node, version, flags, decisions, available, wants,
-    total, labels]`` (zray.sched.gossip.Row).  Absolute, so repeats and reordering are harmless: the version decides.
+    total, labels]`` (zray.sched.gossip.GossipRow).  Absolute, so repeats and reordering are harmless.
     """
 
     rows: list
@@ -18,8 +18,8 @@ class ViewRows(Message):
 class PlaceAsk(Message):
     """Node -> global scheduler: where could ``count`` leases of ``demand`` be granted?  Answered by PlaceAnswer.
 
-    ``avoid``: nodes that just proved busy; ``barred``: nodes that said they never can.  ``queue``: for what is free
-    nowhere, also name nodes where to wait.
+    ``avoid``: nodes that just proved busy; ``barred``: nodes that can never grant it.  ``queue``: also name nodes in
+    whose queues the rest may wait.
     """
 
     request: int
@@ -33,7 +33,7 @@ class PlaceAsk(Message):
 
 @message(232)
 class PlaceAnswer(Message):
-    """``placed`` and ``queued`` are ``[[node, n], ...]``; of the ``left`` ones ``cause`` and ``detail`` say why."""
+    """``placed`` and ``queued`` are ``[[node, n], ...]``; ``cause`` and ``detail`` explain the ``left`` ones."""
 
     request: int
     placed: list

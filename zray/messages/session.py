@@ -1,4 +1,4 @@
-"""Who a peer is, and that it leaves.  Codes 1-19."""
+"""The identity of a peer, and its planned end.  Codes 1-19."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from zray.messages.base import Message, message
 
 @message(1)
 class Hello(Message):
-    """First message of whoever dials: who I am, what I speak, where I can be dialled."""
+    """First message of a process that dials: its identity, its protocol, and the endpoint where it can be dialled."""
 
     protocol: int
     kind: str  # "driver" | "worker" | "node"
@@ -20,7 +20,7 @@ class Hello(Message):
 
 @message(2)
 class HelloAck(Message):
-    """The answer to a Hello; ``refused`` says why the peer is not welcome ('' when it is)."""
+    """The answer to a Hello; ``refused`` is the reason against the peer ('' when it is welcome)."""
 
     protocol: int
     kind: str
@@ -30,6 +30,6 @@ class HelloAck(Message):
 
 @message(3)
 class Bye(Message):
-    """A planned exit: everything I sent before this is complete, expect no more."""
+    """A planned exit: all messages sent before are complete, no more follow."""
 
     reason: str

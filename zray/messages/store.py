@@ -1,7 +1,7 @@
 """The object store of a node and its clients, and objects on their way between nodes.  Codes 100-139.
 
 An object is named by ``oid, node, generation``: the node that holds (or held) its primary copy, and the generation
-there.  A value ``[STORED, offset, nbytes, generation, oid, node]`` says the same.
+there.  A value ``[STORED, offset, nbytes, generation, oid, node]`` holds the same.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from zray.messages.base import Message, message
 
 @message(100)
 class StoreWant(Message):
-    """Client -> node: an extent of at least ``nbytes``, please.  Answered by StoreGrant or StoreRefused."""
+    """Client -> node: a request for an extent of at least ``nbytes``.  Answered by StoreGrant or StoreRefused."""
 
     request: int
     nbytes: int
@@ -19,7 +19,7 @@ class StoreWant(Message):
 
 @message(101)
 class StoreSurrender(Message):
-    """Client -> node: these extents ([[offset, size], ...]) are yours, with the sealed objects in them."""
+    """Client -> node: these extents ([[offset, size], ...]) are the node's, with the sealed objects in them."""
 
     recall: int  # number of the StoreRecall that this answers, 0 for unasked
     extents: list
@@ -38,7 +38,7 @@ class StoreFree(Message):
 
 @message(103)
 class StoreRestore(Message):
-    """Client -> node: the object is not where its value says; where is it now?  Answered by StoreRestored."""
+    """Client -> node: the object is not at the place in its value; where is it now?  Answered by StoreRestored."""
 
     request: int
     oid: bytes
@@ -48,7 +48,7 @@ class StoreRestore(Message):
 
 @message(110)
 class StoreGrant(Message):
-    """Node -> client: this range of the arena, formatted as one free block, is yours until recalled."""
+    """Node -> client: this range of the arena, formatted as one free block, is the client's until recalled."""
 
     request: int
     offset: int
@@ -57,7 +57,7 @@ class StoreGrant(Message):
 
 @message(111)
 class StoreRefused(Message):
-    """Node -> client: no room.  ``report``: reason, capacity, used ... who holds what."""
+    """Node -> client: no room.  ``report``: reason, capacity, used ... and the holders."""
 
     request: int
     report: dict
@@ -65,7 +65,7 @@ class StoreRefused(Message):
 
 @message(112)
 class StoreRecall(Message):
-    """Node -> client: give back extents, ``nbytes`` of them if you can (0: only those idle since the last recall)."""
+    """Node -> client: give back extents, ``nbytes`` of them if possible (0: only those idle since the last recall)."""
 
     recall: int
     nbytes: int
@@ -73,14 +73,14 @@ class StoreRecall(Message):
 
 @message(113)
 class StoreReclaimed(Message):
-    """Node -> client: these blocks of your extents are free and unpinned, use them again."""
+    """Node -> client: these blocks of its extents are free and unpinned, and may be used again."""
 
     offsets: list[int]
 
 
 @message(114)
 class StoreRestored(Message):
-    """Node -> client: the object's wire value now; an empty list when it is gone, and ``error`` says why."""
+    """Node -> client: the object's wire value now; an empty list when it is gone, for the reason in ``error``."""
 
     request: int
     value: list
@@ -91,7 +91,7 @@ class StoreRestored(Message):
 
 @message(115)
 class StorePull(Message):
-    """Client -> node: bring me this object of another node.  Answered by StoreRestored, with the place of the copy."""
+    """Client -> node: bring this object of another node.  Answered by StoreRestored, with the place of the copy."""
 
     request: int
     value: list
@@ -126,7 +126,7 @@ class StoreLocated(Message):
 
 @message(131)
 class AskHeld(Message):
-    """The node that has these objects -> all nodes -> their processes: do you hold any?  See zray.node.unheld.
+    """The node that has these objects -> all nodes -> their processes: which do you hold?  See zray.node.unheld.
 
     ``again``: the second of the two questions of that number.
     """
@@ -141,9 +141,9 @@ class AskHeld(Message):
 
 @message(132)
 class Held(Message):
-    """The answer: those that are held, or, to the second question, were since the first one.
+    """The answer: the held objects; to the second question, those held at any time since the first.
 
-    ``unsure``: why this answer is not to be relied on, '' when it is.
+    ``unsure``: the reason why this answer cannot be relied on, '' when it can.
     """
 
     asker: bytes
@@ -151,7 +151,7 @@ class Held(Message):
     again: bool
     held: list[bytes]
     unsure: str
-    ends: list  # of a node: [[other node, ends of processes that it was told of], ...]
+    ends: list  # of a node: [[other node, ends of processes that it has heard of], ...]
 
 
 # ------------------------------------------------------------ between nodes
@@ -169,13 +169,13 @@ class PullObject(Message):
     generation: int
     offset: int  # at the primary's node
     chunks: list[int]  # to begin with
-    have: int  # chunks that it has, when others pull from it; -1 when nobody does
+    have: int  # chunks that it has, when others pull from it; -1 when none does
     avoid: list[bytes]  # nodes that it has tried in vain
 
 
 @message(121)
 class PullChunk(Message):
-    """Further chunks, please; ``received`` of this attempt have arrived."""
+    """Send further chunks; ``received`` of this attempt have arrived."""
 
     pull: int
     chunks: list[int]
@@ -199,7 +199,7 @@ class Chunk(Message):
 
 @message(124)
 class PullElsewhere(Message):
-    """I serve enough nodes: ask one of these, which have the object or are receiving it."""
+    """The node serves enough others: ask one of these, which have the object or are receiving it."""
 
     pull: int
     nodes: list[bytes]
@@ -216,7 +216,7 @@ class PullRefused(Message):
 
 @message(126)
 class PullWait(Message):
-    """It will take a while, and ``why``."""
+    """The object will take a while, because of ``why``."""
 
     pull: int
     why: str
@@ -224,7 +224,7 @@ class PullWait(Message):
 
 @message(127)
 class CopyMade(Message):
-    """A node -> the node of the primary: I have a complete copy."""
+    """A node -> the node of the primary: it has a complete copy."""
 
     oid: bytes
     node: bytes
@@ -233,7 +233,7 @@ class CopyMade(Message):
 
 @message(128)
 class CopyGone(Message):
-    """A node -> the node of the primary: I have it no more."""
+    """A node -> the node of the primary: it has no copy any more."""
 
     oid: bytes
     node: bytes
@@ -249,7 +249,7 @@ class DropCopies(Message):
 
 @message(130)
 class KeepCopies(Message):
-    """A node that leaves -> one that stays: bring these, and keep them when I am gone.  CopyMade or CopyGone for each.
+    """A node that leaves -> one that stays: bring these, and keep them.  CopyMade or CopyGone for each.
 
     ``objects``: [[oid, node, generation, offset, nbytes], ...], as in PullObject.
     """

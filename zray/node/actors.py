@@ -46,7 +46,7 @@ DEAD_KEPT_MAX = 10_000
 EXIT_GRACE_S = 35.0
 
 
-class Ports(Protocol):
+class ActorPorts(Protocol):
     """What the table needs from the node around it."""
 
     def place(self, actor: Actor) -> None:
@@ -142,7 +142,7 @@ class Actor:
 class ActorTable:
     """All actors this node takes care of."""
 
-    def __init__(self, ports: Ports, emit: Callable[[Any], None]):
+    def __init__(self, ports: ActorPorts, emit: Callable[[Any], None]):
         self._ports = ports
         self._emit = emit
         self.actors: dict[bytes, Actor] = {}

@@ -14,29 +14,39 @@ to do with any other, and can end it when that one dies.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 from zray import messages as m
 from zray.codec import Malformed, typed
 from zray.ids import node_of
 from zray.messages.cluster import RELAYED
-from zray.node.effects import Link, Note, Send, Unlink
-
-if TYPE_CHECKING:
-    from zray.node.machine import NodeMachine
+from zray.node.context import NodeContext
+from zray.node.effects import Link, Note, Unlink
 
 # What processes of other nodes may say to this one through their own.
-FROM_ABROAD = frozenset(cls.CODE for cls in (
+FROM_OTHER_NODES = frozenset(cls.CODE for cls in (
     m.LeaseKey, m.LeaseWant, m.LeaseReturn, m.LeaseKill, m.KillActor, m.ActorUp, m.ActorExit, m.CreateActor))
 GONE_NODES_MAX = 4096
+
+
+@dataclass(frozen=True)
+class ClusterPorts:
+    """What the view of the other nodes needs of the node around it."""
+
+    is_process: Callable[[bytes], bool]  # whether that is a core process of this node
+    from_node: Callable[[bytes, bytes, Any], None]  # (node, process, message): what a node tells a process of ours
+    from_process: Callable[[bytes, int, Any], None]  # (process, code, message): what one of another node tells us
 
 
 class Cluster:
     """Peers of this node; see the module's docstring."""
 
-    def __init__(self, host: NodeMachine):
-        self._host = host
-        self.me: bytes = host.incarnation
+    def __init__(self, context: NodeContext, node_id: str, ports: ClusterPorts):
+        self._context = context
+        self._node_id = node_id  # hex
+        self._ports = ports
+        self.me = context.me
         self.peers: dict[bytes, dict[str, Any]] = {}  # live nodes other than this one, and their rows
         self.gone: dict[bytes, str] = {}  # nodes that have ended, and why
         self.last_rows: dict[bytes, dict[str, Any]] = {}  # of nodes that have ended
@@ -63,7 +73,7 @@ class Cluster:
     def node_id(self, node: bytes) -> str:
         """The hex NodeID of an incarnation, as far as known."""
         if node == self.me:
-            return self._host.node.get("NodeID", "")
+            return self._node_id
         row = self.peers.get(node) or self.last_rows.get(node)
         return row["node_id"].hex() if row is not None else node.hex()
 
@@ -77,8 +87,8 @@ class Cluster:
         self.peers[incarnation] = row
         if not fresh:
             return
-        self._host.effects.append(Link(incarnation, row["endpoint"]))
-        self._host.effects.append(Note("node_joined", {"node": incarnation.hex(), "endpoint": row["endpoint"]}))
+        self._context.emit(Link(incarnation, row["endpoint"]))
+        self._context.emit(Note("node_joined", {"node": incarnation.hex(), "endpoint": row["endpoint"]}))
 
     def left(self, incarnation: bytes, reason: str) -> bool:
         """A node is dead, or has left; False when that is no news."""
@@ -93,12 +103,12 @@ class Cluster:
         if row is None:
             return False
         self.last_rows[incarnation] = row
-        self._host.effects.append(Note("node_gone", {"node": incarnation.hex(), "reason": reason}))
+        self._context.emit(Note("node_gone", {"node": incarnation.hex(), "reason": reason}))
         for process in [p for p in self._dialling if node_of(p) == incarnation]:
             self._answer(process, "", f"its node is gone: {reason}")
         for askers in self._dialling.values():
             askers.difference_update([asker for asker in askers if node_of(asker) == incarnation])
-        self._host.effects.append(Unlink(incarnation))
+        self._context.emit(Unlink(incarnation))
         return True
 
     def forget_process(self, incarnation: bytes) -> None:
@@ -113,20 +123,20 @@ class Cluster:
 
     def _relay(self, peer: bytes, message: m.Relay) -> None:
         if node_of(peer) != peer or peer == self.me:
-            self._host.refuse(peer, "Relay from a process that is no node")
+            self._context.refuse(peer, "Relay from a process that is no node")
             return
         try:
             inner = typed(message.code, message.fields)
         except Malformed as error:
-            self._host.refuse(peer, f"Relay: {error}")
+            self._context.refuse(peer, f"Relay: {error}")
             return
         home = node_of(message.process)
         if home == self.me:
-            self._host.from_node(peer, message.process, inner)
-        elif home == peer and message.code in FROM_ABROAD:
-            self._host.from_abroad(message.process, message.code, inner)
+            self._ports.from_node(peer, message.process, inner)
+        elif home == peer and message.code in FROM_OTHER_NODES:
+            self._ports.from_process(message.process, message.code, inner)
         else:
-            self._host.refuse(peer, f"Relay of {type(inner).__name__} for {message.process.hex()}")
+            self._context.refuse(peer, f"Relay of {type(inner).__name__} for {message.process.hex()}")
 
     # ------------------------------------------------------------ endpoints of processes
 
@@ -136,33 +146,33 @@ class Cluster:
         if home != self.me:
             if home not in self.peers:
                 why = self.gone.get(home, "no such node in this cluster")
-                self._host.effects.append(Send(peer, m.DialAnswer(process, "", f"its node is gone: {why}")))
+                self._context.send(peer, m.DialAnswer(process, "", f"its node is gone: {why}"))
                 return
             askers = self._dialling.setdefault(process, set())
             askers.add(peer)
             if len(askers) == 1:
-                self._host.effects.append(Send(home, message))
+                self._context.send(home, message)
             return
         endpoint = self.bound.get(process)
         if endpoint is not None:
-            self._host.effects.append(Send(peer, m.DialAnswer(process, endpoint)))
-        elif self.one_port and self._host.is_process(process):
-            self._host.effects.append(Send(peer, m.DialAnswer(process, RELAYED)))
-        elif not self._host.is_process(process):
-            self._host.effects.append(Send(peer, m.DialAnswer(process, "", "no such process")))
+            self._context.send(peer, m.DialAnswer(process, endpoint))
+        elif self.one_port and self._ports.is_process(process):
+            self._context.send(peer, m.DialAnswer(process, RELAYED))
+        elif not self._ports.is_process(process):
+            self._context.send(peer, m.DialAnswer(process, "", "no such process"))
         else:
             askers = self._dialling.setdefault(process, set())
             askers.add(peer)
             if len(askers) == 1:
-                self._host.effects.append(Send(process, m.BindTcp(self.bind_host, self.insecure, self.ports)))
+                self._context.send(process, m.BindTcp(self.bind_host, self.insecure, self.ports))
 
     def _dial_answer(self, peer: bytes, message: m.DialAnswer) -> None:
         if node_of(message.process) == peer:
             self._answer(message.process, message.endpoint, message.error)
 
     def _bound(self, peer: bytes, message: m.Bound) -> None:
-        if not self._host.is_process(peer):
-            self._host.refuse(peer, "Bound from a process that is not of this node")
+        if not self._ports.is_process(peer):
+            self._context.refuse(peer, "Bound from a process that is not of this node")
             return
         if message.endpoint:
             self.bound[peer] = message.endpoint
@@ -170,13 +180,13 @@ class Cluster:
 
     def _answer(self, process: bytes, endpoint: str, error: str) -> None:
         for asker in sorted(self._dialling.pop(process, ())):
-            self._host.effects.append(Send(asker, m.DialAnswer(process, endpoint, error)))
+            self._context.send(asker, m.DialAnswer(process, endpoint, error))
 
     def next_hop(self, process: bytes) -> bytes | None:
         """Whom to pass a frame for ``process`` to, None when it is gone (zray.transport.relay)."""
         home = node_of(process)
         if home == self.me:
-            return process if self._host.is_process(process) else None
+            return process if self._ports.is_process(process) else None
         return home if home in self.peers else None
 
     def check(self) -> None:

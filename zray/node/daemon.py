@@ -1,4 +1,4 @@
-"""zray-node: the process of a node.  One thread, one poll; it performs what NodeMachine decides.
+"""zray-node: the process of a node.  One thread, one poll; it performs what DaemonMachine decides.
 
 Start: arguments, session directory, imports, fork of the zygote (before any thread or ZeroMQ context), then mesh,
 store, control store, ready.  A turn of the loop: poll the mesh's sockets and one epoll descriptor (signals, pidfds,
@@ -22,26 +22,25 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from zray import env_vars, ids
-from zray.config import Config
-from zray.messages import Hello, NodeJoin, ViewRows
+from zray.config import Config, refuse_slips
 from zray.node import join_secret, linux, session as sessions, supervision
 from zray.node.children import Children, Processes, Signals, Watcher
 from zray.node.cluster import routed
-from zray.node.effects import DropJob, EndJob, Forget, Kill, Link, Note, Send, Spawn, Unlink, Watch
-from zray.node.jobs import JOB_BITS
+from zray.node.effects import EndJob, Kill, Spawn, Watch
 from zray.node.journal import Journal, text_of
-from zray.node.leaving import Leaving
-from zray.node.lines import Lines
-from zray.node.options import BadOption, Membership, Offer, json_map, membership, name_node, node_row, offer, parser
+from zray.node.options import BadOption, ClusterOptions, Offer, json_map, membership, name_node, node_row, offer, parser
 from zray.node.session import Session, SessionError
 from zray.os_linux import write_private
 
 if TYPE_CHECKING:
+    from zray.node.cluster_entry import ClusterEntry
+    from zray.node.daemon_machine import DaemonPorts, MemberShell
     from zray.node.linux import Ended
+    from zray.store.exchange import HandoverProgress
+    from zray.transport.mesh import Mesh
 
 EXIT_WAIT_S = 1.5  # for killed workers to be collected at the end; the kernel needs milliseconds
 PRESSURE_EVERY_S = 10.0  # the log says at most so often that the object store is under pressure
-LEASE_BITS = 40  # as JOB_BITS, for lease numbers
 # Above what else runs, where the system allows it (as root): three times the share of a CPU, of which a daemon needs
 # little, but soon.
 DAEMON_PRIORITY = 5
@@ -52,9 +51,9 @@ KERNELS_FROM_NODES = 16
 
 
 class Daemon:
-    """The shell around NodeMachine."""
+    """The shell around DaemonMachine: sockets, processes, files, clocks."""
 
-    def __init__(self, arguments: argparse.Namespace, config: Config, offered: Offer, membership: Membership,
+    def __init__(self, arguments: argparse.Namespace, config: Config, offered: Offer, membership: ClusterOptions,
                  session_dir: str):
 
         from zray.node.zygote import ZygoteLink, one_blas_thread
@@ -78,53 +77,88 @@ class Daemon:
         linux.set_niceness(os.getpriority(os.PRIO_PROCESS, 0) - DAEMON_PRIORITY)
         self._compose(offered)
 
+    # ------------------------------------------------------------ the beginning
+
     def _compose(self, offered: Offer) -> None:
         """Everything that may make threads or contexts, and what workers do not need: only after the fork."""
+        from zray.gcs.service import GcsService
+        from zray.node.daemon_machine import found_cluster
+
+        self._prepare()
+        shown = node_row(self.node_id, self.endpoint, os.getpid(), offered.labels)
+        self._enter_cluster(shown, offered)
+        name_node(offered, shown["NodeManagerAddress"], first=not self.membership.address)
+        shown["Resources"] = offered.amounts()
+        joined = None
+        if self.entry is not None and self.membership.address:
+            joined = self.entry.join(self.own_row, sys.modules["zray"].__version__)
+        self.gcs = GcsService(time.monotonic, self._send, self.membership.gcs_dir or None,
+                              incarnation=self.incarnation, node_id=self.node_id, first=joined is None,
+                              hints=joined.gcs if joined is not None else None,
+                              node_timeout_s=self.config.node_timeout_s)
+        self.mesh.on_early = self.gcs.heard
+        ordinal = joined.ordinal if joined is not None else found_cluster(self.gcs, self.own_row)
+        self._compose_store(offered)
+        self._compose_machine(ordinal, shown, offered)
+        self._load_kernels(len(joined.rows) if joined is not None else 0)
+        self._watch_descriptors()
+        self.zygote.send(self._zygote_base())
+        self._note_start(joined is not None, ordinal)
+        self.core.start(joined.rows if joined is not None else [])
+        if self.entry is not None:  # what came while it waited: acknowledged, so nobody sends it again
+            early, self.entry.early = self.entry.early, []
+            for peer, code, message in early:
+                self._deliver(peer, code, message)
+        self._perform()
+
+    def _prepare(self) -> None:
         from zray import codec
         from zray.gcs.membership import BEAT_PART, UNANSWERED_PART
-        from zray.gcs.service import GcsService
-        from zray.node.locations import GcsLocations
-        from zray.node.machine import NodeMachine
-        from zray.node.names import GcsNames
-        from zray.node.output import Output
-        from zray.node.zygote import workers_environ
-        from zray.sched.local import LocalScheduler
         from zray.store import reaper
-        from zray.store.service import StoreService
         from zray.transport.mesh import Limits, Mesh
 
         for base in sessions.base_dirs():
             reaper.sweep(base)
         self._soon: deque[Callable[[], None]] = deque()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self.stopping = ""
         self.failed = False  # it ends without having been asked to
-        self._leaving: Leaving | None = None
         self.now = time.monotonic()
         self.watcher = Watcher()
         self.processes = Processes(self.watcher)
         self.children = Children(self._worker_exited, self._zygote_exited)
         self.children.zygote = self.zygote.pid
+        self._doomed: set[bytes] = set()  # to be killed as soon as they have a process
+        self._spawns: list[dict[str, Any]] = []
         timeout_s = self.config.node_timeout_s
-        self.mesh = Mesh(self.incarnation, 0, self.endpoint, codec.encode, codec.decode, time.monotonic, limits=Limits(
-            self.config.session_frames_max, self.config.session_bytes_max, self.config.frame_bytes_max,
-            drain_frames_max=DRAIN_FRAMES_MAX, heartbeat_s=timeout_s * BEAT_PART,
-            heartbeat_timeout_s=timeout_s * UNANSWERED_PART, reports_answers=True))
+        limits = Limits.of(self.config, drain_frames_max=DRAIN_FRAMES_MAX, heartbeat_s=timeout_s * BEAT_PART,
+                           heartbeat_timeout_s=timeout_s * UNANSWERED_PART, reports_answers=True)
+        self.mesh = Mesh(self.incarnation, 0, self.endpoint, codec.encode, codec.decode, time.monotonic, limits=limits)
         self.mesh.watch(self.watcher.fileno())
         self.mesh.on_error = self._log_error
-        self.mesh.on_closed = self._peer_closed
-        shown = node_row(self.node_id, self.endpoint, os.getpid(), offered.labels)
-        self._become_member(shown, offered)
-        name_node(offered, shown["NodeManagerAddress"], first=not self.membership.address)
-        shown["Resources"] = offered.amounts()
-        if self.membership.address:
-            self.member.join(self.own_row, sys.modules["zray"].__version__)
-        joins = self.member is not None and bool(self.membership.address)
-        self.gcs = GcsService(time.monotonic, self._send, self.membership.gcs_dir or None,
-                              incarnation=self.incarnation, node_id=self.node_id, first=not joins,
-                              hints=self.member.hints if joins else None, node_timeout_s=self.config.node_timeout_s)
-        self.mesh.on_early = self.gcs.heard
-        ordinal = self.member.ordinal if joins else self._found_cluster()
+        self.mesh.on_closed = lambda peer: self.core.closed(peer)
+
+    def _enter_cluster(self, shown: dict[str, Any], offered: Offer) -> None:
+        """Open a port for other nodes, if the arguments say so; raises JoinRefused."""
+        self.entry: ClusterEntry | None = None
+        self.join_string = ""
+        self.own_row: dict[str, Any] = {
+            "node_id": self.node_id, "endpoint": "", "name": self.membership.name, "total": offered.total,
+            "labels": offered.labels, "shown": shown}
+        if self.membership.alone:
+            return
+        from zray.node.cluster_entry import ClusterEntry
+
+        self.entry = ClusterEntry(self.mesh, self.incarnation, self.session_dir, self.membership)
+        host, _, port = self.entry.address.rpartition(":")
+        shown |= {"NodeManagerAddress": host, "NodeManagerPort": int(port), "NodeName": self.membership.name or
+                  shown["NodeName"]}
+        self.own_row["endpoint"] = self.entry.endpoint
+
+    def _compose_store(self, offered: Offer) -> None:
+        from zray.node.locations import GcsLocations
+        from zray.node.output import Output
+        from zray.store.service import StoreService
+
         locations = self.locations = GcsLocations(lambda: self.gcs.client)
         self.store = StoreService.create(self.session_dir, os.path.basename(self.session_dir), offered.store_bytes,
                                          self._send, self.call_soon, config=self.config, node=self.incarnation,
@@ -133,81 +167,79 @@ class Daemon:
         self.store.table.name_of = lambda process: self.machine.name_of(process)
         self._pressed_after = 0.0
         self.output = Output(self.session_dir, self.config.log_lines_max)
-        self.machine = NodeMachine(
-            incarnation=self.incarnation, node=shown, first_job=(ordinal << JOB_BITS) + 1,
-            scheduler=LocalScheduler(offered.total, offered.labels, node=self.incarnation, gpu_ids=offered.gpu_ids,
-                                     next_lease=count((ordinal << LEASE_BITS) + 1).__next__),
-            names=GcsNames(self.gcs.client), config=self.config,
-            new_worker_id=map(partial(ids.worker_id, self.incarnation), count(1)).__next__, attach=self._attach_driver,
-            keep=offered.cpus, store_report=self.store.report, gcs_report=self._gcs_report,
-            environ=workers_environ(), ownerless=self.store.ownerless, free_unheld=self.store.free_unheld)
-        self._load_kernels()
-        self._shell_handlers = {**self.store.handlers, **self.gcs.handlers}
-        self._doomed: set[bytes] = set()  # to be killed as soon as they have a process
-        self.lines = Lines(self, self._send)
-        self._due: float | None = None  # the first deadline when the turn began
-        self._spawns: list[dict[str, Any]] = []
-        self._perform_by_type: dict[type, Callable[[Any], None]] = {
-            Send: self._perform_send, Spawn: self._perform_spawn, Kill: self._perform_kill, Watch: self._perform_watch,
-            Forget: self._perform_forget, EndJob: self._perform_end_job, DropJob: self._perform_drop_job,
-            Note: self._perform_note}
-        self._watch_descriptors()
-        self.zygote.send({"base": {
+
+    def _compose_machine(self, ordinal: int, shown: dict[str, Any], offered: Offer) -> None:
+        from zray.node.daemon_machine import DaemonMachine, gcs_report, node_machine
+        from zray.node.lines import Lines, LinesPorts
+        from zray.node.machine import NodePorts
+        from zray.node.object_handover import ObjectHandover
+        from zray.node.zygote import workers_environ
+        from zray.sched.local import LocalScheduler
+
+        self.machine = node_machine(
+            self.gcs, ordinal, node=shown, config=self.config, keep=offered.cpus,
+            scheduler=lambda next_lease: LocalScheduler(
+                offered.total, offered.labels, node=self.incarnation, gpu_ids=offered.gpu_ids, next_lease=next_lease),
+            ports=NodePorts(
+                new_worker_id=map(partial(ids.worker_id, self.incarnation), count(1)).__next__,
+                attach=self._attach_driver, environ=workers_environ(), store_report=self.store.report,
+                gcs_report=partial(gcs_report, self.gcs), ownerless=self.store.ownerless,
+                free_unheld=self.store.free_unheld))
+        self.lines = Lines(self.incarnation, LinesPorts(
+            time.monotonic, self.output, self.watcher.pause, self.watcher.resume, self._send, shown,
+            workers=self.machine.pool.workers, jobs=self.machine.jobs.jobs))
+        self.handover = ObjectHandover(self.incarnation, self.machine.drivers, self.store,
+                                       lambda: not self.locations.unwritten, self.session_dir)
+        self.core = DaemonMachine(self.gcs, self.machine, self._ports(), self._membership())
+
+    def _ports(self) -> DaemonPorts:
+        from zray.node.daemon_machine import DaemonPorts
+
+        return DaemonPorts(
+            time.monotonic, self._send, self.store.handlers, [self.store, _MeshTimer(self.mesh), self.lines],
+            spawn=self._perform_spawn, kill=self._perform_kill, watch=self._perform_watch,
+            note=lambda effect: self.journal.note(text_of(effect.kind, effect.detail)), forget=self._forget,
+            last_output=self._last_output,
+            drop_objects=lambda job: self.store.drop_job(job.to_bytes(ids.JOB_SIZE, "big")),
+            node_gone=self.store.node_gone, hand_over=self.handover, left=self._left, fenced=self._fenced,
+            error=self._log_error)
+
+    def _membership(self) -> MemberShell | None:
+        entry, options = self.entry, self.membership
+        if entry is None:
+            return None
+        from zray.node.cluster_entry import warn
+        from zray.node.daemon_machine import MemberShell
+        from zray.node.member import unfit
+        from zray.node.probes import Probes
+
+        self.probes = Probes(self.watcher, lambda node, error: self.core.probed(node, error))
+        cluster = self.machine.cluster
+        cluster.bind_host, cluster.insecure, cluster.one_port = options.host, options.insecure, options.one_port
+        cluster.ports = list(options.ports) if any(options.ports) else []
+        self.mesh.relaying.relay = cluster.next_hop
+        self.join_string = entry.mint()
+        return MemberShell(
+            self.mesh, entry.hello, self.probes.begin, self.probes.end, entry.cluster, self.own_row,
+            unfit=lambda peer, message: unfit(peer, message, options.insecure, warn), may_dial=entry.admit,
+            may_not_dial=entry.bar, warn=warn)
+
+    def _zygote_base(self) -> dict[str, Any]:
+        """What a zygote must know of this node before it forks."""
+        return {"base": {
             "session_dir": self.session_dir, "node": self.incarnation, "node_endpoint": self.endpoint,
-            "store": self.store.attach_info(), "config": self.config.as_dict(), "node_info": self.machine.node}})
-        self._note_start(joins, ordinal)
-        self.machine.start(time.monotonic())
-        if self.member is not None:
-            self.member.start(self)
-            self._shell_handlers |= self.member.handlers
-            self._perform_by_type |= {Link: lambda effect: self.member.links.link(effect.node, effect.endpoint),
-                                      Unlink: lambda effect: self.member.links.unlink(effect.node)}
-            self.member.deliver_early(self._deliver)
-        self._perform()
+            "store": self.store.attach_info(), "config": self.config.as_dict(), "node_info": self.machine.node}}
 
     def _note_start(self, joins: bool, ordinal: int) -> None:
         has = ", ".join(f"{name}={amount:g}" for name, amount in self.machine.node["Resources"].items())
-        at = f", at {self.member.address}" if self.member is not None else ""
+        at = f", at {self.entry.address}" if self.entry is not None else ""
         self.journal.note(f"node {self.node_id.hex()} starts: process {os.getpid()}{at}, zray "
                           f"{sys.modules['zray'].__version__}, Python {sys.version.split()[0]}, {has}")
         if joins:
             self.journal.note(f"it joined a cluster, as the node with number {ordinal}")
 
-    def _become_member(self, shown: dict[str, Any], offered: Offer) -> None:
-        """Take a place in the cluster, if the arguments say so; raises JoinRefused."""
-        self.member: Any = None
-        self.own_row: dict[str, Any] = {
-            "node_id": self.node_id, "endpoint": "", "name": self.membership.name, "total": offered.total,
-            "labels": offered.labels, "shown": shown}
-        if self.membership.alone:
-            return
-        from zray.node.member import Member
-
-        self.member = Member(self.mesh, self.incarnation, self.session_dir, self.membership)
-        host, _, port = self.member.address.rpartition(":")
-        shown |= {"NodeManagerAddress": host, "NodeManagerPort": int(port), "NodeName": self.membership.name or
-                  shown["NodeName"]}
-        self.own_row["endpoint"] = self.member.endpoint
-
-    def _found_cluster(self) -> int:
-        """The first node takes itself in; its ordinal (0, but for a cluster that was restarted from disk)."""
-        answers: list[tuple[str, int]] = []
-        self.gcs.admit(self.own_row, lambda refused, ordinal: answers.append((refused, ordinal)))
-        refused, ordinal = answers[0]  # a chain of one answers at once
-        if refused:
-            raise RuntimeError(f"the control store refuses this node: {refused}")
-        return ordinal
-
-    def _gcs_report(self) -> dict[str, Any]:
-        config = self.gcs.config
-        return {"generation": config.generation, "voters": list(config.voters), "trouble": self.gcs.trouble(),
-                "chains": [
-            {"shard": shard, "epoch": chain.epoch, "members": list(chain.members), "joining": chain.joining}
-            for shard, chain in enumerate(config.chains)]}
-
-    def _load_kernels(self) -> None:
-        many = self.member is not None and len(self.member.known) >= KERNELS_FROM_NODES
-        if self.config.kernels_at_start or many:
+    def _load_kernels(self, others: int) -> None:
+        if self.config.kernels_at_start or others >= KERNELS_FROM_NODES:
             from zray.sched.loading import Kernels
 
             kernels = Kernels.load(os.path.dirname(self.session_dir))
@@ -215,103 +247,49 @@ class Daemon:
             self.machine.bottom_up.view.use(kernels)
 
     def _watch_descriptors(self) -> None:
+        from zray.node.daemon_machine import StopRequest
+
         self.watcher.add(self._wake, self._run_soon)
         self.watcher.add(self.zygote.sock.fileno(), self._zygote_answered)
-        if self.output.fd >= 0:
-            self.watcher.add(self.output.fd, self.lines.written)
-        else:
-            self.lines.due = time.monotonic() + self.output.rescan_s
+        if (written := self.lines.start()) >= 0:
+            self.watcher.add(written, self.lines.written)
         if self.shares_fate:
-            self.processes.watch(b"parent", self.parent, lambda: setattr(self, "stopping", "the driver ended"))
+            self.processes.watch(b"parent", self.parent, lambda: self.core.end("the driver ended"))
             self.watcher.add(self.fate_fd, self._fate_sealed)
         # Not before: while it joins, a signal ends the node at once (supervision.ends_early).
-        self.signals = Signals(self.watcher, self.children.collect, lambda: self.stop("it was told to stop"))
+        self.signals = Signals(self.watcher, self.children.collect, lambda: self.core.stop(StopRequest.SIGNAL))
         self.children.collect()
 
     def session(self) -> Session:
-        member = self.member
+        entry = self.entry
         return Session(self.session_dir, self.incarnation, self.node_id.hex(), self.endpoint, os.getpid(),
                        linux.start_time(os.getpid()), self.shares_fate, time.time(),
-                       cluster=member.cluster if member else "", join=member.join_string if member else "",
-                       head=self.membership.head, name=self.membership.name, address=member.address if member else "")
+                       cluster=entry.cluster if entry else "", join=self.join_string,
+                       head=self.membership.head, name=self.membership.name, address=entry.address if entry else "")
 
     # ------------------------------------------------------------ the loop
 
     def run(self) -> None:
         """Until told to stop."""
-        while not self.stopping:
-            self.turn(self._timeout())
+        while not self.core.stopping:
+            when = self.core.next_deadline()
+            self.turn(None if when is None else max(0.0, when - time.monotonic()))
 
     def turn(self, timeout: float | None) -> None:
         """Wait at most ``timeout`` seconds (None: for ever), deliver what arrived, do what follows, flush."""
         self.mesh.poll(0.0 if self.mesh.readable() else timeout)  # our own sends may have swallowed the edge
         self.now = time.monotonic()
-        self._beat()
+        if self.core.begin():
+            self.mesh.flush()
         self.mesh.drain(self._deliver)
         self.watcher.run()
-        self.gcs.flush()
-        if self._due is not None and self._due <= time.monotonic():  # what this turn makes due is for the next
-            self._timers(time.monotonic())
-        if self._leaving is not None:
-            self._leaving.step(time.monotonic())
-        if self.gcs.told:  # the control store may have answered the machine
-            self.gcs.told = False
-            self.machine.settle(time.monotonic())
-        self._perform()
-        self.gcs.flush()
+        self.core.turn()
+        self._send_spawns()
+        self.core.flush()
         self.mesh.flush()
 
-    def _beat(self) -> None:
-        """What others judge this node by goes out before other work."""
-        if (when := self.gcs.next_deadline()) is not None and when <= self.now:
-            self.gcs.tick(self.now)
-            self.mesh.flush()
-
     def _deliver(self, peer: bytes, code: int, message: Any) -> None:
-        if not ids.same_node(peer, self.incarnation) and not self._may_speak(peer, code, message):
-            return
-        handler = self._shell_handlers.get(code)
-        if handler is not None:
-            handler(peer, message)
-        else:
-            self.machine.handle(peer, code, message, self.now)
-
-    def _may_speak(self, peer: bytes, code: int, message: Any) -> bool:
-        """Nodes of the cluster may; a newcomer may introduce itself, no more; a node that has ended is told so.
-
-        What a newcomer has free it may say before we have heard of it: it says that again, so it is no refusal.
-        """
-        cluster = self.machine.cluster
-        if peer in cluster.peers or code in (Hello.CODE, NodeJoin.CODE) and peer not in cluster.gone:
-            return True
-        if not self.member.ended(peer) and not (code == ViewRows.CODE and peer == ids.node_of(peer)):
-            self.machine.refuse(peer, f"{type(message).__name__} from a process that is no node of this cluster")
-        return False
-
-    def _timeout(self) -> float | None:
-        times = [self.machine.next_deadline(), self.store.next_deadline(), self.lines.due, self.mesh.deadline(),
-                 self.gcs.next_deadline()]
-        if self.member is not None:
-            times.append(self.member.next_deadline())
-        if self._leaving is not None:
-            times.append(self._leaving.next_deadline())
-        self._due = min((when for when in times if when is not None), default=None)
-        if self.gcs.told:  # at the end of the turn, when something was on disk
-            return 0.0
-        return None if self._due is None else max(0.0, self._due - time.monotonic())
-
-    def _timers(self, now: float) -> None:
-        if (when := self.machine.next_deadline()) is not None and when <= now:
-            self.machine.tick(now)
-        if (when := self.store.next_deadline()) is not None and when <= now:
-            self.store.tick(now)
-        if (when := self.mesh.deadline()) is not None and when <= now:
-            self.mesh.tick(now)
-        if (when := self.gcs.next_deadline()) is not None and when <= time.monotonic():  # it names no time that is past
-            self.gcs.tick(time.monotonic())
-        if self.member is not None and (when := self.member.next_deadline()) is not None and when <= now:
-            self.member.tick(now)
-        self.lines.tick(now)
+        self.core.deliver(peer, code, message, self.now)
 
     def call_soon(self, fn: Callable[[], None]) -> None:
         """From any thread: run ``fn`` in the loop."""
@@ -324,61 +302,27 @@ class Daemon:
             self._soon.popleft()()
 
     def _fate_sealed(self) -> None:
+        from zray.node.daemon_machine import StopRequest
+
         self.watcher.remove(self.fate_fd)  # a pipe that is closed stays readable
-        self.stop("the driver closed the session")
+        self.core.stop(StopRequest.SESSION_CLOSED)
 
-    def stop(self, why: str) -> None:
-        """End at the next turn; a member of a cluster leaves it first, unless it is told twice for the same reason.
-
-        (Of a second reason it has no need: whoever closes the pipe also sends SIGTERM, for daemons that hang.)
-        """
-        leaving = self._leaving
-        if self.member is None or self.machine.cluster.alone or self.gcs.fenced_because or (
-                leaving is not None and leaving.why == why):
-            self.stopping = self.stopping or why
-        elif leaving is None:
-            self.member.tell_leave(why)
-            from zray.node.estate import Estate
-
-            estate = Estate(self.machine, self.store, lambda: not self.locations.unwritten, self.session_dir)
-            self._leaving = Leaving(why, self.machine, self.gcs, self.member.leavers, self.member.ended_nodes,
-                                    partial(self._left, why), time.monotonic(), estate)
-
-    def _left(self, why: str) -> None:
-        assert self._leaving is not None
-        handed = self._leaving.handed
+    def _left(self, why: str, handed: HandoverProgress) -> None:
         self.journal.note(f"this node has left ({why}); objects handed over: {handed.kept} "
                           f"({handed.kept_bytes:,} bytes), left behind: {handed.left} ({handed.left_bytes:,} bytes)")
-        self.stopping = why
 
-    def fence(self, reason: str) -> None:
-        """The cluster goes on without this node, which may have run the same things as others since: end at once."""
-        if self._leaving is None:  # else it is on its way out anyhow
+    def _fenced(self, reason: str, leaving: bool) -> None:
+        if not leaving:  # else it is on its way out anyhow
             self.journal.note(f"this node was declared dead: {reason}; start it again to rejoin")
             self.failed = True
-        self.stopping = f"this node was declared dead: {reason}"
-
-    def _peer_closed(self, peer: bytes) -> None:
-        if self.member is not None:
-            self.member.closed(peer)
-
-    def node_gone(self, node: bytes, reason: str) -> None:
-        """The nodes table says so."""
-        self.machine.node_gone(node, reason, time.monotonic())
-        self.store.node_gone(node)
 
     # ------------------------------------------------------------ effects
 
     def _perform(self) -> None:
-        effects = self.machine.effects
-        while effects:
-            batch = effects[:]
-            effects.clear()
-            for effect in batch:
-                try:
-                    self._perform_by_type[type(effect)](effect)
-                except Exception as error:  # one that cannot be performed must not end the node
-                    self._log_error(error)
+        self.core.perform()
+        self._send_spawns()
+
+    def _send_spawns(self) -> None:
         if self._spawns:
             spawns, self._spawns = self._spawns, []
             self.zygote.send({"spawn": spawns})
@@ -387,9 +331,6 @@ class Daemon:
     def _send(self, peer: bytes, message: Any) -> None:
         peer, message = routed(self.incarnation, peer, message)
         self.mesh.send(peer, message.CODE, message)
-
-    def _perform_send(self, effect: Send) -> None:
-        self._send(effect.peer, effect.message)
 
     def _perform_spawn(self, effect: Spawn) -> None:
         try:
@@ -422,28 +363,17 @@ class Daemon:
     def _attach_driver(self, incarnation: bytes, pid: int) -> dict[str, Any]:
         return {**self.store.attach_info(), "slot": self.store.open_slot(incarnation, pid)}
 
-    def _perform_drop_job(self, effect: DropJob) -> None:
-        job = effect.job.to_bytes(4, "big")
-        self.store.drop_job(job)
-        self.gcs.client.drop_job(job)
+    def _forget(self, incarnation: bytes) -> None:
+        self.processes.forget(incarnation)
+        self._doomed.discard(incarnation)
+        self.store.close_slot(incarnation)
+        self.mesh.forget(incarnation)
 
-    def _perform_forget(self, effect: Forget) -> None:
-        self.processes.forget(effect.incarnation)
-        self._doomed.discard(effect.incarnation)
-        self.store.close_slot(effect.incarnation)
-        self.gcs.forget(effect.incarnation)
-        self.mesh.forget(effect.incarnation)
-        self.machine.cluster.bound.pop(effect.incarnation, None)
-
-    def _perform_end_job(self, effect: EndJob) -> None:
+    def _last_output(self, effect: EndJob) -> None:
         self.lines.assign()
         lines, dropped = self.output.flush(self.output.workers_of(effect.job))
         if effect.reply is not None:
             self.lines.send(effect.driver, lines.get(effect.job, []), dropped, [])
-            self._send(effect.driver, effect.reply)
-
-    def _perform_note(self, effect: Note) -> None:
-        self.journal.note(text_of(effect.kind, effect.detail))
 
     def _log_error(self, error: Exception) -> None:
         """A bug in the handler of one message must not end the node."""
@@ -497,16 +427,14 @@ class Daemon:
         self.watcher.remove(self.zygote.sock.fileno())
         self.zygote.close()
         self.children.zygote = 0
-        if self.stopping:
+        if self.core.stopping:
             return
         self.journal.note(f"the zygote ended ({ended}); starting another")
         self.zygote = ZygoteLink.execute(self.soft_limit)
         self.children.zygote = self.zygote.pid
         self.children.expected = 0
         self.watcher.add(self.zygote.sock.fileno(), self._zygote_answered)
-        self.zygote.send({"base": {
-            "session_dir": self.session_dir, "node": self.incarnation, "node_endpoint": self.endpoint,
-            "store": self.store.attach_info(), "config": self.config.as_dict(), "node_info": self.machine.node}})
+        self.zygote.send(self._zygote_base())
         for worker in list(self.machine.pool.workers.values()):
             if not worker.pid:
                 self.machine.worker_spawned(worker.id, 0, "the zygote ended", time.monotonic())
@@ -525,8 +453,8 @@ class Daemon:
         self.machine.effects.clear()
         self.mesh.flush()
         self.mesh.close(0)
-        if self.member is not None:
-            self.member.close()
+        if self.entry is not None:
+            self.probes.close()
         self.processes.close()
         self.signals.close()
         self.watcher.close()
@@ -534,9 +462,17 @@ class Daemon:
         self.zygote.close()
         self.gcs.close()
         self.store.close()
-        self.journal.note(f"the end: {self.stopping or 'of an error'}")
+        self.journal.note(f"the end: {self.core.stopping or 'of an error'}")
         self.journal.close()
         sessions.retire(self.session_dir)
+
+
+class _MeshTimer:
+    """What of a mesh depends on time."""
+
+    def __init__(self, mesh: Mesh):
+        self.next_deadline = mesh.deadline
+        self.tick = mesh.tick
 
 
 def _import_shared() -> None:
@@ -574,6 +510,7 @@ def _start(arguments: argparse.Namespace) -> Daemon:
     session_dir = ""
     try:
         linux.require()
+        refuse_slips(os.environ)
         config = Config.load(json_map(arguments.config, "--config"))
         offered = offer(arguments, config)
         cluster = membership(arguments)
@@ -611,7 +548,7 @@ def _serve(daemon: Daemon, ready_fd: int) -> None:
         daemon.run()
     except Exception as error:  # said before anything is removed: drivers quote it
         code = 1
-        daemon.stopping = "an error in zray itself"
+        daemon.core.stopping = "an error in zray itself"
         daemon.journal.note(f"the node ends with an error: {error!r}", error)
     finally:
         daemon.close()

@@ -11,15 +11,22 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 from zray import messages as m
-from zray.ids import node_of, same_node
-from zray.node.effects import JOB_OVER, DropJob, EndJob, Forget, Note, Send, Watch
-from zray.node.jobs import JOB_BITS, Job
-
-if TYPE_CHECKING:
-    from zray.node.machine import NodeMachine
+from zray.config import Config
+from zray.ids import node_of
+from zray.node.actors import ActorTable
+from zray.node.cluster import Cluster
+from zray.node.context import NodeContext
+from zray.node.effects import JOB_OVER, DropJob, EndJob, Forget, Note, Watch
+from zray.node.foreign_actors import ForeignActors
+from zray.node.jobs import JOB_BITS, Job, JobTable
+from zray.node.local_processes import LocalProcesses
+from zray.node.names_table import Names
+from zray.node.placements import Placements
+from zray.node.pool import Pool
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
@@ -28,12 +35,33 @@ PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 ADOPTED_TIMEOUTS = 3.0
 
 
+@dataclass(frozen=True)
+class DriverPorts:
+    """What drivers need of the node around them."""
+
+    config: Config
+    node: dict[str, Any]  # as zray.nodes() shows it
+    pool: Pool
+    placements: Placements
+    processes: LocalProcesses
+    names: Names
+    cluster: Cluster
+    actors: ActorTable
+    foreign: ForeignActors
+    attach: Callable[[bytes, int], dict[str, Any]]  # (incarnation, pid): how that driver attaches to the store
+    process_gone: Callable[[bytes, str], None]  # nobody answers under this name any more
+    end_groups: Callable[[int], None]  # of that job
+    jobs_with_groups: Callable[[], set[int]]  # those that groups at home here end with
+
+
 class Drivers:
     """See the module's docstring."""
 
-    def __init__(self, host: NodeMachine):
-        self._host = host
-        self.hellos: dict[bytes, m.Hello] = {}  # of core processes that are not workers
+    def __init__(self, context: NodeContext, jobs: JobTable, ports: DriverPorts):
+        self._context = context
+        self._ports = ports
+        self.jobs = jobs
+        self.hellos = ports.processes.hellos
         self._kept: set[int] = set()  # jobs that are over, of which an actor lived elsewhere when that was asked
         self._ask_at: float | None = None  # when to ask again
         self.handlers: dict[int, Callable[[bytes, Any], None]] = {
@@ -48,87 +76,87 @@ class Drivers:
             refused = f"this node speaks protocol {m.PROTOCOL}, not {hello.protocol}"
         elif hello.kind == "driver" and hello.python.split(".")[:2] != PYTHON.split("."):
             refused = f"this node runs Python {PYTHON}, the driver {hello.python}: their pickles may differ"
-        elif hello.kind == "worker" and peer not in self._host.pool.workers:
+        elif hello.kind == "worker" and peer not in self._ports.pool.workers:
             refused = "no worker of this node"
-        elif hello.kind != "node" and not same_node(peer, self._host.incarnation):
+        elif hello.kind != "node" and not self._context.is_mine(peer):
             refused = "a process of another node: it must talk to its own"
-        self._host.effects.append(Send(peer, m.HelloAck(m.PROTOCOL, "node", list(m.FEATURES), refused)))
+        self._context.send(peer, m.HelloAck(m.PROTOCOL, "node", list(m.FEATURES), refused))
         if refused:
-            self._host.refuse(peer, refused)
-            if same_node(peer, self._host.incarnation):
-                self._host.effects.append(Watch(peer, hello.pid))  # to forget its session when it ends
+            self._context.refuse(peer, refused)
+            if self._context.is_mine(peer):
+                self._context.emit(Watch(peer, hello.pid))  # to forget its session when it ends
         elif hello.kind == "node":
             pass  # the nodes table says who that is
         elif hello.kind == "worker":
-            self._host.pool.workers[peer].endpoint = hello.endpoint
+            self._ports.pool.workers[peer].endpoint = hello.endpoint
         elif peer not in self.hellos:
             self.hellos[peer] = hello
-            self._host.effects.append(Watch(peer, hello.pid))
+            self._context.emit(Watch(peer, hello.pid))
 
     def _register(self, peer: bytes, message: m.RegisterDriver) -> None:
         hello = self.hellos.get(peer)
         if hello is None or hello.kind != "driver":
-            self._host.refuse(peer, "RegisterDriver without a driver's Hello")
+            self._context.refuse(peer, "RegisterDriver without a driver's Hello")
             return
-        job = self._host.jobs.register(peer, hello.pid, message.config, self._host.now)
-        self._host.names.record_job(job.number, job.row())
-        self._host.effects.append(Note("job_started", {"job": job.number, "pid": job.pid}))
-        self._host.effects.append(Send(peer, m.DriverAccepted(
-            job.number, self._host.node, self._host.attach(peer, job.pid), self._host.config.as_dict())))
+        job = self.jobs.register(peer, hello.pid, message.config, self._context.now)
+        self._ports.names.record_job(job.number, job.row())
+        self._context.emit(Note("job_started", {"job": job.number, "pid": job.pid}))
+        self._context.send(peer, m.DriverAccepted(
+            job.number, self._ports.node, self._ports.attach(peer, job.pid), self._ports.config.as_dict()))
 
     def _goodbye(self, peer: bytes, message: m.Goodbye) -> None:
         self.over(peer, message.reason or "the driver said goodbye", m.Bye("the job is over"))
 
     def _bye(self, peer: bytes, message: m.Bye) -> None:
-        if peer in self._host.pool.workers:
+        if peer in self._ports.pool.workers:
             return  # its death follows
         if self.hellos.pop(peer, None) is not None:
             self.over(peer, message.reason or "the driver left", None)
-            self._host.effects.append(Forget(peer))
+            self._context.emit(Forget(peer))
 
     def over(self, peer: bytes, reason: str, reply: m.Bye | None) -> None:
         """End the driver's job: its actors, its leases, its workers; detached actors stay."""
-        job = self._host.jobs.over(peer, self._host.now, self.is_used)
+        job = self.jobs.over(peer, self._context.now, self.is_used)
         if job is None:
             if reply is not None:
-                self._host.effects.append(Send(peer, reply))
+                self._context.send(peer, reply)
             return
-        self._host.names.record_job(job.number, job.row())
-        for number in self._host.jobs.forgotten():
-            self._host.names.record_job(number, None)
+        self._ports.names.record_job(job.number, job.row())
+        for number in self.jobs.forgotten():
+            self._ports.names.record_job(number, None)
         self.end_job(job, reason)
-        self._host.effects.append(EndJob(job.number, peer, reply))
-        self._host.pool.prestart(self._host.now)
+        self._context.emit(EndJob(job.number, peer, reply))
+        self._ports.pool.prestart(self._context.now)
 
     def end_job(self, job: Job, reason: str) -> None:
         """The driver is gone: on this node, and on those that we told of the job."""
-        host = self._host
-        host.effects.append(Note("job_over", {"job": job.number, "reason": reason}))
+        context, ports = self._context, self._ports
+        context.emit(Note("job_over", {"job": job.number, "reason": reason}))
         stays = self._staying(job.number)
-        for worker in host.pool.of_job(job.number):
-            placement = host.placements.get(worker.lease)
+        for worker in ports.pool.of_job(job.number):
+            placement = ports.placements.get(worker.lease)
             owner = placement.owner if placement is not None and placement.worker is worker else b""
             if worker.incarnation not in stays and not self._goes_on(job, owner, stays):
-                host.pool.dismiss(worker, JOB_OVER, host.now)
-        host.actors.job_over(job.number)
-        # Whom we told may have told others, and be gone: the driver's own node tells everybody.
-        everybody = host.cluster.peers if same_node(job.driver, host.incarnation) else ()
+                ports.pool.dismiss(worker, JOB_OVER, context.now)
+        ports.actors.job_over(job.number)
+        # Nodes we told may have told others and then died, so the driver's own node tells all.
+        everybody = ports.cluster.peers if context.is_mine(job.driver) else ()
         for node in sorted(job.told.union(everybody)):
-            host.effects.append(Send(node, m.JobEnd(job.number, reason)))
+            context.send(node, m.JobEnd(job.number, reason))
         job.told.clear()
-        host.groups.job_over(job.number)
-        host.process_gone(job.driver, reason)
-        for placement in [p for p in host.placements.values() if p.worker is None and not p.actor
+        ports.end_groups(job.number)
+        ports.process_gone(job.driver, reason)
+        for placement in [p for p in ports.placements.values() if p.worker is None and not p.actor
                           and p.kind.job == job.number and not self._goes_on(job, p.owner, stays)]:
-            host.give_back(placement)
+            ports.placements.give_back(placement)
         self.may_be_done(job.number)
 
     def _staying(self, number: int) -> set[bytes]:
-        """Workers that go on without their driver: of detached actors, and of guests, of which their home decides."""
-        host, found = self._host, set()
-        for worker in host.pool.of_job(number):
-            actor = host.actors.actors.get(worker.actor)
-            if worker.actor in host.guests.guests or (
+        """Workers that go on without their driver: of detached actors, and of foreign ones, whose home decides."""
+        ports, found = self._ports, set()
+        for worker in ports.pool.of_job(number):
+            actor = ports.actors.actors.get(worker.actor)
+            if worker.actor in ports.foreign.actors or (
                     actor is not None and actor.detached and actor.state != "DEAD"):
                 found.add(worker.incarnation)
         return found
@@ -138,33 +166,32 @@ class Drivers:
 
         An owner on another node may be a detached actor: if it is none it ends there, and we are told.
         """
-        return owner in stays or (owner not in (b"", job.driver) and not same_node(owner, self._host.incarnation))
+        return owner in stays or (owner not in (b"", job.driver) and not self._context.is_mine(owner))
 
     def may_be_done(self, number: int) -> None:
         """With the last process of a job, on any node, its objects and functions go."""
-        host = self._host
         if not self._is_done(number):
             return
-        if host.cluster.lone:
+        if self._ports.cluster.lone:
             self._drop(number)
         else:  # an actor that outlives its driver may live elsewhere: of those whose home is here we know better
-            host.names.job_is_used(number, host.incarnation, lambda used: self._answered(number, used))
+            self._ports.names.job_is_used(number, self._context.me, lambda used: self._answered(number, used))
 
     def actor_ended(self, number: int) -> None:
         """A detached actor of it, with its home here, has ended; of an adopted one the job may be unknown here."""
-        if number in self._host.jobs.jobs:
+        if number in self.jobs.jobs:
             self.may_be_done(number)
         else:
             self.ask_ended(number, lambda ended: self._adopted_ended(number) if ended else None)
 
     def _adopted_ended(self, number: int) -> None:
-        host = self._host
-        if not host.cluster.lone and not self.is_used(number):
-            host.names.job_is_used(number, host.incarnation, lambda used: None if used else self._tell_last(number))
+        if not self._ports.cluster.lone and not self.is_used(number):
+            self._ports.names.job_is_used(number, self._context.me,
+                                          lambda used: None if used else self._tell_last(number))
 
     def _tell_last(self, number: int) -> None:
-        for node in sorted(self._host.cluster.peers):  # which keep what they have of the job until now
-            self._host.effects.append(Send(node, m.JobEnd(number, "its last actor has ended", True)))
+        for node in sorted(self._ports.cluster.peers):  # which keep what they have of the job until now
+            self._context.send(node, m.JobEnd(number, "its last actor has ended", True))
 
     def _answered(self, number: int, used: bool) -> None:
         if used:  # the home of its last actor tells us, unless it dies: see node_gone
@@ -186,90 +213,90 @@ class Drivers:
 
     def _is_done(self, number: int) -> bool:
         """Whether this node has no process and no actor of the job, which is over, and still has its objects."""
-        host, job = self._host, self._host.jobs.jobs.get(number)
-        return job is not None and job.is_over and not job.dropped and not host.pool.of_job(number) \
+        job = self.jobs.jobs.get(number)
+        return job is not None and job.is_over and not job.dropped and not self._ports.pool.of_job(number) \
             and not self.is_used(number)
 
     def _drop(self, number: int) -> None:
-        host = self._host
         if not self._is_done(number):
             return  # since the control store was asked
-        host.jobs.jobs[number].dropped = True
+        self.jobs.jobs[number].dropped = True
         self._kept.discard(number)
-        host.effects.append(DropJob(number))
-        if any(actor.job == number and actor.detached for actor in host.actors.actors.values()):
+        self._context.emit(DropJob(number))
+        if any(actor.job == number and actor.detached for actor in self._ports.actors.actors.values()):
             self._tell_last(number)
 
     def tell_job(self, job: Job, node: bytes) -> None:
         """Before anything else that concerns the job."""
         if node not in job.told:
             job.told.add(node)
-            self._host.effects.append(Send(node, m.JobStart(job.number, job.driver, job.config)))
+            self._context.send(node, m.JobStart(job.number, job.driver, job.config))
             if job.is_over:  # what still runs for it is detached
-                self._host.effects.append(Send(node, m.JobEnd(job.number, "its driver is gone")))
+                self._context.send(node, m.JobEnd(job.number, "its driver is gone"))
 
     def _job_start(self, peer: bytes, message: m.JobStart) -> None:
         """Of another node, which need not be the driver's: then the end may have been heard of before, or missed."""
-        host, number = self._host, message.job
-        fresh = number not in host.jobs.jobs
-        job = host.jobs.foreign(number, message.driver, message.config, host.now)
+        number, jobs = message.job, self.jobs
+        fresh = number not in jobs.jobs
+        job = jobs.foreign(number, message.driver, message.config, self._context.now)
         if not fresh:
             return
-        if host.jobs.has_ended(number, job.driver) or node_of(job.driver) in host.cluster.gone:
-            self._over_abroad(job, "its driver was gone before this node heard of it")
+        if jobs.has_ended(number, job.driver) or node_of(job.driver) in self._ports.cluster.gone:
+            self._foreign_over(job, "its driver was gone before this node heard of it")
         elif node_of(job.driver) != peer:
-            host.names.job_ended(number, lambda ended: self._over_abroad(job, "its driver is gone") if ended else None)
+            self._ports.names.job_ended(
+                number, lambda ended: self._foreign_over(job, "its driver is gone") if ended else None)
 
     def _job_end(self, peer: bytes, message: m.JobEnd) -> None:
-        job = self._host.jobs.jobs.get(message.job)
+        job = self.jobs.jobs.get(message.job)
         if job is None:
-            self._host.jobs.heard_ended(message.job)
-            self._host.groups.job_over(message.job)  # those that were adopted here
+            self.jobs.heard_ended(message.job)
+            self._ports.end_groups(message.job)  # those that were adopted here
         elif message.last and self._is_done(job.number):
             self._drop(job.number)
-        elif not same_node(job.driver, self._host.incarnation):
-            self._over_abroad(job, message.reason)
+        elif not self._context.is_mine(job.driver):
+            self._foreign_over(job, message.reason)
 
-    def gone_abroad(self, process: bytes, reason: str) -> bool:
+    def foreign_gone(self, process: bytes, reason: str) -> bool:
         """A process of another node has ended: whether it was a driver whose job is known here."""
-        job = self._host.jobs.by_driver.get(process)
+        job = self.jobs.by_driver.get(process)
         if job is None:
-            self._host.jobs.heard_ended(process)
+            self.jobs.heard_ended(process)
             return False
-        self._over_abroad(job, reason)  # who told us of the job need not live to tell us of its end
+        self._foreign_over(job, reason)  # who told us of the job need not live to tell us of its end
         return True
 
     def node_gone(self, node: bytes, reason: str) -> None:
         """All drivers of that node are gone; its actors are, or another node adopts them and says so in their rows."""
-        host = self._host
-        self._ask_at = host.now + ADOPTED_TIMEOUTS * host.config.node_timeout_s
-        for job in [job for job in host.jobs.by_driver.values() if node_of(job.driver) == node]:
-            self._over_abroad(job, f"the node of its driver is gone: {reason}")
-        ordinal = host.cluster.last_rows[node].get("ordinal")
-        for number in host.groups.jobs():
-            if number >> JOB_BITS == ordinal and number not in host.jobs.jobs:
-                host.groups.job_over(number)
+        ports = self._ports
+        self._ask_at = self._context.now + ADOPTED_TIMEOUTS * ports.config.node_timeout_s
+        for job in [job for job in self.jobs.by_driver.values() if node_of(job.driver) == node]:
+            self._foreign_over(job, f"the node of its driver is gone: {reason}")
+        ordinal = ports.cluster.last_rows[node].get("ordinal")
+        for number in ports.jobs_with_groups():
+            if number >> JOB_BITS == ordinal and number not in self.jobs.jobs:
+                ports.end_groups(number)
 
-    def _over_abroad(self, job: Job, reason: str) -> None:
+    def _foreign_over(self, job: Job, reason: str) -> None:
         if not job.is_over:
-            self._host.jobs.over(job.driver, self._host.now, self.is_used)
+            self.jobs.over(job.driver, self._context.now, self.is_used)
             self.end_job(job, reason)
 
     def ask_ended(self, number: int, then: Callable[[bool], None]) -> None:
         """``then(ended)``: this node may never have heard of the job, then the control store must say."""
-        job = self._host.jobs.jobs.get(number)
-        if job is not None or self._host.jobs.has_ended(number, b""):
+        job = self.jobs.jobs.get(number)
+        if job is not None or self.jobs.has_ended(number, b""):
             then(job is None or job.is_over)
         else:
-            self._host.names.job_ended(number, then)
+            self._ports.names.job_ended(number, then)
 
     def is_used(self, number: int) -> bool:
-        return self._host.actors.job_is_used(number) or self._host.guests.job_is_used(number)
+        return self._ports.actors.job_is_used(number) or self._ports.foreign.job_is_used(number)
 
     def job_of(self, peer: bytes) -> Job | None:
         """The job that a core process works for; a worker's even after its driver is gone (detached actors)."""
-        job = self._host.jobs.by_driver.get(peer)
+        job = self.jobs.by_driver.get(peer)
         if job is None:
-            worker = self._host.pool.workers.get(peer)
-            job = self._host.jobs.jobs.get(worker.job) if worker is not None else None
+            worker = self._ports.pool.workers.get(peer)
+            job = self.jobs.jobs.get(worker.job) if worker is not None else None
         return job

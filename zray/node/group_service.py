@@ -9,21 +9,24 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 from zray import messages as m
 from zray.causes import Cause
 from zray.ids import PLACEMENT_GROUP_SIZE, home_of
-from zray.node.effects import Send
+from zray.node.context import NodeContext
 from zray.node.group_directory import GroupDirectory
 from zray.node.groups import GroupTable
+from zray.node.jobs import Job
+from zray.node.names_table import Names
+from zray.node.placements import Placements
+from zray.node.pool import Pool
 from zray.node.pool import State as WorkerState
-from zray.sched.bundles import State
+from zray.sched.bundles import BundleState
 from zray.sched.claims import group_of
+from zray.sched.grouped import NodeScheduler
 from zray.sched.view import ClusterView
-
-if TYPE_CHECKING:
-    from zray.node.machine import NodeMachine
 
 # How long a watcher of an unknown group waits for its creation to arrive: a handle may overtake it.
 UNKNOWN_GRACE_S = 2.0
@@ -34,9 +37,37 @@ JOBS_OVER_KEPT_MAX = 1000
 REMOVES_KEPT_MAX = 10_000
 
 
+@dataclass(frozen=True)
+class GroupServicePorts:
+    """What placement groups need of the node around them."""
+
+    scheduler: NodeScheduler
+    names: Names
+    pool: Pool
+    placements: Placements
+    job_of: Callable[[bytes], Job | None]  # that a core process works for
+    cluster_view: Callable[[], ClusterView]  # all live nodes, with what is free
+    node_id: Callable[[bytes], str]  # the hex NodeID of an incarnation
+    ask_job_ended: Callable[[int, Callable[[bool], None]], None]
+    end_actors: Callable[[bytes, str], None]  # (group, reason): those in a group that was removed
+
+
+@dataclass(frozen=True)
+class _TablePorts:
+    """See zray.node.groups.GroupPorts."""
+
+    view: Callable[[], ClusterView]
+    send: Callable[[bytes, Any], None]
+    reply: Callable[[bytes, Any], None]
+    changed: Callable[[m.GroupState], None]
+    claim_name: Callable[[str, str, bytes, Callable[[bytes], None]], None]
+    release_name: Callable[[str, str, bytes], None]
+    record: Callable[[bytes, dict[str, Any] | None], None]
+    node_id: Callable[[bytes], str]
+
+
 class GroupService:
-    """``machine.groups``.  What a cluster sets: ``cluster_view``, ``node_ids`` and ``ask_job_ended``; what it calls:
-    ``node_died`` and ``job_over``.
+    """See the module's docstring.
 
     When a home dies, the next live node in the order of incarnations reads the rows of its groups in the control store
     and adopts each by compare-and-set; it tells all nodes, and they give back what its row does not know of.
@@ -45,18 +76,18 @@ class GroupService:
     until it hears of the end of the group, and a new home hears it again from everybody who knows of it.
     """
 
-    def __init__(self, machine: NodeMachine) -> None:
-        self.machine = machine
-        self.me = machine.scheduler.node
-        self.bundles = machine.scheduler.bundles
-        self.table = GroupTable(self, self.me)
-        self.directory = GroupDirectory(self._ask, self._tell)
-        self.directory.on_change.append(self._state_changed)
-        self.cluster_view: Callable[[], ClusterView] = lambda: machine.scheduler.view
-        self.node_ids: Callable[[bytes], str] = self._own_node_id
+    def __init__(self, context: NodeContext, ports: GroupServicePorts) -> None:
+        self._context = context
+        self.ports = ports
+        self.me = context.me
+        self.bundles = ports.scheduler.bundles
         self._inbox: deque[tuple[bytes, Any]] = deque()
-        self.ask_job_ended: Callable[[int, Callable[[bool], None]], None] = (
-            lambda job, then: then(job in self._jobs_over))
+        self.directory = GroupDirectory(self._ask, context.send)
+        self.directory.on_change.append(self._apply)
+        self.table = GroupTable(_TablePorts(
+            view=lambda: self.ports.cluster_view(), send=self.send, reply=context.send,
+            changed=self._changed, claim_name=ports.names.claim_group, release_name=ports.names.release_group,
+            record=self._record, node_id=lambda node: self.ports.node_id(node)), self.me)
         self._homes: dict[bytes, bytes] = {}  # of groups that have another home than the one that made them
         self._dead: dict[bytes, None] = {}  # nodes
         self._jobs_over: dict[int, None] = {}
@@ -106,7 +137,7 @@ class GroupService:
         self._jobs_over[job] = None
         if len(self._jobs_over) > JOBS_OVER_KEPT_MAX:
             del self._jobs_over[next(iter(self._jobs_over))]
-        self.table.job_over(job, self.machine.now)
+        self.table.job_over(job, self._context.now)
 
     def jobs(self) -> set[int]:
         """Those that groups at home here end with."""
@@ -119,7 +150,7 @@ class GroupService:
         """Another node is dead: its bundles are lost, and the groups that it was the home of need another home."""
         if node in self._dead:
             return
-        now = self.machine.now
+        now = self._context.now
         self._dead[node] = None
         self.table.node_died(node, now)
         self.directory.forget(node)
@@ -130,23 +161,24 @@ class GroupService:
             for attempt in self.bundles.not_in_use(group):  # whoever was to commit them is dead
                 self._give_back(group, attempt, False)
         if self._is_next_to(node):
-            self.machine.names.list_groups(self._adopt)
+            self.ports.names.list_groups(self._adopt)
 
     def _is_next_to(self, dead: bytes) -> bool:
         live = sorted(self._live())
         return next((node for node in live if node > dead), live[0]) == self.me
 
     def _live(self) -> set[bytes]:
-        return {node for node in self.cluster_view().nodes if node is not None and node not in self._dead} | {self.me}
+        nodes = self.ports.cluster_view().nodes
+        return {node for node in nodes if node is not None and node not in self._dead} | {self.me}
 
     def _adopt(self, rows: list[tuple[bytes, dict[str, Any]]]) -> None:
         for group, row in rows:
             if row["home"] in self._dead and row["state"] != "REMOVED" and group not in self.table.groups:
-                self.machine.names.adopt_group(group, row, {**row, "home": self.me}, self._adopted)
+                self.ports.names.adopt_group(group, row, {**row, "home": self.me}, self._adopted)
 
     def _adopted(self, group: bytes, row: dict[str, Any]) -> None:
         """It is ours: the control store says so."""
-        now, live = self.machine.now, self._live()
+        now, live = self._context.now, self._live()
         self._unknown.pop(group, None)
         self.table.adopt(group, row, live, now)
         state = self.table.groups[group].state_message()
@@ -158,10 +190,10 @@ class GroupService:
         if removal is not None:
             self.table.remove(group, removal.reason, now)
         elif not row["is_detached"]:
-            self.ask_job_ended(row["creator_job_id"], lambda ended: self._job_ended(group) if ended else None)
+            self.ports.ask_job_ended(row["creator_job_id"], lambda ended: self._job_ended(group) if ended else None)
 
     def _job_ended(self, group: bytes) -> None:
-        self.table.remove(group, "its job is over", self.machine.now)
+        self.table.remove(group, "its job is over", self._context.now)
 
     def _reconcile(self, state: m.GroupState) -> None:
         """A new home says where the bundles are: what it does not know of is given back."""
@@ -172,15 +204,15 @@ class GroupService:
     # ------------------------------------------------------------ handlers
 
     def _create(self, peer: bytes, message: m.CreateGroup) -> None:
-        job = self.machine.drivers.job_of(peer)
+        job = self.ports.job_of(peer)
         if job is None or len(message.group) != PLACEMENT_GROUP_SIZE:
-            self.machine.refuse(peer, "CreateGroup from a process without a job, or with an id that is none")
+            self._context.refuse(peer, "CreateGroup from a process without a job, or with an id that is none")
             return
-        worker = self.machine.pool.workers.get(peer)
+        worker = self.ports.pool.workers.get(peer)
         if job.number in self._jobs_over and worker is not None and worker.state is WorkerState.EXITING:
             return  # it runs until it has reported what it did, and nothing would ever remove the group
         self._unknown.pop(message.group, None)
-        self.table.create(peer, message.group, job.number, message.spec, message.request, self.machine.now)
+        self.table.create(peer, message.group, job.number, message.spec, message.request, self._context.now)
 
     def _remove(self, peer: bytes, message: m.RemoveGroup) -> None:
         if len(message.group) != PLACEMENT_GROUP_SIZE:
@@ -188,7 +220,7 @@ class GroupService:
         message = message._replace(reason=message.reason or "it was removed")
         home = self.home(message.group)
         if home == self.me:
-            self.table.remove(message.group, message.reason, self.machine.now)
+            self.table.remove(message.group, message.reason, self._context.now)
             return
         if self.directory.look(message.group).state != "REMOVED":  # its home, or the next one, is asked how it goes on
             self._removes[message.group] = message
@@ -224,30 +256,23 @@ class GroupService:
 
     def _reserve(self, peer: bytes, message: m.BundleReserve) -> None:
         self.bundles.reserve(message.group, message.attempt, message.job, message.bundles, message.wait, message.name,
-                             self.machine.now)
+                             self._context.now)
 
     def _commit(self, peer: bytes, message: m.BundleCommit) -> None:
-        self.machine.scheduler.commit(message.group, message.attempt, self.machine.now)
+        self.ports.scheduler.commit(message.group, message.attempt, self._context.now)
 
     def _return(self, peer: bytes, message: m.BundleReturn) -> None:
         self._give_back(message.group, message.attempt, message.removed)
 
     def _give_back(self, group: bytes, attempt: int, removed: bool) -> None:
-        machine = self.machine
-        for lease in machine.scheduler.give_back(group, attempt, removed, machine.now):
-            placement = machine.placements.get(lease)
-            if placement is None:
-                continue
-            if placement.worker is None:
-                machine.give_back(placement)
-            else:
-                machine.pool.kill(placement.worker, Cause.GROUP_REMOVED.text, machine.now)
+        for lease in self.ports.scheduler.give_back(group, attempt, removed, self._context.now):
+            self.ports.placements.end(lease, Cause.GROUP_REMOVED.text)
 
     def _reserved(self, peer: bytes, message: m.BundleReserved) -> None:
-        self.table.reserved(peer, message, self.machine.now)
+        self.table.reserved(peer, message, self._context.now)
 
     def _ack(self, peer: bytes, message: m.BundleAck) -> None:
-        self.table.acked(peer, message, self.machine.now)
+        self.table.acked(peer, message, self._context.now)
 
     # ------------------------------------------------------------ states
 
@@ -256,9 +281,9 @@ class GroupService:
             self.directory.update(self.table.groups[group].state_message())
         elif self.home(group) == self.me or self.home(group) in self._dead:
             grace = UNKNOWN_GRACE_S if self.home(group) == self.me else ADOPTION_S
-            self._unknown.setdefault(group, self.machine.now + grace)
+            self._unknown.setdefault(group, self._context.now + grace)
             if self.home(group) != self.me:  # its next home told the nodes of that time
-                self.machine.names.find_group(group, lambda row: self._found(group, row))
+                self.ports.names.find_group(group, lambda row: self._found(group, row))
         else:
             self.send(self.home(group), m.WatchGroup(group))
 
@@ -267,19 +292,20 @@ class GroupService:
         if row is not None and group in self._unknown and row["home"] in self._live() - {self.me}:
             self.send(row["home"], m.WatchGroup(group))
 
-    def _tell(self, peer: bytes, state: m.GroupState) -> None:
-        self.machine.effects.append(Send(peer, state))
+    def _changed(self, state: m.GroupState) -> None:
+        """A group at home here has another state."""
+        self.directory.update(state)
 
-    def _state_changed(self, state: m.GroupState) -> None:
-        self._apply(state)
+    def _record(self, group: bytes, row: dict[str, Any] | None) -> None:
+        self.ports.names.record_group(group, row)
 
     def _apply(self, state: m.GroupState) -> None:
         """What a state means for those here who claim the group."""
-        scheduler = self.machine.scheduler
+        scheduler = self.ports.scheduler
         if state.state == "REMOVED":
             self._homes.pop(state.group, None)
             self._removes.pop(state.group, None)
-            self.machine.actors.group_removed(state.group, state.cause.get("detail", ""))
+            self.ports.end_actors(state.group, state.cause.get("detail", ""))
             scheduler.group_removed(state.group, state.cause.get("detail", ""))
         elif state.state == "CREATED":
             scheduler.group_placed(state.group)
@@ -287,48 +313,23 @@ class GroupService:
             cause = state.cause.get("cause", 0) or int(Cause.GROUP_PENDING)
             scheduler.group_waits(state.group, cause, state.cause.get("detail", ""))
 
-    # ------------------------------------------------------------ ports of the table
-
-    def view(self) -> ClusterView:
-        return self.cluster_view()
-
     def send(self, node: bytes, message: Any) -> None:
+        """To a node; what is for this one waits for the end of the event."""
         if node == self.me:
             self._inbox.append((node, message))
         else:
-            self.machine.effects.append(Send(node, message))
-
-    def reply(self, peer: bytes, message: Any) -> None:
-        self.machine.effects.append(Send(peer, message))
-
-    def changed(self, state: m.GroupState) -> None:
-        self.directory.update(state)
-
-    def claim_name(self, namespace: str, name: str, group: bytes, then: Callable[[bytes], None]) -> None:
-        self.machine.names.claim_group(namespace, name, group, then)
-
-    def release_name(self, namespace: str, name: str, group: bytes) -> None:
-        self.machine.names.release_group(namespace, name, group)
-
-    def record(self, group: bytes, row: dict[str, Any] | None) -> None:
-        self.machine.names.record_group(group, row)
-
-    def node_id(self, node: bytes) -> str:
-        return self.node_ids(node)
-
-    def _own_node_id(self, node: bytes) -> str:
-        return self.machine.node.get("NodeID", "") if node == self.me else node.hex()
+            self._context.send(node, message)
 
     # ------------------------------------------------------------ time
 
     def settle(self, now: float) -> bool:
         """After an event, before its end: whether anything happened that the scheduler should look at."""
         moved = False
-        free = self.machine.scheduler.view.available[0] if self.table.unplaced else None
+        free = self.ports.scheduler.view.available[0] if self.table.unplaced else None
         if free is not None and any(now_free > before for now_free, before in zip(free, self._free, strict=False)):
             self.table.view_changed()
         self._free = list(free) if free is not None else []
-        view = self.cluster_view()
+        view = self.ports.cluster_view()
         if view.generation != self._generation or view is not self._view:
             self._view, self._generation = view, view.generation
             self.table.nodes_changed(now)
@@ -379,5 +380,5 @@ class GroupService:
             assert self.home(asked) not in self._dead or asked in self._unknown, "a removal is kept for ever"
         for found in self.bundles.rounds.values():
             group = self.table.groups.get(found.group)
-            if group is not None and found.state in (State.COMMITTED, State.RESERVED):
+            if group is not None and found.state in (BundleState.COMMITTED, BundleState.RESERVED):
                 assert self.me in group.used or group.state == "REMOVED", "a bundle that its home does not know of"

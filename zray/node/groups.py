@@ -59,7 +59,7 @@ TRIED_MAX = 64
 ADOPTION_STEP = 1 << 20
 
 
-class Ports(Protocol):
+class GroupPorts(Protocol):
     """What the table needs from the node around it."""
 
     def view(self) -> ClusterView:
@@ -88,7 +88,7 @@ class Ports(Protocol):
 class GroupTable:
     """All groups whose home is this node."""
 
-    def __init__(self, ports: Ports, me: bytes) -> None:
+    def __init__(self, ports: GroupPorts, me: bytes) -> None:
         self.ports = ports
         self.me = me
         self.groups: dict[bytes, Group] = {}
@@ -484,4 +484,4 @@ def _answers(message: Any) -> tuple[str, ...]:
     return ("REMOVED",) if message.removed else ("RETURNED",)
 
 
-__all__ = ["CREATED", "PENDING", "REMOVED", "RESCHEDULING", "Group", "GroupTable", "Ports"]
+__all__ = ["CREATED", "PENDING", "REMOVED", "RESCHEDULING", "Group", "GroupTable", "GroupPorts"]

@@ -15,24 +15,47 @@ whatever the others do.  What is left behind of objects then, the reason in the 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Protocol
 
-from zray.store.exchange import Handed
+from zray.gcs.config import ClusterConfig
+from zray.node.cluster import Cluster
+from zray.store.exchange import HandoverProgress
 
 DRAIN_S_MAX = 2.5
 LEAVE_S_MAX = 1.5  # with DRAIN_S_MAX below launch.STOP_TIMEOUT_S, after which whoever stops a node kills it
 HAND_OVER_S_MAX = 60.0  # 20 to 30 GB over one link
 LOOK_S = 0.02  # how often to look how far it is
 
-NOTHING = Handed(done=True)
+NOTHING = HandoverProgress(done=True)
+
+
+class LeavingNode(Protocol):
+    """The part of a node's machine that this needs."""
+
+    incarnation: bytes
+    cluster: Cluster
+
+    def drain(self, now: float) -> None: ...
+
+    def drained(self) -> bool: ...
+
+
+class ControlParts(Protocol):
+    """The part of the control store that this needs: see zray.gcs.service."""
+
+    @property
+    def config(self) -> ClusterConfig: ...
+
+    def drain(self, reason: str) -> None: ...
+
+    def leave(self, reason: str, then: Callable[[], None]) -> None: ...
 
 
 class Leaving:
     """One planned leave.  ``gone()`` is called once, when the process may end."""
 
-    def __init__(self, why: str, machine: Any, gcs: Any, leavers: set[bytes], ended: set[bytes],
-                 gone: Callable[[], None], now: float,
-                 hand_over: Callable[[set[bytes]], Handed] = lambda heirs: NOTHING):
+    def __init__(self, why: str, machine: LeavingNode, gcs: ControlParts, leavers: set[bytes], ended: set[bytes],
+                 gone: Callable[[], None], now: float, hand_over: Callable[[set[bytes]], HandoverProgress]):
         """``leavers``, ``ended``: nodes that said that they leave, or whose endpoints refuse connections (kept by
         the caller).  ``hand_over(heirs)``: see to it that others have our objects, and say how far that is."""
         self.why = why

@@ -1,4 +1,4 @@
-"""The daemon's connections to the daemons of other nodes: dialled, dialled again, given up.
+"""The daemon's connections to the daemons of other nodes: dialled, dialled again, given up.  Pure.
 
     Link     dial the node's TCP endpoint and say Hello
     answers  its libzmq has shaken hands, and answers heartbeats until the connection is closed: its process is there,
@@ -15,16 +15,11 @@ The session to a live node outlasts its connections, so a link that breaks loses
 from __future__ import annotations
 
 import errno
-import os
-import socket
-import sys
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
 
-from zray import messages as m
 from zray.ids import TAG_SIZE
-from zray.node.children import Watcher
-from zray.transport.curve import parse_endpoint, split_host_port
-from zray.transport.mesh import Mesh
 
 REDIAL_S = 0.05
 REDIAL_S_MAX = 1.0
@@ -50,26 +45,45 @@ class _Link:
         self.welcome = False  # it has answered our Hello
 
 
+class LinkMesh(Protocol):
+    """The part of a mesh that links need; it calls ``on_turned_away`` and ``on_answers`` with a node."""
+
+    insecure: bool
+    lasting: set[bytes]  # peers whose sessions outlast their connections
+    on_turned_away: Callable[[bytes], None]
+    on_answers: Callable[[bytes], None]
+
+    def connect(self, peer: bytes, endpoint: str) -> object: ...
+
+    def forget(self, peer: bytes) -> object: ...
+
+    def refuse(self, tag: bytes) -> object: ...
+
+
+@dataclass(frozen=True)
+class LinkPorts:
+    """What links need of the daemon around them."""
+
+    clock: Callable[[], float]
+    hello: Callable[[bytes], None]  # introduce this daemon to that node
+    probe: Callable[[bytes, str], int | None]  # (node, endpoint): see zray.node.probes
+    end_probe: Callable[[bytes], None]
+    proven_dead: Callable[[bytes], None]  # its endpoint refuses connections
+    revoked: Callable[[bytes], None]  # that node refuses us
+    answers: Callable[[bytes], None]  # its process answers, until the connection is closed
+
+
 class Links:
-    """See the module's docstring.
+    """See the module's docstring."""
 
-    ``proven_dead(node)`` is told when an endpoint refuses connections, ``revoked(node)`` when a node refuses us,
-    ``answers(node)`` when its process answers, which ends with ``closed``.
-    """
-
-    def __init__(self, mesh: Mesh, watcher: Watcher, clock: Callable[[], float],
-                 proven_dead: Callable[[bytes], None], revoked: Callable[[bytes], None],
-                 answers: Callable[[bytes], None]):
+    def __init__(self, mesh: LinkMesh, ports: LinkPorts):
         self._mesh = mesh
-        self._watcher = watcher
-        self._clock = clock
-        self._proven_dead = proven_dead
-        self._revoked = revoked
-        self._answers = answers
+        self._ports = ports
+        self._clock = ports.clock
         mesh.on_turned_away = self._turned_away
         mesh.on_answers = self._answered
         self._links: dict[bytes, _Link] = {}
-        self._probes: dict[bytes, tuple[socket.socket, float]] = {}
+        self._probes: dict[bytes, float] = {}  # node -> when to give the attempt up
         self._parting: dict[bytes, float] = {}  # unlinked -> when to hang up
 
     def link(self, node: bytes, endpoint: str) -> None:
@@ -117,13 +131,13 @@ class Links:
         """Of a link that waits to be dialled again this is old news."""
         link = self._links.get(node)
         if link is not None and link.redial_at is None:
-            self._answers(node)
+            self._ports.answers(node)
 
     def _turned_away(self, node: bytes) -> None:
         """Before its first welcome a node may not have heard of us yet; after it, it takes a revocation."""
         link = self._links.get(node)
         if link is not None and link.welcome:
-            self._revoked(node)
+            self._ports.revoked(node)
 
     def next_deadline(self) -> float | None:
         times = list(self._parting.values())
@@ -132,11 +146,11 @@ class Links:
                 times.append(link.redial_at)
             if link.probe_at is not None:
                 times.append(link.probe_at)
-        times += [until for _, until in self._probes.values()]
+        times += self._probes.values()
         return min(times, default=None)
 
     def tick(self, now: float) -> None:
-        for node, (_, until) in list(self._probes.items()):
+        for node, until in list(self._probes.items()):
             if until <= now:
                 self._end_probe(node)
         for node in [node for node, until in self._parting.items() if until <= now]:
@@ -151,50 +165,29 @@ class Links:
 
     def _dial(self, node: bytes) -> None:
         self._mesh.connect(node, self._links[node].endpoint)
-        python = ".".join(map(str, sys.version_info[:3]))
-        self._mesh.send(node, m.Hello.CODE, m.Hello(
-            m.PROTOCOL, "node", self._mesh.endpoint, os.getpid(), 0, python, list(m.FEATURES)))
+        self._ports.hello(node)
 
     # ------------------------------------------------------------ is anybody there?
 
     def _probe(self, node: bytes, endpoint: str) -> None:
-        host, port = split_host_port(parse_endpoint(endpoint).address.removeprefix("tcp://"))
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        try:
-            probe = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-        except OSError:
-            return  # out of descriptors: silence will tell
-        error = probe.connect_ex((host, port))
-        if error != errno.EINPROGRESS:
-            probe.close()
-            self._judge(node, error)
+        self._probes[node] = self._clock() + PROBE_S_MAX
+        error = self._ports.probe(node, endpoint)
+        if error is not None:
+            self.probed(node, error)
+
+    def probed(self, node: bytes, error: int) -> None:
+        """How an attempt to connect came out."""
+        if self._probes.pop(node, None) is None:
             return
-        self._probes[node] = probe, self._clock() + PROBE_S_MAX
-        self._watcher.add(probe.fileno(), lambda: self._probed(node))
-        self._watcher.want_write(probe.fileno(), True)
-
-    def _probed(self, node: bytes) -> None:
-        probe, _ = self._probes[node]
-        error = probe.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        self._end_probe(node)
-        self._judge(node, error)
-
-    def _judge(self, node: bytes, error: int) -> None:
         link = self._links.get(node)
         if link is None:
             return
         if error == errno.ECONNREFUSED:
-            self._proven_dead(node)
+            self._ports.proven_dead(node)
         elif not error and link.probe_pause_s <= PROBE_AGAIN_S_MAX:
             link.probe_at = self._clock() + link.probe_pause_s
             link.probe_pause_s *= 2
 
     def _end_probe(self, node: bytes) -> None:
-        probe = self._probes.pop(node, None)
-        if probe is not None:
-            self._watcher.remove(probe[0].fileno())
-            probe[0].close()
-
-    def close(self) -> None:
-        for node in list(self._probes):
-            self._end_probe(node)
+        if self._probes.pop(node, None) is not None:
+            self._ports.end_probe(node)

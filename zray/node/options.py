@@ -10,13 +10,12 @@ import socket
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from zray.config import Config
+from zray.config import STORE_BYTES_MIN, Config
 from zray.gcs.admission import NAME_CHARS_MAX
 from zray.node import join_secret
 from zray.sched.resources import CPU, GPU, MEMORY, NODE_PREFIX, OBJECT_STORE_MEMORY, UNIT, units
 
 STORE_SHARE = 0.3  # of memory, when the size of the object store is not given
-STORE_BYTES_MIN = 4 << 20
 ADDRESS_HELP = (f"join the cluster of the join string in this file, - for the standard input (default: what "
                 f"{join_secret.VARIABLE} says); the string itself works too, and other users may see it")
 NEW_CLUSTER_HELP = "with --head: one more cluster beside the one that runs here"
@@ -76,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 @dataclass(slots=True)
-class Membership:
+class ClusterOptions:
     """How this node takes part in a cluster."""
 
     head: bool
@@ -94,7 +93,7 @@ class Membership:
         return not self.head and not self.address
 
 
-def membership(arguments: argparse.Namespace) -> Membership:
+def membership(arguments: argparse.Namespace) -> ClusterOptions:
     """Check the arguments about the cluster; BadOption says what is wrong in one sentence."""
     if arguments.head and arguments.address:
         raise BadOption("--head starts a cluster and --address joins one: give one of them")
@@ -104,7 +103,7 @@ def membership(arguments: argparse.Namespace) -> Membership:
         raise BadOption(f"--port takes a number from 0 (any free port) to 65535, not {arguments.port}")
     if len(arguments.node_name) > NAME_CHARS_MAX:
         raise BadOption(f"--node-name takes at most {NAME_CHARS_MAX} characters, not {len(arguments.node_name)}")
-    return Membership(arguments.head, address, arguments.host, arguments.port,
+    return ClusterOptions(arguments.head, address, arguments.host, arguments.port,
                       port_range(arguments.port_range), arguments.node_name, arguments.insecure, arguments.gcs_dir,
                       arguments.one_port)
 

@@ -9,7 +9,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from zray.node.pool import Kind, Worker
+from zray.node.context import NodeContext
+from zray.node.pool import Kind, Pool, State, Worker
+from zray.sched.grouped import NodeScheduler
+
+
+LEASE_BITS = 40  # lease numbers are unique in the cluster: the ordinal of the node, then its own counting
 
 
 class Placement:
@@ -34,6 +39,49 @@ class Placement:
                 "job": self.kind.job, "assigned": self.assigned, "since": self.since,
                 "worker": self.worker.incarnation if self.worker else b"",
                 "pid": self.worker.pid if self.worker else 0}
+
+
+class Placements(dict[int, Placement]):
+    """All of a node, by lease: what the scheduler has leased out."""
+
+    def __init__(self, context: NodeContext, scheduler: NodeScheduler, pool: Pool) -> None:
+        super().__init__()
+        self._context = context
+        self._scheduler = scheduler
+        self._pool = pool
+
+    def free(self, placement: Placement) -> None:
+        """Its resources are free again; the worker is the caller's business."""
+        del self[placement.lease]
+        self._scheduler.release(placement.lease, self._context.now)
+
+    def give_back(self, placement: Placement) -> None:
+        """It still waits for a worker and needs none any more."""
+        self._pool.cancel(placement.lease)
+        self.free(placement)
+
+    def end(self, lease: int, reason: str) -> None:
+        """Give it back, or kill the worker that it has; nothing when it has ended."""
+        placement = self.get(lease)
+        if placement is None:
+            return
+        if placement.worker is None:
+            self.give_back(placement)
+        else:
+            self._pool.kill(placement.worker, reason, self._context.now)
+
+    def check(self) -> None:
+        assert set(self) == set(self._scheduler.leases), "every lease of the scheduler is a placement"
+        workers = self._pool.workers
+        for lease, placement in self.items():
+            if placement.worker is None:
+                assert self._pool.waits(lease), "a grant without a worker waits for one"
+            else:
+                assert workers[placement.worker.incarnation] is placement.worker
+                assert placement.worker.lease == lease and placement.worker.kind == placement.kind
+        for worker in workers.values():
+            if worker.state in (State.LEASED, State.ACTOR):
+                assert self[worker.lease].worker is worker
 
 
 class Declared:

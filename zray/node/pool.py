@@ -103,7 +103,7 @@ class Pool:
     """The worker processes of one node."""
 
     def __init__(self, new_id: Callable[[], bytes], emit: Callable[[Any], None], *, keep: int, workers_max: int,
-                 idle_s: float):
+                 idle_s: float, may_retire: Callable[[Worker], bool]):
         self._new_id = new_id
         self._emit = emit
         self.keep = keep  # idle workers that are never retired for being idle, and how many are started ahead
@@ -123,7 +123,7 @@ class Pool:
         self._start_after = 0.0
         self._broken: dict[Kind, tuple[int, str]] = {}  # fresh kind -> failures to start in a row, what the last said
         self._dismissed: dict[bytes, float] = {}  # workers that may report before they are killed, and until when
-        self.may_retire: Callable[[Worker], bool] = lambda worker: True
+        self.may_retire = may_retire  # for being idle
 
     # ------------------------------------------------------------ wants
 

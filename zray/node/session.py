@@ -25,12 +25,12 @@ from typing import Any
 
 from zray import os_linux
 from zray.node import join_secret, linux
+from zray.store.reaper import LOGS
 
 SOCKET_PATH_MAX = 107  # bytes: sockaddr_un has 108, with the final zero
 LONGEST_NAME = "w-0123456789abcdef.sock"
 LONGEST_SESSION = "20260101-000000-0123ab"
 FALLBACK_BASE = "/tmp"
-LOGS = "logs"
 MAKING_S_MAX = 3600.0  # after this long a directory without owner.json is of a daemon that was killed
 
 

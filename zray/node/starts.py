@@ -5,7 +5,7 @@ workers that are to start, and none is ready sooner.  So the number follows from
 which TCP finds its window (Jacobson, "Congestion avoidance and control", 1988): one more for each worker that was
 ready within START_S, one less for each that took longer.
 
-A worker that hangs while it starts gives its place up after PATIENCE_S, and the pool starts another for what waits.
+A worker that hangs while it starts gives its place up after HANGING_S, and the pool starts another for what waits.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ WINDOW_MIN = 8
 # A start that takes longer makes the window smaller: some twenty times what a start takes on an idle machine, a tenth
 # of the node time-out.
 START_S = 0.3
-PATIENCE_S = 10.0
+HANGING_S = 10.0
 
 
 class Starts:
@@ -49,7 +49,7 @@ class Starts:
         """Give up the places of workers that hang, which are returned."""
         hang = []
         for worker, began in list(self._begun.items()):
-            if now < began + PATIENCE_S:
+            if now < began + HANGING_S:
                 break
             del self._begun[worker]
             hang.append(worker)
@@ -58,4 +58,4 @@ class Starts:
     def next_deadline(self) -> float | None:
         """When a place is given up, if none comes free before."""
         oldest = next(iter(self._begun.values()), None)
-        return None if oldest is None else oldest + PATIENCE_S
+        return None if oldest is None else oldest + HANGING_S

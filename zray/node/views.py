@@ -8,26 +8,55 @@ Every answer is a map of wire types; an unknown or failing question answers ``{"
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from zray.causes import Cause
 from zray.ids import node_of
-from zray.node.task_events import NAME, PID, TASK
+from zray.node.actors import ActorTable
+from zray.node.cluster import Cluster
+from zray.node.context import NodeContext
+from zray.node.group_service import GroupService
+from zray.node.jobs import JobTable
+from zray.node.leases import Leases
+from zray.node.placements import Placements
+from zray.node.pool import Pool
+from zray.node.task_events import NAME, PID, TASK, TaskEvents
+from zray.sched.bottom_up import BottomUpScheduler
+from zray.sched.grouped import NodeScheduler
 from zray.sched.resources import OBJECT_STORE_MEMORY, amounts
-
-if TYPE_CHECKING:
-    from zray.node.machine import NodeMachine
 
 OUTSIDE = ("on disk", "waiting for room")  # of zray.store.records.Phase: these take nothing of the store
 LIMIT = 10_000  # rows of one answer, unless the asker wants fewer; "total" says how many there are
 
 
-def answer(machine: NodeMachine, peer: bytes, what: str, args: dict[str, Any]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Viewed:
+    """The parts of a node that the views read."""
+
+    context: NodeContext
+    node: dict[str, Any]  # as zray.nodes() shows it
+    cluster: Cluster
+    scheduler: NodeScheduler
+    bottom_up: BottomUpScheduler
+    pool: Pool
+    placements: Placements
+    leases: Leases
+    jobs: JobTable
+    actors: ActorTable
+    groups: GroupService
+    events: TaskEvents
+    remote_available: Callable[[], dict[bytes, dict[str, int]]]  # what the other nodes have free, as far as known
+    store_report: Callable[[], dict[str, Any]]
+    gcs_report: Callable[[], dict[str, Any]]
+
+
+def answer(viewed: Viewed, peer: bytes, what: str, args: dict[str, Any]) -> dict[str, Any]:
     view = _VIEWS.get(what)
     if view is None:
         return {"error": f"a node answers {', '.join(sorted(_VIEWS))}, not {what!r}"}
-    return view(machine, peer, args)
+    return view(viewed, peer, args)
 
 
 def _rows(name: str, rows: list[dict[str, Any]], args: dict[str, Any]) -> dict[str, Any]:
@@ -50,13 +79,13 @@ def _shown(value: Any) -> Any:
     return value
 
 
-def _nodes(machine: NodeMachine, peer: bytes, args: dict) -> dict:
-    mine = "draining" if machine.bottom_up.draining else "alive"
-    rows = [_node(machine.node, mine, machine.scheduler.total())]
-    rows += [_node(row["shown"], row.get("state", "alive"), row["total"]) for row in machine.cluster.peers.values()]
-    for node, row in machine.cluster.last_rows.items():
+def _nodes(viewed: Viewed, peer: bytes, args: dict) -> dict:
+    mine = "draining" if viewed.bottom_up.draining else "alive"
+    rows = [_node(viewed.node, mine, viewed.scheduler.total())]
+    rows += [_node(row["shown"], row.get("state", "alive"), row["total"]) for row in viewed.cluster.peers.values()]
+    for node, row in viewed.cluster.last_rows.items():
         state = "left" if row.get("state") == "left" else "dead"
-        rows.append({**_node(row["shown"], state, {}), "DeathReason": machine.cluster.gone[node]})
+        rows.append({**_node(row["shown"], state, {}), "DeathReason": viewed.cluster.gone[node]})
     return {"nodes": rows, "total": len(rows)}
 
 
@@ -65,19 +94,19 @@ def _node(shown: dict[str, Any], state: str, total: dict[str, int]) -> dict[str,
     return {**shown, "Alive": alive, "alive": alive, "State": state, "Resources": amounts(total)}
 
 
-def _resources(machine: NodeMachine, peer: bytes, args: dict) -> dict:
-    return {"resources": _sum(machine.scheduler.total(), *(row["total"] for row in machine.cluster.peers.values()))}
+def _resources(viewed: Viewed, peer: bytes, args: dict) -> dict:
+    return {"resources": _sum(viewed.scheduler.total(), *(row["total"] for row in viewed.cluster.peers.values()))}
 
 
-def _available(machine: NodeMachine, peer: bytes, args: dict) -> dict:
+def _available(viewed: Viewed, peer: bytes, args: dict) -> dict:
     """What is free of the resources; ``stored`` is how many bytes the objects in each node's store take."""
-    objects = machine.store_report().get("objects", ())
+    objects = viewed.store_report().get("objects", ())
     stored = sum(row["nbytes"] for row in objects if row["state"] not in OUTSIDE)
     if args.get("local"):
         return {"resources": {}, "stored": [stored]}
-    mine, others = machine.scheduler.available(), machine.abroad.available()
-    nodes = {machine.node.get("NodeID", ""): _sum(mine),
-             **{machine.cluster.node_id(node): _sum(units) for node, units in others.items()}}
+    mine, others = viewed.scheduler.available(), viewed.remote_available()
+    nodes = {viewed.node.get("NodeID", ""): _sum(mine),
+             **{viewed.cluster.node_id(node): _sum(units) for node, units in others.items()}}
     return {"resources": _sum(mine, *others.values()), "nodes": nodes, "stored": [stored]}
 
 
@@ -95,138 +124,138 @@ def _sum(*nodes: dict[str, int]) -> dict[str, float]:
     return amounts({name: units for name, units in whole.items() if units})
 
 
-def _actors(machine: NodeMachine, peer: bytes, args: dict) -> dict:
-    actors = machine.actors.actors
+def _actors(viewed: Viewed, peer: bytes, args: dict) -> dict:
+    actors = viewed.actors.actors
     wanted = args.get("actor")
     if wanted is not None:
-        return _rows("actors", [_actor(machine, actors[wanted])] if wanted in actors else [], args)
+        return _rows("actors", [_actor(viewed, actors[wanted])] if wanted in actors else [], args)
     if args.get("named"):
         rows = [{"name": a.name, "namespace": a.namespace, "actor_id": a.id}
                 for a in actors.values() if a.name and a.state != "DEAD"]
         return _rows("actors", rows, args)
-    return _rows("actors", [_actor(machine, actor) for actor in actors.values()], args)
+    return _rows("actors", [_actor(viewed, actor) for actor in actors.values()], args)
 
 
-def _actor(machine: NodeMachine, actor: Any) -> dict[str, Any]:
+def _actor(viewed: Viewed, actor: Any) -> dict[str, Any]:
     return {**actor.row(), "required_resources": amounts(actor.spec.get("demand") or {}),
-            "node_id": machine.cluster.node_id(node_of(actor.worker)) if actor.worker else ""}
+            "node_id": viewed.cluster.node_id(node_of(actor.worker)) if actor.worker else ""}
 
 
-def _workers(machine: NodeMachine, peer: bytes, args: dict) -> dict:
+def _workers(viewed: Viewed, peer: bytes, args: dict) -> dict:
     return _rows("workers", [
         {"worker_id": w.id, "pid": w.pid, "state": w.state.name, "job_id": w.job, "actor_id": w.actor,
          "lease": w.lease, "blocked": w.blocked, "env": dict(w.kind.env) if w.kind else {},
-         "gpu_ids": list(w.kind.gpus) if w.kind else [], "node_id": machine.node.get("NodeID", ""),
-         "seconds_in_state": machine.now - w.since}
-        for w in machine.pool.workers.values()], args)
+         "gpu_ids": list(w.kind.gpus) if w.kind else [], "node_id": viewed.node.get("NodeID", ""),
+         "seconds_in_state": viewed.context.now - w.since}
+        for w in viewed.pool.workers.values()], args)
 
 
-def _leases(machine: NodeMachine, peer: bytes, args: dict) -> dict:
-    report = machine.scheduler.report()
-    workers = {lease: placement.row() for lease, placement in machine.placements.items()}
-    running = machine.running_names()
+def _leases(viewed: Viewed, peer: bytes, args: dict) -> dict:
+    report = viewed.scheduler.report()
+    workers = {lease: placement.row() for lease, placement in viewed.placements.items()}
+    running = viewed.leases.running_names()
     rows = [{**row, **{key: workers[row["lease"]][key] for key in ("pid", "worker", "actor")},
              "name": running.get(row["lease"], row["name"])} for row in report["leases"]]
-    return {**_rows("leases", rows, args), "waiting": [_shown(row) for row in _waiting(machine)[:LIMIT]],
-            "queued": _queued(machine), "blocked": _blocked(machine)}
+    return {**_rows("leases", rows, args), "waiting": [_shown(row) for row in _waiting(viewed)[:LIMIT]],
+            "queued": _queued(viewed), "blocked": _blocked(viewed)}
 
 
-def _waiting(machine: NodeMachine) -> list[dict[str, Any]]:
+def _waiting(viewed: Viewed) -> list[dict[str, Any]]:
     """What waits for the scheduler, by the names of the functions that wait first."""
-    rows: list[dict[str, Any]] = machine.scheduler.report()["waiting"]
-    declared = machine.declared()
+    rows: list[dict[str, Any]] = viewed.scheduler.report()["waiting"]
+    declared = viewed.leases.declared()
     for row in rows:
         if not row["actor"] and (known := declared.get((row["owner"], row["key"]))) is not None:
             row["name"] = known.name
     return rows
 
 
-def _queued(machine: NodeMachine) -> list[dict[str, Any]]:
+def _queued(viewed: Viewed) -> list[dict[str, Any]]:
     """Calls that wait in actors, by actor and name."""
-    running = machine.events.running_on()
+    running = viewed.events.running_on()
     found = []
-    for incarnation, queued in machine.events.queued.items():
-        worker = machine.pool.workers.get(incarnation)
+    for incarnation, queued in viewed.events.queued.items():
+        worker = viewed.pool.workers.get(incarnation)
         if worker is not None:
             found += [{"name": name, "count": count, "job": worker.job, "actor": worker.actor.hex(), "pid": worker.pid,
                        "behind": running.get(incarnation, "")} for name, count in queued]
     return found
 
 
-def _blocked(machine: NodeMachine) -> list[dict[str, Any]]:
+def _blocked(viewed: Viewed) -> list[dict[str, Any]]:
     """Tasks that wait in get or wait."""
     return [{"name": event[NAME], "task_id": event[TASK].hex(), "pid": event[PID], "job": job,
              "worker": worker.hex()}
-            for worker, job, event in machine.events.running.values() if _is_blocked(machine, worker)]
+            for worker, job, event in viewed.events.running.values() if _is_blocked(viewed, worker)]
 
 
-def _is_blocked(machine: NodeMachine, incarnation: bytes) -> bool:
-    worker = machine.pool.workers.get(incarnation)
+def _is_blocked(viewed: Viewed, incarnation: bytes) -> bool:
+    worker = viewed.pool.workers.get(incarnation)
     return worker is not None and worker.blocked
 
 
-def _store(machine: NodeMachine, peer: bytes, args: dict) -> dict:
-    return {"store": _shown(machine.store_report())}
+def _store(viewed: Viewed, peer: bytes, args: dict) -> dict:
+    return {"store": _shown(viewed.store_report())}
 
 
-def _gcs(machine: NodeMachine, peer: bytes, args: dict) -> dict:
+def _gcs(viewed: Viewed, peer: bytes, args: dict) -> dict:
     """The control store: its chains from head to tail, and who decides about them."""
-    return _shown(machine.gcs_report())
+    return _shown(viewed.gcs_report())
 
 
-def _jobs(machine: NodeMachine, peer: bytes, args: dict) -> dict:
+def _jobs(viewed: Viewed, peer: bytes, args: dict) -> dict:
     rows = []
-    for job in machine.jobs.jobs.values():
+    for job in viewed.jobs.jobs.values():
         row = job.row()  # its times are of the machine's clock, which means nothing elsewhere
         start, end = row.pop("start_time"), row.pop("end_time")
-        rows.append({**row, "driver": job.driver, "seconds": (end or machine.now) - start})
+        rows.append({**row, "driver": job.driver, "seconds": (end or viewed.context.now) - start})
     return _rows("jobs", rows, args)
 
 
-def _groups(machine: NodeMachine, peer: bytes, args: dict) -> dict:
+def _groups(viewed: Viewed, peer: bytes, args: dict) -> dict:
     """Placement groups whose home is this node, and the bundles on it."""
-    return {**_rows("placement-groups", machine.groups.table.rows(), args),
-            "bundles": [_shown(row) for row in machine.scheduler.bundles.rows()]}
+    return {**_rows("placement-groups", viewed.groups.table.rows(), args),
+            "bundles": [_shown(row) for row in viewed.scheduler.bundles.rows()]}
 
 
-def _timeline(machine: NodeMachine, peer: bytes, args: dict) -> dict:
+def _timeline(viewed: Viewed, peer: bytes, args: dict) -> dict:
     """Task events from number ``start`` on, in Chrome's trace format; ``next`` is where the following page starts."""
     start = args.get("start")
-    first, events = machine.events.timeline(start if isinstance(start, int) and start >= 0 else 0, _limit(args))
-    return {"events": events, "next": first + len(events), "total": machine.events.seen,
-            "dropped": machine.events.dropped}
+    first, events = viewed.events.timeline(start if isinstance(start, int) and start >= 0 else 0, _limit(args))
+    return {"events": events, "next": first + len(events), "total": viewed.events.seen,
+            "dropped": viewed.events.dropped}
 
 
-def _tasks(machine: NodeMachine, peer: bytes, args: dict) -> dict:
+def _tasks(viewed: Viewed, peer: bytes, args: dict) -> dict:
     """Tasks by the events that workers report, the latest first, after one row for each key that waits."""
     waiting = [{"task_id": b"", "name": row["name"], "state": "PENDING_NODE_ASSIGNMENT", "job_id": row["job"], "pid": 0,
                 "attempt": 0, "count": row["want"], "start_time": None, "end_time": None, "seconds": None,
                 "detail": row["detail"]}
-               for row in _waiting(machine) if not row["actor"]]
+               for row in _waiting(viewed) if not row["actor"]]
     waiting += [{"task_id": b"", "name": row["name"], "state": "PENDING_ACTOR_TASK_ORDERING_OR_CONCURRENCY",
                  "job_id": row["job"], "pid": row["pid"], "attempt": 0, "count": row["count"], "start_time": None,
                  "end_time": None, "seconds": None,
-                 "detail": f"behind {row['behind']}" if row["behind"] else ""} for row in _queued(machine)]
-    rows = waiting + machine.events.rows(partial(_is_blocked, machine))
-    return {**_rows("tasks", rows, args), "dropped": machine.events.dropped}
+                 "detail": f"behind {row['behind']}" if row["behind"] else ""} for row in _queued(viewed)]
+    rows = waiting + viewed.events.rows(partial(_is_blocked, viewed))
+    return {**_rows("tasks", rows, args), "dropped": viewed.events.dropped}
 
 
-def _stats(machine: NodeMachine, peer: bytes, args: dict) -> dict:
+def _stats(viewed: Viewed, peer: bytes, args: dict) -> dict:
     states: dict[str, int] = {}
-    for worker in machine.pool.workers.values():
+    for worker in viewed.pool.workers.values():
         states[worker.state.name] = states.get(worker.state.name, 0) + 1
-    report = machine.scheduler.report()
+    report = viewed.scheduler.report()
     return {"stats": {
-        **machine.counts, "workers": states, "workers_max": machine.pool.workers_max,
-        "actors": sum(a.state != "DEAD" for a in machine.actors.actors.values()),
-        "kernels": "compiled" if machine.scheduler.view.kernels.compiled else "plain",
-        "jobs": len(machine.jobs.by_driver), "leases": len(machine.placements), "waiting": len(report["waiting"]),
-        "tasks_reported": machine.events.seen, "tasks_not_reported": machine.events.dropped}}
+        **viewed.context.counts, "workers": states, "workers_max": viewed.pool.workers_max,
+        "actors": sum(a.state != "DEAD" for a in viewed.actors.actors.values()),
+        "kernels": "compiled" if viewed.scheduler.view.kernels.compiled else "plain",
+        "jobs": len(viewed.jobs.by_driver), "leases": len(viewed.placements), "waiting": len(report["waiting"]),
+        "tasks_reported": viewed.events.seen, "tasks_not_reported": viewed.events.dropped}}
 
 
-def _explain(machine: NodeMachine, peer: bytes, args: dict) -> dict:
+def _explain(viewed: Viewed, peer: bytes, args: dict) -> dict:
     """Why a key of the asker (``key``) or an actor (``actor``) has no worker."""
-    actor = machine.actors.actors.get(args.get("actor", b""))
+    actor = viewed.actors.actors.get(args.get("actor", b""))
     if actor is not None:
         if actor.state != "ALIVE" and actor.worker:
             return {"cause": int(Cause.CONSTRUCTING), "detail": f"pid {actor.pid}", "state": actor.state}
@@ -236,11 +265,11 @@ def _explain(machine: NodeMachine, peer: bytes, args: dict) -> dict:
     key = args.get("key")
     if not isinstance(key, int):
         return {"error": "explain takes a key or an actor"}
-    waiting = [p for p in machine.placements.values() if p.owner == peer and p.key == key and p.worker is None]
+    waiting = [p for p in viewed.placements.values() if p.owner == peer and p.key == key and p.worker is None]
     if waiting:
-        cause = Cause.WORKER_LIMIT if machine.pool.at_limit() else Cause.WORKER_STARTING
+        cause = Cause.WORKER_LIMIT if viewed.pool.at_limit() else Cause.WORKER_STARTING
         return {"cause": int(cause), "detail": f"{len(waiting)} granted, their workers are not up yet"}
-    cause, detail = machine.scheduler.explain(peer, key)
+    cause, detail = viewed.scheduler.explain(peer, key)
     return {"cause": int(cause), "detail": detail}
 
 

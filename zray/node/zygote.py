@@ -40,8 +40,8 @@ from zray.node import linux
 
 # In this order: what every worker uses first, so that it lies together and a worker that writes to it (a count of
 # references is a write) copies few pages.  Never numba: 92 MB a process that few tasks need.
-IMPORTS = ("zray.core.joining", "zray.worker.actors", "zray.worker.main", "zray.pickler", "cloudpickle",
-           "concurrent.futures", "asyncio", "numpy", "numpy.random")
+IMPORTS = ("zray.core.joining", "zray.worker.actors", "zray.worker.main", "zray.pickler", "zray.definitions",
+           "cloudpickle", "concurrent.futures", "asyncio", "numpy", "numpy.random")
 BLAS_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 SAVED_BLAS = "ZRAY_SAVED_BLAS"  # the user's values of the above, as JSON, for workers to restore
 # Above the daemon's niceness, which keeps them at work.  No more than this, for it counts against all other programs of

@@ -50,7 +50,7 @@ CLAIMS_MAX = 10  # of one object that it could not do
 GRACE_S = 5.0
 DROPPED_S = 1.0  # between the death of a process and the notice of it there is less
 DROPPED_MAX = 1024
-WINDOW = 64  # requests under way
+CLAIMS_OPEN_MAX = 64  # requests under way
 # Failures that say what became of an object here, and are no values of it.
 _LOCAL = frozenset(("owner_died", "freed", "raylet_died", "session_ended", "object_lost"))
 
@@ -146,7 +146,7 @@ class Adoption:
             self.refs.unpin(self._grace.popleft()[1])
         while self._again and self._again[0][0] <= now:
             self._todo.append(heappop(self._again)[2])
-        while self._todo and self._under_way < WINDOW:
+        while self._todo and self._under_way < CLAIMS_OPEN_MAX:
             self._step(self._todo.popleft())
 
     def next_deadline(self) -> float | None:

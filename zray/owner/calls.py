@@ -26,7 +26,7 @@ from zray.owner.submitter import Arrival, Submitter
 WINDOW_CALLS = 4096  # calls in flight to one actor, at most
 BATCH_CALLS = 512
 ENDED_KEPT_MAX = 1000  # links of dead actors
-DRAIN_S = 2.0
+HANDLE_DRAIN_S = 2.0
 
 PENDING, ALIVE, RESTARTING, DEAD = "PENDING", "ALIVE", "RESTARTING", "DEAD"
 NOT_WAITED_FOR = frozenset((RESTARTING, DEAD))  # as in Ray, a call without retries does not wait for a restart
@@ -352,7 +352,7 @@ class ActorCalls:
         self.by_worker.pop(worker.peer, None)
         inflight, link.inflight = link.inflight, {}
         link.link = None
-        left = Leaving(link, inflight, self.submitter.now + DRAIN_S, link.cause)
+        left = Leaving(link, inflight, self.submitter.now + HANDLE_DRAIN_S, link.cause)
         if worker.closed or not inflight:
             self._judge(left)
             self.net.disconnect(worker.peer)

@@ -8,27 +8,40 @@ was lost counts as a lost object.  One half without the other is believed after 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from zray.causes import Cause
 from zray.messages import LeaseKill, WorkerDied
 from zray.messages.leases import UNKNOWN
 from zray.owner.failures import cancelled, crashed
-from zray.owner.maps import MapChunk
-from zray.owner.records import Lease, Task, WorkerLink
-
-if TYPE_CHECKING:
-    from zray.owner.submitter import Submitter
+from zray.owner.maps import MapChunk, MapRuns
+from zray.owner.records import Key, Lease, Net, Task, WorkerLink
 
 WITHOUT_NOTICE_S = 2.0  # a worker whose connection closed and of which the node says nothing
 OUT_OF_REACH = "its owner could not reach it any more"
 EARLY_S = 10.0  # how long a notice waits for the grant of its lease
 
 
+class _Submitter(Protocol):
+    """What a death needs of the leases and tasks of this process."""
+
+    node: bytes
+    net: Net
+    now: float
+    timed: bool
+    leases: dict[int, Lease]
+    workers: dict[bytes, WorkerLink]
+    maps: MapRuns
+
+    def fail(self, task: Task, failure: list[Any]) -> None: ...
+    def again(self, task: Any, *, charge: bool) -> None: ...
+    def touch(self, key: Key) -> None: ...
+
+
 class WorkerDeaths:
     """See the module's docstring."""
 
-    def __init__(self, submitter: Submitter):
+    def __init__(self, submitter: _Submitter):
         self._submitter = submitter
         self.early: dict[bytes, tuple[float, WorkerDied]] = {}  # worker -> notice that came before its lease's grant
         self.dying: dict[int, float] = {}  # lease -> when to stop waiting for the other half of its death

@@ -1,7 +1,7 @@
 """Where a task's arguments are: the node that holds most of their bytes.  Pure.
 
 A task whose stored arguments are mostly on one node is wanted under a scheduling key of its own, whose strategy names
-that node and how much moving them would be (rounded up to a power of two, so that keys stay few): zray.sched.spill
+that node and how much moving them would be (rounded up to a power of two, so that keys stay few): zray.sched.spillback
 looks for a worker there first, for as long as moving the bytes would take.
 """
 

@@ -9,15 +9,15 @@ pickled while the other runs.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from zray import ids
 from zray.messages import CARRYING, FAILED, STORED, CancelTask, MapDone, PushMap, WorkerDied
 from zray.messages.leases import UNKNOWN
-from zray.owner.records import PUSHED, QUEUED, Entry, Function, Key, Lease
-
-if TYPE_CHECKING:
-    from zray.owner.submitter import Submitter
+from zray.owner.failures import crashed
+from zray.owner.ports import Columns
+from zray.owner.records import PUSHED, QUEUED, Entry, Function, Key, Lease, Net, WorkerLink
+from zray.owner.references import References
 
 CHUNK_NS = 8_000_000  # what a chunk should run: long against a message, short against a hand-back
 CHUNK_ITEMS_MAX = 65_536
@@ -72,21 +72,30 @@ class MapChunk:
         self.cancelling = None
 
 
+class _Submitter(Protocol):
+    """What maps need of the leases and queues of this process."""
+
+    net: Net
+    finished: int
+    retried: int
+    leases: dict[int, Lease]
+    by_number: dict[int, Key]
+
+    def touch(self, key: Key) -> None: ...
+    def measure(self, fn: Function, ns: int) -> None: ...
+    def settle(self, lease: Lease) -> None: ...
+    def rests(self, lease: Lease) -> None: ...
+    def tell_function(self, link: WorkerLink, fn: Function) -> None: ...
+    def retry_matches(self, wanted: Any, failure: list[Any], /) -> bool: ...
+
+
 class MapRuns:
-    """All maps of one Submitter.  What pickles is the shell's:
+    """All maps of one Submitter.  What pickles is the shell's (zray.owner.ports)."""
 
-    pack_items(items)                     (wire value, records it pins); raises what pickling the user's objects raises
-    pick(column, position, name)          (wire value of one result, records it pins); an error's where it does not load
-    pick_later(column, ..., name, then)   the same for a stored column, whose reading may wait; then(value, records)
-    failure(error, name)                  the wire value of an exception
-    """
-
-    def __init__(self, submitter: Submitter):
+    def __init__(self, submitter: _Submitter, refs: References, columns: Columns):
         self.submitter = submitter
-        self.pack_items: Callable[[Sequence[Any]], tuple[Any, list[Any] | None]] = _no_shell
-        self.pick: Callable[[Any, int, str], tuple[Any, list[Any]]] = _no_shell
-        self.pick_later: Callable[[Any, int, str, Callable[[Any, list[Any]], None]], None] = _no_shell
-        self.failure: Callable[[Exception, str], Any] = _no_shell
+        self.refs = refs
+        self.columns = columns
 
     def submit(self, batch: MapBatch) -> None:
         if batch.count:
@@ -113,7 +122,7 @@ class MapRuns:
                 key.queue.popleft()
             self._push(lease, chunk)
         if not key.queue and not lease.inflight:
-            self.submitter._idle(lease)
+            self.submitter.rests(lease)
 
     def _cut(self, whole: MapChunk, leases: int) -> int:
         batch = whole.batch
@@ -138,7 +147,7 @@ class MapRuns:
         submitter = self.submitter
         batch = chunk.batch
         try:
-            items, chunk.pins = self.pack_items(batch.items[chunk.first:chunk.first + chunk.count])
+            items, chunk.pins = self.columns.pack_items(batch.items[chunk.first:chunk.first + chunk.count])
         except Exception as error:  # the user's objects decide what pickling them raises
             self._unpackable(chunk, error)
             return
@@ -156,7 +165,7 @@ class MapRuns:
         """Some item cannot be pickled: halve the chunk until it stands alone, and fail that one."""
         batch = chunk.batch
         if chunk.count == 1:
-            self._item_failed(batch, chunk.first, self.failure(error, batch.fn.name))
+            self._item_failed(batch, chunk.first, self.columns.failure(error, batch.fn.name))
             return
         half = chunk.count // 2
         self._requeue(batch, chunk.first + half, chunk.count - half, chunk.attempt)
@@ -180,7 +189,7 @@ class MapRuns:
         chunk.done += count
         value = message.results
         if type(value) is list and value[0] == CARRYING:
-            batch_pins = submitter.refs.receive_carrying(peer, value[2], value[3] if len(value) > 3 else 0)
+            batch_pins = self.refs.receive_carrying(peer, value[2], value[3] if len(value) > 3 else 0)
             batch.extra = batch.extra or {"pins": []}
             batch.extra["pins"] += batch_pins
             value = value[1]
@@ -189,13 +198,13 @@ class MapRuns:
         for i, failure in failed.items():
             self._failed_in_user_code(batch, i, failure)
         submitter.finished += count - len(failed)
-        submitter._measure(batch.fn, message.ns_each)
+        submitter.measure(batch.fn, message.ns_each)
         if chunk.done == chunk.count:
             del lease.inflight[first]
             self._release_pins(chunk)
         self._completed(batch, index, count, value, failed)
         self._drop_results(batch)
-        submitter._settle(lease)
+        submitter.settle(lease)
 
     def _completed(self, batch: MapBatch, index: int, count: int, value: Any, failed: dict[int, Any]) -> None:
         if batch.entries:
@@ -208,16 +217,16 @@ class MapRuns:
         def picked(value: Any, records: list[Any]) -> None:
             entry = batch.entries.pop(index, None)
             if entry is None or entry.value is not None:
-                self.submitter.refs.unpin_all(records)
+                self.refs.unpin_all(records)
             else:
                 entry.contained = records or None
-                self.submitter.refs.complete(entry, value)
+                self.refs.complete(entry, value)
             self._drop_results(batch)
 
         if type(column) is list:
-            self.pick_later(column, position, batch.fn.name, picked)
+            self.columns.pick_later(column, position, batch.fn.name, picked)
         else:
-            picked(*self.pick(column, position, batch.fn.name))
+            picked(*self.columns.pick(column, position, batch.fn.name))
 
     def _count_down(self, batch: MapBatch, count: int) -> None:
         batch.remaining -= count
@@ -239,11 +248,11 @@ class MapRuns:
     def _item_failed(self, batch: MapBatch, index: int, failure: Any) -> None:
         self.submitter.finished += 1
         batch.failures[index] = failure
-        self.submitter.refs.unhandled.failed(failure, 1)
+        self.refs.unhandled.failed(failure, 1)
         entry = batch.entries.pop(index, None)
         if entry is not None:
-            self.submitter.refs.unhandled.shared(failure)
-            self.submitter.refs.complete(entry, failure)
+            self.refs.unhandled.shared(failure)
+            self.refs.complete(entry, failure)
         self._count_down(batch, 1)
         self._drop_results(batch)
 
@@ -274,8 +283,6 @@ class MapRuns:
 
     def lost(self, chunk: MapChunk, first: int, started: int, finished: int, notice: WorkerDied | None) -> None:
         """The worker died: the running item is charged, the others go back free of charge, in order."""
-        from zray.owner.failures import crashed
-
         batch = chunk.batch
         running = started - first if finished < started else -1
         low, high = chunk.done, chunk.count
@@ -307,7 +314,7 @@ class MapRuns:
 
     def entry(self, batch: MapBatch, index: int) -> Entry:
         """The Entry of one item, with one reference for the caller; shared while somebody holds it."""
-        refs = self.submitter.refs
+        refs = self.refs
         oid = ids.return_id(batch.task_id(index), 1)
         entry = refs.owned.get(oid)
         if entry is not None:
@@ -367,19 +374,15 @@ class MapRuns:
             return
         for first, _, value in batch.results:
             if type(value) is list and value[0] == STORED:
-                self.submitter.refs.free_stored(batch.task_id(first), value, True)
+                self.refs.free_stored(batch.task_id(first), value, True)
         batch.results.clear()
         for failure in batch.failures.values():
-            self.submitter.refs.unhandled.dropped(failure, False)
+            self.refs.unhandled.dropped(failure, False)
         batch.failures.clear()
         if batch.extra:
-            self.submitter.refs.unpin_all(batch.extra.pop("pins", ()))
+            self.refs.unpin_all(batch.extra.pop("pins", ()))
 
     def _release_pins(self, chunk: MapChunk) -> None:
         pins, chunk.pins = chunk.pins, None
         if pins:
-            self.submitter.refs.unpin_all(pins)
-
-
-def _no_shell(*_: Any) -> Any:
-    raise RuntimeError("the shell has not installed its pickling functions")
+            self.refs.unpin_all(pins)

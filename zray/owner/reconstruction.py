@@ -19,16 +19,13 @@ Tasks whose argument was lost start again free of charge; making an object again
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from zray.ids import PUT_FLAG, TASK_SIZE
 from zray.messages import FAILED, ObjectLost, Resolved
 from zray.owner.lineage import ATTEMPTS, FAILED_AGAIN, Lineage, Recipe, Trace, Why, is_stored
-from zray.owner.records import WAITING, Borrowed, Entry, Task
+from zray.owner.records import WAITING, Borrowed, Entry, Net, Task
 from zray.owner.references import Record, References
-
-if TYPE_CHECKING:
-    from zray.owner.submitter import Submitter
 
 ANSWERED_MAX = 65_536
 VALUES_ASKED = 1000  # in one question
@@ -41,18 +38,31 @@ Locate = Callable[[list[Any], Callable[[list[list[bytes]]], None]], None]
 PUT: Why = ("reconstruction", "it was put into the store; only what tasks return can be made again")
 FREED: Why = ("reconstruction", "it was freed, and how it was made is not known")
 FOREIGN: Why = ("reconstruction", "another process owned it, and nobody here refers to it any more")
-UNKNOWN: Why = ("reconstruction", "how it was made is not known")
+HOW_UNKNOWN: Why = ("reconstruction", "how it was made is not known")
 ADOPTED: Why = ("reconstruction", "its first owner died, and only that knew how it was made")
 
 
-class Reconstruction:
-    """The losses of one owner, and the tasks that run again because of them."""
+class _Submitter(Protocol):
+    """What runs tasks again, or lets them wait."""
 
-    def __init__(self, submitter: Submitter, refs: References, lineage: Lineage):
+    net: Net
+    waiting: int
+
+    def start(self, task: Task) -> None: ...
+    def ready_or_wait(self, task: Task, record: Any) -> None: ...
+
+
+class Reconstruction:
+    """The losses of one owner, and the tasks that run again because of them.
+
+    ``locate`` is the shell's (zray.owner.ports).
+    """
+
+    def __init__(self, submitter: _Submitter, refs: References, lineage: Lineage, locate: Locate):
         self.submitter = submitter
         self.refs = refs
         self.lineage = lineage
-        self.locate: Locate | None = None  # the shell's: asks the node where copies are; None: nobody knows
+        self.locate = locate
         self.questions: list[Any] = []  # values to ask for, the next time that ``ask`` is called
         self.asked: dict[Place, tuple[Record, Any, list[Task]]] = {}  # -> tasks that wait for the answer
         self.answered: set[Place] = set()  # on dead nodes, and to be pulled: a copy is known, or nothing better
@@ -131,8 +141,6 @@ class Reconstruction:
         A worker would find out too, after a second or two in which it does nothing else: with many arguments lost,
         that is long.
         """
-        if self.locate is None:
-            return False
         gone = self.refs.gone_nodes
         missing = [(record, record.value, place) for record in task.deps or () if is_stored(record.value)
                    and record.value[5] in gone and (place := place_of(record.value)) not in self.answered]
@@ -151,11 +159,10 @@ class Reconstruction:
     def ask(self) -> None:
         """Once a turn: send the questions that came up."""
         values, self.questions = self.questions, []
-        for first in range(0, len(values) if self.locate is not None else 0, VALUES_ASKED):
+        for first in range(0, len(values), VALUES_ASKED):
             self._ask(values[first:first + VALUES_ASKED])
 
     def _ask(self, values: list[Any]) -> None:
-        assert self.locate is not None
         self.locate(values, lambda nodes: self._located(values, nodes))
 
     def _located(self, values: list[Any], nodes: list[list[bytes]]) -> None:
@@ -305,7 +312,7 @@ def failure(oid: bytes, why: Why | None, reason: str, needed: bytes = b"") -> li
     """The error of an object that cannot be made again; ``needed`` is the object that stands in the way."""
     if why is None or not why[0]:
         index = int.from_bytes(oid[TASK_SIZE:], "little")
-        why = PUT if index & PUT_FLAG else UNKNOWN
+        why = PUT if index & PUT_FLAG else HOW_UNKNOWN
     kind, text = why
     detail: dict[str, Any] = {"oid": oid, "reason": text, "lost": reason}
     if needed and needed != oid:

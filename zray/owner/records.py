@@ -41,6 +41,16 @@ class Entry:
         self.escaped = False
 
 
+class Abandoned:
+    """A waiter that nobody waits with any more: it is to be taken back from these records."""
+
+    __slots__ = ("waiter", "records")
+
+    def __init__(self, waiter: Callable[[Any], None], records: list[Any]):
+        self.waiter = waiter
+        self.records = records
+
+
 class Borrowed:
     """An object that another process owns and this one holds; ``n`` numbers this hold."""
 
@@ -111,7 +121,7 @@ class Task:
         self.cancelling: str | None = None
         self.parent = b""
         self.stream: Any = None
-        self.retry_errors = False
+        self.retry_errors: Any = False  # or True, or what the exception must be
 
 
 class Key:

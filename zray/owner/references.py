@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from zray.config import DEFAULTS
 from zray.ids import node_of
 from zray.messages import (
     CARRYING, FAILED, STORED, HoldAck, HoldAdd, HoldDrop, Locate, ObjectLost, Resolved, TransitDone,
@@ -26,7 +27,7 @@ from zray.owner.telling import Telling, value_bytes
 from zray.owner.unhandled import Unhandled
 
 Record = Entry | Borrowed
-KEPT_BYTES_MAX = 64 * 1024 * 1024
+KEPT_BYTES_MAX = DEFAULTS.kept_bytes_max
 RECORD_BYTES = 1000  # of a Borrowed with its places in our tables; each reference inside a value that is kept makes one
 GONE_MAX = 8192  # incarnations remembered as ended; messages about one arrive within seconds of its end
 

@@ -10,15 +10,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from zray import ids
 from zray.messages import StreamAck, StreamItem
-from zray.owner.lineage import ITEM, is_stored
-from zray.owner.records import DONE, Entry, Task
-
-if TYPE_CHECKING:
-    from zray.owner.submitter import Submitter
+from zray.owner.lineage import ITEM, Lineage, is_stored
+from zray.owner.records import DONE, Entry, Net, Task
+from zray.owner.references import References
 
 
 class Stream:
@@ -52,11 +50,23 @@ class Stream:
             waiter(self)
 
 
+class _Submitter(Protocol):
+    """What generators need of the tasks of this process."""
+
+    me: bytes
+    net: Net
+    tasks: dict[bytes, Task]
+    lineage: Lineage
+
+    def deliver(self, entry: Entry, value: Any, sender: bytes) -> None: ...
+
+
 class StreamRuns:
     """All generator tasks of one Submitter (and of its actor calls)."""
 
-    def __init__(self, submitter: Submitter):
+    def __init__(self, submitter: _Submitter, refs: References):
         self.submitter = submitter
+        self.refs = refs
 
     def open(self, task: Task, backpressure: int) -> Stream:
         stream = Stream(task, backpressure)
@@ -76,7 +86,7 @@ class StreamRuns:
         self._append(stream, message.value, peer)
 
     def _append(self, stream: Stream, value: Any, sender: bytes) -> None:
-        refs = self.submitter.refs
+        refs = self.refs
         stream.received += 1
         entry = refs.own(ids.return_id(stream.task.tid, stream.received))
         self.submitter.deliver(entry, value, sender)
@@ -123,6 +133,6 @@ class StreamRuns:
         """The consumer dropped its generator: what it did not take is released as it comes."""
         stream.closed = True
         while stream.ready:
-            self.submitter.refs.unpin(stream.ready.popleft())
+            self.refs.unpin(stream.ready.popleft())
         stream.consumed = stream.received
         self._ack(stream)

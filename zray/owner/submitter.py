@@ -16,7 +16,7 @@ own connection to the worker is closed and drained: it would overtake replies al
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from zray.causes import Cause
@@ -30,6 +30,7 @@ from zray.owner.failures import cancelled, first_failure
 from zray.owner.lineage import Lineage, is_stored
 from zray.owner.locality import preferred
 from zray.owner.maps import MapChunk, MapRuns
+from zray.owner.ports import SubmitterPorts
 from zray.owner.records import DONE, PUSHED, QUEUED, WAITING, Entry, Function, Key, Lease, Net, Task, WorkerLink
 from zray.owner.reconstruction import Reconstruction, waits_again
 from zray.owner.references import References
@@ -44,7 +45,8 @@ FATAL: dict[int, str] = {Cause.GROUP_REMOVED: "task_pg_removed", Cause.NODE_GONE
 class Submitter:
     """All tasks that this process submitted, and the leases that run them."""
 
-    def __init__(self, me: bytes, node: bytes, job: int, net: Net, refs: References, config: Config):
+    def __init__(self, me: bytes, node: bytes, job: int, net: Net, refs: References, config: Config,
+                 ports: SubmitterPorts):
         self.me = me
         self.node = node
         self.job = job
@@ -63,16 +65,17 @@ class Submitter:
         self.tasks: dict[bytes, Task] = {}  # only those that others must find by id: streams and cancellations
         self.waiting = 0
         self.lineage = Lineage(refs, config.lineage_bytes_max)
-        self.reconstruction = Reconstruction(self, refs, self.lineage)
+        self.reconstruction = Reconstruction(self, refs, self.lineage, ports.locate)
         self.deaths = WorkerDeaths(self)
         self.on_worker_died, self.on_peer_closed = self.deaths.on_worker_died, self.deaths.on_peer_closed
-        self.maps = MapRuns(self)
-        self.streams = StreamRuns(self)
+        self.maps = MapRuns(self, refs, ports.columns)
+        self.streams = StreamRuns(self, refs)
         self.lost: list[Any] | None = None  # the node is gone, nothing can run any more: its error
         self.finished = 0
         self.retried = 0
         self.inline: list[Task] = []  # taken out of the queue, being run by this process itself
-        self.cancel_inline: Callable[[Task, bool], None] | None = None
+        self.retry_matches = ports.retry_matches
+        self.cancel_inline = ports.cancel_inline
 
     # ------------------------------------------------------------ submission
 
@@ -185,7 +188,7 @@ class Submitter:
             return
         if not queue:
             if not lease.inflight:
-                self._idle(lease)
+                self.rests(lease)
             return
         if type(queue[0]) is MapChunk:
             self.maps.feed(lease)
@@ -227,7 +230,8 @@ class Submitter:
             return True
         return self.reconstruction.hold_back(task)
 
-    def _idle(self, lease: Lease) -> None:
+    def rests(self, lease: Lease) -> None:
+        """It has nothing in flight, and gets nothing now."""
         lease.idle_since = self.now
         self.timed = True
         if lease not in lease.key.idle:
@@ -380,14 +384,14 @@ class Submitter:
                 self.finish(task, result, lease)
         self.refs.inline_bytes += inline
         if task is not None:
-            self._measure(task.fn, message.ns_each)
-        self._settle(lease)
+            self.measure(task.fn, message.ns_each)
+        self.settle(lease)
 
-    def _measure(self, fn: Function, ns: int) -> None:
+    def measure(self, fn: Function, ns: int) -> None:
         ns = max(1, ns)
         fn.run_ns = ns if fn.run_ns is None else (fn.run_ns * 3 + ns) // 4 + 1
 
-    def _settle(self, lease: Lease) -> None:
+    def settle(self, lease: Lease) -> None:
         """After ends came in: what is this lease to do next?"""
         if not lease.inflight:
             lease.paused = False
@@ -504,8 +508,6 @@ class Submitter:
         self.again(task, charge=True)
         return True
 
-    retry_matches: Callable[[Any, list[Any]], bool] = staticmethod(lambda wanted, failure: True)
-
     def again(self, task: Any, *, charge: bool) -> None:
         if charge:
             task.attempt += 1
@@ -536,7 +538,7 @@ class Submitter:
             else:
                 self.again(task, charge=False)
         if not lease.inflight:
-            self._settle(lease)
+            self.settle(lease)
 
     # ------------------------------------------------------------ cancellation
 
@@ -551,8 +553,7 @@ class Submitter:
         elif task.state == QUEUED:
             self.fail(task, cancelled(task))  # the queue skips it
         elif task.lease is None:
-            if self.cancel_inline is not None:
-                self.cancel_inline(task, recursive)
+            self.cancel_inline(task, recursive)
         elif force and self._is_running_alone(task):
             self.net.send(self.node, LeaseKill(task.lease.number, "cancelled by force"))
         else:
@@ -604,7 +605,7 @@ class Submitter:
 
     def explain(self, task: Task) -> tuple[Cause, dict[str, Any]]:
         """Why an unfinished task waits."""
-        return why(self, task)
+        return why(task, task.tid in self.reconstruction.running)
 
     def check(self) -> None:
         for key in self.by_number.values():

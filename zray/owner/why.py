@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from zray.causes import Cause
 from zray.owner.records import PUSHED, WAITING, Task
 
-if TYPE_CHECKING:
-    from zray.owner.submitter import Submitter
 
-
-def why(submitter: Submitter, task: Task) -> tuple[Cause, dict[str, Any]]:
-    """Why an unfinished task waits."""
+def why(task: Task, runs_again: bool) -> tuple[Cause, dict[str, Any]]:
+    """Why an unfinished task waits; ``runs_again``: for the sake of a result that was lost."""
     cause, about = _why(task)
-    if task.tid in submitter.reconstruction.running:
+    if runs_again:
         about["detail"] = "; ".join(filter(None, (f"now {cause.text}", about.get("detail"))))
         return Cause.RECONSTRUCTING, about
     return cause, about

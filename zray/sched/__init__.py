@@ -1,4 +1,4 @@
 """Scheduling: exact resources, the cluster view, policies, and the local scheduler of a node.  All pure.
 
-Importing this package loads neither numpy nor Numba; ``loading.Kernels.load()`` does, when somebody asks.
+Importing this package loads neither numpy nor Numba; ``loading.Kernels.load()`` loads both.
 """

@@ -1,7 +1,7 @@
-"""Asker: puts a question to the global schedulers, one after the other, until one answers.  Pure.
+"""PlacementClient: sends a question to the global schedulers, one after the other, until one answers.  Pure.
 
-If this node is one of them no message is needed.  A scheduler that does not answer within ``patience_s`` is skipped for
-the next one of the list, and at last this node decides itself: local scheduling never stops.
+A node that is a global scheduler itself needs no message.  A scheduler that does not answer within ``patience_s`` is
+skipped for the next one of the list.  At last this node decides itself, so local scheduling never stops.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from typing import Any
 
 from zray import messages as m
 from zray.sched.placing import GlobalScheduler, Placed, share_of
-from zray.sched.spill import Ask
+from zray.sched.spillback_effects import Ask
 
-# Ten times a round trip between daemons that have something else to do.
-PATIENCE_S = 0.05
+# Ten times a round trip between daemons under load.
+ASK_PATIENCE_S = 0.05
 # Other schedulers that are tried before this node decides itself.
 TRIES_MAX = 2
 
 
 class Question:
-    """An Ask under way."""
+    """An Ask in flight."""
 
     __slots__ = ("ask", "at", "left", "until")
 
@@ -30,11 +30,11 @@ class Question:
         self.until = 0.0
 
 
-class Asker:
-    """``schedulers()`` names those that act now; ``out`` gathers (node, PlaceAsk), ``answers`` (request, Placed)."""
+class PlacementClient:
+    """``schedulers()`` names the acting ones; ``out`` gathers (node, PlaceAsk), ``answers`` (request, Placed)."""
 
     def __init__(self, home: bytes, own: GlobalScheduler, schedulers: Callable[[], list[bytes]], *,
-                 patience_s: float = PATIENCE_S) -> None:
+                 patience_s: float = ASK_PATIENCE_S) -> None:
         self.home, self.own, self.schedulers, self.patience_s = home, own, schedulers, patience_s
         self.out: list[tuple[bytes, Any]] = []
         self.answers: list[tuple[int, Placed]] = []
@@ -57,7 +57,7 @@ class Asker:
         self.answers.append((ask.request, serve(self.own, self.home, ask, now)))
 
     def on_answer(self, node: bytes, answer: m.PlaceAnswer) -> None:
-        """An answer of a scheduler that was not given up on meanwhile."""
+        """An answer; it counts unless its scheduler was skipped meanwhile."""
         question = self._open.get(answer.request)
         if question is not None and question.at == node:
             del self._open[answer.request]
@@ -84,7 +84,7 @@ class Asker:
 
 
 def serve(scheduler: GlobalScheduler, origin: bytes, ask: Any, now: float) -> Placed:
-    """What ``scheduler`` answers to an Ask or PlaceAsk of node ``origin``."""
+    """The answer of ``scheduler`` to an Ask or PlaceAsk of node ``origin``."""
     number = ask.number if isinstance(ask, Ask) else ask.count
     return scheduler.place(ask.demand, ask.strategy, number, origin, now, queue=ask.queue,
                            avoid=[node for node in ask.avoid if isinstance(node, bytes)],
@@ -92,6 +92,6 @@ def serve(scheduler: GlobalScheduler, origin: bytes, ask: Any, now: float) -> Pl
 
 
 def _pairs(rows: list) -> list[tuple[bytes, int]]:
-    """What came over the wire, without what is no [node, n]."""
+    """Rows from the wire, without those that are no [node, n]."""
     return [(row[0], row[1]) for row in rows if isinstance(row, (list, tuple)) and len(row) == 2
             and isinstance(row[0], bytes) and type(row[1]) is int and row[1] > 0]

@@ -1,15 +1,15 @@
 """BottomUpScheduler: all of one node's scheduling, local first.  Pure.
 
-    owners of this node --> Spill --WantLocal--> LocalScheduler --> Grant, Recall, Status
-                             |  ^  '--TellNode--> other nodes' LocalSchedulers --granted, status--> Spill
+    owners of this node --> Spillback --WantLocal--> LocalScheduler --> Grant, Recall, Status
+                             |  ^  '--RelayToNode-> other nodes' LocalSchedulers --granted, status--> Spillback
                             Ask | answer
                              v  |
-                            Asker --> GlobalScheduler of this node or, by PlaceAsk, of another
+                            PlacementClient --> GlobalScheduler of this node or, by PlaceAsk, of another
                                            '-- ClusterView <-- Gossip <-- rows of the other nodes
 
-The node's machine says what happened, then calls ``step`` and performs its effects.  Owners and requests are of this
-node (*home*); what other nodes pass on of theirs goes to ``local`` directly (LeaseKey, LeaseWant, PlaceActor), and its
-Grants and Statuses are for the daemon to send back.
+The node's machine reports events, then calls ``step`` and performs its effects.  Owners and requests are of this node
+(*home*).  LeaseKey, LeaseWant and PlaceActor of other nodes go to ``local`` directly; the daemon sends its Grants and
+Statuses back to them.
 """
 
 from __future__ import annotations
@@ -20,57 +20,58 @@ from typing import Any, NamedTuple
 from zray import messages as m
 from zray.causes import Cause
 from zray.ids import INCARNATION_SIZE, node_of, same_node
-from zray.sched.asking import Asker, serve
-from zray.sched.gossip import GOSSIP_S, Gossip, Words
-from zray.sched.grouped import NodeScheduler
+from zray.sched.asking import PlacementClient, serve
+from zray.sched.gossip import GOSSIP_S, Gossip, NodeReport
+from zray.sched.lease_scheduler import LeaseScheduler
 from zray.sched.loading import Kernels
-from zray.sched.local import ROW, Grant, LocalScheduler, Recall, Status
+from zray.sched.local import ROW, Grant, Recall, Status
 from zray.sched.placing import GlobalScheduler, schedulers
 from zray.sched.resources import CPU_COLUMN, NODE_PREFIX, checked_units
-from zray.sched.spill import LINK_BYTES_S, PATIENCE_S, Ask, Offers, Place, Spill, Tell, TellNode, Unplace, WantLocal
+from zray.sched.spillback import LINK_BYTES_S, SPILL_PATIENCE_S, Spillback
+from zray.sched.spillback_effects import Ask, Offers, PlaceRequest, WaitReason, RelayToNode, UnplaceRequest, WantLocal
 from zray.sched.view import ClusterView
 
-# Turns of local, spill and asker in one step; what is not settled then goes on in the next one.
+# Turns of local, spillback and asker in one step; the next step goes on with the rest.
 TURNS_MAX = 32
-# How long a placement stands in the view without a word of its node, in gossip intervals; see Spill's DOUBT_PART.
+# A placement stands in the view for so many gossip intervals without a row of its node; see Spillback's DOUBT_PART.
 TENTATIVE_PART = 0.8
-# Shorter than a few round trips, settings would have nodes do nothing but tell and ask.
+# Shorter settings, below a few round trips, would leave nodes no time but for messages.
 TIMES_S_MIN = 0.01
 WANTS_SHOWN, ENTRIES_COUNTED = 4, 64
 DECISIONS_SHOWN_MIN = 128  # a second; fewer are no load
 
 
-class Send(NamedTuple):
-    """A message for another node's BottomUpScheduler (``message`` of that)."""
+class SchedulerMessage(NamedTuple):
+    """A message for another node's BottomUpScheduler, for its ``message``."""
 
     node: bytes
     message: Any
 
 
 class OwnerGone(NamedTuple):
-    """What an owner of this node leaves behind: nodes to be told, leases held here, (node, lease) held elsewhere."""
+    """Left behind by an owner: nodes that must hear of its end, leases held here, (node, lease) held elsewhere."""
 
     nodes: list[bytes]
     leases: list[int]
     elsewhere: list[tuple[bytes, int]]
 
 
-class NodeGone(NamedTuple):
-    """What a dead node leaves: leases that our owners held there, leases that its owners hold here."""
+class NodeLosses(NamedTuple):
+    """Left behind by a dead node: leases that our owners held there, leases that its owners hold here."""
 
     lost: list[tuple[bytes, int, int]]  # owner, key, lease
     orphans: list[int]
 
 
-Effect = Grant | Recall | Status | TellNode | Place | Unplace | Send
+Effect = Grant | Recall | Status | RelayToNode | PlaceRequest | UnplaceRequest | SchedulerMessage
 
 
 class BottomUpScheduler:
-    """``local`` of node ``home`` (an incarnation) in its cluster, which begins with this node alone."""
+    """The scheduler of node ``home`` (an incarnation) over ``local``; its cluster begins with this node alone."""
 
     def __init__(
-        self, local: LocalScheduler | NodeScheduler, home: bytes, labels: Mapping[str, str] | None = None, *,
-        seed: int = 0, gossip_s: float = GOSSIP_S, patience_s: float = PATIENCE_S, kernels: Kernels | None = None,
+        self, local: LeaseScheduler, home: bytes, labels: Mapping[str, str] | None = None, *,
+        seed: int = 0, gossip_s: float = GOSSIP_S, patience_s: float = SPILL_PATIENCE_S, kernels: Kernels | None = None,
         nodes_of: Callable[[dict], list[bytes] | None] = lambda strategy: None,
         group_waits: Callable[[dict], tuple[int, str]] = lambda strategy: (int(Cause.GROUP_PENDING), ""),
         link_bytes_s: float = LINK_BYTES_S,
@@ -81,15 +82,16 @@ class BottomUpScheduler:
         self.view.add(home, local.total(), self.labels)
         self.placing = GlobalScheduler(self.view, home, tentative_s=TENTATIVE_PART * gossip_s)
         self.gossip = Gossip(home, self.view, gossip_s=gossip_s, seed=seed)
-        self.asker = Asker(home, self.placing, self.schedulers, patience_s=patience_s)
+        self.asker = PlacementClient(home, self.placing, self.schedulers, patience_s=patience_s)
         offers = Offers(local.obstacle, self._could, self._feasible, nodes_of, group_waits)
-        self.spill = Spill(home, self.view, offers, patience_s=patience_s, offer_s=gossip_s, link_bytes_s=link_bytes_s)
+        self.spillback = Spillback(home, self.view, offers, patience_s=patience_s, offer_s=gossip_s,
+                                   link_bytes_s=link_bytes_s)
         self.now = 0.0
         self.draining = False
-        self._free: list[int] = list(local.view.available[ROW])  # as the view knows it
+        self._free: list[int] = list(local.view.available[ROW])  # as the view shows it
         self._waiting = False
         self._generation = local.view.generation
-        self._was = ""  # idle, part or full, when gossip was told last
+        self._load_class = ""  # idle, part or full, when gossip heard of it last
         self._decided = self._rate = 0
         self._jobs_of_requests: dict[Any, tuple[int, dict[str, int], str]] = {}
         self._answers: list[Effect] = []
@@ -100,38 +102,38 @@ class BottomUpScheduler:
                 name: str = "", env: dict | None = None) -> None:
         """As LocalScheduler.declare; ValueError for a demand that is not one."""
         self.local.declare(owner, job, key, demand, strategy, name)
-        self.spill.declare(owner, job, key, demand, strategy or {}, name, env)
+        self.spillback.declare(owner, job, key, demand, strategy or {}, name, env)
 
     def want(self, owner: bytes, key: int, want: int, granted: int, now: float) -> None:
-        """As LeaseWant says.  KeyError for a key that was not declared."""
-        self.spill.want(owner, key, want, granted, now)
+        """As described at LeaseWant.  KeyError for a key that was not declared."""
+        self.spillback.want(owner, key, want, granted, now)
 
     def drop_owner(self, owner: bytes) -> OwnerGone:
         """An owner of this or another node is gone."""
-        nodes, elsewhere = self.spill.drop_owner(owner)
+        nodes, elsewhere = self.spillback.drop_owner(owner)
         return OwnerGone(nodes, self.local.drop_owner(owner), elsewhere)
 
     def request(self, token: Any, job: int, demand: dict[str, int], strategy: dict | None, now: float,
                 name: str = "") -> None:
-        """One placement; ends in a Grant of this node, or a Place on another that answers by ``placed``.
+        """One placement; ends in a Grant of this node, or a PlaceRequest on another that answers by ``placed``.
 
         ValueError for a demand that is not one.
         """
         self._jobs_of_requests[token] = (job, checked_units(demand), name)
-        self.spill.request(token, job, demand, strategy, now)
+        self.spillback.request(token, job, demand, strategy, now)
 
     def cancel_request(self, token: Any) -> bool:
         """Stop waiting; False when it was not (placed already, or unknown)."""
         self._jobs_of_requests.pop(token, None)
-        return self.spill.cancel_request(token)
+        return self.spillback.cancel_request(token)
 
     def revoke(self, lease: int, now: float) -> bool:
-        """As LocalScheduler.revoke: a grant of this node never reached its owner, who wants it again."""
+        """As LocalScheduler.revoke: a grant of this node never reached its owner, so the owner wants it again."""
         held = self.local.leases.get(lease)
         if held is None or not self.local.revoke(lease, now):
             return False
         if held.entry.token is None:
-            self.spill.revoked(held.entry.owner, held.entry.key, now)
+            self.spillback.revoked(held.entry.owner, held.entry.key, now)
         return True
 
     # -------------------------------------------------------------- other nodes
@@ -140,43 +142,43 @@ class BottomUpScheduler:
         """The nodes table shows a live node.  Repeats, and this node itself, are harmless."""
         self.gossip.add(node[:INCARNATION_SIZE], total, labels or {}, now)
 
-    def node_gone(self, node: bytes, now: float) -> NodeGone:
-        """The nodes table shows it dead."""
+    def node_gone(self, node: bytes, now: float) -> NodeLosses:
+        """The nodes table shows a dead node."""
         self.gossip.node_gone(node, now)
-        lost = self.spill.node_gone(node, now)
+        lost = self.spillback.node_gone(node, now)
         self.asker.node_gone(node, now)
-        return NodeGone(lost, self.owners_gone(node))
+        return NodeLosses(lost, self.owners_gone(node))
 
     def owners_gone(self, node: bytes) -> list[int]:
-        """The owners of a node are gone; the leases of this node that they held."""
+        """The owners of a node are gone: the leases of this node that they held."""
         return [lease for owner in self.local.owners() if same_node(owner, node)
                 for lease in self.local.drop_owner(owner)]
 
     def drain(self, now: float) -> None:
-        """This node takes nothing new from now on, and tells the others so."""
+        """This node grants nothing new from now on; its row says so to the others."""
         self.draining = True
         self.view.drain(self.home)
-        self.spill.node_draining(self.home, now)
+        self.spillback.node_draining(self.home, now)
         self.gossip.changed(now, big=True)
 
     def node_draining(self, node: bytes, now: float) -> None:
-        """Another node said that it drains."""
+        """The row of another node says that it drains."""
         if node in self.view.row_of:
             self.view.drain(node)
-            self.spill.node_draining(node, now)
+            self.spillback.node_draining(node, now)
 
     def granted_elsewhere(self, node: bytes, owner: bytes, key: int, lease: int, now: float) -> bool:
-        """LeaseGrant of another node for an owner of ours.  False: nobody wants it, return it to the node."""
-        return self.spill.granted(node, owner, key, lease, now)
+        """LeaseGrant of another node for an owner of ours.  False: no owner wants it, so return it to the node."""
+        return self.spillback.granted(node, owner, key, lease, now)
 
     def status_elsewhere(self, node: bytes, owner: bytes, key: int, cause: int, detail: str, now: float,
                          token: Any = None) -> None:
         """LeaseStatus of another node, or why it does not place request ``token`` yet."""
-        self.spill.status(node, owner, key, cause, detail, now, token)
+        self.spillback.status(node, owner, key, cause, detail, now, token)
 
     def placed_elsewhere(self, token: Any, node: bytes, now: float) -> bool:
-        """Another node holds request ``token``.  False: not wanted there any more, give it back."""
-        if not self.spill.placed(token, node, now):
+        """Another node holds request ``token``.  False: the request is no longer wanted there, so give it back."""
+        if not self.spillback.placed(token, node, now):
             return False
         self._jobs_of_requests.pop(token, None)
         return True
@@ -190,7 +192,7 @@ class BottomUpScheduler:
         elif type(message) is m.PlaceAsk:
             self._refresh(now)
             placed = serve(self.placing, node, message, now)
-            self._answers.append(Send(node, m.PlaceAnswer(
+            self._answers.append(SchedulerMessage(node, m.PlaceAnswer(
                 message.request, list(map(list, placed.placed)), list(map(list, placed.queued)), placed.left,
                 int(placed.cause), placed.detail)))
             self.gossip.changed(now)
@@ -198,7 +200,7 @@ class BottomUpScheduler:
     # -------------------------------------------------------------- the step
 
     def step(self, now: float, grants_max: int | None = None) -> list[Effect]:
-        """What to do now, in order."""
+        """The effects that are due now, in order."""
         self.now = now
         effects, self._answers = self._answers, []
         for _ in range(TURNS_MAX):
@@ -211,36 +213,36 @@ class BottomUpScheduler:
                 effects.append(effect)
             if wrong:
                 row = self.gossip.correction(self._row())
-                effects[:0] = [Send(node, row) for node in wrong if node in self.view.row_of]
+                effects[:0] = [SchedulerMessage(node, row) for node in wrong if node in self.view.row_of]
             self._refresh(now)
             self.placing.expire(now)
-            self.spill.step(now)
+            self.spillback.step(now)
             self.asker.tick(now)
             if not self._perform(effects, now):
                 break
-        self.gossip.step(now, self._words)
+        self.gossip.step(now, self._report_of_home)
         for node, message in self.gossip.out:
-            effects.append(Send(node, message))
+            effects.append(SchedulerMessage(node, message))
         self.gossip.out.clear()
         return effects
 
     def deadline(self) -> float | None:
-        """When ``step`` has something to do even if nothing happens before; None when it has not."""
-        times = (self.local.deadline(), self.placing.deadline(), self.spill.deadline(), self.asker.deadline(),
+        """When ``step`` is due even if no event comes before; None: never."""
+        times = (self.local.deadline(), self.placing.deadline(), self.spillback.deadline(), self.asker.deadline(),
                  self.gossip.deadline())
         return min([when for when in times if when is not None], default=None)
 
     def _account(self, effect: Any, now: float) -> None:
         if type(effect) is Grant:
             if effect.token is None:
-                self.spill.granted(self.home, effect.owner, effect.key, effect.lease, now)
+                self.spillback.granted(self.home, effect.owner, effect.key, effect.lease, now)
             elif self._jobs_of_requests.pop(effect.token, None) is not None:
-                self.spill.placed(effect.token, self.home, now)
+                self.spillback.placed(effect.token, self.home, now)
 
     def _perform(self, effects: list[Effect], now: float) -> bool:
-        """Do what Spill and Asker put out; False when that moved nothing on this node."""
+        """Perform the effects of Spillback and PlacementClient; False when nothing on this node changed."""
         moved = False
-        out, self.spill.out = self.spill.out, []
+        out, self.spillback.out = self.spillback.out, []
         for item in out:
             kind = type(item)
             if kind is WantLocal:
@@ -248,30 +250,30 @@ class BottomUpScheduler:
                 moved = True
             elif kind is Ask:
                 self.asker.ask(item, now)
-            elif kind is Tell:
+            elif kind is WaitReason:
                 effects.append(Status(item.owner, item.key, item.cause, item.detail, item.token))
-            elif kind is Place and item.node == self.home:
+            elif kind is PlaceRequest and item.node == self.home:
                 job, demand, name = self._jobs_of_requests[item.token]
                 self.local.request(item.token, job, demand, item.strategy, now, name)
                 moved = True
-            elif kind is Unplace and item.node == self.home:
+            elif kind is UnplaceRequest and item.node == self.home:
                 self.local.cancel_request(item.token)
                 moved = True
             else:
                 effects.append(item)
         for node, message in self.asker.out:
-            effects.append(Send(node, message))
+            effects.append(SchedulerMessage(node, message))
         self.asker.out.clear()
         answers, self.asker.answers = self.asker.answers, []
         for request, placed in answers:
-            self.spill.answer(request, *placed, now)
+            self.spillback.answer(request, *placed, now)
             moved = True
         return moved
 
     # -------------------------------------------------------------- what others are told
 
     def _refresh(self, now: float) -> None:
-        """Bring this node's own row up to date, and gossip too."""
+        """Bring this node's own row up to date, in the view and for gossip."""
         if len(self.view.row_of) == 1:
             return
         free, generation = list(self.local.view.available[ROW]), self.local.view.generation
@@ -281,7 +283,7 @@ class BottomUpScheduler:
         self._free, self._waiting, self._generation = free, waiting, generation
         self.view.set_row(self.home, self.local.total(), self.local.available(), draining=self.draining)
         state = self._state()
-        self.gossip.changed(now, big=state != self._was and "part" not in (state, self._was))
+        self.gossip.changed(now, big=state != self._load_class and "part" not in (state, self._load_class))
 
     def _state(self) -> str:
         free, total = self._free, self.local.view.total[ROW]
@@ -289,17 +291,18 @@ class BottomUpScheduler:
             return "full"
         return "idle" if free == list(total) else "part"
 
-    def _words(self, elapsed: float) -> Words:
-        self._was = self._state()
+    def _report_of_home(self, elapsed: float) -> NodeReport:
+        self._load_class = self._state()
         made, self._decided = self.placing.decisions - self._decided, self.placing.decisions
-        rate = int(made / min(max(elapsed, 0.1), 1.0))  # after a silence: as if all was in the last second
+        # after a silence the rate counts as if all was in the last second
+        rate = int(made / min(max(elapsed, 0.1), 1.0))
         self._rate = _rough(rate) if rate >= DECISIONS_SHOWN_MIN else 0
         return self._row()
 
-    def _row(self) -> Words:
+    def _row(self) -> NodeReport:
         wants = tuple((demand, _rough(leases)) for demand, leases in self.local.wants(WANTS_SHOWN, ENTRIES_COUNTED)
                       if leases)
-        return Words(self.local.available(), self.local.total(), self.labels, wants, self._rate, self.draining)
+        return NodeReport(self.local.available(), self.local.total(), self.labels, wants, self._rate, self.draining)
 
     def schedulers(self) -> list[bytes]:
         """The nodes that act as global schedulers now."""
@@ -312,15 +315,15 @@ class BottomUpScheduler:
         return self.placing.feasible(demand, strategy, self.home, barred)
 
     def check(self) -> None:
-        for part in (self.local, self.spill, self.placing, self.gossip, self.asker):
+        for part in (self.local, self.spillback, self.placing, self.gossip, self.asker):
             part.check()
-        for (owner, key), entry in self.spill.entries.items():
+        for (owner, key), entry in self.spillback.entries.items():
             share, here = entry.shares.get(self.home), self.local.entries[owner, key]
             if entry.lane.strategy.get("kind") == "group":
                 continue  # a claim counts for itself, and ends with its group
-            assert (share.want if share is not None else 0) == here.outstanding, "home does not owe what Spill thinks"
+            assert (share.want if share is not None else 0) == here.outstanding, "home owes another want than its share"
 
 
 def _rough(number: int) -> int:
-    """The next power of two: what is told roughly changes rarely."""
+    """The next power of two: rough numbers change rarely, so rows do too."""
     return 1 << (number - 1).bit_length() if number > 0 else 0

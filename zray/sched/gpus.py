@@ -35,11 +35,11 @@ class GpuPool:
 
     @staticmethod
     def valid(need: int) -> bool:
-        """Could any node grant this many units?  Fractions only below one GPU."""
+        """Whether any node could grant this many units: fractions exist only below one GPU."""
         return need < UNIT or need % UNIT == 0
 
     def holds(self, need: int) -> bool:
-        """Would it fit if every device were free?"""
+        """Whether it would fit if every device were free."""
         if not self.valid(need):
             return False
         if need < UNIT:

@@ -1,8 +1,8 @@
 """NodeScheduler: the LocalScheduler of a node and those of the bundles on it, behind one interface.  Pure.
 
 A key or an actor whose strategy names a placement group is a Claim (zray.sched.claims) on its bundles; all others go to
-the node's own scheduler.  Inside a bundle everything holds as outside: turns, recalls, saving up, GPU slices, and the
-CPU that a blocked worker lends is lent to others in the same bundle.  Lease numbers are unique on the node.
+the node's own scheduler.  Inside a bundle the same rules hold: turns, recalls, saving up, GPU slices.  The CPU that a
+blocked worker lends goes to others in the same bundle.  Lease numbers are unique on the node.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ from __future__ import annotations
 from typing import Any
 
 from zray.causes import Cause
-from zray.sched.bundles import Bundle, Bundles, Round
+from zray.sched.bundles import Bundle, BundleRound, Bundles, CommittedBundle
 from zray.sched.claims import Claim, group_of
 from zray.sched.gpus import GpuPool
-from zray.sched.local import Effect, Grant, Lease, LocalScheduler, Recall, Status
+from zray.sched.local import Effect, Grant, HeldLease, LocalScheduler, Recall, Status
 from zray.sched.resources import amounts
 from zray.sched.view import ClusterView
 from zray.sched.waiting import WaitingLanes
 
 
 class NodeScheduler:
-    """As LocalScheduler, with placement groups; ``bundles`` takes what their homes say."""
+    """As LocalScheduler, with placement groups; ``bundles`` takes the messages of their homes."""
 
     def __init__(self, root: LocalScheduler) -> None:
         self.root = root
@@ -30,9 +30,9 @@ class NodeScheduler:
         self._of_group: dict[bytes, dict[Claim, None]] = {}
         self._of_owner: dict[bytes, dict[Claim, None]] = {}
         self._waits: dict[bytes, tuple[int, str]] = {}  # groups that are not placed: why
-        self._touched: dict[Bundle, None] = {}  # to be stepped
-        self._timed: dict[Bundle, None] = {}  # have a deadline
-        self._to_tell: dict[Claim, None] = {}
+        self._touched: dict[CommittedBundle, None] = {}  # to be stepped
+        self._timed: dict[CommittedBundle, None] = {}  # have a deadline
+        self._to_report: dict[Claim, None] = {}
 
     # -------------------------------------------------------------- what owners say
 
@@ -59,11 +59,11 @@ class NodeScheduler:
             self.root.want(owner, key, want, granted, now)
             return
         claim.want = max(want, 0)
-        claim.seen = min(max(granted, 0), claim.granted)
+        claim.grants_seen = min(max(granted, 0), claim.granted)
         if not claim.outstanding and not claim.removed:
-            claim.told = None
+            claim.reported = None
         self._spread(claim, now)
-        self._to_tell[claim] = None
+        self._to_report[claim] = None
 
     def drop_owner(self, owner: bytes) -> list[int]:
         """As LocalScheduler.drop_owner."""
@@ -74,12 +74,10 @@ class NodeScheduler:
             self._leave_group(claim)
         if claims:
             for bundle in {id(b): b for b in self.bundles.bundle_of.values()}.values():
-                assert bundle.scheduler is not None
                 held += bundle.scheduler.drop_owner(owner)
                 self._touched[bundle] = None
             for claim in claims:
                 for bundle in claim.places:
-                    assert bundle.scheduler is not None
                     bundle.scheduler.drop_owner(owner)
                     self._touched[bundle] = None
                 claim.places.clear()
@@ -110,7 +108,6 @@ class NodeScheduler:
         if bundle is None:
             return self.root
         self._touched[bundle] = None
-        assert bundle.scheduler is not None
         return bundle.scheduler
 
     def release(self, lease: int, now: float) -> bool:
@@ -125,7 +122,6 @@ class NodeScheduler:
         bundle = self.bundles.bundle_of.get(lease)
         if bundle is None:
             return self.root.revoke(lease, now)
-        assert bundle.scheduler is not None
         entry = bundle.scheduler.leases[lease].entry
         self.release(lease, now)
         claim = self.claims.get((entry.owner, entry.key)) if entry.token is None else None
@@ -146,7 +142,7 @@ class NodeScheduler:
     # -------------------------------------------------------------- what homes say
 
     def commit(self, group: bytes, attempt: int, now: float) -> None:
-        """BundleCommit: who waits for these bundles may use them."""
+        """BundleCommit: claims that wait for these bundles may use them."""
         for bundle in self.bundles.commit(group, attempt):
             self._waits.pop(group, None)
             for claim in list(self._of_group.get(group, ())):
@@ -164,19 +160,19 @@ class NodeScheduler:
         return [lease for lease, bundle in self.bundles.bundle_of.items() if bundle in gone]
 
     def group_waits(self, group: bytes, cause: int, detail: str) -> None:
-        """The group has no place (yet), for this cause: whoever waits for it is told."""
+        """The group has no place (yet), for this cause: report it to the claims that wait for it."""
         self._waits[group] = cause, detail
         for claim in self._of_group.get(group, ()):
-            self._to_tell[claim] = None
+            self._to_report[claim] = None
         if group not in self._of_group:
             del self._waits[group]
 
     def group_placed(self, group: bytes) -> None:
-        """It has places, here or elsewhere."""
+        """The group has places, here or elsewhere."""
         self._waits.pop(group, None)
 
     def group_removed(self, group: bytes, reason: str = "") -> None:
-        """Nothing runs in it any more: its keys are told (Cause.GROUP_REMOVED), its requests end."""
+        """Nothing runs in the group any more: report Cause.GROUP_REMOVED to its keys, end its requests."""
         if group in self._of_group:
             self._waits[group] = Cause.GROUP_REMOVED, reason
         for claim in list(self._of_group.get(group, ())):
@@ -187,44 +183,42 @@ class NodeScheduler:
                 claim.leave(bundle, 0.0)
                 self._touched[bundle] = None
             claim.removed = True
-            self._to_tell[claim] = None
+            self._to_report[claim] = None
 
     def uses(self, group: bytes) -> bool:
-        """Whether anybody here claims the group."""
+        """Whether any claim of this node is on the group."""
         return group in self._of_group
 
     # -------------------------------------------------------------- the step
 
     def step(self, now: float, grants_max: int | None = None) -> list[Effect]:
-        """As LocalScheduler.step: the node's own, then those of its bundles in which something happened."""
+        """As LocalScheduler.step: first the node's own, then the bundles in which something happened."""
         effects: list[Effect] = []
         again = True
         while again:
             again = False
             for effect in self.root.step(now, grants_max):
                 token = None if type(effect) is Recall else effect.token  # type: ignore[union-attr]
-                if type(token) is not Round:
+                if type(token) is not BundleRound:
                     effects.append(effect)
                 elif type(effect) is Grant:
                     self.bundles.granted(token, effect.lease, now)
-                    again = True  # it may have left something over
+                    again = True  # the round may have left something over
                 elif type(effect) is Status and effect.cause == Cause.INFEASIBLE:
                     self.bundles.hopeless(token, effect.detail, now)
         while self._touched or (due := self._due(now)):
             bundle = next(iter(self._touched)) if self._touched else due[0]
             self._touched.pop(bundle, None)
             self._step(bundle, now, effects)
-        if self._to_tell:
-            self._tell(effects)
+        if self._to_report:
+            self._report_waits(effects)
         return effects
 
-    def _due(self, now: float) -> list[Bundle]:
-        return [b for b in self._timed if b.scheduler is not None
-                and (when := b.scheduler.deadline()) is not None and when <= now]
+    def _due(self, now: float) -> list[CommittedBundle]:
+        return [b for b in self._timed if (when := b.scheduler.deadline()) is not None and when <= now]
 
-    def _step(self, bundle: Bundle, now: float, effects: list[Effect]) -> None:
+    def _step(self, bundle: CommittedBundle, now: float, effects: list[Effect]) -> None:
         scheduler = bundle.scheduler
-        assert scheduler is not None
         if self.bundles.committed.get(bundle.group, {}).get(bundle.index) is not bundle:
             return  # closing
         for effect in scheduler.step(now):
@@ -232,8 +226,8 @@ class NodeScheduler:
                 effects.append(self._granted(bundle, effect, now))
             elif type(effect) is Status:
                 claim = self._claim_of(effect)
-                if claim is not None and claim.told is None and claim.outstanding:
-                    claim.told = effect.cause, effect.detail
+                if claim is not None and claim.reported is None and claim.outstanding:
+                    claim.reported = effect.cause, effect.detail
                     effects.append(effect)
             else:
                 effects.append(effect)
@@ -242,7 +236,7 @@ class NodeScheduler:
         else:
             self._timed.pop(bundle, None)
 
-    def _granted(self, bundle: Bundle, grant: Grant, now: float) -> Grant:
+    def _granted(self, bundle: CommittedBundle, grant: Grant, now: float) -> Grant:
         claim = self._claim_of(grant)
         assert claim is not None
         self.bundles.bundle_of[grant.lease] = bundle
@@ -254,19 +248,19 @@ class NodeScheduler:
         elif len(claim.places) > 1:
             self._spread(claim, now, but=bundle)
         if not claim.outstanding:
-            claim.told = None
+            claim.reported = None
         return grant._replace(assigned={**grant.assigned, "group": claim.about(bundle)})
 
     def _claim_of(self, effect: Grant | Status) -> Claim | None:
         return self.claims.get((effect.owner, effect.key)) if effect.token is None else self.requests.get(effect.token)
 
-    def _tell(self, effects: list[Effect]) -> None:
-        """Claims that no bundle here serves: why they wait."""
-        claims, self._to_tell = self._to_tell, {}
+    def _report_waits(self, effects: list[Effect]) -> None:
+        """Report to the claims that no bundle here serves why they wait."""
+        claims, self._to_report = self._to_report, {}
         for claim in claims:
             cause = self._cause(claim)
-            if cause is not None and cause != claim.told:
-                claim.told = cause
+            if cause is not None and cause != claim.reported:
+                claim.reported = cause
                 effects.append(Status(claim.owner, claim.key, *cause, claim.token))
 
     def _cause(self, claim: Claim) -> tuple[int, str] | None:
@@ -285,7 +279,7 @@ class NodeScheduler:
         if not self._timed:
             return self.root.deadline()
         times = [self.root.deadline()]
-        times += [bundle.scheduler.deadline() for bundle in self._timed if bundle.scheduler is not None]
+        times += [bundle.scheduler.deadline() for bundle in self._timed]
         return min((when for when in times if when is not None), default=None)
 
     # -------------------------------------------------------------- claims
@@ -294,31 +288,31 @@ class NodeScheduler:
         self._of_group.setdefault(claim.group, {})[claim] = None
         for bundle in self.bundles.committed.get(claim.group, {}).values():
             self._join(claim, bundle, now)
-        self._to_tell[claim] = None
+        self._to_report[claim] = None
 
-    def _join(self, claim: Claim, bundle: Bundle, now: float) -> None:
+    def _join(self, claim: Claim, bundle: CommittedBundle, now: float) -> None:
         if claim.may_use(bundle) and not bundle.obstacle(claim.named):
             claim.join(bundle, now)
-            claim.told = None
+            claim.reported = None
             self._touched[bundle] = None
         else:
-            self._to_tell[claim] = None
+            self._to_report[claim] = None
 
-    def _spread(self, claim: Claim, now: float, but: Bundle | None = None) -> None:
+    def _spread(self, claim: Claim, now: float, but: CommittedBundle | None = None) -> None:
         for bundle in claim.places:
             if bundle is not but:
-                claim.tell(bundle, now)
+                claim.update_want(bundle, now)
                 self._touched[bundle] = None
 
     def _leave(self, claim: Claim, now: float) -> None:
-        """A request ends: granted, or given up."""
+        """A request ends: granted, or cancelled."""
         for bundle in list(claim.places):
             claim.leave(bundle, now)
             self._touched[bundle] = None
         self._leave_group(claim)
 
     def _leave_group(self, claim: Claim) -> None:
-        self._to_tell.pop(claim, None)
+        self._to_report.pop(claim, None)
         claims = self._of_group[claim.group]
         del claims[claim]
         if not claims:
@@ -328,11 +322,10 @@ class NodeScheduler:
     # -------------------------------------------------------------- reports
 
     @property
-    def leases(self) -> dict[int, Lease]:
-        """Every lease that a worker has or gets; not those that only set a bundle aside."""
+    def leases(self) -> dict[int, HeldLease]:
+        """Every lease of a worker; not those that only set a bundle aside."""
         found = {number: lease for number, lease in self.root.leases.items() if type(lease.entry.token) is not Bundle}
         for number, bundle in self.bundles.bundle_of.items():
-            assert bundle.scheduler is not None
             found[number] = bundle.scheduler.leases[number]
         return found
 
@@ -385,7 +378,6 @@ class NodeScheduler:
         if cause is not None:
             return Cause(cause[0]), cause[1]
         for bundle in claim.places:
-            assert bundle.scheduler is not None
             return bundle.scheduler.explain(owner, key, token)
         return Cause.READY if not claim.outstanding else Cause.GROUP_PENDING, ""
 
@@ -402,7 +394,6 @@ class NodeScheduler:
                     "want": claim.outstanding, "demand": amounts(claim.named), "actor": claim.token is not None,
                     "cause": int(cause), "detail": detail})
         for bundle in {id(b): b for b in self.bundles.bundle_of.values()}.values():
-            assert bundle.scheduler is not None
             report["leases"] += bundle.scheduler.report()["leases"]
         report["bundles"] = list(self.bundles.rows())
         report["held"] = len(report["leases"])
@@ -418,7 +409,6 @@ class NodeScheduler:
             assert claim in self._of_group[claim.group]
             for bundle in claim.places:
                 scheduler = bundle.scheduler
-                assert scheduler is not None
                 if claim.token is None:
                     entry = scheduler.entries[claim.owner, claim.key]
                     assert entry.outstanding == claim.outstanding, "a bundle was told of another want"

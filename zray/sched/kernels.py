@@ -5,7 +5,7 @@ All in this one file, because Numba's cache sees changes of the defining file on
 zray.sched.plain is the same in plain Python, and explains each; the results are equal to the last tie.
 
 ``place_batch`` reaches a million decisions a second on 1000 nodes x 8 resources, where a scan takes 9 us each: a
-tournament tree per distinct demand holds the cheapest node at its root, and is told only of the nodes that changed
+tournament tree per distinct demand holds the cheapest node at its root, and takes in only the nodes that changed
 since that demand was last decided.
 """
 
@@ -111,7 +111,7 @@ def place_batch(total, available, allowed, demands, classes, threshold, gpu_colu
         load = load_of(total, available, row)
         base[row] = 0 if load < threshold else load
     built = np.zeros(kinds, np.int64)
-    seen = np.zeros(kinds, np.int64)  # how much of the log of changed rows each tree has been told
+    seen = np.zeros(kinds, np.int64)  # how much of the log of changed rows each tree has taken in
     log = np.empty(count, np.int64)
     logged = 0
     placed = 0

@@ -1,15 +1,15 @@
-"""How scheduling kernels get into a process: plain ones at once, compiled ones when somebody asks.
+"""How scheduling kernels get into a process: plain ones at once, compiled ones on request.
 
 ``Kernels.plain()`` costs nothing.  ``Kernels.load()`` imports numpy and Numba (some 100 MB, and up to 144 ms during
 which other threads stall), compiles or reads from the cache, tries every kernel against its plain twin, and may run in
 a background thread.  It never fails for the sake of the cache.
 
-Numba's cache files are pickles: whoever can plant one runs code here.  So compiled code is cached only in a directory
-that is ours, mode 0700, below directories that nobody else can rename things in; never beside the source.  The name of
-the directory is a digest of the source and the versions, so nothing stale is ever read, whatever the file times say.
-A directory of ours that others could write to is emptied first; one that is not ours is left alone and not used.  When
-anything fails with the cache (no writable home, truncated files, ...), it is deleted and the kernels are compiled
-without.
+Numba's cache files are pickles: a user who can plant one runs code here.  So compiled code is cached only in a
+directory that is ours, mode 0700, below directories in which no other user can rename things; never beside the source.
+The name of the directory is a digest of the source and the versions, so no stale code is ever read, whatever the file
+times say.  A directory of ours that others could write to is emptied first; one that is not ours is left alone and not
+used.  When anything fails with the cache (no writable home, truncated files, ...), it is deleted and the kernels are
+compiled without.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Kernels:
     """The kernels of one form, and how to make arguments for them."""
 
     compiled: bool
-    cache: str  # the cache directory in use, or '' and ``why`` says why there is none
+    cache: str  # the cache directory in use; when '', ``why`` gives the reason
     why: str
     vector: Callable[[Iterable[int]], Any]
     matrix: Callable[[Iterable[Iterable[int]], int], Any]  # rows, number of columns
@@ -90,7 +90,7 @@ def _load(base: str | None) -> Kernels:
     if directory is not None:
         try:
             return _import_kernels(str(directory), "")
-        except Exception as error:  # unpickling a damaged file raises anything at all; what is left works without it
+        except Exception as error:  # unpickling a damaged file may raise any error; the kernels work without the cache
             shutil.rmtree(directory, ignore_errors=True)
             why = f"the cache in {directory} failed ({type(error).__name__}: {error}) and was deleted"
     return _import_kernels("", why)
@@ -123,7 +123,7 @@ def _import_kernels(directory: str, why: str) -> Kernels:
 
 
 def _try_out(kernels: Kernels) -> None:
-    """Compile (or read) each kernel now, and compare with the twin: damaged code must not decide anything."""
+    """Compile (or read) each kernel now, and compare with the twin: damaged code must not decide placements."""
     total, free = [[40_000, 0], [20_000, 10_000], [0, 0]], [[40_000, 0], [5_000, 10_000], [0, 0]]
     for name, arguments in (
         ("pick_hybrid", ([1, 1, 0], [10_000, 0], 500_000, -1, 1)),
@@ -152,7 +152,7 @@ def _listed(value: Any) -> Any:
 # ------------------------------------------------------------------ where compiled code may be kept
 
 def _cache_directory(base: str | None) -> tuple[Path | None, str]:
-    """A private directory for this source and these versions; or None and why there is none."""
+    """A private directory for this source and these versions; or None and the reason."""
     reasons = []
     for parent in _candidates(base):
         try:
@@ -188,7 +188,7 @@ def _private(path: Path) -> Path:
             raise PermissionError(f"{path} is not a directory") from None
         if state.st_uid != os.geteuid():
             raise PermissionError(f"{path} belongs to user {state.st_uid}") from None
-        if stat.S_IMODE(state.st_mode) & 0o022:  # somebody else could have put files there
+        if stat.S_IMODE(state.st_mode) & 0o022:  # another user could have put files there
             shutil.rmtree(path)
             path.mkdir(mode=0o700)
         elif stat.S_IMODE(state.st_mode) != 0o700:
@@ -199,7 +199,7 @@ def _private(path: Path) -> Path:
 
 
 def _refuse_foreign(above: Path) -> None:
-    """A directory in which another user could swap what lies below for his own."""
+    """A directory in which another user could swap a path below for one of their own."""
     state = above.stat()
     if state.st_uid not in (0, os.geteuid()):
         raise PermissionError(f"{above} belongs to user {state.st_uid}")
@@ -208,7 +208,7 @@ def _refuse_foreign(above: Path) -> None:
 
 
 def _digest() -> str:
-    """Of everything that compiled code depends on."""
+    """A digest of everything that compiled code depends on."""
     from llvmlite import __version__ as llvmlite_version
     from numba import __version__ as numba_version
     from numpy import __version__ as numpy_version

@@ -1,21 +1,21 @@
-"""LocalScheduler: which owner gets a worker of this node next, and what that worker may use.  Pure.
+"""LocalScheduler: which owner gets a worker of this node next, and which resources that worker may use.  Pure.
 
-Owners declare scheduling keys and say how many leases each could use; actors are single requests.  ``step(now)`` says
-what follows, as Grant, Recall and Status effects:
+Owners declare scheduling keys and the number of leases that each could use; actors are single requests.  ``step(now)``
+returns Grant, Recall and Status effects:
 
     declare/want/request -> waiting --Grant--> held --release--> gone        revoke: held -> waiting again
                                |                 |--Recall (once)             block/unblock: lends its CPU meanwhile
                                `--Status         `--resize (an actor's running demand)
 
-Fair: turns go round over jobs, then keys (zray.sched.waiting).  Work-conserving: whatever fits and is wanted is
-granted, with one exception: a demand that was passed over PASSED_MAX times, because smaller ones keep taking what it
-needs, has its resources saved up for a bounded time (doubled whenever it was not enough), so nobody starves.
+Fair: turns go round over jobs, then keys (zray.sched.waiting).  Work-conserving: a wanted lease that fits is granted,
+with one exception.  Smaller demands may keep taking the resources that a larger one needs.  After PASSED_MAX grants to
+others its resources are saved up for a bounded time, doubled whenever that was not enough, so no demand starves.
 Holders share: see zray.sched.recalls.
 
-A worker that blocks lends its CPU and nothing else; when it runs on it takes the CPU back at once, even below zero, and
-nothing that asks for CPU is granted until that is paid back.
+A worker that blocks lends its CPU and nothing else.  When it runs on it takes the CPU back at once, even below zero;
+then no demand for CPU is granted until that is paid back.
 
-``step`` wants to be called after every batch of events, and at ``deadline()`` if nothing happens before.
+Call ``step`` after every batch of events, and at ``deadline()`` if no event comes before.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from zray.sched.gpus import GpuPool, Slices
 from zray.sched.recalls import choose_recalls
 from zray.sched.resources import CPU_COLUMN, GPU, GPU_COLUMN, UNIT, Demand, amount, amounts, checked_units, describe
 from zray.sched.view import ClusterView
-from zray.sched.waiting import HELD_BACK, OPEN, Door, Entry, Lane, WaitingLanes
+from zray.sched.waiting import HELD_BACK, OPEN, Door, LeaseEntry, WaitingLane, WaitingLanes
 
 ROW = 0
 # Grants to others after which a demand that is still waiting has its resources saved up.
@@ -38,9 +38,9 @@ PASSED_MAX = 64
 # Saving up lasts this long at first: 50 times the run time up to which tasks are pushed ahead.
 SAVE_S = 0.1
 # A key that still has work keeps its last lease at least this long when others take turns with it: about 100 times
-# what handing a worker over costs.
+# the cost of handing a worker over.
 TURN_S = 0.02
-# Users of a resource that a cause names.
+# Users of a resource that the text of a cause names.
 USERS_SHOWN = 5
 
 
@@ -55,14 +55,14 @@ class Grant(NamedTuple):
 
 
 class Recall(NamedTuple):
-    """Ask the owner of this lease to return it as soon as it has nothing in flight."""
+    """Ask the owner of this lease to return it as soon as nothing is in flight on it."""
 
     lease: int
     owner: bytes
 
 
 class Status(NamedTuple):
-    """Why a want is not granted; sent once until it is satisfied or the cause changes."""
+    """Why a want is not granted; sent once until the want is satisfied or the cause changes."""
 
     owner: bytes
     key: int
@@ -74,24 +74,24 @@ class Status(NamedTuple):
 Effect = Grant | Recall | Status
 
 
-class Lease:
+class HeldLease:
     """Resources in use by one worker."""
 
     __slots__ = ("demand", "entry", "gpus", "lent", "number", "recalled", "since")
 
-    def __init__(self, number: int, entry: Entry, demand: Demand, gpus: Slices, since: float) -> None:
+    def __init__(self, number: int, entry: LeaseEntry, demand: Demand, gpus: Slices, since: float) -> None:
         self.number, self.entry, self.demand, self.gpus, self.since = number, entry, demand, gpus, since
         self.lent: Demand | None = None  # the CPU given to others while blocked; None when not blocked
         self.recalled = False
 
     @property
     def using(self) -> Demand:
-        """What it has in use right now."""
+        """The demand in use right now."""
         return self.demand if self.lent is None else tuple(pair for pair in self.demand if pair[0] != CPU_COLUMN)
 
     @property
     def pinned(self) -> bool:
-        """It will not come back on its own: an actor stays, a blocked worker may wait for those it keeps out."""
+        """Whether waiting will not free it: an actor stays; a blocked worker may wait for those that it keeps out."""
         return self.entry.token is not None or self.lent is not None
 
 
@@ -111,19 +111,19 @@ class LocalScheduler:
         self.view.add(node, total, labels)
         self.node, self.turn_s, self.passed_max = node, turn_s, passed_max
         self.gpus = GpuPool(total.get(GPU, 0), gpu_ids)
-        self.entries: dict[tuple[bytes, int], Entry] = {}
-        self.requests: dict[Any, Entry] = {}
-        self.leases: dict[int, Lease] = {}
-        self.running: Callable[[], dict[int, str]] = dict  # lease -> what runs on it, where that is known
+        self.entries: dict[tuple[bytes, int], LeaseEntry] = {}
+        self.requests: dict[Any, LeaseEntry] = {}
+        self.leases: dict[int, HeldLease] = {}
+        self.running: Callable[[], dict[int, str]] = dict  # lease -> the task that runs on it, where that is known
         self.waiting = WaitingLanes(SAVE_S)
         self.pinned: dict[int, int] = {}  # column -> units in use by pinned leases
-        self.loose: dict[int, Lease] = {}  # leases that may be recalled, or were
+        self.loose: dict[int, HeldLease] = {}  # leases that may be recalled, or were
         self.granted = self.returned = 0
-        self._keys_of: dict[bytes, dict[int, Entry]] = {}
+        self._keys_of: dict[bytes, dict[int, LeaseEntry]] = {}
         self._entries_of_job: dict[int, int] = {}
-        self._fresh: list[Entry] = []  # began to wait since the last step
+        self._newly_waiting: list[LeaseEntry] = []  # began to wait since the last step
         self._changed = False
-        self._saving: Lane | None = None
+        self._saving: WaitingLane | None = None
         self._saving_until = 0.0
         self._turn_at: float | None = None
 
@@ -150,17 +150,17 @@ class LocalScheduler:
         """
         entry = self.entries[owner, key]
         entry.want = max(want, 0)
-        entry.seen = min(max(granted, 0), entry.granted)
-        if entry.obstacle and not entry.held:  # what the node has may have changed since
+        entry.grants_seen = min(max(granted, 0), entry.granted)
+        if entry.obstacle and not entry.held:  # the node's total may have changed since
             demand = self.view.index.demand(entry.named)
             entry.obstacle, entry.demand = self._obstacle(entry.named, demand, entry.strategy), demand or ()
         if entry.outstanding:
             self._wait(entry)
         else:
-            entry.told = False
+            entry.reported = False
 
     def drop_owner(self, owner: bytes) -> list[int]:
-        """The owner is gone: forget its keys; the leases it holds, which stay held until each is released."""
+        """The owner is gone: forget its keys.  Its leases, which stay held until each is released."""
         held: list[int] = []
         for key, entry in self._keys_of.pop(owner, {}).items():
             del self.entries[owner, key]
@@ -188,35 +188,35 @@ class LocalScheduler:
         return True
 
     def reserve(self, token: Any, job: int, demand: dict[str, int], name: str = "") -> int | None:
-        """Set ``demand`` aside at once, as a lease that nobody works on and that is never recalled; its number.
+        """Set ``demand`` aside at once, as a lease that has no worker and is never recalled; its number.
 
-        None when it is not free now, or is being saved up for somebody who waits: then ``request`` it.
+        None when it is not free now, or is being saved up for a waiting lane: then ``request`` it.
         """
         named = checked_units(demand)
         need = self.view.index.demand(named)
         if need is None or self._lacks(need) is not None or self._eats_savings(need):
             return None
-        entry = Entry(b"", 0, token, job, named, {}, name)
+        entry = LeaseEntry(b"", 0, token, job, named, {}, name)
         entry.demand = need
         number = self.next_lease()
         self.granted += 1
         gpus = self.gpus.take(named.get(GPU, 0))
         self.view.acquire(ROW, need)
-        lease = self.leases[number] = Lease(number, entry, need, gpus, 0.0)
+        lease = self.leases[number] = HeldLease(number, entry, need, gpus, 0.0)
         entry.held[number] = lease
         entry.active = entry.granted = 1
-        self._pin(need, +1)
+        self._count_pinned(need, +1)
         return number
 
     # -------------------------------------------------------------- what workers do
 
     def release(self, lease: int, now: float) -> bool:
-        """The worker of ``lease`` is done or dead: everything it had is free.  False for an unknown lease."""
+        """The worker of ``lease`` is done or dead: all its resources are free.  False for an unknown lease."""
         held = self.leases.pop(lease, None)
         if held is None:
             return False
         if held.pinned:
-            self._pin(held.using, -1)
+            self._count_pinned(held.using, -1)
         self.loose.pop(lease, None)
         self.view.release(ROW, held.using)
         self.gpus.give(held.gpus)
@@ -263,8 +263,8 @@ class LocalScheduler:
             return False
         self.view.acquire(ROW, using, oversubscribe=True)
         if held.pinned:
-            self._pin(old, -1)
-            self._pin(using, +1)
+            self._count_pinned(old, -1)
+            self._count_pinned(using, +1)
         held.demand = new
         if blocked:
             held.lent = tuple(pair for pair in new if pair[0] == CPU_COLUMN)
@@ -277,23 +277,23 @@ class LocalScheduler:
         if held is None or held.lent is not None:
             return
         if held.pinned:
-            self._pin(held.using, -1)
+            self._count_pinned(held.using, -1)
         held.lent = tuple(pair for pair in held.demand if pair[0] == CPU_COLUMN)
         self.view.release(ROW, held.lent)
-        self._pin(held.using, +1)
+        self._count_pinned(held.using, +1)
         self.loose.pop(lease, None)
         self._changed = True
 
     def unblock(self, lease: int) -> None:
-        """The worker runs on, with its CPU, whoever has that now.  No-op for an unknown or running lease."""
+        """The worker runs on and takes its CPU back, even from others.  No-op for an unknown or running lease."""
         held = self.leases.get(lease)
         if held is None or held.lent is None:
             return
-        self._pin(held.using, -1)
+        self._count_pinned(held.using, -1)
         self.view.acquire(ROW, held.lent, oversubscribe=True)
         held.lent = None
         if held.pinned:
-            self._pin(held.using, +1)
+            self._count_pinned(held.using, +1)
         else:
             self.loose[lease] = held
         self._changed = True
@@ -301,7 +301,7 @@ class LocalScheduler:
     # -------------------------------------------------------------- the step
 
     def step(self, now: float, grants_max: int | None = None) -> list[Effect]:
-        """What to do now, in order.  ``grants_max``: as many workers as the node can start at the moment."""
+        """The effects that are due now, in order.  ``grants_max``: how many workers the node can start now."""
         due = self.deadline()
         if not self._changed and (due is None or due > now):
             return []
@@ -320,11 +320,11 @@ class LocalScheduler:
         if self.waiting.lanes and self.loose:
             numbers, self._turn_at = choose_recalls(self, now)
             effects.extend(self._recall(number) for number in numbers)
-        self._tell(effects)
+        self._report_waits(effects)
         return effects
 
     def deadline(self) -> float | None:
-        """When ``step`` has something to do even if nothing happens before; None when it has not."""
+        """When ``step`` is due even if no event comes before; None: never."""
         turn_at = self._turn_at
         if not self._saving:
             return turn_at
@@ -350,19 +350,19 @@ class LocalScheduler:
                 self._saving = None
             return grant
 
-    def _grant(self, entry: Entry, now: float) -> Grant:
+    def _grant(self, entry: LeaseEntry, now: float) -> Grant:
         number = self.next_lease()
         self.granted += 1
         gpus = self.gpus.take(entry.named.get(GPU, 0))
         self.view.acquire(ROW, entry.demand)
-        lease = self.leases[number] = Lease(number, entry, entry.demand, gpus, now)
+        lease = self.leases[number] = HeldLease(number, entry, entry.demand, gpus, now)
         entry.held[number] = lease
         entry.active += 1
         entry.granted += 1
         if entry.outstanding == 0:
-            entry.told = False
+            entry.reported = False
         if entry.token is not None:
-            self._pin(lease.demand, +1)
+            self._count_pinned(lease.demand, +1)
             del self.requests[entry.token]
             self._count_job(entry.job, -1)
         else:
@@ -377,13 +377,13 @@ class LocalScheduler:
         lease.entry.active -= 1
         return Recall(number, lease.entry.owner)
 
-    def _tell(self, effects: list[Effect]) -> None:
-        fresh, self._fresh = self._fresh, []
+    def _report_waits(self, effects: list[Effect]) -> None:
+        fresh, self._newly_waiting = self._newly_waiting, []
         details: dict[Demand, str] = {}
         for entry in fresh:
-            if entry.told or not entry.outstanding or not self._known(entry):
+            if entry.reported or not entry.outstanding or not self._known(entry):
                 continue
-            entry.told = True
+            entry.reported = True
             if entry.obstacle:
                 effects.append(Status(entry.owner, entry.key, Cause.INFEASIBLE, entry.obstacle, entry.token))
                 continue
@@ -439,15 +439,15 @@ class LocalScheduler:
             for column, value in demand
         )
 
-    def _attainable(self, lane: Lane) -> bool:
-        """Would it fit once every lease that can come back has?  If not, saving up could wait for ever."""
+    def _attainable(self, lane: WaitingLane) -> bool:
+        """Whether it would fit once every lease that can come back has.  If not, saving up could wait for ever."""
         total = self.view.total[ROW]
         return all(total[column] - self.pinned.get(column, 0) >= value for column, value in lane.demand)
 
     # -------------------------------------------------------------- entries
 
     def _entry(self, owner: bytes, key: int, token: Any, job: int, named: dict[str, int], strategy: dict, name: str):
-        entry = Entry(owner, key, token, job, named, strategy, name)
+        entry = LeaseEntry(owner, key, token, job, named, strategy, name)
         demand = self.view.index.demand(named)
         entry.obstacle = self._obstacle(named, demand, strategy)
         entry.demand = demand or ()
@@ -466,21 +466,21 @@ class LocalScheduler:
                     f"must fit on one device (the node has GPU: {amount(has[GPU])})")
         return policies.obstacle(self.view, strategy)
 
-    def _wait(self, entry: Entry) -> None:
+    def _wait(self, entry: LeaseEntry) -> None:
         if not entry.queued:
-            self._fresh.append(entry)
+            self._newly_waiting.append(entry)
             if not entry.obstacle:
                 self.waiting.join(entry)
         self._changed = True
 
-    def _known(self, entry: Entry) -> bool:
+    def _known(self, entry: LeaseEntry) -> bool:
         if entry.token is not None:
             return self.requests.get(entry.token) is entry
         return self.entries.get((entry.owner, entry.key)) is entry
 
-    def _forget(self, entry: Entry) -> None:
-        entry.want = entry.seen = 0
-        entry.told = False
+    def _forget(self, entry: LeaseEntry) -> None:
+        entry.want = entry.grants_seen = 0
+        entry.reported = False
         self._count_job(entry.job, -1)
         self._changed = True
 
@@ -492,7 +492,7 @@ class LocalScheduler:
             self._entries_of_job.pop(job, None)
             self.waiting.forget_job(job)
 
-    def _pin(self, demand: Demand, sign: int) -> None:
+    def _count_pinned(self, demand: Demand, sign: int) -> None:
         for column, value in demand:
             self.pinned[column] = self.pinned.get(column, 0) + sign * value
 
@@ -504,7 +504,7 @@ class LocalScheduler:
         return len(self.leases)
 
     def owners(self) -> list[bytes]:
-        """Those that declared keys."""
+        """Owners that declared keys."""
         return list(self._keys_of)
 
     def held_by(self, owner: bytes, key: int) -> list[int]:
@@ -519,7 +519,7 @@ class LocalScheduler:
         return self.view.named(ROW, "available")
 
     def busy(self, demand: Demand) -> str:
-        """What ``demand`` lacks at the moment, and who has it."""
+        """The resources that ``demand`` lacks at the moment, and their users."""
         lacking = self._lacks(demand)
         if lacking is None:
             asked = describe(self.view.index.named(demand))
@@ -546,7 +546,7 @@ class LocalScheduler:
         return self._obstacle(demand, self.view.index.demand(demand), strategy)
 
     def wants(self, lanes_max: int, entries_max: int) -> list[tuple[dict[str, int], int]]:
-        """What waits: (demand, leases) of the lanes that wait longest, so many of their entries counted."""
+        """(demand, leases) of the lanes that wait longest; so many entries of them are counted."""
         return [(self.view.index.named(lane.demand), sum(e.outstanding for e in islice(lane.entries, entries_max)))
                 for lane in islice(self.waiting.by_age, lanes_max)]
 
@@ -615,6 +615,6 @@ class LocalScheduler:
 
 
 def _growth(old: Demand, new: Demand, vector: Any) -> Demand:
-    """What ``new`` has more than ``old`` of, as it must be free after ``old`` was given back: all of those columns."""
+    """The columns in which ``new`` exceeds ``old``, in full, as they must be free after ``old`` was given back."""
     had = dict(old)
     return tuple((column, value) for column, value in new if value > had.get(column, 0))

@@ -1,7 +1,7 @@
 """Where the bundles of a placement group go: rows of a ClusterView for those that have no place.  Pure.
 
-The kernels decide (``view.kernels.pack_bundles``); this file says which rows they may use, given where the group's
-other bundles are, and explains why there is no place.
+The kernels decide (``view.kernels.pack_bundles``).  This file gives them the rows that they may use, which follow from
+the places of the group's other bundles, and explains why there is no place.
 
     STRICT_PACK    all on one node; exact
     STRICT_SPREAD  every bundle on a node of its own; exact (bipartite matching)
@@ -109,7 +109,7 @@ def _search(free: list[list[int]], allowed: list[int], dense: list[list[int]], o
 
 
 def _size(view: ClusterView, demand: list[int]) -> int:
-    """How large a bundle is: its largest share of what all nodes have of a resource, in ppm."""
+    """How large a bundle is: its largest share of the sum of all nodes in one resource, in ppm."""
     size = 0
     for column, value in enumerate(demand):
         if value:
@@ -162,7 +162,7 @@ def obstacle(view: ClusterView, bundles: Sequence[Resources], strategy: str, oth
 
 
 def busy(view: ClusterView, bundles: Sequence[Resources], strategy: str) -> str:
-    """What stands in the way now, of bundles that would fit on empty nodes."""
+    """The obstacle of now, for bundles that would fit on empty nodes."""
     for index, bundle in enumerate(bundles):
         if not any(view.alive[row] and _fits(view, row, bundle, "available") for row in range(len(view))):
             rows = [row for row in range(len(view)) if view.alive[row]]

@@ -1,11 +1,11 @@
 """GlobalScheduler: on which nodes demands of any node should be granted.  Pure, and without state that matters.
 
-Any node can act as one, over its own ClusterView; what it decides is a proposal: the LocalScheduler of the chosen node
-grants or says busy.  So that decisions between two words of a node do not pile up on it, what is placed is taken from
-the view tentatively, until the node's next word or ``tentative_s`` later, whatever comes first.
+Any node can act as one, over its own ClusterView.  A decision is a proposal: the LocalScheduler of the chosen node
+grants it or reports busy.  Placements are taken from the view tentatively, until the node's next row or for
+``tentative_s``, so decisions between two rows do not pile up on one node.
 
-How many nodes act follows the load (``schedulers``): the rate of decisions that nodes report in their rows, over what
-one should do.  Every node finds the same ones from the same view, by a hash of their names.
+The number of acting nodes follows the load (``schedulers``): the rate of decisions that nodes report in their rows,
+over the rate that one should handle.  Every node finds the same ones from the same view, by a hash of their names.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from zray.sched.policies import INFEASIBLE, NOT_NOW, base, spread
 from zray.sched.resources import GPU_COLUMN, UNITS_MAX, Demand, amount, checked_units, describe
 from zray.sched.view import ClusterView
 
-# Leases that one question may ask for; who wants more asks again.
+# Leases that one question may ask for; a home that wants more asks again.
 COUNT_MAX = 10_000
-# What one node should decide in a second before another one helps: a question over the mesh costs some 50 us of a
-# Python daemon's time, and half of that time is for its own node.
+# Decisions a second of one node before another one helps: a question over the mesh costs some 50 us of a Python
+# daemon's time, and half of that time is for its own node.
 DECISIONS_PER_S = 10_000
-# Nodes that a sentence about an infeasible demand shows.
+# Nodes that the text about an infeasible demand shows.
 NODES_SHOWN = 4
 
 
@@ -97,7 +97,7 @@ class GlobalScheduler:
 
     def could(self, demand: dict[str, int], strategy: dict, origin: bytes, now: float,
               avoid: Iterable[bytes] = ()) -> bool:
-        """Would ``place`` place one now, as far as this view knows?"""
+        """Whether ``place`` would place one now, as far as this view shows."""
         self.expire(now)
         wanted = self.view.demand(demand)
         if wanted is None:
@@ -113,7 +113,7 @@ class GlobalScheduler:
         return False
 
     def feasible(self, demand: dict[str, int], strategy: dict, origin: bytes, barred: Iterable[bytes] = ()) -> bool:
-        """Could a node of this view hold one if it were empty, those in ``barred`` excepted?"""
+        """Whether a node of this view could hold one if it were empty, those in ``barred`` excepted."""
         wanted, out = self.view.demand(demand), tuple(barred)
         return wanted is not None and any(
             self._feasible_rows(mask, wanted, out) for mask, _ in self._choices(strategy, origin))
@@ -191,7 +191,7 @@ class GlobalScheduler:
         return rows
 
     def expire(self, now: float) -> None:
-        """Lift tentative placements that the node's own word has not confirmed or denied in time."""
+        """Lift tentative placements that no row of their node has confirmed or denied in time."""
         tentative, view = self._tentative, self.view
         while tentative and tentative[0][0] <= now:
             _, row, stamp, demand, count = tentative.popleft()
@@ -200,13 +200,13 @@ class GlobalScheduler:
                 view.changes += 1
 
     def deadline(self) -> float | None:
-        """When a tentative placement is to be lifted."""
+        """When to lift the next tentative placement."""
         return self._tentative[0][0] if self._tentative else None
 
     # -------------------------------------------------------------- words
 
     def obstacle(self, demand: dict[str, int], strategy: dict) -> str:
-        """What no node has."""
+        """The part of the demand that no node has."""
         view = self.view
         rows = sorted(view.row_of.values())
         shown = {row: view.named(row, "total") for row in rows}

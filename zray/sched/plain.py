@@ -1,4 +1,4 @@
-"""The kernels in plain Python, on lists: what a lone node uses, without numpy or Numba.
+"""The kernels in plain Python, on lists: a lone node uses them, without numpy or Numba.
 
 Same names, arguments and results as zray.sched.kernels, to the last tie.  ``total`` and ``available`` are lists of
 lists ``[row][column]``; ``allowed`` and demands are lists.  Loads are parts per million.
@@ -6,8 +6,8 @@ lists ``[row][column]``; ``allowed`` and demands are lists.  Loads are parts per
 
 from __future__ import annotations
 
-NOT_NOW = -1
-INFEASIBLE = -2
+NOT_NOW = -1  # some allowed node could hold it, none has it free
+INFEASIBLE = -2  # no allowed node could hold it, not even when empty
 FULL = 1_000_000
 GPU_PENALTY = 1 << 40
 NEVER = 1 << 62
@@ -15,7 +15,7 @@ PACK, SPREAD, STRICT_PACK, STRICT_SPREAD = 0, 1, 2, 3
 
 
 def fits(free, demand):
-    """Is every column of ``demand`` within ``free``?"""
+    """Whether every column of ``demand`` is within ``free``."""
     return all(have >= need for have, need in zip(free, demand, strict=True))
 
 
@@ -33,7 +33,7 @@ def load_of(total, free):
 
 
 def cost_of(total, free, demand, threshold, gpu_column):
-    """What the hybrid policy minimises on a node that has ``demand`` free."""
+    """The cost that the hybrid policy minimises, of a node that has ``demand`` free."""
     load = load_of(total, free)
     cost = 0 if load < threshold else load
     if 0 <= gpu_column < len(total) and total[gpu_column] > 0 and demand[gpu_column] == 0:
@@ -70,7 +70,7 @@ def pick_spread(total, available, allowed, demand, cursor):
 
 
 def place_batch(total, available, allowed, demands, classes, threshold, gpu_column, out):
-    """Decide ``demands[classes[i]]`` for i = 0, 1, ... one after the other, each seeing what those before took.
+    """Decide ``demands[classes[i]]`` for i = 0, 1, ... in turn; each sees the resources that those before it left.
 
     Writes a row, NOT_NOW or INFEASIBLE to ``out[i]``, takes what it placed from ``available``; returns how many it
     placed.

@@ -1,13 +1,13 @@
-"""Which leases to ask back so that holders share with those who wait.  Pure.
+"""Which leases to recall so that holders share with waiting entries.  Pure.
 
 A waiting entry E may have a lease of entry V recalled when V holds a resource that E lacks, and
   - V holds at least two more leases than E, or
   - E holds none, and V has no more work waiting, or has had its last lease for a turn (``turn_s``).
-The key that holds most gives first, its oldest lease first.  Leases of actors and of blocked workers are never asked
-for (an actor stays; a blocked worker has given its CPU away already), and each lease is asked for once.
+The key that holds most gives first, its oldest lease first.  Leases of actors and of blocked workers are never recalled
+(an actor stays; a blocked worker has given its CPU away already), and each lease is recalled once.
 
-What was recalled and has not come back is promised to those whose turn is next, so a lease is recalled only for what
-neither free nor promised resources cover, and only if recalls can cover all that the entry lacks.
+Recalled leases that have not come back are promised to the entries whose turn is next.  So a lease is recalled only for
+the part that neither free nor promised resources cover, and only if recalls can cover all that the entry lacks.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING
 from zray.sched.resources import GPU_COLUMN
 
 if TYPE_CHECKING:
-    from zray.sched.local import Lease, LocalScheduler
-    from zray.sched.waiting import Entry, Lane
+    from zray.sched.local import HeldLease, LocalScheduler
+    from zray.sched.waiting import LeaseEntry, WaitingLane
 
-# Lanes, and leases for who waits in them, that one call looks at; the next call goes on.
+# Lanes, and leases for their waiting entries, that one call looks at; the next call goes on.
 LOOKED_AT_MAX = 64
 
 
@@ -34,8 +34,9 @@ def choose_recalls(scheduler: LocalScheduler, now: float) -> tuple[list[int], fl
     if not plan.holders:
         return [], None
     first_round = _in_turn(scheduler)
-    more: deque[Entry] = deque()
-    hopeless: set[Lane | None] = set()  # one who has nothing got nothing here: nor do those behind
+    more: deque[LeaseEntry] = deque()
+    # an entry that holds nothing got nothing here, so those behind it get nothing either
+    hopeless: set[WaitingLane | None] = set()
     for _ in range(LOOKED_AT_MAX):
         entry = next(first_round, None) or (more.popleft() if more else None)
         if entry is None:
@@ -52,11 +53,11 @@ def choose_recalls(scheduler: LocalScheduler, now: float) -> tuple[list[int], fl
     return sorted(plan.chosen), plan.later
 
 
-def _in_turn(scheduler: LocalScheduler) -> Iterator[Entry]:
-    """Who waits, roughly in the order of the next grants; read as far as needed."""
+def _in_turn(scheduler: LocalScheduler) -> Iterator[LeaseEntry]:
+    """Waiting entries, roughly in the order of the next grants; read as far as needed."""
     waiting = scheduler.waiting
 
-    def lane_in_turn(lane: Lane) -> Iterator[tuple[int, int, Entry]]:
+    def lane_in_turn(lane: WaitingLane) -> Iterator[tuple[int, int, LeaseEntry]]:
         turn = waiting.turn_of.get(lane.job, 0)
         return ((turn, entry.ticket, entry) for entry in lane.entries if entry.outstanding)
 
@@ -70,9 +71,9 @@ class _Plan:
     def __init__(self, scheduler: LocalScheduler, now: float) -> None:
         self.now, self.turn_s = now, scheduler.turn_s
         self.later: float | None = None
-        self.chosen: dict[int, Lease] = {}
-        self.gets: dict[Entry, int] = {}  # leases that free and promised resources will give each waiting entry
-        self.holders: dict[Entry, list[Lease]] = {}  # what each can still be asked for, oldest lease first
+        self.chosen: dict[int, HeldLease] = {}
+        self.gets: dict[LeaseEntry, int] = {}  # leases that free and promised resources will give each waiting entry
+        self.holders: dict[LeaseEntry, list[HeldLease]] = {}  # what each can still be asked for, oldest lease first
         self.expected = list(scheduler.view.available[0])  # free, and promised, and not spoken for
         self.gpus = scheduler.gpus.copy()  # the same for devices: enough halves do not make a whole one
         for lease in scheduler.loose.values():
@@ -81,10 +82,10 @@ class _Plan:
             else:
                 self.holders.setdefault(lease.entry, []).append(lease)
 
-    def cover(self, entry: Entry) -> bool:
-        """Recall what one more lease for ``entry`` takes; False, and nothing recalled, when it cannot be had."""
+    def cover(self, entry: LeaseEntry) -> bool:
+        """Recall as many leases as one more for ``entry`` takes; False, and none recalled, if all do not suffice."""
         expected, gpus = self.expected.copy(), self.gpus.copy()
-        taken: list[Lease] = []
+        taken: list[HeldLease] = []
         while (lacking := self._lacking(entry)) is not None:
             lease = self._victim(entry, lacking)
             if lease is None:
@@ -104,15 +105,15 @@ class _Plan:
         self.gets[entry] = self.gets.get(entry, 0) + 1
         return True
 
-    def _lacking(self, entry: Entry) -> int | None:
+    def _lacking(self, entry: LeaseEntry) -> int | None:
         for column, value in entry.demand:
             if self.expected[column] < value or (column == GPU_COLUMN and not self.gpus.fits(value)):
                 return column
         return None
 
-    def _victim(self, entry: Entry, lacking: int) -> Lease | None:
+    def _victim(self, entry: LeaseEntry, lacking: int) -> HeldLease | None:
         mine = entry.active + self.gets.get(entry, 0)
-        best: Lease | None = None
+        best: HeldLease | None = None
         most = 0
         for holder, leases in self.holders.items():
             has = len(leases)
@@ -128,7 +129,7 @@ class _Plan:
             best, most = lease, has
         return best
 
-    def _expect(self, lease: Lease) -> None:
+    def _expect(self, lease: HeldLease) -> None:
         for column, value in lease.using:
             self.expected[column] += value
         self.gpus.give(lease.gpus)

@@ -1,8 +1,8 @@
 """Resources as exact integers: one unit is 1/10000 of a CPU, a GPU, a byte of memory or whatever a name counts.
 
 Sums and differences of int units never drift, so a node that gave everything back has exactly what it started with.
-``Units`` below means such an int.  A *ResourceVector* is a dense list of units, one per column of a ResourceIndex; a
-*Demand* is the sparse form, ``((column, units), ...)`` by rising column, which is what the hot paths walk.
+``Units`` below means such an int.  A *ResourceVector* is a dense list of units, one per column of a ResourceIndex.  A
+*Demand* is the sparse form, ``((column, units), ...)`` by rising column; the hot paths walk it.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def units(amount: int | float, name: str) -> int:
 
 
 def amount(value: int) -> int | float:
-    """Units back to what a user wrote: an int where it is whole, else a float."""
+    """Units as a user wrote them: an int where the amount is whole, else a float."""
     whole, rest = divmod(value, UNIT)
     return value / UNIT if rest else whole
 
@@ -107,9 +107,9 @@ class ResourceIndex:
         return column
 
     def demand(self, values: Mapping[str, int]) -> Demand | None:
-        """The sparse form of ``values``; None when it names a resource that no column has (nobody ever had it).
+        """The sparse form of ``values``; None when it names a resource that no column has (no node ever had it).
 
-        It adds no column: what users ask for must not grow the matrices, only what nodes have.
+        It adds no column: only resources that nodes have grow the matrices, not those that users ask for.
         """
         pairs = []
         for name, value in values.items():

@@ -1,16 +1,17 @@
-"""ClusterView: what every node has and what is free of it, as rows of int64.  Pure.
+"""ClusterView: the total and the free resources of every node, as rows of int64.  Pure.
 
 Rows are nodes, columns are resources.  A lone node keeps plain lists and never loads numpy; ``use(kernels)`` turns the
 same view into contiguous int64 arrays once kernels are loaded (and back).  Rows keep their number while the node is
 alive; a removed node's row is void until another node takes it, lowest first, so that row order is deterministic.
 
-Conservation: available = total - what was acquired, per row and column, always.  ``acquire`` refuses to go below zero
-unless told to (a worker that wakes up takes its CPU back at once), ``release`` refuses to pass the total.
+Conservation: available = total - acquired, per row and column, always.  ``acquire`` refuses to go below zero unless the
+caller oversubscribes (a worker that wakes up takes its CPU back at once).  ``release`` refuses to pass the total.
 
-The rows of other nodes are hearsay: ``set_row`` writes what a node said last, absolute.  What is acquired on such a row
-is a tentative placement, laid over until the node's next word, which includes it or not (``stamps`` counts the words).
-Names that begin with ``sparse`` (node:10.0.0.1: one for each node) get a column when somebody asks for them: columns
-for all would make every decision of a large cluster as long as the cluster.  Until then they count as free.
+The rows of other nodes are reports: ``set_row`` writes a node's last one, in absolute numbers.  What this node acquires
+on such a row is a tentative placement, laid over it until the node's next report, which includes it or not (``stamps``
+counts the reports).  Names that begin with ``sparse`` (node:10.0.0.1: one for each node) get a column when a demand
+names them: columns for all would make every decision of a large cluster as long as the cluster.  Until then they count
+as free.
 Masks of rows that policies admit are kept in ``masks`` until anything that they depend on changes: members, totals,
 labels, draining (``generation``).
 """
@@ -41,8 +42,8 @@ class ClusterView:
         self._total: Any = []
         self._available: Any = []
         self._alive: Any = []
-        self._acquired: list[dict[int, int]] = []  # by row: column -> units; what check() compares with
-        self._said: list[Mapping[str, int]] = []  # by row: the total in the words it was given in
+        self._acquired: list[dict[int, int]] = []  # by row: column -> units; check() compares with it
+        self._stated: list[Mapping[str, int]] = []  # by row: the total, under the names of the node's report
         self.stamps: list[int] = []  # by row: rises with every set_row, add and remove
         self.changes = 0  # rises with every change of what any row has free, placements aside
         self.generation = 0
@@ -95,7 +96,7 @@ class ClusterView:
         self._columns(have)
         row = heappop(self._void) if self._void else self._grow()
         self.nodes[row], self.labels[row], self.row_of[node] = node, dict(labels or {}), row
-        self._acquired[row], self._said[row] = {}, have
+        self._acquired[row], self._stated[row] = {}, have
         self._alive[row] = 1
         self.stamps[row] += 1
         self._regenerate()
@@ -105,7 +106,7 @@ class ClusterView:
         return row
 
     def update(self, node: bytes, total: Mapping[str, int], labels: Mapping[str, str] | None = None) -> None:
-        """The node now has ``total``; what is acquired stays so (available may go below zero until it is released)."""
+        """The node now has ``total``; acquired resources stay so (available may be below zero until a release)."""
         row, have = self.row_of[node], checked_units(total)
         self._columns(have)
         for column, name in enumerate(self.index.names):
@@ -114,18 +115,18 @@ class ClusterView:
             self._available[row][column] = value - self._acquired[row].get(column, 0)
         if labels is not None:
             self.labels[row] = dict(labels)
-        self._said[row] = have
+        self._stated[row] = have
         self._regenerate()
 
     def set_row(self, node: bytes, total: Mapping[str, int], available: Mapping[str, int],
                 labels: Mapping[str, str] | None = None, *, draining: bool = False) -> None:
-        """The node's own word: it has ``total``, of which ``available`` is free (below zero where oversubscribed).
+        """The node's own report: it has ``total``, of which ``available`` is free (below zero where oversubscribed).
 
-        What was acquired on the row before is in that already, or was refused.  ValueError, and no change, for amounts
-        that are none.
+        Placements on the row before are in that report already, or were refused.  ValueError, and no change, for
+        malformed amounts.
         """
         row = self.row_of[node]
-        if total != self._said[row]:
+        if total != self._stated[row]:
             have = checked_units(total)
             _check_available(have, available)
             self.update(node, have)
@@ -137,7 +138,7 @@ class ClusterView:
         if draining != (row in self.draining):
             self.drain(node, draining)
         free, acquired, columns = [0] * len(self.index), {}, self.index.columns
-        for name, value in self._said[row].items():
+        for name, value in self._stated[row].items():
             if (column := columns.get(name)) is None:
                 continue
             left = available.get(name, 0)
@@ -153,7 +154,7 @@ class ClusterView:
         self.changes += 1
 
     def drain(self, node: bytes, draining: bool = True) -> None:
-        """No policy admits the node any more (or again)."""
+        """Policies admit the node no more (or again)."""
         row = self.row_of[node]
         if draining:
             self.draining[row] = None
@@ -162,9 +163,9 @@ class ClusterView:
         self._regenerate()
 
     def remove(self, node: bytes) -> int:
-        """The node is gone, with whatever was acquired on it; its row is void."""
+        """The node is gone, with everything acquired on it; its row is void."""
         row = self.row_of.pop(node)
-        self.nodes[row], self.labels[row], self._acquired[row], self._said[row] = None, {}, {}, {}
+        self.nodes[row], self.labels[row], self._acquired[row], self._stated[row] = None, {}, {}, {}
         self._alive[row] = 0
         self.stamps[row] += 1
         self.draining.pop(row, None)
@@ -177,14 +178,14 @@ class ClusterView:
     # -------------------------------------------------------------- amounts
 
     def demand(self, values: Mapping[str, int]) -> Demand | None:
-        """The sparse form of ``values``; None when it names a resource that nobody has."""
+        """The sparse form of ``values``; None when it names a resource that no node has."""
         for name in values:
             if name not in self.index.columns and self._is_sparse(name):
                 self._open(name)
         return self.index.demand(values)
 
     def fits(self, row: int, demand: Demand) -> bool:
-        """Is all of ``demand`` free on the row now?"""
+        """Whether all of ``demand`` is free on the row now."""
         free = self._available[row]
         for column, value in demand:  # noqa: SIM110  (half the time of all(...) and this is the grant path)
             if free[column] < value:
@@ -192,11 +193,11 @@ class ClusterView:
         return True
 
     def covers(self, row: int, demand: Demand) -> bool:
-        """Would ``demand`` fit if all of the row were free?"""
+        """Whether ``demand`` would fit if all of the row were free."""
         return all(self._total[row][column] >= value for column, value in demand)
 
     def acquire(self, row: int, demand: Demand, *, oversubscribe: bool = False) -> None:
-        """Take ``demand``; ValueError, and nothing taken, when it does not fit (unless told to oversubscribe)."""
+        """Take ``demand``; ValueError, and nothing taken, when it does not fit (unless ``oversubscribe``)."""
         if not oversubscribe and not self.fits(row, demand):
             raise ValueError(f"row {row} does not have {describe(self.index.named(demand))} free")
         free, acquired = self._available[row], self._acquired[row]
@@ -205,7 +206,7 @@ class ClusterView:
             acquired[column] = acquired.get(column, 0) + value
 
     def release(self, row: int, demand: Demand) -> None:
-        """Give ``demand`` back; ValueError, and nothing given, when more is given than was taken."""
+        """Give ``demand`` back; ValueError, and nothing given, when that is more than was taken."""
         free, acquired = self._available[row], self._acquired[row]
         for column, value in demand:
             if acquired.get(column, 0) < value:
@@ -221,11 +222,11 @@ class ClusterView:
             acquired[column] = acquired.get(column, 0) + count * value
 
     def named(self, row: int, what: str = "available") -> dict[str, int]:
-        """``available`` or ``total`` of a row as units by name, without what the node never had."""
+        """``available`` or ``total`` of a row as units by name, without resources that the node never had."""
         values = self._available[row] if what == "available" else self._total[row]
         out = {name: int(values[column]) for column, name in enumerate(self.index.names) if self._total[row][column]}
         if self.sparse is not None:
-            out.update((name, value) for name, value in self._said[row].items() if name not in self.index.columns)
+            out.update((name, value) for name, value in self._stated[row].items() if name not in self.index.columns)
         return out
 
     # -------------------------------------------------------------- growth
@@ -239,14 +240,14 @@ class ClusterView:
         return self.sparse is not None and name.startswith(self.sparse)
 
     def _open(self, name: str) -> None:
-        """Somebody asks for a resource that had no column; no change when no node has it."""
-        rows = [row for row, said in enumerate(self._said) if name in said]
+        """A demand names a resource without a column: make one; no change when no node has it."""
+        rows = [row for row, said in enumerate(self._stated) if name in said]
         if not rows:
             return
         self._column(name)
         column = self.index.columns[name]
         for row in rows:
-            self._total[row][column] = self._available[row][column] = self._said[row][name]
+            self._total[row][column] = self._available[row][column] = self._stated[row][name]
         self._regenerate()
 
     def _column(self, name: str) -> None:
@@ -275,7 +276,7 @@ class ClusterView:
         self.nodes.append(None)
         self.labels.append({})
         self._acquired.append({})
-        self._said.append({})
+        self._stated.append({})
         self.stamps.append(0)
         return row
 

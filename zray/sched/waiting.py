@@ -1,11 +1,11 @@
-"""Who waits for resources on a node, and whose turn it is.  Pure.
+"""Which wants for resources wait on a node, and whose turn it is.  Pure.
 
-An *Entry* is one scheduling key of one owner, or one single placement (an actor).  Entries of one job with the same
-demand stand in one *Lane*, first come first served; an entry that was served and wants more goes to the lane's end.
-The next turn is the lane of the job served longest ago, and of its lanes the one whose head waits longest.
+A *LeaseEntry* is one scheduling key of one owner, or one single placement (an actor).  Entries of one job with the same
+demand stand in one *WaitingLane*, first come first served.  An entry that was served and wants more goes to the lane's
+end.  The next turn is the lane of the job served longest ago, and of its lanes the one whose head waits longest.
 
-So that a step does not look at ten thousand keys, a lane that does not fit is filed under one thing it lacks, a
-(column, units) pair, and looked at again only when that much of that column is free.  Ten thousand keys that all wait
+A step cannot look at ten thousand keys.  So a lane that does not fit is filed under one thing it lacks, a (column,
+units) pair, its *door*, and looked at again only when that much of the column is free.  Ten thousand keys that all wait
 for a CPU are one lane under ("CPU", 1): a closed door costs one comparison.
 """
 
@@ -20,47 +20,47 @@ from zray.sched.resources import Demand
 
 Door = tuple[int, int]
 OPEN: Door = (-1, 0)  # lanes not tried since they came, or that fitted when last tried
-HELD_BACK: Door = (-2, 0)  # lanes that would eat what is being saved up for another
+HELD_BACK: Door = (-2, 0)  # lanes whose grant would use resources that are being saved up for another
 
 
-class Entry:
+class LeaseEntry:
     """One scheduling key of one owner (``token`` None), or one single placement (``token`` its name)."""
 
-    __slots__ = ("active", "demand", "granted", "held", "job", "key", "lane", "name", "named", "obstacle", "owner",
-                 "queued", "seen", "strategy", "ticket", "token", "told", "want")
+    __slots__ = ("active", "demand", "granted", "grants_seen", "held", "job", "key", "lane", "name", "named",
+                 "obstacle", "owner", "queued", "reported", "strategy", "ticket", "token", "want")
 
     def __init__(self, owner: bytes, key: int, token: Any, job: int, named: dict[str, int], strategy: dict, name: str):
         self.owner, self.key, self.token, self.job, self.name = owner, key, token, job, name
         self.named, self.strategy = named, strategy
         self.demand: Demand = ()
         self.obstacle = ""  # why no grant will ever come, '' if one may
-        self.want = self.seen = self.granted = 0
-        self.held: dict[int, Any] = {}  # lease number -> Lease
+        self.want = self.grants_seen = self.granted = 0
+        self.held: dict[int, Any] = {}  # lease number -> HeldLease
         self.active = 0  # leases held and not recalled
-        self.queued = self.told = False
+        self.queued = self.reported = False
         self.ticket = 0
-        self.lane: Lane | None = None
+        self.lane: WaitingLane | None = None
 
     @property
     def outstanding(self) -> int:
-        """Leases wanted and not granted: grants that the owner had not seen when it spoke are on their way."""
-        left = self.want - (self.granted - self.seen)
+        """Leases wanted and not granted.  Grants that the owner had not seen when it sent its want are on their way."""
+        left = self.want - (self.granted - self.grants_seen)
         return left if left > 0 else 0
 
 
-class Lane:
+class WaitingLane:
     """Entries of one job with one demand, in the order of their tickets."""
 
     __slots__ = ("demand", "door", "entries", "job", "passed_at", "patience_s")
 
     def __init__(self, job: int, demand: Demand, patience_s: float) -> None:
         self.job, self.demand, self.patience_s = job, demand, patience_s
-        self.entries: deque[Entry] = deque()
+        self.entries: deque[LeaseEntry] = deque()
         self.door: Door = OPEN
         self.passed_at = 0  # grants that the node had made when this lane was last served
 
-    def head(self) -> Entry | None:
-        """The first entry that still wants something; others leave the lane."""
+    def head(self) -> LeaseEntry | None:
+        """The first entry that still wants something; entries before it leave the lane."""
         entries = self.entries
         while entries:
             if entries[0].outstanding:
@@ -70,26 +70,26 @@ class Lane:
 
 
 class WaitingLanes:
-    """All lanes with somebody in them, by door, job and ticket."""
+    """All lanes with entries, by door, job and ticket."""
 
     def __init__(self, patience_s: float) -> None:
-        self.lanes: dict[tuple[int, Demand], Lane] = {}
-        self.by_age: dict[Lane, None] = {}  # served longest ago first
+        self.lanes: dict[tuple[int, Demand], WaitingLane] = {}
+        self.by_age: dict[WaitingLane, None] = {}  # served longest ago first
         self.turn_of: dict[int, int] = {}  # job -> number of the grant it was last served by
         self.grants = 0
         self._tickets = 0
         self._patience_s = patience_s
-        self._doors: dict[Door, dict[int, list[tuple[int, Lane]]]] = {}
+        self._doors: dict[Door, dict[int, list[tuple[int, WaitingLane]]]] = {}
 
-    def join(self, entry: Entry) -> None:
-        """The entry wants something and stands in its lane from now on (no change if it does already)."""
+    def join(self, entry: LeaseEntry) -> None:
+        """The entry wants something and stands in its lane from now on; no change if it stands there already."""
         if entry.queued:
             return
         self._tickets += 1
         entry.ticket, entry.queued = self._tickets, True
         lane = self.lanes.get((entry.job, entry.demand))
         if lane is None:
-            lane = self.lanes[entry.job, entry.demand] = Lane(entry.job, entry.demand, self._patience_s)
+            lane = self.lanes[entry.job, entry.demand] = WaitingLane(entry.job, entry.demand, self._patience_s)
             lane.passed_at = self.grants
             self.by_age[lane] = None
             lane.entries.append(entry)
@@ -98,8 +98,8 @@ class WaitingLanes:
             lane.entries.append(entry)
         entry.lane = lane
 
-    def next(self, is_open: Callable[[Door], bool]) -> tuple[Lane, Entry] | None:
-        """Take out the lane whose turn it is; the caller files it again, after serving its head or not."""
+    def next(self, is_open: Callable[[Door], bool]) -> tuple[WaitingLane, LeaseEntry] | None:
+        """Take out the lane whose turn it is; the caller files it again, whether it served the head or not."""
         best, best_heap, best_turn = None, None, (0, 0)
         for door, jobs in list(self._doors.items()):
             if not is_open(door):
@@ -122,8 +122,8 @@ class WaitingLanes:
         assert entry is not None
         return best, entry
 
-    def _clean(self, heap: list[tuple[int, Lane]]) -> int | None:
-        """Bring the heap's top up to date with entries that lost interest; its ticket, or None when all did."""
+    def _clean(self, heap: list[tuple[int, WaitingLane]]) -> int | None:
+        """Drop entries that want nothing any more from the heap's top; the top's ticket, None when all left."""
         while heap:
             ticket, lane = heap[0]
             entry = lane.head()
@@ -136,7 +136,7 @@ class WaitingLanes:
                 heappush(heap, (entry.ticket, lane))
         return None
 
-    def file(self, lane: Lane, door: Door) -> None:
+    def file(self, lane: WaitingLane, door: Door) -> None:
         """Put a lane (back) behind ``door``; an empty one ends."""
         entry = lane.head()
         if entry is None:
@@ -145,7 +145,7 @@ class WaitingLanes:
         lane.door = door
         heappush(self._doors.setdefault(door, {}).setdefault(lane.job, []), (entry.ticket, lane))
 
-    def served(self, lane: Lane, entry: Entry) -> None:
+    def served(self, lane: WaitingLane, entry: LeaseEntry) -> None:
         """The head got a grant: the job and the lane had their turn, the entry goes to the end if it wants more."""
         self.grants += 1
         self.turn_of[lane.job] = lane.passed_at = self.grants
@@ -157,15 +157,15 @@ class WaitingLanes:
         if entry.outstanding:
             self.join(entry)
 
-    def _drop(self, lane: Lane) -> None:
+    def _drop(self, lane: WaitingLane) -> None:
         del self.lanes[lane.job, lane.demand]
         del self.by_age[lane]
 
     def forget_job(self, job: int) -> None:
         self.turn_of.pop(job, None)
 
-    def waiting(self) -> Iterator[Entry]:
-        """Everybody who waits, lane by lane."""
+    def waiting(self) -> Iterator[LeaseEntry]:
+        """All waiting entries, lane by lane."""
         for lane in self.by_age:
             for entry in lane.entries:
                 if entry.outstanding:

@@ -35,10 +35,10 @@ from zray.sim.linearizability import UNKNOWN, Operation
 from zray.sim.network import Faults, SimNetwork
 
 PREFIX = b"kv/"
-SHARDS = 3
+SIM_SHARDS = 3
 LOCAL_DELAY_S = 0.0002
 # Time-outs are shorter than in production relative to the faults, so that a short simulation shows them all.
-NODE_TIMEOUT_S = 1.0
+CHAIN_NODE_TIMEOUT_S = 1.0
 CLOCK_DRIFT = 0.05
 LISTEN_S = 0.02
 
@@ -115,7 +115,7 @@ class RecordingService(GcsService):
         super().adopted(config)
 
 
-class SimNode:
+class SimGcsNode:
     """A node daemon: its service, its clock, its timer, its processes."""
 
     def __init__(self, store: SimStore, number: int, hints: list | None) -> None:
@@ -136,7 +136,7 @@ class SimNode:
         self._alarm = 0
         self.service = RecordingService(
             store, self.clock, self._send, None, incarnation=self.name, node_id=self.node_id, first=hints is None,
-            hints=hints, node_timeout_s=NODE_TIMEOUT_S, shards=SHARDS)
+            hints=hints, node_timeout_s=CHAIN_NODE_TIMEOUT_S, shards=SIM_SHARDS)
         self.service.on_fenced = self._on_fenced
         self.net.register(self.name, self._on_message)
         self.arm()
@@ -188,9 +188,9 @@ class SimNode:
         self.net.trace("fenced", self.name)
         self.fenced = True
 
-    def listen(self, others: list[SimNode]) -> None:
+    def listen(self, others: list[SimGcsNode]) -> None:
         """ZMTP's heartbeats, which the libzmq of both ends exchanges whatever turns they take."""
-        silence_s = (UNANSWERED_PART + BEAT_PART) * NODE_TIMEOUT_S
+        silence_s = (UNANSWERED_PART + BEAT_PART) * CHAIN_NODE_TIMEOUT_S
         for other in others:
             stands_still = other.paused and not other.starved
             if self.net.alive(other.name) and not stands_still and self.net.joined(self.name, other.name):
@@ -215,7 +215,7 @@ class SimNode:
 class SimClient:
     """A process on a node that issues random operations one after the other and records what it saw."""
 
-    def __init__(self, node: SimNode, number: int, operations: int) -> None:
+    def __init__(self, node: SimGcsNode, number: int, operations: int) -> None:
         self.node = node
         self.net = node.net
         self.name = node.name[:TAG_SIZE] + number.to_bytes(4, "big")
@@ -305,7 +305,7 @@ class SimStore:
                  faults: Faults | None = None) -> None:
         self.net = SimNetwork(seed, faults)
         self.keys = keys
-        self.nodes: dict[bytes, SimNode] = {}
+        self.nodes: dict[bytes, SimGcsNode] = {}
         self.recorded: dict[tuple[bytes, int], RecordingReplica] = {}
         self.changes: dict[bytes, Change] = {}  # what the update that led to this digest changed
         self.committed: dict[tuple[int, int], bytes] = {}  # (shard, length) -> digest of what a tail has answered for
@@ -324,8 +324,8 @@ class SimStore:
 
     # ------------------------------------------------------------ nodes come and go
 
-    def _start(self, hints: list | None) -> SimNode:
-        node = SimNode(self, self._numbers, hints)
+    def _start(self, hints: list | None) -> SimGcsNode:
+        node = SimGcsNode(self, self._numbers, hints)
         self._numbers += 1
         self.nodes[node.name] = node
         return node
@@ -342,13 +342,13 @@ class SimStore:
             self.net.call_at(self.net.now + 0.001, started, hints)
 
         def started(hints: list) -> None:
-            node = SimNode(self, number, hints)
+            node = SimGcsNode(self, number, hints)
             self.nodes[node.name] = node
 
         host.perform(lambda: host.service.admit(row, answered))
 
     @staticmethod
-    def _admitted(node: SimNode) -> Callable[[str, int], None]:
+    def _admitted(node: SimGcsNode) -> Callable[[str, int], None]:
         def then(refused: str, ordinal: int) -> None:
             assert not refused, refused
 
@@ -358,7 +358,7 @@ class SimStore:
         number = len(self.clients) + 1
         self.clients.append(SimClient(self.net.random.choice(self.up()), number, self._operations))
 
-    def crash(self, node: SimNode, proven: bool) -> None:
+    def crash(self, node: SimGcsNode, proven: bool) -> None:
         """kill -9; ``proven``: the others find its endpoint closed, some sooner than others, else it is just silent."""
         self.net.crash(node.name)
         for other in self.nodes.values():
@@ -366,13 +366,13 @@ class SimStore:
                 self.net.call_at(self.net.now + self.net.random.uniform(0, 0.01), other.perform,
                                  lambda other=other: other.service.peer_closed(node.name, True))
 
-    def pause(self, node: SimNode, seconds: float) -> None:
+    def pause(self, node: SimGcsNode, seconds: float) -> None:
         """SIGSTOP, and SIGCONT after a while."""
         node.paused = True
         self.net.trace("pause", node.name, seconds)
         self.net.call_at(self.net.now + seconds, node.resume)
 
-    def starve(self, node: SimNode, seconds: float) -> None:
+    def starve(self, node: SimGcsNode, seconds: float) -> None:
         """It gets no turn for a while; its libzmq answers."""
         node.starved = True
         self.starvings += 1
@@ -384,7 +384,7 @@ class SimStore:
             node.listen([other for other in self.nodes.values() if other is not node])
         self.net.call_at(self.net.now + LISTEN_S, self._listen)
 
-    def leave(self, node: SimNode) -> None:
+    def leave(self, node: SimGcsNode) -> None:
         def gone() -> None:
             node.left = True
             self.net.call_at(self.net.now + 0.05, self.net.crash, node.name)
@@ -392,7 +392,7 @@ class SimStore:
         node.leaving = True
         node.perform(lambda: node.service.leave("planned", gone))
 
-    def up(self) -> list[SimNode]:
+    def up(self) -> list[SimGcsNode]:
         return [node for node in self.nodes.values() if node.working and not node.paused]
 
     def last_replica(self, name: bytes, shard: int) -> RecordingReplica:
@@ -403,7 +403,7 @@ class SimStore:
         """The last configuration that anybody knows to be decided."""
         return max((node.service.config for node in self.nodes.values()), key=lambda config: config.generation)
 
-    def survivable(self, victim: SimNode) -> bool:
+    def survivable(self, victim: SimGcsNode) -> bool:
         """Whether the store is meant to survive that ``victim`` never comes back: whatever configuration holds or may
         come to hold, a majority of voters and somebody with all acknowledged writes remain."""
         up = {node.name for node in self.nodes.values() if node.working and node is not victim}
@@ -419,8 +419,8 @@ class SimStore:
         return all(majority(config.voters, up) and all(self._held(chain, shard, up)
                    for shard, chain in enumerate(config.chains)) for config in possible)
 
-    def _part_of(self, node: SimNode) -> bool:
-        def knows(other: SimNode) -> int:
+    def _part_of(self, node: SimGcsNode) -> bool:
+        def knows(other: SimGcsNode) -> int:
             return other.service.replicas[0].applied if 0 in other.service.replicas else -1
 
         rows = max(self.up(), key=knows, default=node).service.control.rows
@@ -435,7 +435,7 @@ class SimStore:
 
     # ------------------------------------------------------------ invariants
 
-    def observe(self, node: SimNode) -> None:
+    def observe(self, node: SimGcsNode) -> None:
         """Called after every event at a node."""
         node.service.check()
         for replica in node.service.replicas.values():
@@ -503,8 +503,9 @@ class SimStore:
         resets = [reset for _, reset, _ in client.seen]
         if positions != sorted(set(positions)) or resets != [True] + [False] * (len(resets) - 1):
             return f"positions {positions}, resets {resets}"
-        for shard in range(SHARDS):
-            start, *later = [[(change.key, change.value) for change in changes if shard_of(change.key, SHARDS) == shard]
+        for shard in range(SIM_SHARDS):
+            start, *later = [[(change.key, change.value) for change in changes
+                              if shard_of(change.key, SIM_SHARDS) == shard]
                              for _, _, changes in client.seen]
             received = [change for changes in later for change in changes]
             truth = [(change.key, change.value) for change in self.committed_changes(shard)]
@@ -527,7 +528,7 @@ class SimStore:
         return [change for change in changes if change.key.startswith(PREFIX)]
 
     def final_state(self) -> dict[bytes, bytes]:
-        return {key: row.value for shard in range(SHARDS)
+        return {key: row.value for shard in range(SIM_SHARDS)
                 for key, row in self._tail(shard).state.tables.rows.items() if key.startswith(PREFIX)}
 
     def describe(self) -> str:

@@ -8,7 +8,7 @@ In all of a run what waits and can be met is met within a bounded time (zray.sim
 While faults last, drivers submit, get, cancel, kill and die, workers are killed, nodes are killed, stopped, cut off,
 join and leave (zray.sim.disasters), frames are lost, doubled and late.  Then the network heals and every driver must
 get everything it waits for within a bounded time.  Then every reference is dropped, and nothing may be left on any
-node that lives: no object, hold, lease, worker in use, actor, guest, watch or group.
+node that lives: no object, hold, lease, worker in use, actor, foreign actor, watch or group.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from collections.abc import Callable
 from typing import Any
 
 from zray.config import Config
-from zray.node.machine import PYTHON, Death
+from zray.node.drivers import PYTHON
+from zray.node.machine import Death
 from zray.owner.records import Function
 from zray.sim import leftovers
 from zray.sim.core import Core
@@ -29,7 +30,7 @@ from zray.sim.liveness import Liveness
 from zray.sim.mesh import FrameNetwork, Wire
 from zray.sim.node import SimNode
 from zray.sim.oracle import Oracle, Violation
-from zray.sim.plan import NODE_TIMEOUT_S, Plan
+from zray.sim.plan import SIM_NODE_TIMEOUT_S, Plan
 from zray.sim.process import Process
 from zray.sim.stores import SimStores
 from zray.sim.worker import SimWorker
@@ -48,7 +49,7 @@ class SimCluster:
         self.plan = plan or Plan.random(seed)
         self.net = FrameNetwork(seed, self.plan.faults)
         self.python = PYTHON + ".0"
-        self.config = Config(worker_idle_s=1.0, node_timeout_s=NODE_TIMEOUT_S)
+        self.config = Config(worker_idle_s=1.0, node_timeout_s=SIM_NODE_TIMEOUT_S)
         self.wire = Wire(self.net)
         self.wire.admits = self._admits
         self.history = GcsHistory(lambda: self.net.now)
@@ -171,7 +172,7 @@ class SimCluster:
 
     def _remove_group(self, group: bytes, job: int) -> None:
         """A task that ended in the middle left it: the driver of its job sees to it, or it ends with the job."""
-        driver = next((one for one in self.drivers if one.alive and not one.node_lost and one.job == job), None)
+        driver = next((one for one in self.drivers if one.alive and not one.node_is_lost and one.job == job), None)
         if driver is not None:
             driver.run(driver.remove_group, group)
 
@@ -231,7 +232,7 @@ class SimCluster:
 
         A node that was cut off may be declared dead after the network has healed; what was asked there is lost with it.
         """
-        if self.oracle.names and not any(type(driver) is Janitor and driver.alive and not driver.node_lost
+        if self.oracle.names and not any(type(driver) is Janitor and driver.alive and not driver.node_is_lost
                                          for driver in self.drivers):
             self.add_driver(self.serving()[0], Janitor)
             return False
@@ -260,7 +261,8 @@ class SimCluster:
 
     def _resolved(self) -> bool:
         return leftovers.settled(self) and all(
-            driver.finished and (driver.node_lost or not driver.asked) for driver in self.drivers if driver.alive)
+            driver.finished and (driver.node_is_lost or not driver.machine.is_asking)
+            for driver in self.drivers if driver.alive)
 
     def _until(self, what: str, condition: Callable[[], bool]) -> None:
         deadline = self.net.now + HEAL_S

@@ -1,4 +1,4 @@
-"""A simulated core process: the owner's machines composed as zray.core does it, without threads and store.
+"""A simulated core process: programs around the product's CoreMachine, without threads, pickling and store.
 
 References are explicit: a :class:`Ref` counts until its ``drop()``.  Values are numbers with references inside;
 their wire form is what zray.core.values makes, with msgpack in the place of pickle.
@@ -13,32 +13,22 @@ from typing import TYPE_CHECKING, Any
 import msgpack
 
 from zray import ids, messages as m
-from zray.core.redial import Redial
-from zray.gcs.client import RETRY_S, GcsClient
-from zray.owner.adoption import Adoption
-from zray.owner.calls import ActorCalls, ActorLink
-from zray.owner.holding import Holding
-from zray.owner.records import Borrowed, Function, Task
-from zray.owner.references import References
-from zray.owner.streams import Stream
-from zray.owner.submitter import Submitter
-from zray.owner.telling import Telling
-from zray.sim import programs
+from zray.core.machine import CoreMachine
+from zray.core.process import ProcessRecord
+from zray.owner.calls import ActorLink
+from zray.owner.maps import MapBatch
+from zray.owner.records import Function, Task
+from zray.sched.resources import UNIT
+from zray.sim import map_runs, programs
+from zray.sim.columns import SimColumns
+from zray.sim.failure import Failure
 from zray.sim.process import Process
+from zray.sim.stores import CoreStore
 
 if TYPE_CHECKING:
     from zray.sim.cluster import SimCluster
     from zray.sim.node import SimNode
 
-UNIT = 10_000
-
-
-class Failure(Exception):
-    """A simulated exception: ``kind`` as in a FAILED value, ``root`` what it all came from."""
-
-    def __init__(self, kind: str, root: str) -> None:
-        super().__init__(kind, root)
-        self.kind, self.root = kind, root
 
 
 class Ref:
@@ -80,8 +70,19 @@ class Handle:
             self.life.drop()
 
 
+class SimDialling:
+    """How other nodes are reached: the endpoint is the wire's."""
+
+    def __init__(self, mesh: Any) -> None:
+        self.dial = mesh.connect
+        self._serve_tcp = mesh.serve_tcp
+
+    def serve(self, request: m.BindTcp) -> str:
+        return self._serve_tcp()
+
+
 class Core(Process):
-    """Owner, references and calls of one process."""
+    """A core process: the machine, its Shell, and what programs do with it."""
 
     kind = "driver"
 
@@ -91,201 +92,95 @@ class Core(Process):
         self.host = host
         self.node = host.incarnation
         self.pid = pid
-        self.job = 0
         self.crashed = False
         self.abandoned = False  # its job is over: what it still does nobody sees
-        self.node_lost = False
-        self.mesh.on_closed = self.on_closed
-        self.mesh.on_error = cluster.error
-        self.redial = Redial(self.mesh, self.node, self.send, self.hello, self.later)
-        self.refs = References(incarnation, self, self._free_stored)
-        if self.kind == "worker":
-            self.refs.telling = Telling(self.refs, incarnation, self.mesh.endpoint, cluster.config.kept_bytes_max)
-        self.gcs = GcsClient(incarnation, self.send, [self.node])
-        self.adoption = Adoption(self.refs, self.gcs, self.mesh.endpoint, lambda: self.net.now)
-        self.holding = Holding(self.refs, self.adoption, self.send, lambda: any(
-            self.mesh.dialled(peer) and self.refs.is_gone(peer) for peer in self.mesh.peers()))
-        self.submitter = Submitter(incarnation, self.node, 0, self, self.refs, cluster.config)
-        self.calls = ActorCalls(self.node, self, self.refs, self.submitter)
+        self.node_is_lost = False
         self.dropped: deque[Any] = deque()
+        self.mesh.on_closed = self._closed
+        self.mesh.on_error = cluster.error
+        self.about = ProcessRecord(self.kind, incarnation, self.node, self.mesh.endpoint, pid, cluster.python, 0,
+                                 cluster.config)
+        self.machine = machine = CoreMachine(
+            self.about, self.mesh, SimDialling(self.mesh), CoreStore(cluster.stores, self), SimColumns(self), self,
+            self.dropped)
+        self.refs, self.submitter, self.calls = machine.refs, machine.submitter, machine.calls
+        self.adoption = machine.adoption
         self.task, self.attempt = b"", 0
         self.counters: dict[tuple[bytes, int], int] = {}
-        self.next_request = 0
         self.groups: set[bytes] = set()  # placement groups that tasks of it made
-        self.asked: dict[int, Callable[[m.ActorReply], None]] = {}  # what the node is to answer
         self._tick_at: float | None = None
-        refs, submitter = self.refs, self.submitter
-        self.handlers: dict[int, Callable[[bytes, Any], None]] = {
-            m.LeaseGrant.CODE: submitter.on_lease_grant, m.LeaseRecall.CODE: submitter.on_lease_recall,
-            m.LeaseStatus.CODE: submitter.on_lease_status, m.WorkerDied.CODE: submitter.on_worker_died,
-            m.TasksDone.CODE: submitter.on_tasks_done, m.HandBack.CODE: submitter.on_hand_back,
-            m.StreamItem.CODE: submitter.on_stream_item, m.HoldAdd.CODE: refs.on_hold_add,
-            m.HoldAck.CODE: refs.on_hold_ack, m.HoldDrop.CODE: refs.on_hold_drop, m.Locate.CODE: refs.on_locate,
-            m.Resolved.CODE: refs.on_resolved, m.TransitDone.CODE: refs.on_transit_done,
-            m.CancelObject.CODE: self.on_cancel_object, m.ActorState.CODE: self.calls.on_actor_state,
-            m.CallsDone.CODE: self.calls.on_calls_done, m.ProcessGone.CODE: self.on_process_gone,
-            m.AskHeld.CODE: self.on_ask_held,
-            m.Hello.CODE: self.on_hello, m.HelloAck.CODE: self.on_hello_ack, m.DialAnswer.CODE: self.on_dial_answer,
-            m.BindTcp.CODE: self.on_bind_tcp, m.NodeGone.CODE: self.on_node_gone, m.ActorReply.CODE: self.on_reply,
-            **{cls.CODE: self.gcs.on_message for cls in (m.GcsReply, m.GcsRedirect, m.GcsEvents)}}
-        self.connect(self.node, host.mesh.endpoint)
+        machine.connect(self.node, host.mesh.endpoint)
 
-    # ------------------------------------------------------------ transport (Net), as in zray.core.runtime
+    # ------------------------------------------------------------ what the machine asks of its Shell
+
+    def clock(self) -> float:
+        return self.net.now
+
+    def retry_matches(self, wanted: Any, failure: list[Any]) -> bool:
+        return failure[2]["root"] in wanted
+
+    def refused(self, peer: bytes, why: str) -> None:
+        raise AssertionError(f"{peer!r} refuses {self.incarnation!r}: {why}")
+
+    def node_lost(self) -> dict[str, Any]:
+        """What it did nobody sees any more."""
+        self.node_is_lost = self.abandoned = True
+        return {}
+
+    def show_unhandled(self) -> None:
+        self.cluster.oracle.unhandled(self, self.refs.unhandled.take())
+
+    def actor_failed(self, actor: bytes, failure: list[Any]) -> None:
+        self.refs.unhandled.actor_failed(actor, failure)
+        self.refs.unhandled.actor_due(actor)
+
+    def log_lines(self, message: m.LogLines) -> None:
+        """Nobody reads them."""
+
+    def stacks(self) -> str:
+        return "one thread, which the simulator owns"
+
+    # ------------------------------------------------------------ messages and turns
+
+    @property
+    def job(self) -> int:
+        return self.about.job
 
     def send(self, peer: bytes, message: Any) -> None:
-        self.mesh.send(peer, message.CODE, message)
+        self.machine.send(peer, message)
         self.stir()
 
-    def connect(self, peer: bytes, endpoint: str) -> None:
-        if self.mesh.connected(peer):
-            return
-        if ids.same_node(peer, self.incarnation):
-            self.mesh.connect(peer, endpoint)
-        else:
-            self.redial.dialling(peer)
-            self.mesh.hold(peer)
-            self.send(self.node, m.Dial(peer))
-        self.hello(peer)
-
-    def hello(self, peer: bytes) -> None:
-        self.send(peer, m.Hello(m.PROTOCOL, self.kind, self.mesh.endpoint, self.pid, self.job, self.cluster.python,
-                                list(m.FEATURES)))
-
-    def disconnect(self, peer: bytes) -> None:
-        if peer != self.node:
-            self.mesh.disconnect(peer)
-
     def on_message(self, peer: bytes, code: int, message: Any) -> None:
-        handler = self.handlers.get(code)
-        if handler is not None:
-            handler(peer, message)
+        self.machine.handle(peer, code, message, self.net.now)
 
-    def on_closed(self, peer: bytes) -> None:
-        if peer == self.node:
-            self.lost_node()
-            return
-        if self.redial.closed(peer):
-            self.stir()
-            return
-        self.silent(peer)
-        self.refs.on_process_gone(peer)
-
-    def silent(self, peer: bytes) -> None:
-        self.submitter.on_peer_closed(peer)
-        self.calls.on_peer_closed(peer)
-
-    def on_process_gone(self, peer: bytes, message: m.ProcessGone) -> None:
-        self.refs.on_process_gone(message.process, certain=True)
-        self.redial.forget(message.process)
-        if not self.mesh.dialled(message.process):
-            self.mesh.forget(message.process)
-            self.silent(message.process)
-
-    def on_ask_held(self, peer: bytes, message: m.AskHeld) -> None:
-        self._empty_dropped()
-        self.holding.on_ask(peer, message)
-
-    def _free_stored(self, oid: bytes, value: list[Any], escaped: bool) -> None:
-        self.send(self.node, m.StoreFree([[oid, value[1], value[3]]], value[5]))
-
-    def lost_node(self) -> None:
-        """The daemon is gone: nothing that waits will ever come."""
-        self.node_lost = self.abandoned = True
-        failure = [m.FAILED, "raylet_died", {"node": self.node.hex()}]
-        for entry in list(self.refs.owned.values()):
-            if entry.value is None:
-                self.refs.complete(entry, failure)
-        for record in list(self.refs.borrowed.values()):
-            if record.value is None:
-                self.refs.complete(record, failure)
-
-    def on_hello_ack(self, peer: bytes, message: m.HelloAck) -> None:
-        if message.refused:
-            self.mesh.disconnect(peer)
-        else:
-            self.redial.met(peer)
-
-    def on_hello(self, peer: bytes, message: m.Hello) -> None:
-        self.redial.met(peer)
-        self.send(peer, m.HelloAck(m.PROTOCOL, self.kind, list(m.FEATURES), ""))
-
-    def on_dial_answer(self, peer: bytes, message: m.DialAnswer) -> None:
-        if message.endpoint:
-            self.redial.found(message.process)
-            self.mesh.connect(message.process, message.endpoint)
-        else:
-            self.redial.forget(message.process)
-            self.mesh.give_up(message.process)
-
-    def on_bind_tcp(self, peer: bytes, message: m.BindTcp) -> None:
-        self.send(peer, m.Bound(self.mesh.serve_tcp()))
-
-    def on_node_gone(self, peer: bytes, message: m.NodeGone) -> None:
-        for process in [p for p in self.mesh.peers() if ids.node_of(p) == message.node]:
-            self.redial.forget(process)
-            self.mesh.forget(process)
-            self.on_closed(process)
-        self.refs.on_node_gone(message.node)
-        self.holding.node_gone(message.node)
-
-    def on_reply(self, peer: bytes, message: m.ActorReply) -> None:
-        then = self.asked.pop(message.request, None)
-        if then is not None:
-            then(message)
-
-    def on_cancel_object(self, peer: bytes, message: m.CancelObject) -> None:
-        entry = self.refs.owned.get(message.oid)
-        if entry is not None:
-            self.cancel_entry(entry, message.force, message.recursive)
-
-    # ------------------------------------------------------------ turns
-
-    def _empty_dropped(self) -> None:
-        while self.dropped:
-            record = self.dropped.popleft()
-            if type(record) is Stream:
-                self.submitter.streams.close(record)
-            else:
-                self.refs.unpin(record)
+    def _closed(self, peer: bytes) -> None:
+        self.machine.closed(peer, self.net.now)
+        self.stir()
 
     def turn(self) -> None:
-        self._empty_dropped()
-        self.submitter.now = self.net.now
-        if self.submitter.dirty:
-            self.submitter.pump()
-        if self.calls.dirty:
-            self.calls.pump()
-        if self.adoption.busy:
-            self.adoption.pump()
-        self.refs.flush()
-        times = [t for t in (self.submitter.next_deadline(), self.calls.next_deadline(), self.adoption.next_deadline(),
-                             self.net.now + RETRY_S if self.gcs.busy else None) if t is not None]
-        if times and (self._tick_at is None or min(times) < self._tick_at):
-            self._tick_at = min(times)
-            self.at(self._tick_at, self._tick, self._tick_at)
+        self.machine.turn(self.net.now)
+        if self._tick_at is None and self.machine.is_timed:
+            self._arm_tick()
         self.cluster.stepped(self)
 
-    def _tick(self, when: float) -> None:
-        if self._tick_at == when:
-            self._tick_at = None
-            self.submitter.tick(self.net.now)
-            self.calls.tick(self.net.now)
-            self.gcs.tick(self.net.now)
-            self.stir()
+    def _arm_tick(self) -> None:
+        self._tick_at = self.machine.next_deadline()
+        if self._tick_at is not None:
+            self.at(self._tick_at, self._tick)
+
+    def _tick(self) -> None:
+        self._tick_at = None
+        self.machine.tick(self.net.now)
+        self._arm_tick()
+        self.stir()
 
     # ------------------------------------------------------------ values
 
     def failure(self, kind: str, root: str) -> Failure:
         return Failure(kind, root)
 
-    def address_of(self, record: Any) -> tuple[bytes, str]:
-        if record.owner is None:
-            record.escaped = True
-            return self.incarnation, self.mesh.endpoint
-        return record.owner, record.endpoint
-
     def encode(self, number: int, refs: list[Ref]) -> bytes:
-        return msgpack.packb([number, [[ref.oid, *self.address_of(ref.record)] for ref in refs]])
+        return msgpack.packb([number, [[ref.oid, *self.machine.address_of(ref.record)] for ref in refs]])
 
     def load(self, ref: Ref) -> tuple[int, list[Ref]]:
         """The value of a ready object, and references to those inside it; raises its failure."""
@@ -305,6 +200,9 @@ class Core(Process):
             return self.decode(stores.read(self, value), record)
         raise Failure(value[1], value[2].get("root", value[1]) if type(value[2]) is dict else value[1])
 
+    def read_stored(self, value: list[Any]) -> bytes:
+        return self.cluster.stores.read(self, value)
+
     def peek(self, value: Any) -> int:
         """The number of a wire value; no references are made."""
         while type(value) is not bytes:
@@ -319,14 +217,10 @@ class Core(Process):
         if type(value) is not programs.Given:
             return self.encode(value, [])
         wire = self.encode(value.number, value.refs)
-        records = [ref.record for ref in value.refs]
-        token = self.refs.send_carrying(receiver, records)
-        triples = [[r.oid, *self.address_of(r)] for r in records]
-        if self.refs.telling is not None:
-            self.refs.telling.carried(triples, records, receiver)
+        carrying = self.machine.carrying(wire, [ref.record for ref in value.refs], receiver)
         for ref in value.refs:
             ref.drop()
-        return [m.CARRYING, wire, triples, token]
+        return carrying
 
     # ------------------------------------------------------------ what programs do
 
@@ -363,6 +257,7 @@ class Core(Process):
         blob = msgpack.packb(program[0])
         task = Task(tid, self.cluster.function(program[0], blob), self._payload(program, nested), nret, key, retries)
         task.parent = self.task
+        self._retry(task, program)
         if deps or nested:
             task.deps = [ref.record for ref in deps]
             task.pins = task.deps + [ref.record for ref in nested]
@@ -390,25 +285,57 @@ class Core(Process):
         self.stir()
         return result
 
+    def map(self, items: list[int], retries: int, retries_errors: bool) -> MapBatch:
+        """``f.map``: a task for each item, see zray.sim.map_runs."""
+        needs = {"CPU": UNIT}
+        key = self.submitter.key_for(tuple(needs.items()), needs, {}, {}, map_runs.SHOW)
+        first = self.next_task_id()
+        start = int.from_bytes(first[ids.PREFIX_SIZE:], "little")
+        for _ in items[1:]:
+            self.next_task_id()
+        if retries_errors and retries == 0:
+            retries = 1
+        batch = MapBatch(first[:ids.PREFIX_SIZE], start, self.cluster.function(map_runs.SHOW, b""), key,
+                         [(retries_errors, item) for item in items], False, retries)
+        batch.retry_errors = ["raised"] if retries_errors else False
+        for index, item in enumerate(items):
+            tid = batch.task_id(index)
+            self.cluster.oracle.submitted(tid, [map_runs.SHOW, item, 0.0, [retries_errors]])
+            self.cluster.oracle.expect(ids.return_id(tid, 1), map_runs.value_of(item))
+        self.submitter.maps.submit(batch)
+        self.stir()
+        return batch
+
+    def map_item(self, batch: MapBatch, index: int) -> Ref:
+        """A reference to one item of a map."""
+        return Ref(self, self.submitter.maps.entry(batch, index))
+
+    def see_map(self, batch: MapBatch) -> None:
+        """All values of a map that has ended."""
+        values: dict[int, Any] = {}
+        for first, count, column in sorted(batch.results, key=lambda each: each[0]):
+            found = msgpack.unpackb(column if type(column) is bytes else self.read_stored(column))
+            values.update(zip(range(first, first + count), found, strict=True))
+        for index in range(batch.count):
+            value = batch.failures.get(index)
+            self.cluster.oracle.observe_value(self, ids.return_id(batch.task_id(index), 1),
+                                              values[index] if value is None else value)
+
+    @staticmethod
+    def _retry(task: Task, program: list[Any]) -> None:
+        """Its retry_exceptions, and the retries for what succeeds at last; what never does is not tried for ever."""
+        task.retry_errors = programs.retried_errors(program)
+        if program[0] == "flaky" and task.retries >= 0:
+            task.retries = max(task.retries, program[3][0])
+        elif program[0] == "raise" and task.retries < 0 and task.retry_errors:
+            task.retries = 2
+
     def _payload(self, program: list[Any], nested: list[Ref]) -> bytes:
-        return msgpack.packb([program, [[ref.oid, *self.address_of(ref.record)] for ref in nested]])
+        return msgpack.packb([program, [[ref.oid, *self.machine.address_of(ref.record)] for ref in nested]])
 
     def cancel(self, ref: Ref, *, force: bool, recursive: bool) -> None:
-        record = ref.record
-        if type(record) is not Borrowed:
-            self.cancel_entry(record, force, recursive)
-        elif record.value is None:
-            self.send(record.owner, m.CancelObject(record.oid, force, recursive))
+        self.machine.cancel(ref.record, force, recursive)
         self.stir()
-
-    def cancel_entry(self, entry: Any, force: bool, recursive: bool) -> None:
-        task = entry.task
-        if task is None:
-            return
-        if task.key is None:
-            self.calls.cancel(task, recursive)
-        else:
-            self.submitter.cancel(task, force, recursive)
 
     def keep(self, ref: Ref) -> None:
         """User code remembers the reference for a while, then looks at its value and drops it."""
@@ -432,38 +359,43 @@ class Core(Process):
         tid = self.next_task_id()
         actor = ids.actor_id(tid[:ids.PREFIX_SIZE], int.from_bytes(tid[ids.PREFIX_SIZE:], "little"))
         self.calls.link_for(actor, "Actor").max_task_retries = retries
-        entry = self.refs.own(ids.return_id(tid, 1))
-        self.calls.links[actor].life_record = entry
-        self.refs.finalizers[entry.oid] = lambda: self.send(
-            self.node, m.KillActor(actor, True, True, "all handles to it went out of scope"))
-        self.cluster.oracle.created(actor, entry.oid)
-        self.send(self.node, m.CreateActor(actor, {
-            "class_key": b"actor", "demand": {"CPU": cpus * UNIT}, "running": {}, "max_restarts": restarts,
-            "class_name": "Actor", "job": self.job, "strategy": strategy or {}, **(concurrency or {})}, 0))
-        return Handle(actor, Ref(self, entry))
+        spec = self._actor_spec(restarts, cpus, strategy, **(concurrency or {}))
+        life = self.machine.creations.create(tid, actor, spec, [], None)
+        assert life is not None
+        self.cluster.oracle.created(actor, life.oid)
+        self.stir()
+        return Handle(actor, Ref(self, life))
+
+    def _actor_spec(self, restarts: int, cpus: int, strategy: dict[str, Any] | None, **named: Any) -> dict[str, Any]:
+        return {"class_key": b"actor", "demand": {"CPU": cpus * UNIT}, "running": {}, "max_restarts": restarts,
+                "class_name": "Actor", "job": self.job, "strategy": strategy or {}, "name": "", "detached": False,
+                "out_of_order": False, **named}
 
     def create_detached(self, name: str, restarts: int, then: Callable[[Handle], None]) -> None:
         """An actor that outlives its driver; ``then`` with its handle, not at all when the name is taken."""
         tid = self.next_task_id()
         actor = ids.actor_id(tid[:ids.PREFIX_SIZE], int.from_bytes(tid[ids.PREFIX_SIZE:], "little"))
         self.cluster.oracle.detached(actor, name)
-        self._ask_for_actor(then, lambda request: m.CreateActor(actor, {
-            "class_key": b"actor", "demand": {"CPU": UNIT}, "running": {}, "max_restarts": restarts, "detached": True,
-            "name": name, "namespace": "sim", "class_name": "Actor", "job": self.job}, request))
+        spec = self._actor_spec(restarts, 1, None, detached=True, name=name, namespace="sim")
+
+        def created(handle: Handle) -> None:
+            if handle.actor == actor:
+                self.machine.creations.create(tid, actor, spec, [], None)
+            then(handle)
+
+        self._ask_for_actor(created, lambda request: m.CreateActor(actor, spec, request))
 
     def look_up(self, name: str, then: Callable[[Handle], None]) -> None:
         """``then`` with the handle of the actor that has this name, if there is one."""
         self._ask_for_actor(then, lambda request: m.LookupActor(name, "sim", request))
 
     def _ask_for_actor(self, then: Callable[[Handle], None], make: Callable[[int], Any]) -> None:
-        def answered(reply: m.ActorReply) -> None:
-            if not reply.error:
+        def answered(reply: m.ActorReply | None) -> None:
+            if reply is not None and not reply.error:
                 self.calls.link_for(reply.actor, "Actor")
                 then(Handle(reply.actor, None))
 
-        request = self.next_request = self.next_request + 1
-        self.asked[request] = answered
-        self.send(self.node, make(request))
+        self.send(self.node, make(self.machine.ask(answered)))
 
     def handle_of(self, actor: bytes, life: Ref) -> Handle:
         """A handle that came in a task's arguments."""
@@ -481,6 +413,7 @@ class Core(Process):
         program = program or ["value", x, seconds, []]
         task = Task(tid, Function(b"", b"", "method"), self._payload(program, []), 1, None, link.max_task_retries)
         task.parent = self.task
+        self._retry(task, program)
         task.entry = self.refs.own(ids.return_id(tid, 1), task)
         self.cluster.oracle.submitted(tid, program)
         self.cluster.oracle.expect(task.entry.oid, programs.expected(program, [], []))
@@ -502,6 +435,14 @@ class Core(Process):
             "bundles": [{resource: UNIT}] * bundles, "strategy": strategy, "name": "", "namespace": "sim",
             "detached": False}, 0))
         return group
+
+    def group_ready(self, group: bytes) -> Ref:
+        """The object that is there when the group has its places."""
+        oid, number = self.next_task_id() + ids.PUT_INDEX, group[0]
+        self.cluster.oracle.expect(oid, number)
+        entry = self.machine.groups.ready(oid, group, self.encode(number, []))
+        self.stir()
+        return Ref(self, entry)
 
     def remove_group(self, group: bytes) -> None:
         """Whatever waits for it, or runs in it, ends."""
@@ -535,14 +476,12 @@ class Core(Process):
                     or refs.dropped_holds or refs.finalizers or not refs.unhandled.is_empty()
                     or self.submitter.leases or self.submitter.tasks
                     or self.adoption.busy or self.adoption.adopted or refs.kept_bytes
+                    or not self.machine.creations.is_empty()
                     or self.calls.leaving or any(link.unfinished for link in self.calls.links.values()))
 
     def check(self) -> None:
         self.mesh.check()
-        self.refs.check()
-        self.submitter.check()
-        self.calls.check()
-        self.adoption.check()
+        self.machine.check()
 
 
 Script = Iterator[Any]

@@ -26,12 +26,12 @@ def describe(cluster: SimCluster) -> str:
 
 
 def _node(node: SimNode) -> Iterator[str]:
-    yield (f"node {node.incarnation!r} ready={node.ready} paused={node.paused} leaving={node._leaving!r} "
-           f"stopping={node.stopping!r}")
+    yield (f"node {node.incarnation!r} ready={node.ready} paused={node.paused} leaving={node.is_leaving} "
+           f"stopping={node.core and node.core.stopping!r}")
     if not node.ready:
         return
     machine, gcs = node.machine, node.gcs
-    waiting = [(e.owner, e.key, e.want, e.seen, e.granted)
+    waiting = [(e.owner, e.key, e.want, e.grants_seen, e.granted)
                for e in machine.scheduler.root.entries.values() if e.outstanding]
     actors = [(a.id.hex(), a.state, a.life, a.worker) for a in machine.actors.actors.values() if a.state != "DEAD"]
     yield f"  free {machine.scheduler.available()}, peers {list(machine.cluster.peers)}"
@@ -40,13 +40,13 @@ def _node(node: SimNode) -> Iterator[str]:
     yield f"  placements {[p.row() for p in machine.placements.values()]}"
     yield f"  workers {list(machine.pool.workers.values())}"
     yield f"  waiting {waiting}"
-    yield f"  actors {actors}, guests {list(machine.guests.guests)}, lent {machine.abroad.lent}"
+    yield f"  actors {actors}, foreign {list(machine.foreign.actors)}, remote leases {machine.remote_leases.leases}"
 
 
 def _process(core: Core) -> Iterator[str]:
     refs, programs = core.refs, core.cluster.oracle.programs
     yield f"{core.kind} {core.incarnation!r} job {core.job}"
-    yield f"  its node is lost: {core.node_lost}"
+    yield f"  its node is lost: {core.node_is_lost}"
     if isinstance(core, SimWorker) and core.running is not None:
         task = core.running.task[0]
         yield f"  runs {task.hex()} {programs.get(task)} blocked={core.blocked}"

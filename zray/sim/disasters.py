@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from zray.gcs.config import majority
 from zray.gcs.membership import LATE_MAX, SUSPECT_S
 from zray.ids import same_node
-from zray.sim.plan import NODE_TIMEOUT_S
+from zray.sim.plan import SIM_NODE_TIMEOUT_S
 
 if TYPE_CHECKING:
     from zray.gcs.config import ClusterConfig
@@ -48,7 +48,7 @@ class Disasters:
         if what in ("kill", "off"):
             self.cluster.end_node(node, what, power=what == "off")
         elif what == "leave":
-            node.stop("told to leave")
+            node.stop()
         elif what in ("pause", "freeze"):
             self._stop(node, what == "freeze")
         elif what == "starve":
@@ -70,7 +70,7 @@ class Disasters:
     def _seconds(self) -> float:
         """Shorter or longer than what makes a node dead."""
         random = self.net.random
-        return random.uniform(0.02, 0.5) if random.random() < 0.5 else NODE_TIMEOUT_S * random.uniform(1.0, 2.5)
+        return random.uniform(0.02, 0.5) if random.random() < 0.5 else SIM_NODE_TIMEOUT_S * random.uniform(1.0, 2.5)
 
     # ------------------------------------------------------------ who may be hit
 
@@ -123,7 +123,7 @@ class Disasters:
         self.stopped[node.incarnation] = False
         self.starved.add(node.incarnation)
         node.pause()
-        seconds = NODE_TIMEOUT_S * self.net.random.uniform(0.5, LATE_MAX / 2)
+        seconds = SIM_NODE_TIMEOUT_S * self.net.random.uniform(0.5, LATE_MAX / 2)
         self.net.call_at(self.net.now + seconds, self._continue, node.incarnation)
 
     def _continue(self, name: bytes) -> None:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from zray import messages as m
 from zray.sim import programs
-from zray.sim.core import Core, Failure
+from zray.sim.core import Core
+from zray.sim.failure import Failure
+from zray.sim.map_runs import ITEMS_MAX
 from zray.sim.node import GEAR
 
 if TYPE_CHECKING:
@@ -30,24 +32,25 @@ class SimDriver(Core):
         self.kinds = Random(f"actors {cluster.seed} {number}")  # of actors, and how they end
         self.refs_held: list[Any] = []
         self.streams: list[Any] = []
+        self.maps: list[Any] = []
         self.handles: list[Any] = []
         self.script: Iterator[Any] | None = None
         self.finished = False
         self._draining = False
         super().__init__(cluster, host, host.incarnation[:4] + b"\xffr%02d" % number, 1000 + number)
-        self.handlers[m.DriverAccepted.CODE] = self._accepted
+        self.machine.take({m.DriverAccepted.CODE: self._accepted})
         self.send(self.node, m.RegisterDriver({}))
 
     def _accepted(self, peer: bytes, message: m.DriverAccepted) -> None:
-        self.job = self.submitter.job = message.job
+        self.machine.set_job(message.job)
         self.script = self._main()
         self._resume()
 
-    def lost_node(self) -> None:
-        """What it waits for has failed; it sees so, and goes."""
-        super().lost_node()
+    def node_lost(self) -> dict[str, Any]:
+        """What it waits for fails; it sees so, and goes."""
         self.finished = True
         self.later(self.net.random.uniform(0, 0.2), self.cluster.crash, self, "its node ended")
+        return super().node_lost()
 
     def _resume(self) -> None:
         if self.script is None:
@@ -99,6 +102,11 @@ class SimDriver(Core):
             self._see(ref)
         for stream in self.streams:
             yield from self._drain(stream)
+        for batch in self.maps:
+            if batch.remaining:
+                batch.waiters = [lambda _: self.later(0.0, self._resume)]
+                yield ("pause",)
+            self.see_map(batch)
         self.finished = True
 
     def _burst(self, count: int) -> Iterator[Any]:
@@ -160,6 +168,9 @@ class SimDriver(Core):
         if plan.detached and random.random() < 0.15:
             self._use_detached(random)
             return
+        if plan.maps and random.random() < 0.2:
+            self._use_map(random)
+            return
         if plan.storm and random.random() < 0.2:
             self._start_storm(random)
             return
@@ -200,6 +211,21 @@ class SimDriver(Core):
         else:
             self._use_actor(random) if plan.actors and self.handles else None
 
+    def _use_map(self, random: Random) -> None:
+        """A map; some of its items are looked at one by one, some are cancelled, and some maps are dropped at once."""
+        items = [random.randrange(1 << 20) for _ in range(random.randint(1, ITEMS_MAX))]
+        batch = self.map(items, random.choice((0, 3, -1)), random.random() < 0.5)
+        for _ in range(random.choice((0, 0, 1, 3))):
+            self.refs_held.append(self.map_item(batch, random.randrange(batch.count)))
+        if self.cluster.plan.cancels and random.random() < 0.3:
+            self.cluster.oracle.happened["cancel"] += 1
+            index = random.randrange(batch.count)
+            self.later(random.choice((0.0, 0.002, 0.02)), self.submitter.maps.cancel, batch, index, False)
+        if random.random() < 0.2:
+            self.dropped.append(batch)
+        else:
+            self.maps.append(batch)
+
     def _strategy(self, random: Random) -> dict[str, Any]:
         """Where it is to run: mostly anywhere, else on all nodes in turn, or rather on a certain one."""
         nodes = self.cluster.serving()
@@ -217,6 +243,8 @@ class SimDriver(Core):
         group = self.create_group(random.randint(1, 3), random.choice(("PACK", "SPREAD", "STRICT_PACK",
                                                                        "STRICT_SPREAD")))
         self.later(random.uniform(0.05, 0.8), self.remove_group, group)
+        if random.random() < 0.5:
+            self.refs_held.append(self.group_ready(group))
         for _ in range(random.randint(0, 4)):
             strategy = {"kind": "group", "group": group, "bundle": random.choice((-1, -1, 0))}
             if self.cluster.plan.actors and random.random() < 0.3:
@@ -292,7 +320,8 @@ class SimDriver(Core):
         for handle in self.handles:
             handle.drop()
         self.dropped += self.streams
-        self.refs_held, self.handles, self.streams = [], [], []
+        self.dropped += self.maps
+        self.refs_held, self.handles, self.streams, self.maps = [], [], [], []
         self.stir()
 
 

@@ -23,7 +23,7 @@ def settled(cluster: SimCluster) -> bool:
 def of(cluster: SimCluster) -> list[str]:
     """What is left, in words."""
     left = [f"{core.kind} {core.incarnation!r}" for core in cluster.cores.values()
-            if not core.quiet() and not core.node_lost]
+            if not core.quiet() and not core.node_is_lost]
     for node in cluster.nodes.values():
         if not node.ready:
             left.append(f"node {node.incarnation!r} still joins")
@@ -47,11 +47,12 @@ def _of_node(node: SimNode) -> Iterator[str]:
     for what, found in (
             ("groups", [group for group, found in groups.table.groups.items() if found.state != "REMOVED"]),
             ("bundles", groups.bundles.rounds),
-            ("guests", machine.guests.guests), ("watches", machine.elsewhere.entries), ("lent", machine.abroad.lent),
+            ("foreign actors", machine.foreign.actors), ("watches", machine.actor_rows.entries),
+            ("remote leases", machine.remote_leases.leases),
             ("dials", machine.cluster._dialling), ("requests", machine.places.requests),
-            ("asked", machine.census._asked),
+            ("asked", machine.queries.asked),
             ("requests of its client", node.gcs.client.open_calls()),
-            ("leases elsewhere", machine.bottom_up.spill.leases)):
+            ("leases elsewhere", machine.bottom_up.spillback.leases)):
         if found:
             yield f"{what} {found}"
 
@@ -63,8 +64,9 @@ def of_jobs(cluster: SimCluster) -> list[str]:
         machine = node.machine
         owners = list(machine.scheduler.owners())
         for what, found in (
-                ("jobs", machine.jobs.by_driver), ("keys", machine._keys), ("owners", owners),
-                ("shares", machine.bottom_up.spill.entries), ("leases elsewhere", machine.bottom_up.spill.leases)):
+                ("jobs", machine.jobs.by_driver), ("keys", machine.leases.declared()), ("owners", owners),
+                ("shares", machine.bottom_up.spillback.entries),
+                ("leases elsewhere", machine.bottom_up.spillback.leases)):
             if found:
                 left.append(f"node {node.incarnation!r}: {what} {found}")
     return left

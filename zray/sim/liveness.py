@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from zray.sched import packing
 from zray.sched.claims import group_of
-from zray.sched.lanes import Entry
+from zray.sched.spillback_lanes import SpillbackEntry
 from zray.sched.view import ClusterView
 from zray.sim.oracle import Violation
 
@@ -55,16 +55,16 @@ class Liveness:
     def _could_be_met(self) -> Iterator[Any]:
         serving = [node for node in self.cluster.serving() if node.alive]
         for home in serving:
-            spill, table = home.machine.bottom_up.spill, home.machine.groups.table
-            entries = [(key, entry) for key, entry in spill.entries.items()
+            spillback, table = home.machine.bottom_up.spillback, home.machine.groups.table
+            entries = [(key, entry) for key, entry in spillback.entries.items()
                        if entry.outstanding > 0 and key[0] in self.cluster.cores]
-            if not (entries or spill.requests or table.unplaced) or not self._is_well(home):
+            if not (entries or spillback.requests or table.unplaced) or not self._is_well(home):
                 continue
             near = [node for node in serving if node is home or self._reach(home, node)]
             for (owner, key), entry in entries:
                 if self._waits(entry, near) and self._has_room(entry, home, near):
                     yield home.incarnation, "want", owner, key, entry.granted
-            for token, entry in spill.requests.items():
+            for token, entry in spillback.requests.items():
                 if self._waits(entry, near) and self._has_room(entry, home, near):
                     yield home.incarnation, "actor", token
             if table.unplaced:
@@ -81,14 +81,14 @@ class Liveness:
     def _reach(self, home: SimNode, node: SimNode) -> bool:
         return (self._is_well(node) and node.incarnation in home.machine.cluster.peers
                 and home.incarnation in node.machine.cluster.peers and not node.machine.bottom_up.draining
-                and node.incarnation not in home.member.leavers
+                and node.incarnation not in home.leavers
                 and self.cluster.wire.caught_up(home.incarnation, node.incarnation)
                 and self.cluster.wire.caught_up(node.incarnation, home.incarnation))
 
     # ------------------------------------------------------------ wants
 
     @staticmethod
-    def _waits(entry: Entry, near: list[SimNode]) -> bool:
+    def _waits(entry: SpillbackEntry, near: list[SimNode]) -> bool:
         """Beyond what is granted somewhere and waits for its worker process, and what waits for a slow node's answer.
 
         A SPREAD or softly bound share is not withdrawn for an answer that is late.
@@ -100,7 +100,7 @@ class Liveness:
                              if node not in names and not share.queued)
         return entry.outstanding > under_way
 
-    def _has_room(self, entry: Entry, home: SimNode, near: list[SimNode]) -> bool:
+    def _has_room(self, entry: SpillbackEntry, home: SimNode, near: list[SimNode]) -> bool:
         strategy, demand = entry.lane.strategy, entry.lane.demand
         if (group := group_of(strategy)) is not None:
             return any(self._bundle_has_room(node, group, strategy.get("bundle", -1), demand) for node in near)
@@ -120,7 +120,7 @@ class Liveness:
     def _bundle_has_room(node: SimNode, group: bytes, index: int, demand: dict[str, int]) -> bool:
         for bundle in node.machine.scheduler.bundles.committed.get(group, {}).values():
             scheduler = bundle.scheduler
-            if scheduler is not None and index in (-1, bundle.index) and scheduler._saving is None:
+            if index in (-1, bundle.index) and scheduler._saving is None:
                 free = scheduler.available()
                 if all(free.get(name, 0) >= value for name, value in demand.items()):
                     return True

@@ -21,7 +21,7 @@ from zray import codec
 from zray.gcs.membership import BEAT_PART, UNANSWERED_PART
 from zray.ids import node_of
 from zray.sim.network import SimNetwork
-from zray.sim.plan import NODE_TIMEOUT_S
+from zray.sim.plan import SIM_NODE_TIMEOUT_S
 from zray.transport.envelope import ACK
 from zray.transport.mesh import Limits, Mesh
 from zray.transport.outbound import Outbound
@@ -32,7 +32,7 @@ _FLAGS = 2  # offset in a frame
 # A second is an age for a simulated task; what is lost is sent again sooner.
 LIMITS = Limits(resend_s=0.2, ack_delay_s=0.05, farewell_s=0.02)
 SILENCE_S = 10.0  # ZMTP's heartbeats give a silent connection up (Limits.heartbeat_timeout_s)
-DAEMON_SILENCE_S = (UNANSWERED_PART + BEAT_PART) * NODE_TIMEOUT_S  # between two daemons
+DAEMON_SILENCE_S = (UNANSWERED_PART + BEAT_PART) * SIM_NODE_TIMEOUT_S  # between two daemons
 RESET_S = 0.01
 LOCAL, REMOTE = "sim://", "net://"  # endpoints for processes of the same node, and for those of others
 
@@ -163,7 +163,7 @@ class Wire:
 
     def _note_lost(self, pairs: set[tuple[bytes, bytes]]) -> None:
         for source, target in pairs:
-            session = self.meshes[source]._sessions.get(target) if source in self.meshes else None
+            session = self.meshes[source].session(target) if source in self.meshes else None
             if session is not None:
                 self._lost[source, target] = session.next_sequence() - 1
 
@@ -172,7 +172,7 @@ class Wire:
         lost = self._lost.get((source, target))
         if lost is None:
             return True
-        session = self.meshes[source]._sessions.get(target) if source in self.meshes else None
+        session = self.meshes[source].session(target) if source in self.meshes else None
         if session is not None and session.acked < lost:
             return False
         del self._lost[source, target]
@@ -182,8 +182,7 @@ class Wire:
         """Those that could not hear each other can: what one kernel has sent again and again the other one answers."""
         attempts, self._dialling = self._dialling, []
         for mesh, peer, endpoint in attempts:
-            dialled = mesh._dialled.get(peer)
-            if dialled is not None and dialled.endpoint == endpoint and not mesh.closed:
+            if mesh.dialled_at(peer) == endpoint and not mesh.closed:
                 self.dial(mesh, endpoint)
 
     def audible(self, source: bytes, target: bytes) -> bool:
@@ -281,7 +280,7 @@ class SimMesh(Mesh):
         self.endpoint = bind_endpoint or ""
         self._inbound = _Socket(self, dialling=False)
         self._out = Outbound(_Socket(self, dialling=True), self.incarnation, self.limits, self.counters)
-        self._outbound, self._dialled = self._out.socket, self._out.dialled
+        self._outbound = self._out.socket
         self._send_in, self._send_out = self._inbound.send, self._outbound.send
 
     def serve_tcp(self, host: str = "", ports: tuple[int, int] = (0, 0), advertise: str = "") -> str:
@@ -291,7 +290,12 @@ class SimMesh(Mesh):
         return self.remote_endpoint
 
     def dialled_peers(self) -> set[bytes]:
-        return set(self._dialled)
+        return set(self._out.at.values())
+
+    def dialled_at(self, peer: bytes) -> str:
+        """The endpoint of our own connection to a peer, '' for none."""
+        record = self._records.get(peer)
+        return record.dialled.endpoint if record is not None and record.dialled is not None else ""
 
     def arrived(self, source: bytes, item: tuple[bool, bytes]) -> None:
         self.run(self._arrived, source, item)
@@ -299,31 +303,29 @@ class SimMesh(Mesh):
     def _arrived(self, source: bytes, item: tuple[bool, bytes]) -> None:
         by_dialler, frame = item
         if by_dialler:
-            if self._inbound_route.get(source) != source:
-                self._inbound_route[source] = source
-                self._release(source)
-        elif source not in self._dialled:
+            self._comes_by(source, source)
+        elif not self.dialled(source):
             return  # hung up meanwhile
         self._on_frame(source, frame, self.clock(), self.on_message)
         if frame[_FLAGS] != ACK or self._outbox:  # an acknowledgement alone leads to nothing
             self.on_stir()
 
     def peer_closed(self, peer: bytes) -> None:
-        if peer in self._dialled and not self.closed:
+        if self.dialled(peer) and not self.closed:
             self._lost(peer)
             self.on_stir()
 
     def answered(self, peer: bytes) -> None:
-        if peer in self._dialled and not self.closed:
+        if self.dialled(peer) and not self.closed:
             self.on_answers(peer)
 
     def turned_away(self, peer: bytes) -> None:
-        if peer in self._dialled and not self.closed:
+        if self.dialled(peer) and not self.closed:
             self.on_turned_away(peer)
             self.on_stir()
 
     def unacknowledged(self) -> int:
-        return sum(session.unacked() for session in self._sessions.values())
+        return sum(r.session.unacked() for r in self._records.values() if r.session is not None)
 
     def report_closed(self) -> None:
         if self._closing:

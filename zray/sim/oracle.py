@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from zray.ids import node_of
 from zray.messages import FAILED
-from zray.sim.programs import FAILS
+from zray.owner.unhandled import SHOWN
+from zray.sim.programs import FAILS, retried_errors
 
 if TYPE_CHECKING:
     from zray.sim.cluster import SimCluster
@@ -47,6 +47,7 @@ class Oracle:
         self.names: dict[bytes, str] = {}  # detached actor -> name
         self.condemned: set[bytes] = set()  # nodes that some other node knows to be dead
         self.served: list[tuple[Any, bytes]] = []  # (worker, owner) of every start
+        self.retried: set[tuple[bytes, int]] = set()  # (task, attempt) that raised what is retried
         self.seen = 0
 
     # ------------------------------------------------------------ what was asked for
@@ -93,14 +94,13 @@ class Oracle:
     def node_ended(self, node: SimNode) -> None:
         self.happened["node"] += 1
 
-    def heard(self, node: SimNode, peer: bytes) -> None:
-        """A daemon has taken a message from that process."""
-        if node_of(peer) in node.unlinked:
-            raise Violation(f"{node.incarnation!r} listens to {peer!r}, whose node it has declared dead")
+    def heard_of_the_dead(self, node: SimNode, peer: bytes) -> None:
+        """A daemon has taken a message from that process, whose node it knows to be dead."""
+        raise Violation(f"{node.incarnation!r} listens to {peer!r}, whose node it has declared dead")
 
     def is_lost(self, core: Core) -> bool:
         """Others may behave as if it were dead."""
-        return core.crashed or core.node_lost or not core.host.alive or core.home in self.condemned
+        return core.crashed or core.node_is_lost or not core.host.alive or core.home in self.condemned
 
     def created(self, actor: bytes, life: bytes) -> None:
         self.actors[actor] = life
@@ -114,13 +114,14 @@ class Oracle:
         runs = self.runs.setdefault(task[0], [])
         if worker.actor is not None:
             self._one_life(worker)
-            if any(other is worker for other, _ in runs):
+            if any(other is worker for other, attempt in runs if (task[0], attempt) not in self.retried):
                 raise Violation(f"call {task[0].hex()} runs twice in one life of its actor")
             if self.calls.get((worker.incarnation, owner), 0) >= sequence:
                 raise Violation(f"calls of {owner.hex()} run out of order")
             self.calls[worker.incarnation, owner] = sequence
         elif not self.is_lost(worker) and (
-                other := next((other for other, _ in runs if not self.is_lost(other)), None)):
+                other := next((other for other, attempt in runs if not self.is_lost(other)
+                               and (task[0], attempt) not in self.retried), None)):
             raise Violation(f"task {task[0].hex()} ran on {other.incarnation.hex()}, which lives, and runs again")
         if any(attempt > task[1] for _, attempt in runs) and not self.is_lost(worker):
             raise Violation(f"an old attempt of {task[0].hex()} starts after a newer one")
@@ -136,14 +137,19 @@ class Oracle:
         self.newest[actor] = max(life, self.newest.get(actor, 0))
 
     def ended(self, worker: Any, owner: bytes, task: list[Any], result: Any) -> None:
-        pass
+        raised = type(result) is list and result[:2] == [FAILED, "task_error"]
+        if raised and retried_errors(self.programs[task[0]]):
+            self.retried.add((task[0], task[1]))
 
     # ------------------------------------------------------------ what came out
 
     def observe(self, core: Core, record: Any) -> bool:
         """A process looks at a ready object: right value, or an error that has an excuse.  True for a value."""
+        return self.observe_value(core, record.oid, record.value)
+
+    def observe_value(self, core: Core, oid: bytes, value: Any) -> bool:
+        """The same of a wire value."""
         self.seen += 1
-        value, oid = record.value, record.oid
         right = self.values.get(oid, FAILS)  # an error after the last item of a stream is an item
         if type(value) is list and value[0] == FAILED:
             if core.home not in self.condemned:  # else its objects and holds are void, whatever it is told
@@ -160,11 +166,17 @@ class Oracle:
         root = value[2].get("root", value[1]) if type(value[2]) is dict else value[1]
         if root not in EXCUSES:
             raise Violation(f"object {oid.hex()} failed with {value[1]} {root!r}: {value[2]}")
-        if root == "raised" and right != FAILS:
+        if root == "raised" and right != FAILS and not self.happened["cancel"]:  # which ends retries
             raise Violation(f"object {oid.hex()} raised, and should be {right}")
         needs = EXCUSES[root]
         if needs and not any(self.happened[what] for what in needs):
             raise Violation(f"object {oid.hex()} failed with {root!r}, and there was no {' or '.join(needs)}")
+
+    def unhandled(self, core: Core, failures: list[list[Any]]) -> None:
+        """Failures that a process shows, because nobody can look at them any more."""
+        for failure in failures:
+            if failure[1] not in SHOWN and failure[1] != "actor_died":
+                raise Violation(f"{core.incarnation!r} shows a failure that nobody has to mend: {failure}")
 
     # ------------------------------------------------------------ at any time
 

@@ -8,8 +8,8 @@ from random import Random
 from zray.sim.network import Faults
 
 FAULTS_S = 0.6  # how long the first phase of a run lasts on one node
-CLUSTER_FAULTS_S = 1.5  # and on several: a node that falls silent is dead after NODE_TIMEOUT_S
-NODE_TIMEOUT_S = 0.6
+CLUSTER_FAULTS_S = 1.5  # and on several: a node that falls silent is dead after SIM_NODE_TIMEOUT_S
+SIM_NODE_TIMEOUT_S = 0.6
 SEVERAL = 0.3  # part of the seeds that have more than one node
 
 # What may happen to a node: its process is killed (connections are refused), its machine loses power (silence), it is
@@ -42,6 +42,7 @@ class Plan:
     opens: bool = False  # drivers keep references out of values, and pass those on too: other processes own them
     bound: bool = False  # hard affinities, also to nodes that are gone
     starved: int = 0  # times that a daemon gets no turn for long, while its process answers
+    maps: bool = False  # f.map
     storm: int = 0  # placement groups that each of some tasks creates, uses and removes
 
     @classmethod
@@ -62,5 +63,5 @@ class Plan:
             actors=random.random() < (0.7 if one else 0.9), burst=random.choice((0,) * 14 + (60, 200)),
             node_faults=tuple(random.choice(NODE_FAULTS) for _ in range(random.randint(0, 4))) if not one else (),
             detached=random.random() < 0.4, groups=random.random() < 0.3, opens=random.random() < 0.3,
-            storm=random.choice((0, 0, 1, 2, 4)),
+            storm=random.choice((0, 0, 1, 2, 4)), maps=Random(f"maps {seed}").random() < 0.4,
             starved=0 if one else Random(f"starved {seed}").choice((0, 0, 1, 2)))

@@ -14,6 +14,7 @@ FAILS when it raises.  What a fault may turn the value into is the oracle's busi
 
     value   sleep, then a number of x and the arguments
     raise   sleep, then an exception
+    flaky   an exception that is retried while attempt < parts[0], then a number as for value
     many    parts[0] returns                       stream   parts[0] items
     nested  children, waited for                   depend   put, a child that takes it as its argument
     give    a value with references inside: a put, a child's result, what it got itself
@@ -33,11 +34,12 @@ from collections.abc import Generator, Sequence
 from random import Random
 from typing import Any
 
+from zray.sched.resources import UNIT
+
 FAILS = "fails"
-UNIT = 10_000  # of a resource
 FRESH = {"LD_PRELOAD": "simulated"}
 MODULUS = 1 << 40
-LEAVES = ("value", "value", "value", "raise", "crash", "many", "stream")
+LEAVES = ("value", "value", "value", "raise", "flaky", "crash", "many", "stream")
 INNER = ("nested", "nested", "depend", "give", "keep", "take", "hand", "burst", "actor")
 
 
@@ -67,7 +69,7 @@ def _parts(kind: str, random: Random, depth: int, seconds_max: float) -> list[An
 
     if kind in ("many", "stream"):
         return [random.randint(1, 4)]
-    if kind == "crash":
+    if kind in ("crash", "flaky"):
         return [random.randint(1, 2)]
     if kind in ("nested", "burst"):
         return [child() for _ in range(random.randint(1, 3) if kind == "nested" else 6)]
@@ -88,6 +90,16 @@ def env_of(program: list[Any]) -> dict[str, str]:
 def returns(program: list[Any]) -> int:
     """num_returns: -1 for a generator."""
     return {"many": lambda: program[3][0], "stream": lambda: -1}.get(program[0], lambda: 1)()
+
+
+def retried_errors(program: list[Any]) -> bool | list[str]:
+    """Its retry_exceptions: of those that raise some are retried in vain, and some for another exception only."""
+    kind, x = program[:2]
+    if kind == "map":
+        return bool(program[3][0])
+    if kind == "flaky":
+        return True if x % 2 else ["raised"]
+    return (False, True, ["raised"], ["another"])[x % 4] if kind == "raise" else False
 
 
 def expected(program: list[Any], deps: list[Any], nested: list[Any]) -> Any:
@@ -139,6 +151,8 @@ def run(program: list[Any], deps: list[int], nested: list[Any], core: Any, attem
         if scratch is not None and (kind != "crash" or attempt >= parts[0]):
             scratch.drop()
     if kind == "raise":
+        raise core.failure("task_error", "raised")
+    if kind == "flaky" and attempt < parts[0]:
         raise core.failure("task_error", "raised")
     if kind == "crash" and attempt < parts[0]:
         yield ("crash",)

@@ -1,6 +1,6 @@
 """Scheduling of a simulated cluster: the production machines of 1 to 1000 nodes, with measured costs as parameters.
 
-Each node is a BottomUpScheduler (LocalScheduler, Spill, Gossip, GlobalScheduler); the clock and the links are
+Each node is a BottomUpScheduler (LocalScheduler, Spillback, Gossip, GlobalScheduler); the clock and the links are
 simulated, workers are durations.  Owners behave as zray.owner.submitter does towards its node: a key's want is the
 length of its queue, one task runs on a lease at a time, leases that are idle for ``lease_idle_s`` or recalled go back.
 
@@ -23,11 +23,11 @@ from typing import Any
 
 from zray import messages as m
 from zray.causes import Cause
-from zray.sched.bottom_up import BottomUpScheduler, Send
+from zray.sched.bottom_up import BottomUpScheduler, SchedulerMessage
 from zray.sched.loading import Kernels
 from zray.sched.local import Grant, LocalScheduler, Recall, Status
 from zray.sched.resources import units
-from zray.sched.spill import Place, TellNode, Unplace
+from zray.sched.spillback_effects import PlaceRequest, RelayToNode, UnplaceRequest
 from zray.sim.network import SimNetwork
 
 WANT_MAX = 4096  # as zray.owner.submitter.LEASE_WANT_MAX
@@ -47,7 +47,7 @@ class Costs:
     bytes_per_s: float = 1.25e9  # into a node; what its tasks fetch goes one after the other
 
 
-class Task:
+class SimTask:
     """One task: its duration, and the bytes it depends on with the node where they lie."""
 
     __slots__ = ("at", "nbytes", "number", "seconds", "submitted")
@@ -56,16 +56,16 @@ class Task:
         self.number, self.seconds, self.nbytes, self.at, self.submitted = number, seconds, nbytes, at, submitted
 
 
-class Key:
+class SimKey:
     """A scheduling key of a simulated owner."""
 
     def __init__(self, number: int, demand: dict[str, int], strategy: dict) -> None:
         self.number, self.demand, self.strategy = number, demand, strategy
-        self.queue: deque[Task] = deque()
+        self.queue: deque[SimTask] = deque()
         self.want = self.granted = 0
-        self.leases: dict[int, Node] = {}
+        self.leases: dict[int, SchedulingNode] = {}
         self.idle: dict[int, float] = {}  # lease -> since when
-        self.running: dict[int, Task] = {}
+        self.running: dict[int, SimTask] = {}
         self.recalled: set[int] = set()
         self.waits_since: float | None = None
 
@@ -73,29 +73,29 @@ class Key:
 class Owner:
     """A driver or worker with tasks, on one node."""
 
-    def __init__(self, cluster: SchedulingCluster, node: Node, name: bytes, job: int) -> None:
+    def __init__(self, cluster: SchedulingCluster, node: SchedulingNode, name: bytes, job: int) -> None:
         self.cluster, self.node, self.name, self.job = cluster, node, name, job
-        self.keys: dict[int, Key] = {}
+        self.keys: dict[int, SimKey] = {}
         self.alive = True
         self.busy_until = 0.0  # its thread
 
     def submit(self, seconds: Iterable[float], demand: dict[str, float], strategy: dict | None = None,
-               bytes_at: Iterable[tuple[int, int]] | None = None) -> Key:
+               bytes_at: Iterable[tuple[int, int]] | None = None) -> SimKey:
         """Tasks of one key; ``bytes_at``: (bytes, index of the node that has them) for each."""
         named = {name: units(value, name) for name, value in demand.items()}
         key = next((key for key in self.keys.values() if (key.demand, key.strategy) == (named, strategy or {})), None)
         if key is None:
-            key = self.keys[len(self.keys) + 1] = Key(len(self.keys) + 1, named, strategy or {})
+            key = self.keys[len(self.keys) + 1] = SimKey(len(self.keys) + 1, named, strategy or {})
             self.node.scheduler.declare(self.name, self.job, key.number, named, key.strategy, f"key {key.number}")
         where = iter(bytes_at) if bytes_at is not None else None
         for duration in seconds:
             nbytes, at = next(where) if where is not None else (0, -1)
             self.cluster.tasks += 1
-            key.queue.append(Task(self.cluster.tasks, duration, nbytes, at, self.cluster.net.now))
+            key.queue.append(SimTask(self.cluster.tasks, duration, nbytes, at, self.cluster.net.now))
         self._pump(key)
         return key
 
-    def _pump(self, key: Key) -> None:
+    def _pump(self, key: SimKey) -> None:
         for lease in list(key.idle):
             if not key.queue:
                 break
@@ -107,7 +107,7 @@ class Owner:
         key.want = wanted
         self.cluster.to_home(self, self.node.scheduler.want, self.name, key.number, wanted, key.granted)
 
-    def grant(self, key: Key, lease: int, node: Node) -> None:
+    def grant(self, key: SimKey, lease: int, node: SchedulingNode) -> None:
         key.granted += 1
         key.want = max(key.want - 1, 0)
         key.leases[lease] = node
@@ -117,7 +117,7 @@ class Owner:
         else:
             self.give_back(key, lease)
 
-    def _push(self, key: Key, lease: int) -> None:
+    def _push(self, key: SimKey, lease: int) -> None:
         cluster, node, task = self.cluster, key.leases[lease], key.queue.popleft()
         key.running[lease] = task
         self.busy_until = max(self.busy_until, cluster.net.now) + cluster.costs.submit_s
@@ -128,13 +128,13 @@ class Owner:
         ends = arrives + task.seconds
         cluster.net.call_at(ends, self._ended, key, lease, task, arrives)
 
-    def _ended(self, key: Key, lease: int, task: Task, started: float) -> None:
+    def _ended(self, key: SimKey, lease: int, task: SimTask, started: float) -> None:
         if self.alive and key.running.get(lease) is task and key.leases[lease].alive:
             node = key.leases[lease]
             self.cluster.net.call_at(self.cluster.net.now + self.cluster.delay(node, self.node),
                                      self._done, key, lease, task, started, self.cluster.net.now)
 
-    def _done(self, key: Key, lease: int, task: Task, started: float, ended: float) -> None:
+    def _done(self, key: SimKey, lease: int, task: SimTask, started: float, ended: float) -> None:
         if not self.alive or key.running.get(lease) is not task:
             return  # its node died with the reply on the way
         del key.running[lease]
@@ -150,7 +150,7 @@ class Owner:
             key.idle[lease] = now
             self.cluster.net.call_at(now + self.cluster.costs.lease_idle_s, self._idle_over, key, lease, now)
 
-    def _idle_over(self, key: Key, lease: int, since: float) -> None:
+    def _idle_over(self, key: SimKey, lease: int, since: float) -> None:
         if key.idle.get(lease) == since:
             self.give_back(key, lease)
 
@@ -161,7 +161,7 @@ class Owner:
                 if lease not in key.running:
                     self.give_back(key, lease)
 
-    def give_back(self, key: Key, lease: int) -> None:
+    def give_back(self, key: SimKey, lease: int) -> None:
         node = key.leases.pop(lease)
         key.idle.pop(lease, None)
         key.recalled.discard(lease)
@@ -170,7 +170,7 @@ class Owner:
             key.want = 0
             self._pump(key)
 
-    def lost(self, key: Key, lease: int) -> None:
+    def lost(self, key: SimKey, lease: int) -> None:
         """The lease died with its node: the task on it runs again."""
         if key.leases.pop(lease, None) is None:
             return
@@ -184,7 +184,7 @@ class Owner:
         self._pump(key)
 
 
-class Node:
+class SchedulingNode:
     """One simulated node."""
 
     def __init__(self, cluster: SchedulingCluster, index: int, total: dict[str, int], labels: dict[str, str]) -> None:
@@ -251,12 +251,12 @@ class SchedulingCluster:
         self.actors: dict[Any, int] = {}  # token -> index of the node that holds it
         self.messages = 0
         self._arrivals: dict[tuple[int, int], float] = {}  # of the last message on a link: links keep their order
-        self._place_leases: dict[Any, tuple[Node, int]] = {}
-        self.nodes: list[Node] = []
-        self.by_name: dict[bytes, Node] = {}
+        self._place_leases: dict[Any, tuple[SchedulingNode, int]] = {}
+        self.nodes: list[SchedulingNode] = []
+        self.by_name: dict[bytes, SchedulingNode] = {}
         for index, total in enumerate(totals):
             named = {name: units(value, name) for name, value in total.items()}
-            node = Node(self, index, named, (labels or [{}] * len(totals))[index])
+            node = SchedulingNode(self, index, named, (labels or [{}] * len(totals))[index])
             self.nodes.append(node)
             self.by_name[node.name] = node
         for node in self.nodes:
@@ -290,7 +290,7 @@ class SchedulingCluster:
             if node.alive:
                 self.net.call_at(self.net.now + self.costs.detect_s, self._learn_of_death, node, dead)
 
-    def _learn_of_death(self, node: Node, dead: Node) -> None:
+    def _learn_of_death(self, node: SchedulingNode, dead: SchedulingNode) -> None:
         if not node.alive:
             return
         gone = node.scheduler.node_gone(dead.name, self.net.now)
@@ -320,12 +320,12 @@ class SchedulingCluster:
 
     # -------------------------------------------------------------- links
 
-    def delay(self, one: Node, other: Node) -> float:
+    def delay(self, one: SchedulingNode, other: SchedulingNode) -> float:
         if one is other:
             return self.costs.inside_s
         return self.net.random.uniform(self.costs.link_s_min, self.costs.link_s_max)
 
-    def deliver(self, source: Node, target: Node, action: Callable[..., Any], *args: Any) -> None:
+    def deliver(self, source: SchedulingNode, target: SchedulingNode, action: Callable[..., Any], *args: Any) -> None:
         """Call ``action(*args)`` at the target after the link's delay, in order; lost when the target is dead."""
         link = source.index, target.index
         arrival = max(self.net.now + self.delay(source, target), self._arrivals.get(link, 0.0))
@@ -333,7 +333,7 @@ class SchedulingCluster:
         self.messages += source is not target
         self.net.call_at(arrival, self._arrive, target, action, args)
 
-    def _arrive(self, target: Node, action: Callable[..., Any], args: tuple) -> None:
+    def _arrive(self, target: SchedulingNode, action: Callable[..., Any], args: tuple) -> None:
         if target.alive:
             self.net.trace("arrive", target.index, getattr(action, "__name__", ""), len(args))
             action(*args)
@@ -348,12 +348,12 @@ class SchedulingCluster:
 
     # -------------------------------------------------------------- effects
 
-    def perform(self, node: Node, effect: Any) -> None:
+    def perform(self, node: SchedulingNode, effect: Any) -> None:
         kind = type(effect)
-        if kind is Send:
+        if kind is SchedulerMessage:
             self.deliver(node, self.by_name[effect.node], self._message, self.by_name[effect.node], node.name,
                          effect.message)
-        elif kind is TellNode:
+        elif kind is RelayToNode:
             target = self.by_name[effect.node]
             self.deliver(node, target, self._relayed, target, effect.owner, effect.message)
         elif kind is Grant:
@@ -366,29 +366,30 @@ class SchedulingCluster:
             owner = self.owners.get(effect.owner)
             if owner is not None and owner.alive:
                 self.deliver(node, owner.node, self._recalled, owner, effect.lease)
-        elif kind is Place:
+        elif kind is PlaceRequest:
             target = self.by_name[effect.node]
             self.deliver(node, target, self._place, target, (node.name, effect.token), effect.strategy,
-                         node.scheduler.spill.requests[effect.token].lane.demand)
-        elif kind is Unplace:
+                         node.scheduler.spillback.requests[effect.token].lane.demand)
+        elif kind is UnplaceRequest:
             target = self.by_name[effect.node]
             self.deliver(node, target, self._unplace, target, (node.name, effect.token))
 
-    def _status(self, node: Node, home: Node, owner: bytes, key: int, cause: int, detail: str) -> None:
+    def _status(self, node: SchedulingNode, home: SchedulingNode, owner: bytes, key: int, cause: int,
+                detail: str) -> None:
         self.deliver(node, home, self._say, home.scheduler.status_elsewhere,
                      (node.name, owner, key, int(cause), detail))
 
-    def _message(self, target: Node, source: bytes, message: Any) -> None:
+    def _message(self, target: SchedulingNode, source: bytes, message: Any) -> None:
         target.scheduler.message(source, message, self.net.now)
 
-    def _relayed(self, target: Node, owner: bytes, message: Any) -> None:
+    def _relayed(self, target: SchedulingNode, owner: bytes, message: Any) -> None:
         local = target.scheduler.local
         if type(message) is m.LeaseKey:
             local.declare(owner, message.job, message.key, message.demand, message.strategy, message.name)
         elif (owner, message.key) in local.entries:
             local.want(owner, message.key, message.want, message.granted, self.net.now)
 
-    def _granted(self, node: Node, grant: Grant) -> None:
+    def _granted(self, node: SchedulingNode, grant: Grant) -> None:
         ready = node.worker()
         if grant.token is not None:
             self._actor_granted(node, grant)
@@ -400,11 +401,11 @@ class SchedulingCluster:
             self._status(node, home, grant.owner, grant.key, Cause.WORKER_STARTING, "")
         self.net.call_at(ready, self._lease_ready, node, home, grant)
 
-    def _lease_ready(self, node: Node, home: Node, grant: Grant) -> None:
+    def _lease_ready(self, node: SchedulingNode, home: SchedulingNode, grant: Grant) -> None:
         if node.alive and grant.lease in node.scheduler.local.leases:
             self.deliver(node, home, self._lease_arrives, home, node, grant)
 
-    def _lease_arrives(self, home: Node, node: Node, grant: Grant) -> None:
+    def _lease_arrives(self, home: SchedulingNode, node: SchedulingNode, grant: Grant) -> None:
         owner = self.owners[grant.owner]
         wanted = owner.alive and (home is node or home.scheduler.granted_elsewhere(
             node.name, grant.owner, grant.key, grant.lease, self.net.now))
@@ -418,36 +419,36 @@ class SchedulingCluster:
         if owner.alive:
             owner.recall(lease)
 
-    def give_back(self, owner: Owner, lease: int, node: Node) -> None:
+    def give_back(self, owner: Owner, lease: int, node: SchedulingNode) -> None:
         """An owner returns a lease through its home."""
-        self.deliver(owner.node, owner.node, owner.node.scheduler.spill.lease_over, lease)
+        self.deliver(owner.node, owner.node, owner.node.scheduler.spillback.lease_over, lease)
         self.deliver(owner.node, node, self._released, node, lease)
 
-    def _released(self, node: Node, lease: int) -> None:
+    def _released(self, node: SchedulingNode, lease: int) -> None:
         if node.scheduler.local.release(lease, self.net.now):
             node.workers += 1
 
-    def _home_of(self, owner: bytes) -> Node | None:
+    def _home_of(self, owner: bytes) -> SchedulingNode | None:
         return self.by_name.get(owner[:4] + bytes(4)) if owner else None
 
-    def finished(self, task: Task, node: Node, started: float, ended: float) -> None:
+    def finished(self, task: SimTask, node: SchedulingNode, started: float, ended: float) -> None:
         self.completed[task.number] = self.completed.get(task.number, 0) + 1
         self.runs.append((node.index, started, ended))
         self.latencies.append(ended - task.submitted)
 
     # -------------------------------------------------------------- actors
 
-    def _place(self, target: Node, token: Any, strategy: dict, demand: dict[str, int]) -> None:
+    def _place(self, target: SchedulingNode, token: Any, strategy: dict, demand: dict[str, int]) -> None:
         target.scheduler.local.request(token, 1, demand, strategy, self.net.now)
 
-    def _unplace(self, target: Node, token: Any) -> None:
+    def _unplace(self, target: SchedulingNode, token: Any) -> None:
         if not target.scheduler.local.cancel_request(token):
             node, lease = self._place_leases.get(token, (None, 0))
             if node is target:
                 del self._place_leases[token]
                 target.scheduler.local.release(lease, self.net.now)
 
-    def _actor_granted(self, node: Node, grant: Grant) -> None:
+    def _actor_granted(self, node: SchedulingNode, grant: Grant) -> None:
         token = grant.token
         if isinstance(token, tuple) and token[0] in self.by_name:  # of another home
             self._place_leases[token] = node, grant.lease
@@ -456,7 +457,7 @@ class SchedulingCluster:
         else:
             self.actors[token] = node.index
 
-    def _actor_placed(self, home: Node, node: Node, token: Any, lease: int) -> None:
+    def _actor_placed(self, home: SchedulingNode, node: SchedulingNode, token: Any, lease: int) -> None:
         if home.scheduler.placed_elsewhere(token[1], node.name, self.net.now):
             self.actors[token[1]] = node.index
         elif self._place_leases.get(token) == (node, lease):

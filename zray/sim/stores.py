@@ -12,12 +12,38 @@ from typing import TYPE_CHECKING, Any
 
 from zray import messages as m
 from zray.sim.oracle import Violation
-from zray.store.header import UNKNOWN
-from zray.store.ownerless import Found
+from zray.store.header import OWNER_UNKNOWN
+from zray.store.ownerless import OwnerlessObject
 
 if TYPE_CHECKING:
     from zray.sim.cluster import SimCluster
     from zray.sim.core import Core
+
+
+class CoreStore:
+    """The Store of one simulated core process."""
+
+    def __init__(self, stores: SimStores, core: Core) -> None:
+        self.stores, self.core = stores, core
+
+    def free(self, oid: bytes, value: Any, escaped: bool) -> None:
+        self.core.send(self.core.node, m.StoreFree([[oid, value[1], value[3]]], value[5]))
+
+    def flush(self) -> None:
+        """Nothing is gathered."""
+
+    def relieve(self, bytes_max: int) -> int:
+        """Move values to the store until the rest is small."""
+        refs = self.core.refs
+        for entry in list(refs.owned.values()):
+            if refs.inline_bytes <= bytes_max:
+                break
+            if type(entry.value) is bytes:
+                refs.replace_value(entry, self.stores.put(self.core, entry.oid, entry.value))
+        return max(bytes_max, refs.inline_bytes)
+
+    def node_lost(self, failure: list[Any]) -> None:
+        """Nothing is asked."""
 
 
 class SimStores:
@@ -27,7 +53,7 @@ class SimStores:
         self.cluster = cluster
         self.contents: dict[int, bytes] = {}  # by generation
         self._freed: dict[int, bytes] = {}
-        self.blocks: dict[bytes, dict[int, Found]] = {}  # node -> generation -> object
+        self.blocks: dict[bytes, dict[int, OwnerlessObject]] = {}  # node -> generation -> object
         self._generation = 0
 
     def put(self, core: Core, oid: bytes, wire: bytes) -> list[Any]:
@@ -35,7 +61,7 @@ class SimStores:
         self._generation += 1
         generation = self._generation
         self.contents[generation] = wire
-        self.blocks.setdefault(core.node, {})[generation] = Found(oid, 0, generation, core.incarnation)
+        self.blocks.setdefault(core.node, {})[generation] = OwnerlessObject(oid, 0, generation, core.incarnation)
         return [m.STORED, 0, len(wire), generation, oid, core.node]
 
     def read(self, core: Core, value: list[Any]) -> bytes:
@@ -54,7 +80,7 @@ class SimStores:
         for _, _, generation in objects:
             self._drop(node, generation)
 
-    def free_unheld(self, node: bytes, objects: list[Found]) -> None:
+    def free_unheld(self, node: bytes, objects: list[OwnerlessObject]) -> None:
         """A node says so, on its own: no process may hold them."""
         for one in objects:
             self._drop(node, one.generation)
@@ -80,12 +106,12 @@ class SimStores:
     def node_gone(self, node: bytes, heir: bytes) -> None:
         """``heir`` hears that the node is dead: what had been copied to it now counts."""
         self.blocks.setdefault(heir, {}).update(
-            (generation, one._replace(owner=UNKNOWN)) for generation, one in self.blocks.pop(node, {}).items())
+            (generation, one._replace(owner=OWNER_UNKNOWN)) for generation, one in self.blocks.pop(node, {}).items())
 
     def node_ended(self, node: bytes) -> None:
         """It ends; after it was declared dead, what its processes have put since ends with it."""
         if node in self.cluster.oracle.condemned:
             self.blocks.pop(node, None)
 
-    def ownerless(self, node: bytes, has_ended: Callable[[bytes], bool]) -> list[Found]:
-        return [one for one in self.blocks.get(node, {}).values() if one.owner == UNKNOWN or has_ended(one.owner)]
+    def ownerless(self, node: bytes, has_ended: Callable[[bytes], bool]) -> list[OwnerlessObject]:
+        return [one for one in self.blocks.get(node, {}).values() if one.owner == OWNER_UNKNOWN or has_ended(one.owner)]

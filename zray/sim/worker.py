@@ -12,15 +12,18 @@ from typing import TYPE_CHECKING, Any
 import msgpack
 
 from zray import messages as m
-from zray.ids import same_node
+from zray.causes import Cause
+from zray.core.ports import Work
 from zray.options import STREAMING
 from zray.sim import programs
-from zray.sim.core import Core, Failure, Ref
+from zray.sim.core import Core, Ref
+from zray.sim.failure import Failure
+from zray.sim.map_runs import MapRun
 from zray.worker.life import CallGroup, sizes_of
 from zray.worker.machine import END, RUN, WorkerMachine
 from zray.worker.nesting import NestedTasks
 from zray.worker.production import Production
-from zray.worker.queue import ATTEMPT, EXTRA, RETURNS, TASK_ID, Entry, Lease
+from zray.worker.queue import ATTEMPT, EXTRA, RETURNS, TASK_ID, Chunk, Entry, Lease
 from zray.worker.results import with_extra
 
 if TYPE_CHECKING:
@@ -60,12 +63,12 @@ class SimWorker(Core):
         self.up = False
         self.heard = False  # the node knows that this actor ends
         self.started_under: dict[str, str] = {}
+        self.map_run: MapRun | None = None  # the chunk that runs
         self._awake = False
         super().__init__(cluster, host, incarnation, pid)
         self.work = WorkerMachine(self.node, self.marks, self.send, self)
         self.inside = NestedTasks(self.work, self.submitter)
-        self.submitter.cancel_inline = self._cancel_inside
-        self.handlers.update(self.work.handlers)
+        self.machine.employ(Work(self.work.queue.forget_owners, self.place_of, self._cancel_inside), self.work.handlers)
         self.send(self.node, m.WorkerReady(pid))
 
     @property
@@ -92,6 +95,8 @@ class SimWorker(Core):
 
     def interrupt(self, task: bytes, attempt: int) -> bool:
         """Of an actor only coroutines can be cancelled."""
+        if self.map_run is not None and self.map_run.interrupt(task, attempt):
+            return True
         run = self.runs.get((task, attempt))
         if run is None or (self.actor is not None and not self.actor.spec.get("is_async")):
             return False
@@ -104,14 +109,13 @@ class SimWorker(Core):
         self.functions.add(key)
 
     def take_on_job(self, message: m.JobConfig) -> None:
-        self.job = self.submitter.job = message.job
+        self.machine.set_job(message.job)
 
     def cancel_children(self, task: bytes) -> None:
-        for child in self.submitter.children_of(task):
-            self.submitter.cancel(child, False, True)
+        self.machine.cancel_children(task)
 
     def owner_busy(self) -> bool:
-        return self.refs.exported() or any(key.queue or key.leases for key in self.submitter.by_number.values())
+        return self.machine.is_owner
 
     def answered(self, count: int) -> None:
         pass  # events are not simulated
@@ -128,19 +132,18 @@ class SimWorker(Core):
 
     # ------------------------------------------------------------ ends of others
 
-    def on_process_gone(self, peer: bytes, message: m.ProcessGone) -> None:
-        super().on_process_gone(peer, message)
-        self.work.queue.forget_owners(lambda owner: owner == message.process)
-
-    def on_node_gone(self, peer: bytes, message: m.NodeGone) -> None:
-        super().on_node_gone(peer, message)
-        self.work.queue.forget_owners(lambda owner: same_node(owner, message.node))
-
-    def lost_node(self) -> None:
+    def node_lost(self) -> dict[str, Any]:
         """PDEATHSIG."""
         self.cluster.crash(self, "its node ended")
+        return super().node_lost()
 
-    # ------------------------------------------------------------ what the main thread does
+    # ------------------------------------------------------------ the core machine's Work
+
+    def place_of(self, task: bytes) -> tuple[Any, dict[str, Any]] | None:
+        """The task or call, when it runs."""
+        if any(tid == task for tid, _ in self.runs):
+            return Cause.RUNNING, {"name": "", "task": task.hex()}
+        return None
 
     def _next(self) -> None:
         """Go on with the queue, as zray.worker.executor.run_forever does."""
@@ -154,6 +157,11 @@ class SimWorker(Core):
             if (entry := self.work.start()) is not None:
                 if self.actor is None:
                     assert entry[0].env == self.started_under, "a worker serves only what it was started under"
+                if type(entry[2]) is Chunk:
+                    self.work.flush()
+                    self.map_run = MapRun(self, entry, self._map_is_over)
+                    self.map_run.next()
+                    return
                 self._start(Run(entry, None, self.net.now))
                 return
         following = self.work.pause()
@@ -161,6 +169,24 @@ class SimWorker(Core):
             self.wake()
         elif following == END and self._calls_are_over():
             self._leave()
+
+    def _map_is_over(self) -> None:
+        self.map_run = None
+        self.work.queue.finish()
+        self.wake()
+        self.stir()
+
+    def item_started(self, owner: bytes, sequence: int, task: list[Any]) -> None:
+        self.cluster.oracle.started(self, owner, sequence, task)
+
+    def item_ended(self, task: list[Any], result: Any) -> None:
+        self.cluster.oracle.ended(self, b"", task, result)
+
+    def item_crashed(self) -> None:
+        self.cluster.crash(self, "an item of a map ended it")
+
+    def now(self) -> float:
+        return self.net.now
 
     def _become(self) -> None:
         self.actor = self.work.becoming
@@ -366,7 +392,7 @@ class SimWorker(Core):
         records = [ref.record for ref in run.nested]
         for record in records:
             self.refs.unpin(record)
-        held = self.refs.still_held(records)
+        held = self.machine.still_held(records)
         if held and result is not None:
             result = with_extra(result, held=held)
         if (task[EXTRA] or {}).get("max_calls") and result is not None:
@@ -392,4 +418,5 @@ class SimWorker(Core):
         super().check()
         self.work.check()
         main = sum(run.group is None and run.outer is None for run in self.runs.values())
-        assert main == (self.work.queue.running is not None), "a task runs that the queue does not know"
+        assert main + (self.map_run is not None) == (self.work.queue.running is not None), \
+            "the queue does not know what runs"

@@ -3,9 +3,10 @@
     header   the 64 bytes before every object, and how to walk them            pure (over a buffer)
     arena    free ranges of the arena                                          pure
     heap     blocks inside the extents that one client holds                   pure (over a buffer)
-    table    the node's machine: extents, frees, spilling, waiting producers   pure
+    room     extents, blocks, growth, and the requests that wait for room      pure
+    table    the node's machine: life of objects, frees, eviction, spilling    pure
     views    the table for people                                              pure
-    pins     who reads what: one table a process, read by the node             shell
+    pins     which process reads which block: one table a process, read by the node   shell
     segment  shared memory: the arena and the control segment                  shell
     client   what a core process uses                                          shell
     spill    files of spilled objects                                          shell
@@ -21,7 +22,7 @@ from typing import Any
 
 
 class StoreFull(Exception):
-    """The store has no room for an object.  ``report`` says who holds what; ``str()`` is the reason in words."""
+    """The store has no room for an object.  ``report`` names the holders; ``str()`` is the reason in words."""
 
     def __init__(self, report: dict[str, Any]):
         super().__init__(report.get("reason", "no room for the object"))

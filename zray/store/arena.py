@@ -1,14 +1,14 @@
 """Free ranges of the node's arena: best fit, coalesced at once; among equal fits the last freed (warm pages).
 
-Pure: offsets and sizes only.  Ranges are multiples of 64 bytes, so that what is left around the objects of a dead or
-recalled extent is a range like any other.
+Pure: offsets and sizes only.  Ranges are multiples of 64 bytes, so the gaps around the objects of a dead or recalled
+extent are ranges like any other.
 """
 
 from __future__ import annotations
 
 from sortedcontainers import SortedList
 
-ALIGN = 64
+from zray.store.header import ALIGN
 
 
 class Arena:

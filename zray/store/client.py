@@ -1,11 +1,11 @@
 """The store as a core process uses it.  All methods run under the process's loop lock; copies and finalisers do not.
 
-    attach   what the node sent: {"control": segment, "arena": segment}
+    attach   the node's answer: {"control": segment, "arena": segment}
     send     send(message), to the node
     make_waiter, notify   the runtime's waiters: ``notify(waiter)`` after ``waiter.done`` was set, under the loop lock
 
 ``allocate``, ``restore`` and ``pull`` return a :class:`Pending` when they need the node: wait for ``pending.waiter``
-without the lock, then call ``allocate`` again, or look at ``pending.value``.
+without the lock, then call ``allocate`` again, or read ``pending.value``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from zray.os_linux import populate_write
 from zray.store import StoreFull
 from zray.store.header import HEADER_BYTES, SEALED, Headers, block_bytes
 from zray.store.heap import Extent, Heap
-from zray.store.records import FULL
+from zray.store.records import FULL_REASON
 from zray.store.pins import PinTable, view_type
 from zray.store.segment import ControlSegment, Segment
 
@@ -34,7 +34,7 @@ POPULATE_BYTES_MIN = 64 * 1024
 FREES_MAX = 1024  # gathered for one message
 
 
-class Waiter:
+class FlagWaiter:
     """The default waiter: only a flag."""
 
     __slots__ = ("done",)
@@ -61,7 +61,7 @@ class Pending:
         self.error = ""
         self.progress = ""  # how far a pull is, in words; of an allocation: how full the store is
         self.report: dict[str, Any] | None = None
-        self.then: Callable[[Pending], None] | None = None  # called with the answer, for whoever cannot wait
+        self.then: Callable[[Pending], None] | None = None  # called with the answer, for callers that cannot wait
         self.joined: list[Pending] = []  # of other threads that want the same: a waiter belongs to one thread
 
 
@@ -116,8 +116,8 @@ class Allocation:
 
 def _failure(oid: bytes, why: str) -> list[Any]:
     """The wire value of an object that cannot be read."""
-    if why.startswith(FULL):
-        return [FAILED, "store_full", {"reason": why[len(FULL) :]}]
+    if why.startswith(FULL_REASON):
+        return [FAILED, "store_full", {"reason": why[len(FULL_REASON) :]}]
     return [FAILED, "object_lost", {"oid": oid.hex(), "reason": why}]
 
 
@@ -125,7 +125,7 @@ class StoreClient:
     """See the module's docstring.  ``handlers`` goes into the runtime's."""
 
     def __init__(self, attach: dict[str, Any], slot: int, incarnation: bytes, send: Callable[[Any], None],
-                 config: Any = None, make_waiter: Callable[[], Any] = Waiter,
+                 config: Any = None, make_waiter: Callable[[], Any] = FlagWaiter,
                  notify: Callable[[Any], None] = lambda waiter: None):
         self.closed = False
         self.send = send
@@ -152,12 +152,12 @@ class StoreClient:
         self._frees: list[list[Any]] = []
         self._frees_elsewhere: dict[bytes, list[list[Any]]] = {}  # by node
         self._zombies: set[int] = set()  # freed by their owner, but viewed here
-        self._pending: dict[Any, Pending] = {}  # by request number, and by what is asked for
+        self._pending: dict[Any, Pending] = {}  # by request number, and by the requested object
         self._refused: dict[int, dict[str, Any]] = {}
         self._request = 0
-        self._lost: list[Any] | None = None  # the node ended: what every request comes to
+        self._lost: list[Any] | None = None  # the node ended: the answer to every request
         self._idle_mark = 0
-        self._recalled: tuple[int, int] | None = None  # (recall, bytes) that we had nothing to answer with
+        self._recalled: tuple[int, int] | None = None  # (recall, bytes) for which there was nothing to give back
         self.handlers: dict[int, Callable[[bytes, Any], None]] = {
             StoreGrant.CODE: self._on_grant,  # type: ignore[attr-defined]
             StoreRefused.CODE: self._on_refused,  # type: ignore[attr-defined]
@@ -197,13 +197,13 @@ class StoreClient:
         return Allocation(self, offset, nbytes, generation, cold)
 
     def forsake(self, pending: Pending) -> None:
-        """The thread that waited for room will not allocate: what it was, or will be, granted may be recalled."""
+        """The thread that waited for room will not allocate: the extent granted for it may be recalled."""
         pending.awaited = False
         if not self.closed:
             self.heap.break_promises()
 
     def free(self, oid: bytes, value: list[Any], escaped: bool) -> None:
-        """The owner: no reference is left.  What never left this process is reused at once, without a message."""
+        """The owner has no reference left.  A block that never left this process is reused at once, unannounced."""
         if self.closed:
             return
         _, offset, _, generation = value
@@ -221,7 +221,7 @@ class StoreClient:
             self.flush()
 
     def free_elsewhere(self, oid: bytes, value: list[Any], node: bytes) -> None:
-        """The owner: no reference is left to an object whose primary is on another node."""
+        """The owner, a process here, has no reference left to an object whose primary is on another node."""
         if self.closed:
             return
         frees = self._frees_elsewhere.setdefault(node, [])
@@ -246,7 +246,7 @@ class StoreClient:
                 self.send(StoreFree(objects, node))
 
     def _bury(self) -> None:
-        """Free what its owner had freed while a view of ours lived."""
+        """Free an object that its owner freed while a view of this process lived."""
         emptied, zombies = self._emptied, self._zombies
         while emptied:
             offset = emptied.popleft()
@@ -258,7 +258,7 @@ class StoreClient:
     # ------------------------------------------------------------ reading
 
     def read(self, value: list[Any], oid: bytes) -> memoryview | None:
-        """A read-only view that pins the object for as long as it, or an array made from it, lives.
+        """A read-only view that pins the object while the view, or an array made from it, lives.
 
         None when the object is not there (spilled, evicted): ask ``restore``.
         """
@@ -288,7 +288,7 @@ class StoreClient:
         return memoryview(view).cast("B")[start : start + nbytes].toreadonly()
 
     def there(self, value: list[Any], oid: bytes) -> bool:
-        """Whether ``read`` would find it, just now."""
+        """Whether ``read`` would find it now."""
         return self.headers.matches(value[1], oid, value[3]) == SEALED
 
     def _read_copy(self, value: list[Any], oid: bytes) -> memoryview | None:
@@ -313,7 +313,7 @@ class StoreClient:
         return self._ask(("pull", oid, value[3], node), 0, lambda number: StorePull(number, value))
 
     def leave(self, pending: Pending) -> None:
-        """Its thread does not wait for the answer any more."""
+        """A thread does not wait for the answer any more."""
         first = self._pending.get(pending.key)
         if first is not None and pending in first.joined:
             first.joined.remove(pending)
@@ -321,7 +321,7 @@ class StoreClient:
     # ------------------------------------------------------------ the node
 
     def _ask(self, key: tuple[Any, ...], nbytes: int, make: Callable[[int], Any]) -> Pending:
-        """One request a key: several threads that want the same thing wait for one answer."""
+        """One request a key: threads that want the same object wait for one answer."""
         pending = self._pending.get(key)
         if pending is None:
             self._request += 1
@@ -345,7 +345,7 @@ class StoreClient:
         return pending
 
     def node_lost(self, failure: list[Any]) -> None:
-        """The node ended: whoever waits for it, or asks it from now on, gets this wire value of an error."""
+        """The node ended: threads that wait for it, and later requests, get this wire value of an error."""
         self._lost = failure
         for request in [key for key in self._pending if type(key) is int]:
             pending = self._answered(request)
@@ -378,7 +378,7 @@ class StoreClient:
 
     def _on_recall(self, peer: bytes, message: StoreRecall) -> None:
         self._bury()
-        if message.recall == 0:  # nobody is waiting
+        if message.recall == 0:  # no thread waits
             extents = self.heap.surrender(0, idle_before=self._idle_mark)
             self._idle_mark = self.heap.clock + 1
             self._give_back(0, extents)
@@ -394,14 +394,14 @@ class StoreClient:
     def _give_back(self, recall: int, extents: list[Extent]) -> None:
         if not extents:
             return
-        frees = [free for extent in extents for free in self._disown(extent.offset, extent.offset + extent.size)]
+        frees = [free for extent in extents for free in self._pass_to_node(extent.offset, extent.offset + extent.size)]
         self.flush()  # frees of objects that are the store's from the next message on
         self.send(StoreSurrender(recall, [[extent.offset, extent.size] for extent in extents]))
         if frees:
             self.send(StoreFree(frees))
 
-    def _disown(self, start: int, end: int) -> list[list[Any]]:
-        """The objects in this range are the store's from now on; so is freeing those that only our views keep."""
+    def _pass_to_node(self, start: int, end: int) -> list[list[Any]]:
+        """Objects in this range are the store's from now on, also those that only our views keep: it frees them."""
         frees: list[list[Any]] = []
         for offset in [offset for offset in self.made if start <= offset < end]:
             del self.made[offset]
@@ -452,7 +452,7 @@ class StoreClient:
         self.closed = True
         table = getattr(self, "pin_table", None)
         if table is None or table.count == 0:
-            self.slot.release()  # else the finalisers of the views that live still clear their pins
+            self.slot.release()  # else the finalisers of the living views clear their pins
         for name in ("raw", "words", "headers", "heap", "pin_table"):
             if hasattr(self, name):
                 delattr(self, name)

@@ -1,4 +1,4 @@
-"""The node's memory as transfers see it: objects by Key, whether their primary is here or a copy is, or comes in.
+"""The node's memory as transfers see it: objects by ObjectKey, as primaries, copies, or copies that come in.
 
 A copy of another node's object is a block of the table like any other, under a generation of this node's own (its
 process epoch is 0, which no client has).  Pure over the table and its headers.
@@ -7,13 +7,13 @@ process epoch is 0, which no client has).  Pure over the table and its headers.
 from __future__ import annotations
 
 from zray.messages import StoreRestore, StoreRestored
-from zray.store.exchange import Key
+from zray.store.exchange import ObjectKey
 from zray.store.header import HEADER_BYTES, SEALED, Headers
-from zray.store.records import Phase, Stored
+from zray.store.records import Phase, StoredObject
 from zray.store.table import StoreTable
 
 GONE, COMING, HERE = 0, 1, 2
-NODE = b""  # the node itself, as a client of its table
+NODE_ITSELF = b""  # the node itself, as a client of its table
 
 
 class Copies:
@@ -23,17 +23,18 @@ class Copies:
         self.table = table
         self.headers = headers
         self.me = me
-        self.local: dict[Key, int] = {}  # copies here, complete or coming in -> generation of the block
-        self.keys: dict[int, Key] = {}  # the reverse
-        self.held: dict[Key, int] = {}  # served to other nodes just now -> offset where the puller thinks it is
-        self._restoring: dict[int, Key] = {}  # request -> what is being read back from disk to be served
+        self.local: dict[ObjectKey, int] = {}  # copies here, complete or coming in -> generation of the block
+        self.keys: dict[int, ObjectKey] = {}  # the reverse
+        # served to other nodes just now -> offset at which the puller looks for it
+        self.held: dict[ObjectKey, int] = {}
+        self._restoring: dict[int, ObjectKey] = {}  # request -> the object that is read back from disk to be served
         self._generation = 0
         self._request = 0
 
     # ------------------------------------------------------------ copies of other nodes' objects
 
-    def receive(self, key: Key, nbytes: int, now: float) -> str:
-        """Ask for room: the table answers Arriving or Dropped.  Why it cannot be, or ''."""
+    def receive(self, key: ObjectKey, nbytes: int, now: float) -> str:
+        """Ask for room: the table answers Arriving or Dropped.  The reason against it, or ''."""
         self._generation += 1
         generation = self._generation
         why = self.table.receive(key.oid, generation, nbytes, now)
@@ -42,31 +43,31 @@ class Copies:
             self.keys[generation] = key
         return why
 
-    def write(self, key: Key, start: int, data: bytes) -> None:
+    def write(self, key: ObjectKey, start: int, data: bytes) -> None:
         at = self.table.names[self.local[key]].offset + HEADER_BYTES + start
         self.headers.raw[at : at + len(data)] = data
 
-    def seal(self, key: Key, now: float) -> list:
+    def seal(self, key: ObjectKey, now: float) -> list:
         """The copy is complete: its place here."""
         generation = self.local[key]
         self.table.arrived(generation, "", now)
         self.table.exported.add(generation)
         return self.table.value_of(self.table.names[generation])
 
-    def abandon(self, key: Key, why: str, now: float) -> None:
-        """It will not be complete."""
-        generation = self._unname(key)
+    def abandon(self, key: ObjectKey, why: str, now: float) -> None:
+        """The copy will not be complete."""
+        generation = self._forget(key)
         if generation is not None:
             self.table.arrived(generation, why, now)
 
-    def drop(self, key: Key, now: float) -> None:
+    def drop(self, key: ObjectKey, now: float) -> None:
         """The object was freed."""
-        generation = self._unname(key)
+        generation = self._forget(key)
         if generation is not None:
             self.table.drop(generation, now)
 
-    def complete(self, key: Key) -> int | None:
-        """Generation of the whole copy that is here (or on this node's disk)."""
+    def complete(self, key: ObjectKey) -> int | None:
+        """Generation of the complete copy that is here (or on this node's disk)."""
         generation = self.local.get(key)
         stored = self.table.names.get(generation) if generation is not None else None
         if stored is None or stored.freed:
@@ -75,27 +76,27 @@ class Copies:
         return None if coming else generation
 
     def touch(self, generation: int) -> None:
-        """It is read: evict it later than others."""
+        """A process reads the copy: evict it later than others."""
         stored = self.table.names[generation]
         if stored.offset in self.table.here:
             self.table.here.move_to_end(stored.offset)
 
-    def keep(self, key: Key) -> None:
-        """Its primary is lost: from now on this copy is spilled, not evicted."""
+    def keep(self, key: ObjectKey) -> None:
+        """The primary of a copy is lost: from now on this copy is spilled, not evicted."""
         self.table.promote(self.local[key])
 
-    def of_node(self, node: bytes) -> list[Key]:
+    def of_node(self, node: bytes) -> list[ObjectKey]:
         """Complete copies of objects whose primaries are on that node."""
         return [key for key in self.local if key.node == node and self.complete(key) is not None]
 
-    def left(self, generation: int) -> Key | None:
-        """A block has left the table: which copy it was, None when we gave it up ourselves."""
+    def left(self, generation: int) -> ObjectKey | None:
+        """A block has left the table: its copy, or None when this node gave the copy up before."""
         key = self.keys.get(generation)
         if key is not None:
-            self._unname(key)
+            self._forget(key)
         return key
 
-    def _unname(self, key: Key) -> int | None:
+    def _forget(self, key: ObjectKey) -> int | None:
         generation = self.local.pop(key, None)
         if generation is not None:
             del self.keys[generation]
@@ -104,8 +105,8 @@ class Copies:
 
     # ------------------------------------------------------------ serving
 
-    def find(self, key: Key, offset: int, now: float) -> int:
-        """Whether the object is HERE, GONE, or COMING from disk: ``restored`` will say for which key, then."""
+    def find(self, key: ObjectKey, offset: int, now: float) -> int:
+        """Whether the object is HERE, GONE, or COMING from disk: then ``restored`` names its key later."""
         stored = self._stored(key)
         if stored is None:
             return HERE if key.node == self.me and self._in_grant(key, offset) else GONE
@@ -115,32 +116,32 @@ class Copies:
             return HERE
         self._request += 1
         self._restoring[self._request] = key
-        self.table.on_restore(NODE, StoreRestore(self._request, key.oid, stored.offset, stored.generation), now)
+        self.table.on_restore(NODE_ITSELF, StoreRestore(self._request, key.oid, stored.offset, stored.generation), now)
         return COMING
 
-    def restored(self, message: StoreRestored) -> tuple[Key, str] | None:
+    def restored(self, message: StoreRestored) -> tuple[ObjectKey, str] | None:
         """The table's answer to ``find``."""
         key = self._restoring.pop(message.request, None)
         return None if key is None else (key, message.error)
 
-    def hold(self, key: Key, offset: int) -> None:
-        """It is being served: neither spill nor evict it.  From now on its owner's free is reported."""
+    def hold(self, key: ObjectKey, offset: int) -> None:
+        """The object is being served: neither spill nor evict it.  From now on its owner's free is reported."""
         self.held[key] = offset
         stored = self._stored(key)
         self.table.exported.add(key.generation if stored is None else stored.generation)
 
-    def release(self, key: Key) -> None:
+    def release(self, key: ObjectKey) -> None:
         self.held.pop(key, None)
 
     def pins(self) -> set[int]:
-        """Entries of a pin table for what is being served."""
+        """Entries of a pin table for the objects that are being served."""
         pins = set()
         for key, offset in self.held.items():
             stored = self._stored(key)
             pins.add((offset if stored is None else stored.offset) | 1)
         return pins
 
-    def read(self, key: Key, start: int, size: int) -> bytes | None:
+    def read(self, key: ObjectKey, start: int, size: int) -> bytes | None:
         """A part of the payload, at most ``size`` bytes; None when it is not there."""
         stored = self._stored(key)
         if stored is not None:
@@ -156,21 +157,21 @@ class Copies:
             return None
         at = offset + HEADER_BYTES
         data = bytes(self.headers.raw[at + start : at + min(start + size, nbytes)])
-        # In the extent of a client, which is another process: it must still be what it was.
+        # In the extent of a client, another process: check that it is still the same object.
         return data if stored is not None or self._in_grant(key, offset) else None
 
-    def spilled(self, key: Key) -> bool:
+    def spilled(self, key: ObjectKey) -> bool:
         stored = self._stored(key)
         return stored is not None and stored.on_disk
 
-    def _stored(self, key: Key) -> Stored | None:
+    def _stored(self, key: ObjectKey) -> StoredObject | None:
         generation = key.generation if key.node == self.me else self.local.get(key)
         stored = self.table.names.get(generation) if generation is not None else None
         return stored if stored is not None and stored.oid == key.oid else None
 
-    def _in_grant(self, key: Key, offset: int) -> bool:
+    def _in_grant(self, key: ObjectKey, offset: int) -> bool:
         return (self.headers.matches(offset, key.oid, key.generation) == SEALED
-                and self.table.grant_of(offset) is not None)
+                and self.table.room.grant_of(offset) is not None)
 
     def check(self) -> None:
         assert {generation: key for key, generation in self.local.items()} == self.keys

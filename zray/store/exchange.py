@@ -1,7 +1,7 @@
-"""What the parts of a transfer share: how objects are named, what the machine asks of its shell, and the limits.
+"""Shared parts of a transfer: the names of objects, the questions of the machine to its shell, and the limits.
 
-The limits are counts of chunks, so that memory on the way is bounded by their product with CHUNK_BYTES, whatever the
-sizes of objects.
+The limits are counts of chunks, so the memory in flight is bounded by their product with CHUNK_BYTES, however large
+objects are.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 # One chunk costs its node about a millisecond: 0.27 ms for the CRC-32 (3.8 GB/s), 0.1-0.2 for the copy out of or into
-# the arena, 0.5 for packing and the socket; CURVE adds 2 ms in ZeroMQ's thread.  Smaller ones cost messages, larger
-# ones make everybody else on the daemon's loop wait.
+# the arena, 0.5 for packing and the socket; CURVE adds 2 ms in ZeroMQ's thread.  Smaller chunks cost messages; larger
+# ones make every other message on the daemon's loop wait.
 CHUNK_BYTES = 1024 * 1024
-WINDOW = 8  # chunks of one object asked for ahead: 8 MiB covers 16 ms of round trip at 0.5 GB/s
+PULL_WINDOW = 8  # chunks of one object asked for ahead: 8 MiB covers 16 ms of round trip at 0.5 GB/s
 FANOUT = 2  # nodes that one node serves the same object to at once: a binary tree, 1/2 of the link to each child
 PULLS_MAX = 16  # objects on their way in at once
 QUEUED_MAX = 100_000  # objects waiting for their turn
@@ -22,10 +22,10 @@ OUT_CHUNKS_MAX = 64  # sent and not known to have arrived
 SESSIONS_MAX = 1024  # served at once
 STALL_S = 5.0  # without a chunk: ask another node.  Above the time in which a dead node is declared dead (3 s)
 RESTORE_STALL_S = 60.0  # the same while the source waits for its disk or for room
-GIVE_UP_S = 60.0  # without a chunk from anybody
-RETRY_S = 0.1
+GIVE_UP_S = 60.0  # without a chunk from any node
+FIND_RETRY_S = 0.1
 FINDS_MAX = 2  # looks into the control store after the primary's node died, each after twice the pause of the last
-SESSION_IDLE_S = 20.0  # a puller that says nothing for so long is not there any more
+SESSION_IDLE_S = 20.0  # a puller that is silent for so long has ended
 BAD_SAME_MAX = 3  # copies of a chunk with a wrong checksum from one source
 BAD_MAX = 12  # in one pull
 AVOID_MAX = 32  # nodes tried in vain that a puller names
@@ -36,47 +36,47 @@ ANNOUNCE_TRIES = 4  # of a copy whose primary is lost
 FREE_AGAIN_S = (1.0, 5.0, 30.0)  # pauses between looks for copies of a freed object whose primary was lost
 FREED_MAX = 4096  # frees of other nodes' objects that are remembered, in case the node dies before it acts on them
 ASKED_AHEAD = 256  # objects that a leaving node asks others to keep and has no answer for: 16 pulls each of many heirs
-GONE_MAX = 4096  # dead nodes remembered
+GONE_NODES_KEPT_MAX = 4096  # dead nodes remembered
 
 # Codes of PullRefused.
-FREED = 1  # the owner freed it: nobody will have it
+FREED = 1  # the owner freed it: no node will have it
 ABSENT = 2  # not here
-BEHIND = 3  # being received here, and you have as much
-STALE = 4  # I do not know of this attempt (any more)
+BEHIND = 3  # being received here, and the puller has as much
+STALE = 4  # this node does not know (any more) of this attempt
 BUSY = 5
 
 
-class Key(NamedTuple):
-    """Names an object for good: no two primaries of a node share a generation."""
+class ObjectKey(NamedTuple):
+    """The name of an object, unique for ever: no two primaries of a node share a generation."""
 
     oid: bytes
     node: bytes  # of the primary copy
     generation: int
 
 
-class Say(NamedTuple):
+class SendToNode(NamedTuple):
     """Send to another node."""
 
     node: bytes
     message: Any
 
 
-class Record(NamedTuple):
-    """Write who has copies of the object to the control store (no ``nodes``: delete the row)."""
+class RecordCopies(NamedTuple):
+    """Write the nodes with copies of the object to the control store (no ``nodes``: delete the row)."""
 
     oid: bytes
     nodes: list[bytes]
 
 
 class Find(NamedTuple):
-    """Read it; answer with ``machine.located(token, nodes)``."""
+    """Read the row; answer with ``machine.located(token, nodes)``."""
 
     token: int
     oid: bytes
 
 
-class Handed(NamedTuple):
-    """How far a leaving node is with what only it has."""
+class HandoverProgress(NamedTuple):
+    """How far a leaving node is with the objects that only it has."""
 
     done: bool
     kept: int = 0
@@ -87,7 +87,7 @@ class Handed(NamedTuple):
 
 
 class Finder:
-    """Questions to the control store, and who waits for their answers."""
+    """Questions to the control store, and the callbacks that wait for their answers."""
 
     def __init__(self, out: list[Any]):
         self.out = out

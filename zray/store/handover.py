@@ -1,13 +1,13 @@
-"""What only a leaving node has, handed to nodes that stay: the leaver's half.  Pure.
+"""Hand the objects that only a leaving node has to nodes that stay: the leaver's half.  Pure.
 
     a primary (or the kept copy of a lost one)   that no heir keeps     is asked of one: KeepCopies
     CopyMade of that heir                        it keeps the object    its address stays; readers find the heir
-    CopyGone, or the heir says nothing, is gone, leaves too             another one is asked, while there is one
-    freed by its owner                                                  nobody needs it
+    CopyGone, or the heir is silent, is gone, leaves too                another one is asked, while there is one
+    freed by its owner                                                  no node needs it
 
 An heir brings the objects as if a process there had asked for them, and keeps them as if they were its own: spilled
-under pressure, never evicted.  Small objects go first, so that most survive should time run out; of extents that
-processes still hold, the store asks the return.
+under pressure, never evicted.  Small objects go first, so that most survive if time runs out.  The store recalls the
+extents that processes still hold.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from typing import Any
 from zray.messages import KeepCopies
 from zray.store.copies import Copies
 from zray.store.directory import Directory
-from zray.store.exchange import ASKED_AHEAD, Handed, Key, Say
-from zray.store.records import Stored
+from zray.store.exchange import ASKED_AHEAD, HandoverProgress, ObjectKey, SendToNode
+from zray.store.records import StoredObject
 from zray.store.table import StoreTable
 
-# How often to look for what has become ours to give (processes end, and give back their extents); with many objects
-# less often, as each costs some microseconds.
-LOOK_S = 0.02
+# How often to look for new objects to give (processes end, and give back their extents); with many objects less often,
+# as each costs some microseconds.
+HANDOVER_LOOK_S = 0.02
 LOOK_OBJECTS = 1000
-# An heir that says nothing for so long is passed over: long before a dead one is known to be dead.
+# An heir that is silent for so long is passed over: long before a dead one is known to be dead.
 SILENT_S = 1.0
 
 
@@ -40,20 +40,21 @@ class HandOver:
         self.table = table
         self.out = out
         self.begun = False
-        self.mine: dict[Key, Stored] = {}  # at the last look
-        self.kept: dict[Key, bytes] = {}  # object -> its heir
-        self.asked: dict[Key, bytes] = {}
-        self.refused: dict[Key, set[bytes]] = {}
+        self.mine: dict[ObjectKey, StoredObject] = {}  # at the last look
+        self.kept: dict[ObjectKey, bytes] = {}  # object -> its heir
+        self.asked: dict[ObjectKey, bytes] = {}
+        self.refused: dict[ObjectKey, set[bytes]] = {}
         self.given: dict[bytes, int] = {}  # bytes asked of each heir
         self._bytes = self._kept_bytes = 0  # sums over mine, kept
-        self._queue: list[Key] = []  # to be asked of somebody, the next one last
-        self._heard: dict[bytes, float] = {}  # heir -> when it last said anything, or had nothing to say
+        self._queue: list[ObjectKey] = []  # to be asked of an heir, the next one last
+        # heir -> when its last message came, or since when it has nothing to answer
+        self._heard: dict[bytes, float] = {}
         self._heirs: tuple[bytes, ...] = ()
         self._look_at = 0.0
         self._looked = -1  # table.named then
 
-    def step(self, heirs: Iterable[bytes], needed: Callable[[bytes], bool], now: float) -> Handed:
-        """Go on.  ``heirs`` are the nodes that stay, ``needed`` says which objects anybody could want."""
+    def step(self, heirs: Iterable[bytes], needed: Callable[[bytes], bool], now: float) -> HandoverProgress:
+        """The next step.  ``heirs`` are the nodes that stay; ``needed``: whether any process could want an object."""
         self.begun = True
         present = tuple(sorted(heirs))
         idle = not self.asked and not self._queue
@@ -61,9 +62,9 @@ class HandOver:
             self._heirs = present
             self._look(needed, now)
         self._ask(now)
-        done = (not self.asked and not self._queue and not self.table.grants and self._looked == self.table.named
+        done = (not self.asked and not self._queue and not self.table.room.grants and self._looked == self.table.named
                 and self.directory.written)
-        return Handed(done, len(self.kept), self._kept_bytes,
+        return HandoverProgress(done, len(self.kept), self._kept_bytes,
                       len(self.mine) - len(self.kept), self._bytes - self._kept_bytes)
 
     def _look(self, needed: Callable[[bytes], bool], now: float) -> None:
@@ -83,7 +84,7 @@ class HandOver:
         self._kept_bytes = sum(self.mine[key].nbytes for key in self.kept)
         self._queue = [key for key in self.mine if key not in self.kept and key not in self.asked]
         self._queue.sort(key=lambda key: -self.mine[key].nbytes)
-        self._look_at = now + LOOK_S * (1 + len(self.mine) // LOOK_OBJECTS)
+        self._look_at = now + HANDOVER_LOOK_S * (1 + len(self.mine) // LOOK_OBJECTS)
 
     def _ask(self, now: float) -> None:
         messages: dict[bytes, list[list[Any]]] = {}
@@ -96,20 +97,20 @@ class HandOver:
                 continue
             self.asked[key] = heir
             self.given[heir] = self.given.get(heir, 0) + stored.nbytes
-            if heir not in owing:  # it had nothing to say until now
+            if heir not in owing:  # it had nothing to answer until now
                 owing.add(heir)
                 self._heard[heir] = now
             messages.setdefault(heir, []).append([*key, max(stored.offset, 0), stored.nbytes])
         for heir, objects in messages.items():
-            self.out.append(Say(heir, KeepCopies(objects)))
+            self.out.append(SendToNode(heir, KeepCopies(objects)))
 
-    def _key(self, stored: Stored) -> Key:
+    def _key(self, stored: StoredObject) -> ObjectKey:
         if stored.foreign:
             return self.copies.keys[stored.generation]
-        return Key(stored.oid, self.me, stored.generation)
+        return ObjectKey(stored.oid, self.me, stored.generation)
 
-    def _heir(self, key: Key, but: bytes = b"") -> bytes | None:
-        """Who has it already, else who was given least."""
+    def _heir(self, key: ObjectKey, but: bytes = b"") -> bytes | None:
+        """The node that has it already, else the heir with the fewest bytes."""
         refused = self.refused.get(key, ())
         possible = [heir for heir in self._heirs if heir not in refused and heir != but]
         has = self.directory.complete.get(key, {})
@@ -121,14 +122,14 @@ class HandOver:
         if node in self._heard:
             self._heard[node] = now
 
-    def made(self, node: bytes, key: Key) -> None:
-        """It has the object.  One that was passed over for its silence may say so late."""
+    def copy_made(self, node: bytes, key: ObjectKey) -> None:
+        """The heir has the object.  An heir that was passed over for its silence may report so late."""
         if key in self.asked and (self.asked[key] == node or node in self.refused.get(key, ())):
             del self.asked[key]
             self.kept[key] = node
             self._kept_bytes += self.mine[key].nbytes
 
-    def unmade(self, node: bytes, key: Key) -> None:
+    def copy_gone(self, node: bytes, key: ObjectKey) -> None:
         if self.asked.get(key) == node or self.kept.get(key) == node:
             self.refused.setdefault(key, set()).add(node)
             self._again(key)
@@ -137,7 +138,7 @@ class HandOver:
         for key in [key for held in (self.asked, self.kept) for key, heir in held.items() if heir == node]:
             self._again(key)
 
-    def _again(self, key: Key) -> None:
+    def _again(self, key: ObjectKey) -> None:
         self.asked.pop(key, None)
         if self.kept.pop(key, None) is not None:
             self._kept_bytes -= self.mine[key].nbytes

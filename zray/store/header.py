@@ -9,9 +9,9 @@
 Every write that a reader or a walker depends on is one aligned 8-byte store, and the order of stores keeps the chain
 of blocks whole at every instruction, because the writer may be killed at any of them.
 
-Who may write a state word: the client that holds the extent until the object is sealed; then, once the owner has said
-that nothing refers to the object, the node; after the node has handed the block back, the client again.  An object
-that never left its process is the client's all along.
+One process at a time may write a state word.  The client that holds the extent writes it until the object is sealed.
+The node writes it once the owner has reported that no reference is left.  After the node has handed the block back, it
+is the client's again.  An object that never left its process is the client's all along.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import NamedTuple
 HEADER_BYTES = 64
 ALIGN = 64
 OBJECT_ID_BYTES = 28
-UNKNOWN = bytes(8)  # owner of a copy from another node
+OWNER_UNKNOWN = bytes(8)  # owner of a copy from another node
 GENERATION_BITS = 56
 
 FREE, CREATED, SEALED, EVICTING = 0, 1, 2, 3
@@ -41,7 +41,7 @@ def block_bytes(nbytes: int) -> int:
 
 
 class Block(NamedTuple):
-    """What a header says; ``offset`` is where the header lies."""
+    """The fields of a header; ``offset`` is where the header lies."""
 
     offset: int
     size: int
@@ -100,8 +100,8 @@ class Headers:
     def matches(self, offset: int, oid: bytes, generation: int) -> int:
         """The state of this very object at ``offset``; FREE when something else (or nothing) is there.
 
-        The generation alone names the object: no two allocations of a session share one.  ``oid``, or any prefix of
-        it for who does not know all of it, is checked on top.
+        The generation alone names the object: no two allocations of a session share one.  ``oid``, or a prefix of it
+        from callers that do not know all of it, is checked on top.
         """
         if not 0 <= offset <= len(self.raw) - HEADER_BYTES or offset % ALIGN:
             return FREE

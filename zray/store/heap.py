@@ -1,8 +1,8 @@
 """Blocks inside the extents that one client holds: allocated without a message, warm ones first.
 
 A freed block goes on the stack of its exact size, so that put, drop, put of one size touches the same warm pages; it
-keeps its header.  What no stack serves comes from the coalesced ranges, best fit.  Stacks are emptied into the ranges
-(``consolidate``) only when that may serve a request.  Headers stay valid for walkers throughout.
+keeps its header.  Requests that no stack serves get room from the coalesced ranges, best fit.  Stacks are emptied into
+the ranges (``consolidate``) only when that may serve a request.  Headers stay valid for walkers throughout.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ class Heap:
         return chosen
 
     def break_promises(self) -> None:
-        """A thread that waited for an extent does not come for it."""
+        """The thread that waited for an extent will not come for it."""
         for extent in self.extents.values():
             extent.promised = False
 

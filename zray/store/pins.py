@@ -1,8 +1,8 @@
 """Pins without messages: a reader's half of the protocol.
 
-    reader   1 write the block's offset into my table   2 read the header again: id, generation, sealed
-             3 if it is what I came for, use it; else clear the pin and ask the node
-    node     1 mark the header as evicting   2 wait the grace   3 read all tables   4 if nobody pins it, reuse it
+    reader   1 write the block's offset into its table   2 read the header again: id, generation, sealed
+             3 if it is the object that was looked for, use it; else clear the pin and ask the node
+    node     1 mark the header as evicting   2 wait the grace   3 read all tables   4 if no pin is on it, reuse it
 
 Either the reader's step 2 sees the mark of the node's step 1, or it ran before the mark was visible; then its step 1
 came earlier still, and is visible to the node's step 3, because the grace is far longer than a store stays in a CPU's

@@ -1,8 +1,8 @@
-"""Removes what killed sessions left: segments in /dev/shm and session directories.
+"""Removes the remains of killed sessions: segments in /dev/shm and session directories.
 
-Every session says whose it is: the first page of its control segment, and ``owner.json`` in its directory, name the
-boot, the pid namespace, the pid and the start time of the node.  Something is removed only when that process is
-certainly gone: same boot and same namespace and no such process, or another boot.  In doubt it stays.
+Every session names its node: the first page of its control segment, and ``owner.json`` in its directory, hold the boot,
+the pid namespace, the pid and the start time of the node.  The remains are removed only when that process is certainly
+gone: same boot and same namespace and no such process, or another boot.  In doubt they stay.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from zray import os_linux
 from zray.store.segment import arena_name, control_name, process_identity, read_identity, remove
 
 OWNER_FILE = "owner.json"
-LOGS = "logs"  # what stays of a session, see zray.node.session
+LOGS = "logs"  # files of a session that stay, see zray.node.session
 # A session without an identity is being made, unless it is older than this.
 UNNAMED_S = 60.0
 _NAME = re.compile(r"zray-(?P<session>.+)-(?P<kind>arena|control)")
 
 
 def write_owner(session_dir: str) -> None:
-    """Say that this process owns the session directory."""
+    """Mark the session directory as this process's."""
     os.makedirs(session_dir, mode=0o700, exist_ok=True)
     path = os.path.join(session_dir, OWNER_FILE)
     temporary = f"{path}.{os.getpid()}"

@@ -1,4 +1,4 @@
-"""What the store's table keeps, and what it asks its shell to do."""
+"""Records of the store's table, and its effects for the shell."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 
-FULL = "full: "  # how the error of a StoreRestored begins when there was no room
+FULL_REASON = "full: "  # how the error of a StoreRestored begins when there was no room
 
 
-class Send(NamedTuple):
+class SendToClient(NamedTuple):
     client: bytes
     message: Any
 
 
 class Grow(NamedTuple):
-    """Back ``[start, start + size)`` of the arena with memory; answer with ``table.grown``."""
+    """Back ``[start, start + size)`` of the arena with memory; answer with ``room.grown``."""
 
     start: int
     size: int
 
 
-class Spill(NamedTuple):
+class SpillObject(NamedTuple):
     """Write the payload of an object to file ``key``; answer with ``table.spilled``."""
 
     key: int
@@ -39,7 +39,7 @@ class Load(NamedTuple):
     nbytes: int
 
 
-class Unlink(NamedTuple):
+class UnlinkFile(NamedTuple):
     """Delete file ``key``."""
 
     key: int
@@ -65,11 +65,11 @@ class Freed(NamedTuple):
     generation: int
 
 
-Effect = Send | Grow | Spill | Load | Unlink | Arriving | Dropped | Freed
+Effect = SendToClient | Grow | SpillObject | Load | UnlinkFile | Arriving | Dropped | Freed
 
 
 class Phase(Enum):
-    """Where an object that the store owns is.  It leaves the table when it is freed and no longer pinned.
+    """Where an object of the store is.  It leaves the table when it is freed and no longer pinned.
 
         HERE -> WRITING -> LEAVING -> DISK -> QUEUED -> LOADING -> HERE
                               |                  (HERE again when a reader pinned it, or asked for it, in time)
@@ -85,7 +85,7 @@ class Phase(Enum):
     LOADING = "being read from disk"
 
 
-class Stored:
+class StoredObject:
     """An object in no client's extent: its creator gave the extent back, or died; or it came from another node.
 
     ``owner``: the process that owned it first; UNKNOWN if it came from another node.
@@ -110,7 +110,7 @@ class Stored:
         self.waiters: list[tuple[bytes, int]] = []  # (client, request) of StoreRestore
 
 
-class Grant(NamedTuple):
+class ExtentGrant(NamedTuple):
     client: bytes
     offset: int
     size: int
@@ -143,13 +143,14 @@ class Eviction:
 class Waiting:
     """A request for room: an extent for a client, or a block for ``stored`` to be read, or to arrive, in."""
 
-    __slots__ = ("client", "deadline", "last", "request", "size", "stored", "told")
+    __slots__ = ("client", "deadline", "last", "request", "size", "stored", "is_reported")
 
-    def __init__(self, client: bytes, request: int, size: int, stored: Stored | None, deadline: float, last: float):
+    def __init__(self, client: bytes, request: int, size: int, stored: StoredObject | None, deadline: float,
+                 last: float):
         self.client = client
         self.request = request
         self.size = size
         self.stored = stored
         self.deadline = deadline  # moves while memory comes free
         self.last = last  # does not move
-        self.told = False  # the client knows that there is no room
+        self.is_reported = False  # the client knows that there is no room

@@ -3,8 +3,8 @@
 Both are files in /dev/shm of mode 0600, sparse at their full size, mapped once and backed with memory in steps by
 ``posix_fallocate``: a mapping cannot grow in place, and a write to a sparse part of a full /dev/shm is SIGBUS.
 
-The control segment: one page that names the process which made it (zray.store.reaper), then the slots.  A slot is
-written by its process alone, except for its header, which the node writes when nobody else has the slot:
+The control segment: one page that names the process which made it (zray.store.reaper), then the slots.  Only its own
+process writes a slot, except for the slot's header, which the node writes while no process has the slot:
 
     word 0   incarnation, 0 for a void slot    word 1   pid          word 2   start time of the pid
     word 3   epoch: how many slots the node had opened before (generations of this process start with it)
@@ -73,7 +73,7 @@ class Segment(SharedMemory):
                 self._buf.release()
                 self._mmap.close()
         except BufferError:
-            pass  # whoever holds a view keeps the mapping
+            pass  # a user that holds a view keeps the mapping
         self._buf = self._mmap = None  # type: ignore[assignment]
         if self._fd >= 0:
             os.close(self._fd)
@@ -133,7 +133,7 @@ class Slot:
         words[0] = int.from_bytes(incarnation, "little")
 
     def void(self) -> None:
-        """Node: its process is gone, its pins mean nothing."""
+        """Node: the slot's process is gone, its pins count no more."""
         self.words[0] = 0
 
     def reserve_pins(self, index: int) -> None:
@@ -189,7 +189,7 @@ class ControlSegment:
 
 
 def process_identity(pid: int) -> dict[str, str | int]:
-    """What tells one process from all others, also after a reboot and from another pid namespace."""
+    """The facts that distinguish one process from all others, also after a reboot and from another pid namespace."""
     return {"boot": os_linux.boot_id(), "namespace": os_linux.pid_namespace(), "pid": pid,
             "start": os_linux.process_start(pid)}
 

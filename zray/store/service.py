@@ -4,7 +4,7 @@
 calls (disk, growing the arena) run in the spiller's threads and come back through ``call_soon_threadsafe(fn)``.
 The daemon calls ``tick(now)`` when ``next_deadline()`` has passed, and ``node_gone(node)`` for each node that died.
 
-Who has copies of an object goes to the control store through two ports: ``record_location(oid, nodes)`` (no nodes:
+The nodes with copies of an object go to the control store through two ports: ``record_location(oid, nodes)`` (no nodes:
 delete) and ``find_location(oid, then)``, which calls ``then(nodes)`` on the daemon's loop.  A lone node has neither.
 """
 
@@ -22,19 +22,19 @@ from zray import os_linux
 from zray.config import Config
 from zray.messages import StoreFree, StoreLocate, StorePull, StoreRefused, StoreRestore, StoreSurrender, StoreWant
 from zray.store import ownerless, views
-from zray.store.copies import NODE
-from zray.store.exchange import Find, Handed, Record, Say
+from zray.store.copies import NODE_ITSELF
+from zray.store.exchange import Find, HandoverProgress, RecordCopies, SendToNode
 from zray.store.header import Headers
-from zray.store.ownerless import Found
+from zray.store.ownerless import OwnerlessObject
 from zray.store.reaper import write_owner
-from zray.store.records import Arriving, Dropped, Effect, Freed, Grow, Load, Send, Spill, Unlink
+from zray.store.records import Arriving, Dropped, Effect, Freed, Grow, Load, SendToClient, SpillObject, UnlinkFile
 from zray.store.segment import ControlSegment, Segment, Slot, arena_name, control_name
 from zray.store.spill import Spiller
 from zray.store.table import StoreTable
 from zray.store.transfer import TransferMachine
 
 CAPACITY_BYTES_MIN = 1024 * 1024
-SLOTS_SPARE = 512  # drivers, and workers that are on their way out
+SLOTS_SPARE = 512  # drivers, and workers that are about to end
 
 
 RecordLocation = Callable[[bytes, list[bytes]], None]
@@ -50,7 +50,7 @@ def _find_nowhere(oid: bytes, then: Callable[[list[bytes]], None]) -> None:
 
 
 def choose_capacity(asked: int) -> int:
-    """Size of the store: what was asked for, else 30 % of memory but at most 80 % of what /dev/shm has left.
+    """Size of the store: the requested one, else 30 % of memory but at most 80 % of the free part of /dev/shm.
 
     RuntimeError when that is less than a store needs.
     """
@@ -93,7 +93,7 @@ class StoreService:
         self._slots_used = 0
         self._epoch = 0
         self.handlers: dict[int, Callable[[bytes, Any], None]] = {
-            StoreWant.CODE: partial(self._handle, self.table.on_want),  # type: ignore[attr-defined]
+            StoreWant.CODE: partial(self._handle, self.table.room.on_want),  # type: ignore[attr-defined]
             StoreSurrender.CODE: partial(self._handle, self.table.on_surrender),  # type: ignore[attr-defined]
             StoreFree.CODE: partial(self._handle, self._on_free),  # type: ignore[attr-defined]
             StoreRestore.CODE: partial(self._handle, self.table.on_restore),  # type: ignore[attr-defined]
@@ -151,11 +151,11 @@ class StoreService:
             heapq.heappush(self._free_slots, index)
             raise RuntimeError(f"no room in {os_linux.SHM_DIR} for another process: {error}") from error
         self.slots[incarnation] = index, slot, pid
-        self.table.connect(incarnation)
+        self.table.room.connect(incarnation)
         return index
 
     def close_slot(self, incarnation: bytes) -> None:
-        """The process died or left: its pins are void, what it sealed stays, the rest of its extents is free."""
+        """The process died or left: its pins are void, its sealed objects stay, the rest of its extents is free."""
         entry = self.slots.pop(incarnation, None)
         if entry is None:
             return
@@ -181,28 +181,28 @@ class StoreService:
         self.table.drop_job(job, self.clock())
         self._perform()
 
-    def ownerless(self, has_ended: Callable[[bytes], bool]) -> list[Found]:
-        """What is here of owners that have ended."""
+    def ownerless(self, has_ended: Callable[[bytes], bool]) -> list[OwnerlessObject]:
+        """The objects here whose owners have ended."""
         return ownerless.ownerless(self.table, has_ended)
 
-    def free_unheld(self, objects: list[Found]) -> None:
-        """Of these no process holds a reference (zray.node.unheld)."""
+    def free_unheld(self, objects: list[OwnerlessObject]) -> None:
+        """Free those of them that no process holds a reference to (zray.node.unheld)."""
         ownerless.free(self.table, objects, self.clock())
         self._perform()
 
     def node_gone(self, node: bytes) -> None:
-        """That node (its incarnation) is dead, for good: go on from other copies of what comes from there."""
+        """That node (its incarnation) is dead, for good: pulls from it go on from other copies."""
         self.transfer.node_gone(node, self.clock())
         self._perform()
 
     @property
     def holds_any(self) -> bool:
-        return bool(self.table.names or self.table.grants)
+        return bool(self.table.names or self.table.room.grants)
 
-    def hand_over(self, heirs: Iterable[bytes], needed: Callable[[bytes], bool]) -> Handed:
-        """This node leaves: others are to keep what only it has.  Call it again until that is done.
+    def hand_over(self, heirs: Iterable[bytes], needed: Callable[[bytes], bool]) -> HandoverProgress:
+        """This node leaves: other nodes are to keep the objects that only it has.  Call it again until that is done.
 
-        ``needed(oid)``: whether anybody could want the object when this node has gone.
+        ``needed(oid)``: whether any process could want the object when this node has gone.
         """
         handed = self.transfer.hand_over(heirs, needed, self.clock())
         self._perform()
@@ -238,7 +238,7 @@ class StoreService:
     def _on_free(self, peer: bytes, message: StoreFree, now: float) -> None:
         if message.node in (b"", self.node):
             self.table.on_free(peer, message, now)
-        elif peer in self.slots:  # not from another node: nobody passes on what was passed on
+        elif peer in self.slots:  # not from another node: no node passes on a relayed message
             self.transfer.free(message.node, message.objects, now)
 
     def _handle(self, transition: Callable[[bytes, Any, float], None], peer: bytes, message: Any) -> None:
@@ -246,7 +246,7 @@ class StoreService:
         self._perform()
 
     def _perform(self) -> None:
-        """Do what the table and the transfers ask for, in that order also when a port answers at once."""
+        """Perform the effects of the table and the transfers, in that order also when a port answers at once."""
         if self._performing:
             return
         self._performing = True
@@ -259,22 +259,22 @@ class StoreService:
 
     def _perform_one(self, effect: Any) -> None:
         kind = type(effect)
-        if kind is Send:
+        if kind is SendToClient:
             if type(effect.message) is StoreRefused:
                 self.on_pressure()
             if effect.client in self.slots:
                 self.send(effect.client, effect.message)
-            elif effect.client == NODE:
+            elif effect.client == NODE_ITSELF:
                 self.transfer.restored(effect.message, self.clock())
-        elif kind is Say:
+        elif kind is SendToNode:
             self.send(effect.node, effect.message)
-        elif kind in (Arriving, Dropped, Freed, Record, Find):
+        elif kind in (Arriving, Dropped, Freed, RecordCopies, Find):
             self._transfer(effect)
         else:
             self._start(effect)
 
     def _transfer(self, effect: Any) -> None:
-        """Between the table, the transfers and the control store."""
+        """Pass effects between the table, the transfers and the control store."""
         transfer = self.transfer
         if type(effect) is Arriving:
             transfer.arriving(effect, self.clock())
@@ -282,7 +282,7 @@ class StoreService:
             transfer.dropped(effect, self.clock())
         elif type(effect) is Freed:
             transfer.freed(effect, self.clock())
-        elif type(effect) is Record:
+        elif type(effect) is RecordCopies:
             self.record_location(effect.oid, effect.nodes)
         elif type(effect) is Find:
             self.find_location(effect.oid, partial(self._located, effect.token))
@@ -296,8 +296,8 @@ class StoreService:
         table, spiller = self.table, self.spiller
         if type(effect) is Grow:
             spiller.run(partial(self.arena.reserve, effect.start, effect.size),
-                        self._back(lambda error, now: table.grown(effect.size, self._shm_error(error), now)))
-        elif type(effect) is Spill:
+                        self._back(lambda error, now: table.room.grown(effect.size, self._shm_error(error), now)))
+        elif type(effect) is SpillObject:
             self.on_pressure()
             key, generation = effect.key, effect.generation
             spiller.write(key, self.headers.raw[effect.offset : effect.offset + effect.nbytes].toreadonly(),
@@ -306,7 +306,7 @@ class StoreService:
             key, generation = effect.key, effect.generation
             spiller.read(key, self.headers.raw[effect.offset : effect.offset + effect.nbytes],
                          self._back(lambda error, now: table.loaded(key, generation, error, now)))
-        elif type(effect) is Unlink:
+        elif type(effect) is UnlinkFile:
             spiller.remove(effect.key)
 
     def _back(self, event: Callable[[str, float], None]) -> Callable[[str], None]:
@@ -355,7 +355,7 @@ class StoreService:
             return
         self.closed = True
         self.spiller.close()
-        if remove:  # the arena first: while there is an arena, there is the segment that says whose it is
+        if remove:  # the arena first: while there is an arena, there is the segment that names its node
             self.arena.unlink()
             self.control.segment.unlink()
         for _, slot, _ in self.slots.values():

@@ -1,12 +1,12 @@
 """Serving objects to other nodes: the source's half of a transfer.
 
-A session is one attempt of one node to pull one object from here.  Whole objects are served, and objects that are
-still coming in: a chunk that is not here yet is sent when it arrives.  A node that serves FANOUT sessions of an object
-sends further askers to those it serves, and to nodes with complete copies: so a broadcast is a tree, through which
-chunks flow while the object is still on its way.
+A session is one attempt of one node to pull one object from here.  Whole objects are served, and objects that still
+come in: a chunk that is not here yet is sent when it arrives.  A node that serves FANOUT sessions of an object refers
+further askers to the nodes it serves, and to nodes with complete copies.  So a broadcast is a tree, through which
+chunks flow while the object is still in flight.
 
 No cycles: a node that others pull from may only pull from a node that is complete or has more chunks than itself.
-(What still could come of that, two nodes that each wait for what the other lacks, ends with the puller's STALL_S.)
+(Two nodes could still each wait for chunks that the other lacks: the puller's STALL_S ends that.)
 
 Chunks sent and not acknowledged are bounded (OUT_CHUNKS_MAX); sessions take turns, one chunk each.
 """
@@ -21,9 +21,9 @@ from zray.messages import Chunk, PullChunk, PullElsewhere, PullObject, PullRefus
 from zray.store.copies import COMING, GONE, Copies
 from zray.store.exchange import (
     ABSENT, AVOID_MAX, BEHIND, BUSY, FANOUT, FREED, OUT_CHUNKS_MAX, SESSION_IDLE_S, SESSIONS_MAX, STALE,
-    WINDOW, Key, Say,
+    PULL_WINDOW, ObjectKey, SendToNode,
 )
-from zray.store.records import FULL
+from zray.store.records import FULL_REASON
 
 ELSEWHERE_MAX = 3  # nodes named to an asker
 
@@ -35,10 +35,10 @@ class Partial(Protocol):
     received: int
 
 
-class Session:
+class PullSession:
     __slots__ = ("heard_at", "key", "number", "parked", "puller", "queued", "ready", "received", "sent", "wanted")
 
-    def __init__(self, puller: bytes, number: int, key: Key, now: float):
+    def __init__(self, puller: bytes, number: int, key: ObjectKey, now: float):
         self.puller = puller
         self.number = number
         self.key = key
@@ -59,17 +59,18 @@ class Serving:
         self.me = me
         self.copies = copies
         self.out = out
-        self.sessions: dict[tuple[bytes, int], Session] = {}
-        self.of: dict[Key, dict[bytes, Session]] = {}  # by object and puller
-        self.complete: dict[Key, dict[bytes, None]] = {}  # the directory's: nodes with whole copies of our primaries
-        self.partial: dict[Key, Any] = {}  # the pulls': what is coming in
+        self.sessions: dict[tuple[bytes, int], PullSession] = {}
+        self.of: dict[ObjectKey, dict[bytes, PullSession]] = {}  # by object and puller
+        # The directory's: nodes with whole copies of our primaries.
+        self.complete: dict[ObjectKey, dict[bytes, None]] = {}
+        self.partial: dict[ObjectKey, Any] = {}  # the pulls': objects that come in
         self.out_chunks = 0
         self.sweep_at: float | None = None
         self.opened = 0  # sessions, for tests and metrics
         self.redirected = 0
         self.chunks = 0  # sent
-        self._turns: deque[Session] = deque()
-        self._referred: dict[Key, dict[bytes, int]] = {}  # how many askers were sent to whom
+        self._turns: deque[PullSession] = deque()
+        self._referred: dict[ObjectKey, dict[bytes, int]] = {}  # how many askers were referred to each node
 
     # ------------------------------------------------------------ messages
 
@@ -78,7 +79,7 @@ class Serving:
         self.pump()  # also when it is refused: an older attempt of the same node may have ended
 
     def _open(self, peer: bytes, message: PullObject, now: float) -> None:
-        key = Key(message.oid, message.node, message.generation)
+        key = ObjectKey(message.oid, message.node, message.generation)
         old = self.of.get(key, {}).get(peer)
         if old is not None:
             self._end(old)
@@ -96,12 +97,12 @@ class Serving:
         elsewhere = self._elsewhere(key, peer, message.avoid)
         if elsewhere:
             self.redirected += 1
-            self.out.append(Say(peer, PullElsewhere(message.pull, elsewhere)))
+            self.out.append(SendToNode(peer, PullElsewhere(message.pull, elsewhere)))
             return
         if len(self.sessions) >= SESSIONS_MAX:
             self._refuse(peer, message.pull, BUSY, f"it serves {SESSIONS_MAX} objects already")
             return
-        session = Session(peer, message.pull, key, now)
+        session = PullSession(peer, message.pull, key, now)
         self.opened += 1
         self.sessions[peer, message.pull] = session
         self.of.setdefault(key, {})[peer] = session
@@ -110,7 +111,7 @@ class Serving:
             self.sweep_at = now + SESSION_IDLE_S
         if partial is None and state == COMING:
             session.ready = False
-            self.out.append(Say(peer, PullWait(message.pull, "it is being read back from disk")))
+            self.out.append(SendToNode(peer, PullWait(message.pull, "it is being read back from disk")))
         self._want(session, message.chunks)
 
     def on_chunk_wanted(self, peer: bytes, message: PullChunk, now: float) -> None:
@@ -133,10 +134,10 @@ class Serving:
 
     # ------------------------------------------------------------ events of this node
 
-    def restored(self, key: Key, error: str) -> None:
+    def restored(self, key: ObjectKey, error: str) -> None:
         """The object is back from disk, or cannot be read."""
-        if error.startswith(FULL):
-            error = f"{FULL}node {self.me.hex()} has the object on its disk and " + error[len(FULL) :]
+        if error.startswith(FULL_REASON):
+            error = f"{FULL_REASON}node {self.me.hex()} has the object on its disk and " + error[len(FULL_REASON) :]
         for session in list(self.of.get(key, {}).values()):
             if not session.ready and error:
                 self._refuse_session(session, ABSENT, error)
@@ -145,7 +146,7 @@ class Serving:
                 self._queue(session)
         self.pump()
 
-    def arrived(self, key: Key, index: int) -> None:
+    def arrived(self, key: ObjectKey, index: int) -> None:
         """A chunk of an object that is coming in."""
         waiting = False
         for session in self.of.get(key, {}).values():
@@ -157,7 +158,7 @@ class Serving:
         if waiting:
             self.pump()
 
-    def ended(self, key: Key, code: int, why: str) -> None:
+    def ended(self, key: ObjectKey, code: int, why: str) -> None:
         """The object is not here any more, or will not be."""
         for session in list(self.of.get(key, {}).values()):
             self._refuse_session(session, code, why)
@@ -180,9 +181,9 @@ class Serving:
 
     # ------------------------------------------------------------ chunks
 
-    def _want(self, session: Session, chunks: list[int]) -> None:
+    def _want(self, session: PullSession, chunks: list[int]) -> None:
         partial = self.partial.get(session.key)
-        room = 2 * WINDOW - len(session.wanted) - len(session.parked)
+        room = 2 * PULL_WINDOW - len(session.wanted) - len(session.parked)
         for index in chunks[: max(room, 0)]:
             if type(index) is not int or index < 0:
                 continue
@@ -192,13 +193,13 @@ class Serving:
                 session.wanted.append(index)
         self._queue(session)
 
-    def _queue(self, session: Session) -> None:
+    def _queue(self, session: PullSession) -> None:
         if session.wanted and session.ready and not session.queued:
             session.queued = True
             self._turns.append(session)
 
     def pump(self) -> None:
-        """Send what may be sent."""
+        """Send the chunks that the limits allow."""
         while self._turns and self.out_chunks < OUT_CHUNKS_MAX:
             session = self._turns.popleft()
             session.queued = False
@@ -211,13 +212,13 @@ class Serving:
             session.sent += 1
             self.chunks += 1
             self.out_chunks += 1
-            self.out.append(Say(session.puller, Chunk(session.number, index, crc32(data), data)))
+            self.out.append(SendToNode(session.puller, Chunk(session.number, index, crc32(data), data)))
             self._queue(session)
 
     # ------------------------------------------------------------ sessions
 
-    def _elsewhere(self, key: Key, peer: bytes, avoid: list[bytes]) -> list[bytes]:
-        """Whom to ask instead of us: those that fewest were sent to.  Nobody, when we may serve another."""
+    def _elsewhere(self, key: ObjectKey, peer: bytes, avoid: list[bytes]) -> list[bytes]:
+        """The nodes to ask instead: those that fewest were referred to.  None when this node may serve another."""
         serving = self.of.get(key, {})
         if len(serving) < FANOUT or len(avoid) >= AVOID_MAX:
             return []
@@ -230,13 +231,13 @@ class Serving:
         return nodes
 
     def _refuse(self, peer: bytes, pull: int, code: int, why: str) -> None:
-        self.out.append(Say(peer, PullRefused(pull, code, why)))
+        self.out.append(SendToNode(peer, PullRefused(pull, code, why)))
 
-    def _refuse_session(self, session: Session, code: int, why: str) -> None:
+    def _refuse_session(self, session: PullSession, code: int, why: str) -> None:
         self._end(session)
         self._refuse(session.puller, session.number, code, why)
 
-    def _end(self, session: Session) -> None:
+    def _end(self, session: PullSession) -> None:
         del self.sessions[session.puller, session.number]
         if not self.sessions:
             self.sweep_at = None
@@ -266,4 +267,4 @@ class Serving:
             partial = self.partial.get(key)
             for session in of.values():
                 assert partial is not None or not session.parked, "a parked chunk of an object that is complete"
-                assert len(session.wanted) + len(session.parked) <= 2 * WINDOW
+                assert len(session.wanted) + len(session.parked) <= 2 * PULL_WINDOW

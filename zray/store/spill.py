@@ -1,7 +1,7 @@
 """Objects on disk: written and read by a few threads, so that the node's loop never waits for a disk.
 
-A file is a 24-byte head (magic, CRC-32 of the payload, its size, the object's key), then the payload.  No fsync: what
-is spilled is lost with the node anyway.  Directory 0700, files 0600.  A spill directory that is a URL (``s3://...``)
+A file is a 24-byte head (magic, CRC-32 of the payload, its size, the object's key), then the payload.  No fsync: with
+the node its spilled objects are lost anyway.  Directory 0700, files 0600.  A spill directory that is a URL (``s3://...``)
 goes through fsspec; local files do not need it.
 """
 
@@ -110,13 +110,13 @@ class Spiller:
         self.run(lambda: self.files.remove(key), lambda error: None)
 
     def run(self, call: Callable[[], Any], done: Callable[[str], None]) -> Future[None]:
-        """``done('')`` or ``done(what went wrong)``, in the thread."""
+        """``done('')`` or ``done(error)``, in the thread."""
         if self._pool is None:
             self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="zray-store")
         return self._pool.submit(_run, call, done)
 
     def close(self) -> None:
-        """Finish what runs, drop what waits, remove the files."""
+        """Finish the running calls, drop the waiting ones, remove the files."""
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None
@@ -126,7 +126,7 @@ class Spiller:
 def _run(call: Callable[[], Any], done: Callable[[str], None]) -> None:
     try:
         call()
-    except Exception as error:  # whatever a file system raises, the table must hear of it
+    except Exception as error:  # any error of a file system must reach the table
         done(f"{type(error).__name__}: {error}")
     else:
         done("")

@@ -1,4 +1,4 @@
-"""The node's store machine: who holds which part of the arena, and how memory comes back.
+"""The node's store machine: which process holds which part of the arena, and how memory comes back.
 
 Every byte of the arena that is backed is exactly one of
 
@@ -9,14 +9,13 @@ Every byte of the arena that is backed is exactly one of
 
 Extents change hands by messages only: StoreGrant to the client, StoreSurrender back (asked by StoreRecall), or the
 client's death.  The store then walks the headers: sealed objects become ``stored``, all else becomes free.  So the
-store spills and evicts only what no client can be writing to.
+store spills and evicts only blocks that no client can be writing to.
 
 Freeing an object, wherever it is: mark, wait the grace, read the pin tables (zray.store.pins), then the block goes
 back, to the arena or to the client that holds the extent (StoreReclaimed).
 
-Requests for room are served in order.  When there is none: grow; then recall extents and spill the objects stored
-longest, secondary copies before all others and without a file; a request that sees no progress for ``full_wait_s`` is
-refused with a report of who holds what.
+zray.store.room serves requests for room.  When there is none, the table spills the objects stored longest, secondary
+copies before all others and without a file.
 
 Pure but for the headers, which it reads and writes through ``Headers``: events come in with ``now``, effects go out
 through ``take``.
@@ -24,37 +23,25 @@ through ``take``.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable
 from heapq import heappop, heappush
 from typing import Any
 
-from sortedcontainers import SortedDict
-
-from zray.messages import (
-    STORED, StoreFree, StoreGrant, StorePulling, StoreRecall, StoreReclaimed, StoreRefused, StoreRestore, StoreRestored,
-    StoreSurrender, StoreWant,
-)
+from zray.messages import STORED, StoreFree, StoreReclaimed, StoreRestore, StoreRestored, StoreSurrender
 from zray.store import views
-from zray.store.arena import Arena
 from zray.store.header import (
-    CREATED, EVICTING, FREE, HEADER_BYTES, SEALED, UNKNOWN, BrokenChain, Headers, block_bytes,
+    CREATED, EVICTING, FREE, HEADER_BYTES, SEALED, OWNER_UNKNOWN, BrokenChain, Headers, block_bytes,
 )
 from zray.store.records import (
-    FULL, Arriving, Client, Dropped, Effect, Eviction, Freed, Grant, Grow, Load, Phase, Send, Spill, Stored, Unlink,
-    Waiting,
+    FULL_REASON, Arriving, Dropped, Effect, Eviction, ExtentGrant, Freed, Load, Phase, SendToClient, SpillObject,
+    StoredObject, UnlinkFile,
 )
+from zray.store.room import FULL_RETRY_S, Room, RoomPorts
 
 # A store leaves a CPU's store buffer in well under a microsecond; this also lets evictions gather.
-GRACE_S = 0.002
+EVICTION_GRACE_S = 0.002
 PIN_RETRY_S_MAX = 0.25
-RECALL_RETRY_S = 0.25
-IDLE_RECALL_S = 5.0
-RETRY_S = 5.0  # after the disk or /dev/shm was full
-FIRST_EXTENT_BYTES = 1024 * 1024
-FIRST_GROWTH_BYTES = 8 * 1024 * 1024
-WAIT_FACTOR_MAX = 10  # a request with progress around it is refused after this many times full_wait_s
-PAGE = 4096
 
 
 class StoreTable:
@@ -63,88 +50,51 @@ class StoreTable:
     def __init__(self, headers: Headers, capacity: int, pinned: Callable[[], set[int]], *, step_bytes: int,
                  extent_bytes: int, full_wait_s: float):
         self.headers = headers
-        self.arena = Arena(capacity)
-        self.capacity = self.arena.capacity
+        self.counts = dict.fromkeys(("granted", "surrendered", "freed", "spilled", "restored", "received", "refused",
+                                     "ignored"), 0)
+        self._out: list[Effect] = []
+        ports = RoomPorts(self._load, self._give_up, self._make_room, lambda: views.describe(self),
+                          lambda: views.usage(self))
+        self.room = Room(headers, capacity, ports, self._out, self.counts, step_bytes=step_bytes,
+                         extent_bytes=extent_bytes, full_wait_s=full_wait_s)
         self.pinned = pinned
         self.readers: Callable[[], dict[int, list[bytes]]] = dict  # as pinned, with the readers; for people, as is ...
         self.name_of: Callable[[bytes], str] = bytes.hex  # ... the name of a process
-        self.step_bytes = step_bytes
-        self.extent_bytes = extent_bytes
-        self.full_wait_s = full_wait_s
-        self.clients: dict[bytes, Client] = {}
-        self.grants: SortedDict = SortedDict()  # offset -> Grant
-        self.granted_bytes = 0
-        self.names: dict[int, Stored] = {}  # generation -> object; one ObjectId may have two, after a re-execution
-        self.at: dict[int, Stored] = {}  # block offset -> object
+        self.names: dict[int, StoredObject] = {}  # generation -> object; an ObjectId has two after a re-execution
+        self.at: dict[int, StoredObject] = {}  # block offset -> object
         self.stored_bytes = 0
-        self.here: OrderedDict[int, Stored] = OrderedDict()  # offset -> object in phase HERE, longest first
+        self.here: OrderedDict[int, StoredObject] = OrderedDict()  # offset -> object in phase HERE, longest first
         self.exported: set[int] = set()  # generations that other nodes know of: their owners' frees are reported
-        self.leaving_bytes = 0  # in blocks that are on their way to be free
+        self.leaving_bytes = 0  # in blocks that are about to be free
         self.disk_bytes = 0
         self.lost: list[tuple[int, int]] = []
         self.evictions: dict[int, Eviction] = {}
         self.due: list[tuple[float, int]] = []  # heap of (when, offset of an eviction)
-        self.waiting: deque[Waiting] = deque()
-        self.growing = False
-        self.growth_error = ""
-        self.growth_again_at = 0.0
         self.spill_error = ""
         self.spill_again_at = 0.0
-        self.idle_recall_at = 0.0
-        self.counts = dict.fromkeys(("granted", "surrendered", "freed", "spilled", "restored", "received", "refused",
-                                     "ignored"), 0)
         self._key = 0
-        self._recall = 0
-        self._out: list[Effect] = []
         self._reclaimed: dict[bytes, list[int]] = {}
 
     # ------------------------------------------------------------ clients
 
-    def connect(self, client: bytes) -> None:
-        self.clients.setdefault(client, Client(min(FIRST_EXTENT_BYTES, self.extent_bytes)))
-
     def disconnect(self, client: bytes, now: float) -> None:
-        """The process is gone (and its pin table void): what it sealed stays, the rest of its extents is free."""
-        state = self.clients.pop(client, None)
-        if state is None:
+        """The process is gone (and its pin table void): its sealed objects stay, the rest of its extents is free."""
+        if client not in self.room.clients:
             return
         self._reclaimed.pop(client, None)
-        for offset in sorted(state.grants):
-            self._absorb(self.grants[offset])
-        self.waiting = deque(w for w in self.waiting if w.stored is not None or w.client != client)
+        for grant in self.room.disconnect(client):
+            self._absorb(grant)
         for stored in self.names.values():
             if stored.waiters:
                 stored.waiters = [waiter for waiter in stored.waiters if waiter[0] != client]
-        self._progress(now)
-
-    def on_want(self, client: bytes, message: StoreWant, now: float) -> None:
-        state = self.clients.get(client)
-        if state is None or message.nbytes <= 0:
-            self.counts["ignored"] += 1
-            return
-        size = self._extent_size(state, message.nbytes)
-        if size > self.capacity:
-            reason = f"an object of {message.nbytes:,} bytes does not fit into a store of {self.capacity:,} bytes"
-            self._refuse(client, message.request, reason)
-            return
-        self._wait(Waiting(client, message.request, size, None, now + self.full_wait_s,
-                           now + WAIT_FACTOR_MAX * self.full_wait_s), now)
+        self.room.progress(now)
 
     def on_surrender(self, client: bytes, message: StoreSurrender, now: float) -> None:
-        state = self.clients.get(client)
-        if state is None:
+        if client not in self.room.clients:
             return
-        state.recalled_at = -1.0
-        for pair in message.extents:
-            grant = (self.grants.get(pair[0])
-                     if type(pair) is list and [type(field) for field in pair] == [int, int] else None)
-            if grant is None or grant.client != client or grant.size != pair[1]:
-                self.counts["ignored"] += 1
-                continue
-            state.grants.discard(grant.offset)
+        for grant in self.room.surrendered(client, message.extents):
             self._absorb(grant)
-            self.counts["surrendered"] += 1
-        self._progress(now)
+        self.room.progress(now)
 
     def on_free(self, client: bytes, message: StoreFree, now: float) -> None:
         for triple in message.objects:
@@ -152,13 +102,14 @@ class StoreTable:
                 self._free(triple[0], triple[1], triple[2], now)
             else:
                 self.counts["ignored"] += 1
-        self._serve(now)
+        self.room.serve(now)
 
     def on_restore(self, client: bytes, message: StoreRestore, now: float) -> None:
         stored = self.names.get(message.generation)
         if stored is None:
             state = self.headers.matches(message.offset, message.oid, message.generation)
-            if state == SEALED and self.grant_of(message.offset) is not None:  # the reader lost a race it then won
+            # the reader looked too early: it is readable now
+            if state == SEALED and self.room.grant_of(message.offset) is not None:
                 nbytes = self.headers.read(message.offset).nbytes
                 value = [STORED, message.offset, nbytes, message.generation]
                 self._send(client, StoreRestored(message.request, value))
@@ -176,19 +127,19 @@ class StoreTable:
         stored.waiters.append((client, message.request))
         if stored.phase is Phase.DISK:
             stored.phase = Phase.QUEUED
-            self._wait(Waiting(client, message.request, stored.size, stored, now + self.full_wait_s,
-                               now + WAIT_FACTOR_MAX * self.full_wait_s), now)
+            self.room.want_block(stored, client, message.request, now)
 
     def receive(self, oid: bytes, generation: int, nbytes: int, now: float) -> str:
-        """Ask for room for a copy of another node's object: Arriving follows, or Dropped.  Why it cannot be, or ''."""
+        """Ask for room for another node's object: Arriving or Dropped follows.  The reason against it, or ''."""
         size = block_bytes(nbytes)
-        if size > self.capacity:
-            return f"{FULL}an object of {nbytes:,} bytes does not fit into a store of {self.capacity:,} bytes"
+        if size > self.room.capacity:
+            return (f"{FULL_REASON}an object of {nbytes:,} bytes does not fit into a store of "
+                    f"{self.room.capacity:,} bytes")
         self._key += 1
-        stored = self.names[generation] = Stored(self._key, oid, generation, -1, size, nbytes, UNKNOWN)
+        stored = self.names[generation] = StoredObject(self._key, oid, generation, -1, size, nbytes, OWNER_UNKNOWN)
         stored.foreign = stored.secondary = True
         stored.phase = Phase.QUEUED
-        self._wait(Waiting(b"", 0, size, stored, now + self.full_wait_s, now + WAIT_FACTOR_MAX * self.full_wait_s), now)
+        self.room.want_block(stored, b"", 0, now)
         return ""
 
     def arrived(self, generation: int, error: str, now: float) -> None:
@@ -213,10 +164,10 @@ class StoreTable:
             self._start_free(stored, now)
 
     def drop_job(self, job: bytes, now: float) -> None:
-        """The job is over: nobody is left who would free its objects."""
+        """The job is over: no owner is left to free its objects."""
         for stored in [stored for stored in self.names.values() if stored.oid.startswith(job)]:
             self._free(stored.oid, stored.offset, stored.generation, now)
-        self._serve(now)
+        self.room.serve(now)
 
     @property
     def named(self) -> int:
@@ -224,24 +175,10 @@ class StoreTable:
         return self._key
 
     def recall_all(self, now: float) -> None:
-        """The node leaves: what is in extents of clients becomes the store's."""
-        for client, state in self.clients.items():
-            if state.grants and (state.recalled_at < 0 or now - state.recalled_at >= RECALL_RETRY_S):
-                state.recalled_at = now
-                self._recall += 1
-                self._send(client, StoreRecall(self._recall, self.capacity))
+        """The node leaves: ask all clients for their extents, so that the objects in them become the store's."""
+        self.room.recall_all(self.room.capacity, now)
 
     # ------------------------------------------------------------ answers of the shell
-
-    def grown(self, size: int, error: str, now: float) -> None:
-        """The Grow is done; with ``error`` the arena stays as it is, for now."""
-        self.growing = False
-        self.growth_error = error
-        if error:
-            self.growth_again_at = now + RETRY_S
-        else:
-            self.arena.grow(size)
-        self._serve(now)
 
     def spilled(self, key: int, generation: int, error: str, now: float) -> None:
         stored = self.names.get(generation)
@@ -251,7 +188,7 @@ class StoreTable:
         if error:
             self.leaving_bytes -= stored.size
             self.spill_error = error
-            self.spill_again_at = now + RETRY_S
+            self.spill_again_at = now + FULL_RETRY_S
             self.here[stored.offset] = stored
         else:
             self.spill_error = ""
@@ -261,7 +198,7 @@ class StoreTable:
             self._leave(stored, now)
         if stored.freed and stored.phase is Phase.HERE:
             self._start_free(stored, now)
-        self._progress(now)
+        self.room.progress(now)
 
     def loaded(self, key: int, generation: int, error: str, now: float) -> None:
         stored = self.names.get(generation)
@@ -283,7 +220,7 @@ class StoreTable:
             self.here[stored.offset] = stored
             self.counts["received" if stored.secondary else "restored"] += 1
             self._answer(stored)
-        self._progress(now)
+        self.room.progress(now)
 
     # ------------------------------------------------------------ time
 
@@ -291,117 +228,31 @@ class StoreTable:
         """Everything that is due."""
         if self.due and self.due[0][0] <= now:
             self._evict_due(now)
-        while self.waiting and self._expired(self.waiting[0], now):
-            self._give_up(self.waiting.popleft())
-        if self.waiting:
-            self._serve(now)
-        # What was due has been tried; whoever still waits looks again after another while, not at once.
-        if now >= self.spill_again_at:
-            self.spill_again_at = now + RETRY_S
-        if now >= self.growth_again_at:
-            self.growth_again_at = now + RETRY_S
-        if self.granted_bytes * 2 > self.capacity and now >= self.idle_recall_at:
-            self.idle_recall_at = now + IDLE_RECALL_S
-            for client, state in self.clients.items():
-                if state.grants and state.recalled_at < 0:
-                    self._send(client, StoreRecall(0, 0))
+        self.room.tick(now)
+        if now >= self.spill_again_at:  # spilling was tried; not again at once
+            self.spill_again_at = now + FULL_RETRY_S
 
     def next_deadline(self) -> float | None:
-        times = []
+        times = [self.room.next_deadline()]
         if self.due:
             times.append(self.due[0][0])
-        if self.waiting:
-            head = self.waiting[0]
-            times.append(min(head.deadline, head.last))
-            recalled = [state.recalled_at for state in self.clients.values() if state.recalled_at >= 0]
-            if recalled:
-                times.append(min(recalled) + RECALL_RETRY_S)
-            if self.spill_error:
-                times.append(self.spill_again_at)
-            if self.growth_error:
-                times.append(self.growth_again_at)
-        if self.granted_bytes * 2 > self.capacity:
-            times.append(self.idle_recall_at)
-        return min(times) if times else None
+        if self.spill_error and self.room.waiting:
+            times.append(self.spill_again_at)
+        return min((when for when in times if when is not None), default=None)
 
     def take(self) -> list[Effect]:
-        """What is to be sent and done since the last call."""
+        """Effects since the last call."""
         if self._reclaimed:
             for client, offsets in self._reclaimed.items():
-                self._out.append(Send(client, StoreReclaimed(offsets)))
+                self._out.append(SendToClient(client, StoreReclaimed(offsets)))
             self._reclaimed = {}
-        out, self._out = self._out, []
+        out = self._out[:]
+        self._out.clear()  # the room shares it
         return out
 
     # ------------------------------------------------------------ room
 
-    def _extent_size(self, state: Client, nbytes: int) -> int:
-        """Small requests get an extent to share, each one of a client larger than its last; a large one its own."""
-        size = -(-nbytes // PAGE) * PAGE
-        if size * 4 > self.extent_bytes:
-            return size if size <= self.capacity else -(-nbytes // 64) * 64
-        wish = max(state.next_bytes, -(-size * 4 // PAGE) * PAGE)
-        state.next_bytes = min(state.next_bytes * 2, self.extent_bytes)
-        return max(size, min(wish, self.extent_bytes, self.capacity // 16 // PAGE * PAGE))
-
-    def _wait(self, request: Waiting, now: float) -> None:
-        self.waiting.append(request)
-        if len(self.waiting) == 1:
-            self._serve(now)
-        elif self.waiting[0].told:
-            self._tell_full()
-
-    def _serve(self, now: float) -> None:
-        """Give room to the requests at the head of the queue, or see to it that room comes."""
-        while self.waiting:
-            head = self.waiting[0]
-            offset = self.arena.allocate(head.size)
-            if offset is None:
-                if not self._grow(head.size, now):
-                    self._pressure(head.size, now)
-                return
-            self.waiting.popleft()
-            if head.stored is None:
-                self._grant(head, offset)
-            else:
-                self._load(head.stored, offset)
-
-    def _grant(self, request: Waiting, offset: int) -> None:
-        self.headers.format(offset, request.size)
-        self.grants[offset] = Grant(request.client, offset, request.size)
-        self.clients[request.client].grants.add(offset)
-        self.granted_bytes += request.size
-        self.counts["granted"] += 1
-        self._send(request.client, StoreGrant(request.request, offset, request.size))
-
-    def _grow(self, need: int, now: float) -> bool:
-        """Whether the arena is growing (now)."""
-        if self.growing:
-            return True
-        left = self.capacity - self.arena.reserved
-        if left <= 0 or (self.growth_error and now < self.growth_again_at):
-            return False
-        step = min(self.step_bytes, max(FIRST_GROWTH_BYTES, self.arena.reserved))
-        size = min(left, max(step, -(-need // PAGE) * PAGE))
-        self.growing = True
-        self._out.append(Grow(self.arena.reserved, size))
-        return True
-
-    def _tell_full(self) -> None:
-        """Who waits for an extent may know that it is for want of room, and not of an answer."""
-        for request in self.waiting:
-            if not request.told:
-                request.told = True
-                if request.stored is None:
-                    self._send(request.client, StorePulling(request.request, views.fullness(self)))
-
-    def _pressure(self, need: int, now: float) -> None:
-        self._tell_full()
-        for client, state in self.clients.items():
-            if state.grants and (state.recalled_at < 0 or now - state.recalled_at >= RECALL_RETRY_S):
-                state.recalled_at = now
-                self._recall += 1
-                self._send(client, StoreRecall(self._recall, need))
+    def _make_room(self, need: int, now: float) -> None:
         if self.leaving_bytes >= need or (self.spill_error and now < self.spill_again_at):
             return
         pinned = self.pinned()
@@ -412,37 +263,17 @@ class StoreTable:
             if self.leaving_bytes >= need:
                 break
 
-    def _expired(self, request: Waiting, now: float) -> bool:
-        return now >= request.deadline or now >= request.last
-
-    def _progress(self, now: float) -> None:
-        """Memory moved: the head of the queue may wait on."""
-        if self.waiting:
-            self.waiting[0].deadline = now + self.full_wait_s
-            self._serve(now)
-
-    def _give_up(self, request: Waiting) -> None:
-        reason = f"no room for {request.size:,} bytes within {self.full_wait_s:g} s; {views.describe(self)}"
-        if request.stored is None:
-            self._refuse(request.client, request.request, reason)
-            return
-        stored = request.stored
+    def _give_up(self, stored: StoredObject, reason: str) -> None:
         if stored.secondary:
-            self._forget(stored, FULL + reason)
+            self._forget(stored, FULL_REASON + reason)
             return
         stored.phase = Phase.DISK
-        self._fail(stored, FULL + reason)
-
-    def _refuse(self, client: bytes, request: int, reason: str) -> None:
-        self.counts["refused"] += 1
-        self._send(client, StoreRefused(request, {"reason": reason, **views.usage(self)}))
+        self._fail(stored, FULL_REASON + reason)
 
     # ------------------------------------------------------------ extents that come back
 
-    def _absorb(self, grant: Grant) -> None:
+    def _absorb(self, grant: ExtentGrant) -> None:
         """An extent is the store's again: its sealed objects are ``stored`` now, the rest is free."""
-        del self.grants[grant.offset]
-        self.granted_bytes -= grant.size
         gap = at = grant.offset
         try:
             for block in self.headers.walk(grant.offset, grant.size):
@@ -450,9 +281,9 @@ class StoreTable:
                 if block.state in (FREE, CREATED):
                     continue
                 if block.offset > gap:
-                    self.arena.free(gap, block.offset - gap)
+                    self.room.arena.free(gap, block.offset - gap)
                 gap = at
-                if block.generation in self.names:  # no writer of ours: the two could not be told apart
+                if block.generation in self.names:  # no writer of ours: the two could not be distinguished
                     self.lost.append((block.offset, block.size))
                 else:
                     self._adopt(block)
@@ -460,11 +291,12 @@ class StoreTable:
             end = grant.offset + grant.size
             self.lost.append((at, end - at))
         if at > gap:
-            self.arena.free(gap, at - gap)
+            self.room.arena.free(gap, at - gap)
 
     def _adopt(self, block: Any) -> None:
         self._key += 1
-        stored = Stored(self._key, block.oid, block.generation, block.offset, block.size, block.nbytes, block.owner)
+        stored = StoredObject(self._key, block.oid, block.generation, block.offset, block.size, block.nbytes,
+                              block.owner)
         self.names[block.generation] = stored
         self.at[block.offset] = stored
         self.stored_bytes += block.size
@@ -487,7 +319,7 @@ class StoreTable:
                     self._out.append(Freed(stored.oid, generation))
                 self._start_free(stored, now)
             return
-        grant = self.grant_of(offset)
+        grant = self.room.grant_of(offset)
         if grant is None or self.headers.matches(offset, oid, generation) != SEALED:
             self.counts["ignored"] += 1
             return
@@ -496,33 +328,33 @@ class StoreTable:
             self._out.append(Freed(self.headers.read(offset).oid, generation))
         self._evict(offset, oid, generation, now)
 
-    def _start_free(self, stored: Stored, now: float) -> None:
+    def _start_free(self, stored: StoredObject, now: float) -> None:
         stored.freed = True
         if stored.phase is Phase.HERE:
             self._leave(stored, now)
         elif stored.phase is Phase.QUEUED:
-            self.waiting = deque(request for request in self.waiting if request.stored is not stored)
+            self.room.cancel(stored)
             self._forget(stored, "the object was freed")
         elif stored.phase is Phase.DISK:
             self._forget(stored, "")
 
-    def _start_spill(self, stored: Stored, now: float) -> None:
+    def _start_spill(self, stored: StoredObject, now: float) -> None:
         if stored.on_disk or stored.secondary:
             self._leave(stored, now)
             return
         stored.phase = Phase.WRITING
         del self.here[stored.offset]
         self.leaving_bytes += stored.size
-        self._out.append(Spill(stored.key, stored.generation, stored.offset + HEADER_BYTES, stored.nbytes))
+        self._out.append(SpillObject(stored.key, stored.generation, stored.offset + HEADER_BYTES, stored.nbytes))
 
-    def _leave(self, stored: Stored, now: float) -> None:
+    def _leave(self, stored: StoredObject, now: float) -> None:
         if self.here.pop(stored.offset, None) is not None:
             self.leaving_bytes += stored.size
         stored.phase = Phase.LEAVING
         self._evict(stored.offset, stored.oid, stored.generation, now)
 
-    def _stay(self, stored: Stored) -> None:
-        """Somebody reads it: not this one."""
+    def _stay(self, stored: StoredObject) -> None:
+        """A reader wants the object: do not evict it."""
         del self.evictions[stored.offset]
         self.headers.set_state(stored.offset, stored.generation, SEALED)
         stored.phase = Phase.HERE
@@ -531,8 +363,8 @@ class StoreTable:
 
     def _evict(self, offset: int, oid: bytes, generation: int, now: float) -> None:
         self.headers.set_state(offset, generation, EVICTING)
-        self.evictions[offset] = Eviction(offset, oid, generation, now + GRACE_S)
-        heappush(self.due, (now + GRACE_S, offset))
+        self.evictions[offset] = Eviction(offset, oid, generation, now + EVICTION_GRACE_S)
+        heappush(self.due, (now + EVICTION_GRACE_S, offset))
 
     def _evict_due(self, now: float) -> None:
         pinned = self.pinned()
@@ -552,16 +384,16 @@ class StoreTable:
                 self._stay(stored)
             else:
                 eviction.tries = min(eviction.tries + 1, 16)
-                eviction.due = now + min(PIN_RETRY_S_MAX, GRACE_S * 2**eviction.tries)
+                eviction.due = now + min(PIN_RETRY_S_MAX, EVICTION_GRACE_S * 2**eviction.tries)
                 heappush(self.due, (eviction.due, offset))
         if freed:
-            self._progress(now)
+            self.room.progress(now)
 
     def _evicted(self, eviction: Eviction) -> None:
-        """Nobody reads the block any more."""
+        """No process reads the block any more."""
         stored = self.at.get(eviction.offset)
         if stored is None:
-            grant = self.grant_of(eviction.offset)
+            grant = self.room.grant_of(eviction.offset)
             self.headers.free(eviction.offset)
             if grant is not None:
                 self._reclaimed.setdefault(grant.client, []).append(eviction.offset)
@@ -573,25 +405,25 @@ class StoreTable:
         else:
             stored.phase = Phase.DISK
 
-    def _release_block(self, stored: Stored) -> None:
+    def _release_block(self, stored: StoredObject) -> None:
         self.headers.free(stored.offset)
         del self.at[stored.offset]
         self.stored_bytes -= stored.size
-        self.arena.free(stored.offset, stored.size)
+        self.room.arena.free(stored.offset, stored.size)
         stored.offset = -1
 
-    def _forget(self, stored: Stored, why: str) -> None:
+    def _forget(self, stored: StoredObject, why: str) -> None:
         self._fail(stored, why)
         if stored.on_disk:
             self.disk_bytes -= stored.nbytes
-            self._out.append(Unlink(stored.key))
+            self._out.append(UnlinkFile(stored.key))
         if stored.foreign:
             self._out.append(Dropped(stored.generation, why))
         del self.names[stored.generation]
 
     # ------------------------------------------------------------ restore
 
-    def _load(self, stored: Stored, offset: int) -> None:
+    def _load(self, stored: StoredObject, offset: int) -> None:
         self.headers.format(offset, stored.size)
         self.headers.create(offset, stored.nbytes, stored.generation, stored.oid,
                             int.from_bytes(stored.owner, "little"))
@@ -604,50 +436,40 @@ class StoreTable:
         else:
             self._out.append(Load(stored.key, stored.generation, offset + HEADER_BYTES, stored.nbytes))
 
-    def _answer(self, stored: Stored) -> None:
+    def _answer(self, stored: StoredObject) -> None:
         value = self.value_of(stored)
         for client, request in stored.waiters:
             self._send(client, StoreRestored(request, value))
         stored.waiters = []
 
-    def _fail(self, stored: Stored, why: str) -> None:
+    def _fail(self, stored: StoredObject, why: str) -> None:
         for client, request in stored.waiters:
             self._send(client, StoreRestored(request, [], why))
         stored.waiters = []
 
     @staticmethod
-    def value_of(stored: Stored) -> list:
+    def value_of(stored: StoredObject) -> list:
         return [STORED, stored.offset, stored.nbytes, stored.generation]
 
     # ------------------------------------------------------------ the rest
 
-    def grant_of(self, offset: int) -> Grant | None:
-        at = self.grants.bisect_right(offset) - 1
-        if at < 0:
-            return None
-        grant = self.grants.peekitem(at)[1]
-        return grant if offset < grant.offset + grant.size else None
-
     def _send(self, client: bytes, message: Any) -> None:
-        self._out.append(Send(client, message))
+        self._out.append(SendToClient(client, message))
 
     def check(self) -> None:
         """Every backed byte has exactly one holder, and every sum is right."""
-        self.arena.check()
-        ranges = [(start, size) for start, size in self.arena.ranges()]
-        ranges += [(grant.offset, grant.size) for grant in self.grants.values()]
+        self.room.check()
+        ranges = [(start, size) for start, size in self.room.arena.ranges()]
+        ranges += [(grant.offset, grant.size) for grant in self.room.grants.values()]
         ranges += [(stored.offset, stored.size) for stored in self.at.values()]
         ranges += self.lost
         end = 0
         for start, size in sorted(ranges):
             assert start == end, f"[{end}, {start}) is held {'twice' if start < end else 'by nobody'}"
             end = start + size
-        assert end == self.arena.reserved
-        assert self.granted_bytes == sum(grant.size for grant in self.grants.values())
+        assert end == self.room.arena.reserved
         assert self.stored_bytes == sum(stored.size for stored in self.at.values())
         assert self.disk_bytes == sum(stored.nbytes for stored in self.names.values() if stored.on_disk)
-        held = {offset for state in self.clients.values() for offset in state.grants}
-        assert held == set(self.grants)
         for offset, stored in self.at.items():
             assert stored.offset == offset and self.names[stored.generation] is stored
         assert all(stored.phase is Phase.HERE for stored in self.here.values())
@@ -661,6 +483,6 @@ class StoreTable:
             if stored.phase is Phase.HERE:
                 assert not stored.freed
                 assert self.headers.matches(stored.offset, stored.oid, stored.generation) == SEALED
-        queued = [request.stored for request in self.waiting if request.stored is not None]
+        queued = [request.stored for request in self.room.waiting if request.stored is not None]
         assert all(stored.phase is Phase.QUEUED for stored in queued)
         assert {offset for _, offset in self.due} >= set(self.evictions)

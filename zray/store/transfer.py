@@ -1,7 +1,7 @@
 """Objects between nodes: the machine in each node's daemon.
 
-    pulls      what comes in       serving    what goes out       directory   who has copies
-    handover   what a leaving node gives to others
+    pulls      objects that come in             serving    objects that go out     directory   nodes with copies
+    handover   objects that a leaving node gives to others
     copies     the table's memory, by object, for these
 
 An object is brought to a node once, however many processes there ask for it, in chunks with a checksum each, and stays
@@ -9,7 +9,7 @@ there as a secondary copy until the store needs the room or the owner frees the 
 (zray.store.serving).  While nothing moves there is no deadline and no state.
 
 Pure: messages of nodes and clients, events of the table and answers of the control store come in with ``now``; effects
-go out through ``take``: Say (to a node), Send (to a client), Record and Find (the control store).
+go out through ``take``: SendToNode, SendToClient, RecordCopies and Find (the control store).
 """
 
 from __future__ import annotations
@@ -25,25 +25,28 @@ from zray.messages import (
 )
 from zray.store.copies import Copies
 from zray.store.directory import Directory
-from zray.store.exchange import ABSENT, CHUNK_BYTES, FREED, GONE_MAX, Find, Finder, Handed, Key, Record, Say
+from zray.store.exchange import (
+    ABSENT, CHUNK_BYTES, FREED, GONE_NODES_KEPT_MAX, Find, Finder, HandoverProgress, ObjectKey, RecordCopies,
+    SendToNode,
+)
 from zray.store.handover import HandOver
 from zray.store.header import Headers
 from zray.store.pulls import FREED_WHY, Pulls
-from zray.store.records import Arriving, Dropped, Freed, Send
+from zray.store.records import Arriving, Dropped, Freed, SendToClient
 from zray.store.serving import Serving
 from zray.store.table import StoreTable
 
-Out = Say | Send | Record | Find
+Out = SendToNode | SendToClient | RecordCopies | Find
 LOCATE_MAX = 10_000
 _VALUE_TYPES = [int, int, int, int, bytes, bytes]
 
 
-def key_of(value: Any) -> Key | None:
-    """The Key in a stored value; None when it is no stored value."""
+def key_of(value: Any) -> ObjectKey | None:
+    """The ObjectKey in a stored value; None when it is no stored value."""
     if (type(value) is not list or [type(field) for field in value] != _VALUE_TYPES or value[0] != STORED
             or value[2] < 0 or len(value[4]) != OBJECT_SIZE or len(value[5]) != INCARNATION_SIZE):
         return None
-    return Key(value[4], value[5], value[3])
+    return ObjectKey(value[4], value[5], value[3])
 
 
 class TransferMachine:
@@ -68,18 +71,18 @@ class TransferMachine:
         handlers: dict[Any, Callable[[bytes, Any, float], None]] = {
             PullObject: serving.on_pull, PullChunk: serving.on_chunk_wanted, PullEnd: self._on_end,
             Chunk: pulls.on_chunk, PullElsewhere: pulls.on_elsewhere, PullRefused: pulls.on_refused,
-            PullWait: pulls.on_wait, CopyMade: self._on_made, CopyGone: self._on_unmade, DropCopies: self._on_drop,
-            KeepCopies: self._on_keep,
+            PullWait: pulls.on_wait, CopyMade: self._on_copy_made, CopyGone: self._on_copy_gone,
+            DropCopies: self._on_drop, KeepCopies: self._on_keep,
         }
         self.handlers = {cls.CODE: partial(self._from_node, handler) for cls, handler in handlers.items()}
 
     # ------------------------------------------------------------ clients
 
     def on_pull(self, client: bytes, message: StorePull, now: float) -> None:
-        """A process here wants an object that is not in its store's memory, or not known to be."""
+        """A process here wants an object that is not in its store's memory, as far as it knows."""
         key = key_of(message.value)
         if key is None:
-            self._out.append(Send(client, StoreRestored(message.request, [], "this is no stored value")))
+            self._out.append(SendToClient(client, StoreRestored(message.request, [], "this is no stored value")))
             return
         _, offset, nbytes, generation, _, _ = message.value
         local = generation if key.node == self.me else self.copies.complete(key)
@@ -98,21 +101,21 @@ class TransferMachine:
         spilled = [key is not None and self.copies.spilled(key) for key in keys]
         open_questions = 1
 
-        def answered(at: int, key: Key, found: list[bytes]) -> None:
+        def answered(at: int, key: ObjectKey, found: list[bytes]) -> None:
             nonlocal open_questions
             here = [self.me] if self.copies.complete(key) is not None else []
             known = dict.fromkeys([key.node, *found, *here])
             nodes[at] = [node for node in known if node not in self.gone]
             done()
 
-        def answered_by_store(at: int, key: Key, found: list[bytes], now: float) -> None:
+        def answered_by_store(at: int, key: ObjectKey, found: list[bytes], now: float) -> None:
             answered(at, key, found)
 
         def done() -> None:
             nonlocal open_questions
             open_questions -= 1
             if open_questions == 0:
-                self._out.append(Send(client, StoreLocated(message.request, nodes, spilled)))
+                self._out.append(SendToClient(client, StoreLocated(message.request, nodes, spilled)))
 
         for at, key in enumerate(keys):
             if key is None:
@@ -135,7 +138,7 @@ class TransferMachine:
         self.pulls.forget_client(client, now)
 
     def drop_job(self, job: bytes, now: float) -> None:
-        """Before the table's: what is still on its way here is not wanted any more."""
+        """Before the table's own end of the job: cancel pulls of its objects."""
         self.pulls.drop_job(job, now)
 
     # ------------------------------------------------------------ nodes
@@ -151,24 +154,24 @@ class TransferMachine:
     def _on_end(self, peer: bytes, message: PullEnd, now: float) -> None:
         self.serving.on_end(peer, message.pull)
 
-    def _on_made(self, peer: bytes, message: CopyMade, now: float) -> None:
-        key = Key(*message)
+    def _on_copy_made(self, peer: bytes, message: CopyMade, now: float) -> None:
+        key = ObjectKey(*message)
         if key.node == self.me:
-            self.directory.made(peer, key, now)
-        self.handover.made(peer, key)
+            self.directory.copy_made(peer, key, now)
+        self.handover.copy_made(peer, key)
 
-    def _on_unmade(self, peer: bytes, message: CopyGone, now: float) -> None:
-        key = Key(*message)
+    def _on_copy_gone(self, peer: bytes, message: CopyGone, now: float) -> None:
+        key = ObjectKey(*message)
         if key.node == self.me:
-            self.directory.unmade(peer, key, now)
-        self.handover.unmade(peer, key)
+            self.directory.copy_gone(peer, key, now)
+        self.handover.copy_gone(peer, key)
 
     def _on_drop(self, peer: bytes, message: DropCopies, now: float) -> None:
         for entry in message.objects:
             if type(entry) is not list or [type(field) for field in entry] != [bytes, bytes, int]:
                 self.ignored += 1
                 continue
-            self._end_here(Key(*entry), now)
+            self._end_here(ObjectKey(*entry), now)
 
     def _on_keep(self, peer: bytes, message: KeepCopies, now: float) -> None:
         for entry in message.objects:
@@ -176,22 +179,22 @@ class TransferMachine:
                     or len(entry[0]) != OBJECT_SIZE or len(entry[1]) != INCARNATION_SIZE or entry[4] < 0):
                 self.ignored += 1
                 continue
-            key = Key(*entry[:3])
+            key = ObjectKey(*entry[:3])
             if self.handover.begun:  # we leave as well
-                self._out.append(Say(peer, CopyGone(*key)))
+                self._out.append(SendToNode(peer, CopyGone(*key)))
             elif key.node == self.me or self.copies.complete(key) is not None:
                 if key.node != self.me:
                     self.copies.keep(key)
-                self._out.append(Say(peer, CopyMade(*key)))
+                self._out.append(SendToNode(peer, CopyMade(*key)))
             else:
                 self.pulls.keep(peer, key, entry[3], entry[4], now)
 
-    def hand_over(self, heirs: Iterable[bytes], needed: Callable[[bytes], bool], now: float) -> Handed:
-        """This node leaves: see to it that others have what only it has; call it again until that is done."""
+    def hand_over(self, heirs: Iterable[bytes], needed: Callable[[bytes], bool], now: float) -> HandoverProgress:
+        """This node leaves: other nodes are to get the objects that only it has; call it again until that is done."""
         self._now = now
         return self.handover.step(heirs, needed, now)._replace(moved=self.serving.chunks)
 
-    def _end_here(self, key: Key, now: float) -> None:
+    def _end_here(self, key: ObjectKey, now: float) -> None:
         """An object of another node was freed."""
         self.pulls.freed(key, now)
         self.copies.drop(key, now)
@@ -203,14 +206,14 @@ class TransferMachine:
             return
         self._now = now
         self.gone[node] = None
-        if len(self.gone) > GONE_MAX:
+        if len(self.gone) > GONE_NODES_KEPT_MAX:
             del self.gone[next(iter(self.gone))]
         self.serving.node_gone(node)
         self.handover.node_gone(node)
         self.directory.node_gone(node, now)
         self.pulls.node_gone(node, now)
 
-    def _orphaned(self, key: Key) -> None:
+    def _orphaned(self, key: ObjectKey) -> None:
         self.directory.orphaned(key, self._now)
 
     # ------------------------------------------------------------ the table and the control store
@@ -229,17 +232,17 @@ class TransferMachine:
             return
         self.serving.ended(key, ABSENT, effect.why)
         if key.node not in self.gone:
-            self._out.append(Say(key.node, CopyGone(*key)))
+            self._out.append(SendToNode(key.node, CopyGone(*key)))
 
     def freed(self, effect: Freed, now: float) -> None:
         """An object that other nodes know of was freed here: a primary by its owner, or anything with its job."""
         key = self.copies.left(effect.generation)
         if key is None:
-            key = Key(effect.oid, self.me, effect.generation)
+            key = ObjectKey(effect.oid, self.me, effect.generation)
             self.table.exported.discard(effect.generation)
             self.directory.freed(key)
         elif key.node in self.gone:
-            self._out.append(Record(key.oid, []))
+            self._out.append(RecordCopies(key.oid, []))
         self.serving.ended(key, FREED, FREED_WHY)
 
     def restored(self, message: StoreRestored, now: float) -> None:
@@ -264,7 +267,7 @@ class TransferMachine:
                     if when is not None), default=None)
 
     def take(self) -> list[Out]:
-        """What is to be sent and asked since the last call."""
+        """Effects since the last call."""
         self.directory.flush()
         if not self._out:
             return []

@@ -1,4 +1,4 @@
-"""What the store's table holds, for people: reports, errors, lists."""
+"""Contents of the store's table, for people: reports, errors, lists."""
 
 from __future__ import annotations
 
@@ -15,26 +15,21 @@ OBJECTS_SHOWN = 3
 
 
 def usage(table: StoreTable) -> dict[str, Any]:
-    """Who holds what, in bytes."""
+    """The holders of memory, in bytes."""
     return {
-        "capacity": table.capacity, "reserved": table.arena.reserved, "free": table.arena.free_bytes,
-        "largest_free": table.arena.largest_free, "granted": table.granted_bytes, "stored": table.stored_bytes,
-        "spilled": table.disk_bytes, "lost": sum(size for _, size in table.lost), "waiting": len(table.waiting),
-        "growth_error": table.growth_error, "spill_error": table.spill_error,
-        "clients": {client.hex(): sum(table.grants[offset].size for offset in state.grants)
-                    for client, state in table.clients.items() if state.grants},
+        "capacity": table.room.capacity, "reserved": table.room.arena.reserved, "free": table.room.arena.free_bytes,
+        "largest_free": table.room.arena.largest_free, "granted": table.room.granted_bytes,
+        "stored": table.stored_bytes, "spilled": table.disk_bytes, "lost": sum(size for _, size in table.lost),
+        "waiting": len(table.room.waiting), "growth_error": table.room.growth_error,
+        "spill_error": table.spill_error,
+        "clients": {client.hex(): sum(table.room.grants[offset].size for offset in state.grants)
+                    for client, state in table.room.clients.items() if state.grants},
         **{f"count_{name}": count for name, count in table.counts.items()},
     }
 
 
-def fullness(table: StoreTable) -> str:
-    """In a few words, for who waits for room."""
-    used = table.arena.reserved - table.arena.free_bytes
-    return f"{used:,} of {table.capacity:,} bytes are in use"
-
-
 def describe(table: StoreTable) -> str:
-    """Who holds what, in words, for an error."""
+    """The holders of memory, in words, for an error."""
     found = usage(table)
     parts = [f"capacity {found['capacity']:,}", f"extents of processes {found['granted']:,}",
              f"objects of the store {found['stored']:,}", f"free {found['free']:,}",
@@ -52,9 +47,9 @@ def describe(table: StoreTable) -> str:
 
 
 def _holders(table: StoreTable) -> list[str]:
-    """Processes by the bytes that they keep in memory: what they made is in their extents, what they read is pinned."""
-    made = {client: sum(table.grants[offset].size for offset in state.grants)
-            for client, state in table.clients.items()}
+    """Processes by the bytes that they keep in memory: objects in their extents, and objects that they have pinned."""
+    made = {client: sum(table.room.grants[offset].size for offset in state.grants)
+            for client, state in table.room.clients.items()}
     reads: dict[bytes, int] = {}
     readers = table.readers()
     for stored in table.names.values():
@@ -85,7 +80,7 @@ def objects(table: StoreTable) -> list[dict[str, Any]]:
     """Every object of the node, with its holder: the client whose extent it lies in, or the store."""
     rows = [{"oid": stored.oid, "nbytes": stored.nbytes, "state": stored.phase.value, "holder": b"",
              "copy": stored.foreign} for stored in table.names.values()]
-    for grant in table.grants.values():
+    for grant in table.room.grants.values():
         try:
             rows += [{"oid": block.oid, "nbytes": block.nbytes, "state": STATE_NAMES[block.state],
                       "holder": grant.client, "copy": False}

@@ -19,7 +19,7 @@ from __future__ import annotations
 from struct import Struct
 
 MAGIC = 0x5A
-PROTOCOL = 1
+FRAME_PROTOCOL = 1
 ACK = 1
 RESET = 2
 GONE = 4
@@ -38,7 +38,7 @@ class MalformedFrame(ValueError):
 
 def pack(flags: int, job: int, source: bytes, destination: bytes, sequence: int, ack: int, trace: int = 0) -> bytes:
     """The 48 bytes of a header."""
-    return _pack(MAGIC, PROTOCOL, flags, job, source, destination, sequence, ack, trace)
+    return _pack(MAGIC, FRAME_PROTOCOL, flags, job, source, destination, sequence, ack, trace)
 
 
 def parse(frame: bytes | memoryview) -> Header:
@@ -48,6 +48,6 @@ def parse(frame: bytes | memoryview) -> Header:
     magic, protocol, flags, job, source, destination, sequence, ack, trace = _unpack(frame)
     if magic != MAGIC:
         raise MalformedFrame(f"magic is {magic:#04x}")
-    if protocol != PROTOCOL:
+    if protocol != FRAME_PROTOCOL:
         raise MalformedFrame(f"protocol {protocol} is not spoken here")
     return flags, job, source, destination, sequence, ack, trace

@@ -19,6 +19,7 @@ import zmq
 
 from zray.transport import sockets
 from zray.transport.outbound import Outbound
+from zray.transport.peers import PeerRecord, PeerTable
 from zray.transport.polling import Polling
 from zray.transport.relay import Relaying
 from zray.transport.sockets import Limits
@@ -29,10 +30,13 @@ if TYPE_CHECKING:
 
 _POLLIN = int(zmq.POLLIN)
 _EVENTS = int(zmq.EVENTS)
+_RCVMORE = int(zmq.RCVMORE)
+_PEER = 8  # bytes of an incarnation
 NOBLOCK = int(zmq.NOBLOCK)
 SEND_FIRST = int(zmq.SNDMORE | zmq.NOBLOCK)
 
 Send = Callable[[bytes, int], Any]
+OnMessage = Callable[[bytes, int, Any], None]  # peer, code, message
 
 
 class Links(Polling):
@@ -51,10 +55,10 @@ class Links(Polling):
         self.insecure = False
         self.allowed: Callable[[bytes], str] = lambda public_key: ""
         self.admits: Callable[[bytes, str], bool] = lambda peer, principal: True
-        self._inbound_route: dict[bytes, bytes] = {}
+        self._peers = PeerTable(limits.departed_max)
+        self._records = self._peers.records
         self._tcp: TcpSide | None = None
-        self.relaying = Relaying(incarnation, self.counters, self.limits.via_max)
-        self._via = self.relaying.via
+        self.relaying = Relaying(incarnation, self.counters, self.limits.via_max, self._peers)
         self._open(bind_endpoint)
 
     def _open(self, bind_endpoint: str | None) -> None:
@@ -67,7 +71,7 @@ class Links(Polling):
             self._inbound.bind(bind_endpoint)
             self.endpoint = self._inbound.getsockopt_string(zmq.LAST_ENDPOINT)
         self._out = Outbound(self._make_router(), self.incarnation, self.limits, self.counters)
-        self._outbound, self._dialled = self._out.socket, self._out.dialled
+        self._outbound = self._out.socket
         # pyzmq's Python layer over send costs as much as the send; nothing of what it does is used here
         self._send_in: Send = super(zmq.Socket, self._inbound).send  # type: ignore[misc]
         self._send_out: Send = super(zmq.Socket, self._outbound).send  # type: ignore[misc]
@@ -92,7 +96,8 @@ class Links(Polling):
 
             keys = None if self.insecure else self.keys
             self._tcp = TcpSide(self._context, self.incarnation, self.limits, self.counters, host, ports, advertise,
-                                keys, lambda key: self.allowed(key), lambda peer, who: self.admits(peer, who))
+                                keys, lambda key: self.allowed(key), lambda peer, who: self.admits(peer, who),
+                                self._peers)
             self._tcp_fd = self._tcp.fd
             self._tcp_stirred = True
             self._register(self._tcp_fd)
@@ -107,38 +112,108 @@ class Links(Polling):
         """The principal by which the peer came in over TCP; '' when it came in by ipc, or not at all."""
         return self._tcp.principal(peer) if self._tcp is not None else ""
 
-    def _by_tcp(self, peer: bytes) -> bool:
-        return self._tcp is not None and peer in self._tcp.routes
-
     def _way(self, peer: bytes) -> tuple[Send, bytes]:
         """``(send, route)`` of the best way to a peer; the route is b'' when there is none."""
-        dialled = self._dialled.get(peer)
-        if dialled is not None:
+        record = self._records.get(peer)
+        if record is None:
+            return self._send_in, b""
+        if record.dialled is not None:
             self._out_stirred = True
-            return self._send_out, dialled.route
-        return self._way_back(peer)
+            return self._send_out, record.dialled.route
+        return self._way_back(record)
 
-    def _way_back(self, peer: bytes) -> tuple[Send, bytes]:
+    def _way_back(self, record: PeerRecord) -> tuple[Send, bytes]:
         """The best of those that we have not dialled."""
-        route = self._inbound_route.get(peer)
-        if route is not None:
+        if record.inbound:
             self._in_stirred = True
-            return self._send_in, route
-        if self._tcp is not None and peer in self._tcp.routes:
+            return self._send_in, record.inbound
+        if record.tcp:
+            assert self._tcp is not None
             self._tcp_stirred = True
-            return self._tcp.send, self._tcp.routes[peer]
-        hop = self._via.get(peer)
-        return self._way(hop) if hop is not None and hop not in self._via else (self._send_in, b"")
+            return self._tcp.send, record.tcp
+        hop = record.hop
+        return self._way(hop) if hop and not self._peers.hop(hop) else (self._send_in, b"")
 
-    def _drop_routes(self, peer: bytes) -> None:
-        self._inbound_route.pop(peer, None)
+    def _drop_inbound(self, peer: bytes) -> None:
+        """The peer's own connections are of no use any more."""
         if self._tcp is not None:
             self._tcp.drop(peer)
+        self._peers.drop_ipc(peer)
 
     def _tcp_readable(self) -> bool:
         assert self._tcp is not None
         self._tcp_stirred = bool(self._tcp.socket.get(_EVENTS) & _POLLIN)
         return self._tcp_stirred
+
+    # ---------------------------------------------------------------- reading
+
+    def _on_frame(self, peer: bytes, frame: bytes, now: float, on_message: OnMessage) -> int:
+        """A frame came by the connection to ``peer``; returns how many messages it held.  Mesh has it."""
+        raise NotImplementedError
+
+    def _release(self, peer: bytes, record: PeerRecord) -> None:
+        """There is a way to a peer now: messages that waited for one go out.  Connections has it."""
+        raise NotImplementedError
+
+    def _drain_tcp(self, now: float, on_message: OnMessage, until: Any) -> int:
+        assert self._tcp is not None
+        fired, self._tcp_fired, self._tcp_stirred = self._tcp_fired, False, False
+        count = 0
+        for _ in range(self.limits.drain_frames_max):
+            received = self._tcp.receive(fired)
+            if received is None:
+                if not fired:
+                    return count
+                fired = False
+                continue
+            fired = False
+            peer, frame = received
+            if frame:
+                if self._records[peer].held is not None:
+                    self._release(peer, self._records[peer])
+                count += self._on_frame(peer, frame, now, on_message)
+                if until is not None and until.done:
+                    break
+        self._tcp_stirred = True
+        return count
+
+    def _drain_socket(self, socket: zmq.Socket, fired: bool, now: float,
+                      on_message: OnMessage, until: Any) -> tuple[int, bool]:
+        """``(messages, may there be more)``.  ``fired``: its descriptor says that there is something; try at once."""
+        get, recv = socket.get, socket.recv
+        inbound = socket is self._inbound
+        count = 0
+        for _ in range(self.limits.drain_frames_max):
+            if not fired and not get(_EVENTS) & _POLLIN:  # type: ignore[operator]
+                return count, self._stirred_meanwhile(inbound)
+            fired = False
+            try:
+                route = recv(NOBLOCK)
+                frame = recv(NOBLOCK)
+            except zmq.Again:
+                continue  # the descriptor fired for something else, or a peer that we dialled sent an odd part
+            if inbound:
+                while get(_RCVMORE):
+                    recv(NOBLOCK)
+                    self.counters["malformed"] += 1
+                    frame = b""
+            peer = route[:_PEER]
+            if inbound:
+                self._comes_by(peer, route)
+            count += self._on_frame(peer, frame, now, on_message)
+            if until is not None and until.done:
+                return count, True
+        return count, True
+
+    def _comes_by(self, peer: bytes, route: bytes) -> None:
+        """A frame came by a connection of the peer's own, at the ROUTER for ipc."""
+        record = self._records.get(peer)
+        if record is None or record.inbound != route:
+            self._release(peer, self._peers.came(peer, route))
+
+    def _stirred_meanwhile(self, inbound: bool) -> bool:
+        """A handler may have sent, and a poll may have fired, since this drain began."""
+        return self._in_stirred if inbound else self._out_stirred
 
     def _close_links(self, linger_ms: int) -> None:
         self._out.close_monitor()

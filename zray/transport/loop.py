@@ -29,11 +29,10 @@ from _thread import LockType, allocate_lock, get_ident, start_new_thread
 from collections.abc import Callable
 from heapq import heappop, heappush
 from itertools import count
-from typing import Any, Final
+from typing import Any
 
 from zray.transport.mesh import Mesh
 
-_SERVICE: Final = "service"  # the value of _leader while the service thread leads
 _PARK_TICKS = 4  # a poll that has lasted this many ticks is a long one (20 ms)
 _LAST_POLL_S = 5.0  # for the caller that polls to leave: a wake-up, unless the machine is starved
 _FINALISER_S = 0.001  # ours take microseconds
@@ -84,7 +83,8 @@ class Loop:
         self.lock = threading.RLock()
         self.clock = mesh.clock
         self.stopped = False
-        self._leader: Waiter | str | None = None
+        self._service_waiter = Waiter()  # the service thread as leader: it is never done
+        self._leader: Waiter | None = None
         self._followers: dict[Waiter, None] = {}
         self._timers: list[tuple[float, int, Timer]] = []
         self._timer_ids = count()
@@ -105,12 +105,11 @@ class Loop:
         _LOOPS.add(self)
 
     @property
-    def served(self) -> bool:
-        """Does the service thread lead?"""
-        return self._leader is _SERVICE
+    def service_leads(self) -> bool:
+        return self._leader is self._service_waiter
 
     @property
-    def led(self) -> bool:
+    def has_leader(self) -> bool:
         """Does any thread poll, so that it must be woken for what was queued meanwhile?"""
         return self._leader is not None
 
@@ -147,7 +146,7 @@ class Loop:
             if waiter.done:
                 return True
             self._waits += 1
-            if self._leader is None or self._leader is _SERVICE:
+            if self._leader is None or self._leader is self._service_waiter:
                 self._leader = waiter
                 return self._lead(waiter, deadline)
             assert waiter.gate is None and self._leader is not waiter, "two threads wait with one waiter"
@@ -277,7 +276,7 @@ class Loop:
             mesh.wake()  # sending may have swallowed the edge that the poller waits for, or set a nearer deadline
 
     def _somebody_polls(self) -> bool:
-        return self._polling or (self._service_polling and self._leader is _SERVICE)
+        return self._polling or (self._service_polling and self.service_leads)
 
     def _nearer(self, before: float | None) -> bool:
         due = self.mesh.deadline()
@@ -359,7 +358,7 @@ class Loop:
                 self._service_parked = quiet and self._leader is not None and ticks >= _PARK_TICKS
                 if not quiet or self._leader is not None:
                     continue
-                self._leader = _SERVICE
+                self._leader = self._service_waiter
             self._serve_as_leader()
             ticks = 0
 
@@ -367,7 +366,7 @@ class Loop:
         while True:
             with self.lock:
                 self._service_polling = False
-                if self._leader is not _SERVICE:
+                if not self.service_leads:
                     return
                 if self.stopped:
                     self._leader = None

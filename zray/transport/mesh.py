@@ -1,6 +1,7 @@
 """The mesh: one session per peer, one outbox per peer, over the links of this process (zray.transport.links).
 
-The mesh knows bytes and peers; ``encode(flat)`` and ``decode(body)`` are injected.  Not thread-safe: whoever calls it
+The mesh knows bytes and peers; ``encode(flat)`` and ``decode(body)`` are injected.  What a peer's record holds and how
+its state changes is in zray.transport.peers; the mesh does the I/O.  Not thread-safe: the caller
 holds the loop's lock, except for ``poll`` and ``wake``, which may be called without.  ``poll`` waits on the sockets'
 file descriptors only, so that other threads may send and receive (under the lock) while one thread is blocked in it.
 ZeroMQ's descriptors signal edges, and sending may swallow one: therefore whoever sends looks at ``readable()``
@@ -16,9 +17,11 @@ from typing import Any
 import zmq
 
 from zray.transport import envelope
+from zray.transport.connections import Connections
 from zray.transport.envelope import ACK, GONE, RESET, SIZE, MalformedFrame
 from zray.transport.faults import Faults
-from zray.transport.links import Links, try_send
+from zray.transport.links import try_send
+from zray.transport.peers import Flat, PeerRecord, messages_in
 from zray.transport.session import EPOCH_SHIFT, Session
 from zray.transport.sockets import Limits
 
@@ -26,7 +29,6 @@ __all__ = ["LIBZMQ_MIN", "Limits", "Mesh"]
 
 LIBZMQ_MIN = (4, 3, 3)
 _PEER = 8  # bytes of an incarnation
-_TAG = 4  # of them, those that name the node
 _POLLIN = int(zmq.POLLIN)
 _EVENTS = int(zmq.EVENTS)
 _RCVMORE = int(zmq.RCVMORE)
@@ -34,192 +36,34 @@ _NOBLOCK = int(zmq.NOBLOCK)
 _SEND_FIRST = int(zmq.SNDMORE | zmq.NOBLOCK)
 
 
-class Mesh(Links):
+class Mesh(Connections):
     """Send and receive messages by peer incarnation."""
 
     def __init__(self, incarnation: bytes, job: int, bind_endpoint: str | None,
-                 encode: Callable[[list[Any]], bytes], decode: Callable[[bytes | memoryview], list[tuple[int, Any]]],
+                 encode: Callable[[Flat], bytes], decode: Callable[[bytes | memoryview], list[tuple[int, Any]]],
                  clock: Callable[[], float], faults: Faults | None = None, limits: Limits | None = None):
         if zmq.zmq_version_info() < LIBZMQ_MIN:
             found, needed = zmq.zmq_version(), ".".join(map(str, LIBZMQ_MIN))
             raise RuntimeError(f"zray needs libzmq {needed} or newer, and pyzmq was built with {found}")
         if len(incarnation) != _PEER or incarnation[0] == 0:
             raise ValueError(f"an incarnation is {_PEER} bytes and does not begin with zero, not {incarnation!r}")
-        super().__init__(incarnation, bind_endpoint, limits or Limits())
-        self.job = job
+        super().__init__(incarnation, job, bind_endpoint, clock, limits or Limits())
         self.trace = 0  # trace id of frames sent from now on
-        self.clock = clock
         self.now = 0.0  # when the last drain began
-        self.on_closed: Callable[[bytes], None] = lambda peer: None
         self.on_early: Callable[[bytes], None] = lambda peer: None  # a frame is held until those before it have arrived
         self.on_turned_away: Callable[[bytes], None] = lambda peer: None  # its gate does not list our key
         self.on_answers: Callable[[bytes], None] = lambda peer: None  # Limits.reports_answers: until on_closed
-        self.on_error: Callable[[Exception], None] = lambda error: None
         self._out.turned_away = lambda peer: self.on_turned_away(peer)
         self._out.answers = lambda peer: self.on_answers(peer)
         self._encode, self._decode, self._faults = encode, decode, faults
-        self._outbox: dict[bytes, list[Any]] = {}
-        self._stalled: dict[bytes, list[Any]] = {}  # no credit; older than what the outbox has for the peer
-        self._sessions: dict[bytes, Session] = {}
-        self._active: dict[bytes, Session] = {}  # sessions that tick() must visit
-        self._tick_at: float | None = None
         self._epoch = 0
-        self._departed: dict[bytes, int] = {}  # peer -> newest epoch heard from it
-        self._closing: dict[bytes, float] = {}  # connection lost, on_closed still to come: give up waiting then
-        self._held: dict[bytes, list[Any]] = {}  # messages for peers whose endpoint is looked up
-        self.lasting: set[bytes] = set()  # peers whose sessions outlast their connections
-        self._refused: set[bytes] = set()  # tags of nodes
 
-    # ---------------------------------------------------------------- peers
-
-    def connect(self, peer: bytes, endpoint: str) -> None:
-        """Dial ``peer``; nothing happens when that connection exists.  Failure shows as on_closed, and is counted.
-
-        ``endpoint`` is one of ZeroMQ's for ipc, else as in zray.transport.curve, with a number for the host.
-        """
-        dialled = self._dialled.get(peer)
-        if dialled is not None and dialled.endpoint == endpoint:
-            return
-        if dialled is not None:
-            self.disconnect(peer)
-        if peer[:_TAG] in self._refused:
-            self._lost(peer)
-            return
-        self._out_stirred = True
-        try:
-            replaced = self._out.dial(peer, endpoint, self.keys, self.insecure)
-        except (ValueError, zmq.ZMQError) as error:  # such an endpoint came from somewhere else: its peer is lost
-            self.counters["failed_dials"] += 1
-            self.on_error(ConnectionError(f"cannot dial {endpoint!r}: {error}"))
-            self._lost(peer)
-            return
-        if replaced is not None:
-            self._lost(replaced)
-        self._closing.pop(peer, None)
-        self._via.pop(peer, None)
-        self.resume(peer)
-        self._release(peer)
-
-    def resume(self, peer: bytes) -> None:
-        """There is a connection to a lasting peer again: what the last one lost goes first."""
-        session = self._sessions.get(peer)
-        if session is not None and session.unacked():
-            session.resend_at = now = self.clock()
-            self._tick_at = now if self._tick_at is None else min(self._tick_at, now)
-
-    def via(self, peer: bytes, next_hop: bytes) -> None:
-        """Reach ``peer`` through the connection to ``next_hop``, from now on, unless there is a connection to itself.
-
-        It is reported closed together with the next hop.
-        """
-        if peer[:_TAG] in self._refused or not self.connected(next_hop) or len(self._via) >= self.limits.via_max:
-            self._lost(peer)
-            return
-        self._via[peer] = next_hop
-        self._closing.pop(peer, None)
-        self.resume(peer)
-        self._release(peer)
-
-    def disconnect(self, peer: bytes) -> None:
-        """Hang up on a peer that we dialled.  The session stays, for its other connection or the next one."""
-        if self._out.hang_up(peer):
-            self._out_stirred = True
-
-    def forget(self, peer: bytes) -> None:
-        """The peer has ended: drop its connection, session and outbox; refuse what still comes from it."""
-        self.disconnect(peer)
-        self._closing.pop(peer, None)
-        if self._via:
-            self._via.pop(peer, None)
-            for behind in self.relaying.behind(peer):
-                self._lost(behind)
-        session = self._sessions.pop(peer, None)
-        self._active.pop(peer, None)
-        self._inbound_route.pop(peer, None)
-        if self._tcp is not None:
-            self._tcp.drop(peer)
-        dropped = len(self._outbox.pop(peer, ())) + len(self._stalled.pop(peer, ())) + len(self._held.pop(peer, ()))
-        self.counters["dropped_messages"] += dropped // 2
-        if session is not None:
-            self.counters["dropped_frames"] += session.unacked()
-            self._departed.pop(peer, None)
-            self._departed[peer] = session.heard()
-            if len(self._departed) > self.limits.departed_max:
-                del self._departed[next(iter(self._departed))]
-
-    def connected(self, peer: bytes) -> bool:
-        """Is there a connection to send to the peer by, as far as known, or is one looked up (hold)?"""
-        reachable = peer in self._dialled or peer in self._inbound_route or peer in self._held or peer in self._via
-        return (reachable or self._by_tcp(peer)) and peer not in self._closing
-
-    def dialled(self, peer: bytes) -> bool:
-        """Have we a connection of our own to the peer?  Then its end shows as on_closed, once it is drained."""
-        return peer in self._dialled
-
-    def peers(self) -> list[bytes]:
-        """Peers with a session."""
-        return list(self._sessions)
-
-    def _hang_up(self, peer: bytes) -> None:
-        """No connection to a lasting peer is left; its session waits for the next."""
-        self.disconnect(peer)
-        self._closing.pop(peer, None)
-        self._inbound_route.pop(peer, None)
-        self._via.pop(peer, None)
-        if self._tcp is not None:
-            self._tcp.drop(peer)
-
-    def hold(self, peer: bytes) -> None:
-        """Keep messages for the peer until connect() or give_up(), while its endpoint is looked up.
-
-        More than ``held_messages_max`` of them, and it is given up.  Nothing happens when it is connected.
-        """
-        if not self.connected(peer) and peer[:_TAG] not in self._refused:
-            self._closing.pop(peer, None)
-            self._held[peer] = self._outbox.pop(peer, [])
-
-    def give_up(self, peer: bytes) -> None:
-        """There is no way to a peer on hold: drop its messages, with a count, and report it closed."""
-        if peer in self._held:
-            self.counters["dropped_messages"] += len(self._held.pop(peer)) // 2
-            self.lasting.discard(peer)  # a session that has lost something lasts no longer
-            self._lost(peer)
-
-    def _release(self, peer: bytes) -> None:
-        """There is a connection now: what was held goes out before what was queued since."""
-        held = self._held.pop(peer, None)
-        if held:
-            self._outbox[peer] = held + self._outbox.pop(peer, [])
-
-    def _keep(self, peer: bytes, flat: list[Any]) -> None:
-        held = self._held[peer]
-        held += flat
-        if len(held) // 2 > self.limits.held_messages_max:
-            self.counters["held_too_many"] += 1
-            self.give_up(peer)
-
-    def refuse(self, node_tag: bytes) -> None:
-        """Have nothing more to do with the processes of a node: drop what comes from them, hang up, report them closed.
-
-        ``allowed`` must say no to their key as well: that keeps new connections out.
-        """
-        self._refused.add(node_tag)
-        known = (self._sessions, self._dialled, self._inbound_route, self._held, self._outbox, self._via,
-                 self._tcp.routes if self._tcp is not None else ())
-        for peer in sorted(set().union(*known)):
-            if peer[:_TAG] == node_tag:
-                self.disconnect(peer)
-                self._inbound_route.pop(peer, None)
-                self._lost(peer)
-
-    def _new_session(self, peer: bytes) -> Session:
-        forgotten = self._departed.pop(peer, 0)  # dialled again: it is no stranger any more, also when we hang up
+    def _new_session(self, peer: bytes) -> PeerRecord:
         self._epoch += 1
         limits = self.limits
         session = Session(self._epoch, limits.session_frames_max, limits.session_bytes_max,
-                          limits.resend_s, limits.ack_delay_s, forgotten)
-        self._sessions[peer] = session
-        return session
+                          limits.resend_s, limits.ack_delay_s, self._ended.get(peer, 0))
+        return self._peers.begin(peer, session)
 
     # ---------------------------------------------------------------- sending
 
@@ -235,63 +79,63 @@ class Mesh(Links):
         """One frame to every peer with pending messages and credit; never blocks."""
         if not self._outbox:
             return
-        outbox, self._outbox = self._outbox, {}
+        outbox, self._outbox, records = self._outbox, {}, self._records
         now = self.clock()
         for peer, flat in outbox.items():
-            if self._stalled and peer in self._stalled:
-                self._stalled[peer] += flat
-                continue
-            session = self._sessions.get(peer)
-            if self._held and peer in self._held:
-                self._keep(peer, flat)
-                continue
-            if session is None:
-                if peer in self._departed and peer not in self._dialled and peer not in self._via:
-                    self.counters["dropped_messages"] += len(flat) // 2  # it has ended, and nobody waits for news of it
+            record = records.get(peer)
+            if record is not None:
+                if record.stalled is not None:
+                    record.stalled += flat
                     continue
-                session = self._new_session(peer)
-            self._send_flat(peer, session, flat, now)
+                if record.held is not None:
+                    self._keep(peer, record.held, flat)
+                    continue
+            if record is None or record.session is None:
+                if self._ended and self._peers.has_ended(peer, record):
+                    self.counters["dropped_messages"] += messages_in(flat)  # nobody waits for news of it
+                    continue
+                record = self._new_session(peer)
+            self._send_flat(peer, record, flat, now)
 
-    def _send_flat(self, peer: bytes, session: Session, flat: list[Any], now: float) -> None:
+    def _send_flat(self, peer: bytes, record: PeerRecord, flat: Flat, now: float) -> None:
+        session = record.session
+        assert session is not None
         if not session.can_send():
-            self._stall(peer, flat)
+            self.counters["stalls"] += 1
+            record.stalled = flat if record.stalled is None else record.stalled + flat
             return
         try:
             body = self._encode(flat)
         except Exception as error:  # whatever the encoder raises, the other messages must go out
-            if len(flat) == 2:
+            if messages_in(flat) == 1:
                 self.counters["unencodable"] += 1
                 self.on_error(error)
                 return
             body = b""
         if not body or len(body) > self.limits.frame_bytes_max:
-            self._send_in_parts(peer, session, flat, body, now)
+            self._send_in_parts(peer, record, flat, body, now)
             return
         self._send_body(peer, session, body, now)
 
-    def _send_in_parts(self, peer: bytes, session: Session, flat: list[Any], body: bytes, now: float) -> None:
-        if len(flat) > 2:
+    def _send_in_parts(self, peer: bytes, record: PeerRecord, flat: Flat, body: bytes, now: float) -> None:
+        if messages_in(flat) > 1:
             parts = max(2, -(-len(body) // self.limits.frame_bytes_max))
-            step = max(1, len(flat) // 2 // parts) * 2
+            step = max(1, messages_in(flat) // parts) * 2
             for start in range(0, len(flat), step):
-                if peer in self._stalled:
-                    self._stalled[peer] += flat[start:]
+                if record.stalled is not None:
+                    record.stalled += flat[start:]
                     return
-                self._send_flat(peer, session, flat[start:start + step], now)
-        elif len(body) + SIZE > self._message_bytes_max(peer):  # it would close the connection
+                self._send_flat(peer, record, flat[start:start + step], now)
+        elif len(body) + SIZE > self._message_bytes_max(record):  # it would close the connection
             self.counters["too_large"] += 1
             self.on_error(ValueError(f"a message of {len(body)} bytes is larger than a connection carries"))
-        else:
-            self._send_body(peer, session, body, now)
+        elif record.session is not None:
+            self._send_body(peer, record.session, body, now)
 
-    def _message_bytes_max(self, peer: bytes) -> int:
-        dialled = self._dialled.get(peer)
-        tcp = dialled.endpoint.startswith("tcp:") if dialled is not None else peer not in self._inbound_route
+    def _message_bytes_max(self, record: PeerRecord) -> int:
+        dialled = record.dialled
+        tcp = dialled.endpoint.startswith("tcp:") if dialled is not None else not record.inbound
         return self.limits.tcp_message_bytes_max if tcp else self.limits.message_bytes_max
-
-    def _stall(self, peer: bytes, flat: list[Any]) -> None:
-        self.counters["stalls"] += 1
-        self._stalled.setdefault(peer, []).extend(flat)
 
     def _send_body(self, peer: bytes, session: Session, body: bytes, now: float) -> None:
         sequence, ack = session.stamp()
@@ -323,20 +167,21 @@ class Mesh(Links):
     def _pump_faults(self, now: float) -> None:
         assert self._faults is not None
         for peer, frame in self._faults.ready(now):
-            if peer in self._sessions:
+            if self._peers.session(peer) is not None:
                 self._put(peer, frame)
 
     def _put(self, peer: bytes, frame: bytes) -> None:
         """Hand a frame to ZeroMQ.  An unreachable peer is reported as closed, later; the session keeps the frame."""
-        dialled = self._dialled.get(peer)
+        record = self._records[peer]
+        dialled = record.dialled
         if dialled is not None:
             self._out_stirred = True
             put, route = self._send_out, dialled.route
         else:
             self._in_stirred = True
-            put, route = self._send_in, self._inbound_route.get(peer, b"")
+            put, route = self._send_in, record.inbound
             if not route:
-                put, route = self._way(peer)
+                put, route = self._way_back(record)
                 if not route:
                     self._lost(peer)
                     return
@@ -349,7 +194,7 @@ class Mesh(Links):
             if error.errno != errno.EHOSTUNREACH:
                 raise
             if dialled is None:
-                self._drop_routes(peer)
+                self._drop_inbound(peer)
             self._lost(peer)
 
     def _put_control(self, peer: bytes, flags: int, ack: int) -> None:
@@ -404,61 +249,6 @@ class Mesh(Links):
             self._report_closed(now)
         return count
 
-    def _drain_tcp(self, now: float, on_message: Callable[[bytes, int, Any], None], until: Any) -> int:
-        assert self._tcp is not None
-        fired, self._tcp_fired, self._tcp_stirred = self._tcp_fired, False, False
-        count = 0
-        for _ in range(self.limits.drain_frames_max):
-            received = self._tcp.receive(fired)
-            if received is None:
-                if not fired:
-                    return count
-                fired = False
-                continue
-            fired = False
-            peer, frame = received
-            if frame:
-                if self._held and peer in self._held:
-                    self._release(peer)
-                count += self._on_frame(peer, frame, now, on_message)
-                if until is not None and until.done:
-                    break
-        self._tcp_stirred = True
-        return count
-
-    def _drain_socket(self, socket: zmq.Socket, fired: bool, now: float,
-                      on_message: Callable[[bytes, int, Any], None], until: Any) -> tuple[int, bool]:
-        """``(messages, may there be more)``.  ``fired``: its descriptor says that there is something; try at once."""
-        get, recv = socket.get, socket.recv
-        inbound = socket is self._inbound
-        count = 0
-        for _ in range(self.limits.drain_frames_max):
-            if not fired and not get(_EVENTS) & _POLLIN:  # type: ignore[operator]
-                return count, self._stirred_meanwhile(inbound)
-            fired = False
-            try:
-                route = recv(_NOBLOCK)
-                frame = recv(_NOBLOCK)
-            except zmq.Again:
-                continue  # the descriptor fired for something else, or a peer that we dialled sent an odd part
-            if inbound:
-                while get(_RCVMORE):
-                    recv(_NOBLOCK)
-                    self.counters["malformed"] += 1
-                    frame = b""
-            peer = route[:_PEER]
-            if inbound and self._inbound_route.get(peer) != route:
-                self._inbound_route[peer] = route
-                self._release(peer)
-            count += self._on_frame(peer, frame, now, on_message)
-            if until is not None and until.done:
-                return count, True
-        return count, True
-
-    def _stirred_meanwhile(self, inbound: bool) -> bool:
-        """A handler may have sent, and a poll may have fired, since this drain began."""
-        return self._in_stirred if inbound else self._out_stirred
-
     def _on_frame(self, peer: bytes, frame: bytes, now: float, on_message: Callable[[bytes, int, Any], None]) -> int:
         try:
             flags, _job, source, destination, sequence, ack, _trace = envelope.parse(frame)
@@ -469,24 +259,26 @@ class Mesh(Links):
             if not self._arrives(peer, source, destination, flags, frame):
                 return 0
             peer = source
-        if self._refused and peer[:_TAG] in self._refused:
+        if self._peers.refused and self._peers.is_refused(peer):
             self.counters["refused"] += 1
             return 0
-        session = self._sessions.get(peer)
+        record = self._records.get(peer)
         if flags:
-            if session is not None:
-                self._on_control(peer, session, flags, ack, now)
+            if record is not None and record.session is not None:
+                self._on_control(peer, record, flags, ack, now)
             return 0
-        if session is None:
-            session = self._admit(peer, sequence)
-            if session is None:
+        if record is None or record.session is None:
+            record = self._admit(peer, sequence)
+            if record is None:
                 return 0
-        elif session.forgotten and session.is_forgotten(sequence):
+        session = record.session
+        assert session is not None
+        if session.forgotten and session.is_forgotten(sequence):
             self.counters["departed"] += 1
             self._put_control(peer, RESET, sequence)
             return 0
         if ack > session.acked:
-            self._on_ack(peer, session, ack, now)
+            self._on_ack(peer, record, ack, now)
         if not session.owed:
             session.owed_since = now
             if self._tick_at is not None and self._tick_at > now + self.limits.ack_delay_s:
@@ -507,12 +299,10 @@ class Mesh(Links):
         if destination == self.incarnation:
             if not self.relaying.accept(hop, source):
                 return False
-            if source not in self._dialled and source not in self._inbound_route and not self._by_tcp(source):
-                self._via[source] = hop
-                self._release(source)
+            self._release(source, self._peers.relayed(source, hop))
             return True
         next_hop = None
-        if source[:_TAG] not in self._refused:
+        if not self._peers.is_refused(source):
             next_hop = self.relaying.next_hop(hop, source, destination)
         if next_hop is None:
             return False
@@ -525,32 +315,37 @@ class Mesh(Links):
                 try_send(*self._way(hop), envelope.pack(GONE, self.job, destination, source, 0, 0))
         return False
 
-    def _on_ack(self, peer: bytes, session: Session, ack: int, now: float) -> None:
+    def _on_ack(self, peer: bytes, record: PeerRecord, ack: int, now: float) -> None:
+        session = record.session
+        assert session is not None
         again = session.on_ack(ack, now)
         if again is not None:
             self._transmit(peer, again, now)
-        if self._stalled and peer in self._stalled and session.can_send():
-            self._outbox[peer] = self._stalled.pop(peer) + self._outbox.pop(peer, [])
+        if record.stalled is not None and session.can_send():
+            self._outbox[peer] = record.stalled + self._outbox.pop(peer, [])
+            record.stalled = None
 
-    def _on_control(self, peer: bytes, session: Session, flags: int, ack: int, now: float) -> None:
+    def _on_control(self, peer: bytes, record: PeerRecord, flags: int, ack: int, now: float) -> None:
+        session = record.session
+        assert session is not None
         if flags & ACK:
-            self._on_ack(peer, session, ack, now)
+            self._on_ack(peer, record, ack, now)
         elif flags & RESET and ack >> EPOCH_SHIFT == session.epoch:
             self.counters["restarts"] += 1
             self._epoch += 1
             for frame in session.restart(self._epoch):
                 self._send_body(peer, session, frame[SIZE:], now)
-        elif flags & GONE and peer in self._via:
+        elif flags & GONE and record.hop:
             self._lost(peer)
 
-    def _admit(self, peer: bytes, sequence: int) -> Session | None:
+    def _admit(self, peer: bytes, sequence: int) -> PeerRecord | None:
         """A session for a peer that has none, unless it is one that has ended."""
-        gone = self._departed.get(peer)
+        gone = self._ended.get(peer)
         if gone is not None:
             if sequence >> EPOCH_SHIFT <= gone:
                 self.counters["departed"] += 1
                 self._put_control(peer, RESET, sequence)
-                self._drop_routes(peer)
+                self._drop_inbound(peer)
                 return None
         return self._new_session(peer)
 
@@ -566,42 +361,6 @@ class Mesh(Links):
             except Exception as error:  # a bug in one handler must not lose the other messages
                 self.on_error(error)
         return len(messages)
-
-    # ---------------------------------------------------------------- ends of peers
-
-    def _read_monitor(self) -> None:
-        self._monitored = False
-        for peer in self._out.ended():
-            self._lost(peer)
-
-    def _lost(self, peer: bytes) -> None:
-        """The connection to ``peer`` is gone: report it once everything that has arrived is handled."""
-        if peer not in self._closing:
-            self._closing[peer] = self.clock() + self.limits.farewell_s
-
-    def _report_closed(self, now: float) -> None:
-        for peer, give_up_at in list(self._closing.items()):
-            if now < give_up_at and self._inbound_alive(peer):
-                if self._tick_at is None or self._tick_at > now + 0.001:
-                    self._tick_at = now + 0.001
-                continue
-            if peer in self.lasting:
-                self._hang_up(peer)
-            else:
-                self.forget(peer)
-            self.counters["closed"] += 1
-            try:
-                self.on_closed(peer)
-            except Exception as error:  # as in _deliver
-                self.on_error(error)
-
-    def _inbound_alive(self, peer: bytes) -> bool:
-        """A peer that had dialled us too may have replies under way there: is that connection still open?"""
-        if (peer not in self._inbound_route and not self._by_tcp(peer)) or peer[:_TAG] in self._refused:
-            return False
-        session = self._sessions.get(peer)
-        ack = session.ack() if session else 0
-        return try_send(*self._way_back(peer), envelope.pack(ACK, self.job, self.incarnation, peer, 0, ack))
 
     # ---------------------------------------------------------------- time
 
@@ -637,7 +396,10 @@ class Mesh(Links):
 
     def pending(self) -> int:
         """Messages that flush() has not handed to ZeroMQ yet."""
-        return sum(len(flat) for box in (self._outbox, self._stalled, self._held) for flat in box.values()) // 2
+        waiting = [*self._outbox.values()]
+        for record in self._records.values():
+            waiting += [record.stalled or [], record.held or []]
+        return sum(map(messages_in, waiting))
 
     def close(self, linger_ms: int = 0) -> None:
         """Flush, give ZeroMQ ``linger_ms`` to write what it holds, and close.  Idempotent."""
@@ -649,14 +411,12 @@ class Mesh(Links):
 
     def check(self) -> None:
         """Raise AssertionError when an invariant is broken."""
-        for session in self._sessions.values():
-            session.check()
-        assert self._active.keys() <= self._sessions.keys()
+        self._peers.check()
+        sessions = {peer: record.session for peer, record in self._records.items() if record.session is not None}
+        assert self._active.keys() <= sessions.keys()
         assert not self._active or self._tick_at is not None, "sessions wait for a tick that will not come"
-        assert all(session.active == (peer in self._active) for peer, session in self._sessions.items())
-        self._out.check()
-        assert not self._via.keys() & self._dialled.keys(), "reached through another though dialled"
-        assert not self._held.keys() & (self._dialled.keys() | self._inbound_route.keys()), "held though reachable"
-        assert self._tcp is None or len(self._tcp.routes) == len(self._tcp._principals)
-        assert self._stalled.keys() <= self._sessions.keys()
-        assert not self._departed.keys() & self._sessions.keys()
+        assert all(session.active == (peer in self._active) for peer, session in sessions.items())
+        dialled = {record.dialled.address: peer for peer, record in self._records.items() if record.dialled is not None}
+        assert dialled == self._out.at
+        if self._tcp is not None:
+            self._tcp.check()

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import zmq
 
 from zray.transport import sockets
+from zray.transport.peers import Dialled
 from zray.transport.sockets import Limits
 
 if TYPE_CHECKING:
@@ -29,24 +30,12 @@ _RETRIED_WITHIN_S = 1.0  # after DISCONNECTED; microseconds, unless the I/O thre
 _CLOSED_EVENTS = zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECT_RETRIED | _FAILED_EVENTS
 
 
-class Dialled:
-    """A connection that we made."""
-
-    __slots__ = ("address", "endpoint", "route")
-
-    def __init__(self, endpoint: str, address: str, route: bytes):
-        self.endpoint = endpoint
-        self.address = address  # the endpoint without its key
-        self.route = route
-
-
 class Outbound:
-    """The outbound socket, its monitor, and what it has dialled."""
+    """The outbound socket, its monitor, and which peers it has dialled where."""
 
     def __init__(self, router: Any, incarnation: bytes, limits: Limits, counters: Counter[str]):
         self.turned_away: Callable[[bytes], None] = lambda peer: None  # its gate does not list our key
         self.answers: Callable[[bytes], None] = lambda peer: None  # its libzmq has shaken hands
-        self.dialled: dict[bytes, Dialled] = {}
         self.at: dict[str, bytes] = {}  # address -> peer
         self._incarnation, self._limits, self._counters = incarnation, limits, counters
         self._dials = 0
@@ -58,27 +47,11 @@ class Outbound:
         events = _CLOSED_EVENTS | (zmq.EVENT_HANDSHAKE_SUCCEEDED if limits.reports_answers else 0)
         self.monitor: Any = self.socket.get_monitor_socket(events)
 
-    def dial(self, peer: bytes, endpoint: str, keys: Keys | None, insecure: bool) -> bytes | None:
-        """Dial; returns the peer that we had dialled at that address, on whom we have hung up.
+    def prepare(self, endpoint: str, keys: Keys | None, insecure: bool) -> str:
+        """Set the socket's options for ``endpoint``; returns its address, for dial().
 
         ValueError or ZMQError for what cannot be dialled.
         """
-        address = self._prepare(endpoint, keys, insecure)
-        other = self.at.get(address)
-        if other is not None:  # a successor listens where a process that ended did
-            self.hang_up(other)
-        self._dials += 1
-        suffix = self._dials.to_bytes(4, "big")
-        route = peer + suffix
-        self.socket.setsockopt(zmq.ROUTING_ID, self._incarnation + suffix)
-        self.socket.setsockopt(zmq.CONNECT_ROUTING_ID, route)
-        self.socket.connect(address)
-        self.dialled[peer] = Dialled(endpoint, address, route)
-        self.at[address] = peer
-        return other
-
-    def _prepare(self, endpoint: str, keys: Keys | None, insecure: bool) -> str:
-        """Set the socket's options for ``endpoint``; returns its address."""
         if not endpoint.startswith("tcp:"):
             if self._for_tcp:
                 sockets.for_ipc(self.socket, self._limits)
@@ -99,18 +72,25 @@ class Outbound:
         sockets.as_client(self.socket, parsed, keys)
         return parsed.address
 
-    def hang_up(self, peer: bytes) -> bool:
-        """Close the connection; False when there is none."""
-        dialled = self.dialled.pop(peer, None)
-        if dialled is None:
-            return False
+    def dial(self, peer: bytes, endpoint: str, address: str) -> Dialled:
+        """Dial an address for which the socket is prepared; nobody else is dialled there.  ZMQError when it fails."""
+        self._dials += 1
+        suffix = self._dials.to_bytes(4, "big")
+        route = peer + suffix
+        self.socket.setsockopt(zmq.ROUTING_ID, self._incarnation + suffix)
+        self.socket.setsockopt(zmq.CONNECT_ROUTING_ID, route)
+        self.socket.connect(address)
+        self.at[address] = peer
+        return Dialled(endpoint, address, route)
+
+    def hang_up(self, dialled: Dialled) -> None:
+        """Close the connection."""
         del self.at[dialled.address]
         try:
             self.socket.disconnect(dialled.address)
         except zmq.ZMQError as error:
             if error.errno not in (errno.ENOENT, errno.EINVAL):
                 raise
-        return True
 
     def ended(self) -> list[bytes]:
         """Peers whose connection has ended, or could not be made, since the last call.
@@ -157,7 +137,3 @@ class Outbound:
     def close_monitor(self) -> None:
         self.socket.disable_monitor()
         self.monitor.close(0)
-
-    def check(self) -> None:
-        """Raise AssertionError when an invariant is broken."""
-        assert {dialled.address: peer for peer, dialled in self.dialled.items()} == self.at

@@ -21,6 +21,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
+from zray.transport.peers import PeerTable
+
 _TAG = 4
 _NODE = bytes(4)
 
@@ -28,17 +30,17 @@ _NODE = bytes(4)
 class Relaying:
     """Next hops, and the decision about a frame that is not between the two ends of its connection.  Pure."""
 
-    def __init__(self, incarnation: bytes, counters: Counter[str], next_hops_max: int):
+    def __init__(self, incarnation: bytes, counters: Counter[str], next_hops_max: int, peers: PeerTable):
         self.relay: Callable[[bytes], bytes | None] | None = None  # destination -> next hop
         self.hops: set[bytes] = set()
-        self.via: dict[bytes, bytes] = {}  # peer -> next hop
+        self._peers = peers
         self._incarnation = incarnation
         self._counters = counters
         self._max = next_hops_max
 
     def accept(self, hop: bytes, source: bytes) -> bool:
         """A frame for us from ``source`` came by the connection to ``hop``: believe it, and answer that way?"""
-        if not self._believes(hop, source) or (source not in self.via and len(self.via) >= self._max):
+        if not self._believes(hop, source) or (not self._peers.hop(source) and self._peers.hops >= self._max):
             self._counters["misdirected"] += 1
             return False
         return True
@@ -53,10 +55,6 @@ class Relaying:
         return b"" if found is None or found == hop else found
 
     def _believes(self, hop: bytes, source: bytes) -> bool:
-        if source == hop or hop in self.hops or self.via.get(source) == hop:
+        if source == hop or hop in self.hops or self._peers.hop(source) == hop:
             return True
         return self.relay is not None and hop[_TAG:] == _NODE and source[:_TAG] == hop[:_TAG]
-
-    def behind(self, hop: bytes) -> list[bytes]:
-        """Peers that are reached through it."""
-        return [peer for peer, through in self.via.items() if through == hop]

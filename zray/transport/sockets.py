@@ -11,34 +11,43 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import zmq
 
+from zray.config import DEFAULTS, Config
+
 if TYPE_CHECKING:
     from zray.transport.curve import Endpoint, Keys
 
 
 class Limits(NamedTuple):
-    """Bounds of a mesh; see zray.config for where the numbers come from."""
+    """Bounds of a mesh.  Those that are settings have their numbers, and the reasons for them, in zray.config."""
 
-    session_frames_max: int = 1024
-    session_bytes_max: int = 256 * 1024 * 1024
-    frame_bytes_max: int = 4 * 1024 * 1024
+    session_frames_max: int = DEFAULTS.session_frames_max
+    session_bytes_max: int = DEFAULTS.session_bytes_max
+    frame_bytes_max: int = DEFAULTS.frame_bytes_max
     message_bytes_max: int = 1024 * 1024 * 1024  # a larger frame closes the connection it comes from
     drain_frames_max: int = 256  # frames handled in one turn of the loop, per socket
     resend_s: float = 1.0
     ack_delay_s: float = 0.2
     departed_max: int = 8192  # incarnations remembered as gone
     farewell_s: float = 0.1  # how long to wait for the second connection of a peer whose first has closed
-    held_messages_max: int = 65536  # for one peer whose endpoint is looked up
+    held_messages_max: int = DEFAULTS.held_messages_max
     via_max: int = 65536  # peers that are reached through another
     ipc_backlog: int = 4096  # as many workers as a node may start at once dial it before it accepts the first
     # of TCP connections
     tcp_message_bytes_max: int = 256 * 1024 * 1024  # a stranger, too, can make libzmq allocate as much
-    handshake_s: float = 5.0  # a worker whose user code holds the GIL longer than this cannot be dialled meanwhile
+    handshake_s: float = DEFAULTS.tcp_handshake_s
     dial_s: float = 5.0  # for the kernel's part of a connection
     heartbeat_s: float = 2.0
     heartbeat_timeout_s: float = 10.0  # a host that is silent for this long is cut off; nodes that die show sooner
-    connections_max: int = 8192  # at the TCP socket, and at most half of the descriptors
+    connections_max: int = DEFAULTS.tcp_connections_max
     backlog: int = 1024
     reports_answers: bool = False  # on_answers for each dial whose handshake succeeds: node daemons judge by it
+
+    @classmethod
+    def of(cls, config: Config, **others: Any) -> Limits:
+        """The bounds that a session's settings say; ``others`` are no settings."""
+        return cls(config.session_frames_max, config.session_bytes_max, config.frame_bytes_max,
+                   held_messages_max=config.held_messages_max, handshake_s=config.tcp_handshake_s,
+                   connections_max=config.tcp_connections_max, **others)
 
 
 def make_router(context: zmq.Context, limits: Limits) -> Any:  # pyzmq's stubs say int | bytes for every option

@@ -17,6 +17,7 @@ import zmq
 from zray.transport import sockets
 from zray.transport.curve import make_endpoint, require
 from zray.transport.gate import DOMAIN, Gate, probe, shut
+from zray.transport.peers import PeerTable
 from zray.transport.sockets import Limits
 
 if TYPE_CHECKING:
@@ -28,16 +29,16 @@ _WILDCARDS = ("0.0.0.0", "::", "*")
 
 
 class TcpSide:
-    """``receive()`` frames of admitted peers, ``send`` to ``routes[peer]``.  Under the loop's lock, as the mesh."""
+    """``receive()`` frames of admitted peers, ``send`` to the routes of their records.  Under the loop's lock."""
 
     def __init__(self, context: zmq.Context, incarnation: bytes, limits: Limits, counters: Counter[str], host: str,
                  ports: tuple[int, int], advertise: str, keys: Keys | None, allowed: Callable[[bytes], str],
-                 admits: Callable[[bytes, str], bool]):
+                 admits: Callable[[bytes, str], bool], peers: PeerTable):
         if host in _WILDCARDS and not advertise:
             raise ValueError(f"{host} listens everywhere, but under which address shall others dial it?")
         if keys is not None:
             require()
-        self.routes: dict[bytes, bytes] = {}  # peer -> its newest route
+        self._peers = peers
         self._principals: dict[bytes, str] = {}  # route -> principal
         self._counters = counters
         self._admits = admits
@@ -91,28 +92,36 @@ class TcpSide:
         except zmq.ZMQError:
             principal = ""  # plain TCP
         peer = route[:_PEER]
-        if self._principals.get(route) != principal or self.routes.get(peer) != route:
+        if self._principals.get(route) != principal or self._route(peer) != route:
             if not self._admits(peer, principal):
                 self._counters["not_admitted"] += 1
                 if principal.startswith("node:"):  # its key has been revoked since: it must notice, and not just wait
                     shut(frame.get(zmq.SRCFD), self._port)
                 return peer, b""
             self.drop(peer)
-            self.routes[peer] = route
+            self._peers.came_by_tcp(peer, route)
             self._principals[route] = principal
         return peer, body
 
     def principal(self, peer: bytes) -> str:
         """Who the gate says that the peer is; '' for plain TCP and for peers that have not dialled us."""
-        return self._principals.get(self.routes.get(peer, b""), "")
+        return self._principals.get(self._route(peer), "")
 
     def drop(self, peer: bytes) -> None:
         """Forget how to reach the peer."""
-        route = self.routes.pop(peer, None)
-        if route is not None:
+        route = self._peers.drop_tcp(peer)
+        if route:
             self._principals.pop(route, None)
+
+    def _route(self, peer: bytes) -> bytes:
+        record = self._peers.records.get(peer)
+        return record.tcp if record is not None else b""
 
     def close(self, linger_ms: int) -> None:
         """The gate's thread ends when the context is terminated; then join() it."""
         self.socket.monitor(None, 0)
         self.socket.close(linger_ms)
+
+    def check(self) -> None:
+        """Raise AssertionError when an invariant is broken."""
+        assert {record.tcp for record in self._peers.records.values() if record.tcp} == self._principals.keys()

@@ -21,21 +21,21 @@ class ActorPool:
     """Spread calls over actors: ``pool.map(lambda actor, x: actor.f.remote(x), xs)``.
 
     ``fn(actor, value)`` returns an ObjectRef.  Results come in the order of submission (``get_next``, ``map``) or as
-    they get ready (``get_next_unordered``, ``map_unordered``); mixing both kinds skips what was taken unordered.
+    they get ready (``get_next_unordered``, ``map_unordered``); mixing both kinds skips results taken unordered.
 
-    An actor that has died leaves the pool: the call that met its end raises, and the others take over what waits.
-    When the last one has died, each value that still waits raises that ActorDiedError when its result is taken, until
-    :meth:`push` adds an actor.
+    An actor that has died leaves the pool: the call that it died in raises, and the others take over the waiting
+    values.  When the last one has died, each value that still waits raises that ActorDiedError when its result is
+    taken, until :meth:`push` adds an actor.
     """
 
     def __init__(self, actors: Iterable[Any]):
         self._idle: deque[Any] = deque(actors)
         self._busy: dict[ObjectRef, tuple[int, Any]] = {}  # running call -> (its number, its actor)
-        self._by_number: dict[int, ObjectRef] = {}  # calls whose results nobody has taken
+        self._by_number: dict[int, ObjectRef] = {}  # calls whose results were not taken yet
         self._waiting: deque[tuple[Callable[[Any, Any], ObjectRef], Any]] = deque()
         self._submitted = 0
         self._next = 0
-        self._died: RayError | None = None  # how the actor ended that left the pool last
+        self._died: RayError | None = None  # the end of the actor that left the pool last
 
     def submit(self, fn: Callable[[Any, V], ObjectRef], value: V) -> None:
         """Call now when an actor is idle, else when one becomes idle."""
@@ -43,7 +43,7 @@ class ActorPool:
         self._start()
 
     def _start(self) -> None:
-        """Give an idle actor that lives what has waited longest."""
+        """Give the value that has waited longest to an idle actor that lives."""
         while self._idle and self._waiting:
             actor = self._idle.popleft()
             death = connected().death_of(actor._actor)
@@ -84,7 +84,7 @@ class ActorPool:
         return bool(self._by_number) or bool(self._waiting)
 
     def has_free(self) -> bool:
-        """Whether an actor is idle and nothing waits for one."""
+        """Whether an actor is idle and no value waits for one."""
         return bool(self._idle) and not self._waiting
 
     def get_next(self, timeout: float | None = None, ignore_if_timedout: bool = False) -> Any:
@@ -107,7 +107,7 @@ class ActorPool:
         return self._take(ready[0], None, ignore_if_timedout)
 
     def _take(self, ref: ObjectRef, timeout: float | None, ignore_if_timedout: bool) -> Any:
-        """The result of ``ref``; its actor goes on with what waits, also when the call raised."""
+        """The result of ``ref``; its actor goes on with waiting values, also when the call raised."""
         if timeout is not None and not wait([ref], num_returns=1, timeout=timeout)[0]:
             if ignore_if_timedout:
                 return None
@@ -131,7 +131,7 @@ class ActorPool:
         raise self._died
 
     def _ended(self, ref: ObjectRef, error: Exception | None) -> None:
-        """A call has ended, which its actor survives or not."""
+        """A call has ended; its actor has survived that or not."""
         number, actor = self._busy.pop(ref)
         del self._by_number[number]
         if isinstance(error, ActorDiedError) and _is_end_of(error, actor):
@@ -153,5 +153,5 @@ class ActorPool:
 
 
 def _is_end_of(error: ActorDiedError, actor: Any) -> bool:
-    """Not that of another actor, which this one has called or was given a result of."""
+    """Whether an error is of this actor's end, and not of another actor that it called."""
     return not isinstance(error, RayTaskError) and error.actor_id in (None, actor._actor_id.hex())

@@ -1,4 +1,4 @@
-"""Decorators that say how stable an interface is: they note it on the object and at the end of its docstring."""
+"""Decorators that declare how stable an interface is: on the object, and at the end of its docstring."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class AnnotationType(Enum):
 
 
 class RayDeprecationWarning(DeprecationWarning):
-    """Something that was marked with ``Deprecated`` is used."""
+    """An interface that is marked with ``Deprecated`` is used."""
 
 
 def PublicAPI(*args: Any, stability: str = "stable", api_group: str = "Others") -> Any:
@@ -34,7 +34,7 @@ def PublicAPI(*args: Any, stability: str = "stable", api_group: str = "Others") 
 
 
 def DeveloperAPI(*args: Any, api_group: str = "Others") -> Any:
-    """For those who build libraries; it may change."""
+    """For authors of libraries; it may change."""
     text = "**DeveloperAPI:** This API may change."
     return _decorate(args, lambda target: _annotate(target, AnnotationType.DEVELOPER_API, text, api_group))
 

@@ -1,4 +1,4 @@
-"""Say something once, not at each call."""
+"""Log a message once, not at each call."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def log_once(key: object) -> bool:
 
 
 def disable_log_once_globally() -> None:
-    """From now on nothing is said at all."""
+    """From now on nothing is logged at all."""
     _state["disabled"] = True
 
 
 def enable_periodic_logging() -> None:
-    """From now on everything may be said again once a minute."""
+    """From now on each message may be logged again once a minute."""
     _state.update(disabled=False, period_s=PERIOD_S, since=time.monotonic())

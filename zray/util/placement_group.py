@@ -36,7 +36,7 @@ class PlacementGroup:
 
     @staticmethod
     def empty() -> PlacementGroup:
-        """No group: what runs "in" it runs anywhere."""
+        """No group: tasks "in" it run anywhere."""
         return PlacementGroup(PlacementGroupID.nil())
 
     @property
@@ -69,7 +69,7 @@ class PlacementGroup:
 
     @property
     def bundle_specs(self) -> list[dict[str, float]]:
-        """The bundles as they were asked for, as floats."""
+        """The bundles as requested, as floats."""
         if not self.bundle_cache:
             self.bundle_cache = [] if self.is_empty else connected().groups.specs(self.id.binary()) or []
         return self.bundle_cache
@@ -118,7 +118,7 @@ def placement_group(bundles: list[dict[str, float]], strategy: str | None = None
 
 
 def checked_bundles(bundles: Any) -> list[dict[str, int]]:
-    """Bundles in units of 1/10000; ValueError saying what is wrong."""
+    """Bundles in units of 1/10000; ValueError with the mistake."""
     if not isinstance(bundles, list):
         raise ValueError(f"Placement group bundles must be a list, got {type(bundles)}.")
     if not bundles:

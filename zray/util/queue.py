@@ -194,7 +194,7 @@ class _Items:
                 await asyncio.wait((waiter,), timeout=left)
             except asyncio.CancelledError:
                 if waiter.done() and condition():
-                    self._wake(waiters, 1)  # the turn it was given is somebody else's
+                    self._wake(waiters, 1)  # its turn was given to another caller
                 raise
             finally:
                 if not waiter.done():

@@ -14,8 +14,8 @@ __all__ = ["DoesNotExist", "Exists", "In", "NodeAffinitySchedulingStrategy", "No
 class PlacementGroupSchedulingStrategy:
     """In bundle ``placement_group_bundle_index`` of a placement group, in any of its bundles for -1.
 
-    With ``placement_group_capture_child_tasks`` what the task or actor submits goes into the group as well, unless it
-    says where to go itself.  Without a group (None or ``PlacementGroup.empty()``) it is the default strategy.
+    With ``placement_group_capture_child_tasks`` the tasks and actors that it submits go into the group as well, unless
+    they name a strategy themselves.  Without a group (None or ``PlacementGroup.empty()``) it is the default strategy.
     """
 
     __slots__ = ("placement_group", "placement_group_bundle_index", "placement_group_capture_child_tasks")

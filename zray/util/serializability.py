@@ -1,4 +1,4 @@
-"""Say what in an object cannot be pickled."""
+"""Find the parts of an object that cannot be pickled."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["inspect_serializability"]
 
 def inspect_serializability(base_obj: Any, name: str | None = None, depth: int = 3,
                             print_file: TextIO | None = None) -> tuple[bool, set[Culprit]]:
-    """``(True, set())`` when ``base_obj`` pickles, else ``(False, {culprit})``; prints what it found.
+    """``(True, set())`` when ``base_obj`` pickles, else ``(False, {culprit})``; prints the culprit.
 
     A culprit has ``path`` (how to reach it), ``value`` and ``error``.  ``depth`` is accepted for Ray's sake: the search
     goes as deep as it must.

@@ -67,9 +67,7 @@ class Executor:
 
     def install(self) -> None:
         """Register the handlers."""
-        self.rt.handlers.update(self.machine.handlers)
-        self.rt.executor = self
-        self.rt.submitter.cancel_inline = self.inline.cancel
+        self.rt.employ(self)
         self.interrupts.install()
 
     # ------------------------------------------------------------ the machine's Runner, under the lock

@@ -17,7 +17,7 @@ from zray.worker.executor import Executor
 from zray.worker.queue import Lease
 
 # How long an exiting worker waits for its last replies to be taken.
-DRAIN_S = 5.0
+EXIT_DRAIN_S = 5.0
 NODE_LOST_EXIT = 86
 
 
@@ -88,8 +88,8 @@ class Worker:
         with self.rt.loop.lock:
             executor.events.flush()
         if executor.release is not None:
-            self.rt.loop.wait(executor.release, time.monotonic() + DRAIN_S)
-        self.rt.drain(DRAIN_S)
+            self.rt.loop.wait(executor.release, time.monotonic() + EXIT_DRAIN_S)
+        self.rt.drain(EXIT_DRAIN_S)
         self.rt.shutdown()
         exit_now(code)
 

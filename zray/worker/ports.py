@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 if TYPE_CHECKING:
@@ -16,17 +16,20 @@ if TYPE_CHECKING:
 class CoreProcess(Protocol):
     """The Runtime, as a worker uses it."""
 
-    incarnation: bytes
-    node: bytes
     loop: Loop
-    config: Config
-    submitter: Submitter
-    handlers: dict[int, Callable[[bytes, Any], None]]
     marks: Any
     context: Any  # thread-local: what runs on this thread
     values: Any
-    executor: Any
 
+    @property
+    def incarnation(self) -> bytes: ...
+    @property
+    def node(self) -> bytes: ...
+    @property
+    def config(self) -> Config: ...
+    @property
+    def submitter(self) -> Submitter: ...
+    def employ(self, executor: Any) -> None: ...
     def send(self, peer: bytes, message: Any) -> None: ...
     def fetch_function(self, key: bytes) -> Any: ...
     def resolve(self, values: Sequence[Any], outer: Any = None) -> list[Any]: ...

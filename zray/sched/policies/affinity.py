@@ -1,7 +1,7 @@
 """affinity: on this node, or (soft) elsewhere when it is gone or could never hold the demand.
 
-A soft affinity waits for a node that is merely busy: whoever names a node has something there.  A node is named by its
-id, or by its incarnation, which is the id's first 8 bytes.
+A soft affinity waits for a node that is merely busy: a caller that names a node has data or processes there.  A node is
+named by its id, or by its incarnation, which is the id's first 8 bytes.
 """
 
 from __future__ import annotations

@@ -1,17 +1,17 @@
-"""What policies have in common: the answer codes, the interface, and masks of allowed rows."""
+"""Parts that policies share: the answer codes, the interface, and masks of allowed rows."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from zray.sched.plain import INFEASIBLE as INFEASIBLE
+from zray.sched.plain import NOT_NOW as NOT_NOW
 from zray.sched.resources import GPU_COLUMN, Demand
 
 if TYPE_CHECKING:
     from zray.sched.view import ClusterView
 
-NOT_NOW = -1  # some allowed node could hold it, none has it free
-INFEASIBLE = -2  # no allowed node could hold it, not even when empty
 THRESHOLD_PPM = 500_000  # parts per million; the Ray paper's global scheduler leaves it open, half is Ray's setting
 # Masks a view keeps, so that strategies made up on the way (an affinity a task) do not pile up.
 MASKS_MAX = 256

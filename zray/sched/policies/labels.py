@@ -19,7 +19,7 @@ OPERATORS = ("in", "not_in", "exists", "does_not_exist")
 
 
 def satisfies(labels: Mapping[str, str], expressions: Mapping[str, Any] | None) -> bool:
-    """Do the labels of a node satisfy every expression?  ValueError for an operator that is none."""
+    """Whether the labels of a node satisfy every expression.  ValueError for an unknown operator."""
     return all(_holds(labels.get(name), expression) for name, expression in (expressions or {}).items())
 
 
@@ -39,13 +39,13 @@ def _holds(value: str | None, expression: Any) -> bool:
 
 
 def selected(view: Any, row: int, strategy: dict) -> bool:
-    """Does the row satisfy the label selector that any strategy may carry?"""
+    """Whether the row satisfies the label selector that any strategy may carry."""
     selector = strategy.get("labels")
     return not selector or satisfies(view.labels[row], selector)
 
 
 def selector_key(strategy: dict) -> Any:
-    """What the mask of a selector is kept under."""
+    """The key of a selector's mask."""
     return frozen(strategy.get("labels") or {})
 
 

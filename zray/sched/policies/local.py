@@ -1,7 +1,7 @@
 """local: on the asking node or not at all.
 
-What a daemon uses for work bound to it (bottom-up scheduling asks here first, and forwards when the answer is
-INFEASIBLE).  Assumes that ``here`` is the row of a live node.
+A daemon uses it for work that is bound to it: bottom-up scheduling asks here first, and forwards the demand when the
+answer is INFEASIBLE.  Assumes that ``here`` is the row of a live node.
 """
 
 from __future__ import annotations

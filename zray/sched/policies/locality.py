@@ -1,9 +1,9 @@
 """locality: on the node that holds most bytes of the arguments, else as default.
 
-What any strategy without another wish becomes when it carries ``"locality"``, an incarnation.  Soft: a node that is
-gone or could never hold the demand is no reason to wait.  With ``"patient"`` a node that is merely busy is: whoever
-waits decides for how long (delay scheduling, Zaharia et al., EuroSys 2010, section 3; zray.sched.spill waits as long as
-moving the bytes would take).
+Any strategy without another wish becomes this one when it carries ``"locality"``, an incarnation.  Soft: a demand does
+not wait for a node that is gone or could never hold it.  With ``"patient"`` it waits for a node that is merely busy.
+The caller decides for how long (delay scheduling, Zaharia et al., EuroSys 2010, section 3): zray.sched.spillback takes
+the time that moving the bytes would take.
 """
 
 from __future__ import annotations

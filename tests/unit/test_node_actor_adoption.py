@@ -1,0 +1,99 @@
+"""Actors whose home node has died: the lowest node that lives takes care of them."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.node_parts import PEER, THIRD, Parts
+from tests.unit.test_node_machine import NODE, spec
+from zray.messages import AdoptActor
+from zray.node.actor_adoption import ActorAdoption, ActorAdoptionPorts
+from zray.node.actors import ActorTable
+
+ACTOR = b"a" * 16
+LOW = b"aaaa\0\0\0\0"  # before this node in the order
+DEATH = {"reason": "its node is gone", "signal": 0, "exit_code": 0, "pid": 0, "log_tail": ""}
+
+
+def row(worker=b"", **more):
+    return {"state": "ALIVE" if worker else "PENDING", "num_restarts": 0, "restarts_left": 1, "worker": worker,
+            "endpoint": "", "pid": 3, "lease": 4, "death_cause": {}, "owner": PEER[:4] + b"drv1", "home": PEER,
+            "is_detached": True, "spec": spec(name="x", namespace="n", detached=True), "name": "x",
+            "ray_namespace": "n", **more}
+
+
+class World(Parts):
+    """A node that has heard of the death of PEER; the control store has ``rows``."""
+
+    def __init__(self, *others):
+        super().__init__(PEER, *others)
+        self.cluster.left(PEER, "by a test")
+        self.take()
+        self.rows, self.swapped, self.wins = [], [], True
+        self.names.actors_of = lambda homes, then: then([(ACTOR, row, b"packed") for row in self.rows])
+        self.names.swap_actor = self._swap
+        self.table = ActorTable(self, self.context.emit)
+        self.adoption = ActorAdoption(self.context, ActorAdoptionPorts(
+            self.cluster, self.names, self.table, place=self.call("place"), lives_here=self.call("lives_here"),
+            homes_changed=self.call("homes_changed")))
+
+    def _swap(self, actor, packed, row, then):
+        self.swapped.append(row)
+        then(self.wins)
+
+    def record(self, actor): ...  # of the table
+
+    def place(self, actor):
+        self.calls.append(("restarted", actor.id))
+
+    def dies(self, *rows):
+        self.rows = list(rows)
+        self.adoption.home_gone(PEER, DEATH)
+        return [call[0] for call in self.calls]
+
+
+@pytest.fixture
+def world():
+    return World(THIRD)
+
+
+def test_only_the_lowest_node_looks():
+    world = World(LOW)
+    world.names.actors_of = world.call("actors_of")
+    assert not world.dies(row())
+
+
+def test_a_detached_actor_on_another_node_is_told_of_its_new_home(world):
+    worker = THIRD[:4] + b"wrk1"
+    assert world.dies(row(worker)) == ["homes_changed"]
+    assert world.take() == [(THIRD, AdoptActor(ACTOR, worker))]
+    assert world.swapped[0]["home"] == NODE and world.table.actors[ACTOR].state == "ALIVE"
+
+
+def test_a_detached_actor_that_lives_here_is_foreign_no_more(world):
+    assert world.dies(row(NODE[:4] + b"wrk1")) == ["lives_here", "homes_changed"]
+
+
+def test_a_detached_actor_that_died_with_its_home_restarts(world):
+    assert world.dies(row(PEER[:4] + b"wrk1")) == ["restarted", "homes_changed"]
+    assert world.table.actors[ACTOR].life == 1
+
+
+def test_a_detached_actor_without_a_place_gets_one(world):
+    assert world.dies(row()) == ["place", "homes_changed"]
+
+
+def test_other_actors_end_and_their_names_are_free(world):
+    world.names.names["n", "x"] = ACTOR
+    assert not world.dies(row(NODE[:4] + b"wrk1", is_detached=False))
+    assert world.swapped[0]["state"] == "DEAD" and world.swapped[0]["death_cause"]["kind"] == "owner_died"
+    assert not world.names.names and not world.table.actors
+
+
+def test_a_row_that_another_node_has_changed_is_left_alone(world):
+    world.wins = False
+    assert not world.dies(row(), row(is_detached=False)) and not world.table.actors
+
+
+def test_the_dead_stay_dead(world):
+    assert not world.dies(row(state="DEAD")) and not world.swapped

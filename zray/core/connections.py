@@ -1,0 +1,128 @@
+"""Connections of a core process, from the first Hello to the certain end of the other side.  Pure.
+
+    what is heard of a process        means
+    its connection has closed         nothing more comes from it, so what it had of ours is judged; between machines it
+                                      may come back first (zray.core.redial)
+    ProcessGone from our node         it has ended: its objects may be adopted.  Where we had dialled it, our own
+                                      connection still delivers what it wrote, and closes by itself
+    NodeGone from our node            all processes of that node have ended, whatever their connections say
+
+The connection to our own node is another matter: with it this process loses everything (CoreMachine.node_lost).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from zray import ids, messages as m
+from zray.core.ports import Dialling, Shell, Transport
+from zray.core.process import ProcessRecord
+from zray.core.redial import Redial
+
+
+class Ends(Protocol):
+    """Whom the ends of connections, processes and nodes concern."""
+
+    def node_lost(self) -> None: ...
+    def silent(self, peer: bytes) -> None: ...
+    def process_closed(self, peer: bytes) -> None: ...
+    def process_ended(self, process: bytes) -> None: ...
+    def node_ended(self, node: bytes) -> None: ...
+
+
+class Connections:
+    """See the module's docstring.  It is the Net of the owner's machines."""
+
+    def __init__(self, process: ProcessRecord, transport: Transport, dialling: Dialling, shell: Shell, ends: Ends):
+        self.process = process
+        self.transport = transport
+        self.dialling = dialling
+        self.ends = ends
+        self.redial = Redial(transport, process.node, self.send, self.hello, shell.later)
+        self._refused = shell.refused
+        self.handlers: dict[int, Callable[[bytes, Any], None]] = {
+            m.Hello.CODE: self.on_hello,
+            m.HelloAck.CODE: self.on_hello_ack,
+            m.DialAnswer.CODE: self.on_dial_answer,
+            m.BindTcp.CODE: self.on_bind_tcp,
+            m.ProcessGone.CODE: self.on_process_gone,
+            m.NodeGone.CODE: self.on_node_gone,
+        }
+
+    # ------------------------------------------------------------ Net
+
+    def send(self, peer: bytes, message: Any) -> None:
+        self.transport.send(peer, message.CODE, message)
+
+    def connect(self, peer: bytes, endpoint: str) -> None:
+        if self.transport.connected(peer):
+            return
+        if ids.same_node(peer, self.process.incarnation):
+            self.transport.connect(peer, endpoint)
+        else:  # what it is sent waits until our node has found out where it can be dialled
+            self.redial.dialling(peer)
+            self.transport.hold(peer)
+            self.send(self.process.node, m.Dial(peer))
+        self.hello(peer)
+
+    def disconnect(self, peer: bytes) -> None:
+        if peer != self.process.node:
+            self.transport.disconnect(peer)
+
+    # ------------------------------------------------------------ who is there
+
+    def hello(self, peer: bytes) -> None:
+        process = self.process
+        self.send(peer, m.Hello(m.PROTOCOL, process.kind, process.endpoint, process.pid, process.job, process.python,
+                                list(m.FEATURES)))
+
+    def on_hello(self, peer: bytes, message: m.Hello) -> None:
+        refused = "" if message.protocol == m.PROTOCOL else f"protocol {message.protocol}, here {m.PROTOCOL}"
+        if not refused:
+            self.redial.met(peer)
+        self.send(peer, m.HelloAck(m.PROTOCOL, self.process.kind, list(m.FEATURES), refused))
+
+    def on_hello_ack(self, peer: bytes, message: m.HelloAck) -> None:
+        if message.refused:
+            self._refused(peer, message.refused)
+            self.transport.disconnect(peer)
+        else:
+            self.redial.met(peer)
+
+    def on_dial_answer(self, peer: bytes, message: m.DialAnswer) -> None:
+        if message.endpoint:
+            self.redial.found(message.process)
+            self.dialling.dial(message.process, message.endpoint)
+        else:
+            self.redial.forget(message.process)
+            self.transport.give_up(message.process)
+
+    def on_bind_tcp(self, peer: bytes, message: m.BindTcp) -> None:
+        self.send(peer, m.Bound(self.dialling.serve(message)))
+
+    # ------------------------------------------------------------ who is gone
+
+    def closed(self, peer: bytes) -> None:
+        """The mesh says that the connection to a peer is closed, and drained."""
+        if peer == self.process.node:
+            self.ends.node_lost()
+        elif not self.redial.closed(peer):
+            self.ends.silent(peer)
+            self.ends.process_closed(peer)
+
+    def on_process_gone(self, peer: bytes, message: m.ProcessGone) -> None:
+        process = message.process
+        self.ends.process_ended(process)
+        self.redial.forget(process)
+        if process != self.process.node and not self.transport.dialled(process):
+            # What we dialled ends by itself, once it is drained: the notice overtakes replies already sent.
+            self.transport.forget(process)
+            self.ends.silent(process)
+
+    def on_node_gone(self, peer: bytes, message: m.NodeGone) -> None:
+        for process in [p for p in self.transport.peers() if ids.node_of(p) == message.node]:
+            self.redial.forget(process)
+            self.transport.forget(process)
+            self.closed(process)
+        self.ends.node_ended(message.node)

@@ -1,0 +1,104 @@
+"""Actors that this process creates: when their node is asked, and what their creation keeps alive.  Pure.
+
+    arguments pending     waits, like a task
+    one of them failed    the actor is DEAD here; its node has never heard of it
+    all ready             CreateActor to the node.  A named one was asked for before: names are claimed at once
+    DEAD                  what the creation pinned is released
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from zray import ids, messages as m
+from zray.owner.calls import ActorCalls
+from zray.owner.failures import first_failure
+from zray.owner.records import Entry
+from zray.owner.references import References
+
+OUT_OF_SCOPE = "all handles to it went out of scope"
+
+
+class Creations:
+    """The actors that one process has created."""
+
+    def __init__(self, node: bytes, refs: References, calls: ActorCalls, send: Callable[[bytes, Any], None]):
+        self._node = node
+        self._refs = refs
+        self._calls = calls
+        self._send = send
+        self._pins: dict[bytes, list[Any]] = {}  # actor -> records that its creation pins
+
+    def create(self, tid: bytes, actor: bytes, spec: dict[str, Any], deps: list[Any], pins: list[Any] | None
+               ) -> Entry | None:
+        """The object whose references keep the actor alive; None for a detached one."""
+        link = self._calls.link_for(actor, spec["class_name"], spec["out_of_order"])
+        link.any_order = spec["out_of_order"]
+        link.created = True
+        life: Entry | None = None
+        if not spec["detached"]:
+            life = link.life_record = self._refs.own(ids.return_id(tid, 1))
+            self._refs.finalizers[life.oid] = lambda: self._send(
+                self._node, m.KillActor(actor, True, True, OUT_OF_SCOPE))
+        if pins:
+            for record in pins:
+                record.refs += 1
+            self._pins[actor] = pins
+        if not spec["name"]:
+            _Creation(self, actor, spec, deps).start()
+        return life
+
+    def ready(self, actor: bytes, spec: dict[str, Any], deps: list[Any]) -> None:
+        """The arguments of its constructor are here, or have failed."""
+        failed = first_failure(deps)
+        if failed is not None:
+            self._calls.on_actor_state(self._node, m.ActorState(
+                actor, "DEAD", 0, b"", "", {"kind": "creation", "reason": "an argument of its constructor failed",
+                                            "error": failed[2] if type(failed[2]) is bytes else b""}))
+            return
+        for dep in deps:
+            dep.escaped = True
+        spec["deps"] = [dep.value for dep in deps]
+        self._send(self._node, m.CreateActor(actor, spec, 0))
+
+    def wait(self, record: Any, waiter: Callable[[Any], None]) -> bool:
+        return self._refs.when_ready(record, waiter)
+
+    def ended(self, actor: bytes) -> list[Any] | None:
+        """The actor is DEAD; its failure when its constructor made it so, once."""
+        pins = self._pins.pop(actor, None)
+        if pins:
+            self._refs.unpin_all(pins)
+        link = self._calls.links.get(actor)
+        if link is None or not link.created or link.cause.get("kind") != "init":
+            return None
+        link.created = False
+        return self._calls.death_of(link)
+
+    def is_empty(self) -> bool:
+        return not self._pins
+
+
+class _Creation:
+    """An actor that waits for its arguments; a waiter like a task's."""
+
+    __slots__ = ("creations", "actor", "spec", "deps", "missing")
+
+    def __init__(self, creations: Creations, actor: bytes, spec: dict[str, Any], deps: list[Any]):
+        self.creations = creations
+        self.actor = actor
+        self.spec = spec
+        self.deps = deps
+        self.missing = 1
+
+    def start(self) -> None:
+        for record in self.deps:
+            if not self.creations.wait(record, self):
+                self.missing += 1
+        self(None)
+
+    def __call__(self, record: Any) -> None:
+        self.missing -= 1
+        if self.missing == 0:
+            self.creations.ready(self.actor, self.spec, self.deps)

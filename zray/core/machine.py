@@ -1,0 +1,427 @@
+"""A core process, composed once: the owner's machines, the client of the control store, one table of messages.  Pure.
+
+The product wraps it in a loop, a lock and pickling (zray.core.runtime), the simulator in programs (zray.sim.core).
+
+    handle(peer, code, message, now)   a message; what no handler takes is of a later version, and ignored
+    closed(peer, now)                  the connection to a peer has closed, and is drained
+    turn(now)                          once after events that came together: drops, pushes, questions, holds
+    tick(now), next_deadline()         ``tick`` is due at ``next_deadline()``, which is asked for after a turn while
+                                       ``is_timed`` and when no tick is due yet
+    check()                            the invariants of all machines
+
+What it sends goes into the outbox of its transport, as tuples that the shell's next flush packs: a second outbox here
+would copy each of them.  The shell holds its lock around all calls.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from zray import ids, messages as m, stacks
+from zray.causes import Cause
+from zray.core.connections import Connections
+from zray.core.creation import Creations
+from zray.core.group_waits import GroupWaits
+from zray.core.ports import Dialling, Shell, Store, Transport, Work
+from zray.core.process import ProcessRecord
+from zray.core.why import Reason, explain_record
+from zray.gcs.client import RETRY_S, GcsClient
+from zray.owner.adoption import Adoption
+from zray.owner.calls import ActorCalls
+from zray.owner.holding import Holding
+from zray.owner.maps import MapBatch
+from zray.owner.ports import Columns, SubmitterPorts
+from zray.owner.records import Abandoned, Borrowed, Entry, Task
+from zray.owner.references import References
+from zray.owner.streams import Stream
+from zray.owner.submitter import Submitter
+from zray.owner.telling import Telling
+
+Handlers = dict[int, Callable[[bytes, Any], None]]
+
+
+class CoreMachine:
+    """See the module's docstring.
+
+    refs submitter calls        objects, tasks and actor calls that this process owns
+    adoption holding            what becomes of other owners' objects
+    gcs                         the client of the control store
+    connections groups creations
+    dropped                     what finalisers appended since the last turn
+    blocked                     task that runs here -> why it waits
+    work                        of a worker: its executing half
+    """
+
+    def __init__(self, process: ProcessRecord, transport: Transport, dialling: Dialling, store: Store, columns: Columns,
+                 shell: Shell, dropped: deque[Any]):
+        node, config = process.node, process.config
+        self.process = process
+        self.store = store
+        self.shell = shell
+        self.transport = transport
+        self.dropped = dropped
+        self.work: Work | None = None
+        self.blocked: dict[bytes, Callable[[], Any]] = {}
+        self.unsent = 0  # submissions since the last turn
+        self.connections = Connections(process, transport, dialling, shell, self)
+        self.send, self.connect = self.connections.send, self.connections.connect
+        self.refs = References(process.incarnation, self.connections, store.free, config.kept_bytes_max)
+        if process.kind == "worker":
+            self.refs.telling = Telling(self.refs, process.incarnation, process.endpoint, config.kept_bytes_max)
+        self.submitter = Submitter(
+            process.incarnation, node, process.job, self.connections, self.refs, config,
+            SubmitterPorts(columns, shell.retry_matches, self.locate, self._cancel_inline))
+        self.calls = ActorCalls(node, self.connections, self.refs, self.submitter)
+        self.gcs = GcsClient(process.incarnation, self.send, [node])
+        self.adoption = Adoption(self.refs, self.gcs, process.endpoint, shell.clock)
+        self.holding = Holding(self.refs, self.adoption, self.send, self._may_hear_the_dead)
+        self.groups = GroupWaits(node, self.refs, self.send)
+        self.creations = Creations(node, self.refs, self.calls, self.send)
+        self._requests: dict[int, Callable[[Any], None]] = {}
+        self._request_count = 0
+        self._parting: Callable[[], None] | None = None
+        self._inline_bytes_next = config.inline_table_bytes_max  # beyond this, inline values move to the store
+        self.handlers: Handlers = {}
+        self.take(self._table())
+
+    def _table(self) -> Handlers:
+        refs, submitter = self.refs, self.submitter
+        return {
+            **self.connections.handlers,
+            m.Bye.CODE: self._on_bye,
+            m.LeaseGrant.CODE: submitter.on_lease_grant,
+            m.LeaseRecall.CODE: submitter.on_lease_recall,
+            m.LeaseStatus.CODE: submitter.on_lease_status,
+            m.WorkerDied.CODE: submitter.on_worker_died,
+            m.TasksDone.CODE: submitter.on_tasks_done,
+            m.HandBack.CODE: submitter.on_hand_back,
+            m.MapDone.CODE: submitter.maps.on_map_done,
+            m.StreamItem.CODE: submitter.on_stream_item,
+            m.HoldAdd.CODE: refs.on_hold_add,
+            m.HoldAck.CODE: refs.on_hold_ack,
+            m.HoldDrop.CODE: refs.on_hold_drop,
+            m.Locate.CODE: refs.on_locate,
+            m.Resolved.CODE: refs.on_resolved,
+            m.TransitDone.CODE: refs.on_transit_done,
+            m.ObjectLost.CODE: submitter.reconstruction.on_object_lost,
+            m.AskHeld.CODE: self._on_ask_held,
+            m.CancelObject.CODE: self._on_cancel_object,
+            m.ActorState.CODE: self._on_actor_state,
+            m.CallsDone.CODE: self.calls.on_calls_done,
+            m.GroupState.CODE: self.groups.on_state,
+            m.Why.CODE: self._on_why,
+            m.LogLines.CODE: self._on_log_lines,
+            m.GcsReply.CODE: self.gcs.on_message,
+            m.GcsRedirect.CODE: self.gcs.on_message,
+            m.GcsEvents.CODE: self.gcs.on_message,
+            m.Because.CODE: self._on_reply,
+            m.ActorReply.CODE: self._on_reply,
+            m.GroupReply.CODE: self._on_reply,
+            m.NodeAnswer.CODE: self._on_reply,
+            m.StoreLocated.CODE: self._on_reply,
+        }
+
+    def take(self, handlers: Handlers) -> None:
+        """Messages that somebody else here handles; each has one handler."""
+        taken = self.handlers.keys() & handlers.keys()
+        assert not taken, f"messages {sorted(taken)} have two handlers"
+        self.handlers.update(handlers)
+
+    def employ(self, work: Work, handlers: Handlers) -> None:
+        """This process runs what others push to it."""
+        self.work = work
+        self.take(handlers)
+
+    # ------------------------------------------------------------ events and turns
+
+    def handle(self, peer: bytes, code: int, message: Any, now: float) -> None:
+        self.submitter.now = now
+        handler = self.handlers.get(code)
+        if handler is not None:
+            handler(peer, message)
+
+    def closed(self, peer: bytes, now: float) -> None:
+        self.submitter.now = now
+        self.connections.closed(peer)
+
+    def turn(self, now: float) -> None:
+        self.unsent = 0
+        if self.dropped:
+            self.empty_dropped()
+        submitter = self.submitter
+        submitter.now = now
+        if submitter.dirty:
+            submitter.pump()
+        if submitter.reconstruction.questions:
+            submitter.reconstruction.ask()
+        if self.calls.dirty:
+            self.calls.pump()
+        if self.adoption.busy:
+            self.adoption.pump()
+        refs = self.refs
+        if refs.unhandled.reports:
+            self.shell.show_unhandled()
+        refs.flush()
+        self.store.flush()
+        if refs.inline_bytes > self._inline_bytes_next:
+            self._inline_bytes_next = self.store.relieve(self.process.config.inline_table_bytes_max)
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether there may be a next deadline."""
+        return self.submitter.timed or bool(self.calls.leaving) or self.gcs.busy or self.adoption.busy
+
+    def next_deadline(self) -> float | None:
+        """One timer for all machines; what becomes due earlier while it runs is late by at most one idle time."""
+        submitter = self.submitter
+        soon = submitter.now + submitter.lease_idle_s
+        times = [submitter.next_deadline(), self.calls.next_deadline(), self.adoption.next_deadline(),
+                 submitter.now + RETRY_S if self.gcs.busy else None,
+                 soon if submitter.timed or self.adoption.busy else None]
+        submitter.timed = False
+        deadline = min((at for at in times if at is not None), default=None)
+        return None if deadline is None else min(deadline, soon)
+
+    def tick(self, now: float) -> None:
+        self.submitter.tick(now)
+        self.calls.tick(now)
+        if self.gcs.busy:
+            self.gcs.tick(now)
+        if self.adoption.busy:
+            self.adoption.pump()
+
+    def empty_dropped(self) -> None:
+        dropped, unpin = self.dropped, self.refs.unpin
+        while dropped:
+            record = dropped.popleft()
+            kind = type(record)
+            if kind is Entry or kind is Borrowed:
+                unpin(record)
+            elif kind is MapBatch:
+                self.submitter.maps.release(record)
+            elif kind is Stream:
+                self.submitter.streams.close(record)
+            elif kind is Abandoned:
+                for waited in record.records:
+                    self.refs.forget_waiter(waited, record.waiter)
+
+    # ------------------------------------------------------------ the ends of others (zray.core.connections.Ends)
+
+    def silent(self, peer: bytes) -> None:
+        """Nothing more comes from that process."""
+        self.submitter.on_peer_closed(peer)
+        self.calls.on_peer_closed(peer)
+
+    def process_closed(self, peer: bytes) -> None:
+        self.refs.on_process_gone(peer)
+
+    def process_ended(self, process: bytes) -> None:
+        self.refs.on_process_gone(process, certain=True)
+        if self.work is not None:
+            self.work.forget_owners(lambda owner: owner == process)
+
+    def node_ended(self, node: bytes) -> None:
+        self.refs.on_node_gone(node)
+        self.holding.node_gone(node)
+        if self.work is not None:
+            self.work.forget_owners(lambda owner: ids.node_of(owner) == node)
+
+    def node_lost(self) -> None:
+        """Our node is gone: nothing that waits here will ever come."""
+        if self.process.closed:
+            return
+        failure = self.submitter.lost = [m.FAILED, "raylet_died", {
+            "node": self.process.node.hex(), "log_file": self.process.node_log, **self.shell.node_lost()}]
+        self.store.node_lost(failure)
+        self._complete_pending(failure)
+        requests, self._requests = self._requests, {}
+        for then in requests.values():
+            then(None)
+
+    def _complete_pending(self, failure: list[Any]) -> None:
+        records: list[Any] = [*self.refs.owned.values(), *self.refs.borrowed.values()]
+        for record in records:
+            if record.value is None:
+                self.refs.complete(record, failure)
+
+    def _may_hear_the_dead(self) -> bool:
+        """Whether a connection of ours to a process that has ended is not drained yet."""
+        transport = self.transport
+        return any(transport.dialled(peer) and self.refs.is_gone(peer) for peer in transport.peers())
+
+    # ------------------------------------------------------------ questions and answers
+
+    def ask(self, then: Callable[[Any], None]) -> int:
+        """A number for a request; ``then(answer)``, or ``then(None)`` when our node is lost before it comes."""
+        self._request_count = number = self._request_count + 1
+        self._requests[number] = then
+        return number
+
+    def forget_request(self, number: int) -> None:
+        """Nobody waits for that answer any more."""
+        self._requests.pop(number, None)
+
+    @property
+    def is_asking(self) -> bool:
+        """Whether answers are still to come."""
+        return bool(self._requests)
+
+    def _on_reply(self, peer: bytes, message: Any) -> None:
+        then = self._requests.pop(message.request, None)
+        if then is not None:
+            then(message)
+
+    def locate(self, values: list[Any], then: Callable[[list[list[bytes]]], None]) -> None:
+        """``then(nodes)``: for each stored value, the live nodes that have it."""
+        def located(answer: m.StoreLocated | None) -> None:
+            if answer is not None:
+                then(answer.nodes)
+
+        self.send(self.process.node, m.StoreLocate(self.ask(located), values))
+
+    def goodbye(self, then: Callable[[], None]) -> None:
+        """Tell the node that this driver leaves; ``then()`` when it has flushed what the job printed."""
+        self._parting = then
+        self.send(self.process.node, m.Goodbye("shutdown"))
+
+    def _on_bye(self, peer: bytes, message: m.Bye) -> None:
+        if peer == self.process.node and self._parting is not None:
+            self._parting()
+
+    def _on_ask_held(self, peer: bytes, message: m.AskHeld) -> None:
+        self.empty_dropped()
+        self.holding.on_ask(peer, message)
+
+    def _on_actor_state(self, peer: bytes, message: m.ActorState) -> None:
+        self.calls.on_actor_state(peer, message)
+        if message.state == "DEAD":
+            failure = self.creations.ended(message.actor)
+            if failure is not None:
+                self.shell.actor_failed(message.actor, failure)
+
+    def _on_log_lines(self, peer: bytes, message: m.LogLines) -> None:
+        self.shell.log_lines(message)
+
+    def _on_why(self, peer: bytes, message: m.Why) -> None:
+        """From a process that waits for an object of ours, or for a task that is here; or from ``zray stack``."""
+        if message.what == stacks.ASK:
+            self.send(peer, m.Because(message.request, self.shell.stacks()))
+        else:
+            self.send(peer, m.Because(message.request, "", self.reasons_for(message.what)))
+
+    def reasons_for(self, what: bytes) -> list[Reason]:
+        """Why an object of ours is pending, or what a task that was pushed here does or waits for."""
+        entry = self.refs.owned.get(what)
+        if entry is not None:
+            return [[what, *explain_record(self, entry)]] if entry.value is None else []
+        found = self.work.place_of(what) if self.work is not None else None
+        if found is None:
+            return []
+        cause, about = found
+        ahead: list[Reason] = [self._doing(*each) for each in about.pop("behind", ())]
+        if ahead:
+            return [[what, cause, about | {"because": ahead}]]
+        return [self._doing(what, about["name"])]
+
+    def _doing(self, task: bytes, name: str) -> Reason:
+        """What a task that runs here does."""
+        about: dict[str, Any] = {"name": name, "task": task.hex()}
+        blocked = self.blocked.get(task)
+        if blocked is None:
+            return [task, Cause.RUNNING, about]
+        return [task, Cause.BLOCKED, about | {"because": blocked().found}]
+
+    # ------------------------------------------------------------ references that leave this process
+
+    def address_of(self, record: Any) -> tuple[bytes, str]:
+        """``(owner, its endpoint)`` of a record, for a reference that leaves this process."""
+        if record.owner is None:
+            record.escaped = True
+            return self.process.incarnation, self.process.endpoint
+        return record.owner, record.endpoint
+
+    def carrying(self, wire: Any, records: list[Any], receiver: bytes) -> list[Any]:
+        """A result with references inside, which are pinned until the receiver holds them."""
+        token = self.refs.send_carrying(receiver, records)
+        triples = [[record.oid, *self.address_of(record)] for record in records]
+        if self.refs.telling is not None:
+            self.refs.telling.carried(triples, records, receiver)
+        return [m.CARRYING, wire, triples, token]
+
+    def still_held(self, records: Iterable[Any]) -> list[list[Any]]:
+        """What the reply of a task that has ended says of the ``records`` it got."""
+        self.empty_dropped()
+        return self.refs.still_held(records)
+
+    # ------------------------------------------------------------ cancellation
+
+    def cancel(self, record: Any, force: bool, recursive: bool) -> None:
+        """Whatever makes this object is asked to end; its owner is, when that is another process."""
+        if type(record) is not Borrowed:
+            self.cancel_entry(record, force, recursive)
+        elif record.value is None:
+            self.send(record.owner, m.CancelObject(record.oid, force, recursive))
+
+    def _on_cancel_object(self, peer: bytes, message: m.CancelObject) -> None:
+        entry = self.refs.owned.get(message.oid)
+        if entry is not None:
+            self.cancel_entry(entry, message.force, message.recursive)
+
+    def cancel_entry(self, entry: Entry, force: bool, recursive: bool) -> None:
+        """Nothing is done where no task makes it: it is ready, or a group's ``ready()``."""
+        task = entry.task
+        if type(task) is MapBatch:
+            index = int.from_bytes(entry.oid[ids.PREFIX_SIZE:ids.TASK_SIZE], "little") - task.start
+            self.submitter.maps.cancel(task, index, recursive)
+        elif type(task) is Task:
+            self.cancel_task(task, force, recursive)
+
+    def cancel_task(self, task: Task, force: bool, recursive: bool) -> None:
+        if task.key is None:
+            if force:
+                raise ValueError("force=True is not supported for actor tasks.")
+            self.calls.cancel(task, recursive)
+        else:
+            self.submitter.cancel(task, force, recursive)
+
+    def cancel_children(self, parent: bytes) -> None:
+        """Cancel what task ``parent`` submitted from this process (recursive cancellation)."""
+        for task in self.submitter.children_of(parent):
+            self.submitter.cancel(task, False, True)
+
+    def _cancel_inline(self, task: Task, recursive: bool) -> None:
+        assert self.work is not None, "a process without an executor runs a task of its own"
+        self.work.cancel_inline(task, recursive)
+
+    # ------------------------------------------------------------ this process
+
+    def set_job(self, job: int) -> None:
+        """Join a job."""
+        self.process.job = self.submitter.job = self.transport.job = job
+
+    @property
+    def is_owner(self) -> bool:
+        """Whether other processes depend on objects of this one, or it has unfinished tasks."""
+        return self.refs.exported() or any(key.queue or key.leases for key in self.submitter.by_number.values())
+
+    def end(self) -> None:
+        """The session is over.  References outlive it: reading one, in the next session too, gives this error."""
+        ended = [m.FAILED, "session_ended", {}]
+        records: list[Any] = [*self.refs.owned.values(), *self.refs.borrowed.values()]
+        for record in records:
+            record.value = ended
+            waiters, record.waiters = record.waiters, None
+            for waiter in waiters or ():
+                waiter(record)
+        for task in list(self.submitter.tasks.values()):
+            if task.stream is not None:
+                self.submitter.streams.failed(task, ended)
+        self.submitter.maps.end_all(ended)
+
+    def check(self) -> None:
+        self.refs.check()
+        self.submitter.check()
+        self.calls.check()
+        self.adoption.check()

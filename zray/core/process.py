@@ -1,0 +1,35 @@
+"""What a core process is, and to which node and job it belongs.  Data only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zray.config import Config
+
+
+class ProcessRecord:
+    """``kind`` is "driver" or "worker"; ``node`` the incarnation of its node; ``python`` the version it runs."""
+
+    def __init__(self, kind: str, incarnation: bytes, node: bytes, endpoint: str, pid: int, python: str, job: int,
+                 config: Config):
+        self.kind = kind
+        self.incarnation = incarnation
+        self.node = node
+        self.endpoint = endpoint
+        self.pid = pid
+        self.python = python
+        self.job = job
+        self.config = config
+        self.namespace = ""
+        self.env: dict[str, str] = {}  # variables that tasks and actors submitted here inherit; never changes in use
+        self.node_info: dict[str, Any] = {}
+        self.closed = False  # it leaves: the end of its node is no news
+
+    @property
+    def session_dir(self) -> str:
+        return self.endpoint.removeprefix("ipc://").rpartition("/")[0]
+
+    @property
+    def node_log(self) -> str:
+        """The log file of this process's node."""
+        return f"{self.session_dir}/logs/node.log"

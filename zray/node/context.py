@@ -1,0 +1,33 @@
+"""What all parts of a node's machine share: which node this is, the time, and what its shell is to do.  Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zray.ids import same_node
+from zray.node.effects import Effect, Note, Send
+
+
+class NodeContext:
+    """``now`` is the time of the event that is being handled; ``effects`` are what follows from it, in order."""
+
+    __slots__ = ("counts", "effects", "emit", "me", "now")
+
+    def __init__(self, me: bytes) -> None:
+        self.me = me  # the incarnation of this node
+        self.now = 0.0
+        self.effects: list[Effect] = []
+        self.emit = self.effects.append
+        self.counts = {"grants": 0, "worker_deaths": 0, "refused": 0}
+
+    def send(self, peer: bytes, message: Any) -> None:
+        self.effects.append(Send(peer, message))
+
+    def refuse(self, peer: bytes, why: str) -> None:
+        """A peer breaks the protocol: noted, never obeyed, never fatal."""
+        self.counts["refused"] += 1
+        self.effects.append(Note("refused", {"peer": peer, "why": why}))
+
+    def is_mine(self, process: bytes) -> bool:
+        """Whether that is a process of this node."""
+        return same_node(process, self.me)

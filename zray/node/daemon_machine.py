@@ -1,0 +1,344 @@
+"""DaemonMachine: everything a node daemon does between its sockets: machine, control store, membership.  Pure.
+
+The daemon (zray.node.daemon) and the simulated one (zray.sim.node) are shells around it.  A turn of either:
+
+    begin       heartbeats of the control store that are due, before other work
+    deliver     each message that has arrived, to the part it is for
+    turn        what follows: timers, the leave under way, answers of the control store, the machine's effects
+    flush       what the control store wrote is on disk, and what waited for that may be sent
+
+``next_deadline`` says when the next turn is due although nothing arrives.
+
+    stop        a member leaves its cluster first; alone, fenced or asked twice for the same reason it ends at once
+    fence       the cluster goes on without this node: it ends at once, so that nothing runs twice
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from itertools import count
+from typing import Any, Protocol, get_args
+
+from zray import ids, messages as m
+from zray.config import Config
+from zray.gcs.service import GcsService
+from zray.node.early import EarlyMessages
+from zray.node.effects import (
+    DropJob, Effect, EndJob, Forget, Kill, Link, Note, Send, Spawn, Unlink, Watch,
+)
+from zray.node.jobs import JOB_BITS
+from zray.node.leaving import Leaving
+from zray.node.links import LinkMesh, LinkPorts, Links
+from zray.node.machine import NodeMachine, NodePorts
+from zray.node.member import Member, MemberPorts, Row
+from zray.node.names import GcsNames
+from zray.node.placements import LEASE_BITS
+from zray.sched.local import LocalScheduler
+from zray.store.exchange import HandoverProgress
+
+Handlers = Mapping[int, Callable[[bytes, Any], None]]
+
+
+class StopRequest(Enum):
+    """Who asked this node to end; the text is the reason that others are given."""
+
+    SIGNAL = "it was told to stop"
+    SESSION_CLOSED = "the driver closed the session"
+
+
+class Timed(Protocol):
+    """What wants to be called when a time has come."""
+
+    def next_deadline(self) -> float | None: ...
+
+    def tick(self, now: float) -> None: ...
+
+
+@dataclass(frozen=True)
+class DaemonPorts:
+    """What a daemon's machine needs of its shell."""
+
+    clock: Callable[[], float]
+    send: Callable[[bytes, Any], None]  # to a process of this node, to another daemon, or through that one
+    handlers: Handlers  # messages that the shell takes itself
+    timed: Sequence[Timed]
+    spawn: Callable[[Spawn], None]
+    kill: Callable[[Kill], None]
+    watch: Callable[[Watch], None]
+    note: Callable[[Note], None]
+    forget: Callable[[bytes], None]  # drop the session, the connection and what else it has of that process
+    last_output: Callable[[EndJob], None]  # send the driver what workers of its job have printed
+    drop_objects: Callable[[int], None]  # of that job
+    node_gone: Callable[[bytes], None]  # the nodes table says so: the store forgets it
+    hand_over: Callable[[set[bytes]], HandoverProgress]  # others are to have our objects: see zray.node.leaving
+    left: Callable[[str, HandoverProgress], None]  # the leave is done, for that reason
+    fenced: Callable[[str, bool], None]  # (reason, leaving): this node was declared dead, perhaps while it left
+    error: Callable[[Exception], None]  # an effect could not be performed
+
+
+@dataclass(frozen=True)
+class MemberShell:
+    """What the shell of a member of a cluster has in addition."""
+
+    mesh: LinkMesh
+    hello: Callable[[bytes], None]
+    probe: Callable[[bytes, str], int | None]
+    end_probe: Callable[[bytes], None]
+    cluster_id: str
+    own_row: Row
+    unfit: Callable[[bytes, m.NodeJoin], str]
+    may_dial: Callable[[Row], None]
+    may_not_dial: Callable[[bytes], None]
+    warn: Callable[[str], None]
+
+
+class DaemonMachine:
+    """See the module's docstring."""
+
+    def __init__(self, gcs: GcsService, machine: NodeMachine, ports: DaemonPorts, membership: MemberShell | None):
+        self.gcs = gcs
+        self.machine = machine
+        self._ports = ports
+        self.me = machine.incarnation
+        self.links: Links | None = None
+        self.member: Member | None = None
+        self.early = EarlyMessages()
+        self.stopping = ""  # why it ends
+        self.leaving: Leaving | None = None
+        self._asked_by: StopRequest | None = None  # who asked for the leave under way
+        self._due: float | None = None  # the first deadline when the turn began
+        timed: list[Timed] = [machine, *ports.timed, gcs]
+        handlers = [ports.handlers, gcs.handlers]
+        if membership is not None:
+            self.links, self.member = self._join(membership)
+            timed.append(self.member)
+            handlers.append(self.member.handlers)
+            gcs.on_config = lambda config, member=self.member: member.look_for_strangers()  # type: ignore[misc]
+        gcs.on_fenced = self.fence
+        self._timed = timed
+        self.handlers: dict[int, Callable[[bytes, Any], None]] = {}
+        for table in handlers:
+            assert not table.keys() & self.handlers.keys(), "two parts want the same message"
+            self.handlers.update(table)
+        self._perform: dict[type, Callable[[Any], None]] = {
+            Send: lambda effect: ports.send(effect.peer, effect.message), Spawn: ports.spawn, Kill: ports.kill,
+            Watch: ports.watch, Note: ports.note, Forget: self._forget, EndJob: self._end_job,
+            DropJob: self._drop_job, Link: self._link, Unlink: self._unlink}
+        assert set(self._perform) == set(get_args(Effect)), "an effect that nobody performs"
+
+    def _join(self, membership: MemberShell) -> tuple[Links, Member]:
+        ports, gcs = self._ports, self.gcs
+        links = Links(membership.mesh, LinkPorts(
+            ports.clock, membership.hello, membership.probe, membership.end_probe,
+            proven_dead=lambda node: member.proven_dead(node), revoked=lambda node: member.revoked(node),
+            answers=lambda node: gcs.link_answers(node, True)))
+        member = Member(MemberPorts(
+            ports.clock, ports.send, self.machine.cluster, gcs, links, membership.cluster_id,
+            self.machine.config.as_dict(), membership.own_row, membership.unfit, membership.may_dial,
+            membership.may_not_dial, node_joined=self.machine.node_joined, node_leaves=self.machine.node_leaves,
+            node_gone=self.node_gone, warn=membership.warn))
+        return links, member
+
+    def start(self, known: list[Row]) -> None:
+        """Everything is composed.  ``known``: the other nodes, as the answer to NodeJoin had them."""
+        self.machine.start(self._ports.clock())
+        if self.member is not None:
+            self.member.start(known)
+
+    # ------------------------------------------------------------ a turn
+
+    def begin(self) -> bool:
+        """What others judge this node by goes out before other work; whether there is something to send."""
+        return self._tick_if_due(self.gcs)
+
+    def _tick_if_due(self, part: Timed) -> bool:
+        when = part.next_deadline()
+        now = self._ports.clock()  # after the question: the control store names no time that is past
+        if when is None or when > now:
+            return False
+        part.tick(now)
+        return True
+
+    def deliver(self, peer: bytes, code: int, message: Any, now: float) -> bool:
+        """A message has arrived; whether that process may speak."""
+        if not ids.same_node(peer, self.me):
+            if not self._may_speak(peer, code, message, now):
+                return False
+            if peer in self.machine.cluster.peers:
+                for earlier in self.early.take(peer):  # said before it was known, so heard before this
+                    self._hand(peer, *earlier, now)
+        self._hand(peer, code, message, now)
+        return True
+
+    def _hand(self, peer: bytes, code: int, message: Any, now: float) -> None:
+        handler = self.handlers.get(code)
+        if handler is not None:
+            handler(peer, message)
+        else:
+            self.machine.handle(peer, code, message, now)
+
+    def _may_speak(self, peer: bytes, code: int, message: Any, now: float) -> bool:
+        """Nodes of the cluster may; a newcomer may introduce itself, no more; a node that has ended is told so.
+
+        What else a daemon says before we have heard of it is kept until then, but for what it has free: it says that
+        again.
+        """
+        cluster = self.machine.cluster
+        if peer in cluster.peers or code == m.Hello.CODE and peer not in cluster.gone:
+            return True
+        if code == m.NodeJoin.CODE and peer not in cluster.gone:
+            self._refuse_early(peer)  # it was no node when it said that, and asks to be one now
+            return True
+        if self.member is not None and self.member.ended(peer):
+            return False
+        if peer != ids.node_of(peer) or code != m.ViewRows.CODE and not self.early.keep(peer, code, message, now):
+            self.machine.refuse(peer, f"{type(message).__name__} from a process that is no node of this cluster")
+        return False
+
+    def _hear_early(self, now: float) -> None:
+        """Nodes have become known, or did not in time."""
+        for peer in self.early.of(self.machine.cluster.peers):
+            for earlier in self.early.take(peer):
+                self._hand(peer, *earlier, now)
+        for peer in [*self.early.of(self.machine.cluster.gone), *self.early.overdue(now)]:
+            self._refuse_early(peer)
+
+    def _refuse_early(self, peer: bytes) -> None:
+        if (count := len(self.early.take(peer))):
+            self.machine.refuse(peer, f"{count} message(s) from a process that is no node of this cluster")
+
+    def turn(self) -> None:
+        """After the messages of this turn: do what follows."""
+        clock = self._ports.clock
+        self._hear_early(clock())
+        self.gcs.flush()
+        if self._due is not None and self._due <= clock():  # what this turn makes due is for the next
+            for part in self._timed:
+                self._tick_if_due(part)
+        if self.leaving is not None:
+            self.leaving.step(clock())
+        if self.gcs.has_news:  # the control store may have answered the machine
+            self.gcs.has_news = False
+            self.machine.settle(clock())
+        self.perform()
+
+    def flush(self) -> None:
+        self.gcs.flush()
+
+    def next_deadline(self) -> float | None:
+        times = [self.early.next_deadline(), *(part.next_deadline() for part in self._timed)]
+        if self.leaving is not None:
+            times.append(self.leaving.next_deadline())
+        self._due = min((when for when in times if when is not None), default=None)
+        if self.gcs.has_news:  # at the end of the turn, when something was on disk
+            return self._ports.clock()
+        return self._due
+
+    # ------------------------------------------------------------ effects
+
+    def perform(self) -> None:
+        effects = self.machine.effects
+        while effects:
+            batch = effects[:]
+            effects.clear()
+            for effect in batch:
+                try:
+                    self._perform[type(effect)](effect)
+                except Exception as error:  # one that cannot be performed must not end the node
+                    self._ports.error(error)
+
+    def _forget(self, effect: Forget) -> None:
+        self._ports.forget(effect.incarnation)
+        self.gcs.forget(effect.incarnation)
+        self.machine.cluster.bound.pop(effect.incarnation, None)
+
+    def _end_job(self, effect: EndJob) -> None:
+        self._ports.last_output(effect)
+        if effect.reply is not None:
+            self._ports.send(effect.driver, effect.reply)
+
+    def _drop_job(self, effect: DropJob) -> None:
+        self._ports.drop_objects(effect.job)
+        self.gcs.client.drop_job(effect.job.to_bytes(ids.JOB_SIZE, "big"))
+
+    def _link(self, effect: Link) -> None:
+        assert self.links is not None
+        self.links.link(effect.node, effect.endpoint)
+
+    def _unlink(self, effect: Unlink) -> None:
+        assert self.links is not None
+        self.links.unlink(effect.node)
+
+    # ------------------------------------------------------------ other nodes, and the end
+
+    def closed(self, peer: bytes) -> None:
+        """The mesh says that a connection of ours is closed."""
+        if self.member is not None:
+            self.member.closed(peer)
+
+    def probed(self, node: bytes, error: int) -> None:
+        """How an attempt to connect to that daemon came out."""
+        assert self.links is not None
+        self.links.probed(node, error)
+
+    def node_gone(self, node: bytes, reason: str) -> None:
+        """The nodes table says so."""
+        self.machine.node_gone(node, reason, self._ports.clock())
+        self._ports.node_gone(node)
+
+    def stop(self, request: StopRequest) -> None:
+        """End at the next turn; a member of a cluster leaves it first, unless it is asked twice by the same one.
+
+        (One of each kind is one wish: whoever closes the session also sends SIGTERM, for daemons that hang.)
+        """
+        if self.member is None or self.machine.cluster.alone or self.gcs.fenced_because or (
+                self._asked_by is request):
+            self.end(request.value)
+        elif self.leaving is None:
+            self._asked_by = request
+            self.member.tell_leave(request.value)
+            self.leaving = Leaving(request.value, self.machine, self.gcs, self.member.leavers,
+                                   self.member.ended_nodes, self._left, self._ports.clock(), self._ports.hand_over)
+
+    def _left(self) -> None:
+        assert self.leaving is not None
+        self._ports.left(self.leaving.why, self.leaving.handed)
+        self.stopping = self.leaving.why
+
+    def fence(self, reason: str) -> None:
+        """The cluster goes on without this node, which may have run the same things as others since: end at once."""
+        self._ports.fenced(reason, self.leaving is not None)
+        self.stopping = f"this node was declared dead: {reason}"
+
+    def end(self, why: str) -> None:
+        """At the next turn, whatever the cluster says."""
+        self.stopping = self.stopping or why
+
+
+def found_cluster(gcs: GcsService, row: Row) -> int:
+    """The first node takes itself in; its ordinal (0, but for a cluster that was restarted from disk)."""
+    answers: list[tuple[str, int]] = []
+    gcs.admit(row, lambda refused, ordinal: answers.append((refused, ordinal)))
+    refused, ordinal = answers[0]  # a chain of one answers at once
+    if refused:
+        raise RuntimeError(f"the control store refuses this node: {refused}")
+    return ordinal
+
+
+def node_machine(gcs: GcsService, ordinal: int, *, node: dict[str, Any], config: Config, keep: int, ports: NodePorts,
+                 scheduler: Callable[[Callable[[], int]], LocalScheduler]) -> NodeMachine:
+    """The machine of the node with that number; ``scheduler(next_lease)`` makes the one of its own resources."""
+    return NodeMachine(
+        incarnation=gcs.incarnation, node=node, first_job=(ordinal << JOB_BITS) + 1,
+        scheduler=scheduler(count((ordinal << LEASE_BITS) + 1).__next__), names=GcsNames(gcs.client), config=config,
+        keep=keep, ports=ports)
+
+
+def gcs_report(gcs: GcsService) -> dict[str, Any]:
+    """The control store, as ``zray list gcs`` shows it."""
+    config = gcs.config
+    return {"generation": config.generation, "voters": list(config.voters), "trouble": gcs.trouble(), "chains": [
+        {"shard": shard, "epoch": chain.epoch, "members": list(chain.members), "joining": chain.joining}
+        for shard, chain in enumerate(config.chains)]}

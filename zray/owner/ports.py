@@ -1,0 +1,44 @@
+"""What the owner's machines ask of what surrounds them: verbs, and not the object that has them.  Pure.
+
+There are no defaults: a composition that forgets a port fails when it is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from zray.owner.records import Task
+
+
+class Columns(Protocol):
+    """The pickling of maps."""
+
+    def pack_items(self, items: Sequence[Any]) -> tuple[Any, list[Any] | None]:
+        """``(wire value, records that it pins)``; raises what pickling the user's objects raises."""
+
+    def pick(self, column: Any, position: int, name: str) -> tuple[Any, list[Any]]:
+        """``(wire value of one result, records that it pins)``; an error's where the result does not load."""
+
+    def pick_later(self, column: Any, position: int, name: str, then: Callable[[Any, list[Any]], None]) -> None:
+        """The same for a stored column, whose reading may wait; ``then(value, records)`` under the lock."""
+
+    def failure(self, error: Exception, name: str) -> list[Any]:
+        """The wire value of an exception."""
+
+
+@dataclass(frozen=True, slots=True)
+class SubmitterPorts:
+    """The ports of zray.owner.submitter.
+
+    columns                           the pickling of maps
+    retry_matches(wanted, failure)    whether a task_error is one of the exception types in ``wanted``
+    locate(values, then)              then(nodes): for each stored value the live nodes that have it, under the lock
+    cancel_inline(task, recursive)    the end of a task that this process itself runs
+    """
+
+    columns: Columns
+    retry_matches: Callable[[Any, list[Any]], bool]
+    locate: Callable[[list[Any], Callable[[list[list[bytes]]], None]], None]
+    cancel_inline: Callable[[Task, bool], None]

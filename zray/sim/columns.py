@@ -1,0 +1,48 @@
+"""The pickling of maps in a simulated process: columns of numbers, with msgpack in the place of pickle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import msgpack
+
+from zray import messages as m
+from zray.sim.failure import Failure
+
+READ_S = 0.001  # from a store
+
+
+class _Process(Protocol):
+    def read_stored(self, value: list[Any]) -> bytes: ...
+    def later(self, seconds: float, action: Callable[..., None], *args: Any) -> None: ...
+    def stir(self) -> None: ...
+
+
+class SimColumns:
+    """The Columns of a simulated core process."""
+
+    def __init__(self, process: _Process) -> None:
+        self._process = process
+
+    def pack_items(self, items: Sequence[Any]) -> tuple[Any, list[Any] | None]:
+        """``items`` of a map are a flag and a number each: the flag is the map's, and travels once."""
+        return msgpack.packb([items[0][0], [item for _, item in items]]), None
+
+    def pick(self, column: Any, position: int, name: str) -> tuple[Any, list[Any]]:
+        try:
+            wire = column if type(column) is bytes else self._process.read_stored(column)
+        except Failure as failure:
+            return self.failure(failure, name), []
+        return msgpack.unpackb(wire)[position], []
+
+    def pick_later(self, column: Any, position: int, name: str, then: Callable[[Any, list[Any]], None]) -> None:
+        def picked() -> None:
+            then(*self.pick(column, position, name))
+            self._process.stir()
+
+        self._process.later(READ_S, picked)
+
+    def failure(self, error: Exception, name: str) -> list[Any]:
+        root = error.root if isinstance(error, Failure) else "unexpected"
+        return [m.FAILED, "task_error", {"root": root}]

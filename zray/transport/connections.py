@@ -1,0 +1,214 @@
+"""Connections to peers: made, waited for, lost, reported.  The records and their states are in zray.transport.peers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import zmq
+
+from zray.transport import envelope
+from zray.transport.envelope import ACK
+from zray.transport.links import Links, try_send
+from zray.transport.peers import Flat, PeerRecord, messages_in
+from zray.transport.session import Session
+from zray.transport.sockets import Limits
+
+_TAG = 4  # bytes of an incarnation that name the node
+_LOOK_AGAIN_S = 0.001  # how often we ask whether the second connection of a peer that closes is still open
+
+
+class Connections(Links):
+    """The verbs by which connections come and go: each does the I/O, and tells the peer's record."""
+
+    def __init__(self, incarnation: bytes, job: int, bind_endpoint: str | None, clock: Callable[[], float],
+                 limits: Limits):
+        super().__init__(incarnation, bind_endpoint, limits)
+        self.job = job
+        self.clock = clock
+        self.on_closed: Callable[[bytes], None] = lambda peer: None
+        self.on_error: Callable[[Exception], None] = lambda error: None
+        self._outbox: dict[bytes, Flat] = {}  # what was queued since the last flush
+        self._active: dict[bytes, Session] = {}  # sessions that tick() must visit
+        self._tick_at: float | None = None
+        self._closing = self._peers.closing
+        self._ended = self._peers.ended
+        self.lasting = self._peers.lasting  # peers whose sessions outlast their connections
+
+    def connect(self, peer: bytes, endpoint: str) -> None:
+        """Dial ``peer``; nothing happens when that connection exists.  Failure shows as on_closed, and is counted.
+
+        ``endpoint`` is one of ZeroMQ's for ipc, else as in zray.transport.curve, with a number for the host.
+        """
+        record = self._records.get(peer)
+        if record is not None and record.dialled is not None:
+            if record.dialled.endpoint == endpoint:
+                return
+            self.disconnect(peer)
+        if self._peers.is_refused(peer):
+            self._lost(peer)
+            return
+        self._out_stirred = True
+        try:
+            address = self._out.prepare(endpoint, self.keys, self.insecure)
+            replaced = self._out.at.get(address)
+            if replaced is not None:  # a successor listens where a process that ended did
+                self.disconnect(replaced)
+                self._lost(replaced)
+            connection = self._out.dial(peer, endpoint, address)
+        except (ValueError, zmq.ZMQError) as error:  # such an endpoint came from somewhere else: its peer is lost
+            self.counters["failed_dials"] += 1
+            self.on_error(ConnectionError(f"cannot dial {endpoint!r}: {error}"))
+            self._lost(peer)
+            return
+        record = self._peers.dialled(peer, connection)
+        self.resume(peer)
+        self._release(peer, record)
+
+    def resume(self, peer: bytes) -> None:
+        """There is a connection to a lasting peer again: what the last one lost goes first."""
+        session = self._peers.session(peer)
+        if session is not None and session.unacked():
+            session.resend_at = now = self.clock()
+            self._tick_at = now if self._tick_at is None else min(self._tick_at, now)
+
+    def via(self, peer: bytes, next_hop: bytes) -> None:
+        """Reach ``peer`` through the connection to ``next_hop``, from now on, unless there is a connection to itself.
+
+        It is reported closed together with the next hop.
+        """
+        peers = self._peers
+        if peers.is_dialled(peer):
+            if peer not in self._closing:
+                return
+            self.disconnect(peer)
+        if peers.is_refused(peer) or not peers.is_connected(next_hop) or peers.hops >= self.limits.via_max:
+            self._lost(peer)
+            return
+        record = peers.routed(peer, next_hop)
+        self.resume(peer)
+        self._release(peer, record)
+
+    def disconnect(self, peer: bytes) -> None:
+        """Hang up on a peer that we dialled.  The session stays, for its other connection or the next one."""
+        record = self._records.get(peer)
+        if record is not None and record.dialled is not None:
+            self._out.hang_up(record.dialled)
+            self._peers.hung_up(peer)
+            self._out_stirred = True
+
+    def forget(self, peer: bytes) -> None:
+        """The peer has ended: drop its connection, session and outbox; refuse what still comes from it."""
+        self.disconnect(peer)
+        if self._tcp is not None:
+            self._tcp.drop(peer)
+        for behind in self._peers.behind(peer):
+            self._lost(behind)
+        record = self._peers.forget(peer)
+        self._active.pop(peer, None)
+        dropped = messages_in(self._outbox.pop(peer, []))
+        if record is not None:
+            dropped += messages_in(record.stalled or []) + messages_in(record.held or [])
+            if record.session is not None:
+                self.counters["dropped_frames"] += record.session.unacked()
+        self.counters["dropped_messages"] += dropped
+
+    def connected(self, peer: bytes) -> bool:
+        """Is there a connection to send to the peer by, as far as known, or is one looked up (hold)?"""
+        return self._peers.is_connected(peer)
+
+    def dialled(self, peer: bytes) -> bool:
+        """Have we a connection of our own to the peer?  Then its end shows as on_closed, once it is drained."""
+        return self._peers.is_dialled(peer)
+
+    def peers(self) -> list[bytes]:
+        """Peers with a session."""
+        return self._peers.with_session()
+
+    def session(self, peer: bytes) -> Session | None:
+        """The session with a peer, if there is one: to look at."""
+        return self._peers.session(peer)
+
+    def _hang_up(self, peer: bytes) -> None:
+        """No connection to a peer in CLOSING is left; its session waits for the next."""
+        self.disconnect(peer)
+        if self._tcp is not None:
+            self._tcp.drop(peer)
+        self._peers.keep(peer)
+
+    def hold(self, peer: bytes) -> None:
+        """Keep messages for the peer until connect() or give_up(), while its endpoint is looked up.
+
+        More than ``held_messages_max`` of them, and it is given up.  Nothing happens when it is connected.
+        """
+        if not self.connected(peer) and not self._peers.is_refused(peer):
+            if peer in self._closing:
+                self._hang_up(peer)  # what is left of the lost connection would hide the next one
+            self._peers.hold(peer, self._outbox.pop(peer, []))
+
+    def give_up(self, peer: bytes) -> None:
+        """There is no way to a peer on hold: drop its messages, with a count, and report it closed."""
+        record = self._records.get(peer)
+        if record is not None and record.held is not None:
+            self.counters["dropped_messages"] += messages_in(record.held)
+            record.held = None
+            self.lasting.discard(peer)  # a session that has lost something lasts no longer
+            self._lost(peer)
+
+    def _release(self, peer: bytes, record: PeerRecord) -> None:
+        """There is a connection now: what was held goes out before what was queued since."""
+        held, record.held = record.held, None
+        if held:
+            self._outbox[peer] = held + self._outbox.pop(peer, [])
+
+    def _keep(self, peer: bytes, held: Flat, flat: Flat) -> None:
+        held += flat
+        if messages_in(held) > self.limits.held_messages_max:
+            self.counters["held_too_many"] += 1
+            self.give_up(peer)
+
+    def refuse(self, node_tag: bytes) -> None:
+        """Have nothing more to do with the processes of a node: drop what comes from them, hang up, report them closed.
+
+        ``allowed`` must say no to their key as well: that keeps new connections out.
+        """
+        self._peers.refused.add(node_tag)
+        for peer in sorted({*self._records, *self._outbox}):
+            if peer[:_TAG] == node_tag:
+                self.disconnect(peer)
+                self._peers.drop_ipc(peer)
+                self._lost(peer)
+
+    # ---------------------------------------------------------------- ends
+
+    def _read_monitor(self) -> None:
+        self._monitored = False
+        for peer in self._out.ended():
+            self._lost(peer)
+
+    def _lost(self, peer: bytes) -> None:
+        """The connection to ``peer`` is gone: report it once everything that has arrived is handled."""
+        if peer not in self._closing:
+            self._peers.lose(peer, self.clock() + self.limits.farewell_s)
+
+    def _report_closed(self, now: float) -> None:
+        for peer, record in list(self._closing.items()):
+            if now < record.close_at and self._inbound_alive(peer, record):
+                if self._tick_at is None or self._tick_at > now + _LOOK_AGAIN_S:
+                    self._tick_at = now + _LOOK_AGAIN_S
+                continue
+            if peer in self.lasting:
+                self._hang_up(peer)
+            else:
+                self.forget(peer)
+            self.counters["closed"] += 1
+            try:
+                self.on_closed(peer)
+            except Exception as error:  # as in _deliver
+                self.on_error(error)
+
+    def _inbound_alive(self, peer: bytes, record: PeerRecord) -> bool:
+        """A peer that had dialled us too may have replies under way there: is that connection still open?"""
+        if not (record.inbound or record.tcp) or self._peers.is_refused(peer):
+            return False
+        ack = record.session.ack() if record.session is not None else 0
+        return try_send(*self._way_back(record), envelope.pack(ACK, self.job, self.incarnation, peer, 0, ack))

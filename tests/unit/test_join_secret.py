@@ -58,7 +58,7 @@ def test_texts_and_environments_are_cleaned():
 def test_what_the_kernel_shows_of_a_process_is_overwritten():
     program = """
 import os, subprocess, sys
-from zray.node import join_secret
+from zray.node.running import join_secret
 join_secret.forget_own()
 sys.stdout.write(open("/proc/self/cmdline").read() + open("/proc/self/environ").read() + repr(dict(os.environ)))
 sys.stdout.flush()

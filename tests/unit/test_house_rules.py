@@ -140,7 +140,6 @@ TWICE: dict[str, set[str]] = {
     "Leaving": {"node.leaving", "owner.calls"},
     "Links": {"node.links", "transport.links"},
     "Loop": {"local_actors", "transport.loop"},
-    "Process": {"sim.map_runs", "sim.process"},
     "Session": {"node.session", "transport.session"},
     "Stream": {"node.output", "owner.streams"},
     "TaskEvents": {"node.task_events", "worker.events"},

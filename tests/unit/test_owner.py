@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
+import pytest
+
 from zray import errors, messages as m
 from zray.config import Config
 from zray.messages.leases import UNKNOWN
@@ -88,6 +90,28 @@ def test_references_in_the_last_reply_of_an_actor_that_ended_are_confirmed_to_it
     assert task.entry.value == b"value"
     assert token in owner.refs.transits and kept.refs == 2
     assert owner.net.to(WORKER, m.TransitDone) == [m.TransitDone([token])]
+
+
+@pytest.mark.parametrize("kind", ["task_error", "dependency_lost"])
+def test_a_call_that_is_made_again_may_have_kept_a_reference(kind):
+    """Its reply carries the failure together with what is still held."""
+    owner = Owner()
+    link = owner.calls.link_for(ACTOR, "A")
+    owner.calls.on_actor_state(NODE, m.ActorState(ACTOR, ALIVE, 0, WORKER, "ipc://worker", {}))
+    kept = owner.refs.own(b"k" * 28)
+    task = owner.task(None, retries=1)
+    task.retry_errors, task.deps, task.pins = True, [], [kept]
+    owner.calls.submit(link, task)
+    owner.calls.pump()
+
+    lost = {"lost": [[kept.oid, [m.STORED, 0, 1, 1, kept.oid, NODE], "gone"]]}
+    reply = [0, [[m.FAILED, kind, lost]], {"held": [[kept.oid, 1]]}]
+    owner.calls.on_calls_done(WORKER, m.CallsDone(ACTOR, 0, [task.seq, reply]))
+
+    owner.calls.pump()
+    assert [push.calls[0][:2] for push in owner.net.to(WORKER, m.PushCalls)] == [(task.tid, 0), (task.tid, 1)]
+    assert kept.holders == {WORKER: 1}
+    owner.calls.check()
 
 
 def test_while_an_actor_restarts_calls_without_retries_fail_and_all_others_wait():

@@ -22,8 +22,8 @@ def test_product_and_simulator_handle_what_a_worker_gets_by_the_same_methods():
     machine = simulated.work.handlers
     assert product.keys() == machine.keys() == simulated.machine.handlers.keys() - driver.machine.handlers.keys()
     for code in machine:
-        assert product[code].__func__ is simulated.machine.handlers[code].__func__, code
-        assert isinstance(product[code].__self__, WorkerMachine)
-        assert simulated.machine.handlers[code].__self__ is simulated.work
+        handler = simulated.machine.handlers[code]
+        assert product[code].__func__ is handler.__func__, code
+        assert isinstance(product[code].__self__, WorkerMachine) and handler.__self__ is simulated.work
     shared = simulated.machine.handlers.keys() & driver.machine.handlers.keys()
     assert shared == driver.machine.handlers.keys(), "a worker handles all that a core process does"

@@ -20,7 +20,7 @@ from zray.messages import FAILED, ActorState, CallsDone, CancelTask, PushCalls, 
 from zray.owner.records import DONE, PUSHED, QUEUED, WAITING, Function, Net, Task, WorkerLink
 from zray.owner.reconstruction import waits_again
 from zray.owner.references import References
-from zray.owner.failures import cancelled, first_failure
+from zray.owner.failures import cancelled, failure_in, first_failure, held_in
 from zray.owner.submitter import Arrival, Submitter
 
 WINDOW_CALLS = 4096  # calls in flight to one actor, at most
@@ -234,14 +234,17 @@ class ActorCalls:
 
     def _general_end(self, link: ActorLink, task: Task, result: Any, peer: bytes) -> None:
         """Through the Submitter's general end; a retry it decides on comes back through ``_again``."""
-        if (type(result) is list and result and result[0] == FAILED and result[1] == "task_error"
-                and task.retry_errors and task.retries != 0 and not task.cancelling
-                and (task.retry_errors is True or self.submitter.retry_matches(task.retry_errors, result))):
-            self._again(link, [task])
-            return
-        if type(result) is list and result[:2] == [FAILED, "dependency_lost"] and not task.cancelling:
-            self._dependency_lost(link, task, result)
-            return
+        failure = failure_in(result)
+        if failure is not None and not task.cancelling:
+            if failure[1] == "dependency_lost":
+                self.refs.announce(peer, held_in(result))
+                self._dependency_lost(link, task, failure)
+                return
+            if failure[1] == "task_error" and task.retry_errors and task.retries != 0 and (
+                    task.retry_errors is True or self.submitter.retry_matches(task.retry_errors, failure)):
+                self.refs.announce(peer, held_in(result))
+                self._again(link, [task])
+                return
         self._count(link)
         self.submitter.finish(task, result, _Answering(peer))  # type: ignore[arg-type]
 

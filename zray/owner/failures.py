@@ -16,6 +16,18 @@ def first_failure(deps: list[Any]) -> list[Any] | None:
     return None
 
 
+def failure_in(result: Any) -> list[Any] | None:
+    """The failure that the reply of a task is, or carries together with what the task still holds."""
+    if type(result) is list and result and result[0] == 0:
+        result = result[1][0] if result[1] else None
+    return result if type(result) is list and result and result[0] == FAILED else None
+
+
+def held_in(result: Any) -> list[list[Any]]:
+    """What the reply of a task says that its process still holds."""
+    return result[2].get("held") or [] if type(result) is list and result and result[0] == 0 else []
+
+
 def cancelled(task: Any) -> list[Any]:
     return [FAILED, "cancelled", {"task": task.tid, "name": task.fn.name}]
 

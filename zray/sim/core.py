@@ -293,8 +293,8 @@ class Core(Process):
         start = int.from_bytes(first[ids.PREFIX_SIZE:], "little")
         for _ in items[1:]:
             self.next_task_id()
-        if retries_errors and retries == 0:
-            retries = 1
+        if retries_errors:
+            retries = 3  # not without bound: some items raise in every attempt
         batch = MapBatch(first[:ids.PREFIX_SIZE], start, self.cluster.function(map_runs.SHOW, b""), key,
                          [(retries_errors, item) for item in items], False, retries)
         batch.retry_errors = ["raised"] if retries_errors else False
@@ -407,13 +407,16 @@ class Core(Process):
             link.life_record = handle.life.record
         return link
 
-    def call(self, handle: Handle, x: int, seconds: float = 0.0, program: list[Any] | None = None) -> Ref:
+    def call(self, handle: Handle, x: int, seconds: float = 0.0, program: list[Any] | None = None,
+             nested: list[Ref] = []) -> Ref:  # noqa: B006
         link = self.link_of(handle)
         tid = self.next_task_id()
         program = program or ["value", x, seconds, []]
-        task = Task(tid, Function(b"", b"", "method"), self._payload(program, []), 1, None, link.max_task_retries)
+        task = Task(tid, Function(b"", b"", "method"), self._payload(program, nested), 1, None, link.max_task_retries)
         task.parent = self.task
         self._retry(task, program)
+        if nested:
+            task.deps, task.pins = [], [ref.record for ref in nested]
         task.entry = self.refs.own(ids.return_id(tid, 1), task)
         self.cluster.oracle.submitted(tid, program)
         self.cluster.oracle.expect(task.entry.oid, programs.expected(program, [], []))

@@ -299,6 +299,9 @@ class SimDriver(Core):
                 x = random.randrange(1 << 20)
                 program = ["nested", x, 0.0, [["value", x, 0.0, []]] * random.randint(1, 3)]
                 self.refs_held.append(self.call(handle, x, program=program))
+            if random.random() < 0.3 and self.refs_held:
+                program = ["flaky", random.randrange(1 << 20), 0.0, [random.randint(1, 2)]]
+                self.refs_held.append(self.call(handle, 0, program=program, nested=[random.choice(self.refs_held)]))
             for _ in range(random.randint(1, 5)):
                 self.refs_held.append(self.call(handle, random.randrange(1 << 20), random.choice((0.0, 0.002))))
             if self.cluster.plan.cancels and self.kinds.random() < 0.4:

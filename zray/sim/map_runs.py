@@ -42,7 +42,7 @@ def seconds(item: int) -> float:
     return (item % 5) * 0.0005
 
 
-class Process(Protocol):
+class MapProcess(Protocol):
     """The worker process of a chunk."""
 
     marks: list[int]
@@ -59,7 +59,7 @@ class Process(Protocol):
 class MapRun:
     """One chunk under way; ``over()`` when all its items have run, or were handed back."""
 
-    def __init__(self, process: Process, entry: Entry, over: Callable[[], None]) -> None:
+    def __init__(self, process: MapProcess, entry: Entry, over: Callable[[], None]) -> None:
         self.process = process
         self.lease, self.first, self.chunk = entry
         assert type(self.chunk) is Chunk

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from zray.messages import FAILED
+from zray.owner.failures import failure_in
 from zray.owner.unhandled import SHOWN
 from zray.sim.programs import FAILS, retried_errors
 
@@ -137,8 +138,8 @@ class Oracle:
         self.newest[actor] = max(life, self.newest.get(actor, 0))
 
     def ended(self, worker: Any, owner: bytes, task: list[Any], result: Any) -> None:
-        raised = type(result) is list and result[:2] == [FAILED, "task_error"]
-        if raised and retried_errors(self.programs[task[0]]):
+        failure = failure_in(result)
+        if failure is not None and failure[1] == "task_error" and retried_errors(self.programs[task[0]]):
             self.retried.add((task[0], task[1]))
 
     # ------------------------------------------------------------ what came out

@@ -153,6 +153,8 @@ def run(program: list[Any], deps: list[int], nested: list[Any], core: Any, attem
     if kind == "raise":
         raise core.failure("task_error", "raised")
     if kind == "flaky" and attempt < parts[0]:
+        for ref in nested:
+            core.keep(ref)
         raise core.failure("task_error", "raised")
     if kind == "crash" and attempt < parts[0]:
         yield ("crash",)

@@ -417,6 +417,5 @@ class SimWorker(Core):
     def check(self) -> None:
         super().check()
         self.work.check()
-        main = sum(run.group is None and run.outer is None for run in self.runs.values())
-        assert main + (self.map_run is not None) == (self.work.queue.running is not None), \
-            "the queue does not know what runs"
+        main = sum(run.group is None and run.outer is None for run in self.runs.values()) + (self.map_run is not None)
+        assert main == (self.work.queue.running is not None), "the queue does not know what runs"

@@ -33,7 +33,7 @@ from benchmarks.plot import plot
 from benchmarks.proc import pss_bytes
 from benchmarks.report import number, table, write_json
 from zray.cluster_utils import Cluster, ClusterNode
-from zray.node.ask import Asker
+from zray.node.running.ask import Asker
 
 REPLICAS = 3
 PLACES = ("head", "middle", "tail")

@@ -14,10 +14,10 @@ import time
 from collections import deque
 from typing import Any
 
-from zray import codec
-from zray.config import Config
+from zray.wire import codec
+from zray.base.config import Config
 from zray.store.client import Allocation, StoreClient
-from zray.store.service import StoreService
+from zray.store.node.service import StoreService
 
 MIB = 1024 * 1024
 SIZES = (1 * MIB, 10 * MIB, 100 * MIB)

@@ -8,7 +8,7 @@ from fuzz.command import by_seed
 from tests.oracles.naive_arena import NaiveArena
 from tests.oracles.store_harness import Harness
 from zray.store import StoreFull
-from zray.store.arena import Arena
+from zray.store.node.arena import Arena
 from zray.store.client import Allocation
 
 STEPS = 300

@@ -10,7 +10,7 @@ from random import Random
 
 from fuzz.command import by_seed
 from tests.oracles import sched_naive as naive
-from zray.sched.loading import Kernels
+from zray.sched.kernels.loading import Kernels
 
 SCALES = (1, 2_500, 10_000, 2**40, 2**58)
 

@@ -20,9 +20,9 @@ from typing import Any
 import zmq
 
 from fuzz.command import with_options
-from zray.codec import decode, encode
-from zray.ids import new_incarnation
-from zray.messages import Bye
+from zray.wire.codec import decode, encode
+from zray.base.ids import new_incarnation
+from zray.wire.messages import Bye
 from zray.transport import curve, envelope
 from zray.transport.mesh import Limits, Mesh
 

@@ -17,7 +17,7 @@ import time
 
 import zray as ray
 from fuzz.command import with_options
-from zray.connection import current
+from zray.handles.connection import current
 
 
 @ray.remote

@@ -17,7 +17,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from zray import codec
+from zray.wire import codec
 from zray.sim.cluster import SimCluster
 from zray.sim.plan import Plan
 from zray.transport import envelope

@@ -4,7 +4,7 @@ import atexit as _atexit
 from typing import TYPE_CHECKING, Any
 
 from zray import exceptions
-from zray.api import (
+from zray.api.calls import (
     available_resources,
     cancel,
     cluster_resources,
@@ -22,19 +22,18 @@ from zray.api import (
     timeline,
     wait,
 )
-from zray.handles import method
-from zray.ids import ActorID, JobID, NodeID, ObjectID, PlacementGroupID, TaskID, UniqueID, WorkerID
-from zray.refs import MapRefs, ObjectRef, ObjectRefGenerator
-from zray.runtime_context import get_runtime_context
+from zray.base.version import __version__
+from zray.handles.remote import method
+from zray.base.ids import ActorID, JobID, NodeID, ObjectID, PlacementGroupID, TaskID, UniqueID, WorkerID
+from zray.handles.refs import MapRefs, ObjectRef, ObjectRefGenerator
+from zray.core.runtime_context import get_runtime_context
 
 if TYPE_CHECKING:
     import logging
 
-    from zray.logging_config import LoggingConfig
+    from zray.core.logging_config import LoggingConfig
 
     logger: logging.Logger
-
-__version__ = "0.1.0"
 
 # At import, not at init: handlers that a program registers between the two run before it and find the session.
 _atexit.register(shutdown)
@@ -96,7 +95,7 @@ def __getattr__(name: str) -> Any:
 
         return logging.getLogger("zray")
     if name == "LoggingConfig":
-        from zray.logging_config import LoggingConfig
+        from zray.core.logging_config import LoggingConfig
 
         return LoggingConfig
     raise AttributeError(f"module 'zray' has no attribute {name!r}")

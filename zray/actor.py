@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from zray.connection import current
-from zray.errors import ActorExit, AsyncioActorExit
-from zray.handles import ActorClass, ActorClassInheritanceException, ActorHandle, ActorMethod, method
+from zray.handles.connection import current
+from zray.base.errors import ActorExit, AsyncioActorExit
+from zray.handles.remote import ActorClass, ActorClassInheritanceException, ActorHandle, ActorMethod, method
 
 __all__ = ["ActorClass", "ActorClassInheritanceException", "ActorHandle", "ActorMethod", "exit_actor", "method"]
 

@@ -1,6 +1,6 @@
 """The exceptions users catch, under Ray's module name."""
 
-from zray.errors import (
+from zray.base.errors import (
     ActorAlreadyExistsError,
     ActorDiedError,
     ActorPlacementGroupRemoved,

@@ -1,5 +1,5 @@
 """RemoteFunction at Ray's module path."""
 
-from zray.handles import RemoteFunction
+from zray.handles.remote import RemoteFunction
 
 __all__ = ["RemoteFunction"]

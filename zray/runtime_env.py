@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from zray.options import TASK_OPTIONS
+from zray.handles.options import TASK_OPTIONS
 
 __all__ = ["RuntimeEnv"]
 

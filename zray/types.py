@@ -1,5 +1,5 @@
 """ObjectRef at Ray's module path, for annotations."""
 
-from zray.refs import ObjectRef
+from zray.handles.refs import ObjectRef
 
 __all__ = ["ObjectRef"]

@@ -43,7 +43,7 @@ def clusters(session_root: str) -> Iterator[Callable[..., Any]]:
 
 def ask(node: Any, what: str, **args: Any) -> dict[str, Any]:
     """What a daemon says of itself, without a driver."""
-    from zray.node.ask import Asker
+    from zray.node.running.ask import Asker
 
     asker = Asker(node.session_dir)
     try:
@@ -66,7 +66,7 @@ def replicated(node: Any, replicas: int, voters: int) -> bool:
 
 def ended(pid: int) -> bool:
     """No such process runs; a zombie does not."""
-    from zray.node import linux
+    from zray.node.processes import linux
 
     return linux.start_time(pid) == 0
 

@@ -9,7 +9,7 @@ import signal
 import pytest
 
 from tests.e2e.target import exceptions, ray, until, waits_because
-from zray.ids import short
+from zray.base.ids import short
 
 pytestmark = pytest.mark.zray_only
 
@@ -34,7 +34,7 @@ def hold(node):
 @pytest.fixture
 def says(caplog):
     """Checks that all three ways tell the same, of what is ``healthy`` that there is no warning; returns the text."""
-    from zray.connection import connected
+    from zray.handles.connection import connected
 
     def check(ref, *words: str, healthy: bool = False) -> str:
         said = waits_because(ref, *words)
@@ -166,7 +166,7 @@ def test_a_full_object_store_is_told(node, says):
 
 
 def test_a_worker_that_starts(node, hold, says):
-    from zray.connection import connected
+    from zray.handles.connection import connected
 
     psutil = pytest.importorskip("psutil")
     daemon = psutil.Process(connected().query("nodes")["nodes"][0]["pid"])

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from tests.e2e.target import exceptions, ray, until
-from zray.connection import current
+from zray.handles.connection import current
 
 pytestmark = pytest.mark.zray_only
 
 
 def workers() -> int:
-    from zray.connection import connected
+    from zray.handles.connection import connected
 
     return connected().query("workers")["total"]
 

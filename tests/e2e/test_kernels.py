@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.e2e.target import ray, until, waits_because
-from zray.connection import connected
+from zray.handles.connection import connected
 
 
 @pytest.mark.parametrize("compiled", [False, True])

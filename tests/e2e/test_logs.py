@@ -12,7 +12,7 @@ import pytest
 from tests.e2e.leaks import only_logs
 from tests.e2e.scripts import run_script, zray
 from tests.e2e.target import exceptions, ray, until
-from zray.node import session as sessions
+from zray.node.running import session as sessions
 
 pytestmark = pytest.mark.zray_only
 

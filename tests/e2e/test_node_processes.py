@@ -18,8 +18,9 @@ from tests.e2e.leaks import only_logs
 from tests.e2e.nodes import ended
 from tests.e2e.scripts import ROOT, environment, zray
 from tests.e2e.target import until
-from zray.node import launch, linux, session as sessions
-from zray.os_linux import write_private
+from zray.node.processes import linux
+from zray.node.running import launch, session as sessions
+from zray.base.os_linux import write_private
 
 STORE = 64 << 20
 
@@ -92,7 +93,7 @@ def test_a_killed_daemon_takes_its_workers_with_it(tmp_sessions):
 
 
 def test_a_killed_driver_takes_its_node_with_it(tmp_sessions):
-    program = (f"from zray.node import launch; h = launch.start_node(num_cpus=1, object_store_memory={STORE});"
+    program = (f"from zray.node.running import launch; h = launch.start_node(num_cpus=1, object_store_memory={STORE});"
                "print(h.pid, h.session_dir, flush=True); import signal; signal.pause()")
     driver = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, cwd=ROOT)
     pid, session_dir = driver.stdout.readline().split()
@@ -105,7 +106,7 @@ def test_a_killed_driver_takes_its_node_with_it(tmp_sessions):
 
 
 def test_a_started_node_outlives_its_starter_and_is_found_and_stopped(tmp_sessions):
-    program = ("from zray.node import launch; h = launch.start_node(num_cpus=1, share_fate=False,"
+    program = ("from zray.node.running import launch; h = launch.start_node(num_cpus=1, share_fate=False,"
                f"object_store_memory={STORE}); print(h.pid)")
     pid = int(subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT,
                              check=True).stdout)
@@ -220,7 +221,7 @@ def test_a_node_without_work_sleeps(node):
 IMPORTED = """
 import importlib, sys
 import zray.node.daemon
-from zray.node import zygote
+from zray.node.processes import zygote
 
 zygote.one_blas_thread()
 for name in zygote.IMPORTS:

@@ -16,7 +16,7 @@ from tests.e2e.nodes import ask
 from tests.e2e.scripts import environment, run_script, zray
 from tests.e2e.target import ray, until
 from zray.cluster_utils import Cluster
-from zray.node.ask import Asker
+from zray.node.running.ask import Asker
 
 pytest.importorskip("click")
 pytestmark = pytest.mark.zray_only

@@ -22,7 +22,7 @@ from tests.e2e.scripts import environment, zray
 from tests.e2e.target import until
 from tests.e2e.test_node_processes import children_of, segments, tmp_sessions  # noqa: F401
 from zray.cluster_utils import Cluster
-from zray.node.ask import Asker
+from zray.node.running.ask import Asker
 
 pytest.importorskip("click")
 pytestmark = [pytest.mark.zray_only, pytest.mark.usefixtures("tmp_sessions")]

@@ -96,7 +96,7 @@ def test_a_user_without_write_permission_is_told_so_in_one_sentence(tmp_path, se
         pytest.skip("only root can become somebody else; see test_bad_input for the others")
     done = run_script(tmp_path, f"""
         import os
-        from zray.node import session
+        from zray.node.running import session
         os.setresuid({NOBODY}, {NOBODY}, {NOBODY})
         try:
             session.create()

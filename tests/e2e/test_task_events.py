@@ -14,7 +14,7 @@ pytestmark = pytest.mark.zray_only
 
 
 def tasks(**filters):
-    from zray.connection import connected
+    from zray.handles.connection import connected
 
     rows = connected().query("tasks")["tasks"]
     return [row for row in rows if all(row[key] == value for key, value in filters.items())]

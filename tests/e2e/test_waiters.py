@@ -18,7 +18,7 @@ TIMES = 20
 @pytest.fixture
 def pending(cluster, gate):
     """One of each kind of thing that can be waited for: (what to wait with, the records whose waiters count)."""
-    from zray.connection import connected
+    from zray.handles.connection import connected
 
     @ray.remote(num_cpus=0)
     def hold(gate):
@@ -58,7 +58,7 @@ KINDS = ["one", "several", "map", "wait", "next", "dynamic"]
 
 
 def waiters(records) -> int:
-    from zray.connection import connected
+    from zray.handles.connection import connected
 
     runtime = connected()
     with runtime.loop.lock:
@@ -78,7 +78,7 @@ def test_time_outs_leave_no_waiters(pending, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_interrupts_leave_no_waiters(pending, kind):
-    from zray.connection import connected
+    from zray.handles.connection import connected
 
     wait, records = pending[kind]
     before = waiters(records)
@@ -112,7 +112,7 @@ def test_cancelled_awaits_and_futures_leave_no_waiters(pending):
 
 
 def test_items_of_a_generator_that_are_awaited_in_vain_leave_no_waiters(pending):
-    from zray.connection import connected
+    from zray.handles.connection import connected
 
     _, [stream] = pending["next"]
     before = waiters([stream])

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from tests.oracles.naive_arena import NaiveArena
-from zray.store.arena import Arena
+from zray.store.node.arena import Arena
 from zray.store.header import FREE, SEALED, Headers, block_bytes
 from zray.store.heap import Heap
 

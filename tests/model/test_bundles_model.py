@@ -1,7 +1,7 @@
 """NodeScheduler with placement groups against an obvious model: homes, owners, actors, in any order, with repeats.
 
-The model knows by name what each round, bundle and lease holds.  Promises (zray/sched/bundles.py, grouped.py): a round
-is reserved as a whole or not at all; a round that was returned stays over; resources are conserved and never
+The model knows by name what each round, bundle and lease holds.  Promises (zray/sched/node/bundles.py, grouped.py): a
+round is reserved as a whole or not at all; a round that was returned stays over; resources are conserved and never
 oversubscribed, in bundles and outside; a bundle comes back once, when its last lease is gone; a key on any bundle never
 gets more leases than it wants; whatever fits is granted.
 """
@@ -11,10 +11,10 @@ from __future__ import annotations
 from hypothesis import HealthCheck, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from zray.causes import Cause
-from zray.messages import BundleAck, BundleReserved
-from zray.sched.grouped import NodeScheduler
-from zray.sched.local import Grant, LocalScheduler, Recall, Status
+from zray.base.causes import Cause
+from zray.wire.messages import BundleAck, BundleReserved
+from zray.sched.node.grouped import NodeScheduler
+from zray.sched.node.local import Grant, LocalScheduler, Recall, Status
 
 U = 10_000
 TOTAL = {"CPU": 4 * U, "GPU": 2 * U, "disk": 3 * U}

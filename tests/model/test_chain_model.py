@@ -11,10 +11,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from zray.gcs.chain import ChainReplica
-from zray.gcs.config import ChainConfig
-from zray.gcs.tables import COMPARE_AND_SET, DELETE, GET, PUT
-from zray.messages import GcsReply, GcsRequest
+from zray.gcs.replica.chain import ChainReplica
+from zray.gcs.configuration.config import ChainConfig
+from zray.gcs.replica.tables import COMPARE_AND_SET, DELETE, GET, PUT
+from zray.wire.messages import GcsReply, GcsRequest
 
 KEYS = st.sampled_from([b"kv/a", b"kv/b"])
 VALUES = st.sampled_from([b"1", b"2"])

@@ -19,11 +19,11 @@ from hypothesis import HealthCheck, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.oracles.packing_brute import placings
-from zray.messages import BundleAck, BundleCommit, BundleReserve, BundleReserved, BundleReturn
-from zray.node.groups import WAIT_S, GroupTable
-from zray.sched.bundles import BundleRound, BundleState
-from zray.sched.grouped import NodeScheduler
-from zray.sched.local import LocalScheduler
+from zray.wire.messages import BundleAck, BundleCommit, BundleReserve, BundleReserved, BundleReturn
+from zray.node.groups.table import WAIT_S, GroupTable
+from zray.sched.node.bundles import BundleRound, BundleState
+from zray.sched.node.grouped import NodeScheduler
+from zray.sched.node.local import LocalScheduler
 from zray.sched.view import ClusterView
 
 U = 10_000

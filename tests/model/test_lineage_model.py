@@ -8,7 +8,7 @@ from hypothesis import settings, strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
 from tests.oracles.lineage_world import World
-from zray import messages as m
+from zray.wire import messages as m
 from zray.owner.lineage import RECIPE_BYTES
 from zray.owner.records import DONE, Entry, Task
 

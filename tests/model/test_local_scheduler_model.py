@@ -1,8 +1,8 @@
 """LocalScheduler against an obvious model: owners, actors, blocked workers, in any order.
 
-The model knows, by name, what each lease uses; the rules below are the promises of zray/sched/local.py: resources are
-conserved and never oversubscribed except by a worker that woke up, whatever fits is granted unless somebody's share is
-being saved up, an infeasible want is told, and once owners return what is recalled everybody gets a turn.
+The model knows, by name, what each lease uses; the rules below are the promises of zray/sched/node/local.py: resources
+are conserved and never oversubscribed except by a worker that woke up, whatever fits is granted unless somebody's share
+is being saved up, an infeasible want is told, and once owners return what is recalled everybody gets a turn.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from zray.causes import Cause
-from zray.sched.local import Grant, LocalScheduler, Recall, Status
+from zray.base.causes import Cause
+from zray.sched.node.local import Grant, LocalScheduler, Recall, Status
 
 U = 10_000
 TOTAL = {"CPU": 4 * U, "GPU": 2 * U, "memory": 10 * U, "disk": 3 * U}

@@ -11,7 +11,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zray.messages import Bye
+from zray.wire.messages import Bye
 from zray.sim.mesh import FrameNetwork, Wire
 from zray.sim.network import Faults
 from zray.sim.process import Process

@@ -6,7 +6,7 @@ from hypothesis import settings, strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from zray.node.effects import Kill, Send, Spawn
-from zray.node.pool import Kind, Pool, State
+from zray.node.processes.pool import Kind, Pool, State
 
 KINDS = [Kind.of(job, env, gpus) for job in (1, 2) for env in ({}, {"A": "1"}, {"LD_PRELOAD": "x"})
          for gpus in ((), (0,))]

@@ -7,7 +7,7 @@ from collections import deque
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
-from zray import messages as m
+from zray.wire import messages as m
 from zray.owner.records import Borrowed, Entry
 from zray.owner.references import References
 

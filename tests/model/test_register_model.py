@@ -14,9 +14,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from zray.gcs.config import ChainConfig, ClusterConfig
-from zray.gcs.register import PREPARE_S, Acceptor, Proposer, TailLease
-from zray.messages import (
+from zray.gcs.configuration.config import ChainConfig, ClusterConfig
+from zray.gcs.configuration.register import PREPARE_S, Acceptor, Proposer, TailLease
+from zray.wire.messages import (
     ConfigIs,
     LeaseAsk,
     LeasePromise,

@@ -13,10 +13,18 @@ from collections import deque
 from hypothesis import HealthCheck, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from zray import messages as m
-from zray.causes import Cause
-from zray.sched.spillback import Spillback
-from zray.sched.spillback_effects import Ask, Offers, PlaceRequest, WaitReason, RelayToNode, UnplaceRequest, WantLocal
+from zray.wire import messages as m
+from zray.base.causes import Cause
+from zray.sched.cluster.spillback import Spillback
+from zray.sched.cluster.spillback_effects import (
+    Ask,
+    Offers,
+    PlaceRequest,
+    WaitReason,
+    RelayToNode,
+    UnplaceRequest,
+    WantLocal,
+)
 from zray.sched.view import ClusterView
 
 U = 10_000

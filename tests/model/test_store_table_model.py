@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from tests.oracles.store_harness import Harness
 from zray.store import StoreFull
 from zray.store.client import Allocation
-from zray.store.table import EVICTION_GRACE_S
+from zray.store.node.table import EVICTION_GRACE_S
 
 
 class StoreMachine(RuleBasedStateMachine):

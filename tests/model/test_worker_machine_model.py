@@ -8,9 +8,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from tests.unit.worker_fakes import Rig, call, task_id
 from tests.unit.worker_machine_fakes import ACTOR, MachineRig
-from zray.messages import FAILED, Blocked, CallsDone, CancelTask, HandBack, PushCalls, PushTasks, TasksDone
+from zray.wire.messages import FAILED, Blocked, CallsDone, CancelTask, HandBack, PushCalls, PushTasks, TasksDone
 from zray.worker.machine import FLUSH_AFTER_NS, FLUSH_ENDS, RUN, WAIT
-from zray.worker.results import identity
+from zray.worker.run.results import identity
 
 OWNERS = [b"owner-1-", b"owner-2-"]
 REPLIES_MAX = FLUSH_ENDS // 2

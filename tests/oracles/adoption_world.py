@@ -3,8 +3,8 @@
 The messages of each pair arrive in order, all else as ``choose`` says.  Time passes only when nothing else can
 happen.  Every ObjectRef is in ``held``, which makes it the truth about what must live.
 
-Their node has the store, and frees what nobody holds of owners that have ended (zray.node.unheld).  Its questions come
-at any time, and go the way of its notices.
+Their node has the store, and frees what nobody holds of owners that have ended (zray.node.jobs.unheld).  Its questions
+come at any time, and go the way of its notices.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from typing import Any
 
 import msgpack
 
-from zray import messages as m
-from zray.gcs.requests import Call
-from zray.node.unheld import HELD_S_MAX, Unheld
+from zray.wire import messages as m
+from zray.gcs.client.requests import Call
+from zray.node.jobs.unheld import HELD_S_MAX, Unheld
 from zray.owner.adoption import GRACE_S, LOOK_AGAIN_S, Adoption
 from zray.owner.holding import Holding
 from zray.owner.records import Borrowed, Entry
 from zray.owner.references import RECORD_BYTES, References
 from zray.owner.telling import Telling
-from zray.store.ownerless import OwnerlessObject
+from zray.store.node.ownerless import OwnerlessObject
 
 PROCESSES = [b"process%d" % i for i in range(4)]
 KINDS = ("pending", "inline", "stored")

@@ -10,8 +10,8 @@ from hashlib import blake2b
 from typing import Any
 
 from tests.unit.test_owner import ports
-from zray import messages as m
-from zray.config import Config
+from zray.wire import messages as m
+from zray.base.config import Config
 from zray.owner.records import Entry, Function, Task
 from zray.owner.references import References
 from zray.owner.submitter import Submitter

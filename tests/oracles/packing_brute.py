@@ -1,4 +1,4 @@
-"""Every way to put bundles on nodes, tried: the oracle of zray.sched.packing on small instances."""
+"""Every way to put bundles on nodes, tried: the oracle of zray.sched.cluster.packing on small instances."""
 
 from __future__ import annotations
 

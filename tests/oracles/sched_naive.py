@@ -1,4 +1,5 @@
-"""Placement written from the prose of zray/sched/policies and zray/sched/plain.py, by exact fractions and exhaustion.
+"""Placement written from the prose of zray/sched/policies and zray/sched/kernels/plain.py, by exact fractions and
+exhaustion.
 
 Nothing here is fast, shares code with what it checks, or knows about int64.
 """

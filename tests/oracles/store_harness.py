@@ -8,10 +8,10 @@ from collections import deque
 from itertools import count
 from typing import Any
 
-from zray.config import Config
+from zray.base.config import Config
 from zray.store.client import Allocation, StoreClient
-from zray.store.service import StoreService
-from zray.store.spill import LocalFiles, Spiller, _run
+from zray.store.node.service import StoreService
+from zray.store.node.spill import LocalFiles, Spiller, _run
 
 _sessions = count()
 

@@ -11,15 +11,35 @@ from collections import deque
 from functools import partial
 from typing import Any
 
-from zray.messages import (
-    STORED, Chunk, StoreFree, StoreGrant, StorePull, StorePulling, StoreRecall, StoreReclaimed, StoreRefused,
-    StoreRestored, StoreSurrender, StoreWant,
+from zray.wire.messages import (
+    STORED,
+    Chunk,
+    StoreFree,
+    StoreGrant,
+    StorePull,
+    StorePulling,
+    StoreRecall,
+    StoreReclaimed,
+    StoreRefused,
+    StoreRestored,
+    StoreSurrender,
+    StoreWant,
 )
-from zray.store.exchange import Find, HandoverProgress, ObjectKey, RecordCopies, SendToNode
+from zray.store.transfer.exchange import Find, HandoverProgress, ObjectKey, RecordCopies, SendToNode
 from zray.store.header import CREATED, HEADER_BYTES, SEALED, Headers, block_bytes
-from zray.store.records import FULL_REASON, Arriving, Dropped, Freed, Grow, Load, SendToClient, SpillObject, UnlinkFile
-from zray.store.table import StoreTable
-from zray.store.transfer import TransferMachine
+from zray.store.node.records import (
+    FULL_REASON,
+    Arriving,
+    Dropped,
+    Freed,
+    Grow,
+    Load,
+    SendToClient,
+    SpillObject,
+    UnlinkFile,
+)
+from zray.store.node.table import StoreTable
+from zray.store.transfer.machine import TransferMachine
 
 CHUNK = 1000
 

@@ -1,4 +1,4 @@
-"""References of a dead owner, handed around between processes of several nodes: what zray.node.unheld may free.
+"""References of a dead owner, handed around between processes of several nodes: what zray.node.jobs.unheld may free.
 
 There is no adoption here, so that the two questions alone decide.  Messages of each pair of processes arrive in order,
 all else as ``choose`` says; a process may stand still for long.  A reference is given as in zray.owner: the sender pins
@@ -13,11 +13,11 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 
-from zray.ids import node_of
-from zray.messages import AskHeld
-from zray.node.unheld import Unheld
+from zray.base.ids import node_of
+from zray.wire.messages import AskHeld
+from zray.node.jobs.unheld import Unheld
 from zray.owner.holding import Holding
-from zray.store.ownerless import OwnerlessObject
+from zray.store.node.ownerless import OwnerlessObject
 
 SETTLE_S = 10.0
 OBJECTS = [b"object%022d" % i for i in range(2)]

@@ -6,13 +6,13 @@ from __future__ import annotations
 from dataclasses import replace
 from random import Random
 
-from zray import messages as m
-from zray.config import Config
-from zray.ids import group_id
+from zray.wire import messages as m
+from zray.base.config import Config
+from zray.base.ids import group_id
 from zray.node.effects import Kill, Send, Spawn
 from zray.node.machine import Death, NodeMachine, NodePorts
-from zray.sched.bundles import BundleState
-from zray.sched.local import LocalScheduler
+from zray.sched.node.bundles import BundleState
+from zray.sched.node.local import LocalScheduler
 from zray.sched.view import ClusterView
 from zray.sim.network import Faults, SimNetwork
 from tests.oracles.packing_brute import placings

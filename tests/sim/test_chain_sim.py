@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from zray.gcs.control import ALIVE
+from zray.gcs.configuration.control import ALIVE
 from zray.sim.chain import CHAIN_NODE_TIMEOUT_S, SIM_SHARDS, SimStore, register_step
 from zray.sim.linearizability import Operation, check
 from zray.sim.network import Faults

@@ -12,9 +12,9 @@ import pytest
 
 from fuzz.command import past_failures
 from fuzz.sim_cluster import run, twice
-from zray.gcs.membership import LATE_MAX, Membership
-from zray.gcs.tables import NODES
-from zray.ids import same_node
+from zray.gcs.configuration.membership import LATE_MAX, Membership
+from zray.gcs.replica.tables import NODES
+from zray.base.ids import same_node
 from zray.sim import cluster as cluster_module
 from zray.sim import leftovers, programs
 from zray.sim.cluster import SimCluster

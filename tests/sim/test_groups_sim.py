@@ -57,7 +57,7 @@ def run(seed: int) -> GroupCluster:
 
 
 def _remove(group):
-    from zray.messages import RemoveGroup
+    from zray.wire.messages import RemoveGroup
 
     return RemoveGroup(group, "by the test")
 
@@ -243,7 +243,7 @@ def test_a_key_waits_while_its_group_has_no_place_and_runs_when_it_has():
     assert state(cluster, group).state == "PENDING" and len(home.held) == whole
     for lease in held:
         home.held.remove(lease)
-        from zray.messages import LeaseReturn
+        from zray.wire.messages import LeaseReturn
 
         home.hear(home.driver, LeaseReturn(lease))
     cluster.net.run_until(0.045)

@@ -7,8 +7,8 @@ import re
 
 import pytest
 
-from zray import messages as m
-from zray.config import Config
+from zray.wire import messages as m
+from zray.base.config import Config
 from zray.core.machine import CoreMachine
 from zray.core.runtime import Runtime
 from zray.sim.cluster import SimCluster

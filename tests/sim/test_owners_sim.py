@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from zray import messages as m
-from zray.causes import Cause
-from zray.core.why import explain_record
+from zray.wire import messages as m
+from zray.base.causes import Cause
+from zray.core.waits.why import explain_record
 from zray.sim import cluster as cluster_module
 from zray.sim import leftovers
 from zray.sim.cluster import SimCluster

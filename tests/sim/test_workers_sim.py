@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from zray.messages import FAILED
+from zray.wire.messages import FAILED
 from zray.sim import cluster as cluster_module
 from zray.sim.cluster import SimCluster
 from zray.sim.driver import SimDriver

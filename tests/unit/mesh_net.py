@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from zray.codec import decode, encode
-from zray.ids import new_incarnation
-from zray.messages import Bye
+from zray.wire.codec import decode, encode
+from zray.base.ids import new_incarnation
+from zray.wire.messages import Bye
 from zray.transport.mesh import Mesh
 
 PATIENCE_S = 10.0

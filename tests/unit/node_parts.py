@@ -5,16 +5,16 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 from tests.unit.test_node_machine import NODE, Names
-from zray.config import Config
-from zray.node.cluster import Cluster, ClusterPorts
+from zray.base.config import Config
+from zray.node.peers.cluster import Cluster, ClusterPorts
 from zray.node.context import NodeContext
 from zray.node.effects import Send
-from zray.node.jobs import JobTable
-from zray.node.local_processes import LocalProcesses
-from zray.node.placements import Placements
-from zray.node.pool import Pool
-from zray.sched.grouped import NodeScheduler
-from zray.sched.local import LocalScheduler
+from zray.node.jobs.table import JobTable
+from zray.node.processes.local import LocalProcesses
+from zray.node.leases.placements import Placements
+from zray.node.processes.pool import Pool
+from zray.sched.node.grouped import NodeScheduler
+from zray.sched.node.local import LocalScheduler
 
 DRIVER = NODE[:4] + b"er00"
 PEER, THIRD = b"peer\0\0\0\0", b"thrd\0\0\0\0"

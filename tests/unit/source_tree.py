@@ -22,7 +22,7 @@ def modules() -> dict[str, ast.Module]:
 
 
 def area(module: str) -> str:
-    """``zray.owner.tasks`` -> owner, ``zray.ids`` -> ids, ``zray`` -> zray."""
+    """``zray.owner.tasks`` -> owner, ``zray.base.ids`` -> ids, ``zray`` -> zray."""
     return module.split(".")[1] if "." in module else module
 
 

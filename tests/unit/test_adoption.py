@@ -8,9 +8,9 @@ from __future__ import annotations
 import msgpack
 import pytest
 
-from zray import messages as m
-from zray.gcs.requests import Call
-from zray.ids import node_of
+from zray.wire import messages as m
+from zray.gcs.client.requests import Call
+from zray.base.ids import node_of
 from zray.owner.adoption import CLAIM_AGAIN_S, CLAIMS_MAX, GRACE_S, LOOK_AGAIN_S, MOVES_MAX, Adoption
 from zray.owner.references import LENT, RECORD_BYTES, References
 from zray.owner.telling import CARRIED_MAX, Telling

@@ -10,11 +10,11 @@ import cloudpickle
 import pytest
 
 import zray as ray
-from zray import connection, refs
+from zray.handles import connection, refs
 from zray.actor import ActorClassInheritanceException
-from zray.handles import ActorHandle, ActorTemplate
-from zray.options import ActorOptions
-from zray.signatures import Parameters
+from zray.handles.remote import ActorHandle, ActorTemplate
+from zray.handles.options import ActorOptions
+from zray.handles.signatures import Parameters
 
 
 @pytest.fixture
@@ -306,11 +306,11 @@ def test_the_first_call_starts_a_runtime(monkeypatch):
 
     def start():
         started.append(1)
-        ray.cluster_context.init(local_mode=True)
+        context.init(local_mode=True)
 
-    import zray.cluster_context  # noqa: F401
+    from zray.api import context
 
-    monkeypatch.setattr("zray.api.init", start)
+    monkeypatch.setattr("zray.handles.connection._start", start)
     try:
         assert ray.get(add.remote(1)) == 2 and started == [1]
         assert ray.get(add.remote(1)) == 2 and started == [1]
@@ -433,3 +433,11 @@ def test_remote_with_options_in_one_call(local):
     assert ray.get(counter.inc._remote([2], {}, name="later")) == 7
     with pytest.raises(ValueError, match="Invalid option keyword num_cpu "):
         add._remote(args=[1], num_cpu=2)
+
+
+@pytest.mark.parametrize("text", ["zray.errors:RayTaskError", "zray.errors:_rebuild_task_error", "zray.ids:ObjectID",
+                                  "zray.refs:restore_ref", "zray.handles:ActorHandle._restore"])
+def test_names_that_pickles_of_earlier_versions_have_still_lead_somewhere(text):
+    from pkgutil import resolve_name
+
+    assert callable(resolve_name(text))

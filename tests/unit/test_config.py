@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from zray.config import DEFAULTS, Config, refuse_slips
+from zray.base.config import DEFAULTS, Config, refuse_slips
 from zray.transport.sockets import Limits
 
 DOCS = Path(__file__).parents[2] / "docs" / "limits.md"

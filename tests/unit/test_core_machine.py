@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from zray import messages as m
-from zray.config import Config
+from zray.wire import messages as m
+from zray.base.config import Config
 from zray.core.machine import CoreMachine
 from zray.core.process import ProcessRecord
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from tests.unit.mesh_net import Net, say
-from zray import ids
+from zray.base import ids
 from zray.transport.credentials import (
     SCHEME, AllowList, BadJoinString, Credentials, JoinString, NotListed, Peers, decode_join, encode_join,
 )

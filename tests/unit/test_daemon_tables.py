@@ -6,7 +6,7 @@ Both tables are made by DaemonMachine of the same parts; only what the shells ta
 from __future__ import annotations
 
 from tests.oracles.store_harness import Harness
-from zray import messages as m
+from zray.wire import messages as m
 from zray.sim.cluster import SimCluster
 from zray.sim.plan import Plan
 

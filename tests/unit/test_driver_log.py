@@ -6,8 +6,8 @@ from collections import Counter
 
 from hypothesis import given, strategies as st
 
-from zray.driver_log import SWITCH_S, Screen
-from zray.node.output import Stream
+from zray.api.driver_log import SWITCH_S, Screen
+from zray.node.processes.output import Stream
 
 
 class Clock:

@@ -9,8 +9,8 @@ import sys
 import pytest
 from hypothesis import given, strategies as st
 
-from zray import env_vars
-from zray.node.pool import START_FAILURES_FREE, Kind, Pool
+from zray.base import env_vars
+from zray.node.processes.pool import START_FAILURES_FREE, Kind, Pool
 from zray.worker import process
 
 NAMES = st.sampled_from(["A", "B", "PATH", "LD_PRELOAD", "PYTHONPATH"])

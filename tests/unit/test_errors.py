@@ -8,8 +8,9 @@ import re
 
 import pytest
 
-from zray import errors, exceptions
-from zray.serialization import dump_error, load_error
+from zray import exceptions
+from zray.base import errors
+from zray.values.serialization import dump_error, load_error
 
 
 def through_a_task(error: BaseException, name: str = "f"):

@@ -9,8 +9,8 @@ import threading
 
 import pytest
 
-from zray.errors import RayTaskError, load_error
-from zray.serialization import dump_error, dumps, loads, to_bytes
+from zray.base.errors import RayTaskError, load_error
+from zray.values.serialization import dump_error, dumps, loads, to_bytes
 
 
 class KeywordOnly(Exception):

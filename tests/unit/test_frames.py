@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from zray import frames, stacks
+from zray.base import frames, stacks
 
 
 def compiled(source, name):

@@ -9,18 +9,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zray import codec
-from zray.gcs import tables
-from zray.gcs.chain import ChainReplica
-from zray.gcs.client import GcsClient, GcsError
-from zray.gcs.config import ChainConfig
-from zray.gcs.dedupe import CLIENT_WINDOW
-from zray.gcs.disk import log_name, snapshot_name
-from zray.gcs.persistence import LAYOUT_NAME
+from zray.wire import codec
+from zray.gcs.replica import tables
+from zray.gcs.replica.chain import ChainReplica
+from zray.gcs.client.client import GcsClient, GcsError
+from zray.gcs.configuration.config import ChainConfig
+from zray.gcs.replica.dedupe import CLIENT_WINDOW
+from zray.gcs.replica.disk import log_name, snapshot_name
+from zray.gcs.replica.persistence import LAYOUT_NAME
 from zray.gcs.service import GcsService
-from zray.gcs.sharding import SHARDS, shard_of
-from zray.gcs.state import CorruptSnapshot
-from zray.messages import (
+from zray.gcs.client.sharding import SHARDS, shard_of
+from zray.gcs.replica.state import CorruptSnapshot
+from zray.wire.messages import (
     BY_CODE,
     ChainAck,
     ChainFetch,

@@ -10,20 +10,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zray.gcs import tables
-from zray.gcs.chain import LEASE_UNUSED_S
-from zray.gcs.client import GcsClient
-from zray.gcs.disk import Disk, log_name
-from zray.gcs.membership import FAST_S, NODE_TIMEOUT_S, SUSPECT_S
-from zray.gcs.persistence import LAYOUT_NAME
-from zray.gcs.register import HOLD_S, LEASE_RENEW_S, LEASE_S, PROMISE_S
-from zray.gcs.requests import RETRY_S, STUCK_RETRIES
+from zray.gcs.replica import tables
+from zray.gcs.replica.chain import LEASE_UNUSED_S
+from zray.gcs.client.client import GcsClient
+from zray.gcs.replica.disk import Disk, log_name
+from zray.gcs.configuration.membership import FAST_S, NODE_TIMEOUT_S, SUSPECT_S
+from zray.gcs.replica.persistence import LAYOUT_NAME
+from zray.gcs.configuration.register import HOLD_S, LEASE_RENEW_S, LEASE_S, PROMISE_S
+from zray.gcs.client.requests import RETRY_S, STUCK_RETRIES
 from zray.gcs.service import GcsService
-from zray.gcs.sharding import SHARDS, shard_of
-from zray.gcs.state import CorruptSnapshot
-from zray.gcs.watching import WATCH_ASK_S
-from zray.ids import TAG_SIZE
-from zray.messages import (
+from zray.gcs.client.sharding import SHARDS, shard_of
+from zray.gcs.replica.state import CorruptSnapshot
+from zray.gcs.client.watching import WATCH_ASK_S
+from zray.base.ids import TAG_SIZE
+from zray.wire.messages import (
     GcsEvents,
     GcsRedirect,
     GcsReply,
@@ -257,7 +257,7 @@ def test_what_waits_for_a_lease_is_asked_for_again_as_it_was(monkeypatch):
     bench = Bench(4)
     control = held_up(bench).control
     held = control.proposer.held
-    monkeypatch.setattr("zray.gcs.control.next_config", lambda config, view: None)  # the same, or nothing
+    monkeypatch.setattr("zray.gcs.configuration.control.next_config", lambda config, view: None)  # the same, or nothing
     bench.wait(PROMISE_S + HOLD_S)
     assert control.config == held
 
@@ -488,7 +488,7 @@ def test_a_watch_of_a_process_goes_on_across_a_failure_without_gap_or_repeat():
 
 
 def test_a_process_that_reads_nothing_costs_a_bounded_number_of_events_and_then_gets_the_whole_state(monkeypatch):
-    monkeypatch.setattr("zray.gcs.proxy.WATCH_CREDIT", 3)
+    monkeypatch.setattr("zray.gcs.client.proxy.WATCH_CREDIT", 3)
     bench = Bench(1)
     service = next(iter(bench.services.values()))
     me = process(service)
@@ -599,7 +599,7 @@ def test_a_torn_record_is_cut_off_and_what_was_synced_stays(tmp_path):
 
 
 def test_a_long_log_becomes_a_snapshot(tmp_path, monkeypatch):
-    monkeypatch.setattr("zray.gcs.persistence.UPDATES_BYTES_MAX", 2000)
+    monkeypatch.setattr("zray.gcs.replica.persistence.UPDATES_BYTES_MAX", 2000)
     service = GcsService(lambda: 0.0, print, tmp_path, incarnation=b"N000" + bytes(4))
     for i in range(100):
         service.client.record_job(i, {"padding": bytes(100)})
@@ -612,7 +612,7 @@ def full_disk(monkeypatch) -> None:
     def refuse(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("zray.gcs.disk.os.fdatasync", refuse)
+    monkeypatch.setattr("zray.gcs.replica.disk.os.fdatasync", refuse)
 
 
 def test_a_lone_replica_with_a_full_disk_refuses_writes_and_answers_reads(tmp_path, monkeypatch):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zray.gcs.coalesce import Coalescer
-from zray.messages import ChainAck, ChainUpdates
+from zray.gcs.replica.coalesce import Coalescer
+from zray.wire.messages import ChainAck, ChainUpdates
 
 PEERS = st.sampled_from([b"a" * 8, b"b" * 8])
 SMALL = st.integers(0, 3)

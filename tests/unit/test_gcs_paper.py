@@ -7,10 +7,10 @@ from collections import deque
 
 import pytest
 
-from zray.gcs.chain import ACK_S, CHAIN_WINDOW, ChainReplica, UnsafeConfig
-from zray.gcs.config import ChainConfig
-from zray.gcs.tables import GET, PUT
-from zray.messages import ChainAck, ChainUpdates, GcsRedirect, GcsReply, GcsRequest
+from zray.gcs.replica.chain import ACK_S, CHAIN_WINDOW, ChainReplica, UnsafeConfig
+from zray.gcs.configuration.config import ChainConfig
+from zray.gcs.replica.tables import GET, PUT
+from zray.wire.messages import ChainAck, ChainUpdates, GcsRedirect, GcsReply, GcsRequest
 
 A, B, C, D, CLIENT = b"A", b"B", b"C", b"D", b"client"
 
@@ -351,7 +351,7 @@ def test_beyond_the_paper_a_branch_that_was_cut_off_is_discarded_on_return():
 
 def test_a_new_tail_that_is_fed_in_parts_serves_only_after_the_last(monkeypatch):
     """Section 3.2, Extending a Chain, once more: a part of T's history is not T's history."""
-    monkeypatch.setattr("zray.gcs.chain.CHAIN_WINDOW", 1)
+    monkeypatch.setattr("zray.gcs.replica.chain.CHAIN_WINDOW", 1)
     bench = Bench(A)
     extended(bench)
     bench.run()

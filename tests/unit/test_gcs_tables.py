@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from zray.gcs import dedupe, tables
-from zray.gcs.changes import ChangeLog, Publisher
-from zray.gcs.dedupe import ClientTable
-from zray.gcs.state import CorruptSnapshot, ReplicatedState, Update
-from zray.gcs.tables import (
+from zray.gcs.replica import dedupe, tables
+from zray.gcs.replica.changes import ChangeLog, Publisher
+from zray.gcs.replica.dedupe import ClientTable
+from zray.gcs.replica.state import CorruptSnapshot, ReplicatedState, Update
+from zray.gcs.replica.tables import (
     COMPARE_AND_SET,
     DELETE,
     FORGET,
@@ -159,7 +159,7 @@ def test_the_change_log_is_bounded_and_knows_what_it_forgot():
 
 
 def test_a_watcher_without_credit_is_not_sent_more_and_misses_nothing(monkeypatch):
-    monkeypatch.setattr("zray.gcs.changes.WATCH_CREDIT", 4)
+    monkeypatch.setattr("zray.gcs.replica.changes.WATCH_CREDIT", 4)
     state, publisher = ReplicatedState(), Publisher()
     publisher.watch(b"c", 1, b"kv/", -1, 0.0, state.tables, state.changes, 0)
     sent = []

@@ -7,10 +7,18 @@ from random import Random
 
 import pytest
 
-from zray.codec import decode, encode
-from zray.messages import ViewRows
-from zray.sched.gossip import (
-    ALL_PEERS_MAX, GOSSIP_EARLY_MAX, GOSSIP_GATHER_S, GOSSIP_S, PEERS, ROWS_MAX, Gossip, GossipRow, NodeReport,
+from zray.wire.codec import decode, encode
+from zray.wire.messages import ViewRows
+from zray.sched.cluster.gossip import (
+    ALL_PEERS_MAX,
+    GOSSIP_EARLY_MAX,
+    GOSSIP_GATHER_S,
+    GOSSIP_S,
+    PEERS,
+    ROWS_MAX,
+    Gossip,
+    GossipRow,
+    NodeReport,
 )
 from zray.sched.view import ClusterView
 

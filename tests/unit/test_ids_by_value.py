@@ -7,7 +7,8 @@ import pickle
 import pytest
 
 import zray
-from zray import ids, refs
+from zray.base import ids
+from zray.handles import refs
 
 CLASSES = [ids.JobID, ids.ActorID, ids.PlacementGroupID, ids.TaskID, ids.ObjectID, ids.NodeID, ids.WorkerID]
 

@@ -9,10 +9,10 @@ import sys
 
 import pytest
 
-from zray.node import join_secret
-from zray.node.join_secret import NoJoinString, hide, join_string, without_secrets
-from zray.node.launch import NodeOptions
-from zray.node.options import membership, parser
+from zray.node.running import join_secret
+from zray.node.running.join_secret import NoJoinString, hide, join_string, without_secrets
+from zray.node.running.launch import NodeOptions
+from zray.node.running.options import membership, parser
 from zray.transport.credentials import JoinString, encode_join
 
 JOIN = encode_join(JoinString("127.0.0.1", 6379, b"c" * 16, b"node", b"k" * 32, b"t" * 32, 2e9))
@@ -58,7 +58,7 @@ def test_texts_and_environments_are_cleaned():
 def test_what_the_kernel_shows_of_a_process_is_overwritten():
     program = """
 import os, subprocess, sys
-from zray.node import join_secret
+from zray.node.running import join_secret
 join_secret.forget_own()
 sys.stdout.write(open("/proc/self/cmdline").read() + open("/proc/self/environ").read() + repr(dict(os.environ)))
 sys.stdout.flush()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zray.messages import STORED
+from zray.wire.messages import STORED
 from zray.owner.locality import LOCALITY_BYTES_MIN, preferred
 
 HOME, A, B = b"home\0\0\0\0", b"aaaa\0\0\0\0", b"bbbb\0\0\0\0"

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from zray import refs
-from zray.codec import decode, encode
-from zray.ids import new_incarnation
-from zray.messages import Locate, Resolved
+from zray.handles import refs
+from zray.wire.codec import decode, encode
+from zray.base.ids import new_incarnation
+from zray.wire.messages import Locate, Resolved
 from zray.transport.loop import Loop, LoopStopped, Waiter
 from zray.transport.mesh import Mesh
 

@@ -1,4 +1,4 @@
-"""Late and lost nodes: three signals with different meanings (zray.gcs.membership)."""
+"""Late and lost nodes: three signals with different meanings (zray.gcs.configuration.membership)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zray.gcs.config import ClusterConfig
-from zray.gcs.membership import (
+from zray.gcs.configuration.config import ClusterConfig
+from zray.gcs.configuration.membership import (
     BEAT_PART,
     LATE_MAX,
     NODE_TIMEOUT_S,

@@ -11,10 +11,10 @@ import pytest
 
 from fuzz import fuzz_codec
 from tests.unit.mesh_net import PATIENCE_S, Net, say
-from zray.codec import decode, encode
-from zray.ids import new_incarnation
-from zray.messages import Bye, HoldDrop
-from zray.transport.faults import Faults
+from zray.wire.codec import decode, encode
+from zray.base.ids import new_incarnation
+from zray.wire.messages import Bye, HoldDrop
+from zray.transport.faults import FrameFaults
 from zray.transport.mesh import Limits, Mesh
 
 
@@ -209,8 +209,8 @@ def test_an_exception_of_the_handler_is_reported_and_loses_no_other_message(net:
 @pytest.mark.parametrize("seed", range(5))
 def test_loss_duplicates_and_delays_are_invisible(net: Net, seed: int) -> None:
     limits = Limits(resend_s=0.02, ack_delay_s=0.005, session_frames_max=16)
-    a = net.mesh(limits=limits, faults=Faults(seed, drop=0.2, duplicate=0.2, delay=0.3, delay_s_max=0.01))
-    b = net.mesh(limits=limits, faults=Faults(seed + 100, drop=0.2, duplicate=0.2, delay=0.3, delay_s_max=0.01))
+    a = net.mesh(limits=limits, faults=FrameFaults(seed, drop=0.2, duplicate=0.2, delay=0.3, delay_s_max=0.01))
+    b = net.mesh(limits=limits, faults=FrameFaults(seed + 100, drop=0.2, duplicate=0.2, delay=0.3, delay_s_max=0.01))
     a.connect(b.incarnation, b.endpoint)
     numbers = [str(i) for i in range(60)]
     say(a, b, "hello")
@@ -276,7 +276,7 @@ def test_the_transport_imports_no_numpy_no_messages_and_what_tcp_needs_only_for_
     import subprocess
 
     code = ("import sys, zray.transport.loop, zray.transport.mesh; "
-            "sys.exit(bool({'numpy', 'numba', 'zray.messages', 'zray.transport.curve', 'zray.transport.gate'} "
+            "sys.exit(bool({'numpy', 'numba', 'zray.wire.messages', 'zray.transport.curve', 'zray.transport.gate'} "
             "& set(sys.modules)))")
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode == 0
 

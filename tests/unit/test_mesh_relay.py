@@ -10,9 +10,9 @@ import pytest
 import zmq
 
 from tests.unit.mesh_net import Net, say
-from zray.codec import encode
-from zray.ids import new_incarnation, node_of
-from zray.messages import Bye
+from zray.wire.codec import encode
+from zray.base.ids import new_incarnation, node_of
+from zray.wire.messages import Bye
 from zray.transport import curve, envelope
 from zray.transport.mesh import Limits, Mesh
 

@@ -18,9 +18,9 @@ import zmq
 
 from fuzz import hostile_peers
 from tests.unit.mesh_net import PATIENCE_S, Net, say
-from zray.codec import encode
-from zray.ids import new_incarnation
-from zray.messages import Bye
+from zray.wire.codec import encode
+from zray.base.ids import new_incarnation
+from zray.wire.messages import Bye
 from zray.transport import curve, envelope, gate
 from zray.transport.mesh import Limits, Mesh
 

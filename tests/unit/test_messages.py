@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from zray.codec import Malformed, decode, encode
-from zray.messages import BY_CODE, FIELD_TYPES
+from zray.wire.codec import Malformed, decode, encode
+from zray.wire.messages import BY_CODE, FIELD_TYPES
 
 GOLDEN_FILE = Path(__file__).with_name("golden_messages.txt")
 

@@ -6,9 +6,9 @@ import pytest
 
 from tests.unit.node_parts import PEER, THIRD, Parts
 from tests.unit.test_node_machine import NODE, spec
-from zray.messages import AdoptActor
-from zray.node.actor_adoption import ActorAdoption, ActorAdoptionPorts
-from zray.node.actors import ActorTable
+from zray.wire.messages import AdoptActor
+from zray.node.actors.adoption import ActorAdoption, ActorAdoptionPorts
+from zray.node.actors.table import ActorTable
 
 ACTOR = b"a" * 16
 LOW = b"aaaa\0\0\0\0"  # before this node in the order

@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import pytest
 
 from tests.unit.node_parts import DRIVER, PEER, THIRD, Parts
-from zray import messages as m
-from zray.node.actor_messages import ActorMessagePorts, ActorMessages
+from zray.wire import messages as m
+from zray.node.actors.messages import ActorMessagePorts, ActorMessages
 from zray.node.effects import JOB_OVER
-from zray.node.foreign_actors import ForeignActorPorts, ForeignActors
+from zray.node.actors.foreign import ForeignActorPorts, ForeignActors
 from tests.unit.test_node_machine import NODE
 
 ACTOR = b"a" * 16

@@ -8,11 +8,11 @@ import pytest
 
 from tests.unit.node_parts import DRIVER, PEER, Parts
 from tests.unit.test_node_machine import CPU, NODE, spec
-from zray import messages as m
-from zray.node.actor_places import ActorPlacePorts, ActorPlaces
-from zray.node.actors import DEAD, Actor
-from zray.node.foreign_actors import ForeignActor
-from zray.sched.spillback_effects import PlaceRequest, UnplaceRequest
+from zray.wire import messages as m
+from zray.node.actors.places import ActorPlacePorts, ActorPlaces
+from zray.node.actors.table import DEAD, Actor
+from zray.node.actors.foreign import ForeignActor
+from zray.sched.cluster.spillback_effects import PlaceRequest, UnplaceRequest
 
 ACTOR = b"a" * 16
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from zray.node.actor_rows import ROW_GRACE_S, ActorRows
+from zray.node.actors.rows import ROW_GRACE_S, ActorRows
 
 ACTOR = b"actor"
 

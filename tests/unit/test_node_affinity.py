@@ -8,10 +8,10 @@ import pytest
 
 from tests.unit.node_parts import Parts
 from tests.unit.test_node_machine import CPU, NODE, Node, only, spec
-from zray import messages as m
-from zray.causes import Cause
-from zray.node.affinity import HardAffinity, HardAffinityPorts
-from zray.node.placements import Declared
+from zray.wire import messages as m
+from zray.base.causes import Cause
+from zray.node.leases.affinity import HardAffinity, HardAffinityPorts
+from zray.node.leases.placements import Declared
 
 DRIVER, ACTOR = b"driver00", b"a" * 16
 OTHER = b"othr\0\0\0\0"

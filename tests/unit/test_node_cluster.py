@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.node_parts import DRIVER, PEER, THIRD, Parts, row
-from zray import messages as m
-from zray.messages.cluster import RELAYED
-from zray.node.cluster import routed
+from zray.wire import messages as m
+from zray.wire.messages.cluster import RELAYED
+from zray.node.peers.cluster import routed
 from zray.node.effects import Link, Unlink
 from tests.unit.test_node_machine import NODE
 

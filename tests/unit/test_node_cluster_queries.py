@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.node_parts import DRIVER, PEER, THIRD, Parts
-from zray.messages import NodeAnswer, NodeQuery
-from zray.node.cluster_queries import ANSWER_S, ClusterQueries
+from zray.wire.messages import NodeAnswer, NodeQuery
+from zray.node.peers.queries import ANSWER_S, ClusterQueries
 
 LOCAL = {"local": True}
 

@@ -9,11 +9,11 @@ import pytest
 
 from tests.unit.node_parts import DRIVER, PEER, THIRD, row
 from tests.unit.test_node_machine import NODE, Node
-from zray import messages as m
+from zray.wire import messages as m
 from zray.node.daemon_machine import DaemonMachine, DaemonPorts, MemberShell, StopRequest
-from zray.node.early import EARLY_S
+from zray.node.peers.early import EARLY_S
 from zray.node.effects import DropJob, EndJob, Forget, Kill, Link, Note, Send, Spawn, Watch
-from zray.node.leaving import NOTHING
+from zray.node.peers.leaving import NOTHING
 
 VOTE = m.LeaseAsk(1, 1)
 

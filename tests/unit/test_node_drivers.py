@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.node_parts import DRIVER, PEER, THIRD, Parts
-from zray import messages as m
-from zray.node.actors import ActorTable
-from zray.node.drivers import PYTHON, DriverPorts, Drivers
+from zray.wire import messages as m
+from zray.node.actors.table import ActorTable
+from zray.node.jobs.drivers import PYTHON, DriverPorts, Drivers
 from zray.node.effects import DropJob, EndJob, Forget, Watch
-from zray.node.foreign_actors import ForeignActorPorts, ForeignActors
-from zray.node.jobs import JOB_BITS
+from zray.node.actors.foreign import ForeignActorPorts, ForeignActors
+from zray.node.jobs.table import JOB_BITS
 
 JOB = (1 << JOB_BITS) + 1  # of PEER, whose ordinal is 1
 FAR = PEER[:4] + b"drv1"

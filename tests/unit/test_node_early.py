@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zray.node.early import EARLY_MAX, EARLY_S, EarlyMessages
+from zray.node.peers.early import EARLY_MAX, EARLY_S, EarlyMessages
 
 ONE, OTHER = b"one_\0\0\0\0", b"othr\0\0\0\0"
 

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from tests.unit.node_parts import PEER, THIRD, Parts
-from zray import messages as m
-from zray.node.foreign_actors import ADOPTION_S, ForeignActorPorts, ForeignActors
+from zray.wire import messages as m
+from zray.node.actors.foreign import ADOPTION_S, ForeignActorPorts, ForeignActors
 from tests.unit.test_node_machine import NODE
 
 ACTOR = b"a" * 16

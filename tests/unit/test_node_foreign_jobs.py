@@ -6,10 +6,10 @@ import pytest
 
 from tests.unit.test_node_groups import GroupNode
 from tests.unit.test_node_machine import CPU, NODE, spec
-from zray import messages as m
+from zray.wire import messages as m
 from zray.gcs.service import GcsService
-from zray.ids import group_id
-from zray.node.jobs import JOB_BITS, Job
+from zray.base.ids import group_id
+from zray.node.jobs.table import JOB_BITS, Job
 from zray.node.names import GcsNames
 
 HOME, THIRD = b"home\0\0\0\0", b"thrd\0\0\0\0"  # the driver's node, and another one that passes on

@@ -7,10 +7,10 @@ import pytest
 from tests.unit.test_node_foreign_jobs import GROUP, HOME, THIRD, Cluster
 from tests.unit.test_node_groups import DRIVER
 from tests.unit.test_node_machine import NODE
-from zray import messages as m
-from zray.causes import Cause
-from zray.node import group_service
-from zray.node.groups import ADOPTION_STEP
+from zray.wire import messages as m
+from zray.base.causes import Cause
+from zray.node.groups import service as group_service
+from zray.node.groups.table import ADOPTION_STEP
 
 REMOVE = m.RemoveGroup(GROUP, "by me")
 

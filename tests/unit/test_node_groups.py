@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.test_node_machine import CPU, NODE, Node, only, spec
-from zray import messages as m
-from zray.causes import Cause
-from zray.ids import group_id
-from zray.node.groups import GroupTable
+from zray.wire import messages as m
+from zray.base.causes import Cause
+from zray.base.ids import group_id
+from zray.node.groups.table import GroupTable
 from zray.sched.view import ClusterView
 
 ME = NODE

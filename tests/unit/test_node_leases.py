@@ -8,11 +8,11 @@ import pytest
 
 from tests.unit.node_parts import DRIVER, PEER, Parts
 from tests.unit.test_node_machine import CPU
-from zray import messages as m
+from zray.wire import messages as m
 from zray.node.effects import Kill
-from zray.node.leases import LeasePorts, Leases
-from zray.node.placements import Death
-from zray.node.task_events import TaskEvents
+from zray.node.leases.local import LeasePorts, Leases
+from zray.node.leases.placements import Death
+from zray.node.jobs.task_events import TaskEvents
 
 FAR = PEER[:4] + b"drv1"
 

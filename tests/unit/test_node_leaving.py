@@ -7,10 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from zray.ids import TAG_SIZE
-from zray.node.leaving import DRAIN_S_MAX, HAND_OVER_S_MAX, LEAVE_S_MAX, LOOK_S, Leaving
-from zray.node.links import PROBE_AGAIN_S, PROBE_S_MAX, REDIAL_S, REDIAL_S_MAX, LinkPorts, Links
-from zray.store.exchange import HandoverProgress
+from zray.base.ids import TAG_SIZE
+from zray.node.peers.leaving import DRAIN_S_MAX, HAND_OVER_S_MAX, LEAVE_S_MAX, LOOK_S, Leaving
+from zray.node.peers.links import PROBE_AGAIN_S, PROBE_S_MAX, REDIAL_S, REDIAL_S_MAX, LinkPorts, Links
+from zray.store.transfer.exchange import HandoverProgress
 
 ME, A, B = b"me__\0\0\0\0", b"aaaa\0\0\0\0", b"bbbb\0\0\0\0"
 

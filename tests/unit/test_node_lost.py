@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.e2e.target import until
-from zray import ids
-from zray.config import Config
+from zray.base import ids
+from zray.base.config import Config
 from zray.core.runtime import Runtime
 
 

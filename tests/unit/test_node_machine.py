@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from zray import messages as m
-from zray.config import Config
+from zray.wire import messages as m
+from zray.base.config import Config
 from zray.node.effects import DropJob, EndJob, Kill, Send, Spawn
 from zray.node.machine import Death, NodeMachine, NodePorts
-from zray.sched.local import LocalScheduler
+from zray.sched.node.local import LocalScheduler
 
 CPU = {"CPU": 10_000}
 NODE = b"driv\0\0\0\0"  # its drivers are driver00, driver01, ...
@@ -404,7 +404,7 @@ def test_a_constructor_that_raises_makes_a_dead_actor_with_the_error(node):
 
 
 def test_dead_actors_are_forgotten_in_the_end_also_by_the_control_store(node, monkeypatch):
-    monkeypatch.setattr("zray.node.actors.DEAD_KEPT_MAX", 2)
+    monkeypatch.setattr("zray.node.actors.table.DEAD_KEPT_MAX", 2)
     ids = [bytes([65 + number]) * 16 for number in range(5)]
     for actor in ids:
         create(node, actor)
@@ -572,7 +572,7 @@ def test_an_owner_of_live_actors_is_not_retired_for_being_idle(node):
 @pytest.mark.parametrize("what", ["nodes", "resources", "available", "actors", "workers", "leases", "store", "jobs",
                                   "tasks", "timeline", "stats", "explain", "nonsense"])
 def test_every_view_answers(node, what):
-    from zray.codec import decode, encode
+    from zray.wire.codec import decode, encode
     create(node)
     node.want()
     [answer] = only(node.say(b"driver00", m.NodeQuery(3, what, {"key": 1})), m.NodeAnswer)

@@ -8,9 +8,9 @@ import pytest
 
 from tests.unit.node_parts import PEER, THIRD, Parts, row
 from tests.unit.test_node_machine import NODE
-from zray import messages as m
-from zray.gcs.tables import NODES, Change, pack_record
-from zray.node.member import ADMIT_S, PYTHON_RELEASE, STRANGERS_S, Member, MemberPorts, unfit
+from zray.wire import messages as m
+from zray.gcs.replica.tables import NODES, Change, pack_record
+from zray.node.peers.member import ADMIT_S, PYTHON_RELEASE, STRANGERS_S, Member, MemberPorts, unfit
 
 FOURTH = b"four\0\0\0\0"
 JOIN = m.NodeJoin(m.PROTOCOL, PYTHON_RELEASE, "0", row(THIRD))

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 
 from tests.unit.test_node_machine import NODE, Node, only
-from zray import messages as m
-from zray.node.object_handover import ObjectHandover
-from zray.store.exchange import HandoverProgress
+from zray.wire import messages as m
+from zray.node.peers.object_handover import ObjectHandover
+from zray.store.transfer.exchange import HandoverProgress
 
 HEIR, ELSEWHERE = b"heir\0\0\0\0", b"else\0\0\0\0"
 THEIRS = ELSEWHERE[:4] + b"dr01"

@@ -6,10 +6,10 @@ import os
 
 import pytest
 
-from zray.config import Config
-from zray.node.cluster_entry import _ticket
-from zray.node.options import BadOption, membership, name_node, offer, parser
-from zray.node.session import base_dirs
+from zray.base.config import Config
+from zray.node.peers.entry import _ticket
+from zray.node.running.options import BadOption, membership, name_node, offer, parser
+from zray.node.running.session import base_dirs
 from zray.sched.resources import UNITS_MAX
 from zray.transport.credentials import JoinString, encode_join
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.test_node_machine import Node
-from zray import messages as m
+from zray.wire import messages as m
 
 WHATS = ["nodes", "resources", "available", "actors", "placement-groups", "workers", "leases", "store", "gcs", "jobs",
          "tasks", "timeline", "stats"]

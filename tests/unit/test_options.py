@@ -8,7 +8,7 @@ import pytest
 
 import zray as ray
 from zray.cluster_utils import Cluster
-from zray.options import DYNAMIC, STREAMING, ActorOptions, CallOptions, TaskOptions
+from zray.handles.options import DYNAMIC, STREAMING, ActorOptions, CallOptions, TaskOptions
 from zray.runtime_env import RuntimeEnv
 from zray.util.scheduling_strategies import (
     DoesNotExist,

@@ -8,10 +8,11 @@ from typing import NoReturn
 
 import pytest
 
-from zray import os_linux
-from zray.node import journal as journal_module, linux, output as output_module
-from zray.node.output import RESCAN_S, Output
-from zray.node.zygote import log_paths
+from zray.base import os_linux
+from zray.node.processes import linux, output as output_module
+from zray.node.running import journal as journal_module
+from zray.node.processes.output import RESCAN_S, Output
+from zray.node.processes.zygote import log_paths
 
 
 def test_without_inotify_every_file_in_use_is_read_at_each_look(tmp_path, monkeypatch: pytest.MonkeyPatch):

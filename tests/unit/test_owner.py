@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from zray import errors, messages as m
-from zray.config import Config
-from zray.messages.leases import UNKNOWN
+from zray.base import errors
+from zray.wire import messages as m
+from zray.base.config import Config
+from zray.wire.messages.leases import UNKNOWN
 from zray.owner.calls import ALIVE, DEAD, RESTARTING, ActorCalls
 from zray.owner.ports import SubmitterPorts
 from zray.owner.records import QUEUED, Entry, Function, Task

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from zray.causes import Cause
-from zray.core import patience as patience_module
-from zray.core.explaining import Asking, Reasons, is_healthy, kind, sentence
-from zray.core.patience import Patience, Warned
-from zray.logging_config import _Formatter
+from zray.base.causes import Cause
+from zray.core.waits import patience as patience_module
+from zray.core.waits.explaining import Asking, Reasons, is_healthy, kind, sentence
+from zray.core.waits.patience import Patience, Warned
+from zray.core.logging_config import _Formatter
 
 OID = b"jobjHASHhashHASH" + (3).to_bytes(8, "little") + (1).to_bytes(4, "little")
 TASK = OID[:24]

@@ -10,7 +10,7 @@ import types
 import cloudpickle
 import pytest
 
-from zray.pickler import cloud_dumps
+from zray.values.pickler import cloud_dumps
 
 SCRIPT = '''
 import functools

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests.oracles.lineage_world import NODE, WORKER, World
-from zray import errors, messages as m
-from zray.causes import Cause
+from zray.base import errors
+from zray.wire import messages as m
+from zray.base.causes import Cause
 from zray.owner.calls import ALIVE, ActorCalls
 from zray.owner.lineage import RECIPE_BYTES
 from zray.owner.records import Function, Task

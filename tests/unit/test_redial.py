@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from zray.core.redial import REDIALS_MAX, RETURN_S, Redial
-from zray.messages import Dial
+from zray.wire.messages import Dial
 
 NODE, PEER, NEIGHBOUR = b"here\0\0\0\0", b"away\0\0\0\1", b"here\0\0\0\1"
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from tests.oracles import sched_naive as naive
-from zray.sched.loading import KERNEL_NAMES, Kernels
+from zray.sched.kernels.loading import KERNEL_NAMES, Kernels
 
 GPU = 1
 LIMITS = [0, 250_000, 500_000, 1_000_001]

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from zray.sched import loading
+from zray.sched.kernels import loading
 
-ROOT = Path(loading.__file__).parents[2]
+ROOT = Path(loading.__file__).parents[3]
 TIMEOUT_S = 120
 NO_JIT = {"NUMBA_DISABLE_JIT": "1"}  # where only the choice of the directory is at stake
 SHOW = """
-from zray.sched.loading import Kernels
+from zray.sched.kernels.loading import Kernels
 k = Kernels.load({base!r})
 row = k.pick_hybrid(k.matrix([[10]], 1), k.matrix([[10]], 1), k.vector([1]), k.vector([5]), 0, -1, -1)
 print(k.cache, "|", k.why.replace(chr(10), " "), "|", int(row))
@@ -62,7 +62,7 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_importing_the_scheduler_loads_neither_numpy_nor_numba(home):
-    out = python("import sys, zray.sched.local, zray.sched.loading, zray.sched.view\n"
+    out = python("import sys, zray.sched.node.local, zray.sched.kernels.loading, zray.sched.view\n"
                  "print([name for name in ('numpy', 'numba', 'llvmlite') if name in sys.modules])", home)
     assert out == "[]"
 
@@ -149,16 +149,16 @@ def test_a_kernel_that_disagrees_with_its_twin_is_refused():
 def test_concurrent_loads_give_one_set_of_kernels(home):
     code = """
 from concurrent.futures import ThreadPoolExecutor
-from zray.sched.loading import Kernels
+from zray.sched.kernels.loading import Kernels
 with ThreadPoolExecutor(4) as pool:
     print(len({id(k) for k in pool.map(lambda _: Kernels.load(), range(4))}), Kernels.loaded() is not None)
 """
     assert python(code, home, **NO_JIT) == "1 True"
 
 TWO_NODES = """
-from zray.sched.bottom_up import BottomUpScheduler
-from zray.sched.loading import Kernels
-from zray.sched.local import LocalScheduler
+from zray.sched.cluster.bottom_up import BottomUpScheduler
+from zray.sched.kernels.loading import Kernels
+from zray.sched.node.local import LocalScheduler
 k = Kernels.load()
 home, other = (bytes([n]) * 4 + bytes(4) for n in (1, 2))
 local = LocalScheduler({"CPU": 10000}, node=home)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from zray.causes import Cause
-from zray.sched.local import PASSED_MAX, Grant, LocalScheduler, Recall, Status
+from zray.base.causes import Cause
+from zray.sched.node.local import PASSED_MAX, Grant, LocalScheduler, Recall, Status
 
 U = 10_000
 A, B = b"owner-a", b"owner-b"

@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from tests.oracles.packing_brute import best_nodes, placings
-from zray.sched.packing import busy, choose, obstacle
+from zray.sched.cluster.packing import busy, choose, obstacle
 from zray.sched.view import ClusterView
 
 U = 10_000

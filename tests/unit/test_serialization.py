@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from zray import serialization as s
-from zray.custom_serializers import register_serializer, unregister_serializer
-from zray.unpicklable import CHILDREN_MAX, children, find
+from zray.values import serialization as s
+from zray.values.custom_serializers import register_serializer, unregister_serializer
+from zray.values.unpicklable import CHILDREN_MAX, children, find
 
 
 class Ref:
@@ -343,7 +343,7 @@ def test_a_module_that_workers_cannot_import_goes_by_value(tmp_path):
 def test_main_goes_by_value_into_another_process(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
-        "import sys\nfrom zray import serialization as s\n"
+        "import sys\nfrom zray.values import serialization as s\n"
         "class Point:\n    def __init__(self, x): self.x = x\n"
         "sys.stdout.buffer.write(s.to_bytes(s.dumps(Point(7))))\n")
     payload = subprocess.run([sys.executable, str(script)], capture_output=True, check=True,

@@ -10,7 +10,7 @@ import traceback
 
 import pytest
 
-from zray.serialization import dump_function, dumps, load_function, loads, to_bytes
+from zray.values.serialization import dump_function, dumps, load_function, loads, to_bytes
 
 CELL = "/tmp/ipykernel_77/1234567890.py"
 SOURCE = '''
@@ -167,7 +167,7 @@ def test_code_without_known_source_is_pickled_without_lines():
 
 
 def test_code_of_python_c_brings_the_lines_of_the_argument(monkeypatch):
-    from zray import sources
+    from zray.base import sources
 
     program = "import os\ndef f(x):\n    return 1 / x  # by -c\n"
     monkeypatch.setattr(sys, "orig_argv", ["python", "-W", "error", "-Xdev", "-Bc", program, "-c", "other"])

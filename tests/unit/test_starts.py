@@ -1,12 +1,13 @@
-"""How many workers may be starting at once follows from how fast they start (zray.node.starts, zray.node.pool)."""
+"""How many workers may be starting at once follows from how fast they start (zray.node.processes.starts,
+zray.node.processes.pool)."""
 
 from __future__ import annotations
 
 import pytest
 
 from zray.node.effects import Spawn
-from zray.node.pool import HANGING_MAX, Kind, Pool
-from zray.node.starts import HANGING_S, START_S, WINDOW_MIN, Starts
+from zray.node.processes.pool import HANGING_MAX, Kind, Pool
+from zray.node.processes.starts import HANGING_S, START_S, WINDOW_MIN, Starts
 
 KIND = Kind.of(1, {})
 

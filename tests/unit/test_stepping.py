@@ -7,7 +7,7 @@ import types
 
 import pytest
 
-from zray.stepping import stepping
+from zray.base.stepping import stepping
 
 
 def noted(seen, name):

@@ -11,13 +11,13 @@ import time
 import pytest
 
 from tests.oracles.store_harness import Harness
-from zray.causes import Cause
+from zray.base.causes import Cause
 from zray.core.stored import what_room, why_no_room
-from zray.messages import FAILED
+from zray.wire.messages import FAILED
 from zray.store import StoreFull
 from zray.store.client import Allocation
 from zray.store.header import SEALED
-from zray.store.table import EVICTION_GRACE_S
+from zray.store.node.table import EVICTION_GRACE_S
 
 MIB = 1024 * 1024
 
@@ -287,7 +287,7 @@ def test_idle_extents_come_back_under_pressure_from_many_processes():
 
 
 def test_garbage_from_a_peer_is_counted_and_changes_nothing(harness):
-    from zray.messages import StoreFree, StoreRestore, StoreSurrender, StoreWant
+    from zray.wire.messages import StoreFree, StoreRestore, StoreSurrender, StoreWant
 
     peer = harness.join()
     oid, value = harness.put(peer, b"x" * 1000)

@@ -9,9 +9,10 @@ import sys
 
 import pytest
 
-from zray.store import reaper, segment
+from zray.store import segment
+from zray.store.node import reaper
 from zray.store.segment import PAGE_BYTES, ControlSegment, Segment, control_name, process_identity
-from zray.store.service import StoreService, choose_capacity
+from zray.store.node.service import StoreService, choose_capacity
 
 
 @pytest.fixture
@@ -103,7 +104,7 @@ def test_the_reaper_removes_the_dead_and_leaves_the_living(tmp_path):
 def test_a_service_killed_by_kill_9_is_swept(tmp_path):
     session = f"test-{os.getpid()}-killed"
     code = (
-        "import sys\nfrom zray.store.service import StoreService\n"
+        "import sys\nfrom zray.store.node.service import StoreService\n"
         f"StoreService.create({str(tmp_path / 'base' / session)!r}, {session!r}, 2 << 20, print, print)\n"
         "print('up', flush=True)\nsys.stdin.read()\n")
     child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -118,10 +119,10 @@ def test_a_service_killed_by_kill_9_is_swept(tmp_path):
 
 
 def test_capacity_follows_dev_shm_and_says_so_when_that_is_too_small(monkeypatch):
-    monkeypatch.setattr("zray.os_linux.shm_free_bytes", lambda: 8 << 20)
+    monkeypatch.setattr("zray.base.os_linux.shm_free_bytes", lambda: 8 << 20)
     assert 6 << 20 < choose_capacity(0) <= 8 << 20
     assert choose_capacity(4 << 20) == 4 << 20
-    monkeypatch.setattr("zray.os_linux.shm_free_bytes", lambda: 500_000)
+    monkeypatch.setattr("zray.base.os_linux.shm_free_bytes", lambda: 500_000)
     with pytest.raises(RuntimeError, match="/dev/shm has 500,000 bytes free"):
         choose_capacity(0)
 

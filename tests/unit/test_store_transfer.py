@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from tests.oracles.store_harness import Harness
-from zray import errors
-from zray.core.patience import Warned
+from zray.base import errors
+from zray.core.waits.patience import Warned
 from zray.core.stored import Stored
-from zray.messages import StoreLocate
+from zray.wire.messages import StoreLocate
 from zray.store.client import StoreClient
 
 np = pytest.importorskip("numpy")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zray.node.task_events import TaskEvents
+from zray.node.jobs.task_events import TaskEvents
 
 WORKER = b"worker--"
 

@@ -1,14 +1,14 @@
-"""Each rule by which zray.node.unheld frees, or does not free, what a dead owner has left in the store."""
+"""Each rule by which zray.node.jobs.unheld frees, or does not free, what a dead owner has left in the store."""
 
 from __future__ import annotations
 
 import pytest
 
 from tests.oracles.unheld_world import SETTLE_S, Process, UnheldWorld, run_schedule
-from zray.messages import AskHeld, Held
-from zray.node.unheld import Unheld
+from zray.wire.messages import AskHeld, Held
+from zray.node.jobs.unheld import Unheld
 from zray.store.header import OWNER_UNKNOWN
-from zray.store.ownerless import OwnerlessObject
+from zray.store.node.ownerless import OwnerlessObject
 
 ME, OTHER = b"nodA\0\0\0\0", b"nodB\0\0\0\0"
 OWNER, ONE, TWO = (b"nodA" + bytes((0, 0, 0, n)) for n in (1, 2, 3))

@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from zray import errors
+from zray.base import errors
 from zray.core.witness import Witness
 
 PROGRAM = "import sys; print('ready', flush=True); sys.stdin.readline(); sys.exit(3)"

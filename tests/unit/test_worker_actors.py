@@ -10,8 +10,9 @@ import pytest
 
 from tests.unit.worker_fakes import NODE, OWNER, Rig, call, task_id, value
 from zray import actor as actor_module
-from zray import errors, serialization
-from zray.messages import FAILED, ActorExit, ActorInit, ActorUp, CallsDone, CancelTask, PushCalls, StreamItem
+from zray.base import errors
+from zray.values import serialization
+from zray.wire.messages import FAILED, ActorExit, ActorInit, ActorUp, CallsDone, CancelTask, PushCalls, StreamItem
 
 ACTOR = b"a" * 16
 
@@ -250,7 +251,7 @@ class Async:
 @pytest.fixture
 def async_rig(rig, monkeypatch):
     """asyncio's own selector: that of the mesh needs real sockets and has its test in test_worker_meshloop."""
-    from zray.worker import coroutines
+    from zray.worker.actors import coroutines
 
     class PlainSelector(selectors.DefaultSelector):
         def __init__(self, on_round):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.e2e.scripts import run_script
-from zray.worker.ends import exit_code
+from zray.worker.actors.ends import exit_code
 
 
 @pytest.mark.parametrize(("error", "code"), [
@@ -19,7 +19,7 @@ def test_exit_codes_are_those_of_the_interpreter(error, code, capsys):
 def test_exit_handlers_that_hang_end_the_process_and_the_log_says_where(tmp_path):
     done = run_script(tmp_path, """
         import atexit, threading
-        from zray.worker import ends
+        from zray.worker.actors import ends
 
         def waits_for_ever():
             threading.Event().wait()
@@ -36,7 +36,7 @@ def test_exit_handlers_that_hang_end_the_process_and_the_log_says_where(tmp_path
 def test_an_instance_without_weak_references_or_in_a_cycle_is_finalised(tmp_path):
     done = run_script(tmp_path, """
         import types
-        from zray.worker import ends
+        from zray.worker.actors import ends
 
         class Slotted:
             __slots__ = ("me",)

@@ -9,9 +9,19 @@ import time
 import pytest
 
 from tests.unit.worker_fakes import NODE, OWNER, Ended, Rig, call, switching_often, task_id, value
-from zray import errors, serialization
-from zray.messages import (
-    FAILED, Blocked, CancelTask, FunctionDef, HandBack, LeaseOpen, PushTasks, StreamAck, StreamItem, TasksDone,
+from zray.base import errors
+from zray.values import serialization
+from zray.wire.messages import (
+    FAILED,
+    Blocked,
+    CancelTask,
+    FunctionDef,
+    HandBack,
+    LeaseOpen,
+    PushTasks,
+    StreamAck,
+    StreamItem,
+    TasksDone,
     WorkerExit,
 )
 

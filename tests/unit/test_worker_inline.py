@@ -6,7 +6,7 @@ import contextlib
 import sys
 import threading
 
-from zray.worker.inline import LOCK_NAMES, in_protected_block
+from zray.worker.run.inline import LOCK_NAMES, in_protected_block
 
 LOCK = threading.Lock()
 

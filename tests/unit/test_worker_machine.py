@@ -8,11 +8,26 @@ import pytest
 
 from tests.unit.worker_fakes import NODE, OWNER, call, task_id
 from tests.unit.worker_machine_fakes import ACTOR, FakeRunner, MachineRig, calls
-from zray.messages import (
-    FAILED, ActorExit, ActorInit, ActorUp, Blocked, CallsDone, CancelTask, HandBack, JobConfig, JobOver, LeaseOpen,
-    PushCalls, PushMap, PushTasks, StreamAck, TasksDone, WorkerExit,
+from zray.wire.messages import (
+    FAILED,
+    ActorExit,
+    ActorInit,
+    ActorUp,
+    Blocked,
+    CallsDone,
+    CancelTask,
+    HandBack,
+    JobConfig,
+    JobOver,
+    LeaseOpen,
+    PushCalls,
+    PushMap,
+    PushTasks,
+    StreamAck,
+    TasksDone,
+    WorkerExit,
 )
-from zray.worker.life import KEPT_BYTES
+from zray.worker.actors.life import KEPT_BYTES
 from zray.worker.machine import CANCELS_KEPT, CHUNK_TICKS, END, FLUSH_AFTER_NS, FLUSH_ENDS, RUN, WAIT, WorkerMachine
 
 

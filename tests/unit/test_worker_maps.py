@@ -8,8 +8,9 @@ import time
 import pytest
 
 from tests.unit.worker_fakes import Rig, switching_often, task_id, value
-from zray import errors, serialization
-from zray.messages import CancelTask, HandBack, LeaseOpen, MapDone, PushMap
+from zray.base import errors
+from zray.values import serialization
+from zray.wire.messages import CancelTask, HandBack, LeaseOpen, MapDone, PushMap
 
 
 @pytest.fixture

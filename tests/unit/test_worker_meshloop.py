@@ -9,11 +9,11 @@ import time
 
 import pytest
 
-from zray import codec
-from zray.messages import Bye
+from zray.wire import codec
+from zray.wire.messages import Bye
 from zray.transport.loop import Loop, Waiter
 from zray.transport.mesh import Mesh
-from zray.worker.meshloop import new_event_loop
+from zray.worker.actors.meshloop import new_event_loop
 
 ME, PEER = b"worker--", b"driver--"
 

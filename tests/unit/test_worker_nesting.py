@@ -8,10 +8,10 @@ import pytest
 
 from tests.unit.worker_fakes import OWNER, call, task_id
 from tests.unit.worker_machine_fakes import MachineRig
-from zray.messages import LeaseOpen, PushMap, PushTasks
+from zray.wire.messages import LeaseOpen, PushMap, PushTasks
 from zray.owner.records import QUEUED, Entry, Function, Key, Task
-from zray.worker.chunk_progress import ChunkProgress
-from zray.worker.nesting import DEPTH_MAX, NestedTasks
+from zray.worker.run.chunk_progress import ChunkProgress
+from zray.worker.run.nesting import DEPTH_MAX, NestedTasks
 from zray.worker.queue import Chunk, Lease
 
 CPU = {"CPU": 10_000}

@@ -13,8 +13,10 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
-from zray import ids, messages, serialization
-from zray.config import Config
+from zray.base import ids
+from zray.values import serialization
+from zray.wire import messages
+from zray.base.config import Config
 from zray.core.values import Values
 
 OWNER = b"owner---"

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.unit.worker_fakes import NODE, OWNER, call
-from zray.messages import ActorInit, JobConfig
-from zray.worker.life import CallGroup
+from zray.wire.messages import ActorInit, JobConfig
+from zray.worker.actors.life import CallGroup
 from zray.worker.machine import CALLS_LOOK_S, HAND_BACK_AFTER_S, WorkerMachine
 from zray.worker.queue import Entry
-from zray.worker.results import identity
+from zray.worker.run.results import identity
 
 ACTOR = b"a" * 16
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from zray.api import available_resources, cluster_resources, nodes, timeline
-from zray.connection import connected
+from zray.api.calls import available_resources, cluster_resources, nodes, timeline
+from zray.handles.connection import connected
 
 __all__ = [
     "GlobalState", "actors", "available_resources", "available_resources_per_node", "cluster_resources", "jobs",

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from zray.api import (
-    cancel, get, get_actor, get_gpu_ids, init, is_initialized, kill, nodes, put, remote, shutdown, wait,
+from zray.api.calls import (
+    cancel,
+    get,
+    get_actor,
+    get_gpu_ids,
+    init,
+    is_initialized,
+    kill,
+    nodes,
+    put,
+    remote,
+    shutdown,
+    wait,
 )
-from zray.connection import current
-from zray.ids import ActorID, JobID, NodeID, TaskID, UniqueID
-from zray.runtime_context import RuntimeContext
+from zray.handles.connection import current
+from zray.base.ids import ActorID, JobID, NodeID, TaskID, UniqueID
+from zray.core.runtime_context import RuntimeContext
 
 __all__ = [
     "LOCAL_MODE", "SCRIPT_MODE", "WORKER_MODE", "Worker", "cancel", "get", "get_actor", "get_gpu_ids", "global_worker",

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from zray.node import ask as ask_module
+from zray.node.running import ask as ask_module
 
 
 class CommandAsker(ask_module.Asker):

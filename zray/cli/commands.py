@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from zray.errors import did_you_mean
-from zray.node import join_secret
+from zray.base.errors import did_you_mean
+from zray.node.running import join_secret
 
 
 class Commands(click.Group):

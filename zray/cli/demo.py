@@ -137,7 +137,7 @@ class Several:
 
     def _replicas(self, wanted: int) -> str:
         """Wait until the chains are complete, and describe them."""
-        from zray.node.ask import Asker
+        from zray.node.running.ask import Asker
 
         asker = Asker(self.cluster.address)
         try:

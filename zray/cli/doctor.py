@@ -8,7 +8,7 @@ import sys
 import click
 
 from zray.cli.commands import main
-from zray.node import session as sessions
+from zray.node.running import session as sessions
 
 
 @main.command()
@@ -16,8 +16,8 @@ def doctor() -> None:
     """Check what zray needs from this machine."""
     import resource
 
-    from zray.node import linux
-    from zray.node.options import shm_bytes
+    from zray.node.processes import linux
+    from zray.node.running.options import shm_bytes
 
     failed = []
 

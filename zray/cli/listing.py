@@ -9,7 +9,7 @@ import click
 from zray.cli.asking import ask, with_address
 from zray.cli.commands import main
 from zray.cli.showing import show, table, with_format
-from zray.errors import did_you_mean
+from zray.base.errors import did_you_mean
 
 # What a table shows without --detail.
 COLUMNS = {

@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from zray.cli.commands import main
-from zray.node import join_secret, launch
-from zray.node.options import ADDRESS_HELP, NEW_CLUSTER_HELP, BadOption, json_map
+from zray.node.running import join_secret, launch
+from zray.node.running.options import ADDRESS_HELP, NEW_CLUSTER_HELP, BadOption, json_map
 
 
 @main.command()

@@ -11,7 +11,7 @@ import click
 
 from zray.cli.asking import CommandAsker, with_address
 from zray.cli.commands import main
-from zray.node import launch, session as sessions
+from zray.node.running import launch, session as sessions
 
 
 @main.command()

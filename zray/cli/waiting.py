@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from zray.causes import Cause
+from zray.base.causes import Cause
 from zray.cli.asking import CommandAsker, with_address
 from zray.cli.commands import main
 from zray.cli.listing import one
@@ -58,7 +58,7 @@ def _waiting_lines(found: dict[str, Any]) -> list[str]:
 
 def _blocked_lines(node: CommandAsker, row: dict[str, Any]) -> list[str]:
     """A task that waits in get or wait, in the words of its worker."""
-    from zray.core.explaining import Asking, sentence
+    from zray.core.waits.explaining import Asking, sentence
 
     task = bytes.fromhex(row["task_id"])
     about = {"task": row["task_id"], "name": row["name"], "ask": [bytes.fromhex(row["worker"]), task, ""]}

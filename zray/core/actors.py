@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from zray import errors, ids, messages as m, serialization
+from zray.base import errors, ids
+from zray.values import serialization
+from zray.wire import messages as m
 from zray.core.machine import CoreMachine
-from zray.core.replies import Questions
+from zray.core.waits.replies import Questions
 from zray.core.tasks import TURN_EVERY, Tasks, strategy_of
-from zray.core.waits import Waits
-from zray.env_vars import merged
-from zray.options import STREAMING
+from zray.core.waits.blocking import Waits
+from zray.base.env_vars import merged
+from zray.handles.options import STREAMING
 from zray.owner.calls import ActorLink
 from zray.owner.records import Entry, Function, Task
-from zray.refs import ObjectRef
+from zray.handles.refs import ObjectRef
 
 
 class Actors:
@@ -34,7 +36,7 @@ class Actors:
         self.next_id = tasks.next_id
 
     def create(self, cls: Any, args: tuple, kwargs: dict[str, Any], options: Any) -> Any:
-        """See zray.handles.ActorClass.remote; ``cls`` is an ActorTemplate."""
+        """See zray.handles.remote.ActorClass.remote; ``cls`` is an ActorTemplate."""
         options = self.groups.inherit(options)
         self.groups.check(options, cls.name)
         key, blob = cls.definition()
@@ -82,7 +84,7 @@ class Actors:
         return None
 
     def call(self, handle: Any, method: str, args: tuple, kwargs: dict[str, Any], options: Any) -> Any:
-        """A call of an actor's method; see zray.handles.ActorMethod.remote."""
+        """A call of an actor's method; see zray.handles.remote.ActorMethod.remote."""
         if args or kwargs:
             payload, slots, deps, pins = self.tasks.pack_args(args, kwargs, None)
         else:

@@ -15,7 +15,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from zray import ids, messages as m
+from zray.base import ids
+from zray.wire import messages as m
 from zray.core.ports import Dialling, Shell, Transport
 from zray.core.process import ProcessRecord
 from zray.core.redial import Redial

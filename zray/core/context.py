@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from zray import ids
+from zray.base import ids
 
 
 class Context(threading.local):

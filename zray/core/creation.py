@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from zray import ids, messages as m
+from zray.base import ids
+from zray.wire import messages as m
 from zray.owner.calls import ActorCalls
 from zray.owner.failures import first_failure
 from zray.owner.records import Entry

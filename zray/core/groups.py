@@ -1,7 +1,7 @@
 """Placement groups as this process creates, awaits and removes them.
 
-Who has what: the group's home node decides (zray.node.groups); its row in the control store answers questions about
-it; GroupState messages say when it changes (zray.core.group_waits).
+Who has what: the group's home node decides (zray.node.groups.table); its row in the control store answers questions
+about it; GroupState messages say when it changes (zray.core.waits.groups).
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from zray import errors, ids, messages as m, serialization
+from zray.base import errors, ids
+from zray.values import serialization
+from zray.wire import messages as m
 from zray.core.context import Context, TaskIds
 from zray.core.machine import CoreMachine
-from zray.core.replies import Questions
+from zray.core.waits.replies import Questions
 from zray.core.turns import Turns
-from zray.refs import ObjectRef
+from zray.handles.refs import ObjectRef
 from zray.sched.resources import UNIT
 from zray.transport.loop import Loop
 

@@ -6,10 +6,13 @@ import os
 import time
 from typing import Any
 
-from zray import ids, messages as m, refs, serialization
-from zray.config import Config
-from zray.refs import dropped
-from zray.core.replies import Reply
+from zray.base import ids
+from zray.handles import refs
+from zray.values import serialization
+from zray.wire import messages as m
+from zray.base.config import Config
+from zray.handles.refs import dropped
+from zray.core.waits.replies import Reply
 from zray.core.runtime import Runtime
 from zray.core.witness import Witness
 

@@ -19,15 +19,16 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from zray import ids, messages as m, stacks
-from zray.causes import Cause
+from zray.base import ids, stacks
+from zray.wire import messages as m
+from zray.base.causes import Cause
 from zray.core.connections import Connections
 from zray.core.creation import Creations
-from zray.core.group_waits import GroupWaits
+from zray.core.waits.groups import GroupWaits
 from zray.core.ports import Dialling, Shell, Store, Transport, Work
 from zray.core.process import ProcessRecord
-from zray.core.why import Reason, explain_record
-from zray.gcs.client import RETRY_S, GcsClient
+from zray.core.waits.why import Reason, explain_record
+from zray.gcs.client.client import RETRY_S, GcsClient
 from zray.owner.adoption import Adoption
 from zray.owner.calls import ActorCalls
 from zray.owner.holding import Holding

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from zray import messages as m
+from zray.wire import messages as m
 
 
 class Transport(Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from zray.config import Config
+from zray.base.config import Config
 
 
 class ProcessRecord:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import logging
 
-from zray.messages import BindTcp
-from zray.messages.cluster import RELAYED
+from zray.wire.messages import BindTcp
+from zray.wire.messages.cluster import RELAYED
 from zray.transport.mesh import Mesh
 
 logger = logging.getLogger("zray")

@@ -17,8 +17,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from zray.ids import same_node
-from zray.messages import Dial
+from zray.base.ids import same_node
+from zray.wire.messages import Dial
 from zray.core.ports import Transport
 
 PAUSE_S = 0.05

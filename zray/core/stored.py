@@ -10,14 +10,15 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
-from zray import errors, messages as m
-from zray.causes import Cause
+from zray.base import errors
+from zray.wire import messages as m
+from zray.base.causes import Cause
 from zray.core.context import Context
-from zray.core.explaining import Reasons
+from zray.core.waits.explaining import Reasons
 from zray.core.machine import CoreMachine
-from zray.core.patience import Warned
+from zray.core.waits.patience import Warned
 from zray.core.process import ProcessRecord
-from zray.ids import short
+from zray.base.ids import short
 from zray.owner.reconstruction import same_place
 from zray.store import StoreFull
 from zray.store.client import Allocation, Pending, StoreClient

@@ -6,18 +6,19 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from zray import errors, ids, serialization
+from zray.base import errors, ids
+from zray.values import serialization
 from zray.core.context import Context, TaskIds
 from zray.core.groups import Groups
 from zray.core.machine import CoreMachine
-from zray.core.replies import REQUEST_TIMEOUT_S, Questions, Reply
+from zray.core.waits.replies import REQUEST_TIMEOUT_S, Questions, Reply
 from zray.core.turns import Turns
 from zray.core.values import Values
-from zray.env_vars import merged
-from zray.options import DYNAMIC, STREAMING
+from zray.base.env_vars import merged
+from zray.handles.options import DYNAMIC, STREAMING
 from zray.owner.maps import MapBatch
 from zray.owner.records import Entry, Function, Key, Task
-from zray.refs import MapRefs, ObjectRef, ObjectRefGenerator
+from zray.handles.refs import MapRefs, ObjectRef, ObjectRefGenerator
 from zray.transport.loop import Loop
 
 # Nothing is sent at submission: get and wait send what there is, else the service thread does within milliseconds.
@@ -116,7 +117,7 @@ class Tasks:
         return reply.message
 
     def submit(self, fn: Any, args: tuple, kwargs: dict[str, Any], options: Any) -> Any:
-        """A task; see zray.handles.RemoteFunction.remote."""
+        """A task; see zray.handles.remote.RemoteFunction.remote."""
         if self.context.assigned:
             options = self.groups.inherit(options)
         site = fn.state

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from zray import refs as refs_module
+from zray.handles import refs as refs_module
 from zray.core.machine import CoreMachine
 from zray.transport.loop import Loop
 

@@ -12,10 +12,10 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from zray.core.futures import Futures, log_guarded
+from zray.core.waits.futures import Futures, log_guarded
 from zray.core.machine import CoreMachine
 from zray.core.turns import Turns
-from zray.errors import failure_text
+from zray.base.errors import failure_text
 from zray.transport.loop import Loop
 
 WINDOW_S = 5.0

@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from zray import errors, ids, serialization
+from zray.base import errors, ids
+from zray.values import serialization
 from zray.core.context import Context, TaskIds
 from zray.core.machine import CoreMachine
 from zray.core.process import ProcessRecord
 from zray.core.stored import Stored
-from zray.messages import CARRYING, FAILED, STORED
+from zray.wire.messages import CARRYING, FAILED, STORED
 from zray.owner.records import Borrowed, Entry
-from zray.refs import ObjectRef
-from zray.serialization import NONE, Serialized, loads
+from zray.handles.refs import ObjectRef
+from zray.values.serialization import NONE, Serialized, loads
 from zray.transport.loop import Loop
 
 __tracebackhide__ = True  # pytest leaves these frames out of its reports

@@ -10,7 +10,7 @@ import os
 import signal
 from typing import Any
 
-from zray.os_linux import process_state, readable
+from zray.base.os_linux import process_state, readable
 
 END_WAIT_S = 0.5  # from the end of the connection to that of the process: microseconds, unless the machine is starved
 TAIL_BYTES = 8192

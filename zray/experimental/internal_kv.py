@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from zray.connection import connected, current
+from zray.handles.connection import connected, current
 
 __all__ = [
     "_internal_kv_del", "_internal_kv_exists", "_internal_kv_get", "_internal_kv_initialized", "_internal_kv_list",

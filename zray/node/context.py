@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from zray.ids import same_node
+from zray.base.ids import same_node
 from zray.node.effects import Effect, Note, Send
 
 

@@ -21,22 +21,33 @@ from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from zray import env_vars, ids
-from zray.config import Config, refuse_slips
-from zray.node import join_secret, linux, session as sessions, supervision
-from zray.node.children import Children, Processes, Signals, Watcher
-from zray.node.cluster import routed
+from zray.base import env_vars, ids
+from zray.base.config import Config, refuse_slips
+from zray.node.processes import linux
+from zray.node.running import join_secret, session as sessions, supervision
+from zray.node.processes.children import Children, Processes, Signals, Watcher
+from zray.node.peers.cluster import routed
 from zray.node.effects import EndJob, Kill, Spawn, Watch
-from zray.node.journal import Journal, text_of
-from zray.node.options import BadOption, ClusterOptions, Offer, json_map, membership, name_node, node_row, offer, parser
-from zray.node.session import Session, SessionError
-from zray.os_linux import write_private
+from zray.node.running.journal import Journal, text_of
+from zray.node.running.options import (
+    BadOption,
+    ClusterOptions,
+    Offer,
+    json_map,
+    membership,
+    name_node,
+    node_row,
+    offer,
+    parser,
+)
+from zray.node.running.session import Session, SessionError
+from zray.base.os_linux import write_private
 
 if TYPE_CHECKING:
-    from zray.node.cluster_entry import ClusterEntry
+    from zray.node.peers.entry import ClusterEntry
     from zray.node.daemon_machine import DaemonPorts, MemberShell
-    from zray.node.linux import Ended
-    from zray.store.exchange import HandoverProgress
+    from zray.node.processes.linux import Ended
+    from zray.store.transfer.exchange import HandoverProgress
     from zray.transport.mesh import Mesh
 
 EXIT_WAIT_S = 1.5  # for killed workers to be collected at the end; the kernel needs milliseconds
@@ -56,7 +67,7 @@ class Daemon:
     def __init__(self, arguments: argparse.Namespace, config: Config, offered: Offer, membership: ClusterOptions,
                  session_dir: str):
 
-        from zray.node.zygote import ZygoteLink, one_blas_thread
+        from zray.node.processes.zygote import ZygoteLink, one_blas_thread
 
         self.config = config
         self.membership = membership
@@ -112,9 +123,9 @@ class Daemon:
         self._perform()
 
     def _prepare(self) -> None:
-        from zray import codec
-        from zray.gcs.membership import BEAT_PART, UNANSWERED_PART
-        from zray.store import reaper
+        from zray.wire import codec
+        from zray.gcs.configuration.membership import BEAT_PART, UNANSWERED_PART
+        from zray.store.node import reaper
         from zray.transport.mesh import Limits, Mesh
 
         for base in sessions.base_dirs():
@@ -146,7 +157,7 @@ class Daemon:
             "labels": offered.labels, "shown": shown}
         if self.membership.alone:
             return
-        from zray.node.cluster_entry import ClusterEntry
+        from zray.node.peers.entry import ClusterEntry
 
         self.entry = ClusterEntry(self.mesh, self.incarnation, self.session_dir, self.membership)
         host, _, port = self.entry.address.rpartition(":")
@@ -156,8 +167,8 @@ class Daemon:
 
     def _compose_store(self, offered: Offer) -> None:
         from zray.node.locations import GcsLocations
-        from zray.node.output import Output
-        from zray.store.service import StoreService
+        from zray.node.processes.output import Output
+        from zray.store.node.service import StoreService
 
         locations = self.locations = GcsLocations(lambda: self.gcs.client)
         self.store = StoreService.create(self.session_dir, os.path.basename(self.session_dir), offered.store_bytes,
@@ -170,11 +181,11 @@ class Daemon:
 
     def _compose_machine(self, ordinal: int, shown: dict[str, Any], offered: Offer) -> None:
         from zray.node.daemon_machine import DaemonMachine, gcs_report, node_machine
-        from zray.node.lines import Lines, LinesPorts
+        from zray.node.processes.lines import Lines, LinesPorts
         from zray.node.machine import NodePorts
-        from zray.node.object_handover import ObjectHandover
-        from zray.node.zygote import workers_environ
-        from zray.sched.local import LocalScheduler
+        from zray.node.peers.object_handover import ObjectHandover
+        from zray.node.processes.zygote import workers_environ
+        from zray.sched.node.local import LocalScheduler
 
         self.machine = node_machine(
             self.gcs, ordinal, node=shown, config=self.config, keep=offered.cpus,
@@ -208,10 +219,10 @@ class Daemon:
         entry, options = self.entry, self.membership
         if entry is None:
             return None
-        from zray.node.cluster_entry import warn
+        from zray.node.peers.entry import warn
         from zray.node.daemon_machine import MemberShell
-        from zray.node.member import unfit
-        from zray.node.probes import Probes
+        from zray.node.peers.member import unfit
+        from zray.node.peers.probes import Probes
 
         self.probes = Probes(self.watcher, lambda node, error: self.core.probed(node, error))
         cluster = self.machine.cluster
@@ -240,7 +251,7 @@ class Daemon:
 
     def _load_kernels(self, others: int) -> None:
         if self.config.kernels_at_start or others >= KERNELS_FROM_NODES:
-            from zray.sched.loading import Kernels
+            from zray.sched.kernels.loading import Kernels
 
             kernels = Kernels.load(os.path.dirname(self.session_dir))
             self.machine.scheduler.view.use(kernels)
@@ -422,7 +433,7 @@ class Daemon:
 
     def _zygote_exited(self, ended: Ended) -> None:
         """Somebody killed it.  We have threads by now, so the next one starts as a fresh interpreter."""
-        from zray.node.zygote import ZygoteLink
+        from zray.node.processes.zygote import ZygoteLink
 
         self.watcher.remove(self.zygote.sock.fileno())
         self.zygote.close()
@@ -480,7 +491,7 @@ def _import_shared() -> None:
 
     The rest comes after it, while the zygote imports numpy and what only workers need.
     """
-    import zray.gcs.client
+    import zray.gcs.client.client
     import zray.store.segment
     import zray.transport.mesh  # noqa: F401
 

@@ -21,22 +21,23 @@ from enum import Enum
 from itertools import count
 from typing import Any, Protocol, get_args
 
-from zray import ids, messages as m
-from zray.config import Config
+from zray.base import ids
+from zray.wire import messages as m
+from zray.base.config import Config
 from zray.gcs.service import GcsService
-from zray.node.early import EarlyMessages
+from zray.node.peers.early import EarlyMessages
 from zray.node.effects import (
     DropJob, Effect, EndJob, Forget, Kill, Link, Note, Send, Spawn, Unlink, Watch,
 )
-from zray.node.jobs import JOB_BITS
-from zray.node.leaving import Leaving
-from zray.node.links import LinkMesh, LinkPorts, Links
+from zray.node.jobs.table import JOB_BITS
+from zray.node.peers.leaving import Leaving
+from zray.node.peers.links import LinkMesh, LinkPorts, Links
 from zray.node.machine import NodeMachine, NodePorts
-from zray.node.member import Member, MemberPorts, Row
+from zray.node.peers.member import Member, MemberPorts, Row
 from zray.node.names import GcsNames
-from zray.node.placements import LEASE_BITS
-from zray.sched.local import LocalScheduler
-from zray.store.exchange import HandoverProgress
+from zray.node.leases.placements import LEASE_BITS
+from zray.sched.node.local import LocalScheduler
+from zray.store.transfer.exchange import HandoverProgress
 
 Handlers = Mapping[int, Callable[[bytes, Any], None]]
 
@@ -72,7 +73,7 @@ class DaemonPorts:
     last_output: Callable[[EndJob], None]  # send the driver what workers of its job have printed
     drop_objects: Callable[[int], None]  # of that job
     node_gone: Callable[[bytes], None]  # the nodes table says so: the store forgets it
-    hand_over: Callable[[set[bytes]], HandoverProgress]  # others are to have our objects: see zray.node.leaving
+    hand_over: Callable[[set[bytes]], HandoverProgress]  # others are to have our objects: see zray.node.peers.leaving
     left: Callable[[str, HandoverProgress], None]  # the leave is done, for that reason
     fenced: Callable[[str, bool], None]  # (reason, leaving): this node was declared dead, perhaps while it left
     error: Callable[[Exception], None]  # an effect could not be performed

@@ -9,7 +9,7 @@ JOB_OVER = "its job is over"  # why workers and actors end that may report what 
 
 
 class Send(NamedTuple):
-    """Put ``message`` into the outbox of ``peer`` (an incarnation); see zray.node.cluster.routed."""
+    """Put ``message`` into the outbox of ``peer`` (an incarnation); see zray.node.peers.cluster.routed."""
 
     peer: bytes
     message: Any
@@ -18,8 +18,8 @@ class Send(NamedTuple):
 class Spawn(NamedTuple):
     """Fork a worker process with this 28-byte worker id; its incarnation is the first 8 bytes.
 
-    With ``kind`` (a zray.node.pool.Kind) the process executes Python afresh, under the variables of that kind.  With
-    ``broken``, why such a process could not start, the process only raises that in the tasks that it gets.
+    With ``kind`` (a zray.node.processes.pool.Kind) the process executes Python afresh, under the variables of that
+    kind.  With ``broken``, why such a process could not start, the process only raises that in the tasks that it gets.
     """
 
     worker: bytes

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from zray.gcs.client import Call, GcsClient
+    from zray.gcs.client.client import Call, GcsClient
 
 
 class GcsLocations:

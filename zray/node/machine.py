@@ -19,35 +19,35 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from zray import messages as m
-from zray.config import Config
-from zray.ids import node_of
+from zray.wire import messages as m
+from zray.base.config import Config
+from zray.base.ids import node_of
 from zray.node import views
-from zray.node.actor_adoption import ActorAdoption, ActorAdoptionPorts
-from zray.node.actor_messages import ActorMessagePorts, ActorMessages
-from zray.node.actor_places import ActorPlacePorts, ActorPlaces
-from zray.node.actor_rows import ActorRows
-from zray.node.actors import ActorTable
-from zray.node.affinity import HardAffinity, HardAffinityPorts
-from zray.node.cluster import Cluster, ClusterPorts
-from zray.node.cluster_queries import ClusterQueries
+from zray.node.actors.adoption import ActorAdoption, ActorAdoptionPorts
+from zray.node.actors.messages import ActorMessagePorts, ActorMessages
+from zray.node.actors.places import ActorPlacePorts, ActorPlaces
+from zray.node.actors.rows import ActorRows
+from zray.node.actors.table import ActorTable
+from zray.node.leases.affinity import HardAffinity, HardAffinityPorts
+from zray.node.peers.cluster import Cluster, ClusterPorts
+from zray.node.peers.queries import ClusterQueries
 from zray.node.context import NodeContext
-from zray.node.drivers import DriverPorts, Drivers
+from zray.node.jobs.drivers import DriverPorts, Drivers
 from zray.node.effects import Forget, Note, Send
-from zray.node.foreign_actors import ForeignActorPorts, ForeignActors
-from zray.node.group_service import GroupService, GroupServicePorts
-from zray.node.jobs import JobTable
-from zray.node.leases import LeasePorts, Leases
-from zray.node.local_processes import LocalProcesses
+from zray.node.actors.foreign import ForeignActorPorts, ForeignActors
+from zray.node.groups.service import GroupService, GroupServicePorts
+from zray.node.jobs.table import JobTable
+from zray.node.leases.local import LeasePorts, Leases
+from zray.node.processes.local import LocalProcesses
 from zray.node.names_table import Names
-from zray.node.placements import Death, Placements
-from zray.node.pool import Pool
-from zray.node.remote_leases import RemoteLeasePorts, RemoteLeases
-from zray.node.task_events import TaskEvents
-from zray.node.unheld import SETTLE_TIMEOUTS, Unheld
-from zray.sched.bottom_up import BottomUpScheduler
-from zray.sched.grouped import NodeScheduler
-from zray.sched.local import LocalScheduler
+from zray.node.leases.placements import Death, Placements
+from zray.node.processes.pool import Pool
+from zray.node.leases.remote import RemoteLeasePorts, RemoteLeases
+from zray.node.jobs.task_events import TaskEvents
+from zray.node.jobs.unheld import SETTLE_TIMEOUTS, Unheld
+from zray.sched.cluster.bottom_up import BottomUpScheduler
+from zray.sched.node.grouped import NodeScheduler
+from zray.sched.node.local import LocalScheduler
 
 
 Handlers = dict[int, Callable[[bytes, Any], None]]

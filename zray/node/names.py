@@ -1,13 +1,13 @@
-"""The control store as the node's machine needs it: zray.gcs.client with plain callbacks."""
+"""The control store as the node's machine needs it: zray.gcs.client.client with plain callbacks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Container
 from typing import Any
 
-from zray.gcs.client import Call, GcsClient
-from zray.gcs.tables import ACTORS, NODES, Change, pack_record, unpack_record
-from zray.node.jobs import JOB_BITS
+from zray.gcs.client.client import Call, GcsClient
+from zray.gcs.replica.tables import ACTORS, NODES, Change, pack_record, unpack_record
+from zray.node.jobs.table import JOB_BITS
 
 
 class GcsNames:

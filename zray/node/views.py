@@ -12,22 +12,22 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from zray.causes import Cause
-from zray.ids import node_of
-from zray.node.actors import ActorTable
-from zray.node.cluster import Cluster
+from zray.base.causes import Cause
+from zray.base.ids import node_of
+from zray.node.actors.table import ActorTable
+from zray.node.peers.cluster import Cluster
 from zray.node.context import NodeContext
-from zray.node.group_service import GroupService
-from zray.node.jobs import JobTable
-from zray.node.leases import Leases
-from zray.node.placements import Placements
-from zray.node.pool import Pool
-from zray.node.task_events import NAME, PID, TASK, TaskEvents
-from zray.sched.bottom_up import BottomUpScheduler
-from zray.sched.grouped import NodeScheduler
+from zray.node.groups.service import GroupService
+from zray.node.jobs.table import JobTable
+from zray.node.leases.local import Leases
+from zray.node.leases.placements import Placements
+from zray.node.processes.pool import Pool
+from zray.node.jobs.task_events import NAME, PID, TASK, TaskEvents
+from zray.sched.cluster.bottom_up import BottomUpScheduler
+from zray.sched.node.grouped import NodeScheduler
 from zray.sched.resources import OBJECT_STORE_MEMORY, amounts
 
-OUTSIDE = ("on disk", "waiting for room")  # of zray.store.records.Phase: these take nothing of the store
+OUTSIDE = ("on disk", "waiting for room")  # of zray.store.node.records.Phase: these take nothing of the store
 LIMIT = 10_000  # rows of one answer, unless the asker wants fewer; "total" says how many there are
 
 

@@ -38,7 +38,7 @@ from typing import Any, Protocol
 
 import msgpack
 
-from zray.messages import FAILED, HoldAck
+from zray.wire.messages import FAILED, HoldAck
 from zray.owner.lineage import is_stored
 from zray.owner.records import Borrowed, Entry
 from zray.owner.references import References
@@ -56,7 +56,7 @@ _LOCAL = frozenset(("owner_died", "freed", "raylet_died", "session_ended", "obje
 
 
 class Owners(Protocol):
-    """The rows; see zray.gcs.typed."""
+    """The rows; see zray.gcs.client.typed."""
 
     def swap_owner(self, oid: bytes, old: bytes | None, new: bytes | None, done: Callable[[Any], None]) -> Any: ...
     def read_owner(self, oid: bytes, done: Callable[[Any], None]) -> Any: ...

@@ -15,8 +15,9 @@ from __future__ import annotations
 from collections import deque
 from typing import Any, NamedTuple
 
-from zray.causes import Cause
-from zray.messages import FAILED, ActorState, CallsDone, CancelTask, PushCalls, WatchActor
+from zray.base.causes import Cause
+from zray.wire.messages import FAILED, ActorState, CallsDone, CancelTask, PushCalls, WatchActor
+from zray.wire.messages.actors import ALIVE, DEAD, PENDING, RESTARTING
 from zray.owner.records import DONE, PUSHED, QUEUED, WAITING, Function, Net, Task, WorkerLink
 from zray.owner.reconstruction import waits_again
 from zray.owner.references import References
@@ -28,9 +29,8 @@ BATCH_CALLS = 512
 ENDED_KEPT_MAX = 1000  # links of dead actors
 HANDLE_DRAIN_S = 2.0
 
-PENDING, ALIVE, RESTARTING, DEAD = "PENDING", "ALIVE", "RESTARTING", "DEAD"
 NOT_WAITED_FOR = frozenset((RESTARTING, DEAD))  # as in Ray, a call without retries does not wait for a restart
-# The failures that causes of death (kinds, see zray.node.actors) make of calls; all others are actor_died.
+# The failures that causes of death (kinds, see zray.node.actors.table) make of calls; all others are actor_died.
 FAILURES = {"pg_removed": "actor_pg_removed", "unschedulable": "actor_unschedulable"}
 
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from zray.causes import Cause
-from zray.messages import LeaseKill, WorkerDied
-from zray.messages.leases import UNKNOWN
+from zray.base.causes import Cause
+from zray.wire.messages import LeaseKill, WorkerDied
+from zray.wire.messages.leases import UNKNOWN
 from zray.owner.failures import cancelled, crashed
 from zray.owner.maps import MapChunk, MapRuns
 from zray.owner.records import Key, Lease, Net, Task, WorkerLink

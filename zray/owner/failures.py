@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from zray.causes import Cause
-from zray.messages import FAILED, WorkerDied
+from zray.base.causes import Cause
+from zray.wire.messages import FAILED, WorkerDied
 
 
 def first_failure(deps: list[Any]) -> list[Any] | None:

@@ -1,13 +1,13 @@
 """Which objects of dead owners this process holds, as a node asks that has them in its store.  Pure.
 
-See zray.node.unheld.  Between the two questions References notes each of the objects that comes to be held here.
+See zray.node.jobs.unheld.  Between the two questions References notes each of the objects that comes to be held here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from zray.messages import AskHeld, Held
+from zray.wire.messages import AskHeld, Held
 from zray.owner.adoption import Adoption
 from zray.owner.references import References
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from zray.messages import STORED
+from zray.wire.messages import STORED
 from zray.owner.records import Borrowed, Entry, Task
 from zray.owner.references import Record, References
 

@@ -1,7 +1,8 @@
 """Where a task's arguments are: the node that holds most of their bytes.  Pure.
 
 A task whose stored arguments are mostly on one node is wanted under a scheduling key of its own, whose strategy names
-that node and how much moving them would be (rounded up to a power of two, so that keys stay few): zray.sched.spillback
+that node and how much moving them would be (rounded up to a power of two, so that keys stay few):
+zray.sched.cluster.spillback
 looks for a worker there first, for as long as moving the bytes would take.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from zray.messages import STORED
+from zray.wire.messages import STORED
 
 # Below this a transfer costs less than a task is worth waiting for: a chunk's round trip between daemons.
 LOCALITY_BYTES_MIN = 100_000

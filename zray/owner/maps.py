@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from zray import ids
-from zray.messages import CARRYING, FAILED, STORED, CancelTask, MapDone, PushMap, WorkerDied
-from zray.messages.leases import UNKNOWN
+from zray.base import ids
+from zray.wire.messages import CARRYING, FAILED, STORED, CancelTask, MapDone, PushMap, WorkerDied
+from zray.wire.messages.leases import UNKNOWN
 from zray.owner.failures import crashed
 from zray.owner.ports import Columns
 from zray.owner.records import PUSHED, QUEUED, Entry, Function, Key, Lease, Net, WorkerLink

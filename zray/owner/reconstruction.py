@@ -21,8 +21,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from zray.ids import PUT_FLAG, TASK_SIZE
-from zray.messages import FAILED, ObjectLost, Resolved
+from zray.base.ids import PUT_FLAG, TASK_SIZE
+from zray.wire.messages import FAILED, ObjectLost, Resolved
 from zray.owner.lineage import ATTEMPTS, FAILED_AGAIN, Lineage, Recipe, Trace, Why, is_stored
 from zray.owner.records import WAITING, Borrowed, Entry, Net, Task
 from zray.owner.references import Record, References

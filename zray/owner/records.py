@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
-Value = Any  # a wire value, see zray.messages
+Value = Any  # a wire value, see zray.wire.messages
 
 
 class Net(Protocol):

@@ -17,10 +17,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from zray.config import DEFAULTS
-from zray.ids import node_of
-from zray.messages import (
-    CARRYING, FAILED, STORED, HoldAck, HoldAdd, HoldDrop, Locate, ObjectLost, Resolved, TransitDone,
+from zray.base.config import DEFAULTS
+from zray.base.ids import node_of
+from zray.wire.messages import (
+    CARRYING,
+    FAILED,
+    STORED,
+    HoldAck,
+    HoldAdd,
+    HoldDrop,
+    Locate,
+    ObjectLost,
+    Resolved,
+    TransitDone,
 )
 from zray.owner.records import Borrowed, Entry, Net, Value
 from zray.owner.telling import Telling, value_bytes

@@ -19,11 +19,25 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
-from zray.causes import Cause
-from zray.config import Config
-from zray.messages import (
-    CARRYING, FAILED, CancelTask, FunctionDef, HandBack, LeaseGrant, LeaseKey, LeaseKill, LeaseOpen, LeaseRecall,
-    LeaseReturn, LeaseStatus, LeaseWant, PushTasks, StreamItem, TasksDone,
+from zray.base.causes import Cause
+from zray.base.config import Config
+from zray.wire.messages import (
+    CARRYING,
+    FAILED,
+    CancelTask,
+    FunctionDef,
+    HandBack,
+    LeaseGrant,
+    LeaseKey,
+    LeaseKill,
+    LeaseOpen,
+    LeaseRecall,
+    LeaseReturn,
+    LeaseStatus,
+    LeaseWant,
+    PushTasks,
+    StreamItem,
+    TasksDone,
 )
 from zray.owner.deaths import WorkerDeaths
 from zray.owner.failures import cancelled, first_failure

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from zray.messages import CARRYING, FAILED, Resolved
+from zray.wire.messages import CARRYING, FAILED, Resolved
 from zray.owner.records import Entry
 
 if TYPE_CHECKING:

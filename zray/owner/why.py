@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from zray.causes import Cause
+from zray.base.causes import Cause
 from zray.owner.records import PUSHED, WAITING, Task
 
 

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Mapping
 from heapq import heappop, heappush
 from typing import Any
 
-from zray.sched.loading import Kernels
+from zray.sched.kernels.loading import Kernels
 from zray.sched.resources import UNITS_MAX, Demand, ResourceIndex, checked_units, describe
 
 ROWS_AT_FIRST = 4  # arrays double from here

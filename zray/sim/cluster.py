@@ -16,8 +16,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from zray.config import Config
-from zray.node.drivers import PYTHON
+from zray.base.config import Config
+from zray.node.jobs.drivers import PYTHON
 from zray.node.machine import Death
 from zray.owner.records import Function
 from zray.sim import leftovers

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import msgpack
 
-from zray import messages as m
+from zray.wire import messages as m
 from zray.sim.failure import Failure
 
 READ_S = 0.001  # from a store

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgpack
 
-from zray import ids, messages as m
+from zray.base import ids
+from zray.wire import messages as m
 from zray.core.machine import CoreMachine
 from zray.core.process import ProcessRecord
 from zray.owner.calls import ActorLink

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zray.gcs.config import majority
-from zray.gcs.membership import LATE_MAX, SUSPECT_S
-from zray.ids import same_node
+from zray.gcs.configuration.config import majority
+from zray.gcs.configuration.membership import LATE_MAX, SUSPECT_S
+from zray.base.ids import same_node
 from zray.sim.plan import SIM_NODE_TIMEOUT_S
 
 if TYPE_CHECKING:
-    from zray.gcs.config import ClusterConfig
+    from zray.gcs.configuration.config import ClusterConfig
     from zray.sim.cluster import SimCluster
     from zray.sim.node import SimNode
 

@@ -7,7 +7,7 @@ from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from zray import messages as m
+from zray.wire import messages as m
 from zray.sim import programs
 from zray.sim.core import Core
 from zray.sim.failure import Failure, ValueLost

@@ -14,14 +14,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from zray.sched import packing
-from zray.sched.claims import group_of
-from zray.sched.spillback_lanes import SpillbackEntry
+from zray.sched.cluster import packing
+from zray.sched.node.claims import group_of
+from zray.sched.cluster.spillback_lanes import SpillbackEntry
 from zray.sched.view import ClusterView
 from zray.sim.oracle import Violation
 
 if TYPE_CHECKING:
-    from zray.node.group_records import Group
+    from zray.node.groups.records import Group
     from zray.sim.cluster import SimCluster
     from zray.sim.node import SimNode
 

@@ -1,4 +1,4 @@
-"""Maps in the simulator: what each item of one does and comes to, and a worker's run of a chunk (zray.worker.maps).
+"""Maps in the simulator: what each item of one does and comes to, and a worker's run of a chunk (zray.worker.run.maps).
 
 An item is a number.  It decides what its task does, so that the oracle knows the value of each.
 
@@ -16,9 +16,10 @@ from typing import Any, Protocol
 
 import msgpack
 
-from zray import ids, messages as m
+from zray.base import ids
+from zray.wire import messages as m
 from zray.sim.programs import FAILS, mix
-from zray.worker.maps import FLUSH_NS
+from zray.worker.run.maps import FLUSH_NS
 from zray.worker.queue import Chunk, Entry
 
 ITEMS_MAX = 40

@@ -17,9 +17,9 @@ from typing import Any
 
 import zmq
 
-from zray import codec
-from zray.gcs.membership import BEAT_PART, UNANSWERED_PART
-from zray.ids import node_of
+from zray.wire import codec
+from zray.gcs.configuration.membership import BEAT_PART, UNANSWERED_PART
+from zray.base.ids import node_of
 from zray.sim.network import SimNetwork
 from zray.sim.plan import SIM_NODE_TIMEOUT_S
 from zray.transport.envelope import ACK

@@ -7,18 +7,18 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from zray import messages as m
-from zray.gcs.control import FENCED
+from zray.wire import messages as m
+from zray.gcs.configuration.control import FENCED
 from zray.gcs.service import GcsService
-from zray.ids import INCARNATION_SIZE, JOB_SIZE, NODE_SIZE, node_of
-from zray.node.cluster import routed
+from zray.base.ids import INCARNATION_SIZE, JOB_SIZE, NODE_SIZE, node_of
+from zray.node.peers.cluster import routed
 from zray.node.daemon_machine import (
     DaemonMachine, DaemonPorts, MemberShell, StopRequest, found_cluster, gcs_report, node_machine,
 )
 from zray.node.effects import Kill, Spawn, Watch
-from zray.node.leaving import NOTHING
+from zray.node.peers.leaving import NOTHING
 from zray.node.machine import NodePorts
-from zray.sched.local import LocalScheduler
+from zray.sched.node.local import LocalScheduler
 from zray.sched.resources import UNIT
 from zray.sim.process import Process
 

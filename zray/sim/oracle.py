@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from zray.messages import FAILED
+from zray.wire.messages import FAILED
 from zray.owner.failures import failure_in
 from zray.owner.unhandled import SHOWN
 from zray.sim.programs import FAILS, retried_errors

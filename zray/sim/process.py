@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from zray.ids import node_of
+from zray.base.ids import node_of
 from zray.sim.mesh import SimMesh, Wire
 
 TURN_S_MAX = 0.0003  # events that come this close together are one turn

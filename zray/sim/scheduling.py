@@ -21,13 +21,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from zray import messages as m
-from zray.causes import Cause
-from zray.sched.bottom_up import BottomUpScheduler, SchedulerMessage
-from zray.sched.loading import Kernels
-from zray.sched.local import Grant, LocalScheduler, Recall, Status
+from zray.wire import messages as m
+from zray.base.causes import Cause
+from zray.sched.cluster.bottom_up import BottomUpScheduler, SchedulerMessage
+from zray.sched.kernels.loading import Kernels
+from zray.sched.node.local import Grant, LocalScheduler, Recall, Status
 from zray.sched.resources import units
-from zray.sched.spillback_effects import PlaceRequest, RelayToNode, UnplaceRequest
+from zray.sched.cluster.spillback_effects import PlaceRequest, RelayToNode, UnplaceRequest
 from zray.sim.network import SimNetwork
 
 WANT_MAX = 4096  # as zray.owner.submitter.LEASE_WANT_MAX

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from zray import messages as m
+from zray.wire import messages as m
 from zray.sim.failure import Lost
 from zray.sim.oracle import Violation
 from zray.store.header import OWNER_UNKNOWN
-from zray.store.ownerless import OwnerlessObject
+from zray.store.node.ownerless import OwnerlessObject
 
 if TYPE_CHECKING:
     from zray.sim.cluster import SimCluster

@@ -11,20 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 import msgpack
 
-from zray import ids, messages as m
-from zray.causes import Cause
+from zray.base import ids
+from zray.wire import messages as m
+from zray.base.causes import Cause
 from zray.core.ports import Work
-from zray.options import STREAMING
+from zray.handles.options import STREAMING
 from zray.sim import programs
 from zray.sim.core import Core, Ref
 from zray.sim.failure import Failure, Lost
 from zray.sim.map_runs import MapRun
-from zray.worker.life import CallGroup, sizes_of
+from zray.worker.actors.life import CallGroup, sizes_of
 from zray.worker.machine import END, RUN, WorkerMachine
-from zray.worker.nesting import NestedTasks
-from zray.worker.production import Production
+from zray.worker.run.nesting import NestedTasks
+from zray.worker.run.production import Production
 from zray.worker.queue import ATTEMPT, EXTRA, RETURNS, TASK_ID, Chunk, Entry, Lease
-from zray.worker.results import with_extra
+from zray.worker.run.results import with_extra
 
 if TYPE_CHECKING:
     from zray.sim.cluster import SimCluster
@@ -330,7 +331,7 @@ class SimWorker(Core):
         return False
 
     def _run_inside(self, run: Run, records: list[Any]) -> bool:
-        """Whether one of the values that a task waits for is made on its stack: zray.worker.inline.
+        """Whether one of the values that a task waits for is made on its stack: zray.worker.run.inline.
 
         Half of the calls of ``get`` stand in a ``with`` or ``try`` block.
         """

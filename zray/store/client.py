@@ -14,15 +14,26 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from zray.messages import (
-    FAILED, STORED, StoreFree, StoreGrant, StorePull, StorePulling, StoreRecall, StoreReclaimed, StoreRefused,
-    StoreRestore, StoreRestored, StoreSurrender, StoreWant,
+from zray.wire.messages import (
+    FAILED,
+    STORED,
+    StoreFree,
+    StoreGrant,
+    StorePull,
+    StorePulling,
+    StoreRecall,
+    StoreReclaimed,
+    StoreRefused,
+    StoreRestore,
+    StoreRestored,
+    StoreSurrender,
+    StoreWant,
 )
-from zray.os_linux import populate_write
+from zray.base.os_linux import populate_write
 from zray.store import StoreFull
 from zray.store.header import HEADER_BYTES, SEALED, Headers, block_bytes
 from zray.store.heap import Extent, Heap
-from zray.store.records import FULL_REASON
+from zray.store.node.records import FULL_REASON
 from zray.store.pins import PinTable, view_type
 from zray.store.segment import ControlSegment, Segment
 

@@ -3,8 +3,8 @@
 Both are files in /dev/shm of mode 0600, sparse at their full size, mapped once and backed with memory in steps by
 ``posix_fallocate``: a mapping cannot grow in place, and a write to a sparse part of a full /dev/shm is SIGBUS.
 
-The control segment: one page that names the process which made it (zray.store.reaper), then the slots.  Only its own
-process writes a slot, except for the slot's header, which the node writes while no process has the slot:
+The control segment: one page that names the process which made it (zray.store.node.reaper), then the slots.  Only its
+own process writes a slot, except for the slot's header, which the node writes while no process has the slot:
 
     word 0   incarnation, 0 for a void slot    word 1   pid          word 2   start time of the pid
     word 3   epoch: how many slots the node had opened before (generations of this process start with it)
@@ -20,7 +20,7 @@ import mmap
 import os
 from multiprocessing.shared_memory import SharedMemory
 
-from zray import os_linux
+from zray.base import os_linux
 
 PAGE_BYTES = 4096
 SLOT_BYTES = 256 * 1024

@@ -8,7 +8,7 @@ import zmq
 
 from zray.transport import envelope
 from zray.transport.envelope import ACK
-from zray.transport.links import Links, try_send
+from zray.transport.links import ProcessLinks, try_send
 from zray.transport.peers import Flat, PeerRecord, messages_in
 from zray.transport.session import Session
 from zray.transport.sockets import Limits
@@ -17,7 +17,7 @@ _TAG = 4  # bytes of an incarnation that name the node
 _LOOK_AGAIN_S = 0.001  # how often we ask whether the second connection of a peer that closes is still open
 
 
-class Connections(Links):
+class PeerConnections(ProcessLinks):
     """The verbs by which connections come and go: each does the I/O, and tells the peer's record."""
 
     def __init__(self, incarnation: bytes, job: int, bind_endpoint: str | None, clock: Callable[[], float],

@@ -28,8 +28,8 @@ from hashlib import blake2b
 from struct import Struct
 from typing import NamedTuple
 
-from zray import ids
-from zray.os_linux import write_private
+from zray.base import ids
+from zray.base.os_linux import write_private
 from zray.transport import curve
 from zray.transport.mesh import Mesh
 
@@ -55,7 +55,7 @@ class NotListed(ValueError):
 # ---------------------------------------------------------------- the allow-list
 
 
-class Entry(NamedTuple):
+class AllowedKey(NamedTuple):
     """One key of the allow-list; of a ticket, ``tag`` is b''."""
 
     key: bytes
@@ -69,7 +69,7 @@ class Entry(NamedTuple):
         return f"{line} {self.expires:.0f} {self.uses}\n" if not self.tag else f"{line}\n"
 
     @classmethod
-    def from_line(cls, line: str) -> Entry:
+    def from_line(cls, line: str) -> AllowedKey:
         key, tag, principal, *rest = line.split()
         expires, uses = rest or ("0", "0")
         entry = cls(bytes.fromhex(key), b"" if tag == "-" else bytes.fromhex(tag), principal, float(expires), int(uses))
@@ -90,7 +90,7 @@ class Peers:
         self.path = path
         self._lock = threading.Lock()
         self._seen: tuple[int, int, int] | None = None
-        self._entries: dict[bytes, Entry] = {}
+        self._entries: dict[bytes, AllowedKey] = {}
         self._tags: dict[bytes, bytes] = {}
 
     def allowed(self, public_key: bytes) -> str:
@@ -110,12 +110,12 @@ class Peers:
             return not listed
         return listed and principal == node_principal(tag)
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[AllowedKey]:
         with self._lock:
             self._refresh()
             return list(self._entries.values())
 
-    def _opens(self, entry: Entry) -> bool:
+    def _opens(self, entry: AllowedKey) -> bool:
         return bool(entry.tag)
 
     def _refresh(self) -> None:
@@ -127,13 +127,13 @@ class Peers:
         if seen != self._seen:
             lines = curve.read_private(self.path, _PEERS_BYTES_MAX).splitlines()
             try:
-                entries = [Entry.from_line(line) for line in lines]
+                entries = [AllowedKey.from_line(line) for line in lines]
             except ValueError:
                 raise curve.BadKeyFile(f"the allow-list {self.path!r} is damaged") from None
             self._take(entries)
             self._seen = seen if time.time() - found.st_mtime > _RACY_S else None
 
-    def _take(self, entries: list[Entry]) -> None:
+    def _take(self, entries: list[AllowedKey]) -> None:
         self._entries = {entry.key: entry for entry in entries}
         self._tags = {entry.tag: entry.key for entry in entries if entry.tag}
 
@@ -163,7 +163,7 @@ class AllowList(Peers):
             if (known is not None and known.tag != tag) or self._tags.get(tag, key) != key:
                 raise NotListed(f"the key or the name of node {tag.hex()} is already another node's")
             if known is None:
-                self._write([*self._entries.values(), Entry(key, tag, node_principal(tag))])
+                self._write([*self._entries.values(), AllowedKey(key, tag, node_principal(tag))])
 
     def remove_node(self, tag: bytes) -> None:
         """Its key opens nothing from now on; see Mesh.refuse for the connections it has."""
@@ -176,13 +176,13 @@ class AllowList(Peers):
             raise NotListed("a ticket has a key, a name of letters and digits, and 0 or more uses")
         with self._lock:
             others = [e for e in self._entries.values() if e.key != key and (e.tag or e.expires > self.clock())]
-            self._write([*others, Entry(key, b"", f"ticket:{name}", expires, uses)])
+            self._write([*others, AllowedKey(key, b"", f"ticket:{name}", expires, uses)])
 
     def remove_ticket(self, name: str) -> None:
         with self._lock:
             self._write([entry for entry in self._entries.values() if entry.principal != f"ticket:{name}"])
 
-    def _opens(self, entry: Entry) -> bool:
+    def _opens(self, entry: AllowedKey) -> bool:
         if entry.tag:
             return True
         if entry.expires <= self.clock():
@@ -192,7 +192,7 @@ class AllowList(Peers):
             self._write([*others, entry._replace(uses=entry.uses - 1)] if entry.uses > 1 else others)
         return True
 
-    def _write(self, entries: list[Entry]) -> None:
+    def _write(self, entries: list[AllowedKey]) -> None:
         write_private(self.path, "".join(entry.to_line() for entry in entries))
         self._take(entries)
 

@@ -12,7 +12,7 @@ from random import Random
 from typing import Any
 
 
-class Faults:
+class FrameFaults:
     """Offer items, take them out when they are due.  Probabilities are per item; delays are uniform up to delay_s_max.
 
     ``partitioned(item)``, when given, says whether an item is lost because its ends cannot reach each other now.

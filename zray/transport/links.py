@@ -39,7 +39,7 @@ Send = Callable[[bytes, int], Any]
 OnMessage = Callable[[bytes, int, Any], None]  # peer, code, message
 
 
-class Links(Polling):
+class ProcessLinks(Polling):
     """The sockets of one process.
 
     What connections between machines need is set before the first one: ``keys``, ``allowed(public_key) -> principal``
@@ -152,7 +152,7 @@ class Links(Polling):
         raise NotImplementedError
 
     def _release(self, peer: bytes, record: PeerRecord) -> None:
-        """There is a way to a peer now: messages that waited for one go out.  Connections has it."""
+        """There is a way to a peer now: messages that waited for one go out.  PeerConnections has it."""
         raise NotImplementedError
 
     def _drain_tcp(self, now: float, on_message: OnMessage, until: Any) -> int:

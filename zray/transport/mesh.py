@@ -17,9 +17,9 @@ from typing import Any
 import zmq
 
 from zray.transport import envelope
-from zray.transport.connections import Connections
+from zray.transport.connections import PeerConnections
 from zray.transport.envelope import ACK, GONE, RESET, SIZE, MalformedFrame
-from zray.transport.faults import Faults
+from zray.transport.faults import FrameFaults
 from zray.transport.links import try_send
 from zray.transport.peers import Flat, PeerRecord, messages_in
 from zray.transport.session import EPOCH_SHIFT, Session
@@ -36,12 +36,12 @@ _NOBLOCK = int(zmq.NOBLOCK)
 _SEND_FIRST = int(zmq.SNDMORE | zmq.NOBLOCK)
 
 
-class Mesh(Connections):
+class Mesh(PeerConnections):
     """Send and receive messages by peer incarnation."""
 
     def __init__(self, incarnation: bytes, job: int, bind_endpoint: str | None,
                  encode: Callable[[Flat], bytes], decode: Callable[[bytes | memoryview], list[tuple[int, Any]]],
-                 clock: Callable[[], float], faults: Faults | None = None, limits: Limits | None = None):
+                 clock: Callable[[], float], faults: FrameFaults | None = None, limits: Limits | None = None):
         if zmq.zmq_version_info() < LIBZMQ_MIN:
             found, needed = zmq.zmq_version(), ".".join(map(str, LIBZMQ_MIN))
             raise RuntimeError(f"zray needs libzmq {needed} or newer, and pyzmq was built with {found}")

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import zmq
 
-from zray.config import DEFAULTS, Config
+from zray.base.config import DEFAULTS, Config
 
 if TYPE_CHECKING:
     from zray.transport.curve import Endpoint, Keys
 
 
 class Limits(NamedTuple):
-    """Bounds of a mesh.  Those that are settings have their numbers, and the reasons for them, in zray.config."""
+    """Bounds of a mesh.  Those that are settings have their numbers, and the reasons for them, in zray.base.config."""
 
     session_frames_max: int = DEFAULTS.session_frames_max
     session_bytes_max: int = DEFAULTS.session_bytes_max

@@ -1,6 +1,6 @@
 """Small tools on top of tasks and actors, at Ray's names."""
 
-from zray.custom_serializers import register_serializer
+from zray.values.custom_serializers import register_serializer
 from zray.util.actor_pool import ActorPool
 from zray.util.debug import disable_log_once_globally, enable_periodic_logging, log_once
 from zray.util.listing import list_named_actors
@@ -37,7 +37,7 @@ __all__ = [
 
 def deregister_serializer(cls: type) -> None:
     """Undo :func:`register_serializer` in this process."""
-    from zray.custom_serializers import unregister_serializer
+    from zray.values.custom_serializers import unregister_serializer
 
     unregister_serializer(cls)
 

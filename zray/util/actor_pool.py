@@ -7,10 +7,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
-from zray.api import get, wait
-from zray.connection import connected
-from zray.errors import ActorDiedError, RayError, RayTaskError
-from zray.refs import ObjectRef
+from zray.api.calls import get, wait
+from zray.handles.connection import connected
+from zray.base.errors import ActorDiedError, RayError, RayTaskError
+from zray.handles.refs import ObjectRef
 
 __all__ = ["ActorPool"]
 

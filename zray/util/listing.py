@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from zray.connection import connected
+from zray.handles.connection import connected
 
 __all__ = ["list_named_actors"]
 

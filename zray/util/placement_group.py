@@ -6,10 +6,10 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from zray.connection import connected
-from zray.ids import PlacementGroupID
-from zray.plain_numbers import plain
-from zray.refs import ObjectRef
+from zray.handles.connection import connected
+from zray.base.ids import PlacementGroupID
+from zray.base.plain_numbers import plain
+from zray.handles.refs import ObjectRef
 from zray.sched.resources import units
 from zray.util._callable_module import make_callable
 
@@ -59,7 +59,7 @@ class PlacementGroup:
         done, _ = connected().wait([ref], 1, timeout_seconds)
         if not done:
             return False
-        from zray.errors import RayError
+        from zray.base.errors import RayError
 
         try:
             connected().get([ref], None)
@@ -184,7 +184,7 @@ def placement_group_table(placement_group: PlacementGroup | None = None) -> dict
 
 
 def _shown(row: dict[str, Any]) -> dict[str, Any]:
-    from zray.causes import Cause
+    from zray.base.causes import Cause
 
     state, cause = row["state"], row["cause"]
     scheduling = {"CREATED": "FINISHED", "REMOVED": "REMOVED"}.get(

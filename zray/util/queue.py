@@ -9,9 +9,9 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
-from zray.api import get, kill, remote, wait
-from zray.errors import RayActorError
-from zray.plain_numbers import plain
+from zray.api.calls import get, kill, remote, wait
+from zray.base.errors import RayActorError
+from zray.base.plain_numbers import plain
 
 __all__ = ["Empty", "Full", "Queue"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from zray.plain_numbers import plain
+from zray.base.plain_numbers import plain
 
 __all__ = ["DoesNotExist", "Exists", "In", "NodeAffinitySchedulingStrategy", "NodeLabelSchedulingStrategy", "NotIn",
            "PlacementGroupSchedulingStrategy"]

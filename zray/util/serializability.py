@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any, TextIO
 
-from zray.unpicklable import Culprit, find
+from zray.values.unpicklable import Culprit, find
 
 __all__ = ["inspect_serializability"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from zray.api import get, wait
-from zray.handles import RemoteFunction
-from zray.refs import ObjectRef
+from zray.api.calls import get, wait
+from zray.handles.remote import RemoteFunction
+from zray.handles.refs import ObjectRef
 
 __all__ = ["as_completed", "map_unordered"]
 

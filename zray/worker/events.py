@@ -13,10 +13,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from zray.messages import EventReport
+from zray.wire.messages import EventReport
 from zray.worker.ports import CoreProcess
 from zray.worker.queue import ATTEMPT, TASK_ID
-from zray.worker.results import succeeded
+from zray.worker.run.results import succeeded
 
 REPORT_EVERY_S = 0.1
 

@@ -6,16 +6,16 @@ from collections.abc import Awaitable
 from typing import Any, Protocol
 
 from zray.transport.loop import Loop
-from zray.worker.cancel import Interrupts
+from zray.worker.run.cancel import Interrupts
 from zray.worker.events import TaskEvents
-from zray.worker.functions import FunctionCache
+from zray.worker.run.functions import FunctionCache
 from zray.worker.machine import WorkerMachine
 from zray.worker.ports import CoreProcess
 from zray.worker.queue import Lease
 
 
 class Generators(Protocol):
-    """Runs what streams its items; see zray.worker.streams."""
+    """Runs what streams its items; see zray.worker.run.streams."""
 
     def run(self, task: list[Any], value: Any, lease: Lease) -> Any: ...
     def run_async(self, task: list[Any], value: Any, lease: Lease) -> Awaitable[Any]: ...

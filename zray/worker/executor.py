@@ -16,28 +16,28 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from zray import serialization
-from zray.errors import AsyncioActorExit
-from zray.messages import FAILED, JobConfig
-from zray.options import DYNAMIC, STREAMING
+from zray.values import serialization
+from zray.base.errors import AsyncioActorExit
+from zray.wire.messages import FAILED, JobConfig
+from zray.handles.options import DYNAMIC, STREAMING
 from zray.transport.loop import Waiter
-from zray.worker import invoke, results
-from zray.worker.cancel import Interrupts
-from zray.worker.ends import exit_code
+from zray.worker.run import invoke, results
+from zray.worker.run.cancel import Interrupts
+from zray.worker.actors.ends import exit_code
 from zray.worker.events import TaskEvents
 from zray.worker.execution import Generators
-from zray.worker.functions import FunctionCache
-from zray.worker.inline import Inline
-from zray.worker.life import CallGroup
+from zray.worker.run.functions import FunctionCache
+from zray.worker.run.inline import Inline
+from zray.worker.actors.life import CallGroup
 from zray.worker.machine import CALLS_LOOK_S, END, FLUSH_AFTER_NS, FLUSH_ENDS, HAND_BACK_AFTER_S, WAIT, WorkerMachine
-from zray.worker.maps import MapRunner
+from zray.worker.run.maps import MapRunner
 from zray.worker.places import Place, place_of, queued
 from zray.worker.ports import CoreProcess, Surroundings
 from zray.worker.queue import ATTEMPT, EXTRA, FUNCTION, RETURNS, TASK_ID, Entry, Lease
-from zray.worker.streams import Streams
+from zray.worker.run.streams import Streams
 
 if TYPE_CHECKING:
-    from zray.worker.actors import ActorHost
+    from zray.worker.actors.calls import ActorHost
 
 # What a run changes of the context: put back when another run is nested in it or interleaved with it.
 CONTEXT_FIELDS = ("task", "attempt", "task_name", "receiver", "prefix_of", "prefix", "counter")
@@ -177,7 +177,7 @@ class Executor:
                 self.machine.announce_end()
 
     def _become_actor(self) -> None:
-        from zray.worker.actors import ActorHost
+        from zray.worker.actors.calls import ActorHost
 
         message = self.machine.becoming
         assert message is not None
@@ -390,7 +390,7 @@ class Executor:
     # ------------------------------------------------------------ run inline what the task waits for
 
     def run_inline(self, task: list[Any], frames: int = 0) -> Any:
-        """Run a task (wire form) inside the one that waits for it, see zray.worker.inline; returns the wire result.
+        """Run a task (wire form) inside the one that waits for it, see zray.worker.run.inline; returns the wire result.
 
         ``frames`` of the interpreter's stack are in use already: the inner task gets the full limit for itself.
         """

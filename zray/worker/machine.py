@@ -1,7 +1,7 @@
 """What a worker process decides: the WorkerMachine (pure).  Runs of user code stay outside, behind :class:`Runner`.
 
     free --PushTasks--> runs tasks of leases --max_calls reached, WorkerExit--> ends
-    free --ActorInit--> becomes an actor (zray.worker.life) --leave, WorkerExit--> ActorExit --WorkerExit--> ends
+    free --ActorInit--> becomes an actor (zray.worker.actors.life) --leave, WorkerExit--> ActorExit --WorkerExit--> ends
 
     replies     gather per lease.  They go out when the queue is empty, after a task over FLUSH_AFTER_NS, when
                 FLUSH_ENDS have piled up, before the running task blocks, and when it is long
@@ -19,14 +19,30 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from zray.messages import (
-    FAILED, ActorExit, ActorInit, ActorUp, Blocked, CallsDone, CancelTask, FunctionDef, HandBack, JobConfig, JobOver,
-    LeaseOpen, PushCalls, PushMap, PushTasks, StreamAck, TasksDone, WorkerExit,
+from zray.wire.messages import (
+    FAILED,
+    ActorExit,
+    ActorInit,
+    ActorUp,
+    Blocked,
+    CallsDone,
+    CancelTask,
+    FunctionDef,
+    HandBack,
+    JobConfig,
+    JobOver,
+    LeaseOpen,
+    PushCalls,
+    PushMap,
+    PushTasks,
+    StreamAck,
+    TasksDone,
+    WorkerExit,
 )
-from zray.worker.life import ActorLife, CallGroup
-from zray.worker.production import Production
+from zray.worker.actors.life import ActorLife, CallGroup
+from zray.worker.run.production import Production
 from zray.worker.queue import EXTRA, FUNCTION, Chunk, Entry, Lease, TaskQueue
-from zray.worker.results import cancelled, identity, with_extra
+from zray.worker.run.results import cancelled, identity, with_extra
 
 # Replies gathered before they are sent while more tasks wait: a quarter of the default run-ahead, so that the owner
 # pushes the next batch while this one runs.  Each is two items of a list.

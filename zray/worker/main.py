@@ -10,9 +10,9 @@ import sys
 import time
 from typing import Any, NoReturn
 
-from zray.messages import ActorInit, JobConfig, WorkerReady
+from zray.wire.messages import ActorInit, JobConfig, WorkerReady
 from zray.worker import process
-from zray.worker.ends import run_exit_handlers
+from zray.worker.actors.ends import run_exit_handlers
 from zray.worker.executor import Executor
 from zray.worker.queue import Lease
 
@@ -70,7 +70,7 @@ class Worker:
             self.take_on(message.spec.get("env") or {}, message.assigned)
 
     def take_on(self, env: dict[str, str], assigned: dict[str, Any]) -> None:
-        """Its first use says for which environment it is, for good: see zray.node.pool.Kind."""
+        """Its first use says for which environment it is, for good: see zray.node.processes.pool.Kind."""
         self.taken_on = True
         self.rt.env = env
         process.take_on_environment(env, assigned, self.config, started_under=self.started_under,
@@ -104,7 +104,7 @@ class Worker:
         self.executor.queue.entries.clear()
         self.executor.interrupts.uninstall()
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        from zray import refs
+        from zray.handles import refs
 
         refs._hooks["runtime"] = None
         refs.wake.armed = False

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any
 
-from zray.causes import Cause
+from zray.base.causes import Cause
 from zray.worker.machine import WorkerMachine
 from zray.worker.queue import TASK_ID
 

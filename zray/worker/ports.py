@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 if TYPE_CHECKING:
-    from zray.config import Config
-    from zray.messages import ActorInit, JobConfig
+    from zray.base.config import Config
+    from zray.wire.messages import ActorInit, JobConfig
     from zray.owner.submitter import Submitter
     from zray.transport.loop import Loop
     from zray.worker.queue import Lease

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from importlib.machinery import ModuleSpec
 from typing import Any
 
-from zray import env_vars
+from zray.base import env_vars
 
 # A line of this form in a worker's output names the task that prints from here on; the node takes it out again.
 MARKER = "\x01zray-task:{}\n"
@@ -69,7 +69,7 @@ def take_on_job(config: Mapping[str, Any]) -> None:
         with contextlib.suppress(OSError):  # gone by now: the job may not need it
             os.chdir(cwd)
     if logs := config.get("logging"):
-        from zray.logging_config import LoggingConfig
+        from zray.core.logging_config import LoggingConfig
 
         LoggingConfig(**logs).apply()
     if os.path.isfile(script := config.get("script") or ""):

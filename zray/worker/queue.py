@@ -226,7 +226,7 @@ def split(chunk: Chunk) -> range:
 
 
 def position_in(chunk: Chunk, task: bytes, attempt: int) -> int | None:
-    """Which item of the chunk has this task id: ids of a map are consecutive in their last 8 bytes (zray.ids)."""
+    """Which item of the chunk has this task id: ids of a map are consecutive in their last 8 bytes (zray.base.ids)."""
     if chunk.attempt != attempt or chunk.task[:16] != task[:16]:
         return None
     position = int.from_bytes(task[16:], "little") - int.from_bytes(chunk.task[16:], "little")

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from zray.sched.plain import INFEASIBLE as INFEASIBLE
-from zray.sched.plain import NOT_NOW as NOT_NOW
+from zray.sched.kernels.plain import INFEASIBLE as INFEASIBLE, NOT_NOW as NOT_NOW
 from zray.sched.resources import GPU_COLUMN, Demand
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from zray.ids import INCARNATION_SIZE
+from zray.base.ids import INCARNATION_SIZE
 from zray.sched.policies import labels
 from zray.sched.policies.base import Choice, allowed, frozen
 

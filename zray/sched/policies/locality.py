@@ -2,7 +2,8 @@
 
 Any strategy without another wish becomes this one when it carries ``"locality"``, an incarnation.  Soft: a demand does
 not wait for a node that is gone or could never hold it.  With ``"patient"`` it waits for a node that is merely busy.
-The caller decides for how long (delay scheduling, Zaharia et al., EuroSys 2010, section 3): zray.sched.spillback takes
+The caller decides for how long (delay scheduling, Zaharia et al., EuroSys 2010, section 3):
+zray.sched.cluster.spillback takes
 the time that moving the bytes would take.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from zray.ids import INCARNATION_SIZE
+from zray.base.ids import INCARNATION_SIZE
 from zray.sched.policies import hybrid, labels
 from zray.sched.policies.base import Choice, allowed
 

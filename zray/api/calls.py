@@ -1,0 +1,255 @@
+"""The functions of ``import zray as ray``: they check arguments and ask the runtime; no logic of their own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
+
+from zray.handles.connection import connected, current, start_by
+from zray.handles.remote import ActorClass, ActorHandle, RemoteFunction, make_remote
+from zray.handles.options import DYNAMIC
+from zray.base.plain_numbers import plain
+from zray.handles.refs import MapRefs, ObjectRef, ObjectRefGenerator, RefList
+
+if TYPE_CHECKING:
+    from zray.api.context import ClusterContext
+
+__tracebackhide__ = True  # pytest leaves these frames out of its reports
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+# ---------------------------------------------------------------- start and end
+
+
+def init(address: str | None = None, **options: Any) -> ClusterContext:
+    """Start a node and connect to it, or connect to a running one.
+
+    ``address``: None or "local" starts a node that ends with this process (None takes ``ZRAY_ADDRESS`` or
+    ``RAY_ADDRESS`` first), "auto" finds the newest session that ``zray start`` made, a path names a session directory.
+    Keywords as in Ray: num_cpus, num_gpus, resources, labels, object_store_memory, local_mode, ignore_reinit_error,
+    namespace, runtime_env, log_to_driver, configure_logging, logging_level, _system_config.  RuntimeError when called
+    twice without ``ignore_reinit_error``; ConnectionError when there is nothing at the address.
+    """
+    from zray.api import context as cluster_context
+
+    return cluster_context.init(address, **options)
+
+
+def shutdown(_exiting_interpreter: bool = False) -> None:
+    """Disconnect, and end the node that ``init`` started.  Harmless without a runtime; ``init`` may follow."""
+    import sys
+
+    module = sys.modules.get("zray.api.context")
+    if module is not None:
+        module.shutdown()
+
+
+start_by(init)
+
+
+def is_initialized() -> bool:
+    """Whether this process is connected."""
+    return current() is not None
+
+
+# ---------------------------------------------------------------- remote
+
+
+@overload
+def remote(target: type[T], /) -> ActorClass[T]: ...  # type: ignore[overload-overlap]
+@overload
+def remote(target: Callable[P, R], /) -> RemoteFunction[P, R]: ...
+@overload
+def remote(**options: Any) -> Any: ...
+def remote(*args: Any, **options: Any) -> Any:
+    """Make a function a RemoteFunction or a class an ActorClass: ``@remote`` or ``@remote(num_cpus=2)``."""
+    if len(args) == 1 and not options:
+        return make_remote(args[0], {})
+    if args or not options:
+        raise TypeError("The @remote decorator must be applied either with no arguments and no parentheses, for "
+                        "example '@ray.remote', or with keywords alone, for example '@ray.remote(num_returns=2)'.")
+    return lambda target: make_remote(target, options)
+
+
+# ---------------------------------------------------------------- objects
+
+
+@overload
+def get(refs: ObjectRef[R], *, timeout: float | None = None) -> R: ...
+@overload
+def get(refs: Sequence[ObjectRef[R]], *, timeout: float | None = None) -> list[R]: ...
+@overload
+def get(refs: MapRefs[R], *, timeout: float | None = None) -> list[R]: ...
+def get(refs: Any, *, timeout: float | None = None, _use_object_store: bool = False) -> Any:
+    """The value of a reference, or of each in a list; waits.  Raises the task's error, or GetTimeoutError."""
+    if timeout is not None:
+        timeout = _check_timeout(timeout)
+    if type(refs) is ObjectRef:
+        return connected().get_one(refs, timeout)
+    if isinstance(refs, MapRefs):
+        return connected().get_map(refs, timeout)
+    if isinstance(refs, ObjectRefGenerator):
+        if refs._stream.task.nret == DYNAMIC:
+            return connected().get_dynamic(refs, timeout)
+        raise TypeError("Attempting to call `get` on an ObjectRefGenerator: iterate over it, and call `get` on what "
+                        "it yields.")
+    if isinstance(refs, ObjectRef):
+        return connected().get([refs], timeout)[0]
+    if not isinstance(refs, (list, tuple)):
+        raise ValueError(f"Invalid type of object refs, {type(refs)}, is given. 'object_refs' must either be an "
+                         "ObjectRef or a list of ObjectRefs. ")
+    for ref in refs:
+        if not isinstance(ref, ObjectRef):
+            raise TypeError(f"Attempting to call `get` on the value {_shown(ref)}, which is not an ray.ObjectRef "
+                            f"but a {type(ref).__name__}.")
+    return connected().get(list(refs), timeout)
+
+
+def put(value: T, *, _owner: Any = None) -> ObjectRef[T]:
+    """Store a value; returns its reference."""
+    if isinstance(value, ObjectRef):
+        raise TypeError("Calling 'put' on an ray.ObjectRef is not allowed. If you really want to do this, you can wrap "
+                        "the ray.ObjectRef in a list and call 'put' on it.")
+    return connected().put(value)
+
+
+def wait(refs: Sequence[ObjectRef[R]] | ObjectRef[R], num_returns: int = 1, timeout: float | None = None,
+         fetch_local: bool = True) -> tuple[list[ObjectRef[R]], list[ObjectRef[R]]]:
+    """``(ready, rest)``: returns when ``num_returns`` are ready or the time is up; both keep the order given."""
+    timeout, num_returns = _check_timeout(timeout), plain(num_returns)
+    if isinstance(num_returns, bool) or not isinstance(num_returns, int):
+        raise TypeError(f"num_returns must be an int, not {type(num_returns).__name__}")
+    if num_returns <= 0:
+        raise ValueError(f"Invalid number of objects to return {num_returns}.")
+    if type(refs) is not RefList:  # what wait itself returned has been checked
+        refs = _waitables(refs)
+    if not refs:
+        return [], []
+    if num_returns > len(refs):
+        raise ValueError("num_returns cannot be greater than the number of ray_waitables provided to ray.wait.")
+    ready, rest = connected().wait(refs, num_returns, timeout, fetch_local)
+    return ready, rest
+
+
+def _waitables(refs: Any) -> list[Any]:
+    """A list of distinct references, from what a user passed to ``wait``."""
+    if isinstance(refs, (ObjectRef, ObjectRefGenerator)):
+        refs = [refs]
+    if isinstance(refs, (MapRefs, tuple)):
+        refs = list(refs)
+    if not isinstance(refs, list):
+        raise TypeError(f"wait() expected a list of ray.ObjectRef or ray.ObjectRefGenerator, got {type(refs)}")
+    for ref in refs:
+        if not isinstance(ref, (ObjectRef, ObjectRefGenerator)):
+            raise TypeError("wait() expected a list of ray.ObjectRef or ray.ObjectRefGenerator, got list containing "
+                            f"{type(ref)}")
+        ref._record  # noqa: B018  (ValueError, if it was made from an id that is not known here)
+    if len(set(refs)) != len(refs):
+        raise ValueError("Wait requires a list of unique object refs.")
+    return refs
+
+
+def _check_timeout(timeout: float | None) -> float | None:
+    if timeout is None or timeout == -1:
+        return None
+    timeout = plain(timeout)
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+        raise TypeError(f"timeout must be a number of seconds or None, not {type(timeout).__name__}")
+    if not timeout >= 0:
+        raise ValueError(f"The 'timeout' argument must be nonnegative. Received {timeout}")
+    return timeout
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else text[:97] + "..."
+
+
+# ---------------------------------------------------------------- tasks and actors
+
+
+def cancel(ref: ObjectRef | ObjectRefGenerator, *, force: bool = False, recursive: bool = True) -> None:
+    """Cancel the task that makes ``ref``: not started, it never runs; running, it gets a KeyboardInterrupt, or with
+    ``force`` its worker is killed.  ``get`` then raises TaskCancelledError."""
+    if not isinstance(ref, (ObjectRef, ObjectRefGenerator)):
+        raise TypeError(f"ray.cancel() only supported for object refs. For actors, try ray.kill(). Got: {type(ref)}.")
+    connected().cancel(ref, force, recursive)
+
+
+def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
+    """End an actor at once, whatever it is doing; with ``no_restart=False`` it may restart as max_restarts says."""
+    if not isinstance(actor, ActorHandle):
+        raise ValueError(f"ray.kill() only supported for actors. For tasks, try ray.cancel(). Got: {type(actor)}.")
+    connected().kill(actor._actor, no_restart)
+
+
+def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
+    """The handle of a named actor; ValueError when there is none.  It does not keep the actor alive."""
+    if not isinstance(name, str):
+        raise TypeError(f"an actor name is a str, not {type(name).__name__}")
+    if not name:
+        raise ValueError("Please supply a non-empty value to get_actor")
+    if namespace is not None and (not isinstance(namespace, str) or not namespace):
+        raise ValueError(f'{namespace!r} is not a valid namespace. Pass None to not specify a namespace.')
+    actor, meta = connected().lookup_actor(name, namespace)
+    return ActorHandle._restore(actor, meta, None)
+
+
+def get_gpu_ids() -> list[int | str]:
+    """The GPUs assigned to this worker; [] in the driver."""
+    return list((getattr(connected().context, "assigned", None) or {}).get("gpu_ids") or [])
+
+
+# ---------------------------------------------------------------- the cluster
+
+
+def nodes() -> list[dict[str, Any]]:
+    """A map for each node: NodeID, Alive, NodeManagerAddress, Resources, Labels ..."""
+    return connected().query("nodes")["nodes"]
+
+
+def cluster_resources() -> dict[str, float]:
+    """What all nodes have, by resource."""
+    return connected().query("resources")["resources"]
+
+
+def available_resources() -> dict[str, float]:
+    """What is free now, by resource."""
+    return connected().query("available")["resources"]
+
+
+def timeline(filename: str | os.PathLike[str] | None = None) -> list[dict[str, Any]] | None:
+    """What ran when, as Chrome trace events (chrome://tracing, Perfetto), or written to ``filename`` as JSON.
+
+    Workers report every 0.1 s, tasks shorter than a millisecond at most ``task_events_per_s_max`` of them a second.
+    """
+    runtime = connected()
+    events: list[dict[str, Any]] = []
+    page = {"next": 0, "total": 1}
+    while page["next"] < page["total"]:
+        page = runtime.query("timeline", start=page["next"])
+        if not page["events"]:
+            break
+        events += page["events"]
+    if filename is None:
+        return events
+    import json
+
+    with open(filename, "w", encoding="utf-8") as file:
+        json.dump(events, file)
+    return None
+
+
+def explain(ref: ObjectRef | ObjectRefGenerator | MapRefs | Iterable[ObjectRef]) -> str:
+    """Why this reference is not ready (or that it is), in words; of a generator, its next one."""
+    if isinstance(ref, (ObjectRef, ObjectRefGenerator, MapRefs)):
+        return connected().explain(ref)
+    if isinstance(ref, Iterable):
+        return "\n".join(explain(one) for one in ref)
+    raise TypeError(f"explain() takes an ObjectRef, not a {type(ref).__name__}")
+
+

@@ -1,0 +1,1 @@
+"""What every other module may import: ids, errors, causes, settings, calls of the operating system."""

@@ -1,0 +1,176 @@
+"""Every setting in one place: typed, validated, with its unit last in the name.
+
+A setting is read, first match wins, from ``init(_system_config={name: value})``, the environment ``ZRAY_<NAME>``,
+and the default below.  Nodes send theirs to the core processes of their session, so a session has one Config.
+A name that is no setting is refused, with the nearest one.  docs/limits.md lists all settings; a test compares both.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from zray.base.plain_numbers import plain
+
+STORE_BYTES_MIN = 4 * 1024 * 1024  # the smallest object store that a node accepts
+# Variables of zray that are no settings.
+_OTHER_VARIABLES = frozenset((
+    "ADDRESS", "DEDUP_LOGS", "FULL_TRACEBACKS", "IGNORE_UNHANDLED_ERRORS", "JOIN", "NOSET_CUDA_VISIBLE_DEVICES",
+    "RUNTIME_ENV", "SAVED_BLAS", "TMPDIR"))
+_SLIP = 0.8  # likeness of an unknown variable to that of a setting: "node_timeout" is meant, "log_level" is another's
+
+
+@dataclass(slots=True)
+class Config:
+    """Settings of a session.  Numbers say where they came from."""
+
+    # Results and arguments up to this size travel inside messages: below it a copy is cheaper than a store round trip.
+    inline_bytes_max: int = 64 * 1024
+    # Inline bytes the owner's table may hold before further values go to the store.
+    inline_table_bytes_max: int = 1024 * 1024 * 1024
+    # Inline bytes of other processes' objects that a process keeps in case their owners die: the most common size of an
+    # L3 slice, and a thousand of the largest inline values.
+    kept_bytes_max: int = 64 * 1024 * 1024
+    # An idle lease is kept this long for the next task of its key (a synchronous loop never gives it back).
+    lease_idle_s: float = 0.2
+    # Tasks in flight on one lease, at most, when they are short.
+    run_ahead_max: int = 256
+    # Tasks are pushed ahead only while (run time * tasks pushed) stays below this.
+    run_ahead_s: float = 0.002
+    # A get or wait for which nothing moves says why after this long; 0 or -1 for never.
+    warn_wait_s: float = 5.0
+    # A caller-less process polls by itself after this long.
+    service_after_s: float = 0.005
+    # Worker processes kept idle for reuse (beyond the number of CPUs), and for how long.
+    worker_idle_s: float = 60.0
+    # Worker processes on one node, at most (2,000 actors plus blocked workers).
+    workers_max: int = 4096
+    # Object store, bytes; 0 means 30 % of memory, at most what /dev/shm offers.
+    object_store_bytes: int = 0
+    # Arena growth step.
+    arena_step_bytes: int = 64 * 1024 * 1024
+    # Extent handed to a client at its first put.
+    extent_bytes: int = 8 * 1024 * 1024
+    # Producers wait this long for space before ObjectStoreFullError.
+    store_full_wait_s: float = 5.0
+    # Unacknowledged frames and bytes a session keeps for one peer.
+    session_frames_max: int = 1024
+    session_bytes_max: int = 256 * 1024 * 1024
+    # Bytes a frame gathers at most before it is sent.
+    frame_bytes_max: int = 4 * 1024 * 1024
+    # Messages for one process whose endpoint is looked up; with more of them it is given up.
+    held_messages_max: int = 65_536
+    # Connections from other machines that a process accepts, and at most half of its descriptors.
+    tcp_connections_max: int = 8192
+    # A dialled machine proves its key within this time.  User code that holds the GIL longer makes a dial fail.
+    tcp_handshake_s: float = 5.0
+    # A driver waits this long for its node to accept it: a node that starts serves within a second.
+    connect_wait_s: float = 15.0
+    # Lines of worker output that a node reads in one turn, each 0.05 s; the rest waits in the log files.
+    log_lines_max: int = 10_000
+    # Tasks a second that a worker reports one by one for timeline and `list tasks`; 0 for none.  At 0.15 us each, plus
+    # 2 us for sending and keeping, this is 0.2 % of a CPU.
+    task_events_per_s_max: int = 1000
+    # Task events kept by a node for timeline and state queries.
+    events_max: int = 100_000
+    # The node loads the compiled scheduling kernels before it serves; else it decides with their plain-Python twin,
+    # which serves a lone node as well, and saves the 100 MB and 0.2 to 2 s of loading Numba.
+    kernels_at_start: bool = False
+    # A node tells the others what it has free at most this often (a change from idle to full at once).  Ten messages a
+    # second and peer cost 0.1 % of a CPU, and a tenth of a second is what a want waits at most beside an idle node.
+    gossip_s: float = 0.1
+    # A lease that another node was asked for and did not answer for is asked for elsewhere: ten round trips.
+    spill_patience_s: float = 0.05
+    # Where spilled objects go; "" means the session directory.
+    spill_dir: str = ""
+    # What an owner remembers of finished tasks, to make results again that are lost with a node: arguments and a record
+    # each, of at least 1 KiB: 64 MiB are some 50,000 results in the stores.  Without results there it costs nothing.
+    lineage_bytes_max: int = 64 * 1024 * 1024
+    # A node unheard of for this long, whose process does not answer heartbeats either, is declared dead, and must start
+    # anew if it was not (at once, when its endpoint refuses connections).
+    node_timeout_s: float = 3.0
+    # Logs of ended sessions of this user stay, of so many of the newest, and for so long: a program that fails over a
+    # weekend, run again and again.
+    logs_sessions_max: int = 20
+    logs_kept_s: float = 7 * 24 * 3600.0
+    # Attempts of a task whose worker process died.
+    task_max_retries: int = 3
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            kind: Any = {"int": int, "float": (int, float), "bool": bool, "str": str}[str(field.type)]
+            if not isinstance(value, kind) or (field.type == "int" and isinstance(value, bool)):
+                raise ValueError(f"setting {field.name} takes {field.type}, not {value!r}")
+            if field.type in ("int", "float") and value < 0 and field.name != "warn_wait_s":
+                raise ValueError(f"setting {field.name} must not be negative, got {value!r}")
+
+    @classmethod
+    def load(cls, overrides: dict[str, Any] | None = None) -> Config:
+        """Defaults, then the environment, then ``overrides``.  ValueError for a name that is no setting."""
+        refuse_unknown(overrides or ())
+        chosen: dict[str, Any] = {}
+        for field in fields(cls):
+            text = os.environ.get(f"ZRAY_{field.name.upper()}")
+            if text is not None:
+                chosen[field.name] = _parse(field.name, str(field.type), text)
+        chosen.update((name, plain(value)) for name, value in (overrides or {}).items())
+        return cls(**chosen)
+
+    @classmethod
+    def of_session(cls, settings: dict[str, Any], overrides: dict[str, Any]) -> Config:
+        """What a node says, under ``overrides``; a node of another version may have settings that are unknown here."""
+        known = {name: value for name, value in settings.items() if name in cls.__dataclass_fields__}
+        return cls.load({**known, **overrides})
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def refuse_unknown(names: Iterable[Any]) -> None:
+    """ValueError for names that are no settings; it names them and the nearest setting of each."""
+    wrong = sorted(str(name) for name in set(names) - set(Config.__dataclass_fields__))
+    if wrong:
+        said = ", ".join(name + _meant(nearest(name)) for name in wrong)
+        raise ValueError(f"zray has no setting {said}; docs/limits.md lists all settings")
+
+
+def refuse_slips(environment: Mapping[str, str]) -> None:
+    """ValueError for a variable ``ZRAY_<NAME>`` that is no setting and differs from one by a slip.
+
+    Others are let alone: they may be zray's other variables, or a program's own.
+    """
+    for variable in sorted(environment):
+        name = variable.removeprefix("ZRAY_")
+        if name == variable or name in _OTHER_VARIABLES or name.lower() in Config.__dataclass_fields__:
+            continue
+        name = name.lower()
+        setting = nearest(name, _SLIP)
+        if setting:
+            raise ValueError(f"zray has no setting for the environment variable {variable}"
+                             + _meant(f"ZRAY_{setting.upper()}"))
+
+
+def nearest(name: str, likeness: float = 0.6) -> str:
+    """The setting that is most like ``name``, '' when none is."""
+    from difflib import get_close_matches  # for errors, and for variables that are no settings
+
+    return "".join(get_close_matches(name, Config.__dataclass_fields__, 1, likeness))
+
+
+def _meant(name: str) -> str:
+    return f" (did you mean {name!r}?)" if name else ""
+
+
+def _parse(name: str, kind: str, text: str) -> Any:
+    try:
+        if kind == "bool":
+            return {"1": True, "true": True, "0": False, "false": False}[text.lower()]
+        return {"int": int, "float": float, "str": str}[kind](text)
+    except (ValueError, KeyError):
+        raise ValueError(f"environment variable ZRAY_{name.upper()}={text!r} is not a {kind}") from None
+
+
+DEFAULTS = Config()  # for what is made without a session: tests, the simulator

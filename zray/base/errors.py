@@ -1,0 +1,637 @@
+"""What can go wrong, as users see it: Ray's exception tree, and how failures on the wire become exceptions.
+
+A FAILED wire value is ``[FAILED, kind, detail]``.  For kind ``task_error`` the detail is bytes (a pickled
+:class:`TaskErrorRecord`); every other kind has a map.  :func:`from_failure` is the only place that knows the kinds.
+
+Every error pickles by its attributes, never by calling ``__init__`` again: an exception whose constructor takes
+other arguments than it passes on cannot be rebuilt otherwise, and the user would lose the cause.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import types
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+__tracebackhide__ = True  # pytest leaves these frames out of its reports
+
+LOG_LINES_SHOWN = 20
+
+
+def rebuild_exception(cls: type[BaseException], args: tuple, state: dict | None = None,
+                      members: dict[str, Any] | None = None) -> BaseException:
+    """An exception as it was, without running its ``__init__``."""
+    try:
+        error = cls.__new__(cls, *args)
+    except Exception:  # a __new__ of the user's that wants other arguments
+        base = next(base for base in cls.__mro__ if base.__module__ == "builtins")
+        error = base.__new__(cls, *args)  # type: ignore[call-overload]
+    _set_member(error, "args", args)
+    for name, value in (members or {}).items():
+        _set_member(error, name, value)
+    if state:
+        error.__dict__.update(state)
+    return error
+
+
+def fill_exception(error: BaseException, state: dict) -> None:
+    """Give a rebuilt exception its attributes, which may lead back to it."""
+    error.__dict__.update(state)
+
+
+def _set_member(error: BaseException, name: str, value: Any) -> None:
+    """Past a ``__setattr__`` of the user's; what cannot be set was made by ``__new__``."""
+    with contextlib.suppress(AttributeError, TypeError):
+        object.__setattr__(error, name, value)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """``" (did you mean 'num_cpus'?)"`` for what looks like a slip of one of the ``known`` names, else ''."""
+    from difflib import get_close_matches  # for errors alone
+
+    found = get_close_matches(name, list(known), 1, 0.6)
+    return f" (did you mean {found[0]!r}?)" if found else ""
+
+
+class RayError(Exception):
+    """Root of everything zray raises on its own account."""
+
+    def __reduce__(self):
+        return rebuild_exception, (type(self), self.args, self.__dict__ or None)
+
+
+ZrayError = RayError
+
+
+# ---------------------------------------------------------------- a task raised
+
+
+class TaskErrorRecord(NamedTuple):
+    """What a worker reports of an exception: text that always survives, and the pickled cause where there is one."""
+
+    function: str
+    traceback: str
+    type_name: str
+    pid: int
+    ip: str
+    cause: bytes | None  # pickle of the user's exception
+    why_no_cause: str = ""
+
+    def to_bytes(self) -> bytes:
+        return pickle.dumps(tuple(self), 5)
+
+    @classmethod
+    def from_bytes(cls, payload: bytes) -> TaskErrorRecord:
+        return cls(*pickle.loads(payload))
+
+
+class RayTaskError(RayError):
+    """A task raised.  ``cause`` is the user's exception (None where it cannot be pickled); the text has the traceback.
+
+    What ``get`` raises is an instance of a class that also inherits from the type of the cause, so
+    ``except ZeroDivisionError`` works, and attributes of the cause are reachable.
+    """
+
+    cause: BaseException | None = None
+    function_name: str = ""
+    traceback_str: str = ""
+    pid: int = 0
+    ip: str = ""
+    _record: bytes | None = None
+
+    def __init__(self, function_name: str = "", traceback_str: str = "", cause: BaseException | None = None,
+                 pid: int | None = None, ip: str = "127.0.0.1"):
+        super().__init__(function_name, traceback_str)
+        self.function_name = function_name
+        self.traceback_str = traceback_str
+        self.cause = cause
+        self.pid = os.getpid() if pid is None else pid
+        self.ip = ip
+
+    def as_instanceof_cause(self) -> RayTaskError:
+        """This error as an instance of the cause's type too, or itself where Python does not allow such a type."""
+        if self.cause is None or isinstance(self, type(self.cause)):
+            return self
+        return _dual(self)
+
+    def __str__(self) -> str:
+        return self.traceback_str
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.function_name!r}, {_last_line(self.traceback_str)!r})"
+
+    def __reduce__(self):
+        if self._record is not None:
+            return load_error, (self._record,)
+        return _rebuild_task_error, (self.function_name, self.traceback_str, self.cause, self.pid, self.ip)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        cause = self.__dict__.get("cause")
+        if cause is None:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return getattr(cause, name)
+
+
+def _rebuild_task_error(*args: Any) -> RayTaskError:
+    return RayTaskError(*args).as_instanceof_cause()
+
+
+_dual_types: dict[type, type[RayTaskError] | None] = {}
+
+
+def _dual_type(cause: type[BaseException]) -> type[RayTaskError] | None:
+    """``RayTaskError(X)``: inherits from RayTaskError and X, or None where Python or X refuses."""
+    if cause not in _dual_types:
+        dual: type[RayTaskError] | None = None
+        if not _ends_its_catcher(cause):
+            name = f"RayTaskError({cause.__name__})"
+            try:
+                dual = type(name, (RayTaskError, cause), {"__module__": __name__, "__qualname__": name})
+            except Exception:  # a final class, a layout conflict, an __init_subclass__: all mean "not this one"
+                dual = None
+        _dual_types[cause] = dual
+    return _dual_types[cause]
+
+
+def _ends_its_catcher(cause: type[BaseException]) -> bool:
+    """Whether the interpreter or asyncio acts on this type: a worker's must not end or cancel its caller."""
+    return issubclass(cause, (SystemExit, KeyboardInterrupt)) or any(
+        cls.__module__ == "asyncio.exceptions" and cls.__name__ == "CancelledError" for cls in cause.__mro__)
+
+
+def _dual(error: RayTaskError) -> RayTaskError:
+    assert error.cause is not None
+    cls = _dual_type(type(error.cause))
+    if cls is None:
+        return error
+    dual = _bare(cls, error.cause)
+    if dual is None:
+        return error
+    dual.args = error.cause.args
+    _copy_members(error.cause, dual)
+    dual.__dict__.update(error.__dict__)
+    return dual
+
+
+def _bare(cls: type[RayTaskError], cause: BaseException) -> RayTaskError | None:
+    """An instance without ``__init__``; None when a ``__new__`` of the user's wants something else."""
+    try:
+        return type(cause).__new__(cls, *cause.args)  # type: ignore[call-overload,no-any-return]
+    except Exception:
+        if type(cause).__module__ != "builtins":
+            return None
+    try:
+        return Exception.__new__(cls)  # CPython finds MemoryError.__new__ "not safe" for such a class
+    except TypeError:
+        return None  # a group of exceptions that are no Exceptions
+
+
+def exception_members(error: BaseException) -> dict[str, Any]:
+    """What lives in C structs and slots (``OSError.errno``, ``UnicodeDecodeError.start``), not in ``__dict__``."""
+    found: dict[str, Any] = {}
+    for cls in type(error).__mro__:
+        if cls in (BaseException, Exception, object):
+            continue
+        for name, member in vars(cls).items():
+            if cls is AttributeError and name == "obj":
+                continue  # what lacked the attribute may be large, or refuse to be pickled
+            if not name.startswith("__") and isinstance(member, _MEMBER_TYPES):
+                value = getattr(error, name, None)
+                if value is not None:
+                    found.setdefault(name, value)
+    return found
+
+
+_MEMBER_TYPES = (types.MemberDescriptorType, types.GetSetDescriptorType)
+
+
+def _copy_members(source: BaseException, target: BaseException) -> None:
+    for name, value in exception_members(source).items():
+        _set_member(target, name, value)
+
+
+def load_error(payload: bytes) -> RayTaskError:
+    """A :class:`TaskErrorRecord` as the exception that ``get`` raises; never fails for want of the user's type."""
+    record = TaskErrorRecord.from_bytes(payload)
+    cause: BaseException | None = None
+    note = record.why_no_cause
+    if record.cause is not None:
+        try:
+            loaded = pickle.loads(record.cause)
+            if isinstance(loaded, BaseException):
+                cause = loaded
+            else:
+                note = f"its pickle gave a {type(loaded).__name__}"
+        except Exception as broken:  # user code: any failure to rebuild must leave the text
+            note = f"{type(broken).__name__}: {broken}"
+    text = _task_text(record)
+    if cause is None and note:
+        text += f"\n(the {record.type_name} itself could not be brought back: {note})"
+    error = RayTaskError(record.function, text, cause, record.pid, record.ip)
+    error._record = payload
+    return error.as_instanceof_cause()
+
+
+def _task_text(record: TaskErrorRecord) -> str:
+    return f"{record.function}() (pid={record.pid}, ip={record.ip})\n{record.traceback.rstrip()}"
+
+
+def failure_text(kind: str, detail: dict[str, Any] | bytes) -> tuple[Any, Any, str]:
+    """``(place, identity, text)`` of a FAILED wire value; loads nothing of the user's.
+
+    Failures of one line of the user's code have the same place; those that differ in nothing but the process have the
+    same identity.
+    """
+    error = detail if isinstance(detail, bytes) else detail.get("error")
+    if not isinstance(error, bytes):
+        text = str(from_failure(kind, detail))
+        return (kind, detail.get("name") if isinstance(detail, dict) else None), text, text
+    record = TaskErrorRecord.from_bytes(error)
+    frames = [line for line in record.traceback.splitlines() if line.startswith('  File "')]
+    place = kind, record.function, record.type_name, *frames
+    text = _task_text(record)
+    if isinstance(detail, dict):
+        return place, detail.get("actor"), _actor_died_text(detail, text)
+    return place, record.traceback, text
+
+
+def _last_line(text: str) -> str:
+    return text.rstrip().rsplit("\n", 1)[-1]
+
+
+# ---------------------------------------------------------------- everything else
+
+
+class TaskCancelledError(RayError):
+    """The task was cancelled before it finished.  ``task_id`` is its hex id."""
+
+    task_id: str | None = None
+
+
+class WorkerCrashedError(RayError):
+    """The worker process of the task died: ``pid``, ``signal`` (0 when it exited), ``exit_code``, ``log_tail``,
+    ``log_file``."""
+
+    pid: int = 0
+    signal: int = 0
+    exit_code: int = 0
+    log_tail: str = ""
+    log_file: str = ""
+
+
+class LocalRayletDiedError(RayError):
+    """The node daemon that this process belongs to is gone.
+
+    In a driver: ``pid``, ``signal`` (0 when it exited), ``exit_code`` and ``log_tail``, as far as they are known.
+    """
+
+    pid: int = 0
+    signal: int = 0
+    exit_code: int = 0
+    log_tail: str = ""
+
+
+class NodeDiedError(RayError):
+    """The node of the task is gone."""
+
+
+class RayActorError(RayError):
+    """The actor cannot run the call.  ``actor_id`` is its hex id; ``cause`` what its constructor raised, if it did
+    (``actor_init_failed``)."""
+
+    actor_id: str | None = None
+    actor_init_failed: bool = False
+    preempted: bool = False
+    cause: BaseException | None = None
+
+    @property
+    def error_msg(self) -> str:
+        """The text."""
+        return str(self)
+
+
+class ActorDiedError(RayActorError):
+    """The actor is dead and will not come back."""
+
+
+class ActorUnavailableError(RayActorError):
+    """The actor cannot be reached now; whether the call ran is not known."""
+
+
+class ObjectLostError(RayError):
+    """The value is gone and cannot be made again.  ``object_ref_hex`` names it."""
+
+    object_ref_hex: str = ""
+
+
+class ObjectFetchTimedOutError(ObjectLostError):
+    """The value exists elsewhere and did not arrive in time."""
+
+
+class ObjectRefStreamEndOfStreamError(RayError):
+    """A stream of references has no more: what iteration shows as StopIteration."""
+
+
+class ReferenceCountingAssertionError(ObjectLostError, AssertionError):
+    """The value was released though a reference was left: a bug of zray's."""
+
+
+class ObjectFreedError(ObjectLostError):
+    """The value was freed by hand."""
+
+
+class OwnerDiedError(ObjectLostError):
+    """The process that owned the object is gone."""
+
+
+class ObjectReconstructionFailedError(ObjectLostError):
+    """The task that made the value cannot be run again."""
+
+
+class ObjectReconstructionFailedMaxAttemptsExceededError(ObjectReconstructionFailedError):
+    """The task that made the value was run as often as its max_retries allows."""
+
+
+class ObjectReconstructionFailedLineageEvictedError(ObjectReconstructionFailedError):
+    """How the value was made is no longer known."""
+
+
+class GetTimeoutError(RayError, TimeoutError):
+    """``get`` ran out of time; the text says what the objects wait for."""
+
+
+class RaySystemError(RayError):
+    """Something inside zray failed."""
+
+
+class ObjectStoreFullError(RayError):
+    """The object store has no room; the text says who holds what."""
+
+
+class OutOfDiskError(RayError):
+    """The disk that objects spill to is full."""
+
+
+class OutOfMemoryError(RayError):
+    """The worker was killed because the node ran out of memory."""
+
+
+class RuntimeEnvSetupError(RayError):
+    """The runtime environment could not be made."""
+
+
+class TaskPlacementGroupRemoved(RayError):
+    """The placement group of the task was removed."""
+
+
+class ActorPlacementGroupRemoved(ActorDiedError):
+    """The placement group of the actor was removed, and the actor with it."""
+
+
+class TaskUnschedulableError(RayError):
+    """No node can ever run the task."""
+
+
+class ActorUnschedulableError(RayError):
+    """No node can ever run the actor."""
+
+
+class PendingCallsLimitExceeded(RayError):
+    """The actor has max_pending_calls calls waiting."""
+
+
+class AsyncioActorExit(RayError):
+    """Raised inside an async actor to end it."""
+
+
+class ActorExit(SystemExit):
+    """Raised by ``exit_actor()`` in a synchronous actor: the executor ends the process as planned."""
+
+
+class ActorAlreadyExistsError(ValueError, RayError):
+    """The name is taken by a living actor."""
+
+    def __reduce__(self):
+        return rebuild_exception, (type(self), self.args, self.__dict__ or None)
+
+
+class AuthenticationError(RayError):
+    """The peer is not allowed in."""
+
+
+class UnserializableException(RayError):
+    """Stands for an exception that could not be pickled."""
+
+
+class OufOfBandObjectRefSerializationException(RayError):
+    """An ObjectRef was pickled outside zray where that is forbidden.  (Ray's spelling.)"""
+
+
+# ---------------------------------------------------------------- from the wire
+
+Describe = Callable[[dict[str, Any]], str]
+
+
+def _text(detail: dict[str, Any], name: str, default: str = "") -> str:
+    value = detail.get(name)
+    if isinstance(value, bytes):
+        return value.hex()
+    return default if value is None or value == "" else str(value)
+
+
+def how_it_ended(detail: dict[str, Any]) -> str:
+    """``was killed by SIGKILL`` or ``exited with code 3``, from signal and exit_code."""
+    number = detail.get("signal") or 0
+    if number:
+        import signal
+
+        try:
+            name = signal.Signals(number).name
+        except ValueError:
+            name = f"signal {number}"
+        hint = {
+            "SIGKILL": " (kill -9, or the kernel's out-of-memory killer)",
+            "SIGSEGV": " (a segmentation fault in native code)",
+            "SIGABRT": " (an abort in native code)",
+        }.get(name, "")
+        return f"was killed by {name}{hint}"
+    return f"exited with code {detail.get('exit_code') or 0}"
+
+
+def _log_tail(detail: dict[str, Any]) -> str:
+    lines = _text(detail, "log_tail").rstrip().splitlines()[-LOG_LINES_SHOWN:]
+    where = f"\nIts log is {detail['log_file']}" if detail.get("log_file") else ""
+    if not lines:
+        return where
+    return "\nThe last lines it printed:\n" + "\n".join(f"  {line}" for line in lines) + where
+
+
+def _worker_crashed(detail: dict[str, Any]) -> str:
+    attempts = detail.get("attempts") or 0
+    tried = f", on attempt {attempts} of {attempts}" if attempts else ""
+    reason = f": {detail['reason']}" if detail.get("reason") else ""
+    ended = "was lost" if str(detail.get("reason")).startswith("its node is gone") else how_it_ended(detail)
+    return (f"The worker process (pid={detail.get('pid') or '?'}) {ended} while it ran "
+            f"{_text(detail, 'name', 'a task')}(){tried}{reason}. "
+            f"If that may pass, allow more attempts with max_retries.{_log_tail(detail)}")
+
+
+def _who_died(detail: dict[str, Any]) -> str:
+    name = f" named {detail['name']!r}" if detail.get("name") else ""
+    return f"{_text(detail, 'class_name', 'the actor')}({_text(detail, 'actor')[:16]}){name}"
+
+
+def _actor_died_text(detail: dict[str, Any], error: str) -> str:
+    return f"The actor died because of an error raised in its creation task, {_who_died(detail)}:\n{error}"
+
+
+def _actor_died(detail: dict[str, Any]) -> str:
+    if detail.get("kind") == "unknown":
+        return (f"Can't find actor {_text(detail, 'actor')}. It might be dead or it's from a different cluster "
+                f"({_text(detail, 'reason')}).")
+    if detail.get("error"):
+        return _actor_died_text(detail, str(load_error(detail["error"])))
+    reason = _how_its_process_went(detail) or "no reason is known"
+    return f"The actor died unexpectedly before finishing this task: {_who_died(detail)}: {reason}.{_log_tail(detail)}"
+
+
+def _actor_unavailable(detail: dict[str, Any]) -> str:
+    reason = _how_its_process_went(detail) or "its process ended"
+    if detail.get("restarting"):
+        reason = f"The actor is restarting ({reason})"
+    return (f"The actor {_who_died(detail)} is unavailable: {reason}. The call may or may not have run; "
+            f"set max_task_retries for it to be tried again.{_log_tail(detail)}")
+
+
+def _how_its_process_went(detail: dict[str, Any]) -> str:
+    """What was said of the end of an actor's process, and by which signal or code it ended; empty when unknown."""
+    reason = _text(detail, "reason")
+    if detail.get("pid") and (detail.get("signal") or detail.get("exit_code")):
+        ended = f"its process (pid={detail['pid']}) {how_it_ended(detail)}"
+        reason = f"{reason}; {ended}" if reason else ended
+    return reason
+
+
+def _why(detail: dict[str, Any]) -> str:
+    return f" ({detail['reason']})." if detail.get("reason") else "."
+
+
+def _which_group(detail: dict[str, Any]) -> str:
+    group, reason = _text(detail, "placement_group"), detail.get("reason")
+    about = ": ".join(filter(None, [group and f"placement group {group}", reason]))
+    return f" ({about})." if about else "."
+
+
+def _object(detail: dict[str, Any]) -> str:
+    return f"The object {_text(detail, 'oid') or '(unknown id)'}"
+
+
+def _lost(detail: dict[str, Any]) -> str:
+    return f" ({_text(detail, 'lost')})" if detail.get("lost") else ""
+
+
+def _sentence(detail: dict[str, Any], name: str) -> str:
+    """What is said there, and a space behind it; empty when nothing is."""
+    return f"{_text(detail, name)} " if detail.get(name) else ""
+
+
+def _needed(detail: dict[str, Any]) -> str:
+    """When it is another object, needed to make this one, that stands in the way."""
+    return f"of the object {_text(detail, 'needed')}, which its task needs: " if detail.get("needed") else ""
+
+
+_KINDS: dict[str, tuple[type[RayError], Describe]] = {
+    "worker_crashed": (WorkerCrashedError, _worker_crashed),
+    "actor_died": (ActorDiedError, _actor_died),
+    "actor_unavailable": (ActorUnavailableError, _actor_unavailable),
+    "cancelled": (TaskCancelledError, lambda d: f"Task: {_text(d, 'name') or _text(d, 'task') or '?'} was cancelled. "
+        + _text(d, "reason")),
+    "object_lost": (ObjectLostError, lambda d: (
+        f"{_object(d)} is lost: {_text(d, 'reason', 'no copy is left')}.")),
+    "object_fetch": (ObjectFetchTimedOutError, lambda d: f"{_object(d)} did not arrive in time. {_text(d, 'reason')}"),
+    "owner_died": (OwnerDiedError, lambda d: (
+        f"{_object(d)} cannot be had: the process that owned it ended"
+        f"{' (' + _text(d, 'reason') + ')' if d.get('reason') else ' before it had told others of its value'}. "
+        "What it had submitted and was not finished is not run again. "
+        "Let a process that lives longer (the driver, a detached actor) make the object.")),
+    "freed": (ObjectFreedError, lambda d: f"{_object(d)} was freed by hand. {_text(d, 'reason')}".rstrip()),
+    "reconstruction": (ObjectReconstructionFailedError, lambda d: (
+        f"{_object(d)} was lost{_lost(d)} and cannot be made again: {_needed(d)}"
+        f"{_text(d, 'reason', 'its task may not run twice')}.")),
+    "reconstruction_attempts": (ObjectReconstructionFailedMaxAttemptsExceededError, lambda d: (
+        f"{_object(d)} was lost{_lost(d)} and cannot be made again: {_needed(d)}"
+        "its task was already run as often as max_retries allows.")),
+    "reconstruction_evicted": (ObjectReconstructionFailedLineageEvictedError, lambda d: (
+        f"{_object(d)} was lost{_lost(d)} and cannot be made again: {_needed(d)}its owner has forgotten how it was "
+        "made, because it keeps no more than lineage_bytes_max of that.")),
+    "dependency_lost": (ObjectLostError, lambda d: (
+        f"{_object(d)}, an argument of the task, is lost: {_text(d, 'reason', 'no copy is left')}.")),
+    "unschedulable": (TaskUnschedulableError, lambda d: (
+        f"The task is not schedulable: {_text(d, 'reason', 'no node has what it asks for')} "
+        f"(the task {_text(d, 'name')}).")),
+    "actor_unschedulable": (ActorUnschedulableError, lambda d: (
+        f"The actor is not schedulable: {_text(d, 'reason', 'no node has what it asks for')} "
+        f"(the actor {_text(d, 'class_name')}({_text(d, 'actor')[:16]})).")),
+    "oom": (OutOfMemoryError, lambda d: (
+        f"The worker (pid={_text(d, 'pid', '?')}) of {_text(d, 'name', 'the task')} was killed because the node ran "
+        f"out of memory. {_sentence(d, 'reason')}Ask for memory= so that fewer run at once.{_log_tail(d)}")),
+    "runtime_env": (RuntimeEnvSetupError, lambda d: (
+        f"The runtime environment could not be set up: {_text(d, 'reason', 'no reason is known')}")),
+    "pending_calls": (PendingCallsLimitExceeded, lambda d: (
+        f"The actor {_text(d, 'class_name')}({_text(d, 'actor')[:16]}) has {_text(d, 'limit', 'max_pending_calls')} "
+        "calls pending already. Wait for some of them, or raise max_pending_calls.")),
+    "store_full": (ObjectStoreFullError, lambda d: (
+        f"The object store is full: {_text(d, 'reason', 'no room for the object')}")),
+    "disk_full": (OutOfDiskError, lambda d: f"The disk for spilled objects is full: {_text(d, 'reason')}"),
+    "node_died": (NodeDiedError, lambda d: (
+        f"The node {_text(d, 'node')} died: {_text(d, 'reason', 'its daemon ended')}.")),
+    "raylet_died": (LocalRayletDiedError, lambda d: (
+        "The node daemon of this process died, so nothing can run any more: "
+        f"{_text(d, 'reason', 'see its log')}. Call shutdown() and init() to begin again.{_log_tail(d)}")),
+    "task_pg_removed": (TaskPlacementGroupRemoved, lambda d: (
+        "The placement group corresponding to this task has been removed" + _why(d))),
+    "actor_pg_removed": (ActorPlacementGroupRemoved, lambda d: (
+        "The placement group corresponding to this Actor has been removed" + _which_group(d)
+        + f" The actor {_text(d, 'class_name')}({_text(d, 'actor')[:16]}) ended with it.")),
+    "session_ended": (ObjectLostError, lambda d: (
+        "The object belonged to a session that has ended: zray was shut down since.")),
+    "system": (RaySystemError, lambda d: f"System error: {_text(d, 'reason')}"),
+    "bad_returns": (RaySystemError, lambda d: (
+        _text(d, "reason", "the task returned another number of values than num_returns"))),
+}
+
+# Names under which details become attributes of the exception, where they differ.
+_ATTRIBUTES = {"oid": "object_ref_hex", "actor": "actor_id", "task": "task_id"}
+
+
+def failure_kinds() -> list[str]:
+    """Every kind that :func:`from_failure` knows."""
+    return ["task_error", *_KINDS]
+
+
+def from_failure(kind: str, detail: dict[str, Any] | bytes) -> RayError:
+    """The exception for a FAILED wire value.  An unknown kind (a newer peer's) becomes a RaySystemError."""
+    if kind == "task_error":
+        if not isinstance(detail, bytes):
+            return RaySystemError(f"System error: a task failed and its error was lost: {detail!r}")
+        return load_error(detail)
+    fields = detail if isinstance(detail, dict) else {}
+    if kind not in _KINDS:
+        return RaySystemError(f"System error: {kind}: {_text(fields, 'reason')} {fields!r}")
+    cls, describe = _KINDS[kind]
+    error = cls(describe(fields).strip())
+    for name, value in fields.items():
+        if name == "error":
+            if value:
+                error.cause = load_error(value).cause  # type: ignore[attr-defined]
+                error.actor_init_failed = True  # type: ignore[attr-defined]
+            continue
+        if name.startswith("_") or name in ("args", "add_note", "with_traceback"):
+            continue
+        setattr(error, _ATTRIBUTES.get(name, name), value.hex() if isinstance(value, bytes) else value)
+    return error

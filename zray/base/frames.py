@@ -1,0 +1,60 @@
+"""Tracebacks and stacks as users read them: without the frames of zray itself.
+
+``ZRAY_FULL_TRACEBACKS=1`` in the environment of the process (for workers also in ``runtime_env``) shows all frames.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_WORKER = os.path.join(_PACKAGE, "worker", "")
+_ASYNCIO = os.path.join(os.path.dirname(os.__file__), "asyncio", "")
+
+
+def show_all() -> bool:
+    return os.environ.get("ZRAY_FULL_TRACEBACKS", "") not in ("", "0", "false")
+
+
+def format_error(error: BaseException, trace: TracebackType | None) -> str:
+    """The error with its causes and their tracebacks; without frames of the user's each keeps what it has."""
+    import traceback  # 4 ms, for a process that has nothing to report yet
+
+    shown = traceback.TracebackException(type(error), error, trace)
+    if not show_all():
+        _cut(shown)
+    return "".join(shown.format())
+
+
+def _cut(shown: Any) -> None:
+    work, seen = [shown], set()
+    while work:
+        one = work.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        one.stack[:] = [frame for frame in one.stack if not _is_ours(frame)] or one.stack
+        work += [one.__cause__, one.__context__, *(getattr(one, "exceptions", None) or ())]
+
+
+def format_stack(frame: FrameType) -> str:
+    """A stack, outermost call first; of a worker from where it calls the user's code."""
+    import traceback
+
+    stack = traceback.extract_stack(frame)
+    if not show_all():
+        worker = [place for place, entry in enumerate(stack) if entry.filename.startswith(_WORKER)]
+        start, end = (worker[0], worker[-1]) if worker else (0, 0)
+        # Between the worker's frames stand those of asyncio, which runs the calls of an async actor.
+        kept = [entry for place, entry in enumerate(stack) if place >= start and not _is_ours(entry)
+                and not (place < end and entry.filename.startswith(_ASYNCIO))]
+        if any(entry.filename != threading.__file__ for entry in kept):
+            stack[:] = kept
+    return "".join(stack.format())
+
+
+def _is_ours(frame: Any) -> bool:
+    return bool(frame.filename.startswith(_PACKAGE))

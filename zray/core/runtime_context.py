@@ -1,0 +1,179 @@
+"""Where am I: the job, node, worker, task and actor of the code that asks."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from zray.handles.connection import connected
+from zray.base.ids import ActorID, JobID, NodeID, TaskID, WorkerID
+from zray.sched.resources import UNIT
+
+__all__ = ["RuntimeContext", "get_runtime_context"]
+
+
+class RuntimeContext:
+    """A view of the running code's place; ids are hex strings, None where there is no such thing."""
+
+    __slots__ = ("_runtime",)
+
+    def __init__(self, runtime: Any):
+        self._runtime = runtime
+
+    def _of_task(self, name: str, default: Any = None) -> Any:
+        return getattr(self._runtime.context, name, default)
+
+    def get_job_id(self) -> str:
+        return JobID.from_int(self._runtime.job).hex()
+
+    def get_node_id(self) -> str:
+        return self._runtime.node_info.get("NodeID") or _padded(NodeID, self._runtime.node).hex()
+
+    def get_worker_id(self) -> str:
+        worker = getattr(self._runtime, "worker_id", None)
+        return (WorkerID(worker) if worker else _padded(WorkerID, self._runtime.incarnation)).hex()
+
+    def get_task_id(self) -> str | None:
+        """The task that this thread runs; None in the driver."""
+        task = self._of_task("task")
+        return TaskID(task).hex() if task and self._runtime.kind == "worker" else None
+
+    def get_task_name(self) -> str | None:
+        return self._of_task("task_name") if self.get_task_id() else None
+
+    def get_task_function_name(self) -> str | None:
+        return self.get_task_name()
+
+    def get_attempt_number(self) -> int:
+        """How often this task was tried before."""
+        return self._of_task("attempt", 0) or 0
+
+    def get_actor_id(self) -> str | None:
+        actor = self._of_task("actor")
+        return ActorID(actor).hex() if actor else None
+
+    def get_actor_name(self) -> str | None:
+        """The actor's name, '' for an actor without one, None outside actors."""
+        return (self._of_task("actor_name") or "") if self.get_actor_id() else None
+
+    def get_placement_group_id(self) -> str | None:
+        """The placement group that this task or actor runs in; None outside of groups."""
+        about = (self._of_task("assigned") or {}).get("group")
+        return about[0].hex() if about else None
+
+    def get_assigned_resources(self) -> dict[str, float]:
+        """What this task or actor was granted."""
+        assigned = (self._of_task("assigned") or {}).get("resources") or {}
+        return {name: value / UNIT if isinstance(value, int) else value for name, value in assigned.items()}
+
+    def get_accelerator_ids(self) -> dict[str, list[str]]:
+        return {"GPU": [str(gpu) for gpu in (self._of_task("assigned") or {}).get("gpu_ids") or []]}
+
+    def get_runtime_env_string(self) -> str:
+        import json
+
+        return json.dumps(self.runtime_env)
+
+    def get_session_name(self) -> str:
+        return os.path.basename(self.gcs_address)
+
+    @property
+    def runtime_env(self) -> dict[str, Any]:
+        env = self._runtime.env
+        return {"env_vars": dict(env)} if env else {}
+
+    @property
+    def namespace(self) -> str:
+        return getattr(self._runtime, "namespace", "") or ""
+
+    @property
+    def was_current_actor_reconstructed(self) -> bool:
+        """Whether this actor's process replaces one that died."""
+        return bool(self._of_task("life", 0))
+
+    @property
+    def current_actor(self) -> Any:
+        """A handle of the actor that asks."""
+        actor = self._of_task("actor")
+        if not actor:
+            raise RuntimeError("This method is only available in an actor.")
+        from zray.handles.remote import ActorHandle
+
+        return ActorHandle._restore(actor, self._of_task("meta"), None)
+
+    @property
+    def gcs_address(self) -> str:
+        """Where others can join: the session directory."""
+        return os.path.dirname(self._runtime.endpoint.removeprefix("ipc://"))
+
+    @property
+    def job_id(self) -> JobID:
+        return JobID.from_int(self._runtime.job)
+
+    @property
+    def node_id(self) -> NodeID:
+        return NodeID.from_hex(self.get_node_id())
+
+    @property
+    def worker_mode(self) -> str:
+        return self._runtime.kind
+
+    @property
+    def task_id(self) -> TaskID | None:
+        task = self.get_task_id()
+        return TaskID.from_hex(task) if task else None
+
+    @property
+    def actor_id(self) -> ActorID | None:
+        actor = self.get_actor_id()
+        return ActorID.from_hex(actor) if actor else None
+
+    @property
+    def current_placement_group_id(self) -> str | None:
+        return self.get_placement_group_id()
+
+    @property
+    def should_capture_child_tasks_in_placement_group(self) -> bool:
+        """Whether what this task or actor submits goes into its placement group."""
+        about = (self._of_task("assigned") or {}).get("group")
+        return bool(about and about[2])
+
+    def get_node_labels(self) -> dict[str, str]:
+        """The labels of this node."""
+        return dict(self._runtime.node_info.get("Labels") or {})
+
+    def get_resource_ids(self) -> dict[str, list[str]]:
+        """As :meth:`get_accelerator_ids`."""
+        return self.get_accelerator_ids()
+
+    def get_temp_dir(self) -> str:
+        """Where this session keeps its files."""
+        return self.gcs_address
+
+    def is_canceled(self) -> bool:
+        """Whether this call was cancelled: for calls that cannot be interrupted (sync and threaded actors)."""
+        executor = getattr(self._runtime, "executor", None)
+        context = self._runtime.context
+        return executor is not None and (context.task, context.attempt) in executor.cancels
+
+    def get(self) -> dict[str, Any]:
+        """Everything at once."""
+        found = {"job_id": self.get_job_id(), "node_id": self.get_node_id(), "namespace": self.namespace}
+        if task := self.get_task_id():
+            found["task_id"] = task
+        if actor := self.get_actor_id():
+            found["actor_id"] = actor
+        return found
+
+    def __repr__(self) -> str:
+        return f"RuntimeContext({', '.join(f'{name}={value}' for name, value in self.get().items())})"
+
+
+def _padded(cls: Any, raw: bytes) -> Any:
+    """An id class's width from an incarnation, which is its first 8 bytes."""
+    return cls(raw[: cls.SIZE].ljust(cls.SIZE, b"\0"))
+
+
+def get_runtime_context() -> RuntimeContext:
+    """The RuntimeContext of this process and thread."""
+    return RuntimeContext(connected())

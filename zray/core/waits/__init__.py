@@ -1,0 +1,1 @@
+"""How a thread of a program waits, and what it says meanwhile."""

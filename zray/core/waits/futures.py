@@ -1,0 +1,190 @@
+"""Futures of references, for concurrent.futures and asyncio.
+
+Values are loaded, and users' callbacks run, on a thread of their own (started at the first use): never under the loop
+lock, and never on the thread that happens to poll.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from zray.core.machine import CoreMachine
+from zray.core.stored import Stored
+from zray.core.turns import Turns
+from zray.core.values import NotReady, Values
+from zray.transport.loop import Loop
+
+if TYPE_CHECKING:
+    from queue import SimpleQueue
+
+    from zray.handles.refs import ObjectRef
+
+__tracebackhide__ = True  # pytest leaves these frames out of its reports
+
+
+class Futures:
+    """The futures of one Runtime."""
+
+    def __init__(self, machine: CoreMachine, loop: Loop, turns: Turns, values: Values, stored: Stored):
+        self._refs = machine.refs
+        self._lock = loop.lock
+        self._kick = turns.kick
+        self._values = values
+        self._stored = stored
+        self._queue: SimpleQueue[Any] | None = None
+        self._thread: threading.Thread | None = None
+
+    def future(self, ref: ObjectRef) -> Future[Any]:
+        """Ends with the value or the error of ``ref``, which it keeps alive."""
+        future: Future[Any] = Future()
+        future.object_ref = ref  # type: ignore[attr-defined]
+        self._start()
+        queue = self._queue
+        assert queue is not None
+        self._when_ready(future, ref._record, queue)
+        return future
+
+    def _when_ready(self, future: Future[Any], record: Any, queue: SimpleQueue[Any]) -> None:
+        def arrived(record: Any) -> None:
+            queue.put((future, record))
+
+        def done(future: Future[Any]) -> None:
+            if future.cancelled():
+                with self._lock:
+                    self._refs.forget_waiter(record, arrived)
+
+        with self._lock:
+            if self._refs.when_ready(record, arrived):
+                arrived(record)
+                return
+        future.add_done_callback(done)
+        self._kick()
+
+    async def arrival(self, record: Any) -> None:
+        """Until ``record`` has a value, without blocking the running asyncio loop."""
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        waiting = loop.create_future()
+
+        def arrived(_: Any) -> None:
+            _wake(loop, waiting)
+
+        with self._lock:
+            if self._refs.when_ready(record, arrived):
+                return
+        self._kick()
+        try:
+            await waiting
+        except asyncio.CancelledError:
+            with self._lock:
+                self._refs.forget_waiter(record, arrived)
+            raise
+
+    async def brought(self, value: Any) -> None:
+        """Until a stored value of another node is here, or cannot be had."""
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        waiting = loop.create_future()
+        with self._lock:
+            distant = self._stored.elsewhere(value)
+            if distant is None:
+                return
+            pending = self._stored.fetch(distant, lambda _: _wake(loop, waiting))
+        self._kick()
+        try:
+            await waiting
+        except asyncio.CancelledError:
+            with self._lock:
+                self._stored.leave(pending)
+            raise
+
+    async def stream_arrival(self, stream: Any) -> None:
+        """Until a generator has another item or has ended."""
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        waiting = loop.create_future()
+
+        def arrived(_: Any) -> None:
+            _wake(loop, waiting)
+
+        with self._lock:
+            if stream.ready or stream.ended:
+                return
+            stream.waiters = [*(stream.waiters or ()), arrived]
+        self._kick()
+        try:
+            await waiting
+        except asyncio.CancelledError:
+            with self._lock:
+                self._refs.forget_waiter(stream, arrived)
+            raise
+
+    def run(self, call: Callable[[], None]) -> None:
+        """``call`` on the thread of futures; it must not raise."""
+        self._start()
+        assert self._queue is not None
+        self._queue.put(call)
+
+    def log(self, level: int, text: str) -> None:
+        """To logger ``zray``, without the lock: a handler of the user's may submit tasks, take long, or raise."""
+        self.run(partial(log_guarded, level, text))
+
+    def close(self) -> None:
+        if self._queue is not None and self._thread is not None:
+            self._queue.put(None)
+            if self._thread is not threading.current_thread():
+                self._thread.join(1.0)
+
+    def _start(self) -> None:
+        if self._thread is None:
+            from queue import SimpleQueue
+
+            self._queue = SimpleQueue()
+            self._thread = threading.Thread(target=self._run, name="zray-futures", daemon=True)
+            self._thread.start()
+
+    def _run(self) -> None:
+        assert self._queue is not None
+        while (item := self._queue.get()) is not None:
+            if callable(item):
+                item()
+                continue
+            future, record = item
+            if not future.running() and not future.set_running_or_notify_cancel():
+                continue
+            try:
+                value = self._values.load(record)
+            except NotReady:
+                self._when_ready(future, record, self._queue)
+            except BaseException as error:  # whatever the task raised is the future's to raise again
+                future.set_exception(error)
+            else:
+                future.set_result(value)
+
+
+def _wake(loop: Any, waiting: Any) -> None:
+    """Under the loop lock, in the middle of a transition: must not raise."""
+    with contextlib.suppress(RuntimeError):  # its asyncio loop was closed while somebody awaited there
+        loop.call_soon_threadsafe(_set, waiting)
+
+
+def _set(waiting: Any) -> None:
+    if not waiting.done():
+        waiting.set_result(None)
+
+
+def log_guarded(level: int, text: str) -> None:
+    try:
+        logging.getLogger("zray").log(level, "%s", text)
+    except Exception:  # a handler or filter of the user's
+        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]

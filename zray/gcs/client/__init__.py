@@ -1,0 +1,1 @@
+"""Requests to the control store: by key, numbered, retried; watches."""

@@ -1,0 +1,1 @@
+"""Who runs the control store: register, failure detection, the next configuration."""

@@ -1,0 +1,527 @@
+"""The actors of a node: creation, names, restarts, ends.  Pure; every transition of an actor is in this file.
+
+    state       event                         next         what happens
+    (none)      create                        PENDING      claim the name, ask for a place
+    PENDING     placed                        PENDING      ActorInit to the worker
+    PENDING     up, no error                  ALIVE        shrink to the running demand
+    PENDING     up, error                     DEAD         kind "init", the pickled error
+    PENDING     worker died, restarts left    RESTARTING   life + 1, ask for a place
+    RESTARTING  placed, up                    ALIVE        as from PENDING
+    ALIVE       worker died, restarts left    RESTARTING   life + 1
+    ALIVE       exit that may restart         ALIVE        as from ALIVE once its worker has died
+    ALIVE       exit, then worker died        DEAD         kind "exited"
+    any         worker died, none left        DEAD         kind "died", with signal, exit code, log tail
+    any         kill(no_restart)              DEAD         kind "killed"
+    any         owner gone, job over          DEAD         kinds "owner_died", "job_over" (detached actors stay)
+    any         its placement group removed   DEAD         kind "pg_removed"
+    PENDING, RESTARTING: its only node gone   DEAD         kind "unschedulable"
+
+Kinds a DEAD cause may carry: init, died, killed, exited, out_of_scope, owner_died, job_over, name_taken, pg_removed,
+unschedulable, unknown.
+
+``life`` counts restarts and travels in every message about an actor, so what an earlier life still says is ignored.
+A watcher of an actor that nobody has created yet is kept for a while: the creator's message and a handle that went
+through a third process may overtake each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from zray.base.ids import node_of
+from zray.wire.messages import (
+    CARRYING,
+    STORED,
+    ActorExit,
+    ActorInit,
+    ActorReply,
+    ActorState,
+    CreateActor,
+    KillActor,
+    WorkerExit,
+)
+from zray.wire.messages.actors import ALIVE, DEAD, PENDING, RESTARTING
+from zray.node.effects import JOB_OVER, Note, Send
+
+# How long a watcher of an unknown actor waits for its creation to arrive: messages inside a node take milliseconds.
+UNKNOWN_GRACE_S = 2.0
+# Dead actors remembered for late watchers and for `zray list actors`.
+DEAD_KEPT_MAX = 10_000
+# A worker that announced a planned exit and does not go is killed after this long: exit handlers have 30 s
+# (zray.worker.actors.ends), after which the process ends itself and says where it hung, unless native code holds it.
+EXIT_GRACE_S = 35.0
+
+
+class ActorPorts(Protocol):
+    """What the table needs from the node around it."""
+
+    def place(self, actor: Actor) -> None:
+        """Find resources and a worker; answered by :meth:`ActorTable.placed`."""
+
+    def unplace(self, actor: Actor) -> None:
+        """Stop looking for a place."""
+
+    def running(self, actor: Actor) -> None:
+        """It is up: keep only its running demand."""
+
+    def end_worker(self, actor: Actor, reason: str) -> None:
+        """Kill its worker process."""
+
+    def claim_name(self, namespace: str, name: str, actor: bytes, then: Callable[[bytes], None]) -> None:
+        """Register the name; ``then`` gets the actor that has it now."""
+
+    def release_name(self, namespace: str, name: str, actor: bytes) -> None: ...
+
+    def find_actor(self, actor: bytes, then: Callable[[dict | None], None]) -> None:
+        """``then`` gets the row of an actor whose home is another node, None for none."""
+
+    def find_name(self, namespace: str, name: str, then: Callable[[bytes], None]) -> None:
+        """``then`` gets the actor with that name, b'' for none."""
+
+    def record(self, actor: Actor) -> None:
+        """Write the actor's row of the control store."""
+
+    def erase(self, actor: bytes) -> None:
+        """Take the row out again: it ended long ago."""
+
+
+class Actor:
+    """One actor over all its lives."""
+
+    __slots__ = ("assigned", "cause", "endpoint", "exit_deadline", "exiting", "id", "lease", "life", "owner", "parting",
+                 "pid", "restarts_left", "spec", "started", "state", "watchers", "worker")
+
+    def __init__(self, actor: bytes, spec: dict, owner: bytes, now: float):
+        self.id = actor
+        self.spec = spec
+        self.owner = owner
+        self.state = PENDING
+        self.life = 0
+        self.restarts_left = int(spec.get("max_restarts", 0))
+        self.worker = b""
+        self.endpoint = ""
+        self.pid = 0
+        self.lease = 0
+        self.assigned: dict = {}
+        self.cause: dict = {}
+        self.watchers: set[bytes] = set()
+        self.exiting = ""  # why it will not be restarted
+        self.parting = ""  # why its process ends, after which it may restart
+        self.exit_deadline = 0.0
+        self.started = now
+
+    @property
+    def name(self) -> str:
+        return self.spec.get("name") or ""
+
+    @property
+    def namespace(self) -> str:
+        return self.spec.get("namespace") or ""
+
+    @property
+    def job(self) -> int:
+        return self.spec.get("job", 0)
+
+    @property
+    def detached(self) -> bool:
+        return bool(self.spec.get("detached"))
+
+    def state_message(self) -> ActorState:
+        if self.state == ALIVE:
+            return ActorState(self.id, ALIVE, self.life, self.worker, self.endpoint, {"pid": self.pid} | self.cause)
+        return ActorState(self.id, self.state, self.life, b"", "", self.cause)
+
+    def row(self) -> dict:
+        """As the state API shows it."""
+        return {"actor_id": self.id, "class_name": self.spec.get("class_name", ""), "state": self.state,
+                "name": self.name, "ray_namespace": self.namespace, "job_id": self.job, "pid": self.pid,
+                "num_restarts": self.life, "is_detached": self.detached, "worker": self.worker,
+                "required_resources": self.spec.get("demand", {}), "death_cause": self.cause}
+
+    def record(self, home: bytes) -> dict:
+        """Its row of the control store: what other nodes need to call it, and to take it over if it is detached."""
+        spec = self.spec if self.detached and self.state != DEAD else None
+        return self.row() | {"home": home, "endpoint": self.endpoint, "owner": self.owner, "lease": self.lease,
+                             "meta": self.spec.get("meta", b""), "restarts_left": self.restarts_left, "spec": spec}
+
+
+class ActorTable:
+    """All actors this node takes care of."""
+
+    def __init__(self, ports: ActorPorts, emit: Callable[[Any], None]):
+        self._ports = ports
+        self._emit = emit
+        self.actors: dict[bytes, Actor] = {}
+        self._dead: dict[bytes, None] = {}  # oldest first
+        self._owned: dict[bytes, set[bytes]] = {}  # owner incarnation -> its live, not detached actors
+        self._watched: dict[bytes, set[bytes]] = {}  # watcher -> actors
+        self._unknown: dict[bytes, tuple[float, set[bytes]]] = {}  # actor -> (deadline, watchers)
+        self._leaving: dict[bytes, None] = {}  # actors with an exit deadline
+
+    # ------------------------------------------------------------ messages
+
+    def create(self, peer: bytes, message: CreateActor, now: float) -> None:
+        """CreateActor: claims the name if there is one, then looks for a place; answers when asked to."""
+        known = self.actors.get(message.actor)
+        if known is not None:  # a retry of a request that arrived
+            self._reply(peer, message.request, known)
+            return
+        spec = message.spec
+        actor = Actor(message.actor, spec, peer, now)
+        if actor.name:
+            self._ports.claim_name(actor.namespace, actor.name, actor.id,
+                                   lambda holder: self._named(actor, holder, message.request, now))
+        else:
+            self._admit(actor)
+            self._reply(peer, message.request, actor)
+
+    def lookup(self, peer: bytes, name: str, namespace: str, request: int) -> None:
+        def found(holder: bytes) -> None:
+            actor = self.actors.get(holder)
+            if actor is not None and actor.state != DEAD:
+                self._reply(peer, request, actor)
+            elif actor is None and holder:
+                self._ports.find_actor(holder, answer)
+            else:
+                answer(None)
+
+        def answer(row: dict | None) -> None:
+            if row is None or row["state"] == DEAD:
+                self._refuse(peer, request, "no_such_actor", b"", f"no actor named {name!r} in namespace {namespace!r}")
+            else:
+                self._emit(Send(peer, ActorReply(request, "", row["actor_id"], row["meta"], row["owner"])))
+
+        self._ports.find_name(namespace, name, found)
+
+    def watch(self, peer: bytes, actor_id: bytes, now: float) -> None:
+        actor = self.actors.get(actor_id)
+        if actor is not None:
+            self._add_watcher(actor, peer)
+            self._emit(Send(peer, actor.state_message()))
+        else:
+            deadline, watchers = self._unknown.setdefault(actor_id, (now + UNKNOWN_GRACE_S, set()))
+            watchers.add(peer)
+
+    def kill(self, message: KillActor, now: float) -> None:
+        """KillActor; ``graceful`` is what an owner sends when its last handle is gone."""
+        actor = self.actors.get(message.actor)
+        if actor is None or actor.state == DEAD:
+            return
+        if message.graceful:
+            if not actor.exiting:
+                actor.exiting = message.reason or "all its handles went out of scope"
+                actor.cause = {"kind": "out_of_scope", "reason": actor.exiting}
+            if actor.state == ALIVE:
+                self._emit(Send(actor.worker, WorkerExit(actor.exiting)))
+            return
+        reason = message.reason or "it was killed by zray.kill"
+        if message.no_restart or not self._may_restart(actor):
+            self._end(actor, {"kind": "killed", "reason": reason})
+        elif actor.worker:
+            self._ports.end_worker(actor, reason)  # its death restarts it
+        else:
+            self._ports.unplace(actor)
+            self._restart(actor, {"kind": "killed", "reason": reason})
+
+    def up(self, peer: bytes, actor_id: bytes, life: int, error: bytes) -> None:
+        """ActorUp: the constructor returned or raised."""
+        actor = self._current(peer, actor_id, life)
+        if actor is None or actor.state == ALIVE:
+            return
+        if error:
+            self._end(actor, {"kind": "init", "reason": "its constructor raised", "error": error})
+            return
+        actor.state = ALIVE
+        actor.cause = actor.cause if actor.exiting else {}
+        self._ports.running(actor)
+        self._changed(actor)
+        if actor.exiting:
+            self._emit(Send(actor.worker, WorkerExit(actor.exiting)))
+
+    def exit(self, peer: bytes, message: ActorExit, now: float) -> None:
+        """ActorExit: the worker goes on purpose; it is DEAD, or restarts, once the process is gone."""
+        actor = self._current(peer, message.actor, message.life)
+        if actor is None:
+            return
+        if message.may_restart and not actor.exiting:
+            actor.parting = message.reason
+        else:
+            actor.exiting = actor.exiting or message.reason or "it exited"
+            actor.cause = actor.cause or {"kind": "exited", "reason": actor.exiting}
+        actor.exit_deadline = now + EXIT_GRACE_S
+        self._leaving[actor.id] = None
+
+    # ------------------------------------------------------------ the node around it
+
+    def placed(self, actor_id: bytes, life: int, worker: Any, lease: int, assigned: dict) -> bool:
+        """A worker is there.  False: it is no longer needed."""
+        actor = self.actors.get(actor_id)
+        if actor is None or actor.state in (DEAD, ALIVE) or actor.life != life or actor.worker:
+            return False
+        actor.worker = worker.incarnation
+        actor.endpoint = worker.endpoint
+        actor.pid = worker.pid
+        actor.lease = lease
+        actor.assigned = assigned
+        self._emit(Send(actor.worker, ActorInit(actor.id, life, actor.spec, assigned)))
+        return True
+
+    def waiting(self, actor_id: bytes, cause: int, detail: str) -> None:
+        """Why it has no place yet."""
+        actor = self.actors.get(actor_id)
+        if actor is None or actor.state not in (PENDING, RESTARTING) or actor.exiting:
+            return
+        why = {"cause": cause, "detail": detail}
+        if actor.cause != why:
+            actor.cause = why
+            self._tell(actor)
+
+    def worker_died(self, actor_id: bytes, worker: bytes, death: dict) -> None:
+        """Its process ended; ``death`` has signal, exit_code, pid, log_tail, reason."""
+        actor = self.actors.get(actor_id)
+        if actor is None or actor.worker != worker or actor.state == DEAD:
+            return
+        self._leaving.pop(actor.id, None)
+        if actor.parting:
+            death = {**death, "reason": actor.parting}
+            actor.parting = ""
+        if death.get("given_back") and actor.state != ALIVE and not actor.exiting:
+            actor.worker, actor.endpoint, actor.lease = b"", "", 0
+            self._ports.place(actor)  # we gave that place back ourselves: no life has begun
+        elif actor.exiting:
+            cause = actor.cause if "kind" in actor.cause else {"kind": "exited", "reason": actor.exiting}
+            self._end(actor, {**death, **cause})
+        elif self._may_restart(actor):
+            self._restart(actor, {**death, "kind": "died"})
+        else:
+            self._end(actor, {**death, "kind": "died"})
+
+    def process_gone(self, peer: bytes) -> None:
+        """A core process ended: its watches end, and so do the actors that it owned."""
+        for actor_id in self._watched.pop(peer, ()):
+            actor = self.actors.get(actor_id)
+            if actor is not None:
+                actor.watchers.discard(peer)
+        for actor_id in sorted(self._owned.get(peer, ())):
+            self._end(self.actors[actor_id], {"kind": "owner_died", "reason": "the process that created it ended"})
+
+    def owners_on(self, node: bytes) -> set[bytes]:
+        """Processes of that node that own or watch actors of this table."""
+        return {process for process in (*self._owned, *self._watched) if node_of(process) == node}
+
+    def living_on(self, node: bytes) -> list[Actor]:
+        return [a for a in self.actors.values() if a.worker and a.state != DEAD and node_of(a.worker) == node]
+
+    def adopt(self, actor_id: bytes, row: dict, now: float) -> Actor:
+        """The home of a detached actor has died: this node is its home now.  ``row`` is its row, spec included."""
+        actor = self.actors[actor_id] = Actor(actor_id, row["spec"], row["owner"], now)
+        actor.state, actor.life = row["state"], row["num_restarts"]
+        actor.restarts_left = row["restarts_left"]
+        actor.worker, actor.endpoint, actor.pid, actor.lease = row["worker"], row["endpoint"], row["pid"], row["lease"]
+        actor.cause = row["death_cause"]
+        return actor
+
+    def job_over(self, job: int) -> None:
+        for actor in [a for a in self.actors.values() if a.job == job and a.state != DEAD and not a.detached]:
+            self._end(actor, {"kind": "job_over", "reason": JOB_OVER})
+
+    def group_removed(self, group: bytes, reason: str) -> None:
+        """The placement group is gone: so are the actors in it, restarts or not."""
+        for actor in [a for a in self.actors.values() if a.state != DEAD and _group_of(a) == group]:
+            self._end(actor, {"kind": "pg_removed", "reason": reason, "placement_group": group})
+
+    def unschedulable(self, actor_id: bytes, reason: str) -> None:
+        """It waits for a place that it will never get."""
+        actor = self.actors.get(actor_id)
+        if actor is not None and actor.state in (PENDING, RESTARTING):
+            self._end(actor, {"kind": "unschedulable", "reason": reason})
+
+    def tick(self, now: float) -> None:
+        for actor_id, (deadline, watchers) in list(self._unknown.items()):
+            if deadline <= now:
+                del self._unknown[actor_id]
+                cause = {"kind": "unknown", "reason": "no such actor, or it ended long ago"}
+                for peer in sorted(watchers):
+                    self._emit(Send(peer, ActorState(actor_id, DEAD, 0, b"", "", cause)))
+        for actor_id in list(self._leaving):
+            actor = self.actors[actor_id]
+            if actor.exit_deadline <= now:
+                del self._leaving[actor_id]
+                self._ports.end_worker(actor, f"{actor.exiting or actor.parting}; its exit handlers took too long")
+
+    def next_deadline(self) -> float | None:
+        if not self._unknown and not self._leaving:
+            return None
+        deadlines = [deadline for deadline, _ in self._unknown.values()]
+        deadlines += [self.actors[a].exit_deadline for a in self._leaving]
+        return min(deadlines, default=None)
+
+    def owns(self, peer: bytes) -> bool:
+        """Whether live actors depend on this process."""
+        return bool(self._owned.get(peer))
+
+    def job_is_used(self, job: int) -> bool:
+        """Whether an actor, which then is detached, still runs for this job."""
+        return any(actor.job == job and actor.state != DEAD for actor in self.actors.values())
+
+    def arguments(self) -> set[bytes]:
+        """Stored objects that an actor's constructor needs when it restarts."""
+        found: set[bytes] = set()
+        for actor in self.actors.values():
+            if actor.state != DEAD:
+                for value in (actor.spec.get("args"), *actor.spec.get("deps", ())):
+                    while type(value) is list and value and value[0] == CARRYING:
+                        value = value[1]
+                    if type(value) is list and value and value[0] == STORED:
+                        found.add(value[4])
+        return found
+
+    # ------------------------------------------------------------ inside
+
+    def _named(self, actor: Actor, holder: bytes, request: int, now: float) -> None:
+        if holder == actor.id:
+            self._admit(actor)
+            self._reply(actor.owner, request, actor)
+            return
+        existing = self.actors.get(holder)
+        if actor.spec.get("get_if_exists"):
+            if existing is not None and existing.state != DEAD:
+                self._reply(actor.owner, request, existing)
+                return
+            if existing is None and holder:
+                self._ports.find_actor(holder, lambda row: self._named_elsewhere(actor, holder, request, row))
+                return
+        self._name_taken(actor, holder, request)
+
+    def _named_elsewhere(self, actor: Actor, holder: bytes, request: int, row: dict | None) -> None:
+        if row is None or row["state"] == DEAD:
+            self._name_taken(actor, holder, request)
+        elif request:
+            self._emit(Send(actor.owner, ActorReply(request, "", holder, row["meta"], row["owner"])))
+
+    def _name_taken(self, actor: Actor, holder: bytes, request: int) -> None:
+        detail = f"the name {actor.name!r} is taken in namespace {actor.namespace!r}"
+        self._refuse(actor.owner, request, "name_taken", holder, detail)
+        actor.state = DEAD
+        actor.cause = {"kind": "name_taken", "reason": detail}
+        self._bury(actor)
+
+    def _admit(self, actor: Actor) -> None:
+        self.actors[actor.id] = actor
+        if not actor.detached:
+            self._owned.setdefault(actor.owner, set()).add(actor.id)
+        _, early = self._unknown.pop(actor.id, (0.0, set()))
+        for peer in sorted(early):
+            self._add_watcher(actor, peer)
+        self._changed(actor)
+        self._ports.place(actor)
+
+    def _may_restart(self, actor: Actor) -> bool:
+        return actor.restarts_left != 0 and not actor.exiting
+
+    def _restart(self, actor: Actor, cause: dict) -> None:
+        actor.restarts_left -= actor.restarts_left > 0
+        actor.life += 1
+        actor.state = RESTARTING
+        actor.worker = b""
+        actor.endpoint = ""
+        actor.lease = 0
+        actor.cause = cause
+        self._changed(actor)
+        self._ports.place(actor)
+
+    def _end(self, actor: Actor, cause: dict) -> None:
+        had_worker = actor.worker
+        actor.state = DEAD
+        actor.cause = cause
+        self._leaving.pop(actor.id, None)
+        self._changed(actor)
+        if had_worker:
+            self._ports.end_worker(actor, cause.get("reason", ""))  # nothing when that is what ended
+        else:
+            self._ports.unplace(actor)
+        if actor.name:
+            self._ports.release_name(actor.namespace, actor.name, actor.id)
+        owned = self._owned.get(actor.owner)
+        if owned is not None:
+            owned.discard(actor.id)
+            if not owned:
+                del self._owned[actor.owner]
+        self._bury(actor)
+
+    def _bury(self, actor: Actor) -> None:
+        """Keep a short memory of it: watchers are told, arguments and handles' meta are dropped."""
+        self.actors[actor.id] = actor
+        _, early = self._unknown.pop(actor.id, (0.0, set()))
+        for peer in sorted(early):
+            self._emit(Send(peer, actor.state_message()))
+        for peer in actor.watchers:
+            watched = self._watched.get(peer)
+            if watched is not None:
+                watched.discard(actor.id)
+                if not watched:
+                    del self._watched[peer]
+        actor.watchers = set()
+        kept = ("class_name", "name", "namespace", "job", "detached", "demand", "meta")
+        actor.spec = {key: actor.spec[key] for key in kept if key in actor.spec}
+        self._dead[actor.id] = None
+        while len(self._dead) > DEAD_KEPT_MAX:
+            oldest = next(iter(self._dead))
+            del self._dead[oldest]
+            del self.actors[oldest]
+            self._ports.erase(oldest)
+
+    def _current(self, peer: bytes, actor_id: bytes, life: int) -> Actor | None:
+        actor = self.actors.get(actor_id)
+        if actor is None or actor.state == DEAD or actor.life != life or actor.worker != peer:
+            return None
+        return actor
+
+    def _add_watcher(self, actor: Actor, peer: bytes) -> None:
+        if actor.state != DEAD:
+            actor.watchers.add(peer)
+            self._watched.setdefault(peer, set()).add(actor.id)
+
+    def _changed(self, actor: Actor) -> None:
+        self._ports.record(actor)
+        self._emit(Note("actor", {"actor": actor.id, "state": actor.state, "life": actor.life,
+                                  "class_name": actor.spec.get("class_name", ""),
+                                  "reason": actor.cause.get("reason", "")}))
+        self._tell(actor)
+
+    def _tell(self, actor: Actor) -> None:
+        message = actor.state_message()
+        for peer in sorted(actor.watchers):
+            self._emit(Send(peer, message))
+
+    def _reply(self, peer: bytes, request: int, actor: Actor) -> None:
+        if request:
+            self._emit(Send(peer, ActorReply(request, "", actor.id, actor.spec.get("meta", b""), actor.owner)))
+
+    def _refuse(self, peer: bytes, request: int, error: str, actor: bytes, detail: str) -> None:
+        if request:
+            self._emit(Send(peer, ActorReply(request, error, actor, b"", b"", detail)))
+
+    def check(self) -> None:
+        """Raise AssertionError when an invariant is broken."""
+        for actor in self.actors.values():
+            dead = actor.state == DEAD
+            assert dead == (actor.id in self._dead)
+            assert actor.state != ALIVE or actor.worker
+            assert not (dead and actor.watchers)
+            assert actor.id not in self._unknown
+            owned = actor.id in self._owned.get(actor.owner, ())
+            assert owned == (not dead and not actor.detached)
+            for peer in actor.watchers:
+                assert actor.id in self._watched[peer]
+        for peer, ids in self._watched.items():
+            assert ids, "empty watch sets are dropped"
+            assert all(peer in self.actors[actor_id].watchers for actor_id in ids)
+        assert all(self.actors[a].exit_deadline for a in self._leaving)
+        assert len(self._dead) <= DEAD_KEPT_MAX
+
+
+def _group_of(actor: Actor) -> bytes | None:
+    strategy = actor.spec.get("strategy")
+    return strategy.get("group") if strategy and strategy.get("kind") == "group" else None

@@ -1,0 +1,111 @@
+"""A placement group as its home sees it, and one round of its placement.
+
+Data only: zray.node.groups.table owns the transitions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from zray.base.causes import Cause
+from zray.wire.messages import GroupState
+from zray.sched.cluster import packing
+from zray.sched.resources import GPU, amounts, checked_units
+
+PENDING, CREATED, RESCHEDULING, REMOVED = "PENDING", "CREATED", "RESCHEDULING", "REMOVED"
+# Removed groups remembered without anybody asking: their last tasks' keys may come late.
+REMOVED_KEPT_MAX = 1000
+PAUSE_S_MIN = 0.05  # between the first two rounds of a group
+
+
+class Round:
+    """One try: the nodes it takes and for which bundles, those that were asked, those that said yes.
+
+    A round that waits asks its nodes one after the other, in one order for all homes: what waits for a node holds
+    only nodes before it, so no two groups wait for each other.
+    """
+
+    __slots__ = ("asked", "deadline", "nodes", "patience_s", "waits", "yes")
+
+    def __init__(self, nodes: dict[bytes, list[int]], waits: bool, patience_s: float, now: float) -> None:
+        self.nodes, self.waits, self.patience_s = nodes, waits, patience_s
+        self.deadline = now + patience_s
+        self.asked: set[bytes] = set()
+        self.yes: set[bytes] = set()
+
+    def to_ask(self) -> list[bytes]:
+        """The nodes whose turn it is; call it at the beginning, and when one has said yes."""
+        if not self.waits:
+            return [] if self.asked else list(self.nodes)
+        if self.asked != self.yes:
+            return []
+        return sorted(self.nodes.keys() - self.asked)[:1]
+
+
+class Group:
+    """One placement group."""
+
+    __slots__ = ("attempt", "avoid", "bundles", "cause", "contended", "created_s", "detached", "id", "job", "name",
+                 "namespace", "nodes", "pause_s", "retry_at", "round", "rounds", "shape", "since", "state", "steady_s",
+                 "steady_until", "stirred", "strategy", "used", "version")
+
+    def __init__(self, group: bytes, job: int, spec: dict, now: float) -> None:
+        self.id, self.job, self.since = group, job, now
+        self.bundles: list[dict[str, int]] = [checked_units(bundle) for bundle in spec["bundles"]]
+        self.strategy: str = spec["strategy"]
+        self.name: str = spec.get("name") or ""
+        self.namespace: str = spec.get("namespace") or ""
+        self.detached = bool(spec.get("detached"))
+        if not self.bundles or not all(self.bundles) or self.strategy not in packing.STRATEGIES:
+            raise ValueError("a group needs bundles that are not empty, and a strategy")
+        bad = next((b[GPU] for b in self.bundles if not packing.gpus_valid(b.get(GPU, 0))), None)
+        if bad is not None:
+            raise ValueError("a bundle of more than one GPU must have a whole number of them")
+        self.state = PENDING
+        self.version = 1
+        self.nodes: list[bytes] = [b""] * len(self.bundles)
+        self.rounds: list[int] = [0] * len(self.bundles)  # by bundle: the attempt that placed it
+        self.cause: dict[str, Any] = {"cause": int(Cause.GROUP_PENDING), "detail": "it was just created"}
+        self.attempt = 0
+        self.round: Round | None = None
+        self.used: set[bytes] = set()  # nodes that have or may have something of it
+        self.avoid: set[bytes] = set()
+        self.contended = False  # a node refused what the view showed free: from now on it queues
+        self.pause_s = PAUSE_S_MIN
+        self.retry_at = now
+        self.stirred = False  # the view has changed since the round that waits began
+        self.steady_s = PAUSE_S_MIN
+        self.steady_until = now  # a round that waits does not give way before
+        self.shape: Any = None
+        self.created_s: float | None = None  # how long the first placement took
+
+    def place(self, places: dict[int, bytes]) -> None:
+        """Put bundles on nodes (b'' for none)."""
+        for index, node in places.items():
+            self.nodes[index] = node
+        self.shape = None
+
+    def same_as(self) -> Any:
+        """Equal for groups that ask for the same: where one finds no place, the other finds none."""
+        if self.shape is None:
+            self.shape = (self.strategy, repr([self.bundles[i] for i in self.missing]), tuple(sorted(self.nodes)))
+        return self.shape
+
+    @property
+    def missing(self) -> list[int]:
+        """Bundles without a place."""
+        return [index for index, node in enumerate(self.nodes) if not node]
+
+    def state_message(self) -> GroupState:
+        return GroupState(self.id, self.version, self.state, list(self.nodes), dict(self.cause))
+
+    def row(self, node_id: Callable[[bytes], str], home: bytes) -> dict[str, Any]:
+        """As the control store has it, ``placement_group_table`` reads it, and another home adopts it."""
+        return {"home": home, "version": self.version, "units": self.bundles, "rounds": list(self.rounds),
+                "placement_group_id": self.id, "name": self.name, "ray_namespace": self.namespace, "state": self.state,
+                "strategy": self.strategy, "bundles": [amounts(bundle) for bundle in self.bundles],
+                "nodes": list(self.nodes), "node_ids": [node_id(node) if node else "" for node in self.nodes],
+                "creator_job_id": self.job, "is_detached": self.detached, "attempts": self.attempt,
+                "cause": int(self.cause.get("cause", 0)), "detail": self.cause.get("detail", ""),
+                "created_s": self.created_s}

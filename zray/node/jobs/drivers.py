@@ -1,0 +1,302 @@
+"""Drivers and their jobs, from Hello to the end: of this node, and of others that told us of theirs.  Pure.
+
+    Hello, RegisterDriver       a job
+    JobStart of another node    the same, without a driver here; it may come after the end
+    Goodbye, Bye, the process or its node is gone, JobEnd of another node
+                                its actors, groups, leases and workers end, on this node and on those that it told of
+                                the job; detached actors stay, and with them the job's configuration
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from zray.wire import messages as m
+from zray.base.config import Config
+from zray.base.ids import node_of
+from zray.node.actors.table import ActorTable
+from zray.node.peers.cluster import Cluster
+from zray.node.context import NodeContext
+from zray.node.effects import JOB_OVER, DropJob, EndJob, Forget, Note, Watch
+from zray.node.actors.foreign import ForeignActors
+from zray.node.jobs.table import JOB_BITS, Job, JobTable
+from zray.node.processes.local import LocalProcesses
+from zray.node.names_table import Names
+from zray.node.leases.placements import Placements
+from zray.node.processes.pool import Pool
+
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+# After a node's death, in node_timeout_s: by then another node has adopted its actors, or ended their rows, also when
+# the control store had to choose another configuration first.
+ADOPTED_TIMEOUTS = 3.0
+
+
+@dataclass(frozen=True)
+class DriverPorts:
+    """What drivers need of the node around them."""
+
+    config: Config
+    node: dict[str, Any]  # as zray.nodes() shows it
+    pool: Pool
+    placements: Placements
+    processes: LocalProcesses
+    names: Names
+    cluster: Cluster
+    actors: ActorTable
+    foreign: ForeignActors
+    attach: Callable[[bytes, int], dict[str, Any]]  # (incarnation, pid): how that driver attaches to the store
+    process_gone: Callable[[bytes, str], None]  # nobody answers under this name any more
+    end_groups: Callable[[int], None]  # of that job
+    jobs_with_groups: Callable[[], set[int]]  # those that groups at home here end with
+
+
+class Drivers:
+    """See the module's docstring."""
+
+    def __init__(self, context: NodeContext, jobs: JobTable, ports: DriverPorts):
+        self._context = context
+        self._ports = ports
+        self.jobs = jobs
+        self.hellos = ports.processes.hellos
+        self._kept: set[int] = set()  # jobs that are over, of which an actor lived elsewhere when that was asked
+        self._ask_at: float | None = None  # when to ask again
+        self.handlers: dict[int, Callable[[bytes, Any], None]] = {
+            m.Hello.CODE: self._hello, m.HelloAck.CODE: lambda peer, message: None,
+            m.RegisterDriver.CODE: self._register, m.Goodbye.CODE: self._goodbye, m.Bye.CODE: self._bye,
+            m.JobStart.CODE: self._job_start, m.JobEnd.CODE: self._job_end,
+        }
+
+    def _hello(self, peer: bytes, hello: m.Hello) -> None:
+        refused = ""
+        if hello.protocol != m.PROTOCOL:
+            refused = f"this node speaks protocol {m.PROTOCOL}, not {hello.protocol}"
+        elif hello.kind == "driver" and hello.python.split(".")[:2] != PYTHON.split("."):
+            refused = f"this node runs Python {PYTHON}, the driver {hello.python}: their pickles may differ"
+        elif hello.kind == "worker" and peer not in self._ports.pool.workers:
+            refused = "no worker of this node"
+        elif hello.kind != "node" and not self._context.is_mine(peer):
+            refused = "a process of another node: it must talk to its own"
+        self._context.send(peer, m.HelloAck(m.PROTOCOL, "node", list(m.FEATURES), refused))
+        if refused:
+            self._context.refuse(peer, refused)
+            if self._context.is_mine(peer):
+                self._context.emit(Watch(peer, hello.pid))  # to forget its session when it ends
+        elif hello.kind == "node":
+            pass  # the nodes table says who that is
+        elif hello.kind == "worker":
+            self._ports.pool.workers[peer].endpoint = hello.endpoint
+        elif peer not in self.hellos:
+            self.hellos[peer] = hello
+            self._context.emit(Watch(peer, hello.pid))
+
+    def _register(self, peer: bytes, message: m.RegisterDriver) -> None:
+        hello = self.hellos.get(peer)
+        if hello is None or hello.kind != "driver":
+            self._context.refuse(peer, "RegisterDriver without a driver's Hello")
+            return
+        job = self.jobs.register(peer, hello.pid, message.config, self._context.now)
+        self._ports.names.record_job(job.number, job.row())
+        self._context.emit(Note("job_started", {"job": job.number, "pid": job.pid}))
+        self._context.send(peer, m.DriverAccepted(
+            job.number, self._ports.node, self._ports.attach(peer, job.pid), self._ports.config.as_dict()))
+
+    def _goodbye(self, peer: bytes, message: m.Goodbye) -> None:
+        self.over(peer, message.reason or "the driver said goodbye", m.Bye("the job is over"))
+
+    def _bye(self, peer: bytes, message: m.Bye) -> None:
+        if peer in self._ports.pool.workers:
+            return  # its death follows
+        if self.hellos.pop(peer, None) is not None:
+            self.over(peer, message.reason or "the driver left", None)
+            self._context.emit(Forget(peer))
+
+    def over(self, peer: bytes, reason: str, reply: m.Bye | None) -> None:
+        """End the driver's job: its actors, its leases, its workers; detached actors stay."""
+        job = self.jobs.over(peer, self._context.now, self.is_used)
+        if job is None:
+            if reply is not None:
+                self._context.send(peer, reply)
+            return
+        self._ports.names.record_job(job.number, job.row())
+        for number in self.jobs.forgotten():
+            self._ports.names.record_job(number, None)
+        self.end_job(job, reason)
+        self._context.emit(EndJob(job.number, peer, reply))
+        self._ports.pool.prestart(self._context.now)
+
+    def end_job(self, job: Job, reason: str) -> None:
+        """The driver is gone: on this node, and on those that we told of the job."""
+        context, ports = self._context, self._ports
+        context.emit(Note("job_over", {"job": job.number, "reason": reason}))
+        stays = self._staying(job.number)
+        for worker in ports.pool.of_job(job.number):
+            placement = ports.placements.get(worker.lease)
+            owner = placement.owner if placement is not None and placement.worker is worker else b""
+            if worker.incarnation not in stays and not self._goes_on(job, owner, stays):
+                ports.pool.dismiss(worker, JOB_OVER, context.now)
+        ports.actors.job_over(job.number)
+        # Nodes we told may have told others and then died, so the driver's own node tells all.
+        everybody = ports.cluster.peers if context.is_mine(job.driver) else ()
+        for node in sorted(job.told.union(everybody)):
+            context.send(node, m.JobEnd(job.number, reason))
+        job.told.clear()
+        ports.end_groups(job.number)
+        ports.process_gone(job.driver, reason)
+        for placement in [p for p in ports.placements.values() if p.worker is None and not p.actor
+                          and p.kind.job == job.number and not self._goes_on(job, p.owner, stays)]:
+            ports.placements.give_back(placement)
+        self.may_be_done(job.number)
+
+    def _staying(self, number: int) -> set[bytes]:
+        """Workers that go on without their driver: of detached actors, and of foreign ones, whose home decides."""
+        ports, found = self._ports, set()
+        for worker in ports.pool.of_job(number):
+            actor = ports.actors.actors.get(worker.actor)
+            if worker.actor in ports.foreign.actors or (
+                    actor is not None and actor.detached and actor.state != "DEAD"):
+                found.add(worker.incarnation)
+        return found
+
+    def _goes_on(self, job: Job, owner: bytes, stays: set[bytes]) -> bool:
+        """Whether what ``owner`` has here outlives the driver.
+
+        An owner on another node may be a detached actor: if it is none it ends there, and we are told.
+        """
+        return owner in stays or (owner not in (b"", job.driver) and not self._context.is_mine(owner))
+
+    def may_be_done(self, number: int) -> None:
+        """With the last process of a job, on any node, its objects and functions go."""
+        if not self._is_done(number):
+            return
+        if self._ports.cluster.lone:
+            self._drop(number)
+        else:  # an actor that outlives its driver may live elsewhere: of those whose home is here we know better
+            self._ports.names.job_is_used(number, self._context.me, lambda used: self._answered(number, used))
+
+    def actor_ended(self, number: int) -> None:
+        """A detached actor of it, with its home here, has ended; of an adopted one the job may be unknown here."""
+        if number in self.jobs.jobs:
+            self.may_be_done(number)
+        else:
+            self.ask_ended(number, lambda ended: self._adopted_ended(number) if ended else None)
+
+    def _adopted_ended(self, number: int) -> None:
+        if not self._ports.cluster.lone and not self.is_used(number):
+            self._ports.names.job_is_used(number, self._context.me,
+                                          lambda used: None if used else self._tell_last(number))
+
+    def _tell_last(self, number: int) -> None:
+        for node in sorted(self._ports.cluster.peers):  # which keep what they have of the job until now
+            self._context.send(node, m.JobEnd(number, "its last actor has ended", True))
+
+    def _answered(self, number: int, used: bool) -> None:
+        if used:  # the home of its last actor tells us, unless it dies: see node_gone
+            self._kept.add(number)
+        else:
+            self._drop(number)
+
+    def tick(self, now: float) -> None:
+        """Ask again for the jobs that are kept for an actor elsewhere."""
+        if self._ask_at is None or now < self._ask_at:
+            return
+        self._ask_at = None
+        kept, self._kept = self._kept, set()
+        for number in sorted(kept):
+            self.may_be_done(number)
+
+    def next_deadline(self) -> float | None:
+        return self._ask_at
+
+    def _is_done(self, number: int) -> bool:
+        """Whether this node has no process and no actor of the job, which is over, and still has its objects."""
+        job = self.jobs.jobs.get(number)
+        return job is not None and job.is_over and not job.dropped and not self._ports.pool.of_job(number) \
+            and not self.is_used(number)
+
+    def _drop(self, number: int) -> None:
+        if not self._is_done(number):
+            return  # since the control store was asked
+        self.jobs.jobs[number].dropped = True
+        self._kept.discard(number)
+        self._context.emit(DropJob(number))
+        if any(actor.job == number and actor.detached for actor in self._ports.actors.actors.values()):
+            self._tell_last(number)
+
+    def tell_job(self, job: Job, node: bytes) -> None:
+        """Before anything else that concerns the job."""
+        if node not in job.told:
+            job.told.add(node)
+            self._context.send(node, m.JobStart(job.number, job.driver, job.config))
+            if job.is_over:  # what still runs for it is detached
+                self._context.send(node, m.JobEnd(job.number, "its driver is gone"))
+
+    def _job_start(self, peer: bytes, message: m.JobStart) -> None:
+        """Of another node, which need not be the driver's: then the end may have been heard of before, or missed."""
+        number, jobs = message.job, self.jobs
+        fresh = number not in jobs.jobs
+        job = jobs.foreign(number, message.driver, message.config, self._context.now)
+        if not fresh:
+            return
+        if jobs.has_ended(number, job.driver) or node_of(job.driver) in self._ports.cluster.gone:
+            self._foreign_over(job, "its driver was gone before this node heard of it")
+        elif node_of(job.driver) != peer:
+            self._ports.names.job_ended(
+                number, lambda ended: self._foreign_over(job, "its driver is gone") if ended else None)
+
+    def _job_end(self, peer: bytes, message: m.JobEnd) -> None:
+        job = self.jobs.jobs.get(message.job)
+        if job is None:
+            self.jobs.heard_ended(message.job)
+            self._ports.end_groups(message.job)  # those that were adopted here
+        elif message.last and self._is_done(job.number):
+            self._drop(job.number)
+        elif not self._context.is_mine(job.driver):
+            self._foreign_over(job, message.reason)
+
+    def foreign_gone(self, process: bytes, reason: str) -> bool:
+        """A process of another node has ended: whether it was a driver whose job is known here."""
+        job = self.jobs.by_driver.get(process)
+        if job is None:
+            self.jobs.heard_ended(process)
+            return False
+        self._foreign_over(job, reason)  # who told us of the job need not live to tell us of its end
+        return True
+
+    def node_gone(self, node: bytes, reason: str) -> None:
+        """All drivers of that node are gone; its actors are, or another node adopts them and says so in their rows."""
+        ports = self._ports
+        self._ask_at = self._context.now + ADOPTED_TIMEOUTS * ports.config.node_timeout_s
+        for job in [job for job in self.jobs.by_driver.values() if node_of(job.driver) == node]:
+            self._foreign_over(job, f"the node of its driver is gone: {reason}")
+        ordinal = ports.cluster.last_rows[node].get("ordinal")
+        for number in ports.jobs_with_groups():
+            if number >> JOB_BITS == ordinal and number not in self.jobs.jobs:
+                ports.end_groups(number)
+
+    def _foreign_over(self, job: Job, reason: str) -> None:
+        if not job.is_over:
+            self.jobs.over(job.driver, self._context.now, self.is_used)
+            self.end_job(job, reason)
+
+    def ask_ended(self, number: int, then: Callable[[bool], None]) -> None:
+        """``then(ended)``: this node may never have heard of the job, then the control store must say."""
+        job = self.jobs.jobs.get(number)
+        if job is not None or self.jobs.has_ended(number, b""):
+            then(job is None or job.is_over)
+        else:
+            self._ports.names.job_ended(number, then)
+
+    def is_used(self, number: int) -> bool:
+        return self._ports.actors.job_is_used(number) or self._ports.foreign.job_is_used(number)
+
+    def job_of(self, peer: bytes) -> Job | None:
+        """The job that a core process works for; a worker's even after its driver is gone (detached actors)."""
+        job = self.jobs.by_driver.get(peer)
+        if job is None:
+            worker = self._ports.pool.workers.get(peer)
+            job = self.jobs.jobs.get(worker.job) if worker is not None else None
+        return job

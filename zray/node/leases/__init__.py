@@ -1,0 +1,1 @@
+"""Leases of workers: from a want to a worker, on this node and on others."""

@@ -1,0 +1,112 @@
+"""Grants of the scheduler on their way to a worker, and the leases that came of them.  Pure.
+
+    scheduler Grant -> waiting for a worker (pool) -> in use by an owner or an actor -> released
+
+Everything that holds resources of the node is one :class:`Placement`, by lease number.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zray.node.context import NodeContext
+from zray.node.processes.pool import Kind, Pool, State, Worker
+from zray.sched.node.grouped import NodeScheduler
+
+
+LEASE_BITS = 40  # lease numbers are unique in the cluster: the ordinal of the node, then its own counting
+
+
+class Placement:
+    """Resources granted to an owner's key or to an actor, with or without a worker yet."""
+
+    __slots__ = ("actor", "assigned", "key", "kind", "lease", "life", "owner", "since", "worker")
+
+    def __init__(self, lease: int, owner: bytes, key: int, actor: bytes, life: int, assigned: dict, kind: Kind,
+                 now: float):
+        self.lease = lease
+        self.owner = owner
+        self.key = key
+        self.actor = actor
+        self.life = life
+        self.assigned = assigned
+        self.kind = kind
+        self.since = now
+        self.worker: Worker | None = None
+
+    def row(self) -> dict[str, Any]:
+        return {"lease": self.lease, "owner": self.owner, "key": self.key, "actor": self.actor,
+                "job": self.kind.job, "assigned": self.assigned, "since": self.since,
+                "worker": self.worker.incarnation if self.worker else b"",
+                "pid": self.worker.pid if self.worker else 0}
+
+
+class Placements(dict[int, Placement]):
+    """All of a node, by lease: what the scheduler has leased out."""
+
+    def __init__(self, context: NodeContext, scheduler: NodeScheduler, pool: Pool) -> None:
+        super().__init__()
+        self._context = context
+        self._scheduler = scheduler
+        self._pool = pool
+
+    def free(self, placement: Placement) -> None:
+        """Its resources are free again; the worker is the caller's business."""
+        del self[placement.lease]
+        self._scheduler.release(placement.lease, self._context.now)
+
+    def give_back(self, placement: Placement) -> None:
+        """It still waits for a worker and needs none any more."""
+        self._pool.cancel(placement.lease)
+        self.free(placement)
+
+    def end(self, lease: int, reason: str) -> None:
+        """Give it back, or kill the worker that it has; nothing when it has ended."""
+        placement = self.get(lease)
+        if placement is None:
+            return
+        if placement.worker is None:
+            self.give_back(placement)
+        else:
+            self._pool.kill(placement.worker, reason, self._context.now)
+
+    def check(self) -> None:
+        assert set(self) == set(self._scheduler.leases), "every lease of the scheduler is a placement"
+        workers = self._pool.workers
+        for lease, placement in self.items():
+            if placement.worker is None:
+                assert self._pool.waits(lease), "a grant without a worker waits for one"
+            else:
+                assert workers[placement.worker.incarnation] is placement.worker
+                assert placement.worker.lease == lease and placement.worker.kind == placement.kind
+        for worker in workers.values():
+            if worker.state in (State.LEASED, State.ACTOR):
+                assert self[worker.lease].worker is worker
+
+
+class Declared:
+    """A scheduling key as its owner declared it."""
+
+    __slots__ = ("env", "job", "name", "strategy")
+
+    def __init__(self, job: int, env: dict, name: str, strategy: dict):
+        self.job = job
+        self.env = env
+        self.name = name
+        self.strategy = strategy
+
+
+class Death:
+    """How a worker process ended, as the shell saw it."""
+
+    __slots__ = ("exit_code", "finished", "lease", "log_file", "log_tail", "signal", "started")
+
+    def __init__(self, signal: int = 0, exit_code: int = 0, lease: int = 0, started: int = 0, finished: int = 0,
+                 log_tail: str = "", log_file: str = ""):
+        self.signal = signal
+        self.exit_code = exit_code
+        self.lease = lease  # the lease its progress marks speak of
+        self.started = started
+        self.finished = finished
+        self.log_tail = log_tail
+        self.log_file = log_file

@@ -1,0 +1,206 @@
+"""The other nodes, as this one knows them: who is alive, how to reach processes on them, what they relay.  Pure.
+
+    nodes table (control store)   row alive     -> a peer: linked, in the cluster view
+                                  row dead/left -> gone: everything that was on it ends here too
+    Relay from a peer             process is ours  -> deliver to it what that node says (a grant, an actor's state)
+                                  process is theirs -> what it says to this node, as if it were connected here
+    Dial from a process of ours   to the node of the process it wants; the answer comes back to all who asked
+    Dial from a peer              BindTcp to that process, unless it has bound already; DialAnswer
+
+Between nodes everything a process says or hears goes through its own node, so each node knows what its processes have
+to do with any other, and can end it when that one dies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from zray.wire import messages as m
+from zray.wire.codec import Malformed, typed
+from zray.base.ids import node_of
+from zray.wire.messages.cluster import RELAYED
+from zray.node.context import NodeContext
+from zray.node.effects import Link, Note, Unlink
+
+# What processes of other nodes may say to this one through their own.
+FROM_OTHER_NODES = frozenset(cls.CODE for cls in (
+    m.LeaseKey, m.LeaseWant, m.LeaseReturn, m.LeaseKill, m.KillActor, m.ActorUp, m.ActorExit, m.CreateActor))
+GONE_NODES_MAX = 4096
+
+
+@dataclass(frozen=True)
+class ClusterPorts:
+    """What the view of the other nodes needs of the node around it."""
+
+    is_process: Callable[[bytes], bool]  # whether that is a core process of this node
+    from_node: Callable[[bytes, bytes, Any], None]  # (node, process, message): what a node tells a process of ours
+    from_process: Callable[[bytes, int, Any], None]  # (process, code, message): what one of another node tells us
+
+
+class Cluster:
+    """Peers of this node; see the module's docstring."""
+
+    def __init__(self, context: NodeContext, node_id: str, ports: ClusterPorts):
+        self._context = context
+        self._node_id = node_id  # hex
+        self._ports = ports
+        self.me = context.me
+        self.peers: dict[bytes, dict[str, Any]] = {}  # live nodes other than this one, and their rows
+        self.gone: dict[bytes, str] = {}  # nodes that have ended, and why
+        self.last_rows: dict[bytes, dict[str, Any]] = {}  # of nodes that have ended
+        self.bound: dict[bytes, str] = {}  # process of ours -> its TCP endpoint
+        self._dialling: dict[bytes, set[bytes]] = {}  # process -> who waits for its endpoint
+        self.bind_host = "127.0.0.1"  # of these three the daemon knows better
+        self.insecure = False
+        self.ports: list[int] = []
+        self.one_port = False  # processes bind none: nodes pass their frames on
+        self.handlers: dict[int, Callable[[bytes, Any], None]] = {
+            m.Relay.CODE: self._relay, m.Dial.CODE: self._dial, m.DialAnswer.CODE: self._dial_answer,
+            m.Bound.CODE: self._bound,
+        }
+
+    @property
+    def alone(self) -> bool:
+        return not self.peers
+
+    @property
+    def lone(self) -> bool:
+        """Nobody else was ever there: what this node does not have does not exist."""
+        return not (self.peers or self.gone)
+
+    def node_id(self, node: bytes) -> str:
+        """The hex NodeID of an incarnation, as far as known."""
+        if node == self.me:
+            return self._node_id
+        row = self.peers.get(node) or self.last_rows.get(node)
+        return row["node_id"].hex() if row is not None else node.hex()
+
+    # ------------------------------------------------------------ who is there
+
+    def joined(self, incarnation: bytes, row: dict[str, Any]) -> None:
+        """A node is alive (again told: its row has changed)."""
+        if incarnation == self.me or incarnation in self.gone:
+            return
+        fresh = incarnation not in self.peers
+        self.peers[incarnation] = row
+        if not fresh:
+            return
+        self._context.emit(Link(incarnation, row["endpoint"]))
+        self._context.emit(Note("node_joined", {"node": incarnation.hex(), "endpoint": row["endpoint"]}))
+
+    def left(self, incarnation: bytes, reason: str) -> bool:
+        """A node is dead, or has left; False when that is no news."""
+        if incarnation == self.me or incarnation in self.gone:
+            return False
+        self.gone[incarnation] = reason
+        if len(self.gone) > GONE_NODES_MAX:
+            oldest = next(iter(self.gone))
+            del self.gone[oldest]
+            self.last_rows.pop(oldest, None)
+        row = self.peers.pop(incarnation, None)
+        if row is None:
+            return False
+        self.last_rows[incarnation] = row
+        self._context.emit(Note("node_gone", {"node": incarnation.hex(), "reason": reason}))
+        for process in [p for p in self._dialling if node_of(p) == incarnation]:
+            self._answer(process, "", f"its node is gone: {reason}")
+        for askers in self._dialling.values():
+            askers.difference_update([asker for asker in askers if node_of(asker) == incarnation])
+        self._context.emit(Unlink(incarnation))
+        return True
+
+    def forget_process(self, incarnation: bytes) -> None:
+        """A process of ours has ended."""
+        self.bound.pop(incarnation, None)
+        if incarnation in self._dialling:
+            self._answer(incarnation, "", "it has ended")
+        for askers in self._dialling.values():
+            askers.discard(incarnation)
+
+    # ------------------------------------------------------------ relays
+
+    def _relay(self, peer: bytes, message: m.Relay) -> None:
+        if node_of(peer) != peer or peer == self.me:
+            self._context.refuse(peer, "Relay from a process that is no node")
+            return
+        try:
+            inner = typed(message.code, message.fields)
+        except Malformed as error:
+            self._context.refuse(peer, f"Relay: {error}")
+            return
+        home = node_of(message.process)
+        if home == self.me:
+            self._ports.from_node(peer, message.process, inner)
+        elif home == peer and message.code in FROM_OTHER_NODES:
+            self._ports.from_process(message.process, message.code, inner)
+        else:
+            self._context.refuse(peer, f"Relay of {type(inner).__name__} for {message.process.hex()}")
+
+    # ------------------------------------------------------------ endpoints of processes
+
+    def _dial(self, peer: bytes, message: m.Dial) -> None:
+        process = message.process
+        home = node_of(process)
+        if home != self.me:
+            if home not in self.peers:
+                why = self.gone.get(home, "no such node in this cluster")
+                self._context.send(peer, m.DialAnswer(process, "", f"its node is gone: {why}"))
+                return
+            askers = self._dialling.setdefault(process, set())
+            askers.add(peer)
+            if len(askers) == 1:
+                self._context.send(home, message)
+            return
+        endpoint = self.bound.get(process)
+        if endpoint is not None:
+            self._context.send(peer, m.DialAnswer(process, endpoint))
+        elif self.one_port and self._ports.is_process(process):
+            self._context.send(peer, m.DialAnswer(process, RELAYED))
+        elif not self._ports.is_process(process):
+            self._context.send(peer, m.DialAnswer(process, "", "no such process"))
+        else:
+            askers = self._dialling.setdefault(process, set())
+            askers.add(peer)
+            if len(askers) == 1:
+                self._context.send(process, m.BindTcp(self.bind_host, self.insecure, self.ports))
+
+    def _dial_answer(self, peer: bytes, message: m.DialAnswer) -> None:
+        if node_of(message.process) == peer:
+            self._answer(message.process, message.endpoint, message.error)
+
+    def _bound(self, peer: bytes, message: m.Bound) -> None:
+        if not self._ports.is_process(peer):
+            self._context.refuse(peer, "Bound from a process that is not of this node")
+            return
+        if message.endpoint:
+            self.bound[peer] = message.endpoint
+        self._answer(peer, message.endpoint or RELAYED, "")
+
+    def _answer(self, process: bytes, endpoint: str, error: str) -> None:
+        for asker in sorted(self._dialling.pop(process, ())):
+            self._context.send(asker, m.DialAnswer(process, endpoint, error))
+
+    def next_hop(self, process: bytes) -> bytes | None:
+        """Whom to pass a frame for ``process`` to, None when it is gone (zray.transport.relay)."""
+        home = node_of(process)
+        if home == self.me:
+            return process if self._ports.is_process(process) else None
+        return home if home in self.peers else None
+
+    def check(self) -> None:
+        assert self.me not in self.peers
+        assert not self.peers.keys() & self.gone.keys()
+        assert all(node_of(process) == self.me for process in self.bound)
+        for process, askers in self._dialling.items():
+            assert node_of(process) in (self.me, *self.peers), "somebody waits for an endpoint on a dead node"
+            assert self.me not in askers
+
+
+def routed(me: bytes, peer: bytes, message: Any) -> tuple[bytes, Any]:
+    """Where a message for ``peer`` goes from node ``me``: to processes of other nodes through those."""
+    home = node_of(peer)
+    if home == me or home == peer:
+        return peer, message
+    return home, m.Relay(peer, message.CODE, list(message))

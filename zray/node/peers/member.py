@@ -1,0 +1,288 @@
+"""What a daemon does as a member of its cluster: who may join, who is there, who leaves.  Pure.
+
+    NodeJoin            of a newcomer: the control store decides; the answer has the other nodes and where that store is
+    the nodes table     alive: it may dial us, and is linked; dead or left: everything that was there ends here too
+    NodeLeave           that node leaves: nothing is placed there any more
+    NodeRows            nodes that have a part in the control store, and of which the table has not told us yet
+    a link is refused   its process has ended, and the control store hears that; a node does not list our key: we have
+
+Keys, port and the way in are zray.node.peers.entry.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from zray.base import ids
+from zray.wire import messages as m
+from zray.gcs.client.client import GcsClient
+from zray.gcs.configuration.config import ClusterConfig
+from zray.gcs.configuration.control import FENCED, LEFT
+from zray.gcs.replica.tables import NODES, Change, unpack_record
+from zray.node.peers.cluster import Cluster
+from zray.sched.resources import UNITS_MAX
+from zray.transport.curve import BadEndpoint, parse_endpoint
+
+ADMIT_S = 15.0  # a node that joins is told by then why the control store does not take it in; before it gives up
+STRANGERS_S = 0.2  # how often to ask about nodes that have a part in the control store and are unknown here
+PYTHON_RELEASE = ".".join(map(str, sys.version_info[:3]))
+ROW_FIELDS = {"node_id": bytes, "endpoint": str, "name": str, "total": dict, "labels": dict, "shown": dict}
+
+Row = dict[str, Any]
+
+
+class ControlStore(Protocol):
+    """The part of the control store that a member needs: see zray.gcs.service."""
+
+    client: GcsClient
+
+    @property
+    def config(self) -> ClusterConfig: ...
+
+    def admit(self, row: Row, then: Callable[[str, int], None]) -> None: ...
+
+    def hints(self) -> list: ...
+
+    def trouble(self) -> str: ...
+
+    def fenced(self, reason: str) -> None: ...
+
+    def peer_closed(self, node: bytes, proven: bool) -> None: ...
+
+
+class LinkTable(Protocol):
+    """The part of zray.node.peers.links that a member needs."""
+
+    def closed(self, node: bytes) -> bool: ...
+
+    def welcomed(self, node: bytes) -> None: ...
+
+    def next_deadline(self) -> float | None: ...
+
+    def tick(self, now: float) -> None: ...
+
+
+@dataclass(frozen=True)
+class MemberPorts:
+    """What a member needs of the daemon around it."""
+
+    clock: Callable[[], float]
+    send: Callable[[bytes, Any], None]
+    cluster: Cluster
+    gcs: ControlStore
+    links: LinkTable
+    cluster_id: str  # hex
+    settings: dict[str, Any]  # of the cluster, for nodes that join
+    own_row: Row
+    unfit: Callable[[bytes, m.NodeJoin], str]  # why a node may not join, '' when it may
+    may_dial: Callable[[Row], None]  # that node is of the cluster
+    may_not_dial: Callable[[bytes], None]  # that node has ended
+    node_joined: Callable[[bytes, Row, float], None]
+    node_leaves: Callable[[bytes, float], None]
+    node_gone: Callable[[bytes, str], None]
+    warn: Callable[[str], None]
+
+
+class Member:
+    """See the module's docstring."""
+
+    def __init__(self, ports: MemberPorts):
+        self._ports = ports
+        self._cluster = ports.cluster
+        self.me = ports.cluster.me
+        self.leavers: set[bytes] = set()  # live nodes that said that they leave
+        self.ended_nodes: set[bytes] = set()  # their endpoints refuse connections, and the table has yet to say so
+        self._ask_rows_at: float | None = None
+        self._admitting: dict[bytes, float] = {}  # nodes that join here -> when to tell them why they cannot
+        self.handlers: dict[int, Callable[[bytes, Any], None]] = {
+            m.NodeJoin.CODE: self._node_join, m.HelloAck.CODE: self._hello_ack, m.NodeRows.CODE: self._node_rows,
+            m.NodeLeave.CODE: self._node_leave}
+
+    def start(self, known: list[Row]) -> None:
+        """The daemon is composed: watch the nodes table.  ``known`` are the rows that came with NodeJoined."""
+        for row in known:
+            self._alive(row)
+        self._ports.gcs.client.watch(NODES, self._nodes_changed)
+        self.look_for_strangers()
+
+    # ------------------------------------------------------------ links
+
+    def closed(self, peer: bytes) -> None:
+        """The mesh says that a connection of ours is closed."""
+        if self._ports.links.closed(peer):
+            self._ports.gcs.peer_closed(peer, False)
+
+    def proven_dead(self, node: bytes) -> None:
+        """Its endpoint refuses connections."""
+        self.ended_nodes.add(node)
+        self._ports.gcs.peer_closed(node, True)
+
+    def revoked(self, node: bytes) -> None:
+        """Only of nodes that the nodes table calls dead or left are keys taken off the lists."""
+        self._ports.gcs.fenced(f"node {node.hex()} does not list its key any more")
+
+    def _hello_ack(self, peer: bytes, message: m.HelloAck) -> None:
+        if message.refused:
+            self._ports.warn(f"node {peer.hex()} refuses this one: {message.refused}")
+        else:
+            self._ports.links.welcomed(peer)
+
+    # ------------------------------------------------------------ ends
+
+    def tell_leave(self, reason: str) -> None:
+        for node in sorted(self._cluster.peers):
+            self._ports.send(node, m.NodeLeave(reason))
+
+    def _node_leave(self, peer: bytes, message: m.NodeLeave) -> None:
+        if peer in self._cluster.peers:
+            self.leavers.add(peer)
+            self._ports.node_leaves(peer, self._ports.clock())
+
+    def ended(self, peer: bytes) -> bool:
+        """Is this of a node that has ended?  Then it is told so.  (With keys it is rarely heard.)"""
+        node = ids.node_of(peer)
+        reason = self._cluster.gone.get(node)
+        if reason is None:
+            return False
+        if peer == node:
+            self._ports.send(peer, m.NodeStanding(node, FENCED, reason))
+        return True
+
+    # ------------------------------------------------------------ nodes that join here
+
+    def _node_join(self, peer: bytes, message: m.NodeJoin) -> None:
+        refused = self._ports.unfit(peer, message)
+        if refused:
+            self._refuse(peer, refused)
+            return
+
+        def admitted(refused: str, ordinal: int) -> None:
+            if self._admitting.pop(peer, None) is None:
+                return  # it was told to give up; its row will be declared dead
+            rows = [] if refused else self._rows()
+            if not refused:
+                self._ports.may_dial(message.row)
+            self._ports.send(peer, m.NodeJoined(refused, self._ports.cluster_id, ordinal, rows, self._ports.gcs.hints(),
+                                                self._ports.settings))
+
+        self._admitting[peer] = self._ports.clock() + ADMIT_S
+        self._ports.gcs.admit(message.row, admitted)
+
+    def _give_up(self, now: float) -> None:
+        """Of nodes that the control store has not taken in for long."""
+        for peer in [peer for peer, at in self._admitting.items() if at <= now]:
+            del self._admitting[peer]
+            self._refuse(peer, self._ports.gcs.trouble() or
+                         f"the control store has not answered within {ADMIT_S:g} s")
+
+    def _refuse(self, peer: bytes, why: str) -> None:
+        self._ports.send(peer, m.NodeJoined(why, self._ports.cluster_id, 0, [], [], {}))
+
+    def _rows(self) -> list[Row]:
+        return [self._ports.own_row, *self._cluster.peers.values()]
+
+    # ------------------------------------------------------------ nodes that the table has not told of yet
+
+    def look_for_strangers(self) -> None:
+        """Parts of the control store may be with nodes that joined after us and of which we have yet to hear.
+
+        The tail that would tell us may be one of them, and it cannot dial us either: we do not list its key.
+        """
+        cluster = self._cluster
+        strangers = [node for node in self._ports.gcs.config.involved
+                     if node != self.me and node not in cluster.peers and node not in cluster.gone]
+        if not strangers:
+            self._ask_rows_at = None
+            return
+        for peer in sorted(cluster.peers):
+            self._ports.send(peer, m.NodeRows(True, []))
+        self._ask_rows_at = self._ports.clock() + STRANGERS_S
+
+    def _node_rows(self, peer: bytes, message: m.NodeRows) -> None:
+        if ids.node_of(peer) != peer or peer not in self._cluster.peers:
+            return
+        if message.asks:
+            self._ports.send(peer, m.NodeRows(False, self._rows()))
+        for row in message.rows:
+            if type(row) is dict and not _lacks(row):
+                self._alive(row)
+        if message.rows:
+            self.look_for_strangers()
+
+    # ------------------------------------------------------------ time
+
+    def next_deadline(self) -> float | None:
+        times = [self._ports.links.next_deadline(), self._ask_rows_at, *self._admitting.values()]
+        return min((when for when in times if when is not None), default=None)
+
+    def tick(self, now: float) -> None:
+        self._ports.links.tick(now)
+        self._give_up(now)
+        if self._ask_rows_at is not None and self._ask_rows_at <= now:
+            self.look_for_strangers()
+
+    # ------------------------------------------------------------ the nodes table
+
+    def _nodes_changed(self, reset: bool, changes: list[Change]) -> None:
+        for change in changes:
+            if change.value is None:
+                self._gone(change.key[len(NODES):][:ids.INCARNATION_SIZE], "it was removed")
+                continue
+            row = unpack_record(change.value)
+            incarnation = row["node_id"][:ids.INCARNATION_SIZE]
+            if row["state"] in ("alive", "draining"):
+                self._alive(row)
+            else:
+                self._ports.may_not_dial(incarnation)
+                peers = self._cluster.peers
+                if incarnation in peers:
+                    peers[incarnation] = row  # the last that is known of it
+                reason = row.get("reason") or row["state"]
+                self._gone(incarnation, f"it has left ({reason})" if row["state"] == LEFT else reason)
+
+    def _gone(self, incarnation: bytes, reason: str) -> None:
+        self.leavers.discard(incarnation)
+        self.ended_nodes.discard(incarnation)
+        self._ports.node_gone(incarnation, reason)
+
+    def _alive(self, row: Row) -> None:
+        incarnation = row["node_id"][:ids.INCARNATION_SIZE]
+        if incarnation != self.me:
+            self._ports.may_dial(row)
+            self._ports.node_joined(incarnation, row, self._ports.clock())
+
+
+def unfit(peer: bytes, message: m.NodeJoin, insecure: bool, warn: Callable[[str], None]) -> str:
+    """Why a node may not join a cluster that is ``insecure`` or not, '' when it may."""
+    minor = PYTHON_RELEASE.split(".")[:2]
+    if message.protocol != m.PROTOCOL:
+        return f"this cluster speaks protocol {m.PROTOCOL}, the node {message.protocol}"
+    if message.python.split(".")[:2] != minor:
+        return (f"this cluster runs Python {minor[0]}.{minor[1]}, the node {message.python}: what one pickles the "
+                "other may not read")
+    if message.python != PYTHON_RELEASE:
+        warn(f"node {peer.hex()} runs Python {message.python}, this one {PYTHON_RELEASE}")
+    if lacks := _lacks(message.row):
+        return f"its row has no {lacks}"
+    if message.row["node_id"][:ids.INCARNATION_SIZE] != peer or len(message.row["node_id"]) != ids.NODE_SIZE:
+        return "its node id is not that of its connection"
+    if any(type(key) is not str or type(units) is not int or not 0 <= units <= UNITS_MAX
+           for key, units in message.row["total"].items()):
+        return f"its resources are not amounts from 0 to {UNITS_MAX} units"
+    if any(type(key) is not str or type(value) is not str for key, value in message.row["labels"].items()):
+        return "its labels are not text"
+    try:
+        endpoint = parse_endpoint(message.row["endpoint"])
+    except BadEndpoint as error:
+        return f"its endpoint: {error}"
+    if bool(endpoint.key) == insecure:
+        return f"its endpoint has {'a' if endpoint.key else 'no'} key, unlike those of this cluster"
+    return ""
+
+
+def _lacks(row: Row) -> str:
+    """The first field that a row has not, or of another type."""
+    return next((name for name, kind in ROW_FIELDS.items() if type(row.get(name)) is not kind), "")

@@ -1,0 +1,94 @@
+"""What workers print, from their log files (zray.node.processes.output) to the drivers of their jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from zray.base.ids import same_node
+from zray.wire.messages import LogLines
+from zray.node.jobs.table import Job
+from zray.node.processes.output import GATHER_S, Output
+from zray.node.processes.pool import Worker
+
+LINES_A_MESSAGE = 1000
+
+ByJob = dict[int, list[list[Any]]]
+
+
+@dataclass(frozen=True)
+class LinesPorts:
+    """What the lines of workers need of the daemon around them."""
+
+    clock: Callable[[], float]
+    output: Output
+    pause: Callable[[int], None]  # be silent about that descriptor
+    resume: Callable[[int], None]
+    send: Callable[[bytes, Any], None]
+    node: Mapping[str, Any]  # as zray.nodes() shows it
+    workers: Mapping[bytes, Worker]
+    jobs: Mapping[int, Job]
+
+
+class Lines:
+    """The lines of one node's workers."""
+
+    def __init__(self, me: bytes, ports: LinesPorts):
+        self._me = me
+        self._ports = ports
+        self.due: float | None = None  # when to read the logs that were written to
+
+    def start(self) -> int:
+        """The descriptor that says when something was written, -1 when none does: then logs are looked at."""
+        output = self._ports.output
+        if output.fd < 0:
+            self.due = self._ports.clock() + output.rescan_s
+        return output.fd
+
+    def written(self) -> None:
+        """Be silent until the lines have gathered."""
+        if self.due is None:
+            self._ports.pause(self._ports.output.fd)
+            self.due = self._ports.clock() + GATHER_S
+
+    def next_deadline(self) -> float | None:
+        return self.due
+
+    def tick(self, now: float) -> None:
+        if self.due is None or now < self.due:
+            return
+        output = self._ports.output
+        self.due = None
+        output.note_writes()
+        self.assign()
+        lines, unfinished = output.read()
+        self.deliver(lines, output.take_skipped(), unfinished)
+        if output.fd < 0:
+            self.due = now + output.rescan_s
+        elif output.pending:
+            self.due = now + GATHER_S
+        else:
+            self._ports.resume(output.fd)
+
+    def assign(self) -> None:
+        """Say whose output is whose; looked up when there is some, not at each grant."""
+        for worker in self._ports.workers.values():
+            if worker.kind is not None:
+                self._ports.output.assign(worker.incarnation, worker.kind.job, worker.pid)
+
+    def deliver(self, lines: ByJob, dropped: int, unfinished: ByJob | None = None) -> None:
+        """``unfinished``: lines that have not ended."""
+        unfinished = unfinished or {}
+        for job in sorted(lines.keys() | unfinished.keys()):
+            record = self._ports.jobs.get(job)
+            if record is not None and not record.is_over and record.config.get("log_to_driver", True):
+                self.send(record.driver, lines.get(job, []), dropped, unfinished.get(job, []))
+
+    def send(self, driver: bytes, lines: list[list[Any]], dropped: int, unfinished: list[list[Any]]) -> None:
+        ip = "" if same_node(driver, self._me) else self._ports.node["NodeManagerAddress"]
+        for start in range(0, len(lines), LINES_A_MESSAGE):
+            part = lines[start:start + LINES_A_MESSAGE]
+            self._ports.send(driver, LogLines(part, dropped if start == 0 else 0, ip))
+        for start in range(0, len(unfinished), LINES_A_MESSAGE):
+            self._ports.send(driver, LogLines([], 0, ip, unfinished[start:start + LINES_A_MESSAGE]))

@@ -1,0 +1,297 @@
+"""What workers print: from their log files to their driver.
+
+Workers write to files, not pipes, so a worker never waits for a reader and what it printed last survives its death.
+The kernel says which files were written to (inotify on the log directory), so nothing is polled: 2,000 silent actors
+cost nothing.  A file is opened only to read its new bytes, so they cost no descriptors either.
+
+A worker writes a marker line ``\\x01zray-task:<name>`` before the output of the next function; it is stripped here, and
+names the lines that follow.  A line that has not ended, of a progress bar above all, is shown as far as it goes.  The
+files are the queue: a driver that reads slowly makes us read slowly, in turns of
+``lines_max``, and only a backlog above BACKLOG_BYTES_MAX is skipped, with a count.
+
+The files are bounded while workers write to them: of a file that grew beyond LOG_BYTES_MAX the front is given back to
+the file system as a hole, which loses nothing that is written meanwhile, as a truncation would.  When its worker has
+ended, the file is written anew without the hole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterable
+
+from zray.base import os_linux
+from zray.node.processes import linux
+from zray.node.running.journal import LOG_BYTES_MAX
+from zray.node.processes.zygote import log_paths
+
+MARKER = b"\x01zray-task:"
+READ_BYTES_MAX = 1 << 20  # of one file in one turn
+LINE_BYTES_MAX = 1 << 16  # a longer line is cut, so that a worker that never ends its line is still heard
+UNFINISHED_BYTES_MAX = 1024  # a line that is longer before it ends is not shown until then: each look would repeat it
+BACKLOG_BYTES_MAX = LOG_BYTES_MAX
+TAIL_LINES = 20  # shown when a worker dies
+TAIL_BYTES = 8192
+GATHER_S = 0.05  # from the first write to the reading of it: lets lines gather into one message
+# Without inotify (its instances are limited per user) the files in use are looked at this often; with many workers more
+# rarely, so that looking stays a small part of the node's time.
+RESCAN_S = 0.1
+RESCAN_WORKERS = 100
+
+Line = list  # [name, pid, is_stderr, text]
+
+
+class Stream:
+    """One log file and how far it was read."""
+
+    __slots__ = ("dropped", "is_stderr", "job", "name", "offset", "partial", "path", "pid", "worker")
+
+    def __init__(self, path: str, worker: bytes, is_stderr: bool):
+        self.path = path
+        self.worker = worker
+        self.is_stderr = is_stderr
+        self.job = 0
+        self.pid = 0
+        self.name = ""
+        self.offset = 0
+        self.dropped = 0  # bytes at the front that are a hole
+        self.partial = b""
+
+    def lines(self, data: bytes, final: bool) -> list[Line]:
+        """Lines completed by ``data``; with ``final`` also the unfinished last one."""
+        pieces = (self.partial + data).split(b"\n")
+        self.partial = pieces.pop()
+        kept = b""  # text before a marker that was printed in the middle of a line
+        out: list[Line] = []
+        for piece in pieces:
+            before, marker, name = piece.partition(MARKER)
+            if marker:
+                kept += before
+                self.name = name.decode(errors="replace")
+            else:
+                out.append(self._line(kept + piece))
+                kept = b""
+        self.partial = kept + self.partial
+        # What a carriage return has overwritten is in the file, and nobody needs to see it.
+        self.partial = self.partial[max(0, self.partial.rfind(b"\r", 0, len(self.partial.rstrip(b"\r")))):]
+        if self.partial and (final or len(self.partial) > LINE_BYTES_MAX):
+            before, marker, _ = self.partial.partition(MARKER)
+            if before:
+                out.append(self._line(before))
+            self.partial = b""
+        return out
+
+    def unfinished(self) -> Line | None:
+        """The line that has not ended, as a terminal shows it."""
+        text = self.partial.partition(MARKER[:1])[0].rstrip(b"\r").rpartition(b"\r")[2]
+        if not text or len(text) > UNFINISHED_BYTES_MAX:
+            return None
+        return [self.name, self.pid, self.is_stderr, text.decode(errors="ignore")]
+
+    def _line(self, raw: bytes) -> Line:
+        raw = raw.rstrip(b"\r").rpartition(b"\r")[2]  # what a terminal shows in the end
+        return [self.name, self.pid, self.is_stderr, raw[:LINE_BYTES_MAX].decode(errors="replace")]
+
+
+class Output:
+    """Reads what the workers of a node print."""
+
+    def __init__(self, session_dir: str, lines_max: int):
+        self.session_dir = session_dir
+        self.lines_max = lines_max
+        self._streams: dict[bytes, tuple[Stream, Stream]] = {}
+        self._by_name: dict[str, Stream] = {}
+        self._dirty: dict[str, Stream] = {}  # written to and not yet read to the end
+        self._skipped = 0  # unread lines that went with the front of a file
+        try:
+            self.fd = linux.watch_directory(os.path.join(session_dir, "logs"))
+        except OSError:
+            self.fd = -1
+
+    def add(self, worker_id: bytes) -> None:
+        """A worker is about to start."""
+        out, err = (Stream(path, worker_id[:8], is_stderr)
+                    for path, is_stderr in zip(log_paths(self.session_dir, worker_id), (False, True), strict=True))
+        self._streams[worker_id[:8]] = (out, err)
+        for stream in (out, err):
+            self._by_name[os.path.basename(stream.path)] = stream
+
+    def assign(self, incarnation: bytes, job: int, pid: int) -> None:
+        """Its output belongs to ``job`` from now on."""
+        for stream in self._streams.get(incarnation, ()):
+            stream.job = job
+            stream.pid = pid
+
+    def note_writes(self) -> bool:
+        """Take the kernel's word which files have new bytes; True when any has."""
+        names, lost = linux.written_files(self.fd) if self.fd >= 0 else (set(), True)
+        if lost:
+            names = set(self._by_name)
+        for name in names:
+            stream = self._by_name.get(name)
+            if stream is not None:
+                self._dirty[name] = stream
+        return bool(self._dirty)
+
+    def read(self) -> tuple[dict[int, list[Line]], dict[int, list[Line]]]:
+        """New lines by job, at most ``lines_max`` or so, and those that have not ended; what is left stays dirty."""
+        out: dict[int, list[Line]] = {}
+        unfinished: dict[int, list[Line]] = {}
+        count = 0
+        for name, stream in list(self._dirty.items()):
+            if count >= self.lines_max:
+                break
+            data = _read(stream.path, stream.offset, READ_BYTES_MAX)
+            stream.offset += len(data)
+            if len(data) < READ_BYTES_MAX:
+                del self._dirty[name]
+            else:
+                self._skipped += _skip_backlog(stream)
+            if stream.offset - stream.dropped > LOG_BYTES_MAX:
+                _drop_front(stream)
+            lines = stream.lines(data, False)
+            count += len(lines)
+            if lines and stream.job:
+                out.setdefault(stream.job, []).extend(lines)
+            if data and stream.partial and stream.job and (line := stream.unfinished()) is not None:
+                unfinished.setdefault(stream.job, []).append(line)
+        return out, unfinished
+
+    def take_skipped(self) -> int:
+        """Lines that were skipped since the last call."""
+        skipped, self._skipped = self._skipped, 0
+        return skipped
+
+    def file_of(self, incarnation: bytes) -> str:
+        """The log file of a worker in which there is something, that of errors first; '' when it printed nothing."""
+        files = [stream.path for stream in reversed(self._streams.get(incarnation, ()))]
+        return next((path for path in files if _size(path)), "")
+
+    @property
+    def rescan_s(self) -> float:
+        """How long until the files are to be looked at again when the kernel does not tell."""
+        return RESCAN_S * (1 + len(self._streams) / RESCAN_WORKERS)
+
+    @property
+    def pending(self) -> bool:
+        return bool(self._dirty)
+
+    def flush(self, workers: Iterable[bytes]) -> tuple[dict[int, list[Line]], int]:
+        """Everything these workers printed so far, unfinished lines too, and how many lines were skipped."""
+        out: dict[int, list[Line]] = {}
+        dropped = 0
+        for worker in workers:
+            for stream in self._streams.get(worker, ()):
+                self._dirty.pop(os.path.basename(stream.path), None)
+                dropped += _skip_backlog(stream)
+                while data := _read(stream.path, stream.offset, READ_BYTES_MAX):
+                    stream.offset += len(data)
+                    out.setdefault(stream.job, []).extend(stream.lines(data, False))
+                out.setdefault(stream.job, []).extend(stream.lines(b"", True))
+        return {job: lines for job, lines in out.items() if job and lines}, dropped
+
+    def tail(self, incarnation: bytes) -> str:
+        """The last lines a worker printed, errors last."""
+        lines: list[str] = []
+        for stream in self._streams.get(incarnation, ()):
+            size = _size(stream.path)
+            data = _read(stream.path, max(0, size - TAIL_BYTES), TAIL_BYTES)
+            text = [line for line in data.decode(errors="replace").splitlines() if MARKER.decode() not in line]
+            lines += text[-TAIL_LINES:]
+        return "\n".join(lines[-TAIL_LINES:])
+
+    def remove(self, incarnation: bytes) -> None:
+        """The worker is gone and its output read: forget it; files in which it wrote nothing are deleted."""
+        for stream in self._streams.pop(incarnation, ()):
+            name = os.path.basename(stream.path)
+            self._by_name.pop(name, None)
+            self._dirty.pop(name, None)
+            _close_hole(stream)
+            if _size(stream.path) == 0:
+                try:
+                    os.unlink(stream.path)
+                except FileNotFoundError:
+                    pass
+
+    def workers_of(self, job: int) -> list[bytes]:
+        return [worker for worker, (out, _) in self._streams.items() if out.job == job]
+
+    def close(self) -> None:
+        """All workers have ended."""
+        for out, err in self._streams.values():
+            _close_hole(out)
+            _close_hole(err)
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _read(path: str, offset: int, size: int) -> bytes:
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:  # it is gone, or the node is out of descriptors: a later look finds more
+        return b""
+    try:
+        return os.pread(handle, size, offset)
+    except OSError:  # a disk that fails, or a user who put something else in its place
+        return b""
+    finally:
+        os.close(handle)
+
+
+def _drop_front(stream: Stream) -> None:
+    """Keep the last half of what may be there."""
+    length = stream.offset - LOG_BYTES_MAX // 2
+    try:
+        handle = os.open(stream.path, os.O_WRONLY | os.O_CLOEXEC)
+    except OSError:
+        return  # deleted by somebody
+    try:
+        if os_linux.punch_hole(handle, length):
+            stream.dropped = length
+        elif os.fstat(handle).st_size == stream.offset:  # what is written between these two calls is lost
+            os.ftruncate(handle, 0)
+            stream.offset = stream.dropped = 0
+    except OSError:
+        return  # a disk that fails: the file grows on
+    finally:
+        os.close(handle)
+
+
+def _close_hole(stream: Stream) -> None:
+    """Write the file anew without its hole: nobody appends to it any more."""
+    if not stream.dropped:
+        return
+    temporary = stream.path + ".new"
+    try:
+        with open(stream.path, "rb") as source, open(os.open(temporary, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as to:
+            source.seek(stream.dropped)
+            to.write(b"(the first %d bytes were dropped)\n" % stream.dropped)
+            shutil.copyfileobj(source, to, READ_BYTES_MAX)
+        os.replace(temporary, stream.path)
+    except OSError:  # a full disk: it stays as it is
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        return
+    stream.dropped = 0
+
+
+def _skip_backlog(stream: Stream) -> int:
+    """Jump over all but the last BACKLOG_BYTES_MAX unread bytes; how many lines that skips."""
+    target = _size(stream.path) - BACKLOG_BYTES_MAX
+    skipped = 0
+    while stream.offset < target:
+        data = _read(stream.path, stream.offset, min(READ_BYTES_MAX, target - stream.offset))
+        if not data:
+            break
+        stream.offset += len(data)
+        skipped += data.count(b"\n")
+    return skipped

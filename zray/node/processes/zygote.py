@@ -1,0 +1,382 @@
+"""The zygote: a process with every import done that forks workers.
+
+The daemon forks it before it has threads or ZeroMQ contexts.  It then imports what workers need (numpy with one BLAS
+thread, cloudpickle, zray.worker), freezes the heap so that the collector does not touch shared pages, and serves
+requests on a socket: 4 bytes of length, then msgpack.
+
+    daemon -> zygote   {"base": {...}}                          what all workers of this node have in common
+    daemon -> zygote   {"spawn": [{"worker_id": ..., ["start": {"env":, "threads":, "drivers":}]}, ...]}
+    zygote -> daemon   {"spawned": [[worker id, pid], ...]}      pid 0: the fork failed, {"error": text} says why
+
+A spec with "start" asks for a worker whose variables count only at the start of a process: its fork executes Python
+again, with that environment, and reads the spec from descriptor 3.  All else is the same: session, output, parent.
+
+Workers are forked twice.  The process between exits at once, so that the daemon, a subreaper, becomes the parent and
+can wait for the worker by pidfd; one of them serves a whole batch.  The answer leaves only after it was collected:
+from then on the daemon *is* the parent.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import random
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import msgpack
+
+from zray.base import env_vars
+from zray.node.processes import linux
+
+# In this order: what every worker uses first, so that it lies together and a worker that writes to it (a count of
+# references is a write) copies few pages.  Never numba: 92 MB a process that few tasks need.
+IMPORTS = ("zray.core.joining", "zray.worker.actors.calls", "zray.worker.main", "zray.values.pickler",
+           "zray.values.definitions", "cloudpickle", "concurrent.futures", "asyncio", "numpy", "numpy.random")
+BLAS_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+SAVED_BLAS = "ZRAY_SAVED_BLAS"  # the user's values of the above, as JSON, for workers to restore
+# Above the daemon's niceness, which keeps them at work.  No more than this, for it counts against all other programs of
+# the machine: on a crowded one an owner of 500 tasks got a hundredth of a CPU at 10, and a synchronous call took 0.4 to
+# 4 ms at 3, 0.3 to 0.4 at 0.
+WORKER_NICE = 1
+WORKER_OOM_SCORE = 500  # of 1000: when memory runs out, a worker ends before its daemon, whose end is that of all
+LENGTH = struct.Struct("<I")
+
+
+def one_blas_thread() -> None:
+    """Before numpy is imported: one BLAS thread, so that no thread exists when we fork."""
+    if SAVED_BLAS not in os.environ:
+        os.environ[SAVED_BLAS] = json.dumps({name: os.environ.get(name) for name in BLAS_VARIABLES})
+    for name in BLAS_VARIABLES:
+        os.environ[name] = "1"
+
+
+def restore_blas_variables() -> None:
+    for name, value in json.loads(os.environ.pop(SAVED_BLAS, "{}")).items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+def workers_environ() -> dict[str, str]:
+    """The environment that workers of this node start under, asked in the daemon."""
+    out = dict(os.environ)
+    for name, value in json.loads(out.pop(SAVED_BLAS, "{}")).items():
+        out.pop(name, None)
+        if value is not None:
+            out[name] = value
+    return out
+
+
+# ---------------------------------------------------------------- the daemon's end
+
+
+class ZygoteLink:
+    """The daemon's end of the socket: never blocks."""
+
+    def __init__(self, sock: socket.socket, pid: int):
+        sock.setblocking(False)
+        self.sock = sock
+        self.pid = pid
+        self._out = bytearray()
+        self._in = bytearray()
+
+    @classmethod
+    def fork(cls, soft_limit: int, log: str) -> ZygoteLink:
+        """Fork this process into a zygote that logs to file ``log``.  Only with one thread and no ZeroMQ context."""
+        ours, theirs = socket.socketpair()
+        daemon = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                linux.die_with_parent(daemon)
+                handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+                os.dup2(handle, 1)
+                os.dup2(handle, 2)
+                # The daemon's other descriptors are not ours: the pipe to whoever started it would never end.
+                os.closerange(3, theirs.fileno())
+                os.closerange(theirs.fileno() + 1, 1 << 30)
+                Zygote(theirs, daemon, soft_limit).serve()
+                code = 0
+            except BaseException:  # this is the last frame of the process: report whatever ended it, then end
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+        theirs.close()
+        return cls(ours, pid)
+
+    @classmethod
+    def execute(cls, soft_limit: int) -> ZygoteLink:
+        """A zygote of a daemon that already has threads: a fresh interpreter."""
+        ours, theirs = socket.socketpair()
+        os.set_inheritable(theirs.fileno(), True)
+        program = f"import sys; sys.path[:] = {sys.path!r}; from zray.node.processes.zygote import main; main()"
+        command = [sys.executable, "-P", "-c", program, str(theirs.fileno()), str(os.getpid()), str(soft_limit)]
+        pid = os.posix_spawn(sys.executable, command, os.environ)
+        theirs.close()
+        return cls(ours, pid)
+
+    def send(self, message: dict[str, Any]) -> None:
+        body = msgpack.packb(message)
+        self._out += LENGTH.pack(len(body)) + body
+        self.flush()
+
+    def flush(self) -> bool:
+        """Write what the socket takes; True when nothing is left."""
+        while self._out:
+            try:
+                count = self.sock.send(self._out)
+            except BlockingIOError:
+                return False
+            except (BrokenPipeError, ConnectionResetError):
+                self._out.clear()  # its pidfd tells the daemon
+                return True
+            del self._out[:count]
+        return True
+
+    def read(self) -> list[tuple[bytes, int, str]]:
+        """Workers started since: (worker id, pid, error)."""
+        while True:
+            try:
+                piece = self.sock.recv(1 << 16)
+            except BlockingIOError:
+                break
+            except ConnectionResetError:
+                break
+            if not piece:
+                break
+            self._in += piece
+        started = []
+        for message in _messages(self._in):
+            error = message.get("error", "")
+            started += [(worker, pid, error) for worker, pid in message["spawned"]]
+        return started
+
+    def close(self) -> None:
+        self.sock.close()
+
+
+def _messages(buffer: bytearray) -> list[dict[str, Any]]:
+    """Take whole messages off the front of ``buffer``."""
+    out = []
+    while len(buffer) >= LENGTH.size:
+        end = LENGTH.size + LENGTH.unpack_from(buffer)[0]
+        if len(buffer) < end:
+            break
+        out.append(msgpack.unpackb(bytes(buffer[LENGTH.size:end])))
+        del buffer[:end]
+    return out
+
+
+# ---------------------------------------------------------------- the zygote
+
+
+class Zygote:
+    """Serves spawn requests until the daemon's end of the socket closes."""
+
+    def __init__(self, sock: socket.socket, daemon: int, soft_limit: int):
+        self.sock = sock
+        self.daemon = daemon
+        self.soft_limit = soft_limit
+        self.base: dict[str, Any] = {}
+        self.forks = int.from_bytes(os.urandom(4), "little")  # counts workers, for their seeds
+        self.run: Callable[[dict[str, Any]], Any] | None = None
+
+    def prepare(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)  # a terminal or supervisor means the daemon, and it ends us
+        linux.name_process("zray-zygote")
+        one_blas_thread()
+        for name in IMPORTS:
+            importlib.import_module(name)
+        self.run = sys.modules["zray.worker.main"].run
+        gc.collect()
+        gc.disable()
+        gc.freeze()
+        if sys.version_info < (3, 12):
+            # Its entries count references of names: each one that a worker replaces would cost it two pages.  From
+            # 3.12 on names are immortal.
+            sys._clear_type_cache()
+
+    def serve(self) -> None:
+        self.prepare()
+        buffer = bytearray()
+        while True:
+            piece = self.sock.recv(1 << 20)
+            if not piece:
+                return
+            buffer += piece
+            while select.select([self.sock], [], [], 0)[0]:  # what piled up goes as one batch
+                piece = self.sock.recv(1 << 20)
+                if not piece:
+                    return
+                buffer += piece
+            specs = []
+            for message in _messages(buffer):
+                self.base = message.get("base", self.base)
+                specs += message.get("spawn", ())
+            if specs:
+                self.spawn(specs)
+
+    def spawn(self, specs: list[dict[str, Any]]) -> None:
+        """Fork all of them through one process between, and answer."""
+        read, write = os.pipe()
+        try:
+            between = os.fork()
+        except OSError as error:
+            os.close(read)
+            os.close(write)
+            self._answer([[spec["worker_id"], 0] for spec in specs], f"cannot fork: {error}")
+            return
+        if between == 0:
+            self._between(specs, write)
+        os.close(write)
+        with os.fdopen(read, "rb") as pipe:
+            report = msgpack.unpackb(pipe.read())
+        os.waitpid(between, 0)
+        self.forks += len(specs)
+        self._answer(report["spawned"], report["error"])
+
+    def _answer(self, spawned: list[list[Any]], error: str) -> None:
+        body = msgpack.packb({"spawned": spawned, "error": error})
+        self.sock.sendall(LENGTH.pack(len(body)) + body)
+
+    def _between(self, specs: list[dict[str, Any]], write: int) -> None:
+        """In the process between: fork each worker, report their pids, exit.  Never returns."""
+        spawned: list[list[Any]] = []
+        text = ""
+        between = os.getpid()
+        gate, gate_write = os.pipe()  # closes when this process ends: the workers wait for that without spinning
+        for serial, spec in enumerate(specs, self.forks):
+            try:
+                pid = os.fork()
+            except OSError as error:
+                text = f"cannot fork: {error}"
+                pid = 0
+            else:
+                if pid == 0:
+                    os.close(gate_write)
+                    self._child({**self.base, **spec}, serial, gate, between)
+            spawned.append([spec["worker_id"], pid])
+        os.write(write, msgpack.packb({"spawned": spawned, "error": text}))
+        os._exit(0)
+
+    def _child(self, spec: dict[str, Any], serial: int, gate: int, between: int) -> None:
+        """In the worker: become a clean process, then run.  Never returns."""
+        code = 1
+        try:
+            os.setsid()
+            linux.set_niceness(max(0, os.getpriority(os.PRIO_PROCESS, 0)) + WORKER_NICE)
+            linux.end_before_others(WORKER_OOM_SCORE)
+            _redirect(spec)
+            for number in (signal.SIGTERM, signal.SIGCHLD, signal.SIGHUP):
+                signal.signal(number, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            linux.restore_descriptor_limit(self.soft_limit)
+            _reseed(serial)
+            restore_blas_variables()
+            self._join_daemon(gate, between)
+            if "start" in spec:
+                _execute(spec)
+            os.closerange(3, 1 << 30)  # one close_range call; the zygote keeps nothing that a worker may use
+            linux.name_process("zray-worker")
+            gc.enable()
+            assert self.run is not None
+            code = self.run(spec) or 0
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        except BaseException:  # the last frame of the process: whatever ended it goes to its log
+            traceback.print_exc()
+        finally:
+            for stream in (sys.stdout, sys.stderr):
+                try:
+                    stream.flush()
+                except (OSError, ValueError):
+                    pass  # a full disk, or user code closed it; there is nobody left to tell
+            os._exit(code)
+
+    def _join_daemon(self, gate: int, between: int) -> None:
+        """Wait until the daemon is the parent, then die with it (the signal is bound to the parent at that moment)."""
+        os.read(gate, 1)
+        while os.getppid() == between:  # the kernel closes descriptors a moment before it hands children over
+            time.sleep(0.0002)
+        linux.die_with_parent(self.daemon)
+
+
+def log_paths(session_dir: str, worker_id: bytes) -> tuple[str, str]:
+    stem = os.path.join(session_dir, "logs", f"worker-{worker_id[:8].hex()}")
+    return stem + ".out", stem + ".err"
+
+
+SPEC_FD = 3
+
+
+def _execute(spec: dict[str, Any]) -> NoReturn:
+    """In a worker: start Python again under the environment that the spec asks for; goes on in :func:`fresh`.
+
+    The parent's death signal outlives the call.  The spec goes through memory, not through arguments, which all users
+    of the machine can read.
+    """
+    start = spec["start"]
+    environ = env_vars.at_start(start["env"], start["threads"], start["drivers"], os.environ)
+    handle = os.memfd_create("zray-worker-spec", 0)
+    with open(handle, "wb", closefd=False) as file:
+        file.write(msgpack.packb(spec))
+    os.lseek(handle, 0, os.SEEK_SET)
+    if handle != SPEC_FD:
+        os.dup2(handle, SPEC_FD)
+    os.set_inheritable(SPEC_FD, True)
+    os.closerange(SPEC_FD + 1, 1 << 30)
+    parent = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", "..", ".."))
+    path = f"sys.path.append({parent!r})" if parent.endswith("-packages") else f"sys.path.insert(0, {parent!r})"
+    program = f"import sys; {path}; from zray.node.processes.zygote import fresh; fresh()"
+    os.execve(sys.executable, [sys.executable, "-P", "-c", program], environ)
+
+
+def fresh() -> None:
+    """In a worker that was executed: see :func:`_execute`."""
+    with open(SPEC_FD, "rb") as file:
+        spec = msgpack.unpackb(file.read())
+    linux.name_process("zray-worker")
+    importlib.import_module("zray.worker.main").run(spec)
+
+
+def _redirect(spec: dict[str, Any]) -> None:
+    """Input from /dev/null, output to the worker's two files: a pipe that nobody reads would stop the worker.
+
+    The streams inherited from the zygote write to the same descriptors; zray.worker.process replaces them.
+    """
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    for target, path in zip((1, 2), log_paths(spec["session_dir"], spec["worker_id"]), strict=True):
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        os.dup2(handle, target)
+    sys.stdin = sys.__stdin__ = open(0, closefd=False)  # type: ignore[misc]
+
+
+def _reseed(serial: int) -> None:
+    """A fork copies the generators' states: without this, all workers draw the same numbers.
+
+    numpy takes four times as long to gather entropy as to spread a number; a count never repeats, and an odd factor
+    modulo 2**32 keeps numbers apart that are.
+    """
+    random.seed()
+    sys.modules["numpy.random"].seed(serial * 2654435761 % 2**32)
+
+
+def main() -> None:
+    """With arguments FD DAEMON_PID SOFT_LIMIT: see :meth:`ZygoteLink.execute`."""
+    handle, daemon, soft_limit = map(int, sys.argv[1:])
+    linux.die_with_parent(daemon)
+    Zygote(socket.socket(fileno=handle), daemon, soft_limit).serve()

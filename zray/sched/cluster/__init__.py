@@ -1,0 +1,1 @@
+"""Scheduling over the whole cluster: spillback, gossip, placement."""

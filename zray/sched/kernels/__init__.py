@@ -1,0 +1,1 @@
+"""The decisions over rows of the cluster view: compiled by Numba, or in plain Python."""

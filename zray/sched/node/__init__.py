@@ -1,0 +1,1 @@
+"""Which owner gets which resources of one node next; bundles of placement groups."""

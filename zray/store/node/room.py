@@ -1,0 +1,275 @@
+"""Room in the node's arena: extents for clients, blocks for objects, and the requests that wait for either.
+
+    request     room is free           granted: StoreGrant to the client, or ``ports.load`` for an object
+                none is free           waits; requests are served in order
+    waits       Grow succeeds, memory comes back      served; the head's deadline moves
+                deadline passes        refused: StoreRefused to the client, or ``ports.give_up`` for an object
+
+When there is no room: grow the arena; then recall extents, and let objects leave (``ports.make_room``).
+
+Pure but for the headers: events come in with ``now``, effects go to ``out``.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from sortedcontainers import SortedDict
+
+from zray.wire.messages import StoreGrant, StorePulling, StoreRecall, StoreRefused, StoreWant
+from zray.store.node.arena import Arena
+from zray.store.header import Headers
+from zray.store.node.records import Client, Effect, ExtentGrant, Grow, SendToClient, StoredObject, Waiting
+
+RECALL_RETRY_S = 0.25
+IDLE_RECALL_S = 5.0
+FULL_RETRY_S = 5.0  # after the disk or /dev/shm was full
+FIRST_EXTENT_BYTES = 1024 * 1024
+FIRST_GROWTH_BYTES = 8 * 1024 * 1024
+WAIT_FACTOR_MAX = 10  # a request with progress around it is refused after this many times full_wait_s
+PAGE = 4096
+
+
+class RoomPorts(NamedTuple):
+    """The store's objects, as the room uses them."""
+
+    load: Callable[[StoredObject, int], None]  # there is a block for the object at this offset
+    give_up: Callable[[StoredObject, str], None]  # there was none in time
+    make_room: Callable[[int, float], None]  # objects of so many bytes are to leave the memory
+    describe: Callable[[], str]  # the holders of memory, for the reason of a refusal
+    usage: Callable[[], dict[str, Any]]  # the same in numbers
+
+
+class Room:
+    """See the module's docstring.  ``out`` and ``counts`` are the store table's."""
+
+    def __init__(self, headers: Headers, capacity: int, ports: RoomPorts, out: list[Effect], counts: dict[str, int], *,
+                 step_bytes: int, extent_bytes: int, full_wait_s: float) -> None:
+        self.headers = headers
+        self.arena = Arena(capacity)
+        self.capacity = self.arena.capacity
+        self.ports = ports
+        self.step_bytes = step_bytes
+        self.extent_bytes = extent_bytes
+        self.full_wait_s = full_wait_s
+        self.clients: dict[bytes, Client] = {}
+        self.grants: SortedDict = SortedDict()  # offset -> ExtentGrant
+        self.granted_bytes = 0
+        self.waiting: deque[Waiting] = deque()
+        self.growing = False
+        self.growth_error = ""
+        self._growth_again_at = 0.0
+        self._idle_recall_at = 0.0
+        self._recall = 0
+        self._out = out
+        self._counts = counts
+
+    # ------------------------------------------------------------ clients
+
+    def connect(self, client: bytes) -> None:
+        self.clients.setdefault(client, Client(min(FIRST_EXTENT_BYTES, self.extent_bytes)))
+
+    def disconnect(self, client: bytes) -> list[ExtentGrant]:
+        """The process is gone, with its requests: its extents, which the store must take over."""
+        state = self.clients.pop(client)
+        self.waiting = deque(w for w in self.waiting if w.stored is not None or w.client != client)
+        return [self._taken(self.grants[offset]) for offset in sorted(state.grants)]
+
+    def on_want(self, client: bytes, message: StoreWant, now: float) -> None:
+        state = self.clients.get(client)
+        if state is None or message.nbytes <= 0:
+            self._counts["ignored"] += 1
+            return
+        size = self._extent_size(state, message.nbytes)
+        if size > self.capacity:
+            reason = f"an object of {message.nbytes:,} bytes does not fit into a store of {self.capacity:,} bytes"
+            self._refuse(client, message.request, reason)
+            return
+        self._wait(Waiting(client, message.request, size, None, now + self.full_wait_s,
+                           now + WAIT_FACTOR_MAX * self.full_wait_s), now)
+
+    def surrendered(self, client: bytes, extents: list[Any]) -> list[ExtentGrant]:
+        """Extents that a client gives back, which the store must take over."""
+        state = self.clients[client]
+        state.recalled_at = -1.0
+        found = []
+        for pair in extents:
+            grant = (self.grants.get(pair[0])
+                     if type(pair) is list and [type(field) for field in pair] == [int, int] else None)
+            if grant is None or grant.client != client or grant.size != pair[1]:
+                self._counts["ignored"] += 1
+                continue
+            state.grants.discard(grant.offset)
+            found.append(self._taken(grant))
+            self._counts["surrendered"] += 1
+        return found
+
+    def _taken(self, grant: ExtentGrant) -> ExtentGrant:
+        del self.grants[grant.offset]
+        self.granted_bytes -= grant.size
+        return grant
+
+    def recall_all(self, need: int, now: float) -> None:
+        """Ask every client for extents of ``need`` bytes; not again while an answer may be in flight."""
+        for client, state in self.clients.items():
+            if state.grants and (state.recalled_at < 0 or now - state.recalled_at >= RECALL_RETRY_S):
+                state.recalled_at = now
+                self._recall += 1
+                self._send(client, StoreRecall(self._recall, need))
+
+    def grant_of(self, offset: int) -> ExtentGrant | None:
+        """The extent of a client that holds ``offset``."""
+        at = self.grants.bisect_right(offset) - 1
+        if at < 0:
+            return None
+        grant = self.grants.peekitem(at)[1]
+        return grant if offset < grant.offset + grant.size else None
+
+    # ------------------------------------------------------------ objects
+
+    def want_block(self, stored: StoredObject, client: bytes, request: int, now: float) -> None:
+        """``ports.load`` follows, or ``ports.give_up``."""
+        self._wait(Waiting(client, request, stored.size, stored, now + self.full_wait_s,
+                           now + WAIT_FACTOR_MAX * self.full_wait_s), now)
+
+    def cancel(self, stored: StoredObject) -> None:
+        """The object needs no block any more."""
+        self.waiting = deque(request for request in self.waiting if request.stored is not stored)
+
+    # ------------------------------------------------------------ memory and time
+
+    def grown(self, size: int, error: str, now: float) -> None:
+        """The Grow is done; with ``error`` the arena stays as it is, for now."""
+        self.growing = False
+        self.growth_error = error
+        if error:
+            self._growth_again_at = now + FULL_RETRY_S
+        else:
+            self.arena.grow(size)
+        self.serve(now)
+
+    def progress(self, now: float) -> None:
+        """Memory became free: the head of the queue may wait on."""
+        if self.waiting:
+            self.waiting[0].deadline = now + self.full_wait_s
+            self.serve(now)
+
+    def tick(self, now: float) -> None:
+        """Everything that is due."""
+        while self.waiting and self._expired(self.waiting[0], now):
+            self._give_up(self.waiting.popleft())
+        if self.waiting:
+            self.serve(now)
+        # Growing was tried; requests that still wait try again after another while, not at once.
+        if now >= self._growth_again_at:
+            self._growth_again_at = now + FULL_RETRY_S
+        if self.granted_bytes * 2 > self.capacity and now >= self._idle_recall_at:
+            self._idle_recall_at = now + IDLE_RECALL_S
+            for client, state in self.clients.items():
+                if state.grants and state.recalled_at < 0:
+                    self._send(client, StoreRecall(0, 0))
+
+    def next_deadline(self) -> float | None:
+        times = []
+        if self.waiting:
+            head = self.waiting[0]
+            times.append(min(head.deadline, head.last))
+            recalled = [state.recalled_at for state in self.clients.values() if state.recalled_at >= 0]
+            if recalled:
+                times.append(min(recalled) + RECALL_RETRY_S)
+            if self.growth_error:
+                times.append(self._growth_again_at)
+        if self.granted_bytes * 2 > self.capacity:
+            times.append(self._idle_recall_at)
+        return min(times) if times else None
+
+    # ------------------------------------------------------------ the queue
+
+    def _extent_size(self, state: Client, nbytes: int) -> int:
+        """Small requests get an extent to share, each one of a client larger than its last; a large one its own."""
+        size = -(-nbytes // PAGE) * PAGE
+        if size * 4 > self.extent_bytes:
+            return size if size <= self.capacity else -(-nbytes // 64) * 64
+        wish = max(state.next_bytes, -(-size * 4 // PAGE) * PAGE)
+        state.next_bytes = min(state.next_bytes * 2, self.extent_bytes)
+        return max(size, min(wish, self.extent_bytes, self.capacity // 16 // PAGE * PAGE))
+
+    def _wait(self, request: Waiting, now: float) -> None:
+        self.waiting.append(request)
+        if len(self.waiting) == 1:
+            self.serve(now)
+        elif self.waiting[0].is_reported:
+            self._report_full()
+
+    def serve(self, now: float) -> None:
+        """Give room to the requests at the head of the queue, or make room."""
+        while self.waiting:
+            head = self.waiting[0]
+            offset = self.arena.allocate(head.size)
+            if offset is None:
+                if not self._grow(head.size, now):
+                    self._report_full()
+                    self.recall_all(head.size, now)
+                    self.ports.make_room(head.size, now)
+                return
+            self.waiting.popleft()
+            if head.stored is None:
+                self._grant(head, offset)
+            else:
+                self.ports.load(head.stored, offset)
+
+    def _grant(self, request: Waiting, offset: int) -> None:
+        self.headers.format(offset, request.size)
+        self.grants[offset] = ExtentGrant(request.client, offset, request.size)
+        self.clients[request.client].grants.add(offset)
+        self.granted_bytes += request.size
+        self._counts["granted"] += 1
+        self._send(request.client, StoreGrant(request.request, offset, request.size))
+
+    def _grow(self, need: int, now: float) -> bool:
+        """Whether the arena is growing (now)."""
+        if self.growing:
+            return True
+        left = self.capacity - self.arena.reserved
+        if left <= 0 or (self.growth_error and now < self._growth_again_at):
+            return False
+        step = min(self.step_bytes, max(FIRST_GROWTH_BYTES, self.arena.reserved))
+        size = min(left, max(step, -(-need // PAGE) * PAGE))
+        self.growing = True
+        self._out.append(Grow(self.arena.reserved, size))
+        return True
+
+    def _report_full(self) -> None:
+        """Report to requests for an extent that they wait for room, and not for an answer."""
+        for request in self.waiting:
+            if not request.is_reported:
+                request.is_reported = True
+                if request.stored is None:
+                    used = self.arena.reserved - self.arena.free_bytes
+                    fullness = f"{used:,} of {self.capacity:,} bytes are in use"
+                    self._send(request.client, StorePulling(request.request, fullness))
+
+    def _expired(self, request: Waiting, now: float) -> bool:
+        return now >= request.deadline or now >= request.last
+
+    def _give_up(self, request: Waiting) -> None:
+        reason = f"no room for {request.size:,} bytes within {self.full_wait_s:g} s; {self.ports.describe()}"
+        if request.stored is None:
+            self._refuse(request.client, request.request, reason)
+        else:
+            self.ports.give_up(request.stored, reason)
+
+    def _refuse(self, client: bytes, request: int, reason: str) -> None:
+        self._counts["refused"] += 1
+        self._send(client, StoreRefused(request, {"reason": reason, **self.ports.usage()}))
+
+    def _send(self, client: bytes, message: Any) -> None:
+        self._out.append(SendToClient(client, message))
+
+    def check(self) -> None:
+        self.arena.check()
+        assert self.granted_bytes == sum(grant.size for grant in self.grants.values())
+        held = {offset for state in self.clients.values() for offset in state.grants}
+        assert held == set(self.grants)

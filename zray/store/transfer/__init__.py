@@ -1,0 +1,1 @@
+"""Objects between nodes: pulls, serving, directory of copies, handover."""

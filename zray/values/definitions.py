@@ -1,0 +1,47 @@
+"""Functions and classes as they are sent to workers, once each: pickled, with a key, and errors that name the culprit.
+
+    custom_serializers, pickled_caches  <  pickler  <  unpicklable  <  definitions  <  serialization
+
+Each imports only what stands before it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from hashlib import blake2b
+from typing import Any
+
+from zray.values.pickler import DefinitionPickler, cloud_dumps, pickle_by_value_if_unreachable
+from zray.values.unpicklable import captured, explain
+
+KEY_BYTES = 16
+WARN_BYTES = 10 * 1024 * 1024  # where Ray warns
+
+
+def dump_definition(definition: Callable | type) -> tuple[bytes, bytes]:
+    """``(key, blob)``; TypeError naming the captured variable that cannot be pickled."""
+    pickle_by_value_if_unreachable(definition)
+    name = getattr(definition, "__qualname__", repr(definition))
+    kind = "class" if isinstance(definition, type) else "function"
+    try:
+        blob = cloud_dumps(definition, kind=DefinitionPickler)
+    except Exception as error:  # whatever a captured object's __reduce__ raises
+        raise TypeError(f"Could not serialize the {explain(definition, f'{kind} {name!r}')}: "
+                        f"{type(error).__name__}: {error}. Make it inside the {kind}, or pass it along.") from error
+    if len(blob) > WARN_BYTES:
+        warnings.warn(_too_big(definition, kind, name, len(blob)), stacklevel=4)
+    return blake2b(blob, digest_size=KEY_BYTES).digest(), blob
+
+
+def _too_big(definition: Any, kind: str, name: str, nbytes: int) -> str:
+    sizes = []
+    for label, value in captured(definition):
+        try:
+            sizes.append((len(cloud_dumps(value)), label))
+        except Exception:  # already pickled once as part of the definition; on its own it may not
+            continue
+    biggest = max(sizes, default=(0, ""))
+    what = f", of which {biggest[1]} is {biggest[0] / 2**20:.1f} MiB" if biggest[1] else ""
+    return (f"The {kind} {name!r} is {nbytes / 2**20:.1f} MiB when pickled{what}. "
+            "It is sent to every worker; put() large data and pass the reference instead.")

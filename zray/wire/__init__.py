@@ -1,0 +1,1 @@
+"""What travels between processes: messages, and the codec of their bodies."""

@@ -1,0 +1,108 @@
+"""Drivers, workers, jobs and their node.  Codes 160-189."""
+
+from __future__ import annotations
+
+from zray.wire.messages.base import Message, message
+
+
+@message(160)
+class RegisterDriver(Message):
+    """Driver -> node.  config: sys_path, cwd, script, script_dir, env, namespace, name, log_to_driver, entrypoint."""
+
+    config: dict
+
+
+@message(161)
+class DriverAccepted(Message):
+    """Node -> driver: its job number, and facts about the node.  node: NodeInfo map as zray.nodes() shows it."""
+
+    job: int
+    node: dict
+    store: dict  # how to attach: {"control": path, "arena": name, ...}; zray.store.client reads it
+    settings: dict
+
+
+@message(162)
+class WorkerReady(Message):
+    """Worker -> node, after its Hello: bound, attached, waiting for work."""
+
+    pid: int
+
+
+@message(163)
+class WorkerExit(Message):
+    """Node -> worker: finish running tasks and exit (idle, job over).  Also the answer to ActorExit: it may go now."""
+
+    reason: str
+
+
+@message(164)
+class JobConfig(Message):
+    """Node -> worker, when it is first assigned: the job's sys.path, working directory, environment."""
+
+    job: int
+    config: dict
+
+
+@message(165)
+class LogLines(Message):
+    """Node -> driver: output of its job's workers.  lines: [[name, pid, is_stderr, text], ...]; dropped: a count.
+
+    ``ip`` is the address of the node, '' when it is the driver's own.  ``unfinished`` has the same form: output since
+    the last end of a line, to be shown until more of it comes.
+    """
+
+    lines: list
+    dropped: int
+    ip: str = ""
+    unfinished: list = []
+
+
+@message(166)
+class NodeQuery(Message):
+    """Core process -> node: ask for a view.  what: nodes | resources | available | actors | workers | leases | store |
+    jobs | stats | explain ; answered by NodeAnswer."""
+
+    request: int
+    what: str
+    args: dict
+
+
+@message(167)
+class NodeAnswer(Message):
+    request: int
+    answer: dict
+
+
+@message(168)
+class ProcessGone(Message):
+    """Node -> core processes: this incarnation (driver or worker) ended; drop its holds, fail the objects it owned."""
+
+    process: bytes
+    reason: str
+
+
+@message(169)
+class Goodbye(Message):
+    """Driver -> node: shutdown; the node flushes logs, ends the job, answers with Bye."""
+
+    reason: str
+
+
+@message(170)
+class EventReport(Message):
+    """Core process -> node: task events for timeline and state queries, dropped under load with a count.
+
+    ``queued``: [[name, count], ...] of the calls that wait in an actor; None when they have not changed.
+    """
+
+    events: list
+    dropped: int
+    queued: list | None = None
+
+
+@message(171)
+class JobOver(Message):
+    """Node -> worker: report the task events that you have, also if there are none; then you are ended."""
+
+    job: int

@@ -1,0 +1,1 @@
+"""The actor of a worker process: its calls, its coroutines, its end."""

@@ -1,0 +1,258 @@
+"""The actor of this process: how its calls become runs.
+
+    sync       one thread, the main one: calls go through the executor's queue and its hot loop
+    threaded   max_concurrency > 1 or concurrency groups: threads for each group; the order is of starts
+    async      coroutine methods: an asyncio loop on the main thread (zray.worker.actors.coroutines)
+
+Which call starts when is decided in zray.worker.actors.life.
+"""
+
+from __future__ import annotations
+
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from zray.base import errors
+from zray.values import serialization
+from zray.base.errors import AsyncioActorExit
+from zray.handles.remote import METHOD_OPTIONS_ATTRIBUTE
+from zray.wire.messages import ActorInit
+from zray.worker.run import invoke
+from zray.worker.run.cancel import NoInterrupts
+from zray.worker.actors.ends import exit_code
+from zray.worker.execution import Execution
+from zray.worker.actors.life import ActorLife, CallGroup, sizes_of
+from zray.worker.queue import ATTEMPT, EXTRA, FUNCTION, TASK_ID, Entry
+
+if TYPE_CHECKING:
+    from zray.worker.actors.coroutines import Coroutines
+
+
+class ActorHost:
+    """The actor: its instance, and the threads or coroutines that run its calls."""
+
+    def __init__(self, executor: Execution, message: ActorInit, life: ActorLife):
+        self.executor = executor
+        self.life = life
+        self.spec = message.spec
+        self.assigned = message.assigned
+        self.instance: Any = None
+        self.main_loop: Callable[[], None] | None = None  # what the main thread does instead of waiting
+        self.threads: dict[str, ThreadGroup] = {}  # of concurrency groups
+        self.coroutines: Coroutines | None = None
+
+    # ------------------------------------------------------------ coming up
+
+    def start(self) -> bool:
+        """Run the constructor, on the main thread; whether the actor is up."""
+        executor = self.executor
+        rt = executor.rt
+        self.fill(rt.context)
+        key: bytes = self.spec["class_key"]
+        extra = {name: self.spec[name] for name in ("slots", "deps") if self.spec.get(name)}
+        # The creation task's id: the actor's, padded; its attempt is the life, so that a restart makes fresh ids.
+        payload = self.spec.get("args", serialization.EMPTY_ARGS)
+        task = [self.life.id.ljust(24, b"\0"), self.life.number, key, payload, 1, extra or None]
+        name = f"{self.life.class_name}.__init__"
+        context = rt.context
+        context.task, context.attempt, context.task_name = task[TASK_ID], task[ATTEMPT], name
+        error = b""
+        try:
+            cls, found = executor.functions.load(key)
+            self.life.class_name = self.life.class_name or found
+            args, kwargs = invoke.arguments(rt, task)
+            self.instance = cls(*args, **kwargs)
+            del args, kwargs
+            self._choose_mode()
+        except (SystemExit, AsyncioActorExit) as raised:
+            self.end_by(raised, name)
+            return False
+        except BaseException as raised:
+            error = self._constructor_error(raised, name)
+        with executor.loop.lock:
+            executor.machine.actor_up(error)
+        return not error
+
+    def _constructor_error(self, raised: BaseException, name: str) -> bytes:
+        if isinstance(raised, invoke.DependencyFailed):
+            raised = self.executor.rt.values.error(raised.value)
+        return serialization.dump_error(raised, name)
+
+    def _choose_mode(self) -> None:
+        sizes = sizes_of(self.spec)
+        if not sizes:
+            return
+        self.life.run_side_by_side(sizes, self.group_of)
+        if self.spec.get("is_async"):
+            from zray.worker.actors.coroutines import Coroutines
+
+            self.coroutines = Coroutines(self.executor, self.life, self.end_by)
+            self.main_loop = self.coroutines.run
+        else:
+            self.threads = {name: ThreadGroup(self, group) for name, group in self.life.groups.items()}
+        self._end_gently()
+
+    def fill(self, context: Any) -> None:
+        """What the context says on every thread of an actor."""
+        context.actor = self.life.id
+        context.actor_name = self.spec.get("name") or ""
+        context.assigned = self.assigned
+        context.life = self.life.number
+        context.meta = self.spec.get("meta") or b""
+
+    # ------------------------------------------------------------ methods
+
+    def method(self, name: str) -> tuple[Callable[..., Any], str]:
+        """(callable, name to show) of a method; the executor's table remembers it."""
+        special: dict[str, Callable[..., Any]] = {"__ray_ready__": _ready, "__ray_terminate__": self._terminate,
+                                                 "__ray_call__": self._call}
+        function = special.get(name)
+        if function is None:
+            function = _bound(self.instance, name)
+        found = self.executor.table[name] = (function, f"{self.life.class_name}.{name}")
+        return found
+
+    def _terminate(self) -> None:
+        self.leave("__ray_terminate__() was called")
+
+    def _call(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return fn(self.instance, *args, **kwargs)
+
+    def group_of(self, task: list[Any]) -> str:
+        """The concurrency group of a call: its own, else the method's, else the default one."""
+        extra = task[EXTRA]
+        if extra and extra.get("group"):
+            return extra["group"]
+        options = getattr(getattr(type(self.instance), task[FUNCTION], None), METHOD_OPTIONS_ATTRIBUTE, None)
+        return (options or {}).get("concurrency_group") or ""
+
+    # ------------------------------------------------------------ calls that run side by side, under the lock
+
+    def start_calls(self, started: list[tuple[CallGroup, Entry]]) -> None:
+        if self.coroutines is not None:
+            self.coroutines.start_soon(started)
+            return
+        for group, entry in started:
+            self.threads[group.name].put(entry)
+
+    def interrupt(self, task: bytes, attempt: int) -> bool:
+        """Cancel a coroutine; running threads are not interrupted (as in Ray)."""
+        return self.coroutines is not None and self.coroutines.cancel((task, attempt))
+
+    # ------------------------------------------------------------ the end
+
+    def end_by(self, raised: BaseException, name: str) -> None:
+        """exit_actor() ends the actor for good; after any other SystemExit it may restart, as after a crash."""
+        if isinstance(raised, (errors.ActorExit, AsyncioActorExit)):
+            self.leave("exit_actor() was called")
+            return
+        assert isinstance(raised, SystemExit)
+        code = exit_code(raised)
+        self.leave(f"sys.exit({raised.code!r}) was called in {name}()", code, may_restart=True)
+
+    def leave(self, reason: str, code: int = 0, may_restart: bool = False) -> None:
+        """The actor ends by its own wish."""
+        with self.executor.loop.lock:
+            self.executor.machine.leave(reason, code, may_restart)
+
+    def _end_gently(self) -> None:
+        """On SIGTERM calls that run side by side may end; a handler of the user's stays."""
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, self._on_sigterm)
+
+    def _on_sigterm(self, number: int, frame: Any) -> None:
+        """Runs between any two steps of the main thread, which may hold the lock: another thread takes it."""
+        threading.Thread(target=self._drain, daemon=True).start()
+
+    def _drain(self) -> None:
+        """End as SIGTERM asks, once the calls that run have ended."""
+        with self.executor.loop.lock:
+            self.executor.machine.drain(-signal.SIGTERM, "it received SIGTERM")
+
+    def join(self) -> None:
+        """Main thread, after its last call: wait for the threads."""
+        for group in self.threads.values():
+            group.join()
+
+    def forget_instance(self) -> None:
+        """Nothing here keeps the instance alive any more."""
+        self.instance = None
+        self.executor.table.clear()
+
+    def wake(self) -> None:
+        if self.coroutines is not None:
+            self.coroutines.wake()
+
+
+def _bound(instance: Any, name: str) -> Callable[..., Any]:
+    """The method of the class: an attribute of that name, which the instance was given, is not what callers mean."""
+    cls = type(instance)
+    for base in cls.__mro__:
+        if name in base.__dict__:
+            found = base.__dict__[name]
+            return found.__get__(instance, cls) if hasattr(found, "__get__") else found
+    return getattr(instance, name)
+
+
+def _ready() -> bool:
+    return True
+
+
+class ThreadGroup:
+    """The threads of a concurrency group: one for each call that the group lets run, made when first needed."""
+
+    def __init__(self, host: ActorHost, group: CallGroup):
+        self.host = host
+        self.group = group
+        self.inbox: queue.SimpleQueue[Entry | None] = queue.SimpleQueue()
+        self.threads: list[threading.Thread] = []
+        self.idle = 0  # threads that wait, less the entries on their way to them
+
+    def put(self, entry: Entry) -> None:
+        """Under the lock: a call starts."""
+        self.inbox.put(entry)
+        if self.idle > 0:
+            self.idle -= 1
+            return
+        name = f"zray-{self.group.name or 'actor'}-{len(self.threads)}"
+        thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self.threads.append(thread)
+        thread.start()
+
+    def join(self) -> None:
+        """No more calls come: let those that run, and those that wait behind them, finish."""
+        for _ in self.threads:
+            self.inbox.put(None)
+        for thread in self.threads:
+            if thread is not threading.current_thread():
+                thread.join()
+
+    def _work(self) -> None:
+        self.host.fill(self.host.executor.rt.context)
+        get, none = self.inbox.get, NoInterrupts()
+        while True:
+            entry = get()
+            if entry is None:
+                return
+            while entry is not None:
+                entry = self._run(entry, none)
+
+    def _run(self, entry: Entry, none: NoInterrupts) -> Entry | None:
+        """One call; the next one of the group, if one waits."""
+        executor = self.host.executor
+        machine = executor.machine
+        lease, _, task = entry
+        before = time.perf_counter_ns()
+        result = executor.run_one(task, lease, none)
+        took = time.perf_counter_ns() - before
+        executor.events.add(task, executor.rt.context.task_name, before, result)
+        with executor.loop.lock:
+            following = machine.end_call(self.group, entry, result)
+            if following is None:
+                self.idle += 1
+            machine.flush_after(lease, took, following is None)
+        return following

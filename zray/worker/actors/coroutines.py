@@ -1,0 +1,200 @@
+"""Async actors: an asyncio loop on the main thread, with the mesh inside it.
+
+A call becomes an asyncio task when its concurrency group has room (zray.worker.actors.life); until then it is an entry,
+not a coroutine that waits for a semaphore.  Replies of one turn of the loop go out together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import Callable
+from typing import Any
+
+from zray.handles.options import DYNAMIC, STREAMING
+from zray.base.stepping import stepping
+from zray.worker.run import invoke
+from zray.worker.run.cancel import NO_INTERRUPTS
+from zray.worker.execution import Execution
+from zray.worker.actors.life import ActorLife, CallGroup
+from zray.worker.actors.meshloop import new_event_loop
+from zray.worker.queue import ATTEMPT, FUNCTION, RETURNS, TASK_ID, Entry
+from zray.worker.run.results import cancelled, identity, task_name
+
+
+class Coroutines:
+    """The calls of one async actor.  ``start_soon``, ``cancel`` and ``wake`` are used under the lock, the rest on the
+    main thread."""
+
+    def __init__(self, executor: Execution, life: ActorLife, end_by: Callable[[BaseException, str], None]):
+        self.executor = executor
+        self.life = life
+        self.end_by = end_by
+        self.starting: list[tuple[CallGroup, Entry]] = []
+        self.running: dict[tuple[bytes, int], asyncio.Task[Any]] = {}
+        self.cancelled: set[tuple[bytes, int]] = set()  # of those that are starting
+        self.loop = new_event_loop(executor.loop, self._round)
+        self._done: asyncio.Event | None = None
+        self._awake = False
+        self._answered = False  # since the last round
+        self._ending = False
+
+    # ------------------------------------------------------------ the main thread
+
+    def run(self) -> None:
+        """Serve calls until the actor stops."""
+        asyncio.set_event_loop(self.loop)
+        try:
+            self.loop.run_until_complete(self._serve())
+        except SystemExit as error:  # of a task that user code made: asyncio lets it out
+            self.end_by(error, f"an asyncio task of {self.life.class_name}")
+        finally:
+            self._ending = True
+            pending = asyncio.all_tasks(self.loop)
+            for task in pending:
+                task.cancel()
+            if pending:
+                self.loop.run_until_complete(asyncio.gather(*pending, return_exceptions=True))
+            self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+            self.loop.close()
+            asyncio.set_event_loop(None)
+
+    async def _serve(self) -> None:
+        self._done = asyncio.Event()
+        self._take()
+        await self._done.wait()
+
+    def wake(self) -> None:
+        """Something came in, or the actor stops.  Any thread, under the lock."""
+        if not self._awake:
+            self._awake = True
+            if not self.loop.is_closed():
+                self.loop.next_round()
+
+    def _round(self) -> bool:
+        """Between two rounds of asyncio: replies go out together, what came in is started.  Was anything?"""
+        if self._answered:
+            self._answered = False
+            with self.executor.loop.lock:
+                self.executor.flush()  # the select that this belongs to sends it
+        if not self._awake:
+            return False
+        self._take()
+        return True
+
+    def _take(self) -> None:
+        with self.executor.loop.lock:
+            self._awake = False
+            starting, self.starting = self.starting, []
+        if self.life.leaving is not None:
+            starting = []  # nothing more starts
+        for group, entry in starting:
+            call = identity(entry[2])
+            if self.cancelled and call in self.cancelled:
+                self.cancelled.discard(call)
+                self._end(group, entry, cancelled(entry[2], self._name(entry[2])))
+            else:
+                self._start(group, entry)
+        self._maybe_done()
+
+    def _maybe_done(self) -> None:
+        if self._done is not None and self.executor.machine.calls_are_over():
+            self._done.set()
+
+    def _start(self, group: CallGroup, entry: Entry) -> None:
+        call = identity(entry[2])
+        self.running[call] = self.loop.create_task(self._call(group, entry, call))
+
+    def _name(self, task: list[Any]) -> str:
+        return task_name(task, f"{self.life.class_name}.{task[FUNCTION]}")
+
+    async def _call(self, group: CallGroup, entry: Entry, call: tuple[bytes, int]) -> None:
+        lease, _, task = entry
+        started = time.perf_counter_ns()
+        result = None
+        try:
+            result = await self._result(lease, task)
+            self.executor.events.add(task, self._name(task), started, result)
+        finally:
+            self.running.pop(call, None)
+            self._end(group, entry, result)
+        if self.executor.machine.stopping is not None:
+            self._maybe_done()
+
+    def _end(self, group: CallGroup, entry: Entry, result: Any) -> None:
+        """The call has ended, and the next one of its group starts."""
+        with self.executor.loop.lock:
+            following = self.executor.machine.end_call(group, entry, result)
+        self._answered = True
+        if following is not None:
+            self._start(group, following)
+
+    async def _result(self, lease: Any, task: list[Any]) -> Any:
+        executor = self.executor
+        rt = executor.rt
+        name = self._name(task)
+        borrowed: list[Any] = []
+        try:
+            value = await stepping(self._body(lease, task, name, borrowed), _Steps(rt.context, task, name, lease.owner))
+        except asyncio.CancelledError:
+            if self._ending:
+                return None  # nobody cancelled it: its caller learns how the actor ended
+            value = cancelled(task, name)
+        except BaseException as error:
+            value = executor.failed(error, task, name, NO_INTERRUPTS)
+        return executor.closing(task, value, borrowed)
+
+    async def _body(self, lease: Any, task: list[Any], name: str, borrowed: list[Any]) -> Any:
+        executor = self.executor
+        function, _ = executor.table.get(task[FUNCTION]) or executor.load(task[FUNCTION])
+        args, kwargs = invoke.arguments(executor.rt, task, borrowed.append)
+        value = function(*args, **kwargs)
+        del args, kwargs
+        if inspect.isawaitable(value):
+            value = await value
+        if task[RETURNS] == STREAMING:
+            return await executor.streams.run_async(task, value, lease)
+        if task[RETURNS] == DYNAMIC:
+            return invoke.dynamic(executor.rt, value, task)
+        return invoke.returns(executor.rt, value, task, name)
+
+    # ------------------------------------------------------------ under the lock
+
+    def start_soon(self, started: list[tuple[CallGroup, Entry]]) -> None:
+        """The machine has let these calls start."""
+        self.starting += started
+        self.wake()
+
+    def cancel(self, call: tuple[bytes, int]) -> bool:
+        """Cancel a call that runs, or that is starting."""
+        if call in self.running:
+            self.loop.call_soon_threadsafe(self._cancel, call)
+            return True
+        if any(identity(entry[2]) == call for _, entry in self.starting):
+            self.cancelled.add(call)
+            return True
+        return False
+
+    def _cancel(self, call: tuple[bytes, int]) -> None:
+        running = self.running.get(call)
+        if running is not None:
+            running.cancel()
+
+
+class _Steps:
+    """What the context says at each step of one call."""
+
+    __slots__ = ("context", "mine")
+
+    def __init__(self, context: Any, task: list[Any], name: str, receiver: bytes):
+        self.context = context
+        self.mine = [task[TASK_ID], task[ATTEMPT], name, receiver, None, b"", 0]
+
+    def __call__(self, resume: Callable[[Any], Any], value: Any) -> Any:
+        context, mine = self.context, self.mine
+        (context.task, context.attempt, context.task_name, context.receiver,
+         context.prefix_of, context.prefix, context.counter) = mine
+        yielded = resume(value)
+        mine[4:] = context.prefix_of, context.prefix, context.counter
+        return yielded

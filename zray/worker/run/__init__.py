@@ -1,0 +1,1 @@
+"""One run of user code: arguments in, results out, streams, maps, cancellation."""

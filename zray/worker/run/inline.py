@@ -1,0 +1,129 @@
+"""Run what a task waits for on its own stack, where nobody can tell the difference.
+
+A worker that blocks in ``get`` lends its CPU, and somebody else's process runs the dependency: a recursion would fill
+the node with blocked workers.  When the missing value is that of a task of this very process which nobody has started,
+the waiting thread runs it itself.  Only the exact dependency (anything else could wait for what the caller holds), and
+only where a separate process would behave alike: zray.worker.run.nesting has the conditions, and ``get`` must have no
+time-out, which nothing here could keep, and not stand inside ``with`` or ``try``.
+
+A caller that holds a ``threading.Lock`` would meet it again in the task, which in its own process has a lock of its
+own.  Python does not say who holds a lock; but a lock that is held across a call is, in all but name, always released
+by a ``with`` or a ``finally``.  So a frame between the task's first and ``get`` that stands in any protected block, or
+calls ``acquire`` by name, rules inline execution out.  That also keeps other scoped state (open transactions, decimal
+contexts, redirected output) away from the inner task, and lets a caller that handles errors survive a crash.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from types import CodeType, FrameType
+from typing import Any
+
+from zray.owner.records import Task
+from zray.worker.execution import Execution
+from zray.worker.run.nesting import NestedTasks
+
+OWN_FRAMES = 16
+# Names in a code object that tell of a lock taken without a block around it.
+LOCK_NAMES = frozenset(("acquire", "enter_context", "enter_async_context", "__enter__"))
+PLACES_MAX = 4096
+
+
+class Inline:
+    """Inline execution for one Executor."""
+
+    def __init__(self, executor: Execution):
+        self.executor = executor
+        self.nested = NestedTasks(executor.machine, executor.rt.submitter)
+        self._places: dict[tuple[CodeType, int], bool] = {}
+
+    def run_missing(self, records: Any) -> None:
+        """Called by ``get`` before it waits for these records: run those whose tasks nobody has started."""
+        if self.executor.forked or threading.current_thread() is not threading.main_thread() \
+                or not self.nested.is_possible():
+            return
+        frames = 0
+        for record in records:
+            while (task := self.nested.task_of(record)) is not None:
+                if not frames:
+                    frames = self._frames_in_use(sys._getframe(1))
+                    if not frames:
+                        return
+                if not self._run(task, frames):
+                    break  # somebody was faster
+
+    def _run(self, task: Task, frames: int) -> bool:
+        executor, fn = self.executor, task.fn
+        with executor.loop.lock:
+            wire = self.nested.take(task)
+            if wire is None:
+                return False
+            executor.functions.define(fn.key, fn.blob, fn.name)
+        try:
+            result = executor.run_inline(wire, frames=frames + OWN_FRAMES)
+        except BaseException:
+            self.nested.depth -= 1
+            raise
+        with executor.loop.lock:
+            self.nested.finish(task, result)
+        executor.interrupts.resume()
+        return True
+
+    def cancel(self, task: Task, recursive: bool) -> None:
+        """A task that runs inline is to end (under the lock)."""
+        if recursive:
+            self.executor.rt.cancel_children(task.tid)
+        self.executor.interrupts.request(task.tid, task.attempt)
+
+    # ------------------------------------------------------------ may this stack be lent
+
+    def _frames_in_use(self, frame: FrameType | None) -> int:
+        """Frames between the running task's first and the call of ``get``; 0 when one of them is protected."""
+        count = 0
+        while frame is not None:
+            module = frame.f_globals.get("__name__", "")
+            if module == "zray.worker.executor":
+                return count
+            count += 1
+            if not module.startswith("zray.") and self._is_protected(frame.f_code, frame.f_lasti):
+                return 0
+            frame = frame.f_back
+        return 0
+
+    def _is_protected(self, code: CodeType, at: int) -> bool:
+        place = code, at
+        known = self._places.get(place)
+        if known is None:
+            if len(self._places) >= PLACES_MAX:
+                self._places.clear()
+            known = not LOCK_NAMES.isdisjoint(code.co_names) or in_protected_block(code, at)
+            self._places[place] = known
+        return known
+
+
+def in_protected_block(code: CodeType, at: int) -> bool:
+    """Whether the instruction at byte offset ``at`` lies in a ``with`` or ``try`` block.
+
+    Reads the exception table of CPython 3.11 and newer (Objects/exception_handling_notes.txt): entries of four
+    varints, start, length, target and depth, in units of two bytes.  Other blocks with an entry (an inlined
+    comprehension, the body of a generator) count too: too careful costs a process, not a deadlock.
+    """
+    data = iter(code.co_exceptiontable)
+    unit = at // 2
+    for first in data:
+        start = _varint(first, data)
+        length = _varint(next(data), data)
+        _varint(next(data), data)
+        _varint(next(data), data)
+        if start <= unit < start + length:
+            return True
+    return False
+
+
+def _varint(first: int, rest: Any) -> int:
+    value = first & 63
+    while first & 64:
+        first = next(rest)
+        value = value << 6 | first & 63
+    return value

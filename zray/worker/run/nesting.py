@@ -1,0 +1,81 @@
+"""Which tasks may run inside the one that waits for them, and how they leave and re-enter their owner (pure).
+
+A task of this very process that nobody has started may run on the stack of a task that waits for it, where a separate
+process would behave alike: the same resources, environment and strategy; no GPU, one return, no max_calls; retries
+left on both sides, because a crash charges the caller's attempt too.  zray.worker.run.inline adds what depends on
+stacks.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zray.owner.records import QUEUED, Entry, Task
+from zray.owner.submitter import Submitter
+from zray.sched.resources import GPU, UNIT
+from zray.worker.machine import WorkerMachine
+from zray.worker.queue import EXTRA, Chunk
+
+# One level costs about ten frames of zray; the interpreter's limit is raised by what is in use already.
+DEPTH_MAX = 32
+
+
+class NestedTasks:
+    """Tasks of this process that run inside others."""
+
+    def __init__(self, machine: WorkerMachine, submitter: Submitter):
+        self.machine = machine
+        self.submitter = submitter
+        self.depth = 0
+
+    def is_possible(self) -> bool:
+        """Whether the task of the queue may lend its stack."""
+        machine = self.machine
+        running = machine.queue.running
+        if machine.actor is not None or self.depth >= DEPTH_MAX or running is None or type(running[2]) is Chunk:
+            return False
+        extra = running[2][EXTRA]
+        return not (extra and extra.get("last_attempt"))
+
+    def task_of(self, record: Any) -> Task | None:
+        """The task that makes a missing value, if it may run here."""
+        if record.value is not None or type(record) is not Entry:
+            return None
+        task = record.task
+        return task if type(task) is Task and task.state == QUEUED and self._fits(task) else None
+
+    def _fits(self, task: Task) -> bool:
+        key = task.key
+        if key is None or task.nret != 1 or task.stream is not None or task.cancelling or task.retries == 0:
+            return False
+        if task.extra and task.extra.get("max_calls"):
+            return False
+        lease = self.machine.lease
+        assert lease is not None
+        demand = {name: units / UNIT for name, units in key.demand.items()}
+        return GPU not in demand and demand == lease.assigned.get("resources") and key.env == lease.env \
+            and _same_place(key.strategy, lease.assigned.get("group"))
+
+    def take(self, task: Task) -> list[Any] | None:
+        """Out of its owner's queue, in wire form; None when somebody was faster.  Under the lock, as ``finish``."""
+        if not self.submitter.take_queued(task):
+            return None
+        self.depth += 1
+        self.submitter.inline.append(task)
+        extra = task.extra
+        if task.deps is not None:
+            extra = {**(extra or {}), "deps": [record.value for record in task.deps]}
+        return [task.tid, task.attempt, task.fn.key, task.args, task.nret, extra]
+
+    def finish(self, task: Task, result: Any) -> None:
+        self.depth -= 1
+        self.submitter.inline.remove(task)
+        self.submitter.finish(task, result, None)
+
+
+def _same_place(strategy: dict[str, Any], group: list[Any] | None) -> bool:
+    """Whether a task of this strategy may run where its parent does, which is bundle [group, index, capture]."""
+    if not strategy or group is None:
+        return not strategy and group is None
+    return strategy == {"kind": "group", "group": group[0], "bundle": strategy.get("bundle"), "capture": group[2]} \
+        and strategy["bundle"] in (-1, group[1])

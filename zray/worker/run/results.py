@@ -1,0 +1,36 @@
+"""Wire results of tasks and calls: what is said about them, whoever ran them (pure)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zray.wire.messages import FAILED
+from zray.worker.queue import ATTEMPT, EXTRA, TASK_ID
+
+
+def with_extra(result: Any, **extra: Any) -> Any:
+    """The result with more to say about it."""
+    if type(result) is list and result and result[0] == 0:
+        result[2].update(extra)
+        return result
+    return [0, [result], extra]
+
+
+def cancelled(task: list[Any], name: str, reason: str = "") -> list[Any]:
+    detail: dict[str, Any] = {"task": task[TASK_ID], "name": name}
+    if reason:
+        detail["reason"] = reason
+    return [FAILED, "cancelled", detail]
+
+
+def succeeded(result: Any) -> bool:
+    return type(result) is not list or result[0] != FAILED
+
+
+def task_name(task: list[Any], name: str) -> str:
+    extra = task[EXTRA]
+    return (extra.get("name") or name) if extra else name
+
+
+def identity(task: list[Any]) -> tuple[bytes, int]:
+    return task[TASK_ID], task[ATTEMPT]

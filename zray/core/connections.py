@@ -22,8 +22,8 @@ from zray.core.process import ProcessRecord
 from zray.core.redial import Redial
 
 
-class Ends(Protocol):
-    """Whom the ends of connections, processes and nodes concern."""
+class EndHandlers(Protocol):
+    """What follows here from the ends of connections, processes and nodes (verbs: zray.base.ends)."""
 
     def node_lost(self) -> None: ...
     def silent(self, peer: bytes) -> None: ...
@@ -35,7 +35,8 @@ class Ends(Protocol):
 class Connections:
     """See the module's docstring.  It is the Net of the owner's machines."""
 
-    def __init__(self, process: ProcessRecord, transport: Transport, dialling: Dialling, shell: Shell, ends: Ends):
+    def __init__(self, process: ProcessRecord, transport: Transport, dialling: Dialling, shell: Shell,
+                 ends: EndHandlers):
         self.process = process
         self.transport = transport
         self.dialling = dialling

@@ -208,7 +208,7 @@ class CoreMachine:
                 for waited in record.records:
                     self.refs.forget_waiter(waited, record.waiter)
 
-    # ------------------------------------------------------------ the ends of others (zray.core.connections.Ends)
+    # ------------------------------------------------------------ the ends of others (zray.core.connections.EndHandlers)
 
     def silent(self, peer: bytes) -> None:
         """Nothing more comes from that process."""

@@ -16,6 +16,7 @@ from typing import Any
 
 import msgpack
 
+from zray.base.ends import Ends
 from zray.wire import messages as m
 from zray.gcs.client.requests import Call
 from zray.node.jobs.unheld import HELD_S_MAX, Unheld
@@ -118,7 +119,7 @@ class AdoptionWorld:
         self.held: list[tuple[bytes, object]] = []  # (process, record): the ObjectRefs that exist
         self.made = 0
         for p in PROCESSES:
-            refs = self.processes[p] = References(p, Net(self, p), self.freeing(p), kept_bytes_max=KEPT_BYTES_MAX)
+            refs = self.processes[p] = References(p, Net(self, p), self.freeing(p), Ends(), KEPT_BYTES_MAX)
             refs.telling = Telling(refs, p, "", KEPT_BYTES_MAX)
             self.adoptions[p] = Adoption(refs, self.rows.of(p), "", lambda: self.now)
             refs.owner_died = self.despairing(p, refs.owner_died)
@@ -288,8 +289,10 @@ class AdoptionWorld:
             self.holdings[where].on_ask(NODE, self.notices[where].popleft())
         else:
             process, certain = self.notices[where].popleft()
-            self.processes[where].on_process_gone(process, certain=certain)
-            if certain:
+            if not certain:
+                self.processes[where].process_closed(process)
+            else:
+                self.processes[where].process_ended(process)
                 self.channels.pop((process, where), None)
                 self.processes[where].unpin_all(self.lent.pop((where, process), ()))
                 self.known_gone[where].add(process)

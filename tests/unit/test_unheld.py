@@ -188,7 +188,7 @@ def test_a_process_watches_nothing_for_a_node_that_died_between_its_questions():
     holder = process()
     ask(holder, again=False)
     assert holder.watched
-    holder.holding.node_gone(ME)
+    holder.holding.node_ended(ME)
     assert not holder.watched and ask(holder, again=True).unsure
 
 

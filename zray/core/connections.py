@@ -48,8 +48,8 @@ class Connections:
             m.HelloAck.CODE: self.on_hello_ack,
             m.DialAnswer.CODE: self.on_dial_answer,
             m.BindTcp.CODE: self.on_bind_tcp,
-            m.ProcessGone.CODE: self.on_process_gone,
-            m.NodeGone.CODE: self.on_node_gone,
+            m.ProcessGone.CODE: self.on_process_ended,
+            m.NodeGone.CODE: self.on_node_ended,
         }
 
     # ------------------------------------------------------------ Net
@@ -113,7 +113,7 @@ class Connections:
             self.ends.silent(peer)
             self.ends.process_closed(peer)
 
-    def on_process_gone(self, peer: bytes, message: m.ProcessGone) -> None:
+    def on_process_ended(self, peer: bytes, message: m.ProcessGone) -> None:
         process = message.process
         self.ends.process_ended(process)
         self.redial.forget(process)
@@ -122,7 +122,7 @@ class Connections:
             self.transport.forget(process)
             self.ends.silent(process)
 
-    def on_node_gone(self, peer: bytes, message: m.NodeGone) -> None:
+    def on_node_ended(self, peer: bytes, message: m.NodeGone) -> None:
         for process in [p for p in self.transport.peers() if ids.node_of(p) == message.node]:
             self.redial.forget(process)
             self.transport.forget(process)

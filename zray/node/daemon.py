@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from zray.base import env_vars, ids
 from zray.base.config import Config, refuse_slips
+from zray.base.ends import Ends
 from zray.node.processes import linux
 from zray.node.running import join_secret, session as sessions, supervision
 from zray.node.processes.children import Children, Processes, Signals, Watcher
@@ -192,7 +193,7 @@ class Daemon:
             scheduler=lambda next_lease: LocalScheduler(
                 offered.total, offered.labels, node=self.incarnation, gpu_ids=offered.gpu_ids, next_lease=next_lease),
             ports=NodePorts(
-                new_worker_id=map(partial(ids.worker_id, self.incarnation), count(1)).__next__,
+                ends=Ends(), new_worker_id=map(partial(ids.worker_id, self.incarnation), count(1)).__next__,
                 attach=self._attach_driver, environ=workers_environ(), store_report=self.store.report,
                 gcs_report=partial(gcs_report, self.gcs), ownerless=self.store.ownerless,
                 free_unheld=self.store.free_unheld))

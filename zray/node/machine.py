@@ -21,6 +21,7 @@ from typing import Any
 
 from zray.wire import messages as m
 from zray.base.config import Config
+from zray.base.ends import Ends
 from zray.base.ids import node_of
 from zray.node import views
 from zray.node.actors.adoption import ActorAdoption, ActorAdoptionPorts
@@ -57,6 +58,7 @@ Handlers = dict[int, Callable[[bytes, Any], None]]
 class NodePorts:
     """What a node's machine needs of its shell."""
 
+    ends: Ends  # shared with the store; this machine enters what it hears
     new_worker_id: Callable[[], bytes]
     attach: Callable[[bytes, int], dict[str, Any]]  # (incarnation, pid): how that driver attaches to the store
     environ: Mapping[str, str]  # what workers start under
@@ -74,7 +76,7 @@ class NodeMachine:
         self.incarnation = incarnation
         self.node = node  # as zray.nodes() shows it
         self.config = config
-        self.context = context = NodeContext(incarnation)
+        self.context = context = NodeContext(incarnation, ports.ends)
         self.effects = context.effects
         self.counts = context.counts
         self.scheduler = NodeScheduler(scheduler)
@@ -158,7 +160,7 @@ class NodeMachine:
         self.queries = ClusterQueries(self.context, self.cluster.peers, partial(views.answer, viewed))
         self.unheld = Unheld(
             self.incarnation, self.context.send, processes=self.processes.holders,
-            nodes=lambda: self.cluster.peers, is_gone_node=lambda node: node in self.cluster.gone,
+            nodes=lambda: self.cluster.peers, is_gone_node=lambda node: node in self.context.ends.nodes,
             kept=self.actors.arguments, announce=self.processes.announce_all,
             learn=lambda owner: self._foreign_ended(owner, "its process ended"), ownerless=ports.ownerless,
             free=ports.free_unheld, settle_s=SETTLE_TIMEOUTS * self.config.node_timeout_s)
@@ -400,6 +402,7 @@ class NodeMachine:
 
     def check(self) -> None:
         """Raise AssertionError when an invariant of any part, or between parts, is broken."""
+        self.context.ends.check()
         for part in (self.bottom_up, self.pool, self.actors, self.foreign, self.actor_rows, self.cluster,
                      self.remote_leases, self.groups, self.jobs, self.events, self.placements, self.leases, self.places,
                      self.unheld):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from zray.wire import messages as m
 from zray.gcs.configuration.control import FENCED
 from zray.gcs.service import GcsService
+from zray.base.ends import Ends
 from zray.base.ids import INCARNATION_SIZE, JOB_SIZE, NODE_SIZE, node_of
 from zray.node.peers.cluster import routed
 from zray.node.daemon_machine import (
@@ -107,7 +108,8 @@ class SimNode(Process):
             self.gcs, ordinal, node={"NodeID": self.node_id.hex()}, config=self.config, keep=self.cpus,
             scheduler=lambda next_lease: LocalScheduler(self.total, node=me, next_lease=next_lease),
             ports=NodePorts(
-                new_worker_id=self._new_worker_id, attach=lambda incarnation, pid: {}, environ={}, store_report=dict,
+                ends=Ends(), new_worker_id=self._new_worker_id,
+                attach=lambda incarnation, pid: {}, environ={}, store_report=dict,
                 gcs_report=partial(gcs_report, self.gcs), ownerless=partial(stores.ownerless, me),
                 free_unheld=partial(stores.free_unheld, me)))
         self.core = DaemonMachine(self.gcs, self.machine, self._ports(), self._member_shell())
@@ -156,7 +158,7 @@ class SimNode(Process):
         if self.core is None:
             self._joining(peer, code, message)
             return
-        is_gone = node_of(peer) in self.machine.cluster.gone
+        is_gone = node_of(peer) in self.machine.context.ends.nodes
         if self.core.deliver(peer, code, message, self.net.now) and is_gone:
             self.cluster.oracle.heard_of_the_dead(self, peer)
         self.stir()
@@ -242,4 +244,4 @@ class SimNode(Process):
             self.gcs.check()
 
     def knows_gone(self, node: bytes) -> bool:
-        return self.ready and node_of(node) in self.machine.cluster.gone
+        return self.ready and node_of(node) in self.machine.context.ends.nodes

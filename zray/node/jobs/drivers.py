@@ -241,7 +241,7 @@ class Drivers:
         job = jobs.foreign(number, message.driver, message.config, self._context.now)
         if not fresh:
             return
-        if jobs.has_ended(number, job.driver) or node_of(job.driver) in self._ports.cluster.gone:
+        if jobs.has_ended(number, job.driver) or self._context.ends.has_ended(job.driver):
             self._foreign_over(job, "its driver was gone before this node heard of it")
         elif node_of(job.driver) != peer:
             self._ports.names.job_ended(

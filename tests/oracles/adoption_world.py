@@ -112,7 +112,7 @@ class AdoptionWorld:
         self.holdings: dict[bytes, Holding] = {}
         self.unheld = Unheld(
             NODE, lambda process, message: self.notices[process].append(message), processes=lambda: self.known,
-            nodes=lambda: (), is_gone_node=lambda node: False, kept=set, announce=lambda: None,
+            nodes=lambda: (), has_ended=lambda process: False, kept=set, announce=lambda: None,
             learn=lambda owner: None,
             ownerless=self.ownerless, free=self.free_unheld, settle_s=10.0)
         self.lent: dict[tuple[bytes, bytes], list] = {}  # (caller, worker): what unfinished tasks pin
@@ -305,7 +305,7 @@ class AdoptionWorld:
         self.channels.pop((process, NODE), None)
         for other in self.known:
             self.notices[other].append((process, True))
-        self.unheld.process_gone(process, self.now)
+        self.unheld.process_ended(process, self.now)
 
     def deliver(self, source, target):
         message = self.channels[source, target].popleft()

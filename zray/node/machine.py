@@ -160,7 +160,7 @@ class NodeMachine:
         self.queries = ClusterQueries(self.context, self.cluster.peers, partial(views.answer, viewed))
         self.unheld = Unheld(
             self.incarnation, self.context.send, processes=self.processes.holders,
-            nodes=lambda: self.cluster.peers, is_gone_node=lambda node: node in self.context.ends.nodes,
+            nodes=lambda: self.cluster.peers, has_ended=self.context.ends.has_ended,
             kept=self.actors.arguments, announce=self.processes.announce_all,
             learn=lambda owner: self._foreign_ended(owner, "its process ended"), ownerless=ports.ownerless,
             free=ports.free_unheld, settle_s=SETTLE_TIMEOUTS * self.config.node_timeout_s)
@@ -263,6 +263,8 @@ class NodeMachine:
 
     def process_gone(self, incarnation: bytes, reason: str) -> None:
         """Nobody answers under this name any more: what it owned or asked for ends, and everybody is told."""
+        if not self.context.is_mine(incarnation):
+            self.context.ends.process_ended(incarnation)
         self.actors.process_gone(incarnation)
         self.actor_rows.process_gone(incarnation)
         self.cluster.forget_process(incarnation)
@@ -274,7 +276,7 @@ class NodeMachine:
         self.groups.process_gone(incarnation)
         self.leases.owner_gone(incarnation)
         self.processes.tell_gone(m.ProcessGone(incarnation, reason))
-        self.unheld.process_gone(incarnation, self.context.now)
+        self.unheld.process_ended(incarnation, self.context.now)
 
     def _foreign_process_gone(self, peer: bytes, message: m.ProcessGone) -> None:
         if node_of(message.process) == peer:

@@ -32,7 +32,6 @@ from zray.sched.view import ClusterView
 UNKNOWN_GRACE_S = 2.0
 # How long groups whose home died wait for another home; adoption takes a few round trips to the control store.
 ADOPTION_S = 10.0
-JOBS_OVER_KEPT_MAX = 1000
 # Removals on their way to other homes; each one ends with the answer of its home, or when that one's groups are lost.
 REMOVES_KEPT_MAX = 10_000
 
@@ -90,7 +89,6 @@ class GroupService:
             record=self._record, node_id=lambda node: self.ports.node_id(node)), self.me)
         self._homes: dict[bytes, bytes] = {}  # of groups that have another home than the one that made them
         self._dead: dict[bytes, None] = {}  # nodes
-        self._jobs_over: dict[int, None] = {}
         self._removes: dict[bytes, m.RemoveGroup] = {}  # asked of other homes, without an answer so far
         self._unknown: dict[bytes, float] = {}  # group -> when it counts as removed
         self._free: list[int] = []  # what was free here at the last look
@@ -134,9 +132,6 @@ class GroupService:
         return self._homes.get(group) or home_of(group)
 
     def job_over(self, job: int) -> None:
-        self._jobs_over[job] = None
-        if len(self._jobs_over) > JOBS_OVER_KEPT_MAX:
-            del self._jobs_over[next(iter(self._jobs_over))]
         self.table.job_over(job, self._context.now)
 
     def jobs(self) -> set[int]:
@@ -209,7 +204,7 @@ class GroupService:
             self._context.refuse(peer, "CreateGroup from a process without a job, or with an id that is none")
             return
         worker = self.ports.pool.workers.get(peer)
-        if job.number in self._jobs_over and worker is not None and worker.state is WorkerState.EXITING:
+        if job.number in self._context.ends.jobs and worker is not None and worker.state is WorkerState.EXITING:
             return  # it runs until it has reported what it did, and nothing would ever remove the group
         self._unknown.pop(message.group, None)
         self.table.create(peer, message.group, job.number, message.spec, message.request, self._context.now)

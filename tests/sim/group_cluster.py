@@ -225,7 +225,8 @@ class GroupCluster:
         self.gossip.pop(dead.me, None)
         for node in self.live:
             node.machine.context.now = self.net.now
-            node.machine.groups.node_died(dead.me)
+            node.machine.context.ends.node_ended(dead.me)
+            node.machine.groups.node_ended(dead.me)
             node.machine.tick(self.net.now)
             node.perform()
 

@@ -342,6 +342,7 @@ class NodeMachine:
     def node_gone(self, incarnation: bytes, reason: str, now: float) -> None:
         """A node is dead or has left, and with it all its processes."""
         self.context.now = now
+        news = incarnation != self.incarnation and incarnation not in self.context.ends.nodes
         known = self.cluster.left(incarnation, reason)
         # A node may ask for leases before its row is here, and be dead when that comes.
         held = self.bottom_up.node_gone(incarnation, now).orphans if known else (
@@ -350,7 +351,8 @@ class NodeMachine:
         self._owners_gone(incarnation, held, reason)
         if not known:  # it may have been here before its row: bundles set aside for it, places of its actors
             self.foreign.node_gone(incarnation)
-            self.groups.node_died(incarnation)
+            if news:
+                self.groups.node_ended(incarnation)
             self._settle()
             return
         self.processes.tell_node_gone(incarnation, reason)
@@ -360,7 +362,7 @@ class NodeMachine:
         death = {"reason": f"its node is gone: {reason}", "signal": 0, "exit_code": 0, "pid": 0, "log_tail": ""}
         for actor in self.actors.living_on(incarnation):
             self.actors.worker_died(actor.id, actor.worker, death)
-        self.groups.node_died(incarnation)
+        self.groups.node_ended(incarnation)
         self.queries.node_gone(incarnation)
         self.unheld.nodes_changed(now, incarnation)
         self.adoption.home_gone(incarnation, death)

@@ -72,7 +72,7 @@ class DaemonPorts:
     forget: Callable[[bytes], None]  # drop the session, the connection and what else it has of that process
     last_output: Callable[[EndJob], None]  # send the driver what workers of its job have printed
     drop_objects: Callable[[int], None]  # of that job
-    node_gone: Callable[[bytes], None]  # the nodes table says so: the store forgets it
+    node_ended: Callable[[bytes], None]  # another node, once: the store forgets it
     hand_over: Callable[[set[bytes]], HandoverProgress]  # others are to have our objects: see zray.node.peers.leaving
     left: Callable[[str, HandoverProgress], None]  # the leave is done, for that reason
     fenced: Callable[[str, bool], None]  # (reason, leaving): this node was declared dead, perhaps while it left
@@ -286,8 +286,8 @@ class DaemonMachine:
 
     def node_gone(self, node: bytes, reason: str) -> None:
         """The nodes table says so."""
-        self.machine.node_gone(node, reason, self._ports.clock())
-        self._ports.node_gone(node)
+        if self.machine.node_gone(node, reason, self._ports.clock()):
+            self._ports.node_ended(node)
 
     def stop(self, request: StopRequest) -> None:
         """End at the next turn; a member of a cluster leaves it first, unless it is asked twice by the same one.

@@ -339,8 +339,8 @@ class NodeMachine:
         """Owners on other nodes hold nothing here any more."""
         return not self.leases.lent()
 
-    def node_gone(self, incarnation: bytes, reason: str, now: float) -> None:
-        """A node is dead or has left, and with it all its processes."""
+    def node_gone(self, incarnation: bytes, reason: str, now: float) -> bool:
+        """A node is dead or has left, and with it all its processes; whether that is news, and of another node."""
         self.context.now = now
         news = incarnation != self.incarnation and incarnation not in self.context.ends.nodes
         known = self.cluster.left(incarnation, reason)
@@ -354,7 +354,7 @@ class NodeMachine:
             if news:
                 self.groups.node_ended(incarnation)
             self._settle()
-            return
+            return news
         self.processes.tell_node_gone(incarnation, reason)
         self.drivers.node_gone(incarnation, reason)
         self.remote_leases.node_gone(incarnation, reason)
@@ -367,6 +367,7 @@ class NodeMachine:
         self.unheld.nodes_changed(now, incarnation)
         self.adoption.home_gone(incarnation, death)
         self._settle()
+        return True
 
     def _owners_gone(self, node: bytes, held: list[int], reason: str) -> None:
         """All processes of a node are gone; ``held`` are leases of ours that they held."""

@@ -128,7 +128,7 @@ class SimNode(Process):
             handlers={m.StoreFree.CODE: lambda peer, message: stores.free(self.incarnation, message.objects),
                       m.StoreLocate.CODE: self._locate},
             spawn=self._spawn, kill=self._kill, watch=self._watch, note=lambda effect: None, forget=self.mesh.forget,
-            last_output=lambda effect: None, drop_objects=self._drop_objects, node_gone=self._node_gone,
+            last_output=lambda effect: None, drop_objects=self._drop_objects, node_ended=self._node_ended,
             hand_over=lambda heirs: NOTHING, left=lambda why, handed: self.stir(),
             fenced=lambda reason, leaving: self.stir(), error=self.cluster.error)
 
@@ -218,7 +218,7 @@ class SimNode(Process):
             error = errno.ECONNREFUSED if self.wire.refused(self.incarnation, endpoint) else 0
             self.later(self.net.random.uniform(0.0001, 0.001), self.core.probed, node, error)
 
-    def _node_gone(self, node: bytes) -> None:
+    def _node_ended(self, node: bytes) -> None:
         self.cluster.oracle.condemn(node)
         self.cluster.stores.node_gone(node, self.incarnation)
 

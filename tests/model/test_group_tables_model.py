@@ -201,7 +201,7 @@ class World(RuleBasedStateMachine):
         home = self.nodes[min(homes)]
         homes.discard(home.name)
         home.heard.pop(name, None)
-        home.table.node_died(name, self.now)
+        home.table.node_ended(name, self.now)
         home.settle()
 
     @precondition(lambda self: LATE not in self.nodes)

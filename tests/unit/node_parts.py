@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 from tests.unit.test_node_machine import NODE, Names
 from zray.base.config import Config
+from zray.base.ends import Ends
 from zray.node.peers.cluster import Cluster, ClusterPorts
 from zray.node.context import NodeContext
 from zray.node.effects import Send
@@ -29,7 +30,7 @@ class Parts:
     """Real parts, and ``calls``: what the part under test asked of its ports, as (name, arguments...)."""
 
     def __init__(self, *peers, cpus=2):
-        self.context = NodeContext(NODE)
+        self.context = NodeContext(NODE, Ends())
         self.context.now = 100.0
         self.config = Config()
         self.names = Names()

@@ -50,7 +50,7 @@ class Shell:
             lambda: self.now, lambda peer, message: self.sent.append((peer, message)),
             handlers={m.StoreFree.CODE: lambda peer, message: self.notes.append(("store", peer))}, timed=[],
             **{name: self.note(name) for name in ("spawn", "kill", "watch", "note", "forget", "last_output",
-                                                   "drop_objects", "node_gone", "left", "fenced", "error")},
+                                                   "drop_objects", "node_ended", "left", "fenced", "error")},
             hand_over=lambda heirs: NOTHING)
         self.shell = shell if member else None
         self.core = DaemonMachine(self.gcs, self.node.machine, self.ports, self.shell)
@@ -135,8 +135,10 @@ def test_processes_of_unknown_nodes_are_refused_at_once_and_newcomers_may_introd
 
 
 def test_a_node_that_has_ended_is_told_so_and_not_heard(shell):
-    shell.core.node_gone(PEER, "by a test")
-    assert not shell.hear(PEER, VOTE) and not shell.heard() and ("node_gone", PEER) in shell.notes
+    for _ in range(2):
+        shell.core.node_gone(PEER, "by a test")
+    assert shell.notes.count(("node_ended", PEER)) == 1
+    assert not shell.hear(PEER, VOTE) and not shell.heard() and ("node_ended", PEER) in shell.notes
     [(peer, standing)] = shell.sent
     assert peer == PEER and type(standing) is m.NodeStanding and standing.reason == "by a test"
 

@@ -109,6 +109,7 @@ def test_a_job_of_a_node_that_dies_ends_here_and_so_do_groups_of_its_other_jobs(
 
 
 def test_the_end_of_a_foreign_process_is_known_as_a_drivers_or_kept_for_later(cluster):
+    cluster.context.ends.process_ended(FAR)
     assert not cluster.drivers.foreign_gone(FAR, "by a test")
     cluster.hear(THIRD, m.JobStart(JOB, FAR, {}))
     assert cluster.jobs.jobs[JOB].is_over, "its end was heard of before"

@@ -29,8 +29,8 @@ class Joined(Parts):
             config=self, admit=lambda *admission: self.admissions.append(admission), hints=lambda: ["hint"],
             trouble=lambda: "", fenced=self.call("fenced"), peer_closed=self.call("peer_closed"))
         self.member = Member(MemberPorts(
-            lambda: self.context.now, self.context.send, self.cluster, gcs, links, "c", {"x": 1}, row(NODE),
-            unfit=lambda peer, message: self.why_unfit, may_dial=self.call("may_dial"),
+            lambda: self.context.now, self.context.send, self.cluster, self.context.ends, gcs, links, "c", {"x": 1},
+            row(NODE), unfit=lambda peer, message: self.why_unfit, may_dial=self.call("may_dial"),
             may_not_dial=self.call("may_not_dial"), node_joined=self.call("node_joined"),
             node_leaves=self.call("node_leaves"), node_gone=self.call("node_gone"), warn=self.call("warn")))
         self.member.start([])

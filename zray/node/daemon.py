@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from zray.base import env_vars, ids
 from zray.base.config import Config, refuse_slips
+from zray.base.ends import Ends
 from zray.node.processes import linux
 from zray.node.running import join_secret, session as sessions, supervision
 from zray.node.processes.children import Children, Processes, Signals, Watcher
@@ -132,6 +133,7 @@ class Daemon:
             reaper.sweep(base)
         self._soon: deque[Callable[[], None]] = deque()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.ends = Ends()
         self.failed = False  # it ends without having been asked to
         self.now = time.monotonic()
         self.watcher = Watcher()
@@ -172,8 +174,9 @@ class Daemon:
 
         locations = self.locations = GcsLocations(lambda: self.gcs.client)
         self.store = StoreService.create(self.session_dir, os.path.basename(self.session_dir), offered.store_bytes,
-                                         self._send, self.call_soon, config=self.config, node=self.incarnation,
-                                         record_location=locations.record, find_location=locations.find)
+                                         self._send, self.call_soon, ends=self.ends, config=self.config,
+                                         node=self.incarnation, record_location=locations.record,
+                                         find_location=locations.find)
         self.store.on_pressure = self._pressed
         self.store.table.name_of = lambda process: self.machine.name_of(process)
         self._pressed_after = 0.0
@@ -192,7 +195,7 @@ class Daemon:
             scheduler=lambda next_lease: LocalScheduler(
                 offered.total, offered.labels, node=self.incarnation, gpu_ids=offered.gpu_ids, next_lease=next_lease),
             ports=NodePorts(
-                new_worker_id=map(partial(ids.worker_id, self.incarnation), count(1)).__next__,
+                ends=self.ends, new_worker_id=map(partial(ids.worker_id, self.incarnation), count(1)).__next__,
                 attach=self._attach_driver, environ=workers_environ(), store_report=self.store.report,
                 gcs_report=partial(gcs_report, self.gcs), ownerless=self.store.ownerless,
                 free_unheld=self.store.free_unheld))
@@ -212,7 +215,7 @@ class Daemon:
             note=lambda effect: self.journal.note(text_of(effect.kind, effect.detail)), forget=self._forget,
             last_output=self._last_output,
             drop_objects=lambda job: self.store.drop_job(job.to_bytes(ids.JOB_SIZE, "big")),
-            node_gone=self.store.node_gone, hand_over=self.handover, left=self._left, fenced=self._fenced,
+            node_ended=self.store.node_ended, hand_over=self.handover, left=self._left, fenced=self._fenced,
             error=self._log_error)
 
     def _membership(self) -> MemberShell | None:

@@ -72,7 +72,7 @@ class DaemonPorts:
     forget: Callable[[bytes], None]  # drop the session, the connection and what else it has of that process
     last_output: Callable[[EndJob], None]  # send the driver what workers of its job have printed
     drop_objects: Callable[[int], None]  # of that job
-    node_gone: Callable[[bytes], None]  # the nodes table says so: the store forgets it
+    node_ended: Callable[[bytes], None]  # another node, once: the store forgets it
     hand_over: Callable[[set[bytes]], HandoverProgress]  # others are to have our objects: see zray.node.peers.leaving
     left: Callable[[str, HandoverProgress], None]  # the leave is done, for that reason
     fenced: Callable[[str, bool], None]  # (reason, leaving): this node was declared dead, perhaps while it left
@@ -136,7 +136,7 @@ class DaemonMachine:
             proven_dead=lambda node: member.proven_dead(node), revoked=lambda node: member.revoked(node),
             answers=lambda node: gcs.link_answers(node, True)))
         member = Member(MemberPorts(
-            ports.clock, ports.send, self.machine.cluster, gcs, links, membership.cluster_id,
+            ports.clock, ports.send, self.machine.cluster, self.machine.context.ends, gcs, links, membership.cluster_id,
             self.machine.config.as_dict(), membership.own_row, membership.unfit, membership.may_dial,
             membership.may_not_dial, node_joined=self.machine.node_joined, node_leaves=self.machine.node_leaves,
             node_gone=self.node_gone, warn=membership.warn))
@@ -186,10 +186,10 @@ class DaemonMachine:
         What else a daemon says before we have heard of it is kept until then, but for what it has free: it says that
         again.
         """
-        cluster = self.machine.cluster
-        if peer in cluster.peers or code == m.Hello.CODE and peer not in cluster.gone:
+        cluster, ended = self.machine.cluster, self.machine.context.ends.nodes
+        if peer in cluster.peers or code == m.Hello.CODE and peer not in ended:
             return True
-        if code == m.NodeJoin.CODE and peer not in cluster.gone:
+        if code == m.NodeJoin.CODE and peer not in ended:
             self._refuse_early(peer)  # it was no node when it said that, and asks to be one now
             return True
         if self.member is not None and self.member.ended(peer):
@@ -203,7 +203,7 @@ class DaemonMachine:
         for peer in self.early.of(self.machine.cluster.peers):
             for earlier in self.early.take(peer):
                 self._hand(peer, *earlier, now)
-        for peer in [*self.early.of(self.machine.cluster.gone), *self.early.overdue(now)]:
+        for peer in [*self.early.of(self.machine.context.ends.nodes), *self.early.overdue(now)]:
             self._refuse_early(peer)
 
     def _refuse_early(self, peer: bytes) -> None:
@@ -286,8 +286,8 @@ class DaemonMachine:
 
     def node_gone(self, node: bytes, reason: str) -> None:
         """The nodes table says so."""
-        self.machine.node_gone(node, reason, self._ports.clock())
-        self._ports.node_gone(node)
+        if self.machine.node_gone(node, reason, self._ports.clock()):
+            self._ports.node_ended(node)
 
     def stop(self, request: StopRequest) -> None:
         """End at the next turn; a member of a cluster leaves it first, unless it is asked twice by the same one.

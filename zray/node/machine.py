@@ -21,6 +21,7 @@ from typing import Any
 
 from zray.wire import messages as m
 from zray.base.config import Config
+from zray.base.ends import Ends
 from zray.base.ids import node_of
 from zray.node import views
 from zray.node.actors.adoption import ActorAdoption, ActorAdoptionPorts
@@ -57,6 +58,7 @@ Handlers = dict[int, Callable[[bytes, Any], None]]
 class NodePorts:
     """What a node's machine needs of its shell."""
 
+    ends: Ends  # shared with the store; this machine enters what it hears
     new_worker_id: Callable[[], bytes]
     attach: Callable[[bytes, int], dict[str, Any]]  # (incarnation, pid): how that driver attaches to the store
     environ: Mapping[str, str]  # what workers start under
@@ -74,7 +76,7 @@ class NodeMachine:
         self.incarnation = incarnation
         self.node = node  # as zray.nodes() shows it
         self.config = config
-        self.context = context = NodeContext(incarnation)
+        self.context = context = NodeContext(incarnation, ports.ends)
         self.effects = context.effects
         self.counts = context.counts
         self.scheduler = NodeScheduler(scheduler)
@@ -158,7 +160,7 @@ class NodeMachine:
         self.queries = ClusterQueries(self.context, self.cluster.peers, partial(views.answer, viewed))
         self.unheld = Unheld(
             self.incarnation, self.context.send, processes=self.processes.holders,
-            nodes=lambda: self.cluster.peers, is_gone_node=lambda node: node in self.cluster.gone,
+            nodes=lambda: self.cluster.peers, has_ended=self.context.ends.has_ended,
             kept=self.actors.arguments, announce=self.processes.announce_all,
             learn=lambda owner: self._foreign_ended(owner, "its process ended"), ownerless=ports.ownerless,
             free=ports.free_unheld, settle_s=SETTLE_TIMEOUTS * self.config.node_timeout_s)
@@ -261,6 +263,8 @@ class NodeMachine:
 
     def process_gone(self, incarnation: bytes, reason: str) -> None:
         """Nobody answers under this name any more: what it owned or asked for ends, and everybody is told."""
+        if not self.context.is_mine(incarnation):
+            self.context.ends.process_ended(incarnation)
         self.actors.process_gone(incarnation)
         self.actor_rows.process_gone(incarnation)
         self.cluster.forget_process(incarnation)
@@ -272,7 +276,7 @@ class NodeMachine:
         self.groups.process_gone(incarnation)
         self.leases.owner_gone(incarnation)
         self.processes.tell_gone(m.ProcessGone(incarnation, reason))
-        self.unheld.process_gone(incarnation, self.context.now)
+        self.unheld.process_ended(incarnation, self.context.now)
 
     def _foreign_process_gone(self, peer: bytes, message: m.ProcessGone) -> None:
         if node_of(message.process) == peer:
@@ -335,9 +339,10 @@ class NodeMachine:
         """Owners on other nodes hold nothing here any more."""
         return not self.leases.lent()
 
-    def node_gone(self, incarnation: bytes, reason: str, now: float) -> None:
-        """A node is dead or has left, and with it all its processes."""
+    def node_gone(self, incarnation: bytes, reason: str, now: float) -> bool:
+        """A node is dead or has left, and with it all its processes; whether that is news, and of another node."""
         self.context.now = now
+        news = incarnation != self.incarnation and incarnation not in self.context.ends.nodes
         known = self.cluster.left(incarnation, reason)
         # A node may ask for leases before its row is here, and be dead when that comes.
         held = self.bottom_up.node_gone(incarnation, now).orphans if known else (
@@ -346,9 +351,10 @@ class NodeMachine:
         self._owners_gone(incarnation, held, reason)
         if not known:  # it may have been here before its row: bundles set aside for it, places of its actors
             self.foreign.node_gone(incarnation)
-            self.groups.node_died(incarnation)
+            if news:
+                self.groups.node_ended(incarnation)
             self._settle()
-            return
+            return news
         self.processes.tell_node_gone(incarnation, reason)
         self.drivers.node_gone(incarnation, reason)
         self.remote_leases.node_gone(incarnation, reason)
@@ -356,11 +362,12 @@ class NodeMachine:
         death = {"reason": f"its node is gone: {reason}", "signal": 0, "exit_code": 0, "pid": 0, "log_tail": ""}
         for actor in self.actors.living_on(incarnation):
             self.actors.worker_died(actor.id, actor.worker, death)
-        self.groups.node_died(incarnation)
+        self.groups.node_ended(incarnation)
         self.queries.node_gone(incarnation)
         self.unheld.nodes_changed(now, incarnation)
         self.adoption.home_gone(incarnation, death)
         self._settle()
+        return True
 
     def _owners_gone(self, node: bytes, held: list[int], reason: str) -> None:
         """All processes of a node are gone; ``held`` are leases of ours that they held."""
@@ -400,6 +407,7 @@ class NodeMachine:
 
     def check(self) -> None:
         """Raise AssertionError when an invariant of any part, or between parts, is broken."""
+        self.context.ends.check()
         for part in (self.bottom_up, self.pool, self.actors, self.foreign, self.actor_rows, self.cluster,
                      self.remote_leases, self.groups, self.jobs, self.events, self.placements, self.leases, self.places,
                      self.unheld):

@@ -85,7 +85,7 @@ def _nodes(viewed: Viewed, peer: bytes, args: dict) -> dict:
     rows += [_node(row["shown"], row.get("state", "alive"), row["total"]) for row in viewed.cluster.peers.values()]
     for node, row in viewed.cluster.last_rows.items():
         state = "left" if row.get("state") == "left" else "dead"
-        rows.append({**_node(row["shown"], state, {}), "DeathReason": viewed.cluster.gone[node]})
+        rows.append({**_node(row["shown"], state, {}), "DeathReason": viewed.context.ends.nodes[node]})
     return {"nodes": rows, "total": len(rows)}
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from zray.wire import messages as m
 from zray.gcs.configuration.control import FENCED
 from zray.gcs.service import GcsService
+from zray.base.ends import Ends
 from zray.base.ids import INCARNATION_SIZE, JOB_SIZE, NODE_SIZE, node_of
 from zray.node.peers.cluster import routed
 from zray.node.daemon_machine import (
@@ -107,7 +108,8 @@ class SimNode(Process):
             self.gcs, ordinal, node={"NodeID": self.node_id.hex()}, config=self.config, keep=self.cpus,
             scheduler=lambda next_lease: LocalScheduler(self.total, node=me, next_lease=next_lease),
             ports=NodePorts(
-                new_worker_id=self._new_worker_id, attach=lambda incarnation, pid: {}, environ={}, store_report=dict,
+                ends=Ends(), new_worker_id=self._new_worker_id,
+                attach=lambda incarnation, pid: {}, environ={}, store_report=dict,
                 gcs_report=partial(gcs_report, self.gcs), ownerless=partial(stores.ownerless, me),
                 free_unheld=partial(stores.free_unheld, me)))
         self.core = DaemonMachine(self.gcs, self.machine, self._ports(), self._member_shell())
@@ -126,7 +128,7 @@ class SimNode(Process):
             handlers={m.StoreFree.CODE: lambda peer, message: stores.free(self.incarnation, message.objects),
                       m.StoreLocate.CODE: self._locate},
             spawn=self._spawn, kill=self._kill, watch=self._watch, note=lambda effect: None, forget=self.mesh.forget,
-            last_output=lambda effect: None, drop_objects=self._drop_objects, node_gone=self._node_gone,
+            last_output=lambda effect: None, drop_objects=self._drop_objects, node_ended=self._node_ended,
             hand_over=lambda heirs: NOTHING, left=lambda why, handed: self.stir(),
             fenced=lambda reason, leaving: self.stir(), error=self.cluster.error)
 
@@ -156,7 +158,7 @@ class SimNode(Process):
         if self.core is None:
             self._joining(peer, code, message)
             return
-        is_gone = node_of(peer) in self.machine.cluster.gone
+        is_gone = node_of(peer) in self.machine.context.ends.nodes
         if self.core.deliver(peer, code, message, self.net.now) and is_gone:
             self.cluster.oracle.heard_of_the_dead(self, peer)
         self.stir()
@@ -216,7 +218,7 @@ class SimNode(Process):
             error = errno.ECONNREFUSED if self.wire.refused(self.incarnation, endpoint) else 0
             self.later(self.net.random.uniform(0.0001, 0.001), self.core.probed, node, error)
 
-    def _node_gone(self, node: bytes) -> None:
+    def _node_ended(self, node: bytes) -> None:
         self.cluster.oracle.condemn(node)
         self.cluster.stores.node_gone(node, self.incarnation)
 
@@ -242,4 +244,4 @@ class SimNode(Process):
             self.gcs.check()
 
     def knows_gone(self, node: bytes) -> bool:
-        return self.ready and node_of(node) in self.machine.cluster.gone
+        return self.ready and node_of(node) in self.machine.context.ends.nodes

@@ -47,7 +47,7 @@ class ActorAdoption:
         if cluster.me != min([cluster.me, *cluster.peers]):
             return
         # Of all that have died: the one that was to adopt the actors of an earlier one may have died before it had.
-        self._ports.names.actors_of(cluster.gone, lambda rows: self._found(rows, death))
+        self._ports.names.actors_of(self._context.ends.nodes, lambda rows: self._found(rows, death))
 
     def _found(self, rows: list[tuple[bytes, dict[str, Any], bytes]], death: dict[str, Any]) -> None:
         for actor, row, packed in rows:

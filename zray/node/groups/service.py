@@ -32,7 +32,6 @@ from zray.sched.view import ClusterView
 UNKNOWN_GRACE_S = 2.0
 # How long groups whose home died wait for another home; adoption takes a few round trips to the control store.
 ADOPTION_S = 10.0
-JOBS_OVER_KEPT_MAX = 1000
 # Removals on their way to other homes; each one ends with the answer of its home, or when that one's groups are lost.
 REMOVES_KEPT_MAX = 10_000
 
@@ -89,8 +88,7 @@ class GroupService:
             changed=self._changed, claim_name=ports.names.claim_group, release_name=ports.names.release_group,
             record=self._record, node_id=lambda node: self.ports.node_id(node)), self.me)
         self._homes: dict[bytes, bytes] = {}  # of groups that have another home than the one that made them
-        self._dead: dict[bytes, None] = {}  # nodes
-        self._jobs_over: dict[int, None] = {}
+        self._ended_nodes = context.ends.nodes
         self._removes: dict[bytes, m.RemoveGroup] = {}  # asked of other homes, without an answer so far
         self._unknown: dict[bytes, float] = {}  # group -> when it counts as removed
         self._free: list[int] = []  # what was free here at the last look
@@ -134,9 +132,6 @@ class GroupService:
         return self._homes.get(group) or home_of(group)
 
     def job_over(self, job: int) -> None:
-        self._jobs_over[job] = None
-        if len(self._jobs_over) > JOBS_OVER_KEPT_MAX:
-            del self._jobs_over[next(iter(self._jobs_over))]
         self.table.job_over(job, self._context.now)
 
     def jobs(self) -> set[int]:
@@ -146,13 +141,10 @@ class GroupService:
     def process_gone(self, peer: bytes) -> None:
         self.directory.forget(peer)
 
-    def node_died(self, node: bytes) -> None:
-        """Another node is dead: its bundles are lost, and the groups that it was the home of need another home."""
-        if node in self._dead:
-            return
+    def node_ended(self, node: bytes) -> None:
+        """Another node has ended, once: its bundles are lost, and the groups whose home it was need another home."""
         now = self._context.now
-        self._dead[node] = None
-        self.table.node_died(node, now)
+        self.table.node_ended(node, now)
         self.directory.forget(node)
         for group in sorted({*self.bundles.homes(), *self.directory.living()}):
             if self.home(group) != node:
@@ -169,11 +161,11 @@ class GroupService:
 
     def _live(self) -> set[bytes]:
         nodes = self.ports.cluster_view().nodes
-        return {node for node in nodes if node is not None and node not in self._dead} | {self.me}
+        return {node for node in nodes if node is not None and node not in self._ended_nodes} | {self.me}
 
     def _adopt(self, rows: list[tuple[bytes, dict[str, Any]]]) -> None:
         for group, row in rows:
-            if row["home"] in self._dead and row["state"] != "REMOVED" and group not in self.table.groups:
+            if row["home"] in self._ended_nodes and row["state"] != "REMOVED" and group not in self.table.groups:
                 self.ports.names.adopt_group(group, row, {**row, "home": self.me}, self._adopted)
 
     def _adopted(self, group: bytes, row: dict[str, Any]) -> None:
@@ -209,7 +201,7 @@ class GroupService:
             self._context.refuse(peer, "CreateGroup from a process without a job, or with an id that is none")
             return
         worker = self.ports.pool.workers.get(peer)
-        if job.number in self._jobs_over and worker is not None and worker.state is WorkerState.EXITING:
+        if job.number in self._context.ends.jobs and worker is not None and worker.state is WorkerState.EXITING:
             return  # it runs until it has reported what it did, and nothing would ever remove the group
         self._unknown.pop(message.group, None)
         self.table.create(peer, message.group, job.number, message.spec, message.request, self._context.now)
@@ -226,7 +218,7 @@ class GroupService:
             self._removes[message.group] = message
             if len(self._removes) > REMOVES_KEPT_MAX:
                 del self._removes[next(iter(self._removes))]
-        if home not in self._dead:
+        if home not in self._ended_nodes:
             self.send(home, message)
 
     def _removal(self, group: bytes) -> m.RemoveGroup | None:
@@ -279,7 +271,7 @@ class GroupService:
     def _ask(self, group: bytes) -> None:
         if group in self.table.groups:
             self.directory.update(self.table.groups[group].state_message())
-        elif self.home(group) == self.me or self.home(group) in self._dead:
+        elif self.home(group) == self.me or self.home(group) in self._ended_nodes:
             grace = UNKNOWN_GRACE_S if self.home(group) == self.me else ADOPTION_S
             self._unknown.setdefault(group, self._context.now + grace)
             if self.home(group) != self.me:  # its next home told the nodes of that time
@@ -355,7 +347,7 @@ class GroupService:
         for group, deadline in list(self._unknown.items()):
             if deadline <= now:
                 del self._unknown[group]
-                orphan = self.home(group) in self._dead
+                orphan = self.home(group) in self._ended_nodes
                 for attempt, _ in self.bundles.in_use(group):
                     self._give_back(group, attempt, True)
                 if group in self._removes:
@@ -377,7 +369,7 @@ class GroupService:
         assert len(self._removes) <= REMOVES_KEPT_MAX
         for asked in self._removes:
             assert self.directory.known[asked].state.state != "REMOVED", "a removal is kept that has happened"
-            assert self.home(asked) not in self._dead or asked in self._unknown, "a removal is kept for ever"
+            assert self.home(asked) not in self._ended_nodes or asked in self._unknown, "a removal is kept for ever"
         for found in self.bundles.rounds.values():
             group = self.table.groups.get(found.group)
             if group is not None and found.state in (BundleState.COMMITTED, BundleState.RESERVED):

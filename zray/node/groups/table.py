@@ -222,7 +222,7 @@ class GroupTable:
         if message.state == "UNKNOWN":
             self._lost(node, now, only=message.group)  # it has given them up: it took this node for dead
 
-    def node_died(self, node: bytes, now: float) -> None:
+    def node_ended(self, node: bytes, now: float) -> None:
         """Every bundle there is lost; rounds that asked it begin anew."""
         for key in [key for key in self._unacked if key[1] == node]:
             del self._unacked[key]

@@ -144,12 +144,17 @@ class Drivers:
         for node in sorted(job.told.union(everybody)):
             context.send(node, m.JobEnd(job.number, reason))
         job.told.clear()
-        ports.end_groups(job.number)
+        self._end_groups(job.number)
         ports.process_gone(job.driver, reason)
         for placement in [p for p in ports.placements.values() if p.worker is None and not p.actor
                           and p.kind.job == job.number and not self._goes_on(job, p.owner, stays)]:
             ports.placements.give_back(placement)
         self.may_be_done(job.number)
+
+    def _end_groups(self, number: int) -> None:
+        """The job has ended, known here or not: word of its beginning, which other nodes pass on, may come later."""
+        self._context.ends.job_ended(number)
+        self._ports.end_groups(number)
 
     def _staying(self, number: int) -> set[bytes]:
         """Workers that go on without their driver: of detached actors, and of foreign ones, whose home decides."""
@@ -241,7 +246,7 @@ class Drivers:
         job = jobs.foreign(number, message.driver, message.config, self._context.now)
         if not fresh:
             return
-        if jobs.has_ended(number, job.driver) or node_of(job.driver) in self._ports.cluster.gone:
+        if number in self._context.ends.jobs or self._context.ends.has_ended(job.driver):
             self._foreign_over(job, "its driver was gone before this node heard of it")
         elif node_of(job.driver) != peer:
             self._ports.names.job_ended(
@@ -250,8 +255,7 @@ class Drivers:
     def _job_end(self, peer: bytes, message: m.JobEnd) -> None:
         job = self.jobs.jobs.get(message.job)
         if job is None:
-            self.jobs.heard_ended(message.job)
-            self._ports.end_groups(message.job)  # those that were adopted here
+            self._end_groups(message.job)  # those that were adopted here
         elif message.last and self._is_done(job.number):
             self._drop(job.number)
         elif not self._context.is_mine(job.driver):
@@ -261,7 +265,6 @@ class Drivers:
         """A process of another node has ended: whether it was a driver whose job is known here."""
         job = self.jobs.by_driver.get(process)
         if job is None:
-            self.jobs.heard_ended(process)
             return False
         self._foreign_over(job, reason)  # who told us of the job need not live to tell us of its end
         return True
@@ -275,7 +278,7 @@ class Drivers:
         ordinal = ports.cluster.last_rows[node].get("ordinal")
         for number in ports.jobs_with_groups():
             if number >> JOB_BITS == ordinal and number not in self.jobs.jobs:
-                ports.end_groups(number)
+                self._end_groups(number)
 
     def _foreign_over(self, job: Job, reason: str) -> None:
         if not job.is_over:
@@ -285,7 +288,7 @@ class Drivers:
     def ask_ended(self, number: int, then: Callable[[bool], None]) -> None:
         """``then(ended)``: this node may never have heard of the job, then the control store must say."""
         job = self.jobs.jobs.get(number)
-        if job is not None or self.jobs.has_ended(number, b""):
+        if job is not None or number in self._context.ends.jobs:
             then(job is None or job.is_over)
         else:
             self._ports.names.job_ended(number, then)

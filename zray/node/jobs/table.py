@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 ENDED_KEPT_MAX = 1000
-HEARD_ENDED_MAX = 4096
 JOB_BITS = 16  # job numbers are unique in the cluster: the ordinal of the driver's node, then its own counting
 
 
@@ -48,7 +47,6 @@ class JobTable:
         self.jobs: dict[int, Job] = {}
         self.by_driver: dict[bytes, Job] = {}
         self._forgotten: list[int] = []
-        self._heard_ended: dict[int | bytes, None] = {}
 
     def register(self, driver: bytes, pid: int, config: dict, now: float) -> Job:
         """The driver's job, a new one unless it has one (a retry of its request)."""
@@ -68,19 +66,6 @@ class JobTable:
             self.by_driver[driver] = job
         return job
 
-    def heard_ended(self, what: int | bytes) -> None:
-        """A job, or a driver (also: a process that may be one), has ended of which this node knows no job.
-
-        It is remembered, because word of its beginning, which others pass on, may come later.
-        """
-        self._heard_ended[what] = None
-        if len(self._heard_ended) > HEARD_ENDED_MAX:
-            del self._heard_ended[next(iter(self._heard_ended))]
-
-    def has_ended(self, number: int, driver: bytes) -> bool:
-        """Whether the end of that job was heard of before its beginning."""
-        return number in self._heard_ended or driver in self._heard_ended
-
     def over(self, driver: bytes, now: float, is_used: Callable[[int], bool] = lambda number: False) -> Job | None:
         """The driver is gone; its job, or None when it had none.  Old jobs are forgotten unless ``is_used``."""
         job = self.by_driver.pop(driver, None)
@@ -91,7 +76,6 @@ class JobTable:
                 if not is_used(number):
                     del self.jobs[number]
                     self._forgotten.append(number)
-                    self.heard_ended(number)
         return job
 
     def forgotten(self) -> list[int]:

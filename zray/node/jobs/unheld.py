@@ -47,7 +47,6 @@ GATHER_S = 0.02  # deaths gather, and the dead process's extents come back to th
 PROCESS_S = 0.0005  # further for each process of this node: a question wakes it, for some 0.1 ms
 UNSURE_S, UNSURE_S_MAX = 0.1, 5.0  # before the next attempt, doubled each time
 HELD_S, HELD_S_MAX = 1.0, 20.0  # the same while a process holds some: an adopter frees them later
-ENDED_MAX = 8192
 
 
 class Found(Protocol):
@@ -90,6 +89,7 @@ class Unheld:
 
     ``processes()``     core processes of this node, those that are about to exit included
     ``nodes()``         other nodes that live
+    ``has_ended(p)``    whether that process of another node has ended, as far as is known here
     ``kept()``          objects that this node itself will need
     ``announce()``      tell our processes of all ends that are known here, before anything else
     ``learn(owner)``    that process of another node has ended, and we are the last to hear so
@@ -97,13 +97,13 @@ class Unheld:
     """
 
     def __init__(self, me: bytes, send: Callable[[bytes, Any], None], *, processes: Callable[[], list[bytes]],
-                 nodes: Callable[[], Collection[bytes]], is_gone_node: Callable[[bytes], bool],
+                 nodes: Callable[[], Collection[bytes]], has_ended: Callable[[bytes], bool],
                  kept: Callable[[], set[bytes]], announce: Callable[[], None], learn: Callable[[bytes], None],
                  ownerless: Callable[[Callable[[bytes], bool]], list[Any]], free: Callable[[list[Any]], None],
                  settle_s: float):
         self.me = me
         self._send = send
-        self._processes, self._nodes, self._is_gone_node = processes, nodes, is_gone_node
+        self._processes, self._nodes, self._other_ended = processes, nodes, has_ended
         self._kept, self._announce, self._learn = kept, announce, learn
         self._ownerless, self._free = ownerless, free
         self._settle_s = settle_s
@@ -111,7 +111,6 @@ class Unheld:
         self.round: _Round | None = None
         self.asked: dict[bytes, _Asked] = {}  # by asking node
         self._first: dict[bytes, tuple[int, set[bytes]]] = {}  # the same: number, and which processes were asked first
-        self._ended: dict[bytes, None] = {}  # processes of other nodes
         self._announced: dict[bytes, int] = {}  # node -> ends of ours that it was told of
         self._heard: dict[bytes, int] = {}  # node -> ends that it has told us of
         self._settled_at = 0.0
@@ -130,12 +129,9 @@ class Unheld:
         """That node has told us of the end of a process of its own."""
         self._heard[node] = self._heard.get(node, 0) + 1
 
-    def process_gone(self, process: bytes, now: float) -> None:
+    def process_ended(self, process: bytes, now: float) -> None:
+        """A process of this node or of another; of another, ``has_ended`` says so by now."""
         self.now = now
-        if not same_node(process, self.me):
-            self._ended[process] = None
-            if len(self._ended) > ENDED_MAX:
-                del self._ended[next(iter(self._ended))]
         for asker, asked in list(self.asked.items()):
             if process in asked.waiting:
                 asked.waiting.discard(process)
@@ -239,7 +235,7 @@ class Unheld:
         def has_ended(process: bytes) -> bool:
             if same_node(process, self.me):
                 return process not in here
-            return process in self._ended or self._is_gone_node(node_of(process))
+            return self._other_ended(process)
 
         return has_ended
 

@@ -61,11 +61,11 @@ class HardAffinity:
 
     def _why_gone(self, node: bytes) -> str:
         """Why nothing can run there any more; '' when it can, or when the nodes table must say."""
-        cluster, incarnation = self._ports.cluster, node[:INCARNATION_SIZE]
+        cluster, ended, incarnation = self._ports.cluster, self._context.ends.nodes, node[:INCARNATION_SIZE]
         if incarnation == cluster.me or incarnation in cluster.peers:
             return ""
-        if incarnation in cluster.gone:
-            return _ended(node, cluster.node_id(incarnation), cluster.gone[incarnation])
+        if incarnation in ended:
+            return _ended(node, cluster.node_id(incarnation), ended[incarnation])
         if len(incarnation) < INCARNATION_SIZE:
             return _never_was(node)
         if incarnation not in self._asked:

@@ -27,7 +27,6 @@ from zray.node.effects import Link, Note, Unlink
 # What processes of other nodes may say to this one through their own.
 FROM_OTHER_NODES = frozenset(cls.CODE for cls in (
     m.LeaseKey, m.LeaseWant, m.LeaseReturn, m.LeaseKill, m.KillActor, m.ActorUp, m.ActorExit, m.CreateActor))
-GONE_NODES_MAX = 4096
 
 
 @dataclass(frozen=True)
@@ -48,8 +47,8 @@ class Cluster:
         self._ports = ports
         self.me = context.me
         self.peers: dict[bytes, dict[str, Any]] = {}  # live nodes other than this one, and their rows
-        self.gone: dict[bytes, str] = {}  # nodes that have ended, and why
-        self.last_rows: dict[bytes, dict[str, Any]] = {}  # of nodes that have ended
+        self._ended = context.ends.nodes  # other nodes that have ended, and why
+        self.last_rows: dict[bytes, dict[str, Any]] = {}  # of those nodes, as far as they were peers
         self.bound: dict[bytes, str] = {}  # process of ours -> its TCP endpoint
         self._dialling: dict[bytes, set[bytes]] = {}  # process -> who waits for its endpoint
         self.bind_host = "127.0.0.1"  # of these three the daemon knows better
@@ -68,7 +67,7 @@ class Cluster:
     @property
     def lone(self) -> bool:
         """Nobody else was ever there: what this node does not have does not exist."""
-        return not (self.peers or self.gone)
+        return not (self.peers or self._ended)
 
     def node_id(self, node: bytes) -> str:
         """The hex NodeID of an incarnation, as far as known."""
@@ -81,7 +80,7 @@ class Cluster:
 
     def joined(self, incarnation: bytes, row: dict[str, Any]) -> None:
         """A node is alive (again told: its row has changed)."""
-        if incarnation == self.me or incarnation in self.gone:
+        if incarnation == self.me or incarnation in self._ended:
             return
         fresh = incarnation not in self.peers
         self.peers[incarnation] = row
@@ -92,13 +91,10 @@ class Cluster:
 
     def left(self, incarnation: bytes, reason: str) -> bool:
         """A node is dead, or has left; False when that is no news."""
-        if incarnation == self.me or incarnation in self.gone:
+        if incarnation == self.me or not self._context.ends.node_ended(incarnation, reason):
             return False
-        self.gone[incarnation] = reason
-        if len(self.gone) > GONE_NODES_MAX:
-            oldest = next(iter(self.gone))
-            del self.gone[oldest]
-            self.last_rows.pop(oldest, None)
+        if self.last_rows and (oldest := next(iter(self.last_rows))) not in self._ended:
+            del self.last_rows[oldest]
         row = self.peers.pop(incarnation, None)
         if row is None:
             return False
@@ -145,7 +141,7 @@ class Cluster:
         home = node_of(process)
         if home != self.me:
             if home not in self.peers:
-                why = self.gone.get(home, "no such node in this cluster")
+                why = self._ended.get(home, "no such node in this cluster")
                 self._context.send(peer, m.DialAnswer(process, "", f"its node is gone: {why}"))
                 return
             askers = self._dialling.setdefault(process, set())
@@ -191,7 +187,8 @@ class Cluster:
 
     def check(self) -> None:
         assert self.me not in self.peers
-        assert not self.peers.keys() & self.gone.keys()
+        assert not self.peers.keys() & self._ended.keys()
+        assert self.last_rows.keys() <= self._ended.keys()
         assert all(node_of(process) == self.me for process in self.bound)
         for process, askers in self._dialling.items():
             assert node_of(process) in (self.me, *self.peers), "somebody waits for an endpoint on a dead node"

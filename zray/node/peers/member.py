@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from zray.base import ids
+from zray.base.ends import Ends
 from zray.wire import messages as m
 from zray.gcs.client.client import GcsClient
 from zray.gcs.configuration.config import ClusterConfig
@@ -72,6 +73,7 @@ class MemberPorts:
     clock: Callable[[], float]
     send: Callable[[bytes, Any], None]
     cluster: Cluster
+    ends: Ends
     gcs: ControlStore
     links: LinkTable
     cluster_id: str  # hex
@@ -144,7 +146,7 @@ class Member:
     def ended(self, peer: bytes) -> bool:
         """Is this of a node that has ended?  Then it is told so.  (With keys it is rarely heard.)"""
         node = ids.node_of(peer)
-        reason = self._cluster.gone.get(node)
+        reason = self._ports.ends.nodes.get(node)
         if reason is None:
             return False
         if peer == node:
@@ -191,9 +193,9 @@ class Member:
 
         The tail that would tell us may be one of them, and it cannot dial us either: we do not list its key.
         """
-        cluster = self._cluster
+        cluster, ended = self._cluster, self._ports.ends.nodes
         strangers = [node for node in self._ports.gcs.config.involved
-                     if node != self.me and node not in cluster.peers and node not in cluster.gone]
+                     if node != self.me and node not in cluster.peers and node not in ended]
         if not strangers:
             self._ask_rows_at = None
             return

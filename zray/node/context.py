@@ -1,4 +1,5 @@
-"""What all parts of a node's machine share: which node this is, the time, and what its shell is to do.  Pure."""
+"""The state that all parts of a node's machine share: the node's name, the time, and the effects
+for its shell.  Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from zray.node.effects import Effect, Note, Send
 
 
 class NodeContext:
-    """``now`` is the time of the event that is being handled; ``effects`` are what follows from it, in order."""
+    """``now`` is the time of the event in progress; ``effects`` are its consequences, in order."""
 
     __slots__ = ("counts", "effects", "emit", "me", "now")
 
@@ -24,10 +25,10 @@ class NodeContext:
         self.effects.append(Send(peer, message))
 
     def refuse(self, peer: bytes, why: str) -> None:
-        """A peer breaks the protocol: noted, never obeyed, never fatal."""
+        """A peer breaks the protocol: note it; its message has no effect, and never ends the node."""
         self.counts["refused"] += 1
         self.effects.append(Note("refused", {"peer": peer, "why": why}))
 
     def is_mine(self, process: bytes) -> bool:
-        """Whether that is a process of this node."""
+        """Whether ``process`` belongs to this node."""
         return same_node(process, self.me)

@@ -1,12 +1,12 @@
-"""zray-node: the process of a node.  One thread, one poll; it performs what DaemonMachine decides.
+"""zray-node: the process of a node.  One thread, one poll; it performs the decisions of DaemonMachine.
 
 Start: arguments, session directory, imports, fork of the zygote (before any thread or ZeroMQ context), then mesh,
 store, control store, ready.  A turn of the loop: poll the mesh's sockets and one epoll descriptor (signals, pidfds,
 zygote, inotify); deliver; perform the machine's effects until there are none; flush.  Without work the poll has no
 time-out: an idle daemon does not wake up.
 
-Fate: started by init() it ends with its driver (pidfd of the parent, and a pipe for the orderly end); its workers have
-PDEATHSIG, so nothing survives it, whatever ends it.
+Lifetime: a daemon that init() started ends with its driver (pidfd of the parent, and a pipe for the
+orderly end).  Its workers have PDEATHSIG, so they end with it, however it ends.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ if TYPE_CHECKING:
     from zray.transport.mesh import Mesh
 
 EXIT_WAIT_S = 1.5  # for killed workers to be collected at the end; the kernel needs milliseconds
-PRESSURE_EVERY_S = 10.0  # the log says at most so often that the object store is under pressure
-# Above what else runs, where the system allows it (as root): three times the share of a CPU, of which a daemon needs
-# little, but soon.
+PRESSURE_EVERY_S = 10.0  # between two log lines about pressure on the object store
+# The daemon runs above other programs, where the system allows it (as root): three times the share
+# of a CPU.  A daemon needs little CPU, but without delay.
 DAEMON_PRIORITY = 5
 # Frames of one socket in one turn, a quarter of what core processes take: heartbeats go out between turns.
 DRAIN_FRAMES_MAX = 64
@@ -91,7 +91,8 @@ class Daemon:
     # ------------------------------------------------------------ the beginning
 
     def _compose(self, offered: Offer) -> None:
-        """Everything that may make threads or contexts, and what workers do not need: only after the fork."""
+        """Compose all parts that may make threads or contexts, or that workers do not need: only
+        after the fork."""
         from zray.gcs.service import GcsService
         from zray.node.daemon_machine import found_cluster
 
@@ -116,7 +117,8 @@ class Daemon:
         self.zygote.send(self._zygote_base())
         self._note_start(joined is not None, ordinal)
         self.core.start(joined.rows if joined is not None else [])
-        if self.entry is not None:  # what came while it waited: acknowledged, so nobody sends it again
+        # messages that came while it waited; they are acknowledged, so no peer sends them again
+        if self.entry is not None:
             early, self.entry.early = self.entry.early, []
             for peer, code, message in early:
                 self._deliver(peer, code, message)
@@ -132,7 +134,7 @@ class Daemon:
             reaper.sweep(base)
         self._soon: deque[Callable[[], None]] = deque()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self.failed = False  # it ends without having been asked to
+        self.failed = False  # it ends without a request to end
         self.now = time.monotonic()
         self.watcher = Watcher()
         self.processes = Processes(self.watcher)
@@ -236,7 +238,7 @@ class Daemon:
             may_not_dial=entry.bar, warn=warn)
 
     def _zygote_base(self) -> dict[str, Any]:
-        """What a zygote must know of this node before it forks."""
+        """The settings of this node that a zygote needs before it forks."""
         return {"base": {
             "session_dir": self.session_dir, "node": self.incarnation, "node_endpoint": self.endpoint,
             "store": self.store.attach_info(), "config": self.config.as_dict(), "node_info": self.machine.node}}
@@ -281,14 +283,14 @@ class Daemon:
     # ------------------------------------------------------------ the loop
 
     def run(self) -> None:
-        """Until told to stop."""
+        """Take turns until the machine stops."""
         while not self.core.stopping:
             when = self.core.next_deadline()
             self.turn(None if when is None else max(0.0, when - time.monotonic()))
 
     def turn(self, timeout: float | None) -> None:
         """Wait at most ``timeout`` seconds (None: for ever), deliver what arrived, do what follows, flush."""
-        self.mesh.poll(0.0 if self.mesh.readable() else timeout)  # our own sends may have swallowed the edge
+        self.mesh.poll(0.0 if self.mesh.readable() else timeout)  # our own sends may have cleared the edge
         self.now = time.monotonic()
         if self.core.begin():
             self.mesh.flush()
@@ -315,7 +317,7 @@ class Daemon:
     def _fate_sealed(self) -> None:
         from zray.node.daemon_machine import StopRequest
 
-        self.watcher.remove(self.fate_fd)  # a pipe that is closed stays readable
+        self.watcher.remove(self.fate_fd)  # a closed pipe stays readable
         self.core.stop(StopRequest.SESSION_CLOSED)
 
     def _left(self, why: str, handed: HandoverProgress) -> None:
@@ -323,7 +325,7 @@ class Daemon:
                           f"({handed.kept_bytes:,} bytes), left behind: {handed.left} ({handed.left_bytes:,} bytes)")
 
     def _fenced(self, reason: str, leaving: bool) -> None:
-        if not leaving:  # else it is on its way out anyhow
+        if not leaving:  # else the process ends anyway
             self.journal.note(f"this node was declared dead: {reason}; start it again to rejoin")
             self.failed = True
 
@@ -346,7 +348,7 @@ class Daemon:
     def _perform_spawn(self, effect: Spawn) -> None:
         try:
             slot = self.store.open_slot(effect.worker[:8], 0)
-        except RuntimeError as error:  # no room in shared memory: as if the fork had failed
+        except RuntimeError as error:  # shared memory is full: handle it like a failed fork
             self.machine.worker_spawned(effect.worker, 0, str(error), time.monotonic())
             return
         self.output.add(effect.worker)
@@ -391,7 +393,8 @@ class Daemon:
         self.journal.note(f"internal error: {error}", error)
 
     def _pressed(self) -> None:
-        """The object store moves objects to disk, or has no room for a request: say so, but not each time."""
+        """The object store moves objects to disk, or has no space for a request: log it, at most
+        every PRESSURE_EVERY_S."""
         now = time.monotonic()
         if now >= self._pressed_after:
             self._pressed_after = now + PRESSURE_EVERY_S
@@ -432,7 +435,8 @@ class Daemon:
         self.output.remove(incarnation)
 
     def _zygote_exited(self, ended: Ended) -> None:
-        """Somebody killed it.  We have threads by now, so the next one starts as a fresh interpreter."""
+        """The zygote was killed.  The daemon has threads by now, so the next zygote starts as a
+        fresh interpreter."""
         from zray.node.processes.zygote import ZygoteLink
 
         self.watcher.remove(self.zygote.sock.fileno())
@@ -479,7 +483,7 @@ class Daemon:
 
 
 class _MeshTimer:
-    """What of a mesh depends on time."""
+    """The timers of a mesh."""
 
     def __init__(self, mesh: Mesh):
         self.next_deadline = mesh.deadline
@@ -487,9 +491,9 @@ class _MeshTimer:
 
 
 def _import_shared() -> None:
-    """What this process and the workers both need, before the fork: its pages are shared.
+    """Import the modules that this process and the workers both need, before the fork: they share the pages.
 
-    The rest comes after it, while the zygote imports numpy and what only workers need.
+    The daemon imports the rest after it, while the zygote imports numpy and the modules of workers.
     """
     import zray.gcs.client.client
     import zray.store.segment
@@ -506,12 +510,13 @@ def main(argv: list[str] | None = None) -> None:
             daemon = _start(arguments)
     except supervision.EndSignal as signal_name:
         end_signal = str(signal_name)
-    except (BadOption, SessionError, ValueError, RuntimeError, OSError) as error:  # each says in words what is wrong
+    # the message of each is a sentence for the user
+    except (BadOption, SessionError, ValueError, RuntimeError, OSError) as error:
         print(f"zray-node: {join_secret.hide(str(error))}", file=sys.stderr, flush=True)
     if daemon is None:
         if end_signal:
             print(f"zray-node: {end_signal} came before the node served", file=sys.stderr, flush=True)
-        os._exit(0 if end_signal else 1)  # half a daemon has open sockets; all of it goes with the process
+        os._exit(0 if end_signal else 1)  # a half-composed daemon has open sockets; they end with the process
     _serve(daemon, arguments.ready_fd)
     if daemon.failed:
         sys.exit(1)
@@ -557,7 +562,7 @@ def _serve(daemon: Daemon, ready_fd: int) -> None:
         daemon.journal.open(take_output=ready_fd >= 0)  # its reader, our parent, has closed
         sessions.sweep_logs(daemon.config.logs_sessions_max, daemon.config.logs_kept_s)
         daemon.run()
-    except Exception as error:  # said before anything is removed: drivers quote it
+    except Exception as error:  # reported before anything is removed: drivers quote it
         code = 1
         daemon.core.stopping = "an error in zray itself"
         daemon.journal.note(f"the node ends with an error: {error!r}", error)

@@ -1,15 +1,17 @@
-"""NodeMachine: everything a node decides, composed of jobs, scheduler, pool, actors and groups.  Pure.
+"""NodeMachine: all decisions of a node, composed of jobs, scheduler, pool, actors and groups.  Pure.
 
 The shell gives it messages (``handle``), deaths (``worker_exited``, ``process_exited``), forks (``worker_spawned``) and
 time (``tick`` when ``next_deadline`` has come), and after each performs what is in ``effects``.  It reads no clock and
 does no I/O, so the simulator runs the same machine.
 
-Each part gets ports: the few other parts, or single calls of them, that it needs.  No part gets the machine.  A call
-into a part that is made later is a lambda; all the others are there when they are passed.
+Each part gets ports: the few other parts, or single methods of them, that it needs.  No part gets
+the machine.  A method of a part that is made later is passed as a lambda; all other parts exist
+when they are passed.
 
-The way of a lease: LeaseKey and LeaseWant go to the scheduler; its Grant asks the pool for a worker of the right kind;
-when there is one the owner gets LeaseGrant, or the actor ActorInit.  What ends it (LeaseReturn, the worker's death,
-the owner's death) gives the resources back, and the scheduler is stepped at the end of every event.
+The path of a lease: LeaseKey and LeaseWant go to the scheduler.  Its Grant asks the pool for a
+worker of the right kind.  With a worker, the owner gets LeaseGrant, or the actor ActorInit.
+LeaseReturn, the worker's death or the owner's death gives the resources back.  Every event ends
+with a step of the scheduler.
 """
 
 from __future__ import annotations
@@ -55,14 +57,15 @@ Handlers = dict[int, Callable[[bytes, Any], None]]
 
 @dataclass(frozen=True)
 class NodePorts:
-    """What a node's machine needs of its shell."""
+    """Ports of a node's machine to its shell."""
 
     new_worker_id: Callable[[], bytes]
-    attach: Callable[[bytes, int], dict[str, Any]]  # (incarnation, pid): how that driver attaches to the store
-    environ: Mapping[str, str]  # what workers start under
+    # (incarnation, pid): the data with which that driver attaches to the store
+    attach: Callable[[bytes, int], dict[str, Any]]
+    environ: Mapping[str, str]  # the environment that workers start with
     store_report: Callable[[], dict[str, Any]]
     gcs_report: Callable[[], dict[str, Any]]
-    ownerless: Callable[[Callable[[bytes], bool]], list[Any]]  # (has_ended): objects here whose owner has
+    ownerless: Callable[[Callable[[bytes], bool]], list[Any]]  # (has_ended): objects here whose owner has ended
     free_unheld: Callable[[list[Any]], None]
 
 
@@ -166,12 +169,13 @@ class NodeMachine:
     # ------------------------------------------------------------ events
 
     def start(self, now: float) -> None:
-        """Start the first workers before anybody asks."""
+        """Start the first workers before any request."""
         self.context.now = now
         self.pool.prestart(now)
 
     def handle(self, peer: bytes, code: int, message: Any, now: float) -> None:
-        """One message.  A peer that breaks the protocol is noted, never obeyed, never fatal."""
+        """Handle one message.  A peer that breaks the protocol is noted; its message has no effect,
+        and never ends the node."""
         self.context.now = now
         handler = self.handlers.get(code)
         if handler is None:
@@ -218,7 +222,7 @@ class NodeMachine:
         self._settle()
 
     def tick(self, now: float) -> None:
-        """Time has passed."""
+        """Run the timers that are due."""
         self.context.now = now
         self.pool.tick(now)
         self.actors.tick(now)
@@ -231,7 +235,7 @@ class NodeMachine:
         self._settle()
 
     def settle(self, now: float) -> None:
-        """Something outside this machine has called back: do what follows."""
+        """A part outside this machine has called back: handle the consequences."""
         self.context.now = now
         self._settle()
 
@@ -243,7 +247,7 @@ class NodeMachine:
         return min([when for when in times if when is not None], default=None)
 
     def _settle(self) -> None:
-        """Step the scheduler until nothing follows, then tell who must know."""
+        """Step the scheduler until it has no more effects, then announce ended processes."""
         now = self.context.now
         while (effects := self.bottom_up.step(now)) or self.groups.settle(now):
             for effect in effects:
@@ -254,13 +258,13 @@ class NodeMachine:
         self.processes.announce()
 
     def refuse(self, peer: bytes, why: str) -> None:
-        """A peer broke the protocol, as the shell has seen."""
+        """A peer broke the protocol, as the shell has found."""
         self.context.refuse(peer, why)
 
     # ------------------------------------------------------------ processes
 
     def process_gone(self, incarnation: bytes, reason: str) -> None:
-        """Nobody answers under this name any more: what it owned or asked for ends, and everybody is told."""
+        """The process has ended: end its objects, actors and requests, and announce its end."""
         self.actors.process_gone(incarnation)
         self.actor_rows.process_gone(incarnation)
         self.cluster.forget_process(incarnation)
@@ -284,7 +288,7 @@ class NodeMachine:
             self.process_gone(process, reason)
 
     def name_of(self, process: bytes) -> str:
-        """A core process of this node, for people."""
+        """The name of a core process of this node in messages for people."""
         worker = self.pool.workers.get(process)
         if worker is None:
             hello = self.processes.hellos.get(process)
@@ -305,7 +309,7 @@ class NodeMachine:
     # ------------------------------------------------------------ other nodes
 
     def node_joined(self, incarnation: bytes, row: dict[str, Any], now: float) -> None:
-        """The nodes table has it alive."""
+        """The nodes table has that node alive."""
         self.context.now = now
         fresh = incarnation not in self.cluster.peers
         self.cluster.joined(incarnation, row)
@@ -319,32 +323,32 @@ class NodeMachine:
         self._settle()
 
     def node_leaves(self, node: bytes, now: float) -> None:
-        """That node says that it is about to leave."""
+        """That node announces that it will leave."""
         self.context.now = now
         self.bottom_up.node_draining(node, now)
         self._settle()
 
     def drain(self, now: float) -> None:
-        """This node is about to leave: nothing new comes here, and owners on other nodes give back what they hold."""
+        """This node will leave: it accepts no new work, and owners on other nodes give back their leases."""
         self.context.now = now
         self.bottom_up.drain(now)
         self.leases.drain()
         self._settle()
 
     def drained(self) -> bool:
-        """Owners on other nodes hold nothing here any more."""
+        """Whether owners on other nodes hold no lease here any more."""
         return not self.leases.lent()
 
     def node_gone(self, incarnation: bytes, reason: str, now: float) -> None:
         """A node is dead or has left, and with it all its processes."""
         self.context.now = now
         known = self.cluster.left(incarnation, reason)
-        # A node may ask for leases before its row is here, and be dead when that comes.
+        # A node may ask for leases before its row is here, and be dead when the row comes.
         held = self.bottom_up.node_gone(incarnation, now).orphans if known else (
             self.bottom_up.owners_gone(incarnation))
         self.affinity.node_gone(incarnation, reason)
         self._owners_gone(incarnation, held, reason)
-        if not known:  # it may have been here before its row: bundles set aside for it, places of its actors
+        if not known:  # it may have been here before its row: bundles reserved for it, places of its actors
             self.foreign.node_gone(incarnation)
             self.groups.node_died(incarnation)
             self._settle()
@@ -370,16 +374,16 @@ class NodeMachine:
             self.process_gone(process, reason)
 
     def _from_node(self, node: bytes, process: bytes, message: Any) -> None:
-        """What another node tells a process of ours."""
+        """Another node sends a message to a process of ours."""
         if self.remote_leases.heard(node, process, message):
             self.effects.append(Send(process, message))
 
     def _from_process(self, process: bytes, code: int, message: Any) -> None:
-        """What a process of another node tells this one."""
+        """A process of another node sends a message to this node."""
         self.handlers[code](process, message)
 
     def _is_home(self, actor: bytes, node: bytes) -> bool:
-        """Whether that node, which the actor's row names as its home, lives and knows of it."""
+        """Whether that node, the home according to the actor's row, lives and knows the actor."""
         return node in self.cluster.peers or (node == self.incarnation and actor in self.actors.actors)
 
     def _ask_held(self, peer: bytes, message: m.AskHeld) -> None:

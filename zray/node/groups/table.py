@@ -3,28 +3,35 @@
     state         event                            next           what happens
     (none)        create, its name is free         PENDING        its row is written, a place is looked for
     PENDING       a place is found                 PENDING        a round: attempt + 1, BundleReserve to its nodes
-    PENDING       all nodes of the round said yes  CREATED        BundleCommit to them, until each has acknowledged
-    PENDING       no, time-out, a node died        PENDING        BundleReturn to all of the round; again later
+    PENDING       all nodes of the round agreed    CREATED        BundleCommit to them, until each has acknowledged
+    PENDING       refusal, time-out, node death    PENDING        BundleReturn to all of the round; again later
     PENDING       the round waits, the view shows  PENDING        the same, and a round there at once
                   room elsewhere
     CREATED       a node of it died                RESCHEDULING   bundles there have no place; rounds as above
-    RESCHEDULING  all nodes of the round said yes  CREATED
+    RESCHEDULING  all nodes of the round agreed    CREATED
     any           remove, its job is over          REMOVED        BundleReturn(removed) to every node it had or asked
-    (elsewhere)   its home died, it is adopted     as it was      BundleCommit again for what its row says it has; what
-                                                                  its node knows nothing of is placed anew
+    (elsewhere)   its home died, it is adopted     as it was      BundleCommit again for the bundles in its row;
+                                                                 bundles that their node does not know are placed anew
 
-Two-phase: a node sets bundles aside or refuses; only when all of a round did are they put to use, so a group is placed
-as a whole or not at all.  BundleCommit and BundleReturn are sent again until they are acknowledged or the node is dead.
+The commit has two phases: a node reserves bundles or refuses.  They are put to use only when all
+nodes of a round have reserved, so a group is placed as a whole or not at all.  BundleCommit and
+BundleReturn are sent again until they are acknowledged or the node is dead.
 
-A round asks for what the view says is free, all its nodes at once.  Where the bundles would fit, but not now, and after
-a node refused what the view showed, the round *waits*: the nodes queue for them, fairly with tasks, as long as WAIT_S;
-nodes that did not come up with them are avoided next time.  Homes do not know of each other's rounds.  So that they
-never wait for each other, a round that waits asks its nodes one after the other, in the order of their names: whoever
-holds the last node in the order that anybody holds waits for nobody (Havender, "Avoiding deadlock in multitasking
-systems", IBM Systems Journal 1968).  Each change of the view is a reason to look for
-a place again, also for a group whose round waits: the round gives way when there is room elsewhere.  What a node just
-set aside for it can look like room that is gone, and what it gives up like room that came.  So a round that follows
-one which gave way stands for PAUSE_S_MIN at least, twice as long each time: in that time its nodes answer.
+A round asks for resources that are free in the view, all its nodes at once.  A round *waits* where
+the bundles would fit, but not now, and after a node refused resources that were free in the view.
+Then the nodes queue for them, fairly with tasks, for at most WAIT_S.  Nodes that did not supply
+them are avoided in the next round.
+
+Homes do not know each other's rounds.  So that they never wait for each other, a round that waits
+asks its nodes one after the other, in the order of their names.  The home that holds the last node
+in this order waits for no other home (Havender, "Avoiding deadlock in multitasking systems", IBM
+Systems Journal 1968).
+
+Each change of the view is a reason to look for a place again, also for a group whose round waits:
+the round gives way when there is space elsewhere.  But resources that a node just reserved for it
+look like a loss in the view, and resources that it gives up look like a gain.  So a round that
+follows one which gave way stands for PAUSE_S_MIN at least, twice as long each time: in that time
+its nodes answer.
 """
 
 from __future__ import annotations
@@ -56,34 +63,34 @@ from zray.node.groups.records import (
 from zray.sched.cluster import packing
 from zray.sched.view import ClusterView
 
-# A node answers a reserve that does not wait at once; after this long the message or the node is lost.
+# A node answers at once to a reserve that does not wait; after this long the message or the node is lost.
 ANSWER_S = 3.0
-# A round that queues on its nodes gives up after this long: what some of them hold is idle meanwhile.
+# A round that queues on its nodes gives up after this long: resources that some of them hold are idle meanwhile.
 WAIT_S = 2.0
-# The same on a lone node, where there is nothing else to try.
+# The same on a lone node, where no other place exists.
 WAIT_ALONE_S = 60.0
 # Commit and return are sent again after this long without an acknowledgement.
 AGAIN_S = 1.0
-# Between rounds of one group, doubling from PAUSE_S_MIN; a change of the view asks at once.
+# Between rounds of one group, doubling from PAUSE_S_MIN; a change of the view starts one at once.
 PAUSE_S_MAX = 2.0
 GROUPS_MAX = 10_000
-# Groups that one change of the view is tried for.
+# How many groups one change of the view is tried for.
 TRIED_MAX = 64
-# A new home numbers on so far ahead that nothing its predecessor said, written or not, is later.
+# A new home numbers its versions so far ahead that no message of its predecessor, written or not, is later.
 ADOPTION_STEP = 1 << 20
 
 
 class GroupPorts(Protocol):
-    """What the table needs from the node around it."""
+    """Ports of the table."""
 
     def view(self) -> ClusterView:
         """All live nodes by incarnation, with what is free."""
 
     def send(self, node: bytes, message: Any) -> None:
-        """To a node; this one too."""
+        """Send to a node, perhaps this one."""
 
     def reply(self, peer: bytes, message: Any) -> None:
-        """To a core process."""
+        """Send to a core process."""
 
     def changed(self, state: GroupState) -> None:
         """A group has another state."""
@@ -106,16 +113,18 @@ class GroupTable:
         self.ports = ports
         self.me = me
         self.groups: dict[bytes, Group] = {}
-        self.unplaced: dict[bytes, None] = {}  # pending and rescheduling, tried longest ago first
+        # pending and rescheduling; the one that was tried longest ago comes first
+        self.unplaced: dict[bytes, None] = {}
         self._removed: dict[bytes, None] = {}
-        self._unacked: dict[tuple[bytes, bytes, int], list[Any]] = {}  # (group, node, attempt) -> [message, when again]
+        # (group, node, attempt) -> [message, time to resend]
+        self._unacked: dict[tuple[bytes, bytes, int], list[Any]] = {}
         self._fresh = True  # the view may have changed since the last look
 
     # ------------------------------------------------------------ what core processes say
 
     def create(self, peer: bytes, group: bytes, job: int, spec: dict, request: int, now: float) -> None:
         """CreateGroup."""
-        if group in self.groups:  # a request that came twice
+        if group in self.groups:  # a duplicate of a request
             self._answer(peer, request, "", group, "")
             return
         try:
@@ -147,7 +156,7 @@ class GroupTable:
         if found is None or found.state == REMOVED:
             return
         for key in [key for key in self._unacked if key[0] == group]:
-            del self._unacked[key]  # what follows says it all
+            del self._unacked[key]  # the messages below replace these
         for node in sorted(found.used):
             self._insist(node, BundleReturn(group, found.attempt, True), now)
         found.used = set()
@@ -169,7 +178,7 @@ class GroupTable:
             self.remove(found.id, "its job is over", now)
 
     def adopt(self, group: bytes, row: dict[str, Any], live: set[bytes], now: float) -> None:
-        """Take care of a group whose home died; ``row`` is the last that it wrote, ``live`` all nodes that live."""
+        """Adopt a group whose home died; ``row`` is the last that the home wrote, ``live`` all live nodes."""
         about = {"bundles": row["units"], "strategy": row["strategy"], "name": row["name"],
                  "namespace": row["ray_namespace"], "detached": row["is_detached"]}
         found = Group(group, row["creator_job_id"], about, now)
@@ -197,7 +206,7 @@ class GroupTable:
         found = self.groups.get(message.group)
         current = found.round if found is not None and found.attempt == message.attempt else None
         if found is None or current is None or node not in current.asked:
-            return  # of a round that is over: its return is on its way
+            return  # of a round that is over: its return is in flight
         if not message.ok:
             found.contended = True
             self._abort(found, now, f"node {self.ports.node_id(node)[:12]} could not set them aside: {message.detail}",
@@ -217,13 +226,13 @@ class GroupTable:
         key = (message.group, node, message.attempt)
         sent = self._unacked.get(key)
         if sent is None or message.state not in _answers(sent[0]):
-            return  # the answer to something said before
+            return  # the answer to an earlier message
         del self._unacked[key]
         if message.state == "UNKNOWN":
-            self._lost(node, now, only=message.group)  # it has given them up: it took this node for dead
+            self._lost(node, now, only=message.group)  # the node has given the bundles up: it took this node for dead
 
     def node_died(self, node: bytes, now: float) -> None:
-        """Every bundle there is lost; rounds that asked it begin anew."""
+        """All bundles there are lost; rounds that asked it begin anew."""
         for key in [key for key in self._unacked if key[1] == node]:
             del self._unacked[key]
         self._lost(node, now)
@@ -247,22 +256,23 @@ class GroupTable:
     # ------------------------------------------------------------ rounds
 
     def view_changed(self) -> None:
-        """Something became free: look again at the next :meth:`settle`."""
+        """Resources became free: look again at the next :meth:`settle`."""
         self._fresh = True
 
     def nodes_changed(self, now: float) -> None:
-        """A node joined, or has other resources: what never fitted may fit now."""
+        """A node joined, or has other resources: demands that never fitted may fit now."""
         self._fresh = True
         for group in self.unplaced:
             self.groups[group].retry_at = min(self.groups[group].retry_at, now)
 
     def settle(self, now: float) -> bool:
-        """Look for places for groups that have none; whether anything was sent.  Call at the end of each event."""
+        """Look for places for groups that have none; returns whether messages were sent.  Call at
+        the end of each event."""
         if not self.unplaced:
             self._fresh = False
             return False
         sent = False
-        hopeless: set[Any] = set()  # shapes that found no place just now
+        hopeless: set[Any] = set()  # shapes that found no place in this call
         fresh, self._fresh = self._fresh, False
         tried: list[bytes] = []
         for group in list(self.unplaced):
@@ -279,7 +289,7 @@ class GroupTable:
             elif began is None and not (found.round is not None and found.round.yes):
                 hopeless.add(found.same_as())
             if len(tried) >= TRIED_MAX:
-                self._fresh = fresh  # the others next time, before these
+                self._fresh = fresh  # the next call begins with the others
                 for other in tried:
                     del self.unplaced[other]
                     self.unplaced[other] = None
@@ -298,7 +308,7 @@ class GroupTable:
         return True
 
     def _try(self, found: Group, due: bool, now: float) -> bool | None:
-        """Begin a round if there is anything to ask for; one that waits gives way to one that need not.
+        """Begin a round if bundles miss a place; a round that waits gives way to one that need not wait.
 
         None when there is no place for its bundles.
         """
@@ -313,7 +323,7 @@ class GroupTable:
             if nodes is None:
                 return None
             if _by_node(missing, nodes) == current.nodes:
-                return False  # what it waits for is on its way
+                return False  # the resources that it waits for are in flight
             self._give_up(found, now)
             found.steady_until = now + found.steady_s
             found.steady_s = min(PAUSE_S_MAX, found.steady_s * 2)
@@ -329,7 +339,7 @@ class GroupTable:
 
     def _in_future(self, found: Group, view: ClusterView, bundles: list[dict[str, int]], others: list[bytes],
                    now: float) -> list[bytes] | None:
-        """Where to queue for bundles that fit nowhere now; None, and no further try, while they never will."""
+        """Where to queue for bundles that fit nowhere now; None, without a further try, while they can never fit."""
         self._pause(found, now)
         nodes = packing.choose(view, bundles, found.strategy, others, found.avoid, "total")
         if nodes is None and found.avoid:
@@ -344,7 +354,7 @@ class GroupTable:
         return nodes
 
     def _ask(self, found: Group) -> None:
-        """The next nodes of its round."""
+        """Ask the next nodes of its round."""
         current = found.round
         assert current is not None
         for node in current.to_ask():
@@ -377,7 +387,7 @@ class GroupTable:
             self._waits(found, Cause.GROUP_PENDING, why)
 
     def _give_up(self, found: Group, now: float) -> None:
-        """The round is over, and what its nodes hold for it is theirs again."""
+        """End the round; its nodes get back the resources that they hold for it."""
         assert found.round is not None
         for node in sorted(found.round.asked):
             if node in found.used:
@@ -389,7 +399,7 @@ class GroupTable:
         found.pause_s = min(PAUSE_S_MAX, found.pause_s * 2)
 
     def _insist(self, node: bytes, message: Any, now: float) -> None:
-        """Send until it is acknowledged."""
+        """Send a message again until it is acknowledged."""
         self._unacked[message.group, node, message.attempt] = [message, now + AGAIN_S]
         self.ports.send(node, message)
 
@@ -411,7 +421,7 @@ class GroupTable:
         if not self._unacked and not self.unplaced:
             return None
         if self._fresh and self.unplaced:
-            return 0.0  # ``settle`` had more to look at than it does at once
+            return 0.0  # ``settle`` has more groups to look at than it tries at once
         times = [sent[1] for sent in self._unacked.values()]
         for group in self.unplaced:
             found = self.groups[group]

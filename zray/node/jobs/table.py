@@ -15,7 +15,7 @@ JOB_BITS = 16  # job numbers are unique in the cluster: the ordinal of the drive
 
 
 class Job:
-    """One driver and everything started for it."""
+    """One driver and all work that it started."""
 
     __slots__ = ("config", "driver", "dropped", "ended", "number", "pid", "started", "told")
 
@@ -27,7 +27,7 @@ class Job:
         self.started = now
         self.ended = 0.0
         self.dropped = False  # its objects are gone
-        self.told: set[bytes] = set()  # other nodes that know of it from us
+        self.told: set[bytes] = set()  # other nodes that got JobStart from us
 
     @property
     def is_over(self) -> bool:
@@ -61,7 +61,7 @@ class JobTable:
         return job
 
     def foreign(self, number: int, driver: bytes, config: dict, now: float) -> Job:
-        """A job whose driver is on another node, which told us; repeats are harmless."""
+        """A job whose driver is on another node, which announced it; repeats are harmless."""
         job = self.jobs.get(number)
         if job is None:
             job = self.jobs[number] = Job(number, driver, 0, config, now)
@@ -69,16 +69,16 @@ class JobTable:
         return job
 
     def heard_ended(self, what: int | bytes) -> None:
-        """A job, or a driver (also: a process that may be one), has ended of which this node knows no job.
+        """A job, or a driver (or a process that may be one), has ended, and this node knows no job of it.
 
-        It is remembered, because word of its beginning, which others pass on, may come later.
+        Keep that: the announcement of its beginning, which other nodes pass on, may come later.
         """
         self._heard_ended[what] = None
         if len(self._heard_ended) > HEARD_ENDED_MAX:
             del self._heard_ended[next(iter(self._heard_ended))]
 
     def has_ended(self, number: int, driver: bytes) -> bool:
-        """Whether the end of that job was heard of before its beginning."""
+        """Whether the end of that job came before its beginning."""
         return number in self._heard_ended or driver in self._heard_ended
 
     def over(self, driver: bytes, now: float, is_used: Callable[[int], bool] = lambda number: False) -> Job | None:

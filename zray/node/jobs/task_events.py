@@ -1,7 +1,8 @@
-"""Task events of a node: the last so many, and the tasks that are known to run now.  Pure.
+"""Task events of a node: a bounded number of the last, and the tasks that are known to run now.  Pure.
 
-An event is what a worker reports (zray.worker.events): ``[name, task id, pid, start s, end s, ok, attempt, count]``,
-end 0 while it runs; ``count`` is over 1 for a chunk of a map.  Events are numbered from 0, so that readers can page.
+An event is a report of a worker (zray.worker.events): ``[name, task id, pid, start s, end s, ok,
+attempt, count]``, end 0 while it runs; ``count`` is over 1 for a chunk of a map.  Events are
+numbered from 0, so that readers can page.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ class TaskEvents:
         self.running: dict[tuple[bytes, int], tuple[bytes, int, list[Any]]] = {}  # -> (worker, job, event)
         self.queued: dict[bytes, list[Any]] = {}  # worker of an actor -> [[name, count], ...] of the calls that wait
         self.seen = 0  # ended events ever
-        self.dropped = 0  # tasks that workers did not report one by one
+        self.dropped = 0  # tasks that workers counted, but did not report one by one
 
     def report(self, worker: bytes, job: int, events: list[Any], dropped: int) -> bool:
-        """An EventReport; False when it is malformed (what came before the fault is kept)."""
+        """An EventReport; False when it is malformed (entries before the fault are kept)."""
         self.dropped += max(0, dropped)
         for event in events:
             if type(event) is not list or len(event) < len(FIELDS):
@@ -51,7 +52,7 @@ class TaskEvents:
         return True
 
     def running_on(self) -> dict[bytes, str]:
-        """What runs on each worker, as far as reported."""
+        """The running task of each worker, as far as reported."""
         return {worker: event[NAME] for worker, _, event in self.running.values()}
 
     def _end(self, job: int, event: list[Any]) -> None:
@@ -59,8 +60,8 @@ class TaskEvents:
         self.seen += 1
 
     def worker_gone(self, worker: bytes) -> str:
-        """Its process ended, and with it what ran there, which is returned.  When is not known: the event has no
-        length."""
+        """The process of a worker ended: remove and return its running task.  The event has no
+        length, because the time of the end is unknown."""
         names = []
         self.queued.pop(worker, None)
         for key, (runner, job, event) in list(self.running.items()):

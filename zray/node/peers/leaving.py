@@ -1,15 +1,16 @@
-"""How a node leaves its cluster: told so, it takes nothing new, lets what runs for others finish, hands on, goes.
+"""How a node leaves its cluster: it accepts no new work, lets work for others finish, hands its data over, and ends.
 
-    begin       it says so to the others (NodeLeave) and in its row ("draining"): nobody places anything here any more;
-                leases of other nodes' owners are recalled
-    drained     those are back, and other nodes have what only this one had of objects: its parts of the control store
-                go to others, the row says "left", and this process ends.  What still ran is run again elsewhere, as
-                after a death
-    deserted    every other node is leaving as well: nobody is left to hand anything to, so it ends at once; the first
-                voter only when the others have ended, so that they can still write their rows
+    begin       it announces the leave to the others (NodeLeave) and in its row ("draining"): no node places anything
+                here any more; leases of other nodes' owners are recalled
+    drained     those are back, and other nodes have the objects that only this one had: its parts of the control
+                store go to others, the row has "left", and this process ends.  Unfinished work is run again
+                elsewhere, as after a death
+    deserted    every other node is leaving as well: no heir is left, so it ends at once; the first voter only when
+                the others have ended, so that they can still write their rows
 
-Bounded: DRAIN_S_MAX without objects moving, HAND_OVER_S_MAX with, and LEAVE_S_MAX for the control store after that,
-whatever the others do.  What is left behind of objects then, the reason in the row says.
+Bounded: DRAIN_S_MAX without objects moving, HAND_OVER_S_MAX with, and LEAVE_S_MAX for the control
+store after that, whatever the others do.  The reason in the row names the objects that are left
+behind then.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from zray.node.peers.cluster import Cluster
 from zray.store.transfer.exchange import HandoverProgress
 
 DRAIN_S_MAX = 2.5
-LEAVE_S_MAX = 1.5  # with DRAIN_S_MAX below launch.STOP_TIMEOUT_S, after which whoever stops a node kills it
+LEAVE_S_MAX = 1.5  # with DRAIN_S_MAX below launch.STOP_TIMEOUT_S, after which ``zray stop`` kills the node
 HAND_OVER_S_MAX = 60.0  # 20 to 30 GB over one link
-LOOK_S = 0.02  # how often to look how far it is
+LOOK_S = 0.02  # how often to look at the progress
 
 NOTHING = HandoverProgress(done=True)
 
@@ -56,8 +57,9 @@ class Leaving:
 
     def __init__(self, why: str, machine: LeavingNode, gcs: ControlParts, leavers: set[bytes], ended: set[bytes],
                  gone: Callable[[], None], now: float, hand_over: Callable[[set[bytes]], HandoverProgress]):
-        """``leavers``, ``ended``: nodes that said that they leave, or whose endpoints refuse connections (kept by
-        the caller).  ``hand_over(heirs)``: see to it that others have our objects, and say how far that is."""
+        """``leavers``, ``ended``: nodes that announced a leave, or whose endpoints refuse
+        connections (kept by the caller).  ``hand_over(heirs)``: copy our objects to the heirs;
+        returns the progress."""
         self.why = why
         self.handed = NOTHING
         self._leavers = leavers
@@ -68,14 +70,14 @@ class Leaving:
         self._hand_over = hand_over
         self._drain_until = now + DRAIN_S_MAX
         self._hand_over_until = now + HAND_OVER_S_MAX
-        self._leave_until: float | None = None  # once the control store is being handed on
+        self._leave_until: float | None = None  # set once the control store is being handed over
         self._look_at: float | None = None
         self._over = False
         gcs.drain(why)
         machine.drain(now)
 
     def step(self, now: float) -> None:
-        """Go on as far as possible."""
+        """Do the steps that are possible now."""
         if self._over:
             return
         if self._deserted() or self._leave_until is not None and now >= self._leave_until:

@@ -14,7 +14,7 @@ from zray.node import views
 from zray.node.context import NodeContext
 
 ANSWER_S = 2.0
-# What is asked everywhere, and the name of the rows in its answer.
+# The questions that go to all nodes, and the name of the rows in their answers.
 EVERYWHERE = {"available": "stored", "actors": "actors", "workers": "workers", "leases": "leases", "jobs": "jobs",
               "tasks": "tasks", "placement-groups": "placement-groups"}
 
@@ -36,7 +36,7 @@ class ClusterQueries:
     """Queries under way."""
 
     def __init__(self, context: NodeContext, peers: Collection[bytes], answer: Callable[[bytes, str, dict], dict]):
-        """``peers``: the other live nodes, now and later.  ``answer(peer, what, args)``: what this node says."""
+        """``peers``: the other live nodes, now and later.  ``answer(peer, what, args)``: the answer of this node."""
         self._context = context
         self._peers = peers
         self._answer = answer

@@ -1,17 +1,18 @@
-"""Worker processes of a node: who is starting, idle, in use, leaving.  Pure.
+"""Worker processes of a node: starting, idle, in use, leaving.  Pure.
 
     STARTING --ready--> IDLE --take--> LEASED | ACTOR --release--> IDLE
         any of them --retire/kill--> EXITING ;  any of them --died--> (removed)
 
-A worker starts *fresh*.  Its first use fixes its :class:`Kind` (job, environment variables, GPU ids), and from then on
-it serves only that kind: jobs never share a process, a process keeps the environment it imported its libraries under,
-and one that has initialised CUDA on some GPUs never sees others.  A kind whose variables count only at the start of a
-process (``fresh``) is served only by workers that were started for it.
+A worker starts *fresh*.  Its first use fixes its :class:`Kind` (job, environment variables, GPU
+ids), and from then on it serves only that kind.  So jobs never share a process, a process keeps the
+environment in which it imported its libraries, and a process that initialised CUDA on some GPUs
+never sees others.  A kind whose variables count only at the start of a process (``fresh``) is
+served only by workers that were started for it.
 
-Who needs a worker calls :meth:`Pool.take` with a token.  It gets an idle worker at once, or waits its turn and is
-served by :meth:`Pool.ready` or :meth:`Pool.release` through the returned ``(token, worker)`` pairs.  The pool starts
-as many processes as tokens wait, within ``workers_max`` and as many at once as start quickly
-(zray.node.processes.starts).
+A caller asks for a worker by :meth:`Pool.take` with a token.  It gets an idle worker at once, or
+waits in order and is served by :meth:`Pool.ready` or :meth:`Pool.release` through the returned
+``(token, worker)`` pairs.  The pool starts as many processes as tokens wait, within ``workers_max``
+and within the start window (zray.node.processes.starts).
 """
 
 from __future__ import annotations
@@ -29,16 +30,18 @@ from zray.node.processes.starts import Starts
 # become a fork bomb), and the longest such pause.
 START_FAILURES_FREE = 3
 START_PAUSE_S_MAX = 5.0
-# Workers started ahead for actors that still wait for resources.  Actors are placed one CPU at a time, and a fork takes
-# as long as everything else in a creation: forking meanwhile made creation several times as fast.
+# Workers started ahead for actors that still wait for resources.  Actors are placed one CPU at a
+# time, and a fork takes as long as the rest of a creation: forking in the meantime made creation
+# several times as fast.
 AHEAD_MAX = 8
-# So many workers that hang while they start are replaced: where all hang (a file system that does not answer), starting
-# more and more of them helps nobody.
+# At most this many workers that hang while they start are replaced.  Where all hang (a file system
+# that does not answer), more starts help nobody.
 HANGING_MAX = 64
-# How long a worker whose job is over may take to report its last task events.  An idle one takes a tenth of a
-# millisecond, one that holds the interpreter in native code is not waited for.
+# How long a worker whose job is over may take to report its last task events.  An idle worker takes
+# a tenth of a millisecond; the pool does not wait for one that holds the interpreter in native
+# code.
 REPORT_S = 0.05
-# Environments that no worker could start under are remembered, so that their tasks fail instead of waiting for ever.
+# Environments under which no worker could start are remembered, so that their tasks fail instead of waiting for ever.
 BROKEN_KEPT_MAX = 100
 
 
@@ -51,18 +54,18 @@ class State(IntEnum):
 
 
 class Kind(NamedTuple):
-    """What a worker has become and therefore may be used for."""
+    """The use to which a worker is bound: job, environment, GPUs."""
 
     job: int
     env: tuple  # sorted (name, value) pairs; as written where one may refer to another
     gpus: tuple  # GPU ids, () for none
-    threads: int = 1  # of numeric libraries, which read it when they are loaded
+    threads: int = 1  # of numeric libraries, which read the number when they are loaded
     fresh: bool = False  # the process must have been started under ``env``
 
     @classmethod
     def of(cls, job: int, env: Mapping[str, str], gpus: list | tuple = (), threads: int = 1,
            environ: Mapping[str, str] | None = None) -> Kind:
-        """``environ`` is what forked workers start under."""
+        """``environ`` is the environment of forked workers."""
         ordered: Iterable[tuple[str, str]] = env.items()
         if not any("$" in value for value in env.values()):
             ordered = sorted(ordered)
@@ -82,12 +85,12 @@ class Worker:
         self.endpoint = ""
         self.state = State.STARTING
         self.kind: Kind | None = None
-        self.since = now  # of the present state
+        self.since = now  # start of the present state
         self.lease = 0  # scheduler's lease id while LEASED or ACTOR
         self.actor = b""
         self.blocked = False
-        self.hangs = False  # it is STARTING, and nothing counts on it any more
-        self.reason = ""  # why zray ended it, for WorkerDied
+        self.hangs = False  # it is STARTING, and the pool does not count on it any more
+        self.reason = ""  # why the node ended it, for WorkerDied
 
     @property
     def job(self) -> int:
@@ -107,7 +110,7 @@ class Pool:
                  idle_s: float, may_retire: Callable[[Worker], bool]):
         self._new_id = new_id
         self._emit = emit
-        self.keep = keep  # idle workers that are never retired for being idle, and how many are started ahead
+        self.keep = keep  # idle workers that are never retired for being idle, and the number of workers started ahead
         self.workers_max = workers_max
         self.idle_s = idle_s
         self.workers: dict[bytes, Worker] = {}
@@ -117,24 +120,24 @@ class Pool:
         self._starting_of: dict[Kind, int] = {}  # those of them that are started for a fresh kind
         self.starts = Starts()
         self._prestarts = 0  # of them still to come
-        self._waiting: dict[Hashable, Kind] = {}  # first come first
-        self._plain: dict[Hashable, None] = {}  # those of them that any forked worker can serve
+        self._waiting: dict[Hashable, Kind] = {}  # in order of arrival
+        self._plain: dict[Hashable, None] = {}  # tokens among them that any forked worker can serve
         self._waiting_of: dict[Kind, dict[Hashable, None]] = {}
         self._start_failures = 0
         self._start_after = 0.0
-        self._broken: dict[Kind, tuple[int, str]] = {}  # fresh kind -> failures to start in a row, what the last said
-        self._dismissed: dict[bytes, float] = {}  # workers that may report before they are killed, and until when
+        self._broken: dict[Kind, tuple[int, str]] = {}  # fresh kind -> (failures to start in a row, the last error)
+        self._dismissed: dict[bytes, float] = {}  # workers that may report before they are killed -> deadline
         self.may_retire = may_retire  # for being idle
 
     # ------------------------------------------------------------ wants
 
     def prestart(self, now: float) -> None:
-        """Have ``keep`` workers idle or on their way."""
+        """Have ``keep`` workers idle or starting."""
         self._prestarts = self.keep
         self._go_on_prestarting(now)
 
     def start_ahead(self, soon: int, now: float) -> None:
-        """``soon`` more workers will be wanted once resources are free: have some of them started by then."""
+        """``soon`` more workers will be needed once resources are free: start some of them now."""
         wanted = min(soon, AHEAD_MAX)
         spare = self._starting_plain() - len(self._plain) + len(self._idle.get(None, ()))
         if spare > wanted // 2:
@@ -203,14 +206,14 @@ class Pool:
         return self._offer(worker, now)
 
     def use(self, worker: Worker, state: State, lease: int, now: float, actor: bytes = b"") -> None:
-        """Whoever was served starts to use the worker."""
+        """The caller that was served starts to use the worker."""
         worker.state = state
         worker.lease = lease
         worker.actor = actor
         worker.since = now
 
     def retire(self, worker: Worker, reason: str, now: float) -> None:
-        """Ask it to finish what runs and go.  It may take its time: others may still need objects that it owns."""
+        """Ask it to finish its work and end.  It may take its time: others may still need objects that it owns."""
         if self._leave(worker, now):
             self._emit(Send(worker.incarnation, WorkerExit(reason)))
 
@@ -222,7 +225,7 @@ class Pool:
             self._emit(Kill(worker.incarnation))
 
     def dismiss(self, worker: Worker, reason: str, now: float) -> None:
-        """End it as soon as it has reported what it ran."""
+        """End it as soon as it has reported its tasks."""
         if worker.reason or not worker.endpoint:
             self.kill(worker, reason, now)
             return
@@ -232,12 +235,12 @@ class Pool:
         self._emit(Send(worker.incarnation, JobOver(worker.job)))
 
     def reported(self, incarnation: bytes) -> None:
-        """It has; nothing for one that was not dismissed."""
+        """The worker has reported; no effect when it was not dismissed."""
         if self._dismissed.pop(incarnation, None) is not None:
             self._emit(Kill(incarnation))
 
     def leaving(self, worker: Worker, now: float) -> None:
-        """It said that it goes by itself (max_calls reached, exit)."""
+        """The worker announced that it ends by itself (max_calls reached, exit)."""
         self._leave(worker, now)
 
     def died(self, incarnation: bytes, now: float, last_words: str = "") -> Worker | None:
@@ -249,7 +252,7 @@ class Pool:
         self.starts.over(incarnation)
         if worker.state is State.STARTING:
             self._no_longer_starting(worker)
-            if worker.kind is not None and worker.pid:  # else the fork failed, whatever it was for
+            if worker.kind is not None and worker.pid:  # else the fork failed, for whatever kind
                 self._could_not_start(worker.kind, last_words)
             elif not worker.reason:
                 self._start_failures += 1
@@ -263,7 +266,7 @@ class Pool:
     # ------------------------------------------------------------ time
 
     def tick(self, now: float) -> None:
-        """Retire what has been idle too long; start what had to wait."""
+        """Retire workers that were idle too long; start those that had to wait."""
         for incarnation in [worker for worker, until in self._dismissed.items() if until <= now]:
             self.reported(incarnation)
         if self._start_after <= now:
@@ -311,10 +314,10 @@ class Pool:
             worker.state = State.IDLE
             worker.since = now
             self._push_idle(worker)
-            self._start_needed(now)  # this one may have to make room for another kind
+            self._start_needed(now)  # another kind may need its place
             return []
         worker.kind = self._waiting[token]
-        worker.state = State.LEASED  # use() says precisely for what
+        worker.state = State.LEASED  # use() sets the precise state
         worker.since = now
         self.cancel(token)
         return [(token, worker)]
@@ -328,13 +331,13 @@ class Pool:
             missing -= 1
         if missing > 0 and self.at_limit():
             leaving = sum(1 for w in self.workers.values() if w.state is State.EXITING)
-            while missing > leaving and self._idle_count:  # idle ones of other kinds make room
+            while missing > leaving and self._idle_count:  # idle ones of other kinds give up their places
                 oldest = min((next(iter(idle.values())) for idle in self._idle.values()), key=lambda w: w.since)
                 self.retire(oldest, "another kind of worker is needed", now)
                 leaving += 1
 
     def _start_in_turn(self, now: float) -> int:
-        """Start a worker for each token that waits, first come first; how many tokens get none started now."""
+        """Start a worker for each token that waits, in order; returns how many tokens get none now."""
         coming: dict[Kind | None, int] = {None: self._starting_plain()}
         for fresh, count in self._starting_of.items():
             coming[fresh] = count
@@ -373,7 +376,8 @@ class Pool:
         self._emit(Spawn(worker.id, kind, self._why_broken(kind) if kind is not None else ""))
 
     def _give_up(self, worker: Worker) -> None:
-        """It hangs while it starts: another may start for what waits.  It is not killed, since it may still come."""
+        """It hangs while it starts: another may start for the waiting token.  It is not killed,
+        since it may still come."""
         if sum(other.hangs for other in self.workers.values()) < HANGING_MAX:
             self._no_longer_starting(worker)
             worker.hangs = True
@@ -389,14 +393,15 @@ class Pool:
                 del self._starting_of[worker.kind]
 
     def _could_not_start(self, kind: Kind, last_words: str) -> None:
-        """A process under that environment ended before it was ready: the environment's fault, not the node's."""
+        """A process under that environment ended before it was ready: count it against the
+        environment, not the node."""
         failures, _ = self._broken.pop(kind, (0, ""))
         self._broken[kind] = failures + 1, last_words
         if len(self._broken) > BROKEN_KEPT_MAX:
             del self._broken[next(iter(self._broken))]
 
     def _why_broken(self, kind: Kind) -> str:
-        """What processes under that environment said when they could not start; '' while another try may help."""
+        """The error of processes that could not start under that environment; '' while another try may help."""
         failures, last_words = self._broken.get(kind, (0, ""))
         return last_words or "its process ended at once" if failures >= START_FAILURES_FREE else ""
 

@@ -1,8 +1,9 @@
-"""Where a join string comes from, and how it stays a secret: it lets its reader run code in the cluster.
+"""Sources of a join string, and how it stays a secret: its reader may run code in the cluster.
 
-Every user of a machine can read the command lines of all processes, and everything that runs in a worker can read its
-environment.  So a join string reaches a daemon by a file, a descriptor or an environment variable; what stands in the
-command line or the environment is overwritten in this process before it forks, and not passed on.
+Every user of a machine can read the command lines of all processes, and all code in a worker can
+read its environment.  So a join string reaches a daemon by a file, a descriptor or an environment
+variable.  A join string in the command line or the environment is overwritten in this process
+before it forks, and not passed on.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ _SECRET_PART = re.compile(r"(zray://[^/\s]*/)[\w=-]+")
 
 
 class NoJoinString(ValueError):
-    """The place that was named has none; the message is one sentence for the user."""
+    """The named source has no join string; the message is one sentence for the user."""
 
 
 def join_string(given: str, environ: Mapping[str, str] = os.environ, head: bool = False) -> str:
     """The join string that ``--address GIVEN`` names: itself, ``@FILE``, or ``-`` for the standard input.
 
-    Without one it is what ``ZRAY_JOIN`` says, '' where that is not set or the node is the ``head`` of a new cluster.
+    Without one it is the value of ``ZRAY_JOIN``; '' where that is not set or the node is the
+    ``head`` of a new cluster.
     """
     named = given or ("" if head else environ.get(VARIABLE, "").strip())
     if named == "-":
@@ -78,7 +80,7 @@ def without_secrets(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def hide(text: str) -> str:
-    """The text with "..." for what is secret of each join string in it, for errors and tables."""
+    """Replace the secret part of each join string in a text by "...", for errors and tables."""
     return _SECRET_PART.sub(r"\1...", text)
 
 
@@ -93,7 +95,7 @@ def blank_own() -> None:
 
 
 def forget_own() -> None:
-    """The same, and take them out of ``os.environ``, which is what forked children see."""
+    """The same, and remove them from ``os.environ``, which forked children inherit."""
     blank_own()
     for name in os.environ.keys() - without_secrets(os.environ).keys():
         del os.environ[name]

@@ -1,7 +1,7 @@
-"""Start, find and stop nodes: what ``init()`` and the commands use.
+"""Start, find and stop nodes: for ``init()`` and the commands.
 
-Starting is on the critical path of every script, so this imports little: the daemon is spawned with posix_spawn, and
-says over a pipe that it is ready, while the caller goes on importing.
+Starting is on the critical path of every script, so this imports little.  The daemon is spawned
+with posix_spawn, and reports over a pipe that it is ready, while the caller goes on importing.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ ERROR_BYTES_MAX = 1 << 16
 
 
 class NodeStartError(RuntimeError):
-    """The node daemon did not come up; the message says why, in its own words."""
+    """The node daemon did not start; the message has the daemon's own reason."""
 
 
 @dataclass(slots=True)
 class NodeOptions:
-    """What a node is started with; None means: find out."""
+    """The options of a node to start; None means: find out."""
 
     num_cpus: float | None = None
     num_gpus: float | None = None
@@ -50,10 +50,10 @@ class NodeOptions:
     insecure: bool = False
     gcs_dir: str = ""
     one_port: bool = False
-    new_cluster: bool = False  # a second one on this machine is meant
+    new_cluster: bool = False  # a second cluster on this machine is intended
 
     def arguments(self) -> list[str]:
-        """As arguments of zray-node, but for the join string: every user can read the arguments of a process."""
+        """As arguments of zray-node, without the join string: every user can read the arguments of a process."""
         out: list[str] = []
         for name in ("num_cpus", "num_gpus", "object_store_memory", "memory"):
             value = getattr(self, name)
@@ -74,7 +74,7 @@ class NodeOptions:
 
 
 class Starting:
-    """A daemon on its way: do something else, then call :meth:`wait`."""
+    """A daemon that starts: do other work, then call :meth:`wait`."""
 
     def __init__(self, pid: int, ready: int, errors: int, fate: int):
         self.pid = pid
@@ -83,7 +83,7 @@ class Starting:
         self._fate = fate
 
     def wait(self, timeout: float = START_TIMEOUT_S) -> NodeHandle:
-        """The running node; NodeStartError with the daemon's own words otherwise."""
+        """The running node; else NodeStartError with the daemon's own message."""
         deadline = time.monotonic() + timeout
         text = b""
         while True:
@@ -144,13 +144,13 @@ class NodeHandle:
             try:
                 os.waitpid(self.pid, 0)
             except ChildProcessError:
-                pass  # somebody else in this process collected it
+                pass  # another part of this process collected it
         if os.path.isdir(self.session_dir):
             _sweep(self.session_dir)
 
 
 def end_process(session: Session, timeout: float = STOP_TIMEOUT_S) -> bool:
-    """SIGTERM, then SIGKILL, to that very process; True when it was running."""
+    """SIGTERM, then SIGKILL, to exactly that process; True when it was running."""
     pidfd = _tell_end(session)
     if pidfd is not None:
         _await_end(session, pidfd, timeout)
@@ -163,7 +163,7 @@ def _tell_end(session: Session) -> int | None:
         pidfd = os.pidfd_open(session.pid)
     except ProcessLookupError:
         return None
-    if not session.alive():  # the number belongs to somebody else by now, or it has just ended
+    if not session.alive():  # another process has the number by now, or it has just ended
         os.close(pidfd)
         return None
     with contextlib.suppress(ProcessLookupError):
@@ -195,7 +195,7 @@ def _moved_at(session: Session) -> int:
 
 
 def _sweep(session_dir: str) -> None:
-    """Remove what a killed daemon left."""
+    """Remove the files of a killed daemon."""
     from zray.store.node import reaper
 
     reaper.sweep(os.path.dirname(session_dir))
@@ -203,7 +203,7 @@ def _sweep(session_dir: str) -> None:
 
 
 def _command() -> list[str]:
-    """A Python that is the daemon of this very zray.  -P: a random.py in the working directory is no part of it."""
+    """A Python that is the daemon of exactly this zray.  -P: a random.py in the working directory is no part of it."""
     parent = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", "..", ".."))
     path = f"sys.path.append({parent!r})" if parent.endswith("-packages") else f"sys.path.insert(0, {parent!r})"
     return [sys.executable, "-P", "-c", f"import sys; {path}; from zray.node.daemon import main; main()"]
@@ -268,7 +268,7 @@ def find_session(address: str = "auto", *, asks: bool = False) -> NodeHandle:
 
     "auto" (of the one cluster that ``zray start`` made here, the newest node), a session directory, a join string,
     "@FILE" with one, or the host:port of a node: of the last three, a node of that cluster on this machine.
-    For who only ``asks``, "auto" is the session of the one program that runs, where no cluster does.
+    With ``asks``, "auto" is the session of the one program that runs, where no cluster does.
     ConnectionError, in one sentence, when there is none, or more than one cluster that "auto" could mean.
     """
     if address.startswith("@"):
@@ -343,7 +343,7 @@ def _member_of(join: str) -> Session:
 def stop_sessions(every: bool = False, session_dir: str = "") -> list[Session]:
     """End this user's nodes: those that ``zray start`` made, or with ``every`` also those of init(); returns them.
 
-    Each is one process named by (pid, start time) in its own session directory, so nobody else's is touched.
+    Each is one process named by (pid, start time) in its own session directory, so no other process is touched.
     """
     told = []
     for session in sessions.live_sessions():
@@ -351,7 +351,7 @@ def stop_sessions(every: bool = False, session_dir: str = "") -> list[Session]:
         wanted = named if session_dir else every or not session.shares_fate
         if wanted and (pidfd := _tell_end(session)) is not None:
             told.append((session, pidfd))
-    for session, pidfd in told:  # all first: nodes of one cluster need hand nothing to each other
+    for session, pidfd in told:  # all at once: nodes of one cluster need not hand over to each other
         _await_end(session, pidfd, STOP_TIMEOUT_S)
         if os.path.isdir(session.session_dir):
             _sweep(session.session_dir)

@@ -1,4 +1,4 @@
-"""What a node offers: command-line arguments, checked, and what the machine has where they say nothing."""
+"""The resources and labels that a node offers: command-line arguments, checked, and defaults from the machine."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def offer(arguments: argparse.Namespace, config: Config) -> Offer:
 
 
 def _bytes(value: float | None, option: str) -> int:
-    """A size may be a float, as 0.3 * total is; what is less than a byte of it is dropped."""
+    """A size may be a float, such as 0.3 * total; fractions of a byte are dropped."""
     if value is None:
         return 0
     if not math.isfinite(value):
@@ -169,7 +169,7 @@ def _bytes(value: float | None, option: str) -> int:
 
 
 def _gpus(wanted: float | None) -> tuple[list[int | str] | None, float]:
-    """Ids and number of GPUs: those of CUDA_VISIBLE_DEVICES, of which ``wanted`` may name fewer."""
+    """Ids and number of GPUs: those in CUDA_VISIBLE_DEVICES; ``wanted`` may ask for fewer."""
     named = named_gpus()
     if wanted is None:
         found = visible_gpus(named)
@@ -181,7 +181,7 @@ def _gpus(wanted: float | None) -> tuple[list[int | str] | None, float]:
 
 
 def name_node(offered: Offer, address: str, first: bool) -> None:
-    """The resources that stand for the node itself: work that asks for a little of one runs there, and nowhere else."""
+    """The resources that name the node itself: work that asks for a little of one runs only there."""
     offered.total.setdefault(f"{NODE_PREFIX}{address}", UNIT)
     if first:
         offered.total.setdefault(f"{NODE_PREFIX}__internal_head__", UNIT)
@@ -214,7 +214,7 @@ def memory_bytes() -> int:
 
 
 def shm_bytes() -> int:
-    """What /dev/shm has free, less a tenth for others."""
+    """Free bytes of /dev/shm, less a tenth for others."""
     found = os.statvfs("/dev/shm")
     return max(STORE_BYTES_MIN, int(found.f_bavail * found.f_frsize * 0.9))
 

@@ -1,4 +1,4 @@
-"""Constants that programs read, with the values that are true of zray."""
+"""Constants that programs read, with zray's values."""
 
 from __future__ import annotations
 

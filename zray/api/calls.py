@@ -1,4 +1,4 @@
-"""The functions of ``import zray as ray``: they check arguments and ask the runtime; no logic of their own."""
+"""The functions of ``import zray as ray``: they check arguments and call the runtime; no logic of their own."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def wait(refs: Sequence[ObjectRef[R]] | ObjectRef[R], num_returns: int = 1, time
         raise TypeError(f"num_returns must be an int, not {type(num_returns).__name__}")
     if num_returns <= 0:
         raise ValueError(f"Invalid number of objects to return {num_returns}.")
-    if type(refs) is not RefList:  # what wait itself returned has been checked
+    if type(refs) is not RefList:  # a list from wait itself is checked already
         refs = _waitables(refs)
     if not refs:
         return [], []
@@ -136,7 +136,7 @@ def wait(refs: Sequence[ObjectRef[R]] | ObjectRef[R], num_returns: int = 1, time
 
 
 def _waitables(refs: Any) -> list[Any]:
-    """A list of distinct references, from what a user passed to ``wait``."""
+    """A list of distinct references, from a user's argument of ``wait``."""
     if isinstance(refs, (ObjectRef, ObjectRefGenerator)):
         refs = [refs]
     if isinstance(refs, (MapRefs, tuple)):

@@ -21,7 +21,8 @@ _running: ContextVar[dict[str, Any]] = ContextVar("zray_local_mode", default=_OU
 
 
 class LocalContext:
-    """What runs here: the counterpart of the runtime's thread-local context, for threads and coroutines."""
+    """The context of the running code: the counterpart of the runtime's thread-local context, for
+    threads and coroutines."""
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -31,7 +32,7 @@ class LocalContext:
 
     @contextlib.contextmanager
     def inside(self, **fields: Any) -> Iterator[dict[str, str]]:
-        """A task: its variables are added to those of the task around it; gives them all."""
+        """A task: its variables are added to those of the task around it; returns all of them."""
         outer = _running.get()
         fields["env"] = {**outer["env"], **fields["env"]}
         token = _running.set({**_OUTSIDE, **fields})
@@ -43,7 +44,7 @@ class LocalContext:
 
 @contextlib.contextmanager
 def environment(env: Mapping[str, str]) -> Iterator[None]:
-    """These variables for a while."""
+    """Set these variables for a while."""
     before = {name: os.environ.get(name) for name in env}
     os.environ.update(env)
     try:
@@ -57,7 +58,7 @@ def environment(env: Mapping[str, str]) -> Iterator[None]:
 
 
 def steps_in(env: Mapping[str, str]) -> Callable[[Callable[[Any], Any], Any], Any]:
-    """For ``stepping``: a coroutine has these variables at its steps only."""
+    """For ``stepping``: a coroutine has these variables only at its steps."""
     def step(resume: Callable[[Any], Any], value: Any) -> Any:
         with environment(env):
             return resume(value)
@@ -65,7 +66,7 @@ def steps_in(env: Mapping[str, str]) -> Callable[[Callable[[Any], Any], Any], An
 
 
 class LocalActor:
-    """An instance, or why there is none."""
+    """An instance, or the reason why there is none."""
 
     def __init__(self, meta: bytes, options: ActorOptions, namespace: str, is_async: bool):
         self.instance: Any = None
@@ -113,7 +114,7 @@ class Loop:
             self._loop.close()
 
     def call(self, body: Callable[[], Coroutine[Any, Any, Any]], group: str = "") -> concurrent.futures.Future:
-        """Run ``body`` there, when its concurrency group has room."""
+        """Run ``body`` there, when its concurrency group has a free place."""
         async def limited() -> Any:
             async with self._room.get(group) or self._room[""]:
                 return await body()

@@ -23,7 +23,7 @@ from zray.api.driver_log import BAR_MARK
 
 __all__ = ["BarManager", "instance", "safe_print", "tqdm"]
 
-FLUSH_S = 0.2  # half of what people take for a standstill
+FLUSH_S = 0.2  # half of the time after which people see a standstill
 
 
 class tqdm:
@@ -127,7 +127,7 @@ class BarManager:
                     other.pos = -position
 
     def hide_bars(self) -> None:
-        """Make room for a line of text; :meth:`unhide_bars` draws them again."""
+        """Make space for a line of text; :meth:`unhide_bars` draws them again."""
         with self._lock:
             for bar in self._bars.values():
                 bar.clear()
@@ -186,7 +186,7 @@ def instance() -> BarManager:
 
 
 def safe_print(*args: Any, **kwargs: Any) -> None:
-    """``print`` that does not tear the bars."""
+    """``print`` that does not break the bars."""
     bars = instance()
     bars.hide_bars()
     try:

@@ -11,9 +11,9 @@ from zray.node.running import join_secret
 
 
 class Commands(click.Group):
-    """Says what a mistyped command may have meant.
+    """The error of a mistyped command names the nearest ones.
 
-    No error repeats a join string: what stands on a terminal or in a journal is read by others.
+    No error repeats a join string, since others can read a terminal or a journal.
     """
 
     def invoke(self, ctx: click.Context) -> Any:

@@ -1,4 +1,4 @@
-"""``zray status``: the nodes, what is in use, what waits, where the control store is."""
+"""``zray status``: nodes, resources in use, the queue, the place of the control store."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _node_lines(nodes: list[dict[str, Any]]) -> list[str]:
 
 
 def _control_store_lines(store: dict[str, Any]) -> list[str]:
-    """The chains from head to tail, shards of one chain together, and the voters that decide about them."""
+    """The chains from head to tail, shards of one chain together, and the voters for them."""
     shards: dict[str, list[int]] = {}
     for chain in store["chains"]:
         members = " -> ".join(name[:8] for name in chain["members"])

@@ -24,7 +24,7 @@ from zray.node.running import launch
 from zray.node.running.launch import NodeHandle, NodeOptions
 from zray.base.plain_numbers import plain
 
-WAIT_S = 30.0
+NODES_WAIT_S = 30.0
 _POLL_S = 0.02
 _FIELDS = ("num_cpus", "num_gpus", "resources", "labels", "object_store_memory", "memory")
 
@@ -132,16 +132,16 @@ class Cluster:
 
         return init(address=self.address, namespace=namespace)
 
-    def wait_for_nodes(self, timeout: float = WAIT_S) -> None:
+    def wait_for_nodes(self, timeout: float = NODES_WAIT_S) -> None:
         """Until every live node of this cluster knows all the others; TimeoutError otherwise."""
-        from zray.node.running.ask import Asker
+        from zray.node.running.ask import NodeClient
 
         wanted = {node.node_id for node in self.list_all_nodes() if node.alive()}
         deadline = time.monotonic() + timeout
         for node in self.list_all_nodes():
             if not node.alive():
                 continue
-            asker = Asker(node.session_dir)
+            asker = NodeClient(node.session_dir)
             try:
                 while True:
                     rows = asker.ask("nodes")["nodes"]

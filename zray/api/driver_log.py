@@ -31,7 +31,7 @@ class Screen:
         self._clock = clock
         self._open: Source | None = None
         self._shown = ""
-        self._moves = False  # the open line has changed since it was opened: a progress bar
+        self._is_bar = False  # the open line has changed since it was opened: a progress bar
         self._since = 0.0
         self._waiting: dict[Source, str] = {}
 
@@ -100,19 +100,19 @@ class Screen:
         if self._open == source:
             if text != self._shown:
                 pieces.append((source[2], self._over(text)))
-                self._moves = True
+                self._is_bar = True
         elif self._is_taken():
             self._waiting[source] = text
             return
         else:
             self._end(pieces)
             pieces.append((source[2], text))
-            self._open, self._moves, self._since = source, False, self._clock()
+            self._open, self._is_bar, self._since = source, False, self._clock()
             self._waiting.pop(source, None)
         self._shown = text
 
     def _is_taken(self) -> bool:
-        return self._open is not None and self._moves and self._clock() < self._since + SWITCH_S
+        return self._open is not None and self._is_bar and self._clock() < self._since + SWITCH_S
 
     def _over(self, text: str) -> str:
         """The text that turns the open line into this one."""

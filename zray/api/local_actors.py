@@ -76,11 +76,11 @@ class LocalActor:
         self.namespace = options.namespace or namespace
         self.env = options.env
         self.lock = threading.RLock()  # one call at a time, unless it calls itself
-        self.loop: Loop | None = None
+        self.loop: ActorLoop | None = None
         if is_async:
-            self.loop = Loop({"": options.concurrency(True), **options.concurrency_groups})
+            self.loop = ActorLoop({"": options.concurrency(True), **options.concurrency_groups})
 
-    def bury(self, reason: str) -> None:
+    def end(self, reason: str) -> None:
         """It has ended."""
         if self.death:
             return
@@ -91,12 +91,12 @@ class LocalActor:
         gc.collect()  # its __del__, also in a cycle
 
 
-class Loop:
+class ActorLoop:
     """The event loop of an async actor, on a thread that starts with the first call."""
 
     def __init__(self, sizes: Mapping[str, int]):
         self._loop = asyncio.new_event_loop()
-        self._room = {group: asyncio.Semaphore(size) for group, size in sizes.items()}
+        self._free_calls = {group: asyncio.Semaphore(size) for group, size in sizes.items()}
         self._thread = threading.Thread(target=self._run, name="zray-local-actor", daemon=True)
         self._stopped = False
 
@@ -116,7 +116,7 @@ class Loop:
     def call(self, body: Callable[[], Coroutine[Any, Any, Any]], group: str = "") -> concurrent.futures.Future:
         """Run ``body`` there, when its concurrency group has a free place."""
         async def limited() -> Any:
-            async with self._room.get(group) or self._room[""]:
+            async with self._free_calls.get(group) or self._free_calls[""]:
                 return await body()
 
         return self.run(limited())

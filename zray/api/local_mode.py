@@ -68,7 +68,7 @@ class LocalRuntime:
 
     def shutdown(self) -> None:
         for actor in self._actors.values():
-            actor.bury("the session has ended")
+            actor.end("the session has ended")
         refs._hooks["runtime"] = None
         serialization.set_out_of_band_hook(None)
         self._actors.clear()
@@ -128,7 +128,7 @@ class LocalRuntime:
             return from_failure("worker_crashed", {"name": call.name, "exit_code": code if type(code) is int else 1,
                                                    "pid": os.getpid()})
         planned = isinstance(error, (ActorExit, AsyncioActorExit))
-        self._bury(call.actor, "exit_actor() was called" if planned else f"{error!r} was raised in {call.name}()")
+        self._end_actor(call.actor, "exit_actor() was called" if planned else f"{error!r} was raised in {call.name}()")
         return self._died(call.actor)
 
     @staticmethod
@@ -238,7 +238,7 @@ class LocalRuntime:
                                {**self.env, **options.env}, 0, False, actor_id, called=cls.cls))
         error = made._record.error()
         if error is not None:
-            actor.bury(f"its constructor raised:\n{error}")
+            actor.end(f"its constructor raised:\n{error}")
         return ActorHandle._restore(actor_id, actor.meta)
 
     def call(self, handle: ActorHandle, method: str, args: tuple, kwargs: dict, options: CallOptions) -> Any:
@@ -262,19 +262,19 @@ class LocalRuntime:
         if method == "__ray_ready__":
             return lambda: True
         if method == "__ray_terminate__":
-            return lambda: self._bury(actor, "__ray_terminate__ was called")
+            return lambda: self._end_actor(actor, "__ray_terminate__ was called")
         if method == "__ray_call__":
             return lambda fn, *args, **kwargs: fn(instance, *args, **kwargs)
         found = inspect.getattr_static(type(instance), method)
         return found.__get__(instance, type(instance)) if hasattr(found, "__get__") else found
 
-    def _bury(self, actor: bytes | None, reason: str) -> None:
+    def _end_actor(self, actor: bytes | None, reason: str) -> None:
         found = self._actors.get(actor) if actor else None
         if found is not None:
             shutdown = getattr(found.instance, "__ray_shutdown__", None)
             if callable(shutdown) and reason != KILLED:
                 shutdown()
-            found.bury(reason)
+            found.end(reason)
 
     def _died(self, actor: bytes | None) -> RayError:
         found = self._actors.get(actor) if actor else None
@@ -289,7 +289,7 @@ class LocalRuntime:
         return None if found is not None and not found.death else self._died(actor)
 
     def kill(self, actor: bytes, no_restart: bool) -> None:
-        self._bury(actor, KILLED)
+        self._end_actor(actor, KILLED)
 
     def _named(self, name: str, namespace: str) -> bytes | None:
         for actor_id, actor in self._actors.items():

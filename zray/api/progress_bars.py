@@ -145,7 +145,7 @@ class _Lines:
         self.desc, self.unit = about["desc"], about["unit"]
         self.n, self.total = 0, about["total"]
         self.pos = 0
-        self._said = ""
+        self._printed = ""
 
     def set_description_str(self, desc: str, refresh: bool = True) -> None:
         self.desc = desc
@@ -153,8 +153,8 @@ class _Lines:
     def refresh(self) -> None:
         count = f"{self.n}/{'?' if self.total is None else self.total} {self.unit}\n"
         text = f"{self.desc}: {count}" if self.desc else count
-        if text != self._said and sys.stderr is not None:
-            self._said = text
+        if text != self._printed and sys.stderr is not None:
+            self._printed = text
             sys.stderr.write(text)
             sys.stderr.flush()
 

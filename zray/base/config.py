@@ -140,8 +140,8 @@ def refuse_unknown(names: Iterable[Any]) -> None:
     """ValueError for names that are no settings; it names them and the nearest setting of each."""
     wrong = sorted(str(name) for name in set(names) - set(Config.__dataclass_fields__))
     if wrong:
-        said = ", ".join(name + _meant(nearest(name)) for name in wrong)
-        raise ValueError(f"zray has no setting {said}; docs/limits.md lists all settings")
+        mistakes = ", ".join(name + _suggestion(nearest(name)) for name in wrong)
+        raise ValueError(f"zray has no setting {mistakes}; docs/limits.md lists all settings")
 
 
 def refuse_slips(environment: Mapping[str, str]) -> None:
@@ -157,7 +157,7 @@ def refuse_slips(environment: Mapping[str, str]) -> None:
         setting = nearest(name, _SLIP)
         if setting:
             raise ValueError(f"zray has no setting for the environment variable {variable}"
-                             + _meant(f"ZRAY_{setting.upper()}"))
+                             + _suggestion(f"ZRAY_{setting.upper()}"))
 
 
 def nearest(name: str, likeness: float = 0.6) -> str:
@@ -167,7 +167,7 @@ def nearest(name: str, likeness: float = 0.6) -> str:
     return "".join(get_close_matches(name, Config.__dataclass_fields__, 1, likeness))
 
 
-def _meant(name: str) -> str:
+def _suggestion(name: str) -> str:
     return f" (did you mean {name!r}?)" if name else ""
 
 

@@ -49,7 +49,7 @@ def _set_member(error: BaseException, name: str, value: Any) -> None:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """``" (did you mean 'num_cpus'?)"`` for what looks like a slip of one of the ``known`` names, else ''."""
+    """``" (did you mean 'num_cpus'?)"`` for a probable slip of one of the ``known`` names, else ''."""
     from difflib import get_close_matches  # for errors alone
 
     found = get_close_matches(name, list(known), 1, 0.6)
@@ -335,7 +335,7 @@ class ObjectFetchTimedOutError(ObjectLostError):
 
 
 class ObjectRefStreamEndOfStreamError(RayError):
-    """A stream of references has no more: what iteration shows as StopIteration."""
+    """A stream of references has no more; iteration shows it as StopIteration."""
 
 
 class ReferenceCountingAssertionError(ObjectLostError, AssertionError):
@@ -363,7 +363,7 @@ class ObjectReconstructionFailedLineageEvictedError(ObjectReconstructionFailedEr
 
 
 class GetTimeoutError(RayError, TimeoutError):
-    """``get`` ran out of time; the text says what the objects wait for."""
+    """``get`` ran out of time; the text has the causes for which the objects wait."""
 
 
 class RaySystemError(RayError):
@@ -371,7 +371,7 @@ class RaySystemError(RayError):
 
 
 class ObjectStoreFullError(RayError):
-    """The object store has no room; the text says who holds what."""
+    """The object store is full; the text lists the holders of objects."""
 
 
 class OutOfDiskError(RayError):

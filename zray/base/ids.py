@@ -13,7 +13,7 @@ the mesh; it is the first 8 bytes of the node or worker id that the API shows:
     worker          tag of its node | number, from 1
     driver, tool    tag of its node | random, top bit set
 
-So the incarnation of a process tells its node, and with it all processes that died together.
+So a process's incarnation names its node, and with it all processes that died together.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def actor_id(prefix: bytes, counter: int) -> bytes:
 def group_id(node: bytes, prefix: bytes, counter: int) -> bytes:
     """PlacementGroupID made by the task attempt that owns ``prefix``: tag of its home node | hash (10) | job.
 
-    So a group's id tells its home (:func:`home_of`).
+    So a group's id names its home (:func:`home_of`).
     """
     size = PLACEMENT_GROUP_SIZE - TAG_SIZE - JOB_SIZE
     digest = blake2b(b"group" + prefix + counter.to_bytes(8, "little"), digest_size=size).digest()

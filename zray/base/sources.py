@@ -68,7 +68,7 @@ def _all_code(code: CodeType) -> Iterator[CodeType]:
 
 
 def _end_of_block(lines: list[str], first: int, last: int) -> int:
-    """The line up to which the text after ``last`` still belongs to what begins at ``first``: comments, brackets."""
+    """The last line after ``last`` that belongs to the code at ``first``: comments, brackets."""
     indent = _indent(lines[first - 1])
     end = last
     for number in range(last + 1, len(lines) + 1):

@@ -27,10 +27,10 @@ class Commands(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
-            meant = did_you_mean(args[0], self.list_commands(ctx))
-            if not meant or meant in error.message:
+            suggestion = did_you_mean(args[0], self.list_commands(ctx))
+            if not suggestion or suggestion in error.message:
                 raise
-            raise click.UsageError(f"{error.message}{meant}", ctx) from None
+            raise click.UsageError(f"{error.message}{suggestion}", ctx) from None
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

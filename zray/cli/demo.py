@@ -137,9 +137,9 @@ class Several:
 
     def _replicas(self, wanted: int) -> str:
         """Wait until the chains are complete, and describe them."""
-        from zray.node.running.ask import Asker
+        from zray.node.running.ask import NodeClient
 
-        asker = Asker(self.cluster.address)
+        asker = NodeClient(self.cluster.address)
         try:
             while True:
                 found = asker.ask("gcs")

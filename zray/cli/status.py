@@ -52,8 +52,8 @@ def _node_lines(nodes: list[dict[str, Any]]) -> list[str]:
                         if not name.endswith("memory") and not name.startswith("node:"))
         reason = row.get("DeathReason", "")
         note = "(the one that answers)" if row is nodes[0] else f"({reason})" if reason else ""
-        words = row["NodeID"][:8], row["State"], place, row["NodeName"], has, note
-        lines.append("  " + " ".join(filter(None, words)))
+        cells = row["NodeID"][:8], row["State"], place, row["NodeName"], has, note
+        lines.append("  " + " ".join(filter(None, cells)))
     return lines
 
 

@@ -44,8 +44,8 @@ class Option(NamedTuple):
 _NONE = type(None)
 
 
-def _at_least(low: int, words: str) -> Check:
-    return lambda name, value: None if value >= low else f"The keyword '{name}' only accepts {words}, not {value!r}."
+def _at_least(low: int, allowed: str) -> Check:
+    return lambda name, value: None if value >= low else f"The keyword '{name}' only accepts {allowed}, not {value!r}."
 
 
 _infinite = _at_least(-1, "None, 0, -1 or a positive integer, where -1 represents infinity")

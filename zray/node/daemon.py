@@ -40,7 +40,7 @@ from zray.node.running.options import (
     offer,
     parser,
 )
-from zray.node.running.session import Session, SessionError
+from zray.node.running.session import NodeSession, SessionError
 from zray.base.os_linux import write_private
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ PRESSURE_EVERY_S = 10.0  # between two log lines about pressure on the object st
 # The daemon runs above other programs, where the system allows it (as root): three times the share
 # of a CPU.  A daemon needs little CPU, but without delay.
 DAEMON_PRIORITY = 5
-# Frames of one socket in one turn, a quarter of what core processes take: heartbeats go out between turns.
+# Frames of one socket in one turn, a quarter of a core process's number: heartbeats go out between turns.
 DRAIN_FRAMES_MAX = 64
 # Below this the plain kernels decide in less than a tenth of a millisecond, and save 100 MB a node.
 KERNELS_FROM_NODES = 16
@@ -94,7 +94,7 @@ class Daemon:
         """Compose all parts that may make threads or contexts, or that workers do not need: only
         after the fork."""
         from zray.gcs.service import GcsService
-        from zray.node.daemon_machine import found_cluster
+        from zray.node.daemon_machine import admit_first_node
 
         self._prepare()
         shown = node_row(self.node_id, self.endpoint, os.getpid(), offered.labels)
@@ -109,7 +109,7 @@ class Daemon:
                               hints=joined.gcs if joined is not None else None,
                               node_timeout_s=self.config.node_timeout_s)
         self.mesh.on_early = self.gcs.heard
-        ordinal = joined.ordinal if joined is not None else found_cluster(self.gcs, self.own_row)
+        ordinal = joined.ordinal if joined is not None else admit_first_node(self.gcs, self.own_row)
         self._compose_store(offered)
         self._compose_machine(ordinal, shown, offered)
         self._load_kernels(len(joined.rows) if joined is not None else 0)
@@ -132,7 +132,7 @@ class Daemon:
 
         for base in sessions.base_dirs():
             reaper.sweep(base)
-        self._soon: deque[Callable[[], None]] = deque()
+        self._callbacks: deque[Callable[[], None]] = deque()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.failed = False  # it ends without a request to end
         self.now = time.monotonic()
@@ -140,7 +140,7 @@ class Daemon:
         self.processes = Processes(self.watcher)
         self.children = Children(self._worker_exited, self._zygote_exited)
         self.children.zygote = self.zygote.pid
-        self._doomed: set[bytes] = set()  # to be killed as soon as they have a process
+        self._kill_once_started: set[bytes] = set()  # to be killed as soon as they have a process
         self._spawns: list[dict[str, Any]] = []
         timeout_s = self.config.node_timeout_s
         limits = Limits.of(self.config, drain_frames_max=DRAIN_FRAMES_MAX, heartbeat_s=timeout_s * BEAT_PART,
@@ -151,7 +151,7 @@ class Daemon:
         self.mesh.on_closed = lambda peer: self.core.closed(peer)
 
     def _enter_cluster(self, shown: dict[str, Any], offered: Offer) -> None:
-        """Open a port for other nodes, if the arguments say so; raises JoinRefused."""
+        """Open a port for other nodes, if the arguments ask for it; raises JoinRefused."""
         self.entry: ClusterEntry | None = None
         self.join_string = ""
         self.own_row: dict[str, Any] = {
@@ -262,20 +262,20 @@ class Daemon:
     def _watch_descriptors(self) -> None:
         from zray.node.daemon_machine import StopRequest
 
-        self.watcher.add(self._wake, self._run_soon)
+        self.watcher.add(self._wake, self._run_callbacks)
         self.watcher.add(self.zygote.sock.fileno(), self._zygote_answered)
         if (written := self.lines.start()) >= 0:
             self.watcher.add(written, self.lines.written)
         if self.shares_fate:
             self.processes.watch(b"parent", self.parent, lambda: self.core.end("the driver ended"))
-            self.watcher.add(self.fate_fd, self._fate_sealed)
+            self.watcher.add(self.fate_fd, self._driver_closed_pipe)
         # Not before: while it joins, a signal ends the node at once (supervision.ends_early).
         self.signals = Signals(self.watcher, self.children.collect, lambda: self.core.stop(StopRequest.SIGNAL))
         self.children.collect()
 
-    def session(self) -> Session:
+    def session(self) -> NodeSession:
         entry = self.entry
-        return Session(self.session_dir, self.incarnation, self.node_id.hex(), self.endpoint, os.getpid(),
+        return NodeSession(self.session_dir, self.incarnation, self.node_id.hex(), self.endpoint, os.getpid(),
                        linux.start_time(os.getpid()), self.shares_fate, time.time(),
                        cluster=entry.cluster if entry else "", join=self.join_string,
                        head=self.membership.head, name=self.membership.name, address=entry.address if entry else "")
@@ -289,7 +289,7 @@ class Daemon:
             self.turn(None if when is None else max(0.0, when - time.monotonic()))
 
     def turn(self, timeout: float | None) -> None:
-        """Wait at most ``timeout`` seconds (None: for ever), deliver what arrived, do what follows, flush."""
+        """Wait at most ``timeout`` seconds (None: for ever), deliver messages, handle the consequences, flush."""
         self.mesh.poll(0.0 if self.mesh.readable() else timeout)  # our own sends may have cleared the edge
         self.now = time.monotonic()
         if self.core.begin():
@@ -306,15 +306,15 @@ class Daemon:
 
     def call_soon(self, fn: Callable[[], None]) -> None:
         """From any thread: run ``fn`` in the loop."""
-        self._soon.append(fn)
+        self._callbacks.append(fn)
         os.eventfd_write(self._wake, 1)
 
-    def _run_soon(self) -> None:
+    def _run_callbacks(self) -> None:
         os.eventfd_read(self._wake)
-        while self._soon:
-            self._soon.popleft()()
+        while self._callbacks:
+            self._callbacks.popleft()()
 
-    def _fate_sealed(self) -> None:
+    def _driver_closed_pipe(self) -> None:
         from zray.node.daemon_machine import StopRequest
 
         self.watcher.remove(self.fate_fd)  # a closed pipe stays readable
@@ -365,7 +365,7 @@ class Daemon:
 
     def _perform_kill(self, effect: Kill) -> None:
         if not self.children.kill(effect.incarnation) and effect.incarnation in self.machine.pool.workers:
-            self._doomed.add(effect.incarnation)
+            self._kill_once_started.add(effect.incarnation)
 
     def _perform_watch(self, effect: Watch) -> None:
         def ended() -> None:
@@ -378,7 +378,7 @@ class Daemon:
 
     def _forget(self, incarnation: bytes) -> None:
         self.processes.forget(incarnation)
-        self._doomed.discard(incarnation)
+        self._kill_once_started.discard(incarnation)
         self.store.close_slot(incarnation)
         self.mesh.forget(incarnation)
 
@@ -409,8 +409,8 @@ class Daemon:
             if pid:
                 self.journal.note(f"worker {pid} ({incarnation.hex()}) starts")
                 self.children.add(incarnation, pid)
-                if incarnation in self._doomed:
-                    self._doomed.discard(incarnation)
+                if incarnation in self._kill_once_started:
+                    self._kill_once_started.discard(incarnation)
                     self.children.kill(incarnation)
             else:
                 self.children.expected -= 1

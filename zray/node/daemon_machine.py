@@ -31,7 +31,7 @@ from zray.node.effects import (
     DropJob, Effect, EndJob, Forget, Kill, Link, Note, Send, Spawn, Unlink, Watch,
 )
 from zray.node.jobs.table import JOB_BITS
-from zray.node.peers.leaving import Leaving
+from zray.node.peers.leaving import NodeDeparture
 from zray.node.peers.links import LinkMesh, LinkPorts, Links
 from zray.node.machine import NodeMachine, NodePorts
 from zray.node.peers.member import Member, MemberPorts, Row
@@ -108,7 +108,7 @@ class DaemonMachine:
         self.member: Member | None = None
         self.early = EarlyMessages()
         self.stopping = ""  # why it ends
-        self.leaving: Leaving | None = None
+        self.leaving: NodeDeparture | None = None
         self._asked_by: StopRequest | None = None  # the source of the request for the leave under way
         self._due: float | None = None  # the first deadline when the turn began
         timed: list[Timed] = [machine, *ports.timed, gcs]
@@ -117,7 +117,7 @@ class DaemonMachine:
             self.links, self.member = self._join(membership)
             timed.append(self.member)
             handlers.append(self.member.handlers)
-            gcs.on_config = lambda config, member=self.member: member.look_for_strangers()  # type: ignore[misc]
+            gcs.on_config = lambda config, member=self.member: member.ask_for_unknown_nodes()  # type: ignore[misc]
         gcs.on_fenced = self.fence
         self._timed = timed
         self.handlers: dict[int, Callable[[bytes, Any], None]] = {}
@@ -166,7 +166,7 @@ class DaemonMachine:
     def deliver(self, peer: bytes, code: int, message: Any, now: float) -> bool:
         """Handle a message that has arrived; False when its sender is not admitted."""
         if not ids.same_node(peer, self.me):
-            if not self._may_speak(peer, code, message, now):
+            if not self._is_admitted(peer, code, message, now):
                 return False
             if peer in self.machine.cluster.peers:
                 for earlier in self.early.take(peer):  # sent before the node was known, so handled before this one
@@ -181,7 +181,7 @@ class DaemonMachine:
         else:
             self.machine.handle(peer, code, message, now)
 
-    def _may_speak(self, peer: bytes, code: int, message: Any, now: float) -> bool:
+    def _is_admitted(self, peer: bytes, code: int, message: Any, now: float) -> bool:
         """Admit nodes of the cluster.  A newcomer may only introduce itself; a node that has ended gets a refusal.
 
         Other messages of a daemon that is unknown so far are kept until the nodes table has it.
@@ -199,7 +199,7 @@ class DaemonMachine:
             self.machine.refuse(peer, f"{type(message).__name__} from a process that is no node of this cluster")
         return False
 
-    def _hear_early(self, now: float) -> None:
+    def _deliver_early(self, now: float) -> None:
         """Nodes have become known, or their grace period is over."""
         for peer in self.early.of(self.machine.cluster.peers):
             for earlier in self.early.take(peer):
@@ -214,7 +214,7 @@ class DaemonMachine:
     def turn(self) -> None:
         """Handle the consequences of this turn's messages."""
         clock = self._ports.clock
-        self._hear_early(clock())
+        self._deliver_early(clock())
         self.gcs.flush()
         if self._due is not None and self._due <= clock():  # deadlines that this turn sets belong to the next
             for part in self._timed:
@@ -301,8 +301,8 @@ class DaemonMachine:
             self.end(request.value)
         elif self.leaving is None:
             self._asked_by = request
-            self.member.tell_leave(request.value)
-            self.leaving = Leaving(request.value, self.machine, self.gcs, self.member.leavers,
+            self.member.announce_leave(request.value)
+            self.leaving = NodeDeparture(request.value, self.machine, self.gcs, self.member.leavers,
                                    self.member.ended_nodes, self._left, self._ports.clock(), self._ports.hand_over)
 
     def _left(self) -> None:
@@ -320,7 +320,7 @@ class DaemonMachine:
         self.stopping = self.stopping or why
 
 
-def found_cluster(gcs: GcsService, row: Row) -> int:
+def admit_first_node(gcs: GcsService, row: Row) -> int:
     """Admit the first node to its own cluster; returns its ordinal (0, except in a cluster
     restarted from disk)."""
     answers: list[tuple[str, int]] = []

@@ -31,7 +31,7 @@ from zray.node.actors.places import ActorPlacePorts, ActorPlaces
 from zray.node.actors.rows import ActorRows
 from zray.node.actors.table import ActorTable
 from zray.node.leases.affinity import HardAffinity, HardAffinityPorts
-from zray.node.peers.cluster import Cluster, ClusterPorts
+from zray.node.peers.cluster import PeerNodes, PeerNodesPorts
 from zray.node.peers.queries import ClusterQueries
 from zray.node.context import NodeContext
 from zray.node.jobs.drivers import DriverPorts, Drivers
@@ -45,7 +45,7 @@ from zray.node.names_table import Names
 from zray.node.leases.placements import Death, Placements
 from zray.node.processes.pool import Pool
 from zray.node.leases.remote import RemoteLeasePorts, RemoteLeases
-from zray.node.jobs.task_events import TaskEvents
+from zray.node.jobs.task_events import TaskEventLog
 from zray.node.jobs.unheld import SETTLE_TIMEOUTS, Unheld
 from zray.sched.cluster.bottom_up import BottomUpScheduler
 from zray.sched.node.grouped import NodeScheduler
@@ -82,13 +82,13 @@ class NodeMachine:
         self.counts = context.counts
         self.scheduler = NodeScheduler(scheduler)
         self.jobs = JobTable(first_job)
-        self.events = TaskEvents(config.events_max)
+        self.events = TaskEventLog(config.events_max)
         self.pool = Pool(
             ports.new_worker_id, context.emit, keep=keep, workers_max=config.workers_max, idle_s=config.worker_idle_s,
             may_retire=lambda worker: not self.actors.owns(worker.incarnation))
         self.placements = Placements(context, self.scheduler, self.pool)
         self.processes = LocalProcesses(context, self.jobs, self.pool)
-        self.cluster = Cluster(context, node.get("NodeID", ""), ClusterPorts(
+        self.cluster = PeerNodes(context, node.get("NodeID", ""), PeerNodesPorts(
             self.processes.is_process, self._from_node, self._from_process))
         self.bottom_up = BottomUpScheduler(
             self.scheduler, incarnation, scheduler.view.labels[0], seed=int.from_bytes(incarnation, "big"),
@@ -100,7 +100,7 @@ class NodeMachine:
         self._compose_leases(names, ports)
         scheduler.running = self.leases.running_names
         self._compose_cluster(names, ports)
-        self.handlers = _without_doubles(
+        self.handlers = _merged(
             {m.NodeQuery.CODE: self.queries.query, m.NodeAnswer.CODE: self.queries.answered,
              m.EventReport.CODE: self._event_report, m.ProcessGone.CODE: self._foreign_process_gone,
              m.AskHeld.CODE: self._ask_held, m.Held.CODE: self._held_answer},
@@ -114,7 +114,7 @@ class NodeMachine:
             find_row=lambda actor, then, now: self.actor_rows.find(actor, then, now),
             waiting=lambda actor, cause, detail: self.actors.waiting(actor, cause, detail),
             uses_group=lambda strategy: self.groups.uses(strategy),
-            wants_place=lambda actor: self.affinity.actor(actor),
+            needs_place=lambda actor: self.affinity.actor(actor),
             unplace_elsewhere=lambda effect: self.remote_leases.perform(effect),
             detached_ended=lambda job: self.drivers.actor_ended(job)))
         self.actors = ActorTable(self.places, context.emit)
@@ -139,7 +139,7 @@ class NodeMachine:
     def _compose_leases(self, names: Names, ports: NodePorts) -> None:
         self.remote_leases = RemoteLeases(self.context, RemoteLeasePorts(
             self.cluster, self.jobs, self.bottom_up, self.places, actor=self.actors.actors.get,
-            job_of=self.drivers.job_of, tell_job=self.drivers.tell_job))
+            job_of=self.drivers.job_of, announce_job=self.drivers.announce_job))
         self.leases = Leases(self.context, LeasePorts(
             self.node, ports.environ, self.scheduler, self.bottom_up, self.pool, self.placements, self.jobs,
             self.events, self.actors, self.foreign, self.places, self.remote_leases, job_of=self.drivers.job_of,
@@ -275,12 +275,12 @@ class NodeMachine:
             self.remote_leases.owner_gone(incarnation)
         self.groups.process_gone(incarnation)
         self.leases.owner_gone(incarnation)
-        self.processes.tell_gone(m.ProcessGone(incarnation, reason))
+        self.processes.announce_gone(m.ProcessGone(incarnation, reason))
         self.unheld.process_gone(incarnation, self.context.now)
 
     def _foreign_process_gone(self, peer: bytes, message: m.ProcessGone) -> None:
         if node_of(message.process) == peer:
-            self.unheld.heard_end(peer)
+            self.unheld.end_received(peer)
             self._foreign_ended(message.process, message.reason)
 
     def _foreign_ended(self, process: bytes, reason: str) -> None:
@@ -353,7 +353,7 @@ class NodeMachine:
             self.groups.node_died(incarnation)
             self._settle()
             return
-        self.processes.tell_node_gone(incarnation, reason)
+        self.processes.announce_node_gone(incarnation, reason)
         self.drivers.node_gone(incarnation, reason)
         self.remote_leases.node_gone(incarnation, reason)
         self.foreign.node_gone(incarnation)
@@ -375,7 +375,7 @@ class NodeMachine:
 
     def _from_node(self, node: bytes, process: bytes, message: Any) -> None:
         """Another node sends a message to a process of ours."""
-        if self.remote_leases.heard(node, process, message):
+        if self.remote_leases.accept(node, process, message):
             self.effects.append(Send(process, message))
 
     def _from_process(self, process: bytes, code: int, message: Any) -> None:
@@ -412,7 +412,7 @@ class NodeMachine:
             assert not actor.worker or self.placements[actor.lease].actor == actor.id
 
 
-def _without_doubles(*tables: Handlers) -> Handlers:
+def _merged(*tables: Handlers) -> Handlers:
     """One table of handlers: each message is for one part."""
     whole: Handlers = {}
     for table in tables:

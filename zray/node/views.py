@@ -15,14 +15,14 @@ from typing import Any
 from zray.base.causes import Cause
 from zray.base.ids import node_of
 from zray.node.actors.table import ActorTable
-from zray.node.peers.cluster import Cluster
+from zray.node.peers.cluster import PeerNodes
 from zray.node.context import NodeContext
 from zray.node.groups.service import GroupService
 from zray.node.jobs.table import JobTable
 from zray.node.leases.local import Leases
 from zray.node.leases.placements import Placements
 from zray.node.processes.pool import Pool
-from zray.node.jobs.task_events import NAME, PID, TASK, TaskEvents
+from zray.node.jobs.task_events import EVENT_NAME, EVENT_PID, EVENT_TASK, TaskEventLog
 from zray.sched.cluster.bottom_up import BottomUpScheduler
 from zray.sched.node.grouped import NodeScheduler
 from zray.sched.resources import OBJECT_STORE_MEMORY, amounts
@@ -37,7 +37,7 @@ class Viewed:
 
     context: NodeContext
     node: dict[str, Any]  # as zray.nodes() shows it
-    cluster: Cluster
+    cluster: PeerNodes
     scheduler: NodeScheduler
     bottom_up: BottomUpScheduler
     pool: Pool
@@ -46,7 +46,7 @@ class Viewed:
     jobs: JobTable
     actors: ActorTable
     groups: GroupService
-    events: TaskEvents
+    events: TaskEventLog
     remote_available: Callable[[], dict[bytes, dict[str, int]]]  # free resources of the other nodes, as far as known
     store_report: Callable[[], dict[str, Any]]
     gcs_report: Callable[[], dict[str, Any]]
@@ -110,7 +110,7 @@ def _available(viewed: Viewed, peer: bytes, args: dict) -> dict:
     return {"resources": _sum(mine, *others.values()), "nodes": nodes, "stored": [stored]}
 
 
-def less_stored(resources: dict[str, float], stored: list[int]) -> None:
+def subtract_stored(resources: dict[str, float], stored: list[int]) -> None:
     """Subtract the bytes of stored objects: objects are no leases, so schedulers do not count them."""
     if OBJECT_STORE_MEMORY in resources:
         resources[OBJECT_STORE_MEMORY] = max(0.0, resources[OBJECT_STORE_MEMORY] - sum(stored))
@@ -184,7 +184,7 @@ def _queued(viewed: Viewed) -> list[dict[str, Any]]:
 
 def _blocked(viewed: Viewed) -> list[dict[str, Any]]:
     """Tasks that are blocked in get or wait."""
-    return [{"name": event[NAME], "task_id": event[TASK].hex(), "pid": event[PID], "job": job,
+    return [{"name": event[EVENT_NAME], "task_id": event[EVENT_TASK].hex(), "pid": event[EVENT_PID], "job": job,
              "worker": worker.hex()}
             for worker, job, event in viewed.events.running.values() if _is_blocked(viewed, worker)]
 

@@ -30,11 +30,11 @@ from struct import Struct
 from typing import NamedTuple
 
 from zray.base import ids
+from zray.base.formats import JOIN_SCHEME
 from zray.base.os_linux import write_private
 from zray.transport import curve
 from zray.transport.mesh import Mesh
 
-SCHEME = "zray://"
 VERSION = 1
 CLUSTER_SIZE = 16
 TICKET_S = 30 * 86400.0  # so that clocks that differ by minutes, or days, do not matter
@@ -248,22 +248,22 @@ def encode_join(join: JoinString) -> str:
     """One line without spaces or characters that a shell would read."""
     place = curve.join_host_port(join.host, join.port)
     body = _JOIN.pack(VERSION, join.cluster, join.node, join.server_key, join.ticket, int(join.expires))
-    return f"{SCHEME}{place}/{urlsafe_b64encode(body + _checksum(place, body)).decode().rstrip('=')}"
+    return f"{JOIN_SCHEME}{place}/{urlsafe_b64encode(body + _checksum(place, body)).decode().rstrip('=')}"
 
 
 def decode_join(text: str) -> JoinString:
     """Read a join string (spaces and line breaks from copying are dropped); the BadJoinString has the reason."""
     text = "".join(text.split())
-    if not text.startswith(SCHEME):
+    if not text.startswith(JOIN_SCHEME):
         raise BadJoinString(_not_one(text))
-    place, slash, code = text[len(SCHEME):].partition("/")
+    place, slash, code = text[len(JOIN_SCHEME):].partition("/")
     try:
         host, port = curve.split_host_port(place)
     except curve.BadEndpoint as error:
         raise BadJoinString(f"this join string does not begin with an address: {error}") from None
     if not slash or len(code) < _JOIN_CHARS:
         raise BadJoinString(f"this join string is cut off: {len(code)} of the {_JOIN_CHARS} characters after "
-                            f"{SCHEME}{place}/ are there")
+                            f"{JOIN_SCHEME}{place}/ are there")
     try:
         raw = urlsafe_b64decode(code + "=" * (-len(code) % 4))
     except ValueError:
@@ -283,15 +283,15 @@ def decode_join(text: str) -> JoinString:
 def _not_one(text: str) -> str:
     shown = text if len(text) <= 60 else text[:57] + "..."
     if not text:
-        return f"the join string is empty; one begins with {SCHEME}"
+        return f"the join string is empty; one begins with {JOIN_SCHEME}"
     if "/" in text and "://" not in text:
-        return f"{shown!r} is a path, not a join string (which begins with {SCHEME}); pass what the file says"
+        return f"{shown!r} is a path, not a join string (which begins with {JOIN_SCHEME}); pass what the file says"
     if "://" in text:
-        return f"{shown!r} is an address of another kind; a join string begins with {SCHEME}"
+        return f"{shown!r} is an address of another kind; a join string begins with {JOIN_SCHEME}"
     if ":" in text:
-        return (f"{shown!r} is an address without keys: what is needed is a join string, which begins with {SCHEME} "
-                "and which a node of the cluster prints")
-    return f"{shown!r} is not a join string, which begins with {SCHEME}"
+        return (f"{shown!r} is an address without keys: what is needed is a join string, which begins with "
+                f"{JOIN_SCHEME} and which a node of the cluster prints")
+    return f"{shown!r} is not a join string, which begins with {JOIN_SCHEME}"
 
 
 def _checksum(place: str, body: bytes) -> bytes:

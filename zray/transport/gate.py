@@ -167,7 +167,7 @@ def probe(context: zmq.Context, endpoint: str) -> None:
     A CURVE server without ZAP admits every client that knows its public key, without a report.
     """
     address, server_key = curve.parse_endpoint(endpoint)
-    stranger = curve.new_keys()
+    unlisted = curve.new_keys()
     socket = context.socket(zmq.DEALER)
     monitor = socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
     try:
@@ -175,8 +175,8 @@ def probe(context: zmq.Context, endpoint: str) -> None:
         socket.setsockopt(zmq.IPV6, int("[" in address))
         socket.setsockopt(zmq.RECONNECT_IVL, -1)
         socket.setsockopt(zmq.CURVE_SERVERKEY, server_key)
-        socket.setsockopt(zmq.CURVE_PUBLICKEY, stranger.public)
-        socket.setsockopt(zmq.CURVE_SECRETKEY, stranger.secret)
+        socket.setsockopt(zmq.CURVE_PUBLICKEY, unlisted.public)
+        socket.setsockopt(zmq.CURVE_SECRETKEY, unlisted.secret)
         socket.connect(address)
         # A missing answer is as good as a refusal: no peer is admitted then.
         if monitor.poll(_PROBE_MS):

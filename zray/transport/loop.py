@@ -7,7 +7,8 @@ At any moment at most one thread leads.  The part of each kind of thread:
     caller in wait(), service leads     takes the lead; the service thread notices that when it wakes
     service thread                      TICK: checks every 5 ms whether callers still come; none since: SERVE
                                         SERVE: leads, without time-outs of its own
-                                        PARK: sleeps while one caller sits in a long poll; whoever leaves last ends it
+                                        PARK: sleeps while one caller sits in a long poll; the last
+                                        caller that leaves ends it
 
 ``lock`` guards all state of the process and is never held while blocked.  Polling touches no socket (see
 zray.transport.mesh), so other threads send and receive under the lock while the leader is blocked in its poll.

@@ -107,7 +107,7 @@ class Mesh(PeerConnections):
             return
         try:
             body = self._encode(flat)
-        except Exception as error:  # whatever the encoder raises, the other messages must be sent
+        except Exception as error:  # any error of the encoder: the other messages must be sent
             if messages_in(flat) == 1:
                 self.counters["unencodable"] += 1
                 self.on_error(error)

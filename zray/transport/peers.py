@@ -7,7 +7,7 @@
     CLOSING    its connection is lost; what has arrived is      they are sent if a way is left, else the session
                handled first, then the mesh reports it closed   keeps them
     APART      a session and no way                             the session keeps them
-    ENDED      forgotten: the newest epoch heard from it        dropped, with a count
+    ENDED      forgotten: the newest epoch received from it     dropped, with a count
 
     event      source and meaning
     DIALLED    connect(): we have a connection to it
@@ -33,7 +33,7 @@ from typing import Any
 
 from zray.transport.session import Session
 
-Flat = list[Any]  # code, message, code, message, ...: what one frame carries, without a tuple for each pair
+Flat = list[Any]  # code, message, code, message, ...: the content of one frame, without a tuple for each pair
 
 _TAG = 4  # bytes of an incarnation that name its node
 
@@ -122,7 +122,7 @@ class PeerTable:
     def __init__(self, ended_max: int):
         self.records: dict[bytes, PeerRecord] = {}
         self.closing: dict[bytes, PeerRecord] = {}  # those in CLOSING, the oldest first
-        self.ended: dict[bytes, int] = {}  # peer -> newest epoch heard from it
+        self.ended: dict[bytes, int] = {}  # peer -> newest epoch received from it
         self.lasting: set[bytes] = set()  # peers whose sessions outlast their connections; may precede their records
         self.refused: set[bytes] = set()  # tags of nodes
         self.hops = 0  # peers that are reached through another
@@ -269,7 +269,7 @@ class PeerTable:
         self._settle(peer, record)
 
     def forget(self, peer: bytes) -> PeerRecord | None:
-        """It has ended: the record goes and is returned; a session leaves the newest epoch heard."""
+        """It has ended: the record goes and is returned; a session leaves its newest epoch."""
         record = self.records.pop(peer, None)
         if record is None:
             return None
@@ -277,7 +277,7 @@ class PeerTable:
         self.closing.pop(peer, None)
         self._set_hop(record, b"")
         if record.session is not None:
-            self.ended[peer] = record.session.heard()
+            self.ended[peer] = record.session.newest_epoch()
             if len(self.ended) > self._ended_max:
                 del self.ended[next(iter(self.ended))]
         return record

@@ -7,7 +7,7 @@
 
 A sequence number is ``epoch << 40 | counter``; the counter starts at 1.  The epoch names one stream of numbers:
 
-    peer's epoch      what it means                                   what we do
+    peer's epoch      meaning                                         action
     same as before    the stream goes on                              deliver / drop duplicate / hold early
     newer             the peer restarted its numbering                start over at its counter 1
     older             a straggler of a stream that has ended          drop
@@ -167,7 +167,7 @@ class Session:
         self.owed += len(ready)
         return ready
 
-    def heard(self) -> int:
+    def newest_epoch(self) -> int:
         """The newest epoch received from the peer, now or before, 0 for none."""
         return self._expected >> EPOCH_SHIFT or self.forgotten
 

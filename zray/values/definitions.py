@@ -3,7 +3,7 @@ the unpicklable part.
 
     custom_serializers, pickled_caches  <  pickler  <  unpicklable  <  definitions  <  serialization
 
-Each imports only what stands before it.
+Each imports only modules before it.
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ _out_of_band: Callable[[Any], None] | None = None
 
 
 def set_ref_type(cls: type | None, by_id: type | None = None) -> None:
-    """Tell :func:`dump_args` which types a top-level argument must have to be resolved (zray.handles.refs)."""
+    """Set the types of top-level arguments that :func:`dump_args` resolves (zray.handles.refs)."""
     global _ref_type, _by_id_type
     _ref_type, _by_id_type = cls, by_id
 

@@ -18,7 +18,7 @@ from typing import Any
 from zray.base.ids import node_of
 from zray.wire.messages import AdoptActor
 from zray.node.actors.table import DEAD, Actor, ActorTable
-from zray.node.peers.cluster import Cluster
+from zray.node.peers.cluster import PeerNodes
 from zray.node.context import NodeContext
 from zray.node.names_table import Names
 
@@ -27,7 +27,7 @@ from zray.node.names_table import Names
 class ActorAdoptionPorts:
     """Ports of the adoption of actors."""
 
-    cluster: Cluster
+    cluster: PeerNodes
     names: Names
     actors: ActorTable
     place: Callable[[Actor], None]  # look for a place

@@ -18,10 +18,10 @@ from typing import Any
 from zray.wire import messages as m
 from zray.base.ids import node_of
 from zray.node.context import NodeContext
-from zray.node.processes.pool import Worker
+from zray.node.processes.pool import WorkerRecord
 
 # How long a detached actor whose home has died waits for another node to adopt it.
-ADOPTION_S = 30.0
+ACTOR_ADOPTION_S = 30.0
 
 
 class ForeignActor:
@@ -69,27 +69,27 @@ class ForeignActors:
             self._ports.request(foreign)
         except ValueError as error:
             del self.actors[message.actor]
-            self._tell(foreign, m.ActorNotPlaced(foreign.id, foreign.life, 0, str(error)))
+            self._send_home(foreign, m.ActorNotPlaced(foreign.id, foreign.life, 0, str(error)))
 
     def unplace(self, peer: bytes, message: m.UnplaceActor) -> None:
         foreign = self.actors.get(message.actor)
         if foreign is not None and foreign.home == peer and foreign.life == message.life:
             self._end(foreign, "its home gave the place back")
 
-    def placed(self, foreign: ForeignActor, worker: Worker, lease: int, assigned: dict) -> bool:
+    def placed(self, foreign: ForeignActor, worker: WorkerRecord, lease: int, assigned: dict) -> bool:
         """A worker is ready for it; False when the actor does not need it any more."""
         if self.actors.get(foreign.id) is not foreign:
             return False
         foreign.worker = worker.incarnation
         foreign.lease = lease
-        self._tell(foreign, m.ActorPlaced(
+        self._send_home(foreign, m.ActorPlaced(
             foreign.id, foreign.life, worker.incarnation, worker.endpoint, worker.pid, lease, assigned))
         return True
 
     def waiting(self, actor: bytes, cause: int, detail: str) -> None:
         foreign = self.actors.get(actor)
         if foreign is not None:
-            self._tell(foreign, m.ActorNotPlaced(actor, foreign.life, cause, detail))
+            self._send_home(foreign, m.ActorNotPlaced(actor, foreign.life, cause, detail))
 
     def from_worker(self, peer: bytes, message: m.ActorUp | m.ActorExit) -> bool:
         """Relay a message of the worker to the actor's home; False when the actor does not live in
@@ -97,14 +97,14 @@ class ForeignActors:
         foreign = self.actors.get(message.actor)
         if foreign is None or foreign.worker != peer:
             return False
-        self._tell(foreign, m.Relay(peer, message.CODE, list(message)))
+        self._send_home(foreign, m.Relay(peer, message.CODE, list(message)))
         return True
 
     def worker_died(self, actor: bytes, worker: bytes, death: dict) -> None:
         foreign = self.actors.get(actor)
         if foreign is not None and foreign.worker == worker:
             del self.actors[actor]
-            self._tell(foreign, m.ActorWorkerDied(actor, worker, death))
+            self._send_home(foreign, m.ActorWorkerDied(actor, worker, death))
 
     def adopt(self, peer: bytes, message: m.AdoptActor) -> None:
         """Another node is the home now; it gets ActorWorkerDied at once when the actor is not here any more."""
@@ -124,7 +124,7 @@ class ForeignActors:
         """Their home is dead: requests end; actors that live here wait for adoption."""
         for foreign in [foreign for foreign in self.actors.values() if foreign.home == node]:
             if foreign.worker:
-                foreign.adopt_until = self._context.now + ADOPTION_S
+                foreign.adopt_until = self._context.now + ACTOR_ADOPTION_S
             else:
                 self._end(foreign, "its home is gone")
 
@@ -142,13 +142,12 @@ class ForeignActors:
 
     def _end(self, foreign: ForeignActor, reason: str) -> None:
         del self.actors[foreign.id]
-        # the home may have got the place, and accepted it, after it sent the request to give it
-        # back
-        if foreign.worker:
-            self._tell(foreign, m.ActorWorkerDied(foreign.id, foreign.worker, {"reason": reason, "given_back": True}))
+        if foreign.worker:  # the home may have accepted the place after it sent the request to give it back
+            death = {"reason": reason, "given_back": True}
+            self._send_home(foreign, m.ActorWorkerDied(foreign.id, foreign.worker, death))
         self._ports.end(foreign, reason)
 
-    def _tell(self, foreign: ForeignActor, message: Any) -> None:
+    def _send_home(self, foreign: ForeignActor, message: Any) -> None:
         self._context.send(foreign.home, message)
 
     def check(self) -> None:

@@ -17,7 +17,7 @@ from zray.wire import messages as m
 from zray.node.actors.places import ActorPlaces
 from zray.node.actors.rows import ActorRows
 from zray.node.actors.table import ActorTable
-from zray.node.peers.cluster import Cluster
+from zray.node.peers.cluster import PeerNodes
 from zray.node.context import NodeContext
 from zray.node.effects import JOB_OVER
 from zray.node.actors.foreign import ForeignActors
@@ -44,7 +44,7 @@ class ActorMessagePorts:
     foreign: ForeignActors
     places: ActorPlaces
     remote: RemoteLeases
-    cluster: Cluster
+    cluster: PeerNodes
     pool: Pool
     placements: Placements
     job_of: Callable[[bytes], Job | None]  # the job of a core process

@@ -1,6 +1,6 @@
 """Places for actors: those whose home is this node, anywhere in the cluster; foreign ones, here.  Pure.
 
-    ActorTable (what becomes of an actor) -- ports --> ActorPlaces -- request --> scheduler -- granted --> a worker
+    ActorTable (states of the actor) -- ports --> ActorPlaces -- request --> scheduler -- granted --> a worker
                                                                   '-- PlaceActor, EndWorker, ... --> another node
 """
 
@@ -14,7 +14,7 @@ from zray.wire import messages as m
 from zray.base.causes import Cause
 from zray.base.ids import node_of
 from zray.node.actors.table import DEAD, Actor
-from zray.node.peers.cluster import Cluster
+from zray.node.peers.cluster import PeerNodes
 from zray.node.context import NodeContext
 from zray.node.effects import Note
 from zray.node.actors.foreign import ForeignActor
@@ -35,11 +35,11 @@ class ActorPlacePorts:
     pool: Pool
     placements: Placements
     names: Names
-    cluster: Cluster
+    cluster: PeerNodes
     find_row: Callable[[bytes, Callable[[dict | None], None], float], None]  # the row of an actor with another home
     waiting: Callable[[bytes, int, str], None]  # (actor, cause, detail): the reason why it has no place yet
     uses_group: Callable[[dict | None], None]  # a request names this strategy
-    wants_place: Callable[[Actor], None]  # an actor with its home here needs a place; one with a hard affinity may fail
+    needs_place: Callable[[Actor], None]  # an actor with its home here needs a place; one with a hard affinity may fail
     unplace_elsewhere: Callable[[UnplaceRequest], Any]  # send it to another node
     detached_ended: Callable[[int], None]  # a detached actor of that job has ended
 
@@ -129,7 +129,7 @@ class ActorPlaces:
         except ValueError as error:
             self._ports.waiting(actor.id, Cause.INFEASIBLE, str(error))
             return
-        self._ports.wants_place(actor)
+        self._ports.needs_place(actor)
 
     def unplace(self, actor: Actor) -> None:
         self.end(actor, "")

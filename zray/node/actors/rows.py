@@ -80,15 +80,15 @@ class ActorRows:
             entry.asked.append(then)
             entry.deadline = max(entry.deadline, now + ROW_GRACE_S)
 
-    def pursue(self, actor: bytes, what: Hashable, heard: Callable[[Row], bool], now: float) -> None:
-        """Call ``heard(row)`` now, at each change and when the actor may have a new home, until it
+    def pursue(self, actor: bytes, what: Hashable, on_row: Callable[[Row], bool], now: float) -> None:
+        """Call ``on_row(row)`` now, at each change and when the actor may have a new home, until it
         returns True or the row is gone.
 
         A second pursuit of the same ``what`` is ignored while the first is under way.
         """
         entry = self._entry(actor, now)
         if what not in entry.pursuits:
-            entry.pursuits[what] = heard
+            entry.pursuits[what] = on_row
             entry.deadline = max(entry.deadline, now + ROW_GRACE_S)
             self._pursue(entry)
         self._drop_if_idle(actor, entry)
@@ -96,9 +96,9 @@ class ActorRows:
     @staticmethod
     def _pursue(entry: _Entry) -> None:
         pursuits, entry.pursuits = entry.pursuits, {}  # a callback may change the row at once
-        for what, heard in pursuits.items():
-            if entry.row is None or not heard(entry.row):
-                entry.pursuits[what] = heard
+        for what, on_row in pursuits.items():
+            if entry.row is None or not on_row(entry.row):
+                entry.pursuits[what] = on_row
 
     def homes_changed(self) -> None:
         """A node has joined, or this one has adopted actors: requests that wait for a home may have one."""

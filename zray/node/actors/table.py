@@ -46,7 +46,7 @@ from zray.wire.messages.actors import ALIVE, DEAD, PENDING, RESTARTING
 from zray.node.effects import JOB_OVER, Note, Send
 
 # How long a watcher of an unknown actor waits for its creation to arrive: messages inside a node take milliseconds.
-UNKNOWN_GRACE_S = 2.0
+UNKNOWN_ACTOR_GRACE_S = 2.0
 # Dead actors remembered for late watchers and for `zray list actors`.
 DEAD_KEPT_MAX = 10_000
 # A worker that announced a planned exit and does not end is killed after this long.  Exit handlers
@@ -91,8 +91,8 @@ class ActorPorts(Protocol):
 class Actor:
     """One actor over all its lives."""
 
-    __slots__ = ("assigned", "cause", "endpoint", "exit_deadline", "exiting", "id", "lease", "life", "owner", "parting",
-                 "pid", "restarts_left", "spec", "started", "state", "watchers", "worker")
+    __slots__ = ("assigned", "cause", "endpoint", "exit_deadline", "exiting", "id", "lease", "life", "owner",
+                 "pid", "recycle_reason", "restarts_left", "spec", "started", "state", "watchers", "worker")
 
     def __init__(self, actor: bytes, spec: dict, owner: bytes, now: float):
         self.id = actor
@@ -109,7 +109,7 @@ class Actor:
         self.cause: dict = {}
         self.watchers: set[bytes] = set()
         self.exiting = ""  # the reason why it will not be restarted
-        self.parting = ""  # the reason why its process ends, after which it may restart
+        self.recycle_reason = ""  # the reason why its process ends, after which it may restart
         self.exit_deadline = 0.0
         self.started = now
 
@@ -203,7 +203,7 @@ class ActorTable:
             self._add_watcher(actor, peer)
             self._emit(Send(peer, actor.state_message()))
         else:
-            deadline, watchers = self._unknown.setdefault(actor_id, (now + UNKNOWN_GRACE_S, set()))
+            deadline, watchers = self._unknown.setdefault(actor_id, (now + UNKNOWN_ACTOR_GRACE_S, set()))
             watchers.add(peer)
 
     def kill(self, message: KillActor, now: float) -> None:
@@ -248,7 +248,7 @@ class ActorTable:
         if actor is None:
             return
         if message.may_restart and not actor.exiting:
-            actor.parting = message.reason
+            actor.recycle_reason = message.reason
         else:
             actor.exiting = actor.exiting or message.reason or "it exited"
             actor.cause = actor.cause or {"kind": "exited", "reason": actor.exiting}
@@ -278,7 +278,7 @@ class ActorTable:
         why = {"cause": cause, "detail": detail}
         if actor.cause != why:
             actor.cause = why
-            self._tell(actor)
+            self._notify_watchers(actor)
 
     def worker_died(self, actor_id: bytes, worker: bytes, death: dict) -> None:
         """Its process ended; ``death`` has signal, exit_code, pid, log_tail, reason."""
@@ -286,9 +286,9 @@ class ActorTable:
         if actor is None or actor.worker != worker or actor.state == DEAD:
             return
         self._leaving.pop(actor.id, None)
-        if actor.parting:
-            death = {**death, "reason": actor.parting}
-            actor.parting = ""
+        if actor.recycle_reason:
+            death = {**death, "reason": actor.recycle_reason}
+            actor.recycle_reason = ""
         if death.get("given_back") and actor.state != ALIVE and not actor.exiting:
             actor.worker, actor.endpoint, actor.lease = b"", "", 0
             self._ports.place(actor)  # this home gave that place back itself: no life has begun
@@ -351,7 +351,8 @@ class ActorTable:
             actor = self.actors[actor_id]
             if actor.exit_deadline <= now:
                 del self._leaving[actor_id]
-                self._ports.end_worker(actor, f"{actor.exiting or actor.parting}; its exit handlers took too long")
+                reason = actor.exiting or actor.recycle_reason
+                self._ports.end_worker(actor, f"{reason}; its exit handlers took too long")
 
     def next_deadline(self) -> float | None:
         if not self._unknown and not self._leaving:
@@ -408,7 +409,7 @@ class ActorTable:
         self._refuse(actor.owner, request, "name_taken", holder, detail)
         actor.state = DEAD
         actor.cause = {"kind": "name_taken", "reason": detail}
-        self._bury(actor)
+        self._keep_dead(actor)
 
     def _admit(self, actor: Actor) -> None:
         self.actors[actor.id] = actor
@@ -451,9 +452,9 @@ class ActorTable:
             owned.discard(actor.id)
             if not owned:
                 del self._owned[actor.owner]
-        self._bury(actor)
+        self._keep_dead(actor)
 
-    def _bury(self, actor: Actor) -> None:
+    def _keep_dead(self, actor: Actor) -> None:
         """Keep a short record of it: send watchers its state, drop arguments and the meta of handles."""
         self.actors[actor.id] = actor
         _, early = self._unknown.pop(actor.id, (0.0, set()))
@@ -491,9 +492,9 @@ class ActorTable:
         self._emit(Note("actor", {"actor": actor.id, "state": actor.state, "life": actor.life,
                                   "class_name": actor.spec.get("class_name", ""),
                                   "reason": actor.cause.get("reason", "")}))
-        self._tell(actor)
+        self._notify_watchers(actor)
 
-    def _tell(self, actor: Actor) -> None:
+    def _notify_watchers(self, actor: Actor) -> None:
         message = actor.state_message()
         for peer in sorted(actor.watchers):
             self._emit(Send(peer, message))

@@ -27,11 +27,11 @@ class Known:
 
 
 class GroupDirectory:
-    """``ask(group)`` subscribes at the group's home; ``tell(peer, state)`` passes a state on."""
+    """``ask(group)`` subscribes at the group's home; ``publish(peer, state)`` passes a state on."""
 
-    def __init__(self, ask: Callable[[bytes], None], tell: Callable[[bytes, GroupState], None]) -> None:
+    def __init__(self, ask: Callable[[bytes], None], publish: Callable[[bytes, GroupState], None]) -> None:
         self._ask = ask
-        self._tell = tell
+        self._publish = publish
         self.known: dict[bytes, Known] = {}
         self.on_change: list[Callable[[GroupState], None]] = []
         self._watched: dict[bytes, set[bytes]] = {}  # watcher -> groups
@@ -60,7 +60,7 @@ class GroupDirectory:
         self.known[group].watchers.add(peer)
         self._watched.setdefault(peer, set()).add(group)
         if state.version:
-            self._tell(peer, state)
+            self._publish(peer, state)
 
     def update(self, state: GroupState) -> bool:
         """GroupState of the home; returns whether it is new.  A group that no process here asked
@@ -72,7 +72,7 @@ class GroupDirectory:
             return False
         found.state = state
         for peer in sorted(found.watchers):
-            self._tell(peer, state)
+            self._publish(peer, state)
         for listener in self.on_change:
             listener(state)
         if state.state == "REMOVED":

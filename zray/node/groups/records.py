@@ -13,7 +13,7 @@ from zray.wire.messages import GroupState
 from zray.sched.cluster import packing
 from zray.sched.resources import GPU, amounts, checked_units
 
-PENDING, CREATED, RESCHEDULING, REMOVED = "PENDING", "CREATED", "RESCHEDULING", "REMOVED"
+GROUP_PENDING, GROUP_CREATED, GROUP_RESCHEDULING, GROUP_REMOVED = "PENDING", "CREATED", "RESCHEDULING", "REMOVED"
 # Removed groups that are remembered without a watcher: their last tasks' keys may come late.
 REMOVED_KEPT_MAX = 1000
 PAUSE_S_MIN = 0.05  # between the first two rounds of a group
@@ -48,7 +48,7 @@ class Group:
 
     __slots__ = ("attempt", "avoid", "bundles", "cause", "contended", "created_s", "detached", "id", "job", "name",
                  "namespace", "nodes", "pause_s", "retry_at", "round", "rounds", "shape", "since", "state", "steady_s",
-                 "steady_until", "stirred", "strategy", "used", "version")
+                 "steady_until", "strategy", "used", "version", "view_changed")
 
     def __init__(self, group: bytes, job: int, spec: dict, now: float) -> None:
         self.id, self.job, self.since = group, job, now
@@ -62,7 +62,7 @@ class Group:
         bad = next((b[GPU] for b in self.bundles if not packing.gpus_valid(b.get(GPU, 0))), None)
         if bad is not None:
             raise ValueError("a bundle of more than one GPU must have a whole number of them")
-        self.state = PENDING
+        self.state = GROUP_PENDING
         self.version = 1
         self.nodes: list[bytes] = [b""] * len(self.bundles)
         self.rounds: list[int] = [0] * len(self.bundles)  # by bundle: the attempt that placed it
@@ -71,10 +71,10 @@ class Group:
         self.round: Round | None = None
         self.used: set[bytes] = set()  # nodes that hold or may hold bundles of it
         self.avoid: set[bytes] = set()
-        self.contended = False  # a node refused what the view showed free: from now on it queues
+        self.contended = False  # a node refused resources that were free in the view: from now on it queues
         self.pause_s = PAUSE_S_MIN
         self.retry_at = now
-        self.stirred = False  # the view has changed since the waiting round began
+        self.view_changed = False  # the view has changed since the waiting round began
         self.steady_s = PAUSE_S_MIN
         self.steady_until = now  # a waiting round does not give way before this time
         self.shape: Any = None
@@ -86,7 +86,7 @@ class Group:
             self.nodes[index] = node
         self.shape = None
 
-    def same_as(self) -> Any:
+    def request_shape(self) -> Any:
         """Equal for groups with the same request: when one finds no place, the other finds none."""
         if self.shape is None:
             self.shape = (self.strategy, repr([self.bundles[i] for i in self.missing]), tuple(sorted(self.nodes)))

@@ -29,9 +29,9 @@ from zray.sched.node.grouped import NodeScheduler
 from zray.sched.view import ClusterView
 
 # How long a watcher of an unknown group waits for its creation to arrive: a handle may overtake it.
-UNKNOWN_GRACE_S = 2.0
+UNKNOWN_GROUP_GRACE_S = 2.0
 # How long groups whose home died wait for another home; an adoption takes a few round trips to the control store.
-ADOPTION_S = 10.0
+GROUP_ADOPTION_S = 10.0
 JOBS_OVER_KEPT_MAX = 1000
 # Removals that were sent to other homes.  Each ends with the answer of its home, or when its group is lost.
 REMOVES_KEPT_MAX = 10_000
@@ -103,7 +103,7 @@ class GroupService:
             m.BundleCommit.CODE: self._commit, m.BundleReturn.CODE: self._return, m.BundleAck.CODE: self._ack,
         }
 
-    # ------------------------------------------------------------ what the cluster asks
+    # ------------------------------------------------------------ questions of the schedulers
 
     def nodes_of(self, group: bytes, bundle: int) -> list[bytes] | None:
         """Incarnations of the nodes that have ``bundle`` (all bundles for -1); None while it has no place.
@@ -158,13 +158,13 @@ class GroupService:
         for group in sorted({*self.bundles.homes(), *self.directory.living()}):
             if self.home(group) != node:
                 continue
-            self._unknown[group] = now + ADOPTION_S
+            self._unknown[group] = now + GROUP_ADOPTION_S
             for attempt in self.bundles.not_in_use(group):  # the home that had to commit them is dead
                 self._give_back(group, attempt, False)
-        if self._is_next_to(node):
+        if self._is_successor_of(node):
             self.ports.names.list_groups(self._adopt)
 
-    def _is_next_to(self, dead: bytes) -> bool:
+    def _is_successor_of(self, dead: bytes) -> bool:
         live = sorted(self._live())
         return next((node for node in live if node > dead), live[0]) == self.me
 
@@ -281,7 +281,7 @@ class GroupService:
         if group in self.table.groups:
             self.directory.update(self.table.groups[group].state_message())
         elif self.home(group) == self.me or self.home(group) in self._dead:
-            grace = UNKNOWN_GRACE_S if self.home(group) == self.me else ADOPTION_S
+            grace = UNKNOWN_GROUP_GRACE_S if self.home(group) == self.me else GROUP_ADOPTION_S
             self._unknown.setdefault(group, self._context.now + grace)
             if self.home(group) != self.me:  # its next home informed the nodes that lived then
                 self.ports.names.find_group(group, lambda row: self._found(group, row))

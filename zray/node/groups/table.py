@@ -6,12 +6,12 @@
     PENDING       all nodes of the round agreed    CREATED        BundleCommit to them, until each has acknowledged
     PENDING       refusal, time-out, node death    PENDING        BundleReturn to all of the round; again later
     PENDING       the round waits, the view shows  PENDING        the same, and a round there at once
-                  room elsewhere
+                  space elsewhere
     CREATED       a node of it died                RESCHEDULING   bundles there have no place; rounds as above
     RESCHEDULING  all nodes of the round agreed    CREATED
     any           remove, its job is over          REMOVED        BundleReturn(removed) to every node it had or asked
     (elsewhere)   its home died, it is adopted     as it was      BundleCommit again for the bundles in its row;
-                                                                 bundles that their node does not know are placed anew
+                                                                  bundles that their node does not know are placed anew
 
 The commit has two phases: a node reserves bundles or refuses.  They are put to use only when all
 nodes of a round have reserved, so a group is placed as a whole or not at all.  BundleCommit and
@@ -19,7 +19,7 @@ BundleReturn are sent again until they are acknowledged or the node is dead.
 
 A round asks for resources that are free in the view, all its nodes at once.  A round *waits* where
 the bundles would fit, but not now, and after a node refused resources that were free in the view.
-Then the nodes queue for them, fairly with tasks, for at most WAIT_S.  Nodes that did not supply
+Then the nodes queue for them, fairly with tasks, for at most QUEUE_S.  Nodes that did not supply
 them are avoided in the next round.
 
 Homes do not know each other's rounds.  So that they never wait for each other, a round that waits
@@ -51,12 +51,12 @@ from zray.wire.messages import (
     GroupState,
 )
 from zray.node.groups.records import (
-    CREATED,
+    GROUP_CREATED,
     PAUSE_S_MIN,
-    PENDING,
-    REMOVED,
+    GROUP_PENDING,
+    GROUP_REMOVED,
     REMOVED_KEPT_MAX,
-    RESCHEDULING,
+    GROUP_RESCHEDULING,
     Group,
     Round,
 )
@@ -64,11 +64,11 @@ from zray.sched.cluster import packing
 from zray.sched.view import ClusterView
 
 # A node answers at once to a reserve that does not wait; after this long the message or the node is lost.
-ANSWER_S = 3.0
+RESERVE_ANSWER_S = 3.0
 # A round that queues on its nodes gives up after this long: resources that some of them hold are idle meanwhile.
-WAIT_S = 2.0
+QUEUE_S = 2.0
 # The same on a lone node, where no other place exists.
-WAIT_ALONE_S = 60.0
+QUEUE_ALONE_S = 60.0
 # Commit and return are sent again after this long without an acknowledgement.
 AGAIN_S = 1.0
 # Between rounds of one group, doubling from PAUSE_S_MIN; a change of the view starts one at once.
@@ -84,7 +84,7 @@ class GroupPorts(Protocol):
     """Ports of the table."""
 
     def view(self) -> ClusterView:
-        """All live nodes by incarnation, with what is free."""
+        """All live nodes by incarnation, with their free resources."""
 
     def send(self, node: bytes, message: Any) -> None:
         """Send to a node, perhaps this one."""
@@ -120,7 +120,7 @@ class GroupTable:
         self._unacked: dict[tuple[bytes, bytes, int], list[Any]] = {}
         self._fresh = True  # the view may have changed since the last look
 
-    # ------------------------------------------------------------ what core processes say
+    # ------------------------------------------------------------ messages of core processes
 
     def create(self, peer: bytes, group: bytes, job: int, spec: dict, request: int, now: float) -> None:
         """CreateGroup."""
@@ -153,12 +153,12 @@ class GroupTable:
     def remove(self, group: bytes, reason: str, now: float) -> None:
         """RemoveGroup, or the end of its job.  Nothing for a group that is unknown or removed."""
         found = self.groups.get(group)
-        if found is None or found.state == REMOVED:
+        if found is None or found.state == GROUP_REMOVED:
             return
         for key in [key for key in self._unacked if key[0] == group]:
             del self._unacked[key]  # the messages below replace these
         for node in sorted(found.used):
-            self._insist(node, BundleReturn(group, found.attempt, True), now)
+            self._send_until_acked(node, BundleReturn(group, found.attempt, True), now)
         found.used = set()
         found.round = None
         found.place(dict.fromkeys(range(len(found.nodes)), b""))
@@ -166,7 +166,7 @@ class GroupTable:
         self._removed[group] = None
         if found.name:
             self.ports.release_name(found.namespace, found.name, group)
-        self._change(found, REMOVED, Cause.GROUP_REMOVED, reason)
+        self._change(found, GROUP_REMOVED, Cause.GROUP_REMOVED, reason)
         while len(self._removed) > REMOVED_KEPT_MAX:
             oldest = next(iter(self._removed))
             del self._removed[oldest], self.groups[oldest]
@@ -174,7 +174,7 @@ class GroupTable:
 
     def job_over(self, job: int, now: float) -> None:
         """Its groups go with it; detached ones stay."""
-        for found in [g for g in self.groups.values() if g.job == job and not g.detached and g.state != REMOVED]:
+        for found in [g for g in self.groups.values() if g.job == job and not g.detached and g.state != GROUP_REMOVED]:
             self.remove(found.id, "its job is over", now)
 
     def adopt(self, group: bytes, row: dict[str, Any], live: set[bytes], now: float) -> None:
@@ -190,16 +190,16 @@ class GroupTable:
         found.used = set(live)
         self.groups[group] = found
         for node, attempt in sorted({(n, a) for n, a in zip(found.nodes, found.rounds, strict=True) if n}):
-            self._insist(node, BundleCommit(group, attempt), now)
+            self._send_until_acked(node, BundleCommit(group, attempt), now)
         if found.missing:
             self.unplaced[group] = None
             self._fresh = True
-            self._change(found, PENDING if found.created_s is None else RESCHEDULING, Cause.GROUP_PENDING,
+            self._change(found, GROUP_PENDING if found.created_s is None else GROUP_RESCHEDULING, Cause.GROUP_PENDING,
                          "its home node died; it has another one now")
         else:
-            self._change(found, CREATED, Cause.READY, "")
+            self._change(found, GROUP_CREATED, Cause.READY, "")
 
-    # ------------------------------------------------------------ what nodes say
+    # ------------------------------------------------------------ messages of nodes
 
     def reserved(self, node: bytes, message: BundleReserved, now: float) -> None:
         """BundleReserved."""
@@ -239,7 +239,7 @@ class GroupTable:
         self._fresh = True
 
     def _lost(self, node: bytes, now: float, only: bytes | None = None) -> None:
-        for found in [g for g in self.groups.values() if g.state != REMOVED and (only is None or g.id == only)]:
+        for found in [g for g in self.groups.values() if g.state != GROUP_REMOVED and (only is None or g.id == only)]:
             found.avoid.discard(node)
             if only is None:
                 found.used.discard(node)
@@ -250,7 +250,7 @@ class GroupTable:
                 found.retry_at = now
                 self.unplaced[found.id] = None
                 lost = len(found.missing)
-                self._change(found, RESCHEDULING, Cause.GROUP_PENDING,
+                self._change(found, GROUP_RESCHEDULING, Cause.GROUP_PENDING,
                              f"{lost} of its {len(found.bundles)} bundles lost their node")
 
     # ------------------------------------------------------------ rounds
@@ -272,22 +272,22 @@ class GroupTable:
             self._fresh = False
             return False
         sent = False
-        hopeless: set[Any] = set()  # shapes that found no place in this call
+        without_place: set[Any] = set()  # shapes that found no place in this call
         fresh, self._fresh = self._fresh, False
         tried: list[bytes] = []
         for group in list(self.unplaced):
             found = self.groups[group]
             due = found.retry_at <= now and found.round is None
-            if not (due or self._is_stirred(found, fresh, now)):
+            if not (due or self._should_look_again(found, fresh, now)):
                 continue
-            if found.same_as() in hopeless and not due:
+            if found.request_shape() in without_place and not due:
                 continue
             tried.append(group)
-            began = self._try(found, due, now)
+            began = self._begin_round_of(found, due, now)
             if began:
                 sent = True
             elif began is None and not (found.round is not None and found.round.yes):
-                hopeless.add(found.same_as())
+                without_place.add(found.request_shape())
             if len(tried) >= TRIED_MAX:
                 self._fresh = fresh  # the next call begins with the others
                 for other in tried:
@@ -297,17 +297,17 @@ class GroupTable:
         return sent
 
     @staticmethod
-    def _is_stirred(found: Group, fresh: bool, now: float) -> bool:
+    def _should_look_again(found: Group, fresh: bool, now: float) -> bool:
         """Whether a changed view is a reason to look for a place again."""
         if found.round is None:
             return fresh
-        found.stirred = found.round.waits and (fresh or found.stirred)
-        if not found.stirred or now < found.steady_until:
+        found.view_changed = found.round.waits and (fresh or found.view_changed)
+        if not found.view_changed or now < found.steady_until:
             return False
-        found.stirred = False
+        found.view_changed = False
         return True
 
-    def _try(self, found: Group, due: bool, now: float) -> bool | None:
+    def _begin_round_of(self, found: Group, due: bool, now: float) -> bool | None:
         """Begin a round if bundles miss a place; a round that waits gives way to one that need not wait.
 
         None when there is no place for its bundles.
@@ -332,7 +332,7 @@ class GroupTable:
         if nodes is None:
             return None
         found.attempt += 1
-        patience_s = ANSWER_S if not waits else WAIT_S if sum(view.alive) > 1 else WAIT_ALONE_S
+        patience_s = RESERVE_ANSWER_S if not waits else QUEUE_S if sum(view.alive) > 1 else QUEUE_ALONE_S
         found.round = Round(_by_node(missing, nodes), waits, patience_s, now)
         self._ask(found)
         return True
@@ -369,7 +369,7 @@ class GroupTable:
             found.place(dict.fromkeys(indices, node))
             for index in indices:
                 found.rounds[index] = found.attempt
-            self._insist(node, BundleCommit(found.id, found.attempt), now)
+            self._send_until_acked(node, BundleCommit(found.id, found.attempt), now)
         found.round = None
         found.avoid = set()
         found.contended = False
@@ -377,7 +377,7 @@ class GroupTable:
         if found.created_s is None:
             found.created_s = now - found.since
         del self.unplaced[found.id]
-        self._change(found, CREATED, Cause.READY, "")
+        self._change(found, GROUP_CREATED, Cause.READY, "")
 
     def _abort(self, found: Group, now: float, why: str, avoid: set[bytes]) -> None:
         self._give_up(found, now)
@@ -391,14 +391,14 @@ class GroupTable:
         assert found.round is not None
         for node in sorted(found.round.asked):
             if node in found.used:
-                self._insist(node, BundleReturn(found.id, found.attempt, False), now)
+                self._send_until_acked(node, BundleReturn(found.id, found.attempt, False), now)
         found.round = None
 
     def _pause(self, found: Group, now: float) -> None:
         found.retry_at = now + found.pause_s
         found.pause_s = min(PAUSE_S_MAX, found.pause_s * 2)
 
-    def _insist(self, node: bytes, message: Any, now: float) -> None:
+    def _send_until_acked(self, node: bytes, message: Any, now: float) -> None:
         """Send a message again until it is acknowledged."""
         self._unacked[message.group, node, message.attempt] = [message, now + AGAIN_S]
         self.ports.send(node, message)
@@ -426,7 +426,7 @@ class GroupTable:
         for group in self.unplaced:
             found = self.groups[group]
             times.append(found.retry_at if found.round is None else found.round.deadline)
-            if found.round is not None and found.stirred:
+            if found.round is not None and found.view_changed:
                 times.append(found.steady_until)
         first = min(times, default=math.inf)
         return None if first == math.inf else first
@@ -454,7 +454,8 @@ class GroupTable:
 
     def _turn_away(self, peer: bytes, request: int, group: bytes, error: str, detail: str) -> None:
         self._answer(peer, request, error, group, detail)
-        self.ports.changed(GroupState(group, 1, REMOVED, [], {"cause": int(Cause.GROUP_REMOVED), "detail": detail}))
+        cause = {"cause": int(Cause.GROUP_REMOVED), "detail": detail}
+        self.ports.changed(GroupState(group, 1, GROUP_REMOVED, [], cause))
 
     def _answer(self, peer: bytes, request: int, error: str, group: bytes, detail: str) -> None:
         if request:
@@ -466,15 +467,15 @@ class GroupTable:
         return [found.row(self.ports.node_id, self.me) for found in self.groups.values()]
 
     def job_is_used(self, job: int) -> bool:
-        return any(g.job == job and g.state != REMOVED for g in self.groups.values())
+        return any(g.job == job and g.state != GROUP_REMOVED for g in self.groups.values())
 
     def check(self) -> None:
         """Raise AssertionError when an invariant is broken."""
         for group, found in self.groups.items():
             assert found.id == group and len(found.nodes) == len(found.bundles)
-            assert (found.state in (PENDING, RESCHEDULING)) == (group in self.unplaced)
-            assert (found.state == REMOVED) == (group in self._removed)
-            assert (found.state == CREATED) == (not found.missing)
+            assert (found.state in (GROUP_PENDING, GROUP_RESCHEDULING)) == (group in self.unplaced)
+            assert (found.state == GROUP_REMOVED) == (group in self._removed)
+            assert (found.state == GROUP_CREATED) == (not found.missing)
             assert found.round is None or found.missing, "a round for nothing"
             placed = [node for node in found.nodes if node]
             assert set(placed) <= found.used
@@ -508,4 +509,4 @@ def _answers(message: Any) -> tuple[str, ...]:
     return ("REMOVED",) if message.removed else ("RETURNED",)
 
 
-__all__ = ["CREATED", "PENDING", "REMOVED", "RESCHEDULING", "Group", "GroupTable", "GroupPorts"]
+__all__ = ["GROUP_CREATED", "GROUP_PENDING", "GROUP_REMOVED", "GROUP_RESCHEDULING", "Group", "GroupTable", "GroupPorts"]

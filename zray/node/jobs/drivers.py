@@ -18,7 +18,7 @@ from zray.wire import messages as m
 from zray.base.config import Config
 from zray.base.ids import node_of
 from zray.node.actors.table import ActorTable
-from zray.node.peers.cluster import Cluster
+from zray.node.peers.cluster import PeerNodes
 from zray.node.context import NodeContext
 from zray.node.effects import JOB_OVER, DropJob, EndJob, Forget, Note, Watch
 from zray.node.actors.foreign import ForeignActors
@@ -45,7 +45,7 @@ class DriverPorts:
     placements: Placements
     processes: LocalProcesses
     names: Names
-    cluster: Cluster
+    cluster: PeerNodes
     actors: ActorTable
     foreign: ForeignActors
     # (incarnation, pid): the data with which that driver attaches to the store
@@ -137,18 +137,18 @@ class Drivers:
         for worker in ports.pool.of_job(job.number):
             placement = ports.placements.get(worker.lease)
             owner = placement.owner if placement is not None and placement.worker is worker else b""
-            if worker.incarnation not in stays and not self._goes_on(job, owner, stays):
+            if worker.incarnation not in stays and not self._outlives_driver(job, owner, stays):
                 ports.pool.dismiss(worker, JOB_OVER, context.now)
         ports.actors.job_over(job.number)
         # Nodes that were informed may have informed others and then died, so the driver's node informs all.
         everybody = ports.cluster.peers if context.is_mine(job.driver) else ()
-        for node in sorted(job.told.union(everybody)):
+        for node in sorted(job.informed.union(everybody)):
             context.send(node, m.JobEnd(job.number, reason))
-        job.told.clear()
+        job.informed.clear()
         ports.end_groups(job.number)
         ports.process_gone(job.driver, reason)
         for placement in [p for p in ports.placements.values() if p.worker is None and not p.actor
-                          and p.kind.job == job.number and not self._goes_on(job, p.owner, stays)]:
+                          and p.kind.job == job.number and not self._outlives_driver(job, p.owner, stays)]:
             ports.placements.give_back(placement)
         self.may_be_done(job.number)
 
@@ -162,7 +162,7 @@ class Drivers:
                 found.add(worker.incarnation)
         return found
 
-    def _goes_on(self, job: Job, owner: bytes, stays: set[bytes]) -> bool:
+    def _outlives_driver(self, job: Job, owner: bytes, stays: set[bytes]) -> bool:
         """Whether the leases and actors of ``owner`` here outlive the driver.
 
         An owner on another node may be a detached actor.  If it is none, it ends there and its node announces that.
@@ -189,9 +189,9 @@ class Drivers:
     def _adopted_ended(self, number: int) -> None:
         if not self._ports.cluster.lone and not self.is_used(number):
             self._ports.names.job_is_used(number, self._context.me,
-                                          lambda used: None if used else self._tell_last(number))
+                                          lambda used: None if used else self._announce_last_end(number))
 
-    def _tell_last(self, number: int) -> None:
+    def _announce_last_end(self, number: int) -> None:
         for node in sorted(self._ports.cluster.peers):  # they keep the objects of the job until now
             self._context.send(node, m.JobEnd(number, "its last actor has ended", True))
 
@@ -226,12 +226,12 @@ class Drivers:
         self._kept.discard(number)
         self._context.emit(DropJob(number))
         if any(actor.job == number and actor.detached for actor in self._ports.actors.actors.values()):
-            self._tell_last(number)
+            self._announce_last_end(number)
 
-    def tell_job(self, job: Job, node: bytes) -> None:
+    def announce_job(self, job: Job, node: bytes) -> None:
         """Begin a job, before any other message about it."""
-        if node not in job.told:
-            job.told.add(node)
+        if node not in job.informed:
+            job.informed.add(node)
             self._context.send(node, m.JobStart(job.number, job.driver, job.config))
             if job.is_over:  # only detached work still runs for it
                 self._context.send(node, m.JobEnd(job.number, "its driver is gone"))

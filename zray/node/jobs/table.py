@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-ENDED_KEPT_MAX = 1000
+ENDED_JOBS_MAX = 1000
 HEARD_ENDED_MAX = 4096
 JOB_BITS = 16  # job numbers are unique in the cluster: the ordinal of the driver's node, then its own counting
 
@@ -17,7 +17,7 @@ JOB_BITS = 16  # job numbers are unique in the cluster: the ordinal of the drive
 class Job:
     """One driver and all work that it started."""
 
-    __slots__ = ("config", "driver", "dropped", "ended", "number", "pid", "started", "told")
+    __slots__ = ("config", "driver", "dropped", "ended", "informed", "number", "pid", "started")
 
     def __init__(self, number: int, driver: bytes, pid: int, config: dict, now: float):
         self.number = number
@@ -27,7 +27,7 @@ class Job:
         self.started = now
         self.ended = 0.0
         self.dropped = False  # its objects are gone
-        self.told: set[bytes] = set()  # other nodes that got JobStart from us
+        self.informed: set[bytes] = set()  # other nodes that got JobStart from us
 
     @property
     def is_over(self) -> bool:
@@ -87,7 +87,7 @@ class JobTable:
         if job is not None:
             job.ended = max(now, 1e-9)
             ended = [j.number for j in self.jobs.values() if j.is_over]
-            for number in ended[:max(0, len(ended) - ENDED_KEPT_MAX)]:
+            for number in ended[:max(0, len(ended) - ENDED_JOBS_MAX)]:
                 if not is_used(number):
                     del self.jobs[number]
                     self._forgotten.append(number)

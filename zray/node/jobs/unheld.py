@@ -46,7 +46,7 @@ from zray.wire.messages import AskHeld, Held
 OBJECTS_MAX = 512  # in one question: 15 kB to each process
 # In node_timeout_s, after a node has come or gone: a death that no node noticed is declared within one time-out.
 SETTLE_TIMEOUTS = 3.5
-GATHER_S = 0.02  # deaths are collected, and the dead process's extents come back to the store
+DEATHS_GATHER_S = 0.02  # deaths are collected, and the dead process's extents come back to the store
 PROCESS_S = 0.0005  # added for each process of this node: a question wakes it, for some 0.1 ms
 UNSURE_S, UNSURE_S_MAX = 0.1, 5.0  # before the next attempt, doubled each time
 HELD_S, HELD_S_MAX = 1.0, 20.0  # the same while a process holds some: an adopter frees them later
@@ -117,7 +117,7 @@ class Unheld:
         self._first: dict[bytes, tuple[int, set[bytes]]] = {}
         self._ended: dict[bytes, None] = {}  # processes of other nodes
         self._announced: dict[bytes, int] = {}  # node -> ends of our processes that were announced to it
-        self._heard: dict[bytes, int] = {}  # node -> ends of its processes that it announced to us
+        self._received: dict[bytes, int] = {}  # node -> ends of its processes that it announced to us
         self._settled_at = 0.0
         self._due: float | None = None
         self._number = 0
@@ -130,9 +130,9 @@ class Unheld:
         """The end of a process of ours was announced to that node."""
         self._announced[node] = self._announced.get(node, 0) + 1
 
-    def heard_end(self, node: bytes) -> None:
+    def end_received(self, node: bytes) -> None:
         """That node announced the end of a process of its own."""
-        self._heard[node] = self._heard.get(node, 0) + 1
+        self._received[node] = self._received.get(node, 0) + 1
 
     def process_gone(self, process: bytes, now: float) -> None:
         self.now = now
@@ -146,7 +146,7 @@ class Unheld:
                 asked.unsure = "a process has ended"
                 self._answer_if_done(asker, asked)
         self._unsure = self._tries = 0
-        self._soon(GATHER_S)
+        self._schedule(DEATHS_GATHER_S)
 
     def nodes_changed(self, now: float, gone: bytes = b"") -> None:
         """A node has joined, or ``gone``."""
@@ -154,13 +154,13 @@ class Unheld:
         self._settled_at = now + self._settle_s
         if gone:
             self._announced.pop(gone, None)
-            self._heard.pop(gone, None)
+            self._received.pop(gone, None)
             self.asked.pop(gone, None)
             self._first.pop(gone, None)
         if self.round is not None:
             self._give_up()
         self._unsure = self._tries = 0
-        self._soon(self._settle_s + GATHER_S)
+        self._schedule(self._settle_s + DEATHS_GATHER_S)
 
     def tick(self, now: float) -> None:
         self.now = now
@@ -171,7 +171,7 @@ class Unheld:
     def next_deadline(self) -> float | None:
         return self._due if self.round is None else None
 
-    def _soon(self, seconds: float) -> None:
+    def _schedule(self, seconds: float) -> None:
         due = self.now + seconds + PROCESS_S * len(self._processes())
         self._due = due if self._due is None else min(self._due, due)
 
@@ -225,14 +225,14 @@ class Unheld:
         if round.objects:
             self._free([one for found in round.objects.values() for one in found])
         if round.more:
-            self._soon(GATHER_S)
+            self._schedule(DEATHS_GATHER_S)
         elif round.held:
-            self._soon(min(HELD_S * 2**self._tries, HELD_S_MAX))
+            self._schedule(min(HELD_S * 2**self._tries, HELD_S_MAX))
             self._tries = min(self._tries + 1, 16)
 
     def _give_up(self) -> None:
         self.round = None
-        self._soon(min(UNSURE_S * 2**self._unsure, UNSURE_S_MAX))
+        self._schedule(min(UNSURE_S * 2**self._unsure, UNSURE_S_MAX))
         self._unsure = min(self._unsure + 1, 16)
 
     # ------------------------------------------------------------ every node
@@ -271,7 +271,7 @@ class Unheld:
     def _unsure_of(self, asker: bytes, question: AskHeld, processes: list[bytes]) -> str:
         if self.now < self._settled_at:
             return "a node has come or gone"
-        if any(self._heard.get(node, 0) < count for node, count in question.ends):
+        if any(self._received.get(node, 0) < count for node, count in question.ends):
             return "processes have ended of which this node has not heard"
         if not all(map(self._has_ended(), question.owners)):
             return "the owner lives"

@@ -19,7 +19,7 @@ from zray.wire import messages as m
 from zray.base.causes import Cause
 from zray.base.ids import INCARNATION_SIZE
 from zray.node.actors.table import Actor
-from zray.node.peers.cluster import Cluster
+from zray.node.peers.cluster import PeerNodes
 from zray.node.context import NodeContext
 from zray.node.names_table import Names
 from zray.node.leases.placements import Declared
@@ -29,7 +29,7 @@ from zray.node.leases.placements import Declared
 class HardAffinityPorts:
     """Ports of work with a hard affinity."""
 
-    cluster: Cluster
+    cluster: PeerNodes
     names: Names
     declared: Callable[[], Mapping[tuple[bytes, int], Declared]]  # scheduling keys by (owner, key)
     waiting: Callable[[], Iterable[Actor]]  # actors whose home is here and that wait for a place

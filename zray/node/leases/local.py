@@ -24,9 +24,9 @@ from zray.node.context import NodeContext
 from zray.node.actors.foreign import ForeignActor, ForeignActors
 from zray.node.jobs.table import Job, JobTable
 from zray.node.leases.placements import Death, Declared, Placement, Placements
-from zray.node.processes.pool import Kind, Pool, State, Worker
+from zray.node.processes.pool import Kind, Pool, State, WorkerRecord
 from zray.node.leases.remote import RemoteLeases
-from zray.node.jobs.task_events import TaskEvents
+from zray.node.jobs.task_events import TaskEventLog
 from zray.sched.cluster.bottom_up import BottomUpScheduler
 from zray.sched.node.grouped import NodeScheduler
 from zray.sched.node.local import Grant, Recall, Status
@@ -43,7 +43,7 @@ class LeasePorts:
     pool: Pool
     placements: Placements
     jobs: JobTable
-    events: TaskEvents
+    events: TaskEventLog
     actors: ActorTable
     foreign: ForeignActors
     places: ActorPlaces
@@ -69,7 +69,7 @@ class Leases:
             m.LeaseKill.CODE: self._kill, m.Blocked.CODE: self._blocked, m.WorkerReady.CODE: self._worker_ready,
         }
 
-    # ------------------------------------------------------------ what owners say
+    # ------------------------------------------------------------ messages of owners
 
     def _key(self, peer: bytes, message: m.LeaseKey) -> None:
         ports = self._ports
@@ -128,7 +128,7 @@ class Leases:
         placement = self._placements.get(lease)
         return placement if placement is not None and placement.owner == peer and placement.worker else None
 
-    # ------------------------------------------------------------ what workers say
+    # ------------------------------------------------------------ messages of workers
 
     def _worker_ready(self, peer: bytes, message: m.WorkerReady) -> None:
         worker = self._pool.workers.get(peer)
@@ -146,7 +146,7 @@ class Leases:
         if worker.lease:
             (self._ports.local.block if message.blocked else self._ports.local.unblock)(worker.lease)
 
-    # ------------------------------------------------------------ what the scheduler says
+    # ------------------------------------------------------------ effects of the scheduler
 
     def perform(self, effect: Any) -> None:
         """An effect of the scheduler that concerns this node."""
@@ -183,7 +183,7 @@ class Leases:
         return Kind.of(job, env, assigned.get("gpu_ids", ()), env_vars.threads_for(assigned.get("resources") or {}),
                        self._ports.environ)
 
-    def _serve(self, served: list[tuple[Any, Worker]]) -> None:
+    def _serve(self, served: list[tuple[Any, WorkerRecord]]) -> None:
         """Workers for placements that waited for one."""
         for lease, worker in served:
             placement = self._placements[lease]
@@ -205,7 +205,7 @@ class Leases:
                 self._placements.free(placement)
                 self._serve(self._pool.release(worker, self._context.now))
 
-    def _placed(self, placement: Placement, worker: Worker) -> bool:
+    def _placed(self, placement: Placement, worker: WorkerRecord) -> bool:
         foreign = self._ports.foreign.actors.get(placement.actor)
         if foreign is not None and foreign.life == placement.life:
             return self._ports.foreign.placed(foreign, worker, placement.lease, placement.assigned)
@@ -233,7 +233,7 @@ class Leases:
 
     # ------------------------------------------------------------ ends
 
-    def worker_ended(self, worker: Worker, death: Death) -> None:
+    def worker_ended(self, worker: WorkerRecord, death: Death) -> None:
         """Send the owner its lease, or pass the worker to the table of its actor."""
         self._configured.discard(worker.incarnation)
         placement = self._placements.get(worker.lease)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from zray.node.context import NodeContext
-from zray.node.processes.pool import Kind, Pool, State, Worker
+from zray.node.processes.pool import Kind, Pool, State, WorkerRecord
 from zray.sched.node.grouped import NodeScheduler
 
 
@@ -32,7 +32,7 @@ class Placement:
         self.assigned = assigned
         self.kind = kind
         self.since = now
-        self.worker: Worker | None = None
+        self.worker: WorkerRecord | None = None
 
     def row(self) -> dict[str, Any]:
         return {"lease": self.lease, "owner": self.owner, "key": self.key, "actor": self.actor,

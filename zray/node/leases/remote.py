@@ -19,7 +19,7 @@ from zray.base.ids import node_of
 from zray.wire.messages.leases import UNKNOWN
 from zray.node.actors.places import ActorPlaces
 from zray.node.actors.table import Actor
-from zray.node.peers.cluster import Cluster
+from zray.node.peers.cluster import PeerNodes
 from zray.node.context import NodeContext
 from zray.node.jobs.table import Job, JobTable
 from zray.sched.cluster import bottom_up
@@ -41,13 +41,13 @@ class RemoteLease(NamedTuple):
 class RemoteLeasePorts:
     """Ports of remote leases."""
 
-    cluster: Cluster
+    cluster: PeerNodes
     jobs: JobTable
     scheduler: BottomUpScheduler
     places: ActorPlaces
     actor: Callable[[bytes], Actor | None]  # by id, when its home is this node
     job_of: Callable[[bytes], Job | None]  # the job of a core process
-    tell_job: Callable[[Job, bytes], None]  # send JobStart to a node, before any other message about the job
+    announce_job: Callable[[Job, bytes], None]  # send JobStart to a node, before any other message about the job
 
 
 class RemoteLeases:
@@ -66,7 +66,7 @@ class RemoteLeases:
         if kind is RelayToNode:
             job = self._ports.job_of(effect.owner)
             if job is not None and effect.node in self._ports.cluster.peers:
-                self._ports.tell_job(job, effect.node)
+                self._ports.announce_job(job, effect.node)
                 self._relay(effect.node, effect.owner, effect.message)
         elif kind is bottom_up.SchedulerMessage:
             self._context.send(effect.node, effect.message)
@@ -86,7 +86,7 @@ class RemoteLeases:
         job = ports.jobs.jobs.get(actor.job) if actor is not None else None
         if actor is None or job is None or effect.node not in ports.cluster.peers:
             return
-        ports.tell_job(job, effect.node)
+        ports.announce_job(job, effect.node)
         spec = actor.spec
         self._context.send(effect.node, m.PlaceActor(
             actor.id, actor.life, actor.job, spec.get("demand") or {}, effect.strategy, spec.get("env") or {},
@@ -110,7 +110,7 @@ class RemoteLeases:
             self._over(message.lease)
         self._relay(lease.node, owner, message)
 
-    def heard(self, node: bytes, process: bytes, message: Any) -> bool:
+    def accept(self, node: bytes, process: bytes, message: Any) -> bool:
         """A message of another node to a process of ours; returns whether to pass it on."""
         kind, scheduler, now = type(message), self._ports.scheduler, self._context.now
         if kind is m.LeaseGrant:

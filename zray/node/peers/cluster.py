@@ -31,7 +31,7 @@ GONE_NODES_MAX = 4096
 
 
 @dataclass(frozen=True)
-class ClusterPorts:
+class PeerNodesPorts:
     """Ports of the view of the other nodes."""
 
     is_process: Callable[[bytes], bool]  # whether that is a core process of this node
@@ -39,10 +39,10 @@ class ClusterPorts:
     from_process: Callable[[bytes, int, Any], None]  # (process, code, message): a message of another node's process
 
 
-class Cluster:
+class PeerNodes:
     """Peers of this node; see the module's docstring."""
 
-    def __init__(self, context: NodeContext, node_id: str, ports: ClusterPorts):
+    def __init__(self, context: NodeContext, node_id: str, ports: PeerNodesPorts):
         self._context = context
         self._node_id = node_id  # hex
         self._ports = ports

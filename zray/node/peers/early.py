@@ -12,9 +12,9 @@ from collections.abc import Container
 from typing import Any
 
 # Of all unknown daemons together.  More are refused: a process with a ticket that is no node may send them.
-EARLY_MAX = 1000
+EARLY_MESSAGES_MAX = 1000
 # The control store admits a node, and writes its row, within less, or not at all (member.ADMIT_S).
-EARLY_S = 15.0
+EARLY_KEPT_S = 15.0
 
 
 class EarlyMessages:
@@ -27,10 +27,10 @@ class EarlyMessages:
 
     def keep(self, peer: bytes, code: int, message: Any, now: float) -> bool:
         """False when there are too many."""
-        if self._count >= EARLY_MAX:
+        if self._count >= EARLY_MESSAGES_MAX:
             return False
         self._of.setdefault(peer, []).append((code, message))
-        self._until.setdefault(peer, now + EARLY_S)
+        self._until.setdefault(peer, now + EARLY_KEPT_S)
         self._count += 1
         return True
 

@@ -25,7 +25,7 @@ from zray.transport.mesh import Mesh
 
 JOIN_TIMEOUT_S = 20.0
 # Other nodes send messages as soon as the nodes table has this one, which is before it knows that itself.
-EARLY_MAX = 10_000
+JOIN_MESSAGES_MAX = 10_000
 
 
 class JoinRefused(RuntimeError):
@@ -102,7 +102,7 @@ class ClusterEntry:
             elif type(message) is m.NodeStanding and message.node == self.me and message.standing == FENCED:
                 raise JoinRefused(f"the cluster declared this node dead while it joined: {message.reason}; "
                                   "start it again")
-            elif type(message) is not m.HelloAck and len(self.early) < EARLY_MAX:
+            elif type(message) is not m.HelloAck and len(self.early) < JOIN_MESSAGES_MAX:
                 self.early.append((sender, code, message))
 
         before, self.mesh.on_closed = self.mesh.on_closed, lost.append

@@ -19,22 +19,22 @@ from collections.abc import Callable
 from typing import Protocol
 
 from zray.gcs.configuration.config import ClusterConfig
-from zray.node.peers.cluster import Cluster
+from zray.node.peers.cluster import PeerNodes
 from zray.store.transfer.exchange import HandoverProgress
 
 DRAIN_S_MAX = 2.5
 LEAVE_S_MAX = 1.5  # with DRAIN_S_MAX below launch.STOP_TIMEOUT_S, after which ``zray stop`` kills the node
 HAND_OVER_S_MAX = 60.0  # 20 to 30 GB over one link
-LOOK_S = 0.02  # how often to look at the progress
+LEAVE_LOOK_S = 0.02  # how often to look at the progress
 
-NOTHING = HandoverProgress(done=True)
+NOTHING_TO_HAND_OVER = HandoverProgress(done=True)
 
 
 class LeavingNode(Protocol):
     """The part of a node's machine that this needs."""
 
     incarnation: bytes
-    cluster: Cluster
+    cluster: PeerNodes
 
     def drain(self, now: float) -> None: ...
 
@@ -52,7 +52,7 @@ class ControlParts(Protocol):
     def leave(self, reason: str, then: Callable[[], None]) -> None: ...
 
 
-class Leaving:
+class NodeDeparture:
     """One planned leave.  ``gone()`` is called once, when the process may end."""
 
     def __init__(self, why: str, machine: LeavingNode, gcs: ControlParts, leavers: set[bytes], ended: set[bytes],
@@ -61,7 +61,7 @@ class Leaving:
         connections (kept by the caller).  ``hand_over(heirs)``: copy our objects to the heirs;
         returns the progress."""
         self.why = why
-        self.handed = NOTHING
+        self.handed = NOTHING_TO_HAND_OVER
         self._leavers = leavers
         self._ended = ended
         self._machine = machine
@@ -80,7 +80,7 @@ class Leaving:
         """Do the steps that are possible now."""
         if self._over:
             return
-        if self._deserted() or self._leave_until is not None and now >= self._leave_until:
+        if self._all_others_leave() or self._leave_until is not None and now >= self._leave_until:
             self._end()
         elif self._leave_until is None and (self._handed_over(now) and self._machine.drained()
                                             or now >= self._drain_until):
@@ -91,7 +91,7 @@ class Leaving:
         before, self.handed = self.handed, self._hand_over(self._stay())
         if self.handed.moved != before.moved or self.handed.kept != before.kept:
             self._drain_until = min(max(self._drain_until, now + DRAIN_S_MAX), self._hand_over_until)
-        self._look_at = None if self.handed.done else now + LOOK_S
+        self._look_at = None if self.handed.done else now + LEAVE_LOOK_S
         return self.handed.done
 
     def _left_behind(self) -> str:
@@ -111,7 +111,7 @@ class Leaving:
     def _stay(self) -> set[bytes]:
         return self._machine.cluster.peers.keys() - self._ended - self._leavers
 
-    def _deserted(self) -> bool:
+    def _all_others_leave(self) -> bool:
         if self._stay():
             return False
         others = self._machine.cluster.peers.keys() - self._ended

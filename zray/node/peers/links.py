@@ -31,11 +31,11 @@ PROBE_AGAIN_S_MAX = 0.1
 # heartbeats have given up (after Limits.heartbeat_timeout_s), and is turned away.  A connection
 # that outlasted the cut brings us its messages as soon as the oldest is sent again, which may be as
 # long after the cut as the cut lasted.  So: longer than both together.
-FAREWELL_S = 20.0
+HANG_UP_S = 20.0
 
 
 class _Link:
-    __slots__ = ("endpoint", "pause_s", "probe_at", "probe_pause_s", "redial_at", "welcome")
+    __slots__ = ("endpoint", "is_accepted", "pause_s", "probe_at", "probe_pause_s", "redial_at")
 
     def __init__(self, endpoint: str):
         self.endpoint = endpoint
@@ -43,7 +43,7 @@ class _Link:
         self.redial_at: float | None = None
         self.probe_at: float | None = None
         self.probe_pause_s = PROBE_AGAIN_S
-        self.welcome = False  # it has answered our Hello
+        self.is_accepted = False  # it has answered our Hello
 
 
 class LinkMesh(Protocol):
@@ -85,7 +85,7 @@ class Links:
         mesh.on_answers = self._answered
         self._links: dict[bytes, _Link] = {}
         self._probes: dict[bytes, float] = {}  # node -> when to give up the attempt
-        self._parting: dict[bytes, float] = {}  # unlinked -> when to hang up
+        self._unlinked: dict[bytes, float] = {}  # node -> when to hang up
 
     def link(self, node: bytes, endpoint: str) -> None:
         if node in self._links:
@@ -97,20 +97,20 @@ class Links:
     def unlink(self, node: bytes) -> None:
         self._links.pop(node, None)
         self._end_probe(node)
-        self._parting[node] = self._clock() + FAREWELL_S
+        self._unlinked[node] = self._clock() + HANG_UP_S
 
     def _hang_up(self, node: bytes) -> None:
-        del self._parting[node]
+        del self._unlinked[node]
         self._mesh.lasting.discard(node)
         self._mesh.forget(node)
         if not self._mesh.insecure:  # without keys the node may come back, to learn that it has ended
             self._mesh.refuse(node[:TAG_SIZE])
 
     def closed(self, node: bytes) -> bool:
-        """The mesh says that a connection is closed; False when it is not one of these."""
+        """The mesh reports a connection closed; False when it is not one of these."""
         link = self._links.get(node)
         if link is None:
-            if node in self._parting:
+            if node in self._unlinked:
                 self._hang_up(node)
             return False
         if link.redial_at is None:  # messages in the meantime get the same refusal, and must not postpone it for ever
@@ -125,7 +125,7 @@ class Links:
         """That node has answered our Hello: the link works."""
         link = self._links.get(node)
         if link is not None:
-            link.welcome = True
+            link.is_accepted = True
             link.pause_s = REDIAL_S
 
     def _answered(self, node: bytes) -> None:
@@ -137,11 +137,11 @@ class Links:
     def _turned_away(self, node: bytes) -> None:
         """Before its first welcome a node may not know us yet; after it, a refusal is a revocation."""
         link = self._links.get(node)
-        if link is not None and link.welcome:
+        if link is not None and link.is_accepted:
             self._ports.revoked(node)
 
     def next_deadline(self) -> float | None:
-        times = list(self._parting.values())
+        times = list(self._unlinked.values())
         for link in self._links.values():
             if link.redial_at is not None:
                 times.append(link.redial_at)
@@ -154,7 +154,7 @@ class Links:
         for node, until in list(self._probes.items()):
             if until <= now:
                 self._end_probe(node)
-        for node in [node for node, until in self._parting.items() if until <= now]:
+        for node in [node for node, until in self._unlinked.items() if until <= now]:
             self._hang_up(node)
         for node, link in list(self._links.items()):
             if link.redial_at is not None and link.redial_at <= now:

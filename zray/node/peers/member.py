@@ -23,12 +23,12 @@ from zray.gcs.client.client import GcsClient
 from zray.gcs.configuration.config import ClusterConfig
 from zray.gcs.configuration.control import FENCED, LEFT
 from zray.gcs.replica.tables import NODES, Change, unpack_record
-from zray.node.peers.cluster import Cluster
+from zray.node.peers.cluster import PeerNodes
 from zray.sched.resources import UNITS_MAX
 from zray.transport.curve import BadEndpoint, parse_endpoint
 
 ADMIT_S = 15.0  # by then a joining node gets the reason why the control store does not admit it; before it gives up
-STRANGERS_S = 0.2  # how often to ask about nodes that have a part in the control store and are unknown here
+UNKNOWN_NODES_S = 0.2  # how often to ask about nodes that have a part in the control store and are unknown here
 PYTHON_RELEASE = ".".join(map(str, sys.version_info[:3]))
 ROW_FIELDS = {"node_id": bytes, "endpoint": str, "name": str, "total": dict, "labels": dict, "shown": dict}
 
@@ -72,7 +72,7 @@ class MemberPorts:
 
     clock: Callable[[], float]
     send: Callable[[bytes, Any], None]
-    cluster: Cluster
+    cluster: PeerNodes
     gcs: ControlStore
     links: LinkTable
     cluster_id: str  # hex
@@ -107,7 +107,7 @@ class Member:
         for row in known:
             self._alive(row)
         self._ports.gcs.client.watch(NODES, self._nodes_changed)
-        self.look_for_strangers()
+        self.ask_for_unknown_nodes()
 
     # ------------------------------------------------------------ links
 
@@ -133,7 +133,7 @@ class Member:
 
     # ------------------------------------------------------------ ends
 
-    def tell_leave(self, reason: str) -> None:
+    def announce_leave(self, reason: str) -> None:
         for node in sorted(self._cluster.peers):
             self._ports.send(node, m.NodeLeave(reason))
 
@@ -187,21 +187,21 @@ class Member:
 
     # ------------------------------------------------------------ nodes that are not in our copy of the table yet
 
-    def look_for_strangers(self) -> None:
+    def ask_for_unknown_nodes(self) -> None:
         """Nodes that joined after this one, and that it does not know yet, may have parts of the control store.
 
         The tail that would send us their rows may be one of them, and it cannot dial us either: we do
         not list its key.
         """
         cluster = self._cluster
-        strangers = [node for node in self._ports.gcs.config.involved
+        unknown = [node for node in self._ports.gcs.config.involved
                      if node != self.me and node not in cluster.peers and node not in cluster.gone]
-        if not strangers:
+        if not unknown:
             self._ask_rows_at = None
             return
         for peer in sorted(cluster.peers):
             self._ports.send(peer, m.NodeRows(True, []))
-        self._ask_rows_at = self._ports.clock() + STRANGERS_S
+        self._ask_rows_at = self._ports.clock() + UNKNOWN_NODES_S
 
     def _node_rows(self, peer: bytes, message: m.NodeRows) -> None:
         if ids.node_of(peer) != peer or peer not in self._cluster.peers:
@@ -209,10 +209,10 @@ class Member:
         if message.asks:
             self._ports.send(peer, m.NodeRows(False, self._rows()))
         for row in message.rows:
-            if type(row) is dict and not _lacks(row):
+            if type(row) is dict and not _missing_field(row):
                 self._alive(row)
         if message.rows:
-            self.look_for_strangers()
+            self.ask_for_unknown_nodes()
 
     # ------------------------------------------------------------ time
 
@@ -224,7 +224,7 @@ class Member:
         self._ports.links.tick(now)
         self._give_up(now)
         if self._ask_rows_at is not None and self._ask_rows_at <= now:
-            self.look_for_strangers()
+            self.ask_for_unknown_nodes()
 
     # ------------------------------------------------------------ the nodes table
 
@@ -267,8 +267,8 @@ def unfit(peer: bytes, message: m.NodeJoin, insecure: bool, warn: Callable[[str]
                 "other may not read")
     if message.python != PYTHON_RELEASE:
         warn(f"node {peer.hex()} runs Python {message.python}, this one {PYTHON_RELEASE}")
-    if lacks := _lacks(message.row):
-        return f"its row has no {lacks}"
+    if missing := _missing_field(message.row):
+        return f"its row has no {missing}"
     if message.row["node_id"][:ids.INCARNATION_SIZE] != peer or len(message.row["node_id"]) != ids.NODE_SIZE:
         return "its node id is not that of its connection"
     if any(type(key) is not str or type(units) is not int or not 0 <= units <= UNITS_MAX
@@ -285,6 +285,6 @@ def unfit(peer: bytes, message: m.NodeJoin, insecure: bool, warn: Callable[[str]
     return ""
 
 
-def _lacks(row: Row) -> str:
+def _missing_field(row: Row) -> str:
     """The first field that a row lacks, or has with another type."""
     return next((name for name, kind in ROW_FIELDS.items() if type(row.get(name)) is not kind), "")

@@ -40,14 +40,14 @@ class ObjectHandover:
         self._written = written  # whether all rows of locations are written
         self._mark = leaving_mark(session_dir)
         self._moved = -1
-        self._told: set[bytes] = set()
+        self._informed: set[bytes] = set()
 
     def __call__(self, heirs: set[bytes]) -> HandoverProgress:
-        for node in sorted(heirs - self._told) if self._store.holds_any else ():
-            self._told.add(node)
+        for node in sorted(heirs - self._informed) if self._store.holds_any else ():
+            self._informed.add(node)
             for job in list(self._drivers.jobs.jobs.values()):
                 if self._outlives(job):
-                    self._drivers.tell_job(job, node)
+                    self._drivers.announce_job(job, node)
         handed = self._store.hand_over(heirs, self._needed)
         if handed.moved != self._moved:
             self._moved = handed.moved

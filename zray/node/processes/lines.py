@@ -9,8 +9,8 @@ from typing import Any
 from zray.base.ids import same_node
 from zray.wire.messages import LogLines
 from zray.node.jobs.table import Job
-from zray.node.processes.output import GATHER_S, Output
-from zray.node.processes.pool import Worker
+from zray.node.processes.output import LINES_GATHER_S, Output
+from zray.node.processes.pool import WorkerRecord
 
 LINES_A_MESSAGE = 1000
 
@@ -27,7 +27,7 @@ class LinesPorts:
     resume: Callable[[int], None]
     send: Callable[[bytes, Any], None]
     node: Mapping[str, Any]  # as zray.nodes() shows it
-    workers: Mapping[bytes, Worker]
+    workers: Mapping[bytes, WorkerRecord]
     jobs: Mapping[int, Job]
 
 
@@ -50,7 +50,7 @@ class Lines:
         """Ignore further writes until the lines have gathered."""
         if self.due is None:
             self._ports.pause(self._ports.output.fd)
-            self.due = self._ports.clock() + GATHER_S
+            self.due = self._ports.clock() + LINES_GATHER_S
 
     def next_deadline(self) -> float | None:
         return self.due
@@ -67,7 +67,7 @@ class Lines:
         if output.fd < 0:
             self.due = now + output.rescan_s
         elif output.pending:
-            self.due = now + GATHER_S
+            self.due = now + LINES_GATHER_S
         else:
             self._ports.resume(output.fd)
 

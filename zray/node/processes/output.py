@@ -23,18 +23,18 @@ import shutil
 from collections.abc import Iterable
 
 from zray.base import os_linux
+from zray.base.formats import LOG_TAIL_BYTES, TASK_MARKER
 from zray.node.processes import linux
 from zray.node.running.journal import LOG_BYTES_MAX
 from zray.node.processes.zygote import log_paths
 
-MARKER = b"\x01zray-task:"
+MARKER_BYTES = TASK_MARKER.encode()
 READ_BYTES_MAX = 1 << 20  # of one file in one turn
 LINE_BYTES_MAX = 1 << 16  # a longer line is cut, so that a worker that never ends its line is still shown
 UNFINISHED_BYTES_MAX = 1024  # a longer line is not shown before its end: each look would repeat it
 BACKLOG_BYTES_MAX = LOG_BYTES_MAX
 TAIL_LINES = 20  # shown when a worker dies
-TAIL_BYTES = 8192
-GATHER_S = 0.05  # from the first write to its reading: collects lines into one message
+LINES_GATHER_S = 0.05  # from the first write to its reading: collects lines into one message
 # Without inotify (its instances are limited per user) the files in use are read this often.  With
 # many workers they are read more rarely, so that this stays a small part of the node's time.
 RESCAN_S = 0.1
@@ -43,7 +43,7 @@ RESCAN_WORKERS = 100
 Line = list  # [name, pid, is_stderr, text]
 
 
-class Stream:
+class OutputFile:
     """One log file and how far it was read."""
 
     __slots__ = ("dropped", "is_stderr", "job", "name", "offset", "partial", "path", "pid", "worker")
@@ -66,7 +66,7 @@ class Stream:
         kept = b""  # text before a marker that was printed in the middle of a line
         out: list[Line] = []
         for piece in pieces:
-            before, marker, name = piece.partition(MARKER)
+            before, marker, name = piece.partition(MARKER_BYTES)
             if marker:
                 kept += before
                 self.name = name.decode(errors="replace")
@@ -77,7 +77,7 @@ class Stream:
         # The file keeps text that a carriage return has overwritten, but the driver does not show it.
         self.partial = self.partial[max(0, self.partial.rfind(b"\r", 0, len(self.partial.rstrip(b"\r")))):]
         if self.partial and (final or len(self.partial) > LINE_BYTES_MAX):
-            before, marker, _ = self.partial.partition(MARKER)
+            before, marker, _ = self.partial.partition(MARKER_BYTES)
             if before:
                 out.append(self._line(before))
             self.partial = b""
@@ -85,7 +85,7 @@ class Stream:
 
     def unfinished(self) -> Line | None:
         """The line without an end so far, as a terminal shows it."""
-        text = self.partial.partition(MARKER[:1])[0].rstrip(b"\r").rpartition(b"\r")[2]
+        text = self.partial.partition(MARKER_BYTES[:1])[0].rstrip(b"\r").rpartition(b"\r")[2]
         if not text or len(text) > UNFINISHED_BYTES_MAX:
             return None
         return [self.name, self.pid, self.is_stderr, text.decode(errors="ignore")]
@@ -101,9 +101,9 @@ class Output:
     def __init__(self, session_dir: str, lines_max: int):
         self.session_dir = session_dir
         self.lines_max = lines_max
-        self._streams: dict[bytes, tuple[Stream, Stream]] = {}
-        self._by_name: dict[str, Stream] = {}
-        self._dirty: dict[str, Stream] = {}  # written to and not yet read to the end
+        self._streams: dict[bytes, tuple[OutputFile, OutputFile]] = {}
+        self._by_name: dict[str, OutputFile] = {}
+        self._dirty: dict[str, OutputFile] = {}  # written to and not yet read to the end
         self._skipped = 0  # unread lines that went with the front of a file
         try:
             self.fd = linux.watch_directory(os.path.join(session_dir, "logs"))
@@ -112,7 +112,7 @@ class Output:
 
     def add(self, worker_id: bytes) -> None:
         """A worker is about to start."""
-        out, err = (Stream(path, worker_id[:8], is_stderr)
+        out, err = (OutputFile(path, worker_id[:8], is_stderr)
                     for path, is_stderr in zip(log_paths(self.session_dir, worker_id), (False, True), strict=True))
         self._streams[worker_id[:8]] = (out, err)
         for stream in (out, err):
@@ -198,8 +198,8 @@ class Output:
         lines: list[str] = []
         for stream in self._streams.get(incarnation, ()):
             size = _size(stream.path)
-            data = _read(stream.path, max(0, size - TAIL_BYTES), TAIL_BYTES)
-            text = [line for line in data.decode(errors="replace").splitlines() if MARKER.decode() not in line]
+            data = _read(stream.path, max(0, size - LOG_TAIL_BYTES), LOG_TAIL_BYTES)
+            text = [line for line in data.decode(errors="replace").splitlines() if TASK_MARKER not in line]
             lines += text[-TAIL_LINES:]
         return "\n".join(lines[-TAIL_LINES:])
 
@@ -249,7 +249,7 @@ def _read(path: str, offset: int, size: int) -> bytes:
         os.close(handle)
 
 
-def _drop_front(stream: Stream) -> None:
+def _drop_front(stream: OutputFile) -> None:
     """Keep the last half of the bytes that are allowed."""
     length = stream.offset - LOG_BYTES_MAX // 2
     try:
@@ -268,7 +268,7 @@ def _drop_front(stream: Stream) -> None:
         os.close(handle)
 
 
-def _close_hole(stream: Stream) -> None:
+def _close_hole(stream: OutputFile) -> None:
     """Write the file anew without its hole: no process appends to it any more."""
     if not stream.dropped:
         return
@@ -286,7 +286,7 @@ def _close_hole(stream: Stream) -> None:
     stream.dropped = 0
 
 
-def _skip_backlog(stream: Stream) -> int:
+def _skip_backlog(stream: OutputFile) -> int:
     """Jump over all but the last BACKLOG_BYTES_MAX unread bytes; returns the number of skipped lines."""
     target = _size(stream.path) - BACKLOG_BYTES_MAX
     skipped = 0

@@ -72,7 +72,7 @@ class Kind(NamedTuple):
         return cls(job, tuple(ordered), tuple(gpus), threads, bool(env) and env_vars.needs_exec(env, environ or {}))
 
 
-class Worker:
+class WorkerRecord:
     """One worker process."""
 
     __slots__ = ("actor", "blocked", "endpoint", "hangs", "id", "incarnation", "kind", "lease", "pid", "reason",
@@ -100,21 +100,21 @@ class Worker:
         return f"<Worker {self.incarnation.hex()} pid={self.pid} {self.state.name}>"
 
 
-Served = list[tuple[Hashable, Worker]]
+Served = list[tuple[Hashable, WorkerRecord]]
 
 
 class Pool:
     """The worker processes of one node."""
 
     def __init__(self, new_id: Callable[[], bytes], emit: Callable[[Any], None], *, keep: int, workers_max: int,
-                 idle_s: float, may_retire: Callable[[Worker], bool]):
+                 idle_s: float, may_retire: Callable[[WorkerRecord], bool]):
         self._new_id = new_id
         self._emit = emit
         self.keep = keep  # idle workers that are never retired for being idle, and the number of workers started ahead
         self.workers_max = workers_max
         self.idle_s = idle_s
-        self.workers: dict[bytes, Worker] = {}
-        self._idle: dict[Kind | None, dict[bytes, Worker]] = {}  # each oldest first
+        self.workers: dict[bytes, WorkerRecord] = {}
+        self._idle: dict[Kind | None, dict[bytes, WorkerRecord]] = {}  # each oldest first
         self._idle_count = 0
         self._starting = 0
         self._starting_of: dict[Kind, int] = {}  # those of them that are started for a fresh kind
@@ -146,7 +146,7 @@ class Pool:
             self._start(now)
             spare += 1
 
-    def take(self, kind: Kind, token: Hashable, now: float) -> Worker | None:
+    def take(self, kind: Kind, token: Hashable, now: float) -> WorkerRecord | None:
         """An idle worker for ``kind``, or None: then ``token`` waits."""
         for candidate in (kind,) if kind.fresh else (kind, None):
             idle = self._idle.get(candidate)
@@ -199,32 +199,32 @@ class Pool:
         self._go_on_prestarting(now)
         return served
 
-    def release(self, worker: Worker, now: float) -> Served:
+    def release(self, worker: WorkerRecord, now: float) -> Served:
         """Its lease or actor is over and the process can serve again."""
         if worker.state not in (State.LEASED, State.ACTOR):
             return []
         return self._offer(worker, now)
 
-    def use(self, worker: Worker, state: State, lease: int, now: float, actor: bytes = b"") -> None:
+    def use(self, worker: WorkerRecord, state: State, lease: int, now: float, actor: bytes = b"") -> None:
         """The caller that was served starts to use the worker."""
         worker.state = state
         worker.lease = lease
         worker.actor = actor
         worker.since = now
 
-    def retire(self, worker: Worker, reason: str, now: float) -> None:
+    def retire(self, worker: WorkerRecord, reason: str, now: float) -> None:
         """Ask it to finish its work and end.  It may take its time: others may still need objects that it owns."""
         if self._leave(worker, now):
             self._emit(Send(worker.incarnation, WorkerExit(reason)))
 
-    def kill(self, worker: Worker, reason: str, now: float) -> None:
+    def kill(self, worker: WorkerRecord, reason: str, now: float) -> None:
         """End it at once."""
         self._leave(worker, now)
         if not worker.reason:  # else it has been killed already
             worker.reason = reason or "killed by zray"
             self._emit(Kill(worker.incarnation))
 
-    def dismiss(self, worker: Worker, reason: str, now: float) -> None:
+    def dismiss(self, worker: WorkerRecord, reason: str, now: float) -> None:
         """End it as soon as it has reported its tasks."""
         if worker.reason or not worker.endpoint:
             self.kill(worker, reason, now)
@@ -239,11 +239,11 @@ class Pool:
         if self._dismissed.pop(incarnation, None) is not None:
             self._emit(Kill(incarnation))
 
-    def leaving(self, worker: Worker, now: float) -> None:
+    def leaving(self, worker: WorkerRecord, now: float) -> None:
         """The worker announced that it ends by itself (max_calls reached, exit)."""
         self._leave(worker, now)
 
-    def died(self, incarnation: bytes, now: float, last_words: str = "") -> Worker | None:
+    def died(self, incarnation: bytes, now: float, last_words: str = "") -> WorkerRecord | None:
         """Its process is gone.  Returns the record as it was, or None when unknown."""
         worker = self.workers.pop(incarnation, None)
         self._dismissed.pop(incarnation, None)
@@ -301,7 +301,7 @@ class Pool:
 
     # ------------------------------------------------------------ inside
 
-    def _offer(self, worker: Worker, now: float) -> Served:
+    def _offer(self, worker: WorkerRecord, now: float) -> Served:
         worker.lease = 0
         worker.actor = b""
         worker.blocked = False
@@ -360,11 +360,11 @@ class Pool:
             self._start(now)
 
     def _can_start(self, now: float) -> bool:
-        return len(self.workers) < self.workers_max and now >= self._start_after and self.starts.room()
+        return len(self.workers) < self.workers_max and now >= self._start_after and self.starts.may_start()
 
     def _start(self, now: float, kind: Kind | None = None) -> None:
         """A worker for any kind, or for the fresh ``kind`` alone."""
-        worker = Worker(self._new_id(), now)
+        worker = WorkerRecord(self._new_id(), now)
         self.workers[worker.incarnation] = worker
         self._starting += 1
         self.starts.begun(worker.incarnation, now)
@@ -375,14 +375,14 @@ class Pool:
             self._starting_of[kind] = self._starting_of.get(kind, 0) + 1
         self._emit(Spawn(worker.id, kind, self._why_broken(kind) if kind is not None else ""))
 
-    def _give_up(self, worker: Worker) -> None:
+    def _give_up(self, worker: WorkerRecord) -> None:
         """It hangs while it starts: another may start for the waiting token.  It is not killed,
         since it may still come."""
         if sum(other.hangs for other in self.workers.values()) < HANGING_MAX:
             self._no_longer_starting(worker)
             worker.hangs = True
 
-    def _no_longer_starting(self, worker: Worker) -> None:
+    def _no_longer_starting(self, worker: WorkerRecord) -> None:
         if worker.hangs:
             worker.hangs = False
             return
@@ -405,7 +405,7 @@ class Pool:
         failures, last_words = self._broken.get(kind, (0, ""))
         return last_words or "its process ended at once" if failures >= START_FAILURES_FREE else ""
 
-    def _leave(self, worker: Worker, now: float) -> bool:
+    def _leave(self, worker: WorkerRecord, now: float) -> bool:
         if worker.state is State.EXITING or worker.incarnation not in self.workers:
             return False
         if worker.state is State.IDLE:
@@ -417,18 +417,18 @@ class Pool:
         worker.since = now
         return True
 
-    def _push_idle(self, worker: Worker) -> None:
+    def _push_idle(self, worker: WorkerRecord) -> None:
         self._idle.setdefault(worker.kind, {})[worker.incarnation] = worker
         self._idle_count += 1
 
-    def _drop_idle(self, worker: Worker) -> None:
+    def _drop_idle(self, worker: WorkerRecord) -> None:
         idle = self._idle[worker.kind]
         del idle[worker.incarnation]
         self._idle_count -= 1
         if not idle:
             del self._idle[worker.kind]
 
-    def _pop_idle(self, kind: Kind | None) -> Worker:
+    def _pop_idle(self, kind: Kind | None) -> WorkerRecord:
         worker = self._idle[kind][next(reversed(self._idle[kind]))]
         self._drop_idle(worker)
         worker.state = State.LEASED
@@ -436,7 +436,7 @@ class Pool:
 
     # ------------------------------------------------------------ views
 
-    def of_job(self, job: int) -> list[Worker]:
+    def of_job(self, job: int) -> list[WorkerRecord]:
         return [worker for worker in self.workers.values() if worker.kind and worker.kind.job == job]
 
     def check(self) -> None:

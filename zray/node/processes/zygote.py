@@ -4,9 +4,9 @@ The daemon forks it before it has threads or ZeroMQ contexts.  It then imports w
 thread, cloudpickle, zray.worker), freezes the heap so that the collector does not touch shared pages, and serves
 requests on a socket: 4 bytes of length, then msgpack.
 
-    daemon -> zygote   {"base": {...}}                          what all workers of this node have in common
+    daemon -> zygote   {"base": {...}}                          common settings of all workers of this node
     daemon -> zygote   {"spawn": [{"worker_id": ..., ["start": {"env":, "threads":, "drivers":}]}, ...]}
-    zygote -> daemon   {"spawned": [[worker id, pid], ...]}      pid 0: the fork failed, {"error": text} says why
+    zygote -> daemon   {"spawned": [[worker id, pid], ...]}      pid 0: the fork failed, for the reason {"error": text}
 
 A spec with "start" asks for a worker whose variables count only at the start of a process.  Its
 fork executes Python again, with that environment, and reads the spec from descriptor 3.  Session,
@@ -111,7 +111,7 @@ class ZygoteLink:
                 os.closerange(theirs.fileno() + 1, 1 << 30)
                 Zygote(theirs, daemon, soft_limit).serve()
                 code = 0
-            except BaseException:  # this is the last frame of the process: report whatever ended it, then end
+            except BaseException:  # this is the last frame of the process: report the error that ended it, then end
                 traceback.print_exc()
             finally:
                 os._exit(code)
@@ -135,7 +135,7 @@ class ZygoteLink:
         self.flush()
 
     def flush(self) -> bool:
-        """Write what the socket takes; True when nothing is left."""
+        """Write as much as the socket takes; True when nothing is left."""
         while self._out:
             try:
                 count = self.sock.send(self._out)

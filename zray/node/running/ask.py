@@ -19,7 +19,7 @@ QUERY_TIMEOUT_S = 10.0
 STACK_TIMEOUT_S = 2.0
 
 
-class Asker:
+class NodeClient:
     """A connection to a node that only asks; it is no driver and starts no job."""
 
     def __init__(self, address: str):

@@ -13,7 +13,8 @@ import re
 import sys
 from collections.abc import Mapping
 
-SCHEME = "zray://"
+from zray.base.formats import JOIN_SCHEME
+
 VARIABLE = "ZRAY_JOIN"  # a join string, or @FILE, for a node that is started without an address
 FILE_NAME = "join"  # in the session directory, mode 0600
 BYTES_MAX = 4096  # a join string has about 250
@@ -35,7 +36,7 @@ def join_string(given: str, environ: Mapping[str, str] = os.environ, head: bool 
         return _checked(sys.stdin.read(BYTES_MAX + 1), "the standard input")
     if named.startswith("@"):
         return read_file(named[1:])
-    if named and not named.startswith(SCHEME) and os.path.isfile(named):
+    if named and not named.startswith(JOIN_SCHEME) and os.path.isfile(named):
         raise NoJoinString(f"{named!r} is a file: write --address @{named} to join by the join string in it")
     return named
 
@@ -76,7 +77,7 @@ def read_descriptor(handle: int) -> str:
 def without_secrets(environ: Mapping[str, str]) -> dict[str, str]:
     """The environment for a daemon, and so for its workers."""
     return {name: value for name, value in environ.items()
-            if name != VARIABLE and not value.lstrip().startswith(SCHEME)}
+            if name != VARIABLE and not value.lstrip().startswith(JOIN_SCHEME)}
 
 
 def hide(text: str) -> str:
@@ -88,7 +89,7 @@ def blank_own() -> None:
     """Overwrite join strings in the command line and the environment that /proc shows of this process."""
     from zray.base.os_linux import blank_start_area
 
-    given = {os.fsencode(argument) for argument in sys.orig_argv if SCHEME in argument}
+    given = {os.fsencode(argument) for argument in sys.orig_argv if JOIN_SCHEME in argument}
     given |= {os.fsencode(os.environ[name]) for name in os.environ.keys() - without_secrets(os.environ).keys()}
     if given:
         blank_start_area(given)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import logging
 
 NODE_LOG = "node.log"
-EARLY_MAX = 1000  # events that are kept before the file is open
+EARLY_EVENTS_MAX = 1000  # events that are kept before the file is open
 LOG_BYTES_MAX = 64 << 20  # of each log file of a session
 JOIN = re.compile(r"zray://[^\s'\"]+")
 
@@ -30,7 +30,7 @@ class Journal:
     def __init__(self, session_dir: str):
         self.path = os.path.join(session_dir, "logs", NODE_LOG)
         self._logger: logging.Logger | None = None
-        self._early: deque[tuple[float, str, BaseException | None]] = deque(maxlen=EARLY_MAX)
+        self._early: deque[tuple[float, str, BaseException | None]] = deque(maxlen=EARLY_EVENTS_MAX)
 
     def open(self, take_output: bool) -> None:
         """Write to the file from now on; with ``take_output`` also the output of this process and
@@ -79,11 +79,11 @@ def _worker_died(d: dict[str, Any]) -> str:
         how = f"exited with code {d['exit_code']}"
     else:
         how = "exited"
-    words = [f"worker {d['pid']} ({d['worker'].hex()}) {how}"]
-    words += [f"of job {d['job']}"] if d["job"] else []
-    words += [f"while it ran {d['task']}"] if d.get("task") else []
-    words += [f"because: {d['reason']}"] if d["reason"] else []
-    return ", ".join(words)
+    parts = [f"worker {d['pid']} ({d['worker'].hex()}) {how}"]
+    parts += [f"of job {d['job']}"] if d["job"] else []
+    parts += [f"while it ran {d['task']}"] if d.get("task") else []
+    parts += [f"because: {d['reason']}"] if d["reason"] else []
+    return ", ".join(parts)
 
 
 TEXTS: dict[str, Callable[[dict[str, Any]], str]] = {

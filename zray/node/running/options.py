@@ -94,7 +94,7 @@ class ClusterOptions:
 
 
 def membership(arguments: argparse.Namespace) -> ClusterOptions:
-    """Check the arguments about the cluster; BadOption says what is wrong in one sentence."""
+    """Check the arguments about the cluster; BadOption has the reason in one sentence."""
     if arguments.head and arguments.address:
         raise BadOption("--head starts a cluster and --address joins one: give one of them")
     address = join_secret.read_descriptor(arguments.address_fd) if arguments.address_fd >= 0 else \
@@ -129,7 +129,7 @@ def json_map(text: str, option: str) -> dict[str, Any]:
 
 
 def offer(arguments: argparse.Namespace, config: Config) -> Offer:
-    """Check the arguments and look at the machine; BadOption says what is wrong in one sentence."""
+    """Check the arguments and look at the machine; BadOption has the reason in one sentence."""
     cpus = available_cpus() if arguments.num_cpus is None else arguments.num_cpus
     memory = memory_bytes()
     gpu_ids, gpus = _gpus(arguments.num_gpus)
@@ -230,7 +230,7 @@ def named_gpus() -> list[int | str] | None:
 
 
 def visible_gpus(named: list[int | str] | None) -> list[int | str]:
-    """Ids of NVIDIA GPUs: the named ones, else what the driver library reports (nvidia-ml-py)."""
+    """Ids of NVIDIA GPUs: the named ones, else those that the driver library reports (nvidia-ml-py)."""
     if not os.path.exists("/proc/driver/nvidia/version") and not os.path.exists("/dev/nvidiactl"):
         return []
     if named is not None:

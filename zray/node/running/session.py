@@ -151,7 +151,7 @@ def _forget_latest(session_dir: str) -> None:
 
 
 @dataclass(slots=True)
-class Session:
+class NodeSession:
     """A running node, from its node.json."""
 
     session_dir: str
@@ -194,7 +194,7 @@ class Session:
         return json.dumps({name: getattr(self, name) for name in self.__slots__} | {"node": self.node.hex()}, indent=1)
 
     @classmethod
-    def from_json(cls, text: str) -> Session:
+    def from_json(cls, text: str) -> NodeSession:
         found: dict[str, Any] = json.loads(text)
         found["node"] = bytes.fromhex(found["node"])
         return cls(**{field.name: found[field.name] for field in fields(cls)})
@@ -205,19 +205,19 @@ def leaving_mark(session_dir: str) -> str:
     return os.path.join(session_dir, "leaving")
 
 
-def read(session_dir: str) -> Session | None:
+def read(session_dir: str) -> NodeSession | None:
     """The session in a directory, None when there is none or it is not ours."""
     path = os.path.join(session_dir, "node.json")
     try:
         with open(path, encoding="utf-8") as file:
             if os.fstat(file.fileno()).st_uid != os.getuid():
                 return None
-            return Session.from_json(file.read())
+            return NodeSession.from_json(file.read())
     except (OSError, ValueError, KeyError):
         return None
 
 
-def live_sessions() -> list[Session]:
+def live_sessions() -> list[NodeSession]:
     """This user's running sessions, newest first."""
     found = []
     for base in base_dirs():
@@ -230,16 +230,16 @@ def live_sessions() -> list[Session]:
     return sorted(found, key=lambda session: session.started, reverse=True)
 
 
-def started_clusters() -> list[Session]:
+def started_clusters() -> list[NodeSession]:
     """The newest running node of each cluster that ``zray start`` made here; newest first."""
-    newest: dict[str, Session] = {}
+    newest: dict[str, NodeSession] = {}
     for session in live_sessions():
         if not session.shares_fate:
             newest.setdefault(session.cluster or session.session_dir, session)
     return list(newest.values())
 
 
-def of_programs() -> list[Session]:
+def of_programs() -> list[NodeSession]:
     """The running sessions that programs made by ``init()``, which end with them; newest first."""
     return [session for session in live_sessions() if session.shares_fate]
 

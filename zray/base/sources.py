@@ -2,7 +2,7 @@
 
 Code goes to workers by value where they cannot import it: from scripts, notebook cells, ``python
 -c``, doctests.  Its file may not exist there: a cell never was a file, and another machine does not
-have the script.  So the outermost code object of a function carries its own lines, and the process
+have the script.  So the outermost code object of a function carries its own lines.  The process
 that loads it puts them into ``linecache`` at their places, unless it finds the file itself.  The
 lines between those of two functions stay empty.
 """

@@ -1,10 +1,10 @@
 """The socket that dials: one ROUTER for all peers, over ipc or TCP, each TCP peer with the key it must prove.
 
-Routing ids are the incarnation and a counter of the dialler's, so that a new connection never
-collides with an old one that ZeroMQ has not removed yet (libzmq drops such a connection without a
-report, or aborts when it dialled itself). Redialling is put off for ever (24 days) instead of
-disabled, because with RECONNECT_IVL = -1 libzmq removes the pipe of a peer that died together with
-the replies in it.  The mesh reads them all, reports on_closed, then removes it.
+Routing ids are the incarnation and a counter of the dialler's.  So a new connection never collides
+with an old one that ZeroMQ has not removed yet: libzmq drops such a connection without a report, or
+aborts when it dialled itself.  Redialling is put off for ever (24 days) instead of disabled.  With
+RECONNECT_IVL = -1 libzmq removes the pipe of a peer that died, and the replies in it.  The mesh
+reads them all, reports on_closed, then removes it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The TCP side of a mesh: a bound ROUTER of its own, made when a peer on another machine first needs it.
 
 A socket apart from the one for ipc, although libzmq would take both on one.  The dialler chooses a
-routing id, so on a shared socket a TCP peer could take over the id of a local process that has just
-gone, and with it its rights. Here every frame carries the principal that the gate gave its
-connection (``User-Id``).  It is compared for each frame (1 us), and frames by ipc pay nothing.
+routing id.  So on a shared socket a TCP peer could take over the id of a local process that has
+just gone, and its rights.  Here every frame carries the principal that the gate gave its connection
+(``User-Id``).  It is compared for each frame (1 us), and frames by ipc pay nothing.
 """
 
 from __future__ import annotations

@@ -29,8 +29,8 @@ PROBE_AGAIN_S = 0.002
 PROBE_AGAIN_S_MAX = 0.1
 # A node that was cut off must learn that it was declared dead.  It dials anew a connection that
 # heartbeats have given up (after Limits.heartbeat_timeout_s), and is turned away.  A connection
-# that outlasted the cut brings us its messages as soon as the oldest is sent again, which may be as
-# long after the cut as the cut lasted.  So: longer than both together.
+# that outlasted the cut brings its messages when the oldest is sent again.  That may be as long
+# after the cut as the cut lasted.  So: longer than both together.
 HANG_UP_S = 20.0
 
 

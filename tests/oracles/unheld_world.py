@@ -219,7 +219,7 @@ class UnheldWorld:
         if target in self.nodes:
             node = self.nodes[target]
             if type(message) is bytes:
-                node.heard_end(source)
+                node.end_received(source)
                 self.tell_all(target, message)
             elif type(message) is AskHeld:
                 node.on_ask(source, message)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from tests.unit.test_node_machine import NODE, Names
 from zray.base.config import Config
 from zray.base.ends import Ends
-from zray.node.peers.cluster import Cluster, ClusterPorts
+from zray.node.peers.cluster import PeerNodes, PeerNodesPorts
 from zray.node.context import NodeContext
 from zray.node.effects import Send
 from zray.node.jobs.table import JobTable
@@ -41,7 +41,7 @@ class Parts:
         self.placements = Placements(self.context, self.scheduler, self.pool)
         self.processes = LocalProcesses(self.context, self.jobs, self.pool)
         self.calls = []
-        self.cluster = Cluster(self.context, "n", ClusterPorts(
+        self.cluster = PeerNodes(self.context, "n", PeerNodesPorts(
             self.processes.is_process, from_node=self.call("from_node"), from_process=self.call("from_process")))
         for number, peer in enumerate(peers, 1):
             self.cluster.joined(peer, row(peer, number))

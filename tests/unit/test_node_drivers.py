@@ -91,8 +91,8 @@ def test_a_driver_that_leaves_is_forgotten(house):
 
 def test_a_node_hears_of_a_job_once_and_of_its_end(cluster):
     job = cluster.jobs.register(DRIVER, 7, {}, 1.0)
-    cluster.drivers.tell_job(job, PEER)
-    cluster.drivers.tell_job(job, PEER)
+    cluster.drivers.announce_job(job, PEER)
+    cluster.drivers.announce_job(job, PEER)
     assert cluster.take() == [(PEER, m.JobStart(1, DRIVER, {}))]
     cluster.drivers.over(DRIVER, "by a test", None)
     ends = [(peer, said) for peer, said in cluster.take() if type(said) is m.JobEnd]

@@ -29,10 +29,10 @@ class NodeContext:
         self.effects.append(Send(peer, message))
 
     def refuse(self, peer: bytes, why: str) -> None:
-        """A peer breaks the protocol: noted, never obeyed, never fatal."""
+        """A peer breaks the protocol: note it; its message has no effect, and never ends the node."""
         self.counts["refused"] += 1
         self.effects.append(Note("refused", {"peer": peer, "why": why}))
 
     def is_mine(self, process: bytes) -> bool:
-        """Whether that is a process of this node."""
+        """Whether ``process`` belongs to this node."""
         return same_node(process, self.me)

@@ -16,10 +16,10 @@ from zray.base.ends import Ends
 from zray.base.ids import INCARNATION_SIZE, JOB_SIZE, NODE_SIZE, node_of
 from zray.node.peers.cluster import routed
 from zray.node.daemon_machine import (
-    DaemonMachine, DaemonPorts, MemberShell, StopRequest, found_cluster, gcs_report, node_machine,
+    DaemonMachine, DaemonPorts, MemberShell, StopRequest, admit_first_node, gcs_report, node_machine,
 )
 from zray.node.effects import Kill, Spawn, Watch
-from zray.node.peers.leaving import NOTHING
+from zray.node.peers.leaving import NOTHING_TO_HAND_OVER
 from zray.node.machine import NodePorts
 from zray.sched.node.local import LocalScheduler
 from zray.sched.resources import UNIT
@@ -119,7 +119,7 @@ class SimNode(Process):
                               node_timeout_s=self.config.node_timeout_s)
         self.mesh.on_early = self.gcs.heard
         around.history.follow(self.gcs.client)
-        ordinal = joined.ordinal if joined is not None else found_cluster(self.gcs, self.own_row)
+        ordinal = joined.ordinal if joined is not None else admit_first_node(self.gcs, self.own_row)
         self.machine = node_machine(
             self.gcs, ordinal, node={"NodeID": self.node_id.hex()}, config=self.config, keep=self.cpus,
             scheduler=lambda next_lease: LocalScheduler(self.total, node=me, next_lease=next_lease),
@@ -145,7 +145,7 @@ class SimNode(Process):
                       m.StoreLocate.CODE: self._locate},
             spawn=self._spawn, kill=self._kill, watch=self._watch, note=lambda effect: None, forget=self.mesh.forget,
             last_output=lambda effect: None, drop_objects=self._drop_objects, node_ended=self._node_ended,
-            hand_over=lambda heirs: NOTHING, left=lambda why, handed: self.stir(),
+            hand_over=lambda heirs: NOTHING_TO_HAND_OVER, left=lambda why, handed: self.stir(),
             fenced=lambda reason, leaving: self.stir(), error=self.around.error)
 
     def _locate(self, peer: bytes, message: m.StoreLocate) -> None:

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-ENDED_KEPT_MAX = 1000
+ENDED_JOBS_MAX = 1000
 JOB_BITS = 16  # job numbers are unique in the cluster: the ordinal of the driver's node, then its own counting
 
 
 class Job:
-    """One driver and everything started for it."""
+    """One driver and all work that it started."""
 
-    __slots__ = ("config", "driver", "dropped", "ended", "number", "pid", "started", "told")
+    __slots__ = ("config", "driver", "dropped", "ended", "informed", "number", "pid", "started")
 
     def __init__(self, number: int, driver: bytes, pid: int, config: dict, now: float):
         self.number = number
@@ -26,7 +26,7 @@ class Job:
         self.started = now
         self.ended = 0.0
         self.dropped = False  # its objects are gone
-        self.told: set[bytes] = set()  # other nodes that know of it from us
+        self.informed: set[bytes] = set()  # other nodes that got JobStart from us
 
     @property
     def is_over(self) -> bool:
@@ -59,7 +59,7 @@ class JobTable:
         return job
 
     def foreign(self, number: int, driver: bytes, config: dict, now: float) -> Job:
-        """A job whose driver is on another node, which told us; repeats are harmless."""
+        """A job whose driver is on another node, which announced it; repeats are harmless."""
         job = self.jobs.get(number)
         if job is None:
             job = self.jobs[number] = Job(number, driver, 0, config, now)
@@ -72,7 +72,7 @@ class JobTable:
         if job is not None:
             job.ended = max(now, 1e-9)
             ended = [j.number for j in self.jobs.values() if j.is_over]
-            for number in ended[:max(0, len(ended) - ENDED_KEPT_MAX)]:
+            for number in ended[:max(0, len(ended) - ENDED_JOBS_MAX)]:
                 if not is_used(number):
                     del self.jobs[number]
                     self._forgotten.append(number)

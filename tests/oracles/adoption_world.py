@@ -1,4 +1,4 @@
-"""Processes that own, hold, pass on and drop objects, and die: the oracle of telling and adoption.
+"""Processes that own, hold, pass on and drop objects, and die: the oracle of eager and adoption.
 
 The messages of each pair arrive in order, all else as ``choose`` says.  Time passes only when nothing else can
 happen.  Every ObjectRef is in ``held``, which makes it the truth about what must live.
@@ -23,7 +23,7 @@ from zray.owner.adoption import GRACE_S, LOOK_AGAIN_S, Adoption
 from zray.owner.holding import Holding
 from zray.owner.records import Borrowed, Entry
 from zray.owner.references import RECORD_BYTES, References
-from zray.owner.telling import Telling
+from zray.owner.eager_values import EagerValues
 from zray.store.node.ownerless import OwnerlessObject
 
 PROCESSES = [b"process%d" % i for i in range(4)]
@@ -119,7 +119,7 @@ class AdoptionWorld:
         self.made = 0
         for p in PROCESSES:
             refs = self.processes[p] = References(p, Net(self, p), self.freeing(p), kept_bytes_max=KEPT_BYTES_MAX)
-            refs.telling = Telling(refs, p, "", KEPT_BYTES_MAX)
+            refs.eager = EagerValues(refs, p, "", KEPT_BYTES_MAX)
             self.adoptions[p] = Adoption(refs, self.rows.of(p), "", lambda: self.now)
             refs.owner_died = self.despairing(p, refs.owner_died)
             self.holdings[p] = Holding(refs, self.adoptions[p], Net(self, p).send, lambda: False)
@@ -227,7 +227,7 @@ class AdoptionWorld:
             refs = self.processes[sender]
             token = refs.send_carrying(receiver, [record])
             triple = [record.oid, record.owner or sender, ""]
-            refs.telling.carried([triple], [record], receiver, 1000)
+            refs.eager.attach_values([triple], [record], receiver, 1000)
             refs.net.send(receiver, ("carry", [triple], token))
 
     def lend(self):
@@ -389,7 +389,7 @@ class AdoptionWorld:
                     entry = refs.owned.get(oid)
                     if other == process or entry is None or (type(entry.value) is list and entry.value[1] == "freed"):
                         continue
-                    orphan = self.adoptions[other].orphans.get(oid)
+                    orphan = self.adoptions[other].ownerless.get(oid)
                     assert orphan is not None and orphan.entry is entry, "adopted while it has an owner"
 
     def machines_are_sound(self):

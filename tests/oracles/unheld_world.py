@@ -31,7 +31,7 @@ class Process:
         self.world, self.name, self.node = world, name, node_of(name)
         self.borrowed: Counter[bytes] = Counter()  # references, and pins of what is under way
         self.owned: dict[bytes, Any] = {}
-        self.orphans: dict[bytes, Any] = {}
+        self.ownerless: dict[bytes, Any] = {}
         self.watched: dict[bytes, set[bytes]] = {}
         self.inbox: deque[Any] = deque()  # from its node: ends of processes, questions
         self.ended: set[bytes] = set()  # of whose end it has heard
@@ -45,7 +45,7 @@ class Process:
 
     def take(self, oid: bytes) -> None:
         if oid not in self.borrowed:
-            for watched in self.watched.values():  # as References.came
+            for watched in self.watched.values():  # as References.note_restored
                 watched.discard(oid)
         self.borrowed[oid] += 1
 

@@ -13,7 +13,7 @@ from zray.gcs.client.requests import Call
 from zray.base.ids import node_of
 from zray.owner.adoption import CLAIM_AGAIN_S, CLAIMS_MAX, GRACE_S, LOOK_AGAIN_S, MOVES_MAX, Adoption
 from zray.owner.references import LENT, RECORD_BYTES, References
-from zray.owner.telling import CARRIED_MAX, Telling
+from zray.owner.eager_values import CARRIED_MAX, EagerValues
 
 ME, OWNER, OTHER, THIRD = b"me".ljust(8), b"owner".ljust(8), b"other".ljust(8), b"third".ljust(8)
 OID, INNER = b"o" * 28, b"i" * 28
@@ -82,7 +82,7 @@ class Process:
         self.freed: list[bytes] = []
         self.refs = References(ME, self.net, lambda oid, value, escaped: self.freed.append(oid), kept_bytes_max)
         if tells:
-            self.refs.telling = Telling(self.refs, ME, "ipc://me", kept_bytes_max)
+            self.refs.eager = EagerValues(self.refs, ME, "ipc://me", kept_bytes_max)
         self.adoption = Adoption(self.refs, self.owners, "ipc://me", lambda: self.now)
 
     def turn(self, seconds=0.0):
@@ -113,7 +113,7 @@ def holds(oid=OID, n=1, *known):
     return m.HoldAdd([[oid, n, *known]], OTHER, [])
 
 
-# ---------------------------------------------------------------- telling
+# ---------------------------------------------------------------- eager
 
 def test_holders_are_told_when_a_pending_object_is_ready_once_each(process):
     entry = process.refs.own(OID)
@@ -188,7 +188,7 @@ def test_a_result_takes_values_along_up_to_a_bound(process):
         if value is not None:
             process.refs.complete(entry, value)
     triples = [[entry.oid, ME, "ipc://me"] for entry in entries]
-    assert process.refs.telling.carried(triples, entries, OTHER, 200) == 40
+    assert process.refs.eager.attach_values(triples, entries, OTHER, 200) == 40
     assert [triple[3:] for triple in triples] == [[b"x" * 60], [], [STORED], []]
 
 
@@ -198,7 +198,7 @@ def test_a_result_takes_along_what_is_inside_the_values_that_it_takes_along(proc
     outer.contained = [inner]
     process.refs.complete(outer, b"outside")
     triples = [[OID, ME, "ipc://me"]]
-    process.refs.telling.carried(triples, [outer], OTHER)
+    process.refs.eager.attach_values(triples, [outer], OTHER)
     assert triples == [[OID, ME, "ipc://me", [m.CARRYING, b"outside", [[INNER, ME, "ipc://me", b"inside"]], 1]]]
     receiver = Process()
     receiver.refs.me = OTHER

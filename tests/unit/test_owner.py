@@ -184,7 +184,7 @@ def test_a_task_that_stands_in_its_queue_twice_is_pushed_once():
     task = owner.task(key, retries=3)
     owner.submitter.submit(task)
     assert owner.submitter.take_queued(task)
-    owner.submitter.again(task, charge=True)
+    owner.submitter.requeue(task, charge=True)
     assert [queued.state for queued in key.queue] == [QUEUED, QUEUED]
 
     owner.submitter.pump()

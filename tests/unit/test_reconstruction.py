@@ -11,7 +11,7 @@ from zray.base.causes import Cause
 from zray.owner.calls import ALIVE, ActorCalls
 from zray.owner.lineage import RECIPE_BYTES
 from zray.owner.records import Function, Task
-from zray.owner.telling import Telling
+from zray.owner.eager_values import EagerValues
 
 OWNER, BORROWER, OTHER = b"owner...", b"borrower", b"another."
 
@@ -84,7 +84,7 @@ def test_a_lost_object_whose_owner_died_stays_with_that_error():
 
 def test_holders_of_an_object_that_is_made_again_are_told_where_it_is_now():
     owner = Owner()
-    owner.refs.telling = Telling(owner.refs, OWNER, "ipc://owner", 1000)
+    owner.refs.eager = EagerValues(owner.refs, OWNER, "ipc://owner", 1000)
     entry, = owner.result()
     owner.refs.on_hold_add(BORROWER, m.HoldAdd([[entry.oid, 1]], BORROWER, []))
     owner.refs.flush()

@@ -36,9 +36,9 @@ from zray.owner.maps import MapBatch
 from zray.owner.ports import Columns, SubmitterPorts
 from zray.owner.records import Abandoned, Borrowed, Entry, Task
 from zray.owner.references import References
-from zray.owner.streams import Stream
+from zray.owner.streams import ItemStream
 from zray.owner.submitter import Submitter
-from zray.owner.telling import Telling
+from zray.owner.eager_values import EagerValues
 
 Handlers = dict[int, Callable[[bytes, Any], None]]
 
@@ -70,7 +70,7 @@ class CoreMachine:
         self.send, self.connect = self.connections.send, self.connections.connect
         self.refs = References(process.incarnation, self.connections, store.free, config.kept_bytes_max)
         if process.kind == "worker":
-            self.refs.telling = Telling(self.refs, process.incarnation, process.endpoint, config.kept_bytes_max)
+            self.refs.eager = EagerValues(self.refs, process.incarnation, process.endpoint, config.kept_bytes_max)
         self.submitter = Submitter(
             process.incarnation, node, process.job, self.connections, self.refs, config,
             SubmitterPorts(columns, shell.retry_matches, self.locate, self._cancel_inline))
@@ -172,7 +172,7 @@ class CoreMachine:
     @property
     def is_timed(self) -> bool:
         """Whether there may be a next deadline."""
-        return self.submitter.timed or bool(self.calls.leaving) or self.gcs.busy or self.adoption.busy
+        return self.submitter.timed or bool(self.calls.draining) or self.gcs.busy or self.adoption.busy
 
     def next_deadline(self) -> float | None:
         """One timer for all machines; what becomes due earlier while it runs is late by at most one idle time."""
@@ -202,7 +202,7 @@ class CoreMachine:
                 unpin(record)
             elif kind is MapBatch:
                 self.submitter.maps.release(record)
-            elif kind is Stream:
+            elif kind is ItemStream:
                 self.submitter.streams.close(record)
             elif kind is Abandoned:
                 for waited in record.records:
@@ -347,8 +347,8 @@ class CoreMachine:
         """A result with references inside, which are pinned until the receiver holds them."""
         token = self.refs.send_carrying(receiver, records)
         triples = [[record.oid, *self.address_of(record)] for record in records]
-        if self.refs.telling is not None:
-            self.refs.telling.carried(triples, records, receiver)
+        if self.refs.eager is not None:
+            self.refs.eager.attach_values(triples, records, receiver)
         return [m.CARRYING, wire, triples, token]
 
     def still_held(self, records: Iterable[Any]) -> list[list[Any]]:

@@ -21,7 +21,7 @@ from zray.base.ids import same_node
 from zray.wire.messages import Dial
 from zray.core.ports import Transport
 
-PAUSE_S = 0.05
+REDIAL_PAUSE_S = 0.05
 REDIALS_MAX = 6  # within 1.6 s, besides what connection attempts take
 RETURN_S = 5.0
 
@@ -67,7 +67,7 @@ class Redial:
         self._losses += 1
         self._lost[peer] = self._losses
         self._mesh.hold(peer)
-        pause = PAUSE_S * 2 ** (tries - 2) if tries > 1 else 0.0
+        pause = REDIAL_PAUSE_S * 2 ** (tries - 2) if tries > 1 else 0.0
         loss = self._losses
         self._later(pause if peer in self._ours else RETURN_S, lambda: self._dial(peer, loss))
         return True

@@ -50,7 +50,7 @@ from zray.transport.mesh import Limits, Mesh
 logger = logging.getLogger("zray")
 
 LINGER_MS = 200  # for the last frames of a process that leaves
-FAREWELL_S = 5.0  # a driver waits so long for its node to flush what the job printed
+GOODBYE_S = 5.0  # a driver waits so long for its node to flush what the job printed
 
 
 class Runtime:
@@ -337,7 +337,7 @@ class Runtime:
             with self.loop.lock:
                 self.machine.goodbye(lambda: self.loop.notify(parted))
             with contextlib.suppress(errors.GetTimeoutError):
-                self.loop.wait(parted, time.monotonic() + FAREWELL_S)
+                self.loop.wait(parted, time.monotonic() + GOODBYE_S)
         with self.loop.lock:
             self.machine.end()
         self.loop.stop()

@@ -22,7 +22,7 @@ WINDOW_S = 5.0
 TEXTS_MAX = 20
 PLACE_TEXTS_MAX = 3
 ACTOR_GRACE_S = 1.0  # an actor's failed constructor is shown when no call has brought it to somebody for so long
-NAMES = ("ZRAY_IGNORE_UNHANDLED_ERRORS", "RAY_IGNORE_UNHANDLED_ERRORS")
+SWITCHES = ("ZRAY_IGNORE_UNHANDLED_ERRORS", "RAY_IGNORE_UNHANDLED_ERRORS")
 
 
 class Place:
@@ -53,7 +53,7 @@ class Reporter:
         """Show what was reported; on the thread of futures unless the caller shows it."""
         show = show or self._later
         failures = self._unhandled.take()
-        if any(os.environ.get(name, "") not in ("", "0", "false") for name in NAMES):
+        if any(os.environ.get(name, "") not in ("", "0", "false") for name in SWITCHES):
             return
         if failures and not self._places:
             self._turns.later(WINDOW_S, self._window_over)
@@ -71,7 +71,7 @@ class Reporter:
                 continue
             place.texts.add(what)
             self._shown += 1
-            show(f"Unhandled error (suppress with {NAMES[0]}=1): {text}")
+            show(f"Unhandled error (suppress with {SWITCHES[0]}=1): {text}")
 
     def actor_failed(self, actor: bytes, failure: list[Any]) -> None:
         unhandled = self._unhandled

@@ -18,12 +18,12 @@ from zray.core.waits.replies import Questions
 from zray.core.stored import Stored
 from zray.core.waits.asking import Whys
 from zray.core.waits.why import EXPLAINED_MAX, StreamRecord, batch_reason
-from zray.owner.streams import Stream
+from zray.owner.streams import ItemStream
 from zray.handles.refs import MapRefs, ObjectRef, ObjectRefGenerator, RefList
 from zray.values.serialization import NONE, loads
 from zray.transport.loop import Loop, Waiter
 from zray.core.values import NotReady, Values
-from zray.core.waits.countdowns import Countdown, Left, WaitGroup
+from zray.core.waits.countdowns import Countdown, TakenBackOnError, WaitGroup
 
 __tracebackhide__ = True  # pytest leaves these frames out of its reports
 
@@ -80,7 +80,7 @@ class Waits:
         """A driver waits for one object without a time-out; the first seconds without the machinery of ``block``."""
         loop = self.loop
         count = Countdown(loop, 1)
-        with Left(self.refs, (record,), count):
+        with TakenBackOnError(self.refs, (record,), count):
             with loop.lock:
                 if self.refs.when_ready(record, count):
                     return
@@ -133,7 +133,7 @@ class Waits:
         """All values of a map, column by column."""
         batch = refs._batch
         count = Countdown(self.loop, 1)
-        with Left(self.refs, (batch,), count):
+        with TakenBackOnError(self.refs, (batch,), count):
             with self.loop.lock:
                 waits = batch.remaining > 0
                 if waits:
@@ -158,7 +158,7 @@ class Waits:
         if timeout is None and self.executor is not None and self.context.task:
             self.executor.inline.run_missing(records)
         count = Countdown(self.loop, 0)
-        with Left(self.refs, records, count):
+        with TakenBackOnError(self.refs, records, count):
             with self.loop.lock:
                 pending = [record for record in records if record.value is None]
                 count.expect(len(pending))
@@ -315,7 +315,7 @@ class Waits:
                     arrivals.ready.append(ref._oid)
         return group
 
-    def next_of_stream(self, stream: Stream, timeout: float | None) -> ObjectRef | None:
+    def next_of_stream(self, stream: ItemStream, timeout: float | None) -> ObjectRef | None:
         """The next reference of a generator, waiting for it; None at its end."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
@@ -328,11 +328,11 @@ class Waits:
                 received = stream.received
             self._wait_stream(stream, received, deadline)
 
-    def _wait_stream(self, stream: Stream, received: int, deadline: float | None) -> None:
+    def _wait_stream(self, stream: ItemStream, received: int, deadline: float | None) -> None:
         """Until more than ``received`` items have come, or the generator has ended."""
         timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
         count = Countdown(self.loop, 1)
-        with Left(self.refs, (stream,), count):
+        with TakenBackOnError(self.refs, (stream,), count):
             with self.loop.lock:
                 if stream.received != received or stream.ended:
                     return
@@ -355,7 +355,7 @@ class Waits:
             raise self.values.error(last)
         return generator
 
-    async def next_of_stream_async(self, stream: Stream) -> ObjectRef | None:
+    async def next_of_stream_async(self, stream: ItemStream) -> ObjectRef | None:
         while True:
             with self.loop.lock:
                 entry = self.submitter.streams.take(stream)

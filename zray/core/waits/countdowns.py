@@ -33,7 +33,7 @@ class Countdown(Waiter):
         self.done = need <= 0
 
 
-class Left:
+class TakenBackOnError:
     """A countdown that is about to be left at ``places``: with an error (a time-out, Ctrl-C) it is taken back from all.
 
     Enter it before the first is left: Ctrl-C may come between any two steps.

@@ -71,7 +71,7 @@ def stream_state(stream: Any) -> str | None:
 # ---------------------------------------------------------------- asking other processes
 
 
-class Asker(Protocol):
+class ReasonSource(Protocol):
     """A Runtime, or the connection of a command."""
 
     def ask_why(self, peer: bytes, what: bytes, endpoint: str, deadline: float) -> tuple[str, list[Reason]]: ...
@@ -86,7 +86,7 @@ class Asking:
     closes a circle: a deadlock.
     """
 
-    def __init__(self, asker: Asker, budget_s: float):
+    def __init__(self, asker: ReasonSource, budget_s: float):
         self.asker = asker
         self.deadline = time.monotonic() + budget_s
         self.left = ASKED_MAX

@@ -1,4 +1,4 @@
-"""Why an object of a core process is pending, from its records: reasons, see zray.core.waits.explaining.  Pure."""
+"""Why an object of a core process is pending, from its records.  Pure; zray.core.waits.explaining defines reasons."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def batch_reason(batch: MapBatch) -> Reason:
 
 
 class StreamRecord:
-    """A generator's next item, as a record that is pending."""
+    """The next item of a generator, as a pending record."""
 
     __slots__ = ("oid", "value", "task", "owner")
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import msgpack
 
+from tests.fakes.owner_net import ChannelNet
 from zray.wire import messages as m
 from zray.gcs.client.requests import Call
 from zray.node.jobs.unheld import HELD_S_MAX, Unheld
@@ -34,7 +35,7 @@ KEPT_BYTES_MAX = 2000 + 3 * RECORD_BYTES
 STEPS = ("make", "make_around", *["finish"] * 2, *["open"] * 2, "drop", "ask", *["give"] * 3, *["lend"] * 2, "turn",
          *["happen"] * 6, "settle", "wait", "kill")
 
-class Rows:
+class OwnRows:
     """The control store: requests wait in line for each process, and so do answers."""
 
     def __init__(self) -> None:
@@ -67,7 +68,7 @@ class Rows:
 
 
 class Owners:
-    def __init__(self, rows: Rows, process: bytes) -> None:
+    def __init__(self, rows: OwnRows, process: bytes) -> None:
         self.rows, self.process = rows, process
 
     def swap_owner(self, oid, old, new, done):
@@ -77,20 +78,6 @@ class Owners:
         self.rows.asked[self.process].append((oid, None, done))
 
 
-class Net:
-    def __init__(self, world: AdoptionWorld, source: bytes) -> None:
-        self.world, self.source = world, source
-
-    def send(self, peer, message):
-        self.world.channels.setdefault((self.source, peer), deque()).append(message)
-
-    def connect(self, peer, endpoint):
-        pass
-
-    def disconnect(self, peer):
-        pass
-
-
 class AdoptionWorld:
     """See the module's docstring."""
 
@@ -98,7 +85,7 @@ class AdoptionWorld:
         self.choose = choose
         self.now = 0.0
         self.channels: dict[tuple[bytes, bytes], deque] = {}
-        self.rows = Rows()
+        self.rows = OwnRows()
         self.blocks: dict[bytes, bytes] = {}  # in the store: object -> who owned it first
         # Freed by their first owner, perhaps before it had heard of a receiver whose sender had died.
         self.forfeited: set[bytes] = set()
@@ -118,11 +105,12 @@ class AdoptionWorld:
         self.held: list[tuple[bytes, object]] = []  # (process, record): the ObjectRefs that exist
         self.made = 0
         for p in PROCESSES:
-            refs = self.processes[p] = References(p, Net(self, p), self.freeing(p), kept_bytes_max=KEPT_BYTES_MAX)
+            refs = self.processes[p] = References(p, ChannelNet(self.channels, p), self.freeing(p),
+                                                  kept_bytes_max=KEPT_BYTES_MAX)
             refs.eager = EagerValues(refs, p, "", KEPT_BYTES_MAX)
             self.adoptions[p] = Adoption(refs, self.rows.of(p), "", lambda: self.now)
             refs.owner_died = self.despairing(p, refs.owner_died)
-            self.holdings[p] = Holding(refs, self.adoptions[p], Net(self, p).send, lambda: False)
+            self.holdings[p] = Holding(refs, self.adoptions[p], ChannelNet(self.channels, p).send, lambda: False)
 
     # ------------------------------------------------------------ what is watched
 
@@ -237,7 +225,7 @@ class AdoptionWorld:
         if worker != caller and worker not in self.known_gone[caller]:
             record.refs += 1
             self.lent[caller, worker] = [*self.lent.get((caller, worker), ()), record]
-            Net(self, caller).send(worker, ("run", [record.oid, record.owner or caller, ""], keep))
+            ChannelNet(self.channels, caller).send(worker, ("run", [record.oid, record.owner or caller, ""], keep))
 
     # ------------------------------------------------------------ what happens around them
 

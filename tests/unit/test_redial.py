@@ -10,7 +10,7 @@ from zray.wire.messages import Dial
 NODE, PEER, NEIGHBOUR = b"here\0\0\0\0", b"away\0\0\0\1", b"here\0\0\0\1"
 
 
-class Mesh:
+class HeldMesh:
     """What Redial asks of a mesh."""
 
     def __init__(self):
@@ -26,9 +26,9 @@ class Mesh:
         self.log.append("forget")
 
 
-class Bench:
+class RedialBench:
     def __init__(self):
-        self.mesh, self.sent, self.timers = Mesh(), [], []
+        self.mesh, self.sent, self.timers = HeldMesh(), [], []
         self.redial = Redial(self.mesh, NODE, lambda peer, message: self.sent.append((peer, message)),
                              lambda peer: self.sent.append((peer, "hello")),
                              lambda seconds, action: self.timers.append((seconds, action)))
@@ -43,7 +43,7 @@ class Bench:
 
 @pytest.fixture
 def bench():
-    return Bench()
+    return RedialBench()
 
 
 def test_a_peer_of_the_same_machine_is_closed_at_once(bench):

@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from tests.unit.worker_fakes import task_id
+from tests.fakes.worker import task_id
 from zray.worker.queue import ATTEMPT, TASK_ID, Chunk, TaskQueue, split
 
 OWNERS = [b"owner-1-", b"owner-2-"]

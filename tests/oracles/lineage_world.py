@@ -41,7 +41,7 @@ class Made:
         return self.max_retries < 0 or self.runs - 1 < self.max_retries
 
 
-class World:
+class LineageWorld:
     """The owner under test, and everything around it."""
 
     def __init__(self, bytes_max: int):

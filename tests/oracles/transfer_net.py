@@ -48,7 +48,7 @@ CHUNK = 1000
 class Read:
     """One process's wish for one object; ``outcome`` is its bytes or the reason why not."""
 
-    def __init__(self, node: Node, value: list, now: float):
+    def __init__(self, node: StoreNode, value: list, now: float):
         self.node = node
         self.value = value
         self.outcome: bytes | str | None = None
@@ -57,10 +57,10 @@ class Read:
         self.at_risk = False  # its failure would be truthful
 
 
-class Node:
+class StoreNode:
     """One node: table, machine, spill files, and one client that puts and reads."""
 
-    def __init__(self, net: Net, number: int, capacity: int):
+    def __init__(self, net: TransferNet, number: int, capacity: int):
         self.net = net
         self.incarnation = bytes([number + 1]) * 4 + bytes(4)
         self.client = self.incarnation[:4] + b"\0\0\0\1"
@@ -234,7 +234,7 @@ class Node:
                 assert self.headers.read(stored.offset).state == CREATED
 
 
-class Net:
+class TransferNet:
     """All of it."""
 
     def __init__(self, seed: int, nodes: int, capacity: int = 64 * 1024, corruption: float = 0.0):
@@ -243,7 +243,7 @@ class Net:
         self.corruption = corruption
         self.links: dict[tuple[bytes, bytes], deque[Any]] = {}
         self.silent: dict[tuple[bytes, bytes], float] = {}
-        self.jobs: list[tuple[Node, Any]] = []  # answers of disks and of the control store, in any order
+        self.jobs: list[tuple[StoreNode, Any]] = []  # answers of disks and of the control store, in any order
         self.calls: deque[Any] = deque()
         self.growths: deque[Any] = deque()
         self.rows: dict[bytes, list[bytes]] = {}
@@ -251,25 +251,25 @@ class Net:
         self.freed: set[bytes] = set()
         self.untruthful: list[str] = []
         self.trace: list[Any] = []
-        self.nodes = [Node(self, number, capacity) for number in range(nodes)]
+        self.nodes = [StoreNode(self, number, capacity) for number in range(nodes)]
         self.by_name = {node.incarnation: node for node in self.nodes}
         self.contents: dict[bytes, bytes] = {}
 
     @property
-    def living(self) -> list[Node]:
+    def living(self) -> list[StoreNode]:
         return [node for node in self.nodes if node.alive]
 
     # ------------------------------------------------------------ what nodes do
 
-    def send(self, source: Node, node: bytes, message: Any) -> None:
+    def send(self, source: StoreNode, node: bytes, message: Any) -> None:
         if self.by_name[node].alive:
             self.links.setdefault((source.incarnation, node), deque()).append(message)
 
-    def chunk_sent(self, source: Node, node: bytes, message: Chunk) -> None:
+    def chunk_sent(self, source: StoreNode, node: bytes, message: Chunk) -> None:
         session = source.machine.serving.sessions[node, message.pull]
         source.chunks_sent[session.key] = source.chunks_sent.get(session.key, 0) + 1
 
-    def later(self, node: Node, call: Any) -> None:
+    def later(self, node: StoreNode, call: Any) -> None:
         self.jobs.append((node, call))
 
     def soon(self, call: Any) -> None:
@@ -303,7 +303,7 @@ class Net:
 
     # ------------------------------------------------------------ what happens
 
-    def put(self, node: Node, nbytes: int) -> list | None:
+    def put(self, node: StoreNode, nbytes: int) -> list | None:
         oid = b"job1" + len(self.contents).to_bytes(24, "big")
         content = self.rng.randbytes(nbytes)
         value = node.put(content, oid)
@@ -311,7 +311,7 @@ class Net:
             self.contents[oid] = content
         return value
 
-    def kill(self, node: Node) -> None:
+    def kill(self, node: StoreNode) -> None:
         """At once for itself; the others learn of it in their own time."""
         node.alive = False
         for pair in [pair for pair in self.links if node.incarnation in pair]:
@@ -321,7 +321,7 @@ class Net:
         for other in self.living:
             self.later(other, partial(other.hear_end, node.incarnation))
 
-    def leave(self, node: Node) -> HandoverProgress:
+    def leave(self, node: StoreNode) -> HandoverProgress:
         """It hands over what only it has, as long as that goes on; then it ends."""
         heirs = [other.incarnation for other in self.living if other is not node]
         until = self.now + 10.0

@@ -25,14 +25,14 @@ OBJECTS = [b"object%022d" % i for i in range(2)]
 STEPS = (*["give"] * 4, *["drop"] * 4, *["sweep"] * 2, "kill", "birth", *["happen"] * 8)
 
 
-class Process:
+class HoldingProcess:
     """A process: References and Adoption as far as Holding looks at them."""
 
     def __init__(self, world: UnheldWorld, name: bytes) -> None:
         self.world, self.name, self.node = world, name, node_of(name)
         self.borrowed: Counter[bytes] = Counter()  # references, and pins of what is under way
         self.owned: dict[bytes, Any] = {}
-        self.orphans: dict[bytes, Any] = {}
+        self.ownerless: dict[bytes, Any] = {}
         self.watched: dict[bytes, set[bytes]] = {}
         self.inbox: deque[Any] = deque()  # from its node: ends of processes, questions
         self.ended: set[bytes] = set()  # of whose end it has heard
@@ -46,7 +46,7 @@ class Process:
 
     def take(self, oid: bytes) -> None:
         if oid not in self.borrowed:
-            for watched in self.watched.values():  # as References.came
+            for watched in self.watched.values():  # as References.note_restored
                 watched.discard(oid)
         self.borrowed[oid] += 1
 
@@ -65,7 +65,7 @@ class UnheldWorld:
         self.channels: dict[tuple[bytes, bytes], deque[Any]] = {}
         self.nodes: dict[bytes, Unheld] = {}
         self.ends: dict[bytes, Ends] = {}  # of each node
-        self.processes: dict[bytes, Process] = {}
+        self.processes: dict[bytes, HoldingProcess] = {}
         self.known: dict[bytes, list[bytes]] = {}  # node -> its processes, as it knows
         self.gone_unseen: list[bytes] = []  # dead processes of which their node has not heard
         self.pins: dict[tuple[bytes, bytes], list[bytes]] = {}  # (sender, receiver) -> objects not confirmed
@@ -149,7 +149,7 @@ class UnheldWorld:
         if len(self.known[node]) < 3 and self.born[node] < 20:
             self.born[node] += 1
             name = node[:4] + self.born[node].to_bytes(4, "big")
-            self.processes[name] = Process(self, name)
+            self.processes[name] = HoldingProcess(self, name)
             self.known[node].append(name)
 
     def kill(self, name: bytes = b"") -> None:
@@ -185,7 +185,7 @@ class UnheldWorld:
             else:
                 self.hears_the_end_of(process, message)
 
-    def hears_the_end_of(self, process: Process, dead: bytes) -> None:
+    def hears_the_end_of(self, process: HoldingProcess, dead: bytes) -> None:
         process.ended.add(dead)
         for oid in self.pins.pop((process.name, dead), ()):
             process.let_go(oid)

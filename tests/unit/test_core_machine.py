@@ -95,17 +95,17 @@ def test_a_process_of_another_node_is_dialled_where_our_node_says(machine, ports
     assert ("dial", FAR, "tcp://there") in ports.did
 
 
-def test_a_process_that_we_dialled_is_silent_only_when_its_connection_has_closed(machine, ports):
+def test_a_process_that_we_dialled_is_drained_only_when_its_connection_has_closed(machine, ports):
     """The notice of its end overtakes what it wrote before."""
-    silent: list[bytes] = []
+    drained: list[bytes] = []
     machine.connections.ends = type("Ends", (), {
         "process_ended": lambda self, process: None, "process_closed": lambda self, peer: None,
-        "silent": lambda self, peer: silent.append(peer)})()
+        "drained": lambda self, peer: drained.append(peer)})()
     machine.connect(PEER, "ipc://peer")
     deliver(machine, NODE, m.ProcessGone(PEER, "killed"))
-    assert silent == []
+    assert drained == []
     machine.closed(PEER, 0.0)
-    assert silent == [PEER]
+    assert drained == [PEER]
 
 
 def test_answers_go_to_who_asked_and_end_with_the_node(machine, ports):

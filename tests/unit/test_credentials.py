@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from tests.unit.mesh_net import Net, say
+from tests.fakes.clock import FakeClock
+from tests.fakes.mesh_net import MeshNet, say
 from zray.base import ids
 from zray.base.formats import JOIN_SCHEME
 from zray.transport.credentials import (
@@ -28,13 +29,6 @@ def incarnation(tag: str) -> bytes:
     return tag.encode().ljust(4, b"_") + bytes(4)
 
 
-class Clock:
-    now = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
     tmp_path.chmod(0o700)
@@ -43,7 +37,7 @@ def directory(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def peers(directory: Path) -> AllowList:
-    return AllowList(str(directory / "peers"), Clock())
+    return AllowList(str(directory / "peers"), FakeClock())
 
 
 # ---------------------------------------------------------------- the allow-list
@@ -88,7 +82,7 @@ def test_a_node_speaks_for_its_own_processes_and_a_ticket_only_for_newcomers(pee
 
 def test_a_ticket_opens_the_daemon_as_often_as_it_says_until_it_expires(peers: AllowList) -> None:
     clock = peers.clock
-    assert isinstance(clock, Clock)
+    assert isinstance(clock, FakeClock)
     once, twice, often = (keys.public for keys in KEYS[:3])
     peers.add_ticket(once, "t1", clock.now + 10, 1)
     peers.add_ticket(twice, "t2", clock.now + 10, 2)
@@ -104,7 +98,7 @@ def test_a_ticket_opens_the_daemon_as_often_as_it_says_until_it_expires(peers: A
 
 def test_a_revoked_ticket_opens_nothing_and_expired_ones_leave_the_list(peers: AllowList) -> None:
     clock = peers.clock
-    assert isinstance(clock, Clock)
+    assert isinstance(clock, FakeClock)
     peers.add_ticket(KEYS[0].public, "t1", clock.now + 10)
     peers.remove_ticket("t1")
     assert peers.allowed(KEYS[0].public) == ""
@@ -217,7 +211,7 @@ def test_a_directory_with_a_missing_or_open_file_is_refused(directory: Path, nam
 # ---------------------------------------------------------------- by real handshakes
 
 
-class Nodes(Net):
+class Nodes(MeshNet):
     """Daemons of clusters, each with a session directory."""
 
     def daemon(self, name: str, cluster: bytes = b"", clock: Any = None) -> tuple[Mesh, Credentials]:
@@ -276,7 +270,7 @@ def test_a_newcomer_comes_in_by_ticket_and_is_then_known_by_its_own_key(nodes: N
 
 @pytest.mark.parametrize("why", ["replayed", "expired", "revoked", "other cluster"])
 def test_a_ticket_that_is_not_good_any_more_is_refused_in_the_handshake(nodes: Nodes, why: str) -> None:
-    clock = Clock()
+    clock = FakeClock()
     head, credentials = nodes.daemon("head", clock=clock)
     text = mint(head, credentials, uses=1, valid_s=600)
     if why == "replayed":
@@ -303,7 +297,7 @@ def test_a_ticket_that_is_not_good_any_more_is_refused_in_the_handshake(nodes: N
 
 
 def test_a_clock_that_is_minutes_wrong_does_not_matter_to_a_fresh_ticket(nodes: Nodes) -> None:
-    clock = Clock()
+    clock = FakeClock()
     head, credentials = nodes.daemon("head", clock=clock)
     guest, join = nodes.newcomer(mint(head, credentials))
     for skew in (-600, 600):

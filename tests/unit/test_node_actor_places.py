@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.unit.node_parts import DRIVER, PEER, Parts
-from tests.unit.test_node_machine import CPU, NODE, spec
+from tests.fakes.node_parts import DRIVER, PEER, Parts
+from tests.fakes.node_machine import CPU, NODE, spec
 from zray.wire import messages as m
 from zray.node.actors.places import ActorPlacePorts, ActorPlaces
 from zray.node.actors.table import DEAD, Actor

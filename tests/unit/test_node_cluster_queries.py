@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.node_parts import DRIVER, PEER, THIRD, Parts
+from tests.fakes.node_parts import DRIVER, PEER, THIRD, Parts
 from zray.wire.messages import NodeAnswer, NodeQuery
 from zray.node.peers.queries import QUERY_ANSWER_S, ClusterQueries
 

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.unit.node_parts import DRIVER, PEER, THIRD, row
-from tests.unit.test_node_machine import NODE, Node
+from tests.fakes.node_parts import DRIVER, PEER, THIRD, row
+from tests.fakes.node_machine import MachineNode, NODE
 from zray.wire import messages as m
 from zray.node.daemon_machine import DaemonMachine, DaemonPorts, MemberShell, StopRequest
 from zray.node.peers.early import EARLY_KEPT_S
@@ -39,7 +39,7 @@ class Shell:
     """A DaemonMachine and what it asks of its shell, in ``notes``."""
 
     def __init__(self, *peers, member=True):
-        self.node = Node()
+        self.node = MachineNode()
         self.now, self.notes, self.sent = 100.0, [], []
         self.gcs = Gcs(self.notes)
         mesh = SimpleNamespace(insecure=True, lasting=set(), connect=self.note("connect"), forget=self.note("hang_up"))

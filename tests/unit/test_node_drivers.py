@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.node_parts import DRIVER, PEER, THIRD, Parts
+from tests.fakes.node_parts import DRIVER, PEER, THIRD, Parts
 from zray.wire import messages as m
 from zray.node.actors.table import ActorTable
 from zray.node.jobs.drivers import PYTHON, DriverPorts, Drivers

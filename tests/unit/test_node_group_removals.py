@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.test_node_foreign_jobs import GROUP, HOME, THIRD, Cluster
+from tests.unit.test_node_foreign_jobs import GROUP, HOME, THIRD, NodeOfForeignGroup
 from tests.unit.test_node_groups import DRIVER
-from tests.unit.test_node_machine import NODE
+from tests.fakes.node_machine import NODE
 from zray.wire import messages as m
 from zray.base.causes import Cause
 from zray.node.groups import service as group_service
@@ -25,7 +25,7 @@ ADOPTED = said("CREATED", 1 + ADOPTION_STEP)
 
 @pytest.fixture
 def node():
-    return Cluster()
+    return NodeOfForeignGroup()
 
 
 def removals(sent):

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.unit.node_parts import DRIVER, PEER, Parts
-from tests.unit.test_node_machine import CPU
+from tests.fakes.node_parts import DRIVER, PEER, Parts
+from tests.fakes.node_machine import CPU
 from zray.wire import messages as m
 from zray.node.effects import Kill
 from zray.node.leases.local import LeasePorts, Leases

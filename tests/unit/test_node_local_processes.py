@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.unit.node_parts import DRIVER, PEER, Parts
+from tests.fakes.node_parts import DRIVER, PEER, Parts
 from zray.wire import messages as m
 from zray.node.processes.local import GONE_AT_ONCE_MAX
 

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.unit.node_parts import PEER, THIRD, Parts, row
-from tests.unit.test_node_machine import NODE
+from tests.fakes.node_parts import PEER, THIRD, Parts, row
+from tests.fakes.node_machine import NODE
 from zray.wire import messages as m
 from zray.gcs.replica.tables import NODES, Change, pack_record
 from zray.node.peers.member import ADMIT_S, PYTHON_RELEASE, UNKNOWN_NODES_S, Member, MemberPorts, unfit

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.unit.node_parts import DRIVER, PEER, Parts, fake_actor
+from tests.fakes.node_parts import DRIVER, PEER, Parts, fake_actor
 from zray.wire import messages as m
 from zray.node.leases.remote import RemoteLeasePorts, RemoteLeases
 from zray.sched.cluster.spillback_effects import PlaceRequest, RelayToNode

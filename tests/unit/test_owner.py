@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.fakes.owner_net import RecordingNet
 from zray.base.ends import Ends
 from zray.base import errors
 from zray.wire import messages as m
@@ -20,25 +21,6 @@ from zray.owner.submitter import Submitter
 
 ME, NODE, WORKER, BORROWER = b"me......", b"node....", b"worker..", b"borrower"
 ACTOR = b"a" * 16
-
-
-class Net:
-    """Records what would be sent."""
-
-    def __init__(self) -> None:
-        self.sent: list[tuple[bytes, Any]] = []
-
-    def send(self, peer: bytes, message: Any) -> None:
-        self.sent.append((peer, message))
-
-    def connect(self, peer: bytes, endpoint: str) -> None:
-        pass
-
-    def disconnect(self, peer: bytes) -> None:
-        pass
-
-    def to(self, peer: bytes, kind: type) -> list[Any]:
-        return [message for other, message in self.sent if other == peer and type(message) is kind]
 
 
 def ports(locate: Any = None) -> SubmitterPorts:
@@ -60,7 +42,7 @@ class Owner:
     """The machines of one process, composed as the Runtime does."""
 
     def __init__(self) -> None:
-        self.net = Net()
+        self.net = RecordingNet()
         self.refs = References(ME, self.net, lambda oid, value, escaped: None, Ends())
         self.submitter = Submitter(ME, NODE, 1, self.net, self.refs, Config(), ports())
         self.calls = ActorCalls(NODE, self.net, self.refs, self.submitter)
@@ -205,7 +187,7 @@ def test_a_task_that_stands_in_its_queue_twice_is_pushed_once():
     task = owner.task(key, retries=3)
     owner.submitter.submit(task)
     assert owner.submitter.take_queued(task)
-    owner.submitter.again(task, charge=True)
+    owner.submitter.requeue(task, charge=True)
     assert [queued.state for queued in key.queue] == [QUEUED, QUEUED]
 
     owner.submitter.pump()

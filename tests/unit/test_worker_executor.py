@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.unit.worker_fakes import NODE, OWNER, Ended, Rig, call, switching_often, task_id, value
+from tests.fakes.worker import NODE, OWNER, Ended, Rig, call, switching_often, task_id, value
 from zray.base import errors
 from zray.values import serialization
 from zray.wire.messages import (

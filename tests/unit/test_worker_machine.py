@@ -6,8 +6,8 @@ from collections import deque
 
 import pytest
 
-from tests.unit.worker_fakes import NODE, OWNER, call, task_id
-from tests.unit.worker_machine_fakes import ACTOR, FakeRunner, MachineRig, calls
+from tests.fakes.worker import NODE, OWNER, call, task_id
+from tests.fakes.worker_machine import ACTOR, FakeRunner, MachineRig, calls
 from zray.wire.messages import (
     FAILED,
     ActorExit,

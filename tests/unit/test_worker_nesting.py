@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.unit.worker_fakes import OWNER, call, task_id
-from tests.unit.worker_machine_fakes import MachineRig
+from tests.fakes.worker import OWNER, call, task_id
+from tests.fakes.worker_machine import MachineRig
 from zray.wire.messages import LeaseOpen, PushMap, PushTasks
 from zray.owner.records import QUEUED, Entry, Function, Key, Task
 from zray.worker.run.chunk_progress import ChunkProgress
@@ -18,7 +18,7 @@ CPU = {"CPU": 10_000}
 GROUP = b"g" * 18
 
 
-class FakeSubmitter:
+class ScriptedSubmitter:
     """The owner's half: what it lets go of, and gets back."""
 
     def __init__(self):
@@ -37,7 +37,7 @@ class FakeSubmitter:
 def rig():
     """A worker in the middle of a task with one CPU."""
     rig = MachineRig()
-    rig.submitter = FakeSubmitter()
+    rig.submitter = ScriptedSubmitter()
     rig.nested = NestedTasks(rig.machine, rig.submitter)
     return rig
 

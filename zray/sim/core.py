@@ -496,7 +496,7 @@ class Core(Process):
     def owns(self, oid: bytes) -> bool:
         """An object with a value, not one that was freed, nor one that it has claimed and not got yet."""
         entry = self.refs.owned.get(oid)
-        orphan = self.adoption.orphans.get(oid)
+        orphan = self.adoption.ownerless.get(oid)
         freed = entry is not None and type(entry.value) is list and entry.value[1] == "freed"
         return entry is not None and not freed and (orphan is None or orphan.entry is not entry)
 
@@ -510,7 +510,7 @@ class Core(Process):
                     or self.submitter.reconstruction.running or self.submitter.reconstruction.asked
                     or self.adoption.busy or self.adoption.adopted or refs.kept_bytes
                     or not self.machine.creations.is_empty()
-                    or self.calls.leaving or any(link.unfinished for link in self.calls.links.values()))
+                    or self.calls.draining or any(link.unfinished for link in self.calls.links.values()))
 
     def check(self) -> None:
         self.mesh.check()

@@ -196,7 +196,7 @@ class Oracle:
             for record in core.refs.borrowed.values():
                 owner = cores.get(record.owner)
                 if owner is not None and record.oid not in owner.refs.owned and not core.abandoned and not (
-                        record.oid in core.adoption.orphans or record.moved and not record.confirmed) and not (
+                        record.oid in core.adoption.ownerless or record.moved and not record.confirmed) and not (
                         self.is_lost(core) or self.is_lost(owner)):
                     raise Violation(f"{core.incarnation!r} holds {record.oid.hex()}, which its owner freed")
             for entry in () if self.is_lost(core) else core.refs.owned.values():

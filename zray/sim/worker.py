@@ -66,7 +66,8 @@ class SimWorker(Core):
         super().__init__(around, host, incarnation, pid)
         self.work = WorkerMachine(self.node, self.marks, self.send, self)
         self.inside = NestedTasks(self.work, self.submitter)
-        self.machine.employ(Work(self.work.queue.forget_owners, self.place_of, self._cancel_inside), self.work.handlers)
+        self.machine.attach_executor(
+            Work(self.work.queue.forget_owners, self.place_of, self._cancel_inside), self.work.handlers)
         self.send(self.node, m.WorkerReady(pid))
 
     @property

@@ -67,7 +67,7 @@ class Executor:
 
     def install(self) -> None:
         """Register the handlers."""
-        self.rt.employ(self)
+        self.rt.attach_executor(self)
         self.interrupts.install()
 
     # ------------------------------------------------------------ the machine's Runner, under the lock

@@ -130,7 +130,7 @@ class FakeRuntime:
         self.busy = False
         self.submitter = FakeSubmitter()
 
-    def employ(self, executor: Any) -> None:
+    def attach_executor(self, executor: Any) -> None:
         self.executor = executor
         self.handlers.update(executor.machine.handlers)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tests.unit.worker_fakes import NODE, OWNER, call
+from tests.fakes.worker import NODE, OWNER, call
 from zray.wire.messages import ActorInit, JobConfig
 from zray.worker.actors.life import CallGroup
 from zray.worker.machine import CALLS_LOOK_S, HAND_BACK_AFTER_S, WorkerMachine

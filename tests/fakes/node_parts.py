@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from tests.unit.test_node_machine import NODE, Names
+from tests.fakes.node_machine import FakeNames, NODE
 from zray.base.config import Config
 from zray.base.ends import Ends
 from zray.node.peers.cluster import PeerNodes, PeerNodesPorts
@@ -33,7 +33,7 @@ class Parts:
         self.context = NodeContext(NODE, Ends())
         self.context.now = 100.0
         self.config = Config()
-        self.names = Names()
+        self.names = FakeNames()
         self.jobs = JobTable()
         self.pool = Pool(self._new_id, self.context.emit, keep=0, workers_max=8, idle_s=10.0,
                          may_retire=lambda worker: True)

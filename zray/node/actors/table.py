@@ -297,7 +297,7 @@ class ActorTable:
         else:
             self._end(actor, {**death, "kind": "died"})
 
-    def process_gone(self, peer: bytes) -> None:
+    def process_ended(self, peer: bytes) -> None:
         """A core process ended: its watches end, and so do the actors that it owned."""
         for actor_id in self._watched.pop(peer, ()):
             actor = self.actors.get(actor_id)

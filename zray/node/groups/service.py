@@ -138,7 +138,7 @@ class GroupService:
         """Those that groups at home here end with."""
         return {group.job for group in self.table.groups.values() if not group.detached}
 
-    def process_gone(self, peer: bytes) -> None:
+    def process_ended(self, peer: bytes) -> None:
         self.directory.forget(peer)
 
     def node_ended(self, node: bytes) -> None:

@@ -49,7 +49,7 @@ class DriverPorts:
     actors: ActorTable
     foreign: ForeignActors
     attach: Callable[[bytes, int], dict[str, Any]]  # (incarnation, pid): how that driver attaches to the store
-    process_gone: Callable[[bytes, str], None]  # nobody answers under this name any more
+    process_ended: Callable[[bytes, str], None]  # nobody answers under this name any more
     end_groups: Callable[[int], None]  # of that job
     jobs_with_groups: Callable[[], set[int]]  # those that groups at home here end with
 
@@ -145,7 +145,7 @@ class Drivers:
             context.send(node, m.JobEnd(job.number, reason))
         job.told.clear()
         self._end_groups(job.number)
-        ports.process_gone(job.driver, reason)
+        ports.process_ended(job.driver, reason)
         for placement in [p for p in ports.placements.values() if p.worker is None and not p.actor
                           and p.kind.job == job.number and not self._goes_on(job, p.owner, stays)]:
             ports.placements.give_back(placement)
@@ -199,7 +199,7 @@ class Drivers:
             self._context.send(node, m.JobEnd(number, "its last actor has ended", True))
 
     def _answered(self, number: int, used: bool) -> None:
-        if used:  # the home of its last actor tells us, unless it dies: see node_gone
+        if used:  # the home of its last actor tells us, unless it dies: see node_ended
             self._kept.add(number)
         else:
             self._drop(number)
@@ -261,7 +261,7 @@ class Drivers:
         elif not self._context.is_mine(job.driver):
             self._foreign_over(job, message.reason)
 
-    def foreign_gone(self, process: bytes, reason: str) -> bool:
+    def foreign_ended(self, process: bytes, reason: str) -> bool:
         """A process of another node has ended: whether it was a driver whose job is known here."""
         job = self.jobs.by_driver.get(process)
         if job is None:
@@ -269,7 +269,7 @@ class Drivers:
         self._foreign_over(job, reason)  # who told us of the job need not live to tell us of its end
         return True
 
-    def node_gone(self, node: bytes, reason: str) -> None:
+    def node_ended(self, node: bytes, reason: str) -> None:
         """All drivers of that node are gone; its actors are, or another node adopts them and says so in their rows."""
         ports = self._ports
         self._ask_at = self._context.now + ADOPTED_TIMEOUTS * ports.config.node_timeout_s

@@ -5,7 +5,7 @@
     it is not known here                the nodes table is asked.  A node has its row before anybody can know its id, so
                                         no row: never was; a live row: it has just joined, and we are about to hear
 
-A key or an actor comes to ``key`` or ``actor`` when it is declared or wants a place, and again to ``node_gone``.
+A key or an actor comes to ``key`` or ``actor`` when it is declared or wants a place, and again to ``node_ended``.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class HardAffinity:
         if node is not None and (why := self._why_gone(node)):
             self._ports.end_actor(actor.id, why)
 
-    def node_gone(self, incarnation: bytes, reason: str) -> None:
+    def node_ended(self, incarnation: bytes, reason: str) -> None:
         """A node has ended, known here before or not."""
         self._fail(incarnation, _ended(incarnation, self._ports.cluster.node_id(incarnation), reason))
 

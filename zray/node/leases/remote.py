@@ -158,7 +158,7 @@ class RemoteLeases:
 
     # ------------------------------------------------------------ nodes
 
-    def node_gone(self, node: bytes, reason: str) -> None:
+    def node_ended(self, node: bytes, reason: str) -> None:
         for number, lease in [item for item in self.leases.items() if item[1].node == node]:
             del self.leases[number]
             self._context.send(lease.owner, m.WorkerDied(

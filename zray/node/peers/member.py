@@ -84,7 +84,7 @@ class MemberPorts:
     may_not_dial: Callable[[bytes], None]  # that node has ended
     node_joined: Callable[[bytes, Row, float], None]
     node_leaves: Callable[[bytes, float], None]
-    node_gone: Callable[[bytes, str], None]
+    node_ended: Callable[[bytes, str], None]
     warn: Callable[[str], None]
 
 
@@ -96,7 +96,7 @@ class Member:
         self._cluster = ports.cluster
         self.me = ports.cluster.me
         self.leavers: set[bytes] = set()  # live nodes that said that they leave
-        self.ended_nodes: set[bytes] = set()  # their endpoints refuse connections, and the table has yet to say so
+        self.suspected_nodes: set[bytes] = set()  # their endpoints refuse connections, and the table has yet to say so
         self._ask_rows_at: float | None = None
         self._admitting: dict[bytes, float] = {}  # nodes that join here -> when to tell them why they cannot
         self.handlers: dict[int, Callable[[bytes, Any], None]] = {
@@ -119,7 +119,7 @@ class Member:
 
     def proven_dead(self, node: bytes) -> None:
         """Its endpoint refuses connections."""
-        self.ended_nodes.add(node)
+        self.suspected_nodes.add(node)
         self._ports.gcs.peer_closed(node, True)
 
     def revoked(self, node: bytes) -> None:
@@ -247,8 +247,8 @@ class Member:
 
     def _gone(self, incarnation: bytes, reason: str) -> None:
         self.leavers.discard(incarnation)
-        self.ended_nodes.discard(incarnation)
-        self._ports.node_gone(incarnation, reason)
+        self.suspected_nodes.discard(incarnation)
+        self._ports.node_ended(incarnation, reason)
 
     def _alive(self, row: Row) -> None:
         incarnation = row["node_id"][:ids.INCARNATION_SIZE]

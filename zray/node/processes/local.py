@@ -43,7 +43,7 @@ class LocalProcesses:
 
     # ------------------------------------------------------------ ends of others
 
-    def tell_gone(self, message: m.ProcessGone) -> None:
+    def tell_process_ended(self, message: m.ProcessGone) -> None:
         """Announce it: at once, or with the next ones."""
         if not self._gone:
             crowd = len(self.hellos) + len(self._pool.workers)
@@ -65,7 +65,7 @@ class LocalProcesses:
         self._gone_at = min(self._gone_at, self._context.now)
         self.announce()
 
-    def tell_node_gone(self, node: bytes, reason: str) -> None:
+    def tell_node_ended(self, node: bytes, reason: str) -> None:
         """Which says it of all its processes."""
         self._gone = [message for message in self._gone if node_of(message.process) != node]
         for peer in self.that_know_others():

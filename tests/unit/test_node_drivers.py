@@ -102,7 +102,7 @@ def test_a_node_hears_of_a_job_once_and_of_its_end(cluster):
 def test_a_job_of_a_node_that_dies_ends_here_and_so_do_groups_of_its_other_jobs(cluster):
     cluster.hear(PEER, m.JobStart(JOB, FAR, {}))
     cluster.jobs_with_groups = {JOB + 1, (2 << JOB_BITS) + 1}
-    cluster.cluster.left(PEER, "by a test")
+    cluster.cluster.node_ended(PEER, "by a test")
     cluster.drivers.node_ended(PEER, "by a test")
     assert cluster.jobs.jobs[JOB].is_over
     assert [call[1] for call in cluster.calls if call[0] == "end_groups"] == [JOB, JOB + 1]

@@ -77,7 +77,7 @@ def test_when_the_node_dies_owners_hear_of_the_death_of_each_worker(lender):
 
 def test_a_dead_owner_holds_nothing(lender):
     lender.granted()
-    lender.remote.owner_gone(DRIVER)
+    lender.remote.owner_ended(DRIVER)
     assert not lender.remote.leases and not lender.take()
 
 

@@ -127,7 +127,7 @@ class NodeMachine:
         self.drivers = Drivers(self.context, self.jobs, DriverPorts(
             self.config, self.node, self.pool, self.placements, self.processes, names, self.cluster, self.actors,
             self.foreign, attach=ports.attach, process_ended=self.process_ended,
-            end_groups=lambda job: self.groups.job_over(job), jobs_with_groups=lambda: self.groups.jobs()))
+            end_groups=lambda job: self.groups.job_ended(job), jobs_with_groups=lambda: self.groups.jobs()))
         self.groups = GroupService(self.context, GroupServicePorts(
             self.scheduler, names, self.pool, self.placements, job_of=self.drivers.job_of,
             cluster_view=lambda: self.scheduler.view if self.cluster.alone else self.bottom_up.view,
@@ -272,9 +272,9 @@ class NodeMachine:
             for node in self.cluster.peers:
                 self.effects.append(Send(node, m.ProcessGone(incarnation, reason)))
                 self.unheld.announced(node)
-            self.remote_leases.owner_gone(incarnation)
+            self.remote_leases.owner_ended(incarnation)
         self.groups.process_ended(incarnation)
-        self.leases.owner_gone(incarnation)
+        self.leases.owner_ended(incarnation)
         self.processes.tell_process_ended(m.ProcessGone(incarnation, reason))
         self.unheld.process_ended(incarnation, self.context.now)
 
@@ -343,7 +343,7 @@ class NodeMachine:
         """A node is dead or has left, and with it all its processes; whether that is news, and of another node."""
         self.context.now = now
         news = incarnation != self.incarnation and incarnation not in self.context.ends.nodes
-        known = self.cluster.left(incarnation, reason)
+        known = self.cluster.node_ended(incarnation, reason)
         # A node may ask for leases before its row is here, and be dead when that comes.
         held = self.bottom_up.node_gone(incarnation, now).orphans if known else (
             self.bottom_up.owners_gone(incarnation))

@@ -322,7 +322,7 @@ class ActorTable:
         actor.cause = row["death_cause"]
         return actor
 
-    def job_over(self, job: int) -> None:
+    def job_ended(self, job: int) -> None:
         for actor in [a for a in self.actors.values() if a.job == job and a.state != DEAD and not a.detached]:
             self._end(actor, {"kind": "job_over", "reason": JOB_OVER})
 

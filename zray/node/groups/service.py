@@ -131,8 +131,8 @@ class GroupService:
             return self.me
         return self._homes.get(group) or home_of(group)
 
-    def job_over(self, job: int) -> None:
-        self.table.job_over(job, self._context.now)
+    def job_ended(self, job: int) -> None:
+        self.table.job_ended(job, self._context.now)
 
     def jobs(self) -> set[int]:
         """Those that groups at home here end with."""

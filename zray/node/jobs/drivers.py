@@ -138,7 +138,7 @@ class Drivers:
             owner = placement.owner if placement is not None and placement.worker is worker else b""
             if worker.incarnation not in stays and not self._goes_on(job, owner, stays):
                 ports.pool.dismiss(worker, JOB_OVER, context.now)
-        ports.actors.job_over(job.number)
+        ports.actors.job_ended(job.number)
         # Nodes we told may have told others and then died, so the driver's own node tells all.
         everybody = ports.cluster.peers if context.is_mine(job.driver) else ()
         for node in sorted(job.told.union(everybody)):

@@ -257,7 +257,7 @@ class Leases:
         """The name of a log file of this node, for a process that may be on another."""
         return path if self._context.is_mine(reader) or not path else f"{self._ports.node['NodeManagerAddress']}:{path}"
 
-    def owner_gone(self, owner: bytes) -> None:
+    def owner_ended(self, owner: bytes) -> None:
         """Its keys are forgotten, and what runs its tasks ends."""
         held = self._ports.scheduler.drop_owner(owner).leases
         for key in self._keys_of.pop(owner, ()):

@@ -128,7 +128,7 @@ class RemoteLeases:
         if self.leases.pop(lease, None) is not None:
             self._ports.scheduler.spillback.lease_over(lease)
 
-    def owner_gone(self, owner: bytes) -> None:
+    def owner_ended(self, owner: bytes) -> None:
         for number in [number for number, lease in self.leases.items() if lease.owner == owner]:
             del self.leases[number]  # its node is told that the owner is gone
 

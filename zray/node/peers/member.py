@@ -231,7 +231,7 @@ class Member:
     def _nodes_changed(self, reset: bool, changes: list[Change]) -> None:
         for change in changes:
             if change.value is None:
-                self._gone(change.key[len(NODES):][:ids.INCARNATION_SIZE], "it was removed")
+                self._ended(change.key[len(NODES):][:ids.INCARNATION_SIZE], "it was removed")
                 continue
             row = unpack_record(change.value)
             incarnation = row["node_id"][:ids.INCARNATION_SIZE]
@@ -243,9 +243,9 @@ class Member:
                 if incarnation in peers:
                     peers[incarnation] = row  # the last that is known of it
                 reason = row.get("reason") or row["state"]
-                self._gone(incarnation, f"it has left ({reason})" if row["state"] == LEFT else reason)
+                self._ended(incarnation, f"it has left ({reason})" if row["state"] == LEFT else reason)
 
-    def _gone(self, incarnation: bytes, reason: str) -> None:
+    def _ended(self, incarnation: bytes, reason: str) -> None:
         self.leavers.discard(incarnation)
         self.suspected_nodes.discard(incarnation)
         self._ports.node_ended(incarnation, reason)

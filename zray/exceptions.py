@@ -75,3 +75,8 @@ __all__ = [
     "WorkerCrashedError",
     "ZrayError",
 ]
+
+# Tracebacks and pickles name the classes as programs do, wherever their definitions are.
+for _name in __all__:
+    globals()[_name].__module__ = __name__
+del _name

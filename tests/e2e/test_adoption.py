@@ -107,7 +107,7 @@ def test_what_an_actor_put_outlives_it(cluster):
     assert ray.get(read.remote(refs), timeout=60) == ["small", 1.0]
     runtime().check()
     del refs
-    until(lambda: not runtime().adoption.adopted, "freed when nobody refers to it")
+    until(lambda: not runtime().machine.adoption.adopted, "freed when nobody refers to it")
     until(lambda: not objects_in_store(), "nothing of it stays in the store")
     runtime().check()
 

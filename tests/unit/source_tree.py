@@ -1,58 +1,100 @@
-"""The source of zray as the tests of its structure read it: modules, their areas, their imports."""
+"""The source of zray as the tests of its structure read it: modules, their areas, their imports.
+
+Each file is parsed once, and what the tests ask is kept in the place of its tree: trees are many objects.
+"""
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2] / "zray"
 
 
+@dataclass(frozen=True)
+class Module:
+    """What a file defines and uses."""
+
+    classes: tuple[str, ...]  # names of its public classes, nested ones too
+    constants: tuple[str, ...]  # names in capitals that its top level assigns, but for private ones
+    attributes: frozenset[str]  # names behind a dot
+    made_with_self: frozenset[str]  # classes whose instances are made with ``self`` as an argument
+    imported: frozenset[str]  # full names as written, inside functions too
+    imported_for_types: frozenset[str]  # those under ``if TYPE_CHECKING`` alone
+
+
 @cache
-def modules() -> dict[str, ast.Module]:
-    """Every module of zray by its full name, parsed."""
+def modules() -> dict[str, Module]:
+    """Every module of zray by its full name."""
     found = {}
     for path in sorted(ROOT.rglob("*.py")):
         parts = path.relative_to(ROOT.parent).with_suffix("").parts
         name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-        found[name] = ast.parse(path.read_text(encoding="utf-8"))
+        found[name] = _read(ast.parse(path.read_text(encoding="utf-8")), name)
     return found
 
 
+def _read(tree: ast.Module, name: str) -> Module:
+    classes, attributes, made_with_self = [], set(), set()
+    imported: dict[bool, set[str]] = {False: set(), True: set()}
+    todo: list[tuple[ast.AST, bool]] = [(tree, False)]
+    while todo:
+        node, for_types = todo.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            for_types = True
+        elif isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            classes.append(node.name)
+        elif isinstance(node, ast.Attribute):
+            attributes.add(node.attr)
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id.strip("_")[:1].isupper():
+            if any(isinstance(given, ast.Name) and given.id == "self" for given in node.args):
+                made_with_self.add(node.func.id)
+        elif isinstance(node, ast.Import):
+            imported[for_types] |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0 and node.module, f"{name} uses a relative import"
+            imported[for_types] |= {f"{node.module}.{alias.name}" for alias in node.names}
+        todo += [(child, for_types) for child in ast.iter_child_nodes(node)]
+    return Module(tuple(classes), tuple(_constants(tree)), frozenset(attributes), frozenset(made_with_self),
+                  frozenset(imported[False]), frozenset(imported[True]))
+
+
+def _constants(tree: ast.Module) -> Iterator[str]:
+    for node in tree.body:
+        if not isinstance(node, ast.Assign | ast.AnnAssign):
+            continue
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        for target in targets:
+            for name in target.elts if isinstance(target, ast.Tuple) else [target]:
+                if isinstance(name, ast.Name) and name.id.isupper() and name.id[0] != "_" and len(name.id) > 1:
+                    yield name.id
+
+
 def area(module: str) -> str:
-    """``zray.owner.tasks`` -> owner, ``zray.base.ids`` -> ids, ``zray`` -> zray."""
+    """``zray.owner.tasks`` -> owner, ``zray.ids`` -> ids, ``zray`` -> zray."""
     return module.split(".")[1] if "." in module else module
 
 
-def imports(module: str, *, typing: bool) -> set[str]:
+@cache
+def imports(module: str, *, typing: bool) -> frozenset[str]:
     """Full names of the modules that ``module`` imports, inside functions too; of others than zray's the first name.
 
     ``typing`` includes imports that ``if TYPE_CHECKING`` guards.
     """
-    tree, known, found = modules()[module], modules(), set()
-    for node in _statements(tree, typing):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0 and node.module, f"{module} uses a relative import"
-            inner = [f"{node.module}.{alias.name}" for alias in node.names]
-            names = [name if name in known else node.module for name in inner]
-        else:
-            continue
-        found |= {name if name in known else name.split(".")[0] for name in names}
-    return found - {module}
+    read, known = modules()[module], modules()
+    names = read.imported | read.imported_for_types if typing else read.imported
+    found = set()
+    for name in names:
+        if name not in known and name.rpartition(".")[0] in known:
+            name = name.rpartition(".")[0]  # a thing of a module
+        found.add(name if name in known else name.split(".")[0])
+    return frozenset(found - {module})
 
 
-def _statements(tree: ast.AST, typing: bool) -> Iterator[ast.AST]:
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.If) and not typing and "TYPE_CHECKING" in ast.dump(node.test):
-            continue
-        yield node
-        yield from _statements(node, typing)
-
-
+@cache
 def cycles() -> list[set[str]]:
     """Sets of modules that import each other, directly or through others of the set; imports for types count."""
     graph = {name: {used for used in imports(name, typing=True) if used in modules()} for name in modules()}

@@ -5,11 +5,8 @@ What breaks a rule today is listed, and the list may only get shorter: a test fa
 
 from __future__ import annotations
 
-import ast
 from collections import defaultdict
-from collections.abc import Iterator
 
-import pytest
 from tests.unit.source_tree import area, cycles, imports, modules
 
 # ---------------------------------------------------------------- pure modules
@@ -80,11 +77,10 @@ SHELLS: dict[str, set[str]] = {
 }
 
 
-@pytest.mark.parametrize("module",
-                         [name for name in modules() if area(name) in PURE_AREAS] + PURE_MODULES)
-def test_modules_of_the_machines_are_pure_unless_they_are_listed_as_shells(module):
-    used = imports(module, typing=False) & IMPURE
-    assert used == SHELLS.get(module.removeprefix("zray."), set()), f"{module}: change SHELLS only for a shell"
+def test_modules_of_the_machines_are_pure_unless_they_are_listed_as_shells():
+    pure = [name for name in modules() if area(name) in PURE_AREAS] + PURE_MODULES
+    impure = {name.removeprefix("zray."): set(imports(name, typing=False) & IMPURE) for name in pure}
+    assert {name: used for name, used in impure.items() if used} == SHELLS, "change SHELLS only for a shell"
 
 
 # ---------------------------------------------------------------- cycles of imports
@@ -105,18 +101,15 @@ def test_no_three_modules_import_each_other_in_a_circle_but_those_listed():
 
 # ---------------------------------------------------------------- ports, not hosts
 
-@pytest.mark.parametrize("module", modules())
-def test_no_part_holds_the_object_that_contains_it(module):
+
+def test_no_part_holds_the_object_that_contains_it():
     """A part gets ports: what it needs, by name.  From its host it could take anything."""
-    assert not any(isinstance(node, ast.Attribute) and node.attr == "_host" for node in ast.walk(modules()[module]))
+    assert not [name for name, module in modules().items() if "_host" in module.attributes]
 
 
 def test_no_part_of_a_node_is_made_with_the_whole_object_that_makes_it():
-    for module, tree in modules().items():
-        for node in ast.walk(tree) if area(module) == "node" else ():
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id.strip("_")[:1].isupper():
-                assert not any(isinstance(value, ast.Name) and value.id == "self" for value in node.args), (
-                    f"{module}:{node.lineno}")
+    made = {name: module.made_with_self for name, module in modules().items() if area(name) == "node"}
+    assert not {name: classes for name, classes in made.items() if classes}
 
 
 def test_parts_of_a_node_do_not_know_its_machine():
@@ -125,6 +118,15 @@ def test_parts_of_a_node_do_not_know_its_machine():
 
 
 # ---------------------------------------------------------------- one name, one class
+
+def twice(kind: str) -> dict[str, set[str]]:
+    """The names that several modules define, and which."""
+    where: dict[str, set[str]] = defaultdict(set)
+    for name, module in modules().items():
+        for defined in getattr(module, kind):
+            where[defined].add(name.removeprefix("zray."))
+    return {defined: places for defined, places in where.items() if len(places) > 1}
+
 
 TWICE: dict[str, set[str]] = {
     "ActorExit": {"base.errors", "wire.messages.actors"},
@@ -142,12 +144,7 @@ TWICE: dict[str, set[str]] = {
 
 
 def test_no_public_class_name_stands_for_two_classes_but_those_listed():
-    where: dict[str, set[str]] = defaultdict(set)
-    for module, tree in modules().items():
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-                where[node.name].add(module.removeprefix("zray."))
-    assert {name: places for name, places in where.items() if len(places) > 1} == TWICE
+    assert twice("classes") == TWICE
 
 
 # ---------------------------------------------------------------- one name, one constant
@@ -197,22 +194,5 @@ CONSTANTS_TWICE: dict[str, set[str]] = {
 }
 
 
-def constants(tree: ast.Module) -> Iterator[str]:
-    """Names in capitals that the top level of a module assigns, but for private ones."""
-    for node in tree.body:
-        if not isinstance(node, ast.Assign | ast.AnnAssign):
-            continue
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-        for target in targets:
-            for name in target.elts if isinstance(target, ast.Tuple) else [target]:
-                if isinstance(name, ast.Name) and name.id.isupper() and name.id[0] != "_" and len(name.id) > 1:
-                    yield name.id
-
-
 def test_a_constant_has_one_definition_but_those_listed():
-    where: dict[str, set[str]] = defaultdict(set)
-    for module, tree in modules().items():
-        for name in constants(tree):
-            where[name].add(module.removeprefix("zray."))
-    found = {name: places for name, places in where.items() if len(places) > 1 and places != TWINS}
-    assert found == CONSTANTS_TWICE
+    assert {name: places for name, places in twice("constants").items() if places != TWINS} == CONSTANTS_TWICE

@@ -116,6 +116,26 @@ def test_a_call_that_is_made_again_may_have_kept_a_reference(kind):
     owner.calls.check()
 
 
+@pytest.mark.parametrize("kind", ["task_error", "dependency_lost"])
+def test_a_call_that_would_be_made_again_fails_when_its_actor_is_dead(kind):
+    """The news of the end overtakes the last reply."""
+    owner = Owner()
+    link = owner.calls.link_for(ACTOR, "A")
+    owner.calls.on_actor_state(NODE, m.ActorState(ACTOR, ALIVE, 0, WORKER, "ipc://worker", {}))
+    kept = owner.refs.own(b"k" * 28)
+    task = owner.task(None, retries=1)
+    task.retry_errors, task.deps, task.pins = True, [], [kept]
+    owner.calls.submit(link, task)
+    owner.calls.pump()
+    owner.calls.on_actor_state(NODE, m.ActorState(ACTOR, DEAD, 0, b"", "", {"kind": "exited"}))
+    assert task.entry.value is None
+
+    lost = {"lost": [[kept.oid, [m.STORED, 0, 1, 1, kept.oid, NODE], "gone"]]}
+    owner.calls.on_calls_done(WORKER, m.CallsDone(ACTOR, 0, [task.seq, [m.FAILED, kind, lost]]))
+    assert task.entry.value[1] == "actor_died" and link.unfinished == 0
+    owner.calls.check()
+
+
 def test_while_an_actor_restarts_calls_without_retries_fail_and_all_others_wait():
     owner = Owner()
     link = owner.calls.link_for(ACTOR, "A")

@@ -47,6 +47,8 @@ from zray.store.client import StoreClient
 from zray.transport.loop import Loop
 from zray.transport.mesh import Limits, Mesh
 
+__tracebackhide__ = True  # pytest leaves these frames out of its reports
+
 logger = logging.getLogger("zray")
 
 LINGER_MS = 200  # for the last frames of a process that leaves

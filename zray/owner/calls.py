@@ -259,6 +259,9 @@ class ActorCalls:
             return
         task.attempt += 1
         task.state = QUEUED
+        if link.state == DEAD:
+            self._refuse(link, task)
+            return
         if waits_again(task):
             self._await(task)
         if not (task.missing and link.any_order):
@@ -302,7 +305,10 @@ class ActorCalls:
             if task.retries > 0:
                 task.retries -= 1
             task.state = QUEUED
-            link.queue.appendleft(task)
+            if link.state != DEAD:
+                link.queue.appendleft(task)
+            else:  # its reply was read after the news of the end
+                self._refuse(link, task)
         if not link.dirty:
             link.dirty = True
             self.dirty.append(link)

@@ -27,7 +27,7 @@ class AdoptingNode(Parts):
 
     def __init__(self, *others):
         super().__init__(PEER, *others)
-        self.cluster.left(PEER, "by a test")
+        self.cluster.node_ended(PEER, "by a test")
         self.take()
         self.rows, self.swapped, self.wins = [], [], True
         self.names.actors_of = lambda homes, then: then([(ACTOR, row, b"packed") for row in self.rows])

@@ -47,7 +47,7 @@ class BoundNode(MachineNode):
         return self.take()
 
     def end(self, reason="its process ended"):
-        self.machine.node_gone(OTHER, reason, self.now)
+        self.machine.node_ended(OTHER, reason, self.now)
         return self.take()
 
     def answer(self, found):

@@ -65,7 +65,7 @@ def test_a_silent_node_is_named_and_does_not_hold_up_the_others(asked):
 def test_a_dead_node_is_not_waited_for(asked):
     asked.ask("actors")
     asked.hear(PEER, 1, actors=[], total=0)
-    asked.queries.node_gone(THIRD)
+    asked.queries.node_ended(THIRD)
     assert [type(message) for _, message in asked.take()] == [NodeAnswer]
 
 

@@ -136,7 +136,7 @@ def test_processes_of_unknown_nodes_are_refused_at_once_and_newcomers_may_introd
 
 def test_a_node_that_has_ended_is_told_so_and_not_heard(shell):
     for _ in range(2):
-        shell.core.node_gone(PEER, "by a test")
+        shell.core.node_ended(PEER, "by a test")
     assert shell.notes.count(("node_ended", PEER)) == 1
     assert not shell.hear(PEER, VOTE) and not shell.heard() and ("node_ended", PEER) in shell.notes
     [(peer, standing)] = shell.sent

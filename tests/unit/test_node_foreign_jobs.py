@@ -35,7 +35,7 @@ class NodeOfForeignGroup(GroupNode):
         self.take()
 
     def gone(self, node):
-        self.machine.node_gone(node, "its process ended", self.now)
+        self.machine.node_ended(node, "its process ended", self.now)
         self.take()
 
     def over(self):

@@ -119,7 +119,7 @@ def test_the_end_of_an_owner_gives_back_what_waits_and_kills_what_runs(node):
     [grant] = node.granted(want=1)
     node.hear(DRIVER, m.LeaseWant(1, 2, 1))  # the second waits for a worker
     assert len(node.placements) == 2
-    node.leases.owner_gone(DRIVER)
+    node.leases.owner_ended(DRIVER)
     assert [effect.incarnation for effect in node.effects(Kill)] == [grant.worker]
     assert list(node.placements) == [grant.lease] and not node.leases.declared()
 

@@ -32,7 +32,7 @@ class Joined(Parts):
             lambda: self.context.now, self.context.send, self.cluster, self.context.ends, gcs, links, "c", {"x": 1},
             row(NODE), unfit=lambda peer, message: self.why_unfit, may_dial=self.call("may_dial"),
             may_not_dial=self.call("may_not_dial"), node_joined=self.call("node_joined"),
-            node_leaves=self.call("node_leaves"), node_gone=self.call("node_gone"), warn=self.call("warn")))
+            node_leaves=self.call("node_leaves"), node_ended=self.call("node_ended"), warn=self.call("warn")))
         self.member.start([])
         self.take()
 
@@ -88,7 +88,8 @@ def test_what_the_nodes_table_says_opens_and_closes_the_door(joined):
     joined.table(THIRD, state="left", reason="done")
     assert [call[:2] for call in joined.asked("node_joined", "may_not_dial")] == [
         ("node_joined", THIRD), ("may_not_dial", PEER), ("may_not_dial", THIRD)]
-    assert joined.asked("node_gone") == [("node_gone", PEER, "by a test"), ("node_gone", THIRD, "it has left (done)")]
+    ended = [("node_ended", PEER, "by a test"), ("node_ended", THIRD, "it has left (done)")]
+    assert joined.asked("node_ended") == ended
     joined.table(NODE)
     assert len(joined.asked("node_joined")) == 1, "its own row is no news"
 
@@ -126,7 +127,7 @@ def test_the_control_store_hears_of_links_and_proofs(joined):
     joined.member.proven_dead(PEER)
     joined.member.revoked(PEER)
     assert joined.asked("peer_closed", "fenced")[:2] == [("peer_closed", PEER, False), ("peer_closed", PEER, True)]
-    assert joined.member.ended_nodes == {PEER} and joined.asked("fenced")
+    assert joined.member.suspected_nodes == {PEER} and joined.asked("fenced")
 
 
 def test_a_greeting_is_an_answer_or_a_warning(joined):

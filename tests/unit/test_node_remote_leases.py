@@ -70,14 +70,14 @@ def test_a_return_goes_to_the_node_of_the_lease_once_and_from_its_owner_only(len
 
 def test_when_the_node_dies_owners_hear_of_the_death_of_each_worker(lender):
     lender.granted()
-    lender.remote.node_gone(PEER, "by a test")
+    lender.remote.node_ended(PEER, "by a test")
     [(owner, died)] = lender.take()
     assert owner == DRIVER and (died.worker, died.lease) == (WORKER, 5) and "by a test" in died.reason
 
 
 def test_a_dead_owner_holds_nothing(lender):
     lender.granted()
-    lender.remote.owner_gone(DRIVER)
+    lender.remote.owner_ended(DRIVER)
     assert not lender.remote.leases and not lender.take()
 
 

@@ -140,7 +140,7 @@ class DaemonMachine:
             ports.clock, ports.send, self.machine.cluster, self.machine.context.ends, gcs, links, membership.cluster_id,
             self.machine.config.as_dict(), membership.own_row, membership.unfit, membership.may_dial,
             membership.may_not_dial, node_joined=self.machine.node_joined, node_leaves=self.machine.node_leaves,
-            node_gone=self.node_gone, warn=membership.warn))
+            node_ended=self.node_ended, warn=membership.warn))
         return links, member
 
     def start(self, known: list[Row]) -> None:
@@ -285,9 +285,9 @@ class DaemonMachine:
         assert self.links is not None
         self.links.probed(node, error)
 
-    def node_gone(self, node: bytes, reason: str) -> None:
+    def node_ended(self, node: bytes, reason: str) -> None:
         """The nodes table says so."""
-        if self.machine.node_gone(node, reason, self._ports.clock()):
+        if self.machine.node_ended(node, reason, self._ports.clock()):
             self._ports.node_ended(node)
 
     def stop(self, request: StopRequest) -> None:
@@ -303,7 +303,7 @@ class DaemonMachine:
             self._asked_by = request
             self.member.announce_leave(request.value)
             self.leaving = NodeDeparture(request.value, self.machine, self.gcs, self.member.leavers,
-                                   self.member.ended_nodes, self._left, self._ports.clock(), self._ports.hand_over)
+                                   self.member.suspected_nodes, self._left, self._ports.clock(), self._ports.hand_over)
 
     def _left(self) -> None:
         assert self.leaving is not None

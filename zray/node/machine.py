@@ -104,7 +104,7 @@ class NodeMachine:
         self._compose_cluster(names, ports)
         self.handlers = _merged(
             {m.NodeQuery.CODE: self.queries.query, m.NodeAnswer.CODE: self.queries.answered,
-             m.EventReport.CODE: self._event_report, m.ProcessGone.CODE: self._foreign_process_gone,
+             m.EventReport.CODE: self._event_report, m.ProcessGone.CODE: self._foreign_process_ended,
              m.AskHeld.CODE: self._ask_held, m.Held.CODE: self._held_answer},
             self.drivers.handlers, self.actor_messages.handlers, self.cluster.handlers, self.leases.handlers,
             self.remote_leases.handlers, self.groups.handlers)
@@ -129,8 +129,8 @@ class NodeMachine:
     def _compose_jobs(self, names: Names, ports: NodePorts) -> None:
         self.drivers = Drivers(self.context, self.jobs, DriverPorts(
             self.config, self.node, self.pool, self.placements, self.processes, names, self.cluster, self.actors,
-            self.foreign, attach=ports.attach, process_gone=self.process_gone,
-            end_groups=lambda job: self.groups.job_over(job), jobs_with_groups=lambda: self.groups.jobs()))
+            self.foreign, attach=ports.attach, process_ended=self.process_ended,
+            end_groups=lambda job: self.groups.job_ended(job), jobs_with_groups=lambda: self.groups.jobs()))
         self.groups = GroupService(self.context, GroupServicePorts(
             self.scheduler, names, self.pool, self.placements, job_of=self.drivers.job_of,
             cluster_view=lambda: self.scheduler.view if self.cluster.alone else self.bottom_up.view,
@@ -210,7 +210,7 @@ class NodeMachine:
             "worker": incarnation, "pid": worker.pid, "signal": death.signal, "exit_code": death.exit_code,
             "reason": worker.reason, "job": worker.job, "task": self.events.worker_gone(incarnation)}))
         if worker.kind is not None:
-            self.process_gone(incarnation, worker.reason or "its process ended")
+            self.process_ended(incarnation, worker.reason or "its process ended")
         self.effects.append(Forget(incarnation))
         self.drivers.may_be_done(worker.job)
         self._settle()
@@ -265,31 +265,31 @@ class NodeMachine:
 
     # ------------------------------------------------------------ processes
 
-    def process_gone(self, incarnation: bytes, reason: str) -> None:
+    def process_ended(self, incarnation: bytes, reason: str) -> None:
         """Nobody answers under this name any more: what it owned or asked for ends, and everybody is told."""
         if not self.context.is_mine(incarnation):
             self.context.ends.process_ended(incarnation)
-        self.actors.process_gone(incarnation)
-        self.actor_rows.process_gone(incarnation)
+        self.actors.process_ended(incarnation)
+        self.actor_rows.process_ended(incarnation)
         self.cluster.forget_process(incarnation)
         if self.context.is_mine(incarnation):
             for node in self.cluster.peers:
                 self.effects.append(Send(node, m.ProcessGone(incarnation, reason)))
                 self.unheld.announced(node)
-            self.remote_leases.owner_gone(incarnation)
-        self.groups.process_gone(incarnation)
-        self.leases.owner_gone(incarnation)
-        self.processes.announce_gone(m.ProcessGone(incarnation, reason))
+            self.remote_leases.owner_ended(incarnation)
+        self.groups.process_ended(incarnation)
+        self.leases.owner_ended(incarnation)
+        self.processes.announce_process_ended(m.ProcessGone(incarnation, reason))
         self.unheld.process_ended(incarnation, self.context.now)
 
-    def _foreign_process_gone(self, peer: bytes, message: m.ProcessGone) -> None:
+    def _foreign_process_ended(self, peer: bytes, message: m.ProcessGone) -> None:
         if node_of(message.process) == peer:
             self.unheld.end_received(peer)
             self._foreign_ended(message.process, message.reason)
 
     def _foreign_ended(self, process: bytes, reason: str) -> None:
-        if not self.drivers.foreign_gone(process, reason):
-            self.process_gone(process, reason)
+        if not self.drivers.foreign_ended(process, reason):
+            self.process_ended(process, reason)
 
     def name_of(self, process: bytes) -> str:
         """The name of a core process of this node in messages for people."""
@@ -343,31 +343,31 @@ class NodeMachine:
         """Whether owners on other nodes hold no lease here any more."""
         return not self.leases.lent()
 
-    def node_gone(self, incarnation: bytes, reason: str, now: float) -> bool:
+    def node_ended(self, incarnation: bytes, reason: str, now: float) -> bool:
         """A node is dead or has left, and with it all its processes; whether that is news, and of another node."""
         self.context.now = now
         news = incarnation != self.incarnation and incarnation not in self.context.ends.nodes
-        known = self.cluster.left(incarnation, reason)
+        known = self.cluster.node_ended(incarnation, reason)
         # A node may ask for leases before its row is here, and be dead when the row comes.
         held = self.bottom_up.node_gone(incarnation, now).orphans if known else (
             self.bottom_up.owners_gone(incarnation))
-        self.affinity.node_gone(incarnation, reason)
+        self.affinity.node_ended(incarnation, reason)
         self._owners_gone(incarnation, held, reason)
         if not known:  # it may have been here before its row: bundles reserved for it, places of its actors
-            self.foreign.node_gone(incarnation)
+            self.foreign.node_ended(incarnation)
             if news:
                 self.groups.node_ended(incarnation)
             self._settle()
             return news
-        self.processes.announce_node_gone(incarnation, reason)
-        self.drivers.node_gone(incarnation, reason)
-        self.remote_leases.node_gone(incarnation, reason)
-        self.foreign.node_gone(incarnation)
+        self.processes.announce_node_ended(incarnation, reason)
+        self.drivers.node_ended(incarnation, reason)
+        self.remote_leases.node_ended(incarnation, reason)
+        self.foreign.node_ended(incarnation)
         death = {"reason": f"its node is gone: {reason}", "signal": 0, "exit_code": 0, "pid": 0, "log_tail": ""}
         for actor in self.actors.living_on(incarnation):
             self.actors.worker_died(actor.id, actor.worker, death)
         self.groups.node_ended(incarnation)
-        self.queries.node_gone(incarnation)
+        self.queries.node_ended(incarnation)
         self.unheld.nodes_changed(now, incarnation)
         self.adoption.home_gone(incarnation, death)
         self._settle()
@@ -378,7 +378,7 @@ class NodeMachine:
         for lease in held:
             self.placements.end(lease, "the node of its tasks' owner is gone")
         for process in sorted(self.leases.owners_on(node) | self.actors.owners_on(node)):
-            self.process_gone(process, reason)
+            self.process_ended(process, reason)
 
     def _from_node(self, node: bytes, process: bytes, message: Any) -> None:
         """Another node sends a message to a process of ours."""

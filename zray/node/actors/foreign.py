@@ -120,7 +120,7 @@ class ForeignActors:
         """This node has become its home: the actor is not foreign any more."""
         self.actors.pop(actor, None)
 
-    def node_gone(self, node: bytes) -> None:
+    def node_ended(self, node: bytes) -> None:
         """Their home is dead: requests end; actors that live here wait for adoption."""
         for foreign in [foreign for foreign in self.actors.values() if foreign.home == node]:
             if foreign.worker:

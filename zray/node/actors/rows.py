@@ -113,7 +113,7 @@ class ActorRows:
         """Whether a question can be answered with that row; False when its home must be found first."""
         return row["state"] == "DEAD" or self._is_home(actor, row["home"])
 
-    def process_gone(self, peer: bytes) -> None:
+    def process_ended(self, peer: bytes) -> None:
         for actor in sorted(self._of.pop(peer, ())):
             entry = self.entries[actor]
             entry.watchers.discard(peer)

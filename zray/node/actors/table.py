@@ -300,7 +300,7 @@ class ActorTable:
         else:
             self._end(actor, {**death, "kind": "died"})
 
-    def process_gone(self, peer: bytes) -> None:
+    def process_ended(self, peer: bytes) -> None:
         """A core process ended: its watches end, and so do the actors that it owned."""
         for actor_id in self._watched.pop(peer, ()):
             actor = self.actors.get(actor_id)
@@ -325,7 +325,7 @@ class ActorTable:
         actor.cause = row["death_cause"]
         return actor
 
-    def job_over(self, job: int) -> None:
+    def job_ended(self, job: int) -> None:
         for actor in [a for a in self.actors.values() if a.job == job and a.state != DEAD and not a.detached]:
             self._end(actor, {"kind": "job_over", "reason": JOB_OVER})
 

@@ -132,14 +132,14 @@ class GroupService:
             return self.me
         return self._homes.get(group) or home_of(group)
 
-    def job_over(self, job: int) -> None:
-        self.table.job_over(job, self._context.now)
+    def job_ended(self, job: int) -> None:
+        self.table.job_ended(job, self._context.now)
 
     def jobs(self) -> set[int]:
         """Jobs with groups at home here, which end with their job."""
         return {group.job for group in self.table.groups.values() if not group.detached}
 
-    def process_gone(self, peer: bytes) -> None:
+    def process_ended(self, peer: bytes) -> None:
         self.directory.forget(peer)
 
     def node_ended(self, node: bytes) -> None:

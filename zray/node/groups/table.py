@@ -172,7 +172,7 @@ class GroupTable:
             del self._removed[oldest], self.groups[oldest]
             self.ports.record(oldest, None)
 
-    def job_over(self, job: int, now: float) -> None:
+    def job_ended(self, job: int, now: float) -> None:
         """Its groups go with it; detached ones stay."""
         for found in [g for g in self.groups.values() if g.job == job and not g.detached and g.state != GROUP_REMOVED]:
             self.remove(found.id, "its job is over", now)

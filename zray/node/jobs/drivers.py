@@ -50,7 +50,7 @@ class DriverPorts:
     foreign: ForeignActors
     # (incarnation, pid): the data with which that driver attaches to the store
     attach: Callable[[bytes, int], dict[str, Any]]
-    process_gone: Callable[[bytes, str], None]  # the process has ended
+    process_ended: Callable[[bytes, str], None]  # the process has ended
     end_groups: Callable[[int], None]  # of that job
     jobs_with_groups: Callable[[], set[int]]  # jobs with groups that have their home here, which end with the job
 
@@ -139,14 +139,14 @@ class Drivers:
             owner = placement.owner if placement is not None and placement.worker is worker else b""
             if worker.incarnation not in stays and not self._outlives_driver(job, owner, stays):
                 ports.pool.dismiss(worker, JOB_OVER, context.now)
-        ports.actors.job_over(job.number)
+        ports.actors.job_ended(job.number)
         # Nodes that were informed may have informed others and then died, so the driver's node informs all.
         everybody = ports.cluster.peers if context.is_mine(job.driver) else ()
         for node in sorted(job.informed.union(everybody)):
             context.send(node, m.JobEnd(job.number, reason))
         job.informed.clear()
         self._end_groups(job.number)
-        ports.process_gone(job.driver, reason)
+        ports.process_ended(job.driver, reason)
         for placement in [p for p in ports.placements.values() if p.worker is None and not p.actor
                           and p.kind.job == job.number and not self._outlives_driver(job, p.owner, stays)]:
             ports.placements.give_back(placement)
@@ -201,7 +201,7 @@ class Drivers:
             self._context.send(node, m.JobEnd(number, "its last actor has ended", True))
 
     def _answered(self, number: int, used: bool) -> None:
-        if used:  # the home of its last actor informs us, unless it dies: see node_gone
+        if used:  # the home of its last actor informs us, unless it dies: see node_ended
             self._kept.add(number)
         else:
             self._drop(number)
@@ -264,7 +264,7 @@ class Drivers:
         elif not self._context.is_mine(job.driver):
             self._foreign_over(job, message.reason)
 
-    def foreign_gone(self, process: bytes, reason: str) -> bool:
+    def foreign_ended(self, process: bytes, reason: str) -> bool:
         """A process of another node has ended; returns whether it was a driver whose job is known here."""
         job = self.jobs.by_driver.get(process)
         if job is None:
@@ -272,7 +272,7 @@ class Drivers:
         self._foreign_over(job, reason)  # the node that announced the job may die before it announces the end
         return True
 
-    def node_gone(self, node: bytes, reason: str) -> None:
+    def node_ended(self, node: bytes, reason: str) -> None:
         """All drivers of that node are gone.  Its actors are gone too, or another node adopts them
         and writes their rows."""
         ports = self._ports

@@ -6,7 +6,7 @@
                                         means: it never existed.  A live row: it has just joined, and its join is
                                         about to arrive here
 
-A key or an actor comes to ``key`` or ``actor`` when it is declared or needs a place, and again to ``node_gone``.
+A key or an actor comes to ``key`` or ``actor`` when it is declared or needs a place, and again to ``node_ended``.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class HardAffinity:
         if node is not None and (why := self._why_gone(node)):
             self._ports.end_actor(actor.id, why)
 
-    def node_gone(self, incarnation: bytes, reason: str) -> None:
+    def node_ended(self, incarnation: bytes, reason: str) -> None:
         """A node has ended, known here before or not."""
         self._fail(incarnation, _ended(incarnation, self._ports.cluster.node_id(incarnation), reason))
 

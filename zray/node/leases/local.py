@@ -258,7 +258,7 @@ class Leases:
         """The name of a log file of this node, for a reader that may be on another node."""
         return path if self._context.is_mine(reader) or not path else f"{self._ports.node['NodeManagerAddress']}:{path}"
 
-    def owner_gone(self, owner: bytes) -> None:
+    def owner_ended(self, owner: bytes) -> None:
         """Forget its keys, and end the work that runs for them."""
         held = self._ports.scheduler.drop_owner(owner).leases
         for key in self._keys_of.pop(owner, ()):

@@ -129,7 +129,7 @@ class RemoteLeases:
         if self.leases.pop(lease, None) is not None:
             self._ports.scheduler.spillback.lease_over(lease)
 
-    def owner_gone(self, owner: bytes) -> None:
+    def owner_ended(self, owner: bytes) -> None:
         for number in [number for number, lease in self.leases.items() if lease.owner == owner]:
             del self.leases[number]  # its node gets the end of the owner
 
@@ -159,7 +159,7 @@ class RemoteLeases:
 
     # ------------------------------------------------------------ nodes
 
-    def node_gone(self, node: bytes, reason: str) -> None:
+    def node_ended(self, node: bytes, reason: str) -> None:
         for number, lease in [item for item in self.leases.items() if item[1].node == node]:
             del self.leases[number]
             self._context.send(lease.owner, m.WorkerDied(

@@ -89,8 +89,8 @@ class PeerNodes:
         self._context.emit(Link(incarnation, row["endpoint"]))
         self._context.emit(Note("node_joined", {"node": incarnation.hex(), "endpoint": row["endpoint"]}))
 
-    def left(self, incarnation: bytes, reason: str) -> bool:
-        """A node is dead, or has left; False when that is no news."""
+    def node_ended(self, incarnation: bytes, reason: str) -> bool:
+        """Another node has certainly ended; whether it was a peer until now."""
         if incarnation == self.me or not self._context.ends.node_ended(incarnation, reason):
             return False
         if self.last_rows and (oldest := next(iter(self.last_rows))) not in self._ended:

@@ -85,7 +85,7 @@ class MemberPorts:
     may_not_dial: Callable[[bytes], None]  # that node has ended
     node_joined: Callable[[bytes, Row, float], None]
     node_leaves: Callable[[bytes, float], None]
-    node_gone: Callable[[bytes, str], None]
+    node_ended: Callable[[bytes, str], None]
     warn: Callable[[str], None]
 
 
@@ -97,7 +97,7 @@ class Member:
         self._cluster = ports.cluster
         self.me = ports.cluster.me
         self.leavers: set[bytes] = set()  # live nodes that announced a leave
-        self.ended_nodes: set[bytes] = set()  # their endpoints refuse connections, and the table does not have that yet
+        self.suspected_nodes: set[bytes] = set()  # their endpoints refuse connections, and the table does not have that yet
         self._ask_rows_at: float | None = None
         self._admitting: dict[bytes, float] = {}  # joining nodes -> when to send them the reason why they cannot join
         self.handlers: dict[int, Callable[[bytes, Any], None]] = {
@@ -120,7 +120,7 @@ class Member:
 
     def proven_dead(self, node: bytes) -> None:
         """Its endpoint refuses connections."""
-        self.ended_nodes.add(node)
+        self.suspected_nodes.add(node)
         self._ports.gcs.peer_closed(node, True)
 
     def revoked(self, node: bytes) -> None:
@@ -233,7 +233,7 @@ class Member:
     def _nodes_changed(self, reset: bool, changes: list[Change]) -> None:
         for change in changes:
             if change.value is None:
-                self._gone(change.key[len(NODES):][:ids.INCARNATION_SIZE], "it was removed")
+                self._ended(change.key[len(NODES):][:ids.INCARNATION_SIZE], "it was removed")
                 continue
             row = unpack_record(change.value)
             incarnation = row["node_id"][:ids.INCARNATION_SIZE]
@@ -245,12 +245,12 @@ class Member:
                 if incarnation in peers:
                     peers[incarnation] = row  # the last row of that node
                 reason = row.get("reason") or row["state"]
-                self._gone(incarnation, f"it has left ({reason})" if row["state"] == LEFT else reason)
+                self._ended(incarnation, f"it has left ({reason})" if row["state"] == LEFT else reason)
 
-    def _gone(self, incarnation: bytes, reason: str) -> None:
+    def _ended(self, incarnation: bytes, reason: str) -> None:
         self.leavers.discard(incarnation)
-        self.ended_nodes.discard(incarnation)
-        self._ports.node_gone(incarnation, reason)
+        self.suspected_nodes.discard(incarnation)
+        self._ports.node_ended(incarnation, reason)
 
     def _alive(self, row: Row) -> None:
         incarnation = row["node_id"][:ids.INCARNATION_SIZE]

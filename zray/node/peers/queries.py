@@ -74,7 +74,7 @@ class ClusterQueries:
         if not asked.waiting:
             self._finish(message.request)
 
-    def node_gone(self, node: bytes) -> None:
+    def node_ended(self, node: bytes) -> None:
         for number, asked in list(self.asked.items()):
             asked.waiting.discard(node)
             if not asked.waiting:

@@ -45,7 +45,7 @@ class LocalProcesses:
 
     # ------------------------------------------------------------ ends of others
 
-    def announce_gone(self, message: m.ProcessGone) -> None:
+    def announce_process_ended(self, message: m.ProcessGone) -> None:
         """Announce an end: at once, or with the next ones."""
         if not self._gone:
             crowd = len(self.hellos) + len(self._pool.workers)
@@ -67,7 +67,7 @@ class LocalProcesses:
         self._gone_at = min(self._gone_at, self._context.now)
         self.announce()
 
-    def announce_node_gone(self, node: bytes, reason: str) -> None:
+    def announce_node_ended(self, node: bytes, reason: str) -> None:
         """A gone node stands for all its processes."""
         self._gone = [message for message in self._gone if node_of(message.process) != node]
         for peer in self.that_know_others():

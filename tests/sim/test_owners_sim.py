@@ -82,6 +82,41 @@ def test_results_that_are_lost_with_their_node_are_made_again_with_what_they_nee
     cluster.run()
 
 
+@pytest.mark.parametrize("dies", [False, True])
+def test_a_stored_result_of_another_node_is_copied_and_is_made_again_when_its_node_dies_meanwhile(quiet, dies):
+    cluster, driver = quiet(1, 3, stored=True, loses=True, transfers=True)
+    refs = [driver.submit(["value", x, 0.0, []], strategy=far_from(cluster, driver))[0] for x in STORED[:8]]
+    run_until(cluster, refs)
+    values = [ref.record.value for ref in refs]
+    assert all(driver.fetch(value) > 0.0 for value in values)
+    if dies:
+        cluster.end_node(cluster.nodes[values[0][5]], "killed", power=True)
+    driver.refs_held += refs
+    driver.script = driver._see_all(inner_too=False)
+    driver._resume()
+    assert cluster.net.run_until(cluster.net.now + 30.0, lambda: driver.script.gi_frame is None)
+    if dies:
+        assert driver.submitter.reconstruction.started > 0
+    else:
+        assert all(driver.node in cluster.stores.locate(value) for value in values)
+    cluster.run()
+
+
+def test_a_result_whose_writer_ended_before_its_reply_was_heard_stays_until_its_job_ends(quiet):
+    cluster, driver = quiet(1, 1, stored=True)
+    ref = driver.submit(["value", 1, 0.2, []])[0]
+    assert cluster.net.run_until(cluster.net.now + 1.0, lambda: any(worker.runs for worker in cluster.workers.values()))
+    worker = next(worker for worker in cluster.workers.values() if worker.runs)
+    cluster.stores.put(worker, ref.oid, b"result", driver.incarnation)
+    cluster.crash(worker, "killed")
+    run_until(cluster, [ref])
+    ref.drop()
+    cluster.net.run_until(cluster.net.now + 1.0)
+    assert len(cluster.stores.blocks[driver.node]) == len(cluster.stores.unheard()) == 1
+    cluster.run()
+    assert not cluster.stores.blocks[driver.node]
+
+
 @pytest.mark.parametrize("stored", [False, True])
 def test_every_item_of_a_map_gets_its_value_or_its_error(quiet, stored):
     cluster, driver = quiet(1, 2, stored=stored)

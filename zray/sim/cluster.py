@@ -60,7 +60,7 @@ class SimCluster:
         self._turns = 0
         self._drivers_due = self.plan.drivers
         self.oracle = Oracle(self.cores, self.serving, lambda node: node in self.disasters.starved)
-        self.stores = SimStores(self.net, self.plan, self.oracle, self.cores)
+        self.stores = SimStores(self.net, self.plan, self.oracle, self.cores, self._can_serve)
         self.disasters = Disasters(self, self.add_node, self.end_node)
         self.liveness = Liveness(self, self.disasters.is_well)
         common: dict[str, Any] = {
@@ -95,6 +95,10 @@ class SimCluster:
         """The allow-list of the listener's node, which follows its nodes table."""
         host = self.nodes.get(listener[:4] + bytes(4))
         return host is None or not host.knows_gone(dialler)
+
+    def _can_serve(self, source: bytes, reader: bytes) -> bool:
+        node = self.nodes.get(source)
+        return node is not None and node.ready and not node.paused and self.wire.audible(source, reader)
 
     # ------------------------------------------------------------ processes come and go
 

@@ -191,6 +191,10 @@ class Core(Process):
     def encode(self, number: int, refs: list[Ref]) -> bytes:
         return msgpack.packb([number, [[ref.oid, *self.machine.address_of(ref.record)] for ref in refs]])
 
+    def fetch(self, value: Any) -> float:
+        """Bring a value to this node: 0.0 when it can be read, else seconds until a next call."""
+        return self.around.stores.fetch(self, value)
+
     def load(self, ref: Ref) -> tuple[int, list[Ref]]:
         """The value of a ready object, and references to those inside it; raises its failure."""
         if not ref.ready:
@@ -371,7 +375,11 @@ class Core(Process):
 
     def _look(self, kept: Ref) -> None:
         def ready(record: Any) -> None:
-            if self.alive:
+            if self.alive and (seconds := self.fetch(record.value)):
+                self.later(seconds, ready, record)
+            elif self.alive and record.value is None:  # it was lost meanwhile
+                kept.drop()
+            elif self.alive:
                 with contextlib.suppress(Lost):
                     self.around.oracle.observe(self, record)
                 kept.drop()

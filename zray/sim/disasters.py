@@ -17,6 +17,7 @@ from zray.sim.observed import Observed
 from zray.sim.plan import SIM_NODE_TIMEOUT_S
 
 NODES_MAX = 8
+TRY_AGAIN_S = 0.05
 
 
 class EndNode(Protocol):
@@ -47,7 +48,11 @@ class Disasters:
             return
         choice = [node for node in self.cluster.serving() if self._may_hit(node, what)]
         if not choice:
+            if self.cluster.plan.far:  # such a run is about the death of a node
+                self.net.call_at(self.net.now + TRY_AGAIN_S, self.happen, what)
             return
+        if self.cluster.plan.far:
+            choice = [node for node in choice if self.cluster.stores.blocks.get(node.incarnation)] or choice
         node = self.net.random.choice(choice)
         self.net.trace("disaster", what, node.incarnation)
         self.cluster.oracle.happened["node"] += what not in ("reset", "starve")

@@ -89,7 +89,10 @@ class SimDriver(Core):
                 some = random.sample(self.refs_held, min(3, len(self.refs_held)))
                 yield "wait", [ref.record for ref in some]
                 for ref in some:
+                    yield from self._fetched(ref)
                     self._see(ref, inner_too=plan.opens and random.random() < 0.5)
+        if plan.far and self.net.now < plan.faults_s:
+            yield "sleep", plan.faults_s - self.net.now
         yield from self._see_all(random.random() < 0.5)
         yield from self._see_all(inner_too=False)  # the inner ones
         for stream in self.streams:
@@ -106,7 +109,14 @@ class SimDriver(Core):
         left = list(self.refs_held)
         while left:
             yield "wait", [ref.record for ref in left]
+            for ref in left:
+                yield from self._fetched(ref)
             left = [ref for ref in left if not self._see(ref, inner_too=inner_too)]
+
+    def _fetched(self, ref: Any) -> Iterator[Any]:
+        """Wait until the value can be read here, or is known to be lost."""
+        while seconds := self.fetch(ref.record.value):
+            yield "sleep", seconds
 
     def _burst(self, count: int) -> Iterator[Any]:
         """Many short tasks, drained one by one, as with ray.wait; then a pause that returns the leases, or not."""
@@ -177,6 +187,9 @@ class SimDriver(Core):
         if plan.storm and random.random() < 0.2:
             self._start_storm(random)
             return
+        if plan.far and random.random() < 0.5:
+            self._keep_far(random)
+            return
         held = self.refs_held
         kind = random.random()
         if kind < 0.5:
@@ -243,6 +256,24 @@ class SimDriver(Core):
         if what < 0.85:
             return {"kind": "spread"}
         return {"kind": "affinity", "node": random.choice(nodes).node_id, "soft": True}
+
+    def _keep_far(self, random: Random) -> None:
+        """Results on another node, which need each other; of some only the recipe is kept."""
+        others = [node for node in self.around.serving() if node is not self.host]
+        if not others:
+            return
+        strategy = {"kind": "affinity", "node": random.choice(others).node_id, "soft": True}
+        made: list[Any] = []
+        for _ in range(random.randint(2, 5)):
+            deps = random.sample(made, min(len(made), random.choice((0, 1, 1, 2))))
+            made += self.submit(["value", random.randrange(1 << 20), random.uniform(0.0, 0.002), []], deps,
+                                retries=random.choice((1, 3, 3, -1)), strategy=strategy)
+        for ref in made[:-1]:
+            if random.random() < 0.3:
+                ref.drop()
+            else:
+                self.refs_held.append(ref)
+        self.refs_held.append(made[-1])
 
     def _use_group(self, random: Random) -> None:
         """A placement group that is removed after a while, whether it has a place by then or not."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from zray.sim.node import SimNode
 from zray.sim.observed import Observed
@@ -20,21 +20,21 @@ def settled(cluster: Observed) -> bool:
 
 def of(cluster: Observed) -> list[str]:
     """What is left, in words."""
-    cluster.stores.sweep()
+    unheard = cluster.stores.unheard()
     left = [f"{core.kind} {core.incarnation!r}" for core in cluster.cores.values()
             if not core.quiet() and not core.node_is_lost]
     for node in cluster.nodes.values():
         if not node.ready:
             left.append(f"node {node.incarnation!r} still joins")
             continue
-        left += [f"node {node.incarnation!r}: {what}" for what in _of_node(node)]
+        left += [f"node {node.incarnation!r}: {what}" for what in _of_node(node, unheard)]
     return left
 
 
-def _of_node(node: SimNode) -> Iterator[str]:
+def _of_node(node: SimNode, unheard: set[int]) -> Iterator[str]:
     machine = node.machine
-    if objects := node.around.stores.blocks.get(node.incarnation):
-        yield f"objects in its store {[(one.oid.hex(), one.owner) for one in objects.values()]}"
+    if objects := node.around.stores.blocks.get(node.incarnation, {}).keys() - unheard:
+        yield f"objects in its store {_stored(node, objects)}"
     if machine.placements:
         yield f"placements {[p.row() for p in machine.placements.values()]}"
     if machine.scheduler.available() != machine.scheduler.total():
@@ -56,6 +56,11 @@ def _of_node(node: SimNode) -> Iterator[str]:
             yield f"{what} {found}"
 
 
+def _stored(node: SimNode, generations: Collection[int]) -> list[tuple[str, bytes]]:
+    blocks = node.around.stores.blocks.get(node.incarnation, {})
+    return [(one.oid.hex(), one.owner) for generation, one in blocks.items() if generation in generations]
+
+
 def of_jobs(cluster: Observed) -> list[str]:
     """What is left of the jobs, once all drivers are gone."""
     left = []
@@ -63,6 +68,7 @@ def of_jobs(cluster: Observed) -> list[str]:
         machine = node.machine
         owners = list(machine.scheduler.owners())
         for what, found in (
+                ("objects in its store", _stored(node, node.around.stores.blocks.get(node.incarnation, ()))),
                 ("jobs", machine.jobs.by_driver), ("keys", machine.leases.declared()), ("owners", owners),
                 ("shares", machine.bottom_up.spillback.entries),
                 ("leases elsewhere", machine.bottom_up.spillback.leases)):

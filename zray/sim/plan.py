@@ -45,6 +45,8 @@ class Plan:
     maps: bool = False  # f.map
     stored: bool = False  # results that lie in a store
     loses: bool = False  # what lies on a node that dies may be lost
+    transfers: bool = False  # reads from other nodes take time and may fail; some objects are on disk
+    far: bool = False  # drivers keep results on other nodes, of which one ends
     storm: int = 0  # placement groups that each of some tasks creates, uses and removes
 
     @classmethod
@@ -53,6 +55,11 @@ class Plan:
         nodes = random.choice((2, 2, 2, 3, 3, 3, 4, 5)) if random.random() < SEVERAL else 1
         faulty = random.random() < 0.6
         one = nodes == 1
+        loses = not one and Random(f"loses {seed}").random() < 0.7
+        kept = Random(f"far {seed}")
+        far = loses and kept.random() < 0.6
+        faults: tuple[str, ...] = (kept.choice(("kill", "off")),) if far else ()
+        faults += () if one else tuple(random.choice(NODE_FAULTS) for _ in range(random.randint(0, 4)))
         return cls(
             nodes=nodes, drivers=random.randint(1, 3) if one else random.randint(2, 4),
             cpus=random.randint(1, 3 if one else 2),
@@ -63,8 +70,9 @@ class Plan:
             faults_s=FAULTS_S if one else CLUSTER_FAULTS_S,
             kills=random.choice((0, 0, 1, 3, 6)), driver_deaths=random.random() < 0.2, cancels=random.random() < 0.4,
             actors=random.random() < (0.7 if one else 0.9), burst=random.choice((0,) * 14 + (60, 200)),
-            node_faults=tuple(random.choice(NODE_FAULTS) for _ in range(random.randint(0, 4))) if not one else (),
+            node_faults=faults,
             detached=random.random() < 0.4, groups=random.random() < 0.3, opens=random.random() < 0.3,
             storm=random.choice((0, 0, 1, 2, 4)), maps=Random(f"maps {seed}").random() < 0.4,
-            stored=Random(f"stored {seed}").random() < 0.6, loses=not one and Random(f"loses {seed}").random() < 0.7,
+            stored=far or Random(f"stored {seed}").random() < 0.6, loses=loses, far=far,
+            transfers=far or Random(f"transfers {seed}").random() < 0.5,
             starved=0 if one else Random(f"starved {seed}").choice((0, 0, 1, 2)))

@@ -222,6 +222,8 @@ def _values(core: Any, refs: list[Any]) -> Generator[Any, Any, Any]:
 
 def _value(core: Any, ref: Any) -> Generator[Any, Any, Any]:
     while True:
+        while seconds := core.fetch(ref.record.value):
+            yield "sleep", seconds
         try:
             return core.load(ref)
         except ValueLost:

@@ -239,6 +239,9 @@ class SimWorker(Core):
         if self.runs.get((run.task[TASK_ID], run.task[ATTEMPT])) is not run:
             return
         task = run.task
+        if seconds := max(map(self.fetch, (task[EXTRA] or {}).get("deps", ())), default=0.0):
+            self.later(seconds, self._begin, run)
+            return
         assert self.actor is not None or task[2] in self.functions, "a task came before its function"
         if self.work.cancels.pop((task[TASK_ID], task[ATTEMPT]), False):
             run.cancelled = True

@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from tests.oracles.packing_brute import placings
 from zray.wire.messages import BundleAck, BundleCommit, BundleReserve, BundleReserved, BundleReturn
-from zray.node.groups.table import WAIT_S, GroupTable
+from zray.node.groups.table import QUEUE_S, GroupTable
 from zray.sched.node.bundles import BundleRound, BundleState
 from zray.sched.node.grouped import NodeScheduler
 from zray.sched.node.local import LocalScheduler
@@ -177,7 +177,7 @@ class World(RuleBasedStateMachine):
         home.hear(node)
         home.settle()
 
-    @rule(seconds=st.sampled_from([0.01, 0.1, 1.1, WAIT_S]))
+    @rule(seconds=st.sampled_from([0.01, 0.1, 1.1, QUEUE_S]))
     def time_passes(self, seconds) -> None:
         self.now += seconds
         for home in self.homes():
@@ -201,7 +201,7 @@ class World(RuleBasedStateMachine):
         home = self.nodes[min(homes)]
         homes.discard(home.name)
         home.heard.pop(name, None)
-        home.table.node_died(name, self.now)
+        home.table.node_ended(name, self.now)
         home.settle()
 
     @precondition(lambda self: LATE not in self.nodes)

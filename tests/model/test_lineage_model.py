@@ -78,7 +78,7 @@ class LineageMachine(RuleBasedStateMachine):
         world = self.world
         copied = data.draw(st.booleans())
         world.store = {generation: value for generation, value in world.store.items() if copied and generation % 2}
-        world.refs.on_node_gone(world.node)
+        world.refs.node_ended(world.node)
         world.nodes += 1
 
     @rule(ref=refs, stale=st.booleans())

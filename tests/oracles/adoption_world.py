@@ -16,6 +16,7 @@ from typing import Any
 
 import msgpack
 
+from zray.base.ends import Ends
 from zray.wire import messages as m
 from zray.gcs.client.requests import Call
 from zray.node.jobs.unheld import HELD_S_MAX, Unheld
@@ -111,14 +112,14 @@ class AdoptionWorld:
         self.holdings: dict[bytes, Holding] = {}
         self.unheld = Unheld(
             NODE, lambda process, message: self.notices[process].append(message), processes=lambda: self.known,
-            nodes=lambda: (), is_gone_node=lambda node: False, kept=set, announce=lambda: None,
+            nodes=lambda: (), has_ended=lambda process: False, kept=set, announce=lambda: None,
             learn=lambda owner: None,
             ownerless=self.ownerless, free=self.free_unheld, settle_s=10.0)
         self.lent: dict[tuple[bytes, bytes], list] = {}  # (caller, worker): what unfinished tasks pin
         self.held: list[tuple[bytes, object]] = []  # (process, record): the ObjectRefs that exist
         self.made = 0
         for p in PROCESSES:
-            refs = self.processes[p] = References(p, Net(self, p), self.freeing(p), kept_bytes_max=KEPT_BYTES_MAX)
+            refs = self.processes[p] = References(p, Net(self, p), self.freeing(p), Ends(), KEPT_BYTES_MAX)
             refs.telling = Telling(refs, p, "", KEPT_BYTES_MAX)
             self.adoptions[p] = Adoption(refs, self.rows.of(p), "", lambda: self.now)
             refs.owner_died = self.despairing(p, refs.owner_died)
@@ -288,8 +289,10 @@ class AdoptionWorld:
             self.holdings[where].on_ask(NODE, self.notices[where].popleft())
         else:
             process, certain = self.notices[where].popleft()
-            self.processes[where].on_process_gone(process, certain=certain)
-            if certain:
+            if not certain:
+                self.processes[where].process_closed(process)
+            else:
+                self.processes[where].process_ended(process)
                 self.channels.pop((process, where), None)
                 self.processes[where].unpin_all(self.lent.pop((where, process), ()))
                 self.known_gone[where].add(process)
@@ -302,7 +305,7 @@ class AdoptionWorld:
         self.channels.pop((process, NODE), None)
         for other in self.known:
             self.notices[other].append((process, True))
-        self.unheld.process_gone(process, self.now)
+        self.unheld.process_ended(process, self.now)
 
     def deliver(self, source, target):
         message = self.channels[source, target].popleft()

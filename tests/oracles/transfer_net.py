@@ -11,6 +11,7 @@ from collections import deque
 from functools import partial
 from typing import Any
 
+from zray.base.ends import Ends
 from zray.wire.messages import (
     STORED,
     Chunk,
@@ -69,7 +70,8 @@ class Node:
         self.pins: set[int] = set()
         self.table = StoreTable(self.headers, capacity, self._pinned, step_bytes=capacity, extent_bytes=4096,
                                 full_wait_s=5.0)
-        self.machine = TransferMachine(self.table, self.headers, self.incarnation, CHUNK)
+        self.ends = Ends()
+        self.machine = TransferMachine(self.table, self.headers, self.incarnation, self.ends, CHUNK)
         self.table.room.connect(self.client)
         self.files: dict[int, bytes] = {}
         self.grants: deque[StoreGrant] = deque()
@@ -157,6 +159,11 @@ class Node:
             self._ask(read)
 
     # ------------------------------------------------------------ its shell
+
+    def hear_end(self, node: bytes) -> None:
+        """As a daemon does: the register first."""
+        if self.ends.node_ended(node):
+            self.machine.node_ended(node, self.net.now)
 
     def perform(self) -> None:
         net = self.net
@@ -312,7 +319,7 @@ class Net:
                 del self.links[pair]  # what it had sent still arrives
         self.jobs = [job for job in self.jobs if job[0] is not node]
         for other in self.living:
-            self.later(other, partial(other.machine.node_gone, node.incarnation, self.now))
+            self.later(other, partial(other.hear_end, node.incarnation))
 
     def leave(self, node: Node) -> HandoverProgress:
         """It hands over what only it has, as long as that goes on; then it ends."""
@@ -346,8 +353,6 @@ class Net:
         else:
             node, call = self.jobs.pop(at - len(pairs))
             if node.alive:
-                if getattr(call, "func", None) == node.machine.node_gone:
-                    call = partial(node.machine.node_gone, call.args[0], self.now)
                 call()
                 node.perform()
         return True

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 
+from zray.base.ends import Ends
 from zray.base.ids import node_of
 from zray.wire.messages import AskHeld
 from zray.node.jobs.unheld import Unheld
@@ -63,6 +64,7 @@ class UnheldWorld:
         self.now = 2 * SETTLE_S
         self.channels: dict[tuple[bytes, bytes], deque[Any]] = {}
         self.nodes: dict[bytes, Unheld] = {}
+        self.ends: dict[bytes, Ends] = {}  # of each node
         self.processes: dict[bytes, Process] = {}
         self.known: dict[bytes, list[bytes]] = {}  # node -> its processes, as it knows
         self.gone_unseen: list[bytes] = []  # dead processes of which their node has not heard
@@ -73,10 +75,11 @@ class UnheldWorld:
         for tag in tags:
             node = tag + bytes(4)
             self.known[node] = []
+            self.ends[node] = Ends()
             self.nodes[node] = Unheld(
                 node, lambda peer, message, node=node: self.say(node, peer, message),
                 processes=lambda node=node: self.known[node], nodes=lambda node=node: self.nodes.keys() - {node},
-                is_gone_node=lambda node: False, kept=set, announce=lambda: None,
+                has_ended=self.ends[node].has_ended, kept=set, announce=lambda: None,
                 learn=lambda owner, node=node: self.tell_all(node, owner),
                 ownerless=lambda has_ended, node=node: self.ownerless(node, has_ended), free=self.free,
                 settle_s=SETTLE_S)
@@ -204,7 +207,9 @@ class UnheldWorld:
         for name in self.known[node]:
             if name in self.processes:
                 self.processes[name].inbox.append(dead)
-        self.nodes[node].process_gone(dead, self.now)
+        if node_of(dead) != node:
+            self.ends[node].process_ended(dead)
+        self.nodes[node].process_ended(dead, self.now)
 
     def deliver(self, source: bytes, target: bytes) -> None:
         queue = self.channels[source, target]
@@ -214,7 +219,7 @@ class UnheldWorld:
         if target in self.nodes:
             node = self.nodes[target]
             if type(message) is bytes:
-                node.heard_end(source)
+                node.end_received(source)
                 self.tell_all(target, message)
             elif type(message) is AskHeld:
                 node.on_ask(source, message)

@@ -8,6 +8,7 @@ from random import Random
 
 from zray.wire import messages as m
 from zray.base.config import Config
+from zray.base.ends import Ends
 from zray.base.ids import group_id
 from zray.node.effects import Kill, Send, Spawn
 from zray.node.machine import Death, NodeMachine, NodePorts
@@ -78,7 +79,7 @@ class Node:
         self.machine = NodeMachine(
             incarnation=self.me, node={"NodeID": self.me.hex()}, names=cluster.names,
             scheduler=LocalScheduler(total, node=self.me), config=Config(), keep=1, ports=NodePorts(
-                new_worker_id=self.new_worker, attach=lambda peer, pid: {}, environ={}, store_report=dict,
+                ends=Ends(), new_worker_id=self.new_worker, attach=lambda peer, pid: {}, environ={}, store_report=dict,
                 gcs_report=dict, ownerless=lambda has_ended: [], free_unheld=lambda objects: None))
         groups = self.machine.groups
         groups.ports = replace(groups.ports, cluster_view=self.view, node_id=bytes.hex)
@@ -224,7 +225,8 @@ class GroupCluster:
         self.gossip.pop(dead.me, None)
         for node in self.live:
             node.machine.context.now = self.net.now
-            node.machine.groups.node_died(dead.me)
+            node.machine.context.ends.node_ended(dead.me)
+            node.machine.groups.node_ended(dead.me)
             node.machine.tick(self.net.now)
             node.perform()
 

@@ -21,7 +21,8 @@ from zray.sim.cluster import SimCluster
 from zray.sim.driver import SimDriver
 from zray.sim.network import Faults
 from zray.sim.node import SimNode
-from zray.sim.oracle import Oracle, Violation
+from zray.sim.failure import Violation
+from zray.sim.oracle import Oracle
 from zray.sim.plan import CLUSTER_FAULTS_S, NODE_FAULTS, SIM_NODE_TIMEOUT_S, Plan
 
 SEEDS = 1000  # `python -m fuzz.sim_cluster --seeds 1000:10000` runs more
@@ -177,7 +178,7 @@ class Deaf(SimCluster):
     def stepped(self, process: Any) -> None:
         if isinstance(process, SimNode):
             process.mesh._peers.refused.clear()
-            process.machine.cluster.gone.clear()
+            process.machine.context.ends.nodes.clear()
         super().stepped(process)
 
 

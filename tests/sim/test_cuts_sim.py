@@ -34,7 +34,7 @@ def quiet(seed: int, nodes: int, drivers: int = 0) -> SimCluster:
 
 
 def cut_off(node: SimNode) -> None:
-    for other in node.cluster.nodes.values():
+    for other in node.around.serving():
         if other is not node:
             node.wire.part(other.incarnation, node.incarnation)
 

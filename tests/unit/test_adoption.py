@@ -8,6 +8,7 @@ from __future__ import annotations
 import msgpack
 import pytest
 
+from zray.base.ends import Ends
 from zray.wire import messages as m
 from zray.gcs.client.requests import Call
 from zray.base.ids import node_of
@@ -80,7 +81,8 @@ class Process:
     def __init__(self, tells=True, kept_bytes_max=10_000):
         self.net, self.owners, self.now = Net(), Owners(), 0.0
         self.freed: list[bytes] = []
-        self.refs = References(ME, self.net, lambda oid, value, escaped: self.freed.append(oid), kept_bytes_max)
+        self.refs = References(ME, self.net, lambda oid, value, escaped: self.freed.append(oid), Ends(),
+                               kept_bytes_max)
         if tells:
             self.refs.telling = Telling(self.refs, ME, "ipc://me", kept_bytes_max)
         self.adoption = Adoption(self.refs, self.owners, "ipc://me", lambda: self.now)
@@ -100,7 +102,7 @@ class Process:
         return record
 
     def owner_dies(self):
-        self.refs.on_process_gone(OWNER, certain=True)
+        self.refs.process_ended(OWNER)
         self.turn()
 
 
@@ -376,7 +378,7 @@ def test_what_nobody_has_the_value_of_ends_with_ownerdiederror_after_some_looks(
 
 def test_a_connection_that_closed_lets_nobody_claim(process):
     record = process.borrow()
-    process.refs.on_process_gone(OWNER)
+    process.refs.process_closed(OWNER)
     process.refs.receive_carrying(OTHER, [[OID, OWNER, "ipc://owner", b"value"]], 0)
     process.turn(sum(LOOK_AGAIN_S))
     assert record.value == b"value" and not process.owners.rows and OID not in process.refs.owned
@@ -389,14 +391,14 @@ def test_what_a_dead_adopter_owned_is_adopted_from_it(process):
     process.owners.name(OID, OTHER)
     process.owner_dies()
     assert record.owner == OTHER
-    process.refs.on_process_gone(OTHER, certain=True)
+    process.refs.process_ended(OTHER)
     process.turn()
     assert record.owner == ME and msgpack.unpackb(process.owners.rows[OID])[0] == ME
 
 
 def test_a_stored_object_that_was_dropped_before_it_was_claimed_is_freed_all_the_same(process):
     record = process.borrow(STORED)
-    process.refs.on_process_gone(OWNER, certain=True)
+    process.refs.process_ended(OWNER)
     process.refs.unpin(record)
     process.turn()
     process.turn(GRACE_S)
@@ -409,14 +411,14 @@ def test_a_stored_object_that_was_dropped_just_before_its_owner_died_is_freed_to
     process.owner_dies()
     process.turn(GRACE_S)
     assert process.freed == [OID] and not process.owners.rows and not process.adoption.busy
-    process.refs.on_process_gone(THIRD, certain=True)
+    process.refs.process_ended(THIRD)
     process.turn()
     assert not process.adoption.busy, "once is enough"
 
 
 def test_it_is_so_when_a_whole_node_dies(process):
     process.refs.unpin(process.borrow(STORED))
-    process.refs.on_node_gone(node_of(OWNER))
+    process.refs.node_ended(node_of(OWNER))
     process.turn()
     process.turn(GRACE_S)
     assert process.freed == [OID]

@@ -13,8 +13,9 @@ from hypothesis import given, settings, strategies as st
 
 from tests.unit.mesh_net import Net, say
 from zray.base import ids
+from zray.base.formats import JOIN_SCHEME
 from zray.transport.credentials import (
-    SCHEME, AllowList, BadJoinString, Credentials, JoinString, NotListed, Peers, decode_join, encode_join,
+    AllowList, BadJoinString, Credentials, JoinString, NotListed, Peers, decode_join, encode_join,
 )
 from zray.transport import curve
 from zray.transport.mesh import Mesh
@@ -143,7 +144,7 @@ def test_join_strings_are_read_as_they_were_written(host: str, port: int, cluste
                                                     at: int) -> None:
     join = JoinString(host, port, cluster, b"node", KEYS[0].public, KEYS[1].secret, float(expires))
     text = encode_join(join)
-    assert text.startswith(SCHEME) and not set(text) & set(" \n'\"$&|;<>()*?#~`\\!{}")
+    assert text.startswith(JOIN_SCHEME) and not set(text) & set(" \n'\"$&|;<>()*?#~`\\!{}")
     assert decode_join(text[:at] + blank + text[at:]) == join
     assert decode_join(text).keys() == KEYS[1]
 
@@ -167,11 +168,11 @@ def test_a_join_string_that_is_cut_off_is_refused(length: int) -> None:
 
 @pytest.mark.parametrize(("text", "why"), [
     ("", "is empty"), ("10.0.0.1:6379", "without keys"), ("/tmp/zray/join", "is a path"), ("auto", "not a join string"),
-    ("tcp://10.0.0.1:6379", "another kind"), (SCHEME, "address"), (f"{SCHEME}10.0.0.1/AAAA", "address"),
-    (f"{SCHEME}10.0.0.1:6379", "cut off"), (f"{SCHEME}10.0.0.1:6379/AAAA", "cut off"),
-    (f"{SCHEME}10.0.0.1:6379/" + "Ag" * 100, "another version"), (encode_join(JOIN) + "A", "damaged"),
+    ("tcp://10.0.0.1:6379", "another kind"), (JOIN_SCHEME, "address"), (f"{JOIN_SCHEME}10.0.0.1/AAAA", "address"),
+    (f"{JOIN_SCHEME}10.0.0.1:6379", "cut off"), (f"{JOIN_SCHEME}10.0.0.1:6379/AAAA", "cut off"),
+    (f"{JOIN_SCHEME}10.0.0.1:6379/" + "Ag" * 100, "another version"), (encode_join(JOIN) + "A", "damaged"),
     (encode_join(JOIN).replace("10.1.2.3", "10.1.2.4"), "damaged"),
-    (f"{SCHEME}10.0.0.1:6379/" + "\u00e9" * 200, "damaged"),
+    (f"{JOIN_SCHEME}10.0.0.1:6379/" + "\u00e9" * 200, "damaged"),
 ])
 def test_what_is_no_join_string_is_refused_in_one_sentence(text: str, why: str) -> None:
     with pytest.raises(BadJoinString, match=why) as caught:

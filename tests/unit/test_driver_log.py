@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given, strategies as st
 
 from zray.api.driver_log import SWITCH_S, Screen
-from zray.node.processes.output import Stream
+from zray.node.processes.output import OutputFile
 
 
 class Clock:
@@ -94,14 +94,14 @@ def test_a_folded_repeat_ends_the_line_that_it_completes():
 
 
 def test_a_marker_that_is_half_written_is_not_shown():
-    stream = Stream("", b"", False)
+    stream = OutputFile("", b"", False)
     assert stream.lines(b"10 %\x01zray-ta", False) == []
     assert stream.unfinished() == ["", 0, False, "10 %"]
     assert stream.lines(b"sk:g\nmore\n", False) == [["g", 0, False, "10 %more"]]
 
 
 def test_what_a_carriage_return_has_overwritten_is_not_kept():
-    stream = Stream("", b"", False)
+    stream = OutputFile("", b"", False)
     for step in range(10_000):
         stream.lines(b"\rstep %d of 10000" % step, False)
     assert stream.unfinished() == ["", 0, False, "step 9999 of 10000"]
@@ -117,7 +117,7 @@ writes = st.lists(st.tuples(st.integers(0, 2), words, st.sampled_from(["", "\r",
 def test_every_line_appears_whole_once_and_no_row_mixes_two_workers(written, ticks):
     clock = Clock()
     screen = Screen(clock)
-    streams = [Stream("", b"", bool(n % 2)) for n in range(3)]
+    streams = [OutputFile("", b"", bool(n % 2)) for n in range(3)]
     for n, stream in enumerate(streams):
         stream.pid = n
     shown, said = "", ["", "", ""]

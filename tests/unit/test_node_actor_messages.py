@@ -35,8 +35,8 @@ class Messages(Parts):
             table, rows, self.foreign, self.places, self.remote, self.cluster, self.pool, self.placements,
             job_of=lambda process: self.job))
 
-    def _pursue(self, actor, what, heard, now):
-        self.pursued = heard
+    def _pursue(self, actor, what, on_row, now):
+        self.pursued = on_row
 
     def hear(self, peer, message):
         self.messages.handlers[message.CODE](peer, message)

@@ -91,8 +91,8 @@ def test_a_driver_that_leaves_is_forgotten(house):
 
 def test_a_node_hears_of_a_job_once_and_of_its_end(cluster):
     job = cluster.jobs.register(DRIVER, 7, {}, 1.0)
-    cluster.drivers.tell_job(job, PEER)
-    cluster.drivers.tell_job(job, PEER)
+    cluster.drivers.announce_job(job, PEER)
+    cluster.drivers.announce_job(job, PEER)
     assert cluster.take() == [(PEER, m.JobStart(1, DRIVER, {}))]
     cluster.drivers.over(DRIVER, "by a test", None)
     ends = [(peer, said) for peer, said in cluster.take() if type(said) is m.JobEnd]
@@ -109,6 +109,7 @@ def test_a_job_of_a_node_that_dies_ends_here_and_so_do_groups_of_its_other_jobs(
 
 
 def test_the_end_of_a_foreign_process_is_known_as_a_drivers_or_kept_for_later(cluster):
+    cluster.context.ends.process_ended(FAR)
     assert not cluster.drivers.foreign_gone(FAR, "by a test")
     cluster.hear(THIRD, m.JobStart(JOB, FAR, {}))
     assert cluster.jobs.jobs[JOB].is_over, "its end was heard of before"

@@ -8,7 +8,7 @@ import pytest
 
 from tests.unit.node_parts import PEER, THIRD, Parts
 from zray.wire import messages as m
-from zray.node.actors.foreign import ADOPTION_S, ForeignActorPorts, ForeignActors
+from zray.node.actors.foreign import ACTOR_ADOPTION_S, ForeignActorPorts, ForeignActors
 from tests.unit.test_node_machine import NODE
 
 ACTOR = b"a" * 16
@@ -77,7 +77,7 @@ def test_when_the_home_dies_a_request_ends_and_a_living_actor_waits_for_adoption
     alive(foreign)
     foreign.node_gone(PEER)
     due = foreign.next_deadline()
-    assert due == parts.context.now + ADOPTION_S
+    assert due == parts.context.now + ACTOR_ADOPTION_S
     foreign.tick(due)
     assert not foreign.actors and parts.calls[-1][0] == "end"
 

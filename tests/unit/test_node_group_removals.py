@@ -132,3 +132,13 @@ def test_a_node_that_did_not_hear_of_the_adoption_finds_the_new_home_in_the_row(
     node.names.groups[GROUP] = {"home": HOME, "state": "CREATED"}
     assert node.say(DRIVER, REMOVE) == [(HOME, m.WatchGroup(GROUP))]
     assert removals(node.say(HOME, ADOPTED)) == [HOME]
+
+
+@pytest.mark.parametrize("ended", [HOME, b"newc\0\0\0\0"], ids=["a peer", "a node without a row"])
+def test_the_groups_hear_of_the_end_of_a_node_once_and_never_of_their_own(node, monkeypatch, ended):
+    heard = []
+    monkeypatch.setattr(node.machine.groups, "node_ended", heard.append)
+    for _ in range(2):
+        node.gone(ended)
+        node.gone(NODE)
+    assert heard == [ended] and NODE not in node.machine.context.ends.nodes

@@ -12,7 +12,7 @@ from zray.wire import messages as m
 from zray.node.effects import Kill
 from zray.node.leases.local import LeasePorts, Leases
 from zray.node.leases.placements import Death
-from zray.node.jobs.task_events import TaskEvents
+from zray.node.jobs.task_events import TaskEventLog
 
 FAR = PEER[:4] + b"drv1"
 
@@ -30,7 +30,7 @@ class Lending(Parts):
             drop_owner=lambda owner: SimpleNamespace(leases=self.scheduler.drop_owner(owner)))
         self.leases = Leases(self.context, LeasePorts(
             {"NodeManagerAddress": "1.2.3.4"}, {}, self.scheduler, cluster_wide, self.pool, self.placements, self.jobs,
-            TaskEvents(100), tables, tables, places, SimpleNamespace(to_lender=self.call("to_lender")),
+            TaskEventLog(100), tables, tables, places, SimpleNamespace(to_lender=self.call("to_lender")),
             job_of=lambda process: self.job if process == DRIVER else None, uses_group=self.call("uses_group"),
             declares=self.call("declares")))
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from zray.base.ids import TAG_SIZE
-from zray.node.peers.leaving import DRAIN_S_MAX, HAND_OVER_S_MAX, LEAVE_S_MAX, LOOK_S, Leaving
+from zray.node.peers.leaving import DRAIN_S_MAX, HAND_OVER_S_MAX, LEAVE_S_MAX, LEAVE_LOOK_S, NodeDeparture
 from zray.node.peers.links import PROBE_AGAIN_S, PROBE_S_MAX, REDIAL_S, REDIAL_S_MAX, LinkPorts, Links
 from zray.store.transfer.exchange import HandoverProgress
 
@@ -32,7 +32,7 @@ class Fakes:
         self.handed = HandoverProgress(True)
         self.heirs: set[bytes] = set()
         self.reason = ""
-        self.leaving = Leaving("why", machine, gcs, self.leavers, self.ended, self._end, 0.0, self._hand_over)
+        self.leaving = NodeDeparture("why", machine, gcs, self.leavers, self.ended, self._end, 0.0, self._hand_over)
 
     def _hand_over(self, heirs):
         self.heirs = heirs
@@ -81,7 +81,7 @@ def test_it_waits_for_its_objects_as_long_as_they_move_and_says_what_it_leaves_b
         node.handed = node.handed._replace(moved=moved)
         now += DRAIN_S_MAX - 0.1
         node.leaving.step(now)
-    assert node.did == ["why", "drain"] and node.leaving.next_deadline() <= now + LOOK_S
+    assert node.did == ["why", "drain"] and node.leaving.next_deadline() <= now + LEAVE_LOOK_S
     node.handed = HandoverProgress(False, 1, 1000, 1, 6000, moved)
     node.leaving.step(now)
     node.leaving.step(now + DRAIN_S_MAX)

@@ -6,6 +6,7 @@ import pytest
 
 from zray.wire import messages as m
 from zray.base.config import Config
+from zray.base.ends import Ends
 from zray.node.effects import DropJob, EndJob, Kill, Send, Spawn
 from zray.node.machine import Death, NodeMachine, NodePorts
 from zray.sched.node.local import LocalScheduler
@@ -95,7 +96,8 @@ class Node:
             incarnation=NODE, node={"NodeID": "n"}, names=self.names,
             scheduler=LocalScheduler({"CPU": cpus * 10_000, "GPU": 20_000}, node=NODE),
             config=Config(**settings), keep=cpus, ports=NodePorts(
-                new_worker_id=self.new_id, attach=lambda peer, pid: {"arena": "x"}, environ={}, store_report=dict,
+                ends=Ends(), new_worker_id=self.new_id,
+                attach=lambda peer, pid: {"arena": "x"}, environ={}, store_report=dict,
                 gcs_report=dict, ownerless=lambda has_ended: [], free_unheld=lambda objects: None))
         self.machine.start(self.now)
         self.take()

@@ -10,7 +10,7 @@ from tests.unit.node_parts import PEER, THIRD, Parts, row
 from tests.unit.test_node_machine import NODE
 from zray.wire import messages as m
 from zray.gcs.replica.tables import NODES, Change, pack_record
-from zray.node.peers.member import ADMIT_S, PYTHON_RELEASE, STRANGERS_S, Member, MemberPorts, unfit
+from zray.node.peers.member import ADMIT_S, PYTHON_RELEASE, UNKNOWN_NODES_S, Member, MemberPorts, unfit
 
 FOURTH = b"four\0\0\0\0"
 JOIN = m.NodeJoin(m.PROTOCOL, PYTHON_RELEASE, "0", row(THIRD))
@@ -29,8 +29,8 @@ class Joined(Parts):
             config=self, admit=lambda *admission: self.admissions.append(admission), hints=lambda: ["hint"],
             trouble=lambda: "", fenced=self.call("fenced"), peer_closed=self.call("peer_closed"))
         self.member = Member(MemberPorts(
-            lambda: self.context.now, self.context.send, self.cluster, gcs, links, "c", {"x": 1}, row(NODE),
-            unfit=lambda peer, message: self.why_unfit, may_dial=self.call("may_dial"),
+            lambda: self.context.now, self.context.send, self.cluster, self.context.ends, gcs, links, "c", {"x": 1},
+            row(NODE), unfit=lambda peer, message: self.why_unfit, may_dial=self.call("may_dial"),
             may_not_dial=self.call("may_not_dial"), node_joined=self.call("node_joined"),
             node_leaves=self.call("node_leaves"), node_gone=self.call("node_gone"), warn=self.call("warn")))
         self.member.start([])
@@ -103,10 +103,10 @@ def test_a_node_that_leaves_is_no_heir_until_it_is_gone(joined):
 
 def test_nodes_with_a_part_in_the_control_store_that_are_unknown_are_asked_for_until_they_are_not(joined):
     joined.involved = (NODE, PEER, FOURTH)
-    joined.member.look_for_strangers()
+    joined.member.ask_for_unknown_nodes()
     assert joined.take() == [(PEER, m.NodeRows(True, []))]
     due = joined.member.next_deadline()
-    assert due == joined.context.now + STRANGERS_S
+    assert due == joined.context.now + UNKNOWN_NODES_S
     joined.member.tick(due)
     assert joined.take() == [(PEER, m.NodeRows(True, []))]
     joined.cluster.joined(FOURTH, row(FOURTH))

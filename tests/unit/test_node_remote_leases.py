@@ -31,10 +31,10 @@ class Lender(Parts):
             spillback=SimpleNamespace(lease_over=self.call("lease_over")))
         self.remote = RemoteLeases(self.context, RemoteLeasePorts(
             self.cluster, self.jobs, scheduler, self.places, actor={self.actor.id: self.actor}.get,
-            job_of=lambda process: self.job, tell_job=self.call("tell_job")))
+            job_of=lambda process: self.job, announce_job=self.call("announce_job")))
 
     def granted(self):
-        return self.remote.heard(PEER, DRIVER, GRANT)
+        return self.remote.accept(PEER, DRIVER, GRANT)
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def relayed(message):
 
 def test_a_node_hears_of_the_job_before_a_want_of_it(lender):
     lender.remote.perform(RelayToNode(PEER, DRIVER, m.LeaseWant(1, 1, 0)))
-    assert lender.calls == [("tell_job", lender.job, PEER)] and lender.take() == relayed(m.LeaseWant(1, 1, 0))
+    assert lender.calls == [("announce_job", lender.job, PEER)] and lender.take() == relayed(m.LeaseWant(1, 1, 0))
     assert not lender.remote.perform("an effect that concerns this node")
 
 
@@ -84,7 +84,7 @@ def test_a_dead_owner_holds_nothing(lender):
 def test_an_actor_is_placed_with_its_job_known_and_only_while_it_waits(lender):
     lender.remote.perform(PlaceRequest(PEER, 8, {}))
     [(node, place)] = lender.take()
-    assert node == PEER and place.actor == lender.actor.id and lender.calls == [("tell_job", lender.job, PEER)]
+    assert node == PEER and place.actor == lender.actor.id and lender.calls == [("announce_job", lender.job, PEER)]
     placed = m.ActorPlaced(lender.actor.id, 0, WORKER, "", 7, 5, {})
     assert lender.remote.actor_placed(PEER, placed) and lender.calls[-1] == ("forget", lender.actor)
     assert not lender.remote.actor_placed(PEER, placed._replace(life=1))

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from zray.base.ends import Ends
 from zray.base import errors
 from zray.wire import messages as m
 from zray.base.config import Config
@@ -60,7 +61,7 @@ class Owner:
 
     def __init__(self) -> None:
         self.net = Net()
-        self.refs = References(ME, self.net, lambda oid, value, escaped: None)
+        self.refs = References(ME, self.net, lambda oid, value, escaped: None, Ends())
         self.submitter = Submitter(ME, NODE, 1, self.net, self.refs, Config(), ports())
         self.calls = ActorCalls(NODE, self.net, self.refs, self.submitter)
         self.fn = Function(b"f" * 20, b"", "f")
@@ -218,7 +219,7 @@ def test_a_task_that_stands_in_its_queue_twice_is_pushed_once():
 def test_a_value_for_a_process_that_has_ended_pins_nothing():
     owner = Owner()
     kept = owner.refs.own(b"k" * 28)
-    owner.refs.on_process_gone(BORROWER, certain=True)
+    owner.refs.process_ended(BORROWER)
     owner.refs.send_carrying(BORROWER, [kept])
     assert kept.refs == 1 and not owner.refs.transits
     assert not owner.refs.exported()
@@ -232,12 +233,12 @@ def test_a_hold_that_a_task_of_a_borrower_took_is_reported_to_the_lender_too():
         send = staticmethod(lambda peer, message: sent.append((peer, message)))
         connect = disconnect = staticmethod(lambda *_: None)
 
-    refs = References(b"borrower", Wire(), lambda *_: None)
+    refs = References(b"borrower", Wire(), lambda *_: None, Ends())
     record = refs.restore(b"oid", b"owner---", "")
     refs.announce(b"grandson", [[b"oid", 7]])
     refs.unpin(record)
     assert refs.still_held([record]) == [[b"oid", 7, b"grandson"]]
-    lender = References(b"lender--", Wire(), lambda *_: None)
+    lender = References(b"lender--", Wire(), lambda *_: None, Ends())
     lender.restore(b"oid", b"owner---", "")
     lender.announce(b"borrower", refs.still_held([record]))
     assert (b"owner---", m.HoldAdd([[b"oid", 7]], b"grandson", [])) in sent[-1:]

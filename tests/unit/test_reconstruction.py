@@ -77,7 +77,7 @@ def test_a_lost_object_whose_owner_died_stays_with_that_error():
     owner = Owner()
     record = owner.refs.restore(b"o" * 28, OWNER, "ipc://owner")
     owner.refs.complete(record, [m.STORED, 64, 100, 1, record.oid, NODE])
-    owner.refs.on_process_gone(OWNER, certain=True)
+    owner.refs.process_ended(OWNER)
     assert owner.submitter.reconstruction.lost(record, record.value, "gone") is None
     assert record.value[1] == "owner_died"
 

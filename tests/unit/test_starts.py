@@ -7,7 +7,7 @@ import pytest
 
 from zray.node.effects import Spawn
 from zray.node.processes.pool import HANGING_MAX, Kind, Pool
-from zray.node.processes.starts import HANGING_S, START_S, WINDOW_MIN, Starts
+from zray.node.processes.starts import HANGING_S, GOOD_START_S, WINDOW_MIN, Starts
 
 KIND = Kind.of(1, {})
 
@@ -52,7 +52,7 @@ def test_all_that_wait_get_a_worker_and_no_more_start_at_once_than_are_ready_in_
         machine = Machine(rate)
         seconds = machine.start(600)
         assert machine.made == 600, "nobody is forgotten"
-        assert machine.most <= max(WINDOW_MIN, 2 * rate * START_S) + 1
+        assert machine.most <= max(WINDOW_MIN, 2 * rate * GOOD_START_S) + 1
         assert abs(seconds - 600 / rate) < 1e-6, "the machine is never without one to start"
 
 
@@ -89,9 +89,9 @@ def test_a_worker_that_dies_while_it_starts_gives_its_place_up():
     starts = Starts()
     for number in range(WINDOW_MIN):
         starts.begun(bytes([number]), 0.0)
-    assert not starts.room()
+    assert not starts.may_start()
     starts.over(b"\0")
-    assert starts.room()
+    assert starts.may_start()
 
 
 def test_all_workers_that_are_kept_ahead_are_started_however_small_the_window():

@@ -76,7 +76,8 @@ class Cluster:
         self.dead.add(self.names[number])
         for name, node in self.by_name.items():
             if name not in self.dead:
-                node.service.node_gone(self.names[number])
+                node.ends.node_ended(self.names[number])
+                node.service.node_ended(self.names[number])
 
     def close(self) -> None:
         for name, node in self.by_name.items():

@@ -24,7 +24,7 @@ class Node:
         self.kept = set()
         self.machine = Unheld(
             ME, lambda peer, message: self.sent.append((peer, message)), processes=lambda: self.processes,
-            nodes=lambda: self.others, is_gone_node=lambda node: False, kept=lambda: self.kept, announce=lambda: None,
+            nodes=lambda: self.others, has_ended=lambda process: False, kept=lambda: self.kept, announce=lambda: None,
             learn=self.learned.append,
             ownerless=lambda ended: [one for one in self.objects if one.owner == OWNER_UNKNOWN or ended(one.owner)],
             free=lambda found: [self.objects.remove(one) for one in found], settle_s=SETTLE_S)
@@ -33,7 +33,7 @@ class Node:
 
     def end(self, process):
         self.processes.remove(process)
-        self.machine.process_gone(process, self.machine.now)
+        self.machine.process_ended(process, self.machine.now)
 
     def tick(self):
         """The questions that come of it."""
@@ -188,7 +188,7 @@ def test_a_process_watches_nothing_for_a_node_that_died_between_its_questions():
     holder = process()
     ask(holder, again=False)
     assert holder.watched
-    holder.holding.node_gone(ME)
+    holder.holding.node_ended(ME)
     assert not holder.watched and ask(holder, again=True).unsure
 
 

@@ -17,8 +17,8 @@ def test_product_and_simulator_handle_what_a_worker_gets_by_the_same_methods():
     cluster = cluster_module.SimCluster(1, Plan(drivers=0))
     cluster.net.run_until(0.5)
     node = next(iter(cluster.nodes.values()))
-    simulated = SimWorker(cluster, node, node.incarnation[:4] + b"wrkr", 77)
-    driver = Core(cluster, node, node.incarnation[:4] + b"drvr", 78)
+    simulated = SimWorker(cluster.around_cores, node, node.incarnation[:4] + b"wrkr", 77)
+    driver = Core(cluster.around_cores, node, node.incarnation[:4] + b"drvr", 78)
     machine = simulated.work.handlers
     assert product.keys() == machine.keys() == simulated.machine.handlers.keys() - driver.machine.handlers.keys()
     for code in machine:

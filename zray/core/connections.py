@@ -22,8 +22,8 @@ from zray.core.process import ProcessRecord
 from zray.core.redial import Redial
 
 
-class Ends(Protocol):
-    """Whom the ends of connections, processes and nodes concern."""
+class EndHandlers(Protocol):
+    """What follows here from the ends of connections, processes and nodes (verbs: zray.base.ends)."""
 
     def node_lost(self) -> None: ...
     def silent(self, peer: bytes) -> None: ...
@@ -35,7 +35,8 @@ class Ends(Protocol):
 class Connections:
     """See the module's docstring.  It is the Net of the owner's machines."""
 
-    def __init__(self, process: ProcessRecord, transport: Transport, dialling: Dialling, shell: Shell, ends: Ends):
+    def __init__(self, process: ProcessRecord, transport: Transport, dialling: Dialling, shell: Shell,
+                 ends: EndHandlers):
         self.process = process
         self.transport = transport
         self.dialling = dialling
@@ -47,8 +48,8 @@ class Connections:
             m.HelloAck.CODE: self.on_hello_ack,
             m.DialAnswer.CODE: self.on_dial_answer,
             m.BindTcp.CODE: self.on_bind_tcp,
-            m.ProcessGone.CODE: self.on_process_gone,
-            m.NodeGone.CODE: self.on_node_gone,
+            m.ProcessGone.CODE: self.on_process_ended,
+            m.NodeGone.CODE: self.on_node_ended,
         }
 
     # ------------------------------------------------------------ Net
@@ -112,7 +113,7 @@ class Connections:
             self.ends.silent(peer)
             self.ends.process_closed(peer)
 
-    def on_process_gone(self, peer: bytes, message: m.ProcessGone) -> None:
+    def on_process_ended(self, peer: bytes, message: m.ProcessGone) -> None:
         process = message.process
         self.ends.process_ended(process)
         self.redial.forget(process)
@@ -121,7 +122,7 @@ class Connections:
             self.transport.forget(process)
             self.ends.silent(process)
 
-    def on_node_gone(self, peer: bytes, message: m.NodeGone) -> None:
+    def on_node_ended(self, peer: bytes, message: m.NodeGone) -> None:
         for process in [p for p in self.transport.peers() if ids.node_of(p) == message.node]:
             self.redial.forget(process)
             self.transport.forget(process)

@@ -22,6 +22,7 @@ from typing import Any
 from zray.base import ids, stacks
 from zray.wire import messages as m
 from zray.base.causes import Cause
+from zray.base.ends import Ends
 from zray.core.connections import Connections
 from zray.core.creation import Creations
 from zray.core.waits.groups import GroupWaits
@@ -50,6 +51,7 @@ class CoreMachine:
     adoption holding            what becomes of other owners' objects
     gcs                         the client of the control store
     connections groups creations
+    ends                        nodes and processes that have certainly ended
     dropped                     what finalisers appended since the last turn
     blocked                     task that runs here -> why it waits
     work                        of a worker: its executing half
@@ -68,7 +70,8 @@ class CoreMachine:
         self.unsent = 0  # submissions since the last turn
         self.connections = Connections(process, transport, dialling, shell, self)
         self.send, self.connect = self.connections.send, self.connections.connect
-        self.refs = References(process.incarnation, self.connections, store.free, config.kept_bytes_max)
+        self.ends = Ends()
+        self.refs = References(process.incarnation, self.connections, store.free, self.ends, config.kept_bytes_max)
         if process.kind == "worker":
             self.refs.telling = Telling(self.refs, process.incarnation, process.endpoint, config.kept_bytes_max)
         self.submitter = Submitter(
@@ -208,7 +211,7 @@ class CoreMachine:
                 for waited in record.records:
                     self.refs.forget_waiter(waited, record.waiter)
 
-    # ------------------------------------------------------------ the ends of others (zray.core.connections.Ends)
+    # ------------------------------------------------------------ EndHandlers of zray.core.connections
 
     def silent(self, peer: bytes) -> None:
         """Nothing more comes from that process."""
@@ -216,16 +219,16 @@ class CoreMachine:
         self.calls.on_peer_closed(peer)
 
     def process_closed(self, peer: bytes) -> None:
-        self.refs.on_process_gone(peer)
+        self.refs.process_closed(peer)
 
     def process_ended(self, process: bytes) -> None:
-        self.refs.on_process_gone(process, certain=True)
+        self.refs.process_ended(process)
         if self.work is not None:
             self.work.forget_owners(lambda owner: owner == process)
 
     def node_ended(self, node: bytes) -> None:
-        self.refs.on_node_gone(node)
-        self.holding.node_gone(node)
+        self.refs.node_ended(node)
+        self.holding.node_ended(node)
         if self.work is not None:
             self.work.forget_owners(lambda owner: ids.node_of(owner) == node)
 
@@ -250,7 +253,7 @@ class CoreMachine:
     def _may_hear_the_dead(self) -> bool:
         """Whether a connection of ours to a process that has ended is not drained yet."""
         transport = self.transport
-        return any(transport.dialled(peer) and self.refs.is_gone(peer) for peer in transport.peers())
+        return any(transport.dialled(peer) and self.ends.has_ended(peer) for peer in transport.peers())
 
     # ------------------------------------------------------------ questions and answers
 
@@ -422,6 +425,7 @@ class CoreMachine:
         self.submitter.maps.end_all(ended)
 
     def check(self) -> None:
+        self.ends.check()
         self.refs.check()
         self.submitter.check()
         self.calls.check()

@@ -10,10 +10,10 @@ import os
 import signal
 from typing import Any
 
+from zray.base.formats import LOG_TAIL_BYTES
 from zray.base.os_linux import process_state, readable
 
 END_WAIT_S = 0.5  # from the end of the connection to that of the process: microseconds, unless the machine is starved
-TAIL_BYTES = 8192
 
 
 class Witness:
@@ -64,7 +64,7 @@ class Witness:
         if self._log < 0:
             return ""
         size = os.fstat(self._log).st_size
-        return os.pread(self._log, TAIL_BYTES, max(0, size - TAIL_BYTES)).decode(errors="replace")
+        return os.pread(self._log, LOG_TAIL_BYTES, max(0, size - LOG_TAIL_BYTES)).decode(errors="replace")
 
     def close(self) -> None:
         for fd in (self._process, self._log):

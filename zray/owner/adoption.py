@@ -95,7 +95,7 @@ class Adoption:
         self._count = 0
         refs.orphaned = refs.suspected = self.orphaned
         refs.dropped = self._drop
-        refs.on_gone = self._sweep
+        refs.on_ended = self._sweep
         refs.is_adopted = self._announced
         refs.adopted = self.adopted
 
@@ -112,7 +112,7 @@ class Adoption:
         if orphan is not None:
             orphan.record = record
             return
-        if not record.moved or self.refs.is_gone(record.owner):
+        if not record.moved or self.refs.ends.has_ended(record.owner):
             orphan = self.orphans[record.oid] = Orphan(record)
             self._todo.append(orphan)
         elif _is_value(record.value) or record.moved < MOVES_MAX:  # its adopter freed it, and is taking the row away
@@ -127,14 +127,14 @@ class Adoption:
     def _sweep(self) -> None:
         """Somebody has died: who let go of objects of his in a store a moment ago looks whether they were freed."""
         since = self.clock() - DROPPED_S
-        refs = self.refs
+        refs, has_ended = self.refs, self.refs.ends.has_ended
         for when, record in self._dropped:
             oid = record.oid
-            if when >= since and refs.is_gone(record.owner) and oid not in refs.borrowed and oid not in refs.owned \
+            if when >= since and has_ended(record.owner) and oid not in refs.borrowed and oid not in refs.owned \
                     and oid not in self.orphans:
                 self.orphans[oid] = orphan = Orphan(record)
                 self._todo.append(orphan)
-        while self._dropped and (self._dropped[0][0] < since or refs.is_gone(self._dropped[0][1].owner)):
+        while self._dropped and (self._dropped[0][0] < since or has_ended(self._dropped[0][1].owner)):
             self._dropped.popleft()
 
     # ------------------------------------------------------------ turns
@@ -161,7 +161,7 @@ class Adoption:
         if not _is_value(record.value):
             self._under_way += 1
             self.owners.read_owner(record.oid, lambda call: self._looked(orphan, call))
-        elif not self.refs.is_gone(record.owner) and not record.moved:
+        elif not self.refs.ends.has_ended(record.owner) and not record.moved:
             self._close(orphan)  # only its connection had closed, and the value came by another way
         elif orphan.entry is None and record.oid in self.refs.owned:
             self._later(orphan, CLAIM_AGAIN_S)  # the stale address of something that was freed here stands in the way
@@ -214,7 +214,7 @@ class Adoption:
         """The row does not name us; whom then?"""
         record = orphan.record
         owner, endpoint, _ = msgpack.unpackb(orphan.row) if orphan.row is not None else (self.refs.me, "", 0)
-        if owner != self.refs.me and not self.refs.is_gone(owner):
+        if owner != self.refs.me and not self.refs.ends.has_ended(owner):
             if self.refs.borrowed.get(record.oid) is record:
                 self.refs.move(record, owner, endpoint)
             self._close(orphan)

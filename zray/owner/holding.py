@@ -38,7 +38,7 @@ class Holding:
             unsure = "this process was not asked before"
         self._send(node, Held(asker, number, question.again, held, unsure, []))
 
-    def node_gone(self, node: bytes) -> None:
+    def node_ended(self, node: bytes) -> None:
         """A dead node asks no second question."""
         self._numbers.pop(node, None)
         self._refs.watched.pop(node, None)

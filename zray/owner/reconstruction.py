@@ -141,9 +141,9 @@ class Reconstruction:
         A worker would find out too, after a second or two in which it does nothing else: with many arguments lost,
         that is long.
         """
-        gone = self.refs.gone_nodes
+        ended = self.refs.ends.nodes
         missing = [(record, record.value, place) for record in task.deps or () if is_stored(record.value)
-                   and record.value[5] in gone and (place := place_of(record.value)) not in self.answered]
+                   and record.value[5] in ended and (place := place_of(record.value)) not in self.answered]
         if not missing:
             return False
         task.state = WAITING

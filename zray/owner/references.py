@@ -14,10 +14,11 @@ Fine-Grained Tasks" (Wang et al., NSDI 2021, section 4).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from zray.base.config import DEFAULTS
+from zray.base.ends import Ends
 from zray.base.ids import node_of
 from zray.wire.messages import (
     CARRYING,
@@ -38,7 +39,6 @@ from zray.owner.unhandled import Unhandled
 Record = Entry | Borrowed
 KEPT_BYTES_MAX = DEFAULTS.kept_bytes_max
 RECORD_BYTES = 1000  # of a Borrowed with its places in our tables; each reference inside a value that is kept makes one
-GONE_MAX = 8192  # incarnations remembered as ended; messages about one arrive within seconds of its end
 
 
 # Third in a hold of a HoldAdd: the holder has the value, or has learned where it is; or it got the reference as an
@@ -50,9 +50,10 @@ class References:
     """All objects that this process owns or borrows."""
 
     def __init__(self, me: bytes, net: Net, free_stored: Callable[[bytes, Value, bool], None],
-                 kept_bytes_max: int = KEPT_BYTES_MAX):
+                 ends: Ends, kept_bytes_max: int = KEPT_BYTES_MAX):
         self.me = me
         self.net = net
+        self.ends = ends
         self.free_stored = free_stored
         self.owned: dict[bytes, Entry] = {}
         self.borrowed: dict[bytes, Borrowed] = {}
@@ -61,8 +62,6 @@ class References:
         self.transits: dict[int, tuple[bytes, list[Record]]] = {}  # token -> (receiver, records pinned for it)
         # (sender, token) -> holds (owner, oid, n) that their owners have not yet confirmed
         self.arrivals: dict[tuple[bytes, int], set[tuple[bytes, bytes, int]]] = {}
-        self.gone: dict[bytes, None] = {}  # processes that have ended, the last GONE_MAX of them
-        self.gone_nodes: dict[bytes, None] = {}  # the same for nodes
         self.finalizers: dict[bytes, Callable[[], None]] = {}  # called when the object is freed (actor lives)
         self.adopted: Mapping[bytes, Any] = {}  # objects that are ours because their first owner died
         self.traced: Mapping[bytes, Any] = {}  # objects that lineage knows: it is told when one is freed
@@ -79,7 +78,7 @@ class References:
         self.orphaned: Callable[[Borrowed], None] = self.owner_died
         self.suspected: Callable[[Borrowed], None] = self.owner_died
         self.dropped: Callable[[Borrowed], None] = _nobody  # the last reference here to what lies in a store has gone
-        self.on_gone: Callable[[], None] = _nothing  # more processes have certainly ended
+        self.on_ended: Callable[[], None] = _nothing  # more processes have certainly ended
         # Whether an entry is not ours from the beginning, so that holders must register themselves.
         self.is_adopted: Callable[[Entry], bool] = lambda entry: False
         self._holds = 0
@@ -210,7 +209,8 @@ class References:
 
     def ask(self, record: Record) -> None:
         """Make sure the owner will send the value."""
-        if type(record) is Borrowed and not record.asked and record.value is None and not self.is_gone(record.owner):
+        if (type(record) is Borrowed and not record.asked and record.value is None
+                and not self.ends.has_ended(record.owner)):
             record.asked = True
             self._asks.setdefault(record.owner, []).append(record.oid)
 
@@ -269,7 +269,7 @@ class References:
             record.lent = lent
             if value is not None and self._keep(record, value, contained):
                 record.value = value
-            if self.is_gone(owner):
+            if self.ends.has_ended(owner):
                 record.confirmed = True
                 self.orphaned(record)
                 return record
@@ -296,7 +296,7 @@ class References:
     def _stays(self, record: Borrowed) -> None:
         """A reference that was lent is kept: from now on its owner should tell of it."""
         record.lent = False
-        if record.value is None and record.owner != self.me and not self.is_gone(record.owner):
+        if record.value is None and record.owner != self.me and not self.ends.has_ended(record.owner):
             self._adds.setdefault(record.owner, []).append([record.oid, record.n])
 
     def _keep(self, record: Borrowed, value: Value, contained: Sequence[Record]) -> bool:
@@ -341,7 +341,7 @@ class References:
     def send_carrying(self, receiver: bytes, records: list[Record]) -> int:
         """Pin ``records`` until ``receiver`` has confirmed that it holds them; returns the token it will name."""
         self._tokens += 1
-        if not self.is_gone(receiver):  # else nobody is left who would confirm
+        if not self.ends.has_ended(receiver):  # else nobody is left who would confirm
             for record in records:
                 record.refs += 1
             self.transits[self._tokens] = (receiver, records)
@@ -390,7 +390,7 @@ class References:
                     self._add_hold(entry, holder, n)
                 continue
             record = self.borrowed.get(oid)
-            if record is not None and not self.is_gone(holder):
+            if record is not None and not self.ends.has_ended(holder):
                 # Before our own drop on the same connection: the owner never sees the object unheld.
                 self.net.send(record.owner, HoldAdd([[oid, n]], holder, []))
                 if record.passed is None:
@@ -434,7 +434,7 @@ class References:
 
     def _add_hold(self, entry: Entry, holder: bytes, n: int) -> None:
         entry.escaped = True
-        if holder == self.me or self.is_gone(holder):
+        if holder == self.me or self.ends.has_ended(holder):
             return
         dropped = self.dropped_holds.get(entry.oid)
         if dropped is not None and dropped.get(holder, 0) >= n:
@@ -559,18 +559,42 @@ class References:
         lost, record.value = record.value, None
         record.asked = True
         self.unsettled.add(record.oid)
-        if record.owner == self.me or self.is_gone(record.owner):
+        if record.owner == self.me or self.ends.has_ended(record.owner):
             self.unsettled.discard(record.oid)
             self.complete(record, [FAILED, "owner_died", {"oid": record.oid, "owner": record.owner, "reason": reason}])
         else:
             self.net.send(record.owner, ObjectLost(record.oid, lost, reason))
 
-    def is_gone(self, process: bytes) -> bool:
-        """Whether that process, or its node with all its processes, is known to have ended."""
-        return process in self.gone or node_of(process) in self.gone
+    # ------------------------------------------------------------ the ends of others (verbs: zray.base.ends)
 
-    def on_node_gone(self, node: bytes) -> None:
-        """A node is dead: every process of it has ended."""
+    def process_closed(self, process: bytes) -> None:
+        """Our connection to it has closed: its holds are void; objects of it that are pending here are suspected."""
+        self._void(process)
+        for record in self._without_owner(process):
+            if record.value is None:
+                self.suspected(record)
+
+    def process_ended(self, process: bytes) -> None:
+        """A process has certainly ended: its holds are void, and its objects need another owner (zray.owner.adoption).
+
+        From now on nothing that still arrives about it, from others or late from itself, makes it a holder or an owner
+        again.
+        """
+        self.ends.process_ended(process)
+        for oid, drops in list(self.dropped_holds.items()):
+            if drops.pop(process, None) is not None and not drops:
+                del self.dropped_holds[oid]
+        for record in self.borrowed.values():
+            if record.passed:
+                record.passed.pop(process, None)
+        self._void(process)
+        for record in self._without_owner(process):
+            self.orphaned(record)
+        self.on_ended()
+
+    def node_ended(self, node: bytes) -> None:
+        """A node has certainly ended, and every process of it."""
+        self.ends.node_ended(node)
         known = {process for process in self.held_by if node_of(process) == node}
         known.update(record.owner for record in self.borrowed.values() if node_of(record.owner) == node)
         known.update(receiver for receiver, _ in self.transits.values() if node_of(receiver) == node)
@@ -578,25 +602,11 @@ class References:
         for drops in self.dropped_holds.values():
             known.update(process for process in drops if node_of(process) == node)
         for process in sorted(known):
-            self.on_process_gone(process, certain=True)
-        self.gone[node] = self.gone_nodes[node] = None
-        self.on_gone()
-        if len(self.gone_nodes) > GONE_MAX:
-            del self.gone_nodes[next(iter(self.gone_nodes))]
+            self.process_ended(process)
+        self.on_ended()
 
-    def on_process_gone(self, process: bytes, *, certain: bool = False) -> None:
-        """A process ended: its holds are void, and what it owned needs another owner (zray.owner.adoption).
-
-        ``certain``: the node says so.  Then nothing that still arrives about it, from others or late from itself,
-        makes it a holder or an owner again.
-        """
-        if certain:
-            self.gone[process] = None
-            if len(self.gone) > GONE_MAX:
-                del self.gone[next(iter(self.gone))]
-            for oid, drops in list(self.dropped_holds.items()):
-                if drops.pop(process, None) is not None and not drops:
-                    del self.dropped_holds[oid]
+    def _void(self, process: bytes) -> None:
+        """Drop the holds of that process, and what is on its way to it or from it."""
         for oid in sorted(self.held_by.get(process, ())):
             entry = self.owned.get(oid)
             if entry is not None:
@@ -609,23 +619,17 @@ class References:
         for gathered in (self._adds, self._drops, self._asks):
             gathered.pop(process, None)
         if self.telling is not None:
-            self.telling.process_gone(process)
-        if certain:
-            for record in self.borrowed.values():
-                if record.passed:
-                    record.passed.pop(process, None)
+            self.telling.process_closed(process)
         self._settled({hold for holds in self.arrivals.values() for hold in holds if hold[0] == process})
+
+    def _without_owner(self, process: bytes) -> Iterator[Borrowed]:
+        """Borrowed objects of that owner, each after what it waited to hear from the owner is settled."""
         for record in [r for r in self.borrowed.values() if r.owner == process]:
             keepalive, record.keepalive = record.keepalive, None
             if keepalive:
                 self.unpin_all(keepalive)
             record.confirmed = True  # nobody is left who would say so
-            if certain:
-                self.orphaned(record)
-            elif record.value is None:
-                self.suspected(record)
-        if certain:
-            self.on_gone()
+            yield record
 
     # ------------------------------------------------------------ invariants
 

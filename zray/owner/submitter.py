@@ -143,7 +143,7 @@ class Submitter:
         if key.strategy.get("kind", "default") != "default" or "locality" in key.strategy:
             return key
         found = preferred([task.args, *(record.value for record in task.deps or ())], self.node)
-        if found is None or self.refs.is_gone(found[0]):
+        if found is None or self.refs.ends.has_ended(found[0]):
             return key
         node, nbytes = found
         strategy = {**key.strategy, "locality": node, "bytes": nbytes}
@@ -208,7 +208,7 @@ class Submitter:
             self.maps.feed(lease)
             return
         inflight = lease.inflight
-        unsettled = self.refs.unsettled or self.refs.gone_nodes
+        unsettled = self.refs.unsettled or self.refs.ends.nodes
         while queue and (queue[0].state != QUEUED or (unsettled and self._waits_again(queue[0]))):
             queue.popleft()  # cancelled, or run elsewhere, while queued; or an argument was lost
         if not queue or type(queue[0]) is MapChunk:

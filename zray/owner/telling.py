@@ -63,7 +63,7 @@ class Telling:
         if due is not None:
             due.pop(entry.oid, None)
 
-    def process_gone(self, process: bytes) -> None:
+    def process_closed(self, process: bytes) -> None:
         self._due.pop(process, None)
 
     # ------------------------------------------------------------ messages

@@ -19,20 +19,20 @@ from typing import Any
 from zray.base.config import Config
 from zray.node.jobs.drivers import PYTHON
 from zray.node.machine import Death
-from zray.owner.records import Function
 from zray.sim import leftovers
-from zray.sim.core import Core
+from zray.sim.core import Core, CoreSurroundings
 from zray.sim.describe import describe
 from zray.sim.disasters import Disasters
 from zray.sim.driver import Janitor, SimDriver
+from zray.sim.failure import Violation
 from zray.sim.history import GcsHistory
 from zray.sim.liveness import Liveness
 from zray.sim.mesh import FrameNetwork, Wire
-from zray.sim.node import SimNode
-from zray.sim.oracle import Oracle, Violation
+from zray.sim.node import NodeSurroundings, SimNode
+from zray.sim.oracle import Oracle
 from zray.sim.plan import SIM_NODE_TIMEOUT_S, Plan
-from zray.sim.process import Process
 from zray.sim.stores import SimStores
+from zray.sim.surroundings import Checked
 from zray.sim.worker import SimWorker
 
 GROUP_LEFT_S = 0.5  # after what its dead creator still said about it
@@ -48,36 +48,39 @@ class SimCluster:
         self.seed = seed
         self.plan = plan or Plan.random(seed)
         self.net = FrameNetwork(seed, self.plan.faults)
-        self.python = PYTHON + ".0"
-        self.config = Config(worker_idle_s=1.0, node_timeout_s=SIM_NODE_TIMEOUT_S)
         self.wire = Wire(self.net)
         self.wire.admits = self._admits
         self.history = GcsHistory(lambda: self.net.now)
-        self.oracle = Oracle(self)
-        self.stores = SimStores(self)
         self.workers: dict[bytes, SimWorker] = {}
         self.cores: dict[bytes, Core] = {}
         self.nodes: dict[bytes, SimNode] = {}  # whose daemons live
         self.drivers: list[SimDriver] = []
-        self.functions: dict[str, Function] = {}
         self.nodes_made = 0
         self._pids = 10_000
         self._turns = 0
         self._drivers_due = self.plan.drivers
-        self.disasters = Disasters(self)
-        self.liveness = Liveness(self)
+        self.oracle = Oracle(self.cores, self.serving, lambda node: node in self.disasters.starved)
+        self.stores = SimStores(self.net, self.plan, self.oracle, self.cores)
+        self.disasters = Disasters(self, self.add_node, self.end_node)
+        self.liveness = Liveness(self, self.disasters.is_well)
+        common: dict[str, Any] = {
+            "seed": seed, "plan": self.plan, "python": PYTHON + ".0", "wire": self.wire, "oracle": self.oracle,
+            "config": Config(worker_idle_s=1.0, node_timeout_s=SIM_NODE_TIMEOUT_S), "stores": self.stores,
+            "stepped": self._stepped, "error": self._error, "serving": self.serving}
+        self.around_nodes = NodeSurroundings(
+            **common, history=self.history, ready=self._node_ready, end=self.end_node, spawn=self._spawn,
+            kill=self._kill_worker)
+        self.around_cores = CoreSurroundings(**common, crash=self.crash, leave=self._leave)
         for _ in range(self.plan.nodes):
             self.add_node()
 
     # ------------------------------------------------------------ what processes need
 
-    def function(self, kind: str, blob: bytes) -> Function:
-        return Function(kind.encode(), blob, kind)
-
-    def error(self, error: Exception) -> None:
+    @staticmethod
+    def _error(error: Exception) -> None:
         raise error
 
-    def stepped(self, process: Any) -> None:
+    def _stepped(self, process: Checked) -> None:
         self._turns += 1
         if self._turns % MACHINE_CHECK_EVERY == 0:
             process.check()
@@ -97,9 +100,12 @@ class SimCluster:
 
     def add_node(self) -> None:
         self.nodes_made += 1
-        SimNode(self, self.nodes_made, through=next(iter(self.nodes), b""))
+        through = next(iter(self.nodes), b"")
+        node = SimNode(self.around_nodes, self.nodes_made)
+        self.nodes[node.incarnation] = node
+        node.start(through)
 
-    def node_ready(self, node: SimNode) -> None:
+    def _node_ready(self, node: SimNode) -> None:
         """It serves: drivers may come."""
         self.net.trace("ready", node.incarnation)
         share = -(-self.plan.drivers // self.plan.nodes)
@@ -108,12 +114,12 @@ class SimCluster:
             self.add_driver(node)
 
     def add_driver(self, node: SimNode, kind: type[SimDriver] | None = None) -> SimDriver:
-        driver = (kind or SimDriver)(self, node, len(self.drivers))
+        driver = (kind or SimDriver)(self.around_cores, node, len(self.drivers))
         self.drivers.append(driver)
         self.cores[driver.incarnation] = driver
         return driver
 
-    def spawn(self, node: SimNode, worker_id: bytes, started_under: tuple = ()) -> None:
+    def _spawn(self, node: SimNode, worker_id: bytes, started_under: tuple = ()) -> None:
         if not node.alive:
             return
         incarnation = worker_id[:8]
@@ -121,7 +127,7 @@ class SimCluster:
             node.run(self._spawned, node, worker_id, 0, "fork failed")
             return
         self._pids += 1
-        worker = SimWorker(self, node, incarnation, self._pids)
+        worker = SimWorker(self.around_cores, node, incarnation, self._pids)
         worker.started_under = dict(started_under)
         self.workers[incarnation] = self.cores[incarnation] = worker
         if node.paused and self.disasters.frozen(node):
@@ -132,12 +138,12 @@ class SimCluster:
         node.machine.worker_spawned(worker_id, pid, error, self.net.now)
         node.stir()
 
-    def kill_worker(self, node: SimNode, incarnation: bytes) -> None:
+    def _kill_worker(self, node: SimNode, incarnation: bytes) -> None:
         worker = self.workers.get(incarnation)
         if worker is not None:
             self.crash(worker, "killed")
         elif node.alive and incarnation in node.machine.pool.workers:
-            self.net.call_at(self.net.now + 0.001, self.kill_worker, node, incarnation)  # it has no process yet
+            self.net.call_at(self.net.now + 0.001, self._kill_worker, node, incarnation)  # it has no process yet
 
     def crash(self, core: Core, why: str) -> None:
         """The process ends now, without a word."""
@@ -146,7 +152,7 @@ class SimCluster:
             self.oracle.happened["crash"] += 1
             self._gone(core, 9, 0)
 
-    def planned_exit(self, worker: SimWorker) -> None:
+    def _leave(self, worker: Core) -> None:
         """It has flushed everything; it goes once that is with the network."""
         worker._turn()
         if not worker.alive:
@@ -223,9 +229,9 @@ class SimCluster:
             self.crash(driver, "the end")
         self._until("nothing is left of the jobs", lambda: not (leftovers.of(self) or leftovers.of_jobs(self)))
         self.history.check(leftovers.rows(self))
-        process: Process
-        for process in [*self.cores.values(), *self.nodes.values()]:
-            process.check()  # type: ignore[attr-defined]
+        processes: list[Checked] = [*self.cores.values(), *self.nodes.values()]
+        for process in processes:
+            process.check()
 
     def _swept(self) -> bool:
         """Somebody who lives has asked for the end of the detached actors.

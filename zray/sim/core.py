@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import msgpack
 
@@ -24,13 +25,10 @@ from zray.sched.resources import UNIT
 from zray.sim import map_runs, programs
 from zray.sim.columns import SimColumns
 from zray.sim.failure import Failure, Lost, ValueLost
+from zray.sim.node import SimNode
 from zray.sim.process import Process
 from zray.sim.stores import CoreStore
-
-if TYPE_CHECKING:
-    from zray.sim.cluster import SimCluster
-    from zray.sim.node import SimNode
-
+from zray.sim.surroundings import SimSurroundings
 
 
 class Ref:
@@ -83,14 +81,23 @@ class SimDialling:
         return self._serve_tcp()
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CoreSurroundings(SimSurroundings):
+    """What a core process asks of its surroundings."""
+
+    serving: Callable[[], list[SimNode]]  # nodes that have joined and live
+    crash: Callable[[Core, str], None]  # its process ends now, and why
+    leave: Callable[[Core], None]  # its process ends once what it wrote is with the network
+
+
 class Core(Process):
     """A core process: the machine, its Shell, and what programs do with it."""
 
     kind = "driver"
 
-    def __init__(self, cluster: SimCluster, host: SimNode, incarnation: bytes, pid: int) -> None:
-        super().__init__(cluster.wire, incarnation)
-        self.cluster = cluster
+    def __init__(self, around: CoreSurroundings, host: SimNode, incarnation: bytes, pid: int) -> None:
+        super().__init__(around.wire, incarnation)
+        self.around = around
         self.host = host
         self.node = host.incarnation
         self.pid = pid
@@ -99,11 +106,11 @@ class Core(Process):
         self.node_is_lost = False
         self.dropped: deque[Any] = deque()
         self.mesh.on_closed = self._closed
-        self.mesh.on_error = cluster.error
-        self.about = ProcessRecord(self.kind, incarnation, self.node, self.mesh.endpoint, pid, cluster.python, 0,
-                                 cluster.config)
+        self.mesh.on_error = around.error
+        self.about = ProcessRecord(self.kind, incarnation, self.node, self.mesh.endpoint, pid, around.python, 0,
+                                 around.config)
         self.machine = machine = CoreMachine(
-            self.about, self.mesh, SimDialling(self.mesh), CoreStore(cluster.stores, self), SimColumns(self), self,
+            self.about, self.mesh, SimDialling(self.mesh), CoreStore(around.stores, self), SimColumns(self), self,
             self.dropped)
         self.refs, self.submitter, self.calls = machine.refs, machine.submitter, machine.calls
         self.adoption = machine.adoption
@@ -130,7 +137,7 @@ class Core(Process):
         return {}
 
     def show_unhandled(self) -> None:
-        self.cluster.oracle.unhandled(self, self.refs.unhandled.take())
+        self.around.oracle.unhandled(self, self.refs.unhandled.take())
 
     def actor_failed(self, actor: bytes, failure: list[Any]) -> None:
         self.refs.unhandled.actor_failed(actor, failure)
@@ -163,7 +170,7 @@ class Core(Process):
         self.machine.turn(self.net.now)
         if self._tick_at is None and self.machine.is_timed:
             self._arm_tick()
-        self.cluster.stepped(self)
+        self.around.stepped(self)
 
     def _arm_tick(self) -> None:
         self._tick_at = self.machine.next_deadline()
@@ -189,14 +196,14 @@ class Core(Process):
         if not ref.ready:
             raise ValueLost
         try:
-            self.cluster.oracle.observe(self, ref.record)
+            self.around.oracle.observe(self, ref.record)
             return self.decode(ref.record.value, ref.record)
         except Lost as lost:
             failure = self.submitter.reconstruction.lost(ref.record, lost.value, "its node died")
         self.stir()
         if failure is None:
             raise ValueLost
-        self.cluster.oracle.observe_value(self, ref.oid, failure)
+        self.around.oracle.observe_value(self, ref.oid, failure)
         raise Failure(failure[1], failure[1])
 
     def decode(self, value: Any, record: Any = None) -> tuple[int, list[Ref]]:
@@ -206,7 +213,7 @@ class Core(Process):
         if value[0] == m.CARRYING:
             return self.decode(value[1], record)
         if value[0] == m.STORED:
-            stores = self.cluster.stores
+            stores = self.around.stores
             if record is None and not (stores.has(value) or value[3] in stores.lost):
                 # An argument of an owner that has died meanwhile.
                 raise Failure("object_lost", "object_lost")
@@ -214,12 +221,12 @@ class Core(Process):
         raise Failure(value[1], value[2].get("root", value[1]) if type(value[2]) is dict else value[1])
 
     def read_stored(self, value: list[Any]) -> bytes:
-        return self.cluster.stores.read(self, value)
+        return self.around.stores.read(self, value)
 
     def peek(self, value: Any) -> int:
         """The number of a wire value; no references are made."""
         while type(value) is not bytes:
-            value = value[1] if value[0] == m.CARRYING else self.cluster.stores.read(self, value)
+            value = value[1] if value[0] == m.CARRYING else self.around.stores.read(self, value)
         return msgpack.unpackb(value)[0]
 
     def restore(self, oid: bytes, owner: bytes, endpoint: str, inside: Any = None, *, lent: bool = False) -> Ref:
@@ -227,10 +234,10 @@ class Core(Process):
 
     def place(self, wire: bytes, salt: int, oid: bytes, owner: bytes) -> Any:
         """The wire value of what ``owner`` will own: inline, or in the store."""
-        plan = self.cluster.plan
+        plan = self.around.plan
         if not plan.stored or salt % 4 < (1 if plan.loses else 3):
             return wire
-        return self.cluster.stores.put(self, oid, wire, owner)
+        return self.around.stores.put(self, oid, wire, owner)
 
     def result(self, value: Any, receiver: bytes, oid: bytes) -> Any:
         """The wire value of what a task returns to ``receiver``."""
@@ -254,7 +261,7 @@ class Core(Process):
         entry = self.refs.own(oid)
         wire = self.encode(number, inner)
         if number % 4:
-            entry.value = self.cluster.stores.put(self, oid, wire)
+            entry.value = self.around.stores.put(self, oid, wire)
         else:
             entry.value = wire
             self.refs.inline_bytes += len(wire)
@@ -262,20 +269,20 @@ class Core(Process):
             entry.contained = [ref.record for ref in inner]
             for record in entry.contained:
                 record.refs += 1
-        self.cluster.oracle.expect(oid, number)
+        self.around.oracle.expect(oid, number)
         return Ref(self, entry)
 
     def submit(self, program: list[Any], deps: list[Ref] = [], nested: list[Ref] = [], *,  # noqa: B006
                retries: int = 3, cpus: int = 1, max_calls: int = 0, backpressure: int = 0,
                strategy: dict[str, Any] = {}, demand: dict[str, int] | None = None) -> list[Any]:  # noqa: B006
         """References to what the program returns; for a generator its Stream."""
-        oracle = self.cluster.oracle
+        oracle = self.around.oracle
         tid = self.next_task_id()
         nret = programs.returns(program)
         needs, env = {"CPU": cpus * UNIT} if demand is None else demand, programs.env_of(program)
         key = self.submitter.key_for((*needs.items(), *env, *strategy.values()), needs, env, strategy, program[0])
         blob = msgpack.packb(program[0])
-        task = Task(tid, self.cluster.function(program[0], blob), self._payload(program, nested), nret, key, retries)
+        task = Task(tid, _function(program[0], blob), self._payload(program, nested), nret, key, retries)
         task.parent = self.task
         self._retry(task, program)
         if deps or nested:
@@ -315,13 +322,13 @@ class Core(Process):
             self.next_task_id()
         if retries_errors:
             retries = 3  # not without bound: some items raise in every attempt
-        batch = MapBatch(first[:ids.PREFIX_SIZE], start, self.cluster.function(map_runs.SHOW, b""), key,
+        batch = MapBatch(first[:ids.PREFIX_SIZE], start, _function(map_runs.SHOW, b""), key,
                          [(retries_errors, item) for item in items], False, retries)
         batch.retry_errors = ["raised"] if retries_errors else False
         for index, item in enumerate(items):
             tid = batch.task_id(index)
-            self.cluster.oracle.submitted(tid, [map_runs.SHOW, item, 0.0, [retries_errors]])
-            self.cluster.oracle.expect(ids.return_id(tid, 1), map_runs.value_of(item))
+            self.around.oracle.submitted(tid, [map_runs.SHOW, item, 0.0, [retries_errors]])
+            self.around.oracle.expect(ids.return_id(tid, 1), map_runs.value_of(item))
         self.submitter.maps.submit(batch)
         self.stir()
         return batch
@@ -338,7 +345,7 @@ class Core(Process):
             values.update(zip(range(first, first + count), found, strict=True))
         for index in range(batch.count):
             value = batch.failures.get(index)
-            self.cluster.oracle.observe_value(self, ids.return_id(batch.task_id(index), 1),
+            self.around.oracle.observe_value(self, ids.return_id(batch.task_id(index), 1),
                                               values[index] if value is None else value)
 
     @staticmethod
@@ -366,7 +373,7 @@ class Core(Process):
         def ready(record: Any) -> None:
             if self.alive:
                 with contextlib.suppress(Lost):
-                    self.cluster.oracle.observe(self, record)
+                    self.around.oracle.observe(self, record)
                 kept.drop()
 
         if self.alive and self.refs.when_ready(kept.record, ready):
@@ -383,7 +390,7 @@ class Core(Process):
         spec = self._actor_spec(restarts, cpus, strategy, **(concurrency or {}))
         life = self.machine.creations.create(tid, actor, spec, [], None)
         assert life is not None
-        self.cluster.oracle.created(actor, life.oid)
+        self.around.oracle.created(actor, life.oid)
         self.stir()
         return Handle(actor, Ref(self, life))
 
@@ -396,7 +403,7 @@ class Core(Process):
         """An actor that outlives its driver; ``then`` with its handle, not at all when the name is taken."""
         tid = self.next_task_id()
         actor = ids.actor_id(tid[:ids.PREFIX_SIZE], int.from_bytes(tid[ids.PREFIX_SIZE:], "little"))
-        self.cluster.oracle.detached(actor, name)
+        self.around.oracle.detached(actor, name)
         spec = self._actor_spec(restarts, 1, None, detached=True, name=name, namespace="sim")
 
         def created(handle: Handle) -> None:
@@ -439,8 +446,8 @@ class Core(Process):
         if nested:
             task.deps, task.pins = [], [ref.record for ref in nested]
         task.entry = self.refs.own(ids.return_id(tid, 1), task)
-        self.cluster.oracle.submitted(tid, program)
-        self.cluster.oracle.expect(task.entry.oid, programs.expected(program, [], []))
+        self.around.oracle.submitted(tid, program)
+        self.around.oracle.expect(task.entry.oid, programs.expected(program, [], []))
         self.calls.submit(link, task)
         self.stir()
         return Ref(self, task.entry)
@@ -463,7 +470,7 @@ class Core(Process):
     def group_ready(self, group: bytes) -> Ref:
         """The object that is there when the group has its places."""
         oid, number = self.next_task_id() + ids.PUT_INDEX, group[0]
-        self.cluster.oracle.expect(oid, number)
+        self.around.oracle.expect(oid, number)
         entry = self.machine.groups.ready(oid, group, self.encode(number, []))
         self.stir()
         return Ref(self, entry)
@@ -471,7 +478,7 @@ class Core(Process):
     def remove_group(self, group: bytes) -> None:
         """Whatever waits for it, or runs in it, ends."""
         self.groups.discard(group)
-        self.cluster.oracle.happened["group"] += 1
+        self.around.oracle.happened["group"] += 1
         self.send(self.node, m.RemoveGroup(group, "removed by the schedule"))
 
     def own_group(self, bundles: int, strategy: str, resource: str) -> bytes:
@@ -508,6 +515,10 @@ class Core(Process):
     def check(self) -> None:
         self.mesh.check()
         self.machine.check()
+
+
+def _function(kind: str, blob: bytes) -> Function:
+    return Function(kind.encode(), blob, kind)
 
 
 Script = Iterator[Any]

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from zray.sim import leftovers
 from zray.sim.core import Core
+from zray.sim.node import SimNode
+from zray.sim.observed import Observed
 from zray.sim.worker import SimWorker
-
-if TYPE_CHECKING:
-    from zray.sim.cluster import SimCluster
-    from zray.sim.node import SimNode
 
 SHOWN_MAX = 12  # objects of a process
 
 
-def describe(cluster: SimCluster) -> str:
+def describe(cluster: Observed) -> str:
     """The nodes, and each process with something left."""
     lines = [f"{cluster.plan}", f"at {cluster.net.now:.4f}: {dict(cluster.net.counters)} {cluster.oracle.happened}",
              f"condemned {sorted(cluster.oracle.condemned)}, left: {leftovers.of(cluster)[:SHOWN_MAX]}"]
@@ -44,7 +41,7 @@ def _node(node: SimNode) -> Iterator[str]:
 
 
 def _process(core: Core) -> Iterator[str]:
-    refs, programs = core.refs, core.cluster.oracle.programs
+    refs, programs = core.refs, core.around.oracle.programs
     yield f"{core.kind} {core.incarnation!r} job {core.job}"
     yield f"  its node is lost: {core.node_is_lost}"
     if isinstance(core, SimWorker) and core.running is not None:

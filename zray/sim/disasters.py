@@ -6,26 +6,32 @@ are well, and, unless it leaves by itself, when a majority of the voters and a r
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import Protocol
 
-from zray.gcs.configuration.config import majority
+from zray.gcs.configuration.config import ClusterConfig, majority
 from zray.gcs.configuration.membership import LATE_MAX, SUSPECT_S
 from zray.base.ids import same_node
+from zray.sim.node import SimNode
+from zray.sim.observed import Observed
 from zray.sim.plan import SIM_NODE_TIMEOUT_S
-
-if TYPE_CHECKING:
-    from zray.gcs.configuration.config import ClusterConfig
-    from zray.sim.cluster import SimCluster
-    from zray.sim.node import SimNode
 
 NODES_MAX = 8
 
 
-class Disasters:
-    """See the module's docstring; ``happen(what)`` with a word of zray.sim.plan.NODE_FAULTS."""
+class EndNode(Protocol):
+    def __call__(self, node: SimNode, why: str, *, power: bool = False) -> None: ...
 
-    def __init__(self, cluster: SimCluster) -> None:
-        self.cluster = cluster
+
+class Disasters:
+    """See the module's docstring; ``happen(what)`` with a word of zray.sim.plan.NODE_FAULTS.
+
+    add_node      start one more node, unless there are many
+    end_node      end the daemon of a node, and why; ``power``: its whole machine
+    """
+
+    def __init__(self, cluster: Observed, add_node: Callable[[], None], end_node: EndNode) -> None:
+        self.cluster, self._add_node, self._end_node = cluster, add_node, end_node
         self.net = cluster.net
         self.stopped: dict[bytes, bool] = {}  # node -> with all its processes?
         self.cut: set[tuple[bytes, bytes]] = set()
@@ -37,7 +43,7 @@ class Disasters:
             return
         if what == "join":
             if self.cluster.nodes_made < NODES_MAX and self.cluster.serving():
-                self.cluster.add_node()
+                self._add_node()
             return
         choice = [node for node in self.cluster.serving() if self._may_hit(node, what)]
         if not choice:
@@ -46,7 +52,7 @@ class Disasters:
         self.net.trace("disaster", what, node.incarnation)
         self.cluster.oracle.happened["node"] += what not in ("reset", "starve")
         if what in ("kill", "off"):
-            self.cluster.end_node(node, what, power=what == "off")
+            self._end_node(node, what, power=what == "off")
         elif what == "leave":
             node.stop()
         elif what in ("pause", "freeze"):
@@ -76,7 +82,7 @@ class Disasters:
 
     def _may_hit(self, node: SimNode, what: str) -> bool:
         serving = self.cluster.serving()
-        well = {other.incarnation for other in serving if self._is_well(other)}
+        well = {other.incarnation for other in serving if self.is_well(other)}
         if node.incarnation not in well or len(well) < 2:
             return False
         config = self._config(serving)
@@ -92,7 +98,7 @@ class Disasters:
                 and replica.established for name in chain.members)
             for shard, chain in enumerate(config.chains))
 
-    def _is_well(self, node: SimNode) -> bool:
+    def is_well(self, node: SimNode) -> bool:
         return not (node.paused or node.is_leaving or node.gcs.fenced_because
                     or node.incarnation in self.cluster.oracle.condemned or self._is_suspect(node)
                     or any(node.incarnation in pair for pair in self.cut))

@@ -5,18 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from zray.wire import messages as m
 from zray.sim import programs
-from zray.sim.core import Core
+from zray.sim.core import Core, CoreSurroundings
 from zray.sim.failure import Failure, ValueLost
 from zray.sim.map_runs import ITEMS_MAX
-from zray.sim.node import GEAR
-
-if TYPE_CHECKING:
-    from zray.sim.cluster import SimCluster
-    from zray.sim.node import SimNode
+from zray.sim.node import GEAR, SimNode
 
 NAMES = ("one", "two")  # of detached actors, which drivers share
 # Sync, threaded and async actors.
@@ -27,9 +23,9 @@ CONCURRENCY: tuple[dict[str, Any], ...] = (
 class SimDriver(Core):
     """A driver: a job whose script is drawn from the seed."""
 
-    def __init__(self, cluster: SimCluster, host: SimNode, number: int) -> None:
-        self.random = Random(f"driver {cluster.seed} {number}")
-        self.kinds = Random(f"actors {cluster.seed} {number}")  # of actors, and how they end
+    def __init__(self, around: CoreSurroundings, host: SimNode, number: int) -> None:
+        self.random = Random(f"driver {around.seed} {number}")
+        self.kinds = Random(f"actors {around.seed} {number}")  # of actors, and how they end
         self.refs_held: list[Any] = []
         self.streams: list[Any] = []
         self.maps: list[Any] = []
@@ -37,7 +33,7 @@ class SimDriver(Core):
         self.script: Iterator[Any] | None = None
         self.finished = False
         self._draining = False
-        super().__init__(cluster, host, host.incarnation[:4] + b"\xffr%02d" % number, 1000 + number)
+        super().__init__(around, host, host.incarnation[:4] + b"\xffr%02d" % number, 1000 + number)
         self.machine.take({m.DriverAccepted.CODE: self._accepted})
         self.send(self.node, m.RegisterDriver({}))
 
@@ -49,7 +45,7 @@ class SimDriver(Core):
     def node_lost(self) -> dict[str, Any]:
         """What it waits for fails; it sees so, and goes."""
         self.finished = True
-        self.later(self.net.random.uniform(0, 0.2), self.cluster.crash, self, "its node ended")
+        self.later(self.net.random.uniform(0, 0.2), self.around.crash, self, "its node ended")
         return super().node_lost()
 
     def _resume(self) -> None:
@@ -82,7 +78,7 @@ class SimDriver(Core):
     # ------------------------------------------------------------ the script
 
     def _main(self) -> Iterator[Any]:
-        plan, random = self.cluster.plan, self.random
+        plan, random = self.around.plan, self.random
         if plan.burst:
             yield from self._burst(plan.burst)
         for _ in range(plan.steps):
@@ -142,7 +138,7 @@ class SimDriver(Core):
         while True:
             entry = self.submitter.streams.take(stream)
             if entry is not None:
-                self.cluster.oracle.observe(self, entry)
+                self.around.oracle.observe(self, entry)
                 self.dropped.append(entry)
                 self.stir()
             elif stream.ended:
@@ -168,7 +164,7 @@ class SimDriver(Core):
 
     def _do(self, random: Random) -> None:
         """One thing that a program may do next."""
-        plan = self.cluster.plan
+        plan = self.around.plan
         if plan.groups and random.random() < 0.15:
             self._use_group(random)
             return
@@ -209,11 +205,11 @@ class SimDriver(Core):
         elif kind < 0.85 and plan.actors:
             self._use_actor(random)
         elif kind < 0.92 and plan.cancels and held:
-            self.cluster.oracle.happened["cancel"] += 1
+            self.around.oracle.happened["cancel"] += 1
             ref = random.choice(held)
             task = ref.record.task
             force = random.random() < 0.3 and task is not None and task.key is not None
-            self.cluster.oracle.happened["crash"] += force
+            self.around.oracle.happened["crash"] += force
             self.cancel(ref, force=force, recursive=random.random() < 0.5)
         else:
             self._use_actor(random) if plan.actors and self.handles else None
@@ -224,8 +220,8 @@ class SimDriver(Core):
         batch = self.map(items, random.choice((0, 3, -1)), random.random() < 0.5)
         for _ in range(random.choice((0, 0, 1, 3))):
             self.refs_held.append(self.map_item(batch, random.randrange(batch.count)))
-        if self.cluster.plan.cancels and random.random() < 0.3:
-            self.cluster.oracle.happened["cancel"] += 1
+        if self.around.plan.cancels and random.random() < 0.3:
+            self.around.oracle.happened["cancel"] += 1
             index = random.randrange(batch.count)
             self.later(random.choice((0.0, 0.002, 0.02)), self.submitter.maps.cancel, batch, index, False)
         if random.random() < 0.2:
@@ -235,11 +231,11 @@ class SimDriver(Core):
 
     def _strategy(self, random: Random) -> dict[str, Any]:
         """Where it is to run: mostly anywhere, else on all nodes in turn, or rather on a certain one."""
-        nodes = self.cluster.serving()
-        if self.cluster.plan.bound and random.random() < 0.5:
-            node = random.choice([*sorted(self.cluster.oracle.condemned), *(node.node_id for node in nodes)])
+        nodes = self.around.serving()
+        if self.around.plan.bound and random.random() < 0.5:
+            node = random.choice([*sorted(self.around.oracle.condemned), *(node.node_id for node in nodes)])
             return {"kind": "affinity", "node": node, "soft": False}
-        if self.cluster.plan.loses and random.random() < 0.4 and (
+        if self.around.plan.loses and random.random() < 0.4 and (
                 others := [node for node in nodes if node is not self.host]):  # whose death costs it results
             return {"kind": "affinity", "node": random.choice(others).node_id, "soft": True}
         if len(nodes) < 2 or (what := random.random()) < 0.6:
@@ -257,11 +253,11 @@ class SimDriver(Core):
             self.refs_held.append(self.group_ready(group))
         for _ in range(random.randint(0, 4)):
             strategy = {"kind": "group", "group": group, "bundle": random.choice((-1, -1, 0))}
-            if self.cluster.plan.actors and random.random() < 0.3:
+            if self.around.plan.actors and random.random() < 0.3:
                 self.handles.append(self.create_actor(random.choice((0, 2)), strategy=strategy))
                 self.refs_held.append(self.call(self.handles[-1], random.randrange(1 << 20)))
             else:
-                program = programs.make(random, 1, self.cluster.plan.task_s_max)
+                program = programs.make(random, 1, self.around.plan.task_s_max)
                 if programs.returns(program) >= 0:
                     self.refs_held += self.submit(program, strategy=strategy)
 
@@ -270,7 +266,7 @@ class SimDriver(Core):
 
         A task has one group of what is scarce, because groups that wait for each other's end may do so for ever.
         """
-        plan = self.cluster.plan
+        plan = self.around.plan
         lasting = plan.nodes if set(plan.node_faults) <= {"join", "reset"} else 1
         for _ in range(random.randint(1, 3)):
             strategy = random.choice(("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"))
@@ -301,7 +297,7 @@ class SimDriver(Core):
             return
         handle = random.choice(self.handles)
         if self.kinds.random() < 0.1:  # its method calls exit_actor or sys.exit
-            self.cluster.oracle.happened["kill"] += 1
+            self.around.oracle.happened["kill"] += 1
             x = self.kinds.randrange(1 << 20)
             self.refs_held.append(self.call(handle, x, program=["exit", x, 0.0, [self.kinds.random() < 0.5]]))
         if what < 0.85:
@@ -314,8 +310,8 @@ class SimDriver(Core):
                 self.refs_held.append(self.call(handle, 0, program=program, nested=[random.choice(self.refs_held)]))
             for _ in range(random.randint(1, 5)):
                 self.refs_held.append(self.call(handle, random.randrange(1 << 20), random.choice((0.0, 0.002))))
-            if self.cluster.plan.cancels and self.kinds.random() < 0.4:
-                self.cluster.oracle.happened["cancel"] += 1
+            if self.around.plan.cancels and self.kinds.random() < 0.4:
+                self.around.oracle.happened["cancel"] += 1
                 self.later(self.kinds.choice((0.0, 0.001, 0.003)), self._cancel_call, self.refs_held[-1].again())
             if random.random() < 0.4 and handle.life is not None:
                 program = ["calls", random.randrange(1 << 20), 0.0, [2, handle.actor]]
@@ -324,7 +320,7 @@ class SimDriver(Core):
             self.handles.remove(handle)
             handle.drop()
         else:
-            self.cluster.oracle.happened["kill"] += 1
+            self.around.oracle.happened["kill"] += 1
             self.kill_actor(handle, no_restart=random.random() < 0.5)
 
     def drop_all(self) -> None:
@@ -342,7 +338,7 @@ class Janitor(SimDriver):
     """The last driver: it ends the actors that nobody else will."""
 
     def _main(self) -> Iterator[Any]:
-        for actor in self.cluster.oracle.names:
+        for actor in self.around.oracle.names:
             self.send(self.node, m.KillActor(actor, True, False, "the run is over"))
         self.finished = True
         yield from ()

@@ -1,4 +1,4 @@
-"""Exceptions of simulated tasks and reads."""
+"""Exceptions of simulated tasks and reads, and the one that a check of the simulator raises."""
 
 from __future__ import annotations
 
@@ -23,3 +23,7 @@ class Failure(Exception):
     def __init__(self, kind: str, root: str) -> None:
         super().__init__(kind, root)
         self.kind, self.root = kind, root
+
+
+class Violation(AssertionError):
+    """The cluster did something that it must never do."""

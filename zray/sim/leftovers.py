@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from zray.sim.cluster import SimCluster
-    from zray.sim.node import SimNode
+from zray.sim.node import SimNode
+from zray.sim.observed import Observed
 
 
-def settled(cluster: SimCluster) -> bool:
+def settled(cluster: Observed) -> bool:
     """Every node that lives has joined, knows exactly the others that live, and one configuration; none is leaving."""
     nodes = list(cluster.nodes.values())
     if not nodes or not all(node.ready and not node.is_leaving for node in nodes):
@@ -20,7 +18,7 @@ def settled(cluster: SimCluster) -> bool:
             and all(node.machine.cluster.peers.keys() | {node.incarnation} == names for node in nodes))
 
 
-def of(cluster: SimCluster) -> list[str]:
+def of(cluster: Observed) -> list[str]:
     """What is left, in words."""
     cluster.stores.sweep()
     left = [f"{core.kind} {core.incarnation!r}" for core in cluster.cores.values()
@@ -35,7 +33,7 @@ def of(cluster: SimCluster) -> list[str]:
 
 def _of_node(node: SimNode) -> Iterator[str]:
     machine = node.machine
-    if objects := node.cluster.stores.blocks.get(node.incarnation):
+    if objects := node.around.stores.blocks.get(node.incarnation):
         yield f"objects in its store {[(one.oid.hex(), one.owner) for one in objects.values()]}"
     if machine.placements:
         yield f"placements {[p.row() for p in machine.placements.values()]}"
@@ -58,7 +56,7 @@ def _of_node(node: SimNode) -> Iterator[str]:
             yield f"{what} {found}"
 
 
-def of_jobs(cluster: SimCluster) -> list[str]:
+def of_jobs(cluster: Observed) -> list[str]:
     """What is left of the jobs, once all drivers are gone."""
     left = []
     for node in cluster.nodes.values():
@@ -73,7 +71,7 @@ def of_jobs(cluster: SimCluster) -> list[str]:
     return left
 
 
-def rows(cluster: SimCluster) -> dict[bytes, bytes]:
+def rows(cluster: Observed) -> dict[bytes, bytes]:
     """What the control store holds, at its tail."""
     config = next(iter(cluster.nodes.values())).gcs.config
     found: dict[bytes, bytes] = {}

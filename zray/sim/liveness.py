@@ -11,29 +11,31 @@ counts as well, because a message that is never answered, or rounds without end,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import Any
 
+from zray.node.groups.records import Group
 from zray.sched.cluster import packing
 from zray.sched.node.claims import group_of
 from zray.sched.cluster.spillback_lanes import SpillbackEntry
 from zray.sched.view import ClusterView
-from zray.sim.oracle import Violation
-
-if TYPE_CHECKING:
-    from zray.node.groups.records import Group
-    from zray.sim.cluster import SimCluster
-    from zray.sim.node import SimNode
+from zray.sim.describe import describe
+from zray.sim.failure import Violation
+from zray.sim.node import SimNode
+from zray.sim.observed import Observed
 
 LOOK_S = 0.05
 MET_S_MAX = 1.5
 
 
 class Liveness:
-    """Since when what waits could have been met; ``look`` raises Violation."""
+    """Since when what waits could have been met; ``look`` raises Violation.
 
-    def __init__(self, cluster: SimCluster) -> None:
-        self.cluster = cluster
+    is_well       whether no disaster affects a node now
+    """
+
+    def __init__(self, cluster: Observed, is_well: Callable[[SimNode], bool]) -> None:
+        self.cluster, self._is_unharmed = cluster, is_well
         self.since: dict[Any, float] = {}
         self.worst = 0.0
         cluster.net.call_at(LOOK_S, self._again)
@@ -76,7 +78,7 @@ class Liveness:
     # ------------------------------------------------------------ nodes
 
     def _is_well(self, node: SimNode) -> bool:
-        return node.alive and self.cluster.disasters._is_well(node)
+        return node.alive and self._is_unharmed(node)
 
     def _reach(self, home: SimNode, node: SimNode) -> bool:
         return (self._is_well(node) and node.incarnation in home.machine.cluster.peers
@@ -139,8 +141,6 @@ class Liveness:
         return packing.choose(view, bundles, group.strategy, others, held=held) is not None
 
     def _words(self, what: Any) -> str:
-        from zray.sim.describe import describe
-
         return f"{what}\n{describe(self.cluster)}"
 
 

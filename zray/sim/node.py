@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import errno
 from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from zray.wire import messages as m
 from zray.gcs.configuration.control import FENCED
 from zray.gcs.service import GcsService
+from zray.base.ends import Ends
 from zray.base.ids import INCARNATION_SIZE, JOB_SIZE, NODE_SIZE, node_of
 from zray.node.peers.cluster import routed
 from zray.node.daemon_machine import (
-    DaemonMachine, DaemonPorts, MemberShell, StopRequest, found_cluster, gcs_report, node_machine,
+    DaemonMachine, DaemonPorts, MemberShell, StopRequest, admit_first_node, gcs_report, node_machine,
 )
 from zray.node.effects import Kill, Spawn, Watch
-from zray.node.peers.leaving import NOTHING
+from zray.node.peers.leaving import NOTHING_TO_HAND_OVER
 from zray.node.machine import NodePorts
 from zray.sched.node.local import LocalScheduler
 from zray.sched.resources import UNIT
+from zray.sim.history import GcsHistory
 from zray.sim.process import Process
-
-if TYPE_CHECKING:
-    from zray.sim.cluster import SimCluster
+from zray.sim.surroundings import SimSurroundings
 
 # What only placement groups use: scarce, and enough for all of a run.
 GEAR, SPACE = 3, 1000
@@ -35,20 +37,31 @@ def node_incarnation(number: int) -> bytes:
     return b"nod%c\0\0\0\0" % (48 + number)
 
 
-class SimNode(Process):
-    """The shell around NodeMachine: the first node of a cluster, or one that asks ``through`` another to join."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NodeSurroundings(SimSurroundings):
+    """What a node daemon asks of its surroundings."""
 
-    def __init__(self, cluster: SimCluster, number: int, through: bytes = b"") -> None:
-        super().__init__(cluster.wire, node_incarnation(number))
-        self.cluster = cluster
-        cluster.nodes[self.incarnation] = self
+    history: GcsHistory
+    serving: Callable[[], list[SimNode]]  # nodes that have joined and live
+    ready: Callable[[SimNode], None]  # it has joined
+    end: Callable[[SimNode, str], None]  # its process ends, and why
+    spawn: Callable[[SimNode, bytes, tuple[Any, ...]], None]  # a worker's id, and what it is started under
+    kill: Callable[[SimNode, bytes], None]  # a worker
+
+
+class SimNode(Process):
+    """The shell around NodeMachine.  It lives from :meth:`start` on."""
+
+    def __init__(self, around: NodeSurroundings, number: int) -> None:
+        super().__init__(around.wire, node_incarnation(number))
+        self.around = around
         self.number = number
-        self.mesh.on_error = cluster.error
+        self.mesh.on_error = around.error
         self.mesh.on_closed = self._closed
         self.core: DaemonMachine | None = None  # once it has joined
-        self.config = cluster.config
+        self.config = around.config
         self.node_id = self.incarnation + bytes(NODE_SIZE - INCARNATION_SIZE - 1) + bytes((number,))
-        self.cpus = cluster.plan.cpus
+        self.cpus = around.plan.cpus
         self.total = {"CPU": self.cpus * UNIT, "gear": GEAR * UNIT, "space": SPACE * UNIT}
         self.own_row: dict[str, Any] = {
             "node_id": self.node_id, "endpoint": self.mesh.serve_tcp(), "name": "", "total": self.total,
@@ -59,6 +72,10 @@ class SimNode(Process):
         self._workers_made = 0
         self._tick_at: float | None = None
         self._early: deque[tuple[bytes, int, Any]] = deque()
+        self._through = b""
+
+    def start(self, through: bytes) -> None:
+        """Found the cluster, or ask ``through`` another node to join."""
         self._through = through
         if through:
             self._ask_to_join()
@@ -70,18 +87,18 @@ class SimNode(Process):
     def _ask_to_join(self) -> None:
         if self.ready or self.refused:
             return
-        live = [node for node in self.cluster.serving() if node is not self]
+        live = {node.incarnation: node for node in self.around.serving() if node is not self}
         if not live:
             self.later(JOIN_AGAIN_S, self._ask_to_join)
             return
-        if self._through not in {node.incarnation for node in live}:
-            self._through = live[0].incarnation
-        self.mesh.connect(self._through, self.cluster.nodes[self._through].mesh.serve_tcp())
+        if self._through not in live:
+            self._through = next(iter(live))
+        self.mesh.connect(self._through, live[self._through].mesh.serve_tcp())
         self.hello(self._through)
-        self._send(self._through, m.NodeJoin(m.PROTOCOL, self.cluster.python, "", self.own_row))
+        self._send(self._through, m.NodeJoin(m.PROTOCOL, self.around.python, "", self.own_row))
 
     def hello(self, peer: bytes) -> None:
-        self._send(peer, m.Hello(m.PROTOCOL, "node", self.mesh.endpoint, self.number, 0, self.cluster.python,
+        self._send(peer, m.Hello(m.PROTOCOL, "node", self.mesh.endpoint, self.number, 0, self.around.python,
                                  list(m.FEATURES)))
 
     def _joining(self, peer: bytes, code: int, message: Any) -> None:
@@ -90,24 +107,25 @@ class SimNode(Process):
             self._early.append((peer, code, message))
         elif fenced or message.refused:
             self.refused = message.reason if fenced else message.refused
-            self.cluster.end_node(self, "its process ends")
+            self.around.end(self, "its process ends")
         else:
             self.mesh.disconnect(peer)
             self._compose(message)
 
     def _compose(self, joined: m.NodeJoined | None) -> None:
-        net, cluster, stores, me = self.net, self.cluster, self.cluster.stores, self.incarnation
+        net, around, stores, me = self.net, self.around, self.around.stores, self.incarnation
         self.gcs = GcsService(lambda: net.now, self._send, incarnation=me, node_id=self.node_id,
                               first=joined is None, hints=joined.gcs if joined is not None else None,
                               node_timeout_s=self.config.node_timeout_s)
         self.mesh.on_early = self.gcs.heard
-        cluster.history.follow(self.gcs.client)
-        ordinal = joined.ordinal if joined is not None else found_cluster(self.gcs, self.own_row)
+        around.history.follow(self.gcs.client)
+        ordinal = joined.ordinal if joined is not None else admit_first_node(self.gcs, self.own_row)
         self.machine = node_machine(
             self.gcs, ordinal, node={"NodeID": self.node_id.hex()}, config=self.config, keep=self.cpus,
             scheduler=lambda next_lease: LocalScheduler(self.total, node=me, next_lease=next_lease),
             ports=NodePorts(
-                new_worker_id=self._new_worker_id, attach=lambda incarnation, pid: {}, environ={}, store_report=dict,
+                ends=Ends(), new_worker_id=self._new_worker_id,
+                attach=lambda incarnation, pid: {}, environ={}, store_report=dict,
                 gcs_report=partial(gcs_report, self.gcs), ownerless=partial(stores.ownerless, me),
                 free_unheld=partial(stores.free_unheld, me)))
         self.core = DaemonMachine(self.gcs, self.machine, self._ports(), self._member_shell())
@@ -117,21 +135,21 @@ class SimNode(Process):
         for peer, code, message in early:
             self.on_message(peer, code, message)
         self.stir()
-        cluster.node_ready(self)
+        around.ready(self)
 
     def _ports(self) -> DaemonPorts:
-        stores = self.cluster.stores
+        stores = self.around.stores
         return DaemonPorts(
             lambda: self.net.now, self._send, timed=[],
             handlers={m.StoreFree.CODE: lambda peer, message: stores.free(self.incarnation, message.objects),
                       m.StoreLocate.CODE: self._locate},
             spawn=self._spawn, kill=self._kill, watch=self._watch, note=lambda effect: None, forget=self.mesh.forget,
-            last_output=lambda effect: None, drop_objects=self._drop_objects, node_gone=self._node_gone,
-            hand_over=lambda heirs: NOTHING, left=lambda why, handed: self.stir(),
-            fenced=lambda reason, leaving: self.stir(), error=self.cluster.error)
+            last_output=lambda effect: None, drop_objects=self._drop_objects, node_ended=self._node_ended,
+            hand_over=lambda heirs: NOTHING_TO_HAND_OVER, left=lambda why, handed: self.stir(),
+            fenced=lambda reason, leaving: self.stir(), error=self.around.error)
 
     def _locate(self, peer: bytes, message: m.StoreLocate) -> None:
-        where = [self.cluster.stores.locate(value) for value in message.values]
+        where = [self.around.stores.locate(value) for value in message.values]
         self._send(peer, m.StoreLocated(message.request, where, [False] * len(where)))
 
     def _member_shell(self) -> MemberShell:
@@ -156,9 +174,9 @@ class SimNode(Process):
         if self.core is None:
             self._joining(peer, code, message)
             return
-        is_gone = node_of(peer) in self.machine.cluster.gone
+        is_gone = node_of(peer) in self.machine.context.ends.nodes
         if self.core.deliver(peer, code, message, self.net.now) and is_gone:
-            self.cluster.oracle.heard_of_the_dead(self, peer)
+            self.around.oracle.heard_of_the_dead(self, peer)
         self.stir()
 
     def turn(self) -> None:
@@ -169,13 +187,13 @@ class SimNode(Process):
         core.turn()
         core.flush()
         if core.stopping:
-            self.cluster.end_node(self, core.stopping)
+            self.around.end(self, core.stopping)
             return
         when = core.next_deadline()
         if when is not None and (self._tick_at is None or when < self._tick_at):
             self._tick_at = max(when, now)
             self.at(self._tick_at, self._tick, self._tick_at)
-        self.cluster.stepped(self)
+        self.around.stepped(self)
 
     def _tick(self, due: float) -> None:
         if self._tick_at == due:
@@ -187,18 +205,18 @@ class SimNode(Process):
     def _spawn(self, effect: Spawn) -> None:
         net, fork = self.net, effect.kind is None  # else Python starts again
         seconds = net.random.uniform(0.001, 0.01) if fork else net.random.uniform(0.05, 0.2)
-        net.call_at(net.now + seconds, self.cluster.spawn, self, effect.worker, () if fork else effect.kind.env)
+        net.call_at(net.now + seconds, self.around.spawn, self, effect.worker, () if fork else effect.kind.env)
 
     def _kill(self, effect: Kill) -> None:
         net = self.net
-        net.call_at(net.now + net.random.uniform(0, 0.001), self.cluster.kill_worker, self, effect.incarnation)
+        net.call_at(net.now + net.random.uniform(0, 0.001), self.around.kill, self, effect.incarnation)
 
     def _watch(self, effect: Watch) -> None:
         self.watched.add(effect.incarnation)
 
     def _drop_objects(self, job: int) -> None:
-        self.cluster.oracle.dropped(self, job)
-        self.cluster.stores.drop_job(self.incarnation, job.to_bytes(JOB_SIZE, "big"))
+        self.around.oracle.dropped(self, job)
+        self.around.stores.drop_job(self.incarnation, job.to_bytes(JOB_SIZE, "big"))
 
     # ------------------------------------------------------------ other nodes
 
@@ -216,9 +234,9 @@ class SimNode(Process):
             error = errno.ECONNREFUSED if self.wire.refused(self.incarnation, endpoint) else 0
             self.later(self.net.random.uniform(0.0001, 0.001), self.core.probed, node, error)
 
-    def _node_gone(self, node: bytes) -> None:
-        self.cluster.oracle.condemn(node)
-        self.cluster.stores.node_gone(node, self.incarnation)
+    def _node_ended(self, node: bytes) -> None:
+        self.around.oracle.condemn(node)
+        self.around.stores.node_gone(node, self.incarnation)
 
     def stop(self) -> None:
         """End at the next turn; a member of a cluster leaves it first."""
@@ -242,4 +260,4 @@ class SimNode(Process):
             self.gcs.check()
 
     def knows_gone(self, node: bytes) -> bool:
-        return self.ready and node_of(node) in self.machine.cluster.gone
+        return self.ready and node_of(node) in self.machine.context.ends.nodes

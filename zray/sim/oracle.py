@@ -6,17 +6,15 @@ needs an excuse: something that the schedule did (a crash, a cancellation, a kil
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from zray.wire.messages import FAILED
 from zray.owner.failures import failure_in
 from zray.owner.unhandled import SHOWN
+from zray.sim.failure import Violation
 from zray.sim.programs import FAILS, retried_errors
-
-if TYPE_CHECKING:
-    from zray.sim.cluster import SimCluster
-    from zray.sim.core import Core
-    from zray.sim.node import SimNode
+from zray.sim.views import CoreView, CoreViews, NodeView
 
 # Root of an error -> what must have happened.
 EXCUSES = {
@@ -29,15 +27,17 @@ EXCUSES = {
 }
 
 
-class Violation(AssertionError):
-    """The cluster did something that it must never do."""
-
-
 class Oracle:
-    """The truth about every object, task and call of one run."""
+    """The truth about every object, task and call of one run.
 
-    def __init__(self, cluster: SimCluster) -> None:
-        self.cluster = cluster
+    cores         the core processes that live
+    serving       the nodes that have joined and live
+    is_starved    whether a node's daemon gets no turn while its process answers
+    """
+
+    def __init__(self, cores: CoreViews, serving: Callable[[], Iterable[NodeView]],
+                 is_starved: Callable[[bytes], bool]) -> None:
+        self._cores, self._serving, self._is_starved = cores, serving, is_starved
         self.values: dict[bytes, Any] = {}
         self.programs: dict[bytes, list[Any]] = {}
         self.runs: dict[bytes, list[tuple[Any, int]]] = {}  # task -> [(worker, attempt), ...]
@@ -69,17 +69,17 @@ class Oracle:
     def detached(self, actor: bytes, name: str) -> None:
         self.names[actor] = name
 
-    def dropped(self, node: SimNode, job: int) -> None:
+    def dropped(self, node: NodeView, job: int) -> None:
         """A node forgets the functions of a job, for the whole cluster."""
-        for core in self.cluster.cores.values():
+        for core in self._cores.values():
             actor = getattr(core, "actor", None)
             if core.job == job and actor is not None and actor.actor in self.names and not self.is_lost(core) \
                     and self._row_lives(core, actor.actor):
                 raise Violation(f"{node.incarnation!r} drops job {job}, of which {core.incarnation!r} is an actor")
 
-    def _row_lives(self, core: Core, actor: bytes) -> bool:
+    def _row_lives(self, core: CoreView, actor: bytes) -> bool:
         """Its home has not ended it: its process may be about to hear of that."""
-        for node in self.cluster.serving():
+        for node in self._serving():
             found = node.machine.actors.actors.get(actor)
             if found is not None:
                 return found.state != "DEAD" and found.worker == core.incarnation
@@ -89,19 +89,19 @@ class Oracle:
 
     def condemn(self, node: bytes) -> None:
         """The nodes table has it dead: what still runs there nobody waits for."""
-        if node in self.cluster.disasters.starved:
+        if self._is_starved(node):
             raise Violation(f"{node!r} was declared dead while its process answered")
         self.condemned.add(node)
         self.happened["node"] += 1
 
-    def node_ended(self, node: SimNode) -> None:
+    def node_ended(self, node: NodeView) -> None:
         self.happened["node"] += 1
 
-    def heard_of_the_dead(self, node: SimNode, peer: bytes) -> None:
+    def heard_of_the_dead(self, node: NodeView, peer: bytes) -> None:
         """A daemon has taken a message from that process, whose node it knows to be dead."""
         raise Violation(f"{node.incarnation!r} listens to {peer!r}, whose node it has declared dead")
 
-    def is_lost(self, core: Core) -> bool:
+    def is_lost(self, core: CoreView) -> bool:
         """Others may behave as if it were dead."""
         return core.crashed or core.node_is_lost or not core.host.alive or core.home in self.condemned
 
@@ -148,11 +148,11 @@ class Oracle:
 
     # ------------------------------------------------------------ what came out
 
-    def observe(self, core: Core, record: Any) -> bool:
+    def observe(self, core: CoreView, record: Any) -> bool:
         """A process looks at a ready object: right value, or an error that has an excuse.  True for a value."""
         return self.observe_value(core, record.oid, record.value)
 
-    def observe_value(self, core: Core, oid: bytes, value: Any) -> bool:
+    def observe_value(self, core: CoreView, oid: bytes, value: Any) -> bool:
         """The same of a wire value."""
         self.seen += 1
         right = self.values.get(oid, FAILS)  # an error after the last item of a stream is an item
@@ -177,7 +177,7 @@ class Oracle:
         if needs and not any(self.happened[what] for what in needs):
             raise Violation(f"object {oid.hex()} failed with {root!r}, and there was no {' or '.join(needs)}")
 
-    def unhandled(self, core: Core, failures: list[list[Any]]) -> None:
+    def unhandled(self, core: CoreView, failures: list[list[Any]]) -> None:
         """Failures that a process shows, because nobody can look at them any more."""
         for failure in failures:
             if failure[1] not in SHOWN and failure[1] != "actor_died":
@@ -187,7 +187,7 @@ class Oracle:
 
     def check_references(self) -> None:
         """Nothing is freed while a live process holds it, and nothing that was adopted has two owners."""
-        cores = self.cluster.cores
+        cores = self._cores
         for core in cores.values():
             for oid in () if self.is_lost(core) else core.adoption.adopted:
                 for other in cores.values():

@@ -8,23 +8,22 @@ The processes of a node that is declared dead may live on, with its own store: t
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from zray.wire import messages as m
-from zray.sim.failure import Lost
-from zray.sim.oracle import Violation
+from zray.sim.failure import Lost, Violation
+from zray.sim.network import SimNetwork
+from zray.sim.oracle import Oracle
+from zray.sim.plan import Plan
+from zray.sim.views import CoreView, CoreViews
 from zray.store.header import OWNER_UNKNOWN
 from zray.store.node.ownerless import OwnerlessObject
-
-if TYPE_CHECKING:
-    from zray.sim.cluster import SimCluster
-    from zray.sim.core import Core
 
 
 class CoreStore:
     """The Store of one simulated core process."""
 
-    def __init__(self, stores: SimStores, core: Core) -> None:
+    def __init__(self, stores: SimStores, core: CoreView) -> None:
         self.stores, self.core = stores, core
 
     def free(self, oid: bytes, value: Any, escaped: bool) -> None:
@@ -50,8 +49,8 @@ class CoreStore:
 class SimStores:
     """See the module's docstring."""
 
-    def __init__(self, cluster: SimCluster) -> None:
-        self.cluster = cluster
+    def __init__(self, net: SimNetwork, plan: Plan, oracle: Oracle, cores: CoreViews) -> None:
+        self._net, self._plan, self._oracle, self._cores = net, plan, oracle, cores
         self.contents: dict[int, bytes] = {}  # by generation
         self._freed: dict[int, bytes] = {}
         self.lost: set[int] = set()  # generations of which no copy is left
@@ -59,7 +58,7 @@ class SimStores:
         self.blocks: dict[bytes, dict[int, OwnerlessObject]] = {}  # node -> generation -> object
         self._generation = 0
 
-    def put(self, core: Core, oid: bytes, wire: bytes, owner: bytes = b"") -> list[Any]:
+    def put(self, core: CoreView, oid: bytes, wire: bytes, owner: bytes = b"") -> list[Any]:
         """The stored value of an object that this process, or ``owner``, owns."""
         self._generation += 1
         generation = self._generation
@@ -70,11 +69,11 @@ class SimStores:
             self._writers[generation] = core.incarnation
         return [m.STORED, 0, len(wire), generation, oid, core.node]
 
-    def read(self, core: Core, value: list[Any]) -> bytes:
+    def read(self, core: CoreView, value: list[Any]) -> bytes:
         wire = self.contents.get(value[3])
-        if wire is None and value[3] in self.lost and core.home not in self.cluster.oracle.condemned:
+        if wire is None and value[3] in self.lost and core.home not in self._oracle.condemned:
             raise Lost(value)
-        if wire is None and core.home in self.cluster.oracle.condemned:
+        if wire is None and core.home in self._oracle.condemned:
             wire = self._freed.get(value[3])
         if wire is None:
             raise Violation(f"object {value[4].hex()} is read after it was freed")
@@ -86,7 +85,7 @@ class SimStores:
 
     def sweep(self) -> None:
         """Results whose writer ended before its reply was heard: the node frees them with what its process had."""
-        cores = self.cluster.cores
+        cores = self._cores
         unheard = {generation for generation, writer in self._writers.items()
                    if writer not in cores and generation in self.contents}
         for core in cores.values() if unheard else ():
@@ -109,14 +108,14 @@ class SimStores:
         """A node says so, on its own: no process may hold them."""
         for one in objects:
             self._drop(node, one.generation)
-            for core in () if node in self.cluster.oracle.condemned else self.cluster.cores.values():
-                if not self.cluster.oracle.is_lost(core) and (
+            for core in () if node in self._oracle.condemned else self._cores.values():
+                if not self._oracle.is_lost(core) and (
                         one.oid in core.refs.borrowed or one.oid in core.refs.owned):
                     raise Violation(f"object {one.oid.hex()} of {one.owner!r} is freed, and {core.incarnation!r} "
                                     "holds it")
 
     def _drop(self, node: bytes, generation: int) -> None:
-        if node in self.cluster.oracle.condemned:
+        if node in self._oracle.condemned:
             return  # what it has is no copy of the others
         if (wire := self.contents.pop(generation, None)) is not None:
             self._freed[generation] = wire
@@ -131,8 +130,8 @@ class SimStores:
     def node_gone(self, node: bytes, heir: bytes) -> None:
         """``heir`` hears that the node is dead: what had been copied to it now counts, and the rest is lost."""
         for generation, one in self.blocks.pop(node, {}).items():
-            if self.cluster.plan.loses and self.cluster.net.random.random() < 0.8:
-                self.cluster.oracle.happened["lost"] += 1
+            if self._plan.loses and self._net.random.random() < 0.8:
+                self._oracle.happened["lost"] += 1
                 self.lost.add(generation)
                 self._freed[generation] = self.contents.pop(generation)
             else:
@@ -140,7 +139,7 @@ class SimStores:
 
     def node_ended(self, node: bytes) -> None:
         """It ends; after it was declared dead, what its processes have put since ends with it."""
-        if node in self.cluster.oracle.condemned:
+        if node in self._oracle.condemned:
             self.blocks.pop(node, None)
 
     def ownerless(self, node: bytes, has_ended: Callable[[bytes], bool]) -> list[OwnerlessObject]:

@@ -7,7 +7,7 @@ a threaded or async actor run side by side, as the machine lets them start.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgpack
 
@@ -17,19 +17,16 @@ from zray.base.causes import Cause
 from zray.core.ports import Work
 from zray.handles.options import STREAMING
 from zray.sim import programs
-from zray.sim.core import Core, Ref
+from zray.sim.core import Core, CoreSurroundings, Ref
 from zray.sim.failure import Failure, Lost
 from zray.sim.map_runs import MapRun
+from zray.sim.node import SimNode
 from zray.worker.actors.life import CallGroup, sizes_of
 from zray.worker.machine import END, RUN, WorkerMachine
 from zray.worker.run.nesting import NestedTasks
 from zray.worker.run.production import Production
 from zray.worker.queue import ATTEMPT, EXTRA, RETURNS, TASK_ID, Chunk, Entry, Lease
 from zray.worker.run.results import with_extra
-
-if TYPE_CHECKING:
-    from zray.sim.cluster import SimCluster
-    from zray.sim.node import SimNode
 
 START_S = 0.00002  # what a task costs that does nothing
 
@@ -56,7 +53,7 @@ class SimWorker(Core):
 
     kind = "worker"
 
-    def __init__(self, cluster: SimCluster, host: SimNode, incarnation: bytes, pid: int) -> None:
+    def __init__(self, around: CoreSurroundings, host: SimNode, incarnation: bytes, pid: int) -> None:
         self.marks = [0, 0, 0]
         self.runs: dict[tuple[bytes, int], Run] = {}
         self.functions: set[bytes] = set()
@@ -66,7 +63,7 @@ class SimWorker(Core):
         self.started_under: dict[str, str] = {}
         self.map_run: MapRun | None = None  # the chunk that runs
         self._awake = False
-        super().__init__(cluster, host, incarnation, pid)
+        super().__init__(around, host, incarnation, pid)
         self.work = WorkerMachine(self.node, self.marks, self.send, self)
         self.inside = NestedTasks(self.work, self.submitter)
         self.machine.employ(Work(self.work.queue.forget_owners, self.place_of, self._cancel_inside), self.work.handlers)
@@ -135,7 +132,7 @@ class SimWorker(Core):
 
     def node_lost(self) -> dict[str, Any]:
         """PDEATHSIG."""
-        self.cluster.crash(self, "its node ended")
+        self.around.crash(self, "its node ended")
         return super().node_lost()
 
     # ------------------------------------------------------------ the core machine's Work
@@ -179,16 +176,16 @@ class SimWorker(Core):
 
     def place_column(self, wire: bytes, oid: bytes, owner: bytes) -> Any:
         """Columns that are lost are not made again, so no map has one then."""
-        return wire if self.cluster.plan.loses else self.place(wire, len(wire), oid, owner)
+        return wire if self.around.plan.loses else self.place(wire, len(wire), oid, owner)
 
     def item_started(self, owner: bytes, sequence: int, task: list[Any]) -> None:
-        self.cluster.oracle.started(self, owner, sequence, task)
+        self.around.oracle.started(self, owner, sequence, task)
 
     def item_ended(self, task: list[Any], result: Any) -> None:
-        self.cluster.oracle.ended(self, b"", task, result)
+        self.around.oracle.ended(self, b"", task, result)
 
     def item_crashed(self) -> None:
-        self.cluster.crash(self, "an item of a map ended it")
+        self.around.crash(self, "an item of a map ended it")
 
     def now(self) -> float:
         return self.net.now
@@ -226,7 +223,7 @@ class SimWorker(Core):
     def _leave(self) -> None:
         """An actor says so first, and stays until the node has answered."""
         if self.actor is None or self.heard:
-            self.cluster.planned_exit(self)
+            self.around.leave(self)
         elif not self.work.announced:
             self.work.announce_end()
 
@@ -234,7 +231,7 @@ class SimWorker(Core):
 
     def _start(self, run: Run) -> None:
         self.runs[run.task[TASK_ID], run.task[ATTEMPT]] = run
-        self.cluster.oracle.started(self, run.lease.owner, run.sequence, run.task)
+        self.around.oracle.started(self, run.lease.owner, run.sequence, run.task)
         self.later(START_S, self._begin, run)
 
     def _begin(self, run: Run) -> None:
@@ -285,7 +282,7 @@ class SimWorker(Core):
                     self.later(request[1], self._resume, run)
                     return
                 if request[0] == "crash":
-                    self.cluster.crash(self, "it ended itself")
+                    self.around.crash(self, "it ended itself")
                     return
                 if request[0] == "exit":
                     run.body.close()
@@ -408,7 +405,7 @@ class SimWorker(Core):
             result = with_extra(result, held=held)
         if (task[EXTRA] or {}).get("max_calls") and result is not None:
             result = work.count_run(task, result)
-        self.cluster.oracle.ended(self, run.lease.owner, task, result)
+        self.around.oracle.ended(self, run.lease.owner, task, result)
         took_ns = int((self.net.now - run.began) * 1e9)
         if run.outer is not None:
             self.inside.finish(run.owned, result)

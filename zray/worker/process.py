@@ -12,9 +12,8 @@ from importlib.machinery import ModuleSpec
 from typing import Any
 
 from zray.base import env_vars
+from zray.base.formats import TASK_MARKER
 
-# A line of this form in a worker's output names the task that prints from here on; the node takes it out again.
-MARKER = "\x01zray-task:{}\n"
 
 
 class MarkedStream(io.TextIOWrapper):
@@ -37,7 +36,7 @@ class MarkedStream(io.TextIOWrapper):
             if not self._fresh:
                 super().write("\n")
             self._last = name
-            super().write(MARKER.format(name.replace("\n", " ")))
+            super().write(TASK_MARKER + name.replace("\n", " ") + "\n")
         if text:
             self._fresh = text[-1] == "\n"
         return super().write(text)

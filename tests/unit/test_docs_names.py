@@ -54,11 +54,19 @@ def module(name: str) -> tuple[Path, str]:
         name, _, word = name.rpartition(".")
 
 
+def misplaced(text: str) -> set[tuple[str, str]]:
+    """Of phrases such as "`a` and `b` in `zray/c.py`", the names that the file does not have."""
+    phrase = r"((?:`[\w.]+`(?:,|,? and)? )+)(?:in |of |\()`((?:zray|tests|fuzz)/[\w/]+\.py)`"
+    return {(word, file) for names, file in re.findall(phrase, " ".join(text.split()))
+            for name in re.findall(r"`([\w.]+)`", names) for word in name.split(".") if word not in words(ROOT / file)}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_what_a_page_names_exists(page: Path):
     text = page.read_text(encoding="utf-8")
     assert not {path for path in paths(text) - NOT_FILES if not (ROOT / path).exists()}, "no such file"
     assert not unknown_names(text), "no such name"
+    assert not misplaced(text), "the file does not have the name"
     for link in re.findall(r"\]\(([^)\s]+)\)", text):
         if "://" in link:
             continue

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from zray.base.config import Config
+from zray.base.ends import Ends
 from zray.base.ids import RETURN_1
 from zray.gcs.client.requests import Call
 from zray.gcs.configuration.config import ChainConfig
@@ -60,7 +61,7 @@ class LeaseWorld:
 
     def __init__(self) -> None:
         self.sent: list[tuple[bytes, Any]] = []
-        self.refs = References(incarnation("owner"), self, lambda oid, value, escaped: None)
+        self.refs = References(incarnation("owner"), self, lambda oid, value, escaped: None, Ends())
         unused: Any = None  # no maps, no exceptions that are retried, no lost results, nothing runs inline
         self.submitter = Submitter(incarnation("owner"), incarnation("node"), 1, self, self.refs, Config(),
                                    SubmitterPorts(unused, unused, unused, unused))
@@ -145,7 +146,8 @@ class _Process:
 
     def __init__(self, world: ObjectWorld, name: str) -> None:
         self.world, self.name = world, name
-        self.refs = References(incarnation(name), self, self._free)
+        self.ends = Ends()
+        self.refs = References(incarnation(name), self, self._free, self.ends)
         self.refs.telling = Telling(self.refs, incarnation(name), "", 1 << 20)
         self.adoption = Adoption(self.refs, self, "", lambda: world.now)
 
@@ -224,7 +226,8 @@ class ObjectWorld:
         """It ends, and the node tells all others."""
         del self.processes[process]
         for other in self.processes.values():
-            other.refs.on_process_gone(incarnation(process), certain=True)
+            other.ends.process_ended(incarnation(process))
+            other.refs.process_ended(incarnation(process))
         return self._settle()
 
     def wait(self, seconds: str) -> list[str]:

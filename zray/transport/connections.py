@@ -47,7 +47,7 @@ class PeerConnections(ProcessLinks):
         if self._peers.is_refused(peer):
             self._lost(peer)
             return
-        self._out_stirred = True
+        self._out_dirty = True
         try:
             address = self._out.prepare(endpoint, self.keys, self.insecure)
             replaced = self._out.at.get(address)
@@ -94,7 +94,7 @@ class PeerConnections(ProcessLinks):
         if record is not None and record.dialled is not None:
             self._out.hang_up(record.dialled)
             self._peers.hung_up(peer)
-            self._out_stirred = True
+            self._out_dirty = True
 
     def forget(self, peer: bytes) -> None:
         """The peer has ended: drop its connection, session and outbox; refuse further frames from it."""

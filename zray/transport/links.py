@@ -100,7 +100,7 @@ class ProcessLinks(Polling):
                                 keys, lambda key: self.allowed(key), lambda peer, who: self.admits(peer, who),
                                 self._peers)
             self._tcp_fd = self._tcp.fd
-            self._tcp_stirred = True
+            self._tcp_dirty = True
             self._register(self._tcp_fd)
         return self._tcp.endpoint
 
@@ -119,18 +119,18 @@ class ProcessLinks(Polling):
         if record is None:
             return self._send_in, b""
         if record.dialled is not None:
-            self._out_stirred = True
+            self._out_dirty = True
             return self._send_out, record.dialled.route
         return self._way_back(record)
 
     def _way_back(self, record: PeerRecord) -> tuple[Send, bytes]:
         """The best way among those that we have not dialled."""
         if record.inbound:
-            self._in_stirred = True
+            self._in_dirty = True
             return self._send_in, record.inbound
         if record.tcp:
             assert self._tcp is not None
-            self._tcp_stirred = True
+            self._tcp_dirty = True
             return self._tcp.send, record.tcp
         hop = record.hop
         return self._way(hop) if hop and not self._peers.hop(hop) else (self._send_in, b"")
@@ -143,8 +143,8 @@ class ProcessLinks(Polling):
 
     def _tcp_readable(self) -> bool:
         assert self._tcp is not None
-        self._tcp_stirred = bool(self._tcp.socket.get(_EVENTS) & _POLLIN)
-        return self._tcp_stirred
+        self._tcp_dirty = bool(self._tcp.socket.get(_EVENTS) & _POLLIN)
+        return self._tcp_dirty
 
     # ---------------------------------------------------------------- reading
 
@@ -158,7 +158,7 @@ class ProcessLinks(Polling):
 
     def _drain_tcp(self, now: float, on_message: OnMessage, until: Any) -> int:
         assert self._tcp is not None
-        fired, self._tcp_fired, self._tcp_stirred = self._tcp_fired, False, False
+        fired, self._tcp_fired, self._tcp_dirty = self._tcp_fired, False, False
         count = 0
         for _ in range(self.limits.drain_frames_max):
             received = self._tcp.receive(fired)
@@ -175,7 +175,7 @@ class ProcessLinks(Polling):
                 count += self._on_frame(peer, frame, now, on_message)
                 if until is not None and until.done:
                     break
-        self._tcp_stirred = True
+        self._tcp_dirty = True
         return count
 
     def _drain_socket(self, socket: zmq.Socket, fired: bool, now: float,
@@ -186,7 +186,7 @@ class ProcessLinks(Polling):
         count = 0
         for _ in range(self.limits.drain_frames_max):
             if not fired and not get(_EVENTS) & _POLLIN:  # type: ignore[operator]
-                return count, self._stirred_meanwhile(inbound)
+                return count, self._dirty_since_drain(inbound)
             fired = False
             try:
                 route = recv(NOBLOCK)
@@ -212,9 +212,9 @@ class ProcessLinks(Polling):
         if record is None or record.inbound != route:
             self._release(peer, self._peers.came(peer, route))
 
-    def _stirred_meanwhile(self, inbound: bool) -> bool:
+    def _dirty_since_drain(self, inbound: bool) -> bool:
         """A handler may have sent, and a poll may have fired, since this drain began."""
-        return self._in_stirred if inbound else self._out_stirred
+        return self._in_dirty if inbound else self._out_dirty
 
     def _close_links(self, linger_ms: int) -> None:
         self._out.close_monitor()

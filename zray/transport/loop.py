@@ -202,7 +202,7 @@ class Loop:
                 finally:
                     lock.acquire()
                     self._polling = False
-                if not mesh.woken and mesh.stirred and not self.stopped:
+                if not mesh.woken and mesh.dirty and not self.stopped:
                     # Other threads have queued nothing meanwhile: mostly this is the answer, and
                     # half a turn is enough.
                     if mesh.drain(self.dispatch, waiter) and waiter.done:
@@ -293,7 +293,7 @@ class Loop:
         if self.on_turn is not None:
             self._guarded(self.on_turn)
         mesh.flush()
-        busy = mesh.stirred and mesh.drain(self.dispatch, until) > 0
+        busy = mesh.dirty and mesh.drain(self.dispatch, until) > 0
         if busy:
             mesh.flush()
             if until is not None and until.done:

@@ -176,10 +176,10 @@ class Mesh(PeerConnections):
         record = self._records[peer]
         dialled = record.dialled
         if dialled is not None:
-            self._out_stirred = True
+            self._out_dirty = True
             put, route = self._send_out, dialled.route
         else:
-            self._in_stirred = True
+            self._in_dirty = True
             put, route = self._send_in, record.inbound
             if not route:
                 put, route = self._way_back(record)
@@ -210,22 +210,22 @@ class Mesh(PeerConnections):
         """Whether drain() would find messages.  Cheap; also re-arms the edges that poll() waits for."""
         if self._closing or self._monitored:
             return True
-        if self._out_stirred:
-            self._out_stirred = False
+        if self._out_dirty:
+            self._out_dirty = False
             if self._outbound.get(_EVENTS) & _POLLIN:
-                self._out_stirred = True
+                self._out_dirty = True
                 return True
-        if self._in_stirred:
-            self._in_stirred = False
+        if self._in_dirty:
+            self._in_dirty = False
             if self._inbound.get(_EVENTS) & _POLLIN:
-                self._in_stirred = True
+                self._in_dirty = True
                 return True
-        return self._tcp_stirred and self._tcp_readable()
+        return self._tcp_dirty and self._tcp_readable()
 
     @property
-    def stirred(self) -> bool:
+    def dirty(self) -> bool:
         """Whether drain() may find messages.  False is sure, True is not."""
-        return bool(self._in_stirred or self._out_stirred or self._tcp_stirred or self._monitored or self._closing)
+        return bool(self._in_dirty or self._out_dirty or self._tcp_dirty or self._monitored or self._closing)
 
     def drain(self, on_message: Callable[[bytes, int, Any], None], until: Any = None) -> int:
         """Call ``on_message(peer, code, message)`` for all that has arrived (bounded per turn); returns how many.
@@ -236,17 +236,17 @@ class Mesh(PeerConnections):
             self._read_monitor()
         now = self.now = self.clock()
         count = 0
-        if self._out_stirred:
-            fired, self._out_fired, self._out_stirred = self._out_fired, False, False
-            received, self._out_stirred = self._drain_socket(self._outbound, fired, now, on_message, until)
+        if self._out_dirty:
+            fired, self._out_fired, self._out_dirty = self._out_fired, False, False
+            received, self._out_dirty = self._drain_socket(self._outbound, fired, now, on_message, until)
             count += received
-        if self._tcp_stirred:  # before the many peers on this machine: heartbeats of other nodes come by it
+        if self._tcp_dirty:  # before the many peers on this machine: heartbeats of other nodes come by it
             count += self._drain_tcp(now, on_message, until)
-        if self._in_stirred:
-            fired, self._in_fired, self._in_stirred = self._in_fired, False, False
-            received, self._in_stirred = self._drain_socket(self._inbound, fired, now, on_message, until)
+        if self._in_dirty:
+            fired, self._in_fired, self._in_dirty = self._in_fired, False, False
+            received, self._in_dirty = self._drain_socket(self._inbound, fired, now, on_message, until)
             count += received
-        if self._closing and not (self._out_stirred or self._in_stirred or self._tcp_stirred):
+        if self._closing and not (self._out_dirty or self._in_dirty or self._tcp_dirty):
             self._report_closed(now)
         return count
 

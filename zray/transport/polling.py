@@ -1,8 +1,8 @@
 """The descriptors that a mesh polls: those of its sockets, and an eventfd that wakes it.
 
 ZeroMQ's descriptors signal edges, and any call of a socket may clear one.  So from such a call on,
-until its EVENTS show nothing to read, a socket is "stirred"; a descriptor that fires stirs it too.
-A look at EVENTS costs 2-3 us, so only stirred sockets are looked at.
+until its EVENTS show nothing to read, a socket is "dirty"; a descriptor that fires makes it dirty too.
+A look at EVENTS costs 2-3 us, so only dirty sockets are looked at.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ class Polling:
         self._inbound_fd, self._outbound_fd, self._monitor_fd = inbound_fd, outbound_fd, monitor_fd
         self._tcp_fd = self._watched_fd = -1
         self.watched_fired = False  # a poll has seen the watched descriptor; the caller that looks at it resets this
-        self._in_stirred = self._out_stirred = True
+        self._in_dirty = self._out_dirty = True
         self._in_fired = self._out_fired = False
-        self._tcp_stirred = self._tcp_fired = False
+        self._tcp_dirty = self._tcp_fired = False
         self._monitored = False
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.woken = False
@@ -51,11 +51,11 @@ class Polling:
             if fd == self._monitor_fd:
                 self._monitored = True
             elif fd == self._outbound_fd:
-                self._out_fired = self._out_stirred = True
+                self._out_fired = self._out_dirty = True
             elif fd == self._inbound_fd:
-                self._in_fired = self._in_stirred = True
+                self._in_fired = self._in_dirty = True
             elif fd == self._tcp_fd:
-                self._tcp_fired = self._tcp_stirred = True
+                self._tcp_fired = self._tcp_dirty = True
             elif fd == self._watched_fd:
                 self.watched_fired = True
 

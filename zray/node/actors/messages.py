@@ -2,8 +2,7 @@
 
     CreateActor, LookupActor, WatchActor, KillActor      the home's ActorTable; else the row of the actor (ActorRows)
     ActorUp, ActorExit                                   from the worker: to the home, which may be another node
-    ActorPlaced, ActorNotPlaced, ActorWorkerDied         from the node where an actor of ours lives,
-    or has to live
+    ActorPlaced, ActorNotPlaced, ActorWorkerDied         from the node where an actor of ours lives, or will live
     EndWorker, ResizeLease                               from the home of a foreign actor
 """
 

@@ -8,7 +8,7 @@ them.  So no caller needs to know the home, and a change of home is one more cha
                row                 watchers get its ActorState; questions (lookup) get the row, once
                its home is dead    questions wait for another node to adopt the actor, ROW_GRACE_S at most
     pursuit    each row            until it is done: a kill goes to each home that the actor gets,
-    until one has done it
+                                   until one has done it
 """
 
 from __future__ import annotations

@@ -209,7 +209,6 @@ class Zygote:
         if sys.version_info < (3, 12):
             # Its entries count references of names: each one that a worker replaces would cost it
             # two pages.  From 3.12 on names are immortal.
-            # 3.12 on names are immortal.
             sys._clear_type_cache()
 
     def serve(self) -> None:

@@ -26,7 +26,7 @@ class EndHandlers(Protocol):
     """What follows here from the ends of connections, processes and nodes (verbs: zray.base.ends)."""
 
     def node_lost(self) -> None: ...
-    def silent(self, peer: bytes) -> None: ...
+    def peer_closed(self, peer: bytes) -> None: ...
     def process_closed(self, peer: bytes) -> None: ...
     def process_ended(self, process: bytes) -> None: ...
     def node_ended(self, node: bytes) -> None: ...
@@ -103,14 +103,14 @@ class Connections:
     def on_bind_tcp(self, peer: bytes, message: m.BindTcp) -> None:
         self.send(peer, m.Bound(self.dialling.serve(message)))
 
-    # ------------------------------------------------------------ who is gone
+    # ------------------------------------------------------------ closed connections and ends
 
     def closed(self, peer: bytes) -> None:
         """The mesh says that the connection to a peer is closed, and drained."""
         if peer == self.process.node:
             self.ends.node_lost()
         elif not self.redial.closed(peer):
-            self.ends.silent(peer)
+            self.ends.peer_closed(peer)
             self.ends.process_closed(peer)
 
     def on_process_ended(self, peer: bytes, message: m.ProcessGone) -> None:
@@ -120,7 +120,7 @@ class Connections:
         if process != self.process.node and not self.transport.dialled(process):
             # What we dialled ends by itself, once it is drained: the notice overtakes replies already sent.
             self.transport.forget(process)
-            self.ends.silent(process)
+            self.ends.peer_closed(process)
 
     def on_node_ended(self, peer: bytes, message: m.NodeGone) -> None:
         for process in [p for p in self.transport.peers() if ids.node_of(p) == message.node]:

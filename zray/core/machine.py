@@ -213,7 +213,7 @@ class CoreMachine:
 
     # ------------------------------------------------------------ EndHandlers of zray.core.connections
 
-    def silent(self, peer: bytes) -> None:
+    def peer_closed(self, peer: bytes) -> None:
         """Nothing more comes from that process."""
         self.submitter.on_peer_closed(peer)
         self.calls.on_peer_closed(peer)

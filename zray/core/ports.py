@@ -89,7 +89,7 @@ class Shell(Protocol):
 class Work:
     """The executing half of a worker, as its owning half needs it.
 
-    forget_owners(is_gone)           drop what processes pushed that have ended
+    forget_owners(has_ended)         drop the leases of processes that have ended
     place_of(task)                   where a task is that was pushed here: (cause, about), None when it is not here
     cancel_inline(task, recursive)   end a task of ours that runs here inside the one that waits for it
     """

@@ -1,8 +1,8 @@
 """Deaths of leased workers: what becomes of the tasks that were with them.  Pure.
 
 A death has two halves: the node's notice (WorkerDied, with the marks that say what ran) and the end of our own
-connection, once it is drained; a notice overtakes replies that were sent before.  When both are here the lease is
-buried: unstarted tasks are pushed again free of charge, the running one is charged a retry, a finished one whose reply
+connection, once it is drained; a notice overtakes replies that were sent before.  When both are here the lease
+ends: unstarted tasks are pushed again free of charge, the running one is charged a retry, a finished one whose reply
 was lost counts as a lost object.  One half without the other is believed after WITHOUT_NOTICE_S.
 """
 
@@ -63,7 +63,7 @@ class WorkerDeaths:
         if lease in lease.key.idle:
             lease.key.idle.remove(lease)
         if lease.link.closed or not lease.inflight:
-            self._bury(lease)
+            self._end_lease(lease)
         else:
             self._await_other_half(lease)
 
@@ -77,7 +77,7 @@ class WorkerDeaths:
         if lease is None:
             self._drop_link(link)
         elif lease.notice is not None:
-            self._bury(lease)
+            self._end_lease(lease)
         else:
             if lease in lease.key.idle:
                 lease.key.idle.remove(lease)
@@ -93,8 +93,8 @@ class WorkerDeaths:
         link.closed = True
         self._submitter.net.disconnect(link.peer)
 
-    def _bury(self, lease: Lease) -> None:
-        """The worker is dead and everything it said has been heard: charge the running task, free the others."""
+    def _end_lease(self, lease: Lease) -> None:
+        """The worker has ended and all its messages have arrived: charge the running task, free the others."""
         notice = lease.notice
         self.dying.pop(lease.number, None)
         if self._submitter.leases.pop(lease.number, None) is None:
@@ -144,7 +144,7 @@ class WorkerDeaths:
             elif until <= now:
                 if dead.notice is None:  # its node may have it alive and in use, only out of our reach
                     self._submitter.net.send(self._submitter.node, LeaseKill(number, OUT_OF_REACH))
-                self._bury(dead)
+                self._end_lease(dead)
         for worker, (since, _) in list(self.early.items()):
             if since + EARLY_S <= now:
                 del self.early[worker]

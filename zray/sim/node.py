@@ -158,8 +158,8 @@ class SimNode(Process):
         if self.core is None:
             self._joining(peer, code, message)
             return
-        is_gone = node_of(peer) in self.machine.context.ends.nodes
-        if self.core.deliver(peer, code, message, self.net.now) and is_gone:
+        has_ended = node_of(peer) in self.machine.context.ends.nodes
+        if self.core.deliver(peer, code, message, self.net.now) and has_ended:
             self.cluster.oracle.heard_of_the_dead(self, peer)
         self.stir()
 

@@ -405,7 +405,7 @@ class ActorTable:
         self._refuse(actor.owner, request, "name_taken", holder, detail)
         actor.state = DEAD
         actor.cause = {"kind": "name_taken", "reason": detail}
-        self._bury(actor)
+        self._keep_dead(actor)
 
     def _admit(self, actor: Actor) -> None:
         self.actors[actor.id] = actor
@@ -448,10 +448,10 @@ class ActorTable:
             owned.discard(actor.id)
             if not owned:
                 del self._owned[actor.owner]
-        self._bury(actor)
+        self._keep_dead(actor)
 
-    def _bury(self, actor: Actor) -> None:
-        """Keep a short memory of it: watchers are told, arguments and handles' meta are dropped."""
+    def _keep_dead(self, actor: Actor) -> None:
+        """Keep a short record of a dead actor: watchers are told, arguments and handles' meta are dropped."""
         self.actors[actor.id] = actor
         _, early = self._unknown.pop(actor.id, (0.0, set()))
         for peer in sorted(early):

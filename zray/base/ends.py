@@ -4,8 +4,8 @@ What a process hears of another grows from doubt to certainty.  Each step has on
 
     verb        of a process                        of a node                          of a job
     closed      our connection to it has closed     -                                  -
-    suspected   it may come back                    it is silent, or refuses to be     -
-                                                    dialled
+    suspected   it does not answer, and may live    it is silent, or its endpoint      -
+                                                    refuses connections
     ended       its node says that the process      the nodes table says that it is    its driver has ended
                 has ended; or its node has ended    dead, has left or was removed
 

@@ -26,7 +26,7 @@ class EndHandlers(Protocol):
     """The receiver of ends of connections, processes and nodes."""
 
     def node_lost(self) -> None: ...
-    def drained(self, peer: bytes) -> None: ...
+    def peer_closed(self, peer: bytes) -> None: ...
     def process_closed(self, peer: bytes) -> None: ...
     def process_ended(self, process: bytes) -> None: ...
     def node_ended(self, node: bytes) -> None: ...
@@ -110,7 +110,7 @@ class Connections:
         if peer == self.process.node:
             self.ends.node_lost()
         elif not self.redial.closed(peer):
-            self.ends.drained(peer)
+            self.ends.peer_closed(peer)
             self.ends.process_closed(peer)
 
     def on_process_ended(self, peer: bytes, message: m.ProcessGone) -> None:
@@ -120,7 +120,7 @@ class Connections:
         if process != self.process.node and not self.transport.dialled(process):
             # A connection that we dialled closes once it is drained: this notice overtakes replies.
             self.transport.forget(process)
-            self.ends.drained(process)
+            self.ends.peer_closed(process)
 
     def on_node_ended(self, peer: bytes, message: m.NodeGone) -> None:
         for process in [p for p in self.transport.peers() if ids.node_of(p) == message.node]:

@@ -213,7 +213,7 @@ class CoreMachine:
 
     # ------------------------------------------------------------ EndHandlers of zray.core.connections
 
-    def drained(self, peer: bytes) -> None:
+    def peer_closed(self, peer: bytes) -> None:
         """No more message will come from that process."""
         self.submitter.on_peer_closed(peer)
         self.calls.on_peer_closed(peer)

@@ -158,9 +158,9 @@ class TaskQueue:
                 running[2].cancelled.add(position)
         return found
 
-    def forget_owners(self, gone: Callable[[bytes], bool]) -> None:
-        """These owners are gone: forget their leases.  What they queued still runs, for what it does."""
-        for key in [key for key in self.leases if gone(key[0])]:
+    def forget_owners(self, has_ended: Callable[[bytes], bool]) -> None:
+        """These owners have ended: forget their leases.  What they queued still runs, for what it does."""
+        for key in [key for key in self.leases if has_ended(key[0])]:
             del self.leases[key]
 
     def _drain(self) -> list[Entry]:

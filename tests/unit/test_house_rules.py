@@ -11,7 +11,7 @@ from tests.unit.source_tree import area, cycles, imports, modules
 
 # ---------------------------------------------------------------- pure modules
 
-PURE_AREAS = ["messages", "owner", "sched", "gcs", "node", "store", "transport", "worker", "sim"]
+PURE_AREAS = ["wire", "owner", "sched", "gcs", "node", "store", "transport", "worker", "sim"]
 PURE_MODULES = ["zray.core.connections", "zray.core.creation", "zray.core.waits.groups", "zray.core.machine",
                 "zray.core.ports", "zray.core.process", "zray.core.redial", "zray.core.waits.why"]
 IMPURE = {"time", "random", "os", "socket", "threading", "zmq", "select", "signal", "subprocess", "asyncio", "datetime",

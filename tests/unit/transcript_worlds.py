@@ -21,7 +21,7 @@ from zray.owner.ports import SubmitterPorts
 from zray.owner.records import Entry, Function, Task
 from zray.owner.references import References
 from zray.owner.submitter import Submitter
-from zray.owner.telling import Telling
+from zray.owner.eager_values import EagerValues
 from zray.transport.peers import Dialled, PeerTable
 from zray.transport.session import Session
 from zray.wire import messages as m
@@ -148,7 +148,7 @@ class _Process:
         self.world, self.name = world, name
         self.ends = Ends()
         self.refs = References(incarnation(name), self, self._free, self.ends)
-        self.refs.telling = Telling(self.refs, incarnation(name), "", 1 << 20)
+        self.refs.eager = EagerValues(self.refs, incarnation(name), "", 1 << 20)
         self.adoption = Adoption(self.refs, self, "", lambda: world.now)
 
     def send(self, peer: bytes, message: Any) -> None:

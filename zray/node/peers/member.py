@@ -97,7 +97,8 @@ class Member:
         self._cluster = ports.cluster
         self.me = ports.cluster.me
         self.leavers: set[bytes] = set()  # live nodes that announced a leave
-        self.suspected_nodes: set[bytes] = set()  # their endpoints refuse connections, and the table does not have that yet
+        # their endpoints refuse connections, and the table does not have that yet
+        self.suspected_nodes: set[bytes] = set()
         self._ask_rows_at: float | None = None
         self._admitting: dict[bytes, float] = {}  # joining nodes -> when to send them the reason why they cannot join
         self.handlers: dict[int, Callable[[bytes, Any], None]] = {

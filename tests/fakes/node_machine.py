@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from zray.wire import messages as m
 from zray.base.config import Config
+from zray.base.ends import Ends
 from zray.node.effects import DropJob, EndJob, Kill, Send, Spawn
 from zray.node.machine import Death, NodeMachine, NodePorts
 from zray.sched.node.local import LocalScheduler
@@ -93,8 +94,8 @@ class MachineNode:
             incarnation=NODE, node={"NodeID": "n"}, names=self.names,
             scheduler=LocalScheduler({"CPU": cpus * 10_000, "GPU": 20_000}, node=NODE),
             config=Config(**settings), keep=cpus, ports=NodePorts(
-                new_worker_id=self.new_id, attach=lambda peer, pid: {"arena": "x"}, environ={}, store_report=dict,
-                gcs_report=dict, ownerless=lambda has_ended: [], free_unheld=lambda objects: None))
+                ends=Ends(), new_worker_id=self.new_id, attach=lambda peer, pid: {"arena": "x"}, environ={},
+                store_report=dict, gcs_report=dict, ownerless=lambda has_ended: [], free_unheld=lambda objects: None))
         self.machine.start(self.now)
         self.take()
 

@@ -212,8 +212,8 @@ class ObjectWorld:
         record = self._record(sender, name)
         token = refs.send_carrying(incarnation(receiver), [record])
         triple = [record.oid, record.owner or incarnation(sender), ""]
-        assert refs.telling is not None
-        refs.telling.carried([triple], [record], incarnation(receiver), 1000)
+        assert refs.eager is not None
+        refs.eager.carried([triple], [record], incarnation(receiver), 1000)
         self.lines.append(f"{sender} -> {receiver}  a value with {name}, token {token}")
         self.processes[receiver].refs.receive_carrying(incarnation(sender), [triple], token)
         return self._settle()

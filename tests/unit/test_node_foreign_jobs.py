@@ -77,6 +77,17 @@ def test_a_job_of_a_dead_node_is_over_at_once(node):
     assert node.over()
 
 
+def test_a_node_registers_the_ends_of_others_and_of_jobs_and_forgets_its_own_processes(node):
+    ends = node.machine.context.ends
+    node.say(HOME, m.ProcessGone(DRIVER, "its process ended"))
+    node.say(HOME, m.JobEnd(JOB, "bye"))
+    node.machine.process_ended(NODE[:4] + b"wrk1", "killed")
+    assert list(ends.processes) == [DRIVER] and list(ends.jobs) == [JOB] and not ends.nodes
+    node.gone(THIRD)
+    assert ends.nodes == {THIRD: "its process ended"}
+    node.machine.check()
+
+
 def test_of_a_job_that_is_passed_on_the_control_store_says_whether_it_goes_on(node):
     node.say(THIRD, START)
     assert not node.over()

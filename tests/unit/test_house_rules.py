@@ -128,14 +128,11 @@ def test_parts_of_a_node_do_not_know_its_machine():
 
 TWICE: dict[str, set[str]] = {
     "ActorExit": {"base.errors", "wire.messages.actors"},
-    "Chunk": {"wire.messages.store", "worker.queue"},
     "Cluster": {"api.cluster", "node.peers.cluster"},
-    "Lease": {"owner.records", "worker.queue"},
     "Loop": {"api.local_actors", "transport.loop"},
     "OwnerlessObject": {"owner.adoption", "store.node.ownerless"},
     "Session": {"node.running.session", "transport.session"},
-    "TaskEvents": {"node.jobs.task_events", "worker.events"},
-    "Worker": {"_private.worker", "node.processes.pool", "worker.main"},
+    "Worker": {"_private.worker", "node.processes.pool"},
 }
 
 
@@ -160,26 +157,17 @@ CONSTANTS_TWICE: dict[str, set[str]] = {
     "CREATED": {"node.groups.records", "store.header"},
     "DEAD": {"gcs.configuration.control", "wire.messages.actors"},
     "EARLY_MAX": {"node.peers.early", "node.peers.entry", "node.running.journal"},
-    "END": {"node.jobs.task_events", "worker.machine"},
     "FULL": {"gcs.replica.tables", "sched.kernels.compiled", "sched.kernels.plain"},
-    "FUNCTIONS": {"gcs.replica.tables", "worker.blas"},
     "GATHER_S": {"node.jobs.unheld", "node.processes.output"},
     "GONE": {"gcs.configuration.control", "gcs.replica.dedupe", "store.transfer.copies", "transport.envelope"},
     "GPU": {"_private.ray_constants", "sched.resources"},
     "HERE": {"sched.cluster.spillback_lanes", "store.transfer.copies"},
-    "ITEMS_MAX": {"sim.map_runs", "wire.codec"},
-    "LOOK_S": {"node.peers.leaving", "sim.liveness"},
-    "MARKER": {"node.processes.output", "worker.process"},
     "NAME": {"node.jobs.task_events", "sched.policies.affinity", "sched.policies.group", "sched.policies.hybrid",
         "sched.policies.labels", "sched.policies.local", "sched.policies.locality", "sched.policies.spread"},
-    "NAMES": {"gcs.replica.tables", "sim.driver", "worker.blas"},
-    "NONE": {"values.serialization", "worker.run.invoke"},
     "PENDING": {"node.groups.records", "wire.messages.actors"},
     "SCHEME": {"node.running.join_secret", "transport.credentials"},
     "SPREAD": {"gcs.client.sharding", "sched.kernels.compiled", "sched.kernels.plain"},
     "STALE": {"gcs.replica.dedupe", "store.transfer.exchange"},
-    "START_S": {"node.processes.starts", "sim.worker"},
-    "UNKNOWN": {"sim.linearizability", "wire.messages.leases"},
     "UNKNOWN_GRACE_S": {"node.actors.table", "node.groups.service"},
     "WAIT_S": {"api.cluster", "node.groups.table"},
 }

@@ -1,4 +1,4 @@
-"""What a failing schedule looks like, in words for whoever debugs it."""
+"""Describes the state of a failing schedule, for debugging."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHOWN_MAX = 12  # objects of a process
 
 
 def describe(cluster: SimCluster) -> str:
-    """The nodes, and each process with something left."""
+    """The nodes, and each process with objects, tasks or leases left."""
     lines = [f"{cluster.plan}", f"at {cluster.net.now:.4f}: {dict(cluster.net.counters)} {cluster.oracle.happened}",
              f"condemned {sorted(cluster.oracle.condemned)}, left: {leftovers.of(cluster)[:SHOWN_MAX]}"]
     lines += [line for node in cluster.nodes.values() for line in _node(node)]

@@ -1,4 +1,4 @@
-"""What is still there in a simulated cluster: nothing may be, once everything has been dropped."""
+"""Finds what is left in a simulated cluster after everything has been dropped: nothing may be."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def settled(cluster: SimCluster) -> bool:
-    """Every node that lives has joined, knows exactly the others that live, and one configuration; none is leaving."""
+    """Whether every live node has joined, knows exactly the live nodes, all know one configuration, and none leaves."""
     nodes = list(cluster.nodes.values())
     if not nodes or not all(node.ready and not node.is_leaving for node in nodes):
         return False
@@ -21,7 +21,7 @@ def settled(cluster: SimCluster) -> bool:
 
 
 def of(cluster: SimCluster) -> list[str]:
-    """What is left, in words."""
+    """A text for each object, lease, actor and so on that is left."""
     cluster.stores.sweep()
     left = [f"{core.kind} {core.incarnation!r}" for core in cluster.cores.values()
             if not core.quiet() and not core.node_is_lost]
@@ -59,7 +59,7 @@ def _of_node(node: SimNode) -> Iterator[str]:
 
 
 def of_jobs(cluster: SimCluster) -> list[str]:
-    """What is left of the jobs, once all drivers are gone."""
+    """A text for each part of a job that is left after all drivers have ended."""
     left = []
     for node in cluster.nodes.values():
         machine = node.machine
@@ -74,7 +74,7 @@ def of_jobs(cluster: SimCluster) -> list[str]:
 
 
 def rows(cluster: SimCluster) -> dict[bytes, bytes]:
-    """What the control store holds, at its tail."""
+    """The rows of the control store, at its tails."""
     config = next(iter(cluster.nodes.values())).gcs.config
     found: dict[bytes, bytes] = {}
     for shard, chain in enumerate(config.chains):

@@ -1,7 +1,7 @@
-"""What must be true of a simulated cluster, and who may be blamed when a value is an error.
+"""The properties of a simulated cluster, and the excuses for errors.
 
-Programs are deterministic, so each object has one right value, known when it is submitted.  An error instead of it
-needs an excuse: something that the schedule did (a crash, a cancellation, a kill).  "freed" has none.
+Programs are deterministic, so each object has one right value, known at its submission.  An error in its place needs an
+excuse: an event of the schedule (a crash, a cancellation, a kill).  "freed" has no excuse.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ class Oracle:
                                          "lost": 0}
         self.actors: dict[bytes, bytes] = {}  # actor -> object of its life
         self.calls: dict[tuple[bytes, bytes], int] = {}  # (worker of the actor, caller) -> last sequence started
-        self.lives: dict[tuple[bytes, int], bytes] = {}  # (actor, life) -> the worker that is it
-        self.newest: dict[bytes, int] = {}  # actor -> newest life that has done anything
+        self.lives: dict[tuple[bytes, int], bytes] = {}  # (actor, life) -> its worker
+        self.newest: dict[bytes, int] = {}  # actor -> newest life that has acted
         self.names: dict[bytes, str] = {}  # detached actor -> name
         self.condemned: set[bytes] = set()  # nodes that some other node knows to be dead
         self.served: list[tuple[Any, bytes]] = []  # (worker, owner) of every start
-        self.retried: set[tuple[bytes, int]] = set()  # (task, attempt) that raised what is retried
+        self.retried: set[tuple[bytes, int]] = set()  # (task, attempt) that raised an exception to be retried
         self.seen = 0
 
     # ------------------------------------------------------------ what was asked for
@@ -78,7 +78,7 @@ class Oracle:
                 raise Violation(f"{node.incarnation!r} drops job {job}, of which {core.incarnation!r} is an actor")
 
     def _row_lives(self, core: Core, actor: bytes) -> bool:
-        """Its home has not ended it: its process may be about to hear of that."""
+        """Whether the actor's home has not ended it; its process may not know the end yet."""
         for node in self.cluster.serving():
             found = node.machine.actors.actors.get(actor)
             if found is not None:
@@ -88,7 +88,7 @@ class Oracle:
     # ------------------------------------------------------------ nodes
 
     def condemn(self, node: bytes) -> None:
-        """The nodes table has it dead: what still runs there nobody waits for."""
+        """Whether the node is dead in the nodes table: no process waits for its tasks any more."""
         if node in self.cluster.disasters.starved:
             raise Violation(f"{node!r} was declared dead while its process answered")
         self.condemned.add(node)
@@ -102,13 +102,13 @@ class Oracle:
         raise Violation(f"{node.incarnation!r} listens to {peer!r}, whose node it has declared dead")
 
     def is_lost(self, core: Core) -> bool:
-        """Others may behave as if it were dead."""
+        """Whether other processes may treat this process as dead."""
         return core.crashed or core.node_is_lost or not core.host.alive or core.home in self.condemned
 
     def created(self, actor: bytes, life: bytes) -> None:
         self.actors[actor] = life
 
-    # ------------------------------------------------------------ what ran
+    # ------------------------------------------------------------ runs
 
     def started(self, worker: Any, owner: bytes, sequence: int, task: list[Any]) -> None:
         if task[0] not in self.programs:
@@ -146,10 +146,10 @@ class Oracle:
         if failure is not None and failure[1] == "task_error" and retried_errors(self.programs[task[0]]):
             self.retried.add((task[0], task[1]))
 
-    # ------------------------------------------------------------ what came out
+    # ------------------------------------------------------------ values
 
     def observe(self, core: Core, record: Any) -> bool:
-        """A process looks at a ready object: right value, or an error that has an excuse.  True for a value."""
+        """A process reads a ready object: the right value, or an error with an excuse.  True for a value."""
         return self.observe_value(core, record.oid, record.value)
 
     def observe_value(self, core: Core, oid: bytes, value: Any) -> bool:
@@ -157,7 +157,7 @@ class Oracle:
         self.seen += 1
         right = self.values.get(oid, FAILS)  # an error after the last item of a stream is an item
         if type(value) is list and value[0] == FAILED:
-            if core.home not in self.condemned:  # else its objects and holds are void, whatever it is told
+            if core.home not in self.condemned:  # else its objects and holds are void
                 self._excused(oid, right, value)
             return False
         number = core.peek(value)
@@ -178,7 +178,7 @@ class Oracle:
             raise Violation(f"object {oid.hex()} failed with {root!r}, and there was no {' or '.join(needs)}")
 
     def unhandled(self, core: Core, failures: list[list[Any]]) -> None:
-        """Failures that a process shows, because nobody can look at them any more."""
+        """Failures that a process shows, because no process can read them any more."""
         for failure in failures:
             if failure[1] not in SHOWN and failure[1] != "actor_died":
                 raise Violation(f"{core.incarnation!r} shows a failure that nobody has to mend: {failure}")
@@ -186,7 +186,7 @@ class Oracle:
     # ------------------------------------------------------------ at any time
 
     def check_references(self) -> None:
-        """Nothing is freed while a live process holds it, and nothing that was adopted has two owners."""
+        """No object is freed while a live process holds it, and no adopted object has two owners."""
         cores = self.cluster.cores
         for core in cores.values():
             for oid in () if self.is_lost(core) else core.adoption.adopted:

@@ -1,8 +1,9 @@
-"""The object stores of a simulated cluster: who owned what first, and on which node it lies.
+"""The object stores of a simulated cluster: the first owner and the node of each object.
 
-Bytes do not travel here: a value is read wherever it lies.  What a dead node had lies on another one from then on, as a
-copy whose owner is not known there, or is lost (Plan.loses).  What is freed too early shows at once.
-The processes of a node that is declared dead may live on, with its own store: they read what the others have freed.
+Bytes do not travel here: a value is read where it lies.  The objects of a dead node lie on another node from then on,
+as copies whose owner is not known there, or they are lost (Plan.loses).  An object that is freed too early is found at
+once.  The processes of a node that is declared dead may live on with its own store: they read objects that the others
+have freed.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class CoreStore:
         self.core.send(self.core.node, m.StoreFree([[oid, value[1], value[3]]], value[5]))
 
     def flush(self) -> None:
-        """Nothing is gathered."""
+        """Nothing to send: no messages are gathered."""
 
     def relieve(self, bytes_max: int) -> int:
         """Move values to the store until the rest is small."""
@@ -44,7 +45,7 @@ class CoreStore:
         return max(bytes_max, refs.inline_bytes)
 
     def node_lost(self, failure: list[Any]) -> None:
-        """Nothing is asked."""
+        """Nothing to end: no requests are open."""
 
 
 class SimStores:
@@ -54,7 +55,7 @@ class SimStores:
         self.cluster = cluster
         self.contents: dict[int, bytes] = {}  # by generation
         self._freed: dict[int, bytes] = {}
-        self.lost: set[int] = set()  # generations of which no copy is left
+        self.lost: set[int] = set()  # generations without a copy
         self._writers: dict[int, bytes] = {}  # generation of a result -> the process that wrote it for its owner
         self.blocks: dict[bytes, dict[int, OwnerlessObject]] = {}  # node -> generation -> object
         self._generation = 0
@@ -85,7 +86,7 @@ class SimStores:
         return [node for node, blocks in self.blocks.items() if value[3] in blocks]
 
     def sweep(self) -> None:
-        """Results whose writer ended before its reply was heard: the node frees them with what its process had."""
+        """Results whose writer ended before its reply arrived: the node frees them with the process's objects."""
         cores = self.cluster.cores
         unheard = {generation for generation, writer in self._writers.items()
                    if writer not in cores and generation in self.contents}
@@ -101,12 +102,12 @@ class SimStores:
         return value[3] in self.contents
 
     def free(self, node: bytes, objects: list[list[Any]]) -> None:
-        """Their owner says so to its node."""
+        """Free objects at their owner's request."""
         for _, _, generation in objects:
             self._drop(node, generation)
 
     def free_unheld(self, node: bytes, objects: list[OwnerlessObject]) -> None:
-        """A node says so, on its own: no process may hold them."""
+        """Free objects by a node's own decision: no process may hold them."""
         for one in objects:
             self._drop(node, one.generation)
             for core in () if node in self.cluster.oracle.condemned else self.cluster.cores.values():
@@ -117,7 +118,7 @@ class SimStores:
 
     def _drop(self, node: bytes, generation: int) -> None:
         if node in self.cluster.oracle.condemned:
-            return  # what it has is no copy of the others
+            return  # its objects are no copies for the other nodes
         if (wire := self.contents.pop(generation, None)) is not None:
             self._freed[generation] = wire
         for blocks in self.blocks.values():
@@ -129,7 +130,7 @@ class SimStores:
                 self._drop(node, generation)
 
     def node_gone(self, node: bytes, heir: bytes) -> None:
-        """``heir`` hears that the node is dead: what had been copied to it now counts, and the rest is lost."""
+        """``heir`` learns that the node is dead: the copies at the heir count now, and the rest is lost."""
         for generation, one in self.blocks.pop(node, {}).items():
             if self.cluster.plan.loses and self.cluster.net.random.random() < 0.8:
                 self.cluster.oracle.happened["lost"] += 1
@@ -139,7 +140,7 @@ class SimStores:
                 self.blocks.setdefault(heir, {})[generation] = one._replace(owner=OWNER_UNKNOWN)
 
     def node_ended(self, node: bytes) -> None:
-        """It ends; after it was declared dead, what its processes have put since ends with it."""
+        """The node ends; if it was declared dead before, later puts of its processes end with it."""
         if node in self.cluster.oracle.condemned:
             self.blocks.pop(node, None)
 

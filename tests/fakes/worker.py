@@ -208,7 +208,7 @@ class Rig:
 
         self.rt = FakeRuntime()
         self.executor = Executor(self.rt, FakeSurroundings())
-        self.executor.machine.employed = True
+        self.executor.machine.has_job = True
         self.executor.install()
 
     def define(self, function: Any) -> bytes:

@@ -73,7 +73,7 @@ class MachineRig:
         self.marks = [0, 0, 0]
         self.sent: list[Any] = []
         self.machine = WorkerMachine(NODE, self.marks, self._send, self.runner)
-        self.machine.employed = True
+        self.machine.has_job = True
 
     def _send(self, peer: bytes, message: Any) -> None:
         self.sent.append((peer, message))

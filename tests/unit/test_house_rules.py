@@ -127,10 +127,7 @@ def twice(kind: str) -> dict[str, set[str]]:
 
 TWICE: dict[str, set[str]] = {
     "ActorExit": {"base.errors", "wire.messages.actors"},
-    "Chunk": {"wire.messages.store", "worker.queue"},
-    "Lease": {"owner.records", "worker.queue"},
     "OwnerlessObject": {"owner.adoption", "store.node.ownerless"},
-    "Worker": {"_private.worker", "worker.main"},
 }
 
 
@@ -146,17 +143,12 @@ CONSTANTS_TWICE: dict[str, set[str]] = {
     "ALIVE": {"gcs.configuration.control", "wire.messages.actors"},
     "DEAD": {"gcs.configuration.control", "wire.messages.actors"},
     "FULL": {"gcs.replica.tables", "sched.kernels.compiled", "sched.kernels.plain"},
-    "FUNCTIONS": {"gcs.replica.tables", "worker.blas"},
     "GONE": {"gcs.configuration.control", "gcs.replica.dedupe", "store.transfer.copies", "transport.envelope"},
     "HERE": {"sched.cluster.spillback_lanes", "store.transfer.copies"},
-    "ITEMS_MAX": {"sim.map_runs", "wire.codec"},
     "NAME": {"sched.policies.affinity", "sched.policies.group", "sched.policies.hybrid", "sched.policies.labels",
         "sched.policies.local", "sched.policies.locality", "sched.policies.spread"},
-    "NAMES": {"gcs.replica.tables", "sim.driver", "worker.blas"},
-    "NONE": {"values.serialization", "worker.run.invoke"},
     "SPREAD": {"gcs.client.sharding", "sched.kernels.compiled", "sched.kernels.plain"},
     "STALE": {"gcs.replica.dedupe", "store.transfer.exchange"},
-    "UNKNOWN": {"sim.linearizability", "wire.messages.leases"},
 }
 
 

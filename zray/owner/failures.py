@@ -16,6 +16,13 @@ def first_failure(deps: list[Any]) -> list[Any] | None:
     return None
 
 
+def parts_of(result: Any) -> tuple[list[Any], dict[str, Any]]:
+    """``(values, extra)`` of a task's reply, which is one value or ``[0, values, extra]``."""
+    if type(result) is list and result and result[0] == 0:
+        return result[1], result[2]
+    return [result], {}
+
+
 def failure_in(result: Any) -> list[Any] | None:
     """The failure in a task's reply: the reply itself, or its value beside the list of holds."""
     if type(result) is list and result and result[0] == 0:

@@ -40,7 +40,7 @@ from zray.wire.messages import (
     TasksDone,
 )
 from zray.owner.deaths import WorkerDeaths
-from zray.owner.failures import cancelled, first_failure
+from zray.owner.failures import cancelled, failure_in, first_failure, parts_of
 from zray.owner.lineage import Lineage, is_stored
 from zray.owner.locality import preferred
 from zray.owner.maps import MapChunk, MapRuns
@@ -200,6 +200,10 @@ class Submitter:
         queue = key.queue
         if lease.paused or lease.recalled or lease.death_notice is not None or lease.link.closed:
             return
+        unsettled = bool(self.refs.unsettled or self.refs.ends.nodes)
+        while queue and type(queue[0]) is not MapChunk and (
+                queue[0].state != QUEUED or (unsettled and self._leaves_queue(queue[0]))):
+            queue.popleft()  # cancelled or taken for an inline run while queued; or an argument was lost
         if not queue:
             if not lease.inflight:
                 self.mark_idle(lease)
@@ -207,19 +211,17 @@ class Submitter:
         if type(queue[0]) is MapChunk:
             self.maps.feed(lease)
             return
-        inflight = lease.inflight
-        unsettled = self.refs.unsettled or self.refs.ends.nodes
-        while queue and (queue[0].state != QUEUED or (unsettled and self._leaves_queue(queue[0]))):
-            queue.popleft()  # cancelled or taken for an inline run while queued; or an argument was lost
-        if not queue or type(queue[0]) is MapChunk:
-            self.feed(lease)
-            return
         fn = queue[0].fn
         depth = 1 if fn.run_ns is None else min(self.run_ahead_max, max(1, self.run_ahead_ns // fn.run_ns))
-        held = len(inflight)
+        held = len(lease.inflight)
         if held * 2 > depth:
             return  # wait until half is used: few large batches cost less than many small ones
-        room = min(depth - held, -(-len(queue) // len(key.leases)))
+        batch = self._take_batch(queue, fn, min(depth - held, -(-len(queue) // len(key.leases))), unsettled)
+        if batch:
+            self.push(lease, batch)
+
+    def _take_batch(self, queue: deque[Any], fn: Function, room: int, unsettled: bool) -> list[Task]:
+        """Up to ``room`` tasks from the front of the queue that run no longer than ``fn``; PUSHED from now on."""
         batch = []
         while room > 0 and queue:
             task = queue[0]
@@ -232,8 +234,7 @@ class Submitter:
             queue.popleft()
             if queue and type(queue[0]) is MapChunk:
                 break
-        if batch:
-            self.push(lease, batch)
+        return batch
 
     def _leaves_queue(self, task: Any) -> bool:
         """Whether this queued task must leave the queue, because an argument was lost, or may be lost."""
@@ -419,24 +420,19 @@ class Submitter:
 
     def finish(self, task: Task, result: Any, lease: Lease | None) -> None:
         """The end of an attempt in its general form: several returns, errors, references, streams."""
-        extra: dict[str, Any] = {}
-        if type(result) is list and result and result[0] == 0:
-            _, values, extra = result
-        else:
-            values = [result]
+        values, extra = parts_of(result)
         if extra:
             if type(lease) is Lease and extra.get("exiting"):
                 lease.recalled = lease.exiting = True
             held = extra.get("held")
             if held and lease is not None:
                 self.refs.announce(lease.link.peer, held)
-        if values and type(values[0]) is list and values[0] and values[0][0] == FAILED:
-            if values[0][1] == "dependency_lost" and not task.cancelling:
-                self._dependency_lost(task, values[0])
-                return
-            if self._retry_error(task, values[0]):
-                return
-            self.fail(task, values[0])
+        failure = failure_in(result)
+        if failure is not None:
+            if failure[1] == "dependency_lost" and not task.cancelling:
+                self._dependency_lost(task, failure)
+            elif not self._retry_error(task, failure):
+                self.fail(task, failure)
             return
         sender = lease.link.peer if lease is not None else self.me
         if task.stream is not None:

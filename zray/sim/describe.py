@@ -1,4 +1,4 @@
-"""What a failing schedule looks like, in words for whoever debugs it."""
+"""Describes the state of a failing schedule, for debugging."""
 
 from __future__ import annotations
 

@@ -27,13 +27,13 @@ from zray.sim.history import GcsHistory
 from zray.sim.process import Process
 from zray.sim.surroundings import SimSurroundings
 
-# What only placement groups use: scarce, and enough for all of a run.
+# Resources that only placement groups use: a scarce one, and one that is enough for a whole run.
 GEAR, SPACE = 3, 1000
 JOIN_AGAIN_S = 1.0  # a node that gets no answer asks another one
 
 
 def node_incarnation(number: int) -> bytes:
-    """Of the ``number``-th node, from 1."""
+    """The id of the ``number``-th node, from 1."""
     return b"nod%c\0\0\0\0" % (48 + number)
 
 
@@ -153,7 +153,7 @@ class SimNode(Process):
         self._send(peer, m.StoreLocated(message.request, where, [False] * len(where)))
 
     def _member_shell(self) -> MemberShell:
-        """Who may dial is decided by the wire, from what the machines know."""
+        """Nothing to do: the wire decides which peers may dial, from the nodes tables."""
         return MemberShell(
             self.mesh, self.hello, self._probe, end_probe=lambda node: None, cluster_id="sim", own_row=self.own_row,
             unfit=lambda peer, message: "", may_dial=lambda row: None, may_not_dial=lambda node: None,
@@ -228,7 +228,7 @@ class SimNode(Process):
             self.later(self.net.random.uniform(0.01, 0.1), self._ask_to_join)
 
     def _probe(self, node: bytes, endpoint: str) -> None:
-        """Ask the simulated kernel of the other machine; one that is cut off does not answer."""
+        """Ask the simulated kernel of the other machine; a machine that is cut off does not answer."""
         assert self.core is not None
         if self.wire.audible(self.incarnation, node):
             error = errno.ECONNREFUSED if self.wire.refused(self.incarnation, endpoint) else 0
@@ -239,14 +239,14 @@ class SimNode(Process):
         self.around.stores.node_gone(node, self.incarnation)
 
     def stop(self) -> None:
-        """End at the next turn; a member of a cluster leaves it first."""
+        """End at the next turn; a node of a cluster leaves it first."""
         assert self.core is not None
         self.core.stop(StopRequest.SIGNAL)
         self.stir()
 
     @property
     def leavers(self) -> set[bytes]:
-        """Nodes that have told this one that they leave."""
+        """The nodes that this node knows to be leaving."""
         return self.core.member.leavers if self.core is not None and self.core.member is not None else set()
 
     @property

@@ -85,15 +85,8 @@ def test_modules_of_the_machines_are_pure_unless_they_are_listed_as_shells():
 
 # ---------------------------------------------------------------- cycles of imports
 
-CYCLES: list[set[str]] = []
-
-
-def test_no_three_modules_import_each_other_in_a_circle_but_those_listed():
-    found = [{name.removeprefix("zray.") for name in loop} for loop in cycles() if len(loop) > 2]
-    for loop in found:
-        assert any(loop <= known for known in CYCLES), f"a new cycle of imports: {sorted(loop)}"
-    for known in CYCLES:
-        assert known in found, f"shorten CYCLES: {sorted(known)}"
+def test_no_three_modules_import_each_other_in_a_circle():
+    assert not [sorted(loop) for loop in cycles() if len(loop) > 2]
 
 
 # ---------------------------------------------------------------- ports, not hosts
@@ -125,14 +118,8 @@ def twice(kind: str) -> dict[str, set[str]]:
     return {defined: places for defined, places in where.items() if len(places) > 1}
 
 
-TWICE: dict[str, set[str]] = {
-    "ActorExit": {"base.errors", "wire.messages.actors"},
-    "OwnerlessObject": {"owner.adoption", "store.node.ownerless"},
-}
-
-
-def test_no_public_class_name_stands_for_two_classes_but_those_listed():
-    assert twice("classes") == TWICE
+def test_no_public_class_name_stands_for_two_classes():
+    assert not twice("classes")
 
 
 # ---------------------------------------------------------------- one name, one constant

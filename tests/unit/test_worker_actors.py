@@ -29,7 +29,7 @@ class Counter:
         raise ZeroDivisionError("no")
 
     def leave(self):
-        raise errors.ActorExit
+        raise errors.ExitActor
 
     def items(self, n):
         yield from range(n)

@@ -213,7 +213,7 @@ class ObjectWorld:
         token = refs.send_carrying(incarnation(receiver), [record])
         triple = [record.oid, record.owner or incarnation(sender), ""]
         assert refs.eager is not None
-        refs.eager.carried([triple], [record], incarnation(receiver), 1000)
+        refs.eager.attach_values([triple], [record], incarnation(receiver), 1000)
         self.lines.append(f"{sender} -> {receiver}  a value with {name}, token {token}")
         self.processes[receiver].refs.receive_carrying(incarnation(sender), [triple], token)
         return self._settle()

@@ -24,7 +24,7 @@ from typing import Any
 from zray.base import ids
 from zray.handles import refs
 from zray.values import serialization
-from zray.base.errors import ActorDiedError, ActorExit, AsyncioActorExit, RayError, from_failure, load_error
+from zray.base.errors import ActorDiedError, AsyncioActorExit, ExitActor, RayError, from_failure, load_error
 from zray.handles.remote import METHOD_OPTIONS_ATTRIBUTE, ActorHandle, ActorTemplate, RemoteFunction, is_generator
 from zray.api.local_actors import LocalActor, LocalContext, environment, steps_in
 from zray.api.local_objects import Arguments, Record, failed, first_ready, records, stored
@@ -127,7 +127,7 @@ class LocalRuntime:
             code = error.code if isinstance(error, SystemExit) else 0
             return from_failure("worker_crashed", {"name": call.name, "exit_code": code if type(code) is int else 1,
                                                    "pid": os.getpid()})
-        planned = isinstance(error, (ActorExit, AsyncioActorExit))
+        planned = isinstance(error, (ExitActor, AsyncioActorExit))
         self._end_actor(call.actor, "exit_actor() was called" if planned else f"{error!r} was raised in {call.name}()")
         return self._died(call.actor)
 

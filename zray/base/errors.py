@@ -410,7 +410,7 @@ class AsyncioActorExit(RayError):
     """Raised inside an async actor to end it."""
 
 
-class ActorExit(SystemExit):
+class ExitActor(SystemExit):
     """Raised by ``exit_actor()`` in a synchronous actor: the executor ends the process as planned."""
 
 

@@ -147,7 +147,7 @@ class ActorHost:
 
     def end_by(self, raised: BaseException, name: str) -> None:
         """exit_actor() ends the actor for ever; after any other SystemExit it may restart, as after a crash."""
-        if isinstance(raised, (errors.ActorExit, AsyncioActorExit)):
+        if isinstance(raised, (errors.ExitActor, AsyncioActorExit)):
             self.leave("exit_actor() was called")
             return
         assert isinstance(raised, SystemExit)

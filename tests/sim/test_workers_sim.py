@@ -138,3 +138,24 @@ def test_a_task_runs_inside_the_one_that_waits_for_it(cluster, driver, monkeypat
     until(cluster, lambda: all(ref.ready for ref in refs))
     assert inside and {kind_of(ref) for ref in refs} == {"value"}
     end(cluster, refs)
+
+
+def test_each_concurrency_group_runs_as_many_calls_as_it_allows_in_their_order(cluster, driver):
+    handle, worker = actor_of(cluster, driver, concurrency_groups={"io": 2}, max_concurrency=1)
+    refs = [driver.call(handle, x, SLEEP_S) for x in (2, 4, 1, 3, 5)]  # odd numbers go to "io"
+    seen = []
+    until(cluster, lambda: seen.append(sorted(run.group.name for run in worker.runs.values()))
+          or all(ref.ready for ref in refs))
+    assert max(seen, key=len) == ["", "io", "io"]
+    end(cluster, refs, handle)
+
+
+def test_why_a_call_waits_is_asked_and_changes_nothing(cluster, driver):
+    handle, _ = actor_of(cluster, driver)
+    refs = [driver.call(handle, x, SLEEP_S) for x in range(3)] + driver.submit(["nested", 1, SLEEP_S, []])
+    cluster.net.run_until(cluster.net.now + SLEEP_S / 2)
+    driver.ask_why(refs)
+    assert driver.whys_asked >= len(refs[:3])
+    until(cluster, lambda: all(ref.ready for ref in refs) and not driver.machine.is_asking)
+    assert {kind_of(ref) for ref in refs} == {"value"}
+    end(cluster, refs, handle)

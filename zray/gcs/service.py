@@ -224,6 +224,8 @@ class GcsService(Host):
         if self.fenced_because:
             return None
         now = self._now()
+        if self._held or self._chained:
+            return now
         due: float = self.control.next_deadline(now)
         if not self.alone or self.client.busy:
             for replica in self.replicas.values():
@@ -233,8 +235,6 @@ class GcsService(Host):
             else:
                 pause = RETRY_S if self.client.busy else 1.0
             due = min(due, self._ticked_at + pause, *(replica.acknowledge_at for replica in self.replicas.values()))
-        if self._held or self._chained:
-            return now
         due = max(due, now)
         return due if due < math.inf else None
 

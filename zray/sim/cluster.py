@@ -37,8 +37,8 @@ from zray.sim.worker import SimWorker
 
 GROUP_LEFT_S = 0.5  # longer than the last messages of a dead creator about its group are under way
 HEAL_S = 60.0  # simulated time in which everything must be resolved after the network has healed
-MACHINE_CHECK_EVERY = 19  # turns of any process
-CHECK_EVERY = 60
+MACHINE_CHECK_EVERY = 97  # turns of any process
+CHECK_EVERY = 300
 
 
 class SimCluster:
@@ -66,7 +66,7 @@ class SimCluster:
         common: dict[str, Any] = {
             "seed": seed, "plan": self.plan, "python": PYTHON + ".0", "wire": self.wire, "oracle": self.oracle,
             "config": Config(worker_idle_s=1.0, node_timeout_s=SIM_NODE_TIMEOUT_S), "stores": self.stores,
-            "stepped": self._stepped, "error": self._error, "serving": self.serving}
+            "stepped": self.stepped, "error": self._error, "serving": self.serving}
         self.around_nodes = NodeSurroundings(
             **common, history=self.history, ready=self._node_ready, end=self.end_node, spawn=self._spawn,
             kill=self._kill_worker)
@@ -80,7 +80,7 @@ class SimCluster:
     def _error(error: Exception) -> None:
         raise error
 
-    def _stepped(self, process: Checked) -> None:
+    def stepped(self, process: Checked) -> None:
         self._turns += 1
         if self._turns % MACHINE_CHECK_EVERY == 0:
             process.check()

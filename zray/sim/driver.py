@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from functools import partial
 from random import Random
 from typing import Any
 
+from zray.base.causes import Cause
+from zray.core.waits.explaining import reasons_of, sentence
 from zray.wire import messages as m
 from zray.sim import programs
 from zray.sim.core import Core, CoreSurroundings
@@ -14,10 +17,14 @@ from zray.sim.failure import Failure, ValueLost
 from zray.sim.map_runs import MAP_ITEMS_MAX
 from zray.sim.node import GEAR, SimNode
 
+ASKED_DEPTH = 4  # processes, one after the other
+ANSWER_S_MAX = 0.3
 ACTOR_NAMES = ("one", "two")  # of detached actors, which drivers share
 # Sync, threaded and async actors.
 CONCURRENCY: tuple[dict[str, Any], ...] = (
-    {}, {}, {"max_concurrency": 2}, {"is_async": True, "max_concurrency": 3}, {"is_async": True})
+    {}, {}, {"max_concurrency": 2}, {"concurrency_groups": {"io": 2}},
+    {"concurrency_groups": {"io": 1}, "is_async": True, "max_concurrency": 2},
+    {"is_async": True, "max_concurrency": 3}, {"is_async": True})
 
 
 class SimDriver(Core):
@@ -26,12 +33,14 @@ class SimDriver(Core):
     def __init__(self, around: CoreSurroundings, host: SimNode, number: int) -> None:
         self.random = Random(f"driver {around.seed} {number}")
         self.kinds = Random(f"actors {around.seed} {number}")  # of actors, and how they end
+        self.whys = Random(f"whys {around.seed} {number}")
         self.refs_held: list[Any] = []
         self.streams: list[Any] = []
         self.maps: list[Any] = []
         self.handles: list[Any] = []
         self.script: Iterator[Any] | None = None
         self.finished = False
+        self.whys_asked = 0
         self._draining = False
         super().__init__(around, host, host.incarnation[:4] + b"\xffr%02d" % number, 1000 + number)
         self.machine.take({m.DriverAccepted.CODE: self._accepted})
@@ -83,6 +92,8 @@ class SimDriver(Core):
             yield from self._burst(plan.burst)
         for _ in range(plan.steps):
             self._do(random)
+            if plan.whys and self.whys.random() < 0.4:
+                self.ask_why(self.refs_held)
             if random.random() < plan.pace:
                 yield "sleep", random.uniform(0, 2 * plan.pace * plan.faults_s / plan.steps)
             if random.random() < 0.2 and self.refs_held:
@@ -171,6 +182,43 @@ class SimDriver(Core):
             else:
                 part.drop()
         return True
+
+    # ------------------------------------------------------------ why something waits
+
+    def ask_why(self, refs: list[Any]) -> None:
+        """What ``zray.explain`` does: it must have words for each wait, and change nothing."""
+        found = reasons_of(self.machine, nullcontext(), [ref.record for ref in refs])
+        assert not found.found or str(found)
+        self._follow(found.found, ASKED_DEPTH)
+
+    def _follow(self, found: list[Any], depth: int) -> None:
+        """Ask the processes that know more."""
+        for oid, cause, about in found if depth else ():
+            assert sentence(oid, Cause(cause), about)
+            self.whys_asked += 1
+            self._follow(about.get("because") or [], depth - 1)
+            if "ask" in about:
+                peer, what, endpoint = about["ask"]
+                self.machine.connect(peer, endpoint)
+                number = self.machine.ask(partial(self._explained, depth - 1))
+                self.send(peer, m.Why(number, what))
+            elif "ask_node" in about:
+                number = self.machine.ask(self._actor_explained)
+                self.send(self.node, m.NodeQuery(number, "explain", {"actor": about["ask_node"]}))
+            else:
+                continue
+            self.later(ANSWER_S_MAX, self.machine.forget_request, number)
+
+    def _explained(self, depth: int, answer: m.Because | None) -> None:
+        if answer is not None:
+            self._follow(answer.found, depth)
+
+    @staticmethod
+    def _actor_explained(answer: Any) -> None:
+        if answer is not None:
+            Cause(answer.answer.get("cause", Cause.READY))  # one that everybody knows
+
+    # ------------------------------------------------------------ things that a program does
 
     def _do(self, random: Random) -> None:
         """One thing that a program may do next."""

@@ -29,6 +29,7 @@ from zray.sim.surroundings import SimSurroundings
 
 # Resources that only placement groups use: a scarce one, and one that is enough for a whole run.
 GEAR, SPACE = 3, 1000
+LOOK_PAUSE_S = 0.002  # a timer may be late by that
 JOIN_AGAIN_S = 1.0  # a node that gets no answer asks another one
 
 
@@ -71,6 +72,9 @@ class SimNode(Process):
         self.watched: set[bytes] = set()  # drivers whose process this node watches
         self._workers_made = 0
         self._tick_at: float | None = None
+        self._look_at = 0.0  # for deadlines, not earlier
+        self._looks_later = False
+        self._is_due = False
         self._early: deque[tuple[bytes, int, Any]] = deque()
         self._through = b""
 
@@ -180,24 +184,39 @@ class SimNode(Process):
         self.stir()
 
     def turn(self) -> None:
-        core, now = self.core, self.net.now
+        core = self.core
         if core is None:
             return
-        core.begin()
+        if self._is_due:  # by the timer, as the product asks before the messages of a turn
+            self._is_due = False
+            core.begin()
         core.turn()
         core.flush()
         if core.stopping:
             self.around.end(self, core.stopping)
             return
+        if core.gcs.has_news or self.net.now >= self._look_at:
+            self._look()
+        elif not self._looks_later:
+            self._looks_later = True
+            self.at(self._look_at, self._look)
+        self.around.stepped(self)
+
+    def _look(self) -> None:
+        """Arm the timer.  Turns that come close together share one look, which costs a fifth of a turn."""
+        core, now = self.core, self.net.now
+        assert core is not None
+        self._looks_later = False
+        self._look_at = now + LOOK_PAUSE_S
         when = core.next_deadline()
         if when is not None and (self._tick_at is None or when < self._tick_at):
             self._tick_at = max(when, now)
             self.at(self._tick_at, self._tick, self._tick_at)
-        self.around.stepped(self)
 
     def _tick(self, due: float) -> None:
         if self._tick_at == due:
             self._tick_at = None
+            self._is_due = True
             self.stir()
 
     # ------------------------------------------------------------ effects

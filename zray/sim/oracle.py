@@ -44,7 +44,7 @@ class Oracle:
         self.happened: dict[str, int] = {"crash": 0, "cancel": 0, "kill": 0, "node": 0, "group": 0,
                                          "lost": 0}
         self.actors: dict[bytes, bytes] = {}  # actor -> object of its life
-        self.calls: dict[tuple[bytes, bytes], int] = {}  # (worker of the actor, caller) -> last sequence started
+        self.calls: dict[tuple[bytes, bytes, str], int] = {}  # (actor's worker, caller, group) -> last started
         self.lives: dict[tuple[bytes, int], bytes] = {}  # (actor, life) -> its worker
         self.newest: dict[bytes, int] = {}  # actor -> newest life that has acted
         self.names: dict[bytes, str] = {}  # detached actor -> name
@@ -110,7 +110,7 @@ class Oracle:
 
     # ------------------------------------------------------------ runs
 
-    def started(self, worker: Any, owner: bytes, sequence: int, task: list[Any]) -> None:
+    def started(self, worker: Any, owner: bytes, sequence: int, task: list[Any], group: str = "") -> None:
         if task[0] not in self.programs:
             raise Violation(f"task {task[0].hex()} was never submitted")
         self.served.append((worker, owner))
@@ -119,9 +119,9 @@ class Oracle:
             self._one_life(worker)
             if any(other is worker for other, attempt in runs if (task[0], attempt) not in self.retried):
                 raise Violation(f"call {task[0].hex()} runs twice in one life of its actor")
-            if self.calls.get((worker.incarnation, owner), 0) >= sequence:
+            if self.calls.get((worker.incarnation, owner, group), 0) >= sequence:
                 raise Violation(f"calls of {owner.hex()} run out of order")
-            self.calls[worker.incarnation, owner] = sequence
+            self.calls[worker.incarnation, owner, group] = sequence
         elif not self.is_lost(worker) and not self.happened["lost"] and (  # else a result may be made again
                 other := next((other for other, attempt in runs if not self.is_lost(other)
                                and (task[0], attempt) not in self.retried), None)):

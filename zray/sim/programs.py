@@ -34,8 +34,11 @@ from collections.abc import Generator, Sequence
 from random import Random
 from typing import Any
 
+import msgpack
+
 from zray.sched.resources import UNIT
 from zray.sim.failure import ValueLost
+from zray.worker.queue import ARGS
 
 FAILS = "fails"
 FRESH = {"LD_PRELOAD": "simulated"}
@@ -86,6 +89,12 @@ def _parts(kind: str, random: Random, depth: int, seconds_max: float) -> list[An
 def env_of(program: list[Any]) -> dict[str, str]:
     """The environment variables of a task: sometimes one that must be set when its worker starts."""
     return FRESH if program[1] % 16 == 0 else {}
+
+
+def group_of(task: list[Any]) -> str:
+    """The concurrency group of a call, as a method's decorator says it."""
+    program, _ = msgpack.unpackb(task[ARGS])
+    return "io" if program[1] % 2 else ""
 
 
 def returns(program: list[Any]) -> int:

@@ -197,7 +197,7 @@ class SimWorker(Core):
         assert self.actor is not None
         sizes = sizes_of(self.actor.spec)
         if sizes:
-            life.run_side_by_side(sizes, lambda task: "")
+            life.run_side_by_side(sizes, programs.group_of)
         self.later(self.net.random.uniform(0, 0.01), self._constructed)
 
     def _constructed(self) -> None:
@@ -232,7 +232,8 @@ class SimWorker(Core):
 
     def _start(self, run: Run) -> None:
         self.runs[run.task[TASK_ID], run.task[ATTEMPT]] = run
-        self.around.oracle.started(self, run.lease.owner, run.sequence, run.task)
+        group = run.group.name if run.group is not None else ""
+        self.around.oracle.started(self, run.lease.owner, run.sequence, run.task, group)
         self.later(START_S, self._begin, run)
 
     def _begin(self, run: Run) -> None:

@@ -44,7 +44,7 @@ class ReferencesMachine(RuleBasedStateMachine):
     def handle(self, process: bytes, source: bytes, message) -> None:
         refs = self.processes[process]
         {m.HoldAdd: refs.on_hold_add, m.HoldAck: refs.on_hold_ack, m.HoldDrop: refs.on_hold_drop,
-         m.Locate: refs.on_locate, m.Resolved: refs.on_resolved, m.TransitDone: refs.on_transit_done,
+         m.Locate: refs.on_locate, m.Resolved: refs.on_resolved, m.TransitDone: refs.transits.on_transit_done,
          }[type(message)](source, message)
 
     @rule(target=refs, process=st.sampled_from(PROCESSES), ready=st.booleans())
@@ -80,7 +80,7 @@ class ReferencesMachine(RuleBasedStateMachine):
             return
         sender, record = ref
         refs = self.processes[sender]
-        token = refs.send_carrying(receiver, [record])
+        token = refs.transits.send(receiver, [record])
         triple = [record.oid, record.owner or sender, ""]
         self.wire.push(sender, receiver, "tasks", ("carry", triple, token))
 
@@ -113,7 +113,7 @@ class ReferencesMachine(RuleBasedStateMachine):
             refs.announce(source, held)
             refs.unpin(record)
         else:
-            for record in refs.receive_carrying(source, [item[1]], item[2]):
+            for record in refs.transits.receive(source, [item[1]], item[2]):
                 self.held.append((target, record))
         refs.flush()
 
@@ -140,7 +140,7 @@ class ReferencesMachine(RuleBasedStateMachine):
         alive = {record.oid for _, record in self.held}
         for refs in self.processes.values():
             assert set(refs.owned) <= alive, "leaked: nobody refers to it"
-            assert not refs.transits and not refs.arrivals
+            assert not refs.transits.sent and not refs.transits.received
         for process, record in list(self.held):
             self.processes[process].unpin(record)
         self.held.clear()

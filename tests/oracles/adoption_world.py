@@ -214,7 +214,7 @@ class AdoptionWorld:
         receiver = self.choose(PROCESSES)
         if receiver != sender:
             refs = self.processes[sender]
-            token = refs.send_carrying(receiver, [record])
+            token = refs.transits.send(receiver, [record])
             triple = [record.oid, record.owner or sender, ""]
             refs.eager.attach_values([triple], [record], receiver, 1000)
             refs.net.send(receiver, ("carry", [triple], token))
@@ -314,10 +314,10 @@ class AdoptionWorld:
             refs.announce(source, message[1])
             refs.unpin(self.lent[target, source].pop(0))
         elif type(message) is tuple:
-            self.held += [(target, record) for record in refs.receive_carrying(source, message[1], message[2])]
+            self.held += [(target, record) for record in refs.transits.receive(source, message[1], message[2])]
         else:
             {m.HoldAdd: refs.on_hold_add, m.HoldAck: refs.on_hold_ack, m.HoldDrop: refs.on_hold_drop,
-             m.Locate: refs.on_locate, m.Resolved: refs.on_resolved, m.TransitDone: refs.on_transit_done,
+             m.Locate: refs.on_locate, m.Resolved: refs.on_resolved, m.TransitDone: refs.transits.on_transit_done,
              }[type(message)](source, message)
         self.turn(target)
 
@@ -417,7 +417,7 @@ class AdoptionWorld:
         assert self.unheld.round is None
         for process, refs in self.processes.items():
             assert not refs.owned and not refs.borrowed and not refs.held_by and not refs.dropped_holds
-            assert not refs.transits and not refs.arrivals and not refs.finalizers and not refs.kept_bytes
+            assert not refs.transits.sent and not refs.transits.received and not refs.finalizers and not refs.kept_bytes
             assert not self.adoptions[process].busy and not self.adoptions[process].adopted
         for row in self.rows.rows.values():
             assert msgpack.unpackb(row)[0] not in self.processes, "a row that names nobody's owner"

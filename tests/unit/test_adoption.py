@@ -151,7 +151,7 @@ def test_references_inside_a_value_go_along_and_stay_pinned_until_they_are_held(
     process.refs.unpin(outer)
     process.refs.on_hold_drop(OTHER, m.HoldDrop([[OID, 1]], OTHER))
     assert INNER in process.refs.owned
-    process.refs.on_transit_done(OTHER, m.TransitDone([1]))
+    process.refs.transits.on_transit_done(OTHER, m.TransitDone([1]))
     assert INNER not in process.refs.owned
 
 
@@ -185,8 +185,8 @@ def test_a_result_takes_along_what_is_inside_the_values_that_it_takes_along(proc
     process.refs.eager.attach_values(triples, [outer], OTHER)
     assert triples == [[OID, ME, "ipc://me", [m.CARRYING, b"outside", [[INNER, ME, "ipc://me", b"inside"]], 1]]]
     receiver = AdoptingProcess()
-    receiver.refs.me = OTHER
-    [record] = receiver.refs.receive_carrying(ME, triples, 7)
+    receiver.refs.me = receiver.refs.transits.me = OTHER
+    [record] = receiver.refs.transits.receive(ME, triples, 7)
     assert record.value == b"outside" and [r.value for r in record.contained] == [b"inside"]
     receiver.refs.unpin(record)
     receiver.turn()
@@ -224,13 +224,13 @@ def test_a_lent_reference_that_comes_again_in_a_result_registers_again(process):
     process.refs.restore(OID, OWNER, "ipc://owner", lent=True)
     process.turn()
     process.net.sent.clear()
-    process.refs.receive_carrying(OTHER, [[OID, OWNER, "ipc://owner"]], 0)
+    process.refs.transits.receive(OTHER, [[OID, OWNER, "ipc://owner"]], 0)
     process.turn()
     assert process.net.take(m.HoldAdd) == [(OWNER, m.HoldAdd([[OID, 1]], ME, []))]
 
 
 def test_a_value_that_comes_with_the_reference_is_not_asked_for(process):
-    [record] = process.refs.receive_carrying(OWNER, [[OID, OWNER, "ipc://owner", b"value"]], 5)
+    [record] = process.refs.transits.receive(OWNER, [[OID, OWNER, "ipc://owner", b"value"]], 5)
     process.turn()
     assert record.value == b"value" and process.refs.kept_bytes == 5
     assert process.net.take(m.HoldAdd) == [(OWNER, m.HoldAdd([[OID, 1, 1]], ME, []))]
@@ -256,7 +256,7 @@ def test_references_inside_a_value_that_comes_unasked_count_as_the_records_that_
     if unasked == "told":
         record = process.borrow(value)
     else:
-        [record] = process.refs.receive_carrying(OWNER, [[OID, OWNER, "ipc://owner", value]], 5)
+        [record] = process.refs.transits.receive(OWNER, [[OID, OWNER, "ipc://owner", value]], 5)
     assert record.value is None and process.refs.kept_bytes == 0 and list(process.refs.borrowed) == [OID]
     process.refs.on_resolved(OWNER, m.Resolved([OID, [m.CARRYING, b"value", inside[:4], 4]]))
     assert record.value == b"value" and process.refs.kept_bytes == 5 + 4 * RECORD_BYTES
@@ -361,7 +361,7 @@ def test_what_nobody_has_the_value_of_ends_with_ownerdiederror_after_some_looks(
 def test_a_connection_that_closed_lets_nobody_claim(process):
     record = process.borrow()
     process.refs.process_closed(OWNER)
-    process.refs.receive_carrying(OTHER, [[OID, OWNER, "ipc://owner", b"value"]], 0)
+    process.refs.transits.receive(OTHER, [[OID, OWNER, "ipc://owner", b"value"]], 0)
     process.turn(sum(LOOK_AGAIN_S))
     assert record.value == b"value" and not process.owners.rows and OID not in process.refs.owned
     process.owner_dies()

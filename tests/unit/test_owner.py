@@ -66,13 +66,13 @@ def test_references_in_the_last_reply_of_an_actor_that_ended_are_confirmed_to_it
     owner.calls.submit(link, task)
     owner.calls.pump()
     kept = owner.refs.own(b"k" * 28)
-    token = owner.refs.send_carrying(BORROWER, [kept])
+    token = owner.refs.transits.send(BORROWER, [kept])
 
     owner.calls.on_actor_state(NODE, m.ActorState(ACTOR, DEAD, 0, b"", "", {"kind": "exited"}))
     owner.calls.on_calls_done(WORKER, m.CallsDone(ACTOR, 0, [task.seq, [m.CARRYING, b"value", [], token]]))
 
     assert task.entry.value == b"value"
-    assert token in owner.refs.transits and kept.refs == 2
+    assert token in owner.refs.transits.sent and kept.refs == 2
     assert owner.net.to(WORKER, m.TransitDone) == [m.TransitDone([token])]
 
 
@@ -202,8 +202,8 @@ def test_a_value_for_a_process_that_has_ended_pins_nothing():
     owner = Owner()
     kept = owner.refs.own(b"k" * 28)
     owner.refs.process_ended(BORROWER)
-    owner.refs.send_carrying(BORROWER, [kept])
-    assert kept.refs == 1 and not owner.refs.transits
+    owner.refs.transits.send(BORROWER, [kept])
+    assert kept.refs == 1 and not owner.refs.transits.sent
     assert not owner.refs.exported()
 
 

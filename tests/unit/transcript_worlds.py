@@ -210,12 +210,12 @@ class ObjectWorld:
         """The reference travels inside a value."""
         refs = self.processes[sender].refs
         record = self._record(sender, name)
-        token = refs.send_carrying(incarnation(receiver), [record])
+        token = refs.transits.send(incarnation(receiver), [record])
         triple = [record.oid, record.owner or incarnation(sender), ""]
         assert refs.eager is not None
         refs.eager.attach_values([triple], [record], incarnation(receiver), 1000)
         self.lines.append(f"{sender} -> {receiver}  a value with {name}, token {token}")
-        self.processes[receiver].refs.receive_carrying(incarnation(sender), [triple], token)
+        self.processes[receiver].refs.transits.receive(incarnation(sender), [triple], token)
         return self._settle()
 
     def drop(self, process: str, name: str) -> list[str]:

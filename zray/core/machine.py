@@ -108,7 +108,7 @@ class CoreMachine:
             m.HoldDrop.CODE: refs.on_hold_drop,
             m.Locate.CODE: refs.on_locate,
             m.Resolved.CODE: refs.on_resolved,
-            m.TransitDone.CODE: refs.on_transit_done,
+            m.TransitDone.CODE: refs.transits.on_transit_done,
             m.ObjectLost.CODE: submitter.reconstruction.on_object_lost,
             m.AskHeld.CODE: self._on_ask_held,
             m.CancelObject.CODE: self._on_cancel_object,
@@ -348,7 +348,7 @@ class CoreMachine:
 
     def carrying(self, wire: Any, records: list[Any], receiver: bytes) -> list[Any]:
         """The wire value of a result with references inside; these are pinned until the receiver holds them."""
-        token = self.refs.send_carrying(receiver, records)
+        token = self.refs.transits.send(receiver, records)
         triples = [[record.oid, *self.address_of(record)] for record in records]
         if self.refs.eager is not None:
             self.refs.eager.attach_values(triples, records, receiver)

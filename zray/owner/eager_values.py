@@ -101,7 +101,7 @@ class EagerValues:
         return self._carrying(entry, contained, receiver, CARRIED_BYTES)[0]
 
     def _carrying(self, entry: Entry, contained: list[Any], receiver: bytes, bytes_max: int) -> tuple[list[Any], int]:
-        token = self.refs.send_carrying(receiver, contained)
+        token = self.refs.transits.send(receiver, contained)
         triples = [self._address(record) for record in contained]
         left = self.attach_values(triples, contained, b"", bytes_max)
         return [CARRYING, entry.value, triples, token], left

@@ -22,8 +22,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from zray.wire.messages import STORED
-from zray.owner.records import Borrowed, Entry, Task
-from zray.owner.references import Record, References
+from zray.owner.records import Borrowed, Entry, Record, Task
+from zray.owner.references import References
 
 # Memory of a Recipe, its Task, its Entry and their Traces, measured with tracemalloc.
 RECIPE_BYTES = 1024

@@ -189,7 +189,7 @@ class MapRuns:
         chunk.done += count
         value = message.results
         if type(value) is list and value[0] == CARRYING:
-            batch_pins = self.refs.receive_carrying(peer, value[2], value[3] if len(value) > 3 else 0)
+            batch_pins = self.refs.transits.receive(peer, value[2], value[3] if len(value) > 3 else 0)
             batch.extra = batch.extra or {"pins": []}
             batch.extra["pins"] += batch_pins
             value = value[1]

@@ -77,6 +77,9 @@ class Borrowed:
         self.moved = 0  # how often its owner changed: see zray.owner.adoption
 
 
+Record = Entry | Borrowed
+
+
 class Function:
     """A remote function at its owner; ``run_ns`` is its measured run time, None before its first run."""
 

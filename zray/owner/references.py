@@ -31,13 +31,12 @@ from zray.wire.messages import (
     Locate,
     ObjectLost,
     Resolved,
-    TransitDone,
 )
-from zray.owner.records import Borrowed, Entry, Net, Value
+from zray.owner.records import Borrowed, Entry, Net, Record, Value
+from zray.owner.transits import Transits
 from zray.owner.eager_values import EagerValues, value_bytes
 from zray.owner.unhandled import Unhandled
 
-Record = Entry | Borrowed
 KEPT_BYTES_MAX = DEFAULTS.kept_bytes_max
 # Memory of a Borrowed with its places in our tables; each reference inside a kept value makes one.
 RECORD_BYTES = 1000
@@ -61,9 +60,7 @@ class References:
         self.borrowed: dict[bytes, Borrowed] = {}
         self.held_by: dict[bytes, set[bytes]] = {}  # process -> our objects that it holds
         self.dropped_holds: dict[bytes, dict[bytes, int]] = {}  # oid -> {process: n of a drop before its add}
-        self.transits: dict[int, tuple[bytes, list[Record]]] = {}  # token -> (receiver, records pinned for it)
-        # (sender, token) -> holds (owner, oid, n) that their owners have not confirmed yet
-        self.arrivals: dict[tuple[bytes, int], set[tuple[bytes, bytes, int]]] = {}
+        self.transits = Transits(self, me, net)
         self.finalizers: dict[bytes, Callable[[], None]] = {}  # called when the object is freed (actor lives)
         self.adopted: Mapping[bytes, Any] = {}  # objects that are ours because their first owner died
         self.traced: Mapping[bytes, Any] = {}  # objects that lineage knows: on_traced_freed is called for these
@@ -85,7 +82,6 @@ class References:
         # Whether an entry is here by adoption, so that holders must register themselves.
         self.is_adopted: Callable[[Entry], bool] = lambda entry: False
         self._holds = 0
-        self._tokens = 0
         self._adds: dict[bytes, list[list[Any]]] = {}
         self._drops: dict[bytes, list[list[Any]]] = {}
         self._asks: dict[bytes, list[bytes]] = {}
@@ -339,49 +335,7 @@ class References:
                 self.net.send(owner, HoldDrop(holds, self.me))
             self._drops = {}
 
-    # ------------------------------------------------------------ values that carry references
-
-    def send_carrying(self, receiver: bytes, records: list[Record]) -> int:
-        """Pin ``records`` until ``receiver`` has confirmed its holds; returns the token that it will name."""
-        self._tokens += 1
-        if not self.ends.has_ended(receiver):  # else no confirmation would ever come
-            for record in records:
-                record.refs += 1
-            self.transits[self._tokens] = (receiver, records)
-        return self._tokens
-
-    def receive_carrying(self, sender: bytes, refs: list[list[Any]], token: int) -> list[Record]:
-        """Records for the references inside a received value; confirms to the sender when all are held."""
-        records = [self._restore_received(sender, *ref) for ref in refs]
-        open_holds = {(r.owner, r.oid, r.n) for r in records if type(r) is Borrowed and not r.confirmed}
-        if token:
-            if sender == self.me:  # a task that ran inline: no message was sent
-                self.on_transit_done(sender, TransitDone([token]))
-            elif open_holds:
-                self.arrivals[sender, token] = open_holds
-            else:
-                self.net.send(sender, TransitDone([token]))
-        return records
-
-    def _restore_received(self, sender: bytes, oid: bytes, owner: bytes, endpoint: str, value: Value = None) -> Record:
-        """The record of a reference that another process sent, maybe with the value of the object."""
-        contained: list[Record] = []
-        if type(value) is list and value[0] == CARRYING:
-            contained = self.receive_carrying(sender, value[2], value[3])
-            value = value[1]
-        record = self.restore(oid, owner, endpoint, None, value, contained)
-        if contained:
-            if type(record) is Borrowed and record.value is value and record.contained is None:
-                record.contained = contained
-            else:
-                self.unpin_all(contained)
-        return record
-
-    def on_transit_done(self, peer: bytes, message: TransitDone) -> None:
-        for token in message.tokens:
-            kept = self.transits.pop(token, None)
-            if kept is not None:
-                self.unpin_all(kept[1])
+    # ------------------------------------------------------------ holds in replies of tasks
 
     def announce(self, worker: bytes, held: list[list[Any]]) -> None:
         """Register the holds that a task's reply lists, on objects of ours or borrowed by us (:meth:`still_held`)."""
@@ -492,15 +446,7 @@ class References:
                 self.on_owner_died(record)
             elif record.value is None:
                 self.complete(record, [FAILED, "freed", {"oid": oid}])
-        self._confirm_arrivals(confirmed)
-
-    def _confirm_arrivals(self, holds: set[tuple[bytes, bytes, int]]) -> None:
-        """These holds are confirmed or void: tell senders whose references are all held to unpin them."""
-        for place in [place for place, missing in self.arrivals.items() if missing & holds]:
-            self.arrivals[place] -= holds
-            if not self.arrivals[place]:
-                del self.arrivals[place]
-                self.net.send(place[0], TransitDone([place[1]]))
+        self.transits.confirm(confirmed)
 
     def on_locate(self, peer: bytes, message: Locate) -> None:
         ready: list[Any] = []
@@ -531,7 +477,7 @@ class References:
         for oid, value in zip(pairs, pairs, strict=True):
             contained: list[Record] = []
             if type(value) is list and value[0] == CARRYING:
-                contained = self.receive_carrying(peer, value[2], value[3])
+                contained = self.transits.receive(peer, value[2], value[3])
                 value = value[1]
             record = self.borrowed.get(oid)
             if record is None or record.owner != peer or not self._accepts(record, value, contained):
@@ -600,8 +546,7 @@ class References:
         self.ends.node_ended(node)
         known = {process for process in self.held_by if node_of(process) == node}
         known.update(record.owner for record in self.borrowed.values() if node_of(record.owner) == node)
-        known.update(receiver for receiver, _ in self.transits.values() if node_of(receiver) == node)
-        known.update(sender for sender, _ in self.arrivals if node_of(sender) == node)
+        known.update(self.transits.peers_of(node))
         for drops in self.dropped_holds.values():
             known.update(process for process in drops if node_of(process) == node)
         for process in sorted(known):
@@ -615,15 +560,12 @@ class References:
             if entry is not None:
                 self._remove_hold(entry, process)
         self.held_by.pop(process, None)
-        for token in [t for t, (receiver, _) in self.transits.items() if receiver == process]:
-            self.unpin_all(self.transits.pop(token)[1])
-        for place in [place for place in self.arrivals if place[0] == process]:
-            del self.arrivals[place]
+        self.transits.peer_ended(process)
         for gathered in (self._adds, self._drops, self._asks):
             gathered.pop(process, None)
         if self.eager is not None:
             self.eager.process_closed(process)
-        self._confirm_arrivals({hold for holds in self.arrivals.values() for hold in holds if hold[0] == process})
+        self.transits.owner_ended(process)
 
     def _without_owner(self, process: bytes) -> Iterator[Borrowed]:
         """Borrowed objects of that owner, each after what it waited to hear from the owner is settled."""
@@ -638,7 +580,7 @@ class References:
 
     def exported(self) -> bool:
         """Whether another process still depends on an object of this one."""
-        return bool(self.held_by or self.transits)
+        return bool(self.held_by or self.transits.sent)
 
     def check(self) -> None:
         inline = 0

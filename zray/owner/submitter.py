@@ -459,7 +459,7 @@ class Submitter:
         """Give an entry its value, taking over the references that it carries."""
         contained = None
         if type(value) is list and value[0] == CARRYING:
-            contained = self.refs.receive_carrying(sender, value[2], value[3] if len(value) > 3 else 0)
+            contained = self.refs.transits.receive(sender, value[2], value[3] if len(value) > 3 else 0)
             value = value[1]
         if entry.value is None:
             entry.contained = contained

@@ -511,7 +511,8 @@ class Core(Process):
     def quiet(self) -> bool:
         """Whether nothing is left of all that this process did."""
         refs = self.refs
-        return not (self.dropped or refs.owned or refs.borrowed or refs.held_by or refs.transits or refs.arrivals
+        return not (self.dropped or refs.owned or refs.borrowed or refs.held_by or refs.transits.sent
+                    or refs.transits.received
                     or refs.dropped_holds or refs.finalizers or not refs.unhandled.is_empty()
                     or self.submitter.leases or self.submitter.tasks
                     or self.submitter.lineage.traced or self.submitter.lineage.recipes

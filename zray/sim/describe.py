@@ -55,7 +55,8 @@ def _process(core: Core) -> Iterator[str]:
     for record in list(refs.borrowed.values())[:SHOWN_MAX]:
         yield (f"  borrows {record.oid.hex()} of {record.owner!r} ready={record.value is not None} refs={record.refs} "
                f"confirmed={record.confirmed}")
-    yield f"  transits {refs.transits} arrivals {refs.arrivals} drops {refs.dropped_holds} held_by {refs.held_by}"
+    yield (f"  transits {refs.transits.sent} arrivals {refs.transits.received} drops {refs.dropped_holds} "
+           f"held_by {refs.held_by}")
     for key in core.submitter.by_number.values():
         if key.queue or key.leases or key.want:
             leases = [(x.number, x.link.peer, len(x.inflight), x.paused, x.recalled, x.death_notice)

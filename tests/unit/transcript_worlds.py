@@ -272,7 +272,7 @@ class ObjectWorld:
             if receiver is not None:
                 refs = receiver.refs
                 {m.HoldAdd: refs.on_hold_add, m.HoldAck: refs.on_hold_ack, m.HoldDrop: refs.on_hold_drop,
-                 m.Locate: refs.on_locate, m.Resolved: refs.on_resolved, m.TransitDone: refs.on_transit_done,
+                 m.Locate: refs.on_locate, m.Resolved: refs.on_resolved, m.TransitDone: refs.transits.on_transit_done,
                  }[type(message)](incarnation(source), message)
         lines, self.lines = self.lines, []
         return lines

@@ -130,7 +130,6 @@ TWICE: dict[str, set[str]] = {
     "ActorExit": {"base.errors", "wire.messages.actors"},
     "Cluster": {"api.cluster", "node.peers.cluster"},
     "Loop": {"api.local_actors", "transport.loop"},
-    "OwnerlessObject": {"owner.adoption", "store.node.ownerless"},
     "Session": {"node.running.session", "transport.session"},
     "Worker": {"_private.worker", "node.processes.pool"},
 }
@@ -153,7 +152,6 @@ CONSTANTS_TWICE: dict[str, set[str]] = {
     "ADOPTION_S": {"node.actors.foreign", "node.groups.service"},
     "ALIVE": {"gcs.configuration.control", "wire.messages.actors"},
     "ANSWER_S": {"node.groups.table", "node.peers.queries"},
-    "ATTEMPT": {"node.jobs.task_events", "worker.queue"},
     "CREATED": {"node.groups.records", "store.header"},
     "DEAD": {"gcs.configuration.control", "wire.messages.actors"},
     "EARLY_MAX": {"node.peers.early", "node.peers.entry", "node.running.journal"},

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from tests.fakes.worker import task_id
-from zray.worker.queue import ATTEMPT, TASK_ID, QueuedChunk, TaskQueue, split
+from zray.worker.queue import TASK_ATTEMPT, TASK_ID, QueuedChunk, TaskQueue, split
 
 OWNERS = [b"owner-1-", b"owner-2-"]
 
@@ -117,7 +117,7 @@ class QueueModel(RuleBasedStateMachine):
     def cancel(self, n, attempt):
         wanted = task_id(n)
         found = next((e for e in self.queued if type(e[3]) is list and e[3][TASK_ID] == wanted
-                      and e[3][ATTEMPT] == attempt), None)
+                      and e[3][TASK_ATTEMPT] == attempt), None)
         place = self.queue.cancel(wanted, attempt)
         if found is None:
             assert place is None

@@ -64,7 +64,7 @@ class Owners(Protocol):
     def read_owner(self, oid: bytes, done: Callable[[Any], None]) -> Any: ...
 
 
-class ObjectToAdopt:
+class AdoptionCandidate:
     """A borrowed object without an owner; ``row`` is the last known content of its row."""
 
     __slots__ = ("record", "row", "new", "entry", "value", "tries")
@@ -88,10 +88,10 @@ class Adoption:
         self.owners = owners
         self.endpoint = endpoint
         self.clock = clock
-        self.ownerless: dict[bytes, ObjectToAdopt] = {}
+        self.ownerless: dict[bytes, AdoptionCandidate] = {}
         self.adopted: dict[bytes, bytes] = {}  # our rows
-        self._ready: deque[ObjectToAdopt] = deque()
-        self._retries: list[tuple[float, int, ObjectToAdopt]] = []  # heap
+        self._ready: deque[AdoptionCandidate] = deque()
+        self._retries: list[tuple[float, int, AdoptionCandidate]] = []  # heap
         self._grace: deque[tuple[float, Entry]] = deque()
         self._dropped: deque[tuple[float, Borrowed]] = deque(maxlen=DROPPED_MAX)
         self._under_way = 0
@@ -116,10 +116,10 @@ class Adoption:
             item.record = record
             return
         if not record.moved or self.refs.ends.has_ended(record.owner):
-            item = self.ownerless[record.oid] = ObjectToAdopt(record)
+            item = self.ownerless[record.oid] = AdoptionCandidate(record)
             self._ready.append(item)
         elif _is_value(record.value) or record.moved < MOVES_MAX:  # its adopter freed it, and is removing the row
-            item = self.ownerless[record.oid] = ObjectToAdopt(record)
+            item = self.ownerless[record.oid] = AdoptionCandidate(record)
             self._retry_later(item, LOOK_AGAIN_S[min(record.moved, len(LOOK_AGAIN_S)) - 1])
         else:
             self.refs.owner_died(record)
@@ -135,7 +135,7 @@ class Adoption:
             oid = record.oid
             if when >= since and has_ended(record.owner) and oid not in refs.borrowed and oid not in refs.owned \
                     and oid not in self.ownerless:
-                self.ownerless[oid] = item = ObjectToAdopt(record)
+                self.ownerless[oid] = item = AdoptionCandidate(record)
                 self._ready.append(item)
         while self._dropped and (self._dropped[0][0] < since or has_ended(self._dropped[0][1].owner)):
             self._dropped.popleft()
@@ -156,7 +156,7 @@ class Adoption:
         times = [queue[0][0] for queue in (self._grace, self._retries) if queue]
         return min(times, default=None)
 
-    def _step(self, item: ObjectToAdopt) -> None:
+    def _step(self, item: AdoptionCandidate) -> None:
         record = item.record
         if not self._is_needed(record):
             self._close(item)
@@ -180,14 +180,14 @@ class Adoption:
         """Whether the object is held here, or is in a store, where it would stay for ever without an owner."""
         return self.refs.borrowed.get(record.oid) is record or is_stored(record.value)
 
-    def _retry_later(self, item: ObjectToAdopt, seconds: float) -> None:
+    def _retry_later(self, item: AdoptionCandidate, seconds: float) -> None:
         item.tries += 1
         self._counter += 1
         heappush(self._retries, (self.clock() + seconds, self._counter, item))
 
     # ------------------------------------------------------------ answers
 
-    def _swap_ended(self, item: ObjectToAdopt, call: Any) -> None:
+    def _swap_ended(self, item: AdoptionCandidate, call: Any) -> None:
         self._under_way -= 1
         if call.error:
             self._swap_failed(item)
@@ -198,7 +198,7 @@ class Adoption:
         else:
             self._decide(item)
 
-    def _row_read(self, item: ObjectToAdopt, call: Any) -> None:
+    def _row_read(self, item: AdoptionCandidate, call: Any) -> None:
         self._under_way -= 1
         if call.error:
             self._swap_failed(item)
@@ -206,14 +206,14 @@ class Adoption:
         item.row = call.value
         self._decide(item)
 
-    def _swap_failed(self, item: ObjectToAdopt) -> None:
+    def _swap_failed(self, item: AdoptionCandidate) -> None:
         if item.tries < CLAIMS_MAX:
             self._retry_later(item, CLAIM_AGAIN_S)
             return
         self._close(item)
         self.refs.owner_died(item.record)
 
-    def _decide(self, item: ObjectToAdopt) -> None:
+    def _decide(self, item: AdoptionCandidate) -> None:
         """The row does not name this process: move to the adopter it names, claim again, look again or fail."""
         record = item.record
         owner, endpoint, _ = msgpack.unpackb(item.row) if item.row is not None else (self.refs.me, "", 0)
@@ -233,7 +233,7 @@ class Adoption:
 
     # ------------------------------------------------------------ the entry
 
-    def _prepare(self, item: ObjectToAdopt) -> None:
+    def _prepare(self, item: AdoptionCandidate) -> None:
         """Make the owner's Entry of the object before the claim is decided."""
         record, refs = item.record, self.refs
         entry = item.entry = Entry(record.oid)  # its one reference belongs to this item, later to the grace time
@@ -246,7 +246,7 @@ class Adoption:
         if type(entry.value) is bytes:
             refs.inline_bytes += len(entry.value)
 
-    def _won(self, item: ObjectToAdopt) -> None:
+    def _won(self, item: AdoptionCandidate) -> None:
         entry = item.entry
         assert entry is not None
         oid = entry.oid
@@ -279,7 +279,7 @@ class Adoption:
         item = self.ownerless.get(entry.oid)
         return item is not None and item.entry is entry
 
-    def _close(self, item: ObjectToAdopt) -> None:
+    def _close(self, item: AdoptionCandidate) -> None:
         """Stop handling this object.  If the claim was lost, drop its entry; the entry's holders look again."""
         oid = item.record.oid
         del self.ownerless[oid]

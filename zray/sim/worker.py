@@ -25,7 +25,7 @@ from zray.worker.actors.life import CallGroup, sizes_of
 from zray.worker.machine import RUN, STOP, WorkerMachine
 from zray.worker.run.nesting import NestedTasks
 from zray.worker.run.production import Production
-from zray.worker.queue import ATTEMPT, EXTRA, RETURNS, TASK_ID, QueuedChunk, Entry, ServedLease
+from zray.worker.queue import TASK_ATTEMPT, EXTRA, RETURNS, TASK_ID, QueuedChunk, Entry, ServedLease
 from zray.worker.run.results import with_extra
 
 START_S = 0.00002  # what a task costs that does nothing
@@ -120,7 +120,7 @@ class SimWorker(Core):
         pass  # events are not simulated
 
     def runs_long(self, task: list[Any]) -> None:
-        if self.runs.get((task[TASK_ID], task[ATTEMPT])) is None:
+        if self.runs.get((task[TASK_ID], task[TASK_ATTEMPT])) is None:
             raise AssertionError("a task is reported as running that does not run")
 
     def report(self) -> None:
@@ -231,22 +231,22 @@ class SimWorker(Core):
     # ------------------------------------------------------------ runs
 
     def _start(self, run: Run) -> None:
-        self.runs[run.task[TASK_ID], run.task[ATTEMPT]] = run
+        self.runs[run.task[TASK_ID], run.task[TASK_ATTEMPT]] = run
         group = run.group.name if run.group is not None else ""
         self.around.oracle.started(self, run.lease.owner, run.sequence, run.task, group)
         self.later(START_S, self._begin, run)
 
     def _begin(self, run: Run) -> None:
-        if self.runs.get((run.task[TASK_ID], run.task[ATTEMPT])) is not run:
+        if self.runs.get((run.task[TASK_ID], run.task[TASK_ATTEMPT])) is not run:
             return
         task = run.task
         if seconds := max(map(self.fetch, (task[EXTRA] or {}).get("deps", ())), default=0.0):
             self.later(seconds, self._begin, run)
             return
         assert self.actor is not None or task[2] in self.functions, "a task came before its function"
-        if self.work.cancels.pop((task[TASK_ID], task[ATTEMPT]), False):
+        if self.work.cancels.pop((task[TASK_ID], task[TASK_ATTEMPT]), False):
             run.cancelled = True
-        self.task, self.attempt = task[TASK_ID], task[ATTEMPT]
+        self.task, self.attempt = task[TASK_ID], task[TASK_ATTEMPT]
         program, triples = msgpack.unpackb(task[3])
         run.nested = [self.restore(*triple, lent=True) for triple in triples]
         try:
@@ -264,18 +264,18 @@ class SimWorker(Core):
             return
         if task[RETURNS] == STREAMING:
             run.production = self.work.open_stream(task)
-        run.body = programs.run(program, deps, run.nested[:len(triples)], self, task[ATTEMPT])
+        run.body = programs.run(program, deps, run.nested[:len(triples)], self, task[TASK_ATTEMPT])
         self._resume(run)
 
     def _resume(self, run: Run) -> None:
         """Continue until the program yields a request that takes time."""
-        if self.runs.get((run.task[TASK_ID], run.task[ATTEMPT])) is not run:
+        if self.runs.get((run.task[TASK_ID], run.task[TASK_ATTEMPT])) is not run:
             return
         run.wake = None
         waits_for, run.waits_for = run.waits_for, None
         if waits_for is not None and not run.cancelled and not self._wait(run, waits_for):
             return
-        self.task, self.attempt = run.task[TASK_ID], run.task[ATTEMPT]
+        self.task, self.attempt = run.task[TASK_ID], run.task[TASK_ATTEMPT]
         try:
             while True:
                 if run.cancelled:
@@ -317,7 +317,7 @@ class SimWorker(Core):
         production = run.production
         assert production is not None
         run.items += 1
-        task, attempt = run.task[TASK_ID], run.task[ATTEMPT]
+        task, attempt = run.task[TASK_ID], run.task[TASK_ATTEMPT]
         self.send(run.lease.owner, m.StreamItem(task, attempt, run.items, self.encode(number, [])))
         if not production.is_ahead(run.items):
             return True
@@ -399,7 +399,7 @@ class SimWorker(Core):
         """The run has ended; without a result there is no reply."""
         task, work = run.task, self.work
         self.task, self.attempt = b"", 0
-        del self.runs[task[TASK_ID], task[ATTEMPT]]
+        del self.runs[task[TASK_ID], task[TASK_ATTEMPT]]
         if run.production is not None:
             work.close_stream(task)
         records = [ref.record for ref in run.nested]

@@ -15,7 +15,7 @@ from typing import Any
 
 from zray.wire.messages import EventReport
 from zray.worker.ports import CoreProcess
-from zray.worker.queue import ATTEMPT, TASK_ID
+from zray.worker.queue import TASK_ATTEMPT, TASK_ID
 from zray.worker.run.results import succeeded
 
 REPORT_EVERY_S = 0.1
@@ -41,18 +41,20 @@ class EventRecorder:
 
     def add(self, task: list[Any], name: str, started_ns: int, result: Any, count: int = 1) -> None:
         """Record an ended call that the hot path of the executor does not record."""
-        if len(self.pending) < self.room or self._open and (task[TASK_ID], task[ATTEMPT]) in self._open:
-            self._open.discard((task[TASK_ID], task[ATTEMPT]))
+        if len(self.pending) < self.room or (
+                self._open and (task[TASK_ID], task[TASK_ATTEMPT]) in self._open):
+            self._open.discard((task[TASK_ID], task[TASK_ATTEMPT]))
             ok = result if type(result) is bool else succeeded(result)
-            self.pending.append((task[TASK_ID], task[ATTEMPT], name, started_ns, time.perf_counter_ns(), ok, count))
+            self.pending.append(
+                (task[TASK_ID], task[TASK_ATTEMPT], name, started_ns, time.perf_counter_ns(), ok, count))
 
     def runs_long(self, task: list[Any], name: str, since_ns: int, side_by_side: bool) -> None:
         """Note a long task, to report it as running (under the lock)."""
         if not self.room:
             return
         if side_by_side:
-            self._open.add((task[TASK_ID], task[ATTEMPT]))
-        self._running.append((task[TASK_ID], task[ATTEMPT], name, since_ns))
+            self._open.add((task[TASK_ID], task[TASK_ATTEMPT]))
+        self._running.append((task[TASK_ID], task[TASK_ATTEMPT], name, since_ns))
         self.arm(0)
 
     def arm(self, ran: int) -> None:

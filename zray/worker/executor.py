@@ -33,7 +33,7 @@ from zray.worker.machine import CALLS_LOOK_S, FLUSH_AFTER_NS, FLUSH_ENDS, HAND_B
 from zray.worker.run.maps import MapRunner
 from zray.worker.places import Place, place_of, queued
 from zray.worker.ports import CoreProcess, Surroundings
-from zray.worker.queue import ATTEMPT, EXTRA, FUNCTION, RETURNS, TASK_ID, Entry, ServedLease
+from zray.worker.queue import TASK_ATTEMPT, EXTRA, FUNCTION, RETURNS, TASK_ID, Entry, ServedLease
 from zray.worker.run.streams import Streams
 
 if TYPE_CHECKING:
@@ -288,10 +288,10 @@ class Executor:
         args = kwargs = value = None
         try:
             name = self.name_of(task)
-            if self.cancels and self.cancels.pop((task[TASK_ID], task[ATTEMPT]), False):
+            if self.cancels and self.cancels.pop((task[TASK_ID], task[TASK_ATTEMPT]), False):
                 return results.cancelled(task, name)
             context = self.rt.context
-            context.task, context.attempt, context.task_name = task[TASK_ID], task[ATTEMPT], name
+            context.task, context.attempt, context.task_name = task[TASK_ID], task[TASK_ATTEMPT], name
             context.receiver = lease.owner
             interrupts.current = task
             function, short = self.table.get(task[FUNCTION]) or self.load(task[FUNCTION])

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from itertools import count, repeat
 from typing import Any
 
-TASK_ID, ATTEMPT, FUNCTION, ARGS, RETURNS, EXTRA = range(6)
+TASK_ID, TASK_ATTEMPT, FUNCTION, ARGS, RETURNS, EXTRA = range(6)
 
 
 class ServedLease:
@@ -144,7 +144,8 @@ class TaskQueue:
         kept: list[Entry] = []
         for entry in self._drain():
             work = entry[2]
-            if found is None and type(work) is not QueuedChunk and work[TASK_ID] == task and work[ATTEMPT] == attempt:
+            if found is None and type(work) is not QueuedChunk and (
+                    work[TASK_ID] == task and work[TASK_ATTEMPT] == attempt):
                 found = entry[0], entry[1]
             else:
                 kept.append(entry)

@@ -26,7 +26,7 @@ from zray.worker.run.cancel import NoInterrupts
 from zray.worker.actors.ends import exit_code
 from zray.worker.execution import Execution
 from zray.worker.actors.life import ActorLife, CallGroup, sizes_of
-from zray.worker.queue import ATTEMPT, EXTRA, FUNCTION, TASK_ID, Entry
+from zray.worker.queue import TASK_ATTEMPT, EXTRA, FUNCTION, TASK_ID, Entry
 
 if TYPE_CHECKING:
     from zray.worker.actors.coroutines import Coroutines
@@ -59,7 +59,7 @@ class ActorHost:
         task = [self.life.id.ljust(24, b"\0"), self.life.number, key, payload, 1, extra or None]
         name = f"{self.life.class_name}.__init__"
         context = rt.context
-        context.task, context.attempt, context.task_name = task[TASK_ID], task[ATTEMPT], name
+        context.task, context.attempt, context.task_name = task[TASK_ID], task[TASK_ATTEMPT], name
         error = b""
         try:
             cls, found = executor.functions.load(key)

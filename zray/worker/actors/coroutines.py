@@ -19,7 +19,7 @@ from zray.worker.run.cancel import NO_INTERRUPTS
 from zray.worker.execution import Execution
 from zray.worker.actors.life import ActorLife, CallGroup
 from zray.worker.actors.meshloop import new_event_loop
-from zray.worker.queue import ATTEMPT, FUNCTION, RETURNS, TASK_ID, Entry
+from zray.worker.queue import TASK_ATTEMPT, FUNCTION, RETURNS, TASK_ID, Entry
 from zray.worker.run.results import cancelled, identity, task_name
 
 
@@ -191,7 +191,7 @@ class _Steps:
 
     def __init__(self, context: Any, task: list[Any], name: str, receiver: bytes):
         self.context = context
-        self.mine = [task[TASK_ID], task[ATTEMPT], name, receiver, None, b"", 0]
+        self.mine = [task[TASK_ID], task[TASK_ATTEMPT], name, receiver, None, b"", 0]
 
     def __call__(self, resume: Callable[[Any], Any], value: Any) -> Any:
         context, mine = self.context, self.mine

@@ -16,7 +16,7 @@ from typing import Any
 
 from zray.wire.messages import ActorInit
 from zray.handles.options import ASYNC_MAX_CONCURRENCY
-from zray.worker.queue import ATTEMPT, TASK_ID, Entry, ServedLease
+from zray.worker.queue import TASK_ATTEMPT, TASK_ID, Entry, ServedLease
 from zray.worker.run.results import identity
 
 # Replies kept for each caller, in case it pushes a call again; in batches and in bytes.
@@ -47,19 +47,19 @@ class CallGroup:
         """Add a call; True when it starts now, else it waits for room."""
         if len(self.running) < self.size:
             task = entry[2]
-            self.running[task[TASK_ID], task[ATTEMPT]] = task
+            self.running[task[TASK_ID], task[TASK_ATTEMPT]] = task
             return True
         self.waiting.append(entry)
         return False
 
     def end(self, task: list[Any]) -> Entry | None:
         """A call has ended; returns the call that starts in its place."""
-        del self.running[task[TASK_ID], task[ATTEMPT]]
+        del self.running[task[TASK_ID], task[TASK_ATTEMPT]]
         if not self.waiting:
             return None
         entry = self.waiting.popleft()
         task = entry[2]
-        self.running[task[TASK_ID], task[ATTEMPT]] = task
+        self.running[task[TASK_ID], task[TASK_ATTEMPT]] = task
         return entry
 
     def take(self, wanted: Identity) -> Entry | None:

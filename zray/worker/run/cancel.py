@@ -21,7 +21,7 @@ from collections.abc import Callable
 from typing import Any
 
 from zray.transport.loop import Loop, in_finaliser
-from zray.worker.queue import ATTEMPT, TASK_ID
+from zray.worker.queue import TASK_ATTEMPT, TASK_ID
 
 # A real-time signal that neither libraries nor shells use.
 SIGNAL = signal.SIGRTMIN + 7
@@ -55,8 +55,8 @@ class Interrupts:
     def request(self, task: bytes, attempt: int) -> bool:
         """Interrupt the task if it runs; False when it does not (under the lock)."""
         current = self.current
-        if current is None or current[TASK_ID] != task or current[ATTEMPT] != attempt:
-            if any(outer and outer[TASK_ID] == task and outer[ATTEMPT] == attempt for outer in self._outer):
+        if current is None or current[TASK_ID] != task or current[TASK_ATTEMPT] != attempt:
+            if any(outer and outer[TASK_ID] == task and outer[TASK_ATTEMPT] == attempt for outer in self._outer):
                 self._later.add((task, attempt))
                 return True
             return False
@@ -66,7 +66,7 @@ class Interrupts:
 
     def was_hit(self, task: list[Any]) -> bool:
         """Whether we interrupted this attempt (and it did not raise KeyboardInterrupt itself)."""
-        return self.hit is not None and self.hit == (task[TASK_ID], task[ATTEMPT])
+        return self.hit is not None and self.hit == (task[TASK_ID], task[TASK_ATTEMPT])
 
     def _send(self) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -79,14 +79,14 @@ class Interrupts:
         wanted, current = self.wanted, self.current
         if wanted is None:
             return
-        if current is None or (current[TASK_ID], current[ATTEMPT]) != wanted:
+        if current is None or (current[TASK_ID], current[TASK_ATTEMPT]) != wanted:
             self.wanted = None  # the task has ended
             return
         self._send()
 
     def _on_signal(self, signum: int, frame: Any) -> None:
         wanted, current = self.wanted, self.current
-        if wanted is None or current is None or (current[TASK_ID], current[ATTEMPT]) != wanted:
+        if wanted is None or current is None or (current[TASK_ID], current[TASK_ATTEMPT]) != wanted:
             return
         if in_finaliser(frame):
             return  # Python ignores exceptions of finalisers; the timer tries again
@@ -108,7 +108,7 @@ class Interrupts:
         current = self.current
         if not self._later or current is None:
             return
-        meant = current[TASK_ID], current[ATTEMPT]
+        meant = current[TASK_ID], current[TASK_ATTEMPT]
         if meant in self._later:
             self._later.discard(meant)
             self.hit = meant

@@ -14,7 +14,7 @@ from zray.wire.messages import MapDone
 from zray.worker.run import invoke
 from zray.worker.run.chunk_progress import FLUSH_NS, ChunkProgress
 from zray.worker.execution import Execution
-from zray.worker.queue import ATTEMPT, TASK_ID, QueuedChunk, ServedLease
+from zray.worker.queue import TASK_ATTEMPT, TASK_ID, QueuedChunk, ServedLease
 from zray.worker.run.results import cancelled
 
 # Run time between two reads of the clock: the first comes after one item, then the step follows the cost of items.
@@ -228,7 +228,7 @@ class _Position:
         self.marks = marks
 
     def __getitem__(self, field: int) -> Any:
-        if field == ATTEMPT:
+        if field == TASK_ATTEMPT:
             return self.progress.chunk.attempt
         return self.progress.task_of(self.marks[1])
 

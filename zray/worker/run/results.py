@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from zray.wire.messages import FAILED
-from zray.worker.queue import ATTEMPT, EXTRA, TASK_ID
+from zray.worker.queue import TASK_ATTEMPT, EXTRA, TASK_ID
 
 
 def with_extra(result: Any, **extra: Any) -> Any:
@@ -33,4 +33,4 @@ def task_name(task: list[Any], name: str) -> str:
 
 
 def identity(task: list[Any]) -> tuple[bytes, int]:
-    return task[TASK_ID], task[ATTEMPT]
+    return task[TASK_ID], task[TASK_ATTEMPT]

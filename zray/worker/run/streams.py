@@ -13,7 +13,7 @@ from zray.transport.loop import Waiter
 from zray.worker.run import invoke
 from zray.worker.execution import Execution
 from zray.worker.run.production import Production
-from zray.worker.queue import ATTEMPT, TASK_ID, ServedLease
+from zray.worker.queue import TASK_ATTEMPT, TASK_ID, ServedLease
 
 # Items that are made faster than this are sent together: a kick for each would cost more than the item.
 KICK_AFTER_S = 0.001
@@ -45,7 +45,7 @@ class Streams:
                 now = time.monotonic()
                 unkicked += 1
                 with loop.lock:
-                    rt.send(lease.owner, StreamItem(task[TASK_ID], task[ATTEMPT], index, wire))
+                    rt.send(lease.owner, StreamItem(task[TASK_ID], task[TASK_ATTEMPT], index, wire))
                     ahead = production.is_ahead(index)
                     if ahead or unkicked >= KICK_ITEMS or now - last >= KICK_AFTER_S or index == 1:
                         loop.kick()
@@ -70,7 +70,7 @@ class Streams:
                 index += 1
                 wire = invoke.encode(executor.rt, item, task[TASK_ID], index)
                 with executor.loop.lock:
-                    executor.rt.send(lease.owner, StreamItem(task[TASK_ID], task[ATTEMPT], index, wire))
+                    executor.rt.send(lease.owner, StreamItem(task[TASK_ID], task[TASK_ATTEMPT], index, wire))
                     executor.loop.kick()
                     future = _awaited(production, index)
                 while future is not None:

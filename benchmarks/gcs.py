@@ -33,7 +33,7 @@ from benchmarks.plot import plot
 from benchmarks.proc import pss_bytes
 from benchmarks.report import number, table, write_json
 from zray.cluster_utils import Cluster, ClusterNode
-from zray.node.running.ask import Asker
+from zray.node.running.ask import NodeClient
 
 REPLICAS = 3
 PLACES = ("head", "middle", "tail")
@@ -62,7 +62,7 @@ class Store:
 
     def chain(self, ask: ClusterNode | None = None) -> dict[str, Any]:
         """The chain as ``ask`` knows it, by default the newest node."""
-        asker = Asker((ask or self.cluster.list_all_nodes()[-1]).session_dir)
+        asker = NodeClient((ask or self.cluster.list_all_nodes()[-1]).session_dir)
         try:
             return asker.ask("gcs")["chains"][0]
         finally:
@@ -73,7 +73,7 @@ class Store:
         and nobody joins any more."""
         alive = sum(node.alive() for node in self.cluster.list_all_nodes())
         deadline = time.monotonic() + SETTLE_S
-        asker = Asker((ask or self.cluster.list_all_nodes()[-1]).session_dir)
+        asker = NodeClient((ask or self.cluster.list_all_nodes()[-1]).session_dir)
         try:
             while True:
                 chains = asker.ask("gcs")["chains"]

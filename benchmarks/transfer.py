@@ -16,6 +16,7 @@ from typing import Any
 
 from zray.wire import codec
 from zray.base.config import Config
+from zray.base.ends import Ends
 from zray.store.client import Allocation, StoreClient
 from zray.store.node.service import StoreService
 
@@ -37,7 +38,7 @@ class Node:
         place = os.path.join(directory, str(number))
         os.mkdir(place, 0o700)
         self.service = StoreService.create(place, f"bench-{os.getpid()}-{number}", capacity, self._send,
-                                           self.soon.append, config=Config(workers_max=4), node=self.name)
+                                           self.soon.append, ends=Ends(), config=Config(workers_max=4), node=self.name)
         self.to_node: deque[Any] = deque()
         slot = self.service.open_slot(self.client_name, os.getpid())
         self.client = StoreClient(self.service.attach_info(), slot, self.client_name, self.to_node.append)

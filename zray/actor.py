@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NoReturn
 
 from zray.handles.connection import current
-from zray.base.errors import ActorExit, AsyncioActorExit
+from zray.base.errors import AsyncioActorExit, ExitActor
 from zray.handles.remote import ActorClass, ActorClassInheritanceException, ActorHandle, ActorMethod, method
 
 __all__ = ["ActorClass", "ActorClassInheritanceException", "ActorHandle", "ActorMethod", "exit_actor", "method"]
@@ -21,5 +21,5 @@ def exit_actor() -> NoReturn:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        raise ActorExit from None
+        raise ExitActor from None
     raise AsyncioActorExit  # a SystemExit would tear down the loop with the other coroutines on it

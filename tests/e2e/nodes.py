@@ -43,9 +43,9 @@ def clusters(session_root: str) -> Iterator[Callable[..., Any]]:
 
 def ask(node: Any, what: str, **args: Any) -> dict[str, Any]:
     """What a daemon says of itself, without a driver."""
-    from zray.node.running.ask import Asker
+    from zray.node.running.ask import NodeClient
 
-    asker = Asker(node.session_dir)
+    asker = NodeClient(node.session_dir)
     try:
         return asker.ask(what, **args)
     finally:

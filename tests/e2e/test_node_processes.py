@@ -145,7 +145,7 @@ def test_stop_does_not_touch_a_process_that_only_has_the_same_number(tmp_session
     stranger = subprocess.Popen(["sleep", "60"])
     try:
         start_time = linux.start_time(stranger.pid) - 1
-        stale = sessions.Session(session_dir, b"x" * 8, "", "", stranger.pid, start_time, False, 0.0)
+        stale = sessions.NodeSession(session_dir, b"x" * 8, "", "", stranger.pid, start_time, False, 0.0)
         write_private(os.path.join(session_dir, "node.json"), stale.to_json())
         assert launch.stop_sessions() == [] and not launch.end_process(stale)
         assert stranger.poll() is None

@@ -16,7 +16,7 @@ from tests.e2e.nodes import ask
 from tests.e2e.scripts import environment, run_script, zray
 from tests.e2e.target import ray, until
 from zray.cluster_utils import Cluster
-from zray.node.running.ask import Asker
+from zray.node.running.ask import NodeClient
 
 pytest.importorskip("click")
 pytestmark = pytest.mark.zray_only
@@ -109,7 +109,7 @@ def test_a_daemon_in_the_foreground_blanks_what_it_was_started_with(heads, sessi
                               text=True, stdout=subprocess.PIPE)
     try:
         session_dir = re.search(r"runs in (\S+)", daemon.stdout.readline()).group(1)
-        asker = Asker(session_dir)
+        asker = NodeClient(session_dir)
         until(lambda: asker.ask("workers")["workers"], "a worker is there to look at")
         asker.close()
         assert_secret(join, session_root)

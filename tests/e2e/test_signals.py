@@ -34,7 +34,7 @@ def value(x):
 
 def main_thread_is_inside():
     frame = sys._current_frames().get(threading.main_thread().ident)
-    while frame is not None and frame.f_globals.get("__name__") != f"{TARGET}.api":
+    while frame is not None and not str(frame.f_globals.get("__name__")).startswith(f"{TARGET}.api."):
         frame = frame.f_back
     return frame is not None
 

@@ -22,7 +22,7 @@ from tests.e2e.scripts import environment, zray
 from tests.e2e.target import until
 from tests.e2e.test_node_processes import children_of, segments, tmp_sessions  # noqa: F401
 from zray.cluster_utils import Cluster
-from zray.node.running.ask import Asker
+from zray.node.running.ask import NodeClient
 
 pytest.importorskip("click")
 pytestmark = [pytest.mark.zray_only, pytest.mark.usefixtures("tmp_sessions")]
@@ -134,7 +134,7 @@ def test_with_nohup_a_node_outlives_its_terminal_and_its_output(run):
     node.process.stdout.close()
     node.process.send_signal(signal.SIGHUP)
     said = zray("start", "--num-cpus", "1", "--address", f"@{node.session_dir}/join")  # the head prints a line about it
-    asker = Asker(node.session_dir)
+    asker = NodeClient(node.session_dir)
     assert len(asker.ask("nodes")["nodes"]) == 2
     asker.close()
     zray("stop", "--session-dir", re.search(r"runs in (\S+)", said).group(1))

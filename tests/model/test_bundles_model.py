@@ -29,7 +29,7 @@ def plus(total: dict, more: dict, sign: int = 1) -> dict:
     return {name: total.get(name, 0) + sign * more.get(name, 0) for name in {*total, *more}}
 
 
-class Machine(RuleBasedStateMachine):
+class BundlesMachine(RuleBasedStateMachine):
     @initialize()
     def start(self) -> None:
         self.scheduler = NodeScheduler(LocalScheduler(TOTAL, gpu_ids=["g0", "g1"]))
@@ -377,6 +377,6 @@ class Machine(RuleBasedStateMachine):
         self.scheduler.check()
 
 
-TestBundles = Machine.TestCase
+TestBundles = BundlesMachine.TestCase
 TestBundles.settings = settings(max_examples=60, stateful_step_count=50, deadline=None,
                                 suppress_health_check=list(HealthCheck))

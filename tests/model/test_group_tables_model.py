@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from tests.oracles.packing_brute import placings
 from zray.wire.messages import BundleAck, BundleCommit, BundleReserve, BundleReserved, BundleReturn
-from zray.node.groups.table import WAIT_S, GroupTable
+from zray.node.groups.table import QUEUE_S, GroupTable
 from zray.sched.node.bundles import BundleRound, BundleState
 from zray.sched.node.grouped import NodeScheduler
 from zray.sched.node.local import LocalScheduler
@@ -35,10 +35,10 @@ SHAPES = [[1], [2], [1, 1], [1, 1, 1], [2, 1], [2, 2]]
 STRATEGIES = ["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"]
 
 
-class Node:
+class NodeWithBundles:
     """Bundles of one node, and the table of the groups at home there."""
 
-    def __init__(self, world: World, name: bytes, cpus: int) -> None:
+    def __init__(self, world: GroupTablesMachine, name: bytes, cpus: int) -> None:
         self.world, self.name, self.total = world, name, {"CPU": cpus * U}
         self.scheduler = NodeScheduler(LocalScheduler(self.total, node=name, next_lease=count(1).__next__))
         self.bundles = self.scheduler.bundles
@@ -92,7 +92,7 @@ class Node:
             self.hear(self)
             self.table.settle(self.world.now)
 
-    def hear(self, other: Node) -> None:
+    def hear(self, other: NodeWithBundles) -> None:
         said = dict(other.total), dict(other.scheduler.available())
         if self.heard.get(other.name) != said:
             if self.table is not None:
@@ -101,27 +101,27 @@ class Node:
                 self.table.nodes_changed(self.world.now) if fresh else self.table.view_changed()
 
 
-class World(RuleBasedStateMachine):
+class GroupTablesMachine(RuleBasedStateMachine):
     @initialize(cpus=st.lists(st.integers(1, 3), min_size=5, max_size=5))
     def start(self, cpus) -> None:
         self.now = 0.0
         self.links = {(a, b): deque() for a in NAMES for b in NAMES}
         self.home_of: dict[bytes, bytes] = {}
-        self.nodes: dict[bytes, Node] = {}
+        self.nodes: dict[bytes, NodeWithBundles] = {}
         self.dead: set[bytes] = set()
         self.unaware: dict[bytes, set[bytes]] = {}  # dead node -> homes that have not heard
         self.made = 0
         for name, amount in zip(NAMES[:4], cpus[:4], strict=True):
-            self.nodes[name] = Node(self, name, amount)
+            self.nodes[name] = NodeWithBundles(self, name, amount)
         self.late_cpus = cpus[4]
         for home in self.homes():
             for node in self.live():
                 home.hear(node)
 
-    def live(self) -> list[Node]:
+    def live(self) -> list[NodeWithBundles]:
         return [node for name, node in self.nodes.items() if name not in self.dead]
 
-    def homes(self) -> list[Node]:
+    def homes(self) -> list[NodeWithBundles]:
         return [node for node in self.live() if node.table is not None]
 
     # ------------------------------------------------------------ what happens
@@ -177,7 +177,7 @@ class World(RuleBasedStateMachine):
         home.hear(node)
         home.settle()
 
-    @rule(seconds=st.sampled_from([0.01, 0.1, 1.1, WAIT_S]))
+    @rule(seconds=st.sampled_from([0.01, 0.1, 1.1, QUEUE_S]))
     def time_passes(self, seconds) -> None:
         self.now += seconds
         for home in self.homes():
@@ -201,13 +201,13 @@ class World(RuleBasedStateMachine):
         home = self.nodes[min(homes)]
         homes.discard(home.name)
         home.heard.pop(name, None)
-        home.table.node_died(name, self.now)
+        home.table.node_ended(name, self.now)
         home.settle()
 
     @precondition(lambda self: LATE not in self.nodes)
     @rule()
     def a_node_joins(self) -> None:
-        self.nodes[LATE] = Node(self, LATE, self.late_cpus)
+        self.nodes[LATE] = NodeWithBundles(self, LATE, self.late_cpus)
 
     # ------------------------------------------------------------ what must hold
 
@@ -297,6 +297,6 @@ class World(RuleBasedStateMachine):
         return found
 
 
-World.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None,
+GroupTablesMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None,
                                    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
-TestGroupTables = World.TestCase
+TestGroupTables = GroupTablesMachine.TestCase

@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
-from tests.oracles.lineage_world import World
+from tests.oracles.lineage_world import LineageWorld
 from zray.wire import messages as m
 from zray.owner.lineage import RECIPE_BYTES
 from zray.owner.records import DONE, Entry, Task
@@ -21,7 +21,7 @@ class LineageMachine(RuleBasedStateMachine):
     @initialize(target=refs, bounded=st.booleans(), stored=st.booleans(), returns=st.sampled_from((1, 2)))
     def begin(self, bounded, stored, returns):
         self.bounded = bounded
-        self.world = World(RECIPE_BYTES * 5 if bounded else 1 << 30)
+        self.world = LineageWorld(RECIPE_BYTES * 5 if bounded else 1 << 30)
         self.held: list[Entry] = [*self.world.submit([], [], stored, False, returns, -1)]
         return multiple(*self.held)
 
@@ -78,7 +78,7 @@ class LineageMachine(RuleBasedStateMachine):
         world = self.world
         copied = data.draw(st.booleans())
         world.store = {generation: value for generation, value in world.store.items() if copied and generation % 2}
-        world.refs.on_node_gone(world.node)
+        world.refs.node_ended(world.node)
         world.nodes += 1
 
     @rule(ref=refs, stale=st.booleans())

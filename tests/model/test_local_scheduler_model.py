@@ -24,7 +24,7 @@ FEASIBLE = DEMANDS[:9]
 OWNERS = [b"owner-a", b"owner-b", b"owner-c"]
 
 
-class Machine(RuleBasedStateMachine):
+class LocalSchedulerMachine(RuleBasedStateMachine):
     @initialize()
     def start(self) -> None:
         self.scheduler, self.twin = LocalScheduler(TOTAL), LocalScheduler(TOTAL)
@@ -254,7 +254,7 @@ class Machine(RuleBasedStateMachine):
         self.woken = True
 
 
-TestLocalScheduler = Machine.TestCase
+TestLocalScheduler = LocalSchedulerMachine.TestCase
 TestLocalScheduler.settings = settings(
     max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow],
 )

@@ -7,6 +7,8 @@ from collections import deque
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
+from tests.fakes.owner_net import ChannelNet
+from zray.base.ends import Ends
 from zray.wire import messages as m
 from zray.owner.records import Borrowed, Entry
 from zray.owner.references import References
@@ -14,31 +16,17 @@ from zray.owner.references import References
 PROCESSES = [b"process%d" % i for i in range(4)]
 
 
-class Wire:
+class Channels:
     """First in, first out between each pair; a connection of a task's reply is separate from that of references."""
 
     def __init__(self):
         self.channels: dict[tuple[bytes, bytes, str], deque] = {}
 
     def net(self, source: bytes):
-        return Net(self, source)
+        return ChannelNet(self.channels, source, "messages")
 
     def push(self, source: bytes, target: bytes, lane: str, item) -> None:
         self.channels.setdefault((source, target, lane), deque()).append(item)
-
-
-class Net:
-    def __init__(self, wire: Wire, source: bytes):
-        self.wire, self.source = wire, source
-
-    def send(self, peer, message):
-        self.wire.push(self.source, peer, "messages", message)
-
-    def connect(self, peer, endpoint):
-        pass
-
-    def disconnect(self, peer):
-        pass
 
 
 class ReferencesMachine(RuleBasedStateMachine):
@@ -48,8 +36,8 @@ class ReferencesMachine(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.wire = Wire()
-        self.processes = {p: References(p, self.wire.net(p), lambda *_: None) for p in PROCESSES}
+        self.wire = Channels()
+        self.processes = {p: References(p, self.wire.net(p), lambda *_: None, Ends()) for p in PROCESSES}
         self.held: list[tuple[bytes, object]] = []  # (process, record): the ObjectRefs that exist, the oracle's truth
         self.made = 0
 
@@ -176,8 +164,8 @@ TestReferences = ReferencesMachine.TestCase
 
 
 def test_a_drop_that_overtakes_the_add_of_a_sender_leaves_no_hold():
-    wire = Wire()
-    owner = References(b"owner", wire.net(b"owner"), lambda *_: None)
+    wire = Channels()
+    owner = References(b"owner", wire.net(b"owner"), lambda *_: None, Ends())
     entry: Entry = owner.own(b"o" * 28)
     owner.on_hold_drop(b"worker", m.HoldDrop([[entry.oid, 3]], b"worker"))
     owner.on_hold_add(b"caller", m.HoldAdd([[entry.oid, 3]], b"worker", []))
@@ -188,22 +176,22 @@ def test_a_drop_that_overtakes_the_add_of_a_sender_leaves_no_hold():
 
 def test_the_death_of_a_holder_frees_what_only_it_held():
     freed = []
-    wire = Wire()
-    owner = References(b"owner", wire.net(b"owner"), lambda oid, value, escaped: freed.append((oid, escaped)))
+    wire = Channels()
+    owner = References(b"owner", wire.net(b"owner"), lambda oid, value, escaped: freed.append((oid, escaped)), Ends())
     entry = owner.own(b"o" * 28)
     owner.complete(entry, [m.STORED, 0, 100, 1, entry.oid, b"node\0\0\0\0"])
     owner.on_hold_add(b"worker", m.HoldAdd([[entry.oid, 1]], b"worker", []))
     owner.unpin(entry)
     assert owner.owned and not freed
-    owner.on_process_gone(b"worker")
+    owner.process_closed(b"worker")
     assert not owner.owned and freed == [(b"o" * 28, True)]
 
 
 def test_the_death_of_the_owner_fails_what_is_pending_and_keeps_what_is_here():
-    wire = Wire()
-    borrower = References(b"me", wire.net(b"me"), lambda *_: None)
+    wire = Channels()
+    borrower = References(b"me", wire.net(b"me"), lambda *_: None, Ends())
     pending = borrower.restore(b"a" * 28, b"owner", "ipc://x")
     here = borrower.restore(b"b" * 28, b"owner", "ipc://x")
     borrower.complete(here, b"value")
-    borrower.on_process_gone(b"owner")
+    borrower.process_closed(b"owner")
     assert pending.value[1] == "owner_died" and here.value == b"value"

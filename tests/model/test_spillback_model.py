@@ -37,7 +37,7 @@ STRATEGIES = [
 DEMANDS = [{"CPU": U}, {"GPU": U}]  # home has no GPU
 
 
-class World:
+class WantAccount:
     """A node's account of one key, in the words of LeaseWant."""
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class World:
         return max(0, self.want - (self.granted - self.seen))
 
 
-class Machine(RuleBasedStateMachine):
+class SpillbackMachine(RuleBasedStateMachine):
     @initialize()
     def start(self) -> None:
         self.view = ClusterView()
@@ -60,7 +60,7 @@ class Machine(RuleBasedStateMachine):
         self.wanted: dict[tuple[bytes, int], int] = {}  # what the owner would use, by what it has seen
         self.got: dict[tuple[bytes, int], list[int]] = {}
         self.to_owner: dict[tuple[bytes, int], int] = {}  # grants on their way to the owner
-        self.at: dict[tuple[bytes, tuple[bytes, int]], World] = {}
+        self.at: dict[tuple[bytes, tuple[bytes, int]], WantAccount] = {}
         self.there: dict[bytes, deque] = {node: deque() for node in OTHERS}  # home -> node
         self.back: dict[bytes, deque] = {node: deque() for node in OTHERS}
         self.asks: deque[Ask] = deque()
@@ -146,7 +146,7 @@ class Machine(RuleBasedStateMachine):
         who, message = self.there[node].popleft()
         if isinstance(message, m.LeaseKey):
             assert (message.demand, who) == (self.keys[who][0], who)
-            self.at.setdefault((node, who), World())
+            self.at.setdefault((node, who), WantAccount())
         else:
             world = self.at[node, who]  # KeyError: a want before its key
             world.want, world.seen = message.want, min(message.granted, world.granted)
@@ -275,7 +275,7 @@ class Machine(RuleBasedStateMachine):
 
     def deliver(self, item) -> None:
         if isinstance(item, WantLocal):
-            world = self.at.setdefault((HOME, (item.owner, item.key)), World())
+            world = self.at.setdefault((HOME, (item.owner, item.key)), WantAccount())
             world.want, world.seen = item.want, item.granted
         elif isinstance(item, RelayToNode):
             assert item.node in self.alive() and item.node != HOME
@@ -332,7 +332,7 @@ class Machine(RuleBasedStateMachine):
             for node in OTHERS:
                 while self.there[node]:
                     who, message = self.there[node].popleft()
-                    world = self.at.setdefault((node, who), World())
+                    world = self.at.setdefault((node, who), WantAccount())
                     if isinstance(message, m.LeaseWant):
                         world.want, world.seen = message.want, min(message.granted, world.granted)
             for (node, who), world in list(self.at.items()):
@@ -375,7 +375,7 @@ class Machine(RuleBasedStateMachine):
             self.spillback.answer(ask.request, [], [], ask.number, Cause.INFEASIBLE, "nobody has it", self.now)
 
 
-TestSpill = Machine.TestCase
+TestSpill = SpillbackMachine.TestCase
 TestSpill.settings = settings(
     max_examples=60, stateful_step_count=40, deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])

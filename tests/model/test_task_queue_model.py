@@ -6,8 +6,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from tests.unit.worker_fakes import task_id
-from zray.worker.queue import ATTEMPT, TASK_ID, Chunk, TaskQueue, split
+from tests.fakes.worker import task_id
+from zray.worker.queue import ATTEMPT, TASK_ID, QueuedChunk, TaskQueue, split
 
 OWNERS = [b"owner-1-", b"owner-2-"]
 
@@ -16,7 +16,7 @@ class QueueModel(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.queue = TaskQueue()
-        self.queued: list[tuple[bytes, int, int, object]] = []  # owner, lease, sequence, task or Chunk
+        self.queued: list[tuple[bytes, int, int, object]] = []  # owner, lease, sequence, task or QueuedChunk
         self.next: dict[tuple[bytes, int], int] = {}
         self.lease = dict.fromkeys(OWNERS, 1)  # an owner pushes only on its newest lease
         self.running = None
@@ -55,9 +55,9 @@ class QueueModel(RuleBasedStateMachine):
     def push_chunk(self, owner, n):
         lease = self.lease[owner]
         first = self.next.setdefault((owner, lease), 1)
-        chunk = Chunk(task_id(self.fresh(n)), 0, b"f", first, n, b"", False)
+        chunk = QueuedChunk(task_id(self.fresh(n)), 0, b"f", first, n, b"", False)
         assert self.queue.push_chunk(owner, lease, chunk)
-        again = Chunk(chunk.task, 0, b"f", first, n, b"", False)
+        again = QueuedChunk(chunk.task, 0, b"f", first, n, b"", False)
         assert not self.queue.push_chunk(owner, lease, again)
         self.queued.append((owner, lease, first, chunk))
         self.next[owner, lease] = first + n
@@ -72,12 +72,12 @@ class QueueModel(RuleBasedStateMachine):
         owner, lease, sequence, task = self.queued.pop(0)
         assert (entry[0].owner, entry[0].number, entry[1], entry[2]) == (owner, lease, sequence, task)
         self.running = owner, lease, sequence, task
-        if type(task) is Chunk:
+        if type(task) is QueuedChunk:
             from collections import deque
 
             task.items = deque(range(task.count))
 
-    @precondition(lambda self: self.running is not None and type(self.running[3]) is Chunk)
+    @precondition(lambda self: self.running is not None and type(self.running[3]) is QueuedChunk)
     @rule()
     def run_an_item(self):
         owner, lease, sequence, chunk = self.running
@@ -88,7 +88,7 @@ class QueueModel(RuleBasedStateMachine):
     @rule()
     def finish(self):
         owner, lease, sequence, task = self.running
-        if type(task) is Chunk:
+        if type(task) is QueuedChunk:
             while task.items:
                 self.end(owner, lease, sequence + task.items.popleft(), "ran")
         else:
@@ -99,12 +99,12 @@ class QueueModel(RuleBasedStateMachine):
     @rule()
     def hand_back(self):
         expected: dict[tuple[bytes, int], list[int]] = {}
-        if self.running is not None and type(self.running[3]) is Chunk:
+        if self.running is not None and type(self.running[3]) is QueuedChunk:
             owner, lease, sequence, chunk = self.running
             if chunk.items:
                 expected[owner, lease] = [sequence + i for i in chunk.items]
         for owner, lease, sequence, task in self.queued:
-            count = task.count if type(task) is Chunk else 1
+            count = task.count if type(task) is QueuedChunk else 1
             expected.setdefault((owner, lease), []).extend(range(sequence, sequence + count))
         got = {(lease.owner, lease.number): sequences for lease, sequences in self.queue.hand_back().items()}
         assert got == expected
@@ -146,7 +146,7 @@ TestQueue = QueueModel.TestCase
 def test_split_takes_what_nobody_claimed():
     from collections import deque
 
-    chunk = Chunk(task_id(0), 0, b"f", 10, 5, b"", False)
+    chunk = QueuedChunk(task_id(0), 0, b"f", 10, 5, b"", False)
     assert split(chunk) == range(0), "it has not started"
     chunk.items = deque("abcde")
     chunk.items.popleft()

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from tests.unit.worker_fakes import Rig, call, task_id
-from tests.unit.worker_machine_fakes import ACTOR, MachineRig
+from tests.fakes.worker import Rig, call, task_id
+from tests.fakes.worker_machine import ACTOR, MachineRig
 from zray.wire.messages import FAILED, Blocked, CallsDone, CancelTask, HandBack, PushCalls, PushTasks, TasksDone
 from zray.worker.machine import FLUSH_AFTER_NS, FLUSH_ENDS, RUN, WAIT
 from zray.worker.run.results import identity

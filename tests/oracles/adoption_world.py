@@ -1,4 +1,4 @@
-"""Processes that own, hold, pass on and drop objects, and die: the oracle of telling and adoption.
+"""Processes that own, hold, pass on and drop objects, and die: the oracle of eager and adoption.
 
 The messages of each pair arrive in order, all else as ``choose`` says.  Time passes only when nothing else can
 happen.  Every ObjectRef is in ``held``, which makes it the truth about what must live.
@@ -16,6 +16,8 @@ from typing import Any
 
 import msgpack
 
+from tests.fakes.owner_net import ChannelNet
+from zray.base.ends import Ends
 from zray.wire import messages as m
 from zray.gcs.client.requests import Call
 from zray.node.jobs.unheld import HELD_S_MAX, Unheld
@@ -23,7 +25,7 @@ from zray.owner.adoption import GRACE_S, LOOK_AGAIN_S, Adoption
 from zray.owner.holding import Holding
 from zray.owner.records import Borrowed, Entry
 from zray.owner.references import RECORD_BYTES, References
-from zray.owner.telling import Telling
+from zray.owner.eager_values import EagerValues
 from zray.store.node.ownerless import OwnerlessObject
 
 PROCESSES = [b"process%d" % i for i in range(4)]
@@ -34,7 +36,7 @@ KEPT_BYTES_MAX = 2000 + 3 * RECORD_BYTES
 STEPS = ("make", "make_around", *["finish"] * 2, *["open"] * 2, "drop", "ask", *["give"] * 3, *["lend"] * 2, "turn",
          *["happen"] * 6, "settle", "wait", "kill")
 
-class Rows:
+class OwnRows:
     """The control store: requests wait in line for each process, and so do answers."""
 
     def __init__(self) -> None:
@@ -67,7 +69,7 @@ class Rows:
 
 
 class Owners:
-    def __init__(self, rows: Rows, process: bytes) -> None:
+    def __init__(self, rows: OwnRows, process: bytes) -> None:
         self.rows, self.process = rows, process
 
     def swap_owner(self, oid, old, new, done):
@@ -77,20 +79,6 @@ class Owners:
         self.rows.asked[self.process].append((oid, None, done))
 
 
-class Net:
-    def __init__(self, world: AdoptionWorld, source: bytes) -> None:
-        self.world, self.source = world, source
-
-    def send(self, peer, message):
-        self.world.channels.setdefault((self.source, peer), deque()).append(message)
-
-    def connect(self, peer, endpoint):
-        pass
-
-    def disconnect(self, peer):
-        pass
-
-
 class AdoptionWorld:
     """See the module's docstring."""
 
@@ -98,7 +86,7 @@ class AdoptionWorld:
         self.choose = choose
         self.now = 0.0
         self.channels: dict[tuple[bytes, bytes], deque] = {}
-        self.rows = Rows()
+        self.rows = OwnRows()
         self.blocks: dict[bytes, bytes] = {}  # in the store: object -> who owned it first
         # Freed by their first owner, perhaps before it had heard of a receiver whose sender had died.
         self.forfeited: set[bytes] = set()
@@ -111,18 +99,19 @@ class AdoptionWorld:
         self.holdings: dict[bytes, Holding] = {}
         self.unheld = Unheld(
             NODE, lambda process, message: self.notices[process].append(message), processes=lambda: self.known,
-            nodes=lambda: (), is_gone_node=lambda node: False, kept=set, announce=lambda: None,
+            nodes=lambda: (), has_ended=lambda process: False, kept=set, announce=lambda: None,
             learn=lambda owner: None,
             ownerless=self.ownerless, free=self.free_unheld, settle_s=10.0)
         self.lent: dict[tuple[bytes, bytes], list] = {}  # (caller, worker): what unfinished tasks pin
         self.held: list[tuple[bytes, object]] = []  # (process, record): the ObjectRefs that exist
         self.made = 0
         for p in PROCESSES:
-            refs = self.processes[p] = References(p, Net(self, p), self.freeing(p), kept_bytes_max=KEPT_BYTES_MAX)
-            refs.telling = Telling(refs, p, "", KEPT_BYTES_MAX)
+            refs = self.processes[p] = References(p, ChannelNet(self.channels, p), self.freeing(p), Ends(),
+                                                  kept_bytes_max=KEPT_BYTES_MAX)
+            refs.eager = EagerValues(refs, p, "", KEPT_BYTES_MAX)
             self.adoptions[p] = Adoption(refs, self.rows.of(p), "", lambda: self.now)
             refs.owner_died = self.despairing(p, refs.owner_died)
-            self.holdings[p] = Holding(refs, self.adoptions[p], Net(self, p).send, lambda: False)
+            self.holdings[p] = Holding(refs, self.adoptions[p], ChannelNet(self.channels, p).send, lambda: False)
 
     # ------------------------------------------------------------ what is watched
 
@@ -227,7 +216,7 @@ class AdoptionWorld:
             refs = self.processes[sender]
             token = refs.send_carrying(receiver, [record])
             triple = [record.oid, record.owner or sender, ""]
-            refs.telling.carried([triple], [record], receiver, 1000)
+            refs.eager.attach_values([triple], [record], receiver, 1000)
             refs.net.send(receiver, ("carry", [triple], token))
 
     def lend(self):
@@ -237,7 +226,7 @@ class AdoptionWorld:
         if worker != caller and worker not in self.known_gone[caller]:
             record.refs += 1
             self.lent[caller, worker] = [*self.lent.get((caller, worker), ()), record]
-            Net(self, caller).send(worker, ("run", [record.oid, record.owner or caller, ""], keep))
+            ChannelNet(self.channels, caller).send(worker, ("run", [record.oid, record.owner or caller, ""], keep))
 
     # ------------------------------------------------------------ what happens around them
 
@@ -288,8 +277,10 @@ class AdoptionWorld:
             self.holdings[where].on_ask(NODE, self.notices[where].popleft())
         else:
             process, certain = self.notices[where].popleft()
-            self.processes[where].on_process_gone(process, certain=certain)
-            if certain:
+            if not certain:
+                self.processes[where].process_closed(process)
+            else:
+                self.processes[where].process_ended(process)
                 self.channels.pop((process, where), None)
                 self.processes[where].unpin_all(self.lent.pop((where, process), ()))
                 self.known_gone[where].add(process)
@@ -302,7 +293,7 @@ class AdoptionWorld:
         self.channels.pop((process, NODE), None)
         for other in self.known:
             self.notices[other].append((process, True))
-        self.unheld.process_gone(process, self.now)
+        self.unheld.process_ended(process, self.now)
 
     def deliver(self, source, target):
         message = self.channels[source, target].popleft()
@@ -389,7 +380,7 @@ class AdoptionWorld:
                     entry = refs.owned.get(oid)
                     if other == process or entry is None or (type(entry.value) is list and entry.value[1] == "freed"):
                         continue
-                    orphan = self.adoptions[other].orphans.get(oid)
+                    orphan = self.adoptions[other].ownerless.get(oid)
                     assert orphan is not None and orphan.entry is entry, "adopted while it has an owner"
 
     def machines_are_sound(self):

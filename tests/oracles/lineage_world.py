@@ -10,6 +10,7 @@ from hashlib import blake2b
 from typing import Any
 
 from tests.unit.test_owner import ports
+from zray.base.ends import Ends
 from zray.wire import messages as m
 from zray.base.config import Config
 from zray.owner.records import Entry, Function, Task
@@ -40,11 +41,11 @@ class Made:
         return self.max_retries < 0 or self.runs - 1 < self.max_retries
 
 
-class World:
+class LineageWorld:
     """The owner under test, and everything around it."""
 
     def __init__(self, bytes_max: int):
-        self.refs = References(ME, self, self.free)
+        self.refs = References(ME, self, self.free, Ends())
         self.submitter = Submitter(ME, NODE, 1, self, self.refs, Config(lineage_bytes_max=bytes_max),
                                    ports(lambda values, then: self.questions.append((values, then))))
         self.lineage = self.submitter.lineage

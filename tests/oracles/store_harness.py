@@ -9,6 +9,7 @@ from itertools import count
 from typing import Any
 
 from zray.base.config import Config
+from zray.base.ends import Ends
 from zray.store.client import Allocation, StoreClient
 from zray.store.node.service import StoreService
 from zray.store.node.spill import LocalFiles, Spiller, _run
@@ -59,8 +60,10 @@ class Harness:
         self.loop: deque[Any] = deque()
         self.session = f"test-{os.getpid()}-{next(_sessions)}"
         config = Config(**{"extent_bytes": 64 * 1024, "arena_step_bytes": 1024 * 1024, "workers_max": 8, **settings})
+        self.ends = Ends()
         self.service = StoreService.create(self.directory.name, self.session, capacity, self._send, self.loop.append,
-                                           config=config, clock=lambda: self.now, node=node, **(ports or {}))
+                                           ends=self.ends, config=config, clock=lambda: self.now, node=node,
+                                           **(ports or {}))
         self.spiller = self.service.spiller = SteppedSpiller(LocalFiles(os.path.join(self.directory.name, "spill")))
         self._oids = count(1)
 

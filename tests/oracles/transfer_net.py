@@ -11,6 +11,7 @@ from collections import deque
 from functools import partial
 from typing import Any
 
+from zray.base.ends import Ends
 from zray.wire.messages import (
     STORED,
     Chunk,
@@ -47,7 +48,7 @@ CHUNK = 1000
 class Read:
     """One process's wish for one object; ``outcome`` is its bytes or the reason why not."""
 
-    def __init__(self, node: Node, value: list, now: float):
+    def __init__(self, node: StoreNode, value: list, now: float):
         self.node = node
         self.value = value
         self.outcome: bytes | str | None = None
@@ -56,10 +57,10 @@ class Read:
         self.at_risk = False  # its failure would be truthful
 
 
-class Node:
+class StoreNode:
     """One node: table, machine, spill files, and one client that puts and reads."""
 
-    def __init__(self, net: Net, number: int, capacity: int):
+    def __init__(self, net: TransferNet, number: int, capacity: int):
         self.net = net
         self.incarnation = bytes([number + 1]) * 4 + bytes(4)
         self.client = self.incarnation[:4] + b"\0\0\0\1"
@@ -69,7 +70,8 @@ class Node:
         self.pins: set[int] = set()
         self.table = StoreTable(self.headers, capacity, self._pinned, step_bytes=capacity, extent_bytes=4096,
                                 full_wait_s=5.0)
-        self.machine = TransferMachine(self.table, self.headers, self.incarnation, CHUNK)
+        self.ends = Ends()
+        self.machine = TransferMachine(self.table, self.headers, self.incarnation, self.ends, CHUNK)
         self.table.room.connect(self.client)
         self.files: dict[int, bytes] = {}
         self.grants: deque[StoreGrant] = deque()
@@ -158,6 +160,11 @@ class Node:
 
     # ------------------------------------------------------------ its shell
 
+    def hear_end(self, node: bytes) -> None:
+        """As a daemon does: the register first."""
+        if self.ends.node_ended(node):
+            self.machine.node_ended(node, self.net.now)
+
     def perform(self) -> None:
         net = self.net
         while effects := [*self.table.take(), *self.machine.take()]:
@@ -227,7 +234,7 @@ class Node:
                 assert self.headers.read(stored.offset).state == CREATED
 
 
-class Net:
+class TransferNet:
     """All of it."""
 
     def __init__(self, seed: int, nodes: int, capacity: int = 64 * 1024, corruption: float = 0.0):
@@ -236,7 +243,7 @@ class Net:
         self.corruption = corruption
         self.links: dict[tuple[bytes, bytes], deque[Any]] = {}
         self.silent: dict[tuple[bytes, bytes], float] = {}
-        self.jobs: list[tuple[Node, Any]] = []  # answers of disks and of the control store, in any order
+        self.jobs: list[tuple[StoreNode, Any]] = []  # answers of disks and of the control store, in any order
         self.calls: deque[Any] = deque()
         self.growths: deque[Any] = deque()
         self.rows: dict[bytes, list[bytes]] = {}
@@ -244,25 +251,25 @@ class Net:
         self.freed: set[bytes] = set()
         self.untruthful: list[str] = []
         self.trace: list[Any] = []
-        self.nodes = [Node(self, number, capacity) for number in range(nodes)]
+        self.nodes = [StoreNode(self, number, capacity) for number in range(nodes)]
         self.by_name = {node.incarnation: node for node in self.nodes}
         self.contents: dict[bytes, bytes] = {}
 
     @property
-    def living(self) -> list[Node]:
+    def living(self) -> list[StoreNode]:
         return [node for node in self.nodes if node.alive]
 
     # ------------------------------------------------------------ what nodes do
 
-    def send(self, source: Node, node: bytes, message: Any) -> None:
+    def send(self, source: StoreNode, node: bytes, message: Any) -> None:
         if self.by_name[node].alive:
             self.links.setdefault((source.incarnation, node), deque()).append(message)
 
-    def chunk_sent(self, source: Node, node: bytes, message: Chunk) -> None:
+    def chunk_sent(self, source: StoreNode, node: bytes, message: Chunk) -> None:
         session = source.machine.serving.sessions[node, message.pull]
         source.chunks_sent[session.key] = source.chunks_sent.get(session.key, 0) + 1
 
-    def later(self, node: Node, call: Any) -> None:
+    def later(self, node: StoreNode, call: Any) -> None:
         self.jobs.append((node, call))
 
     def soon(self, call: Any) -> None:
@@ -296,7 +303,7 @@ class Net:
 
     # ------------------------------------------------------------ what happens
 
-    def put(self, node: Node, nbytes: int) -> list | None:
+    def put(self, node: StoreNode, nbytes: int) -> list | None:
         oid = b"job1" + len(self.contents).to_bytes(24, "big")
         content = self.rng.randbytes(nbytes)
         value = node.put(content, oid)
@@ -304,7 +311,7 @@ class Net:
             self.contents[oid] = content
         return value
 
-    def kill(self, node: Node) -> None:
+    def kill(self, node: StoreNode) -> None:
         """At once for itself; the others learn of it in their own time."""
         node.alive = False
         for pair in [pair for pair in self.links if node.incarnation in pair]:
@@ -312,9 +319,9 @@ class Net:
                 del self.links[pair]  # what it had sent still arrives
         self.jobs = [job for job in self.jobs if job[0] is not node]
         for other in self.living:
-            self.later(other, partial(other.machine.node_gone, node.incarnation, self.now))
+            self.later(other, partial(other.hear_end, node.incarnation))
 
-    def leave(self, node: Node) -> HandoverProgress:
+    def leave(self, node: StoreNode) -> HandoverProgress:
         """It hands over what only it has, as long as that goes on; then it ends."""
         heirs = [other.incarnation for other in self.living if other is not node]
         until = self.now + 10.0
@@ -346,8 +353,6 @@ class Net:
         else:
             node, call = self.jobs.pop(at - len(pairs))
             if node.alive:
-                if getattr(call, "func", None) == node.machine.node_gone:
-                    call = partial(node.machine.node_gone, call.args[0], self.now)
                 call()
                 node.perform()
         return True

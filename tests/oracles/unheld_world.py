@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 
+from zray.base.ends import Ends
 from zray.base.ids import node_of
 from zray.wire.messages import AskHeld
 from zray.node.jobs.unheld import Unheld
@@ -24,14 +25,14 @@ OBJECTS = [b"object%022d" % i for i in range(2)]
 STEPS = (*["give"] * 4, *["drop"] * 4, *["sweep"] * 2, "kill", "birth", *["happen"] * 8)
 
 
-class Process:
+class HoldingProcess:
     """A process: References and Adoption as far as Holding looks at them."""
 
     def __init__(self, world: UnheldWorld, name: bytes) -> None:
         self.world, self.name, self.node = world, name, node_of(name)
         self.borrowed: Counter[bytes] = Counter()  # references, and pins of what is under way
         self.owned: dict[bytes, Any] = {}
-        self.orphans: dict[bytes, Any] = {}
+        self.ownerless: dict[bytes, Any] = {}
         self.watched: dict[bytes, set[bytes]] = {}
         self.inbox: deque[Any] = deque()  # from its node: ends of processes, questions
         self.ended: set[bytes] = set()  # of whose end it has heard
@@ -45,7 +46,7 @@ class Process:
 
     def take(self, oid: bytes) -> None:
         if oid not in self.borrowed:
-            for watched in self.watched.values():  # as References.came
+            for watched in self.watched.values():  # as References.note_restored
                 watched.discard(oid)
         self.borrowed[oid] += 1
 
@@ -63,7 +64,8 @@ class UnheldWorld:
         self.now = 2 * SETTLE_S
         self.channels: dict[tuple[bytes, bytes], deque[Any]] = {}
         self.nodes: dict[bytes, Unheld] = {}
-        self.processes: dict[bytes, Process] = {}
+        self.ends: dict[bytes, Ends] = {}  # of each node
+        self.processes: dict[bytes, HoldingProcess] = {}
         self.known: dict[bytes, list[bytes]] = {}  # node -> its processes, as it knows
         self.gone_unseen: list[bytes] = []  # dead processes of which their node has not heard
         self.pins: dict[tuple[bytes, bytes], list[bytes]] = {}  # (sender, receiver) -> objects not confirmed
@@ -73,10 +75,11 @@ class UnheldWorld:
         for tag in tags:
             node = tag + bytes(4)
             self.known[node] = []
+            self.ends[node] = Ends()
             self.nodes[node] = Unheld(
                 node, lambda peer, message, node=node: self.say(node, peer, message),
                 processes=lambda node=node: self.known[node], nodes=lambda node=node: self.nodes.keys() - {node},
-                is_gone_node=lambda node: False, kept=set, announce=lambda: None,
+                has_ended=self.ends[node].has_ended, kept=set, announce=lambda: None,
                 learn=lambda owner, node=node: self.tell_all(node, owner),
                 ownerless=lambda has_ended, node=node: self.ownerless(node, has_ended), free=self.free,
                 settle_s=SETTLE_S)
@@ -146,7 +149,7 @@ class UnheldWorld:
         if len(self.known[node]) < 3 and self.born[node] < 20:
             self.born[node] += 1
             name = node[:4] + self.born[node].to_bytes(4, "big")
-            self.processes[name] = Process(self, name)
+            self.processes[name] = HoldingProcess(self, name)
             self.known[node].append(name)
 
     def kill(self, name: bytes = b"") -> None:
@@ -182,7 +185,7 @@ class UnheldWorld:
             else:
                 self.hears_the_end_of(process, message)
 
-    def hears_the_end_of(self, process: Process, dead: bytes) -> None:
+    def hears_the_end_of(self, process: HoldingProcess, dead: bytes) -> None:
         process.ended.add(dead)
         for oid in self.pins.pop((process.name, dead), ()):
             process.let_go(oid)
@@ -204,7 +207,9 @@ class UnheldWorld:
         for name in self.known[node]:
             if name in self.processes:
                 self.processes[name].inbox.append(dead)
-        self.nodes[node].process_gone(dead, self.now)
+        if node_of(dead) != node:
+            self.ends[node].process_ended(dead)
+        self.nodes[node].process_ended(dead, self.now)
 
     def deliver(self, source: bytes, target: bytes) -> None:
         queue = self.channels[source, target]
@@ -214,7 +219,7 @@ class UnheldWorld:
         if target in self.nodes:
             node = self.nodes[target]
             if type(message) is bytes:
-                node.heard_end(source)
+                node.end_received(source)
                 self.tell_all(target, message)
             elif type(message) is AskHeld:
                 node.on_ask(source, message)

@@ -8,6 +8,7 @@ from random import Random
 
 from zray.wire import messages as m
 from zray.base.config import Config
+from zray.base.ends import Ends
 from zray.base.ids import group_id
 from zray.node.effects import Kill, Send, Spawn
 from zray.node.machine import Death, NodeMachine, NodePorts
@@ -23,7 +24,7 @@ NOTICED_S = 0.5  # a death is known this long after
 FAULTY = {m.BundleReserve, m.BundleReserved, m.BundleCommit, m.BundleReturn, m.BundleAck}
 
 
-class Names:
+class GroupRows:
     """A control store for all nodes that answers at once."""
 
     def __init__(self) -> None:
@@ -63,7 +64,7 @@ class Names:
             then(group, new)
 
 
-class Node:
+class GroupClusterNode:
     """One node with a driver that takes and returns leases, in groups and outside."""
 
     def __init__(self, cluster: GroupCluster, number: int, total: dict[str, int]) -> None:
@@ -78,7 +79,7 @@ class Node:
         self.machine = NodeMachine(
             incarnation=self.me, node={"NodeID": self.me.hex()}, names=cluster.names,
             scheduler=LocalScheduler(total, node=self.me), config=Config(), keep=1, ports=NodePorts(
-                new_worker_id=self.new_worker, attach=lambda peer, pid: {}, environ={}, store_report=dict,
+                ends=Ends(), new_worker_id=self.new_worker, attach=lambda peer, pid: {}, environ={}, store_report=dict,
                 gcs_report=dict, ownerless=lambda has_ended: [], free_unheld=lambda objects: None))
         groups = self.machine.groups
         groups.ports = replace(groups.ports, cluster_view=self.view, node_id=bytes.hex)
@@ -176,19 +177,19 @@ class GroupCluster:
     def __init__(self, seed: int, nodes: int, faults: Faults | None = None) -> None:
         self.net = SimNetwork(seed, faults or Faults(drop=0.1, duplicate=0.1, slow=0.1))
         self.random = self.net.random
-        self.names = Names()
+        self.names = GroupRows()
         self.gossip: dict[bytes, tuple[dict, dict]] = {}
-        self.nodes: dict[bytes, Node] = {}
+        self.nodes: dict[bytes, GroupClusterNode] = {}
         self.created = 0
-        self.groups: dict[bytes, tuple[Node, list, str]] = {}
+        self.groups: dict[bytes, tuple[GroupClusterNode, list, str]] = {}
         for number in range(1, nodes + 1):
-            node = Node(self, number, {"CPU": self.random.randint(2, 4) * U})
+            node = GroupClusterNode(self, number, {"CPU": self.random.randint(2, 4) * U})
             self.nodes[node.me] = node
             self.gossip[node.me] = node.total, dict(node.total)
         self.net.call_at(0.0, self.gossips)
 
     @property
-    def live(self) -> list[Node]:
+    def live(self) -> list[GroupClusterNode]:
         return [node for node in self.nodes.values() if node.alive]
 
     def deliver(self, source: bytes, target: bytes, message) -> None:
@@ -207,7 +208,7 @@ class GroupCluster:
             node.perform()
         self.net.call_at(self.net.now + GOSSIP_S, self.gossips)
 
-    def create(self, node: Node, bundles: list[dict], strategy: str, detached: bool = False) -> bytes:
+    def create(self, node: GroupClusterNode, bundles: list[dict], strategy: str, detached: bool = False) -> bytes:
         self.created += 1
         group = group_id(node.me, bytes(16), self.created)
         spec = {"bundles": bundles, "strategy": strategy, "name": "", "namespace": "", "detached": detached}
@@ -216,15 +217,16 @@ class GroupCluster:
         self.groups[group] = node, bundles, strategy
         return group
 
-    def kill(self, node: Node) -> None:
+    def kill(self, node: GroupClusterNode) -> None:
         self.net.crash(node.me)
         self.net.call_at(self.net.now + NOTICED_S, self.noticed, node)
 
-    def noticed(self, dead: Node) -> None:
+    def noticed(self, dead: GroupClusterNode) -> None:
         self.gossip.pop(dead.me, None)
         for node in self.live:
             node.machine.context.now = self.net.now
-            node.machine.groups.node_died(dead.me)
+            node.machine.context.ends.node_ended(dead.me)
+            node.machine.groups.node_ended(dead.me)
             node.machine.tick(self.net.now)
             node.perform()
 
@@ -258,7 +260,7 @@ class GroupCluster:
         found = self.home(group).machine.groups.table.groups[group]
         return found.attempt == attempt and found.round is not None and node in found.round.asked
 
-    def home(self, group: bytes) -> Node:
+    def home(self, group: bytes) -> GroupClusterNode:
         """Who takes care of a group now."""
         [home] = [node for node in self.live if group in node.machine.groups.table.groups]
         return home

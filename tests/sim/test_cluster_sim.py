@@ -178,7 +178,7 @@ class Deaf(SimCluster):
     def stepped(self, process: Any) -> None:
         if isinstance(process, SimNode):
             process.mesh._peers.refused.clear()
-            process.machine.cluster.gone.clear()
+            process.machine.context.ends.nodes.clear()
         super().stepped(process)
 
 

@@ -9,7 +9,7 @@ import random
 
 import pytest
 
-from tests.oracles.transfer_net import CHUNK, Net
+from tests.oracles.transfer_net import CHUNK, TransferNet
 from zray.wire.messages import Chunk, PullObject, PullRefused, StoreWant
 from zray.store.transfer.exchange import BEHIND, FANOUT, GIVE_UP_S, OUT_CHUNKS_MAX, PULLS_MAX, STALL_S, ObjectKey
 from zray.store.transfer.handover import SILENT_S
@@ -22,10 +22,10 @@ def key_of(value: list) -> ObjectKey:
     return ObjectKey(value[4], value[5], value[3])
 
 
-def run_schedule(seed: int, steps: int = 250) -> Net:
+def run_schedule(seed: int, steps: int = 250) -> TransferNet:
     """Random puts, reads, frees, deaths, leaves, silences; then everything heals and must come to an end."""
     rng = random.Random(seed)
-    net = Net(seed, rng.choice(NODES), capacity=rng.choice([24, 64]) * 1024,
+    net = TransferNet(seed, rng.choice(NODES), capacity=rng.choice([24, 64]) * 1024,
               corruption=rng.choice([0.0, 0.0, 0.02, 0.2]))
     values: list[list] = []
     freed: list[tuple] = []
@@ -69,7 +69,7 @@ def run_schedule(seed: int, steps: int = 250) -> Net:
     return net
 
 
-def end(net: Net, values: list[list]) -> None:
+def end(net: TransferNet, values: list[list]) -> None:
     """No request waits, arrived objects are right, and when all are freed all memory is free."""
     assert not net.untruthful, net.untruthful
     for read in net.reads:
@@ -106,8 +106,8 @@ def test_a_seed_is_one_schedule():
     assert run_schedule(7).trace == run_schedule(7).trace
 
 
-def broadcast(pullers: int, nbytes: int) -> tuple[Net, list]:
-    net = Net(1, pullers + 1)
+def broadcast(pullers: int, nbytes: int) -> tuple[TransferNet, list]:
+    net = TransferNet(1, pullers + 1)
     value = net.put(net.nodes[0], nbytes)
     assert value is not None
     for node in net.nodes[1:]:
@@ -135,7 +135,7 @@ def test_a_broadcast_to_sixteen_nodes_is_a_tree_and_the_source_sends_two_copies(
 
 
 def test_receivers_serve_what_they_have_while_the_rest_is_still_coming():
-    net = Net(3, 4)
+    net = TransferNet(3, 4)
     value = net.put(net.nodes[0], 20 * CHUNK)
     for node in net.nodes[1:]:
         node.read(value)
@@ -148,7 +148,7 @@ def test_receivers_serve_what_they_have_while_the_rest_is_still_coming():
 
 
 def test_many_readers_of_a_node_share_one_pull():
-    net = Net(2, 2)
+    net = TransferNet(2, 2)
     value = net.put(net.nodes[0], 5 * CHUNK)
     for _ in range(50):
         net.nodes[1].read(value)
@@ -161,7 +161,7 @@ def test_many_readers_of_a_node_share_one_pull():
 
 
 def test_a_pull_goes_on_from_another_copy_when_its_source_dies():
-    net = Net(4, 3)
+    net = TransferNet(4, 3)
     root, second, third = net.nodes
     value = net.put(root, 30 * CHUNK)
     second.read(value)
@@ -177,7 +177,7 @@ def test_a_pull_goes_on_from_another_copy_when_its_source_dies():
 
 
 def test_without_a_copy_the_waiters_learn_which_node_died():
-    net = Net(5, 3)
+    net = TransferNet(5, 3)
     value = net.put(net.nodes[0], 30 * CHUNK)
     read = net.nodes[1].read(value)
     for _ in range(10):
@@ -189,7 +189,7 @@ def test_without_a_copy_the_waiters_learn_which_node_died():
 
 
 def test_the_last_copies_are_kept_when_the_primarys_node_dies_and_freed_by_their_owner():
-    net = Net(6, 3)
+    net = TransferNet(6, 3)
     root, second, third = net.nodes
     value = net.put(root, 3 * CHUNK)
     second.read(value)
@@ -207,7 +207,7 @@ def test_the_last_copies_are_kept_when_the_primarys_node_dies_and_freed_by_their
 @pytest.mark.parametrize("seed", range(20))
 def test_a_leaving_node_hands_on_all_that_only_it_has(seed):
     rng = random.Random(seed)
-    net = Net(seed, 4)
+    net = TransferNet(seed, 4)
     leaver, *others = net.nodes
     values = [value for _ in range(12)
               if (value := net.put(rng.choice([leaver, leaver, others[0]]), rng.choice([1, 999, 2500, 6000])))]
@@ -228,7 +228,7 @@ def test_a_leaving_node_hands_on_all_that_only_it_has(seed):
 
 
 def test_what_two_nodes_that_leave_one_after_the_other_had_is_with_the_third():
-    net = Net(5, 3)
+    net = TransferNet(5, 3)
     values = [net.put(net.nodes[0], 3000) for _ in range(4)]
     net.leave(net.nodes[0])
     net.run()
@@ -241,7 +241,7 @@ def test_what_two_nodes_that_leave_one_after_the_other_had_is_with_the_third():
 
 
 def test_a_leaving_node_says_what_nobody_has_room_for():
-    net = Net(5, 2, capacity=24 * 1024)
+    net = TransferNet(5, 2, capacity=24 * 1024)
     net.nodes[1].table.room.capacity = 8 * 1024
     small, large = net.put(net.nodes[0], 500), net.put(net.nodes[0], 12_000)
     handed = net.leave(net.nodes[0])
@@ -253,7 +253,7 @@ def test_a_leaving_node_says_what_nobody_has_room_for():
 
 def test_an_heir_that_says_nothing_is_passed_over_while_there_is_another():
     for nodes, outcome in ((3, 2), (2, 1)):
-        net = Net(5, nodes)
+        net = TransferNet(5, nodes)
         leaver, silent = net.nodes[:2]
         value = net.put(leaver, 6000)
         net.silent[leaver.incarnation, silent.incarnation] = 3.0
@@ -264,7 +264,7 @@ def test_an_heir_that_says_nothing_is_passed_over_while_there_is_another():
 
 
 def test_objects_that_their_owner_frees_meanwhile_are_nobodys_business():
-    net = Net(5, 2)
+    net = TransferNet(5, 2)
     leaver, heir = net.nodes
     values = [net.put(leaver, 6000) for _ in range(3)]
     leaver.surrender()
@@ -278,7 +278,7 @@ def test_objects_that_their_owner_frees_meanwhile_are_nobodys_business():
 
 
 def test_an_heir_that_had_nothing_to_say_for_long_is_not_taken_for_silent():
-    net = Net(6, 3)
+    net = TransferNet(6, 3)
     leaver, heirs = net.nodes[0], net.nodes[1:]
     values = [net.put(leaver, 6000) for _ in heirs]
     leaver.surrender()
@@ -295,7 +295,7 @@ def test_an_heir_that_had_nothing_to_say_for_long_is_not_taken_for_silent():
 
 
 def test_when_an_heir_leaves_or_dies_another_is_asked():
-    net = Net(5, 4)
+    net = TransferNet(5, 4)
     leaver, first, second, third = net.nodes
     value = net.put(leaver, 6000)
     leaver.surrender()
@@ -311,7 +311,7 @@ def test_when_an_heir_leaves_or_dies_another_is_asked():
 
 
 def test_a_free_that_died_with_the_primarys_node_reaches_the_copies_all_the_same():
-    net = Net(20, 3)
+    net = TransferNet(20, 3)
     root, second, third = net.nodes
     value = net.put(root, 3 * CHUNK)
     second.read(value)
@@ -323,13 +323,13 @@ def test_a_free_that_died_with_the_primarys_node_reaches_the_copies_all_the_same
 
 
 def test_a_damaged_chunk_is_asked_again_and_a_source_that_damages_all_is_left():
-    net = Net(8, 2, corruption=0.3)
+    net = TransferNet(8, 2, corruption=0.3)
     value = net.put(net.nodes[0], 10 * CHUNK)
     net.nodes[1].read(value)
     net.run()
     assert net.reads[0].outcome == net.contents[value[4]]
     assert net.nodes[1].machine.pulls.counts["bad_chunks"] > 0
-    net = Net(9, 2, corruption=1.0)
+    net = TransferNet(9, 2, corruption=1.0)
     value = net.put(net.nodes[0], 10 * CHUNK)
     net.nodes[1].read(value)
     net.run()
@@ -337,7 +337,7 @@ def test_a_damaged_chunk_is_asked_again_and_a_source_that_damages_all_is_left():
 
 
 def test_an_object_freed_during_its_transfer_ends_it():
-    net = Net(10, 4)
+    net = TransferNet(10, 4)
     value = net.put(net.nodes[0], 30 * CHUNK)
     for node in net.nodes[1:]:
         node.read(value)
@@ -352,7 +352,7 @@ def test_an_object_freed_during_its_transfer_ends_it():
 
 
 def test_a_spilled_primary_is_read_back_and_served():
-    net = Net(11, 2, capacity=32 * 1024)
+    net = TransferNet(11, 2, capacity=32 * 1024)
     root = net.nodes[0]
     values = []
     for _ in range(8):
@@ -373,7 +373,7 @@ def test_a_spilled_primary_is_read_back_and_served():
 
 
 def test_secondary_copies_go_before_primaries_are_spilled_and_a_pinned_one_stays():
-    net = Net(12, 2, capacity=32 * 1024)
+    net = TransferNet(12, 2, capacity=32 * 1024)
     root, reader = net.nodes
     own = net.put(reader, 4000)
     reader.surrender()
@@ -393,7 +393,7 @@ def test_secondary_copies_go_before_primaries_are_spilled_and_a_pinned_one_stays
 
 
 def test_what_is_on_its_way_is_bounded_and_small_objects_overtake_but_do_not_starve_large_ones():
-    net = Net(13, 2, capacity=1024 * 1024)
+    net = TransferNet(13, 2, capacity=1024 * 1024)
     root, reader = net.nodes
     large = net.put(root, 60_000)
     small = [net.put(root, 500) for _ in range(200)]
@@ -413,7 +413,7 @@ def test_what_is_on_its_way_is_bounded_and_small_objects_overtake_but_do_not_sta
 
 
 def test_a_link_without_an_answer_is_left_for_another_copy_and_given_up_in_the_end():
-    net = Net(14, 3)
+    net = TransferNet(14, 3)
     root, second, third = net.nodes
     value = net.put(root, 10 * CHUNK)
     second.read(value)
@@ -432,7 +432,7 @@ def test_a_link_without_an_answer_is_left_for_another_copy_and_given_up_in_the_e
 
 
 def test_an_object_that_is_being_served_is_not_spilled():
-    net = Net(16, 2, capacity=32 * 1024)
+    net = TransferNet(16, 2, capacity=32 * 1024)
     root, reader = net.nodes
     value = net.put(root, 8000)
     other = net.put(root, 8000)
@@ -448,7 +448,7 @@ def test_an_object_that_is_being_served_is_not_spilled():
 
 
 def test_a_copy_that_is_just_being_evicted_is_kept_when_it_becomes_the_last():
-    net = Net(17, 2, capacity=32 * 1024)
+    net = TransferNet(17, 2, capacity=32 * 1024)
     root, reader = net.nodes
     value = net.put(root, 8000)
     reader.read(value)
@@ -473,7 +473,7 @@ def test_a_copy_that_is_just_being_evicted_is_kept_when_it_becomes_the_last():
 
 
 def test_a_node_that_others_pull_from_does_not_pull_from_one_that_has_no_more_than_itself():
-    net = Net(18, 3)
+    net = TransferNet(18, 3)
     root, second, third = net.nodes
     value = net.put(root, 30 * CHUNK)
     second.read(value)
@@ -493,7 +493,7 @@ def test_a_node_that_others_pull_from_does_not_pull_from_one_that_has_no_more_th
 @pytest.mark.parametrize("seed", range(8))
 def test_deaths_of_receivers_cost_no_time_out(seed):
     """A pull that loses its source goes on elsewhere at once: the clock does not move."""
-    net = Net(seed, 10)
+    net = TransferNet(seed, 10)
     value = net.put(net.nodes[0], 25 * CHUNK)
     for node in net.nodes[1:]:
         node.read(value)
@@ -510,7 +510,7 @@ def test_deaths_of_receivers_cost_no_time_out(seed):
 
 
 def test_chunks_that_nobody_asked_for_are_ignored():
-    net = Net(19, 2)
+    net = TransferNet(19, 2)
     root, reader = net.nodes
     value = net.put(root, 30 * CHUNK)
     reader.read(value)
@@ -528,7 +528,7 @@ def test_chunks_that_nobody_asked_for_are_ignored():
 
 
 def test_garbage_from_a_node_is_ignored():
-    net = Net(15, 2)
+    net = TransferNet(15, 2)
     root, reader = net.nodes
     value = net.put(root, 3 * CHUNK)
     key = key_of(value)
@@ -550,7 +550,7 @@ def test_garbage_from_a_node_is_ignored():
 
 def test_random_network_work_finds_no_dead_end_in_larger_clusters():
     rng = random.Random(99)
-    net = Net(99, 12)
+    net = TransferNet(99, 12)
     values = [net.put(node, 9 * CHUNK) for node in net.nodes[:3]]
     for node in net.nodes:
         for value in values:

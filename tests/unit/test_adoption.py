@@ -8,38 +8,21 @@ from __future__ import annotations
 import msgpack
 import pytest
 
+from tests.fakes.owner_net import RecordingNet
+from zray.base.ends import Ends
 from zray.wire import messages as m
 from zray.gcs.client.requests import Call
 from zray.base.ids import node_of
 from zray.owner.adoption import CLAIM_AGAIN_S, CLAIMS_MAX, GRACE_S, LOOK_AGAIN_S, MOVES_MAX, Adoption
 from zray.owner.references import LENT, RECORD_BYTES, References
-from zray.owner.telling import CARRIED_MAX, Telling
+from zray.owner.eager_values import CARRIED_MAX, EagerValues
 
 ME, OWNER, OTHER, THIRD = b"me".ljust(8), b"owner".ljust(8), b"other".ljust(8), b"third".ljust(8)
 OID, INNER = b"o" * 28, b"i" * 28
 STORED = [m.STORED, 0, 100, 7, OID, b"node".ljust(8)]
 
 
-class Net:
-    def __init__(self) -> None:
-        self.sent: list[tuple[bytes, object]] = []
-
-    def send(self, peer, message):
-        self.sent.append((peer, message))
-
-    def connect(self, peer, endpoint):
-        pass
-
-    def disconnect(self, peer):
-        pass
-
-    def take(self, kind):
-        found = [(peer, message) for peer, message in self.sent if type(message) is kind]
-        self.sent = [pair for pair in self.sent if type(pair[1]) is not kind]
-        return found
-
-
-class Owners:
+class FakeOwners:
     """The rows, at once; or, with ``waiting``, when the test says so."""
 
     def __init__(self) -> None:
@@ -74,15 +57,16 @@ class Owners:
         self.rows[oid] = msgpack.packb([owner, "ipc://there", 1])
 
 
-class Process:
+class AdoptingProcess:
     """One process's machines; everybody else is the test."""
 
     def __init__(self, tells=True, kept_bytes_max=10_000):
-        self.net, self.owners, self.now = Net(), Owners(), 0.0
+        self.net, self.owners, self.now = RecordingNet(), FakeOwners(), 0.0
         self.freed: list[bytes] = []
-        self.refs = References(ME, self.net, lambda oid, value, escaped: self.freed.append(oid), kept_bytes_max)
+        self.refs = References(ME, self.net, lambda oid, value, escaped: self.freed.append(oid), Ends(),
+                               kept_bytes_max)
         if tells:
-            self.refs.telling = Telling(self.refs, ME, "ipc://me", kept_bytes_max)
+            self.refs.eager = EagerValues(self.refs, ME, "ipc://me", kept_bytes_max)
         self.adoption = Adoption(self.refs, self.owners, "ipc://me", lambda: self.now)
 
     def turn(self, seconds=0.0):
@@ -100,20 +84,20 @@ class Process:
         return record
 
     def owner_dies(self):
-        self.refs.on_process_gone(OWNER, certain=True)
+        self.refs.process_ended(OWNER)
         self.turn()
 
 
 @pytest.fixture
 def process():
-    return Process()
+    return AdoptingProcess()
 
 
 def holds(oid=OID, n=1, *known):
     return m.HoldAdd([[oid, n, *known]], OTHER, [])
 
 
-# ---------------------------------------------------------------- telling
+# ---------------------------------------------------------------- eager
 
 def test_holders_are_told_when_a_pending_object_is_ready_once_each(process):
     entry = process.refs.own(OID)
@@ -148,7 +132,7 @@ def test_who_let_go_in_the_same_turn_or_was_only_announced_is_not_told(process):
 
 
 def test_a_driver_tells_nobody():
-    process = Process(tells=False)
+    process = AdoptingProcess(tells=False)
     process.refs.complete(process.refs.own(OID), b"value")
     process.refs.on_hold_add(OTHER, holds())
     process.turn()
@@ -188,7 +172,7 @@ def test_a_result_takes_values_along_up_to_a_bound(process):
         if value is not None:
             process.refs.complete(entry, value)
     triples = [[entry.oid, ME, "ipc://me"] for entry in entries]
-    assert process.refs.telling.carried(triples, entries, OTHER, 200) == 40
+    assert process.refs.eager.attach_values(triples, entries, OTHER, 200) == 40
     assert [triple[3:] for triple in triples] == [[b"x" * 60], [], [STORED], []]
 
 
@@ -198,9 +182,9 @@ def test_a_result_takes_along_what_is_inside_the_values_that_it_takes_along(proc
     outer.contained = [inner]
     process.refs.complete(outer, b"outside")
     triples = [[OID, ME, "ipc://me"]]
-    process.refs.telling.carried(triples, [outer], OTHER)
+    process.refs.eager.attach_values(triples, [outer], OTHER)
     assert triples == [[OID, ME, "ipc://me", [m.CARRYING, b"outside", [[INNER, ME, "ipc://me", b"inside"]], 1]]]
-    receiver = Process()
+    receiver = AdoptingProcess()
     receiver.refs.me = OTHER
     [record] = receiver.refs.receive_carrying(ME, triples, 7)
     assert record.value == b"outside" and [r.value for r in record.contained] == [b"inside"]
@@ -255,7 +239,7 @@ def test_a_value_that_comes_with_the_reference_is_not_asked_for(process):
 
 
 def test_what_comes_unasked_beyond_the_bound_is_not_kept_and_what_is_asked_for_is():
-    process = Process(kept_bytes_max=1000)
+    process = AdoptingProcess(kept_bytes_max=1000)
     record = process.borrow(b"x" * 1001)
     assert record.value is None and process.refs.kept_bytes == 0
     process.refs.when_ready(record, lambda record: None)
@@ -266,7 +250,7 @@ def test_what_comes_unasked_beyond_the_bound_is_not_kept_and_what_is_asked_for_i
 
 @pytest.mark.parametrize("unasked", ["told", "in a result"])
 def test_references_inside_a_value_that_comes_unasked_count_as_the_records_that_they_make(unasked):
-    process = Process(kept_bytes_max=5 * RECORD_BYTES)
+    process = AdoptingProcess(kept_bytes_max=5 * RECORD_BYTES)
     inside = [[bytes([i]) * 28, OWNER, "ipc://owner"] for i in range(5)]
     value = [m.CARRYING, b"value", inside, 3]
     if unasked == "told":
@@ -376,7 +360,7 @@ def test_what_nobody_has_the_value_of_ends_with_ownerdiederror_after_some_looks(
 
 def test_a_connection_that_closed_lets_nobody_claim(process):
     record = process.borrow()
-    process.refs.on_process_gone(OWNER)
+    process.refs.process_closed(OWNER)
     process.refs.receive_carrying(OTHER, [[OID, OWNER, "ipc://owner", b"value"]], 0)
     process.turn(sum(LOOK_AGAIN_S))
     assert record.value == b"value" and not process.owners.rows and OID not in process.refs.owned
@@ -389,14 +373,14 @@ def test_what_a_dead_adopter_owned_is_adopted_from_it(process):
     process.owners.name(OID, OTHER)
     process.owner_dies()
     assert record.owner == OTHER
-    process.refs.on_process_gone(OTHER, certain=True)
+    process.refs.process_ended(OTHER)
     process.turn()
     assert record.owner == ME and msgpack.unpackb(process.owners.rows[OID])[0] == ME
 
 
 def test_a_stored_object_that_was_dropped_before_it_was_claimed_is_freed_all_the_same(process):
     record = process.borrow(STORED)
-    process.refs.on_process_gone(OWNER, certain=True)
+    process.refs.process_ended(OWNER)
     process.refs.unpin(record)
     process.turn()
     process.turn(GRACE_S)
@@ -409,14 +393,14 @@ def test_a_stored_object_that_was_dropped_just_before_its_owner_died_is_freed_to
     process.owner_dies()
     process.turn(GRACE_S)
     assert process.freed == [OID] and not process.owners.rows and not process.adoption.busy
-    process.refs.on_process_gone(THIRD, certain=True)
+    process.refs.process_ended(THIRD)
     process.turn()
     assert not process.adoption.busy, "once is enough"
 
 
 def test_it_is_so_when_a_whole_node_dies(process):
     process.refs.unpin(process.borrow(STORED))
-    process.refs.on_node_gone(node_of(OWNER))
+    process.refs.node_ended(node_of(OWNER))
     process.turn()
     process.turn(GRACE_S)
     assert process.freed == [OID]

@@ -9,6 +9,7 @@ import pytest
 
 from zray.wire import messages as m
 from zray.base.config import Config
+from zray.base.ids import node_of
 from zray.core.machine import CoreMachine
 from zray.core.process import ProcessRecord
 
@@ -95,17 +96,28 @@ def test_a_process_of_another_node_is_dialled_where_our_node_says(machine, ports
     assert ("dial", FAR, "tcp://there") in ports.did
 
 
-def test_a_process_that_we_dialled_is_silent_only_when_its_connection_has_closed(machine, ports):
+def test_a_process_that_we_dialled_counts_as_closed_only_when_its_connection_has_closed(machine, ports):
     """The notice of its end overtakes what it wrote before."""
-    silent: list[bytes] = []
+    closed: list[bytes] = []
     machine.connections.ends = type("Ends", (), {
         "process_ended": lambda self, process: None, "process_closed": lambda self, peer: None,
-        "silent": lambda self, peer: silent.append(peer)})()
+        "peer_closed": lambda self, peer: closed.append(peer)})()
     machine.connect(PEER, "ipc://peer")
     deliver(machine, NODE, m.ProcessGone(PEER, "killed"))
-    assert silent == []
+    assert closed == []
     machine.closed(PEER, 0.0)
-    assert silent == [PEER]
+    assert closed == [PEER]
+
+
+def test_only_what_our_node_says_is_an_end_and_a_closed_connection_is_none(machine):
+    machine.connect(PEER, "ipc://peer")
+    machine.closed(PEER, 0.0)
+    assert not machine.ends.has_ended(PEER)
+    deliver(machine, NODE, m.ProcessGone(PEER, "killed"))
+    assert machine.ends.has_ended(PEER) and not machine.ends.has_ended(FAR)
+    deliver(machine, NODE, m.NodeGone(node_of(FAR), "power cut"))
+    assert machine.ends.has_ended(FAR) and list(machine.ends.processes) == [PEER]
+    machine.check()
 
 
 def test_answers_go_to_who_asked_and_end_with_the_node(machine, ports):

@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from tests.unit.mesh_net import Net, say
+from tests.fakes.clock import FakeClock
+from tests.fakes.mesh_net import MeshNet, say
 from zray.base import ids
+from zray.base.formats import JOIN_SCHEME
 from zray.transport.credentials import (
-    SCHEME, AllowList, BadJoinString, Credentials, JoinString, NotListed, Peers, decode_join, encode_join,
+    AllowList, BadJoinString, Credentials, JoinString, NotListed, Peers, decode_join, encode_join,
 )
 from zray.transport import curve
 from zray.transport.mesh import Mesh
@@ -27,13 +29,6 @@ def incarnation(tag: str) -> bytes:
     return tag.encode().ljust(4, b"_") + bytes(4)
 
 
-class Clock:
-    now = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
     tmp_path.chmod(0o700)
@@ -42,7 +37,7 @@ def directory(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def peers(directory: Path) -> AllowList:
-    return AllowList(str(directory / "peers"), Clock())
+    return AllowList(str(directory / "peers"), FakeClock())
 
 
 # ---------------------------------------------------------------- the allow-list
@@ -87,7 +82,7 @@ def test_a_node_speaks_for_its_own_processes_and_a_ticket_only_for_newcomers(pee
 
 def test_a_ticket_opens_the_daemon_as_often_as_it_says_until_it_expires(peers: AllowList) -> None:
     clock = peers.clock
-    assert isinstance(clock, Clock)
+    assert isinstance(clock, FakeClock)
     once, twice, often = (keys.public for keys in KEYS[:3])
     peers.add_ticket(once, "t1", clock.now + 10, 1)
     peers.add_ticket(twice, "t2", clock.now + 10, 2)
@@ -103,7 +98,7 @@ def test_a_ticket_opens_the_daemon_as_often_as_it_says_until_it_expires(peers: A
 
 def test_a_revoked_ticket_opens_nothing_and_expired_ones_leave_the_list(peers: AllowList) -> None:
     clock = peers.clock
-    assert isinstance(clock, Clock)
+    assert isinstance(clock, FakeClock)
     peers.add_ticket(KEYS[0].public, "t1", clock.now + 10)
     peers.remove_ticket("t1")
     assert peers.allowed(KEYS[0].public) == ""
@@ -143,7 +138,7 @@ def test_join_strings_are_read_as_they_were_written(host: str, port: int, cluste
                                                     at: int) -> None:
     join = JoinString(host, port, cluster, b"node", KEYS[0].public, KEYS[1].secret, float(expires))
     text = encode_join(join)
-    assert text.startswith(SCHEME) and not set(text) & set(" \n'\"$&|;<>()*?#~`\\!{}")
+    assert text.startswith(JOIN_SCHEME) and not set(text) & set(" \n'\"$&|;<>()*?#~`\\!{}")
     assert decode_join(text[:at] + blank + text[at:]) == join
     assert decode_join(text).keys() == KEYS[1]
 
@@ -167,11 +162,11 @@ def test_a_join_string_that_is_cut_off_is_refused(length: int) -> None:
 
 @pytest.mark.parametrize(("text", "why"), [
     ("", "is empty"), ("10.0.0.1:6379", "without keys"), ("/tmp/zray/join", "is a path"), ("auto", "not a join string"),
-    ("tcp://10.0.0.1:6379", "another kind"), (SCHEME, "address"), (f"{SCHEME}10.0.0.1/AAAA", "address"),
-    (f"{SCHEME}10.0.0.1:6379", "cut off"), (f"{SCHEME}10.0.0.1:6379/AAAA", "cut off"),
-    (f"{SCHEME}10.0.0.1:6379/" + "Ag" * 100, "another version"), (encode_join(JOIN) + "A", "damaged"),
+    ("tcp://10.0.0.1:6379", "another kind"), (JOIN_SCHEME, "address"), (f"{JOIN_SCHEME}10.0.0.1/AAAA", "address"),
+    (f"{JOIN_SCHEME}10.0.0.1:6379", "cut off"), (f"{JOIN_SCHEME}10.0.0.1:6379/AAAA", "cut off"),
+    (f"{JOIN_SCHEME}10.0.0.1:6379/" + "Ag" * 100, "another version"), (encode_join(JOIN) + "A", "damaged"),
     (encode_join(JOIN).replace("10.1.2.3", "10.1.2.4"), "damaged"),
-    (f"{SCHEME}10.0.0.1:6379/" + "\u00e9" * 200, "damaged"),
+    (f"{JOIN_SCHEME}10.0.0.1:6379/" + "\u00e9" * 200, "damaged"),
 ])
 def test_what_is_no_join_string_is_refused_in_one_sentence(text: str, why: str) -> None:
     with pytest.raises(BadJoinString, match=why) as caught:
@@ -216,7 +211,7 @@ def test_a_directory_with_a_missing_or_open_file_is_refused(directory: Path, nam
 # ---------------------------------------------------------------- by real handshakes
 
 
-class Nodes(Net):
+class Nodes(MeshNet):
     """Daemons of clusters, each with a session directory."""
 
     def daemon(self, name: str, cluster: bytes = b"", clock: Any = None) -> tuple[Mesh, Credentials]:
@@ -275,7 +270,7 @@ def test_a_newcomer_comes_in_by_ticket_and_is_then_known_by_its_own_key(nodes: N
 
 @pytest.mark.parametrize("why", ["replayed", "expired", "revoked", "other cluster"])
 def test_a_ticket_that_is_not_good_any_more_is_refused_in_the_handshake(nodes: Nodes, why: str) -> None:
-    clock = Clock()
+    clock = FakeClock()
     head, credentials = nodes.daemon("head", clock=clock)
     text = mint(head, credentials, uses=1, valid_s=600)
     if why == "replayed":
@@ -302,7 +297,7 @@ def test_a_ticket_that_is_not_good_any_more_is_refused_in_the_handshake(nodes: N
 
 
 def test_a_clock_that_is_minutes_wrong_does_not_matter_to_a_fresh_ticket(nodes: Nodes) -> None:
-    clock = Clock()
+    clock = FakeClock()
     head, credentials = nodes.daemon("head", clock=clock)
     guest, join = nodes.newcomer(mint(head, credentials))
     for skew in (-600, 600):

@@ -6,15 +6,9 @@ from collections import Counter
 
 from hypothesis import given, strategies as st
 
+from tests.fakes.clock import FakeClock
 from zray.api.driver_log import SWITCH_S, Screen
-from zray.node.processes.output import Stream
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
+from zray.node.processes.output import OutputFile
 
 
 def text_of(pieces, stderr=None):
@@ -66,7 +60,7 @@ def test_another_workers_line_ends_the_unfinished_one_first():
 
 
 def test_progress_bars_of_several_workers_take_turns():
-    clock = Clock()
+    clock = FakeClock()
     screen = Screen(clock)
     def step(pid, text):
         return text_of(screen.render([], unfinished=[["f", pid, True, text]]))
@@ -79,7 +73,7 @@ def test_progress_bars_of_several_workers_take_turns():
 
 
 def test_what_waited_for_a_progress_bar_is_shown_when_the_bar_has_ended():
-    screen = Screen(Clock())
+    screen = Screen(FakeClock())
     for text in ("a1", "a2"):
         screen.render([], unfinished=[["f", 1, True, text]])
     assert text_of(screen.render([], unfinished=[["g", 2, False, "ready? "]])) == ""
@@ -94,14 +88,14 @@ def test_a_folded_repeat_ends_the_line_that_it_completes():
 
 
 def test_a_marker_that_is_half_written_is_not_shown():
-    stream = Stream("", b"", False)
+    stream = OutputFile("", b"", False)
     assert stream.lines(b"10 %\x01zray-ta", False) == []
     assert stream.unfinished() == ["", 0, False, "10 %"]
     assert stream.lines(b"sk:g\nmore\n", False) == [["g", 0, False, "10 %more"]]
 
 
 def test_what_a_carriage_return_has_overwritten_is_not_kept():
-    stream = Stream("", b"", False)
+    stream = OutputFile("", b"", False)
     for step in range(10_000):
         stream.lines(b"\rstep %d of 10000" % step, False)
     assert stream.unfinished() == ["", 0, False, "step 9999 of 10000"]
@@ -115,9 +109,9 @@ writes = st.lists(st.tuples(st.integers(0, 2), words, st.sampled_from(["", "\r",
 
 @given(writes, st.lists(st.floats(0, 1), max_size=10))
 def test_every_line_appears_whole_once_and_no_row_mixes_two_workers(written, ticks):
-    clock = Clock()
+    clock = FakeClock()
     screen = Screen(clock)
-    streams = [Stream("", b"", bool(n % 2)) for n in range(3)]
+    streams = [OutputFile("", b"", bool(n % 2)) for n in range(3)]
     for n, stream in enumerate(streams):
         stream.pid = n
     shown, said = "", ["", "", ""]

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.fakes.clock import FakeClock
 from zray.wire import codec
 from zray.gcs.replica import tables
 from zray.gcs.replica.chain import ChainReplica
@@ -37,17 +38,9 @@ from zray.wire.messages import (
 ME, OTHER = b"\x01" * 8, b"\x02" * 8
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def service():
-    made = GcsService(Clock(), lambda peer, message: pytest.fail("nothing leaves the process"), incarnation=ME)
+    made = GcsService(FakeClock(), lambda peer, message: pytest.fail("nothing leaves the process"), incarnation=ME)
     yield made
     made.check()
 
@@ -164,7 +157,7 @@ def test_a_dead_client_leaves_nothing(service):
 
 # ---------------------------------------------------------------- retries and redirects
 
-class Wire:
+class SentRequests:
     """What a client sends, kept for the test."""
 
     def __init__(self, *members: bytes, epoch: int = 1) -> None:
@@ -177,7 +170,7 @@ class Wire:
 
 
 def test_updates_go_to_the_head_and_reads_to_the_tail():
-    wire = Wire(b"h", b"m", b"t")
+    wire = SentRequests(b"h", b"m", b"t")
     wire.client.put(b"kv/a", b"v")
     wire.client.get(b"kv/a")
     wire.client.watch(b"kv/", print)
@@ -185,7 +178,7 @@ def test_updates_go_to_the_head_and_reads_to_the_tail():
 
 
 def test_a_retry_carries_the_same_number_and_tries_other_members():
-    wire = Wire(b"h", b"t")
+    wire = SentRequests(b"h", b"t")
     wire.client.put(b"kv/a", b"v")
     first = wire.take()[0][1]
     wire.client.tick(0.5)  # how long ago it was sent nobody has said: it counts from here
@@ -197,7 +190,7 @@ def test_a_retry_carries_the_same_number_and_tries_other_members():
 
 
 def test_a_redirect_of_a_later_epoch_moves_everything_open_at_once():
-    wire = Wire(b"dead", b"t")
+    wire = SentRequests(b"dead", b"t")
     call = wire.client.put(b"kv/a", b"v")
     wire.take()
     wire.client.on_message(b"t", GcsRedirect(1, 2, [b"t"]))
@@ -211,7 +204,7 @@ def test_a_redirect_of_a_later_epoch_moves_everything_open_at_once():
 
 
 def test_after_retries_a_new_configuration_is_asked_at_its_head():
-    wire = Wire(b"h", b"m", b"t")
+    wire = SentRequests(b"h", b"m", b"t")
     wire.client.put(b"kv/a", b"v")
     for now in (1.0, 2.0):
         wire.client.tick(now)
@@ -221,7 +214,7 @@ def test_after_retries_a_new_configuration_is_asked_at_its_head():
 
 
 def test_requests_made_before_the_chain_is_known_go_out_when_it_is():
-    wire = Wire(epoch=0)
+    wire = SentRequests(epoch=0)
     wire.client.get(b"kv/a")
     assert not wire.take()
     wire.client.configured(ChainConfig.first(b"h"))
@@ -229,7 +222,7 @@ def test_requests_made_before_the_chain_is_known_go_out_when_it_is():
 
 
 def test_requests_beyond_the_window_wait():
-    wire = Wire(b"h")
+    wire = SentRequests(b"h")
     calls = [wire.client.put(b"kv/a", b"v") for _ in range(CLIENT_WINDOW + 10)]
     assert len(wire.take()) == CLIENT_WINDOW
     wire.client.on_message(b"h", GcsReply(2, "", [False, 1]))
@@ -241,7 +234,7 @@ def test_requests_beyond_the_window_wait():
 
 
 def test_a_watch_tells_gap_duplicate_and_overlap_apart():
-    wire, seen = Wire(b"t"), []
+    wire, seen = SentRequests(b"t"), []
     number = wire.client.watch(b"kv/", lambda reset, changes: seen.append((reset, [c.version for c in changes])))
     event = lambda previous, version, reset, *versions: wire.client.on_message(  # noqa: E731
         b"t", GcsEvents(number, previous, version, reset, [[v, b"kv/x", b""] for v in versions]))
@@ -264,7 +257,7 @@ def files(*keys: bytes) -> list[str]:
 
 
 def test_a_service_restarts_with_all_it_acknowledged(tmp_path):
-    clock = Clock()
+    clock = FakeClock()
     first = GcsService(clock, print, tmp_path, incarnation=ME)
     first.client.kv_put(b"k", b"v")
     assert sorted(os.listdir(tmp_path)) == files(b"k"), "an empty shard has none"
@@ -278,7 +271,7 @@ def test_a_service_restarts_with_all_it_acknowledged(tmp_path):
 
 
 def test_a_damaged_snapshot_is_not_taken_for_an_empty_store(tmp_path):
-    service = GcsService(Clock(), print, tmp_path, incarnation=ME)
+    service = GcsService(FakeClock(), print, tmp_path, incarnation=ME)
     service.client.kv_put(b"k", b"v")
     service.close()
     path = next(tmp_path.glob("*.snapshot"))
@@ -286,7 +279,7 @@ def test_a_damaged_snapshot_is_not_taken_for_an_empty_store(tmp_path):
     blob[-1] ^= 1
     path.write_bytes(blob)
     with pytest.raises(CorruptSnapshot, match="damaged"):
-        GcsService(Clock(), print, tmp_path, incarnation=ME)
+        GcsService(FakeClock(), print, tmp_path, incarnation=ME)
 
 
 # ---------------------------------------------------------------- messages

@@ -47,7 +47,7 @@ def node_id(number: int) -> bytes:
     return b"N%03d" % number + bytes(4) + b"%020d" % number
 
 
-class Bench:
+class ServiceBench:
     """Nodes and the messages between them."""
 
     def __init__(self, nodes: int = 1, persist=None) -> None:
@@ -147,7 +147,7 @@ class Bench:
 
 
 def test_a_lone_node_sends_nothing_and_never_wakes():
-    bench = Bench(1)
+    bench = ServiceBench(1)
     service = next(iter(bench.services.values()))
     assert service.client.kv_put(b"k", b"v").result() is False
     assert service.client.kv_get(b"k").result() == b"v"
@@ -157,7 +157,7 @@ def test_a_lone_node_sends_nothing_and_never_wakes():
 @pytest.mark.parametrize(("nodes", "replicas", "voters"), [(1, 1, 1), (2, 2, 1), (3, 3, 3), (4, 3, 3), (5, 3, 5),
                                                            (6, 3, 5)])
 def test_replicas_and_voters_follow_the_number_of_nodes(nodes, replicas, voters):
-    bench = Bench(nodes)
+    bench = ServiceBench(nodes)
     for service in bench.services.values():
         assert len(service.config.chains[0].members) == replicas and len(service.config.voters) == voters
     assert [service.control.rows[name].ordinal for name, service in bench.services.items()] == list(range(nodes))
@@ -165,7 +165,7 @@ def test_replicas_and_voters_follow_the_number_of_nodes(nodes, replicas, voters)
 
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_a_member_that_is_proven_dead_is_replaced_without_a_moment_passing(place):
-    bench = Bench(4)
+    bench = ServiceBench(4)
     victim = bench.chain[place]
     before = bench.now
     bench.kill(victim)
@@ -179,7 +179,7 @@ def test_a_member_that_is_proven_dead_is_replaced_without_a_moment_passing(place
 
 
 def test_voters_are_replaced_without_a_moment_passing_though_one_goes_or_comes_at_a_time():
-    bench = Bench(4)
+    bench = ServiceBench(4)
     first = next(iter(bench.services.values()))
     victim, before = first.config.voters[1], bench.now
     seen = [first.config.voters]
@@ -191,7 +191,7 @@ def test_voters_are_replaced_without_a_moment_passing_though_one_goes_or_comes_a
 
 
 def test_two_voters_more_come_by_two_decisions_in_a_row():
-    bench = Bench(2)
+    bench = ServiceBench(2)
     first = next(iter(bench.services.values()))
     seen: list = []
     first.on_config = lambda config: seen.append((bench.now, len(config.voters)))
@@ -202,7 +202,7 @@ def test_two_voters_more_come_by_two_decisions_in_a_row():
 
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_a_silent_member_is_out_of_the_chain_after_the_detection_time_and_may_come_back(place):
-    bench = Bench(3)
+    bench = ServiceBench(3)
     victim = bench.chain[place]
     bench.stopped.add(victim)
     survivor = next(service for name, service in bench.services.items() if name != victim)
@@ -217,7 +217,7 @@ def test_a_silent_member_is_out_of_the_chain_after_the_detection_time_and_may_co
 
 
 def test_a_lease_that_nobody_uses_is_not_renewed_and_the_next_read_gets_one_at_once():
-    bench = Bench(3)
+    bench = ServiceBench(3)
     bench.settle()
     outsider, tail = (next(s for n, s in bench.services.items() if (n == bench.chain[2]) is is_tail)
                       for is_tail in (False, True))
@@ -233,7 +233,7 @@ def test_a_lease_that_nobody_uses_is_not_renewed_and_the_next_read_gets_one_at_o
 
 
 def test_a_lease_that_is_used_is_renewed_before_it_ends():
-    bench = Bench(3)
+    bench = ServiceBench(3)
     outsider, tail = (next(s for n, s in bench.services.items() if (n == bench.chain[2]) is is_tail)
                       for is_tail in (False, True))
     outsider.client.list_names()
@@ -246,7 +246,7 @@ def test_a_lease_that_is_used_is_renewed_before_it_ends():
         assert call.done and tail.replicas[0].counters["unready"] == early
 
 
-def held_up(bench: Bench) -> GcsService:
+def held_up(bench: ServiceBench) -> GcsService:
     """One of four nodes dies: the proposer that then spreads heads among the others and waits for a lease."""
     bench.kill(node_id(3)[:8])
     bench.run()
@@ -254,7 +254,7 @@ def held_up(bench: Bench) -> GcsService:
 
 
 def test_what_waits_for_a_lease_is_asked_for_again_as_it_was(monkeypatch):
-    bench = Bench(4)
+    bench = ServiceBench(4)
     control = held_up(bench).control
     held = control.proposer.held
     monkeypatch.setattr("zray.gcs.configuration.control.next_config", lambda config, view: None)  # the same, or nothing
@@ -264,7 +264,7 @@ def test_what_waits_for_a_lease_is_asked_for_again_as_it_was(monkeypatch):
 
 @pytest.mark.parametrize("number", [1, 2])
 def test_a_death_is_acted_on_without_a_moment_passing_though_another_wish_waits_for_a_lease(number):
-    bench = Bench(4)
+    bench = ServiceBench(4)
     service = held_up(bench)
     bench.kill(node_id(number)[:8])
     bench.run()
@@ -272,7 +272,7 @@ def test_a_death_is_acted_on_without_a_moment_passing_though_another_wish_waits_
 
 
 def test_a_redirect_here_that_overtakes_the_configuration_waits_for_it():
-    bench = Bench(2)
+    bench = ServiceBench(2)
     first, second = bench.services.values()
     requests = second.client.shards[0]
     epoch, ends = requests.epoch, [first.incarnation, second.incarnation]
@@ -287,7 +287,7 @@ def test_the_time_out_leaves_room_for_the_lease():
 
 
 def test_a_node_silent_for_the_time_out_is_declared_dead_and_fenced_when_it_comes_back():
-    bench = Bench(4)
+    bench = ServiceBench(4)
     victim = node_id(3)[:8]
     bench.stopped.add(victim)
     bench.wait(NODE_TIMEOUT_S - 1)
@@ -304,7 +304,7 @@ def test_a_node_silent_for_the_time_out_is_declared_dead_and_fenced_when_it_come
 
 
 def test_a_node_that_is_heard_again_while_its_row_becomes_dead_gets_no_part():
-    bench = Bench(4)
+    bench = ServiceBench(4)
     first, victim = next(iter(bench.services.values())), node_id(3)[:8]
     on_their_way: list = []
     put_off, first.client.compare_and_set = first.client.compare_and_set, lambda *op: on_their_way.append(op)
@@ -321,7 +321,7 @@ def test_a_node_that_is_heard_again_while_its_row_becomes_dead_gets_no_part():
 
 
 def test_a_minority_that_is_cut_off_declares_nobody_dead_and_writes_nothing():
-    bench = Bench(3)
+    bench = ServiceBench(3)
     lonely = bench.services[bench.chain[0]]
     others = {name: service for name, service in bench.services.items() if service is not lonely}
     bench.services = {lonely.incarnation: lonely}
@@ -337,7 +337,7 @@ def test_a_minority_that_is_cut_off_declares_nobody_dead_and_writes_nothing():
 
 
 def test_a_minority_says_which_voters_are_missing():
-    bench = Bench(4)
+    bench = ServiceBench(4)
     first, second, third, fourth = bench.services.values()
     assert {first.trouble(), fourth.trouble()} == {""}
     missing = [name for name in first.config.voters if name != first.incarnation]
@@ -355,7 +355,7 @@ def test_a_minority_says_which_voters_are_missing():
 
 
 def test_of_an_even_number_of_voters_it_says_what_the_first_is_worth():
-    bench = Bench(2)
+    bench = ServiceBench(2)
     first, second = bench.services.values()
     config = second.config._replace(voters=(first.incarnation, second.incarnation))
     second.control.acceptor.config = config
@@ -364,7 +364,7 @@ def test_of_an_even_number_of_voters_it_says_what_the_first_is_worth():
 
 
 def test_without_its_only_voter_the_second_node_says_so_at_once():
-    bench = Bench(2)
+    bench = ServiceBench(2)
     first, second = bench.services.values()
     bench.kill(first.incarnation)
     assert f"no majority: {first.incarnation.hex()[:8]}" in second.trouble()
@@ -372,19 +372,19 @@ def test_without_its_only_voter_the_second_node_says_so_at_once():
 
 
 def test_a_cluster_of_two_survives_its_second_node_only():
-    bench = Bench(2)
+    bench = ServiceBench(2)
     first, second = bench.services.values()
     bench.put(second, b"k")
     bench.kill(second.incarnation)
     assert bench.put(first, b"k2").done and first.alone and first.next_deadline() is None
-    bench = Bench(2)
+    bench = ServiceBench(2)
     first, second = bench.services.values()
     bench.kill(first.incarnation)
     assert not bench.put(second, b"k").done
 
 
 def test_any_one_of_three_nodes_may_die_and_then_the_first_voter_only_may_not():
-    bench = Bench(3)
+    bench = ServiceBench(3)
     bench.kill(node_id(0)[:8])
     first, second = bench.services.values()
     bench.settle()
@@ -393,7 +393,7 @@ def test_any_one_of_three_nodes_may_die_and_then_the_first_voter_only_may_not():
 
 
 def test_names_and_incarnations_are_admitted_once():
-    bench = Bench(2)
+    bench = ServiceBench(2)
     first, second = bench.services.values()
     answers: list = []
     first.admit({"node_id": node_id(7), "name": "head"}, lambda *answer: answers.append(answer))
@@ -404,7 +404,7 @@ def test_names_and_incarnations_are_admitted_once():
 
 
 def test_the_name_of_a_dead_node_is_free():
-    bench = Bench(1)
+    bench = ServiceBench(1)
     worker = bench.join("worker")
     bench.kill(worker.incarnation)
     bench.run()
@@ -416,7 +416,7 @@ def test_the_name_of_a_dead_node_is_free():
 
 @pytest.mark.parametrize("nodes", [1, 2, 3, 4])
 def test_the_first_node_may_leave_and_loses_nothing(nodes):
-    bench = Bench(nodes)
+    bench = ServiceBench(nodes)
     first = next(iter(bench.services.values()))
     bench.put(first, b"k")
     gone: list = []
@@ -434,7 +434,7 @@ def test_the_first_node_may_leave_and_loses_nothing(nodes):
 
 
 def test_clients_hear_of_a_new_configuration_at_once():
-    bench = Bench(4)
+    bench = ServiceBench(4)
     outsider = next(service for name, service in bench.services.items() if name not in bench.chain)
     bench.kill(bench.chain[2])
     bench.run()
@@ -448,7 +448,7 @@ def process(service: GcsService, number: int = 1) -> bytes:
 
 
 def test_a_request_of_a_process_is_issued_once_however_often_it_is_asked():
-    bench = Bench(3)
+    bench = ServiceBench(3)
     service = list(bench.services.values())[1]
     me = process(service)
     request = GcsRequest(1, 1, [tables.COMPARE_AND_SET, b"kv/a", None, b"v"])
@@ -466,7 +466,7 @@ def test_a_request_of_a_process_is_issued_once_however_often_it_is_asked():
 
 
 def test_a_watch_of_a_process_goes_on_across_a_failure_without_gap_or_repeat():
-    bench = Bench(4)
+    bench = ServiceBench(4)
     service = bench.services[bench.chain[0]]
     me = process(service)
     seen: list = []
@@ -489,7 +489,7 @@ def test_a_watch_of_a_process_goes_on_across_a_failure_without_gap_or_repeat():
 
 def test_a_process_that_reads_nothing_costs_a_bounded_number_of_events_and_then_gets_the_whole_state(monkeypatch):
     monkeypatch.setattr("zray.gcs.client.proxy.WATCH_CREDIT", 3)
-    bench = Bench(1)
+    bench = ServiceBench(1)
     service = next(iter(bench.services.values()))
     me = process(service)
     service.receive(me, GcsWatch(1, b"kv/", -1))
@@ -503,7 +503,7 @@ def test_a_process_that_reads_nothing_costs_a_bounded_number_of_events_and_then_
 
 
 def test_a_process_that_ends_leaves_nothing():
-    bench = Bench(1)
+    bench = ServiceBench(1)
     service = next(iter(bench.services.values()))
     me = process(service)
     service.receive(me, GcsWatch(1, b"kv/", -1))
@@ -532,7 +532,7 @@ hostile = st.one_of(
 @settings(max_examples=15, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from([node_id(1)[:8], node_id(2)[:8], node_id(9)[:8]]), hostile), max_size=8))
 def test_no_message_breaks_a_service(messages):
-    bench = Bench(3)
+    bench = ServiceBench(3)
     first = next(iter(bench.services.values()))
     for peer, message in messages:
         first.receive(peer, message)
@@ -541,7 +541,7 @@ def test_no_message_breaks_a_service(messages):
 
 
 def test_a_process_has_no_say_in_who_forms_the_store():
-    bench = Bench(3)
+    bench = ServiceBench(3)
     first = next(iter(bench.services.values()))
     first.receive(process(first), NodeStanding(node_id(1)[:8], "gone", ""))
     assert not first.control.membership.gone and first.counters["stranger"] == 1
@@ -550,7 +550,7 @@ def test_a_process_has_no_say_in_who_forms_the_store():
 # ---------------------------------------------------------------- disk
 
 def test_a_cluster_that_is_killed_at_once_restarts_with_all_acknowledged_state(tmp_path):
-    bench = Bench(3, tmp_path)
+    bench = ServiceBench(3, tmp_path)
     calls = [bench.put(service, b"%d" % i) for i, service in enumerate([*bench.services.values()] * 3)]
     assert all(call.done for call in calls)
     bench.services.clear()  # kill -9 of everything; no close()
@@ -563,7 +563,7 @@ def test_a_cluster_that_is_killed_at_once_restarts_with_all_acknowledged_state(t
 
 
 def test_a_directory_that_holds_some_of_the_shards_is_not_taken_for_the_whole_store(tmp_path):
-    bench = Bench(5, tmp_path)
+    bench = ServiceBench(5, tmp_path)
     for i in range(30):
         assert bench.put(next(iter(bench.services.values())), b"%d" % i).done
     config = next(iter(bench.services.values())).config
@@ -627,7 +627,7 @@ def test_a_lone_replica_with_a_full_disk_refuses_writes_and_answers_reads(tmp_pa
 
 
 def test_a_chain_goes_on_without_a_replica_whose_disk_is_full(tmp_path, monkeypatch):
-    bench = Bench(3, tmp_path)
+    bench = ServiceBench(3, tmp_path)
     victim = bench.services[bench.chain[1]]
     victim.disk.disk(KV_SHARD).sync = lambda: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device"))
     call = bench.put(next(iter(bench.services.values())), b"k")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.oracles.linearizability import linearizable
 from zray.sim.chain import register_step
-from zray.sim.linearizability import UNKNOWN, Operation, check
+from zray.sim.linearizability import UNANSWERED, Operation, check
 
 
 def op(action, result, called, returned, key=b"k"):
@@ -31,12 +31,12 @@ def test_a_stale_read_is_a_violation():
 
 def test_a_value_seen_and_then_unseen_is_a_violation():
     """What Hibari's authors found during chain repair."""
-    history = [op(("put", 1), None, 0, UNKNOWN), op(("get",), 1, 1, 2), op(("get",), None, 3, 4)]
+    history = [op(("put", 1), None, 0, UNANSWERED), op(("get",), 1, 1, 2), op(("get",), None, 3, 4)]
     assert not check(history, register_step)
 
 
 def test_an_unknown_outcome_may_happen_at_any_later_time_or_never():
-    write = op(("put", 1), None, 0, UNKNOWN)
+    write = op(("put", 1), None, 0, UNANSWERED)
     assert check([write, op(("get",), None, 5, 6), op(("get",), 1, 7, 8)], register_step)
     assert check([write, op(("get",), None, 5, 6)], register_step)
     assert not check([op(("get",), 1, -2, -1), write], register_step)
@@ -78,7 +78,7 @@ def histories(draw):
         if draw(st.integers(0, 5)) == 0:
             result = draw(results)
         if draw(st.integers(0, 5)) == 0:
-            returned = UNKNOWN
+            returned = UNANSWERED
         out.append(op(action, result, called, max(called, returned)))
     return draw(st.permutations(out))
 

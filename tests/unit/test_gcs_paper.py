@@ -15,7 +15,7 @@ from zray.wire.messages import ChainAck, ChainUpdates, GcsRedirect, GcsReply, Gc
 A, B, C, D, CLIENT = b"A", b"B", b"C", b"D", b"client"
 
 
-class Bench:
+class ReplicaBench:
     """Replicas joined by perfect links that a test can hold up; time stands still unless a test moves it."""
 
     def __init__(self, *names: bytes) -> None:
@@ -75,7 +75,7 @@ def get(key: bytes) -> list:
 
 def test_the_reply_for_every_request_is_generated_and_sent_by_the_tail():
     """Section 3, Reply Generation."""
-    bench = Bench(A, B, C)
+    bench = ReplicaBench(A, B, C)
     bench.request(A, 1, put(b"k", b"v"))
     assert not bench.answers
     bench.run()
@@ -85,7 +85,7 @@ def test_the_reply_for_every_request_is_generated_and_sent_by_the_tail():
 
 def test_each_query_is_directed_to_the_tail_and_processed_there():
     """Section 3, Query Processing: no other replica answers one."""
-    bench = Bench(A, B, C)
+    bench = ReplicaBench(A, B, C)
     for other in (A, B):
         bench.request(other, -1, get(b"k"))
     assert all(type(answer) is GcsRedirect for _, answer in bench.take_answers())
@@ -93,7 +93,7 @@ def test_each_query_is_directed_to_the_tail_and_processed_there():
 
 def test_updates_enter_at_the_head_and_pass_down_until_the_tail_handles_them():
     """Section 3, Update Processing."""
-    bench = Bench(A, B, C)
+    bench = ReplicaBench(A, B, C)
     for other in (B, C):
         bench.request(other, 1, put(b"k", b"v"))
     assert all(type(answer) is GcsRedirect for _, answer in bench.take_answers())
@@ -106,7 +106,7 @@ def test_updates_enter_at_the_head_and_pass_down_until_the_tail_handles_them():
 
 def test_a_write_that_is_answered_is_on_every_replica():
     """Section 3: strong consistency follows because the tail, the last in line, processes all requests serially."""
-    bench = Bench(A, B, C)
+    bench = ReplicaBench(A, B, C)
     for number in range(1, 20):
         bench.request(A, number, put(b"%d" % (number % 5), b"v%d" % number))
         bench.run()
@@ -117,7 +117,7 @@ def test_a_write_that_is_answered_is_on_every_replica():
 def test_sent_holds_what_was_forwarded_and_perhaps_not_processed_by_the_tail():
     """Section 3.2, Failure of Other Servers: whenever server i forwards r, it appends r to Sent; on ack(r) it deletes r
     and forwards ack(r) to its predecessor."""
-    bench = Bench(A, B, C)
+    bench = ReplicaBench(A, B, C)
     bench.request(A, 1, put(b"k", b"v"))
     bench.run(lose=lambda source, target, message: target == C)
     assert [len(bench.replicas[name]._sent) for name in (A, B, C)] == [1, 1, 0]
@@ -132,7 +132,7 @@ def test_sent_holds_what_was_forwarded_and_perhaps_not_processed_by_the_tail():
 def test_failure_of_the_head_drops_only_requests_it_had_not_forwarded():
     """Section 3.2, Failure of the Head: its successor becomes head; what H received and did not forward leaves Pending
     (transition T2 of figure 1, a request ignored) and the client may ask again."""
-    bench = Bench(A, B, C)
+    bench = ReplicaBench(A, B, C)
     bench.request(A, 1, put(b"forwarded", b"1"))
     bench.run()
     bench.request(A, 2, put(b"lost", b"2"))
@@ -150,7 +150,7 @@ def test_failure_of_the_head_drops_only_requests_it_had_not_forwarded():
 def test_failure_of_the_tail_completes_what_its_predecessor_had():
     """Section 3.2, Failure of the Tail: T- becomes the tail; its history extends T's, so Pending shrinks: requests that
     only T had still to process count as processed (T3) and are answered by T-."""
-    bench = Bench(A, B, C)
+    bench = ReplicaBench(A, B, C)
     bench.request(A, 1, put(b"k", b"v"))
     bench.run(lose=lambda source, target, message: target == C)
     assert not bench.answers
@@ -165,7 +165,7 @@ def test_failure_of_the_tail_completes_what_its_predecessor_had():
 def test_failure_inside_the_chain_forwards_the_part_of_sent_that_the_successor_lacks():
     """Section 3.2, Failure of Other Servers: S- first forwards the requests in its Sent to S+, and need not forward the
     prefix that is already in the history of S+."""
-    bench = Bench(A, B, C)
+    bench = ReplicaBench(A, B, C)
     bench.request(A, 1, put(b"1", b"v"))
     bench.run(lose=lambda source, target, message: type(message) is ChainAck)  # C has 1, nobody knows
     bench.request(A, 2, put(b"2", b"v"))
@@ -182,7 +182,7 @@ def test_failure_inside_the_chain_forwards_the_part_of_sent_that_the_successor_l
 
 def test_update_propagation_and_inprocess_requests_invariants():
     """Section 3.2: for i <= j, Hist of j is a prefix of Hist of i; and Hist of i is Hist of j followed by Sent of i."""
-    bench = Bench(A, B, C)
+    bench = ReplicaBench(A, B, C)
     for number in range(1, 30):
         bench.request(A, number, put(b"%d" % number, b"v"))
         bench.run(lose=lambda source, target, message, n=number: n % 3 == 0 and target == C)
@@ -191,7 +191,7 @@ def test_update_propagation_and_inprocess_requests_invariants():
         assert a._sent_base <= b.applied and b._sent_base <= c.applied
 
 
-def extended(bench: Bench) -> None:
+def extended(bench: ReplicaBench) -> None:
     bench.replicas[D] = ChainReplica(D, bench.config)
     bench.adopt(bench.config.join(D))
 
@@ -199,7 +199,7 @@ def extended(bench: Bench) -> None:
 def test_a_chain_is_extended_behind_the_tail_which_goes_on_serving():
     """Section 3.2, Extending a Chain: the forwarding of the history can be concurrent with T's processing of queries
     and updates, provided each update is also appended to Sent of T."""
-    bench = Bench(A, B)
+    bench = ReplicaBench(A, B)
     bench.request(A, 1, put(b"old", b"1"))
     bench.run()
     extended(bench)
@@ -219,7 +219,7 @@ def test_a_chain_is_extended_behind_the_tail_which_goes_on_serving():
 def test_the_new_tail_serves_only_once_its_history_is_that_of_the_old_tail():
     """Section 3.2, Extending a Chain: T+ can begin serving as the tail once it has T's history; T is told that it no
     longer is the tail, and sends the requests in Sent of T.  (The Ray paper's prototype served before that.)"""
-    bench = Bench(A, B)
+    bench = ReplicaBench(A, B)
     for number in (1, 2):
         bench.request(A, number, put(b"k", b"%d" % number))
         bench.run()
@@ -241,7 +241,7 @@ def test_the_new_tail_serves_only_once_its_history_is_that_of_the_old_tail():
 def test_a_new_tail_answers_the_update_that_completes_its_history():
     """Section 3.2, Extending a Chain: what reaches T after T+ has become the tail is answered by T+, which sees it
     before it may serve."""
-    bench = Bench(A, B)
+    bench = ReplicaBench(A, B)
     extended(bench)
     bench.run()
     assert bench.replicas[B].joiner_caught_up()
@@ -255,7 +255,7 @@ def test_a_new_tail_answers_the_update_that_completes_its_history():
 
 def test_for_a_tail_sent_is_empty():
     """Section 3.2, Extending a Chain: the value of Sent of a tail is always the empty list."""
-    bench = Bench(A)
+    bench = ReplicaBench(A)
     for number in range(1, 50):
         bench.request(A, number, put(b"k", b"%d" % number))
         bench.replicas[A].check()
@@ -265,7 +265,7 @@ def test_for_a_tail_sent_is_empty():
 
 def test_as_many_as_t_minus_1_servers_may_fail():
     """Section 3: with an object on t servers, as many as t - 1 of them can fail."""
-    bench = Bench(A, B, C, D)
+    bench = ReplicaBench(A, B, C, D)
     for number, victim in enumerate((C, A, D), start=1):
         bench.request(bench.config.head, number, put(b"%d" % number, b"v"))
         bench.run()
@@ -279,7 +279,7 @@ def test_as_many_as_t_minus_1_servers_may_fail():
 
 def test_beyond_the_paper_acknowledgements_wait_for_each_other():
     """Section 3.2 sends ack(r) for every r; being cumulative, one stands for all.  No answer waits for one."""
-    bench = Bench(A, B, C)
+    bench = ReplicaBench(A, B, C)
     bench.log.clear()
     for number in range(1, 101):
         bench.request(A, number, put(b"k", b"v"))
@@ -301,7 +301,7 @@ def test_beyond_the_paper_acknowledgements_wait_for_each_other():
 
 def test_beyond_the_paper_a_replica_that_may_lack_writes_refuses_to_be_head():
     """Section 3.2 assumes that a fully initialised member remains; without one, data would be lost silently."""
-    bench = Bench(A)
+    bench = ReplicaBench(A)
     bench.request(A, 1, put(b"k", b"v"))
     extended(bench)
     bench.links.clear()
@@ -313,7 +313,7 @@ def test_beyond_the_paper_a_replica_that_may_lack_writes_refuses_to_be_head():
 
 def test_beyond_the_paper_messages_of_another_epoch_are_void():
     """Section 3 assumes fail-stop; here an old head may live on, so all epochs but the current one are void."""
-    bench = Bench(A, B, C)
+    bench = ReplicaBench(A, B, C)
     old = bench.replicas.pop(A)
     bench.adopt(bench.config.without(A))
     bench.run()
@@ -325,7 +325,7 @@ def test_beyond_the_paper_messages_of_another_epoch_are_void():
 
 
 def test_beyond_the_paper_a_tail_without_a_lease_does_not_answer_reads():
-    bench = Bench(A, B)
+    bench = ReplicaBench(A, B)
     bench.replicas[B].grant_lease(1, bench.now)
     bench.request(B, -1, get(b"k"))
     assert not bench.answers and bench.replicas[B].counters["unready"] == 1
@@ -333,7 +333,7 @@ def test_beyond_the_paper_a_tail_without_a_lease_does_not_answer_reads():
 
 def test_beyond_the_paper_a_branch_that_was_cut_off_is_discarded_on_return():
     """A replica that was removed may hold other updates under numbers the chain has since used."""
-    bench = Bench(A, B)
+    bench = ReplicaBench(A, B)
     old = bench.replicas.pop(A)
     old.on_message(CLIENT, GcsRequest(1, 1, put(b"k", b"branch")), 0)
     bench.adopt(bench.config.without(A))
@@ -352,7 +352,7 @@ def test_beyond_the_paper_a_branch_that_was_cut_off_is_discarded_on_return():
 def test_a_new_tail_that_is_fed_in_parts_serves_only_after_the_last(monkeypatch):
     """Section 3.2, Extending a Chain, once more: a part of T's history is not T's history."""
     monkeypatch.setattr("zray.gcs.replica.chain.CHAIN_WINDOW", 1)
-    bench = Bench(A)
+    bench = ReplicaBench(A)
     extended(bench)
     bench.run()
     for number in (1, 2, 3):

@@ -232,7 +232,7 @@ def test_the_numbers_of_requests_count_for_one_shard():
 
 # ---------------------------------------------------------------- watches
 
-class Wire:
+class ShardedWatch:
     """A watch of a spread table in two shards; ``event`` delivers the changes of a shard."""
 
     def __init__(self) -> None:
@@ -250,7 +250,7 @@ class Wire:
 
 
 def test_a_watch_of_two_shards_begins_when_both_have_answered_and_keeps_the_order_of_each():
-    wire = Wire()
+    wire = ShardedWatch()
     wire.event(0, -1, 3, True, (3, b"kv/b", b"1"))
     wire.event(0, 3, 4, False, (4, b"kv/b", b"2"))
     assert not wire.seen
@@ -264,7 +264,7 @@ def test_a_watch_of_two_shards_begins_when_both_have_answered_and_keeps_the_orde
 
 
 def test_a_shard_that_forgot_makes_the_watch_begin_again_with_the_whole_state():
-    wire = Wire()
+    wire = ShardedWatch()
     wire.event(0, -1, 3, True)
     wire.event(1, -1, 7, True, (6, b"kv/a", b"1"))
     wire.event(0, 3, 9, True, (9, b"kv/b", b"1"))

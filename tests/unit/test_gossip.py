@@ -26,7 +26,7 @@ U = 10_000
 FULL = {"CPU": 4 * U}
 
 
-class Mesh:
+class GossipMesh:
     """Gossips of some nodes, delivered at once or after a delay, with a clock."""
 
     def __init__(self, count: int) -> None:
@@ -81,7 +81,7 @@ class Mesh:
 
 @pytest.mark.parametrize("count", [2, ALL_PEERS_MAX + 1, 60])
 def test_a_row_reaches_everybody(count):
-    mesh = Mesh(count)
+    mesh = GossipMesh(count)
     mesh.run(0.05)
     assert mesh.sent == 0, "all is free, as everybody assumes"
     mesh.use(mesh.names[1], U)
@@ -91,19 +91,19 @@ def test_a_row_reaches_everybody(count):
 
 
 def test_nothing_is_sent_and_no_timer_runs_while_nothing_changes_or_a_node_is_alone():
-    mesh = Mesh(20)
+    mesh = GossipMesh(20)
     mesh.use(mesh.names[0], 0)
     mesh.run(1.0)
     sent = mesh.sent
     mesh.run(1.0)
     assert mesh.sent == sent and all(node.deadline() is None for node in mesh.nodes.values())
-    alone = Mesh(1)
+    alone = GossipMesh(1)
     alone.use(alone.names[0], 0)
     assert alone.nodes[alone.names[0]].deadline() is None
 
 
 def test_changes_are_told_at_most_every_interval_and_big_ones_at_once():
-    mesh = Mesh(2)
+    mesh = GossipMesh(2)
     first = mesh.names[0]
     for step in range(300):
         mesh.use(first, U + step)
@@ -121,7 +121,7 @@ def test_changes_are_told_at_most_every_interval_and_big_ones_at_once():
 
 
 def test_what_went_and_came_back_is_told():
-    mesh = Mesh(2)
+    mesh = GossipMesh(2)
     mesh.use(mesh.names[0], 0)
     mesh.run(0.2)
     stamp = list(mesh.nodes[mesh.names[1]].view.stamps)
@@ -132,7 +132,7 @@ def test_what_went_and_came_back_is_told():
 
 
 def test_a_dead_node_never_comes_back_with_old_rows():
-    mesh = Mesh(3)
+    mesh = GossipMesh(3)
     one, two, three = mesh.names
     mesh.use(three, 0)
     mesh.run(0.2)
@@ -148,7 +148,7 @@ def test_a_dead_node_never_comes_back_with_old_rows():
 
 @pytest.mark.parametrize("count", [5, 40])
 def test_a_newcomer_learns_what_the_others_have(count):
-    mesh = Mesh(count)
+    mesh = GossipMesh(count)
     for name in mesh.names[:3]:
         mesh.use(name, U)
     mesh.run(1.0)
@@ -160,7 +160,7 @@ def test_a_newcomer_learns_what_the_others_have(count):
 
 
 def test_rows_reach_everybody_though_a_node_dies_that_should_have_passed_them_on():
-    mesh = Mesh(40)
+    mesh = GossipMesh(40)
     random = Random(3)
     for _ in range(8):
         dying, speaking = random.sample(sorted(mesh.nodes), 2)
@@ -175,7 +175,7 @@ def test_rows_reach_everybody_though_a_node_dies_that_should_have_passed_them_on
 
 
 def test_a_row_that_comes_before_its_node_waits_for_it():
-    mesh = Mesh(2)
+    mesh = GossipMesh(2)
     gossip, other = mesh.nodes[mesh.names[0]], b"\x07" * 4 + bytes(4)
     gossip.on_rows([GossipRow(other, 3, 0, 0, {"CPU": U}, [], FULL, {})], 0.0)
     assert other not in gossip.view.row_of
@@ -191,7 +191,7 @@ def test_a_row_that_comes_before_its_node_waits_for_it():
     [b"n" * 8, "1", 0, 0, {}, [], {}, {}], [b"n" * 8, 1, 0, -1, {}, [], {}, {}],
 ])
 def test_malformed_rows_are_counted_and_dropped(wire):
-    gossip = Mesh(2).nodes[(1).to_bytes(4, "big") + bytes(4)]
+    gossip = GossipMesh(2).nodes[(1).to_bytes(4, "big") + bytes(4)]
     gossip.on_rows([wire], 0.0)
     assert gossip.refused == 1
     gossip.check()
@@ -202,7 +202,7 @@ def test_malformed_rows_are_counted_and_dropped(wire):
     ({}, {3: 1}), ({}, {"CPU": 2**70}),
 ])
 def test_rows_of_impossible_amounts_change_nothing(available, total):
-    mesh = Mesh(2)
+    mesh = GossipMesh(2)
     one, two = mesh.names
     mesh.nodes[one].on_rows([[two, 1, 0, 0, available, [], total, {}]], 0.0)
     assert mesh.nodes[one].refused == 1 and mesh.seen(two) == [4 * U]
@@ -210,14 +210,14 @@ def test_rows_of_impossible_amounts_change_nothing(available, total):
 
 
 def test_messages_are_bounded_and_survive_the_wire():
-    mesh = Mesh(2)
+    mesh = GossipMesh(2)
     gossip = mesh.nodes[mesh.names[0]]
     rows = [GossipRow((i + 9).to_bytes(8, "big"), 1, 0, 0, {"CPU": U}, [[{"CPU": U}, 4]], FULL, {"z": "a"})
             for i in range(ROWS_MAX + 10)]
     gossip._send(mesh.names[1], rows)
     assert [len(message.rows) for _, message in gossip.out] == [ROWS_MAX, 10]
     ((_, message),) = decode(encode([ViewRows.CODE, gossip.out[0][1]]))
-    fresh = Mesh(2).nodes[mesh.names[0]]
+    fresh = GossipMesh(2).nodes[mesh.names[0]]
     fresh.on_rows(message.rows, 0.0)
     assert fresh.refused == 0 and len(fresh._early) == ROWS_MAX
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fuzz import fuzz_codec
-from tests.unit.mesh_net import PATIENCE_S, Net, say
+from tests.fakes.mesh_net import PATIENCE_S, MeshNet, say
 from zray.wire.codec import decode, encode
 from zray.base.ids import new_incarnation
 from zray.wire.messages import Bye, HoldDrop
@@ -19,8 +19,8 @@ from zray.transport.mesh import Limits, Mesh
 
 
 @pytest.fixture
-def net(tmp_path: Path) -> Iterator[Net]:
-    net = Net(tmp_path)
+def net(tmp_path: Path) -> Iterator[MeshNet]:
+    net = MeshNet(tmp_path)
     yield net
     for mesh in net.meshes:
         mesh.check()
@@ -28,7 +28,7 @@ def net(tmp_path: Path) -> Iterator[Net]:
     assert not net.errors
 
 
-def test_answers_go_back_over_the_connection_they_came_by(net: Net) -> None:
+def test_answers_go_back_over_the_connection_they_came_by(net: MeshNet) -> None:
     a, b = net.mesh(bind=False), net.mesh()
     a.connect(b.incarnation, b.endpoint)
     a.connect(b.incarnation, b.endpoint)
@@ -40,7 +40,7 @@ def test_answers_go_back_over_the_connection_they_came_by(net: Net) -> None:
     net.until(lambda: net.reasons(a) == ["z"])
 
 
-def test_peers_that_dial_each_other_keep_the_order(net: Net) -> None:
+def test_peers_that_dial_each_other_keep_the_order(net: MeshNet) -> None:
     a, b = net.mesh(), net.mesh()
     a.connect(b.incarnation, b.endpoint)
     b.connect(a.incarnation, a.endpoint)
@@ -53,7 +53,7 @@ def test_peers_that_dial_each_other_keep_the_order(net: Net) -> None:
     net.until(lambda: net.reasons(a) == numbers and net.reasons(b) == numbers)
 
 
-def test_a_burst_is_one_frame_and_a_large_one_is_split(net: Net) -> None:
+def test_a_burst_is_one_frame_and_a_large_one_is_split(net: MeshNet) -> None:
     a, b = net.mesh(limits=Limits(frame_bytes_max=10_000)), net.mesh()
     a.connect(b.incarnation, b.endpoint)
     say(a, b, *"x" * 100)
@@ -66,7 +66,7 @@ def test_a_burst_is_one_frame_and_a_large_one_is_split(net: Net) -> None:
     net.until(lambda: net.reasons(b) == ["x"] * 100 + long)
 
 
-def test_what_has_no_credit_waits_in_order_and_nothing_is_lost(net: Net) -> None:
+def test_what_has_no_credit_waits_in_order_and_nothing_is_lost(net: MeshNet) -> None:
     a, b = net.mesh(limits=Limits(session_frames_max=4)), net.mesh(limits=Limits(session_frames_max=4))
     a.connect(b.incarnation, b.endpoint)
     numbers = [str(i) for i in range(100)]
@@ -78,7 +78,7 @@ def test_what_has_no_credit_waits_in_order_and_nothing_is_lost(net: Net) -> None
     assert a.pending() == 0
 
 
-def test_everything_a_dead_peer_sent_is_handled_before_it_is_reported_closed_once(net: Net) -> None:
+def test_everything_a_dead_peer_sent_is_handled_before_it_is_reported_closed_once(net: MeshNet) -> None:
     a, b = net.mesh(), net.mesh()
     a.connect(b.incarnation, b.endpoint)
     say(a, b, "hello")
@@ -93,7 +93,7 @@ def test_everything_a_dead_peer_sent_is_handled_before_it_is_reported_closed_onc
     assert not a.connected(b.incarnation) and not a.peers()
 
 
-def test_a_peer_that_dialled_us_too_is_drained_on_both_connections(net: Net) -> None:
+def test_a_peer_that_dialled_us_too_is_drained_on_both_connections(net: MeshNet) -> None:
     a, b = net.mesh(), net.mesh()
     a.connect(b.incarnation, b.endpoint)
     b.connect(a.incarnation, a.endpoint)
@@ -106,7 +106,7 @@ def test_a_peer_that_dialled_us_too_is_drained_on_both_connections(net: Net) -> 
     assert net.closed == [(a.incarnation, b.incarnation)] and len(net.reasons(a)) == 1001
 
 
-def test_nobody_listens_or_no_connection_is_reported_closed_and_not_from_send(net: Net) -> None:
+def test_nobody_listens_or_no_connection_is_reported_closed_and_not_from_send(net: MeshNet) -> None:
     a = net.mesh()
     gone, stranger = new_incarnation(), new_incarnation()
     a.connect(gone, f"ipc://{net.directory}/nobody")
@@ -119,7 +119,7 @@ def test_nobody_listens_or_no_connection_is_reported_closed_and_not_from_send(ne
     assert a.counters["dropped_frames"] == 2 and not a.peers()
 
 
-def test_a_redialled_peer_goes_on_where_it_was(net: Net) -> None:
+def test_a_redialled_peer_goes_on_where_it_was(net: MeshNet) -> None:
     a, b = net.mesh(), net.mesh()
     for i in range(20):
         a.connect(b.incarnation, b.endpoint)
@@ -129,7 +129,7 @@ def test_a_redialled_peer_goes_on_where_it_was(net: Net) -> None:
     assert net.reasons(b) == [str(i) for i in range(20)] and not net.closed
 
 
-def test_a_peer_that_forgot_us_makes_us_start_over(net: Net) -> None:
+def test_a_peer_that_forgot_us_makes_us_start_over(net: MeshNet) -> None:
     a, b = net.mesh(), net.mesh()
     a.connect(b.incarnation, b.endpoint)
     say(a, b, "1")
@@ -143,7 +143,7 @@ def test_a_peer_that_forgot_us_makes_us_start_over(net: Net) -> None:
     net.until(lambda: net.reasons(a) == ["3"])
 
 
-def test_a_session_that_lost_what_it_could_not_hold_does_not_outlast_its_connection(net: Net) -> None:
+def test_a_session_that_lost_what_it_could_not_hold_does_not_outlast_its_connection(net: MeshNet) -> None:
     """Else its peer would wait in vain for what is missing, once it can be reached again."""
     a, b = net.mesh(limits=Limits(held_messages_max=10)), net.mesh()
     a.lasting.add(b.incarnation)
@@ -158,7 +158,7 @@ def test_a_session_that_lost_what_it_could_not_hold_does_not_outlast_its_connect
     assert a.counters["dropped_messages"] == 11
 
 
-def test_a_session_that_only_the_dialler_has_dropped_starts_over_both_ways(net: Net) -> None:
+def test_a_session_that_only_the_dialler_has_dropped_starts_over_both_ways(net: MeshNet) -> None:
     """Its connection broke, and it dials anew and speaks first; the other side has noticed nothing."""
     a, b = net.mesh(bind=False), net.mesh()
     a.connect(b.incarnation, b.endpoint)
@@ -175,7 +175,7 @@ def test_a_session_that_only_the_dialler_has_dropped_starts_over_both_ways(net: 
     net.until(lambda: net.reasons(a)[-1] == "5")
 
 
-def test_a_message_that_cannot_be_encoded_is_reported_and_loses_no_other(net: Net) -> None:
+def test_a_message_that_cannot_be_encoded_is_reported_and_loses_no_other(net: MeshNet) -> None:
     a, b = net.mesh(), net.mesh()
     a.connect(b.incarnation, b.endpoint)
     say(a, b, "1")
@@ -186,7 +186,7 @@ def test_a_message_that_cannot_be_encoded_is_reported_and_loses_no_other(net: Ne
     net.errors.clear()
 
 
-def test_an_exception_of_the_handler_is_reported_and_loses_no_other_message(net: Net) -> None:
+def test_an_exception_of_the_handler_is_reported_and_loses_no_other_message(net: MeshNet) -> None:
     a, b = net.mesh(), net.mesh()
     a.connect(b.incarnation, b.endpoint)
     say(a, b, "1", "boom", "2")
@@ -207,7 +207,7 @@ def test_an_exception_of_the_handler_is_reported_and_loses_no_other_message(net:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_loss_duplicates_and_delays_are_invisible(net: Net, seed: int) -> None:
+def test_loss_duplicates_and_delays_are_invisible(net: MeshNet, seed: int) -> None:
     limits = Limits(resend_s=0.02, ack_delay_s=0.005, session_frames_max=16)
     a = net.mesh(limits=limits, faults=FrameFaults(seed, drop=0.2, duplicate=0.2, delay=0.3, delay_s_max=0.01))
     b = net.mesh(limits=limits, faults=FrameFaults(seed + 100, drop=0.2, duplicate=0.2, delay=0.3, delay_s_max=0.01))
@@ -225,7 +225,7 @@ def test_loss_duplicates_and_delays_are_invisible(net: Net, seed: int) -> None:
     assert not net.closed
 
 
-def test_an_idle_mesh_has_no_deadline(net: Net) -> None:
+def test_an_idle_mesh_has_no_deadline(net: MeshNet) -> None:
     a, b = net.mesh(limits=Limits(ack_delay_s=0.01)), net.mesh(limits=Limits(ack_delay_s=0.01))
     a.connect(b.incarnation, b.endpoint)
     say(a, b, "x")
@@ -234,7 +234,7 @@ def test_an_idle_mesh_has_no_deadline(net: Net) -> None:
     assert not any(s.unacked() or s.owed for mesh in (a, b) for s in map(mesh.session, mesh.peers()))
 
 
-def test_a_mesh_that_hung_up_on_everybody_does_not_spin(net: Net) -> None:
+def test_a_mesh_that_hung_up_on_everybody_does_not_spin(net: MeshNet) -> None:
     a, b = net.mesh(), net.mesh()
     a.connect(b.incarnation, b.endpoint)
     say(a, b, "x")
@@ -248,7 +248,7 @@ def test_a_mesh_that_hung_up_on_everybody_does_not_spin(net: Net) -> None:
         a.readable()
 
 
-def test_peers_that_come_and_go_leave_nothing_behind(net: Net) -> None:
+def test_peers_that_come_and_go_leave_nothing_behind(net: MeshNet) -> None:
     hub = net.mesh(limits=Limits(departed_max=10))
     for _ in range(30):
         guest = net.mesh(bind=False)

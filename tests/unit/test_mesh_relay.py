@@ -9,7 +9,7 @@ from random import Random
 import pytest
 import zmq
 
-from tests.unit.mesh_net import Net, say
+from tests.fakes.mesh_net import MeshNet, say
 from zray.wire.codec import encode
 from zray.base.ids import new_incarnation, node_of
 from zray.wire.messages import Bye
@@ -19,7 +19,7 @@ from zray.transport.mesh import Limits, Mesh
 KEYS = curve.new_keys()
 
 
-class TwoNodes(Net):
+class TwoNodes(MeshNet):
     """a1, a2 - A - B - b1: A and B are linked by TCP, the others have dialled their node by ipc."""
 
     def __init__(self, directory: Path, limits: Limits | None = None):

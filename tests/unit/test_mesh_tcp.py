@@ -17,7 +17,7 @@ import pytest
 import zmq
 
 from fuzz import hostile_peers
-from tests.unit.mesh_net import PATIENCE_S, Net, say
+from tests.fakes.mesh_net import PATIENCE_S, MeshNet, say
 from zray.wire.codec import encode
 from zray.base.ids import new_incarnation
 from zray.wire.messages import Bye
@@ -27,7 +27,7 @@ from zray.transport.mesh import Limits, Mesh
 SERVER, CLIENT, STRANGER = curve.new_keys(), curve.new_keys(), curve.new_keys()
 
 
-class Cluster(Net):
+class TcpNet(MeshNet):
     """A net whose meshes have keys; a key is allowed as the principal that ``listed`` has for it."""
 
     def __init__(self, directory: Path):
@@ -53,9 +53,9 @@ class Cluster(Net):
 
 
 @pytest.fixture
-def net(tmp_path: Path) -> Iterator[Cluster]:
+def net(tmp_path: Path) -> Iterator[TcpNet]:
     threads, descriptors = threading.active_count(), len(os.listdir("/proc/self/fd"))
-    net = Cluster(tmp_path)
+    net = TcpNet(tmp_path)
     yield net
     for mesh in net.meshes:
         mesh.check()
@@ -68,12 +68,12 @@ def port_of(mesh: Mesh) -> int:
     return int(mesh.serve_tcp().rpartition("/")[0].rpartition(":")[2])
 
 
-def settles(net: Cluster, mesh: Mesh, **counts: int) -> None:
+def settles(net: TcpNet, mesh: Mesh, **counts: int) -> None:
     """Turn until the gate of ``mesh`` has counted this (the self-probe was turned away once)."""
     net.until(lambda: all(mesh.gate[name] >= count for name, count in counts.items()))
 
 
-def lost(net: Cluster, dialler: Mesh, peer: bytes) -> None:
+def lost(net: TcpNet, dialler: Mesh, peer: bytes) -> None:
     net.until(lambda: (dialler.incarnation, peer) in net.closed)
     assert not dialler.connected(peer) and not dialler.peers()
 
@@ -81,7 +81,7 @@ def lost(net: Cluster, dialler: Mesh, peer: bytes) -> None:
 # ---------------------------------------------------------------- those who may
 
 
-def test_messages_go_both_ways_over_one_connection_and_the_gate_says_who_it_is(net: Cluster) -> None:
+def test_messages_go_both_ways_over_one_connection_and_the_gate_says_who_it_is(net: TcpNet) -> None:
     a, b = net.mesh(bind=False), net.server()
     a.connect(b.incarnation, b.serve_tcp())
     say(a, b, "x", "y")
@@ -92,7 +92,7 @@ def test_messages_go_both_ways_over_one_connection_and_the_gate_says_who_it_is(n
     assert b.connected(a.incarnation) and b.gate["let_in"] == 1 and b.gate["turned_away"] == 1  # the self-probe
 
 
-def test_one_mesh_dials_ipc_and_tcp_with_different_keys_in_any_order(net: Cluster) -> None:
+def test_one_mesh_dials_ipc_and_tcp_with_different_keys_in_any_order(net: TcpNet) -> None:
     hub = net.mesh(bind=False)
     other_keys = curve.new_keys()
     peers = [net.mesh(), net.server(), net.mesh(), net.mesh(keys=other_keys), net.mesh()]
@@ -104,7 +104,7 @@ def test_one_mesh_dials_ipc_and_tcp_with_different_keys_in_any_order(net: Cluste
     assert not net.closed
 
 
-def test_a_process_that_is_busy_still_lets_peers_in(net: Cluster) -> None:
+def test_a_process_that_is_busy_still_lets_peers_in(net: TcpNet) -> None:
     a, b = net.mesh(bind=False), net.server()
     a.connect(b.incarnation, b.serve_tcp())
     deadline = time.monotonic() + PATIENCE_S
@@ -114,7 +114,7 @@ def test_a_process_that_is_busy_still_lets_peers_in(net: Cluster) -> None:
     assert not net.closed
 
 
-def test_a_peer_whose_host_is_silent_is_cut_off(net: Cluster) -> None:
+def test_a_peer_whose_host_is_silent_is_cut_off(net: TcpNet) -> None:
     limits = Limits(heartbeat_s=0.05, heartbeat_timeout_s=0.2)
     said, heard = os.pipe()
     child = os.fork()
@@ -140,7 +140,7 @@ def test_a_peer_whose_host_is_silent_is_cut_off(net: Cluster) -> None:
         os.close(heard)
 
 
-def test_local_peers_of_a_mesh_with_a_tcp_port_need_no_key(net: Cluster) -> None:
+def test_local_peers_of_a_mesh_with_a_tcp_port_need_no_key(net: TcpNet) -> None:
     b = net.server()
     a = net.mesh(bind=False)
     a.keys = None
@@ -150,7 +150,7 @@ def test_local_peers_of_a_mesh_with_a_tcp_port_need_no_key(net: Cluster) -> None
     assert b.principal(a.incarnation) == "" and b.gate["let_in"] == 0
 
 
-def test_peers_that_dial_each_other_by_tcp_keep_the_order(net: Cluster) -> None:
+def test_peers_that_dial_each_other_by_tcp_keep_the_order(net: TcpNet) -> None:
     a, b = net.mesh(), net.server()
     a.connect(b.incarnation, b.serve_tcp())
     b.connect(a.incarnation, a.serve_tcp())
@@ -163,7 +163,7 @@ def test_peers_that_dial_each_other_by_tcp_keep_the_order(net: Cluster) -> None:
     net.until(lambda: net.reasons(b) == numbers and net.reasons(a) == numbers)
 
 
-def test_all_that_a_peer_sent_by_tcp_before_it_ended_is_handled_first(net: Cluster) -> None:
+def test_all_that_a_peer_sent_by_tcp_before_it_ended_is_handled_first(net: TcpNet) -> None:
     a, b = net.mesh(), net.server()
     a.connect(b.incarnation, b.serve_tcp())
     say(a, b, "hello")
@@ -176,7 +176,7 @@ def test_all_that_a_peer_sent_by_tcp_before_it_ended_is_handled_first(net: Clust
     assert net.reasons(a) == [str(i) for i in range(300)]
 
 
-def test_a_cluster_without_keys_must_say_that_it_is_insecure(net: Cluster) -> None:
+def test_a_cluster_without_keys_must_say_that_it_is_insecure(net: TcpNet) -> None:
     a, b = net.mesh(bind=False), net.mesh()
     b.keys = None
     with pytest.raises(ValueError, match="open to everybody"):
@@ -197,7 +197,7 @@ def test_a_cluster_without_keys_must_say_that_it_is_insecure(net: Cluster) -> No
 
 
 @pytest.mark.parametrize("who", ["unlisted", "wrong server key", "revoked"])
-def test_a_dialler_without_the_right_keys_is_told_and_nothing_of_it_is_decoded(net: Cluster, who: str) -> None:
+def test_a_dialler_without_the_right_keys_is_told_and_nothing_of_it_is_decoded(net: TcpNet, who: str) -> None:
     b = net.server(decode=net.never)
     a = net.mesh(bind=False, keys=STRANGER if who == "unlisted" else CLIENT)
     endpoint = b.serve_tcp()
@@ -214,7 +214,7 @@ def test_a_dialler_without_the_right_keys_is_told_and_nothing_of_it_is_decoded(n
 
 @pytest.mark.parametrize("wrong", ["server key", "own key", "nobody listens"])
 def test_a_peer_that_is_dialled_anew_at_once_is_not_hurt_by_the_news_of_the_attempt_before(
-        net: Cluster, wrong: str) -> None:
+        net: TcpNet, wrong: str) -> None:
     a = net.mesh(bind=False)
     for _ in range(10):
         b = net.server()
@@ -243,7 +243,7 @@ def test_a_peer_that_is_dialled_anew_at_once_is_not_hurt_by_the_news_of_the_atte
         net.closed.clear()
 
 
-def test_strangers_who_do_not_speak_curve_are_cut_off(net: Cluster) -> None:
+def test_strangers_who_do_not_speak_curve_are_cut_off(net: TcpNet) -> None:
     b = net.server(decode=net.never, limits=Limits(handshake_s=0.2))
     context = zmq.Context()
     plain = context.socket(zmq.DEALER)
@@ -275,7 +275,7 @@ def test_strangers_who_do_not_speak_curve_are_cut_off(net: Cluster) -> None:
     context.destroy(0)
 
 
-def test_a_listener_that_never_answers_is_given_up(net: Cluster) -> None:
+def test_a_listener_that_never_answers_is_given_up(net: TcpNet) -> None:
     a = net.mesh(bind=False, limits=Limits(handshake_s=0.1))
     silent = socket.create_server(("127.0.0.1", 0))
     peer = new_incarnation()
@@ -292,14 +292,14 @@ def test_a_listener_that_never_answers_is_given_up(net: Cluster) -> None:
     ("tcp://localhost:1/" + "0" * 64, "not a number"), ("tcp://127.0.0.1:1/00", "64 hexadecimal"),
     ("tcp://127.0.0.1/", "HOST:PORT"), ("tcp://127.0.0.1:99999", "not a port"), ("nonsense", "Invalid argument"),
 ])
-def test_an_endpoint_that_cannot_be_dialled_is_reported_as_a_lost_peer(net: Cluster, endpoint: str, why: str) -> None:
+def test_an_endpoint_that_cannot_be_dialled_is_reported_as_a_lost_peer(net: TcpNet, endpoint: str, why: str) -> None:
     a, peer = net.mesh(), new_incarnation()
     a.connect(peer, endpoint)
     lost(net, a, peer)
     assert why in str(net.errors.pop())
 
 
-def test_a_principal_speaks_only_for_the_incarnations_it_is_admitted_for(net: Cluster) -> None:
+def test_a_principal_speaks_only_for_the_incarnations_it_is_admitted_for(net: TcpNet) -> None:
     b = net.server(decode=net.never)
     b.admits = lambda peer, principal: False
     a = net.mesh(bind=False)
@@ -309,7 +309,7 @@ def test_a_principal_speaks_only_for_the_incarnations_it_is_admitted_for(net: Cl
     assert not b.peers() and not b.connected(a.incarnation)
 
 
-def test_a_tcp_peer_cannot_take_over_the_routing_id_of_a_local_process_that_has_gone(net: Cluster) -> None:
+def test_a_tcp_peer_cannot_take_over_the_routing_id_of_a_local_process_that_has_gone(net: TcpNet) -> None:
     b = net.server()
     a = net.mesh(bind=False)
     a.connect(b.incarnation, b.endpoint)
@@ -333,7 +333,7 @@ def test_a_tcp_peer_cannot_take_over_the_routing_id_of_a_local_process_that_has_
     context.destroy(0)
 
 
-def test_a_refused_node_is_cut_off_on_every_connection(net: Cluster) -> None:
+def test_a_refused_node_is_cut_off_on_every_connection(net: TcpNet) -> None:
     node = new_incarnation()[:4] + bytes(4)
     b, friend = net.server(), net.mesh(bind=False)
     dials, dialled = net.mesh(bind=False, node=node), net.mesh(node=node)
@@ -367,7 +367,7 @@ def test_an_honest_peer_talks_on_among_hostile_and_silent_ones(seed: int, silent
 # ---------------------------------------------------------------- ports, threads, caps
 
 
-def test_the_first_free_port_of_the_range_is_taken_and_one_in_use_is_named(net: Cluster) -> None:
+def test_the_first_free_port_of_the_range_is_taken_and_one_in_use_is_named(net: TcpNet) -> None:
     a, b, c = net.mesh(), net.mesh(), net.mesh()
     taken = port_of(a)
     with pytest.raises(OSError, match=f"port {taken} is in use"):
@@ -384,7 +384,7 @@ def test_the_first_free_port_of_the_range_is_taken_and_one_in_use_is_named(net: 
 
 
 def test_a_libzmq_that_does_not_ask_the_gate_is_noticed_before_anybody_can_dial(tmp_path: Path) -> None:
-    net = Cluster(tmp_path)
+    net = TcpNet(tmp_path)
     mesh = net.mesh(keys=SERVER)
     mesh.allowed = lambda key: "everybody"
     with pytest.raises(RuntimeError, match="lets strangers in"):
@@ -392,7 +392,7 @@ def test_a_libzmq_that_does_not_ask_the_gate_is_noticed_before_anybody_can_dial(
     mesh.close()
 
 
-def test_an_allow_list_that_cannot_be_read_lets_nobody_in_and_the_gate_goes_on(net: Cluster) -> None:
+def test_an_allow_list_that_cannot_be_read_lets_nobody_in_and_the_gate_goes_on(net: TcpNet) -> None:
     b = net.server()
     allowed = b.allowed
     b.allowed = lambda key: 1 // 0  # type: ignore[assignment,return-value]
@@ -406,7 +406,7 @@ def test_an_allow_list_that_cannot_be_read_lets_nobody_in_and_the_gate_goes_on(n
     net.until(lambda: net.reasons(b) == ["x"])
 
 
-def test_connections_beyond_the_cap_are_shut_and_those_below_it_go_on(net: Cluster) -> None:
+def test_connections_beyond_the_cap_are_shut_and_those_below_it_go_on(net: TcpNet) -> None:
     b = net.server(limits=Limits(connections_max=4))
     a = net.mesh(bind=False)
     a.connect(b.incarnation, b.serve_tcp())
@@ -438,7 +438,7 @@ def test_only_connections_at_the_port_are_ever_shut(tmp_path: Path) -> None:
         each.close()
 
 
-def test_a_child_that_was_forked_leaves_the_port_to_its_parent(net: Cluster) -> None:
+def test_a_child_that_was_forked_leaves_the_port_to_its_parent(net: TcpNet) -> None:
     b, a = net.server(), net.mesh(bind=False)
     a.connect(b.incarnation, b.serve_tcp())
     say(a, b, "before")
@@ -455,7 +455,7 @@ def test_a_child_that_was_forked_leaves_the_port_to_its_parent(net: Cluster) -> 
 # ---------------------------------------------------------------- peers on hold
 
 
-def test_messages_for_a_peer_on_hold_wait_for_its_endpoint_in_order(net: Cluster) -> None:
+def test_messages_for_a_peer_on_hold_wait_for_its_endpoint_in_order(net: TcpNet) -> None:
     a, b = net.mesh(), net.server()
     a.hold(b.incarnation)
     assert a.connected(b.incarnation) and not a.dialled(b.incarnation)
@@ -471,7 +471,7 @@ def test_messages_for_a_peer_on_hold_wait_for_its_endpoint_in_order(net: Cluster
     net.until(lambda: net.reasons(b) == ["1", "2", "3", "4"])
 
 
-def test_a_peer_that_is_given_up_is_closed_with_its_messages(net: Cluster) -> None:
+def test_a_peer_that_is_given_up_is_closed_with_its_messages(net: TcpNet) -> None:
     a, peer = net.mesh(), new_incarnation()
     a.hold(peer)
     a.send(peer, Bye.CODE, Bye("x"))
@@ -482,7 +482,7 @@ def test_a_peer_that_is_given_up_is_closed_with_its_messages(net: Cluster) -> No
     assert a.counters["dropped_messages"] == 1 and net.closed.count((a.incarnation, peer)) == 1
 
 
-def test_a_peer_with_too_many_messages_on_hold_is_given_up(net: Cluster) -> None:
+def test_a_peer_with_too_many_messages_on_hold_is_given_up(net: TcpNet) -> None:
     a, peer = net.mesh(limits=Limits(held_messages_max=10)), new_incarnation()
     a.hold(peer)
     for _ in range(11):
@@ -493,7 +493,7 @@ def test_a_peer_with_too_many_messages_on_hold_is_given_up(net: Cluster) -> None
     assert a.counters["held_too_many"] == 1 and a.counters["dropped_messages"] == 11
 
 
-def test_a_peer_on_hold_that_dials_us_gets_what_was_held(net: Cluster) -> None:
+def test_a_peer_on_hold_that_dials_us_gets_what_was_held(net: TcpNet) -> None:
     a, b = net.mesh(), net.mesh(bind=False)
     a.serve_tcp()
     for endpoint in (a.endpoint, a.serve_tcp()):
@@ -510,7 +510,7 @@ def test_a_peer_on_hold_that_dials_us_gets_what_was_held(net: Cluster) -> None:
     assert not net.closed
 
 
-def test_a_message_too_large_for_tcp_is_reported_and_does_not_cost_the_connection(net: Cluster) -> None:
+def test_a_message_too_large_for_tcp_is_reported_and_does_not_cost_the_connection(net: TcpNet) -> None:
     limits = Limits(tcp_message_bytes_max=5_000_000)
     a, b = net.mesh(bind=False, limits=limits), net.server(limits=limits)
     a.connect(b.incarnation, b.serve_tcp())

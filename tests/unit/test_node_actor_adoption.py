@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.node_parts import PEER, THIRD, Parts
-from tests.unit.test_node_machine import NODE, spec
+from tests.fakes.node_parts import PEER, THIRD, Parts
+from tests.fakes.node_machine import NODE, spec
 from zray.wire.messages import AdoptActor
 from zray.node.actors.adoption import ActorAdoption, ActorAdoptionPorts
 from zray.node.actors.table import ActorTable
@@ -22,12 +22,12 @@ def row(worker=b"", **more):
             "ray_namespace": "n", **more}
 
 
-class World(Parts):
+class AdoptingNode(Parts):
     """A node that has heard of the death of PEER; the control store has ``rows``."""
 
     def __init__(self, *others):
         super().__init__(PEER, *others)
-        self.cluster.left(PEER, "by a test")
+        self.cluster.node_ended(PEER, "by a test")
         self.take()
         self.rows, self.swapped, self.wins = [], [], True
         self.names.actors_of = lambda homes, then: then([(ACTOR, row, b"packed") for row in self.rows])
@@ -54,11 +54,11 @@ class World(Parts):
 
 @pytest.fixture
 def world():
-    return World(THIRD)
+    return AdoptingNode(THIRD)
 
 
 def test_only_the_lowest_node_looks():
-    world = World(LOW)
+    world = AdoptingNode(LOW)
     world.names.actors_of = world.call("actors_of")
     assert not world.dies(row())
 

@@ -6,12 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.unit.node_parts import DRIVER, PEER, THIRD, Parts
+from tests.fakes.node_parts import DRIVER, PEER, THIRD, Parts
 from zray.wire import messages as m
 from zray.node.actors.messages import ActorMessagePorts, ActorMessages
 from zray.node.effects import JOB_OVER
 from zray.node.actors.foreign import ForeignActorPorts, ForeignActors
-from tests.unit.test_node_machine import NODE
+from tests.fakes.node_machine import NODE
 
 ACTOR = b"a" * 16
 KILL = m.KillActor(ACTOR, True)
@@ -35,8 +35,8 @@ class Messages(Parts):
             table, rows, self.foreign, self.places, self.remote, self.cluster, self.pool, self.placements,
             job_of=lambda process: self.job))
 
-    def _pursue(self, actor, what, heard, now):
-        self.pursued = heard
+    def _pursue(self, actor, what, on_row, now):
+        self.pursued = on_row
 
     def hear(self, peer, message):
         self.messages.handlers[message.CODE](peer, message)

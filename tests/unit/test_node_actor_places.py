@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.unit.node_parts import DRIVER, PEER, Parts
-from tests.unit.test_node_machine import CPU, NODE, spec
+from tests.fakes.node_parts import DRIVER, PEER, Parts
+from tests.fakes.node_machine import CPU, NODE, spec
 from zray.wire import messages as m
 from zray.node.actors.places import ActorPlacePorts, ActorPlaces
 from zray.node.actors.table import DEAD, Actor
@@ -40,7 +40,7 @@ class Placing(Parts):
         self.places = ActorPlaces(self.context, ActorPlacePorts(
             self.here, self.anywhere, self.pool, self.placements, self.names, self.cluster,
             find_row=self.call("find_row"), waiting=self.call("waiting"), uses_group=self.call("uses_group"),
-            wants_place=self.call("wants_place"), unplace_elsewhere=self.call("unplace_elsewhere"),
+            needs_place=self.call("needs_place"), unplace_elsewhere=self.call("unplace_elsewhere"),
             detached_ended=self.call("detached_ended")))
 
 
@@ -61,7 +61,7 @@ def placing():
 
 def test_an_actor_of_ours_may_live_anywhere_and_a_foreign_one_only_here(placing):
     placing.places.place(own())
-    assert placing.anywhere.tokens == [1] and [call[0] for call in placing.calls] == ["uses_group", "wants_place"]
+    assert placing.anywhere.tokens == [1] and [call[0] for call in placing.calls] == ["uses_group", "needs_place"]
     assert [actor.id for actor in placing.places.waiting_here()] == [ACTOR]
     other = Placing(PEER)
     other.places.request(foreign())

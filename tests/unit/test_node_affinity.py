@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.unit.node_parts import Parts
-from tests.unit.test_node_machine import CPU, NODE, Node, only, spec
+from tests.fakes.node_parts import Parts
+from tests.fakes.node_machine import CPU, MachineNode, NODE, only, spec
 from zray.wire import messages as m
 from zray.base.causes import Cause
 from zray.node.leases.affinity import HardAffinity, HardAffinityPorts
@@ -23,8 +23,8 @@ def row(state="alive", reason=""):
             "state": state, "reason": reason, "ordinal": 1}
 
 
-class BoundNode(Node):
-    """A Node with a driver, whose nodes table answers when it is told to."""
+class BoundNode(MachineNode):
+    """A MachineNode with a driver, whose nodes table answers when it is told to."""
 
     def __init__(self):
         super().__init__()
@@ -47,7 +47,7 @@ class BoundNode(Node):
         return self.take()
 
     def end(self, reason="its process ended"):
-        self.machine.node_gone(OTHER, reason, self.now)
+        self.machine.node_ended(OTHER, reason, self.now)
         return self.take()
 
     def answer(self, found):

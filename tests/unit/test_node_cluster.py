@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.node_parts import DRIVER, PEER, THIRD, Parts, row
+from tests.fakes.node_parts import DRIVER, PEER, THIRD, Parts, row
 from zray.wire import messages as m
 from zray.wire.messages.cluster import RELAYED
 from zray.node.peers.cluster import routed
 from zray.node.effects import Link, Unlink
-from tests.unit.test_node_machine import NODE
+from tests.fakes.node_machine import NODE
 
 FAR = PEER[:4] + b"wrk1"
 
@@ -26,7 +26,7 @@ def test_a_node_is_linked_once_and_unlinked_when_it_is_gone(parts):
     parts.cluster.joined(THIRD, row(THIRD))
     parts.cluster.joined(THIRD, row(THIRD, state="draining"))
     assert [effect.node for effect in parts.effects(Link)] == [THIRD]
-    assert parts.cluster.left(THIRD, "by a test") and not parts.cluster.left(THIRD, "again")
+    assert parts.cluster.node_ended(THIRD, "by a test") and not parts.cluster.node_ended(THIRD, "again")
     assert [effect.node for effect in parts.effects(Unlink)] == [THIRD]
     parts.cluster.joined(THIRD, row(THIRD))
     assert THIRD not in parts.cluster.peers, "a node that has ended does not come back"
@@ -34,7 +34,7 @@ def test_a_node_is_linked_once_and_unlinked_when_it_is_gone(parts):
 
 def test_a_node_with_others_now_or_before_is_not_lone(parts):
     assert Parts().cluster.lone and not parts.cluster.lone
-    parts.cluster.left(PEER, "by a test")
+    parts.cluster.node_ended(PEER, "by a test")
     assert parts.cluster.alone and not parts.cluster.lone
 
 
@@ -58,7 +58,7 @@ def test_where_processes_bind_no_port_nodes_relay(parts):
 def test_whoever_waits_for_an_endpoint_on_a_node_hears_of_its_death(parts):
     parts.cluster.handlers[m.Dial.CODE](DRIVER, m.Dial(FAR))
     assert parts.take() == [(PEER, m.Dial(FAR))]
-    parts.cluster.left(PEER, "by a test")
+    parts.cluster.node_ended(PEER, "by a test")
     [(peer, answer)] = parts.take()
     assert peer == DRIVER and "by a test" in answer.error
     parts.cluster.handlers[m.Dial.CODE](DRIVER, m.Dial(FAR))

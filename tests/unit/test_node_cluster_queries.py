@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.node_parts import DRIVER, PEER, THIRD, Parts
+from tests.fakes.node_parts import DRIVER, PEER, THIRD, Parts
 from zray.wire.messages import NodeAnswer, NodeQuery
-from zray.node.peers.queries import ANSWER_S, ClusterQueries
+from zray.node.peers.queries import QUERY_ANSWER_S, ClusterQueries
 
 LOCAL = {"local": True}
 
@@ -56,7 +56,7 @@ def test_a_silent_node_is_named_and_does_not_hold_up_the_others(asked):
     asked.ask("actors")
     asked.hear(PEER, 1, actors=[], total=0)
     due = asked.queries.next_deadline()
-    assert due == asked.context.now + ANSWER_S
+    assert due == asked.context.now + QUERY_ANSWER_S
     asked.queries.tick(due)
     [(_, answer)] = asked.take()
     assert answer.answer["missing"] == [THIRD.hex()]
@@ -65,7 +65,7 @@ def test_a_silent_node_is_named_and_does_not_hold_up_the_others(asked):
 def test_a_dead_node_is_not_waited_for(asked):
     asked.ask("actors")
     asked.hear(PEER, 1, actors=[], total=0)
-    asked.queries.node_gone(THIRD)
+    asked.queries.node_ended(THIRD)
     assert [type(message) for _, message in asked.take()] == [NodeAnswer]
 
 

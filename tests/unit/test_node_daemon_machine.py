@@ -7,13 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.unit.node_parts import DRIVER, PEER, THIRD, row
-from tests.unit.test_node_machine import NODE, Node
+from tests.fakes.node_parts import DRIVER, PEER, THIRD, row
+from tests.fakes.node_machine import MachineNode, NODE
 from zray.wire import messages as m
 from zray.node.daemon_machine import DaemonMachine, DaemonPorts, MemberShell, StopRequest
-from zray.node.peers.early import EARLY_S
+from zray.node.peers.early import EARLY_KEPT_S
 from zray.node.effects import DropJob, EndJob, Forget, Kill, Link, Note, Send, Spawn, Watch
-from zray.node.peers.leaving import NOTHING
+from zray.node.peers.leaving import NOTHING_TO_HAND_OVER
 
 VOTE = m.LeaseAsk(1, 1)
 
@@ -39,7 +39,7 @@ class Shell:
     """A DaemonMachine and what it asks of its shell, in ``notes``."""
 
     def __init__(self, *peers, member=True):
-        self.node = Node()
+        self.node = MachineNode()
         self.now, self.notes, self.sent = 100.0, [], []
         self.gcs = Gcs(self.notes)
         mesh = SimpleNamespace(insecure=True, lasting=set(), connect=self.note("connect"), forget=self.note("hang_up"))
@@ -50,8 +50,8 @@ class Shell:
             lambda: self.now, lambda peer, message: self.sent.append((peer, message)),
             handlers={m.StoreFree.CODE: lambda peer, message: self.notes.append(("store", peer))}, timed=[],
             **{name: self.note(name) for name in ("spawn", "kill", "watch", "note", "forget", "last_output",
-                                                   "drop_objects", "node_gone", "left", "fenced", "error")},
-            hand_over=lambda heirs: NOTHING)
+                                                   "drop_objects", "node_ended", "left", "fenced", "error")},
+            hand_over=lambda heirs: NOTHING_TO_HAND_OVER)
         self.shell = shell if member else None
         self.core = DaemonMachine(self.gcs, self.node.machine, self.ports, self.shell)
         self.machine = self.node.machine
@@ -100,7 +100,7 @@ def test_what_a_daemon_says_before_the_nodes_table_has_told_of_it_is_heard_after
     shell.machine.node_joined(THIRD, row(THIRD), shell.now)
     shell.hear(THIRD, VOTE)
     assert shell.heard() == [("gcs", THIRD)] * 2
-    assert shell.machine.unheld._heard == {THIRD: 1}, "and so the count of ends is right"
+    assert shell.machine.unheld._received == {THIRD: 1}, "and so the count of ends is right"
 
 
 def test_a_node_that_becomes_known_and_says_no_more_is_heard_in_the_next_turn(shell):
@@ -114,8 +114,8 @@ def test_a_node_that_becomes_known_and_says_no_more_is_heard_in_the_next_turn(sh
 
 def test_a_daemon_that_never_becomes_a_node_is_refused_in_the_end(shell):
     shell.hear(THIRD, VOTE)
-    assert shell.core.next_deadline() <= shell.now + EARLY_S
-    shell.now += EARLY_S
+    assert shell.core.next_deadline() <= shell.now + EARLY_KEPT_S
+    shell.now += EARLY_KEPT_S
     shell.core.turn()
     assert shell.refused() == 1 and not shell.heard()
 
@@ -135,8 +135,10 @@ def test_processes_of_unknown_nodes_are_refused_at_once_and_newcomers_may_introd
 
 
 def test_a_node_that_has_ended_is_told_so_and_not_heard(shell):
-    shell.core.node_gone(PEER, "by a test")
-    assert not shell.hear(PEER, VOTE) and not shell.heard() and ("node_gone", PEER) in shell.notes
+    for _ in range(2):
+        shell.core.node_ended(PEER, "by a test")
+    assert shell.notes.count(("node_ended", PEER)) == 1
+    assert not shell.hear(PEER, VOTE) and not shell.heard() and ("node_ended", PEER) in shell.notes
     [(peer, standing)] = shell.sent
     assert peer == PEER and type(standing) is m.NodeStanding and standing.reason == "by a test"
 
@@ -217,7 +219,8 @@ def test_a_leave_that_is_done_is_the_end(shell):
     shell.core.turn()
     assert not shell.core.stopping
     left[0]()
-    assert shell.core.stopping == "it was told to stop" and shell.notes[-1] == ("left", "it was told to stop", NOTHING)
+    assert shell.core.stopping == "it was told to stop"
+    assert shell.notes[-1] == ("left", "it was told to stop", NOTHING_TO_HAND_OVER)
 
 
 def test_a_fenced_node_ends_at_once_and_the_shell_hears_whether_it_left_anyhow(shell):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.node_parts import DRIVER, PEER, THIRD, Parts
+from tests.fakes.node_parts import DRIVER, PEER, THIRD, Parts
 from zray.wire import messages as m
 from zray.node.actors.table import ActorTable
 from zray.node.jobs.drivers import PYTHON, DriverPorts, Drivers
@@ -27,7 +27,7 @@ class House(Parts):
             self.config, {"NodeID": "n"}, self.pool, self.placements, self.processes, self.names, self.cluster,
             ActorTable(self, self.context.emit),
             ForeignActors(self.context, ForeignActorPorts(self.call("request"), self.call("end"))),
-            attach=lambda peer, pid: {"pid": pid}, process_gone=self.call("process_gone"),
+            attach=lambda peer, pid: {"pid": pid}, process_ended=self.call("process_ended"),
             end_groups=self.call("end_groups"), jobs_with_groups=lambda: self.jobs_with_groups))
 
     def hear(self, peer, message):
@@ -75,7 +75,7 @@ def test_a_goodbye_ends_the_job_its_groups_and_its_objects(house):
     house.hear(DRIVER, HELLO)
     house.hear(DRIVER, m.RegisterDriver({}))
     house.drivers.handlers[m.Goodbye.CODE](DRIVER, m.Goodbye("done"))
-    assert house.asked() == ["end_groups", "process_gone"]
+    assert house.asked() == ["end_groups", "process_ended"]
     assert [effect.job for effect in house.effects(DropJob)] == [1]
     [end] = house.effects(EndJob)
     assert (end.job, end.driver) == (1, DRIVER) and type(end.reply) is m.Bye
@@ -91,8 +91,8 @@ def test_a_driver_that_leaves_is_forgotten(house):
 
 def test_a_node_hears_of_a_job_once_and_of_its_end(cluster):
     job = cluster.jobs.register(DRIVER, 7, {}, 1.0)
-    cluster.drivers.tell_job(job, PEER)
-    cluster.drivers.tell_job(job, PEER)
+    cluster.drivers.announce_job(job, PEER)
+    cluster.drivers.announce_job(job, PEER)
     assert cluster.take() == [(PEER, m.JobStart(1, DRIVER, {}))]
     cluster.drivers.over(DRIVER, "by a test", None)
     ends = [(peer, said) for peer, said in cluster.take() if type(said) is m.JobEnd]
@@ -102,14 +102,15 @@ def test_a_node_hears_of_a_job_once_and_of_its_end(cluster):
 def test_a_job_of_a_node_that_dies_ends_here_and_so_do_groups_of_its_other_jobs(cluster):
     cluster.hear(PEER, m.JobStart(JOB, FAR, {}))
     cluster.jobs_with_groups = {JOB + 1, (2 << JOB_BITS) + 1}
-    cluster.cluster.left(PEER, "by a test")
-    cluster.drivers.node_gone(PEER, "by a test")
+    cluster.cluster.node_ended(PEER, "by a test")
+    cluster.drivers.node_ended(PEER, "by a test")
     assert cluster.jobs.jobs[JOB].is_over
     assert [call[1] for call in cluster.calls if call[0] == "end_groups"] == [JOB, JOB + 1]
 
 
 def test_the_end_of_a_foreign_process_is_known_as_a_drivers_or_kept_for_later(cluster):
-    assert not cluster.drivers.foreign_gone(FAR, "by a test")
+    cluster.context.ends.process_ended(FAR)
+    assert not cluster.drivers.foreign_ended(FAR, "by a test")
     cluster.hear(THIRD, m.JobStart(JOB, FAR, {}))
     assert cluster.jobs.jobs[JOB].is_over, "its end was heard of before"
 

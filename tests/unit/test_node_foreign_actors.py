@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.unit.node_parts import PEER, THIRD, Parts
+from tests.fakes.node_parts import PEER, THIRD, Parts
 from zray.wire import messages as m
-from zray.node.actors.foreign import ADOPTION_S, ForeignActorPorts, ForeignActors
-from tests.unit.test_node_machine import NODE
+from zray.node.actors.foreign import ACTOR_ADOPTION_S, ForeignActorPorts, ForeignActors
+from tests.fakes.node_machine import NODE
 
 ACTOR = b"a" * 16
 WORKER = SimpleNamespace(incarnation=NODE[:4] + b"wrk1", endpoint="ipc://w", pid=7)
@@ -72,19 +72,19 @@ def test_the_home_hears_of_the_place_of_what_the_worker_says_and_of_its_death(pa
 
 def test_when_the_home_dies_a_request_ends_and_a_living_actor_waits_for_adoption(parts, foreign):
     foreign.place(PEER, place())
-    foreign.node_gone(PEER)
+    foreign.node_ended(PEER)
     assert not foreign.actors and parts.calls[-1][0] == "end"
     alive(foreign)
-    foreign.node_gone(PEER)
+    foreign.node_ended(PEER)
     due = foreign.next_deadline()
-    assert due == parts.context.now + ADOPTION_S
+    assert due == parts.context.now + ACTOR_ADOPTION_S
     foreign.tick(due)
     assert not foreign.actors and parts.calls[-1][0] == "end"
 
 
 def test_an_adopted_actor_stays_and_speaks_to_its_new_home(parts, foreign):
     alive(foreign)
-    foreign.node_gone(PEER)
+    foreign.node_ended(PEER)
     foreign.adopt(THIRD, m.AdoptActor(ACTOR, WORKER.incarnation))
     assert foreign.next_deadline() is None
     parts.take()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.test_node_groups import GroupNode
-from tests.unit.test_node_machine import CPU, NODE, spec
+from tests.fakes.node_machine import CPU, NODE, spec
 from zray.wire import messages as m
 from zray.gcs.service import GcsService
 from zray.base.ids import group_id
@@ -25,7 +25,7 @@ def row(node, ordinal):
             "shown": {}, "state": "alive", "reason": "", "ordinal": ordinal}
 
 
-class Cluster(GroupNode):
+class NodeOfForeignGroup(GroupNode):
     """A node with two others, and a group whose home is the third."""
 
     def __init__(self):
@@ -35,7 +35,7 @@ class Cluster(GroupNode):
         self.take()
 
     def gone(self, node):
-        self.machine.node_gone(node, "its process ended", self.now)
+        self.machine.node_ended(node, "its process ended", self.now)
         self.take()
 
     def over(self):
@@ -59,7 +59,7 @@ class Cluster(GroupNode):
 
 @pytest.fixture
 def node():
-    return Cluster()
+    return NodeOfForeignGroup()
 
 
 @pytest.mark.parametrize("end", [
@@ -77,10 +77,21 @@ def test_a_job_of_a_dead_node_is_over_at_once(node):
     assert node.over()
 
 
+def test_a_node_registers_the_ends_of_others_and_of_jobs_and_forgets_its_own_processes(node):
+    ends = node.machine.context.ends
+    node.say(HOME, m.ProcessGone(DRIVER, "its process ended"))
+    node.say(HOME, m.JobEnd(JOB, "bye"))
+    node.machine.process_ended(NODE[:4] + b"wrk1", "killed")
+    assert list(ends.processes) == [DRIVER] and list(ends.jobs) == [JOB] and not ends.nodes
+    node.gone(THIRD)
+    assert ends.nodes == {THIRD: "its process ended"}
+    node.machine.check()
+
+
 def test_of_a_job_that_is_passed_on_the_control_store_says_whether_it_goes_on(node):
     node.say(THIRD, START)
     assert not node.over()
-    later = Cluster()
+    later = NodeOfForeignGroup()
     later.names.ended_jobs.add(JOB)
     later.say(THIRD, START)
     assert later.over()

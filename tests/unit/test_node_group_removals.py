@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.test_node_foreign_jobs import GROUP, HOME, THIRD, Cluster
+from tests.unit.test_node_foreign_jobs import GROUP, HOME, THIRD, NodeOfForeignGroup
 from tests.unit.test_node_groups import DRIVER
-from tests.unit.test_node_machine import NODE
+from tests.fakes.node_machine import NODE
 from zray.wire import messages as m
 from zray.base.causes import Cause
 from zray.node.groups import service as group_service
@@ -25,7 +25,7 @@ ADOPTED = said("CREATED", 1 + ADOPTION_STEP)
 
 @pytest.fixture
 def node():
-    return Cluster()
+    return NodeOfForeignGroup()
 
 
 def removals(sent):
@@ -132,3 +132,13 @@ def test_a_node_that_did_not_hear_of_the_adoption_finds_the_new_home_in_the_row(
     node.names.groups[GROUP] = {"home": HOME, "state": "CREATED"}
     assert node.say(DRIVER, REMOVE) == [(HOME, m.WatchGroup(GROUP))]
     assert removals(node.say(HOME, ADOPTED)) == [HOME]
+
+
+@pytest.mark.parametrize("ended", [HOME, b"newc\0\0\0\0"], ids=["a peer", "a node without a row"])
+def test_the_groups_hear_of_the_end_of_a_node_once_and_never_of_their_own(node, monkeypatch, ended):
+    heard = []
+    monkeypatch.setattr(node.machine.groups, "node_ended", heard.append)
+    for _ in range(2):
+        node.gone(ended)
+        node.gone(NODE)
+    assert heard == [ended] and NODE not in node.machine.context.ends.nodes

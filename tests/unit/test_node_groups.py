@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.test_node_machine import CPU, NODE, Node, only, spec
+from tests.fakes.node_machine import CPU, MachineNode, NODE, only, spec
 from zray.wire import messages as m
 from zray.base.causes import Cause
 from zray.base.ids import group_id
@@ -19,8 +19,8 @@ def group(number: int = 1) -> bytes:
     return group_id(ME, bytes(16), number)
 
 
-class GroupNode(Node):
-    """A Node with a driver and its workers up."""
+class GroupNode(MachineNode):
+    """A MachineNode with a driver and its workers up."""
 
     def __init__(self, cpus=2):
         super().__init__(cpus)

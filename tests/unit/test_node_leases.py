@@ -6,13 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.unit.node_parts import DRIVER, PEER, Parts
-from tests.unit.test_node_machine import CPU
+from tests.fakes.node_parts import DRIVER, PEER, Parts
+from tests.fakes.node_machine import CPU
 from zray.wire import messages as m
 from zray.node.effects import Kill
 from zray.node.leases.local import LeasePorts, Leases
 from zray.node.leases.placements import Death
-from zray.node.jobs.task_events import TaskEvents
+from zray.node.jobs.task_events import TaskEventLog
 
 FAR = PEER[:4] + b"drv1"
 
@@ -30,7 +30,7 @@ class Lending(Parts):
             drop_owner=lambda owner: SimpleNamespace(leases=self.scheduler.drop_owner(owner)))
         self.leases = Leases(self.context, LeasePorts(
             {"NodeManagerAddress": "1.2.3.4"}, {}, self.scheduler, cluster_wide, self.pool, self.placements, self.jobs,
-            TaskEvents(100), tables, tables, places, SimpleNamespace(to_lender=self.call("to_lender")),
+            TaskEventLog(100), tables, tables, places, SimpleNamespace(to_lender=self.call("to_lender")),
             job_of=lambda process: self.job if process == DRIVER else None, uses_group=self.call("uses_group"),
             declares=self.call("declares")))
 
@@ -119,7 +119,7 @@ def test_the_end_of_an_owner_gives_back_what_waits_and_kills_what_runs(node):
     [grant] = node.granted(want=1)
     node.hear(DRIVER, m.LeaseWant(1, 2, 1))  # the second waits for a worker
     assert len(node.placements) == 2
-    node.leases.owner_gone(DRIVER)
+    node.leases.owner_ended(DRIVER)
     assert [effect.incarnation for effect in node.effects(Kill)] == [grant.worker]
     assert list(node.placements) == [grant.lease] and not node.leases.declared()
 

@@ -8,14 +8,14 @@ from types import SimpleNamespace
 import pytest
 
 from zray.base.ids import TAG_SIZE
-from zray.node.peers.leaving import DRAIN_S_MAX, HAND_OVER_S_MAX, LEAVE_S_MAX, LOOK_S, Leaving
+from zray.node.peers.leaving import DRAIN_S_MAX, HAND_OVER_S_MAX, LEAVE_S_MAX, LEAVE_LOOK_S, NodeDeparture
 from zray.node.peers.links import PROBE_AGAIN_S, PROBE_S_MAX, REDIAL_S, REDIAL_S_MAX, LinkPorts, Links
 from zray.store.transfer.exchange import HandoverProgress
 
 ME, A, B = b"me__\0\0\0\0", b"aaaa\0\0\0\0", b"bbbb\0\0\0\0"
 
 
-class Fakes:
+class LeavingNode:
     """The machine and control store of a node that leaves at time 0, with peers A and B."""
 
     def __init__(self, voter: bytes):
@@ -32,7 +32,7 @@ class Fakes:
         self.handed = HandoverProgress(True)
         self.heirs: set[bytes] = set()
         self.reason = ""
-        self.leaving = Leaving("why", machine, gcs, self.leavers, self.ended, self._end, 0.0, self._hand_over)
+        self.leaving = NodeDeparture("why", machine, gcs, self.leavers, self.ended, self._end, 0.0, self._hand_over)
 
     def _hand_over(self, heirs):
         self.heirs = heirs
@@ -48,7 +48,7 @@ class Fakes:
 
 
 def test_it_drains_then_hands_on_then_ends_once():
-    node = Fakes(voter=A)
+    node = LeavingNode(voter=A)
     assert node.did == ["why", "drain"] and node.leaving.next_deadline() == DRAIN_S_MAX
     node.leaving.step(0.1)
     assert node.did == ["why", "drain"], "something is lent"
@@ -63,7 +63,7 @@ def test_it_drains_then_hands_on_then_ends_once():
 
 
 def test_it_waits_for_what_is_lent_and_for_the_control_store_only_so_long():
-    node = Fakes(voter=A)
+    node = LeavingNode(voter=A)
     node.leaving.step(DRAIN_S_MAX)
     assert node.did[-1] == "leave" and not node.ends
     node.leaving.step(DRAIN_S_MAX + LEAVE_S_MAX - 0.1)
@@ -73,7 +73,7 @@ def test_it_waits_for_what_is_lent_and_for_the_control_store_only_so_long():
 
 
 def test_it_waits_for_its_objects_as_long_as_they_move_and_says_what_it_leaves_behind():
-    node = Fakes(voter=A)
+    node = LeavingNode(voter=A)
     node.lent = False
     node.handed = HandoverProgress(False, left=2, left_bytes=7000)
     now = 0.0
@@ -81,7 +81,7 @@ def test_it_waits_for_its_objects_as_long_as_they_move_and_says_what_it_leaves_b
         node.handed = node.handed._replace(moved=moved)
         now += DRAIN_S_MAX - 0.1
         node.leaving.step(now)
-    assert node.did == ["why", "drain"] and node.leaving.next_deadline() <= now + LOOK_S
+    assert node.did == ["why", "drain"] and node.leaving.next_deadline() <= now + LEAVE_LOOK_S
     node.handed = HandoverProgress(False, 1, 1000, 1, 6000, moved)
     node.leaving.step(now)
     node.leaving.step(now + DRAIN_S_MAX)
@@ -90,7 +90,7 @@ def test_it_waits_for_its_objects_as_long_as_they_move_and_says_what_it_leaves_b
 
 
 def test_it_moves_objects_for_no_longer_than_allowed():
-    node = Fakes(voter=A)
+    node = LeavingNode(voter=A)
     node.lent = False
     now = 0.0
     while node.did[-1] != "leave":
@@ -101,21 +101,21 @@ def test_it_moves_objects_for_no_longer_than_allowed():
 
 
 def test_nodes_that_leave_as_well_are_no_heirs():
-    node = Fakes(voter=A)
+    node = LeavingNode(voter=A)
     node.leavers.add(A)
     node.leaving.step(0.1)
     assert node.heirs == {B}
 
 
 def test_when_all_leave_nobody_waits_but_the_first_voter_until_the_others_have_ended():
-    node = Fakes(voter=A)
+    node = LeavingNode(voter=A)
     node.leavers.add(A)
     node.leaving.step(0.1)
     assert not node.ends, "B stays"
     node.leavers.add(B)
     node.leaving.step(0.2)
     assert node.ends == 1
-    first = Fakes(voter=ME)
+    first = LeavingNode(voter=ME)
     first.leavers |= {A, B}
     first.leaving.step(0.1)
     first.ended.add(A)
@@ -126,7 +126,7 @@ def test_when_all_leave_nobody_waits_but_the_first_voter_until_the_others_have_e
     assert first.ends == 1
 
 
-class Mesh:
+class DiallingMesh:
     """Counts dials."""
 
     def __init__(self):
@@ -149,7 +149,7 @@ class Dialled:
     """Links, to A at first; ``error`` is how a probe comes out at once, None: not yet."""
 
     def __init__(self):
-        self.mesh, self.now, self.error = Mesh(), 0.0, 0
+        self.mesh, self.now, self.error = DiallingMesh(), 0.0, 0
         self.greeted: list[bytes] = []
         self.probes: list[bytes] = []
         self.dead: list[bytes] = []

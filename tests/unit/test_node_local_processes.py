@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.unit.node_parts import DRIVER, PEER, Parts
+from tests.fakes.node_parts import DRIVER, PEER, Parts
 from zray.wire import messages as m
 from zray.node.processes.local import GONE_AT_ONCE_MAX
 
@@ -20,14 +20,14 @@ def with_driver(*more):
 
 def test_few_processes_hear_of_an_end_at_once():
     parts = with_driver()
-    parts.processes.tell_gone(GONE)
+    parts.processes.announce_process_ended(GONE)
     parts.processes.announce()
     assert parts.take() == [(DRIVER, GONE)] and parts.processes.next_deadline() is None
 
 
 def test_among_many_ends_gather_until_somebody_must_know():
     parts = with_driver(*(DRIVER[:6] + bytes([1, number]) for number in range(GONE_AT_ONCE_MAX)))
-    parts.processes.tell_gone(GONE)
+    parts.processes.announce_process_ended(GONE)
     parts.processes.announce()
     assert not parts.take() and parts.processes.next_deadline() > parts.context.now
     parts.processes.announce_all()
@@ -36,8 +36,8 @@ def test_among_many_ends_gather_until_somebody_must_know():
 
 def test_the_end_of_a_node_says_it_of_its_processes():
     parts = with_driver()
-    parts.processes.tell_gone(GONE)
-    parts.processes.tell_node_gone(PEER, "by a test")
+    parts.processes.announce_process_ended(GONE)
+    parts.processes.announce_node_ended(PEER, "by a test")
     parts.processes.announce_all()
     assert parts.take() == [(DRIVER, m.NodeGone(PEER, "by a test"))]
 

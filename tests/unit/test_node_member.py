@@ -6,11 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.unit.node_parts import PEER, THIRD, Parts, row
-from tests.unit.test_node_machine import NODE
+from tests.fakes.node_parts import PEER, THIRD, Parts, row
+from tests.fakes.node_machine import NODE
 from zray.wire import messages as m
 from zray.gcs.replica.tables import NODES, Change, pack_record
-from zray.node.peers.member import ADMIT_S, PYTHON_RELEASE, STRANGERS_S, Member, MemberPorts, unfit
+from zray.node.peers.member import ADMIT_S, PYTHON_RELEASE, UNKNOWN_NODES_S, Member, MemberPorts, unfit
 
 FOURTH = b"four\0\0\0\0"
 JOIN = m.NodeJoin(m.PROTOCOL, PYTHON_RELEASE, "0", row(THIRD))
@@ -29,10 +29,10 @@ class Joined(Parts):
             config=self, admit=lambda *admission: self.admissions.append(admission), hints=lambda: ["hint"],
             trouble=lambda: "", fenced=self.call("fenced"), peer_closed=self.call("peer_closed"))
         self.member = Member(MemberPorts(
-            lambda: self.context.now, self.context.send, self.cluster, gcs, links, "c", {"x": 1}, row(NODE),
-            unfit=lambda peer, message: self.why_unfit, may_dial=self.call("may_dial"),
+            lambda: self.context.now, self.context.send, self.cluster, self.context.ends, gcs, links, "c", {"x": 1},
+            row(NODE), unfit=lambda peer, message: self.why_unfit, may_dial=self.call("may_dial"),
             may_not_dial=self.call("may_not_dial"), node_joined=self.call("node_joined"),
-            node_leaves=self.call("node_leaves"), node_gone=self.call("node_gone"), warn=self.call("warn")))
+            node_leaves=self.call("node_leaves"), node_ended=self.call("node_ended"), warn=self.call("warn")))
         self.member.start([])
         self.take()
 
@@ -88,7 +88,8 @@ def test_what_the_nodes_table_says_opens_and_closes_the_door(joined):
     joined.table(THIRD, state="left", reason="done")
     assert [call[:2] for call in joined.asked("node_joined", "may_not_dial")] == [
         ("node_joined", THIRD), ("may_not_dial", PEER), ("may_not_dial", THIRD)]
-    assert joined.asked("node_gone") == [("node_gone", PEER, "by a test"), ("node_gone", THIRD, "it has left (done)")]
+    ended = [("node_ended", PEER, "by a test"), ("node_ended", THIRD, "it has left (done)")]
+    assert joined.asked("node_ended") == ended
     joined.table(NODE)
     assert len(joined.asked("node_joined")) == 1, "its own row is no news"
 
@@ -103,10 +104,10 @@ def test_a_node_that_leaves_is_no_heir_until_it_is_gone(joined):
 
 def test_nodes_with_a_part_in_the_control_store_that_are_unknown_are_asked_for_until_they_are_not(joined):
     joined.involved = (NODE, PEER, FOURTH)
-    joined.member.look_for_strangers()
+    joined.member.ask_for_unknown_nodes()
     assert joined.take() == [(PEER, m.NodeRows(True, []))]
     due = joined.member.next_deadline()
-    assert due == joined.context.now + STRANGERS_S
+    assert due == joined.context.now + UNKNOWN_NODES_S
     joined.member.tick(due)
     assert joined.take() == [(PEER, m.NodeRows(True, []))]
     joined.cluster.joined(FOURTH, row(FOURTH))
@@ -126,7 +127,7 @@ def test_the_control_store_hears_of_links_and_proofs(joined):
     joined.member.proven_dead(PEER)
     joined.member.revoked(PEER)
     assert joined.asked("peer_closed", "fenced")[:2] == [("peer_closed", PEER, False), ("peer_closed", PEER, True)]
-    assert joined.member.ended_nodes == {PEER} and joined.asked("fenced")
+    assert joined.member.suspected_nodes == {PEER} and joined.asked("fenced")
 
 
 def test_a_greeting_is_an_answer_or_a_warning(joined):

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.unit.test_node_machine import NODE, Node, only
+from tests.fakes.node_machine import MachineNode, NODE, only
 from zray.wire import messages as m
 from zray.node.peers.object_handover import ObjectHandover
 from zray.store.transfer.exchange import HandoverProgress
@@ -29,7 +29,7 @@ class Store:
 
 @pytest.fixture
 def leaver(tmp_path):
-    node = Node()
+    node = MachineNode()
     node.bring_up()
     node.driver()
     node.say(ELSEWHERE, m.JobStart(77, THEIRS, {"sys_path": ["p"]}))

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.unit.node_parts import DRIVER, PEER, Parts, fake_actor
+from tests.fakes.node_parts import DRIVER, PEER, Parts, fake_actor
 from zray.wire import messages as m
 from zray.node.leases.remote import RemoteLeasePorts, RemoteLeases
 from zray.sched.cluster.spillback_effects import PlaceRequest, RelayToNode
@@ -31,10 +31,10 @@ class Lender(Parts):
             spillback=SimpleNamespace(lease_over=self.call("lease_over")))
         self.remote = RemoteLeases(self.context, RemoteLeasePorts(
             self.cluster, self.jobs, scheduler, self.places, actor={self.actor.id: self.actor}.get,
-            job_of=lambda process: self.job, tell_job=self.call("tell_job")))
+            job_of=lambda process: self.job, announce_job=self.call("announce_job")))
 
     def granted(self):
-        return self.remote.heard(PEER, DRIVER, GRANT)
+        return self.remote.accept(PEER, DRIVER, GRANT)
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def relayed(message):
 
 def test_a_node_hears_of_the_job_before_a_want_of_it(lender):
     lender.remote.perform(RelayToNode(PEER, DRIVER, m.LeaseWant(1, 1, 0)))
-    assert lender.calls == [("tell_job", lender.job, PEER)] and lender.take() == relayed(m.LeaseWant(1, 1, 0))
+    assert lender.calls == [("announce_job", lender.job, PEER)] and lender.take() == relayed(m.LeaseWant(1, 1, 0))
     assert not lender.remote.perform("an effect that concerns this node")
 
 
@@ -70,21 +70,21 @@ def test_a_return_goes_to_the_node_of_the_lease_once_and_from_its_owner_only(len
 
 def test_when_the_node_dies_owners_hear_of_the_death_of_each_worker(lender):
     lender.granted()
-    lender.remote.node_gone(PEER, "by a test")
+    lender.remote.node_ended(PEER, "by a test")
     [(owner, died)] = lender.take()
     assert owner == DRIVER and (died.worker, died.lease) == (WORKER, 5) and "by a test" in died.reason
 
 
 def test_a_dead_owner_holds_nothing(lender):
     lender.granted()
-    lender.remote.owner_gone(DRIVER)
+    lender.remote.owner_ended(DRIVER)
     assert not lender.remote.leases and not lender.take()
 
 
 def test_an_actor_is_placed_with_its_job_known_and_only_while_it_waits(lender):
     lender.remote.perform(PlaceRequest(PEER, 8, {}))
     [(node, place)] = lender.take()
-    assert node == PEER and place.actor == lender.actor.id and lender.calls == [("tell_job", lender.job, PEER)]
+    assert node == PEER and place.actor == lender.actor.id and lender.calls == [("announce_job", lender.job, PEER)]
     placed = m.ActorPlaced(lender.actor.id, 0, WORKER, "", 7, 5, {})
     assert lender.remote.actor_placed(PEER, placed) and lender.calls[-1] == ("forget", lender.actor)
     assert not lender.remote.actor_placed(PEER, placed._replace(life=1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.test_node_machine import Node
+from tests.fakes.node_machine import MachineNode
 from zray.wire import messages as m
 
 WHATS = ["nodes", "resources", "available", "actors", "placement-groups", "workers", "leases", "store", "gcs", "jobs",
@@ -13,7 +13,7 @@ WHATS = ["nodes", "resources", "available", "actors", "placement-groups", "worke
 
 @pytest.fixture
 def node():
-    node = Node()
+    node = MachineNode()
     node.bring_up()
     node.driver()
     return node

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from tests.fakes.owner_net import RecordingNet
+from zray.base.ends import Ends
 from zray.base import errors
 from zray.wire import messages as m
 from zray.base.config import Config
@@ -19,25 +21,6 @@ from zray.owner.submitter import Submitter
 
 ME, NODE, WORKER, BORROWER = b"me......", b"node....", b"worker..", b"borrower"
 ACTOR = b"a" * 16
-
-
-class Net:
-    """Records what would be sent."""
-
-    def __init__(self) -> None:
-        self.sent: list[tuple[bytes, Any]] = []
-
-    def send(self, peer: bytes, message: Any) -> None:
-        self.sent.append((peer, message))
-
-    def connect(self, peer: bytes, endpoint: str) -> None:
-        pass
-
-    def disconnect(self, peer: bytes) -> None:
-        pass
-
-    def to(self, peer: bytes, kind: type) -> list[Any]:
-        return [message for other, message in self.sent if other == peer and type(message) is kind]
 
 
 def ports(locate: Any = None) -> SubmitterPorts:
@@ -59,8 +42,8 @@ class Owner:
     """The machines of one process, composed as the Runtime does."""
 
     def __init__(self) -> None:
-        self.net = Net()
-        self.refs = References(ME, self.net, lambda oid, value, escaped: None)
+        self.net = RecordingNet()
+        self.refs = References(ME, self.net, lambda oid, value, escaped: None, Ends())
         self.submitter = Submitter(ME, NODE, 1, self.net, self.refs, Config(), ports())
         self.calls = ActorCalls(NODE, self.net, self.refs, self.submitter)
         self.fn = Function(b"f" * 20, b"", "f")
@@ -204,7 +187,7 @@ def test_a_task_that_stands_in_its_queue_twice_is_pushed_once():
     task = owner.task(key, retries=3)
     owner.submitter.submit(task)
     assert owner.submitter.take_queued(task)
-    owner.submitter.again(task, charge=True)
+    owner.submitter.requeue(task, charge=True)
     assert [queued.state for queued in key.queue] == [QUEUED, QUEUED]
 
     owner.submitter.pump()
@@ -218,7 +201,7 @@ def test_a_task_that_stands_in_its_queue_twice_is_pushed_once():
 def test_a_value_for_a_process_that_has_ended_pins_nothing():
     owner = Owner()
     kept = owner.refs.own(b"k" * 28)
-    owner.refs.on_process_gone(BORROWER, certain=True)
+    owner.refs.process_ended(BORROWER)
     owner.refs.send_carrying(BORROWER, [kept])
     assert kept.refs == 1 and not owner.refs.transits
     assert not owner.refs.exported()
@@ -232,12 +215,12 @@ def test_a_hold_that_a_task_of_a_borrower_took_is_reported_to_the_lender_too():
         send = staticmethod(lambda peer, message: sent.append((peer, message)))
         connect = disconnect = staticmethod(lambda *_: None)
 
-    refs = References(b"borrower", Wire(), lambda *_: None)
+    refs = References(b"borrower", Wire(), lambda *_: None, Ends())
     record = refs.restore(b"oid", b"owner---", "")
     refs.announce(b"grandson", [[b"oid", 7]])
     refs.unpin(record)
     assert refs.still_held([record]) == [[b"oid", 7, b"grandson"]]
-    lender = References(b"lender--", Wire(), lambda *_: None)
+    lender = References(b"lender--", Wire(), lambda *_: None, Ends())
     lender.restore(b"oid", b"owner---", "")
     lender.announce(b"borrower", refs.still_held([record]))
     assert (b"owner---", m.HoldAdd([[b"oid", 7]], b"grandson", [])) in sent[-1:]

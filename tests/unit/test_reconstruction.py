@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from tests.oracles.lineage_world import NODE, WORKER, World
+from tests.oracles.lineage_world import NODE, WORKER, LineageWorld
 from zray.base import errors
 from zray.wire import messages as m
 from zray.base.causes import Cause
 from zray.owner.calls import ALIVE, ActorCalls
 from zray.owner.lineage import RECIPE_BYTES
 from zray.owner.records import Function, Task
-from zray.owner.telling import Telling
+from zray.owner.eager_values import EagerValues
 
 OWNER, BORROWER, OTHER = b"owner...", b"borrower", b"another."
 
 
-class Owner(World):
+class LosingOwner(LineageWorld):
     """The world, with what is sent kept."""
 
     def __init__(self, bytes_max: int = 1 << 30):
@@ -46,7 +46,7 @@ class Owner(World):
 
 
 def test_many_borrowers_of_a_lost_object_cause_one_reconstruction():
-    owner = Owner()
+    owner = LosingOwner()
     entry, = owner.result()
     value = owner.lose(entry)
     recon = owner.submitter.reconstruction
@@ -62,7 +62,7 @@ def test_many_borrowers_of_a_lost_object_cause_one_reconstruction():
 
 
 def test_a_borrower_tells_the_owner_which_value_is_lost_and_waits_for_another():
-    owner = Owner()
+    owner = LosingOwner()
     record = owner.refs.restore(b"o" * 28, OWNER, "ipc://owner")
     value = [m.STORED, 64, 100, 1, record.oid, NODE]
     owner.refs.complete(record, value)
@@ -74,17 +74,17 @@ def test_a_borrower_tells_the_owner_which_value_is_lost_and_waits_for_another():
 
 
 def test_a_lost_object_whose_owner_died_stays_with_that_error():
-    owner = Owner()
+    owner = LosingOwner()
     record = owner.refs.restore(b"o" * 28, OWNER, "ipc://owner")
     owner.refs.complete(record, [m.STORED, 64, 100, 1, record.oid, NODE])
-    owner.refs.on_process_gone(OWNER, certain=True)
+    owner.refs.process_ended(OWNER)
     assert owner.submitter.reconstruction.lost(record, record.value, "gone") is None
     assert record.value[1] == "owner_died"
 
 
 def test_holders_of_an_object_that_is_made_again_are_told_where_it_is_now():
-    owner = Owner()
-    owner.refs.telling = Telling(owner.refs, OWNER, "ipc://owner", 1000)
+    owner = LosingOwner()
+    owner.refs.eager = EagerValues(owner.refs, OWNER, "ipc://owner", 1000)
     entry, = owner.result()
     owner.refs.on_hold_add(BORROWER, m.HoldAdd([[entry.oid, 1]], BORROWER, []))
     owner.refs.flush()
@@ -96,7 +96,7 @@ def test_holders_of_an_object_that_is_made_again_are_told_where_it_is_now():
 
 
 def test_an_adopted_object_cannot_be_made_again_and_the_error_says_why():
-    owner = Owner()
+    owner = LosingOwner()
     entry = owner.refs.own(b"o" * 28)
     owner.refs.complete(entry, [m.STORED, 64, 100, 1, entry.oid, NODE])
     owner.refs.adopted = {entry.oid: b"row"}
@@ -105,7 +105,7 @@ def test_an_adopted_object_cannot_be_made_again_and_the_error_says_why():
 
 
 def test_of_several_results_only_the_lost_one_gets_another_value():
-    owner = Owner()
+    owner = LosingOwner()
     first, second = owner.result(returns=2)
     kept = second.value
     owner.lose(first)
@@ -115,7 +115,7 @@ def test_of_several_results_only_the_lost_one_gets_another_value():
 
 
 def test_a_reconstruction_can_be_cancelled():
-    owner = Owner()
+    owner = LosingOwner()
     entry, = owner.result()
     assert owner.submitter.reconstruction.lost(entry, owner.lose(entry), "gone") is None
     owner.submitter.cancel(entry.task, False, False)
@@ -126,7 +126,7 @@ def test_a_reconstruction_can_be_cancelled():
 
 
 def test_an_object_dropped_while_it_is_made_again_leaves_nothing():
-    owner = Owner()
+    owner = LosingOwner()
     entry, = owner.result()
     assert owner.submitter.reconstruction.lost(entry, owner.lose(entry), "gone") is None
     owner.refs.unpin(entry)
@@ -136,7 +136,7 @@ def test_an_object_dropped_while_it_is_made_again_leaves_nothing():
 
 
 def test_the_worker_of_a_reconstruction_dies_and_it_goes_on_elsewhere():
-    owner = Owner()
+    owner = LosingOwner()
     entry, = owner.result(retries=2)
     assert owner.submitter.reconstruction.lost(entry, owner.lose(entry), "gone") is None
     owner.submitter.pump()
@@ -148,7 +148,7 @@ def test_the_worker_of_a_reconstruction_dies_and_it_goes_on_elsewhere():
 
 
 def test_it_says_that_it_makes_a_lost_object_again():
-    owner = Owner()
+    owner = LosingOwner()
     entry, = owner.result()
     assert owner.submitter.reconstruction.lost(entry, owner.lose(entry), "gone") is None
     cause, about = owner.submitter.explain(entry.task)
@@ -156,7 +156,7 @@ def test_it_says_that_it_makes_a_lost_object_again():
 
 
 def test_a_long_chain_of_freed_inputs_is_remembered_and_made_again():
-    owner = Owner()
+    owner = LosingOwner()
     entry, = owner.result(retries=-1)
     for _ in range(2000):
         following, = owner.submit([entry], [], True, False, 1, -1)
@@ -173,7 +173,7 @@ def test_a_long_chain_of_freed_inputs_is_remembered_and_made_again():
 
 
 def test_lineage_is_bounded_and_the_error_says_so():
-    owner = Owner(RECIPE_BYTES * 10)
+    owner = LosingOwner(RECIPE_BYTES * 10)
     old, *others = [owner.result()[0] for _ in range(20)]
     assert len(owner.lineage.recipes) <= 10 and owner.lineage.bytes <= RECIPE_BYTES * 10
     owner.lose(old)
@@ -188,7 +188,7 @@ def test_lineage_is_bounded_and_the_error_says_so():
     (1, errors.ObjectReconstructionFailedMaxAttemptsExceededError, "as often as max_retries allows"),
 ])
 def test_a_task_is_run_again_as_often_as_its_max_retries_allows(retries, kind, says):
-    owner = Owner()
+    owner = LosingOwner()
     entry, = owner.result(retries=retries)
     for _ in range(retries):
         owner.lose(entry)
@@ -199,7 +199,7 @@ def test_a_task_is_run_again_as_often_as_its_max_retries_allows(retries, kind, s
 
 
 def test_what_was_put_is_not_made_again_and_neither_is_what_needs_it_once_freed():
-    owner = Owner()
+    owner = LosingOwner()
     put = owner.put(stored=True)
     result, = owner.result(deps=[put])
     owner.lose(put)
@@ -212,7 +212,7 @@ def test_what_was_put_is_not_made_again_and_neither_is_what_needs_it_once_freed(
 
 def test_an_unreadable_value_that_cannot_be_made_again_stays_for_other_readers():
     """Perhaps only this reader cannot reach it."""
-    owner = Owner()
+    owner = LosingOwner()
     put = owner.put(stored=True)
     value = owner.lose(put)
     assert owner.submitter.reconstruction.lost(put, value, "gone")[1] == "reconstruction"
@@ -220,7 +220,7 @@ def test_an_unreadable_value_that_cannot_be_made_again_stays_for_other_readers()
 
 
 def test_a_queued_task_waits_for_an_argument_that_proves_lost_before_it_is_pushed():
-    owner = Owner()
+    owner = LosingOwner()
     dep, = owner.result()
     result, = owner.submit([dep], [], True, False, 1, 3)
     assert owner.submitter.reconstruction.lost(dep, owner.lose(dep), "gone") is None
@@ -230,7 +230,7 @@ def test_a_queued_task_waits_for_an_argument_that_proves_lost_before_it_is_pushe
 
 
 def test_a_freed_result_is_still_an_input_after_its_task_ran_again_for_another():
-    owner = Owner()
+    owner = LosingOwner()
     first, second = owner.result(returns=2)
     result, = owner.result(deps=[second])
     owner.refs.unpin(second)
@@ -242,7 +242,7 @@ def test_a_freed_result_is_still_an_input_after_its_task_ran_again_for_another()
 
 
 def test_a_small_argument_comes_back_with_what_it_refers_to():
-    owner = Owner()
+    owner = LosingOwner()
     inner, = owner.result()
     box, = owner.submit([], [inner], False, True, 1, 3)
     owner.drain()
@@ -259,7 +259,7 @@ def test_a_small_argument_comes_back_with_what_it_refers_to():
 
 
 def test_a_call_whose_argument_was_lost_is_made_again_when_it_is_there():
-    owner = Owner()
+    owner = LosingOwner()
     calls = ActorCalls(NODE, owner, owner.refs, owner.submitter)
     link = calls.link_for(b"a" * 16, "A")
     calls.on_actor_state(NODE, m.ActorState(b"a" * 16, ALIVE, 0, OTHER, "ipc://actor", {}))
@@ -285,7 +285,7 @@ def test_a_call_whose_argument_was_lost_is_made_again_when_it_is_there():
 
 
 def test_results_of_actors_and_items_of_generators_say_that_they_are_not_made_again():
-    owner = Owner()
+    owner = LosingOwner()
     task = Task(b"t" * 24, Function(b"", b"", "method"), b"", 1, None, 3)
     task.entry = result = owner.refs.own(b"t" * 24 + b"\1\0\0\0")
     owner.refs.complete(result, [m.STORED, 64, 100, 999, result.oid, NODE])

@@ -10,7 +10,7 @@ from zray.wire.messages import Dial
 NODE, PEER, NEIGHBOUR = b"here\0\0\0\0", b"away\0\0\0\1", b"here\0\0\0\1"
 
 
-class Mesh:
+class HeldMesh:
     """What Redial asks of a mesh."""
 
     def __init__(self):
@@ -26,9 +26,9 @@ class Mesh:
         self.log.append("forget")
 
 
-class Bench:
+class RedialBench:
     def __init__(self):
-        self.mesh, self.sent, self.timers = Mesh(), [], []
+        self.mesh, self.sent, self.timers = HeldMesh(), [], []
         self.redial = Redial(self.mesh, NODE, lambda peer, message: self.sent.append((peer, message)),
                              lambda peer: self.sent.append((peer, "hello")),
                              lambda seconds, action: self.timers.append((seconds, action)))
@@ -43,17 +43,17 @@ class Bench:
 
 @pytest.fixture
 def bench():
-    return Bench()
+    return RedialBench()
 
 
 def test_a_peer_of_the_same_machine_is_closed_at_once(bench):
-    bench.redial.met(NEIGHBOUR)
+    bench.redial.heard_from(NEIGHBOUR)
     assert not bench.redial.closed(NEIGHBOUR)
 
 
 def test_whom_we_dialled_is_looked_for_again(bench):
     bench.redial.dialling(PEER)
-    bench.redial.met(PEER)
+    bench.redial.heard_from(PEER)
     assert bench.redial.closed(PEER) and bench.mesh.log == ["hold"]
     assert bench.redial.closed(PEER) and len(bench.timers) == 1  # what is sent meanwhile is told the same
     assert bench.timer() == 0
@@ -77,7 +77,7 @@ def test_a_word_from_it_starts_the_count_anew(bench):
         assert bench.redial.closed(PEER)
         assert bench.timer() == 0
         bench.redial.found(PEER)
-        bench.redial.met(PEER)
+        bench.redial.heard_from(PEER)
 
 
 def test_when_its_node_says_that_it_has_ended_the_next_close_is_the_end(bench):
@@ -89,15 +89,15 @@ def test_when_its_node_says_that_it_has_ended_the_next_close_is_the_end(bench):
 
 
 def test_whoever_dialled_us_is_waited_for(bench):
-    bench.redial.met(PEER)
+    bench.redial.heard_from(PEER)
     assert bench.redial.closed(PEER) and not bench.sent
-    bench.redial.met(PEER)
+    bench.redial.heard_from(PEER)
     assert bench.mesh.log == ["hold", "resume"]
     assert bench.timer() == RETURN_S and not bench.sent
 
 
 def test_whoever_dialled_us_and_does_not_return_is_dialled(bench):
-    bench.redial.met(PEER)
+    bench.redial.heard_from(PEER)
     assert bench.redial.closed(PEER)
     bench.timer()
     assert bench.sent == [(NODE, Dial(PEER)), (PEER, "hello")]
@@ -106,6 +106,6 @@ def test_whoever_dialled_us_and_does_not_return_is_dialled(bench):
 def test_a_dial_that_was_put_off_is_void_when_it_has_come_back(bench):
     bench.redial.dialling(PEER)
     bench.redial.closed(PEER)
-    bench.redial.met(PEER)  # it dialled us meanwhile
+    bench.redial.heard_from(PEER)  # it dialled us meanwhile
     bench.timer()
     assert not bench.sent

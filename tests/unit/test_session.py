@@ -98,7 +98,7 @@ def test_a_restart_numbers_unacknowledged_frames_anew_and_old_ones_are_straggler
     a.on_ack(first, 0.0)
     assert a.restart(5) == [b"2"]
     again = send(a, b"2")
-    assert list(b.receive(again, b"2")) == [b"2"] and b.heard() == 5
+    assert list(b.receive(again, b"2")) == [b"2"] and b.newest_epoch() == 5
     assert list(b.receive(first + 1, b"2")) == []
     a.on_ack(first + 1, 0.0)  # of the old stream
     assert a.unacked() == 1

@@ -7,12 +7,12 @@ import pytest
 
 from zray.node.effects import Spawn
 from zray.node.processes.pool import HANGING_MAX, Kind, Pool
-from zray.node.processes.starts import HANGING_S, START_S, WINDOW_MIN, Starts
+from zray.node.processes.starts import HANGING_S, GOOD_START_S, WINDOW_MIN, Starts
 
 KIND = Kind.of(1, {})
 
 
-class Machine:
+class StartingHost:
     """A pool on a machine that makes ``rate`` workers ready a second, in order, however many are starting."""
 
     def __init__(self, rate: float) -> None:
@@ -49,21 +49,21 @@ class Machine:
 
 def test_all_that_wait_get_a_worker_and_no_more_start_at_once_than_are_ready_in_time():
     for rate in (5.0, 50.0, 500.0):
-        machine = Machine(rate)
+        machine = StartingHost(rate)
         seconds = machine.start(600)
         assert machine.made == 600, "nobody is forgotten"
-        assert machine.most <= max(WINDOW_MIN, 2 * rate * START_S) + 1
+        assert machine.most <= max(WINDOW_MIN, 2 * rate * GOOD_START_S) + 1
         assert abs(seconds - 600 / rate) < 1e-6, "the machine is never without one to start"
 
 
 def test_a_fast_machine_soon_starts_many_at_once():
-    machine = Machine(1000.0)
+    machine = StartingHost(1000.0)
     machine.start(600)
     assert machine.pool.starts.window > 10 * WINDOW_MIN
 
 
 def test_a_machine_that_has_become_slow_starts_fewer():
-    machine = Machine(1000.0)
+    machine = StartingHost(1000.0)
     machine.start(600)
     machine.rate = 10.0
     machine.start(600)
@@ -71,7 +71,7 @@ def test_a_machine_that_has_become_slow_starts_fewer():
 
 
 def test_workers_that_hang_while_they_start_do_not_keep_others_from_starting():
-    machine = Machine(100.0)
+    machine = StartingHost(100.0)
     for token in range(2 * WINDOW_MIN):
         machine.pool.take(KIND, token, 0.0)
     machine.spawned()
@@ -89,13 +89,13 @@ def test_a_worker_that_dies_while_it_starts_gives_its_place_up():
     starts = Starts()
     for number in range(WINDOW_MIN):
         starts.begun(bytes([number]), 0.0)
-    assert not starts.room()
+    assert not starts.may_start()
     starts.over(b"\0")
-    assert starts.room()
+    assert starts.may_start()
 
 
 def test_all_workers_that_are_kept_ahead_are_started_however_small_the_window():
-    machine = Machine(100.0)
+    machine = StartingHost(100.0)
     machine.pool.keep = 3 * WINDOW_MIN
     machine.pool.prestart(0.0)
     machine.start(0)
@@ -104,7 +104,7 @@ def test_all_workers_that_are_kept_ahead_are_started_however_small_the_window():
 
 @pytest.mark.parametrize("kind", [KIND, Kind(1, (("LD_PRELOAD", "x"),), (), 1, True)], ids=["plain", "fresh"])
 def test_what_waits_for_a_worker_that_hangs_while_it_starts_gets_another(kind):
-    machine = Machine(1.0)
+    machine = StartingHost(1.0)
     pool = machine.pool
     pool.take(kind, "token", 0.0)
     machine.spawned()
@@ -122,7 +122,7 @@ def test_what_waits_for_a_worker_that_hangs_while_it_starts_gets_another(kind):
 
 
 def test_a_node_on_which_all_starts_hang_starts_few_more():
-    machine = Machine(1.0)
+    machine = StartingHost(1.0)
     machine.pool.take(KIND, "token", 0.0)
     while (now := machine.pool.next_deadline()) is not None:
         machine.pool.tick(now)

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from zray.base.ends import Ends
 from zray.store import segment
 from zray.store.node import reaper
 from zray.store.segment import PAGE_BYTES, ControlSegment, Segment, control_name, process_identity
@@ -104,8 +105,8 @@ def test_the_reaper_removes_the_dead_and_leaves_the_living(tmp_path):
 def test_a_service_killed_by_kill_9_is_swept(tmp_path):
     session = f"test-{os.getpid()}-killed"
     code = (
-        "import sys\nfrom zray.store.node.service import StoreService\n"
-        f"StoreService.create({str(tmp_path / 'base' / session)!r}, {session!r}, 2 << 20, print, print)\n"
+        "import sys\nfrom zray.base.ends import Ends\nfrom zray.store.node.service import StoreService\n"
+        f"StoreService.create({str(tmp_path / 'base' / session)!r}, {session!r}, 2 << 20, print, print, ends=Ends())\n"
         "print('up', flush=True)\nsys.stdin.read()\n")
     child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert child.stdout.readline() == b"up\n"
@@ -129,9 +130,9 @@ def test_capacity_follows_dev_shm_and_says_so_when_that_is_too_small(monkeypatch
 
 def test_a_session_name_in_use_is_refused_and_its_segments_survive(tmp_path):
     session = f"test-{os.getpid()}-twice"
-    first = StoreService.create(str(tmp_path), session, 2 << 20, lambda *a: None, lambda fn: None)
+    first = StoreService.create(str(tmp_path), session, 2 << 20, lambda *a: None, lambda fn: None, ends=Ends())
     with pytest.raises(RuntimeError, match="cannot make shared memory"):
-        StoreService.create(str(tmp_path), session, 2 << 20, lambda *a: None, lambda fn: None)
+        StoreService.create(str(tmp_path), session, 2 << 20, lambda *a: None, lambda fn: None, ends=Ends())
     assert os.path.exists(f"/dev/shm/{control_name(session)}")
     first.close()
     assert not [name for name in os.listdir("/dev/shm") if session in name]

@@ -22,7 +22,7 @@ MIB = 1024 * 1024
 JOIN_S = 1e-9
 
 
-class Cluster:
+class StoreCluster:
     """Harnesses that share a clock, a link and the rows of a control store."""
 
     def __init__(self, nodes: int, capacity: int, **settings: Any):
@@ -76,7 +76,8 @@ class Cluster:
         self.dead.add(self.names[number])
         for name, node in self.by_name.items():
             if name not in self.dead:
-                node.service.node_gone(self.names[number])
+                node.ends.node_ended(self.names[number])
+                node.service.node_ended(self.names[number])
 
     def close(self) -> None:
         for name, node in self.by_name.items():
@@ -87,10 +88,10 @@ class Cluster:
 
 @pytest.fixture
 def make(request):
-    made: list[Cluster] = []
+    made: list[StoreCluster] = []
 
-    def cluster(*arguments: Any, **settings: Any) -> Cluster:
-        made.append(Cluster(*arguments, **settings))
+    def cluster(*arguments: Any, **settings: Any) -> StoreCluster:
+        made.append(StoreCluster(*arguments, **settings))
         return made[-1]
 
     yield cluster
@@ -106,7 +107,7 @@ def wire(place: list, oid: bytes, node: bytes) -> list:
 class Reader:
     """zray.core's reading of stored values over a client of one node; waiting moves the whole cluster."""
 
-    def __init__(self, cluster: Cluster, number: int, client: StoreClient):
+    def __init__(self, cluster: StoreCluster, number: int, client: StoreClient):
         self.cluster = cluster
         self.waits: list[str] = []
         self.blocked: dict[Any, Any] = {}
@@ -295,12 +296,12 @@ def test_what_is_fetched_together_comes_together_and_its_errors_wait_for_the_rea
     answers: list[Any] = []
     with core.lock:
         for value in [*values, values[0], freed]:
-            assert core.stored.elsewhere([3, value, [], 0]) == value
+            assert core.stored.value_to_transfer([3, value, [], 0]) == value
             core.stored.fetch(value, answers.append)
     cluster.run(1.0)
     assert len(answers) == 5 and cluster.nodes[1].service.transfer.pulls.counts["done"] == 3
     for i, value in enumerate(values):
-        assert core.stored.elsewhere(value) is None
+        assert core.stored.value_to_transfer(value) is None
         assert core.read(value) == bytes([i]) * 300_000
     with pytest.raises(errors.ObjectLostError, match="freed"):
         core.read(freed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zray.node.jobs.task_events import TaskEvents
+from zray.node.jobs.task_events import TaskEventLog
 
 WORKER = b"worker--"
 
@@ -12,7 +12,7 @@ def event(n: int, start: float = 1.0, end: float = 2.0, ok: bool = True, attempt
 
 
 def test_pages_cover_everything_that_is_kept_once():
-    log = TaskEvents(10)
+    log = TaskEventLog(10)
     assert log.report(WORKER, 1, [event(n) for n in range(25)], 3)
     seen, start = [], 0
     while start < log.seen:
@@ -26,7 +26,7 @@ def test_pages_cover_everything_that_is_kept_once():
 
 
 def test_a_running_task_is_listed_until_it_ends_or_its_worker_does():
-    log = TaskEvents(10)
+    log = TaskEventLog(10)
     log.report(WORKER, 1, [event(1, end=0.0), event(2, end=0.0)], 0)
     assert [row["state"] for row in log.rows()] == ["RUNNING", "RUNNING"]
     log.report(WORKER, 1, [event(1)], 0)
@@ -38,14 +38,14 @@ def test_a_running_task_is_listed_until_it_ends_or_its_worker_does():
 
 
 def test_a_malformed_report_is_refused_and_does_no_harm():
-    log = TaskEvents(10)
+    log = TaskEventLog(10)
     for bad in ([1], [["f"]], [["f", "not bytes", 7, 1.0, 2.0, True, 0, 1]], [None]):
         assert not log.report(WORKER, 1, bad, 0)
     assert not log.rows() and log.timeline(0, 10) == (0, [])
 
 
 def test_trace_events_have_microseconds_and_counts():
-    log = TaskEvents(10)
+    log = TaskEventLog(10)
     log.report(WORKER, 3, [event(1, 10.0, 10.5, ok=False, attempt=2, count=100)], 0)
     (entry,) = log.timeline(0, 10)[1]
     assert entry["ts"] == 10e6 and entry["dur"] == 0.5e6 and entry["name"] == "f x 100" and entry["ph"] == "X"

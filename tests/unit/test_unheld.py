@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.oracles.unheld_world import SETTLE_S, Process, UnheldWorld, run_schedule
+from tests.oracles.unheld_world import SETTLE_S, HoldingProcess, UnheldWorld, run_schedule
 from zray.wire.messages import AskHeld, Held
 from zray.node.jobs.unheld import Unheld
 from zray.store.header import OWNER_UNKNOWN
@@ -15,7 +15,7 @@ OWNER, ONE, TWO = (b"nodA" + bytes((0, 0, 0, n)) for n in (1, 2, 3))
 OID = b"o" * 28
 
 
-class Node:
+class NodeWithUnheldObject:
     """A node with one object of a dead owner in its store; its processes answer as a test sets."""
 
     def __init__(self, *, others=(), now=100.0):
@@ -24,7 +24,7 @@ class Node:
         self.kept = set()
         self.machine = Unheld(
             ME, lambda peer, message: self.sent.append((peer, message)), processes=lambda: self.processes,
-            nodes=lambda: self.others, is_gone_node=lambda node: False, kept=lambda: self.kept, announce=lambda: None,
+            nodes=lambda: self.others, has_ended=lambda process: False, kept=lambda: self.kept, announce=lambda: None,
             learn=self.learned.append,
             ownerless=lambda ended: [one for one in self.objects if one.owner == OWNER_UNKNOWN or ended(one.owner)],
             free=lambda found: [self.objects.remove(one) for one in found], settle_s=SETTLE_S)
@@ -33,7 +33,7 @@ class Node:
 
     def end(self, process):
         self.processes.remove(process)
-        self.machine.process_gone(process, self.machine.now)
+        self.machine.process_ended(process, self.machine.now)
 
     def tick(self):
         """The questions that come of it."""
@@ -53,7 +53,7 @@ class Node:
 
 
 def test_what_nobody_holds_at_both_questions_is_freed():
-    node = Node()
+    node = NodeWithUnheldObject()
     asked = node.tick()
     assert asked.keys() == {ONE, TWO} and asked[ONE].oids == [OID] and not asked[ONE].again
     assert not node.say(ONE, asked[ONE])
@@ -67,7 +67,7 @@ def test_what_nobody_holds_at_both_questions_is_freed():
 
 @pytest.mark.parametrize("at", [0, 1])
 def test_what_somebody_holds_at_either_question_stays_and_is_asked_for_again_later(at):
-    node = Node()
+    node = NodeWithUnheldObject()
     asked = node.tick()
     for question in (0, 1)[:at + 1]:
         node.say(ONE, asked[ONE])
@@ -80,7 +80,7 @@ def test_what_somebody_holds_at_either_question_stays_and_is_asked_for_again_lat
 @pytest.mark.parametrize("again", [False, True])
 def test_a_process_that_is_unsure_or_ends_at_either_question_makes_it_begin_anew(again):
     for happens in (lambda node, question: node.say(TWO, question, unsure="why"), lambda node, _: node.end(TWO)):
-        node = Node()
+        node = NodeWithUnheldObject()
         asked = node.tick()
         if again:
             node.say(ONE, asked[ONE])
@@ -92,7 +92,7 @@ def test_a_process_that_is_unsure_or_ends_at_either_question_makes_it_begin_anew
 
 
 def test_a_process_that_ends_between_its_answer_and_the_second_question_makes_it_begin_anew():
-    node = Node()
+    node = NodeWithUnheldObject()
     asked = node.tick()
     node.say(ONE, asked[ONE])
     node.end(ONE)
@@ -101,7 +101,7 @@ def test_a_process_that_ends_between_its_answer_and_the_second_question_makes_it
 
 
 def test_the_arguments_of_an_actor_that_may_restart_stay():
-    node = Node()
+    node = NodeWithUnheldObject()
     node.kept = {OID}
     asked = node.tick()
     node.say(ONE, asked[ONE])
@@ -109,7 +109,7 @@ def test_the_arguments_of_an_actor_that_may_restart_stay():
 
 
 def test_every_node_answers_for_its_processes_and_must_have_heard_of_the_ends_that_others_announced():
-    node = Node(others=[OTHER])
+    node = NodeWithUnheldObject(others=[OTHER])
     asked = node.tick()
     assert asked[OTHER].owners == [OWNER]
     node.say(ONE, asked[ONE])
@@ -121,14 +121,14 @@ def test_every_node_answers_for_its_processes_and_must_have_heard_of_the_ends_th
 
 @pytest.mark.parametrize("known", [[OTHER], [OTHER, b"nodC\0\0\0\0"]])
 def test_a_node_that_the_asking_one_does_not_know_makes_it_begin_anew(known):
-    node = Node(others=[OTHER])
+    node = NodeWithUnheldObject(others=[OTHER])
     asked = node.tick()
     node.say(OTHER, asked[OTHER], ends=[[other, 0] for other in (ME, *known[1:])])
     assert (node.machine.round is None) == (len(known) > 1)
 
 
 def test_nothing_is_asked_while_a_node_has_just_come_or_gone():
-    node = Node(others=[OTHER])
+    node = NodeWithUnheldObject(others=[OTHER])
     node.machine.nodes_changed(node.machine.now)
     assert not node.tick() or node.machine.now >= 100.0 + SETTLE_S
     node.machine.on_ask(OTHER, AskHeld(OTHER, 1, False, [OID], [], []))
@@ -136,27 +136,27 @@ def test_nothing_is_asked_while_a_node_has_just_come_or_gone():
 
 
 def test_a_node_that_has_just_seen_another_come_is_unsure():
-    node = Node(others=[OTHER])
+    node = NodeWithUnheldObject(others=[OTHER])
     node.machine.nodes_changed(node.machine.now)
     node.machine.on_ask(OTHER, AskHeld(OTHER, 1, False, [OID], [], []))
     assert node.take()[OTHER].unsure
 
 
 def test_a_node_that_joined_after_the_owner_had_ended_learns_it_with_the_question():
-    node = Node(others=[OTHER])
+    node = NodeWithUnheldObject(others=[OTHER])
     dead = b"nodB\0\0\0\x07"
     node.machine.on_ask(OTHER, AskHeld(OTHER, 1, False, [OID], [dead], []))
     assert node.learned == [dead]
 
 
 def test_an_owner_that_lives_here_is_not_taken_for_dead():
-    node = Node(others=[OTHER])
+    node = NodeWithUnheldObject(others=[OTHER])
     node.machine.on_ask(OTHER, AskHeld(OTHER, 1, False, [OID], [ONE], []))
     assert node.take()[OTHER].unsure == "the owner lives"
 
 
 def test_many_objects_have_their_turns_although_those_before_them_are_held():
-    node = Node()
+    node = NodeWithUnheldObject()
     node.objects = [OwnerlessObject(b"%028d" % n, 0, n, OWNER) for n in range(1200)]
     held = {one.oid for one in node.objects[:1100]}
     for _ in range(6):
@@ -168,7 +168,7 @@ def test_many_objects_have_their_turns_although_those_before_them_are_held():
 
 
 def process():
-    return Process(UnheldWorld(lambda choices: choices[0]), ONE)
+    return HoldingProcess(UnheldWorld(lambda choices: choices[0]), ONE)
 
 
 def ask(process, *, again, number=1):
@@ -188,7 +188,7 @@ def test_a_process_watches_nothing_for_a_node_that_died_between_its_questions():
     holder = process()
     ask(holder, again=False)
     assert holder.watched
-    holder.holding.node_gone(ME)
+    holder.holding.node_ended(ME)
     assert not holder.watched and ask(holder, again=True).unsure
 
 

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from tests.unit.worker_fakes import NODE, OWNER, Rig, call, task_id, value
+from tests.fakes.worker import NODE, OWNER, Rig, call, task_id, value
 from zray import actor as actor_module
 from zray.base import errors
 from zray.values import serialization
@@ -29,7 +29,7 @@ class Counter:
         raise ZeroDivisionError("no")
 
     def leave(self):
-        raise errors.ActorExit
+        raise errors.ExitActor
 
     def items(self, n):
         yield from range(n)

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.unit.worker_fakes import NODE, OWNER, Ended, Rig, call, switching_often, task_id, value
+from tests.fakes.worker import NODE, OWNER, Ended, Rig, call, switching_often, task_id, value
 from zray.base import errors
 from zray.values import serialization
 from zray.wire.messages import (
@@ -54,14 +54,14 @@ def test_tasks_run_in_order_and_are_answered_once(rig):
 def test_nothing_runs_before_the_job_is_known(rig):
     seen = []
     rig.executor.table[b"f"] = (seen.append, "f")
-    rig.executor.machine.employed = False
+    rig.executor.machine.has_job = False
     rig.rt.tell(PushTasks(1, 1, [call(1, b"f", 1), call(2, b"f", 2)]))
 
     def script():
         rig.rt.until(lambda: rig.executor._idle is not None)
         assert seen == []
         with rig.rt.loop.lock:
-            rig.executor.machine.employed = True
+            rig.executor.machine.has_job = True
             rig.executor.wake()
         rig.wait_ends(2)
 

@@ -6,8 +6,8 @@ from collections import deque
 
 import pytest
 
-from tests.unit.worker_fakes import NODE, OWNER, call, task_id
-from tests.unit.worker_machine_fakes import ACTOR, FakeRunner, MachineRig, calls
+from tests.fakes.worker import NODE, OWNER, call, task_id
+from tests.fakes.worker_machine import ACTOR, FakeRunner, MachineRig, calls
 from zray.wire.messages import (
     FAILED,
     ActorExit,
@@ -28,7 +28,7 @@ from zray.wire.messages import (
     WorkerExit,
 )
 from zray.worker.actors.life import KEPT_BYTES
-from zray.worker.machine import CANCELS_KEPT, CHUNK_TICKS, END, FLUSH_AFTER_NS, FLUSH_ENDS, RUN, WAIT, WorkerMachine
+from zray.worker.machine import CANCELS_KEPT, CHUNK_TICKS, STOP, FLUSH_AFTER_NS, FLUSH_ENDS, RUN, WAIT, WorkerMachine
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_marks_name_the_lease_the_start_and_the_end(rig):
 
 
 def test_nothing_runs_before_the_job_is_known(rig):
-    rig.machine.employed = False
+    rig.machine.has_job = False
     push(rig, 1)
     assert rig.machine.pause() == WAIT
     rig.tell(JobConfig(7, {}), NODE)
@@ -185,7 +185,7 @@ def test_max_calls_announces_the_end_and_gives_back_the_rest(rig):
         _, _, task = rig.machine.start()
         rig.machine.finish(rig.machine.count_run(task, b"r"), 0)
     assert rig.take() == [HandBack(1, [3]), done((1, b"r"))]
-    assert rig.machine.pause() == END
+    assert rig.machine.pause() == STOP
     assert rig.take() == [done((2, [0, [b"r"], {"exiting": True}]))]
 
 
@@ -328,7 +328,7 @@ def test_a_worker_whose_objects_others_hold_does_not_go(rig):
     assert rig.machine.pause() == WAIT
     rig.runner.busy = False
     rig.tell(WorkerExit("idle"), NODE)
-    assert rig.machine.pause() == END and rig.machine.stopping == "idle"
+    assert rig.machine.pause() == STOP and rig.machine.stopping == "idle"
     rig.machine.announce_end()
     assert rig.take() == [], "its death says it"
 
@@ -338,7 +338,7 @@ def test_what_was_pushed_runs_before_the_end(rig):
     rig.tell(WorkerExit(""), NODE)
     assert rig.machine.pause() == RUN
     rig.run(b"a")
-    assert rig.machine.pause() == END and rig.take() == [done((1, b"a"))]
+    assert rig.machine.pause() == STOP and rig.take() == [done((1, b"a"))]
 
 
 def test_an_actor_says_that_it_ends_behind_its_replies(rig):
@@ -351,7 +351,7 @@ def test_an_actor_says_that_it_ends_behind_its_replies(rig):
     rig.machine.leave("again", 1, True)
     rig.machine.finish(None, 0)
     push_calls(rig, 4, *calls(4))
-    assert rig.machine.pause() == END
+    assert rig.machine.pause() == STOP
     rig.machine.announce_end()
     assert rig.take() == [ActorUp(ACTOR, 3, b""), CallsDone(ACTOR, 3, [1, b"a"]),
                           ActorExit(ACTOR, 3, "exit_actor() was called", False)]
@@ -374,6 +374,6 @@ def test_a_worker_becomes_an_actor_once(rig):
     rig.tell(LeaseOpen(3, 1, {}, {}))
     rig.become()
     rig.tell(ActorInit(b"b" * 16, 0, {"class_key": b"k"}, {}), NODE)
-    assert rig.machine.becoming is None and rig.machine.actor.id == ACTOR
+    assert rig.machine.actor_to_start is None and rig.machine.actor.id == ACTOR
     push_calls(rig, 1, *calls(1))
     assert [n for _, n in rig.machine.queue.queued()] == [1], "its life has the number of a lease that it served"

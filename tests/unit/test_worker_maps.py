@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tests.unit.worker_fakes import Rig, switching_often, task_id, value
+from tests.fakes.worker import Rig, switching_often, task_id, value
 from zray.base import errors
 from zray.values import serialization
 from zray.wire.messages import CancelTask, HandBack, LeaseOpen, MapDone, PushMap

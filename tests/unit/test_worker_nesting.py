@@ -6,19 +6,19 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.unit.worker_fakes import OWNER, call, task_id
-from tests.unit.worker_machine_fakes import MachineRig
+from tests.fakes.worker import OWNER, call, task_id
+from tests.fakes.worker_machine import MachineRig
 from zray.wire.messages import LeaseOpen, PushMap, PushTasks
 from zray.owner.records import QUEUED, Entry, Function, Key, Task
 from zray.worker.run.chunk_progress import ChunkProgress
 from zray.worker.run.nesting import DEPTH_MAX, NestedTasks
-from zray.worker.queue import Chunk, Lease
+from zray.worker.queue import QueuedChunk, ServedLease
 
 CPU = {"CPU": 10_000}
 GROUP = b"g" * 18
 
 
-class FakeSubmitter:
+class ScriptedSubmitter:
     """The owner's half: what it lets go of, and gets back."""
 
     def __init__(self):
@@ -37,7 +37,7 @@ class FakeSubmitter:
 def rig():
     """A worker in the middle of a task with one CPU."""
     rig = MachineRig()
-    rig.submitter = FakeSubmitter()
+    rig.submitter = ScriptedSubmitter()
     rig.nested = NestedTasks(rig.machine, rig.submitter)
     return rig
 
@@ -121,7 +121,7 @@ def test_the_depth_is_bounded(rig):
 
 
 def test_a_chunk_is_answered_in_parts_with_positions_relative_to_each():
-    progress = ChunkProgress(Lease(OWNER, 4), Chunk(task_id(30), 0, b"f", 10, 5, b"", False))
+    progress = ChunkProgress(ServedLease(OWNER, 4), QueuedChunk(task_id(30), 0, b"f", 10, 5, b"", False))
     assert [progress.task_of(n) for n in (10, 14)] == [task_id(30), task_id(34)]
     progress.results += ["a", "b"]
     progress.fail("bad")

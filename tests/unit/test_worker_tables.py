@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.unit.worker_fakes import Rig
+from tests.fakes.worker import Rig
 from zray.sim import cluster as cluster_module
 from zray.sim.core import Core
 from zray.sim.plan import Plan

@@ -1,4 +1,5 @@
-"""Names of Ray's private modules that public programs import, with what they use of them; nothing of zray's own."""
+"""Names of Ray's private modules that public programs import, with the attributes that they use;
+nothing of zray's own."""
 
 
 def __getattr__(name: str):

@@ -1,8 +1,10 @@
-"""Constants that programs read, with the values that are true of zray."""
+"""Constants that programs read, with zray's values."""
 
 from __future__ import annotations
 
 import os
+
+from zray.sched.resources import GPU as GPU  # a resource has one name everywhere
 
 ID_SIZE = 28  # bytes of a UniqueID
 NODE_DEFAULT_IP = "127.0.0.1"
@@ -12,7 +14,6 @@ DEFAULT_OBJECT_STORE_MEMORY_PROPORTION = 0.3
 OBJECT_STORE_MINIMUM_MEMORY_BYTES = 4 << 20
 DEFAULT_MAX_CONCURRENCY_ASYNC = 1000
 NUM_CPUS = "CPU"
-GPU = "GPU"
 RESOURCE_CONSTRAINT_PREFIX = "accelerator_type:"
 CUDA_VISIBLE_DEVICES_ENV_VAR = "CUDA_VISIBLE_DEVICES"
 LOGGER_FORMAT = "%(asctime)s\t%(levelname)s %(filename)s:%(lineno)s -- %(message)s"

@@ -14,12 +14,12 @@ __all__ = [
 
 
 def available_resources_per_node() -> dict[str, dict[str, float]]:
-    """What each live node has free, by node id, as far as this node knows."""
+    """Free resources of each live node, by node id, as far as this node knows."""
     return connected().query("available")["nodes"]
 
 
 def total_resources_per_node() -> dict[str, dict[str, float]]:
-    """What each live node has, by node id."""
+    """All resources of each live node, by node id."""
     return {row["NodeID"]: row["Resources"] for row in nodes() if row["Alive"]}
 
 

@@ -1,4 +1,4 @@
-"""``global_worker``: this process as Ray's programs ask for it.  Everything is looked up when it is asked."""
+"""``global_worker``: this process in the form that Ray's programs expect.  All values are looked up at each access."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The functions of ``import zray as ray``: they check arguments and ask the runtime; no logic of their own."""
+"""The functions of ``import zray as ray``: they check arguments and call the runtime; no logic of their own."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def wait(refs: Sequence[ObjectRef[R]] | ObjectRef[R], num_returns: int = 1, time
         raise TypeError(f"num_returns must be an int, not {type(num_returns).__name__}")
     if num_returns <= 0:
         raise ValueError(f"Invalid number of objects to return {num_returns}.")
-    if type(refs) is not RefList:  # what wait itself returned has been checked
+    if type(refs) is not RefList:  # a list from wait itself is checked already
         refs = _waitables(refs)
     if not refs:
         return [], []
@@ -136,7 +136,7 @@ def wait(refs: Sequence[ObjectRef[R]] | ObjectRef[R], num_returns: int = 1, time
 
 
 def _waitables(refs: Any) -> list[Any]:
-    """A list of distinct references, from what a user passed to ``wait``."""
+    """A list of distinct references, from a user's argument of ``wait``."""
     if isinstance(refs, (ObjectRef, ObjectRefGenerator)):
         refs = [refs]
     if isinstance(refs, (MapRefs, tuple)):
@@ -181,7 +181,8 @@ def cancel(ref: ObjectRef | ObjectRefGenerator, *, force: bool = False, recursiv
 
 
 def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
-    """End an actor at once, whatever it is doing; with ``no_restart=False`` it may restart as max_restarts says."""
+    """End an actor at once, also in the middle of a call; with ``no_restart=False`` max_restarts
+    decides on a restart."""
     if not isinstance(actor, ActorHandle):
         raise ValueError(f"ray.kill() only supported for actors. For tasks, try ray.cancel(). Got: {type(actor)}.")
     connected().kill(actor._actor, no_restart)
@@ -213,17 +214,17 @@ def nodes() -> list[dict[str, Any]]:
 
 
 def cluster_resources() -> dict[str, float]:
-    """What all nodes have, by resource."""
+    """The resources of all nodes, by resource."""
     return connected().query("resources")["resources"]
 
 
 def available_resources() -> dict[str, float]:
-    """What is free now, by resource."""
+    """Free resources now, by resource."""
     return connected().query("available")["resources"]
 
 
 def timeline(filename: str | os.PathLike[str] | None = None) -> list[dict[str, Any]] | None:
-    """What ran when, as Chrome trace events (chrome://tracing, Perfetto), or written to ``filename`` as JSON.
+    """Tasks over time, as Chrome trace events (chrome://tracing, Perfetto), or written to ``filename`` as JSON.
 
     Workers report every 0.1 s, tasks shorter than a millisecond at most ``task_events_per_s_max`` of them a second.
     """

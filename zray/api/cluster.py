@@ -1,4 +1,4 @@
-"""Many nodes on one machine, each a real daemon: for tests, and to see what a program does on a cluster.
+"""Many nodes on one machine, each a real daemon: for tests, and for trying a program on a cluster.
 
     from zray.cluster_utils import Cluster
 
@@ -24,7 +24,7 @@ from zray.node.running import launch
 from zray.node.running.launch import NodeHandle, NodeOptions
 from zray.base.plain_numbers import plain
 
-WAIT_S = 30.0
+NODES_WAIT_S = 30.0
 _POLL_S = 0.02
 _FIELDS = ("num_cpus", "num_gpus", "resources", "labels", "object_store_memory", "memory")
 
@@ -74,7 +74,7 @@ class Cluster:
 
     @property
     def address(self) -> str:
-        """What ``zray.init(address=...)`` takes."""
+        """The address for ``zray.init(address=...)``."""
         if self.head_node is None:
             raise RuntimeError("the cluster has no node yet: call add_node() first")
         return self.head_node.session_dir
@@ -83,7 +83,7 @@ class Cluster:
 
     @property
     def join_string(self) -> str:
-        """What ``zray start --address`` takes: that of a live node."""
+        """The join string for ``zray start --address``, of a live node."""
         for node in self.list_all_nodes():
             if node.alive():
                 return node.handle.session.join
@@ -93,8 +93,9 @@ class Cluster:
         return [*([self.head_node] if self.head_node else []), *self.worker_nodes]
 
     def add_node(self, wait: bool = True, **args: Any) -> ClusterNode:
-        """Start a node: num_cpus, num_gpus, resources, labels, object_store_memory, memory, node_name,
-        gcs_dir, ``_system_config``.  RuntimeError with the daemon's words when it does not come up."""
+        """Start a node: num_cpus, num_gpus, resources, labels, object_store_memory, memory,
+        node_name, gcs_dir, ``_system_config``.  RuntimeError with the daemon's message when it does
+        not start."""
         return self.add_nodes([args])[0]
 
     def add_nodes(self, several: list[dict[str, Any]]) -> list[ClusterNode]:
@@ -119,7 +120,7 @@ class Cluster:
             node.handle.stop()
         else:
             node.kill()
-            node.handle.stop()  # what a killed daemon leaves
+            node.handle.stop()  # the files that a killed daemon leaves
         if node is self.head_node:
             self.head_node = self.worker_nodes.pop(0) if self.worker_nodes else None
         elif node in self.worker_nodes:
@@ -131,16 +132,16 @@ class Cluster:
 
         return init(address=self.address, namespace=namespace)
 
-    def wait_for_nodes(self, timeout: float = WAIT_S) -> None:
+    def wait_for_nodes(self, timeout: float = NODES_WAIT_S) -> None:
         """Until every live node of this cluster knows all the others; TimeoutError otherwise."""
-        from zray.node.running.ask import Asker
+        from zray.node.running.ask import NodeClient
 
         wanted = {node.node_id for node in self.list_all_nodes() if node.alive()}
         deadline = time.monotonic() + timeout
         for node in self.list_all_nodes():
             if not node.alive():
                 continue
-            asker = Asker(node.session_dir)
+            asker = NodeClient(node.session_dir)
             try:
                 while True:
                     rows = asker.ask("nodes")["nodes"]

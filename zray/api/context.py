@@ -1,4 +1,4 @@
-"""``init``: which node to join, starting one where there is none, and the context object that it returns.
+"""``init``: join a node, or start one where there is none; and the context object that it returns.
 
 zray.node.running.launch starts and finds daemons, zray.core.joining.for_driver makes this process the driver of one.
 """
@@ -39,7 +39,8 @@ _OF_A_NODE = ("num_cpus", "num_gpus", "resources", "labels", "object_store_memor
 
 
 class ClusterContext(Mapping[str, Any]):
-    """What ``init`` returns: ``address_info``, ``dashboard_url``, ``disconnect()``; a context manager that shuts down.
+    """The result of ``init``: ``address_info``, ``dashboard_url``, ``disconnect()``; a context
+    manager that shuts down.
 
     Also a mapping of its address_info, as in Ray.
     """
@@ -142,7 +143,7 @@ def _environment(name: str) -> str | None:
 
 
 def _with_runtime_env(options: dict[str, Any]) -> dict[str, Any]:
-    """What starts drivers for others sets RAY_RUNTIME_ENV: the runtime environment under the one that init is given."""
+    """Programs that start drivers set RAY_RUNTIME_ENV: the runtime environment under the one that init gets."""
     text = _environment("RUNTIME_ENV")
     if not text:
         return options
@@ -220,7 +221,7 @@ def shutdown() -> None:
 
 
 def job_config(options: dict[str, Any]) -> dict[str, Any]:
-    """What workers of this driver must know: where it imports from, and its environment (RegisterDriver.config)."""
+    """The settings that workers of this driver need: import paths, and its environment (RegisterDriver.config)."""
     from zray.node.running.join_secret import hide
 
     main = sys.modules.get("__main__")

@@ -1,10 +1,11 @@
-"""Worker output, as the driver shows it: ``(f pid=123) text``, exact repeats within a batch folded, none lost.
+"""Worker output on the driver: ``(f pid=123) text``, exact repeats within a batch folded, no line lost.
 
-What comes from another node says from which: ``(f pid=123, ip=10.0.0.2) text``.
+Output of another node names it: ``(f pid=123, ip=10.0.0.2) text``.
 
-A line that has not ended (a progress bar, ``print(..., end="", flush=True)``) is shown as far as it goes, at the end of
-the output.  There is room for one: another line ends it, and it is shown again when more of it comes.  Of several
-workers with progress bars each has its turn of SWITCH_S, and the last state of each is a line as any.
+A line without an end (a progress bar, ``print(..., end="", flush=True)``) is shown as far as it
+goes, at the end of the output.  There is space for one: another line ends it, and it is shown again
+when more of it comes.  Several workers with progress bars take turns of SWITCH_S, and the last
+state of each is an ordinary line.
 """
 
 from __future__ import annotations
@@ -15,27 +16,27 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-BAR_MARK = "__zray_progress__:"  # a line that says where a bar of zray.api.progress_bars stands
+BAR_MARK = "__zray_progress__:"  # a line with the state of a bar of zray.api.progress_bars
 FOLD = os.environ.get("ZRAY_DEDUP_LOGS", os.environ.get("RAY_DEDUP_LOGS", "1")) not in ("0", "false")
 SWITCH_S = 1.0  # ten bars that took turns at every step would be a hundred lines a second
 
 Piece = tuple[bool, str]  # whether it goes to stderr, and the text
-Source = tuple[str, int, bool]  # ip, pid, is_stderr: what may have a line that has not ended
+Source = tuple[str, int, bool]  # ip, pid, is_stderr: a source has at most one line without an end
 
 
 class Screen:
-    """The end of the driver's output: which unfinished line stands there, and what waits for the place."""
+    """The end of the driver's output: the unfinished line there, and the lines that wait for the place."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):
         self._clock = clock
         self._open: Source | None = None
         self._shown = ""
-        self._moves = False  # the open line has changed since it was opened: a progress bar
+        self._is_bar = False  # the open line has changed since it was opened: a progress bar
         self._since = 0.0
         self._waiting: dict[Source, str] = {}
 
     def show(self, message: Any) -> None:
-        """Print a LogLines message; a closed or broken stdout is the user's business."""
+        """Print a LogLines message; a closed or broken stdout is left to the user."""
         bars = [line[3] for line in message.lines if line[3].startswith(BAR_MARK)]
         lines = [line for line in message.lines if not line[3].startswith(BAR_MARK)] if bars else message.lines
         pieces = _joined(self.render(lines, message.dropped, message.unfinished, ip=message.ip))
@@ -58,7 +59,7 @@ class Screen:
 
     def render(self, lines: list[Any], dropped: int = 0, unfinished: list[Any] | None = None, *, fold: bool = FOLD,
                ip: str = "") -> list[Piece]:
-        """What to print, in order."""
+        """The pieces to print, in order."""
         pieces: list[Piece] = []
         repeats: dict[tuple[bool, str], int] = {}
         if fold:
@@ -99,22 +100,22 @@ class Screen:
         if self._open == source:
             if text != self._shown:
                 pieces.append((source[2], self._over(text)))
-                self._moves = True
+                self._is_bar = True
         elif self._is_taken():
             self._waiting[source] = text
             return
         else:
             self._end(pieces)
             pieces.append((source[2], text))
-            self._open, self._moves, self._since = source, False, self._clock()
+            self._open, self._is_bar, self._since = source, False, self._clock()
             self._waiting.pop(source, None)
         self._shown = text
 
     def _is_taken(self) -> bool:
-        return self._open is not None and self._moves and self._clock() < self._since + SWITCH_S
+        return self._open is not None and self._is_bar and self._clock() < self._since + SWITCH_S
 
     def _over(self, text: str) -> str:
-        """What turns the open line into this one."""
+        """The text that turns the open line into this one."""
         if text.startswith(self._shown):
             return text[len(self._shown):]
         return f"\r{text}{' ' * (len(self._shown) - len(text))}"
@@ -131,7 +132,7 @@ def _label(name: str, pid: int, ip: str) -> str:
 
 
 def _joined(pieces: list[Piece]) -> list[Piece]:
-    """Neighbours of the same stream as one piece."""
+    """Join neighbours of the same stream into one piece."""
     joined: list[Piece] = []
     for is_stderr, text in pieces:
         if joined and joined[-1][0] == is_stderr:
@@ -149,4 +150,4 @@ def _move(bars: list[str]) -> None:
         try:
             progress_bars.instance().move(json.loads(text.removeprefix(BAR_MARK)))
         except (OSError, ValueError, KeyError, TypeError):
-            continue  # somebody else's line, or a closed stderr
+            continue  # another program's line, or a closed stderr

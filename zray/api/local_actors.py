@@ -21,7 +21,8 @@ _running: ContextVar[dict[str, Any]] = ContextVar("zray_local_mode", default=_OU
 
 
 class LocalContext:
-    """What runs here: the counterpart of the runtime's thread-local context, for threads and coroutines."""
+    """The context of the running code: the counterpart of the runtime's thread-local context, for
+    threads and coroutines."""
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -31,7 +32,7 @@ class LocalContext:
 
     @contextlib.contextmanager
     def inside(self, **fields: Any) -> Iterator[dict[str, str]]:
-        """A task: its variables are added to those of the task around it; gives them all."""
+        """A task: its variables are added to those of the task around it; returns all of them."""
         outer = _running.get()
         fields["env"] = {**outer["env"], **fields["env"]}
         token = _running.set({**_OUTSIDE, **fields})
@@ -43,7 +44,7 @@ class LocalContext:
 
 @contextlib.contextmanager
 def environment(env: Mapping[str, str]) -> Iterator[None]:
-    """These variables for a while."""
+    """Set these variables for a while."""
     before = {name: os.environ.get(name) for name in env}
     os.environ.update(env)
     try:
@@ -57,7 +58,7 @@ def environment(env: Mapping[str, str]) -> Iterator[None]:
 
 
 def steps_in(env: Mapping[str, str]) -> Callable[[Callable[[Any], Any], Any], Any]:
-    """For ``stepping``: a coroutine has these variables at its steps only."""
+    """For ``stepping``: a coroutine has these variables only at its steps."""
     def step(resume: Callable[[Any], Any], value: Any) -> Any:
         with environment(env):
             return resume(value)
@@ -65,7 +66,7 @@ def steps_in(env: Mapping[str, str]) -> Callable[[Callable[[Any], Any], Any], An
 
 
 class LocalActor:
-    """An instance, or why there is none."""
+    """An instance, or the reason why there is none."""
 
     def __init__(self, meta: bytes, options: ActorOptions, namespace: str, is_async: bool):
         self.instance: Any = None
@@ -75,11 +76,11 @@ class LocalActor:
         self.namespace = options.namespace or namespace
         self.env = options.env
         self.lock = threading.RLock()  # one call at a time, unless it calls itself
-        self.loop: Loop | None = None
+        self.loop: ActorLoop | None = None
         if is_async:
-            self.loop = Loop({"": options.concurrency(True), **options.concurrency_groups})
+            self.loop = ActorLoop({"": options.concurrency(True), **options.concurrency_groups})
 
-    def bury(self, reason: str) -> None:
+    def end(self, reason: str) -> None:
         """It has ended."""
         if self.death:
             return
@@ -90,12 +91,12 @@ class LocalActor:
         gc.collect()  # its __del__, also in a cycle
 
 
-class Loop:
+class ActorLoop:
     """The event loop of an async actor, on a thread that starts with the first call."""
 
     def __init__(self, sizes: Mapping[str, int]):
         self._loop = asyncio.new_event_loop()
-        self._room = {group: asyncio.Semaphore(size) for group, size in sizes.items()}
+        self._free_calls = {group: asyncio.Semaphore(size) for group, size in sizes.items()}
         self._thread = threading.Thread(target=self._run, name="zray-local-actor", daemon=True)
         self._stopped = False
 
@@ -113,9 +114,9 @@ class Loop:
             self._loop.close()
 
     def call(self, body: Callable[[], Coroutine[Any, Any, Any]], group: str = "") -> concurrent.futures.Future:
-        """Run ``body`` there, when its concurrency group has room."""
+        """Run ``body`` there, when its concurrency group has a free place."""
         async def limited() -> Any:
-            async with self._room.get(group) or self._room[""]:
+            async with self._free_calls.get(group) or self._free_calls[""]:
                 return await body()
 
         return self.run(limited())

@@ -1,10 +1,11 @@
 """``init(local_mode=True)``: the Runtime's interface in this process, for debuggers.
 
-A task runs at ``.remote()``, on the thread that calls it, and so does a call of an actor; calls of async actors run on
-a loop of the actor's, where they interleave.  Arguments, results and puts are copies, and errors are wrapped, as in a
-session; environment variables hold while the task or method runs.  What differs: functions and classes are the
-program's own, so globals are shared; resources are accepted and not counted; an argument that is not ready is waited
-for at ``.remote()``; actors do not restart, and live until they are killed or exit.
+A task runs at ``.remote()``, on the calling thread, and so does a call of an actor.  Calls of async
+actors run on a loop of the actor's, where they interleave.  Arguments, results and puts are copies,
+and errors are wrapped, as in a session; environment variables hold while the task or method runs.
+The differences: functions and classes are the program's own, so globals are shared; resources are
+accepted and not counted; ``.remote()`` waits for arguments that are not ready; actors do not
+restart, and live until they are killed or exit.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Any
 from zray.base import ids
 from zray.handles import refs
 from zray.values import serialization
-from zray.base.errors import ActorDiedError, ActorExit, AsyncioActorExit, RayError, from_failure, load_error
+from zray.base.errors import ActorDiedError, AsyncioActorExit, ExitActor, RayError, from_failure, load_error
 from zray.handles.remote import METHOD_OPTIONS_ATTRIBUTE, ActorHandle, ActorTemplate, RemoteFunction, is_generator
 from zray.api.local_actors import LocalActor, LocalContext, environment, steps_in
 from zray.api.local_objects import Arguments, Record, failed, first_ready, records, stored
@@ -37,7 +38,7 @@ KILLED = "ray.kill() was called"
 
 
 class LocalRuntime:
-    """A look-alike of zray.core.runtime.Runtime; one a process."""
+    """The counterpart of zray.core.runtime.Runtime; one a process."""
 
     kind = "driver"
     job = 1
@@ -67,7 +68,7 @@ class LocalRuntime:
 
     def shutdown(self) -> None:
         for actor in self._actors.values():
-            actor.bury("the session has ended")
+            actor.end("the session has ended")
         refs._hooks["runtime"] = None
         serialization.set_out_of_band_hook(None)
         self._actors.clear()
@@ -91,7 +92,7 @@ class LocalRuntime:
         return [self.submit(fn, tuple(item) if star else (item,), {}, options) for item in items]
 
     def _new_task(self) -> bytes:
-        refs.dropped.clear()  # nobody else empties it here
+        refs.dropped.clear()  # no runtime empties it here
         return ids.task_id(self._prefix, next(self._counter))
 
     def _run(self, call: _Call) -> Any:
@@ -110,7 +111,7 @@ class LocalRuntime:
                 failure: BaseException = self._exited(call, error)
                 again = call.actor is None
             except BaseException as error:
-                if isinstance(error, KeyboardInterrupt):  # Ctrl-C: there is no other process that it could be meant for
+                if isinstance(error, KeyboardInterrupt):  # Ctrl-C: no other process can be meant
                     raise
                 failure = self._raised(call, error)
                 again = call.retries_on(error)
@@ -121,13 +122,13 @@ class LocalRuntime:
             args, kwargs = call.arguments.load()
 
     def _exited(self, call: _Call, error: BaseException) -> RayError:
-        """What a caller gets when user code ended its process, which here is nobody's but the program's."""
+        """The error for a caller when user code ended its process, which here is the program itself."""
         if call.actor is None:
             code = error.code if isinstance(error, SystemExit) else 0
             return from_failure("worker_crashed", {"name": call.name, "exit_code": code if type(code) is int else 1,
                                                    "pid": os.getpid()})
-        planned = isinstance(error, (ActorExit, AsyncioActorExit))
-        self._bury(call.actor, "exit_actor() was called" if planned else f"{error!r} was raised in {call.name}()")
+        planned = isinstance(error, (ExitActor, AsyncioActorExit))
+        self._end_actor(call.actor, "exit_actor() was called" if planned else f"{error!r} was raised in {call.name}()")
         return self._died(call.actor)
 
     @staticmethod
@@ -141,7 +142,7 @@ class LocalRuntime:
         return stored(ids.return_id(call.task, 1), list(stream)) if call.count == DYNAMIC else stream
 
     def _start(self, call: _Call, actor: LocalActor, group: str) -> Any:
-        """A call of an async actor: the references of its returns, which are there when its coroutine has ended."""
+        """A call of an async actor: the references of its returns, which are ready when its coroutine has ended."""
         assert actor.loop is not None
         records = [Record(ids.return_id(call.task, i)) for i in range(1, call.count + 1)]
 
@@ -170,7 +171,7 @@ class LocalRuntime:
                 _fail_all(records, self._raised(call, error))
 
         started = actor.loop.call(body, group)
-        started.add_done_callback(gone)  # nothing is left to fail unless it was cancelled before it started
+        started.add_done_callback(gone)  # only a call that was cancelled before it started is left to fail
         for record in records:
             record.call = started
         made: list[ObjectRef[Any]] = [ObjectRef(record.oid, record) for record in records]
@@ -237,7 +238,7 @@ class LocalRuntime:
                                {**self.env, **options.env}, 0, False, actor_id, called=cls.cls))
         error = made._record.error()
         if error is not None:
-            actor.bury(f"its constructor raised:\n{error}")
+            actor.end(f"its constructor raised:\n{error}")
         return ActorHandle._restore(actor_id, actor.meta)
 
     def call(self, handle: ActorHandle, method: str, args: tuple, kwargs: dict, options: CallOptions) -> Any:
@@ -261,19 +262,19 @@ class LocalRuntime:
         if method == "__ray_ready__":
             return lambda: True
         if method == "__ray_terminate__":
-            return lambda: self._bury(actor, "__ray_terminate__ was called")
+            return lambda: self._end_actor(actor, "__ray_terminate__ was called")
         if method == "__ray_call__":
             return lambda fn, *args, **kwargs: fn(instance, *args, **kwargs)
         found = inspect.getattr_static(type(instance), method)
         return found.__get__(instance, type(instance)) if hasattr(found, "__get__") else found
 
-    def _bury(self, actor: bytes | None, reason: str) -> None:
+    def _end_actor(self, actor: bytes | None, reason: str) -> None:
         found = self._actors.get(actor) if actor else None
         if found is not None:
             shutdown = getattr(found.instance, "__ray_shutdown__", None)
             if callable(shutdown) and reason != KILLED:
                 shutdown()
-            found.bury(reason)
+            found.end(reason)
 
     def _died(self, actor: bytes | None) -> RayError:
         found = self._actors.get(actor) if actor else None
@@ -288,7 +289,7 @@ class LocalRuntime:
         return None if found is not None and not found.death else self._died(actor)
 
     def kill(self, actor: bytes, no_restart: bool) -> None:
-        self._bury(actor, KILLED)
+        self._end_actor(actor, KILLED)
 
     def _named(self, name: str, namespace: str) -> bytes | None:
         for actor_id, actor in self._actors.items():
@@ -327,7 +328,7 @@ class LocalRuntime:
         return first_ready(wanted, num_returns, None if timeout is None else time.monotonic() + timeout)
 
     def cancel(self, ref: Any, force: bool, recursive: bool) -> None:
-        """Of a call of an async actor; everything else has run once there is a reference."""
+        """For a call of an async actor; all other work is done once there is a reference."""
         call = ref._record.call if isinstance(ref, ObjectRef) else None
         if call is not None:
             call.cancel()
@@ -498,7 +499,7 @@ class _Items:
 
     def __init__(self, generator: Any, loop: Any):
         self.generator, self.loop = generator, loop
-        self.ahead: concurrent.futures.Future | None = None  # the next item of an async generator, asked for already
+        self.ahead: concurrent.futures.Future | None = None  # the next item of an async generator, already requested
 
     def __iter__(self) -> _Items:
         return self
@@ -527,7 +528,7 @@ class _End(Exception):
 
 
 class _LocalStream(refs.ObjectRefGenerator):
-    """References of what a generator yields, made as they are asked for."""
+    """References of a generator's items, made on demand."""
 
     __slots__ = ("_call", "_count", "_error", "_items", "_runtime")
 
@@ -558,7 +559,7 @@ class _LocalStream(refs.ObjectRefGenerator):
         if isinstance(self._items, _Items) and inspect.isasyncgen(self._items.generator):
             self._items.ahead = future = self._items.future()
             with contextlib.suppress(Exception):  # the next line finds it
-                await asyncio.wrap_future(future)  # its actor may need this loop meanwhile
+                await asyncio.wrap_future(future)  # its actor may need this loop in the meantime
         for ref in self:
             return ref
         raise StopAsyncIteration

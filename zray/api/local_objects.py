@@ -1,4 +1,4 @@
-"""Objects of local mode: kept as payloads, so that what is stored and what is read are copies, as in a session."""
+"""Objects of local mode: kept as payloads, so that stored and read values are copies, as in a session."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ records: weakref.WeakValueDictionary[bytes, Record] = weakref.WeakValueDictionar
 
 
 class Record:
-    """What an ObjectRef of local mode points to: an outcome, or the future of one."""
+    """The target of an ObjectRef of local mode: an outcome, or the future of one."""
 
     __slots__ = ("__weakref__", "call", "future", "inner", "oid", "owner")
 
@@ -27,7 +27,7 @@ class Record:
         self.owner = b""
         self.future: concurrent.futures.Future[bytes] = concurrent.futures.Future()
         self.inner: Sequence[Any] = ()  # references inside the value, which live as long as it
-        self.call = call  # what a cancel ends
+        self.call = call  # the call that a cancel ends
 
     def store(self, value: Any) -> None:
         serialized = serialization.dumps(value)
@@ -72,7 +72,7 @@ class Arguments:
         self._payload, self._inner = serialization.to_bytes(serialized), serialized.refs
 
     def load(self) -> tuple[Any, dict[str, Any]]:
-        """Waits for the references among them; raises the first of their errors."""
+        """Wait for the references among them; raises the first of their errors."""
         values = [ref._record.result() for ref in self.refs]
         args, kwargs = serialization.load_args(self._payload, self.slots, values)
         return tuple(args), kwargs

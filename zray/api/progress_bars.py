@@ -23,7 +23,7 @@ from zray.api.driver_log import BAR_MARK
 
 __all__ = ["BarManager", "instance", "safe_print", "tqdm"]
 
-FLUSH_S = 0.2  # half of what people take for a standstill
+FLUSH_S = 0.2  # half of the time after which people see a standstill
 
 
 class tqdm:
@@ -127,7 +127,7 @@ class BarManager:
                     other.pos = -position
 
     def hide_bars(self) -> None:
-        """Make room for a line of text; :meth:`unhide_bars` draws them again."""
+        """Make space for a line of text; :meth:`unhide_bars` draws them again."""
         with self._lock:
             for bar in self._bars.values():
                 bar.clear()
@@ -145,7 +145,7 @@ class _Lines:
         self.desc, self.unit = about["desc"], about["unit"]
         self.n, self.total = 0, about["total"]
         self.pos = 0
-        self._said = ""
+        self._printed = ""
 
     def set_description_str(self, desc: str, refresh: bool = True) -> None:
         self.desc = desc
@@ -153,8 +153,8 @@ class _Lines:
     def refresh(self) -> None:
         count = f"{self.n}/{'?' if self.total is None else self.total} {self.unit}\n"
         text = f"{self.desc}: {count}" if self.desc else count
-        if text != self._said and sys.stderr is not None:
-            self._said = text
+        if text != self._printed and sys.stderr is not None:
+            self._printed = text
             sys.stderr.write(text)
             sys.stderr.flush()
 
@@ -186,7 +186,7 @@ def instance() -> BarManager:
 
 
 def safe_print(*args: Any, **kwargs: Any) -> None:
-    """``print`` that does not tear the bars."""
+    """``print`` that does not break the bars."""
     bars = instance()
     bars.hide_bars()
     try:

@@ -1,1 +1,1 @@
-"""What every other module may import: ids, errors, causes, settings, calls of the operating system."""
+"""Modules that every other module may import: ids, errors, causes, settings, calls of the operating system."""

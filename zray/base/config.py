@@ -1,8 +1,9 @@
 """Every setting in one place: typed, validated, with its unit last in the name.
 
-A setting is read, first match wins, from ``init(_system_config={name: value})``, the environment ``ZRAY_<NAME>``,
-and the default below.  Nodes send theirs to the core processes of their session, so a session has one Config.
-A name that is no setting is refused, with the nearest one.  docs/limits.md lists all settings; a test compares both.
+A setting is read, first match wins, from ``init(_system_config={name: value})``, the environment
+``ZRAY_<NAME>``, and the default below.  Nodes send theirs to the core processes of their session,
+so a session has one Config. An unknown name is refused, with the nearest one.  docs/limits.md lists
+all settings; a test compares both.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ STORE_BYTES_MIN = 4 * 1024 * 1024  # the smallest object store that a node accep
 _OTHER_VARIABLES = frozenset((
     "ADDRESS", "DEDUP_LOGS", "FULL_TRACEBACKS", "IGNORE_UNHANDLED_ERRORS", "JOIN", "NOSET_CUDA_VISIBLE_DEVICES",
     "RUNTIME_ENV", "SAVED_BLAS", "TMPDIR"))
-_SLIP = 0.8  # likeness of an unknown variable to that of a setting: "node_timeout" is meant, "log_level" is another's
+# how like a setting an unknown variable is: "node_timeout" is a slip, "log_level" belongs to
+# another program
+_SLIP = 0.8
 
 
 @dataclass(slots=True)
 class Config:
-    """Settings of a session.  Numbers say where they came from."""
+    """Settings of a session, each with the reason for its number."""
 
     # Results and arguments up to this size travel inside messages: below it a copy is cheaper than a store round trip.
     inline_bytes_max: int = 64 * 1024
@@ -39,7 +42,7 @@ class Config:
     run_ahead_max: int = 256
     # Tasks are pushed ahead only while (run time * tasks pushed) stays below this.
     run_ahead_s: float = 0.002
-    # A get or wait for which nothing moves says why after this long; 0 or -1 for never.
+    # A get or wait without progress reports the reason after this long; 0 or -1 for never.
     warn_wait_s: float = 5.0
     # A caller-less process polls by itself after this long.
     service_after_s: float = 0.005
@@ -66,7 +69,7 @@ class Config:
     tcp_connections_max: int = 8192
     # A dialled machine proves its key within this time.  User code that holds the GIL longer makes a dial fail.
     tcp_handshake_s: float = 5.0
-    # A driver waits this long for its node to accept it: a node that starts serves within a second.
+    # How long a driver waits for its node to accept it: a starting node serves within a second.
     connect_wait_s: float = 15.0
     # Lines of worker output that a node reads in one turn, each 0.05 s; the rest waits in the log files.
     log_lines_max: int = 10_000
@@ -78,21 +81,24 @@ class Config:
     # The node loads the compiled scheduling kernels before it serves; else it decides with their plain-Python twin,
     # which serves a lone node as well, and saves the 100 MB and 0.2 to 2 s of loading Numba.
     kernels_at_start: bool = False
-    # A node tells the others what it has free at most this often (a change from idle to full at once).  Ten messages a
-    # second and peer cost 0.1 % of a CPU, and a tenth of a second is what a want waits at most beside an idle node.
+    # A node sends the others its free resources at most this often (a change from idle to full at
+    # once).  Ten messages a second and peer cost 0.1 % of a CPU, and a tenth of a second is the
+    # longest wait of a want beside an idle node.
     gossip_s: float = 0.1
-    # A lease that another node was asked for and did not answer for is asked for elsewhere: ten round trips.
+    # After this long without an answer, a lease is asked for at another node: ten round trips.
     spill_patience_s: float = 0.05
-    # Where spilled objects go; "" means the session directory.
+    # The directory of spilled objects; "" means the session directory.
     spill_dir: str = ""
-    # What an owner remembers of finished tasks, to make results again that are lost with a node: arguments and a record
-    # each, of at least 1 KiB: 64 MiB are some 50,000 results in the stores.  Without results there it costs nothing.
+    # An owner's records of finished tasks, for making results again that are lost with a node:
+    # arguments and a record each, of at least 1 KiB: 64 MiB are some 50,000 results in the stores.
+    # Without results there it costs nothing.
     lineage_bytes_max: int = 64 * 1024 * 1024
-    # A node unheard of for this long, whose process does not answer heartbeats either, is declared dead, and must start
-    # anew if it was not (at once, when its endpoint refuses connections).
+    # A node without messages for this long, whose process does not answer heartbeats either, is
+    # declared dead.  It must start anew if it was not dead (at once, when its endpoint refuses
+    # connections).
     node_timeout_s: float = 3.0
-    # Logs of ended sessions of this user stay, of so many of the newest, and for so long: a program that fails over a
-    # weekend, run again and again.
+    # How many logs of ended sessions of this user stay, the newest first, and for how long: a
+    # program that fails over a weekend, run again and again.
     logs_sessions_max: int = 20
     logs_kept_s: float = 7 * 24 * 3600.0
     # Attempts of a task whose worker process died.
@@ -121,7 +127,8 @@ class Config:
 
     @classmethod
     def of_session(cls, settings: dict[str, Any], overrides: dict[str, Any]) -> Config:
-        """What a node says, under ``overrides``; a node of another version may have settings that are unknown here."""
+        """The settings of a node, under ``overrides``; a node of another version may have settings
+        that are unknown here."""
         known = {name: value for name, value in settings.items() if name in cls.__dataclass_fields__}
         return cls.load({**known, **overrides})
 
@@ -133,14 +140,14 @@ def refuse_unknown(names: Iterable[Any]) -> None:
     """ValueError for names that are no settings; it names them and the nearest setting of each."""
     wrong = sorted(str(name) for name in set(names) - set(Config.__dataclass_fields__))
     if wrong:
-        said = ", ".join(name + _meant(nearest(name)) for name in wrong)
-        raise ValueError(f"zray has no setting {said}; docs/limits.md lists all settings")
+        mistakes = ", ".join(name + _suggestion(nearest(name)) for name in wrong)
+        raise ValueError(f"zray has no setting {mistakes}; docs/limits.md lists all settings")
 
 
 def refuse_slips(environment: Mapping[str, str]) -> None:
     """ValueError for a variable ``ZRAY_<NAME>`` that is no setting and differs from one by a slip.
 
-    Others are let alone: they may be zray's other variables, or a program's own.
+    Others are ignored: they may be zray's other variables, or a program's own.
     """
     for variable in sorted(environment):
         name = variable.removeprefix("ZRAY_")
@@ -150,7 +157,7 @@ def refuse_slips(environment: Mapping[str, str]) -> None:
         setting = nearest(name, _SLIP)
         if setting:
             raise ValueError(f"zray has no setting for the environment variable {variable}"
-                             + _meant(f"ZRAY_{setting.upper()}"))
+                             + _suggestion(f"ZRAY_{setting.upper()}"))
 
 
 def nearest(name: str, likeness: float = 0.6) -> str:
@@ -160,7 +167,7 @@ def nearest(name: str, likeness: float = 0.6) -> str:
     return "".join(get_close_matches(name, Config.__dataclass_fields__, 1, likeness))
 
 
-def _meant(name: str) -> str:
+def _suggestion(name: str) -> str:
     return f" (did you mean {name!r}?)" if name else ""
 
 
@@ -173,4 +180,4 @@ def _parse(name: str, kind: str, text: str) -> Any:
         raise ValueError(f"environment variable ZRAY_{name.upper()}={text!r} is not a {kind}") from None
 
 
-DEFAULTS = Config()  # for what is made without a session: tests, the simulator
+DEFAULTS = Config()  # for tests, the simulator, and other uses without a session

@@ -11,15 +11,17 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-# Read once at the start of a process, or when a library that the zygote has loaded (numpy and its BLAS) is loaded:
+# Variables that are read once at the start of a process, or when a library that the zygote has
+# loaded (numpy, its BLAS) is loaded:
 #   LD_ MALLOC_ GLIBC_      the dynamic loader and the C library
 #   LC_ LANG LANGUAGE ...   the locale that Python takes its encodings from
 #   PYTHON                  the interpreter; PYTHONPATH is applied after the fork (sys.path)
 #   NPY_ NUMPY_, OPENBLAS_ GOTO_ MKL_ BLIS_     numpy and its BLAS; their numbers of threads can be set at any time
 EXEC_PREFIXES = ("LD_", "MALLOC_", "GLIBC_", "LC_", "PYTHON", "NPY_", "NUMPY_", "OPENBLAS_", "GOTO_", "MKL_", "BLIS_")
 EXEC_NAMES = frozenset(("LANG", "LANGUAGE", "LOCPATH", "GCONV_PATH", "NLSPATH"))
-# How many threads the loaded BLAS uses: the first that is set counts, as in OpenBLAS.  The kin of OMP_NUM_THREADS
-# (MKL, BLIS and NumExpr too) fall back to it, so it is the only one that zray sets by itself.
+# Number of threads of the loaded BLAS: the first that is set counts, as in OpenBLAS.  The variants
+# of OMP_NUM_THREADS (MKL, BLIS and NumExpr too) fall back to it, so it is the only one that zray
+# sets by itself.
 OMP = "OMP_NUM_THREADS"
 THREAD_NAMES = ("OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", OMP)
 FORK_NAMES = frozenset(("PYTHONPATH", *THREAD_NAMES))
@@ -28,7 +30,7 @@ _REFERENCE = re.compile(r"\$(?:(\w+)|\{([^}]*)\})", re.ASCII)
 
 
 def check(env: Any) -> None:
-    """TypeError or ValueError, in words, for a value of ``env_vars`` that no process can have."""
+    """TypeError or ValueError for an invalid value of ``env_vars``."""
     what = "runtime_env['env_vars']"
     if not isinstance(env, Mapping):
         raise TypeError(f"{what} must be of type Dict[str, str], not {env!r}")
@@ -49,7 +51,7 @@ def check(env: Any) -> None:
 
 
 def merged(inherited: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
-    """The variables of a child: what it inherits, key by key under what it says itself; not expanded yet."""
+    """The variables of a child: the inherited ones, with its own over them; not expanded yet."""
     return {**inherited, **own} if inherited else dict(own)
 
 
@@ -81,12 +83,12 @@ def at_exec(env: Mapping[str, str]) -> list[str]:
 
 
 def threads_for(resources: Mapping[str, float]) -> int:
-    """Threads that numeric libraries should use on what a lease has assigned: its whole CPUs, at least one."""
+    """Threads that numeric libraries should use on the resources of a lease: its whole CPUs, at least one."""
     return max(1, int(resources.get("CPU", 0)))
 
 
 def thread_names(environ: Mapping[str, str]) -> dict[str, str]:
-    """Those variables about numbers of threads that are set."""
+    """The variables for numbers of threads that are set."""
     return {name: environ[name] for name in THREAD_NAMES if name in environ}
 
 

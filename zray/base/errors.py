@@ -1,4 +1,4 @@
-"""What can go wrong, as users see it: Ray's exception tree, and how failures on the wire become exceptions.
+"""The errors that users see: Ray's exception tree, and how failures on the wire become exceptions.
 
 A FAILED wire value is ``[FAILED, kind, detail]``.  For kind ``task_error`` the detail is bytes (a pickled
 :class:`TaskErrorRecord`); every other kind has a map.  :func:`from_failure` is the only place that knows the kinds.
@@ -26,7 +26,7 @@ def rebuild_exception(cls: type[BaseException], args: tuple, state: dict | None 
     """An exception as it was, without running its ``__init__``."""
     try:
         error = cls.__new__(cls, *args)
-    except Exception:  # a __new__ of the user's that wants other arguments
+    except Exception:  # a __new__ of the user's that needs other arguments
         base = next(base for base in cls.__mro__ if base.__module__ == "builtins")
         error = base.__new__(cls, *args)  # type: ignore[call-overload]
     _set_member(error, "args", args)
@@ -43,13 +43,13 @@ def fill_exception(error: BaseException, state: dict) -> None:
 
 
 def _set_member(error: BaseException, name: str, value: Any) -> None:
-    """Past a ``__setattr__`` of the user's; what cannot be set was made by ``__new__``."""
+    """Bypass a ``__setattr__`` of the user's; attributes that cannot be set come from ``__new__``."""
     with contextlib.suppress(AttributeError, TypeError):
         object.__setattr__(error, name, value)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """``" (did you mean 'num_cpus'?)"`` for what looks like a slip of one of the ``known`` names, else ''."""
+    """``" (did you mean 'num_cpus'?)"`` for a probable slip of one of the ``known`` names, else ''."""
     from difflib import get_close_matches  # for errors alone
 
     found = get_close_matches(name, list(known), 1, 0.6)
@@ -57,7 +57,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 class RayError(Exception):
-    """Root of everything zray raises on its own account."""
+    """Root of all errors of zray itself."""
 
     def __reduce__(self):
         return rebuild_exception, (type(self), self.args, self.__dict__ or None)
@@ -70,7 +70,7 @@ ZrayError = RayError
 
 
 class TaskErrorRecord(NamedTuple):
-    """What a worker reports of an exception: text that always survives, and the pickled cause where there is one."""
+    """A worker's report of an exception: text that always survives, and the pickled cause where there is one."""
 
     function: str
     traceback: str
@@ -91,8 +91,8 @@ class TaskErrorRecord(NamedTuple):
 class RayTaskError(RayError):
     """A task raised.  ``cause`` is the user's exception (None where it cannot be pickled); the text has the traceback.
 
-    What ``get`` raises is an instance of a class that also inherits from the type of the cause, so
-    ``except ZeroDivisionError`` works, and attributes of the cause are reachable.
+    The exception from ``get`` is an instance of a class that also inherits from the type of the
+    cause, so ``except ZeroDivisionError`` works, and attributes of the cause are reachable.
     """
 
     cause: BaseException | None = None
@@ -179,7 +179,7 @@ def _dual(error: RayTaskError) -> RayTaskError:
 
 
 def _bare(cls: type[RayTaskError], cause: BaseException) -> RayTaskError | None:
-    """An instance without ``__init__``; None when a ``__new__`` of the user's wants something else."""
+    """An instance without ``__init__``; None when a ``__new__`` of the user's needs other arguments."""
     try:
         return type(cause).__new__(cls, *cause.args)  # type: ignore[call-overload,no-any-return]
     except Exception:
@@ -192,14 +192,15 @@ def _bare(cls: type[RayTaskError], cause: BaseException) -> RayTaskError | None:
 
 
 def exception_members(error: BaseException) -> dict[str, Any]:
-    """What lives in C structs and slots (``OSError.errno``, ``UnicodeDecodeError.start``), not in ``__dict__``."""
+    """Attributes that live in C structs and slots (``OSError.errno``,
+    ``UnicodeDecodeError.start``), not in ``__dict__``."""
     found: dict[str, Any] = {}
     for cls in type(error).__mro__:
         if cls in (BaseException, Exception, object):
             continue
         for name, member in vars(cls).items():
             if cls is AttributeError and name == "obj":
-                continue  # what lacked the attribute may be large, or refuse to be pickled
+                continue  # objects that lacked the attribute may be large, or refuse to be pickled
             if not name.startswith("__") and isinstance(member, _MEMBER_TYPES):
                 value = getattr(error, name, None)
                 if value is not None:
@@ -216,7 +217,7 @@ def _copy_members(source: BaseException, target: BaseException) -> None:
 
 
 def load_error(payload: bytes) -> RayTaskError:
-    """A :class:`TaskErrorRecord` as the exception that ``get`` raises; never fails for want of the user's type."""
+    """A :class:`TaskErrorRecord` as the exception that ``get`` raises; works also without the user's type."""
     record = TaskErrorRecord.from_bytes(payload)
     cause: BaseException | None = None
     note = record.why_no_cause
@@ -242,9 +243,9 @@ def _task_text(record: TaskErrorRecord) -> str:
 
 
 def failure_text(kind: str, detail: dict[str, Any] | bytes) -> tuple[Any, Any, str]:
-    """``(place, identity, text)`` of a FAILED wire value; loads nothing of the user's.
+    """``(place, identity, text)`` of a FAILED wire value; loads no code of the user's.
 
-    Failures of one line of the user's code have the same place; those that differ in nothing but the process have the
+    Failures of one line of the user's code have the same place.  Failures that differ only in the process have the
     same identity.
     """
     error = detail if isinstance(detail, bytes) else detail.get("error")
@@ -334,7 +335,7 @@ class ObjectFetchTimedOutError(ObjectLostError):
 
 
 class ObjectRefStreamEndOfStreamError(RayError):
-    """A stream of references has no more: what iteration shows as StopIteration."""
+    """A stream of references has no more; iteration shows it as StopIteration."""
 
 
 class ReferenceCountingAssertionError(ObjectLostError, AssertionError):
@@ -362,7 +363,7 @@ class ObjectReconstructionFailedLineageEvictedError(ObjectReconstructionFailedEr
 
 
 class GetTimeoutError(RayError, TimeoutError):
-    """``get`` ran out of time; the text says what the objects wait for."""
+    """``get`` ran out of time; the text has the causes for which the objects wait."""
 
 
 class RaySystemError(RayError):
@@ -370,7 +371,7 @@ class RaySystemError(RayError):
 
 
 class ObjectStoreFullError(RayError):
-    """The object store has no room; the text says who holds what."""
+    """The object store is full; the text lists the holders of objects."""
 
 
 class OutOfDiskError(RayError):
@@ -409,7 +410,7 @@ class AsyncioActorExit(RayError):
     """Raised inside an async actor to end it."""
 
 
-class ActorExit(SystemExit):
+class ExitActor(SystemExit):
     """Raised by ``exit_actor()`` in a synchronous actor: the executor ends the process as planned."""
 
 
@@ -509,7 +510,7 @@ def _actor_unavailable(detail: dict[str, Any]) -> str:
 
 
 def _how_its_process_went(detail: dict[str, Any]) -> str:
-    """What was said of the end of an actor's process, and by which signal or code it ended; empty when unknown."""
+    """The reported reason for the end of an actor's process, and its signal or exit code; empty when unknown."""
     reason = _text(detail, "reason")
     if detail.get("pid") and (detail.get("signal") or detail.get("exit_code")):
         ended = f"its process (pid={detail['pid']}) {how_it_ended(detail)}"
@@ -536,12 +537,12 @@ def _lost(detail: dict[str, Any]) -> str:
 
 
 def _sentence(detail: dict[str, Any], name: str) -> str:
-    """What is said there, and a space behind it; empty when nothing is."""
+    """The detail and a space after it; empty when there is none."""
     return f"{_text(detail, name)} " if detail.get(name) else ""
 
 
 def _needed(detail: dict[str, Any]) -> str:
-    """When it is another object, needed to make this one, that stands in the way."""
+    """For a failure of another object that is needed to make this one."""
     return f"of the object {_text(detail, 'needed')}, which its task needs: " if detail.get("needed") else ""
 
 

@@ -1,4 +1,4 @@
-"""Tracebacks and stacks as users read them: without the frames of zray itself.
+"""Tracebacks and stacks for users: without the frames of zray itself.
 
 ``ZRAY_FULL_TRACEBACKS=1`` in the environment of the process (for workers also in ``runtime_env``) shows all frames.
 """
@@ -20,7 +20,7 @@ def show_all() -> bool:
 
 
 def format_error(error: BaseException, trace: TracebackType | None) -> str:
-    """The error with its causes and their tracebacks; without frames of the user's each keeps what it has."""
+    """The error with its causes and their tracebacks; an error without frames of the user's keeps all its frames."""
     import traceback  # 4 ms, for a process that has nothing to report yet
 
     shown = traceback.TracebackException(type(error), error, trace)
@@ -41,7 +41,7 @@ def _cut(shown: Any) -> None:
 
 
 def format_stack(frame: FrameType) -> str:
-    """A stack, outermost call first; of a worker from where it calls the user's code."""
+    """A stack, outermost call first; a worker's stack begins where it calls the user's code."""
     import traceback
 
     stack = traceback.extract_stack(frame)

@@ -1,6 +1,6 @@
 """Identifiers: fixed-width byte strings, wrapped in classes only where users see them.
 
-Inside the runtime an id is plain ``bytes``; the classes below are what the public API hands out.
+Inside the runtime an id is plain ``bytes``; the public API returns the classes below.
 
     TaskId   = job (4) | hash(parent task, attempt) (12) | counter (8)      24 bytes
     ObjectId = TaskId | index (4, little endian; returns from 1, puts with the top bit)   28 bytes
@@ -13,7 +13,7 @@ the mesh; it is the first 8 bytes of the node or worker id that the API shows:
     worker          tag of its node | number, from 1
     driver, tool    tag of its node | random, top bit set
 
-So whoever knows a process knows its node, and all that died with it.
+So a process's incarnation names its node, and with it all processes that died together.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def actor_id(prefix: bytes, counter: int) -> bytes:
 def group_id(node: bytes, prefix: bytes, counter: int) -> bytes:
     """PlacementGroupID made by the task attempt that owns ``prefix``: tag of its home node | hash (10) | job.
 
-    So whoever knows a group knows its home (:func:`home_of`).
+    So a group's id names its home (:func:`home_of`).
     """
     size = PLACEMENT_GROUP_SIZE - TAG_SIZE - JOB_SIZE
     digest = blake2b(b"group" + prefix + counter.to_bytes(8, "little"), digest_size=size).digest()
@@ -116,7 +116,7 @@ def group_id(node: bytes, prefix: bytes, counter: int) -> bytes:
 
 
 def home_of(group: bytes) -> bytes:
-    """The incarnation of the node where a placement group was created, and which takes care of it."""
+    """The incarnation of the first home of a placement group: the node where it was created."""
     return group[:TAG_SIZE] + _NODE
 
 

@@ -1,4 +1,4 @@
-"""Calls to Linux for shared memory and process identity; the only place that knows their numbers."""
+"""Calls to Linux for shared memory and process identity; no other module has their numbers."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def reserve(fd: int, start: int, length: int) -> None:
 
 
 def shm_free_bytes() -> int:
-    """What /dev/shm can still take."""
+    """Free bytes of /dev/shm."""
     stats = os.statvfs(SHM_DIR)
     return stats.f_bavail * stats.f_frsize
 
@@ -68,7 +68,7 @@ def boot_id() -> str:
 
 
 def pid_namespace() -> int:
-    """Pids mean something only inside their namespace; containers may share /dev/shm without sharing pids."""
+    """Pids are valid only inside their namespace; containers may share /dev/shm without sharing pids."""
     return os.stat("/proc/self/ns/pid").st_ino
 
 
@@ -94,7 +94,7 @@ def blank_start_area(secrets: set[bytes]) -> None:
         fields = file.read().rpartition(b")")[2].split()
     arguments, environment = (int(fields[45]), int(fields[46])), (int(fields[47]), int(fields[48]))
     for start, end in (arguments, environment):
-        if not 0 < start < end:  # hidden by the kernel: nobody else sees it either
+        if not 0 < start < end:  # hidden by the kernel: other users do not see it either
             continue
         area = ctypes.string_at(start, end - start)
         for secret in filter(None, secrets):
@@ -105,7 +105,7 @@ def blank_start_area(secrets: set[bytes]) -> None:
 
 
 def readable(fd: int, timeout_s: float | None) -> bool:
-    """Wait for a descriptor.  By poll: select refuses those above 1023, of which a driver may have many."""
+    """Wait for a descriptor.  By poll, because select refuses those above 1023, of which a driver may have many."""
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     return bool(poll.poll(None if timeout_s is None else max(0.0, timeout_s) * 1000))
@@ -131,7 +131,8 @@ def punch_hole(fd: int, length: int) -> bool:
 
 
 def strip(directory: str, keep: str) -> None:
-    """Delete everything in a directory but the directory ``keep``, of which empty files go; all if nothing is left."""
+    """Delete all in a directory except the directory ``keep``, whose empty files are deleted;
+    delete all if none is left."""
     kept = os.path.join(directory, keep)
     for entry in _entries(directory):
         if not entry.is_dir(follow_symlinks=False):
@@ -163,7 +164,7 @@ def _is_empty(path: str) -> bool:
 
 
 def _unlink(path: str) -> None:
-    """A socket may be removed at the same time by the process that made it: the others must go nevertheless."""
+    """Another process may remove its socket at the same time: the others must be deleted nevertheless."""
     try:
         os.unlink(path)
     except OSError:

@@ -1,4 +1,4 @@
-"""Numbers of numpy and other libraries as Python's own: what is checked by type, packed for the wire or kept."""
+"""Numbers of numpy and other libraries as Python's own, for type checks, the wire and records."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _PLAIN = frozenset((int, float, bool, str, type(None)))
 
 
 def plain(value: Any) -> Any:
-    """An int for any integer, a float for any other real number, in dicts too; whatever else as it is."""
+    """An int for any integer, a float for any other real number, in dicts too; other values unchanged."""
     kind = type(value)
     if kind in _PLAIN or isinstance(value, bool):
         return value

@@ -1,9 +1,10 @@
 """Source lines that travel with code, so that a traceback, a stack, a debugger and ``inspect`` of a worker show them.
 
-Code goes to workers by value where they cannot import it: from scripts, notebook cells, ``python -c``, doctests.  Its
-file may not exist there: a cell never was a file, and another machine has no such script.  So the outermost code
-object of a function carries its own lines, and the process that loads it puts them into ``linecache`` at their places,
-unless it finds the file itself.  The lines between those of two functions stay empty.
+Code goes to workers by value where they cannot import it: from scripts, notebook cells, ``python
+-c``, doctests.  Its file may not exist there: a cell never was a file, and another machine does not
+have the script.  So the outermost code object of a function carries its own lines.  The process
+that loads it puts them into ``linecache`` at their places, unless it finds the file itself.  The
+lines between those of two functions stay empty.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ _CLOSING = (")", "]", "}", '"""', "'''")
 
 
 def lines_of(code: CodeType, *, of_files: bool) -> tuple[int, str]:
-    """``(number of the first line, text)`` of a function's code and all that is nested in it; no text when unknown.
+    """``(number of the first line, text)`` of a function's code with all nested code; no text when unknown.
 
-    ``of_files``: also of a file that is there, which on this machine everybody can read.
+    ``of_files``: also of a file that exists here, which all processes of this machine can read.
     """
     name = code.co_filename
     if not of_files and not name.startswith("<") and os.path.isfile(name):
@@ -38,10 +39,10 @@ def lines_of(code: CodeType, *, of_files: bool) -> tuple[int, str]:
 
 
 def restore(name: str, first: int, text: str) -> None:
-    """Make lines known to ``linecache``, beside those that other functions of the same source brought."""
+    """Add lines to ``linecache``, beside those of other functions of the same source."""
     known = linecache.cache.get(name)
     if known is not None and (len(known) != 4 or known[1] is not None):
-        return  # read from a file, or to be had from a loader
+        return  # read from a file, or available from a loader
     if known is None and not name.startswith("<") and os.path.isfile(name):
         return
     brought = text.splitlines(keepends=True)
@@ -51,7 +52,7 @@ def restore(name: str, first: int, text: str) -> None:
         lines = list(known[2]) if known is not None and len(known) == 4 else []
         lines += ["\n"] * (end - len(lines))
         lines[first - 1:end] = brought
-        # Without a time of change an entry is never taken for out of date.
+        # An entry without a modification time is never outdated.
         linecache.cache[name] = sum(map(len, lines)), None, lines, name
 
 
@@ -67,7 +68,7 @@ def _all_code(code: CodeType) -> Iterator[CodeType]:
 
 
 def _end_of_block(lines: list[str], first: int, last: int) -> int:
-    """The line up to which the text after ``last`` still belongs to what begins at ``first``: comments, brackets."""
+    """The last line after ``last`` that belongs to the code at ``first``: comments, brackets."""
     indent = _indent(lines[first - 1])
     end = last
     for number in range(last + 1, len(lines) + 1):
@@ -107,7 +108,7 @@ def _program(name: str) -> tuple[list[str], frozenset[CodeType]]:
 
 
 def _argument() -> str:
-    """What follows ``-c``; options before it are one word each, but -W and -X may have a word of their own."""
+    """The text after ``-c``.  Options before it are one word each, but -W and -X may have a second word."""
     words = iter(sys.orig_argv[1:])
     for word in words:
         if word in ("-W", "-X"):

@@ -8,12 +8,12 @@ from types import FrameType
 
 from zray.base.frames import format_stack
 
-ASK = b"stack"  # what a Why message names to get them
-_POLLS = ("_lead", "_serve_as_leader", "turn")  # where zray.transport.loop starts to handle messages
+ASK = b"stack"  # the name in a Why message that asks for stacks
+_POLLS = ("_lead", "_serve_as_leader", "turn")  # functions of zray.transport.loop that begin to handle messages
 
 
 def text() -> str:
-    """Python stacks of all threads, the asking one without what it does to answer."""
+    """Python stacks of all threads; that of the answering one without the frames of the answer."""
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     frames = sys._current_frames()
     frames[threading.get_ident()] = _polling(sys._getframe())

@@ -1,4 +1,4 @@
-"""Coroutines with surroundings of their own at each of their steps, while others run in between on the same thread."""
+"""Coroutines with a context of their own at each step, while others run in between on the same thread."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 @types.coroutine
 def stepping(coroutine: Coroutine[Any, Any, Any], step: Callable[[Callable[[Any], Any], Any], Any]
              ) -> Generator[Any, Any, Any]:
-    """Drive a coroutine: ``step(resume, value)`` sets up what it needs and returns ``resume(value)``."""
+    """Drive a coroutine: ``step(resume, value)`` sets up its context and returns ``resume(value)``."""
     send = coroutine.send
     resume: Callable[[Any], Any] = send
     value: Any = None

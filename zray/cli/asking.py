@@ -11,7 +11,7 @@ import click
 from zray.node.running import ask as ask_module
 
 
-class CommandAsker(ask_module.Asker):
+class CommandAsker(ask_module.NodeClient):
     """Errors are those of a command."""
 
     def __init__(self, address: str):

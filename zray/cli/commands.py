@@ -11,9 +11,9 @@ from zray.node.running import join_secret
 
 
 class Commands(click.Group):
-    """Says what a mistyped command may have meant.
+    """The error of a mistyped command names the nearest ones.
 
-    No error repeats a join string: what stands on a terminal or in a journal is read by others.
+    No error repeats a join string, since others can read a terminal or a journal.
     """
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -27,10 +27,10 @@ class Commands(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
-            meant = did_you_mean(args[0], self.list_commands(ctx))
-            if not meant or meant in error.message:
+            suggestion = did_you_mean(args[0], self.list_commands(ctx))
+            if not suggestion or suggestion in error.message:
                 raise
-            raise click.UsageError(f"{error.message}{meant}", ctx) from None
+            raise click.UsageError(f"{error.message}{suggestion}", ctx) from None
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

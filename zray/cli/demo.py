@@ -33,7 +33,7 @@ LEARNT = 195.0  # mean return at which CartPole counts as solved
 
 
 class Demo(NamedTuple):
-    """What the demo showed."""
+    """The results of the demo."""
 
     reduction_equal: bool
     killed_pid: int
@@ -51,7 +51,7 @@ class Demo(NamedTuple):
 
 @dataclass
 class Tally:
-    """What ran, counted by the demo itself."""
+    """Counts of the demo itself."""
 
     rows: list[tuple[str, int, int, int, float]] = field(default_factory=list)
 
@@ -105,7 +105,7 @@ class Lone:
         ray.init(ignore_reinit_error=True, num_cpus=max(2, os.cpu_count() or 2))
 
     def harm(self) -> str:
-        """Nothing can be taken from a lone node but its workers."""
+        """A lone node can lose only its workers."""
         return ""
 
     def close(self) -> None:
@@ -137,9 +137,9 @@ class Several:
 
     def _replicas(self, wanted: int) -> str:
         """Wait until the chains are complete, and describe them."""
-        from zray.node.running.ask import Asker
+        from zray.node.running.ask import NodeClient
 
-        asker = Asker(self.cluster.address)
+        asker = NodeClient(self.cluster.address)
         try:
             while True:
                 found = asker.ask("gcs")
@@ -155,7 +155,7 @@ class Several:
 
 
 def main(nodes: int = 1) -> int:
-    """Run the demo; the exit code is 0 when everything it claims was seen."""
+    """Run the demo; the exit code is 0 when all its claims were seen."""
     try:
         import gymnasium  # noqa: F401
         import rich  # noqa: F401

@@ -1,4 +1,4 @@
-"""``zray doctor``: what zray needs from this machine."""
+"""``zray doctor``: checks this machine for the needs of zray."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from zray.cli.commands import main
 from zray.cli.showing import show, table, with_format
 from zray.base.errors import did_you_mean
 
-# What a table shows without --detail.
+# The columns of a table without --detail.
 COLUMNS = {
     "nodes": ("NodeID", "State", "NodeName", "NodeManagerAddress", "NodeManagerPort", "pid", "Resources",
               "DeathReason"),
@@ -19,7 +19,7 @@ COLUMNS = {
     "actors": ("actor_id", "class_name", "state", "name", "ray_namespace", "job_id", "pid", "num_restarts",
                "required_resources", "death_cause"),
 }
-# What a filter may name when there is no row to tell.
+# The names that a filter may have when there is no row.
 KEYS = {
     "nodes": COLUMNS["nodes"], "tasks": (*COLUMNS["tasks"], "start_time", "end_time"), "actors": COLUMNS["actors"],
     "workers": ("worker_id", "pid", "state", "job_id", "actor_id", "lease", "blocked", "env", "gpu_ids", "node_id",

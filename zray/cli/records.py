@@ -1,4 +1,4 @@
-"""What a session wrote down: ``zray logs`` and ``zray timeline``."""
+"""The records of a session: ``zray logs`` and ``zray timeline``."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def logs(name: str | None, tail: int, address: str) -> None:
 
 
 def _log_session(address: str) -> str:
-    """The directory of the session that is meant, which may have ended."""
+    """The directory of the session, which may have ended."""
     if os.path.isdir(os.path.join(address, sessions.LOGS)):
         return address
     try:

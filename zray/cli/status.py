@@ -1,4 +1,4 @@
-"""``zray status``: the nodes, what is in use, what waits, where the control store is."""
+"""``zray status``: nodes, resources in use, the queue, the place of the control store."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ def _node_lines(nodes: list[dict[str, Any]]) -> list[str]:
                         if not name.endswith("memory") and not name.startswith("node:"))
         reason = row.get("DeathReason", "")
         note = "(the one that answers)" if row is nodes[0] else f"({reason})" if reason else ""
-        words = row["NodeID"][:8], row["State"], place, row["NodeName"], has, note
-        lines.append("  " + " ".join(filter(None, words)))
+        cells = row["NodeID"][:8], row["State"], place, row["NodeName"], has, note
+        lines.append("  " + " ".join(filter(None, cells)))
     return lines
 
 
 def _control_store_lines(store: dict[str, Any]) -> list[str]:
-    """The chains from head to tail, shards of one chain together, and the voters that decide about them."""
+    """The chains from head to tail, shards of one chain together, and the voters for them."""
     shards: dict[str, list[int]] = {}
     for chain in store["chains"]:
         members = " -> ".join(name[:8] for name in chain["members"])

@@ -13,7 +13,7 @@ from zray.cli.commands import main
 from zray.cli.listing import one
 from zray.cli.showing import show, with_format
 
-COMMAND_EXPLAIN_S = 2.0  # other processes are asked so long why something waits
+COMMAND_EXPLAIN_S = 2.0  # how long to wait for other processes' reasons
 
 
 @main.command()
@@ -57,7 +57,7 @@ def _waiting_lines(found: dict[str, Any]) -> list[str]:
 
 
 def _blocked_lines(node: CommandAsker, row: dict[str, Any]) -> list[str]:
-    """A task that waits in get or wait, in the words of its worker."""
+    """A task that waits in get or wait, with its worker's text."""
     from zray.core.waits.explaining import Asking, sentence
 
     task = bytes.fromhex(row["task_id"])

@@ -68,7 +68,7 @@ class Actors:
         return cls.handle(actor, meta, life)
 
     def _create_named(self, cls: Any, actor: bytes, spec: dict[str, Any], deps: Any, options: Any) -> Any:
-        """Names are claimed before ``.remote()`` returns: a handle of the existing actor, None when it is ours."""
+        """Claim the name before ``.remote()`` returns: None when we have it, else a handle of the existing actor."""
         if deps:
             self.waits.wait_all(deps, None)
             spec["deps"] = [record.value for record in deps]
@@ -149,7 +149,7 @@ class Actors:
         self.turns.kick()
 
     def death_of(self, actor: bytes) -> errors.RayError | None:
-        """What calls of it raise, when this process knows that it is dead."""
+        """The error of calls to an actor that this process knows to be dead; else None."""
         with self.loop.lock:
             link = self.calls.links.get(actor)
             failure = self.calls.death_of(link) if link is not None else None
@@ -166,7 +166,7 @@ class Actors:
         return answer.actor, answer.meta
 
     def _near(self, name: str) -> str:
-        """Where else the name is, or a name that it may have been meant to be."""
+        """A hint: the other namespaces of this name, or a similar name."""
         rows = self.questions.query("actors", named=True)["actors"]
         spaces = sorted({row["namespace"] for row in rows if row["name"] == name})
         if spaces:

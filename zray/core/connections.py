@@ -1,13 +1,13 @@
 """Connections of a core process, from the first Hello to the certain end of the other side.  Pure.
 
-    what is heard of a process        means
-    its connection has closed         nothing more comes from it, so what it had of ours is judged; between machines it
-                                      may come back first (zray.core.redial)
-    ProcessGone from our node         it has ended: its objects may be adopted.  Where we had dialled it, our own
-                                      connection still delivers what it wrote, and closes by itself
+    event                             meaning
+    its connection has closed         no more message comes, so our tasks and calls there end.  Between machines the
+                                      connection may come back first (zray.core.redial)
+    ProcessGone from our node         the process has ended: its objects may be adopted.  A connection that we dialled
+                                      still delivers the last messages, and then closes by itself
     NodeGone from our node            all processes of that node have ended, whatever their connections say
 
-The connection to our own node is another matter: with it this process loses everything (CoreMachine.node_lost).
+The connection to our own node is different: without it this process can do nothing (CoreMachine.node_lost).
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from zray.core.process import ProcessRecord
 from zray.core.redial import Redial
 
 
-class Ends(Protocol):
-    """Whom the ends of connections, processes and nodes concern."""
+class EndHandlers(Protocol):
+    """The receiver of ends of connections, processes and nodes."""
 
     def node_lost(self) -> None: ...
-    def silent(self, peer: bytes) -> None: ...
+    def peer_closed(self, peer: bytes) -> None: ...
     def process_closed(self, peer: bytes) -> None: ...
     def process_ended(self, process: bytes) -> None: ...
     def node_ended(self, node: bytes) -> None: ...
@@ -35,7 +35,8 @@ class Ends(Protocol):
 class Connections:
     """See the module's docstring.  It is the Net of the owner's machines."""
 
-    def __init__(self, process: ProcessRecord, transport: Transport, dialling: Dialling, shell: Shell, ends: Ends):
+    def __init__(self, process: ProcessRecord, transport: Transport, dialling: Dialling, shell: Shell,
+                 ends: EndHandlers):
         self.process = process
         self.transport = transport
         self.dialling = dialling
@@ -47,8 +48,8 @@ class Connections:
             m.HelloAck.CODE: self.on_hello_ack,
             m.DialAnswer.CODE: self.on_dial_answer,
             m.BindTcp.CODE: self.on_bind_tcp,
-            m.ProcessGone.CODE: self.on_process_gone,
-            m.NodeGone.CODE: self.on_node_gone,
+            m.ProcessGone.CODE: self.on_process_ended,
+            m.NodeGone.CODE: self.on_node_ended,
         }
 
     # ------------------------------------------------------------ Net
@@ -61,7 +62,7 @@ class Connections:
             return
         if ids.same_node(peer, self.process.incarnation):
             self.transport.connect(peer, endpoint)
-        else:  # what it is sent waits until our node has found out where it can be dialled
+        else:  # messages to it wait until our node has found where it can be dialled
             self.redial.dialling(peer)
             self.transport.hold(peer)
             self.send(self.process.node, m.Dial(peer))
@@ -71,7 +72,7 @@ class Connections:
         if peer != self.process.node:
             self.transport.disconnect(peer)
 
-    # ------------------------------------------------------------ who is there
+    # ------------------------------------------------------------ beginnings
 
     def hello(self, peer: bytes) -> None:
         process = self.process
@@ -81,7 +82,7 @@ class Connections:
     def on_hello(self, peer: bytes, message: m.Hello) -> None:
         refused = "" if message.protocol == m.PROTOCOL else f"protocol {message.protocol}, here {m.PROTOCOL}"
         if not refused:
-            self.redial.met(peer)
+            self.redial.heard_from(peer)
         self.send(peer, m.HelloAck(m.PROTOCOL, self.process.kind, list(m.FEATURES), refused))
 
     def on_hello_ack(self, peer: bytes, message: m.HelloAck) -> None:
@@ -89,7 +90,7 @@ class Connections:
             self._refused(peer, message.refused)
             self.transport.disconnect(peer)
         else:
-            self.redial.met(peer)
+            self.redial.heard_from(peer)
 
     def on_dial_answer(self, peer: bytes, message: m.DialAnswer) -> None:
         if message.endpoint:
@@ -102,26 +103,26 @@ class Connections:
     def on_bind_tcp(self, peer: bytes, message: m.BindTcp) -> None:
         self.send(peer, m.Bound(self.dialling.serve(message)))
 
-    # ------------------------------------------------------------ who is gone
+    # ------------------------------------------------------------ ends
 
     def closed(self, peer: bytes) -> None:
         """The mesh says that the connection to a peer is closed, and drained."""
         if peer == self.process.node:
             self.ends.node_lost()
         elif not self.redial.closed(peer):
-            self.ends.silent(peer)
+            self.ends.peer_closed(peer)
             self.ends.process_closed(peer)
 
-    def on_process_gone(self, peer: bytes, message: m.ProcessGone) -> None:
+    def on_process_ended(self, peer: bytes, message: m.ProcessGone) -> None:
         process = message.process
         self.ends.process_ended(process)
         self.redial.forget(process)
         if process != self.process.node and not self.transport.dialled(process):
-            # What we dialled ends by itself, once it is drained: the notice overtakes replies already sent.
+            # A connection that we dialled closes once it is drained: this notice overtakes replies.
             self.transport.forget(process)
-            self.ends.silent(process)
+            self.ends.peer_closed(process)
 
-    def on_node_gone(self, peer: bytes, message: m.NodeGone) -> None:
+    def on_node_ended(self, peer: bytes, message: m.NodeGone) -> None:
         for process in [p for p in self.transport.peers() if ids.node_of(p) == message.node]:
             self.redial.forget(process)
             self.transport.forget(process)

@@ -1,4 +1,4 @@
-"""What runs on a thread, and the ids that it makes."""
+"""The task that runs on a thread, and the ids of its child tasks and puts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from zray.base import ids
 
 
 class Context(threading.local):
-    """What runs on this thread; ``task`` names the parent of whatever it submits."""
+    """The task that runs on this thread; ``task`` is the parent of everything that it submits."""
 
     task = b""
     attempt = 0
@@ -25,8 +25,10 @@ class Context(threading.local):
 
 
 class TaskIds:
-    """Ids of tasks and puts: a prefix for each parent attempt, then a counter; a prefix of its own for each thread that
-    runs no task."""
+    """Ids of tasks and puts: a prefix, then a counter.
+
+    Each attempt of a parent task has a prefix, and so has each thread that runs no task.
+    """
 
     def __init__(self) -> None:
         self.job_bytes = bytes(ids.JOB_SIZE)
@@ -39,7 +41,7 @@ class TaskIds:
         self.root_task = ids.task_id(self.job_bytes + ids.random_bytes(12), 0)
 
     def next(self, context: Context) -> bytes:
-        """The next task id of the thread that ``context`` is of (under the lock)."""
+        """The next task id of the thread of ``context`` (under the lock)."""
         if context.prefix_of is not context.task:
             context.prefix_of = context.task
             context.counter = 0

@@ -1,9 +1,9 @@
-"""Actors that this process creates: when their node is asked, and what their creation keeps alive.  Pure.
+"""Actors that this process creates: when to ask the node, and which objects their creation keeps alive.  Pure.
 
-    arguments pending     waits, like a task
-    one of them failed    the actor is DEAD here; its node has never heard of it
-    all ready             CreateActor to the node.  A named one was asked for before: names are claimed at once
-    DEAD                  what the creation pinned is released
+    arguments pending       the creation waits, like a task
+    an argument failed      the actor is DEAD here; the node never learns of it
+    all arguments ready     CreateActor goes to the node.  For a named actor it went before: names are claimed at once
+    DEAD                    the pins of the creation are released
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Creations:
         return life
 
     def ready(self, actor: bytes, spec: dict[str, Any], deps: list[Any]) -> None:
-        """The arguments of its constructor are here, or have failed."""
+        """The arguments of the actor's constructor are ready, or have failed."""
         failed = first_failure(deps)
         if failed is not None:
             self._calls.on_actor_state(self._node, m.ActorState(
@@ -67,7 +67,7 @@ class Creations:
         return self._refs.when_ready(record, waiter)
 
     def ended(self, actor: bytes) -> list[Any] | None:
-        """The actor is DEAD; its failure when its constructor made it so, once."""
+        """The actor is DEAD.  Returns its failure if the constructor raised, and only once."""
         pins = self._pins.pop(actor, None)
         if pins:
             self._refs.unpin_all(pins)
@@ -82,7 +82,7 @@ class Creations:
 
 
 class _Creation:
-    """An actor that waits for its arguments; a waiter like a task's."""
+    """The waiter of an actor whose arguments are not ready."""
 
     __slots__ = ("creations", "actor", "spec", "deps", "missing")
 

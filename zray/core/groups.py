@@ -1,7 +1,7 @@
-"""Placement groups as this process creates, awaits and removes them.
+"""Placement groups: this process creates them, waits for them and removes them.
 
-Who has what: the group's home node decides (zray.node.groups.table); its row in the control store answers questions
-about it; GroupState messages say when it changes (zray.core.waits.groups).
+The group's home node decides (zray.node.groups.table).  The group's row in the control store answers questions.
+GroupState messages report changes (zray.core.waits.groups).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Groups:
 
     def create(self, bundles: list[dict[str, int]], shown: list[dict[str, float]], strategy: str, name: str,
                detached: bool) -> bytes:
-        """A new group's id.  ValueError when the name is taken: only a named group waits for its node's answer."""
+        """The id of a new group.  Only a named group waits for its node's answer; ValueError when the name is taken."""
         node, namespace = self.process.node, self.process.namespace
         with self.loop.lock:
             tid = self.ids.next(self.context)
@@ -109,7 +109,7 @@ class Groups:
     # ------------------------------------------------------------ tasks and actors in groups
 
     def inherit(self, options: Any) -> Any:
-        """The options of a child: in the group of the running task, if that captures and they say nothing else."""
+        """The options of a child: in the running task's group, if that captures and the options name none."""
         about = self.context.assigned.get("group")
         if about is None or not about[2]:
             return options
@@ -131,7 +131,7 @@ class Groups:
             return
         specs = self.specs(strategy["group"])
         if specs is None:
-            return  # removed, or not created yet: the node says so
+            return  # removed, or not created yet: the node will answer with the error
         index = strategy["bundle"]
         if not -1 <= index < len(specs):
             raise ValueError(f"placement group bundle index {index} is invalid. Valid placement group indexes: "

@@ -58,7 +58,7 @@ def for_driver(*, session_dir: str, node: bytes, node_endpoint: str, config: dic
 
 
 def for_worker(spec: dict[str, Any]) -> Runtime:
-    """The Runtime of a worker process, from what the zygote passed on (docs/internals.md)."""
+    """The Runtime of a worker process, from the specification that the zygote passed on (docs/internals.md)."""
     incarnation = spec["worker_id"][:ids.INCARNATION_SIZE]
     endpoint = f"ipc://{spec['session_dir']}/w-{incarnation.hex()}.sock"
     runtime = Runtime("worker", incarnation, spec["node"], spec["node_endpoint"], endpoint, 0,

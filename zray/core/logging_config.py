@@ -1,7 +1,7 @@
 """Logging of a whole job: ``init(logging_config=LoggingConfig(encoding="JSON"))`` sets up the driver and its workers.
 
-The root logger gets one handler, which writes to stderr (a worker's stderr comes to its driver) and adds to each
-record where it was made: job, worker and node, and of tasks and actors their ids and names.
+The root logger gets one handler, which writes to stderr (the driver shows the stderr of its workers).  It adds to
+each record its job, worker and node, and the ids and names of its task and actor.
 """
 
 from __future__ import annotations
@@ -22,8 +22,12 @@ _ABOUT = ("job_id", "worker_id", "node_id", "actor_id", "actor_name", "task_id",
 
 @dataclass
 class LoggingConfig:
-    """``encoding`` "TEXT" or "JSON" (a JSON object a line), the level of the root logger, and further attributes of
-    ``logging.LogRecord`` to show.  ValueError for an unknown encoding, level or attribute."""
+    """How workers and driver write log records.
+
+    ``encoding`` is "TEXT" or "JSON" (one JSON object a line); ``log_level`` is the level of the root logger;
+    ``additional_log_standard_attrs`` are further attributes of ``logging.LogRecord`` to show.  ValueError for an
+    unknown encoding, level or attribute.
+    """
 
     encoding: str = "TEXT"
     log_level: str = "INFO"
@@ -55,7 +59,7 @@ class LoggingConfig:
 
 
 class _ToStderr(logging.StreamHandler):
-    """To what sys.stderr is at the moment: it changes when a worker starts, and in notebooks and tests."""
+    """Writes to the present ``sys.stderr``, which changes when a worker starts, and in notebooks and tests."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
@@ -67,7 +71,7 @@ class _ToStderr(logging.StreamHandler):
 
 class _Formatter(logging.Formatter):
     def __init__(self, encoding: str, more: list[str]):
-        from zray.core.waits.patience import MARK  # of warnings of a worker's waits
+        from zray.core.waits.patience import MARK  # begins the warnings of a worker's waits
 
         super().__init__()
         self._mark = MARK
@@ -77,7 +81,7 @@ class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         record.message = record.getMessage()
         if record.message.startswith(self._mark):
-            return record.message  # for the driver, which folds the warnings of all its workers
+            return record.message  # unchanged, because the driver merges the warnings of all its workers
         record.asctime = self.formatTime(record)
         if record.exc_info and not record.exc_text:
             record.exc_text = self.formatException(record.exc_info)
@@ -92,7 +96,7 @@ class _Formatter(logging.Formatter):
 
 
 def _where() -> dict[str, str]:
-    """What of job, worker, node, actor and task there is."""
+    """Names and ids of the job, worker, node, actor and task, as far as they exist."""
     from zray.handles.connection import current
     from zray.core.runtime_context import RuntimeContext
 

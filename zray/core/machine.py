@@ -2,15 +2,15 @@
 
 The product wraps it in a loop, a lock and pickling (zray.core.runtime), the simulator in programs (zray.sim.core).
 
-    handle(peer, code, message, now)   a message; what no handler takes is of a later version, and ignored
+    handle(peer, code, message, now)   a message; one without a handler is of a later version, and is ignored
     closed(peer, now)                  the connection to a peer has closed, and is drained
     turn(now)                          once after events that came together: drops, pushes, questions, holds
-    tick(now), next_deadline()         ``tick`` is due at ``next_deadline()``, which is asked for after a turn while
-                                       ``is_timed`` and when no tick is due yet
+    tick(now), next_deadline()         ``tick`` is due at ``next_deadline()``.  The shell reads it after a turn
+                                       while ``is_timed``, if no tick is due yet
     check()                            the invariants of all machines
 
-What it sends goes into the outbox of its transport, as tuples that the shell's next flush packs: a second outbox here
-would copy each of them.  The shell holds its lock around all calls.
+Messages go into the outbox of the transport, as tuples that the shell's next flush packs.  A second outbox here would
+copy each of them.  The shell holds its lock around all calls.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 from zray.base import ids, stacks
 from zray.wire import messages as m
 from zray.base.causes import Cause
+from zray.base.ends import Ends
 from zray.core.connections import Connections
 from zray.core.creation import Creations
 from zray.core.waits.groups import GroupWaits
@@ -36,9 +37,9 @@ from zray.owner.maps import MapBatch
 from zray.owner.ports import Columns, SubmitterPorts
 from zray.owner.records import Abandoned, Borrowed, Entry, Task
 from zray.owner.references import References
-from zray.owner.streams import Stream
+from zray.owner.streams import ItemStream
 from zray.owner.submitter import Submitter
-from zray.owner.telling import Telling
+from zray.owner.eager_values import EagerValues
 
 Handlers = dict[int, Callable[[bytes, Any], None]]
 
@@ -47,12 +48,13 @@ class CoreMachine:
     """See the module's docstring.
 
     refs submitter calls        objects, tasks and actor calls that this process owns
-    adoption holding            what becomes of other owners' objects
+    adoption holding            objects of owners that have died
     gcs                         the client of the control store
     connections groups creations
+    ends                        nodes and processes that have certainly ended
     dropped                     what finalisers appended since the last turn
     blocked                     task that runs here -> why it waits
-    work                        of a worker: its executing half
+    work                        of a worker: the part that executes tasks
     """
 
     def __init__(self, process: ProcessRecord, transport: Transport, dialling: Dialling, store: Store, columns: Columns,
@@ -68,9 +70,10 @@ class CoreMachine:
         self.unsent = 0  # submissions since the last turn
         self.connections = Connections(process, transport, dialling, shell, self)
         self.send, self.connect = self.connections.send, self.connections.connect
-        self.refs = References(process.incarnation, self.connections, store.free, config.kept_bytes_max)
+        self.ends = Ends()
+        self.refs = References(process.incarnation, self.connections, store.free, self.ends, config.kept_bytes_max)
         if process.kind == "worker":
-            self.refs.telling = Telling(self.refs, process.incarnation, process.endpoint, config.kept_bytes_max)
+            self.refs.eager = EagerValues(self.refs, process.incarnation, process.endpoint, config.kept_bytes_max)
         self.submitter = Submitter(
             process.incarnation, node, process.job, self.connections, self.refs, config,
             SubmitterPorts(columns, shell.retry_matches, self.locate, self._cancel_inline))
@@ -82,7 +85,7 @@ class CoreMachine:
         self.creations = Creations(node, self.refs, self.calls, self.send)
         self._requests: dict[int, Callable[[Any], None]] = {}
         self._request_count = 0
-        self._parting: Callable[[], None] | None = None
+        self._after_bye: Callable[[], None] | None = None
         self._inline_bytes_next = config.inline_table_bytes_max  # beyond this, inline values move to the store
         self.handlers: Handlers = {}
         self.take(self._table())
@@ -125,13 +128,13 @@ class CoreMachine:
         }
 
     def take(self, handlers: Handlers) -> None:
-        """Messages that somebody else here handles; each has one handler."""
+        """Add handlers of messages; each message has one handler."""
         taken = self.handlers.keys() & handlers.keys()
         assert not taken, f"messages {sorted(taken)} have two handlers"
         self.handlers.update(handlers)
 
-    def employ(self, work: Work, handlers: Handlers) -> None:
-        """This process runs what others push to it."""
+    def attach_executor(self, work: Work, handlers: Handlers) -> None:
+        """This process is a worker: it runs tasks that other processes push."""
         self.work = work
         self.take(handlers)
 
@@ -172,10 +175,10 @@ class CoreMachine:
     @property
     def is_timed(self) -> bool:
         """Whether there may be a next deadline."""
-        return self.submitter.timed or bool(self.calls.leaving) or self.gcs.busy or self.adoption.busy
+        return self.submitter.timed or bool(self.calls.draining) or self.gcs.busy or self.adoption.busy
 
     def next_deadline(self) -> float | None:
-        """One timer for all machines; what becomes due earlier while it runs is late by at most one idle time."""
+        """One timer for all machines; a deadline that becomes earlier is late by at most ``lease_idle_s``."""
         submitter = self.submitter
         soon = submitter.now + submitter.lease_idle_s
         times = [submitter.next_deadline(), self.calls.next_deadline(), self.adoption.next_deadline(),
@@ -202,35 +205,35 @@ class CoreMachine:
                 unpin(record)
             elif kind is MapBatch:
                 self.submitter.maps.release(record)
-            elif kind is Stream:
+            elif kind is ItemStream:
                 self.submitter.streams.close(record)
             elif kind is Abandoned:
                 for waited in record.records:
                     self.refs.forget_waiter(waited, record.waiter)
 
-    # ------------------------------------------------------------ the ends of others (zray.core.connections.Ends)
+    # ------------------------------------------------------------ EndHandlers of zray.core.connections
 
-    def silent(self, peer: bytes) -> None:
-        """Nothing more comes from that process."""
+    def peer_closed(self, peer: bytes) -> None:
+        """No more message will come from that process."""
         self.submitter.on_peer_closed(peer)
         self.calls.on_peer_closed(peer)
 
     def process_closed(self, peer: bytes) -> None:
-        self.refs.on_process_gone(peer)
+        self.refs.process_closed(peer)
 
     def process_ended(self, process: bytes) -> None:
-        self.refs.on_process_gone(process, certain=True)
+        self.refs.process_ended(process)
         if self.work is not None:
             self.work.forget_owners(lambda owner: owner == process)
 
     def node_ended(self, node: bytes) -> None:
-        self.refs.on_node_gone(node)
-        self.holding.node_gone(node)
+        self.refs.node_ended(node)
+        self.holding.node_ended(node)
         if self.work is not None:
             self.work.forget_owners(lambda owner: ids.node_of(owner) == node)
 
     def node_lost(self) -> None:
-        """Our node is gone: nothing that waits here will ever come."""
+        """Our node is gone: fail everything that is pending here."""
         if self.process.closed:
             return
         failure = self.submitter.lost = [m.FAILED, "raylet_died", {
@@ -248,25 +251,25 @@ class CoreMachine:
                 self.refs.complete(record, failure)
 
     def _may_hear_the_dead(self) -> bool:
-        """Whether a connection of ours to a process that has ended is not drained yet."""
+        """Whether our connection to some ended process is not drained yet."""
         transport = self.transport
-        return any(transport.dialled(peer) and self.refs.is_gone(peer) for peer in transport.peers())
+        return any(transport.dialled(peer) and self.ends.has_ended(peer) for peer in transport.peers())
 
     # ------------------------------------------------------------ questions and answers
 
     def ask(self, then: Callable[[Any], None]) -> int:
-        """A number for a request; ``then(answer)``, or ``then(None)`` when our node is lost before it comes."""
+        """A number for a request; calls ``then(answer)``, or ``then(None)`` when our node is lost before that."""
         self._request_count = number = self._request_count + 1
         self._requests[number] = then
         return number
 
     def forget_request(self, number: int) -> None:
-        """Nobody waits for that answer any more."""
+        """Drop the answer of that request when it comes."""
         self._requests.pop(number, None)
 
     @property
     def is_asking(self) -> bool:
-        """Whether answers are still to come."""
+        """Whether some request has no answer yet."""
         return bool(self._requests)
 
     def _on_reply(self, peer: bytes, message: Any) -> None:
@@ -283,13 +286,13 @@ class CoreMachine:
         self.send(self.process.node, m.StoreLocate(self.ask(located), values))
 
     def goodbye(self, then: Callable[[], None]) -> None:
-        """Tell the node that this driver leaves; ``then()`` when it has flushed what the job printed."""
-        self._parting = then
+        """Tell the node that this driver leaves; ``then()`` when it has flushed the output of the job."""
+        self._after_bye = then
         self.send(self.process.node, m.Goodbye("shutdown"))
 
     def _on_bye(self, peer: bytes, message: m.Bye) -> None:
-        if peer == self.process.node and self._parting is not None:
-            self._parting()
+        if peer == self.process.node and self._after_bye is not None:
+            self._after_bye()
 
     def _on_ask_held(self, peer: bytes, message: m.AskHeld) -> None:
         self.empty_dropped()
@@ -306,14 +309,14 @@ class CoreMachine:
         self.shell.log_lines(message)
 
     def _on_why(self, peer: bytes, message: m.Why) -> None:
-        """From a process that waits for an object of ours, or for a task that is here; or from ``zray stack``."""
+        """A question of a process that waits for our object or for a task that is here; or of ``zray stack``."""
         if message.what == stacks.ASK:
             self.send(peer, m.Because(message.request, self.shell.stacks()))
         else:
             self.send(peer, m.Because(message.request, "", self.reasons_for(message.what)))
 
     def reasons_for(self, what: bytes) -> list[Reason]:
-        """Why an object of ours is pending, or what a task that was pushed here does or waits for."""
+        """Why an object of ours is pending, or why a task that was pushed here has not ended."""
         entry = self.refs.owned.get(what)
         if entry is not None:
             return [[what, *explain_record(self, entry)]] if entry.value is None else []
@@ -327,7 +330,7 @@ class CoreMachine:
         return [self._doing(what, about["name"])]
 
     def _doing(self, task: bytes, name: str) -> Reason:
-        """What a task that runs here does."""
+        """Whether a task that runs here is blocked, and why."""
         about: dict[str, Any] = {"name": name, "task": task.hex()}
         blocked = self.blocked.get(task)
         if blocked is None:
@@ -344,22 +347,22 @@ class CoreMachine:
         return record.owner, record.endpoint
 
     def carrying(self, wire: Any, records: list[Any], receiver: bytes) -> list[Any]:
-        """A result with references inside, which are pinned until the receiver holds them."""
+        """The wire value of a result with references inside; these are pinned until the receiver holds them."""
         token = self.refs.send_carrying(receiver, records)
         triples = [[record.oid, *self.address_of(record)] for record in records]
-        if self.refs.telling is not None:
-            self.refs.telling.carried(triples, records, receiver)
+        if self.refs.eager is not None:
+            self.refs.eager.attach_values(triples, records, receiver)
         return [m.CARRYING, wire, triples, token]
 
     def still_held(self, records: Iterable[Any]) -> list[list[Any]]:
-        """What the reply of a task that has ended says of the ``records`` it got."""
+        """The holds on ``records`` that the reply of an ended task lists."""
         self.empty_dropped()
         return self.refs.still_held(records)
 
     # ------------------------------------------------------------ cancellation
 
     def cancel(self, record: Any, force: bool, recursive: bool) -> None:
-        """Whatever makes this object is asked to end; its owner is, when that is another process."""
+        """Cancel the task that makes this object; if another process owns the object, ask that process."""
         if type(record) is not Borrowed:
             self.cancel_entry(record, force, recursive)
         elif record.value is None:
@@ -371,7 +374,7 @@ class CoreMachine:
             self.cancel_entry(entry, message.force, message.recursive)
 
     def cancel_entry(self, entry: Entry, force: bool, recursive: bool) -> None:
-        """Nothing is done where no task makes it: it is ready, or a group's ``ready()``."""
+        """Cancel the task of an object.  An object that is ready, or a group's ``ready()``, has none."""
         task = entry.task
         if type(task) is MapBatch:
             index = int.from_bytes(entry.oid[ids.PREFIX_SIZE:ids.TASK_SIZE], "little") - task.start
@@ -388,7 +391,7 @@ class CoreMachine:
             self.submitter.cancel(task, force, recursive)
 
     def cancel_children(self, parent: bytes) -> None:
-        """Cancel what task ``parent`` submitted from this process (recursive cancellation)."""
+        """Cancel the tasks that task ``parent`` submitted from this process (recursive cancellation)."""
         for task in self.submitter.children_of(parent):
             self.submitter.cancel(task, False, True)
 
@@ -408,7 +411,7 @@ class CoreMachine:
         return self.refs.exported() or any(key.queue or key.leases for key in self.submitter.by_number.values())
 
     def end(self) -> None:
-        """The session is over.  References outlive it: reading one, in the next session too, gives this error."""
+        """The session is over.  References outlive it: reading one, even in the next session, raises this error."""
         ended = [m.FAILED, "session_ended", {}]
         records: list[Any] = [*self.refs.owned.values(), *self.refs.borrowed.values()]
         for record in records:
@@ -422,6 +425,7 @@ class CoreMachine:
         self.submitter.maps.end_all(ended)
 
     def check(self) -> None:
+        self.ends.check()
         self.refs.check()
         self.submitter.check()
         self.calls.check()

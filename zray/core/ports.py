@@ -1,7 +1,7 @@
-"""What a core process's machine asks of what surrounds it.  Pure.
+"""The ports of a core process's machine: what it needs of its surroundings.  Pure.
 
-The product gives it the mesh, the store client, pickling and a Runtime; the simulator gives it its own of each.  There
-are no defaults: a composition that forgets a port fails when it is made.
+The product passes the mesh, the store client, pickling and a Runtime; the simulator passes its own of each.  There are
+no defaults: a composition that forgets a port fails when it is constructed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from zray.wire import messages as m
 
 
 class Transport(Protocol):
-    """The mesh.  ``send`` only appends to its outbox, which goes out once a turn; nothing here blocks."""
+    """The mesh.  ``send`` only appends to its outbox, which is sent once a turn; no method blocks."""
 
     lasting: set[bytes]
     job: int
@@ -32,54 +32,54 @@ class Transport(Protocol):
 
 
 class Dialling(Protocol):
-    """How processes of other nodes are reached, and reach this one: zray.core.reach."""
+    """TCP connections with processes of other nodes: zray.core.reach."""
 
     def dial(self, peer: bytes, endpoint: str) -> None: ...
     def serve(self, request: m.BindTcp) -> str: ...
 
 
 class Store(Protocol):
-    """The objects of this process in its node's store: zray.core.stored.  All under the lock."""
+    """The objects of this process in its node's store: zray.core.stored.  All methods run under the lock."""
 
     def free(self, oid: bytes, value: Any, escaped: bool) -> None:
-        """The owner's last reference to a stored value has gone."""
+        """Free a stored value: the owner's last reference to it has gone."""
 
     def flush(self) -> None:
-        """Once a turn: what was gathered for the node."""
+        """Once a turn: send the node the messages of this turn."""
 
     def relieve(self, bytes_max: int) -> int:
-        """Move inline values to the store; returns at how many bytes to try again."""
+        """Move inline values to the store; returns the bytes of inline values at which to try again."""
 
     def node_lost(self, failure: list[Any]) -> None:
-        """Nobody answers any more what the store was asked."""
+        """End pending requests to the store with this failure: the node cannot answer."""
 
 
 class Shell(Protocol):
-    """The process around the machine: time, words for the user, user code."""
+    """The process around the machine: time, messages for the user, user code."""
 
     def clock(self) -> float:
-        """The time now, for what happens outside of a turn."""
+        """The present time, for events outside of a turn."""
 
     def later(self, seconds: float, action: Callable[[], None]) -> Any:
-        """``action()`` under the lock after so long."""
+        """Call ``action()`` after ``seconds``, under the lock."""
 
     def retry_matches(self, wanted: Any, failure: list[Any]) -> bool:
         """Whether a task_error is one of the exception types in ``wanted``."""
 
     def refused(self, peer: bytes, why: str) -> None:
-        """A peer does not take this process."""
+        """A peer refuses the connection of this process."""
 
     def node_lost(self) -> dict[str, Any]:
-        """The connection to our node has closed: act on it; what is known of its end."""
+        """The connection to our node has closed: act on it, and return the known details of the node's end."""
 
     def show_unhandled(self) -> None:
-        """There are failures in ``refs.unhandled.reports`` that nobody has looked at."""
+        """Show the unhandled failures in ``refs.unhandled.reports``."""
 
     def actor_failed(self, actor: bytes, failure: list[Any]) -> None:
         """The constructor of an actor that we created has failed."""
 
     def log_lines(self, message: m.LogLines) -> None:
-        """Output of our job's workers."""
+        """Show output of our job's workers."""
 
     def stacks(self) -> str:
         """The stacks of this process's threads."""
@@ -87,11 +87,11 @@ class Shell(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """The executing half of a worker, as its owning half needs it.
+    """The executing part of a worker, as its owning part uses it.
 
-    forget_owners(is_gone)           drop what processes pushed that have ended
-    place_of(task)                   where a task is that was pushed here: (cause, about), None when it is not here
-    cancel_inline(task, recursive)   end a task of ours that runs here inside the one that waits for it
+    forget_owners(is_gone)           drop the tasks that ended processes pushed
+    place_of(task)                   where a pushed task is: (cause, about); None when it is not here
+    cancel_inline(task, recursive)   end a task of ours that runs here inside the task that waits for it
     """
 
     forget_owners: Callable[[Callable[[bytes], bool]], None]

@@ -1,4 +1,4 @@
-"""What a core process is, and to which node and job it belongs.  Data only."""
+"""The identity of a core process, its node and its job.  Data only."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class ProcessRecord:
         self.job = job
         self.config = config
         self.namespace = ""
-        self.env: dict[str, str] = {}  # variables that tasks and actors submitted here inherit; never changes in use
+        self.env: dict[str, str] = {}  # variables that tasks and actors submitted here inherit; constant after setup
         self.node_info: dict[str, Any] = {}
-        self.closed = False  # it leaves: the end of its node is no news
+        self.closed = False  # this process leaves: ignore the end of its node
 
     @property
     def session_dir(self) -> str:

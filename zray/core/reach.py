@@ -1,6 +1,7 @@
-"""How this process reaches, and is reached by, processes of other nodes: CURVE over TCP, from the first need on.
+"""TCP connections with processes of other nodes, encrypted by CURVE, from the first need on.
 
-The keys and the allow-list are those of its node, in files of the session directory that only this user can read.
+The keys and the allow-list are those of the node.  They are files of the session directory that only this user can
+read.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ logger = logging.getLogger("zray")
 
 
 class Reach:
-    """The TCP side of a core process; costs nothing before its first use."""
+    """The TCP side of a core process; it costs nothing before its first use."""
 
     def __init__(self, mesh: Mesh, node: bytes, session_dir: str):
         self._mesh = mesh
@@ -24,7 +25,7 @@ class Reach:
         self._session_dir = session_dir
 
     def dial(self, peer: bytes, endpoint: str) -> None:
-        """Connect to a process of another node, at the endpoint that our node has told us."""
+        """Connect to a process of another node, at the endpoint that our node sent."""
         if endpoint == RELAYED:
             self._mesh.via(peer, self._node)
             return
@@ -35,14 +36,14 @@ class Reach:
         self._mesh.connect(peer, endpoint)
 
     def secure(self) -> None:
-        """Have the keys to dial with; BadKeyFile when the session directory does not hold them."""
+        """Load the keys for dialling; BadKeyFile when the session directory does not have them."""
         if self._mesh.keys is None and not self._mesh.insecure:
             from zray.transport.credentials import Credentials
 
             Credentials.load(self._session_dir).equip(self._mesh)
 
     def serve(self, request: BindTcp) -> str:
-        """Bind a TCP port, once; its endpoint, '' when that is impossible (and the log says why)."""
+        """Bind a TCP port, once.  Returns its endpoint, or '' when that is impossible (the log says why)."""
         try:
             self._mesh.insecure = request.insecure
             self.secure()

@@ -1,15 +1,17 @@
 """Connections to processes of other machines that break although both ends live.  Pure.
 
-A process that ends closes its connections, but so does a network that loses its patience: a stopped process (Ctrl-Z), a
-suspended machine, a firewall that forgets.  Whether the other end lives its node knows.  So between machines a session
-outlasts its connections, nothing is lost, done twice or taken for dead, and a connection that has closed means:
+A process that ends closes its connections.  But a connection also closes when a process is stopped (Ctrl-Z), when a
+machine is suspended, or when a firewall drops its state.  Only the node of the other process knows whether it lives.
+So between machines a session outlasts its connections: no message is lost or handled twice, and no live process
+counts as dead.  When a connection closes:
 
-    we had dialled      ask our node again where that process is (Dial); it answers that it has ended, or we dial again,
-                        after a pause that doubles, REDIALS_MAX times without a word from it: then it is out of reach
-    it had dialled us   it will dial again, or its node tells of its end; after RETURN_S we dial it
+    we had dialled      ask our node again where that process is (Dial).  It answers that the process has ended, or
+                        we dial again, after a pause that doubles.  After REDIALS_MAX attempts without an answer the
+                        process is out of reach
+    it had dialled us   the process dials again, or its node reports its end; after RETURN_S we dial it
 
-Only what has ended, or is out of reach, is reported closed, as a peer of the same machine is at once.  A process that
-is stopped and has bound no port cannot say where: then our node answers when it goes on, or ends.
+Only a process that has ended or is out of reach is reported closed.  (A peer of the same machine is reported at
+once.)  A stopped process that has bound no port has no endpoint; our node answers when it continues or ends.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from zray.base.ids import same_node
 from zray.wire.messages import Dial
 from zray.core.ports import Transport
 
-PAUSE_S = 0.05
+REDIAL_PAUSE_S = 0.05
 REDIALS_MAX = 6  # within 1.6 s, besides what connection attempts take
 RETURN_S = 5.0
 
@@ -34,18 +36,18 @@ class Redial:
         self._mesh = mesh
         self._node = node
         self._send, self._hello, self._later = send, hello, later
-        self._tries: dict[bytes, int] = {}  # peers whose connection has closed, and that were not heard of since
+        self._tries: dict[bytes, int] = {}  # peer without a message since its connection closed -> redials
         self._ours: set[bytes] = set()  # peers that we have dialled
-        self._losses = 0  # numbers the times that a connection closed
-        self._lost: dict[bytes, int] = {}  # peer that is to come back -> number of that loss
+        self._losses = 0  # how often a connection has closed
+        self._lost: dict[bytes, int] = {}  # peer that may come back -> number of that loss
 
     def dialling(self, peer: bytes) -> None:
         """We are about to dial a process of another machine."""
         self._ours.add(peer)
         self._mesh.lasting.add(peer)
 
-    def met(self, peer: bytes) -> None:
-        """It has said Hello, or answered ours: its connection is well."""
+    def heard_from(self, peer: bytes) -> None:
+        """A Hello, or the answer to ours, has come: the connection works."""
         if not same_node(peer, self._node):
             self._mesh.lasting.add(peer)
         self._tries.pop(peer, None)
@@ -53,7 +55,7 @@ class Redial:
             self._mesh.resume(peer)
 
     def closed(self, peer: bytes) -> bool:
-        """The mesh says that its connection is closed: True when it may come back."""
+        """The mesh reports a closed connection.  Returns whether it may come back."""
         if peer not in self._mesh.lasting:
             self._drop(peer)
             return False
@@ -67,7 +69,7 @@ class Redial:
         self._losses += 1
         self._lost[peer] = self._losses
         self._mesh.hold(peer)
-        pause = PAUSE_S * 2 ** (tries - 2) if tries > 1 else 0.0
+        pause = REDIAL_PAUSE_S * 2 ** (tries - 2) if tries > 1 else 0.0
         loss = self._losses
         self._later(pause if peer in self._ours else RETURN_S, lambda: self._dial(peer, loss))
         return True
@@ -79,11 +81,11 @@ class Redial:
             self._hello(peer)
 
     def found(self, peer: bytes) -> None:
-        """Our node knows where it is; it is about to be dialled."""
+        """Our node has answered with an endpoint, which is dialled next."""
         self._lost.pop(peer, None)
 
     def forget(self, peer: bytes) -> None:
-        """It has ended: when its connection closes now, that is the end of it."""
+        """The process has ended: when its connection closes now, it does not come back."""
         self._mesh.lasting.discard(peer)
         self._drop(peer)
 

@@ -1,4 +1,4 @@
-"""One Runtime per process: the loop, the lock, pickling and the store around a CoreMachine; what the API calls.
+"""One Runtime a process: the loop, the lock, pickling and the store around a CoreMachine; the API calls it.
 
 The lock of the loop guards all state here.  User code, pickling and copying run outside it.
 """
@@ -52,17 +52,17 @@ __tracebackhide__ = True  # pytest leaves these frames out of its reports
 logger = logging.getLogger("zray")
 
 LINGER_MS = 200  # for the last frames of a process that leaves
-FAREWELL_S = 5.0  # a driver waits so long for its node to flush what the job printed
+GOODBYE_S = 5.0  # a driver waits so long for its node to flush the output of the job
 
 
 class Runtime:
     """Everything a core process has; made by zray.core.joining.
 
-    process machine             what it is; its owner's machines (pure), of which this is the Shell
+    process machine             its identity; its owner's machines (pure), of which this is the Shell
     mesh loop reach turns       connections, threads, time
-    tasks actors groups waits   what user code calls: submission, actors, placement groups, blocking reads
+    tasks actors groups waits   calls of user code: submission, actors, placement groups, blocking reads
     values stored futures       pickling; the object store with its waits; futures and await
-    questions whys reporter     the node is asked; other processes are; failures that nobody looked at are shown
+    questions whys reporter     questions to the node, and to other processes; unhandled failures
     """
 
     def __init__(self, kind: str, incarnation: bytes, node: bytes, node_endpoint: str, endpoint: str, job: int,
@@ -74,9 +74,9 @@ class Runtime:
         self.context = Context()
         self.marks: Any = None  # of a worker: its progress marks
         self.executor: Any = None  # of a worker
-        self.witness: Witness | None = None  # of a driver: what it sees of its node's end
+        self.witness: Witness | None = None  # of a driver: observes the end of its node
         self.driver_log: Callable[[m.LogLines], None] | None = None
-        self.accepted: Reply | None = None  # of a driver that waits for its node's word
+        self.accepted: Reply | None = None  # of a driver that waits for its node's answer
         self.warned = Warned(kind == "worker")
         self._when_node_lost: Callable[[], None] | None = None
         self._pinned: set[bytes] = set()  # objects that live as long as this process
@@ -112,7 +112,7 @@ class Runtime:
     def _closed(self, peer: bytes) -> None:
         self.machine.closed(peer, self.mesh.now)
 
-    # ------------------------------------------------------------ what the machine asks of its Shell, under the lock
+    # ------------------------------------------------------------ Shell of the machine, under the lock
 
     clock = staticmethod(time.monotonic)
 
@@ -137,7 +137,7 @@ class Runtime:
         return self.witness.account() if self.witness is not None else {}
 
     def when_node_lost(self, act: Callable[[], None]) -> None:
-        """``act()`` when the node has gone, or could not be dialled; at once when that is known by now."""
+        """Call ``act()`` when the node is gone or cannot be dialled; at once if that is known already."""
         with self.loop.lock:
             self._when_node_lost = act
             if self.submitter.lost is not None:
@@ -158,7 +158,7 @@ class Runtime:
     def stacks(self) -> str:
         return stacks.text()
 
-    # ------------------------------------------------------------ what users call
+    # ------------------------------------------------------------ calls of user code
 
     def submit(self, fn: Any, args: tuple, kwargs: dict[str, Any], options: Any) -> Any:
         return self.tasks.submit(fn, args, kwargs, options)
@@ -219,7 +219,7 @@ class Runtime:
         return self.futures.future(ref)
 
     def explain(self, ref: Any) -> str:
-        """Why this reference (or the next one of a generator, or a map) is not ready, in words."""
+        """A text: why this reference (or the next one of a generator, or a map) is not ready."""
         return self.waits.explain(ref)
 
     def query(self, what: str, **args: Any) -> dict[str, Any]:
@@ -241,7 +241,7 @@ class Runtime:
         return self.machine.address_of(record)
 
     def pin_for_good(self, ref: ObjectRef) -> None:
-        """Somebody pickled it by hand, or a function captured it: nobody will tell when that copy is gone."""
+        """Pin an object for ever: user code pickled its reference, or a function captured it."""
         with self.loop.lock:
             if ref._oid not in self._pinned:
                 self._pinned.add(ref._oid)
@@ -252,7 +252,7 @@ class Runtime:
         return oid in self.refs.owned or oid in self.refs.borrowed
 
     def find(self, oid: bytes) -> Entry | Borrowed | None:
-        """The record of an object that is known here, with one reference more."""
+        """The record of an object that is known here, its count raised by one; None when it is not known."""
         with self.loop.lock:
             record = self.refs.owned.get(oid) or self.refs.borrowed.get(oid)
             if record is not None:
@@ -265,7 +265,7 @@ class Runtime:
             return ObjectRef(oid, record)
 
     def empty_dropped(self) -> None:
-        """What finalisers dropped is released now (under the lock)."""
+        """Release now the references that finalisers dropped (under the lock)."""
         self.machine.empty_dropped()
 
     # ------------------------------------------------------------ for the executor
@@ -273,10 +273,10 @@ class Runtime:
     def send(self, peer: bytes, message: Any) -> None:
         self.mesh.send(peer, message.CODE, message)
 
-    def employ(self, executor: Any) -> None:
-        """This process runs what others push to it."""
+    def attach_executor(self, executor: Any) -> None:
+        """This process is a worker: it runs tasks that other processes push."""
         self.executor = self.waits.executor = executor
-        self.machine.employ(Work(executor.queue.forget_owners, executor.place_of, executor.inline.cancel),
+        self.machine.attach_executor(Work(executor.queue.forget_owners, executor.place_of, executor.inline.cancel),
                             executor.machine.handlers)
 
     def set_job(self, job: int) -> None:
@@ -288,7 +288,7 @@ class Runtime:
         return self.tasks.fetch_function(key)
 
     def cancel_children(self, parent: bytes) -> None:
-        """Cancel what task ``parent`` submitted from this process (under the lock)."""
+        """Cancel the tasks that task ``parent`` submitted from this process (under the lock)."""
         self.machine.cancel_children(parent)
 
     def resolve(self, values: Sequence[Any], outer: Any = None) -> list[Any]:
@@ -298,7 +298,7 @@ class Runtime:
         return self.values.result(value, ids.return_id(task, index), receiver or self.context.receiver)
 
     def still_held(self, records: Iterable[Any]) -> list[list[Any]]:
-        """What the reply of a task that has ended says of the ``records`` it got (under the lock)."""
+        """The holds on ``records`` that the reply of an ended task lists (under the lock)."""
         return self.machine.still_held(records)
 
     def owner_busy(self) -> bool:
@@ -308,7 +308,7 @@ class Runtime:
     # ------------------------------------------------------------ the store, and the end
 
     def attach_store(self, attach: dict[str, Any]) -> None:
-        """Map the node's store, as the node said where it is."""
+        """Map the node's store; ``attach`` is the node's description of it."""
         with self.loop.lock:
             client = StoreClient(attach, attach["slot"], self.incarnation,
                                  lambda message: self.send(self.node, message), self.config,
@@ -317,18 +317,18 @@ class Runtime:
             self.stored.attach(client)
 
     def drain(self, seconds: float) -> None:
-        """Until everything queued is with ZeroMQ, or the time is up."""
+        """Wait until ZeroMQ has every queued message, or the time is over."""
         until = time.monotonic() + seconds
         self.kick()
         while self.mesh.pending() and time.monotonic() < until:
             self.loop.turn()
 
     def kick(self) -> None:
-        """What was queued goes out now, whoever polls."""
+        """Send the queued messages now, no matter which thread polls."""
         self.turns.kick()
 
     def shutdown(self, goodbye: bool = True) -> None:
-        """Leave: tell the node, wait until it has flushed what this job printed, close everything."""
+        """Leave: tell the node, wait until it has flushed the output of this job, close everything."""
         process = self.process
         if process.closed:
             return
@@ -339,7 +339,7 @@ class Runtime:
             with self.loop.lock:
                 self.machine.goodbye(lambda: self.loop.notify(parted))
             with contextlib.suppress(errors.GetTimeoutError):
-                self.loop.wait(parted, time.monotonic() + FAREWELL_S)
+                self.loop.wait(parted, time.monotonic() + GOODBYE_S)
         with self.loop.lock:
             self.machine.end()
         self.loop.stop()
@@ -359,7 +359,7 @@ class Runtime:
             self.machine.empty_dropped()
             self.machine.check()
 
-    # ------------------------------------------------------------ what it has, under the names that others know
+    # ------------------------------------------------------------ shortcuts
 
     @property
     def kind(self) -> str:

@@ -1,4 +1,4 @@
-"""Objects in the node's store: space for them, views of them, their end.
+"""Objects in the node's store: allocation, reading and freeing.
 
 Waits for space, for spilled objects, and for objects of other nodes.
 """
@@ -31,7 +31,7 @@ COPIES_MAX = 4096  # places of copies of other nodes' objects that a process rem
 
 
 def why_no_room(pending: Pending) -> Cause:
-    """The node says when it has no room; else it is merely late."""
+    """STORE_FULL when the node has reported that it has no space; else its answer is only late."""
     return Cause.STORE_FULL if pending.progress else Cause.STORE_ASKED
 
 
@@ -46,7 +46,7 @@ class Stored:
     """
 
     client: StoreClient
-    machine: CoreMachine  # set once it is made: it and this need each other
+    machine: CoreMachine  # set after construction: each of the two needs the other
 
     def __init__(self, process: ProcessRecord, loop: Loop, context: Context, warned: Warned):
         self.process = process
@@ -54,8 +54,8 @@ class Stored:
         self.context = context
         self.warned = warned
         self.attached = False
-        # (node, generation) -> place here.  Only a hint: reading checks the block's generation, as it does for any.
-        # Or why it could not be brought, for the next who reads it.
+        # (node, generation) -> place here, or the failure of the transfer, for the next reader.  A place is only a
+        # hint: reading checks the block's generation, as it does for any block.
         self.copies: dict[tuple[bytes, int], list[Any]] = {}
 
     def attach(self, client: StoreClient) -> None:
@@ -63,7 +63,7 @@ class Stored:
         self.attached = True
 
     def allocate(self, nbytes: int, oid: bytes, owner: bytes = b"") -> Allocation:
-        """Space in the object store, waiting for it if need be (not under the lock).  ObjectStoreFullError."""
+        """Space in the object store; waits for it if needed (not under the lock).  ObjectStoreFullError."""
         while True:
             with self.loop.lock:
                 if self.machine.dropped:
@@ -85,7 +85,7 @@ class Stored:
                 raise errors.from_failure(found.value[1], found.value[2])
 
     def _wait(self, waiter: Waiter, cause: Callable[[], Cause], what: Callable[[], str]) -> None:
-        """Wait for the store, saying so to whoever asks, and to the user after a while."""
+        """Wait for the store.  Other processes may ask for the reason; the user gets a warning after a while."""
         task = self.context.task
         outer = self.machine.blocked.get(task)
         warn_s = self.process.config.warn_wait_s
@@ -105,7 +105,7 @@ class Stored:
                 self.machine.blocked[task] = outer
 
     def read(self, value: Any, record: Any) -> Any:
-        """The buffer of a stored object, pinned while it is used; brought here first if it is not in memory here."""
+        """The buffer of a stored object, pinned while it is used.  Restores or transfers the object first if needed."""
         if value[5] != self.process.node:
             return self._read_copy(value)
         while True:
@@ -118,11 +118,11 @@ class Stored:
             value = [*self._answer(pending, Cause.RESTORING, oid, "")[:4], oid, self.process.node]
             if record is not None:
                 with self.loop.lock:
-                    if same_place(record.value, value):  # else it was lost and made again meanwhile
+                    if same_place(record.value, value):  # else it was lost, and made again since
                         self.machine.refs.replace_value(record, value)
 
     def _read_copy(self, value: Any) -> Any:
-        """An object of another node: of the copy that our node has, or brings.  The value stays the primary's."""
+        """The buffer of the copy that our node has, or transfers.  The record's value stays the primary copy."""
         oid, node = value[4], value[5]
         while True:
             with self.loop.lock:
@@ -144,8 +144,8 @@ class Stored:
         if len(self.copies) > COPIES_MAX:
             del self.copies[next(iter(self.copies))]
 
-    def elsewhere(self, value: Any) -> Any:
-        """The stored value in a wire value when it is another node's and not known to be here; else None."""
+    def value_to_transfer(self, value: Any) -> Any:
+        """The stored value in a wire value, if it is on another node and no copy is known here; else None."""
         while type(value) is list and value[0] == m.CARRYING:
             value = value[1]
         if type(value) is not list or value[0] != m.STORED or value[5] == self.process.node:
@@ -156,7 +156,7 @@ class Stored:
         return None
 
     def fetch(self, value: Any, then: Callable[[Any], None] | None = None) -> Pending:
-        """Begin to bring an object that is ``elsewhere``; ``then`` is called with the answer (all under the lock)."""
+        """Begin the transfer of a :meth:`value_to_transfer`; calls ``then`` with the answer (under the lock)."""
         pending = self.client.pull(value)
 
         def answered(pending: Pending) -> None:
@@ -172,14 +172,14 @@ class Stored:
         return pending
 
     def prefetch(self, values: Iterable[Any]) -> None:
-        """Begin to bring all of these that are elsewhere, together: whoever reads them waits for each in turn."""
+        """Begin all transfers of these values together, because a reader waits for one after the other."""
         with self.loop.lock:
             for value in values:
-                if (distant := self.elsewhere(value)) is not None:
+                if (distant := self.value_to_transfer(value)) is not None:
                     self.fetch(distant)
 
     def _answer(self, pending: Pending, cause: Cause, oid: bytes, where: str) -> list[Any]:
-        """Wait for the place of an object that the node was asked for.  Raises its error."""
+        """Wait for the node's answer: the place of an object.  Raises the error of the answer."""
         try:
             self._wait(pending.waiter, lambda: cause,
                        lambda: " ".join(filter(None, (f"ObjectRef({short(oid)})", pending.progress or where))))
@@ -194,7 +194,7 @@ class Stored:
         return pending.value
 
     def leave(self, pending: Pending) -> None:
-        """Nobody waits any more for what was to be brought (under the lock)."""
+        """Stop waiting for a transfer (under the lock)."""
         self.client.leave(pending)
 
     def close(self) -> None:
@@ -214,7 +214,8 @@ class Stored:
     def relieve(self, bytes_max: int) -> int:
         """Move inline values of this process to the store until their bytes are below ``bytes_max`` (under the lock).
 
-        Returns at how many bytes to try again: it waits for no space and leaves small values, so it may end above.
+        Returns the bytes of inline values at which to try again.  It does not wait for space and leaves small
+        values, so more than ``bytes_max`` may remain.
         """
         if not self.attached:
             return bytes_max
@@ -230,16 +231,16 @@ class Stored:
             except StoreFull:
                 break
             if not isinstance(found, Allocation):
-                return bytes_max  # the node has been asked for space: again next turn
+                return bytes_max  # the node has been asked for space: try again next turn
             found.view[:] = value
             refs.replace_value(entry, [*found.seal(), entry.oid, self.process.node])
         return max(bytes_max, refs.inline_bytes + bytes_max // 16)
 
-    def free(self, oid: bytes, value: Any, esbytes_maxed: bool) -> None:
+    def free(self, oid: bytes, value: Any, escaped: bool) -> None:
         if not self.attached:
             return
         if value[5] == self.process.node:
-            self.client.free(value[4], value[:4], esbytes_maxed)
+            self.client.free(value[4], value[:4], escaped)
         else:
             self.copies.pop((value[5], value[3]), None)
             self.client.free_elsewhere(value[4], value, value[5])

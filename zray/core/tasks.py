@@ -21,8 +21,8 @@ from zray.owner.records import Entry, Function, Key, Task
 from zray.handles.refs import MapRefs, ObjectRef, ObjectRefGenerator
 from zray.transport.loop import Loop
 
-# Nothing is sent at submission: get and wait send what there is, else the service thread does within milliseconds.
-# A thread that only submits looks at the sockets once in so many.
+# A submission sends nothing: get and wait send the queued tasks, or the service thread does within milliseconds.
+# A thread that only submits takes a turn once in so many submissions.
 TURN_EVERY = 64
 
 
@@ -39,7 +39,7 @@ class Site:
         retries = options.max_retries
         self.retries = retries_default if retries is None else retries
         self.nret = options.num_returns
-        # plain: one return, nothing the worker must know beyond the function
+        # plain: one return, and the worker needs nothing but the function
         self.plain = options.num_returns == 1 and not options.max_calls and options.name is None
 
 
@@ -60,7 +60,7 @@ class Tasks:
         self.context = context
         self.ids = ids_
         self.next_id = ids_.next
-        self._exported: set[bytes] = set()  # functions and classes that the control store has from us
+        self._exported: set[bytes] = set()  # functions and classes that we have stored in the control store
 
     def site(self, fn: Any, options: Any) -> Site:
         self.groups.check(options, fn.name)
@@ -74,14 +74,14 @@ class Tasks:
         return site
 
     def register_function(self, key: bytes, blob: bytes) -> None:
-        """Store a function or class in the GCS, once; nobody waits for it."""
+        """Store a function or class in the control store, once, without waiting for the answer."""
         if key not in self._exported:
             self._exported.add(key)
             with self.loop.lock:
                 self.machine.gcs.register_function(self.ids.job_bytes + key, blob)
 
     def fetch_function(self, key: bytes) -> bytes:
-        """A function from the GCS: workers that were not sent it with the task."""
+        """A function from the control store, for a worker that did not get it with the task."""
         reply = Reply()
         name = self.ids.job_bytes + key
 
@@ -99,7 +99,10 @@ class Tasks:
         return call.value if call.value is not None else self._await_function(key, name)
 
     def _await_function(self, key: bytes, name: bytes) -> bytes:
-        """Its owner does not wait until the GCS has it, and what names it may come here sooner, from node to node."""
+        """Wait until the control store has the function.
+
+        Its owner does not wait for that, so a message that names the function may arrive here earlier.
+        """
         reply = Reply()
 
         def stored(blob: bytes) -> None:
@@ -203,7 +206,7 @@ class Tasks:
         return payload, list(slots), records, pins
 
     def map(self, fn: Any, items: Iterable[Any], options: Any, star: bool) -> Any:
-        """``f.map``; falls back to one submission an item where items are references or need options of their own."""
+        """``f.map``; submits one task an item if items are references, or the options are not plain."""
         if not isinstance(items, (list, tuple, range)):
             items = list(items)
         if self.context.assigned:

@@ -1,4 +1,4 @@
-"""The loop around a core process's machine: its turns, its timer, and when finalisers may wake it."""
+"""The turns and the timer of a core process's machine, and when finalisers may wake its loop."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Turns:
         loop.on_turn = self.turn
 
     def turn(self) -> None:
-        """Once a turn, before the flush: what was dropped, what is to be pushed."""
+        """Once a turn, before the flush: release dropped references, push tasks."""
         loop, machine = self._loop, self._machine
         now = time.monotonic()
         if loop.service_leads:
-            # The service thread is about to sleep: finalisers wake it, but not more often than every few milliseconds.
+            # The service thread is about to sleep: finalisers may wake it, at most every few milliseconds.
             if self._rearm is None and not refs_module.wake.armed:
                 self._rearm = loop.call_at(now + DROP_EVERY_S, self._arm_wake)
         else:
@@ -55,11 +55,11 @@ class Turns:
         self._arm_tick()
 
     def kick(self) -> None:
-        """What was queued goes out now, whoever polls."""
+        """Send the queued messages now, no matter which thread polls."""
         with self._loop.lock:
             self.turn()
             self._loop.kick()
 
     def later(self, seconds: float, action: Callable[[], None]) -> Any:
-        """``action()`` under the lock after so long."""
+        """Call ``action()`` after ``seconds``, under the lock."""
         return self._loop.call_at(time.monotonic() + seconds, action)

@@ -1,8 +1,8 @@
-"""Shows failures that nobody has looked at, once: in the driver at once, from a worker through its output.
+"""Shows unhandled failures once: in the driver directly, of a worker through its output.
 
-A failure is shown when it is reported.  Then WINDOW_S begins, in which repeats are counted: the same text, and more
-than a few texts of one place in the user's code.  Of all places together TEXTS_MAX are shown in that time, and the rest
-is counted too.  Off with ``ZRAY_IGNORE_UNHANDLED_ERRORS=1``.
+A failure is shown when it is reported.  Then a window of WINDOW_S begins, in which repeats are only counted.  A
+repeat is the same text, or one more text of a place in the user's code than PLACE_TEXTS_MAX.  In a window at most
+TEXTS_MAX texts are shown, and the others are counted too.  ``ZRAY_IGNORE_UNHANDLED_ERRORS=1`` switches this off.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from zray.transport.loop import Loop
 WINDOW_S = 5.0
 TEXTS_MAX = 20
 PLACE_TEXTS_MAX = 3
-ACTOR_GRACE_S = 1.0  # an actor's failed constructor is shown when no call has brought it to somebody for so long
-NAMES = ("ZRAY_IGNORE_UNHANDLED_ERRORS", "RAY_IGNORE_UNHANDLED_ERRORS")
+ACTOR_GRACE_S = 1.0  # the failure of an actor's constructor is shown when no call has raised it for so long
+SWITCHES = ("ZRAY_IGNORE_UNHANDLED_ERRORS", "RAY_IGNORE_UNHANDLED_ERRORS")
 
 
 class Place:
-    """What failures of one place in the user's code have come to in this window."""
+    """The failures of one place in the user's code in this window."""
 
     __slots__ = ("last", "repeats", "texts")
 
@@ -37,7 +37,7 @@ class Place:
 
 
 class Reporter:
-    """The failures that one Runtime shows.  Under the lock, but for the logging, which may run the user's handlers."""
+    """The failures that one Runtime shows.  Under the lock, except the logging, which may run the user's handlers."""
 
     def __init__(self, machine: CoreMachine, loop: Loop, turns: Turns, futures: Futures):
         self._machine = machine
@@ -50,10 +50,10 @@ class Reporter:
         self._rest = 0
 
     def pump(self, show: Callable[[str], None] | None = None) -> None:
-        """Show what was reported; on the thread of futures unless the caller shows it."""
+        """Show the reported failures with ``show``, or on the thread of futures."""
         show = show or self._later
         failures = self._unhandled.take()
-        if any(os.environ.get(name, "") not in ("", "0", "false") for name in NAMES):
+        if any(os.environ.get(name, "") not in ("", "0", "false") for name in SWITCHES):
             return
         if failures and not self._places:
             self._turns.later(WINDOW_S, self._window_over)
@@ -71,7 +71,7 @@ class Reporter:
                 continue
             place.texts.add(what)
             self._shown += 1
-            show(f"Unhandled error (suppress with {NAMES[0]}=1): {text}")
+            show(f"Unhandled error (suppress with {SWITCHES[0]}=1): {text}")
 
     def actor_failed(self, actor: bytes, failure: list[Any]) -> None:
         unhandled = self._unhandled
@@ -85,7 +85,7 @@ class Reporter:
         self._turns.later(ACTOR_GRACE_S, due)
 
     def end(self) -> None:
-        """The session ends.  Not under the lock."""
+        """The session ends: show everything that is left.  Not under the lock."""
         texts: list[str] = []
         with self._loop.lock:
             self._machine.empty_dropped()

@@ -1,7 +1,7 @@
-"""Values between Python objects and their wire forms: inline bytes or a place in the object store.
+"""Converts values between Python objects and wire forms: inline bytes, or a place in the object store.
 
-Straight code, no state machine: pickling and copying happen here, outside the loop lock; only the allocation and the
-look-ups take it.
+There is no state machine here.  Pickling and copying happen outside the loop lock; only allocation and look-ups take
+the lock.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ __tracebackhide__ = True  # pytest leaves these frames out of its reports
 
 
 class NotReady(Exception):
-    """The value that a record had is lost, and the object is pending again: wait for it as for any."""
+    """The value of a record is lost, and the object is pending again: wait for it as for any object."""
 
 
 class Values:
     """Encoding and decoding for one Runtime; the Columns of its machine.
 
-    It and the machine need each other, so ``bind`` says the rest: ``elsewhere(call)`` runs a call on the thread of
-    futures, ``kick()`` sends what was queued.
+    Values and machine need each other, so ``bind`` completes the construction: ``on_futures(call)`` runs a call on
+    the thread of futures, ``kick()`` sends the queued messages.
     """
 
     machine: CoreMachine
-    elsewhere: Callable[[Callable[[], None]], None]
+    on_futures: Callable[[Callable[[], None]], None]
     kick: Callable[[], None]
 
     def __init__(self, process: ProcessRecord, loop: Loop, context: Context, ids_: TaskIds, stored: Stored):
@@ -48,20 +48,20 @@ class Values:
         self.inline_max = process.config.inline_bytes_max
         self._opened: tuple[Any, list[Any]] | None = None  # the column that pick() read last, and its values
 
-    def bind(self, machine: CoreMachine, elsewhere: Callable[[Callable[[], None]], None],
+    def bind(self, machine: CoreMachine, on_futures: Callable[[Callable[[], None]], None],
              kick: Callable[[], None]) -> None:
-        self.machine, self.elsewhere, self.kick = machine, elsewhere, kick
+        self.machine, self.on_futures, self.kick = machine, on_futures, kick
 
-    # ------------------------------------------------------------ out
+    # ------------------------------------------------------------ to wire values
 
     def place(self, value: Serialized, oid: bytes, owner: bytes) -> Any:
-        """The wire value of a serialised object: inline when small, else written to the store (may wait for space)."""
+        """The wire value of a serialised object: inline if small, else in the store (may wait for space)."""
         if value.nbytes <= self.inline_max:
             return serialization.to_bytes(value)
         return self.store(value, oid, owner)
 
     def store(self, value: Serialized, oid: bytes, owner: bytes = b"") -> list[Any]:
-        """``owner``: of the object, when that is another process."""
+        """Write to the store.  ``owner``: the object's owner, if that is another process."""
         allocation = self.stored.allocate(value.nbytes, oid, owner)
         try:
             serialization.write_into(value, allocation.view)
@@ -107,13 +107,13 @@ class Values:
         self.loop.raise_pending()
         return ObjectRef(oid, entry)
 
-    # ------------------------------------------------------------ in
+    # ------------------------------------------------------------ from wire values
 
     def load(self, record: Entry | Borrowed) -> Any:
-        """The Python value of a ready object; raises its error, or NotReady when the value turns out to be lost."""
+        """The Python value of a ready object; raises its error, or NotReady when the value proves to be lost."""
         if record.owner is None:
             return self._value_of(record)
-        # References inside keep this object, and with it themselves, alive until their owners know of them.
+        # The references inside keep this object alive, and so their objects, until their owners know the holds.
         context = self.context
         outer, context.inside = context.inside, record
         try:
@@ -126,7 +126,7 @@ class Values:
         if type(value) is bytes:
             return None if value == NONE else loads(value)
         if value is None:
-            raise NotReady  # another thread has just found out
+            raise NotReady  # another thread has just found that the value is lost
         return self._load(value, record)
 
     def _load(self, value: Any, record: Entry | Borrowed | None) -> Any:
@@ -154,13 +154,13 @@ class Values:
         raise NotReady
 
     def load_wire(self, value: Any) -> Any:
-        """The Python value of an argument as it came in a message."""
+        """The Python value of an argument from a message."""
         if type(value) is bytes:
             return None if value == NONE else loads(value)
         return self._load(value, None)
 
     def prefetch(self, values: Sequence[Any]) -> None:
-        """Begin to bring those that other nodes hold, all at once; reading them waits."""
+        """Begin the transfers of all values on other nodes together; reading one waits for it."""
         listed = [value for value in values if type(value) is list]
         if listed:
             self.stored.prefetch(listed)
@@ -170,7 +170,7 @@ class Values:
         return [self.load_wire(value) for value in values]
 
     def payload(self, value: Any) -> Any:
-        """The buffer of a wire value that is known to be no error (arguments, map chunks)."""
+        """The buffer of a wire value that is no error (arguments, map chunks)."""
         if type(value) is bytes:
             return value
         if value[0] == STORED:
@@ -184,7 +184,7 @@ class Values:
     # ------------------------------------------------------------ map columns
 
     def pack_items(self, items: Sequence[Any]) -> tuple[Any, list[Any] | None]:
-        """A column of arguments: its wire value, and the records it needs alive (called under the lock)."""
+        """The wire value of a column of arguments, and the records that it pins (called under the lock)."""
         dumped = serialization.dumps(items if isinstance(items, range) else list(items))
         pins = [ref._record for ref in dumped.refs] or None
         if pins:
@@ -193,24 +193,24 @@ class Values:
         return serialization.to_bytes(dumped), pins
 
     def pick(self, column: Any, position: int, name: str) -> tuple[Any, list[Any]]:
-        """One result out of a column: the wire value of an object of its own, and the records in it, pinned."""
+        """One result of a column: its wire value, and the records inside it, pinned."""
         try:
             opened = self._opened
             if opened is None or opened[0] is not column:
                 opened = self._opened = column, loads(self.payload(column))
             dumped = serialization.dumps(opened[1][position])
-        except Exception as error:  # whatever unpickling the user's objects raises is the item's error
+        except Exception as error:  # any error of unpickling the user's objects is the item's error
             return self.failure(error, name), []
         records = [ref._record for ref in dumped.refs]
         if records:
-            self._opened = None  # its references must not outlive those who ask
+            self._opened = None  # a kept column would keep its references alive too
             with self.loop.lock:
                 for record in records:
                     record.refs += 1
         return serialization.to_bytes(dumped), records
 
     def pick_later(self, column: Any, position: int, name: str, then: Callable[[Any, list[Any]], None]) -> None:
-        """The same on the thread of futures: reading a stored column may wait.  ``then`` runs under the lock."""
+        """The same on the thread of futures, because reading a stored column may block.  ``then`` under the lock."""
         def picked() -> None:
             value, records = self.pick(column, position, name)
             self._opened = None  # it pins the column in the store
@@ -219,7 +219,7 @@ class Values:
                     then(value, records)
                     self.kick()
 
-        self.elsewhere(picked)
+        self.on_futures(picked)
 
     @staticmethod
     def failure(error: Exception, name: str) -> list[Any]:

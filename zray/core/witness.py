@@ -1,7 +1,7 @@
-"""What a driver saw of the end of its node, for the error that says so.
+"""A driver observes the end of its node, for the details of the error.
 
-The connection to the node daemon closes a moment before its process has ended, and the session directory may be gone
-soon after.  So the driver holds a pidfd and the open log from the beginning.
+The connection to the node daemon closes a moment before its process has ended, and the session directory may be
+removed soon after.  So the driver has a pidfd and the open log from the beginning.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import os
 import signal
 from typing import Any
 
+from zray.base.formats import LOG_TAIL_BYTES
 from zray.base.os_linux import process_state, readable
 
-END_WAIT_S = 0.5  # from the end of the connection to that of the process: microseconds, unless the machine is starved
-TAIL_BYTES = 8192
+END_WAIT_S = 0.5  # from the end of the connection to the end of the process: microseconds, unless CPU is short
 
 
 class Witness:
-    """Of the process ``pid`` that logs to ``log``; :meth:`account` once the connection to it has closed."""
+    """Observes process ``pid``, which logs to ``log``; call :meth:`account` when the connection to it has closed."""
 
     def __init__(self, pid: int, log: str) -> None:
         self.pid = pid
@@ -26,7 +26,7 @@ class Witness:
         try:
             self._process = os.pidfd_open(pid)
         except (OSError, OverflowError):
-            pass  # it has just ended
+            pass  # the process has just ended
         try:
             self._log = os.open(log, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
@@ -41,11 +41,11 @@ class Witness:
                                 + (", stopped by a signal" if state == "T" else ""))
             return detail
         detail["reason"] = f"its process (pid={self.pid}) {self._end(detail)}"
-        detail["log_tail"] = self._tail()  # what it wrote last
+        detail["log_tail"] = self._tail()  # again: now the log is complete
         return detail
 
     def _end(self, detail: dict[str, Any]) -> str:
-        """How it ended; only a parent is told."""
+        """How the process ended; the kernel tells only its parent."""
         try:
             found = os.waitid(os.P_PIDFD, self._process, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except OSError:
@@ -64,7 +64,7 @@ class Witness:
         if self._log < 0:
             return ""
         size = os.fstat(self._log).st_size
-        return os.pread(self._log, TAIL_BYTES, max(0, size - TAIL_BYTES)).decode(errors="replace")
+        return os.pread(self._log, LOG_TAIL_BYTES, max(0, size - LOG_TAIL_BYTES)).decode(errors="replace")
 
     def close(self) -> None:
         for fd in (self._process, self._log):

@@ -1,4 +1,4 @@
-"""What a program holds: references, remote functions, actor handles, and their options."""
+"""The objects that a program holds: references, remote functions, actor handles, and their options."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The runtime this process is connected to, if any: the cluster's (zray.core.runtime), or local mode's stand-in.
+"""The runtime of this process, if it has one: the cluster's (zray.core.runtime), or that of local mode.
 
 Handles ask :func:`connected` at each call; the first call in a process without a runtime starts one, as in Ray.
 Both kinds of runtime install themselves where references look for theirs (zray.handles.refs).
@@ -14,7 +14,7 @@ from zray.handles.refs import _hooks, wake
 
 
 def start_by(start: Callable[[], object]) -> None:
-    """``start()`` starts a session and connects to it.  The layer above names its ``init`` so."""
+    """Set the function that starts a session and connects to it: ``init`` of the layer above."""
     global _start
     _start = start
 

@@ -1,7 +1,8 @@
 """Options of tasks, actors and calls: checked against Ray's names, types and ranges, normalised once, immutable.
 
-``TaskOptions.build({...})`` checks what a user wrote; ``merged(**updates)`` is ``.options(...)``.  What the runtime
-reads are the attributes; ``key`` (hashable) is the part of them that decides which leases may run the task.
+``TaskOptions.build({...})`` checks a user's keywords; ``merged(**updates)`` is ``.options(...)``.
+The runtime reads the attributes; ``key`` (hashable) is the part of them that decides which leases
+may run the task.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ Check = Callable[[str, Any], "str | None"]
 
 
 class Option(NamedTuple):
-    """One keyword: the types it takes, a check that returns what is wrong, and the default."""
+    """One keyword: its types, a check that returns the mistake, and the default."""
 
     types: tuple[type, ...]
     check: Check | None = None
@@ -43,8 +44,8 @@ class Option(NamedTuple):
 _NONE = type(None)
 
 
-def _at_least(low: int, words: str) -> Check:
-    return lambda name, value: None if value >= low else f"The keyword '{name}' only accepts {words}, not {value!r}."
+def _at_least(low: int, allowed: str) -> Check:
+    return lambda name, value: None if value >= low else f"The keyword '{name}' only accepts {allowed}, not {value!r}."
 
 
 _infinite = _at_least(-1, "None, 0, -1 or a positive integer, where -1 represents infinity")
@@ -193,7 +194,7 @@ METHOD_OPTIONS: dict[str, Option] = {
 
 
 def check_options(raw: dict[str, Any], table: dict[str, Option], what: str) -> dict[str, Any]:
-    """``raw`` with plain numbers; ValueError or TypeError saying what is wrong in names, types or ranges."""
+    """``raw`` with plain numbers; the ValueError or TypeError names the wrong name, type or range."""
     checked = {}
     for name, value in raw.items():
         option = table.get(name)
@@ -209,7 +210,7 @@ def check_options(raw: dict[str, Any], table: dict[str, Option], what: str) -> d
 
 
 def strategy_map(strategy: Any) -> dict[str, Any]:
-    """A scheduling strategy as the map that travels: ``{}`` is the default."""
+    """A scheduling strategy as a map for the wire: ``{}`` is the default."""
     if strategy is None or strategy == "DEFAULT":
         return {}
     if strategy == "SPREAD":
@@ -252,7 +253,7 @@ def _freeze(value: Any) -> Any:
 
 
 class _Options:
-    """What was written (``raw``) and what it means (the other attributes); immutable by convention."""
+    """The keywords as written (``raw``) and their meaning (the other attributes); immutable by convention."""
 
     __slots__ = ("raw",)
     TABLE: ClassVar[dict[str, Option]]
@@ -264,7 +265,7 @@ class _Options:
 
     @classmethod
     def build(cls, raw: dict[str, Any] | None = None) -> Self:
-        """From keywords as a user wrote them."""
+        """From keywords of a user."""
         raw = check_options(raw or {}, cls.TABLE, cls.WHAT)
         return cls(raw)
 
@@ -299,7 +300,8 @@ def _demand(raw: dict[str, Any], default_cpus: float) -> dict[str, int]:
         amounts["memory"] = raw["memory"]
     amounts.update(raw.get("resources") or {})
     if raw.get("accelerator_type"):
-        amounts[f"accelerator_type:{raw['accelerator_type']}"] = 0.001  # Ray's amount: a label dressed as a resource
+        # Ray's amount: a label in the form of a resource
+        amounts[f"accelerator_type:{raw['accelerator_type']}"] = 0.001
     demand = {name: units(value, name) for name, value in amounts.items()}
     return {name: amount for name, amount in sorted(demand.items()) if amount}
 
@@ -323,7 +325,7 @@ def _retryable(raw: dict[str, Any]) -> bool | tuple[type, ...]:
 
 
 def check_returns(raw: dict[str, Any], is_generator: bool) -> None:
-    """``num_returns="streaming"`` and ``"dynamic"`` are for generator functions alone."""
+    """``num_returns="streaming"`` and ``"dynamic"`` are only for generator functions."""
     wanted = raw.get("num_returns")
     if isinstance(wanted, str) and not is_generator:
         raise ValueError(f"num_returns='{wanted}' can only be used with generator functions (functions that use "
@@ -362,7 +364,7 @@ class TaskOptions(_Options):
 
     @classmethod
     def for_function(cls, raw: dict[str, Any], is_generator: bool) -> TaskOptions:
-        """Like ``build``; a generator function streams unless num_returns says otherwise."""
+        """Like ``build``; a generator function streams unless num_returns is set."""
         raw = check_options(raw, cls.TABLE, cls.WHAT)
         check_returns(raw, is_generator)
         return cls({**raw, "_is_generator": True} if is_generator else raw)
@@ -378,9 +380,9 @@ class TaskOptions(_Options):
 class ActorOptions(_Options):
     """Options of an actor class.
 
-    ``placement`` is the demand while it is placed and constructed, ``running`` the demand of its life: with no
-    resources asked for an actor needs 1 CPU to be placed and none to run, as in Ray.  ``max_concurrency`` is None where
-    not given: 1, or ASYNC_MAX_CONCURRENCY for async actors.
+    ``placement`` is the demand while it is placed and constructed, ``running`` the demand of its
+    life.  Without resources an actor needs 1 CPU to be placed and none to run, as in Ray.
+    ``max_concurrency`` is None where not given: 1, or ASYNC_MAX_CONCURRENCY for async actors.
     """
 
     __slots__ = ("concurrency_groups", "detached", "env", "get_if_exists", "key",

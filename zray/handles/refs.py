@@ -1,4 +1,4 @@
-"""References as users hold them: ObjectRef, the generator of a streaming task, the sequence of a ``map``.
+"""References in the hands of users: ObjectRef, the generator of a streaming task, the sequence of a ``map``.
 
 A reference that goes away only appends its record to ``dropped``: finalisers run at any point, also in the middle
 of a transition, so they must not touch the runtime's state.  The runtime empties the deque once a turn.
@@ -56,7 +56,7 @@ class ObjectRef(Generic[T]):
 
     It keeps the object alive.  It may be passed to tasks, stored inside other objects, awaited and hashed.
 
-    ``ObjectRef(ref.binary())`` makes a reference from an id, of which this process must hold another when it is used.
+    ``ObjectRef(ref.binary())`` makes a reference from an id.  This process must hold another one when it is used.
     """
 
     __slots__ = ("_oid", "_record", "__weakref__")
@@ -138,7 +138,7 @@ _record: Any = ObjectRef.__dict__["_record"]  # the slot
 
 
 class _UnknownRef(ObjectRef[T]):
-    """A reference by id to an object of which this process does not know; an ObjectRef from its first use on."""
+    """A reference by id to an object that this process does not know; an ObjectRef from its first use on."""
 
     __slots__ = ()
 
@@ -173,7 +173,7 @@ serialization.set_ref_type(ObjectRef, _UnknownRef)
 
 
 def _by_id(ref: ObjectRef[Any]) -> None:
-    """``ref`` has an id only: its record, if the object is known here now, else when it is used."""
+    """``ref`` has an id only: bind its record now if the object is known here, else at its first use."""
     ref.__class__ = _UnknownRef
     ids.checked("ObjectRef", ref._oid, ids.OBJECT_SIZE)
     runtime = _hooks["runtime"]
@@ -290,8 +290,8 @@ class MapRefs(Generic[T]):
 class RefList(list):
     """The not-ready list that ``wait`` returns: a list, and the group that is still registered for it.
 
-    Who edits the list loses the group (``None``), and so does the list that a ``wait`` was called with, since two
-    threads may share it: the next ``wait`` then looks at every reference again.
+    A change of the list removes the group (``None``), and so does passing the list to a ``wait``,
+    since two threads may share it: the next ``wait`` then looks at every reference again.
     """
 
     __slots__ = ("group",)

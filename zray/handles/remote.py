@@ -1,14 +1,15 @@
-"""What ``@remote`` makes of functions and classes: RemoteFunction, ActorClass, ActorHandle, ActorMethod.
+"""The results of ``@remote``: RemoteFunction, ActorClass, ActorHandle, ActorMethod.
 
-They check a call (options, number of arguments) and hand it to the runtime.  What the runtime reads of them:
+They check a call (options, number of arguments) and pass it to the runtime.  The runtime reads these attributes:
 
     RemoteFunction   name  definition() -> (key, blob)  function  is_generator  state (for the runtime's own record)
     ActorTemplate    name  definition() -> (key, blob)  cls  meta(options) -> bytes  is_async  method_names; what an
                      ActorClass holds: every other attribute of an ActorClass is the user's
     ActorHandle      _actor (bytes)  _meta (bytes)  _life_ref  _about; ActorHandle._restore makes one of the first three
 
-A handle holds ``_life_ref``, a reference to the actor's life object: when the last one goes, in whatever process, the
-actor ends.  Handles from ``get_actor`` have none; they do not keep the actor alive.
+A handle holds ``_life_ref``, a reference to the actor's life object: when the last one is gone, in
+whatever process, the actor ends.  Handles from ``get_actor`` have none; they do not keep the actor
+alive.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class _Definition:
         return self.pickled
 
     def forget(self) -> None:
-        """The target has changed: pickle it again for what is created from now on."""
+        """The target has changed: pickle it again for later calls."""
         self.pickled = None
 
 
@@ -82,7 +83,7 @@ class RemoteFunction(Generic[P, R]):
 
     @property
     def name(self) -> str:
-        """What the task is called in logs and errors."""
+        """The name of the task in logs and errors."""
         return self._options.name or getattr(self._function, "__qualname__", None) or repr(self._function)
 
     @property
@@ -99,7 +100,7 @@ class RemoteFunction(Generic[P, R]):
         return connected().submit(self, args, kwargs, self._options)
 
     def _remote(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
-        """``options(**options).remote(*args, **kwargs)``, as programs for older versions of Ray write it."""
+        """``options(**options).remote(*args, **kwargs)``, for programs for older versions of Ray."""
         return (self.options(**options) if options else self).remote(*(args or ()), **(kwargs or {}))
 
     def options(self, **options: Any) -> RemoteFunction[P, R]:
@@ -143,7 +144,7 @@ class RemoteFunction(Generic[P, R]):
 
 
 class MethodMeta(NamedTuple):
-    """What a handle must know of a method: its parameters, its options as written, whether it yields."""
+    """A handle's record of a method: its parameters, its options as written, whether it yields."""
 
     params: tuple
     options: dict[str, Any]
@@ -151,7 +152,7 @@ class MethodMeta(NamedTuple):
 
 
 class ActorMeta(NamedTuple):
-    """What handles know of their actor; travels as the opaque ``meta`` of the actor table."""
+    """The record in a handle of its actor; travels as the opaque ``meta`` of the actor table."""
 
     class_name: str
     is_async: bool
@@ -195,7 +196,7 @@ def method(**options: Any) -> Callable[[Callable[P, R]], Callable[P, R]]:
     return annotate
 
 
-# Special methods that Python, copy and pickle look up on a handle for its own sake; the rest are the actor's.
+# Special methods that Python, copy and pickle look up on a handle for themselves; the others are the actor's.
 _NOT_CALLED = frozenset((
     "__init__", "__new__", "__init_subclass__", "__class_getitem__", "__subclasshook__", "__getattribute__",
     "__getattr__", "__copy__", "__deepcopy__", "__reduce__", "__reduce_ex__", "__getstate__", "__setstate__",
@@ -203,7 +204,7 @@ _NOT_CALLED = frozenset((
 
 
 def _methods_of(cls: type) -> dict[str, Any]:
-    """Name to function of what can be called: the class's own and inherited methods, without object's."""
+    """Name to function of the callable methods: the class's own and inherited ones, without object's."""
     found = {}
     for name in dir(cls):
         value = inspect.getattr_static(cls, name)
@@ -229,7 +230,7 @@ def _is_async(value: Any) -> bool:
 
 
 class ActorTemplate:
-    """A class with the options of its actors: what the runtime needs to create one."""
+    """A class with the options of its actors, as the runtime needs it to create one."""
 
     def __init__(self, cls: type, options: ActorOptions, pickled: _Definition | None = None):
         self.cls = cls
@@ -276,7 +277,7 @@ class ActorTemplate:
         return ActorHandle._restore(actor, meta, life)
 
     def meta(self, options: ActorOptions) -> bytes:
-        """What handles of an actor made with ``options`` must know, as bytes."""
+        """The record for handles of an actor made with ``options``, as bytes."""
         return ActorMeta(self.cls.__name__, self.is_async, self.methods, options.max_task_retries,
                          options.max_pending_calls, options.any_order(self.is_async)).to_bytes()
 
@@ -348,7 +349,7 @@ class ActorClass(Generic[T]):
             raise AttributeError(f"the actor class {self.__name__} has no attribute {name!r}") from None
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set it on the class, as a method that counts its instances does; actors created from now on start with it."""
+        """Set it on the class, as a method that counts its instances does; later actors start with it."""
         setattr(self._zray.cls, name, value)
         self._zray.pickled.forget()
 
@@ -399,7 +400,7 @@ class _OwnSpecial:
 
 
 class _BoundSpecial:
-    """Called, it is the handle's; its other attributes are those of the actor's method of that name."""
+    """A call is the handle's; the other attributes are those of the actor's method of that name."""
 
     __slots__ = ("_function", "_handle", "_name")
 
@@ -414,7 +415,7 @@ class _BoundSpecial:
 
 
 class ActorHandle(Generic[T]):
-    """An actor, from afar: ``handle.method.remote(...)`` calls it.
+    """An actor that may be on another node: ``handle.method.remote(...)`` calls it.
 
     Every public name is the user's: methods of actors are called ``restore``, ``meta`` and ``about`` too.
     """
@@ -428,7 +429,7 @@ class ActorHandle(Generic[T]):
 
     @staticmethod
     def _restore(actor: bytes, meta: bytes, life_ref: ObjectRef | None = None) -> ActorHandle:
-        """A handle from its parts, as they come out of a pickle or of the actor table."""
+        """A handle from its parts, which come from a pickle or from the actor table."""
         return ActorHandle(actor, meta, life_ref)
 
     @property
@@ -512,7 +513,7 @@ class ActorMethod:
 
 
 def make_remote(target: Any, options: dict[str, Any]) -> Any:
-    """RemoteFunction or ActorClass for what was decorated."""
+    """RemoteFunction or ActorClass for the decorated function or class."""
     if isinstance(target, type):
         return ActorClass(target, ActorOptions.build(options))
     if isinstance(target, (RemoteFunction, ActorClass)):

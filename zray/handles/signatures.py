@@ -1,4 +1,4 @@
-"""Parameters of remote functions and methods, in a form that pickles, to catch bad calls where they are made."""
+"""Parameters of remote functions and methods, in a form that pickles, to catch bad calls in the caller."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _ANY: tuple[Param, ...] = (("args", 2, False), ("kwargs", 4, False))
 
 
 class Parameters:
-    """What a callable accepts.  ``check`` costs a comparison for calls without keywords."""
+    """The arguments that a callable accepts.  ``check`` costs a comparison for calls without keywords."""
 
     __slots__ = ("_signature", "high", "low", "params")
 
@@ -29,7 +29,8 @@ class Parameters:
 
     @classmethod
     def of(cls, function: Callable[..., Any], skip_self: bool = False) -> Parameters:
-        """Of a function; of an unbound method with ``skip_self``; anything goes where Python cannot tell."""
+        """The signature of a function; with ``skip_self`` of an unbound method; any arguments where
+        Python cannot tell."""
         try:
             parameters = list(inspect.signature(function).parameters.values())
         except (ValueError, TypeError):

@@ -1,20 +1,25 @@
-"""What all parts of a node's machine share: which node this is, the time, and what its shell is to do.  Pure."""
+"""What all parts of a node's machine share: its incarnation, the time, the register of ends, the effects.  Pure."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from zray.base.ends import Ends
 from zray.base.ids import same_node
 from zray.node.effects import Effect, Note, Send
 
 
 class NodeContext:
-    """``now`` is the time of the event that is being handled; ``effects`` are what follows from it, in order."""
+    """``now`` is the time of the event that is being handled; ``effects`` are what follows from it, in order.
 
-    __slots__ = ("counts", "effects", "emit", "me", "now")
+    ``ends``: nodes and processes other than this node and its own, and all jobs.
+    """
 
-    def __init__(self, me: bytes) -> None:
+    __slots__ = ("counts", "effects", "emit", "ends", "me", "now")
+
+    def __init__(self, me: bytes, ends: Ends) -> None:
         self.me = me  # the incarnation of this node
+        self.ends = ends
         self.now = 0.0
         self.effects: list[Effect] = []
         self.emit = self.effects.append
@@ -24,10 +29,10 @@ class NodeContext:
         self.effects.append(Send(peer, message))
 
     def refuse(self, peer: bytes, why: str) -> None:
-        """A peer breaks the protocol: noted, never obeyed, never fatal."""
+        """A peer breaks the protocol: note it; its message has no effect, and never ends the node."""
         self.counts["refused"] += 1
         self.effects.append(Note("refused", {"peer": peer, "why": why}))
 
     def is_mine(self, process: bytes) -> bool:
-        """Whether that is a process of this node."""
+        """Whether ``process`` belongs to this node."""
         return same_node(process, self.me)

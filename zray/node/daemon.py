@@ -1,12 +1,12 @@
-"""zray-node: the process of a node.  One thread, one poll; it performs what DaemonMachine decides.
+"""zray-node: the process of a node.  One thread, one poll; it performs the decisions of DaemonMachine.
 
 Start: arguments, session directory, imports, fork of the zygote (before any thread or ZeroMQ context), then mesh,
 store, control store, ready.  A turn of the loop: poll the mesh's sockets and one epoll descriptor (signals, pidfds,
 zygote, inotify); deliver; perform the machine's effects until there are none; flush.  Without work the poll has no
 time-out: an idle daemon does not wake up.
 
-Fate: started by init() it ends with its driver (pidfd of the parent, and a pipe for the orderly end); its workers have
-PDEATHSIG, so nothing survives it, whatever ends it.
+Lifetime: a daemon that init() started ends with its driver (pidfd of the parent, and a pipe for the
+orderly end).  Its workers have PDEATHSIG, so they end with it, however it ends.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from zray.base import env_vars, ids
 from zray.base.config import Config, refuse_slips
+from zray.base.ends import Ends
 from zray.node.processes import linux
 from zray.node.running import join_secret, session as sessions, supervision
 from zray.node.processes.children import Children, Processes, Signals, Watcher
@@ -40,7 +41,7 @@ from zray.node.running.options import (
     offer,
     parser,
 )
-from zray.node.running.session import Session, SessionError
+from zray.node.running.session import NodeSession, SessionError
 from zray.base.os_linux import write_private
 
 if TYPE_CHECKING:
@@ -51,11 +52,11 @@ if TYPE_CHECKING:
     from zray.transport.mesh import Mesh
 
 EXIT_WAIT_S = 1.5  # for killed workers to be collected at the end; the kernel needs milliseconds
-PRESSURE_EVERY_S = 10.0  # the log says at most so often that the object store is under pressure
-# Above what else runs, where the system allows it (as root): three times the share of a CPU, of which a daemon needs
-# little, but soon.
+PRESSURE_EVERY_S = 10.0  # between two log lines about pressure on the object store
+# The daemon runs above other programs, where the system allows it (as root): three times the share
+# of a CPU.  A daemon needs little CPU, but without delay.
 DAEMON_PRIORITY = 5
-# Frames of one socket in one turn, a quarter of what core processes take: heartbeats go out between turns.
+# Frames of one socket in one turn, a quarter of a core process's number: heartbeats go out between turns.
 DRAIN_FRAMES_MAX = 64
 # Below this the plain kernels decide in less than a tenth of a millisecond, and save 100 MB a node.
 KERNELS_FROM_NODES = 16
@@ -91,9 +92,10 @@ class Daemon:
     # ------------------------------------------------------------ the beginning
 
     def _compose(self, offered: Offer) -> None:
-        """Everything that may make threads or contexts, and what workers do not need: only after the fork."""
+        """Compose all parts that may make threads or contexts, or that workers do not need: only
+        after the fork."""
         from zray.gcs.service import GcsService
-        from zray.node.daemon_machine import found_cluster
+        from zray.node.daemon_machine import admit_first_node
 
         self._prepare()
         shown = node_row(self.node_id, self.endpoint, os.getpid(), offered.labels)
@@ -108,7 +110,7 @@ class Daemon:
                               hints=joined.gcs if joined is not None else None,
                               node_timeout_s=self.config.node_timeout_s)
         self.mesh.on_early = self.gcs.heard
-        ordinal = joined.ordinal if joined is not None else found_cluster(self.gcs, self.own_row)
+        ordinal = joined.ordinal if joined is not None else admit_first_node(self.gcs, self.own_row)
         self._compose_store(offered)
         self._compose_machine(ordinal, shown, offered)
         self._load_kernels(len(joined.rows) if joined is not None else 0)
@@ -116,7 +118,8 @@ class Daemon:
         self.zygote.send(self._zygote_base())
         self._note_start(joined is not None, ordinal)
         self.core.start(joined.rows if joined is not None else [])
-        if self.entry is not None:  # what came while it waited: acknowledged, so nobody sends it again
+        # messages that came while it waited; they are acknowledged, so no peer sends them again
+        if self.entry is not None:
             early, self.entry.early = self.entry.early, []
             for peer, code, message in early:
                 self._deliver(peer, code, message)
@@ -130,15 +133,16 @@ class Daemon:
 
         for base in sessions.base_dirs():
             reaper.sweep(base)
-        self._soon: deque[Callable[[], None]] = deque()
+        self._callbacks: deque[Callable[[], None]] = deque()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.ends = Ends()
         self.failed = False  # it ends without having been asked to
         self.now = time.monotonic()
         self.watcher = Watcher()
         self.processes = Processes(self.watcher)
         self.children = Children(self._worker_exited, self._zygote_exited)
         self.children.zygote = self.zygote.pid
-        self._doomed: set[bytes] = set()  # to be killed as soon as they have a process
+        self._kill_once_started: set[bytes] = set()  # to be killed as soon as they have a process
         self._spawns: list[dict[str, Any]] = []
         timeout_s = self.config.node_timeout_s
         limits = Limits.of(self.config, drain_frames_max=DRAIN_FRAMES_MAX, heartbeat_s=timeout_s * BEAT_PART,
@@ -149,7 +153,7 @@ class Daemon:
         self.mesh.on_closed = lambda peer: self.core.closed(peer)
 
     def _enter_cluster(self, shown: dict[str, Any], offered: Offer) -> None:
-        """Open a port for other nodes, if the arguments say so; raises JoinRefused."""
+        """Open a port for other nodes, if the arguments ask for it; raises JoinRefused."""
         self.entry: ClusterEntry | None = None
         self.join_string = ""
         self.own_row: dict[str, Any] = {
@@ -172,8 +176,9 @@ class Daemon:
 
         locations = self.locations = GcsLocations(lambda: self.gcs.client)
         self.store = StoreService.create(self.session_dir, os.path.basename(self.session_dir), offered.store_bytes,
-                                         self._send, self.call_soon, config=self.config, node=self.incarnation,
-                                         record_location=locations.record, find_location=locations.find)
+                                         self._send, self.call_soon, ends=self.ends, config=self.config,
+                                         node=self.incarnation, record_location=locations.record,
+                                         find_location=locations.find)
         self.store.on_pressure = self._pressed
         self.store.table.name_of = lambda process: self.machine.name_of(process)
         self._pressed_after = 0.0
@@ -192,7 +197,7 @@ class Daemon:
             scheduler=lambda next_lease: LocalScheduler(
                 offered.total, offered.labels, node=self.incarnation, gpu_ids=offered.gpu_ids, next_lease=next_lease),
             ports=NodePorts(
-                new_worker_id=map(partial(ids.worker_id, self.incarnation), count(1)).__next__,
+                ends=self.ends, new_worker_id=map(partial(ids.worker_id, self.incarnation), count(1)).__next__,
                 attach=self._attach_driver, environ=workers_environ(), store_report=self.store.report,
                 gcs_report=partial(gcs_report, self.gcs), ownerless=self.store.ownerless,
                 free_unheld=self.store.free_unheld))
@@ -212,7 +217,7 @@ class Daemon:
             note=lambda effect: self.journal.note(text_of(effect.kind, effect.detail)), forget=self._forget,
             last_output=self._last_output,
             drop_objects=lambda job: self.store.drop_job(job.to_bytes(ids.JOB_SIZE, "big")),
-            node_gone=self.store.node_gone, hand_over=self.handover, left=self._left, fenced=self._fenced,
+            node_ended=self.store.node_ended, hand_over=self.handover, left=self._left, fenced=self._fenced,
             error=self._log_error)
 
     def _membership(self) -> MemberShell | None:
@@ -236,7 +241,7 @@ class Daemon:
             may_not_dial=entry.bar, warn=warn)
 
     def _zygote_base(self) -> dict[str, Any]:
-        """What a zygote must know of this node before it forks."""
+        """The settings of this node that a zygote needs before it forks."""
         return {"base": {
             "session_dir": self.session_dir, "node": self.incarnation, "node_endpoint": self.endpoint,
             "store": self.store.attach_info(), "config": self.config.as_dict(), "node_info": self.machine.node}}
@@ -260,20 +265,20 @@ class Daemon:
     def _watch_descriptors(self) -> None:
         from zray.node.daemon_machine import StopRequest
 
-        self.watcher.add(self._wake, self._run_soon)
+        self.watcher.add(self._wake, self._run_callbacks)
         self.watcher.add(self.zygote.sock.fileno(), self._zygote_answered)
         if (written := self.lines.start()) >= 0:
             self.watcher.add(written, self.lines.written)
         if self.shares_fate:
             self.processes.watch(b"parent", self.parent, lambda: self.core.end("the driver ended"))
-            self.watcher.add(self.fate_fd, self._fate_sealed)
+            self.watcher.add(self.fate_fd, self._driver_closed_pipe)
         # Not before: while it joins, a signal ends the node at once (supervision.ends_early).
         self.signals = Signals(self.watcher, self.children.collect, lambda: self.core.stop(StopRequest.SIGNAL))
         self.children.collect()
 
-    def session(self) -> Session:
+    def session(self) -> NodeSession:
         entry = self.entry
-        return Session(self.session_dir, self.incarnation, self.node_id.hex(), self.endpoint, os.getpid(),
+        return NodeSession(self.session_dir, self.incarnation, self.node_id.hex(), self.endpoint, os.getpid(),
                        linux.start_time(os.getpid()), self.shares_fate, time.time(),
                        cluster=entry.cluster if entry else "", join=self.join_string,
                        head=self.membership.head, name=self.membership.name, address=entry.address if entry else "")
@@ -281,14 +286,14 @@ class Daemon:
     # ------------------------------------------------------------ the loop
 
     def run(self) -> None:
-        """Until told to stop."""
+        """Take turns until the machine stops."""
         while not self.core.stopping:
             when = self.core.next_deadline()
             self.turn(None if when is None else max(0.0, when - time.monotonic()))
 
     def turn(self, timeout: float | None) -> None:
-        """Wait at most ``timeout`` seconds (None: for ever), deliver what arrived, do what follows, flush."""
-        self.mesh.poll(0.0 if self.mesh.readable() else timeout)  # our own sends may have swallowed the edge
+        """Wait at most ``timeout`` seconds (None: for ever), deliver messages, handle the consequences, flush."""
+        self.mesh.poll(0.0 if self.mesh.readable() else timeout)  # our own sends may have cleared the edge
         self.now = time.monotonic()
         if self.core.begin():
             self.mesh.flush()
@@ -304,18 +309,18 @@ class Daemon:
 
     def call_soon(self, fn: Callable[[], None]) -> None:
         """From any thread: run ``fn`` in the loop."""
-        self._soon.append(fn)
+        self._callbacks.append(fn)
         os.eventfd_write(self._wake, 1)
 
-    def _run_soon(self) -> None:
+    def _run_callbacks(self) -> None:
         os.eventfd_read(self._wake)
-        while self._soon:
-            self._soon.popleft()()
+        while self._callbacks:
+            self._callbacks.popleft()()
 
-    def _fate_sealed(self) -> None:
+    def _driver_closed_pipe(self) -> None:
         from zray.node.daemon_machine import StopRequest
 
-        self.watcher.remove(self.fate_fd)  # a pipe that is closed stays readable
+        self.watcher.remove(self.fate_fd)  # a closed pipe stays readable
         self.core.stop(StopRequest.SESSION_CLOSED)
 
     def _left(self, why: str, handed: HandoverProgress) -> None:
@@ -323,7 +328,7 @@ class Daemon:
                           f"({handed.kept_bytes:,} bytes), left behind: {handed.left} ({handed.left_bytes:,} bytes)")
 
     def _fenced(self, reason: str, leaving: bool) -> None:
-        if not leaving:  # else it is on its way out anyhow
+        if not leaving:  # else the process ends anyway
             self.journal.note(f"this node was declared dead: {reason}; start it again to rejoin")
             self.failed = True
 
@@ -346,7 +351,7 @@ class Daemon:
     def _perform_spawn(self, effect: Spawn) -> None:
         try:
             slot = self.store.open_slot(effect.worker[:8], 0)
-        except RuntimeError as error:  # no room in shared memory: as if the fork had failed
+        except RuntimeError as error:  # shared memory is full: handle it like a failed fork
             self.machine.worker_spawned(effect.worker, 0, str(error), time.monotonic())
             return
         self.output.add(effect.worker)
@@ -363,7 +368,7 @@ class Daemon:
 
     def _perform_kill(self, effect: Kill) -> None:
         if not self.children.kill(effect.incarnation) and effect.incarnation in self.machine.pool.workers:
-            self._doomed.add(effect.incarnation)
+            self._kill_once_started.add(effect.incarnation)
 
     def _perform_watch(self, effect: Watch) -> None:
         def ended() -> None:
@@ -376,7 +381,7 @@ class Daemon:
 
     def _forget(self, incarnation: bytes) -> None:
         self.processes.forget(incarnation)
-        self._doomed.discard(incarnation)
+        self._kill_once_started.discard(incarnation)
         self.store.close_slot(incarnation)
         self.mesh.forget(incarnation)
 
@@ -391,7 +396,8 @@ class Daemon:
         self.journal.note(f"internal error: {error}", error)
 
     def _pressed(self) -> None:
-        """The object store moves objects to disk, or has no room for a request: say so, but not each time."""
+        """The object store moves objects to disk, or has no space for a request: log it, at most
+        every PRESSURE_EVERY_S."""
         now = time.monotonic()
         if now >= self._pressed_after:
             self._pressed_after = now + PRESSURE_EVERY_S
@@ -406,8 +412,8 @@ class Daemon:
             if pid:
                 self.journal.note(f"worker {pid} ({incarnation.hex()}) starts")
                 self.children.add(incarnation, pid)
-                if incarnation in self._doomed:
-                    self._doomed.discard(incarnation)
+                if incarnation in self._kill_once_started:
+                    self._kill_once_started.discard(incarnation)
                     self.children.kill(incarnation)
             else:
                 self.children.expected -= 1
@@ -432,7 +438,8 @@ class Daemon:
         self.output.remove(incarnation)
 
     def _zygote_exited(self, ended: Ended) -> None:
-        """Somebody killed it.  We have threads by now, so the next one starts as a fresh interpreter."""
+        """The zygote was killed.  The daemon has threads by now, so the next zygote starts as a
+        fresh interpreter."""
         from zray.node.processes.zygote import ZygoteLink
 
         self.watcher.remove(self.zygote.sock.fileno())
@@ -479,7 +486,7 @@ class Daemon:
 
 
 class _MeshTimer:
-    """What of a mesh depends on time."""
+    """The timers of a mesh."""
 
     def __init__(self, mesh: Mesh):
         self.next_deadline = mesh.deadline
@@ -487,9 +494,9 @@ class _MeshTimer:
 
 
 def _import_shared() -> None:
-    """What this process and the workers both need, before the fork: its pages are shared.
+    """Import the modules that this process and the workers both need, before the fork: they share the pages.
 
-    The rest comes after it, while the zygote imports numpy and what only workers need.
+    The daemon imports the rest after it, while the zygote imports numpy and the modules of workers.
     """
     import zray.gcs.client.client
     import zray.store.segment
@@ -506,12 +513,13 @@ def main(argv: list[str] | None = None) -> None:
             daemon = _start(arguments)
     except supervision.EndSignal as signal_name:
         end_signal = str(signal_name)
-    except (BadOption, SessionError, ValueError, RuntimeError, OSError) as error:  # each says in words what is wrong
+    # the message of each is a sentence for the user
+    except (BadOption, SessionError, ValueError, RuntimeError, OSError) as error:
         print(f"zray-node: {join_secret.hide(str(error))}", file=sys.stderr, flush=True)
     if daemon is None:
         if end_signal:
             print(f"zray-node: {end_signal} came before the node served", file=sys.stderr, flush=True)
-        os._exit(0 if end_signal else 1)  # half a daemon has open sockets; all of it goes with the process
+        os._exit(0 if end_signal else 1)  # a half-composed daemon has open sockets; they end with the process
     _serve(daemon, arguments.ready_fd)
     if daemon.failed:
         sys.exit(1)
@@ -557,7 +565,7 @@ def _serve(daemon: Daemon, ready_fd: int) -> None:
         daemon.journal.open(take_output=ready_fd >= 0)  # its reader, our parent, has closed
         sessions.sweep_logs(daemon.config.logs_sessions_max, daemon.config.logs_kept_s)
         daemon.run()
-    except Exception as error:  # said before anything is removed: drivers quote it
+    except Exception as error:  # reported before anything is removed: drivers quote it
         code = 1
         daemon.core.stopping = "an error in zray itself"
         daemon.journal.note(f"the node ends with an error: {error!r}", error)

@@ -1,15 +1,16 @@
-"""DaemonMachine: everything a node daemon does between its sockets: machine, control store, membership.  Pure.
+"""DaemonMachine: all decisions of a node daemon: machine, control store, membership.  Pure.
 
 The daemon (zray.node.daemon) and the simulated one (zray.sim.node) are shells around it.  A turn of either:
 
     begin       heartbeats of the control store that are due, before other work
     deliver     each message that has arrived, to the part it is for
-    turn        what follows: timers, the leave under way, answers of the control store, the machine's effects
-    flush       what the control store wrote is on disk, and what waited for that may be sent
+    turn        timers, the leave under way, answers of the control store, the machine's effects
+    flush       sync the writes of the control store to disk, then send the messages that waited for it
 
-``next_deadline`` says when the next turn is due although nothing arrives.
+``next_deadline`` is the time of the next turn when no message arrives.
 
-    stop        a member leaves its cluster first; alone, fenced or asked twice for the same reason it ends at once
+    stop        a member leaves its cluster first; a node that is alone, fenced or asked twice for
+                one reason ends at once
     fence       the cluster goes on without this node: it ends at once, so that nothing runs twice
 """
 
@@ -30,7 +31,7 @@ from zray.node.effects import (
     DropJob, Effect, EndJob, Forget, Kill, Link, Note, Send, Spawn, Unlink, Watch,
 )
 from zray.node.jobs.table import JOB_BITS
-from zray.node.peers.leaving import Leaving
+from zray.node.peers.leaving import NodeDeparture
 from zray.node.peers.links import LinkMesh, LinkPorts, Links
 from zray.node.machine import NodeMachine, NodePorts
 from zray.node.peers.member import Member, MemberPorts, Row
@@ -43,14 +44,14 @@ Handlers = Mapping[int, Callable[[bytes, Any], None]]
 
 
 class StopRequest(Enum):
-    """Who asked this node to end; the text is the reason that others are given."""
+    """The source of a request to end this node; the text is the reason in the row of the node."""
 
     SIGNAL = "it was told to stop"
     SESSION_CLOSED = "the driver closed the session"
 
 
 class Timed(Protocol):
-    """What wants to be called when a time has come."""
+    """A part with a timer."""
 
     def next_deadline(self) -> float | None: ...
 
@@ -59,20 +60,20 @@ class Timed(Protocol):
 
 @dataclass(frozen=True)
 class DaemonPorts:
-    """What a daemon's machine needs of its shell."""
+    """Ports of a daemon's machine to its shell."""
 
     clock: Callable[[], float]
-    send: Callable[[bytes, Any], None]  # to a process of this node, to another daemon, or through that one
-    handlers: Handlers  # messages that the shell takes itself
+    send: Callable[[bytes, Any], None]  # to a process of this node, to another daemon, or by way of that daemon
+    handlers: Handlers  # messages that the shell handles itself
     timed: Sequence[Timed]
     spawn: Callable[[Spawn], None]
     kill: Callable[[Kill], None]
     watch: Callable[[Watch], None]
     note: Callable[[Note], None]
-    forget: Callable[[bytes], None]  # drop the session, the connection and what else it has of that process
-    last_output: Callable[[EndJob], None]  # send the driver what workers of its job have printed
+    forget: Callable[[bytes], None]  # drop the session, the connection and all else of that process
+    last_output: Callable[[EndJob], None]  # send the driver the output of its job's workers
     drop_objects: Callable[[int], None]  # of that job
-    node_gone: Callable[[bytes], None]  # the nodes table says so: the store forgets it
+    node_ended: Callable[[bytes], None]  # another node, once: the store forgets it
     hand_over: Callable[[set[bytes]], HandoverProgress]  # others are to have our objects: see zray.node.peers.leaving
     left: Callable[[str, HandoverProgress], None]  # the leave is done, for that reason
     fenced: Callable[[str, bool], None]  # (reason, leaving): this node was declared dead, perhaps while it left
@@ -81,7 +82,7 @@ class DaemonPorts:
 
 @dataclass(frozen=True)
 class MemberShell:
-    """What the shell of a member of a cluster has in addition."""
+    """Further ports of the shell, for a member of a cluster."""
 
     mesh: LinkMesh
     hello: Callable[[bytes], None]
@@ -107,8 +108,8 @@ class DaemonMachine:
         self.member: Member | None = None
         self.early = EarlyMessages()
         self.stopping = ""  # why it ends
-        self.leaving: Leaving | None = None
-        self._asked_by: StopRequest | None = None  # who asked for the leave under way
+        self.leaving: NodeDeparture | None = None
+        self._asked_by: StopRequest | None = None  # the source of the request for the leave under way
         self._due: float | None = None  # the first deadline when the turn began
         timed: list[Timed] = [machine, *ports.timed, gcs]
         handlers = [ports.handlers, gcs.handlers]
@@ -116,7 +117,7 @@ class DaemonMachine:
             self.links, self.member = self._join(membership)
             timed.append(self.member)
             handlers.append(self.member.handlers)
-            gcs.on_config = lambda config, member=self.member: member.look_for_strangers()  # type: ignore[misc]
+            gcs.on_config = lambda config, member=self.member: member.ask_for_unknown_nodes()  # type: ignore[misc]
         gcs.on_fenced = self.fence
         self._timed = timed
         self.handlers: dict[int, Callable[[bytes, Any], None]] = {}
@@ -136,14 +137,14 @@ class DaemonMachine:
             proven_dead=lambda node: member.proven_dead(node), revoked=lambda node: member.revoked(node),
             answers=lambda node: gcs.link_answers(node, True)))
         member = Member(MemberPorts(
-            ports.clock, ports.send, self.machine.cluster, gcs, links, membership.cluster_id,
+            ports.clock, ports.send, self.machine.cluster, self.machine.context.ends, gcs, links, membership.cluster_id,
             self.machine.config.as_dict(), membership.own_row, membership.unfit, membership.may_dial,
             membership.may_not_dial, node_joined=self.machine.node_joined, node_leaves=self.machine.node_leaves,
-            node_gone=self.node_gone, warn=membership.warn))
+            node_ended=self.node_ended, warn=membership.warn))
         return links, member
 
     def start(self, known: list[Row]) -> None:
-        """Everything is composed.  ``known``: the other nodes, as the answer to NodeJoin had them."""
+        """All parts are composed.  ``known``: the other nodes, from the answer to NodeJoin."""
         self.machine.start(self._ports.clock())
         if self.member is not None:
             self.member.start(known)
@@ -151,24 +152,24 @@ class DaemonMachine:
     # ------------------------------------------------------------ a turn
 
     def begin(self) -> bool:
-        """What others judge this node by goes out before other work; whether there is something to send."""
+        """Send the heartbeats and answers by which other nodes judge this one; True when there are any."""
         return self._tick_if_due(self.gcs)
 
     def _tick_if_due(self, part: Timed) -> bool:
         when = part.next_deadline()
-        now = self._ports.clock()  # after the question: the control store names no time that is past
+        now = self._ports.clock()  # read after the question: the control store names no past time
         if when is None or when > now:
             return False
         part.tick(now)
         return True
 
     def deliver(self, peer: bytes, code: int, message: Any, now: float) -> bool:
-        """A message has arrived; whether that process may speak."""
+        """Handle a message that has arrived; False when its sender is not admitted."""
         if not ids.same_node(peer, self.me):
-            if not self._may_speak(peer, code, message, now):
+            if not self._is_admitted(peer, code, message, now):
                 return False
             if peer in self.machine.cluster.peers:
-                for earlier in self.early.take(peer):  # said before it was known, so heard before this
+                for earlier in self.early.take(peer):  # sent before the node was known, so handled before this one
                     self._hand(peer, *earlier, now)
         self._hand(peer, code, message, now)
         return True
@@ -180,16 +181,16 @@ class DaemonMachine:
         else:
             self.machine.handle(peer, code, message, now)
 
-    def _may_speak(self, peer: bytes, code: int, message: Any, now: float) -> bool:
-        """Nodes of the cluster may; a newcomer may introduce itself, no more; a node that has ended is told so.
+    def _is_admitted(self, peer: bytes, code: int, message: Any, now: float) -> bool:
+        """Admit nodes of the cluster.  A newcomer may only introduce itself; a node that has ended gets a refusal.
 
-        What else a daemon says before we have heard of it is kept until then, but for what it has free: it says that
-        again.
+        Other messages of a daemon that is unknown so far are kept until the nodes table has it.
+        Rows of its free resources are not kept: it sends them again.
         """
-        cluster = self.machine.cluster
-        if peer in cluster.peers or code == m.Hello.CODE and peer not in cluster.gone:
+        cluster, ended = self.machine.cluster, self.machine.context.ends.nodes
+        if peer in cluster.peers or code == m.Hello.CODE and peer not in ended:
             return True
-        if code == m.NodeJoin.CODE and peer not in cluster.gone:
+        if code == m.NodeJoin.CODE and peer not in ended:
             self._refuse_early(peer)  # it was no node when it said that, and asks to be one now
             return True
         if self.member is not None and self.member.ended(peer):
@@ -198,12 +199,12 @@ class DaemonMachine:
             self.machine.refuse(peer, f"{type(message).__name__} from a process that is no node of this cluster")
         return False
 
-    def _hear_early(self, now: float) -> None:
-        """Nodes have become known, or did not in time."""
+    def _deliver_early(self, now: float) -> None:
+        """Nodes have become known, or their grace period is over."""
         for peer in self.early.of(self.machine.cluster.peers):
             for earlier in self.early.take(peer):
                 self._hand(peer, *earlier, now)
-        for peer in [*self.early.of(self.machine.cluster.gone), *self.early.overdue(now)]:
+        for peer in [*self.early.of(self.machine.context.ends.nodes), *self.early.overdue(now)]:
             self._refuse_early(peer)
 
     def _refuse_early(self, peer: bytes) -> None:
@@ -211,16 +212,16 @@ class DaemonMachine:
             self.machine.refuse(peer, f"{count} message(s) from a process that is no node of this cluster")
 
     def turn(self) -> None:
-        """After the messages of this turn: do what follows."""
+        """Handle the consequences of this turn's messages."""
         clock = self._ports.clock
-        self._hear_early(clock())
+        self._deliver_early(clock())
         self.gcs.flush()
-        if self._due is not None and self._due <= clock():  # what this turn makes due is for the next
+        if self._due is not None and self._due <= clock():  # deadlines that this turn sets belong to the next
             for part in self._timed:
                 self._tick_if_due(part)
         if self.leaving is not None:
             self.leaving.step(clock())
-        if self.gcs.has_news:  # the control store may have answered the machine
+        if self.gcs.has_news:  # the control store may have answers for the machine
             self.gcs.has_news = False
             self.machine.settle(clock())
         self.perform()
@@ -233,7 +234,7 @@ class DaemonMachine:
         if self.leaving is not None:
             times.append(self.leaving.next_deadline())
         self._due = min((when for when in times if when is not None), default=None)
-        if self.gcs.has_news:  # at the end of the turn, when something was on disk
+        if self.gcs.has_news:  # at the end of the turn, when the disk has acknowledged a write
             return self._ports.clock()
         return self._due
 
@@ -247,7 +248,7 @@ class DaemonMachine:
             for effect in batch:
                 try:
                     self._perform[type(effect)](effect)
-                except Exception as error:  # one that cannot be performed must not end the node
+                except Exception as error:  # an effect that fails must not end the node
                     self._ports.error(error)
 
     def _forget(self, effect: Forget) -> None:
@@ -275,33 +276,34 @@ class DaemonMachine:
     # ------------------------------------------------------------ other nodes, and the end
 
     def closed(self, peer: bytes) -> None:
-        """The mesh says that a connection of ours is closed."""
+        """The mesh reports a connection of ours closed."""
         if self.member is not None:
             self.member.closed(peer)
 
     def probed(self, node: bytes, error: int) -> None:
-        """How an attempt to connect to that daemon came out."""
+        """The result of an attempt to connect to that daemon."""
         assert self.links is not None
         self.links.probed(node, error)
 
-    def node_gone(self, node: bytes, reason: str) -> None:
+    def node_ended(self, node: bytes, reason: str) -> None:
         """The nodes table says so."""
-        self.machine.node_gone(node, reason, self._ports.clock())
-        self._ports.node_gone(node)
+        if self.machine.node_ended(node, reason, self._ports.clock()):
+            self._ports.node_ended(node)
 
     def stop(self, request: StopRequest) -> None:
-        """End at the next turn; a member of a cluster leaves it first, unless it is asked twice by the same one.
+        """End at the next turn.  A member of a cluster leaves it first, unless the same source asks twice.
 
-        (One of each kind is one wish: whoever closes the session also sends SIGTERM, for daemons that hang.)
+        Requests of two sources count as one: a process that closes the session also sends SIGTERM,
+        for daemons that hang.
         """
         if self.member is None or self.machine.cluster.alone or self.gcs.fenced_because or (
                 self._asked_by is request):
             self.end(request.value)
         elif self.leaving is None:
             self._asked_by = request
-            self.member.tell_leave(request.value)
-            self.leaving = Leaving(request.value, self.machine, self.gcs, self.member.leavers,
-                                   self.member.ended_nodes, self._left, self._ports.clock(), self._ports.hand_over)
+            self.member.announce_leave(request.value)
+            self.leaving = NodeDeparture(request.value, self.machine, self.gcs, self.member.leavers,
+                                   self.member.suspected_nodes, self._left, self._ports.clock(), self._ports.hand_over)
 
     def _left(self) -> None:
         assert self.leaving is not None
@@ -309,17 +311,18 @@ class DaemonMachine:
         self.stopping = self.leaving.why
 
     def fence(self, reason: str) -> None:
-        """The cluster goes on without this node, which may have run the same things as others since: end at once."""
+        """The cluster goes on without this node, and may have run the same work since: end at once."""
         self._ports.fenced(reason, self.leaving is not None)
         self.stopping = f"this node was declared dead: {reason}"
 
     def end(self, why: str) -> None:
-        """At the next turn, whatever the cluster says."""
+        """End at the next turn, whatever the state of the cluster."""
         self.stopping = self.stopping or why
 
 
-def found_cluster(gcs: GcsService, row: Row) -> int:
-    """The first node takes itself in; its ordinal (0, but for a cluster that was restarted from disk)."""
+def admit_first_node(gcs: GcsService, row: Row) -> int:
+    """Admit the first node to its own cluster; returns its ordinal (0, except in a cluster
+    restarted from disk)."""
     answers: list[tuple[str, int]] = []
     gcs.admit(row, lambda refused, ordinal: answers.append((refused, ordinal)))
     refused, ordinal = answers[0]  # a chain of one answers at once

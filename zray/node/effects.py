@@ -1,11 +1,11 @@
-"""What the node's pure machines ask their shell to do; the daemon performs these, tests and the simulator read them."""
+"""Effects of the node's pure machines: the daemon performs them, tests and the simulator read them."""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
 
-JOB_OVER = "its job is over"  # why workers and actors end that may report what they have run
+JOB_OVER = "its job is over"  # end reason of workers and actors that may still report finished tasks
 
 
 class Send(NamedTuple):
@@ -28,7 +28,7 @@ class Spawn(NamedTuple):
 
 
 class Watch(NamedTuple):
-    """Tell :meth:`NodeMachine.process_exited` when process ``pid``, known as ``incarnation``, ends."""
+    """Call :meth:`NodeMachine.process_exited` when process ``pid``, known as ``incarnation``, ends."""
 
     incarnation: bytes
     pid: int
@@ -75,7 +75,7 @@ class Link(NamedTuple):
 
 
 class Unlink(NamedTuple):
-    """Another node is gone: hang up, refuse whatever still comes from it."""
+    """Another node is gone: hang up, and refuse further messages from it."""
 
     node: bytes
 

@@ -17,7 +17,7 @@ class GcsLocations:
         self.unwritten = 0  # rows that the store has not acknowledged
 
     def record(self, oid: bytes, nodes: list[bytes]) -> None:
-        """Which nodes have copies; none: forget the object."""
+        """Write the nodes that have copies; without any, delete the row."""
         def done(call: Call) -> None:
             self.unwritten -= 1
 
@@ -25,7 +25,7 @@ class GcsLocations:
         self.client().record_location(oid, {"nodes": nodes} if nodes else None, done)
 
     def find(self, oid: bytes, then: Callable[[list[bytes]], None]) -> None:
-        """``then(nodes)``, empty also when the control store has no answer: who asks tries again."""
+        """``then(nodes)``; empty also when the control store does not answer: the caller tries again."""
 
         def done(call: Call) -> None:
             nodes = (call.value or {}).get("nodes", ()) if not call.error else ()

@@ -1,15 +1,17 @@
-"""NodeMachine: everything a node decides, composed of jobs, scheduler, pool, actors and groups.  Pure.
+"""NodeMachine: all decisions of a node, composed of jobs, scheduler, pool, actors and groups.  Pure.
 
 The shell gives it messages (``handle``), deaths (``worker_exited``, ``process_exited``), forks (``worker_spawned``) and
 time (``tick`` when ``next_deadline`` has come), and after each performs what is in ``effects``.  It reads no clock and
 does no I/O, so the simulator runs the same machine.
 
-Each part gets ports: the few other parts, or single calls of them, that it needs.  No part gets the machine.  A call
-into a part that is made later is a lambda; all the others are there when they are passed.
+Each part gets ports: the few other parts, or single methods of them, that it needs.  No part gets
+the machine.  A method of a part that is made later is passed as a lambda; all other parts exist
+when they are passed.
 
-The way of a lease: LeaseKey and LeaseWant go to the scheduler; its Grant asks the pool for a worker of the right kind;
-when there is one the owner gets LeaseGrant, or the actor ActorInit.  What ends it (LeaseReturn, the worker's death,
-the owner's death) gives the resources back, and the scheduler is stepped at the end of every event.
+The path of a lease: LeaseKey and LeaseWant go to the scheduler.  Its Grant asks the pool for a
+worker of the right kind.  With a worker, the owner gets LeaseGrant, or the actor ActorInit.
+LeaseReturn, the worker's death or the owner's death gives the resources back.  Every event ends
+with a step of the scheduler.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from typing import Any
 
 from zray.wire import messages as m
 from zray.base.config import Config
+from zray.base.ends import Ends
 from zray.base.ids import node_of
 from zray.node import views
 from zray.node.actors.adoption import ActorAdoption, ActorAdoptionPorts
@@ -29,7 +32,7 @@ from zray.node.actors.places import ActorPlacePorts, ActorPlaces
 from zray.node.actors.rows import ActorRows
 from zray.node.actors.table import ActorTable
 from zray.node.leases.affinity import HardAffinity, HardAffinityPorts
-from zray.node.peers.cluster import Cluster, ClusterPorts
+from zray.node.peers.cluster import PeerNodes, PeerNodesPorts
 from zray.node.peers.queries import ClusterQueries
 from zray.node.context import NodeContext
 from zray.node.jobs.drivers import DriverPorts, Drivers
@@ -43,7 +46,7 @@ from zray.node.names_table import Names
 from zray.node.leases.placements import Death, Placements
 from zray.node.processes.pool import Pool
 from zray.node.leases.remote import RemoteLeasePorts, RemoteLeases
-from zray.node.jobs.task_events import TaskEvents
+from zray.node.jobs.task_events import TaskEventLog
 from zray.node.jobs.unheld import SETTLE_TIMEOUTS, Unheld
 from zray.sched.cluster.bottom_up import BottomUpScheduler
 from zray.sched.node.grouped import NodeScheduler
@@ -55,14 +58,16 @@ Handlers = dict[int, Callable[[bytes, Any], None]]
 
 @dataclass(frozen=True)
 class NodePorts:
-    """What a node's machine needs of its shell."""
+    """Ports of a node's machine to its shell."""
 
+    ends: Ends  # shared with the store; this machine enters what it hears
     new_worker_id: Callable[[], bytes]
-    attach: Callable[[bytes, int], dict[str, Any]]  # (incarnation, pid): how that driver attaches to the store
-    environ: Mapping[str, str]  # what workers start under
+    # (incarnation, pid): the data with which that driver attaches to the store
+    attach: Callable[[bytes, int], dict[str, Any]]
+    environ: Mapping[str, str]  # the environment that workers start with
     store_report: Callable[[], dict[str, Any]]
     gcs_report: Callable[[], dict[str, Any]]
-    ownerless: Callable[[Callable[[bytes], bool]], list[Any]]  # (has_ended): objects here whose owner has
+    ownerless: Callable[[Callable[[bytes], bool]], list[Any]]  # (has_ended): objects here whose owner has ended
     free_unheld: Callable[[list[Any]], None]
 
 
@@ -74,18 +79,18 @@ class NodeMachine:
         self.incarnation = incarnation
         self.node = node  # as zray.nodes() shows it
         self.config = config
-        self.context = context = NodeContext(incarnation)
+        self.context = context = NodeContext(incarnation, ports.ends)
         self.effects = context.effects
         self.counts = context.counts
         self.scheduler = NodeScheduler(scheduler)
         self.jobs = JobTable(first_job)
-        self.events = TaskEvents(config.events_max)
+        self.events = TaskEventLog(config.events_max)
         self.pool = Pool(
             ports.new_worker_id, context.emit, keep=keep, workers_max=config.workers_max, idle_s=config.worker_idle_s,
             may_retire=lambda worker: not self.actors.owns(worker.incarnation))
         self.placements = Placements(context, self.scheduler, self.pool)
         self.processes = LocalProcesses(context, self.jobs, self.pool)
-        self.cluster = Cluster(context, node.get("NodeID", ""), ClusterPorts(
+        self.cluster = PeerNodes(context, node.get("NodeID", ""), PeerNodesPorts(
             self.processes.is_process, self._from_node, self._from_process))
         self.bottom_up = BottomUpScheduler(
             self.scheduler, incarnation, scheduler.view.labels[0], seed=int.from_bytes(incarnation, "big"),
@@ -97,9 +102,9 @@ class NodeMachine:
         self._compose_leases(names, ports)
         scheduler.running = self.leases.running_names
         self._compose_cluster(names, ports)
-        self.handlers = _without_doubles(
+        self.handlers = _merged(
             {m.NodeQuery.CODE: self.queries.query, m.NodeAnswer.CODE: self.queries.answered,
-             m.EventReport.CODE: self._event_report, m.ProcessGone.CODE: self._foreign_process_gone,
+             m.EventReport.CODE: self._event_report, m.ProcessGone.CODE: self._foreign_process_ended,
              m.AskHeld.CODE: self._ask_held, m.Held.CODE: self._held_answer},
             self.drivers.handlers, self.actor_messages.handlers, self.cluster.handlers, self.leases.handlers,
             self.remote_leases.handlers, self.groups.handlers)
@@ -111,7 +116,7 @@ class NodeMachine:
             find_row=lambda actor, then, now: self.actor_rows.find(actor, then, now),
             waiting=lambda actor, cause, detail: self.actors.waiting(actor, cause, detail),
             uses_group=lambda strategy: self.groups.uses(strategy),
-            wants_place=lambda actor: self.affinity.actor(actor),
+            needs_place=lambda actor: self.affinity.actor(actor),
             unplace_elsewhere=lambda effect: self.remote_leases.perform(effect),
             detached_ended=lambda job: self.drivers.actor_ended(job)))
         self.actors = ActorTable(self.places, context.emit)
@@ -124,8 +129,8 @@ class NodeMachine:
     def _compose_jobs(self, names: Names, ports: NodePorts) -> None:
         self.drivers = Drivers(self.context, self.jobs, DriverPorts(
             self.config, self.node, self.pool, self.placements, self.processes, names, self.cluster, self.actors,
-            self.foreign, attach=ports.attach, process_gone=self.process_gone,
-            end_groups=lambda job: self.groups.job_over(job), jobs_with_groups=lambda: self.groups.jobs()))
+            self.foreign, attach=ports.attach, process_ended=self.process_ended,
+            end_groups=lambda job: self.groups.job_ended(job), jobs_with_groups=lambda: self.groups.jobs()))
         self.groups = GroupService(self.context, GroupServicePorts(
             self.scheduler, names, self.pool, self.placements, job_of=self.drivers.job_of,
             cluster_view=lambda: self.scheduler.view if self.cluster.alone else self.bottom_up.view,
@@ -136,7 +141,7 @@ class NodeMachine:
     def _compose_leases(self, names: Names, ports: NodePorts) -> None:
         self.remote_leases = RemoteLeases(self.context, RemoteLeasePorts(
             self.cluster, self.jobs, self.bottom_up, self.places, actor=self.actors.actors.get,
-            job_of=self.drivers.job_of, tell_job=self.drivers.tell_job))
+            job_of=self.drivers.job_of, announce_job=self.drivers.announce_job))
         self.leases = Leases(self.context, LeasePorts(
             self.node, ports.environ, self.scheduler, self.bottom_up, self.pool, self.placements, self.jobs,
             self.events, self.actors, self.foreign, self.places, self.remote_leases, job_of=self.drivers.job_of,
@@ -158,7 +163,7 @@ class NodeMachine:
         self.queries = ClusterQueries(self.context, self.cluster.peers, partial(views.answer, viewed))
         self.unheld = Unheld(
             self.incarnation, self.context.send, processes=self.processes.holders,
-            nodes=lambda: self.cluster.peers, is_gone_node=lambda node: node in self.cluster.gone,
+            nodes=lambda: self.cluster.peers, has_ended=self.context.ends.has_ended,
             kept=self.actors.arguments, announce=self.processes.announce_all,
             learn=lambda owner: self._foreign_ended(owner, "its process ended"), ownerless=ports.ownerless,
             free=ports.free_unheld, settle_s=SETTLE_TIMEOUTS * self.config.node_timeout_s)
@@ -166,12 +171,13 @@ class NodeMachine:
     # ------------------------------------------------------------ events
 
     def start(self, now: float) -> None:
-        """Start the first workers before anybody asks."""
+        """Start the first workers before any request."""
         self.context.now = now
         self.pool.prestart(now)
 
     def handle(self, peer: bytes, code: int, message: Any, now: float) -> None:
-        """One message.  A peer that breaks the protocol is noted, never obeyed, never fatal."""
+        """Handle one message.  A peer that breaks the protocol is noted; its message has no effect,
+        and never ends the node."""
         self.context.now = now
         handler = self.handlers.get(code)
         if handler is None:
@@ -204,7 +210,7 @@ class NodeMachine:
             "worker": incarnation, "pid": worker.pid, "signal": death.signal, "exit_code": death.exit_code,
             "reason": worker.reason, "job": worker.job, "task": self.events.worker_gone(incarnation)}))
         if worker.kind is not None:
-            self.process_gone(incarnation, worker.reason or "its process ended")
+            self.process_ended(incarnation, worker.reason or "its process ended")
         self.effects.append(Forget(incarnation))
         self.drivers.may_be_done(worker.job)
         self._settle()
@@ -218,7 +224,7 @@ class NodeMachine:
         self._settle()
 
     def tick(self, now: float) -> None:
-        """Time has passed."""
+        """Run the timers that are due."""
         self.context.now = now
         self.pool.tick(now)
         self.actors.tick(now)
@@ -231,7 +237,7 @@ class NodeMachine:
         self._settle()
 
     def settle(self, now: float) -> None:
-        """Something outside this machine has called back: do what follows."""
+        """A part outside this machine has called back: handle the consequences."""
         self.context.now = now
         self._settle()
 
@@ -243,7 +249,7 @@ class NodeMachine:
         return min([when for when in times if when is not None], default=None)
 
     def _settle(self) -> None:
-        """Step the scheduler until nothing follows, then tell who must know."""
+        """Step the scheduler until it has no more effects, then announce ended processes."""
         now = self.context.now
         while (effects := self.bottom_up.step(now)) or self.groups.settle(now):
             for effect in effects:
@@ -254,37 +260,39 @@ class NodeMachine:
         self.processes.announce()
 
     def refuse(self, peer: bytes, why: str) -> None:
-        """A peer broke the protocol, as the shell has seen."""
+        """A peer broke the protocol, as the shell has found."""
         self.context.refuse(peer, why)
 
     # ------------------------------------------------------------ processes
 
-    def process_gone(self, incarnation: bytes, reason: str) -> None:
+    def process_ended(self, incarnation: bytes, reason: str) -> None:
         """Nobody answers under this name any more: what it owned or asked for ends, and everybody is told."""
-        self.actors.process_gone(incarnation)
-        self.actor_rows.process_gone(incarnation)
+        if not self.context.is_mine(incarnation):
+            self.context.ends.process_ended(incarnation)
+        self.actors.process_ended(incarnation)
+        self.actor_rows.process_ended(incarnation)
         self.cluster.forget_process(incarnation)
         if self.context.is_mine(incarnation):
             for node in self.cluster.peers:
                 self.effects.append(Send(node, m.ProcessGone(incarnation, reason)))
                 self.unheld.announced(node)
-            self.remote_leases.owner_gone(incarnation)
-        self.groups.process_gone(incarnation)
-        self.leases.owner_gone(incarnation)
-        self.processes.tell_gone(m.ProcessGone(incarnation, reason))
-        self.unheld.process_gone(incarnation, self.context.now)
+            self.remote_leases.owner_ended(incarnation)
+        self.groups.process_ended(incarnation)
+        self.leases.owner_ended(incarnation)
+        self.processes.announce_process_ended(m.ProcessGone(incarnation, reason))
+        self.unheld.process_ended(incarnation, self.context.now)
 
-    def _foreign_process_gone(self, peer: bytes, message: m.ProcessGone) -> None:
+    def _foreign_process_ended(self, peer: bytes, message: m.ProcessGone) -> None:
         if node_of(message.process) == peer:
-            self.unheld.heard_end(peer)
+            self.unheld.end_received(peer)
             self._foreign_ended(message.process, message.reason)
 
     def _foreign_ended(self, process: bytes, reason: str) -> None:
-        if not self.drivers.foreign_gone(process, reason):
-            self.process_gone(process, reason)
+        if not self.drivers.foreign_ended(process, reason):
+            self.process_ended(process, reason)
 
     def name_of(self, process: bytes) -> str:
-        """A core process of this node, for people."""
+        """The name of a core process of this node in messages for people."""
         worker = self.pool.workers.get(process)
         if worker is None:
             hello = self.processes.hellos.get(process)
@@ -305,7 +313,7 @@ class NodeMachine:
     # ------------------------------------------------------------ other nodes
 
     def node_joined(self, incarnation: bytes, row: dict[str, Any], now: float) -> None:
-        """The nodes table has it alive."""
+        """The nodes table has that node alive."""
         self.context.now = now
         fresh = incarnation not in self.cluster.peers
         self.cluster.joined(incarnation, row)
@@ -319,67 +327,70 @@ class NodeMachine:
         self._settle()
 
     def node_leaves(self, node: bytes, now: float) -> None:
-        """That node says that it is about to leave."""
+        """That node announces that it will leave."""
         self.context.now = now
         self.bottom_up.node_draining(node, now)
         self._settle()
 
     def drain(self, now: float) -> None:
-        """This node is about to leave: nothing new comes here, and owners on other nodes give back what they hold."""
+        """This node will leave: it accepts no new work, and owners on other nodes give back their leases."""
         self.context.now = now
         self.bottom_up.drain(now)
         self.leases.drain()
         self._settle()
 
     def drained(self) -> bool:
-        """Owners on other nodes hold nothing here any more."""
+        """Whether owners on other nodes hold no lease here any more."""
         return not self.leases.lent()
 
-    def node_gone(self, incarnation: bytes, reason: str, now: float) -> None:
-        """A node is dead or has left, and with it all its processes."""
+    def node_ended(self, incarnation: bytes, reason: str, now: float) -> bool:
+        """A node is dead or has left, and with it all its processes; whether that is news, and of another node."""
         self.context.now = now
-        known = self.cluster.left(incarnation, reason)
-        # A node may ask for leases before its row is here, and be dead when that comes.
+        news = incarnation != self.incarnation and incarnation not in self.context.ends.nodes
+        known = self.cluster.node_ended(incarnation, reason)
+        # A node may ask for leases before its row is here, and be dead when the row comes.
         held = self.bottom_up.node_gone(incarnation, now).orphans if known else (
             self.bottom_up.owners_gone(incarnation))
-        self.affinity.node_gone(incarnation, reason)
+        self.affinity.node_ended(incarnation, reason)
         self._owners_gone(incarnation, held, reason)
-        if not known:  # it may have been here before its row: bundles set aside for it, places of its actors
-            self.foreign.node_gone(incarnation)
-            self.groups.node_died(incarnation)
+        if not known:  # it may have been here before its row: bundles reserved for it, places of its actors
+            self.foreign.node_ended(incarnation)
+            if news:
+                self.groups.node_ended(incarnation)
             self._settle()
-            return
-        self.processes.tell_node_gone(incarnation, reason)
-        self.drivers.node_gone(incarnation, reason)
-        self.remote_leases.node_gone(incarnation, reason)
-        self.foreign.node_gone(incarnation)
+            return news
+        self.processes.announce_node_ended(incarnation, reason)
+        self.drivers.node_ended(incarnation, reason)
+        self.remote_leases.node_ended(incarnation, reason)
+        self.foreign.node_ended(incarnation)
         death = {"reason": f"its node is gone: {reason}", "signal": 0, "exit_code": 0, "pid": 0, "log_tail": ""}
         for actor in self.actors.living_on(incarnation):
             self.actors.worker_died(actor.id, actor.worker, death)
-        self.groups.node_died(incarnation)
-        self.queries.node_gone(incarnation)
+        self.groups.node_ended(incarnation)
+        self.queries.node_ended(incarnation)
         self.unheld.nodes_changed(now, incarnation)
         self.adoption.home_gone(incarnation, death)
         self._settle()
+        return True
 
     def _owners_gone(self, node: bytes, held: list[int], reason: str) -> None:
         """All processes of a node are gone; ``held`` are leases of ours that they held."""
         for lease in held:
             self.placements.end(lease, "the node of its tasks' owner is gone")
         for process in sorted(self.leases.owners_on(node) | self.actors.owners_on(node)):
-            self.process_gone(process, reason)
+            self.process_ended(process, reason)
 
     def _from_node(self, node: bytes, process: bytes, message: Any) -> None:
-        """What another node tells a process of ours."""
-        if self.remote_leases.heard(node, process, message):
+        """Another node sends a message to a process of ours."""
+        if self.remote_leases.accept(node, process, message):
             self.effects.append(Send(process, message))
 
     def _from_process(self, process: bytes, code: int, message: Any) -> None:
-        """What a process of another node tells this one."""
+        """A process of another node sends a message to this node."""
         self.handlers[code](process, message)
 
     def _is_home(self, actor: bytes, node: bytes) -> bool:
-        """Whether that node, which the actor's row names as its home, lives and knows of it."""
+        """Whether that node, the home according to the actor's row, lives and knows the actor."""
         return node in self.cluster.peers or (node == self.incarnation and actor in self.actors.actors)
 
     def _ask_held(self, peer: bytes, message: m.AskHeld) -> None:
@@ -400,6 +411,7 @@ class NodeMachine:
 
     def check(self) -> None:
         """Raise AssertionError when an invariant of any part, or between parts, is broken."""
+        self.context.ends.check()
         for part in (self.bottom_up, self.pool, self.actors, self.foreign, self.actor_rows, self.cluster,
                      self.remote_leases, self.groups, self.jobs, self.events, self.placements, self.leases, self.places,
                      self.unheld):
@@ -408,7 +420,7 @@ class NodeMachine:
             assert not actor.worker or self.placements[actor.lease].actor == actor.id
 
 
-def _without_doubles(*tables: Handlers) -> Handlers:
+def _merged(*tables: Handlers) -> Handlers:
     """One table of handlers: each message is for one part."""
     whole: Handlers = {}
     for table in tables:

@@ -29,7 +29,7 @@ class GcsNames:
         self._client.record_actor(actor, row)
 
     def watch_actor(self, actor: bytes, changed: Callable[[dict[str, Any] | None], None]) -> int:
-        """``changed(row)`` as soon as the store answers, and at each change; None when there is none."""
+        """``changed(row)`` once the store answers, and at each change; None when there is no row."""
         key = ACTORS + actor
 
         def news(reset: bool, changes: list[Change]) -> None:
@@ -47,7 +47,7 @@ class GcsNames:
 
     def actors_of(self, homes: Container[bytes],
                   then: Callable[[list[tuple[bytes, dict[str, Any], bytes]]], None]) -> None:
-        """``then([(actor, row, row as it is stored), ...])`` of those whose home is one of these nodes."""
+        """``then([(actor, row, packed row), ...])`` for the actors whose home is one of these nodes."""
         def listed(call: Call) -> None:
             rows = [(key[len(ACTORS):], unpack_record(value), value) for key, value in call.value or ()]
             then([row for row in rows if row[1].get("home") in homes])
@@ -59,7 +59,7 @@ class GcsNames:
                                      lambda call: then(not call.error and call.value[0]))
 
     def find_node(self, node: bytes, then: Callable[[dict[str, Any] | None], None]) -> None:
-        """``then(row)`` of the node with that incarnation, None when it never was in this cluster."""
+        """``then(row)`` of the node with that incarnation; None when this cluster never had it."""
         self._client.list_prefix(NODES + node,
                                  lambda call: then(unpack_record(call.value[0][1]) if call.value else None))
 
@@ -67,7 +67,7 @@ class GcsNames:
         self._client.record_job(job, row)
 
     def job_ended(self, job: int, then: Callable[[bool], None]) -> None:
-        """``then(ended)``: its row says so, or the node of its driver does not live any more."""
+        """``then(ended)``: the job's row has it ended, or the node of its driver is dead."""
         def read(call: Call) -> None:
             if call.value is not None and call.value["end_time"]:
                 then(True)
@@ -81,7 +81,8 @@ class GcsNames:
         self._client.get_job(job, read)
 
     def job_is_used(self, job: int, but_home: bytes, then: Callable[[bool], None]) -> None:
-        """``then(used)``: an actor of it lives whose home is another node than that one; also when nobody answers."""
+        """``then(used)``: some actor of the job lives and its home is not ``but_home``; True also
+        without an answer."""
         def listed(call: Call) -> None:
             rows = (unpack_record(value) for _, value in call.value or ())
             then(bool(call.error) or any(row["job_id"] == job and row["state"] != "DEAD" and row["home"] != but_home

@@ -1,4 +1,4 @@
-"""What a NodeMachine asks of the control store, and writes there (zray.node.names).  Pure."""
+"""The requests of a NodeMachine to the control store (zray.node.names).  Pure."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ class Names(Protocol):
         """Replace the row if it still is ``packed``; ``then(swapped)``."""
 
     def find_node(self, node: bytes, then: Callable[[dict | None], None]) -> None:
-        """``then`` gets the row of the nodes table of an incarnation, None when there is none."""
+        """``then(row)`` with the row of an incarnation in the nodes table; None when there is none."""
 
     def record_job(self, job: int, row: dict | None) -> None: ...
 
     def job_ended(self, job: int, then: Callable[[bool], None]) -> None:
-        """Whether its row says so, or its driver's node does not live any more."""
+        """``then(ended)``: the job's row has it ended, or its driver's node is dead."""
 
     def job_is_used(self, job: int, but_home: bytes, then: Callable[[bool], None]) -> None:
-        """Whether an actor of it lives whose home is another node than ``but_home``."""
+        """``then(used)``: an actor of the job lives and its home is not ``but_home``."""
 
     def claim_group(self, namespace: str, name: str, group: bytes, then: Callable[[bytes], None]) -> None: ...
 
@@ -45,7 +45,7 @@ class Names(Protocol):
     def record_group(self, group: bytes, row: dict | None) -> None: ...
 
     def find_group(self, group: bytes, then: Callable[[dict | None], None]) -> None:
-        """``then(row)``; None when it has none, and when nobody answers."""
+        """``then(row)``; None when there is no row, and when no answer comes."""
 
     def list_groups(self, then: Callable[[list[tuple[bytes, dict]]], None]) -> None: ...
 

@@ -1,4 +1,4 @@
-"""Answers to NodeQuery: what the state API, ``zray status`` and ``zray explain`` show.  Changes nothing.
+"""Answers to NodeQuery, for the state API, ``zray status`` and ``zray explain``.  Read-only.
 
     nodes resources available actors placement-groups workers leases store gcs jobs tasks timeline stats explain
 
@@ -15,20 +15,20 @@ from typing import Any
 from zray.base.causes import Cause
 from zray.base.ids import node_of
 from zray.node.actors.table import ActorTable
-from zray.node.peers.cluster import Cluster
+from zray.node.peers.cluster import PeerNodes
 from zray.node.context import NodeContext
 from zray.node.groups.service import GroupService
 from zray.node.jobs.table import JobTable
 from zray.node.leases.local import Leases
 from zray.node.leases.placements import Placements
 from zray.node.processes.pool import Pool
-from zray.node.jobs.task_events import NAME, PID, TASK, TaskEvents
+from zray.node.jobs.task_events import EVENT_NAME, EVENT_PID, EVENT_TASK, TaskEventLog
 from zray.sched.cluster.bottom_up import BottomUpScheduler
 from zray.sched.node.grouped import NodeScheduler
 from zray.sched.resources import OBJECT_STORE_MEMORY, amounts
 
-OUTSIDE = ("on disk", "waiting for room")  # of zray.store.node.records.Phase: these take nothing of the store
-LIMIT = 10_000  # rows of one answer, unless the asker wants fewer; "total" says how many there are
+OUTSIDE = ("on disk", "waiting for room")  # values of zray.store.node.records.Phase that take no bytes of the store
+LIMIT = 10_000  # rows of one answer, unless the query asks for fewer; "total" is the number of all rows
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Viewed:
 
     context: NodeContext
     node: dict[str, Any]  # as zray.nodes() shows it
-    cluster: Cluster
+    cluster: PeerNodes
     scheduler: NodeScheduler
     bottom_up: BottomUpScheduler
     pool: Pool
@@ -46,8 +46,8 @@ class Viewed:
     jobs: JobTable
     actors: ActorTable
     groups: GroupService
-    events: TaskEvents
-    remote_available: Callable[[], dict[bytes, dict[str, int]]]  # what the other nodes have free, as far as known
+    events: TaskEventLog
+    remote_available: Callable[[], dict[bytes, dict[str, int]]]  # free resources of the other nodes, as far as known
     store_report: Callable[[], dict[str, Any]]
     gcs_report: Callable[[], dict[str, Any]]
 
@@ -69,7 +69,7 @@ def _limit(args: dict[str, Any]) -> int:
 
 
 def _shown(value: Any) -> Any:
-    """Ids as hex, which is how users write them, also as keys."""
+    """Convert ids to hex, also as keys: users write them so."""
     if isinstance(value, bytes):
         return value.hex()
     if isinstance(value, dict):
@@ -85,7 +85,7 @@ def _nodes(viewed: Viewed, peer: bytes, args: dict) -> dict:
     rows += [_node(row["shown"], row.get("state", "alive"), row["total"]) for row in viewed.cluster.peers.values()]
     for node, row in viewed.cluster.last_rows.items():
         state = "left" if row.get("state") == "left" else "dead"
-        rows.append({**_node(row["shown"], state, {}), "DeathReason": viewed.cluster.gone[node]})
+        rows.append({**_node(row["shown"], state, {}), "DeathReason": viewed.context.ends.nodes[node]})
     return {"nodes": rows, "total": len(rows)}
 
 
@@ -99,7 +99,7 @@ def _resources(viewed: Viewed, peer: bytes, args: dict) -> dict:
 
 
 def _available(viewed: Viewed, peer: bytes, args: dict) -> dict:
-    """What is free of the resources; ``stored`` is how many bytes the objects in each node's store take."""
+    """The free resources; ``stored`` is the number of bytes of objects in each node's store."""
     objects = viewed.store_report().get("objects", ())
     stored = sum(row["nbytes"] for row in objects if row["state"] not in OUTSIDE)
     if args.get("local"):
@@ -110,8 +110,8 @@ def _available(viewed: Viewed, peer: bytes, args: dict) -> dict:
     return {"resources": _sum(mine, *others.values()), "nodes": nodes, "stored": [stored]}
 
 
-def less_stored(resources: dict[str, float], stored: list[int]) -> None:
-    """Objects are no leases: what they take of the stores is not in what the schedulers say is free."""
+def subtract_stored(resources: dict[str, float], stored: list[int]) -> None:
+    """Subtract the bytes of stored objects: objects are no leases, so schedulers do not count them."""
     if OBJECT_STORE_MEMORY in resources:
         resources[OBJECT_STORE_MEMORY] = max(0.0, resources[OBJECT_STORE_MEMORY] - sum(stored))
 
@@ -161,7 +161,7 @@ def _leases(viewed: Viewed, peer: bytes, args: dict) -> dict:
 
 
 def _waiting(viewed: Viewed) -> list[dict[str, Any]]:
-    """What waits for the scheduler, by the names of the functions that wait first."""
+    """The queue of the scheduler, by the names of the functions that wait first."""
     rows: list[dict[str, Any]] = viewed.scheduler.report()["waiting"]
     declared = viewed.leases.declared()
     for row in rows:
@@ -183,8 +183,8 @@ def _queued(viewed: Viewed) -> list[dict[str, Any]]:
 
 
 def _blocked(viewed: Viewed) -> list[dict[str, Any]]:
-    """Tasks that wait in get or wait."""
-    return [{"name": event[NAME], "task_id": event[TASK].hex(), "pid": event[PID], "job": job,
+    """Tasks that are blocked in get or wait."""
+    return [{"name": event[EVENT_NAME], "task_id": event[EVENT_TASK].hex(), "pid": event[EVENT_PID], "job": job,
              "worker": worker.hex()}
             for worker, job, event in viewed.events.running.values() if _is_blocked(viewed, worker)]
 
@@ -199,14 +199,14 @@ def _store(viewed: Viewed, peer: bytes, args: dict) -> dict:
 
 
 def _gcs(viewed: Viewed, peer: bytes, args: dict) -> dict:
-    """The control store: its chains from head to tail, and who decides about them."""
+    """The control store: its chains from head to tail, and its voters."""
     return _shown(viewed.gcs_report())
 
 
 def _jobs(viewed: Viewed, peer: bytes, args: dict) -> dict:
     rows = []
     for job in viewed.jobs.jobs.values():
-        row = job.row()  # its times are of the machine's clock, which means nothing elsewhere
+        row = job.row()  # its times are of the machine's clock, which is local
         start, end = row.pop("start_time"), row.pop("end_time")
         rows.append({**row, "driver": job.driver, "seconds": (end or viewed.context.now) - start})
     return _rows("jobs", rows, args)
@@ -219,7 +219,8 @@ def _groups(viewed: Viewed, peer: bytes, args: dict) -> dict:
 
 
 def _timeline(viewed: Viewed, peer: bytes, args: dict) -> dict:
-    """Task events from number ``start`` on, in Chrome's trace format; ``next`` is where the following page starts."""
+    """Task events from number ``start`` on, in Chrome's trace format; ``next`` is the start of the
+    following page."""
     start = args.get("start")
     first, events = viewed.events.timeline(start if isinstance(start, int) and start >= 0 else 0, _limit(args))
     return {"events": events, "next": first + len(events), "total": viewed.events.seen,
@@ -227,7 +228,7 @@ def _timeline(viewed: Viewed, peer: bytes, args: dict) -> dict:
 
 
 def _tasks(viewed: Viewed, peer: bytes, args: dict) -> dict:
-    """Tasks by the events that workers report, the latest first, after one row for each key that waits."""
+    """Tasks by the events of workers, the latest first, after one row for each key that waits."""
     waiting = [{"task_id": b"", "name": row["name"], "state": "PENDING_NODE_ASSIGNMENT", "job_id": row["job"], "pid": 0,
                 "attempt": 0, "count": row["want"], "start_time": None, "end_time": None, "seconds": None,
                 "detail": row["detail"]}

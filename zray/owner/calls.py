@@ -1,13 +1,13 @@
-"""Calls to actors, as their caller sees them.
+"""Calls to actors, from the caller's side.
 
     actor state    calls
-    PENDING        queue here until the node says where the actor lives
-    ALIVE          pushed in order, numbered per (caller, life); answered by CallsDone
-    RESTARTING     those with retries left (max_task_retries) wait, those in flight first; the others fail
-    DEAD           all fail with the cause
+    PENDING        wait in a queue here until the node says where the actor lives
+    ALIVE          are pushed in order, numbered per (caller, life); CallsDone answers them
+    RESTARTING     wait if they have retries left (max_task_retries), those in flight first; the others fail
+    DEAD           fail with the cause
 
-A call whose arguments are not ready holds back the later ones of this caller, unless the actor allows any order.
-What was in flight when an actor's process died is judged only when our own connection to it is closed and drained.
+A call whose arguments are not ready holds back the later calls of this caller, unless the actor allows any order.
+When an actor's process dies, its calls in flight end only when our own connection to it is closed and drained.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from zray.owner.submitter import Arrival, Submitter
 
 WINDOW_CALLS = 4096  # calls in flight to one actor, at most
 BATCH_CALLS = 512
-ENDED_KEPT_MAX = 1000  # links of dead actors
+DEAD_LINKS_MAX = 1000  # links of dead actors
 HANDLE_DRAIN_S = 2.0
 
 NOT_WAITED_FOR = frozenset((RESTARTING, DEAD))  # as in Ray, a call without retries does not wait for a restart
-# The failures that causes of death (kinds, see zray.node.actors.table) make of calls; all others are actor_died.
+# Kind of death (zray.node.actors.table) -> failure of the calls; for all other kinds actor_died.
 FAILURES = {"pg_removed": "actor_pg_removed", "unschedulable": "actor_unschedulable"}
 
 
 class ActorLink:
-    """One actor as this process calls it.  ``life_record`` is the object whose references keep it alive."""
+    """One actor that this process calls.  References to the object ``life_record`` keep the actor alive."""
 
     __slots__ = ("actor", "name", "state", "life", "link", "queue", "inflight", "next_seq", "cause", "unfinished",
-                 "life_record", "any_order", "dirty", "watched", "pid", "notice", "methods", "max_task_retries",
+                 "life_record", "any_order", "dirty", "watched", "pid", "methods", "max_task_retries",
                  "max_pending", "killed", "created")
 
     def __init__(self, actor: bytes, name: str, any_order: bool):
@@ -57,16 +57,15 @@ class ActorLink:
         self.dirty = False
         self.watched = False
         self.pid = 0
-        self.notice: Any = None  # shares explain() with Lease
         self.methods: dict[str, Function] = {}
         self.max_task_retries = 0
-        self.max_pending: int | None = None  # None until a handle told us
-        self.created = False  # by us
-        self.killed = False  # by us, and the node has not said yet what became of it: no more calls to this life
+        self.max_pending: int | None = None  # None until a handle gives the number
+        self.created = False  # by this process
+        self.killed = False  # by this process; no more calls to this life while the node has not reported its end
 
 
-class Leaving(NamedTuple):
-    """Calls of a life that is over, until our connection to its process is drained; ``cause`` is how it ended."""
+class DrainingLife(NamedTuple):
+    """Calls of an ended life, until our connection to its process is drained; ``cause`` says how the life ended."""
 
     link: ActorLink
     inflight: dict[int, Task]
@@ -84,7 +83,7 @@ class ActorCalls:
         self.submitter = submitter
         self.links: dict[bytes, ActorLink] = {}
         self.by_worker: dict[bytes, ActorLink] = {}
-        self.leaving: dict[bytes, Leaving] = {}  # worker -> calls it may still answer
+        self.draining: dict[bytes, DrainingLife] = {}  # worker -> calls that it may still answer
         self.dirty: list[ActorLink] = []
         self.ended: dict[bytes, None] = {}  # actors that are DEAD, oldest first
         self.finished = 0
@@ -130,7 +129,7 @@ class ActorCalls:
         task.state = QUEUED
         link = task.lease
         if link.state in NOT_WAITED_FOR and self._refuse(link, task):
-            return  # in a queue in order it stays as a tombstone
+            return  # in a queue with order the call stays as a tombstone
         if link.any_order:
             link.queue.append(task)
         if not link.dirty:
@@ -197,8 +196,8 @@ class ActorCalls:
         link = self.by_worker.get(peer)
         if link is not None and link.actor == message.actor and link.life == message.life:
             inflight = link.inflight
-        elif peer in self.leaving and self.leaving[peer][0].actor == message.actor:
-            link, inflight = self.leaving[peer][:2]
+        elif peer in self.draining and self.draining[peer][0].actor == message.actor:
+            link, inflight = self.draining[peer][:2]
         else:
             return
         full = len(inflight) >= WINDOW_CALLS
@@ -227,13 +226,13 @@ class ActorCalls:
                 self._general_end(link, task, result, peer)
         self.finished += done
         link.unfinished -= done
-        if done and link.unfinished == 0:  # calls that ended above by the general way have said so already
-            self._quiet(link)
+        if done and link.unfinished == 0:  # _general_end has unpinned already if its call was the last
+            self._unpin_actor(link)
         if link.queue and (full or not inflight) and link.state == ALIVE and not link.killed:
             self._push(link)
 
     def _general_end(self, link: ActorLink, task: Task, result: Any, peer: bytes) -> None:
-        """Through the Submitter's general end; a retry it decides on comes back through ``_again``."""
+        """End a call through ``Submitter.finish``, unless it is to run again."""
         failure = failure_in(result)
         if failure is not None and not task.cancelling:
             if failure[1] == "dependency_lost":
@@ -243,15 +242,16 @@ class ActorCalls:
             if failure[1] == "task_error" and task.retry_errors and task.retries != 0 and (
                     task.retry_errors is True or self.submitter.retry_matches(task.retry_errors, failure)):
                 self.refs.announce(peer, held_in(result))
-                self._again(link, [task])
+                self._requeue(link, [task])
                 return
-        self._count(link)
-        self.submitter.finish(task, result, _Answering(peer))  # type: ignore[arg-type]
+        self._end_call(link)
+        self.submitter.finish(task, result, _AnsweringPeer(peer))  # type: ignore[arg-type]
 
     def _dependency_lost(self, link: ActorLink, task: Task, said: list[Any]) -> None:
-        """The actor could not read an argument, and has not started the call: again, free of charge, when it is there.
+        """The actor could not read an argument, and has not started the call: push it again, free of charge.
 
-        Calls behind it that were pushed already run before it, as they do when a call is retried.
+        The call waits until the argument is there.  Later calls that were pushed already run before it, as they
+        do when a call is retried.
         """
         failed = self.submitter.reconstruction.dependency_lost(task, said)
         if failed is not None:
@@ -271,7 +271,7 @@ class ActorCalls:
             self.dirty.append(link)
 
     def _await(self, task: Task) -> None:
-        """Arguments that were ready are pending again: ``arrived`` when they are there."""
+        """Arguments that were ready are pending again: ``arrived`` is called for each."""
         task.state = WAITING
         task.missing = 0
         for record in task.deps or ():
@@ -279,27 +279,27 @@ class ActorCalls:
                 task.missing += 1
 
     def _fail(self, link: ActorLink, task: Task, failure: list[Any]) -> None:
-        self._count(link)
+        self._end_call(link)
         self.submitter.fail(task, failure)
 
-    def _count(self, link: ActorLink) -> None:
+    def _end_call(self, link: ActorLink) -> None:
         self.finished += 1
         link.unfinished -= 1
         if link.unfinished == 0:
-            self._quiet(link)
+            self._unpin_actor(link)
 
-    def _quiet(self, link: ActorLink) -> None:
-        """No call unfinished: the calls no longer keep the actor alive."""
+    def _unpin_actor(self, link: ActorLink) -> None:
+        """No call is unfinished, so the calls stop keeping the actor alive."""
         if link.life_record is not None:
             self.refs.unpin(link.life_record)
 
     def kill(self, actor: bytes) -> None:
-        """The node is asked to kill it: calls made from now on must not reach the life that ends."""
+        """The node is asked to kill the actor: later calls must not reach the life that ends."""
         link = self.links.get(actor)
         if link is not None and link.state == ALIVE:
             link.killed = True
 
-    def _again(self, link: ActorLink, tasks: list[Task]) -> None:
+    def _requeue(self, link: ActorLink, tasks: list[Task]) -> None:
         for task in reversed(tasks):
             task.attempt += 1
             if task.retries > 0:
@@ -323,7 +323,7 @@ class ActorCalls:
         if message.state == ALIVE:
             if link.state == ALIVE and link.life == message.life:
                 return
-            self._leave(link)
+            self._leave_life(link)
             link.killed = False
             link.state = ALIVE
             link.life = message.life
@@ -337,46 +337,46 @@ class ActorCalls:
         link.state = message.state
         link.killed = False
         if message.state == RESTARTING:
-            self._leave(link)
+            self._leave_life(link)
             self._fail_queue(link)
         elif message.state == DEAD:
-            self._leave(link)
+            self._leave_life(link)
             self._fail_queue(link)
-            self._remember_ended(link)
+            self._forget_dead_links(link)
 
-    def _remember_ended(self, link: ActorLink) -> None:
-        """Who still calls one that was forgotten here learns from the node again that it is dead."""
+    def _forget_dead_links(self, link: ActorLink) -> None:
+        """Bound the links of dead actors; the node tells a caller of a forgotten actor again that it is dead."""
         self.ended[link.actor] = None
-        while len(self.ended) > ENDED_KEPT_MAX:
+        while len(self.ended) > DEAD_LINKS_MAX:
             oldest = next(iter(self.ended))
             del self.ended[oldest]
             if self.links[oldest].unfinished == 0:
                 del self.links[oldest]
 
-    def _leave(self, link: ActorLink) -> None:
-        """The process of this life is gone, or going: judge its calls when the connection is drained."""
+    def _leave_life(self, link: ActorLink) -> None:
+        """The process of this life has ended, or ends: end its calls when the connection is drained."""
         worker = link.link
         if worker is None:
             return
         self.by_worker.pop(worker.peer, None)
         inflight, link.inflight = link.inflight, {}
         link.link = None
-        left = Leaving(link, inflight, self.submitter.now + HANDLE_DRAIN_S, link.cause)
+        left = DrainingLife(link, inflight, self.submitter.now + HANDLE_DRAIN_S, link.cause)
         if worker.closed or not inflight:
-            self._judge(left)
+            self._end_drained_calls(left)
             self.net.disconnect(worker.peer)
         else:
-            self.leaving[worker.peer] = left
+            self.draining[worker.peer] = left
 
     def on_peer_closed(self, peer: bytes) -> None:
         link = self.by_worker.get(peer)
         if link is not None and link.link is not None:
-            link.link.closed = True  # the node will say what became of it
-        kept = self.leaving.pop(peer, None)
+            link.link.closed = True  # the node will report the actor's next state
+        kept = self.draining.pop(peer, None)
         if kept is not None:
-            self._judge(kept)
+            self._end_drained_calls(kept)
 
-    def _judge(self, left: Leaving) -> None:
+    def _end_drained_calls(self, left: DrainingLife) -> None:
         link, inflight = left.link, left.inflight
         retry = []
         for seq in sorted(inflight):
@@ -389,10 +389,10 @@ class ActorCalls:
                 detail = self._detail(link) | left.cause
                 self._fail(link, task, self.death_of(link) or [FAILED, "actor_unavailable", detail])
         if retry:
-            self._again(link, retry)
+            self._requeue(link, retry)
 
     def _fail_queue(self, link: ActorLink) -> None:
-        """Fail what waits for an actor that will not take it: all calls, or while it restarts those without retries."""
+        """Fail queued calls that the actor will not take: all, or while it restarts those without retries."""
         queue, link.queue = link.queue, deque()
         failure = self._refusal(link)
         if failure[1] == "actor_unavailable":
@@ -403,7 +403,7 @@ class ActorCalls:
                 self._fail(link, task, failure)
 
     def _refuse(self, link: ActorLink, task: Task) -> bool:
-        """As ``_fail_queue`` for one call: what else waits was judged before, and may be many calls."""
+        """As ``_fail_queue``, for one new call: the queued calls, maybe many, need no second look."""
         failure = self._refusal(link)
         if failure[1] == "actor_unavailable" and _waits_for_restart(task):
             return False
@@ -411,7 +411,7 @@ class ActorCalls:
         return True
 
     def _refusal(self, link: ActorLink) -> list[Any]:
-        """The failure of calls that do not wait for an actor that restarts, or that is DEAD."""
+        """The failure of calls to an actor that is DEAD, or that restarts and is not waited for."""
         known = self.submitter.lost or self.death_of(link)
         if known is not None:
             return known
@@ -445,16 +445,16 @@ class ActorCalls:
                 self.dirty.append(link)
 
     def tick(self, now: float) -> None:
-        for worker, left in list(self.leaving.items()):
+        for worker, left in list(self.draining.items()):
             if left.until <= now:
-                del self.leaving[worker]
+                del self.draining[worker]
                 self.net.disconnect(worker)
-                self._judge(left)
+                self._end_drained_calls(left)
 
     def next_deadline(self) -> float | None:
-        if not self.leaving:
+        if not self.draining:
             return None
-        return min((left.until for left in self.leaving.values()), default=None)
+        return min((left.until for left in self.draining.values()), default=None)
 
     def explain(self, task: Task) -> tuple[Cause, dict[str, Any]]:
         link = task.lease
@@ -477,7 +477,7 @@ class ActorCalls:
             about["pid"] = link.pid
             if link.link is not None:
                 about["ask"] = [link.link.peer, task.tid, link.link.endpoint]
-            # Whether the first of ours runs only the actor can say: calls of others may be ahead of it.
+            # Only the actor knows whether our first call runs: calls of other callers may be ahead of it.
             return (Cause.ACTOR_BUSY if ahead else Cause.ACTOR_HAS), about
         if link.queue and link.queue[0].missing and link.queue[0] is not task:
             return Cause.ACTOR_ORDER, about
@@ -490,18 +490,18 @@ class ActorCalls:
             for seq, task in link.inflight.items():
                 assert task.state == PUSHED and task.seq == seq < link.next_seq
             queued = [task for task in link.queue if task.state != DONE]
-            leaving = sum(len(left.inflight) for left in self.leaving.values() if left.link is link)
+            draining = sum(len(left.inflight) for left in self.draining.values() if left.link is link)
             if not link.any_order:
-                assert link.unfinished == len(queued) + len(link.inflight) + leaving, "a call is counted wrongly"
+                assert link.unfinished == len(queued) + len(link.inflight) + draining, "a call is counted wrongly"
 
 
 def _waits_for_restart(task: Task) -> bool:
-    """It has retries, is on its last one, or would wait for an argument anyway."""
+    """Whether the call has retries, is on its last one, or waits for an argument anyway."""
     return task.retries != 0 or task.attempt > 0 or task.missing > 0
 
 
-class _Answering:
-    """What Submitter.finish needs of a lease, for a call: who answered."""
+class _AnsweringPeer:
+    """The part of a Lease that Submitter.finish needs of a call: the link to the process that answered."""
 
     __slots__ = ("link",)
 

@@ -1,9 +1,15 @@
-"""Deaths of leased workers: what becomes of the tasks that were with them.  Pure.
+"""Deaths of leased workers: which of their tasks run again, and which fail.  Pure.
 
-A death has two halves: the node's notice (WorkerDied, with the marks that say what ran) and the end of our own
-connection, once it is drained; a notice overtakes replies that were sent before.  When both are here the lease is
-buried: unstarted tasks are pushed again free of charge, the running one is charged a retry, a finished one whose reply
-was lost counts as a lost object.  One half without the other is believed after WITHOUT_NOTICE_S.
+A death has two halves.  One is the node's notice: WorkerDied, with the marks that name the task that ran.  The
+other is the end of our own connection, once it is drained: a notice overtakes replies that were sent before it.
+When both halves are here, the lease ends:
+
+    task                                 what happens
+    not started                          queued again, free of charge
+    was running                          queued again, charged a retry; or fails
+    finished, and the reply was lost     queued again, free of charge: a lost object
+
+After WITHOUT_NOTICE_S one half is enough.
 """
 
 from __future__ import annotations
@@ -17,13 +23,13 @@ from zray.owner.failures import cancelled, crashed
 from zray.owner.maps import MapChunk, MapRuns
 from zray.owner.records import Key, Lease, Net, Task, WorkerLink
 
-WITHOUT_NOTICE_S = 2.0  # a worker whose connection closed and of which the node says nothing
+WITHOUT_NOTICE_S = 2.0  # from the end of a worker's connection, without a notice of the node
 OUT_OF_REACH = "its owner could not reach it any more"
-EARLY_S = 10.0  # how long a notice waits for the grant of its lease
+EARLY_NOTICE_S = 10.0  # a notice waits so long for the grant of its lease
 
 
 class _Submitter(Protocol):
-    """What a death needs of the leases and tasks of this process."""
+    """The leases and tasks of this process, as far as a death needs them."""
 
     node: bytes
     net: Net
@@ -34,7 +40,7 @@ class _Submitter(Protocol):
     maps: MapRuns
 
     def fail(self, task: Task, failure: list[Any]) -> None: ...
-    def again(self, task: Any, *, charge: bool) -> None: ...
+    def requeue(self, task: Any, *, charge: bool) -> None: ...
     def touch(self, key: Key) -> None: ...
 
 
@@ -43,8 +49,8 @@ class WorkerDeaths:
 
     def __init__(self, submitter: _Submitter):
         self._submitter = submitter
-        self.early: dict[bytes, tuple[float, WorkerDied]] = {}  # worker -> notice that came before its lease's grant
-        self.dying: dict[int, float] = {}  # lease -> when to stop waiting for the other half of its death
+        self.early: dict[bytes, tuple[float, WorkerDied]] = {}  # worker -> notice that overtook its lease's grant
+        self.dying: dict[int, float] = {}  # lease -> time when one half of its death is enough
 
     def on_worker_died(self, peer: bytes, message: WorkerDied) -> None:
         link = self._submitter.workers.get(message.worker)
@@ -59,11 +65,11 @@ class WorkerDeaths:
         self.died(lease, message)
 
     def died(self, lease: Lease, notice: WorkerDied) -> None:
-        lease.notice = notice
+        lease.death_notice = notice
         if lease in lease.key.idle:
             lease.key.idle.remove(lease)
         if lease.link.closed or not lease.inflight:
-            self._bury(lease)
+            self._end_lease(lease)
         else:
             self._await_other_half(lease)
 
@@ -76,8 +82,8 @@ class WorkerDeaths:
         lease = link.lease
         if lease is None:
             self._drop_link(link)
-        elif lease.notice is not None:
-            self._bury(lease)
+        elif lease.death_notice is not None:
+            self._end_lease(lease)
         else:
             if lease in lease.key.idle:
                 lease.key.idle.remove(lease)
@@ -93,9 +99,9 @@ class WorkerDeaths:
         link.closed = True
         self._submitter.net.disconnect(link.peer)
 
-    def _bury(self, lease: Lease) -> None:
-        """The worker is dead and everything it said has been heard: charge the running task, free the others."""
-        notice = lease.notice
+    def _end_lease(self, lease: Lease) -> None:
+        """The worker is dead, and all its replies have been handled: charge the running task, queue the others."""
+        notice = lease.death_notice
         self.dying.pop(lease.number, None)
         if self._submitter.leases.pop(lease.number, None) is None:
             return
@@ -105,7 +111,7 @@ class WorkerDeaths:
             key.idle.remove(lease)
         lease.returned = True
         self._drop_link(lease.link)
-        # Without marks whatever was in flight may have run, and is charged.
+        # Without marks every task in flight may have run, and is charged.
         started, finished = (notice.started, notice.finished) if notice is not None else (UNKNOWN, UNKNOWN)
         for seq in sorted(lease.inflight, reverse=True):  # back to the front of the queue, in order
             task = lease.inflight[seq]
@@ -118,10 +124,10 @@ class WorkerDeaths:
             elif running or started == UNKNOWN:
                 self._charge(task, notice)
             else:
-                # Not started: free of charge.  Finished, and the reply lost: a lost object, not a failure.
+                # Not started: free of charge.  Finished, but the reply is lost: a lost object, not a failure.
                 if seq <= finished:
-                    task.attempt += 1  # it ran: what it submitted then has the ids of that attempt
-                self._submitter.again(task, charge=False)
+                    task.attempt += 1  # it ran: its child tasks have ids of that attempt
+                self._submitter.requeue(task, charge=False)
         lease.inflight.clear()
         key.want = 0
         self._submitter.touch(key)
@@ -130,21 +136,21 @@ class WorkerDeaths:
         if task.retries == 0 or (notice is not None and notice.reason == Cause.GROUP_REMOVED.text):
             self._submitter.fail(task, crashed(task.fn.name, task.attempt, notice))
         else:
-            self._submitter.again(task, charge=True)
+            self._submitter.requeue(task, charge=True)
 
     def deadlines(self) -> list[float]:
-        return [*self.dying.values(), *(since + EARLY_S for since, _ in self.early.values())]
+        return [*self.dying.values(), *(since + EARLY_NOTICE_S for since, _ in self.early.values())]
 
     def tick(self, now: float) -> None:
-        """Stop waiting for the other half."""
+        """Stop waiting for the other half of deaths."""
         for number, until in list(self.dying.items()):
             dead = self._submitter.leases.get(number)
             if dead is None:
                 del self.dying[number]
             elif until <= now:
-                if dead.notice is None:  # its node may have it alive and in use, only out of our reach
+                if dead.death_notice is None:  # the worker may live and be in use, but we cannot reach it
                     self._submitter.net.send(self._submitter.node, LeaseKill(number, OUT_OF_REACH))
-                self._bury(dead)
+                self._end_lease(dead)
         for worker, (since, _) in list(self.early.items()):
-            if since + EARLY_S <= now:
+            if since + EARLY_NOTICE_S <= now:
                 del self.early[worker]

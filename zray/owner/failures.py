@@ -1,4 +1,4 @@
-"""Errors that the owner itself gives to tasks, in their wire form."""
+"""Errors that the owner itself gives to tasks, in wire form."""
 
 from __future__ import annotations
 
@@ -16,15 +16,22 @@ def first_failure(deps: list[Any]) -> list[Any] | None:
     return None
 
 
+def parts_of(result: Any) -> tuple[list[Any], dict[str, Any]]:
+    """``(values, extra)`` of a task's reply, which is one value or ``[0, values, extra]``."""
+    if type(result) is list and result and result[0] == 0:
+        return result[1], result[2]
+    return [result], {}
+
+
 def failure_in(result: Any) -> list[Any] | None:
-    """The failure that the reply of a task is, or carries together with what the task still holds."""
+    """The failure in a task's reply: the reply itself, or its value beside the list of holds."""
     if type(result) is list and result and result[0] == 0:
         result = result[1][0] if result[1] else None
     return result if type(result) is list and result and result[0] == FAILED else None
 
 
 def held_in(result: Any) -> list[list[Any]]:
-    """What the reply of a task says that its process still holds."""
+    """The holds that a task's reply lists."""
     return result[2].get("held") or [] if type(result) is list and result and result[0] == 0 else []
 
 

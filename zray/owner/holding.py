@@ -1,6 +1,7 @@
-"""Which objects of dead owners this process holds, as a node asks that has them in its store.  Pure.
+"""Answers a node that asks which objects of dead owners this process holds.  Pure.
 
-See zray.node.jobs.unheld.  Between the two questions References notes each of the objects that comes to be held here.
+The node has these objects in its store (zray.node.jobs.unheld) and asks twice.  Between the two questions
+References notes each of the objects that this process begins to hold.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from zray.owner.references import References
 
 
 class Holding:
-    """``may_hear_the_dead()``: whether messages of a process that has ended may still be taken here."""
+    """``may_hear_the_dead()``: whether messages of a process that has ended may still arrive here."""
 
     def __init__(self, refs: References, adoption: Adoption, send: Callable[[bytes, Held], None],
                  may_hear_the_dead: Callable[[], bool]):
@@ -21,7 +22,7 @@ class Holding:
         self._adoption = adoption
         self._send = send
         self._may_hear_the_dead = may_hear_the_dead
-        self._numbers: dict[bytes, int] = {}  # asking node -> its question whose second half is to come
+        self._numbers: dict[bytes, int] = {}  # asking node -> number of its question that it will repeat
 
     def on_ask(self, node: bytes, question: AskHeld) -> None:
         asker, number = question.asker, question.number
@@ -38,11 +39,11 @@ class Holding:
             unsure = "this process was not asked before"
         self._send(node, Held(asker, number, question.again, held, unsure, []))
 
-    def node_gone(self, node: bytes) -> None:
-        """A dead node asks no second question."""
+    def node_ended(self, node: bytes) -> None:
+        """Forget the question: a dead node does not repeat it."""
         self._numbers.pop(node, None)
         self._refs.watched.pop(node, None)
 
     def _holds(self, oid: bytes) -> bool:
         refs = self._refs
-        return oid in refs.borrowed or oid in refs.owned or oid in self._adoption.orphans
+        return oid in refs.borrowed or oid in refs.owned or oid in self._adoption.ownerless

@@ -1,17 +1,17 @@
-"""Lineage: how the results in the store were made, so that those lost with a node can be made again.
+"""Lineage: how results in the store were made, so that results lost with a node can be made again.
 
-    Recipe   a finished task whose result lies in the store: the Task, and Traces of what it was given
+    Recipe   a finished task whose result lies in the store: the Task, and Traces of its inputs
     Trace    an object that lineage knows: such a result, or an input of a recipe
 
-Inputs are remembered, not kept alive: when the last reference to one goes, its value is freed as ever.  What stays is
-its inline value (counted in bytes), or, for one that lay in the store, its own recipe.  So a loop ``x = f.remote(x)``
-over large arrays costs a record a turn, and no array.
+Inputs are remembered, not kept alive: when the last reference to an input goes, its value is freed as usual.
+Lineage keeps its inline value (counted in bytes); or, if the value lay in the store, its recipe.  So a loop
+``x = f.remote(x)`` over large arrays costs one record an iteration, and no array.
 
-    a recipe lives while      one of its results is referenced, or another recipe has one as an input
-    a trace lives while       a recipe has it as an input, or it is a referenced result in the store
+    a recipe lives while      one of its results is referenced, or is an input of another recipe
+    a trace lives while       it is an input of a recipe, or a referenced result in the store
 
-Bounded by ``lineage_bytes_max``: the oldest recipes are dropped first, and what they made is then not recoverable.
-Tasks with inline results, the common case, never come here.
+``lineage_bytes_max`` bounds it: the oldest recipes are dropped first, and their results can then not be made
+again.  Tasks with inline results, the common case, have no recipe.
 
 After "Ownership: A Distributed Futures System for Fine-Grained Tasks" (Wang et al., NSDI 2021, section 4.3).
 """
@@ -25,7 +25,7 @@ from zray.wire.messages import STORED
 from zray.owner.records import Borrowed, Entry, Task
 from zray.owner.references import Record, References
 
-# What a Recipe, its Task, its Entry and their Traces take in memory, measured with tracemalloc.
+# Memory of a Recipe, its Task, its Entry and their Traces, measured with tracemalloc.
 RECIPE_BYTES = 1024
 
 # Why an object cannot be made again: (kind of the failure, reason).
@@ -36,14 +36,14 @@ EVICTED: Why = ("reconstruction_evicted", "")
 ACTOR: Why = ("reconstruction", "an actor call made it, and calls are not run again")
 ITEM: Why = ("reconstruction", "it is an item of a generator, and those are not run again")
 FAILED_AGAIN: Why = ("reconstruction", "its task failed when it was run again")
-NOTHING: Why = ("", "")
+NO_REASON: Why = ("", "")
 
 
 class Trace:
     """An object that lineage knows.
 
-    ``live``: this process owns it and it is referenced.  ``uses``: recipes and values that need it, each as often as
-    it names it.  ``contained``: of a value that was freed but is kept as an input, the objects it refers to.
+    ``live``: this process owns the object, and it is referenced.  ``uses``: how often recipes and values name
+    it.  ``contained``: the objects inside a value that was freed but is kept as an input.
     """
 
     __slots__ = ("record", "recipe", "why", "uses", "live", "contained", "nbytes")
@@ -51,24 +51,24 @@ class Trace:
     def __init__(self, record: Record, live: bool):
         self.record = record
         self.recipe: Recipe | None = None
-        self.why = NOTHING  # of a result in the store without a recipe
+        self.why = NO_REASON  # of a result in the store without a recipe
         self.uses = 0
         self.live = live
         self.contained: list[Trace] | None = None
-        self.nbytes = 0  # of the inline value that only lineage keeps
+        self.nbytes = 0  # of an inline value that only lineage keeps
 
 
 class Recipe:
-    """How a task's results were made.  ``wanted``: how many of its results have a Trace that leads here."""
+    """How a task's results were made.  ``wanted``: how many of its results have a Trace with this recipe."""
 
     __slots__ = ("task", "inputs", "deps", "results", "arguments", "wanted", "nbytes")
 
     def __init__(self, task: Task):
         self.task = task
         self.inputs: Sequence[Trace] = ()
-        self.deps: list[Trace] | None = None  # those that are arguments themselves, in slot order
+        self.deps: list[Trace] | None = None  # inputs that are arguments themselves, in slot order
         self.results: Sequence[Trace] = ()
-        self.arguments: Entry | None = None  # arguments too large for a message: in this node's store, pinned
+        self.arguments: Entry | None = None  # arguments too large for a message: pinned, in this node's store
         self.wanted = 0
         self.nbytes = RECIPE_BYTES
 
@@ -89,23 +89,23 @@ class Lineage:
     # ------------------------------------------------------------ a task has ended
 
     def keep(self, task: Task, pins: list[Any] | None, deps: list[Any] | None) -> None:
-        """The results of ``task`` are delivered; ``pins``, of which ``deps`` are its arguments by slot, still hold."""
+        """The results of ``task`` are delivered.  Its ``pins`` still hold; ``deps`` of these are arguments, by slot."""
         entries = task.entry if type(task.entry) is list else (task.entry,)
         stored = [entry for entry in entries if is_stored(entry.value) and self._matters(entry)]
         before = self.recipes.pop(task.tid, None)
         why = why_not(task)
-        if why is NOTHING and stored:
+        if why is NO_REASON and stored:
             self._add(task, stored, pins, deps)
         if before is not None:
-            self.drop(before, why)  # after the new one, which has the same inputs, is there
-        if why is not NOTHING:
+            self.drop(before, why)  # only now: the new recipe has the same inputs, and keeps their traces
+        if why is not NO_REASON:
             for entry in stored:
                 self.note(entry, why)
         if self.bytes > self.bytes_max:
             self._evict()
 
     def _matters(self, entry: Entry) -> bool:
-        """Whether it is referenced, or an input of some recipe."""
+        """Whether the object is referenced, or is an input of some recipe."""
         if self.refs.owned.get(entry.oid) is entry:
             return True
         trace = self.traced.get(entry.oid)
@@ -133,11 +133,11 @@ class Lineage:
         for trace in results:
             if trace.recipe is not None:
                 trace.recipe.wanted -= 1
-            trace.recipe, trace.why = recipe, NOTHING
+            trace.recipe, trace.why = recipe, NO_REASON
         self.bytes += recipe.nbytes
 
     def note(self, entry: Entry, why: Why) -> None:
-        """A result in the store that has no recipe, and the reason that an error will give."""
+        """Note the reason, for a later error, why a result in the store has no recipe."""
         trace = self._trace(entry)
         if trace.recipe is None:
             trace.why = why
@@ -159,10 +159,10 @@ class Lineage:
     # ------------------------------------------------------------ the end of objects and of recipes
 
     def freed(self, entry: Entry) -> None:
-        """References: nobody refers to this object any more, and its value is being freed."""
+        """The last reference to this object is gone, and References frees its value."""
         trace = self.traced[entry.oid]
         if trace.record is not entry:
-            return  # it was borrowed when it became an input, and was adopted since
+            return  # it was borrowed when it became an input, and has been adopted since
         trace.live = False
         if trace.uses == 0:
             self._release([trace])
@@ -175,7 +175,7 @@ class Lineage:
             self._evict()
 
     def revived(self, trace: Trace) -> None:
-        """A ``live`` input is an object of this process again: its value counts there, and pins what it contains."""
+        """A freed input is an object of this process again: its value counts there, and pins the objects inside."""
         self.bytes -= trace.nbytes
         trace.nbytes = 0
         contained, trace.contained = trace.contained, None
@@ -184,7 +184,7 @@ class Lineage:
         self._release(contained or [])
 
     def drop(self, recipe: Recipe, why: Why) -> None:
-        """Forget a recipe; what it made is not recoverable from now on, for this reason."""
+        """Forget a recipe; from now on its results cannot be made again, for the reason ``why``."""
         work = []
         for trace in recipe.results:
             if trace.recipe is recipe:
@@ -212,10 +212,10 @@ class Lineage:
             self.refs.unpin(arguments)
 
     def _release(self, work: list[Trace]) -> None:
-        """Traces that may have lost their last reason; a worklist, because chains of recipes grow long."""
+        """Drop those traces that are not needed any more.  A worklist, because chains of recipes grow long."""
         while work:
             trace = work.pop()
-            if trace.uses or (trace.live and (trace.recipe is not None or trace.why is not NOTHING)):
+            if trace.uses or (trace.live and (trace.recipe is not None or trace.why is not NO_REASON)):
                 continue
             if self.traced.get(trace.record.oid) is not trace:
                 continue
@@ -257,7 +257,7 @@ class Lineage:
             assert trace.uses == uses.pop(id(trace), 0), "uses are counted wrongly"
         assert not uses, "an input without trace"
         for recipe in self.recipes.values():
-            assert recipe.wanted == wanted.get(id(recipe), 0) > 0, "a recipe that nobody wants"
+            assert recipe.wanted == wanted.get(id(recipe), 0) > 0, "a recipe without a wanted result"
         assert self.bytes == total, f"lineage bytes {self.bytes}, counted {total}"
         assert self.bytes <= self.bytes_max or not self.recipes
 
@@ -267,11 +267,11 @@ def is_stored(value: Any) -> bool:
 
 
 def why_not(task: Task) -> Why:
-    """Why this task cannot be run again; NOTHING when it can."""
+    """Why this task cannot run again; NO_REASON when it can."""
     if task.key is None:
         return ACTOR
     if task.stream is not None:
         return ITEM
     if task.retries == 0:
         return ATTEMPTS if task.attempt else NO_RETRIES
-    return NOTHING
+    return NO_REASON

@@ -1,9 +1,8 @@
-"""Where a task's arguments are: the node that holds most of their bytes.  Pure.
+"""Finds the node that holds most bytes of a task's arguments.  Pure.
 
-A task whose stored arguments are mostly on one node is wanted under a scheduling key of its own, whose strategy names
-that node and how much moving them would be (rounded up to a power of two, so that keys stay few):
-zray.sched.cluster.spillback
-looks for a worker there first, for as long as moving the bytes would take.
+If most bytes of the stored arguments are on one node, the task gets a scheduling key of its own.  The strategy of
+this key names the node and the bytes to move otherwise, rounded up to a power of two so that keys stay few.
+zray.sched.cluster.spillback looks for a worker there first, for as long as moving the bytes would take.
 """
 
 from __future__ import annotations
@@ -13,14 +12,14 @@ from typing import Any
 
 from zray.wire.messages import STORED
 
-# Below this a transfer costs less than a task is worth waiting for: a chunk's round trip between daemons.
+# Below this a transfer takes no longer than one chunk's round trip between daemons, so waiting does not pay.
 LOCALITY_BYTES_MIN = 100_000
 NODE = 5  # position in a stored value: [STORED, offset, nbytes, generation, oid, node]
 NBYTES = 2
 
 
 def preferred(values: Iterable[Any], home: bytes) -> tuple[bytes, int] | None:
-    """(node, bytes rounded up) where these values should be read, None when it does not matter."""
+    """(node, bytes rounded up) where these values should be read; None when any node is as good."""
     held: dict[bytes, int] = {}
     for value in values:
         if type(value) is list and value[0] == STORED:

@@ -1,9 +1,9 @@
 """``f.map``: a range of tasks submitted, pushed and answered as columns.
 
-A MapBatch is the whole map; the part not yet pushed stands as one MapChunk in its key's queue; what a lease works on is
-a MapChunk in ``lease.inflight`` under its first sequence number.  Every item is its own task: its own id, result, error
-and retries.  A chunk is cut so that it runs for a few milliseconds, and there are two on a lease, so that one is
-pickled while the other runs.
+A MapBatch is the whole map.  The part not yet pushed is one MapChunk in the queue of its key.  The part that runs on
+a lease is a MapChunk in ``lease.inflight``, under its first sequence number.  Every item is a task of its own, with
+its own id, result, error and retries.  A chunk is cut so that it runs for a few milliseconds.  A lease has two
+chunks, so that one is pickled while the other runs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from zray.owner.ports import Columns
 from zray.owner.records import PUSHED, QUEUED, Entry, Function, Key, Lease, Net, WorkerLink
 from zray.owner.references import References
 
-CHUNK_NS = 8_000_000  # what a chunk should run: long against a message, short against a hand-back
+CHUNK_NS = 8_000_000  # run time of a chunk: long against a message, short against a hand-back
 CHUNK_ITEMS_MAX = 65_536
 CHUNKS_AHEAD = 2
 
@@ -42,7 +42,7 @@ class MapBatch:
         self.results: list[tuple[int, int, Any]] = []  # (first index, count, wire value of a list)
         self.failures: dict[int, Any] = {}
         self.waiters: list[Callable[[Any], None]] | None = None
-        self.entries: dict[int, Entry] = {}  # items that somebody asked for one by one
+        self.entries: dict[int, Entry] = {}  # index -> Entry of an item with a reference of its own
         self.refs = 1
         self.retries = retries
         self.attempts: dict[int, int] = {}  # index -> charged attempts
@@ -73,7 +73,7 @@ class MapChunk:
 
 
 class _Submitter(Protocol):
-    """What maps need of the leases and queues of this process."""
+    """The leases and queues of this process, as far as maps need them."""
 
     net: Net
     finished: int
@@ -84,13 +84,13 @@ class _Submitter(Protocol):
     def touch(self, key: Key) -> None: ...
     def measure(self, fn: Function, ns: int) -> None: ...
     def settle(self, lease: Lease) -> None: ...
-    def rests(self, lease: Lease) -> None: ...
-    def tell_function(self, link: WorkerLink, fn: Function) -> None: ...
+    def mark_idle(self, lease: Lease) -> None: ...
+    def send_function(self, link: WorkerLink, fn: Function) -> None: ...
     def retry_matches(self, wanted: Any, failure: list[Any], /) -> bool: ...
 
 
 class MapRuns:
-    """All maps of one Submitter.  What pickles is the shell's (zray.owner.ports)."""
+    """All maps of one Submitter.  The shell does the pickling (zray.owner.ports)."""
 
     def __init__(self, submitter: _Submitter, refs: References, columns: Columns):
         self.submitter = submitter
@@ -105,7 +105,7 @@ class MapRuns:
     # ------------------------------------------------------------ pushing
 
     def feed(self, lease: Lease) -> None:
-        """The front of the queue is a chunk: cut from it what this lease should run next."""
+        """The front of the queue is a chunk: cut off the part that this lease should run next."""
         key = lease.key
         while key.queue and type(key.queue[0]) is MapChunk and len(lease.inflight) < CHUNKS_AHEAD:
             whole = key.queue[0]
@@ -114,7 +114,7 @@ class MapRuns:
                 key.queue.popleft()
                 continue
             if lease.inflight and whole.fn.run_ns is None:
-                return  # the first of its kind runs alone
+                return  # the first chunk of a function runs alone, to measure it
             chunk = MapChunk(whole.batch, whole.first, count, whole.attempt)
             whole.first += count
             whole.count -= count
@@ -122,7 +122,7 @@ class MapRuns:
                 key.queue.popleft()
             self._push(lease, chunk)
         if not key.queue and not lease.inflight:
-            self.submitter.rests(lease)
+            self.submitter.mark_idle(lease)
 
     def _cut(self, whole: MapChunk, leases: int) -> int:
         batch = whole.batch
@@ -156,13 +156,13 @@ class MapRuns:
         first = lease.next_seq
         lease.next_seq += chunk.count
         lease.inflight[first] = chunk
-        submitter.tell_function(lease.link, batch.fn)
+        submitter.send_function(lease.link, batch.fn)
         submitter.net.send(lease.link.peer, PushMap(
             lease.number, first, batch.task_id(chunk.first), chunk.attempt, batch.fn.key, chunk.count, items,
             batch.star))
 
     def _unpackable(self, chunk: MapChunk, error: Exception) -> None:
-        """Some item cannot be pickled: halve the chunk until it stands alone, and fail that one."""
+        """An item cannot be pickled: halve the chunk until that item is alone, and fail it."""
         batch = chunk.batch
         if chunk.count == 1:
             self._item_failed(batch, chunk.first, self.columns.failure(error, batch.fn.name))
@@ -213,7 +213,7 @@ class MapRuns:
         self._count_down(batch, count - len(failed))
 
     def _give(self, batch: MapBatch, index: int, column: Any, position: int) -> None:
-        """The item that ``batch.entries`` has under ``index`` is one of this column."""
+        """Give the entry ``batch.entries[index]`` its value, which is in this column."""
         def picked(value: Any, records: list[Any]) -> None:
             entry = batch.entries.pop(index, None)
             if entry is None or entry.value is not None:
@@ -282,7 +282,7 @@ class MapRuns:
                 self._release_pins(chunk)
 
     def lost(self, chunk: MapChunk, first: int, started: int, finished: int, notice: WorkerDied | None) -> None:
-        """The worker died: the running item is charged, the others go back free of charge, in order."""
+        """The worker died: charge the running item, and queue the others again in order, free of charge."""
         batch = chunk.batch
         running = started - first if finished < started else -1
         low, high = chunk.done, chunk.count
@@ -305,7 +305,7 @@ class MapRuns:
         self._release_pins(chunk)
 
     def fail_rest(self, chunk: MapChunk, failure: Any) -> None:
-        """None of its items can run any more."""
+        """Fail the rest of the chunk: its items can never run."""
         for index in range(chunk.first + chunk.done, chunk.first + chunk.count):
             self._item_failed(chunk.batch, index, failure)
         self._release_pins(chunk)
@@ -313,7 +313,7 @@ class MapRuns:
     # ------------------------------------------------------------ items one by one, and the end
 
     def entry(self, batch: MapBatch, index: int) -> Entry:
-        """The Entry of one item, with one reference for the caller; shared while somebody holds it."""
+        """The Entry of one item, with one reference for the caller; shared while any reference lives."""
         refs = self.refs
         oid = ids.return_id(batch.task_id(index), 1)
         entry = refs.owned.get(oid)
@@ -335,7 +335,7 @@ class MapRuns:
         return entry
 
     def cancel(self, batch: MapBatch, index: int, recursive: bool) -> None:
-        """What is not pushed yet is skipped; a worker that has the item is told."""
+        """Skip the item if it is not pushed yet; otherwise ask the worker that has it."""
         batch.cancelled.add(index)
         for lease in batch.key.leases.values():
             for chunk in lease.inflight.values():
@@ -345,7 +345,7 @@ class MapRuns:
                                             CancelTask(batch.task_id(index), chunk.attempt, recursive))
 
     def end_all(self, failure: list[Any]) -> None:
-        """The session ends: every item of a map that runs has failed."""
+        """The session ends: fail every item of each unfinished map."""
         works: list[Any] = []
         for key in self.submitter.by_number.values():
             works += key.queue
@@ -364,12 +364,12 @@ class MapRuns:
                    for c in chunks)
 
     def release(self, batch: MapBatch) -> None:
-        """The sequence of references went away."""
+        """The user dropped the sequence of references."""
         batch.refs = 0
         self._drop_results(batch)
 
     def _drop_results(self, batch: MapBatch) -> None:
-        """Free what is here once nobody can ask for an item any more, and nobody has asked for one still to come."""
+        """Free the results once no item can be asked for, and no item that was asked for is pending."""
         if batch.refs or batch.entries:
             return
         for first, _, value in batch.results:

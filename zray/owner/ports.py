@@ -1,6 +1,6 @@
-"""What the owner's machines ask of what surrounds them: verbs, and not the object that has them.  Pure.
+"""The ports of the owner's machines: the methods that they need of their surroundings.  Pure.
 
-There are no defaults: a composition that forgets a port fails when it is made.
+There are no defaults: a composition that forgets a port fails when it is constructed.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ class Columns(Protocol):
     """The pickling of maps."""
 
     def pack_items(self, items: Sequence[Any]) -> tuple[Any, list[Any] | None]:
-        """``(wire value, records that it pins)``; raises what pickling the user's objects raises."""
+        """``(wire value, records that it pins)``; raises any error of pickling the user's objects."""
 
     def pick(self, column: Any, position: int, name: str) -> tuple[Any, list[Any]]:
-        """``(wire value of one result, records that it pins)``; an error's where the result does not load."""
+        """``(wire value of one result, records that it pins)``; the value is an error if the result does not load."""
 
     def pick_later(self, column: Any, position: int, name: str, then: Callable[[Any, list[Any]], None]) -> None:
-        """The same for a stored column, whose reading may wait; ``then(value, records)`` under the lock."""
+        """The same for a stored column, whose reading may block; ``then(value, records)`` under the lock."""
 
     def failure(self, error: Exception, name: str) -> list[Any]:
         """The wire value of an exception."""

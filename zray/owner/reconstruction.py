@@ -1,19 +1,22 @@
-"""Making lost objects again: which tasks must run once more, and what waits for them meanwhile.
+"""Reconstruction: which tasks must run again to make lost objects, and which tasks wait for them.
 
     an object's value    what happened                              becomes
     STORED               a reader says that this value is lost      None, and its task runs again
-                         ... of a value that is not the present one unchanged: it was made again already
-                         ... and it cannot be made again            unchanged; that reader gets the reason
-    None                 its task ends                              what the task returned: STORED, inline, FAILED
+                         ... but it is not the present value        unchanged: it was made again already
+                         ... but it cannot be made again            unchanged; that reader gets the reason
+    None                 its task ends                              the task's return: STORED, inline, FAILED
 
-Nothing is done when a node dies: another node may have a copy, and most objects will never be read again.  A loss
-counts when a reader (a ``get``, a borrower, a worker with an argument it cannot read) has found that no copy is left,
-or when a task is to be pushed, an argument of it lay on a dead node, and the control store knows of no copy.  The
-reader names the value, so that many readers cause one reconstruction.  The task runs again under its own id, as a
-further attempt; of its inputs those that were freed are made again first, from their own recipes.  Inputs that still
-have a value are taken as they are: should one prove lost as well, the task waits for it.
+The death of a node alone starts nothing: another node may have a copy, and most objects are never read again.  An
+object counts as lost in two cases.  A reader (a ``get``, a borrower, a worker that needs an argument) has found
+that no copy is left.  Or a task is to be pushed, its argument lay on a dead node, and the control store knows no
+copy.  The reader names the value, so that many readers cause one reconstruction.
 
-Tasks whose argument was lost start again free of charge; making an object again is charged to the retries of its task.
+The task runs again under its own id, as a further attempt.  Those of its inputs that were freed are made again
+first, from their own recipes.  Inputs that still have a value are used as they are; if one proves lost too, the
+task waits for it.
+
+A task whose argument was lost starts again free of charge.  A reconstruction is charged to the retries of the task
+that made the object.
 """
 
 from __future__ import annotations
@@ -29,21 +32,21 @@ from zray.owner.references import Record, References
 
 ANSWERED_MAX = 65_536
 VALUES_ASKED = 1000  # in one question
-RESTARTS_MAX = 100  # of one task for arguments that were lost: each costs a retry of another task, unless a node is mad
+RESTARTS_MAX = 100  # of one task for lost arguments: each costs another task a retry, unless a node is broken
 
-Place = tuple[bytes, int]  # node and generation
+Place = tuple[bytes, int]  # (node, generation)
 # locate(values, then): then(nodes), for each value the nodes that have it, under the lock
 Locate = Callable[[list[Any], Callable[[list[list[bytes]]], None]], None]
 
-PUT: Why = ("reconstruction", "it was put into the store; only what tasks return can be made again")
-FREED: Why = ("reconstruction", "it was freed, and how it was made is not known")
+WAS_PUT: Why = ("reconstruction", "it was put into the store; only what tasks return can be made again")
+INPUT_FREED: Why = ("reconstruction", "it was freed, and how it was made is not known")
 FOREIGN: Why = ("reconstruction", "another process owned it, and nobody here refers to it any more")
 HOW_UNKNOWN: Why = ("reconstruction", "how it was made is not known")
 ADOPTED: Why = ("reconstruction", "its first owner died, and only that knew how it was made")
 
 
 class _Submitter(Protocol):
-    """What runs tasks again, or lets them wait."""
+    """Runs tasks again, or makes them wait."""
 
     net: Net
     waiting: int
@@ -53,9 +56,9 @@ class _Submitter(Protocol):
 
 
 class Reconstruction:
-    """The losses of one owner, and the tasks that run again because of them.
+    """The lost objects of one owner, and the tasks that run again to make them.
 
-    ``locate`` is the shell's (zray.owner.ports).
+    ``locate`` is a port (zray.owner.ports).
     """
 
     def __init__(self, submitter: _Submitter, refs: References, lineage: Lineage, locate: Locate):
@@ -63,11 +66,11 @@ class Reconstruction:
         self.refs = refs
         self.lineage = lineage
         self.locate = locate
-        self.questions: list[Any] = []  # values to ask for, the next time that ``ask`` is called
+        self.questions: list[Any] = []  # values to locate at the next call of ``ask``
         self.asked: dict[Place, tuple[Record, Any, list[Task]]] = {}  # -> tasks that wait for the answer
-        self.answered: set[Place] = set()  # on dead nodes, and to be pulled: a copy is known, or nothing better
+        self.answered: set[Place] = set()  # places on dead nodes whose objects may be pulled: no need to ask again
         self.running: dict[bytes, Task] = {}
-        self.restarts: dict[bytes, int] = {}  # task -> times that it started again for a lost argument
+        self.restarts: dict[bytes, int] = {}  # task -> how often it started again for a lost argument
         self.started = 0
 
     # ------------------------------------------------------------ losses
@@ -75,8 +78,8 @@ class Reconstruction:
     def lost(self, record: Record, value: Any, reason: str) -> list[Any] | None:
         """A reader found no copy of ``value``.
 
-        None: the record has, or will get, another one (wait for it, with ``when_ready``).  Else the failure to give
-        to that reader.
+        None: the record has, or will get, another value (wait for it with ``when_ready``).  Else the failure
+        for that reader.
         """
         if not same_place(record.value, value):
             return None
@@ -85,7 +88,7 @@ class Reconstruction:
             return None
         assert type(record) is Entry
         if self.refs.owned.get(record.oid) is not record:
-            return None  # nobody refers to it any more
+            return None  # no reference to the object is left
         running = self.running.get(record.oid[:TASK_SIZE])
         if running is not None:
             self.refs.unpin_all(self._reset(record, running))
@@ -118,9 +121,9 @@ class Reconstruction:
         self.submitter.net.send(peer, Resolved([message.oid, answer]))
 
     def dependency_lost(self, task: Task, said: list[Any]) -> list[Any] | None:
-        """A worker could not read arguments of this task; None: run it again when its arguments are ready.
+        """A worker could not read arguments of this task.
 
-        Else its failure.
+        None: run the task again when its arguments are ready.  Else its failure.
         """
         count = self.restarts[task.tid] = self.restarts.get(task.tid, 0) + 1
         lost = said[2].get("lost") if type(said[2]) is dict else None
@@ -136,14 +139,14 @@ class Reconstruction:
     # ------------------------------------------------------------ arguments on dead nodes
 
     def hold_back(self, task: Task) -> bool:
-        """Whether this queued task must wait, because nobody has looked yet for copies of its arguments on dead nodes.
+        """Whether this queued task must wait until copies of its arguments on dead nodes have been located.
 
-        A worker would find out too, after a second or two in which it does nothing else: with many arguments lost,
+        A worker would find out too, but it is blocked for one or two seconds meanwhile.  With many lost arguments
         that is long.
         """
-        gone = self.refs.gone_nodes
+        ended = self.refs.ends.nodes
         missing = [(record, record.value, place) for record in task.deps or () if is_stored(record.value)
-                   and record.value[5] in gone and (place := place_of(record.value)) not in self.answered]
+                   and record.value[5] in ended and (place := place_of(record.value)) not in self.answered]
         if not missing:
             return False
         task.state = WAITING
@@ -180,9 +183,9 @@ class Reconstruction:
     # ------------------------------------------------------------ what is to run
 
     def _plan(self, first: Recipe, order: list[Recipe], freed: list[Trace]) -> tuple[bytes, Why] | None:
-        """Fill in the recipes that must run and the freed inputs that must come back; changes nothing else.
+        """Fill ``order`` with the recipes that must run, and ``freed`` with the inputs to restore; no other change.
 
-        The object that cannot come back and why, if there is one.
+        Returns the first object that cannot be made again, and why; None when all can.
         """
         recipes, seen = [first], {id(first)}
         met: set[int] = set()
@@ -198,21 +201,21 @@ class Reconstruction:
                     continue
                 record = trace.record
                 if type(record) is Borrowed:
-                    # Its value may be all that is needed: not for a reference inside another argument.
+                    # An argument itself needs the value only; a reference inside an argument needs the object.
                     if record.oid not in self.refs.borrowed and not (
                             type(record.value) is bytes and any(dep is trace for dep in recipe.deps or ())):
                         return record.oid, FOREIGN
                     continue
                 met.add(id(trace))
                 if record.oid in self.refs.owned:
-                    return record.oid, FREED  # a reference to it turned up after its end
+                    return record.oid, INPUT_FREED  # a reference to it arrived after it was freed
                 freed.append(trace)
                 if record.value is not None and not is_stored(record.value):
                     inputs += trace.contained or ()
                 elif record.oid[:TASK_SIZE] in self.running:
-                    continue  # it gets its value with the results that are waited for
+                    continue  # its task runs already, and will give it its value
                 elif trace.recipe is None:
-                    return record.oid, trace.why if trace.why[0] else FREED
+                    return record.oid, trace.why if trace.why[0] else INPUT_FREED
                 elif id(trace.recipe) not in seen:
                     seen.add(id(trace.recipe))
                     recipes.append(trace.recipe)
@@ -228,7 +231,7 @@ class Reconstruction:
                 for record in records:
                     record.refs += 1
                 trace.record.contained = records  # type: ignore[union-attr]
-        for recipe in order:  # all are pinned before the first starts: one that ends at once must not free another's
+        for recipe in order:  # pin all before the first starts: if one ends at once, it must not free another's input
             again = recipe.task
             self.running[again.tid] = again
             self.started += 1
@@ -249,19 +252,19 @@ class Reconstruction:
             self.submitter.start(recipe.task)
 
     def _reset(self, entry: Entry, task: Task) -> list[Any]:
-        """The value is lost: to everybody the object is pending again.  What it contained is to be unpinned."""
+        """The value is lost, so the object is pending again.  Returns the records inside it, to be unpinned."""
         value, entry.value = entry.value, None
         entry.task = task
         contained, entry.contained = entry.contained, None
         self.refs.unsettled.add(entry.oid)
-        if self.refs.telling is not None:
+        if self.refs.eager is not None:
             for holder in entry.holders or ():
-                self.refs.telling.held(entry, holder)
+                self.refs.eager.add_holder(entry, holder)
         self.refs.free_stored(entry.oid, value, True)
         return contained or []
 
     def _revive(self, trace: Trace) -> None:
-        """A freed input is an object of this process again, as long as the tasks that need it run."""
+        """A freed input is an object of this process again while the tasks that need it run."""
         entry = trace.record
         assert type(entry) is Entry and entry.refs == 0
         self.refs.owned[entry.oid] = entry
@@ -274,14 +277,14 @@ class Reconstruction:
             self.refs.unsettled.add(entry.oid)
 
     def _present(self, trace: Trace) -> Record:
-        """The record that now stands for an input."""
+        """The present record of an input."""
         record = trace.record
         return self.refs.borrowed.get(record.oid, record) if type(record) is Borrowed else record
 
     # ------------------------------------------------------------ ends
 
     def ended(self, task: Task) -> None:
-        """A task has ended, one way or the other; its results are delivered next."""
+        """A task has ended or failed; its results are delivered next."""
         self.restarts.pop(task.tid, None)
         if self.running.pop(task.tid, None) is not None:
             for entry in task.entry if type(task.entry) is list else [task.entry]:
@@ -294,13 +297,13 @@ class Reconstruction:
 
     def check(self) -> None:
         for tid, task in self.running.items():
-            assert task.tid == tid and task.pins is not None, "runs again, and has ended"
+            assert task.tid == tid and task.pins is not None, "runs again, but has ended"
         for value in self.questions:
             assert place_of(value) in self.asked
 
 
 def same_place(one: Any, other: Any) -> bool:
-    """Whether two values are the same copy of an object: restoring it from disk changes its offset only."""
+    """Whether two values are the same copy of an object: a restore from disk changes the offset only."""
     return is_stored(one) and type(other) is list and len(other) > 5 and one[3:6] == other[3:6]
 
 
@@ -309,10 +312,10 @@ def place_of(value: Any) -> Place:
 
 
 def failure(oid: bytes, why: Why | None, reason: str, needed: bytes = b"") -> list[Any]:
-    """The error of an object that cannot be made again; ``needed`` is the object that stands in the way."""
+    """The error of an object that cannot be made again; ``needed`` is the input that cannot be made."""
     if why is None or not why[0]:
         index = int.from_bytes(oid[TASK_SIZE:], "little")
-        why = PUT if index & PUT_FLAG else HOW_UNKNOWN
+        why = WAS_PUT if index & PUT_FLAG else HOW_UNKNOWN
     kind, text = why
     detail: dict[str, Any] = {"oid": oid, "reason": text, "lost": reason}
     if needed and needed != oid:
@@ -321,5 +324,5 @@ def failure(oid: bytes, why: Why | None, reason: str, needed: bytes = b"") -> li
 
 
 def waits_again(task: Task) -> bool:
-    """Whether an argument of a task that was ready has become pending again."""
+    """Whether an argument that was ready has become pending again."""
     return task.deps is not None and any(record.value is None for record in task.deps)

@@ -1,6 +1,6 @@
 """The records that the owner's machines share.  Data only; each machine's file owns the transitions.
 
-Memory matters here: a driver may queue a million tasks, and each is one Task, one Entry and one ObjectRef.
+Memory matters here: a driver may queue a million tasks, and each task is one Task, one Entry and one ObjectRef.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ Value = Any  # a wire value, see zray.wire.messages
 
 
 class Net(Protocol):
-    """What a machine may ask of the transport (or of the simulator): nothing here blocks."""
+    """The transport (or the simulator) as the owner's machines use it: no method blocks."""
 
     def send(self, peer: bytes, message: Any) -> None: ...
     def connect(self, peer: bytes, endpoint: str) -> None: ...
@@ -23,8 +23,8 @@ class Net(Protocol):
 class Entry:
     """An object that this process owns.
 
-    ``value`` is None while pending.  ``refs`` counts local ObjectRefs and pins (tasks that use it, values that
-    contain it); ``holders`` are other processes.  The object lives while either is there.
+    ``value`` is None while pending.  ``refs`` counts local ObjectRefs and pins: tasks that use the object, values
+    that contain it.  ``holders`` are other processes.  The object lives while it has refs or holders.
     """
 
     __slots__ = ("oid", "value", "refs", "task", "waiters", "holders", "contained", "escaped")
@@ -34,7 +34,7 @@ class Entry:
         self.oid = oid
         self.value: Value = None
         self.refs = 1
-        self.task = task  # what makes it, unfinished: a Task, a MapBatch, or a GroupWait
+        self.task = task  # the unfinished maker of the value: a Task, a MapBatch, or a GroupWait
         self.waiters: list[Callable[[Any], None]] | None = None
         self.holders: dict[bytes, int] | None = None
         self.contained: list[Any] | None = None
@@ -42,7 +42,7 @@ class Entry:
 
 
 class Abandoned:
-    """A waiter that nobody waits with any more: it is to be taken back from these records."""
+    """A waiter that is not needed any more: remove it from these records."""
 
     __slots__ = ("waiter", "records")
 
@@ -66,19 +66,19 @@ class Borrowed:
         self.owner = owner
         self.endpoint = endpoint
         self.n = n
-        self.escaped = True  # a field like an Entry's: whoever passes a record on sets it without a look at its kind
+        self.escaped = True  # as in an Entry, so that code that passes a record on need not test its kind
         self.asked = False
         self.confirmed = False
         self.keepalive: list[Any] | None = None  # pinned until the owner has confirmed this hold
-        self.passed: dict[bytes, int] | None = None  # who got it from us and still held it: {process: its n}
-        self.contained: list[Any] | None = None  # what its value refers to, when that came with it
-        self.lent = False  # it came as an argument, and may end with its task
+        self.passed: dict[bytes, int] | None = None  # processes that got it from us and still held it -> their n
+        self.contained: list[Any] | None = None  # records inside its value, when they arrived with it
+        self.lent = False  # it is an argument, and may end with its task
         self.kept = 0  # bytes of a value that came unasked
-        self.moved = 0  # how often it got another owner: see zray.owner.adoption
+        self.moved = 0  # how often its owner changed: see zray.owner.adoption
 
 
 class Function:
-    """A remote function as the owner sees it; ``run_ns`` is its measured run time, None before the first."""
+    """A remote function at its owner; ``run_ns`` is its measured run time, None before its first run."""
 
     __slots__ = ("key", "blob", "name", "run_ns")
 
@@ -121,7 +121,7 @@ class Task:
         self.cancelling: str | None = None
         self.parent = b""
         self.stream: Any = None
-        self.retry_errors: Any = False  # or True, or what the exception must be
+        self.retry_errors: Any = False  # or True, or the exception types to retry
 
 
 class Key:
@@ -144,18 +144,18 @@ class Key:
         self.status: tuple[int, str] | None = None
         self.declared = False
         self.dirty = False
-        self.failed: list[Any] | None = None  # nothing of this key can run any more: its error
+        self.failed: list[Any] | None = None  # the error of all its tasks, when none can ever run
 
 
 class Lease:
     """A worker that is ours until we return it.
 
-    ``paused``: it blocks or runs something long and has handed back its queue; fed again when its task ends.
-    ``notice``: the node's WorkerDied, kept until our connection to the worker is closed and drained.
+    ``paused``: the worker blocks, or runs a long task, and has handed back its queue; it is fed again when its
+    task ends.  ``death_notice``: the node's WorkerDied, kept until our connection to the worker is drained.
     """
 
     __slots__ = ("number", "key", "link", "inflight", "next_seq", "idle_since", "paused", "recalled",
-                 "exiting", "notice", "pid", "assigned", "returned")
+                 "exiting", "death_notice", "pid", "assigned", "returned")
 
     def __init__(self, number: int, key: Key, link: WorkerLink, pid: int, assigned: dict):
         self.number = number
@@ -166,15 +166,15 @@ class Lease:
         self.idle_since = 0.0
         self.paused = False
         self.recalled = False
-        self.exiting = False  # the worker said that it ends after this task (max_calls)
-        self.notice: Any = None
+        self.exiting = False  # the worker ends after this task (max_calls)
+        self.death_notice: Any = None
         self.pid = pid
         self.assigned = assigned
         self.returned = False
 
 
 class WorkerLink:
-    """Our connection to a worker: what it has been told, which lease it serves now."""
+    """Our connection to a worker: the functions that were sent to it, and the lease that it serves now."""
 
     __slots__ = ("peer", "endpoint", "functions", "closed", "lease")
 

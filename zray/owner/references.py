@@ -1,12 +1,13 @@
-"""References: which objects live, and who keeps them alive.
+"""References: which objects live, and which references keep them alive.
 
     owned object      lives while  refs > 0 (local ObjectRefs and pins)  or  some process holds it
     borrowed object   HoldAdd(n) to its owner when refs goes 0 -> 1, HoldDrop(n) when it goes 1 -> 0
 
-A hold is (process, n); n grows with every hold a process takes, so a late HoldAdd that a HoldDrop has overtaken (a
-sender announces a receiver over another connection) is recognised by its number and ignored.  A value that contains
-references pins their records; freeing it unpins them.  A borrowed record that was found inside another object pins
-that one until its owner has confirmed the hold.
+A hold is (process, n).  n grows with every hold that a process takes.  A sender announces a receiver over
+another connection, so a HoldDrop may overtake its HoldAdd: the owner ignores the late HoldAdd by its number.
+
+A value that contains references pins their records; freeing the value unpins them.  A borrowed record that
+was found inside another object pins that object until its own owner has confirmed the hold.
 
 Holder sets instead of counters, and one report per process, after "Ownership: A Distributed Futures System for
 Fine-Grained Tasks" (Wang et al., NSDI 2021, section 4).
@@ -14,10 +15,11 @@ Fine-Grained Tasks" (Wang et al., NSDI 2021, section 4).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from zray.base.config import DEFAULTS
+from zray.base.ends import Ends
 from zray.base.ids import node_of
 from zray.wire.messages import (
     CARRYING,
@@ -32,55 +34,55 @@ from zray.wire.messages import (
     TransitDone,
 )
 from zray.owner.records import Borrowed, Entry, Net, Value
-from zray.owner.telling import Telling, value_bytes
+from zray.owner.eager_values import EagerValues, value_bytes
 from zray.owner.unhandled import Unhandled
 
 Record = Entry | Borrowed
 KEPT_BYTES_MAX = DEFAULTS.kept_bytes_max
-RECORD_BYTES = 1000  # of a Borrowed with its places in our tables; each reference inside a value that is kept makes one
-GONE_MAX = 8192  # incarnations remembered as ended; messages about one arrive within seconds of its end
+# Memory of a Borrowed with its places in our tables; each reference inside a kept value makes one.
+RECORD_BYTES = 1000
 
 
-# Third in a hold of a HoldAdd: the holder has the value, or has learned where it is; or it got the reference as an
-# argument, which mostly ends with the task.
-KNOWN, LENT = 1, 2
+# The third item in a hold of a HoldAdd.  HOLDS_VALUE: the holder has the value or its place.  LENT: it got the
+# reference as an argument, which mostly ends with the task.
+HOLDS_VALUE, LENT = 1, 2
 
 
 class References:
     """All objects that this process owns or borrows."""
 
     def __init__(self, me: bytes, net: Net, free_stored: Callable[[bytes, Value, bool], None],
-                 kept_bytes_max: int = KEPT_BYTES_MAX):
+                 ends: Ends, kept_bytes_max: int = KEPT_BYTES_MAX):
         self.me = me
         self.net = net
+        self.ends = ends
         self.free_stored = free_stored
         self.owned: dict[bytes, Entry] = {}
         self.borrowed: dict[bytes, Borrowed] = {}
-        self.held_by: dict[bytes, set[bytes]] = {}  # process -> oids of ours it holds
+        self.held_by: dict[bytes, set[bytes]] = {}  # process -> our objects that it holds
         self.dropped_holds: dict[bytes, dict[bytes, int]] = {}  # oid -> {process: n of a drop before its add}
         self.transits: dict[int, tuple[bytes, list[Record]]] = {}  # token -> (receiver, records pinned for it)
-        # (sender, token) -> holds (owner, oid, n) that their owners have not yet confirmed
+        # (sender, token) -> holds (owner, oid, n) that their owners have not confirmed yet
         self.arrivals: dict[tuple[bytes, int], set[tuple[bytes, bytes, int]]] = {}
-        self.gone: dict[bytes, None] = {}  # processes that have ended, the last GONE_MAX of them
-        self.gone_nodes: dict[bytes, None] = {}  # the same for nodes
         self.finalizers: dict[bytes, Callable[[], None]] = {}  # called when the object is freed (actor lives)
         self.adopted: Mapping[bytes, Any] = {}  # objects that are ours because their first owner died
-        self.traced: Mapping[bytes, Any] = {}  # objects that lineage knows: it is told when one is freed
-        self.on_traced_freed: Callable[[Entry], None] = _nobody
+        self.traced: Mapping[bytes, Any] = {}  # objects that lineage knows: on_traced_freed is called for these
+        self.on_traced_freed: Callable[[Entry], None] = _ignore_record
         self.unhandled = Unhandled()
         self.unsettled: set[bytes] = set()  # objects whose value was lost and is pending again
-        # Asking node -> objects that were not held here when it asked, and have not been since (zray.owner.holding).
+        # Asking node -> objects that have not been held here since it asked (zray.owner.holding).
         self.watched: dict[bytes, set[bytes]] = {}
         self.inline_bytes = 0
         self.kept_bytes_max = kept_bytes_max
-        self.kept_bytes = 0  # of values that owners told us unasked
-        self.telling: Telling | None = None  # of a process whose objects should outlive it
-        # Called for a borrowed object whose owner has died, or whose connection to us has closed while it was pending.
-        self.orphaned: Callable[[Borrowed], None] = self.owner_died
-        self.suspected: Callable[[Borrowed], None] = self.owner_died
-        self.dropped: Callable[[Borrowed], None] = _nobody  # the last reference here to what lies in a store has gone
-        self.on_gone: Callable[[], None] = _nothing  # more processes have certainly ended
-        # Whether an entry is not ours from the beginning, so that holders must register themselves.
+        self.kept_bytes = 0  # of values that owners sent unasked
+        self.eager: EagerValues | None = None  # of a worker: its objects should outlive it
+        # For a borrowed object: its owner has died; or the connection to its owner closed while it was pending.
+        self.on_owner_died: Callable[[Borrowed], None] = self.owner_died
+        self.on_owner_suspected: Callable[[Borrowed], None] = self.owner_died
+        # The last reference here to an object in a store has gone.
+        self.on_stored_dropped: Callable[[Borrowed], None] = _ignore_record
+        self.on_ended_processes: Callable[[], None] = _ignore  # more processes have certainly ended
+        # Whether an entry is here by adoption, so that holders must register themselves.
         self.is_adopted: Callable[[Entry], bool] = lambda entry: False
         self._holds = 0
         self._tokens = 0
@@ -145,7 +147,7 @@ class References:
         if record.owner != self.me:
             self._drops.setdefault(record.owner, []).append([record.oid, record.n])
             if type(record.value) is list and record.value[0] == STORED:
-                self.dropped(record)
+                self.on_stored_dropped(record)
         self.kept_bytes -= record.kept
         inner = (*(record.keepalive or ()), *(record.contained or ()))
         record.keepalive = record.contained = None
@@ -153,7 +155,7 @@ class References:
         return inner
 
     def disown(self, entry: Entry, *, free: bool) -> None:
-        """It is not ours after all; ``free``: what it has in the store is."""
+        """The entry is not ours after all.  ``free``: free its value in the store."""
         del self.owned[entry.oid]
         self.dropped_holds.pop(entry.oid, None)
         holders, entry.holders = entry.holders, None
@@ -172,21 +174,21 @@ class References:
     # ------------------------------------------------------------ values
 
     def complete(self, record: Record, value: Value) -> None:
-        """The value (or error) of a pending object is known: store it and tell whoever waits."""
+        """The value (or error) of a pending object is known: store it and call its waiters."""
         record.value = value
-        orphan = False
+        was_freed = False
         if type(record) is Entry:
             record.task = None
             if type(value) is bytes:
                 self.inline_bytes += len(value)
-            # Freed while its task ran.  Asked before the waiters are told: one of them may free it, and that is enough.
-            orphan = record.refs == 0 and not record.holders and self.owned.get(record.oid) is not record
+            # Freed while its task ran.  Test before the waiters run: one of them may free the object itself.
+            was_freed = record.refs == 0 and not record.holders and self.owned.get(record.oid) is not record
         waiters = record.waiters
         if waiters is not None:
             record.waiters = None
             for waiter in waiters:
                 waiter(record)
-        if orphan:
+        if was_freed:
             assert type(record) is Entry
             self._discard(record)
 
@@ -209,8 +211,9 @@ class References:
             self.unhandled.dropped(value, entry.escaped)
 
     def ask(self, record: Record) -> None:
-        """Make sure the owner will send the value."""
-        if type(record) is Borrowed and not record.asked and record.value is None and not self.is_gone(record.owner):
+        """Make sure that the owner will send the value."""
+        if type(record) is Borrowed and not record.asked and record.value is None \
+                and not self.ends.has_ended(record.owner):
             record.asked = True
             self._asks.setdefault(record.owner, []).append(record.oid)
 
@@ -248,8 +251,8 @@ class References:
                 contained: Sequence[Record] = (), *, lent: bool = False) -> Record:
         """The record of a reference that arrived in a pickle, its count raised by one.
 
-        ``value``: came along with it, and ``contained`` is inside it, see zray.owner.telling.  ``lent``: it is an
-        argument, or inside one.
+        ``value`` travelled with the reference, and ``contained`` is inside it (zray.owner.eager_values).
+        ``lent``: the reference is an argument, or inside one.
         """
         if owner == self.me:
             ours: Record | None = self.owned.get(oid) or self.borrowed.get(oid)
@@ -264,43 +267,43 @@ class References:
             self._holds += 1
             record = self.borrowed[oid] = Borrowed(oid, owner, endpoint, self._holds)
             if self.watched:
-                self.came(oid)
+                self.note_restored(oid)
             record.refs = 1
             record.lent = lent
-            if value is not None and self._keep(record, value, contained):
+            if value is not None and self._reserve_bytes(record, value, contained):
                 record.value = value
-            if self.is_gone(owner):
+            if self.ends.has_ended(owner):
                 record.confirmed = True
-                self.orphaned(record)
+                self.on_owner_died(record)
                 return record
             self.net.connect(owner, endpoint)
             self._adds.setdefault(owner, []).append(
-                [oid, record.n, KNOWN] if record.value is not None else [oid, record.n, LENT] if lent else
+                [oid, record.n, HOLDS_VALUE] if record.value is not None else [oid, record.n, LENT] if lent else
                 [oid, record.n])
             if inside is not None and inside.owner != owner:
                 inside.refs += 1
                 record.keepalive = [inside]
             return record
         record.refs += 1
-        if value is not None and record.value is None and self._keep(record, value, contained):
+        if value is not None and record.value is None and self._reserve_bytes(record, value, contained):
             self.complete(record, value)
         if record.lent and not lent:
-            self._stays(record)
+            self._register_beyond_task(record)
         return record
 
-    def came(self, oid: bytes) -> None:
-        """A reference to an object has come that was not held here."""
+    def note_restored(self, oid: bytes) -> None:
+        """A reference has arrived to an object that was not held here."""
         for watched in self.watched.values():
             watched.discard(oid)
 
-    def _stays(self, record: Borrowed) -> None:
-        """A reference that was lent is kept: from now on its owner should tell of it."""
+    def _register_beyond_task(self, record: Borrowed) -> None:
+        """A lent reference outlives its task: register again, so that the owner sends its value unasked."""
         record.lent = False
-        if record.value is None and record.owner != self.me and not self.is_gone(record.owner):
+        if record.value is None and record.owner != self.me and not self.ends.has_ended(record.owner):
             self._adds.setdefault(record.owner, []).append([record.oid, record.n])
 
-    def _keep(self, record: Borrowed, value: Value, contained: Sequence[Record]) -> bool:
-        """Whether there is room for a value that came unasked, and for the records of the references inside it."""
+    def _reserve_bytes(self, record: Borrowed, value: Value, contained: Sequence[Record]) -> bool:
+        """Whether there is room for a value that came unasked, and for the records inside it; counts them."""
         nbytes = value_bytes(value) + RECORD_BYTES * len(contained)
         if self.kept_bytes + nbytes > self.kept_bytes_max:
             return False
@@ -309,18 +312,18 @@ class References:
         return True
 
     def move(self, record: Borrowed, owner: bytes, endpoint: str) -> None:
-        """Another process owns this borrowed object now: hold it there."""
+        """Another process owns this borrowed object now: register the hold there."""
         record.owner, record.endpoint = owner, endpoint
         record.moved += 1
         record.confirmed = record.asked = record.lent = False
         self.net.connect(owner, endpoint)
         self._adds.setdefault(owner, []).append([record.oid, record.n] if record.value is None else
-                                                [record.oid, record.n, KNOWN])
+                                                [record.oid, record.n, HOLDS_VALUE])
         if record.waiters is not None:
             self.ask(record)
 
     def flush(self) -> None:
-        """Send what the turn gathered.  Adds before drops, so that drop-then-add of one object stays held."""
+        """Send the holds and questions of this turn.  Adds before drops: an object dropped and added stays held."""
         if self._adds:
             for owner, holds in self._adds.items():
                 self.net.send(owner, HoldAdd(holds, self.me, []))
@@ -329,8 +332,8 @@ class References:
             for owner, oids in self._asks.items():
                 self.net.send(owner, Locate(oids))
             self._asks = {}
-        if self.telling is not None:
-            self.telling.flush()
+        if self.eager is not None:
+            self.eager.flush()
         if self._drops:
             for owner, holds in self._drops.items():
                 self.net.send(owner, HoldDrop(holds, self.me))
@@ -339,20 +342,20 @@ class References:
     # ------------------------------------------------------------ values that carry references
 
     def send_carrying(self, receiver: bytes, records: list[Record]) -> int:
-        """Pin ``records`` until ``receiver`` has confirmed that it holds them; returns the token it will name."""
+        """Pin ``records`` until ``receiver`` has confirmed its holds; returns the token that it will name."""
         self._tokens += 1
-        if not self.is_gone(receiver):  # else nobody is left who would confirm
+        if not self.ends.has_ended(receiver):  # else no confirmation would ever come
             for record in records:
                 record.refs += 1
             self.transits[self._tokens] = (receiver, records)
         return self._tokens
 
     def receive_carrying(self, sender: bytes, refs: list[list[Any]], token: int) -> list[Record]:
-        """Records for the references inside a value that is now ours; confirms to the sender when all are held."""
-        records = [self._received(sender, *ref) for ref in refs]
+        """Records for the references inside a received value; confirms to the sender when all are held."""
+        records = [self._restore_received(sender, *ref) for ref in refs]
         open_holds = {(r.owner, r.oid, r.n) for r in records if type(r) is Borrowed and not r.confirmed}
         if token:
-            if sender == self.me:  # a task that ran inline: nothing travelled
+            if sender == self.me:  # a task that ran inline: no message was sent
                 self.on_transit_done(sender, TransitDone([token]))
             elif open_holds:
                 self.arrivals[sender, token] = open_holds
@@ -360,8 +363,8 @@ class References:
                 self.net.send(sender, TransitDone([token]))
         return records
 
-    def _received(self, sender: bytes, oid: bytes, owner: bytes, endpoint: str, value: Value = None) -> Record:
-        """The record of a reference that another process gives us, maybe with the value of the object."""
+    def _restore_received(self, sender: bytes, oid: bytes, owner: bytes, endpoint: str, value: Value = None) -> Record:
+        """The record of a reference that another process sent, maybe with the value of the object."""
         contained: list[Record] = []
         if type(value) is list and value[0] == CARRYING:
             contained = self.receive_carrying(sender, value[2], value[3])
@@ -381,7 +384,7 @@ class References:
                 self.unpin_all(kept[1])
 
     def announce(self, worker: bytes, held: list[list[Any]]) -> None:
-        """A task's reply says that these, ours or borrowed by us, are still held: see :meth:`still_held`."""
+        """Register the holds that a task's reply lists, on objects of ours or borrowed by us (:meth:`still_held`)."""
         for oid, n, *others in held:
             holder = others[0] if others else worker
             entry = self.owned.get(oid)
@@ -390,7 +393,7 @@ class References:
                     self._add_hold(entry, holder, n)
                 continue
             record = self.borrowed.get(oid)
-            if record is not None and not self.is_gone(holder):
+            if record is not None and not self.ends.has_ended(holder):
                 # Before our own drop on the same connection: the owner never sees the object unheld.
                 self.net.send(record.owner, HoldAdd([[oid, n]], holder, []))
                 if record.passed is None:
@@ -398,11 +401,11 @@ class References:
                 record.passed[holder] = max(n, record.passed.get(holder, 0))
 
     def still_held(self, records: Iterable[Record]) -> list[list[Any]]:
-        """What a task's reply says of the borrowed ``records`` it got, for the process that lent them.
+        """The holds on borrowed ``records`` that a task's reply lists, for the process that lent them.
 
-        ``[oid, n]`` for each that this process still holds, and ``[oid, n, holder]`` for each that a task of ours
-        holds: we have announced that to the owner, but the news may be slower than two hops, of our reply and of the
-        drop that it brings about.
+        ``[oid, n]``: this process still holds the object.  ``[oid, n, holder]``: a task of ours holds it.  We
+        have announced that holder to the owner, but our announcement may be slower than two hops: our reply, and
+        the drop that follows it.
         """
         held: list[list[Any]] = []
         for record in dict.fromkeys(records):
@@ -410,7 +413,7 @@ class References:
                 if record.refs > 0:
                     held.append([record.oid, record.n])
                     if record.lent:
-                        self._stays(record)
+                        self._register_beyond_task(record)
                 held += [[record.oid, n, holder] for holder, n in (record.passed or {}).items()]
         return held
 
@@ -427,14 +430,14 @@ class References:
             if holder != peer and self.is_adopted(entry):
                 continue
             self._add_hold(entry, holder, n)
-            if self.telling is not None and holder == peer and not how and entry.holders and peer in entry.holders:
-                self.telling.held(entry, peer)
+            if self.eager is not None and holder == peer and not how and entry.holders and peer in entry.holders:
+                self.eager.add_holder(entry, peer)
         if holder == peer:
             self.net.send(peer, HoldAck(message.holds, missing))
 
     def _add_hold(self, entry: Entry, holder: bytes, n: int) -> None:
         entry.escaped = True
-        if holder == self.me or self.is_gone(holder):
+        if holder == self.me or self.ends.has_ended(holder):
             return
         dropped = self.dropped_holds.get(entry.oid)
         if dropped is not None and dropped.get(holder, 0) >= n:
@@ -453,7 +456,7 @@ class References:
             holders = entry.holders
             current = holders.get(message.holder, 0) if holders else 0
             if current > n:
-                continue  # it let go and took hold again
+                continue  # the process has dropped and registered again
             dropped = self.dropped_holds.setdefault(oid, {})
             dropped[message.holder] = max(n, dropped.get(message.holder, 0))
             if current:
@@ -471,9 +474,9 @@ class References:
             self._unreferenced(entry)
 
     def on_hold_ack(self, peer: bytes, message: HoldAck) -> None:
-        settled = set()
+        confirmed = set()
         for oid, n, *_ in message.holds:
-            settled.add((peer, oid, n))  # also of a record that was dropped meanwhile: nothing is left to wait for
+            confirmed.add((peer, oid, n))  # also of a record that was dropped meanwhile: its hold needs no wait
             record = self.borrowed.get(oid)
             if record is None or record.owner != peer or record.n > n:
                 continue
@@ -485,14 +488,14 @@ class References:
             record = self.borrowed.get(oid)
             if record is None or record.owner != peer:
                 continue
-            if record.moved:  # freed there, before we had found it
-                self.orphaned(record)
+            if record.moved:  # the adopter freed it before our hold arrived
+                self.on_owner_died(record)
             elif record.value is None:
                 self.complete(record, [FAILED, "freed", {"oid": oid}])
-        self._settled(settled)
+        self._confirm_arrivals(confirmed)
 
-    def _settled(self, holds: set[tuple[bytes, bytes, int]]) -> None:
-        """These holds need no further waiting: senders of values whose references are all held may let go."""
+    def _confirm_arrivals(self, holds: set[tuple[bytes, bytes, int]]) -> None:
+        """These holds are confirmed or void: tell senders whose references are all held to unpin them."""
         for place in [place for place, missing in self.arrivals.items() if missing & holds]:
             self.arrivals[place] -= holds
             if not self.arrivals[place]:
@@ -508,15 +511,15 @@ class References:
                 continue
             entry.escaped = True
             if entry.value is None:
-                if self.telling is None or not entry.holders or peer not in entry.holders:
+                if self.eager is None or not entry.holders or peer not in entry.holders:
                     self.when_ready(entry, self.resolver(peer))
                 else:
-                    self.telling.held(entry, peer)
-            elif self.telling is None:
+                    self.eager.add_holder(entry, peer)
+            elif self.eager is None:
                 ready += (oid, entry.value)
             else:
-                self.telling.told(entry, peer)
-                ready += (oid, self.telling.wire(entry, peer))
+                self.eager.was_answered(entry, peer)
+                ready += (oid, self.eager.wire(entry, peer))
         if ready:
             self.net.send(peer, Resolved(ready))
 
@@ -531,7 +534,7 @@ class References:
                 contained = self.receive_carrying(peer, value[2], value[3])
                 value = value[1]
             record = self.borrowed.get(oid)
-            if record is None or record.owner != peer or not self._takes(record, value, contained):
+            if record is None or record.owner != peer or not self._accepts(record, value, contained):
                 self.unpin_all(contained)
                 continue
             record.asked = False
@@ -544,33 +547,57 @@ class References:
             if contained and before:
                 self.unpin_all(before)
 
-    def _takes(self, record: Borrowed, value: Value, contained: Sequence[Record]) -> bool:
-        """Whether this value was asked for, is that of a value that we have, or there is room for it."""
-        return record.asked or record.value is not None or self._keep(record, value, contained)
+    def _accepts(self, record: Borrowed, value: Value, contained: Sequence[Record]) -> bool:
+        """Whether we asked for this value, already have one, or have room for it."""
+        return record.asked or record.value is not None or self._reserve_bytes(record, value, contained)
 
     def owner_died(self, record: Borrowed) -> None:
-        """What a borrowed object comes to that has no owner any more, unless its value is here."""
+        """Fail a borrowed object that has no owner any more, unless its value is here."""
         if record.value is None:
             self.unsettled.discard(record.oid)
             self.complete(record, [FAILED, "owner_died", {"oid": record.oid, "owner": record.owner}])
 
     def report_lost(self, record: Borrowed, reason: str) -> None:
-        """No copy of a borrowed object's value was found: pending again, until its owner says what to read instead."""
+        """No copy of a borrowed object's value was found: it is pending until its owner sends another value."""
         lost, record.value = record.value, None
         record.asked = True
         self.unsettled.add(record.oid)
-        if record.owner == self.me or self.is_gone(record.owner):
+        if record.owner == self.me or self.ends.has_ended(record.owner):
             self.unsettled.discard(record.oid)
             self.complete(record, [FAILED, "owner_died", {"oid": record.oid, "owner": record.owner, "reason": reason}])
         else:
             self.net.send(record.owner, ObjectLost(record.oid, lost, reason))
 
-    def is_gone(self, process: bytes) -> bool:
-        """Whether that process, or its node with all its processes, is known to have ended."""
-        return process in self.gone or node_of(process) in self.gone
+    # ------------------------------------------------------------ the ends of others (verbs: zray.base.ends)
 
-    def on_node_gone(self, node: bytes) -> None:
-        """A node is dead: every process of it has ended."""
+    def process_closed(self, process: bytes) -> None:
+        """Our connection to it has closed: its holds are void; objects of it that are pending here are suspected."""
+        self._void(process)
+        for record in self._without_owner(process):
+            if record.value is None:
+                self.on_owner_suspected(record)
+
+    def process_ended(self, process: bytes) -> None:
+        """A process has certainly ended: its holds are void, and its objects need another owner (zray.owner.adoption).
+
+        From now on nothing that still arrives about it, from others or late from itself, makes it a holder or an owner
+        again.
+        """
+        self.ends.process_ended(process)
+        for oid, drops in list(self.dropped_holds.items()):
+            if drops.pop(process, None) is not None and not drops:
+                del self.dropped_holds[oid]
+        for record in self.borrowed.values():
+            if record.passed:
+                record.passed.pop(process, None)
+        self._void(process)
+        for record in self._without_owner(process):
+            self.on_owner_died(record)
+        self.on_ended_processes()
+
+    def node_ended(self, node: bytes) -> None:
+        """A node has certainly ended, and every process of it."""
+        self.ends.node_ended(node)
         known = {process for process in self.held_by if node_of(process) == node}
         known.update(record.owner for record in self.borrowed.values() if node_of(record.owner) == node)
         known.update(receiver for receiver, _ in self.transits.values() if node_of(receiver) == node)
@@ -578,25 +605,11 @@ class References:
         for drops in self.dropped_holds.values():
             known.update(process for process in drops if node_of(process) == node)
         for process in sorted(known):
-            self.on_process_gone(process, certain=True)
-        self.gone[node] = self.gone_nodes[node] = None
-        self.on_gone()
-        if len(self.gone_nodes) > GONE_MAX:
-            del self.gone_nodes[next(iter(self.gone_nodes))]
+            self.process_ended(process)
+        self.on_ended_processes()
 
-    def on_process_gone(self, process: bytes, *, certain: bool = False) -> None:
-        """A process ended: its holds are void, and what it owned needs another owner (zray.owner.adoption).
-
-        ``certain``: the node says so.  Then nothing that still arrives about it, from others or late from itself,
-        makes it a holder or an owner again.
-        """
-        if certain:
-            self.gone[process] = None
-            if len(self.gone) > GONE_MAX:
-                del self.gone[next(iter(self.gone))]
-            for oid, drops in list(self.dropped_holds.items()):
-                if drops.pop(process, None) is not None and not drops:
-                    del self.dropped_holds[oid]
+    def _void(self, process: bytes) -> None:
+        """Drop the holds of that process, and what is on its way to it or from it."""
         for oid in sorted(self.held_by.get(process, ())):
             entry = self.owned.get(oid)
             if entry is not None:
@@ -608,29 +621,23 @@ class References:
             del self.arrivals[place]
         for gathered in (self._adds, self._drops, self._asks):
             gathered.pop(process, None)
-        if self.telling is not None:
-            self.telling.process_gone(process)
-        if certain:
-            for record in self.borrowed.values():
-                if record.passed:
-                    record.passed.pop(process, None)
-        self._settled({hold for holds in self.arrivals.values() for hold in holds if hold[0] == process})
+        if self.eager is not None:
+            self.eager.process_closed(process)
+        self._confirm_arrivals({hold for holds in self.arrivals.values() for hold in holds if hold[0] == process})
+
+    def _without_owner(self, process: bytes) -> Iterator[Borrowed]:
+        """Borrowed objects of that owner, each after what it waited to hear from the owner is settled."""
         for record in [r for r in self.borrowed.values() if r.owner == process]:
             keepalive, record.keepalive = record.keepalive, None
             if keepalive:
                 self.unpin_all(keepalive)
             record.confirmed = True  # nobody is left who would say so
-            if certain:
-                self.orphaned(record)
-            elif record.value is None:
-                self.suspected(record)
-        if certain:
-            self.on_gone()
+            yield record
 
     # ------------------------------------------------------------ invariants
 
     def exported(self) -> bool:
-        """Whether another process still depends on something this one owns."""
+        """Whether another process still depends on an object of this one."""
         return bool(self.held_by or self.transits)
 
     def check(self) -> None:
@@ -655,9 +662,9 @@ class References:
         assert self.kept_bytes == sum(record.kept for record in self.borrowed.values()) <= self.kept_bytes_max
 
 
-def _nobody(record: Record) -> None:
-    """Until lineage, or adoption, has registered itself."""
+def _ignore_record(record: Record) -> None:
+    """The hook until lineage or adoption has registered."""
 
 
-def _nothing() -> None:
-    """The same."""
+def _ignore() -> None:
+    """The hook until adoption has registered."""

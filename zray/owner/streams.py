@@ -1,9 +1,9 @@
-"""Streaming generators: items arrive one by one and become objects of the owner when they do.
+"""Streaming generators: each item becomes an object of the owner when it arrives.
 
-    open    items queue up for the consumer; with back-pressure the producer is told what was consumed
+    open    items wait for the consumer; with back-pressure the producer gets acks of consumed items
     ended   no more items; an error of the generator is the last item
 
-A retried generator starts from its first item; those already received are recognised by their index and dropped.
+A retried generator starts from its first item.  The consumer drops items that it has, which it knows by index.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from zray.owner.records import DONE, Entry, Net, Task
 from zray.owner.references import References
 
 
-class Stream:
-    """The consumer's side of one generator task.  To ``wait`` it is a record that is ready when ``next`` would be."""
+class ItemStream:
+    """The consumer's side of one generator task.  As a record it is ready when ``next`` would not block."""
 
     __slots__ = ("task", "ready", "received", "consumed", "ended", "closed", "backpressure", "waiters")
 
@@ -51,7 +51,7 @@ class Stream:
 
 
 class _Submitter(Protocol):
-    """What generators need of the tasks of this process."""
+    """The tasks of this process, as far as generators need them."""
 
     me: bytes
     net: Net
@@ -68,8 +68,8 @@ class StreamRuns:
         self.submitter = submitter
         self.refs = refs
 
-    def open(self, task: Task, backpressure: int) -> Stream:
-        stream = Stream(task, backpressure)
+    def open(self, task: Task, backpressure: int) -> ItemStream:
+        stream = ItemStream(task, backpressure)
         task.stream = stream
         task.entry = []
         self.submitter.tasks[task.tid] = task
@@ -81,11 +81,11 @@ class StreamRuns:
             return
         stream = task.stream
         if message.index != stream.received + 1:
-            self._ack(stream)  # a replayed item: the producer may count it as consumed
+            self._ack(stream)  # an item that is here already: the producer may count it as consumed
             return
         self._append(stream, message.value, peer)
 
-    def _append(self, stream: Stream, value: Any, sender: bytes) -> None:
+    def _append(self, stream: ItemStream, value: Any, sender: bytes) -> None:
         refs = self.refs
         stream.received += 1
         entry = refs.own(ids.return_id(stream.task.tid, stream.received))
@@ -100,8 +100,8 @@ class StreamRuns:
         stream.ready.append(entry)
         stream.wake()
 
-    def take(self, stream: Stream) -> Entry | None:
-        """The next item for the consumer, who takes over its reference; None when there is none (yet)."""
+    def take(self, stream: ItemStream) -> Entry | None:
+        """The next item, with its reference, for the consumer; None when there is none (yet)."""
         if not stream.ready:
             return None
         entry = stream.ready.popleft()
@@ -109,7 +109,7 @@ class StreamRuns:
         self._ack(stream)
         return entry
 
-    def _ack(self, stream: Stream) -> None:
+    def _ack(self, stream: ItemStream) -> None:
         task = stream.task
         if stream.backpressure > 0 and task.state != DONE and task.lease is not None:
             consumed = max(stream.consumed, 0)
@@ -129,8 +129,8 @@ class StreamRuns:
             stream.ended = True
             stream.wake()
 
-    def close(self, stream: Stream) -> None:
-        """The consumer dropped its generator: what it did not take is released as it comes."""
+    def close(self, stream: ItemStream) -> None:
+        """The consumer dropped its generator: release items that it did not take, also those still to come."""
         stream.closed = True
         while stream.ready:
             self.refs.unpin(stream.ready.popleft())

@@ -1,6 +1,6 @@
 """Tasks and leases: from ``f.remote()`` to the value, through leased workers.
 
-    state     what happened                              goes to
+    state     meaning                                    next state
     WAITING   arguments are not ready                    QUEUED when the last arrives; DONE when one failed or on cancel
     QUEUED    in the queue of its scheduling key         PUSHED to a lease; DONE on cancel
     PUSHED    on a worker, as (lease, sequence)          DONE by TasksDone
@@ -8,9 +8,9 @@
                                                          (free of charge), by a charged retry
     DONE      every return has a value or an error
 
-A lease is fed ahead only while the expected run time of what it holds stays short (``run_ahead_s``): a worker
-that runs user code on its socket thread cannot be asked to give work back.  A death notice is acted on only when our
-own connection to the worker is closed and drained: it would overtake replies already sent.
+A lease gets tasks ahead only while the expected run time of its tasks stays short (``run_ahead_s``).  The reason:
+a worker runs user code on its socket thread, and cannot hand back tasks meanwhile.  The owner acts on a death
+notice only when its own connection to the worker is closed and drained: the notice may overtake replies.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from zray.wire.messages import (
     TasksDone,
 )
 from zray.owner.deaths import WorkerDeaths
-from zray.owner.failures import cancelled, first_failure
+from zray.owner.failures import cancelled, failure_in, first_failure, parts_of
 from zray.owner.lineage import Lineage, is_stored
 from zray.owner.locality import preferred
 from zray.owner.maps import MapChunk, MapRuns
@@ -52,7 +52,7 @@ from zray.owner.streams import StreamRuns
 from zray.owner.why import why
 
 LEASE_WANT_MAX = 4096
-# Causes that no waiting cures, and the failure that each makes of all that is queued under its key.
+# Cause that never goes away -> failure of all tasks that are queued under its key.
 FATAL: dict[int, str] = {Cause.GROUP_REMOVED: "task_pg_removed", Cause.NODE_GONE: "unschedulable"}
 
 
@@ -67,7 +67,7 @@ class Submitter:
         self.net = net
         self.refs = refs
         self.now = 0.0
-        self.timed = False  # there may be something new for next_deadline() to say
+        self.timed = False  # next_deadline() may have changed
         self.run_ahead_ns = int(config.run_ahead_s * 1e9)
         self.run_ahead_max = config.run_ahead_max
         self.lease_idle_s = config.lease_idle_s
@@ -76,7 +76,7 @@ class Submitter:
         self.leases: dict[int, Lease] = {}
         self.workers: dict[bytes, WorkerLink] = {}
         self.dirty: list[Key] = []
-        self.tasks: dict[bytes, Task] = {}  # only those that others must find by id: streams and cancellations
+        self.tasks: dict[bytes, Task] = {}  # only tasks that must be found by id: streams
         self.waiting = 0
         self.lineage = Lineage(refs, config.lineage_bytes_max)
         self.reconstruction = Reconstruction(self, refs, self.lineage, ports.locate)
@@ -84,10 +84,10 @@ class Submitter:
         self.on_worker_died, self.on_peer_closed = self.deaths.on_worker_died, self.deaths.on_peer_closed
         self.maps = MapRuns(self, refs, ports.columns)
         self.streams = StreamRuns(self, refs)
-        self.lost: list[Any] | None = None  # the node is gone, nothing can run any more: its error
+        self.lost: list[Any] | None = None  # the error of all tasks when our node is gone
         self.finished = 0
         self.retried = 0
-        self.inline: list[Task] = []  # taken out of the queue, being run by this process itself
+        self.inline: list[Task] = []  # taken out of the queue; this process itself runs them
         self.retry_matches = ports.retry_matches
         self.cancel_inline = ports.cancel_inline
 
@@ -112,7 +112,7 @@ class Submitter:
             self.enqueue(task)
 
     def start(self, task: Task) -> None:
-        """Into the queue when its arguments are ready; its pins are counted already."""
+        """Queue the task when its arguments are ready; its pins are counted already."""
         task.missing = 0
         for record in task.deps or ():
             if not self.refs.when_ready(record, Arrival(self, task)):
@@ -124,12 +124,12 @@ class Submitter:
             self.enqueue(task)
 
     def enqueue(self, task: Task) -> None:
-        """Arguments are here: into the queue, which the next turn's ``pump`` empties."""
+        """The arguments are here: put the task into the queue; the next turn's ``pump`` pushes it."""
         if task.deps is not None and (failed := first_failure(task.deps)) is not None:
             self.fail(task, failed)
             return
         if task.deps is not None or type(task.args) is list:
-            task.key = self._near(task)
+            task.key = self._key_near_arguments(task)
         key = task.key
         task.state = QUEUED
         key.queue.append(task)
@@ -137,13 +137,13 @@ class Submitter:
             key.dirty = True
             self.dirty.append(key)
 
-    def _near(self, task: Task) -> Key:
-        """The task's key, or its twin that prefers the node where most bytes of the arguments are."""
+    def _key_near_arguments(self, task: Task) -> Key:
+        """The task's key, or a like key that prefers the node with most bytes of the arguments."""
         key = task.key
         if key.strategy.get("kind", "default") != "default" or "locality" in key.strategy:
             return key
         found = preferred([task.args, *(record.value for record in task.deps or ())], self.node)
-        if found is None or self.refs.is_gone(found[0]):
+        if found is None or self.refs.ends.has_ended(found[0]):
             return key
         node, nbytes = found
         strategy = {**key.strategy, "locality": node, "bytes": nbytes}
@@ -156,7 +156,7 @@ class Submitter:
             self.enqueue(task)
 
     def ready_or_wait(self, task: Task, record: Any) -> None:
-        """One argument of a waiting task that was in doubt: it is there, or will be."""
+        """The doubt about one argument of a waiting task has ended: the argument is there, or will be."""
         if self.refs.when_ready(record, Arrival(self, task)):
             self.arrived(task)
 
@@ -171,14 +171,14 @@ class Submitter:
         for task in tasks:
             fn = task.fn
             if fn.key not in known:
-                self.tell_function(link, fn)
+                self.send_function(link, fn)
             extra = task.extra
             if task.deps is not None:
                 extra = dict(extra) if extra else {}
                 extra["deps"] = [record.value for record in task.deps]
                 for record in task.deps:
                     record.escaped = True
-            if task.retries == 0:  # what it waits for must not run in its process
+            if task.retries == 0:  # its worker must not run other tasks inside it while it waits
                 extra = {**(extra or {}), "last_attempt": True}
             wire.append((task.tid, task.attempt, fn.key, task.args, task.nret, extra))
             task.state = PUSHED
@@ -189,54 +189,55 @@ class Submitter:
         lease.next_seq = seq
         self.net.send(link.peer, PushTasks(lease.number, first, wire))
 
-    def tell_function(self, link: WorkerLink, fn: Function) -> None:
+    def send_function(self, link: WorkerLink, fn: Function) -> None:
         if fn.key not in link.functions:
             link.functions.add(fn.key)
             self.net.send(link.peer, FunctionDef(fn.key, fn.blob, fn.name))
 
     def feed(self, lease: Lease) -> None:
-        """Give an open lease what it has earned; called when it has used up half of that."""
+        """Push tasks to an open lease, up to its run-ahead, when at most half of that is in flight."""
         key = lease.key
         queue = key.queue
-        if lease.paused or lease.recalled or lease.notice is not None or lease.link.closed:
+        if lease.paused or lease.recalled or lease.death_notice is not None or lease.link.closed:
             return
+        unsettled = bool(self.refs.unsettled or self.refs.ends.nodes)
+        while queue and type(queue[0]) is not MapChunk and (
+                queue[0].state != QUEUED or (unsettled and self._leaves_queue(queue[0]))):
+            queue.popleft()  # cancelled or taken for an inline run while queued; or an argument was lost
         if not queue:
             if not lease.inflight:
-                self.rests(lease)
+                self.mark_idle(lease)
             return
         if type(queue[0]) is MapChunk:
             self.maps.feed(lease)
             return
-        inflight = lease.inflight
-        unsettled = self.refs.unsettled or self.refs.gone_nodes
-        while queue and (queue[0].state != QUEUED or (unsettled and self._waits_again(queue[0]))):
-            queue.popleft()  # cancelled, or run elsewhere, while queued; or an argument was lost
-        if not queue or type(queue[0]) is MapChunk:
-            self.feed(lease)
-            return
         fn = queue[0].fn
         depth = 1 if fn.run_ns is None else min(self.run_ahead_max, max(1, self.run_ahead_ns // fn.run_ns))
-        held = len(inflight)
+        held = len(lease.inflight)
         if held * 2 > depth:
-            return  # wait until half is used: few large batches beat many small ones
-        room = min(depth - held, -(-len(queue) // len(key.leases)))
+            return  # wait until half is used: few large batches cost less than many small ones
+        batch = self._take_batch(queue, fn, min(depth - held, -(-len(queue) // len(key.leases))), unsettled)
+        if batch:
+            self.push(lease, batch)
+
+    def _take_batch(self, queue: deque[Any], fn: Function, room: int, unsettled: bool) -> list[Task]:
+        """Up to ``room`` tasks from the front of the queue that run no longer than ``fn``; PUSHED from now on."""
         batch = []
         while room > 0 and queue:
             task = queue[0]
-            if task.state == QUEUED and not (unsettled and self._waits_again(task)):
+            if task.state == QUEUED and not (unsettled and self._leaves_queue(task)):
                 if task.fn is not fn and (task.fn.run_ns is None or task.fn.run_ns > fn.run_ns):
                     break
-                task.state = PUSHED  # at once: taken for inline execution and back, it may stand in the queue twice
+                task.state = PUSHED  # now: after an inline run was given up, the task may be in the queue twice
                 batch.append(task)
                 room -= 1
             queue.popleft()
             if queue and type(queue[0]) is MapChunk:
                 break
-        if batch:
-            self.push(lease, batch)
+        return batch
 
-    def _waits_again(self, task: Any) -> bool:
-        """Whether an argument of this queued task was, or may be, lost since it was ready: it leaves the queue then."""
+    def _leaves_queue(self, task: Any) -> bool:
+        """Whether this queued task must leave the queue, because an argument was lost, or may be lost."""
         if type(task) is not Task or task.deps is None:
             return False
         if waits_again(task):
@@ -244,15 +245,15 @@ class Submitter:
             return True
         return self.reconstruction.hold_back(task)
 
-    def rests(self, lease: Lease) -> None:
-        """It has nothing in flight, and gets nothing now."""
+    def mark_idle(self, lease: Lease) -> None:
+        """The lease has nothing in flight, and gets nothing now."""
         lease.idle_since = self.now
         self.timed = True
         if lease not in lease.key.idle:
             lease.key.idle.append(lease)
 
     def pump(self) -> None:
-        """Once a turn: feed every lease of the keys that got tasks, and tell the node what is wanted."""
+        """Once a turn: feed the leases of keys that got tasks, and send the node how many leases are wanted."""
         dirty, self.dirty = self.dirty, []
         try:
             while dirty:
@@ -260,7 +261,7 @@ class Submitter:
                 key.dirty = False
                 self._pump_key(key)
         finally:
-            self.dirty += dirty  # empty, unless a bug in one key's turn would lose the others
+            self.dirty += dirty  # empty, unless a bug raised in one key's turn: keep the other keys
 
     def _pump_key(self, key: Key) -> None:
         if self.lost is not None:
@@ -283,7 +284,7 @@ class Submitter:
         if wanted == key.want:
             return
         if wanted and key.want and key.want // 2 <= wanted <= key.want * 2:
-            return  # the node grants one at a time anyway; only the order of magnitude matters
+            return  # the node grants one lease at a time, so only the order of magnitude matters
         if not key.declared:
             key.declared = True
             self.net.send(self.node, LeaseKey(key.number, key.demand, key.env, key.strategy, key.name))
@@ -322,7 +323,7 @@ class Submitter:
         self.net.send(message.worker, LeaseOpen(message.lease, self.job, message.assigned, key.env))
         self.feed(lease)
         if key.queue:
-            self.touch(key)  # the want that this grant used up may have been for fewer than are queued
+            self.touch(key)  # the want that this grant used up may be smaller than the queue
 
     def on_lease_status(self, peer: bytes, message: LeaseStatus) -> None:
         key = self.by_number.get(message.key)
@@ -334,7 +335,7 @@ class Submitter:
                 self.touch(key)
 
     def _fail_queue(self, key: Key) -> None:
-        """Its placement group, its only node or our node is gone: what is queued, or comes back to the queue, fails."""
+        """The key's placement group, its only node or our node is gone: fail all tasks in its queue."""
         assert key.failed is not None
         queue, key.queue = key.queue, deque()
         for work in queue:
@@ -380,7 +381,7 @@ class Submitter:
             if task is None:
                 continue
             if type(result) is bytes and task.nret == 1 and task.pins is None:
-                # The common end, written out: one inline value, nothing pinned.
+                # The common end, written out for speed: one inline value, nothing pinned.
                 task.state = DONE
                 self.finished += 1
                 entry = task.entry
@@ -406,37 +407,32 @@ class Submitter:
         fn.run_ns = ns if fn.run_ns is None else (fn.run_ns * 3 + ns) // 4 + 1
 
     def settle(self, lease: Lease) -> None:
-        """After ends came in: what is this lease to do next?"""
+        """After ends of tasks: return the lease, or feed it."""
         if not lease.inflight:
             lease.paused = False
             if lease.recalled:
                 self._return(lease, lease.exiting)
                 return
-        if lease.notice is None:
+        if lease.death_notice is None:
             self.feed(lease)
             if not lease.key.queue and lease.key.want:
                 self.touch(lease.key)
 
     def finish(self, task: Task, result: Any, lease: Lease | None) -> None:
         """The end of an attempt in its general form: several returns, errors, references, streams."""
-        extra: dict[str, Any] = {}
-        if type(result) is list and result and result[0] == 0:
-            _, values, extra = result
-        else:
-            values = [result]
+        values, extra = parts_of(result)
         if extra:
             if type(lease) is Lease and extra.get("exiting"):
                 lease.recalled = lease.exiting = True
             held = extra.get("held")
             if held and lease is not None:
                 self.refs.announce(lease.link.peer, held)
-        if values and type(values[0]) is list and values[0] and values[0][0] == FAILED:
-            if values[0][1] == "dependency_lost" and not task.cancelling:
-                self._dependency_lost(task, values[0])
-                return
-            if self._retry_error(task, values[0]):
-                return
-            self.fail(task, values[0])
+        failure = failure_in(result)
+        if failure is not None:
+            if failure[1] == "dependency_lost" and not task.cancelling:
+                self._dependency_lost(task, failure)
+            elif not self._retry_error(task, failure):
+                self.fail(task, failure)
             return
         sender = lease.link.peer if lease is not None else self.me
         if task.stream is not None:
@@ -456,7 +452,7 @@ class Submitter:
             inline = inline and type(value) is bytes
         if not inline or task.tid in self.lineage.recipes:
             self.lineage.keep(task, pins, deps)
-        if pins:  # only now: a value may carry what was an argument, and its sender may be dead and hold nothing
+        if pins:  # only now: a value may contain an argument, and its sender may be dead and hold nothing
             self.refs.unpin_all(pins)
 
     def deliver(self, entry: Entry, value: Any, sender: bytes) -> None:
@@ -469,7 +465,7 @@ class Submitter:
             entry.contained = contained
             self.refs.complete(entry, value)
             return
-        # Its task ran again for another of its results, and this one is still there, or was freed long ago.
+        # The task ran again for another of its results; this result is still there, or was freed long ago.
         if is_stored(value):
             self.refs.free_stored(entry.oid, value, True)
         self.refs.unpin_all(contained or ())
@@ -477,7 +473,7 @@ class Submitter:
     def fail(self, task: Task, failure: list[Any]) -> None:
         """Every return of the task gets this error; no further attempt."""
         entries = task.entry if type(task.entry) is list else [task.entry]
-        if not task.cancelling:  # before the argument is unpinned that failed: it may be the last that has the failure
+        if not task.cancelling:  # before the failed argument is unpinned: it may be the last with this failure
             objects = 1 if task.stream is not None else sum(entry.value is None for entry in entries)
             if objects or not entries:
                 self.refs.unhandled.failed(failure, objects)
@@ -504,25 +500,25 @@ class Submitter:
     # ------------------------------------------------------------ retries, hand-back, death
 
     def _dependency_lost(self, task: Task, said: list[Any]) -> None:
-        """The worker could not read an argument, and has not started the task."""
+        """The worker could not read an argument, and has not started the task: start it again, or fail it."""
         failed = self.reconstruction.dependency_lost(task, said)
         if failed is not None:
             self.fail(task, failed)
             return
-        task.attempt += 1  # what the worker says of the last one is about that one
+        task.attempt += 1  # so that later messages about the old attempt do not concern the new one
         task.lease = None
         self.start(task)
 
     def _retry_error(self, task: Task, failure: list[Any]) -> bool:
-        """An exception of the task itself: again only if its author asked (retry_exceptions)."""
+        """The task itself raised: run it again if the user asked for it (retry_exceptions)."""
         if failure[1] != "task_error" or not task.retry_errors or task.cancelling or task.retries == 0:
             return False
         if task.retry_errors is not True and not self.retry_matches(task.retry_errors, failure):
             return False
-        self.again(task, charge=True)
+        self.requeue(task, charge=True)
         return True
 
-    def again(self, task: Any, *, charge: bool) -> None:
+    def requeue(self, task: Any, *, charge: bool) -> None:
         if charge:
             task.attempt += 1
             self.retried += 1
@@ -550,14 +546,14 @@ class Submitter:
             if task.cancelling:
                 self.fail(task, cancelled(task))
             else:
-                self.again(task, charge=False)
+                self.requeue(task, charge=False)
         if not lease.inflight:
             self.settle(lease)
 
     # ------------------------------------------------------------ cancellation
 
     def cancel(self, task: Task, force: bool, recursive: bool) -> None:
-        """Ask for the end of a task; a task that has ended is left alone."""
+        """Ask for the end of a task; does nothing when it has ended."""
         if task.state == DONE:
             return
         task.cancelling = "force" if force else "asked"
@@ -589,7 +585,7 @@ class Submitter:
     # ------------------------------------------------------------ inline execution by a blocked worker
 
     def take_queued(self, task: Task) -> bool:
-        """Take a queued task out, to be run by the caller itself; False when it is not queued any more."""
+        """Take a queued task out, so that the caller itself runs it; False when it is not queued any more."""
         if task.state != QUEUED or task.cancelling or (self.refs.unsettled and waits_again(task)):
             return False
         task.state = PUSHED  # the queue skips it
@@ -642,7 +638,7 @@ class Submitter:
 
 
 class Arrival:
-    """The waiter a task leaves at an argument that is not ready."""
+    """The waiter of a task at an argument that is not ready."""
 
     __slots__ = ("submitter", "task")
 

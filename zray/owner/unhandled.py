@@ -1,18 +1,18 @@
-"""Failures that nobody has looked at: kept until somebody does, reported when nobody can any more.
+"""Unhandled failures: kept until the user sees them, reported when no code can see them any more.
 
     failed      a task of ours, or an actor that we created, has failed for good
-    seen        its error was raised by get or await, or went to another process: forgotten
-    dropped     one of the objects that have the failure is freed; the last one reports it
+    seen        get or await raised the error, or another process got it: forget it
+    dropped     an object with the failure is freed; when it is the last one, the failure is reported
 
-A failure is its wire value, one list that all objects share which have it: the returns of a task, and those of tasks
-that got one of them as an argument.  So it is reported once, when the last of them goes.
+A failure is its wire value: one list that several objects share.  These are the returns of a task, and the returns
+of tasks that had one of them as an argument.  So the failure is reported once, when the last of them is freed.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-# What somebody has to mend.  Others are wanted (cancelled, killed), or follow from a failure that is reported.
+# Failures that the user has to repair.  Others are wanted (cancelled, killed), or follow from a reported failure.
 SHOWN = frozenset(("task_error", "worker_crashed", "oom", "runtime_env", "unschedulable", "bad_returns", "system",
                    "store_full", "disk_full"))
 REPORTS_MAX = 1000  # not yet taken
@@ -27,7 +27,7 @@ class Unhandled:
         self._actors: dict[bytes, list[Any]] = {}  # actors whose constructor failed, until ``seen`` or ``actor_due``
 
     def failed(self, failure: list[Any], objects: int) -> None:
-        """``objects`` more have this failure; with none of them nobody can ever fetch it."""
+        """``objects`` more have this failure; without any object no code can ever fetch it."""
         if not _is_shown(failure):
             return
         known = self._waiting.get(id(failure))
@@ -49,7 +49,7 @@ class Unhandled:
             self._actors.pop(failure[2].get("actor", b""), None)
 
     def dropped(self, failure: list[Any], passed_on: bool) -> None:
-        """One object less has it; ``passed_on``: other processes know that object, and may look at it there."""
+        """An object with the failure is freed; ``passed_on``: other processes know the object, and may read it."""
         known = self._waiting.get(id(failure))
         if known is None:
             return
@@ -64,11 +64,11 @@ class Unhandled:
     # ------------------------------------------------------------ actors
 
     def actor_failed(self, actor: bytes, failure: list[Any]) -> None:
-        """The constructor of an actor that we created raised; ``actor_due`` is to follow."""
+        """The constructor of an actor that we created raised; the caller calls ``actor_due`` later."""
         self._actors[actor] = failure
 
     def actor_due(self, actor: bytes) -> None:
-        """Nobody has seen it for a while.  Where calls have failed with it, what becomes of them decides."""
+        """Report an actor's failure that no code has seen for a while, unless failed calls still have it."""
         failure = self._actors.pop(actor, None)
         if failure is not None and not any(
                 waiting[1] == "actor_died" and waiting[2].get("actor") == actor
@@ -76,7 +76,7 @@ class Unhandled:
             self._report(failure)
 
     def end(self) -> None:
-        """The session ends: nobody can look at what is left."""
+        """The session ends: report all failures that are left."""
         for actor in list(self._actors):
             self.actor_due(actor)
         for failure, _ in list(self._waiting.values()):

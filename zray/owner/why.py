@@ -9,7 +9,7 @@ from zray.owner.records import PUSHED, WAITING, Task
 
 
 def why(task: Task, runs_again: bool) -> tuple[Cause, dict[str, Any]]:
-    """Why an unfinished task waits; ``runs_again``: for the sake of a result that was lost."""
+    """Why an unfinished task waits; ``runs_again``: it makes a lost result again."""
     cause, about = _why(task)
     if runs_again:
         about["detail"] = "; ".join(filter(None, (f"now {cause.text}", about.get("detail"))))
@@ -27,7 +27,7 @@ def _why(task: Task) -> tuple[Cause, dict[str, Any]]:
     if task.state == PUSHED and task.lease is not None:
         lease = task.lease
         about["pid"] = lease.pid
-        if lease.notice is not None or lease.link.closed:
+        if lease.death_notice is not None or lease.link.closed:
             return Cause.WORKER_LOST, about
         ahead = sum(1 for seq in lease.inflight if seq < task.seq)
         about["ahead"] = ahead

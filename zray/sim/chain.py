@@ -1,14 +1,14 @@
-"""The control store of a simulated cluster: production services of all nodes, their clients, and what is done to them.
+"""The control store of a simulated cluster: production services of all nodes, their clients, and the faults.
 
-The rows that clients use are spread over several shards, fewer than in production: what matters is that there are
+The rows of the clients are spread over several shards, fewer than in production.  It matters only that there are
 several, that nodes hold different ones, and that one decision changes some of them.
 
-Nodes join by ``admit``, take their parts by the production decider and register, crash, stand still, are cut off and
+Nodes join by ``admit`` and get their parts by the production decider and register.  They crash, stop, are cut off and
 leave.  Each node has a clock of its own, with another zero and another speed.  Between nodes the network loses,
-repeats and reorders; a client and its node speak over a link that does not, as on a real node.
+repeats and reorders messages; between a client and its node it does not, as on a real node.
 
-After every event of a node it is checked that no two histories were answered for, that a generation has one
-configuration, and the invariants of every machine.
+After every event of a node these are tested: no two histories have been answered for, a generation has one
+configuration, and the invariants of every machine hold.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from zray.gcs.replica.state import ReplicatedState, Update
 from zray.gcs.replica.tables import Change
 from zray.base.ids import TAG_SIZE
 from zray.wire.messages import GcsEvents, GcsRedirect, GcsReply
-from zray.sim.linearizability import UNKNOWN, Operation
+from zray.sim.linearizability import UNANSWERED, Operation
 from zray.sim.network import Faults, SimNetwork
 
 PREFIX = b"kv/"
@@ -75,7 +75,7 @@ class RecordingReplica(ChainReplica):
         return out
 
     def check(self) -> None:
-        """Most events leave most replicas of a node as they are: those were checked before."""
+        """Check only replicas that have changed: most events change few replicas of a node."""
         follower = self._follower
         now = (self.config.epoch, self.established, self.applied, self.committed, len(self.publisher.watchers),
                (follower.received, follower.sent) if follower is not None else None)
@@ -127,7 +127,7 @@ class SimGcsNode:
         self.speed = 1 + self.net.random.uniform(-CLOCK_DRIFT, CLOCK_DRIFT)
         self.clients: dict[bytes, SimClient] = {}
         self.paused = False
-        self.starved = False  # paused, while its libzmq answers
+        self.starved = False  # paused, but its libzmq answers
         self.answered_at: dict[bytes, float] = {}  # other node -> when its libzmq last answered ours
         self.fenced = False
         self.leaving = False
@@ -149,7 +149,7 @@ class SimGcsNode:
         return self.net.alive(self.name) and not self.fenced and not self.left
 
     def perform(self, action: Callable[[], None]) -> None:
-        """Let something happen at this node."""
+        """Run an action at this node."""
         if not self.net.alive(self.name):
             return
         action()
@@ -189,7 +189,7 @@ class SimGcsNode:
         self.fenced = True
 
     def listen(self, others: list[SimGcsNode]) -> None:
-        """ZMTP's heartbeats, which the libzmq of both ends exchanges whatever turns they take."""
+        """ZMTP's heartbeats, which the libzmq of both ends exchanges, even if the processes take no turns."""
         silence_s = (UNANSWERED_PART + BEAT_PART) * CHAIN_NODE_TIMEOUT_S
         for other in others:
             stands_still = other.paused and not other.starved
@@ -200,7 +200,7 @@ class SimGcsNode:
                 self.service.link_answers(other.name, answers)
 
     def resume(self) -> None:
-        """The end of a SIGSTOP: what has arrived meanwhile is handled now, or the alarm rings first."""
+        """The end of a SIGSTOP: handle the messages that have arrived meanwhile; sometimes the alarm rings first."""
         self.paused = self.starved = False
         self.net.trace("resume", self.name)
         if not self.net.alive(self.name):
@@ -213,7 +213,7 @@ class SimGcsNode:
 
 
 class SimClient:
-    """A process on a node that issues random operations one after the other and records what it saw."""
+    """A process on a node that issues random operations one after the other and records the answers."""
 
     def __init__(self, node: SimGcsNode, number: int, operations: int) -> None:
         self.node = node
@@ -287,11 +287,11 @@ class SimClient:
             self.net.call_at(self.net.now + 0.05, self.tick)
 
     def operations(self) -> list[Operation]:
-        """The history, an operation without an answer included as unknown."""
+        """The history; an operation without an answer is in it as UNANSWERED."""
         if self._open is None:
             return self.history
         key, action, called = self._open
-        return [*self.history, Operation(key, action, None, called, UNKNOWN, self.name)]
+        return [*self.history, Operation(key, action, None, called, UNANSWERED, self.name)]
 
 
 def node_id(number: int) -> bytes:
@@ -307,8 +307,8 @@ class SimStore:
         self.keys = keys
         self.nodes: dict[bytes, SimGcsNode] = {}
         self.recorded: dict[tuple[bytes, int], RecordingReplica] = {}
-        self.changes: dict[bytes, Change] = {}  # what the update that led to this digest changed
-        self.committed: dict[tuple[int, int], bytes] = {}  # (shard, length) -> digest of what a tail has answered for
+        self.changes: dict[bytes, Change] = {}  # digest -> change of the update that led to it
+        self.committed: dict[tuple[int, int], bytes] = {}  # (shard, length) -> digest of a history that a tail answered
         self.configs: dict[int, ClusterConfig] = {}
         self.clients: list[SimClient] = []
         self.starvings = 0
@@ -331,7 +331,7 @@ class SimStore:
         return node
 
     def join(self) -> None:
-        """A new node asks one that lives, and starts when it has its answer."""
+        """A new node asks a live node, and starts when it has the answer."""
         host = self.net.random.choice(self.up())
         number, self._numbers = self._numbers, self._numbers + 1
         row = {"node_id": node_id(number), "name": f"n{number}"}
@@ -359,7 +359,7 @@ class SimStore:
         self.clients.append(SimClient(self.net.random.choice(self.up()), number, self._operations))
 
     def crash(self, node: SimGcsNode, proven: bool) -> None:
-        """kill -9; ``proven``: the others find its endpoint closed, some sooner than others, else it is just silent."""
+        """kill -9; ``proven``: the others find its endpoint closed, some sooner than others, else it is only silent."""
         self.net.crash(node.name)
         for other in self.nodes.values():
             if proven and other is not node and self.net.random.random() < 0.7:
@@ -373,7 +373,7 @@ class SimStore:
         self.net.call_at(self.net.now + seconds, node.resume)
 
     def starve(self, node: SimGcsNode, seconds: float) -> None:
-        """It gets no turn for a while; its libzmq answers."""
+        """The node gets no turn for a while, but its libzmq answers."""
         node.starved = True
         self.starvings += 1
         self.pause(node, seconds)
@@ -400,18 +400,21 @@ class SimStore:
 
     @property
     def config(self) -> ClusterConfig:
-        """The last configuration that anybody knows to be decided."""
+        """The last configuration that some node knows to be decided."""
         return max((node.service.config for node in self.nodes.values()), key=lambda config: config.generation)
 
     def survivable(self, victim: SimGcsNode) -> bool:
-        """Whether the store is meant to survive that ``victim`` never comes back: whatever configuration holds or may
-        come to hold, a majority of voters and somebody with all acknowledged writes remain."""
+        """Whether the store must survive if ``victim`` never comes back.
+
+        In every configuration that holds or may come to hold, a majority of voters remains, and a replica with all
+        acknowledged writes.
+        """
         up = {node.name for node in self.nodes.values() if node.working and node is not victim}
         if any(node.leaving and node.working for node in self.nodes.values()) and any(
                 not node.working and self._part_of(node) for node in self.nodes.values()):
-            return False  # the parts of the leaving one may just be going to one whose end nobody has noticed
+            return False  # the parts of the leaving node may move to a node that has ended unnoticed
         possible = [self.config]
-        for node in self.nodes.values():  # what the dead have proposed may still be on its way
+        for node in self.nodes.values():  # proposals of dead nodes may still arrive
             control = node.service.control
             accepted = control.acceptor.accepted
             possible += [value for value in (accepted[1] if accepted else None, control.proposer.value)
@@ -447,7 +450,7 @@ class SimStore:
                 assert known == digest, "two histories were answered for"
 
     def check(self) -> None:
-        """The two invariants of section 3.2, between neighbours that are in the same epoch."""
+        """The two invariants of section 3.2, between neighbours in the same epoch."""
         config = self.config
         for shard, chain in enumerate(config.chains):
             members = [self.nodes[name].service.replicas.get(shard) for name in chain.members if self.net.alive(name)]
@@ -462,7 +465,7 @@ class SimStore:
                 assert before._sent_base <= after.applied, "Inprocess Requests Invariant"
 
     def settle(self, seconds: float = 20.0) -> None:
-        """Heal everything and demand that the store is whole again, that all clients finish, and watches agree."""
+        """Heal everything; then the store must become whole, all clients must finish, and watches must agree."""
         self.net.heal()
         for node in self.nodes.values():
             if node.paused:
@@ -488,15 +491,17 @@ class SimStore:
                 and all(not self.missed(client) for client in self.clients if client.alive))
 
     def _whole(self, shard: int, chain: ChainConfig, up: set[bytes]) -> bool:
-        """All members of a chain live, are as many as they should be, and hold the same."""
+        """Whether all members of a chain live, are as many as wanted, and have the same state."""
         if chain.joining or not set(chain.members) <= up or len(chain.members) != min(REPLICAS, len(up)):
             return False
         members = [self.nodes[name].service.replicas[shard] for name in chain.members]
         return all(r.applied == r.committed == members[0].applied and r.established for r in members)
 
     def missed(self, client: SimClient) -> str:
-        """What is wrong with the watch of a client, '' when it got one present state, and then every later change of
-        each shard once, in that shard's order."""
+        """The fault in the watch of a client; '' for none.
+
+        A watch gets one present state, and then every later change of each shard once, in that shard's order.
+        """
         if not client.seen:
             return "nothing arrived"
         positions = [position for position, _, _ in client.seen]
@@ -522,7 +527,7 @@ class SimStore:
         return replica
 
     def committed_changes(self, shard: int) -> list[Change]:
-        """Every change of clients' rows in the history that survived, in order."""
+        """Every change of clients' rows in the surviving history, in order."""
         digests = self._tail(shard).digests
         changes = [self.changes[digests[n]] for n in sorted(digests) if digests[n] in self.changes]
         return [change for change in changes if change.key.startswith(PREFIX)]

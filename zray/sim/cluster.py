@@ -4,11 +4,11 @@
     cluster.run()               # faults, then healing, then everything dropped; raises Violation
     cluster.net.trace_hash()    # one seed, one schedule
 
-In all of a run what waits and can be met is met within a bounded time (zray.sim.liveness).  It has three phases.
-While faults last, drivers submit, get, cancel, kill and die, workers are killed, nodes are killed, stopped, cut off,
-join and leave (zray.sim.disasters), frames are lost, doubled and late.  Then the network heals and every driver must
-get everything it waits for within a bounded time.  Then every reference is dropped, and nothing may be left on any
-node that lives: no object, hold, lease, worker in use, actor, foreign actor, watch or group.
+During the whole run every want that can be met is met within a bounded time (zray.sim.liveness).  A run has three
+phases.  First there are faults: drivers submit, get, cancel, kill and die; workers are killed; nodes are killed,
+stopped, cut off, join and leave (zray.sim.disasters); frames are lost, doubled and late.  Then the network heals, and
+every driver must get everything that it waits for within a bounded time.  Then every reference is dropped, and nothing
+may be left on any live node: no object, hold, lease, worker in use, actor, foreign actor, watch or group.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from zray.sim.stores import SimStores
 from zray.sim.surroundings import Checked
 from zray.sim.worker import SimWorker
 
-GROUP_LEFT_S = 0.5  # after what its dead creator still said about it
-HEAL_S = 60.0  # simulated time in which everything must be resolved once the network is well
+GROUP_LEFT_S = 0.5  # longer than the last messages of a dead creator about its group are under way
+HEAL_S = 60.0  # simulated time in which everything must be resolved after the network has healed
 MACHINE_CHECK_EVERY = 97  # turns of any process
 CHECK_EVERY = 300
 
@@ -150,7 +150,7 @@ class SimCluster:
             self.net.call_at(self.net.now + 0.001, self._kill_worker, node, incarnation)  # it has no process yet
 
     def crash(self, core: Core, why: str) -> None:
-        """The process ends now, without a word."""
+        """The process ends now, without a message."""
         if core.alive:
             core.crashed = True
             self.oracle.happened["crash"] += 1
@@ -161,7 +161,7 @@ class SimCluster:
         worker._turn()
         if not worker.alive:
             return
-        # What the network loses from now on nobody sends again: for its tasks that is a crash.
+        # Frames that the network loses from now on are not sent again: for its tasks that is a crash.
         worker.crashed = worker.mesh.pending() > 0 or worker.mesh.unacknowledged() > 0
         self.oracle.happened["crash"] += worker.crashed
         self._gone(worker, 0, 0)
@@ -181,24 +181,24 @@ class SimCluster:
         core.host.later(seconds, self._exited, core, signal, exit_code)
 
     def _remove_group(self, group: bytes, job: int) -> None:
-        """A task that ended in the middle left it: the driver of its job sees to it, or it ends with the job."""
+        """Remove the group of a task that did not reach its end: by the driver of its job, or it ends with the job."""
         driver = next((one for one in self.drivers if one.alive and not one.node_is_lost and one.job == job), None)
         if driver is not None:
             driver.run(driver.remove_group, group)
 
     def _exited(self, core: Core, signal: int, exit_code: int) -> None:
-        """The node's kernel tells it."""
+        """The node's kernel reports the end of a process."""
         node = core.host
         if isinstance(core, SimWorker):
             lease, started, finished = core.marks
             death = Death(signal, exit_code, lease, started, finished)
             node.machine.worker_exited(core.incarnation, death, self.net.now)
-        elif core.incarnation in node.watched:  # else its Hello has not arrived, and never will
+        elif core.incarnation in node.watched:  # else its Hello will never arrive
             node.machine.process_exited(core.incarnation, self.net.now)
         node.stir()
 
     def end_node(self, node: SimNode, why: str, *, power: bool = False) -> None:
-        """The daemon ends, and its workers with it; ``power``: the whole machine does."""
+        """The daemon ends with its workers; ``power``: the whole machine ends."""
         if not node.alive:
             return
         self.net.trace("node ends", node.incarnation, why)
@@ -238,9 +238,9 @@ class SimCluster:
             process.check()
 
     def _swept(self) -> bool:
-        """Somebody who lives has asked for the end of the detached actors.
+        """Whether a live driver has asked for the end of the detached actors.
 
-        A node that was cut off may be declared dead after the network has healed; what was asked there is lost with it.
+        A node that was cut off may be declared dead after the network has healed; requests to it are lost.
         """
         if self.oracle.names and not any(type(driver) is Janitor and driver.alive and not driver.node_is_lost
                                          for driver in self.drivers):

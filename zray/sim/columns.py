@@ -26,7 +26,7 @@ class SimColumns:
         self._process = process
 
     def pack_items(self, items: Sequence[Any]) -> tuple[Any, list[Any] | None]:
-        """``items`` of a map are a flag and a number each: the flag is the map's, and travels once."""
+        """``items`` of a map are a flag and a number each.  The flag is the same for all, and is packed once."""
         return msgpack.packb([items[0][0], [item for _, item in items]]), None
 
     def pick(self, column: Any, position: int, name: str) -> tuple[Any, list[Any]]:

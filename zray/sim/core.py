@@ -1,7 +1,7 @@
 """A simulated core process: programs around the product's CoreMachine, without threads, pickling and store.
 
-References are explicit: a :class:`Ref` counts until its ``drop()``.  Values are numbers with references inside;
-their wire form is what zray.core.values makes, with msgpack in the place of pickle.
+References are explicit: a :class:`Ref` counts until its ``drop()``.  Values are numbers with references inside.  Their
+wire form is that of zray.core.values, with msgpack in the place of pickle.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Handle:
 
 
 class SimDialling:
-    """How other nodes are reached: the endpoint is the wire's."""
+    """Connections to other nodes, through the simulated wire."""
 
     def __init__(self, mesh: Any) -> None:
         self.dial = mesh.connect
@@ -91,7 +91,7 @@ class CoreSurroundings(SimSurroundings):
 
 
 class Core(Process):
-    """A core process: the machine, its Shell, and what programs do with it."""
+    """A core process: the machine, its Shell, and the calls of programs."""
 
     kind = "driver"
 
@@ -102,7 +102,7 @@ class Core(Process):
         self.node = host.incarnation
         self.pid = pid
         self.crashed = False
-        self.abandoned = False  # its job is over: what it still does nobody sees
+        self.abandoned = False  # its job is over: no process sees its results any more
         self.node_is_lost = False
         self.dropped: deque[Any] = deque()
         self.mesh.on_closed = self._closed
@@ -116,11 +116,11 @@ class Core(Process):
         self.adoption = machine.adoption
         self.task, self.attempt = b"", 0
         self.counters: dict[tuple[bytes, int], int] = {}
-        self.groups: set[bytes] = set()  # placement groups that tasks of it made
+        self.groups: set[bytes] = set()  # placement groups that its tasks made
         self._tick_at: float | None = None
         machine.connect(self.node, host.mesh.endpoint)
 
-    # ------------------------------------------------------------ what the machine asks of its Shell
+    # ------------------------------------------------------------ Shell of the machine
 
     def clock(self) -> float:
         return self.net.now
@@ -132,7 +132,7 @@ class Core(Process):
         raise AssertionError(f"{peer!r} refuses {self.incarnation!r}: {why}")
 
     def node_lost(self) -> dict[str, Any]:
-        """What it did nobody sees any more."""
+        """No process sees its results any more."""
         self.node_is_lost = self.abandoned = True
         return {}
 
@@ -144,7 +144,7 @@ class Core(Process):
         self.refs.unhandled.actor_due(actor)
 
     def log_lines(self, message: m.LogLines) -> None:
-        """Nobody reads them."""
+        """Ignore the output of workers."""
 
     def stacks(self) -> str:
         return "one thread, which the simulator owns"
@@ -219,7 +219,7 @@ class Core(Process):
         if value[0] == m.STORED:
             stores = self.around.stores
             if record is None and not (stores.has(value) or value[3] in stores.lost):
-                # An argument of an owner that has died meanwhile.
+                # An argument whose owner has died meanwhile.
                 raise Failure("object_lost", "object_lost")
             return self.decode(stores.read(self, value), record)
         raise Failure(value[1], value[2].get("root", value[1]) if type(value[2]) is dict else value[1])
@@ -244,7 +244,7 @@ class Core(Process):
         return self.around.stores.put(self, oid, wire, owner)
 
     def result(self, value: Any, receiver: bytes, oid: bytes) -> Any:
-        """The wire value of what a task returns to ``receiver``."""
+        """The wire value of a return of a task to ``receiver``."""
         if type(value) is not programs.Given:
             return self.place(self.encode(value, []), value, oid, receiver)
         wire = self.place(self.encode(value.number, value.refs), value.number, oid, receiver)
@@ -253,7 +253,7 @@ class Core(Process):
             ref.drop()
         return carrying
 
-    # ------------------------------------------------------------ what programs do
+    # ------------------------------------------------------------ calls of programs
 
     def next_task_id(self) -> bytes:
         place = self.task or self.incarnation, self.attempt
@@ -342,7 +342,7 @@ class Core(Process):
         return Ref(self, self.submitter.maps.entry(batch, index))
 
     def see_map(self, batch: MapBatch) -> None:
-        """All values of a map that has ended."""
+        """Test all values of a map that has ended."""
         values: dict[int, Any] = {}
         for first, count, column in sorted(batch.results, key=lambda each: each[0]):
             found = msgpack.unpackb(column if type(column) is bytes else self.read_stored(column))
@@ -354,7 +354,7 @@ class Core(Process):
 
     @staticmethod
     def _retry(task: Task, program: list[Any]) -> None:
-        """Its retry_exceptions, and the retries for what succeeds at last; what never does is not tried for ever."""
+        """Set retry_exceptions and retries: a program that succeeds at last gets enough, one that never does, few."""
         task.retry_errors = programs.retried_errors(program)
         if program[0] == "flaky" and task.retries >= 0:
             task.retries = max(task.retries, program[3][0])
@@ -369,7 +369,7 @@ class Core(Process):
         self.stir()
 
     def keep(self, ref: Ref) -> None:
-        """User code remembers the reference for a while, then looks at its value and drops it."""
+        """User code keeps the reference for a while, then reads its value and drops it."""
         kept = ref.again()
         self.later(self.net.random.choice((0.0, self.net.random.uniform(0, 0.3))), self._look, kept)
 
@@ -408,7 +408,7 @@ class Core(Process):
                 "out_of_order": False, **named}
 
     def create_detached(self, name: str, restarts: int, then: Callable[[Handle], None]) -> None:
-        """An actor that outlives its driver; ``then`` with its handle, not at all when the name is taken."""
+        """An actor that outlives its driver; calls ``then(handle)``, unless the name is taken."""
         tid = self.next_task_id()
         actor = ids.actor_id(tid[:ids.PREFIX_SIZE], int.from_bytes(tid[ids.PREFIX_SIZE:], "little"))
         self.around.oracle.detached(actor, name)
@@ -422,7 +422,7 @@ class Core(Process):
         self._ask_for_actor(created, lambda request: m.CreateActor(actor, spec, request))
 
     def look_up(self, name: str, then: Callable[[Handle], None]) -> None:
-        """``then`` with the handle of the actor that has this name, if there is one."""
+        """Call ``then(handle)`` if an actor has this name."""
         self._ask_for_actor(then, lambda request: m.LookupActor(name, "sim", request))
 
     def _ask_for_actor(self, then: Callable[[Handle], None], make: Callable[[int], Any]) -> None:
@@ -434,7 +434,7 @@ class Core(Process):
         self.send(self.node, make(self.machine.ask(answered)))
 
     def handle_of(self, actor: bytes, life: Ref) -> Handle:
-        """A handle that came in a task's arguments."""
+        """The handle of an actor in a task's arguments."""
         return Handle(actor, life.again())
 
     def link_of(self, handle: Handle) -> ActorLink:
@@ -476,7 +476,7 @@ class Core(Process):
         return group
 
     def group_ready(self, group: bytes) -> Ref:
-        """The object that is there when the group has its places."""
+        """The object that becomes ready when the group has its places."""
         oid, number = self.next_task_id() + ids.PUT_INDEX, group[0]
         self.around.oracle.expect(oid, number)
         entry = self.machine.groups.ready(oid, group, self.encode(number, []))
@@ -484,32 +484,32 @@ class Core(Process):
         return Ref(self, entry)
 
     def remove_group(self, group: bytes) -> None:
-        """Whatever waits for it, or runs in it, ends."""
+        """Remove a group: all tasks and actors in it end, running or waiting."""
         self.groups.discard(group)
         self.around.oracle.happened["group"] += 1
         self.send(self.node, m.RemoveGroup(group, "removed by the schedule"))
 
     def own_group(self, bundles: int, strategy: str, resource: str) -> bytes:
-        """A placement group that the running task will remove when all it started there has ended."""
+        """A placement group that the running task removes when all its tasks there have ended."""
         group = self.create_group(bundles, strategy, resource)
         self.groups.add(group)
         return group
 
     def end_group(self, group: bytes) -> None:
-        """That has happened: the removal is no excuse for anything, and may be lost with this process."""
+        """Those tasks have ended: the removal excuses no error, and may be lost with this process."""
         self.send(self.node, m.RemoveGroup(group, "its task is done with it"))
 
     # ------------------------------------------------------------ ends
 
     def owns(self, oid: bytes) -> bool:
-        """An object with a value, not one that was freed, nor one that it has claimed and not got yet."""
+        """Whether this process owns the object: it has a value, was not freed, and no claim for it is open."""
         entry = self.refs.owned.get(oid)
-        orphan = self.adoption.orphans.get(oid)
+        orphan = self.adoption.ownerless.get(oid)
         freed = entry is not None and type(entry.value) is list and entry.value[1] == "freed"
         return entry is not None and not freed and (orphan is None or orphan.entry is not entry)
 
     def quiet(self) -> bool:
-        """Nothing is left of anything this process did."""
+        """Whether nothing is left of all that this process did."""
         refs = self.refs
         return not (self.dropped or refs.owned or refs.borrowed or refs.held_by or refs.transits or refs.arrivals
                     or refs.dropped_holds or refs.finalizers or not refs.unhandled.is_empty()
@@ -518,7 +518,7 @@ class Core(Process):
                     or self.submitter.reconstruction.running or self.submitter.reconstruction.asked
                     or self.adoption.busy or self.adoption.adopted or refs.kept_bytes
                     or not self.machine.creations.is_empty()
-                    or self.calls.leaving or any(link.unfinished for link in self.calls.links.values()))
+                    or self.calls.draining or any(link.unfinished for link in self.calls.links.values()))
 
     def check(self) -> None:
         self.mesh.check()

@@ -1,4 +1,4 @@
-"""What a failing schedule looks like, in words for whoever debugs it."""
+"""Describes the state of a failing schedule, for debugging."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _process(core: Core) -> Iterator[str]:
     yield f"  transits {refs.transits} arrivals {refs.arrivals} drops {refs.dropped_holds} held_by {refs.held_by}"
     for key in core.submitter.by_number.values():
         if key.queue or key.leases or key.want:
-            leases = [(x.number, x.link.peer, len(x.inflight), x.paused, x.recalled, x.notice)
+            leases = [(x.number, x.link.peer, len(x.inflight), x.paused, x.recalled, x.death_notice)
                       for x in key.leases.values()]
             yield (f"  key {key.number} {key.demand}: {len(key.queue)} queued, want {key.want}, granted {key.granted}, "
                    f"status {key.status}, leases {leases}")

@@ -1,7 +1,8 @@
-"""What happens to whole nodes while faults last.
+"""Faults of whole nodes in the first phase of a run.
 
-Only what a cluster is said to survive: a node with a part in the control store is hit when all others that have one
-are well, and, unless it leaves by itself, when a majority of the voters and a replica with all data are among them.
+Only faults that a cluster must survive.  A node with a part in the control store is hit only when all other such nodes
+are healthy.  Unless the node leaves by itself, a majority of the voters and a replica with all data must be among
+these.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ class Disasters:
     def __init__(self, cluster: Observed, add_node: Callable[[], None], end_node: EndNode) -> None:
         self.cluster, self._add_node, self._end_node = cluster, add_node, end_node
         self.net = cluster.net
-        self.stopped: dict[bytes, bool] = {}  # node -> with all its processes?
+        self.stopped: dict[bytes, bool] = {}  # node -> whether all its processes are stopped too
         self.cut: set[tuple[bytes, bytes]] = set()
-        self.starved: set[bytes] = set()  # of the stopped ones: their transport answers, so nobody may bury them
+        self.starved: set[bytes] = set()  # stopped nodes whose transport answers: they must not be declared dead
         self._over = False
 
     def happen(self, what: str) -> None:
@@ -68,7 +69,7 @@ class Disasters:
             self._cut(node, what)
 
     def over(self) -> None:
-        """No more of it."""
+        """End all faults."""
         self._over = True
         for name in list(self.stopped):
             self._continue(name)
@@ -79,11 +80,11 @@ class Disasters:
         return self.stopped.get(node.incarnation, False)
 
     def _seconds(self) -> float:
-        """Shorter or longer than what makes a node dead."""
+        """A duration, shorter or longer than the time-out of a node."""
         random = self.net.random
         return random.uniform(0.02, 0.5) if random.random() < 0.5 else SIM_NODE_TIMEOUT_S * random.uniform(1.0, 2.5)
 
-    # ------------------------------------------------------------ who may be hit
+    # ------------------------------------------------------------ which nodes may be hit
 
     def _may_hit(self, node: SimNode, what: str) -> bool:
         serving = self.cluster.serving()
@@ -109,7 +110,7 @@ class Disasters:
                     or any(node.incarnation in pair for pair in self.cut))
 
     def _is_suspect(self, node: SimNode) -> bool:
-        """Who decides has not heard of it for so long that it may be declared dead for a silence that is over."""
+        """Whether the deciding node has not heard it for so long that it may still be declared dead."""
         heard = (other.gcs.control.membership.heard_at.get(node.incarnation) for other in self.cluster.serving())
         return any(at is not None and self.net.now - at > SUSPECT_S for at in heard)
 
@@ -117,7 +118,7 @@ class Disasters:
     def _config(serving: list[SimNode]) -> ClusterConfig:
         return max((node.gcs.config for node in serving), key=lambda config: config.generation)
 
-    # ------------------------------------------------------------ for a while
+    # ------------------------------------------------------------ faults that end
 
     def _stop(self, node: SimNode, everything: bool) -> None:
         self.stopped[node.incarnation] = everything
@@ -130,7 +131,7 @@ class Disasters:
         self.net.call_at(self.net.now + self._seconds(), self._continue, node.incarnation)
 
     def _starve(self, node: SimNode) -> None:
-        """The daemon gets no turn for many seconds; everything else on its machine, its libzmq too, goes on."""
+        """The daemon gets no turn for many seconds; all other processes, and its libzmq, continue."""
         self.stopped[node.incarnation] = False
         self.starved.add(node.incarnation)
         node.pause()
@@ -156,7 +157,7 @@ class Disasters:
             self.cluster.wire.reset(node.incarnation, others[0])
             return
         pairs = [(node.incarnation, other) for other in others]
-        self.starved -= {node.incarnation, *others}  # silent for another reason from now on
+        self.starved -= {node.incarnation, *others}  # from now on the cut makes them silent
         for pair in pairs:
             self.cut.add(pair)
             self.cluster.wire.part(*pair)

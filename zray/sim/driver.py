@@ -14,12 +14,12 @@ from zray.wire import messages as m
 from zray.sim import programs
 from zray.sim.core import Core, CoreSurroundings
 from zray.sim.failure import Failure, ValueLost
-from zray.sim.map_runs import ITEMS_MAX
+from zray.sim.map_runs import MAP_ITEMS_MAX
 from zray.sim.node import GEAR, SimNode
 
 ASKED_DEPTH = 4  # processes, one after the other
 ANSWER_S_MAX = 0.3
-NAMES = ("one", "two")  # of detached actors, which drivers share
+ACTOR_NAMES = ("one", "two")  # of detached actors, which drivers share
 # Sync, threaded and async actors.
 CONCURRENCY: tuple[dict[str, Any], ...] = (
     {}, {}, {"max_concurrency": 2}, {"concurrency_groups": {"io": 2}},
@@ -52,7 +52,7 @@ class SimDriver(Core):
         self._resume()
 
     def node_lost(self) -> dict[str, Any]:
-        """What it waits for fails; it sees so, and goes."""
+        """Everything that it waits for fails; it reads the failures, and ends."""
         self.finished = True
         self.later(self.net.random.uniform(0, 0.2), self.around.crash, self, "its node ended")
         return super().node_lost()
@@ -105,7 +105,7 @@ class SimDriver(Core):
         if plan.far and self.net.now < plan.faults_s:
             yield "sleep", plan.faults_s - self.net.now
         yield from self._see_all(random.random() < 0.5)
-        yield from self._see_all(inner_too=False)  # the inner ones
+        yield from self._see_all(inner_too=False)  # the inner references
         for stream in self.streams:
             yield from self._drain(stream)
         for batch in self.maps:
@@ -116,7 +116,7 @@ class SimDriver(Core):
         self.finished = True
 
     def _see_all(self, inner_too: bool) -> Iterator[Any]:
-        """Wait for everything and look at it; what was lost and is made again once more."""
+        """Wait for all references and read them; read lost values again when they have been made again."""
         left = list(self.refs_held)
         while left:
             yield "wait", [ref.record for ref in left]
@@ -130,7 +130,7 @@ class SimDriver(Core):
             yield "sleep", seconds
 
     def _burst(self, count: int) -> Iterator[Any]:
-        """Many short tasks, drained one by one, as with ray.wait; then a pause that returns the leases, or not."""
+        """Many short tasks, read one by one, as with ray.wait; then a pause, sometimes so long that leases go back."""
         for _ in range(2):
             left = {}
             ready: list[bytes] = []
@@ -169,7 +169,7 @@ class SimDriver(Core):
                 yield ("pause",)
 
     def _see(self, ref: Any, *, inner_too: bool = False) -> bool:
-        """Look at a value; False when it is to be waited for again."""
+        """Read a value; False when it must be waited for again."""
         try:
             _, inner = self.load(ref)
         except Failure:
@@ -248,7 +248,7 @@ class SimDriver(Core):
             made = self.submit(program, deps, nested, retries=random.choice((0, 3, 3, -1)),
                                cpus=random.choice((0, 1, 1, 1)), max_calls=random.choice((0, 0, 0, 0, 1, 3)),
                                backpressure=backpressure, strategy=self._strategy(random))
-            if random.random() < 0.4:  # passes references on and lets go of them
+            if random.random() < 0.4:  # passes references on and drops them
                 for ref in dict.fromkeys(deps + nested):
                     held.remove(ref)
                     ref.drop()
@@ -276,8 +276,8 @@ class SimDriver(Core):
             self._use_actor(random) if plan.actors and self.handles else None
 
     def _use_map(self, random: Random) -> None:
-        """A map; some of its items are looked at one by one, some are cancelled, and some maps are dropped at once."""
-        items = [random.randrange(1 << 20) for _ in range(random.randint(1, ITEMS_MAX))]
+        """A map; some items are read one by one, some are cancelled, and some maps are dropped at once."""
+        items = [random.randrange(1 << 20) for _ in range(random.randint(1, MAP_ITEMS_MAX))]
         batch = self.map(items, random.choice((0, 3, -1)), random.random() < 0.5)
         for _ in range(random.choice((0, 0, 1, 3))):
             self.refs_held.append(self.map_item(batch, random.randrange(batch.count)))
@@ -324,7 +324,7 @@ class SimDriver(Core):
         self.refs_held.append(made[-1])
 
     def _use_group(self, random: Random) -> None:
-        """A placement group that is removed after a while, whether it has a place by then or not."""
+        """A placement group that is removed after a while, even if it has no places by then."""
         group = self.create_group(random.randint(1, 3), random.choice(("PACK", "SPREAD", "STRICT_PACK",
                                                                        "STRICT_SPREAD")))
         self.later(random.uniform(0.05, 0.8), self.remove_group, group)
@@ -341,9 +341,9 @@ class SimDriver(Core):
                     self.refs_held += self.submit(program, strategy=strategy)
 
     def _start_storm(self, random: Random) -> None:
-        """Tasks, on several nodes, that create groups at the same time; all of them can have places in the end.
+        """Tasks on several nodes create groups at the same time; in the end all groups can have places.
 
-        A task has one group of what is scarce, because groups that wait for each other's end may do so for ever.
+        A task has only one group of the scarce resource: groups that wait for each other could do so for ever.
         """
         plan = self.around.plan
         lasting = plan.nodes if set(plan.node_faults) <= {"join", "reset"} else 1
@@ -357,7 +357,7 @@ class SimDriver(Core):
             self.refs_held += self.submit(program, strategy=self._strategy(random), cpus=random.choice((0, 1)))
 
     def _use_detached(self, random: Random) -> None:
-        name = random.choice(NAMES)
+        name = random.choice(ACTOR_NAMES)
         if random.random() < 0.5:
             self.create_detached(name, random.choice((0, 1, -1)), self.handles.append)
         else:
@@ -380,7 +380,7 @@ class SimDriver(Core):
             x = self.kinds.randrange(1 << 20)
             self.refs_held.append(self.call(handle, x, program=["exit", x, 0.0, [self.kinds.random() < 0.5]]))
         if what < 0.85:
-            if handle.life is None and random.random() < 0.5:  # what it starts is its job's, whose driver may be gone
+            if handle.life is None and random.random() < 0.5:  # its tasks belong to its job, whose driver may be gone
                 x = random.randrange(1 << 20)
                 program = ["nested", x, 0.0, [["value", x, 0.0, []]] * random.randint(1, 3)]
                 self.refs_held.append(self.call(handle, x, program=program))
@@ -414,7 +414,7 @@ class SimDriver(Core):
 
 
 class Janitor(SimDriver):
-    """The last driver: it ends the actors that nobody else will."""
+    """The last driver: it ends the actors that are left."""
 
     def _main(self) -> Iterator[Any]:
         for actor in self.around.oracle.names:

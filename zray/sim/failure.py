@@ -14,11 +14,11 @@ class Lost(Exception):
 
 
 class ValueLost(Exception):
-    """The value that a record had was lost, and is made again: wait for it as for any."""
+    """The value of a record was lost, and is made again: wait for it as for any object."""
 
 
 class Failure(Exception):
-    """``kind`` as in a FAILED value, ``root`` what it all came from."""
+    """``kind`` as in a FAILED value; ``root`` is the first cause."""
 
     def __init__(self, kind: str, root: str) -> None:
         super().__init__(kind, root)

@@ -1,8 +1,8 @@
-"""The requests that nodes make of the control store, and whether any answer was a lie.
+"""Records the requests of nodes to the control store, and tests the answers.
 
-Every update and read of a row by any node's client is an operation; what the rows hold at the end is read once more.
-The history must be linearizable (zray.sim.linearizability): then no acknowledged write was lost, none was done twice,
-and no read was stale, whatever replicas and configurations came and went.
+Every update and read of a row by a node's client is an operation; at the end the rows are read once more.  The history
+must be linearizable (zray.sim.linearizability).  Then no acknowledged write was lost, none was done twice, and no read
+was stale, through all changes of replicas and configurations.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from zray.gcs.replica import tables
 from zray.gcs.client.client import Call, GcsClient
-from zray.sim.linearizability import UNKNOWN, Operation, check
+from zray.sim.linearizability import UNANSWERED, Operation, check
 
 
 def step(state: Any, action: Any) -> tuple[Any, Any]:
@@ -29,14 +29,14 @@ def step(state: Any, action: Any) -> tuple[Any, Any]:
 
 
 def _answer(kind: int, result: Any) -> Any:
-    """What of a raw result the model says too."""
+    """The part of a raw result that the model has too."""
     if kind == tables.DELETE:
         return bool(result)
     return result[0]
 
 
 class GcsHistory:
-    """All operations on rows, as their callers saw them."""
+    """All operations on rows, with the answers that their callers got."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -45,7 +45,7 @@ class GcsHistory:
         self._last = 0
 
     def follow(self, client: GcsClient) -> None:
-        """Record everything that this client asks for from now on."""
+        """Record all later requests of this client."""
         start = client._start
 
         def recorded(call: Call, done: Any) -> Call:
@@ -69,9 +69,9 @@ class GcsHistory:
         call._map = answered
 
     def check(self, rows: dict[bytes, bytes]) -> None:
-        """``rows``: what the store holds now.  AssertionError when no order of all operations leads there."""
+        """``rows``: the present content of the store.  AssertionError when no order of operations explains it."""
         now = self._clock()
-        unknown = [Operation(key, action, None, called, UNKNOWN) for key, action, called in self._open.values()]
+        unknown = [Operation(key, action, None, called, UNANSWERED) for key, action, called in self._open.values()]
         keys: dict[Any, None] = dict.fromkeys([*(operation.key for operation in [*self._operations, *unknown]), *rows])
         last = [Operation(key, (tables.GET,), rows.get(key), now, now) for key in keys]
         verdict = check([*self._operations, *unknown, *last], step)

@@ -1,4 +1,4 @@
-"""What is still there in a simulated cluster: nothing may be, once everything has been dropped."""
+"""Finds what is left in a simulated cluster after everything has been dropped: nothing may be."""
 
 from __future__ import annotations
 

@@ -6,11 +6,11 @@ interact, so keys are checked one by one (locality, same paper).  The search tri
 (called before the first return among the rest), takes it back on failure, and remembers each pair (set of operations
 done, state) so that it is tried once (Lowe, "Testing for linearizability", 2017).
 
-An operation whose outcome is unknown (no answer, its client died) returned at infinity: it may have taken effect at any
-time after its call, or never.
+An operation without an answer (its client may have died) returns at infinity: it may take effect at any time after its
+call, or never.
 
-A model is a function ``step(state, operation) -> (state, result)`` over hashable states.  Cost grows with the number
-of operations open at once: keep to many keys and at most about eight clients.
+A model is a function ``step(state, operation) -> (state, result)`` over hashable states.  The cost grows with the
+number of operations that are open at once: use many keys and at most about eight clients.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from typing import Any, NamedTuple
 
 Step = Callable[[Hashable, Any], tuple[Hashable, Any]]
 
-UNKNOWN = math.inf
+UNANSWERED = math.inf
 
 
 class Operation(NamedTuple):
-    """One call by one client; ``returned`` is UNKNOWN (and ``result`` ignored) when no answer came."""
+    """One call by one client; ``returned`` is UNANSWERED (and ``result`` ignored) when no answer came."""
 
     key: Hashable
     action: Any
@@ -75,7 +75,7 @@ def _longest_order(operations: list[Operation], step: Step, initial: Hashable) -
     """None when there is a linearization, else the longest order that was legal."""
     head = _events(operations)
     # Only operations that returned must be placed; unknown ones may be left out.
-    wanted = sum(1 << i for i, operation in enumerate(operations) if operation.returned != UNKNOWN)
+    wanted = sum(1 << i for i, operation in enumerate(operations) if operation.returned != UNANSWERED)
     done, state = 0, initial
     seen = {(done, state)}
     undo: list[tuple[_Entry, Hashable]] = []
@@ -86,7 +86,7 @@ def _longest_order(operations: list[Operation], step: Step, initial: Hashable) -
             operation = operations[entry.index]
             after, result = step(state, operation.action)
             attempt = (done | 1 << entry.index, after)
-            if (operation.returned == UNKNOWN or result == operation.result) and attempt not in seen:
+            if (operation.returned == UNANSWERED or result == operation.result) and attempt not in seen:
                 seen.add(attempt)
                 undo.append((entry, state))
                 done, state = attempt

@@ -1,12 +1,12 @@
-"""The rule about waiting, looked at during the whole run: what can be met does not wait.
+"""The rule about waiting, tested during the whole run: a want that can be met does not wait.
 
-Every LOOK_S the audit asks of each want, actor and placement group that waits: is there room for it somewhere, on nodes
-that are well and that its home can reach?  Where the answer is yes at each look for MET_S_MAX, something was forgotten:
-a node joined, a resource came free, a group got its places or a lease ended, and nobody looked again.
+Every CHECK_EVERY_S the audit tests each waiting want, actor and placement group: do healthy nodes that its home can
+reach have room for it?  If the answer is yes at each test for MET_S_MAX, an event was forgotten: a node joined, a
+resource became free, a group got its places or a lease ended, and no machine looked again.
 
 The bound is a gossip interval, round trips with frames that are lost and sent again, and a turn.  A node that was cut
-off can be reached again once all that the cut has lost is sent anew.  What is under way
-counts as well, because a message that is never answered, or rounds without end, look like that.
+off can be reached again when all frames that the cut lost have been sent again.  Requests under way count too, because
+a message without an answer, or rounds without end, look the same.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from zray.sim.failure import Violation
 from zray.sim.node import SimNode
 from zray.sim.observed import Observed
 
-LOOK_S = 0.05
+CHECK_EVERY_S = 0.05
 MET_S_MAX = 1.5
 
 
@@ -38,11 +38,11 @@ class Liveness:
         self.cluster, self._is_unharmed = cluster, is_well
         self.since: dict[Any, float] = {}
         self.worst = 0.0
-        cluster.net.call_at(LOOK_S, self._again)
+        cluster.net.call_at(CHECK_EVERY_S, self._again)
 
     def _again(self) -> None:
         self.look()
-        self.cluster.net.call_at(self.cluster.net.now + LOOK_S, self._again)
+        self.cluster.net.call_at(self.cluster.net.now + CHECK_EVERY_S, self._again)
 
     def look(self) -> None:
         now, since = self.cluster.net.now, {}
@@ -91,9 +91,9 @@ class Liveness:
 
     @staticmethod
     def _waits(entry: SpillbackEntry, near: list[SimNode]) -> bool:
-        """Beyond what is granted somewhere and waits for its worker process, and what waits for a slow node's answer.
+        """Leases wanted, without granted ones that wait for a worker process, or shares that wait for a slow node.
 
-        A SPREAD or softly bound share is not withdrawn for an answer that is late.
+        A SPREAD or softly bound share is not withdrawn when an answer is late.
         """
         under_way = sum(share.promised for share in entry.shares.values())
         if entry.outstanding > under_way and entry.lane.prefers:
@@ -134,7 +134,7 @@ class Liveness:
     def _fits(group: Group, view: ClusterView) -> bool:
         others = [node for node in group.nodes if node]
         if any(node not in view.row_of for node in others):
-            return False  # it is about to lose those
+            return False  # the group is about to lose those
         held = [] if group.round is None else [
             (node, group.bundles[index]) for node in sorted(group.round.yes) for index in group.round.nodes[node]]
         bundles = [group.bundles[index] for index in group.missing]
@@ -145,7 +145,7 @@ class Liveness:
 
 
 def _truth(nodes: list[SimNode]) -> ClusterView:
-    """What they have free, without the delay of gossip."""
+    """The free resources of nodes, without the delay of gossip."""
     view = ClusterView()
     for node in nodes:
         total, free = node.machine.scheduler.total(), node.machine.scheduler.available()

@@ -1,6 +1,6 @@
-"""Maps in the simulator: what each item of one does and comes to, and a worker's run of a chunk (zray.worker.run.maps).
+"""Maps in the simulator: the task and value of each item, and a worker's run of a chunk (zray.worker.run.maps).
 
-An item is a number.  It decides what its task does, so that the oracle knows the value of each.
+An item is a number, which determines its task, so that the oracle knows its value.
 
     item % 32 == 0                 it raises
     item % 32 == 1                 it raises in its first attempt, where the map retries exceptions
@@ -20,9 +20,9 @@ from zray.base import ids
 from zray.wire import messages as m
 from zray.sim.programs import FAILS, mix
 from zray.worker.run.maps import FLUSH_NS
-from zray.worker.queue import Chunk, Entry
+from zray.worker.queue import QueuedChunk, Entry
 
-ITEMS_MAX = 40
+MAP_ITEMS_MAX = 40
 SHOW = "map"  # the name of the function
 
 
@@ -32,7 +32,7 @@ def value_of(item: int) -> Any:
 
 
 def outcome(item: int, attempt: int, retries_errors: bool) -> str:
-    """What running it comes to: "value", "raise" or "crash"."""
+    """The outcome of a run of an item: "value", "raise" or "crash"."""
     kind = item % 32
     if kind == 0 or (kind == 1 and attempt == 0 and retries_errors):
         return "raise"
@@ -59,14 +59,14 @@ class MapProcess(Protocol):
 
 
 class MapRun:
-    """One chunk under way; ``over()`` when all its items have run, or were handed back."""
+    """One running chunk; calls ``over()`` when all its items have run, or were handed back."""
 
     def __init__(self, process: MapProcess, entry: Entry, over: Callable[[], None]) -> None:
         self.process = process
         self.lease, self.first, self.chunk = entry
-        assert type(self.chunk) is Chunk
+        assert type(self.chunk) is QueuedChunk
         self.over = over
-        self.current: bytes | None = None  # task id of the item that runs
+        self.current: bytes | None = None  # task id of the running item
         self.cancelled = False
         self.position = 0  # of the next item
         self.sent = 0  # items that were answered
@@ -98,7 +98,7 @@ class MapRun:
         self.process.later(seconds(item), self._ended, item)
 
     def interrupt(self, task: bytes, attempt: int) -> bool:
-        """Whether the item that runs is that one; it ends with an error then."""
+        """End the running item with an error if it is this one; returns whether it is."""
         found = (task, attempt) == (self.current, self.chunk.attempt)
         self.cancelled = self.cancelled or found
         return found

@@ -1,11 +1,11 @@
-"""The production mesh over a simulated network: real sessions, real frames, sockets that are not there.
+"""The production mesh over a simulated network: real sessions, real frames, no sockets.
 
-Only what ZeroMQ does is replaced.  A connection is (dialler, listener); it closes when either process ends, and the
-dialler learns so after everything that was under way has arrived or is lost: what a process wrote before it died is
-still read, frames that the network dropped are not.
+Only ZeroMQ is replaced.  A connection is (dialler, listener), and closes when either process ends.  The dialler learns
+it after all frames under way have arrived or are lost: frames that a process wrote before it died are still read,
+frames that the network dropped are not.
 
-Between machines there is more: a machine that loses its power says nothing at all, two machines may be parted, and a
-process is dialled at a second endpoint, which exists once it has been asked to bind one.
+Between machines there is more.  A machine that loses its power sends nothing more, and two machines may be parted.  A
+process is dialled at a second endpoint, which exists after a request to bind it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from zray.transport.outbound import Outbound
 _MORE = int(zmq.SNDMORE)
 _WHEN = Struct("<d")
 _FLAGS = 2  # offset in a frame
-# A second is an age for a simulated task; what is lost is sent again sooner.
+# A second is long for a simulated task, so lost frames are sent again sooner.
 LIMITS = Limits(resend_s=0.2, ack_delay_s=0.05, farewell_s=0.02)
 SILENCE_S = 10.0  # ZMTP's heartbeats give a silent connection up (Limits.heartbeat_timeout_s)
 DAEMON_SILENCE_S = (UNANSWERED_PART + BEAT_PART) * SIM_NODE_TIMEOUT_S  # between two daemons
@@ -44,15 +44,15 @@ class Wire:
         self.net = net
         self.meshes: dict[bytes, SimMesh] = {}
         self.listeners: dict[str, bytes] = {}
-        self.arrived_by: dict[tuple[bytes, bytes], float] = {}  # (source, target) -> when its last frame is there
+        self.arrived_by: dict[tuple[bytes, bytes], float] = {}  # (source, target) -> arrival of its last frame
         self.off: set[bytes] = set()  # nodes whose machines have lost their power
         self.parted: set[tuple[bytes, bytes]] = set()  # nodes that cannot hear each other, both ways
         self._mends = 0
         self._lost: dict[tuple[bytes, bytes], int] = {}  # (source, target) -> last frame that a cut may have lost
-        self._stopped: dict[bytes, int] = {}  # daemons whose processes stand still, libzmq's thread too -> which stop
+        self._stopped: dict[bytes, int] = {}  # stopped daemon, with libzmq's thread -> number of the stop
         self._stops = 0
         self._shaking_hands: list[tuple[SimMesh, bytes]] = []  # with those
-        self._dialling: list[tuple[SimMesh, bytes, str]] = []  # attempts that nobody has answered
+        self._dialling: list[tuple[SimMesh, bytes, str]] = []  # attempts without an answer
         self.admits: Callable[[bytes, bytes], bool] = lambda dialler, listener: True
 
     def open(self, mesh: SimMesh) -> None:
@@ -82,7 +82,7 @@ class Wire:
         self.net.call_at(self.net.now + SILENCE_S, self._hang_up_on_the_dead)
 
     def _hang_up_on_the_dead(self) -> None:
-        """Who is still connected to a process that has ended finds out: by a reset, or by ZeroMQ's heartbeats."""
+        """Close the connections to an ended process: by a reset, or by ZeroMQ's heartbeats."""
         for mesh in list(self.meshes.values()):
             for peer in sorted(mesh.dialled_peers()):
                 if peer not in self.meshes and (node_of(peer) in self.off or self.audible(mesh.incarnation, peer)):
@@ -95,7 +95,7 @@ class Wire:
         self.net.call_at(self.net.now + DAEMON_SILENCE_S, self._daemons_part, one, other, self._mends)
 
     def _silent(self, one: bytes, other: bytes, mends: int) -> None:
-        """They have been parted for long: ZeroMQ's heartbeats break their connections, on both sides."""
+        """After a long parting ZeroMQ's heartbeats break the connections, on both sides."""
         if (one, other) not in self.parted or mends != self._mends:
             return
         for mesh in list(self.meshes.values()):
@@ -130,7 +130,7 @@ class Wire:
             self._daemons_hang_up(node)
             for name in sorted(self.meshes[node].dialled_peers()) if node in self.meshes else ():
                 if name == node_of(name):
-                    self._hang_up(node, name)  # it will hear of it when it goes on
+                    self._hang_up(node, name)  # the daemon learns it when it continues
 
     def go_on(self, node: bytes) -> None:
         """SIGCONT."""
@@ -140,7 +140,7 @@ class Wire:
             self._shake_hands(mesh, peer)
 
     def _shake_hands(self, mesh: SimMesh, peer: bytes) -> None:
-        """The libzmq of both ends has: no turn of the peer is needed for it."""
+        """The libzmq of both ends has answered; that needs no turn of the peer."""
         if peer in self._stopped:
             self._shaking_hands.append((mesh, peer))
         elif peer == node_of(peer) and mesh.incarnation == node_of(mesh.incarnation):
@@ -168,7 +168,7 @@ class Wire:
                 self._lost[source, target] = session.next_sequence() - 1
 
     def caught_up(self, source: bytes, target: bytes) -> bool:
-        """Whether a daemon has sent another one again what a cut between them had lost: one frame a round trip."""
+        """Whether a daemon has sent the frames again that a cut had lost: one frame a round trip."""
         lost = self._lost.get((source, target))
         if lost is None:
             return True
@@ -179,14 +179,14 @@ class Wire:
         return True
 
     def _dial_on(self) -> None:
-        """Those that could not hear each other can: what one kernel has sent again and again the other one answers."""
+        """Two parted nodes hear each other again: a kernel's repeated attempt gets an answer now."""
         attempts, self._dialling = self._dialling, []
         for mesh, peer, endpoint in attempts:
             if mesh.dialled_at(peer) == endpoint and not mesh.closed:
                 self.dial(mesh, endpoint)
 
     def audible(self, source: bytes, target: bytes) -> bool:
-        """Whether anything that the kernels of the two machines say reaches the other one."""
+        """Whether packets between the kernels of the two machines arrive."""
         one, other = node_of(source), node_of(target)
         return one == other or not (one in self.off or other in self.off or (one, other) in self.parted)
 
@@ -205,7 +205,7 @@ class Wire:
         self.net.call_at(when, mesh.run, mesh.peer_closed, peer)
 
     def dial(self, mesh: SimMesh, endpoint: str) -> None:
-        """An attempt that is refused, or that nobody answers."""
+        """A connection attempt that is refused, or gets no answer."""
         peer = bytes.fromhex(endpoint[len(LOCAL):])
         if not self.audible(mesh.incarnation, peer):
             self._dialling.append((mesh, peer, endpoint))
@@ -218,7 +218,7 @@ class Wire:
             self._shake_hands(mesh, peer)
 
     def refused(self, node: bytes, endpoint: str) -> bool:
-        """Whether a connection attempt from ``node`` is refused: proof that nobody listens there."""
+        """Whether a connection attempt from ``node`` is refused: proof that no process listens there."""
         return endpoint not in self.listeners and self.audible(node, bytes.fromhex(endpoint[len(LOCAL):]))
 
     def send(self, source: bytes, target: bytes, dialled: bool, frame: bytes) -> None:
@@ -229,7 +229,7 @@ class Wire:
         if target not in self.meshes:
             if self.net.now >= self.arrived_by.get((target, source), 0.0):
                 raise zmq.ZMQError(errno.EHOSTUNREACH)
-            return  # the kernel took it, and nobody reads it
+            return  # the kernel took the frame, but no process reads it
         arrival = self.net.send(source, target, (dialled, frame))
         if arrival is not None:
             pair = source, target
@@ -237,7 +237,7 @@ class Wire:
 
 
 class _Socket:
-    """What the mesh uses of a ROUTER."""
+    """A ROUTER socket, as far as the mesh uses it."""
 
     def __init__(self, mesh: SimMesh, dialling: bool) -> None:
         self._mesh, self._dialling = mesh, dialling
@@ -247,7 +247,7 @@ class _Socket:
         pass
 
     def get_monitor_socket(self, events: int) -> None:
-        """The wire tells of ends."""
+        """Nothing to do: the wire reports ends."""
 
     def connect(self, endpoint: str) -> None:
         self._mesh.wire.dial(self._mesh, endpoint)
@@ -263,13 +263,13 @@ class _Socket:
 
 
 class SimMesh(Mesh):
-    """A mesh whose frames travel through a :class:`Wire`; ``run(action, *args)`` is how things happen to it."""
+    """A mesh whose frames travel through a :class:`Wire`; ``run(action, *args)`` runs an event at its process."""
 
     def __init__(self, wire: Wire, incarnation: bytes, job: int, on_message: Callable[[bytes, int, Any], None],
                  stirred: Callable[[], None], run: Callable[..., None]) -> None:
         self.wire = wire
         self.on_message = on_message
-        self.on_stir = stirred  # something happened: the process takes a turn
+        self.on_stir = stirred  # after an event: the process takes a turn
         self.run = run
         self.remote_endpoint = ""
         super().__init__(incarnation, job, LOCAL + incarnation.hex(), codec.encode, codec.decode,
@@ -305,9 +305,9 @@ class SimMesh(Mesh):
         if by_dialler:
             self._comes_by(source, source)
         elif not self.dialled(source):
-            return  # hung up meanwhile
+            return  # closed meanwhile
         self._on_frame(source, frame, self.clock(), self.on_message)
-        if frame[_FLAGS] != ACK or self._outbox:  # an acknowledgement alone leads to nothing
+        if frame[_FLAGS] != ACK or self._outbox:  # an acknowledgement alone needs no turn
             self.on_stir()
 
     def peer_closed(self, peer: bytes) -> None:
@@ -333,7 +333,7 @@ class SimMesh(Mesh):
 
 
 class FrameNetwork(SimNetwork):
-    """A network of frames: its trace is made of their bytes, which costs a tenth of what repr() costs."""
+    """A network of frames: its trace is made of their bytes, which costs a tenth of repr()."""
 
     def trace_delivery(self, source: bytes, target: bytes, message: Any) -> None:
         self._trace.update(_WHEN.pack(self.now) + source + target + message[1])

@@ -1,8 +1,8 @@
 """A simulated network with its clock: one thread, one seed, one schedule.
 
-Machines register a handler; ``send`` delivers after a random delay, perhaps twice, perhaps never, and so out of order;
-timers use the same clock.  Everything that happens goes into a running hash, so two runs can be compared by one
-string.  Nothing may come from anywhere but the seed: no clock, no ``random``, no order of a set.
+Machines register a handler.  ``send`` delivers after a random delay, so out of order, perhaps twice, perhaps never.
+Timers use the same clock.  Every event goes into a running hash, so two runs can be compared by one string.  All
+randomness comes from the seed: no clock, no ``random``, no order of a set.
 
     net = SimNetwork(seed, Faults(drop=0.05))
     net.register(b"a", lambda source, message: ...)
@@ -55,7 +55,7 @@ class SimNetwork:
         self._handlers[name] = handler
 
     def crash(self, name: bytes) -> None:
-        """The machine stops for ever: what is on its way to it is lost, what it sent still arrives."""
+        """The machine stops for ever: messages to it are lost, messages that it sent still arrive."""
         self._handlers.pop(name, None)
         self.trace("crash", name)
 
@@ -82,7 +82,7 @@ class SimNetwork:
         return arrival
 
     def cut(self, one: bytes, other: bytes) -> None:
-        """Lose what the two send each other from now on, until :meth:`join`."""
+        """Lose all messages between the two, until :meth:`join`."""
         self._cut[one, other] = self._cut[other, one] = True
         self.trace("cut", one, other)
 
@@ -92,7 +92,7 @@ class SimNetwork:
         self.trace("join", one, other)
 
     def joined(self, one: bytes, other: bytes) -> bool:
-        """Can they hear each other?"""
+        """Whether messages between the two arrive."""
         return not self._cut.get((one, other))
 
     def isolate(self, name: bytes) -> None:
@@ -102,7 +102,7 @@ class SimNetwork:
                 self.cut(name, other)
 
     def heal(self) -> None:
-        """No more faults: what should happen must happen now."""
+        """No more faults: now everything that should happen must happen."""
         self.faults = Faults(self.faults.delay_s_min, self.faults.delay_s_max, slow=0.0)
         self._cut.clear()
         self.trace("heal")

@@ -12,13 +12,14 @@ from typing import Any
 from zray.wire import messages as m
 from zray.gcs.configuration.control import FENCED
 from zray.gcs.service import GcsService
+from zray.base.ends import Ends
 from zray.base.ids import INCARNATION_SIZE, JOB_SIZE, NODE_SIZE, node_of
 from zray.node.peers.cluster import routed
 from zray.node.daemon_machine import (
-    DaemonMachine, DaemonPorts, MemberShell, StopRequest, found_cluster, gcs_report, node_machine,
+    DaemonMachine, DaemonPorts, MemberShell, StopRequest, admit_first_node, gcs_report, node_machine,
 )
 from zray.node.effects import Kill, Spawn, Watch
-from zray.node.peers.leaving import NOTHING
+from zray.node.peers.leaving import NOTHING_TO_HAND_OVER
 from zray.node.machine import NodePorts
 from zray.sched.node.local import LocalScheduler
 from zray.sched.resources import UNIT
@@ -26,14 +27,14 @@ from zray.sim.history import GcsHistory
 from zray.sim.process import Process
 from zray.sim.surroundings import SimSurroundings
 
-# What only placement groups use: scarce, and enough for all of a run.
+# Resources that only placement groups use: a scarce one, and one that is enough for a whole run.
 GEAR, SPACE = 3, 1000
 LOOK_PAUSE_S = 0.002  # a timer may be late by that
 JOIN_AGAIN_S = 1.0  # a node that gets no answer asks another one
 
 
 def node_incarnation(number: int) -> bytes:
-    """Of the ``number``-th node, from 1."""
+    """The id of the ``number``-th node, from 1."""
     return b"nod%c\0\0\0\0" % (48 + number)
 
 
@@ -122,12 +123,13 @@ class SimNode(Process):
                               node_timeout_s=self.config.node_timeout_s)
         self.mesh.on_early = self.gcs.heard
         around.history.follow(self.gcs.client)
-        ordinal = joined.ordinal if joined is not None else found_cluster(self.gcs, self.own_row)
+        ordinal = joined.ordinal if joined is not None else admit_first_node(self.gcs, self.own_row)
         self.machine = node_machine(
             self.gcs, ordinal, node={"NodeID": self.node_id.hex()}, config=self.config, keep=self.cpus,
             scheduler=lambda next_lease: LocalScheduler(self.total, node=me, next_lease=next_lease),
             ports=NodePorts(
-                new_worker_id=self._new_worker_id, attach=lambda incarnation, pid: {}, environ={}, store_report=dict,
+                ends=Ends(), new_worker_id=self._new_worker_id,
+                attach=lambda incarnation, pid: {}, environ={}, store_report=dict,
                 gcs_report=partial(gcs_report, self.gcs), ownerless=partial(stores.ownerless, me),
                 free_unheld=partial(stores.free_unheld, me)))
         self.core = DaemonMachine(self.gcs, self.machine, self._ports(), self._member_shell())
@@ -146,8 +148,8 @@ class SimNode(Process):
             handlers={m.StoreFree.CODE: lambda peer, message: stores.free(self.incarnation, message.objects),
                       m.StoreLocate.CODE: self._locate},
             spawn=self._spawn, kill=self._kill, watch=self._watch, note=lambda effect: None, forget=self.mesh.forget,
-            last_output=lambda effect: None, drop_objects=self._drop_objects, node_gone=self._node_gone,
-            hand_over=lambda heirs: NOTHING, left=lambda why, handed: self.stir(),
+            last_output=lambda effect: None, drop_objects=self._drop_objects, node_ended=self._node_ended,
+            hand_over=lambda heirs: NOTHING_TO_HAND_OVER, left=lambda why, handed: self.stir(),
             fenced=lambda reason, leaving: self.stir(), error=self.around.error)
 
     def _locate(self, peer: bytes, message: m.StoreLocate) -> None:
@@ -155,7 +157,7 @@ class SimNode(Process):
         self._send(peer, m.StoreLocated(message.request, where, [False] * len(where)))
 
     def _member_shell(self) -> MemberShell:
-        """Who may dial is decided by the wire, from what the machines know."""
+        """Nothing to do: the wire decides which peers may dial, from the nodes tables."""
         return MemberShell(
             self.mesh, self.hello, self._probe, end_probe=lambda node: None, cluster_id="sim", own_row=self.own_row,
             unfit=lambda peer, message: "", may_dial=lambda row: None, may_not_dial=lambda node: None,
@@ -176,7 +178,7 @@ class SimNode(Process):
         if self.core is None:
             self._joining(peer, code, message)
             return
-        is_gone = node_of(peer) in self.machine.cluster.gone
+        is_gone = node_of(peer) in self.machine.context.ends.nodes
         if self.core.deliver(peer, code, message, self.net.now) and is_gone:
             self.around.oracle.heard_of_the_dead(self, peer)
         self.stir()
@@ -245,25 +247,25 @@ class SimNode(Process):
             self.later(self.net.random.uniform(0.01, 0.1), self._ask_to_join)
 
     def _probe(self, node: bytes, endpoint: str) -> None:
-        """Ask the simulated kernel of the other machine; one that is cut off does not answer."""
+        """Ask the simulated kernel of the other machine; a machine that is cut off does not answer."""
         assert self.core is not None
         if self.wire.audible(self.incarnation, node):
             error = errno.ECONNREFUSED if self.wire.refused(self.incarnation, endpoint) else 0
             self.later(self.net.random.uniform(0.0001, 0.001), self.core.probed, node, error)
 
-    def _node_gone(self, node: bytes) -> None:
+    def _node_ended(self, node: bytes) -> None:
         self.around.oracle.condemn(node)
         self.around.stores.node_gone(node, self.incarnation)
 
     def stop(self) -> None:
-        """End at the next turn; a member of a cluster leaves it first."""
+        """End at the next turn; a node of a cluster leaves it first."""
         assert self.core is not None
         self.core.stop(StopRequest.SIGNAL)
         self.stir()
 
     @property
     def leavers(self) -> set[bytes]:
-        """Nodes that have told this one that they leave."""
+        """The nodes that this node knows to be leaving."""
         return self.core.member.leavers if self.core is not None and self.core.member is not None else set()
 
     @property
@@ -277,4 +279,4 @@ class SimNode(Process):
             self.gcs.check()
 
     def knows_gone(self, node: bytes) -> bool:
-        return self.ready and node_of(node) in self.machine.cluster.gone
+        return self.ready and node_of(node) in self.machine.context.ends.nodes

@@ -1,7 +1,7 @@
-"""What must be true of a simulated cluster, and who may be blamed when a value is an error.
+"""The properties of a simulated cluster, and the excuses for errors.
 
-Programs are deterministic, so each object has one right value, known when it is submitted.  An error instead of it
-needs an excuse: something that the schedule did (a crash, a cancellation, a kill).  "freed" has none.
+Programs are deterministic, so each object has one right value, known at its submission.  An error in its place needs an
+excuse: an event of the schedule (a crash, a cancellation, a kill).  "freed" has no excuse.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ class Oracle:
                                          "lost": 0}
         self.actors: dict[bytes, bytes] = {}  # actor -> object of its life
         self.calls: dict[tuple[bytes, bytes, str], int] = {}  # (actor's worker, caller, group) -> last started
-        self.lives: dict[tuple[bytes, int], bytes] = {}  # (actor, life) -> the worker that is it
-        self.newest: dict[bytes, int] = {}  # actor -> newest life that has done anything
+        self.lives: dict[tuple[bytes, int], bytes] = {}  # (actor, life) -> its worker
+        self.newest: dict[bytes, int] = {}  # actor -> newest life that has acted
         self.names: dict[bytes, str] = {}  # detached actor -> name
         self.condemned: set[bytes] = set()  # nodes that some other node knows to be dead
         self.served: list[tuple[Any, bytes]] = []  # (worker, owner) of every start
-        self.retried: set[tuple[bytes, int]] = set()  # (task, attempt) that raised what is retried
+        self.retried: set[tuple[bytes, int]] = set()  # (task, attempt) that raised an exception to be retried
         self.seen = 0
 
     # ------------------------------------------------------------ what was asked for
@@ -108,7 +108,7 @@ class Oracle:
     def created(self, actor: bytes, life: bytes) -> None:
         self.actors[actor] = life
 
-    # ------------------------------------------------------------ what ran
+    # ------------------------------------------------------------ runs
 
     def started(self, worker: Any, owner: bytes, sequence: int, task: list[Any], group: str = "") -> None:
         if task[0] not in self.programs:
@@ -146,7 +146,7 @@ class Oracle:
         if failure is not None and failure[1] == "task_error" and retried_errors(self.programs[task[0]]):
             self.retried.add((task[0], task[1]))
 
-    # ------------------------------------------------------------ what came out
+    # ------------------------------------------------------------ values
 
     def observe(self, core: CoreView, record: Any) -> bool:
         """A process looks at a ready object: right value, or an error that has an excuse.  True for a value."""
@@ -157,7 +157,7 @@ class Oracle:
         self.seen += 1
         right = self.values.get(oid, FAILS)  # an error after the last item of a stream is an item
         if type(value) is list and value[0] == FAILED:
-            if core.home not in self.condemned:  # else its objects and holds are void, whatever it is told
+            if core.home not in self.condemned:  # else its objects and holds are void
                 self._excused(oid, right, value)
             return False
         number = core.peek(value)
@@ -196,7 +196,7 @@ class Oracle:
             for record in core.refs.borrowed.values():
                 owner = cores.get(record.owner)
                 if owner is not None and record.oid not in owner.refs.owned and not core.abandoned and not (
-                        record.oid in core.adoption.orphans or record.moved and not record.confirmed) and not (
+                        record.oid in core.adoption.ownerless or record.moved and not record.confirmed) and not (
                         self.is_lost(core) or self.is_lost(owner)):
                     raise Violation(f"{core.incarnation!r} holds {record.oid.hex()}, which its owner freed")
             for entry in () if self.is_lost(core) else core.refs.owned.values():

@@ -1,4 +1,4 @@
-"""What a schedule of the cluster simulator may contain."""
+"""The kinds of events in a schedule of the cluster simulator."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from random import Random
 
 from zray.sim.network import Faults
 
-FAULTS_S = 0.6  # how long the first phase of a run lasts on one node
-CLUSTER_FAULTS_S = 1.5  # and on several: a node that falls silent is dead after SIM_NODE_TIMEOUT_S
+FAULTS_S = 0.6  # length of the first phase of a run on one node
+CLUSTER_FAULTS_S = 1.5  # the same on several nodes: a silent node is dead after SIM_NODE_TIMEOUT_S
 SIM_NODE_TIMEOUT_S = 0.6
 SEVERAL = 0.3  # part of the seeds that have more than one node
 
-# What may happen to a node: its process is killed (connections are refused), its machine loses power (silence), it is
-# stopped for a while, cut off from all others or from one, its links break, another joins, it leaves.  "starve", which
-# is drawn apart: its turns are late by many seconds, and its transport answers.
+# Faults of a node: its process is killed (connections are refused), its machine loses power (silence), it is stopped
+# for a while, cut off from all others or from one, its links break, another node joins, it leaves.  "starve" is drawn
+# separately: its turns are late by many seconds, and its transport answers.
 NODE_FAULTS = ("kill", "kill", "off", "pause", "freeze", "isolate", "part", "reset", "join", "join", "leave")
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a schedule may contain; drawn from the seed, so that seeds differ in kind and not only in detail."""
+    """The kinds of events in a schedule; drawn from the seed, so that seeds differ in kind, not only in detail."""
 
     drivers: int = 2
     cpus: int = 2  # of each node
-    steps: int = 12  # what each driver does
-    pace: float = 0.4  # how often, and how long in proportion, it rests between two of them
+    steps: int = 12  # actions of each driver
+    pace: float = 0.4  # how often a driver pauses between two actions; the length of the pauses is proportional
     depth: int = 2
     task_s_max: float = 0.01
     faults: Faults = Faults(0.00005, 0.0005, slow=0.02)
@@ -34,12 +34,12 @@ class Plan:
     driver_deaths: int = 0
     cancels: bool = False
     actors: bool = True
-    burst: int = 0  # tasks that each driver submits at once, and drains with wait
+    burst: int = 0  # tasks that each driver submits at once, and reads with wait
     nodes: int = 1
     node_faults: tuple[str, ...] = ()
     detached: bool = False  # actors with names that outlive their drivers
     groups: bool = False  # placement groups
-    opens: bool = False  # drivers keep references out of values, and pass those on too: other processes own them
+    opens: bool = False  # drivers keep references from inside values, and pass them on; other processes own these
     bound: bool = False  # hard affinities, also to nodes that are gone
     starved: int = 0  # times that a daemon gets no turn for long, while its process answers
     maps: bool = False  # f.map

@@ -12,7 +12,7 @@ TURN_S_MAX = 0.0003  # events that come this close together are one turn
 
 
 class Process:
-    """What all simulated processes share: a mesh, turns, timers that end and stop with the process."""
+    """The base of all simulated processes: a mesh, turns, timers that end and stop with the process."""
 
     def __init__(self, wire: Wire, incarnation: bytes) -> None:
         self.net = wire.net
@@ -30,20 +30,20 @@ class Process:
         raise NotImplementedError
 
     def turn(self) -> None:
-        """What is to be done after events, once for all that came close together."""
+        """The turn after events, once for all that came close together."""
         raise NotImplementedError
 
     # ------------------------------------------------------------ time
 
     def at(self, when: float, action: Callable[..., None], *args: Any) -> None:
-        """Run it then, if the process still lives; later, if it is stopped then."""
+        """Run an action at that time if the process lives then; later, if it is stopped then."""
         self.net.call_at(when, self.run, action, *args)
 
     def later(self, seconds: float, action: Callable[..., None], *args: Any) -> None:
         self.net.call_at(self.net.now + seconds, self.run, action, *args)
 
     def run(self, action: Callable[..., None], *args: Any) -> None:
-        """Something that happens to this process now."""
+        """Run an event of this process now."""
         if self.paused:
             self._deferred.append((action, args))
         elif self.alive:
@@ -53,14 +53,14 @@ class Process:
         self.paused = True
 
     def resume(self) -> None:
-        """Everything that came meanwhile is there at once, in its order."""
+        """Continue: run all events that came meanwhile, in order."""
         self.paused = False
         deferred, self._deferred = self._deferred, []
         for action, args in deferred:
             self.at(self.net.now, action, *args)
 
     def stir(self) -> None:
-        """Something happened: a turn soon."""
+        """After an event: schedule a turn."""
         if not self._turn_due and self.alive:
             self._turn_due = True
             net = self.net

@@ -1,31 +1,31 @@
-"""What simulated tasks do: small deterministic programs, and the value each must have.
+"""Simulated tasks: small deterministic programs, and the value of each.
 
 A program is a list ``[kind, x, seconds, parts]``.  ``x`` salts its value, ``parts`` are programs or numbers.  ``run``
-is a generator that asks its process for what a task may ask for:
+is a generator; it yields its requests to the process:
 
     ("sleep", seconds)        time passes
     ("wait", [record, ...])   blocked in get until all are ready
     ("item", number)          the next item of a generator
-    ("crash",)                the process ends here, without a word
-    ("exit", may_restart)     the actor ends, and nobody is answered
+    ("crash",)                the process ends here, without a message
+    ("exit", may_restart)     the actor ends, and no call gets a reply
 
-``expected`` says the value without running anything: a number, a list of numbers (several returns, stream items), or
-FAILS when it raises.  What a fault may turn the value into is the oracle's business (zray.sim.oracle).
+``expected`` computes the value without a run: a number, a list of numbers (several returns, stream items), or FAILS
+when it raises.  The oracle knows the errors that a fault may cause in its place (zray.sim.oracle).
 
     value   sleep, then a number of x and the arguments
     raise   sleep, then an exception
     flaky   an exception that is retried while attempt < parts[0], then a number as for value
     many    parts[0] returns                       stream   parts[0] items
     nested  children, waited for                   depend   put, a child that takes it as its argument
-    give    a value with references inside: a put, a child's result, what it got itself
-    keep    remembers what it got                  take     gets its borrowed references
+    give    a value with references inside: a put, a child's result, its arguments
+    keep    keeps its arguments                    take     gets its borrowed references
     hand    passes its references on to a child    burst    parts[0] children at once
     crash   ends its process while attempt < parts[0], with what it has put
     exit    ends its actor; parts[0]: it may be restarted
-    actor   creates an actor, calls it, lets it go
-    calls   calls the actor parts[1], whose handle it got
+    actor   creates an actor, calls it, drops it
+    calls   calls the actor parts[1], whose handle is an argument
     group   creates a placement group [bundles, strategy, resource], runs a task in each bundle, removes it
-    groups  parts[0] times the group that the rest of parts says, all at once
+    groups  parts[0] groups at once; the rest of parts describes each
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def mix(*numbers: int) -> int:
 
 
 def make(random: Random, depth: int, seconds_max: float, *, refs: bool = False) -> list[Any]:
-    """A random program; ``refs``: it will be given references."""
+    """A random program; ``refs``: it gets references."""
     x = random.randrange(1 << 20)
     seconds = random.choice((0.0, random.uniform(0, 0.0005), random.uniform(0, seconds_max)))
     kinds: tuple[str, ...] = LEAVES if depth == 0 else LEAVES + INNER + INNER
@@ -68,7 +68,7 @@ def make(random: Random, depth: int, seconds_max: float, *, refs: bool = False) 
 def _parts(kind: str, random: Random, depth: int, seconds_max: float) -> list[Any]:
     def child(refs: bool = False) -> list[Any]:
         inner = make(random, max(0, depth - 1), seconds_max, refs=refs)
-        # Several returns and streams are for drivers, who know what to do with them.
+        # Only drivers handle several returns and streams.
         return [*inner[:1], *inner[1:]] if inner[0] not in ("many", "stream") else ["value", *inner[1:3], []]
 
     if kind in ("many", "stream"):
@@ -87,7 +87,7 @@ def _parts(kind: str, random: Random, depth: int, seconds_max: float) -> list[An
 
 
 def env_of(program: list[Any]) -> dict[str, str]:
-    """Its environment variables: now and then one that needs a worker which was started under it."""
+    """The environment variables of a task: sometimes one that must be set when its worker starts."""
     return FRESH if program[1] % 16 == 0 else {}
 
 
@@ -103,7 +103,7 @@ def returns(program: list[Any]) -> int:
 
 
 def retried_errors(program: list[Any]) -> bool | list[str]:
-    """Its retry_exceptions: of those that raise some are retried in vain, and some for another exception only."""
+    """The retry_exceptions of a task: some that raise are retried in vain, some retry another exception only."""
     kind, x = program[:2]
     if kind == "map":
         return bool(program[3][0])
@@ -142,7 +142,7 @@ def _of(x: int, values: list[Any]) -> Any:
 
 
 class Given:
-    """A value with references inside; the references are the receiver's to drop."""
+    """A value with references inside; the receiver drops the references."""
 
     __slots__ = ("number", "refs")
 
@@ -151,7 +151,7 @@ class Given:
 
 
 def run(program: list[Any], deps: list[int], nested: list[Any], core: Any, attempt: int) -> Generator[Any, Any, Any]:
-    """The body of a task.  ``nested`` stay the caller's; everything made here is dropped here."""
+    """The body of a task.  The caller drops ``nested``; everything made here is dropped here."""
     kind, x, seconds, parts = program
     scratch = core.put(mix(x, 9)) if x % 2 or kind == "crash" else None  # it may end before it drops this
     try:

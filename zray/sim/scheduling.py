@@ -1,8 +1,8 @@
 """Scheduling of a simulated cluster: the production machines of 1 to 1000 nodes, with measured costs as parameters.
 
-Each node is a BottomUpScheduler (LocalScheduler, Spillback, Gossip, GlobalScheduler); the clock and the links are
+Each node is a BottomUpScheduler (LocalScheduler, Spillback, Gossip, GlobalScheduler).  The clock and the links are
 simulated, workers are durations.  Owners behave as zray.owner.submitter does towards its node: a key's want is the
-length of its queue, one task runs on a lease at a time, leases that are idle for ``lease_idle_s`` or recalled go back.
+length of its queue, a lease runs one task at a time, and it is returned when recalled or idle for ``lease_idle_s``.
 
     cluster = SchedulingCluster([{"CPU": 4}] * 21, seed=1)
     owner = cluster.owner(0)
@@ -35,7 +35,7 @@ WANT_MAX = 4096  # as zray.owner.submitter.LEASE_WANT_MAX
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """What things take, in seconds; the defaults are of two-core machines over loopback (docs/benchmarks.md)."""
+    """Costs in seconds; the defaults are of two-core machines over loopback (docs/benchmarks.md)."""
 
     link_s_min: float = 0.0001  # a message from one node to another, one way
     link_s_max: float = 0.0003
@@ -44,7 +44,7 @@ class Costs:
     submit_s: float = 0.000015  # the owner's time for a task: its own push and reply
     detect_s: float = 0.3  # from a node's death until the others know
     lease_idle_s: float = 0.2
-    bytes_per_s: float = 1.25e9  # into a node; what its tasks fetch goes one after the other
+    bytes_per_s: float = 1.25e9  # into a node; its tasks' transfers run one after the other
 
 
 class SimTask:
@@ -195,7 +195,7 @@ class SchedulingNode:
         self.scheduler = BottomUpScheduler(local, self.name, labels, seed=cluster.net.seed + index,
                                            kernels=cluster.kernels, **cluster.settings)
         self.alive = True
-        self.workers = 0  # idle ones
+        self.workers = 0  # idle workers
         self.fork_until = 0.0
         self.link_until = 0.0
         self.wake_at = float("inf")
@@ -220,7 +220,7 @@ class SchedulingNode:
             self.settle()
 
     def worker(self) -> float:
-        """When a worker for a grant is up."""
+        """The time when a worker for a grant is up."""
         if self.workers:
             self.workers -= 1
             return self.cluster.net.now
@@ -229,7 +229,7 @@ class SchedulingNode:
 
 
 class _Network(SimNetwork):
-    """Hashes that something happened, between whom and when, but not the contents: rows of 1000 nodes are long."""
+    """Hashes the kind, ends and time of events, but not the contents: rows of 1000 nodes are long."""
 
     def trace(self, *event: Any) -> None:
         self._trace.update(repr((self.now, event[:4])).encode())
@@ -265,7 +265,7 @@ class SchedulingCluster:
         for node in self.nodes:
             node.settle()
 
-    # -------------------------------------------------------------- what tests and studies do
+    # -------------------------------------------------------------- calls of tests and studies
 
     def owner(self, node: int, job: int = 1) -> Owner:
         name = self.nodes[node].name[:4] + (0x8000_0000 | len(self.owners)).to_bytes(4, "big")
@@ -273,7 +273,7 @@ class SchedulingCluster:
         return owner
 
     def actor(self, node: int, token: Any, demand: dict[str, float], strategy: dict | None = None) -> None:
-        """An actor that node ``node`` is home of asks for a place, and keeps it."""
+        """An actor with home ``node`` asks for a place, and keeps it."""
         named = {name: units(value, name) for name, value in demand.items()}
         self.nodes[node].scheduler.request(token, 1, named, strategy, self.net.now)
         self.nodes[node].settle()
@@ -340,7 +340,7 @@ class SchedulingCluster:
             target.settle()
 
     def to_home(self, owner: Owner, action: Callable[..., Any], *args: Any) -> None:
-        """What an owner says to its node; ``now`` is added."""
+        """A call of an owner to its node; ``now`` is added."""
         self.deliver(owner.node, owner.node, self._say, action, args)
 
     def _say(self, action: Callable[..., Any], args: tuple) -> None:
@@ -465,7 +465,7 @@ class SchedulingCluster:
             self.deliver(home, node, self._released, node, lease)
 
 
-# ------------------------------------------------------------------ what one makes of the runs
+# ------------------------------------------------------------------ evaluation of runs
 
 
 def running(runs: list[tuple[int, float, float]], nodes: int, step_s: float) -> list[list[int]]:

@@ -1,4 +1,4 @@
-"""The object stores of a simulated cluster: who owned what first, and on which node it lies.
+"""The object stores of a simulated cluster: the first owner and the node of each object.
 
 A reader first fetches a value, with ``fetch``.  With Plan.transfers it waits for a copy from a node that can serve it,
 which may end in the middle, or for one that is on disk.  Without, a value is read wherever it lies.
@@ -39,7 +39,7 @@ class CoreStore:
         self.core.send(self.core.node, m.StoreFree([[oid, value[1], value[3]]], value[5]))
 
     def flush(self) -> None:
-        """Nothing is gathered."""
+        """Nothing to send: no messages are gathered."""
 
     def relieve(self, bytes_max: int) -> int:
         """Move values to the store until the rest is small."""
@@ -52,7 +52,7 @@ class CoreStore:
         return max(bytes_max, refs.inline_bytes)
 
     def node_lost(self, failure: list[Any]) -> None:
-        """Nothing is asked."""
+        """Nothing to end: no requests are open."""
 
 
 class SimStores:
@@ -67,7 +67,7 @@ class SimStores:
         self._net, self._plan, self._oracle, self._cores = net, plan, oracle, cores
         self.contents: dict[int, bytes] = {}  # by generation
         self._freed: dict[int, bytes] = {}
-        self.lost: set[int] = set()  # generations of which no copy is left
+        self.lost: set[int] = set()  # generations without a copy
         self._writers: dict[int, bytes] = {}  # generation of a result -> the process that wrote it for its owner
         self.blocks: dict[bytes, dict[int, OwnerlessObject]] = {}  # node -> generation -> object
         self._generation = 0
@@ -152,12 +152,12 @@ class SimStores:
         return value[3] in self.contents
 
     def free(self, node: bytes, objects: list[list[Any]]) -> None:
-        """Their owner says so to its node."""
+        """Free objects at their owner's request."""
         for _, _, generation in objects:
             self._drop(node, generation)
 
     def free_unheld(self, node: bytes, objects: list[OwnerlessObject]) -> None:
-        """A node says so, on its own: no process may hold them."""
+        """Free objects by a node's own decision: no process may hold them."""
         for one in objects:
             self._drop(node, one.generation)
             for core in () if node in self._oracle.condemned else self._cores.values():

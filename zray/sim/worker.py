@@ -1,7 +1,7 @@
 """A simulated worker process: a core process with the production WorkerMachine, and runs of simulated time.
 
-It is the machine's Runner: tasks and calls are generators (zray.sim.programs) that ask for what takes time.  Calls of
-a threaded or async actor run side by side, as the machine lets them start.
+It is the machine's Runner: tasks and calls are generators (zray.sim.programs) that yield requests which take time.
+Calls of a threaded or async actor run side by side; the machine starts them.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from zray.sim.failure import Failure, Lost
 from zray.sim.map_runs import MapRun
 from zray.sim.node import SimNode
 from zray.worker.actors.life import CallGroup, sizes_of
-from zray.worker.machine import END, RUN, WorkerMachine
+from zray.worker.machine import RUN, STOP, WorkerMachine
 from zray.worker.run.nesting import NestedTasks
 from zray.worker.run.production import Production
-from zray.worker.queue import ATTEMPT, EXTRA, RETURNS, TASK_ID, Chunk, Entry, Lease
+from zray.worker.queue import ATTEMPT, EXTRA, RETURNS, TASK_ID, QueuedChunk, Entry, ServedLease
 from zray.worker.run.results import with_extra
 
 START_S = 0.00002  # what a task costs that does nothing
@@ -42,10 +42,10 @@ class Run:
         self.cancelled = False
         self.items = 0
         self.production: Production | None = None  # of a generator
-        self.outer: Run | None = None  # the run that waits for this one, and lends it its stack
-        self.waits_for: list[Any] | None = None  # while another runs on its stack
-        self.owned: Any = None  # the Task of this process that it is
-        self.wake: Callable[[], None] | None = None  # set while it waits for something that a cancel ends
+        self.outer: Run | None = None  # the run that waits for this one, which runs on its stack
+        self.waits_for: list[Any] | None = None  # set while another run is on its stack
+        self.owned: Any = None  # the Task, if this process owns it
+        self.wake: Callable[[], None] | None = None  # set during a wait that a cancel ends
 
 
 class SimWorker(Core):
@@ -59,14 +59,15 @@ class SimWorker(Core):
         self.functions: set[bytes] = set()
         self.actor: m.ActorInit | None = None
         self.up = False
-        self.heard = False  # the node knows that this actor ends
+        self.heard = False  # the node knows the end of this actor
         self.started_under: dict[str, str] = {}
-        self.map_run: MapRun | None = None  # the chunk that runs
+        self.map_run: MapRun | None = None  # the running chunk
         self._awake = False
         super().__init__(around, host, incarnation, pid)
         self.work = WorkerMachine(self.node, self.marks, self.send, self)
         self.inside = NestedTasks(self.work, self.submitter)
-        self.machine.employ(Work(self.work.queue.forget_owners, self.place_of, self._cancel_inside), self.work.handlers)
+        self.machine.attach_executor(
+            Work(self.work.queue.forget_owners, self.place_of, self._cancel_inside), self.work.handlers)
         self.send(self.node, m.WorkerReady(pid))
 
     @property
@@ -92,7 +93,7 @@ class SimWorker(Core):
         self.stir()
 
     def interrupt(self, task: bytes, attempt: int) -> bool:
-        """Of an actor only coroutines can be cancelled."""
+        """Interrupt a task; of an actor only coroutines can be cancelled."""
         if self.map_run is not None and self.map_run.interrupt(task, attempt):
             return True
         run = self.runs.get((task, attempt))
@@ -148,14 +149,14 @@ class SimWorker(Core):
         self._awake = False
         if self.work.queue.running is not None or (self.actor is not None and not self.up):
             return
-        if self.work.employed:
-            if self.work.becoming is not None:
+        if self.work.has_job:
+            if self.work.actor_to_start is not None:
                 self._become()
                 return
             if (entry := self.work.start()) is not None:
                 if self.actor is None:
                     assert entry[0].env == self.started_under, "a worker serves only what it was started under"
-                if type(entry[2]) is Chunk:
+                if type(entry[2]) is QueuedChunk:
                     self.work.flush()
                     self.map_run = MapRun(self, entry, self._map_is_over)
                     self.map_run.next()
@@ -165,7 +166,7 @@ class SimWorker(Core):
         following = self.work.pause()
         if following == RUN:
             self.wake()
-        elif following == END and self._calls_are_over():
+        elif following == STOP and self._calls_are_over():
             self._leave()
 
     def _map_is_over(self) -> None:
@@ -191,7 +192,7 @@ class SimWorker(Core):
         return self.net.now
 
     def _become(self) -> None:
-        self.actor = self.work.becoming
+        self.actor = self.work.actor_to_start
         life = self.work.become_actor()
         assert self.actor is not None
         sizes = sizes_of(self.actor.spec)
@@ -205,7 +206,7 @@ class SimWorker(Core):
         self.wake()
 
     def _calls_are_over(self) -> bool:
-        """Coroutines end with their actor; threads are waited for."""
+        """Coroutines end with their actor; the end waits for threads."""
         life = self.work.actor
         if life is None or not life.groups:
             return True
@@ -221,7 +222,7 @@ class SimWorker(Core):
         return True
 
     def _leave(self) -> None:
-        """An actor says so first, and stays until the node has answered."""
+        """End the process; an actor announces it first, and waits for the node's answer."""
         if self.actor is None or self.heard:
             self.around.leave(self)
         elif not self.work.announced:
@@ -257,7 +258,7 @@ class SimWorker(Core):
         except Failure as failure:
             self._end(run, [m.FAILED, failure.kind, {"root": failure.root}])
             return
-        except Lost as lost:  # no fault of the task, which has not started
+        except Lost as lost:  # no failure of the task, which has not started
             about = [lost.value[4], lost.value, "its node died"]
             self._end(run, [m.FAILED, "dependency_lost", {"oid": about[0], "reason": about[2], "lost": [about]}])
             return
@@ -267,7 +268,7 @@ class SimWorker(Core):
         self._resume(run)
 
     def _resume(self, run: Run) -> None:
-        """Go on until the program asks for something that takes time."""
+        """Continue until the program yields a request that takes time."""
         if self.runs.get((run.task[TASK_ID], run.task[ATTEMPT])) is not run:
             return
         run.wake = None
@@ -332,9 +333,9 @@ class SimWorker(Core):
         return False
 
     def _run_inside(self, run: Run, records: list[Any]) -> bool:
-        """Whether one of the values that a task waits for is made on its stack: zray.worker.run.inline.
+        """Whether a value that a task waits for is made on its stack: zray.worker.run.inline.
 
-        Half of the calls of ``get`` stand in a ``with`` or ``try`` block.
+        Half of the calls of ``get`` are in a ``with`` or ``try`` block.
         """
         if run.group is not None or not self.inside.is_possible() or self.net.random.random() < 0.5:
             return False
@@ -342,7 +343,7 @@ class SimWorker(Core):
             task = self.inside.task_of(record)
             if task is not None and (wire := self.inside.take(task)) is not None:
                 self.functions.add(task.fn.key)
-                inner = Run((Lease(self.incarnation, 0), 0, wire), None, self.net.now)
+                inner = Run((ServedLease(self.incarnation, 0), 0, wire), None, self.net.now)
                 inner.outer, inner.owned = run, task
                 self._start(inner)
                 return True
@@ -380,7 +381,7 @@ class SimWorker(Core):
         return False
 
     def _block(self, run: Run) -> None:
-        """The main thread waits; a thread or coroutine lets the others go on."""
+        """The main thread blocks; other threads and coroutines continue."""
         if run.group is None:
             self.work.block()
         else:
@@ -395,7 +396,7 @@ class SimWorker(Core):
         self.later(0.0, self._resume, run)
 
     def _end(self, run: Run, result: Any) -> None:
-        """It has ended; no result: nobody is answered."""
+        """The run has ended; without a result there is no reply."""
         task, work = run.task, self.work
         self.task, self.attempt = b"", 0
         del self.runs[task[TASK_ID], task[ATTEMPT]]

@@ -14,11 +14,11 @@ from zray.transport.session import Session
 from zray.transport.sockets import Limits
 
 _TAG = 4  # bytes of an incarnation that name the node
-_LOOK_AGAIN_S = 0.001  # how often we ask whether the second connection of a peer that closes is still open
+_LOOK_AGAIN_S = 0.001  # interval of looks at the second connection of a peer that closes
 
 
 class PeerConnections(ProcessLinks):
-    """The verbs by which connections come and go: each does the I/O, and tells the peer's record."""
+    """Making and ending connections: each method does the I/O, and updates the peer's record."""
 
     def __init__(self, incarnation: bytes, job: int, bind_endpoint: str | None, clock: Callable[[], float],
                  limits: Limits):
@@ -27,7 +27,7 @@ class PeerConnections(ProcessLinks):
         self.clock = clock
         self.on_closed: Callable[[bytes], None] = lambda peer: None
         self.on_error: Callable[[Exception], None] = lambda error: None
-        self._outbox: dict[bytes, Flat] = {}  # what was queued since the last flush
+        self._outbox: dict[bytes, Flat] = {}  # messages queued since the last flush
         self._active: dict[bytes, Session] = {}  # sessions that tick() must visit
         self._tick_at: float | None = None
         self._closing = self._peers.closing
@@ -35,7 +35,7 @@ class PeerConnections(ProcessLinks):
         self.lasting = self._peers.lasting  # peers whose sessions outlast their connections
 
     def connect(self, peer: bytes, endpoint: str) -> None:
-        """Dial ``peer``; nothing happens when that connection exists.  Failure shows as on_closed, and is counted.
+        """Dial ``peer``; no effect when that connection exists.  A failure is reported by on_closed, and counted.
 
         ``endpoint`` is one of ZeroMQ's for ipc, else as in zray.transport.curve, with a number for the host.
         """
@@ -47,15 +47,15 @@ class PeerConnections(ProcessLinks):
         if self._peers.is_refused(peer):
             self._lost(peer)
             return
-        self._out_stirred = True
+        self._out_dirty = True
         try:
             address = self._out.prepare(endpoint, self.keys, self.insecure)
             replaced = self._out.at.get(address)
-            if replaced is not None:  # a successor listens where a process that ended did
+            if replaced is not None:  # another process listens now at the endpoint of one that ended
                 self.disconnect(replaced)
                 self._lost(replaced)
             connection = self._out.dial(peer, endpoint, address)
-        except (ValueError, zmq.ZMQError) as error:  # such an endpoint came from somewhere else: its peer is lost
+        except (ValueError, zmq.ZMQError) as error:  # the endpoint came from another process: its peer is lost
             self.counters["failed_dials"] += 1
             self.on_error(ConnectionError(f"cannot dial {endpoint!r}: {error}"))
             self._lost(peer)
@@ -65,14 +65,14 @@ class PeerConnections(ProcessLinks):
         self._release(peer, record)
 
     def resume(self, peer: bytes) -> None:
-        """There is a connection to a lasting peer again: what the last one lost goes first."""
+        """There is a connection to a lasting peer again: frames that the last one lost go first."""
         session = self._peers.session(peer)
         if session is not None and session.unacked():
             session.resend_at = now = self.clock()
             self._tick_at = now if self._tick_at is None else min(self._tick_at, now)
 
     def via(self, peer: bytes, next_hop: bytes) -> None:
-        """Reach ``peer`` through the connection to ``next_hop``, from now on, unless there is a connection to itself.
+        """Reach ``peer`` through the connection to ``next_hop``, from now on, unless it has a connection of its own.
 
         It is reported closed together with the next hop.
         """
@@ -94,10 +94,10 @@ class PeerConnections(ProcessLinks):
         if record is not None and record.dialled is not None:
             self._out.hang_up(record.dialled)
             self._peers.hung_up(peer)
-            self._out_stirred = True
+            self._out_dirty = True
 
     def forget(self, peer: bytes) -> None:
-        """The peer has ended: drop its connection, session and outbox; refuse what still comes from it."""
+        """The peer has ended: drop its connection, session and outbox; refuse further frames from it."""
         self.disconnect(peer)
         if self._tcp is not None:
             self._tcp.drop(peer)
@@ -113,11 +113,12 @@ class PeerConnections(ProcessLinks):
         self.counters["dropped_messages"] += dropped
 
     def connected(self, peer: bytes) -> bool:
-        """Is there a connection to send to the peer by, as far as known, or is one looked up (hold)?"""
+        """Whether there is a connection to send to the peer by, as far as known, or its endpoint is
+        looked up (hold)."""
         return self._peers.is_connected(peer)
 
     def dialled(self, peer: bytes) -> bool:
-        """Have we a connection of our own to the peer?  Then its end shows as on_closed, once it is drained."""
+        """Whether we have a connection of our own to the peer.  Then on_closed reports its end, once it is drained."""
         return self._peers.is_dialled(peer)
 
     def peers(self) -> list[bytes]:
@@ -125,7 +126,7 @@ class PeerConnections(ProcessLinks):
         return self._peers.with_session()
 
     def session(self, peer: bytes) -> Session | None:
-        """The session with a peer, if there is one: to look at."""
+        """The session with a peer, if there is one, for inspection."""
         return self._peers.session(peer)
 
     def _hang_up(self, peer: bytes) -> None:
@@ -138,11 +139,11 @@ class PeerConnections(ProcessLinks):
     def hold(self, peer: bytes) -> None:
         """Keep messages for the peer until connect() or give_up(), while its endpoint is looked up.
 
-        More than ``held_messages_max`` of them, and it is given up.  Nothing happens when it is connected.
+        The peer is given up with more than ``held_messages_max`` of them.  No effect when it is connected.
         """
         if not self.connected(peer) and not self._peers.is_refused(peer):
             if peer in self._closing:
-                self._hang_up(peer)  # what is left of the lost connection would hide the next one
+                self._hang_up(peer)  # a rest of the lost connection would hide the next one
             self._peers.hold(peer, self._outbox.pop(peer, []))
 
     def give_up(self, peer: bytes) -> None:
@@ -151,11 +152,11 @@ class PeerConnections(ProcessLinks):
         if record is not None and record.held is not None:
             self.counters["dropped_messages"] += messages_in(record.held)
             record.held = None
-            self.lasting.discard(peer)  # a session that has lost something lasts no longer
+            self.lasting.discard(peer)  # a session that has lost a frame does not outlast its connections
             self._lost(peer)
 
     def _release(self, peer: bytes, record: PeerRecord) -> None:
-        """There is a connection now: what was held goes out before what was queued since."""
+        """There is a connection now: held messages go out before those queued since."""
         held, record.held = record.held, None
         if held:
             self._outbox[peer] = held + self._outbox.pop(peer, [])
@@ -167,9 +168,9 @@ class PeerConnections(ProcessLinks):
             self.give_up(peer)
 
     def refuse(self, node_tag: bytes) -> None:
-        """Have nothing more to do with the processes of a node: drop what comes from them, hang up, report them closed.
+        """Cut off the processes of a node: drop their frames, hang up, report them closed.
 
-        ``allowed`` must say no to their key as well: that keeps new connections out.
+        ``allowed`` must refuse their key as well: that keeps new connections out.
         """
         self._peers.refused.add(node_tag)
         for peer in sorted({*self._records, *self._outbox}):
@@ -186,7 +187,7 @@ class PeerConnections(ProcessLinks):
             self._lost(peer)
 
     def _lost(self, peer: bytes) -> None:
-        """The connection to ``peer`` is gone: report it once everything that has arrived is handled."""
+        """The connection to ``peer`` is gone: report that once all frames that have arrived are handled."""
         if peer not in self._closing:
             self._peers.lose(peer, self.clock() + self.limits.farewell_s)
 
@@ -207,7 +208,7 @@ class PeerConnections(ProcessLinks):
                 self.on_error(error)
 
     def _inbound_alive(self, peer: bytes, record: PeerRecord) -> bool:
-        """A peer that had dialled us too may have replies under way there: is that connection still open?"""
+        """Whether the second connection, of a peer that had dialled us too, is still open: it may carry replies."""
         if not (record.inbound or record.tcp) or self._peers.is_refused(peer):
             return False
         ack = record.session.ack() if record.session is not None else 0

@@ -1,4 +1,4 @@
-"""What lets a node into a cluster, and whom it lets in: key pair, allow-list, tickets, join strings.
+"""How a node enters a cluster, and admits others: key pair, allow-list, tickets, join strings.
 
 In the session directory, all 0600 and read by every process of the node:
 
@@ -9,10 +9,11 @@ In the session directory, all 0600 and read by every process of the node:
         <public key> <node tag> node:<node tag>
         <public key> - ticket:<id> <expires, s since 1970> <uses left, 0: any number>
 
-A *ticket* is a key pair that a join string carries.  It opens the handshake of one node's daemon, so that a newcomer
-can introduce itself; from then on it uses its own key.  A ticket that is unlisted, expired or used up is refused in
-the handshake.  The cluster's clock decides: that of the newcomer may be wrong.
-A handshake uses up one use of a ticket, also when the newcomer is then refused for some other reason.
+A *ticket* is a key pair that a join string carries.  It opens the handshake of one node's daemon,
+so that a newcomer can introduce itself; from then on it uses its own key.  A ticket that is
+unlisted, expired or used up is refused in the handshake.  The cluster's clock decides, because the
+newcomer's may be wrong. A handshake uses up one use of a ticket, also when the newcomer is then
+refused for another reason.
 
     zray://HOST:PORT/<base64url: version 1 | cluster 16 | node 4 | server key 32 | ticket 32 | expires 8 | checksum 4>
 """
@@ -29,11 +30,11 @@ from struct import Struct
 from typing import NamedTuple
 
 from zray.base import ids
+from zray.base.formats import JOIN_SCHEME
 from zray.base.os_linux import write_private
 from zray.transport import curve
 from zray.transport.mesh import Mesh
 
-SCHEME = "zray://"
 VERSION = 1
 CLUSTER_SIZE = 16
 TICKET_S = 30 * 86400.0  # so that clocks that differ by minutes, or days, do not matter
@@ -49,7 +50,7 @@ class BadJoinString(ValueError):
 
 
 class NotListed(ValueError):
-    """A node or ticket cannot be put on the allow-list as it is."""
+    """A node or ticket cannot be put on the allow-list."""
 
 
 # ---------------------------------------------------------------- the allow-list
@@ -101,7 +102,8 @@ class Peers:
             return entry.principal if entry is not None and self._opens(entry) else ""
 
     def admits(self, peer: bytes, principal: str) -> bool:
-        """May this principal speak for that incarnation?  A node for its own processes, a ticket for newcomers."""
+        """Whether this principal may send for that incarnation: a node for its own processes, a
+        ticket for newcomers."""
         tag = peer[:ids.TAG_SIZE]
         with self._lock:
             self._refresh()
@@ -139,7 +141,7 @@ class Peers:
 
 
 class AllowList(Peers):
-    """The allow-list as the node's daemon keeps it: the only process that writes it, and that tickets open."""
+    """The allow-list in the node's daemon, the only process that writes it and that tickets open."""
 
     def __init__(self, path: str, clock: Callable[[], float] = time.time):
         super().__init__(path)
@@ -152,10 +154,10 @@ class AllowList(Peers):
     def _refresh(self) -> None:
         if self._seen is None:
             super()._refresh()
-            self._seen = (0, 0, 0)  # what is in memory is what we wrote
+            self._seen = (0, 0, 0)  # memory has the list that we wrote
 
     def add_node(self, key: bytes, tag: bytes) -> None:
-        """List a node.  NotListed when the key or the tag is another's: neither may stand for two."""
+        """List a node.  NotListed when the key or the tag belongs to another: neither may stand for two."""
         if len(key) != curve.KEY_SIZE or len(tag) != ids.TAG_SIZE:
             raise NotListed(f"a node is listed by a key of {curve.KEY_SIZE} bytes and a tag of {ids.TAG_SIZE}")
         with self._lock:
@@ -166,7 +168,7 @@ class AllowList(Peers):
                 self._write([*self._entries.values(), AllowedKey(key, tag, node_principal(tag))])
 
     def remove_node(self, tag: bytes) -> None:
-        """Its key opens nothing from now on; see Mesh.refuse for the connections it has."""
+        """Its key opens nothing from now on; Mesh.refuse ends the connections that it has."""
         with self._lock:
             self._write([entry for entry in self._entries.values() if entry.tag != tag])
 
@@ -201,7 +203,8 @@ class AllowList(Peers):
 
 
 class JoinString(NamedTuple):
-    """What a newcomer needs to dial a node of a cluster: ``endpoint`` as in zray.transport.curve, and its ticket."""
+    """The data with which a newcomer dials a node of a cluster: ``endpoint`` as in
+    zray.transport.curve, and its ticket."""
 
     host: str
     port: int
@@ -224,14 +227,14 @@ class JoinString(NamedTuple):
         return curve.from_secret(self.ticket)
 
     def warning(self, now: float) -> str:
-        """What to tell the user beforehand, '' for nothing.  Only the cluster's clock decides."""
+        """A warning for the user beforehand, '' for none.  Only the cluster's clock decides."""
         if now < self.expires:
             return ""
         return (f"this join string has expired {(now - self.expires) / 60:.0f} minutes ago by this machine's clock; "
                 "trying it all the same")
 
     def refusal(self, now: float) -> str:
-        """What a refused handshake means."""
+        """The meaning of a refused handshake, for the user."""
         place = curve.join_host_port(self.host, self.port)
         why = ("has expired" if now >= self.expires else
                "is of a cluster that has ended, or was revoked or used up (or the clocks differ and it has expired)")
@@ -245,22 +248,22 @@ def encode_join(join: JoinString) -> str:
     """One line without spaces or characters that a shell would read."""
     place = curve.join_host_port(join.host, join.port)
     body = _JOIN.pack(VERSION, join.cluster, join.node, join.server_key, join.ticket, int(join.expires))
-    return f"{SCHEME}{place}/{urlsafe_b64encode(body + _checksum(place, body)).decode().rstrip('=')}"
+    return f"{JOIN_SCHEME}{place}/{urlsafe_b64encode(body + _checksum(place, body)).decode().rstrip('=')}"
 
 
 def decode_join(text: str) -> JoinString:
-    """Read a join string (spaces and line breaks from copying are dropped); BadJoinString says what is wrong."""
+    """Read a join string (spaces and line breaks from copying are dropped); the BadJoinString has the reason."""
     text = "".join(text.split())
-    if not text.startswith(SCHEME):
+    if not text.startswith(JOIN_SCHEME):
         raise BadJoinString(_not_one(text))
-    place, slash, code = text[len(SCHEME):].partition("/")
+    place, slash, code = text[len(JOIN_SCHEME):].partition("/")
     try:
         host, port = curve.split_host_port(place)
     except curve.BadEndpoint as error:
         raise BadJoinString(f"this join string does not begin with an address: {error}") from None
     if not slash or len(code) < _JOIN_CHARS:
         raise BadJoinString(f"this join string is cut off: {len(code)} of the {_JOIN_CHARS} characters after "
-                            f"{SCHEME}{place}/ are there")
+                            f"{JOIN_SCHEME}{place}/ are there")
     try:
         raw = urlsafe_b64decode(code + "=" * (-len(code) % 4))
     except ValueError:
@@ -280,22 +283,22 @@ def decode_join(text: str) -> JoinString:
 def _not_one(text: str) -> str:
     shown = text if len(text) <= 60 else text[:57] + "..."
     if not text:
-        return f"the join string is empty; one begins with {SCHEME}"
+        return f"the join string is empty; one begins with {JOIN_SCHEME}"
     if "/" in text and "://" not in text:
-        return f"{shown!r} is a path, not a join string (which begins with {SCHEME}); pass what the file says"
+        return f"{shown!r} is a path, not a join string (which begins with {JOIN_SCHEME}); pass what the file says"
     if "://" in text:
-        return f"{shown!r} is an address of another kind; a join string begins with {SCHEME}"
+        return f"{shown!r} is an address of another kind; a join string begins with {JOIN_SCHEME}"
     if ":" in text:
-        return (f"{shown!r} is an address without keys: what is needed is a join string, which begins with {SCHEME} "
-                "and which a node of the cluster prints")
-    return f"{shown!r} is not a join string, which begins with {SCHEME}"
+        return (f"{shown!r} is an address without keys: what is needed is a join string, which begins with "
+                f"{JOIN_SCHEME} and which a node of the cluster prints")
+    return f"{shown!r} is not a join string, which begins with {JOIN_SCHEME}"
 
 
 def _checksum(place: str, body: bytes) -> bytes:
     return blake2b(place.encode() + b"/" + body, digest_size=_CHECKSUM_SIZE).digest()
 
 
-# ---------------------------------------------------------------- all of a node
+# ---------------------------------------------------------------- all credentials of a node
 
 
 class Credentials:
@@ -311,14 +314,15 @@ class Credentials:
     @classmethod
     def create(cls, session_dir: str, node: bytes, cluster: bytes = b"",
                clock: Callable[[], float] = time.time) -> Credentials:
-        """Make or find those of the daemon of node ``node``.  ``cluster``: the one that it joins; else a new one.
+        """Make or find the credentials of the daemon of node ``node``.  ``cluster``: the one that
+        it joins; else a new one.
 
         ValueError when the directory is of another cluster.
         """
         path = os.path.join(session_dir, "node.key")
         if not os.path.exists(path):
             write_private(os.path.join(session_dir, "cluster"), (cluster or os.urandom(CLUSTER_SIZE)).hex())
-            curve.save(curve.new_keys(), path)  # last: it says that the others are there
+            curve.save(curve.new_keys(), path)  # last: its existence shows that the others exist
         keys, found = curve.load(path), _read_cluster(session_dir)
         if cluster and found != cluster:
             raise ValueError(f"the session directory {session_dir!r} belongs to another cluster")
@@ -328,18 +332,18 @@ class Credentials:
 
     @classmethod
     def load(cls, session_dir: str) -> Credentials:
-        """Those of a core process.  BadKeyFile when they are missing, damaged, or readable by others."""
+        """The credentials of a core process.  BadKeyFile when they are missing, damaged, or readable by others."""
         keys = curve.load(os.path.join(session_dir, "node.key"))
         return cls(session_dir, _read_cluster(session_dir), keys, Peers(os.path.join(session_dir, "peers")))
 
     def equip(self, mesh: Mesh) -> None:
-        """Give a mesh what serve_tcp() and connect() need."""
+        """Give a mesh the fields that serve_tcp() and connect() need."""
         mesh.keys, mesh.allowed, mesh.admits = self.keys, self.peers.allowed, self.peers.admits
 
     def mint(self, host: str, port: int, valid_s: float = TICKET_S, uses: int = 0, insecure: bool = False) -> str:
         """A join string for the daemon at ``host:port``, its ticket listed here.
 
-        Only where that daemon runs; a ticket for the other nodes as well is theirs to add_ticket().
+        Only where that daemon runs; add_ticket() lists tickets for the other nodes.
         """
         assert isinstance(self.peers, AllowList), "tickets are minted by daemons"
         ticket, expires = curve.new_keys(), float(int(self.peers.clock() + valid_s))

@@ -1,4 +1,4 @@
-"""CURVE keys, the files they are kept in, and endpoints with the key of the server in them.
+"""CURVE keys, their files, and endpoints that contain the key of the server.
 
     tcp://10.0.0.1:6379/5f0c...    64 hex digits: the public key that the listener must prove to hold
     tcp://10.0.0.1:6379            plain TCP: neither secret nor authenticated, only for meshes that are insecure
@@ -21,7 +21,7 @@ _PREFIX = "tcp://"
 
 
 class BadEndpoint(ValueError):
-    """Not an endpoint of the form that the head of this module shows."""
+    """Not an endpoint of the form in this module's docstring."""
 
 
 class BadKeyFile(ValueError):
@@ -29,7 +29,7 @@ class BadKeyFile(ValueError):
 
 
 class Keys(NamedTuple):
-    """A key pair.  Whoever knows ``secret`` is, to others, whoever ``public`` is listed as."""
+    """A key pair.  To others, a process that knows ``secret`` is the owner of ``public``."""
 
     public: bytes
     secret: bytes
@@ -58,7 +58,7 @@ def new_keys() -> Keys:
 
 
 def from_secret(secret: bytes) -> Keys:
-    """The pair that a secret key belongs to."""
+    """The pair with this secret key."""
     require()
     if len(secret) != KEY_SIZE:
         raise ValueError(f"a secret key is {KEY_SIZE} bytes, not {len(secret)}")
@@ -69,18 +69,18 @@ def from_secret(secret: bytes) -> Keys:
 
 
 def save(keys: Keys, path: str) -> None:
-    """Write a new 0600 file in a directory that nobody else can enter.  FileExistsError when there is one."""
+    """Write a new 0600 file in a directory that no other user can enter.  FileExistsError when there is one."""
     directory = os.path.dirname(os.path.abspath(path))
     os.makedirs(directory, mode=0o700, exist_ok=True)
     _check_private(os.stat(directory), directory)
-    # Not zmq.auth.create_certificates: at the usual umask it makes secret keys that everybody can read.
+    # Not zmq.auth.create_certificates: at the usual umask all users can read its secret keys.
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with os.fdopen(handle, "w", encoding="ascii") as file:
         file.write(f"{keys.public.hex()}\n{keys.secret.hex()}\n")
 
 
 def load(path: str) -> Keys:
-    """The keys that save() wrote; BadKeyFile when others could read or replace them, or they are no pair."""
+    """The keys in a file of save(); BadKeyFile when others could read or replace them, or they are no pair."""
     lines = read_private(path, 4 * KEY_SIZE + 16).split()
     try:
         public, secret = map(bytes.fromhex, lines)
@@ -93,7 +93,7 @@ def load(path: str) -> Keys:
 
 
 def read_private(path: str, bytes_max: int) -> str:
-    """A file of ours in a directory of ours, both closed to others, else BadKeyFile."""
+    """A file of ours in a directory of ours, both closed to others; else BadKeyFile."""
     directory = os.path.dirname(os.path.abspath(path))
     try:
         _check_private(os.stat(directory), directory)
@@ -150,7 +150,7 @@ def make_endpoint(host: str, port: int, key: bytes = b"") -> str:
 
 
 def parse_endpoint(endpoint: str) -> Endpoint:
-    """Take an endpoint string apart; BadEndpoint says what is wrong with it."""
+    """Take an endpoint string apart; the BadEndpoint has the reason."""
     if not is_tcp(endpoint):
         raise BadEndpoint(f"{endpoint!r} does not begin with {_PREFIX}")
     place, slash, key = endpoint[len(_PREFIX):].partition("/")
@@ -169,7 +169,7 @@ def parse_endpoint(endpoint: str) -> Endpoint:
 def resolve(endpoint: str) -> str:
     """The endpoint with its host name looked up (blocks).  ConnectionError when the name has no address.
 
-    A mesh dials numbers only: it may not block, and ZeroMQ's monitor speaks of numbers.
+    A mesh dials numbers only: it may not block, and ZeroMQ's monitor reports numbers.
     """
     address, key = parse_endpoint(endpoint)
     host, port = split_host_port(address[len(_PREFIX):])
@@ -182,7 +182,7 @@ def resolve(endpoint: str) -> str:
 
 
 def is_numeric(address: str) -> bool:
-    """Is the host of ``tcp://host:port`` an IP address?"""
+    """Whether the host of ``tcp://host:port`` is an IP address."""
     host, _ = split_host_port(address[len(_PREFIX):])
     for family in (socket.AF_INET, socket.AF_INET6):
         try:

@@ -1,7 +1,7 @@
-"""A seeded network that misbehaves: drops, duplicates, delays and reorders what passes through it.  Pure.
+"""A seeded network with faults: it drops, duplicates, delays and reorders items.  Pure.
 
-The mesh puts frames through it on the way out, the simulator everything.  One seed, one schedule: the choices depend
-only on the seed and on the order of the offers.
+The mesh puts outgoing frames through it; the simulator puts all messages through it.  The choices
+depend only on the seed and on the order of the offers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 class FrameFaults:
     """Offer items, take them out when they are due.  Probabilities are per item; delays are uniform up to delay_s_max.
 
-    ``partitioned(item)``, when given, says whether an item is lost because its ends cannot reach each other now.
+    ``partitioned(item)``, when given, decides whether an item is lost because its ends cannot reach each other now.
     """
 
     def __init__(self, seed: int, *, drop: float = 0.0, duplicate: float = 0.0, delay: float = 0.0,
@@ -34,7 +34,7 @@ class FrameFaults:
         self.dropped = self.duplicated = self.delayed = 0
 
     def offer(self, now: float, item: Any) -> None:
-        """Put an item in; zero, one or two copies come out of ready(), now or later.  Delayed ones are overtaken."""
+        """Put an item in; zero, one or two copies come out of ready(), now or later.  Others overtake delayed ones."""
         copies = 1
         if self._random.random() < self.drop or (self.partitioned is not None and self.partitioned(item)):
             self.dropped += 1
@@ -62,6 +62,6 @@ class FrameFaults:
         return self._heap[0][0] if self._heap else None
 
     def heal(self) -> None:
-        """No faults from now on; what is inside still comes out."""
+        """No faults from now on; items inside still come out."""
         self.drop = self.duplicate = self.delay = 0.0
         self.partitioned = None

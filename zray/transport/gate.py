@@ -1,17 +1,18 @@
-"""The gate: who may enter by TCP.  One thread for each context with a TCP socket; others have none.
+"""The gate decides about connections by TCP.  One thread for each context with a TCP socket; other contexts have none.
 
-libzmq asks it about each handshake (ZAP, RFC 27) and tells it about each connection (a socket monitor).  It has a
-thread of its own because a worker that runs user code must still answer; while that code holds the GIL nobody is
-answered, and nobody gets in.
+libzmq asks it about each handshake (ZAP, RFC 27) and reports each connection to it (a socket
+monitor).  It has a thread of its own because a worker that runs user code must still answer.  While
+that code holds the GIL it answers no question, and no connection is admitted.
 
-What a peer costs before it has proved its key, and what bounds it:
+The cost of a peer before it has proved its key, and the bounds of that cost:
 
     a descriptor, about 10 kB    HANDSHAKE_IVL closes it; beyond ``connections_max`` a new connection is shut at once
-    a message of the handshake   MAXMSGSIZE, and what it can send within HANDSHAKE_IVL
-    a question to this thread    one after the other; the kernel's backlog bounds how many wait to be accepted
+    a message of the handshake   MAXMSGSIZE, and the bytes that it can send within HANDSHAKE_IVL
+    a question to this thread    one after the other; the kernel's backlog bounds the connections that wait to be
+                                 accepted
 
-A listener's connections die with it in libzmq, so it cannot pause; therefore connections beyond the cap are accepted
-and shut.
+A listener's connections die with it in libzmq, so it cannot pause.  Therefore connections beyond
+the cap are accepted and shut.
 """
 
 from __future__ import annotations
@@ -52,12 +53,12 @@ class Gate:
         if allowed is not None:
             self._zap = context.socket(zmq.REP)
             self._zap.setsockopt(zmq.LINGER, 0)
-            self._zap.bind(ZAP)  # before any bind that asks: libzmq looks for it at each handshake
+            self._zap.bind(ZAP)  # before any bind that asks: libzmq looks for the gate at each handshake
         self._monitor: Any = None
         self._thread: threading.Thread | None = None
 
     def watch(self, socket: Any) -> None:
-        """The socket that is to be bound to TCP; before its bind."""
+        """The socket to bind to TCP; made before its bind."""
         address = f"inproc://zray-gate-{os.urandom(8).hex()}"  # a name stays taken for a while after its socket
         socket.monitor(address, _EVENTS)
         self._monitor = self._context.socket(zmq.PAIR)
@@ -99,7 +100,7 @@ class Gate:
                     else:
                         self._on_event()
         except zmq.ZMQError:
-            pass  # the context is terminated, which waits until these are closed
+            pass  # the context is terminated, and waits until these are closed
         finally:
             self.abandon()
 
@@ -117,7 +118,7 @@ class Gate:
         assert self._allowed is not None
         try:
             return self._allowed(request[6]).encode()[:255]
-        except Exception:  # a list that cannot be read lets nobody in, and must not end the thread
+        except Exception:  # an unreadable list admits no peer, and must not end the thread
             self.counters["errors"] += 1
             return b""
 
@@ -134,12 +135,12 @@ class Gate:
             self._connections.discard(fd)
 
     def connections(self) -> int:
-        """How many connections are open, as far as the gate has heard."""
+        """How many connections are open, as far as the gate knows."""
         return len(self._connections)
 
 
 def shut(fd: int, port: int) -> None:
-    """End the connection that ``fd`` is, if it is one that was accepted at ``port``.
+    """Shut the connection with descriptor ``fd``, if it was accepted at ``port``.
 
     libzmq's I/O thread owns the descriptor and may close it at any time: so look at a duplicate, and only shut it.
     """
@@ -161,12 +162,12 @@ def shut(fd: int, port: int) -> None:
 
 
 def probe(context: zmq.Context, endpoint: str) -> None:
-    """RuntimeError when a key that nobody has listed is let in at ``endpoint``: this libzmq does not ask the gate.
+    """RuntimeError when an unlisted key is admitted at ``endpoint``: this libzmq does not ask the gate.
 
-    A CURVE server without ZAP lets in whoever knows its public key, and says nothing about it.
+    A CURVE server without ZAP admits every client that knows its public key, without a report.
     """
     address, server_key = curve.parse_endpoint(endpoint)
-    stranger = curve.new_keys()
+    unlisted = curve.new_keys()
     socket = context.socket(zmq.DEALER)
     monitor = socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
     try:
@@ -174,10 +175,10 @@ def probe(context: zmq.Context, endpoint: str) -> None:
         socket.setsockopt(zmq.IPV6, int("[" in address))
         socket.setsockopt(zmq.RECONNECT_IVL, -1)
         socket.setsockopt(zmq.CURVE_SERVERKEY, server_key)
-        socket.setsockopt(zmq.CURVE_PUBLICKEY, stranger.public)
-        socket.setsockopt(zmq.CURVE_SECRETKEY, stranger.secret)
+        socket.setsockopt(zmq.CURVE_PUBLICKEY, unlisted.public)
+        socket.setsockopt(zmq.CURVE_SECRETKEY, unlisted.secret)
         socket.connect(address)
-        # No answer is as good as a refusal: then nobody gets in.
+        # A missing answer is as good as a refusal: no peer is admitted then.
         if monitor.poll(_PROBE_MS):
             event = int.from_bytes(monitor.recv_multipart()[0][:2], "little")
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:

@@ -1,12 +1,12 @@
-"""The links of a process: its sockets, and the ways to a peer that they offer.  Sessions are the mesh's.
+"""The links of a process: its sockets, and their ways to a peer.  The mesh has the sessions.
 
     inbound     a bound ROUTER that peers on this machine dial
     tcp         another one, with CURVE, made once a peer on another machine must dial (zray.transport.tcp)
-    outbound    a ROUTER that dials peers; its monitor tells when a dialled peer's process has ended
+    outbound    a ROUTER that dials peers; its monitor reports when a dialled peer's process has ended
                 (zray.transport.outbound)
 
-Ways to a peer, best first: a connection that we have dialled, one that the peer has (by ipc, by TCP), and through the
-connection to another process (``via``).
+Ways to a peer, best first: a connection that we have dialled, one that the peer has dialled (by
+ipc, by TCP), and through the connection to another process (``via``).
 """
 
 from __future__ import annotations
@@ -42,9 +42,10 @@ OnMessage = Callable[[bytes, int, Any], None]  # peer, code, message
 class ProcessLinks(Polling):
     """The sockets of one process.
 
-    What connections between machines need is set before the first one: ``keys``, ``allowed(public_key) -> principal``
-    (called by another thread, see zray.transport.gate), ``admits(peer, principal)``; or ``insecure`` for plain TCP.
-    For a node that relays: ``relaying.relay(destination) -> next hop``; for its core processes ``relaying.hops``.
+    Connections between machines need settings before the first one: ``keys``, ``allowed(public_key)
+    -> principal`` (called by another thread, see zray.transport.gate), ``admits(peer, principal)``;
+    or ``insecure`` for plain TCP. A node that relays sets ``relaying.relay(destination) -> next
+    hop``; its core processes set ``relaying.hops``.
     """
 
     def __init__(self, incarnation: bytes, bind_endpoint: str | None, limits: Limits):
@@ -72,7 +73,7 @@ class ProcessLinks(Polling):
             self.endpoint = self._inbound.getsockopt_string(zmq.LAST_ENDPOINT)
         self._out = Outbound(self._make_router(), self.incarnation, self.limits, self.counters)
         self._outbound = self._out.socket
-        # pyzmq's Python layer over send costs as much as the send; nothing of what it does is used here
+        # pyzmq's Python layer over send costs as much as the send, and its services are not used here
         self._send_in: Send = super(zmq.Socket, self._inbound).send  # type: ignore[misc]
         self._send_out: Send = super(zmq.Socket, self._outbound).send  # type: ignore[misc]
         fds = (socket.getsockopt(zmq.FD) for socket in (self._inbound, self._outbound, self._out.monitor))
@@ -99,13 +100,13 @@ class ProcessLinks(Polling):
                                 keys, lambda key: self.allowed(key), lambda peer, who: self.admits(peer, who),
                                 self._peers)
             self._tcp_fd = self._tcp.fd
-            self._tcp_stirred = True
+            self._tcp_dirty = True
             self._register(self._tcp_fd)
         return self._tcp.endpoint
 
     @property
     def gate(self) -> Counter[str]:
-        """What the gate of the TCP port has counted: accepted, shut, let_in, turned_away, errors."""
+        """The counters of the TCP port's gate: accepted, shut, let_in, turned_away, errors."""
         return self._tcp.gate.counters if self._tcp is not None else Counter()
 
     def principal(self, peer: bytes) -> str:
@@ -118,46 +119,46 @@ class ProcessLinks(Polling):
         if record is None:
             return self._send_in, b""
         if record.dialled is not None:
-            self._out_stirred = True
+            self._out_dirty = True
             return self._send_out, record.dialled.route
         return self._way_back(record)
 
     def _way_back(self, record: PeerRecord) -> tuple[Send, bytes]:
-        """The best of those that we have not dialled."""
+        """The best way among those that we have not dialled."""
         if record.inbound:
-            self._in_stirred = True
+            self._in_dirty = True
             return self._send_in, record.inbound
         if record.tcp:
             assert self._tcp is not None
-            self._tcp_stirred = True
+            self._tcp_dirty = True
             return self._tcp.send, record.tcp
         hop = record.hop
         return self._way(hop) if hop and not self._peers.hop(hop) else (self._send_in, b"")
 
     def _drop_inbound(self, peer: bytes) -> None:
-        """The peer's own connections are of no use any more."""
+        """Forget the peer's own connections."""
         if self._tcp is not None:
             self._tcp.drop(peer)
         self._peers.drop_ipc(peer)
 
     def _tcp_readable(self) -> bool:
         assert self._tcp is not None
-        self._tcp_stirred = bool(self._tcp.socket.get(_EVENTS) & _POLLIN)
-        return self._tcp_stirred
+        self._tcp_dirty = bool(self._tcp.socket.get(_EVENTS) & _POLLIN)
+        return self._tcp_dirty
 
     # ---------------------------------------------------------------- reading
 
     def _on_frame(self, peer: bytes, frame: bytes, now: float, on_message: OnMessage) -> int:
-        """A frame came by the connection to ``peer``; returns how many messages it held.  Mesh has it."""
+        """A frame came by the connection to ``peer``; returns the number of its messages.  Mesh implements it."""
         raise NotImplementedError
 
     def _release(self, peer: bytes, record: PeerRecord) -> None:
-        """There is a way to a peer now: messages that waited for one go out.  PeerConnections has it."""
+        """There is a way to a peer now: send the messages that waited for one.  PeerConnections implements it."""
         raise NotImplementedError
 
     def _drain_tcp(self, now: float, on_message: OnMessage, until: Any) -> int:
         assert self._tcp is not None
-        fired, self._tcp_fired, self._tcp_stirred = self._tcp_fired, False, False
+        fired, self._tcp_fired, self._tcp_dirty = self._tcp_fired, False, False
         count = 0
         for _ in range(self.limits.drain_frames_max):
             received = self._tcp.receive(fired)
@@ -174,24 +175,24 @@ class ProcessLinks(Polling):
                 count += self._on_frame(peer, frame, now, on_message)
                 if until is not None and until.done:
                     break
-        self._tcp_stirred = True
+        self._tcp_dirty = True
         return count
 
     def _drain_socket(self, socket: zmq.Socket, fired: bool, now: float,
                       on_message: OnMessage, until: Any) -> tuple[int, bool]:
-        """``(messages, may there be more)``.  ``fired``: its descriptor says that there is something; try at once."""
+        """``(messages, may there be more)``.  ``fired``: its descriptor signals input; try at once."""
         get, recv = socket.get, socket.recv
         inbound = socket is self._inbound
         count = 0
         for _ in range(self.limits.drain_frames_max):
             if not fired and not get(_EVENTS) & _POLLIN:  # type: ignore[operator]
-                return count, self._stirred_meanwhile(inbound)
+                return count, self._dirty_since_drain(inbound)
             fired = False
             try:
                 route = recv(NOBLOCK)
                 frame = recv(NOBLOCK)
             except zmq.Again:
-                continue  # the descriptor fired for something else, or a peer that we dialled sent an odd part
+                continue  # the descriptor fired for another reason, or a peer that we dialled sent an odd part
             if inbound:
                 while get(_RCVMORE):
                     recv(NOBLOCK)
@@ -206,14 +207,14 @@ class ProcessLinks(Polling):
         return count, True
 
     def _comes_by(self, peer: bytes, route: bytes) -> None:
-        """A frame came by a connection of the peer's own, at the ROUTER for ipc."""
+        """A frame came by the peer's own connection, at the ROUTER for ipc."""
         record = self._records.get(peer)
         if record is None or record.inbound != route:
             self._release(peer, self._peers.came(peer, route))
 
-    def _stirred_meanwhile(self, inbound: bool) -> bool:
+    def _dirty_since_drain(self, inbound: bool) -> bool:
         """A handler may have sent, and a poll may have fired, since this drain began."""
-        return self._in_stirred if inbound else self._out_stirred
+        return self._in_dirty if inbound else self._out_dirty
 
     def _close_links(self, linger_ms: int) -> None:
         self._out.close_monitor()
@@ -228,7 +229,7 @@ class ProcessLinks(Polling):
 
 
 def try_send(put: Send, route: bytes, frame: bytes) -> bool:
-    """Send a frame; False when there is no way, or no room on it."""
+    """Send a frame; False when there is no way, or when the way is full."""
     if not route:
         return False
     try:

@@ -1,21 +1,23 @@
-"""The loop: the thread that waits for something polls the sockets itself.
+"""The loop: the thread that waits for messages polls the sockets itself.
 
-At any moment at most one thread leads.  What each kind of thread does:
+At any moment at most one thread leads.  The part of each kind of thread:
 
-    caller in wait(), nobody leads      leads: turns and polls until its waiter is done, then hands the lead on
+    caller in wait(), no leader         leads: turns and polls until its waiter is done, then hands the lead on
     caller in wait(), a caller leads    follows: sleeps on its waiter's gate; notified when done, or promoted to lead
-    caller in wait(), service leads     takes the lead; the service thread finds out when it wakes
-    service thread                      TICK: looks every 5 ms whether callers still come; none since: SERVE
+    caller in wait(), service leads     takes the lead; the service thread notices that when it wakes
+    service thread                      TICK: checks every 5 ms whether callers still come; none since: SERVE
                                         SERVE: leads, without time-outs of its own
-                                        PARK: sleeps while one caller sits in a long poll; whoever leaves last ends it
+                                        PARK: sleeps while one caller sits in a long poll; the last
+                                        caller that leaves ends it
 
 ``lock`` guards all state of the process and is never held while blocked.  Polling touches no socket (see
 zray.transport.mesh), so other threads send and receive under the lock while the leader is blocked in its poll.
 A turn: flush, drain, timers, flush.  An idle process wakes up for nothing.
 
-Ctrl-C: between the points where the main thread owns ``lock`` or waits in here, KeyboardInterrupt is raised as usual.
-In them the handler only records; wait() raises at its end, code under ``lock`` calls raise_pending() after it.
-In a finaliser of ours it sends the signal again a moment later: Python swallows what is raised there.
+Ctrl-C: outside of wait() and of sections where the main thread owns ``lock``, KeyboardInterrupt is
+raised as usual. In them the handler only records; wait() raises at its end, code under ``lock``
+calls raise_pending() after it. In a finaliser of ours it sends the signal again a moment later,
+because Python swallows exceptions there.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ from typing import Any
 from zray.transport.mesh import Mesh
 
 _PARK_TICKS = 4  # a poll that has lasted this many ticks is a long one (20 ms)
-_LAST_POLL_S = 5.0  # for the caller that polls to leave: a wake-up, unless the machine is starved
+_LAST_POLL_S = 5.0  # until the polling caller leaves: a wake-up, unless the machine is starved
 _FINALISER_S = 0.001  # ours take microseconds
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _IN_TRANSITION = ("zray cannot wait here: this code was called in the middle of a change of zray's state, as a "
@@ -47,7 +49,7 @@ class LoopStopped(RuntimeError):
 
 
 class Waiter:
-    """What one thread waits for: ``need`` completions.  A transition counts them down by Loop.notify_one."""
+    """The wait of one thread: for ``need`` completions.  A transition counts them down by Loop.notify_one."""
 
     __slots__ = ("done", "gate", "need")
 
@@ -67,7 +69,7 @@ class Timer:
         self.fn: Callable[[], None] | None = fn
 
     def cancel(self) -> None:
-        """It will not run.  Harmless after it ran."""
+        """It will not run.  No effect after it ran."""
         self.fn = None
 
 
@@ -88,8 +90,8 @@ class Loop:
         self._followers: dict[Waiter, None] = {}
         self._timers: list[tuple[float, int, Timer]] = []
         self._timer_ids = count()
-        self._polling = False  # the caller that leads is blocked: only then must it be woken
-        self._last_poller: LockType | None = None  # opened by the caller that polls when stop() comes
+        self._polling = False  # the caller that leads is blocked: only then it must be woken
+        self._last_poller: LockType | None = None  # opened by the polling caller when stop() comes
         self._waits = 0  # callers that have taken the lead or followed, ever
         self._service_after_s = service_after_s
         self._service_gate = allocate_lock()
@@ -110,7 +112,7 @@ class Loop:
 
     @property
     def has_leader(self) -> bool:
-        """Does any thread poll, so that it must be woken for what was queued meanwhile?"""
+        """Whether a thread polls, so that it must be woken for messages queued meanwhile."""
         return self._leader is not None
 
     def waiter(self, need: int = 1) -> Waiter:
@@ -154,7 +156,7 @@ class Loop:
             waiter.gate.acquire()
             self._followers[waiter] = None
             if self.on_turn is not None:
-                self._guarded(self.on_turn)  # the leader may sleep for long: what we wait for goes out now
+                self._guarded(self.on_turn)  # the leader may sleep for long: send the messages that we wait for now
             self._flush_while_others_poll()
         if not self._follow(waiter, deadline):
             return waiter.done
@@ -200,8 +202,9 @@ class Loop:
                 finally:
                     lock.acquire()
                     self._polling = False
-                if not mesh.woken and mesh.stirred and not self.stopped:
-                    # Nobody has queued anything meanwhile: mostly this is the answer, and half a turn is enough.
+                if not mesh.woken and mesh.dirty and not self.stopped:
+                    # Other threads have queued nothing meanwhile: mostly this is the answer, and
+                    # half a turn is enough.
                     if mesh.drain(self.dispatch, waiter) and waiter.done:
                         mesh.flush()
                         return True
@@ -209,11 +212,11 @@ class Loop:
             self._resign()
 
     def _resign(self) -> None:
-        """Hand the lead to a follower; to nobody when there is none, and then see that the service thread looks."""
+        """Hand the lead to a follower; without one, make sure that the service thread takes it."""
         self._leader = None
         if self.stopped:
             _open(self._last_poller)
-            return  # stop() has woken everybody
+            return  # stop() has woken all threads
         if self._followers:
             waiter = next(iter(self._followers))
             del self._followers[waiter]
@@ -223,7 +226,7 @@ class Loop:
             self._service_parked = False
             self._service_gate.release()
         elif self._service_polling:
-            self.mesh.wake()  # it was overtaken while blocked in a poll, and must start to tick again
+            self.mesh.wake()  # a caller overtook it while it was blocked in a poll: it must start to tick again
 
     def notify(self, waiter: Waiter) -> None:
         """The waiter is done: wake its thread.  Under the lock."""
@@ -246,7 +249,7 @@ class Loop:
             raise RuntimeError(_FORKED)
         with self.lock:
             if self._leader is None:
-                self._waits += 1  # a caller that comes often needs no service thread
+                self._waits += 1  # callers that come often need no service thread
                 self._turn()
             else:
                 before = self.mesh.deadline()
@@ -256,7 +259,7 @@ class Loop:
             self.raise_pending()
 
     def kick(self) -> None:
-        """State was changed outside a turn: send what it queued now."""
+        """State was changed outside a turn: send the queued messages now."""
         if self._forked:
             raise RuntimeError(_FORKED)
         with self.lock:
@@ -265,7 +268,7 @@ class Loop:
             self.raise_pending()
 
     def wake(self) -> None:
-        """Make whoever polls take a turn.  Takes no lock: callable from anywhere, also from __del__."""
+        """Make the polling thread take a turn.  Takes no lock: callable from anywhere, also from __del__."""
         self.mesh.wake()
 
     def _flush_while_others_poll(self) -> None:
@@ -273,7 +276,7 @@ class Loop:
         before = mesh.deadline()
         mesh.flush()
         if self._somebody_polls() and (self._nearer(before) or mesh.readable()):
-            mesh.wake()  # sending may have swallowed the edge that the poller waits for, or set a nearer deadline
+            mesh.wake()  # sending may have cleared the edge that the poller waits for, or set a nearer deadline
 
     def _somebody_polls(self) -> bool:
         return self._polling or (self._service_polling and self.service_leads)
@@ -285,12 +288,12 @@ class Loop:
     # ---------------------------------------------------------------- one turn
 
     def _turn(self, until: Waiter | None = None) -> bool:
-        """Under the lock: flush, drain, timers, flush.  True when something was done: look again before blocking."""
+        """Under the lock: flush, drain, timers, flush.  True when there was work: look again before blocking."""
         mesh = self.mesh
         if self.on_turn is not None:
             self._guarded(self.on_turn)
         mesh.flush()
-        busy = mesh.stirred and mesh.drain(self.dispatch, until) > 0
+        busy = mesh.dirty and mesh.drain(self.dispatch, until) > 0
         if busy:
             mesh.flush()
             if until is not None and until.done:
@@ -432,29 +435,29 @@ class Loop:
             self.mesh.wake()
 
     def _interrupt_again(self) -> None:
-        """Python swallows what is raised in a finaliser: the signal comes again when it is over."""
+        """Python swallows exceptions of a finaliser: the signal comes again when it is over."""
         time.sleep(_FINALISER_S)
         signal.pthread_kill(self._main_ident, signal.SIGINT)  # type: ignore[arg-type]
 
     def interrupt(self) -> None:
-        """What SIGINT does, for a signal handler of somebody else's: raise KeyboardInterrupt now, or record it."""
+        """The action of SIGINT, for a signal handler of user code: raise KeyboardInterrupt now, or record it."""
         self._on_sigint(signal.SIGINT, None)
 
     def forget_interrupt(self) -> None:
-        """Main thread: what was recorded and not raised yet is void."""
+        """Main thread: drop a recorded interrupt that was not raised yet."""
         self._interrupted = False
 
     def raise_pending(self) -> None:
         """Raise the KeyboardInterrupt that arrived while the main thread owned the lock, if one did."""
         if self.lock._is_owned() or self._main_waiter is not None:  # type: ignore[attr-defined]
-            return  # not yet: an outer block will
+            return  # not yet: an outer block raises it
         if self._interrupted and get_ident() == self._main_ident:
             self._interrupted = False
             raise KeyboardInterrupt
 
 
 def in_finaliser(frame: Any) -> bool:
-    """Does one of zray's own ``__del__`` run in ``frame``, or below it?"""
+    """Whether one of zray's own ``__del__`` runs in ``frame``, or below it."""
     while frame is not None:
         code = frame.f_code
         if code.co_name == "__del__" and code.co_filename.startswith(_PACKAGE):
@@ -468,14 +471,14 @@ def _open(gate: LockType | None) -> None:
         try:
             gate.release()
         except RuntimeError:
-            pass  # somebody else has opened it: a notification, a promotion and an interrupt may coincide
+            pass  # another thread has opened it: a notification, a promotion and an interrupt may coincide
 
 
 _LOOPS: weakref.WeakSet[Loop] = weakref.WeakSet()
 
 
 def _after_fork_in_child() -> None:
-    """The parent's loop is of no use here: its threads are gone, its sockets are the parent's, its lock may be held."""
+    """The parent's loop is useless here: its threads are gone, its sockets are the parent's, its lock may be held."""
     for loop in list(_LOOPS):
         loop._forked = True
         loop.lock = threading.RLock()

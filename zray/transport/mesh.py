@@ -1,11 +1,12 @@
 """The mesh: one session per peer, one outbox per peer, over the links of this process (zray.transport.links).
 
-The mesh knows bytes and peers; ``encode(flat)`` and ``decode(body)`` are injected.  What a peer's record holds and how
-its state changes is in zray.transport.peers; the mesh does the I/O.  Not thread-safe: the caller
-holds the loop's lock, except for ``poll`` and ``wake``, which may be called without.  ``poll`` waits on the sockets'
-file descriptors only, so that other threads may send and receive (under the lock) while one thread is blocked in it.
-ZeroMQ's descriptors signal edges, and sending may swallow one: therefore whoever sends looks at ``readable()``
-afterwards, and drains or wakes the poller.
+The mesh knows bytes and peers; ``encode(flat)`` and ``decode(body)`` are injected.
+zray.transport.peers has the record and the states of a peer; the mesh does the I/O.  Not
+thread-safe: the caller holds the loop's lock, except for ``poll`` and ``wake``, which may be called
+without.  ``poll`` waits on the sockets' file descriptors only, so that other threads may send and
+receive (under the lock) while one thread is blocked in it.  ZeroMQ's descriptors signal edges, and
+sending may clear one.  Therefore a sender calls ``readable()`` afterwards, and drains or wakes the
+poller.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ class Mesh(PeerConnections):
                     continue
             if record is None or record.session is None:
                 if self._ended and self._peers.has_ended(peer, record):
-                    self.counters["dropped_messages"] += messages_in(flat)  # nobody waits for news of it
+                    self.counters["dropped_messages"] += messages_in(flat)  # no sender waits for a report
                     continue
                 record = self._new_session(peer)
             self._send_flat(peer, record, flat, now)
@@ -106,7 +107,7 @@ class Mesh(PeerConnections):
             return
         try:
             body = self._encode(flat)
-        except Exception as error:  # whatever the encoder raises, the other messages must go out
+        except Exception as error:  # any error of the encoder: the other messages must be sent
             if messages_in(flat) == 1:
                 self.counters["unencodable"] += 1
                 self.on_error(error)
@@ -151,7 +152,7 @@ class Mesh(PeerConnections):
     def _activate(self, peer: bytes, session: Session) -> None:
         due = session.due()
         if due is None:
-            return  # an early frame is held: nothing to do until more comes, and then this is asked again
+            return  # an early frame is held: the next frame asks again
         session.active = True
         self._active[peer] = session
         if self._tick_at is None or due < self._tick_at:
@@ -175,10 +176,10 @@ class Mesh(PeerConnections):
         record = self._records[peer]
         dialled = record.dialled
         if dialled is not None:
-            self._out_stirred = True
+            self._out_dirty = True
             put, route = self._send_out, dialled.route
         else:
-            self._in_stirred = True
+            self._in_dirty = True
             put, route = self._send_in, record.inbound
             if not route:
                 put, route = self._way_back(record)
@@ -198,7 +199,7 @@ class Mesh(PeerConnections):
             self._lost(peer)
 
     def _put_control(self, peer: bytes, flags: int, ack: int) -> None:
-        """A frame without body or number.  Nobody waits for it, so an unreachable peer is no news."""
+        """A frame without body or number.  No sender waits for it, so an unreachable peer is not reported."""
         header = envelope.pack(flags, self.job, self.incarnation, peer, 0, ack, self.trace)
         if not try_send(*self._way(peer), header):
             self.counters["lost_acks"] += 1
@@ -206,46 +207,46 @@ class Mesh(PeerConnections):
     # ---------------------------------------------------------------- receiving
 
     def readable(self) -> bool:
-        """Would drain() find something?  Cheap; also re-arms the edges that poll() waits for."""
+        """Whether drain() would find messages.  Cheap; also re-arms the edges that poll() waits for."""
         if self._closing or self._monitored:
             return True
-        if self._out_stirred:
-            self._out_stirred = False
+        if self._out_dirty:
+            self._out_dirty = False
             if self._outbound.get(_EVENTS) & _POLLIN:
-                self._out_stirred = True
+                self._out_dirty = True
                 return True
-        if self._in_stirred:
-            self._in_stirred = False
+        if self._in_dirty:
+            self._in_dirty = False
             if self._inbound.get(_EVENTS) & _POLLIN:
-                self._in_stirred = True
+                self._in_dirty = True
                 return True
-        return self._tcp_stirred and self._tcp_readable()
+        return self._tcp_dirty and self._tcp_readable()
 
     @property
-    def stirred(self) -> bool:
-        """May drain() find something?  False is sure, True is not."""
-        return bool(self._in_stirred or self._out_stirred or self._tcp_stirred or self._monitored or self._closing)
+    def dirty(self) -> bool:
+        """Whether drain() may find messages.  False is sure, True is not."""
+        return bool(self._in_dirty or self._out_dirty or self._tcp_dirty or self._monitored or self._closing)
 
     def drain(self, on_message: Callable[[bytes, int, Any], None], until: Any = None) -> int:
-        """``on_message(peer, code, message)`` for all that has arrived (bounded per turn); returns how many.
+        """Call ``on_message(peer, code, message)`` for all that has arrived (bounded per turn); returns how many.
 
-        Stops early once ``until.done``: its thread is waiting for nothing else, and a look for more costs 3 us.
+        Stops early once ``until.done``: its thread waits for nothing else, and one more look costs 3 us.
         """
         if self._monitored:
             self._read_monitor()
         now = self.now = self.clock()
         count = 0
-        if self._out_stirred:
-            fired, self._out_fired, self._out_stirred = self._out_fired, False, False
-            received, self._out_stirred = self._drain_socket(self._outbound, fired, now, on_message, until)
+        if self._out_dirty:
+            fired, self._out_fired, self._out_dirty = self._out_fired, False, False
+            received, self._out_dirty = self._drain_socket(self._outbound, fired, now, on_message, until)
             count += received
-        if self._tcp_stirred:  # before the crowd on this machine: heartbeats of other nodes come by it
+        if self._tcp_dirty:  # before the many peers on this machine: heartbeats of other nodes come by it
             count += self._drain_tcp(now, on_message, until)
-        if self._in_stirred:
-            fired, self._in_fired, self._in_stirred = self._in_fired, False, False
-            received, self._in_stirred = self._drain_socket(self._inbound, fired, now, on_message, until)
+        if self._in_dirty:
+            fired, self._in_fired, self._in_dirty = self._in_fired, False, False
+            received, self._in_dirty = self._drain_socket(self._inbound, fired, now, on_message, until)
             count += received
-        if self._closing and not (self._out_stirred or self._in_stirred or self._tcp_stirred):
+        if self._closing and not (self._out_dirty or self._in_dirty or self._tcp_dirty):
             self._report_closed(now)
         return count
 
@@ -295,7 +296,7 @@ class Mesh(PeerConnections):
         return sum(self._deliver(peer, early, on_message) for early in frames)
 
     def _arrives(self, hop: bytes, source: bytes, destination: bytes, flags: int, frame: bytes) -> bool:
-        """A frame that is not between the ends of the connection that it came by: is it for us?  Else pass it on."""
+        """A frame that is not between the ends of its connection: accept it if it is for us, else pass it on."""
         if destination == self.incarnation:
             if not self.relaying.accept(hop, source):
                 return False
@@ -311,7 +312,7 @@ class Mesh(PeerConnections):
             self.counters["relayed"] += 1
         else:
             self.counters["not_relayed"] += 1
-            if not route and not flags:  # controls are not answered: two relays would go on for ever
+            if not route and not flags:  # controls get no answer: two relays would answer each other for ever
                 try_send(*self._way(hop), envelope.pack(GONE, self.job, destination, source, 0, 0))
         return False
 
@@ -339,7 +340,7 @@ class Mesh(PeerConnections):
             self._lost(peer)
 
     def _admit(self, peer: bytes, sequence: int) -> PeerRecord | None:
-        """A session for a peer that has none, unless it is one that has ended."""
+        """A session for a peer that has none, unless the peer has ended."""
         gone = self._ended.get(peer)
         if gone is not None:
             if sequence >> EPOCH_SHIFT <= gone:
@@ -378,8 +379,8 @@ class Mesh(PeerConnections):
         if self._tick_at is None or now < self._tick_at:
             return
         self._tick_at = None
-        # What is due soon goes too: with thousands of peers, a tick at each one's own time would visit all of them
-        # each time.
+        # Timers that are due soon run too: with thousands of peers, a tick at each one's own time
+        # would visit all of them each time.
         soon = now + self.limits.ack_delay_s / 2
         for peer, session in list(self._active.items()):
             if session.ack_due(soon):
@@ -402,7 +403,7 @@ class Mesh(PeerConnections):
         return sum(map(messages_in, waiting))
 
     def close(self, linger_ms: int = 0) -> None:
-        """Flush, give ZeroMQ ``linger_ms`` to write what it holds, and close.  Idempotent."""
+        """Flush, give ZeroMQ ``linger_ms`` to write its queues, and close.  Idempotent."""
         if self.closed:
             return
         self.flush()

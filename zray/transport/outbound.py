@@ -1,9 +1,10 @@
 """The socket that dials: one ROUTER for all peers, over ipc or TCP, each TCP peer with the key it must prove.
 
-Routing ids are the incarnation and a counter of the dialler's, so that a new connection never collides with an old
-one that ZeroMQ has not buried yet (libzmq drops such a connection without a word, or aborts when it dialled itself).
-Redialling is put off for ever (24 days) instead of disabled, because with RECONNECT_IVL = -1 libzmq buries the pipe
-of a peer that died together with the replies in it; the mesh reads them all, reports on_closed, then buries it.
+Routing ids are the incarnation and a counter of the dialler's.  So a new connection never collides
+with an old one that ZeroMQ has not removed yet: libzmq drops such a connection without a report, or
+aborts when it dialled itself.  Redialling is put off for ever (24 days) instead of disabled.  With
+RECONNECT_IVL = -1 libzmq removes the pipe of a peer that died, and the replies in it.  The mesh
+reads them all, reports on_closed, then removes it.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _CLOSED_EVENTS = zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECT_RETRIED | _FAILED_EV
 
 
 class Outbound:
-    """The outbound socket, its monitor, and which peers it has dialled where."""
+    """The outbound socket, its monitor, and the addresses of dialled peers."""
 
     def __init__(self, router: Any, incarnation: bytes, limits: Limits, counters: Counter[str]):
         self.turned_away: Callable[[bytes], None] = lambda peer: None  # its gate does not list our key
@@ -39,9 +40,9 @@ class Outbound:
         self.at: dict[str, bytes] = {}  # address -> peer
         self._incarnation, self._limits, self._counters = incarnation, limits, counters
         self._dials = 0
-        self._turned_away: set[str] = set()  # addresses: DISCONNECTED follows, and that is all
+        self._turned_away: set[str] = set()  # addresses: DISCONNECTED follows, and no further event
         self._retried_until: dict[str, float] = {}  # addresses after DISCONNECTED: CONNECT_RETRIED is to follow
-        self._for_tcp = False  # what the socket's options are set for
+        self._for_tcp = False  # whether the socket's options are set for TCP
         self.socket = router
         self.socket.setsockopt(zmq.RECONNECT_IVL, _NEVER_MS)
         events = _CLOSED_EVENTS | (zmq.EVENT_HANDSHAKE_SUCCEEDED if limits.reports_answers else 0)
@@ -50,7 +51,7 @@ class Outbound:
     def prepare(self, endpoint: str, keys: Keys | None, insecure: bool) -> str:
         """Set the socket's options for ``endpoint``; returns its address, for dial().
 
-        ValueError or ZMQError for what cannot be dialled.
+        ValueError or ZMQError for an endpoint that cannot be dialled.
         """
         if not endpoint.startswith("tcp:"):
             if self._for_tcp:
@@ -73,7 +74,8 @@ class Outbound:
         return parsed.address
 
     def dial(self, peer: bytes, endpoint: str, address: str) -> Dialled:
-        """Dial an address for which the socket is prepared; nobody else is dialled there.  ZMQError when it fails."""
+        """Dial an address for which the socket is prepared; no other peer is dialled there.
+        ZMQError when it fails."""
         self._dials += 1
         suffix = self._dials.to_bytes(4, "big")
         route = peer + suffix
@@ -95,9 +97,10 @@ class Outbound:
     def ended(self) -> list[bytes]:
         """Peers whose connection has ended, or could not be made, since the last call.
 
-        Events name an address, not a dial.  A connection that ends shows as DISCONNECTED and, but for some errors of
-        the protocol, as CONNECT_RETRIED just after it, which may come when the address has been dialled anew: it says
-        nothing then.  A connection that could not be made shows as CONNECT_RETRIED alone.
+        Events name an address, not a dial.  A connection that ends shows as DISCONNECTED and, but
+        for some errors of the protocol, as CONNECT_RETRIED just after it.  The second event may
+        come when the address has been dialled anew, and is ignored then.  A connection that could
+        not be made shows as CONNECT_RETRIED alone.
         """
         peers = []
         while self.monitor.getsockopt(zmq.EVENTS) & zmq.POLLIN:

@@ -1,23 +1,23 @@
-"""What a mesh knows of its peers: one record a peer, and the state table of a peer's life.  Pure.
+"""A mesh's knowledge of its peers: one record a peer, and the state table of a peer's life.  Pure.
 
-    state      what is known                                    what becomes of messages to the peer
+    state      what is known                                    messages to the peer
     NEW        nothing; there is no record                      the first one begins a session
     HELD       its endpoint is looked up                        they wait, bounded, until there is a way
     OPEN       there is a way to it                             they are sent
     CLOSING    its connection is lost; what has arrived is      they are sent if a way is left, else the session
                handled first, then the mesh reports it closed   keeps them
     APART      a session and no way                             the session keeps them
-    ENDED      forgotten: the newest epoch heard from it        dropped, with a count
+    ENDED      forgotten: the newest epoch received from it     dropped, with a count
 
-    event      who reports it, and what it means
+    event      source and meaning
     DIALLED    connect(): we have a connection to it
     ROUTED     via(): it is reached through the connection to another process
     CAME       a frame came by a connection that the peer has made
-    RELAYED    a frame came through a relay that we believe
+    RELAYED    a frame came through a trusted relay
     BEGUN      a session begins, for a message to it or for a frame from it
     HOLD       hold(): its endpoint is looked up
     LOST       its connection has ended, or a frame found no way
-    PARTED     the last way is gone and nobody needs a report (disconnect)
+    PARTED     the last way is gone and no report is needed (disconnect)
     KEPT       reported closed, and its session outlasts its connections
     forget()   is no event: the record goes, from any state; the epoch stays if there was a session
 
@@ -33,7 +33,7 @@ from typing import Any
 
 from zray.transport.session import Session
 
-Flat = list[Any]  # code, message, code, message, ...: what one frame carries, without a tuple for each pair
+Flat = list[Any]  # code, message, code, message, ...: the content of one frame, without a tuple for each pair
 
 _TAG = 4  # bytes of an incarnation that name its node
 
@@ -109,8 +109,8 @@ class PeerRecord:
         self.hop = b""  # the peer whose connection leads to this one
         self.session: Session | None = None
         self.held: Flat | None = None  # messages that wait for a way
-        self.stalled: Flat | None = None  # messages without credit; older than what the outbox has for the peer
-        self.close_at = 0.0  # CLOSING: no later than then it is reported closed
+        self.stalled: Flat | None = None  # messages without credit; older than those in the outbox for the peer
+        self.close_at = 0.0  # CLOSING: the latest time of the report
 
     def is_reachable(self) -> bool:
         return self.dialled is not None or bool(self.inbound or self.tcp or self.hop)
@@ -122,7 +122,7 @@ class PeerTable:
     def __init__(self, ended_max: int):
         self.records: dict[bytes, PeerRecord] = {}
         self.closing: dict[bytes, PeerRecord] = {}  # those in CLOSING, the oldest first
-        self.ended: dict[bytes, int] = {}  # peer -> newest epoch heard from it
+        self.ended: dict[bytes, int] = {}  # peer -> newest epoch received from it
         self.lasting: set[bytes] = set()  # peers whose sessions outlast their connections; may precede their records
         self.refused: set[bytes] = set()  # tags of nodes
         self.hops = 0  # peers that are reached through another
@@ -141,7 +141,7 @@ class PeerTable:
         return record.session if record is not None else None
 
     def is_connected(self, peer: bytes) -> bool:
-        """Is there a way to send to the peer, as far as known, or is one looked up?"""
+        """Whether there is a way to send to the peer, as far as known, or its endpoint is looked up."""
         record = self.records.get(peer)
         return (record is not None and record.state is not PeerState.CLOSING
                 and (record.held is not None or record.is_reachable()))
@@ -154,7 +154,7 @@ class PeerTable:
         return bool(self.refused) and peer[:_TAG] in self.refused
 
     def has_ended(self, peer: bytes, record: PeerRecord | None) -> bool:
-        """Are messages to it dropped, because nobody has asked for a way to it since it ended?"""
+        """Whether messages to it are dropped: it has ended, and no caller has asked for a way to it since."""
         return peer in self.ended and (record is None or (record.dialled is None and not record.hop))
 
     def hop(self, peer: bytes) -> bytes:
@@ -172,7 +172,7 @@ class PeerTable:
     # ---------------------------------------------------------------- ways come
 
     def dialled(self, peer: bytes, connection: Dialled) -> PeerRecord:
-        """There is a connection that we made.  A next hop is not needed any more."""
+        """There is a connection that we made.  It replaces a next hop."""
         record = self._record(peer)
         record.dialled = connection
         self._set_hop(record, b"")
@@ -201,7 +201,7 @@ class PeerTable:
         return record
 
     def relayed(self, peer: bytes, hop: bytes) -> PeerRecord:
-        """A frame of it came through ``hop``: answers go that way where there is no other."""
+        """A frame of the peer came through ``hop``: answers go that way where there is no other."""
         record = self._record(peer)
         if record.dialled is None and not record.inbound and not record.tcp:
             self._set_hop(record, hop)
@@ -227,20 +227,20 @@ class PeerTable:
     # ---------------------------------------------------------------- ways go
 
     def hung_up(self, peer: bytes) -> None:
-        """Our own connection is no more."""
+        """Our own connection is gone."""
         record = self.records[peer]
         record.dialled = None
         self._part(peer, record)
 
     def drop_ipc(self, peer: bytes) -> None:
-        """The peer's own connection by ipc is no more."""
+        """The peer's own connection by ipc is gone."""
         record = self.records.get(peer)
         if record is not None and record.inbound:
             record.inbound = b""
             self._part(peer, record)
 
     def drop_tcp(self, peer: bytes) -> bytes:
-        """The peer's own connection by TCP is no more; returns its route, b'' for none."""
+        """The peer's own connection by TCP is gone; returns its route, b'' for none."""
         record = self.records.get(peer)
         if record is None or not record.tcp:
             return b""
@@ -269,7 +269,7 @@ class PeerTable:
         self._settle(peer, record)
 
     def forget(self, peer: bytes) -> PeerRecord | None:
-        """It has ended: the record goes and is returned; a session leaves the newest epoch heard."""
+        """It has ended: the record goes and is returned; a session leaves its newest epoch."""
         record = self.records.pop(peer, None)
         if record is None:
             return None
@@ -277,7 +277,7 @@ class PeerTable:
         self.closing.pop(peer, None)
         self._set_hop(record, b"")
         if record.session is not None:
-            self.ended[peer] = record.session.heard()
+            self.ended[peer] = record.session.newest_epoch()
             if len(self.ended) > self._ended_max:
                 del self.ended[next(iter(self.ended))]
         return record
@@ -306,7 +306,7 @@ class PeerTable:
         self._settle(peer, record)
 
     def _settle(self, peer: bytes, record: PeerRecord) -> None:
-        """A record that says nothing goes."""
+        """Remove a record without content."""
         if record.state in (PeerState.APART, PeerState.ENDED) and record.session is None and not record.is_reachable():
             del self.records[peer]
 

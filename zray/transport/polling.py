@@ -1,8 +1,8 @@
-"""What a mesh waits on: the file descriptors of its sockets, and an eventfd to be woken by.
+"""The descriptors that a mesh polls: those of its sockets, and an eventfd that wakes it.
 
-ZeroMQ's descriptors signal edges, and any call of a socket may swallow one.  So from such a call on, until its EVENTS
-say that there is nothing to read, a socket is "stirred"; a descriptor that fires stirs it too.  A look at EVENTS costs
-2-3 us, so only what is stirred is looked at.
+ZeroMQ's descriptors signal edges, and any call of a socket may clear one.  So from such a call on,
+until its EVENTS show nothing to read, a socket is "dirty"; a descriptor that fires makes it dirty too.
+A look at EVENTS costs 2-3 us, so only dirty sockets are looked at.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ class Polling:
     def _open_pollers(self, inbound_fd: int, outbound_fd: int, monitor_fd: int) -> None:
         self._inbound_fd, self._outbound_fd, self._monitor_fd = inbound_fd, outbound_fd, monitor_fd
         self._tcp_fd = self._watched_fd = -1
-        self.watched_fired = False  # a poll has seen the watched descriptor; whoever looks at it resets this
-        self._in_stirred = self._out_stirred = True
+        self.watched_fired = False  # a poll has seen the watched descriptor; the caller that looks at it resets this
+        self._in_dirty = self._out_dirty = True
         self._in_fired = self._out_fired = False
-        self._tcp_stirred = self._tcp_fired = False
+        self._tcp_dirty = self._tcp_fired = False
         self._monitored = False
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.woken = False
@@ -51,18 +51,18 @@ class Polling:
             if fd == self._monitor_fd:
                 self._monitored = True
             elif fd == self._outbound_fd:
-                self._out_fired = self._out_stirred = True
+                self._out_fired = self._out_dirty = True
             elif fd == self._inbound_fd:
-                self._in_fired = self._in_stirred = True
+                self._in_fired = self._in_dirty = True
             elif fd == self._tcp_fd:
-                self._tcp_fired = self._tcp_stirred = True
+                self._tcp_fired = self._tcp_dirty = True
             elif fd == self._watched_fd:
                 self.watched_fired = True
 
     def watch(self, fd: int, edges: bool = False) -> None:
         """``poll`` also ends while ``fd`` is readable (a node daemon's epoll descriptor); the caller looks at it.
 
-        ``edges``: only when it has become readable, for who may be polled for by a thread that cannot look.
+        ``edges``: end it only when ``fd`` becomes readable, for pollers whose thread cannot look at it.
         """
         self._watched_fd = fd
         self._pollers[0].register(fd, select.EPOLLIN | (select.EPOLLET if edges else 0))
@@ -74,7 +74,7 @@ class Polling:
             os.eventfd_write(self._wake_fd, 1)
 
     def clear_wake(self) -> None:
-        """Whoever leads, under the lock, before looking at what it was woken for."""
+        """The leader calls this, under the lock, before it looks for the reason of the wake-up."""
         if self.woken:
             try:
                 os.eventfd_read(self._wake_fd)

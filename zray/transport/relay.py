@@ -1,13 +1,13 @@
-"""Frames that reach their destination through others: where only one port of a machine is open.
+"""Frames that reach their destination through other processes, where a machine has only one open port.
 
     core process a1  -- its node A --  node B  --  core process b1 of B
 
-Sessions stay end to end, between a1 and b1: numbers, acknowledgement, credit and resending are theirs.  A relay looks
-at the envelope only and passes a frame on as it is.  When the high-water mark of the next hop is reached it drops it,
-with a count, and the session sends it again; where it knows no way it answers GONE, and the sender reports the peer
-closed.
+Sessions stay end to end, between a1 and b1: numbers, acknowledgement, credit and resending are
+theirs.  A relay looks at the envelope only and passes a frame on unchanged.  When the high-water
+mark of the next hop is reached it drops the frame, with a count, and the session sends it again.
+Without a way it answers GONE, and the sender reports the peer closed.
 
-Whom to believe about the source of a frame, which is not the peer of the connection it came by:
+Which source of a frame to believe, when it is not the peer of the connection:
 
     receiver                       believes
     a core process                 its own relays: ``hops``, and the next hop of a source that it has set (``via``)
@@ -39,14 +39,14 @@ class Relaying:
         self._max = next_hops_max
 
     def accept(self, hop: bytes, source: bytes) -> bool:
-        """A frame for us from ``source`` came by the connection to ``hop``: believe it, and answer that way?"""
+        """Whether to believe a frame for us from ``source`` by the connection to ``hop``, and answer that way."""
         if not self._believes(hop, source) or (not self._peers.hop(source) and self._peers.hops >= self._max):
             self._counters["misdirected"] += 1
             return False
         return True
 
     def next_hop(self, hop: bytes, source: bytes, destination: bytes) -> bytes | None:
-        """Where a frame for somebody else goes next: b'' when there is no way, None when it may not pass at all."""
+        """The next hop of a frame for another process: b'' when there is no way, None when it may not pass at all."""
         own = self._incarnation[:_TAG]
         if self.relay is None or not self._believes(hop, source) or own not in (source[:_TAG], destination[:_TAG]):
             self._counters["misdirected"] += 1

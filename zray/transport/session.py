@@ -7,17 +7,18 @@
 
 A sequence number is ``epoch << 40 | counter``; the counter starts at 1.  The epoch names one stream of numbers:
 
-    peer's epoch      what it means                                   what we do
+    peer's epoch      meaning                                         action
     same as before    the stream goes on                              deliver / drop duplicate / hold early
     newer             the peer restarted its numbering                start over at its counter 1
     older             a straggler of a stream that has ended          drop
 
-A side that has forgotten the other (it took it for dead) answers a frame from the middle of a stream with RESET; the
-sender then restarts: a new epoch, unacknowledged frames once more.  That side may have dialled again meanwhile and have
-a new session: streams up to ``forgotten`` are of the old one, and what is missing of them would be waited for in vain.
-Delivery is exactly once within an epoch and at least once across a restart.  Resending touches the oldest frame only,
-because the usual reason for a missing ack is a peer that is busy, not a loss: held frames make one arrival enough to
-acknowledge all that follow it.
+A side that has forgotten the other (it took it for dead) answers a frame from the middle of a
+stream with RESET; the sender then restarts: a new epoch, unacknowledged frames once more.  That
+side may have dialled again meanwhile and have a new session.  Streams up to ``forgotten`` belong to
+the old one, and their missing frames would be waited for in vain.
+Delivery is exactly once within an epoch and at least once across a restart.  Resending touches the
+oldest frame only, because the usual reason for a missing ack is a busy peer, not a loss: held
+frames make one arrival enough to acknowledge all that follow it.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Session:
 
     def __init__(self, epoch: int, frames_max: int = 1024, bytes_max: int = 256 << 20,
                  resend_s: float = 1.0, ack_delay_s: float = 0.2, forgotten: int = 0):
-        """``forgotten``: the newest epoch of the peer that a session before this one has heard."""
+        """``forgotten``: the newest epoch of the peer that an earlier session has received."""
         self.epoch = epoch
         self.forgotten = forgotten
         self._frames_max = frames_max
@@ -55,20 +56,20 @@ class Session:
         self.wait_s = resend_s
         self.resend_at = 0.0
         # incoming
-        self._expected = 0  # 0: nothing heard yet
+        self._expected = 0  # 0: no frame received yet
         self._held: dict[int, bytes] = {}
         self._held_bytes = 0
         self.owed = 0
         self.owed_max = max(1, frames_max // 2)
         self.owed_since = 0.0
-        # for whoever drives the session: is it in the set that tick() visits?
+        # for the caller of tick(): whether it must visit the session
         self.active = False
         self.duplicates = self.refused = self.resent = 0
 
     # ---------------------------------------------------------------- outgoing
 
     def can_send(self) -> bool:
-        """Is there credit for one more frame?"""
+        """Whether there is credit for one more frame."""
         return len(self._unacked) < self._frames_max and self._unacked_bytes < self._bytes_max
 
     def next_sequence(self) -> int:
@@ -76,7 +77,7 @@ class Session:
         return self._next
 
     def ack(self) -> int:
-        """The cumulative ack to put in an outgoing header; the caller sends it, so nothing is owed any more."""
+        """The cumulative ack for an outgoing header; the caller sends it, so no ack is owed any more."""
         self.owed = 0
         return self._expected - 1 if self._expected else 0
 
@@ -94,7 +95,7 @@ class Session:
         self._next += 1
 
     def on_ack(self, ack: int, now: float) -> bytes | None:
-        """The peer has everything up to ``ack``.  Returns a frame to send again at once, when repairing a loss."""
+        """The peer has all frames up to ``ack``.  Returns a frame to send again at once, when repairing a loss."""
         if not self.acked < ack < self._next:
             return None  # old, or a number never sent
         self.acked = ack
@@ -144,7 +145,7 @@ class Session:
             self._held_bytes = 0
         if sequence < self._expected or sequence in self._held or epoch == 0:
             self.duplicates += 1
-            self.owed = max(self.owed, self.owed_max)  # our ack was lost, or came too late: say it again at once
+            self.owed = max(self.owed, self.owed_max)  # our ack was lost, or came too late: send it again at once
             return ()
         if sequence > self._expected:
             full = len(self._held) >= self._frames_max or self._held_bytes + len(frame) > 2 * self._bytes_max
@@ -166,18 +167,18 @@ class Session:
         self.owed += len(ready)
         return ready
 
-    def heard(self) -> int:
-        """The newest epoch heard from the peer, now or before, 0 for none."""
+    def newest_epoch(self) -> int:
+        """The newest epoch received from the peer, now or before, 0 for none."""
         return self._expected >> EPOCH_SHIFT or self.forgotten
 
     def is_forgotten(self, sequence: int) -> bool:
-        """Whether that number is of a stream that was begun for a session before this one: the peer must restart."""
+        """Whether that number is of a stream that began for an earlier session: the peer must restart."""
         return not self._expected and sequence >> EPOCH_SHIFT <= self.forgotten
 
     # ---------------------------------------------------------------- time
 
     def ack_due(self, now: float) -> bool:
-        """Should an ack go out alone, because no frame carried it?"""
+        """Whether an ack should be sent alone, because no frame carried it."""
         return self.owed >= self.owed_max or (self.owed > 0 and now >= self.owed_since + self.ack_delay_s)
 
     def tick(self, now: float) -> bytes | None:
@@ -191,7 +192,7 @@ class Session:
         return self._unacked[0][1]
 
     def due(self) -> float | None:
-        """When tick() or ack_due() next has something to say; None for never."""
+        """The next time at which tick() or ack_due() has a result; None for never."""
         times = []
         if self.owed:
             times.append(self.owed_since + self.ack_delay_s)

@@ -1,7 +1,7 @@
-"""Making ROUTER sockets, and what each of their connections is secured with.
+"""Making ROUTER sockets, and the security of each of their connections.
 
-libzmq copies a socket's options when it binds or connects: so one outbound ROUTER dials ipc without CURVE and each TCP
-peer with the key of its own.
+libzmq copies a socket's options when it binds or connects.  So one outbound ROUTER dials ipc
+without CURVE and each TCP peer with that peer's key.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Limits(NamedTuple):
     session_bytes_max: int = DEFAULTS.session_bytes_max
     frame_bytes_max: int = DEFAULTS.frame_bytes_max
     message_bytes_max: int = 1024 * 1024 * 1024  # a larger frame closes the connection it comes from
-    drain_frames_max: int = 256  # frames handled in one turn of the loop, per socket
+    drain_frames_max: int = 256  # frames that are handled in one turn of the loop, per socket
     resend_s: float = 1.0
     ack_delay_s: float = 0.2
     departed_max: int = 8192  # incarnations remembered as gone
@@ -33,9 +33,9 @@ class Limits(NamedTuple):
     via_max: int = 65536  # peers that are reached through another
     ipc_backlog: int = 4096  # as many workers as a node may start at once dial it before it accepts the first
     # of TCP connections
-    tcp_message_bytes_max: int = 256 * 1024 * 1024  # a stranger, too, can make libzmq allocate as much
+    tcp_message_bytes_max: int = 256 * 1024 * 1024  # a peer before its proof, too, can make libzmq allocate as much
     handshake_s: float = DEFAULTS.tcp_handshake_s
-    dial_s: float = 5.0  # for the kernel's part of a connection
+    dial_s: float = 5.0  # for the part of the kernel in a connection
     heartbeat_s: float = 2.0
     heartbeat_timeout_s: float = 10.0  # a host that is silent for this long is cut off; nodes that die show sooner
     connections_max: int = DEFAULTS.tcp_connections_max
@@ -44,7 +44,7 @@ class Limits(NamedTuple):
 
     @classmethod
     def of(cls, config: Config, **others: Any) -> Limits:
-        """The bounds that a session's settings say; ``others`` are no settings."""
+        """The bounds from a session's settings; ``others`` are no settings."""
         return cls(config.session_frames_max, config.session_bytes_max, config.frame_bytes_max,
                    held_messages_max=config.held_messages_max, handshake_s=config.tcp_handshake_s,
                    connections_max=config.tcp_connections_max, **others)
@@ -73,7 +73,7 @@ def for_tcp(socket: Any, limits: Limits) -> None:
 
 def for_ipc(socket: Any, limits: Limits) -> None:
     """Undo for_tcp() and as_client() for the connections made from now on."""
-    socket.setsockopt(zmq.CURVE_SERVER, 0)  # libzmq: this is what sets the mechanism back to NULL
+    socket.setsockopt(zmq.CURVE_SERVER, 0)  # libzmq: this sets the mechanism back to NULL
     socket.setsockopt(zmq.HANDSHAKE_IVL, 0)
     socket.setsockopt(zmq.HEARTBEAT_IVL, 0)
     socket.setsockopt(zmq.MAXMSGSIZE, limits.message_bytes_max)
@@ -82,7 +82,7 @@ def for_ipc(socket: Any, limits: Limits) -> None:
 
 
 def _high_water(limits: Limits) -> int:
-    """Sessions' credit stays below it; what it bounds is what is relayed, and guests that read nothing or flood."""
+    """The credit of sessions stays below it; it bounds relayed frames, and peers that read nothing or flood."""
     return max(1024, 4 * limits.session_frames_max)
 
 
@@ -98,7 +98,7 @@ def as_client(socket: Any, endpoint: Endpoint, keys: Keys | None) -> None:
 
 
 def as_server(socket: Any, keys: Keys, domain: bytes) -> None:
-    """What binds from now on proves ``keys`` and asks the gate about every client."""
+    """Later binds prove ``keys`` and ask the gate about every client."""
     socket.setsockopt(zmq.CURVE_SERVER, 1)
     socket.setsockopt(zmq.CURVE_SECRETKEY, keys.secret)
     socket.setsockopt(zmq.ZAP_DOMAIN, domain)
@@ -106,7 +106,7 @@ def as_server(socket: Any, keys: Keys, domain: bytes) -> None:
 
 
 def bind_first_free(socket: Any, host: str, ports: tuple[int, int]) -> int:
-    """Bind to the first free port of the range, (0, 0) for any; returns it.  OSError names what is in use."""
+    """Bind to the first free port of the range, (0, 0) for any; returns it.  The OSError names the ports in use."""
     first, last = ports
     if not 0 <= first <= last <= 65535 or (first == 0 and last != 0):
         raise ValueError(f"a range of ports is two numbers from 1 to 65535, the smaller first, not {first}-{last}")

@@ -1,9 +1,9 @@
 """The TCP side of a mesh: a bound ROUTER of its own, made when a peer on another machine first needs it.
 
-A socket apart from the one for ipc, although libzmq would take both on one: a routing id is chosen by whoever dials,
-so on a shared socket a TCP peer could take over the id of a local process that has just gone, and with it its standing.
-Here every frame carries the principal that the gate gave its connection (``User-Id``), it is compared for each frame
-(1 us), and what comes by ipc pays nothing.
+A socket apart from the one for ipc, although libzmq would take both on one.  The dialler chooses a
+routing id.  So on a shared socket a TCP peer could take over the id of a local process that has
+just gone, and its rights.  Here every frame carries the principal that the gate gave its connection
+(``User-Id``).  It is compared for each frame (1 us), and frames by ipc pay nothing.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class TcpSide:
                 raise
 
     def receive(self, fired: bool) -> tuple[bytes, bytes] | None:
-        """``(peer, frame)`` of the next frame whose sender may speak for that peer; None when there is none now."""
+        """``(peer, frame)`` of the next frame whose sender may send for that peer; None when there is none now."""
         recv, get = self.socket.recv, self.socket.get
         if not fired and not get(zmq.EVENTS) & zmq.POLLIN:
             return None
@@ -95,7 +95,8 @@ class TcpSide:
         if self._principals.get(route) != principal or self._route(peer) != route:
             if not self._admits(peer, principal):
                 self._counters["not_admitted"] += 1
-                if principal.startswith("node:"):  # its key has been revoked since: it must notice, and not just wait
+                # its key has been revoked since: close, so that it notices instead of waiting
+                if principal.startswith("node:"):
                     shut(frame.get(zmq.SRCFD), self._port)
                 return peer, b""
             self.drop(peer)
@@ -104,7 +105,7 @@ class TcpSide:
         return peer, body
 
     def principal(self, peer: bytes) -> str:
-        """Who the gate says that the peer is; '' for plain TCP and for peers that have not dialled us."""
+        """The principal of the peer according to the gate; '' for plain TCP and for peers that have not dialled us."""
         return self._principals.get(self._route(peer), "")
 
     def drop(self, peer: bytes) -> None:

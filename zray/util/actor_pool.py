@@ -23,9 +23,9 @@ class ActorPool:
     ``fn(actor, value)`` returns an ObjectRef.  Results come in the order of submission (``get_next``, ``map``) or as
     they get ready (``get_next_unordered``, ``map_unordered``); mixing both kinds skips results taken unordered.
 
-    An actor that has died leaves the pool: the call that it died in raises, and the others take over the waiting
-    values.  When the last one has died, each value that still waits raises that ActorDiedError when its result is
-    taken, until :meth:`push` adds an actor.
+    An actor that has died leaves the pool: its running call raises, and the others take over the
+    waiting values. When the last one has died, each value that still waits raises that
+    ActorDiedError when its result is taken, until :meth:`push` adds an actor.
     """
 
     def __init__(self, actors: Iterable[Any]):
@@ -43,7 +43,7 @@ class ActorPool:
         self._start()
 
     def _start(self) -> None:
-        """Give the value that has waited longest to an idle actor that lives."""
+        """Give the value that has waited longest to a live, idle actor."""
         while self._idle and self._waiting:
             actor = self._idle.popleft()
             death = connected().death_of(actor._actor)
@@ -107,7 +107,7 @@ class ActorPool:
         return self._take(ready[0], None, ignore_if_timedout)
 
     def _take(self, ref: ObjectRef, timeout: float | None, ignore_if_timedout: bool) -> Any:
-        """The result of ``ref``; its actor goes on with waiting values, also when the call raised."""
+        """The result of ``ref``; its actor continues with waiting values, also when the call raised."""
         if timeout is not None and not wait([ref], num_returns=1, timeout=timeout)[0]:
             if ignore_if_timedout:
                 return None
@@ -131,7 +131,7 @@ class ActorPool:
         raise self._died
 
     def _ended(self, ref: ObjectRef, error: Exception | None) -> None:
-        """A call has ended; its actor has survived that or not."""
+        """A call has ended; its actor lives or has died."""
         number, actor = self._busy.pop(ref)
         del self._by_number[number]
         if isinstance(error, ActorDiedError) and _is_end_of(error, actor):
@@ -153,5 +153,5 @@ class ActorPool:
 
 
 def _is_end_of(error: ActorDiedError, actor: Any) -> bool:
-    """Whether an error is of this actor's end, and not of another actor that it called."""
+    """Whether an error reports this actor's end, and not that of another actor that it called."""
     return not isinstance(error, RayTaskError) and error.actor_id in (None, actor._actor_id.hex())

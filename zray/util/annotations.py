@@ -1,4 +1,4 @@
-"""Decorators that declare how stable an interface is: on the object, and at the end of its docstring."""
+"""Decorators that declare the stability of an interface: on the object, and at the end of its docstring."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def DeveloperAPI(*args: Any, api_group: str = "Others") -> Any:
 
 
 def Deprecated(*args: Any, message: str = "", warning: bool = False) -> Any:
-    """Going away; with ``warning`` each use of the function or class is a RayDeprecationWarning."""
+    """To be removed; with ``warning`` each use of the function or class is a RayDeprecationWarning."""
     text = f"**DEPRECATED:** {message or 'This API is deprecated and may be removed.'}"
 
     def mark(target: Any) -> Any:

@@ -27,10 +27,10 @@ def log_once(key: object) -> bool:
 
 
 def disable_log_once_globally() -> None:
-    """From now on nothing is logged at all."""
+    """Log nothing at all from now on."""
     _state["disabled"] = True
 
 
 def enable_periodic_logging() -> None:
-    """From now on each message may be logged again once a minute."""
+    """Log each message at most once a minute from now on."""
     _state.update(disabled=False, period_s=PERIOD_S, since=time.monotonic())

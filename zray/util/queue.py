@@ -172,7 +172,7 @@ class _Items:
         return None
 
     async def get_batch(self, count: int) -> list[Any] | int:
-        """The items, or the size that is too small."""
+        """The items, or the size when it is too small."""
         if len(self.items) < count:
             return len(self.items)
         items = [self.items.popleft() for _ in range(count)]
@@ -180,7 +180,7 @@ class _Items:
         return items
 
     async def _until(self, condition: Any, waiters: deque[asyncio.Future[None]], patience: float | None) -> bool:
-        """Wait, first come first served, until the condition holds; False when patience is over."""
+        """Wait, first come first served, until the condition holds; False after ``patience``."""
         deadline = None if patience is None else time.monotonic() + patience
         first = True
         while not condition() or (first and waiters):

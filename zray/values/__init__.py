@@ -1,1 +1,1 @@
-"""Values of user code as bytes: what is pickled how, and what to say when it cannot be."""
+"""Values of user code as bytes: how they are pickled, and the errors when they cannot be."""

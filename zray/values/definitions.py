@@ -1,8 +1,9 @@
-"""Functions and classes as they are sent to workers, once each: pickled, with a key, and errors that name the culprit.
+"""Functions and classes as they are sent to workers, once each: pickled, with a key.  Errors name
+the unpicklable part.
 
     custom_serializers, pickled_caches  <  pickler  <  unpicklable  <  definitions  <  serialization
 
-Each imports only what stands before it.
+Each imports only modules before it.
 """
 
 from __future__ import annotations
@@ -16,17 +17,17 @@ from zray.values.pickler import DefinitionPickler, cloud_dumps, pickle_by_value_
 from zray.values.unpicklable import captured, explain
 
 KEY_BYTES = 16
-WARN_BYTES = 10 * 1024 * 1024  # where Ray warns
+WARN_BYTES = 10 * 1024 * 1024  # Ray warns at the same size
 
 
 def dump_definition(definition: Callable | type) -> tuple[bytes, bytes]:
-    """``(key, blob)``; TypeError naming the captured variable that cannot be pickled."""
+    """``(key, blob)``; the TypeError names the captured variable that cannot be pickled."""
     pickle_by_value_if_unreachable(definition)
     name = getattr(definition, "__qualname__", repr(definition))
     kind = "class" if isinstance(definition, type) else "function"
     try:
         blob = cloud_dumps(definition, kind=DefinitionPickler)
-    except Exception as error:  # whatever a captured object's __reduce__ raises
+    except Exception as error:  # a captured object's __reduce__ may raise anything
         raise TypeError(f"Could not serialize the {explain(definition, f'{kind} {name!r}')}: "
                         f"{type(error).__name__}: {error}. Make it inside the {kind}, or pass it along.") from error
     if len(blob) > WARN_BYTES:

@@ -1,4 +1,4 @@
-"""functools' caches and dispatchers by value: they travel without what they have cached.
+"""functools' caches and dispatchers by value: they travel without their cached values.
 
 ``lru_cache``, ``cached_property``, ``singledispatch`` and ``singledispatchmethod`` hold locks, weak references and C
 state, so those of a script's functions and classes do not pickle.  Those that a worker can import by their name go by
@@ -23,7 +23,7 @@ _OF_DISPATCH = frozenset(("register", "dispatch", "registry", "_clear_cache"))
 
 
 def reduce_cache(obj: Any) -> Any:
-    """How to pickle ``obj`` by value; NotImplemented for what is none of ours, or is importable."""
+    """How to pickle ``obj`` by value; NotImplemented for other objects, and for importable ones."""
     kind = type(obj)
     if kind is FunctionType:
         return NotImplemented if obj.__code__ is not _DISPATCH_CODE or _is_importable(obj) else _reduce_dispatch(obj)

@@ -1,7 +1,8 @@
 """The pickler for values and definitions: cloudpickle, plus the serializers that users register.
 
-A plain pickle of a class from ``__main__`` succeeds in the driver and fails in the worker, so everything that may
-hold a class or a function goes through here.  Importing this module imports cloudpickle (about 15 ms).
+A plain pickle of a class from ``__main__`` succeeds in the driver and fails in the worker.  So all
+values that may hold a class or a function go through here.  Importing this module imports
+cloudpickle (about 15 ms).
 """
 
 from __future__ import annotations
@@ -62,9 +63,10 @@ class Pickler(cloudpickle.Pickler):
         return super().reducer_override(obj)
 
     def _reduce_code(self, code: CodeType) -> Any:
-        """All that the code is, with its real file name: cloudpickle 3.1.3 says "<dynamic-code>".
+        """All fields of the code, with its real file name: cloudpickle 3.1.3 writes "<dynamic-code>".
 
-        Fresh strings and tuples, as in cloudpickle: what is shared in memory would change the pickle, and so the key.
+        Fresh strings and tuples, as in cloudpickle: objects that are shared in memory would change the pickle,
+        and so the key.
         """
         shared = self.__dict__
         nested = shared.setdefault("_nested", set())
@@ -106,13 +108,13 @@ class DefinitionPickler(Pickler):
 
 
 def _reduce_exception(error: BaseException) -> Any:
-    """By its attributes: most user exceptions cannot be rebuilt by calling their class again."""
+    """Pickle an error by its attributes: most user exceptions cannot be rebuilt by calling their class again."""
     made = rebuild_exception, (type(error), error.args, None, exception_members(error) or None)
     return (*made, error.__dict__, None, None, fill_exception) if error.__dict__ else made
 
 
 def _has_default_reduce(cls: type) -> bool:
-    """A class of the user's that does not say how to pickle an instance."""
+    """A class of the user's without its own way to pickle an instance."""
     if cls.__module__ == "builtins" or cls in copyreg.dispatch_table:
         return False
     return all(next(base for base in cls.__mro__ if name in vars(base)).__module__ == "builtins"
@@ -132,7 +134,7 @@ def cloud_dumps(value: Any, buffer_callback: Callable[[Any], Any] | None = None,
 def pickle_by_value_if_unreachable(definition: Any) -> None:
     """Workers import modules by the driver's ``sys.path``: a module that is not found there goes by value.
 
-    Such are test modules under pytest's importlib mode and modules loaded by hand from a file.
+    Examples are test modules under pytest's importlib mode and modules loaded by hand from a file.
     """
     name = getattr(definition, "__module__", None)
     if isinstance(name, str) and name not in _reachable_builtins and not _is_reachable(name):
@@ -170,7 +172,7 @@ def _loaded_by_hand(module: ModuleType) -> bool:
     """No finder on ``sys.meta_path`` finds it."""
     for finder in sys.meta_path:
         find = getattr(finder, "find_spec", None)
-        # pytest's rewriting hook answers for what pytest itself loaded; workers have no such hook.
+        # pytest's rewriting hook finds modules that pytest itself loaded; workers have no such hook.
         if find is None or type(finder).__module__.startswith("_pytest."):
             continue
         try:

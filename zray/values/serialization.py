@@ -37,13 +37,13 @@ __all__ = [
 ]
 
 BUFFER_ALIGN = 64
-OUT_OF_BAND_BYTES = 64 * 1024  # bytes objects from this size on travel as a buffer: one copy less in each direction
+OUT_OF_BAND_BYTES = 64 * 1024  # bytes objects of this size and more travel as a buffer: one copy less in each direction
 PLAIN_ITEMS_MAX = 64  # larger containers are not searched for classes: cloudpickle costs less than looking
 _HEAD = struct.Struct("<BxxxIQ")
 _ENTRY = struct.Struct("<QQ")
 _WITH_BUFFERS = 0x01
 
-# What a plain pickle can never get wrong: no classes, no functions, no references inside.
+# Types that a plain pickle never gets wrong: no classes, no functions, no references inside.
 _ATOMIC = frozenset((type(None), bool, int, float, complex, str, bytes))
 
 _plain_dumps = pickle.dumps
@@ -74,18 +74,18 @@ _SERIALIZED_EMPTY = Serialized(EMPTY_ARGS)
 
 
 class _Context(threading.local):
-    refs: list[Any] | None = None  # what the dumps of this thread collects
-    register: Callable[[Any], None] | None = None  # what the loads of this thread calls
+    refs: list[Any] | None = None  # references that this thread's dumps collects
+    register: Callable[[Any], None] | None = None  # the callback of this thread's loads
 
 
 _context = _Context()
 _ref_type: type | None = None
-_by_id_type: type | None = None  # of references that do not know their object yet
+_by_id_type: type | None = None  # of references without a known object so far
 _out_of_band: Callable[[Any], None] | None = None
 
 
 def set_ref_type(cls: type | None, by_id: type | None = None) -> None:
-    """Tell :func:`dump_args` which types a top-level argument must have to be resolved (zray.handles.refs)."""
+    """Set the types of top-level arguments that :func:`dump_args` resolves (zray.handles.refs)."""
     global _ref_type, _by_id_type
     _ref_type, _by_id_type = cls, by_id
 
@@ -97,11 +97,11 @@ def set_out_of_band_hook(hook: Callable[[Any], None] | None) -> None:
 
 
 class UnknownOwner(ValueError):
-    """A reference was made from an id of which this process knows nothing."""
+    """A reference was made from an id that this process does not know."""
 
 
 def on_ref(ref: Any) -> None:
-    """An ObjectRef is being pickled: note it for the value under way, or pin it when nobody collects."""
+    """An ObjectRef is being pickled: note it for the value under way, or pin it when no dumps collects."""
     refs = _context.refs
     if refs is not None:
         refs.append(ref)
@@ -110,7 +110,7 @@ def on_ref(ref: Any) -> None:
 
 
 def collecting() -> bool:
-    """Whether what is being pickled on this thread is a value that will hold the references in it."""
+    """Whether this thread pickles a value that will hold the references in it."""
     return _context.refs is not None
 
 
@@ -141,7 +141,7 @@ class _LargeBytes:
 
 
 def dumps(value: Any) -> Serialized:
-    """Pickle any value; TypeError naming the path to what cannot be pickled."""
+    """Pickle any value; the TypeError names the path to the part that cannot be pickled."""
     kind = type(value)
     if kind in _ATOMIC:
         if value is None:
@@ -153,7 +153,7 @@ def dumps(value: Any) -> Serialized:
         return _dump(value, plain=_is_plain(value, kind))
     except UnknownOwner:
         raise
-    except Exception as error:  # whatever a user's __reduce__ raises: the path is what helps
+    except Exception as error:  # a user's __reduce__ may raise anything: the path helps
         raise _unpicklable(error, "value", value) from error
 
 
@@ -349,7 +349,7 @@ def load_args(buffer: bytes | memoryview, slots: Sequence[int | str] = (), value
 
 
 def _bad_argument(error: Exception, args: tuple, kwargs: dict[str, Any], function: Callable | None) -> TypeError:
-    """Find which argument it was, and say its name."""
+    """Find the argument that fails, and name it."""
     named: list[tuple[str, Any]] = [(f"{position}", value) for position, value in enumerate(args)]
     if function is not None:
         skipped, function = (1, function.__init__) if isinstance(function, type) else (0, function)  # type: ignore[misc]
@@ -373,7 +373,7 @@ def _bad_argument(error: Exception, args: tuple, kwargs: dict[str, Any], functio
 def dump_function(function: Callable | type) -> tuple[bytes, bytes]:
     """``(key, blob)`` of a function or class: the key (16 bytes) is a digest of the blob.
 
-    What a worker cannot import (``__main__``, closures, modules off ``sys.path``) goes by value.
+    A function or class that a worker cannot import (``__main__``, closures, modules off ``sys.path``) goes by value.
     """
     from zray.values.definitions import dump_definition
 

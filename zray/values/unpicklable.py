@@ -1,7 +1,7 @@
-"""Find what makes a value unpicklable, after pickling it has failed: the path to the object, and what it is.
+"""Find the part that makes a value unpicklable, after pickling it has failed: the path to the object, and its type.
 
-The walk goes depth first into the first child that cannot be pickled either, so it costs about depth x width
-picklings; it is bounded, because it runs inside somebody's error message.
+The walk goes depth first into the first child that cannot be pickled either, so it costs about
+depth x width picklings.  It is bounded, because it runs while an error message is made.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ CHILDREN_MAX = 1_000
 
 
 class Culprit(NamedTuple):
-    """An object that cannot be pickled: how to reach it from the value, and itself."""
+    """An object that cannot be pickled, and the path to it from the value."""
 
     path: str
     value: Any
@@ -51,13 +51,13 @@ def why_not(value: Any) -> str | None:
 
     try:
         cloud_dumps(value, lambda _: None)
-    except Exception as error:  # whatever a user's __reduce__ raises
+    except Exception as error:  # a user's __reduce__ may raise anything
         return f"{type(error).__name__}: {error}"
     return None
 
 
 def find(value: Any) -> Culprit | None:
-    """The deepest culprit along the first failing branch, or None when the value pickles."""
+    """The deepest unpicklable part along the first failing branch, or None when the value pickles."""
     error = why_not(value)
     if error is None:
         return None
@@ -82,7 +82,7 @@ def find(value: Any) -> Culprit | None:
 
 
 def children(value: Any) -> Iterator[tuple[str, Any]]:
-    """What a pickle of ``value`` would contain, as ``(how to reach it, object)``, at most CHILDREN_MAX of them."""
+    """The parts that a pickle of ``value`` would contain, as ``(path, object)``, at most CHILDREN_MAX of them."""
     for count, pair in enumerate(_children(value)):
         if count >= CHILDREN_MAX:
             return
@@ -120,7 +120,7 @@ def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def captured(definition: Any) -> Iterator[tuple[str, Any]]:
-    """What a function or class drags along: globals it names, closure variables, defaults, class attributes."""
+    """The objects that a function or class refers to: globals, closure variables, defaults, class attributes."""
     if isinstance(definition, type):
         for name, item in vars(definition).items():
             if name not in ("__dict__", "__weakref__", "__module__", "__doc__"):

@@ -1,4 +1,4 @@
-"""The executor, as the rooms that it composes see it: none of them imports it."""
+"""The port of the executor for its parts: maps, streams and actors do not import it."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import Any, Protocol
 
 from zray.transport.loop import Loop
 from zray.worker.run.cancel import Interrupts
-from zray.worker.events import TaskEvents
+from zray.worker.events import EventRecorder
 from zray.worker.run.functions import FunctionCache
 from zray.worker.machine import WorkerMachine
 from zray.worker.ports import CoreProcess
-from zray.worker.queue import Lease
+from zray.worker.queue import ServedLease
 
 
 class Generators(Protocol):
-    """Runs what streams its items; see zray.worker.run.streams."""
+    """Runs generators; see zray.worker.run.streams."""
 
-    def run(self, task: list[Any], value: Any, lease: Lease) -> Any: ...
-    def run_async(self, task: list[Any], value: Any, lease: Lease) -> Awaitable[Any]: ...
+    def run(self, task: list[Any], value: Any, lease: ServedLease) -> Any: ...
+    def run_async(self, task: list[Any], value: Any, lease: ServedLease) -> Awaitable[Any]: ...
 
 
 class Execution(Protocol):
@@ -30,7 +30,7 @@ class Execution(Protocol):
     functions: FunctionCache
     table: dict[Any, Any]
     interrupts: Interrupts
-    events: TaskEvents
+    events: EventRecorder
     streams: Generators
     forked: bool
 
@@ -38,7 +38,7 @@ class Execution(Protocol):
     def flush(self) -> None: ...
     def load(self, key: Any) -> tuple[Any, str]: ...
     def name_of(self, task: list[Any]) -> str: ...
-    def run_one(self, task: list[Any], lease: Lease, interrupts: Any) -> Any: ...
+    def run_one(self, task: list[Any], lease: ServedLease, interrupts: Any) -> Any: ...
     def run_inline(self, task: list[Any], frames: int = 0) -> Any: ...
     def closing(self, task: list[Any], result: Any, borrowed: list[Any]) -> Any: ...
     def failed(self, error: BaseException, task: list[Any], name: str, interrupts: Any = None) -> Any: ...

@@ -1,8 +1,8 @@
-"""Runs what owners push: the main thread of a worker process, around the WorkerMachine (zray.worker.machine).
+"""Runs the tasks that owners push: the main thread of a worker process, around the WorkerMachine.
 
-The main thread waits in the loop (polling the sockets itself), takes entries from the queue, and runs them.  The
-machine decides what becomes of messages and replies; it is called under the loop's lock, by whichever thread polls.
-The main thread starts tasks without the lock (see zray.worker.queue), and takes it to send.
+The main thread waits in the loop (it polls the sockets itself), takes entries from the queue, and runs them.  The
+machine (zray.worker.machine) handles messages and replies; the thread that polls calls it, under the loop's lock.
+The main thread starts tasks without the lock (see zray.worker.queue), and takes the lock to send.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ from zray.transport.loop import Waiter
 from zray.worker.run import invoke, results
 from zray.worker.run.cancel import Interrupts
 from zray.worker.actors.ends import exit_code
-from zray.worker.events import TaskEvents
+from zray.worker.events import EventRecorder
 from zray.worker.execution import Generators
 from zray.worker.run.functions import FunctionCache
 from zray.worker.run.inline import Inline
 from zray.worker.actors.life import CallGroup
-from zray.worker.machine import CALLS_LOOK_S, END, FLUSH_AFTER_NS, FLUSH_ENDS, HAND_BACK_AFTER_S, WAIT, WorkerMachine
+from zray.worker.machine import CALLS_LOOK_S, FLUSH_AFTER_NS, FLUSH_ENDS, HAND_BACK_AFTER_S, STOP, WAIT, WorkerMachine
 from zray.worker.run.maps import MapRunner
 from zray.worker.places import Place, place_of, queued
 from zray.worker.ports import CoreProcess, Surroundings
-from zray.worker.queue import ATTEMPT, EXTRA, FUNCTION, RETURNS, TASK_ID, Entry, Lease
+from zray.worker.queue import ATTEMPT, EXTRA, FUNCTION, RETURNS, TASK_ID, Entry, ServedLease
 from zray.worker.run.streams import Streams
 
 if TYPE_CHECKING:
     from zray.worker.actors.calls import ActorHost
 
-# What a run changes of the context: put back when another run is nested in it or interleaved with it.
+# Fields of the context that a run changes: restored after another run that is nested in it.
 CONTEXT_FIELDS = ("task", "attempt", "task_name", "receiver", "prefix_of", "prefix", "counter")
 
 
 class Executor:
-    """The executing half of a worker's Runtime; ``rt.executor`` once :meth:`install` has run."""
+    """The part of a worker that runs user code; ``rt.executor`` once :meth:`install` has run."""
 
     def __init__(self, rt: CoreProcess, surroundings: Surroundings):
         self.rt = rt
@@ -53,11 +53,11 @@ class Executor:
         self.functions = FunctionCache(rt.fetch_function)
         self.table: dict[Any, Any] = self.functions.table
         self.interrupts = Interrupts(rt.loop, time.monotonic)
-        self.events = TaskEvents(rt)
+        self.events = EventRecorder(rt)
         self.actor: ActorHost | None = None
-        self.release: Waiter | None = None  # an actor that said that it ends: until the node has heard so
+        self.release: Waiter | None = None  # of an actor that ends: done when the node knows it
         self.forked = False  # this is a child of the worker, made by user code
-        self._idle: Waiter | None = None  # what the main thread waits on, while it waits
+        self._idle: Waiter | None = None  # of the main thread, while it waits
         self.machine = WorkerMachine(rt.node, rt.marks, rt.send, self)
         self.queue = self.machine.queue
         self.cancels = self.machine.cancels
@@ -67,7 +67,7 @@ class Executor:
 
     def install(self) -> None:
         """Register the handlers."""
-        self.rt.employ(self)
+        self.rt.attach_executor(self)
         self.interrupts.install()
 
     # ------------------------------------------------------------ the machine's Runner, under the lock
@@ -125,7 +125,7 @@ class Executor:
     # ------------------------------------------------------------ any thread
 
     def stop(self, reason: str) -> None:
-        """Leave ``run_forever`` when what is queued has run."""
+        """Leave ``run_forever`` when the queued tasks have run."""
         with self.loop.lock:
             self.machine.stop(reason)
 
@@ -135,7 +135,7 @@ class Executor:
         self.machine.flush()
 
     def _end_child(self) -> None:
-        """A child that user code forked came back from the task: it has no business here."""
+        """End a child that user code forked, when it comes back from the task."""
         if self.forked:
             os._exit(0)
 
@@ -147,12 +147,12 @@ class Executor:
     # ------------------------------------------------------------ the main thread
 
     def run_forever(self) -> None:
-        """Wait, run, reply, until :meth:`stop`; then everything queued has run and every reply is with the loop."""
+        """Wait, run and reply until :meth:`stop`; at its end the queue is empty and the loop has every reply."""
         machine = self.machine
         while True:
             try:
-                if machine.employed:
-                    if machine.becoming is not None:
+                if machine.has_job:
+                    if machine.actor_to_start is not None:
                         self._become_actor()
                     self.run_queued()
                     if self.actor is not None and self.actor.main_loop is not None:
@@ -160,14 +160,14 @@ class Executor:
                 with self.loop.lock:
                     self._end_child()
                     following = machine.pause()
-                    if following == END:
+                    if following == STOP:
                         break
                     if following != WAIT:
                         continue
                     idle = self._idle = Waiter()
                 self.loop.wait(idle, None)
             except KeyboardInterrupt:
-                # An interrupt that was raised as its task ended; it must not take the process with it.
+                # An interrupt that was raised as its task ended; it must not end the process.
                 self.interrupts.current = None
                 self.queue.running = None
         if self.actor is not None:
@@ -179,7 +179,7 @@ class Executor:
     def _become_actor(self) -> None:
         from zray.worker.actors.calls import ActorHost
 
-        message = self.machine.becoming
+        message = self.machine.actor_to_start
         assert message is not None
         self.table = {}
         with self.loop.lock:
@@ -190,7 +190,7 @@ class Executor:
         host.start()
 
     def run_queued(self) -> None:
-        """Run entries until the queue is empty.  The hot path: locals, no lock, one clock read a task."""
+        """Run entries until the queue is empty.  The hot path: local names, no lock, one clock read a task."""
         queue = self.queue
         popleft = queue.entries.popleft
         table = self.table
@@ -201,14 +201,14 @@ class Executor:
         load_args = serialization.load_args
         encode = invoke.encode
         rt = self.rt
-        none = invoke.NONE
+        none = serialization.NONE
         events = self.events.pending
         room = self.events.room
-        current: Lease | None = None
+        current: ServedLease | None = None
         ends: list[Any] = []
         args: Any
         kwargs: Any
-        borrowed: list[Any] = []  # references that came inside arguments
+        borrowed: list[Any] = []  # references inside arguments
         register = borrowed.append
         before = clock()
         while True:
@@ -245,14 +245,14 @@ class Executor:
                     except BaseException as error:
                         interrupts.current = None
                         result = self.failed(error, task, name)
-                    value = args = kwargs = None  # user's objects must not live until the next task
+                    value = args = kwargs = None  # the user's objects must not live until the next task
                     if borrowed:
                         result = self.closing(task, result, borrowed)
                 else:
                     result = self.run_one(task, lease, interrupts)
                 if interrupts.deferred:
                     interrupts.forget()
-            except KeyboardInterrupt:  # asked for in the user's code, raised just behind it
+            except KeyboardInterrupt:  # requested during the user's code, raised just after it
                 interrupts.current = None
                 result = results.cancelled(task, "")
             marks[2] = sequence
@@ -270,8 +270,8 @@ class Executor:
                 self._flush_now()
                 before = clock()
 
-    def _enter(self, lease: Lease) -> None:
-        """The next task belongs to another lease than the last."""
+    def _enter(self, lease: ServedLease) -> None:
+        """The next task belongs to another lease than the last task."""
         self.rt.context.receiver = lease.owner
         with self.loop.lock:
             other = self.machine.enter(lease)
@@ -281,8 +281,8 @@ class Executor:
 
     # ------------------------------------------------------------ one task, the general way
 
-    def run_one(self, task: list[Any], lease: Lease, interrupts: Any) -> Any:
-        """Run one task or actor call; its wire result, or None when there is to be no answer."""
+    def run_one(self, task: list[Any], lease: ServedLease, interrupts: Any) -> Any:
+        """Run one task or actor call; returns its wire result, or None for no reply."""
         name = ""
         borrowed: list[Any] = []
         args = kwargs = value = None
@@ -335,7 +335,7 @@ class Executor:
         return place_of(self.machine, self.name_of, task)
 
     def closing(self, task: list[Any], result: Any, borrowed: list[Any]) -> Any:
-        """The result, with the references that this process still holds, and the end of a process with max_calls.
+        """The result, with the list of references that this process still holds; counts runs for max_calls.
 
         ``borrowed`` is emptied: it must not count as a holder itself.
         """
@@ -354,7 +354,7 @@ class Executor:
         return result
 
     def failed(self, error: BaseException, task: list[Any], name: str, interrupts: Any = None) -> Any:
-        """What the caller gets for an exception; None for no answer."""
+        """The wire result for an exception; None for no reply."""
         if self.forked:
             _exit_child(error)
         if self.actor is not None and isinstance(error, (SystemExit, AsyncioActorExit)):
@@ -363,7 +363,7 @@ class Executor:
         if isinstance(error, SystemExit):
             with self.loop.lock:
                 self.machine.hand_back()
-            self.surroundings.end(exit_code(error))  # what runs counts as lost with the process
+            self.surroundings.end(exit_code(error))  # the running task counts as lost with the process
         if isinstance(error, KeyboardInterrupt) and (interrupts or self.interrupts).was_hit(task):
             return results.cancelled(task, name)
         return invoke.failure(error, name)
@@ -371,11 +371,13 @@ class Executor:
     # ------------------------------------------------------------ blocked in get or wait
 
     def on_blocked(self) -> bool:
-        """The runtime is about to wait on behalf of user code: nothing queued here may wait with it, and the node may
-        have its CPU.  Whether :meth:`on_unblocked` is to follow."""
+        """User code is about to block: hand back queued tasks, and let the node lend the CPU.
+
+        Returns whether the caller must call :meth:`on_unblocked`.
+        """
         if self.queue.running is None or threading.current_thread() is not threading.main_thread():
             with self.loop.lock:
-                self.flush()  # a thread of an actor: the others run on
+                self.flush()  # a thread of an actor: the other threads continue
             return False
         self._end_child()
         with self.loop.lock:
@@ -387,12 +389,12 @@ class Executor:
             with self.loop.lock:
                 self.machine.unblock()
 
-    # ------------------------------------------------------------ run inline what the task waits for
+    # ------------------------------------------------------------ inline runs
 
     def run_inline(self, task: list[Any], frames: int = 0) -> Any:
-        """Run a task (wire form) inside the one that waits for it, see zray.worker.run.inline; returns the wire result.
+        """Run a task (wire form) inside the task that waits for it (zray.worker.run.inline); returns the wire result.
 
-        ``frames`` of the interpreter's stack are in use already: the inner task gets the full limit for itself.
+        ``frames``: frames of the interpreter's stack in use, so that the inner task gets the full recursion limit.
         """
         context, interrupts = self.rt.context, self.interrupts
         saved = {field: getattr(context, field) for field in CONTEXT_FIELDS}
@@ -401,8 +403,8 @@ class Executor:
         sys.setrecursionlimit(limit + frames)
         try:
             try:
-                result = self.run_one(task, Lease(self.rt.incarnation, 0), interrupts)
-            except KeyboardInterrupt:  # asked for in the user's code, raised just behind it
+                result = self.run_one(task, ServedLease(self.rt.incarnation, 0), interrupts)
+            except KeyboardInterrupt:  # requested during the user's code, raised just after it
                 result = results.cancelled(task, "")
             if interrupts.deferred:
                 interrupts.forget()
@@ -415,7 +417,7 @@ class Executor:
 
 
 def _exit_child(error: BaseException) -> NoReturn:
-    """A forked child of user code must not unwind into the worker's loop."""
+    """End a forked child of user code, which must not return into the worker's loop."""
     if isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int)):
         os._exit(error.code or 0)
     traceback.print_exception(error)

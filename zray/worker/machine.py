@@ -1,17 +1,17 @@
-"""What a worker process decides: the WorkerMachine (pure).  Runs of user code stay outside, behind :class:`Runner`.
+"""The decisions of a worker process: the WorkerMachine (pure).  A :class:`Runner` outside it runs user code.
 
     free --PushTasks--> runs tasks of leases --max_calls reached, WorkerExit--> ends
     free --ActorInit--> becomes an actor (zray.worker.actors.life) --leave, WorkerExit--> ActorExit --WorkerExit--> ends
 
-    replies     gather per lease.  They go out when the queue is empty, after a task over FLUSH_AFTER_NS, when
-                FLUSH_ENDS have piled up, before the running task blocks, and when it is long
-    hand-back   what has not started goes back to its owner when the running task blocks, has run for
+    replies     are gathered for each lease.  They are sent when the queue is empty, after a task over FLUSH_AFTER_NS,
+                when there are FLUSH_ENDS, before the running task blocks, and when it runs long
+    hand-back   tasks that have not started go back to their owner when the running task blocks, has run for
                 HAND_BACK_AFTER_S, or ends the process
-    cancel      the first row of CANCEL that finds the task deals with it
+    cancel      the first row of CANCEL that finds the task handles it
 
-All methods are called under the loop's lock, except the two that the thread of the queue uses: ``start``, ``finish``.
-The executor's hot loop does what they do in place: a call a task would cost as much as the rest of the queue.
-``tests/model/test_worker_machine_model.py`` compares the two.
+All methods are called under the loop's lock, except ``start`` and ``finish``, which the thread of the queue calls.
+The executor's hot loop contains the code of these two: a call a task would cost as much as the rest of the queue.
+``tests/model/test_worker_machine_model.py`` compares both.
 """
 
 from __future__ import annotations
@@ -41,69 +41,69 @@ from zray.wire.messages import (
 )
 from zray.worker.actors.life import ActorLife, CallGroup
 from zray.worker.run.production import Production
-from zray.worker.queue import EXTRA, FUNCTION, Chunk, Entry, Lease, TaskQueue
+from zray.worker.queue import EXTRA, FUNCTION, QueuedChunk, Entry, ServedLease, TaskQueue
 from zray.worker.run.results import cancelled, identity, with_extra
 
-# Replies gathered before they are sent while more tasks wait: a quarter of the default run-ahead, so that the owner
-# pushes the next batch while this one runs.  Each is two items of a list.
+# So many replies are sent together while more tasks wait: a quarter of the default run-ahead, so that the owner
+# pushes the next batch while this one runs.  Each reply is two items of a list.
 FLUSH_ENDS = 64 * 2
-# A task this long is followed by a flush: its reply must not wait for the next one.
+# A flush follows a task of this length: its reply must not wait for the next task.
 FLUSH_AFTER_NS = 1_000_000
-# A task that has run this long gives away what waits behind it.
+# When a task has run for so long, the tasks behind it are handed back.
 HAND_BACK_AFTER_S = 0.005
-# A chunk of a map is cut to run for some milliseconds; one that turns out much longer gives its rest away.
+# A chunk of a map is cut to run for some milliseconds.  After so many ticks the rest of a chunk is handed back.
 CHUNK_TICKS = 5
-# Calls that run side by side are looked at this often, and so many are reported as long at once: a thousand coroutines
-# in flight must not cost more than the rest of their lives.
+# Period of the look at calls that run side by side, and the most that are reported as long at once: the looks at a
+# thousand coroutines in flight must cost little against the coroutines.
 CALLS_LOOK_S = 0.1
-CALLS_TOLD_MAX = 100
+CALLS_REPORTED_MAX = 100
 CANCELS_KEPT = 1024
 
-# What follows when nothing is left to run now.
-RUN, WAIT, END = "run", "wait", "end"
+# The next step when there is no task to run now.
+RUN, WAIT, STOP = "run", "wait", "end"
 
 
 class Runner(Protocol):
-    """The side that runs user code, as the machine sees it.  Called under the loop's lock."""
+    """The part that runs user code, as the machine uses it.  Called under the loop's lock."""
 
     def wake(self) -> None:
-        """Something came in, or the process is to stop: the thread of the queue goes on."""
+        """Wake the thread of the queue: a message has come, or the process is to stop."""
 
     def start_calls(self, started: list[tuple[CallGroup, Entry]]) -> None:
-        """Calls of an actor with concurrency groups start now."""
+        """Start these calls of an actor with concurrency groups."""
 
     def later(self, seconds: float, action: Callable[[], None]) -> object:
-        """Call ``action`` then, under the lock."""
+        """Call ``action`` after ``seconds``, under the lock."""
 
     def kick(self) -> None:
-        """Send what is in the outbox soon: no turn of this thread follows."""
+        """Send the outbox soon: no turn of this thread follows."""
 
     def interrupt(self, task: bytes, attempt: int) -> bool:
-        """End the running task or coroutine; False when it does not run, or cannot be interrupted."""
+        """Interrupt the running task or coroutine; False when it does not run, or cannot be interrupted."""
 
     def define(self, key: bytes, blob: bytes, name: str) -> None:
-        """An owner's function."""
+        """Keep a function of an owner."""
 
     def take_on_job(self, message: JobConfig) -> None:
-        """The process belongs to this job from now on."""
+        """Make the process part of this job."""
 
     def cancel_children(self, task: bytes) -> None:
-        """Cancel what the task has submitted."""
+        """Cancel the tasks that this task has submitted."""
 
     def owner_busy(self) -> bool:
-        """Whether other processes need what this one owns."""
+        """Whether other processes need objects or tasks of this process."""
 
     def answered(self, count: int) -> None:
-        """So many replies go out."""
+        """Note that ``count`` replies are sent."""
 
     def runs_long(self, task: list[Any]) -> None:
-        """It has run for HAND_BACK_AFTER_S, a call that runs beside others for CALLS_LOOK_S."""
+        """Note a task that has run for HAND_BACK_AFTER_S, or a call beside others for CALLS_LOOK_S."""
 
     def report(self) -> None:
-        """The job is over, and the node collects what ran."""
+        """The job is over: send the node the events that are left."""
 
     def released(self) -> None:
-        """The node has heard that this process ends, or asks it to."""
+        """The node knows the end of this process, or asks for it: the process may exit."""
 
 
 class WorkerMachine:
@@ -111,28 +111,28 @@ class WorkerMachine:
 
     def __init__(self, node: bytes, marks: Any, send: Callable[[bytes, Any], None], runner: Runner):
         self.node = node
-        self.marks = marks  # [lease, sequence started, sequence finished]: the node reads them when the process dies
+        self.marks = marks  # [lease, last started sequence, last finished]: read by the node when this process dies
         self.send = send
         self.queue = TaskQueue()
-        self.lease: Lease | None = None  # of the task that runs, or ran last
-        self.unsent: dict[int, Lease] = {}  # leases that may have replies to send, by id()
-        self.cancels: dict[tuple[bytes, int], bool] = {}  # asked for before their task was seen here
-        self.starts: dict[bytes, int] = {}  # of functions with max_calls
-        self.productions: dict[tuple[bytes, int], Production] = {}  # generators that run
-        self.becoming: ActorInit | None = None
+        self.lease: ServedLease | None = None  # of the task that runs, or ran last
+        self.unsent: dict[int, ServedLease] = {}  # leases that may have replies to send, by id()
+        self.cancels: dict[tuple[bytes, int], bool] = {}  # cancellations that came before their task
+        self.starts: dict[bytes, int] = {}  # function with max_calls -> runs
+        self.productions: dict[tuple[bytes, int], Production] = {}  # running generators
+        self.actor_to_start: ActorInit | None = None
         self.actor: ActorLife | None = None
-        self.employed = False  # its job is known; nothing may run before
+        self.has_job = False  # no task may run before the job is known
         self.stopping: str | None = None
-        self.exiting = False  # announced to the owner: max_calls is used up
+        self.exiting = False  # max_calls is reached, and the owner knows it
         self.announced = False  # ActorExit was sent
         self.blocked = 0
         self._watching = self._watching_calls = False
         self._watched: tuple[Any, int] = (None, 0)
         self._ticks = 0
         self._long: tuple[bytes, int] | None = None  # the task of the queue that was reported last
-        self._seen: set[tuple[bytes, int]] = set()  # calls that ran side by side at the last tick
-        self._told: set[tuple[bytes, int]] = set()  # those that were reported as long
-        # Bound here, so that a runner that lacks a verb fails now.
+        self._seen_running: set[tuple[bytes, int]] = set()  # calls that ran side by side at the last tick
+        self._reported: set[tuple[bytes, int]] = set()  # those that were reported as long
+        # Bound here, so that a runner without one of the methods fails now.
         self._wake, self._start_calls, self._later, self._kick = (
             runner.wake, runner.start_calls, runner.later, runner.kick)
         self._interrupt, self._define, self._take_on_job = runner.interrupt, runner.define, runner.take_on_job
@@ -149,8 +149,8 @@ class WorkerMachine:
 
     def on_job(self, peer: bytes, message: JobConfig) -> None:
         self._take_on_job(message)
-        self.employed = True
-        self._go()
+        self.has_job = True
+        self._wake_queue()
 
     def on_job_over(self, peer: bytes, message: JobOver) -> None:
         self._report()
@@ -163,13 +163,13 @@ class WorkerMachine:
 
     def on_push(self, peer: bytes, message: PushTasks) -> None:
         self.queue.push(peer, message.lease, message.first, message.tasks)
-        self._go()
+        self._wake_queue()
 
     def on_push_map(self, peer: bytes, message: PushMap) -> None:
-        chunk = Chunk(message.task, message.attempt, message.function, message.first, message.count, message.items,
-                      message.star)
+        chunk = QueuedChunk(message.task, message.attempt, message.function, message.first, message.count,
+                            message.items, message.star)
         self.queue.push_chunk(peer, message.lease, chunk)
-        self._go()
+        self._wake_queue()
 
     def on_stream_ack(self, peer: bytes, message: StreamAck) -> None:
         production = self.productions.get((message.task, message.attempt))
@@ -177,16 +177,16 @@ class WorkerMachine:
             production.acknowledge(message.consumed)
 
     def on_actor_init(self, peer: bytes, message: ActorInit) -> None:
-        if self.actor is None and self.becoming is None:
-            self.becoming = message
-            self._go()
+        if self.actor is None and self.actor_to_start is None:
+            self.actor_to_start = message
+            self._wake_queue()
 
     def on_calls(self, peer: bytes, message: PushCalls) -> None:
         life = self.actor
         if life is None:
             return
         if message.actor != life.id or message.life != life.number or life.leaving is not None or life.draining:
-            life.refused += 1  # for a life that is over: its caller learns so from the node
+            life.refused += 1  # for an ended life: the node tells the caller
             return
         lease = self.queue.open(peer, message.life)
         first, calls = message.first, message.calls
@@ -199,10 +199,10 @@ class WorkerMachine:
             if not calls:
                 return
         self.unsent[id(lease)] = lease
-        self._answered(0)  # what waits here is told, too
+        self._answered(0)  # so that the waiting calls are reported too
         if not life.groups:
             self.queue.push(peer, message.life, first, calls)
-            self._go()
+            self._wake_queue()
             return
         lease.next = first + len(calls)
         started = life.put([(lease, sequence, call) for sequence, call in enumerate(calls, first)])
@@ -241,9 +241,9 @@ class WorkerMachine:
         return self._interrupt(task, attempt)
 
     def _cancel_in_chunk(self, task: bytes, attempt: int) -> bool:
-        """The search of the queue has marked the item; it is skipped when it is claimed."""
+        """``_cancel_queued`` has marked the item, if the chunk has it; a marked item is skipped."""
         running = self.queue.running
-        return running is not None and type(running[2]) is Chunk
+        return running is not None and type(running[2]) is QueuedChunk
 
     def _remember_cancel(self, task: bytes, attempt: int) -> bool:
         self.cancels[task, attempt] = True
@@ -253,8 +253,8 @@ class WorkerMachine:
 
     # ------------------------------------------------------------ the queue runs
 
-    def enter(self, lease: Lease) -> bool:
-        """The next task is this lease's; True when the last one was another's."""
+    def enter(self, lease: ServedLease) -> bool:
+        """The next task belongs to this lease; True when the last one belonged to another."""
         self.unsent[id(lease)] = lease
         if lease is self.lease:
             return False
@@ -273,7 +273,7 @@ class WorkerMachine:
         return entry
 
     def finish(self, result: Any, took_ns: int) -> None:
-        """The running task has ended; no result: nobody is answered."""
+        """The running task has ended.  Without a result there is no reply."""
         assert self.queue.running is not None
         lease, sequence, _ = self.queue.running
         self.marks[2] = sequence
@@ -286,7 +286,7 @@ class WorkerMachine:
             self._kick()
 
     def count_run(self, task: list[Any], result: Any) -> Any:
-        """The result of a task whose function has max_calls: the last one says that the process ends."""
+        """Count a run of a function with max_calls; the result of the last run announces the end of the process."""
         key = task[FUNCTION]
         self.starts[key] = count = self.starts.get(key, 0) + 1
         if count < task[EXTRA]["max_calls"]:
@@ -296,23 +296,23 @@ class WorkerMachine:
         return with_extra(result, exiting=True)
 
     def pause(self) -> str:
-        """Nothing is left to run now.  Replies go out; what follows: RUN (something came in), WAIT or END."""
+        """No task is left: send the replies.  Returns RUN (a task has come since), WAIT or STOP."""
         self.flush()
-        if self.employed:
-            if self.queue.entries or (self.becoming is not None and self.actor is None):
+        if self.has_job:
+            if self.queue.entries or (self.actor_to_start is not None and self.actor is None):
                 return RUN
             self.cancels.clear()
-        return WAIT if self.stopping is None and not self.exiting else END
+        return WAIT if self.stopping is None and not self.exiting else STOP
 
-    def _go(self) -> None:
-        """There is something in the queue: get it going, and watch that it does not get stuck."""
+    def _wake_queue(self) -> None:
+        """The queue has a new entry: wake its thread, and watch for long tasks."""
         self._wake()
         self._watch()
 
     # ------------------------------------------------------------ calls that run side by side
 
     def end_call(self, group: CallGroup, entry: Entry, result: Any) -> Entry | None:
-        """A call has ended; the one that starts in its place."""
+        """A call has ended; returns the call that starts in its place."""
         lease, sequence, task = entry
         following = group.end(task)
         if result is not None:
@@ -322,8 +322,8 @@ class WorkerMachine:
             self._watch_calls()
         return following
 
-    def flush_after(self, lease: Lease, took_ns: int, idle: bool) -> None:
-        """After a call on a thread of its own, which is ``idle`` from now on."""
+    def flush_after(self, lease: ServedLease, took_ns: int, idle: bool) -> None:
+        """After a call on a thread of its own; ``idle``: the thread has no next call."""
         if idle or took_ns > FLUSH_AFTER_NS or len(lease.ends) >= FLUSH_ENDS:
             self.flush()
             self._kick()
@@ -340,12 +340,12 @@ class WorkerMachine:
 
     # ------------------------------------------------------------ replies and hand-back
 
-    def answer(self, lease: Lease, sequence: int, result: Any) -> None:
+    def answer(self, lease: ServedLease, sequence: int, result: Any) -> None:
         lease.ends.extend((sequence, result))
         self.unsent[id(lease)] = lease
 
     def flush(self) -> None:
-        """All replies gathered so far; the thread that runs tasks may be adding to the lists."""
+        """Send all replies gathered so far; the thread that runs tasks may append to the lists meanwhile."""
         if not self.unsent:
             return
         for lease in list(self.unsent.values()):
@@ -365,7 +365,7 @@ class WorkerMachine:
                 self.unsent.pop(id(lease), None)
 
     def hand_back(self) -> None:
-        """Send what is finished, give back what has not started."""
+        """Send the replies, and give back the tasks that have not started."""
         if self.actor is None:
             for lease, sequences in self.queue.hand_back().items():
                 self.send(lease.owner, HandBack(lease.number, sequences))
@@ -373,7 +373,7 @@ class WorkerMachine:
         self._kick()
 
     def block(self) -> None:
-        """The running task waits: nothing queued here may wait with it, and the node may lend its CPU."""
+        """The running task blocks: queued tasks must not wait behind it, and the node may lend its CPU."""
         self.blocked += 1
         if self.blocked == 1:
             self.hand_back()
@@ -395,9 +395,9 @@ class WorkerMachine:
             self._later(HAND_BACK_AFTER_S, self._tick)
 
     def _tick(self) -> None:
-        """A task seen twice in a row has run for HAND_BACK_AFTER_S.
+        """A task that two ticks in a row find running has run for HAND_BACK_AFTER_S.
 
-        In a chunk of a map the item counts, and the chunk as a whole after CHUNK_TICKS.
+        In a chunk of a map this applies to each item, and to the whole chunk after CHUNK_TICKS.
         """
         running = self.queue.running
         seen = (running, self.marks[1])
@@ -418,22 +418,22 @@ class WorkerMachine:
             self._later(CALLS_LOOK_S, self._tick_calls)
 
     def _tick_calls(self) -> None:
-        """A call that is seen twice runs long, and is reported once."""
+        """A call that two ticks find running is long, and is reported once."""
         assert self.actor is not None
-        room = CALLS_TOLD_MAX
+        room = CALLS_REPORTED_MAX
         young: set[tuple[bytes, int]] = set()
         told: set[tuple[bytes, int]] = set()
         for task in self.actor.running():
             call = identity(task)
-            if call in self._told:
+            if call in self._reported:
                 told.add(call)
-            elif call in self._seen and room:
+            elif call in self._seen_running and room:
                 room -= 1
                 told.add(call)
                 self._runs_long(task)
             else:
                 young.add(call)
-        self._seen, self._told = young, told
+        self._seen_running, self._reported = young, told
         self._watching_calls = bool(young)
         if young:
             self._later(CALLS_LOOK_S, self._tick_calls)
@@ -441,21 +441,21 @@ class WorkerMachine:
     # ------------------------------------------------------------ an actor, and the end
 
     def become_actor(self) -> ActorLife:
-        """The process turns into the actor that its node asked for; the constructor runs next."""
-        message, self.becoming = self.becoming, None
+        """The process becomes the actor that its node asked for; the constructor runs next."""
+        message, self.actor_to_start = self.actor_to_start, None
         assert message is not None
         self.queue.forget_leases()
         life = self.actor = ActorLife(message)
         return life
 
     def actor_up(self, error: bytes = b"") -> None:
-        """The constructor has run (``error``: what it raised)."""
+        """The constructor has run; ``error``: the exception that it raised."""
         assert self.actor is not None
         self.send(self.node, ActorUp(self.actor.id, self.actor.number, error))
         self._kick()
 
     def leave(self, reason: str, code: int = 0, may_restart: bool = False) -> None:
-        """The actor ends by its own wish: nothing more starts, replies so far go out, the node is told."""
+        """The actor itself asks for its end: no further call starts, replies are sent, the node is told."""
         life = self.actor
         assert life is not None
         if life.leaving is not None:
@@ -465,7 +465,7 @@ class WorkerMachine:
         self.stop(reason)
 
     def drain(self, code: int, reason: str) -> None:
-        """A signal asks for the end: calls that run may end, nothing more starts."""
+        """A signal asks for the end: running calls may end, no further call starts."""
         life = self.actor
         assert life is not None
         life.draining = life.may_restart = True
@@ -478,20 +478,22 @@ class WorkerMachine:
         life.drop_waiting()
 
     def stop(self, reason: str) -> None:
-        """End when what is queued has run."""
+        """End the process when the queued tasks have run."""
         if self.stopping is None:
             self.stopping = reason
-        self._go()
+        self._wake_queue()
 
     def calls_are_over(self) -> bool:
-        """An actor with groups stops, and waits for none of its calls."""
+        """Whether an actor with groups stops, and need not wait for a call."""
         life = self.actor
         return self.stopping is not None and life is not None and (
             life.leaving is not None or not any(group.running for group in life.groups.values()))
 
     def announce_end(self) -> None:
-        """Everything has run.  An actor says so, after its replies, and stays until the node has heard it: its death,
-        which the kernel tells the node, must not overtake its word."""
+        """All tasks have run.  An actor sends ActorExit after its replies, and waits until the node has it.
+
+        The kernel reports the process's death to the node, and this must not overtake ActorExit.
+        """
         self.flush()
         life = self.actor
         if life is not None:
@@ -502,7 +504,7 @@ class WorkerMachine:
 
     def on_exit(self, peer: bytes, message: WorkerExit) -> None:
         if self.actor is None and self._owner_busy():
-            return  # others hold what this process owns; the node asks again
+            return  # other processes need its objects or tasks; the node asks again
         self._released()
         self.stop(message.reason or "asked to exit")
 
@@ -515,16 +517,16 @@ class WorkerMachine:
             self.actor.check()
             assert not (self.actor.groups and self.queue.entries), "calls of groups are in the queue"
         for lease in self.queue.leases.values():
-            assert not lease.ends or id(lease) in self.unsent, "replies that nobody will send"
+            assert not lease.ends or id(lease) in self.unsent, "replies that would never be sent"
 
 
-# What becomes of a cancellation: the first row that finds the task.
+# A cancellation is handled by the first row that finds the task.
 #
 #     where the task is                             what happens
 CANCEL: tuple[Callable[[WorkerMachine, bytes, int], bool], ...] = (
     WorkerMachine._cancel_waiting_call,    # waits for room in its group: taken out and answered
     WorkerMachine._cancel_queued,          # queued: taken out and answered; in a chunk of a map: marked
     WorkerMachine._cancel_running,         # runs: interrupted
-    WorkerMachine._cancel_in_chunk,        # a chunk runs: it is in there, or not here
-    WorkerMachine._remember_cancel,        # just before or behind its call, or not here yet: looked at before the call
+    WorkerMachine._cancel_in_chunk,        # a chunk runs: the task is in it, or is not here
+    WorkerMachine._remember_cancel,        # just before or after its call, or not here yet: tested before the call
 )

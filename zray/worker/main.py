@@ -14,14 +14,14 @@ from zray.wire.messages import ActorInit, JobConfig, WorkerReady
 from zray.worker import process
 from zray.worker.actors.ends import run_exit_handlers
 from zray.worker.executor import Executor
-from zray.worker.queue import Lease
+from zray.worker.queue import ServedLease
 
-# How long an exiting worker waits for its last replies to be taken.
+# An exiting worker waits so long until its last replies are sent.
 EXIT_DRAIN_S = 5.0
 NODE_LOST_EXIT = 86
 
 
-class Worker:
+class WorkerProcess:
     """The worker process: its Runtime, its Executor, its surroundings."""
 
     def __init__(self, spec: dict[str, Any]):
@@ -46,7 +46,7 @@ class Worker:
         with rt.loop.lock:
             rt.send(rt.node, WorkerReady(os.getpid()))
         rt.loop.kick()
-        # What start-up made lives as long as the process: the collector need not look at it again.
+        # The objects of the start-up live as long as the process: exempt them from garbage collection.
         gc.collect()
         gc.freeze()
         self.executor.run_forever()
@@ -61,7 +61,7 @@ class Worker:
         self.config = message.config
         process.take_on_job(message.config)
 
-    def on_lease(self, lease: Lease) -> None:
+    def on_lease(self, lease: ServedLease) -> None:
         if not self.taken_on:
             self.take_on(lease.env, lease.assigned)
 
@@ -70,7 +70,7 @@ class Worker:
             self.take_on(message.spec.get("env") or {}, message.assigned)
 
     def take_on(self, env: dict[str, str], assigned: dict[str, Any]) -> None:
-        """Its first use says for which environment it is, for good: see zray.node.processes.pool.Kind."""
+        """The first lease or actor sets the environment of this process for ever: see zray.node.processes.pool.Kind."""
         self.taken_on = True
         self.rt.env = env
         process.take_on_environment(env, assigned, self.config, started_under=self.started_under,
@@ -79,7 +79,7 @@ class Worker:
     # ------------------------------------------------------------ ends
 
     def end(self, code: int) -> NoReturn:
-        """A planned end: user code's exit handlers, then what is left to send."""
+        """A planned end: run the exit handlers of user code, then send the last messages."""
         executor = self.executor
         host = executor.actor
         if host is not None:
@@ -94,12 +94,12 @@ class Worker:
         exit_now(code)
 
     def on_node_lost(self) -> None:
-        """Workers end with their node.  Called on whichever thread polls; user code may be running on another."""
+        """A worker ends with its node.  Runs on the thread that polls; user code may run on another thread."""
         process.flush_output()
         os._exit(NODE_LOST_EXIT)
 
     def forget(self) -> None:
-        """In a child that user code forked: nothing here is the child's to use."""
+        """In a child that user code forked: drop the worker's state, which the child must not use."""
         self.executor.forked = True
         self.executor.queue.entries.clear()
         self.executor.interrupts.uninstall()
@@ -111,10 +111,10 @@ class Worker:
 
 
 def run(spec: dict[str, Any]) -> None:
-    """Serve until the node, the job or the last task says to stop; does not return."""
+    """Serve until the node, the job or the last task ends the process; does not return."""
     try:
         faulthandler.enable()
-        worker = Worker(spec)
+        worker = WorkerProcess(spec)
         worker.run()
         worker.end(0)
     except BaseException:
@@ -126,11 +126,11 @@ def run(spec: dict[str, Any]) -> None:
 
 
 def exit_now(code: int) -> NoReturn:
-    """End the process; a negative code is the signal that asked for it."""
+    """End the process; a negative code is the signal that requested the end."""
     process.flush_output()
     sys.stdout = sys.stderr = None  # type: ignore[assignment]
     if code < 0:
         signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
-    # Not sys.exit: threads of user code must not hold the process, nor their exit handlers run twice after a fork.
+    # Not sys.exit: threads of user code would keep the process alive, and exit handlers would run twice after a fork.
     os._exit(code & 0xFF)

@@ -1,4 +1,4 @@
-"""Where a task or call is that was pushed to this worker: it runs, or waits behind others.  For Why."""
+"""Finds a task or call that was pushed to this worker: it runs, or waits behind others.  Answers Why."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from zray.base.causes import Cause
 from zray.worker.machine import WorkerMachine
 from zray.worker.queue import TASK_ID
 
-BEHIND_MAX = 3  # of the calls that run, so many are named to one that waits
+BEHIND_MAX = 3  # running calls that are named for a waiting call
 COUNTED_MAX = 1000  # queued calls that are counted by name
 
 Place = tuple[Cause, dict[str, Any]]
@@ -18,9 +18,10 @@ NameOf = Callable[[list[Any]], str]
 
 
 def place_of(machine: WorkerMachine, name_of: NameOf, tid: bytes) -> Place | None:
-    """Of a task or call, by its id; None when it is not here.  Under the lock, while the main thread may start tasks.
+    """The place of a task or call; None when it is not here.  Under the lock; the main thread may start tasks.
 
-    ``about`` has its name, and of one that waits how many are ahead and ``behind``, [(task, name), ...] that run now.
+    ``about`` has the name.  Of a waiting task it has ``ahead``, the number of tasks before it, and ``behind``, the
+    running tasks as [(task, name), ...].
     """
     for running, waiting in lines(machine):
         for task in running:
@@ -36,9 +37,9 @@ def place_of(machine: WorkerMachine, name_of: NameOf, tid: bytes) -> Place | Non
 
 
 def lines(machine: WorkerMachine, most: int | None = None) -> list[tuple[list[Any], list[Any]]]:
-    """What runs and what waits, for each line of waiting: one of a worker or a plain actor, else one a group.
+    """(running, waiting) for each queue: a worker or a plain actor has one, other actors have one a group.
 
-    ``most``: of each line, no more than so many that wait.
+    ``most``: at most so many waiting tasks of each queue.
     """
     queue = machine.queue
     running = queue.running
@@ -50,12 +51,12 @@ def lines(machine: WorkerMachine, most: int | None = None) -> list[tuple[list[An
 
 
 def _tasks(entries: Iterable[Any], most: int | None = None) -> list[Any]:
-    """Copied in one step of the interpreter: the main thread takes entries out meanwhile."""
+    """Copies in one step of the interpreter, because the main thread takes entries out meanwhile."""
     return [task for _, _, task in list(islice(entries, most)) if type(task) is list]
 
 
 def queued(machine: WorkerMachine, name_of: NameOf) -> list[list[Any]]:
-    """[[name, count], ...] of the calls that wait here (under the lock)."""
+    """[[name, count], ...] of the waiting calls (under the lock)."""
     counts: dict[str, int] = {}
     for _, waiting in lines(machine, COUNTED_MAX):
         for task in waiting:

@@ -1,4 +1,4 @@
-"""What the executor is given: the core process below it, and the process around it."""
+"""The ports of the executor: the core process below it, and the process around it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from zray.wire.messages import ActorInit, JobConfig
     from zray.owner.submitter import Submitter
     from zray.transport.loop import Loop
-    from zray.worker.queue import Lease
+    from zray.worker.queue import ServedLease
 
 
 class CoreProcess(Protocol):
@@ -18,7 +18,7 @@ class CoreProcess(Protocol):
 
     loop: Loop
     marks: Any
-    context: Any  # thread-local: what runs on this thread
+    context: Any  # thread-local: the task that runs on this thread
     values: Any
 
     @property
@@ -29,7 +29,7 @@ class CoreProcess(Protocol):
     def config(self) -> Config: ...
     @property
     def submitter(self) -> Submitter: ...
-    def employ(self, executor: Any) -> None: ...
+    def attach_executor(self, executor: Any) -> None: ...
     def send(self, peer: bytes, message: Any) -> None: ...
     def fetch_function(self, key: bytes) -> Any: ...
     def resolve(self, values: Sequence[Any], outer: Any = None) -> list[Any]: ...
@@ -43,13 +43,13 @@ class Surroundings(Protocol):
     """The process around the executor: its environment, and its end."""
 
     def on_job(self, message: JobConfig) -> None:
-        """Under the lock, before anything runs."""
+        """Called under the lock, before any task runs."""
 
-    def on_lease(self, lease: Lease) -> None:
-        """Before the first task of a lease."""
+    def on_lease(self, lease: ServedLease) -> None:
+        """Called before the first task of a lease."""
 
     def on_actor(self, message: ActorInit) -> None:
-        """Before the constructor."""
+        """Called before the constructor."""
 
     def end(self, code: int) -> NoReturn:
-        """User code ends the process."""
+        """End the process, as user code asked."""

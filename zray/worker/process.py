@@ -1,4 +1,4 @@
-"""What a worker process takes on from its job, and how it ends with its node."""
+"""The environment of a worker process: output, import path, variables, threads and GPUs, from its job and lease."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ from importlib.machinery import ModuleSpec
 from typing import Any
 
 from zray.base import env_vars
+from zray.base.formats import TASK_MARKER
 
-# A line of this form in a worker's output names the task that prints from here on; the node takes it out again.
-MARKER = "\x01zray-task:{}\n"
 
 
 class MarkedStream(io.TextIOWrapper):
-    """stdout or stderr of a worker: says which task prints, when that changes.
+    """stdout or stderr of a worker: writes a marker when another task begins to print.
 
-    A marker per change of task would be two system calls a task; this one costs only tasks that print.
+    A marker at each change of task would be two system calls a task; so only tasks that print cost something.
     """
 
     def __init__(self, descriptor: int, context: Any):
@@ -37,7 +36,7 @@ class MarkedStream(io.TextIOWrapper):
             if not self._fresh:
                 super().write("\n")
             self._last = name
-            super().write(MARKER.format(name.replace("\n", " ")))
+            super().write(TASK_MARKER + name.replace("\n", " ") + "\n")
         if text:
             self._fresh = text[-1] == "\n"
         return super().write(text)
@@ -66,7 +65,7 @@ def take_on_job(config: Mapping[str, Any]) -> None:
     """The driver's import path and working directory; ``import utils`` beside its script works."""
     cwd = config.get("cwd")
     if cwd:
-        with contextlib.suppress(OSError):  # gone by now: the job may not need it
+        with contextlib.suppress(OSError):  # the directory may be gone, and the job may not need it
             os.chdir(cwd)
     if logs := config.get("logging"):
         from zray.core.logging_config import LoggingConfig
@@ -87,10 +86,10 @@ def take_on_job(config: Mapping[str, Any]) -> None:
 
 
 def _name_script(path: str) -> None:
-    """Say where the code of ``__main__`` comes from: ``inspect.getsource`` of a class looks for it there.
+    """Set the file of ``__main__``: ``inspect.getsource`` of a class reads it.
 
-    A process that multiprocessing spawns would run that file again; it leaves alone what was started by a module name
-    ``__main__``, as packages are.
+    A process that multiprocessing spawns would run that file again.  It does not when ``__main__`` was started by
+    module name, as for packages; so set such a spec.
     """
     main = sys.modules["__main__"]
     main.__file__ = path
@@ -99,9 +98,9 @@ def _name_script(path: str) -> None:
 
 def take_on_environment(env: Mapping[str, str], assigned: Mapping[str, Any], config: Mapping[str, Any], *,
                         started_under: bool, node_has_gpus: bool) -> None:
-    """Variables of the runtime environment, threads and GPUs, before user code: once, a worker serves one environment.
+    """Set variables, threads and GPUs before user code runs.  Once: a worker serves one environment.
 
-    ``config`` is the job's; ``started_under``: the process was executed with these variables.
+    ``config`` is the job's; ``started_under``: the process was started (exec) with these variables.
     """
     if not started_under:
         _set_variables(env, config)
@@ -113,21 +112,21 @@ def take_on_environment(env: Mapping[str, str], assigned: Mapping[str, Any], con
 
 
 def _set_variables(env: Mapping[str, str], config: Mapping[str, Any]) -> None:
-    """What the fork of a running process can still take on."""
+    """Set the variables that still have an effect in the fork of a running process."""
     for name, value in (config.get("threads") or {}).items():
         os.environ[name] = value
     if not env:
-        return  # most workers: each page that they write to is one that they do not share
+        return  # as in most workers: each page that they write to is no longer shared with the zygote
     os.environ.update(env_vars.expand(env, os.environ))
     if "TZ" in env or "TZDIR" in env:
         time.tzset()
     tempfile: Any = sys.modules.get("tempfile")
     if tempfile is not None:
-        tempfile.tempdir = None  # TMPDIR and its like are looked at again
+        tempfile.tempdir = None  # read TMPDIR and the like again
 
 
 def _limit_threads(threads: int, started_under: bool) -> None:
-    """OMP_NUM_THREADS is the CPUs of the lease unless somebody said something else; the BLAS that is loaded follows."""
+    """Set OMP_NUM_THREADS to the CPUs of the lease, unless a variable is set already; then the loaded BLAS."""
     said = env_vars.thread_names(os.environ)
     if env_vars.OMP not in said:
         os.environ[env_vars.OMP] = str(threads)
@@ -139,7 +138,7 @@ def _limit_threads(threads: int, started_under: bool) -> None:
 
 
 def _put_on_path(text: str, config: Mapping[str, Any]) -> None:
-    """PYTHONPATH stands behind the script's folder and before the rest, as when Python starts."""
+    """Put PYTHONPATH after the script's folder and before the rest, as Python does at its start."""
     wanted = [os.path.abspath(entry) for entry in text.split(os.pathsep) if entry]
     first = sys.path[:1] if sys.path[:1] == [config.get("script_dir")] else []
     rest = [entry for entry in sys.path[len(first):] if entry not in wanted]
@@ -147,7 +146,7 @@ def _put_on_path(text: str, config: Mapping[str, Any]) -> None:
 
 
 def _show_gpus(gpu_ids: Sequence[int | str]) -> None:
-    """CUDA_VISIBLE_DEVICES is the GPUs of the lease; without any it stays as it is, and the user may keep it so."""
+    """Set CUDA_VISIBLE_DEVICES to the GPUs of the lease.  Without GPUs, or if the user asks, leave it unchanged."""
     if _is_on("NOSET_CUDA_VISIBLE_DEVICES", "EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"):
         return
     if gpu_ids or _is_on("ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"):
@@ -155,6 +154,6 @@ def _show_gpus(gpu_ids: Sequence[int | str]) -> None:
 
 
 def _is_on(*names: str) -> bool:
-    """Whether ZRAY_ or RAY_ with one of these names is set to a true value."""
+    """Whether one of these names, with the prefix ZRAY_ or RAY_, is set to a true value."""
     values = (os.environ.get(prefix + name, "") for name in names for prefix in ("ZRAY_", "RAY_"))
     return any(value.lower() not in ("", "0", "false") for value in values)

@@ -4,13 +4,13 @@
        |  \\--cancel (queued)--> gone
        \\----hand_back---------> gone
 
-One thread *starts* (the executor's), and does so without a lock: ``start`` is one ``deque.popleft``.  Everything else
-is called under the loop's lock and takes entries from the right end, also one atomic pop each, so an entry has
-exactly one taker: it is started, or handed back, or cancelled, never two of them.  A lock per task would cost as
-much as the rest of the queue.
+One thread, the executor's, starts tasks, without a lock: ``start`` is one ``deque.popleft``.  All other methods run
+under the loop's lock and take entries from the right end, also with one atomic pop each.  So each entry is taken
+once: it is started, handed back or cancelled, never two of these.  A lock for each task would cost as much as the
+rest of the queue.
 
-Sequence numbers rise per lease, by the owner's counting; a push that repeats numbers is dropped, which makes
-redelivery harmless.
+The owner numbers the tasks of each lease, and the numbers rise.  A push that repeats numbers is dropped, so a
+second delivery does no harm.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from typing import Any
 TASK_ID, ATTEMPT, FUNCTION, ARGS, RETURNS, EXTRA = range(6)
 
 
-class Lease:
-    """One owner's hold on this worker, and the replies gathered for it."""
+class ServedLease:
+    """A lease of an owner on this worker, and the replies gathered for it."""
 
     __slots__ = ("owner", "number", "assigned", "env", "next", "ends", "spent_ns", "kept")
 
@@ -36,15 +36,17 @@ class Lease:
         self.next = 1  # the lowest sequence number not yet pushed
         self.ends: list[Any] = []  # [sequence, result, ...] not yet sent
         self.spent_ns = 0  # run time of the tasks in ``ends``
-        self.kept: deque[list[Any]] | None = None  # an actor's caller: replies that may be asked for again
+        self.kept: deque[list[Any]] | None = None  # of an actor's caller: replies that may be needed again
 
     def __repr__(self) -> str:
-        return f"Lease({self.owner.hex()}, {self.number}, next={self.next})"
+        return f"ServedLease({self.owner.hex()}, {self.number}, next={self.next})"
 
 
-class Chunk:
-    """One chunk of a map in the queue: its items are claimed one by one, from the left by the thread that runs them,
-    from the right by a hand-back."""
+class QueuedChunk:
+    """One chunk of a map in the queue.
+
+    Its items are claimed one by one: from the left by the thread that runs them, from the right by a hand-back.
+    """
 
     __slots__ = ("task", "attempt", "function", "first", "count", "items", "payload", "star", "cancelled")
 
@@ -60,16 +62,16 @@ class Chunk:
         self.cancelled: set[int] = set()  # positions
 
 
-Entry = tuple[Lease, int, Any]  # lease, sequence, task (a list as in PushTasks) or Chunk
+Entry = tuple[ServedLease, int, Any]  # lease, sequence, task (a list as in PushTasks) or QueuedChunk
 
 
 class TaskQueue:
-    """What is queued here, for which lease, and what runs."""
+    """The queued tasks with their leases, and the running task."""
 
     __slots__ = ("leases", "entries", "running")
 
     def __init__(self) -> None:
-        self.leases: dict[tuple[bytes, int], Lease] = {}
+        self.leases: dict[tuple[bytes, int], ServedLease] = {}
         self.entries: deque[Entry] = deque()
         self.running: Entry | None = None
 
@@ -78,11 +80,11 @@ class TaskQueue:
 
     # ---- under the lock
 
-    def open(self, owner: bytes, number: int, assigned: dict | None = None, env: dict | None = None) -> Lease:
-        """The owner leased this worker (again).  Its older leases have nothing left to come."""
+    def open(self, owner: bytes, number: int, assigned: dict | None = None, env: dict | None = None) -> ServedLease:
+        """The owner leased this worker (again).  Its older leases get no further tasks."""
         lease = self.leases.get((owner, number))
         if lease is None:
-            lease = self.leases[owner, number] = Lease(owner, number, assigned, env)
+            lease = self.leases[owner, number] = ServedLease(owner, number, assigned, env)
             busy = {id(entry[0]) for entry in self.entries}
             if self.running is not None:
                 busy.add(id(self.running[0]))
@@ -94,7 +96,7 @@ class TaskQueue:
         return lease
 
     def forget_leases(self) -> None:
-        """The process becomes an actor: from now on numbers are lives, and one may be that of a lease it has served."""
+        """The process becomes an actor: from now on numbers are lives, and may equal the number of an old lease."""
         assert not self.entries, "tasks are queued here"
         self.leases.clear()
 
@@ -108,8 +110,8 @@ class TaskQueue:
         self.entries.extend(zip(repeat(lease), count(first), tasks))  # noqa: B905
         return len(tasks)
 
-    def push_chunk(self, owner: bytes, number: int, chunk: Chunk) -> bool:
-        """Queue one chunk of a map; False when it was here before."""
+    def push_chunk(self, owner: bytes, number: int, chunk: QueuedChunk) -> bool:
+        """Queue one chunk of a map; False when it has come before."""
         lease = self.leases.get((owner, number)) or self.open(owner, number)
         if chunk.first < lease.next:
             return False
@@ -117,54 +119,54 @@ class TaskQueue:
         self.entries.append((lease, chunk.first, chunk))
         return True
 
-    def hand_back(self) -> dict[Lease, list[int]]:
-        """Give up everything not started; returns the sequence numbers by lease, in order."""
-        back: dict[Lease, list[int]] = {}
+    def hand_back(self) -> dict[ServedLease, list[int]]:
+        """Take out all tasks that have not started; returns their sequence numbers by lease, in order."""
+        back: dict[ServedLease, list[int]] = {}
         for lease, sequence, task in self._drain():
             sequences = back.setdefault(lease, [])
-            if type(task) is Chunk:
+            if type(task) is QueuedChunk:
                 sequences.extend(range(sequence, sequence + task.count))
             else:
                 sequences.append(sequence)
         running = self.running
-        if running is not None and type(running[2]) is Chunk:
+        if running is not None and type(running[2]) is QueuedChunk:
             rest = split(running[2])
             if rest:
                 back[running[0]] = list(rest) + back.get(running[0], [])
         return back
 
-    def cancel(self, task: bytes, attempt: int) -> tuple[Lease, int] | None:
-        """Take a queued task out; returns where it was, or None when it is not queued (it may run, or be gone).
+    def cancel(self, task: bytes, attempt: int) -> tuple[ServedLease, int] | None:
+        """Take a queued task out; returns its lease and sequence, or None when it is not queued.
 
-        Chunks are searched by the ids they cover: a cancelled item stays in its chunk and is skipped when claimed.
+        A cancelled item of a chunk stays in its chunk, and is skipped when it is claimed.
         """
-        found: tuple[Lease, int] | None = None
+        found: tuple[ServedLease, int] | None = None
         kept: list[Entry] = []
         for entry in self._drain():
             work = entry[2]
-            if found is None and type(work) is not Chunk and work[TASK_ID] == task and work[ATTEMPT] == attempt:
+            if found is None and type(work) is not QueuedChunk and work[TASK_ID] == task and work[ATTEMPT] == attempt:
                 found = entry[0], entry[1]
             else:
                 kept.append(entry)
-                if found is None and type(work) is Chunk:
+                if found is None and type(work) is QueuedChunk:
                     position = position_in(work, task, attempt)
                     if position is not None:
                         work.cancelled.add(position)
         self.entries.extend(kept)
         running = self.running
-        if found is None and running is not None and type(running[2]) is Chunk:
+        if found is None and running is not None and type(running[2]) is QueuedChunk:
             position = position_in(running[2], task, attempt)
             if position is not None:
                 running[2].cancelled.add(position)
         return found
 
-    def forget_owners(self, gone: Callable[[bytes], bool]) -> None:
-        """These owners are gone: forget their leases.  What they queued still runs, for what it does."""
-        for key in [key for key in self.leases if gone(key[0])]:
+    def forget_owners(self, has_ended: Callable[[bytes], bool]) -> None:
+        """These owners have ended: forget their leases.  What they queued still runs, for what it does."""
+        for key in [key for key in self.leases if has_ended(key[0])]:
             del self.leases[key]
 
     def _drain(self) -> list[Entry]:
-        """Take all entries, from the right, while the executor may be taking from the left."""
+        """Take all entries from the right, while the executor may take from the left."""
         taken: list[Entry] = []
         pop = self.entries.pop
         while True:
@@ -190,7 +192,7 @@ class TaskQueue:
         """The running entry has ended."""
         self.running = None
 
-    def queued(self) -> Iterator[tuple[Lease, int]]:
+    def queued(self) -> Iterator[tuple[ServedLease, int]]:
         """(lease, sequence) of every entry not started; for tests and views."""
         return ((entry[0], entry[1]) for entry in list(self.entries))
 
@@ -203,13 +205,13 @@ class TaskQueue:
         for lease, sequence, task in entries:
             assert self.leases.get((lease.owner, lease.number), lease) is lease, "two records of one lease"
             assert sequence > seen.get(id(lease), 0), "sequence numbers do not rise"
-            last = sequence + task.count - 1 if type(task) is Chunk else sequence
+            last = sequence + task.count - 1 if type(task) is QueuedChunk else sequence
             assert last < lease.next, "an entry beyond the lease's next sequence number"
             seen[id(lease)] = sequence
 
 
-def split(chunk: Chunk) -> range:
-    """Claim all items of a running chunk that nobody claimed; returns their sequence numbers."""
+def split(chunk: QueuedChunk) -> range:
+    """Claim all unclaimed items of a running chunk; returns their sequence numbers."""
     items = chunk.items
     if not items:
         return range(0)
@@ -225,8 +227,8 @@ def split(chunk: Chunk) -> range:
     return range(end - taken, end)
 
 
-def position_in(chunk: Chunk, task: bytes, attempt: int) -> int | None:
-    """Which item of the chunk has this task id: ids of a map are consecutive in their last 8 bytes (zray.base.ids)."""
+def position_in(chunk: QueuedChunk, task: bytes, attempt: int) -> int | None:
+    """The item of the chunk with this task id: ids of a map are consecutive in their last 8 bytes (zray.base.ids)."""
     if chunk.attempt != attempt or chunk.task[:16] != task[:16]:
         return None
     position = int.from_bytes(task[16:], "little") - int.from_bytes(chunk.task[16:], "little")

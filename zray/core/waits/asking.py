@@ -1,5 +1,4 @@
-"""Why something waits, across processes: how this one asks others (zray.core.waits.explaining); zray.core.machine
-answers."""
+"""Asks other processes why something waits (zray.core.waits.explaining); zray.core.machine answers."""
 
 from __future__ import annotations
 
@@ -13,7 +12,7 @@ from zray.transport.loop import Loop
 
 
 class Whys:
-    """The questions of one Runtime: an Asker."""
+    """The questions of one Runtime: a ReasonSource."""
 
     def __init__(self, machine: CoreMachine, loop: Loop, questions: Questions):
         self._machine = machine
@@ -21,7 +20,7 @@ class Whys:
         self._questions = questions
 
     def ask_why(self, peer: bytes, what: bytes, endpoint: str, deadline: float) -> tuple[str, list[Reason]]:
-        """What another process (or this one) knows about a wait: words and reasons, nothing when it does not answer."""
+        """Text and reasons of another process (or this one) about a wait; both empty when it does not answer."""
         machine = self._machine
         if peer == machine.process.incarnation:
             with self._loop.lock:
@@ -35,7 +34,7 @@ class Whys:
         return (message.text, message.found) if message is not None else ("", [])
 
     def ask_of_actor(self, actor: bytes, deadline: float) -> int | None:
-        """Why an actor is not up, by the node's word: a Cause."""
+        """The Cause, from the node, why an actor is not alive yet."""
         answer = self._questions.ask_node(lambda n: m.NodeQuery(n, "explain", {"actor": actor}),
                                           deadline - time.monotonic())
         return answer.answer.get("cause") if answer is not None else None

@@ -1,4 +1,4 @@
-"""``get``, ``wait`` and the next item of a generator: how a thread blocks, and what it says meanwhile."""
+"""``get``, ``wait`` and the next item of a generator: how a thread blocks, and how it warns."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from zray.core.waits.replies import Questions
 from zray.core.stored import Stored
 from zray.core.waits.asking import Whys
 from zray.core.waits.why import EXPLAINED_MAX, StreamRecord, batch_reason
-from zray.owner.streams import Stream
+from zray.owner.streams import ItemStream
 from zray.handles.refs import MapRefs, ObjectRef, ObjectRefGenerator, RefList
 from zray.values.serialization import NONE, loads
 from zray.transport.loop import Loop, Waiter
 from zray.core.values import NotReady, Values
-from zray.core.waits.countdowns import Countdown, Left, WaitGroup
+from zray.core.waits.countdowns import Countdown, TakenBackOnError, WaitGroup
 
 __tracebackhide__ = True  # pytest leaves these frames out of its reports
 
-STORE_TROUBLE_S = 1.0  # whether the control store answers is asked after a wait that failovers do not explain
-WHY_S = 0.05  # other processes are asked so long why something waits, before an error or a warning says so
-EXPLAIN_S = 1.0  # the same, when that is what the user asked for
+STORE_TROUBLE_S = 1.0  # after a wait longer than any failover, ask whether the control store answers
+WHY_S = 0.05  # time for questions to other processes, before an error or a warning with their answers
+EXPLAIN_S = 1.0  # the same for ``zray.explain``
 
 
 class Lender(Protocol):
-    """The executor of a worker: a task that blocks gives away what it holds, or runs what it waits for."""
+    """The executor of a worker: a blocked task lends its resources, or runs the tasks that it waits for."""
 
     @property
     def inline(self) -> Any: ...
@@ -61,7 +61,7 @@ class Waits:
         self.executor: Lender | None = None  # of a worker
 
     def get_one(self, ref: ObjectRef, timeout: float | None = None) -> Any:
-        """The value of one reference: what a synchronous call does, with as few steps as it takes."""
+        """The value of one reference.  Each synchronous call runs this, so it has as few steps as possible."""
         record = ref._record
         deadline = None if timeout is None else time.monotonic() + timeout
         if record.value is None:
@@ -77,10 +77,10 @@ class Waits:
         return self._load(record, deadline)
 
     def _wait_one(self, record: Any) -> None:
-        """A driver waits for one object without a time-out; the first seconds without the machinery of ``block``."""
+        """A driver waits for one object without a time-out; for the first seconds it needs no ``block``."""
         loop = self.loop
         count = Countdown(loop, 1)
-        with Left(self.refs, (record,), count):
+        with TakenBackOnError(self.refs, (record,), count):
             with loop.lock:
                 if self.refs.when_ready(record, count):
                     return
@@ -115,13 +115,13 @@ class Waits:
         return out
 
     def _seen(self, values: Iterable[Any]) -> None:
-        """One error of several that were asked for together is raised: nobody misses the others."""
+        """One error is raised for several values that were read together: the others count as seen too."""
         for value in values:
             if type(value) is list and value[0] == m.FAILED:
                 self.refs.unhandled.seen(value)
 
     def _load(self, record: Any, deadline: float | None) -> Any:
-        """The value of a record that was ready; when it proves to be lost, that which it is to have instead."""
+        """The value of a ready record; if it proves to be lost, wait for the value that replaces it."""
         while True:
             try:
                 return self.values.load(record)
@@ -133,7 +133,7 @@ class Waits:
         """All values of a map, column by column."""
         batch = refs._batch
         count = Countdown(self.loop, 1)
-        with Left(self.refs, (batch,), count):
+        with TakenBackOnError(self.refs, (batch,), count):
             with self.loop.lock:
                 waits = batch.remaining > 0
                 if waits:
@@ -151,14 +151,14 @@ class Waits:
             if first == len(out):
                 out += column
             else:
-                out[first:first + n] = column  # an item that was retried: its later result counts
+                out[first:first + n] = column  # a retried item: its later result counts
         return out
 
     def wait_all(self, records: Sequence[Any], timeout: float | None) -> None:
         if timeout is None and self.executor is not None and self.context.task:
             self.executor.inline.run_missing(records)
         count = Countdown(self.loop, 0)
-        with Left(self.refs, records, count):
+        with TakenBackOnError(self.refs, records, count):
             with self.loop.lock:
                 pending = [record for record in records if record.value is None]
                 count.expect(len(pending))
@@ -168,10 +168,11 @@ class Waits:
                 self.block(count, timeout, lambda: self.reasons(pending))
 
     def bring(self, records: Sequence[Any], deadline: float | None) -> None:
-        """Bring what other nodes hold of these, all together.  What cannot be had, its reader will hear."""
+        """Transfer the values that are on other nodes, all together.  A failure is raised to the reader later."""
         stored = self.stored
         with self.loop.lock:
-            wanted = [(record, value) for record in records if (value := stored.elsewhere(record.value)) is not None]
+            wanted = [(record, value) for record in records
+                      if (value := stored.value_to_transfer(record.value)) is not None]
             count = Countdown(self.loop, len(wanted))
             pending = [(value, stored.fetch(value, count)) for _, value in wanted]
         if not pending:
@@ -189,16 +190,17 @@ class Waits:
                 for _, each in pending:
                     stored.leave(each)
             raise
-        with self.loop.lock:  # what is lost is made again together, too; why it cannot be, its reader will hear
+        with self.loop.lock:  # reconstruct lost values together too; a failure is raised to the reader later
             for (record, value), (_, each) in zip(wanted, pending, strict=True):
                 if each.value is not None and each.value[0] == m.FAILED and each.value[1] == "object_lost":
                     self.submitter.reconstruction.lost(record, value, str(each.value[2].get("reason", "")))
 
     def block(self, waiter: Waiter, timeout: float | None, why: Callable[[], Reasons],
               started: float | None = None, explained: bool = True) -> None:
-        """Wait for ``waiter``; says why when nothing moves for a while, and in the error when the time is over.
+        """Wait for ``waiter``; warn with the reasons when there is no progress.  GetTimeoutError has the reasons too.
 
-        ``started``: when the caller began to wait, if that was earlier.  ``explained``: the error's text is read.
+        ``started``: the time when the caller began to wait, if that was earlier.  ``explained``: whether the caller
+        needs the text of the error.
         """
         now = time.monotonic()
         deadline = None if timeout is None else now + timeout
@@ -228,7 +230,7 @@ class Waits:
                 executor.on_unblocked()
 
     def _trouble(self, waited_s: float) -> str:
-        """After a while, what keeps the control store from answering: many things wait for it."""
+        """After a long wait, the reason why the control store does not answer: many waits depend on it."""
         trouble = self.questions.store_trouble(WHY_S) if waited_s >= STORE_TROUBLE_S else ""
         return f"\n{trouble}" if trouble else ""
 
@@ -236,7 +238,7 @@ class Waits:
              ) -> tuple[list[ObjectRef], list[ObjectRef]]:
         """``(ready, rest)``, each in the order of ``refs``; at most ``num_returns`` are ready.
 
-        With ``fetch_local`` those on other nodes are on their way here when it returns.
+        With ``fetch_local`` the transfers of ready objects on other nodes have begun when it returns.
         """
         if timeout == 0:
             return self._wait_now(refs, num_returns)
@@ -274,9 +276,9 @@ class Waits:
 
     def _first_ready(self, refs: Sequence[ObjectRef], group: WaitGroup, fetch_local: bool
                      ) -> tuple[list[ObjectRef], list[ObjectRef]]:
-        """What ``wait`` for one returns when one is ready; programs call it in a loop, with thousands of references."""
+        """The result of ``wait`` for one.  Programs call it in a loop with thousands of references."""
         ref = group.pending.pop(group.arrivals.ready.popleft())
-        if refs[0] is ref:  # mostly: a copy costs a fifth of going through the dictionary
+        if refs[0] is ref:  # mostly true; a copy costs a fifth of a walk through the dictionary
             rest = RefList(refs)
             list.__delitem__(rest, 0)
         else:
@@ -302,7 +304,7 @@ class Waits:
     def _wait_group(self, refs: Sequence[ObjectRef]) -> WaitGroup:
         if type(refs) is RefList and refs.group is not None:
             with self.loop.lock:
-                known, refs.group = refs.group, None  # one wait has it at a time: two threads may share the list
+                known, refs.group = refs.group, None  # only one wait may use it: two threads may share the list
             if known is not None:
                 return known
         group = WaitGroup(refs)
@@ -315,8 +317,8 @@ class Waits:
                     arrivals.ready.append(ref._oid)
         return group
 
-    def next_of_stream(self, stream: Stream, timeout: float | None) -> ObjectRef | None:
-        """The next reference of a generator, waiting for it; None at its end."""
+    def next_of_stream(self, stream: ItemStream, timeout: float | None) -> ObjectRef | None:
+        """Wait for the next reference of a generator; None at its end."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             with self.loop.lock:
@@ -328,11 +330,11 @@ class Waits:
                 received = stream.received
             self._wait_stream(stream, received, deadline)
 
-    def _wait_stream(self, stream: Stream, received: int, deadline: float | None) -> None:
-        """Until more than ``received`` items have come, or the generator has ended."""
+    def _wait_stream(self, stream: ItemStream, received: int, deadline: float | None) -> None:
+        """Wait until more than ``received`` items have arrived, or the generator has ended."""
         timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
         count = Countdown(self.loop, 1)
-        with Left(self.refs, (stream,), count):
+        with TakenBackOnError(self.refs, (stream,), count):
             with self.loop.lock:
                 if stream.received != received or stream.ended:
                     return
@@ -340,7 +342,7 @@ class Waits:
             self.block(count, timeout, lambda: self.reasons([StreamRecord(stream)]))
 
     def get_dynamic(self, generator: ObjectRefGenerator, timeout: float | None) -> ObjectRefGenerator:
-        """What a task with ``num_returns="dynamic"`` returned, when it has ended; raises its error."""
+        """Wait for the end of a task with ``num_returns="dynamic"``: its generator, or its error is raised."""
         stream = generator._stream
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
@@ -355,7 +357,7 @@ class Waits:
             raise self.values.error(last)
         return generator
 
-    async def next_of_stream_async(self, stream: Stream) -> ObjectRef | None:
+    async def next_of_stream_async(self, stream: ItemStream) -> ObjectRef | None:
         while True:
             with self.loop.lock:
                 entry = self.submitter.streams.take(stream)
@@ -380,11 +382,11 @@ class Waits:
     # ------------------------------------------------------------ why
 
     def reasons(self, records: Iterable[Any]) -> Reasons:
-        """Of the records that are pending; asks nobody."""
+        """The reasons of pending records, as far as this process knows them."""
         return reasons_of(self.machine, self.loop.lock, records)
 
     def explain(self, ref: Any) -> str:
-        """Why this reference (or the next one of a generator, or a map) is not ready, in words."""
+        """A text: why this reference (or the next one of a generator, or a map) is not ready."""
         if isinstance(ref, MapRefs):
             batch = ref._batch
             return str(Reasons([batch_reason(batch)])) if batch.remaining else f"{ref!r}: it is ready"
@@ -398,7 +400,7 @@ class Waits:
         return self._explain_record(record) + (f"\n{trouble}" if trouble else "")
 
     def _explain_record(self, record: Any) -> str:
-        """With what other processes know."""
+        """The reasons of one record, with the answers of other processes."""
         reasons = self.reasons((record,))
         Asking(self.whys, EXPLAIN_S).follow(reasons.found)
         return str(reasons)

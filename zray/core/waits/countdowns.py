@@ -1,7 +1,7 @@
-"""Waiting in get and wait: countdowns over records, groups that survive from one ``wait`` to the next.
+"""Waiting in get and wait: countdowns over records, and groups that last from one ``wait`` to the next.
 
-A WaitGroup is registered once at its objects and is handed on inside the list of the not-ready ones, so draining n
-references one by one costs O(1) a completion and not O(n).
+A WaitGroup registers once at its objects.  ``wait`` passes it on inside the list of references that are not ready.
+So taking n references one by one costs O(1) a completion, not O(n).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from zray.transport.loop import Waiter
 
 
 class Countdown(Waiter):
-    """Done when it was called ``need`` times; it is the waiter it leaves at each record."""
+    """Done after ``need`` calls; it is itself the waiter at each record."""
 
     __slots__ = ("loop",)
 
@@ -28,15 +28,15 @@ class Countdown(Waiter):
         self.loop.notify_one(self)
 
     def expect(self, need: int) -> None:
-        """Another number, before it was left anywhere."""
+        """Set another number, before it waits at any record."""
         self.need = need
         self.done = need <= 0
 
 
-class Left:
-    """A countdown that is about to be left at ``places``: with an error (a time-out, Ctrl-C) it is taken back from all.
+class TakenBackOnError:
+    """Removes a countdown from the waiters of all ``places`` after an error (a time-out, Ctrl-C).
 
-    Enter it before the first is left: Ctrl-C may come between any two steps.
+    Enter it before the countdown is added to the first place: Ctrl-C may come between any two steps.
     """
 
     __slots__ = ("count", "places", "refs")
@@ -57,7 +57,7 @@ class Left:
 
 
 class Arrivals:
-    """What a WaitGroup leaves at its records: collects those that became ready, wakes the waiter there is."""
+    """The waiter of a WaitGroup at its records: collects those that become ready, and wakes a blocked ``wait``."""
 
     __slots__ = ("ready", "waiter")
 
@@ -72,7 +72,7 @@ class Arrivals:
 
 
 class WaitGroup:
-    """References that somebody drains with ``wait``; ``pending`` keeps their order."""
+    """References that user code takes one by one with ``wait``; ``pending`` keeps their order."""
 
     __slots__ = ("pending", "arrivals", "__weakref__")
 

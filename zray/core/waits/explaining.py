@@ -1,13 +1,13 @@
-"""Why something waits, in words: for warnings, time-out errors and ``zray.explain``.
+"""Explains in text why something waits: for warnings, time-out errors and ``zray.explain``.
 
-A reason is ``[id, cause, about]``, of wire types, because other processes send theirs: ``id`` of an object (28 bytes)
-or of a task (24), ``about`` a map:
+A reason is ``[id, cause, about]``.  It has wire types, because processes send each other reasons.  ``id`` is of an
+object (28 bytes) or of a task (24 bytes), ``about`` is a map:
 
-    name what detail demand pid ahead attempt   what the sentence says
-    text says                                   words in place of the sentence, and words below it
-    because                                     reasons for that, further down the chain
+    name what detail demand pid ahead attempt   facts of the sentence
+    text says                                   text in place of the sentence; text below it
+    because                                     reasons of this reason, further down the chain
     task actor leases queued                    for the rules of ``is_healthy`` and ``progress``
-    ask ask_node                                [process, id, endpoint], or an actor's id: where more is known (Asking)
+    ask ask_node                                [process, id, endpoint], or an actor's id: the process to ask (Asking)
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from zray.base import ids
 from zray.base.causes import Cause
 from zray.core.waits.why import EXPLAINED_MAX, Explained, Reason, explain_record
 
-ASKED_MAX = 8  # other processes that are asked for one message: a circle of three actors takes six
+ASKED_MAX = 8  # questions to other processes for one message: a circle of three actors takes six
 
-# What the process that has the task knows better than the one that pushed it.
+# Causes that the process that has the task knows better than the process that pushed it.
 _REFINED = (Cause.RUNNING, Cause.PUSHED, Cause.ACTOR_HAS, Cause.ACTOR_BUSY)
 
 
 class Reasons(NamedTuple):
-    """Of one wait: those of the first few objects that are pending, and how many more are."""
+    """The reasons of one wait: of the first few pending objects; ``more`` objects are pending."""
 
     found: list[Reason]
     more: int = 0
@@ -41,7 +41,7 @@ class Reasons(NamedTuple):
 
 
 def reasons_of(owner: Explained, lock: AbstractContextManager[Any], records: Iterable[Any]) -> Reasons:
-    """Of the records that are pending; asks nobody."""
+    """The reasons of pending records, as far as this process knows them."""
     found: list[Reason] = []
     more = 0
     with lock:
@@ -56,7 +56,7 @@ def reasons_of(owner: Explained, lock: AbstractContextManager[Any], records: Ite
 
 
 def stream_state(stream: Any) -> str | None:
-    """What a generator does whose next item does not come from waiting: None when there is one to wait for."""
+    """The state of a generator that needs no wait for its next item; None when the next item is pending."""
     name = f"ObjectRefGenerator of {stream.task.fn.name}()"
     if stream.ended:
         return f"{name}: {Cause.READY.text}"
@@ -71,7 +71,7 @@ def stream_state(stream: Any) -> str | None:
 # ---------------------------------------------------------------- asking other processes
 
 
-class Asker(Protocol):
+class ReasonSource(Protocol):
     """A Runtime, or the connection of a command."""
 
     def ask_why(self, peer: bytes, what: bytes, endpoint: str, deadline: float) -> tuple[str, list[Reason]]: ...
@@ -80,19 +80,19 @@ class Asker(Protocol):
 
 
 class Asking:
-    """Follows reasons through the processes that know more: owners, workers that run or queue a task, the node.
+    """Asks the processes that know more: owners, workers that run or queue a task, the node.
 
-    They answer within a millisecond, or not at all while C code holds their GIL.  A task that is met again below itself
-    closes a circle: a deadlock.
+    They answer within a millisecond, or not at all while C code holds their GIL.  A task that is found again below
+    itself closes a circle: a deadlock.
     """
 
-    def __init__(self, asker: Asker, budget_s: float):
+    def __init__(self, asker: ReasonSource, budget_s: float):
         self.asker = asker
         self.deadline = time.monotonic() + budget_s
         self.left = ASKED_MAX
 
     def follow(self, found: list[Reason], above: tuple[str, ...] = ()) -> None:
-        """Replace reasons by better ones, in place (not under the lock)."""
+        """Replace reasons by more exact ones, in place (not under the lock)."""
         for reason in found:
             about = reason[2]
             task = about.get("task", "")
@@ -129,7 +129,7 @@ class Asking:
 
 
 def _is_reason(value: Any) -> bool:
-    """From another process, of another version perhaps: its causes become ours."""
+    """Validate a reason from another process, maybe of another version; its numbers become Causes."""
     if type(value) not in (list, tuple) or len(value) != 3 or type(value[0]) is not bytes or type(value[2]) is not dict:
         return False
     try:
@@ -140,11 +140,11 @@ def _is_reason(value: Any) -> bool:
     return True
 
 
-# ---------------------------------------------------------------- words
+# ---------------------------------------------------------------- text
 
 
 def sentence(oid: bytes, cause: Cause, about: dict[str, Any], indent: str = "") -> str:
-    """The cause of one wait, in words."""
+    """The text for the cause of one wait."""
     name = about.get("name")
     what = f"{name}()" if name else about.get("what", "object")
     says, inner = about.get("says", ""), about.get("because") or ()
@@ -181,11 +181,11 @@ def _facts(about: dict[str, Any]) -> list[str]:
     return facts
 
 
-# ---------------------------------------------------------------- is it worth a word?
+# ---------------------------------------------------------------- when to warn
 
 
 def is_healthy(found: list[Reason]) -> bool:
-    """All of it is a matter of time: tasks run, or wait only for what runs and is waited for in the same call."""
+    """Whether the wait needs only time: tasks run, or wait only for tasks that run in the same chain of reasons."""
     runs = any(_runs(cause) for _, cause, _ in found)
     actors = {about.get("actor") for _, cause, about in found if _runs(cause)}
     for _, cause, about in found:
@@ -207,7 +207,7 @@ def _runs(cause: Cause) -> bool:
 
 
 def progress(found: list[Reason]) -> Any:
-    """Changes when something moves that is waited for."""
+    """A value that changes when anything in the chain of reasons makes progress."""
     return [(oid, int(cause), about.get("ahead"), about.get("attempt"), about.get("done"),
              cause is Cause.TRANSFERRING and about.get("detail"),
              cause in (Cause.RESOURCES_BUSY, Cause.LEASE_REQUESTED) and about.get("queued"),
@@ -215,7 +215,7 @@ def progress(found: list[Reason]) -> Any:
 
 
 def kind(found: list[Reason]) -> str:
-    """Names the root of a wait: equal for all processes that wait for the same thing in the same way."""
+    """Names the root of a wait: equal for all processes that wait for the same cause in the same way."""
     if any(cause is Cause.DEADLOCK for cause, _ in _leaves(found)):
         return Cause.DEADLOCK.name
     leaves = sorted({f"{cause.name} {about.get('name') or about.get('what') or ''}" for cause, about in _leaves(found)})

@@ -1,7 +1,7 @@
 """Futures of references, for concurrent.futures and asyncio.
 
-Values are loaded, and users' callbacks run, on a thread of their own (started at the first use): never under the loop
-lock, and never on the thread that happens to poll.
+One thread, started at the first use, loads values and runs users' callbacks: never under the loop lock, and never on
+the thread that polls.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Futures:
         self._thread: threading.Thread | None = None
 
     def future(self, ref: ObjectRef) -> Future[Any]:
-        """Ends with the value or the error of ``ref``, which it keeps alive."""
+        """A future that gets the value or the error of ``ref``, and keeps ``ref`` alive."""
         future: Future[Any] = Future()
         future.object_ref = ref  # type: ignore[attr-defined]
         self._start()
@@ -68,7 +68,7 @@ class Futures:
         self._kick()
 
     async def arrival(self, record: Any) -> None:
-        """Until ``record`` has a value, without blocking the running asyncio loop."""
+        """Wait until ``record`` has a value, without blocking the running asyncio loop."""
         import asyncio
 
         loop = asyncio.get_running_loop()
@@ -89,13 +89,13 @@ class Futures:
             raise
 
     async def brought(self, value: Any) -> None:
-        """Until a stored value of another node is here, or cannot be had."""
+        """Wait until a stored value of another node is here, or its transfer has failed."""
         import asyncio
 
         loop = asyncio.get_running_loop()
         waiting = loop.create_future()
         with self._lock:
-            distant = self._stored.elsewhere(value)
+            distant = self._stored.value_to_transfer(value)
             if distant is None:
                 return
             pending = self._stored.fetch(distant, lambda _: _wake(loop, waiting))
@@ -108,7 +108,7 @@ class Futures:
             raise
 
     async def stream_arrival(self, stream: Any) -> None:
-        """Until a generator has another item or has ended."""
+        """Wait until a generator has another item or has ended."""
         import asyncio
 
         loop = asyncio.get_running_loop()
@@ -130,13 +130,13 @@ class Futures:
             raise
 
     def run(self, call: Callable[[], None]) -> None:
-        """``call`` on the thread of futures; it must not raise."""
+        """Run ``call`` on the thread of futures; it must not raise."""
         self._start()
         assert self._queue is not None
         self._queue.put(call)
 
     def log(self, level: int, text: str) -> None:
-        """To logger ``zray``, without the lock: a handler of the user's may submit tasks, take long, or raise."""
+        """Log to ``zray`` without the lock: a handler of the user may submit tasks, take long, or raise."""
         self.run(partial(log_guarded, level, text))
 
     def close(self) -> None:
@@ -166,15 +166,15 @@ class Futures:
                 value = self._values.load(record)
             except NotReady:
                 self._when_ready(future, record, self._queue)
-            except BaseException as error:  # whatever the task raised is the future's to raise again
+            except BaseException as error:  # the future raises the task's exception again
                 future.set_exception(error)
             else:
                 future.set_result(value)
 
 
 def _wake(loop: Any, waiting: Any) -> None:
-    """Under the loop lock, in the middle of a transition: must not raise."""
-    with contextlib.suppress(RuntimeError):  # its asyncio loop was closed while somebody awaited there
+    """Wake an asyncio future.  Called under the loop lock, in the middle of a transition: must not raise."""
+    with contextlib.suppress(RuntimeError):  # the asyncio loop was closed during an await
         loop.call_soon_threadsafe(_set, waiting)
 
 
@@ -186,5 +186,5 @@ def _set(waiting: Any) -> None:
 def log_guarded(level: int, text: str) -> None:
     try:
         logging.getLogger("zray").log(level, "%s", text)
-    except Exception:  # a handler or filter of the user's
+    except Exception:  # raised by a handler or filter of the user
         sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Placement groups that this process waits for, or knows.  Pure; zray.core.groups is what users call.
+"""Placement groups that this process waits for, or knows.  Pure; users call zray.core.groups.
 
 A group's ``ready()`` is an object of this process, which gets its value when GroupState says that the group is placed.
 """
@@ -13,11 +13,11 @@ from zray.base.causes import Cause
 from zray.owner.records import Entry
 from zray.owner.references import References
 
-BUNDLES_KEPT_MAX = 1000  # bundles of groups, to check demands against without asking
+BUNDLES_KEPT_MAX = 1000  # groups whose bundles are kept, to check demands without a question to the node
 
 
 class GroupWait:
-    """What stands behind a pending ``ready()`` object in the place of a task: it knows why the group waits."""
+    """The maker of a pending ``ready()`` object, in the place of a task: it knows why the group waits."""
 
     __slots__ = ("entry", "state", "value")
 
@@ -81,5 +81,5 @@ class GroupWaits:
 
 
 def removed(group: bytes, reason: str) -> list[Any]:
-    """The error of what ran, or was to run, in a group that was removed."""
+    """The error of tasks, actors and ``ready()`` objects of a group that was removed."""
     return [m.FAILED, "task_pg_removed", {"placement_group": group, "reason": reason}]

@@ -1,9 +1,9 @@
-"""When a blocked read says why it waits: not while something moves, not when all is a matter of time, and once.
+"""Decides when a blocked read warns: once, when nothing makes progress and time alone will not help.
 
-A wait is looked at every half of ``warn_wait_s``.  The warning comes when nothing that it waits for has moved for
-``warn_wait_s`` and the cause is more than a task that runs.  Waits of one kind (zray.core.waits.explaining.kind: the
-same root) make one warning in REPEAT_S for a driver and all its workers: a worker's goes to its log with a mark, and
-the driver folds them.
+A wait is examined every half of ``warn_wait_s``.  The warning comes when there was no progress for ``warn_wait_s`` and
+the cause is more than a running task.  Waits of one kind (the same root: zray.core.waits.explaining.kind) make one
+warning in REPEAT_S, for a driver and all its workers.  A worker's warning goes to its log with a mark, and the driver
+merges the warnings.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ logger = logging.getLogger("zray")
 REPEAT_S = 60.0
 MARK = "\x01zray-waits:"  # MARK kind SEPARATOR text, in one line of a worker's log
 SEPARATOR = "\x1f"
-LINE = "\x1e"  # stands for the end of a line in it
+LINE = "\x1e"  # replaces a line end in the text
 KINDS_MAX = 1000
 
 
@@ -32,19 +32,19 @@ class Patience:
     def __init__(self, warn_s: float, started: float):
         self.warn_s = warn_s
         self.step = warn_s / 2
-        self.said = warn_s <= 0  # 0 or less: silent
+        self.said = warn_s <= 0  # 0 or less: no warning
         self.moved_at = started
         self.next_at = started + self.step
         self.looked: Any = None
 
     def until(self, deadline: float | None) -> float | None:
-        """Wait so long before :meth:`look`."""
+        """The time of the next :meth:`look`, or the deadline."""
         if self.said:
             return deadline
         return self.next_at if deadline is None else min(deadline, self.next_at)
 
     def look(self, now: float, need: int, reasons: Reasons, asking: Asking) -> bool:
-        """Whether it is time to say something: ``need`` objects are still missing, for these reasons."""
+        """Whether to warn now: ``need`` objects are still missing, for these reasons."""
         self.next_at = now + self.step
         asking.follow(reasons.found)
         seen = need, reasons.more, progress(reasons.found)
@@ -56,18 +56,18 @@ class Patience:
 
 
 class Warned:
-    """What was said lately, by kind."""
+    """The latest warnings, by kind of wait."""
 
     def __init__(self, is_worker: bool):
         self.is_worker = is_worker
-        self._said: dict[str, tuple[float, int]] = {}  # kind -> when, and how often it was not said since
+        self._said: dict[str, tuple[float, int]] = {}  # kind -> time of the warning, and repeats since
 
     def wait(self, waited_s: float, reasons: Reasons, more: str = "") -> None:
         """Warn of a wait."""
         self.say(kind(reasons.found), f"zray.get has waited for {waited_s:.0f} s:\n{reasons}{more}")
 
     def say(self, what: str, text: str, log: Callable[[int, str], None] | None = None) -> None:
-        """Warn, unless the same was said lately."""
+        """Warn, unless there was a warning of this kind within REPEAT_S."""
         now = time.monotonic()
         at, repeats = self._said.get(what, (-REPEAT_S, 0))
         if now - at < REPEAT_S:
@@ -87,11 +87,11 @@ class Warned:
             log(logging.WARNING, text)
 
     def forget(self) -> None:
-        """What was said may be said again."""
+        """Allow all warnings again."""
         self._said.clear()
 
     def take(self, lines: list[Any], log: Callable[[int, str], None] | None = None) -> list[Any]:
-        """Lines of worker output without the warnings of waits, which are said if they are new, through ``log``."""
+        """Lines of worker output without the warnings of waits; new warnings among these go to ``log``."""
         kept = []
         for line in lines:
             name, pid, _, text = line

@@ -1,4 +1,4 @@
-"""Questions of a core process, each with the wait for its answer."""
+"""Questions of a core process, with the wait for the answer."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from zray.core.machine import CoreMachine
 from zray.transport.loop import Loop, Waiter
 
 REQUEST_TIMEOUT_S = 30.0
-TROUBLE_S = 1.0  # the node is asked so long what keeps the control store from answering
+TROUBLE_S = 1.0  # wait for the node's answer why the control store does not answer
 
 
 class Reply(Waiter):
-    """``message`` is the answer, None until it is there."""
+    """``message`` is the answer; None before it arrives."""
 
     __slots__ = ("message",)
 
@@ -26,7 +26,7 @@ class Reply(Waiter):
 
 
 class Questions:
-    """What one Runtime asks its node, other processes and the control store, and waits for."""
+    """The questions of one Runtime to its node, other processes and the control store."""
 
     def __init__(self, machine: CoreMachine, loop: Loop):
         self._machine = machine
@@ -46,7 +46,7 @@ class Questions:
         return self.request(lambda n: m.NodeQuery(n, what, args)).answer
 
     def store_trouble(self, timeout: float = TROUBLE_S) -> str:
-        """What the node says that keeps the control store from answering; '' when it says nothing."""
+        """The reason, from the node, why the control store does not answer; '' when the node knows none."""
         try:
             answer = self.ask_node(lambda n: m.NodeQuery(n, "gcs", {}), timeout)
         except errors.LocalRayletDiedError:
@@ -54,7 +54,7 @@ class Questions:
         return str(answer.answer.get("trouble", "")) if answer is not None else ""
 
     def ask_node(self, make: Callable[[int], Any], timeout: float) -> Any:
-        """The answer of the node, None when there is none in time."""
+        """The answer of the node; None after the timeout."""
         machine = self._machine
         if machine.submitter.lost is not None:
             raise self._lost_error()
@@ -65,7 +65,7 @@ class Questions:
         return message
 
     def exchange(self, send: Callable[[int], None], deadline: float) -> tuple[Any, bool]:
-        """The message that answers what ``send(number)`` sends, under the lock, or None; whether the wait has ended."""
+        """Call ``send(number)`` under the lock and wait: (the answer or None, whether the wait ended in time)."""
         reply = Reply()
 
         def answered(message: Any) -> None:
@@ -88,9 +88,9 @@ class Questions:
         return errors.from_failure(name, detail)
 
     def ask_control_store(self, what: str, call: Callable[[Callable[[Any], None]], Any]) -> Any:
-        """``call(then)`` starts a request of the control store's client; its value.
+        """The value of a request to the control store; ``call(then)`` starts it.
 
-        RaySystemError says what could not be done.
+        RaySystemError, with ``what`` in its text, when it fails.
         """
         reply = Reply()
 

@@ -1,4 +1,4 @@
-"""Why an object of a core process is pending, from its records: reasons, see zray.core.waits.explaining.  Pure."""
+"""Why an object of a core process is pending, from its records.  Pure; zray.core.waits.explaining defines reasons."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from zray.owner.references import References
 from zray.owner.submitter import Submitter
 
 EXPLAINED_MAX = 3  # objects that a message explains one by one
-DEPTH_MAX = 4  # of arguments that wait for arguments
+EXPLAINED_DEPTH_MAX = 4  # of arguments that wait for arguments
 
 Reason = list[Any]
 
@@ -37,7 +37,7 @@ def explain_record(owner: Explained, record: Any, depth: int = 0) -> tuple[Cause
     if record.value is not None:
         return Cause.READY, {}
     task = record.task
-    if record.oid in owner.adoption.orphans:
+    if record.oid in owner.adoption.ownerless:
         return Cause.ADOPTION, {"owner": record.owner.hex()}
     if task is None:
         if not record.owner:
@@ -48,7 +48,7 @@ def explain_record(owner: Explained, record: Any, depth: int = 0) -> tuple[Cause
     if type(task) is MapBatch:
         return explain_batch(task)
     cause, about = (owner.submitter if task.key is not None else owner.calls).explain(task)
-    if "missing" in about and depth < DEPTH_MAX:
+    if "missing" in about and depth < EXPLAINED_DEPTH_MAX:
         for oid in about.pop("missing")[:EXPLAINED_MAX]:
             inner = owner.refs.owned.get(oid) or owner.refs.borrowed.get(oid)
             if inner is not None:
@@ -75,7 +75,7 @@ def batch_reason(batch: MapBatch) -> Reason:
 
 
 class StreamRecord:
-    """A generator's next item, as a record that is pending."""
+    """The next item of a generator, as a pending record."""
 
     __slots__ = ("oid", "value", "task", "owner")
 

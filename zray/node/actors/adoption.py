@@ -1,11 +1,12 @@
-"""Actors whose home node has died: who takes care of them now.  Pure.
+"""Actors whose home node has died: another node adopts them.  Pure.
 
-The lowest live node reads the rows of the dead one's actors and writes each anew by compare-and-set, so two nodes that
-both think they are the lowest do no harm:
+The lowest live node reads the rows of the dead node's actors and writes each anew by
+compare-and-set.  So two nodes that both take themselves for the lowest do no harm:
 
-    detached       this node is the home from now on.  Where it lives on another node, AdoptActor to that one; where it
-                   lived on the dead node or was not up yet, as when its worker dies: it restarts if it may.
-    not detached   DEAD: the process that created it was on the node that died.
+    detached       this node becomes the home.  An actor that lives on another node: AdoptActor to that
+                   node.  One that lived on the dead node, or was not up yet, is handled as if its worker
+                   had died: it restarts if it may.
+    not detached   DEAD: its creator was on the node that died.
 """
 
 from __future__ import annotations
@@ -17,21 +18,21 @@ from typing import Any
 from zray.base.ids import node_of
 from zray.wire.messages import AdoptActor
 from zray.node.actors.table import DEAD, Actor, ActorTable
-from zray.node.peers.cluster import Cluster
+from zray.node.peers.cluster import PeerNodes
 from zray.node.context import NodeContext
 from zray.node.names_table import Names
 
 
 @dataclass(frozen=True)
 class ActorAdoptionPorts:
-    """What the adoption of actors needs of the node around it."""
+    """Ports of the adoption of actors."""
 
-    cluster: Cluster
+    cluster: PeerNodes
     names: Names
     actors: ActorTable
     place: Callable[[Actor], None]  # look for a place
-    lives_here: Callable[[bytes], None]  # that foreign actor of this node is foreign no more
-    homes_changed: Callable[[], None]  # what waits for a home of an actor looks again
+    lives_here: Callable[[bytes], None]  # the actor lives on this node, which is its home now
+    homes_changed: Callable[[], None]  # requests that wait for a home of an actor try again
 
 
 class ActorAdoption:
@@ -42,12 +43,12 @@ class ActorAdoption:
         self._ports = ports
 
     def home_gone(self, node: bytes, death: dict[str, Any]) -> None:
-        """``node`` is dead; ``death`` is what its workers died of."""
+        """``node`` is dead; ``death`` is the death record of its workers."""
         cluster = self._ports.cluster
         if cluster.me != min([cluster.me, *cluster.peers]):
             return
         # Of all that have died: the one that was to adopt the actors of an earlier one may have died before it had.
-        self._ports.names.actors_of(cluster.gone, lambda rows: self._found(rows, death))
+        self._ports.names.actors_of(self._context.ends.nodes, lambda rows: self._found(rows, death))
 
     def _found(self, rows: list[tuple[bytes, dict[str, Any], bytes]], death: dict[str, Any]) -> None:
         for actor, row, packed in rows:

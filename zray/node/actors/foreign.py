@@ -1,12 +1,12 @@
-"""Actors that live on this node and whose home is another.  Pure.
+"""Actors that live on this node and have their home on another.  Pure.
 
     PlaceActor from the home    -> a request to the scheduler, like one of our own actors'
     granted, worker ready       -> ActorPlaced to the home, which sends ActorInit through us
     ActorUp, ActorExit          -> relayed to the home
     the worker's death          -> ActorWorkerDied to the home
-    UnplaceActor, the home dies -> the request or the worker ends; a detached actor stays and waits to be adopted
+    UnplaceActor, the home dies -> the request or the worker ends; a detached actor stays and waits for adoption
 
-What becomes of the actor is decided at its home (zray.node.actors.table); here is only its place.
+The home decides about restarts and the end (zray.node.actors.table); this file decides about the place.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from typing import Any
 from zray.wire import messages as m
 from zray.base.ids import node_of
 from zray.node.context import NodeContext
-from zray.node.processes.pool import Worker
+from zray.node.processes.pool import WorkerRecord
 
-# A detached actor whose home has died waits so long for another node to adopt it.
-ADOPTION_S = 30.0
+# How long a detached actor whose home has died waits for another node to adopt it.
+ACTOR_ADOPTION_S = 30.0
 
 
 class ForeignActor:
-    """One life of a foreign actor, waiting for a place here or living here.  Has what a scheduler request needs."""
+    """One life of a foreign actor, waiting for a place here or living here.  It has the fields of a
+    scheduler request."""
 
     __slots__ = ("home", "id", "job", "lease", "life", "adopt_until", "spec", "worker")
 
@@ -43,9 +44,9 @@ class ForeignActor:
 
 @dataclass(frozen=True)
 class ForeignActorPorts:
-    """What foreign actors need of the node around them."""
+    """Ports of foreign actors."""
 
-    request: Callable[[ForeignActor], None]  # ask the scheduler for a place; ValueError for a demand that is none
+    request: Callable[[ForeignActor], None]  # ask the scheduler for a place; ValueError for an invalid demand
     end: Callable[[ForeignActor, str], None]  # give up its request, or end its worker
 
 
@@ -61,51 +62,52 @@ class ForeignActors:
         known = self.actors.get(message.actor)
         if known is not None:
             if known.life >= message.life:
-                return  # told twice
+                return  # a duplicate
             self._end(known, "a later life of this actor was placed")
         foreign = self.actors[message.actor] = ForeignActor(peer, message)
         try:
             self._ports.request(foreign)
         except ValueError as error:
             del self.actors[message.actor]
-            self._tell(foreign, m.ActorNotPlaced(foreign.id, foreign.life, 0, str(error)))
+            self._send_home(foreign, m.ActorNotPlaced(foreign.id, foreign.life, 0, str(error)))
 
     def unplace(self, peer: bytes, message: m.UnplaceActor) -> None:
         foreign = self.actors.get(message.actor)
         if foreign is not None and foreign.home == peer and foreign.life == message.life:
             self._end(foreign, "its home gave the place back")
 
-    def placed(self, foreign: ForeignActor, worker: Worker, lease: int, assigned: dict) -> bool:
-        """A worker is there for it; False when it is not wanted any more."""
+    def placed(self, foreign: ForeignActor, worker: WorkerRecord, lease: int, assigned: dict) -> bool:
+        """A worker is ready for it; False when the actor does not need it any more."""
         if self.actors.get(foreign.id) is not foreign:
             return False
         foreign.worker = worker.incarnation
         foreign.lease = lease
-        self._tell(foreign, m.ActorPlaced(
+        self._send_home(foreign, m.ActorPlaced(
             foreign.id, foreign.life, worker.incarnation, worker.endpoint, worker.pid, lease, assigned))
         return True
 
     def waiting(self, actor: bytes, cause: int, detail: str) -> None:
         foreign = self.actors.get(actor)
         if foreign is not None:
-            self._tell(foreign, m.ActorNotPlaced(actor, foreign.life, cause, detail))
+            self._send_home(foreign, m.ActorNotPlaced(actor, foreign.life, cause, detail))
 
     def from_worker(self, peer: bytes, message: m.ActorUp | m.ActorExit) -> bool:
-        """What the worker says to the actor's home; False when it lives in no worker of that name here."""
+        """Relay a message of the worker to the actor's home; False when the actor does not live in
+        that worker."""
         foreign = self.actors.get(message.actor)
         if foreign is None or foreign.worker != peer:
             return False
-        self._tell(foreign, m.Relay(peer, message.CODE, list(message)))
+        self._send_home(foreign, m.Relay(peer, message.CODE, list(message)))
         return True
 
     def worker_died(self, actor: bytes, worker: bytes, death: dict) -> None:
         foreign = self.actors.get(actor)
         if foreign is not None and foreign.worker == worker:
             del self.actors[actor]
-            self._tell(foreign, m.ActorWorkerDied(actor, worker, death))
+            self._send_home(foreign, m.ActorWorkerDied(actor, worker, death))
 
     def adopt(self, peer: bytes, message: m.AdoptActor) -> None:
-        """Another node is the home now; it is told at once when the actor is not here (any more)."""
+        """Another node is the home now; it gets ActorWorkerDied at once when the actor is not here any more."""
         foreign = self.actors.get(message.actor)
         if foreign is not None and foreign.worker == message.worker:
             foreign.home = peer
@@ -115,14 +117,14 @@ class ForeignActors:
                 message.actor, message.worker, {"reason": "its process ended while its home was dead"}))
 
     def adopted(self, actor: bytes) -> None:
-        """This node has become its home: it is not foreign any more."""
+        """This node has become its home: the actor is not foreign any more."""
         self.actors.pop(actor, None)
 
-    def node_gone(self, node: bytes) -> None:
-        """Their home is dead: requests end; who lives here waits for adoption."""
+    def node_ended(self, node: bytes) -> None:
+        """Their home is dead: requests end; actors that live here wait for adoption."""
         for foreign in [foreign for foreign in self.actors.values() if foreign.home == node]:
             if foreign.worker:
-                foreign.adopt_until = self._context.now + ADOPTION_S
+                foreign.adopt_until = self._context.now + ACTOR_ADOPTION_S
             else:
                 self._end(foreign, "its home is gone")
 
@@ -140,11 +142,12 @@ class ForeignActors:
 
     def _end(self, foreign: ForeignActor, reason: str) -> None:
         del self.actors[foreign.id]
-        if foreign.worker:  # the home may have heard of the place, and taken it, after it told us to give it back
-            self._tell(foreign, m.ActorWorkerDied(foreign.id, foreign.worker, {"reason": reason, "given_back": True}))
+        if foreign.worker:  # the home may have accepted the place after it sent the request to give it back
+            death = {"reason": reason, "given_back": True}
+            self._send_home(foreign, m.ActorWorkerDied(foreign.id, foreign.worker, death))
         self._ports.end(foreign, reason)
 
-    def _tell(self, foreign: ForeignActor, message: Any) -> None:
+    def _send_home(self, foreign: ForeignActor, message: Any) -> None:
         self._context.send(foreign.home, message)
 
     def check(self) -> None:

@@ -1,8 +1,8 @@
-"""What callers, workers and other nodes say about actors, each to the part that it concerns.  Pure.
+"""Messages of callers, workers and other nodes about actors, each to the part that it concerns.  Pure.
 
     CreateActor, LookupActor, WatchActor, KillActor      the home's ActorTable; else the row of the actor (ActorRows)
     ActorUp, ActorExit                                   from the worker: to the home, which may be another node
-    ActorPlaced, ActorNotPlaced, ActorWorkerDied         from the node where an actor of ours was to live, or lives
+    ActorPlaced, ActorNotPlaced, ActorWorkerDied         from the node where an actor of ours lives, or will live
     EndWorker, ResizeLease                               from the home of a foreign actor
 """
 
@@ -16,7 +16,7 @@ from zray.wire import messages as m
 from zray.node.actors.places import ActorPlaces
 from zray.node.actors.rows import ActorRows
 from zray.node.actors.table import ActorTable
-from zray.node.peers.cluster import Cluster
+from zray.node.peers.cluster import PeerNodes
 from zray.node.context import NodeContext
 from zray.node.effects import JOB_OVER
 from zray.node.actors.foreign import ForeignActors
@@ -27,7 +27,7 @@ from zray.node.leases.remote import RemoteLeases
 
 
 class RemoteWorker(NamedTuple):
-    """What the actor table needs to know of a worker of another node."""
+    """The fields of another node's worker that the actor table needs."""
 
     incarnation: bytes
     endpoint: str
@@ -36,23 +36,24 @@ class RemoteWorker(NamedTuple):
 
 @dataclass(frozen=True)
 class ActorMessagePorts:
-    """The parts of a node that messages about actors go to."""
+    """The parts of a node that get messages about actors."""
 
     actors: ActorTable
     rows: ActorRows
     foreign: ForeignActors
     places: ActorPlaces
     remote: RemoteLeases
-    cluster: Cluster
+    cluster: PeerNodes
     pool: Pool
     placements: Placements
-    job_of: Callable[[bytes], Job | None]  # that a core process works for
+    job_of: Callable[[bytes], Job | None]  # the job of a core process
 
 
 class _Kill:
-    """A kill that waits for what the actor's row says: asked of the home it has, and of the next when that one dies.
+    """A kill of an actor with another home.  It goes to the home in the actor's row, and to the
+    next home when that one dies.
 
-    So a kill is lost only with the node of whoever asked for it, not with a home that died before it had written DEAD.
+    So a kill is lost only with the node of its caller, not with a home that died before it wrote DEAD.
     """
 
     def __init__(self, context: NodeContext, ports: ActorMessagePorts, peer: bytes, message: m.KillActor):
@@ -60,22 +61,24 @@ class _Kill:
         self._ports = ports
         self._peer = peer
         self._message = message
-        self._home = b""  # whom we have asked
-        self._life: int | None = None  # which one is to end
+        self._home = b""  # the home that has the request
+        self._life: int | None = None  # the life to end
 
     def __call__(self, row: dict[str, Any]) -> bool:
-        """A row of the actor; True when there is no more to be done."""
+        """Handle a row of the actor; True when the kill is done."""
         context, ports, message, life = self._context, self._ports, self._message, row["num_restarts"]
         if self._life is None:
             self._life = life
         if row["state"] == "DEAD" or not (message.no_restart or life == self._life):
             return True
         home = row["home"]
-        if message.actor in ports.actors.actors:  # adopted meanwhile
+        if message.actor in ports.actors.actors:  # adopted in the meantime
             ports.actors.kill(message, context.now)
             return True
         if not context.is_mine(self._peer):
-            return home != context.me  # its own node asks the next home; if that is to be us, we soon are
+            # the caller's own node asks the next home; when that is this node, it becomes the home
+            # soon
+            return home != context.me
         if home != self._home and home in ports.cluster.peers:
             self._home = home
             context.send(home, m.Relay(self._peer, message.CODE, list(message)))
@@ -138,7 +141,7 @@ class ActorMessages:
     def _exit(self, peer: bytes, message: m.ActorExit) -> None:
         if not self._ports.foreign.from_worker(peer, message):
             self._ports.actors.exit(peer, message, self._context.now)
-        # The process stays until then: its death, which the kernel tells, must not overtake its word.
+        # The process stays until then: its death, which the kernel reports, must not overtake its ActorExit.
         self._context.send(peer, m.WorkerExit("its exit is known"))
 
     # ------------------------------------------------------------ other nodes
@@ -155,7 +158,8 @@ class ActorMessages:
     def _worker_died(self, peer: bytes, message: m.ActorWorkerDied) -> None:
         actor = self._ports.actors.actors.get(message.actor)
         if actor is not None and actor.worker == message.worker and message.death.get("given_back"):
-            # We gave a place there back and asked for another: the first answered for the second, which still waits.
+            # This node gave back a place there and asked for another: the first answered for the
+            # second, which still waits.
             self._context.send(peer, m.UnplaceActor(actor.id, actor.life))
         self._ports.actors.worker_died(message.actor, message.worker, message.death)
 

@@ -1,6 +1,6 @@
 """Places for actors: those whose home is this node, anywhere in the cluster; foreign ones, here.  Pure.
 
-    ActorTable (what becomes of an actor) -- ports --> ActorPlaces -- request --> scheduler -- granted --> a worker
+    ActorTable (states of the actor) -- ports --> ActorPlaces -- request --> scheduler -- granted --> a worker
                                                                   '-- PlaceActor, EndWorker, ... --> another node
 """
 
@@ -14,7 +14,7 @@ from zray.wire import messages as m
 from zray.base.causes import Cause
 from zray.base.ids import node_of
 from zray.node.actors.table import DEAD, Actor
-from zray.node.peers.cluster import Cluster
+from zray.node.peers.cluster import PeerNodes
 from zray.node.context import NodeContext
 from zray.node.effects import Note
 from zray.node.actors.foreign import ForeignActor
@@ -28,19 +28,19 @@ from zray.sched.cluster.spillback_effects import PlaceRequest, UnplaceRequest
 
 @dataclass(frozen=True)
 class ActorPlacePorts:
-    """What places for actors need of the node around them."""
+    """Ports of places for actors."""
 
     local: NodeScheduler
     scheduler: BottomUpScheduler  # of this node and the others
     pool: Pool
     placements: Placements
     names: Names
-    cluster: Cluster
-    find_row: Callable[[bytes, Callable[[dict | None], None], float], None]  # of an actor with another home
-    waiting: Callable[[bytes, int, str], None]  # (actor, cause, detail): why it has no place yet
+    cluster: PeerNodes
+    find_row: Callable[[bytes, Callable[[dict | None], None], float], None]  # the row of an actor with another home
+    waiting: Callable[[bytes, int, str], None]  # (actor, cause, detail): the reason why it has no place yet
     uses_group: Callable[[dict | None], None]  # a request names this strategy
-    wants_place: Callable[[Actor], None]  # an actor whose home is here: one with a hard affinity may have to fail
-    unplace_elsewhere: Callable[[UnplaceRequest], Any]  # tell another node
+    needs_place: Callable[[Actor], None]  # an actor with its home here needs a place; one with a hard affinity may fail
+    unplace_elsewhere: Callable[[UnplaceRequest], Any]  # send it to another node
     detached_ended: Callable[[int], None]  # a detached actor of that job has ended
 
 
@@ -51,14 +51,15 @@ class ActorPlaces:
         self._context = context
         self._ports = ports
         self.requests: dict[int, Actor | ForeignActor] = {}  # scheduler token -> actor that waits
-        self.infeasible: set[int] = set()  # of those tokens: no worker need be ready for them
+        self.infeasible: set[int] = set()  # tokens among them for which no worker needs to be ready
         self._token_of: dict[bytes, int] = {}  # actor -> its token
         self._last_token = 0
 
     # ------------------------------------------------------------ both kinds
 
     def request(self, actor: Actor | ForeignActor) -> None:
-        """Ask for a place: ours anywhere in the cluster, a foreign one here.  ValueError for a demand that is none."""
+        """Ask for a place: anywhere in the cluster for an own actor, here for a foreign one.
+        ValueError for an invalid demand."""
         self._last_token += 1
         token = self._last_token
         self._scheduler_of(actor).request(
@@ -72,7 +73,7 @@ class ActorPlaces:
         return self._ports.local if isinstance(actor, ForeignActor) else self._ports.scheduler
 
     def end(self, actor: Actor | ForeignActor, reason: str) -> None:
-        """Whatever it has on this node: a request, a grant without worker, a worker."""
+        """Give back what the actor has on this node: a request, a grant without worker, or a worker."""
         token = self._token_of.get(actor.id)
         if token is not None:
             self._scheduler_of(actor).cancel_request(token)
@@ -82,7 +83,8 @@ class ActorPlaces:
             self._ports.placements.end(placement.lease, reason)
 
     def _settle_unplaced(self, token: int) -> None:
-        """Send a pending UnplaceRequest now: its token still maps to this actor, and no grant came in between."""
+        """Send a pending UnplaceRequest now: its token still maps to this actor, and no grant came
+        in between."""
         spillback = self._ports.scheduler.spillback
         spillback.step(self._context.now)
         keep = []
@@ -96,21 +98,21 @@ class ActorPlaces:
         spillback.out[:] = keep
 
     def requested(self, token: int) -> Actor | ForeignActor | None:
-        """The actor that waits under a scheduler's token."""
+        """The actor that waits under a token of the scheduler."""
         return self.requests.get(token)
 
     def token_of(self, actor: bytes) -> int | None:
         return self._token_of.get(actor)
 
     def forget(self, actor: Actor | ForeignActor) -> None:
-        """It waits no more."""
+        """Its request is over."""
         token = self._token_of.pop(actor.id, None)
         if token is not None:
             del self.requests[token]
             self.infeasible.discard(token)
 
     def waiting_here(self) -> list[Actor]:
-        """Actors whose home is this node and that wait for a place."""
+        """Actors with their home here that wait for a place."""
         return [actor for actor in self.requests.values() if isinstance(actor, Actor)]
 
     def resize(self, actor: bytes, lease: int, demand: dict) -> None:
@@ -127,7 +129,7 @@ class ActorPlaces:
         except ValueError as error:
             self._ports.waiting(actor.id, Cause.INFEASIBLE, str(error))
             return
-        self._ports.wants_place(actor)
+        self._ports.needs_place(actor)
 
     def unplace(self, actor: Actor) -> None:
         self.end(actor, "")

@@ -1,13 +1,14 @@
-"""Actors whose home is another node: what processes of this node want of them.  Pure.
+"""Actors with their home on another node, for processes of this node.  Pure.
 
-The home of an actor (the node where it was created, or that adopted it) writes its row of the control store at every
-change; a node whose processes call the actor watches that row and tells them.  So nobody need know where the home is,
-and a change of home is one more change of the row.
+The home of an actor is the node that created or adopted it.  It writes the actor's row of the
+control store at every change.  A node whose processes call the actor watches that row and tells
+them.  So no caller needs to know the home, and a change of home is one more change of the row.
 
     entry      no row yet          the creation is under way, or there is no such actor: answered after ROW_GRACE_S
                row                 watchers get its ActorState; questions (lookup) get the row, once
                its home is dead    questions wait for another node to adopt the actor, ROW_GRACE_S at most
-    pursuit    each row            until it has what it wants: a kill goes to each home that the actor has, until done
+    pursuit    each row            until it is done: a kill goes to each home that the actor gets,
+                                   until one has done it
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class _Entry:
     def __init__(self, deadline: float):
         self.deadline = deadline
         self.row: Row | None = None
-        self.answered = False  # the control store has said something, if only that there is no row
+        self.answered = False  # the control store has answered, perhaps without a row
         self.watch = 0
         self.watchers: set[bytes] = set()
         self.asked: list[Callable[[Row | None], None]] = []
@@ -57,7 +58,7 @@ class ActorRows:
         self._of: dict[bytes, set[bytes]] = {}  # watcher -> actors
 
     def watch(self, actor: bytes, watchers: set[bytes], now: float) -> None:
-        """From now on these processes are told of every change."""
+        """Send these processes every change from now on."""
         entry = self._entry(actor, now)
         fresh = sorted(watchers - entry.watchers)
         if entry.row is not None:
@@ -70,7 +71,7 @@ class ActorRows:
         self._drop_if_idle(actor, entry)
 
     def find(self, actor: bytes, then: Callable[[Row | None], None], now: float) -> None:
-        """The actor's row, once; None when there is no such actor."""
+        """``then(row)`` once; None when there is no such actor."""
         entry = self._entry(actor, now)
         if entry.row is not None and self._answers(actor, entry.row):
             then(entry.row)
@@ -79,27 +80,28 @@ class ActorRows:
             entry.asked.append(then)
             entry.deadline = max(entry.deadline, now + ROW_GRACE_S)
 
-    def pursue(self, actor: bytes, what: Hashable, heard: Callable[[Row], bool], now: float) -> None:
-        """``heard(row)`` now, at each change and when it may have a new home, until it returns True or the row is gone.
+    def pursue(self, actor: bytes, what: Hashable, on_row: Callable[[Row], bool], now: float) -> None:
+        """Call ``on_row(row)`` now, at each change and when the actor may have a new home, until it
+        returns True or the row is gone.
 
-        Not a second time while the same ``what`` is still pursued.
+        A second pursuit of the same ``what`` is ignored while the first is under way.
         """
         entry = self._entry(actor, now)
         if what not in entry.pursuits:
-            entry.pursuits[what] = heard
+            entry.pursuits[what] = on_row
             entry.deadline = max(entry.deadline, now + ROW_GRACE_S)
             self._pursue(entry)
         self._drop_if_idle(actor, entry)
 
     @staticmethod
     def _pursue(entry: _Entry) -> None:
-        pursuits, entry.pursuits = entry.pursuits, {}  # what is heard may change the row at once
-        for what, heard in pursuits.items():
-            if entry.row is None or not heard(entry.row):
-                entry.pursuits[what] = heard
+        pursuits, entry.pursuits = entry.pursuits, {}  # a callback may change the row at once
+        for what, on_row in pursuits.items():
+            if entry.row is None or not on_row(entry.row):
+                entry.pursuits[what] = on_row
 
     def homes_changed(self) -> None:
-        """A node has joined, or this one has adopted actors: what waits for a home may have one."""
+        """A node has joined, or this one has adopted actors: requests that wait for a home may have one."""
         for actor, entry in list(self.entries.items()):
             if entry.row is not None and (entry.asked or entry.pursuits):
                 if self._answers(actor, entry.row):
@@ -108,10 +110,10 @@ class ActorRows:
                 self._drop_if_idle(actor, entry)
 
     def _answers(self, actor: bytes, row: Row) -> bool:
-        """Whether a question can be answered with that row, or its home must be found first."""
+        """Whether a question can be answered with that row; False when its home must be found first."""
         return row["state"] == "DEAD" or self._is_home(actor, row["home"])
 
-    def process_gone(self, peer: bytes) -> None:
+    def process_ended(self, peer: bytes) -> None:
         for actor in sorted(self._of.pop(peer, ())):
             entry = self.entries[actor]
             entry.watchers.discard(peer)
@@ -122,7 +124,7 @@ class ActorRows:
             if entry.deadline > now:
                 continue
             if entry.row is None and not entry.answered:
-                entry.deadline = now + ROW_GRACE_S  # a control store without a majority knows no less of it than before
+                entry.deadline = now + ROW_GRACE_S  # a control store without a majority may still have it
             elif entry.row is None:
                 self._end(actor, entry)
             elif entry.asked:
@@ -144,7 +146,7 @@ class ActorRows:
         entry = self.entries.get(actor)
         if entry is None:
             entry = self.entries[actor] = _Entry(now + ROW_GRACE_S)
-            # The answer may come before this returns; until then the entry is nobody's and must stay.
+            # The answer may come before this returns; until then the entry has no watcher and must stay.
             entry.watch = self._rows.watch_actor(actor, lambda row: self._changed(actor, entry, row))
         return entry
 
@@ -153,7 +155,7 @@ class ActorRows:
             return
         entry.answered = True
         if row is None:
-            if entry.row is not None:  # it ended long ago, and its home has forgotten it
+            if entry.row is not None:  # the actor ended long ago, and its home has forgotten it
                 self._end(actor, entry)
             return
         entry.row = row
@@ -200,7 +202,7 @@ class ActorRows:
 
 
 def state_message(actor: bytes, row: Row) -> ActorState:
-    """What a row says, as the actor's home would."""
+    """The state in a row, as the actor's home would send it."""
     if row["state"] == "ALIVE":
         cause = {"pid": row["pid"]} | row["death_cause"]
         return ActorState(actor, "ALIVE", row["num_restarts"], row["worker"], row["endpoint"], cause)

@@ -19,9 +19,10 @@
 Kinds a DEAD cause may carry: init, died, killed, exited, out_of_scope, owner_died, job_over, name_taken, pg_removed,
 unschedulable, unknown.
 
-``life`` counts restarts and travels in every message about an actor, so what an earlier life still says is ignored.
-A watcher of an actor that nobody has created yet is kept for a while: the creator's message and a handle that went
-through a third process may overtake each other.
+``life`` counts restarts and travels in every message about an actor, so late messages of an earlier
+life are ignored.
+A watcher of an actor that does not exist yet is kept for a while: the creator's message and a
+handle that went through a third process may overtake each other.
 """
 
 from __future__ import annotations
@@ -45,16 +46,17 @@ from zray.wire.messages.actors import ALIVE, DEAD, PENDING, RESTARTING
 from zray.node.effects import JOB_OVER, Note, Send
 
 # How long a watcher of an unknown actor waits for its creation to arrive: messages inside a node take milliseconds.
-UNKNOWN_GRACE_S = 2.0
+UNKNOWN_ACTOR_GRACE_S = 2.0
 # Dead actors remembered for late watchers and for `zray list actors`.
 DEAD_KEPT_MAX = 10_000
-# A worker that announced a planned exit and does not go is killed after this long: exit handlers have 30 s
-# (zray.worker.actors.ends), after which the process ends itself and says where it hung, unless native code holds it.
+# A worker that announced a planned exit and does not end is killed after this long.  Exit handlers
+# have 30 s (zray.worker.actors.ends); then the process ends itself and logs where it hung, unless
+# native code holds it.
 EXIT_GRACE_S = 35.0
 
 
 class ActorPorts(Protocol):
-    """What the table needs from the node around it."""
+    """Ports of the table."""
 
     def place(self, actor: Actor) -> None:
         """Find resources and a worker; answered by :meth:`ActorTable.placed`."""
@@ -63,18 +65,18 @@ class ActorPorts(Protocol):
         """Stop looking for a place."""
 
     def running(self, actor: Actor) -> None:
-        """It is up: keep only its running demand."""
+        """The actor is up: keep only its running demand."""
 
     def end_worker(self, actor: Actor, reason: str) -> None:
         """Kill its worker process."""
 
     def claim_name(self, namespace: str, name: str, actor: bytes, then: Callable[[bytes], None]) -> None:
-        """Register the name; ``then`` gets the actor that has it now."""
+        """Register the name; ``then`` gets the actor that has it afterwards."""
 
     def release_name(self, namespace: str, name: str, actor: bytes) -> None: ...
 
     def find_actor(self, actor: bytes, then: Callable[[dict | None], None]) -> None:
-        """``then`` gets the row of an actor whose home is another node, None for none."""
+        """``then`` gets the row of an actor with another home; None when there is none."""
 
     def find_name(self, namespace: str, name: str, then: Callable[[bytes], None]) -> None:
         """``then`` gets the actor with that name, b'' for none."""
@@ -83,14 +85,14 @@ class ActorPorts(Protocol):
         """Write the actor's row of the control store."""
 
     def erase(self, actor: bytes) -> None:
-        """Take the row out again: it ended long ago."""
+        """Delete the row: the actor ended long ago."""
 
 
 class Actor:
     """One actor over all its lives."""
 
-    __slots__ = ("assigned", "cause", "endpoint", "exit_deadline", "exiting", "id", "lease", "life", "owner", "parting",
-                 "pid", "restarts_left", "spec", "started", "state", "watchers", "worker")
+    __slots__ = ("assigned", "cause", "endpoint", "exit_deadline", "exiting", "id", "lease", "life", "owner",
+                 "pid", "recycle_reason", "restarts_left", "spec", "started", "state", "watchers", "worker")
 
     def __init__(self, actor: bytes, spec: dict, owner: bytes, now: float):
         self.id = actor
@@ -106,8 +108,8 @@ class Actor:
         self.assigned: dict = {}
         self.cause: dict = {}
         self.watchers: set[bytes] = set()
-        self.exiting = ""  # why it will not be restarted
-        self.parting = ""  # why its process ends, after which it may restart
+        self.exiting = ""  # the reason why it will not be restarted
+        self.recycle_reason = ""  # the reason why its process ends, after which it may restart
         self.exit_deadline = 0.0
         self.started = now
 
@@ -140,14 +142,14 @@ class Actor:
                 "required_resources": self.spec.get("demand", {}), "death_cause": self.cause}
 
     def record(self, home: bytes) -> dict:
-        """Its row of the control store: what other nodes need to call it, and to take it over if it is detached."""
+        """Its row of the control store, for calls from other nodes, and for adoption if it is detached."""
         spec = self.spec if self.detached and self.state != DEAD else None
         return self.row() | {"home": home, "endpoint": self.endpoint, "owner": self.owner, "lease": self.lease,
                              "meta": self.spec.get("meta", b""), "restarts_left": self.restarts_left, "spec": spec}
 
 
 class ActorTable:
-    """All actors this node takes care of."""
+    """All actors with their home on this node."""
 
     def __init__(self, ports: ActorPorts, emit: Callable[[Any], None]):
         self._ports = ports
@@ -162,7 +164,8 @@ class ActorTable:
     # ------------------------------------------------------------ messages
 
     def create(self, peer: bytes, message: CreateActor, now: float) -> None:
-        """CreateActor: claims the name if there is one, then looks for a place; answers when asked to."""
+        """CreateActor: claim the name if there is one, then look for a place; reply when the
+        message asks for it."""
         known = self.actors.get(message.actor)
         if known is not None:  # a retry of a request that arrived
             self._reply(peer, message.request, known)
@@ -200,11 +203,11 @@ class ActorTable:
             self._add_watcher(actor, peer)
             self._emit(Send(peer, actor.state_message()))
         else:
-            deadline, watchers = self._unknown.setdefault(actor_id, (now + UNKNOWN_GRACE_S, set()))
+            deadline, watchers = self._unknown.setdefault(actor_id, (now + UNKNOWN_ACTOR_GRACE_S, set()))
             watchers.add(peer)
 
     def kill(self, message: KillActor, now: float) -> None:
-        """KillActor; ``graceful`` is what an owner sends when its last handle is gone."""
+        """KillActor; ``graceful`` when an owner's last handle is gone."""
         actor = self.actors.get(message.actor)
         if actor is None or actor.state == DEAD:
             return
@@ -240,12 +243,12 @@ class ActorTable:
             self._emit(Send(actor.worker, WorkerExit(actor.exiting)))
 
     def exit(self, peer: bytes, message: ActorExit, now: float) -> None:
-        """ActorExit: the worker goes on purpose; it is DEAD, or restarts, once the process is gone."""
+        """ActorExit: the worker ends on purpose; the actor is DEAD, or restarts, once the process is gone."""
         actor = self._current(peer, message.actor, message.life)
         if actor is None:
             return
         if message.may_restart and not actor.exiting:
-            actor.parting = message.reason
+            actor.recycle_reason = message.reason
         else:
             actor.exiting = actor.exiting or message.reason or "it exited"
             actor.cause = actor.cause or {"kind": "exited", "reason": actor.exiting}
@@ -255,7 +258,7 @@ class ActorTable:
     # ------------------------------------------------------------ the node around it
 
     def placed(self, actor_id: bytes, life: int, worker: Any, lease: int, assigned: dict) -> bool:
-        """A worker is there.  False: it is no longer needed."""
+        """A worker is ready.  False: the actor does not need it any more."""
         actor = self.actors.get(actor_id)
         if actor is None or actor.state in (DEAD, ALIVE) or actor.life != life or actor.worker:
             return False
@@ -268,14 +271,14 @@ class ActorTable:
         return True
 
     def waiting(self, actor_id: bytes, cause: int, detail: str) -> None:
-        """Why it has no place yet."""
+        """The reason why it has no place yet."""
         actor = self.actors.get(actor_id)
         if actor is None or actor.state not in (PENDING, RESTARTING) or actor.exiting:
             return
         why = {"cause": cause, "detail": detail}
         if actor.cause != why:
             actor.cause = why
-            self._tell(actor)
+            self._notify_watchers(actor)
 
     def worker_died(self, actor_id: bytes, worker: bytes, death: dict) -> None:
         """Its process ended; ``death`` has signal, exit_code, pid, log_tail, reason."""
@@ -283,12 +286,12 @@ class ActorTable:
         if actor is None or actor.worker != worker or actor.state == DEAD:
             return
         self._leaving.pop(actor.id, None)
-        if actor.parting:
-            death = {**death, "reason": actor.parting}
-            actor.parting = ""
+        if actor.recycle_reason:
+            death = {**death, "reason": actor.recycle_reason}
+            actor.recycle_reason = ""
         if death.get("given_back") and actor.state != ALIVE and not actor.exiting:
             actor.worker, actor.endpoint, actor.lease = b"", "", 0
-            self._ports.place(actor)  # we gave that place back ourselves: no life has begun
+            self._ports.place(actor)  # this home gave that place back itself: no life has begun
         elif actor.exiting:
             cause = actor.cause if "kind" in actor.cause else {"kind": "exited", "reason": actor.exiting}
             self._end(actor, {**death, **cause})
@@ -297,7 +300,7 @@ class ActorTable:
         else:
             self._end(actor, {**death, "kind": "died"})
 
-    def process_gone(self, peer: bytes) -> None:
+    def process_ended(self, peer: bytes) -> None:
         """A core process ended: its watches end, and so do the actors that it owned."""
         for actor_id in self._watched.pop(peer, ()):
             actor = self.actors.get(actor_id)
@@ -322,17 +325,17 @@ class ActorTable:
         actor.cause = row["death_cause"]
         return actor
 
-    def job_over(self, job: int) -> None:
+    def job_ended(self, job: int) -> None:
         for actor in [a for a in self.actors.values() if a.job == job and a.state != DEAD and not a.detached]:
             self._end(actor, {"kind": "job_over", "reason": JOB_OVER})
 
     def group_removed(self, group: bytes, reason: str) -> None:
-        """The placement group is gone: so are the actors in it, restarts or not."""
+        """The placement group is gone: end the actors in it, whatever restarts they have left."""
         for actor in [a for a in self.actors.values() if a.state != DEAD and _group_of(a) == group]:
             self._end(actor, {"kind": "pg_removed", "reason": reason, "placement_group": group})
 
     def unschedulable(self, actor_id: bytes, reason: str) -> None:
-        """It waits for a place that it will never get."""
+        """It waits for a place that it can never get."""
         actor = self.actors.get(actor_id)
         if actor is not None and actor.state in (PENDING, RESTARTING):
             self._end(actor, {"kind": "unschedulable", "reason": reason})
@@ -348,7 +351,8 @@ class ActorTable:
             actor = self.actors[actor_id]
             if actor.exit_deadline <= now:
                 del self._leaving[actor_id]
-                self._ports.end_worker(actor, f"{actor.exiting or actor.parting}; its exit handlers took too long")
+                reason = actor.exiting or actor.recycle_reason
+                self._ports.end_worker(actor, f"{reason}; its exit handlers took too long")
 
     def next_deadline(self) -> float | None:
         if not self._unknown and not self._leaving:
@@ -362,7 +366,7 @@ class ActorTable:
         return bool(self._owned.get(peer))
 
     def job_is_used(self, job: int) -> bool:
-        """Whether an actor, which then is detached, still runs for this job."""
+        """Whether an actor, which is then detached, still runs for this job."""
         return any(actor.job == job and actor.state != DEAD for actor in self.actors.values())
 
     def arguments(self) -> set[bytes]:
@@ -405,7 +409,7 @@ class ActorTable:
         self._refuse(actor.owner, request, "name_taken", holder, detail)
         actor.state = DEAD
         actor.cause = {"kind": "name_taken", "reason": detail}
-        self._bury(actor)
+        self._keep_dead(actor)
 
     def _admit(self, actor: Actor) -> None:
         self.actors[actor.id] = actor
@@ -438,7 +442,7 @@ class ActorTable:
         self._leaving.pop(actor.id, None)
         self._changed(actor)
         if had_worker:
-            self._ports.end_worker(actor, cause.get("reason", ""))  # nothing when that is what ended
+            self._ports.end_worker(actor, cause.get("reason", ""))  # no effect when the worker's end is the cause
         else:
             self._ports.unplace(actor)
         if actor.name:
@@ -448,10 +452,10 @@ class ActorTable:
             owned.discard(actor.id)
             if not owned:
                 del self._owned[actor.owner]
-        self._bury(actor)
+        self._keep_dead(actor)
 
-    def _bury(self, actor: Actor) -> None:
-        """Keep a short memory of it: watchers are told, arguments and handles' meta are dropped."""
+    def _keep_dead(self, actor: Actor) -> None:
+        """Keep a short record of it: send watchers its state, drop arguments and the meta of handles."""
         self.actors[actor.id] = actor
         _, early = self._unknown.pop(actor.id, (0.0, set()))
         for peer in sorted(early):
@@ -488,9 +492,9 @@ class ActorTable:
         self._emit(Note("actor", {"actor": actor.id, "state": actor.state, "life": actor.life,
                                   "class_name": actor.spec.get("class_name", ""),
                                   "reason": actor.cause.get("reason", "")}))
-        self._tell(actor)
+        self._notify_watchers(actor)
 
-    def _tell(self, actor: Actor) -> None:
+    def _notify_watchers(self, actor: Actor) -> None:
         message = actor.state_message()
         for peer in sorted(actor.watchers):
             self._emit(Send(peer, message))

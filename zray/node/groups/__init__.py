@@ -1,1 +1,1 @@
-"""Placement groups: those whose home is this node, and what a node knows of all."""
+"""Placement groups: those whose home is this node, and the directory of all known ones."""

@@ -1,7 +1,8 @@
-"""GroupDirectory: what this node knows of placement groups, its own and others', and whom it tells.  Pure.
+"""GroupDirectory: the placement groups that this node knows, its own and others', and their watchers.  Pure.
 
-A group is known from the first WatchGroup, or the first key or actor here that names it, until it has been removed for
-long.  Its home sends GroupState at each change; versions rise, so late ones are ignored.  REMOVED is the last state.
+A group is known from the first WatchGroup, or from the first key or actor here that names it.  It
+is forgotten long after its removal.  Its home sends GroupState at each change; versions rise, so
+late ones are ignored.  REMOVED is the last state.
 """
 
 from __future__ import annotations
@@ -22,22 +23,23 @@ class Known:
         self.state = GroupState(group, 0, "PENDING", [], {"cause": int(Cause.GROUP_PENDING),
                                                            "detail": "its home node has not answered yet"})
         self.watchers: set[bytes] = set()
-        self.lost = False  # nobody has removed it, nor asked for that
+        self.lost = False  # it is gone without a removal or a request for one
 
 
 class GroupDirectory:
-    """``ask(group)`` subscribes at the group's home; ``tell(peer, state)`` passes a state on."""
+    """``ask(group)`` subscribes at the group's home; ``publish(peer, state)`` passes a state on."""
 
-    def __init__(self, ask: Callable[[bytes], None], tell: Callable[[bytes, GroupState], None]) -> None:
+    def __init__(self, ask: Callable[[bytes], None], publish: Callable[[bytes, GroupState], None]) -> None:
         self._ask = ask
-        self._tell = tell
+        self._publish = publish
         self.known: dict[bytes, Known] = {}
         self.on_change: list[Callable[[GroupState], None]] = []
         self._watched: dict[bytes, set[bytes]] = {}  # watcher -> groups
         self._removed: dict[bytes, None] = {}
 
     def nodes_of(self, group: bytes, bundle: int) -> list[bytes] | None:
-        """Nodes (incarnations) of ``bundle``, of all bundles for -1; None while it has no place, or is removed."""
+        """Nodes (incarnations) of ``bundle``, of all bundles for -1; None while it has no place, or
+        when it is removed."""
         found = self.look(group)
         if found.state != "CREATED" and found.state != "RESCHEDULING":
             return None
@@ -45,7 +47,7 @@ class GroupDirectory:
         return list(dict.fromkeys(node for node in nodes if node)) or None
 
     def look(self, group: bytes) -> GroupState:
-        """The state of a group; its home is asked for it, and for every later one, at the first time."""
+        """The state of a group; the first call subscribes to it at its home."""
         found = self.known.get(group)
         if found is None:
             found = self.known[group] = Known(group)
@@ -58,10 +60,11 @@ class GroupDirectory:
         self.known[group].watchers.add(peer)
         self._watched.setdefault(peer, set()).add(group)
         if state.version:
-            self._tell(peer, state)
+            self._publish(peer, state)
 
     def update(self, state: GroupState) -> bool:
-        """GroupState of the home; whether it was news.  A group that nobody here asked for is remembered as well."""
+        """GroupState of the home; returns whether it is new.  A group that no process here asked
+        for is kept as well."""
         found = self.known.get(state.group)
         if found is None:
             found = self.known[state.group] = Known(state.group)
@@ -69,7 +72,7 @@ class GroupDirectory:
             return False
         found.state = state
         for peer in sorted(found.watchers):
-            self._tell(peer, state)
+            self._publish(peer, state)
         for listener in self.on_change:
             listener(state)
         if state.state == "REMOVED":
@@ -82,7 +85,7 @@ class GroupDirectory:
             self.known[group].watchers.discard(peer)
 
     def lost(self, group: bytes, reason: str, asked: bool = False) -> None:
-        """Nobody takes care of the group any more: it counts as removed; ``asked`` when that is what was asked for."""
+        """The group has no home any more: it counts as removed; ``asked`` when its removal was requested."""
         found = self.known.setdefault(group, Known(group))
         found.lost = found.state.state != "REMOVED" and not asked
         version = found.state.version + 1
@@ -90,7 +93,7 @@ class GroupDirectory:
         self.update(GroupState(group, version, "REMOVED", [], cause))
 
     def why_removed(self, group: bytes) -> str | None:
-        """Why it was removed, None unless its home has said so or somebody here asked for it."""
+        """Why it was removed; None unless its home reported the removal or a process here requested it."""
         found = self.known.get(group)
         if found is None or found.lost or found.state.state != "REMOVED":
             return None

@@ -1,4 +1,4 @@
-"""A placement group as its home sees it, and one round of its placement.
+"""The record of a placement group at its home, and one round of its placement.
 
 Data only: zray.node.groups.table owns the transitions.
 """
@@ -13,17 +13,17 @@ from zray.wire.messages import GroupState
 from zray.sched.cluster import packing
 from zray.sched.resources import GPU, amounts, checked_units
 
-PENDING, CREATED, RESCHEDULING, REMOVED = "PENDING", "CREATED", "RESCHEDULING", "REMOVED"
-# Removed groups remembered without anybody asking: their last tasks' keys may come late.
+GROUP_PENDING, GROUP_CREATED, GROUP_RESCHEDULING, GROUP_REMOVED = "PENDING", "CREATED", "RESCHEDULING", "REMOVED"
+# Removed groups that are remembered without a watcher: their last tasks' keys may come late.
 REMOVED_KEPT_MAX = 1000
 PAUSE_S_MIN = 0.05  # between the first two rounds of a group
 
 
 class Round:
-    """One try: the nodes it takes and for which bundles, those that were asked, those that said yes.
+    """One attempt: its nodes with their bundles, the nodes that were asked, and the nodes that agreed.
 
-    A round that waits asks its nodes one after the other, in one order for all homes: what waits for a node holds
-    only nodes before it, so no two groups wait for each other.
+    A round that waits asks its nodes one after the other, in one order for all homes.  A round that
+    waits for a node holds only nodes before it, so no two groups wait for each other.
     """
 
     __slots__ = ("asked", "deadline", "nodes", "patience_s", "waits", "yes")
@@ -35,7 +35,7 @@ class Round:
         self.yes: set[bytes] = set()
 
     def to_ask(self) -> list[bytes]:
-        """The nodes whose turn it is; call it at the beginning, and when one has said yes."""
+        """The nodes to ask next; call it at the beginning, and after each node that agrees."""
         if not self.waits:
             return [] if self.asked else list(self.nodes)
         if self.asked != self.yes:
@@ -48,7 +48,7 @@ class Group:
 
     __slots__ = ("attempt", "avoid", "bundles", "cause", "contended", "created_s", "detached", "id", "job", "name",
                  "namespace", "nodes", "pause_s", "retry_at", "round", "rounds", "shape", "since", "state", "steady_s",
-                 "steady_until", "stirred", "strategy", "used", "version")
+                 "steady_until", "strategy", "used", "version", "view_changed")
 
     def __init__(self, group: bytes, job: int, spec: dict, now: float) -> None:
         self.id, self.job, self.since = group, job, now
@@ -62,23 +62,23 @@ class Group:
         bad = next((b[GPU] for b in self.bundles if not packing.gpus_valid(b.get(GPU, 0))), None)
         if bad is not None:
             raise ValueError("a bundle of more than one GPU must have a whole number of them")
-        self.state = PENDING
+        self.state = GROUP_PENDING
         self.version = 1
         self.nodes: list[bytes] = [b""] * len(self.bundles)
         self.rounds: list[int] = [0] * len(self.bundles)  # by bundle: the attempt that placed it
         self.cause: dict[str, Any] = {"cause": int(Cause.GROUP_PENDING), "detail": "it was just created"}
         self.attempt = 0
         self.round: Round | None = None
-        self.used: set[bytes] = set()  # nodes that have or may have something of it
+        self.used: set[bytes] = set()  # nodes that hold or may hold bundles of it
         self.avoid: set[bytes] = set()
-        self.contended = False  # a node refused what the view showed free: from now on it queues
+        self.contended = False  # a node refused resources that were free in the view: from now on it queues
         self.pause_s = PAUSE_S_MIN
         self.retry_at = now
-        self.stirred = False  # the view has changed since the round that waits began
+        self.view_changed = False  # the view has changed since the waiting round began
         self.steady_s = PAUSE_S_MIN
-        self.steady_until = now  # a round that waits does not give way before
+        self.steady_until = now  # a waiting round does not give way before this time
         self.shape: Any = None
-        self.created_s: float | None = None  # how long the first placement took
+        self.created_s: float | None = None  # the duration of the first placement
 
     def place(self, places: dict[int, bytes]) -> None:
         """Put bundles on nodes (b'' for none)."""
@@ -86,8 +86,8 @@ class Group:
             self.nodes[index] = node
         self.shape = None
 
-    def same_as(self) -> Any:
-        """Equal for groups that ask for the same: where one finds no place, the other finds none."""
+    def request_shape(self) -> Any:
+        """Equal for groups with the same request: when one finds no place, the other finds none."""
         if self.shape is None:
             self.shape = (self.strategy, repr([self.bundles[i] for i in self.missing]), tuple(sorted(self.nodes)))
         return self.shape
@@ -101,7 +101,8 @@ class Group:
         return GroupState(self.id, self.version, self.state, list(self.nodes), dict(self.cause))
 
     def row(self, node_id: Callable[[bytes], str], home: bytes) -> dict[str, Any]:
-        """As the control store has it, ``placement_group_table`` reads it, and another home adopts it."""
+        """The row in the control store: ``placement_group_table`` reads it, and another home adopts
+        the group from it."""
         return {"home": home, "version": self.version, "units": self.bundles, "rounds": list(self.rounds),
                 "placement_group_id": self.id, "name": self.name, "ray_namespace": self.namespace, "state": self.state,
                 "strategy": self.strategy, "bundles": [amounts(bundle) for bundle in self.bundles],

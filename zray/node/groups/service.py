@@ -1,8 +1,8 @@
-"""Placement groups in a NodeMachine: the table of groups at home here, the bundles on this node, and what it knows of
-others, composed.  Pure.
+"""Placement groups in a NodeMachine: the groups with their home here, the bundles on this node, and
+the directory of all known groups.  Pure.
 
-The ways of the messages: core process -> its node -> the group's home (``ids.home_of``) -> the nodes of its bundles.
-What a node has to say to itself takes the same way, through ``_inbox``.
+The path of the messages: core process -> its node -> the group's home (``ids.home_of``) -> the
+nodes of its bundles.  Messages of this node to itself take the same path, through ``_inbox``.
 """
 
 from __future__ import annotations
@@ -29,27 +29,26 @@ from zray.sched.node.grouped import NodeScheduler
 from zray.sched.view import ClusterView
 
 # How long a watcher of an unknown group waits for its creation to arrive: a handle may overtake it.
-UNKNOWN_GRACE_S = 2.0
+UNKNOWN_GROUP_GRACE_S = 2.0
 # How long groups whose home died wait for another home; adoption takes a few round trips to the control store.
-ADOPTION_S = 10.0
-JOBS_OVER_KEPT_MAX = 1000
+GROUP_ADOPTION_S = 10.0
 # Removals on their way to other homes; each one ends with the answer of its home, or when that one's groups are lost.
 REMOVES_KEPT_MAX = 10_000
 
 
 @dataclass(frozen=True)
 class GroupServicePorts:
-    """What placement groups need of the node around them."""
+    """Ports of placement groups."""
 
     scheduler: NodeScheduler
     names: Names
     pool: Pool
     placements: Placements
-    job_of: Callable[[bytes], Job | None]  # that a core process works for
-    cluster_view: Callable[[], ClusterView]  # all live nodes, with what is free
+    job_of: Callable[[bytes], Job | None]  # the job of a core process
+    cluster_view: Callable[[], ClusterView]  # all live nodes, with their free resources
     node_id: Callable[[bytes], str]  # the hex NodeID of an incarnation
     ask_job_ended: Callable[[int, Callable[[bool], None]], None]
-    end_actors: Callable[[bytes, str], None]  # (group, reason): those in a group that was removed
+    end_actors: Callable[[bytes, str], None]  # (group, reason): end the actors in a removed group
 
 
 @dataclass(frozen=True)
@@ -69,11 +68,12 @@ class _TablePorts:
 class GroupService:
     """See the module's docstring.
 
-    When a home dies, the next live node in the order of incarnations reads the rows of its groups in the control store
-    and adopts each by compare-and-set; it tells all nodes, and they give back what its row does not know of.
+    When a home dies, the next live node in the order of incarnations reads the rows of its groups
+    in the control store.  It adopts each by compare-and-set and announces that to all nodes.  They
+    give back bundles that the row does not know.
 
-    A home may die with a removal that it has not read, or before the row says so.  So whoever passed one on keeps it
-    until it hears of the end of the group, and a new home hears it again from everybody who knows of it.
+    A home may die with a removal that it has not read, or before the row has it.  So a node that sent
+    one keeps it until it receives the end of the group, and every node sends it again to a new home.
     """
 
     def __init__(self, context: NodeContext, ports: GroupServicePorts) -> None:
@@ -89,12 +89,11 @@ class GroupService:
             changed=self._changed, claim_name=ports.names.claim_group, release_name=ports.names.release_group,
             record=self._record, node_id=lambda node: self.ports.node_id(node)), self.me)
         self._homes: dict[bytes, bytes] = {}  # of groups that have another home than the one that made them
-        self._dead: dict[bytes, None] = {}  # nodes
-        self._jobs_over: dict[int, None] = {}
+        self._ended_nodes = context.ends.nodes
         self._removes: dict[bytes, m.RemoveGroup] = {}  # asked of other homes, without an answer so far
         self._unknown: dict[bytes, float] = {}  # group -> when it counts as removed
-        self._free: list[int] = []  # what was free here at the last look
-        self._view: ClusterView | None = None  # the cluster view at the last look, and what it was then
+        self._free: list[int] = []  # free resources here at the last look
+        self._view: ClusterView | None = None  # the cluster view at the last look, and its number of changes then
         self._seen = self._generation = -1
         self.handlers: dict[int, Callable[[bytes, Any], None]] = {
             m.CreateGroup.CODE: self._create, m.RemoveGroup.CODE: self._remove, m.WatchGroup.CODE: self._watch,
@@ -102,12 +101,12 @@ class GroupService:
             m.BundleCommit.CODE: self._commit, m.BundleReturn.CODE: self._return, m.BundleAck.CODE: self._ack,
         }
 
-    # ------------------------------------------------------------ what the cluster asks
+    # ------------------------------------------------------------ questions of the schedulers
 
     def nodes_of(self, group: bytes, bundle: int) -> list[bytes] | None:
-        """Incarnations of the nodes where ``bundle`` (all of them for -1) is; None while it has no place.
+        """Incarnations of the nodes that have ``bundle`` (all bundles for -1); None while it has no place.
 
-        ``directory.on_change`` listeners are called with the GroupState when that changes.
+        Listeners of ``directory.on_change`` get the GroupState when that changes.
         """
         return self.directory.nodes_of(group, bundle)
 
@@ -122,62 +121,56 @@ class GroupService:
         return state.cause.get("cause", 0) or int(Cause.GROUP_PENDING), detail
 
     def uses(self, strategy: dict | None) -> None:
-        """A key or an actor of this node names this strategy: follow its group, if it is one."""
+        """A key or an actor of this node names this strategy: follow its group, if it has one."""
         group = group_of(strategy)
         if type(group) is bytes and len(group) == PLACEMENT_GROUP_SIZE:
             self._apply(self.directory.look(group))
 
     def home(self, group: bytes) -> bytes:
-        """The node that takes care of a group."""
+        """The home of a group."""
         if group in self.table.groups:
             return self.me
         return self._homes.get(group) or home_of(group)
 
-    def job_over(self, job: int) -> None:
-        self._jobs_over[job] = None
-        if len(self._jobs_over) > JOBS_OVER_KEPT_MAX:
-            del self._jobs_over[next(iter(self._jobs_over))]
-        self.table.job_over(job, self._context.now)
+    def job_ended(self, job: int) -> None:
+        self.table.job_ended(job, self._context.now)
 
     def jobs(self) -> set[int]:
-        """Those that groups at home here end with."""
+        """Jobs with groups at home here, which end with their job."""
         return {group.job for group in self.table.groups.values() if not group.detached}
 
-    def process_gone(self, peer: bytes) -> None:
+    def process_ended(self, peer: bytes) -> None:
         self.directory.forget(peer)
 
-    def node_died(self, node: bytes) -> None:
-        """Another node is dead: its bundles are lost, and the groups that it was the home of need another home."""
-        if node in self._dead:
-            return
+    def node_ended(self, node: bytes) -> None:
+        """Another node has ended, once: its bundles are lost, and the groups whose home it was need another home."""
         now = self._context.now
-        self._dead[node] = None
-        self.table.node_died(node, now)
+        self.table.node_ended(node, now)
         self.directory.forget(node)
         for group in sorted({*self.bundles.homes(), *self.directory.living()}):
             if self.home(group) != node:
                 continue
-            self._unknown[group] = now + ADOPTION_S
-            for attempt in self.bundles.not_in_use(group):  # whoever was to commit them is dead
+            self._unknown[group] = now + GROUP_ADOPTION_S
+            for attempt in self.bundles.not_in_use(group):  # the home that had to commit them is dead
                 self._give_back(group, attempt, False)
-        if self._is_next_to(node):
+        if self._is_successor_of(node):
             self.ports.names.list_groups(self._adopt)
 
-    def _is_next_to(self, dead: bytes) -> bool:
+    def _is_successor_of(self, dead: bytes) -> bool:
         live = sorted(self._live())
         return next((node for node in live if node > dead), live[0]) == self.me
 
     def _live(self) -> set[bytes]:
         nodes = self.ports.cluster_view().nodes
-        return {node for node in nodes if node is not None and node not in self._dead} | {self.me}
+        return {node for node in nodes if node is not None and node not in self._ended_nodes} | {self.me}
 
     def _adopt(self, rows: list[tuple[bytes, dict[str, Any]]]) -> None:
         for group, row in rows:
-            if row["home"] in self._dead and row["state"] != "REMOVED" and group not in self.table.groups:
+            if row["home"] in self._ended_nodes and row["state"] != "REMOVED" and group not in self.table.groups:
                 self.ports.names.adopt_group(group, row, {**row, "home": self.me}, self._adopted)
 
     def _adopted(self, group: bytes, row: dict[str, Any]) -> None:
-        """It is ours: the control store says so."""
+        """This node is the home now: the control store has written it."""
         now, live = self._context.now, self._live()
         self._unknown.pop(group, None)
         self.table.adopt(group, row, live, now)
@@ -196,7 +189,7 @@ class GroupService:
         self.table.remove(group, "its job is over", self._context.now)
 
     def _reconcile(self, state: m.GroupState) -> None:
-        """A new home says where the bundles are: what it does not know of is given back."""
+        """A new home sends the places of the bundles: give back bundles that it does not know."""
         for attempt, indices in self.bundles.in_use(state.group):
             if any(index >= len(state.nodes) or state.nodes[index] != self.me for index in indices):
                 self._give_back(state.group, attempt, False)
@@ -209,7 +202,7 @@ class GroupService:
             self._context.refuse(peer, "CreateGroup from a process without a job, or with an id that is none")
             return
         worker = self.ports.pool.workers.get(peer)
-        if job.number in self._jobs_over and worker is not None and worker.state is WorkerState.EXITING:
+        if job.number in self._context.ends.jobs and worker is not None and worker.state is WorkerState.EXITING:
             return  # it runs until it has reported what it did, and nothing would ever remove the group
         self._unknown.pop(message.group, None)
         self.table.create(peer, message.group, job.number, message.spec, message.request, self._context.now)
@@ -222,15 +215,15 @@ class GroupService:
         if home == self.me:
             self.table.remove(message.group, message.reason, self._context.now)
             return
-        if self.directory.look(message.group).state != "REMOVED":  # its home, or the next one, is asked how it goes on
+        if self.directory.look(message.group).state != "REMOVED":  # its home, or the next one, is asked for its state
             self._removes[message.group] = message
             if len(self._removes) > REMOVES_KEPT_MAX:
                 del self._removes[next(iter(self._removes))]
-        if home not in self._dead:
+        if home not in self._ended_nodes:
             self.send(home, message)
 
     def _removal(self, group: bytes) -> m.RemoveGroup | None:
-        """What a new home is to do with the group: somebody here asked for its removal, or its last home removed it."""
+        """The removal for a new home: a process here requested it, or the last home did it."""
         reason = self.directory.why_removed(group)
         return self._removes.get(group) if reason is None else m.RemoveGroup(group, reason)
 
@@ -240,7 +233,7 @@ class GroupService:
 
     def _state(self, peer: bytes, message: m.GroupState) -> None:
         if message.group in self.table.groups:
-            return  # of the home before this one
+            return  # a message of the previous home
         moved = peer != self.home(message.group)
         news = self.directory.update(message)
         if not moved or message.state == "REMOVED":
@@ -279,28 +272,28 @@ class GroupService:
     def _ask(self, group: bytes) -> None:
         if group in self.table.groups:
             self.directory.update(self.table.groups[group].state_message())
-        elif self.home(group) == self.me or self.home(group) in self._dead:
-            grace = UNKNOWN_GRACE_S if self.home(group) == self.me else ADOPTION_S
+        elif self.home(group) == self.me or self.home(group) in self._ended_nodes:
+            grace = UNKNOWN_GROUP_GRACE_S if self.home(group) == self.me else GROUP_ADOPTION_S
             self._unknown.setdefault(group, self._context.now + grace)
-            if self.home(group) != self.me:  # its next home told the nodes of that time
+            if self.home(group) != self.me:  # its next home informed the nodes that lived then
                 self.ports.names.find_group(group, lambda row: self._found(group, row))
         else:
             self.send(self.home(group), m.WatchGroup(group))
 
     def _found(self, group: bytes, row: dict[str, Any] | None) -> None:
-        """The row of a group whose home is dead: another home is asked, and its answer says the rest."""
+        """The row of a group whose home is dead: ask its new home; the answer has the rest."""
         if row is not None and group in self._unknown and row["home"] in self._live() - {self.me}:
             self.send(row["home"], m.WatchGroup(group))
 
     def _changed(self, state: m.GroupState) -> None:
-        """A group at home here has another state."""
+        """A group with its home here has another state."""
         self.directory.update(state)
 
     def _record(self, group: bytes, row: dict[str, Any] | None) -> None:
         self.ports.names.record_group(group, row)
 
     def _apply(self, state: m.GroupState) -> None:
-        """What a state means for those here who claim the group."""
+        """Apply a state to the tasks and actors here that claim the group."""
         scheduler = self.ports.scheduler
         if state.state == "REMOVED":
             self._homes.pop(state.group, None)
@@ -314,7 +307,7 @@ class GroupService:
             scheduler.group_waits(state.group, cause, state.cause.get("detail", ""))
 
     def send(self, node: bytes, message: Any) -> None:
-        """To a node; what is for this one waits for the end of the event."""
+        """Send to a node; messages to this node wait for the end of the event."""
         if node == self.me:
             self._inbox.append((node, message))
         else:
@@ -323,7 +316,7 @@ class GroupService:
     # ------------------------------------------------------------ time
 
     def settle(self, now: float) -> bool:
-        """After an event, before its end: whether anything happened that the scheduler should look at."""
+        """Run after an event, before its end; returns whether the scheduler should look again."""
         moved = False
         free = self.ports.scheduler.view.available[0] if self.table.unplaced else None
         if free is not None and any(now_free > before for now_free, before in zip(free, self._free, strict=False)):
@@ -333,7 +326,7 @@ class GroupService:
         if view.generation != self._generation or view is not self._view:
             self._view, self._generation = view, view.generation
             self.table.nodes_changed(now)
-        if view.changes != self._seen:  # some other node has said something
+        if view.changes != self._seen:  # rows of other nodes have come
             self._seen = view.changes
             if self.table.unplaced:
                 self.table.view_changed()
@@ -355,7 +348,7 @@ class GroupService:
         for group, deadline in list(self._unknown.items()):
             if deadline <= now:
                 del self._unknown[group]
-                orphan = self.home(group) in self._dead
+                orphan = self.home(group) in self._ended_nodes
                 for attempt, _ in self.bundles.in_use(group):
                     self._give_back(group, attempt, True)
                 if group in self._removes:
@@ -377,7 +370,7 @@ class GroupService:
         assert len(self._removes) <= REMOVES_KEPT_MAX
         for asked in self._removes:
             assert self.directory.known[asked].state.state != "REMOVED", "a removal is kept that has happened"
-            assert self.home(asked) not in self._dead or asked in self._unknown, "a removal is kept for ever"
+            assert self.home(asked) not in self._ended_nodes or asked in self._unknown, "a removal is kept for ever"
         for found in self.bundles.rounds.values():
             group = self.table.groups.get(found.group)
             if group is not None and found.state in (BundleState.COMMITTED, BundleState.RESERVED):

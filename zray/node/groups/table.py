@@ -3,28 +3,35 @@
     state         event                            next           what happens
     (none)        create, its name is free         PENDING        its row is written, a place is looked for
     PENDING       a place is found                 PENDING        a round: attempt + 1, BundleReserve to its nodes
-    PENDING       all nodes of the round said yes  CREATED        BundleCommit to them, until each has acknowledged
-    PENDING       no, time-out, a node died        PENDING        BundleReturn to all of the round; again later
+    PENDING       all nodes of the round agreed    CREATED        BundleCommit to them, until each has acknowledged
+    PENDING       refusal, time-out, node death    PENDING        BundleReturn to all of the round; again later
     PENDING       the round waits, the view shows  PENDING        the same, and a round there at once
-                  room elsewhere
+                  space elsewhere
     CREATED       a node of it died                RESCHEDULING   bundles there have no place; rounds as above
-    RESCHEDULING  all nodes of the round said yes  CREATED
+    RESCHEDULING  all nodes of the round agreed    CREATED
     any           remove, its job is over          REMOVED        BundleReturn(removed) to every node it had or asked
-    (elsewhere)   its home died, it is adopted     as it was      BundleCommit again for what its row says it has; what
-                                                                  its node knows nothing of is placed anew
+    (elsewhere)   its home died, it is adopted     as it was      BundleCommit again for the bundles in its row;
+                                                                  bundles that their node does not know are placed anew
 
-Two-phase: a node sets bundles aside or refuses; only when all of a round did are they put to use, so a group is placed
-as a whole or not at all.  BundleCommit and BundleReturn are sent again until they are acknowledged or the node is dead.
+The commit has two phases: a node reserves bundles or refuses.  They are put to use only when all
+nodes of a round have reserved, so a group is placed as a whole or not at all.  BundleCommit and
+BundleReturn are sent again until they are acknowledged or the node is dead.
 
-A round asks for what the view says is free, all its nodes at once.  Where the bundles would fit, but not now, and after
-a node refused what the view showed, the round *waits*: the nodes queue for them, fairly with tasks, as long as WAIT_S;
-nodes that did not come up with them are avoided next time.  Homes do not know of each other's rounds.  So that they
-never wait for each other, a round that waits asks its nodes one after the other, in the order of their names: whoever
-holds the last node in the order that anybody holds waits for nobody (Havender, "Avoiding deadlock in multitasking
-systems", IBM Systems Journal 1968).  Each change of the view is a reason to look for
-a place again, also for a group whose round waits: the round gives way when there is room elsewhere.  What a node just
-set aside for it can look like room that is gone, and what it gives up like room that came.  So a round that follows
-one which gave way stands for PAUSE_S_MIN at least, twice as long each time: in that time its nodes answer.
+A round asks for resources that are free in the view, all its nodes at once.  A round *waits* where
+the bundles would fit, but not now, and after a node refused resources that were free in the view.
+Then the nodes queue for them, fairly with tasks, for at most QUEUE_S.  Nodes that did not supply
+them are avoided in the next round.
+
+Homes do not know each other's rounds.  So that they never wait for each other, a round that waits
+asks its nodes one after the other, in the order of their names.  The home that holds the last node
+in this order waits for no other home (Havender, "Avoiding deadlock in multitasking systems", IBM
+Systems Journal 1968).
+
+Each change of the view is a reason to look for a place again, also for a group whose round waits:
+the round gives way when there is space elsewhere.  But resources that a node just reserved for it
+look like a loss in the view, and resources that it gives up look like a gain.  So a round that
+follows one which gave way stands for PAUSE_S_MIN at least, twice as long each time: in that time
+its nodes answer.
 """
 
 from __future__ import annotations
@@ -44,46 +51,46 @@ from zray.wire.messages import (
     GroupState,
 )
 from zray.node.groups.records import (
-    CREATED,
+    GROUP_CREATED,
     PAUSE_S_MIN,
-    PENDING,
-    REMOVED,
+    GROUP_PENDING,
+    GROUP_REMOVED,
     REMOVED_KEPT_MAX,
-    RESCHEDULING,
+    GROUP_RESCHEDULING,
     Group,
     Round,
 )
 from zray.sched.cluster import packing
 from zray.sched.view import ClusterView
 
-# A node answers a reserve that does not wait at once; after this long the message or the node is lost.
-ANSWER_S = 3.0
-# A round that queues on its nodes gives up after this long: what some of them hold is idle meanwhile.
-WAIT_S = 2.0
-# The same on a lone node, where there is nothing else to try.
-WAIT_ALONE_S = 60.0
+# A node answers at once to a reserve that does not wait; after this long the message or the node is lost.
+RESERVE_ANSWER_S = 3.0
+# A round that queues on its nodes gives up after this long: resources that some of them hold are idle meanwhile.
+QUEUE_S = 2.0
+# The same on a lone node, where no other place exists.
+QUEUE_ALONE_S = 60.0
 # Commit and return are sent again after this long without an acknowledgement.
 AGAIN_S = 1.0
-# Between rounds of one group, doubling from PAUSE_S_MIN; a change of the view asks at once.
+# Between rounds of one group, doubling from PAUSE_S_MIN; a change of the view starts one at once.
 PAUSE_S_MAX = 2.0
 GROUPS_MAX = 10_000
-# Groups that one change of the view is tried for.
+# How many groups one change of the view is tried for.
 TRIED_MAX = 64
-# A new home numbers on so far ahead that nothing its predecessor said, written or not, is later.
+# A new home numbers its versions so far ahead that no message of its predecessor, written or not, is later.
 ADOPTION_STEP = 1 << 20
 
 
 class GroupPorts(Protocol):
-    """What the table needs from the node around it."""
+    """Ports of the table."""
 
     def view(self) -> ClusterView:
-        """All live nodes by incarnation, with what is free."""
+        """All live nodes by incarnation, with their free resources."""
 
     def send(self, node: bytes, message: Any) -> None:
-        """To a node; this one too."""
+        """Send to a node, perhaps this one."""
 
     def reply(self, peer: bytes, message: Any) -> None:
-        """To a core process."""
+        """Send to a core process."""
 
     def changed(self, state: GroupState) -> None:
         """A group has another state."""
@@ -106,16 +113,18 @@ class GroupTable:
         self.ports = ports
         self.me = me
         self.groups: dict[bytes, Group] = {}
-        self.unplaced: dict[bytes, None] = {}  # pending and rescheduling, tried longest ago first
+        # pending and rescheduling; the one that was tried longest ago comes first
+        self.unplaced: dict[bytes, None] = {}
         self._removed: dict[bytes, None] = {}
-        self._unacked: dict[tuple[bytes, bytes, int], list[Any]] = {}  # (group, node, attempt) -> [message, when again]
+        # (group, node, attempt) -> [message, time to resend]
+        self._unacked: dict[tuple[bytes, bytes, int], list[Any]] = {}
         self._fresh = True  # the view may have changed since the last look
 
-    # ------------------------------------------------------------ what core processes say
+    # ------------------------------------------------------------ messages of core processes
 
     def create(self, peer: bytes, group: bytes, job: int, spec: dict, request: int, now: float) -> None:
         """CreateGroup."""
-        if group in self.groups:  # a request that came twice
+        if group in self.groups:  # a duplicate of a request
             self._answer(peer, request, "", group, "")
             return
         try:
@@ -144,12 +153,12 @@ class GroupTable:
     def remove(self, group: bytes, reason: str, now: float) -> None:
         """RemoveGroup, or the end of its job.  Nothing for a group that is unknown or removed."""
         found = self.groups.get(group)
-        if found is None or found.state == REMOVED:
+        if found is None or found.state == GROUP_REMOVED:
             return
         for key in [key for key in self._unacked if key[0] == group]:
-            del self._unacked[key]  # what follows says it all
+            del self._unacked[key]  # the messages below replace these
         for node in sorted(found.used):
-            self._insist(node, BundleReturn(group, found.attempt, True), now)
+            self._send_until_acked(node, BundleReturn(group, found.attempt, True), now)
         found.used = set()
         found.round = None
         found.place(dict.fromkeys(range(len(found.nodes)), b""))
@@ -157,19 +166,19 @@ class GroupTable:
         self._removed[group] = None
         if found.name:
             self.ports.release_name(found.namespace, found.name, group)
-        self._change(found, REMOVED, Cause.GROUP_REMOVED, reason)
+        self._change(found, GROUP_REMOVED, Cause.GROUP_REMOVED, reason)
         while len(self._removed) > REMOVED_KEPT_MAX:
             oldest = next(iter(self._removed))
             del self._removed[oldest], self.groups[oldest]
             self.ports.record(oldest, None)
 
-    def job_over(self, job: int, now: float) -> None:
+    def job_ended(self, job: int, now: float) -> None:
         """Its groups go with it; detached ones stay."""
-        for found in [g for g in self.groups.values() if g.job == job and not g.detached and g.state != REMOVED]:
+        for found in [g for g in self.groups.values() if g.job == job and not g.detached and g.state != GROUP_REMOVED]:
             self.remove(found.id, "its job is over", now)
 
     def adopt(self, group: bytes, row: dict[str, Any], live: set[bytes], now: float) -> None:
-        """Take care of a group whose home died; ``row`` is the last that it wrote, ``live`` all nodes that live."""
+        """Adopt a group whose home died; ``row`` is the last that the home wrote, ``live`` all live nodes."""
         about = {"bundles": row["units"], "strategy": row["strategy"], "name": row["name"],
                  "namespace": row["ray_namespace"], "detached": row["is_detached"]}
         found = Group(group, row["creator_job_id"], about, now)
@@ -181,23 +190,23 @@ class GroupTable:
         found.used = set(live)
         self.groups[group] = found
         for node, attempt in sorted({(n, a) for n, a in zip(found.nodes, found.rounds, strict=True) if n}):
-            self._insist(node, BundleCommit(group, attempt), now)
+            self._send_until_acked(node, BundleCommit(group, attempt), now)
         if found.missing:
             self.unplaced[group] = None
             self._fresh = True
-            self._change(found, PENDING if found.created_s is None else RESCHEDULING, Cause.GROUP_PENDING,
+            self._change(found, GROUP_PENDING if found.created_s is None else GROUP_RESCHEDULING, Cause.GROUP_PENDING,
                          "its home node died; it has another one now")
         else:
-            self._change(found, CREATED, Cause.READY, "")
+            self._change(found, GROUP_CREATED, Cause.READY, "")
 
-    # ------------------------------------------------------------ what nodes say
+    # ------------------------------------------------------------ messages of nodes
 
     def reserved(self, node: bytes, message: BundleReserved, now: float) -> None:
         """BundleReserved."""
         found = self.groups.get(message.group)
         current = found.round if found is not None and found.attempt == message.attempt else None
         if found is None or current is None or node not in current.asked:
-            return  # of a round that is over: its return is on its way
+            return  # of a round that is over: its return is in flight
         if not message.ok:
             found.contended = True
             self._abort(found, now, f"node {self.ports.node_id(node)[:12]} could not set them aside: {message.detail}",
@@ -217,12 +226,12 @@ class GroupTable:
         key = (message.group, node, message.attempt)
         sent = self._unacked.get(key)
         if sent is None or message.state not in _answers(sent[0]):
-            return  # the answer to something said before
+            return  # the answer to an earlier message
         del self._unacked[key]
         if message.state == "UNKNOWN":
-            self._lost(node, now, only=message.group)  # it has given them up: it took this node for dead
+            self._lost(node, now, only=message.group)  # the node has given the bundles up: it took this node for dead
 
-    def node_died(self, node: bytes, now: float) -> None:
+    def node_ended(self, node: bytes, now: float) -> None:
         """Every bundle there is lost; rounds that asked it begin anew."""
         for key in [key for key in self._unacked if key[1] == node]:
             del self._unacked[key]
@@ -230,7 +239,7 @@ class GroupTable:
         self._fresh = True
 
     def _lost(self, node: bytes, now: float, only: bytes | None = None) -> None:
-        for found in [g for g in self.groups.values() if g.state != REMOVED and (only is None or g.id == only)]:
+        for found in [g for g in self.groups.values() if g.state != GROUP_REMOVED and (only is None or g.id == only)]:
             found.avoid.discard(node)
             if only is None:
                 found.used.discard(node)
@@ -241,45 +250,46 @@ class GroupTable:
                 found.retry_at = now
                 self.unplaced[found.id] = None
                 lost = len(found.missing)
-                self._change(found, RESCHEDULING, Cause.GROUP_PENDING,
+                self._change(found, GROUP_RESCHEDULING, Cause.GROUP_PENDING,
                              f"{lost} of its {len(found.bundles)} bundles lost their node")
 
     # ------------------------------------------------------------ rounds
 
     def view_changed(self) -> None:
-        """Something became free: look again at the next :meth:`settle`."""
+        """Resources became free: look again at the next :meth:`settle`."""
         self._fresh = True
 
     def nodes_changed(self, now: float) -> None:
-        """A node joined, or has other resources: what never fitted may fit now."""
+        """A node joined, or has other resources: demands that never fitted may fit now."""
         self._fresh = True
         for group in self.unplaced:
             self.groups[group].retry_at = min(self.groups[group].retry_at, now)
 
     def settle(self, now: float) -> bool:
-        """Look for places for groups that have none; whether anything was sent.  Call at the end of each event."""
+        """Look for places for groups that have none; returns whether messages were sent.  Call at
+        the end of each event."""
         if not self.unplaced:
             self._fresh = False
             return False
         sent = False
-        hopeless: set[Any] = set()  # shapes that found no place just now
+        without_place: set[Any] = set()  # shapes that found no place in this call
         fresh, self._fresh = self._fresh, False
         tried: list[bytes] = []
         for group in list(self.unplaced):
             found = self.groups[group]
             due = found.retry_at <= now and found.round is None
-            if not (due or self._is_stirred(found, fresh, now)):
+            if not (due or self._should_look_again(found, fresh, now)):
                 continue
-            if found.same_as() in hopeless and not due:
+            if found.request_shape() in without_place and not due:
                 continue
             tried.append(group)
-            began = self._try(found, due, now)
+            began = self._begin_round_of(found, due, now)
             if began:
                 sent = True
             elif began is None and not (found.round is not None and found.round.yes):
-                hopeless.add(found.same_as())
+                without_place.add(found.request_shape())
             if len(tried) >= TRIED_MAX:
-                self._fresh = fresh  # the others next time, before these
+                self._fresh = fresh  # the next call begins with the others
                 for other in tried:
                     del self.unplaced[other]
                     self.unplaced[other] = None
@@ -287,18 +297,18 @@ class GroupTable:
         return sent
 
     @staticmethod
-    def _is_stirred(found: Group, fresh: bool, now: float) -> bool:
+    def _should_look_again(found: Group, fresh: bool, now: float) -> bool:
         """Whether a changed view is a reason to look for a place again."""
         if found.round is None:
             return fresh
-        found.stirred = found.round.waits and (fresh or found.stirred)
-        if not found.stirred or now < found.steady_until:
+        found.view_changed = found.round.waits and (fresh or found.view_changed)
+        if not found.view_changed or now < found.steady_until:
             return False
-        found.stirred = False
+        found.view_changed = False
         return True
 
-    def _try(self, found: Group, due: bool, now: float) -> bool | None:
-        """Begin a round if there is anything to ask for; one that waits gives way to one that need not.
+    def _begin_round_of(self, found: Group, due: bool, now: float) -> bool | None:
+        """Begin a round if bundles miss a place; a round that waits gives way to one that need not wait.
 
         None when there is no place for its bundles.
         """
@@ -313,7 +323,7 @@ class GroupTable:
             if nodes is None:
                 return None
             if _by_node(missing, nodes) == current.nodes:
-                return False  # what it waits for is on its way
+                return False  # the resources that it waits for are in flight
             self._give_up(found, now)
             found.steady_until = now + found.steady_s
             found.steady_s = min(PAUSE_S_MAX, found.steady_s * 2)
@@ -322,14 +332,14 @@ class GroupTable:
         if nodes is None:
             return None
         found.attempt += 1
-        patience_s = ANSWER_S if not waits else WAIT_S if sum(view.alive) > 1 else WAIT_ALONE_S
+        patience_s = RESERVE_ANSWER_S if not waits else QUEUE_S if sum(view.alive) > 1 else QUEUE_ALONE_S
         found.round = Round(_by_node(missing, nodes), waits, patience_s, now)
         self._ask(found)
         return True
 
     def _in_future(self, found: Group, view: ClusterView, bundles: list[dict[str, int]], others: list[bytes],
                    now: float) -> list[bytes] | None:
-        """Where to queue for bundles that fit nowhere now; None, and no further try, while they never will."""
+        """Where to queue for bundles that fit nowhere now; None, without a further try, while they can never fit."""
         self._pause(found, now)
         nodes = packing.choose(view, bundles, found.strategy, others, found.avoid, "total")
         if nodes is None and found.avoid:
@@ -344,7 +354,7 @@ class GroupTable:
         return nodes
 
     def _ask(self, found: Group) -> None:
-        """The next nodes of its round."""
+        """Ask the next nodes of its round."""
         current = found.round
         assert current is not None
         for node in current.to_ask():
@@ -359,7 +369,7 @@ class GroupTable:
             found.place(dict.fromkeys(indices, node))
             for index in indices:
                 found.rounds[index] = found.attempt
-            self._insist(node, BundleCommit(found.id, found.attempt), now)
+            self._send_until_acked(node, BundleCommit(found.id, found.attempt), now)
         found.round = None
         found.avoid = set()
         found.contended = False
@@ -367,7 +377,7 @@ class GroupTable:
         if found.created_s is None:
             found.created_s = now - found.since
         del self.unplaced[found.id]
-        self._change(found, CREATED, Cause.READY, "")
+        self._change(found, GROUP_CREATED, Cause.READY, "")
 
     def _abort(self, found: Group, now: float, why: str, avoid: set[bytes]) -> None:
         self._give_up(found, now)
@@ -377,19 +387,19 @@ class GroupTable:
             self._waits(found, Cause.GROUP_PENDING, why)
 
     def _give_up(self, found: Group, now: float) -> None:
-        """The round is over, and what its nodes hold for it is theirs again."""
+        """End the round; its nodes get back the resources that they hold for it."""
         assert found.round is not None
         for node in sorted(found.round.asked):
             if node in found.used:
-                self._insist(node, BundleReturn(found.id, found.attempt, False), now)
+                self._send_until_acked(node, BundleReturn(found.id, found.attempt, False), now)
         found.round = None
 
     def _pause(self, found: Group, now: float) -> None:
         found.retry_at = now + found.pause_s
         found.pause_s = min(PAUSE_S_MAX, found.pause_s * 2)
 
-    def _insist(self, node: bytes, message: Any, now: float) -> None:
-        """Send until it is acknowledged."""
+    def _send_until_acked(self, node: bytes, message: Any, now: float) -> None:
+        """Send a message again until it is acknowledged."""
         self._unacked[message.group, node, message.attempt] = [message, now + AGAIN_S]
         self.ports.send(node, message)
 
@@ -411,12 +421,12 @@ class GroupTable:
         if not self._unacked and not self.unplaced:
             return None
         if self._fresh and self.unplaced:
-            return 0.0  # ``settle`` had more to look at than it does at once
+            return 0.0  # ``settle`` has more groups to look at than it tries at once
         times = [sent[1] for sent in self._unacked.values()]
         for group in self.unplaced:
             found = self.groups[group]
             times.append(found.retry_at if found.round is None else found.round.deadline)
-            if found.round is not None and found.stirred:
+            if found.round is not None and found.view_changed:
                 times.append(found.steady_until)
         first = min(times, default=math.inf)
         return None if first == math.inf else first
@@ -444,7 +454,8 @@ class GroupTable:
 
     def _turn_away(self, peer: bytes, request: int, group: bytes, error: str, detail: str) -> None:
         self._answer(peer, request, error, group, detail)
-        self.ports.changed(GroupState(group, 1, REMOVED, [], {"cause": int(Cause.GROUP_REMOVED), "detail": detail}))
+        cause = {"cause": int(Cause.GROUP_REMOVED), "detail": detail}
+        self.ports.changed(GroupState(group, 1, GROUP_REMOVED, [], cause))
 
     def _answer(self, peer: bytes, request: int, error: str, group: bytes, detail: str) -> None:
         if request:
@@ -456,15 +467,15 @@ class GroupTable:
         return [found.row(self.ports.node_id, self.me) for found in self.groups.values()]
 
     def job_is_used(self, job: int) -> bool:
-        return any(g.job == job and g.state != REMOVED for g in self.groups.values())
+        return any(g.job == job and g.state != GROUP_REMOVED for g in self.groups.values())
 
     def check(self) -> None:
         """Raise AssertionError when an invariant is broken."""
         for group, found in self.groups.items():
             assert found.id == group and len(found.nodes) == len(found.bundles)
-            assert (found.state in (PENDING, RESCHEDULING)) == (group in self.unplaced)
-            assert (found.state == REMOVED) == (group in self._removed)
-            assert (found.state == CREATED) == (not found.missing)
+            assert (found.state in (GROUP_PENDING, GROUP_RESCHEDULING)) == (group in self.unplaced)
+            assert (found.state == GROUP_REMOVED) == (group in self._removed)
+            assert (found.state == GROUP_CREATED) == (not found.missing)
             assert found.round is None or found.missing, "a round for nothing"
             placed = [node for node in found.nodes if node]
             assert set(placed) <= found.used
@@ -498,4 +509,4 @@ def _answers(message: Any) -> tuple[str, ...]:
     return ("REMOVED",) if message.removed else ("RETURNED",)
 
 
-__all__ = ["CREATED", "PENDING", "REMOVED", "RESCHEDULING", "Group", "GroupTable", "GroupPorts"]
+__all__ = ["GROUP_CREATED", "GROUP_PENDING", "GROUP_REMOVED", "GROUP_RESCHEDULING", "Group", "GroupTable", "GroupPorts"]

@@ -1,1 +1,1 @@
-"""Jobs: their drivers, their task events, what is left of them."""
+"""Jobs: their drivers, their task events, their unheld objects."""

@@ -1,10 +1,10 @@
-"""Drivers and their jobs, from Hello to the end: of this node, and of others that told us of theirs.  Pure.
+"""Drivers and their jobs, from Hello to the end: of this node, and of other nodes that announced theirs.  Pure.
 
     Hello, RegisterDriver       a job
     JobStart of another node    the same, without a driver here; it may come after the end
     Goodbye, Bye, the process or its node is gone, JobEnd of another node
-                                its actors, groups, leases and workers end, on this node and on those that it told of
-                                the job; detached actors stay, and with them the job's configuration
+                                its actors, groups, leases and workers end, on this node and on those that it
+                                informed of the job; detached actors stay, and with them the job's configuration
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from zray.wire import messages as m
 from zray.base.config import Config
 from zray.base.ids import node_of
 from zray.node.actors.table import ActorTable
-from zray.node.peers.cluster import Cluster
+from zray.node.peers.cluster import PeerNodes
 from zray.node.context import NodeContext
 from zray.node.effects import JOB_OVER, DropJob, EndJob, Forget, Note, Watch
 from zray.node.actors.foreign import ForeignActors
@@ -30,14 +30,14 @@ from zray.node.processes.pool import Pool
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
-# After a node's death, in node_timeout_s: by then another node has adopted its actors, or ended their rows, also when
-# the control store had to choose another configuration first.
+# In node_timeout_s, after a node's death.  By then another node has adopted its actors, or ended
+# their rows, also when the control store had to choose another configuration first.
 ADOPTED_TIMEOUTS = 3.0
 
 
 @dataclass(frozen=True)
 class DriverPorts:
-    """What drivers need of the node around them."""
+    """Ports of drivers."""
 
     config: Config
     node: dict[str, Any]  # as zray.nodes() shows it
@@ -45,13 +45,14 @@ class DriverPorts:
     placements: Placements
     processes: LocalProcesses
     names: Names
-    cluster: Cluster
+    cluster: PeerNodes
     actors: ActorTable
     foreign: ForeignActors
-    attach: Callable[[bytes, int], dict[str, Any]]  # (incarnation, pid): how that driver attaches to the store
-    process_gone: Callable[[bytes, str], None]  # nobody answers under this name any more
+    # (incarnation, pid): the data with which that driver attaches to the store
+    attach: Callable[[bytes, int], dict[str, Any]]
+    process_ended: Callable[[bytes, str], None]  # the process has ended
     end_groups: Callable[[int], None]  # of that job
-    jobs_with_groups: Callable[[], set[int]]  # those that groups at home here end with
+    jobs_with_groups: Callable[[], set[int]]  # jobs with groups that have their home here, which end with the job
 
 
 class Drivers:
@@ -62,8 +63,8 @@ class Drivers:
         self._ports = ports
         self.jobs = jobs
         self.hellos = ports.processes.hellos
-        self._kept: set[int] = set()  # jobs that are over, of which an actor lived elsewhere when that was asked
-        self._ask_at: float | None = None  # when to ask again
+        self._kept: set[int] = set()  # jobs that are over, and had an actor elsewhere at the last question
+        self._ask_at: float | None = None  # the time of the next question
         self.handlers: dict[int, Callable[[bytes, Any], None]] = {
             m.Hello.CODE: self._hello, m.HelloAck.CODE: lambda peer, message: None,
             m.RegisterDriver.CODE: self._register, m.Goodbye.CODE: self._goodbye, m.Bye.CODE: self._bye,
@@ -84,9 +85,9 @@ class Drivers:
         if refused:
             self._context.refuse(peer, refused)
             if self._context.is_mine(peer):
-                self._context.emit(Watch(peer, hello.pid))  # to forget its session when it ends
+                self._context.emit(Watch(peer, hello.pid))  # to drop its session when it ends
         elif hello.kind == "node":
-            pass  # the nodes table says who that is
+            pass  # the nodes table reports the end of a node
         elif hello.kind == "worker":
             self._ports.pool.workers[peer].endpoint = hello.endpoint
         elif peer not in self.hellos:
@@ -129,30 +130,35 @@ class Drivers:
         self._ports.pool.prestart(self._context.now)
 
     def end_job(self, job: Job, reason: str) -> None:
-        """The driver is gone: on this node, and on those that we told of the job."""
+        """The driver is gone: end the job on this node and on the nodes that this one informed of it."""
         context, ports = self._context, self._ports
         context.emit(Note("job_over", {"job": job.number, "reason": reason}))
         stays = self._staying(job.number)
         for worker in ports.pool.of_job(job.number):
             placement = ports.placements.get(worker.lease)
             owner = placement.owner if placement is not None and placement.worker is worker else b""
-            if worker.incarnation not in stays and not self._goes_on(job, owner, stays):
+            if worker.incarnation not in stays and not self._outlives_driver(job, owner, stays):
                 ports.pool.dismiss(worker, JOB_OVER, context.now)
-        ports.actors.job_over(job.number)
-        # Nodes we told may have told others and then died, so the driver's own node tells all.
+        ports.actors.job_ended(job.number)
+        # Nodes that were informed may have informed others and then died, so the driver's node informs all.
         everybody = ports.cluster.peers if context.is_mine(job.driver) else ()
-        for node in sorted(job.told.union(everybody)):
+        for node in sorted(job.informed.union(everybody)):
             context.send(node, m.JobEnd(job.number, reason))
-        job.told.clear()
-        ports.end_groups(job.number)
-        ports.process_gone(job.driver, reason)
+        job.informed.clear()
+        self._end_groups(job.number)
+        ports.process_ended(job.driver, reason)
         for placement in [p for p in ports.placements.values() if p.worker is None and not p.actor
-                          and p.kind.job == job.number and not self._goes_on(job, p.owner, stays)]:
+                          and p.kind.job == job.number and not self._outlives_driver(job, p.owner, stays)]:
             ports.placements.give_back(placement)
         self.may_be_done(job.number)
 
+    def _end_groups(self, number: int) -> None:
+        """The job has ended, known here or not: word of its beginning, which other nodes pass on, may come later."""
+        self._context.ends.job_ended(number)
+        self._ports.end_groups(number)
+
     def _staying(self, number: int) -> set[bytes]:
-        """Workers that go on without their driver: of detached actors, and of foreign ones, whose home decides."""
+        """Workers that go on without their driver: of detached actors, and of foreign actors, whose home decides."""
         ports, found = self._ports, set()
         for worker in ports.pool.of_job(number):
             actor = ports.actors.actors.get(worker.actor)
@@ -161,24 +167,25 @@ class Drivers:
                 found.add(worker.incarnation)
         return found
 
-    def _goes_on(self, job: Job, owner: bytes, stays: set[bytes]) -> bool:
-        """Whether what ``owner`` has here outlives the driver.
+    def _outlives_driver(self, job: Job, owner: bytes, stays: set[bytes]) -> bool:
+        """Whether the leases and actors of ``owner`` here outlive the driver.
 
-        An owner on another node may be a detached actor: if it is none it ends there, and we are told.
+        An owner on another node may be a detached actor.  If it is none, it ends there and its node announces that.
         """
         return owner in stays or (owner not in (b"", job.driver) and not self._context.is_mine(owner))
 
     def may_be_done(self, number: int) -> None:
-        """With the last process of a job, on any node, its objects and functions go."""
+        """Drop the objects and functions of a job with its last process on any node."""
         if not self._is_done(number):
             return
         if self._ports.cluster.lone:
             self._drop(number)
-        else:  # an actor that outlives its driver may live elsewhere: of those whose home is here we know better
+        else:  # an actor that outlives its driver may live elsewhere; this node knows only those with their home here
             self._ports.names.job_is_used(number, self._context.me, lambda used: self._answered(number, used))
 
     def actor_ended(self, number: int) -> None:
-        """A detached actor of it, with its home here, has ended; of an adopted one the job may be unknown here."""
+        """A detached actor of the job, with its home here, has ended; of an adopted one the job may
+        be unknown here."""
         if number in self.jobs.jobs:
             self.may_be_done(number)
         else:
@@ -187,20 +194,20 @@ class Drivers:
     def _adopted_ended(self, number: int) -> None:
         if not self._ports.cluster.lone and not self.is_used(number):
             self._ports.names.job_is_used(number, self._context.me,
-                                          lambda used: None if used else self._tell_last(number))
+                                          lambda used: None if used else self._announce_last_end(number))
 
-    def _tell_last(self, number: int) -> None:
-        for node in sorted(self._ports.cluster.peers):  # which keep what they have of the job until now
+    def _announce_last_end(self, number: int) -> None:
+        for node in sorted(self._ports.cluster.peers):  # they keep the objects of the job until now
             self._context.send(node, m.JobEnd(number, "its last actor has ended", True))
 
     def _answered(self, number: int, used: bool) -> None:
-        if used:  # the home of its last actor tells us, unless it dies: see node_gone
+        if used:  # the home of its last actor informs us, unless it dies: see node_ended
             self._kept.add(number)
         else:
             self._drop(number)
 
     def tick(self, now: float) -> None:
-        """Ask again for the jobs that are kept for an actor elsewhere."""
+        """Ask again about the jobs that are kept for an actor elsewhere."""
         if self._ask_at is None or now < self._ask_at:
             return
         self._ask_at = None
@@ -212,36 +219,37 @@ class Drivers:
         return self._ask_at
 
     def _is_done(self, number: int) -> bool:
-        """Whether this node has no process and no actor of the job, which is over, and still has its objects."""
+        """Whether the job is over and this node has no process and no actor of it, but still its objects."""
         job = self.jobs.jobs.get(number)
         return job is not None and job.is_over and not job.dropped and not self._ports.pool.of_job(number) \
             and not self.is_used(number)
 
     def _drop(self, number: int) -> None:
         if not self._is_done(number):
-            return  # since the control store was asked
+            return  # it changed after the question to the control store
         self.jobs.jobs[number].dropped = True
         self._kept.discard(number)
         self._context.emit(DropJob(number))
         if any(actor.job == number and actor.detached for actor in self._ports.actors.actors.values()):
-            self._tell_last(number)
+            self._announce_last_end(number)
 
-    def tell_job(self, job: Job, node: bytes) -> None:
-        """Before anything else that concerns the job."""
-        if node not in job.told:
-            job.told.add(node)
+    def announce_job(self, job: Job, node: bytes) -> None:
+        """Begin a job, before any other message about it."""
+        if node not in job.informed:
+            job.informed.add(node)
             self._context.send(node, m.JobStart(job.number, job.driver, job.config))
-            if job.is_over:  # what still runs for it is detached
+            if job.is_over:  # only detached work still runs for it
                 self._context.send(node, m.JobEnd(job.number, "its driver is gone"))
 
     def _job_start(self, peer: bytes, message: m.JobStart) -> None:
-        """Of another node, which need not be the driver's: then the end may have been heard of before, or missed."""
+        """JobEnd of another node, which may not be the driver's.  So its end may be known already,
+        or its beginning unknown."""
         number, jobs = message.job, self.jobs
         fresh = number not in jobs.jobs
         job = jobs.foreign(number, message.driver, message.config, self._context.now)
         if not fresh:
             return
-        if jobs.has_ended(number, job.driver) or node_of(job.driver) in self._ports.cluster.gone:
+        if number in self._context.ends.jobs or self._context.ends.has_ended(job.driver):
             self._foreign_over(job, "its driver was gone before this node heard of it")
         elif node_of(job.driver) != peer:
             self._ports.names.job_ended(
@@ -250,24 +258,23 @@ class Drivers:
     def _job_end(self, peer: bytes, message: m.JobEnd) -> None:
         job = self.jobs.jobs.get(message.job)
         if job is None:
-            self.jobs.heard_ended(message.job)
-            self._ports.end_groups(message.job)  # those that were adopted here
+            self._end_groups(message.job)  # those that were adopted here
         elif message.last and self._is_done(job.number):
             self._drop(job.number)
         elif not self._context.is_mine(job.driver):
             self._foreign_over(job, message.reason)
 
-    def foreign_gone(self, process: bytes, reason: str) -> bool:
-        """A process of another node has ended: whether it was a driver whose job is known here."""
+    def foreign_ended(self, process: bytes, reason: str) -> bool:
+        """A process of another node has ended; returns whether it was a driver whose job is known here."""
         job = self.jobs.by_driver.get(process)
         if job is None:
-            self.jobs.heard_ended(process)
             return False
-        self._foreign_over(job, reason)  # who told us of the job need not live to tell us of its end
+        self._foreign_over(job, reason)  # the node that announced the job may die before it announces the end
         return True
 
-    def node_gone(self, node: bytes, reason: str) -> None:
-        """All drivers of that node are gone; its actors are, or another node adopts them and says so in their rows."""
+    def node_ended(self, node: bytes, reason: str) -> None:
+        """All drivers of that node are gone.  Its actors are gone too, or another node adopts them
+        and writes their rows."""
         ports = self._ports
         self._ask_at = self._context.now + ADOPTED_TIMEOUTS * ports.config.node_timeout_s
         for job in [job for job in self.jobs.by_driver.values() if node_of(job.driver) == node]:
@@ -275,7 +282,7 @@ class Drivers:
         ordinal = ports.cluster.last_rows[node].get("ordinal")
         for number in ports.jobs_with_groups():
             if number >> JOB_BITS == ordinal and number not in self.jobs.jobs:
-                ports.end_groups(number)
+                self._end_groups(number)
 
     def _foreign_over(self, job: Job, reason: str) -> None:
         if not job.is_over:
@@ -283,9 +290,9 @@ class Drivers:
             self.end_job(job, reason)
 
     def ask_ended(self, number: int, then: Callable[[bool], None]) -> None:
-        """``then(ended)``: this node may never have heard of the job, then the control store must say."""
+        """``then(ended)``: this node may not know the job; then it asks the control store."""
         job = self.jobs.jobs.get(number)
-        if job is not None or self.jobs.has_ended(number, b""):
+        if job is not None or number in self._context.ends.jobs:
             then(job is None or job.is_over)
         else:
             self._ports.names.job_ended(number, then)
@@ -294,7 +301,7 @@ class Drivers:
         return self._ports.actors.job_is_used(number) or self._ports.foreign.job_is_used(number)
 
     def job_of(self, peer: bytes) -> Job | None:
-        """The job that a core process works for; a worker's even after its driver is gone (detached actors)."""
+        """The job of a core process; of a worker even after its driver is gone (detached actors)."""
         job = self.jobs.by_driver.get(peer)
         if job is None:
             worker = self._ports.pool.workers.get(peer)

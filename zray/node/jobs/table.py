@@ -9,15 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-ENDED_KEPT_MAX = 1000
-HEARD_ENDED_MAX = 4096
+ENDED_JOBS_MAX = 1000
 JOB_BITS = 16  # job numbers are unique in the cluster: the ordinal of the driver's node, then its own counting
 
 
 class Job:
-    """One driver and everything started for it."""
+    """One driver and all work that it started."""
 
-    __slots__ = ("config", "driver", "dropped", "ended", "number", "pid", "started", "told")
+    __slots__ = ("config", "driver", "dropped", "ended", "informed", "number", "pid", "started")
 
     def __init__(self, number: int, driver: bytes, pid: int, config: dict, now: float):
         self.number = number
@@ -27,7 +26,7 @@ class Job:
         self.started = now
         self.ended = 0.0
         self.dropped = False  # its objects are gone
-        self.told: set[bytes] = set()  # other nodes that know of it from us
+        self.informed: set[bytes] = set()  # other nodes that got JobStart from us
 
     @property
     def is_over(self) -> bool:
@@ -48,7 +47,6 @@ class JobTable:
         self.jobs: dict[int, Job] = {}
         self.by_driver: dict[bytes, Job] = {}
         self._forgotten: list[int] = []
-        self._heard_ended: dict[int | bytes, None] = {}
 
     def register(self, driver: bytes, pid: int, config: dict, now: float) -> Job:
         """The driver's job, a new one unless it has one (a retry of its request)."""
@@ -61,25 +59,12 @@ class JobTable:
         return job
 
     def foreign(self, number: int, driver: bytes, config: dict, now: float) -> Job:
-        """A job whose driver is on another node, which told us; repeats are harmless."""
+        """A job whose driver is on another node, which announced it; repeats are harmless."""
         job = self.jobs.get(number)
         if job is None:
             job = self.jobs[number] = Job(number, driver, 0, config, now)
             self.by_driver[driver] = job
         return job
-
-    def heard_ended(self, what: int | bytes) -> None:
-        """A job, or a driver (also: a process that may be one), has ended of which this node knows no job.
-
-        It is remembered, because word of its beginning, which others pass on, may come later.
-        """
-        self._heard_ended[what] = None
-        if len(self._heard_ended) > HEARD_ENDED_MAX:
-            del self._heard_ended[next(iter(self._heard_ended))]
-
-    def has_ended(self, number: int, driver: bytes) -> bool:
-        """Whether the end of that job was heard of before its beginning."""
-        return number in self._heard_ended or driver in self._heard_ended
 
     def over(self, driver: bytes, now: float, is_used: Callable[[int], bool] = lambda number: False) -> Job | None:
         """The driver is gone; its job, or None when it had none.  Old jobs are forgotten unless ``is_used``."""
@@ -87,11 +72,10 @@ class JobTable:
         if job is not None:
             job.ended = max(now, 1e-9)
             ended = [j.number for j in self.jobs.values() if j.is_over]
-            for number in ended[:max(0, len(ended) - ENDED_KEPT_MAX)]:
+            for number in ended[:max(0, len(ended) - ENDED_JOBS_MAX)]:
                 if not is_used(number):
                     del self.jobs[number]
                     self._forgotten.append(number)
-                    self.heard_ended(number)
         return job
 
     def forgotten(self) -> list[int]:

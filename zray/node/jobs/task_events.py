@@ -1,7 +1,8 @@
-"""Task events of a node: the last so many, and the tasks that are known to run now.  Pure.
+"""Task events of a node: a bounded number of the last, and the tasks that are known to run now.  Pure.
 
-An event is what a worker reports (zray.worker.events): ``[name, task id, pid, start s, end s, ok, attempt, count]``,
-end 0 while it runs; ``count`` is over 1 for a chunk of a map.  Events are numbered from 0, so that readers can page.
+An event is a report of a worker (zray.worker.events): ``[name, task id, pid, start s, end s, ok,
+attempt, count]``, end 0 while it runs; ``count`` is over 1 for a chunk of a map.  Events are
+numbered from 0, so that readers can page.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
-NAME, TASK, PID, START, END, OK, ATTEMPT, COUNT = range(8)
+EVENT_NAME, EVENT_TASK, EVENT_PID, EVENT_START, EVENT_END, EVENT_OK, EVENT_ATTEMPT, EVENT_COUNT = range(8)
 FIELDS: tuple[Any, ...] = (str, bytes, int, (int, float), (int, float), (bool, int), int, int)
 
 
-class TaskEvents:
+class TaskEventLog:
     """Bounded: the oldest go first."""
 
     def __init__(self, kept_max: int):
@@ -23,18 +24,18 @@ class TaskEvents:
         self.running: dict[tuple[bytes, int], tuple[bytes, int, list[Any]]] = {}  # -> (worker, job, event)
         self.queued: dict[bytes, list[Any]] = {}  # worker of an actor -> [[name, count], ...] of the calls that wait
         self.seen = 0  # ended events ever
-        self.dropped = 0  # tasks that workers did not report one by one
+        self.dropped = 0  # tasks that workers counted, but did not report one by one
 
     def report(self, worker: bytes, job: int, events: list[Any], dropped: int) -> bool:
-        """An EventReport; False when it is malformed (what came before the fault is kept)."""
+        """An EventReport; False when it is malformed (entries before the fault are kept)."""
         self.dropped += max(0, dropped)
         for event in events:
             if type(event) is not list or len(event) < len(FIELDS):
                 return False
             if not all(isinstance(value, kind) for value, kind in zip(event, FIELDS, strict=False)):
                 return False
-            key = event[TASK], event[ATTEMPT]
-            if event[END]:
+            key = event[EVENT_TASK], event[EVENT_ATTEMPT]
+            if event[EVENT_END]:
                 self.running.pop(key, None)
                 self._end(job, event)
             else:
@@ -51,23 +52,23 @@ class TaskEvents:
         return True
 
     def running_on(self) -> dict[bytes, str]:
-        """What runs on each worker, as far as reported."""
-        return {worker: event[NAME] for worker, _, event in self.running.values()}
+        """The running task of each worker, as far as reported."""
+        return {worker: event[EVENT_NAME] for worker, _, event in self.running.values()}
 
     def _end(self, job: int, event: list[Any]) -> None:
         self.ended.append((job, event))
         self.seen += 1
 
     def worker_gone(self, worker: bytes) -> str:
-        """Its process ended, and with it what ran there, which is returned.  When is not known: the event has no
-        length."""
+        """The process of a worker ended: remove and return its running task.  The event has no
+        length, because the time of the end is unknown."""
         names = []
         self.queued.pop(worker, None)
         for key, (runner, job, event) in list(self.running.items()):
             if runner == worker:
                 del self.running[key]
-                self._end(job, [*event[:END], event[START], False, *event[OK + 1:]])
-                names.append(event[NAME])
+                self._end(job, [*event[:EVENT_END], event[EVENT_START], False, *event[EVENT_OK + 1:]])
+                names.append(event[EVENT_NAME])
         return ", ".join(names)
 
     def timeline(self, start: int, limit: int) -> tuple[int, list[dict[str, Any]]]:
@@ -75,11 +76,10 @@ class TaskEvents:
         first = max(start, self.seen - len(self.ended))
         skip = first - (self.seen - len(self.ended))
         return first, [
-            {"cat": "task", "ph": "X", "name": event[NAME] if event[COUNT] == 1 else f"{event[NAME]} x {event[COUNT]}",
-             "pid": event[PID], "tid": event[PID], "ts": event[START] * 1e6,
-             "dur": (event[END] - event[START]) * 1e6,
-             "args": {"task_id": event[TASK].hex(), "attempt": event[ATTEMPT], "ok": bool(event[OK]), "job_id": job}}
-            for job, event in islice(self.ended, skip, skip + limit)]
+            {"cat": "task", "ph": "X", "name": name if count == 1 else f"{name} x {count}",
+             "pid": pid, "tid": pid, "ts": start_s * 1e6, "dur": (end_s - start_s) * 1e6,
+             "args": {"task_id": task.hex(), "attempt": attempt, "ok": bool(ok), "job_id": job}}
+            for job, (name, task, pid, start_s, end_s, ok, attempt, count) in islice(self.ended, skip, skip + limit)]
 
     def rows(self, blocked: Callable[[bytes], bool] = lambda worker: False) -> list[dict[str, Any]]:
         """Tasks as ``zray list tasks`` shows them, the latest first; those that wait are with the scheduler.
@@ -88,15 +88,17 @@ class TaskEvents:
         """
         found = [self._row(job, event, "RUNNING_IN_RAY_GET" if blocked(worker) else "RUNNING")
                  for worker, job, event in self.running.values()]
-        found += [self._row(job, event, "FINISHED" if event[OK] else "FAILED") for job, event in reversed(self.ended)]
+        found += [self._row(job, event, "FINISHED" if event[EVENT_OK] else "FAILED")
+                  for job, event in reversed(self.ended)]
         return found
 
     @staticmethod
     def _row(job: int, event: list[Any], state: str) -> dict[str, Any]:
-        return {"task_id": event[TASK], "name": event[NAME], "state": state, "job_id": job, "pid": event[PID],
-                "attempt": event[ATTEMPT], "count": event[COUNT], "start_time": event[START],
-                "end_time": event[END] or None, "seconds": event[END] - event[START] if event[END] else None}
+        name, task, pid, start_s, end_s, _, attempt, count = event
+        return {"task_id": task, "name": name, "state": state, "job_id": job, "pid": pid, "attempt": attempt,
+                "count": count, "start_time": start_s, "end_time": end_s or None,
+                "seconds": end_s - start_s if end_s else None}
 
     def check(self) -> None:
         assert len(self.ended) <= self.seen
-        assert all(not event[END] for _, _, event in self.running.values())
+        assert all(not event[EVENT_END] for _, _, event in self.running.values())

@@ -1,33 +1,36 @@
-"""Objects in this node's store whose owner has died and that no process holds: found, and freed.  Pure.
+"""Find and free objects in this node's store whose owner has died and that no process holds.  Pure.
 
-Only an owner frees objects.  When it dies, a holder that has the value adopts the object (zray.owner.adoption); an
-object without such a holder has nobody left to free it.  No time-out can tell the two apart: a holder may be stopped,
-or cut off.  So this node asks every core process of the cluster, twice, and frees what nobody has held in between:
+Only an owner frees objects.  When it dies, a holder that has the value adopts the object
+(zray.owner.adoption).  An object without such a holder has no process left that could free it.  No
+time-out can distinguish the two: a holder may be stopped, or cut off.  So this node asks every core
+process of the cluster, twice, and frees the objects that no process held in between:
 
     AskHeld(first)    each process answers which of the objects it holds, and watches for references to the others
-    all have answered: this is time T.  Those that are held are out of the question
+    all have answered: this is time T.  Objects that are held are excluded
     AskHeld(again)    each process answers which of the rest it holds, or has held since its first answer
     all have answered: the others are freed
 
-Each process was watching at T, so at T no process held those objects.  A reference on its way would be no exception:
-its sender holds the object until the receiver has confirmed it (TransitDone), and a task's arguments are held by the
-process that submitted it.  Without a holder there is no way to a new reference.
+Each process was watching at T, so at T no process held those objects.  A reference in transit is no
+exception: its sender holds the object until the receiver has confirmed it (TransitDone), and the
+process that submitted a task holds its arguments.  Without a holder no new reference can be made.
 
-The argument needs all processes, and messages of dead ones to be either heard or lost.  A process or
-node that cannot be sure of that answers so, and the questions begin anew, later:
+The argument needs an answer of all processes, and messages of dead processes must have arrived or
+be lost.  A process or node that is not sure of that answers "unsure", and the questions begin anew,
+later:
 
     a process    that did not exist at the first question, or still has a connection to a process that has ended
-    a node       where a process has ended meanwhile, which has not heard of all ends that the others had announced
-                 at T, or which has heard of a node that has come or gone in the last ``settle_s``
+    a node       where a process has ended meanwhile; or that has not received all ends that the others had
+                 announced at T; or that has learned of a node that came or went in the last ``settle_s``
 
-A node that has joined since an owner ended hears of that with the question, and tells its processes before it asks.
+A node that joined after an owner ended learns that from the question, and informs its processes before it asks.
 
-An actor that may restart needs the arguments of its constructor: its home holds them.  When that dies, another node
-reads them from the actor's row, within ``settle_s``.
+An actor that may restart needs the arguments of its constructor: its home holds them.  When the
+home dies, another node reads them from the actor's row, within ``settle_s``.
 
-A stopped process answers when it goes on: until then nothing is freed here.  The alternatives were a time-out, after
-which it may lose what it holds, and holders that register with the stores of all they hold, which costs a message for
-each reference.
+A stopped process answers when it continues; until then nothing is freed here.  Two alternatives
+were rejected: a time-out, after which the process may lose objects that it holds; and holders that
+register all they hold with the stores, which costs a message for each reference.
+
 Two rounds as in termination detection: F. Mattern, "Algorithms for distributed termination detection" (1987), the
 four-counter method.
 """
@@ -41,13 +44,12 @@ from zray.base.ids import INCARNATION_SIZE, node_of, same_node
 from zray.wire.messages import AskHeld, Held
 
 OBJECTS_MAX = 512  # in one question: 15 kB to each process
-# After a node has come or gone, in node_timeout_s: a node of whose death nobody has heard is declared dead within one.
+# In node_timeout_s, after a node has come or gone: a death that no node noticed is declared within one time-out.
 SETTLE_TIMEOUTS = 3.5
-GATHER_S = 0.02  # deaths gather, and the dead process's extents come back to the store
-PROCESS_S = 0.0005  # further for each process of this node: a question wakes it, for some 0.1 ms
+DEATHS_GATHER_S = 0.02  # deaths are collected, and the dead process's extents come back to the store
+PROCESS_S = 0.0005  # added for each process of this node: a question wakes it, for some 0.1 ms
 UNSURE_S, UNSURE_S_MAX = 0.1, 5.0  # before the next attempt, doubled each time
 HELD_S, HELD_S_MAX = 1.0, 20.0  # the same while a process holds some: an adopter frees them later
-ENDED_MAX = 8192
 
 
 class Found(Protocol):
@@ -61,7 +63,7 @@ class Found(Protocol):
 
 
 class _Round:
-    """One pair of questions of ours; ``objects`` are those that no process has said to hold."""
+    """One pair of questions of ours; ``objects`` are those that no process holds according to the answers so far."""
 
     def __init__(self, number: int, objects: dict[bytes, list[Any]], nodes: set[bytes], more: bool):
         self.number = number
@@ -75,7 +77,7 @@ class _Round:
 
 
 class _Asked:
-    """A node's question that this one has passed on to its processes.  It has one at a time."""
+    """A node's question that this node has passed on to its processes.  Each node has one at a time."""
 
     def __init__(self, number: int, again: bool, waiting: set[bytes]):
         self.number = number
@@ -88,8 +90,9 @@ class _Asked:
 class Unheld:
     """See the module's docstring.
 
-    ``processes()``     core processes of this node, those that are about to exit included
+    ``processes()``     core processes of this node, including those that are about to exit
     ``nodes()``         other nodes that live
+    ``has_ended(p)``    whether that process of another node has ended, as far as is known here
     ``kept()``          objects that this node itself will need
     ``announce()``      tell our processes of all ends that are known here, before anything else
     ``learn(owner)``    that process of another node has ended, and we are the last to hear so
@@ -97,13 +100,13 @@ class Unheld:
     """
 
     def __init__(self, me: bytes, send: Callable[[bytes, Any], None], *, processes: Callable[[], list[bytes]],
-                 nodes: Callable[[], Collection[bytes]], is_gone_node: Callable[[bytes], bool],
+                 nodes: Callable[[], Collection[bytes]], has_ended: Callable[[bytes], bool],
                  kept: Callable[[], set[bytes]], announce: Callable[[], None], learn: Callable[[bytes], None],
                  ownerless: Callable[[Callable[[bytes], bool]], list[Any]], free: Callable[[list[Any]], None],
                  settle_s: float):
         self.me = me
         self._send = send
-        self._processes, self._nodes, self._is_gone_node = processes, nodes, is_gone_node
+        self._processes, self._nodes, self._other_ended = processes, nodes, has_ended
         self._kept, self._announce, self._learn = kept, announce, learn
         self._ownerless, self._free = ownerless, free
         self._settle_s = settle_s
@@ -111,9 +114,8 @@ class Unheld:
         self.round: _Round | None = None
         self.asked: dict[bytes, _Asked] = {}  # by asking node
         self._first: dict[bytes, tuple[int, set[bytes]]] = {}  # the same: number, and which processes were asked first
-        self._ended: dict[bytes, None] = {}  # processes of other nodes
         self._announced: dict[bytes, int] = {}  # node -> ends of ours that it was told of
-        self._heard: dict[bytes, int] = {}  # node -> ends that it has told us of
+        self._received: dict[bytes, int] = {}  # node -> ends that it has told us of
         self._settled_at = 0.0
         self._due: float | None = None
         self._number = 0
@@ -123,26 +125,23 @@ class Unheld:
     # ------------------------------------------------------------ events
 
     def announced(self, node: bytes) -> None:
-        """That node was told of the end of a process of ours."""
+        """The end of a process of ours was announced to that node."""
         self._announced[node] = self._announced.get(node, 0) + 1
 
-    def heard_end(self, node: bytes) -> None:
-        """That node has told us of the end of a process of its own."""
-        self._heard[node] = self._heard.get(node, 0) + 1
+    def end_received(self, node: bytes) -> None:
+        """That node announced the end of a process of its own."""
+        self._received[node] = self._received.get(node, 0) + 1
 
-    def process_gone(self, process: bytes, now: float) -> None:
+    def process_ended(self, process: bytes, now: float) -> None:
+        """A process of this node or of another; of another, ``has_ended`` says so by now."""
         self.now = now
-        if not same_node(process, self.me):
-            self._ended[process] = None
-            if len(self._ended) > ENDED_MAX:
-                del self._ended[next(iter(self._ended))]
         for asker, asked in list(self.asked.items()):
             if process in asked.waiting:
                 asked.waiting.discard(process)
                 asked.unsure = "a process has ended"
                 self._answer_if_done(asker, asked)
         self._unsure = self._tries = 0
-        self._soon(GATHER_S)
+        self._schedule(DEATHS_GATHER_S)
 
     def nodes_changed(self, now: float, gone: bytes = b"") -> None:
         """A node has joined, or ``gone``."""
@@ -150,13 +149,13 @@ class Unheld:
         self._settled_at = now + self._settle_s
         if gone:
             self._announced.pop(gone, None)
-            self._heard.pop(gone, None)
+            self._received.pop(gone, None)
             self.asked.pop(gone, None)
             self._first.pop(gone, None)
         if self.round is not None:
             self._give_up()
         self._unsure = self._tries = 0
-        self._soon(self._settle_s + GATHER_S)
+        self._schedule(self._settle_s + DEATHS_GATHER_S)
 
     def tick(self, now: float) -> None:
         self.now = now
@@ -167,7 +166,7 @@ class Unheld:
     def next_deadline(self) -> float | None:
         return self._due if self.round is None else None
 
-    def _soon(self, seconds: float) -> None:
+    def _schedule(self, seconds: float) -> None:
         due = self.now + seconds + PROCESS_S * len(self._processes())
         self._due = due if self._due is None else min(self._due, due)
 
@@ -179,10 +178,10 @@ class Unheld:
             found.setdefault(one.oid, []).append(one)
         if not found:
             return
-        if self.now < self._settled_at:  # our own answer would be that we are unsure
+        if self.now < self._settled_at:  # this node would answer "unsure" itself
             self._due = self._settled_at
             return
-        order = sorted(found, key=lambda oid: (oid <= self._cursor, oid))  # each gets its turn
+        order = sorted(found, key=lambda oid: (oid <= self._cursor, oid))  # in turn
         chosen = order[:OBJECTS_MAX]
         self._cursor = chosen[-1]
         self._number += 1
@@ -221,14 +220,14 @@ class Unheld:
         if round.objects:
             self._free([one for found in round.objects.values() for one in found])
         if round.more:
-            self._soon(GATHER_S)
+            self._schedule(DEATHS_GATHER_S)
         elif round.held:
-            self._soon(min(HELD_S * 2**self._tries, HELD_S_MAX))
+            self._schedule(min(HELD_S * 2**self._tries, HELD_S_MAX))
             self._tries = min(self._tries + 1, 16)
 
     def _give_up(self) -> None:
         self.round = None
-        self._soon(min(UNSURE_S * 2**self._unsure, UNSURE_S_MAX))
+        self._schedule(min(UNSURE_S * 2**self._unsure, UNSURE_S_MAX))
         self._unsure = min(self._unsure + 1, 16)
 
     # ------------------------------------------------------------ every node
@@ -239,12 +238,12 @@ class Unheld:
         def has_ended(process: bytes) -> bool:
             if same_node(process, self.me):
                 return process not in here
-            return process in self._ended or self._is_gone_node(node_of(process))
+            return self._other_ended(process)
 
         return has_ended
 
     def on_ask(self, asker: bytes, question: AskHeld) -> None:
-        """A node, or this one, asks for all processes here."""
+        """A node, perhaps this one, asks about all processes here."""
         has_ended = self._has_ended()
         for owner in question.owners:
             if not same_node(owner, self.me) and not has_ended(owner):
@@ -267,7 +266,7 @@ class Unheld:
     def _unsure_of(self, asker: bytes, question: AskHeld, processes: list[bytes]) -> str:
         if self.now < self._settled_at:
             return "a node has come or gone"
-        if any(self._heard.get(node, 0) < count for node, count in question.ends):
+        if any(self._received.get(node, 0) < count for node, count in question.ends):
             return "processes have ended of which this node has not heard"
         if not all(map(self._has_ended(), question.owners)):
             return "the owner lives"
@@ -278,8 +277,8 @@ class Unheld:
         return ""
 
     def on_held(self, peer: bytes, message: Held) -> None:
-        """The answer of a process here, or of a node that we asked."""
-        if not same_node(peer, self.me):  # processes of other nodes answer those
+        """The answer of a process here, or of another node."""
+        if not same_node(peer, self.me):  # processes of other nodes answer their own node
             if message.asker == self.me and node_of(peer) == peer:
                 self._on_node_held(peer, message)
             return

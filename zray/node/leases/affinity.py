@@ -1,11 +1,12 @@
-"""Work that is bound to one node (hard affinity): it fails when that node has ended, or never was.  Pure.
+"""Work that is bound to one node (hard affinity) fails when that node has ended, or never existed.  Pure.
 
-    the node is this one, or a peer     the work waits there for room, like any other
-    it has ended                        tasks of the key fail, the actor ends: nobody else may run them
-    it is not known here                the nodes table is asked.  A node has its row before anybody can know its id, so
-                                        no row: never was; a live row: it has just joined, and we are about to hear
+    the node is this one, or a peer     the work waits there for free resources, like any other
+    it has ended                        tasks of the key fail, the actor ends: no other node may run them
+    it is not known here                ask the nodes table.  A node has its row before its id is known, so no row
+                                        means: it never existed.  A live row: it has just joined, and its join is
+                                        about to arrive here
 
-A key or an actor comes to ``key`` or ``actor`` when it is declared or wants a place, and again to ``node_gone``.
+A key or an actor comes to ``key`` or ``actor`` when it is declared or needs a place, and again to ``node_ended``.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from zray.wire import messages as m
 from zray.base.causes import Cause
 from zray.base.ids import INCARNATION_SIZE
 from zray.node.actors.table import Actor
-from zray.node.peers.cluster import Cluster
+from zray.node.peers.cluster import PeerNodes
 from zray.node.context import NodeContext
 from zray.node.names_table import Names
 from zray.node.leases.placements import Declared
@@ -26,22 +27,22 @@ from zray.node.leases.placements import Declared
 
 @dataclass(frozen=True)
 class HardAffinityPorts:
-    """What work with a hard affinity needs of the node around it."""
+    """Ports of work with a hard affinity."""
 
-    cluster: Cluster
+    cluster: PeerNodes
     names: Names
     declared: Callable[[], Mapping[tuple[bytes, int], Declared]]  # scheduling keys by (owner, key)
     waiting: Callable[[], Iterable[Actor]]  # actors whose home is here and that wait for a place
-    end_actor: Callable[[bytes, str], None]  # it waits for a place that it will never get
+    end_actor: Callable[[bytes, str], None]  # the actor waits for a place that it can never get
 
 
 class HardAffinity:
-    """What processes of this node have bound to nodes; see the module's docstring."""
+    """Work of this node's processes that is bound to nodes; see the module's docstring."""
 
     def __init__(self, context: NodeContext, ports: HardAffinityPorts):
         self._context = context
         self._ports = ports
-        self._asked: set[bytes] = set()  # nodes that the nodes table is being asked for
+        self._asked: set[bytes] = set()  # nodes that the nodes table was asked for
 
     def key(self, owner: bytes, key: int, strategy: dict | None) -> None:
         """A process of ours has declared a scheduling key."""
@@ -50,22 +51,22 @@ class HardAffinity:
             self._fail_key(owner, key, why)
 
     def actor(self, actor: Actor) -> None:
-        """An actor whose home is here wants a place."""
+        """An actor whose home is here needs a place."""
         node = bound_to(actor.spec.get("strategy"))
         if node is not None and (why := self._why_gone(node)):
             self._ports.end_actor(actor.id, why)
 
-    def node_gone(self, incarnation: bytes, reason: str) -> None:
+    def node_ended(self, incarnation: bytes, reason: str) -> None:
         """A node has ended, known here before or not."""
         self._fail(incarnation, _ended(incarnation, self._ports.cluster.node_id(incarnation), reason))
 
     def _why_gone(self, node: bytes) -> str:
         """Why nothing can run there any more; '' when it can, or when the nodes table must say."""
-        cluster, incarnation = self._ports.cluster, node[:INCARNATION_SIZE]
+        cluster, ended, incarnation = self._ports.cluster, self._context.ends.nodes, node[:INCARNATION_SIZE]
         if incarnation == cluster.me or incarnation in cluster.peers:
             return ""
-        if incarnation in cluster.gone:
-            return _ended(node, cluster.node_id(incarnation), cluster.gone[incarnation])
+        if incarnation in ended:
+            return _ended(node, cluster.node_id(incarnation), ended[incarnation])
         if len(incarnation) < INCARNATION_SIZE:
             return _never_was(node)
         if incarnation not in self._asked:
@@ -93,7 +94,7 @@ class HardAffinity:
 
 
 def bound_to(strategy: dict | None) -> bytes | None:
-    """The node (id or incarnation) that a strategy names as the only one."""
+    """The node (id or incarnation) that a strategy requires."""
     if not strategy or strategy.get("kind") != "affinity" or strategy.get("soft"):
         return None
     node = strategy.get("node")

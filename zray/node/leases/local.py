@@ -2,10 +2,10 @@
 
     LeaseKey, LeaseWant   to a scheduler: of an owner here to the cluster's, of a foreign owner to this node's
     Grant                 a placement, which takes a worker of the right kind from the pool or waits for one
-    a worker is there     LeaseGrant to the owner; an actor's placement goes to its table, which may refuse
+    a worker is ready     LeaseGrant to the owner; an actor's placement goes to its table, which may refuse
     LeaseReturn           the resources are free, the worker serves the next placement
     LeaseKill, a death, the owner's end
-                          the resources are free once the worker has ended; its owner or actor is told how
+                          the resources are free once the worker has ended; its owner or actor gets the cause
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from zray.node.context import NodeContext
 from zray.node.actors.foreign import ForeignActor, ForeignActors
 from zray.node.jobs.table import Job, JobTable
 from zray.node.leases.placements import Death, Declared, Placement, Placements
-from zray.node.processes.pool import Kind, Pool, State, Worker
+from zray.node.processes.pool import Kind, Pool, State, WorkerRecord
 from zray.node.leases.remote import RemoteLeases
-from zray.node.jobs.task_events import TaskEvents
+from zray.node.jobs.task_events import TaskEventLog
 from zray.sched.cluster.bottom_up import BottomUpScheduler
 from zray.sched.node.grouped import NodeScheduler
 from zray.sched.node.local import Grant, Recall, Status
@@ -34,21 +34,21 @@ from zray.sched.node.local import Grant, Recall, Status
 
 @dataclass(frozen=True)
 class LeasePorts:
-    """What leases need of the node around them."""
+    """Ports of leases."""
 
     node: dict[str, Any]  # as zray.nodes() shows it
-    environ: Mapping[str, str]  # what workers start under
+    environ: Mapping[str, str]  # the environment that workers start with
     local: NodeScheduler
     scheduler: BottomUpScheduler  # of this node and the others
     pool: Pool
     placements: Placements
     jobs: JobTable
-    events: TaskEvents
+    events: TaskEventLog
     actors: ActorTable
     foreign: ForeignActors
     places: ActorPlaces
     remote: RemoteLeases
-    job_of: Callable[[bytes], Job | None]  # that a core process works for
+    job_of: Callable[[bytes], Job | None]  # the job of a core process
     uses_group: Callable[[dict | None], None]  # a key names this strategy
     declares: Callable[[bytes, int, dict | None], None]  # (owner, key, strategy): one with a hard affinity may fail
 
@@ -69,7 +69,7 @@ class Leases:
             m.LeaseKill.CODE: self._kill, m.Blocked.CODE: self._blocked, m.WorkerReady.CODE: self._worker_ready,
         }
 
-    # ------------------------------------------------------------ what owners say
+    # ------------------------------------------------------------ messages of owners
 
     def _key(self, peer: bytes, message: m.LeaseKey) -> None:
         ports = self._ports
@@ -128,7 +128,7 @@ class Leases:
         placement = self._placements.get(lease)
         return placement if placement is not None and placement.owner == peer and placement.worker else None
 
-    # ------------------------------------------------------------ what workers say
+    # ------------------------------------------------------------ messages of workers
 
     def _worker_ready(self, peer: bytes, message: m.WorkerReady) -> None:
         worker = self._pool.workers.get(peer)
@@ -146,7 +146,7 @@ class Leases:
         if worker.lease:
             (self._ports.local.block if message.blocked else self._ports.local.unblock)(worker.lease)
 
-    # ------------------------------------------------------------ what the scheduler says
+    # ------------------------------------------------------------ effects of the scheduler
 
     def perform(self, effect: Any) -> None:
         """An effect of the scheduler that concerns this node."""
@@ -183,7 +183,7 @@ class Leases:
         return Kind.of(job, env, assigned.get("gpu_ids", ()), env_vars.threads_for(assigned.get("resources") or {}),
                        self._ports.environ)
 
-    def _serve(self, served: list[tuple[Any, Worker]]) -> None:
+    def _serve(self, served: list[tuple[Any, WorkerRecord]]) -> None:
         """Workers for placements that waited for one."""
         for lease, worker in served:
             placement = self._placements[lease]
@@ -198,13 +198,14 @@ class Leases:
             if not placement.actor:
                 self._context.send(placement.owner, m.LeaseGrant(
                     placement.key, lease, worker.incarnation, worker.endpoint, worker.pid, placement.assigned))
-                if self._ports.local.leases[lease].recalled:  # while the worker started: its owner knew no such lease
+                # the recall came while the worker started: its owner did not know the lease yet
+                if self._ports.local.leases[lease].recalled:
                     self._context.send(placement.owner, m.LeaseRecall(lease))
             elif not self._placed(placement, worker):
                 self._placements.free(placement)
                 self._serve(self._pool.release(worker, self._context.now))
 
-    def _placed(self, placement: Placement, worker: Worker) -> bool:
+    def _placed(self, placement: Placement, worker: WorkerRecord) -> bool:
         foreign = self._ports.foreign.actors.get(placement.actor)
         if foreign is not None and foreign.life == placement.life:
             return self._ports.foreign.placed(foreign, worker, placement.lease, placement.assigned)
@@ -232,8 +233,8 @@ class Leases:
 
     # ------------------------------------------------------------ ends
 
-    def worker_ended(self, worker: Worker, death: Death) -> None:
-        """Tell the owner of its lease, or the table of its actor."""
+    def worker_ended(self, worker: WorkerRecord, death: Death) -> None:
+        """Send the owner its lease, or pass the worker to the table of its actor."""
         self._configured.discard(worker.incarnation)
         placement = self._placements.get(worker.lease)
         if placement is None or placement.worker is not worker:
@@ -254,11 +255,11 @@ class Leases:
             self._log_for(placement.owner, death.log_file)))
 
     def _log_for(self, reader: bytes, path: str) -> str:
-        """The name of a log file of this node, for a process that may be on another."""
+        """The name of a log file of this node, for a reader that may be on another node."""
         return path if self._context.is_mine(reader) or not path else f"{self._ports.node['NodeManagerAddress']}:{path}"
 
-    def owner_gone(self, owner: bytes) -> None:
-        """Its keys are forgotten, and what runs its tasks ends."""
+    def owner_ended(self, owner: bytes) -> None:
+        """Forget its keys, and end the work that runs for them."""
         held = self._ports.scheduler.drop_owner(owner).leases
         for key in self._keys_of.pop(owner, ()):
             del self._keys[owner, key]
@@ -270,7 +271,7 @@ class Leases:
         return {owner for owner, _ in self._keys if node_of(owner) == node}
 
     def drain(self) -> None:
-        """Owners on other nodes are to give back what they hold."""
+        """Ask owners on other nodes to give back their leases."""
         for placement in self.lent():
             if placement.worker is None:
                 self._placements.give_back(placement)
@@ -278,13 +279,13 @@ class Leases:
                 self._context.send(placement.owner, m.LeaseRecall(placement.lease))
 
     def lent(self) -> list[Placement]:
-        """What owners on other nodes hold here, or wait for."""
+        """Leases here that owners on other nodes hold, or wait for."""
         return [p for p in self._placements.values() if not p.actor and not self._context.is_mine(p.owner)]
 
     # ------------------------------------------------------------ for people
 
     def running_names(self) -> dict[int, str]:
-        """What runs on each lease, as far as its worker has reported: a key serves many functions."""
+        """The running task of each lease, as far as its worker has reported it: a key serves many functions."""
         running = self._ports.events.running_on()
         return {lease: running[placement.worker.incarnation] for lease, placement in self._placements.items()
                 if placement.worker is not None and placement.worker.incarnation in running}

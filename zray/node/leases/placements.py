@@ -1,4 +1,4 @@
-"""Grants of the scheduler on their way to a worker, and the leases that came of them.  Pure.
+"""Grants of the scheduler on their way to a worker, and the leases that they become.  Pure.
 
     scheduler Grant -> waiting for a worker (pool) -> in use by an owner or an actor -> released
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from zray.node.context import NodeContext
-from zray.node.processes.pool import Kind, Pool, State, Worker
+from zray.node.processes.pool import Kind, Pool, State, WorkerRecord
 from zray.sched.node.grouped import NodeScheduler
 
 
@@ -32,7 +32,7 @@ class Placement:
         self.assigned = assigned
         self.kind = kind
         self.since = now
-        self.worker: Worker | None = None
+        self.worker: WorkerRecord | None = None
 
     def row(self) -> dict[str, Any]:
         return {"lease": self.lease, "owner": self.owner, "key": self.key, "actor": self.actor,
@@ -42,7 +42,7 @@ class Placement:
 
 
 class Placements(dict[int, Placement]):
-    """All of a node, by lease: what the scheduler has leased out."""
+    """All placements of a node, by lease number."""
 
     def __init__(self, context: NodeContext, scheduler: NodeScheduler, pool: Pool) -> None:
         super().__init__()
@@ -51,17 +51,17 @@ class Placements(dict[int, Placement]):
         self._pool = pool
 
     def free(self, placement: Placement) -> None:
-        """Its resources are free again; the worker is the caller's business."""
+        """Its resources are free again; the caller handles the worker."""
         del self[placement.lease]
         self._scheduler.release(placement.lease, self._context.now)
 
     def give_back(self, placement: Placement) -> None:
-        """It still waits for a worker and needs none any more."""
+        """It still waits for a worker and does not need one any more."""
         self._pool.cancel(placement.lease)
         self.free(placement)
 
     def end(self, lease: int, reason: str) -> None:
-        """Give it back, or kill the worker that it has; nothing when it has ended."""
+        """Give it back, or kill its worker; no effect when it has ended."""
         placement = self.get(lease)
         if placement is None:
             return
@@ -105,7 +105,7 @@ class Death:
                  log_tail: str = "", log_file: str = ""):
         self.signal = signal
         self.exit_code = exit_code
-        self.lease = lease  # the lease its progress marks speak of
+        self.lease = lease  # the lease of its progress marks
         self.started = started
         self.finished = finished
         self.log_tail = log_tail

@@ -1,11 +1,11 @@
-"""What processes of this node hold on other nodes, and how their wants get there.  Pure.
+"""Leases that processes of this node hold on other nodes, and the path of their wants to those.  Pure.
 
     effects of zray.sched.cluster.bottom_up   messages for other nodes
     a grant from another node        remembered by lease, handed to the owner like one of ours
-    return, kill of such a lease     to the node that lent it
+    return, kill of such a lease     to the node that granted it
     that node dies                   WorkerDied for each of its leases: the owners push the tasks again
 
-Before anything else about a job, a node is told of it (JobStart).
+A node gets JobStart before any other message about a job.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from zray.base.ids import node_of
 from zray.wire.messages.leases import UNKNOWN
 from zray.node.actors.places import ActorPlaces
 from zray.node.actors.table import Actor
-from zray.node.peers.cluster import Cluster
+from zray.node.peers.cluster import PeerNodes
 from zray.node.context import NodeContext
 from zray.node.jobs.table import Job, JobTable
 from zray.sched.cluster import bottom_up
@@ -39,15 +39,15 @@ class RemoteLease(NamedTuple):
 
 @dataclass(frozen=True)
 class RemoteLeasePorts:
-    """What remote leases need of the node around them."""
+    """Ports of remote leases."""
 
-    cluster: Cluster
+    cluster: PeerNodes
     jobs: JobTable
     scheduler: BottomUpScheduler
     places: ActorPlaces
-    actor: Callable[[bytes], Actor | None]  # by id, if its home is this node
-    job_of: Callable[[bytes], Job | None]  # that a core process works for
-    tell_job: Callable[[Job, bytes], None]  # say JobStart to a node, before anything else about the job
+    actor: Callable[[bytes], Actor | None]  # by id, when its home is this node
+    job_of: Callable[[bytes], Job | None]  # the job of a core process
+    announce_job: Callable[[Job, bytes], None]  # send JobStart to a node, before any other message about the job
 
 
 class RemoteLeases:
@@ -66,7 +66,7 @@ class RemoteLeases:
         if kind is RelayToNode:
             job = self._ports.job_of(effect.owner)
             if job is not None and effect.node in self._ports.cluster.peers:
-                self._ports.tell_job(job, effect.node)
+                self._ports.announce_job(job, effect.node)
                 self._relay(effect.node, effect.owner, effect.message)
         elif kind is bottom_up.SchedulerMessage:
             self._context.send(effect.node, effect.message)
@@ -86,7 +86,7 @@ class RemoteLeases:
         job = ports.jobs.jobs.get(actor.job) if actor is not None else None
         if actor is None or job is None or effect.node not in ports.cluster.peers:
             return
-        ports.tell_job(job, effect.node)
+        ports.announce_job(job, effect.node)
         spec = actor.spec
         self._context.send(effect.node, m.PlaceActor(
             actor.id, actor.life, actor.job, spec.get("demand") or {}, effect.strategy, spec.get("env") or {},
@@ -95,13 +95,14 @@ class RemoteLeases:
     def _scheduling(self, peer: bytes, message: Any) -> None:
         if peer in self._ports.cluster.peers:
             self._ports.scheduler.message(peer, message, self._context.now)
-        elif type(message) is not m.ViewRows or node_of(peer) != peer:  # else it has just joined, and says it again
+        # else the node has just joined, and sends its row again
+        elif type(message) is not m.ViewRows or node_of(peer) != peer:
             self._context.refuse(peer, f"{type(message).__name__} from a process that is no node of this cluster")
 
     # ------------------------------------------------------------ leases
 
     def to_lender(self, owner: bytes, message: m.LeaseReturn | m.LeaseKill) -> None:
-        """A return or kill of a lease that is not ours; nothing when it has ended: returns cross with deaths."""
+        """A return or kill of a lease of another node; no effect when it has ended: returns cross with deaths."""
         lease = self.leases.get(message.lease)
         if lease is None or lease.owner != owner:
             return
@@ -109,8 +110,8 @@ class RemoteLeases:
             self._over(message.lease)
         self._relay(lease.node, owner, message)
 
-    def heard(self, node: bytes, process: bytes, message: Any) -> bool:
-        """What another node tells a process of ours: whether to pass it on."""
+    def accept(self, node: bytes, process: bytes, message: Any) -> bool:
+        """A message of another node to a process of ours; returns whether to pass it on."""
         kind, scheduler, now = type(message), self._ports.scheduler, self._context.now
         if kind is m.LeaseGrant:
             if not scheduler.granted_elsewhere(node, process, message.key, message.lease, now):
@@ -128,9 +129,9 @@ class RemoteLeases:
         if self.leases.pop(lease, None) is not None:
             self._ports.scheduler.spillback.lease_over(lease)
 
-    def owner_gone(self, owner: bytes) -> None:
+    def owner_ended(self, owner: bytes) -> None:
         for number in [number for number, lease in self.leases.items() if lease.owner == owner]:
-            del self.leases[number]  # its node is told that the owner is gone
+            del self.leases[number]  # its node gets the end of the owner
 
     def _relay(self, node: bytes, process: bytes, message: Any) -> None:
         self._context.send(node, m.Relay(process, message.CODE, list(message)))
@@ -138,7 +139,7 @@ class RemoteLeases:
     # ------------------------------------------------------------ actors
 
     def actor_placed(self, node: bytes, message: m.ActorPlaced) -> bool:
-        """Whether that place is still wanted."""
+        """Whether that place is still needed."""
         ports = self._ports
         actor = ports.actor(message.actor)
         token = ports.places.token_of(message.actor)
@@ -158,14 +159,14 @@ class RemoteLeases:
 
     # ------------------------------------------------------------ nodes
 
-    def node_gone(self, node: bytes, reason: str) -> None:
+    def node_ended(self, node: bytes, reason: str) -> None:
         for number, lease in [item for item in self.leases.items() if item[1].node == node]:
             del self.leases[number]
             self._context.send(lease.owner, m.WorkerDied(
                 lease.worker, number, lease.pid, 0, 0, UNKNOWN, UNKNOWN, f"its node is gone: {reason}", ""))
 
     def available(self) -> dict[bytes, dict[str, int]]:
-        """What the other nodes have free, as far as this one knows."""
+        """Free resources of the other nodes, as far as this node knows."""
         view = self._ports.scheduler.view
         return {node: view.named(row) for node, row in view.row_of.items() if node != self._context.me}
 

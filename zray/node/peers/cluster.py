@@ -1,14 +1,14 @@
-"""The other nodes, as this one knows them: who is alive, how to reach processes on them, what they relay.  Pure.
+"""The other nodes, as this one knows them: live nodes, ways to their processes, relayed messages.  Pure.
 
     nodes table (control store)   row alive     -> a peer: linked, in the cluster view
-                                  row dead/left -> gone: everything that was on it ends here too
-    Relay from a peer             process is ours  -> deliver to it what that node says (a grant, an actor's state)
-                                  process is theirs -> what it says to this node, as if it were connected here
-    Dial from a process of ours   to the node of the process it wants; the answer comes back to all who asked
+                                  row dead/left -> gone: all processes and leases on it end here too
+    Relay from a peer             process is ours  -> deliver to it a message of that node (a grant, an actor's state)
+                                  process is theirs -> its message to this node, as if it were connected here
+    Dial from a process of ours   to the node of the process to reach; the answer comes back to all who asked
     Dial from a peer              BindTcp to that process, unless it has bound already; DialAnswer
 
-Between nodes everything a process says or hears goes through its own node, so each node knows what its processes have
-to do with any other, and can end it when that one dies.
+Between nodes all messages of a process go through its own node.  So each node knows the relations
+of its processes with any other node, and can end them when that node dies.
 """
 
 from __future__ import annotations
@@ -24,38 +24,37 @@ from zray.wire.messages.cluster import RELAYED
 from zray.node.context import NodeContext
 from zray.node.effects import Link, Note, Unlink
 
-# What processes of other nodes may say to this one through their own.
+# Messages that processes of other nodes may send to this one through their own.
 FROM_OTHER_NODES = frozenset(cls.CODE for cls in (
     m.LeaseKey, m.LeaseWant, m.LeaseReturn, m.LeaseKill, m.KillActor, m.ActorUp, m.ActorExit, m.CreateActor))
-GONE_NODES_MAX = 4096
 
 
 @dataclass(frozen=True)
-class ClusterPorts:
-    """What the view of the other nodes needs of the node around it."""
+class PeerNodesPorts:
+    """Ports of the view of the other nodes."""
 
     is_process: Callable[[bytes], bool]  # whether that is a core process of this node
-    from_node: Callable[[bytes, bytes, Any], None]  # (node, process, message): what a node tells a process of ours
-    from_process: Callable[[bytes, int, Any], None]  # (process, code, message): what one of another node tells us
+    from_node: Callable[[bytes, bytes, Any], None]  # (node, process, message): a node's message to a process of ours
+    from_process: Callable[[bytes, int, Any], None]  # (process, code, message): a message of another node's process
 
 
-class Cluster:
+class PeerNodes:
     """Peers of this node; see the module's docstring."""
 
-    def __init__(self, context: NodeContext, node_id: str, ports: ClusterPorts):
+    def __init__(self, context: NodeContext, node_id: str, ports: PeerNodesPorts):
         self._context = context
         self._node_id = node_id  # hex
         self._ports = ports
         self.me = context.me
         self.peers: dict[bytes, dict[str, Any]] = {}  # live nodes other than this one, and their rows
-        self.gone: dict[bytes, str] = {}  # nodes that have ended, and why
-        self.last_rows: dict[bytes, dict[str, Any]] = {}  # of nodes that have ended
+        self._ended = context.ends.nodes  # other nodes that have ended, and why
+        self.last_rows: dict[bytes, dict[str, Any]] = {}  # of those nodes, as far as they were peers
         self.bound: dict[bytes, str] = {}  # process of ours -> its TCP endpoint
-        self._dialling: dict[bytes, set[bytes]] = {}  # process -> who waits for its endpoint
-        self.bind_host = "127.0.0.1"  # of these three the daemon knows better
+        self._dialling: dict[bytes, set[bytes]] = {}  # process -> those that wait for its endpoint
+        self.bind_host = "127.0.0.1"  # the daemon sets these three
         self.insecure = False
         self.ports: list[int] = []
-        self.one_port = False  # processes bind none: nodes pass their frames on
+        self.one_port = False  # processes bind no port: nodes pass their frames on
         self.handlers: dict[int, Callable[[bytes, Any], None]] = {
             m.Relay.CODE: self._relay, m.Dial.CODE: self._dial, m.DialAnswer.CODE: self._dial_answer,
             m.Bound.CODE: self._bound,
@@ -68,7 +67,7 @@ class Cluster:
     @property
     def lone(self) -> bool:
         """Nobody else was ever there: what this node does not have does not exist."""
-        return not (self.peers or self.gone)
+        return not (self.peers or self._ended)
 
     def node_id(self, node: bytes) -> str:
         """The hex NodeID of an incarnation, as far as known."""
@@ -77,11 +76,11 @@ class Cluster:
         row = self.peers.get(node) or self.last_rows.get(node)
         return row["node_id"].hex() if row is not None else node.hex()
 
-    # ------------------------------------------------------------ who is there
+    # ------------------------------------------------------------ nodes
 
     def joined(self, incarnation: bytes, row: dict[str, Any]) -> None:
         """A node is alive (again told: its row has changed)."""
-        if incarnation == self.me or incarnation in self.gone:
+        if incarnation == self.me or incarnation in self._ended:
             return
         fresh = incarnation not in self.peers
         self.peers[incarnation] = row
@@ -90,15 +89,12 @@ class Cluster:
         self._context.emit(Link(incarnation, row["endpoint"]))
         self._context.emit(Note("node_joined", {"node": incarnation.hex(), "endpoint": row["endpoint"]}))
 
-    def left(self, incarnation: bytes, reason: str) -> bool:
-        """A node is dead, or has left; False when that is no news."""
-        if incarnation == self.me or incarnation in self.gone:
+    def node_ended(self, incarnation: bytes, reason: str) -> bool:
+        """Another node has certainly ended; whether it was a peer until now."""
+        if incarnation == self.me or not self._context.ends.node_ended(incarnation, reason):
             return False
-        self.gone[incarnation] = reason
-        if len(self.gone) > GONE_NODES_MAX:
-            oldest = next(iter(self.gone))
-            del self.gone[oldest]
-            self.last_rows.pop(oldest, None)
+        if self.last_rows and (oldest := next(iter(self.last_rows))) not in self._ended:
+            del self.last_rows[oldest]
         row = self.peers.pop(incarnation, None)
         if row is None:
             return False
@@ -145,7 +141,7 @@ class Cluster:
         home = node_of(process)
         if home != self.me:
             if home not in self.peers:
-                why = self.gone.get(home, "no such node in this cluster")
+                why = self._ended.get(home, "no such node in this cluster")
                 self._context.send(peer, m.DialAnswer(process, "", f"its node is gone: {why}"))
                 return
             askers = self._dialling.setdefault(process, set())
@@ -183,7 +179,7 @@ class Cluster:
             self._context.send(asker, m.DialAnswer(process, endpoint, error))
 
     def next_hop(self, process: bytes) -> bytes | None:
-        """Whom to pass a frame for ``process`` to, None when it is gone (zray.transport.relay)."""
+        """The next hop of a frame for ``process``; None when the process is gone (zray.transport.relay)."""
         home = node_of(process)
         if home == self.me:
             return process if self._ports.is_process(process) else None
@@ -191,7 +187,8 @@ class Cluster:
 
     def check(self) -> None:
         assert self.me not in self.peers
-        assert not self.peers.keys() & self.gone.keys()
+        assert not self.peers.keys() & self._ended.keys()
+        assert self.last_rows.keys() <= self._ended.keys()
         assert all(node_of(process) == self.me for process in self.bound)
         for process, askers in self._dialling.items():
             assert node_of(process) in (self.me, *self.peers), "somebody waits for an endpoint on a dead node"
@@ -199,7 +196,7 @@ class Cluster:
 
 
 def routed(me: bytes, peer: bytes, message: Any) -> tuple[bytes, Any]:
-    """Where a message for ``peer`` goes from node ``me``: to processes of other nodes through those."""
+    """Where node ``me`` sends a message for ``peer``: to processes of other nodes through those nodes."""
     home = node_of(peer)
     if home == me or home == peer:
         return peer, message

@@ -1,10 +1,10 @@
-"""How this daemon gets into a cluster: its port, its keys, the nodes that may dial it, and the question to be let in.
+"""How this daemon joins a cluster: its port, its keys, the allow-list, and the request to be admitted.
 
     first node     new cluster: keys, port, allow-list, a ticket, the join string
-    joining node   dials the node of the join string with the ticket, says NodeJoin, gets NodeJoined: its ordinal, the
-                   other nodes, where the control store is.  Then it uses keys of its own
+    joining node   dials the node of the join string with the ticket, sends NodeJoin, gets NodeJoined: its ordinal,
+                   the other nodes, the place of the control store.  Then it uses keys of its own
 
-A node that stays alone has none of this.  What follows, as long as it is a member, is zray.node.peers.member.
+A node that stays alone has none of this.  zray.node.peers.member does the rest, while the node is a member.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from zray.transport.curve import BadEndpoint, BadKeyFile, parse_endpoint, resolv
 from zray.transport.mesh import Mesh
 
 JOIN_TIMEOUT_S = 20.0
-# Others speak to a node from the moment the nodes table has it, which is before it knows itself.
-EARLY_MAX = 10_000
+# Other nodes send messages as soon as the nodes table has this one, which is before it knows that itself.
+JOIN_MESSAGES_MAX = 10_000
 
 
 class JoinRefused(RuntimeError):
-    """The cluster does not take this node, or cannot be reached; the message is one sentence."""
+    """The cluster does not admit this node, or cannot be reached; the message is one sentence."""
 
 
 class ClusterEntry:
@@ -39,7 +39,8 @@ class ClusterEntry:
         self.mesh = mesh
         self.me = me
         self.options = options
-        self.early: list[tuple[bytes, int, Any]] = []  # what others said as soon as the nodes table had us
+        # messages that other nodes sent as soon as the nodes table had this one
+        self.early: list[tuple[bytes, int, Any]] = []
         self._ticket: JoinString | None = _ticket(options) if options.address else None
         try:
             self.credentials = Credentials.create(session_dir, me, self._ticket.cluster if self._ticket else b"")
@@ -47,7 +48,7 @@ class ClusterEntry:
             raise BadOption(str(error)) from None
         self.cluster = self.credentials.cluster.hex()
         mesh.insecure = options.insecure
-        if not options.insecure:  # else nobody proves who he is, and there is nothing to compare with the list
+        if not options.insecure:  # else no peer proves its identity, and there is nothing to compare with the list
             self.credentials.equip(mesh)
         try:
             self.endpoint = mesh.serve_tcp(options.host, (options.port, options.port))
@@ -67,7 +68,7 @@ class ClusterEntry:
     # ------------------------------------------------------------ joining
 
     def join(self, row: dict[str, Any], version: str) -> m.NodeJoined:
-        """Become a member of the cluster whose join string the options have; JoinRefused says why not."""
+        """Join the cluster of the join string in the options; JoinRefused has the reason why not."""
         ticket = self._ticket
         assert ticket is not None
         try:
@@ -77,7 +78,7 @@ class ClusterEntry:
         if warning := ticket.warning(time.time()):
             warn(warning)
         peer = ids.node_of(ticket.node)
-        if not ticket.insecure:  # it dials us as soon as it has taken us in
+        if not ticket.insecure:  # the node dials us as soon as it has admitted us
             self._allow_list.add_node(ticket.server_key, ticket.node)
             self.mesh.keys = ticket.keys()
         self.mesh.connect(peer, endpoint)
@@ -101,7 +102,7 @@ class ClusterEntry:
             elif type(message) is m.NodeStanding and message.node == self.me and message.standing == FENCED:
                 raise JoinRefused(f"the cluster declared this node dead while it joined: {message.reason}; "
                                   "start it again")
-            elif type(message) is not m.HelloAck and len(self.early) < EARLY_MAX:
+            elif type(message) is not m.HelloAck and len(self.early) < JOIN_MESSAGES_MAX:
                 self.early.append((sender, code, message))
 
         before, self.mesh.on_closed = self.mesh.on_closed, lost.append
@@ -133,7 +134,7 @@ class ClusterEntry:
         host, port = split_host_port(self.address)
         return self.credentials.mint(host, port, insecure=self.options.insecure)
 
-    # ------------------------------------------------------------ who may dial
+    # ------------------------------------------------------------ the allow-list
 
     def admit(self, row: dict[str, Any]) -> None:
         """A node of the cluster: its key may connect."""
@@ -145,7 +146,7 @@ class ClusterEntry:
                 warn(str(error))
 
     def bar(self, node: bytes) -> None:
-        """It has ended."""
+        """That node has ended: its key may not connect any more."""
         self._allow_list.remove_node(node[:ids.TAG_SIZE])
 
     @property

@@ -1,13 +1,13 @@
-"""The daemon's connections to the daemons of other nodes: dialled, dialled again, given up.  Pure.
+"""The daemon's connections to the daemons of other nodes: dialled, redialled, given up.  Pure.
 
-    Link     dial the node's TCP endpoint and say Hello
-    answers  its libzmq has shaken hands, and answers heartbeats until the connection is closed: its process is there,
+    Link     dial the node's TCP endpoint and send Hello
+    answers  its libzmq has shaken hands, and answers heartbeats until the connection is closed: its process exists,
              however late its turns are
-    closed   is its process still there?  A connection attempt that is refused proves that it is not: the control store
-             is told at once.  Anything else (no route, silence) is no proof: dial again, at growing intervals, until
-             the nodes table says that the node is gone
-    turned   a node that was well linked to us does not list our key any more: the nodes table says that we have ended
-    Unlink   dial no more, and hang up after a while: it may have to be told that it has left, or was declared dead
+    closed   is its process still there?  A connection attempt that is refused proves that it is not: the control
+             store gets that at once.  Anything else (no route, silence) is no proof: dial again, at growing
+             intervals, until the nodes table has the node dead or left
+    turned   a node that was well linked to us does not list our key any more: the nodes table has this node dead
+    Unlink   dial no more, and hang up after a while: the node may have to learn that it has left, or was declared dead
 
 The session to a live node outlasts its connections, so a link that breaks loses nothing.
 """
@@ -27,14 +27,15 @@ PROBE_S_MAX = 2.0
 # A process that dies closes its connections a moment before its port: ask again, at growing intervals, up to this.
 PROBE_AGAIN_S = 0.002
 PROBE_AGAIN_S_MAX = 0.1
-# A node that was cut off must hear that it was declared dead.  A connection that heartbeats have given up (after
-# Limits.heartbeat_timeout_s) it dials anew, and is turned away; one that outlasted the cut brings us its messages as
-# soon as the oldest is sent again, which may be as long after the cut as it lasted.  So: longer than both together.
-FAREWELL_S = 20.0
+# A node that was cut off must learn that it was declared dead.  It dials anew a connection that
+# heartbeats have given up (after Limits.heartbeat_timeout_s), and is turned away.  A connection
+# that outlasted the cut brings its messages when the oldest is sent again.  That may be as long
+# after the cut as the cut lasted.  So: longer than both together.
+HANG_UP_S = 20.0
 
 
 class _Link:
-    __slots__ = ("endpoint", "pause_s", "probe_at", "probe_pause_s", "redial_at", "welcome")
+    __slots__ = ("endpoint", "is_accepted", "pause_s", "probe_at", "probe_pause_s", "redial_at")
 
     def __init__(self, endpoint: str):
         self.endpoint = endpoint
@@ -42,7 +43,7 @@ class _Link:
         self.redial_at: float | None = None
         self.probe_at: float | None = None
         self.probe_pause_s = PROBE_AGAIN_S
-        self.welcome = False  # it has answered our Hello
+        self.is_accepted = False  # it has answered our Hello
 
 
 class LinkMesh(Protocol):
@@ -62,14 +63,14 @@ class LinkMesh(Protocol):
 
 @dataclass(frozen=True)
 class LinkPorts:
-    """What links need of the daemon around them."""
+    """Ports of links."""
 
     clock: Callable[[], float]
     hello: Callable[[bytes], None]  # introduce this daemon to that node
     probe: Callable[[bytes, str], int | None]  # (node, endpoint): see zray.node.peers.probes
     end_probe: Callable[[bytes], None]
     proven_dead: Callable[[bytes], None]  # its endpoint refuses connections
-    revoked: Callable[[bytes], None]  # that node refuses us
+    revoked: Callable[[bytes], None]  # that node refuses our key
     answers: Callable[[bytes], None]  # its process answers, until the connection is closed
 
 
@@ -83,8 +84,8 @@ class Links:
         mesh.on_turned_away = self._turned_away
         mesh.on_answers = self._answered
         self._links: dict[bytes, _Link] = {}
-        self._probes: dict[bytes, float] = {}  # node -> when to give the attempt up
-        self._parting: dict[bytes, float] = {}  # unlinked -> when to hang up
+        self._probes: dict[bytes, float] = {}  # node -> when to give up the attempt
+        self._unlinked: dict[bytes, float] = {}  # node -> when to hang up
 
     def link(self, node: bytes, endpoint: str) -> None:
         if node in self._links:
@@ -96,23 +97,23 @@ class Links:
     def unlink(self, node: bytes) -> None:
         self._links.pop(node, None)
         self._end_probe(node)
-        self._parting[node] = self._clock() + FAREWELL_S
+        self._unlinked[node] = self._clock() + HANG_UP_S
 
     def _hang_up(self, node: bytes) -> None:
-        del self._parting[node]
+        del self._unlinked[node]
         self._mesh.lasting.discard(node)
         self._mesh.forget(node)
-        if not self._mesh.insecure:  # without keys it may come back, to be told that it has ended
+        if not self._mesh.insecure:  # without keys the node may come back, to learn that it has ended
             self._mesh.refuse(node[:TAG_SIZE])
 
     def closed(self, node: bytes) -> bool:
-        """The mesh says that a connection is closed; False when it is not one of these."""
+        """The mesh reports a connection closed; False when it is not one of these."""
         link = self._links.get(node)
         if link is None:
-            if node in self._parting:
+            if node in self._unlinked:
                 self._hang_up(node)
             return False
-        if link.redial_at is None:  # whatever is sent meanwhile is told the same, and must not put it off for ever
+        if link.redial_at is None:  # messages in the meantime get the same refusal, and must not postpone it for ever
             link.redial_at = self._clock() + link.pause_s
             link.pause_s = min(link.pause_s * 2, REDIAL_S_MAX)
         if node not in self._probes and link.probe_at is None:
@@ -121,26 +122,26 @@ class Links:
         return True
 
     def welcomed(self, node: bytes) -> None:
-        """That node has answered our Hello: its link is well."""
+        """That node has answered our Hello: the link works."""
         link = self._links.get(node)
         if link is not None:
-            link.welcome = True
+            link.is_accepted = True
             link.pause_s = REDIAL_S
 
     def _answered(self, node: bytes) -> None:
-        """Of a link that waits to be dialled again this is old news."""
+        """For a link that waits to be dialled again this is old news."""
         link = self._links.get(node)
         if link is not None and link.redial_at is None:
             self._ports.answers(node)
 
     def _turned_away(self, node: bytes) -> None:
-        """Before its first welcome a node may not have heard of us yet; after it, it takes a revocation."""
+        """Before its first welcome a node may not know us yet; after it, a refusal is a revocation."""
         link = self._links.get(node)
-        if link is not None and link.welcome:
+        if link is not None and link.is_accepted:
             self._ports.revoked(node)
 
     def next_deadline(self) -> float | None:
-        times = list(self._parting.values())
+        times = list(self._unlinked.values())
         for link in self._links.values():
             if link.redial_at is not None:
                 times.append(link.redial_at)
@@ -153,7 +154,7 @@ class Links:
         for node, until in list(self._probes.items()):
             if until <= now:
                 self._end_probe(node)
-        for node in [node for node, until in self._parting.items() if until <= now]:
+        for node in [node for node, until in self._unlinked.items() if until <= now]:
             self._hang_up(node)
         for node, link in list(self._links.items()):
             if link.redial_at is not None and link.redial_at <= now:
@@ -167,7 +168,7 @@ class Links:
         self._mesh.connect(node, self._links[node].endpoint)
         self._ports.hello(node)
 
-    # ------------------------------------------------------------ is anybody there?
+    # ------------------------------------------------------------ probes
 
     def _probe(self, node: bytes, endpoint: str) -> None:
         self._probes[node] = self._clock() + PROBE_S_MAX
@@ -176,7 +177,7 @@ class Links:
             self.probed(node, error)
 
     def probed(self, node: bytes, error: int) -> None:
-        """How an attempt to connect came out."""
+        """The result of an attempt to connect."""
         if self._probes.pop(node, None) is None:
             return
         link = self._links.get(node)

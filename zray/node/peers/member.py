@@ -1,10 +1,11 @@
-"""What a daemon does as a member of its cluster: who may join, who is there, who leaves.  Pure.
+"""The daemon as a member of its cluster: nodes that join, live, leave.  Pure.
 
-    NodeJoin            of a newcomer: the control store decides; the answer has the other nodes and where that store is
-    the nodes table     alive: it may dial us, and is linked; dead or left: everything that was there ends here too
+    NodeJoin            of a newcomer: the control store decides; the answer has the other nodes and the store's place
+    the nodes table     alive: it may dial us, and is linked; dead or left: all its processes end here too
     NodeLeave           that node leaves: nothing is placed there any more
-    NodeRows            nodes that have a part in the control store, and of which the table has not told us yet
-    a link is refused   its process has ended, and the control store hears that; a node does not list our key: we have
+    NodeRows            nodes that have a part in the control store, and are not in this node's copy of the table yet
+    a link is refused   its process has ended: tell the control store; a node does not list our key: this node has
+                        ended
 
 Keys, port and the way in are zray.node.peers.entry.
 """
@@ -17,17 +18,18 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from zray.base import ids
+from zray.base.ends import Ends
 from zray.wire import messages as m
 from zray.gcs.client.client import GcsClient
 from zray.gcs.configuration.config import ClusterConfig
 from zray.gcs.configuration.control import FENCED, LEFT
 from zray.gcs.replica.tables import NODES, Change, unpack_record
-from zray.node.peers.cluster import Cluster
+from zray.node.peers.cluster import PeerNodes
 from zray.sched.resources import UNITS_MAX
 from zray.transport.curve import BadEndpoint, parse_endpoint
 
-ADMIT_S = 15.0  # a node that joins is told by then why the control store does not take it in; before it gives up
-STRANGERS_S = 0.2  # how often to ask about nodes that have a part in the control store and are unknown here
+ADMIT_S = 15.0  # by then a joining node gets the reason why the control store does not admit it; before it gives up
+UNKNOWN_NODES_S = 0.2  # how often to ask about nodes that have a part in the control store and are unknown here
 PYTHON_RELEASE = ".".join(map(str, sys.version_info[:3]))
 ROW_FIELDS = {"node_id": bytes, "endpoint": str, "name": str, "total": dict, "labels": dict, "shown": dict}
 
@@ -67,22 +69,23 @@ class LinkTable(Protocol):
 
 @dataclass(frozen=True)
 class MemberPorts:
-    """What a member needs of the daemon around it."""
+    """Ports of a member."""
 
     clock: Callable[[], float]
     send: Callable[[bytes, Any], None]
-    cluster: Cluster
+    cluster: PeerNodes
+    ends: Ends
     gcs: ControlStore
     links: LinkTable
     cluster_id: str  # hex
-    settings: dict[str, Any]  # of the cluster, for nodes that join
+    settings: dict[str, Any]  # of the cluster, for joining nodes
     own_row: Row
     unfit: Callable[[bytes, m.NodeJoin], str]  # why a node may not join, '' when it may
     may_dial: Callable[[Row], None]  # that node is of the cluster
     may_not_dial: Callable[[bytes], None]  # that node has ended
     node_joined: Callable[[bytes, Row, float], None]
     node_leaves: Callable[[bytes, float], None]
-    node_gone: Callable[[bytes, str], None]
+    node_ended: Callable[[bytes, str], None]
     warn: Callable[[str], None]
 
 
@@ -93,10 +96,11 @@ class Member:
         self._ports = ports
         self._cluster = ports.cluster
         self.me = ports.cluster.me
-        self.leavers: set[bytes] = set()  # live nodes that said that they leave
-        self.ended_nodes: set[bytes] = set()  # their endpoints refuse connections, and the table has yet to say so
+        self.leavers: set[bytes] = set()  # live nodes that announced a leave
+        # their endpoints refuse connections, and the table does not have that yet
+        self.suspected_nodes: set[bytes] = set()
         self._ask_rows_at: float | None = None
-        self._admitting: dict[bytes, float] = {}  # nodes that join here -> when to tell them why they cannot
+        self._admitting: dict[bytes, float] = {}  # joining nodes -> when to send them the reason why they cannot join
         self.handlers: dict[int, Callable[[bytes, Any], None]] = {
             m.NodeJoin.CODE: self._node_join, m.HelloAck.CODE: self._hello_ack, m.NodeRows.CODE: self._node_rows,
             m.NodeLeave.CODE: self._node_leave}
@@ -106,22 +110,22 @@ class Member:
         for row in known:
             self._alive(row)
         self._ports.gcs.client.watch(NODES, self._nodes_changed)
-        self.look_for_strangers()
+        self.ask_for_unknown_nodes()
 
     # ------------------------------------------------------------ links
 
     def closed(self, peer: bytes) -> None:
-        """The mesh says that a connection of ours is closed."""
+        """The mesh reports a connection of ours closed."""
         if self._ports.links.closed(peer):
             self._ports.gcs.peer_closed(peer, False)
 
     def proven_dead(self, node: bytes) -> None:
         """Its endpoint refuses connections."""
-        self.ended_nodes.add(node)
+        self.suspected_nodes.add(node)
         self._ports.gcs.peer_closed(node, True)
 
     def revoked(self, node: bytes) -> None:
-        """Only of nodes that the nodes table calls dead or left are keys taken off the lists."""
+        """Take keys off the lists only for nodes that are dead or left in the nodes table."""
         self._ports.gcs.fenced(f"node {node.hex()} does not list its key any more")
 
     def _hello_ack(self, peer: bytes, message: m.HelloAck) -> None:
@@ -132,7 +136,7 @@ class Member:
 
     # ------------------------------------------------------------ ends
 
-    def tell_leave(self, reason: str) -> None:
+    def announce_leave(self, reason: str) -> None:
         for node in sorted(self._cluster.peers):
             self._ports.send(node, m.NodeLeave(reason))
 
@@ -142,9 +146,9 @@ class Member:
             self._ports.node_leaves(peer, self._ports.clock())
 
     def ended(self, peer: bytes) -> bool:
-        """Is this of a node that has ended?  Then it is told so.  (With keys it is rarely heard.)"""
+        """Whether ``peer`` is a node that has ended; send it that.  (With keys its messages rarely arrive.)"""
         node = ids.node_of(peer)
-        reason = self._cluster.gone.get(node)
+        reason = self._ports.ends.nodes.get(node)
         if reason is None:
             return False
         if peer == node:
@@ -161,7 +165,7 @@ class Member:
 
         def admitted(refused: str, ordinal: int) -> None:
             if self._admitting.pop(peer, None) is None:
-                return  # it was told to give up; its row will be declared dead
+                return  # it got a refusal; its row will be declared dead
             rows = [] if refused else self._rows()
             if not refused:
                 self._ports.may_dial(message.row)
@@ -172,7 +176,7 @@ class Member:
         self._ports.gcs.admit(message.row, admitted)
 
     def _give_up(self, now: float) -> None:
-        """Of nodes that the control store has not taken in for long."""
+        """Refuse nodes that the control store has not admitted in time."""
         for peer in [peer for peer, at in self._admitting.items() if at <= now]:
             del self._admitting[peer]
             self._refuse(peer, self._ports.gcs.trouble() or
@@ -184,22 +188,23 @@ class Member:
     def _rows(self) -> list[Row]:
         return [self._ports.own_row, *self._cluster.peers.values()]
 
-    # ------------------------------------------------------------ nodes that the table has not told of yet
+    # ------------------------------------------------------------ nodes that are not in our copy of the table yet
 
-    def look_for_strangers(self) -> None:
-        """Parts of the control store may be with nodes that joined after us and of which we have yet to hear.
+    def ask_for_unknown_nodes(self) -> None:
+        """Nodes that joined after this one, and that it does not know yet, may have parts of the control store.
 
-        The tail that would tell us may be one of them, and it cannot dial us either: we do not list its key.
+        The tail that would send us their rows may be one of them, and it cannot dial us either: we do
+        not list its key.
         """
-        cluster = self._cluster
+        cluster, ended = self._cluster, self._ports.ends.nodes
         strangers = [node for node in self._ports.gcs.config.involved
-                     if node != self.me and node not in cluster.peers and node not in cluster.gone]
+                     if node != self.me and node not in cluster.peers and node not in ended]
         if not strangers:
             self._ask_rows_at = None
             return
         for peer in sorted(cluster.peers):
             self._ports.send(peer, m.NodeRows(True, []))
-        self._ask_rows_at = self._ports.clock() + STRANGERS_S
+        self._ask_rows_at = self._ports.clock() + UNKNOWN_NODES_S
 
     def _node_rows(self, peer: bytes, message: m.NodeRows) -> None:
         if ids.node_of(peer) != peer or peer not in self._cluster.peers:
@@ -207,10 +212,10 @@ class Member:
         if message.asks:
             self._ports.send(peer, m.NodeRows(False, self._rows()))
         for row in message.rows:
-            if type(row) is dict and not _lacks(row):
+            if type(row) is dict and not _missing_field(row):
                 self._alive(row)
         if message.rows:
-            self.look_for_strangers()
+            self.ask_for_unknown_nodes()
 
     # ------------------------------------------------------------ time
 
@@ -222,14 +227,14 @@ class Member:
         self._ports.links.tick(now)
         self._give_up(now)
         if self._ask_rows_at is not None and self._ask_rows_at <= now:
-            self.look_for_strangers()
+            self.ask_for_unknown_nodes()
 
     # ------------------------------------------------------------ the nodes table
 
     def _nodes_changed(self, reset: bool, changes: list[Change]) -> None:
         for change in changes:
             if change.value is None:
-                self._gone(change.key[len(NODES):][:ids.INCARNATION_SIZE], "it was removed")
+                self._ended(change.key[len(NODES):][:ids.INCARNATION_SIZE], "it was removed")
                 continue
             row = unpack_record(change.value)
             incarnation = row["node_id"][:ids.INCARNATION_SIZE]
@@ -239,14 +244,14 @@ class Member:
                 self._ports.may_not_dial(incarnation)
                 peers = self._cluster.peers
                 if incarnation in peers:
-                    peers[incarnation] = row  # the last that is known of it
+                    peers[incarnation] = row  # the last row of that node
                 reason = row.get("reason") or row["state"]
-                self._gone(incarnation, f"it has left ({reason})" if row["state"] == LEFT else reason)
+                self._ended(incarnation, f"it has left ({reason})" if row["state"] == LEFT else reason)
 
-    def _gone(self, incarnation: bytes, reason: str) -> None:
+    def _ended(self, incarnation: bytes, reason: str) -> None:
         self.leavers.discard(incarnation)
-        self.ended_nodes.discard(incarnation)
-        self._ports.node_gone(incarnation, reason)
+        self.suspected_nodes.discard(incarnation)
+        self._ports.node_ended(incarnation, reason)
 
     def _alive(self, row: Row) -> None:
         incarnation = row["node_id"][:ids.INCARNATION_SIZE]
@@ -265,8 +270,8 @@ def unfit(peer: bytes, message: m.NodeJoin, insecure: bool, warn: Callable[[str]
                 "other may not read")
     if message.python != PYTHON_RELEASE:
         warn(f"node {peer.hex()} runs Python {message.python}, this one {PYTHON_RELEASE}")
-    if lacks := _lacks(message.row):
-        return f"its row has no {lacks}"
+    if missing := _missing_field(message.row):
+        return f"its row has no {missing}"
     if message.row["node_id"][:ids.INCARNATION_SIZE] != peer or len(message.row["node_id"]) != ids.NODE_SIZE:
         return "its node id is not that of its connection"
     if any(type(key) is not str or type(units) is not int or not 0 <= units <= UNITS_MAX
@@ -283,6 +288,6 @@ def unfit(peer: bytes, message: m.NodeJoin, insecure: bool, warn: Callable[[str]
     return ""
 
 
-def _lacks(row: Row) -> str:
-    """The first field that a row has not, or of another type."""
+def _missing_field(row: Row) -> str:
+    """The first field that a row lacks, or has with another type."""
     return next((name for name, kind in ROW_FIELDS.items() if type(row.get(name)) is not kind), "")

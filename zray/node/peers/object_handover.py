@@ -1,8 +1,8 @@
-"""What a leaving node has and others will need: its objects, handed over by zray.store.transfer.handover.
+"""The objects of a leaving node that others need: zray.store.transfer.handover copies them.
 
-    told      the nodes that stay hear of the jobs first: with the end of a job they drop its objects
-    done      all is kept elsewhere, and the control store has acknowledged where
-    mark      a file of the session that is touched while objects move: whoever stops a node waits as long as it does
+    informed  the nodes that stay get the jobs first: with the end of a job they drop its objects
+    done      all objects are kept elsewhere, and the control store has acknowledged the places
+    mark      a file of the session that is touched while objects move: ``zray stop`` waits as long as it changes
 
 Objects of jobs whose driver is on this node end with it, unless detached actors of theirs go on.
 """
@@ -37,17 +37,17 @@ class ObjectHandover:
         self._me = me
         self._drivers = drivers
         self._store = store
-        self._written = written  # whether all rows of locations are
+        self._written = written  # whether all rows of locations are written
         self._mark = leaving_mark(session_dir)
         self._moved = -1
-        self._told: set[bytes] = set()
+        self._informed: set[bytes] = set()
 
     def __call__(self, heirs: set[bytes]) -> HandoverProgress:
-        for node in sorted(heirs - self._told) if self._store.holds_any else ():
-            self._told.add(node)
+        for node in sorted(heirs - self._informed) if self._store.holds_any else ():
+            self._informed.add(node)
             for job in list(self._drivers.jobs.jobs.values()):
                 if self._outlives(job):
-                    self._drivers.tell_job(job, node)
+                    self._drivers.announce_job(job, node)
         handed = self._store.hand_over(heirs, self._needed)
         if handed.moved != self._moved:
             self._moved = handed.moved
@@ -68,4 +68,4 @@ class ObjectHandover:
             with open(self._mark, "ab"):
                 os.utime(self._mark)
         except OSError:
-            pass  # then nobody waits longer than usual
+            pass  # then ``zray stop`` waits no longer than usual

@@ -1,4 +1,4 @@
-"""Is anybody there?  A connection attempt to another daemon's port, whose refusal proves that its process has ended."""
+"""Connection attempts to other daemons' ports.  A refusal proves that the process has ended."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from zray.transport.curve import parse_endpoint, split_host_port
 
 
 class Probes:
-    """The attempts under way; ``answered(node, error)`` is told how each came out."""
+    """The attempts under way; ``answered(node, error)`` gets the result of each."""
 
     def __init__(self, watcher: Watcher, answered: Callable[[bytes, int], None]):
         self._watcher = watcher
@@ -24,7 +24,7 @@ class Probes:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
             probe = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-        except OSError as error:  # out of descriptors: silence will tell
+        except OSError as error:  # out of descriptors: the time-out of the link decides
             return error.errno or errno.EMFILE
         result = probe.connect_ex((host, port))
         if result != errno.EINPROGRESS:

@@ -1,7 +1,7 @@
 """Questions about the whole cluster: asked of every node, answered as one.  Pure.
 
 A NodeQuery of a process or tool goes to all peers with ``local`` set; their rows are appended to ours.  A node that
-does not answer within ANSWER_S is named in ``missing`` instead of holding up the others.
+does not answer within QUERY_ANSWER_S is named in ``missing`` instead of holding up the others.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from zray.wire.messages import NodeAnswer, NodeQuery
 from zray.node import views
 from zray.node.context import NodeContext
 
-ANSWER_S = 2.0
-# What is asked everywhere, and the name of the rows in its answer.
+QUERY_ANSWER_S = 2.0
+# The questions that go to all nodes, and the name of the rows in their answers.
 EVERYWHERE = {"available": "stored", "actors": "actors", "workers": "workers", "leases": "leases", "jobs": "jobs",
               "tasks": "tasks", "placement-groups": "placement-groups"}
 
@@ -36,7 +36,7 @@ class ClusterQueries:
     """Queries under way."""
 
     def __init__(self, context: NodeContext, peers: Collection[bytes], answer: Callable[[bytes, str, dict], dict]):
-        """``peers``: the other live nodes, now and later.  ``answer(peer, what, args)``: what this node says."""
+        """``peers``: the other live nodes, now and later.  ``answer(peer, what, args)``: the answer of this node."""
         self._context = context
         self._peers = peers
         self._answer = answer
@@ -52,7 +52,7 @@ class ClusterQueries:
             return
         self._last += 1
         self.asked[self._last] = _Asked(peer, message.request, rows, answer, set(self._peers),
-                                         self._context.now + ANSWER_S)
+                                         self._context.now + QUERY_ANSWER_S)
         for node in self._peers:
             self._context.send(node, NodeQuery(self._last, message.what, {**message.args, "local": True}))
 
@@ -74,7 +74,7 @@ class ClusterQueries:
         if not asked.waiting:
             self._finish(message.request)
 
-    def node_gone(self, node: bytes) -> None:
+    def node_ended(self, node: bytes) -> None:
         for number, asked in list(self.asked.items()):
             asked.waiting.discard(node)
             if not asked.waiting:
@@ -95,7 +95,7 @@ class ClusterQueries:
 
     def _reply(self, peer: bytes, request: int, answer: dict[str, Any], args: dict[str, Any]) -> None:
         if "stored" in answer and not args.get("local"):
-            views.less_stored(answer["resources"], answer.pop("stored"))
+            views.subtract_stored(answer["resources"], answer.pop("stored"))
         self._context.send(peer, NodeAnswer(request, answer))
 
 

@@ -1,1 +1,1 @@
-"""The processes of a node: zygote, workers and drivers, how they start and end, what they print."""
+"""The processes of a node: zygote, workers and drivers, their starts and ends, their output."""

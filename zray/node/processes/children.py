@@ -1,9 +1,9 @@
 """Processes of the node: workers and zygote by SIGCHLD, drivers by pidfd, all through one epoll descriptor.
 
-One epoll descriptor is what the mesh's poll sees, so thousands of processes cost it one entry.  Children need no
-pidfd: a dead child keeps its number until we collect it, and SIGCHLD wakes us within a millisecond.  The daemon is a
-subreaper, so it also collects orphans of workers (a multiprocessing pool that lost its parent); what still runs in a
-dead worker's process group is killed with it.
+The mesh polls only this epoll descriptor, so thousands of processes cost it one entry.  Children
+need no pidfd: a dead child keeps its number until we collect it, and SIGCHLD wakes us within a
+millisecond.  The daemon is a subreaper, so it also collects orphans of workers (a multiprocessing
+pool that lost its parent).  Other processes in a dead worker's process group are killed with it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from zray.node.running.supervision import end_signals
 
 
 class Children:
-    """Collects ended children; tells ``on_exit(incarnation, Ended)`` for workers."""
+    """Collects ended children; calls ``on_exit(incarnation, Ended)`` for workers."""
 
     def __init__(self, on_exit: Callable[[bytes, Ended], None], on_zygote_exit: Callable[[Ended], None]):
         self._on_exit = on_exit
@@ -27,8 +27,9 @@ class Children:
         self.workers: dict[int, bytes] = {}  # pid -> incarnation
         self.pids: dict[bytes, int] = {}
         self.zygote = 0
-        self.expected = 0  # forks asked for and not yet reported
-        self._strays: dict[int, Ended] = {}  # collected meanwhile: one may be such a worker, dead before its report
+        self.expected = 0  # forks that were requested and not yet reported
+        # collected meanwhile: one may be a requested worker, dead before its report
+        self._strays: dict[int, Ended] = {}
 
     def add(self, incarnation: bytes, pid: int) -> None:
         """The zygote started a worker; it may be dead already."""
@@ -43,12 +44,12 @@ class Children:
         self.pids[incarnation] = pid
 
     def kill(self, incarnation: bytes) -> bool:
-        """SIGKILL a worker and what it started; False when it has no process."""
+        """SIGKILL a worker and the processes that it started; False when it has no process."""
         pid = self.pids.get(incarnation)
         if pid is None:
             return False
         _kill_group(pid)
-        os.kill(pid, signal.SIGKILL)  # it is ours and not collected, so the number is still its own
+        os.kill(pid, signal.SIGKILL)  # it is ours and not collected, so the number still names it
         return True
 
     def collect(self) -> None:
@@ -88,7 +89,7 @@ def _kill_group(leader: int) -> None:
         if os.getpgid(leader) == leader:
             os.killpg(leader, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):
-        pass  # nothing of it is left, or what is left changed its user
+        pass  # the group is empty, or its processes changed their user
 
 
 class Watcher:
@@ -106,7 +107,7 @@ class Watcher:
         self._callbacks[fd] = callback
 
     def pause(self, fd: int) -> None:
-        """Stay silent about ``fd`` until :meth:`resume`."""
+        """Ignore ``fd`` until :meth:`resume`."""
         self._epoll.modify(fd, 0)
 
     def resume(self, fd: int) -> None:
@@ -120,7 +121,7 @@ class Watcher:
         self._epoll.unregister(fd)
 
     def run(self) -> None:
-        """Call back for what is ready now."""
+        """Call back for the descriptors that are ready now."""
         for fd, _ in self._epoll.poll(0):
             callback = self._callbacks.get(fd)
             if callback is not None:
@@ -185,7 +186,7 @@ class Signals:
             numbers = set(self._read.recv(4096))
         except BlockingIOError:
             return
-        self._on_child()  # a full buffer may have swallowed one
+        self._on_child()  # a full buffer may have lost a SIGCHLD
         if numbers & (self._numbers - {signal.SIGCHLD}):
             self._on_stop()
 
@@ -193,6 +194,6 @@ class Signals:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for number in self._numbers - {signal.SIGCHLD}:
-            signal.signal(number, signal.SIG_IGN)  # one more must not cut the last cleaning up short
+            signal.signal(number, signal.SIG_IGN)  # one more signal must not interrupt the last cleanup
         self._read.close()
         self._write.close()

@@ -1,4 +1,4 @@
-"""What workers print, from their log files (zray.node.processes.output) to the drivers of their jobs."""
+"""The output of workers, from their log files (zray.node.processes.output) to the drivers of their jobs."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 from zray.base.ids import same_node
 from zray.wire.messages import LogLines
 from zray.node.jobs.table import Job
-from zray.node.processes.output import GATHER_S, Output
-from zray.node.processes.pool import Worker
+from zray.node.processes.output import LINES_GATHER_S, Output
+from zray.node.processes.pool import WorkerRecord
 
 LINES_A_MESSAGE = 1000
 
@@ -19,15 +19,15 @@ ByJob = dict[int, list[list[Any]]]
 
 @dataclass(frozen=True)
 class LinesPorts:
-    """What the lines of workers need of the daemon around them."""
+    """Ports of lines of workers."""
 
     clock: Callable[[], float]
     output: Output
-    pause: Callable[[int], None]  # be silent about that descriptor
+    pause: Callable[[int], None]  # ignore that descriptor
     resume: Callable[[int], None]
     send: Callable[[bytes, Any], None]
     node: Mapping[str, Any]  # as zray.nodes() shows it
-    workers: Mapping[bytes, Worker]
+    workers: Mapping[bytes, WorkerRecord]
     jobs: Mapping[int, Job]
 
 
@@ -37,20 +37,20 @@ class Lines:
     def __init__(self, me: bytes, ports: LinesPorts):
         self._me = me
         self._ports = ports
-        self.due: float | None = None  # when to read the logs that were written to
+        self.due: float | None = None  # when to read the written logs
 
     def start(self) -> int:
-        """The descriptor that says when something was written, -1 when none does: then logs are looked at."""
+        """The descriptor that reports writes, -1 without one: then tick() reads the logs at intervals."""
         output = self._ports.output
         if output.fd < 0:
             self.due = self._ports.clock() + output.rescan_s
         return output.fd
 
     def written(self) -> None:
-        """Be silent until the lines have gathered."""
+        """Ignore further writes until the lines have gathered."""
         if self.due is None:
             self._ports.pause(self._ports.output.fd)
-            self.due = self._ports.clock() + GATHER_S
+            self.due = self._ports.clock() + LINES_GATHER_S
 
     def next_deadline(self) -> float | None:
         return self.due
@@ -67,18 +67,18 @@ class Lines:
         if output.fd < 0:
             self.due = now + output.rescan_s
         elif output.pending:
-            self.due = now + GATHER_S
+            self.due = now + LINES_GATHER_S
         else:
             self._ports.resume(output.fd)
 
     def assign(self) -> None:
-        """Say whose output is whose; looked up when there is some, not at each grant."""
+        """Assign workers' output to jobs; done when there is output, not at each grant."""
         for worker in self._ports.workers.values():
             if worker.kind is not None:
                 self._ports.output.assign(worker.incarnation, worker.kind.job, worker.pid)
 
     def deliver(self, lines: ByJob, dropped: int, unfinished: ByJob | None = None) -> None:
-        """``unfinished``: lines that have not ended."""
+        """``unfinished``: lines without an end so far."""
         unfinished = unfinished or {}
         for job in sorted(lines.keys() | unfinished.keys()):
             record = self._ports.jobs.get(job)

@@ -46,12 +46,12 @@ def die_with_parent(parent: int) -> None:
 
 
 def name_process(name: str) -> None:
-    """What ps and top show (15 bytes)."""
+    """The name that ps and top show (15 bytes)."""
     _prctl(PR_SET_NAME, name.encode()[:15])
 
 
 def set_niceness(nice: int) -> None:
-    """Of this process, where the system allows it (only root may lower it).
+    """Set the niceness of this process, where the system allows it (only root may lower it).
 
     With autogroups the niceness of a session counts, and that of processes only within it.  So the leader of a session
     sets that too; without privileges ten sessions a second may.
@@ -84,7 +84,7 @@ def start_time(pid: int) -> int:
 
 
 def raise_descriptor_limit() -> int:
-    """Soft limit to the hard one; returns the old soft limit, which children get back."""
+    """Raise the soft limit to the hard one; returns the old soft limit, for children."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -109,7 +109,7 @@ _EVENT_HEAD = 16  # struct inotify_event: wd, mask, cookie, length of the name t
 
 
 def watch_directory(path: str) -> int:
-    """A non-blocking inotify descriptor that tells which files in ``path`` are written to."""
+    """A non-blocking inotify descriptor that reports which files in ``path`` are written to."""
     libc = ctypes.CDLL(None, use_errno=True)
     handle = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
     if handle < 0 or libc.inotify_add_watch(handle, os.fsencode(path), IN_MODIFY) < 0:

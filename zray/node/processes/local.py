@@ -1,4 +1,4 @@
-"""The core processes of this node: who they are, and how they hear of others that have ended.  Pure."""
+"""The core processes of this node, and the announcement of ended processes to them.  Pure."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from zray.node.context import NodeContext
 from zray.node.jobs.table import JobTable
 from zray.node.processes.pool import Pool, State
 
-# With more processes than this, announcements of ends gather: n ends among n processes are n*n messages, and only
-# frames make them cheap.  A round wakes every process, which costs some 0.1 ms of CPU each: a fifth of a core at most.
+# With more processes than this, announcements of ends are collected: n ends among n processes are
+# n*n messages, and only frames make them cheap.  A round wakes every process, which costs some 0.1
+# ms of CPU each: a fifth of a core at most.
 GONE_AT_ONCE_MAX = 64
 GONE_GATHER_S = 0.0005  # for each process
 
@@ -30,9 +31,10 @@ class LocalProcesses:
         return incarnation in self._pool.workers or incarnation in self.hellos
 
     def holders(self) -> list[bytes]:
-        """Those that may hold objects."""
+        """Processes that may hold objects."""
         return self._drivers() + [w.incarnation for w in self._pool.workers.values()
-                                  if w.kind is not None and w.state is not State.STARTING]  # no message reaches it yet
+                                  # no message reaches a starting worker yet
+                                  if w.kind is not None and w.state is not State.STARTING]
 
     def that_know_others(self) -> list[bytes]:
         return self._drivers() + [w.incarnation for w in self._pool.workers.values()
@@ -43,8 +45,8 @@ class LocalProcesses:
 
     # ------------------------------------------------------------ ends of others
 
-    def tell_gone(self, message: m.ProcessGone) -> None:
-        """Announce it: at once, or with the next ones."""
+    def announce_process_ended(self, message: m.ProcessGone) -> None:
+        """Announce an end: at once, or with the next ones."""
         if not self._gone:
             crowd = len(self.hellos) + len(self._pool.workers)
             now = self._context.now
@@ -52,7 +54,7 @@ class LocalProcesses:
         self._gone.append(message)
 
     def announce(self) -> None:
-        """Tell our processes what has gathered, if that is due."""
+        """Send our processes the collected ends, if they are due."""
         if not self._gone or self._gone_at > self._context.now:
             return
         gone, self._gone = self._gone, []
@@ -61,12 +63,12 @@ class LocalProcesses:
                 self._context.send(peer, message)
 
     def announce_all(self) -> None:
-        """Tell our processes at once of all that has ended, however many they are."""
+        """Send our processes all known ends at once, whatever their number."""
         self._gone_at = min(self._gone_at, self._context.now)
         self.announce()
 
-    def tell_node_gone(self, node: bytes, reason: str) -> None:
-        """Which says it of all its processes."""
+    def announce_node_ended(self, node: bytes, reason: str) -> None:
+        """A gone node stands for all its processes."""
         self._gone = [message for message in self._gone if node_of(message.process) != node]
         for peer in self.that_know_others():
             self._context.send(peer, m.NodeGone(node, reason))

@@ -1,17 +1,18 @@
-"""What workers print: from their log files to their driver.
+"""The output of workers: from their log files to their driver.
 
-Workers write to files, not pipes, so a worker never waits for a reader and what it printed last survives its death.
-The kernel says which files were written to (inotify on the log directory), so nothing is polled: 2,000 silent actors
-cost nothing.  A file is opened only to read its new bytes, so they cost no descriptors either.
+Workers write to files, not pipes, so a worker never waits for a reader and its last output survives
+its death.  The kernel reports which files were written to (inotify on the log directory), so
+nothing is polled: 2,000 silent actors cost nothing.  A file is opened only to read its new bytes,
+so they cost no descriptors either.
 
-A worker writes a marker line ``\\x01zray-task:<name>`` before the output of the next function; it is stripped here, and
-names the lines that follow.  A line that has not ended, of a progress bar above all, is shown as far as it goes.  The
-files are the queue: a driver that reads slowly makes us read slowly, in turns of
-``lines_max``, and only a backlog above BACKLOG_BYTES_MAX is skipped, with a count.
+A worker writes a marker line ``\\x01zray-task:<name>`` before the output of the next function; it
+is stripped here, and names the lines that follow.  A line without an end, mostly of a progress bar,
+is shown as far as it goes.  The files are the queue: a slow driver slows this reader down, in turns
+of ``lines_max``, and only a backlog above BACKLOG_BYTES_MAX is skipped, with a count.
 
-The files are bounded while workers write to them: of a file that grew beyond LOG_BYTES_MAX the front is given back to
-the file system as a hole, which loses nothing that is written meanwhile, as a truncation would.  When its worker has
-ended, the file is written anew without the hole.
+The files are bounded while workers write to them.  The front of a file that grew beyond
+LOG_BYTES_MAX becomes a hole in the file system.  A truncation would lose lines that are written
+meanwhile; a hole loses none.  When its worker has ended, the file is written anew without the hole.
 """
 
 from __future__ import annotations
@@ -22,27 +23,27 @@ import shutil
 from collections.abc import Iterable
 
 from zray.base import os_linux
+from zray.base.formats import LOG_TAIL_BYTES, TASK_MARKER
 from zray.node.processes import linux
 from zray.node.running.journal import LOG_BYTES_MAX
 from zray.node.processes.zygote import log_paths
 
-MARKER = b"\x01zray-task:"
+MARKER_BYTES = TASK_MARKER.encode()
 READ_BYTES_MAX = 1 << 20  # of one file in one turn
-LINE_BYTES_MAX = 1 << 16  # a longer line is cut, so that a worker that never ends its line is still heard
-UNFINISHED_BYTES_MAX = 1024  # a line that is longer before it ends is not shown until then: each look would repeat it
+LINE_BYTES_MAX = 1 << 16  # a longer line is cut, so that a worker that never ends its line is still shown
+UNFINISHED_BYTES_MAX = 1024  # a longer line is not shown before its end: each look would repeat it
 BACKLOG_BYTES_MAX = LOG_BYTES_MAX
 TAIL_LINES = 20  # shown when a worker dies
-TAIL_BYTES = 8192
-GATHER_S = 0.05  # from the first write to the reading of it: lets lines gather into one message
-# Without inotify (its instances are limited per user) the files in use are looked at this often; with many workers more
-# rarely, so that looking stays a small part of the node's time.
+LINES_GATHER_S = 0.05  # from the first write to its reading: collects lines into one message
+# Without inotify (its instances are limited per user) the files in use are read this often.  With
+# many workers they are read more rarely, so that this stays a small part of the node's time.
 RESCAN_S = 0.1
 RESCAN_WORKERS = 100
 
 Line = list  # [name, pid, is_stderr, text]
 
 
-class Stream:
+class OutputFile:
     """One log file and how far it was read."""
 
     __slots__ = ("dropped", "is_stderr", "job", "name", "offset", "partial", "path", "pid", "worker")
@@ -65,7 +66,7 @@ class Stream:
         kept = b""  # text before a marker that was printed in the middle of a line
         out: list[Line] = []
         for piece in pieces:
-            before, marker, name = piece.partition(MARKER)
+            before, marker, name = piece.partition(MARKER_BYTES)
             if marker:
                 kept += before
                 self.name = name.decode(errors="replace")
@@ -73,36 +74,36 @@ class Stream:
                 out.append(self._line(kept + piece))
                 kept = b""
         self.partial = kept + self.partial
-        # What a carriage return has overwritten is in the file, and nobody needs to see it.
+        # The file keeps text that a carriage return has overwritten, but the driver does not show it.
         self.partial = self.partial[max(0, self.partial.rfind(b"\r", 0, len(self.partial.rstrip(b"\r")))):]
         if self.partial and (final or len(self.partial) > LINE_BYTES_MAX):
-            before, marker, _ = self.partial.partition(MARKER)
+            before, marker, _ = self.partial.partition(MARKER_BYTES)
             if before:
                 out.append(self._line(before))
             self.partial = b""
         return out
 
     def unfinished(self) -> Line | None:
-        """The line that has not ended, as a terminal shows it."""
-        text = self.partial.partition(MARKER[:1])[0].rstrip(b"\r").rpartition(b"\r")[2]
+        """The line without an end so far, as a terminal shows it."""
+        text = self.partial.partition(MARKER_BYTES[:1])[0].rstrip(b"\r").rpartition(b"\r")[2]
         if not text or len(text) > UNFINISHED_BYTES_MAX:
             return None
         return [self.name, self.pid, self.is_stderr, text.decode(errors="ignore")]
 
     def _line(self, raw: bytes) -> Line:
-        raw = raw.rstrip(b"\r").rpartition(b"\r")[2]  # what a terminal shows in the end
+        raw = raw.rstrip(b"\r").rpartition(b"\r")[2]  # the visible part on a terminal
         return [self.name, self.pid, self.is_stderr, raw[:LINE_BYTES_MAX].decode(errors="replace")]
 
 
 class Output:
-    """Reads what the workers of a node print."""
+    """Reads the output of a node's workers."""
 
     def __init__(self, session_dir: str, lines_max: int):
         self.session_dir = session_dir
         self.lines_max = lines_max
-        self._streams: dict[bytes, tuple[Stream, Stream]] = {}
-        self._by_name: dict[str, Stream] = {}
-        self._dirty: dict[str, Stream] = {}  # written to and not yet read to the end
+        self._streams: dict[bytes, tuple[OutputFile, OutputFile]] = {}
+        self._by_name: dict[str, OutputFile] = {}
+        self._dirty: dict[str, OutputFile] = {}  # written to and not yet read to the end
         self._skipped = 0  # unread lines that went with the front of a file
         try:
             self.fd = linux.watch_directory(os.path.join(session_dir, "logs"))
@@ -111,7 +112,7 @@ class Output:
 
     def add(self, worker_id: bytes) -> None:
         """A worker is about to start."""
-        out, err = (Stream(path, worker_id[:8], is_stderr)
+        out, err = (OutputFile(path, worker_id[:8], is_stderr)
                     for path, is_stderr in zip(log_paths(self.session_dir, worker_id), (False, True), strict=True))
         self._streams[worker_id[:8]] = (out, err)
         for stream in (out, err):
@@ -124,7 +125,7 @@ class Output:
             stream.pid = pid
 
     def note_writes(self) -> bool:
-        """Take the kernel's word which files have new bytes; True when any has."""
+        """Ask the kernel which files have new bytes; True when any has."""
         names, lost = linux.written_files(self.fd) if self.fd >= 0 else (set(), True)
         if lost:
             names = set(self._by_name)
@@ -135,7 +136,8 @@ class Output:
         return bool(self._dirty)
 
     def read(self) -> tuple[dict[int, list[Line]], dict[int, list[Line]]]:
-        """New lines by job, at most ``lines_max`` or so, and those that have not ended; what is left stays dirty."""
+        """New lines by job, about ``lines_max`` at most, and lines without an end; files with
+        unread lines stay dirty."""
         out: dict[int, list[Line]] = {}
         unfinished: dict[int, list[Line]] = {}
         count = 0
@@ -164,13 +166,13 @@ class Output:
         return skipped
 
     def file_of(self, incarnation: bytes) -> str:
-        """The log file of a worker in which there is something, that of errors first; '' when it printed nothing."""
+        """The log file of a worker that has output, stderr first; '' when it printed nothing."""
         files = [stream.path for stream in reversed(self._streams.get(incarnation, ()))]
         return next((path for path in files if _size(path)), "")
 
     @property
     def rescan_s(self) -> float:
-        """How long until the files are to be looked at again when the kernel does not tell."""
+        """How long until the next look at the files when the kernel does not report writes."""
         return RESCAN_S * (1 + len(self._streams) / RESCAN_WORKERS)
 
     @property
@@ -178,7 +180,7 @@ class Output:
         return bool(self._dirty)
 
     def flush(self, workers: Iterable[bytes]) -> tuple[dict[int, list[Line]], int]:
-        """Everything these workers printed so far, unfinished lines too, and how many lines were skipped."""
+        """All output of these workers so far, unfinished lines too, and the number of skipped lines."""
         out: dict[int, list[Line]] = {}
         dropped = 0
         for worker in workers:
@@ -196,13 +198,13 @@ class Output:
         lines: list[str] = []
         for stream in self._streams.get(incarnation, ()):
             size = _size(stream.path)
-            data = _read(stream.path, max(0, size - TAIL_BYTES), TAIL_BYTES)
-            text = [line for line in data.decode(errors="replace").splitlines() if MARKER.decode() not in line]
+            data = _read(stream.path, max(0, size - LOG_TAIL_BYTES), LOG_TAIL_BYTES)
+            text = [line for line in data.decode(errors="replace").splitlines() if TASK_MARKER not in line]
             lines += text[-TAIL_LINES:]
         return "\n".join(lines[-TAIL_LINES:])
 
     def remove(self, incarnation: bytes) -> None:
-        """The worker is gone and its output read: forget it; files in which it wrote nothing are deleted."""
+        """The worker is gone and its output read: forget it; delete its empty files."""
         for stream in self._streams.pop(incarnation, ()):
             name = os.path.basename(stream.path)
             self._by_name.pop(name, None)
@@ -237,37 +239,37 @@ def _size(path: str) -> int:
 def _read(path: str, offset: int, size: int) -> bytes:
     try:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:  # it is gone, or the node is out of descriptors: a later look finds more
+    except OSError:  # the file is gone, or the node is out of descriptors: a later look finds more
         return b""
     try:
         return os.pread(handle, size, offset)
-    except OSError:  # a disk that fails, or a user who put something else in its place
+    except OSError:  # a disk that fails, or a user replaced the file
         return b""
     finally:
         os.close(handle)
 
 
-def _drop_front(stream: Stream) -> None:
-    """Keep the last half of what may be there."""
+def _drop_front(stream: OutputFile) -> None:
+    """Keep the last half of the bytes that are allowed."""
     length = stream.offset - LOG_BYTES_MAX // 2
     try:
         handle = os.open(stream.path, os.O_WRONLY | os.O_CLOEXEC)
     except OSError:
-        return  # deleted by somebody
+        return  # another process deleted it
     try:
         if os_linux.punch_hole(handle, length):
             stream.dropped = length
-        elif os.fstat(handle).st_size == stream.offset:  # what is written between these two calls is lost
+        elif os.fstat(handle).st_size == stream.offset:  # bytes that are written between these two calls are lost
             os.ftruncate(handle, 0)
             stream.offset = stream.dropped = 0
     except OSError:
-        return  # a disk that fails: the file grows on
+        return  # a disk that fails: the file grows further
     finally:
         os.close(handle)
 
 
-def _close_hole(stream: Stream) -> None:
-    """Write the file anew without its hole: nobody appends to it any more."""
+def _close_hole(stream: OutputFile) -> None:
+    """Write the file anew without its hole: no process appends to it any more."""
     if not stream.dropped:
         return
     temporary = stream.path + ".new"
@@ -277,15 +279,15 @@ def _close_hole(stream: Stream) -> None:
             to.write(b"(the first %d bytes were dropped)\n" % stream.dropped)
             shutil.copyfileobj(source, to, READ_BYTES_MAX)
         os.replace(temporary, stream.path)
-    except OSError:  # a full disk: it stays as it is
+    except OSError:  # a full disk: the file stays as it is
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         return
     stream.dropped = 0
 
 
-def _skip_backlog(stream: Stream) -> int:
-    """Jump over all but the last BACKLOG_BYTES_MAX unread bytes; how many lines that skips."""
+def _skip_backlog(stream: OutputFile) -> int:
+    """Jump over all but the last BACKLOG_BYTES_MAX unread bytes; returns the number of skipped lines."""
     target = _size(stream.path) - BACKLOG_BYTES_MAX
     skipped = 0
     while stream.offset < target:

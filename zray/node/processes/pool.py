@@ -1,17 +1,18 @@
-"""Worker processes of a node: who is starting, idle, in use, leaving.  Pure.
+"""Worker processes of a node: starting, idle, in use, leaving.  Pure.
 
     STARTING --ready--> IDLE --take--> LEASED | ACTOR --release--> IDLE
         any of them --retire/kill--> EXITING ;  any of them --died--> (removed)
 
-A worker starts *fresh*.  Its first use fixes its :class:`Kind` (job, environment variables, GPU ids), and from then on
-it serves only that kind: jobs never share a process, a process keeps the environment it imported its libraries under,
-and one that has initialised CUDA on some GPUs never sees others.  A kind whose variables count only at the start of a
-process (``fresh``) is served only by workers that were started for it.
+A worker starts *fresh*.  Its first use fixes its :class:`Kind` (job, environment variables, GPU
+ids), and from then on it serves only that kind.  So jobs never share a process, a process keeps the
+environment in which it imported its libraries, and a process that initialised CUDA on some GPUs
+never sees others.  A kind whose variables count only at the start of a process (``fresh``) is
+served only by workers that were started for it.
 
-Who needs a worker calls :meth:`Pool.take` with a token.  It gets an idle worker at once, or waits its turn and is
-served by :meth:`Pool.ready` or :meth:`Pool.release` through the returned ``(token, worker)`` pairs.  The pool starts
-as many processes as tokens wait, within ``workers_max`` and as many at once as start quickly
-(zray.node.processes.starts).
+A caller asks for a worker by :meth:`Pool.take` with a token.  It gets an idle worker at once, or
+waits in order and is served by :meth:`Pool.ready` or :meth:`Pool.release` through the returned
+``(token, worker)`` pairs.  The pool starts as many processes as tokens wait, within ``workers_max``
+and within the start window (zray.node.processes.starts).
 """
 
 from __future__ import annotations
@@ -29,16 +30,18 @@ from zray.node.processes.starts import Starts
 # become a fork bomb), and the longest such pause.
 START_FAILURES_FREE = 3
 START_PAUSE_S_MAX = 5.0
-# Workers started ahead for actors that still wait for resources.  Actors are placed one CPU at a time, and a fork takes
-# as long as everything else in a creation: forking meanwhile made creation several times as fast.
+# Workers started ahead for actors that still wait for resources.  Actors are placed one CPU at a
+# time, and a fork takes as long as the rest of a creation: forking in the meantime made creation
+# several times as fast.
 AHEAD_MAX = 8
-# So many workers that hang while they start are replaced: where all hang (a file system that does not answer), starting
-# more and more of them helps nobody.
+# At most this many workers that hang while they start are replaced.  Where all hang (a file system
+# that does not answer), more starts help nobody.
 HANGING_MAX = 64
-# How long a worker whose job is over may take to report its last task events.  An idle one takes a tenth of a
-# millisecond, one that holds the interpreter in native code is not waited for.
+# How long a worker whose job is over may take to report its last task events.  An idle worker takes
+# a tenth of a millisecond; the pool does not wait for one that holds the interpreter in native
+# code.
 REPORT_S = 0.05
-# Environments that no worker could start under are remembered, so that their tasks fail instead of waiting for ever.
+# Environments under which no worker could start are remembered, so that their tasks fail instead of waiting for ever.
 BROKEN_KEPT_MAX = 100
 
 
@@ -51,25 +54,25 @@ class State(IntEnum):
 
 
 class Kind(NamedTuple):
-    """What a worker has become and therefore may be used for."""
+    """The use to which a worker is bound: job, environment, GPUs."""
 
     job: int
     env: tuple  # sorted (name, value) pairs; as written where one may refer to another
     gpus: tuple  # GPU ids, () for none
-    threads: int = 1  # of numeric libraries, which read it when they are loaded
+    threads: int = 1  # of numeric libraries, which read the number when they are loaded
     fresh: bool = False  # the process must have been started under ``env``
 
     @classmethod
     def of(cls, job: int, env: Mapping[str, str], gpus: list | tuple = (), threads: int = 1,
            environ: Mapping[str, str] | None = None) -> Kind:
-        """``environ`` is what forked workers start under."""
+        """``environ`` is the environment of forked workers."""
         ordered: Iterable[tuple[str, str]] = env.items()
         if not any("$" in value for value in env.values()):
             ordered = sorted(ordered)
         return cls(job, tuple(ordered), tuple(gpus), threads, bool(env) and env_vars.needs_exec(env, environ or {}))
 
 
-class Worker:
+class WorkerRecord:
     """One worker process."""
 
     __slots__ = ("actor", "blocked", "endpoint", "hangs", "id", "incarnation", "kind", "lease", "pid", "reason",
@@ -82,12 +85,12 @@ class Worker:
         self.endpoint = ""
         self.state = State.STARTING
         self.kind: Kind | None = None
-        self.since = now  # of the present state
+        self.since = now  # start of the present state
         self.lease = 0  # scheduler's lease id while LEASED or ACTOR
         self.actor = b""
         self.blocked = False
-        self.hangs = False  # it is STARTING, and nothing counts on it any more
-        self.reason = ""  # why zray ended it, for WorkerDied
+        self.hangs = False  # it is STARTING, and the pool does not count on it any more
+        self.reason = ""  # why the node ended it, for WorkerDied
 
     @property
     def job(self) -> int:
@@ -97,44 +100,44 @@ class Worker:
         return f"<Worker {self.incarnation.hex()} pid={self.pid} {self.state.name}>"
 
 
-Served = list[tuple[Hashable, Worker]]
+Served = list[tuple[Hashable, WorkerRecord]]
 
 
 class Pool:
     """The worker processes of one node."""
 
     def __init__(self, new_id: Callable[[], bytes], emit: Callable[[Any], None], *, keep: int, workers_max: int,
-                 idle_s: float, may_retire: Callable[[Worker], bool]):
+                 idle_s: float, may_retire: Callable[[WorkerRecord], bool]):
         self._new_id = new_id
         self._emit = emit
-        self.keep = keep  # idle workers that are never retired for being idle, and how many are started ahead
+        self.keep = keep  # idle workers that are never retired for being idle, and the number of workers started ahead
         self.workers_max = workers_max
         self.idle_s = idle_s
-        self.workers: dict[bytes, Worker] = {}
-        self._idle: dict[Kind | None, dict[bytes, Worker]] = {}  # each oldest first
+        self.workers: dict[bytes, WorkerRecord] = {}
+        self._idle: dict[Kind | None, dict[bytes, WorkerRecord]] = {}  # each oldest first
         self._idle_count = 0
         self._starting = 0
         self._starting_of: dict[Kind, int] = {}  # those of them that are started for a fresh kind
         self.starts = Starts()
         self._prestarts = 0  # of them still to come
-        self._waiting: dict[Hashable, Kind] = {}  # first come first
-        self._plain: dict[Hashable, None] = {}  # those of them that any forked worker can serve
+        self._waiting: dict[Hashable, Kind] = {}  # in order of arrival
+        self._plain: dict[Hashable, None] = {}  # tokens among them that any forked worker can serve
         self._waiting_of: dict[Kind, dict[Hashable, None]] = {}
         self._start_failures = 0
         self._start_after = 0.0
-        self._broken: dict[Kind, tuple[int, str]] = {}  # fresh kind -> failures to start in a row, what the last said
-        self._dismissed: dict[bytes, float] = {}  # workers that may report before they are killed, and until when
+        self._broken: dict[Kind, tuple[int, str]] = {}  # fresh kind -> (failures to start in a row, the last error)
+        self._dismissed: dict[bytes, float] = {}  # workers that may report before they are killed -> deadline
         self.may_retire = may_retire  # for being idle
 
     # ------------------------------------------------------------ wants
 
     def prestart(self, now: float) -> None:
-        """Have ``keep`` workers idle or on their way."""
+        """Have ``keep`` workers idle or starting."""
         self._prestarts = self.keep
         self._go_on_prestarting(now)
 
     def start_ahead(self, soon: int, now: float) -> None:
-        """``soon`` more workers will be wanted once resources are free: have some of them started by then."""
+        """``soon`` more workers will be needed once resources are free: start some of them now."""
         wanted = min(soon, AHEAD_MAX)
         spare = self._starting_plain() - len(self._plain) + len(self._idle.get(None, ()))
         if spare > wanted // 2:
@@ -143,7 +146,7 @@ class Pool:
             self._start(now)
             spare += 1
 
-    def take(self, kind: Kind, token: Hashable, now: float) -> Worker | None:
+    def take(self, kind: Kind, token: Hashable, now: float) -> WorkerRecord | None:
         """An idle worker for ``kind``, or None: then ``token`` waits."""
         for candidate in (kind,) if kind.fresh else (kind, None):
             idle = self._idle.get(candidate)
@@ -196,33 +199,33 @@ class Pool:
         self._go_on_prestarting(now)
         return served
 
-    def release(self, worker: Worker, now: float) -> Served:
+    def release(self, worker: WorkerRecord, now: float) -> Served:
         """Its lease or actor is over and the process can serve again."""
         if worker.state not in (State.LEASED, State.ACTOR):
             return []
         return self._offer(worker, now)
 
-    def use(self, worker: Worker, state: State, lease: int, now: float, actor: bytes = b"") -> None:
-        """Whoever was served starts to use the worker."""
+    def use(self, worker: WorkerRecord, state: State, lease: int, now: float, actor: bytes = b"") -> None:
+        """The caller that was served starts to use the worker."""
         worker.state = state
         worker.lease = lease
         worker.actor = actor
         worker.since = now
 
-    def retire(self, worker: Worker, reason: str, now: float) -> None:
-        """Ask it to finish what runs and go.  It may take its time: others may still need objects that it owns."""
+    def retire(self, worker: WorkerRecord, reason: str, now: float) -> None:
+        """Ask it to finish its work and end.  It may take its time: others may still need objects that it owns."""
         if self._leave(worker, now):
             self._emit(Send(worker.incarnation, WorkerExit(reason)))
 
-    def kill(self, worker: Worker, reason: str, now: float) -> None:
+    def kill(self, worker: WorkerRecord, reason: str, now: float) -> None:
         """End it at once."""
         self._leave(worker, now)
         if not worker.reason:  # else it has been killed already
             worker.reason = reason or "killed by zray"
             self._emit(Kill(worker.incarnation))
 
-    def dismiss(self, worker: Worker, reason: str, now: float) -> None:
-        """End it as soon as it has reported what it ran."""
+    def dismiss(self, worker: WorkerRecord, reason: str, now: float) -> None:
+        """End it as soon as it has reported its tasks."""
         if worker.reason or not worker.endpoint:
             self.kill(worker, reason, now)
             return
@@ -232,15 +235,15 @@ class Pool:
         self._emit(Send(worker.incarnation, JobOver(worker.job)))
 
     def reported(self, incarnation: bytes) -> None:
-        """It has; nothing for one that was not dismissed."""
+        """The worker has reported; no effect when it was not dismissed."""
         if self._dismissed.pop(incarnation, None) is not None:
             self._emit(Kill(incarnation))
 
-    def leaving(self, worker: Worker, now: float) -> None:
-        """It said that it goes by itself (max_calls reached, exit)."""
+    def leaving(self, worker: WorkerRecord, now: float) -> None:
+        """The worker announced that it ends by itself (max_calls reached, exit)."""
         self._leave(worker, now)
 
-    def died(self, incarnation: bytes, now: float, last_words: str = "") -> Worker | None:
+    def died(self, incarnation: bytes, now: float, last_words: str = "") -> WorkerRecord | None:
         """Its process is gone.  Returns the record as it was, or None when unknown."""
         worker = self.workers.pop(incarnation, None)
         self._dismissed.pop(incarnation, None)
@@ -249,7 +252,7 @@ class Pool:
         self.starts.over(incarnation)
         if worker.state is State.STARTING:
             self._no_longer_starting(worker)
-            if worker.kind is not None and worker.pid:  # else the fork failed, whatever it was for
+            if worker.kind is not None and worker.pid:  # else the fork failed, for whatever kind
                 self._could_not_start(worker.kind, last_words)
             elif not worker.reason:
                 self._start_failures += 1
@@ -263,7 +266,7 @@ class Pool:
     # ------------------------------------------------------------ time
 
     def tick(self, now: float) -> None:
-        """Retire what has been idle too long; start what had to wait."""
+        """Retire workers that were idle too long; start those that had to wait."""
         for incarnation in [worker for worker, until in self._dismissed.items() if until <= now]:
             self.reported(incarnation)
         if self._start_after <= now:
@@ -298,7 +301,7 @@ class Pool:
 
     # ------------------------------------------------------------ inside
 
-    def _offer(self, worker: Worker, now: float) -> Served:
+    def _offer(self, worker: WorkerRecord, now: float) -> Served:
         worker.lease = 0
         worker.actor = b""
         worker.blocked = False
@@ -311,10 +314,10 @@ class Pool:
             worker.state = State.IDLE
             worker.since = now
             self._push_idle(worker)
-            self._start_needed(now)  # this one may have to make room for another kind
+            self._start_needed(now)  # another kind may need its place
             return []
         worker.kind = self._waiting[token]
-        worker.state = State.LEASED  # use() says precisely for what
+        worker.state = State.LEASED  # use() sets the precise state
         worker.since = now
         self.cancel(token)
         return [(token, worker)]
@@ -328,13 +331,13 @@ class Pool:
             missing -= 1
         if missing > 0 and self.at_limit():
             leaving = sum(1 for w in self.workers.values() if w.state is State.EXITING)
-            while missing > leaving and self._idle_count:  # idle ones of other kinds make room
+            while missing > leaving and self._idle_count:  # idle ones of other kinds give up their places
                 oldest = min((next(iter(idle.values())) for idle in self._idle.values()), key=lambda w: w.since)
                 self.retire(oldest, "another kind of worker is needed", now)
                 leaving += 1
 
     def _start_in_turn(self, now: float) -> int:
-        """Start a worker for each token that waits, first come first; how many tokens get none started now."""
+        """Start a worker for each token that waits, in order; returns how many tokens get none now."""
         coming: dict[Kind | None, int] = {None: self._starting_plain()}
         for fresh, count in self._starting_of.items():
             coming[fresh] = count
@@ -357,11 +360,11 @@ class Pool:
             self._start(now)
 
     def _can_start(self, now: float) -> bool:
-        return len(self.workers) < self.workers_max and now >= self._start_after and self.starts.room()
+        return len(self.workers) < self.workers_max and now >= self._start_after and self.starts.may_start()
 
     def _start(self, now: float, kind: Kind | None = None) -> None:
         """A worker for any kind, or for the fresh ``kind`` alone."""
-        worker = Worker(self._new_id(), now)
+        worker = WorkerRecord(self._new_id(), now)
         self.workers[worker.incarnation] = worker
         self._starting += 1
         self.starts.begun(worker.incarnation, now)
@@ -372,13 +375,14 @@ class Pool:
             self._starting_of[kind] = self._starting_of.get(kind, 0) + 1
         self._emit(Spawn(worker.id, kind, self._why_broken(kind) if kind is not None else ""))
 
-    def _give_up(self, worker: Worker) -> None:
-        """It hangs while it starts: another may start for what waits.  It is not killed, since it may still come."""
+    def _give_up(self, worker: WorkerRecord) -> None:
+        """It hangs while it starts: another may start for the waiting token.  It is not killed,
+        since it may still come."""
         if sum(other.hangs for other in self.workers.values()) < HANGING_MAX:
             self._no_longer_starting(worker)
             worker.hangs = True
 
-    def _no_longer_starting(self, worker: Worker) -> None:
+    def _no_longer_starting(self, worker: WorkerRecord) -> None:
         if worker.hangs:
             worker.hangs = False
             return
@@ -389,18 +393,19 @@ class Pool:
                 del self._starting_of[worker.kind]
 
     def _could_not_start(self, kind: Kind, last_words: str) -> None:
-        """A process under that environment ended before it was ready: the environment's fault, not the node's."""
+        """A process under that environment ended before it was ready: count it against the
+        environment, not the node."""
         failures, _ = self._broken.pop(kind, (0, ""))
         self._broken[kind] = failures + 1, last_words
         if len(self._broken) > BROKEN_KEPT_MAX:
             del self._broken[next(iter(self._broken))]
 
     def _why_broken(self, kind: Kind) -> str:
-        """What processes under that environment said when they could not start; '' while another try may help."""
+        """The error of processes that could not start under that environment; '' while another try may help."""
         failures, last_words = self._broken.get(kind, (0, ""))
         return last_words or "its process ended at once" if failures >= START_FAILURES_FREE else ""
 
-    def _leave(self, worker: Worker, now: float) -> bool:
+    def _leave(self, worker: WorkerRecord, now: float) -> bool:
         if worker.state is State.EXITING or worker.incarnation not in self.workers:
             return False
         if worker.state is State.IDLE:
@@ -412,18 +417,18 @@ class Pool:
         worker.since = now
         return True
 
-    def _push_idle(self, worker: Worker) -> None:
+    def _push_idle(self, worker: WorkerRecord) -> None:
         self._idle.setdefault(worker.kind, {})[worker.incarnation] = worker
         self._idle_count += 1
 
-    def _drop_idle(self, worker: Worker) -> None:
+    def _drop_idle(self, worker: WorkerRecord) -> None:
         idle = self._idle[worker.kind]
         del idle[worker.incarnation]
         self._idle_count -= 1
         if not idle:
             del self._idle[worker.kind]
 
-    def _pop_idle(self, kind: Kind | None) -> Worker:
+    def _pop_idle(self, kind: Kind | None) -> WorkerRecord:
         worker = self._idle[kind][next(reversed(self._idle[kind]))]
         self._drop_idle(worker)
         worker.state = State.LEASED
@@ -431,7 +436,7 @@ class Pool:
 
     # ------------------------------------------------------------ views
 
-    def of_job(self, job: int) -> list[Worker]:
+    def of_job(self, job: int) -> list[WorkerRecord]:
         return [worker for worker in self.workers.values() if worker.kind and worker.kind.job == job]
 
     def check(self) -> None:

@@ -1,52 +1,52 @@
 """How many workers of a node may be starting at once.  Pure.
 
-A start that is not hurried costs a few milliseconds; hundreds at once starve the machine, the daemons and the
-workers that are to start, and none is ready sooner.  So the number follows from how fast they start, by the rule by
-which TCP finds its window (Jacobson, "Congestion avoidance and control", 1988): one more for each worker that was
-ready within START_S, one less for each that took longer.
+An unhurried start costs a few milliseconds.  Hundreds at once starve the machine, the daemons and
+the starting workers, and none is ready sooner.  So the number follows from the speed of starts, by
+TCP's rule for its window (Jacobson, "Congestion avoidance and control", 1988): one more for each
+worker that was ready within GOOD_START_S, one less for each that took longer.
 
-A worker that hangs while it starts gives its place up after HANGING_S, and the pool starts another for what waits.
+A worker that hangs while it starts gives up its place after HANGING_S, and the pool starts another one.
 """
 
 from __future__ import annotations
 
-# At the beginning, and at the least: two cores that are idle start as many within a tenth of a second.
+# The first and the smallest window: two idle cores start as many within a tenth of a second.
 WINDOW_MIN = 8
-# A start that takes longer makes the window smaller: some twenty times what a start takes on an idle machine, a tenth
-# of the node time-out.
-START_S = 0.3
+# A start that takes longer makes the window smaller: some twenty times a start on an idle machine,
+# a tenth of the node time-out.
+GOOD_START_S = 0.3
 HANGING_S = 10.0
 
 
 class Starts:
-    """``room()`` says whether another worker may start."""
+    """``may_start()``: whether another worker may start."""
 
     def __init__(self) -> None:
         self.window = WINDOW_MIN
         self._begun: dict[bytes, float] = {}  # worker -> when its start began, oldest first
 
-    def room(self) -> bool:
+    def may_start(self) -> bool:
         return len(self._begun) < self.window
 
     def begun(self, worker: bytes, now: float) -> None:
         self._begun[worker] = now
 
     def ready(self, worker: bytes, now: float) -> None:
-        """It can work: its time opens or closes the window."""
+        """The worker is ready: its time opens or closes the window."""
         began = self._begun.pop(worker, None)
         if began is None:
             return
-        if now - began > START_S:
+        if now - began > GOOD_START_S:
             self.window = max(WINDOW_MIN, self.window - 1)
-        elif len(self._begun) + 1 >= self.window:  # else nothing is known of more at once
+        elif len(self._begun) + 1 >= self.window:  # else nothing shows that more at once are possible
             self.window += 1
 
     def over(self, worker: bytes) -> None:
-        """It has ended, or it is not needed any more."""
+        """The worker has ended, or is not needed any more."""
         self._begun.pop(worker, None)
 
     def tick(self, now: float) -> list[bytes]:
-        """Give up the places of workers that hang, which are returned."""
+        """Take the places of workers that hang; returns those workers."""
         hang = []
         for worker, began in list(self._begun.items()):
             if now < began + HANGING_S:

@@ -4,16 +4,17 @@ The daemon forks it before it has threads or ZeroMQ contexts.  It then imports w
 thread, cloudpickle, zray.worker), freezes the heap so that the collector does not touch shared pages, and serves
 requests on a socket: 4 bytes of length, then msgpack.
 
-    daemon -> zygote   {"base": {...}}                          what all workers of this node have in common
+    daemon -> zygote   {"base": {...}}                          common settings of all workers of this node
     daemon -> zygote   {"spawn": [{"worker_id": ..., ["start": {"env":, "threads":, "drivers":}]}, ...]}
-    zygote -> daemon   {"spawned": [[worker id, pid], ...]}      pid 0: the fork failed, {"error": text} says why
+    zygote -> daemon   {"spawned": [[worker id, pid], ...]}      pid 0: the fork failed, for the reason {"error": text}
 
-A spec with "start" asks for a worker whose variables count only at the start of a process: its fork executes Python
-again, with that environment, and reads the spec from descriptor 3.  All else is the same: session, output, parent.
+A spec with "start" asks for a worker whose variables count only at the start of a process.  Its
+fork executes Python again, with that environment, and reads the spec from descriptor 3.  Session,
+output and parent are the same.
 
-Workers are forked twice.  The process between exits at once, so that the daemon, a subreaper, becomes the parent and
-can wait for the worker by pidfd; one of them serves a whole batch.  The answer leaves only after it was collected:
-from then on the daemon *is* the parent.
+Workers are forked twice.  An intermediate process exits at once, so that the daemon, a subreaper,
+becomes the parent and can wait for the worker by pidfd; one such process serves a whole batch.  The
+answer leaves only after it was collected: from then on the daemon *is* the parent.
 """
 
 from __future__ import annotations
@@ -38,17 +39,18 @@ import msgpack
 from zray.base import env_vars
 from zray.node.processes import linux
 
-# In this order: what every worker uses first, so that it lies together and a worker that writes to it (a count of
-# references is a write) copies few pages.  Never numba: 92 MB a process that few tasks need.
+# In this order: modules that every worker uses come first, so that they lie together.  A worker
+# that writes to them (a count of references is a write) then copies few pages.  Never numba: 92 MB
+# a process that few tasks need.
 IMPORTS = ("zray.core.joining", "zray.worker.actors.calls", "zray.worker.main", "zray.values.pickler",
            "zray.values.definitions", "cloudpickle", "concurrent.futures", "asyncio", "numpy", "numpy.random")
 BLAS_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 SAVED_BLAS = "ZRAY_SAVED_BLAS"  # the user's values of the above, as JSON, for workers to restore
-# Above the daemon's niceness, which keeps them at work.  No more than this, for it counts against all other programs of
-# the machine: on a crowded one an owner of 500 tasks got a hundredth of a CPU at 10, and a synchronous call took 0.4 to
-# 4 ms at 3, 0.3 to 0.4 at 0.
+# Above the daemon's niceness, which keeps the daemons at work.  No more than this, since it counts
+# against all other programs of the machine: on a crowded one an owner of 500 tasks got a hundredth
+# of a CPU at 10, and a synchronous call took 0.4 to 4 ms at 3, 0.3 to 0.4 at 0.
 WORKER_NICE = 1
-WORKER_OOM_SCORE = 500  # of 1000: when memory runs out, a worker ends before its daemon, whose end is that of all
+WORKER_OOM_SCORE = 500  # of 1000: when memory runs out, a worker ends before its daemon, which would end all workers
 LENGTH = struct.Struct("<I")
 
 
@@ -69,7 +71,7 @@ def restore_blas_variables() -> None:
 
 
 def workers_environ() -> dict[str, str]:
-    """The environment that workers of this node start under, asked in the daemon."""
+    """The environment of forked workers; call it in the daemon."""
     out = dict(os.environ)
     for name, value in json.loads(out.pop(SAVED_BLAS, "{}")).items():
         out.pop(name, None)
@@ -104,12 +106,12 @@ class ZygoteLink:
                 handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
                 os.dup2(handle, 1)
                 os.dup2(handle, 2)
-                # The daemon's other descriptors are not ours: the pipe to whoever started it would never end.
+                # The daemon's other descriptors are not ours: the pipe to its starter would never end.
                 os.closerange(3, theirs.fileno())
                 os.closerange(theirs.fileno() + 1, 1 << 30)
                 Zygote(theirs, daemon, soft_limit).serve()
                 code = 0
-            except BaseException:  # this is the last frame of the process: report whatever ended it, then end
+            except BaseException:  # this is the last frame of the process: report the error that ended it, then end
                 traceback.print_exc()
             finally:
                 os._exit(code)
@@ -133,14 +135,14 @@ class ZygoteLink:
         self.flush()
 
     def flush(self) -> bool:
-        """Write what the socket takes; True when nothing is left."""
+        """Write as much as the socket takes; True when nothing is left."""
         while self._out:
             try:
                 count = self.sock.send(self._out)
             except BlockingIOError:
                 return False
             except (BrokenPipeError, ConnectionResetError):
-                self._out.clear()  # its pidfd tells the daemon
+                self._out.clear()  # its pidfd reports that to the daemon
                 return True
             del self._out[:count]
         return True
@@ -205,8 +207,8 @@ class Zygote:
         gc.disable()
         gc.freeze()
         if sys.version_info < (3, 12):
-            # Its entries count references of names: each one that a worker replaces would cost it two pages.  From
-            # 3.12 on names are immortal.
+            # Its entries count references of names: each one that a worker replaces would cost it
+            # two pages.  From 3.12 on names are immortal.
             sys._clear_type_cache()
 
     def serve(self) -> None:
@@ -217,7 +219,7 @@ class Zygote:
             if not piece:
                 return
             buffer += piece
-            while select.select([self.sock], [], [], 0)[0]:  # what piled up goes as one batch
+            while select.select([self.sock], [], [], 0)[0]:  # requests that piled up go as one batch
                 piece = self.sock.recv(1 << 20)
                 if not piece:
                     return
@@ -230,7 +232,7 @@ class Zygote:
                 self.spawn(specs)
 
     def spawn(self, specs: list[dict[str, Any]]) -> None:
-        """Fork all of them through one process between, and answer."""
+        """Fork all of them through one intermediate process, and answer."""
         read, write = os.pipe()
         try:
             between = os.fork()
@@ -253,7 +255,7 @@ class Zygote:
         self.sock.sendall(LENGTH.pack(len(body)) + body)
 
     def _between(self, specs: list[dict[str, Any]], write: int) -> None:
-        """In the process between: fork each worker, report their pids, exit.  Never returns."""
+        """In the intermediate process: fork each worker, report their pids, exit.  Never returns."""
         spawned: list[list[Any]] = []
         text = ""
         between = os.getpid()
@@ -296,20 +298,20 @@ class Zygote:
             code = self.run(spec) or 0
         except SystemExit as stop:
             code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-        except BaseException:  # the last frame of the process: whatever ended it goes to its log
+        except BaseException:  # the last frame of the process: log the error that ended it
             traceback.print_exc()
         finally:
             for stream in (sys.stdout, sys.stderr):
                 try:
                     stream.flush()
                 except (OSError, ValueError):
-                    pass  # a full disk, or user code closed it; there is nobody left to tell
+                    pass  # a full disk, or user code closed it; no reader is left
             os._exit(code)
 
     def _join_daemon(self, gate: int, between: int) -> None:
         """Wait until the daemon is the parent, then die with it (the signal is bound to the parent at that moment)."""
         os.read(gate, 1)
-        while os.getppid() == between:  # the kernel closes descriptors a moment before it hands children over
+        while os.getppid() == between:  # the kernel closes descriptors a moment before it reparents children
             time.sleep(0.0002)
         linux.die_with_parent(self.daemon)
 
@@ -323,10 +325,10 @@ SPEC_FD = 3
 
 
 def _execute(spec: dict[str, Any]) -> NoReturn:
-    """In a worker: start Python again under the environment that the spec asks for; goes on in :func:`fresh`.
+    """In a worker: start Python again under the environment in the spec; continues in :func:`fresh`.
 
-    The parent's death signal outlives the call.  The spec goes through memory, not through arguments, which all users
-    of the machine can read.
+    The parent's death signal outlives the call.  The spec goes through memory, not through arguments,
+    which all users of the machine can read.
     """
     start = spec["start"]
     environ = env_vars.at_start(start["env"], start["threads"], start["drivers"], os.environ)
@@ -353,7 +355,7 @@ def fresh() -> None:
 
 
 def _redirect(spec: dict[str, Any]) -> None:
-    """Input from /dev/null, output to the worker's two files: a pipe that nobody reads would stop the worker.
+    """Input from /dev/null, output to the worker's two files: a pipe without a reader would stop the worker.
 
     The streams inherited from the zygote write to the same descriptors; zray.worker.process replaces them.
     """

@@ -1,4 +1,4 @@
-"""Asking a running node: what commands, tests and ``Cluster`` use that are no drivers."""
+"""Queries to a running node: for commands, tests and ``Cluster``, which are no drivers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ QUERY_TIMEOUT_S = 10.0
 STACK_TIMEOUT_S = 2.0
 
 
-class Asker:
+class NodeClient:
     """A connection to a node that only asks; it is no driver and starts no job."""
 
     def __init__(self, address: str):
@@ -46,7 +46,7 @@ class Asker:
         return found.answer
 
     def _await(self, wanted: Callable[[bytes, Any], bool], timeout_s: float) -> Any:
-        """The first message that is wanted, None when none comes in time."""
+        """The first message that ``wanted`` accepts; None when none comes in time."""
         found: list[Any] = []
 
         def on_message(peer: bytes, code: int, message: Any) -> None:
@@ -62,11 +62,11 @@ class Asker:
         return found[0] if found else None
 
     def ask_process(self, socket: str, what: bytes = stacks.ASK) -> Because | None:
-        """What the driver or worker behind a socket of the session directory answers to Why; None for no answer."""
+        """The answer to Why of the driver or worker behind a socket of the session directory; None for no answer."""
         peer = bytes.fromhex(socket[2:-len(".sock")])
         self.mesh.connect(peer, f"ipc://{self.handle.session_dir}/{socket}")
         python = ".".join(map(str, sys.version_info[:3]))
-        number = next(self._numbers)  # an answer that comes too late is not taken for that to the next question
+        number = next(self._numbers)  # a late answer is not taken for the answer to the next question
         for message in (Hello(PROTOCOL, "tool", "", os.getpid(), 0, python, list(FEATURES)), Why(number, what)):
             self.mesh.send(peer, message.CODE, message)
         found = self._await(lambda sender, message: sender == peer and type(message) is Because
@@ -75,7 +75,7 @@ class Asker:
         return found  # type: ignore[no-any-return]
 
     def ask_why(self, peer: bytes, what: bytes, endpoint: str, deadline: float) -> tuple[str, list[Any]]:
-        """What a process of this node knows about a wait, as zray.core.waits.explaining.Asking wants it."""
+        """The knowledge of a process of this node about a wait, as zray.core.waits.explaining needs it."""
         for socket in (f"w-{peer.hex()}.sock", f"d-{peer.hex()}.sock"):
             if os.path.exists(os.path.join(self.handle.session_dir, socket)):
                 answer = self.ask_process(socket, what)

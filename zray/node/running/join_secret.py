@@ -1,8 +1,9 @@
-"""Where a join string comes from, and how it stays a secret: it lets its reader run code in the cluster.
+"""Sources of a join string, and how it stays a secret: its reader may run code in the cluster.
 
-Every user of a machine can read the command lines of all processes, and everything that runs in a worker can read its
-environment.  So a join string reaches a daemon by a file, a descriptor or an environment variable; what stands in the
-command line or the environment is overwritten in this process before it forks, and not passed on.
+Every user of a machine can read the command lines of all processes, and all code in a worker can
+read its environment.  So a join string reaches a daemon by a file, a descriptor or an environment
+variable.  A join string in the command line or the environment is overwritten in this process
+before it forks, and not passed on.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import re
 import sys
 from collections.abc import Mapping
 
-SCHEME = "zray://"
+from zray.base.formats import JOIN_SCHEME
+
 VARIABLE = "ZRAY_JOIN"  # a join string, or @FILE, for a node that is started without an address
 FILE_NAME = "join"  # in the session directory, mode 0600
 BYTES_MAX = 4096  # a join string has about 250
@@ -20,20 +22,21 @@ _SECRET_PART = re.compile(r"(zray://[^/\s]*/)[\w=-]+")
 
 
 class NoJoinString(ValueError):
-    """The place that was named has none; the message is one sentence for the user."""
+    """The named source has no join string; the message is one sentence for the user."""
 
 
 def join_string(given: str, environ: Mapping[str, str] = os.environ, head: bool = False) -> str:
     """The join string that ``--address GIVEN`` names: itself, ``@FILE``, or ``-`` for the standard input.
 
-    Without one it is what ``ZRAY_JOIN`` says, '' where that is not set or the node is the ``head`` of a new cluster.
+    Without one it is the value of ``ZRAY_JOIN``; '' where that is not set or the node is the
+    ``head`` of a new cluster.
     """
     named = given or ("" if head else environ.get(VARIABLE, "").strip())
     if named == "-":
         return _checked(sys.stdin.read(BYTES_MAX + 1), "the standard input")
     if named.startswith("@"):
         return read_file(named[1:])
-    if named and not named.startswith(SCHEME) and os.path.isfile(named):
+    if named and not named.startswith(JOIN_SCHEME) and os.path.isfile(named):
         raise NoJoinString(f"{named!r} is a file: write --address @{named} to join by the join string in it")
     return named
 
@@ -74,11 +77,11 @@ def read_descriptor(handle: int) -> str:
 def without_secrets(environ: Mapping[str, str]) -> dict[str, str]:
     """The environment for a daemon, and so for its workers."""
     return {name: value for name, value in environ.items()
-            if name != VARIABLE and not value.lstrip().startswith(SCHEME)}
+            if name != VARIABLE and not value.lstrip().startswith(JOIN_SCHEME)}
 
 
 def hide(text: str) -> str:
-    """The text with "..." for what is secret of each join string in it, for errors and tables."""
+    """Replace the secret part of each join string in a text by "...", for errors and tables."""
     return _SECRET_PART.sub(r"\1...", text)
 
 
@@ -86,14 +89,14 @@ def blank_own() -> None:
     """Overwrite join strings in the command line and the environment that /proc shows of this process."""
     from zray.base.os_linux import blank_start_area
 
-    given = {os.fsencode(argument) for argument in sys.orig_argv if SCHEME in argument}
+    given = {os.fsencode(argument) for argument in sys.orig_argv if JOIN_SCHEME in argument}
     given |= {os.fsencode(os.environ[name]) for name in os.environ.keys() - without_secrets(os.environ).keys()}
     if given:
         blank_start_area(given)
 
 
 def forget_own() -> None:
-    """The same, and take them out of ``os.environ``, which is what forked children see."""
+    """The same, and remove them from ``os.environ``, which forked children inherit."""
     blank_own()
     for name in os.environ.keys() - without_secrets(os.environ).keys():
         del os.environ[name]

@@ -1,8 +1,8 @@
-"""logs/node.log: what happened on a node, through the logging module.
+"""logs/node.log: events of a node, through the logging module.
 
-What happens until the node serves is kept, and written by :meth:`Journal.open`: no start waits for it.  The file is
-bounded: at its limit it becomes node.log.1, in place of the last one.  Secrets do not get in: of jobs only number and
-pid are named, and join strings are cut.
+Events before the node serves are kept, and written by :meth:`Journal.open`: no start waits for it.
+The file is bounded: at its limit it becomes node.log.1 and replaces the last one.  Secrets do not
+get in: of jobs only number and pid are named, and join strings are cut.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import logging
 
 NODE_LOG = "node.log"
-EARLY_MAX = 1000  # events that are kept before the file is open
+EARLY_EVENTS_MAX = 1000  # events that are kept before the file is open
 LOG_BYTES_MAX = 64 << 20  # of each log file of a session
 JOIN = re.compile(r"zray://[^\s'\"]+")
 
@@ -30,21 +30,22 @@ class Journal:
     def __init__(self, session_dir: str):
         self.path = os.path.join(session_dir, "logs", NODE_LOG)
         self._logger: logging.Logger | None = None
-        self._early: deque[tuple[float, str, BaseException | None]] = deque(maxlen=EARLY_MAX)
+        self._early: deque[tuple[float, str, BaseException | None]] = deque(maxlen=EARLY_EVENTS_MAX)
 
     def open(self, take_output: bool) -> None:
-        """From now on into the file; with ``take_output`` also what this process prints and native code reports."""
+        """Write to the file from now on; with ``take_output`` also the output of this process and
+        reports of native code."""
         from zray.node.running.log_file import open_log
 
         try:
             self._logger = open_log(self.path, LOG_BYTES_MAX, take_output)
         except OSError:
-            return  # a full disk is no reason for a node not to serve
+            return  # a full disk must not stop a node from serving
         while self._early:
             self._write(*self._early.popleft())
 
     def note(self, text: str, error: BaseException | None = None) -> None:
-        """Something happened; an ``error`` with its traceback."""
+        """Log an event; an ``error`` with its traceback."""
         if self._logger is None:
             self._early.append((time.time(), text, error))
             if error is not None:
@@ -78,11 +79,11 @@ def _worker_died(d: dict[str, Any]) -> str:
         how = f"exited with code {d['exit_code']}"
     else:
         how = "exited"
-    words = [f"worker {d['pid']} ({d['worker'].hex()}) {how}"]
-    words += [f"of job {d['job']}"] if d["job"] else []
-    words += [f"while it ran {d['task']}"] if d.get("task") else []
-    words += [f"because: {d['reason']}"] if d["reason"] else []
-    return ", ".join(words)
+    parts = [f"worker {d['pid']} ({d['worker'].hex()}) {how}"]
+    parts += [f"of job {d['job']}"] if d["job"] else []
+    parts += [f"while it ran {d['task']}"] if d.get("task") else []
+    parts += [f"because: {d['reason']}"] if d["reason"] else []
+    return ", ".join(parts)
 
 
 TEXTS: dict[str, Callable[[dict[str, Any]], str]] = {
@@ -100,5 +101,5 @@ TEXTS: dict[str, Callable[[dict[str, Any]], str]] = {
 
 
 def text_of(kind: str, detail: dict[str, Any]) -> str:
-    """A Note of the machine in words."""
+    """A Note of the machine as text."""
     return TEXTS[kind](detail) if kind in TEXTS else f"{kind}: {detail}"

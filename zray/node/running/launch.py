@@ -1,7 +1,7 @@
-"""Start, find and stop nodes: what ``init()`` and the commands use.
+"""Start, find and stop nodes: for ``init()`` and the commands.
 
-Starting is on the critical path of every script, so this imports little: the daemon is spawned with posix_spawn, and
-says over a pipe that it is ready, while the caller goes on importing.
+Starting is on the critical path of every script, so this imports little.  The daemon is spawned
+with posix_spawn, and reports over a pipe that it is ready, while the caller goes on importing.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
+from zray.base.formats import JOIN_SCHEME
 from zray.node.running import join_secret, session as sessions
-from zray.node.running.session import Session
+from zray.node.running.session import NodeSession
 from zray.base.os_linux import readable
 
 START_TIMEOUT_S = 30.0
@@ -25,12 +26,12 @@ ERROR_BYTES_MAX = 1 << 16
 
 
 class NodeStartError(RuntimeError):
-    """The node daemon did not come up; the message says why, in its own words."""
+    """The node daemon did not start; the message has the daemon's own reason."""
 
 
 @dataclass(slots=True)
 class NodeOptions:
-    """What a node is started with; None means: find out."""
+    """The options of a node to start; None means: find out."""
 
     num_cpus: float | None = None
     num_gpus: float | None = None
@@ -50,10 +51,10 @@ class NodeOptions:
     insecure: bool = False
     gcs_dir: str = ""
     one_port: bool = False
-    new_cluster: bool = False  # a second one on this machine is meant
+    new_cluster: bool = False  # a second cluster on this machine is intended
 
     def arguments(self) -> list[str]:
-        """As arguments of zray-node, but for the join string: every user can read the arguments of a process."""
+        """As arguments of zray-node, without the join string: every user can read the arguments of a process."""
         out: list[str] = []
         for name in ("num_cpus", "num_gpus", "object_store_memory", "memory"):
             value = getattr(self, name)
@@ -74,7 +75,7 @@ class NodeOptions:
 
 
 class Starting:
-    """A daemon on its way: do something else, then call :meth:`wait`."""
+    """A daemon that starts: do other work, then call :meth:`wait`."""
 
     def __init__(self, pid: int, ready: int, errors: int, fate: int):
         self.pid = pid
@@ -83,7 +84,7 @@ class Starting:
         self._fate = fate
 
     def wait(self, timeout: float = START_TIMEOUT_S) -> NodeHandle:
-        """The running node; NodeStartError with the daemon's own words otherwise."""
+        """The running node; else NodeStartError with the daemon's own message."""
         deadline = time.monotonic() + timeout
         text = b""
         while True:
@@ -105,7 +106,7 @@ class Starting:
             self._abandon()
             raise NodeStartError(said.decode(errors="replace").strip() or "the node daemon ended without a word")
         os.close(self._errors)
-        return NodeHandle(Session.from_json(text.decode()), self._fate)
+        return NodeHandle(NodeSession.from_json(text.decode()), self._fate)
 
     def _abandon(self) -> None:
         if self._fate >= 0:
@@ -121,7 +122,7 @@ class Starting:
 class NodeHandle:
     """A node that this process started or found."""
 
-    def __init__(self, session: Session, fate: int = -1, child: bool = True):
+    def __init__(self, session: NodeSession, fate: int = -1, child: bool = True):
         self.session = session
         self.node = session.node
         self.node_id = session.node_id
@@ -144,26 +145,26 @@ class NodeHandle:
             try:
                 os.waitpid(self.pid, 0)
             except ChildProcessError:
-                pass  # somebody else in this process collected it
+                pass  # another part of this process collected it
         if os.path.isdir(self.session_dir):
             _sweep(self.session_dir)
 
 
-def end_process(session: Session, timeout: float = STOP_TIMEOUT_S) -> bool:
-    """SIGTERM, then SIGKILL, to that very process; True when it was running."""
-    pidfd = _tell_end(session)
+def end_process(session: NodeSession, timeout: float = STOP_TIMEOUT_S) -> bool:
+    """SIGTERM, then SIGKILL, to exactly that process; True when it was running."""
+    pidfd = _send_sigterm(session)
     if pidfd is not None:
         _await_end(session, pidfd, timeout)
     return pidfd is not None
 
 
-def _tell_end(session: Session) -> int | None:
+def _send_sigterm(session: NodeSession) -> int | None:
     """SIGTERM; a descriptor of the process, None when it does not run."""
     try:
         pidfd = os.pidfd_open(session.pid)
     except ProcessLookupError:
         return None
-    if not session.alive():  # the number belongs to somebody else by now, or it has just ended
+    if not session.alive():  # another process has the number by now, or it has just ended
         os.close(pidfd)
         return None
     with contextlib.suppress(ProcessLookupError):
@@ -171,7 +172,7 @@ def _tell_end(session: Session) -> int | None:
     return pidfd
 
 
-def _await_end(session: Session, pidfd: int, timeout: float) -> None:
+def _await_end(session: NodeSession, pidfd: int, timeout: float) -> None:
     """SIGKILL after ``timeout`` seconds in which it has not ended, nor moved any of its objects to other nodes."""
     try:
         moved = _moved_at(session)
@@ -187,7 +188,7 @@ def _await_end(session: Session, pidfd: int, timeout: float) -> None:
         os.close(pidfd)
 
 
-def _moved_at(session: Session) -> int:
+def _moved_at(session: NodeSession) -> int:
     try:
         return os.stat(sessions.leaving_mark(session.session_dir)).st_mtime_ns
     except OSError:
@@ -195,7 +196,7 @@ def _moved_at(session: Session) -> int:
 
 
 def _sweep(session_dir: str) -> None:
-    """Remove what a killed daemon left."""
+    """Remove the files of a killed daemon."""
     from zray.store.node import reaper
 
     reaper.sweep(os.path.dirname(session_dir))
@@ -203,7 +204,7 @@ def _sweep(session_dir: str) -> None:
 
 
 def _command() -> list[str]:
-    """A Python that is the daemon of this very zray.  -P: a random.py in the working directory is no part of it."""
+    """A Python that is the daemon of exactly this zray.  -P: a random.py in the working directory is no part of it."""
     parent = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", "..", ".."))
     path = f"sys.path.append({parent!r})" if parent.endswith("-packages") else f"sys.path.insert(0, {parent!r})"
     return [sys.executable, "-P", "-c", f"import sys; {path}; from zray.node.daemon import main; main()"]
@@ -268,7 +269,7 @@ def find_session(address: str = "auto", *, asks: bool = False) -> NodeHandle:
 
     "auto" (of the one cluster that ``zray start`` made here, the newest node), a session directory, a join string,
     "@FILE" with one, or the host:port of a node: of the last three, a node of that cluster on this machine.
-    For who only ``asks``, "auto" is the session of the one program that runs, where no cluster does.
+    With ``asks``, "auto" is the session of the one program that runs, where no cluster does.
     ConnectionError, in one sentence, when there is none, or more than one cluster that "auto" could mean.
     """
     if address.startswith("@"):
@@ -278,7 +279,7 @@ def find_session(address: str = "auto", *, asks: bool = False) -> NodeHandle:
             raise ConnectionError(str(error)) from None
     if address == "auto":
         found = _of_the_one_cluster(asks)
-    elif address.startswith(join_secret.SCHEME):
+    elif address.startswith(JOIN_SCHEME):
         found = _member_of(address)
     elif _is_host_port(address):
         here = sessions.live_sessions()
@@ -299,24 +300,24 @@ def find_session(address: str = "auto", *, asks: bool = False) -> NodeHandle:
     return NodeHandle(found, child=False)
 
 
-def _of_the_one_cluster(asks: bool) -> Session:
+def _of_the_one_cluster(asks: bool) -> NodeSession:
     clusters, programs = sessions.started_clusters(), sessions.of_programs()
-    meant, kind = (programs, "sessions of programs") if asks and not clusters else (clusters, "clusters")
-    if not meant:
+    candidates, kind = (programs, "sessions of programs") if asks and not clusters else (clusters, "clusters")
+    if not candidates:
         own = ("; programs with a session of their own run here, whose directories are addresses, too: "
                f"{_places(programs)}" if programs else "")
         raise ConnectionError("Could not find any running zray instance: start one with `zray start --head`, "
                               "or call init() without an address "
                               f"(looked in {', '.join(sessions.base_dirs())}{own})")
-    if len(meant) > 1:
-        first = meant[0].session_dir
+    if len(candidates) > 1:
+        first = candidates[0].session_dir
         ways = f"--address {first}" if asks else f"init({first!r}) or --address {first}"
-        raise ConnectionError(f"'auto' could mean {len(meant)} {kind} that run here: {_places(meant)}. Name one by its "
-                              f"directory, {ways}, or set ZRAY_ADDRESS to it")
-    return meant[0]
+        raise ConnectionError(f"'auto' could mean {len(candidates)} {kind} that run here: {_places(candidates)}. "
+                              f"Name one by its directory, {ways}, or set ZRAY_ADDRESS to it")
+    return candidates[0]
 
 
-def _places(some: list[Session]) -> str:
+def _places(some: list[NodeSession]) -> str:
     return "; ".join(session.place() for session in some)
 
 
@@ -325,7 +326,7 @@ def _is_host_port(address: str) -> bool:
     return bool(colon and host and port.isdigit() and "/" not in address)
 
 
-def _member_of(join: str) -> Session:
+def _member_of(join: str) -> NodeSession:
     """A live node on this machine of the cluster that the join string names."""
     from zray.transport.credentials import BadJoinString, decode_join
 
@@ -340,19 +341,19 @@ def _member_of(join: str) -> Session:
     return found
 
 
-def stop_sessions(every: bool = False, session_dir: str = "") -> list[Session]:
+def stop_sessions(every: bool = False, session_dir: str = "") -> list[NodeSession]:
     """End this user's nodes: those that ``zray start`` made, or with ``every`` also those of init(); returns them.
 
-    Each is one process named by (pid, start time) in its own session directory, so nobody else's is touched.
+    Each is one process named by (pid, start time) in its own session directory, so no other process is touched.
     """
-    told = []
+    signalled = []
     for session in sessions.live_sessions():
         named = bool(session_dir) and os.path.abspath(session_dir) == session.session_dir
         wanted = named if session_dir else every or not session.shares_fate
-        if wanted and (pidfd := _tell_end(session)) is not None:
-            told.append((session, pidfd))
-    for session, pidfd in told:  # all first: nodes of one cluster need hand nothing to each other
+        if wanted and (pidfd := _send_sigterm(session)) is not None:
+            signalled.append((session, pidfd))
+    for session, pidfd in signalled:  # all at once: nodes of one cluster need not hand over to each other
         _await_end(session, pidfd, STOP_TIMEOUT_S)
         if os.path.isdir(session.session_dir):
             _sweep(session.session_dir)
-    return [session for session, _ in told]
+    return [session for session, _ in signalled]

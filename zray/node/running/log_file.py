@@ -10,7 +10,7 @@ import sys
 class LogFile(logging.Handler):
     """Appends to one file, and keeps one full one before it as ``.1``.
 
-    Output of this process (descriptors 1 and 2) goes to the same file, so it counts: the size is asked, not summed.
+    Output of this process (descriptors 1 and 2) goes to the same file, so it counts: read the size, do not sum it.
     """
 
     def __init__(self, path: str, bytes_max: int, take_output: bool):
@@ -37,7 +37,7 @@ class LogFile(logging.Handler):
                 self._open()
             os.write(self._handle, (self.format(record) + "\n").encode(errors="backslashreplace"))
         except OSError:
-            pass  # a full disk must not end the node, and there is no better place to say it
+            pass  # a full disk must not end the node, and there is no better place to report it
 
     def close(self) -> None:
         if self._handle >= 0:

@@ -1,4 +1,4 @@
-"""What a node offers: command-line arguments, checked, and what the machine has where they say nothing."""
+"""The resources and labels that a node offers: command-line arguments, checked, and defaults from the machine."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class ClusterOptions:
 
 
 def membership(arguments: argparse.Namespace) -> ClusterOptions:
-    """Check the arguments about the cluster; BadOption says what is wrong in one sentence."""
+    """Check the arguments about the cluster; BadOption has the reason in one sentence."""
     if arguments.head and arguments.address:
         raise BadOption("--head starts a cluster and --address joins one: give one of them")
     address = join_secret.read_descriptor(arguments.address_fd) if arguments.address_fd >= 0 else \
@@ -129,7 +129,7 @@ def json_map(text: str, option: str) -> dict[str, Any]:
 
 
 def offer(arguments: argparse.Namespace, config: Config) -> Offer:
-    """Check the arguments and look at the machine; BadOption says what is wrong in one sentence."""
+    """Check the arguments and look at the machine; BadOption has the reason in one sentence."""
     cpus = available_cpus() if arguments.num_cpus is None else arguments.num_cpus
     memory = memory_bytes()
     gpu_ids, gpus = _gpus(arguments.num_gpus)
@@ -160,7 +160,7 @@ def offer(arguments: argparse.Namespace, config: Config) -> Offer:
 
 
 def _bytes(value: float | None, option: str) -> int:
-    """A size may be a float, as 0.3 * total is; what is less than a byte of it is dropped."""
+    """A size may be a float, such as 0.3 * total; fractions of a byte are dropped."""
     if value is None:
         return 0
     if not math.isfinite(value):
@@ -169,7 +169,7 @@ def _bytes(value: float | None, option: str) -> int:
 
 
 def _gpus(wanted: float | None) -> tuple[list[int | str] | None, float]:
-    """Ids and number of GPUs: those of CUDA_VISIBLE_DEVICES, of which ``wanted`` may name fewer."""
+    """Ids and number of GPUs: those in CUDA_VISIBLE_DEVICES; ``wanted`` may ask for fewer."""
     named = named_gpus()
     if wanted is None:
         found = visible_gpus(named)
@@ -181,7 +181,7 @@ def _gpus(wanted: float | None) -> tuple[list[int | str] | None, float]:
 
 
 def name_node(offered: Offer, address: str, first: bool) -> None:
-    """The resources that stand for the node itself: work that asks for a little of one runs there, and nowhere else."""
+    """The resources that name the node itself: work that asks for a little of one runs only there."""
     offered.total.setdefault(f"{NODE_PREFIX}{address}", UNIT)
     if first:
         offered.total.setdefault(f"{NODE_PREFIX}__internal_head__", UNIT)
@@ -214,7 +214,7 @@ def memory_bytes() -> int:
 
 
 def shm_bytes() -> int:
-    """What /dev/shm has free, less a tenth for others."""
+    """Free bytes of /dev/shm, less a tenth for others."""
     found = os.statvfs("/dev/shm")
     return max(STORE_BYTES_MIN, int(found.f_bavail * found.f_frsize * 0.9))
 
@@ -230,7 +230,7 @@ def named_gpus() -> list[int | str] | None:
 
 
 def visible_gpus(named: list[int | str] | None) -> list[int | str]:
-    """Ids of NVIDIA GPUs: the named ones, else what the driver library reports (nvidia-ml-py)."""
+    """Ids of NVIDIA GPUs: the named ones, else those that the driver library reports (nvidia-ml-py)."""
     if not os.path.exists("/proc/driver/nvidia/version") and not os.path.exists("/dev/nvidiactl"):
         return []
     if named is not None:

@@ -1,14 +1,14 @@
-"""Session directories: where they are, what is in them, which are alive.
+"""Session directories: their places, their files, and which are alive.
 
     <base>/zray-<uid>/            0700
         latest                    name of the newest session that ``zray start`` made
         <session>/                0700
-            node.json             0600: who the daemon is and where it can be dialled
+            node.json             0600: the daemon's process and its endpoints
             join                  0600: the join string of a node of a cluster
             leaving               touched while a node that leaves hands its objects over
             node.sock  w-*.sock  d-*.sock  logs/  spill/
 
-Of a session that has ended only logs/ stays, until it is too old or one of too many (settings logs_*).
+After the end of a session only logs/ stays, until it is too old or one of too many (settings logs_*).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SOCKET_PATH_MAX = 107  # bytes: sockaddr_un has 108, with the final zero
 LONGEST_NAME = "w-0123456789abcdef.sock"
 LONGEST_SESSION = "20260101-000000-0123ab"
 FALLBACK_BASE = "/tmp"
-MAKING_S_MAX = 3600.0  # after this long a directory without owner.json is of a daemon that was killed
+MAKING_S_MAX = 3600.0  # after this long a directory without owner.json belongs to a killed daemon
 
 
 class SessionError(RuntimeError):
@@ -40,14 +40,14 @@ class SessionError(RuntimeError):
 
 
 def tmp_dir() -> str:
-    """What ZRAY_TMPDIR, RAY_TMPDIR or TMPDIR name, else /tmp."""
+    """The directory in ZRAY_TMPDIR, RAY_TMPDIR or TMPDIR, else /tmp."""
     return os.environ.get("ZRAY_TMPDIR") or os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
 
 
 def base_dirs() -> list[str]:
     """Where sessions of this user may be, preferred first.  The second is for temporary directories with long names.
 
-    Only for those: whoever sets a directory apart must not see, or stop, what runs elsewhere.
+    Only for those: a user who sets a directory apart must not see, or stop, sessions elsewhere.
     """
     name = f"zray-{os.getuid()}"
     bases = [os.path.join(os.path.abspath(tmp_dir()), name), os.path.join(FALLBACK_BASE, name)]
@@ -78,13 +78,13 @@ def create(session_dir: str = "") -> str:
                            os.path.join(base_dirs()[-1], name))
         _private(os.path.dirname(session_dir))
         _private(session_dir)
-    for part in ("spill", LOGS):  # in this order: a directory with nothing but logs is of a session that has ended
+    for part in ("spill", LOGS):  # in this order: a directory with only logs belongs to an ended session
         _private(os.path.join(session_dir, part))
     return session_dir
 
 
 def _private(path: str) -> None:
-    """A directory of ours that nobody else can enter."""
+    """A directory of ours that no other user can enter."""
     try:
         os.makedirs(path, mode=0o700, exist_ok=True)
         found = os.stat(path)
@@ -106,7 +106,7 @@ def remove(session_dir: str) -> None:
 
 
 def retire(session_dir: str) -> None:
-    """It has ended: delete it but for its logs, and a ``latest`` that names it."""
+    """The session has ended: delete all but its logs, and a ``latest`` that names it."""
     os_linux.strip(session_dir, LOGS)
     _forget_latest(session_dir)
 
@@ -124,7 +124,7 @@ def ended_sessions() -> list[str]:
 
 
 def _has_ended(path: str) -> bool:
-    """Whether nothing but logs is left, or its daemon was killed before it wrote owner.json."""
+    """Whether only logs are left, or its daemon was killed before it wrote owner.json."""
     names = set(os.listdir(path))
     if os.lstat(path).st_uid != os.getuid() or "owner.json" in names or "node.json" in names:
         return False
@@ -132,7 +132,7 @@ def _has_ended(path: str) -> bool:
 
 
 def sweep_logs(sessions_max: int, kept_s: float) -> None:
-    """Delete logs of ended sessions beyond a number and an age; running sessions are none of them."""
+    """Delete logs of ended sessions beyond a number and an age; running sessions are not counted."""
     now = time.time()
     for position, path in enumerate(ended_sessions()):
         with contextlib.suppress(OSError):
@@ -151,8 +151,8 @@ def _forget_latest(session_dir: str) -> None:
 
 
 @dataclass(slots=True)
-class Session:
-    """A running node, as its node.json says."""
+class NodeSession:
+    """A running node, from its node.json."""
 
     session_dir: str
     node: bytes
@@ -163,13 +163,13 @@ class Session:
     shares_fate: bool
     started: float
     cluster: str = ""  # id of the cluster, '' for a node that stays alone
-    join: str = field(default="", repr=False)  # what other nodes join by, at this one
+    join: str = field(default="", repr=False)  # the join string of this node
     head: bool = False
     name: str = ""
     address: str = ""  # host:port of the node's TCP endpoint
 
     def alive(self) -> bool:
-        """Whether that very process runs: (pid, start time) names it."""
+        """Whether exactly that process runs: (pid, start time) names it."""
         return self.start_time != 0 and linux.start_time(self.pid) == self.start_time
 
     def place(self) -> str:
@@ -178,7 +178,8 @@ class Session:
         return f"{self.session_dir} ({where}pid {self.pid})"
 
     def introduction(self) -> str:
-        """What a starter says of a node of a cluster: where it is and how to go on; the join string is not shown."""
+        """The message of a starter about a node of a cluster: its place and the next steps; it does
+        not show the join string."""
         file = os.path.join(self.session_dir, join_secret.FILE_NAME)
         clusters = [session.cluster for session in started_clusters()]
         connect = f"zray.init({'auto' if clusters == [self.cluster] else self.session_dir!r})"
@@ -193,30 +194,30 @@ class Session:
         return json.dumps({name: getattr(self, name) for name in self.__slots__} | {"node": self.node.hex()}, indent=1)
 
     @classmethod
-    def from_json(cls, text: str) -> Session:
+    def from_json(cls, text: str) -> NodeSession:
         found: dict[str, Any] = json.loads(text)
         found["node"] = bytes.fromhex(found["node"])
         return cls(**{field.name: found[field.name] for field in fields(cls)})
 
 
 def leaving_mark(session_dir: str) -> str:
-    """A file that a node touches while it leaves and its objects move: it is not to be killed then."""
+    """A file that a node touches while it leaves and its objects move: do not kill it then."""
     return os.path.join(session_dir, "leaving")
 
 
-def read(session_dir: str) -> Session | None:
+def read(session_dir: str) -> NodeSession | None:
     """The session in a directory, None when there is none or it is not ours."""
     path = os.path.join(session_dir, "node.json")
     try:
         with open(path, encoding="utf-8") as file:
             if os.fstat(file.fileno()).st_uid != os.getuid():
                 return None
-            return Session.from_json(file.read())
+            return NodeSession.from_json(file.read())
     except (OSError, ValueError, KeyError):
         return None
 
 
-def live_sessions() -> list[Session]:
+def live_sessions() -> list[NodeSession]:
     """This user's running sessions, newest first."""
     found = []
     for base in base_dirs():
@@ -229,22 +230,22 @@ def live_sessions() -> list[Session]:
     return sorted(found, key=lambda session: session.started, reverse=True)
 
 
-def started_clusters() -> list[Session]:
-    """Of each cluster that has nodes of ``zray start`` here, the newest of those that run; newest first."""
-    newest: dict[str, Session] = {}
+def started_clusters() -> list[NodeSession]:
+    """The newest running node of each cluster that ``zray start`` made here; newest first."""
+    newest: dict[str, NodeSession] = {}
     for session in live_sessions():
         if not session.shares_fate:
             newest.setdefault(session.cluster or session.session_dir, session)
     return list(newest.values())
 
 
-def of_programs() -> list[Session]:
-    """The running sessions that are programs' own (``init()``) and end with them; newest first."""
+def of_programs() -> list[NodeSession]:
+    """The running sessions that programs made by ``init()``, which end with them; newest first."""
     return [session for session in live_sessions() if session.shares_fate]
 
 
 def refuse_second_cluster() -> None:
-    """SessionError when a cluster runs here already: "auto" would then mean neither."""
+    """SessionError when a cluster runs here already: "auto" would be ambiguous."""
     if clusters := started_clusters():
         first = clusters[0]
         file = os.path.join(first.session_dir, join_secret.FILE_NAME)

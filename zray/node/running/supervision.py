@@ -1,7 +1,8 @@
 """The daemon as a supervisor sees it: systemd, a container's first process, a terminal that closes.
 
-SIGTERM, SIGINT and SIGHUP end the node, which drains when others go on (zray/node/peers/leaving.py); it then exits with
-0, as systemd expects of a service that was told to stop.  With nohup SIGHUP stays ignored.
+SIGTERM, SIGINT and SIGHUP end the node.  It drains when other nodes go on
+(zray/node/peers/leaving.py), and exits with 0, as systemd expects of a service that it stops.  With
+nohup SIGHUP stays ignored.
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ class EndSignal(BaseException):
 
 
 def end_signals() -> list[signal.Signals]:
-    """What ends the node."""
+    """The signals that end the node."""
     hangup = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
     return [signal.SIGTERM, signal.SIGINT, *hangup]
 
 
 @contextlib.contextmanager
 def ends_early() -> Iterator[None]:
-    """Until the loop takes the signals: raise EndSignal at the first one.
+    """Raise EndSignal at the first signal, until the loop handles signals.
 
-    A first process of a container is otherwise not ended by them, nor is its session directory removed.
+    Otherwise they would not end the first process of a container, nor would its session directory be removed.
     """
     def end(number: int, frame: Any) -> NoReturn:
         raise EndSignal(signal.Signals(number).name)
@@ -39,7 +40,7 @@ def ends_early() -> Iterator[None]:
 
 
 def survive_closed_output() -> None:
-    """Our output may be a terminal or a pipe that is closed while we serve: then the words are lost, not the node."""
+    """Our output may be a terminal or a pipe that is closed while we serve: then the output is lost, not the node."""
     for name in ("stdout", "stderr"):
         setattr(sys, name, _Lenient(getattr(sys, name)))
 

@@ -2,7 +2,7 @@
 
 ``handlers`` are called on the daemon's loop with ``(peer, message)``; answers go through ``send(peer, message)``.  Slow
 calls (disk, growing the arena) run in the spiller's threads and come back through ``call_soon_threadsafe(fn)``.
-The daemon calls ``tick(now)`` when ``next_deadline()`` has passed, and ``node_gone(node)`` for each node that died.
+The daemon calls ``tick(now)`` when ``next_deadline()`` has passed, and ``node_ended(node)`` for each node that died.
 
 The nodes with copies of an object go to the control store through two ports: ``record_location(oid, nodes)`` (no nodes:
 delete) and ``find_location(oid, then)``, which calls ``then(nodes)`` on the daemon's loop.  A lone node has neither.
@@ -20,6 +20,7 @@ from typing import Any
 
 from zray.base import os_linux
 from zray.base.config import Config
+from zray.base.ends import Ends
 from zray.wire.messages import StoreFree, StoreLocate, StorePull, StoreRefused, StoreRestore, StoreSurrender, StoreWant
 from zray.store.node import ownerless, views
 from zray.store.transfer.copies import NODE_ITSELF
@@ -68,8 +69,8 @@ class StoreService:
 
     def __init__(self, session: str, control: ControlSegment, arena: Segment, spiller: Spiller, config: Config,
                  send: Callable[[bytes, Any], None], call_soon_threadsafe: Callable[[Callable[[], None]], Any],
-                 clock: Callable[[], float], node: bytes = b"", record_location: RecordLocation = _record_nowhere,
-                 find_location: FindLocation = _find_nowhere):
+                 clock: Callable[[], float], ends: Ends, node: bytes = b"",
+                 record_location: RecordLocation = _record_nowhere, find_location: FindLocation = _find_nowhere):
         self.session = session
         self.control = control
         self.arena = arena
@@ -87,7 +88,7 @@ class StoreService:
         self.node = node
         self.record_location = record_location
         self.find_location = find_location
-        self.transfer = TransferMachine(self.table, self.headers, node)
+        self.transfer = TransferMachine(self.table, self.headers, node, ends)
         self.slots: dict[bytes, tuple[int, Slot, int]] = {}  # incarnation -> (index, slot, pid)
         self._free_slots: list[int] = []
         self._slots_used = 0
@@ -104,7 +105,7 @@ class StoreService:
 
     @classmethod
     def create(cls, session_dir: str, session_name: str, capacity: int, send: Callable[[bytes, Any], None],
-               call_soon_threadsafe: Callable[[Callable[[], None]], Any], *, config: Config | None = None,
+               call_soon_threadsafe: Callable[[Callable[[], None]], Any], *, ends: Ends, config: Config | None = None,
                clock: Callable[[], float] = time.monotonic, node: bytes = b"",
                record_location: RecordLocation = _record_nowhere,
                find_location: FindLocation = _find_nowhere) -> StoreService:
@@ -123,7 +124,7 @@ class StoreService:
             control.close()
             raise RuntimeError(f"cannot make shared memory for the object store: {error}") from error
         spiller = Spiller.at(config.spill_dir or os.path.join(session_dir, "spill"), session_name)
-        return cls(session_name, control, arena, spiller, config, send, call_soon_threadsafe, clock, node,
+        return cls(session_name, control, arena, spiller, config, send, call_soon_threadsafe, clock, ends, node,
                    record_location, find_location)
 
     def attach_info(self) -> dict[str, Any]:
@@ -190,9 +191,9 @@ class StoreService:
         ownerless.free(self.table, objects, self.clock())
         self._perform()
 
-    def node_gone(self, node: bytes) -> None:
-        """That node (its incarnation) is dead, for good: pulls from it go on from other copies."""
-        self.transfer.node_gone(node, self.clock())
+    def node_ended(self, node: bytes) -> None:
+        """That node (its incarnation) has ended, as the register says by now: pulls from it go on from other copies."""
+        self.transfer.node_ended(node, self.clock())
         self._perform()
 
     @property

@@ -12,7 +12,7 @@ row is a hint: readers ask the nodes that it names.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from heapq import heappop, heappush
 from typing import Any
 
@@ -34,13 +34,13 @@ from zray.store.transfer.exchange import (
 class Directory:
     """See the module's docstring."""
 
-    def __init__(self, me: bytes, copies: Copies, finder: Finder, gone: dict[bytes, None], out: list[Any],
+    def __init__(self, me: bytes, copies: Copies, finder: Finder, ended_nodes: Container[bytes], out: list[Any],
                  end_here: Callable[[ObjectKey, float], None]):
         self.me = me
         self.end_here = end_here  # drops what this node has of an object
         self.copies = copies
         self.finder = finder
-        self.gone = gone
+        self.ended_nodes = ended_nodes
         self.out = out
         self.complete: dict[ObjectKey, dict[bytes, None]] = {}  # our primaries -> other nodes with whole copies
         self._recorded: set[ObjectKey] = set()  # with a row in the control store
@@ -85,7 +85,7 @@ class Directory:
         """An owner here has freed primaries of that node."""
         keys = [ObjectKey(entry[0], node, entry[2]) for entry in objects
                 if type(entry) is list and [type(field) for field in entry] == [bytes, int, int]]
-        if node in self.gone:
+        if node in self.ended_nodes:
             for key in keys:
                 self._free_orphan(key, 0, now)
             return
@@ -102,7 +102,7 @@ class Directory:
 
         def found(nodes: list[bytes], now: float) -> None:
             for node in nodes:
-                if node != self.me and node not in self.gone:
+                if node != self.me and node not in self.ended_nodes:
                     self._drops.setdefault(node, []).append(list(key))
             if nodes:
                 self.out.append(RecordCopies(key.oid, []))
@@ -115,7 +115,7 @@ class Directory:
         self._orphans.append((key, ANNOUNCE_TRIES))
         self._write_soon(now)
 
-    def node_gone(self, node: bytes, now: float) -> None:
+    def node_ended(self, node: bytes, now: float) -> None:
         for key in [key for key, nodes in self.complete.items() if node in nodes]:
             self.copy_gone(node, key, now)
         self._drops.pop(node, None)
@@ -166,7 +166,7 @@ class Directory:
         def found(nodes: list[bytes], now: float) -> None:
             if self.copies.complete(key) is None:
                 return
-            others = [node for node in nodes if node != self.me and node not in self.gone]
+            others = [node for node in nodes if node != self.me and node not in self.ended_nodes]
             left = tries - 1
             if set(nodes) != {*others, self.me}:
                 self.out.append(RecordCopies(key.oid, [*others, self.me]))
@@ -194,6 +194,6 @@ class Directory:
         for key, nodes in self.complete.items():
             assert key.node == self.me and nodes and self.me not in nodes
             assert key.generation in self.copies.table.exported
-            assert not any(node in self.gone for node in nodes)
+            assert not any(node in self.ended_nodes for node in nodes)
         assert (self._write_at is not None) or not (self._changed or self._orphans)
         assert len(self._freed) <= FREED_MAX

@@ -36,7 +36,6 @@ ANNOUNCE_TRIES = 4  # of a copy whose primary is lost
 FREE_AGAIN_S = (1.0, 5.0, 30.0)  # pauses between looks for copies of a freed object whose primary was lost
 FREED_MAX = 4096  # frees of other nodes' objects that are remembered, in case the node dies before it acts on them
 ASKED_AHEAD = 256  # objects that a leaving node asks others to keep and has no answer for: 16 pulls each of many heirs
-GONE_NODES_KEPT_MAX = 4096  # dead nodes remembered
 
 # Codes of PullRefused.
 FREED = 1  # the owner freed it: no node will have it

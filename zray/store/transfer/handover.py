@@ -134,7 +134,7 @@ class HandOver:
             self.refused.setdefault(key, set()).add(node)
             self._again(key)
 
-    def node_gone(self, node: bytes) -> None:
+    def node_ended(self, node: bytes) -> None:
         for key in [key for held in (self.asked, self.kept) for key, heir in held.items() if heir == node]:
             self._again(key)
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
+from zray.base.ends import Ends
 from zray.base.ids import INCARNATION_SIZE, OBJECT_SIZE, node_of
 from zray.wire.messages import (
     STORED,
@@ -44,7 +45,6 @@ from zray.store.transfer.exchange import (
     ABSENT,
     CHUNK_BYTES,
     FREED,
-    GONE_NODES_KEPT_MAX,
     Find,
     Finder,
     HandoverProgress,
@@ -75,18 +75,19 @@ def key_of(value: Any) -> ObjectKey | None:
 class TransferMachine:
     """See the module's docstring."""
 
-    def __init__(self, table: StoreTable, headers: Headers, me: bytes, chunk_bytes: int = CHUNK_BYTES):
+    def __init__(self, table: StoreTable, headers: Headers, me: bytes, ends: Ends,
+                 chunk_bytes: int = CHUNK_BYTES):
         self.me = me
         self.table = table
-        self.gone: dict[bytes, None] = {}  # dead nodes
+        self._ended_nodes = ends.nodes
         self.ignored = 0
         self._out: list[Any] = []
         self._now = 0.0
         self.copies = Copies(table, headers, me)
         self.finder = Finder(self._out)
         self.serving = Serving(me, self.copies, self._out, chunk_bytes)
-        self.directory = Directory(me, self.copies, self.finder, self.gone, self._out, self._end_here)
-        self.pulls = Pulls(me, self.copies, self.serving, self.finder, self.gone, self._out, self._orphaned,
+        self.directory = Directory(me, self.copies, self.finder, self._ended_nodes, self._out, self._end_here)
+        self.pulls = Pulls(me, self.copies, self.serving, self.finder, self._ended_nodes, self._out, self._orphaned,
                            chunk_bytes)
         self.handover = HandOver(me, self.copies, self.directory, table, self._out)
         self.serving.complete = self.directory.complete
@@ -128,7 +129,7 @@ class TransferMachine:
             nonlocal open_questions
             here = [self.me] if self.copies.complete(key) is not None else []
             known = dict.fromkeys([key.node, *found, *here])
-            nodes[at] = [node for node in known if node not in self.gone]
+            nodes[at] = [node for node in known if node not in self._ended_nodes]
             done()
 
         def answered_by_store(at: int, key: ObjectKey, found: list[bytes], now: float) -> None:
@@ -167,7 +168,7 @@ class TransferMachine:
     # ------------------------------------------------------------ nodes
 
     def _from_node(self, handler: Callable[[bytes, Any, float], None], peer: bytes, message: Any, now: float) -> None:
-        if node_of(peer) != peer or peer == self.me or peer in self.gone:
+        if node_of(peer) != peer or peer == self.me or peer in self._ended_nodes:
             self.ignored += 1
             return
         self._now = now
@@ -223,18 +224,13 @@ class TransferMachine:
         self.copies.drop(key, now)
         self.serving.ended(key, FREED, FREED_WHY)
 
-    def node_gone(self, node: bytes, now: float) -> None:
-        """That node is dead, for good."""
-        if node in self.gone or node == self.me:
-            return
+    def node_ended(self, node: bytes, now: float) -> None:
+        """Another node has ended: the register says so by now."""
         self._now = now
-        self.gone[node] = None
-        if len(self.gone) > GONE_NODES_KEPT_MAX:
-            del self.gone[next(iter(self.gone))]
-        self.serving.node_gone(node)
-        self.handover.node_gone(node)
-        self.directory.node_gone(node, now)
-        self.pulls.node_gone(node, now)
+        self.serving.node_ended(node)
+        self.handover.node_ended(node)
+        self.directory.node_ended(node, now)
+        self.pulls.node_ended(node, now)
 
     def _orphaned(self, key: ObjectKey) -> None:
         self.directory.orphaned(key, self._now)
@@ -254,7 +250,7 @@ class TransferMachine:
             self.pulls.lost(key, effect.why, now)
             return
         self.serving.ended(key, ABSENT, effect.why)
-        if key.node not in self.gone:
+        if key.node not in self._ended_nodes:
             self._out.append(SendToNode(key.node, CopyGone(*key)))
 
     def freed(self, effect: Freed, now: float) -> None:
@@ -264,7 +260,7 @@ class TransferMachine:
             key = ObjectKey(effect.oid, self.me, effect.generation)
             self.table.exported.discard(effect.generation)
             self.directory.freed(key)
-        elif key.node in self.gone:
+        elif key.node in self._ended_nodes:
             self._out.append(RecordCopies(key.oid, []))
         self.serving.ended(key, FREED, FREED_WHY)
 

@@ -15,7 +15,7 @@ the object, or with a reason: freed, no room, the primary's node dead and no cop
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from enum import Enum
 from heapq import heappop, heappush
 from math import inf
@@ -133,7 +133,7 @@ class Pull:
 class Pulls:
     """All objects on their way to this node."""
 
-    def __init__(self, me: bytes, copies: Copies, serving: Serving, finder: Finder, gone: dict[bytes, None],
+    def __init__(self, me: bytes, copies: Copies, serving: Serving, finder: Finder, ended_nodes: Container[bytes],
                  out: list[Any], orphaned: Callable[[ObjectKey], None], chunk_bytes: int):
         self.chunk_bytes = chunk_bytes
         self.me = me
@@ -141,7 +141,7 @@ class Pulls:
         self.orphaned = orphaned  # called for a new copy whose primary is lost
         self.serving = serving
         self.finder = finder
-        self.gone = gone
+        self.ended_nodes = ended_nodes
         self.out = out
         self.pulls: dict[ObjectKey, Pull] = {}
         # Neither QUEUED nor OVER.  Other nodes may pull from those that have room.
@@ -254,7 +254,7 @@ class Pulls:
         self.finder.find(pull.key.oid, lambda nodes, now: self._located(pull, nodes, now))
 
     def _usable(self, pull: Pull, node: bytes) -> bool:
-        return node != self.me and node not in self.gone and node not in pull.avoid
+        return node != self.me and node not in self.ended_nodes and node not in pull.avoid
 
     def _open(self, pull: Pull, source: bytes, now: float) -> None:
         self._numbers += 1
@@ -270,7 +270,7 @@ class Pulls:
 
     def _leave(self, pull: Pull) -> None:
         """End the present attempt."""
-        if self._by_number.pop(pull.number, None) is not None and pull.source not in self.gone:
+        if self._by_number.pop(pull.number, None) is not None and pull.source not in self.ended_nodes:
             self.out.append(SendToNode(pull.source, PullEnd(pull.number)))
         self.in_chunks -= len(pull.asked)
         pull.asked.clear()
@@ -287,9 +287,9 @@ class Pulls:
         root = pull.key.node
         if pull.candidates:
             self._choose(pull, now)
-        elif root not in self.gone and pull.absent:
+        elif root not in self.ended_nodes and pull.absent:
             self.fail(pull, ABSENT, pull.absent, now)
-        elif root in self.gone and pull.finds >= FINDS_MAX:
+        elif root in self.ended_nodes and pull.finds >= FINDS_MAX:
             died = f"the node {root.hex()} that held it died, and no other node has a whole copy"
             self.fail(pull, ABSENT, pull.full or died, now)
         else:  # copies may be on their way into the control store; or all known ones have stalled
@@ -402,14 +402,14 @@ class Pulls:
         self.counts["done"] += 1
         for client, request in waiters:
             self.out.append(SendToClient(client, StoreRestored(request, place)))
-        if key.node not in self.gone:
+        if key.node not in self.ended_nodes:
             self.out.append(SendToNode(key.node, CopyMade(*key)))
         else:
             self.orphaned(key)
         if keepers:
             self.copies.keep(key)
         for node in keepers:
-            if node != key.node and node not in self.gone:
+            if node != key.node and node not in self.ended_nodes:
                 self.out.append(SendToNode(node, CopyMade(*key)))
         self._admit(now)
 
@@ -424,7 +424,7 @@ class Pulls:
         for client, request in waiters:
             self.out.append(SendToClient(client, StoreRestored(request, [], why)))
         for node in keepers:
-            if node not in self.gone:
+            if node not in self.ended_nodes:
                 self.out.append(SendToNode(node, CopyGone(*key)))
         self.serving.ended(key, code, why)
         self._admit(now)
@@ -447,7 +447,7 @@ class Pulls:
         if pull is not None:
             self.fail(pull, FREED, FREED_WHY, now)
 
-    def node_gone(self, node: bytes, now: float) -> None:
+    def node_ended(self, node: bytes, now: float) -> None:
         for pull in list(self.active.values()):
             if pull.state is PullState.FETCHING and pull.source == node:
                 self._choose(pull, now)

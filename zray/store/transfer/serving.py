@@ -175,7 +175,7 @@ class Serving:
             self._refuse_session(session, code, why)
         self.pump()
 
-    def node_gone(self, node: bytes) -> None:
+    def node_ended(self, node: bytes) -> None:
         for session in [session for session in self.sessions.values() if session.puller == node]:
             self._end(session)
         self.pump()

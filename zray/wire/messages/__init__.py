@@ -11,7 +11,7 @@ Values (results, arguments) travel in one of these wire forms, which only worker
     [FAILED, kind, detail]                     an error: kind names it, detail is bytes or a map (zray.base.errors)
     [CARRYING, value, [[oid, owner, endpoint], ...], token]   a value whose pickle contains those references; the
                                                receiver names the token in TransitDone.  A fourth item is the
-                                               value of that object, see zray/owner/telling.py
+                                               value of that object, see zray/owner/eager_values.py
 
 One file a subject.  Code ranges: 1-19 session, 20-49 leases and workers, 50-69 tasks, 70-79 references, 80-99 actors,
 100-139 store, 140-159 control store, 160-189 node and jobs, 190-219 between nodes, 220-229 configuration register,

@@ -1,10 +1,10 @@
-"""The actor of this process: how its calls become runs.
+"""The actor of this process: runs its calls.
 
     sync       one thread, the main one: calls go through the executor's queue and its hot loop
-    threaded   max_concurrency > 1 or concurrency groups: threads for each group; the order is of starts
+    threaded   max_concurrency > 1 or concurrency groups: threads for each group; calls start in order
     async      coroutine methods: an asyncio loop on the main thread (zray.worker.actors.coroutines)
 
-Which call starts when is decided in zray.worker.actors.life.
+zray.worker.actors.life decides when a call starts.
 """
 
 from __future__ import annotations
@@ -41,20 +41,20 @@ class ActorHost:
         self.spec = message.spec
         self.assigned = message.assigned
         self.instance: Any = None
-        self.main_loop: Callable[[], None] | None = None  # what the main thread does instead of waiting
+        self.main_loop: Callable[[], None] | None = None  # the main thread runs it instead of waiting
         self.threads: dict[str, ThreadGroup] = {}  # of concurrency groups
         self.coroutines: Coroutines | None = None
 
     # ------------------------------------------------------------ coming up
 
     def start(self) -> bool:
-        """Run the constructor, on the main thread; whether the actor is up."""
+        """Run the constructor on the main thread; returns whether the actor is up."""
         executor = self.executor
         rt = executor.rt
         self.fill(rt.context)
         key: bytes = self.spec["class_key"]
         extra = {name: self.spec[name] for name in ("slots", "deps") if self.spec.get(name)}
-        # The creation task's id: the actor's, padded; its attempt is the life, so that a restart makes fresh ids.
+        # The id of the creation task is the actor's, padded.  Its attempt is the life, so that a restart has new ids.
         payload = self.spec.get("args", serialization.EMPTY_ARGS)
         task = [self.life.id.ljust(24, b"\0"), self.life.number, key, payload, 1, extra or None]
         name = f"{self.life.class_name}.__init__"
@@ -97,7 +97,7 @@ class ActorHost:
         self._end_gently()
 
     def fill(self, context: Any) -> None:
-        """What the context says on every thread of an actor."""
+        """Set the context's fields of the actor; for each of its threads."""
         context.actor = self.life.id
         context.actor_name = self.spec.get("name") or ""
         context.assigned = self.assigned
@@ -107,7 +107,7 @@ class ActorHost:
     # ------------------------------------------------------------ methods
 
     def method(self, name: str) -> tuple[Callable[..., Any], str]:
-        """(callable, name to show) of a method; the executor's table remembers it."""
+        """(callable, name to show) of a method; keeps it in the executor's table."""
         special: dict[str, Callable[..., Any]] = {"__ray_ready__": _ready, "__ray_terminate__": self._terminate,
                                                  "__ray_call__": self._call}
         function = special.get(name)
@@ -140,14 +140,14 @@ class ActorHost:
             self.threads[group.name].put(entry)
 
     def interrupt(self, task: bytes, attempt: int) -> bool:
-        """Cancel a coroutine; running threads are not interrupted (as in Ray)."""
+        """Cancel a coroutine; a running thread is not interrupted (as in Ray)."""
         return self.coroutines is not None and self.coroutines.cancel((task, attempt))
 
     # ------------------------------------------------------------ the end
 
     def end_by(self, raised: BaseException, name: str) -> None:
-        """exit_actor() ends the actor for good; after any other SystemExit it may restart, as after a crash."""
-        if isinstance(raised, (errors.ActorExit, AsyncioActorExit)):
+        """exit_actor() ends the actor for ever; after any other SystemExit it may restart, as after a crash."""
+        if isinstance(raised, (errors.ExitActor, AsyncioActorExit)):
             self.leave("exit_actor() was called")
             return
         assert isinstance(raised, SystemExit)
@@ -155,21 +155,21 @@ class ActorHost:
         self.leave(f"sys.exit({raised.code!r}) was called in {name}()", code, may_restart=True)
 
     def leave(self, reason: str, code: int = 0, may_restart: bool = False) -> None:
-        """The actor ends by its own wish."""
+        """End the actor at its own request."""
         with self.executor.loop.lock:
             self.executor.machine.leave(reason, code, may_restart)
 
     def _end_gently(self) -> None:
-        """On SIGTERM calls that run side by side may end; a handler of the user's stays."""
+        """At SIGTERM, let running calls end.  A handler of the user is left in place."""
         if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
             signal.signal(signal.SIGTERM, self._on_sigterm)
 
     def _on_sigterm(self, number: int, frame: Any) -> None:
-        """Runs between any two steps of the main thread, which may hold the lock: another thread takes it."""
+        """Runs between any two steps of the main thread, which may hold the lock: so another thread takes the lock."""
         threading.Thread(target=self._drain, daemon=True).start()
 
     def _drain(self) -> None:
-        """End as SIGTERM asks, once the calls that run have ended."""
+        """End, as SIGTERM asks, when the running calls have ended."""
         with self.executor.loop.lock:
             self.executor.machine.drain(-signal.SIGTERM, "it received SIGTERM")
 
@@ -179,7 +179,7 @@ class ActorHost:
             group.join()
 
     def forget_instance(self) -> None:
-        """Nothing here keeps the instance alive any more."""
+        """Drop all references to the instance."""
         self.instance = None
         self.executor.table.clear()
 
@@ -189,7 +189,7 @@ class ActorHost:
 
 
 def _bound(instance: Any, name: str) -> Callable[..., Any]:
-    """The method of the class: an attribute of that name, which the instance was given, is not what callers mean."""
+    """The method of the class, even if the instance has an attribute of that name."""
     cls = type(instance)
     for base in cls.__mro__:
         if name in base.__dict__:
@@ -203,17 +203,17 @@ def _ready() -> bool:
 
 
 class ThreadGroup:
-    """The threads of a concurrency group: one for each call that the group lets run, made when first needed."""
+    """The threads of a concurrency group: one for each call that may run at the same time, made when first needed."""
 
     def __init__(self, host: ActorHost, group: CallGroup):
         self.host = host
         self.group = group
         self.inbox: queue.SimpleQueue[Entry | None] = queue.SimpleQueue()
         self.threads: list[threading.Thread] = []
-        self.idle = 0  # threads that wait, less the entries on their way to them
+        self.idle = 0  # waiting threads, less the entries in the inbox
 
     def put(self, entry: Entry) -> None:
-        """Under the lock: a call starts."""
+        """Start a call (under the lock)."""
         self.inbox.put(entry)
         if self.idle > 0:
             self.idle -= 1
@@ -224,7 +224,7 @@ class ThreadGroup:
         thread.start()
 
     def join(self) -> None:
-        """No more calls come: let those that run, and those that wait behind them, finish."""
+        """No more calls come: wait until the running and the waiting calls have ended."""
         for _ in self.threads:
             self.inbox.put(None)
         for thread in self.threads:
@@ -242,7 +242,7 @@ class ThreadGroup:
                 entry = self._run(entry, none)
 
     def _run(self, entry: Entry, none: NoInterrupts) -> Entry | None:
-        """One call; the next one of the group, if one waits."""
+        """Run one call; returns the next call of the group, if one waits."""
         executor = self.host.executor
         machine = executor.machine
         lease, _, task = entry

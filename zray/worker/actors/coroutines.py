@@ -1,7 +1,7 @@
 """Async actors: an asyncio loop on the main thread, with the mesh inside it.
 
-A call becomes an asyncio task when its concurrency group has room (zray.worker.actors.life); until then it is an entry,
-not a coroutine that waits for a semaphore.  Replies of one turn of the loop go out together.
+A call becomes an asyncio task when its concurrency group has room (zray.worker.actors.life).  Until then it is only an
+entry, not a coroutine that waits for a semaphore.  The replies of one round of the loop are sent together.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ from zray.worker.run.results import cancelled, identity, task_name
 
 
 class Coroutines:
-    """The calls of one async actor.  ``start_soon``, ``cancel`` and ``wake`` are used under the lock, the rest on the
-    main thread."""
+    """The calls of one async actor.
+
+    ``start_soon``, ``cancel`` and ``wake`` are called under the lock, the other methods on the main thread.
+    """
 
     def __init__(self, executor: Execution, life: ActorLife, end_by: Callable[[BaseException, str], None]):
         self.executor = executor
@@ -33,7 +35,7 @@ class Coroutines:
         self.end_by = end_by
         self.starting: list[tuple[CallGroup, Entry]] = []
         self.running: dict[tuple[bytes, int], asyncio.Task[Any]] = {}
-        self.cancelled: set[tuple[bytes, int]] = set()  # of those that are starting
+        self.cancelled: set[tuple[bytes, int]] = set()  # calls in ``starting`` that were cancelled
         self.loop = new_event_loop(executor.loop, self._round)
         self._done: asyncio.Event | None = None
         self._awake = False
@@ -47,7 +49,7 @@ class Coroutines:
         asyncio.set_event_loop(self.loop)
         try:
             self.loop.run_until_complete(self._serve())
-        except SystemExit as error:  # of a task that user code made: asyncio lets it out
+        except SystemExit as error:  # raised by a task that user code made: asyncio passes it on
             self.end_by(error, f"an asyncio task of {self.life.class_name}")
         finally:
             self._ending = True
@@ -66,18 +68,18 @@ class Coroutines:
         await self._done.wait()
 
     def wake(self) -> None:
-        """Something came in, or the actor stops.  Any thread, under the lock."""
+        """A call has come, or the actor stops.  Any thread, under the lock."""
         if not self._awake:
             self._awake = True
             if not self.loop.is_closed():
                 self.loop.next_round()
 
     def _round(self) -> bool:
-        """Between two rounds of asyncio: replies go out together, what came in is started.  Was anything?"""
+        """Between two rounds of asyncio: send the replies, start new calls.  Returns whether there were calls."""
         if self._answered:
             self._answered = False
             with self.executor.loop.lock:
-                self.executor.flush()  # the select that this belongs to sends it
+                self.executor.flush()  # the select around this sends the messages
         if not self._awake:
             return False
         self._take()
@@ -88,7 +90,7 @@ class Coroutines:
             self._awake = False
             starting, self.starting = self.starting, []
         if self.life.leaving is not None:
-            starting = []  # nothing more starts
+            starting = []  # no further call starts
         for group, entry in starting:
             call = identity(entry[2])
             if self.cancelled and call in self.cancelled:
@@ -123,7 +125,7 @@ class Coroutines:
             self._maybe_done()
 
     def _end(self, group: CallGroup, entry: Entry, result: Any) -> None:
-        """The call has ended, and the next one of its group starts."""
+        """A call has ended: start the next call of its group."""
         with self.executor.loop.lock:
             following = self.executor.machine.end_call(group, entry, result)
         self._answered = True
@@ -139,7 +141,7 @@ class Coroutines:
             value = await stepping(self._body(lease, task, name, borrowed), _Steps(rt.context, task, name, lease.owner))
         except asyncio.CancelledError:
             if self._ending:
-                return None  # nobody cancelled it: its caller learns how the actor ended
+                return None  # the end of the actor cancelled it: the caller learns how the actor ended
             value = cancelled(task, name)
         except BaseException as error:
             value = executor.failed(error, task, name, NO_INTERRUPTS)
@@ -183,7 +185,7 @@ class Coroutines:
 
 
 class _Steps:
-    """What the context says at each step of one call."""
+    """Sets the context for each step of one call."""
 
     __slots__ = ("context", "mine")
 

@@ -1,13 +1,13 @@
-"""What user code runs as its worker process ends on purpose, in this order:
+"""The user code that runs when a worker process ends as planned, in this order:
 
     __ray_shutdown__    of an actor's instance, where it has one
     __del__             of the instance, also when it is part of a cycle
     atexit              the handlers that the process has registered
-    files               what is left in buffers of open files is written
+    files               the buffers of open files are flushed
 
-Such ends are ``exit_actor``, ``__ray_terminate__``, the last handle gone, ``sys.exit``, SIGTERM to an async or threaded
-actor, and the end of a task worker that is no longer needed.  A process that is killed (``ray.kill``, the end of its
-job, a removed placement group) runs none of it.
+Planned ends are ``exit_actor``, ``__ray_terminate__``, the last handle gone, ``sys.exit``, SIGTERM to an async or
+threaded actor, and the end of a task worker that is no longer needed.  A process that is killed (``ray.kill``, the end
+of its job, a removed placement group) runs none of this.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from zray.worker.process import flush_output
 if TYPE_CHECKING:
     from zray.worker.actors.calls import ActorHost
 
-# The time for all of it, as in Ray (actor_graceful_shutdown_timeout_ms): enough to write a large checkpoint, and a
-# handler that hangs holds the resources of its actor no longer.
+# The time for all steps, as in Ray (actor_graceful_shutdown_timeout_ms): enough to write a large checkpoint.  A
+# handler that hangs does not keep the resources of its actor longer.
 EXIT_HANDLERS_S = 30.0
 
 
 def exit_code(error: SystemExit) -> int:
-    """The code that the interpreter would end with; prints a message that is none."""
+    """The exit code that the interpreter would use; prints the message if the code is one."""
     if error.code is None or isinstance(error.code, int):
         return (error.code or 0) & 0xFF
     print(error.code, file=sys.stderr)
@@ -42,7 +42,7 @@ def exit_code(error: SystemExit) -> int:
 
 
 def run_exit_handlers(host: ActorHost | None, what: str) -> None:
-    """On the main thread, once nothing else runs; ``host`` is the ActorHost or None."""
+    """Run all steps on the main thread, when no other user code runs; ``host`` is the ActorHost or None."""
     timer = threading.Timer(EXIT_HANDLERS_S, _overdue, (what,))
     timer.daemon = True
     timer.start()
@@ -50,13 +50,13 @@ def run_exit_handlers(host: ActorHost | None, what: str) -> None:
     atexit._run_exitfuncs()
     instance = left() if left is not None else None
     if instance is not None and hasattr(type(instance), "__del__"):
-        _guarded(type(instance).__del__, instance)  # a global or a thread still has it: it will not be collected
+        _guarded(type(instance).__del__, instance)  # a global or a thread still has it, so it is never collected
     _flush_files()
     timer.cancel()
 
 
 def _end_instance(host: ActorHost) -> weakref.ref[Any] | None:
-    """Let go of the instance; a reference to it that finds it where others have kept it."""
+    """Drop the instance; returns a weak reference, in case other code keeps the instance alive."""
     instance = host.instance
     shutdown = getattr(type(instance), "__ray_shutdown__", None)
     if callable(shutdown):
@@ -75,7 +75,7 @@ def _end_instance(host: ActorHost) -> weakref.ref[Any] | None:
 def _guarded(function: Any, *args: Any) -> None:
     try:
         function(*args)
-    except BaseException:  # user code at its end: the rest of the end must follow
+    except BaseException:  # the steps after this user code must still run
         traceback.print_exc()
 
 
@@ -84,12 +84,12 @@ _FILES = (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)
 
 def _flush_files() -> None:
     for found in gc.get_objects():
-        if issubclass(type(found), _FILES):  # not isinstance: proxies of user code answer for what is gone
+        if issubclass(type(found), _FILES):  # not isinstance, which runs the code of user proxies to dead objects
             try:
                 if not found.closed and found.writable():
                     found.flush()
             except (OSError, ValueError, AttributeError):
-                continue  # detached, or its descriptor is gone
+                continue  # detached, or its descriptor is closed
 
 
 def _overdue(what: str) -> None:

@@ -1,9 +1,9 @@
-"""One life of the actor that a worker process is: its calls, its kept replies, its end (pure).
+"""One life of the actor in a worker process: its calls, its kept replies, its end (pure).
 
     up --push--> a call starts, or waits for room in its concurrency group
-       --SIGTERM--> draining: what runs may end, nothing more starts
-       --exit_actor, sys.exit, __ray_terminate__--> leaving: nothing more starts
-       --asked to exit (WorkerExit)--> what was pushed still runs
+       --SIGTERM--> draining: running calls may end, no further call starts
+       --exit_actor, sys.exit, __ray_terminate__--> leaving: no further call starts
+       --asked to exit (WorkerExit)--> pushed calls still run
 
 A sync actor has no groups: its calls go through the TaskQueue.  All methods are called under the loop's lock.
 """
@@ -16,24 +16,24 @@ from typing import Any
 
 from zray.wire.messages import ActorInit
 from zray.handles.options import ASYNC_MAX_CONCURRENCY
-from zray.worker.queue import ATTEMPT, TASK_ID, Entry, Lease
+from zray.worker.queue import ATTEMPT, TASK_ID, Entry, ServedLease
 from zray.worker.run.results import identity
 
-# Replies kept per caller for a call that is pushed again, in batches and in bytes.
+# Replies kept for each caller, in case it pushes a call again; in batches and in bytes.
 KEPT_BATCHES = 64
 KEPT_BYTES = 1024 * 1024
 Identity = tuple[bytes, int]  # task id, attempt
 
 
 def sizes_of(spec: dict[str, Any]) -> dict[str, int]:
-    """Concurrency groups of an actor, "" the default one; none where its calls run one after the other."""
+    """Sizes of an actor's concurrency groups, "" is the default group; empty if calls run one after the other."""
     sizes = dict(spec.get("concurrency_groups") or {})
     sizes[""] = spec.get("max_concurrency") or (ASYNC_MAX_CONCURRENCY if spec.get("is_async") else 1)
     return sizes if spec.get("is_async") or len(sizes) > 1 or sizes[""] > 1 else {}
 
 
 class CallGroup:
-    """A concurrency group: up to ``size`` calls run side by side, and start in the order in which they came."""
+    """A concurrency group: up to ``size`` calls run side by side, and they start in order of arrival."""
 
     __slots__ = ("name", "size", "running", "waiting")
 
@@ -44,7 +44,7 @@ class CallGroup:
         self.waiting: deque[Entry] = deque()
 
     def put(self, entry: Entry) -> bool:
-        """A call has come; True when it starts now, else it waits for room."""
+        """Add a call; True when it starts now, else it waits for room."""
         if len(self.running) < self.size:
             task = entry[2]
             self.running[task[TASK_ID], task[ATTEMPT]] = task
@@ -53,7 +53,7 @@ class CallGroup:
         return False
 
     def end(self, task: list[Any]) -> Entry | None:
-        """A call has ended; the one that starts in its place."""
+        """A call has ended; returns the call that starts in its place."""
         del self.running[task[TASK_ID], task[ATTEMPT]]
         if not self.waiting:
             return None
@@ -63,7 +63,7 @@ class CallGroup:
         return entry
 
     def take(self, wanted: Identity) -> Entry | None:
-        """A call that waits, out of its turn: cancellations are rare, and search for it."""
+        """Take out a waiting call, by a search: cancellations are rare."""
         for position, entry in enumerate(self.waiting):
             if identity(entry[2]) == wanted:
                 del self.waiting[position]
@@ -89,18 +89,18 @@ class ActorLife:
         self.groups: dict[str, CallGroup] = {}  # empty: one call after the other
         self.group_of: Callable[[list[Any]], str] | None = None
         self.leaving: str | None = None
-        self.may_restart = False  # it leaves by sys.exit or SIGTERM
+        self.may_restart = False  # it ends by sys.exit or SIGTERM
         self.code = 0
         self.draining = False
         self.refused = 0
 
     def run_side_by_side(self, sizes: dict[str, int], group_of: Callable[[list[Any]], str]) -> None:
-        """It is threaded or async.  ``group_of``: the concurrency group of a call; unknown ones are the default's."""
+        """The actor is threaded or async.  ``group_of(call)``: its group; an unknown group means the default one."""
         self.groups = {name: CallGroup(name, size) for name, size in sizes.items()}
         self.group_of = group_of
 
     def put(self, entries: list[Entry]) -> list[tuple[CallGroup, Entry]]:
-        """Calls of an actor with groups have come; those that start now."""
+        """Add calls of an actor with groups; returns the calls that start now."""
         group_of, groups = self.group_of, self.groups
         assert group_of is not None
         started = []
@@ -111,7 +111,7 @@ class ActorLife:
         return started
 
     def take_waiting(self, wanted: Identity) -> Entry | None:
-        """A cancelled call that waits for room: out of its group."""
+        """Take a cancelled call that waits for room out of its group."""
         for group in self.groups.values():
             entry = group.take(wanted)
             if entry is not None:
@@ -124,22 +124,22 @@ class ActorLife:
             yield from group.running.values()
 
     def drop_waiting(self) -> None:
-        """What has not started never will."""
+        """Drop all calls that have not started."""
         for group in self.groups.values():
             group.waiting.clear()
 
-    # ---- replies that may be asked for again
+    # ---- replies that may be needed again
 
-    def keep(self, lease: Lease, ends: list[Any]) -> None:
-        """Replies on their way: kept for a caller that asks again."""
+    def keep(self, lease: ServedLease, ends: list[Any]) -> None:
+        """Keep sent replies, in case the caller pushes their calls again."""
         if sum(len(result) for result in ends[1::2] if type(result) is bytes) > KEPT_BYTES // KEPT_BATCHES:
             return
         if lease.kept is None:
             lease.kept = deque(maxlen=KEPT_BATCHES)
         lease.kept.append(ends)
 
-    def kept(self, lease: Lease, sequences: range) -> list[Any]:
-        """[sequence, reply, ...] of those that were sent before and are still there."""
+    def kept(self, lease: ServedLease, sequences: range) -> list[Any]:
+        """[sequence, reply, ...] of these calls, as far as their replies are kept."""
         again: list[Any] = []
         for ends in lease.kept or ():
             pairs = iter(ends)

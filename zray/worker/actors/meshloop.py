@@ -1,8 +1,8 @@
 """An asyncio loop whose selector waits in the mesh's loop: one thread, one wait, for both.
 
-asyncio's own descriptors live in its epoll set, which is itself a descriptor that the mesh's poll watches.  While
-asyncio waits, this thread leads the mesh; while asyncio is busy, each of its rounds takes a turn of the mesh.  A thread
-that asked for something meanwhile (run_in_executor) may lead by then: it lets asyncio go on when the descriptor fires.
+asyncio's own descriptors are in its epoll set, which is itself a descriptor that the mesh's poll watches.  While
+asyncio waits, this thread leads the mesh; while asyncio is busy, each of its rounds takes a turn of the mesh.  Another
+thread (run_in_executor) may lead instead, because it waits too: it wakes asyncio when the descriptor fires.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ Events = list[tuple[selectors.SelectorKey, int]]
 class MeshSelector(selectors.EpollSelector):
     """``select`` polls the mesh and asyncio's descriptors together.
 
-    ``on_round()`` is called as each select begins and again as it ends, on the asyncio thread: what it schedules runs
-    in the round that follows.  True: something is scheduled, do not wait.
+    ``on_round()`` is called at the beginning and at the end of each select, on the asyncio thread.  Its calls run in
+    the next round.  It returns True when it has scheduled any, so that select does not wait.
     """
 
     def __init__(self, loop: Any, on_round: Callable[[], bool]):
@@ -55,7 +55,7 @@ class MeshSelector(selectors.EpollSelector):
         return events
 
     def _on_turn(self) -> None:
-        """As each turn of the mesh begins: is there something for asyncio?"""
+        """At the beginning of each turn of the mesh: end asyncio's wait if it has events."""
         if self._outer is not None:
             self._outer()
         waiter = self._waiter
@@ -68,13 +68,13 @@ class MeshSelector(selectors.EpollSelector):
 
     def _look(self) -> None:
         mesh = self._loop.mesh
-        mesh.watched_fired = False  # first: it may fire in another thread's poll from here on
+        mesh.watched_fired = False  # before the select: it may fire in another thread's poll from now on
         self._events = super().select(0)
         if self._events:
-            mesh.watched_fired = True  # an edge does not come again for what asyncio leaves unread
+            mesh.watched_fired = True  # there is no second edge for data that asyncio leaves unread
 
     def end_wait(self) -> bool:
-        """Under the lock, on the asyncio thread: let ``select`` return.  False on any other thread."""
+        """Let ``select`` return (under the lock, on the asyncio thread).  False on any other thread."""
         if threading.get_ident() != self._thread:
             return False
         if self._waiter is not None:
@@ -95,9 +95,9 @@ class MeshEventLoop(asyncio.SelectorEventLoop):
         super().__init__(self.selector)
 
     def next_round(self) -> None:
-        """From a handler, under the mesh's lock, on any thread: call ``on_round`` soon.
+        """Call ``on_round`` soon.  For handlers, under the mesh's lock, on any thread.
 
-        No system call when the handler runs on this loop's thread.
+        It makes no system call when the handler runs on this loop's thread.
         """
         if not self.selector.end_wait():
             self.call_soon_threadsafe(_nothing)

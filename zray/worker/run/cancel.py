@@ -1,16 +1,15 @@
-"""Interrupting the running task, and nothing else.
+"""Interrupts the running task, and no other code.
 
-``current`` is the task whose user code the main thread runs now; the executor sets it just before the call and clears
-it right after.  A cancel request names a (task, attempt).  The request sends the process a signal, which also gets
-the thread out of a blocking call; Python then runs :meth:`Interrupts._on_signal` on the main thread, and only there
-is decided whether to raise:
+``current`` is the task whose user code the main thread runs now.  The executor sets it just before the call and
+clears it just after.  A cancel request names a (task, attempt), and sends the process a signal, which also ends a
+blocking call.  Python then runs :meth:`Interrupts._on_signal` on the main thread, and only this method decides:
 
-    current is the task that was meant, no transition under way    raise KeyboardInterrupt in the user's code
-    the thread is inside a transition (owns the loop's lock)       the loop records it, and raises when that ends
+    ``current`` is the requested task, no transition under way     raise KeyboardInterrupt in the user's code
+    the thread is inside a transition (owns the loop's lock)       the loop records it, and raises after the transition
     another task runs by now, or none                              the request is void
-    another task runs inside the one that was meant                raise when that one runs on (``resume``)
+    another task runs inside the requested task                    raise when the requested task continues (``resume``)
 
-SetAsyncExc was the alternative; it does not end a ``time.sleep`` and cannot be checked when it lands.
+The alternative was PyThreadState_SetAsyncExc: it does not end a ``time.sleep``, and cannot be checked when it raises.
 """
 
 from __future__ import annotations
@@ -30,31 +29,31 @@ ASK_AGAIN_S = 0.002
 
 
 class Interrupts:
-    """What may be interrupted now, and what somebody wants interrupted."""
+    """The task that may be interrupted now, and the requests."""
 
     __slots__ = ("current", "wanted", "hit", "_loop", "_main", "_now", "_timer", "deferred", "_outer", "_later")
 
     def __init__(self, loop: Loop, now: Callable[[], float]):
-        self.current: Any = None  # a task, or what stands for an item of a map
+        self.current: Any = None  # a task, or the position of an item of a map
         self.wanted: tuple[bytes, int] | None = None
         self.hit: tuple[bytes, int] | None = None  # the interrupt that was raised last
         self._loop = loop
         self._main = threading.main_thread().ident
         self._now = now
         self._timer: Any = None
-        self.deferred = False  # recorded with the loop, which raises it when its lock is free
+        self.deferred = False  # the loop has recorded an interrupt, and raises it when its lock is free
         self._outer: list[list[Any] | None] = []  # tasks that wait while another runs on their stack
-        self._later: set[tuple[bytes, int]] = set()  # of those: to be interrupted when it is their turn again
+        self._later: set[tuple[bytes, int]] = set()  # of these, the tasks to interrupt when they continue
 
     def install(self) -> None:
-        """Take the signal.  Main thread only."""
+        """Install the signal handler.  Main thread only."""
         signal.signal(SIGNAL, self._on_signal)
 
     def uninstall(self) -> None:
         signal.signal(SIGNAL, signal.SIG_IGN)
 
     def request(self, task: bytes, attempt: int) -> bool:
-        """Under the lock: interrupt the task if it is the one running; False when it is not."""
+        """Interrupt the task if it runs; False when it does not (under the lock)."""
         current = self.current
         if current is None or current[TASK_ID] != task or current[ATTEMPT] != attempt:
             if any(outer and outer[TASK_ID] == task and outer[ATTEMPT] == attempt for outer in self._outer):
@@ -66,7 +65,7 @@ class Interrupts:
         return True
 
     def was_hit(self, task: list[Any]) -> bool:
-        """Whether this attempt was interrupted by us (and not by a KeyboardInterrupt of its own making)."""
+        """Whether we interrupted this attempt (and it did not raise KeyboardInterrupt itself)."""
         return self.hit is not None and self.hit == (task[TASK_ID], task[ATTEMPT])
 
     def _send(self) -> None:
@@ -81,7 +80,7 @@ class Interrupts:
         if wanted is None:
             return
         if current is None or (current[TASK_ID], current[ATTEMPT]) != wanted:
-            self.wanted = None  # it ended by itself
+            self.wanted = None  # the task has ended
             return
         self._send()
 
@@ -90,22 +89,22 @@ class Interrupts:
         if wanted is None or current is None or (current[TASK_ID], current[ATTEMPT]) != wanted:
             return
         if in_finaliser(frame):
-            return  # Python swallows what is raised there; the timer asks again
+            return  # Python ignores exceptions of finalisers; the timer tries again
         self.wanted = None
         self.hit = wanted
         self.deferred = True
         self._loop.interrupt()
 
     def enter(self) -> None:
-        """Another task runs on the current one's stack."""
+        """Another task begins to run on the stack of the current one."""
         self._outer.append(self.current)
 
     def leave(self) -> None:
-        """It has ended, the outer one is current again."""
+        """The inner task has ended; the outer one is current again."""
         self.current = self._outer.pop()
 
     def resume(self) -> None:
-        """The current task runs on; raises KeyboardInterrupt when it was to be interrupted meanwhile."""
+        """The current task continues; raises KeyboardInterrupt if there was a request meanwhile."""
         current = self.current
         if not self._later or current is None:
             return
@@ -116,13 +115,13 @@ class Interrupts:
             raise KeyboardInterrupt
 
     def forget(self) -> None:
-        """The task has ended: an interrupt that the loop recorded and has not raised is void."""
+        """The task has ended: drop an interrupt that the loop has recorded but not raised."""
         self.deferred = False
         self._loop.forget_interrupt()
 
 
 class NoInterrupts:
-    """Stands for Interrupts on threads that cannot be interrupted."""
+    """The Interrupts of threads that cannot be interrupted."""
 
     __slots__ = ("current",)
 
@@ -133,4 +132,4 @@ class NoInterrupts:
         return False
 
 
-NO_INTERRUPTS = NoInterrupts()  # asked only: a coroutine has no current task of a thread
+NO_INTERRUPTS = NoInterrupts()  # for coroutines, which never set ``current``

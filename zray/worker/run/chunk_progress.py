@@ -1,7 +1,7 @@
-"""How far a running chunk of ``f.map`` is: what has ended since the last MapDone (pure).
+"""The progress of a running chunk of ``f.map``: the results since the last MapDone (pure).
 
-Items are claimed one by one from the left of ``chunk.items``; a hand-back claims from its right end
-(zray.worker.queue), so a chunk with a slow item gives the rest away while that item runs.
+Items are claimed one by one from the left of ``chunk.items``.  A hand-back claims from the right end
+(zray.worker.queue), so the rest of a chunk can be handed back while a slow item runs.
 """
 
 from __future__ import annotations
@@ -9,18 +9,18 @@ from __future__ import annotations
 from typing import Any
 
 from zray.wire.messages import MapDone
-from zray.worker.queue import Chunk, Lease
+from zray.worker.queue import QueuedChunk, ServedLease
 
-# Results of a chunk go out at least this often, while more of its items wait.
+# Results of a chunk are sent at least this often, while more of its items wait.
 FLUSH_NS = 5_000_000
 
 
 class ChunkProgress:
-    """``results`` and ``failures`` are the shell's to append to, in its loop."""
+    """The shell's loop appends to ``results`` and ``failures``."""
 
     __slots__ = ("lease", "chunk", "sent", "results", "failures", "_prefix", "_base")
 
-    def __init__(self, lease: Lease, chunk: Chunk):
+    def __init__(self, lease: ServedLease, chunk: QueuedChunk):
         self.lease = lease
         self.chunk = chunk
         self.sent = 0  # items whose results were sent
@@ -34,12 +34,12 @@ class ChunkProgress:
         return self._prefix + (self._base + sequence).to_bytes(8, "little")
 
     def fail(self, failure: Any) -> None:
-        """The item that ran has failed."""
+        """The running item has failed."""
         self.failures.append([len(self.results), failure])
         self.results.append(None)
 
     def take(self) -> tuple[int, list[Any], list[list[Any]]]:
-        """(sequence of the first, results, failures) since the last time: they are about to be sent."""
+        """(sequence of the first, results, failures) since the last call; the caller sends them."""
         results, self.results = self.results, []
         failures, self.failures = self.failures, []
         first = self.chunk.first + self.sent

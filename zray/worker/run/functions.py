@@ -1,8 +1,8 @@
-"""Functions and classes this worker has loaded, by key.
+"""The functions and classes that this worker has loaded, by key.
 
-Owners send a FunctionDef before the first push that needs it; it is unpickled at the first call, so that what it
-imports is imported on the thread that runs it.  The oldest definitions go first when there are too many, and come
-back from the functions table of the control store.
+An owner sends a FunctionDef before the first push that needs it.  It is unpickled at the first call, so that its
+imports run on the thread that calls it.  When there are too many definitions, the oldest are dropped; they can be
+fetched again from the functions table of the control store.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ class FunctionCache:
     def __init__(self, fetch: Callable[[bytes], Any]):
         self.table: dict[Any, tuple[Callable[..., Any], str]] = {}
         self.blobs: dict[bytes, bytes] = {}
-        self.names: dict[bytes, str] = {}  # of those that are not loaded, as their owners call them
-        self.broken = ""  # why nothing can be run here: no process could start under the variables it asks for
+        self.names: dict[bytes, str] = {}  # key -> the owner's name of a function that is not loaded
+        self.broken = ""  # why no task can run here: Python could not start under the environment's variables
         self._fetch = fetch
 
     def define(self, key: bytes, blob: bytes, name: str = "") -> None:
-        """A definition arrived (under the loop's lock: it is not unpickled here)."""
+        """Keep a definition (under the loop's lock, so it is not unpickled here)."""
         if key in self.table:
             return
         if len(self.blobs) >= BLOBS_MAX:
@@ -39,7 +39,7 @@ class FunctionCache:
         self.names[key] = name
 
     def load(self, key: bytes) -> tuple[Callable[..., Any], str]:
-        """Unpickle a definition, fetching it when no owner sent it.  Runs user code; not under the lock."""
+        """Unpickle a definition; fetch it if no owner sent it.  Runs user code; not under the lock."""
         found = self.table.get(key)
         if found is not None:
             return found

@@ -1,16 +1,16 @@
-"""Run what a task waits for on its own stack, where nobody can tell the difference.
+"""Runs the task that another task waits for on the waiting task's stack, if no code can see the difference.
 
-A worker that blocks in ``get`` lends its CPU, and somebody else's process runs the dependency: a recursion would fill
-the node with blocked workers.  When the missing value is that of a task of this very process which nobody has started,
-the waiting thread runs it itself.  Only the exact dependency (anything else could wait for what the caller holds), and
-only where a separate process would behave alike: zray.worker.run.nesting has the conditions, and ``get`` must have no
-time-out, which nothing here could keep, and not stand inside ``with`` or ``try``.
+A worker that blocks in ``get`` lends its CPU, and another process runs the dependency.  So a recursion would fill the
+node with blocked workers.  Therefore the waiting thread runs the dependency itself, if this process owns it and it
+has not started.  It runs no other task, which could wait for something that the caller holds.  It does so only where
+a separate process would behave the same: zray.worker.run.nesting has the conditions.  In addition, ``get`` must have
+no time-out, which could not be kept here, and must not be inside ``with`` or ``try``.
 
-A caller that holds a ``threading.Lock`` would meet it again in the task, which in its own process has a lock of its
-own.  Python does not say who holds a lock; but a lock that is held across a call is, in all but name, always released
-by a ``with`` or a ``finally``.  So a frame between the task's first and ``get`` that stands in any protected block, or
-calls ``acquire`` by name, rules inline execution out.  That also keeps other scoped state (open transactions, decimal
-contexts, redirected output) away from the inner task, and lets a caller that handles errors survive a crash.
+A ``threading.Lock`` that the caller holds would block the inner task; in a separate process the task would have its
+own lock.  Python does not tell who holds a lock.  But a lock that is held across a call is nearly always released by
+a ``with`` or a ``finally``.  So there is no inline run if a frame between the task's first frame and ``get`` is in a
+protected block, or uses the name ``acquire``.  This rule also keeps other scoped state (open transactions, decimal
+contexts, redirected output) away from the inner task, and a caller that handles errors survives a crash.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from zray.worker.execution import Execution
 from zray.worker.run.nesting import NestedTasks
 
 OWN_FRAMES = 16
-# Names in a code object that tell of a lock taken without a block around it.
+# Names in a code object that uses a lock without a block.
 LOCK_NAMES = frozenset(("acquire", "enter_context", "enter_async_context", "__enter__"))
 PLACES_MAX = 4096
 
@@ -39,7 +39,7 @@ class Inline:
         self._places: dict[tuple[CodeType, int], bool] = {}
 
     def run_missing(self, records: Any) -> None:
-        """Called by ``get`` before it waits for these records: run those whose tasks nobody has started."""
+        """``get`` calls this before it waits for these records: run their tasks that have not started."""
         if self.executor.forked or threading.current_thread() is not threading.main_thread() \
                 or not self.nested.is_possible():
             return
@@ -51,7 +51,7 @@ class Inline:
                     if not frames:
                         return
                 if not self._run(task, frames):
-                    break  # somebody was faster
+                    break  # another worker got the task first
 
     def _run(self, task: Task, frames: int) -> bool:
         executor, fn = self.executor, task.fn
@@ -71,15 +71,15 @@ class Inline:
         return True
 
     def cancel(self, task: Task, recursive: bool) -> None:
-        """A task that runs inline is to end (under the lock)."""
+        """Interrupt a task that runs inline (under the lock)."""
         if recursive:
             self.executor.rt.cancel_children(task.tid)
         self.executor.interrupts.request(task.tid, task.attempt)
 
-    # ------------------------------------------------------------ may this stack be lent
+    # ------------------------------------------------------------ whether this stack allows it
 
     def _frames_in_use(self, frame: FrameType | None) -> int:
-        """Frames between the running task's first and the call of ``get``; 0 when one of them is protected."""
+        """Frames between the running task's first frame and the call of ``get``; 0 when one of them is protected."""
         count = 0
         while frame is not None:
             module = frame.f_globals.get("__name__", "")
@@ -103,11 +103,11 @@ class Inline:
 
 
 def in_protected_block(code: CodeType, at: int) -> bool:
-    """Whether the instruction at byte offset ``at`` lies in a ``with`` or ``try`` block.
+    """Whether the instruction at byte offset ``at`` is in a ``with`` or ``try`` block.
 
     Reads the exception table of CPython 3.11 and newer (Objects/exception_handling_notes.txt): entries of four
     varints, start, length, target and depth, in units of two bytes.  Other blocks with an entry (an inlined
-    comprehension, the body of a generator) count too: too careful costs a process, not a deadlock.
+    comprehension, the body of a generator) count too: an unneeded refusal costs a process, not a deadlock.
     """
     data = iter(code.co_exceptiontable)
     unit = at // 2

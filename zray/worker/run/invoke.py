@@ -1,6 +1,6 @@
-"""From wire values to a call and back: arguments in, results and errors out, for tasks and actor calls alike.
+"""Converts wire values to the arguments of a call, and results and errors back, for tasks and actor calls.
 
-The executor's loop has its own short cut for the plain case (one return, no references); everything else is here.
+The executor's loop handles the plain case (one return, no references) itself; all other cases are here.
 """
 
 from __future__ import annotations
@@ -16,11 +16,9 @@ from zray.wire.messages import CARRYING, FAILED
 from zray.worker.ports import CoreProcess
 from zray.worker.queue import ARGS, EXTRA, RETURNS, TASK_ID
 
-NONE = serialization.NONE
-
 
 class DependencyFailed(Exception):
-    """An argument is an error: the task fails with that error, as it is (``value`` is its wire form)."""
+    """An argument is an error: the task fails with the same error (``value`` is its wire form)."""
 
     def __init__(self, value: Any):
         super().__init__(value)
@@ -29,9 +27,9 @@ class DependencyFailed(Exception):
 
 def arguments(rt: CoreProcess, task: list[Any], register: Callable[[Any], None] | None = None
               ) -> tuple[Any, dict[str, Any]]:
-    """``(args, kwargs)`` of a call; may read the store, runs user code (unpickling).
+    """``(args, kwargs)`` of a call; may read the store, and runs user code (unpickling).
 
-    ``register`` is called with each reference that comes inside them.
+    ``register`` is called with each reference inside the arguments.
     """
     extra = task[EXTRA] or {}
     deps = extra.get("deps") or ()
@@ -49,8 +47,8 @@ def arguments(rt: CoreProcess, task: list[Any], register: Callable[[Any], None] 
 def buffers(rt: CoreProcess, wire: Sequence[Any]) -> list[Any]:
     """The serialised forms of arguments.
 
-    One that is lost is no fault of the task, which has not started: its owner learns which values are, has them made
-    again, and sends the task again.
+    A lost argument is no failure of the task, which has not started.  The owner gets the list of lost values, has
+    them made again, and pushes the task again.
     """
     payload = rt.values.payload
     found = []
@@ -69,12 +67,12 @@ def buffers(rt: CoreProcess, wire: Sequence[Any]) -> list[Any]:
 
 
 def encode(rt: CoreProcess, value: Any, task: bytes, index: int) -> Any:
-    """One value to its wire form: inline when it is small and plain, else by the runtime (store, references)."""
+    """The wire form of one value: inline if it is small and plain, else the runtime makes it (store, references)."""
     kind = type(value)
     if kind is int or kind is float or kind is bool:
         return pickle.dumps(value, 5)
     if value is None:
-        return NONE
+        return serialization.NONE
     serialized = serialization.dumps(value)
     if serialized.refs:
         return rt.encode_result(value, task, index)
@@ -102,17 +100,17 @@ def returns(rt: CoreProcess, value: Any, task: list[Any], name: str) -> Any:
 
 
 def dynamic(rt: CoreProcess, value: Any, task: list[Any]) -> Any:
-    """``num_returns="dynamic"``: all items of the generator, each an object of its own."""
+    """The result for ``num_returns="dynamic"``: each item of the generator is an object of its own."""
     values = [encode(rt, part, task[TASK_ID], index) for index, part in enumerate(value, 1)]
     return [0, values, {"dynamic": True}]
 
 
 def failure(error: BaseException, name: str) -> list[Any]:
-    """The wire form of what user code raised.  Never fails."""
+    """The wire form of an exception of user code.  Never fails."""
     if isinstance(error, DependencyFailed):
         return error.value
     detail = serialization.dump_error(error, name)
-    # The traceback holds the frames and so the arguments: without this a failed task pins its arrays until the
-    # next garbage collection.
+    # The traceback has the frames, and so the arguments.  Without this line a failed task would pin its arrays until
+    # the next garbage collection.
     error.__traceback__ = None
     return [FAILED, "task_error", detail]

@@ -1,6 +1,6 @@
-"""Chunks of ``f.map``: one unpickle, a tight loop, one pickle.
+"""Runs chunks of ``f.map``: one unpickle, a tight loop, one pickle.
 
-zray.worker.run.chunk_progress keeps what has ended and was not sent.
+zray.worker.run.chunk_progress keeps the results that are not sent yet.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from zray.wire.messages import MapDone
 from zray.worker.run import invoke
 from zray.worker.run.chunk_progress import FLUSH_NS, ChunkProgress
 from zray.worker.execution import Execution
-from zray.worker.queue import ATTEMPT, TASK_ID, Chunk, Lease
+from zray.worker.queue import ATTEMPT, TASK_ID, QueuedChunk, ServedLease
 from zray.worker.run.results import cancelled
 
-# Items between two looks at the clock: the first look comes after one item, then the step follows what they cost.
+# Run time between two reads of the clock: the first comes after one item, then the step follows the cost of items.
 STEP_NS = 500_000
 STEP_MAX = 16_384
-# Steps of at least this many items run in the tight loop: those items take under two microseconds.
+# Steps of at least this many items run in the tight loop: such items take under two microseconds.
 TIGHT_ITEMS = 256
 
 
@@ -30,11 +30,11 @@ class MapRunner:
     def __init__(self, executor: Execution):
         self.executor = executor
 
-    def run(self, lease: Lease, chunk: Chunk) -> None:
-        """Run a chunk to its end, or to where it was split."""
+    def run(self, lease: ServedLease, chunk: QueuedChunk) -> None:
+        """Run a chunk to its end, or until the rest was handed back."""
         executor = self.executor
         rt = executor.rt
-        # As a task in wire form: what the context, the names in errors and a cancel look at.
+        # As a task in wire form, for the context, the names in errors and cancellations.
         task: list[Any] = [chunk.task, chunk.attempt, chunk.function, b"", 1, None]
         try:
             executor.interrupts.current = task
@@ -53,7 +53,7 @@ class MapRunner:
         _Run(self, lease, chunk, function, name, items).run()
         chunk.items = None
 
-    def _items(self, chunk: Chunk) -> deque[Any]:
+    def _items(self, chunk: QueuedChunk) -> deque[Any]:
         payload = chunk.payload
         chunk.payload = None
         if type(payload) is bytes:
@@ -64,13 +64,13 @@ class MapRunner:
             raise ValueError(f"a chunk of {chunk.count} items came with {len(values)}")
         return deque(values)
 
-    def _fail_all(self, lease: Lease, chunk: Chunk, error: Any) -> None:
-        """Nothing of the chunk could be run: the function or the arguments do not load."""
+    def _fail_all(self, lease: ServedLease, chunk: QueuedChunk, error: Any) -> None:
+        """Fail the whole chunk: the function or the arguments do not load."""
         results = serialization.to_bytes(serialization.dumps([None] * chunk.count))
         failures = [[position, error] for position in range(chunk.count)]
         self.send(lease, MapDone(lease.number, chunk.first, chunk.count, results, failures, 0))
 
-    def send(self, lease: Lease, message: MapDone) -> None:
+    def send(self, lease: ServedLease, message: MapDone) -> None:
         rt = self.executor.rt
         with self.executor.loop.lock:
             rt.send(lease.owner, message)
@@ -79,11 +79,12 @@ class MapRunner:
 
 
 class _Run:
-    """One chunk under way: what ran since the last flush."""
+    """One running chunk."""
 
     __slots__ = ("runner", "progress", "chunk", "function", "name", "items", "position")
 
-    def __init__(self, runner: MapRunner, lease: Lease, chunk: Chunk, function: Any, name: str, items: deque[Any]):
+    def __init__(self, runner: MapRunner, lease: ServedLease, chunk: QueuedChunk, function: Any, name: str,
+                 items: deque[Any]):
         self.runner = runner
         self.progress = ChunkProgress(lease, chunk)
         self.chunk = chunk
@@ -150,7 +151,7 @@ class _Run:
             append(function(item))
 
     def _careful(self, position: int) -> None:
-        """One item, as the task that it is."""
+        """Run one item with the context, marks and interrupts of a task."""
         chunk, executor = self.chunk, self.runner.executor
         try:
             item = self.items.popleft()
@@ -164,11 +165,11 @@ class _Run:
             raise _ItemCancelled
         executor.interrupts.current = self.position
         value = self.function(*item) if chunk.star else self.function(item)
-        executor.interrupts.current = None  # first: an interrupt from here on would fail an item that is in the list
+        executor.interrupts.current = None  # before the append: a later interrupt would fail an item in the list
         self.progress.results.append(value)
 
     def _failed(self, error: BaseException) -> None:
-        if isinstance(error, SystemExit):  # the process ends with this item: those before it have run
+        if isinstance(error, SystemExit):  # the process ends with this item: send the results before it
             self._flush(0)
             self.runner.executor.rt.marks[2] = self.chunk.first + self.progress.sent - 1
         task = [self.position[TASK_ID], self.chunk.attempt]
@@ -179,7 +180,7 @@ class _Run:
         self.progress.fail(failure)
 
     def _flush(self, spent_ns: int) -> None:
-        """Send what ran since the last flush."""
+        """Send the results since the last flush."""
         first, results, failures = self.progress.take()
         count = len(results)
         if not count:
@@ -195,7 +196,7 @@ class _Run:
         executor.events.add([task, self.chunk.attempt], self.name, time.perf_counter_ns() - spent_ns, ok, count)
 
     def _one_by_one(self, results: list[Any], failures: list[list[Any]], first: int) -> Any:
-        """Some result cannot be pickled: it fails its item, not the chunk."""
+        """Some result cannot be pickled: fail its item, not the chunk."""
         executor = self.runner.executor
         for position, result in enumerate(results):
             try:
@@ -206,7 +207,7 @@ class _Run:
                 failures.append([position, executor.failed(error, task, self.name)])
         try:
             return invoke.encode(executor.rt, results, self.progress.task_of(first), 1)
-        except BaseException as error:  # no room in the store: that is every item's failure
+        except BaseException as error:  # no space in the store: every item fails
             failure = executor.failed(error, [self.progress.task_of(first), self.chunk.attempt], self.name)
             failed = {position for position, _ in failures}
             failures += [[position, failure] for position in range(len(results)) if position not in failed]
@@ -214,11 +215,11 @@ class _Run:
 
 
 class _ItemCancelled(BaseException):
-    """Stands in for the call of an item that was cancelled before it started."""
+    """Raised in place of the call of an item that was cancelled before it started."""
 
 
 class _Position:
-    """The (task id, attempt) of the item that runs now, computed when somebody looks: zray.worker.run.cancel does."""
+    """The (task id, attempt) of the running item, computed only when zray.worker.run.cancel reads it."""
 
     __slots__ = ("progress", "marks")
 

@@ -1,9 +1,9 @@
-"""Which tasks may run inside the one that waits for them, and how they leave and re-enter their owner (pure).
+"""Decides which tasks may run inside the task that waits for them, and moves them from and to their owner (pure).
 
-A task of this very process that nobody has started may run on the stack of a task that waits for it, where a separate
-process would behave alike: the same resources, environment and strategy; no GPU, one return, no max_calls; retries
-left on both sides, because a crash charges the caller's attempt too.  zray.worker.run.inline adds what depends on
-stacks.
+A task that this process owns and that has not started may run on the stack of a task that waits for it, if a separate
+process would behave the same.  The conditions: the same resources, environment and strategy; no GPU, one return, no
+max_calls; both tasks have retries left, because a crash charges the caller's attempt too.  zray.worker.run.inline adds
+the conditions on stacks.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from zray.owner.records import QUEUED, Entry, Task
 from zray.owner.submitter import Submitter
 from zray.sched.resources import GPU, UNIT
 from zray.worker.machine import WorkerMachine
-from zray.worker.queue import EXTRA, Chunk
+from zray.worker.queue import EXTRA, QueuedChunk
 
-# One level costs about ten frames of zray; the interpreter's limit is raised by what is in use already.
+# One level costs about ten frames of zray; the recursion limit is raised by the frames in use.
 DEPTH_MAX = 32
 
 
@@ -29,10 +29,10 @@ class NestedTasks:
         self.depth = 0
 
     def is_possible(self) -> bool:
-        """Whether the task of the queue may lend its stack."""
+        """Whether another task may run on the stack of the running task."""
         machine = self.machine
         running = machine.queue.running
-        if machine.actor is not None or self.depth >= DEPTH_MAX or running is None or type(running[2]) is Chunk:
+        if machine.actor is not None or self.depth >= DEPTH_MAX or running is None or type(running[2]) is QueuedChunk:
             return False
         extra = running[2][EXTRA]
         return not (extra and extra.get("last_attempt"))
@@ -57,7 +57,7 @@ class NestedTasks:
             and _same_place(key.strategy, lease.assigned.get("group"))
 
     def take(self, task: Task) -> list[Any] | None:
-        """Out of its owner's queue, in wire form; None when somebody was faster.  Under the lock, as ``finish``."""
+        """Take the task out of its owner's queue, in wire form; None when it has started elsewhere (under the lock)."""
         if not self.submitter.take_queued(task):
             return None
         self.depth += 1
@@ -74,7 +74,7 @@ class NestedTasks:
 
 
 def _same_place(strategy: dict[str, Any], group: list[Any] | None) -> bool:
-    """Whether a task of this strategy may run where its parent does, which is bundle [group, index, capture]."""
+    """Whether the strategy allows the place of the parent, which is bundle [group, index, capture]."""
     if not strategy or group is None:
         return not strategy and group is None
     return strategy == {"kind": "group", "group": group[0], "bundle": strategy.get("bundle"), "capture": group[2]} \

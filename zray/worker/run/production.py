@@ -1,4 +1,4 @@
-"""How far a running generator is ahead of its consumer (pure)."""
+"""Back-pressure of a running generator: how far it is ahead of its consumer (pure)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 
 class Production:
-    """One running generator: ``wake`` is called once, when its consumer has taken more."""
+    """One running generator; ``wake`` is called once, when the consumer has taken more items."""
 
     __slots__ = ("limit", "consumed", "wake")
 
@@ -16,7 +16,7 @@ class Production:
         self.wake: Callable[[], object] | None = None
 
     def is_ahead(self, made: int) -> bool:
-        """After ``made`` items: whether it must wait for its consumer."""
+        """Whether the generator must wait for its consumer after ``made`` items."""
         return self.limit > 0 and made - self.consumed >= self.limit
 
     def acknowledge(self, consumed: int) -> None:

@@ -1,4 +1,4 @@
-"""Wire results of tasks and calls: what is said about them, whoever ran them (pure)."""
+"""Wire results of tasks and calls, for all kinds of runs (pure)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from zray.worker.queue import ATTEMPT, EXTRA, TASK_ID
 
 
 def with_extra(result: Any, **extra: Any) -> Any:
-    """The result with more to say about it."""
+    """The result with further fields."""
     if type(result) is list and result and result[0] == 0:
         result[2].update(extra)
         return result

@@ -7,14 +7,15 @@ from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from typing import Any
 
+from zray.values import serialization
 from zray.wire.messages import StreamItem
 from zray.transport.loop import Waiter
 from zray.worker.run import invoke
 from zray.worker.execution import Execution
 from zray.worker.run.production import Production
-from zray.worker.queue import ATTEMPT, TASK_ID, Lease
+from zray.worker.queue import ATTEMPT, TASK_ID, ServedLease
 
-# Items made faster than this go out together: a kick an item would cost more than the item.
+# Items that are made faster than this are sent together: a kick for each would cost more than the item.
 KICK_AFTER_S = 0.001
 KICK_ITEMS = 32
 
@@ -30,8 +31,8 @@ class Streams:
     def __init__(self, executor: Execution):
         self.executor = executor
 
-    def run(self, task: list[Any], value: Any, lease: Lease) -> Any:
-        """Drive a generator to its end on this thread; the task's result.  Its errors are the caller's to handle."""
+    def run(self, task: list[Any], value: Any, lease: ServedLease) -> Any:
+        """Run a generator to its end on this thread; returns the task's result.  The caller handles its errors."""
         iterator = iterate(value, task)
         production = self.executor.machine.open_stream(task)
         loop, rt = self.executor.loop, self.executor.rt
@@ -59,7 +60,7 @@ class Streams:
             if close is not None:
                 close()
 
-    async def run_async(self, task: list[Any], value: Any, lease: Lease) -> Any:
+    async def run_async(self, task: list[Any], value: Any, lease: ServedLease) -> Any:
         """The same on an asyncio loop, for plain and async generators."""
         production = self.executor.machine.open_stream(task)
         executor = self.executor
@@ -81,7 +82,7 @@ class Streams:
             self.executor.machine.close_stream(task)
 
     def _wait(self, production: Production, index: int) -> None:
-        """Until the consumer has caught up.  The worker gives back what waits behind this task."""
+        """Wait for the consumer.  The worker hands back the tasks behind this one."""
         executor = self.executor
         blocked = executor.on_blocked()
         try:
@@ -99,7 +100,7 @@ class Streams:
 
 
 def _awaited(production: Production, made: int) -> Any:
-    """What a coroutine awaits before it makes the next item; None when it may go on.  Under the lock."""
+    """A future to await before the next item; None when no wait is needed.  Under the lock."""
     if not production.is_ahead(made):
         return None
     import asyncio
@@ -111,7 +112,7 @@ def _awaited(production: Production, made: int) -> Any:
 
 
 def ended(count: int) -> list[Any]:
-    return [0, [invoke.NONE], {"stream_len": count}]
+    return [0, [serialization.NONE], {"stream_len": count}]
 
 
 def iterate(value: Any, task: list[Any]) -> Iterator[Any]:
@@ -124,7 +125,7 @@ def iterate(value: Any, task: list[Any]) -> Iterator[Any]:
 
 
 async def aiterate(value: Any, task: list[Any]) -> AsyncIterator[Any]:
-    """Items of an async or a plain generator."""
+    """The items of an async or a plain generator."""
     if hasattr(value, "__aiter__"):
         try:
             async for item in value:

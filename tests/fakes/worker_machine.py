@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tests.unit.worker_fakes import NODE, OWNER, call
+from tests.fakes.worker import NODE, OWNER, call
 from zray.wire.messages import ActorInit, JobConfig
 from zray.worker.actors.life import CallGroup
 from zray.worker.machine import CALLS_LOOK_S, HAND_BACK_AFTER_S, WorkerMachine
@@ -73,7 +73,7 @@ class MachineRig:
         self.marks = [0, 0, 0]
         self.sent: list[Any] = []
         self.machine = WorkerMachine(NODE, self.marks, self._send, self.runner)
-        self.machine.employed = True
+        self.machine.has_job = True
 
     def _send(self, peer: bytes, message: Any) -> None:
         self.sent.append((peer, message))

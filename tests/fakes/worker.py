@@ -130,7 +130,7 @@ class FakeRuntime:
         self.busy = False
         self.submitter = FakeSubmitter()
 
-    def employ(self, executor: Any) -> None:
+    def attach_executor(self, executor: Any) -> None:
         self.executor = executor
         self.handlers.update(executor.machine.handlers)
 
@@ -208,7 +208,7 @@ class Rig:
 
         self.rt = FakeRuntime()
         self.executor = Executor(self.rt, FakeSurroundings())
-        self.executor.machine.employed = True
+        self.executor.machine.has_job = True
         self.executor.install()
 
     def define(self, function: Any) -> bytes:

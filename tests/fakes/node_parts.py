@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from tests.unit.test_node_machine import NODE, Names
+from tests.fakes.node_machine import FakeNames, NODE
 from zray.base.config import Config
-from zray.node.peers.cluster import Cluster, ClusterPorts
+from zray.base.ends import Ends
+from zray.node.peers.cluster import PeerNodes, PeerNodesPorts
 from zray.node.context import NodeContext
 from zray.node.effects import Send
 from zray.node.jobs.table import JobTable
@@ -29,10 +30,10 @@ class Parts:
     """Real parts, and ``calls``: what the part under test asked of its ports, as (name, arguments...)."""
 
     def __init__(self, *peers, cpus=2):
-        self.context = NodeContext(NODE)
+        self.context = NodeContext(NODE, Ends())
         self.context.now = 100.0
         self.config = Config()
-        self.names = Names()
+        self.names = FakeNames()
         self.jobs = JobTable()
         self.pool = Pool(self._new_id, self.context.emit, keep=0, workers_max=8, idle_s=10.0,
                          may_retire=lambda worker: True)
@@ -40,7 +41,7 @@ class Parts:
         self.placements = Placements(self.context, self.scheduler, self.pool)
         self.processes = LocalProcesses(self.context, self.jobs, self.pool)
         self.calls = []
-        self.cluster = Cluster(self.context, "n", ClusterPorts(
+        self.cluster = PeerNodes(self.context, "n", PeerNodesPorts(
             self.processes.is_process, from_node=self.call("from_node"), from_process=self.call("from_process")))
         for number, peer in enumerate(peers, 1):
             self.cluster.joined(peer, row(peer, number))

@@ -1,17 +1,17 @@
-"""What an owner tells the holders of its objects before they ask, so that they have it when it dies.  Pure.
+"""An owner sends values to the holders of its objects unasked, so that they have them when it dies.  Pure.
 
-    a holder registers (HoldAdd)     the object is ready: its value, at the end of the turn
-                                     pending: on completion, if it still holds it then
-    ... a reference that it got as   nothing; but it registers again when it keeps the reference beyond its task
-    an argument (LENT)
-    a reference travels in a value   the value of a ready object goes along (``carried``), so that whoever has heard of
-                                     the object has it
+    event                            the owner sends
+    a holder registers (HoldAdd)     of a ready object its value, at the end of the turn
+                                     of a pending object its value on completion, if the holder still holds it
+    ... for an argument (LENT)       nothing; a holder that keeps the reference beyond its task registers again
+    a reference travels in a value   the value of a ready object with the reference (``attach_values``), so that
+                                     every process that knows the object has its value
 
-A value is an inline one, an error, or an address in the store; the references inside it go along, pinned until the
-receiver holds them (``[CARRYING, ...]``, as for results).  An object that was lent to nobody never comes here: its
-completion is that of any other, and only a holder adds the waiter that tells of it.
+A value here is an inline value, an error, or an address in the store.  The references inside it go along, pinned
+until the receiver holds them (``[CARRYING, ...]``, as for results).  An object without holders costs nothing
+here: only a registering holder adds the waiter.
 
-Only workers tell.  A driver's objects end with its job, and so do those who hold them.
+Only workers do this.  A driver's objects end with its job, and so do their holders.
 """
 
 from __future__ import annotations
@@ -26,44 +26,44 @@ if TYPE_CHECKING:
 
 # A value that refers to more objects is not sent unasked: each of them costs its receiver a hold.
 CARRIED_MAX = 256
-CARRIED_BYTES = 64 * 1024  # of values that go along with the references in one value; the size of one inline value
+CARRIED_BYTES = 64 * 1024  # of values sent with the references in one value: the size of one inline value
 MESSAGE_BYTES = 1024 * 1024  # of one Resolved, about
-SMALL_BYTES = 100  # an address in the store, or an error of ours, in a message
+SMALL_BYTES = 100  # of an address in the store, or of an error of zray's own, in a message
 
 
-class Telling:
-    """See the module's docstring.  ``bytes_max``: what one holder is told unasked in one turn."""
+class EagerValues:
+    """See the module's docstring.  ``bytes_max``: sent to one holder unasked in one turn."""
 
     def __init__(self, refs: References, me: bytes, endpoint: str, bytes_max: int):
         self.refs = refs
         self.me = me
         self.endpoint = endpoint
         self.bytes_max = bytes_max
-        self._due: dict[bytes, dict[bytes, None]] = {}  # holder -> objects to tell of
+        self._due: dict[bytes, dict[bytes, None]] = {}  # holder -> objects whose values to send
 
     # ------------------------------------------------------------ events
 
-    def held(self, entry: Entry, holder: bytes) -> None:
-        """``holder`` has registered itself, is to stay, and does not know the value."""
+    def add_holder(self, entry: Entry, holder: bytes) -> None:
+        """``holder`` has registered for longer than a task, and does not know the value."""
         if entry.value is not None:
-            self.due(entry, holder)
+            self.schedule(entry, holder)
             return
         if entry.waiters is None:
-            entry.waiters = [_Tell(self)]
-        elif type(entry.waiters[0]) is not _Tell:
-            entry.waiters.insert(0, _Tell(self))  # at the front, where the next holder finds it
+            entry.waiters = [_Announcement(self)]
+        elif type(entry.waiters[0]) is not _Announcement:
+            entry.waiters.insert(0, _Announcement(self))  # at the front, where the next holder finds it
         entry.waiters[0].holders.add(holder)  # type: ignore[attr-defined]
 
-    def due(self, entry: Entry, holder: bytes) -> None:
+    def schedule(self, entry: Entry, holder: bytes) -> None:
         self._due.setdefault(holder, {})[entry.oid] = None
 
-    def told(self, entry: Entry, holder: bytes) -> None:
-        """It has asked, and is answered at once."""
+    def was_answered(self, entry: Entry, holder: bytes) -> None:
+        """The holder has asked for the value and gets it at once."""
         due = self._due.get(holder)
         if due is not None:
             due.pop(entry.oid, None)
 
-    def process_gone(self, process: bytes) -> None:
+    def process_closed(self, process: bytes) -> None:
         self._due.pop(process, None)
 
     # ------------------------------------------------------------ messages
@@ -84,7 +84,7 @@ class Telling:
                 left -= nbytes
                 room -= nbytes
                 if left < 0:
-                    break  # it would keep no more
+                    break  # the holder would not keep more
                 if len(entry.contained or ()) <= CARRIED_MAX:
                     values += (oid, self.wire(entry, holder))
                 if room < 0:
@@ -94,7 +94,7 @@ class Telling:
                 self.refs.net.send(holder, Resolved(values))
 
     def wire(self, entry: Entry, receiver: bytes) -> Any:
-        """The value of a ready object for one who holds it, with the references inside it if those are not too many."""
+        """The value of a ready object for a holder, with the references inside it unless those are too many."""
         contained = entry.contained
         if not contained or len(contained) > CARRIED_MAX or entry.holders is None or receiver not in entry.holders:
             return entry.value
@@ -103,7 +103,7 @@ class Telling:
     def _carrying(self, entry: Entry, contained: list[Any], receiver: bytes, bytes_max: int) -> tuple[list[Any], int]:
         token = self.refs.send_carrying(receiver, contained)
         triples = [self._address(record) for record in contained]
-        left = self.carried(triples, contained, b"", bytes_max)
+        left = self.attach_values(triples, contained, b"", bytes_max)
         return [CARRYING, entry.value, triples, token], left
 
     def _address(self, record: Any) -> list[Any]:
@@ -112,11 +112,11 @@ class Telling:
             return [record.oid, self.me, self.endpoint]
         return [record.oid, record.owner, record.endpoint]
 
-    def carried(self, triples: list[list[Any]], records: list[Any], receiver: bytes, bytes_max: int = CARRIED_BYTES
-                ) -> int:
-        """Add the values of our ready objects to references that travel in a result, up to so many bytes.
+    def attach_values(self, triples: list[list[Any]], records: list[Any], receiver: bytes,
+                      bytes_max: int = CARRIED_BYTES) -> int:
+        """Add values of our ready objects, up to ``bytes_max``, to references that travel in a result.
 
-        Those with references inside too, if a ``receiver`` is named who is to hold these.  Returns the bytes left.
+        Values with references inside need a ``receiver`` that will hold these.  Returns the bytes left.
         """
         for triple, record in zip(triples, records, strict=True):
             value, contained = record.value, record.contained
@@ -132,23 +132,23 @@ class Telling:
         return bytes_max
 
 
-class _Tell:
-    """A waiter of a pending object: tells these holders, those of them who still are."""
+class _Announcement:
+    """A waiter of a pending object: sends its value to those of these processes that still hold it."""
 
-    __slots__ = ("telling", "holders")
+    __slots__ = ("eager", "holders")
 
-    def __init__(self, telling: Telling):
-        self.telling = telling
+    def __init__(self, eager: EagerValues):
+        self.eager = eager
         self.holders: set[bytes] = set()
 
     def __call__(self, entry: Entry) -> None:
         for holder in sorted(self.holders):
             if entry.holders and holder in entry.holders:
-                self.telling.due(entry, holder)
+                self.eager.schedule(entry, holder)
 
 
 def value_bytes(value: Any) -> int:
-    """What a value takes in a message, about."""
+    """The size of a value in a message, about."""
     if type(value) is bytes:
         return len(value)
     return len(value[2]) if value[0] == FAILED and type(value[2]) is bytes else SMALL_BYTES

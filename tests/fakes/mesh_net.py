@@ -15,7 +15,7 @@ from zray.transport.mesh import Mesh
 PATIENCE_S = 10.0
 
 
-class Net:
+class MeshNet:
     """Makes meshes and turns them all until a condition holds."""
 
     def __init__(self, directory: Path):

@@ -7,9 +7,9 @@ import sys
 import time
 from random import Random
 
+from zray.sched.cluster.placing import GlobalScheduler
 from zray.sched.kernels.loading import Kernels
 from zray.sched.node.local import Grant, LocalScheduler
-from zray.sched.cluster.placing import GlobalScheduler
 from zray.sched.resources import UNIT
 from zray.sched.view import ClusterView
 

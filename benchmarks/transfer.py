@@ -14,11 +14,11 @@ import time
 from collections import deque
 from typing import Any
 
-from zray.wire import codec
 from zray.base.config import Config
 from zray.base.ends import Ends
 from zray.store.client import Allocation, StoreClient
 from zray.store.node.service import StoreService
+from zray.wire import codec
 
 MIB = 1024 * 1024
 SIZES = (1 * MIB, 10 * MIB, 100 * MIB)

@@ -8,8 +8,8 @@ from fuzz.command import by_seed
 from tests.oracles.naive_arena import NaiveArena
 from tests.oracles.store_harness import Harness
 from zray.store import StoreFull
-from zray.store.node.arena import Arena
 from zray.store.client import Allocation
+from zray.store.node.arena import Arena
 
 STEPS = 300
 

@@ -15,10 +15,10 @@ from random import Random
 from typing import Any
 
 from fuzz.command import by_seed
-from zray.wire.codec import Malformed, decode, encode
-from zray.wire.messages import BY_CODE, FIELD_TYPES
 from zray.transport import envelope
 from zray.transport.session import EPOCH_SHIFT, Session
+from zray.wire.codec import Malformed, decode, encode
+from zray.wire.messages import BY_CODE, FIELD_TYPES
 
 _PICKLES: list[str] = []
 
@@ -112,8 +112,8 @@ def run_mesh(seed: int, frames: int, directory: str) -> dict[str, int]:
     """Shout random frames at a real mesh, then show that it still talks; returns its counters."""
     import zmq  # noqa: PLC0415  (the pure part runs without sockets)
 
-    from zray.wire.messages import Bye  # noqa: PLC0415
     from zray.transport.mesh import Mesh  # noqa: PLC0415
+    from zray.wire.messages import Bye  # noqa: PLC0415
 
     random = Random(seed)
     heard: list[Any] = []

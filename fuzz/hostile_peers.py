@@ -20,11 +20,11 @@ from typing import Any
 import zmq
 
 from fuzz.command import with_options
-from zray.wire.codec import decode, encode
 from zray.base.ids import new_incarnation
-from zray.wire.messages import Bye
 from zray.transport import curve, envelope
 from zray.transport.mesh import Limits, Mesh
+from zray.wire.codec import decode, encode
+from zray.wire.messages import Bye
 
 STRANGER = b"a stranger's bytes"
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x01CURVE" + bytes(15) + b"\x00" + bytes(31)

@@ -17,10 +17,10 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from zray.wire import codec
 from zray.sim.cluster import SimCluster
 from zray.sim.plan import Plan
 from zray.transport import envelope
+from zray.wire import codec
 
 SEEDS_A_PIECE = 25
 

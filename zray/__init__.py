@@ -22,11 +22,11 @@ from zray.api.calls import (
     timeline,
     wait,
 )
-from zray.base.version import __version__
-from zray.handles.remote import method
 from zray.base.ids import ActorID, JobID, NodeID, ObjectID, PlacementGroupID, TaskID, UniqueID, WorkerID
-from zray.handles.refs import MapRefs, ObjectRef, ObjectRefGenerator
+from zray.base.version import __version__
 from zray.core.runtime_context import get_runtime_context
+from zray.handles.refs import MapRefs, ObjectRef, ObjectRefGenerator
+from zray.handles.remote import method
 
 if TYPE_CHECKING:
     import logging

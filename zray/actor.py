@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from zray.handles.connection import current
 from zray.base.errors import AsyncioActorExit, ExitActor
+from zray.handles.connection import current
 from zray.handles.remote import ActorClass, ActorClassInheritanceException, ActorHandle, ActorMethod, method
 
 __all__ = ["ActorClass", "ActorClassInheritanceException", "ActorHandle", "ActorMethod", "exit_actor", "method"]

@@ -11,13 +11,12 @@ import pytest
 from tests.e2e.nodes import clusters, listening
 from tests.e2e.target import ray, until
 from zray.base import ids
-from zray.wire import codec
-from zray.wire import messages as m
 from zray.node.peers.member import PYTHON_RELEASE
 from zray.sched.resources import UNITS_MAX
 from zray.transport import curve
 from zray.transport.credentials import decode_join
 from zray.transport.mesh import Mesh
+from zray.wire import codec, messages as m
 
 pytestmark = pytest.mark.zray_only
 

@@ -18,9 +18,9 @@ from tests.e2e.leaks import only_logs
 from tests.e2e.nodes import ended
 from tests.e2e.scripts import ROOT, environment, zray
 from tests.e2e.target import until
+from zray.base.os_linux import write_private
 from zray.node.processes import linux
 from zray.node.running import launch, session as sessions
-from zray.base.os_linux import write_private
 
 STORE = 64 << 20
 

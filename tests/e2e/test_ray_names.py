@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-
 import warnings
 
 import pytest
@@ -14,11 +13,10 @@ from tests.e2e.target import IS_ZRAY, ray, until
 
 pytestmark = pytest.mark.zray_only
 if IS_ZRAY:
-    from zray.api import driver_log
     from zray._private import services, state, worker as ray_worker
-    from zray.experimental import tqdm_ray
-    from zray.experimental import internal_kv
+    from zray.api import driver_log
     from zray.core.logging_config import LoggingConfig
+    from zray.experimental import internal_kv, tqdm_ray
     from zray.util import accelerators, annotations, debug
 
 

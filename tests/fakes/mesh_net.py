@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from zray.wire.codec import decode, encode
 from zray.base.ids import new_incarnation
-from zray.wire.messages import Bye
 from zray.transport.mesh import Mesh
+from zray.wire.codec import decode, encode
+from zray.wire.messages import Bye
 
 PATIENCE_S = 10.0
 

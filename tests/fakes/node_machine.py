@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from zray.wire import messages as m
 from zray.base.config import Config
 from zray.base.ends import Ends
 from zray.node.effects import DropJob, EndJob, Kill, Send, Spawn
 from zray.node.machine import Death, NodeMachine, NodePorts
 from zray.sched.node.local import LocalScheduler
+from zray.wire import messages as m
 
 CPU = {"CPU": 10_000}
 NODE = b"driv\0\0\0\0"  # its drivers are driver00, driver01, ...

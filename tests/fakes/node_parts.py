@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from tests.fakes.node_machine import FakeNames, NODE
+from tests.fakes.node_machine import NODE, FakeNames
 from zray.base.config import Config
 from zray.base.ends import Ends
-from zray.node.peers.cluster import PeerNodes, PeerNodesPorts
 from zray.node.context import NodeContext
 from zray.node.effects import Send
 from zray.node.jobs.table import JobTable
-from zray.node.processes.local import LocalProcesses
 from zray.node.leases.placements import Placements
+from zray.node.peers.cluster import PeerNodes, PeerNodesPorts
+from zray.node.processes.local import LocalProcesses
 from zray.node.processes.pool import Pool
 from zray.sched.node.grouped import NodeScheduler
 from zray.sched.node.local import LocalScheduler

@@ -14,10 +14,10 @@ from types import SimpleNamespace
 from typing import Any
 
 from zray.base import ids
-from zray.values import serialization
-from zray.wire import messages
 from zray.base.config import Config
 from zray.core.values import Values
+from zray.values import serialization
+from zray.wire import messages
 
 OWNER = b"owner---"
 NODE = b"node----"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from hypothesis import settings
-from hypothesis import strategies as st
+from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from tests.oracles.naive_arena import NaiveArena
-from zray.store.node.arena import Arena
 from zray.store.header import FREE, SEALED, Headers, block_bytes
 from zray.store.heap import Heap
+from zray.store.node.arena import Arena
 
 CAPACITY = 256 * 64
 

@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from zray.base.causes import Cause
-from zray.wire.messages import BundleAck, BundleReserved
 from zray.sched.node.grouped import NodeScheduler
 from zray.sched.node.local import Grant, LocalScheduler, Recall, Status
+from zray.wire.messages import BundleAck, BundleReserved
 
 U = 10_000
 TOTAL = {"CPU": 4 * U, "GPU": 2 * U, "disk": 3 * U}

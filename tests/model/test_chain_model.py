@@ -7,12 +7,11 @@ histories, never the same request twice, and every answer must be the dictionary
 
 from __future__ import annotations
 
-from hypothesis import settings
-from hypothesis import strategies as st
+from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from zray.gcs.replica.chain import ChainReplica
 from zray.gcs.configuration.config import ChainConfig
+from zray.gcs.replica.chain import ChainReplica
 from zray.gcs.replica.tables import COMPARE_AND_SET, DELETE, GET, PUT
 from zray.wire.messages import GcsReply, GcsRequest
 

@@ -19,12 +19,12 @@ from hypothesis import HealthCheck, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.oracles.packing_brute import placings
-from zray.wire.messages import BundleAck, BundleCommit, BundleReserve, BundleReserved, BundleReturn
 from zray.node.groups.table import QUEUE_S, GroupTable
 from zray.sched.node.bundles import BundleRound, BundleState
 from zray.sched.node.grouped import NodeScheduler
 from zray.sched.node.local import LocalScheduler
 from zray.sched.view import ClusterView
+from zray.wire.messages import BundleAck, BundleCommit, BundleReserve, BundleReserved, BundleReturn
 
 U = 10_000
 NAMES = [b"n%03d\0\0\0\0" % number for number in range(5)]

@@ -8,9 +8,9 @@ from hypothesis import settings, strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
 from tests.oracles.lineage_world import LineageWorld
-from zray.wire import messages as m
 from zray.owner.lineage import RECIPE_BYTES
 from zray.owner.records import DONE, Entry, Task
+from zray.wire import messages as m
 
 FAILURES = {"reconstruction", "reconstruction_attempts", "reconstruction_evicted"}
 

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-from zray.wire.messages import Bye
 from zray.sim.mesh import FrameNetwork, Wire
 from zray.sim.network import Faults
 from zray.sim.process import Process
+from zray.wire.messages import Bye
 
 NAMES = (b"aaaa\0\0\0\1", b"bbbb\0\0\0\1")
 SECONDS = 60.0

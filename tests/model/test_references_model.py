@@ -9,9 +9,9 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 from tests.fakes.owner_net import ChannelNet
 from zray.base.ends import Ends
-from zray.wire import messages as m
 from zray.owner.records import Borrowed, Entry
 from zray.owner.references import References
+from zray.wire import messages as m
 
 PROCESSES = [b"process%d" % i for i in range(4)]
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 from random import Random
 
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
+from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from zray.gcs.configuration.config import ChainConfig, ClusterConfig

@@ -13,19 +13,19 @@ from collections import deque
 from hypothesis import HealthCheck, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from zray.wire import messages as m
 from zray.base.causes import Cause
 from zray.sched.cluster.spillback import Spillback
 from zray.sched.cluster.spillback_effects import (
     Ask,
     Offers,
     PlaceRequest,
-    WaitReason,
     RelayToNode,
     UnplaceRequest,
+    WaitReason,
     WantLocal,
 )
 from zray.sched.view import ClusterView
+from zray.wire import messages as m
 
 U = 10_000
 HOME, *OTHERS = NODES = [bytes([65 + i]) * 4 + bytes(4) for i in range(4)]

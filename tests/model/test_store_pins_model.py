@@ -6,8 +6,7 @@ The model is weaker than x86 and as weak as the protocol allows: a store becomes
 
 from __future__ import annotations
 
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 DRAIN = 3
 READERS = 2

@@ -5,8 +5,7 @@ Real clients, headers, pin tables and table; messages are delivered, threads run
 
 from __future__ import annotations
 
-from hypothesis import settings
-from hypothesis import strategies as st
+from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from tests.oracles.store_harness import Harness

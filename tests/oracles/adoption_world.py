@@ -18,15 +18,15 @@ import msgpack
 
 from tests.fakes.owner_net import ChannelNet
 from zray.base.ends import Ends
-from zray.wire import messages as m
 from zray.gcs.client.requests import Call
 from zray.node.jobs.unheld import HELD_S_MAX, Unheld
 from zray.owner.adoption import GRACE_S, LOOK_AGAIN_S, Adoption
+from zray.owner.eager_values import EagerValues
 from zray.owner.holding import Holding
 from zray.owner.records import Borrowed, Entry
 from zray.owner.references import RECORD_BYTES, References
-from zray.owner.eager_values import EagerValues
 from zray.store.node.ownerless import OwnerlessObject
+from zray.wire import messages as m
 
 PROCESSES = [b"process%d" % i for i in range(4)]
 KINDS = ("pending", "inline", "stored")

@@ -10,12 +10,12 @@ from hashlib import blake2b
 from typing import Any
 
 from tests.unit.test_owner import ports
-from zray.base.ends import Ends
-from zray.wire import messages as m
 from zray.base.config import Config
+from zray.base.ends import Ends
 from zray.owner.records import Entry, Function, Task
 from zray.owner.references import References
 from zray.owner.submitter import Submitter
+from zray.wire import messages as m
 
 ME, NODE, WORKER = b"me......", b"node....", b"worker.."
 

@@ -12,6 +12,21 @@ from functools import partial
 from typing import Any
 
 from zray.base.ends import Ends
+from zray.store.header import CREATED, HEADER_BYTES, SEALED, Headers, block_bytes
+from zray.store.node.records import (
+    FULL_REASON,
+    Arriving,
+    Dropped,
+    Freed,
+    Grow,
+    Load,
+    SendToClient,
+    SpillObject,
+    UnlinkFile,
+)
+from zray.store.node.table import StoreTable
+from zray.store.transfer.exchange import Find, HandoverProgress, ObjectKey, RecordCopies, SendToNode
+from zray.store.transfer.machine import TransferMachine
 from zray.wire.messages import (
     STORED,
     Chunk,
@@ -26,21 +41,6 @@ from zray.wire.messages import (
     StoreSurrender,
     StoreWant,
 )
-from zray.store.transfer.exchange import Find, HandoverProgress, ObjectKey, RecordCopies, SendToNode
-from zray.store.header import CREATED, HEADER_BYTES, SEALED, Headers, block_bytes
-from zray.store.node.records import (
-    FULL_REASON,
-    Arriving,
-    Dropped,
-    Freed,
-    Grow,
-    Load,
-    SendToClient,
-    SpillObject,
-    UnlinkFile,
-)
-from zray.store.node.table import StoreTable
-from zray.store.transfer.machine import TransferMachine
 
 CHUNK = 1000
 

@@ -15,10 +15,10 @@ from typing import Any
 
 from zray.base.ends import Ends
 from zray.base.ids import node_of
-from zray.wire.messages import AskHeld
 from zray.node.jobs.unheld import Unheld
 from zray.owner.holding import Holding
 from zray.store.node.ownerless import OwnerlessObject
+from zray.wire.messages import AskHeld
 
 SETTLE_S = 10.0
 OBJECTS = [b"object%022d" % i for i in range(2)]

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 from random import Random
 
-from zray.wire import messages as m
+from tests.oracles.packing_brute import placings
 from zray.base.config import Config
 from zray.base.ends import Ends
 from zray.base.ids import group_id
@@ -16,7 +16,7 @@ from zray.sched.node.bundles import BundleState
 from zray.sched.node.local import LocalScheduler
 from zray.sched.view import ClusterView
 from zray.sim.network import Faults, SimNetwork
-from tests.oracles.packing_brute import placings
+from zray.wire import messages as m
 
 U = 10_000
 GOSSIP_S = 0.1

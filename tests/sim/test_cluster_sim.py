@@ -12,16 +12,15 @@ import pytest
 
 from fuzz.command import past_failures
 from fuzz.sim_cluster import run, twice
+from zray.base.ids import same_node
 from zray.gcs.configuration.membership import LATE_MAX, Membership
 from zray.gcs.replica.tables import NODES
-from zray.base.ids import same_node
-from zray.sim import cluster as cluster_module
-from zray.sim import leftovers, programs
+from zray.sim import cluster as cluster_module, leftovers, programs
 from zray.sim.cluster import SimCluster
 from zray.sim.driver import SimDriver
+from zray.sim.failure import Violation
 from zray.sim.network import Faults
 from zray.sim.node import SimNode
-from zray.sim.failure import Violation
 from zray.sim.oracle import Oracle
 from zray.sim.plan import CLUSTER_FAULTS_S, NODE_FAULTS, SIM_NODE_TIMEOUT_S, Plan
 

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from zray.owner.deaths import WITHOUT_NOTICE_S
-from zray.sim import cluster as cluster_module
-from zray.sim import leftovers
+from zray.sim import cluster as cluster_module, leftovers
 from zray.sim.cluster import SimCluster
 from zray.sim.driver import SimDriver
 from zray.sim.network import Faults

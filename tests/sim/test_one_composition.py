@@ -7,7 +7,6 @@ import re
 
 import pytest
 
-from zray.wire import messages as m
 from zray.base.config import Config
 from zray.core.machine import CoreMachine
 from zray.core.runtime import Runtime
@@ -17,6 +16,7 @@ from zray.sim.driver import SimDriver
 from zray.sim.plan import Plan
 from zray.sim.worker import SimWorker
 from zray.store.client import StoreClient
+from zray.wire import messages as m
 
 
 @pytest.fixture(scope="module")

@@ -7,15 +7,14 @@ from typing import Any
 
 import pytest
 
-from zray.wire import messages as m
 from zray.base.causes import Cause
 from zray.core.waits.why import explain_record
-from zray.sim import cluster as cluster_module
-from zray.sim import leftovers
+from zray.sim import cluster as cluster_module, leftovers
 from zray.sim.cluster import SimCluster
 from zray.sim.driver import SimDriver
 from zray.sim.network import Faults
 from zray.sim.plan import CLUSTER_FAULTS_S, Plan
+from zray.wire import messages as m
 
 STORED = [x for x in range(200) if x % 16 and (17 * 1_000_003 + x) % (1 << 40) % 4 == 1]  # salts of results in a store
 

@@ -10,10 +10,10 @@ import random
 import pytest
 
 from tests.oracles.transfer_net import CHUNK, TransferNet
-from zray.wire.messages import Chunk, PullObject, PullRefused, StoreWant
+from zray.store.node.records import Phase
 from zray.store.transfer.exchange import BEHIND, FANOUT, GIVE_UP_S, OUT_CHUNKS_MAX, PULLS_MAX, STALL_S, ObjectKey
 from zray.store.transfer.handover import SILENT_S
-from zray.store.node.records import Phase
+from zray.wire.messages import Chunk, PullObject, PullRefused, StoreWant
 
 NODES = range(2, 7)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from zray.wire.messages import FAILED
 from zray.sim import cluster as cluster_module
 from zray.sim.cluster import SimCluster
 from zray.sim.driver import SimDriver
 from zray.sim.network import Faults
 from zray.sim.plan import Plan
 from zray.sim.worker import SimWorker
+from zray.wire.messages import FAILED
 
 SLEEP_S = 0.05
 

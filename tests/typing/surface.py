@@ -6,8 +6,8 @@ import asyncio
 from typing import assert_type
 
 import zray as ray
-from zray.handles.remote import ActorClass, ActorHandle, RemoteFunction
 from zray.handles.refs import MapRefs, ObjectRef, ObjectRefGenerator
+from zray.handles.remote import ActorClass, ActorHandle, RemoteFunction
 
 
 @ray.remote

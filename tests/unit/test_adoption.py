@@ -10,12 +10,12 @@ import pytest
 
 from tests.fakes.owner_net import RecordingNet
 from zray.base.ends import Ends
-from zray.wire import messages as m
-from zray.gcs.client.requests import Call
 from zray.base.ids import node_of
+from zray.gcs.client.requests import Call
 from zray.owner.adoption import CLAIM_AGAIN_S, CLAIMS_MAX, GRACE_S, LOOK_AGAIN_S, MOVES_MAX, Adoption
-from zray.owner.references import LENT, RECORD_BYTES, References
 from zray.owner.eager_values import CARRIED_MAX, EagerValues
+from zray.owner.references import LENT, RECORD_BYTES, References
+from zray.wire import messages as m
 
 ME, OWNER, OTHER, THIRD = b"me".ljust(8), b"owner".ljust(8), b"other".ljust(8), b"third".ljust(8)
 OID, INNER = b"o" * 28, b"i" * 28

@@ -10,10 +10,10 @@ import cloudpickle
 import pytest
 
 import zray as ray
-from zray.handles import connection, refs
 from zray.actor import ActorClassInheritanceException
-from zray.handles.remote import ActorHandle, ActorTemplate
+from zray.handles import connection, refs
 from zray.handles.options import ActorOptions
+from zray.handles.remote import ActorHandle, ActorTemplate
 from zray.handles.signatures import Parameters
 
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from zray.wire import messages as m
 from zray.base.config import Config
 from zray.base.ids import node_of
 from zray.core.machine import CoreMachine
 from zray.core.process import ProcessRecord
+from zray.wire import messages as m
 
 NODE, ME, PEER, FAR = b"nod1\0\0\0\0", b"nod1\xffr01", b"nod1\0\0\0\7", b"nod2\0\0\0\7"
 

@@ -15,10 +15,17 @@ from tests.fakes.clock import FakeClock
 from tests.fakes.mesh_net import MeshNet, say
 from zray.base import ids
 from zray.base.formats import JOIN_SCHEME
-from zray.transport.credentials import (
-    AllowList, BadJoinString, Credentials, JoinString, NotListed, Peers, decode_join, encode_join,
-)
 from zray.transport import curve
+from zray.transport.credentials import (
+    AllowList,
+    BadJoinString,
+    Credentials,
+    JoinString,
+    NotListed,
+    Peers,
+    decode_join,
+    encode_join,
+)
 from zray.transport.mesh import Mesh
 
 KEYS = [curve.new_keys() for _ in range(4)]

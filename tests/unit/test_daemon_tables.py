@@ -6,9 +6,9 @@ Both tables are made by DaemonMachine of the same parts; only what the shells ta
 from __future__ import annotations
 
 from tests.oracles.store_harness import Harness
-from zray.wire import messages as m
 from zray.sim.cluster import SimCluster
 from zray.sim.plan import Plan
+from zray.wire import messages as m
 
 # The stores of a simulated cluster are one: nothing is granted, restored, pulled or copied there.
 ONLY_IN_THE_PRODUCT = {

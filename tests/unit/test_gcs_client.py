@@ -6,21 +6,20 @@ import os
 import stat
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from tests.fakes.clock import FakeClock
-from zray.wire import codec
+from zray.gcs.client.client import GcsClient, GcsError
+from zray.gcs.client.sharding import SHARDS, shard_of
+from zray.gcs.configuration.config import ChainConfig
 from zray.gcs.replica import tables
 from zray.gcs.replica.chain import ChainReplica
-from zray.gcs.client.client import GcsClient, GcsError
-from zray.gcs.configuration.config import ChainConfig
 from zray.gcs.replica.dedupe import CLIENT_WINDOW
 from zray.gcs.replica.disk import log_name, snapshot_name
 from zray.gcs.replica.persistence import LAYOUT_NAME
-from zray.gcs.service import GcsService
-from zray.gcs.client.sharding import SHARDS, shard_of
 from zray.gcs.replica.state import CorruptSnapshot
+from zray.gcs.service import GcsService
+from zray.wire import codec
 from zray.wire.messages import (
     BY_CODE,
     ChainAck,

@@ -7,22 +7,21 @@ import os
 from collections import deque
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
+from zray.base.ids import TAG_SIZE
+from zray.gcs.client.client import GcsClient
+from zray.gcs.client.requests import RETRY_S, STUCK_RETRIES
+from zray.gcs.client.sharding import SHARDS, shard_of
+from zray.gcs.client.watching import WATCH_ASK_S
+from zray.gcs.configuration.membership import FAST_S, NODE_TIMEOUT_S, SUSPECT_S
+from zray.gcs.configuration.register import HOLD_S, LEASE_RENEW_S, LEASE_S, PROMISE_S
 from zray.gcs.replica import tables
 from zray.gcs.replica.chain import LEASE_UNUSED_S
-from zray.gcs.client.client import GcsClient
 from zray.gcs.replica.disk import Disk, log_name
-from zray.gcs.configuration.membership import FAST_S, NODE_TIMEOUT_S, SUSPECT_S
 from zray.gcs.replica.persistence import LAYOUT_NAME
-from zray.gcs.configuration.register import HOLD_S, LEASE_RENEW_S, LEASE_S, PROMISE_S
-from zray.gcs.client.requests import RETRY_S, STUCK_RETRIES
-from zray.gcs.service import GcsService
-from zray.gcs.client.sharding import SHARDS, shard_of
 from zray.gcs.replica.state import CorruptSnapshot
-from zray.gcs.client.watching import WATCH_ASK_S
-from zray.base.ids import TAG_SIZE
+from zray.gcs.service import GcsService
 from zray.wire.messages import (
     GcsEvents,
     GcsRedirect,

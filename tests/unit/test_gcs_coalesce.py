@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from zray.gcs.replica.coalesce import Coalescer
 from zray.wire.messages import ChainAck, ChainUpdates

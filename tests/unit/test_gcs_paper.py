@@ -7,8 +7,8 @@ from collections import deque
 
 import pytest
 
-from zray.gcs.replica.chain import ACK_S, CHAIN_WINDOW, ChainReplica, UnsafeConfig
 from zray.gcs.configuration.config import ChainConfig
+from zray.gcs.replica.chain import ACK_S, CHAIN_WINDOW, ChainReplica, UnsafeConfig
 from zray.gcs.replica.tables import GET, PUT
 from zray.wire.messages import ChainAck, ChainUpdates, GcsRedirect, GcsReply, GcsRequest
 

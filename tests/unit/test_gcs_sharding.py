@@ -6,17 +6,16 @@ from collections import Counter
 from random import Random
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-from zray.gcs.replica import tables
+from zray.base.ids import TAG_SIZE
 from zray.gcs.client.client import GcsClient, merged
+from zray.gcs.client.sharding import SHARDS, SPREAD, shard_of, shards_of
 from zray.gcs.configuration.config import ClusterConfig, majority
 from zray.gcs.configuration.decider import REPLICAS, ProposerView, next_config, next_voters
-from zray.gcs.service import GcsService
-from zray.gcs.client.sharding import SHARDS, SPREAD, shard_of, shards_of
+from zray.gcs.replica import tables
 from zray.gcs.replica.tables import LIST
-from zray.base.ids import TAG_SIZE
+from zray.gcs.service import GcsService
 from zray.wire.messages import ConfigIs, GcsEvents, GcsRedirect, GcsReply, GcsUnwatch
 
 ME = b"\x01" * 8

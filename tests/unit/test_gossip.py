@@ -7,8 +7,6 @@ from random import Random
 
 import pytest
 
-from zray.wire.codec import decode, encode
-from zray.wire.messages import ViewRows
 from zray.sched.cluster.gossip import (
     ALL_PEERS_MAX,
     GOSSIP_EARLY_MAX,
@@ -21,6 +19,8 @@ from zray.sched.cluster.gossip import (
     NodeReport,
 )
 from zray.sched.view import ClusterView
+from zray.wire.codec import decode, encode
+from zray.wire.messages import ViewRows
 
 U = 10_000
 FULL = {"CPU": 4 * U}

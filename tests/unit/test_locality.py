@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from zray.wire.messages import STORED
 from zray.owner.locality import LOCALITY_BYTES_MIN, preferred
+from zray.wire.messages import STORED
 
 HOME, A, B = b"home\0\0\0\0", b"aaaa\0\0\0\0", b"bbbb\0\0\0\0"
 

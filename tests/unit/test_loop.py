@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from zray.handles import refs
-from zray.wire.codec import decode, encode
 from zray.base.ids import new_incarnation
-from zray.wire.messages import Locate, Resolved
+from zray.handles import refs
 from zray.transport.loop import Loop, LoopStopped, Waiter
 from zray.transport.mesh import Mesh
+from zray.wire.codec import decode, encode
+from zray.wire.messages import Locate, Resolved
 
 PATIENCE_S = 30.0
 

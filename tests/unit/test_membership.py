@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from zray.gcs.configuration.config import ClusterConfig
 from zray.gcs.configuration.membership import (

@@ -11,11 +11,11 @@ import pytest
 
 from fuzz import fuzz_codec
 from tests.fakes.mesh_net import PATIENCE_S, MeshNet, say
-from zray.wire.codec import decode, encode
 from zray.base.ids import new_incarnation
-from zray.wire.messages import Bye, HoldDrop
 from zray.transport.faults import FrameFaults
 from zray.transport.mesh import Limits, Mesh
+from zray.wire.codec import decode, encode
+from zray.wire.messages import Bye, HoldDrop
 
 
 @pytest.fixture

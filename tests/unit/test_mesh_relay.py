@@ -10,11 +10,11 @@ import pytest
 import zmq
 
 from tests.fakes.mesh_net import MeshNet, say
-from zray.wire.codec import encode
 from zray.base.ids import new_incarnation, node_of
-from zray.wire.messages import Bye
 from zray.transport import curve, envelope
 from zray.transport.mesh import Limits, Mesh
+from zray.wire.codec import encode
+from zray.wire.messages import Bye
 
 KEYS = curve.new_keys()
 

@@ -18,11 +18,11 @@ import zmq
 
 from fuzz import hostile_peers
 from tests.fakes.mesh_net import PATIENCE_S, MeshNet, say
-from zray.wire.codec import encode
 from zray.base.ids import new_incarnation
-from zray.wire.messages import Bye
 from zray.transport import curve, envelope, gate
 from zray.transport.mesh import Limits, Mesh
+from zray.wire.codec import encode
+from zray.wire.messages import Bye
 
 SERVER, CLIENT, STRANGER = curve.new_keys(), curve.new_keys(), curve.new_keys()
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from tests.fakes.node_parts import PEER, THIRD, Parts
 from tests.fakes.node_machine import NODE, spec
-from zray.wire.messages import AdoptActor
+from tests.fakes.node_parts import PEER, THIRD, Parts
 from zray.node.actors.adoption import ActorAdoption, ActorAdoptionPorts
 from zray.node.actors.table import ActorTable
+from zray.wire.messages import AdoptActor
 
 ACTOR = b"a" * 16
 LOW = b"aaaa\0\0\0\0"  # before this node in the order

@@ -6,12 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.fakes.node_machine import NODE
 from tests.fakes.node_parts import DRIVER, PEER, THIRD, Parts
-from zray.wire import messages as m
+from zray.node.actors.foreign import ForeignActorPorts, ForeignActors
 from zray.node.actors.messages import ActorMessagePorts, ActorMessages
 from zray.node.effects import JOB_OVER
-from zray.node.actors.foreign import ForeignActorPorts, ForeignActors
-from tests.fakes.node_machine import NODE
+from zray.wire import messages as m
 
 ACTOR = b"a" * 16
 KILL = m.KillActor(ACTOR, True)

@@ -6,13 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.fakes.node_parts import DRIVER, PEER, Parts
 from tests.fakes.node_machine import CPU, NODE, spec
-from zray.wire import messages as m
+from tests.fakes.node_parts import DRIVER, PEER, Parts
+from zray.node.actors.foreign import ForeignActor
 from zray.node.actors.places import ActorPlacePorts, ActorPlaces
 from zray.node.actors.table import DEAD, Actor
-from zray.node.actors.foreign import ForeignActor
 from zray.sched.cluster.spillback_effects import PlaceRequest, UnplaceRequest
+from zray.wire import messages as m
 
 ACTOR = b"a" * 16
 

@@ -6,12 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.fakes.node_machine import CPU, NODE, MachineNode, only, spec
 from tests.fakes.node_parts import Parts
-from tests.fakes.node_machine import CPU, MachineNode, NODE, only, spec
-from zray.wire import messages as m
 from zray.base.causes import Cause
 from zray.node.leases.affinity import HardAffinity, HardAffinityPorts
 from zray.node.leases.placements import Declared
+from zray.wire import messages as m
 
 DRIVER, ACTOR = b"driver00", b"a" * 16
 OTHER = b"othr\0\0\0\0"

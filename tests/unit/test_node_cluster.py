@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from tests.fakes.node_machine import NODE
 from tests.fakes.node_parts import DRIVER, PEER, THIRD, Parts, row
+from zray.node.effects import Link, Unlink
+from zray.node.peers.cluster import routed
 from zray.wire import messages as m
 from zray.wire.messages.cluster import RELAYED
-from zray.node.peers.cluster import routed
-from zray.node.effects import Link, Unlink
-from tests.fakes.node_machine import NODE
 
 FAR = PEER[:4] + b"wrk1"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.fakes.node_parts import DRIVER, PEER, THIRD, Parts
-from zray.wire.messages import NodeAnswer, NodeQuery
 from zray.node.peers.queries import QUERY_ANSWER_S, ClusterQueries
+from zray.wire.messages import NodeAnswer, NodeQuery
 
 LOCAL = {"local": True}
 

@@ -7,13 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.fakes.node_machine import NODE, MachineNode
 from tests.fakes.node_parts import DRIVER, PEER, THIRD, row
-from tests.fakes.node_machine import MachineNode, NODE
-from zray.wire import messages as m
 from zray.node.daemon_machine import DaemonMachine, DaemonPorts, MemberShell, StopRequest
-from zray.node.peers.early import EARLY_KEPT_S
 from zray.node.effects import DropJob, EndJob, Forget, Kill, Link, Note, Send, Spawn, Watch
+from zray.node.peers.early import EARLY_KEPT_S
 from zray.node.peers.leaving import NOTHING_TO_HAND_OVER
+from zray.wire import messages as m
 
 VOTE = m.LeaseAsk(1, 1)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from tests.fakes.node_parts import DRIVER, PEER, THIRD, Parts
-from zray.wire import messages as m
-from zray.node.actors.table import ActorTable
-from zray.node.jobs.drivers import PYTHON, DriverPorts, Drivers
-from zray.node.effects import DropJob, EndJob, Forget, Watch
 from zray.node.actors.foreign import ForeignActorPorts, ForeignActors
+from zray.node.actors.table import ActorTable
+from zray.node.effects import DropJob, EndJob, Forget, Watch
+from zray.node.jobs.drivers import PYTHON, DriverPorts, Drivers
 from zray.node.jobs.table import JOB_BITS
+from zray.wire import messages as m
 
 JOB = (1 << JOB_BITS) + 1  # of PEER, whose ordinal is 1
 FAR = PEER[:4] + b"drv1"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zray.node.peers.early import EARLY_MESSAGES_MAX, EARLY_KEPT_S, EarlyMessages
+from zray.node.peers.early import EARLY_KEPT_S, EARLY_MESSAGES_MAX, EarlyMessages
 
 ONE, OTHER = b"one_\0\0\0\0", b"othr\0\0\0\0"
 

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.fakes.node_parts import PEER, THIRD, Parts
-from zray.wire import messages as m
-from zray.node.actors.foreign import ACTOR_ADOPTION_S, ForeignActorPorts, ForeignActors
 from tests.fakes.node_machine import NODE
+from tests.fakes.node_parts import PEER, THIRD, Parts
+from zray.node.actors.foreign import ACTOR_ADOPTION_S, ForeignActorPorts, ForeignActors
+from zray.wire import messages as m
 
 ACTOR = b"a" * 16
 WORKER = SimpleNamespace(incarnation=NODE[:4] + b"wrk1", endpoint="ipc://w", pid=7)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.test_node_groups import GroupNode
 from tests.fakes.node_machine import CPU, NODE, spec
-from zray.wire import messages as m
-from zray.gcs.service import GcsService
+from tests.unit.test_node_groups import GroupNode
 from zray.base.ids import group_id
+from zray.gcs.service import GcsService
 from zray.node.jobs.table import JOB_BITS, Job
 from zray.node.names import GcsNames
+from zray.wire import messages as m
 
 HOME, THIRD = b"home\0\0\0\0", b"thrd\0\0\0\0"  # the driver's node, and another one that passes on
 DRIVER = HOME[:4] + b"dr01"

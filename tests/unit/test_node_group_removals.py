@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from tests.fakes.node_machine import NODE
 from tests.unit.test_node_foreign_jobs import GROUP, HOME, THIRD, NodeOfForeignGroup
 from tests.unit.test_node_groups import DRIVER
-from tests.fakes.node_machine import NODE
-from zray.wire import messages as m
 from zray.base.causes import Cause
 from zray.node.groups import service as group_service
 from zray.node.groups.table import ADOPTION_STEP
+from zray.wire import messages as m
 
 REMOVE = m.RemoveGroup(GROUP, "by me")
 

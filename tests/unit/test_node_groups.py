@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from tests.fakes.node_machine import CPU, MachineNode, NODE, only, spec
-from zray.wire import messages as m
+from tests.fakes.node_machine import CPU, NODE, MachineNode, only, spec
 from zray.base.causes import Cause
 from zray.base.ids import group_id
 from zray.node.groups.table import GroupTable
 from zray.sched.view import ClusterView
+from zray.wire import messages as m
 
 ME = NODE
 DRIVER = b"driver00"

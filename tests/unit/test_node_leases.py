@@ -6,13 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.fakes.node_parts import DRIVER, PEER, Parts
 from tests.fakes.node_machine import CPU
-from zray.wire import messages as m
+from tests.fakes.node_parts import DRIVER, PEER, Parts
 from zray.node.effects import Kill
+from zray.node.jobs.task_events import TaskEventLog
 from zray.node.leases.local import LeasePorts, Leases
 from zray.node.leases.placements import Death
-from zray.node.jobs.task_events import TaskEventLog
+from zray.wire import messages as m
 
 FAR = PEER[:4] + b"drv1"
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from zray.base.ids import TAG_SIZE
-from zray.node.peers.leaving import DRAIN_S_MAX, HAND_OVER_S_MAX, LEAVE_S_MAX, LEAVE_LOOK_S, NodeDeparture
+from zray.node.peers.leaving import DRAIN_S_MAX, HAND_OVER_S_MAX, LEAVE_LOOK_S, LEAVE_S_MAX, NodeDeparture
 from zray.node.peers.links import PROBE_AGAIN_S, PROBE_S_MAX, REDIAL_S, REDIAL_S_MAX, LinkPorts, Links
 from zray.store.transfer.exchange import HandoverProgress
 

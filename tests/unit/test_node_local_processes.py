@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from tests.fakes.node_parts import DRIVER, PEER, Parts
-from zray.wire import messages as m
 from zray.node.processes.local import GONE_AT_ONCE_MAX
+from zray.wire import messages as m
 
 FAR = PEER[:4] + b"wrk1"
 GONE = m.ProcessGone(FAR, "by a test")

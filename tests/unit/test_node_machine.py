@@ -8,7 +8,6 @@ from tests.fakes.node_machine import CPU, NODE, MachineNode, only, spec
 from zray.wire import messages as m
 
 
-
 @pytest.fixture
 def node():
     node = MachineNode()

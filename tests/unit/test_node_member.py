@@ -6,11 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.fakes.node_parts import PEER, THIRD, Parts, row
 from tests.fakes.node_machine import NODE
-from zray.wire import messages as m
+from tests.fakes.node_parts import PEER, THIRD, Parts, row
 from zray.gcs.replica.tables import NODES, Change, pack_record
 from zray.node.peers.member import ADMIT_S, PYTHON_RELEASE, UNKNOWN_NODES_S, Member, MemberPorts, unfit
+from zray.wire import messages as m
 
 FOURTH = b"four\0\0\0\0"
 JOIN = m.NodeJoin(m.PROTOCOL, PYTHON_RELEASE, "0", row(THIRD))

@@ -7,10 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.fakes.node_machine import MachineNode, NODE, only
-from zray.wire import messages as m
+from tests.fakes.node_machine import NODE, MachineNode, only
 from zray.node.peers.object_handover import ObjectHandover
 from zray.store.transfer.exchange import HandoverProgress
+from zray.wire import messages as m
 
 HEIR, ELSEWHERE = b"heir\0\0\0\0", b"else\0\0\0\0"
 THEIRS = ELSEWHERE[:4] + b"dr01"

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 
 from tests.fakes.node_parts import DRIVER, PEER, Parts, fake_actor
-from zray.wire import messages as m
 from zray.node.leases.remote import RemoteLeasePorts, RemoteLeases
 from zray.sched.cluster.spillback_effects import PlaceRequest, RelayToNode
+from zray.wire import messages as m
 
 WORKER = PEER[:4] + b"wrk1"
 GRANT = m.LeaseGrant(1, 5, WORKER, "ipc://w", 7, {})

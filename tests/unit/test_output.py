@@ -10,9 +10,9 @@ import pytest
 
 from zray.base import os_linux
 from zray.node.processes import linux, output as output_module
-from zray.node.running import journal as journal_module
 from zray.node.processes.output import RESCAN_S, Output
 from zray.node.processes.zygote import log_paths
+from zray.node.running import journal as journal_module
 
 
 def test_without_inotify_every_file_in_use_is_read_at_each_look(tmp_path, monkeypatch: pytest.MonkeyPatch):

@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 
 from tests.fakes.owner_net import RecordingNet
-from zray.base.ends import Ends
 from zray.base import errors
-from zray.wire import messages as m
 from zray.base.config import Config
-from zray.wire.messages.leases import UNKNOWN
+from zray.base.ends import Ends
 from zray.owner.calls import ALIVE, DEAD, RESTARTING, ActorCalls
 from zray.owner.ports import SubmitterPorts
 from zray.owner.records import QUEUED, Entry, Function, Task
 from zray.owner.references import References
 from zray.owner.submitter import Submitter
+from zray.wire import messages as m
+from zray.wire.messages.leases import UNKNOWN
 
 ME, NODE, WORKER, BORROWER = b"me......", b"node....", b"worker..", b"borrower"
 ACTOR = b"a" * 16

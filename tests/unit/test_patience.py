@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from zray.base.causes import Cause
+from zray.core.logging_config import _Formatter
 from zray.core.waits import patience as patience_module
 from zray.core.waits.explaining import Asking, Reasons, is_healthy, kind, sentence
 from zray.core.waits.patience import Patience, Warned
-from zray.core.logging_config import _Formatter
 
 OID = b"jobjHASHhashHASH" + (3).to_bytes(8, "little") + (1).to_bytes(4, "little")
 TASK = OID[:24]

@@ -10,12 +10,17 @@ import pytest
 import zray as ray
 from zray import exceptions
 from zray.base.causes import Cause
-from zray.core.waits.explaining import sentence
 from zray.base.ids import PlacementGroupID, group_id, home_of
+from zray.core.waits.explaining import sentence
 from zray.handles.options import ActorOptions, TaskOptions
 from zray.util.placement_group import (
-    PlacementGroup, checked_bundles, get_current_placement_group, get_placement_group, placement_group,
-    placement_group_table, remove_placement_group,
+    PlacementGroup,
+    checked_bundles,
+    get_current_placement_group,
+    get_placement_group,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
 )
 from zray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 

@@ -6,15 +6,15 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from tests.oracles import sched_naive
-from zray.wire import messages as m
 from zray.base.causes import Cause
 from zray.sched.cluster.asking import TRIES_MAX, PlacementClient, serve
-from zray.sched.kernels.loading import Kernels
 from zray.sched.cluster.placing import COUNT_MAX, GlobalScheduler, schedulers, share_of
+from zray.sched.cluster.spillback_effects import Ask
+from zray.sched.kernels.loading import Kernels
 from zray.sched.policies.base import MASKS_MAX, THRESHOLD_PPM
 from zray.sched.resources import GPU_COLUMN
-from zray.sched.cluster.spillback_effects import Ask
 from zray.sched.view import ClusterView
+from zray.wire import messages as m
 
 U = 10_000
 A, B, C = NODES = [letter * 4 + bytes(4) for letter in (b"a", b"b", b"c")]

@@ -9,8 +9,8 @@ import pytest
 
 import zray as ray
 from zray.base.config import Config
-from zray.handles.options import ActorOptions, CallOptions, TaskOptions
 from zray.base.plain_numbers import plain
+from zray.handles.options import ActorOptions, CallOptions, TaskOptions
 from zray.util.placement_group import placement_group, placement_group_table
 from zray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 

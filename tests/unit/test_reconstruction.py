@@ -6,12 +6,12 @@ import pytest
 
 from tests.oracles.lineage_world import NODE, WORKER, LineageWorld
 from zray.base import errors
-from zray.wire import messages as m
 from zray.base.causes import Cause
 from zray.owner.calls import ALIVE, ActorCalls
+from zray.owner.eager_values import EagerValues
 from zray.owner.lineage import RECIPE_BYTES
 from zray.owner.records import Function, Task
-from zray.owner.eager_values import EagerValues
+from zray.wire import messages as m
 
 OWNER, BORROWER, OTHER = b"owner...", b"borrower", b"another."
 

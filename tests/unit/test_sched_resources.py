@@ -8,8 +8,8 @@ from fractions import Fraction
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from zray.sched.node.gpus import GpuPool
 from zray.sched.kernels.loading import Kernels
+from zray.sched.node.gpus import GpuPool
 from zray.sched.policies import INFEASIBLE, NOT_NOW, obstacle, pick
 from zray.sched.resources import AMOUNT_MAX, UNIT, amount, amounts, checked_units, describe, units
 from zray.sched.view import ClusterView

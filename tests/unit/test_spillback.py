@@ -6,12 +6,12 @@ from itertools import count
 
 import pytest
 
-from zray.wire import messages as m
 from zray.base.causes import Cause
 from zray.sched.cluster.bottom_up import BottomUpScheduler, SchedulerMessage
-from zray.sched.node.local import Grant, LocalScheduler, Status
 from zray.sched.cluster.spillback import LINK_BYTES_S, SPILL_PATIENCE_S
 from zray.sched.cluster.spillback_effects import PlaceRequest, RelayToNode, UnplaceRequest
+from zray.sched.node.local import Grant, LocalScheduler, Status
+from zray.wire import messages as m
 
 U = 10_000
 HOME, EAST, WEST = NODES = [letter * 4 + bytes(4) for letter in (b"h", b"e", b"w")]

@@ -7,7 +7,7 @@ import pytest
 
 from zray.node.effects import Spawn
 from zray.node.processes.pool import HANGING_MAX, Kind, Pool
-from zray.node.processes.starts import HANGING_S, GOOD_START_S, WINDOW_MIN, Starts
+from zray.node.processes.starts import GOOD_START_S, HANGING_S, WINDOW_MIN, Starts
 
 KIND = Kind.of(1, {})
 

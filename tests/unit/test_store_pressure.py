@@ -13,11 +13,11 @@ import pytest
 from tests.oracles.store_harness import Harness
 from zray.base.causes import Cause
 from zray.core.stored import what_room, why_no_room
-from zray.wire.messages import FAILED
 from zray.store import StoreFull
 from zray.store.client import Allocation
 from zray.store.header import SEALED
 from zray.store.node.table import EVICTION_GRACE_S
+from zray.wire.messages import FAILED
 
 MIB = 1024 * 1024
 

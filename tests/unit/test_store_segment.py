@@ -12,8 +12,8 @@ import pytest
 from zray.base.ends import Ends
 from zray.store import segment
 from zray.store.node import reaper
-from zray.store.segment import PAGE_BYTES, ControlSegment, Segment, control_name, process_identity
 from zray.store.node.service import StoreService, choose_capacity
+from zray.store.segment import PAGE_BYTES, ControlSegment, Segment, control_name, process_identity
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ import pytest
 
 from tests.oracles.store_harness import Harness
 from zray.base import errors
-from zray.core.waits.patience import Warned
 from zray.core.stored import Stored
-from zray.wire.messages import StoreLocate
+from zray.core.waits.patience import Warned
 from zray.store.client import StoreClient
+from zray.wire.messages import StoreLocate
 
 np = pytest.importorskip("numpy")
 

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, strategies as st
 
 from tests.unit.test_owner import ACTOR, BORROWER, NODE, WORKER, Owner
-from zray.wire import messages as m
 from zray.base.errors import failure_text
 from zray.owner.calls import DEAD
 from zray.owner.failures import cancelled
 from zray.owner.unhandled import Unhandled
 from zray.values.serialization import dump_error
+from zray.wire import messages as m
 
 
 def raised(words="lost", name="f"):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from tests.oracles.unheld_world import SETTLE_S, HoldingProcess, UnheldWorld, run_schedule
-from zray.wire.messages import AskHeld, Held
 from zray.node.jobs.unheld import Unheld
 from zray.store.header import OWNER_UNKNOWN
 from zray.store.node.ownerless import OwnerlessObject
+from zray.wire.messages import AskHeld, Held
 
 ME, OTHER = b"nodA\0\0\0\0", b"nodB\0\0\0\0"
 OWNER, ONE, TWO = (b"nodA" + bytes((0, 0, 0, n)) for n in (1, 2, 3))

@@ -28,7 +28,7 @@ from zray.wire.messages import (
     WorkerExit,
 )
 from zray.worker.actors.life import KEPT_BYTES
-from zray.worker.machine import CANCELS_KEPT, CHUNK_TICKS, STOP, FLUSH_AFTER_NS, FLUSH_ENDS, RUN, WAIT, WorkerMachine
+from zray.worker.machine import CANCELS_KEPT, CHUNK_TICKS, FLUSH_AFTER_NS, FLUSH_ENDS, RUN, STOP, WAIT, WorkerMachine
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ import time
 
 import pytest
 
-from zray.wire import codec
-from zray.wire.messages import Bye
 from zray.transport.loop import Loop, Waiter
 from zray.transport.mesh import Mesh
+from zray.wire import codec
+from zray.wire.messages import Bye
 from zray.worker.actors.meshloop import new_event_loop
 
 ME, PEER = b"worker--", b"driver--"

@@ -8,11 +8,11 @@ import pytest
 
 from tests.fakes.worker import OWNER, call, task_id
 from tests.fakes.worker_machine import MachineRig
-from zray.wire.messages import LeaseOpen, PushMap, PushTasks
 from zray.owner.records import QUEUED, Entry, Function, Key, Task
+from zray.wire.messages import LeaseOpen, PushMap, PushTasks
+from zray.worker.queue import QueuedChunk, ServedLease
 from zray.worker.run.chunk_progress import ChunkProgress
 from zray.worker.run.nesting import DEPTH_MAX, NestedTasks
-from zray.worker.queue import QueuedChunk, ServedLease
 
 CPU = {"CPU": 10_000}
 GROUP = b"g" * 18

@@ -17,11 +17,11 @@ from zray.gcs.configuration.config import ChainConfig
 from zray.gcs.replica.chain import ChainReplica
 from zray.gcs.replica.tables import COMPARE_AND_SET, DELETE, GET, PUT
 from zray.owner.adoption import Adoption
+from zray.owner.eager_values import EagerValues
 from zray.owner.ports import SubmitterPorts
 from zray.owner.records import Entry, Function, Task
 from zray.owner.references import References
 from zray.owner.submitter import Submitter
-from zray.owner.eager_values import EagerValues
 from zray.transport.peers import Dialled, PeerTable
 from zray.transport.session import Session
 from zray.wire import messages as m

@@ -18,9 +18,9 @@ from zray.api.calls import (
     shutdown,
     wait,
 )
-from zray.handles.connection import current
 from zray.base.ids import ActorID, JobID, NodeID, TaskID, UniqueID
 from zray.core.runtime_context import RuntimeContext
+from zray.handles.connection import current
 
 __all__ = [
     "LOCAL_MODE", "SCRIPT_MODE", "WORKER_MODE", "Worker", "cancel", "get", "get_actor", "get_gpu_ids", "global_worker",

@@ -6,11 +6,11 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
-from zray.handles.connection import connected, current, start_by
-from zray.handles.remote import ActorClass, ActorHandle, RemoteFunction, make_remote
-from zray.handles.options import DYNAMIC
 from zray.base.plain_numbers import plain
+from zray.handles.connection import connected, current, start_by
+from zray.handles.options import DYNAMIC
 from zray.handles.refs import MapRefs, ObjectRef, ObjectRefGenerator, RefList
+from zray.handles.remote import ActorClass, ActorHandle, RemoteFunction, make_remote
 
 if TYPE_CHECKING:
     from zray.api.context import ClusterContext

@@ -20,9 +20,9 @@ import time
 from typing import Any
 
 from zray.base.errors import did_you_mean
+from zray.base.plain_numbers import plain
 from zray.node.running import launch
 from zray.node.running.launch import NodeHandle, NodeOptions
-from zray.base.plain_numbers import plain
 
 NODES_WAIT_S = 30.0
 _POLL_S = 0.02

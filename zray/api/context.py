@@ -13,13 +13,13 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from zray.base.version import __version__
 from zray.base import env_vars
-from zray.handles.connection import current
 from zray.base.config import STORE_BYTES_MIN, refuse_slips, refuse_unknown
 from zray.base.errors import did_you_mean
-from zray.handles.options import TASK_OPTIONS
 from zray.base.plain_numbers import plain
+from zray.base.version import __version__
+from zray.handles.connection import current
+from zray.handles.options import TASK_OPTIONS
 
 if TYPE_CHECKING:
     from zray.node.running.launch import NodeHandle

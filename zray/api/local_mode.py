@@ -21,18 +21,17 @@ import types
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from zray.base import ids
-from zray.handles import refs
-from zray.values import serialization
-from zray.base.errors import ActorDiedError, AsyncioActorExit, ExitActor, RayError, from_failure, load_error
-from zray.handles.remote import METHOD_OPTIONS_ATTRIBUTE, ActorHandle, ActorTemplate, RemoteFunction, is_generator
 from zray.api.local_actors import LocalActor, LocalContext, environment, steps_in
 from zray.api.local_objects import Arguments, Record, failed, first_ready, records, stored
+from zray.base import ids
+from zray.base.errors import ActorDiedError, AsyncioActorExit, ExitActor, RayError, from_failure, load_error
+from zray.base.stepping import stepping
+from zray.handles import refs
 from zray.handles.options import DYNAMIC, STREAMING, ActorOptions, CallOptions, TaskOptions
 from zray.handles.refs import ObjectRef
+from zray.handles.remote import METHOD_OPTIONS_ATTRIBUTE, ActorHandle, ActorTemplate, RemoteFunction, is_generator
+from zray.values import serialization
 from zray.values.serialization import dump_error
-from zray.base.stepping import stepping
-
 
 KILLED = "ray.kill() was called"
 

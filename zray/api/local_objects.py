@@ -8,10 +8,9 @@ import weakref
 from collections.abc import Sequence
 from typing import Any
 
-from zray.values import serialization
 from zray.base.errors import GetTimeoutError
 from zray.handles.refs import ObjectRef
-
+from zray.values import serialization
 
 records: weakref.WeakValueDictionary[bytes, Record] = weakref.WeakValueDictionary()  # by id, for ObjectRef(id)
 

@@ -18,8 +18,8 @@ import uuid
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from zray.handles.connection import current
 from zray.api.driver_log import BAR_MARK
+from zray.handles.connection import current
 
 __all__ = ["BarManager", "instance", "safe_print", "tqdm"]
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 
+from zray.base.errors import did_you_mean
 from zray.cli.asking import ask, with_address
 from zray.cli.commands import main
 from zray.cli.showing import show, table, with_format
-from zray.base.errors import did_you_mean
 
 # The columns of a table without --detail.
 COLUMNS = {

@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from zray.base import errors, ids
-from zray.values import serialization
-from zray.wire import messages as m
+from zray.base.env_vars import merged
 from zray.core.machine import CoreMachine
-from zray.core.waits.replies import Questions
 from zray.core.tasks import TURN_EVERY, Tasks, strategy_of
 from zray.core.waits.blocking import Waits
-from zray.base.env_vars import merged
+from zray.core.waits.replies import Questions
 from zray.handles.options import STREAMING
+from zray.handles.refs import ObjectRef
 from zray.owner.calls import ActorLink
 from zray.owner.records import Entry, Function, Task
-from zray.handles.refs import ObjectRef
+from zray.values import serialization
+from zray.wire import messages as m
 
 
 class Actors:

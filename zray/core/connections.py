@@ -16,10 +16,10 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from zray.base import ids
-from zray.wire import messages as m
 from zray.core.ports import Dialling, Shell, Transport
 from zray.core.process import ProcessRecord
 from zray.core.redial import Redial
+from zray.wire import messages as m
 
 
 class EndHandlers(Protocol):

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from typing import Any
 
 from zray.base import ids
-from zray.wire import messages as m
 from zray.owner.calls import ActorCalls
 from zray.owner.failures import first_failure
 from zray.owner.records import Entry
 from zray.owner.references import References
+from zray.wire import messages as m
 
 OUT_OF_SCOPE = "all handles to it went out of scope"
 

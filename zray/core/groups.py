@@ -10,15 +10,15 @@ from collections.abc import Callable
 from typing import Any
 
 from zray.base import errors, ids
-from zray.values import serialization
-from zray.wire import messages as m
 from zray.core.context import Context, TaskIds
 from zray.core.machine import CoreMachine
-from zray.core.waits.replies import Questions
 from zray.core.turns import Turns
+from zray.core.waits.replies import Questions
 from zray.handles.refs import ObjectRef
 from zray.sched.resources import UNIT
 from zray.transport.loop import Loop
+from zray.values import serialization
+from zray.wire import messages as m
 
 INHERITED_KEPT_MAX = 256  # options of captured child tasks
 

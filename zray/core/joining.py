@@ -7,14 +7,14 @@ import time
 from typing import Any
 
 from zray.base import ids
+from zray.base.config import Config
+from zray.core.runtime import Runtime
+from zray.core.waits.replies import Reply
+from zray.core.witness import Witness
 from zray.handles import refs
+from zray.handles.refs import dropped
 from zray.values import serialization
 from zray.wire import messages as m
-from zray.base.config import Config
-from zray.handles.refs import dropped
-from zray.core.waits.replies import Reply
-from zray.core.runtime import Runtime
-from zray.core.witness import Witness
 
 
 def for_driver(*, session_dir: str, node: bytes, node_endpoint: str, config: dict[str, Any],

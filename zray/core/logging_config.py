@@ -97,8 +97,8 @@ class _Formatter(logging.Formatter):
 
 def _where() -> dict[str, str]:
     """Names and ids of the job, worker, node, actor and task, as far as they exist."""
-    from zray.handles.connection import current
     from zray.core.runtime_context import RuntimeContext
+    from zray.handles.connection import current
 
     runtime = current()
     if runtime is None:

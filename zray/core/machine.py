@@ -20,18 +20,18 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from zray.base import ids, stacks
-from zray.wire import messages as m
 from zray.base.causes import Cause
 from zray.base.ends import Ends
 from zray.core.connections import Connections
 from zray.core.creation import Creations
-from zray.core.waits.groups import GroupWaits
 from zray.core.ports import Dialling, Shell, Store, Transport, Work
 from zray.core.process import ProcessRecord
+from zray.core.waits.groups import GroupWaits
 from zray.core.waits.why import Reason, explain_record
 from zray.gcs.client.client import RETRY_S, GcsClient
 from zray.owner.adoption import Adoption
 from zray.owner.calls import ActorCalls
+from zray.owner.eager_values import EagerValues
 from zray.owner.holding import Holding
 from zray.owner.maps import MapBatch
 from zray.owner.ports import Columns, SubmitterPorts
@@ -39,7 +39,7 @@ from zray.owner.records import Abandoned, Borrowed, Entry, Task
 from zray.owner.references import References
 from zray.owner.streams import ItemStream
 from zray.owner.submitter import Submitter
-from zray.owner.eager_values import EagerValues
+from zray.wire import messages as m
 
 Handlers = dict[int, Callable[[bytes, Any], None]]
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 
+from zray.transport.mesh import Mesh
 from zray.wire.messages import BindTcp
 from zray.wire.messages.cluster import RELAYED
-from zray.transport.mesh import Mesh
 
 logger = logging.getLogger("zray")
 

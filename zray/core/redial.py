@@ -20,8 +20,8 @@ from collections.abc import Callable
 from typing import Any
 
 from zray.base.ids import same_node
-from zray.wire.messages import Dial
 from zray.core.ports import Transport
+from zray.wire.messages import Dial
 
 REDIAL_PAUSE_S = 0.05
 REDIALS_MAX = 6  # within 1.6 s, besides what connection attempts take

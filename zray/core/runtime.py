@@ -15,37 +15,37 @@ from concurrent.futures import Future
 from typing import Any
 
 from zray.base import errors, ids, stacks
-from zray.handles import refs as refs_module
-from zray.values import serialization
-from zray.wire import codec, messages as m
 from zray.base.config import Config
 from zray.core.actors import Actors
 from zray.core.context import Context, TaskIds
-from zray.core.waits.futures import Futures
 from zray.core.groups import Groups
 from zray.core.machine import CoreMachine
-from zray.core.waits.patience import Warned
 from zray.core.ports import Work
 from zray.core.process import ProcessRecord
 from zray.core.reach import Reach
-from zray.core.waits.replies import REQUEST_TIMEOUT_S, Questions, Reply
 from zray.core.stored import Stored
 from zray.core.tasks import Tasks
 from zray.core.turns import Turns
 from zray.core.unhandled import Reporter
 from zray.core.values import Values
-from zray.core.waits.blocking import Waits
 from zray.core.waits.asking import Whys
+from zray.core.waits.blocking import Waits
+from zray.core.waits.futures import Futures
+from zray.core.waits.patience import Warned
+from zray.core.waits.replies import REQUEST_TIMEOUT_S, Questions, Reply
 from zray.core.witness import Witness
 from zray.gcs.client.client import GcsClient
+from zray.handles import refs as refs_module
+from zray.handles.refs import ObjectRef, dropped
 from zray.owner.calls import ActorCalls
 from zray.owner.records import Borrowed, Entry
 from zray.owner.references import References
 from zray.owner.submitter import Submitter
-from zray.handles.refs import ObjectRef, dropped
 from zray.store.client import StoreClient
 from zray.transport.loop import Loop
 from zray.transport.mesh import Limits, Mesh
+from zray.values import serialization
+from zray.wire import codec, messages as m
 
 __tracebackhide__ = True  # pytest leaves these frames out of its reports
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from zray.handles.connection import connected
 from zray.base.ids import ActorID, JobID, NodeID, TaskID, WorkerID
+from zray.handles.connection import connected
 from zray.sched.resources import UNIT
 
 __all__ = ["RuntimeContext", "get_runtime_context"]

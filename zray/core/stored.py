@@ -11,18 +11,18 @@ from functools import partial
 from typing import Any
 
 from zray.base import errors
-from zray.wire import messages as m
 from zray.base.causes import Cause
-from zray.core.context import Context
-from zray.core.waits.explaining import Reasons
-from zray.core.machine import CoreMachine
-from zray.core.waits.patience import Warned
-from zray.core.process import ProcessRecord
 from zray.base.ids import short
+from zray.core.context import Context
+from zray.core.machine import CoreMachine
+from zray.core.process import ProcessRecord
+from zray.core.waits.explaining import Reasons
+from zray.core.waits.patience import Warned
 from zray.owner.reconstruction import same_place
 from zray.store import StoreFull
 from zray.store.client import Allocation, Pending, StoreClient
 from zray.transport.loop import Loop, Waiter
+from zray.wire import messages as m
 
 __tracebackhide__ = True  # pytest leaves these frames out of its reports
 

@@ -7,19 +7,19 @@ from collections.abc import Iterable
 from typing import Any
 
 from zray.base import errors, ids
-from zray.values import serialization
+from zray.base.env_vars import merged
 from zray.core.context import Context, TaskIds
 from zray.core.groups import Groups
 from zray.core.machine import CoreMachine
-from zray.core.waits.replies import REQUEST_TIMEOUT_S, Questions, Reply
 from zray.core.turns import Turns
 from zray.core.values import Values
-from zray.base.env_vars import merged
+from zray.core.waits.replies import REQUEST_TIMEOUT_S, Questions, Reply
 from zray.handles.options import DYNAMIC, STREAMING
+from zray.handles.refs import MapRefs, ObjectRef, ObjectRefGenerator
 from zray.owner.maps import MapBatch
 from zray.owner.records import Entry, Function, Key, Task
-from zray.handles.refs import MapRefs, ObjectRef, ObjectRefGenerator
 from zray.transport.loop import Loop
+from zray.values import serialization
 
 # A submission sends nothing: get and wait send the queued tasks, or the service thread does within milliseconds.
 # A thread that only submits takes a turn once in so many submissions.

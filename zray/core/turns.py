@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from zray.handles import refs as refs_module
 from zray.core.machine import CoreMachine
+from zray.handles import refs as refs_module
 from zray.transport.loop import Loop
 
 DROP_EVERY_S = 0.005  # a sleeping process looks at dropped references this often at most

@@ -12,10 +12,10 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from zray.core.waits.futures import Futures, log_guarded
+from zray.base.errors import failure_text
 from zray.core.machine import CoreMachine
 from zray.core.turns import Turns
-from zray.base.errors import failure_text
+from zray.core.waits.futures import Futures, log_guarded
 from zray.transport.loop import Loop
 
 WINDOW_S = 5.0

@@ -10,16 +10,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from zray.base import errors, ids
-from zray.values import serialization
 from zray.core.context import Context, TaskIds
 from zray.core.machine import CoreMachine
 from zray.core.process import ProcessRecord
 from zray.core.stored import Stored
-from zray.wire.messages import CARRYING, FAILED, STORED
-from zray.owner.records import Borrowed, Entry
 from zray.handles.refs import ObjectRef
-from zray.values.serialization import NONE, Serialized, loads
+from zray.owner.records import Borrowed, Entry
 from zray.transport.loop import Loop
+from zray.values import serialization
+from zray.values.serialization import NONE, Serialized, loads
+from zray.wire.messages import CARRYING, FAILED, STORED
 
 __tracebackhide__ = True  # pytest leaves these frames out of its reports
 

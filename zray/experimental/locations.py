@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from zray.wire import messages as m
 from zray.handles.connection import connected
 from zray.handles.refs import ObjectRef
+from zray.wire import messages as m
 
 __all__ = ["get_object_locations"]
 

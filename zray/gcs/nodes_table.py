@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from zray.base import ids
-from zray.gcs.configuration.admission import described, parse_row, with_state
 from zray.gcs.client.client import Call, GcsClient
+from zray.gcs.configuration.admission import described, parse_row, with_state
 from zray.gcs.configuration.control import ALIVE, DEAD, DRAINING, LEFT, NodeRow
 from zray.gcs.replica.tables import NODES, Change
 

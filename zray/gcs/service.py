@@ -24,18 +24,18 @@ from collections.abc import Callable
 from typing import Any
 
 from zray.base import ids
-from zray.gcs.configuration.admission import Admission
-from zray.gcs.replica.chain import ChainReplica, Out, UnsafeConfig
 from zray.gcs.client.client import RETRY_S, GcsClient
-from zray.gcs.replica.coalesce import Coalescer
+from zray.gcs.client.proxy import Proxy
+from zray.gcs.client.requests import STUCK_RETRIES
+from zray.gcs.client.sharding import SHARDS
+from zray.gcs.configuration.admission import Admission
 from zray.gcs.configuration.config import ChainConfig, ClusterConfig, majority
 from zray.gcs.configuration.control import ALIVE, DEAD, DRAINING, FENCED, Control, Host, Report
 from zray.gcs.configuration.membership import NODE_TIMEOUT_S
 from zray.gcs.nodes_table import NodesTable, PlannedLeave
+from zray.gcs.replica.chain import ChainReplica, Out, UnsafeConfig
+from zray.gcs.replica.coalesce import Coalescer
 from zray.gcs.replica.persistence import Replicas
-from zray.gcs.client.proxy import Proxy
-from zray.gcs.client.requests import STUCK_RETRIES
-from zray.gcs.client.sharding import SHARDS
 from zray.gcs.replica.state import ReplicatedState
 from zray.gcs.replica.tables import NODES, Change
 from zray.wire.messages import (

@@ -21,11 +21,11 @@ import pickle
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NoReturn, ParamSpec, TypeVar
 
-from zray.handles.connection import connected
 from zray.base.ids import ActorID
+from zray.handles.connection import connected
 from zray.handles.options import ActorOptions, CallOptions, TaskOptions
-from zray.values.serialization import dump_function
 from zray.handles.signatures import Parameters
+from zray.values.serialization import dump_function
 
 if TYPE_CHECKING:
     from zray.handles.refs import MapRefs, ObjectRef

@@ -24,11 +24,12 @@ from typing import TYPE_CHECKING, Any
 from zray.base import env_vars, ids
 from zray.base.config import Config, refuse_slips
 from zray.base.ends import Ends
-from zray.node.processes import linux
-from zray.node.running import join_secret, session as sessions, supervision
-from zray.node.processes.children import Children, Processes, Signals, Watcher
-from zray.node.peers.cluster import routed
+from zray.base.os_linux import write_private
 from zray.node.effects import EndJob, Kill, Spawn, Watch
+from zray.node.peers.cluster import routed
+from zray.node.processes import linux
+from zray.node.processes.children import Children, Processes, Signals, Watcher
+from zray.node.running import join_secret, session as sessions, supervision
 from zray.node.running.journal import Journal, text_of
 from zray.node.running.options import (
     BadOption,
@@ -42,11 +43,10 @@ from zray.node.running.options import (
     parser,
 )
 from zray.node.running.session import NodeSession, SessionError
-from zray.base.os_linux import write_private
 
 if TYPE_CHECKING:
-    from zray.node.peers.entry import ClusterEntry
     from zray.node.daemon_machine import DaemonPorts, MemberShell
+    from zray.node.peers.entry import ClusterEntry
     from zray.node.processes.linux import Ended
     from zray.store.transfer.exchange import HandoverProgress
     from zray.transport.mesh import Mesh
@@ -126,10 +126,10 @@ class Daemon:
         self._perform()
 
     def _prepare(self) -> None:
-        from zray.wire import codec
         from zray.gcs.configuration.membership import BEAT_PART, UNANSWERED_PART
         from zray.store.node import reaper
         from zray.transport.mesh import Limits, Mesh
+        from zray.wire import codec
 
         for base in sessions.base_dirs():
             reaper.sweep(base)
@@ -186,9 +186,9 @@ class Daemon:
 
     def _compose_machine(self, ordinal: int, shown: dict[str, Any], offered: Offer) -> None:
         from zray.node.daemon_machine import DaemonMachine, gcs_report, node_machine
-        from zray.node.processes.lines import Lines, LinesPorts
         from zray.node.machine import NodePorts
         from zray.node.peers.object_handover import ObjectHandover
+        from zray.node.processes.lines import Lines, LinesPorts
         from zray.node.processes.zygote import workers_environ
         from zray.sched.node.local import LocalScheduler
 
@@ -224,8 +224,8 @@ class Daemon:
         entry, options = self.entry, self.membership
         if entry is None:
             return None
-        from zray.node.peers.entry import warn
         from zray.node.daemon_machine import MemberShell
+        from zray.node.peers.entry import warn
         from zray.node.peers.member import unfit
         from zray.node.peers.probes import Probes
 

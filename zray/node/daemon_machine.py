@@ -23,22 +23,32 @@ from itertools import count
 from typing import Any, Protocol, get_args
 
 from zray.base import ids
-from zray.wire import messages as m
 from zray.base.config import Config
 from zray.gcs.service import GcsService
-from zray.node.peers.early import EarlyMessages
 from zray.node.effects import (
-    DropJob, Effect, EndJob, Forget, Kill, Link, Note, Send, Spawn, Unlink, Watch,
+    DropJob,
+    Effect,
+    EndJob,
+    Forget,
+    Kill,
+    Link,
+    Note,
+    Send,
+    Spawn,
+    Unlink,
+    Watch,
 )
 from zray.node.jobs.table import JOB_BITS
+from zray.node.leases.placements import LEASE_BITS
+from zray.node.machine import NodeMachine, NodePorts
+from zray.node.names import GcsNames
+from zray.node.peers.early import EarlyMessages
 from zray.node.peers.leaving import NodeDeparture
 from zray.node.peers.links import LinkMesh, LinkPorts, Links
-from zray.node.machine import NodeMachine, NodePorts
 from zray.node.peers.member import Member, MemberPorts, Row
-from zray.node.names import GcsNames
-from zray.node.leases.placements import LEASE_BITS
 from zray.sched.node.local import LocalScheduler
 from zray.store.transfer.exchange import HandoverProgress
+from zray.wire import messages as m
 
 Handlers = Mapping[int, Callable[[bytes, Any], None]]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-
 JOB_OVER = "its job is over"  # end reason of workers and actors that may still report finished tasks
 
 

@@ -21,37 +21,36 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from zray.wire import messages as m
 from zray.base.config import Config
 from zray.base.ends import Ends
 from zray.base.ids import node_of
 from zray.node import views
 from zray.node.actors.adoption import ActorAdoption, ActorAdoptionPorts
+from zray.node.actors.foreign import ForeignActorPorts, ForeignActors
 from zray.node.actors.messages import ActorMessagePorts, ActorMessages
 from zray.node.actors.places import ActorPlacePorts, ActorPlaces
 from zray.node.actors.rows import ActorRows
 from zray.node.actors.table import ActorTable
-from zray.node.leases.affinity import HardAffinity, HardAffinityPorts
-from zray.node.peers.cluster import PeerNodes, PeerNodesPorts
-from zray.node.peers.queries import ClusterQueries
 from zray.node.context import NodeContext
-from zray.node.jobs.drivers import DriverPorts, Drivers
 from zray.node.effects import Forget, Note, Send
-from zray.node.actors.foreign import ForeignActorPorts, ForeignActors
 from zray.node.groups.service import GroupService, GroupServicePorts
+from zray.node.jobs.drivers import DriverPorts, Drivers
 from zray.node.jobs.table import JobTable
-from zray.node.leases.local import LeasePorts, Leases
-from zray.node.processes.local import LocalProcesses
-from zray.node.names_table import Names
-from zray.node.leases.placements import Death, Placements
-from zray.node.processes.pool import Pool
-from zray.node.leases.remote import RemoteLeasePorts, RemoteLeases
 from zray.node.jobs.task_events import TaskEventLog
 from zray.node.jobs.unheld import SETTLE_TIMEOUTS, Unheld
+from zray.node.leases.affinity import HardAffinity, HardAffinityPorts
+from zray.node.leases.local import LeasePorts, Leases
+from zray.node.leases.placements import Death, Placements
+from zray.node.leases.remote import RemoteLeasePorts, RemoteLeases
+from zray.node.names_table import Names
+from zray.node.peers.cluster import PeerNodes, PeerNodesPorts
+from zray.node.peers.queries import ClusterQueries
+from zray.node.processes.local import LocalProcesses
+from zray.node.processes.pool import Pool
 from zray.sched.cluster.bottom_up import BottomUpScheduler
 from zray.sched.node.grouped import NodeScheduler
 from zray.sched.node.local import LocalScheduler
-
+from zray.wire import messages as m
 
 Handlers = dict[int, Callable[[bytes, Any], None]]
 

@@ -15,14 +15,14 @@ from typing import Any
 from zray.base.causes import Cause
 from zray.base.ids import node_of
 from zray.node.actors.table import ActorTable
-from zray.node.peers.cluster import PeerNodes
 from zray.node.context import NodeContext
 from zray.node.groups.service import GroupService
 from zray.node.jobs.table import JobTable
+from zray.node.jobs.task_events import EVENT_NAME, EVENT_PID, EVENT_TASK, TaskEventLog
 from zray.node.leases.local import Leases
 from zray.node.leases.placements import Placements
+from zray.node.peers.cluster import PeerNodes
 from zray.node.processes.pool import Pool
-from zray.node.jobs.task_events import EVENT_NAME, EVENT_PID, EVENT_TASK, TaskEventLog
 from zray.sched.cluster.bottom_up import BottomUpScheduler
 from zray.sched.node.grouped import NodeScheduler
 from zray.sched.resources import OBJECT_STORE_MEMORY, amounts

@@ -40,10 +40,10 @@ from typing import Any, Protocol
 
 import msgpack
 
-from zray.wire.messages import FAILED, HoldAck
 from zray.owner.lineage import is_stored
 from zray.owner.records import Borrowed, Entry
 from zray.owner.references import References
+from zray.wire.messages import FAILED, HoldAck
 
 LOOK_AGAIN_S = (0.1, 0.3, 0.6, 1.0)  # nodes hear of a process's death within milliseconds, of a node's within a second
 MOVES_MAX = 3  # adopters that freed an object before we registered; then an object without value here fails

@@ -16,13 +16,13 @@ from collections import deque
 from typing import Any, NamedTuple
 
 from zray.base.causes import Cause
+from zray.owner.failures import cancelled, failure_in, first_failure, held_in
+from zray.owner.reconstruction import waits_again
+from zray.owner.records import DONE, PUSHED, QUEUED, WAITING, Function, Net, Task, WorkerLink
+from zray.owner.references import References
+from zray.owner.submitter import Arrival, Submitter
 from zray.wire.messages import FAILED, ActorState, CallsDone, CancelTask, PushCalls, WatchActor
 from zray.wire.messages.actors import ALIVE, DEAD, PENDING, RESTARTING
-from zray.owner.records import DONE, PUSHED, QUEUED, WAITING, Function, Net, Task, WorkerLink
-from zray.owner.reconstruction import waits_again
-from zray.owner.references import References
-from zray.owner.failures import cancelled, failure_in, first_failure, held_in
-from zray.owner.submitter import Arrival, Submitter
 
 WINDOW_CALLS = 4096  # calls in flight to one actor, at most
 BATCH_CALLS = 512

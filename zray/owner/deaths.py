@@ -17,11 +17,11 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from zray.base.causes import Cause
-from zray.wire.messages import LeaseKill, WorkerDied
-from zray.wire.messages.leases import UNKNOWN
 from zray.owner.failures import cancelled, crashed
 from zray.owner.maps import MapChunk, MapRuns
 from zray.owner.records import Key, Lease, Net, Task, WorkerLink
+from zray.wire.messages import LeaseKill, WorkerDied
+from zray.wire.messages.leases import UNKNOWN
 
 WITHOUT_NOTICE_S = 2.0  # from the end of a worker's connection, without a notice of the node
 OUT_OF_REACH = "its owner could not reach it any more"

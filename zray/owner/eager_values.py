@@ -18,8 +18,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from zray.wire.messages import CARRYING, FAILED, Resolved
 from zray.owner.records import Entry
+from zray.wire.messages import CARRYING, FAILED, Resolved
 
 if TYPE_CHECKING:
     from zray.owner.references import References

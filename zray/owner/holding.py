@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from zray.wire.messages import AskHeld, Held
 from zray.owner.adoption import Adoption
 from zray.owner.references import References
+from zray.wire.messages import AskHeld, Held
 
 
 class Holding:

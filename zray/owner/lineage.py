@@ -21,9 +21,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from zray.wire.messages import STORED
 from zray.owner.records import Borrowed, Entry, Record, Task
 from zray.owner.references import References
+from zray.wire.messages import STORED
 
 # Memory of a Recipe, its Task, its Entry and their Traces, measured with tracemalloc.
 RECIPE_BYTES = 1024

@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from zray.base import ids
-from zray.wire.messages import CARRYING, FAILED, STORED, CancelTask, MapDone, PushMap, WorkerDied
-from zray.wire.messages.leases import UNKNOWN
 from zray.owner.failures import crashed
 from zray.owner.ports import Columns
 from zray.owner.records import PUSHED, QUEUED, Entry, Function, Key, Lease, Net, WorkerLink
 from zray.owner.references import References
+from zray.wire.messages import CARRYING, FAILED, STORED, CancelTask, MapDone, PushMap, WorkerDied
+from zray.wire.messages.leases import UNKNOWN
 
 CHUNK_NS = 8_000_000  # run time of a chunk: long against a message, short against a hand-back
 CHUNK_ITEMS_MAX = 65_536

@@ -25,10 +25,10 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from zray.base.ids import PUT_FLAG, TASK_SIZE
-from zray.wire.messages import FAILED, ObjectLost, Resolved
 from zray.owner.lineage import ATTEMPTS, FAILED_AGAIN, Lineage, Recipe, Trace, Why, is_stored
 from zray.owner.records import WAITING, Borrowed, Entry, Net, Record, Task
 from zray.owner.references import References
+from zray.wire.messages import FAILED, ObjectLost, Resolved
 
 ANSWERED_MAX = 65_536
 VALUES_ASKED = 1000  # in one question

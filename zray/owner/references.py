@@ -21,6 +21,10 @@ from typing import Any
 from zray.base.config import DEFAULTS
 from zray.base.ends import Ends
 from zray.base.ids import node_of
+from zray.owner.eager_values import EagerValues, value_bytes
+from zray.owner.records import Borrowed, Entry, Net, Record, Value
+from zray.owner.transits import Transits
+from zray.owner.unhandled import Unhandled
 from zray.wire.messages import (
     CARRYING,
     FAILED,
@@ -32,10 +36,6 @@ from zray.wire.messages import (
     ObjectLost,
     Resolved,
 )
-from zray.owner.records import Borrowed, Entry, Net, Record, Value
-from zray.owner.transits import Transits
-from zray.owner.eager_values import EagerValues, value_bytes
-from zray.owner.unhandled import Unhandled
 
 KEPT_BYTES_MAX = DEFAULTS.kept_bytes_max
 # Memory of a Borrowed with its places in our tables; each reference inside a kept value makes one.

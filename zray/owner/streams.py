@@ -13,10 +13,10 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from zray.base import ids
-from zray.wire.messages import StreamAck, StreamItem
 from zray.owner.lineage import ITEM, Lineage, is_stored
 from zray.owner.records import DONE, Entry, Net, Task
 from zray.owner.references import References
+from zray.wire.messages import StreamAck, StreamItem
 
 
 class ItemStream:

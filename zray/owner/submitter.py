@@ -21,6 +21,17 @@ from typing import Any
 
 from zray.base.causes import Cause
 from zray.base.config import Config
+from zray.owner.deaths import WorkerDeaths
+from zray.owner.failures import cancelled, failure_in, first_failure, parts_of
+from zray.owner.lineage import Lineage, is_stored
+from zray.owner.locality import preferred
+from zray.owner.maps import MapChunk, MapRuns
+from zray.owner.ports import SubmitterPorts
+from zray.owner.reconstruction import Reconstruction, waits_again
+from zray.owner.records import DONE, PUSHED, QUEUED, WAITING, Entry, Function, Key, Lease, Net, Task, WorkerLink
+from zray.owner.references import References
+from zray.owner.streams import StreamRuns
+from zray.owner.why import why
 from zray.wire.messages import (
     CARRYING,
     FAILED,
@@ -39,17 +50,6 @@ from zray.wire.messages import (
     StreamItem,
     TasksDone,
 )
-from zray.owner.deaths import WorkerDeaths
-from zray.owner.failures import cancelled, failure_in, first_failure, parts_of
-from zray.owner.lineage import Lineage, is_stored
-from zray.owner.locality import preferred
-from zray.owner.maps import MapChunk, MapRuns
-from zray.owner.ports import SubmitterPorts
-from zray.owner.records import DONE, PUSHED, QUEUED, WAITING, Entry, Function, Key, Lease, Net, Task, WorkerLink
-from zray.owner.reconstruction import Reconstruction, waits_again
-from zray.owner.references import References
-from zray.owner.streams import StreamRuns
-from zray.owner.why import why
 
 LEASE_WANT_MAX = 4096
 # Cause that never goes away -> failure of all tasks that are queued under its key.

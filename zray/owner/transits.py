@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 from zray.base.ends import Ends
 from zray.base.ids import node_of
-from zray.wire.messages import CARRYING, TransitDone
 from zray.owner.records import Borrowed, Entry, Net, Record, Value
+from zray.wire.messages import CARRYING, TransitDone
 
 Hold = tuple[bytes, bytes, int]  # (owner, object, n)
 

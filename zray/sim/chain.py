@@ -19,20 +19,20 @@ from collections.abc import Callable
 from hashlib import blake2b
 from typing import Any
 
-from zray.gcs.replica.chain import ChainReplica, Out
+from zray.base.ids import TAG_SIZE
 from zray.gcs.client.client import Call, GcsClient
+from zray.gcs.client.sharding import shard_of
 from zray.gcs.configuration.config import ChainConfig, ClusterConfig, majority
 from zray.gcs.configuration.control import ALIVE
 from zray.gcs.configuration.decider import REPLICAS, voters_wanted
 from zray.gcs.configuration.membership import BEAT_PART, UNANSWERED_PART
-from zray.gcs.service import GcsService
-from zray.gcs.client.sharding import shard_of
+from zray.gcs.replica.chain import ChainReplica, Out
 from zray.gcs.replica.state import ReplicatedState, Update
 from zray.gcs.replica.tables import Change
-from zray.base.ids import TAG_SIZE
-from zray.wire.messages import GcsEvents, GcsRedirect, GcsReply
+from zray.gcs.service import GcsService
 from zray.sim.linearizability import UNANSWERED, Operation
 from zray.sim.network import Faults, SimNetwork
+from zray.wire.messages import GcsEvents, GcsRedirect, GcsReply
 
 PREFIX = b"kv/"
 SIM_SHARDS = 3

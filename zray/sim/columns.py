@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 import msgpack
 
-from zray.wire import messages as m
 from zray.sim.failure import Failure
+from zray.wire import messages as m
 
 READ_S = 0.001  # from a store
 

@@ -15,7 +15,6 @@ from typing import Any
 import msgpack
 
 from zray.base import ids
-from zray.wire import messages as m
 from zray.core.machine import CoreMachine
 from zray.core.process import ProcessRecord
 from zray.owner.calls import ActorLink
@@ -29,6 +28,7 @@ from zray.sim.node import SimNode
 from zray.sim.process import Process
 from zray.sim.stores import CoreStore
 from zray.sim.surroundings import SimSurroundings
+from zray.wire import messages as m
 
 
 class Ref:

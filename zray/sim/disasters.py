@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from zray.base.ids import same_node
 from zray.gcs.configuration.config import ClusterConfig, majority
 from zray.gcs.configuration.membership import LATE_MAX, SUSPECT_S
-from zray.base.ids import same_node
 from zray.sim.node import SimNode
 from zray.sim.observed import Observed
 from zray.sim.plan import SIM_NODE_TIMEOUT_S

@@ -10,12 +10,12 @@ from typing import Any
 
 from zray.base.causes import Cause
 from zray.core.waits.explaining import reasons_of, sentence
-from zray.wire import messages as m
 from zray.sim import programs
 from zray.sim.core import Core, CoreSurroundings
 from zray.sim.failure import Failure, ValueLost
 from zray.sim.map_runs import MAP_ITEMS_MAX
 from zray.sim.node import GEAR, SimNode
+from zray.wire import messages as m
 
 ASKED_DEPTH = 4  # processes, one after the other
 ANSWER_S_MAX = 0.3

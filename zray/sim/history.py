@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from zray.gcs.replica import tables
 from zray.gcs.client.client import Call, GcsClient
+from zray.gcs.replica import tables
 from zray.sim.linearizability import UNANSWERED, Operation, check
 
 

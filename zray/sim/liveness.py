@@ -16,8 +16,8 @@ from typing import Any
 
 from zray.node.groups.records import Group
 from zray.sched.cluster import packing
-from zray.sched.node.claims import group_of
 from zray.sched.cluster.spillback_lanes import SpillbackEntry
+from zray.sched.node.claims import group_of
 from zray.sched.view import ClusterView
 from zray.sim.describe import describe
 from zray.sim.failure import Violation

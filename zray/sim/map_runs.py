@@ -17,10 +17,10 @@ from typing import Any, Protocol
 import msgpack
 
 from zray.base import ids
-from zray.wire import messages as m
 from zray.sim.programs import FAILS, mix
+from zray.wire import messages as m
+from zray.worker.queue import Entry, QueuedChunk
 from zray.worker.run.maps import FLUSH_NS
-from zray.worker.queue import QueuedChunk, Entry
 
 MAP_ITEMS_MAX = 40
 SHOW = "map"  # the name of the function

@@ -17,14 +17,14 @@ from typing import Any
 
 import zmq
 
-from zray.wire import codec
-from zray.gcs.configuration.membership import BEAT_PART, UNANSWERED_PART
 from zray.base.ids import node_of
+from zray.gcs.configuration.membership import BEAT_PART, UNANSWERED_PART
 from zray.sim.network import SimNetwork
 from zray.sim.plan import SIM_NODE_TIMEOUT_S
 from zray.transport.envelope import ACK
 from zray.transport.mesh import Limits, Mesh
 from zray.transport.outbound import Outbound
+from zray.wire import codec
 
 _MORE = int(zmq.SNDMORE)
 _WHEN = Struct("<d")

@@ -9,23 +9,29 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from zray.wire import messages as m
-from zray.gcs.configuration.control import FENCED
-from zray.gcs.service import GcsService
 from zray.base.ends import Ends
 from zray.base.ids import INCARNATION_SIZE, JOB_SIZE, NODE_SIZE, node_of
-from zray.node.peers.cluster import routed
+from zray.gcs.configuration.control import FENCED
+from zray.gcs.service import GcsService
 from zray.node.daemon_machine import (
-    DaemonMachine, DaemonPorts, MemberShell, StopRequest, admit_first_node, gcs_report, node_machine,
+    DaemonMachine,
+    DaemonPorts,
+    MemberShell,
+    StopRequest,
+    admit_first_node,
+    gcs_report,
+    node_machine,
 )
 from zray.node.effects import Kill, Spawn, Watch
-from zray.node.peers.leaving import NOTHING_TO_HAND_OVER
 from zray.node.machine import NodePorts
+from zray.node.peers.cluster import routed
+from zray.node.peers.leaving import NOTHING_TO_HAND_OVER
 from zray.sched.node.local import LocalScheduler
 from zray.sched.resources import UNIT
 from zray.sim.history import GcsHistory
 from zray.sim.process import Process
 from zray.sim.surroundings import SimSurroundings
+from zray.wire import messages as m
 
 # Resources that only placement groups use: a scarce one, and one that is enough for a whole run.
 GEAR, SPACE = 3, 1000

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from zray.wire.messages import FAILED
 from zray.owner.failures import failure_in
 from zray.owner.unhandled import SHOWN
 from zray.sim.failure import Violation
 from zray.sim.programs import FAILS, retried_errors
 from zray.sim.views import CoreView, CoreViews, NodeView
+from zray.wire.messages import FAILED
 
 # Root of an error -> what must have happened.
 EXCUSES = {

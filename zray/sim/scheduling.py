@@ -15,20 +15,20 @@ One seed, one schedule: ``cluster.net.trace_hash()`` tells two runs apart.
 
 from __future__ import annotations
 
-from itertools import count
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
-from zray.wire import messages as m
 from zray.base.causes import Cause
 from zray.sched.cluster.bottom_up import BottomUpScheduler, SchedulerMessage
+from zray.sched.cluster.spillback_effects import PlaceRequest, RelayToNode, UnplaceRequest
 from zray.sched.kernels.loading import Kernels
 from zray.sched.node.local import Grant, LocalScheduler, Recall, Status
 from zray.sched.resources import units
-from zray.sched.cluster.spillback_effects import PlaceRequest, RelayToNode, UnplaceRequest
 from zray.sim.network import SimNetwork
+from zray.wire import messages as m
 
 WANT_MAX = 4096  # as zray.owner.submitter.LEASE_WANT_MAX
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from zray.wire import messages as m
 from zray.sim.failure import Lost, Violation
 from zray.sim.network import SimNetwork
 from zray.sim.oracle import Oracle
@@ -21,7 +20,7 @@ from zray.sim.plan import Plan
 from zray.sim.views import CoreView, CoreViews
 from zray.store.header import OWNER_UNKNOWN
 from zray.store.node.ownerless import OwnerlessObject
-
+from zray.wire import messages as m
 
 COPY_S_MAX = 0.03  # from another node
 DISK_S_MAX = 0.05  # from a file

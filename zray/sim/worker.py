@@ -12,7 +12,6 @@ from typing import Any
 import msgpack
 
 from zray.base import ids
-from zray.wire import messages as m
 from zray.base.causes import Cause
 from zray.core.ports import Work
 from zray.handles.options import STREAMING
@@ -21,11 +20,12 @@ from zray.sim.core import Core, CoreSurroundings, Ref
 from zray.sim.failure import Failure, Lost
 from zray.sim.map_runs import MapRun
 from zray.sim.node import SimNode
+from zray.wire import messages as m
 from zray.worker.actors.life import CallGroup, sizes_of
 from zray.worker.machine import RUN, STOP, WorkerMachine
+from zray.worker.queue import EXTRA, RETURNS, TASK_ATTEMPT, TASK_ID, Entry, QueuedChunk, ServedLease
 from zray.worker.run.nesting import NestedTasks
 from zray.worker.run.production import Production
-from zray.worker.queue import TASK_ATTEMPT, EXTRA, RETURNS, TASK_ID, QueuedChunk, Entry, ServedLease
 from zray.worker.run.results import with_extra
 
 START_S = 0.00002  # what a task costs that does nothing

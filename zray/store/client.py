@@ -14,6 +14,13 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from zray.base.os_linux import populate_write
+from zray.store import StoreFull
+from zray.store.header import HEADER_BYTES, SEALED, Headers, block_bytes
+from zray.store.heap import Extent, Heap
+from zray.store.node.records import FULL_REASON
+from zray.store.pins import PinTable, view_type
+from zray.store.segment import ControlSegment, Segment
 from zray.wire.messages import (
     FAILED,
     STORED,
@@ -29,13 +36,6 @@ from zray.wire.messages import (
     StoreSurrender,
     StoreWant,
 )
-from zray.base.os_linux import populate_write
-from zray.store import StoreFull
-from zray.store.header import HEADER_BYTES, SEALED, Headers, block_bytes
-from zray.store.heap import Extent, Heap
-from zray.store.node.records import FULL_REASON
-from zray.store.pins import PinTable, view_type
-from zray.store.segment import ControlSegment, Segment
 
 # A generation: the epoch of the process (24 bits), then its count of allocations.
 _EPOCH_BITS = 24

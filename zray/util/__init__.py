@@ -1,6 +1,5 @@
 """Small tools on top of tasks and actors, at Ray's names."""
 
-from zray.values.custom_serializers import register_serializer
 from zray.util.actor_pool import ActorPool
 from zray.util.debug import disable_log_once_globally, enable_periodic_logging, log_once
 from zray.util.listing import list_named_actors
@@ -13,6 +12,7 @@ from zray.util.placement_group import (
 )
 from zray.util.serializability import inspect_serializability
 from zray.util.streams import as_completed, map_unordered
+from zray.values.custom_serializers import register_serializer
 
 __all__ = [
     "ActorPool",

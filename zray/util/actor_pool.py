@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from zray.api.calls import get, wait
-from zray.handles.connection import connected
 from zray.base.errors import ActorDiedError, RayError, RayTaskError
+from zray.handles.connection import connected
 from zray.handles.refs import ObjectRef
 
 __all__ = ["ActorPool"]

@@ -6,9 +6,9 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from zray.handles.connection import connected
 from zray.base.ids import PlacementGroupID
 from zray.base.plain_numbers import plain
+from zray.handles.connection import connected
 from zray.handles.refs import ObjectRef
 from zray.sched.resources import units
 from zray.util._callable_module import make_callable

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from zray.api.calls import get, wait
-from zray.handles.remote import RemoteFunction
 from zray.handles.refs import ObjectRef
+from zray.handles.remote import RemoteFunction
 
 __all__ = ["as_completed", "map_unordered"]
 

@@ -27,8 +27,8 @@ from pickle import PickleBuffer
 from typing import Any
 
 from zray.base import frames
-from zray.values.custom_serializers import custom
 from zray.base.errors import RayTaskError, TaskErrorRecord, load_error
+from zray.values.custom_serializers import custom
 
 __all__ = [
     "EMPTY_ARGS", "NONE", "Serialized", "UnknownOwner", "collecting", "dump_args", "dump_error", "dump_function",

@@ -6,12 +6,12 @@ from collections.abc import Awaitable
 from typing import Any, Protocol
 
 from zray.transport.loop import Loop
-from zray.worker.run.cancel import Interrupts
 from zray.worker.events import EventRecorder
-from zray.worker.run.functions import FunctionCache
 from zray.worker.machine import WorkerMachine
 from zray.worker.ports import CoreProcess
 from zray.worker.queue import ServedLease
+from zray.worker.run.cancel import Interrupts
+from zray.worker.run.functions import FunctionCache
 
 
 class Generators(Protocol):

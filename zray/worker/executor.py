@@ -16,24 +16,24 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from zray.values import serialization
 from zray.base.errors import AsyncioActorExit
-from zray.wire.messages import FAILED, JobConfig
 from zray.handles.options import DYNAMIC, STREAMING
 from zray.transport.loop import Waiter
-from zray.worker.run import invoke, results
-from zray.worker.run.cancel import Interrupts
+from zray.values import serialization
+from zray.wire.messages import FAILED, JobConfig
 from zray.worker.actors.ends import exit_code
+from zray.worker.actors.life import CallGroup
 from zray.worker.events import EventRecorder
 from zray.worker.execution import Generators
-from zray.worker.run.functions import FunctionCache
-from zray.worker.run.inline import Inline
-from zray.worker.actors.life import CallGroup
 from zray.worker.machine import CALLS_LOOK_S, FLUSH_AFTER_NS, FLUSH_ENDS, HAND_BACK_AFTER_S, STOP, WAIT, WorkerMachine
-from zray.worker.run.maps import MapRunner
 from zray.worker.places import Place, place_of, queued
 from zray.worker.ports import CoreProcess, Surroundings
-from zray.worker.queue import TASK_ATTEMPT, EXTRA, FUNCTION, RETURNS, TASK_ID, Entry, ServedLease
+from zray.worker.queue import EXTRA, FUNCTION, RETURNS, TASK_ATTEMPT, TASK_ID, Entry, ServedLease
+from zray.worker.run import invoke, results
+from zray.worker.run.cancel import Interrupts
+from zray.worker.run.functions import FunctionCache
+from zray.worker.run.inline import Inline
+from zray.worker.run.maps import MapRunner
 from zray.worker.run.streams import Streams
 
 if TYPE_CHECKING:

@@ -40,8 +40,8 @@ from zray.wire.messages import (
     WorkerExit,
 )
 from zray.worker.actors.life import ActorLife, CallGroup
+from zray.worker.queue import EXTRA, FUNCTION, Entry, QueuedChunk, ServedLease, TaskQueue
 from zray.worker.run.production import Production
-from zray.worker.queue import EXTRA, FUNCTION, QueuedChunk, Entry, ServedLease, TaskQueue
 from zray.worker.run.results import cancelled, identity, with_extra
 
 # So many replies are sent together while more tasks wait: a quarter of the default run-ahead, so that the owner

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 if TYPE_CHECKING:
     from zray.base.config import Config
-    from zray.wire.messages import ActorInit, JobConfig
     from zray.owner.submitter import Submitter
     from zray.transport.loop import Loop
+    from zray.wire.messages import ActorInit, JobConfig
     from zray.worker.queue import ServedLease
 
 

@@ -15,7 +15,6 @@ from zray.base import env_vars
 from zray.base.formats import TASK_MARKER
 
 
-
 class MarkedStream(io.TextIOWrapper):
     """stdout or stderr of a worker: writes a marker when another task begins to print.
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 
-from zray.wire import messages as m
 from zray.core.machine import CoreMachine
 from zray.core.waits.replies import Questions
 from zray.core.waits.why import Reason
 from zray.transport.loop import Loop
+from zray.wire import messages as m
 
 
 class Whys:

@@ -7,23 +7,23 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from zray.base import errors
-from zray.wire import messages as m
 from zray.base.causes import Cause
 from zray.core.context import Context
+from zray.core.machine import CoreMachine
+from zray.core.stored import Stored
+from zray.core.values import NotReady, Values
+from zray.core.waits.asking import Whys
+from zray.core.waits.countdowns import Countdown, TakenBackOnError, WaitGroup
 from zray.core.waits.explaining import Asking, Reasons, reasons_of, stream_state
 from zray.core.waits.futures import Futures
-from zray.core.machine import CoreMachine
 from zray.core.waits.patience import Patience, Warned
 from zray.core.waits.replies import Questions
-from zray.core.stored import Stored
-from zray.core.waits.asking import Whys
 from zray.core.waits.why import EXPLAINED_MAX, StreamRecord, batch_reason
-from zray.owner.streams import ItemStream
 from zray.handles.refs import MapRefs, ObjectRef, ObjectRefGenerator, RefList
-from zray.values.serialization import NONE, loads
+from zray.owner.streams import ItemStream
 from zray.transport.loop import Loop, Waiter
-from zray.core.values import NotReady, Values
-from zray.core.waits.countdowns import Countdown, TakenBackOnError, WaitGroup
+from zray.values.serialization import NONE, loads
+from zray.wire import messages as m
 
 __tracebackhide__ = True  # pytest leaves these frames out of its reports
 

@@ -10,8 +10,8 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
-from zray.owner.records import Abandoned
 from zray.handles.refs import ObjectRef, dropped
+from zray.owner.records import Abandoned
 from zray.transport.loop import Waiter
 
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from zray.wire import messages as m
 from zray.base.causes import Cause
 from zray.owner.records import Entry
 from zray.owner.references import References
+from zray.wire import messages as m
 
 BUNDLES_KEPT_MAX = 1000  # groups whose bundles are kept, to check demands without a question to the node
 

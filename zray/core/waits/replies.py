@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from zray.base import errors
-from zray.wire import messages as m
 from zray.core.machine import CoreMachine
 from zray.transport.loop import Loop, Waiter
+from zray.wire import messages as m
 
 REQUEST_TIMEOUT_S = 30.0
 TROUBLE_S = 1.0  # wait for the node's answer why the control store does not answer

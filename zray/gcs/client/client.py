@@ -16,13 +16,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from zray.gcs.replica import tables
-from zray.gcs.configuration.config import ChainConfig
 from zray.gcs.client.requests import RETRY_S, Call, Done, GcsError, Requests, Send
 from zray.gcs.client.sharding import shard_of, shards_of
-from zray.gcs.replica.tables import Change
 from zray.gcs.client.typed import TypedTables
 from zray.gcs.client.watching import Watches
+from zray.gcs.configuration.config import ChainConfig
+from zray.gcs.replica import tables
+from zray.gcs.replica.tables import Change
 from zray.wire.messages import GcsEvents, GcsRedirect, GcsReply
 
 __all__ = ["RETRY_S", "Call", "GcsClient", "GcsError"]

@@ -16,8 +16,8 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
-from zray.gcs.replica.changes import WATCH_CREDIT
 from zray.gcs.client.client import Call, GcsClient
+from zray.gcs.replica.changes import WATCH_CREDIT
 from zray.gcs.replica.dedupe import CLIENT_WINDOW
 from zray.gcs.replica.tables import Change
 from zray.wire.messages import GcsEvents, GcsReply, GcsRequest, GcsUnwatch, GcsWatch

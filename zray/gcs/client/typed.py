@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from zray.gcs.replica import tables
 from zray.gcs.client.requests import Call, Done
+from zray.gcs.replica import tables
 from zray.gcs.replica.tables import (
     ACTORS,
     FUNCTIONS,

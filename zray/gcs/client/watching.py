@@ -17,8 +17,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from zray.gcs.replica.changes import WATCH_CREDIT
 from zray.gcs.client.requests import RETRY_S, STUCK_RETRIES, Requests, Send
+from zray.gcs.replica.changes import WATCH_CREDIT
 from zray.gcs.replica.tables import Change
 from zray.wire.messages import GcsEvents, GcsUnwatch, GcsWatch
 

@@ -14,10 +14,10 @@ from typing import Any
 
 import msgpack
 
+from zray.base.ids import INCARNATION_SIZE, NODE_SIZE, TAG_SIZE
 from zray.gcs.client.client import Call, GcsClient
 from zray.gcs.configuration.control import ALIVE, DEAD, LEFT, NodeRow
 from zray.gcs.replica.tables import NODES, SYSTEM, pack_record, unpack_record
-from zray.base.ids import INCARNATION_SIZE, NODE_SIZE, TAG_SIZE
 
 _ORDINAL = SYSTEM + b"ordinal"
 _TAG = SYSTEM + b"tag/"

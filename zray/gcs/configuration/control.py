@@ -18,11 +18,11 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from zray.gcs.replica.chain import LEASE_UNUSED_S
 from zray.gcs.configuration.config import ClusterConfig
 from zray.gcs.configuration.decider import ProposerView, next_config
 from zray.gcs.configuration.membership import FAST_S, NODE_TIMEOUT_S, Membership
 from zray.gcs.configuration.register import Acceptor, Out, Proposer, TailLease
+from zray.gcs.replica.chain import LEASE_UNUSED_S
 from zray.wire.messages import (
     ConfigIs,
     Heartbeat,

@@ -34,9 +34,9 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from zray.gcs.configuration.config import ChainConfig
 from zray.gcs.replica import dedupe
 from zray.gcs.replica.changes import Publisher
-from zray.gcs.configuration.config import ChainConfig
 from zray.gcs.replica.state import CorruptSnapshot, ReplicatedState, Update
 from zray.gcs.replica.tables import BAD_REQUEST, EXPIRED, READS, refusal
 from zray.wire.messages import (

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from zray.base.ids import node_of
-from zray.wire.messages import AdoptActor
 from zray.node.actors.table import DEAD, Actor, ActorTable
-from zray.node.peers.cluster import PeerNodes
 from zray.node.context import NodeContext
 from zray.node.names_table import Names
+from zray.node.peers.cluster import PeerNodes
+from zray.wire.messages import AdoptActor
 
 
 @dataclass(frozen=True)

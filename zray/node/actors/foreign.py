@@ -15,10 +15,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from zray.wire import messages as m
 from zray.base.ids import node_of
 from zray.node.context import NodeContext
 from zray.node.processes.pool import WorkerRecord
+from zray.wire import messages as m
 
 # How long a detached actor whose home has died waits for another node to adopt it.
 ACTOR_ADOPTION_S = 30.0

@@ -12,18 +12,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from zray.wire import messages as m
+from zray.node.actors.foreign import ForeignActors
 from zray.node.actors.places import ActorPlaces
 from zray.node.actors.rows import ActorRows
 from zray.node.actors.table import ActorTable
-from zray.node.peers.cluster import PeerNodes
 from zray.node.context import NodeContext
 from zray.node.effects import JOB_OVER
-from zray.node.actors.foreign import ForeignActors
 from zray.node.jobs.table import Job
 from zray.node.leases.placements import Placements
-from zray.node.processes.pool import Pool
 from zray.node.leases.remote import RemoteLeases
+from zray.node.peers.cluster import PeerNodes
+from zray.node.processes.pool import Pool
+from zray.wire import messages as m
 
 
 class RemoteWorker(NamedTuple):

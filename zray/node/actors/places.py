@@ -10,20 +10,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from zray.wire import messages as m
 from zray.base.causes import Cause
 from zray.base.ids import node_of
+from zray.node.actors.foreign import ForeignActor
 from zray.node.actors.table import DEAD, Actor
-from zray.node.peers.cluster import PeerNodes
 from zray.node.context import NodeContext
 from zray.node.effects import Note
-from zray.node.actors.foreign import ForeignActor
-from zray.node.names_table import Names
 from zray.node.leases.placements import Placements
+from zray.node.names_table import Names
+from zray.node.peers.cluster import PeerNodes
 from zray.node.processes.pool import Pool
 from zray.sched.cluster.bottom_up import BottomUpScheduler
-from zray.sched.node.grouped import NodeScheduler
 from zray.sched.cluster.spillback_effects import PlaceRequest, UnplaceRequest
+from zray.sched.node.grouped import NodeScheduler
+from zray.wire import messages as m
 
 
 @dataclass(frozen=True)

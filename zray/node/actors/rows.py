@@ -16,8 +16,8 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from typing import Any, Protocol
 
-from zray.wire.messages import ActorState
 from zray.node.effects import Send
+from zray.wire.messages import ActorState
 
 # The creation of an actor and a handle to it may overtake each other by a round trip to the control store.
 ROW_GRACE_S = 2.0

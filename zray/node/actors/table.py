@@ -31,6 +31,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from zray.base.ids import node_of
+from zray.node.effects import JOB_OVER, Note, Send
 from zray.wire.messages import (
     CARRYING,
     STORED,
@@ -43,7 +44,6 @@ from zray.wire.messages import (
     WorkerExit,
 )
 from zray.wire.messages.actors import ALIVE, DEAD, PENDING, RESTARTING
-from zray.node.effects import JOB_OVER, Note, Send
 
 # How long a watcher of an unknown actor waits for its creation to arrive: messages inside a node take milliseconds.
 UNKNOWN_ACTOR_GRACE_S = 2.0

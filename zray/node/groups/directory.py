@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from zray.base.causes import Cause
-from zray.wire.messages import GroupState
 from zray.node.groups.records import REMOVED_KEPT_MAX
+from zray.wire.messages import GroupState
 
 
 class Known:

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 from zray.base.causes import Cause
-from zray.wire.messages import GroupState
 from zray.sched.cluster import packing
 from zray.sched.resources import GPU, amounts, checked_units
+from zray.wire.messages import GroupState
 
 GROUP_PENDING, GROUP_CREATED, GROUP_RESCHEDULING, GROUP_REMOVED = "PENDING", "CREATED", "RESCHEDULING", "REMOVED"
 # Removed groups that are remembered without a watcher: their last tasks' keys may come late.

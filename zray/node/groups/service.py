@@ -12,21 +12,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from zray.wire import messages as m
 from zray.base.causes import Cause
 from zray.base.ids import PLACEMENT_GROUP_SIZE, home_of
 from zray.node.context import NodeContext
 from zray.node.groups.directory import GroupDirectory
 from zray.node.groups.table import GroupTable
 from zray.node.jobs.table import Job
-from zray.node.names_table import Names
 from zray.node.leases.placements import Placements
-from zray.node.processes.pool import Pool
-from zray.node.processes.pool import State as WorkerState
+from zray.node.names_table import Names
+from zray.node.processes.pool import Pool, State as WorkerState
 from zray.sched.node.bundles import BundleState
 from zray.sched.node.claims import group_of
 from zray.sched.node.grouped import NodeScheduler
 from zray.sched.view import ClusterView
+from zray.wire import messages as m
 
 # How long a watcher of an unknown group waits for its creation to arrive: a handle may overtake it.
 UNKNOWN_GROUP_GRACE_S = 2.0

@@ -41,6 +41,18 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from zray.base.causes import Cause
+from zray.node.groups.records import (
+    GROUP_CREATED,
+    GROUP_PENDING,
+    GROUP_REMOVED,
+    GROUP_RESCHEDULING,
+    PAUSE_S_MIN,
+    REMOVED_KEPT_MAX,
+    Group,
+    Round,
+)
+from zray.sched.cluster import packing
+from zray.sched.view import ClusterView
 from zray.wire.messages import (
     BundleAck,
     BundleCommit,
@@ -50,18 +62,6 @@ from zray.wire.messages import (
     GroupReply,
     GroupState,
 )
-from zray.node.groups.records import (
-    GROUP_CREATED,
-    PAUSE_S_MIN,
-    GROUP_PENDING,
-    GROUP_REMOVED,
-    REMOVED_KEPT_MAX,
-    GROUP_RESCHEDULING,
-    Group,
-    Round,
-)
-from zray.sched.cluster import packing
-from zray.sched.view import ClusterView
 
 # A node answers at once to a reserve that does not wait; after this long the message or the node is lost.
 RESERVE_ANSWER_S = 3.0

@@ -14,19 +14,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from zray.wire import messages as m
 from zray.base.config import Config
 from zray.base.ids import node_of
+from zray.node.actors.foreign import ForeignActors
 from zray.node.actors.table import ActorTable
-from zray.node.peers.cluster import PeerNodes
 from zray.node.context import NodeContext
 from zray.node.effects import JOB_OVER, DropJob, EndJob, Forget, Note, Watch
-from zray.node.actors.foreign import ForeignActors
 from zray.node.jobs.table import JOB_BITS, Job, JobTable
-from zray.node.processes.local import LocalProcesses
-from zray.node.names_table import Names
 from zray.node.leases.placements import Placements
+from zray.node.names_table import Names
+from zray.node.peers.cluster import PeerNodes
+from zray.node.processes.local import LocalProcesses
 from zray.node.processes.pool import Pool
+from zray.wire import messages as m
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 

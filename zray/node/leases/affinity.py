@@ -15,14 +15,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from zray.wire import messages as m
 from zray.base.causes import Cause
 from zray.base.ids import INCARNATION_SIZE
 from zray.node.actors.table import Actor
-from zray.node.peers.cluster import PeerNodes
 from zray.node.context import NodeContext
-from zray.node.names_table import Names
 from zray.node.leases.placements import Declared
+from zray.node.names_table import Names
+from zray.node.peers.cluster import PeerNodes
+from zray.wire import messages as m
 
 
 @dataclass(frozen=True)

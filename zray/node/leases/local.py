@@ -15,21 +15,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from zray.base import env_vars
-from zray.wire import messages as m
 from zray.base.causes import Cause
 from zray.base.ids import node_of
+from zray.node.actors.foreign import ForeignActor, ForeignActors
 from zray.node.actors.places import ActorPlaces
 from zray.node.actors.table import ActorTable
 from zray.node.context import NodeContext
-from zray.node.actors.foreign import ForeignActor, ForeignActors
 from zray.node.jobs.table import Job, JobTable
-from zray.node.leases.placements import Death, Declared, Placement, Placements
-from zray.node.processes.pool import Kind, Pool, State, WorkerRecord
-from zray.node.leases.remote import RemoteLeases
 from zray.node.jobs.task_events import TaskEventLog
+from zray.node.leases.placements import Death, Declared, Placement, Placements
+from zray.node.leases.remote import RemoteLeases
+from zray.node.processes.pool import Kind, Pool, State, WorkerRecord
 from zray.sched.cluster.bottom_up import BottomUpScheduler
 from zray.sched.node.grouped import NodeScheduler
 from zray.sched.node.local import Grant, Recall, Status
+from zray.wire import messages as m
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from zray.node.context import NodeContext
 from zray.node.processes.pool import Kind, Pool, State, WorkerRecord
 from zray.sched.node.grouped import NodeScheduler
 
-
 LEASE_BITS = 40  # lease numbers are unique in the cluster: the ordinal of the node, then its own counting
 
 

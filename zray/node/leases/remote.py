@@ -14,17 +14,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from zray.wire import messages as m
 from zray.base.ids import node_of
-from zray.wire.messages.leases import UNKNOWN
 from zray.node.actors.places import ActorPlaces
 from zray.node.actors.table import Actor
-from zray.node.peers.cluster import PeerNodes
 from zray.node.context import NodeContext
 from zray.node.jobs.table import Job, JobTable
+from zray.node.peers.cluster import PeerNodes
 from zray.sched.cluster import bottom_up
 from zray.sched.cluster.bottom_up import BottomUpScheduler, RelayToNode
 from zray.sched.cluster.spillback_effects import PlaceRequest, UnplaceRequest
+from zray.wire import messages as m
+from zray.wire.messages.leases import UNKNOWN
 
 
 class RemoteLease(NamedTuple):

@@ -17,12 +17,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from zray.wire import messages as m
-from zray.wire.codec import Malformed, typed
 from zray.base.ids import node_of
-from zray.wire.messages.cluster import RELAYED
 from zray.node.context import NodeContext
 from zray.node.effects import Link, Note, Unlink
+from zray.wire import messages as m
+from zray.wire.codec import Malformed, typed
+from zray.wire.messages.cluster import RELAYED
 
 # Messages that processes of other nodes may send to this one through their own.
 FROM_OTHER_NODES = frozenset(cls.CODE for cls in (

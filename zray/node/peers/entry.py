@@ -15,13 +15,13 @@ import time
 from typing import Any
 
 from zray.base import ids
-from zray.wire import messages as m
 from zray.gcs.configuration.control import FENCED
 from zray.node.peers.member import PYTHON_RELEASE
 from zray.node.running.options import BadOption, ClusterOptions
 from zray.transport.credentials import AllowList, BadJoinString, Credentials, JoinString, NotListed, decode_join
 from zray.transport.curve import BadEndpoint, BadKeyFile, parse_endpoint, resolve, split_host_port
 from zray.transport.mesh import Mesh
+from zray.wire import messages as m
 
 JOIN_TIMEOUT_S = 20.0
 # Other nodes send messages as soon as the nodes table has this one, which is before it knows that itself.

@@ -19,7 +19,6 @@ from typing import Any, Protocol
 
 from zray.base import ids
 from zray.base.ends import Ends
-from zray.wire import messages as m
 from zray.gcs.client.client import GcsClient
 from zray.gcs.configuration.config import ClusterConfig
 from zray.gcs.configuration.control import FENCED, LEFT
@@ -27,6 +26,7 @@ from zray.gcs.replica.tables import NODES, Change, unpack_record
 from zray.node.peers.cluster import PeerNodes
 from zray.sched.resources import UNITS_MAX
 from zray.transport.curve import BadEndpoint, parse_endpoint
+from zray.wire import messages as m
 
 ADMIT_S = 15.0  # by then a joining node gets the reason why the control store does not admit it; before it gives up
 UNKNOWN_NODES_S = 0.2  # how often to ask about nodes that have a part in the control store and are unknown here

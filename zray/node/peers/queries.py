@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Any
 
-from zray.wire.messages import NodeAnswer, NodeQuery
 from zray.node import views
 from zray.node.context import NodeContext
+from zray.wire.messages import NodeAnswer, NodeQuery
 
 QUERY_ANSWER_S = 2.0
 # The questions that go to all nodes, and the name of the rows in their answers.

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from zray.base.ids import same_node
-from zray.wire.messages import LogLines
 from zray.node.jobs.table import Job
 from zray.node.processes.output import LINES_GATHER_S, Output
 from zray.node.processes.pool import WorkerRecord
+from zray.wire.messages import LogLines
 
 LINES_A_MESSAGE = 1000
 

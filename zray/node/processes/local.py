@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from zray.wire import messages as m
 from zray.base.ids import node_of
 from zray.node.context import NodeContext
 from zray.node.jobs.table import JobTable
 from zray.node.processes.pool import Pool, State
+from zray.wire import messages as m
 
 # With more processes than this, announcements of ends are collected: n ends among n processes are
 # n*n messages, and only frames make them cheap.  A round wakes every process, which costs some 0.1

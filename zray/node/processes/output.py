@@ -25,8 +25,8 @@ from collections.abc import Iterable
 from zray.base import os_linux
 from zray.base.formats import LOG_TAIL_BYTES, TASK_MARKER
 from zray.node.processes import linux
-from zray.node.running.journal import LOG_BYTES_MAX
 from zray.node.processes.zygote import log_paths
+from zray.node.running.journal import LOG_BYTES_MAX
 
 MARKER_BYTES = TASK_MARKER.encode()
 READ_BYTES_MAX = 1 << 20  # of one file in one turn

@@ -22,9 +22,9 @@ from enum import IntEnum
 from typing import Any, NamedTuple
 
 from zray.base import env_vars
-from zray.wire.messages import JobOver, WorkerExit
 from zray.node.effects import Kill, Send, Spawn
 from zray.node.processes.starts import Starts
+from zray.wire.messages import JobOver, WorkerExit
 
 # Deaths of processes that never became ready, in a row, before starts are spaced out (a broken environment must not
 # become a fork bomb), and the longest such pause.

@@ -10,10 +10,10 @@ from itertools import count
 from typing import Any
 
 from zray.base import ids, stacks
-from zray.wire import codec
-from zray.wire.messages import FEATURES, PROTOCOL, Because, Bye, Hello, NodeAnswer, NodeQuery, Why
 from zray.node.running import launch
 from zray.transport.mesh import Mesh
+from zray.wire import codec
+from zray.wire.messages import FEATURES, PROTOCOL, Because, Bye, Hello, NodeAnswer, NodeQuery, Why
 
 QUERY_TIMEOUT_S = 10.0
 STACK_TIMEOUT_S = 2.0

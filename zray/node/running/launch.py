@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from zray.base.formats import JOIN_SCHEME
+from zray.base.os_linux import readable
 from zray.node.running import join_secret, session as sessions
 from zray.node.running.session import NodeSession
-from zray.base.os_linux import readable
 
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 5.0

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from zray.wire import messages as m
 from zray.sched.cluster.placing import GlobalScheduler, Placed, share_of
 from zray.sched.cluster.spillback_effects import Ask
+from zray.wire import messages as m
 
 # Ten times a round trip between daemons under load.
 ASK_PATIENCE_S = 0.05

@@ -17,27 +17,27 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from zray.wire import messages as m
 from zray.base.causes import Cause
 from zray.base.ids import INCARNATION_SIZE, node_of, same_node
 from zray.sched.cluster.asking import PlacementClient, serve
 from zray.sched.cluster.gossip import GOSSIP_S, Gossip, NodeReport
-from zray.sched.node.protocol import LeaseScheduler
-from zray.sched.kernels.loading import Kernels
-from zray.sched.node.local import ROW, Grant, Recall, Status
 from zray.sched.cluster.placing import GlobalScheduler, schedulers
-from zray.sched.resources import CPU_COLUMN, NODE_PREFIX, checked_units
 from zray.sched.cluster.spillback import LINK_BYTES_S, SPILL_PATIENCE_S, Spillback
 from zray.sched.cluster.spillback_effects import (
     Ask,
     Offers,
     PlaceRequest,
-    WaitReason,
     RelayToNode,
     UnplaceRequest,
+    WaitReason,
     WantLocal,
 )
+from zray.sched.kernels.loading import Kernels
+from zray.sched.node.local import ROW, Grant, Recall, Status
+from zray.sched.node.protocol import LeaseScheduler
+from zray.sched.resources import CPU_COLUMN, NODE_PREFIX, checked_units
 from zray.sched.view import ClusterView
+from zray.wire import messages as m
 
 # Turns of local, spillback and asker in one step; the next step goes on with the rest.
 TURNS_MAX = 32

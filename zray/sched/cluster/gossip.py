@@ -22,10 +22,10 @@ from collections.abc import Callable, Mapping
 from random import Random
 from typing import Any, NamedTuple
 
-from zray.wire import messages as m
 from zray.base.config import DEFAULTS
 from zray.base.ids import INCARNATION_SIZE
 from zray.sched.view import ClusterView
+from zray.wire import messages as m
 
 GOSSIP_S = DEFAULTS.gossip_s
 ALL_PEERS_MAX = 15

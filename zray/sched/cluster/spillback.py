@@ -40,22 +40,22 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-from zray.wire import messages as m
 from zray.base.causes import Cause
 from zray.base.config import DEFAULTS
-from zray.sched.node.claims import group_of
-from zray.sched.cluster.spillback_lanes import LANE_LOOK_S, SpillbackEntry, SpillbackLane, Share
-from zray.sched.policies.base import frozen
 from zray.sched.cluster.spillback_effects import (
     Ask,
     Offers,
     PlaceRequest,
-    WaitReason,
     RelayToNode,
     UnplaceRequest,
+    WaitReason,
     WantLocal,
 )
+from zray.sched.cluster.spillback_lanes import LANE_LOOK_S, Share, SpillbackEntry, SpillbackLane
+from zray.sched.node.claims import group_of
+from zray.sched.policies.base import frozen
 from zray.sched.view import ClusterView
+from zray.wire import messages as m
 
 # A share is withdrawn from a node that does not answer for this long: ten times a round trip between daemons, and
 # below what a user notices.

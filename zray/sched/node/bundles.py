@@ -24,9 +24,9 @@ from collections.abc import Iterator
 from enum import IntEnum
 from typing import Any
 
-from zray.wire.messages import BundleAck, BundleReserved
 from zray.sched.node.local import LocalScheduler
 from zray.sched.resources import GPU, UNIT, Demand, checked_units, describe
+from zray.wire.messages import BundleAck, BundleReserved
 
 # Rounds remembered as over.  A message of one comes late by seconds at most.
 FLOORS_MAX = 10_000

@@ -14,9 +14,9 @@ from zray.sched.node.bundles import Bundle, BundleRound, Bundles, CommittedBundl
 from zray.sched.node.claims import Claim, group_of
 from zray.sched.node.gpus import GpuPool
 from zray.sched.node.local import Effect, Grant, HeldLease, LocalScheduler, Recall, Status
+from zray.sched.node.waiting import WaitingLanes
 from zray.sched.resources import amounts
 from zray.sched.view import ClusterView
-from zray.sched.node.waiting import WaitingLanes
 
 
 class NodeScheduler:

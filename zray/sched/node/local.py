@@ -28,9 +28,9 @@ from zray.base.causes import Cause
 from zray.sched import policies
 from zray.sched.node.gpus import GpuPool, Slices
 from zray.sched.node.recalls import choose_recalls
+from zray.sched.node.waiting import HELD_BACK, OPEN, Door, LeaseEntry, WaitingLane, WaitingLanes
 from zray.sched.resources import CPU_COLUMN, GPU, GPU_COLUMN, UNIT, Demand, amount, amounts, checked_units, describe
 from zray.sched.view import ClusterView
-from zray.sched.node.waiting import HELD_BACK, OPEN, Door, LeaseEntry, WaitingLane, WaitingLanes
 
 ROW = 0
 # Grants to others after which a demand that is still waiting has its resources saved up.

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from zray.sched.node.local import Effect, HeldLease
-from zray.sched.view import ClusterView
 from zray.sched.node.waiting import WaitingLanes
+from zray.sched.view import ClusterView
 
 
 class LeaseScheduler(Protocol):

@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from zray.wire.messages import StoreFree
-from zray.store.header import SEALED, OWNER_UNKNOWN, BrokenChain
+from zray.store.header import OWNER_UNKNOWN, SEALED, BrokenChain
 from zray.store.node.table import StoreTable
+from zray.wire.messages import StoreFree
 
 
 class OwnerlessObject(NamedTuple):

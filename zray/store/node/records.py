@@ -5,7 +5,6 @@ from __future__ import annotations
 from enum import Enum
 from typing import Any, NamedTuple
 
-
 FULL_REASON = "full: "  # how the error of a StoreRestored begins when there was no room
 
 

@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 
 from sortedcontainers import SortedDict
 
-from zray.wire.messages import StoreGrant, StorePulling, StoreRecall, StoreRefused, StoreWant
-from zray.store.node.arena import Arena
 from zray.store.header import Headers
+from zray.store.node.arena import Arena
 from zray.store.node.records import Client, Effect, ExtentGrant, Grow, SendToClient, StoredObject, Waiting
+from zray.wire.messages import StoreGrant, StorePulling, StoreRecall, StoreRefused, StoreWant
 
 RECALL_RETRY_S = 0.25
 IDLE_RECALL_S = 5.0

@@ -21,18 +21,18 @@ from typing import Any
 from zray.base import os_linux
 from zray.base.config import Config
 from zray.base.ends import Ends
-from zray.wire.messages import StoreFree, StoreLocate, StorePull, StoreRefused, StoreRestore, StoreSurrender, StoreWant
-from zray.store.node import ownerless, views
-from zray.store.transfer.copies import NODE_ITSELF
-from zray.store.transfer.exchange import Find, HandoverProgress, RecordCopies, SendToNode
 from zray.store.header import Headers
+from zray.store.node import ownerless, views
 from zray.store.node.ownerless import OwnerlessObject
 from zray.store.node.reaper import write_owner
 from zray.store.node.records import Arriving, Dropped, Effect, Freed, Grow, Load, SendToClient, SpillObject, UnlinkFile
-from zray.store.segment import ControlSegment, Segment, Slot, arena_name, control_name
 from zray.store.node.spill import Spiller
 from zray.store.node.table import StoreTable
+from zray.store.segment import ControlSegment, Segment, Slot, arena_name, control_name
+from zray.store.transfer.copies import NODE_ITSELF
+from zray.store.transfer.exchange import Find, HandoverProgress, RecordCopies, SendToNode
 from zray.store.transfer.machine import TransferMachine
+from zray.wire.messages import StoreFree, StoreLocate, StorePull, StoreRefused, StoreRestore, StoreSurrender, StoreWant
 
 CAPACITY_BYTES_MIN = 1024 * 1024
 SLOTS_SPARE = 512  # drivers, and workers that are about to end

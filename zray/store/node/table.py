@@ -28,11 +28,18 @@ from collections.abc import Callable
 from heapq import heappop, heappush
 from typing import Any
 
-from zray.wire.messages import STORED, StoreFree, StoreReclaimed, StoreRestore, StoreRestored, StoreSurrender
-from zray.store.node import views
 from zray.store.header import (
-    CREATED, EVICTING, FREE, HEADER_BYTES, SEALED, OWNER_UNKNOWN, BrokenChain, Headers, block_bytes,
+    CREATED,
+    EVICTING,
+    FREE,
+    HEADER_BYTES,
+    OWNER_UNKNOWN,
+    SEALED,
+    BrokenChain,
+    Headers,
+    block_bytes,
 )
+from zray.store.node import views
 from zray.store.node.records import (
     FULL_REASON,
     Arriving,
@@ -49,6 +56,7 @@ from zray.store.node.records import (
     UnlinkFile,
 )
 from zray.store.node.room import FULL_RETRY_S, Room, RoomPorts
+from zray.wire.messages import STORED, StoreFree, StoreReclaimed, StoreRestore, StoreRestored, StoreSurrender
 
 # A store leaves a CPU's store buffer in well under a microsecond; this also lets evictions gather.
 EVICTION_GRACE_S = 0.002

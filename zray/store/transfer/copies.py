@@ -6,11 +6,11 @@ process epoch is 0, which no client has).  Pure over the table and its headers.
 
 from __future__ import annotations
 
-from zray.wire.messages import StoreRestore, StoreRestored
-from zray.store.transfer.exchange import ObjectKey
 from zray.store.header import HEADER_BYTES, SEALED, Headers
 from zray.store.node.records import Phase, StoredObject
 from zray.store.node.table import StoreTable
+from zray.store.transfer.exchange import ObjectKey
+from zray.wire.messages import StoreRestore, StoreRestored
 
 GONE, COMING, HERE = 0, 1, 2
 NODE_ITSELF = b""  # the node itself, as a client of its table

@@ -16,7 +16,6 @@ from collections.abc import Callable, Container
 from heapq import heappop, heappush
 from typing import Any
 
-from zray.wire.messages import DropCopies, StoreFree
 from zray.store.transfer.copies import Copies
 from zray.store.transfer.exchange import (
     ANNOUNCE_TRIES,
@@ -29,6 +28,7 @@ from zray.store.transfer.exchange import (
     RecordCopies,
     SendToNode,
 )
+from zray.wire.messages import DropCopies, StoreFree
 
 
 class Directory:

@@ -15,12 +15,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from zray.wire.messages import KeepCopies
+from zray.store.node.records import StoredObject
+from zray.store.node.table import StoreTable
 from zray.store.transfer.copies import Copies
 from zray.store.transfer.directory import Directory
 from zray.store.transfer.exchange import ASKED_AHEAD, HandoverProgress, ObjectKey, SendToNode
-from zray.store.node.records import StoredObject
-from zray.store.node.table import StoreTable
+from zray.wire.messages import KeepCopies
 
 # How often to look for new objects to give (processes end, and give back their extents); with many objects less often,
 # as each costs some microseconds.

@@ -20,6 +20,25 @@ from typing import Any
 
 from zray.base.ends import Ends
 from zray.base.ids import INCARNATION_SIZE, OBJECT_SIZE, node_of
+from zray.store.header import Headers
+from zray.store.node.records import Arriving, Dropped, Freed, SendToClient
+from zray.store.node.table import StoreTable
+from zray.store.transfer.copies import Copies
+from zray.store.transfer.directory import Directory
+from zray.store.transfer.exchange import (
+    ABSENT,
+    CHUNK_BYTES,
+    FREED,
+    Find,
+    Finder,
+    HandoverProgress,
+    ObjectKey,
+    RecordCopies,
+    SendToNode,
+)
+from zray.store.transfer.handover import HandOver
+from zray.store.transfer.pulls import FREED_WHY, Pulls
+from zray.store.transfer.serving import Serving
 from zray.wire.messages import (
     STORED,
     Chunk,
@@ -39,25 +58,6 @@ from zray.wire.messages import (
     StoreRestore,
     StoreRestored,
 )
-from zray.store.transfer.copies import Copies
-from zray.store.transfer.directory import Directory
-from zray.store.transfer.exchange import (
-    ABSENT,
-    CHUNK_BYTES,
-    FREED,
-    Find,
-    Finder,
-    HandoverProgress,
-    ObjectKey,
-    RecordCopies,
-    SendToNode,
-)
-from zray.store.transfer.handover import HandOver
-from zray.store.header import Headers
-from zray.store.transfer.pulls import FREED_WHY, Pulls
-from zray.store.node.records import Arriving, Dropped, Freed, SendToClient
-from zray.store.transfer.serving import Serving
-from zray.store.node.table import StoreTable
 
 Out = SendToNode | SendToClient | RecordCopies | Find
 LOCATE_MAX = 10_000

@@ -22,6 +22,30 @@ from math import inf
 from typing import Any
 from zlib import crc32
 
+from zray.store.node.records import FULL_REASON, SendToClient
+from zray.store.transfer.copies import Copies
+from zray.store.transfer.exchange import (
+    ABSENT,
+    AVOID_MAX,
+    BAD_MAX,
+    BAD_SAME_MAX,
+    FIND_RETRY_S,
+    FINDS_MAX,
+    FREED,
+    GIVE_UP_S,
+    IN_CHUNKS_MAX,
+    PROGRESS_S,
+    PULL_WINDOW,
+    PULLS_MAX,
+    QUEUED_MAX,
+    RESTORE_STALL_S,
+    STALE,
+    STALL_S,
+    Finder,
+    ObjectKey,
+    SendToNode,
+)
+from zray.store.transfer.serving import Serving
 from zray.wire.messages import (
     Chunk,
     CopyGone,
@@ -35,30 +59,6 @@ from zray.wire.messages import (
     StorePulling,
     StoreRestored,
 )
-from zray.store.transfer.copies import Copies
-from zray.store.transfer.exchange import (
-    ABSENT,
-    AVOID_MAX,
-    BAD_MAX,
-    BAD_SAME_MAX,
-    FINDS_MAX,
-    FREED,
-    GIVE_UP_S,
-    IN_CHUNKS_MAX,
-    PROGRESS_S,
-    PULLS_MAX,
-    QUEUED_MAX,
-    RESTORE_STALL_S,
-    FIND_RETRY_S,
-    STALE,
-    STALL_S,
-    PULL_WINDOW,
-    Finder,
-    ObjectKey,
-    SendToNode,
-)
-from zray.store.node.records import FULL_REASON, SendToClient
-from zray.store.transfer.serving import Serving
 
 OLDEST_EVERY = 4
 FREED_WHY = "the object was freed"

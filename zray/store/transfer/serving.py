@@ -17,7 +17,7 @@ from collections import deque
 from typing import Any, Protocol
 from zlib import crc32
 
-from zray.wire.messages import Chunk, PullChunk, PullElsewhere, PullObject, PullRefused, PullWait
+from zray.store.node.records import FULL_REASON
 from zray.store.transfer.copies import COMING, GONE, Copies
 from zray.store.transfer.exchange import (
     ABSENT,
@@ -27,14 +27,14 @@ from zray.store.transfer.exchange import (
     FANOUT,
     FREED,
     OUT_CHUNKS_MAX,
+    PULL_WINDOW,
     SESSION_IDLE_S,
     SESSIONS_MAX,
     STALE,
-    PULL_WINDOW,
     ObjectKey,
     SendToNode,
 )
-from zray.store.node.records import FULL_REASON
+from zray.wire.messages import Chunk, PullChunk, PullElsewhere, PullObject, PullRefused, PullWait
 
 ELSEWHERE_MAX = 3  # nodes named to an asker
 

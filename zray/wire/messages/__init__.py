@@ -39,10 +39,10 @@ from zray.wire.messages.base import (
     FAILED,
     FEATURES,
     FIELD_TYPES,
-    Message,
     PROTOCOL,
     SIGNATURES,
     STORED,
+    Message,
     message,
 )
 from zray.wire.messages.cluster import (

@@ -17,16 +17,16 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from zray.base import errors
-from zray.values import serialization
 from zray.base.errors import AsyncioActorExit
 from zray.handles.remote import METHOD_OPTIONS_ATTRIBUTE
+from zray.values import serialization
 from zray.wire.messages import ActorInit
+from zray.worker.actors.ends import exit_code
+from zray.worker.actors.life import ActorLife, CallGroup, sizes_of
+from zray.worker.execution import Execution
+from zray.worker.queue import EXTRA, FUNCTION, TASK_ATTEMPT, TASK_ID, Entry
 from zray.worker.run import invoke
 from zray.worker.run.cancel import NoInterrupts
-from zray.worker.actors.ends import exit_code
-from zray.worker.execution import Execution
-from zray.worker.actors.life import ActorLife, CallGroup, sizes_of
-from zray.worker.queue import TASK_ATTEMPT, EXTRA, FUNCTION, TASK_ID, Entry
 
 if TYPE_CHECKING:
     from zray.worker.actors.coroutines import Coroutines

@@ -12,14 +12,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from zray.handles.options import DYNAMIC, STREAMING
 from zray.base.stepping import stepping
-from zray.worker.run import invoke
-from zray.worker.run.cancel import NO_INTERRUPTS
-from zray.worker.execution import Execution
+from zray.handles.options import DYNAMIC, STREAMING
 from zray.worker.actors.life import ActorLife, CallGroup
 from zray.worker.actors.meshloop import new_event_loop
-from zray.worker.queue import TASK_ATTEMPT, FUNCTION, RETURNS, TASK_ID, Entry
+from zray.worker.execution import Execution
+from zray.worker.queue import FUNCTION, RETURNS, TASK_ATTEMPT, TASK_ID, Entry
+from zray.worker.run import invoke
+from zray.worker.run.cancel import NO_INTERRUPTS
 from zray.worker.run.results import cancelled, identity, task_name
 
 

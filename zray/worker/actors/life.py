@@ -14,8 +14,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from zray.wire.messages import ActorInit
 from zray.handles.options import ASYNC_MAX_CONCURRENCY
+from zray.wire.messages import ActorInit
 from zray.worker.queue import TASK_ATTEMPT, TASK_ID, Entry, ServedLease
 from zray.worker.run.results import identity
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from zray.values import serialization
 from zray.base.errors import RuntimeEnvSetupError
+from zray.values import serialization
 
 LOADED_MAX = 4096
 BLOBS_MAX = 4096

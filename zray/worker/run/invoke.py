@@ -9,9 +9,9 @@ import pickle
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from zray.values import serialization
 from zray.base.errors import ObjectLostError
 from zray.base.ids import return_id
+from zray.values import serialization
 from zray.wire.messages import CARRYING, FAILED
 from zray.worker.ports import CoreProcess
 from zray.worker.queue import ARGS, EXTRA, RETURNS, TASK_ID

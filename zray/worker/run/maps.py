@@ -11,10 +11,10 @@ from typing import Any
 
 from zray.values import serialization
 from zray.wire.messages import MapDone
-from zray.worker.run import invoke
-from zray.worker.run.chunk_progress import FLUSH_NS, ChunkProgress
 from zray.worker.execution import Execution
 from zray.worker.queue import TASK_ATTEMPT, TASK_ID, QueuedChunk, ServedLease
+from zray.worker.run import invoke
+from zray.worker.run.chunk_progress import FLUSH_NS, ChunkProgress
 from zray.worker.run.results import cancelled
 
 # Run time between two reads of the clock: the first comes after one item, then the step follows the cost of items.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from zray.wire.messages import FAILED
-from zray.worker.queue import TASK_ATTEMPT, EXTRA, TASK_ID
+from zray.worker.queue import EXTRA, TASK_ATTEMPT, TASK_ID
 
 
 def with_extra(result: Any, **extra: Any) -> Any:

@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from typing import Any
 
+from zray.transport.loop import Waiter
 from zray.values import serialization
 from zray.wire.messages import StreamItem
-from zray.transport.loop import Waiter
-from zray.worker.run import invoke
 from zray.worker.execution import Execution
-from zray.worker.run.production import Production
 from zray.worker.queue import TASK_ATTEMPT, TASK_ID, ServedLease
+from zray.worker.run import invoke
+from zray.worker.run.production import Production
 
 # Items that are made faster than this are sent together: a kick for each would cost more than the item.
 KICK_AFTER_S = 0.001

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
+from zray.base import ids
 from zray.base.config import Config
 from zray.base.ids import node_of
 from zray.core.machine import CoreMachine
 from zray.core.process import ProcessRecord
+from zray.owner.records import Entry, Function, Task
 from zray.wire import messages as m
 
 NODE, ME, PEER, FAR = b"nod1\0\0\0\0", b"nod1\xffr01", b"nod1\0\0\0\7", b"nod2\0\0\0\7"
@@ -160,3 +162,15 @@ def test_a_tick_is_due_only_while_something_is_timed(machine, ports):
     machine.submitter.timed = True
     assert machine.is_timed and machine.next_deadline() == machine.process.config.lease_idle_s
     assert not machine.is_timed
+
+
+def test_a_borrower_that_cancels_a_call_by_force_only_cancels_it(machine):
+    """It does not know that the object comes from a call.  The caller itself gets an error."""
+    task = Task(b"c" * ids.TASK_SIZE, Function(b"", b"", "A.f"), b"", 1, None, 0)
+    entry = task.entry = machine.refs.owned[ids.return_id(task.tid, 1)] = Entry(ids.return_id(task.tid, 1), task)
+    machine.calls.submit(machine.calls.link_for(b"a" * 16, "A"), task)
+    with pytest.raises(ValueError, match="force=True"):
+        machine.cancel(entry, True, False)
+    assert entry.value is None
+    deliver(machine, PEER, m.CancelObject(entry.oid, True, False))
+    assert entry.value[:2] == [m.FAILED, "cancelled"]

@@ -371,7 +371,9 @@ class CoreMachine:
     def _on_cancel_object(self, peer: bytes, message: m.CancelObject) -> None:
         entry = self.refs.owned.get(message.oid)
         if entry is not None:
-            self.cancel_entry(entry, message.force, message.recursive)
+            # A borrower does not know that the object comes from a call.  Force is for tasks alone: cancel without it.
+            is_call = type(entry.task) is Task and entry.task.key is None
+            self.cancel_entry(entry, message.force and not is_call, message.recursive)
 
     def cancel_entry(self, entry: Entry, force: bool, recursive: bool) -> None:
         """Cancel the task of an object.  An object that is ready, or a group's ``ready()``, has none."""

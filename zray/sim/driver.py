@@ -10,6 +10,7 @@ from typing import Any
 
 from zray.base.causes import Cause
 from zray.core.waits.explaining import reasons_of, sentence
+from zray.owner.records import Task
 from zray.sim import programs
 from zray.sim.core import Core, CoreSurroundings
 from zray.sim.failure import Failure, ValueLost
@@ -269,7 +270,7 @@ class SimDriver(Core):
             self.around.oracle.happened["cancel"] += 1
             ref = random.choice(held)
             task = ref.record.task
-            force = random.random() < 0.3 and task is not None and task.key is not None
+            force = random.random() < 0.3 and type(task) is Task and task.key is not None
             self.around.oracle.happened["crash"] += force
             self.cancel(ref, force=force, recursive=random.random() < 0.5)
         else:

@@ -151,7 +151,7 @@ def _dual_type(cause: type[BaseException]) -> type[RayTaskError] | None:
         if not _ends_its_catcher(cause):
             name = f"RayTaskError({cause.__name__})"
             try:
-                dual = type(name, (RayTaskError, cause), {"__module__": __name__, "__qualname__": name})
+                dual = type(name, (RayTaskError, cause), {"__module__": RayTaskError.__module__, "__qualname__": name})
             except Exception:  # a final class, a layout conflict, an __init_subclass__: all mean "not this one"
                 dual = None
         _dual_types[cause] = dual

@@ -139,6 +139,46 @@ def test_an_ended_job_without_actors_is_dropped_at_once(node):
     assert node.dropped == [JOB]
 
 
+def test_a_job_stays_while_a_home_says_that_its_actor_outlives_the_driver(node):
+    """The row of that actor may still be under way to the control store, which then does not know of a use."""
+    node.say(HOME, START)
+    node.say(HOME, m.JobEnd(JOB, "its driver is gone", False, True))
+    node.say(THIRD, m.JobEnd(JOB, "its driver is gone", False, True))
+    assert node.over() and not node.dropped
+    node.say(HOME, m.JobEnd(JOB, "its actors of this home have ended"))
+    assert not node.dropped, "the other home has one"
+    node.say(THIRD, m.JobEnd(JOB, "its last actor has ended", True))
+    assert node.dropped == [JOB]
+
+
+@pytest.mark.parametrize("dies", [True, False])
+def test_a_job_that_stays_for_another_home_is_asked_about_when_that_home_ends(node, dies):
+    node.say(HOME, START)
+    node.say(HOME, m.JobEnd(JOB, "its driver is gone", False, True))
+    if dies:
+        node.gone(HOME)
+        node.machine.tick(node.machine.drivers.next_deadline())
+        node.take()
+    else:
+        node.say(HOME, m.JobEnd(JOB, "its actors of this home have ended"))
+    assert node.dropped == [JOB]
+
+
+def test_a_home_announces_an_actor_that_outlives_its_driver_and_one_whose_name_is_being_claimed(node):
+    claims = []
+    node.names.claim = lambda namespace, name, actor, then: claims.append(then)
+    node.say(b"driver00", m.CreateActor(b"actor" + bytes(11), spec(name="a", namespace="n", detached=True), 0))
+    node.say(b"driver00", m.Goodbye(""))
+    [job] = node.machine.jobs.jobs
+    ends = [(peer, said.used) for peer, said in node.sent if type(said) is m.JobEnd]
+    assert ends == [(HOME, True), (THIRD, True)] and not node.dropped
+    claims[0](b"other" + bytes(11))
+    node.take()
+    assert node.dropped == [job]
+    assert [peer for peer, said in node.sent if said == m.JobEnd(job, "its actors of this home have ended")] == [
+        HOME, THIRD]
+
+
 def test_the_home_of_the_last_actor_of_an_ended_job_tells_the_others(node):
     actor = b"actor" + bytes(11)
     node.say(b"driver00", m.CreateActor(actor, spec(name="a", namespace="n", detached=True, max_restarts=0), 0))

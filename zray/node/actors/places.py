@@ -165,6 +165,10 @@ class ActorPlaces:
     def find_name(self, namespace: str, name: str, then: Callable[[bytes], None]) -> None:
         self._ports.names.find(namespace, name, then)
 
+    def not_made(self, actor: Actor) -> None:
+        if actor.detached:
+            self._ports.detached_ended(actor.job)
+
     def record(self, actor: Actor) -> None:
         self._ports.names.record_actor(actor.id, actor.record(self._context.me))
         if actor.detached and actor.state == DEAD:

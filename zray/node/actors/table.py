@@ -81,6 +81,9 @@ class ActorPorts(Protocol):
     def find_name(self, namespace: str, name: str, then: Callable[[bytes], None]) -> None:
         """``then`` gets the actor with that name, b'' for none."""
 
+    def not_made(self, actor: Actor) -> None:
+        """Another actor has its name."""
+
     def record(self, actor: Actor) -> None:
         """Write the actor's row of the control store."""
 
@@ -159,6 +162,7 @@ class ActorTable:
         self._owned: dict[bytes, set[bytes]] = {}  # owner incarnation -> its live, not detached actors
         self._watched: dict[bytes, set[bytes]] = {}  # watcher -> actors
         self._unknown: dict[bytes, tuple[float, set[bytes]]] = {}  # actor -> (deadline, watchers)
+        self._claims: dict[bytes, int] = {}  # detached actor whose name is being claimed -> its job
         self._leaving: dict[bytes, None] = {}  # actors with an exit deadline
 
     # ------------------------------------------------------------ messages
@@ -173,6 +177,8 @@ class ActorTable:
         spec = message.spec
         actor = Actor(message.actor, spec, peer, now)
         if actor.name:
+            if actor.detached:
+                self._claims[actor.id] = actor.job
             self._ports.claim_name(actor.namespace, actor.name, actor.id,
                                    lambda holder: self._named(actor, holder, message.request, now))
         else:
@@ -366,8 +372,9 @@ class ActorTable:
         return bool(self._owned.get(peer))
 
     def job_is_used(self, job: int) -> bool:
-        """Whether an actor, which is then detached, still runs for this job."""
-        return any(actor.job == job and actor.state != DEAD for actor in self.actors.values())
+        """Whether an actor, which is then detached, still runs for this job, or will once its name is claimed."""
+        return job in self._claims.values() or any(
+            actor.job == job and actor.state != DEAD for actor in self.actors.values())
 
     def arguments(self) -> set[bytes]:
         """Stored objects that an actor's constructor needs when it restarts."""
@@ -384,10 +391,12 @@ class ActorTable:
     # ------------------------------------------------------------ inside
 
     def _named(self, actor: Actor, holder: bytes, request: int, now: float) -> None:
+        self._claims.pop(actor.id, None)
         if holder == actor.id:
             self._admit(actor)
             self._reply(actor.owner, request, actor)
             return
+        self._ports.not_made(actor)
         existing = self.actors.get(holder)
         if actor.spec.get("get_if_exists"):
             if existing is not None and existing.state != DEAD:

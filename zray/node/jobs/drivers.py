@@ -141,9 +141,11 @@ class Drivers:
                 ports.pool.dismiss(worker, JOB_OVER, context.now)
         ports.actors.job_ended(job.number)
         # Nodes that were informed may have informed others and then died, so the driver's node informs all.
-        everybody = ports.cluster.peers if context.is_mine(job.driver) else ()
+        # So does the home of an actor that stays: its row may be under way to the control store.
+        used = job.announced_used = ports.actors.job_is_used(job.number)
+        everybody = ports.cluster.peers if used or context.is_mine(job.driver) else ()
         for node in sorted(job.informed.union(everybody)):
-            context.send(node, m.JobEnd(job.number, reason))
+            context.send(node, m.JobEnd(job.number, reason, False, used))
         job.informed.clear()
         self._end_groups(job.number)
         ports.process_ended(job.driver, reason)
@@ -178,8 +180,15 @@ class Drivers:
         """Drop the objects and functions of a job with its last process on any node."""
         if not self._is_done(number):
             return
+        job = self.jobs.jobs[number]
+        if job.announced_used:
+            job.announced_used = False
+            for node in sorted(self._ports.cluster.peers):
+                self._context.send(node, m.JobEnd(number, "its actors of this home have ended"))
         if self._ports.cluster.lone:
             self._drop(number)
+        elif job.homes:
+            self._kept.add(number)  # these nodes report the end of their actors
         else:  # an actor that outlives its driver may live elsewhere; this node knows only those with their home here
             self._ports.names.job_is_used(number, self._context.me, lambda used: self._answered(number, used))
 
@@ -259,10 +268,14 @@ class Drivers:
         job = self.jobs.jobs.get(message.job)
         if job is None:
             self._end_groups(message.job)  # those that were adopted here
-        elif message.last and self._is_done(job.number):
+            return
+        (job.homes.add if message.used else job.homes.discard)(peer)
+        if message.last and not job.homes and self._is_done(job.number):
             self._drop(job.number)
-        elif not self._context.is_mine(job.driver):
+        elif not job.is_over and not self._context.is_mine(job.driver):
             self._foreign_over(job, message.reason)
+        elif job.number in self._kept and not job.homes:
+            self.may_be_done(job.number)
 
     def foreign_ended(self, process: bytes, reason: str) -> bool:
         """A process of another node has ended; returns whether it was a driver whose job is known here."""
@@ -277,6 +290,8 @@ class Drivers:
         and writes their rows."""
         ports = self._ports
         self._ask_at = self._context.now + ADOPTED_TIMEOUTS * ports.config.node_timeout_s
+        for job in self.jobs.jobs.values():
+            job.homes.discard(node)
         for job in [job for job in self.jobs.by_driver.values() if node_of(job.driver) == node]:
             self._foreign_over(job, f"the node of its driver is gone: {reason}")
         ordinal = ports.cluster.last_rows[node].get("ordinal")

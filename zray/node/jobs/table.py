@@ -16,7 +16,8 @@ JOB_BITS = 16  # job numbers are unique in the cluster: the ordinal of the drive
 class Job:
     """One driver and all work that it started."""
 
-    __slots__ = ("config", "driver", "dropped", "ended", "informed", "number", "pid", "started")
+    __slots__ = (
+        "announced_used", "config", "driver", "dropped", "ended", "homes", "informed", "number", "pid", "started")
 
     def __init__(self, number: int, driver: bytes, pid: int, config: dict, now: float):
         self.number = number
@@ -27,6 +28,8 @@ class Job:
         self.ended = 0.0
         self.dropped = False  # its objects are gone
         self.informed: set[bytes] = set()  # other nodes that got JobStart from us
+        self.homes: set[bytes] = set()  # other nodes with the home of an actor that outlives the driver
+        self.announced_used = False  # this node has announced that it is such a home
 
     @property
     def is_over(self) -> bool:

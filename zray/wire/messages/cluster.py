@@ -99,11 +99,15 @@ class JobStart(Message):
 
 @message(204)
 class JobEnd(Message):
-    """Node -> node: the job's driver is gone; ``last``: so is the last actor that outlived it, on any node."""
+    """Node -> node: the job's driver is gone; ``last``: so is the last actor that outlived it, on any node.
+
+    ``used``: an actor with its home at the sender outlives the driver; the sender reports its end by ``last``.
+    """
 
     job: int
     reason: str
     last: bool = False
+    used: bool = False
 
 
 @message(205)

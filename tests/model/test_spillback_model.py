@@ -218,7 +218,7 @@ class SpillbackMachine(RuleBasedStateMachine):
         if node not in self.view.row_of:
             return
         self.view.remove(node)
-        lost = self.spillback.node_gone(node, self.now)
+        lost = self.spillback.node_ended(node, self.now)
         assert sorted(lease for _, _, lease in lost) == sorted(self.homed[node])
         self.homed[node].clear(), self.there[node].clear(), self.back[node].clear()
         for place in [place for place in self.at if place[0] == node]:

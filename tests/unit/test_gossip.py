@@ -138,7 +138,7 @@ def test_a_dead_node_never_comes_back_with_old_rows():
     mesh.run(0.2)
     late = mesh.nodes[one].rows[three]
     del mesh.nodes[three]
-    mesh.nodes[one].node_gone(three, mesh.now)
+    mesh.nodes[one].node_ended(three, mesh.now)
     mesh.nodes[one].on_rows([late._replace(version=99)], mesh.now)
     mesh.run(0.2)
     assert three not in mesh.nodes[one].view.row_of and three not in mesh.nodes[one].rows
@@ -169,7 +169,7 @@ def test_rows_reach_everybody_though_a_node_dies_that_should_have_passed_them_on
         del mesh.nodes[dying]
         mesh.run(0.05)
         for node in mesh.nodes.values():
-            node.node_gone(dying, mesh.now)
+            node.node_ended(dying, mesh.now)
         mesh.run(0.3)
         assert set(mesh.seen(speaking)) == {mesh.free[speaking]}
 

@@ -9,6 +9,7 @@ import pytest
 
 from tests.fakes.node_machine import NODE, MachineNode
 from tests.fakes.node_parts import DRIVER, PEER, THIRD, row
+from zray.gcs.configuration.control import FENCED
 from zray.node.daemon_machine import DaemonMachine, DaemonPorts, MemberShell, StopRequest
 from zray.node.effects import DropJob, EndJob, Forget, Kill, Link, Note, Send, Spawn, Watch
 from zray.node.peers.early import EARLY_KEPT_S
@@ -23,7 +24,7 @@ class Gcs:
 
     def __init__(self, notes):
         self.notes = notes
-        self.handlers = {VOTE.CODE: lambda peer, message: notes.append(("gcs", peer))}
+        self.handlers = dict.fromkeys((VOTE.CODE, m.NodeStanding.CODE), lambda peer, _: notes.append(("gcs", peer)))
         self.client = SimpleNamespace(watch=lambda *watch: None, drop_job=lambda job: notes.append(("drop_job", job)))
         self.config = SimpleNamespace(involved=(), voters=(NODE,))
         self.has_news, self.fenced_because, self.due = False, "", None
@@ -126,6 +127,15 @@ def test_what_a_newcomer_says_before_it_asks_to_join_is_not_heard_when_it_has_jo
     shell.machine.node_joined(THIRD, row(THIRD), shell.now)
     shell.core.turn()
     assert not shell.heard()
+
+
+def test_a_daemon_that_joined_later_may_say_that_this_node_is_dead_and_nothing_else_about_nodes(shell):
+    gone, released = m.NodeStanding(PEER, "gone", ""), m.NodeStanding(THIRD, "released", "")
+    assert not shell.hear(THIRD, gone) and not shell.hear(THIRD, released)
+    assert not shell.hear(THIRD, m.NodeStanding(PEER, FENCED, "another node"))
+    assert not shell.heard()
+    assert shell.hear(THIRD, m.NodeStanding(NODE, FENCED, "unheard of"))
+    assert shell.heard() == [("gcs", THIRD)]
 
 
 def test_processes_of_unknown_nodes_are_refused_at_once_and_newcomers_may_introduce_themselves(shell):

@@ -8,6 +8,7 @@ import pytest
 
 from tests.fakes.node_machine import NODE
 from tests.fakes.node_parts import PEER, THIRD, Parts, row
+from zray.gcs.configuration.control import FENCED
 from zray.gcs.replica.tables import NODES, Change, pack_record
 from zray.node.peers.member import ADMIT_S, PYTHON_RELEASE, UNKNOWN_NODES_S, Member, MemberPorts, unfit
 from zray.wire import messages as m
@@ -92,6 +93,15 @@ def test_what_the_nodes_table_says_opens_and_closes_the_door(joined):
     assert joined.asked("node_ended") == ended
     joined.table(NODE)
     assert len(joined.asked("node_joined")) == 1, "its own row is no news"
+
+
+def test_a_node_that_is_declared_dead_is_told_so_though_it_may_never_speak_to_this_one(joined):
+    joined.table(PEER, state="dead", reason="by a test")
+    assert joined.take() == [(PEER, m.NodeStanding(PEER, FENCED, "by a test"))]
+    joined.table(THIRD)
+    joined.table(THIRD, state="left", reason="done")
+    joined.table(FOURTH, state="dead", reason="never a peer of this node")
+    assert not joined.take()
 
 
 def test_a_node_that_leaves_is_no_heir_until_it_is_gone(joined):

@@ -13,7 +13,9 @@ from zray.base.causes import Cause
 from zray.base.ids import PlacementGroupID, group_id, home_of
 from zray.core.waits.explaining import sentence
 from zray.handles.options import ActorOptions, TaskOptions
+from zray.sched.cluster.packing import STRATEGIES
 from zray.util.placement_group import (
+    VALID_PLACEMENT_GROUP_STRATEGIES,
     PlacementGroup,
     checked_bundles,
     get_current_placement_group,
@@ -25,6 +27,10 @@ from zray.util.placement_group import (
 from zray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 PG = PlacementGroup(PlacementGroupID(b"g" * 18), [{"CPU": 1.0}])
+
+
+def test_each_strategy_that_users_may_name_can_be_placed():
+    assert set(VALID_PLACEMENT_GROUP_STRATEGIES) == set(STRATEGIES)
 
 
 @pytest.mark.parametrize(("bundles", "words"), [

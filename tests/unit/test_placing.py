@@ -265,5 +265,5 @@ def test_a_scheduler_that_dies_is_skipped_at_once(view):
     asks = asker(view, [B, C])
     asks.ask(QUESTION, 0.0)
     first = asks.out.pop()[0]
-    asks.node_gone(first, 0.0)
+    asks.node_ended(first, 0.0)
     assert asks.out.pop()[0] == ({B, C} - {first}).pop()

@@ -149,7 +149,7 @@ def test_a_dead_node_returns_its_shares_and_names_the_leases_lost():
     home = Home()
     home.want(7)
     home.it.granted_elsewhere(EAST, OWNER, 1, 50, home.now)
-    gone = home.it.node_gone(EAST, home.now)
+    gone = home.it.node_ended(EAST, home.now)
     assert gone.lost == [(OWNER, 1, 50)] and gone.orphans == []
     home.step()
     assert EAST not in home.shares() and sum(home.shares().values()) == 4
@@ -162,7 +162,7 @@ def test_a_dead_nodes_owners_leave_their_leases_here():
     home.local.declare(foreign, 1, 1, CPU, {"kind": "local"})
     home.local.want(foreign, 1, 1, 0, home.now)
     (grant,) = home.step()[:1]
-    assert home.it.node_gone(EAST, home.now).orphans == [grant.lease]
+    assert home.it.node_ended(EAST, home.now).orphans == [grant.lease]
 
 
 def test_a_draining_node_keeps_nothing_that_waits():
@@ -404,7 +404,7 @@ def test_an_actor_is_placed_like_a_want_of_one():
     assert home.it.cancel_request("c") and UnplaceRequest(EAST, "c") in home.step()
     home.it.request("d", 1, CPU, {"kind": "affinity", "node": WEST, "soft": True}, home.now)
     home.step()
-    home.it.node_gone(WEST, home.now)
+    home.it.node_ended(WEST, home.now)
     assert [effect.token for effect in home.step() if isinstance(effect, Grant)] == ["d"], "its life goes on at home"
 
 

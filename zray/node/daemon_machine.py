@@ -24,6 +24,7 @@ from typing import Any, Protocol, get_args
 
 from zray.base import ids
 from zray.base.config import Config
+from zray.gcs.configuration.control import FENCED
 from zray.gcs.service import GcsService
 from zray.node.effects import (
     DropJob,
@@ -205,6 +206,8 @@ class DaemonMachine:
             return True
         if self.member is not None and self.member.ended(peer):
             return False
+        if code == m.NodeStanding.CODE and message.standing == FENCED and message.node == self.me:
+            return True  # a node that joined later has declared this one dead: its row never comes
         if peer != ids.node_of(peer) or code != m.ViewRows.CODE and not self.early.keep(peer, code, message, now):
             self.machine.refuse(peer, f"{type(message).__name__} from a process that is no node of this cluster")
         return False

@@ -348,7 +348,7 @@ class NodeMachine:
         news = incarnation != self.incarnation and incarnation not in self.context.ends.nodes
         known = self.cluster.node_ended(incarnation, reason)
         # A node may ask for leases before its row is here, and be dead when the row comes.
-        held = self.bottom_up.node_gone(incarnation, now).orphans if known else (
+        held = self.bottom_up.node_ended(incarnation, now).orphans if known else (
             self.bottom_up.owners_gone(incarnation))
         self.affinity.node_ended(incarnation, reason)
         self._owners_gone(incarnation, held, reason)

@@ -15,7 +15,7 @@ from zray.gcs.configuration.config import ClusterConfig, majority
 from zray.gcs.configuration.membership import LATE_MAX, SUSPECT_S
 from zray.sim.node import SimNode
 from zray.sim.observed import Observed
-from zray.sim.plan import SIM_NODE_TIMEOUT_S
+from zray.sim.plan import NODE_FAULTS, SIM_NODE_TIMEOUT_S
 
 NODES_MAX = 8
 TRY_AGAIN_S = 0.05
@@ -41,6 +41,7 @@ class Disasters:
         self._over = False
 
     def happen(self, what: str) -> None:
+        assert what in (*NODE_FAULTS, "starve"), f"{what!r} is no fault of a node"
         if self._over:
             return
         if what == "join":

@@ -70,9 +70,9 @@ class Liveness:
                 if self._waits(entry, near) and self._has_room(entry, home, near):
                     yield home.incarnation, "actor", token
             if table.unplaced:
-                view = _truth(near)
+                view, names = _truth(near), {node.incarnation for node in near}
                 for group in table.unplaced:
-                    if self._fits(table.groups[group], view):
+                    if self._is_answered(table.groups[group], names) and self._fits(table.groups[group], view):
                         yield home.incarnation, "group", group, table.groups[group].state
 
     # ------------------------------------------------------------ nodes
@@ -129,6 +129,11 @@ class Liveness:
         return False
 
     # ------------------------------------------------------------ groups
+
+    @staticmethod
+    def _is_answered(group: Group, near: set[bytes]) -> bool:
+        """Whether no answer is under way from a node that cannot be reached yet."""
+        return group.round is None or group.round.asked - group.round.yes <= near
 
     @staticmethod
     def _fits(group: Group, view: ClusterView) -> bool:

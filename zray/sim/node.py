@@ -261,7 +261,7 @@ class SimNode(Process):
 
     def _node_ended(self, node: bytes) -> None:
         self.around.oracle.condemn(node)
-        self.around.stores.node_gone(node, self.incarnation)
+        self.around.stores.declared_dead(node, self.incarnation)
 
     def stop(self) -> None:
         """End at the next turn; a node of a cluster leaves it first."""

@@ -293,7 +293,7 @@ class SchedulingCluster:
     def _learn_of_death(self, node: SchedulingNode, dead: SchedulingNode) -> None:
         if not node.alive:
             return
-        gone = node.scheduler.node_gone(dead.name, self.net.now)
+        gone = node.scheduler.node_ended(dead.name, self.net.now)
         for lease in gone.orphans:  # their workers end
             node.scheduler.local.release(lease, self.net.now)
         for name, number, lease in gone.lost:

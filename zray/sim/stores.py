@@ -180,7 +180,7 @@ class SimStores:
             if one.oid.startswith(job):
                 self._drop(node, generation)
 
-    def node_gone(self, node: bytes, heir: bytes) -> None:
+    def declared_dead(self, node: bytes, heir: bytes) -> None:
         """``heir`` hears that the node is dead: what had been copied to it now counts, and the rest is lost."""
         for copies in self._copies.values():
             copies.discard(node)

@@ -243,9 +243,11 @@ class Member:
             else:
                 self._ports.may_not_dial(incarnation)
                 peers = self._cluster.peers
+                reason = row.get("reason") or row["state"]
                 if incarnation in peers:
                     peers[incarnation] = row  # the last row of that node
-                reason = row.get("reason") or row["state"]
+                    if row["state"] != LEFT:  # it may live; and it sends nothing here if it does not know this node
+                        self._ports.send(incarnation, m.NodeStanding(incarnation, FENCED, reason))
                 self._ended(incarnation, f"it has left ({reason})" if row["state"] == LEFT else reason)
 
     def _ended(self, incarnation: bytes, reason: str) -> None:

@@ -64,7 +64,7 @@ class PlacementClient:
             self.answers.append((answer.request, Placed(
                 _pairs(answer.placed), _pairs(answer.queued), answer.left, answer.cause, answer.detail)))
 
-    def node_gone(self, node: bytes, now: float) -> None:
+    def node_ended(self, node: bytes, now: float) -> None:
         for question in list(self._open.values()):
             if node in question.left:
                 question.left.remove(node)

@@ -150,11 +150,11 @@ class BottomUpScheduler:
         """The nodes table shows a live node.  Repeats, and this node itself, are harmless."""
         self.gossip.add(node[:INCARNATION_SIZE], total, labels or {}, now)
 
-    def node_gone(self, node: bytes, now: float) -> NodeLosses:
+    def node_ended(self, node: bytes, now: float) -> NodeLosses:
         """The nodes table shows a dead node."""
-        self.gossip.node_gone(node, now)
-        lost = self.spillback.node_gone(node, now)
-        self.asker.node_gone(node, now)
+        self.gossip.node_ended(node, now)
+        lost = self.spillback.node_ended(node, now)
+        self.asker.node_ended(node, now)
         return NodeLosses(lost, self.owners_gone(node))
 
     def owners_gone(self, node: bytes) -> list[int]:

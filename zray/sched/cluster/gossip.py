@@ -2,7 +2,7 @@
 
 A row is a node's own report about itself, numbered by its *version*.  A newer version replaces an older one, so repeats
 and reordering do no harm.  Gossip does not decide which nodes are in the cluster: rows count only between ``add`` and
-``node_gone``, which follow the nodes table, so the rows of a dead node never come back.
+``node_ended``, which follow the nodes table, so the rows of a dead node never come back.
 
 Up to ALL_PEERS_MAX nodes, each sends its row to every other.  Beyond, a node passes each new row once to PEERS others:
 to its successor on the ring of all nodes, which alone would bring every row to every node, and to random ones, which
@@ -102,7 +102,7 @@ class Gossip:
         if early is not None:
             self._take(early)
 
-    def node_gone(self, node: bytes, now: float) -> None:
+    def node_ended(self, node: bytes, now: float) -> None:
         """A node died or left: its row is void for ever."""
         if node not in self.view.row_of or node == self.node:
             return

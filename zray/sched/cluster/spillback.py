@@ -247,7 +247,7 @@ class Spillback:
 
     # -------------------------------------------------------------- nodes
 
-    def node_gone(self, node: bytes, now: float) -> list[tuple[bytes, int, int]]:
+    def node_ended(self, node: bytes, now: float) -> list[tuple[bytes, int, int]]:
         """The node is dead: place its shares elsewhere.  The leases lost with it, as (owner, key, lease).
 
         Call it when the view has forgotten the node.

@@ -1,27 +1,72 @@
-"""RuntimeEnv, a dict that is checked when it is made."""
+"""RuntimeEnv, a dict that is checked when it is made, and RuntimeEnvConfig, its entry ``config``."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
+from zray.environments import spec
 from zray.handles.options import TASK_OPTIONS
 
-__all__ = ["RuntimeEnv"]
+__all__ = ["RuntimeEnv", "RuntimeEnvConfig"]
 
 
-class RuntimeEnv(dict[str, Any]):
-    """A runtime environment, ``RuntimeEnv(env_vars={"A": "1"})``; the same as the dict."""
+class RuntimeEnvConfig(dict[str, Any]):
+    """How an environment is set up.
 
-    def __init__(self, **fields: Any):
-        super().__init__({name: value for name, value in fields.items() if value is not None})
-        TASK_OPTIONS["runtime_env"].validate("runtime_env", self)
+    ``setup_timeout_seconds``: what a node may take, an int; -1 for no limit.  ``eager_install`` and ``log_files`` are
+    checked and kept.  TypeError or ValueError for other values.
+    """
+
+    def __init__(self, setup_timeout_seconds: int = spec.SETUP_TIMEOUT_S, eager_install: bool = True,
+                 log_files: list[str] | None = None):
+        super().__init__(setup_timeout_seconds=setup_timeout_seconds, eager_install=eager_install,
+                         log_files=list(log_files) if isinstance(log_files, list) else log_files or [])
+        spec.check_config(self)
 
     def to_dict(self) -> dict[str, Any]:
         return dict(self)
 
     def __reduce__(self):
+        return RuntimeEnvConfig, tuple(self.values())
+
+
+class RuntimeEnv(dict[str, Any]):
+    """A runtime environment, ``RuntimeEnv(env_vars={"A": "1"})``; the same as the dict."""
+
+    def __init__(self, *, py_modules: list[Any] | None = None, py_executable: str | None = None,
+                 working_dir: Any = None, pip: Any = None, uv: Any = None, env_vars: dict[str, str] | None = None,
+                 worker_process_setup_hook: Any = None, config: Any = None, **fields: Any):
+        given = {"py_modules": py_modules, "py_executable": py_executable, "working_dir": working_dir, "pip": pip,
+                 "uv": uv, "env_vars": env_vars, "worker_process_setup_hook": worker_process_setup_hook,
+                 "config": config, **fields}
+        super().__init__({name: value for name, value in given.items() if value is not None})
+        TASK_OPTIONS["runtime_env"].validate("runtime_env", self)
+
+    def to_dict(self) -> dict[str, Any]:
+        return dict(self)
+
+    def serialize(self) -> str:
+        """As JSON.  TypeError for a module or a function in it."""
+        return json.dumps(self, sort_keys=True, default=_text)
+
+    @classmethod
+    def deserialize(cls, text: str) -> RuntimeEnv:
+        """The inverse of :meth:`serialize`."""
+        return cls(**json.loads(text))
+
+    def __reduce__(self):
         return _rebuild, (dict(self),)
 
 
+def _text(value: Any) -> str:
+    if hasattr(value, "__fspath__"):
+        return str(value)
+    raise TypeError(f"{value!r} cannot be written as JSON: name its path, or 'module.attribute'")
+
+
 def _rebuild(fields: dict[str, Any]) -> RuntimeEnv:
-    return RuntimeEnv(**fields)
+    """Not checked again: a local path may not exist on this machine."""
+    env = RuntimeEnv.__new__(RuntimeEnv)
+    env.update(fields)
+    return env

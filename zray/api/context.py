@@ -18,6 +18,7 @@ from zray.base.config import STORE_BYTES_MIN, refuse_slips, refuse_unknown
 from zray.base.errors import did_you_mean
 from zray.base.plain_numbers import plain
 from zray.base.version import __version__
+from zray.environments import spec
 from zray.handles.connection import current
 from zray.handles.options import TASK_OPTIONS
 
@@ -156,8 +157,9 @@ def _with_runtime_env(options: dict[str, Any]) -> dict[str, Any]:
     own = options.get("runtime_env")
     if own is not None:
         TASK_OPTIONS["runtime_env"].validate("runtime_env", own)
-    variables = env_vars.merged(given.get("env_vars") or {}, (own or {}).get("env_vars") or {})
-    return {**options, "runtime_env": {**given, **(own or {}), "env_vars": variables}}
+    together = spec.merged({name: value for name, value in given.items() if value is not None},
+                           {name: value for name, value in (own or {}).items() if value is not None})
+    return {**options, "runtime_env": together}
 
 
 def _init_local(options: dict[str, Any]) -> ClusterContext:
@@ -191,6 +193,7 @@ def _init_cluster(address: str | None, options: dict[str, Any]) -> ClusterContex
     try:
         runtime = for_driver(session_dir=node.session_dir, node=node.node, node_endpoint=node.endpoint, config=config,
                              overrides=options.get("_system_config") or {})
+        _take_on(runtime, options.get("runtime_env"))
     except BaseException:
         if own:
             node.stop()
@@ -202,6 +205,15 @@ def _init_cluster(address: str | None, options: dict[str, Any]) -> ClusterContex
     global _own_node
     _own_node = node if own else None
     return _context(runtime)
+
+
+def _take_on(runtime: Any, runtime_env: Mapping[str, Any] | None) -> None:
+    """The runtime environment of the job: store its local parts.  The session ends when that fails."""
+    try:
+        runtime.env = runtime.travelling_env(spec.normal(runtime_env))
+    except BaseException:
+        runtime.shutdown()
+        raise
 
 
 _own_node: NodeHandle | None = None  # started by init, ended by shutdown
@@ -226,14 +238,12 @@ def job_config(options: dict[str, Any]) -> dict[str, Any]:
 
     main = sys.modules.get("__main__")
     script = getattr(main, "__file__", None)
-    env = (options.get("runtime_env") or {}).get("env_vars") or {}
     log = options.get("log_to_driver")
     return {
         "sys_path": [os.path.abspath(entry) if entry else os.getcwd() for entry in sys.path],
         "cwd": os.getcwd(),
         "script": os.path.abspath(script) if script else "",
         "script_dir": os.path.dirname(os.path.abspath(script)) if script else "",
-        "env": dict(env),
         "threads": env_vars.thread_names(os.environ),
         "namespace": options.get("namespace") or _environment("NAMESPACE") or "",
         "name": os.path.basename(script) if script else "interactive",

@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any
 
+from zray.environments import spec
 from zray.handles.options import ActorOptions
 
 _OUTSIDE: dict[str, Any] = {
@@ -74,7 +75,7 @@ class LocalActor:
         self.meta = meta
         self.name = options.name
         self.namespace = options.namespace or namespace
-        self.env = options.env
+        self.env = spec.variables(options.env)
         self.lock = threading.RLock()  # one call at a time, unless it calls itself
         self.loop: ActorLoop | None = None
         if is_async:

@@ -18,6 +18,7 @@ import itertools
 import os
 import time
 import types
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -26,6 +27,7 @@ from zray.api.local_objects import Arguments, Record, failed, first_ready, recor
 from zray.base import ids
 from zray.base.errors import ActorDiedError, AsyncioActorExit, ExitActor, RayError, from_failure, load_error
 from zray.base.stepping import stepping
+from zray.environments import spec
 from zray.handles import refs
 from zray.handles.options import DYNAMIC, STREAMING, ActorOptions, CallOptions, TaskOptions
 from zray.handles.refs import ObjectRef
@@ -51,7 +53,10 @@ class LocalRuntime:
         self.namespace = namespace or "local"
         self.node_info: dict[str, Any] = {"NodeID": self.node.ljust(ids.NODE_SIZE, b"\0").hex()}
         self.context = LocalContext()
-        self.env: dict[str, str] = dict((runtime_env or {}).get("env_vars") or {})
+        self.variables = dict(spec.variables(runtime_env or {}))
+        if others := sorted(set(runtime_env or {}) - {"env_vars", "config"}):
+            warnings.warn(f"local_mode runs in this process and uses only env_vars of runtime_env; it ignores {others}",
+                          stacklevel=6)
         self.resources = {"CPU": float(num_cpus or os.cpu_count() or 1)}
         self.resources |= {name: float(amount) for name, amount in (resources or {}).items()}
         if num_gpus:
@@ -64,6 +69,14 @@ class LocalRuntime:
         self.gcs = _Keys()
         serialization.set_out_of_band_hook(lambda ref: self._pinned.append(ref._record))
         refs._hooks["runtime"] = self
+
+    @property
+    def env(self) -> dict[str, Any]:
+        together = {**self.variables, **self.context.env}
+        return {"env_vars": together} if together else {}
+
+    def travelling_env(self, env: dict[str, Any]) -> dict[str, Any]:
+        return env  # nothing leaves this process
 
     def shutdown(self) -> None:
         for actor in self._actors.values():
@@ -84,7 +97,7 @@ class LocalRuntime:
     def submit(self, fn: RemoteFunction, args: tuple, kwargs: dict, options: TaskOptions) -> Any:
         retries = 3 if options.max_retries is None else options.max_retries
         call = _Call(self._new_task(), fn.name, fn.function, args, kwargs, options.num_returns,
-                     {**self.env, **options.env}, retries, options.retry_exceptions)
+                     {**self.variables, **spec.variables(options.env)}, retries, options.retry_exceptions)
         return self._run(call)
 
     def map(self, fn: RemoteFunction, items: Sequence[Any], options: TaskOptions, star: bool) -> Any:
@@ -234,7 +247,7 @@ class LocalRuntime:
             actor.instance.__init__(*args, **kwargs)
 
         made = self._run(_Call(self._new_task(), f"{cls.name}.__init__", construct, args, kwargs, 1,
-                               {**self.env, **options.env}, 0, False, actor_id, called=cls.cls))
+                               {**self.variables, **spec.variables(options.env)}, 0, False, actor_id, called=cls.cls))
         error = made._record.error()
         if error is not None:
             actor.end(f"its constructor raised:\n{error}")
@@ -247,7 +260,7 @@ class LocalRuntime:
             name = f"{type(actor.instance).__qualname__}.{method}"
         retries = options.max_task_retries
         call = _Call(self._new_task(), options.name or name, None, args, kwargs, options.num_returns,
-                     {**self.env, **actor.env} if actor else {},
+                     {**self.variables, **actor.env} if actor else {},
                      handle._about.max_task_retries if retries is None else retries,
                      options.retry_exceptions, handle._actor)
         if actor is None or actor.death:

@@ -50,3 +50,4 @@ class Cause(IntEnum):
     CONSTRUCTING = 35, "the constructor of its actor is running"
     DEADLOCK = 36, ("a deadlock: it waits, by way of the above, for itself (let the actor run several calls at once "
                     "with max_concurrency, or await in an async method)")
+    ENVIRONMENT = 37, "the runtime environment of its task is being set up"

@@ -93,6 +93,11 @@ class Config:
     # arguments and a record each, of at least 1 KiB: 64 MiB are some 50,000 results in the stores.
     # Without results there it costs nothing.
     lineage_bytes_max: int = 64 * 1024 * 1024
+    # A package of local code (runtime_env's working_dir and py_modules), zipped.  The control store
+    # has it in memory on up to three nodes while the job runs: code is megabytes, data belongs elsewhere.
+    package_bytes_max: int = 256 * 1024 * 1024
+    # Unpacked packages and virtual environments that a node keeps while no worker uses them.
+    environments_kept_bytes_max: int = 10 * 1024 * 1024 * 1024
     # A node without messages for this long, whose process does not answer heartbeats either, is
     # declared dead.  It must start anew if it was not dead (at once, when its endpoint refuses
     # connections).

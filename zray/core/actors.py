@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from zray.base import errors, ids
-from zray.base.env_vars import merged
 from zray.core.machine import CoreMachine
 from zray.core.tasks import TURN_EVERY, Tasks, strategy_of
 from zray.core.waits.blocking import Waits
@@ -54,7 +53,7 @@ class Actors:
             "detached": options.detached, "max_restarts": options.max_restarts,
             "max_task_retries": options.max_task_retries, "max_concurrency": options.max_concurrency or 0,
             "concurrency_groups": options.concurrency_groups or {}, "is_async": cls.is_async,
-            "env": merged(self.process.env, options.env),
+            "env": self.tasks.environments.of(options.env),
             "class_name": cls.name, "method_names": cls.method_names, "get_if_exists": options.get_if_exists,
             "out_of_order": any_order, "meta": meta, "job": self.process.job, "strategy": strategy_of(options)}
         if options.name:

@@ -21,7 +21,7 @@ class ProcessRecord:
         self.job = job
         self.config = config
         self.namespace = ""
-        self.env: dict[str, str] = {}  # variables that tasks and actors submitted here inherit; constant after setup
+        self.env: dict[str, Any] = {}  # the runtime environment that tasks and actors submitted here inherit
         self.node_info: dict[str, Any] = {}
         self.closed = False  # this process leaves: ignore the end of its node
 

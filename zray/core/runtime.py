@@ -402,12 +402,16 @@ class Runtime:
         self.process.namespace = name
 
     @property
-    def env(self) -> dict[str, str]:
+    def env(self) -> dict[str, Any]:
         return self.process.env
 
     @env.setter
-    def env(self, env: dict[str, str]) -> None:
+    def env(self, env: dict[str, Any]) -> None:
         self.process.env = env
+
+    def travelling_env(self, env: dict[str, Any]) -> dict[str, Any]:
+        """See zray.core.environments."""
+        return self.tasks.environments.travelling(env)
 
     @property
     def closed(self) -> bool:

@@ -79,8 +79,7 @@ class RuntimeContext:
 
     @property
     def runtime_env(self) -> dict[str, Any]:
-        env = self._runtime.env
-        return {"env_vars": dict(env)} if env else {}
+        return dict(self._runtime.env)
 
     @property
     def namespace(self) -> str:

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from zray.base import errors, ids
-from zray.base.env_vars import merged
 from zray.core.context import Context, TaskIds
+from zray.core.environments import Environments
 from zray.core.groups import Groups
 from zray.core.machine import CoreMachine
 from zray.core.turns import Turns
@@ -60,6 +60,7 @@ class Tasks:
         self.context = context
         self.ids = ids_
         self.next_id = ids_.next
+        self.environments = Environments(machine, ids_, questions)
         self._exported: set[bytes] = set()  # functions and classes that we have stored in the control store
 
     def site(self, fn: Any, options: Any) -> Site:
@@ -67,9 +68,9 @@ class Tasks:
         key, blob = fn.definition()
         self.register_function(key, blob)
         function = Function(key, blob, fn.name)
+        env = self.environments.of(options.env)
         with self.loop.lock:
-            record = self.submitter.key_for(options.key, options.demand, merged(self.process.env, options.env),
-                                            strategy_of(options), fn.name)
+            record = self.submitter.key_for(options.key, options.demand, env, strategy_of(options), fn.name)
         site = fn.state = Site(self, options, function, record, self.process.config.task_max_retries)
         return site
 

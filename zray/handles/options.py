@@ -11,9 +11,10 @@ import warnings
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple, Self
 
-from zray.base import env_vars
 from zray.base.errors import did_you_mean
 from zray.base.plain_numbers import plain
+from zray.environments import spec
+from zray.handles.connection import current
 from zray.sched.resources import units
 
 STREAMING = -1
@@ -106,11 +107,7 @@ def _lifetime(_: str, value: str) -> str | None:
 
 
 def _runtime_env(_: str, value: dict[str, Any]) -> str | None:
-    unknown = sorted(set(value) - {"env_vars"})
-    if unknown:
-        return f"runtime_env keys {unknown} are not supported by this version of zray; it supports ['env_vars']."
-    if value.get("env_vars") is not None:
-        env_vars.check(value["env_vars"])
+    spec.check(value)
     return None
 
 
@@ -288,7 +285,17 @@ class _Options:
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.raw.items())})"
 
     def __reduce__(self):
-        return type(self), (self.raw,)
+        return type(self), (_travelling(self.raw),)
+
+
+def _travelling(raw: dict[str, Any]) -> dict[str, Any]:
+    """Options for another process: local folders of the runtime environment may not exist where it runs."""
+    if not raw.get("runtime_env"):
+        return raw
+    env, runtime = spec.normal(raw["runtime_env"]), current()
+    if runtime is not None and spec.has_local_parts(env):
+        env = runtime.travelling_env(env)
+    return {**raw, "runtime_env": spec.written(env)}
 
 
 def _demand(raw: dict[str, Any], default_cpus: float) -> dict[str, int]:
@@ -306,8 +313,8 @@ def _demand(raw: dict[str, Any], default_cpus: float) -> dict[str, int]:
     return {name: amount for name, amount in sorted(demand.items()) if amount}
 
 
-def _env(raw: dict[str, Any]) -> dict[str, str]:
-    return dict((raw.get("runtime_env") or {}).get("env_vars") or {})
+def _env(raw: dict[str, Any]) -> dict[str, Any]:
+    return spec.normal(raw.get("runtime_env"))
 
 
 def _returns(raw: dict[str, Any]) -> int:
@@ -339,7 +346,7 @@ class TaskOptions(_Options):
     """Options of a remote function.
 
     ``demand`` units by resource; ``num_returns`` >= 0, STREAMING or DYNAMIC; ``max_retries`` None for the session's
-    default, -1 for ever; ``retry_exceptions`` bool or exception types; ``env`` environment variables; ``strategy`` {}
+    default, -1 for ever; ``retry_exceptions`` bool or exception types; ``env`` the runtime environment; ``strategy`` {}
     or a map with ``kind``; ``backpressure`` items a generator may be ahead, -1 for no limit.
     """
 

@@ -21,13 +21,14 @@ from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from zray.base import env_vars, ids
+from zray.base import ids
 from zray.base.config import Config, refuse_slips
 from zray.base.ends import Ends
 from zray.base.os_linux import write_private
 from zray.node.effects import EndJob, Kill, Spawn, Watch
 from zray.node.peers.cluster import routed
 from zray.node.processes import linux
+from zray.node.processes.pool import why_not_started
 from zray.node.processes.children import Children, Processes, Signals, Watcher
 from zray.node.running import join_secret, session as sessions, supervision
 from zray.node.running.journal import Journal, text_of
@@ -188,6 +189,7 @@ class Daemon:
         from zray.node.daemon_machine import DaemonMachine, gcs_report, node_machine
         from zray.node.machine import NodePorts
         from zray.node.peers.object_handover import ObjectHandover
+        from zray.node.environments.installer import Installer, InstallerPorts
         from zray.node.processes.lines import Lines, LinesPorts
         from zray.node.processes.zygote import workers_environ
         from zray.sched.node.local import LocalScheduler
@@ -206,6 +208,12 @@ class Daemon:
             workers=self.machine.pool.workers, jobs=self.machine.jobs.jobs))
         self.handover = ObjectHandover(self.incarnation, self.machine.drivers, self.store,
                                        lambda: not self.locations.unwritten, self.session_dir)
+        self.installer = Installer(self.session_dir, workers_environ(), ids.JOB_SIZE, InstallerPorts(
+            lambda key, then: self.gcs.client.get_package(key, then), self.children.helpers.__setitem__,
+            lambda number, equipment, sizes: self.machine.environment_installed(
+                number, equipment, sizes, time.monotonic()),
+            lambda number, error: self.machine.environment_failed(number, error, time.monotonic()),
+            self.journal.note))
         self.core = DaemonMachine(self.gcs, self.machine, self._ports(), self._membership())
 
     def _ports(self) -> DaemonPorts:
@@ -213,7 +221,8 @@ class Daemon:
 
         return DaemonPorts(
             time.monotonic, self._send, self.store.handlers, [self.store, _MeshTimer(self.mesh), self.lines],
-            spawn=self._perform_spawn, kill=self._perform_kill, watch=self._perform_watch,
+            install=self.installer.install, stop_install=self.installer.stop,
+            remove_installed=self.installer.remove, spawn=self._perform_spawn, kill=self._perform_kill, watch=self._perform_watch,
             note=lambda effect: self.journal.note(text_of(effect.kind, effect.detail)), forget=self._forget,
             last_output=self._last_output,
             drop_objects=lambda job: self.store.drop_job(job.to_bytes(ids.JOB_SIZE, "big")),
@@ -358,12 +367,13 @@ class Daemon:
         self.children.expected += 1
         spec: dict[str, Any] = {"worker_id": effect.worker, "slot": slot}
         if effect.broken:
-            names = ", ".join(env_vars.at_exec(dict(effect.kind.env)))
-            spec["broken"] = f"its env_vars {names}. The last process said: {effect.broken}"
+            spec["broken"] = why_not_started(effect.kind, effect.broken)
         elif effect.kind is not None:
             job = self.machine.jobs.jobs.get(effect.kind.job)
+            equipment = self.machine.environments.equipment(effect.kind.setup) if effect.kind.setup else {}
             spec["start"] = {"env": dict(effect.kind.env), "threads": effect.kind.threads,
-                             "drivers": (job.config.get("threads") or {}) if job is not None else {}}
+                             "drivers": (job.config.get("threads") or {}) if job is not None else {},
+                             "python": equipment.get("python") or [], "folder": equipment.get("working_dir", "")}
         self._spawns.append(spec)
 
     def _perform_kill(self, effect: Kill) -> None:
@@ -461,6 +471,7 @@ class Daemon:
 
     def close(self) -> None:
         """End every process, remove everything."""
+        self.installer.close()
         self.children.kill_all()
         deadline = time.monotonic() + EXIT_WAIT_S
         import select

@@ -31,11 +31,14 @@ from zray.node.effects import (
     Effect,
     EndJob,
     Forget,
+    InstallEnvironment,
     Kill,
     Link,
     Note,
+    RemoveInstalled,
     Send,
     Spawn,
+    StopInstall,
     Unlink,
     Watch,
 )
@@ -80,6 +83,9 @@ class DaemonPorts:
     spawn: Callable[[Spawn], None]
     kill: Callable[[Kill], None]
     watch: Callable[[Watch], None]
+    install: Callable[[InstallEnvironment], None]
+    stop_install: Callable[[StopInstall], None]
+    remove_installed: Callable[[RemoveInstalled], None]
     note: Callable[[Note], None]
     forget: Callable[[bytes], None]  # drop the session, the connection and all else of that process
     last_output: Callable[[EndJob], None]  # send the driver the output of its job's workers
@@ -137,7 +143,8 @@ class DaemonMachine:
             self.handlers.update(table)
         self._perform: dict[type, Callable[[Any], None]] = {
             Send: lambda effect: ports.send(effect.peer, effect.message), Spawn: ports.spawn, Kill: ports.kill,
-            Watch: ports.watch, Note: ports.note, Forget: self._forget, EndJob: self._end_job,
+            Watch: ports.watch, InstallEnvironment: ports.install, StopInstall: ports.stop_install,
+            RemoveInstalled: ports.remove_installed, Note: ports.note, Forget: self._forget, EndJob: self._end_job,
             DropJob: self._drop_job, Link: self._link, Unlink: self._unlink}
         assert set(self._perform) == set(get_args(Effect)), "an effect that nobody performs"
 

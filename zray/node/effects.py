@@ -79,4 +79,26 @@ class Unlink(NamedTuple):
     node: bytes
 
 
-Effect = Link | Unlink | Send | Spawn | Watch | Kill | Forget | EndJob | DropJob | Note
+class InstallEnvironment(NamedTuple):
+    """Fetch, unpack and build ``setup`` (zray.environments.setup) for ``job``; then call
+    :meth:`NodeMachine.environment_installed` or :meth:`NodeMachine.environment_failed` with ``number``."""
+
+    number: int
+    setup: str
+    job: int
+    variables: dict  # of the environment
+
+
+class StopInstall(NamedTuple):
+    """Nobody waits for installation ``number`` any more."""
+
+    number: int
+
+
+class RemoveInstalled(NamedTuple):
+    """Delete these folders, which no environment needs any more."""
+
+    folders: tuple
+
+
+Effect = InstallEnvironment | StopInstall | RemoveInstalled | Link | Unlink | Send | Spawn | Watch | Kill | Forget | EndJob | DropJob | Note

@@ -33,6 +33,7 @@ from zray.node.actors.rows import ActorRows
 from zray.node.actors.table import ActorTable
 from zray.node.context import NodeContext
 from zray.node.effects import Forget, Note, Send
+from zray.node.environments.table import EnvironmentTable
 from zray.node.groups.service import GroupService, GroupServicePorts
 from zray.node.jobs.drivers import DriverPorts, Drivers
 from zray.node.jobs.table import JobTable
@@ -87,7 +88,9 @@ class NodeMachine:
         self.pool = Pool(
             ports.new_worker_id, context.emit, keep=keep, workers_max=config.workers_max, idle_s=config.worker_idle_s,
             may_retire=lambda worker: not self.actors.owns(worker.incarnation))
-        self.placements = Placements(context, self.scheduler, self.pool)
+        self.environments = EnvironmentTable(
+            context.emit, kept_bytes_max=config.environments_kept_bytes_max, used=self._used_setups)
+        self.placements = Placements(context, self.scheduler, self.pool, self.environments)
         self.processes = LocalProcesses(context, self.jobs, self.pool)
         self.cluster = PeerNodes(context, node.get("NodeID", ""), PeerNodesPorts(
             self.processes.is_process, self._from_node, self._from_process))
@@ -142,8 +145,9 @@ class NodeMachine:
             self.cluster, self.jobs, self.bottom_up, self.places, actor=self.actors.actors.get,
             job_of=self.drivers.job_of, announce_job=self.drivers.announce_job))
         self.leases = Leases(self.context, LeasePorts(
-            self.node, ports.environ, self.scheduler, self.bottom_up, self.pool, self.placements, self.jobs,
-            self.events, self.actors, self.foreign, self.places, self.remote_leases, job_of=self.drivers.job_of,
+            self.node, ports.environ, self.scheduler, self.bottom_up, self.pool, self.placements,
+            self.environments, self.jobs, self.events, self.actors, self.foreign, self.places, self.remote_leases,
+            job_of=self.drivers.job_of,
             uses_group=self.groups.uses,
             declares=lambda owner, key, strategy: self.affinity.key(owner, key, strategy)))
         self.affinity = HardAffinity(self.context, HardAffinityPorts(
@@ -214,6 +218,24 @@ class NodeMachine:
         self.drivers.may_be_done(worker.job)
         self._settle()
 
+    def environment_installed(self, number: int, equipment: dict[str, Any], sizes: dict[str, int], now: float) -> None:
+        """Installation ``number`` is done; see zray.node.environments.table."""
+        self.context.now = now
+        self.leases.environment_settled(self.environments.installed(number, equipment, sizes, now))
+        self._settle()
+
+    def environment_failed(self, number: int, error: str, now: float) -> None:
+        """Installation ``number`` has failed."""
+        self.context.now = now
+        self.leases.environment_settled(self.environments.failed(number, error, now))
+        self._settle()
+
+    def _used_setups(self) -> set[str]:
+        """Setups that workers or placements use; those of failed set-ups need nothing."""
+        used = {placement.kind.setup for placement in self.placements.values()}
+        used |= {worker.kind.setup for worker in self.pool.workers.values() if worker.kind and not worker.broken}
+        return used - {""}
+
     def process_exited(self, incarnation: bytes, now: float) -> None:
         """A driver (or a tool) has ended without a Goodbye."""
         self.context.now = now
@@ -226,6 +248,8 @@ class NodeMachine:
         """Run the timers that are due."""
         self.context.now = now
         self.pool.tick(now)
+        for number, error in self.environments.overdue(now):
+            self.leases.environment_settled(self.environments.failed(number, error, now))
         self.actors.tick(now)
         self.foreign.tick(now)
         self.actor_rows.tick(now)
@@ -241,7 +265,7 @@ class NodeMachine:
         self._settle()
 
     def next_deadline(self) -> float | None:
-        times = [self.pool.next_deadline(), self.actors.next_deadline(), self.bottom_up.deadline(),
+        times = [self.pool.next_deadline(), self.environments.next_deadline(), self.actors.next_deadline(), self.bottom_up.deadline(),
                  self.foreign.next_deadline(), self.actor_rows.next_deadline(), self.queries.next_deadline(),
                  self.groups.next_deadline(), self.unheld.next_deadline(), self.drivers.next_deadline(),
                  self.processes.next_deadline()]
@@ -411,7 +435,7 @@ class NodeMachine:
     def check(self) -> None:
         """Raise AssertionError when an invariant of any part, or between parts, is broken."""
         self.context.ends.check()
-        for part in (self.bottom_up, self.pool, self.actors, self.foreign, self.actor_rows, self.cluster,
+        for part in (self.bottom_up, self.pool, self.environments, self.actors, self.foreign, self.actor_rows, self.cluster,
                      self.remote_leases, self.groups, self.jobs, self.events, self.placements, self.leases, self.places,
                      self.unheld):
             part.check()

@@ -22,7 +22,7 @@ from zray.node.daemon_machine import (
     gcs_report,
     node_machine,
 )
-from zray.node.effects import Kill, Spawn, Watch
+from zray.node.effects import InstallEnvironment, Kill, Spawn, Watch
 from zray.node.machine import NodePorts
 from zray.node.peers.cluster import routed
 from zray.node.peers.leaving import NOTHING_TO_HAND_OVER
@@ -153,6 +153,7 @@ class SimNode(Process):
             lambda: self.net.now, self._send, timed=[],
             handlers={m.StoreFree.CODE: lambda peer, message: stores.free(self.incarnation, message.objects),
                       m.StoreLocate.CODE: self._locate},
+            install=self._install, stop_install=lambda effect: None, remove_installed=lambda effect: None,
             spawn=self._spawn, kill=self._kill, watch=self._watch, note=lambda effect: None, forget=self.mesh.forget,
             last_output=lambda effect: None, drop_objects=self._drop_objects, node_ended=self._node_ended,
             hand_over=lambda heirs: NOTHING_TO_HAND_OVER, left=lambda why, handed: self.stir(),
@@ -231,6 +232,13 @@ class SimNode(Process):
         net, fork = self.net, effect.kind is None  # else Python starts again
         seconds = net.random.uniform(0.001, 0.01) if fork else net.random.uniform(0.05, 0.2)
         net.call_at(net.now + seconds, self.around.spawn, self, effect.worker, () if fork else effect.kind.env)
+
+    def _install(self, effect: InstallEnvironment) -> None:
+        self.later(self.net.random.uniform(0.01, 0.1), self._installed, effect.number, {})
+
+    def _installed(self, number: int, equipment: dict[str, Any]) -> None:
+        self.machine.environment_installed(number, equipment, {}, self.net.now)
+        self.stir()
 
     def _kill(self, effect: Kill) -> None:
         net = self.net

@@ -14,6 +14,7 @@ import msgpack
 from zray.base import ids
 from zray.base.causes import Cause
 from zray.core.ports import Work
+from zray.environments.spec import variables
 from zray.handles.options import STREAMING
 from zray.sim import programs
 from zray.sim.core import Core, CoreSurroundings, Ref
@@ -155,7 +156,7 @@ class SimWorker(Core):
                 return
             if (entry := self.work.start()) is not None:
                 if self.actor is None:
-                    assert entry[0].env == self.started_under, "a worker serves only what it was started under"
+                    assert variables(entry[0].env) == self.started_under, "a worker serves only what it was started under"
                 if type(entry[2]) is QueuedChunk:
                     self.work.flush()
                     self.map_run = MapRun(self, entry, self._map_is_over)

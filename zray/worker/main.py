@@ -10,6 +10,7 @@ import sys
 import time
 from typing import Any, NoReturn
 
+from zray.environments import spec
 from zray.wire.messages import ActorInit, JobConfig, WorkerReady
 from zray.worker import process
 from zray.worker.actors.ends import run_exit_handlers
@@ -24,18 +25,18 @@ NODE_LOST_EXIT = 86
 class WorkerProcess:
     """The worker process: its Runtime, its Executor, its surroundings."""
 
-    def __init__(self, spec: dict[str, Any]):
+    def __init__(self, start: dict[str, Any]):
         from zray.core.joining import for_worker
 
-        self.rt = for_worker(spec)
+        self.rt = for_worker(start)
         self.executor = Executor(self.rt, self)
-        info = spec.get("node_info") or {}
+        info = start.get("node_info") or {}
         resources = info.get("resources") or info.get("Resources") or {}
         self.node_has_gpus = bool(resources.get("GPU"))
-        self.started_under = "start" in spec  # the variables of its kind, by exec
+        self.started_under = "start" in start  # the variables of its kind, by exec
         self.config: dict[str, Any] = {}  # of the job
         self.taken_on = False
-        self.executor.functions.broken = spec.get("broken", "")
+        self.executor.functions.broken = start.get("broken", "")  # why no task can run here
         self.rt.when_node_lost(self.on_node_lost)
 
     def run(self) -> None:
@@ -69,12 +70,28 @@ class WorkerProcess:
         if not self.taken_on:
             self.take_on(message.spec.get("env") or {}, message.assigned)
 
-    def take_on(self, env: dict[str, str], assigned: dict[str, Any]) -> None:
+    def take_on(self, env: dict[str, Any], assigned: dict[str, Any]) -> None:
         """The first lease or actor sets the environment of this process for ever: see zray.node.processes.pool.Kind."""
         self.taken_on = True
         self.rt.env = env
-        process.take_on_environment(env, assigned, self.config, started_under=self.started_under,
+        process.take_on_environment(spec.variables(env), assigned, self.config, started_under=self.started_under,
                                     node_has_gpus=self.node_has_gpus)
+        if self.config.get("equipment") or env.get("worker_process_setup_hook"):
+            self.executor.functions.broken = self.executor.functions.broken or self.equip(env)
+
+    def equip(self, env: dict[str, Any]) -> str:
+        """Take on what the node has installed, and run the setup hook; returns why that failed, or ''."""
+        from zray.worker import equipment
+
+        found = self.config.get("equipment") or {}
+        if "error" in found:
+            return str(found["error"])
+        try:
+            equipment.take_on(found)
+        except OSError as error:
+            return f"its folders are gone: {error}"
+        hook = env.get("worker_process_setup_hook")
+        return equipment.run_hook(hook, self.rt.fetch_function) if hook else ""
 
     # ------------------------------------------------------------ ends
 
@@ -110,11 +127,11 @@ class WorkerProcess:
         refs.wake.armed = False
 
 
-def run(spec: dict[str, Any]) -> None:
+def run(start: dict[str, Any]) -> None:
     """Serve until the node, the job or the last task ends the process; does not return."""
     try:
         faulthandler.enable()
-        worker = WorkerProcess(spec)
+        worker = WorkerProcess(start)
         worker.run()
         worker.end(0)
     except BaseException:

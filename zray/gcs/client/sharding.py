@@ -2,14 +2,14 @@
 
 Some tables stay together in shard 0: those that every node watches or lists as a whole, or that need one order (nodes,
 jobs, names, placement groups, allotted numbers).  The tables that grow with the work (actors, functions, locations and
-owners of objects, user keys) are spread by a hash of the whole key.
+owners of objects, user keys, packages) are spread by a hash of the whole key.
 """
 
 from __future__ import annotations
 
 from zlib import crc32
 
-from zray.gcs.replica.tables import ACTORS, FUNCTIONS, KV, LOCATIONS, OWNERS
+from zray.gcs.replica.tables import ACTORS, FUNCTIONS, KV, LOCATIONS, OWNERS, PACKAGES
 
 # Chains of a cluster, from its first node to its last: a key never moves between shards, only shards between nodes.
 # Eight chains of three replicas give 24 nodes something to serve, and eight of them a head's work and a tail's, which
@@ -18,7 +18,7 @@ from zray.gcs.replica.tables import ACTORS, FUNCTIONS, KV, LOCATIONS, OWNERS
 # list and watch of a spread table, and with a persistent directory up to one sync a turn.  A multiple of this number
 # can split each shard in place, should eight heads ever be too few (credis, and Ray's Redis, hash to fixed shards too).
 SHARDS = 8
-SPREAD = (ACTORS, FUNCTIONS, LOCATIONS, OWNERS, KV)
+SPREAD = (ACTORS, FUNCTIONS, LOCATIONS, OWNERS, KV, PACKAGES)
 
 
 def shard_of(key: bytes, shards: int) -> int:

@@ -18,6 +18,7 @@ from zray.gcs.replica.tables import (
     NAMES,
     NODES,
     OWNERS,
+    PACKAGES,
     Change,
     scoped,
     unscoped,
@@ -65,13 +66,21 @@ class TypedTables:
 
         return self.watch_key(FUNCTIONS + key, changed)
 
+    def put_package(self, key: bytes, piece: bytes, done: Done = None) -> Call:
+        """Store a piece of a package; ``key``: job, digest, and which piece."""
+        return self.put(PACKAGES + key, piece, done)
+
+    def get_package(self, key: bytes, done: Done = None) -> Call:
+        """value: the piece or None."""
+        return self.get(PACKAGES + key, done)
+
     def drop_job(self, job: bytes) -> None:
-        """Forget the functions and owners whose keys begin with ``job``: no process is left that needs them."""
+        """Forget the functions, owners and packages whose keys begin with ``job``: no process is left that needs them."""
         def listed(call: Call) -> None:
             for key, _ in call.value or ():
                 self.delete(key)
 
-        for table in (FUNCTIONS, OWNERS):
+        for table in (FUNCTIONS, OWNERS, PACKAGES):
             self.list_prefix(table + job, listed, values=False)
 
     def claim_name(self, namespace: str, name: str, actor: bytes, done: Done = None) -> Call:

@@ -34,6 +34,7 @@ NAMES = b"name/"
 LOCATIONS = b"loc/"
 OWNERS = b"own/"  # of objects whose first owner died
 KV = b"kv/"
+PACKAGES = b"pkg/"  # of runtime environments, in pieces
 SYSTEM = b"sys/"  # of the control store itself: the numbers and names allotted to nodes
 GROUPS = b"pg/"
 GROUP_NAMES = b"pgname/"
@@ -45,7 +46,7 @@ RECORD_BYTES_MAX = 1024 * 1024
 BLOB_BYTES_MAX = 64 * 1024 * 1024
 VALUE_BYTES_MAX = {NODES: RECORD_BYTES_MAX, JOBS: RECORD_BYTES_MAX, FUNCTIONS: BLOB_BYTES_MAX,
                    ACTORS: RECORD_BYTES_MAX, NAMES: 256, LOCATIONS: RECORD_BYTES_MAX, OWNERS: 4096, KV: BLOB_BYTES_MAX,
-                   SYSTEM: 4096, GROUPS: RECORD_BYTES_MAX, GROUP_NAMES: 256}
+                   PACKAGES: BLOB_BYTES_MAX, SYSTEM: 4096, GROUPS: RECORD_BYTES_MAX, GROUP_NAMES: 256}
 # Of one shard; a node alone holds them all.
 TABLES_BYTES_MAX = 256 * 1024 * 1024
 # Cost of a row besides its key and value: tuple, bytes headers, its place in the dict and the sorted list.

@@ -17,10 +17,12 @@ from typing import Any
 from zray.base import env_vars
 from zray.base.causes import Cause
 from zray.base.ids import node_of
+from zray.environments import setup as setups, spec
 from zray.node.actors.foreign import ForeignActor, ForeignActors
 from zray.node.actors.places import ActorPlaces
 from zray.node.actors.table import ActorTable
 from zray.node.context import NodeContext
+from zray.node.environments.table import EnvironmentTable, Step
 from zray.node.jobs.table import Job, JobTable
 from zray.node.jobs.task_events import TaskEventLog
 from zray.node.leases.placements import Death, Declared, Placement, Placements
@@ -42,6 +44,7 @@ class LeasePorts:
     scheduler: BottomUpScheduler  # of this node and the others
     pool: Pool
     placements: Placements
+    environments: EnvironmentTable
     jobs: JobTable
     events: TaskEventLog
     actors: ActorTable
@@ -162,26 +165,54 @@ class Leases:
         if grant.token is not None:
             actor = places.requests[grant.token]
             places.forget(actor)
-            kind = self._kind(actor.job, actor.spec.get("env") or {}, grant.assigned)
+            env = actor.spec.get("env") or {}
+            kind = self._kind(actor.job, env, setups.setup_of(env), grant.assigned)
             placement = Placement(grant.lease, b"", 0, actor.id, actor.life, grant.assigned, kind, now)
             actor.lease = grant.lease
         else:
             declared = self._keys[grant.owner, grant.key]
-            kind = self._kind(declared.job, declared.env, grant.assigned)
+            env = declared.env
+            kind = self._kind(declared.job, env, declared.setup, grant.assigned)
             placement = Placement(grant.lease, grant.owner, grant.key, b"", 0, grant.assigned, kind, now)
         self._placements[grant.lease] = placement
         self._context.counts["grants"] += 1
-        worker = self._pool.take(kind, grant.lease, now)
+        if kind.setup:
+            self._equip(placement, env)
+        else:
+            self._take(placement)
+
+    def _equip(self, placement: Placement, env: dict[str, Any]) -> None:
+        """Take a worker once the runtime environment is installed, or has failed."""
+        kind = placement.kind
+        found = self._ports.environments.ask(kind.setup, env, kind.job, placement.lease, self._context.now)
+        if found is None:
+            self._why(placement, Cause.ENVIRONMENT, setups.title(kind.setup))
+            return
+        placement.equipment = found.equipment
+        if found.step is Step.FAILED:
+            placement.kind = kind._replace(fresh=False)  # a forked worker can say so
+        elif found.equipment.get("fresh"):
+            placement.kind = kind._replace(fresh=True)
+        self._take(placement)
+
+    def environment_settled(self, leases: list[int]) -> None:
+        """The environment that these placements waited for is installed, or has failed."""
+        for lease in leases:
+            placement = self._placements[lease]
+            self._equip(placement, {})  # settled: the environment itself is not needed
+
+    def _take(self, placement: Placement) -> None:
+        worker = self._pool.take(placement.kind, placement.lease, self._context.now)
         if worker is not None:
-            self._serve([(grant.lease, worker)])
+            self._serve([(placement.lease, worker)])
         else:
             limit = self._pool.at_limit()
             self._why(placement, Cause.WORKER_LIMIT if limit else Cause.WORKER_STARTING,
                       f"{self._pool.workers_max} workers, the setting workers_max" if limit else "")
 
-    def _kind(self, job: int, env: dict[str, str], assigned: dict[str, Any]) -> Kind:
-        return Kind.of(job, env, assigned.get("gpu_ids", ()), env_vars.threads_for(assigned.get("resources") or {}),
-                       self._ports.environ)
+    def _kind(self, job: int, env: dict[str, Any], setup: str, assigned: dict[str, Any]) -> Kind:
+        return Kind.of(job, spec.variables(env), assigned.get("gpu_ids", ()),
+                       env_vars.threads_for(assigned.get("resources") or {}), self._ports.environ, setup)
 
     def _serve(self, served: list[tuple[Any, WorkerRecord]]) -> None:
         """Workers for placements that waited for one."""
@@ -194,6 +225,9 @@ class Leases:
                 self._configured.add(worker.incarnation)
                 job = self._ports.jobs.jobs.get(placement.kind.job)
                 config = job.config if job is not None else {}
+                if placement.equipment:
+                    config = {**config, "equipment": placement.equipment}
+                    worker.broken = "error" in placement.equipment
                 self._context.send(worker.incarnation, m.JobConfig(placement.kind.job, config))
             if not placement.actor:
                 self._context.send(placement.owner, m.LeaseGrant(

@@ -1,6 +1,6 @@
 """Grants of the scheduler on their way to a worker, and the leases that they become.  Pure.
 
-    scheduler Grant -> waiting for a worker (pool) -> in use by an owner or an actor -> released
+    scheduler Grant -> waiting for its environment -> waiting for a worker (pool) -> in use by an owner or an actor -> released
 
 Everything that holds resources of the node is one :class:`Placement`, by lease number.
 """
@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from zray.environments.setup import setup_of
 from zray.node.context import NodeContext
+from zray.node.environments.table import EnvironmentTable
 from zray.node.processes.pool import Kind, Pool, State, WorkerRecord
 from zray.sched.node.grouped import NodeScheduler
 
@@ -19,7 +21,7 @@ LEASE_BITS = 40  # lease numbers are unique in the cluster: the ordinal of the n
 class Placement:
     """Resources granted to an owner's key or to an actor, with or without a worker yet."""
 
-    __slots__ = ("actor", "assigned", "key", "kind", "lease", "life", "owner", "since", "worker")
+    __slots__ = ("actor", "assigned", "equipment", "key", "kind", "lease", "life", "owner", "since", "worker")
 
     def __init__(self, lease: int, owner: bytes, key: int, actor: bytes, life: int, assigned: dict, kind: Kind,
                  now: float):
@@ -32,6 +34,7 @@ class Placement:
         self.kind = kind
         self.since = now
         self.worker: WorkerRecord | None = None
+        self.equipment: dict[str, Any] = {}  # what its worker takes on of a runtime environment, or {"error": text}
 
     def row(self) -> dict[str, Any]:
         return {"lease": self.lease, "owner": self.owner, "key": self.key, "actor": self.actor,
@@ -43,8 +46,10 @@ class Placement:
 class Placements(dict[int, Placement]):
     """All placements of a node, by lease number."""
 
-    def __init__(self, context: NodeContext, scheduler: NodeScheduler, pool: Pool) -> None:
+    def __init__(self, context: NodeContext, scheduler: NodeScheduler, pool: Pool, environments: EnvironmentTable
+                 ) -> None:
         super().__init__()
+        self._environments = environments
         self._context = context
         self._scheduler = scheduler
         self._pool = pool
@@ -55,8 +60,9 @@ class Placements(dict[int, Placement]):
         self._scheduler.release(placement.lease, self._context.now)
 
     def give_back(self, placement: Placement) -> None:
-        """It still waits for a worker and does not need one any more."""
-        self._pool.cancel(placement.lease)
+        """It still waits for its environment or a worker, and does not need one any more."""
+        if not self._environments.cancel(placement.lease):
+            self._pool.cancel(placement.lease)
         self.free(placement)
 
     def end(self, lease: int, reason: str) -> None:
@@ -74,7 +80,7 @@ class Placements(dict[int, Placement]):
         workers = self._pool.workers
         for lease, placement in self.items():
             if placement.worker is None:
-                assert self._pool.waits(lease), "a grant without a worker waits for one"
+                assert self._pool.waits(lease) != self._environments.waits(lease), "it waits for one of the two"
             else:
                 assert workers[placement.worker.incarnation] is placement.worker
                 assert placement.worker.lease == lease and placement.worker.kind == placement.kind
@@ -86,11 +92,12 @@ class Placements(dict[int, Placement]):
 class Declared:
     """A scheduling key as its owner declared it."""
 
-    __slots__ = ("env", "job", "name", "strategy")
+    __slots__ = ("env", "job", "name", "setup", "strategy")
 
     def __init__(self, job: int, env: dict, name: str, strategy: dict):
         self.job = job
         self.env = env
+        self.setup = setup_of(env)
         self.name = name
         self.strategy = strategy
 

@@ -27,6 +27,7 @@ class Children:
         self.workers: dict[int, bytes] = {}  # pid -> incarnation
         self.pids: dict[bytes, int] = {}
         self.zygote = 0
+        self.helpers: dict[int, Callable[[Ended], None]] = {}  # further children by pid; called back once they end
         self.expected = 0  # forks that were requested and not yet reported
         # collected meanwhile: one may be a requested worker, dead before its report
         self._strays: dict[int, Ended] = {}
@@ -71,6 +72,8 @@ class Children:
             if incarnation is not None:
                 del self.pids[incarnation]
                 self._on_exit(incarnation, ended)
+            elif pid in self.helpers:
+                self.helpers.pop(pid)(ended)
             elif pid == self.zygote:
                 self._on_zygote_exit(ended)
             elif self.expected:

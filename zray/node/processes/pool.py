@@ -22,6 +22,7 @@ from enum import IntEnum
 from typing import Any, NamedTuple
 
 from zray.base import env_vars
+from zray.environments import setup as setups
 from zray.node.effects import Kill, Send, Spawn
 from zray.node.processes.starts import Starts
 from zray.wire.messages import JobOver, WorkerExit
@@ -43,6 +44,8 @@ HANGING_MAX = 64
 REPORT_S = 0.05
 # Environments under which no worker could start are remembered, so that their tasks fail instead of waiting for ever.
 BROKEN_KEPT_MAX = 100
+# After this pause such an environment is tried again when a task asks for it.
+BROKEN_RETRY_S = 10.0
 
 
 class State(IntEnum):
@@ -60,22 +63,34 @@ class Kind(NamedTuple):
     env: tuple  # sorted (name, value) pairs; as written where one may refer to another
     gpus: tuple  # GPU ids, () for none
     threads: int = 1  # of numeric libraries, which read the number when they are loaded
-    fresh: bool = False  # the process must have been started under ``env``
+    fresh: bool = False  # the process must have been started under ``env``, or by a Python of its own
+    setup: str = ""  # what the node installed for it: see zray.environments.setup
 
     @classmethod
     def of(cls, job: int, env: Mapping[str, str], gpus: list | tuple = (), threads: int = 1,
-           environ: Mapping[str, str] | None = None) -> Kind:
-        """``environ`` is the environment of forked workers."""
+           environ: Mapping[str, str] | None = None, setup: str = "") -> Kind:
+        """``env``: variables; ``environ``: the environment of forked workers."""
         ordered: Iterable[tuple[str, str]] = env.items()
         if not any("$" in value for value in env.values()):
             ordered = sorted(ordered)
-        return cls(job, tuple(ordered), tuple(gpus), threads, bool(env) and env_vars.needs_exec(env, environ or {}))
+        return cls(job, tuple(ordered), tuple(gpus), threads, bool(env) and env_vars.needs_exec(env, environ or {}),
+                   setup)
+
+
+def why_not_started(kind: Kind, last_words: str) -> str:
+    """For users: Python could not start for that kind, again and again."""
+    names = env_vars.at_exec(dict(kind.env))
+    causes = [f"its env_vars {', '.join(names)}"] if names else []
+    if kind.setup:
+        causes.append(setups.title(kind.setup))
+    return (f"Python could not start under {' and '.join(causes)}. The last process said: {last_words}\n"
+            f"zray tries again when a task asks for it after a pause of {BROKEN_RETRY_S:g} s.")
 
 
 class WorkerRecord:
     """One worker process."""
 
-    __slots__ = ("actor", "blocked", "endpoint", "hangs", "id", "incarnation", "kind", "lease", "pid", "reason",
+    __slots__ = ("actor", "blocked", "broken", "endpoint", "hangs", "id", "incarnation", "kind", "lease", "pid", "reason",
                  "since", "state")
 
     def __init__(self, worker_id: bytes, now: float):
@@ -89,6 +104,7 @@ class WorkerRecord:
         self.lease = 0  # scheduler's lease id while LEASED or ACTOR
         self.actor = b""
         self.blocked = False
+        self.broken = False  # it only raises why its environment could not be set up, and serves one lease
         self.hangs = False  # it is STARTING, and the pool does not count on it any more
         self.reason = ""  # why the node ended it, for WorkerDied
 
@@ -125,7 +141,8 @@ class Pool:
         self._waiting_of: dict[Kind, dict[Hashable, None]] = {}
         self._start_failures = 0
         self._start_after = 0.0
-        self._broken: dict[Kind, tuple[int, str]] = {}  # fresh kind -> (failures to start in a row, the last error)
+        # fresh kind -> (failures to start in a row, the last error, when it is tried again)
+        self._broken: dict[Kind, tuple[int, str, float]] = {}
         self._dismissed: dict[bytes, float] = {}  # workers that may report before they are killed -> deadline
         self.may_retire = may_retire  # for being idle
 
@@ -148,6 +165,8 @@ class Pool:
 
     def take(self, kind: Kind, token: Hashable, now: float) -> WorkerRecord | None:
         """An idle worker for ``kind``, or None: then ``token`` waits."""
+        if kind.fresh and kind in self._broken and self._why_broken(kind) and self._broken[kind][2] <= now:
+            del self._broken[kind]
         for candidate in (kind,) if kind.fresh else (kind, None):
             idle = self._idle.get(candidate)
             if idle:
@@ -203,6 +222,10 @@ class Pool:
         """Its lease or actor is over and the process can serve again."""
         if worker.state not in (State.LEASED, State.ACTOR):
             return []
+        if worker.broken:  # its environment may be there the next time
+            self.retire(worker, "its runtime environment could not be set up", now)
+            self._start_needed(now)
+            return []
         return self._offer(worker, now)
 
     def use(self, worker: WorkerRecord, state: State, lease: int, now: float, actor: bytes = b"") -> None:
@@ -253,7 +276,7 @@ class Pool:
         if worker.state is State.STARTING:
             self._no_longer_starting(worker)
             if worker.kind is not None and worker.pid:  # else the fork failed, for whatever kind
-                self._could_not_start(worker.kind, last_words)
+                self._could_not_start(worker.kind, last_words, now)
             elif not worker.reason:
                 self._start_failures += 1
                 if self._start_failures > START_FAILURES_FREE:
@@ -373,7 +396,9 @@ class Pool:
         else:
             worker.kind = kind
             self._starting_of[kind] = self._starting_of.get(kind, 0) + 1
-        self._emit(Spawn(worker.id, kind, self._why_broken(kind) if kind is not None else ""))
+        broken = self._why_broken(kind) if kind is not None else ""
+        worker.broken = bool(broken)
+        self._emit(Spawn(worker.id, kind, broken))
 
     def _give_up(self, worker: WorkerRecord) -> None:
         """It hangs while it starts: another may start for the waiting token.  It is not killed,
@@ -392,17 +417,17 @@ class Pool:
             if not self._starting_of[worker.kind]:
                 del self._starting_of[worker.kind]
 
-    def _could_not_start(self, kind: Kind, last_words: str) -> None:
+    def _could_not_start(self, kind: Kind, last_words: str, now: float) -> None:
         """A process under that environment ended before it was ready: count it against the
         environment, not the node."""
-        failures, _ = self._broken.pop(kind, (0, ""))
-        self._broken[kind] = failures + 1, last_words
+        failures = self._broken.pop(kind, (0, "", 0.0))[0]
+        self._broken[kind] = failures + 1, last_words, now + BROKEN_RETRY_S
         if len(self._broken) > BROKEN_KEPT_MAX:
             del self._broken[next(iter(self._broken))]
 
     def _why_broken(self, kind: Kind) -> str:
         """The error of processes that could not start under that environment; '' while another try may help."""
-        failures, last_words = self._broken.get(kind, (0, ""))
+        failures, last_words, _ = self._broken.get(kind, (0, "", 0.0))
         return last_words or "its process ended at once" if failures >= START_FAILURES_FREE else ""
 
     def _leave(self, worker: WorkerRecord, now: float) -> bool:

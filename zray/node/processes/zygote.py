@@ -5,12 +5,13 @@ thread, cloudpickle, zray.worker), freezes the heap so that the collector does n
 requests on a socket: 4 bytes of length, then msgpack.
 
     daemon -> zygote   {"base": {...}}                          common settings of all workers of this node
-    daemon -> zygote   {"spawn": [{"worker_id": ..., ["start": {"env":, "threads":, "drivers":}]}, ...]}
+    daemon -> zygote   {"spawn": [{"worker_id": ..., ["start": {...}]}, ...]}
     zygote -> daemon   {"spawned": [[worker id, pid], ...]}      pid 0: the fork failed, for the reason {"error": text}
 
 A spec with "start" asks for a worker whose variables count only at the start of a process.  Its
 fork executes Python again, with that environment, and reads the spec from descriptor 3.  Session,
-output and parent are the same.
+output and parent are the same.  "start" has the variables ("env"), "threads", the "drivers" numbers of
+threads, the command line of "python" if it is another one, and the "folder" to start it in.
 
 Workers are forked twice.  An intermediate process exits at once, so that the daemon, a subreaper,
 becomes the parent and can wait for the worker by pidfd; one such process serves a whole batch.  The
@@ -343,7 +344,10 @@ def _execute(spec: dict[str, Any]) -> NoReturn:
     parent = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", "..", ".."))
     path = f"sys.path.append({parent!r})" if parent.endswith("-packages") else f"sys.path.insert(0, {parent!r})"
     program = f"import sys; {path}; from zray.node.processes.zygote import fresh; fresh()"
-    os.execve(sys.executable, [sys.executable, "-P", "-c", program], environ)
+    if start.get("folder"):
+        os.chdir(start["folder"])
+    command = start.get("python") or [sys.executable]
+    os.execvpe(command[0], [*command, "-P", "-c", program], environ)
 
 
 def fresh() -> None:

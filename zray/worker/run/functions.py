@@ -24,7 +24,7 @@ class FunctionCache:
         self.table: dict[Any, tuple[Callable[..., Any], str]] = {}
         self.blobs: dict[bytes, bytes] = {}
         self.names: dict[bytes, str] = {}  # key -> the owner's name of a function that is not loaded
-        self.broken = ""  # why no task can run here: Python could not start under the environment's variables
+        self.broken = ""  # why no task can run here: its runtime environment could not be set up
         self._fetch = fetch
 
     def define(self, key: bytes, blob: bytes, name: str = "") -> None:
@@ -44,8 +44,7 @@ class FunctionCache:
         if found is not None:
             return found
         if self.broken:
-            raise RuntimeEnvSetupError("The runtime environment could not be set up: Python could not start under "
-                                       + self.broken)
+            raise RuntimeEnvSetupError(f"The runtime environment could not be set up: {self.broken}")
         source: Any = self.blobs.pop(key, None)
         if source is None:
             source = self._fetch(key)

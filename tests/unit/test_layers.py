@@ -10,6 +10,7 @@ from tests.unit.source_tree import area, imports, modules
 # From the ground up.  An area imports what lies below it, and nothing beside it.
 LAYERS: list[tuple[str, list[str]]] = [
     ("base", ["base"]),
+    ("runtime environments as data", ["environments"]),
     ("wire", ["wire"]),
     ("values", ["values"]),
     ("machines and their shells", ["owner", "sched", "store", "gcs", "transport"]),

@@ -11,7 +11,20 @@ from tests.fakes.node_machine import NODE, MachineNode
 from tests.fakes.node_parts import DRIVER, PEER, THIRD, row
 from zray.gcs.configuration.control import FENCED
 from zray.node.daemon_machine import DaemonMachine, DaemonPorts, MemberShell, StopRequest
-from zray.node.effects import DropJob, EndJob, Forget, Kill, Link, Note, Send, Spawn, Watch
+from zray.node.effects import (
+    DropJob,
+    EndJob,
+    Forget,
+    InstallEnvironment,
+    Kill,
+    Link,
+    Note,
+    RemoveInstalled,
+    Send,
+    Spawn,
+    StopInstall,
+    Watch,
+)
 from zray.node.peers.early import EARLY_KEPT_S
 from zray.node.peers.leaving import NOTHING_TO_HAND_OVER
 from zray.wire import messages as m
@@ -51,7 +64,8 @@ class Shell:
             lambda: self.now, lambda peer, message: self.sent.append((peer, message)),
             handlers={m.StoreFree.CODE: lambda peer, message: self.notes.append(("store", peer))}, timed=[],
             **{name: self.note(name) for name in ("spawn", "kill", "watch", "note", "forget", "last_output",
-                                                   "drop_objects", "node_ended", "left", "fenced", "error")},
+                                                   "drop_objects", "node_ended", "left", "fenced", "error", "install",
+                                                   "stop_install", "remove_installed")},
             hand_over=lambda heirs: NOTHING_TO_HAND_OVER)
         self.shell = shell if member else None
         self.core = DaemonMachine(self.gcs, self.node.machine, self.ports, self.shell)
@@ -186,12 +200,13 @@ def test_every_effect_reaches_the_shell(shell):
     shell.machine.effects += [
         Send(DRIVER, m.Bye("")), Spawn(worker + bytes(20)), Kill(worker), Watch(worker, 7), Note("x", {}),
         Forget(worker),
+        InstallEnvironment(1, "{}", 3, {}), StopInstall(1), RemoveInstalled(("/x",)),
         EndJob(3, DRIVER, m.Bye("over")), DropJob(3), Link(THIRD, "tcp://t:1")]
     shell.core.perform()
     assert shell.sent == [(DRIVER, m.Bye("")), (DRIVER, m.Bye("over"))]
     assert [note[0] for note in shell.notes] == [
-        "spawn", "kill", "watch", "note", "forget", "forget", "last_output", "drop_objects", "drop_job", "connect",
-        "hello"]
+        "spawn", "kill", "watch", "note", "forget", "forget", "install", "stop_install", "remove_installed",
+        "last_output", "drop_objects", "drop_job", "connect", "hello"]
 
 
 def test_an_effect_that_fails_does_not_end_the_node(shell):

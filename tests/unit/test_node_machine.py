@@ -43,7 +43,7 @@ def test_a_want_is_granted_with_the_job_configuration_first(node):
 
 
 def test_a_grant_waits_for_a_worker_that_must_start_first(node):
-    sent = node.want(env={"A": "1"}, want=2)
+    sent = node.want(env={"env_vars": {"A": "1"}}, want=2)
     assert len(only(sent, m.LeaseGrant)) == 2
     more = node.want(key=2, demand={}, want=1)
     assert not only(more, m.LeaseGrant) and len(node.spawned) == 1
@@ -51,7 +51,7 @@ def test_a_grant_waits_for_a_worker_that_must_start_first(node):
 
 
 def test_a_worker_that_is_still_starting_is_not_asked_what_it_holds(node):
-    node.want(env={"LD_PRELOAD": "x.so"})
+    node.want(env={"env_vars": {"LD_PRELOAD": "x.so"}})
     (starting,) = node.spawned
     peers = []
     for again in (False, True):
@@ -70,11 +70,11 @@ def test_objects_of_dead_owners_are_looked_into_after_the_time_in_which_another_
 
 
 def test_a_returned_worker_serves_the_same_environment_and_job_only(node):
-    [grant] = only(node.want(env={"A": "1"}), m.LeaseGrant)
+    [grant] = only(node.want(env={"env_vars": {"A": "1"}}), m.LeaseGrant)
     node.say(b"driver00", m.LeaseReturn(grant.lease))
-    [other] = only(node.want(key=2, env={"A": "2"}), m.LeaseGrant)
+    [other] = only(node.want(key=2, env={"env_vars": {"A": "2"}}), m.LeaseGrant)
     assert other.worker != grant.worker
-    [again] = only(node.want(key=1, env={"A": "1"}, granted=1), m.LeaseGrant)
+    [again] = only(node.want(key=1, env={"env_vars": {"A": "1"}}, granted=1), m.LeaseGrant)
     assert again.worker == grant.worker
 
 

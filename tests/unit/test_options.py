@@ -167,7 +167,7 @@ def test_strategies_refuse_nonsense():
 def test_a_runtime_env_is_a_checked_dict():
     env = RuntimeEnv(env_vars={"A": "1"})
     assert env == {"env_vars": {"A": "1"}} and pickle.loads(pickle.dumps(env)) == env
-    assert TaskOptions.build({"runtime_env": env}).env == {"A": "1"}
+    assert TaskOptions.build({"runtime_env": env}).env == {"env_vars": {"A": "1"}}
     with pytest.raises(TypeError, match="Dict.*'A': 1 has a int; write 'A': '1'"):
         RuntimeEnv(env_vars={"A": 1})
 

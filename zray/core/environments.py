@@ -93,5 +93,6 @@ class Environments:
             gcs, name = self._machine.gcs, self._ids.job_bytes + key
             self._questions.ask_control_store("the setup hook could not be stored",
                                               lambda then: gcs.register_function(name, blob, then))
-            self._addresses[hook] = f"{spec.HOOK_SCHEME}{key.hex()}:{getattr(hook, '__qualname__', type(hook).__name__)}"
+            shown = getattr(hook, "__qualname__", type(hook).__name__)
+            self._addresses[hook] = f"{spec.HOOK_SCHEME}{key.hex()}:{shown}"
         return self._addresses[hook]

@@ -21,7 +21,7 @@ from zray.environments.spec import PACKAGE_SCHEME
 DIGEST_SIZE = 16  # bytes of the address; 2**64 packages until two are likely to share one
 IGNORE_FILES = (".gitignore", ".rayignore")
 # Folders that are never code of the program.  As in Ray, but for those that Python makes.
-NEVER = (".git", ".venv", "venv", "__pycache__")
+NEVER_PACKED = (".git", ".venv", "venv", "__pycache__")
 _DATE = (1980, 1, 1, 0, 0, 0)
 _COPY_BYTES = 1 << 20
 
@@ -123,7 +123,7 @@ def files_of(folder: str, excludes: list[str]) -> Iterator[tuple[str, str]]:
 
     Links are followed, but not into a folder that contains them.
     """
-    never = ignores.parse(NEVER) + ignores.parse(excludes)
+    never = ignores.parse(NEVER_PACKED) + ignores.parse(excludes)
     yield from _walk(folder, "", never, [], frozenset((os.path.realpath(folder),)))
 
 

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 from zray.base import env_vars
 
-FIELDS = ("env_vars", "working_dir", "py_modules", "excludes", "pip", "uv", "py_executable",
+ENV_FIELDS = ("env_vars", "working_dir", "py_modules", "excludes", "pip", "uv", "py_executable",
           "worker_process_setup_hook", "config")
 # Schemes of addresses that a node downloads.  Those without a client in the standard library need fsspec.
 PACKAGE_SCHEME = "zray"  # a package in the control store
@@ -40,10 +40,10 @@ INSTALLERS = {
 
 def check(raw: Mapping[str, Any]) -> None:
     """TypeError or ValueError for an invalid runtime environment."""
-    unknown = sorted(str(name) for name in raw if name not in FIELDS)
+    unknown = sorted(str(name) for name in raw if name not in ENV_FIELDS)
     if unknown:
         raise ValueError(f"runtime_env keys {unknown} are not supported by this version of zray; it supports "
-                         f"{sorted(FIELDS)}.")
+                         f"{sorted(ENV_FIELDS)}.")
     given = {name: value for name, value in raw.items() if value is not None}
     if "env_vars" in given:
         env_vars.check(given["env_vars"])

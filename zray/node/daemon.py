@@ -28,8 +28,8 @@ from zray.base.os_linux import write_private
 from zray.node.effects import EndJob, Kill, Spawn, Watch
 from zray.node.peers.cluster import routed
 from zray.node.processes import linux
-from zray.node.processes.pool import why_not_started
 from zray.node.processes.children import Children, Processes, Signals, Watcher
+from zray.node.processes.pool import why_not_started
 from zray.node.running import join_secret, session as sessions, supervision
 from zray.node.running.journal import Journal, text_of
 from zray.node.running.options import (
@@ -187,9 +187,9 @@ class Daemon:
 
     def _compose_machine(self, ordinal: int, shown: dict[str, Any], offered: Offer) -> None:
         from zray.node.daemon_machine import DaemonMachine, gcs_report, node_machine
+        from zray.node.environments.installer import Installer, InstallerPorts
         from zray.node.machine import NodePorts
         from zray.node.peers.object_handover import ObjectHandover
-        from zray.node.environments.installer import Installer, InstallerPorts
         from zray.node.processes.lines import Lines, LinesPorts
         from zray.node.processes.zygote import workers_environ
         from zray.sched.node.local import LocalScheduler
@@ -222,7 +222,8 @@ class Daemon:
         return DaemonPorts(
             time.monotonic, self._send, self.store.handlers, [self.store, _MeshTimer(self.mesh), self.lines],
             install=self.installer.install, stop_install=self.installer.stop,
-            remove_installed=self.installer.remove, spawn=self._perform_spawn, kill=self._perform_kill, watch=self._perform_watch,
+            remove_installed=self.installer.remove, spawn=self._perform_spawn, kill=self._perform_kill,
+            watch=self._perform_watch,
             note=lambda effect: self.journal.note(text_of(effect.kind, effect.detail)), forget=self._forget,
             last_output=self._last_output,
             drop_objects=lambda job: self.store.drop_job(job.to_bytes(ids.JOB_SIZE, "big")),

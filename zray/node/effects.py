@@ -101,4 +101,5 @@ class RemoveInstalled(NamedTuple):
     folders: tuple
 
 
-Effect = InstallEnvironment | StopInstall | RemoveInstalled | Link | Unlink | Send | Spawn | Watch | Kill | Forget | EndJob | DropJob | Note
+Effect = (InstallEnvironment | StopInstall | RemoveInstalled | Link | Unlink | Send | Spawn | Watch | Kill | Forget
+          | EndJob | DropJob | Note)

@@ -265,7 +265,8 @@ class NodeMachine:
         self._settle()
 
     def next_deadline(self) -> float | None:
-        times = [self.pool.next_deadline(), self.environments.next_deadline(), self.actors.next_deadline(), self.bottom_up.deadline(),
+        times = [self.pool.next_deadline(), self.environments.next_deadline(), self.actors.next_deadline(),
+                 self.bottom_up.deadline(),
                  self.foreign.next_deadline(), self.actor_rows.next_deadline(), self.queries.next_deadline(),
                  self.groups.next_deadline(), self.unheld.next_deadline(), self.drivers.next_deadline(),
                  self.processes.next_deadline()]
@@ -435,9 +436,9 @@ class NodeMachine:
     def check(self) -> None:
         """Raise AssertionError when an invariant of any part, or between parts, is broken."""
         self.context.ends.check()
-        for part in (self.bottom_up, self.pool, self.environments, self.actors, self.foreign, self.actor_rows, self.cluster,
-                     self.remote_leases, self.groups, self.jobs, self.events, self.placements, self.leases, self.places,
-                     self.unheld):
+        for part in (self.bottom_up, self.pool, self.environments, self.actors, self.foreign, self.actor_rows,
+                     self.cluster, self.remote_leases, self.groups, self.jobs, self.events, self.placements, self.leases,
+                     self.places, self.unheld):
             part.check()
         for actor in self.foreign.actors.values():
             assert not actor.worker or self.placements[actor.lease].actor == actor.id

@@ -89,7 +89,8 @@ def _parts(kind: str, random: Random, depth: int, seconds_max: float) -> list[An
 def env_of(program: list[Any]) -> dict[str, Any]:
     """The runtime environment of a task: sometimes a variable that must be set when its worker starts, or a folder that
     its node must install."""
-    return {0: {"env_vars": FRESH}, 1: {"working_dir": "zray://simulated.zip"}}.get(program[1] % 16, {})
+    sometimes: dict[int, dict[str, Any]] = {0: {"env_vars": FRESH}, 1: {"working_dir": "zray://simulated.zip"}}
+    return sometimes.get(program[1] % 16, {})
 
 
 def group_of(task: list[Any]) -> str:

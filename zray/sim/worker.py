@@ -156,7 +156,7 @@ class SimWorker(Core):
                 return
             if (entry := self.work.start()) is not None:
                 if self.actor is None:
-                    assert variables(entry[0].env) == self.started_under, "a worker serves only what it was started under"
+                    assert variables(entry[0].env) == self.started_under, "it serves only what it was started under"
                 if type(entry[2]) is QueuedChunk:
                     self.work.flush()
                     self.map_run = MapRun(self, entry, self._map_is_over)

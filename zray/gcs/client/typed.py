@@ -75,7 +75,7 @@ class TypedTables:
         return self.get(PACKAGES + key, done)
 
     def drop_job(self, job: bytes) -> None:
-        """Forget the functions, owners and packages whose keys begin with ``job``: no process is left that needs them."""
+        """Forget functions, owners and packages whose keys begin with ``job``: no process is left that needs them."""
         def listed(call: Call) -> None:
             for key, _ in call.value or ():
                 self.delete(key)

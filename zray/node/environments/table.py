@@ -5,7 +5,7 @@
                           |--nobody waits any more--> (unknown)
 
 One setup is installed once at a time, for the first job that asks.  All leases of the same setup wait for it.  A
-failure is kept for RETRY_S: leases that ask in the meantime get it at once, the next one after that tries again.
+failure is kept for SETUP_RETRY_S: leases that ask in the meantime get it at once, the next one after that tries again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from zray.node.effects import InstallEnvironment, RemoveInstalled, StopInstall
 
 # A failed set-up is tried again when it is asked for after this pause: an index or a network that is down comes back
 # in seconds to minutes, and a build that cannot succeed must not keep a CPU busy.
-RETRY_S = 10.0
+SETUP_RETRY_S = 10.0
 # Setups whose failures are remembered.
 FAILED_KEPT_MAX = 100
 
@@ -114,9 +114,9 @@ class EnvironmentTable:
         if found is None:
             return []
         found.step = Step.FAILED
-        found.retry_at = now + RETRY_S
+        found.retry_at = now + SETUP_RETRY_S
         found.equipment = {"error": f"{error}\nzray tries to set it up again when it is asked for after a pause of "
-                                    f"{RETRY_S:g} s."}
+                                    f"{SETUP_RETRY_S:g} s."}
         leases = self._settled(found, now)
         failures = [each for each in self.installations.values() if each.step is Step.FAILED]
         for oldest in sorted(failures, key=lambda each: each.retry_at)[:-FAILED_KEPT_MAX]:

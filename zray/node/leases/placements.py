@@ -1,6 +1,7 @@
 """Grants of the scheduler on their way to a worker, and the leases that they become.  Pure.
 
-    scheduler Grant -> waiting for its environment -> waiting for a worker (pool) -> in use by an owner or an actor -> released
+    scheduler Grant -> waiting for its environment -> waiting for a worker (pool) -> in use by an owner or an actor
+    in use -> released
 
 Everything that holds resources of the node is one :class:`Placement`, by lease number.
 """

@@ -90,8 +90,8 @@ def why_not_started(kind: Kind, last_words: str) -> str:
 class WorkerRecord:
     """One worker process."""
 
-    __slots__ = ("actor", "blocked", "broken", "endpoint", "hangs", "id", "incarnation", "kind", "lease", "pid", "reason",
-                 "since", "state")
+    __slots__ = ("actor", "blocked", "broken", "endpoint", "hangs", "id", "incarnation", "kind", "lease", "pid",
+                 "reason", "since", "state")
 
     def __init__(self, worker_id: bytes, now: float):
         self.id = worker_id

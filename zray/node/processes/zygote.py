@@ -347,7 +347,11 @@ def _execute(spec: dict[str, Any]) -> NoReturn:
     if start.get("folder"):
         os.chdir(start["folder"])
     command = start.get("python") or [sys.executable]
-    os.execvpe(command[0], [*command, "-P", "-c", program], environ)
+    try:
+        os.execvpe(command[0], [*command, "-P", "-c", program], environ)
+    except OSError as error:  # an error of the user's: no traceback
+        sys.stderr.write(f"the command {command[0]!r} cannot be started on this node: {error.strerror}\n")
+        os._exit(127)
 
 
 def fresh() -> None:

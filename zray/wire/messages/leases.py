@@ -11,7 +11,7 @@ class LeaseKey(Message):
 
     key: int
     demand: dict  # resource name -> units of 1/10000
-    env: dict  # environment variables of the runtime environment
+    env: dict  # the runtime environment: see zray.environments.spec
     strategy: dict
     name: str  # of the first function, for humans
     job: int = 0  # when a node sends this for a process of its own; else the job of the process

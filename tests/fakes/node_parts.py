@@ -9,6 +9,7 @@ from zray.base.config import Config
 from zray.base.ends import Ends
 from zray.node.context import NodeContext
 from zray.node.effects import Send
+from zray.node.environments.table import EnvironmentTable
 from zray.node.jobs.table import JobTable
 from zray.node.leases.placements import Placements
 from zray.node.peers.cluster import PeerNodes, PeerNodesPorts
@@ -38,7 +39,8 @@ class Parts:
         self.pool = Pool(self._new_id, self.context.emit, keep=0, workers_max=8, idle_s=10.0,
                          may_retire=lambda worker: True)
         self.scheduler = NodeScheduler(LocalScheduler({"CPU": cpus * 10_000}, node=NODE))
-        self.placements = Placements(self.context, self.scheduler, self.pool)
+        self.environments = EnvironmentTable(self.context.emit, kept_bytes_max=1000, used=set)
+        self.placements = Placements(self.context, self.scheduler, self.pool, self.environments)
         self.processes = LocalProcesses(self.context, self.jobs, self.pool)
         self.calls = []
         self.cluster = PeerNodes(self.context, "n", PeerNodesPorts(

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from zray.base import env_vars
-from zray.node.processes.pool import START_FAILURES_FREE, Kind, Pool
+from zray.node.processes.pool import BROKEN_RETRY_S, START_FAILURES_FREE, Kind, Pool, State
 from zray.worker import process
 
 NAMES = st.sampled_from(["A", "B", "PATH", "LD_PRELOAD", "PYTHONPATH"])
@@ -131,6 +131,31 @@ def test_an_environment_that_no_process_starts_under_gets_a_worker_that_says_so(
     assert [token for token, _ in machine.ready(out[-1].worker[:8], "ipc://x", 0.0)] == ["token"]
     assert machine.take(other, "other", 0.0) is None
     assert out[-1].kind == other and not out[-1].broken, "other environments are not blamed"
+    machine.check()
+
+
+def test_an_environment_that_no_process_starts_under_is_tried_again_after_a_pause():
+    machine, out = pool()
+    kind = Kind.of(1, {"LD_PRELOAD": "x"})
+
+    def serve(now):
+        """Start until a worker serves: a fork that only raises the error, or one that has started at last."""
+        [(_, worker)] = machine.ready(out[-1].worker[:8], "ipc://x", now)
+        machine.use(worker, State.LEASED, 1, now)
+        assert machine.release(worker, now) == []
+        return worker
+
+    machine.take(kind, "first", 0.0)
+    for _ in range(START_FAILURES_FREE):
+        machine.workers[out[-1].worker[:8]].pid = 1
+        machine.died(out[-1].worker[:8], 0.0, "no such library")
+    assert serve(0.0).state is State.EXITING, "a worker that only raises serves one lease"
+    assert machine.take(kind, "soon", BROKEN_RETRY_S / 2) is None
+    assert out[-1].broken, "not yet"
+    serve(BROKEN_RETRY_S / 2)
+    assert machine.take(kind, "later", BROKEN_RETRY_S) is None
+    assert out[-1].kind == kind and not out[-1].broken
+    assert serve(BROKEN_RETRY_S).state is State.IDLE
     machine.check()
 
 

@@ -56,7 +56,11 @@ def pack(path: str, excludes: list[str], *, named: bool, bytes_max: int) -> Pack
         file = open(path, "rb")  # noqa: SIM115
     else:
         file = tempfile.TemporaryFile(prefix="zray-package-")
-        _write(file, path, excludes, named, bytes_max)
+        try:
+            _write(file, path, excludes, named, bytes_max)
+        except BaseException:
+            file.close()
+            raise
     digest = _digest(file)
     nbytes = file.seek(0, os.SEEK_END)
     file.seek(0)

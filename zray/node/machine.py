@@ -437,8 +437,8 @@ class NodeMachine:
         """Raise AssertionError when an invariant of any part, or between parts, is broken."""
         self.context.ends.check()
         for part in (self.bottom_up, self.pool, self.environments, self.actors, self.foreign, self.actor_rows,
-                     self.cluster, self.remote_leases, self.groups, self.jobs, self.events, self.placements, self.leases,
-                     self.places, self.unheld):
+                     self.cluster, self.remote_leases, self.groups, self.jobs, self.events, self.placements,
+                     self.leases, self.places, self.unheld):
             part.check()
         for actor in self.foreign.actors.values():
             assert not actor.worker or self.placements[actor.lease].actor == actor.id

@@ -25,6 +25,7 @@ from zray.node.environments import venvs
 from zray.node.environments.venvs import BuildError
 from zray.node.processes import linux
 
+DOWNLOAD_SILENCE_S = 60.0  # a server that sends nothing for so long is given up
 COMPLETE = ".zray-complete"  # beside a folder whose content is complete
 
 
@@ -118,23 +119,27 @@ def _package(root: str, address: str, stored: str) -> str:
 
 
 def _download(address: str, target: str) -> None:
-    scheme = scheme_of(address)
-    if scheme in FSSPEC_SCHEMES:
-        try:
-            import fsspec
-        except ImportError:
-            raise BuildError(f"{address} is read through fsspec, which the node does not have: install "
-                             f"zray[fsspec] there, and the package of fsspec for {scheme}://") from None
-        opened: Any = fsspec.open(address, "rb")
-    else:
-        import urllib.request
-
-        opened = urllib.request.urlopen(address, timeout=60)
     try:
-        with opened as reader, open(target, "wb") as writer:
+        with _opened(address) as reader, open(target, "wb") as writer:
             shutil.copyfileobj(reader, writer, 1 << 20)
+    except BuildError:
+        raise
     except Exception as error:  # each file system of fsspec has errors of its own
         raise BuildError(f"{address} could not be read: {type(error).__name__}: {error}") from error
+
+
+def _opened(address: str) -> Any:
+    scheme = scheme_of(address)
+    if scheme not in FSSPEC_SCHEMES:
+        import urllib.request
+
+        return urllib.request.urlopen(address, timeout=DOWNLOAD_SILENCE_S)
+    try:
+        import fsspec
+    except ImportError:
+        raise BuildError(f"{address} is read through fsspec, which the node does not have: install zray[fsspec] "
+                         f"there, and the package of fsspec for {scheme}://") from None
+    return fsspec.open(address, "rb")
 
 
 def _unpack(archive: str, path: str, address: str, *, hoist: bool) -> None:

@@ -12,7 +12,7 @@ import psutil
 
 from tests.e2e.target import until
 
-LOG_FILE = re.compile(r"node\.log(\.1)?|worker-[0-9a-f]{16}\.(out|err)")
+LOG_FILE = re.compile(r"node\.log(\.1)?|worker-[0-9a-f]{16}\.(out|err)|environment-\w+\.log")
 
 
 class Footprint:
@@ -79,9 +79,10 @@ def only_logs(session_dir: str) -> bool:
     if not os.path.exists(session_dir):
         return True
     try:
-        return os.listdir(session_dir) == ["logs"] and all(
-            entry.is_file(follow_symlinks=False) and entry.stat().st_size and LOG_FILE.fullmatch(entry.name)
-            for entry in os.scandir(logs))
+        with os.scandir(logs) as entries:
+            return os.listdir(session_dir) == ["logs"] and all(
+                entry.is_file(follow_symlinks=False) and entry.stat().st_size and LOG_FILE.fullmatch(entry.name)
+                for entry in entries)
     except FileNotFoundError:
         return False
 

@@ -57,7 +57,8 @@ class Table(RuleBasedStateMachine):
             self.users.append(setup)
             assert f"/{setup}" in self.folders
         else:
-            assert failed_before and before.retry_at > self.now and "tries to set it up again" in found.equipment["error"]
+            assert failed_before and before.retry_at > self.now
+            assert "tries to set it up again" in found.equipment["error"]
 
     @precondition(lambda self: self.running)
     @rule(data=st.data(), works=st.booleans(), size=st.integers(1, 200))

@@ -31,7 +31,8 @@ class Lending(Parts):
         self.leases = Leases(self.context, LeasePorts(
             {"NodeManagerAddress": "1.2.3.4"}, {}, self.scheduler, cluster_wide, self.pool, self.placements,
             self.environments, self.jobs, TaskEventLog(100), tables, tables, places,
-            SimpleNamespace(to_lender=self.call("to_lender")), job_of=lambda process: self.job if process == DRIVER else None, uses_group=self.call("uses_group"),
+            SimpleNamespace(to_lender=self.call("to_lender")),
+            job_of=lambda process: self.job if process == DRIVER else None, uses_group=self.call("uses_group"),
             declares=self.call("declares")))
 
     def hear(self, peer, message):

@@ -16,8 +16,8 @@ from zray.node.environments import build
 LIMIT = 1 << 20
 NAMES = ["a", "b", "ab", "part_1", "part_3", ".x", "a.py", "dir", "cache", "[z", "!b"]
 PATHS = st.lists(st.sampled_from(NAMES), min_size=1, max_size=3).map("/".join)
-PIECES = st.sampled_from(["a", "b", "dir", "cache", "*", "**", "?", "*.py", "part_[12]", "[!a]", ".*", "a*", "[z", "x\\",
-                          "\\!b", "[^a-z]"])
+PIECES = st.sampled_from(["a", "b", "dir", "cache", "*", "**", "?", "*.py", "part_[12]", "[!a]", ".*", "a*", "[z",
+                          "x\\", "\\!b", "[^a-z]"])
 LINES = st.builds(lambda negated, rooted, pieces, folder: negated + rooted + "/".join(pieces) + folder,
                   st.sampled_from(["", "", "!"]), st.sampled_from(["", "", "/"]),
                   st.lists(PIECES, min_size=1, max_size=3), st.sampled_from(["", "", "/"]))

@@ -14,10 +14,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import ModuleType
 from typing import Any
-from urllib.parse import urlsplit
 
 from zray.base import env_vars
 
@@ -78,7 +76,7 @@ def _check_texts(value: Any, what: str) -> None:
 def _check_place(place: Any, field: str, endings: tuple[str, ...]) -> None:
     """A local path, or an address."""
     name = "`py_module`" if field == "py_modules" else f"`{field}`"
-    if not isinstance(place, (str, Path)):
+    if not isinstance(place, (str, os.PathLike)):
         raise TypeError(f"{name} must be a string, got {type(place)}: {place!r}")
     text = os.fspath(place)
     scheme = scheme_of(text)
@@ -87,17 +85,17 @@ def _check_place(place: Any, field: str, endings: tuple[str, ...]) -> None:
     elif scheme not in (PACKAGE_SCHEME, *PLAIN_SCHEMES, *FSSPEC_SCHEMES):
         raise ValueError(f"{text} is not a valid URI: {name} takes a local path, or an address that begins with one of "
                          f"{[each + '://' for each in (*PLAIN_SCHEMES, *FSSPEC_SCHEMES)]}.")
-    elif not urlsplit(text).path.endswith(endings) and scheme != PACKAGE_SCHEME:
+    elif scheme != PACKAGE_SCHEME and not text.partition("#")[0].partition("?")[0].endswith(endings):
         raise ValueError(f"Only {' or '.join(endings)} files supported for remote URIs: {text} has another ending.")
 
 
 def _check_path(text: str, field: str, endings: tuple[str, ...]) -> None:
-    path = Path(text).expanduser()
-    if not path.exists():
+    path = os.path.abspath(os.path.expanduser(text))
+    if not os.path.exists(path):
         raise ValueError(f"Path {text} is not a valid path: runtime_env[{field!r}] names nothing that exists "
-                         f"(looked in {path.absolute()}).")
+                         f"(looked in {path}).")
     allowed = (*endings, ".py", ".zip") if field == "py_modules" else endings
-    if path.is_file() and path.suffix not in allowed:
+    if os.path.isfile(path) and not path.endswith(allowed):
         raise ValueError(f"Path {text} is not a valid path: runtime_env[{field!r}] takes folders, and files that end "
                          f"in {' or '.join(sorted(set(allowed)))}.")
 
@@ -114,7 +112,7 @@ def _check_modules(modules: Any) -> None:
 
 def _check_installer(name: str, value: Any) -> None:
     what = f"runtime_env['{name}']"
-    if isinstance(value, (str, Path)):
+    if isinstance(value, (str, os.PathLike)):
         _requirements(value, what)
         return
     if not isinstance(value, Mapping):
@@ -131,7 +129,7 @@ def _check_installer(name: str, value: Any) -> None:
         item = value.get(field)
         if item is None:
             continue
-        if field == "packages" and isinstance(item, (str, Path)):
+        if field == "packages" and isinstance(item, (str, os.PathLike)):
             _requirements(item, f"{what}['packages']")
         elif kind is list:
             _check_texts(item, f"{what}['{field}']")
@@ -139,10 +137,11 @@ def _check_installer(name: str, value: Any) -> None:
             raise TypeError(f"{what}['{field}'] must be of type {kind.__name__}, got {type(item)}: {item!r}")
 
 
-def _requirements(path: str | Path, what: str) -> list[str]:
+def _requirements(path: str | os.PathLike[str], what: str) -> list[str]:
     """The lines of a requirements file, without comments and blank lines."""
     try:
-        text = Path(path).expanduser().read_text(encoding="utf-8")
+        with open(os.path.expanduser(path), encoding="utf-8") as file:
+            text = file.read()
     except OSError as error:
         raise ValueError(f"{path} is not a valid file: {what} takes a list of packages, or the path of a requirements "
                          f"file ({error.strerror}).") from None
@@ -234,7 +233,7 @@ def _path_of_module(module: ModuleType) -> str:
 def _installer(name: str, value: Any) -> dict[str, Any]:
     fields = dict(value) if isinstance(value, Mapping) else {"packages": value}
     packages = fields["packages"]
-    if isinstance(packages, (str, Path)):
+    if isinstance(packages, (str, os.PathLike)):
         packages = _requirements(packages, f"runtime_env['{name}']")
     fields["packages"] = list(dict.fromkeys(packages))
     return {field: list(item) if INSTALLERS[name][field] is list else item

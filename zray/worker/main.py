@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from zray.environments import spec
 from zray.wire.messages import ActorInit, JobConfig, WorkerReady
-from zray.worker import process
+from zray.worker import equipment, process
 from zray.worker.actors.ends import run_exit_handlers
 from zray.worker.executor import Executor
 from zray.worker.queue import ServedLease
@@ -81,8 +81,6 @@ class WorkerProcess:
 
     def equip(self, env: dict[str, Any]) -> str:
         """Take on what the node has installed, and run the setup hook; returns why that failed, or ''."""
-        from zray.worker import equipment
-
         found = self.config.get("equipment") or {}
         if "error" in found:
             return str(found["error"])

@@ -212,7 +212,8 @@ class Leases:
 
     def _kind(self, job: int, env: dict[str, Any], setup: str, assigned: dict[str, Any]) -> Kind:
         return Kind.of(job, spec.variables(env), assigned.get("gpu_ids", ()),
-                       env_vars.threads_for(assigned.get("resources") or {}), self._ports.environ, setup)
+                       env_vars.threads_for(assigned.get("resources") or {}), self._ports.environ, setup,
+                       env.get("worker_process_setup_hook") or "")
 
     def _serve(self, served: list[tuple[Any, WorkerRecord]]) -> None:
         """Workers for placements that waited for one."""

@@ -65,16 +65,17 @@ class Kind(NamedTuple):
     threads: int = 1  # of numeric libraries, which read the number when they are loaded
     fresh: bool = False  # the process must have been started under ``env``, or by a Python of its own
     setup: str = ""  # what the node installed for it: see zray.environments.setup
+    hook: str = ""  # the setup hook that it has run
 
     @classmethod
     def of(cls, job: int, env: Mapping[str, str], gpus: list | tuple = (), threads: int = 1,
-           environ: Mapping[str, str] | None = None, setup: str = "") -> Kind:
+           environ: Mapping[str, str] | None = None, setup: str = "", hook: str = "") -> Kind:
         """``env``: variables; ``environ``: the environment of forked workers."""
         ordered: Iterable[tuple[str, str]] = env.items()
         if not any("$" in value for value in env.values()):
             ordered = sorted(ordered)
         return cls(job, tuple(ordered), tuple(gpus), threads, bool(env) and env_vars.needs_exec(env, environ or {}),
-                   setup)
+                   setup, hook)
 
 
 def why_not_started(kind: Kind, last_words: str) -> str:

@@ -110,13 +110,14 @@ def test_a_function_may_capture_a_module_that_the_driver_has_imported_from_the_f
 def test_the_hook_runs_once_in_every_worker_before_user_code_with_its_variables(job):
     @ray.remote
     def hooked():
-        return os.environ["HOOKED"], ray.get_runtime_context().runtime_env["env_vars"]
+        return os.environ["HOOKED"], ray.get_runtime_context().runtime_env["env_vars"]["PLACE"]
 
-    assert ray.get(hooked.remote(), timeout=SHORT) == ("job", {"PLACE": "job"})
+    assert ray.get(hooked.remote(), timeout=SHORT) == ("job", "job")
     child = {"env_vars": {"PLACE": "task"}}
     assert ray.get(hooked.options(runtime_env=child).remote(), timeout=SHORT)[0] == "task"
 
 
+@pytest.mark.zray_only  # a task's own folder
 def test_children_inherit_fields_and_their_own_replace_them(job, code):
     @ray.remote
     def parent():
@@ -180,6 +181,7 @@ def test_a_scheme_without_a_client_names_the_extra(session):
             inside({"working_dir": "s3://bucket/code.zip"})
 
 
+@pytest.mark.zray_only  # Ray needs an index for it
 def test_packages_of_pip_come_before_those_of_the_node_and_are_built_once(session, code):
     env = {"pip": [str(code / "env_wheel-1.0-py3-none-any.whl")]}
 
@@ -271,6 +273,7 @@ def fails():
     raise RuntimeError("by the hook")
 
 
+@pytest.mark.zray_only  # a task's own hook
 @pytest.mark.parametrize(("hook", "words"), [(fails, "by the hook"), ("no_such_module.hook", "no_such_module")],
                          ids=["raises", "no module"])
 def test_a_hook_that_fails_fails_the_actors_and_tasks_of_its_environment(session, hook, words):

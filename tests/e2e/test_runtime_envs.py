@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.target import IS_ZRAY, exceptions, ray, until, waits_because
+from tests.e2e.target import Counts, exceptions, ray, until, waits_because
 
 SHORT = 60  # seconds: generous, builds run beside other tests
 
@@ -247,10 +247,14 @@ def test_a_set_up_that_takes_too_long_ends_and_a_wait_for_one_says_so(session, t
     os.mkfifo(tmp_path / "never.zip")  # opening it blocks until somebody writes
     env = {"working_dir": (tmp_path / "never.zip").as_uri(), "config": {"setup_timeout_seconds": 2}}
     ref = look.options(runtime_env=env).remote()
-    if IS_ZRAY:
-        waits_because(ref, "the runtime environment of its task is being set up", "working_dir")
+    waits_because(ref, "the runtime environment of its task is being set up", "working_dir")
+    actor = ray.remote(Counts).options(runtime_env={**env, "config": {}}).remote()
+    called = actor.add.remote()
+    waits_because(called, "its actor is not created yet", "its runtime environment is being set up: working_dir")
     with pytest.raises(exceptions.RuntimeEnvSetupError, match="longer than its setup_timeout_seconds, 2 s"):
         ray.get(ref, timeout=SHORT)
+    with pytest.raises(exceptions.RayActorError, match="setup_timeout_seconds"):
+        ray.get(called, timeout=SHORT)
 
 
 @pytest.mark.zray_only

@@ -21,6 +21,8 @@ class Table(RuleBasedStateMachine):
         self.now = 0.0
         self.leases = 0
         self.waiting = {}  # lease -> setup
+        self.job_of = {}  # lease -> job
+        self.asked = {}  # setup -> jobs whose packages were asked for, in the installation under way
         self.running = {}  # number -> setup, of installations that the shell performs
         self.folders = set()  # on the disk
         self.users = []  # setups that workers use
@@ -32,6 +34,7 @@ class Table(RuleBasedStateMachine):
             if type(effect) is InstallEnvironment:
                 assert effect.setup not in self.running.values(), "one at a time"
                 self.running[effect.number] = effect.setup
+                self.asked.setdefault(effect.setup, set()).add(effect.job)
             elif type(effect) is StopInstall:
                 del self.running[effect.number]
             elif type(effect) is RemoveInstalled:
@@ -41,13 +44,16 @@ class Table(RuleBasedStateMachine):
                     self.folders.remove(folder)
         self.effects.clear()
 
-    @rule(which=st.integers(0, 2))
-    def ask(self, which):
+    @rule(which=st.integers(0, 2), job=st.integers(1, 3))
+    def ask(self, which, job):
         self.leases += 1
+        self.job_of[self.leases] = job
+        if SETUPS[which] not in self.running.values():
+            self.asked.pop(SETUPS[which], None)
         setup = SETUPS[which]
         before = self.table.installations.get(setup)
         failed_before = before is not None and before.step is Step.FAILED
-        found = self.table.ask(setup, ENVS[which], 1, self.leases, self.now)
+        found = self.table.ask(setup, ENVS[which], job, self.leases, self.now)
         self.perform()
         if found is None:
             self.waiting[self.leases] = setup
@@ -80,6 +86,21 @@ class Table(RuleBasedStateMachine):
             ready = [each for each in self.table.installations.values() if each.step is Step.READY]
             if sum(bytes_ for each in ready for bytes_ in each.sizes.values()) > KEPT:
                 assert all(each.setup in self.users for each in ready), "all that is not used makes room"
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def job_is_gone(self, data):
+        """The packages of the job that was asked are gone: those of another job that waits are tried, each once."""
+        number = data.draw(st.sampled_from(sorted(self.running)))
+        setup = self.running.pop(number)
+        wanted = {lease for lease, asked in self.waiting.items() if asked == setup}
+        others = {self.job_of[lease] for lease in wanted} - self.asked[setup]
+        leases = self.table.failed(number, "not there", self.now, lost=True)
+        self.perform()
+        assert set(leases) == (set() if others else wanted)
+        assert (setup in self.running.values()) == bool(others)
+        for lease in leases:
+            del self.waiting[lease]
 
     @precondition(lambda self: self.waiting)
     @rule(data=st.data())

@@ -212,7 +212,7 @@ class Daemon:
             lambda key, then: self.gcs.client.get_package(key, then), self.children.helpers.__setitem__,
             lambda number, equipment, sizes: self.machine.environment_installed(
                 number, equipment, sizes, time.monotonic()),
-            lambda number, error: self.machine.environment_failed(number, error, time.monotonic()),
+            lambda number, error, lost: self.machine.environment_failed(number, error, time.monotonic(), lost),
             self.journal.note))
         self.core = DaemonMachine(self.gcs, self.machine, self._ports(), self._membership())
 

@@ -224,10 +224,10 @@ class NodeMachine:
         self.leases.environment_settled(self.environments.installed(number, equipment, sizes, now))
         self._settle()
 
-    def environment_failed(self, number: int, error: str, now: float) -> None:
-        """Installation ``number`` has failed."""
+    def environment_failed(self, number: int, error: str, now: float, lost: bool = False) -> None:
+        """Installation ``number`` has failed; ``lost``: the packages of its job are gone."""
         self.context.now = now
-        self.leases.environment_settled(self.environments.failed(number, error, now))
+        self.leases.environment_settled(self.environments.failed(number, error, now, lost))
         self._settle()
 
     def _used_setups(self) -> set[str]:

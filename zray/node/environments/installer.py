@@ -12,7 +12,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,7 +33,7 @@ class InstallerPorts:
     get_package: Callable[[bytes, Callable[[Any], None]], Any]  # (key, then): a piece from the control store
     watch: Callable[[int, Callable[[Ended], None]], None]  # call back when that child has ended
     installed: Callable[[int, dict[str, Any], dict[str, int]], None]  # (number, equipment, folders with their bytes)
-    failed: Callable[[int, str], None]  # (number, error)
+    failed: Callable[[int, str, bool], None]  # (number, error, whether the job's packages are gone)
     note: Callable[[str], None]
 
 
@@ -67,10 +67,20 @@ class Installer:
         if not addresses(parts) and "pip" not in parts and "uv" not in parts:
             self._ports.installed(effect.number, _commanded({}, parts), {})
             return
-        for folder in ("packages", "venvs", "incoming"):
-            os.makedirs(os.path.join(self._root, folder), mode=0o700, exist_ok=True)
-        work = self._works[effect.number] = _Work(effect, parts, missing=stored_packages(parts))
-        self._fetch_next(work)
+        work = self._works[effect.number] = _Work(effect, parts)
+        with self._reporting(work):
+            work.missing = stored_packages(parts)
+            for folder in ("packages", "venvs", "incoming"):
+                os.makedirs(os.path.join(self._root, folder), mode=0o700, exist_ok=True)
+            self._fetch_next(work)
+
+    @contextlib.contextmanager
+    def _reporting(self, work: _Work) -> Iterator[None]:
+        """What the disk or the kernel refuses is the error of that environment: nobody may wait for it for ever."""
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            self._failed(work, f"{type(error).__name__}: {error}")
 
     def stop(self, effect: StopInstall) -> None:
         work = self._works.pop(effect.number, None)
@@ -110,39 +120,44 @@ class Installer:
 
         def counted(call: Any) -> None:
             if call.error or call.value is None:
-                self._fetch_failed(work, address, call.error or "it is not there (its job may be over)")
+                self._fetch_failed(work, address, call)
                 return
-            work.stored[address] = path
-            file = open(path, "wb")  # noqa: SIM115
-            self._fetch_piece(work, address, key, file, 0, int.from_bytes(call.value, "big"))
+            with self._reporting(work):
+                work.stored[address] = path
+                with open(path, "wb"):
+                    pass
+                self._fetch_piece(work, address, key, 0, int.from_bytes(call.value, "big"))
 
         self._ports.get_package(key, counted)
 
-    def _fetch_piece(self, work: _Work, address: str, key: bytes, file: Any, number: int, count: int) -> None:
+    def _fetch_piece(self, work: _Work, address: str, key: bytes, number: int, count: int) -> None:
         if self._works.get(work.effect.number) is not work:
-            file.close()
             return
         if number == count:
-            file.close()
             work.missing.pop(0)
             self._fetch_next(work)
             return
 
         def arrived(call: Any) -> None:
             if call.error or call.value is None:
-                file.close()
-                self._fetch_failed(work, address, call.error or "a piece of it is not there (its job may be over)")
-                return
-            file.write(call.value)
-            self._fetch_piece(work, address, key, file, number + 1, count)
+                self._fetch_failed(work, address, call)
+            elif self._works.get(work.effect.number) is work:
+                with self._reporting(work):
+                    with open(work.stored[address], "ab") as file:
+                        file.write(call.value)
+                    self._fetch_piece(work, address, key, number + 1, count)
 
         self._ports.get_package(key + number.to_bytes(4, "big"), arrived)
 
-    def _fetch_failed(self, work: _Work, address: str, why: str) -> None:
+    def _fetch_failed(self, work: _Work, address: str, call: Any) -> None:
+        why = call.error or "it is not there (its job may be over)"
+        self._failed(work, f"the package {address} could not be read from the control store: {why}",
+                     lost=not call.error)
+
+    def _failed(self, work: _Work, error: str, lost: bool = False) -> None:
         if self._works.pop(work.effect.number, None) is work:
             self._forget_files(work)
-            self._ports.failed(work.effect.number, f"the package {address} could not be read from the control store: "
-                                                   f"{why}")
+            self._ports.failed(work.effect.number, error, lost)
 
     @staticmethod
     def _forget_files(work: _Work) -> None:
@@ -194,7 +209,7 @@ class Installer:
         log = os.path.join(self._logs, f"environment-{number}.log")
         if "error" in found:
             self._ports.note(f"a runtime environment could not be set up; see {log}")
-            self._ports.failed(number, f"{mask(found['error'])}\nThe whole output is in {log} on the node.")
+            self._ports.failed(number, f"{mask(found['error'])}\nThe whole output is in {log} on the node.", False)
         else:
             self._ports.installed(number, _commanded(found["equipment"], work.parts), found["sizes"])
 

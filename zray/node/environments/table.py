@@ -33,14 +33,16 @@ class Step(IntEnum):
 class Installation:
     """One setup on this node."""
 
-    __slots__ = ("deadline", "equipment", "number", "retry_at", "setup", "sizes", "step", "timeout_s", "used_at",
-                 "waiting")
+    __slots__ = ("deadline", "equipment", "jobs", "number", "retry_at", "setup", "sizes", "step", "timeout_s",
+                 "used_at", "variables", "waiting")
 
-    def __init__(self, setup: str, number: int, timeout_s: float, now: float):
+    def __init__(self, setup: str, timeout_s: float, now: float):
         self.setup = setup
-        self.number = number
+        self.number = 0
+        self.variables: dict[str, str] = {}
         self.step = Step.INSTALLING
-        self.waiting: dict[int, None] = {}  # leases
+        self.waiting: dict[int, int] = {}  # lease -> its job
+        self.jobs: set[int] = set()  # whose packages were asked for
         self.timeout_s = timeout_s
         self.deadline = now + timeout_s
         self.equipment: dict[str, Any] = {}  # what its workers take on; of a failure {"error": text}
@@ -70,16 +72,22 @@ class EnvironmentTable:
             del self.installations[setup]
             found = None
         if found is None:
-            self._count += 1
-            found = self.installations[setup] = self._by_number[self._count] = Installation(
-                setup, self._count, setups.timeout_s(env), now)
-            self._emit(InstallEnvironment(found.number, setup, job, dict(setups.variables(env))))
+            found = self.installations[setup] = Installation(setup, setups.timeout_s(env), now)
+            self._begin(found, job, dict(setups.variables(env)))
         if found.step is not Step.INSTALLING:
             found.used_at = now
             return found
-        found.waiting[lease] = None
+        found.waiting[lease] = job
         self._waiting[lease] = found
         return None
+
+    def _begin(self, found: Installation, job: int, variables: dict[str, str]) -> None:
+        self._count += 1
+        found.number = self._count
+        found.variables = variables
+        found.jobs.add(job)
+        self._by_number[found.number] = found
+        self._emit(InstallEnvironment(found.number, found.setup, job, variables))
 
     def cancel(self, lease: int) -> bool:
         """``lease`` does not wait any more; False when it did not.  What nobody waits for is stopped."""
@@ -108,10 +116,15 @@ class EnvironmentTable:
         found.equipment, found.sizes = equipment, sizes
         return self._settled(found, now)
 
-    def failed(self, number: int, error: str, now: float) -> list[int]:
-        """It could not be made, because of ``error``."""
+    def failed(self, number: int, error: str, now: float, lost: bool = False) -> list[int]:
+        """It could not be made, because of ``error``.  ``lost``: the job that asked first has no packages any more; so
+        those of the other jobs that wait are tried."""
         found = self._by_number.pop(number, None)
         if found is None:
+            return []
+        others = set(found.waiting.values()) - found.jobs
+        if lost and others:
+            self._begin(found, min(others), found.variables)
             return []
         found.step = Step.FAILED
         found.retry_at = now + SETUP_RETRY_S

@@ -186,7 +186,8 @@ class Leases:
         kind = placement.kind
         found = self._ports.environments.ask(kind.setup, env, kind.job, placement.lease, self._context.now)
         if found is None:
-            self._why(placement, Cause.ENVIRONMENT, setups.title(kind.setup))
+            what = "its runtime environment is being set up: " if placement.actor else ""  # the cause says so for tasks
+            self._why(placement, Cause.ENVIRONMENT, what + setups.title(kind.setup))
             return
         placement.equipment = found.equipment
         if found.step is Step.FAILED:

@@ -7,7 +7,7 @@ from zray.wire.messages.base import Message, message
 
 @message(160)
 class RegisterDriver(Message):
-    """Driver -> node.  config: sys_path, cwd, script, script_dir, env, namespace, name, log_to_driver, entrypoint."""
+    """Driver -> node.  config: sys_path, cwd, script, script_dir, threads, namespace, name, log_to_driver, ..."""
 
     config: dict
 

@@ -8,10 +8,12 @@ import pytest
 
 from tests.fakes.node_machine import CPU
 from tests.fakes.node_parts import DRIVER, PEER, Parts
+from zray.base.causes import Cause
 from zray.node.effects import Kill
 from zray.node.jobs.task_events import TaskEventLog
 from zray.node.leases.local import LeasePorts, Leases
 from zray.node.leases.placements import Death
+from zray.node.processes.pool import State
 from zray.wire import messages as m
 
 FAR = PEER[:4] + b"drv1"
@@ -140,3 +142,56 @@ def test_a_worker_that_blocks_lends_its_resources(node):
     assert node.scheduler.available()["CPU"] == 20_000
     node.hear(grant.worker, m.Blocked(False))
     assert node.scheduler.available()["CPU"] == 10_000
+
+
+# ---------------------------------------------------------------- runtime environments
+
+ENV = {"working_dir": "zray://x.zip", "env_vars": {"A": "1"}}
+
+
+def asks_for(node, env):
+    sent = node.hear(DRIVER, m.LeaseKey(1, CPU, env, {}, "f")) + node.hear(DRIVER, m.LeaseWant(1, 1, 0))
+    return [message for _, message in sent if type(message) is m.LeaseStatus]
+
+
+def settles(node, leases):
+    node.leases.environment_settled(leases)
+    return [message for _, message in [*node.settle(), *node.bring_up()]]
+
+
+def test_a_grant_waits_for_its_environment_and_then_for_a_worker_that_takes_it_on(node):
+    [status] = asks_for(node, ENV)
+    assert status.cause == Cause.ENVIRONMENT and status.detail == "working_dir" and not node.pool.workers
+    leases = node.environments.installed(1, {"working_dir": "/there"}, {}, node.context.now)
+    _, configured, grant = settles(node, leases)
+    assert configured.config["equipment"] == {"working_dir": "/there"}
+    assert node.pool.workers[grant.worker].kind.setup and not node.pool.workers[grant.worker].kind.fresh
+
+
+def test_an_environment_with_a_python_of_its_own_gets_a_process_started_by_it(node):
+    asks_for(node, ENV)
+    leases = node.environments.installed(1, {"fresh": True}, {}, node.context.now)
+    _, _, grant = settles(node, leases)
+    assert node.pool.workers[grant.worker].kind.fresh
+
+
+def test_a_failed_environment_gets_a_worker_that_says_so_and_serves_one_lease(node):
+    asks_for(node, ENV)
+    leases = node.environments.failed(1, "no network", node.context.now)
+    _, configured, grant = settles(node, leases)
+    assert "no network" in configured.config["equipment"]["error"]
+    node.hear(DRIVER, m.LeaseReturn(grant.lease))
+    assert node.pool.workers[grant.worker].state is State.EXITING
+
+
+def test_the_end_of_an_owner_stops_an_installation_that_only_it_waits_for(node):
+    asks_for(node, ENV)
+    node.leases.owner_ended(DRIVER)
+    assert not node.placements and not node.environments.installations
+    node.placements.check()
+
+
+def test_workers_of_one_hook_do_not_serve_tasks_of_another(node):
+    kinds = {node.leases._kind(1, env, "", {}) for env in (
+        {}, {"worker_process_setup_hook": "a.b"}, {"worker_process_setup_hook": "a.c"})}
+    assert len(kinds) == 3

@@ -20,6 +20,8 @@ from zray.worker.queue import ServedLease
 # An exiting worker waits so long until its last replies are sent.
 EXIT_DRAIN_S = 5.0
 NODE_LOST_EXIT = 86
+# A worker whose setup hook failed raises that in its tasks for so long, then it ends.
+HOOK_RETRY_S = 10.0
 
 
 class WorkerProcess:
@@ -89,7 +91,12 @@ class WorkerProcess:
         except OSError as error:
             return f"its folders are gone: {error}"
         hook = env.get("worker_process_setup_hook")
-        return equipment.run_hook(hook, self.rt.fetch_function) if hook else ""
+        failure = equipment.run_hook(hook, self.rt.fetch_function) if hook else ""
+        if failure:  # the next worker tries again
+            with self.rt.loop.lock:
+                self.executor.later(HOOK_RETRY_S, lambda: self.executor.machine.stop("its setup hook failed"))
+            failure += f"\nzray runs the hook again in the next worker, after a pause of {HOOK_RETRY_S:g} s."
+        return failure
 
     # ------------------------------------------------------------ ends
 

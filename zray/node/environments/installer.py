@@ -13,10 +13,10 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from zray.base import env_vars
+from zray.base.ports import Ports
 from zray.environments.packages import digest_of
 from zray.environments.setup import addresses, mask, parts_of, stored_packages
 from zray.node.effects import InstallEnvironment, RemoveInstalled, StopInstall
@@ -26,8 +26,7 @@ FOLDER = "environments"  # in the session directory
 LOG_TAIL = 4000  # characters of the log in the error of a process that left no answer
 
 
-@dataclass(frozen=True)
-class InstallerPorts:
+class InstallerPorts(Ports):
     """Ports of an installer to its daemon."""
 
     get_package: Callable[[bytes, Callable[[Any], None]], Any]  # (key, then): a piece from the control store
@@ -37,15 +36,15 @@ class InstallerPorts:
     note: Callable[[str], None]
 
 
-@dataclass
 class _Work:
     """An installation under way."""
 
-    effect: InstallEnvironment
-    parts: dict[str, Any]
-    stored: dict[str, str] = field(default_factory=dict)  # address -> file of a fetched package
-    missing: list[str] = field(default_factory=list)  # addresses to be fetched
-    pid: int = 0
+    def __init__(self, effect: InstallEnvironment, parts: dict[str, Any]) -> None:
+        self.effect = effect
+        self.parts = parts
+        self.stored: dict[str, str] = {}  # address -> file of a fetched package
+        self.missing: list[str] = []  # addresses to be fetched
+        self.pid = 0
 
 
 class Installer:

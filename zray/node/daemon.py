@@ -47,6 +47,7 @@ from zray.node.running.session import NodeSession, SessionError
 
 if TYPE_CHECKING:
     from zray.node.daemon_machine import DaemonPorts, MemberShell
+    from zray.node.environments.installer import Installer
     from zray.node.peers.entry import ClusterEntry
     from zray.node.processes.linux import Ended
     from zray.store.transfer.exchange import HandoverProgress
@@ -137,6 +138,7 @@ class Daemon:
         self._callbacks: deque[Callable[[], None]] = deque()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.ends = Ends()
+        self.installer: Installer | None = None  # of runtime environments
         self.failed = False  # it ends without having been asked to
         self.now = time.monotonic()
         self.watcher = Watcher()
@@ -187,7 +189,6 @@ class Daemon:
 
     def _compose_machine(self, ordinal: int, shown: dict[str, Any], offered: Offer) -> None:
         from zray.node.daemon_machine import DaemonMachine, gcs_report, node_machine
-        from zray.node.environments.installer import Installer, InstallerPorts
         from zray.node.machine import NodePorts
         from zray.node.peers.object_handover import ObjectHandover
         from zray.node.processes.lines import Lines, LinesPorts
@@ -208,12 +209,6 @@ class Daemon:
             workers=self.machine.pool.workers, jobs=self.machine.jobs.jobs))
         self.handover = ObjectHandover(self.incarnation, self.machine.drivers, self.store,
                                        lambda: not self.locations.unwritten, self.session_dir)
-        self.installer = Installer(self.session_dir, workers_environ(), ids.JOB_SIZE, InstallerPorts(
-            lambda key, then: self.gcs.client.get_package(key, then), self.children.helpers.__setitem__,
-            lambda number, equipment, sizes: self.machine.environment_installed(
-                number, equipment, sizes, time.monotonic()),
-            lambda number, error, lost: self.machine.environment_failed(number, error, time.monotonic(), lost),
-            self.journal.note))
         self.core = DaemonMachine(self.gcs, self.machine, self._ports(), self._membership())
 
     def _ports(self) -> DaemonPorts:
@@ -221,14 +216,29 @@ class Daemon:
 
         return DaemonPorts(
             time.monotonic, self._send, self.store.handlers, [self.store, _MeshTimer(self.mesh), self.lines],
-            install=self.installer.install, stop_install=self.installer.stop,
-            remove_installed=self.installer.remove, spawn=self._perform_spawn, kill=self._perform_kill,
+            install=lambda effect: self._installer().install(effect),
+            stop_install=lambda effect: self._installer().stop(effect),
+            remove_installed=lambda effect: self._installer().remove(effect), spawn=self._perform_spawn, kill=self._perform_kill,
             watch=self._perform_watch,
             note=lambda effect: self.journal.note(text_of(effect.kind, effect.detail)), forget=self._forget,
             last_output=self._last_output,
             drop_objects=lambda job: self.store.drop_job(job.to_bytes(ids.JOB_SIZE, "big")),
             node_ended=self.store.node_ended, hand_over=self.handover, left=self._left, fenced=self._fenced,
             error=self._log_error)
+
+    def _installer(self) -> Installer:
+        """Made when the first runtime environment needs it: most nodes need none, and its imports take milliseconds."""
+        if self.installer is None:
+            from zray.node.environments.installer import Installer, InstallerPorts
+            from zray.node.processes.zygote import workers_environ
+
+            self.installer = Installer(self.session_dir, workers_environ(), ids.JOB_SIZE, InstallerPorts(
+                lambda key, then: self.gcs.client.get_package(key, then), self.children.helpers.__setitem__,
+                lambda number, equipment, sizes: self.machine.environment_installed(
+                    number, equipment, sizes, time.monotonic()),
+                lambda number, error, lost: self.machine.environment_failed(number, error, time.monotonic(), lost),
+                self.journal.note))
+        return self.installer
 
     def _membership(self) -> MemberShell | None:
         entry, options = self.entry, self.membership
@@ -472,7 +482,8 @@ class Daemon:
 
     def close(self) -> None:
         """End every process, remove everything."""
-        self.installer.close()
+        if self.installer is not None:
+            self.installer.close()
         self.children.kill_all()
         deadline = time.monotonic() + EXIT_WAIT_S
         import select

@@ -23,6 +23,7 @@ LAYERS: list[tuple[str, list[str]]] = [
     ("names that earlier pickles have", ["errors", "ids", "refs"]),
     ("util", ["util"]),
     ("package", ["zray"]),
+    ("libraries", ["dag"]),
     ("commands", ["cli"]),
     ("simulator", ["sim"]),
 ]

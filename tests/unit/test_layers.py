@@ -23,7 +23,7 @@ LAYERS: list[tuple[str, list[str]]] = [
     ("names that earlier pickles have", ["errors", "ids", "refs"]),
     ("util", ["util"]),
     ("package", ["zray"]),
-    ("libraries", ["dag"]),
+    ("libraries", ["dag", "job_submission"]),
     ("commands", ["cli"]),
     ("simulator", ["sim"]),
 ]

@@ -26,7 +26,7 @@ KEYS = {
                 "seconds_in_state"),
     "leases": ("lease", "job", "owner", "key", "name", "resources", "gpu_ids", "blocked", "recalled", "pid", "worker",
                "actor"),
-    "jobs": ("job_id", "status", "driver_pid", "entrypoint", "namespace", "driver", "seconds"),
+    "jobs": ("job_id", "status", "driver_pid", "entrypoint", "namespace", "submission_id", "driver", "seconds"),
     "objects": ("oid", "nbytes", "state", "holder", "copy"),
     "placement-groups": ("placement_group_id", "name", "state", "strategy", "ray_namespace"),
 }

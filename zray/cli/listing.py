@@ -1,4 +1,4 @@
-"""Rows of one kind: ``zray list``, ``get``, ``summary``, ``memory``, ``job list``."""
+"""Rows of one kind: ``zray list``, ``get``, ``summary``, ``memory``."""
 
 from __future__ import annotations
 
@@ -130,16 +130,3 @@ def memory(address: str, form: str) -> None:
         click.echo(f"  {error}")
     largest = sorted(objects, key=lambda row: -row["nbytes"])
     click.echo(table([{**row, "pid": pids.get(row["holder"], "")} for row in largest]))
-
-
-@main.group()
-def job() -> None:
-    """Jobs of a session."""
-
-
-@job.command("list")
-@with_address
-@with_format
-def job_list(address: str, form: str) -> None:
-    """Every job, as `zray list jobs` shows them."""
-    show(ask(address, "jobs")["jobs"], form)

@@ -4,7 +4,7 @@ A client may be in a program that is connected to another cluster, or that will 
 is that of a process of its own.  It ends when its standard input does.
 
     stdin    {"call", "args"}             a line each
-    stdout   {"result"} or {"error", "kind"}
+    stdout   {"result"} or {"error", "kind", ["last": the process ends with this answer]}
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TextIO
 
 import zray as ray
 from zray.job_submission.manager import JobManager
@@ -26,30 +26,40 @@ def call(manager: JobManager, name: str, args: dict[str, Any]) -> Any:
     if name == "log_piece":
         piece, status = manager.log_piece(**args)
         return [base64.b64encode(piece).decode("ascii"), status]
-    known: dict[str, Callable[..., Any]] = {"submit": manager.submit, "details": manager.details, "list": manager.all_details, "stop": manager.stop,
-             "delete": manager.delete}
+    known: dict[str, Callable[..., Any]] = {
+        "submit": manager.submit, "details": manager.details, "list": manager.all_details, "stop": manager.stop,
+        "delete": manager.delete}
     return known[name](**args)
 
 
 def main() -> None:
     # The answers have a descriptor of their own: anything else that prints goes to stderr.
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
+        os.dup2(2, 1)
+        serve(answers)
+    ray.shutdown()
+
+
+def serve(answers: TextIO) -> None:
+    """Answer lines until there are no more, or until the node of this driver has died."""
     session_dir = sys.argv[1]
-    manager = None
+    manager, broken = None, False
     for line in sys.stdin:
         asked = json.loads(line)
         try:
             if manager is None:
                 ray.init(session_dir, namespace="zray-job-clients", log_to_driver=False)
                 manager = JobManager()
-            answer = {"result": call(manager, asked["call"], asked["args"])}
+            answer: dict[str, Any] = {"result": call(manager, asked["call"], asked["args"])}
+        except ray.exceptions.LocalRayletDiedError as error:
+            answer, broken = {"error": str(error), "kind": "RuntimeError", "last": True}, True
         except Exception as error:
             kind = next((name for name, one in KINDS.items() if isinstance(error, one)), "RuntimeError")
             answer = {"error": str(error), "kind": kind}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
-    ray.shutdown()
+        if broken:
+            break  # the client starts another process, which may find the cluster again
 
 
 if __name__ == "__main__":

@@ -144,12 +144,16 @@ class JobSubmissionClient:
                 self._drop()
                 raise RuntimeError(f"the connection to the cluster in {self._address} broke (its process ended with "
                                    f"{code}): does the node still run?")
-        found = json.loads(answer)
+            found = json.loads(answer)
+            if found.get("last"):
+                self._drop()
         if "error" in found:
             raise KINDS.get(found["kind"], RuntimeError)(found["error"])
         return found["result"]
 
     def _running(self) -> subprocess.Popen[str]:
+        if self._agent is not None and self._agent_of == os.getpid() and self._agent.poll() is not None:
+            self._drop()
         if self._agent is None or self._agent_of != os.getpid():
             launch.find_session(self._address)  # the error of a cluster that has ended is better here
             paths = [os.path.abspath(path or os.getcwd()) for path in sys.path]

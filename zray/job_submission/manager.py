@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import re
@@ -12,6 +13,8 @@ from dataclasses import asdict
 from typing import Any
 
 import zray as ray
+from zray.base.causes import Cause
+from zray.base.errors import how_it_ended
 from zray.base.plain_numbers import plain
 from zray.handles.connection import connected
 from zray.job_submission import logs, supervisor, table
@@ -20,6 +23,7 @@ from zray.job_submission.records import JobErrorType, JobStatus
 # Without a row of its supervisor anywhere, a job counts as running this long: another node adopts the row when the node
 # that kept it dies, in some 9 s.
 MISSING_S = 15.0
+STOP_ASK_S = 10.0  # for a supervisor to take the request
 STOP_PENDING_S = 10.0  # for an actor that did not start yet to be gone
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,127}")
 _LETTERS = string.ascii_letters + string.digits
@@ -81,7 +85,18 @@ class JobManager:
 
     def details(self, submission_id: str) -> dict[str, Any]:
         """A map of JobDetails."""
-        return self._details(self.row(submission_id), _drivers())
+        row = self.row(submission_id)
+        details = self._details(row, _drivers())
+        if row["status"] == "PENDING" and (why := self._why_pending(row)):
+            details["message"] += f" Now {why}."
+        return details
+
+    def _why_pending(self, row: table.Row) -> str:
+        cause = (self._actor_row(row) or {}).get("death_cause") or {}
+        if "cause" not in cause:
+            return ""
+        text = Cause(cause["cause"]).text.replace("its task", "its entrypoint").replace("its actor", "its supervisor")
+        return f"{text}: {cause['detail']}" if cause.get("detail") else text
 
     def all_details(self) -> list[dict[str, Any]]:
         """All submitted jobs, then the drivers that came by themselves, the newest first."""
@@ -156,7 +171,8 @@ class JobManager:
             return not JobStatus(self.row(submission_id)["status"]).is_terminal()
         found = self._actor_row(row)
         if found is not None and found["state"] == "ALIVE":
-            actor.stop.remote()
+            with contextlib.suppress(ray.exceptions.RayError):  # it is ending just now
+                ray.get(actor.stop.remote(), timeout=STOP_ASK_S)
             return True
         ray.kill(actor)
         end = time.monotonic() + STOP_PENDING_S
@@ -231,7 +247,9 @@ def _dead_nodes() -> dict[str, str]:
 
 def _cause(actor: dict[str, Any], started: bool) -> tuple[JobErrorType, str]:
     cause = actor.get("death_cause") or {}
-    reason = str(cause.get("reason") or cause.get("detail") or cause)
+    reason = cause.get("reason") or cause.get("detail") or ""
+    if not reason:
+        reason = f"its process (pid={cause.get('pid') or '?'}) {how_it_ended(cause)}"
     if started:
         return JobErrorType.JOB_SUPERVISOR_ACTOR_DIED, f"The supervisor of the job died: {reason}"
     kind = (JobErrorType.RUNTIME_ENV_SETUP_FAILURE if "untime" in reason and "env" in reason

@@ -5,9 +5,14 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from zray.dag.nesting import instances_in, replaced
+
+if TYPE_CHECKING:
+    from zray.dag.compiled import CompiledDAG
+
+TRANSPORTS_OF_ACCELERATORS = ("accelerator", "nccl", "gloo", "hccl")
 
 
 class DAGNode:
@@ -25,6 +30,7 @@ class DAGNode:
         self._bound_kwargs = dict(kwargs)
         self._bound_options = dict(options)
         self._stable_uuid = uuid.uuid4().hex
+        self._is_compiled = False
         self.cache_from_last_execute: dict[str, Any] = {}
 
     # ---- what is bound
@@ -94,6 +100,49 @@ class DAGNode:
     def clear_cache(self) -> None:
         """Forget the results of the last execution."""
         self.cache_from_last_execute = {}
+
+    # ---- compilation
+
+    def experimental_compile(self, _submit_timeout: float | None = None, _buffer_size_bytes: int | None = None,
+                             enable_asyncio: bool = False, _max_inflight_executions: int | None = None,
+                             _max_buffered_results: int | None = None, _overlap_gpu_communication: bool | None = None,
+                             _default_communicator: Any = "create") -> CompiledDAG:
+        """Prepare the actors of this graph to run it repeatedly, with values in shared memory.
+
+        ``_submit_timeout`` seconds that ``execute`` may wait; ``_buffer_size_bytes`` of a message, more for larger
+        ones; ``_max_inflight_executions`` that were not fetched yet; ``_max_buffered_results`` that were fetched out of
+        order.  ValueError or NotImplementedError for graphs that cannot be compiled, with the reason.
+        """
+        from zray.dag.compiled import compile_graph
+        from zray.dag.settings import CompileOptions
+
+        if self._is_compiled:
+            raise ValueError("It is not allowed to call `experimental_compile` on the same DAG object multiple times "
+                             "no matter whether `teardown` is called or not. Please reuse the existing compiled DAG or "
+                             "create a new one.")
+        compiled = compile_graph(self, CompileOptions.of(
+            submit_timeout=_submit_timeout, buffer_size_bytes=_buffer_size_bytes, enable_asyncio=enable_asyncio,
+            max_inflight_executions=_max_inflight_executions, max_buffered_results=_max_buffered_results))
+        self._is_compiled = True
+        return compiled
+
+    def with_tensor_transport(self, transport: Any = "auto", device: str = "default", _static_shape: bool = False,
+                              _direct_return: bool = False) -> Self:
+        """Say how tensors of this node travel in a compiled graph: "auto" and "shm" are shared memory.
+
+        NotImplementedError for transports between accelerators and for moves to their memory.
+        """
+        if device not in ("default", "cpu", "gpu", "cuda"):
+            raise ValueError(f"Invalid device '{device}'. Valid options are: 'default', 'cpu', 'gpu', 'cuda'.")
+        if transport in TRANSPORTS_OF_ACCELERATORS or device in ("gpu", "cuda"):
+            what = f"transport={transport!r}" if transport in TRANSPORTS_OF_ACCELERATORS else f"device={device!r}"
+            raise NotImplementedError(f"with_tensor_transport({what}): compiled graphs of zray carry values in shared "
+                                      "memory of the host and do not reach the memory of accelerators. Use "
+                                      "transport='shm', and move tensors in the methods of the actors.")
+        if transport not in ("auto", "shm"):
+            raise ValueError(f"Invalid transport type: {transport}. Transport must be one of 'auto' or 'shm'; zray has "
+                             "no transports between accelerators and no communicators.")
+        return self
 
     # ---- mistakes
 

@@ -22,8 +22,8 @@ from zray.cli.showing import show, with_format
 if TYPE_CHECKING:
     from zray.job_submission import JobDetails, JobSubmissionClient
 
-LOOK_S = 0.1
-COLUMNS = ("submission_id", "job_id", "type", "status", "driver_exit_code", "start_time", "end_time", "entrypoint")
+STATUS_LOOK_S = 0.1
+JOB_COLUMNS = ("submission_id", "job_id", "type", "status", "driver_exit_code", "start_time", "end_time", "entrypoint")
 
 
 @contextlib.contextmanager
@@ -130,7 +130,7 @@ def stop(job_id: str, no_wait: bool, address: str) -> None:
         if not client.stop_job(job_id):
             click.echo("it had ended before", err=True)
         while not no_wait and not client.get_job_status(job_id).is_terminal():
-            time.sleep(LOOK_S)
+            time.sleep(STATUS_LOOK_S)
         _say_status(client.get_job_info(job_id))
 
 
@@ -152,7 +152,7 @@ def list_(address: str, form: str) -> None:
     with _client(address) as client:
         rows = [asdict(details) for details in client.list_jobs()]
     if form in ("default", "table"):
-        rows = [{column: _cell(column, row[column]) for column in COLUMNS} for row in rows]
+        rows = [{column: _cell(column, row[column]) for column in JOB_COLUMNS} for row in rows]
     show(rows, form)
 
 

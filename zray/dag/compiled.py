@@ -21,7 +21,7 @@ from zray.base.errors import RayCgraphCapacityExceeded, RayChannelError, RayChan
 from zray.channels.channel import ChannelClosed, ChannelTimeout, Listener
 from zray.dag import loop
 from zray.dag.node import DAGNode
-from zray.dag.plan import DRIVER, Operation, Plan, make_plan
+from zray.dag.plan import DRIVER, GraphPlan, PlannedCall, make_plan
 from zray.dag.references import CompiledDAGFuture, CompiledDAGRef
 from zray.dag.settings import CompileOptions
 from zray.handles.connection import connected
@@ -48,7 +48,7 @@ def compile_graph(root: DAGNode, options: CompileOptions) -> CompiledDAG:
     return CompiledDAG(plan, graph, channels, options)
 
 
-def _listen(plan: Plan, graph: str) -> list[str]:
+def _listen(plan: GraphPlan, graph: str) -> list[str]:
     """Where each actor listens."""
     asked = [actor.__ray_call__.remote(loop.listen, graph, [operation.method for operation in operations])
              for actor, operations in zip(plan.actors, plan.operations)]
@@ -65,7 +65,8 @@ def _listen(plan: Plan, graph: str) -> list[str]:
     return paths
 
 
-def _connect(plan: Plan, graph: str, listener: Listener, paths: list[str], options: CompileOptions) -> loop.Channels:
+def _connect(plan: GraphPlan, graph: str, listener: Listener, paths: list[str], options: CompileOptions
+             ) -> loop.Channels:
     def readers_of(process: int) -> dict[int, list[str]]:
         return {number: [listener.path if reader == DRIVER else paths[reader] for reader in readers]
                 for number, readers in plan.writes(process).items()}
@@ -84,7 +85,7 @@ def _connect(plan: Plan, graph: str, listener: Listener, paths: list[str], optio
     return channels
 
 
-def _with_constants(operation: Operation) -> Operation:
+def _with_constants(operation: PlannedCall) -> PlannedCall:
     """References among the arguments are their values, as in a call."""
     def value(argument: Any) -> Any:
         return ray.get(argument) if isinstance(argument, ray.ObjectRef) else argument
@@ -93,7 +94,7 @@ def _with_constants(operation: Operation) -> Operation:
                               kwargs={name: value(argument) for name, argument in operation.kwargs.items()})
 
 
-def _answers(plan: Plan, asked: list[Any]) -> list[Any]:
+def _answers(plan: GraphPlan, asked: list[Any]) -> list[Any]:
     try:
         return ray.get(asked, timeout=loop.CONNECT_TIMEOUT_S)
     except ray.exceptions.GetTimeoutError as error:
@@ -105,7 +106,7 @@ def _answers(plan: Plan, asked: list[Any]) -> list[Any]:
 class CompiledDAG:
     """A graph that is ready to run.  One thread at a time may use it."""
 
-    def __init__(self, plan: Plan, graph: str, channels: loop.Channels, options: CompileOptions):
+    def __init__(self, plan: GraphPlan, graph: str, channels: loop.Channels, options: CompileOptions):
         self._plan = plan
         self._graph = graph
         self._channels = channels

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import zray as ray
 from zray.channels.channel import ChannelClosed, Listener, Reader, Writer, connect
-from zray.dag.plan import INPUT, Operation, Value
+from zray.dag.plan import INPUT, PlannedCall, Value
 from zray.handles.connection import connected
 from zray.values import serialization
 
@@ -39,7 +39,7 @@ class ActorPlan(NamedTuple):
     """What one actor does."""
 
     graph: str
-    operations: list[Operation]
+    operations: list[PlannedCall]
     reads: list[int]
     writes: dict[int, list[str]]  # value number: where its readers listen
     slots: int
@@ -166,7 +166,7 @@ def _filler(data: bytes) -> Callable[[memoryview], None]:
     return fill
 
 
-def execute(operations: list[Operation], methods: list[Callable[..., Any]], channels: Channels) -> None:
+def execute(operations: list[PlannedCall], methods: list[Callable[..., Any]], channels: Channels) -> None:
     """One execution of this actor's part.  ChannelClosed when the graph is over."""
     values: dict[int, Any] = {}
     for operation, method in zip(operations, methods):
@@ -187,7 +187,7 @@ def execute(operations: list[Operation], methods: list[Callable[..., Any]], chan
                     channels.write(number, values[number])
 
 
-def _run(operation: Operation, method: Callable[..., Any], values: dict[int, Any]) -> Any:
+def _run(operation: PlannedCall, method: Callable[..., Any], values: dict[int, Any]) -> Any:
     """The result of the method, a tuple of its results when it has several, or Failed."""
     try:
         args = [_pick(argument, values) for argument in operation.args]

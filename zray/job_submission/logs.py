@@ -9,7 +9,7 @@ from typing import Any
 import zray as ray
 from zray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-PIECE_BYTES = 1 << 20
+LOG_PIECE_BYTES = 1 << 20
 READ_TIMEOUT_S = 30.0
 
 
@@ -22,7 +22,7 @@ def machine_id() -> str:
 
 
 def read_piece(row: dict[str, Any], offset: int) -> bytes:
-    """Up to PIECE_BYTES of the log from ``offset``; b"" at its end, or before the job has one.
+    """Up to LOG_PIECE_BYTES of the log from ``offset``; b"" at its end, or before the job has one.
 
     RuntimeError, naming the node, when the log was on a machine that is gone.
     """
@@ -57,7 +57,7 @@ def _read(path: str, offset: int) -> bytes:
     try:
         with open(path, "rb") as file:
             file.seek(offset)
-            return file.read(PIECE_BYTES)
+            return file.read(LOG_PIECE_BYTES)
     except FileNotFoundError:
         return b""  # logs of ended sessions go after a while
 

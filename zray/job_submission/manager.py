@@ -52,7 +52,7 @@ class JobManager:
         options = {"num_cpus": 0, **options, "resources": entrypoint_resources or None,
                    "runtime_env": runtime_env or None, "label_selector": entrypoint_label_selector or None}
         actor_class = ray.remote(supervisor.JobSupervisor).options(
-            **options, name=supervisor.actor_name(submission_id), namespace=supervisor.NAMESPACE, lifetime="detached",
+            **options, name=supervisor.actor_name(submission_id), namespace=table.NAMESPACE, lifetime="detached",
             max_restarts=0, max_concurrency=1)  # wrong options raise here, before there is a row
         table.add({
             "submission_id": submission_id, "entrypoint": entrypoint, "status": "PENDING", "start_time": table.now_ms(),
@@ -166,7 +166,7 @@ class JobManager:
         if JobStatus(row["status"]).is_terminal():
             return False
         try:
-            actor = ray.get_actor(supervisor.actor_name(row["submission_id"]), supervisor.NAMESPACE)
+            actor = ray.get_actor(supervisor.actor_name(row["submission_id"]), table.NAMESPACE)
         except ValueError:  # it is ending just now, or its name's node
             return not JobStatus(self.row(submission_id)["status"]).is_terminal()
         found = self._actor_row(row)

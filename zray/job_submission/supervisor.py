@@ -28,7 +28,6 @@ from zray.job_submission.logs import machine_id
 from zray.job_submission.records import JobErrorType, JobStatus
 from zray.node.running.journal import LOG_BYTES_MAX
 
-NAMESPACE = "zray-submitted-jobs"
 LAST_OUTPUT_CHARS = 20_000  # of the log in the message of a job that failed, as in Ray
 WRITE_RETRY_S = 0.2
 WRITE_DEADLINE_S = 120.0  # the control store answers again within seconds of a node's death

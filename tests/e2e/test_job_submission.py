@@ -24,7 +24,7 @@ pytestmark = pytest.mark.zray_only  # Ray's counterpart needs its dashboard
 PROGRAM = """
 import os, sys, time
 import zray as ray
-ray.init()
+ray.init("auto")  # the cluster of the job, and not one of `zray start`
 
 @ray.remote
 def where(x):

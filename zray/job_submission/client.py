@@ -66,7 +66,8 @@ class JobSubmissionClient:
         one of its driver.  TypeError or ValueError for wrong arguments; RuntimeError when the id is taken.
         """
         return self._ask(
-            "submit", entrypoint=entrypoint, submission_id=submission_id or job_id, runtime_env=runtime_env,
+            "submit", entrypoint=entrypoint, submission_id=submission_id or job_id,
+            runtime_env=_with_whole_paths(runtime_env),
             metadata={**self._metadata, **metadata} if isinstance(metadata, dict) and self._metadata
             else metadata if metadata is not None else self._metadata or None,
             entrypoint_num_cpus=entrypoint_num_cpus, entrypoint_num_gpus=entrypoint_num_gpus,
@@ -179,6 +180,22 @@ class JobSubmissionClient:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def _with_whole_paths(runtime_env: Any) -> Any:
+    """Local directories are those of this process, now; the agent may have been started in another one."""
+    if not isinstance(runtime_env, dict):
+        return runtime_env
+
+    def whole(path: Any) -> Any:
+        return os.path.abspath(os.path.expanduser(path)) if isinstance(path, str) and "://" not in path else path
+
+    found = dict(runtime_env)
+    if found.get("working_dir"):
+        found["working_dir"] = whole(found["working_dir"])
+    if isinstance(found.get("py_modules"), list):
+        found["py_modules"] = [whole(path) for path in found["py_modules"]]
+    return found
 
 
 def _resolved(address: str | None) -> str:

@@ -107,8 +107,8 @@ def test_the_log_can_be_followed_until_the_end(client, gate):
 
 
 @pytest.mark.parametrize("end, code, words", [
-    ("exit 7", 7, "exit code 7"), ("kill -9 $$", -9, "SIGKILL"), ("kill -SEGV $$", -11, "SIGSEGV"),
-    ("kill -TERM $$", -15, "SIGTERM"), ("/no/such/program", 127, "exit code 127")])
+    ("exit 7", 7, "exit code 7"), ("kill -9 $$", -9, "SIGKILL"), ("kill -TERM $$", -15, "SIGTERM"),
+    ("/no/such/program", 127, "exit code 127")])
 def test_any_end_of_the_entrypoint_is_a_failure_that_says_how(client, end, code, words):
     job = client.submit_job(entrypoint=f"echo the last words; {end}")
     details = wait(client, job)
@@ -255,25 +255,41 @@ def test_rows_are_bounded_and_the_oldest_ended_leave_first(cluster, monkeypatch)
         table.delete(known["submission_id"])
 
 
+@pytest.mark.parametrize("status, code, exits_with", [
+    ("SUCCEEDED", 0, 0), ("FAILED", 5, 5), ("FAILED", -9, 137), ("FAILED", None, 1), ("STOPPED", -15, 143)])
+def test_submit_exits_as_its_entrypoint(status, code, exits_with):
+    pytest.importorskip("click")
+    from zray.cli.jobs import _exit_code
+
+    details = JobDetails(type="SUBMISSION", status=status, entrypoint="x", driver_exit_code=code)
+    assert _exit_code(details) == exits_with
+
+
 def test_the_commands(cluster, tmp_path, monkeypatch):
-    here = ray.get_runtime_context().gcs_address
-    monkeypatch.setenv("ZRAY_ADDRESS", here)
-    said = zray("job", "submit", "--submission-id", "cli-1", "--", "sh", "-c", "echo 'one  two'; exit 5", code=5)
-    assert "Job 'cli-1' submitted successfully" in said and "one  two\n" in said and "Job 'cli-1' failed" in said
-    assert "exit code 5" in zray("job", "status", "cli-1")
+    pytest.importorskip("click")
+    from click.testing import CliRunner
+
+    from zray.cli import main
+
+    monkeypatch.setenv("ZRAY_ADDRESS", ray.get_runtime_context().gcs_address)
+
+    def run(*arguments, code=0):
+        result = CliRunner().invoke(main, ["job", *arguments])
+        assert result.exit_code == code, result.output
+        return result.output
+
     (tmp_path / "env.yaml").write_text("env_vars:\n  COLOUR: red\n")
-    said = zray("job", "submit", "--runtime-env", str(tmp_path / "env.yaml"), "--", "sh", "-c",
-                "printenv COLOUR; kill -9 $$", code=137)
-    assert "red\n" in said and "SIGKILL" in said
-    said = zray("job", "submit", "--no-wait", "--submission-id", "cli-2", "--metadata-json", '{"a": "b"}',
-                "--entrypoint-num-cpus", "1", "--entrypoint-resources", "{}", "--", "sh", "-c",
-                "echo ready; sleep 1000")
-    assert said.startswith("cli-2\n")
-    until(lambda: "ready" in zray("job", "logs", "cli-2"), "it runs")
-    assert '"a": "b"' in zray("job", "list", "--format", "json")
-    assert "Job 'cli-2' was stopped" in zray("job", "stop", "cli-2")
-    assert "deleted" in zray("job", "delete", "cli-2")
-    assert "Job cli-2 does not exist" in zray("job", "status", "cli-2", code=1)
-    assert "one  two" in zray("job", "logs", "--follow", "cli-1") and "FAILED" in zray("job", "list")
-    secret = zray("job", "submit", "--runtime-env-json", '{"env_vars": {"KEY": "hunter2"', "--", "true", code=2)
+    said = zray("job", "submit", "--submission-id", "cli-1", "--runtime-env", str(tmp_path / "env.yaml"), "--",
+                "sh", "-c", "echo 'two  spaces'; printenv COLOUR; exit 5", code=5)
+    assert "Job 'cli-1' submitted successfully" in said and "two  spaces\nred\n" in said and "exit code 5" in said
+    said = run("submit", "--no-wait", "--submission-id", "cli-2", "--metadata-json", '{"a": "b"}',
+               "--entrypoint-num-cpus", "1", "--entrypoint-resources", "{}", "--", "sh", "-c", "echo ready; sleep 1000")
+    assert "\ncli-2\n" in said
+    until(lambda: "ready" in run("logs", "cli-2"), "it runs")
+    listed = run("list", "--format", "json")
+    assert '"a": "b"' in listed and '"FAILED"' in listed and '"RUNNING"' in listed
+    assert "was stopped" in run("stop", "cli-2") and "deleted" in run("delete", "cli-2")
+    assert "Job cli-2 does not exist" in run("status", "cli-2", code=1)
+    assert "two  spaces" in run("logs", "--follow", "cli-1")
+    secret = run("submit", "--runtime-env-json", '{"env_vars": {"KEY": "hunter2"', "--", "true", code=2)
     assert "hunter2" not in secret and "is not JSON" in secret

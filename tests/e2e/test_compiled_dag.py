@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import zray as ray
+from tests.e2e.scripts import run_script
 from tests.e2e.target import until
 from zray.dag import DAGContext, InputNode, MultiOutputNode
 from zray.exceptions import (
@@ -298,6 +299,40 @@ def test_a_graph_that_is_forgotten_ends(cluster):
     assert ray.get(graph.execute(1)) == 1
     del graph
     until(lambda: "compiled-graph" not in ray.get(stage.threads.remote()), "its thread ends")
+
+
+def test_a_graph_ends_with_the_process_that_compiled_it(cluster, tmp_path):
+    stage = Plain.options(name="stage", lifetime="detached", namespace="graphs").remote()
+    session = ray.get_runtime_context().gcs_address
+    done = run_script(tmp_path, """
+        import os, signal, sys
+        import zray as ray
+        from zray.dag import InputNode
+
+        ray.init(sys.argv[1], namespace="graphs")
+        stage = ray.get_actor("stage")
+        with InputNode() as value:
+            graph = stage.add.bind(value).experimental_compile()
+        assert ray.get(graph.execute(1)) == 1 and "compiled-graph" in ray.get(stage.threads.remote())
+        os.kill(os.getpid(), signal.SIGKILL)
+        """, session, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    until(lambda: "compiled-graph" not in ray.get(stage.threads.remote()), "its thread ends")
+    assert ray.get(stage.add.remote(1, 1)) == 2
+    ray.kill(stage)
+
+
+def test_a_task_may_compile_a_graph(cluster):
+    @ray.remote(num_cpus=0)
+    def run(stage):
+        with InputNode() as value:
+            graph = stage.add.bind(value).experimental_compile()
+        try:
+            return ray.get([graph.execute(n) for n in range(3)])
+        finally:
+            graph.teardown()
+
+    assert ray.get(run.remote(Stage.remote(1))) == [1, 2, 3]
 
 
 def test_a_teardown_waits_for_what_runs_and_says_when_it_takes_too_long(cluster, actor, gate, monkeypatch):

@@ -63,11 +63,12 @@ def test_a_job_ends_with_its_cluster(fresh):
 def test_a_job_that_waits_for_resources_outlives_its_client_and_starts_with_a_new_node(grow):
     cluster = grow({"num_cpus": 1})
     with JobSubmissionClient() as client:
-        job = client.submit_job(entrypoint="echo at last", entrypoint_resources={"later": 1})
-    cluster.add_node(num_cpus=1, resources={"later": 1})
+        job = client.submit_job(entrypoint="echo at last, GPU $CUDA_VISIBLE_DEVICES", entrypoint_num_gpus=1,
+                                entrypoint_resources={"later": 1})
+    cluster.add_node(num_cpus=1, num_gpus=2, resources={"later": 1})
     with JobSubmissionClient() as client:
         assert wait(client, job).status is JobStatus.SUCCEEDED
-        assert client.get_job_logs(job) == "at last\n"
+        assert client.get_job_logs(job) in ("at last, GPU 0\n", "at last, GPU 1\n")
 
 
 def test_a_node_that_is_killed_fails_its_jobs_by_name_and_others_go_on(grow):

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any, TextIO
 
 import zray as ray
-from zray.job_submission.manager import JobManager
+from zray.job_submission.manager import AGENT_NAMESPACE, JobManager
 
 KINDS = {"TypeError": TypeError, "ValueError": ValueError}  # others arrive as RuntimeError
 
@@ -48,7 +48,7 @@ def serve(answers: TextIO) -> None:
         asked = json.loads(line)
         try:
             if manager is None:
-                ray.init(session_dir, namespace="zray-job-clients", log_to_driver=False)
+                ray.init(session_dir, namespace=AGENT_NAMESPACE, log_to_driver=False)
                 manager = JobManager()
             answer: dict[str, Any] = {"result": call(manager, asked["call"], asked["args"])}
         except ray.exceptions.LocalRayletDiedError as error:

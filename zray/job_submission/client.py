@@ -23,6 +23,8 @@ from zray.node.running import launch
 
 FOLLOW_S = 0.2  # between two looks at a log that is followed
 END_S = 10.0  # for the agent to say goodbye
+# A client may be in a submitted job; what it submits is another one.
+_OF_A_JOB = ("ZRAY_JOB_SUBMISSION_ID", "ZRAY_RUNTIME_ENV", "RAY_RUNTIME_ENV")
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -158,9 +160,11 @@ class JobSubmissionClient:
         if self._agent is None or self._agent_of != os.getpid():
             launch.find_session(self._address)  # the error of a cluster that has ended is better here
             paths = [os.path.abspath(path or os.getcwd()) for path in sys.path]
-            program = (f"import sys; sys.path[:] = {paths!r}; from zray.job_submission.agent import main; main()")
+            program = f"import sys; sys.path[:] = {paths!r}; from zray.job_submission.agent import main; main()"
+            env = {name: value for name, value in os.environ.items() if name not in _OF_A_JOB}
             self._agent = subprocess.Popen([sys.executable, "-P", "-c", program, self._address], text=True,
-                                           stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+                                           stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env,
+                                           start_new_session=True)
             self._agent_of = os.getpid()
             self._end = weakref.finalize(self, _end_agent, self._agent, self._agent_of)
         return self._agent

@@ -20,6 +20,7 @@ from zray.handles.connection import connected
 from zray.job_submission import logs, supervisor, table
 from zray.job_submission.records import JobErrorType, JobStatus
 
+AGENT_NAMESPACE = "zray-job-clients"  # of the drivers behind clients, which are no jobs of users
 # Without a row of its supervisor anywhere, a job counts as running this long: another node adopts the row when the node
 # that kept it dies, in some 9 s.
 MISSING_S = 15.0
@@ -102,9 +103,8 @@ class JobManager:
         """All submitted jobs, then the drivers that came by themselves, the newest first."""
         drivers = _drivers()
         submitted = [self._details(self._judged(row), drivers) for row in table.read_all()]
-        mine = ray.get_runtime_context().get_job_id()
         others = [_driver_details(job) for job in drivers
-                  if not job.get("submission_id") and _job_hex(job["job_id"]) != mine]
+                  if not job.get("submission_id") and job["namespace"] != AGENT_NAMESPACE]
         return [*reversed(submitted), *reversed(others)]
 
     def _details(self, row: table.Row, drivers: list[dict[str, Any]]) -> dict[str, Any]:

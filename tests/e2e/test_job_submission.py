@@ -176,6 +176,13 @@ def test_the_entrypoint_has_resources_of_its_own_and_waits_for_them(client):
     until(lambda: ray.available_resources()["CPU"] == ray.cluster_resources()["CPU"], "they come back")
 
 
+def test_an_environment_that_cannot_be_set_up_is_the_reason(client):
+    job = client.submit_job(entrypoint="true", runtime_env={"env_vars": {"PYTHONHOME": "/nowhere"}})
+    details = wait(client, job)
+    assert details.status is JobStatus.FAILED and details.error_type == "RUNTIME_ENV_SETUP_FAILURE"
+    assert "could not start" in details.message and "PYTHONHOME" in details.message
+
+
 def test_deleted_jobs_are_forgotten_and_ids_are_unique(client):
     job = client.submit_job(entrypoint="echo x", submission_id="once")
     wait(client, job)

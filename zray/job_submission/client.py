@@ -162,6 +162,7 @@ class JobSubmissionClient:
             paths = [os.path.abspath(path or os.getcwd()) for path in sys.path]
             program = f"import sys; sys.path[:] = {paths!r}; from zray.job_submission.agent import main; main()"
             env = {name: value for name, value in os.environ.items() if name not in _OF_A_JOB}
+            env["ZRAY_IGNORE_UNHANDLED_ERRORS"] = "1"  # of supervisors: they are in the message of the job
             self._agent = subprocess.Popen([sys.executable, "-P", "-c", program, self._address], text=True,
                                            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env,
                                            start_new_session=True)

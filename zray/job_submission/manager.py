@@ -17,6 +17,7 @@ from zray.base.causes import Cause
 from zray.base.errors import how_it_ended
 from zray.base.plain_numbers import plain
 from zray.handles.connection import connected
+from zray.handles.remote import ActorHandle
 from zray.job_submission import logs, supervisor, table
 from zray.job_submission.records import JobErrorType, JobStatus
 
@@ -61,7 +62,7 @@ class JobManager:
             "entrypoint_resources": entrypoint_resources})
         try:
             actor = actor_class.remote(submission_id)
-            table.update(submission_id, actor=actor._actor_id.hex())
+            table.update(submission_id, actor=actor._actor.hex(), actor_meta=actor._meta.hex())
         except BaseException:
             table.delete(submission_id)
             raise
@@ -145,11 +146,27 @@ class JobManager:
             return JobErrorType.JOB_SUPERVISOR_ACTOR_DIED, (
                 f"The node on which the job ran, {node} ({row.get('driver_host', '')}), died: {dead[node]}")
         if found is not None:
-            return _cause(found, started=node is not None)
+            return self._cause(row, found)
         since = self._missing.setdefault(name, time.monotonic())
         if time.monotonic() - since < MISSING_S:
             return None
         return JobErrorType.JOB_SUPERVISOR_ACTOR_DIED, "The supervisor of the job is gone, and no node knows why."
+
+    def _cause(self, row: table.Row, actor: dict[str, Any]) -> tuple[JobErrorType, str]:
+        """Why a supervisor is dead, from what the cluster knows of it."""
+        if row.get("driver_node_id") is not None:
+            return JobErrorType.JOB_SUPERVISOR_ACTOR_DIED, f"The supervisor of the job died: {_reason(actor)}"
+        text = _reason(actor)
+        handle = ActorHandle._restore(bytes.fromhex(row["actor"]), bytes.fromhex(row["actor_meta"]), None)
+        try:  # a call of a dead actor has the whole error of its constructor
+            ray.get(handle.stop.remote(), timeout=STOP_ASK_S)
+        except ray.exceptions.GetTimeoutError:
+            pass
+        except ray.exceptions.RayError as error:
+            text = str(error)
+        kind = (JobErrorType.RUNTIME_ENV_SETUP_FAILURE if "RuntimeEnvSetupError" in text
+                else JobErrorType.JOB_SUPERVISOR_ACTOR_START_FAILURE)
+        return kind, f"The supervisor of the job could not start: {text}"
 
     def _actor_row(self, row: table.Row) -> dict[str, Any] | None:
         """What the cluster knows of the job's supervisor; None for nothing."""
@@ -245,16 +262,10 @@ def _dead_nodes() -> dict[str, str]:
             for node in connected().query("nodes")["nodes"] if node["State"] in ("dead", "left")}
 
 
-def _cause(actor: dict[str, Any], started: bool) -> tuple[JobErrorType, str]:
+def _reason(actor: dict[str, Any]) -> str:
     cause = actor.get("death_cause") or {}
-    reason = cause.get("reason") or cause.get("detail") or ""
-    if not reason:
-        reason = f"its process (pid={cause.get('pid') or '?'}) {how_it_ended(cause)}"
-    if started:
-        return JobErrorType.JOB_SUPERVISOR_ACTOR_DIED, f"The supervisor of the job died: {reason}"
-    kind = (JobErrorType.RUNTIME_ENV_SETUP_FAILURE if "untime" in reason and "env" in reason
-            else JobErrorType.JOB_SUPERVISOR_ACTOR_START_FAILURE)
-    return kind, f"The supervisor of the job could not start: {reason}"
+    return (cause.get("reason") or cause.get("detail")
+            or f"its process (pid={cause.get('pid') or '?'}) {how_it_ended(cause)}")
 
 
 def session_dir_here() -> str | None:

@@ -25,9 +25,6 @@ from zray.base.errors import (
     OwnerDiedError,
     PendingCallsLimitExceeded,
     RayActorError,
-    RayCgraphCapacityExceeded,
-    RayChannelError,
-    RayChannelTimeoutError,
     RayError,
     RaySystemError,
     RayTaskError,
@@ -40,6 +37,7 @@ from zray.base.errors import (
     WorkerCrashedError,
     ZrayError,
 )
+from zray.base.graph_errors import RayCgraphCapacityExceeded, RayChannelError, RayChannelTimeoutError
 
 __all__ = [
     "ActorAlreadyExistsError",

@@ -370,18 +370,6 @@ class RaySystemError(RayError):
     """Something inside zray failed."""
 
 
-class RayChannelError(RaySystemError):
-    """A channel of a compiled graph is closed: the graph was torn down, or one of its processes ended."""
-
-
-class RayChannelTimeoutError(RayChannelError, TimeoutError):
-    """A compiled graph did not give a result, or take an input, in time."""
-
-
-class RayCgraphCapacityExceeded(RaySystemError):
-    """A compiled graph has as many executions in flight, or results that were not fetched, as it may."""
-
-
 class ObjectStoreFullError(RayError):
     """The object store is full; the text lists the holders of objects."""
 

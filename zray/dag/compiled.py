@@ -17,7 +17,8 @@ import weakref
 from typing import Any
 
 import zray as ray
-from zray.base.errors import RayCgraphCapacityExceeded, RayChannelError, RayChannelTimeoutError, load_error
+from zray.base.errors import load_error
+from zray.base.graph_errors import RayCgraphCapacityExceeded, RayChannelError, RayChannelTimeoutError
 from zray.channels.channel import ChannelClosed, ChannelTimeout, Listener
 from zray.dag import loop
 from zray.dag.node import DAGNode

@@ -21,7 +21,7 @@ class _Result:
 
     def _take(self, timeout: float | None) -> Any:
         """ValueError when it was taken; after a time-out it can be tried again."""
-        from zray.base.errors import RayChannelTimeoutError
+        from zray.base.graph_errors import RayChannelTimeoutError
 
         if self._taken:
             raise ValueError(self._again())

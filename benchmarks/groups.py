@@ -11,6 +11,7 @@ GROUPS = {
     "tasks": "benchmarks.tasks",
     "actors": "benchmarks.actors",
     "objects": "benchmarks.objects",
+    "graphs": "benchmarks.graphs",
     "queue": "benchmarks.queue_depth",
     "groups": "benchmarks.placement_groups",
     "kernels": "benchmarks.kernels",

@@ -57,6 +57,7 @@ __all__ = [
     "cancel",
     "cloudpickle",
     "cluster_resources",
+    "dag",
     "exceptions",
     "experimental",
     "explain",
@@ -66,6 +67,7 @@ __all__ = [
     "get_runtime_context",
     "init",
     "is_initialized",
+    "job_submission",
     "kill",
     "logger",
     "method",
@@ -81,8 +83,8 @@ __all__ = [
 ]
 
 # Modules that `import zray` makes reachable, as in Ray, and loads when first used.
-_LAZY = ("_private", "actor", "cloudpickle", "experimental", "remote_function", "runtime_context", "runtime_env",
-         "types", "util")
+_LAZY = ("_private", "actor", "cloudpickle", "dag", "experimental", "job_submission", "remote_function",
+         "runtime_context", "runtime_env", "types", "util")
 
 
 def __getattr__(name: str) -> Any:

@@ -37,6 +37,7 @@ from zray.base.errors import (
     WorkerCrashedError,
     ZrayError,
 )
+from zray.base.graph_errors import RayCgraphCapacityExceeded, RayChannelError, RayChannelTimeoutError
 
 __all__ = [
     "ActorAlreadyExistsError",
@@ -63,6 +64,9 @@ __all__ = [
     "OwnerDiedError",
     "PendingCallsLimitExceeded",
     "RayActorError",
+    "RayCgraphCapacityExceeded",
+    "RayChannelError",
+    "RayChannelTimeoutError",
     "RayError",
     "RaySystemError",
     "RayTaskError",

@@ -12,7 +12,7 @@ import psutil
 
 from tests.e2e.target import until
 
-LOG_FILE = re.compile(r"node\.log(\.1)?|worker-[0-9a-f]{16}\.(out|err)|environment-\w+\.log")
+LOG_FILE = re.compile(r"node\.log(\.1)?|worker-[0-9a-f]{16}\.(out|err)|environment-\w+\.log|job-driver-.+\.log")
 
 
 class Footprint:

@@ -13,7 +13,7 @@ LAYERS: list[tuple[str, list[str]]] = [
     ("runtime environments as data", ["environments"]),
     ("wire", ["wire"]),
     ("values", ["values"]),
-    ("machines and their shells", ["owner", "sched", "store", "gcs", "transport"]),
+    ("machines and their shells", ["owner", "sched", "store", "gcs", "transport", "channels"]),
     ("what a program holds", ["handles"]),
     ("core processes", ["core"]),
     ("workers", ["worker"]),
@@ -24,6 +24,7 @@ LAYERS: list[tuple[str, list[str]]] = [
     ("names that earlier pickles have", ["errors", "ids", "refs"]),
     ("util", ["util"]),
     ("package", ["zray"]),
+    ("libraries", ["dag", "job_submission"]),
     ("commands", ["cli"]),
     ("simulator", ["sim"]),
 ]

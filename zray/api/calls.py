@@ -100,10 +100,14 @@ def get(refs: Any, *, timeout: float | None = None, _use_object_store: bool = Fa
     if isinstance(refs, ObjectRef):
         return connected().get([refs], timeout)[0]
     if not isinstance(refs, (list, tuple)):
+        if (fetch := getattr(type(refs), "_zray_fetch", None)) is not None:  # of a compiled graph
+            return fetch(refs, timeout)
         raise ValueError(f"Invalid type of object refs, {type(refs)}, is given. 'object_refs' must either be an "
                          "ObjectRef or a list of ObjectRefs. ")
     for ref in refs:
         if not isinstance(ref, ObjectRef):
+            if all(hasattr(type(one), "_zray_fetch") for one in refs):
+                return [type(one)._zray_fetch(one, timeout) for one in refs]
             raise TypeError(f"Attempting to call `get` on the value {_shown(ref)}, which is not an ray.ObjectRef "
                             f"but a {type(ref).__name__}.")
     return connected().get(list(refs), timeout)

@@ -172,7 +172,8 @@ def _init_local(options: dict[str, Any]) -> ClusterContext:
 def _init_cluster(address: str | None, options: dict[str, Any]) -> ClusterContext:
     from zray.node.running import launch
 
-    address = address or _environment("ADDRESS")
+    if address in (None, "", "auto"):  # a submitted job, or a shell, may say which cluster is meant
+        address = _environment("ADDRESS") or address
     own = address is None or address == "local"
     if own:
         given = {name: options[name] for name in _OF_A_NODE if options.get(name) is not None}
@@ -250,6 +251,7 @@ def job_config(options: dict[str, Any]) -> dict[str, Any]:
         "log_to_driver": (_environment("LOG_TO_DRIVER") or "1") not in ("0", "false") if log is None else bool(log),
         "logging": logs.to_map() if (logs := options.get("logging_config")) is not None else {},
         "entrypoint": hide(" ".join(sys.argv)) or "interactive",
+        "submission_id": os.environ.get("ZRAY_JOB_SUBMISSION_ID", ""),
     }
 
 

@@ -18,8 +18,8 @@ from zray.base.plain_numbers import plain
 STORE_BYTES_MIN = 4 * 1024 * 1024  # the smallest object store that a node accepts
 # Variables of zray that are no settings.
 _OTHER_VARIABLES = frozenset((
-    "ADDRESS", "DEDUP_LOGS", "FULL_TRACEBACKS", "IGNORE_UNHANDLED_ERRORS", "JOIN", "NOSET_CUDA_VISIBLE_DEVICES",
-    "RUNTIME_ENV", "SAVED_BLAS", "TMPDIR"))
+    "ADDRESS", "DEDUP_LOGS", "FULL_TRACEBACKS", "IGNORE_UNHANDLED_ERRORS", "JOB_SUBMISSION_ID", "JOIN",
+    "NOSET_CUDA_VISIBLE_DEVICES", "RUNTIME_ENV", "SAVED_BLAS", "TMPDIR"))
 # how like a setting an unknown variable is: "node_timeout" is a slip, "log_level" belongs to
 # another program
 _SLIP = 0.8
@@ -106,6 +106,8 @@ class Config:
     # program that fails over a weekend, run again and again.
     logs_sessions_max: int = 20
     logs_kept_s: float = 7 * 24 * 3600.0
+    # A submitted job that is stopped gets SIGTERM, and SIGKILL after this long; Ray's number.
+    job_stop_grace_s: float = 3.0
     # Attempts of a task whose worker process died.
     task_max_retries: int = 3
 

@@ -1,4 +1,4 @@
-"""Rows of one kind: ``zray list``, ``get``, ``summary``, ``memory``, ``job list``."""
+"""Rows of one kind: ``zray list``, ``get``, ``summary``, ``memory``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ KEYS = {
                 "seconds_in_state"),
     "leases": ("lease", "job", "owner", "key", "name", "resources", "gpu_ids", "blocked", "recalled", "pid", "worker",
                "actor"),
-    "jobs": ("job_id", "status", "driver_pid", "entrypoint", "namespace", "driver", "seconds"),
+    "jobs": ("job_id", "status", "driver_pid", "entrypoint", "namespace", "submission_id", "driver", "seconds"),
     "objects": ("oid", "nbytes", "state", "holder", "copy"),
     "placement-groups": ("placement_group_id", "name", "state", "strategy", "ray_namespace"),
 }
@@ -130,16 +130,3 @@ def memory(address: str, form: str) -> None:
         click.echo(f"  {error}")
     largest = sorted(objects, key=lambda row: -row["nbytes"])
     click.echo(table([{**row, "pid": pids.get(row["holder"], "")} for row in largest]))
-
-
-@main.group()
-def job() -> None:
-    """Jobs of a session."""
-
-
-@job.command("list")
-@with_address
-@with_format
-def job_list(address: str, form: str) -> None:
-    """Every job, as `zray list jobs` shows them."""
-    show(ask(address, "jobs")["jobs"], form)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import importlib
 import inspect
 import pickle
 from collections.abc import Callable, Iterable
@@ -35,6 +36,11 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 METHOD_OPTIONS_ATTRIBUTE = "__zray_method_options__"
+
+
+def graph_library() -> Any:
+    """zray.dag, which is above this layer and is loaded with the first node of a graph."""
+    return importlib.import_module("zray.dag.calls")
 
 
 def is_generator(function: Any) -> bool:
@@ -102,6 +108,11 @@ class RemoteFunction(Generic[P, R]):
     def _remote(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
         """``options(**options).remote(*args, **kwargs)``, for programs for older versions of Ray."""
         return (self.options(**options) if options else self).remote(*(args or ()), **(kwargs or {}))
+
+    def bind(self, *args: Any, **kwargs: Any) -> Any:
+        """The call as a node of a graph; see zray.dag.  The arguments may be other nodes."""
+        (self._parameters or self._read_parameters()).check(args, kwargs)
+        return graph_library().bind_function(self, args, kwargs)
 
     def options(self, **options: Any) -> RemoteFunction[P, R]:
         """The same function with other options."""
@@ -313,6 +324,11 @@ class ActorClass(Generic[T]):
         """As ``RemoteFunction._remote``."""
         return (self.options(**options) if options else self).remote(*(args or ()), **(kwargs or {}))
 
+    def bind(self, *args: Any, **kwargs: Any) -> Any:
+        """An actor as a node of a graph, made anew by each execution; see zray.dag."""
+        self._zray.parameters.check(args, kwargs)
+        return graph_library().bind_class(self, args, kwargs)
+
     def options(self, **options: Any) -> ActorClass[T]:
         """The same class with other options."""
         template = self._zray
@@ -358,7 +374,7 @@ class ActorClass(Generic[T]):
         self._zray.pickled.forget()
 
     def __dir__(self) -> list[str]:
-        return sorted({*dir(self._zray.cls), "options", "remote", "_remote"})
+        return sorted({*dir(self._zray.cls), "bind", "options", "remote", "_remote"})
 
     def __repr__(self) -> str:
         return f"ActorClass({self.__name__})"
@@ -496,6 +512,11 @@ class ActorMethod:
     def _remote(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
         """As ``RemoteFunction._remote``."""
         return (self.options(**options) if options else self).remote(*(args or ()), **(kwargs or {}))
+
+    def bind(self, *args: Any, **kwargs: Any) -> Any:
+        """The call as a node of a graph; a tuple of nodes for several results.  See zray.dag."""
+        self._parameters.check(args, kwargs)
+        return graph_library().bind_method(self, args, kwargs)
 
     def options(self, **options: Any) -> ActorMethod:
         """The same method with other options."""

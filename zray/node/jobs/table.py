@@ -39,6 +39,7 @@ class Job:
         """As the state API shows it."""
         return {"job_id": self.number, "status": "SUCCEEDED" if self.is_over else "RUNNING", "driver_pid": self.pid,
                 "entrypoint": self.config.get("entrypoint", ""), "namespace": self.config.get("namespace", ""),
+                "submission_id": self.config.get("submission_id", ""),
                 "start_time": self.started, "end_time": self.ended}
 
 

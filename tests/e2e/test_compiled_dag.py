@@ -1,0 +1,396 @@
+"""Graphs that are compiled: values, errors, deaths and the end; on real actors."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import glob
+import os
+import signal
+import threading
+
+import numpy as np
+import pytest
+
+import zray as ray
+from tests.e2e.scripts import run_script
+from tests.e2e.target import until
+from zray.dag import DAGContext, InputNode, MultiOutputNode
+from zray.exceptions import (
+    ActorDiedError,
+    RayCgraphCapacityExceeded,
+    RayChannelError,
+    RayChannelTimeoutError,
+    RayTaskError,
+)
+
+pytestmark = pytest.mark.zray_only  # Ray compiles graphs only where its own shared-memory store is built in
+
+
+class NotThere(Exception):
+    pass
+
+
+@ray.remote(num_cpus=0)
+class Stage:
+    def __init__(self, add=0):
+        self.added = add
+        self.calls = 0
+
+    def add(self, x, y=0):
+        self.calls += 1
+        return x + y + self.added
+
+    def fail(self, x):
+        if x == "bad":
+            raise NotThere(x)
+        return x
+
+    def describe(self, x, **more):
+        return type(x).__name__, more
+
+    @ray.method(num_returns=2)
+    def split(self, x):
+        return x // 2, x - x // 2
+
+    def scale(self, array):
+        return array * 2
+
+    def hold(self, gate):
+        gate.wait()
+        return "through"
+
+    def unpicklable(self, x):
+        return threading.Lock()
+
+    def where(self, x):
+        context = ray.get_runtime_context()
+        return context.get_actor_id(), os.getpid(), ray.get(ray.put(x))
+
+    def count(self):
+        return self.calls
+
+    def threads(self):
+        return [thread.name for thread in threading.enumerate()]
+
+    def open_files(self):
+        return sorted(os.readlink(f"/proc/self/fd/{fd}").split("[")[0] for fd in os.listdir("/proc/self/fd")
+                      if os.path.exists(f"/proc/self/fd/{fd}"))
+
+    async def later(self, x):
+        return x
+
+
+@ray.remote(num_cpus=0)
+class Plain:
+    def add(self, x, y=0):
+        return x + y
+
+    def hold(self, gate):
+        gate.wait()
+        return "through"
+
+    def pid(self):
+        return os.getpid()
+
+    def threads(self):
+        return [thread.name for thread in threading.enumerate()]
+
+
+@pytest.fixture
+def compiled(cluster):
+    """``compiled(graph, **options)``; all are torn down, and nothing of them may be left in the session directory."""
+    made = []
+
+    def compile_it(graph, **options):
+        made.append(graph.experimental_compile(**options))
+        return made[-1]
+
+    yield compile_it
+    for one in made:
+        one.teardown()
+    assert not glob.glob(os.path.join(ray.get_runtime_context().gcs_address, "c-*"))
+
+
+@pytest.fixture
+def actor(cluster):
+    return Plain.remote()
+
+
+def test_a_chain_and_a_fan_give_what_calls_give(compiled):
+    first, second = Stage.remote(1), Stage.remote(10)
+    with InputNode() as value:
+        one = first.add.bind(value)
+        two = second.add.bind(one, y=one)
+        graph = compiled(MultiOutputNode([two, one, first.add.bind(two, one)]))
+    for x in range(5):
+        one, two = x + 1, 2 * (x + 1) + 10
+        assert ray.get(graph.execute(x)) == [two, one, two + one + 1]
+
+
+def test_inputs_by_position_name_and_whole(compiled):
+    stage = Stage.remote()
+    with InputNode() as value:
+        graph = compiled(MultiOutputNode([stage.add.bind(value[0], value.y), stage.add.bind(value[1], y=value["y"])]))
+    assert ray.get(graph.execute(1, 2, y=10)) == [11, 12]
+    for args, kwargs, words in [((1,), {"y": 1}, "with 2 positional args, got 1"), ((1, 2), {}, "with kwarg `y`"),
+                                ((1, 2), {"y": 1, "z": 2}, r"does not use the kwargs \['z'\]")]:
+        with pytest.raises(ValueError, match=words):
+            graph.execute(*args, **kwargs)
+    with InputNode() as value:
+        whole = compiled(stage.describe.bind(value, const=ray.put(7)))
+    assert ray.get(whole.execute([1])) == ("list", {"const": 7})
+
+
+def test_several_results_of_a_method(compiled):
+    stage, other = Stage.remote(), Stage.remote()
+    with InputNode() as value:
+        low, high = stage.split.bind(value)
+        graph = compiled(MultiOutputNode([other.add.bind(high, low), low]))
+    assert ray.get(graph.execute(7)) == [7, 3]
+
+
+def test_arrays_of_any_size_arrive_whole_and_stay(compiled):
+    stage, other = Stage.remote(), Stage.remote()
+    with InputNode() as value:
+        graph = compiled(other.scale.bind(stage.scale.bind(value)), _buffer_size_bytes=1000)
+    kept = [(n, ray.get(graph.execute(np.full(n, n)))) for n in (1, 300, 100_000, 500, 1_000_000, 3) * 3]
+    assert all((array == 4 * n).all() and array.shape == (n,) for n, array in kept)
+
+
+def test_errors_travel_to_the_outputs_that_need_them_and_the_graph_goes_on(compiled):
+    first, second = Stage.remote(), Stage.remote(1)
+    with InputNode() as value:
+        bad = first.fail.bind(value)
+        graph = compiled(MultiOutputNode([second.fail.bind(bad), second.describe.bind(value)]))
+    failed, fine = graph.execute("bad")
+    with pytest.raises(RayTaskError) as caught:
+        ray.get(failed)
+    assert isinstance(caught.value, NotThere) and "in fail" in str(caught.value)
+    assert ray.get(fine) == ("str", {})
+    assert ray.get(graph.execute("good")) == ["good", ("str", {})]
+
+
+def test_values_that_cannot_travel_are_errors_with_a_reason(compiled):
+    stage = Stage.remote()
+    with InputNode() as value:
+        graph = compiled(stage.unpicklable.bind(value))
+    with pytest.raises(TypeError, match="pickle"):
+        ray.get(graph.execute(1))
+    with pytest.raises(TypeError, match="ObjectRefs or actor handles"):
+        graph.execute([ray.put(1)])
+    with pytest.raises(TypeError):
+        graph.execute(threading.Lock())
+    with pytest.raises(TypeError, match="pickle"):
+        ray.get(graph.execute(2))
+
+
+def test_executions_in_flight_are_bounded_and_their_results_come_in_any_order(compiled):
+    stage = Stage.remote()
+    with InputNode() as value:
+        graph = compiled(stage.add.bind(value), _max_inflight_executions=3)
+    refs = [graph.execute(n) for n in range(3)]
+    with pytest.raises(RayCgraphCapacityExceeded, match="more than 3 in-flight executions"):
+        graph.execute(3)
+    assert [ray.get(refs[2]), refs[0].get(), ray.get(refs[1])] == [2, 0, 1]
+    with pytest.raises(ValueError, match="can only be called once"):
+        ray.get(refs[0])
+    assert ray.get([graph.execute(5), graph.execute(6)]) == [5, 6]
+    for wrong in (copy.copy, copy.deepcopy, ray.cloudpickle.dumps):
+        with pytest.raises(ValueError, match="CompiledDAGRef cannot be"):
+            wrong(refs[0])
+
+
+def test_results_that_nobody_wants_are_dropped(compiled):
+    stage = Stage.remote()
+    with InputNode() as value:
+        graph = compiled(MultiOutputNode([stage.add.bind(value), stage.add.bind(value, 1)]), _max_inflight_executions=2)
+    for n in range(20):
+        graph.execute(n)
+    last = graph.execute(20)
+    assert ray.get(last) == [20, 21] and not graph._buffer and not graph._dropped
+
+
+def test_buffered_results_are_bounded(compiled):
+    stage = Stage.remote()
+    with InputNode() as value:
+        graph = compiled(stage.add.bind(value), _max_inflight_executions=3, _max_buffered_results=1)
+    refs = [graph.execute(n) for n in range(3)]
+    with pytest.raises(RayCgraphCapacityExceeded, match="more than 1 buffered results"):
+        ray.get(refs[2])
+
+
+def test_a_time_out_is_no_end(compiled, actor, gate):
+    with InputNode() as value:
+        graph = compiled(actor.hold.bind(value))
+    ref = graph.execute(gate)
+    with pytest.raises(RayChannelTimeoutError, match="gave no result in time"):
+        ray.get(ref, timeout=0.05)
+    with pytest.raises(TimeoutError):
+        ref.get(timeout=0)
+    gate.open()
+    assert ray.get(ref) == "through"
+
+
+def test_other_calls_of_the_actor_run_beside_the_graph(compiled):
+    stage = Stage.remote()
+    with InputNode() as value:
+        graph = compiled(stage.where.bind(value))
+    actor_id, pid, put = ray.get(graph.execute(3))
+    assert (actor_id, put) == (stage._actor_id.hex(), 3)
+    assert ray.get(stage.where.remote(4)) == (actor_id, pid, 4) and ray.get(stage.count.remote()) == 0
+
+
+def test_futures_of_an_event_loop(compiled):
+    stage = Stage.remote()
+    with InputNode() as value:
+        graph = compiled(MultiOutputNode([stage.add.bind(value), stage.fail.bind(value)]), enable_asyncio=True)
+
+    async def run():
+        pairs = [await graph.execute_async(n) for n in range(5)]
+        values = await asyncio.gather(*(future for pair in reversed(pairs) for future in pair))
+        with pytest.raises(ValueError, match="only be awaited upon once"):
+            await pairs[0][0]
+        return values
+
+    assert asyncio.run(run()) == [4, 4, 3, 3, 2, 2, 1, 1, 0, 0]
+    with pytest.raises(ValueError, match="Use execute_async"):
+        graph.execute(1)
+
+
+def test_an_actor_that_is_killed_is_named_and_the_others_are_free_again(compiled, actor):
+    stage, victim = Stage.remote(), actor
+    with InputNode() as value:
+        graph = compiled(stage.add.bind(victim.add.bind(value)))
+    assert ray.get(graph.execute(1)) == 1
+    pid = ray.get(victim.pid.remote())
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises((ActorDiedError, RayChannelError)):
+        for _ in range(1000):
+            ray.get(graph.execute(2))
+    with pytest.raises(RayChannelError, match="torn down"):
+        graph.execute(3)
+    until(lambda: "compiled-graph" not in ray.get(stage.threads.remote()), "the thread of the other actor ends")
+
+
+def test_teardown_leaves_nothing_and_frees_the_actors(compiled):
+    first, second = Stage.remote(), Stage.remote()
+    before = ray.get([first.open_files.remote(), second.open_files.remote()])
+    with InputNode() as value:
+        graph = compiled(second.scale.bind(first.scale.bind(value)))
+    assert ray.get(graph.execute(np.ones(100_000)))[-1] == 4
+    assert "compiled-graph" in ray.get(first.threads.remote())
+    graph.teardown()
+    graph.teardown()
+    for actor in (first, second):
+        assert "compiled-graph" not in ray.get(actor.threads.remote())
+    assert ray.get([first.open_files.remote(), second.open_files.remote()]) == before
+    with pytest.raises(RayChannelError, match="torn down"):
+        graph.execute(np.ones(1))
+    with InputNode() as value:
+        again = compiled(second.add.bind(first.add.bind(value)))
+    assert ray.get(again.execute(1)) == 1
+
+
+def test_a_graph_that_is_forgotten_ends(cluster):
+    stage = Stage.remote()
+    with InputNode() as value:
+        graph = stage.add.bind(value).experimental_compile()
+    assert ray.get(graph.execute(1)) == 1
+    del graph
+    until(lambda: "compiled-graph" not in ray.get(stage.threads.remote()), "its thread ends")
+
+
+def test_a_graph_ends_with_the_process_that_compiled_it(cluster, tmp_path):
+    stage = Plain.options(name="stage", lifetime="detached", namespace="graphs").remote()
+    session = ray.get_runtime_context().gcs_address
+    done = run_script(tmp_path, """
+        import os, signal, sys
+        import zray as ray
+        from zray.dag import InputNode
+
+        ray.init(sys.argv[1], namespace="graphs")
+        stage = ray.get_actor("stage")
+        with InputNode() as value:
+            graph = stage.add.bind(value).experimental_compile()
+        assert ray.get(graph.execute(1)) == 1 and "compiled-graph" in ray.get(stage.threads.remote())
+        os.kill(os.getpid(), signal.SIGKILL)
+        """, session, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    until(lambda: "compiled-graph" not in ray.get(stage.threads.remote()), "its thread ends")
+    assert ray.get(stage.add.remote(1, 1)) == 2
+    ray.kill(stage)
+
+
+def test_a_task_may_compile_a_graph(cluster):
+    @ray.remote(num_cpus=0)
+    def run(stage):
+        with InputNode() as value:
+            graph = stage.add.bind(value).experimental_compile()
+        try:
+            return ray.get([graph.execute(n) for n in range(3)])
+        finally:
+            graph.teardown()
+
+    assert ray.get(run.remote(Stage.remote(1))) == [1, 2, 3]
+
+
+def test_a_teardown_waits_for_what_runs_and_says_when_it_takes_too_long(cluster, actor, gate, monkeypatch):
+    monkeypatch.setattr(DAGContext.get_current(), "teardown_timeout", 0.1)
+    with InputNode() as value:
+        graph = actor.hold.bind(value).experimental_compile()
+    graph.execute(gate)
+    gate.wait_arrived()
+    with pytest.raises(RayChannelTimeoutError, match="still runs a method"):
+        graph.teardown()
+    gate.open()
+    until(lambda: "compiled-graph" not in ray.get(actor.threads.remote()), "the thread ends with the method")
+
+
+def test_graphs_that_cannot_be_compiled_are_refused_with_a_reason(cluster):
+    @ray.remote
+    def task(x):
+        return x
+
+    stage, other = Stage.remote(), Stage.bind()
+    with InputNode() as value, InputNode() as second:
+        for graph, error, words in [
+                (stage.add.bind(1), NotImplementedError, "exactly one InputNode"),
+                (stage.add.bind(value, second), NotImplementedError, "exactly one InputNode"),
+                (stage.add.bind(task.bind(value)), NotImplementedError, "only support actor method nodes"),
+                (other.add.bind(value), ValueError, "already created with Actor.remote"),
+                (stage.add.bind([value]), (ValueError, NotImplementedError), "inside of containers"),
+                (stage.add.bind(value, value[0]), ValueError, "must either use InputNode"),
+                (MultiOutputNode([value, stage.add.bind(value)]), ValueError, "must be calls of actors"),
+                (MultiOutputNode([stage.add.bind(value), stage.add.bind(1)]), ValueError, "at least one other DAGNode"),
+                (stage.later.bind(value), NotImplementedError, "Stage.later is a coroutine method")]:
+            with pytest.raises(error, match=words):
+                graph.experimental_compile()
+        graph = stage.add.bind(value)
+        for options, words in [({"_max_inflight_executions": 0}, "positive integer"),
+                               ({"_max_inflight_executions": 1000}, "at most 64"),
+                               ({"_buffer_size_bytes": -1}, "positive integer"),
+                               ({"_submit_timeout": "x"}, "number of seconds")]:
+            with pytest.raises(ValueError, match=words):
+                graph.experimental_compile(**options)
+        graph.experimental_compile().teardown()
+        with pytest.raises(ValueError, match="multiple times"):
+            graph.experimental_compile()
+        node = stage.add.bind(value)
+        assert node.with_tensor_transport("shm").with_tensor_transport() is node
+        for transport in ("nccl", "accelerator"):
+            with pytest.raises(NotImplementedError, match="shared memory of the host"):
+                node.with_tensor_transport(transport)
+        with pytest.raises(NotImplementedError, match="device='cuda'"):
+            node.with_tensor_transport("shm", device="cuda")
+        with pytest.raises(ValueError, match="Invalid transport type"):
+            node.with_tensor_transport("pigeon")
+    assert not glob.glob(os.path.join(ray.get_runtime_context().gcs_address, "c-*"))
+
+
+def test_actors_of_another_node_are_refused(fresh, grow):
+    grow({"num_cpus": 1}, {"num_cpus": 1, "resources": {"far": 1}})
+    far = Plain.options(resources={"far": 1}).remote()
+    with InputNode() as value, pytest.raises(NotImplementedError, match="actors of one node"):
+        far.add.bind(value).experimental_compile()
+    assert ray.get(far.add.remote(1)) == 1

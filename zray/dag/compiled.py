@@ -1,0 +1,291 @@
+"""Compiled graphs: the actors of one node run the same calls over and over, and no task is submitted for them.
+
+    execute   writes the input into a channel and returns; at most max_inflight_executions are not fetched
+    get       reads the outputs of executions in their order, and keeps those that others will ask for
+    teardown  closes the channels of this process; the actors see it, one after the other, and their threads end
+
+When an actor dies, its channels close.  The driver then asks all actors, and raises the error of the dead one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import threading
+import time
+import weakref
+from typing import Any
+
+import zray as ray
+from zray.base.errors import load_error
+from zray.base.graph_errors import RayCgraphCapacityExceeded, RayChannelError, RayChannelTimeoutError
+from zray.channels.channel import ChannelClosed, ChannelTimeout, Listener
+from zray.dag import loop
+from zray.dag.node import DAGNode
+from zray.dag.plan import DRIVER, GraphPlan, PlannedCall, make_plan
+from zray.dag.references import CompiledDAGFuture, CompiledDAGRef
+from zray.dag.settings import CompileOptions
+from zray.handles.connection import connected
+
+DEATH_TIMEOUT_S = 10.0  # for the death of an actor to be known after its channels closed
+CLOSED = ("The compiled graph was torn down, or one of its processes ended. Compile a new graph to go on.")
+
+
+def compile_graph(root: DAGNode, options: CompileOptions) -> CompiledDAG:
+    """See :meth:`zray.dag.node.DAGNode.experimental_compile`."""
+    plan = make_plan(root)
+    if not getattr(connected(), "endpoint", ""):
+        raise NotImplementedError("graphs cannot be compiled in local mode, which has no processes: use execute()")
+    graph = secrets.token_hex(8)
+    listener = Listener(ray.get_runtime_context().gcs_address)
+    try:
+        paths = _listen(plan, graph)
+        channels = _connect(plan, graph, listener, paths, options)
+    except BaseException:
+        listener.close()
+        for actor in plan.actors:  # what began is undone; nobody waits for it
+            actor.__ray_call__.remote(loop.finish, graph, 0.0)
+        raise
+    return CompiledDAG(plan, graph, channels, options)
+
+
+def _listen(plan: GraphPlan, graph: str) -> list[str]:
+    """Where each actor listens."""
+    asked = [actor.__ray_call__.remote(loop.listen, graph, [operation.method for operation in operations])
+             for actor, operations in zip(plan.actors, plan.operations)]
+    here = ray.get_runtime_context().get_node_id()
+    paths = []
+    for actor, (node, path, why_not) in zip(plan.actors, _answers(plan, asked)):
+        if why_not:
+            raise NotImplementedError(f"{why_not}: a compiled graph runs plain methods, from a thread of its actor")
+        if node != here:
+            raise NotImplementedError(f"{actor!r} is on node {node}, and this process on {here}: a compiled graph "
+                                      "joins actors of one node, in its shared memory. Create them there with "
+                                      "NodeAffinitySchedulingStrategy, or use execute()")
+        paths.append(path)
+    return paths
+
+
+def _connect(plan: GraphPlan, graph: str, listener: Listener, paths: list[str], options: CompileOptions
+             ) -> loop.Channels:
+    def readers_of(process: int) -> dict[int, list[str]]:
+        return {number: [listener.path if reader == DRIVER else paths[reader] for reader in readers]
+                for number, readers in plan.writes(process).items()}
+
+    slots, slot_bytes = options.max_inflight_executions, options.buffer_size_bytes
+    asked = [actor.__ray_call__.remote(loop.start, loop.ActorPlan(
+        graph, [_with_constants(operation) for operation in plan.operations[place]], plan.reads(place),
+        readers_of(place), slots, slot_bytes))
+        for place, actor in enumerate(plan.actors)]
+    channels = loop.Channels.open(listener, plan.reads(DRIVER), readers_of(DRIVER), slots, slot_bytes)
+    try:
+        _answers(plan, asked)
+    except BaseException:
+        channels.close()
+        raise
+    return channels
+
+
+def _with_constants(operation: PlannedCall) -> PlannedCall:
+    """References among the arguments are their values, as in a call."""
+    def value(argument: Any) -> Any:
+        return ray.get(argument) if isinstance(argument, ray.ObjectRef) else argument
+
+    return operation._replace(args=tuple(map(value, operation.args)),
+                              kwargs={name: value(argument) for name, argument in operation.kwargs.items()})
+
+
+def _answers(plan: GraphPlan, asked: list[Any]) -> list[Any]:
+    try:
+        return ray.get(asked, timeout=loop.CONNECT_TIMEOUT_S)
+    except ray.exceptions.GetTimeoutError as error:
+        raise RayChannelTimeoutError(
+            f"the actors {plan.actors} did not begin the compiled graph in {loop.CONNECT_TIMEOUT_S:g} s; are they busy "
+            f"with other calls, or is one of them this process? {error}") from None
+
+
+class CompiledDAG:
+    """A graph that is ready to run.  One thread at a time may use it."""
+
+    def __init__(self, plan: GraphPlan, graph: str, channels: loop.Channels, options: CompileOptions):
+        self._plan = plan
+        self._graph = graph
+        self._channels = channels
+        self._options = options
+        self._lock = threading.RLock()
+        self._executions = 0
+        self._finished = 0  # executions whose results were received
+        self._partial: list[Any] = []  # the results of the next one, as far as they were received
+        self._buffer: dict[tuple[int, int], Any] = {}  # received results that somebody may ask for
+        self._dropped: set[tuple[int, int]] = set()  # results that nobody will ask for
+        self._order = list(dict.fromkeys(plan.outputs))
+        self.is_teardown = False
+        self._closes = weakref.finalize(self, channels.close)
+
+    def __repr__(self) -> str:
+        return f"CompiledDAG({len(self._plan.actors)} actors, {sum(map(len, self._plan.operations))} operations)"
+
+    # ---- execute
+
+    def execute(self, *args: Any, **kwargs: Any) -> Any:
+        """Start an execution; returns a CompiledDAGRef, or a list of them for a MultiOutputNode.
+
+        RayCgraphCapacityExceeded when too many executions were not fetched; ValueError when the arguments do not fit
+        the inputs of the graph; RayChannelError after a teardown or the death of an actor.
+        """
+        if self._options.enable_asyncio:
+            raise ValueError("Use execute_async if enable_asyncio=True")
+        return self._references(CompiledDAGRef, self._submit(args, kwargs))
+
+    async def execute_async(self, *args: Any, **kwargs: Any) -> Any:
+        """As ``execute``; returns a CompiledDAGFuture, or a list of them: ``await`` gives the value."""
+        if not self._options.enable_asyncio:
+            raise ValueError("Use execute if enable_asyncio=False")
+        index = await asyncio.to_thread(self._submit, args, kwargs)
+        return self._references(CompiledDAGFuture, index)
+
+    def _references(self, kind: type, index: int) -> Any:
+        if self._plan.returns_list:
+            return [kind(self, index, place) for place in range(len(self._plan.outputs))]
+        return kind(self, index, 0)
+
+    def _submit(self, args: tuple, kwargs: dict[str, Any]) -> int:
+        self._check_input(args, kwargs)
+        with self._lock:
+            self._check_open()
+            self._make_room()
+            try:
+                self._channels.write(0, (args, kwargs))
+            except ChannelClosed:
+                raise self._why_closed() from None
+            self._executions += 1
+            return self._executions
+
+    def _check_input(self, args: tuple, kwargs: dict[str, Any]) -> None:
+        plan = self._plan
+        if len(args) != plan.positional:
+            raise ValueError(f"dag.execute() or dag.execute_async() must be called with {plan.positional} positional "
+                             f"args, got {len(args)}")
+        for name in plan.keywords:
+            if name not in kwargs:
+                raise ValueError(f"dag.execute() or dag.execute_async() must be called with kwarg `{name}`")
+        if unknown := sorted(set(kwargs) - set(plan.keywords)):
+            raise ValueError(f"the graph does not use the kwargs {unknown}; it uses {plan.keywords}")
+
+    def _make_room(self) -> None:
+        """Drop the results of executions that nobody will fetch; the others count."""
+        limit = self._options.max_inflight_executions
+        while self._executions - self._finished >= limit:
+            if not all((self._finished + 1, place) in self._dropped for place in range(len(self._plan.outputs))):
+                raise RayCgraphCapacityExceeded(
+                    f"The compiled graph can't have more than {limit} in-flight executions, and you currently have "
+                    f"{self._executions - self._finished} in-flight executions. Retrieve an output using ray.get "
+                    "before submitting more requests or increase `_max_inflight_executions`. "
+                    "`dag.experimental_compile(_max_inflight_executions=...)`")
+            self._receive(_deadline(self._options.submit_timeout))
+
+    # ---- results
+
+    def _receive(self, deadline: float | None) -> None:
+        """The results of the next execution into the buffer."""
+        try:
+            while len(self._partial) < len(self._order):
+                self._partial.append(self._channels.read(self._order[len(self._partial)], deadline))
+        except ChannelTimeout:
+            raise RayChannelTimeoutError(
+                "The compiled graph gave no result in time. If the execution is expected to take a long time, give get "
+                "a longer timeout, or increase DAGContext.get_current().get_timeout (RAY_CGRAPH_get_timeout), which is "
+                f"now {self._options.get_timeout} seconds. Otherwise, this may indicate that the execution is hanging."
+            ) from None
+        except ChannelClosed:
+            raise self._why_closed() from None
+        results = dict(zip(self._order, self._partial))
+        self._partial = []
+        self._finished += 1
+        for place, number in enumerate(self._plan.outputs):
+            key = self._finished, place
+            if key in self._dropped:
+                self._dropped.discard(key)
+            else:
+                self._buffer[key] = results[number]
+                if key in self._dropped:  # just now, by a finaliser
+                    self._dropped.discard(key)
+                    del self._buffer[key]
+
+    def _fetch(self, index: int, place: int, timeout: float | None) -> Any:
+        """The value of a reference; raises the error of its operation."""
+        deadline = _deadline(self._options.get_timeout if timeout is None else None if timeout == -1 else timeout)
+        with self._lock:
+            while (index, place) not in self._buffer:
+                self._check_open()
+                if len(self._buffer) >= self._options.max_buffered_results:
+                    raise RayCgraphCapacityExceeded(
+                        f"The compiled graph can't have more than {self._options.max_buffered_results} buffered "
+                        f"results, and you currently have {len(self._buffer)} buffered results. Call `ray.get()` on "
+                        "CompiledDAGRef's (or await on CompiledDAGFuture's) to retrieve results, or increase "
+                        "`_max_buffered_results`.")
+                self._receive(deadline)
+            value = self._buffer.pop((index, place))
+        if isinstance(value, loop.Failed):
+            raise load_error(value.payload)
+        return value
+
+    def _drop(self, index: int, place: int) -> None:
+        """Nobody will ask for this result.  Called by finalisers, so it takes no lock and does no I/O."""
+        if self._buffer.pop((index, place), None) is None:
+            self._dropped.add((index, place))
+
+    # ---- the end
+
+    def _check_open(self) -> None:
+        if self.is_teardown:
+            raise RayChannelError(CLOSED)
+
+    def _why_closed(self) -> Exception:
+        """A channel has closed: end the graph; the error of the actor that is dead."""
+        self._close()
+        asked = [actor.__ray_ready__.remote() for actor in self._plan.actors]
+        deadline = time.monotonic() + DEATH_TIMEOUT_S
+        while asked:
+            done, asked = ray.wait(asked, timeout=max(0.0, deadline - time.monotonic()))
+            for ref in done:
+                try:
+                    ray.get(ref)
+                except ray.exceptions.RayActorError as error:
+                    return error
+            if not done:
+                break
+        return RayChannelError(CLOSED)
+
+    def _close(self) -> None:
+        self.is_teardown = True
+        self._closes()
+
+    def teardown(self, kill_actors: bool = False) -> None:
+        """End the graph, and wait for its actors to finish what they run.  Harmless when it has ended.
+
+        ``kill_actors`` ends the actors, too.  RayChannelTimeoutError when an actor goes on beyond the time-out.
+        """
+        with self._lock:
+            if self.is_teardown and not self._plan.actors:
+                return
+            self._close()
+            actors, self._plan = self._plan.actors, self._plan._replace(actors=[])
+        if kill_actors:
+            for actor in actors:
+                ray.kill(actor)
+            return
+        timeout = self._options.teardown_timeout
+        asked = [actor.__ray_call__.remote(loop.finish, self._graph, timeout) for actor in actors]
+        for ref in asked:
+            try:
+                ended = ray.get(ref, timeout=None if timeout is None else 2 * timeout)
+            except ray.exceptions.RayActorError:
+                continue  # with its thread
+            if not ended:
+                raise RayChannelTimeoutError(f"an actor of the compiled graph still runs a method, {timeout:g} s after "
+                                             "its teardown; the graph ends when the method does")
+
+
+def _deadline(timeout: float | None) -> float | None:
+    return None if timeout is None else time.monotonic() + timeout

@@ -1,0 +1,176 @@
+"""The actor that runs the entrypoint of one submitted job.
+
+It takes the resources and the runtime environment of the entrypoint, so the node places it and prepares its worker as
+those of any actor.  It writes RUNNING and the end into the job's row, and then ends itself.
+
+    it is killed, or its node dies    the keeper sees the end of its pipe and ends the entrypoint; readers of the row
+                                      see that the actor is dead, and write FAILED with the reason
+    the keeper is killed              the supervisor kills the process group of the entrypoint
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+import zray as ray
+from zray.handles.connection import connected
+from zray.job_submission import keeper, table
+from zray.job_submission.logs import machine_id
+from zray.job_submission.records import JobErrorType, JobStatus
+from zray.node.running.journal import LOG_BYTES_MAX
+
+LAST_OUTPUT_CHARS = 20_000  # of the log in the message of a job that failed, as in Ray
+WRITE_RETRY_S = 0.2
+WRITE_DEADLINE_S = 120.0  # the control store answers again within seconds of a node's death
+
+
+def actor_name(submission_id: str) -> str:
+    return f"job_supervisor_{submission_id}"
+
+
+class JobSupervisor:
+    """See the module's docstring."""
+
+    def __init__(self, submission_id: str):
+        self.submission_id = submission_id
+        self._lock = threading.Lock()
+        self._keeper: subprocess.Popen[bytes] | None = None
+        self._stop = False
+        self._me = ray.get_runtime_context().current_actor
+        self._context = ray.get_runtime_context()
+        threading.Thread(target=self._run, daemon=True, name="entrypoint").start()
+
+    def stop(self) -> None:
+        """End the entrypoint: SIGTERM, then SIGKILL after the grace time."""
+        with self._lock:
+            self._stop = True
+            self._pass_stop()
+
+    def _pass_stop(self) -> None:
+        if self._stop and self._keeper is not None and self._keeper.stdin is not None:
+            with contextlib.suppress(OSError, ValueError):  # it has ended
+                self._keeper.stdin.write(b"stop\n")
+                self._keeper.stdin.flush()
+
+    def _run(self) -> None:
+        try:
+            self._supervise()
+        except Exception as error:  # the row must say it; nobody waits for this thread
+            self._write(status="FAILED", message=f"The supervisor of the job failed: {type(error).__name__}: {error}",
+                        error_type=JobErrorType.JOB_SUPERVISOR_ACTOR_UNKNOWN_FAILURE.value, end_time=table.now_ms())
+        finally:
+            self._me.__ray_terminate__.remote()
+
+    def _supervise(self) -> None:
+        row = table.read(self.submission_id)
+        if row is None or JobStatus(row["status"]).is_terminal():
+            return  # it was stopped before it began
+        log = os.path.join(self._context.gcs_address, "logs", f"job-driver-{self.submission_id}.log")
+        os.close(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
+        self._write(status="RUNNING", message=None, driver_node_id=self._context.get_node_id(), log=log,
+                    machine=machine_id(), driver_host=socket.gethostname())
+        found = self._keep(row, log)
+        code = found.get("returncode")
+        fields: dict[str, Any] = {"driver_exit_code": code, "end_time": table.now_ms(), "message": None}
+        if found.get("error") is not None:
+            fields |= {"status": "FAILED", "message": f"The entrypoint could not be started: {found['error']}",
+                       "error_type": JobErrorType.JOB_ENTRYPOINT_COMMAND_START_ERROR.value}
+        elif found.get("stopped"):
+            fields |= {"status": "STOPPED"}
+        elif code == 0:
+            fields |= {"status": "SUCCEEDED"}
+        else:
+            fields |= {"status": "FAILED", "message": _failure(code, log),
+                       "error_type": JobErrorType.JOB_ENTRYPOINT_COMMAND_ERROR.value}
+        self._write(**fields)
+
+    def _keep(self, row: table.Row, log: str) -> dict[str, Any]:
+        """Run the entrypoint under a keeper; what the keeper reports of its end."""
+        grace_s = connected().config.job_stop_grace_s
+        with self._lock:
+            self._keeper = subprocess.Popen(
+                [sys.executable, "-I", "-S", keeper.__file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                env=self._environment(row), start_new_session=True)
+            stdin, stdout = self._keeper.stdin, self._keeper.stdout
+            assert stdin is not None and stdout is not None
+            stdin.write(json.dumps({"entrypoint": row["entrypoint"], "log": log, "log_bytes_max": LOG_BYTES_MAX,
+                                    "grace_s": grace_s}).encode() + b"\n")
+            stdin.flush()
+            self._pass_stop()
+        reports: dict[str, Any] = {}
+        for line in stdout:
+            reports |= json.loads(line)
+        code = self._keeper.wait()
+        with self._lock, contextlib.suppress(OSError):
+            stdin.close()
+        stdout.close()
+        if "returncode" not in reports and "error" not in reports:
+            if reports.get("pid"):
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(reports["pid"], signal.SIGKILL)
+            reports["error"] = f"the process that keeps it ended with {_ending(code)}"
+        return reports
+
+    def _environment(self, row: table.Row) -> dict[str, str]:
+        """That of this worker, which has the job's runtime environment, and the way to the cluster."""
+        env = dict(os.environ)
+        env["ZRAY_ADDRESS"] = self._context.gcs_address
+        env["ZRAY_JOB_SUBMISSION_ID"] = self.submission_id
+        if row.get("runtime_env"):
+            given = dict(row["runtime_env"])
+            if given.get("working_dir"):
+                given["working_dir"] = os.getcwd()  # it is here already, under another name
+            env["ZRAY_RUNTIME_ENV"] = json.dumps(given)
+        if not row.get("entrypoint_num_cpus") and "OMP_NUM_THREADS" not in _variables_at_start():
+            env.pop("OMP_NUM_THREADS", None)  # zray set it for the lease of this actor
+        env["PYTHONUNBUFFERED"] = env.get("PYTHONUNBUFFERED", "1")  # else the log lags behind by a buffer
+        programs = os.path.dirname(sys.executable)
+        if env.get("PATH", "").split(os.pathsep)[0] != programs:
+            env["PATH"] = os.pathsep.join(filter(None, (programs, env.get("PATH", os.defpath))))
+        return env
+
+    def _write(self, **fields: Any) -> None:
+        """Change the row; patiently, since the control store may choose other replicas just now."""
+        deadline = time.monotonic() + WRITE_DEADLINE_S
+        while True:
+            try:
+                table.update(self.submission_id, **fields)
+                return
+            except Exception:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(WRITE_RETRY_S)
+
+
+def _variables_at_start() -> set[str]:
+    """The names of the environment of the node's process."""
+    with open("/proc/self/environ", "rb") as file:
+        return {entry.partition(b"=")[0].decode(errors="replace") for entry in file.read().split(b"\0")}
+
+
+def _ending(code: int | None) -> str:
+    if code is not None and code < 0:
+        with contextlib.suppress(ValueError):
+            return f"signal {signal.Signals(-code).name}"
+    return f"exit code {code}"
+
+
+def _failure(code: int | None, log: str) -> str:
+    with contextlib.suppress(OSError), open(log, "rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - 4 * LAST_OUTPUT_CHARS))
+        text = file.read().decode(errors="replace")[-LAST_OUTPUT_CHARS:]
+        if text:
+            return (f"Job entrypoint command failed with {_ending(code)}, last available logs (truncated to "
+                    f"{LAST_OUTPUT_CHARS:,} chars):\n{text}")
+    return f"Job entrypoint command failed with {_ending(code)}. No logs available."
+
+

@@ -81,8 +81,8 @@ __all__ = [
 ]
 
 # Modules that `import zray` makes reachable, as in Ray, and loads when first used.
-_LAZY = ("_private", "actor", "cloudpickle", "experimental", "remote_function", "runtime_context", "runtime_env",
-         "types", "util")
+_LAZY = ("_private", "actor", "cloudpickle", "experimental", "job_config", "remote_function", "runtime_context",
+         "runtime_env", "types", "util")
 
 
 def __getattr__(name: str) -> Any:

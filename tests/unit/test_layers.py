@@ -19,11 +19,13 @@ LAYERS: list[tuple[str, list[str]]] = [
     ("nodes", ["node"]),
     ("calls of a program", ["api"]),
     ("thin modules at Ray's paths", ["actor", "cloudpickle", "cluster_utils", "exceptions", "experimental",
-                                     "remote_function", "runtime_context", "runtime_env", "types", "_private"]),
+                                     "job_config", "remote_function", "runtime_context", "runtime_env", "types",
+                                     "_private"]),
     ("names that earlier pickles have", ["errors", "ids", "refs"]),
     ("util", ["util"]),
     ("package", ["zray"]),
-    ("commands", ["cli"]),
+    ("programs written for Ray", ["compat"]),
+    ("commands", ["cli", "__main__"]),
     ("simulator", ["sim"]),
 ]
 

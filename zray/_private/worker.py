@@ -35,7 +35,7 @@ class Node:
 
     def __init__(self, context: RuntimeContext, info: dict[str, Any]):
         self.unique_id = context.get_node_id()
-        self.node_ip_address: str = info.get("NodeManagerAddress") or "127.0.0.1"
+        self.node_ip_address: str = info["NodeManagerAddress"]
         self.session_name = context.get_session_name()
         self.address_info = {
             "node_id": self.unique_id, "node_ip_address": self.node_ip_address, "session_dir": context.gcs_address,

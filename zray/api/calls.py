@@ -14,6 +14,8 @@ from zray.handles.remote import ActorClass, ActorHandle, RemoteFunction, make_re
 
 if TYPE_CHECKING:
     from zray.api.context import ClusterContext
+    from zray.api.job_config import JobConfig
+    from zray.core.logging_config import LoggingConfig
 
 __tracebackhide__ = True  # pytest leaves these frames out of its reports
 
@@ -25,22 +27,43 @@ T = TypeVar("T")
 # ---------------------------------------------------------------- start and end
 
 
-def init(address: str | None = None, **options: Any) -> ClusterContext:
-    """Start a node and connect to it, or connect to a running one.
+def init(address: str | None = None, *, num_cpus: float | None = None, num_gpus: float | None = None,
+         resources: dict[str, float] | None = None, labels: dict[str, str] | None = None,
+         object_store_memory: float | None = None, local_mode: bool = False, ignore_reinit_error: bool = False,
+         include_dashboard: bool | None = None, dashboard_host: str = "127.0.0.1", dashboard_port: int | None = None,
+         job_config: JobConfig | None = None, configure_logging: bool = True, logging_level: int | str = "info",
+         logging_format: str | None = None, logging_config: LoggingConfig | None = None,
+         log_to_driver: bool | None = None, namespace: str | None = None, runtime_env: dict[str, Any] | None = None,
+         enable_resource_isolation: bool = False, cgroup_path: str | None = None,
+         system_reserved_cpu: float | None = None, system_reserved_memory: int | None = None,
+         proxy_server_url: str | None = None, **kwargs: Any) -> ClusterContext:
+    """Connect to a running node, or start one and connect to it.
 
-    ``address``: None or "local" starts a node that ends with this process (None takes ``ZRAY_ADDRESS`` or
-    ``RAY_ADDRESS`` first), "auto" finds the newest session that ``zray start`` made, a path names a session directory.
-    Keywords as in Ray: num_cpus, num_gpus, resources, labels, object_store_memory, local_mode, ignore_reinit_error,
-    namespace, runtime_env, log_to_driver, configure_logging, logging_level, _system_config.  RuntimeError when called
-    twice without ``ignore_reinit_error``; ConnectionError when there is nothing at the address.
+    ``address``: None takes ``ZRAY_ADDRESS`` or ``RAY_ADDRESS``, else the cluster of this user that runs here (that of
+    ``zray start``, or a ``Cluster`` of this program), else starts a node that ends with this process.  "local" always
+    starts one; "auto" insists on a cluster.  A session directory, a join string, @FILE or HOST:PORT names a node here.
+    Resources are for a node that starts: ValueError where one runs already.  Keywords are Ray's; those of its
+    dashboard and of control groups are accepted and ignored.  Private ones: ``_system_config``, ``_memory`` (bytes),
+    ``_node_ip_address``, ``_object_spilling_directory``.  RuntimeError when called twice without
+    ``ignore_reinit_error``, and for an unknown keyword; ConnectionError when nothing is at the address.
     """
     from zray.api import context as cluster_context
 
-    return cluster_context.init(address, **options)
+    given = {
+        "num_cpus": num_cpus, "num_gpus": num_gpus, "resources": resources, "labels": labels,
+        "object_store_memory": object_store_memory, "job_config": job_config, "logging_config": logging_config,
+        "logging_level": None if logging_level == "info" else logging_level, "log_to_driver": log_to_driver,
+        "namespace": namespace, "runtime_env": runtime_env, **kwargs}
+    return cluster_context.init(
+        address, local_mode=local_mode, ignore_reinit_error=ignore_reinit_error, configure_logging=configure_logging,
+        **{name: value for name, value in given.items() if value is not None})
 
 
-def shutdown(_exiting_interpreter: bool = False) -> None:
-    """Disconnect, and end the node that ``init`` started.  Harmless without a runtime; ``init`` may follow."""
+def shutdown(wait_for_processes: bool = True, _exiting_interpreter: bool = False) -> None:
+    """Disconnect, and end the node that ``init`` started.  Harmless without a runtime; ``init`` may follow.
+
+    The processes of the session have ended when it returns, also without ``wait_for_processes``.
+    """
     import sys
 
     module = sys.modules.get("zray.api.context")

@@ -24,6 +24,7 @@ from typing import Any
 from zray.api.local_actors import LocalActor, LocalContext, environment, steps_in
 from zray.api.local_objects import Arguments, Record, failed, first_ready, records, stored
 from zray.base import ids
+from zray.base.addresses import machine_address
 from zray.base.errors import ActorDiedError, AsyncioActorExit, ExitActor, RayError, from_failure, load_error
 from zray.base.stepping import stepping
 from zray.handles import refs
@@ -49,7 +50,8 @@ class LocalRuntime:
         self.incarnation = ids.new_incarnation()
         self.node = self.incarnation
         self.namespace = namespace or "local"
-        self.node_info: dict[str, Any] = {"NodeID": self.node.ljust(ids.NODE_SIZE, b"\0").hex()}
+        self.node_info: dict[str, Any] = {"NodeID": self.node.ljust(ids.NODE_SIZE, b"\0").hex(),
+                                          "NodeManagerAddress": machine_address()}
         self.context = LocalContext()
         self.env: dict[str, str] = dict((runtime_env or {}).get("env_vars") or {})
         self.resources = {"CPU": float(num_cpus or os.cpu_count() or 1)}
@@ -371,7 +373,8 @@ class LocalRuntime:
     # ------------------------------------------------------------ views
 
     def query(self, what: str, **args: Any) -> dict[str, Any]:
-        node = {"NodeID": self.node.ljust(ids.NODE_SIZE, b"\0").hex(), "Alive": True, "NodeManagerAddress": "127.0.0.1",
+        node = {"NodeID": self.node.ljust(ids.NODE_SIZE, b"\0").hex(), "Alive": True,
+                "NodeManagerAddress": self.node_info["NodeManagerAddress"],
                 "Resources": dict(self.resources), "Labels": {}}
         actors = [{"actor_id": actor_id, "name": a.name or "", "namespace": a.namespace,
                    "state": "DEAD" if a.death else "ALIVE"} for actor_id, a in self._actors.items()]

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 from zray.base import env_vars
 from zray.base.errors import did_you_mean
 from zray.base.plain_numbers import plain
+from zray.handles.label_selectors import expressions, problem as selector_problem
 from zray.sched.resources import units
 
 STREAMING = -1
@@ -120,6 +121,19 @@ def _groups(name: str, value: dict[str, int]) -> str | None:
     return f"'{name}' maps group names to a positive number of threads, not {value!r}"
 
 
+def _selector(_: str, value: dict[str, str]) -> str | None:
+    return selector_problem(value)
+
+
+def _fallbacks(name: str, value: list[dict[str, Any]]) -> str | None:
+    for one in value:
+        if not isinstance(one, dict) or set(one) != {"label_selector"} or not isinstance(one["label_selector"], dict):
+            return f"'{name}' is a list of {{'label_selector': {{...}}}}, not {value!r}"
+        if wrong := selector_problem(one["label_selector"]):
+            return wrong
+    return None
+
+
 def _labels(name: str, value: dict[str, str]) -> str | None:
     if all(isinstance(k, str) and isinstance(v, str) for k, v in value.items()):
         return None
@@ -140,7 +154,8 @@ _text = Option((str, _NONE))
 
 _COMMON: dict[str, Option] = {
     "accelerator_type": _text,
-    "label_selector": Option((dict, _NONE), _labels),
+    "fallback_strategy": Option((list, _NONE), _fallbacks),
+    "label_selector": Option((dict, _NONE), _selector),
     "memory": _amount,
     "name": _text,
     "num_cpus": _amount,
@@ -359,7 +374,7 @@ class TaskOptions(_Options):
         self.strategy = _placed(raw)
         self.name: str | None = raw.get("name")
         self.backpressure: int = raw.get("_generator_backpressure_num_objects") or -1
-        self.label_selector: dict[str, str] = raw.get("label_selector") or {}
+        self.label_selector = expressions(raw.get("label_selector") or {})
         self.key = _freeze((self.demand, self.env, self.strategy, self.label_selector))
 
     @classmethod
@@ -385,9 +400,9 @@ class ActorOptions(_Options):
     ``max_concurrency`` is None where not given: 1, or ASYNC_MAX_CONCURRENCY for async actors.
     """
 
-    __slots__ = ("concurrency_groups", "detached", "env", "get_if_exists", "key",
-                 "label_selector", "max_concurrency", "max_pending_calls", "max_restarts", "max_task_retries", "name",
-                 "namespace", "placement", "running", "strategy")
+    __slots__ = ("concurrency_groups", "env", "get_if_exists", "key",
+                 "label_selector", "lifetime", "max_concurrency", "max_pending_calls", "max_restarts",
+                 "max_task_retries", "name", "namespace", "placement", "running", "strategy")
     TABLE = ACTOR_OPTIONS
     WHAT = "actors"
 
@@ -398,7 +413,7 @@ class ActorOptions(_Options):
         self.placement = self.running if asked else {"CPU": CPU_UNITS, **self.running}
         self.name: str | None = raw.get("name")
         self.namespace: str | None = raw.get("namespace")
-        self.detached = raw.get("lifetime") == "detached"
+        self.lifetime: str | None = raw.get("lifetime")
         self.get_if_exists: bool = raw.get("get_if_exists") or False
         self.max_restarts: int = raw.get("max_restarts") or 0
         self.max_task_retries: int = raw.get("max_task_retries") or 0
@@ -407,7 +422,7 @@ class ActorOptions(_Options):
         self.concurrency_groups: dict[str, int] = raw.get("concurrency_groups") or {}
         self.env = _env(raw)
         self.strategy = _placed(raw)
-        self.label_selector: dict[str, str] = raw.get("label_selector") or {}
+        self.label_selector = expressions(raw.get("label_selector") or {})
         self.key = _freeze((self.placement, self.env, self.strategy, self.label_selector))
 
     @property

@@ -42,9 +42,16 @@ def deregister_serializer(cls: type) -> None:
     unregister_serializer(cls)
 
 
-def get_node_ip_address() -> str:
-    """The address of this node."""
-    return "127.0.0.1"
+def get_node_ip_address(address: str | None = None) -> str:
+    """The address at which other machines reach this node: that of its row in ``zray.nodes()``.
+
+    Before ``init`` that of this machine.  ``address``, which Ray dials to find it, is not needed.
+    """
+    from zray.base.addresses import machine_address
+    from zray.handles.connection import current
+
+    runtime = current()
+    return runtime.node_info["NodeManagerAddress"] if runtime is not None else machine_address()
 
 
 def __getattr__(name: str):

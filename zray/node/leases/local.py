@@ -194,7 +194,7 @@ class Leases:
                 self._configured.add(worker.incarnation)
                 job = self._ports.jobs.jobs.get(placement.kind.job)
                 config = job.config if job is not None else {}
-                self._context.send(worker.incarnation, m.JobConfig(placement.kind.job, config))
+                self._context.send(worker.incarnation, m.JobSettings(placement.kind.job, config))
             if not placement.actor:
                 self._context.send(placement.owner, m.LeaseGrant(
                     placement.key, lease, worker.incarnation, worker.endpoint, worker.pid, placement.assigned))

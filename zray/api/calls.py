@@ -102,13 +102,14 @@ def remote(*args: Any, **options: Any) -> Any:
 
 
 @overload
-def get(refs: ObjectRef[R], *, timeout: float | None = None) -> R: ...
+def get(object_refs: ObjectRef[R], *, timeout: float | None = None) -> R: ...
 @overload
-def get(refs: Sequence[ObjectRef[R]], *, timeout: float | None = None) -> list[R]: ...
+def get(object_refs: Sequence[ObjectRef[R]], *, timeout: float | None = None) -> list[R]: ...
 @overload
-def get(refs: MapRefs[R], *, timeout: float | None = None) -> list[R]: ...
-def get(refs: Any, *, timeout: float | None = None, _use_object_store: bool = False) -> Any:
+def get(object_refs: MapRefs[R], *, timeout: float | None = None) -> list[R]: ...
+def get(object_refs: Any, *, timeout: float | None = None, _use_object_store: bool = False) -> Any:
     """The value of a reference, or of each in a list; waits.  Raises the task's error, or GetTimeoutError."""
+    refs = object_refs
     if timeout is not None:
         timeout = _check_timeout(timeout)
     if type(refs) is ObjectRef:
@@ -132,18 +133,18 @@ def get(refs: Any, *, timeout: float | None = None, _use_object_store: bool = Fa
     return connected().get(list(refs), timeout)
 
 
-def put(value: T, *, _owner: Any = None) -> ObjectRef[T]:
-    """Store a value; returns its reference."""
+def put(value: T, *, _owner: Any = None, _tensor_transport: str = "object_store") -> ObjectRef[T]:
+    """Store a value; returns its reference.  The private keywords are Ray's and have no effect."""
     if isinstance(value, ObjectRef):
         raise TypeError("Calling 'put' on an ray.ObjectRef is not allowed. If you really want to do this, you can wrap "
                         "the ray.ObjectRef in a list and call 'put' on it.")
     return connected().put(value)
 
 
-def wait(refs: Sequence[ObjectRef[R]] | ObjectRef[R], num_returns: int = 1, timeout: float | None = None,
+def wait(ray_waitables: Sequence[ObjectRef[R]] | ObjectRef[R], num_returns: int = 1, timeout: float | None = None,
          fetch_local: bool = True) -> tuple[list[ObjectRef[R]], list[ObjectRef[R]]]:
     """``(ready, rest)``: returns when ``num_returns`` are ready or the time is up; both keep the order given."""
-    timeout, num_returns = _check_timeout(timeout), plain(num_returns)
+    refs, timeout, num_returns = ray_waitables, _check_timeout(timeout), plain(num_returns)
     if isinstance(num_returns, bool) or not isinstance(num_returns, int):
         raise TypeError(f"num_returns must be an int, not {type(num_returns).__name__}")
     if num_returns <= 0:
@@ -195,12 +196,13 @@ def _shown(value: Any) -> str:
 # ---------------------------------------------------------------- tasks and actors
 
 
-def cancel(ref: ObjectRef | ObjectRefGenerator, *, force: bool = False, recursive: bool = True) -> None:
-    """Cancel the task that makes ``ref``: not started, it never runs; running, it gets a KeyboardInterrupt, or with
+def cancel(ray_waitable: ObjectRef | ObjectRefGenerator, *, force: bool = False, recursive: bool = True) -> None:
+    """Cancel the task that makes the reference: not started, it never runs; running, it gets a KeyboardInterrupt, or with
     ``force`` its worker is killed.  ``get`` then raises TaskCancelledError."""
-    if not isinstance(ref, (ObjectRef, ObjectRefGenerator)):
-        raise TypeError(f"ray.cancel() only supported for object refs. For actors, try ray.kill(). Got: {type(ref)}.")
-    connected().cancel(ref, force, recursive)
+    if not isinstance(ray_waitable, (ObjectRef, ObjectRefGenerator)):
+        raise TypeError("ray.cancel() only supported for object refs. For actors, try ray.kill(). Got: "
+                        f"{type(ray_waitable)}.")
+    connected().cancel(ray_waitable, force, recursive)
 
 
 def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:

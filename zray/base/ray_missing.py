@@ -10,26 +10,73 @@ REMOVED = "was removed from Ray"
 OTHER_LANGUAGES = "calls other languages, and zray is Python"
 INSIDE = "belongs to Ray's own processes, and zray has none of them"
 
+def _of(place: str, names: str, why: str) -> dict[str, str]:
+    return {f"{place}{name}": why for name in names.split()}
+
+
 MISSING: dict[str, str] = {
     # libraries on top of the core
-    "air": NOT_YET,
-    "data": NOT_YET,
-    "llm": NOT_YET,
-    "rllib": NOT_YET,
-    "serve": NOT_YET,
-    "train": NOT_YET,
-    "tune": NOT_YET,
+    **_of("", "air data llm rllib serve train tune", NOT_YET),
     "workflow": REMOVED,
-    # parts of the core that others build
-    "dag": NOT_YET,
-    "job_submission": NOT_YET,
-    "util.collective": NOT_YET,
-    "util.dask": NOT_YET,
-    "util.joblib": NOT_YET,
-    "util.metrics": NOT_YET,
-    "util.multiprocessing": NOT_YET,
-    "util.state": NOT_YET,
-    "experimental.state": NOT_YET,
+    # parts of the core
+    **_of("", "dag job_submission DynamicObjectRefGenerator", NOT_YET),
+    **_of("util.", "collective dask joblib metrics multiprocessing state tpu", NOT_YET),
+    **_of("experimental.", "channel compiled_dag_ref collective get_local_object_locations state", NOT_YET),
+    "experimental.locations.get_local_object_locations": NOT_YET,
+    **_of("actor.", "ActorClass.bind ActorMethod.bind", NOT_YET),
+    "remote_function.RemoteFunction.bind": NOT_YET,
+    "ObjectRefGenerator.completed": NOT_YET,
+    "_raylet.DynamicObjectRefGenerator": NOT_YET,
+    "cloudpickle.dumps_debug": NOT_YET,
+    "cluster_utils.AutoscalingCluster": "starts machines, and zray starts none",
+    "runtime_env.RuntimeEnvConfig": NOT_YET,
+    **_of("runtime_env.RuntimeEnv.", """
+        conda_config conda_env_name conda_uri deserialize env_vars extensions_fields get get_extension has_conda has_pip
+        has_py_container has_uv has_working_dir image_uri java_jars known_fields nsight pip_config pip_uri plugin_uris
+        plugins py_container_image py_container_run_options py_container_worker_path py_executable py_modules
+        py_modules_uris rocprof_sys serialize set uv_config uv_uri virtualenv_name working_dir working_dir_uri
+        """, NOT_YET),
+    "util.check_serialize.FailureTuple": NOT_YET,
+    **_of("util.placement_group.", "check_placement_group_index validate_placement_group", NOT_YET),
+    # device to device transport of tensors
+    **_of("experimental.", """
+        CommunicatorMetadata RDTManager TensorTransportManager TensorTransportMetadata deregister_nixl_memory
+        register_nixl_memory register_nixl_memory_pool register_tensor_transport set_nixl_cuda_stream
+        set_target_device_for_ref set_target_for_ref wait_tensor_freed""", NOT_YET),
+    # other languages, clients, clouds, debuggers
+    **_of("", "Language cross_language java_actor_class java_function", OTHER_LANGUAGES),
+    **_of("util.", "client connect disconnect", "is for clients outside a cluster, and zray has no server for them"),
+    **_of("util.", "debugpy pdb ray_debugpy rpdb", "is Ray's debugger; `zray stack` shows where workers are"),
+    **_of("util.", "accelerators.tpu spark", NOT_YET),
+    **_of("autoscaler.sdk.", """
+        bootstrap_config configure_logging create_or_update_cluster fillout_defaults get_docker_host_mount_location
+        get_head_node_ip get_worker_node_ips register_callback_handler rsync run_on_cluster teardown_cluster
+        """, "starts machines, and zray starts none"),
+    # removed, or of Ray's own making
+    **_of("experimental.", "dynamic_resources set_resource", REMOVED),
+    **_of("util.", "iter debug.Suspect", REMOVED),
+    **_of("", "_config internal widgets", INSIDE),
+    "experimental.shuffle": "is an example of Ray's, and no interface",
+    "util.tracing": INSIDE,
+    **_of("exceptions.", """
+        ActorDiedError.BASE_ERROR_MSG ActorDiedError.from_task_error ObjectReconstructionFailedError.REASON_MESSAGES
+        RayActorError.BASE_ERROR_MSG RayError.from_bytes RayError.from_ray_exception RayError.to_bytes
+        RayTaskError.make_dual_exception_instance""", INSIDE),
+    **_of("TaskID.", """
+        actor_id for_actor_creation_task for_actor_task for_driver_task for_fake_task for_normal_task""", INSIDE),
+    **_of("", "ActorID.of PlacementGroupID.of", INSIDE),
+    "_private.state.next_job_id": INSIDE,
+    "experimental.tqdm_ray.tqdm.DEFAULT_FLUSH_INTERVAL_SECONDS": INSIDE,
+    **_of("_private.state.GlobalState.", """
+        add_worker get_actor_info get_cluster_config get_draining_nodes get_max_resources_from_cluster_config get_node
+        get_worker_debugger_port next_job_id profile_events update_worker_debugger_port update_worker_num_paused_threads
+        """, INSIDE),
+    **_of("_private.worker.Worker.", """
+        current_cluster_and_job debugger_port deserialize_objects get_current_err_offset get_current_out_offset
+        get_err_file_path get_out_file_path get_serialization_context job_logging_config load_code_from_local main_loop
+        print_logs raise_errors rdt_manager record_task_log_end record_task_log_start set_cached_job_id
+        set_debugger_port set_err_file set_file_rotation_enabled set_is_connected set_load_code_from_local set_mode
+        set_out_file shutdown_rdt_manager task_depth task_paused_by_debugger worker_paused_by_debugger""", INSIDE),
 }
 
 

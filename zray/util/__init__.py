@@ -21,6 +21,7 @@ __all__ = [
     "disable_log_once_globally",
     "enable_periodic_logging",
     "get_current_placement_group",
+    "get_node_instance_id",
     "get_node_ip_address",
     "get_placement_group",
     "inspect_serializability",
@@ -54,9 +55,17 @@ def get_node_ip_address(address: str | None = None) -> str:
     return runtime.node_info["NodeManagerAddress"] if runtime is not None else machine_address()
 
 
+def get_node_instance_id() -> str:
+    """The id of this machine in its cloud, '' (zray asks no cloud)."""
+    return ""
+
+
 def __getattr__(name: str):
-    if name in ("accelerators", "annotations", "check_serialize", "queue", "scheduling_strategies"):
+    if name in ("accelerators", "annotations", "check_serialize", "helpers", "queue", "scheduling_strategies",
+                "serialization"):
         import importlib
 
         return importlib.import_module(f"zray.util.{name}")
-    raise AttributeError(f"module 'zray.util' has no attribute {name!r}")
+    from zray.base.ray_missing import no_attribute
+
+    raise no_attribute(__name__, name)

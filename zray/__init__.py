@@ -55,6 +55,7 @@ _atexit.register(shutdown)
 __all__ = [
     "ActorClassID",
     "ActorID",
+    "ClientBuilder",
     "FunctionID",
     "JobID",
     "LOCAL_MODE",
@@ -119,10 +120,10 @@ def __getattr__(name: str) -> Any:
         from zray.core.logging_config import LoggingConfig
 
         return LoggingConfig
-    if name == "client":
-        from zray.client_builder import client
+    if name in ("ClientBuilder", "client"):
+        from zray import client_builder
 
-        return client
+        return getattr(client_builder, name)
     from zray.base.ray_missing import no_attribute
 
     raise no_attribute(__name__, name)

@@ -7,7 +7,9 @@ from typing import Any
 from zray.api.calls import init
 from zray.api.context import ClusterContext
 
-__all__ = ["ClientBuilder", "client"]
+ClientContext = ClusterContext
+
+__all__ = ["ClientBuilder", "ClientContext", "client"]
 
 
 class ClientBuilder:

@@ -37,18 +37,6 @@ from zray.base.errors import (
     WorkerCrashedError,
     ZrayError,
 )
-from zray.base.ray_errors import (
-    ActorHandleNotFoundError,
-    CrossLanguageError,
-    PlasmaObjectNotAvailable,
-    RayCgraphCapacityExceeded,
-    RayChannelError,
-    RayChannelTimeoutError,
-    RayDirectTransportError,
-    RpcError,
-    StreamingGeneratorReplayInconsistentError,
-    UserCodeException,
-)
 
 __all__ = [
     "ActorAlreadyExistsError",

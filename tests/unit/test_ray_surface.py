@@ -41,6 +41,8 @@ OTHERWISE: dict[str, str] = {
                     "programs get instances of the runtime and make none"),
     **{f"{place}ObjectRefGenerator.{name}": "an iterator, and no generator: Ray's raise NotImplementedError"
        for place in ("", "_raylet.") for name in ("aclose", "asend", "athrow", "close", "send", "throw")},
+    "runtime_env.RuntimeEnv.get": "that of a dict",
+    "client_builder.ClientContext": "the result of init",
     "exceptions.RayTaskError": "the text of the error has them",
 }
 
@@ -191,8 +193,8 @@ SOME: dict[str, str] = {
     "ray._common.network_utils": "find_free_port build_address parse_address is_localhost",
     "ray._common.test_utils": "SignalActor Semaphore wait_for_condition async_wait_for_condition",
     "ray._common.utils": """
-        binary_to_hex hex_to_binary env_bool env_float env_integer get_or_create_event_loop get_system_memory import_attr
-        load_class get_random_alphanumeric_string run_background_task""",
+        binary_to_hex hex_to_binary env_bool env_float env_integer get_or_create_event_loop get_system_memory
+        import_attr load_class get_random_alphanumeric_string run_background_task""",
     "ray._raylet": """
         ActorID DynamicObjectRefGenerator JobID NodeID ObjectID ObjectRef ObjectRefGenerator PlacementGroupID TaskID
         UniqueID WorkerID""",

@@ -161,7 +161,7 @@ class Worker:
         return put(value)
 
     def get_objects(self, object_refs: list[ObjectRef], timeout: float | None = None, return_exceptions: bool = False,
-                    skip_deserialization: bool = False, _use_object_store: bool = False) -> tuple[list[Any], bytes]:
+                    skip_deserialization: bool = False, use_object_store: bool = False) -> tuple[list[Any], bytes]:
         """The values, and the id of a breakpoint, which is always b""."""
         return get(object_refs, timeout=timeout), b""
 

@@ -197,8 +197,8 @@ def _shown(value: Any) -> str:
 
 
 def cancel(ray_waitable: ObjectRef | ObjectRefGenerator, *, force: bool = False, recursive: bool = True) -> None:
-    """Cancel the task that makes the reference: not started, it never runs; running, it gets a KeyboardInterrupt, or with
-    ``force`` its worker is killed.  ``get`` then raises TaskCancelledError."""
+    """Cancel the task that makes the reference: not started, it never runs; running, it gets a KeyboardInterrupt, or
+    with ``force`` its worker is killed.  ``get`` then raises TaskCancelledError."""
     if not isinstance(ray_waitable, (ObjectRef, ObjectRefGenerator)):
         raise TypeError("ray.cancel() only supported for object refs. For actors, try ray.kill(). Got: "
                         f"{type(ray_waitable)}.")

@@ -14,6 +14,8 @@ def _of(place: str, names: str, why: str) -> dict[str, str]:
     return {f"{place}{name}": why for name in names.split()}
 
 
+_OF_TASK_IDS = "actor_id for_actor_creation_task for_actor_task for_driver_task for_fake_task for_normal_task"
+
 MISSING: dict[str, str] = {
     # libraries on top of the core
     **_of("", "air data llm rllib serve train tune", NOT_YET),
@@ -26,12 +28,12 @@ MISSING: dict[str, str] = {
     **_of("actor.", "ActorClass.bind ActorMethod.bind", NOT_YET),
     "remote_function.RemoteFunction.bind": NOT_YET,
     "ObjectRefGenerator.completed": NOT_YET,
-    "_raylet.DynamicObjectRefGenerator": NOT_YET,
+    **_of("_raylet.", "DynamicObjectRefGenerator ObjectRefGenerator.completed", NOT_YET),
     "cloudpickle.dumps_debug": NOT_YET,
     "cluster_utils.AutoscalingCluster": "starts machines, and zray starts none",
     "runtime_env.RuntimeEnvConfig": NOT_YET,
     **_of("runtime_env.RuntimeEnv.", """
-        conda_config conda_env_name conda_uri deserialize env_vars extensions_fields get get_extension has_conda has_pip
+        conda_config conda_env_name conda_uri deserialize env_vars extensions_fields get_extension has_conda has_pip
         has_py_container has_uv has_working_dir image_uri java_jars known_fields nsight pip_config pip_uri plugin_uris
         plugins py_container_image py_container_run_options py_container_worker_path py_executable py_modules
         py_modules_uris rocprof_sys serialize set uv_config uv_uri virtualenv_name working_dir working_dir_uri
@@ -62,9 +64,10 @@ MISSING: dict[str, str] = {
         ActorDiedError.BASE_ERROR_MSG ActorDiedError.from_task_error ObjectReconstructionFailedError.REASON_MESSAGES
         RayActorError.BASE_ERROR_MSG RayError.from_bytes RayError.from_ray_exception RayError.to_bytes
         RayTaskError.make_dual_exception_instance""", INSIDE),
-    **_of("TaskID.", """
-        actor_id for_actor_creation_task for_actor_task for_driver_task for_fake_task for_normal_task""", INSIDE),
-    **_of("", "ActorID.of PlacementGroupID.of", INSIDE),
+    **_of("TaskID.", _OF_TASK_IDS, INSIDE),
+    **_of("_raylet.TaskID.", _OF_TASK_IDS, INSIDE),
+    **_of("", "ActorID.of PlacementGroupID.of _raylet.ActorID.of _raylet.PlacementGroupID.of", INSIDE),
+    "util.serialization.StandaloneSerializationContext": INSIDE,
     "_private.state.next_job_id": INSIDE,
     "experimental.tqdm_ray.tqdm.DEFAULT_FLUSH_INTERVAL_SECONDS": INSIDE,
     **_of("_private.state.GlobalState.", """

@@ -171,7 +171,8 @@ class Daemon:
 
         self.entry = ClusterEntry(self.mesh, self.incarnation, self.session_dir, self.membership)
         host, _, port = self.entry.address.rpartition(":")
-        shown |= {"NodeManagerPort": int(port), "ListenAddress": self.entry.address, "NodeName": self.membership.name or shown["NodeName"]}
+        shown |= {"NodeManagerPort": int(port), "ListenAddress": self.entry.address,
+                  "NodeName": self.membership.name or shown["NodeName"]}
         if not (self.address or is_loopback(host) or is_wildcard(host)):  # else it keeps the machine's address
             shown["NodeManagerAddress"] = host
         self.own_row["endpoint"] = self.entry.endpoint

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from zray.api.calls import (
@@ -36,7 +37,9 @@ class Node:
     """The node of this process, as the ``node`` of a Worker."""
 
     def __init__(self, context: RuntimeContext, info: dict[str, Any]):
-        self.unique_id = context.get_node_id()
+        self.unique_id = self.node_id = context.get_node_id()
+        self.node_labels = context.get_node_labels()
+        self.address = self.gcs_address = context.gcs_address
         self.node_ip_address: str = info["NodeManagerAddress"]
         self.session_name = context.get_session_name()
         self.address_info = {
@@ -45,6 +48,12 @@ class Node:
 
     def get_session_dir_path(self) -> str:
         return self.address_info["session_dir"]
+
+    def get_temp_dir_path(self) -> str:
+        return os.path.dirname(self.get_session_dir_path())
+
+    def get_logs_dir_path(self) -> str:
+        return os.path.join(self.get_session_dir_path(), "logs")
 
 
 class Worker:

@@ -56,6 +56,10 @@ class ClusterContext(Mapping[str, Any]):
         """Of Ray, in a program for which ``ray`` is zray."""
         return ray_names.installed_version() or __version__
 
+    @property
+    def ray_commit(self) -> str:
+        return ""
+
     def disconnect(self) -> None:
         """The same as ``zray.shutdown()``."""
         from zray.api.calls import shutdown
@@ -279,5 +283,7 @@ def _context(runtime: Any) -> ClusterContext:
     session_dir = os.path.dirname(runtime.endpoint.removeprefix("ipc://"))
     return ClusterContext({
         "node_ip_address": runtime.node_info["NodeManagerAddress"], "session_dir": session_dir,
-        "address": session_dir, "gcs_address": session_dir,
+        "address": session_dir, "gcs_address": session_dir, "redis_address": None, "metrics_export_port": 0,
+        "raylet_socket_name": runtime.node_info.get("RayletSocketName", ""), "dashboard_agent_listen_port": -1,
+        "object_store_address": runtime.node_info.get("ObjectStoreSocketName", ""),
         "node_id": runtime.node_info.get("NodeID") or runtime.node.hex(), "webui_url": ""})

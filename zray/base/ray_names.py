@@ -60,7 +60,7 @@ class RayFinder:
     def find_distributions(self, context: Any = None) -> Iterator[Any]:
         """For importlib.metadata, which asks this finder first."""
         wanted = getattr(context, "name", None)
-        if wanted is None or wanted.lower() == "ray":
+        if (wanted is None or wanted.lower() == "ray") and _spec_of_zray("ray") is not None:
             yield _distribution(self.version)
 
     def invalidate_caches(self) -> None:

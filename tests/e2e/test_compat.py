@@ -198,8 +198,9 @@ except RuntimeError as error:
 
 
 def test_every_way_to_name_a_program(tmp_path):
-    lay_out(tmp_path, {"package/__init__.py": "", "package/job.py":
-                       "import sys, ray; print(ray.__name__, sys.argv[1:])", "bin/tool": f"#!{sys.executable}\nimport sys, ray; print(ray.__name__, sys.argv[1:])"})
+    source = "import sys, ray; print(ray.__name__, sys.argv[1:])"
+    lay_out(tmp_path, {"package/__init__.py": "", "package/job.py": source,
+                       "bin/tool": f"#!{sys.executable}\n{source}"})
     (tmp_path / "bin" / "tool").chmod(0o755)
     run = "import sys; from zray.cli import main; sys.exit(main())"
     path = os.pathsep.join([str(tmp_path / "bin"), os.environ["PATH"]])

@@ -58,7 +58,9 @@ class RayFinder:
         return spec
 
     def find_distributions(self, context: Any = None) -> Iterator[Any]:
-        """For importlib.metadata, which asks this finder first."""
+        """For importlib.metadata, which asks this finder first; not for pip, which lists what is in a folder."""
+        if "path" in getattr(context, "__dict__", ()):
+            return
         wanted = getattr(context, "name", None)
         if (wanted is None or wanted.lower() == "ray") and _spec_of_zray("ray") is not None:
             yield _distribution(self.version)

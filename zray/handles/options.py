@@ -358,8 +358,8 @@ class TaskOptions(_Options):
     or a map with ``kind``; ``backpressure`` items a generator may be ahead, -1 for no limit.
     """
 
-    __slots__ = ("backpressure", "demand", "env", "key", "label_selector", "max_calls", "max_retries", "name",
-                 "num_returns", "retry_exceptions", "strategy")
+    __slots__ = ("backpressure", "demand", "env", "fallbacks", "key", "label_selector", "max_calls", "max_retries",
+                 "name", "num_returns", "retry_exceptions", "strategy")
     TABLE = TASK_OPTIONS
     WHAT = "remote functions"
 
@@ -375,7 +375,8 @@ class TaskOptions(_Options):
         self.name: str | None = raw.get("name")
         self.backpressure: int = raw.get("_generator_backpressure_num_objects") or -1
         self.label_selector = expressions(raw.get("label_selector") or {})
-        self.key = _freeze((self.demand, self.env, self.strategy, self.label_selector))
+        self.fallbacks = [expressions(one["label_selector"]) for one in raw.get("fallback_strategy") or ()]
+        self.key = _freeze((self.demand, self.env, self.strategy, self.label_selector, self.fallbacks))
 
     @classmethod
     def for_function(cls, raw: dict[str, Any], is_generator: bool) -> TaskOptions:
@@ -400,7 +401,7 @@ class ActorOptions(_Options):
     ``max_concurrency`` is None where not given: 1, or ASYNC_MAX_CONCURRENCY for async actors.
     """
 
-    __slots__ = ("concurrency_groups", "env", "get_if_exists", "key",
+    __slots__ = ("concurrency_groups", "env", "fallbacks", "get_if_exists", "key",
                  "label_selector", "lifetime", "max_concurrency", "max_pending_calls", "max_restarts",
                  "max_task_retries", "name", "namespace", "placement", "running", "strategy")
     TABLE = ACTOR_OPTIONS
@@ -423,7 +424,8 @@ class ActorOptions(_Options):
         self.env = _env(raw)
         self.strategy = _placed(raw)
         self.label_selector = expressions(raw.get("label_selector") or {})
-        self.key = _freeze((self.placement, self.env, self.strategy, self.label_selector))
+        self.fallbacks = [expressions(one["label_selector"]) for one in raw.get("fallback_strategy") or ()]
+        self.key = _freeze((self.placement, self.env, self.strategy, self.label_selector, self.fallbacks))
 
     @property
     def demand(self) -> dict[str, int]:

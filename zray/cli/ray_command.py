@@ -142,6 +142,9 @@ def main() -> int:
     except NotInZray as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
+    address = os.environ.get("RAY_ADDRESS", "")
+    if address and not address.startswith("http"):  # http: of Ray's dashboard, for jobs
+        os.environ.setdefault("ZRAY_ADDRESS", address)
     from zray.cli import main as command
 
     command(prog_name="ray")

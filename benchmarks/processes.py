@@ -13,12 +13,15 @@ from benchmarks.one import MARK
 
 ROOT = Path(__file__).parents[1]
 LIMIT_S = 900
+COMPILED = ROOT / "benchmarks" / "results" / "compiled"  # users start from compiled modules; the checkout may have none
 
 
 def measure_apart(group: str, module: str = "zray", python: str = sys.executable, quick: bool = False) -> list[Row]:
     """Rows of ``group`` on ``module``; on failure the end of the output goes to stderr and there are no rows."""
     command = [python, "-m", "benchmarks.one", group, "--module", module, *(["--quick"] if quick else [])]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_DEDUP_LOGS": "0", "PYTHONWARNINGS": "ignore"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_DEDUP_LOGS": "0", "PYTHONWARNINGS": "ignore",
+                   "PYTHONPYCACHEPREFIX": str(COMPILED)}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     try:
         done = subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True, timeout=LIMIT_S)
     except subprocess.TimeoutExpired:

@@ -127,12 +127,11 @@ def test_another_protocol_or_python_is_refused_with_both_versions(newcomer):
     assert f"this cluster runs Python {MINOR}, the node 2.7.18" in said
 
 
-def test_another_patch_version_only_warns_and_a_node_that_then_says_nothing_is_found_out(newcomer, pair):
+def test_another_patch_version_only_warns(newcomer, pair):
     one = newcomer()
     assert one.join(python=f"{MINOR}.99") == ""
     with open(os.path.join(pair.head_node.session_dir, "logs", "node.log")) as log:
         assert f"runs Python {MINOR}.99" in log.read()
-    until(lambda: {row["NodeID"]: row["State"] for row in ray.nodes()}.get(one.node_id.hex()) == "dead", "it is dead")
 
 
 @pytest.mark.parametrize(("change", "why"), [

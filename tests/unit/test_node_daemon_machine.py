@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -74,6 +73,10 @@ class Shell:
         return self.machine.counts["refused"]
 
 
+def changed(ports, **ones):
+    return DaemonPorts(**{**vars(ports), **ones})
+
+
 @pytest.fixture
 def shell():
     return Shell(PEER)
@@ -90,7 +93,7 @@ def test_each_message_goes_to_the_part_that_it_is_for(shell):
 
 
 def test_two_parts_that_want_the_same_message_cannot_be_composed(shell):
-    twice = replace(shell.ports, handlers={VOTE.CODE: lambda peer, message: None})
+    twice = changed(shell.ports, handlers={VOTE.CODE: lambda peer, message: None})
     with pytest.raises(AssertionError, match="the same message"):
         DaemonMachine(shell.gcs, shell.machine, twice, shell.shell)
 
@@ -199,7 +202,7 @@ def test_an_effect_that_fails_does_not_end_the_node(shell):
     def fails(effect):
         raise OSError("by a test")
 
-    core = DaemonMachine(shell.gcs, shell.machine, replace(shell.ports, kill=fails), shell.shell)
+    core = DaemonMachine(shell.gcs, shell.machine, changed(shell.ports, kill=fails), shell.shell)
     shell.machine.effects += [Kill(b"w"), Watch(b"d", 7)]
     core.perform()
     assert [note[0] for note in shell.notes] == ["error", "watch"]

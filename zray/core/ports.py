@@ -7,9 +7,9 @@ no defaults: a composition that forgets a port fails when it is constructed.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
+from zray.base.ports import Ports
 from zray.wire import messages as m
 
 
@@ -85,8 +85,7 @@ class Shell(Protocol):
         """The stacks of this process's threads."""
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(Ports):
     """The executing part of a worker, as its owning part uses it.
 
     forget_owners(is_gone)           drop the tasks that ended processes pushed

@@ -17,13 +17,13 @@ The daemon (zray.node.daemon) and the simulated one (zray.sim.node) are shells a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from itertools import count
 from typing import Any, Protocol, get_args
 
 from zray.base import ids
 from zray.base.config import Config
+from zray.base.ports import Ports
 from zray.gcs.configuration.control import FENCED
 from zray.gcs.service import GcsService
 from zray.node.effects import (
@@ -69,8 +69,7 @@ class Timed(Protocol):
     def tick(self, now: float) -> None: ...
 
 
-@dataclass(frozen=True)
-class DaemonPorts:
+class DaemonPorts(Ports):
     """Ports of a daemon's machine to its shell."""
 
     clock: Callable[[], float]
@@ -91,8 +90,7 @@ class DaemonPorts:
     error: Callable[[Exception], None]  # an effect could not be performed
 
 
-@dataclass(frozen=True)
-class MemberShell:
+class MemberShell(Ports):
     """Further ports of the shell, for a member of a cluster."""
 
     mesh: LinkMesh

@@ -17,13 +17,13 @@ with a step of the scheduler.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from zray.base.config import Config
 from zray.base.ends import Ends
 from zray.base.ids import node_of
+from zray.base.ports import Ports
 from zray.node import views
 from zray.node.actors.adoption import ActorAdoption, ActorAdoptionPorts
 from zray.node.actors.foreign import ForeignActorPorts, ForeignActors
@@ -55,8 +55,7 @@ from zray.wire import messages as m
 Handlers = dict[int, Callable[[bytes, Any], None]]
 
 
-@dataclass(frozen=True)
-class NodePorts:
+class NodePorts(Ports):
     """Ports of a node's machine to its shell."""
 
     ends: Ends  # shared with the store; this machine enters what it hears

@@ -8,12 +8,12 @@ Every answer is a map of wire types; an unknown or failing question answers ``{"
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from zray.base.causes import Cause
 from zray.base.ids import node_of
+from zray.base.ports import Ports
 from zray.node.actors.table import ActorTable
 from zray.node.context import NodeContext
 from zray.node.groups.service import GroupService
@@ -31,8 +31,7 @@ OUTSIDE = ("on disk", "waiting for room")  # values of zray.store.node.records.P
 LIMIT = 10_000  # rows of one answer, unless the query asks for fewer; "total" is the number of all rows
 
 
-@dataclass(frozen=True)
-class Viewed:
+class Viewed(Ports):
     """The parts of a node that the views read."""
 
     context: NodeContext

@@ -6,9 +6,9 @@ There are no defaults: a composition that forgets a port fails when it is constr
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
+from zray.base.ports import Ports
 from zray.owner.records import Task
 
 
@@ -28,8 +28,7 @@ class Columns(Protocol):
         """The wire value of an exception."""
 
 
-@dataclass(frozen=True, slots=True)
-class SubmitterPorts:
+class SubmitterPorts(Ports):
     """The ports of zray.owner.submitter.
 
     columns                           the pickling of maps

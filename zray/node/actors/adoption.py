@@ -12,10 +12,10 @@ compare-and-set.  So two nodes that both take themselves for the lowest do no ha
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from zray.base.ids import node_of
+from zray.base.ports import Ports
 from zray.node.actors.table import DEAD, Actor, ActorTable
 from zray.node.context import NodeContext
 from zray.node.names_table import Names
@@ -23,8 +23,7 @@ from zray.node.peers.cluster import PeerNodes
 from zray.wire.messages import AdoptActor
 
 
-@dataclass(frozen=True)
-class ActorAdoptionPorts:
+class ActorAdoptionPorts(Ports):
     """Ports of the adoption of actors."""
 
     cluster: PeerNodes

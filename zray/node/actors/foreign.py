@@ -12,10 +12,10 @@ The home decides about restarts and the end (zray.node.actors.table); this file 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from zray.base.ids import node_of
+from zray.base.ports import Ports
 from zray.node.context import NodeContext
 from zray.node.processes.pool import WorkerRecord
 from zray.wire import messages as m
@@ -42,8 +42,7 @@ class ForeignActor:
                                      "class_name": message.name}
 
 
-@dataclass(frozen=True)
-class ForeignActorPorts:
+class ForeignActorPorts(Ports):
     """Ports of foreign actors."""
 
     request: Callable[[ForeignActor], None]  # ask the scheduler for a place; ValueError for an invalid demand

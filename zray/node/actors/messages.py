@@ -9,9 +9,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from zray.base.ports import Ports
 from zray.node.actors.foreign import ForeignActors
 from zray.node.actors.places import ActorPlaces
 from zray.node.actors.rows import ActorRows
@@ -34,8 +34,7 @@ class RemoteWorker(NamedTuple):
     pid: int
 
 
-@dataclass(frozen=True)
-class ActorMessagePorts:
+class ActorMessagePorts(Ports):
     """The parts of a node that get messages about actors."""
 
     actors: ActorTable

@@ -7,11 +7,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from zray.base.causes import Cause
 from zray.base.ids import node_of
+from zray.base.ports import Ports
 from zray.node.actors.foreign import ForeignActor
 from zray.node.actors.table import DEAD, Actor
 from zray.node.context import NodeContext
@@ -26,8 +26,7 @@ from zray.sched.node.grouped import NodeScheduler
 from zray.wire import messages as m
 
 
-@dataclass(frozen=True)
-class ActorPlacePorts:
+class ActorPlacePorts(Ports):
     """Ports of places for actors."""
 
     local: NodeScheduler

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from zray.base.causes import Cause
 from zray.base.ids import PLACEMENT_GROUP_SIZE, home_of
+from zray.base.ports import Ports
 from zray.node.context import NodeContext
 from zray.node.groups.directory import GroupDirectory
 from zray.node.groups.table import GroupTable
@@ -35,8 +35,7 @@ GROUP_ADOPTION_S = 10.0
 REMOVES_KEPT_MAX = 10_000
 
 
-@dataclass(frozen=True)
-class GroupServicePorts:
+class GroupServicePorts(Ports):
     """Ports of placement groups."""
 
     scheduler: NodeScheduler
@@ -50,8 +49,7 @@ class GroupServicePorts:
     end_actors: Callable[[bytes, str], None]  # (group, reason): end the actors in a removed group
 
 
-@dataclass(frozen=True)
-class _TablePorts:
+class _TablePorts(Ports):
     """See zray.node.groups.table.GroupPorts."""
 
     view: Callable[[], ClusterView]

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from zray.base.config import Config
 from zray.base.ids import node_of
+from zray.base.ports import Ports
 from zray.node.actors.foreign import ForeignActors
 from zray.node.actors.table import ActorTable
 from zray.node.context import NodeContext
@@ -35,8 +35,7 @@ PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 ADOPTED_TIMEOUTS = 3.0
 
 
-@dataclass(frozen=True)
-class DriverPorts:
+class DriverPorts(Ports):
     """Ports of drivers."""
 
     config: Config

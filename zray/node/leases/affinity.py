@@ -12,11 +12,11 @@ A key or an actor comes to ``key`` or ``actor`` when it is declared or needs a p
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from zray.base.causes import Cause
 from zray.base.ids import INCARNATION_SIZE
+from zray.base.ports import Ports
 from zray.node.actors.table import Actor
 from zray.node.context import NodeContext
 from zray.node.leases.placements import Declared
@@ -25,8 +25,7 @@ from zray.node.peers.cluster import PeerNodes
 from zray.wire import messages as m
 
 
-@dataclass(frozen=True)
-class HardAffinityPorts:
+class HardAffinityPorts(Ports):
     """Ports of work with a hard affinity."""
 
     cluster: PeerNodes

@@ -11,12 +11,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from zray.base import env_vars
 from zray.base.causes import Cause
 from zray.base.ids import node_of
+from zray.base.ports import Ports
 from zray.node.actors.foreign import ForeignActor, ForeignActors
 from zray.node.actors.places import ActorPlaces
 from zray.node.actors.table import ActorTable
@@ -32,8 +32,7 @@ from zray.sched.node.local import Grant, Recall, Status
 from zray.wire import messages as m
 
 
-@dataclass(frozen=True)
-class LeasePorts:
+class LeasePorts(Ports):
     """Ports of leases."""
 
     node: dict[str, Any]  # as zray.nodes() shows it

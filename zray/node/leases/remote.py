@@ -11,10 +11,10 @@ A node gets JobStart before any other message about a job.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from zray.base.ids import node_of
+from zray.base.ports import Ports
 from zray.node.actors.places import ActorPlaces
 from zray.node.actors.table import Actor
 from zray.node.context import NodeContext
@@ -37,8 +37,7 @@ class RemoteLease(NamedTuple):
     pid: int
 
 
-@dataclass(frozen=True)
-class RemoteLeasePorts:
+class RemoteLeasePorts(Ports):
     """Ports of remote leases."""
 
     cluster: PeerNodes

@@ -14,10 +14,10 @@ of its processes with any other node, and can end them when that node dies.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from zray.base.ids import node_of
+from zray.base.ports import Ports
 from zray.node.context import NodeContext
 from zray.node.effects import Link, Note, Unlink
 from zray.wire import messages as m
@@ -29,8 +29,7 @@ FROM_OTHER_NODES = frozenset(cls.CODE for cls in (
     m.LeaseKey, m.LeaseWant, m.LeaseReturn, m.LeaseKill, m.KillActor, m.ActorUp, m.ActorExit, m.CreateActor))
 
 
-@dataclass(frozen=True)
-class PeerNodesPorts:
+class PeerNodesPorts(Ports):
     """Ports of the view of the other nodes."""
 
     is_process: Callable[[bytes], bool]  # whether that is a core process of this node

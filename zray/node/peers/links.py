@@ -16,10 +16,10 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 from zray.base.ids import TAG_SIZE
+from zray.base.ports import Ports
 
 REDIAL_S = 0.05
 REDIAL_S_MAX = 1.0
@@ -61,8 +61,7 @@ class LinkMesh(Protocol):
     def refuse(self, tag: bytes) -> object: ...
 
 
-@dataclass(frozen=True)
-class LinkPorts:
+class LinkPorts(Ports):
     """Ports of links."""
 
     clock: Callable[[], float]

@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from zray.base import ids
 from zray.base.ends import Ends
+from zray.base.ports import Ports
 from zray.gcs.client.client import GcsClient
 from zray.gcs.configuration.config import ClusterConfig
 from zray.gcs.configuration.control import FENCED, LEFT
@@ -67,8 +67,7 @@ class LinkTable(Protocol):
     def tick(self, now: float) -> None: ...
 
 
-@dataclass(frozen=True)
-class MemberPorts:
+class MemberPorts(Ports):
     """Ports of a member."""
 
     clock: Callable[[], float]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from zray.base.ids import same_node
+from zray.base.ports import Ports
 from zray.node.jobs.table import Job
 from zray.node.processes.output import LINES_GATHER_S, Output
 from zray.node.processes.pool import WorkerRecord
@@ -17,8 +17,7 @@ LINES_A_MESSAGE = 1000
 ByJob = dict[int, list[list[Any]]]
 
 
-@dataclass(frozen=True)
-class LinesPorts:
+class LinesPorts(Ports):
     """Ports of lines of workers."""
 
     clock: Callable[[], float]

@@ -21,12 +21,12 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from hashlib import blake2b
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from zray.base.ports import Ports
 from zray.sched.kernels import plain
 
 KERNEL_NAMES = ("pick_hybrid", "pick_spread", "place_batch", "pack_bundles")
@@ -38,8 +38,7 @@ _lock = threading.Lock()
 _loaded: Kernels | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Kernels:
+class Kernels(Ports):
     """The kernels of one form, and how to make arguments for them."""
 
     compiled: bool

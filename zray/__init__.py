@@ -22,9 +22,20 @@ from zray.api.calls import (
     timeline,
     wait,
 )
-from zray.base.ids import ActorID, JobID, NodeID, ObjectID, PlacementGroupID, TaskID, UniqueID, WorkerID
+from zray.base.ids import (
+    ActorClassID,
+    ActorID,
+    FunctionID,
+    JobID,
+    NodeID,
+    PlacementGroupID,
+    TaskID,
+    UniqueID,
+    WorkerID,
+)
 from zray.base.version import __version__
 from zray.core.runtime_context import get_runtime_context
+from zray.handles.connection import LOCAL_MODE, SCRIPT_MODE, WORKER_MODE
 from zray.handles.refs import MapRefs, ObjectRef, ObjectRefGenerator
 from zray.handles.remote import method
 
@@ -35,12 +46,19 @@ if TYPE_CHECKING:
 
     logger: logging.Logger
 
+ObjectID = ObjectRef  # as in Ray
+__commit__ = ""  # of the source; releases have none
+
 # At import, not at init: handlers that a program registers between the two run before it and find the session.
 _atexit.register(shutdown)
 
 __all__ = [
+    "ActorClassID",
     "ActorID",
+    "ClientBuilder",
+    "FunctionID",
     "JobID",
+    "LOCAL_MODE",
     "LoggingConfig",
     "MapRefs",
     "NodeID",
@@ -48,13 +66,17 @@ __all__ = [
     "ObjectRef",
     "ObjectRefGenerator",
     "PlacementGroupID",
+    "SCRIPT_MODE",
     "TaskID",
     "UniqueID",
+    "WORKER_MODE",
     "WorkerID",
+    "__commit__",
     "__version__",
     "actor",
     "available_resources",
     "cancel",
+    "client",
     "cloudpickle",
     "cluster_resources",
     "dag",
@@ -83,8 +105,9 @@ __all__ = [
 ]
 
 # Modules that `import zray` makes reachable, as in Ray, and loads when first used.
-_LAZY = ("_private", "actor", "cloudpickle", "dag", "experimental", "job_submission", "remote_function",
-         "runtime_context", "runtime_env", "types", "util")
+_LAZY = ("_common", "_private", "_raylet", "_version", "actor", "autoscaler", "client_builder", "cloudpickle", "dag",
+         "experimental", "job_config", "job_submission", "remote_function", "runtime_context", "runtime_env", "types",
+         "util")
 
 
 def __getattr__(name: str) -> Any:
@@ -100,4 +123,10 @@ def __getattr__(name: str) -> Any:
         from zray.core.logging_config import LoggingConfig
 
         return LoggingConfig
-    raise AttributeError(f"module 'zray' has no attribute {name!r}")
+    if name in ("ClientBuilder", "client"):
+        from zray import client_builder
+
+        return getattr(client_builder, name)
+    from zray.base.ray_missing import no_attribute
+
+    raise no_attribute(__name__, name)

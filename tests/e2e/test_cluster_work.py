@@ -247,7 +247,8 @@ def test_output_of_workers_of_the_other_node_reaches_the_driver(pair, capfd):
         return "a line from afar" in seen["out"] and "and an error" in seen["err"]
 
     until(both, "both lines arrive")
-    assert re.search(r"\(speak pid=\d+, ip=127\.0\.0\.1\) a line from afar", seen["out"])
+    address = re.escape(ray.util.get_node_ip_address())
+    assert re.search(rf"\(speak pid=\d+, ip={address}\) a line from afar", seen["out"])
 
 
 def test_environment_variables_of_the_runtime_environment_are_set_there(pair):

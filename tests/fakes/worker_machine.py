@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.fakes.worker import NODE, OWNER, call
-from zray.wire.messages import ActorInit, JobConfig
+from zray.wire.messages import ActorInit, JobSettings
 from zray.worker.actors.life import CallGroup
 from zray.worker.machine import CALLS_LOOK_S, HAND_BACK_AFTER_S, WorkerMachine
 from zray.worker.queue import Entry
@@ -43,7 +43,7 @@ class FakeRunner:
     def define(self, key: bytes, blob: bytes, name: str) -> None:
         self.asked.append(("define", key, blob, name))
 
-    def take_on_job(self, message: JobConfig) -> None:
+    def take_on_job(self, message: JobSettings) -> None:
         self.asked.append(("job", message.job))
 
     def cancel_children(self, task: bytes) -> None:

@@ -58,7 +58,8 @@ class Shell:
         mesh = SimpleNamespace(insecure=True, lasting=set(), connect=self.note("connect"), forget=self.note("hang_up"))
         shell = MemberShell(mesh, self.note("hello"), self.note("probe"), self.note("end_probe"), "c", row(NODE),
                             unfit=lambda peer, message: "", may_dial=self.note("may_dial"),
-                            may_not_dial=self.note("may_not_dial"), warn=self.note("warn"))
+                            may_not_dial=self.note("may_not_dial"), warn=self.note("warn"),
+                            settings={})
         self.ports = DaemonPorts(
             lambda: self.now, lambda peer, message: self.sent.append((peer, message)),
             handlers={m.StoreFree.CODE: lambda peer, message: self.notes.append(("store", peer))}, timed=[],

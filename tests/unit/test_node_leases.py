@@ -72,7 +72,7 @@ def node():
 def test_a_want_waits_for_a_worker_and_is_told_so(node):
     [(owner, status)] = node.want()
     assert owner == DRIVER and type(status) is m.LeaseStatus
-    assert [type(said) for _, said in node.bring_up()] == [m.JobConfig, m.LeaseGrant]
+    assert [type(said) for _, said in node.bring_up()] == [m.JobSettings, m.LeaseGrant]
 
 
 def test_a_key_without_a_job_and_a_want_without_a_key_are_refused(node):

@@ -37,7 +37,7 @@ def test_a_driver_of_another_python_is_refused_with_both_versions():
 def test_a_want_is_granted_with_the_job_configuration_first(node):
     sent = node.want()
     kinds = [type(message) for _, message in sent]
-    assert kinds == [m.JobConfig, m.LeaseGrant]
+    assert kinds == [m.JobSettings, m.LeaseGrant]
     [grant] = only(sent, m.LeaseGrant)
     assert grant.worker == sent[0][0] and grant.assigned["resources"] == {"CPU": 1.0}
 
@@ -371,7 +371,7 @@ def test_detached_actors_outlive_their_driver_and_can_be_restarted_after(node):
         node.die(worker, signal=9)
     node.die(node.machine.actors.actors[b"a" * 16].worker, signal=9)
     sent = node.bring_up()
-    assert only(sent, m.JobConfig)[0].config == {"sys_path": ["p"]} and only(sent, m.ActorInit)
+    assert only(sent, m.JobSettings)[0].config == {"sys_path": ["p"]} and only(sent, m.ActorInit)
 
 
 def test_an_actor_ends_with_the_worker_that_created_it(node):

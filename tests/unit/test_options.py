@@ -72,7 +72,7 @@ def test_defaults_are_rays():
     task, actor = TaskOptions.build(), ActorOptions.build()
     assert (task.demand, task.num_returns, task.max_retries, task.retry_exceptions) == ({"CPU": 10_000}, 1, None, False)
     assert (actor.placement, actor.running) == ({"CPU": 10_000}, {})
-    assert (actor.max_restarts, actor.max_task_retries, actor.max_pending_calls, actor.detached) == (0, 0, -1, False)
+    assert (actor.max_restarts, actor.max_task_retries, actor.max_pending_calls, actor.lifetime) == (0, 0, -1, None)
     assert actor.concurrency(is_async=False) == 1 and actor.concurrency(is_async=True) == 1000
 
 

@@ -210,6 +210,10 @@ def test_labels_are_hard_or_soft(view):
     assert pick(view, one, west | {"soft": {"disk": ["exists"]}}) == 1
     assert pick(view, one, west | {"soft": {"disk": "nvme"}}) == 2
     assert pick(view, one, {"labels": {"zone": "!west"}}) == 0
+    ladder = {"kind": "labels", "ladder": [{"zone": "north"}, {"zone": "!west"}]}
+    assert pick(view, one, ladder) == 0 and obstacle(view, ladder) == ""
+    assert pick(view, one, {"kind": "labels", "ladder": [{"zone": ["in", "west"]}, {}]}) == pick(view, one, west)
+    assert "north" in obstacle(view, {"kind": "labels", "ladder": [{"zone": "north"}, {"zone": "south"}]})
     assert pick(view, one, {"labels": {"zone": ["not_in", "west", "east"]}}) == INFEASIBLE
     assert "zone" in obstacle(view, {"labels": {"zone": "north"}})
     assert "malformed" in obstacle(view, {"labels": {"zone": ["like", "w"]}})

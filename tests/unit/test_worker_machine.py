@@ -17,8 +17,8 @@ from zray.wire.messages import (
     CallsDone,
     CancelTask,
     HandBack,
-    JobConfig,
     JobOver,
+    JobSettings,
     LeaseOpen,
     PushCalls,
     PushMap,
@@ -122,7 +122,7 @@ def test_nothing_runs_before_the_job_is_known(rig):
     rig.machine.has_job = False
     push(rig, 1)
     assert rig.machine.pause() == WAIT
-    rig.tell(JobConfig(7, {}), NODE)
+    rig.tell(JobSettings(7, {}), NODE)
     assert rig.asked("job") == [(7,)] and rig.machine.pause() == RUN
     rig.tell(JobOver(7), NODE)
     assert rig.asked("report") == [()]

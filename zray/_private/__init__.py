@@ -3,8 +3,10 @@ nothing of zray's own."""
 
 
 def __getattr__(name: str):
-    if name in ("ray_constants", "services", "state", "worker"):
+    if name in ("ray_constants", "services", "state", "test_utils", "utils", "worker"):
         import importlib
 
         return importlib.import_module(f"zray._private.{name}")
-    raise AttributeError(f"module 'zray._private' has no attribute {name!r}")
+    from zray.base.ray_missing import no_attribute
+
+    raise no_attribute(__name__, name)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-
+from zray._common.utils import env_bool as env_bool, env_float as env_float, env_integer as env_integer
 from zray.sched.resources import GPU as GPU  # a resource has one name everywhere
 
 ID_SIZE = 28  # bytes of a UniqueID
@@ -18,18 +17,12 @@ RESOURCE_CONSTRAINT_PREFIX = "accelerator_type:"
 CUDA_VISIBLE_DEVICES_ENV_VAR = "CUDA_VISIBLE_DEVICES"
 LOGGER_FORMAT = "%(asctime)s\t%(levelname)s %(filename)s:%(lineno)s -- %(message)s"
 LOGGER_LEVEL = "info"
-
-
-def env_integer(key: str, default: int) -> int:
-    value = os.environ.get(key)
-    return default if value is None else int(value)
-
-
-def env_float(key: str, default: float) -> float:
-    value = os.environ.get(key)
-    return default if value is None else float(value)
-
-
-def env_bool(key: str, default: bool) -> bool:
-    value = os.environ.get(key)
-    return default if value is None else value.lower() in ("1", "true")
+DEFAULT_PORT = 6379
+DEFAULT_DASHBOARD_PORT = 8265
+DEFAULT_TASK_MAX_RETRIES = 3
+DEFAULT_RUNTIME_ENV_TIMEOUT_SECONDS = 600
+MIN_RESOURCE_GRANULARITY = 0.0001
+NEURON_CORES, HPU, NPU = "neuron_cores", "HPU", "NPU"
+KV_NAMESPACE_PACKAGE: bytes | None = None
+RAY_OVERRIDE_DASHBOARD_URL = "RAY_OVERRIDE_DASHBOARD_URL"
+RAY_RUNTIME_ENV_ENVIRONMENT_VARIABLE = "RAY_RUNTIME_ENV"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from zray.api.calls import (
@@ -18,24 +19,28 @@ from zray.api.calls import (
     shutdown,
     wait,
 )
-from zray.base.ids import ActorID, JobID, NodeID, TaskID, UniqueID
+from zray.api.context import ClusterContext
+from zray.base.ids import ActorID, JobID, NodeID, PlacementGroupID, TaskID, UniqueID
 from zray.core.runtime_context import RuntimeContext
-from zray.handles.connection import current
+from zray.handles.connection import LOCAL_MODE, SCRIPT_MODE, WORKER_MODE, current
+from zray.handles.refs import ObjectRef
+
+RayContext = BaseContext = ClusterContext
 
 __all__ = [
-    "LOCAL_MODE", "SCRIPT_MODE", "WORKER_MODE", "Worker", "cancel", "get", "get_actor", "get_gpu_ids", "global_worker",
+    "BaseContext", "LOCAL_MODE", "RayContext", "SCRIPT_MODE", "WORKER_MODE", "Worker", "get_dashboard_url",
+    "get_resource_ids", "cancel", "get", "get_actor", "get_gpu_ids", "global_worker",
     "init", "is_initialized", "kill", "nodes", "put", "remote", "shutdown", "wait",
 ]
-
-SCRIPT_MODE, WORKER_MODE, LOCAL_MODE = 0, 1, 2
-
 
 class Node:
     """The node of this process, as the ``node`` of a Worker."""
 
     def __init__(self, context: RuntimeContext, info: dict[str, Any]):
-        self.unique_id = context.get_node_id()
-        self.node_ip_address: str = info.get("NodeManagerAddress") or "127.0.0.1"
+        self.unique_id = self.node_id = context.get_node_id()
+        self.node_labels = context.get_node_labels()
+        self.address = self.gcs_address = context.gcs_address
+        self.node_ip_address: str = info["NodeManagerAddress"]
         self.session_name = context.get_session_name()
         self.address_info = {
             "node_id": self.unique_id, "node_ip_address": self.node_ip_address, "session_dir": context.gcs_address,
@@ -43,6 +48,12 @@ class Node:
 
     def get_session_dir_path(self) -> str:
         return self.address_info["session_dir"]
+
+    def get_temp_dir_path(self) -> str:
+        return os.path.dirname(self.get_session_dir_path())
+
+    def get_logs_dir_path(self) -> str:
+        return os.path.join(self.get_session_dir_path(), "logs")
 
 
 class Worker:
@@ -107,6 +118,62 @@ class Worker:
         context = self._context()
         return context.runtime_env if context else {}
 
+    @property
+    def actor_name(self) -> str | None:
+        context = self._context()
+        return context.get_actor_name() if context else None
+
+    @property
+    def current_task_name(self) -> str | None:
+        context = self._context()
+        return context.get_task_name() if context else None
+
+    @property
+    def current_task_function_name(self) -> str | None:
+        context = self._context()
+        return context.get_task_function_name() if context else None
+
+    @property
+    def current_node_labels(self) -> dict[str, str]:
+        context = self._context()
+        return context.get_node_labels() if context else {}
+
+    @property
+    def current_temp_dir(self) -> str:
+        context = self._context()
+        return context.get_temp_dir() if context else ""
+
+    @property
+    def placement_group_id(self) -> PlacementGroupID:
+        context = self._context()
+        group = context.get_placement_group_id() if context else None
+        return PlacementGroupID.from_hex(group) if group else PlacementGroupID.nil()
+
+    @property
+    def should_capture_child_tasks_in_placement_group(self) -> bool:
+        context = self._context()
+        return context.should_capture_child_tasks_in_placement_group if context else False
+
+    @property
+    def is_canceled(self) -> bool:
+        context = self._context()
+        return context.is_canceled() if context else False
+
+    def get_accelerator_ids_for_accelerator_resource(self, resource_name: str, resource_regex: str) -> list[str]:
+        """The ids of these devices that this task or actor was granted."""
+        context = self._context()
+        return context.get_accelerator_ids().get(resource_name, []) if context else []
+
+    def put_object(self, value: Any, owner_address: Any = None, _is_experimental_channel: bool = False,
+                   _tensor_transport: str = "object_store") -> ObjectRef:
+        """``zray.put``."""
+        return put(value)
+
+    def get_objects(self, object_refs: list[ObjectRef], timeout: float | None = None, return_exceptions: bool = False,
+                    skip_deserialization: bool = False, use_object_store: bool = False) -> tuple[list[Any], bytes]:
+        """The values, and the id of a breakpoint, which is always b""."""
+        return get(object_refs, timeout=timeout), b""
+
     def check_connected(self) -> None:
         """RuntimeError without a session."""
         if not self.connected:
@@ -117,4 +184,21 @@ class Worker:
         return None if runtime is None else RuntimeContext(runtime)
 
 
+def get_dashboard_url() -> str:
+    """'': zray has no dashboard."""
+    return ""
+
+
+def get_resource_ids() -> dict[str, list[str]]:
+    """The devices of this task or actor, by kind."""
+    context = global_worker._context()
+    return context.get_resource_ids() if context else {}
+
+
 global_worker = Worker()
+
+
+def __getattr__(name: str) -> Any:
+    if name == "_global_node":  # of the session that runs now
+        return global_worker.node
+    raise AttributeError(f"module 'zray._private.worker' has no attribute {name!r}")

@@ -14,6 +14,8 @@ from zray.handles.remote import ActorClass, ActorHandle, RemoteFunction, make_re
 
 if TYPE_CHECKING:
     from zray.api.context import ClusterContext
+    from zray.api.job_config import JobConfig
+    from zray.core.logging_config import LoggingConfig
 
 __tracebackhide__ = True  # pytest leaves these frames out of its reports
 
@@ -25,22 +27,43 @@ T = TypeVar("T")
 # ---------------------------------------------------------------- start and end
 
 
-def init(address: str | None = None, **options: Any) -> ClusterContext:
-    """Start a node and connect to it, or connect to a running one.
+def init(address: str | None = None, *, num_cpus: float | None = None, num_gpus: float | None = None,
+         resources: dict[str, float] | None = None, labels: dict[str, str] | None = None,
+         object_store_memory: float | None = None, local_mode: bool = False, ignore_reinit_error: bool = False,
+         include_dashboard: bool | None = None, dashboard_host: str = "127.0.0.1", dashboard_port: int | None = None,
+         job_config: JobConfig | None = None, configure_logging: bool = True, logging_level: int | str = "info",
+         logging_format: str | None = None, logging_config: LoggingConfig | None = None,
+         log_to_driver: bool | None = None, namespace: str | None = None, runtime_env: dict[str, Any] | None = None,
+         enable_resource_isolation: bool = False, cgroup_path: str | None = None,
+         system_reserved_cpu: float | None = None, system_reserved_memory: int | None = None,
+         proxy_server_url: str | None = None, **kwargs: Any) -> ClusterContext:
+    """Connect to a running node, or start one and connect to it.
 
-    ``address``: None or "local" starts a node that ends with this process (None takes ``ZRAY_ADDRESS`` or
-    ``RAY_ADDRESS`` first), "auto" finds the newest session that ``zray start`` made, a path names a session directory.
-    Keywords as in Ray: num_cpus, num_gpus, resources, labels, object_store_memory, local_mode, ignore_reinit_error,
-    namespace, runtime_env, log_to_driver, configure_logging, logging_level, _system_config.  RuntimeError when called
-    twice without ``ignore_reinit_error``; ConnectionError when there is nothing at the address.
+    ``address``: None takes ``ZRAY_ADDRESS`` or ``RAY_ADDRESS``, else the cluster of this user that runs here (that of
+    ``zray start``, or a ``Cluster`` of this program), else starts a node that ends with this process.  "local" always
+    starts one; "auto" insists on a cluster.  A session directory, a join string, @FILE or HOST:PORT names a node here.
+    Resources are for a node that starts: ValueError where one runs already.  Keywords are Ray's; those of its
+    dashboard and of control groups are accepted and ignored.  Private ones: ``_system_config``, ``_memory`` (bytes),
+    ``_node_ip_address``, ``_object_spilling_directory``.  RuntimeError when called twice without
+    ``ignore_reinit_error``, and for an unknown keyword; ConnectionError when nothing is at the address.
     """
     from zray.api import context as cluster_context
 
-    return cluster_context.init(address, **options)
+    given = {
+        "num_cpus": num_cpus, "num_gpus": num_gpus, "resources": resources, "labels": labels,
+        "object_store_memory": object_store_memory, "job_config": job_config, "logging_config": logging_config,
+        "logging_level": None if logging_level == "info" else logging_level, "log_to_driver": log_to_driver,
+        "namespace": namespace, "runtime_env": runtime_env, **kwargs}
+    return cluster_context.init(
+        address, local_mode=local_mode, ignore_reinit_error=ignore_reinit_error, configure_logging=configure_logging,
+        **{name: value for name, value in given.items() if value is not None})
 
 
-def shutdown(_exiting_interpreter: bool = False) -> None:
-    """Disconnect, and end the node that ``init`` started.  Harmless without a runtime; ``init`` may follow."""
+def shutdown(wait_for_processes: bool = True, _exiting_interpreter: bool = False) -> None:
+    """Disconnect, and end the node that ``init`` started.  Harmless without a runtime; ``init`` may follow.
+
+    The processes of the session have ended when it returns, also without ``wait_for_processes``.
+    """
     import sys
 
     module = sys.modules.get("zray.api.context")
@@ -79,13 +102,14 @@ def remote(*args: Any, **options: Any) -> Any:
 
 
 @overload
-def get(refs: ObjectRef[R], *, timeout: float | None = None) -> R: ...
+def get(object_refs: ObjectRef[R], *, timeout: float | None = None) -> R: ...
 @overload
-def get(refs: Sequence[ObjectRef[R]], *, timeout: float | None = None) -> list[R]: ...
+def get(object_refs: Sequence[ObjectRef[R]], *, timeout: float | None = None) -> list[R]: ...
 @overload
-def get(refs: MapRefs[R], *, timeout: float | None = None) -> list[R]: ...
-def get(refs: Any, *, timeout: float | None = None, _use_object_store: bool = False) -> Any:
+def get(object_refs: MapRefs[R], *, timeout: float | None = None) -> list[R]: ...
+def get(object_refs: Any, *, timeout: float | None = None, _use_object_store: bool = False) -> Any:
     """The value of a reference, or of each in a list; waits.  Raises the task's error, or GetTimeoutError."""
+    refs = object_refs
     if timeout is not None:
         timeout = _check_timeout(timeout)
     if type(refs) is ObjectRef:
@@ -113,18 +137,18 @@ def get(refs: Any, *, timeout: float | None = None, _use_object_store: bool = Fa
     return connected().get(list(refs), timeout)
 
 
-def put(value: T, *, _owner: Any = None) -> ObjectRef[T]:
-    """Store a value; returns its reference."""
+def put(value: T, *, _owner: Any = None, _tensor_transport: str = "object_store") -> ObjectRef[T]:
+    """Store a value; returns its reference.  The private keywords are Ray's and have no effect."""
     if isinstance(value, ObjectRef):
         raise TypeError("Calling 'put' on an ray.ObjectRef is not allowed. If you really want to do this, you can wrap "
                         "the ray.ObjectRef in a list and call 'put' on it.")
     return connected().put(value)
 
 
-def wait(refs: Sequence[ObjectRef[R]] | ObjectRef[R], num_returns: int = 1, timeout: float | None = None,
+def wait(ray_waitables: Sequence[ObjectRef[R]] | ObjectRef[R], num_returns: int = 1, timeout: float | None = None,
          fetch_local: bool = True) -> tuple[list[ObjectRef[R]], list[ObjectRef[R]]]:
     """``(ready, rest)``: returns when ``num_returns`` are ready or the time is up; both keep the order given."""
-    timeout, num_returns = _check_timeout(timeout), plain(num_returns)
+    refs, timeout, num_returns = ray_waitables, _check_timeout(timeout), plain(num_returns)
     if isinstance(num_returns, bool) or not isinstance(num_returns, int):
         raise TypeError(f"num_returns must be an int, not {type(num_returns).__name__}")
     if num_returns <= 0:
@@ -176,12 +200,13 @@ def _shown(value: Any) -> str:
 # ---------------------------------------------------------------- tasks and actors
 
 
-def cancel(ref: ObjectRef | ObjectRefGenerator, *, force: bool = False, recursive: bool = True) -> None:
-    """Cancel the task that makes ``ref``: not started, it never runs; running, it gets a KeyboardInterrupt, or with
-    ``force`` its worker is killed.  ``get`` then raises TaskCancelledError."""
-    if not isinstance(ref, (ObjectRef, ObjectRefGenerator)):
-        raise TypeError(f"ray.cancel() only supported for object refs. For actors, try ray.kill(). Got: {type(ref)}.")
-    connected().cancel(ref, force, recursive)
+def cancel(ray_waitable: ObjectRef | ObjectRefGenerator, *, force: bool = False, recursive: bool = True) -> None:
+    """Cancel the task that makes the reference: not started, it never runs; running, it gets a KeyboardInterrupt, or
+    with ``force`` its worker is killed.  ``get`` then raises TaskCancelledError."""
+    if not isinstance(ray_waitable, (ObjectRef, ObjectRefGenerator)):
+        raise TypeError("ray.cancel() only supported for object refs. For actors, try ray.kill(). Got: "
+                        f"{type(ray_waitable)}.")
+    connected().cancel(ray_waitable, force, recursive)
 
 
 def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:

@@ -13,8 +13,9 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from zray.base import env_vars
-from zray.base.config import STORE_BYTES_MIN, refuse_slips, refuse_unknown
+from zray.api import job_config as jobs
+from zray.base import env_vars, ray_names, ray_settings
+from zray.base.config import STORE_BYTES_MIN, refuse_slips
 from zray.base.errors import did_you_mean
 from zray.base.plain_numbers import plain
 from zray.base.version import __version__
@@ -28,15 +29,15 @@ if TYPE_CHECKING:
 # Ray's keywords that have no counterpart: accepted, so that programs run, and ignored.
 _IGNORED = frozenset((
     "include_dashboard", "dashboard_host", "dashboard_port", "_enable_object_reconstruction", "_plasma_directory",
-    "_node_ip_address", "_driver_object_store_memory", "_redis_username", "_redis_password", "_temp_dir",
+    "_driver_object_store_memory", "_redis_username", "_redis_password", "_temp_dir",
     "_metrics_export_port", "_tracing_startup_hook", "_node_name", "_cluster_id", "enable_resource_isolation",
-    "system_reserved_cpu", "system_reserved_memory", "_cgroup_path", "job_config", "log_to_driver_enabled",
-    "logging_format", "local_mode_warning", "allow_multiple", "storage",
+    "system_reserved_cpu", "system_reserved_memory", "_cgroup_path", "cgroup_path", "log_to_driver_enabled",
+    "logging_format", "local_mode_warning", "allow_multiple", "storage", "proxy_server_url", "_skip_env_hook",
 ))
 _KNOWN = ("num_cpus", "num_gpus", "resources", "labels", "object_store_memory", "local_mode", "ignore_reinit_error",
           "configure_logging", "logging_level", "logging_config", "log_to_driver", "namespace", "runtime_env",
-          "_system_config", "_memory")
-_OF_A_NODE = ("num_cpus", "num_gpus", "resources", "labels", "object_store_memory", "_system_config")
+          "_system_config", "_memory", "_node_ip_address", "_object_spilling_directory", "job_config")
+_OF_A_NODE = ("num_cpus", "num_gpus", "resources", "labels", "object_store_memory")
 
 
 class ClusterContext(Mapping[str, Any]):
@@ -53,7 +54,12 @@ class ClusterContext(Mapping[str, Any]):
 
     @property
     def ray_version(self) -> str:
-        return __version__
+        """Of Ray, in a program for which ``ray`` is zray."""
+        return ray_names.installed_version() or __version__
+
+    @property
+    def ray_commit(self) -> str:
+        return ""
 
     def disconnect(self) -> None:
         """The same as ``zray.shutdown()``."""
@@ -88,7 +94,8 @@ class ClusterContext(Mapping[str, Any]):
 
 def init(address: str | None = None, **options: Any) -> ClusterContext:
     """See :func:`zray.api.calls.init`."""
-    options = _with_runtime_env({name: plain(value) for name, value in options.items()})
+    address = address or None  # {} too
+    options = _with_runtime_env(jobs.merged({name: plain(value) for name, value in options.items()}))
     _check(address, options)
     if current() is not None:
         if options.get("ignore_reinit_error"):
@@ -126,7 +133,10 @@ def _check(address: str | None, options: dict[str, Any]) -> None:
     logs = options.get("logging_config")
     if logs is not None and not callable(getattr(logs, "to_map", None)):
         raise TypeError(f"logging_config takes a LoggingConfig, not {logs!r}")
-    refuse_unknown(options.get("_system_config") or ())
+    ray_settings.translated(options.get("_system_config"), {})
+    where = options.get("_node_ip_address")
+    if where is not None and not isinstance(where, str):
+        raise TypeError(f"_node_ip_address must be a str, not {where!r}")
     refuse_slips(os.environ)
     for name, least in (("object_store_memory", STORE_BYTES_MIN), ("_memory", 0)):
         nbytes = options.get(name)  # may be a float: 0.3 * total
@@ -174,26 +184,22 @@ def _init_cluster(address: str | None, options: dict[str, Any]) -> ClusterContex
 
     if address in (None, "", "auto"):  # a submitted job, or a shell, may say which cluster is meant
         address = _environment("ADDRESS") or address
-    own = address is None or address == "local"
-    if own:
-        given = {name: options[name] for name in _OF_A_NODE if options.get(name) is not None}
-        if options.get("_memory") is not None:
-            given["memory"] = float(options["_memory"])
-        given["config"] = given.pop("_system_config", {})
-        starting = launch.spawn_node(launch.NodeOptions(**given))
+    node = None
+    if address != "local":
+        node = launch.find_session(address) if address else launch.running_cluster()
+    own = node is None
+    if node is None:
+        starting = launch.spawn_node(launch.NodeOptions(**_node_options(options)))
         from zray.core.joining import for_driver  # imports while the daemon starts
 
         node = starting.wait()
     else:
-        for name in _OF_A_NODE:
-            if options.get(name):
-                raise ValueError(f"When connecting to an existing cluster, {name} must not be provided.")
-        node = launch.find_session(address or "auto")
+        _refuse_node_options(options)
         from zray.core.joining import for_driver
     config = job_config(options)
     try:
         runtime = for_driver(session_dir=node.session_dir, node=node.node, node_endpoint=node.endpoint, config=config,
-                             overrides=options.get("_system_config") or {})
+                             overrides={})
         _take_on(runtime, options.get("runtime_env"))
     except BaseException:
         if own:
@@ -215,6 +221,28 @@ def _take_on(runtime: Any, runtime_env: Mapping[str, Any] | None) -> None:
     except BaseException:
         runtime.shutdown()
         raise
+
+
+def _node_options(options: dict[str, Any]) -> dict[str, Any]:
+    """The fields of NodeOptions of a node that ``init`` starts."""
+    given = {name: options[name] for name in _OF_A_NODE if options.get(name) is not None}
+    if options.get("_memory") is not None:
+        given["memory"] = float(options["_memory"])
+    if options.get("_node_ip_address"):
+        given["node_ip_address"] = options["_node_ip_address"]
+    given["config"] = ray_settings.translated(options.get("_system_config"), os.environ)
+    if options.get("_object_spilling_directory"):
+        given["config"]["spill_dir"] = os.fspath(options["_object_spilling_directory"])
+    return given
+
+
+def _refuse_node_options(options: dict[str, Any]) -> None:
+    """ValueError for what only a node that starts can take."""
+    wrong = [name for name in _OF_A_NODE if options.get(name) is not None]
+    wrong += ["_system_config"] if options.get("_system_config") else []
+    if wrong:
+        raise ValueError(f"When connecting to an existing cluster, {' and '.join(wrong)} must not be provided. "
+                         "init('local', ...) starts a node of this program's own.")
 
 
 _own_node: NodeHandle | None = None  # started by init, ended by shutdown
@@ -240,16 +268,23 @@ def job_config(options: dict[str, Any]) -> dict[str, Any]:
     main = sys.modules.get("__main__")
     script = getattr(main, "__file__", None)
     log = options.get("log_to_driver")
+    job = options.get("job_config") or jobs.JobConfig()
+    search = [os.path.abspath(path) for path in job.code_search_path + job._py_driver_sys_path]
+    here = os.getcwd()
+    is_module = getattr(main, "__spec__", None) is not None  # `python -m`: not the folder of the module, but this one
     return {
-        "sys_path": [os.path.abspath(entry) if entry else os.getcwd() for entry in sys.path],
-        "cwd": os.getcwd(),
+        "sys_path": [*(os.path.abspath(entry) if entry else here for entry in sys.path), *search, here],
+        "cwd": here,
         "script": os.path.abspath(script) if script else "",
-        "script_dir": os.path.dirname(os.path.abspath(script)) if script else "",
+        "script_dir": os.path.dirname(os.path.abspath(script)) if script and not is_module else "",
         "threads": env_vars.thread_names(os.environ),
         "namespace": options.get("namespace") or _environment("NAMESPACE") or "",
         "name": os.path.basename(script) if script else "interactive",
         "log_to_driver": (_environment("LOG_TO_DRIVER") or "1") not in ("0", "false") if log is None else bool(log),
         "logging": logs.to_map() if (logs := options.get("logging_config")) is not None else {},
+        "detached": job.default_actor_lifetime == "detached",
+        "metadata": {str(name): str(value) for name, value in job.metadata.items()},
+        "ray_version": ray_names.installed_version(),
         "entrypoint": hide(" ".join(sys.argv)) or "interactive",
         "submission_id": os.environ.get("ZRAY_JOB_SUBMISSION_ID", ""),
     }
@@ -258,5 +293,8 @@ def job_config(options: dict[str, Any]) -> dict[str, Any]:
 def _context(runtime: Any) -> ClusterContext:
     session_dir = os.path.dirname(runtime.endpoint.removeprefix("ipc://"))
     return ClusterContext({
-        "node_ip_address": "127.0.0.1", "session_dir": session_dir, "address": session_dir, "gcs_address": session_dir,
+        "node_ip_address": runtime.node_info["NodeManagerAddress"], "session_dir": session_dir,
+        "address": session_dir, "gcs_address": session_dir, "redis_address": None, "metrics_export_port": 0,
+        "raylet_socket_name": runtime.node_info.get("RayletSocketName", ""), "dashboard_agent_listen_port": -1,
+        "object_store_address": runtime.node_info.get("ObjectStoreSocketName", ""),
         "node_id": runtime.node_info.get("NodeID") or runtime.node.hex(), "webui_url": ""})

@@ -25,6 +25,7 @@ from typing import Any
 from zray.api.local_actors import LocalActor, LocalContext, environment, steps_in
 from zray.api.local_objects import Arguments, Record, failed, first_ready, records, stored
 from zray.base import ids
+from zray.base.addresses import machine_address
 from zray.base.errors import ActorDiedError, AsyncioActorExit, ExitActor, RayError, from_failure, load_error
 from zray.base.stepping import stepping
 from zray.environments import spec
@@ -51,7 +52,8 @@ class LocalRuntime:
         self.incarnation = ids.new_incarnation()
         self.node = self.incarnation
         self.namespace = namespace or "local"
-        self.node_info: dict[str, Any] = {"NodeID": self.node.ljust(ids.NODE_SIZE, b"\0").hex()}
+        self.node_info: dict[str, Any] = {"NodeID": self.node.ljust(ids.NODE_SIZE, b"\0").hex(),
+                                          "NodeManagerAddress": machine_address()}
         self.context = LocalContext()
         self.variables = dict(spec.variables(runtime_env or {}))
         if others := sorted(set(runtime_env or {}) - {"env_vars", "config"}):
@@ -384,7 +386,8 @@ class LocalRuntime:
     # ------------------------------------------------------------ views
 
     def query(self, what: str, **args: Any) -> dict[str, Any]:
-        node = {"NodeID": self.node.ljust(ids.NODE_SIZE, b"\0").hex(), "Alive": True, "NodeManagerAddress": "127.0.0.1",
+        node = {"NodeID": self.node.ljust(ids.NODE_SIZE, b"\0").hex(), "Alive": True,
+                "NodeManagerAddress": self.node_info["NodeManagerAddress"],
                 "Resources": dict(self.resources), "Labels": {}}
         actors = [{"actor_id": actor_id, "name": a.name or "", "namespace": a.namespace,
                    "state": "DEAD" if a.death else "ALIVE"} for actor_id, a in self._actors.items()]

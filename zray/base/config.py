@@ -19,10 +19,10 @@ STORE_BYTES_MIN = 4 * 1024 * 1024  # the smallest object store that a node accep
 # Variables of zray that are no settings.
 _OTHER_VARIABLES = frozenset((
     "ADDRESS", "DEDUP_LOGS", "FULL_TRACEBACKS", "IGNORE_UNHANDLED_ERRORS", "JOB_SUBMISSION_ID", "JOIN",
-    "NOSET_CUDA_VISIBLE_DEVICES", "RUNTIME_ENV", "SAVED_BLAS", "TMPDIR"))
+    "NOSET_CUDA_VISIBLE_DEVICES", "PYTHON", "RAY_VERSION", "RUNTIME_ENV", "SAVED_BLAS", "TMPDIR"))
 # how like a setting an unknown variable is: "node_timeout" is a slip, "log_level" belongs to
 # another program
-_SLIP = 0.8
+SLIP = 0.8
 
 
 @dataclass(slots=True)
@@ -161,7 +161,7 @@ def refuse_slips(environment: Mapping[str, str]) -> None:
         if name == variable or name in _OTHER_VARIABLES or name.lower() in Config.__dataclass_fields__:
             continue
         name = name.lower()
-        setting = nearest(name, _SLIP)
+        setting = nearest(name, SLIP)
         if setting:
             raise ValueError(f"zray has no setting for the environment variable {variable}"
                              + _suggestion(f"ZRAY_{setting.upper()}"))

@@ -139,8 +139,8 @@ class BaseID:
         self._raw = checked(type(self).__name__, raw, self.SIZE)
 
     @classmethod
-    def from_hex(cls, text: str) -> Self:
-        return cls(bytes.fromhex(text))
+    def from_hex(cls, hex_id: str) -> Self:
+        return cls(bytes.fromhex(hex_id))
 
     @classmethod
     def from_random(cls) -> Self:
@@ -149,6 +149,11 @@ class BaseID:
     @classmethod
     def nil(cls) -> Self:
         return cls(b"\xff" * cls.SIZE)
+
+    @classmethod
+    def size(cls) -> int:
+        """Its width in bytes."""
+        return cls.SIZE
 
     def is_nil(self) -> bool:
         return self._raw == b"\xff" * self.SIZE
@@ -172,13 +177,19 @@ class BaseID:
         return type(self), (self._raw,)
 
 
+_Number = int  # the name int is a method of JobID
+
+
 class JobID(BaseID):
     SIZE = JOB_SIZE
     __slots__ = ()
 
     @classmethod
-    def from_int(cls, number: int) -> JobID:
-        return cls(number.to_bytes(JOB_SIZE, "big"))
+    def from_int(cls, value: _Number) -> JobID:
+        return cls(value.to_bytes(JOB_SIZE, "big"))
+
+    def int(self) -> _Number:
+        return _Number.from_bytes(self._raw, "big")
 
 
 class ActorID(BaseID):
@@ -215,6 +226,14 @@ class UniqueID(BaseID):
     """An id of anything, as ``UniqueID.from_random()`` makes one."""
 
     SIZE = NODE_SIZE
+    __slots__ = ()
+
+
+class FunctionID(UniqueID):
+    __slots__ = ()
+
+
+class ActorClassID(UniqueID):
     __slots__ = ()
 
 

@@ -16,6 +16,7 @@ from zray.node.running.options import ADDRESS_HELP, NEW_CLUSTER_HELP, BadOption,
 @click.option("--address", default="", metavar="@FILE", help=ADDRESS_HELP)
 @click.option("--new-cluster", is_flag=True, help=NEW_CLUSTER_HELP)
 @click.option("--host", default="", help="address to bind and to be dialled at (default: loopback)")
+@click.option("--node-ip-address", default="", help="what the node shows as its address (default: the machine's)")
 @click.option("--port", type=int, default=0, help="the node's well-known TCP port (default: any free one)")
 @click.option("--port-range", default="", metavar="LOW-HIGH", help="for endpoints of drivers and workers")
 @click.option("--one-port", is_flag=True, help="drivers and workers bind no ports: their nodes relay (slower)")

@@ -1,4 +1,4 @@
-"""Commands that run a program on zray: ``zray demo`` and ``zray microbenchmark``."""
+"""Commands that run a program on zray: ``zray run``, ``zray demo`` and ``zray microbenchmark``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,23 @@ import sys
 import click
 
 from zray.cli.commands import main
+
+
+@main.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.option("--ray-version", help="what ray.__version__ says (default: ZRAY_RAY_VERSION, else the Ray that zray "
+                                    "follows)")
+@click.argument("program", nargs=-1, type=click.UNPROCESSED)
+def run(ray_version: str | None, program: tuple[str, ...]) -> None:
+    """Run a program that was written for Ray: `import ray` is zray in it, its workers and its subprocesses.
+
+    PROGRAM is SCRIPT [ARGUMENT ...], -m MODULE [ARGUMENT ...], -c CODE, or a program on the PATH with its arguments.
+    """
+    from zray.compat import running
+
+    try:
+        running.run(program, ray_version)
+    except running.CannotRun as error:
+        raise click.ClickException(str(error)) from None
 
 
 @main.command()

@@ -47,7 +47,7 @@ def status(address: str, form: str) -> None:
 def _node_lines(nodes: list[dict[str, Any]]) -> list[str]:
     lines = [f"{sum(row['Alive'] for row in nodes)} nodes:"]
     for row in nodes:
-        place = f"{row['NodeManagerAddress']}:{row['NodeManagerPort']}"
+        place = row.get("ListenAddress") or row["NodeManagerAddress"]
         has = ", ".join(f"{name}={amount:g}" for name, amount in row["Resources"].items()
                         if not name.endswith("memory") and not name.startswith("node:"))
         reason = row.get("DeathReason", "")

@@ -50,7 +50,8 @@ class Actors:
         spec: dict[str, Any] = {
             "class_key": key, "args": payload, "slots": slots or [], "deps": [], "demand": options.placement,
             "running": options.running, "name": options.name or "", "namespace": namespace,
-            "detached": options.detached, "max_restarts": options.max_restarts,
+            "detached": self.process.detached if options.lifetime is None else options.lifetime == "detached",
+            "max_restarts": options.max_restarts,
             "max_task_retries": options.max_task_retries, "max_concurrency": options.max_concurrency or 0,
             "concurrency_groups": options.concurrency_groups or {}, "is_async": cls.is_async,
             "env": self.tasks.environments.of(options.env),

@@ -49,6 +49,7 @@ def for_driver(*, session_dir: str, node: bytes, node_endpoint: str, config: dic
     process = runtime.process
     process.node_info = answer.node
     process.namespace = config["namespace"]
+    process.detached = bool(config.get("detached"))
     process.config = Config.of_session(answer.settings, overrides)
     runtime.attach_store(answer.store)
     _install(runtime)

@@ -48,6 +48,14 @@ class LoggingConfig:
         """For the workers of the job."""
         return asdict(self)
 
+    def to_dict(self) -> dict[str, Any]:
+        """The keywords that make an equal one."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, d: dict[str, Any]) -> LoggingConfig:
+        return cls(**d)
+
     def apply(self) -> None:
         """Set up this process."""
         handler = _ToStderr()

@@ -22,6 +22,7 @@ class ProcessRecord:
         self.config = config
         self.namespace = ""
         self.env: dict[str, Any] = {}  # the runtime environment that tasks and actors submitted here inherit
+        self.detached = False  # whether actors that do not say their lifetime outlive the job
         self.node_info: dict[str, Any] = {}
         self.closed = False  # this process leaves: ignore the end of its node
 

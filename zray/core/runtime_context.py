@@ -9,6 +9,9 @@ from zray.base.ids import ActorID, JobID, NodeID, TaskID, WorkerID
 from zray.handles.connection import connected
 from zray.sched.resources import UNIT
 
+# The kinds that Ray knows.  Nodes of zray find and hand out GPUs; the others are resources that a user declares.
+ACCELERATORS = ("GPU", "TPU", "NPU", "HPU", "neuron_cores", "RBLN", "FURIOSA", "MBLT", "TTNPU")
+
 __all__ = ["RuntimeContext", "get_runtime_context"]
 
 
@@ -67,7 +70,9 @@ class RuntimeContext:
         return {name: value / UNIT if isinstance(value, int) else value for name, value in assigned.items()}
 
     def get_accelerator_ids(self) -> dict[str, list[str]]:
-        return {"GPU": [str(gpu) for gpu in (self._of_task("assigned") or {}).get("gpu_ids") or []]}
+        """The ids of the devices that this task or actor was granted, by kind; [] for kinds that it has none of."""
+        gpus = (self._of_task("assigned") or {}).get("gpu_ids") or []
+        return {**{kind: [] for kind in ACCELERATORS}, "GPU": [str(gpu) for gpu in gpus]}
 
     def get_runtime_env_string(self) -> str:
         import json

@@ -247,6 +247,8 @@ class Tasks:
 
 def strategy_of(options: Any) -> dict[str, Any]:
     strategy = dict(options.strategy)
+    if options.fallbacks and not strategy:
+        return {"kind": "labels", "ladder": [options.label_selector, *options.fallbacks]}
     if options.label_selector:
         strategy["labels"] = options.label_selector
     return strategy

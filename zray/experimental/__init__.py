@@ -6,8 +6,10 @@ __all__ = ["get_object_locations"]
 
 
 def __getattr__(name: str):
-    if name in ("internal_kv", "tqdm_ray"):
+    if name in ("internal_kv", "queue", "tqdm_ray"):
         import importlib
 
         return importlib.import_module(f"zray.experimental.{name}")
-    raise AttributeError(f"module 'zray.experimental' has no attribute {name!r}")
+    from zray.base.ray_missing import no_attribute
+
+    raise no_attribute(__name__, name)

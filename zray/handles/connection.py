@@ -12,6 +12,8 @@ from typing import Any
 
 from zray.handles.refs import _hooks, wake
 
+SCRIPT_MODE, WORKER_MODE, LOCAL_MODE = 0, 1, 2  # kinds of runtimes, by Ray's numbers
+
 
 def start_by(start: Callable[[], object]) -> None:
     """Set the function that starts a session and connects to it: ``init`` of the layer above."""

@@ -15,6 +15,7 @@ from zray.base.errors import did_you_mean
 from zray.base.plain_numbers import plain
 from zray.environments import spec
 from zray.handles.connection import current
+from zray.handles.label_selectors import expressions, problem as selector_problem
 from zray.sched.resources import units
 
 STREAMING = -1
@@ -117,6 +118,19 @@ def _groups(name: str, value: dict[str, int]) -> str | None:
     return f"'{name}' maps group names to a positive number of threads, not {value!r}"
 
 
+def _selector(_: str, value: dict[str, str]) -> str | None:
+    return selector_problem(value)
+
+
+def _fallbacks(name: str, value: list[dict[str, Any]]) -> str | None:
+    for one in value:
+        if not isinstance(one, dict) or set(one) != {"label_selector"} or not isinstance(one["label_selector"], dict):
+            return f"'{name}' is a list of {{'label_selector': {{...}}}}, not {value!r}"
+        if wrong := selector_problem(one["label_selector"]):
+            return wrong
+    return None
+
+
 def _labels(name: str, value: dict[str, str]) -> str | None:
     if all(isinstance(k, str) and isinstance(v, str) for k, v in value.items()):
         return None
@@ -137,7 +151,8 @@ _text = Option((str, _NONE))
 
 _COMMON: dict[str, Option] = {
     "accelerator_type": _text,
-    "label_selector": Option((dict, _NONE), _labels),
+    "fallback_strategy": Option((list, _NONE), _fallbacks),
+    "label_selector": Option((dict, _NONE), _selector),
     "memory": _amount,
     "name": _text,
     "num_cpus": _amount,
@@ -350,8 +365,8 @@ class TaskOptions(_Options):
     or a map with ``kind``; ``backpressure`` items a generator may be ahead, -1 for no limit.
     """
 
-    __slots__ = ("backpressure", "demand", "env", "key", "label_selector", "max_calls", "max_retries", "name",
-                 "num_returns", "retry_exceptions", "strategy")
+    __slots__ = ("backpressure", "demand", "env", "fallbacks", "key", "label_selector", "max_calls", "max_retries",
+                 "name", "num_returns", "retry_exceptions", "strategy")
     TABLE = TASK_OPTIONS
     WHAT = "remote functions"
 
@@ -366,8 +381,9 @@ class TaskOptions(_Options):
         self.strategy = _placed(raw)
         self.name: str | None = raw.get("name")
         self.backpressure: int = raw.get("_generator_backpressure_num_objects") or -1
-        self.label_selector: dict[str, str] = raw.get("label_selector") or {}
-        self.key = _freeze((self.demand, self.env, self.strategy, self.label_selector))
+        self.label_selector = expressions(raw.get("label_selector") or {})
+        self.fallbacks = [expressions(one["label_selector"]) for one in raw.get("fallback_strategy") or ()]
+        self.key = _freeze((self.demand, self.env, self.strategy, self.label_selector, self.fallbacks))
 
     @classmethod
     def for_function(cls, raw: dict[str, Any], is_generator: bool) -> TaskOptions:
@@ -392,9 +408,9 @@ class ActorOptions(_Options):
     ``max_concurrency`` is None where not given: 1, or ASYNC_MAX_CONCURRENCY for async actors.
     """
 
-    __slots__ = ("concurrency_groups", "detached", "env", "get_if_exists", "key",
-                 "label_selector", "max_concurrency", "max_pending_calls", "max_restarts", "max_task_retries", "name",
-                 "namespace", "placement", "running", "strategy")
+    __slots__ = ("concurrency_groups", "env", "fallbacks", "get_if_exists", "key",
+                 "label_selector", "lifetime", "max_concurrency", "max_pending_calls", "max_restarts",
+                 "max_task_retries", "name", "namespace", "placement", "running", "strategy")
     TABLE = ACTOR_OPTIONS
     WHAT = "actors"
 
@@ -405,7 +421,7 @@ class ActorOptions(_Options):
         self.placement = self.running if asked else {"CPU": CPU_UNITS, **self.running}
         self.name: str | None = raw.get("name")
         self.namespace: str | None = raw.get("namespace")
-        self.detached = raw.get("lifetime") == "detached"
+        self.lifetime: str | None = raw.get("lifetime")
         self.get_if_exists: bool = raw.get("get_if_exists") or False
         self.max_restarts: int = raw.get("max_restarts") or 0
         self.max_task_retries: int = raw.get("max_task_retries") or 0
@@ -414,8 +430,9 @@ class ActorOptions(_Options):
         self.concurrency_groups: dict[str, int] = raw.get("concurrency_groups") or {}
         self.env = _env(raw)
         self.strategy = _placed(raw)
-        self.label_selector: dict[str, str] = raw.get("label_selector") or {}
-        self.key = _freeze((self.placement, self.env, self.strategy, self.label_selector))
+        self.label_selector = expressions(raw.get("label_selector") or {})
+        self.fallbacks = [expressions(one["label_selector"]) for one in raw.get("fallback_strategy") or ()]
+        self.key = _freeze((self.placement, self.env, self.strategy, self.label_selector, self.fallbacks))
 
     @property
     def demand(self) -> dict[str, int]:

@@ -90,6 +90,27 @@ class ObjectRef(Generic[T]):
         return self._oid == b"\xff" * ids.OBJECT_SIZE
 
     @classmethod
+    def size(cls) -> int:
+        """The width of its id in bytes."""
+        return ids.OBJECT_SIZE
+
+    @classmethod
+    def from_random(cls) -> ObjectRef[Any]:
+        """A reference by an id that no object has."""
+        return cls(ids.random_bytes(ids.OBJECT_SIZE))
+
+    def owner_address(self) -> bytes:
+        """The process that owns the object, as bytes that name it."""
+        return self._owner
+
+    def call_site(self) -> str:
+        """Where the reference was made: '' (that is not recorded)."""
+        return ""
+
+    def tensor_transport(self) -> None:
+        """None: objects travel by the object stores."""
+
+    @classmethod
     def nil(cls) -> ObjectRef[Any]:
         from zray.owner.records import Entry
 

@@ -22,9 +22,11 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from zray.base import ids
+from zray.base.addresses import is_loopback, is_wildcard
 from zray.base.config import Config, refuse_slips
 from zray.base.ends import Ends
 from zray.base.os_linux import write_private
+from zray.base.version import __version__
 from zray.node.effects import EndJob, Kill, Spawn, Watch
 from zray.node.peers.cluster import routed
 from zray.node.processes import linux
@@ -73,6 +75,8 @@ class Daemon:
         from zray.node.processes.zygote import ZygoteLink, one_blas_thread
 
         self.config = config
+        self.given: dict[str, Any] = json_map(arguments.config, "--config")  # settings that this node was started with
+        self.address = arguments.node_ip_address
         self.membership = membership
         self.session_dir = session_dir
         self.journal = Journal(session_dir)
@@ -100,13 +104,15 @@ class Daemon:
         from zray.node.daemon_machine import admit_first_node
 
         self._prepare()
-        shown = node_row(self.node_id, self.endpoint, os.getpid(), offered.labels)
+        shown = node_row(self.node_id, self.endpoint, os.getpid(), offered.labels, self.address)
         self._enter_cluster(shown, offered)
         name_node(offered, shown["NodeManagerAddress"], first=not self.membership.address)
         shown["Resources"] = offered.amounts()
         joined = None
         if self.entry is not None and self.membership.address:
-            joined = self.entry.join(self.own_row, sys.modules["zray"].__version__)
+            joined = self.entry.join(self.own_row, __version__)
+            self.given = {**joined.settings, **self.given}
+            self.config = Config.of_session(joined.settings, self.given)
         self.gcs = GcsService(time.monotonic, self._send, self.membership.gcs_dir or None,
                               incarnation=self.incarnation, node_id=self.node_id, first=joined is None,
                               hints=joined.gcs if joined is not None else None,
@@ -168,8 +174,10 @@ class Daemon:
 
         self.entry = ClusterEntry(self.mesh, self.incarnation, self.session_dir, self.membership)
         host, _, port = self.entry.address.rpartition(":")
-        shown |= {"NodeManagerAddress": host, "NodeManagerPort": int(port), "NodeName": self.membership.name or
-                  shown["NodeName"]}
+        shown |= {"NodeManagerPort": int(port), "ListenAddress": self.entry.address,
+                  "NodeName": self.membership.name or shown["NodeName"]}
+        if not (self.address or is_loopback(host) or is_wildcard(host)):  # else it keeps the machine's address
+            shown["NodeManagerAddress"] = host
         self.own_row["endpoint"] = self.entry.endpoint
 
     def _compose_store(self, offered: Offer) -> None:
@@ -258,7 +266,7 @@ class Daemon:
         return MemberShell(
             self.mesh, entry.hello, self.probes.begin, self.probes.end, entry.cluster, self.own_row,
             unfit=lambda peer, message: unfit(peer, message, options.insecure, warn), may_dial=entry.admit,
-            may_not_dial=entry.bar, warn=warn)
+            may_not_dial=entry.bar, warn=warn, settings=self.given)
 
     def _zygote_base(self) -> dict[str, Any]:
         """The settings of this node that a zygote needs before it forks."""
@@ -270,7 +278,7 @@ class Daemon:
         has = ", ".join(f"{name}={amount:g}" for name, amount in self.machine.node["Resources"].items())
         at = f", at {self.entry.address}" if self.entry is not None else ""
         self.journal.note(f"node {self.node_id.hex()} starts: process {os.getpid()}{at}, zray "
-                          f"{sys.modules['zray'].__version__}, Python {sys.version.split()[0]}, {has}")
+                          f"{__version__}, Python {sys.version.split()[0]}, {has}")
         if joins:
             self.journal.note(f"it joined a cluster, as the node with number {ordinal}")
 

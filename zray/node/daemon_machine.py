@@ -109,6 +109,7 @@ class MemberShell(Ports):
     may_dial: Callable[[Row], None]
     may_not_dial: Callable[[bytes], None]
     warn: Callable[[str], None]
+    settings: dict[str, Any]  # that the nodes of the cluster were started with, for joining nodes
 
 
 class DaemonMachine:
@@ -154,7 +155,7 @@ class DaemonMachine:
             answers=lambda node: gcs.link_answers(node, True)))
         member = Member(MemberPorts(
             ports.clock, ports.send, self.machine.cluster, self.machine.context.ends, gcs, links, membership.cluster_id,
-            self.machine.config.as_dict(), membership.own_row, membership.unfit, membership.may_dial,
+            membership.settings, membership.own_row, membership.unfit, membership.may_dial,
             membership.may_not_dial, node_joined=self.machine.node_joined, node_leaves=self.machine.node_leaves,
             node_ended=self.node_ended, warn=membership.warn))
         return links, member

@@ -168,7 +168,7 @@ class SimNode(Process):
         return MemberShell(
             self.mesh, self.hello, self._probe, end_probe=lambda node: None, cluster_id="sim", own_row=self.own_row,
             unfit=lambda peer, message: "", may_dial=lambda row: None, may_not_dial=lambda node: None,
-            warn=lambda text: None)
+            warn=lambda text: None, settings={})
 
     def _new_worker_id(self) -> bytes:
         self._workers_made += 1

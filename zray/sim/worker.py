@@ -108,7 +108,7 @@ class SimWorker(Core):
     def define(self, key: bytes, blob: bytes, name: str) -> None:
         self.functions.add(key)
 
-    def take_on_job(self, message: m.JobConfig) -> None:
+    def take_on_job(self, message: m.JobSettings) -> None:
         self.machine.set_job(message.job)
 
     def cancel_children(self, task: bytes) -> None:

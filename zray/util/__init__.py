@@ -21,6 +21,7 @@ __all__ = [
     "disable_log_once_globally",
     "enable_periodic_logging",
     "get_current_placement_group",
+    "get_node_instance_id",
     "get_node_ip_address",
     "get_placement_group",
     "inspect_serializability",
@@ -42,14 +43,29 @@ def deregister_serializer(cls: type) -> None:
     unregister_serializer(cls)
 
 
-def get_node_ip_address() -> str:
-    """The address of this node."""
-    return "127.0.0.1"
+def get_node_ip_address(address: str | None = None) -> str:
+    """The address at which other machines reach this node: that of its row in ``zray.nodes()``.
+
+    Before ``init`` that of this machine.  ``address``, which Ray dials to find it, is not needed.
+    """
+    from zray.base.addresses import machine_address
+    from zray.handles.connection import current
+
+    runtime = current()
+    return runtime.node_info["NodeManagerAddress"] if runtime is not None else machine_address()
+
+
+def get_node_instance_id() -> str:
+    """The id of this machine in its cloud, '' (zray asks no cloud)."""
+    return ""
 
 
 def __getattr__(name: str):
-    if name in ("accelerators", "annotations", "check_serialize", "queue", "scheduling_strategies"):
+    if name in ("accelerators", "annotations", "check_serialize", "helpers", "queue", "scheduling_strategies",
+                "serialization"):
         import importlib
 
         return importlib.import_module(f"zray.util.{name}")
-    raise AttributeError(f"module 'zray.util' has no attribute {name!r}")
+    from zray.base.ray_missing import no_attribute
+
+    raise no_attribute(__name__, name)

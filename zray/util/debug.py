@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-__all__ = ["disable_log_once_globally", "enable_periodic_logging", "log_once"]
+__all__ = ["disable_log_once_globally", "enable_periodic_logging", "log_once", "reset_log_once"]
 
 PERIOD_S = 60.0
 
@@ -24,6 +24,14 @@ def log_once(key: object) -> bool:
         return False
     _seen.add(key)
     return True
+
+
+def reset_log_once(key: object = None) -> None:
+    """Log the message ``key`` again, or all of them for None."""
+    if key is None:
+        _seen.clear()
+    else:
+        _seen.discard(key)
 
 
 def disable_log_once_globally() -> None:

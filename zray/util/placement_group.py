@@ -93,7 +93,8 @@ class PlacementGroup:
 
 def placement_group(bundles: list[dict[str, float]], strategy: str | None = None, name: str = "",
                     lifetime: str | None = None, _soft_target_node_id: str | None = None,
-                    bundle_label_selector: list[dict[str, str]] | None = None) -> PlacementGroup:
+                    bundle_label_selector: list[dict[str, str]] | None = None,
+                    topology_strategy: Any = None) -> PlacementGroup:
     """Reserve ``bundles`` (resource amounts by name), all of them or none.
 
     strategy: "PACK" (few nodes, the default), "SPREAD" (many nodes), "STRICT_PACK" (one node), "STRICT_SPREAD" (a node
@@ -110,8 +111,9 @@ def placement_group(bundles: list[dict[str, float]], strategy: str | None = None
         raise ValueError(f"Placement group `lifetime` argument must be either `None` or 'detached'. Got {lifetime}.")
     if not isinstance(name, str):
         raise TypeError(f"The name of a placement group is a str, not {name!r}")
-    if _soft_target_node_id is not None or bundle_label_selector:
-        raise ValueError("`_soft_target_node_id` and `bundle_label_selector` are not supported by this version.")
+    if _soft_target_node_id is not None or bundle_label_selector or topology_strategy is not None:
+        raise ValueError("`_soft_target_node_id`, `bundle_label_selector` and `topology_strategy` are not supported by "
+                         "this version.")
     shown = [{resource: float(value) for resource, value in bundle.items()} for bundle in bundles]
     group = connected().groups.create(wire, shown, strategy or "PACK", name, lifetime == "detached")
     return PlacementGroup(PlacementGroupID(group), shown)

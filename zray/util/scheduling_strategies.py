@@ -54,6 +54,8 @@ class NodeAffinitySchedulingStrategy:
 
     node_id: str
     soft: bool = False
+    _spill_on_unavailable: bool = False
+    _fail_on_unavailable: bool = False
 
     def __post_init__(self) -> None:
         node_id = self.node_id if isinstance(self.node_id, str) else self.node_id.hex()

@@ -20,7 +20,7 @@ from zray.base.errors import AsyncioActorExit
 from zray.handles.options import DYNAMIC, STREAMING
 from zray.transport.loop import Waiter
 from zray.values import serialization
-from zray.wire.messages import FAILED, JobConfig
+from zray.wire.messages import FAILED, JobSettings
 from zray.worker.actors.ends import exit_code
 from zray.worker.actors.life import CallGroup
 from zray.worker.events import EventRecorder
@@ -98,7 +98,7 @@ class Executor:
     def define(self, key: bytes, blob: bytes, name: str) -> None:
         self.functions.define(key, blob, name)
 
-    def take_on_job(self, message: JobConfig) -> None:
+    def take_on_job(self, message: JobSettings) -> None:
         self.surroundings.on_job(message)
 
     def cancel_children(self, task: bytes) -> None:

@@ -29,8 +29,8 @@ from zray.wire.messages import (
     CancelTask,
     FunctionDef,
     HandBack,
-    JobConfig,
     JobOver,
+    JobSettings,
     LeaseOpen,
     PushCalls,
     PushMap,
@@ -84,7 +84,7 @@ class Runner(Protocol):
     def define(self, key: bytes, blob: bytes, name: str) -> None:
         """Keep a function of an owner."""
 
-    def take_on_job(self, message: JobConfig) -> None:
+    def take_on_job(self, message: JobSettings) -> None:
         """Make the process part of this job."""
 
     def cancel_children(self, task: bytes) -> None:
@@ -143,11 +143,11 @@ class WorkerMachine:
             LeaseOpen.CODE: self.on_lease_open, FunctionDef.CODE: self.on_function, PushTasks.CODE: self.on_push,
             PushMap.CODE: self.on_push_map, CancelTask.CODE: self.on_cancel, StreamAck.CODE: self.on_stream_ack,
             ActorInit.CODE: self.on_actor_init, PushCalls.CODE: self.on_calls, WorkerExit.CODE: self.on_exit,
-            JobConfig.CODE: self.on_job, JobOver.CODE: self.on_job_over}
+            JobSettings.CODE: self.on_job, JobOver.CODE: self.on_job_over}
 
     # ------------------------------------------------------------ messages
 
-    def on_job(self, peer: bytes, message: JobConfig) -> None:
+    def on_job(self, peer: bytes, message: JobSettings) -> None:
         self._take_on_job(message)
         self.has_job = True
         self._wake_queue()

@@ -11,7 +11,7 @@ import time
 from typing import Any, NoReturn
 
 from zray.environments import spec
-from zray.wire.messages import ActorInit, JobConfig, WorkerReady
+from zray.wire.messages import ActorInit, JobSettings, WorkerReady
 from zray.worker import equipment, process
 from zray.worker.actors.ends import run_exit_handlers
 from zray.worker.executor import Executor
@@ -56,11 +56,12 @@ class WorkerProcess:
 
     # ------------------------------------------------------------ taking on a job
 
-    def on_job(self, message: JobConfig) -> None:
+    def on_job(self, message: JobSettings) -> None:
         rt = self.rt
         rt.set_job(message.job)
         rt.context.job = message.job
         rt.namespace = message.config.get("namespace") or ""
+        rt.process.detached = bool(message.config.get("detached"))
         self.config = message.config
         process.take_on_job(message.config)
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from zray.base.config import Config
     from zray.owner.submitter import Submitter
     from zray.transport.loop import Loop
-    from zray.wire.messages import ActorInit, JobConfig
+    from zray.wire.messages import ActorInit, JobSettings
     from zray.worker.queue import ServedLease
 
 
@@ -42,7 +42,7 @@ class CoreProcess(Protocol):
 class Surroundings(Protocol):
     """The process around the executor: its environment, and its end."""
 
-    def on_job(self, message: JobConfig) -> None:
+    def on_job(self, message: JobSettings) -> None:
         """Called under the lock, before any task runs."""
 
     def on_lease(self, lease: ServedLease) -> None:

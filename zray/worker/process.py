@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from importlib.machinery import ModuleSpec
 from typing import Any
 
-from zray.base import env_vars
+from zray.base import env_vars, ray_names
 from zray.base.formats import TASK_MARKER
 
 
@@ -70,6 +70,8 @@ def take_on_job(config: Mapping[str, Any]) -> None:
         from zray.core.logging_config import LoggingConfig
 
         LoggingConfig(**logs).apply()
+    if version := config.get("ray_version"):
+        ray_names.install(version)
     if os.path.isfile(script := config.get("script") or ""):
         _name_script(script)
     paths = [path for path in (config.get("script_dir"), *(config.get("sys_path") or ())) if path is not None]
@@ -105,6 +107,8 @@ def take_on_environment(env: Mapping[str, str], assigned: Mapping[str, Any], con
         _set_variables(env, config)
     if "PYTHONPATH" in env:
         _put_on_path(os.environ["PYTHONPATH"], config)
+    if version := config.get("ray_version"):
+        ray_names.pass_on(os.environ, version)
     _limit_threads(env_vars.threads_for(assigned.get("resources") or {}), started_under)
     if node_has_gpus and "CUDA_VISIBLE_DEVICES" not in env:
         _show_gpus(assigned.get("gpu_ids") or ())

@@ -229,7 +229,7 @@ class Leases:
                 if placement.equipment:
                     config = {**config, "equipment": placement.equipment}
                     worker.broken |= "error" in placement.equipment
-                self._context.send(worker.incarnation, m.JobConfig(placement.kind.job, config))
+                self._context.send(worker.incarnation, m.JobSettings(placement.kind.job, config))
             if not placement.actor:
                 self._context.send(placement.owner, m.LeaseGrant(
                     placement.key, lease, worker.incarnation, worker.endpoint, worker.pid, placement.assigned))

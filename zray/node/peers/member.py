@@ -77,7 +77,7 @@ class MemberPorts(Ports):
     gcs: ControlStore
     links: LinkTable
     cluster_id: str  # hex
-    settings: dict[str, Any]  # of the cluster, for joining nodes
+    settings: dict[str, Any]  # that the nodes of the cluster were started with, for joining nodes
     own_row: Row
     unfit: Callable[[bytes, m.NodeJoin], str]  # why a node may not join, '' when it may
     may_dial: Callable[[Row], None]  # that node is of the cluster

@@ -83,6 +83,42 @@ def start_time(pid: int) -> int:
     return 0 if fields[0] in (b"Z", b"X") else int(fields[19])
 
 
+def parent(pid: int) -> int:
+    """The parent of ``pid``, 0 when no such process runs."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[1])
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+
+
+def ancestors() -> set[int]:
+    """This process, its parent, and so on; without the first process of the machine, which adopts orphans."""
+    found, pid = {os.getpid()}, os.getppid()
+    while pid > 1 and pid not in found:
+        found.add(pid)
+        pid = parent(pid)
+    return found
+
+
+def name_of(pid: int) -> str:
+    """The name that a process has for the kernel, at most 15 characters; '' when no such process runs."""
+    try:
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+            return file.read().rstrip("\n")
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def children(pid: int) -> list[int]:
+    """The processes whose parent is ``pid``."""
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
+            return list(map(int, file.read().split()))
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
 def raise_descriptor_limit() -> int:
     """Raise the soft limit to the hard one; returns the old soft limit, for children."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

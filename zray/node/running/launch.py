@@ -51,6 +51,8 @@ class NodeOptions:
     insecure: bool = False
     gcs_dir: str = ""
     one_port: bool = False
+    node_ip_address: str = ""  # that it shows as its own; '' for the machine's
+    env_vars: dict[str, str] = field(default_factory=dict)  # of the node and its workers, over the starter's
     new_cluster: bool = False  # a second cluster on this machine is intended
 
     def arguments(self) -> list[str]:
@@ -64,7 +66,8 @@ class NodeOptions:
             value = getattr(self, name)
             if value:
                 out += [f"--{name}", json.dumps(value)]
-        for name in ("session_dir", "host", "port_range", "node_name", "gcs_dir", "port"):
+        for name in ("session_dir", "host", "port_range", "node_name", "gcs_dir", "port",
+                     "node_ip_address"):
             value = getattr(self, name)
             if value:
                 out += [f"--{name.replace('_', '-')}", str(value)]
@@ -232,8 +235,8 @@ def spawn_node(options: NodeOptions) -> Starting:
     actions.append((os.POSIX_SPAWN_DUP2, sources[2], 1))
     command = [*_command(), *arguments, *options.arguments()]
     try:
-        pid = os.posix_spawn(sys.executable, command, join_secret.without_secrets(os.environ), file_actions=actions,
-                             setsid=True)
+        environ = join_secret.without_secrets({**os.environ, **options.env_vars})
+        pid = os.posix_spawn(sys.executable, command, environ, file_actions=actions, setsid=True)
     finally:
         for handle in (*sources.values(), *opened):
             if handle >= 0:
@@ -277,13 +280,16 @@ def find_session(address: str = "auto", *, asks: bool = False) -> NodeHandle:
             address = join_secret.read_file(address[1:])
         except join_secret.NoJoinString as error:
             raise ConnectionError(str(error)) from None
+    if address.startswith("ray://"):
+        raise ConnectionError(f"{address!r} names a server for clients of Ray, and zray has none: run the program on a "
+                              "machine with a node of the cluster, and connect with 'auto'")
     if address == "auto":
-        found = _of_the_one_cluster(asks)
+        found = next(iter(sessions.of_ancestors()), None) or _of_the_one_cluster(asks)
     elif address.startswith(JOIN_SCHEME):
         found = _member_of(address)
     elif _is_host_port(address):
         here = sessions.live_sessions()
-        named = next((session for session in here if session.address == address), None)
+        named = next((session for session in here if session.is_at(address)), None)
         if named is None:
             raise ConnectionError(f"no node of this user listens at {address} on this machine; a driver connects to a "
                                   "node of its own machine: join the cluster first (zray start --address @FILE)")
@@ -298,6 +304,17 @@ def find_session(address: str = "auto", *, asks: bool = False) -> NodeHandle:
             raise ConnectionError(f"no zray node of this user runs in {address!r}")
         found = named
     return NodeHandle(found, child=False)
+
+
+def running_cluster() -> NodeHandle | None:
+    """A node of the cluster that a driver without an address joins, None where there is none.
+
+    A Cluster of this process, or of one that it descends from, comes before the one that ``zray start`` made.
+    ConnectionError when that could be several.
+    """
+    own = sessions.of_ancestors()
+    found = own[0] if own else _of_the_one_cluster(False) if sessions.started_clusters() else None
+    return NodeHandle(found, child=False) if found is not None else None
 
 
 def _of_the_one_cluster(asks: bool) -> NodeSession:

@@ -10,6 +10,7 @@ import socket
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
+from zray.base.addresses import machine_address
 from zray.base.config import STORE_BYTES_MIN, Config
 from zray.gcs.configuration.admission import NAME_CHARS_MAX
 from zray.node.running import join_secret
@@ -55,6 +56,8 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--object-store-memory", type=float, metavar="BYTES")
     out.add_argument("--memory", type=float, metavar="BYTES", help="of tasks and actors (default: what there is)")
     out.add_argument("--config", default="{}", metavar="JSON", help="settings of zray.base.config by name")
+    out.add_argument("--node-ip-address", default="", metavar="ADDRESS",
+                     help="what the node shows as its address (default: that of this machine)")
     group = out.add_argument_group("cluster", "without --head or --address the node stays alone")
     group.add_argument("--head", action="store_true", help="start a cluster; prints the join string")
     group.add_argument("--address", default="", metavar="@FILE", help=ADDRESS_HELP)
@@ -248,9 +251,10 @@ def visible_gpus(named: list[int | str] | None) -> list[int | str]:
     return list(range(count))
 
 
-def node_row(node_id: bytes, endpoint: str, pid: int, labels: dict[str, str]) -> dict[str, Any]:
-    """The node as ``zray.nodes()`` shows it (resources are added when asked)."""
+def node_row(node_id: bytes, endpoint: str, pid: int, labels: dict[str, str], address: str = "") -> dict[str, Any]:
+    """The node as ``zray.nodes()`` shows it (resources are added when asked); by default at the machine's address."""
     host = socket.gethostname()
-    return {"NodeID": node_id.hex(), "Alive": True, "NodeManagerAddress": "127.0.0.1", "NodeManagerHostname": host,
+    return {"NodeID": node_id.hex(), "Alive": True, "NodeManagerAddress": address or machine_address(),
+            "NodeManagerHostname": host,
             "NodeManagerPort": 0, "RayletSocketName": endpoint, "ObjectStoreSocketName": endpoint, "NodeName": host,
             "MetricsExportPort": 0, "alive": True, "Labels": {"ray.io/node-id": node_id.hex(), **labels}, "pid": pid}

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from zray.base import os_linux
+from zray.base.addresses import is_here, is_loopback, is_wildcard
 from zray.node.processes import linux
 from zray.node.running import join_secret
 from zray.store.node.reaper import LOGS
@@ -172,6 +173,16 @@ class NodeSession:
         """Whether exactly that process runs: (pid, start time) names it."""
         return self.start_time != 0 and linux.start_time(self.pid) == self.start_time
 
+    def is_at(self, address: str) -> bool:
+        """Whether the node listens at ``address``, host:port; a loopback port is at every address of this machine."""
+        if not self.address or not address:
+            return False
+        if self.address == address:
+            return True
+        host, _, port = address.rpartition(":")
+        own, _, own_port = self.address.rpartition(":")
+        return port == own_port and (is_loopback(own) or is_wildcard(own)) and is_here(host)
+
     def place(self) -> str:
         """For people, when there are several."""
         where = f"at {self.address}, " if self.address else ""
@@ -237,6 +248,19 @@ def started_clusters() -> list[NodeSession]:
         if not session.shares_fate:
             newest.setdefault(session.cluster or session.session_dir, session)
     return list(newest.values())
+
+
+def of_ancestors() -> list[NodeSession]:
+    """Nodes of clusters that this process, or one that it descends from, started for itself (zray.cluster_utils):
+    one of each, the first one where it still runs; the newest cluster first."""
+    ours = linux.ancestors()
+    nodes = [session for session in live_sessions()
+             if session.cluster and session.shares_fate and linux.parent(session.pid) in ours]
+    chosen: dict[str, NodeSession] = {}
+    for session in nodes:
+        if session.head or session.cluster not in chosen:
+            chosen[session.cluster] = session
+    return list(chosen.values())
 
 
 def of_programs() -> list[NodeSession]:

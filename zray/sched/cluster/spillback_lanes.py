@@ -88,7 +88,8 @@ class SpillbackLane:
         self.key, self.demand, self.strategy = key, demand, strategy
         kind = strategy.get("kind")
         # Whether the user prefers some nodes, though not at any price.
-        self.prefers = kind == "spread" or bool(kind in ("affinity", "labels") and strategy.get("soft"))
+        self.prefers = kind == "spread" or bool(
+            kind in ("affinity", "labels") and (strategy.get("soft") or strategy.get("ladder")))
         self.members = 0
         self.entries: dict[SpillbackEntry, int] = {}  # waiting entries -> how many wants wait; the next turn is first
         self.count = self.unplaced = 0  # sums over entries

@@ -6,9 +6,9 @@
 
 A strategy travels as a map: ``{}`` or ``{"kind": "default"}``; ``{"kind": "spread"}``;
 ``{"kind": "affinity", "node": bytes, "soft": bool}``; ``{"kind": "labels", "hard": expressions, "soft":
-expressions}``; ``{"kind": "local"}``; ``{"kind": "group", "nodes": [bytes, ...]}``.  Any of them may carry
-``"labels"``, an expression map that must hold as well, and the default ``"locality": bytes``, the node that holds most
-bytes of the arguments.
+expressions}``, or with ``"ladder": [expressions, ...]``; ``{"kind": "local"}``; ``{"kind": "group", "nodes": [bytes,
+...]}``.  Any of them may carry ``"labels"``, an expression map that must hold as well, and the default ``"locality":
+bytes``, the node that holds most bytes of the arguments.
 """
 
 from __future__ import annotations

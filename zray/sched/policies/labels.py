@@ -4,12 +4,14 @@ if such a node has the demand free.
 An expression map is ``{label: [operator, value, ...]}`` with operators ``in``, ``not_in``, ``exists``,
 ``does_not_exist``; a plain string as the expression means equality, and ``"!x"`` its opposite.  A node without the
 label satisfies ``not_in`` and ``does_not_exist``.  A ``labels`` map in any strategy (the option ``label_selector``) is
-hard.
+hard.  A ``ladder`` of maps (the option ``fallback_strategy``): on a node that satisfies the first one and has the
+demand free, else by the second, and so on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from zray.sched.policies.base import Choice, allowed, frozen
@@ -50,6 +52,10 @@ def selector_key(strategy: dict) -> Any:
 
 
 def choices(view: Any, strategy: dict, here: int) -> list[Choice]:
+    if strategy.get("ladder"):
+        return [Choice(allowed(view, (NAME, "ladder", frozen(step)), partial(_row_satisfies, view, step)))
+                for step in strategy["ladder"]]
+
     def hard(row: int) -> bool:
         return selected(view, row, strategy) and satisfies(view.labels[row], strategy.get("hard"))
 
@@ -63,7 +69,14 @@ def choices(view: Any, strategy: dict, here: int) -> list[Choice]:
     return [Choice(allowed(view, (*key, frozen(strategy["soft"])), both)), must]
 
 
+def _row_satisfies(view: Any, expressions: Mapping[str, Any], row: int) -> bool:
+    return satisfies(view.labels[row], expressions)
+
+
 def obstacle(view: Any, strategy: dict) -> str:
+    if strategy.get("ladder"):
+        reasons = [_unsatisfied(view, step) for step in strategy["ladder"]]
+        return reasons[0] if all(reasons) else ""
     return _unsatisfied(view, strategy.get("hard"))
 
 

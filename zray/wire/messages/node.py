@@ -37,7 +37,7 @@ class WorkerExit(Message):
 
 
 @message(164)
-class JobConfig(Message):
+class JobSettings(Message):
     """Node -> worker, when it is first assigned: the job's sys.path, working directory, environment."""
 
     job: int

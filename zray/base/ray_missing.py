@@ -1,0 +1,99 @@
+"""Names of Ray's core and of its libraries that zray lacks: the one list, for errors and for the test of names.
+
+An entry stands for everything below it.  A test fails for an entry that zray has, so the list only gets shorter.
+"""
+
+from __future__ import annotations
+
+NOT_YET = "is not in zray yet"
+REMOVED = "was removed from Ray"
+OTHER_LANGUAGES = "calls other languages, and zray is Python"
+INSIDE = "belongs to Ray's own processes, and zray has none of them"
+
+def _of(place: str, names: str, why: str) -> dict[str, str]:
+    return {f"{place}{name}": why for name in names.split()}
+
+
+_OF_TASK_IDS = "actor_id for_actor_creation_task for_actor_task for_driver_task for_fake_task for_normal_task"
+
+MISSING: dict[str, str] = {
+    # libraries on top of the core
+    **_of("", "air data llm rllib serve train tune", NOT_YET),
+    "workflow": REMOVED,
+    # parts of the core
+    **_of("", "dag job_submission DynamicObjectRefGenerator", NOT_YET),
+    **_of("util.", "collective dask joblib metrics multiprocessing state tpu", NOT_YET),
+    **_of("experimental.", "channel compiled_dag_ref collective get_local_object_locations state", NOT_YET),
+    "experimental.locations.get_local_object_locations": NOT_YET,
+    **_of("actor.", "ActorClass.bind ActorMethod.bind", NOT_YET),
+    "remote_function.RemoteFunction.bind": NOT_YET,
+    "ObjectRefGenerator.completed": NOT_YET,
+    **_of("_raylet.", "DynamicObjectRefGenerator ObjectRefGenerator.completed", NOT_YET),
+    "cloudpickle.dumps_debug": NOT_YET,
+    "cluster_utils.AutoscalingCluster": "starts machines, and zray starts none",
+    "runtime_env.RuntimeEnvConfig": NOT_YET,
+    **_of("runtime_env.RuntimeEnv.", """
+        conda_config conda_env_name conda_uri deserialize env_vars extensions_fields get_extension has_conda has_pip
+        has_py_container has_uv has_working_dir image_uri java_jars known_fields nsight pip_config pip_uri plugin_uris
+        plugins py_container_image py_container_run_options py_container_worker_path py_executable py_modules
+        py_modules_uris rocprof_sys serialize set uv_config uv_uri virtualenv_name working_dir working_dir_uri
+        """, NOT_YET),
+    "util.check_serialize.FailureTuple": NOT_YET,
+    **_of("util.placement_group.", "check_placement_group_index validate_placement_group", NOT_YET),
+    # device to device transport of tensors
+    **_of("experimental.", """
+        CommunicatorMetadata RDTManager TensorTransportManager TensorTransportMetadata deregister_nixl_memory
+        register_nixl_memory register_nixl_memory_pool register_tensor_transport set_nixl_cuda_stream
+        set_target_device_for_ref set_target_for_ref wait_tensor_freed""", NOT_YET),
+    # other languages, clients, clouds, debuggers
+    **_of("", "Language cross_language java_actor_class java_function", OTHER_LANGUAGES),
+    **_of("util.", "client connect disconnect", "is for clients outside a cluster, and zray has no server for them"),
+    **_of("util.", "debugpy pdb ray_debugpy rpdb", "is Ray's debugger; `zray stack` shows where workers are"),
+    **_of("util.", "accelerators.tpu spark", NOT_YET),
+    **_of("autoscaler.sdk.", """
+        bootstrap_config configure_logging create_or_update_cluster fillout_defaults get_docker_host_mount_location
+        get_head_node_ip get_worker_node_ips register_callback_handler rsync run_on_cluster teardown_cluster
+        """, "starts machines, and zray starts none"),
+    # removed, or of Ray's own making
+    **_of("experimental.", "dynamic_resources set_resource", REMOVED),
+    **_of("util.", "iter debug.Suspect", REMOVED),
+    **_of("", "_config internal widgets", INSIDE),
+    "experimental.shuffle": "is an example of Ray's, and no interface",
+    "util.tracing": INSIDE,
+    **_of("exceptions.", """
+        ActorDiedError.BASE_ERROR_MSG ActorDiedError.from_task_error ObjectReconstructionFailedError.REASON_MESSAGES
+        RayActorError.BASE_ERROR_MSG RayError.from_bytes RayError.from_ray_exception RayError.to_bytes
+        RayTaskError.make_dual_exception_instance""", INSIDE),
+    **_of("TaskID.", _OF_TASK_IDS, INSIDE),
+    **_of("_raylet.TaskID.", _OF_TASK_IDS, INSIDE),
+    **_of("", "ActorID.of PlacementGroupID.of _raylet.ActorID.of _raylet.PlacementGroupID.of", INSIDE),
+    "util.serialization.StandaloneSerializationContext": INSIDE,
+    "_private.state.next_job_id": INSIDE,
+    "experimental.tqdm_ray.tqdm.DEFAULT_FLUSH_INTERVAL_SECONDS": INSIDE,
+    **_of("_private.state.GlobalState.", """
+        add_worker get_actor_info get_cluster_config get_draining_nodes get_max_resources_from_cluster_config get_node
+        get_worker_debugger_port next_job_id profile_events update_worker_debugger_port update_worker_num_paused_threads
+        """, INSIDE),
+    **_of("_private.worker.Worker.", """
+        current_cluster_and_job debugger_port deserialize_objects get_current_err_offset get_current_out_offset
+        get_err_file_path get_out_file_path get_serialization_context job_logging_config load_code_from_local main_loop
+        print_logs raise_errors rdt_manager record_task_log_end record_task_log_start set_cached_job_id
+        set_debugger_port set_err_file set_file_rotation_enabled set_is_connected set_load_code_from_local set_mode
+        set_out_file shutdown_rdt_manager task_depth task_paused_by_debugger worker_paused_by_debugger""", INSIDE),
+}
+
+
+def why_missing(name: str) -> str:
+    """Of "data.context": "ray.data is not in zray yet"; "" for what is no name of Ray or is in zray."""
+    parts = name.split(".")
+    for count in range(len(parts), 0, -1):
+        known = ".".join(parts[:count])
+        if known in MISSING:
+            return f"ray.{known} {MISSING[known]}"
+    return ""
+
+
+def no_attribute(module: str, name: str) -> AttributeError:
+    """For ``__getattr__`` of the module "zray.util" and the like."""
+    why = why_missing(f"{module}.{name}".removeprefix("zray."))
+    return AttributeError(f"module {module!r} has no attribute {name!r}" + (f": {why}" if why else ""))

@@ -21,7 +21,7 @@ import time
 
 SIGNAL_AT_PARENTS_END = 1  # of prctl: PR_SET_PDEATHSIG
 ADOPT_DESCENDANTS = 36  # of prctl: PR_SET_CHILD_SUBREAPER
-PIECE_BYTES = 1 << 16
+OUTPUT_BYTES = 1 << 16
 LOOK_S = 0.02  # how often to look whether processes that lost their shell have ended; nothing announces it
 DRAIN_S = 2.0  # for output that is still in the pipe; its writers are dead
 
@@ -119,7 +119,7 @@ class Keeper:
             if self.output in ready and not self.copy():
                 poll.unregister(self.output)
             if 0 in ready:
-                piece = os.read(0, PIECE_BYTES)
+                piece = os.read(0, OUTPUT_BYTES)
                 if not piece:
                     poll.unregister(0)
                 if not piece or b"stop" in piece:
@@ -143,7 +143,7 @@ class Keeper:
 
     def copy(self):
         """A piece of output into the log; False at the end of the pipe."""
-        piece = os.read(self.output, PIECE_BYTES)
+        piece = os.read(self.output, OUTPUT_BYTES)
         self.log.write(piece)
         return bool(piece)
 

@@ -115,6 +115,7 @@ class FakeRuntime:
     incarnation = ME
     node = NODE
     job = 1
+    node_info: dict[str, Any] = {}
 
     def __init__(self) -> None:
         self.loop = FakeLoop()

@@ -13,7 +13,7 @@ from typing import Any
 
 from zray.base import ids
 from zray.owner.calls import ActorCalls
-from zray.owner.failures import first_failure
+from zray.owner.failures import first_failure, input_failed
 from zray.owner.records import Entry
 from zray.owner.references import References
 from zray.wire import messages as m
@@ -56,7 +56,7 @@ class Creations:
         if failed is not None:
             self._calls.on_actor_state(self._node, m.ActorState(
                 actor, "DEAD", 0, b"", "", {"kind": "creation", "reason": "an argument of its constructor failed",
-                                            "error": failed[2] if type(failed[2]) is bytes else b""}))
+                                            "input": input_failed(failed, f"{spec['class_name']}.__init__", actor)}))
             return
         for dep in deps:
             dep.escaped = True

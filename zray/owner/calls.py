@@ -16,7 +16,7 @@ from collections import deque
 from typing import Any, NamedTuple
 
 from zray.base.causes import Cause
-from zray.owner.failures import cancelled, failure_in, first_failure, held_in
+from zray.owner.failures import cancelled, failed_input, failure_in, held_in
 from zray.owner.reconstruction import waits_again
 from zray.owner.records import DONE, PUSHED, QUEUED, WAITING, Function, Net, Task, WorkerLink
 from zray.owner.references import References
@@ -171,7 +171,7 @@ class ActorCalls:
                 queue.popleft()
                 extra = task.extra
                 if task.deps:
-                    failed = first_failure(task.deps)
+                    failed = failed_input(task, f"{link.name}.{task.fn.name}", link.actor, link.pid)
                     if failed is not None:
                         self._fail(link, task, failed)
                         continue

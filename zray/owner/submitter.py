@@ -22,7 +22,7 @@ from typing import Any
 from zray.base.causes import Cause
 from zray.base.config import Config
 from zray.owner.deaths import WorkerDeaths
-from zray.owner.failures import cancelled, failure_in, first_failure, parts_of
+from zray.owner.failures import cancelled, failed_input, failure_in, parts_of
 from zray.owner.lineage import Lineage, is_stored
 from zray.owner.locality import preferred
 from zray.owner.maps import MapChunk, MapRuns
@@ -125,7 +125,7 @@ class Submitter:
 
     def enqueue(self, task: Task) -> None:
         """The arguments are here: put the task into the queue; the next turn's ``pump`` pushes it."""
-        if task.deps is not None and (failed := first_failure(task.deps)) is not None:
+        if task.deps is not None and (failed := failed_input(task)) is not None:
             self.fail(task, failed)
             return
         if task.deps is not None or type(task.args) is list:

@@ -27,7 +27,7 @@ from pickle import PickleBuffer
 from typing import Any
 
 from zray.base import frames
-from zray.base.errors import RayTaskError, TaskErrorRecord, load_error
+from zray.base.task_errors import RayTaskError, TaskErrorRecord, header, load_error
 from zray.values.custom_serializers import custom
 
 __all__ = [
@@ -392,18 +392,24 @@ def load_function(blob: bytes | memoryview) -> Callable | type:
 # ---------------------------------------------------------------- errors
 
 
-def dump_error(error: BaseException, function_name: str, ip: str = "127.0.0.1") -> bytes:
+def dump_error(error: BaseException, function_name: str, ip: str = "127.0.0.1", actor: str = "", instance: str = "",
+               ) -> bytes:
     """The ``task_error`` detail for an exception of user code; never fails.
 
     An error that already is a RayTaskError (a task it waited for failed) keeps the original cause, so ``except``
-    clauses go on working.
+    clauses go on working.  One that was never raised is the error itself.  ``actor`` (hex id) and ``instance`` (its
+    repr) are of an actor whose method raised.
     """
-    text = _format(error)
     cause: BaseException | None = error
     if isinstance(error, RayTaskError):
         cause = error.cause
+    if isinstance(error, RayTaskError) and error.__traceback__ is None:
+        text = str(error)
+    else:
+        text = _format(error, header(function_name, os.getpid(), ip, actor, instance))
     blob, why = _dump_cause(cause) if cause is not None else (None, "")
-    return TaskErrorRecord(function_name, text, type(error).__qualname__, os.getpid(), ip, blob, why).to_bytes()
+    return TaskErrorRecord(function_name, text.rstrip(), type(error).__qualname__, os.getpid(), ip, blob, why,
+                           actor, instance).to_bytes()
 
 
 def _dump_cause(cause: BaseException) -> tuple[bytes | None, str]:
@@ -417,8 +423,8 @@ def _dump_cause(cause: BaseException) -> tuple[bytes | None, str]:
         context.refs = outer
 
 
-def _format(error: BaseException) -> str:
+def _format(error: BaseException, first_line: str) -> str:
     try:
-        return frames.format_error(error, error.__traceback__)
+        return frames.format_error(error, error.__traceback__, first_line)
     except Exception as broken:  # a __str__ or __repr__ of the user's that raises
-        return f"{type(error).__qualname__} (its text cannot be shown: {type(broken).__name__}: {broken})"
+        return f"{first_line}\n{type(error).__qualname__} (its text cannot be shown: {type(broken).__name__}: {broken})"

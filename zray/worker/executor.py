@@ -366,7 +366,14 @@ class Executor:
             self.surroundings.end(exit_code(error))  # the running task counts as lost with the process
         if isinstance(error, KeyboardInterrupt) and (interrupts or self.interrupts).was_hit(task):
             return results.cancelled(task, name)
-        return invoke.failure(error, name)
+        return invoke.failure(error, name, self.where())
+
+    def where(self) -> invoke.Place:
+        """For the text of an error: where this process runs user code."""
+        ip = self.rt.node_info.get("NodeManagerAddress") or "127.0.0.1"
+        if self.actor is None:
+            return invoke.Place(ip)
+        return invoke.Place(ip, self.actor.life.id.hex(), invoke.representation(self.actor.instance))
 
     # ------------------------------------------------------------ blocked in get or wait
 

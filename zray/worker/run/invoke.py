@@ -5,16 +5,20 @@ The executor's loop handles the plain case (one return, no references) itself; a
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from zray.base.errors import ObjectLostError
 from zray.base.ids import return_id
+from zray.owner.failures import input_failed
 from zray.values import serialization
 from zray.wire.messages import CARRYING, FAILED
 from zray.worker.ports import CoreProcess
 from zray.worker.queue import ARGS, EXTRA, RETURNS, TASK_ID
+
+REPR_MAX = 500  # characters of an actor's repr in the text of an error
 
 
 class DependencyFailed(Exception):
@@ -105,12 +109,32 @@ def dynamic(rt: CoreProcess, value: Any, task: list[Any]) -> Any:
     return [0, values, {"dynamic": True}]
 
 
-def failure(error: BaseException, name: str) -> list[Any]:
+class Place(NamedTuple):
+    """Where user code ran, for the text of its error: the node's address, the actor's id and the instance's repr."""
+
+    ip: str = "127.0.0.1"
+    actor: str = ""
+    instance: str = ""
+
+
+def failure(error: BaseException, name: str, place: Place) -> list[Any]:
     """The wire form of an exception of user code.  Never fails."""
     if isinstance(error, DependencyFailed):
-        return error.value
-    detail = serialization.dump_error(error, name)
+        value = error.value
+        if value[1] == "dependency_lost":
+            return value  # no failure: the owner makes it again
+        return input_failed(value, name, bytes.fromhex(place.actor), os.getpid())
+    detail = serialization.dump_error(error, name, *place)
     # The traceback has the frames, and so the arguments.  Without this line a failed task would pin its arrays until
     # the next garbage collection.
     error.__traceback__ = None
     return [FAILED, "task_error", detail]
+
+
+def representation(instance: Any) -> str:
+    """The repr of an actor's instance, cut to REPR_MAX characters; never fails."""
+    try:
+        text = repr(instance)
+    except Exception:  # a __repr__ of the user's, maybe of an instance that is not complete
+        text = object.__repr__(instance)
+    return text if len(text) <= REPR_MAX else text[:REPR_MAX - 3] + "..."

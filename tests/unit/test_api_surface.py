@@ -97,7 +97,7 @@ def test_wrong_use_says_rays_words(local):
         (lambda: ray.get(ref, timeout=-2), ValueError, "must be nonnegative"),
         (lambda: ray.get(ref, timeout="1"), TypeError, "timeout"),
         (lambda: ray.put(ref), TypeError, "Calling 'put' on an ray.ObjectRef is not allowed"),
-        (lambda: ray.wait([ref, ref]), ValueError, "unique object refs"),
+        (lambda: ray.wait([ref, ref]), ValueError, "unique ray_waitables"),
         (lambda: ray.wait([ref], num_returns=2), ValueError, "num_returns cannot be greater"),
         (lambda: ray.wait([ref], num_returns=0), ValueError, "Invalid number of objects to return"),
         (lambda: ray.wait([1]), TypeError, "wait() expected a list"),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from zray.base.plain_numbers import plain
 from zray.handles.connection import connected, current, start_by
-from zray.handles.options import DYNAMIC
+from zray.handles.options import DYNAMIC, check_namespace
 from zray.handles.refs import MapRefs, ObjectRef, ObjectRefGenerator, RefList
 from zray.handles.remote import ActorClass, ActorHandle, RemoteFunction, make_remote
 
@@ -149,7 +149,7 @@ def _waitables(refs: Any) -> list[Any]:
                             f"{type(ref)}")
         ref._record  # noqa: B018  (ValueError, if it was made from an id that is not known here)
     if len(set(refs)) != len(refs):
-        raise ValueError("Wait requires a list of unique object refs.")
+        raise ValueError("Wait requires a list of unique ray_waitables.")
     return refs
 
 
@@ -190,12 +190,11 @@ def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
 
 def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
     """The handle of a named actor; ValueError when there is none.  It does not keep the actor alive."""
+    if name is None or name == "":
+        raise ValueError("Please supply a non-empty value to get_actor")
     if not isinstance(name, str):
         raise TypeError(f"an actor name is a str, not {type(name).__name__}")
-    if not name:
-        raise ValueError("Please supply a non-empty value to get_actor")
-    if namespace is not None and (not isinstance(namespace, str) or not namespace):
-        raise ValueError(f'{namespace!r} is not a valid namespace. Pass None to not specify a namespace.')
+    check_namespace(namespace)
     actor, meta = connected().lookup_actor(name, namespace)
     return ActorHandle._restore(actor, meta, None)
 

@@ -19,7 +19,7 @@ from zray.base.task_errors import RayTaskError, TaskErrorRecord, header, load_er
 __tracebackhide__ = True  # pytest leaves these frames out of its reports
 __all__ = [
     "RayError", "RayTaskError", "TaskErrorRecord", "did_you_mean", "exception_members", "failure_kinds",
-    "failure_text", "fill_exception", "from_failure", "load_error", "rebuild_exception",
+    "failure_text", "fill_exception", "from_failure", "input_error", "load_error", "name_is_taken", "rebuild_exception",
 ]
 
 LOG_LINES_SHOWN = 20
@@ -214,6 +214,13 @@ class ActorAlreadyExistsError(ValueError, RayError):
         return rebuild_exception, (type(self), self.args, self.__dict__ or None)
 
 
+def name_is_taken(name: str, namespace: str) -> ActorAlreadyExistsError:
+    """The error of creating a second actor of a name."""
+    return ActorAlreadyExistsError(
+        f"The name {name} (namespace={namespace}) is already taken. Please use a different name or get the existing "
+        f"actor using ray.get_actor('{name}', namespace='{namespace}')")
+
+
 class AuthenticationError(RayError):
     """The peer is not allowed in."""
 
@@ -350,7 +357,7 @@ _KINDS: dict[str, tuple[type[RayError], Describe]] = {
     "worker_crashed": (WorkerCrashedError, _worker_crashed),
     "actor_died": (ActorDiedError, _actor_died),
     "actor_unavailable": (ActorUnavailableError, _actor_unavailable),
-    "cancelled": (TaskCancelledError, lambda d: f"Task: {_text(d, 'name') or _text(d, 'task') or '?'} was cancelled. "
+    "cancelled": (TaskCancelledError, lambda d: f"Task: {_text(d, 'task') or _text(d, 'name') or '?'} was cancelled. "
         + _text(d, "reason")),
     "object_lost": (ObjectLostError, lambda d: (
         f"{_object(d)} is lost: {_text(d, 'reason', 'no copy is left')}.")),
@@ -418,20 +425,19 @@ def failure_kinds() -> list[str]:
 INPUT_FAILED = "  At least one of the input arguments for this task could not be computed:"
 
 
-def _input_failed(detail: dict[str, Any]) -> RayTaskError:
-    """The error of a task whose argument failed: a header for each task, outermost first, then the first error.
+def input_error(levels: list[list[Any]], skipped: int, first: BaseException) -> RayTaskError:
+    """The error of a task whose argument failed with ``first``: a header for each task, outermost first, then ``first``.
 
-    A header has the process that raised the first error: no process has run the others.
+    ``levels`` are ``[name, actor, its pid]``.  A task's header has the process that raised ``first``: no process has
+    run the task.
     """
-    first = from_failure(*detail["of"][1:])
     pid, ip = getattr(first, "pid", 0) or os.getpid(), getattr(first, "ip", "") or "127.0.0.1"
     lines = []
-    levels = detail["levels"]
     for place, (name, actor, actor_pid) in enumerate(levels):
         begin = "ray.exceptions.RayTaskError: " if place else ""
         lines += [begin + header(name, actor_pid or pid, ip, actor.hex()), INPUT_FAILED]
-        if detail.get("skipped") and place == len(levels) // 2 - 1:
-            lines.append(f"  ({detail['skipped']} more tasks, each an argument of the one before)")
+        if skipped and place == len(levels) // 2 - 1:
+            lines.append(f"  ({skipped} more tasks, each an argument of the one before)")
     named = "RayTaskError" if isinstance(first, RayTaskError) else type(first).__name__
     lines.append(f"ray.exceptions.{named}: {first}")
     name, actor, actor_pid = levels[0]
@@ -448,7 +454,7 @@ def from_failure(kind: str, detail: dict[str, Any] | bytes) -> RayError:
         return load_error(detail)
     fields = detail if isinstance(detail, dict) else {}
     if kind == "input_failed":
-        return _input_failed(fields)
+        return input_error(fields["levels"], fields["skipped"], from_failure(*fields["of"][1:]))
     if kind not in _KINDS:
         return RaySystemError(f"System error: {kind}: {_text(fields, 'reason')} {fields!r}")
     cls, describe = _KINDS[kind]

@@ -84,7 +84,7 @@ class RemoteFunction(Generic[P, R]):
     @property
     def name(self) -> str:
         """The name of the task in logs and errors."""
-        return self._options.name or getattr(self._function, "__qualname__", None) or repr(self._function)
+        return self._options.name or getattr(self._function, "__name__", None) or repr(self._function)
 
     @property
     def is_generator(self) -> bool:
@@ -261,7 +261,7 @@ class ActorTemplate:
 
     @property
     def name(self) -> str:
-        return self.cls.__qualname__
+        return self.cls.__name__
 
     @property
     def method_names(self) -> list[str]:
@@ -300,7 +300,7 @@ class ActorClass(Generic[T]):
 
     def _hold(self, template: ActorTemplate) -> None:
         cls = template.cls
-        self.__dict__.update(_zray=template, __name__=cls.__qualname__, __qualname__=cls.__qualname__,
+        self.__dict__.update(_zray=template, __name__=cls.__name__, __qualname__=cls.__qualname__,
                              __module__=cls.__module__, __doc__=cls.__doc__)
 
     def remote(self, *args: Any, **kwargs: Any) -> ActorHandle[T]:

@@ -464,7 +464,7 @@ class Core(Process):
 
     def kill_actor(self, handle: Handle, *, no_restart: bool) -> None:
         self.calls.kill(handle.actor)
-        self.send(self.node, m.KillActor(handle.actor, no_restart, False, "killed by zray.kill()"))
+        self.send(self.node, m.KillActor(handle.actor, no_restart, False, "it was killed by `ray.kill`"))
 
     # ------------------------------------------------------------ placement groups
 

@@ -17,6 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from zray.base.errors import AsyncioActorExit
+from zray.base.plain_text import representation
 from zray.handles.options import DYNAMIC, STREAMING
 from zray.transport.loop import Waiter
 from zray.values import serialization
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from zray.worker.actors.calls import ActorHost
 
 # Fields of the context that a run changes: restored after another run that is nested in it.
-CONTEXT_FIELDS = ("task", "attempt", "task_name", "receiver", "prefix_of", "prefix", "counter")
+CONTEXT_FIELDS = ("task", "attempt", "task_name", "function", "receiver", "prefix_of", "prefix", "counter")
 
 
 class Executor:
@@ -295,6 +296,7 @@ class Executor:
             context.receiver = lease.owner
             interrupts.current = task
             function, short = self.table.get(task[FUNCTION]) or self.load(task[FUNCTION])
+            context.function = task[TASK_ID], function
             name = context.task_name = results.task_name(task, short)
             args, kwargs = invoke.arguments(self.rt, task, borrowed.append)
             value = function(*args, **kwargs)
@@ -329,6 +331,22 @@ class Executor:
         else:
             short = self.functions.names.get(task[FUNCTION], "")
         return results.task_name(task, short)
+
+    def function_of(self, task: bytes) -> Callable[..., Any] | None:
+        """The function of a task that runs on this thread; the bound method of an actor's call."""
+        known, function = self.rt.context.function
+        if known == task and function is not None:
+            return function  # type: ignore[no-any-return]
+        entry = self.queue.running
+        running = [entry[2]] if entry is not None else []
+        if self.actor is not None:
+            running += self.actor.life.running()
+        for each in running:
+            key = each.function if type(each) is not list else each[FUNCTION] if each[TASK_ID] == task else None
+            found = self.table.get(key)
+            if found is not None:
+                return found[0]
+        return None
 
     def place_of(self, task: bytes) -> Place | None:
         """See zray.worker.places."""
@@ -373,7 +391,7 @@ class Executor:
         ip = self.rt.node_info.get("NodeManagerAddress") or "127.0.0.1"
         if self.actor is None:
             return invoke.Place(ip)
-        return invoke.Place(ip, self.actor.life.id.hex(), invoke.representation(self.actor.instance))
+        return invoke.Place(ip, self.actor.life.id.hex(), representation(self.actor.instance))
 
     # ------------------------------------------------------------ blocked in get or wait
 

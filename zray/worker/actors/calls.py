@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from zray.base import errors
 from zray.base.errors import AsyncioActorExit
+from zray.base.plain_text import representation
 from zray.handles.remote import METHOD_OPTIONS_ATTRIBUTE
 from zray.values import serialization
 from zray.wire.messages import ActorInit
@@ -39,7 +40,7 @@ class ActorHost:
         self.executor = executor
         self.life = life
         self.spec = message.spec
-        self.assigned = message.assigned
+        self.assigned = _kept(message.assigned, message.spec)
         self.cls: Any = None
         self.instance: Any = None
         self.main_loop: Callable[[], None] | None = None  # the main thread runs it instead of waiting
@@ -191,6 +192,15 @@ class ActorHost:
             self.coroutines.wake()
 
 
+def _kept(assigned: dict[str, Any], spec: dict[str, Any]) -> dict[str, Any]:
+    """What the actor holds while it lives: less than the place of its constructor, if it asked for no resources."""
+    given = spec.get("demand", {}).keys() - spec.get("running", {}).keys()
+    resources = assigned.get("resources") or {}
+    if not given & resources.keys():
+        return assigned
+    return {**assigned, "resources": {name: amount for name, amount in resources.items() if name not in given}}
+
+
 def _bound(instance: Any, name: str) -> Callable[..., Any]:
     """The method of the class, even if the instance has an attribute of that name."""
     cls = type(instance)
@@ -209,7 +219,7 @@ def _half_built(raised: BaseException, cls: Any) -> str:
         if code.co_argcount:
             first = trace.tb_frame.f_locals.get(code.co_varnames[0])
             if type(first) is cls:
-                return invoke.representation(first)
+                return representation(first)
         trace = trace.tb_next
     return ""
 

@@ -18,8 +18,6 @@ from zray.wire.messages import CARRYING, FAILED
 from zray.worker.ports import CoreProcess
 from zray.worker.queue import ARGS, EXTRA, RETURNS, TASK_ID
 
-REPR_MAX = 500  # characters of an actor's repr in the text of an error
-
 
 class DependencyFailed(Exception):
     """An argument is an error: the task fails with the same error (``value`` is its wire form)."""
@@ -129,12 +127,3 @@ def failure(error: BaseException, name: str, place: Place) -> list[Any]:
     # the next garbage collection.
     error.__traceback__ = None
     return [FAILED, "task_error", detail]
-
-
-def representation(instance: Any) -> str:
-    """The repr of an actor's instance, cut to REPR_MAX characters; never fails."""
-    try:
-        text = repr(instance)
-    except Exception:  # a __repr__ of the user's, maybe of an instance that is not complete
-        text = object.__repr__(instance)
-    return text if len(text) <= REPR_MAX else text[:REPR_MAX - 3] + "..."

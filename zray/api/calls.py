@@ -13,6 +13,11 @@ from zray.handles.refs import MapRefs, ObjectRef, ObjectRefGenerator, RefList
 from zray.handles.remote import ActorClass, ActorHandle, RemoteFunction, make_remote
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
+    from zray.handles.remote import ActorProxy
+    from zray.handles.keywords import NumReturns, RemoteKeywords
+    from zray.handles.typed import RemoteDecorator, SeveralReturnsDecorator
     from zray.api.context import ClusterContext
 
 __tracebackhide__ = True  # pytest leaves these frames out of its reports
@@ -64,7 +69,9 @@ def remote(target: type[T], /) -> ActorClass[T]: ...  # type: ignore[overload-ov
 @overload
 def remote(target: Callable[P, R], /) -> RemoteFunction[P, R]: ...
 @overload
-def remote(**options: Any) -> Any: ...
+def remote(*, num_returns: NumReturns, **options: Unpack[RemoteKeywords]) -> SeveralReturnsDecorator: ...
+@overload
+def remote(**options: Unpack[RemoteKeywords]) -> RemoteDecorator: ...
 def remote(*args: Any, **options: Any) -> Any:
     """Make a function a RemoteFunction or a class an ActorClass: ``@remote`` or ``@remote(num_cpus=2)``."""
     if len(args) == 1 and not options:
@@ -180,7 +187,7 @@ def cancel(ref: ObjectRef | ObjectRefGenerator, *, force: bool = False, recursiv
     connected().cancel(ref, force, recursive)
 
 
-def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
+def kill(actor: ActorHandle[Any] | ActorProxy[Any], *, no_restart: bool = True) -> None:
     """End an actor at once, also in the middle of a call; with ``no_restart=False`` max_restarts
     decides on a restart."""
     if not isinstance(actor, ActorHandle):

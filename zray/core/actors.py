@@ -84,7 +84,7 @@ class Actors:
     def call(self, handle: Any, method: str, args: tuple, kwargs: dict[str, Any], options: Any) -> Any:
         """A call of an actor's method; see zray.handles.remote.ActorMethod.remote."""
         if args or kwargs:
-            payload, slots, deps, pins = self.tasks.pack_args(args, kwargs, None)
+            payload, slots, deps, pins = self.tasks.pack_args(args, kwargs, (handle, method))
         else:
             payload, slots, deps, pins = serialization.EMPTY_ARGS, None, None, None
         link = self.calls.links.get(handle._actor)

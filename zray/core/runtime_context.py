@@ -8,6 +8,7 @@ import warnings
 from typing import Any
 
 from zray.base.ids import ActorID, JobID, NodeID, PlacementGroupID, TaskID, WorkerID
+from zray.base.plain_text import module_of
 from zray.handles.connection import connected
 from zray.sched.resources import UNIT
 
@@ -207,10 +208,7 @@ def _full_name(function: Any) -> str:
     plain = inspect.unwrap(getattr(function, "__func__", function))
     owner = getattr(function, "__self__", None)
     cls = owner if isinstance(owner, type) else type(owner)
-    module = plain.__module__ if owner is None else cls.__module__
-    if module == "__main__":
-        code = getattr(plain, "__code__", None)
-        module = code and inspect.getmodulename(code.co_filename) or module
+    module = module_of(plain) if owner is None or cls.__module__ == "__main__" else cls.__module__
     name = getattr(plain, "__name__", type(plain).__name__)
     if owner is None:
         return f"{module}.{name}"

@@ -27,6 +27,7 @@ from pickle import PickleBuffer
 from typing import Any
 
 from zray.base import frames
+from zray.base.plain_text import full_name
 from zray.base.task_errors import RayTaskError, TaskErrorRecord, header, load_error
 from zray.values.custom_serializers import custom
 
@@ -140,8 +141,8 @@ class _LargeBytes:
         return bytes, (PickleBuffer(self.value),)
 
 
-def dumps(value: Any) -> Serialized:
-    """Pickle any value; the TypeError names the path to the part that cannot be pickled."""
+def dumps(value: Any, what: str = "value") -> Serialized:
+    """Pickle any value; the TypeError says ``what`` it is, and names the path to the part that cannot be pickled."""
     kind = type(value)
     if kind in _ATOMIC:
         if value is None:
@@ -154,7 +155,9 @@ def dumps(value: Any) -> Serialized:
     except UnknownOwner:
         raise
     except Exception as error:  # a user's __reduce__ may raise anything: the path helps
-        raise _unpicklable(error, "value", value) from error
+        from zray.values.unserializable import put_value
+
+        raise put_value(value, error, what) from error
 
 
 def _is_plain(value: Any, kind: type) -> bool:
@@ -190,12 +193,6 @@ def _cloud_dumps(value: Any, buffer_callback: Callable[[PickleBuffer], Any] | No
 
     _cloud_dumps = cloud_dumps  # the first call imports cloudpickle, later ones go straight to it
     return cloud_dumps(value, buffer_callback)
-
-
-def _unpicklable(error: Exception, label: str, value: Any, note: str = "") -> TypeError:
-    from zray.values.unpicklable import explain
-
-    return TypeError(f"Could not serialize the {explain(value, label)}: {type(error).__name__}: {error}{note}")
 
 
 # ---------------------------------------------------------------- payloads
@@ -275,12 +272,13 @@ def _loads_with_buffers(buffer: bytes | memoryview) -> Any:
 # ---------------------------------------------------------------- arguments
 
 
-def dump_args(args: tuple, kwargs: dict[str, Any], function: Callable | None = None,
+def dump_args(args: tuple, kwargs: dict[str, Any], function: Any = None,
               ) -> tuple[Serialized, Sequence[int | str], Sequence[Any]]:
     """Arguments of a call: ``(serialised, slots, deps)``.
 
     Top-level references are replaced by None; ``deps`` are these references and ``slots`` their places: positions and
-    keyword names.  ``function``, or a class that is called, only helps error messages to name the argument.
+    keyword names.  ``function`` only helps error messages to name the argument.  It may be a class that is called, or
+    ``(handle, method)`` of an actor.
     """
     if not args and not kwargs:
         return _SERIALIZED_EMPTY, (), ()
@@ -348,23 +346,33 @@ def load_args(buffer: bytes | memoryview, slots: Sequence[int | str] = (), value
     return args, kwargs
 
 
-def _bad_argument(error: Exception, args: tuple, kwargs: dict[str, Any], function: Callable | None) -> TypeError:
+def _bad_argument(error: Exception, args: tuple, kwargs: dict[str, Any], function: Any) -> TypeError:
     """Find the argument that fails, and name it."""
+    from zray.values import unserializable
+
     named: list[tuple[str, Any]] = [(f"{position}", value) for position, value in enumerate(args)]
-    if function is not None:
-        skipped, function = (1, function.__init__) if isinstance(function, type) else (0, function)  # type: ignore[misc]
+    called = "of an unknown name"
+    if type(function) is tuple:
+        handle, method = function
+        called = f"{handle._about.path}.{method}"
+        names = [name for name, kind, _ in getattr(handle, method)._parameters.params if kind < 2]
+        named = [(repr(names[i]) if i < len(names) else str(i), value) for i, value in enumerate(args)]
+    elif function is not None:
+        called = full_name(function)
+        skipped = 0
+        if isinstance(function, type):
+            skipped, function, called = 1, function.__init__, f"{called}.__init__"  # type: ignore[misc]
         code = getattr(function, "__code__", None)
         names = getattr(code, "co_varnames", ())[skipped:]
         count = getattr(code, "co_argcount", 0) - skipped
         named = [(repr(names[i]) if i < count else str(i), value) for i, (_, value) in enumerate(named)]
     named += [(repr(name), value) for name, value in kwargs.items()]
-    suffix = f" of {getattr(function, '__qualname__', function)}()" if function is not None else ""
     for name, value in named:
         try:
             _dump(value)
         except Exception as inner:  # see dumps
-            return _unpicklable(inner, f"argument {name}", value, suffix and f" (calling{suffix[3:]})")
-    return _unpicklable(error, "arguments", args)
+            return unserializable.argument(value, name, called, inner)
+    return unserializable.argument(args, "list", called, error)
 
 
 # ---------------------------------------------------------------- functions

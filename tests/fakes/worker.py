@@ -88,6 +88,7 @@ class FakeLoop:
 class Context(threading.local):
     task = b""
     attempt = 0
+    function: Any = (b"", None)
     task_name = ""
     actor = b""
     receiver = b""

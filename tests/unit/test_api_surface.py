@@ -173,7 +173,7 @@ def test_actors_in_local_mode(local):
     assert ray.get(actor.__ray_call__.remote(lambda self, k: self.n + k, 1)) == 9
     assert Counter.options(name="c", get_if_exists=True).remote() == actor
     assert ray.util.list_named_actors() == ["c"]
-    with pytest.raises(ValueError, match="already exists"):
+    with pytest.raises(ValueError, match="already taken"):
         Counter.options(name="c").remote()
     with pytest.raises(ValueError, match="no"):
         ray.get(actor.fail.remote())

@@ -15,10 +15,10 @@ from zray.handles.remote import ActorClass, ActorHandle, RemoteFunction, make_re
 if TYPE_CHECKING:
     from typing import Unpack
 
-    from zray.handles.remote import ActorProxy
-    from zray.handles.keywords import NumReturns, RemoteKeywords
-    from zray.handles.typed import RemoteDecorator, SeveralReturnsDecorator
     from zray.api.context import ClusterContext
+    from zray.handles.keywords import NumReturns, RemoteKeywords
+    from zray.handles.remote import ActorProxy
+    from zray.handles.typed import RemoteDecorator, SeveralReturnsDecorator
 
 __tracebackhide__ = True  # pytest leaves these frames out of its reports
 

@@ -14,12 +14,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from zray.base.rebuilding import RayError, exception_members, fill_exception, rebuild_exception
-from zray.base.task_errors import RayTaskError, TaskErrorRecord, header, load_error
+from zray.base.task_errors import RayTaskError, TaskErrorRecord, _rebuild_task_error, header, load_error
 
 __tracebackhide__ = True  # pytest leaves these frames out of its reports
 __all__ = [
-    "RayError", "RayTaskError", "TaskErrorRecord", "did_you_mean", "exception_members", "failure_kinds",
-    "failure_text", "fill_exception", "from_failure", "input_error", "load_error", "name_is_taken", "rebuild_exception",
+    "RayError", "RayTaskError", "TaskErrorRecord", "_rebuild_task_error", "did_you_mean", "exception_members",
+    "failure_kinds", "failure_text", "fill_exception", "from_failure", "input_error", "load_error", "name_is_taken",
+    "rebuild_exception",
 ]
 
 LOG_LINES_SHOWN = 20
@@ -426,7 +427,7 @@ INPUT_FAILED = "  At least one of the input arguments for this task could not be
 
 
 def input_error(levels: list[list[Any]], skipped: int, first: BaseException) -> RayTaskError:
-    """The error of a task whose argument failed with ``first``: a header for each task, outermost first, then ``first``.
+    """The error of a task whose argument failed with ``first``: a header for each task, outermost first, then it.
 
     ``levels`` are ``[name, actor, its pid]``.  A task's header has the process that raised ``first``: no process has
     run the task.
@@ -454,7 +455,9 @@ def from_failure(kind: str, detail: dict[str, Any] | bytes) -> RayError:
         return load_error(detail)
     fields = detail if isinstance(detail, dict) else {}
     if kind == "input_failed":
-        return input_error(fields["levels"], fields["skipped"], from_failure(*fields["of"][1:]))
+        first = fields.get("of") or [None, "system", {"reason": "the error of the argument was lost"}]
+        return input_error(fields.get("levels") or [["task", b"", 0]], fields.get("skipped") or 0,
+                           from_failure(*first[1:]))
     if kind not in _KINDS:
         return RaySystemError(f"System error: {kind}: {_text(fields, 'reason')} {fields!r}")
     cls, describe = _KINDS[kind]

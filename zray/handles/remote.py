@@ -104,8 +104,8 @@ class RemoteFunction(Generic[P, R]):
 
     if TYPE_CHECKING:
         @overload
-        def remote(self: RemoteFunction[P, Iterator[Y]], *args: P.args, **kwargs: P.kwargs
-                   ) -> ObjectRefGenerator[Y]: ...
+        def remote(self: RemoteFunction[P, Iterator[Y]],  # type: ignore[overload-overlap]
+                   *args: P.args, **kwargs: P.kwargs) -> ObjectRefGenerator[Y]: ...
         @overload
         def remote(self, *args: P.args, **kwargs: P.kwargs) -> ObjectRef[R]: ...
     def remote(self, *args: Any, **kwargs: Any) -> Any:
@@ -206,10 +206,10 @@ if TYPE_CHECKING:
     def method(function: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]], /
                ) -> TypedMethod[P, Coroutine[Any, Any, R], ObjectRef[R]]: ...
     @overload
-    def method(function: Callable[Concatenate[Any, P], Iterator[R]], /
+    def method(function: Callable[Concatenate[Any, P], Iterator[R]], /  # type: ignore[overload-overlap]
                ) -> TypedMethod[P, Iterator[R], ObjectRefGenerator[R]]: ...
     @overload
-    def method(function: Callable[Concatenate[Any, P], AsyncIterator[R]], /
+    def method(function: Callable[Concatenate[Any, P], AsyncIterator[R]], /  # type: ignore[overload-overlap]
                ) -> TypedMethod[P, AsyncIterator[R], ObjectRefGenerator[R]]: ...
     @overload
     def method(function: Callable[Concatenate[Any, P], R], /) -> TypedMethod[P, R, ObjectRef[R]]: ...

@@ -1,7 +1,7 @@
 """What type checkers see of remote functions and methods, where the plain classes would say too little.
 
-No program makes an instance of these classes: they stand in annotations.  ``TypedMethod`` is what ``@method`` makes of a
-method for a checker, so that ``handle.method.remote`` has the method's own parameters and result.
+No program makes an instance of these classes: they stand in annotations.  ``TypedMethod`` is what ``@method`` makes of
+a method for a checker, so that ``handle.method.remote`` has the method's own parameters and result.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class RemoteDecorator(Protocol):
     """``@remote`` with options."""
 
     @overload
-    def __call__(self, target: type[T], /) -> ActorClass[T]: ...
+    def __call__(self, target: type[T], /) -> ActorClass[T]: ...  # type: ignore[overload-overlap]
     @overload
     def __call__(self, target: Callable[P, R], /) -> RemoteFunction[P, R]: ...
 
@@ -78,10 +78,10 @@ class MethodDecorator(Protocol):
     def __call__(self, function: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]], /
                  ) -> TypedMethod[P, Coroutine[Any, Any, R], ObjectRef[R]]: ...
     @overload
-    def __call__(self, function: Callable[Concatenate[Any, P], Iterator[R]], /
+    def __call__(self, function: Callable[Concatenate[Any, P], Iterator[R]], /  # type: ignore[overload-overlap]
                  ) -> TypedMethod[P, Iterator[R], ObjectRefGenerator[R]]: ...
     @overload
-    def __call__(self, function: Callable[Concatenate[Any, P], AsyncIterator[R]], /
+    def __call__(self, function: Callable[Concatenate[Any, P], AsyncIterator[R]], /  # type: ignore[overload-overlap]
                  ) -> TypedMethod[P, AsyncIterator[R], ObjectRefGenerator[R]]: ...
     @overload
     def __call__(self, function: Callable[Concatenate[Any, P], R], /) -> TypedMethod[P, R, ObjectRef[R]]: ...

@@ -16,11 +16,12 @@ from collections import deque
 from typing import Any, NamedTuple
 
 from zray.base.causes import Cause
+from zray.owner.arrivals import Arrival
 from zray.owner.failures import cancelled, failed_input, failure_in, held_in
 from zray.owner.reconstruction import waits_again
 from zray.owner.records import DONE, PUSHED, QUEUED, WAITING, Function, Net, Task, WorkerLink
 from zray.owner.references import References
-from zray.owner.submitter import Arrival, Submitter
+from zray.owner.submitter import Submitter
 from zray.wire.messages import FAILED, ActorState, CallsDone, CancelTask, PushCalls, WatchActor
 from zray.wire.messages.actors import ALIVE, DEAD, PENDING, RESTARTING
 
@@ -109,7 +110,7 @@ class ActorCalls:
             for record in task.pins:
                 record.refs += 1
             for record in task.deps or ():
-                if not self.refs.when_ready(record, Arrival(self, task)):  # type: ignore[arg-type]
+                if not self.refs.when_ready(record, Arrival(self, task)):
                     task.missing += 1
             if task.missing and link.any_order:
                 return
@@ -275,7 +276,7 @@ class ActorCalls:
         task.state = WAITING
         task.missing = 0
         for record in task.deps or ():
-            if not self.refs.when_ready(record, Arrival(self, task)):  # type: ignore[arg-type]
+            if not self.refs.when_ready(record, Arrival(self, task)):
                 task.missing += 1
 
     def _fail(self, link: ActorLink, task: Task, failure: list[Any]) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 
 from zray.base.causes import Cause
 from zray.base.config import Config
+from zray.owner.arrivals import Arrival
 from zray.owner.deaths import WorkerDeaths
 from zray.owner.failures import cancelled, failed_input, failure_in, parts_of
 from zray.owner.lineage import Lineage, is_stored
@@ -78,6 +79,7 @@ class Submitter:
         self.dirty: list[Key] = []
         self.tasks: dict[bytes, Task] = {}  # only tasks that must be found by id: streams
         self.waiting = 0
+        self.failing: list[tuple[Task, list[Any]]] = []  # by ``fail``
         self.lineage = Lineage(refs, config.lineage_bytes_max)
         self.reconstruction = Reconstruction(self, refs, self.lineage, ports.locate)
         self.deaths = WorkerDeaths(self)
@@ -471,7 +473,16 @@ class Submitter:
         self.refs.unpin_all(contained or ())
 
     def fail(self, task: Task, failure: list[Any]) -> None:
-        """Every return of the task gets this error; no further attempt."""
+        """Every return of the task gets this error.  A chain of such tasks may be longer than the stack."""
+        self.failing.append((task, failure))
+        if len(self.failing) == 1:
+            try:
+                for each in self.failing:  # it grows meanwhile
+                    self._fail(*each)
+            finally:
+                self.failing = []
+
+    def _fail(self, task: Task, failure: list[Any]) -> None:
         entries = task.entry if type(task.entry) is list else [task.entry]
         if not task.cancelling:  # before the failed argument is unpinned: it may be the last with this failure
             objects = 1 if task.stream is not None else sum(entry.value is None for entry in entries)
@@ -635,16 +646,3 @@ class Submitter:
         assert self.waiting >= 0
         self.lineage.check()
         self.reconstruction.check()
-
-
-class Arrival:
-    """The waiter of a task at an argument that is not ready."""
-
-    __slots__ = ("submitter", "task")
-
-    def __init__(self, submitter: Submitter, task: Task):
-        self.submitter = submitter
-        self.task = task
-
-    def __call__(self, record: Any) -> None:
-        self.submitter.arrived(self.task)

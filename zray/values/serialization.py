@@ -355,8 +355,8 @@ def _bad_argument(error: Exception, args: tuple, kwargs: dict[str, Any], functio
     if type(function) is tuple:
         handle, method = function
         called = f"{handle._about.path}.{method}"
-        names = [name for name, kind, _ in getattr(handle, method)._parameters.params if kind < 2]
-        named = [(repr(names[i]) if i < len(names) else str(i), value) for i, value in enumerate(args)]
+        known = [name for name, kind, _ in getattr(handle, method)._parameters.params if kind < 2]
+        named = [(repr(known[i]) if i < len(known) else str(i), value) for i, value in enumerate(args)]
     elif function is not None:
         called = full_name(function)
         skipped = 0

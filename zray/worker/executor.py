@@ -40,6 +40,7 @@ from zray.worker.run.streams import Streams
 if TYPE_CHECKING:
     from zray.worker.actors.calls import ActorHost
 
+NO_FUNCTION = (b"", None)
 # Fields of the context that a run changes: restored after another run that is nested in it.
 CONTEXT_FIELDS = ("task", "attempt", "task_name", "function", "receiver", "prefix_of", "prefix", "counter")
 
@@ -315,6 +316,7 @@ class Executor:
             args = kwargs = None
             result = self.failed(error, task, name, interrupts)
         value = None
+        self.rt.context.function = NO_FUNCTION  # it may be bound to the actor's instance
         return self.closing(task, result, borrowed)
 
     def load(self, key: Any) -> tuple[Any, str]:
@@ -386,12 +388,12 @@ class Executor:
             return results.cancelled(task, name)
         return invoke.failure(error, name, self.where())
 
-    def where(self) -> invoke.Place:
+    def where(self) -> invoke.CodePlace:
         """For the text of an error: where this process runs user code."""
         ip = self.rt.node_info.get("NodeManagerAddress") or "127.0.0.1"
         if self.actor is None:
-            return invoke.Place(ip)
-        return invoke.Place(ip, self.actor.life.id.hex(), representation(self.actor.instance))
+            return invoke.CodePlace(os.getpid(), ip)
+        return invoke.CodePlace(os.getpid(), ip, self.actor.life.id.hex(), representation(self.actor.instance))
 
     # ------------------------------------------------------------ blocked in get or wait
 

@@ -84,7 +84,7 @@ class ActorHost:
         place = self.executor.where()._replace(instance=_half_built(raised, self.cls))
         if isinstance(raised, invoke.DependencyFailed):
             raised = self.executor.rt.values.error(invoke.failure(raised, name, place))
-        return serialization.dump_error(raised, name, *place)
+        return serialization.dump_error(raised, name, *place[1:])
 
     def _choose_mode(self) -> None:
         sizes = sizes_of(self.spec)

@@ -5,7 +5,6 @@ The executor's loop handles the plain case (one return, no references) itself; a
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -107,22 +106,23 @@ def dynamic(rt: CoreProcess, value: Any, task: list[Any]) -> Any:
     return [0, values, {"dynamic": True}]
 
 
-class Place(NamedTuple):
-    """Where user code ran, for the text of its error: the node's address, the actor's id and the instance's repr."""
+class CodePlace(NamedTuple):
+    """Where user code ran, for the text of its error: process, node's address, actor's id, repr of its instance."""
 
+    pid: int
     ip: str = "127.0.0.1"
     actor: str = ""
     instance: str = ""
 
 
-def failure(error: BaseException, name: str, place: Place) -> list[Any]:
+def failure(error: BaseException, name: str, place: CodePlace) -> list[Any]:
     """The wire form of an exception of user code.  Never fails."""
     if isinstance(error, DependencyFailed):
         value = error.value
         if value[1] == "dependency_lost":
             return value  # no failure: the owner makes it again
-        return input_failed(value, name, bytes.fromhex(place.actor), os.getpid())
-    detail = serialization.dump_error(error, name, *place)
+        return input_failed(value, name, bytes.fromhex(place.actor), place.pid)
+    detail = serialization.dump_error(error, name, *place[1:])
     # The traceback has the frames, and so the arguments.  Without this line a failed task would pin its arrays until
     # the next garbage collection.
     error.__traceback__ = None

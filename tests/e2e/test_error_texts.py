@@ -15,10 +15,14 @@ def _cluster(cluster):
     pass
 
 
+def uncoloured(error):
+    return re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+
+
 def story(error):
     """The text line by line: headers without numbers, frames of this file as "in f", what else is Python's left out."""
     told = []
-    for line in re.sub(r"\x1b\[[0-9;]*m", "", str(error)).splitlines():
+    for line in uncoloured(error).splitlines():
         if "ray::" in line:
             line = re.sub(r"\(pid=\d+, ip=[\d.]+(, actor_id=[0-9a-f]{32})?", r"(PLACE\1", line)
             told.append(re.sub(r"actor_id=[0-9a-f]+", "actor_id=ID", line))
@@ -243,7 +247,7 @@ def test_what_cannot_be_pickled_is_named_first_and_reported_after():
     ]:
         with pytest.raises(TypeError) as caught:
             call()
-        first, bar, checking, *rest = str(caught.value).splitlines()
+        first, bar, checking, *rest = uncoloured(caught.value).splitlines()
         assert first == f"Could not serialize {words}"
         assert set(bar) == {"="} and checking.startswith("Checking Serializability of <")
         assert any(line.startswith("!!! FAIL serialization: ") and "cannot pickle" in line for line in rest)

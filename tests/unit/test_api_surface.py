@@ -109,7 +109,6 @@ def test_wrong_use_says_rays_words(local):
         (lambda: ray.remote(3), TypeError, "must be applied to either a function or a class"),
         (lambda: ray.remote(add), TypeError, "remote already"),
         (lambda: ray.remote(), TypeError, "The @remote decorator must be applied"),
-        (lambda: ray.method(), ValueError, "The @method decorator must be applied"),
         (lambda: ray.init(), RuntimeError, "Maybe you called ray.init twice by accident?"),
         (lambda: ray.init(cpus=3), RuntimeError, "Unknown keyword argument(s): cpus"),
         (lambda: ray.actor.exit_actor(), TypeError, "non-actor"),

@@ -313,8 +313,8 @@ def _actor_unavailable(detail: dict[str, Any]) -> str:
     reason = _how_its_process_went(detail) or "its process ended"
     if detail.get("restarting"):
         reason = f"The actor is restarting ({reason})"
-    return (f"The actor {_who_died(detail)} is unavailable: {reason}. The call may or may not have run; "
-            f"set max_task_retries for it to be tried again.{_log_tail(detail)}")
+    return (f"The actor {_who_died(detail)} is unavailable: {reason}. The task may or may not have been "
+            f"executed on the actor; set max_task_retries for it to be tried again.{_log_tail(detail)}")
 
 
 def _how_its_process_went(detail: dict[str, Any]) -> str:
@@ -337,7 +337,8 @@ def _which_group(detail: dict[str, Any]) -> str:
 
 
 def _object(detail: dict[str, Any]) -> str:
-    return f"The object {_text(detail, 'oid') or '(unknown id)'}"
+    """Ray's first words; what follows says what "it" is."""
+    return f"Failed to retrieve object {_text(detail, 'oid') or '(unknown id)'}. It"
 
 
 def _lost(detail: dict[str, Any]) -> str:
@@ -379,7 +380,7 @@ _KINDS: dict[str, tuple[type[RayError], Describe]] = {
         f"{_object(d)} was lost{_lost(d)} and cannot be made again: {_needed(d)}its owner has forgotten how it was "
         "made, because it keeps no more than lineage_bytes_max of that.")),
     "dependency_lost": (ObjectLostError, lambda d: (
-        f"{_object(d)}, an argument of the task, is lost: {_text(d, 'reason', 'no copy is left')}.")),
+        f"{_object(d)} is an argument of the task, and is lost: {_text(d, 'reason', 'no copy is left')}.")),
     "unschedulable": (TaskUnschedulableError, lambda d: (
         f"The task is not schedulable: {_text(d, 'reason', 'no node has what it asks for')} "
         f"(the task {_text(d, 'name')}).")),

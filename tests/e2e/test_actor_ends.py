@@ -353,6 +353,19 @@ class Waiter:
         threading.Event().wait(60)
 
 
+def test_the_error_of_a_named_actor_that_was_killed_before_it_ran_says_both():
+    big = ray.remote(num_cpus=1000)(Waiter).options(name="big").remote()
+    call = big.ready.remote()
+    ray.kill(big)
+    with pytest.raises(exceptions.ActorDiedError) as caught:
+        ray.get(call, timeout=30)
+    first, *rest = str(caught.value).splitlines()
+    assert first == "The actor died unexpectedly before finishing this task."
+    assert "\tclass_name: Waiter" in rest and "\tname: big" in rest and f"\tactor_id: {big._actor_id.hex()}" in rest
+    assert "The actor is dead because it was killed by `ray.kill`." in rest
+    assert "The actor never ran - it was cancelled before it started running." in rest
+
+
 def test_a_failed_constructor_says_so_in_the_attributes_of_the_error():
     @ray.remote
     class Broken:

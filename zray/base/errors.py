@@ -293,6 +293,9 @@ def _actor_died_text(error: str) -> str:
     return f"The actor died because of an error raised in its creation task, {error}"
 
 
+NEVER_RAN = "\nThe actor never ran - it was cancelled before it started running."
+
+
 def _actor_died(detail: dict[str, Any]) -> str:
     if detail.get("kind") == "unknown":
         return (f"Can't find actor {_text(detail, 'actor')}. It might be dead or it's from a different cluster "
@@ -306,7 +309,7 @@ def _actor_died(detail: dict[str, Any]) -> str:
     lines = "".join(f"\n\t{name}: {value}" for name, value in about.items() if value)
     reason = _how_its_process_went(detail) or "of an unknown reason"
     return (f"The actor died unexpectedly before finishing this task.{lines}\n"
-            f"The actor is dead because {reason}.{_log_tail(detail)}")
+            f"The actor is dead because {reason}.{NEVER_RAN if detail.get('never_ran') else ''}{_log_tail(detail)}")
 
 
 def _actor_unavailable(detail: dict[str, Any]) -> str:

@@ -449,6 +449,10 @@ class ActorTable:
 
     def _end(self, actor: Actor, cause: dict) -> None:
         had_worker = actor.worker
+        if actor.name:
+            cause = {**cause, "name": actor.name, "namespace": actor.namespace}
+        if actor.state == PENDING and cause["kind"] not in ("init", "died", "exited"):
+            cause = {**cause, "never_ran": True}
         actor.state = DEAD
         actor.cause = cause
         self._leaving.pop(actor.id, None)

@@ -15,8 +15,8 @@ from typing import Any
 from zray.handles.options import ActorOptions
 
 _OUTSIDE: dict[str, Any] = {
-    "task": None, "task_name": None, "actor": None, "actor_name": None, "meta": None, "attempt": 0, "assigned": {},
-    "env": {}}
+    "task": None, "task_name": None, "function": (b"", None), "actor": None, "actor_name": None, "meta": None,
+    "attempt": 0, "assigned": {}, "env": {}}
 _running: ContextVar[dict[str, Any]] = ContextVar("zray_local_mode", default=_OUTSIDE)
 
 

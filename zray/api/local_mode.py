@@ -214,8 +214,8 @@ class LocalRuntime:
     @contextlib.contextmanager
     def _inside(self, call: _Call, steps: bool = False) -> Iterator[dict[str, str]]:
         """The context of the call, and its environment, unless ``steps`` of a coroutine set that."""
-        fields: dict[str, Any] = {"task": call.task, "task_name": call.name, "actor": call.actor,
-                                  "attempt": call.attempt, "env": call.env}
+        fields: dict[str, Any] = {"task": call.task, "task_name": call.name, "function": (call.task, call.function),
+                                  "actor": call.actor, "attempt": call.attempt, "env": call.env}
         actor = self._actors.get(call.actor) if call.actor else None
         if actor is not None:
             fields |= {"meta": actor.meta, "actor_name": actor.name}
@@ -334,7 +334,7 @@ class LocalRuntime:
         return [ref._record.result(until) for ref in wanted]
 
     def put(self, value: Any) -> ObjectRef:
-        return stored(ids.return_id(self._new_task(), ids.PUT_FLAG | 1), value)
+        return stored(ids.return_id(self._new_task(), ids.PUT_FLAG | 1), value, "put value")
 
     def wait(self, wanted: Sequence[Any], num_returns: int, timeout: float | None,
              fetch_local: bool = True) -> tuple[list, list]:

@@ -39,7 +39,7 @@ class RuntimeContext:
     def get_task_id(self) -> str | None:
         """The task that this thread runs; None in the driver."""
         task = self._of_task("task")
-        return TaskID(task).hex() if task and self._runtime.kind == "worker" else None
+        return TaskID(task).hex() if task else None
 
     def get_task_name(self) -> str | None:
         return self._of_task("task_name") if self.get_task_id() else None
@@ -49,8 +49,8 @@ class RuntimeContext:
         task = self.get_task_id()
         if task is None:
             return None
-        executor = getattr(self._runtime, "executor", None)
-        function = executor.function_of(self._of_task("task")) if executor is not None else None
+        executor = getattr(self._runtime, "executor", None)  # none in local mode
+        function = executor.function_of(self._of_task("task")) if executor else self._of_task("function")[1]
         return self.get_task_name() if function is None else _full_name(function)
 
     def get_attempt_number(self) -> int:

@@ -162,7 +162,7 @@ def test_a_long_chain_of_failed_arguments_has_an_error_of_bounded_size():
     for _ in range(2000):
         ref = takes.remote(ref)
     error = fails(ref, ZeroDivisionError)
-    assert len(str(error)) < 10_000 and "(1968 more tasks, each an argument of the one before)" in str(error)
+    assert len(str(error)) < 10_000 and "(1984 more tasks, each an argument of the one before)" in str(error)
     assert story(error)[-len(DIVIDE) + 1:] == DIVIDE[1:]
 
 

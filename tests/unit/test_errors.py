@@ -11,7 +11,7 @@ from hypothesis import given, strategies as st
 
 from zray import exceptions
 from zray.base import errors
-from zray.owner.failures import LEVELS_MAX, input_failed, origin
+from zray.base.argument_errors import LEVELS_MAX, TEXT, argument_failed, innermost
 from zray.values.serialization import dump_error, load_error
 
 
@@ -160,7 +160,7 @@ def test_attributes_of_the_cause_are_reachable_and_others_are_named():
         error.nothing  # noqa: B018
 
 
-@pytest.mark.parametrize("kind", sorted({*errors.failure_kinds()} - {"task_error", "input_failed"}))
+@pytest.mark.parametrize("kind", sorted({*errors.failure_kinds()} - {"task_error", errors.ARGUMENT}))
 @pytest.mark.parametrize("detail", [
     {}, {"actor": b"\x01" * 16, "task": b"\x02" * 24, "oid": b"\x03" * 28, "class_name": "A", "name": "f", "pid": 12,
          "signal": 9, "exit_code": 0, "log_tail": "one\ntwo\n", "attempts": 4, "reason": "words",
@@ -174,30 +174,32 @@ def test_every_kind_of_failure_becomes_an_exception_that_pickles(kind, detail):
 
 def test_an_argument_that_failed_gives_an_error_of_its_type_with_each_task_named():
     first = [2, "actor_died", {"actor": b"\x01" * 16, "class_name": "A", "pid": 12, "reason": "it was tired"}]
-    middle = input_failed(first, "inner")
-    error = errors.from_failure(*input_failed(middle, "A.outer", b"\x02" * 16, 7)[1:])
+    middle = argument_failed("inner", first)
+    error = errors.from_failure(*argument_failed("A.outer", middle, b"\x02" * 16, 7)[1:])
     assert isinstance(error, exceptions.RayTaskError) and isinstance(error, exceptions.ActorDiedError)
     assert error.cause.actor_id == "01" * 16 and error.actor_id == "01" * 16
     assert str(error).splitlines()[:5] == [
-        f"ray::A.outer() (pid=7, ip=127.0.0.1, actor_id={'02' * 16})", errors.INPUT_FAILED,
-        "ray.exceptions.RayTaskError: ray::inner() (pid=12, ip=127.0.0.1)", errors.INPUT_FAILED,
+        f"ray::A.outer() (pid=7, ip=127.0.0.1, actor_id={'02' * 16})", f"  {TEXT}",
+        "ray.exceptions.RayTaskError: ray::inner() (pid=12, ip=127.0.0.1)", f"  {TEXT}",
         "ray.exceptions.ActorDiedError: The actor died unexpectedly before finishing this task."]
     again = pickle.loads(pickle.dumps(error))
     assert str(again) == str(error) and type(again) is type(error)
-    assert isinstance(errors.from_failure("input_failed", {}), exceptions.RayTaskError)
+    assert isinstance(errors.from_failure(errors.ARGUMENT, {}), exceptions.RaySystemError)
 
 
 @given(st.integers(1, 100))
 def test_failures_of_a_chain_of_tasks_keep_both_its_ends(length):
-    failure = first = [2, "task_error", b"?"]
+    failure = first = [2, "cancelled", {"name": "f"}]
     for place in range(length):
-        failure = input_failed(failure, str(place))
-    levels, skipped = failure[2]["levels"], failure[2]["skipped"]
-    assert failure[2]["of"] is first and origin(failure) is first and origin(first) is first
-    names, half = [str(place) for place in reversed(range(length))], LEVELS_MAX // 2
-    assert [name for name, _, _ in levels] == (
-        names if length <= LEVELS_MAX else names[:half] + names[-half:])
-    assert len(levels) + skipped == length
+        failure = argument_failed(str(place), failure)
+    assert innermost(failure) is first and innermost(first) is first
+    skipped, names, each = failure[2]["skipped"], [], failure
+    while each is not first:
+        names.append(each[2]["name"])
+        each = each[2]["failure"]
+    every = [str(place) for place in reversed(range(length))]
+    assert names == (every if length <= LEVELS_MAX else [every[0], *every[1 - LEVELS_MAX:]])
+    assert len(names) + skipped == length == str(errors.from_failure(*failure[1:])).count(TEXT) + skipped
 
 
 def test_a_crash_says_signal_exit_code_and_last_lines():

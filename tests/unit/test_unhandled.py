@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, strategies as st
 
 from tests.unit.test_owner import ACTOR, BORROWER, NODE, WORKER, Owner
+from zray.base.argument_errors import innermost
 from zray.base.errors import failure_text
 from zray.owner.calls import DEAD
-from zray.owner.failures import cancelled, origin
+from zray.owner.failures import cancelled
 from zray.owner.unhandled import Unhandled
 from zray.values.serialization import dump_error
 from zray.wire import messages as m
@@ -77,7 +78,7 @@ def test_a_failure_that_went_through_arguments_is_that_of_the_last_task(fetched)
     owner.refs.unpin(entry)
     failure = raised()
     end(owner, first, failure)
-    assert reports(owner) == [] and last.value[1] == "input_failed" and origin(last.value) is failure
+    assert reports(owner) == [] and innermost(last.value) is failure
     if fetched:
         owner.refs.unhandled.seen(last.value)
     owner.refs.unpin(last)

@@ -29,8 +29,8 @@ from zray.base.errors import (
     AsyncioActorExit,
     ExitActor,
     RayError,
+    argument_error,
     from_failure,
-    input_error,
     load_error,
     name_is_taken,
 )
@@ -496,7 +496,7 @@ def _group_of(instance: Any, method: str) -> str:
 
 
 def _input_failed(call: _Call, error: RayError) -> RayError:
-    return input_error([[call.name, call.actor or b"", os.getpid()]], 0, error)
+    return argument_error(call.name, error, call.actor or b"", os.getpid()).as_instanceof_cause()
 
 
 def _fail_all(records: Sequence[Record], error: BaseException) -> None:

@@ -13,14 +13,16 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from zray.base.rebuilding import RayError, exception_members, fill_exception, rebuild_exception
+from zray.base.argument_errors import ARGUMENT, text_of
+from zray.base.exception_members import exception_members
+from zray.base.rebuilding import RayError, fill_exception, rebuild_exception
 from zray.base.task_errors import RayTaskError, TaskErrorRecord, _rebuild_task_error, header, load_error
 
 __tracebackhide__ = True  # pytest leaves these frames out of its reports
 __all__ = [
-    "RayError", "RayTaskError", "TaskErrorRecord", "_rebuild_task_error", "did_you_mean", "exception_members",
-    "failure_kinds", "failure_text", "fill_exception", "from_failure", "input_error", "load_error", "name_is_taken",
-    "rebuild_exception",
+    "ARGUMENT", "RayError", "RayTaskError", "TaskErrorRecord", "_rebuild_task_error", "did_you_mean",
+    "exception_members", "failure_kinds", "failure_text", "fill_exception", "from_failure", "argument_error",
+    "load_error", "name_is_taken", "rebuild_exception",
 ]
 
 LOG_LINES_SHOWN = 20
@@ -45,8 +47,8 @@ def failure_text(kind: str, detail: dict[str, Any] | bytes) -> tuple[Any, Any, s
     Failures of one line of the user's code have the same place.  Failures that differ only in the process have the
     same identity.
     """
-    if kind == "input_failed" and isinstance(detail, dict):
-        return failure_text(*detail["of"][1:])
+    if kind == ARGUMENT and isinstance(detail, dict):
+        return failure_text(*detail["failure"][1:])
     error = detail if isinstance(detail, bytes) else detail.get("error")
     if not isinstance(error, bytes):
         text = str(from_failure(kind, detail))
@@ -302,8 +304,8 @@ def _actor_died(detail: dict[str, Any]) -> str:
                 f"({_text(detail, 'reason')}).")
     if detail.get("error"):
         return _actor_died_text(str(load_error(detail["error"])))
-    if detail.get("input"):
-        return _actor_died_text(str(from_failure(*detail["input"][1:])))
+    if detail.get("argument"):
+        return _actor_died_text(str(from_failure(*detail["argument"][1:])))
     about = {"class_name": detail.get("class_name"), "actor_id": _text(detail, "actor"), "pid": detail.get("pid"),
              "name": detail.get("name"), "namespace": detail.get("namespace")}
     lines = "".join(f"\n\t{name}: {value}" for name, value in about.items() if value)
@@ -424,31 +426,28 @@ _ATTRIBUTES = {"oid": "object_ref_hex", "actor": "actor_id", "task": "task_id"}
 
 def failure_kinds() -> list[str]:
     """Every kind that :func:`from_failure` knows."""
-    return ["task_error", "input_failed", *_KINDS]
+    return ["task_error", ARGUMENT, *_KINDS]
 
 
-INPUT_FAILED = "  At least one of the input arguments for this task could not be computed:"
+def argument_error(name: str, first: BaseException, actor: bytes = b"", pid: int = 0, skipped: int = 0) -> RayTaskError:
+    """The error of a task whose argument failed with ``first``: also of the type of that error.
 
-
-def input_error(levels: list[list[Any]], skipped: int, first: BaseException) -> RayTaskError:
-    """The error of a task whose argument failed with ``first``: a header for each task, outermost first, then it.
-
-    ``levels`` are ``[name, actor, its pid]``.  A task's header has the process that raised ``first``: no process has
-    run the task.
+    The header has the process that raised ``first``, unless it is an actor's: no process has run the task.
     """
-    pid, ip = getattr(first, "pid", 0) or os.getpid(), getattr(first, "ip", "") or "127.0.0.1"
-    lines = []
-    for place, (name, actor, actor_pid) in enumerate(levels):
-        begin = "ray.exceptions.RayTaskError: " if place else ""
-        lines += [begin + header(name, actor_pid or pid, ip, actor.hex()), INPUT_FAILED]
-        if skipped and place == len(levels) // 2 - 1:
-            lines.append(f"  ({skipped} more tasks, each an argument of the one before)")
-    named = "RayTaskError" if isinstance(first, RayTaskError) else type(first).__name__
-    lines.append(f"ray.exceptions.{named}: {first}")
-    name, actor, actor_pid = levels[0]
+    pid = pid or getattr(first, "pid", 0) or os.getpid()
+    ip = getattr(first, "ip", "") or "127.0.0.1"
+    shown = "RayTaskError" if isinstance(first, RayTaskError) else type(first).__name__
     cause = first.cause if isinstance(first, RayTaskError) else first
-    return RayTaskError(name, "\n".join(lines), cause, None, actor_pid or pid, ip, None, actor.hex()
-                        ).as_instanceof_cause()
+    text = text_of(header(name, pid, ip, actor.hex()), str(first), shown, skipped)
+    return RayTaskError(name, text, cause, None, pid, ip, None, actor.hex())
+
+
+def _argument_error(detail: dict[str, Any]) -> RayTaskError:
+    first = from_failure(*detail["failure"][1:])
+    error = argument_error(str(detail["name"]), first, detail.get("actor", b""), detail.get("pid", 0),
+                           detail.get("skipped", 0))
+    error._rebuilt = from_failure, (ARGUMENT, detail)
+    return error.as_instanceof_cause()
 
 
 def from_failure(kind: str, detail: dict[str, Any] | bytes) -> RayError:
@@ -458,16 +457,14 @@ def from_failure(kind: str, detail: dict[str, Any] | bytes) -> RayError:
             return RaySystemError(f"System error: a task failed and its error was lost: {detail!r}")
         return load_error(detail)
     fields = detail if isinstance(detail, dict) else {}
-    if kind == "input_failed":
-        first = fields.get("of") or [None, "system", {"reason": "the error of the argument was lost"}]
-        return input_error(fields.get("levels") or [["task", b"", 0]], fields.get("skipped") or 0,
-                           from_failure(*first[1:]))
+    if kind == ARGUMENT and "failure" in fields:
+        return _argument_error(fields)
     if kind not in _KINDS:
         return RaySystemError(f"System error: {kind}: {_text(fields, 'reason')} {fields!r}")
     cls, describe = _KINDS[kind]
     error = cls(describe(fields).strip())
     for name, value in fields.items():
-        if name in ("error", "input"):
+        if name in ("error", "argument"):
             if value:
                 failed = load_error(value) if name == "error" else from_failure(*value[1:])
                 error.cause = getattr(failed, "cause", None) or failed  # type: ignore[attr-defined]

@@ -10,7 +10,8 @@ import os
 import pickle
 from typing import Any, NamedTuple
 
-from zray.base.rebuilding import RayError, copy_members
+from zray.base.exception_members import copy_members
+from zray.base.rebuilding import RayError
 
 __tracebackhide__ = True  # pytest leaves these frames out of its reports
 
@@ -60,6 +61,7 @@ class RayTaskError(RayError):
     actor_repr: str | None = None
     _actor_id: str | None = None
     _record: bytes | None = None
+    _rebuilt: tuple[Any, ...] | None = None  # of an error without a record: the function and arguments that make it
 
     def __init__(self, function_name: str = "", traceback_str: str = "", cause: BaseException | None = None,
                  proctitle: str | None = None, pid: int | None = None, ip: str | None = None,
@@ -89,6 +91,8 @@ class RayTaskError(RayError):
     def __reduce__(self):
         if self._record is not None:
             return load_error, (self._record,)
+        if self._rebuilt is not None:
+            return self._rebuilt
         return _rebuild_task_error, (self.function_name, self.traceback_str, self.cause, self.proctitle, self.pid,
                                      self.ip, self.actor_repr, self._actor_id)
 

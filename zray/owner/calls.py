@@ -15,9 +15,10 @@ from __future__ import annotations
 from collections import deque
 from typing import Any, NamedTuple
 
+from zray.base.argument_errors import argument_failed
 from zray.base.causes import Cause
 from zray.owner.arrivals import Arrival
-from zray.owner.failures import cancelled, failed_input, failure_in, held_in
+from zray.owner.failures import cancelled, failure_in, first_failure, held_in
 from zray.owner.reconstruction import waits_again
 from zray.owner.records import DONE, PUSHED, QUEUED, WAITING, Function, Net, Task, WorkerLink
 from zray.owner.references import References
@@ -172,9 +173,10 @@ class ActorCalls:
                 queue.popleft()
                 extra = task.extra
                 if task.deps:
-                    failed = failed_input(task, f"{link.name}.{task.fn.name}", link.actor, link.pid)
+                    failed = first_failure(task.deps)
                     if failed is not None:
-                        self._fail(link, task, failed)
+                        self._fail(link, task, argument_failed(
+                            f"{link.name}.{task.fn.name}", failed, link.actor, link.pid))
                         continue
                     extra = dict(extra) if extra else {}
                     extra["deps"] = [record.value for record in task.deps]

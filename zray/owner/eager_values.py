@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from zray.owner.failures import origin
+from zray.base.argument_errors import innermost
 from zray.owner.records import Entry
 from zray.wire.messages import CARRYING, FAILED, Resolved
 
@@ -152,5 +152,5 @@ def value_bytes(value: Any) -> int:
     """The size of a value in a message, about."""
     if type(value) is bytes:
         return len(value)
-    error = origin(value)[2] if value[0] == FAILED else None
+    error = innermost(value)[2] if value[0] == FAILED else None
     return len(error) if type(error) is bytes else SMALL_BYTES

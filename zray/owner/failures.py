@@ -7,8 +7,6 @@ from typing import Any
 from zray.base.causes import Cause
 from zray.wire.messages import FAILED, WorkerDied
 
-LEVELS_MAX = 32  # tasks that the error of a task names, when each had the next as its argument
-
 
 def first_failure(deps: list[Any]) -> list[Any] | None:
     for record in deps:
@@ -16,37 +14,6 @@ def first_failure(deps: list[Any]) -> list[Any] | None:
         if type(value) is list and value[0] == FAILED:
             return value
     return None
-
-
-def failed_input(task: Any, name: str = "", actor: bytes = b"", pid: int = 0) -> list[Any] | None:
-    """The failure of a task one of whose arguments has failed; None when all have values."""
-    failure = first_failure(task.deps)
-    if failure is None:
-        return None
-    return input_failed(failure, name or (task.extra or {}).get("name") or task.fn.name, actor, pid)
-
-
-def input_failed(failure: list[Any], name: str, actor: bytes = b"", pid: int = 0) -> list[Any]:
-    """The failure of a task or call ``name`` whose argument has ``failure``; ``actor`` and its ``pid`` for a call.
-
-    ``levels`` are the tasks, outermost first, and ``of`` is the failure of the innermost argument.
-    """
-    levels: list[list[Any]] = [[name, actor, pid]]
-    skipped, of = 0, failure
-    if failure[1] == "input_failed":
-        inner = failure[2]
-        levels += inner["levels"]
-        skipped, of = inner["skipped"], inner["of"]
-        if len(levels) > LEVELS_MAX:  # a chain of a million tasks has an error that can be read and sent
-            del levels[LEVELS_MAX // 2]
-            skipped += 1
-    return [FAILED, "input_failed", {"levels": levels, "skipped": skipped, "of": of}]
-
-
-def origin(failure: list[Any]) -> list[Any]:
-    """The failure that came first: of the argument, when it is one of a task whose argument failed."""
-    of: list[Any] = failure[2]["of"] if failure[1] == "input_failed" else failure
-    return of
 
 
 def parts_of(result: Any) -> tuple[list[Any], dict[str, Any]]:

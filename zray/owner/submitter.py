@@ -19,11 +19,12 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
+from zray.base.argument_errors import argument_failed
 from zray.base.causes import Cause
 from zray.base.config import Config
 from zray.owner.arrivals import Arrival
 from zray.owner.deaths import WorkerDeaths
-from zray.owner.failures import cancelled, failed_input, failure_in, parts_of
+from zray.owner.failures import cancelled, failure_in, first_failure, parts_of
 from zray.owner.lineage import Lineage, is_stored
 from zray.owner.locality import preferred
 from zray.owner.maps import MapChunk, MapRuns
@@ -79,7 +80,6 @@ class Submitter:
         self.dirty: list[Key] = []
         self.tasks: dict[bytes, Task] = {}  # only tasks that must be found by id: streams
         self.waiting = 0
-        self.failing: list[tuple[Task, list[Any]]] = []  # by ``fail``
         self.lineage = Lineage(refs, config.lineage_bytes_max)
         self.reconstruction = Reconstruction(self, refs, self.lineage, ports.locate)
         self.deaths = WorkerDeaths(self)
@@ -89,9 +89,9 @@ class Submitter:
         self.lost: list[Any] | None = None  # the error of all tasks when our node is gone
         self.finished = 0
         self.retried = 0
+        self.failing: deque[tuple[Task, list[Any]]] = deque()
         self.inline: list[Task] = []  # taken out of the queue; this process itself runs them
-        self.retry_matches = ports.retry_matches
-        self.cancel_inline = ports.cancel_inline
+        self.retry_matches, self.cancel_inline = ports.retry_matches, ports.cancel_inline
 
     # ------------------------------------------------------------ submission
 
@@ -127,8 +127,8 @@ class Submitter:
 
     def enqueue(self, task: Task) -> None:
         """The arguments are here: put the task into the queue; the next turn's ``pump`` pushes it."""
-        if task.deps is not None and (failed := failed_input(task)) is not None:
-            self.fail(task, failed)
+        if task.deps is not None and (failed := first_failure(task.deps)) is not None:
+            self.fail(task, argument_failed(task.fn.name, failed))
             return
         if task.deps is not None or type(task.args) is list:
             task.key = self._key_near_arguments(task)
@@ -473,14 +473,16 @@ class Submitter:
         self.refs.unpin_all(contained or ())
 
     def fail(self, task: Task, failure: list[Any]) -> None:
-        """Every return of the task gets this error.  A chain of such tasks may be longer than the stack."""
+        """Every return of the task gets this error.  A worklist, not recursion: chains of such tasks grow long."""
         self.failing.append((task, failure))
-        if len(self.failing) == 1:
-            try:
-                for each in self.failing:  # it grows meanwhile
-                    self._fail(*each)
-            finally:
-                self.failing = []
+        if len(self.failing) > 1:
+            return
+        try:
+            while self.failing:
+                self._fail(*self.failing[0])
+                self.failing.popleft()
+        finally:
+            self.failing.clear()  # empty, unless a bug raised
 
     def _fail(self, task: Task, failure: list[Any]) -> None:
         entries = task.entry if type(task.entry) is list else [task.entry]

@@ -9,9 +9,9 @@ import pickle
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from zray.base.argument_errors import argument_failed
 from zray.base.errors import ObjectLostError
 from zray.base.ids import return_id
-from zray.owner.failures import input_failed
 from zray.values import serialization
 from zray.wire.messages import CARRYING, FAILED
 from zray.worker.ports import CoreProcess
@@ -115,13 +115,12 @@ class CodePlace(NamedTuple):
     instance: str = ""
 
 
-def failure(error: BaseException, name: str, place: CodePlace) -> list[Any]:
+def failure(error: BaseException, name: str, place: CodePlace = CodePlace(0)) -> list[Any]:  # noqa: B008
     """The wire form of an exception of user code.  Never fails."""
     if isinstance(error, DependencyFailed):
-        value = error.value
-        if value[1] == "dependency_lost":
-            return value  # no failure: the owner makes it again
-        return input_failed(value, name, bytes.fromhex(place.actor), place.pid)
+        if error.value[1] == "dependency_lost":
+            return error.value  # no failure: the owner makes it again
+        return argument_failed(name, error.value, bytes.fromhex(place.actor), place.pid)
     detail = serialization.dump_error(error, name, *place[1:])
     # The traceback has the frames, and so the arguments.  Without this line a failed task would pin its arrays until
     # the next garbage collection.

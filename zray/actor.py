@@ -6,9 +6,17 @@ from typing import NoReturn
 
 from zray.base.errors import AsyncioActorExit, ExitActor
 from zray.handles.connection import current
-from zray.handles.remote import ActorClass, ActorClassInheritanceException, ActorHandle, ActorMethod, method
+from zray.handles.remote import (
+    ActorClass,
+    ActorClassInheritanceException,
+    ActorHandle,
+    ActorMethod,
+    ActorProxy,
+    method,
+)
 
-__all__ = ["ActorClass", "ActorClassInheritanceException", "ActorHandle", "ActorMethod", "exit_actor", "method"]
+__all__ = ["ActorClass", "ActorClassInheritanceException", "ActorHandle", "ActorMethod", "ActorProxy", "exit_actor",
+           "method"]
 
 
 def exit_actor() -> NoReturn:

@@ -33,6 +33,8 @@ class Till:
     def add(self, x):
         self.sum += x
         return self.sum
+    def open_another(self, name):
+        return ray.get(Helper.options(name=name, lifetime="detached").remote().f.remote())
 
 @ray.remote
 class Helper:
@@ -51,9 +53,12 @@ try:
     ray.get_actor("helper")
 except ValueError:
     print("the other one ended with its driver")
+print(ray.get(till.open_another.remote("another")), sorted(ray.util.list_named_actors()))
 ray.kill(till)
+ray.kill(ray.get_actor("another"))
 """)
-    assert later.stdout.split("\n")[:2] == ["7", "the other one ended with its driver"]
+    assert later.stdout.split("\n")[:3] == [
+        "7", "the other one ended with its driver", "1 ['another', 'till']"]
 
 
 def test_the_last_tasks_of_a_job_are_listed_after_it_has_ended(started, tmp_path):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import sys
+import threading
 
 import pytest
 
@@ -227,3 +229,54 @@ def test_generators_retries_and_the_context():
 
     tries = Tries.remote()
     assert ray.get(tries.work.remote()) == (3, tries._actor_id.hex())
+
+
+def test_errors_and_names_read_the_same():
+    @ray.remote
+    def divide():
+        return 1 / 0
+
+    @ray.remote
+    def take(x):
+        return x
+
+    @ray.remote
+    class Plain:
+        def __init__(self, bad=False):
+            if bad:
+                raise ValueError("no start")
+
+        def names(self):
+            here = ray.get_runtime_context()
+            return here.get_task_name(), here.get_task_function_name()
+
+        def fail(self):
+            raise KeyError("x")
+
+        def __repr__(self):
+            return "Plain()"
+
+    plain = Plain.remote()
+    assert ray.get(plain.names.remote()) == ("Plain.names", f"{__name__}.Plain.names")
+    place, of_actor = r"\(pid=\d+, ip=127.0.0.1", r", actor_id=[0-9a-f]{32}"
+    note = "\n  At least one of the input arguments for this task could not be computed:"
+    died = "The actor died because of an error raised in its creation task, "
+    for ref, kind, text in [
+        (take.remote(divide.remote()), ZeroDivisionError,
+         rf"ray::take\(\) {place}\){note}.*\nray.exceptions.RayTaskError: ray::divide\(\) {place}.*in divide\n"),
+        (plain.fail.remote(), KeyError,
+         rf"ray::Plain.fail\(\) {place}{of_actor}, repr=Plain\(\)\)\n  File .* in fail\n.*\nKeyError: 'x'$"),
+        (Plain.remote(True).fail.remote(), exceptions.ActorDiedError,
+         rf"{died}ray::Plain.__init__\(\) {place}{of_actor}, repr=Plain\(\)\)\n  File .*\nValueError: no start$"),
+        (Plain.remote(divide.remote()).fail.remote(), exceptions.ActorDiedError,
+         rf"{died}ray::Plain.__init__\(\) {place}{of_actor}\){note}.*\nZeroDivisionError: division by zero$"),
+    ]:
+        with pytest.raises(kind) as caught:
+            ray.get(ref, timeout=30)
+        assert re.match(text, str(caught.value), re.DOTALL), str(caught.value)
+    named = Plain.options(name="taken").remote()
+    with pytest.raises(exceptions.ActorAlreadyExistsError, match="The name taken .* is already taken"):
+        Plain.options(name="taken").remote()
+    with pytest.raises(TypeError, match="Could not serialize the put value <"):
+        ray.put(threading.Lock())
+    assert ray.get(named.names.remote())

@@ -88,6 +88,7 @@ class FakeLoop:
 class Context(threading.local):
     task = b""
     attempt = 0
+    function: Any = (b"", None)
     task_name = ""
     actor = b""
     receiver = b""
@@ -115,6 +116,7 @@ class FakeRuntime:
     incarnation = ME
     node = NODE
     job = 1
+    node_info: dict[str, Any] = {}
 
     def __init__(self) -> None:
         self.loop = FakeLoop()

@@ -7,9 +7,11 @@ import pickle
 import re
 
 import pytest
+from hypothesis import given, strategies as st
 
 from zray import exceptions
 from zray.base import errors
+from zray.base.argument_errors import LEVELS_MAX, TEXT, argument_failed, innermost
 from zray.values.serialization import dump_error, load_error
 
 
@@ -65,7 +67,7 @@ def test_except_clauses_for_the_users_type_work():
     error = caught.value
     assert isinstance(error, exceptions.RayTaskError)
     assert type(error.cause) is ZeroDivisionError
-    assert "in through_a_task" in str(error) and str(error).startswith("f() (pid=")
+    assert "in through_a_task" in str(error) and str(error).startswith("ray::f() (pid=")
     assert type(error).__name__ == "RayTaskError(ZeroDivisionError)"
     assert error.args == ("division by zero",)
 
@@ -135,7 +137,7 @@ def test_an_error_that_passes_through_two_tasks_keeps_type_and_both_texts():
     first = through_a_task(ZeroDivisionError("deep"), "inner")
     second = through_a_task(first, "outer")
     assert isinstance(second, ZeroDivisionError) and type(second.cause) is ZeroDivisionError
-    assert str(second).startswith("outer()") and "inner()" in str(second)
+    assert str(second).startswith("ray::outer()") and "inner()" in str(second)
 
 
 def test_exits_do_not_pass_through_except_exception():
@@ -158,7 +160,7 @@ def test_attributes_of_the_cause_are_reachable_and_others_are_named():
         error.nothing  # noqa: B018
 
 
-@pytest.mark.parametrize("kind", [kind for kind in errors.failure_kinds() if kind != "task_error"])
+@pytest.mark.parametrize("kind", sorted({*errors.failure_kinds()} - {"task_error", errors.ARGUMENT}))
 @pytest.mark.parametrize("detail", [
     {}, {"actor": b"\x01" * 16, "task": b"\x02" * 24, "oid": b"\x03" * 28, "class_name": "A", "name": "f", "pid": 12,
          "signal": 9, "exit_code": 0, "log_tail": "one\ntwo\n", "attempts": 4, "reason": "words",
@@ -168,6 +170,36 @@ def test_every_kind_of_failure_becomes_an_exception_that_pickles(kind, detail):
     assert isinstance(error, errors.RayError) and str(error)
     again = pickle.loads(pickle.dumps(error))
     assert type(again) is type(error) and again.args == error.args and again.__dict__ == error.__dict__
+
+
+def test_an_argument_that_failed_gives_an_error_of_its_type_with_each_task_named():
+    first = [2, "actor_died", {"actor": b"\x01" * 16, "class_name": "A", "pid": 12, "reason": "it was tired"}]
+    middle = argument_failed("inner", first)
+    error = errors.from_failure(*argument_failed("A.outer", middle, b"\x02" * 16, 7)[1:])
+    assert isinstance(error, exceptions.RayTaskError) and isinstance(error, exceptions.ActorDiedError)
+    assert error.cause.actor_id == "01" * 16 and error.actor_id == "01" * 16
+    assert str(error).splitlines()[:5] == [
+        f"ray::A.outer() (pid=7, ip=127.0.0.1, actor_id={'02' * 16})", f"  {TEXT}",
+        "ray.exceptions.RayTaskError: ray::inner() (pid=12, ip=127.0.0.1)", f"  {TEXT}",
+        "ray.exceptions.ActorDiedError: The actor died unexpectedly before finishing this task."]
+    again = pickle.loads(pickle.dumps(error))
+    assert str(again) == str(error) and type(again) is type(error)
+    assert isinstance(errors.from_failure(errors.ARGUMENT, {}), exceptions.RaySystemError)
+
+
+@given(st.integers(1, 100))
+def test_failures_of_a_chain_of_tasks_keep_both_its_ends(length):
+    failure = first = [2, "cancelled", {"name": "f"}]
+    for place in range(length):
+        failure = argument_failed(str(place), failure)
+    assert innermost(failure) is first and innermost(first) is first
+    skipped, names, each = failure[2]["skipped"], [], failure
+    while each is not first:
+        names.append(each[2]["name"])
+        each = each[2]["failure"]
+    every = [str(place) for place in reversed(range(length))]
+    assert names == (every if length <= LEVELS_MAX else [every[0], *every[1 - LEVELS_MAX:]])
+    assert len(names) + skipped == length == str(errors.from_failure(*failure[1:])).count(TEXT) + skipped
 
 
 def test_a_crash_says_signal_exit_code_and_last_lines():

@@ -50,6 +50,31 @@ def test_an_error_with_frames_of_zray_alone_keeps_them():
     assert "in fail" in text
 
 
+def test_a_header_stands_in_the_place_of_each_line_that_begins_a_traceback():
+    def chained():
+        try:
+            user()
+        except ValueError as error:
+            raise KeyError("Traceback (most recent call last):\nof the user") from error
+
+    try:
+        chained()
+    except KeyError as error:
+        lines = frames.format_error(error, error.__traceback__, "HEADER").splitlines()
+    assert lines[0] == "HEADER" and lines.count("HEADER") == 2
+    assert not any(line.startswith("Traceback") for line in lines) and "Traceback" in lines[-1]
+    bare = ValueError("never raised")
+    assert frames.format_error(bare, None, "HEADER") == "HEADER\nValueError: never raised\n"
+    group = frames.format_error(ExceptionGroup("all", [bare]), None, "HEADER")
+    assert group.splitlines()[0] == "HEADER" and "ValueError: never raised" in group
+
+
+def test_names_of_exceptions_are_those_that_programs_import():
+    from zray.exceptions import TaskCancelledError
+
+    assert frames.format_error(TaskCancelledError("x"), None, "H") == "H\nray.exceptions.TaskCancelledError: x\n"
+
+
 def test_causes_contexts_and_groups_are_cut_too():
     def chained():
         try:

@@ -8,6 +8,7 @@ import pytest
 
 import zray as ray
 from zray.cluster_utils import Cluster
+from zray.handles.keywords import ActorKeywords, MethodKeywords, RemoteKeywords, TaskKeywords
 from zray.handles.options import DYNAMIC, STREAMING, ActorOptions, CallOptions, TaskOptions
 from zray.runtime_env import RuntimeEnv
 from zray.util.scheduling_strategies import (
@@ -196,3 +197,10 @@ def test_a_slip_in_the_name_of_a_setting_is_refused_before_anything_starts():
     with pytest.raises(ValueError, match=r"no setting warn_wait \(did you mean 'warn_wait_s'\?\)"):
         ray.init(_system_config={"warn_wait": 1})
     assert not ray.is_initialized()
+
+
+def test_the_keywords_that_type_checkers_know_are_those_that_programs_may_write():
+    for keywords, table in ((TaskKeywords, TaskOptions.TABLE), (ActorKeywords, ActorOptions.TABLE),
+                            (MethodKeywords, CallOptions.TABLE)):
+        assert set(keywords.__annotations__) == set(table) - {"num_returns"}
+    assert set(RemoteKeywords.__annotations__) == set(TaskKeywords.__annotations__) | set(ActorKeywords.__annotations__)

@@ -81,12 +81,12 @@ class Worker:
     @property
     def current_job_id(self) -> JobID:
         context = self._context()
-        return context.job_id if context else JobID.nil()
+        return JobID.from_hex(context.get_job_id()) if context else JobID.nil()
 
     @property
     def current_node_id(self) -> NodeID:
         context = self._context()
-        return context.node_id if context else NodeID.nil()
+        return NodeID.from_hex(context.get_node_id()) if context else NodeID.nil()
 
     @property
     def current_task_id(self) -> TaskID:

@@ -8,14 +8,19 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from zray.base.plain_numbers import plain
 from zray.handles.connection import connected, current, start_by
-from zray.handles.options import DYNAMIC
+from zray.handles.options import DYNAMIC, check_namespace
 from zray.handles.refs import MapRefs, ObjectRef, ObjectRefGenerator, RefList
 from zray.handles.remote import ActorClass, ActorHandle, RemoteFunction, make_remote
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from zray.api.context import ClusterContext
     from zray.api.job_config import JobConfig
     from zray.core.logging_config import LoggingConfig
+    from zray.handles.keywords import NumReturns, RemoteKeywords
+    from zray.handles.remote import ActorProxy
+    from zray.handles.typed import RemoteDecorator, SeveralReturnsDecorator
 
 __tracebackhide__ = True  # pytest leaves these frames out of its reports
 
@@ -87,7 +92,9 @@ def remote(target: type[T], /) -> ActorClass[T]: ...  # type: ignore[overload-ov
 @overload
 def remote(target: Callable[P, R], /) -> RemoteFunction[P, R]: ...
 @overload
-def remote(**options: Any) -> Any: ...
+def remote(*, num_returns: NumReturns, **options: Unpack[RemoteKeywords]) -> SeveralReturnsDecorator: ...
+@overload
+def remote(**options: Unpack[RemoteKeywords]) -> RemoteDecorator: ...
 def remote(*args: Any, **options: Any) -> Any:
     """Make a function a RemoteFunction or a class an ActorClass: ``@remote`` or ``@remote(num_cpus=2)``."""
     if len(args) == 1 and not options:
@@ -177,7 +184,7 @@ def _waitables(refs: Any) -> list[Any]:
                             f"{type(ref)}")
         ref._record  # noqa: B018  (ValueError, if it was made from an id that is not known here)
     if len(set(refs)) != len(refs):
-        raise ValueError("Wait requires a list of unique object refs.")
+        raise ValueError("Wait requires a list of unique ray_waitables.")
     return refs
 
 
@@ -209,7 +216,7 @@ def cancel(ray_waitable: ObjectRef | ObjectRefGenerator, *, force: bool = False,
     connected().cancel(ray_waitable, force, recursive)
 
 
-def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
+def kill(actor: ActorHandle[Any] | ActorProxy[Any], *, no_restart: bool = True) -> None:
     """End an actor at once, also in the middle of a call; with ``no_restart=False`` max_restarts
     decides on a restart."""
     if not isinstance(actor, ActorHandle):
@@ -219,12 +226,11 @@ def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
 
 def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
     """The handle of a named actor; ValueError when there is none.  It does not keep the actor alive."""
+    if name is None or name == "":
+        raise ValueError("Please supply a non-empty value to get_actor")
     if not isinstance(name, str):
         raise TypeError(f"an actor name is a str, not {type(name).__name__}")
-    if not name:
-        raise ValueError("Please supply a non-empty value to get_actor")
-    if namespace is not None and (not isinstance(namespace, str) or not namespace):
-        raise ValueError(f'{namespace!r} is not a valid namespace. Pass None to not specify a namespace.')
+    check_namespace(namespace)
     actor, meta = connected().lookup_actor(name, namespace)
     return ActorHandle._restore(actor, meta, None)
 

@@ -21,7 +21,7 @@ from zray.base.plain_numbers import plain
 from zray.base.version import __version__
 from zray.environments import spec
 from zray.handles.connection import current
-from zray.handles.options import TASK_OPTIONS
+from zray.handles.options import TASK_OPTIONS, check_namespace
 
 if TYPE_CHECKING:
     from zray.node.running.launch import NodeHandle
@@ -121,11 +121,9 @@ def _check(address: str | None, options: dict[str, Any]) -> None:
                            + ", ".join(f"{name}{did_you_mean(name, known)}" for name in unknown))
     if address is not None and not isinstance(address, str):
         raise TypeError(f"address must be a str or None, not {type(address).__name__}")
-    for name in ("num_cpus", "num_gpus", "resources", "runtime_env", "namespace"):
-        option = TASK_OPTIONS["name"] if name == "namespace" else TASK_OPTIONS[name]
-        option.validate(name, options.get(name))
-    if options.get("namespace") == "":
-        raise ValueError('"" is not a valid namespace. Pass None to not specify a namespace.')
+    for name in ("num_cpus", "num_gpus", "resources", "runtime_env"):
+        TASK_OPTIONS[name].validate(name, options.get(name))
+    check_namespace(options.get("namespace"))
     for name in ("labels", "_system_config"):
         value = options.get(name)
         if value is not None and not isinstance(value, dict):

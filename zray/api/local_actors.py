@@ -16,8 +16,8 @@ from zray.environments import spec
 from zray.handles.options import ActorOptions
 
 _OUTSIDE: dict[str, Any] = {
-    "task": None, "task_name": None, "actor": None, "actor_name": None, "meta": None, "attempt": 0, "assigned": {},
-    "env": {}}
+    "task": None, "task_name": None, "function": (b"", None), "actor": None, "actor_name": None, "meta": None,
+    "attempt": 0, "assigned": {}, "env": {}}
 _running: ContextVar[dict[str, Any]] = ContextVar("zray_local_mode", default=_OUTSIDE)
 
 
@@ -72,6 +72,7 @@ class LocalActor:
     def __init__(self, meta: bytes, options: ActorOptions, namespace: str, is_async: bool):
         self.instance: Any = None
         self.death = ""
+        self.raised: BaseException | None = None  # by its constructor
         self.meta = meta
         self.name = options.name
         self.namespace = options.namespace or namespace
@@ -81,11 +82,11 @@ class LocalActor:
         if is_async:
             self.loop = ActorLoop({"": options.concurrency(True), **options.concurrency_groups})
 
-    def end(self, reason: str) -> None:
+    def end(self, reason: str, raised: BaseException | None = None) -> None:
         """It has ended."""
         if self.death:
             return
-        self.death = reason
+        self.death, self.raised = reason, raised
         self.instance = None
         if self.loop is not None:
             self.loop.stop()

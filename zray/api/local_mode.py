@@ -26,7 +26,17 @@ from zray.api.local_actors import LocalActor, LocalContext, environment, steps_i
 from zray.api.local_objects import Arguments, Record, failed, first_ready, records, stored
 from zray.base import ids
 from zray.base.addresses import machine_address
-from zray.base.errors import ActorDiedError, AsyncioActorExit, ExitActor, RayError, from_failure, load_error
+from zray.base.errors import (
+    ActorDiedError,
+    AsyncioActorExit,
+    ExitActor,
+    RayError,
+    argument_error,
+    from_failure,
+    load_error,
+    name_is_taken,
+)
+from zray.base.plain_text import representation
 from zray.base.stepping import stepping
 from zray.environments import spec
 from zray.handles import refs
@@ -36,7 +46,7 @@ from zray.handles.remote import METHOD_OPTIONS_ATTRIBUTE, ActorHandle, ActorTemp
 from zray.values import serialization
 from zray.values.serialization import dump_error
 
-KILLED = "ray.kill() was called"
+KILLED = "it was killed by `ray.kill`"
 
 
 class LocalRuntime:
@@ -114,7 +124,7 @@ class LocalRuntime:
         try:
             args, kwargs = call.arguments.load()
         except RayError as error:
-            return self._failed(call, error)
+            return self._failed(call, _input_failed(call, error))
         if call.streams and is_generator(inspect.unwrap(getattr(call.function, "__func__", call.function))):
             return self._streamed(call, args, kwargs)
         while True:
@@ -145,9 +155,11 @@ class LocalRuntime:
         self._end_actor(call.actor, "exit_actor() was called" if planned else f"{error!r} was raised in {call.name}()")
         return self._died(call.actor)
 
-    @staticmethod
-    def _raised(call: _Call, error: BaseException) -> BaseException:
-        return load_error(dump_error(error, call.name))
+    def _raised(self, call: _Call, error: BaseException) -> BaseException:
+        if call.actor is None:
+            return load_error(dump_error(error, call.name))
+        instance = self._actors[call.actor].instance
+        return load_error(dump_error(error, call.name, actor=call.actor.hex(), instance=representation(instance)))
 
     def _streamed(self, call: _Call, args: tuple, kwargs: dict) -> Any:
         actor = self._actors.get(call.actor) if call.actor else None
@@ -171,7 +183,7 @@ class LocalRuntime:
                         await asyncio.wrap_future(ref._record.future)
                 args, kwargs = call.arguments.load()
             except RayError as error:
-                _fail_all(records, error)
+                _fail_all(records, _input_failed(call, error))
                 return
             try:
                 with self._inside(call, steps=True) as env:
@@ -217,8 +229,8 @@ class LocalRuntime:
     @contextlib.contextmanager
     def _inside(self, call: _Call, steps: bool = False) -> Iterator[dict[str, str]]:
         """The context of the call, and its environment, unless ``steps`` of a coroutine set that."""
-        fields: dict[str, Any] = {"task": call.task, "task_name": call.name, "actor": call.actor,
-                                  "attempt": call.attempt, "env": call.env}
+        fields: dict[str, Any] = {"task": call.task, "task_name": call.name, "function": (call.task, call.function),
+                                  "actor": call.actor, "attempt": call.attempt, "env": call.env}
         actor = self._actors.get(call.actor) if call.actor else None
         if actor is not None:
             fields |= {"meta": actor.meta, "actor_name": actor.name}
@@ -238,8 +250,7 @@ class LocalRuntime:
             if taken is not None and options.get_if_exists:
                 return ActorHandle._restore(taken, self._actors[taken].meta)
             if taken is not None:
-                raise ValueError(f"Actor with name '{options.name}' already exists in the namespace {namespace}. "
-                                 "Use max_restarts, another name, or get_if_exists=True.")
+                raise name_is_taken(options.name, namespace)
         actor_id = ids.actor_id(self._prefix, next(self._counter))
         actor = self._actors[actor_id] = LocalActor(cls.meta(options), options, self.namespace, cls.is_async)
         new: Any = cls.cls.__new__
@@ -252,14 +263,14 @@ class LocalRuntime:
                                {**self.variables, **spec.variables(options.env)}, 0, False, actor_id, called=cls.cls))
         error = made._record.error()
         if error is not None:
-            actor.end(f"its constructor raised:\n{error}")
+            actor.end("its constructor raised", error)
         return ActorHandle._restore(actor_id, actor.meta)
 
     def call(self, handle: ActorHandle, method: str, args: tuple, kwargs: dict, options: CallOptions) -> Any:
         actor = self._actors.get(handle._actor)
         name = f"{handle._about.class_name}.{method}"
         if actor is not None and not actor.death:
-            name = f"{type(actor.instance).__qualname__}.{method}"
+            name = f"{type(actor.instance).__name__}.{method}"
         retries = options.max_task_retries
         call = _Call(self._new_task(), options.name or name, None, args, kwargs, options.num_returns,
                      {**self.variables, **actor.env} if actor else {},
@@ -294,7 +305,10 @@ class LocalRuntime:
         found = self._actors.get(actor) if actor else None
         name = ActorHandle._restore(actor or b"", found.meta)._about.class_name if found else ""
         reason = found.death if found else "it belongs to a session that has ended"
-        error = from_failure("actor_died", {"actor": actor, "class_name": name, "reason": reason})
+        detail = {"actor": actor, "class_name": name, "reason": reason}
+        if found is not None and found.raised is not None:
+            detail["error"] = dump_error(found.raised, f"{name}.__init__")
+        error = from_failure("actor_died", detail)
         assert isinstance(error, ActorDiedError)
         return error
 
@@ -335,7 +349,7 @@ class LocalRuntime:
         return [ref._record.result(until) for ref in wanted]
 
     def put(self, value: Any) -> ObjectRef:
-        return stored(ids.return_id(self._new_task(), ids.PUT_FLAG | 1), value)
+        return stored(ids.return_id(self._new_task(), ids.PUT_FLAG | 1), value, "put value")
 
     def wait(self, wanted: Sequence[Any], num_returns: int, timeout: float | None,
              fetch_local: bool = True) -> tuple[list, list]:
@@ -495,6 +509,10 @@ class _Call:
 def _group_of(instance: Any, method: str) -> str:
     options = getattr(getattr(type(instance), method, None), METHOD_OPTIONS_ATTRIBUTE, None)
     return (options or {}).get("concurrency_group") or ""
+
+
+def _input_failed(call: _Call, error: RayError) -> RayError:
+    return argument_error(call.name, error, call.actor or b"", os.getpid()).as_instanceof_cause()
 
 
 def _fail_all(records: Sequence[Record], error: BaseException) -> None:

@@ -28,8 +28,8 @@ class Record:
         self.inner: Sequence[Any] = ()  # references inside the value, which live as long as it
         self.call = call  # the call that a cancel ends
 
-    def store(self, value: Any) -> None:
-        serialized = serialization.dumps(value)
+    def store(self, value: Any, what: str = "value") -> None:
+        serialized = serialization.dumps(value, what)
         self.inner = serialized.refs
         self.future.set_result(serialization.to_bytes(serialized))
 
@@ -51,9 +51,9 @@ class Record:
                               "makes it.")
 
 
-def stored(oid: bytes, value: Any) -> ObjectRef:
+def stored(oid: bytes, value: Any, what: str = "value") -> ObjectRef:
     record = Record(oid)
-    record.store(value)
+    record.store(value, what)
     return ObjectRef(oid, record)
 
 

@@ -9,43 +9,25 @@ other arguments than it passes on cannot be rebuilt otherwise, and the user woul
 
 from __future__ import annotations
 
-import contextlib
 import os
-import pickle
-import types
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any
+
+from zray.base.argument_errors import ARGUMENT, text_of
+from zray.base.exception_members import exception_members
+from zray.base.rebuilding import RayError, fill_exception, rebuild_exception
+from zray.base.task_errors import RayTaskError, TaskErrorRecord, _rebuild_task_error, header, load_error
 
 __tracebackhide__ = True  # pytest leaves these frames out of its reports
+__all__ = [
+    "ARGUMENT", "RayError", "RayTaskError", "TaskErrorRecord", "_rebuild_task_error", "did_you_mean",
+    "exception_members", "failure_kinds", "failure_text", "fill_exception", "from_failure", "argument_error",
+    "load_error", "name_is_taken", "rebuild_exception",
+]
 
 LOG_LINES_SHOWN = 20
 
-
-def rebuild_exception(cls: type[BaseException], args: tuple, state: dict | None = None,
-                      members: dict[str, Any] | None = None) -> BaseException:
-    """An exception as it was, without running its ``__init__``."""
-    try:
-        error = cls.__new__(cls, *args)
-    except Exception:  # a __new__ of the user's that needs other arguments
-        base = next(base for base in cls.__mro__ if base.__module__ == "builtins")
-        error = base.__new__(cls, *args)  # type: ignore[call-overload]
-    _set_member(error, "args", args)
-    for name, value in (members or {}).items():
-        _set_member(error, name, value)
-    if state:
-        error.__dict__.update(state)
-    return error
-
-
-def fill_exception(error: BaseException, state: dict) -> None:
-    """Give a rebuilt exception its attributes, which may lead back to it."""
-    error.__dict__.update(state)
-
-
-def _set_member(error: BaseException, name: str, value: Any) -> None:
-    """Bypass a ``__setattr__`` of the user's; attributes that cannot be set come from ``__new__``."""
-    with contextlib.suppress(AttributeError, TypeError):
-        object.__setattr__(error, name, value)
+ZrayError = RayError
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -56,190 +38,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {found[0]!r}?)" if found else ""
 
 
-class RayError(Exception):
-    """Root of all errors of zray itself."""
-
-    def __reduce__(self):
-        return rebuild_exception, (type(self), self.args, self.__dict__ or None)
-
-
-ZrayError = RayError
-
-
-# ---------------------------------------------------------------- a task raised
-
-
-class TaskErrorRecord(NamedTuple):
-    """A worker's report of an exception: text that always survives, and the pickled cause where there is one."""
-
-    function: str
-    traceback: str
-    type_name: str
-    pid: int
-    ip: str
-    cause: bytes | None  # pickle of the user's exception
-    why_no_cause: str = ""
-
-    def to_bytes(self) -> bytes:
-        return pickle.dumps(tuple(self), 5)
-
-    @classmethod
-    def from_bytes(cls, payload: bytes) -> TaskErrorRecord:
-        return cls(*pickle.loads(payload))
-
-
-class RayTaskError(RayError):
-    """A task raised.  ``cause`` is the user's exception (None where it cannot be pickled); the text has the traceback.
-
-    The exception from ``get`` is an instance of a class that also inherits from the type of the
-    cause, so ``except ZeroDivisionError`` works, and attributes of the cause are reachable.
-    """
-
-    cause: BaseException | None = None
-    function_name: str = ""
-    traceback_str: str = ""
-    pid: int = 0
-    ip: str = ""
-    _record: bytes | None = None
-
-    def __init__(self, function_name: str = "", traceback_str: str = "", cause: BaseException | None = None,
-                 pid: int | None = None, ip: str = "127.0.0.1"):
-        super().__init__(function_name, traceback_str)
-        self.function_name = function_name
-        self.traceback_str = traceback_str
-        self.cause = cause
-        self.pid = os.getpid() if pid is None else pid
-        self.ip = ip
-
-    def as_instanceof_cause(self) -> RayTaskError:
-        """This error as an instance of the cause's type too, or itself where Python does not allow such a type."""
-        if self.cause is None or isinstance(self, type(self.cause)):
-            return self
-        return _dual(self)
-
-    def __str__(self) -> str:
-        return self.traceback_str
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.function_name!r}, {_last_line(self.traceback_str)!r})"
-
-    def __reduce__(self):
-        if self._record is not None:
-            return load_error, (self._record,)
-        return _rebuild_task_error, (self.function_name, self.traceback_str, self.cause, self.pid, self.ip)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        cause = self.__dict__.get("cause")
-        if cause is None:
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        return getattr(cause, name)
-
-
-def _rebuild_task_error(*args: Any) -> RayTaskError:
-    return RayTaskError(*args).as_instanceof_cause()
-
-
-_dual_types: dict[type, type[RayTaskError] | None] = {}
-
-
-def _dual_type(cause: type[BaseException]) -> type[RayTaskError] | None:
-    """``RayTaskError(X)``: inherits from RayTaskError and X, or None where Python or X refuses."""
-    if cause not in _dual_types:
-        dual: type[RayTaskError] | None = None
-        if not _ends_its_catcher(cause):
-            name = f"RayTaskError({cause.__name__})"
-            try:
-                dual = type(name, (RayTaskError, cause), {"__module__": RayTaskError.__module__, "__qualname__": name})
-            except Exception:  # a final class, a layout conflict, an __init_subclass__: all mean "not this one"
-                dual = None
-        _dual_types[cause] = dual
-    return _dual_types[cause]
-
-
-def _ends_its_catcher(cause: type[BaseException]) -> bool:
-    """Whether the interpreter or asyncio acts on this type: a worker's must not end or cancel its caller."""
-    return issubclass(cause, (SystemExit, KeyboardInterrupt)) or any(
-        cls.__module__ == "asyncio.exceptions" and cls.__name__ == "CancelledError" for cls in cause.__mro__)
-
-
-def _dual(error: RayTaskError) -> RayTaskError:
-    assert error.cause is not None
-    cls = _dual_type(type(error.cause))
-    if cls is None:
-        return error
-    dual = _bare(cls, error.cause)
-    if dual is None:
-        return error
-    dual.args = error.cause.args
-    _copy_members(error.cause, dual)
-    dual.__dict__.update(error.__dict__)
-    return dual
-
-
-def _bare(cls: type[RayTaskError], cause: BaseException) -> RayTaskError | None:
-    """An instance without ``__init__``; None when a ``__new__`` of the user's needs other arguments."""
-    try:
-        return type(cause).__new__(cls, *cause.args)  # type: ignore[call-overload,no-any-return]
-    except Exception:
-        if type(cause).__module__ != "builtins":
-            return None
-    try:
-        return Exception.__new__(cls)  # CPython finds MemoryError.__new__ "not safe" for such a class
-    except TypeError:
-        return None  # a group of exceptions that are no Exceptions
-
-
-def exception_members(error: BaseException) -> dict[str, Any]:
-    """Attributes that live in C structs and slots (``OSError.errno``,
-    ``UnicodeDecodeError.start``), not in ``__dict__``."""
-    found: dict[str, Any] = {}
-    for cls in type(error).__mro__:
-        if cls in (BaseException, Exception, object):
-            continue
-        for name, member in vars(cls).items():
-            if cls is AttributeError and name == "obj":
-                continue  # objects that lacked the attribute may be large, or refuse to be pickled
-            if not name.startswith("__") and isinstance(member, _MEMBER_TYPES):
-                value = getattr(error, name, None)
-                if value is not None:
-                    found.setdefault(name, value)
-    return found
-
-
-_MEMBER_TYPES = (types.MemberDescriptorType, types.GetSetDescriptorType)
-
-
-def _copy_members(source: BaseException, target: BaseException) -> None:
-    for name, value in exception_members(source).items():
-        _set_member(target, name, value)
-
-
-def load_error(payload: bytes) -> RayTaskError:
-    """A :class:`TaskErrorRecord` as the exception that ``get`` raises; works also without the user's type."""
-    record = TaskErrorRecord.from_bytes(payload)
-    cause: BaseException | None = None
-    note = record.why_no_cause
-    if record.cause is not None:
-        try:
-            loaded = pickle.loads(record.cause)
-            if isinstance(loaded, BaseException):
-                cause = loaded
-            else:
-                note = f"its pickle gave a {type(loaded).__name__}"
-        except Exception as broken:  # user code: any failure to rebuild must leave the text
-            note = f"{type(broken).__name__}: {broken}"
-    text = _task_text(record)
-    if cause is None and note:
-        text += f"\n(the {record.type_name} itself could not be brought back: {note})"
-    error = RayTaskError(record.function, text, cause, record.pid, record.ip)
-    error._record = payload
-    return error.as_instanceof_cause()
-
-
-def _task_text(record: TaskErrorRecord) -> str:
-    return f"{record.function}() (pid={record.pid}, ip={record.ip})\n{record.traceback.rstrip()}"
+# ---------------------------------------------------------------- failures
 
 
 def failure_text(kind: str, detail: dict[str, Any] | bytes) -> tuple[Any, Any, str]:
@@ -248,6 +47,8 @@ def failure_text(kind: str, detail: dict[str, Any] | bytes) -> tuple[Any, Any, s
     Failures of one line of the user's code have the same place.  Failures that differ only in the process have the
     same identity.
     """
+    if kind == ARGUMENT and isinstance(detail, dict):
+        return failure_text(*detail["failure"][1:])
     error = detail if isinstance(detail, bytes) else detail.get("error")
     if not isinstance(error, bytes):
         text = str(from_failure(kind, detail))
@@ -255,14 +56,9 @@ def failure_text(kind: str, detail: dict[str, Any] | bytes) -> tuple[Any, Any, s
     record = TaskErrorRecord.from_bytes(error)
     frames = [line for line in record.traceback.splitlines() if line.startswith('  File "')]
     place = kind, record.function, record.type_name, *frames
-    text = _task_text(record)
     if isinstance(detail, dict):
-        return place, detail.get("actor"), _actor_died_text(detail, text)
-    return place, record.traceback, text
-
-
-def _last_line(text: str) -> str:
-    return text.rstrip().rsplit("\n", 1)[-1]
+        return place, detail.get("actor"), _actor_died_text(record.traceback)
+    return place, "\n".join(record.traceback.splitlines()[1:]), record.traceback
 
 
 # ---------------------------------------------------------------- everything else
@@ -421,6 +217,13 @@ class ActorAlreadyExistsError(ValueError, RayError):
         return rebuild_exception, (type(self), self.args, self.__dict__ or None)
 
 
+def name_is_taken(name: str, namespace: str) -> ActorAlreadyExistsError:
+    """The error of creating a second actor of a name."""
+    return ActorAlreadyExistsError(
+        f"The name {name} (namespace={namespace}) is already taken. Please use a different name or get the existing "
+        f"actor using ray.get_actor('{name}', namespace='{namespace}')")
+
+
 class AuthenticationError(RayError):
     """The peer is not allowed in."""
 
@@ -477,7 +280,8 @@ def _worker_crashed(detail: dict[str, Any]) -> str:
     tried = f", on attempt {attempts} of {attempts}" if attempts else ""
     reason = f": {detail['reason']}" if detail.get("reason") else ""
     ended = "was lost" if str(detail.get("reason")).startswith("its node is gone") else how_it_ended(detail)
-    return (f"The worker process (pid={detail.get('pid') or '?'}) {ended} while it ran "
+    return ("The worker died unexpectedly while executing this task: "
+            f"its process (pid={detail.get('pid') or '?'}) {ended} while it ran "
             f"{_text(detail, 'name', 'a task')}(){tried}{reason}. "
             f"If that may pass, allow more attempts with max_retries.{_log_tail(detail)}")
 
@@ -487,8 +291,11 @@ def _who_died(detail: dict[str, Any]) -> str:
     return f"{_text(detail, 'class_name', 'the actor')}({_text(detail, 'actor')[:16]}){name}"
 
 
-def _actor_died_text(detail: dict[str, Any], error: str) -> str:
-    return f"The actor died because of an error raised in its creation task, {_who_died(detail)}:\n{error}"
+def _actor_died_text(error: str) -> str:
+    return f"The actor died because of an error raised in its creation task, {error}"
+
+
+NEVER_RAN = "\nThe actor never ran - it was cancelled before it started running."
 
 
 def _actor_died(detail: dict[str, Any]) -> str:
@@ -496,17 +303,23 @@ def _actor_died(detail: dict[str, Any]) -> str:
         return (f"Can't find actor {_text(detail, 'actor')}. It might be dead or it's from a different cluster "
                 f"({_text(detail, 'reason')}).")
     if detail.get("error"):
-        return _actor_died_text(detail, str(load_error(detail["error"])))
-    reason = _how_its_process_went(detail) or "no reason is known"
-    return f"The actor died unexpectedly before finishing this task: {_who_died(detail)}: {reason}.{_log_tail(detail)}"
+        return _actor_died_text(str(load_error(detail["error"])))
+    if detail.get("argument"):
+        return _actor_died_text(str(from_failure(*detail["argument"][1:])))
+    about = {"class_name": detail.get("class_name"), "actor_id": _text(detail, "actor"), "pid": detail.get("pid"),
+             "name": detail.get("name"), "namespace": detail.get("namespace")}
+    lines = "".join(f"\n\t{name}: {value}" for name, value in about.items() if value)
+    reason = _how_its_process_went(detail) or "of an unknown reason"
+    return (f"The actor died unexpectedly before finishing this task.{lines}\n"
+            f"The actor is dead because {reason}.{NEVER_RAN if detail.get('never_ran') else ''}{_log_tail(detail)}")
 
 
 def _actor_unavailable(detail: dict[str, Any]) -> str:
     reason = _how_its_process_went(detail) or "its process ended"
     if detail.get("restarting"):
         reason = f"The actor is restarting ({reason})"
-    return (f"The actor {_who_died(detail)} is unavailable: {reason}. The call may or may not have run; "
-            f"set max_task_retries for it to be tried again.{_log_tail(detail)}")
+    return (f"The actor {_who_died(detail)} is unavailable: {reason}. The task may or may not have been "
+            f"executed on the actor; set max_task_retries for it to be tried again.{_log_tail(detail)}")
 
 
 def _how_its_process_went(detail: dict[str, Any]) -> str:
@@ -529,7 +342,8 @@ def _which_group(detail: dict[str, Any]) -> str:
 
 
 def _object(detail: dict[str, Any]) -> str:
-    return f"The object {_text(detail, 'oid') or '(unknown id)'}"
+    """Ray's first words; what follows says what "it" is."""
+    return f"Failed to retrieve object {_text(detail, 'oid') or '(unknown id)'}. It"
 
 
 def _lost(detail: dict[str, Any]) -> str:
@@ -550,7 +364,7 @@ _KINDS: dict[str, tuple[type[RayError], Describe]] = {
     "worker_crashed": (WorkerCrashedError, _worker_crashed),
     "actor_died": (ActorDiedError, _actor_died),
     "actor_unavailable": (ActorUnavailableError, _actor_unavailable),
-    "cancelled": (TaskCancelledError, lambda d: f"Task: {_text(d, 'name') or _text(d, 'task') or '?'} was cancelled. "
+    "cancelled": (TaskCancelledError, lambda d: f"Task: {_text(d, 'task') or _text(d, 'name') or '?'} was cancelled. "
         + _text(d, "reason")),
     "object_lost": (ObjectLostError, lambda d: (
         f"{_object(d)} is lost: {_text(d, 'reason', 'no copy is left')}.")),
@@ -571,7 +385,7 @@ _KINDS: dict[str, tuple[type[RayError], Describe]] = {
         f"{_object(d)} was lost{_lost(d)} and cannot be made again: {_needed(d)}its owner has forgotten how it was "
         "made, because it keeps no more than lineage_bytes_max of that.")),
     "dependency_lost": (ObjectLostError, lambda d: (
-        f"{_object(d)}, an argument of the task, is lost: {_text(d, 'reason', 'no copy is left')}.")),
+        f"{_object(d)} is an argument of the task, and is lost: {_text(d, 'reason', 'no copy is left')}.")),
     "unschedulable": (TaskUnschedulableError, lambda d: (
         f"The task is not schedulable: {_text(d, 'reason', 'no node has what it asks for')} "
         f"(the task {_text(d, 'name')}).")),
@@ -612,7 +426,28 @@ _ATTRIBUTES = {"oid": "object_ref_hex", "actor": "actor_id", "task": "task_id"}
 
 def failure_kinds() -> list[str]:
     """Every kind that :func:`from_failure` knows."""
-    return ["task_error", *_KINDS]
+    return ["task_error", ARGUMENT, *_KINDS]
+
+
+def argument_error(name: str, first: BaseException, actor: bytes = b"", pid: int = 0, skipped: int = 0) -> RayTaskError:
+    """The error of a task whose argument failed with ``first``: also of the type of that error.
+
+    The header has the process that raised ``first``, unless it is an actor's: no process has run the task.
+    """
+    pid = pid or getattr(first, "pid", 0) or os.getpid()
+    ip = getattr(first, "ip", "") or "127.0.0.1"
+    shown = "RayTaskError" if isinstance(first, RayTaskError) else type(first).__name__
+    cause = first.cause if isinstance(first, RayTaskError) else first
+    text = text_of(header(name, pid, ip, actor.hex()), str(first), shown, skipped)
+    return RayTaskError(name, text, cause, None, pid, ip, None, actor.hex())
+
+
+def _argument_error(detail: dict[str, Any]) -> RayTaskError:
+    first = from_failure(*detail["failure"][1:])
+    error = argument_error(str(detail["name"]), first, detail.get("actor", b""), detail.get("pid", 0),
+                           detail.get("skipped", 0))
+    error._rebuilt = from_failure, (ARGUMENT, detail)
+    return error.as_instanceof_cause()
 
 
 def from_failure(kind: str, detail: dict[str, Any] | bytes) -> RayError:
@@ -622,17 +457,20 @@ def from_failure(kind: str, detail: dict[str, Any] | bytes) -> RayError:
             return RaySystemError(f"System error: a task failed and its error was lost: {detail!r}")
         return load_error(detail)
     fields = detail if isinstance(detail, dict) else {}
+    if kind == ARGUMENT and "failure" in fields:
+        return _argument_error(fields)
     if kind not in _KINDS:
         return RaySystemError(f"System error: {kind}: {_text(fields, 'reason')} {fields!r}")
     cls, describe = _KINDS[kind]
     error = cls(describe(fields).strip())
     for name, value in fields.items():
-        if name == "error":
+        if name in ("error", "argument"):
             if value:
-                error.cause = load_error(value).cause  # type: ignore[attr-defined]
+                failed = load_error(value) if name == "error" else from_failure(*value[1:])
+                error.cause = getattr(failed, "cause", None) or failed  # type: ignore[attr-defined]
                 error.actor_init_failed = True  # type: ignore[attr-defined]
             continue
-        if name.startswith("_") or name in ("args", "add_note", "with_traceback"):
+        if name.startswith("_") or name in ("args", "cause", "detail", "add_note", "with_traceback"):
             continue
         setattr(error, _ATTRIBUTES.get(name, name), value.hex() if isinstance(value, bytes) else value)
     return error

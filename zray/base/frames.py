@@ -12,6 +12,12 @@ from typing import Any
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _WORKER = os.path.join(_PACKAGE, "worker", "")
+_CLOUDPICKLE = os.path.join("cloudpickle", "cloudpickle.py")
+# Modules that check or pickle what user code returned: their frames say nothing about it.
+_CHECKS = tuple(os.path.join(_PACKAGE, *name.split("/")) for name in (
+    "worker/run/invoke.py", "worker/run/streams.py", "values/serialization.py", "values/definitions.py")) + (
+    _CLOUDPICKLE,)
+_BEGIN = "Traceback (most recent call last):\n"
 _ASYNCIO = os.path.join(os.path.dirname(os.__file__), "asyncio", "")
 
 
@@ -19,14 +25,27 @@ def show_all() -> bool:
     return os.environ.get("ZRAY_FULL_TRACEBACKS", "") not in ("", "0", "false")
 
 
-def format_error(error: BaseException, trace: TracebackType | None) -> str:
-    """The error with its causes and their tracebacks; an error without frames of the user's keeps all its frames."""
+def format_error(error: BaseException, trace: TracebackType | None, header: str = "") -> str:
+    """The error with its causes and their tracebacks; an error without frames of the user's keeps all its frames.
+
+    ``header`` stands in the place of each line "Traceback (most recent call last):", and is the first line.
+    """
     import traceback  # 4 ms, for a process that has nothing to report yet
 
     shown = traceback.TracebackException(type(error), error, trace)
     if not show_all():
         _cut(shown)
-    return "".join(shown.format())
+    if not header:
+        return "".join(shown.format())
+    parts = [f"{header}\n" if part == _BEGIN else _named(part) for part in shown.format()]
+    if not parts or parts[0] != f"{header}\n":
+        parts.insert(0, f"{header}\n")
+    return "".join(parts)
+
+
+def _named(part: str) -> str:
+    """Programs import zray under the name of ray, and look for "ray.exceptions.X: " in texts."""
+    return part.removeprefix("z") if part.startswith("zray.exceptions.") else part
 
 
 def _cut(shown: Any) -> None:
@@ -36,7 +55,9 @@ def _cut(shown: Any) -> None:
         if one is None or id(one) in seen:
             continue
         seen.add(id(one))
-        one.stack[:] = [frame for frame in one.stack if not _is_ours(frame)] or one.stack
+        kept = [frame for frame in one.stack if not _is_ours(frame)]
+        if kept or one.stack and one.stack[-1].filename.endswith(_CHECKS):
+            one.stack[:] = kept
         work += [one.__cause__, one.__context__, *(getattr(one, "exceptions", None) or ())]
 
 
@@ -57,4 +78,4 @@ def format_stack(frame: FrameType) -> str:
 
 
 def _is_ours(frame: Any) -> bool:
-    return bool(frame.filename.startswith(_PACKAGE))
+    return bool(frame.filename.startswith(_PACKAGE) or frame.filename.endswith(_CLOUDPICKLE))

@@ -74,9 +74,7 @@ class Actors:
             spec["deps"] = [record.value for record in deps]
         answer = self.questions.request(lambda n: m.CreateActor(actor, spec, n))
         if answer.error == "name_taken":
-            raise ValueError(f"The name {options.name} (namespace={spec['namespace']}) is already taken. Please use a "
-                             "different name or get the existing actor using ray.get_actor"
-                             f"('{options.name}', namespace='{spec['namespace']}')")
+            raise errors.name_is_taken(options.name, spec["namespace"])
         if answer.error:
             raise errors.RaySystemError(answer.detail or answer.error)
         if answer.actor != actor:
@@ -86,7 +84,7 @@ class Actors:
     def call(self, handle: Any, method: str, args: tuple, kwargs: dict[str, Any], options: Any) -> Any:
         """A call of an actor's method; see zray.handles.remote.ActorMethod.remote."""
         if args or kwargs:
-            payload, slots, deps, pins = self.tasks.pack_args(args, kwargs, None)
+            payload, slots, deps, pins = self.tasks.pack_args(args, kwargs, (handle, method))
         else:
             payload, slots, deps, pins = serialization.EMPTY_ARGS, None, None, None
         link = self.calls.links.get(handle._actor)
@@ -121,6 +119,8 @@ class Actors:
                     task.extra = {**(task.extra or {}), "backpressure": options.backpressure}
             if options.group:
                 task.extra = {**(task.extra or {}), "group": options.group}
+            if options.name:
+                task.extra = {**(task.extra or {}), "name": options.name}
             if options.retry_exceptions:
                 task.retry_errors = options.retry_exceptions
             self.calls.submit(link, task)
@@ -145,7 +145,7 @@ class Actors:
     def kill(self, actor: bytes, no_restart: bool) -> None:
         with self.loop.lock:
             self.calls.kill(actor)
-            self.machine.send(self.process.node, m.KillActor(actor, no_restart, False, "killed by zray.kill()"))
+            self.machine.send(self.process.node, m.KillActor(actor, no_restart, False, "it was killed by `ray.kill`"))
         self.turns.kick()
 
     def death_of(self, actor: bytes) -> errors.RayError | None:

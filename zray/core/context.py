@@ -14,6 +14,7 @@ class Context(threading.local):
     task = b""
     attempt = 0
     task_name = ""
+    function: Any = (b"", None)  # a task that ran the general way, and its function
     actor = b""
     job = 0
     assigned: dict[str, Any] = {}

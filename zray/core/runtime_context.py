@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import warnings
 from typing import Any
 
-from zray.base.ids import ActorID, JobID, NodeID, TaskID, WorkerID
+from zray.base.ids import ActorID, JobID, NodeID, PlacementGroupID, TaskID, WorkerID
+from zray.base.plain_text import module_of
 from zray.handles.connection import connected
 from zray.sched.resources import UNIT
 
@@ -39,13 +42,19 @@ class RuntimeContext:
     def get_task_id(self) -> str | None:
         """The task that this thread runs; None in the driver."""
         task = self._of_task("task")
-        return TaskID(task).hex() if task and self._runtime.kind == "worker" else None
+        return TaskID(task).hex() if task else None
 
     def get_task_name(self) -> str | None:
         return self._of_task("task_name") if self.get_task_id() else None
 
     def get_task_function_name(self) -> str | None:
-        return self.get_task_name()
+        """The function of this task with its module, ``module.f`` or ``module.Class.method``; None in the driver."""
+        task = self.get_task_id()
+        if task is None:
+            return None
+        executor = getattr(self._runtime, "executor", None)  # none in local mode
+        function = executor.function_of(self._of_task("task")) if executor else self._of_task("function")[1]
+        return self.get_task_name() if function is None else _full_name(function)
 
     def get_attempt_number(self) -> int:
         """How often this task was tried before."""
@@ -112,10 +121,14 @@ class RuntimeContext:
 
     @property
     def job_id(self) -> JobID:
+        """Deprecated, as in Ray: use ``get_job_id()``."""
+        _deprecated("get_job_id")
         return JobID.from_int(self._runtime.job)
 
     @property
     def node_id(self) -> NodeID:
+        """Deprecated, as in Ray: use ``get_node_id()``."""
+        _deprecated("get_node_id")
         return NodeID.from_hex(self.get_node_id())
 
     @property
@@ -124,17 +137,24 @@ class RuntimeContext:
 
     @property
     def task_id(self) -> TaskID | None:
+        """Deprecated, as in Ray: use ``get_task_id()``."""
+        _deprecated("get_task_id")
         task = self.get_task_id()
         return TaskID.from_hex(task) if task else None
 
     @property
     def actor_id(self) -> ActorID | None:
+        """Deprecated, as in Ray: use ``get_actor_id()``."""
+        _deprecated("get_actor_id")
         actor = self.get_actor_id()
         return ActorID.from_hex(actor) if actor else None
 
     @property
-    def current_placement_group_id(self) -> str | None:
-        return self.get_placement_group_id()
+    def current_placement_group_id(self) -> PlacementGroupID:
+        """Deprecated, as in Ray: use ``get_placement_group_id()``.  A nil id outside of groups."""
+        _deprecated("get_placement_group_id")
+        group = self.get_placement_group_id()
+        return PlacementGroupID.from_hex(group) if group else PlacementGroupID.nil()
 
     @property
     def should_capture_child_tasks_in_placement_group(self) -> bool:
@@ -161,16 +181,46 @@ class RuntimeContext:
         return executor is not None and (context.task, context.attempt) in executor.cancels
 
     def get(self) -> dict[str, Any]:
-        """Everything at once."""
-        found = {"job_id": self.get_job_id(), "node_id": self.get_node_id(), "namespace": self.namespace}
+        """Ids as objects: ``job_id node_id``, the ``namespace``, ``task_id`` in tasks, ``actor_id`` in actors.
+
+        Deprecated, as in Ray: use the ``get_..._id()`` methods.
+        """
+        _deprecated("get_xxx_id", "methods to get relevant ids ")
+        found: dict[str, Any] = {"job_id": JobID.from_int(self._runtime.job),
+                                 "node_id": NodeID.from_hex(self.get_node_id()), "namespace": self.namespace}
         if task := self.get_task_id():
-            found["task_id"] = task
+            found["task_id"] = TaskID.from_hex(task)
         if actor := self.get_actor_id():
-            found["actor_id"] = actor
+            found["actor_id"] = ActorID.from_hex(actor)
         return found
 
     def __repr__(self) -> str:
-        return f"RuntimeContext({', '.join(f'{name}={value}' for name, value in self.get().items())})"
+        found = {"job_id": self.get_job_id(), "node_id": self.get_node_id(), "namespace": self.namespace,
+                 "task_id": self.get_task_id(), "actor_id": self.get_actor_id()}
+        return f"RuntimeContext({', '.join(f'{name}={value}' for name, value in found.items() if value)})"
+
+
+def _deprecated(better: str, what: str = "") -> None:
+    warnings.warn(f"This property is deprecated by Ray. Use {better}() {what}instead", DeprecationWarning, stacklevel=3)
+
+
+def _full_name(function: Any) -> str:
+    """``module.f`` or ``module.Class.method``; the name of a script's module is that of its file.
+
+    As in Ray, the class of a coroutine method has its qualified name.
+    """
+    plain = inspect.unwrap(getattr(function, "__func__", function))
+    owner = getattr(function, "__self__", None)
+    cls = owner if isinstance(owner, type) else type(owner)
+    module = module_of(plain) if owner is None or cls.__module__ == "__main__" else cls.__module__
+    name = getattr(plain, "__name__", type(plain).__name__)
+    if owner is None:
+        return f"{module}.{name}"
+    qualified = getattr(plain, "__qualname__", "")  # a class that travelled by value has lost its own
+    if (inspect.iscoroutinefunction(plain) or inspect.isasyncgenfunction(plain)) and qualified.endswith(
+            f"{cls.__name__}.{name}"):
+        return f"{module}.{qualified}"
+    return f"{module}.{cls.__name__}.{name}"
 
 
 def _padded(cls: Any, raw: bytes) -> Any:

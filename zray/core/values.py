@@ -83,7 +83,7 @@ class Values:
 
     def put(self, value: Any) -> ObjectRef:
         """Store a value; its owner is this process."""
-        dumped = serialization.dumps(value)
+        dumped = serialization.dumps(value, "put value")
         context = self.context
         if dumped.nbytes <= self.inline_max:
             wire: Any = dumped.pickle if not dumped.buffers else serialization.to_bytes(dumped)

@@ -464,13 +464,21 @@ class ActorOptions(_Options):
         return is_async or self.concurrency(is_async) > 1 if asked is None else asked
 
 
+def check_namespace(namespace: Any) -> None:
+    """TypeError or ValueError when it cannot name a namespace; None stands for the program's own."""
+    if namespace is not None and not isinstance(namespace, str):
+        raise TypeError(f"namespace must be None or a string, not {type(namespace).__name__}.")
+    if namespace == "":
+        raise ValueError('"" is not a valid namespace. Pass None to not specify a namespace.')
+
+
 def _check_actor(raw: dict[str, Any]) -> None:
     if raw.get("get_if_exists") and not raw.get("name"):
         raise ValueError("The actor name must be specified to use `get_if_exists`.")
     if raw.get("name") == "":
         raise ValueError("Actor name cannot be an empty string.")
     if raw.get("namespace") == "":
-        raise ValueError('"" is not a valid namespace. Pass None to not specify a namespace.')
+        check_namespace("")
 
 
 class CallOptions(_Options):

@@ -19,21 +19,29 @@ import functools
 import importlib
 import inspect
 import pickle
+import weakref
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NoReturn, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NoReturn, ParamSpec, TypeVar, overload
 
 from zray.base.ids import ActorID
+from zray.base.plain_text import full_name
 from zray.handles.connection import connected
 from zray.handles.options import ActorOptions, CallOptions, TaskOptions
-from zray.handles.signatures import Parameters
+from zray.handles.signatures import OfInstance, Parameters, signature_of
 from zray.values.serialization import dump_function
 
 if TYPE_CHECKING:
-    from zray.handles.refs import MapRefs, ObjectRef
+    from collections.abc import AsyncIterator, Coroutine, Iterator
+    from typing import Concatenate, Never, Unpack
+
+    from zray.handles.keywords import ActorKeywords, MethodKeywords, NumReturns, TaskKeywords
+    from zray.handles.refs import MapRefs, ObjectRef, ObjectRefGenerator
+    from zray.handles.typed import MethodDecorator, SeveralReturns, SeveralReturnsMethodDecorator, TypedMethod
 
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
+Y = TypeVar("Y")
 
 METHOD_OPTIONS_ATTRIBUTE = "__zray_method_options__"
 
@@ -90,7 +98,7 @@ class RemoteFunction(Generic[P, R]):
     @property
     def name(self) -> str:
         """The name of the task in logs and errors."""
-        return self._options.name or getattr(self._function, "__qualname__", None) or repr(self._function)
+        return self._options.name or getattr(self._function, "__name__", None) or repr(self._function)
 
     @property
     def is_generator(self) -> bool:
@@ -100,7 +108,13 @@ class RemoteFunction(Generic[P, R]):
         """``(key, blob)``: the pickled function and its digest.  TypeError when it captures something unpicklable."""
         return self._definition.get()
 
-    def remote(self, *args: P.args, **kwargs: P.kwargs) -> ObjectRef[R]:
+    if TYPE_CHECKING:
+        @overload
+        def remote(self: RemoteFunction[P, Iterator[Y]],  # type: ignore[overload-overlap]
+                   *args: P.args, **kwargs: P.kwargs) -> ObjectRefGenerator[Y]: ...
+        @overload
+        def remote(self, *args: P.args, **kwargs: P.kwargs) -> ObjectRef[R]: ...
+    def remote(self, *args: Any, **kwargs: Any) -> Any:
         """Submit one task; returns its ObjectRef (a list for ``num_returns`` > 1, a generator for streaming)."""
         (self._parameters or self._read_parameters()).check(args, kwargs)
         return connected().submit(self, args, kwargs, self._options)
@@ -114,7 +128,12 @@ class RemoteFunction(Generic[P, R]):
         (self._parameters or self._read_parameters()).check(args, kwargs)
         return graph_library().bind_function(self, args, kwargs)
 
-    def options(self, **options: Any) -> RemoteFunction[P, R]:
+    if TYPE_CHECKING:
+        @overload
+        def options(self, *, num_returns: NumReturns, **options: Unpack[TaskKeywords]) -> SeveralReturns[P]: ...
+        @overload
+        def options(self, **options: Unpack[TaskKeywords]) -> RemoteFunction[P, R]: ...
+    def options(self, **options: Any) -> Any:
         """The same function with other options."""
         return RemoteFunction(self._function, self._options.merged(**options), self._definition)
 
@@ -171,7 +190,7 @@ class ActorMeta(NamedTuple):
     max_task_retries: int
     max_pending_calls: int
     out_of_order: bool
-    retry_exceptions: bool = False
+    path: str = ""  # module.qualname of the class
 
     def to_bytes(self) -> bytes:
         from zray.values.pickler import cloud_dumps  # options of methods may hold exception classes
@@ -193,18 +212,37 @@ _BUILTIN_METHODS = {
 }
 
 
-def method(**options: Any) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Decorator for actor methods: num_returns, concurrency_group, max_task_retries, retry_exceptions ..."""
-    CallOptions.build(options)
-    if not options:
-        raise ValueError("The @method decorator must be applied using some of the arguments "
-                         f"{sorted(CallOptions.TABLE)}, for example '@ray.method(num_returns=2)'.")
+if TYPE_CHECKING:
+    @overload
+    def method(function: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]], /
+               ) -> TypedMethod[P, Coroutine[Any, Any, R], ObjectRef[R]]: ...
+    @overload
+    def method(function: Callable[Concatenate[Any, P], Iterator[R]], /  # type: ignore[overload-overlap]
+               ) -> TypedMethod[P, Iterator[R], ObjectRefGenerator[R]]: ...
+    @overload
+    def method(function: Callable[Concatenate[Any, P], AsyncIterator[R]], /  # type: ignore[overload-overlap]
+               ) -> TypedMethod[P, AsyncIterator[R], ObjectRefGenerator[R]]: ...
+    @overload
+    def method(function: Callable[Concatenate[Any, P], R], /) -> TypedMethod[P, R, ObjectRef[R]]: ...
+    @overload
+    def method(*, num_returns: NumReturns, **options: Unpack[MethodKeywords]) -> SeveralReturnsMethodDecorator: ...
+    @overload
+    def method(**options: Unpack[MethodKeywords]) -> MethodDecorator: ...
+def method(function: Any = None, /, **options: Any) -> Any:
+    """Decorator for methods of actors: num_returns, concurrency_group, max_task_retries, retry_exceptions ...
 
-    def annotate(function: Callable[P, R]) -> Callable[P, R]:
+    Also without options: it gives ``handle.method.remote`` the method's types.
+    """
+    CallOptions.build(options)
+    if function is not None and (options or not callable(function)):
+        raise TypeError("The @method decorator must be applied either with no arguments and no parentheses, or with "
+                        f"keywords alone, for example '@ray.method(num_returns=2)'; not to {function!r}.")
+
+    def annotate(function: Any) -> Any:
         setattr(function, METHOD_OPTIONS_ATTRIBUTE, options)
         return function
 
-    return annotate
+    return annotate if function is None else annotate(function)
 
 
 # Special methods that Python, copy and pickle look up on a handle for themselves; the others are the actor's.
@@ -240,6 +278,10 @@ def _is_async(value: Any) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
 
 
+# The classes of actors that this process has created, by the meta of their handles: for docs and signatures of methods.
+_templates: weakref.WeakValueDictionary[bytes, ActorTemplate] = weakref.WeakValueDictionary()
+
+
 class ActorTemplate:
     """A class with the options of its actors, as the runtime needs it to create one."""
 
@@ -272,7 +314,7 @@ class ActorTemplate:
 
     @property
     def name(self) -> str:
-        return self.cls.__qualname__
+        return self.cls.__name__
 
     @property
     def method_names(self) -> list[str]:
@@ -289,8 +331,10 @@ class ActorTemplate:
 
     def meta(self, options: ActorOptions) -> bytes:
         """The record for handles of an actor made with ``options``, as bytes."""
-        return ActorMeta(self.cls.__name__, self.is_async, self.methods, options.max_task_retries,
-                         options.max_pending_calls, options.any_order(self.is_async)).to_bytes()
+        meta = ActorMeta(self.cls.__name__, self.is_async, self.methods, options.max_task_retries,
+                         options.max_pending_calls, options.any_order(self.is_async), full_name(self.cls)).to_bytes()
+        _templates[meta] = self
+        return meta
 
 
 class ActorClassInheritanceException(TypeError):
@@ -304,6 +348,7 @@ class ActorClass(Generic[T]):
     """
 
     _zray: ActorTemplate
+    __signature__ = OfInstance(lambda self: signature_of(self._zray.cls))
 
     def __init__(self, cls: type[T], options: ActorOptions, _definition: _Definition | None = None):
         self._hold(ActorTemplate(cls, options, _definition))
@@ -311,16 +356,16 @@ class ActorClass(Generic[T]):
 
     def _hold(self, template: ActorTemplate) -> None:
         cls = template.cls
-        self.__dict__.update(_zray=template, __name__=cls.__qualname__, __qualname__=cls.__qualname__,
+        self.__dict__.update(_zray=template, __name__=cls.__name__, __qualname__=cls.__qualname__,
                              __module__=cls.__module__, __doc__=cls.__doc__)
 
-    def remote(self, *args: Any, **kwargs: Any) -> ActorHandle[T]:
+    def remote(self, *args: Any, **kwargs: Any) -> ActorProxy[T]:
         """Create an actor; returns its handle at once."""
         template = self._zray
         template.parameters.check(args, kwargs)
         return connected().create_actor(template, args, kwargs, template.options)
 
-    def _remote(self, args: Any = None, kwargs: Any = None, **options: Any) -> ActorHandle[T]:
+    def _remote(self, args: Any = None, kwargs: Any = None, **options: Any) -> ActorProxy[T]:
         """As ``RemoteFunction._remote``."""
         return (self.options(**options) if options else self).remote(*(args or ()), **(kwargs or {}))
 
@@ -329,7 +374,7 @@ class ActorClass(Generic[T]):
         self._zray.parameters.check(args, kwargs)
         return graph_library().bind_class(self, args, kwargs)
 
-    def options(self, **options: Any) -> ActorClass[T]:
+    def options(self, **options: Unpack[ActorKeywords]) -> ActorClass[T]:
         """The same class with other options."""
         template = self._zray
         return ActorClass(template.cls, template.options.merged(**options), template.pickled)
@@ -488,14 +533,44 @@ class ActorHandle(Generic[T]):
         return ActorHandle._restore, (self._actor, self._meta, self._life_ref)
 
 
+if TYPE_CHECKING:
+    class CreatedHandle(ActorHandle[T]):
+        """The handle that ``remote`` of a class returns: its methods are those of the class."""
+
+        def __getattr__(self, name: str) -> Never: ...
+
+    # As in Ray: a checker looks an attribute up in all members of the union, and finds it in the class.
+    ActorProxy = CreatedHandle[T] | type[T]
+else:
+    ActorProxy = ActorHandle
+
+
 for _name in ("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__hash__", "__repr__", "__str__",
               "__format__"):
     setattr(ActorHandle, _name, _OwnSpecial(_name, getattr(ActorHandle, _name)))
 
 
-class ActorMethod:
-    """A method of an actor; ``remote`` calls it.  Keeps its handle, hence the actor, alive."""
+def _user_method(method: ActorMethod) -> Any:
+    """The user's function, where this process has the class; else None."""
+    template = _templates.get(method._handle._meta)
+    value = inspect.getattr_static(template.cls, method._name, None) if template is not None else None
+    return getattr(value, "__func__", value)
 
+
+def _method_signature(method: ActorMethod) -> inspect.Signature:
+    function = _user_method(method)
+    if function is None:
+        return method._parameters.signature()
+    template = _templates[method._handle._meta]
+    bound = not isinstance(inspect.getattr_static(template.cls, method._name), staticmethod)
+    return signature_of(function, skip_self=bound)
+
+
+class ActorMethod:
+    # The docstring of an instance is that of the user's method.
+    __doc__ = OfInstance(lambda self: getattr(_user_method(self), "__doc__", None),  # type: ignore[assignment]
+                         "A method of an actor; ``remote`` calls it.  Keeps its handle, hence the actor, alive.")
+    __signature__ = OfInstance(_method_signature)
     __slots__ = ("_handle", "_name", "_options", "_parameters")
 
     def __init__(self, handle: ActorHandle, name: str, parameters: Parameters, options: CallOptions):

@@ -12,6 +12,36 @@ Param = tuple[str, int, bool]
 _ANY: tuple[Param, ...] = (("args", 2, False), ("kwargs", 4, False))
 
 
+class OfInstance:
+    """An attribute that instances compute, for example their own ``__doc__``; of the class it is ``on_class``."""
+
+    def __init__(self, compute: Callable[[Any], Any], on_class: Any = None):
+        self.compute = compute
+        self.on_class = on_class
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        if instance is not None:
+            return self.compute(instance)
+        if self.on_class is None:
+            raise AttributeError("an attribute of instances alone")
+        return self.on_class
+
+
+def signature_of(function: Any, skip_self: bool = False) -> inspect.Signature:
+    """The signature of a user's function, class or unbound method, for ``help`` and editors.
+
+    An AttributeError, so that ``inspect`` looks elsewhere, where Python cannot tell.
+    """
+    try:
+        signature = inspect.signature(function)
+    except (ValueError, TypeError):
+        raise AttributeError("__signature__") from None
+    parameters = list(signature.parameters.values())
+    if skip_self and parameters and parameters[0].kind in (0, 1):
+        return signature.replace(parameters=parameters[1:])
+    return signature
+
+
 class Parameters:
     """The arguments that a callable accepts.  ``check`` costs a comparison for calls without keywords."""
 
@@ -43,9 +73,13 @@ class Parameters:
         """TypeError in Python's words when the call would fail."""
         if not kwargs and self.low <= len(args) <= self.high:
             return
+        self.signature().bind(*args, **kwargs)
+
+    def signature(self) -> inspect.Signature:
+        """Names and kinds; each default shows as ``...``."""
         if self._signature is None:
             kinds, empty = inspect._ParameterKind, inspect.Parameter.empty
             self._signature = inspect.Signature([
-                inspect.Parameter(name, kinds(kind), default=None if default else empty)
+                inspect.Parameter(name, kinds(kind), default=... if default else empty)
                 for name, kind, default in self.params])
-        self._signature.bind(*args, **kwargs)
+        return self._signature

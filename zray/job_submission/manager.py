@@ -61,7 +61,7 @@ class JobManager:
             "metadata": metadata or {}, "runtime_env": runtime_env or {}, **amounts,
             "entrypoint_resources": entrypoint_resources})
         try:
-            actor = actor_class.remote(submission_id)
+            actor: Any = actor_class.remote(submission_id)
             table.update(submission_id, actor=actor._actor.hex(), actor_meta=actor._meta.hex())
         except BaseException:
             table.delete(submission_id)

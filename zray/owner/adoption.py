@@ -40,6 +40,7 @@ from typing import Any, Protocol
 
 import msgpack
 
+from zray.base.argument_errors import innermost
 from zray.owner.lineage import is_stored
 from zray.owner.records import Borrowed, Entry
 from zray.owner.references import References
@@ -311,5 +312,5 @@ class Adoption:
 
 
 def _is_value(value: Any) -> bool:
-    return value is not None and (type(value) is bytes or value[0] != FAILED or value[1] not in _LOCAL)
+    return value is not None and (type(value) is bytes or value[0] != FAILED or innermost(value)[1] not in _LOCAL)
 

@@ -15,12 +15,14 @@ from __future__ import annotations
 from collections import deque
 from typing import Any, NamedTuple
 
+from zray.base.argument_errors import argument_failed
 from zray.base.causes import Cause
+from zray.owner.arrivals import Arrival
 from zray.owner.failures import cancelled, failure_in, first_failure, held_in
 from zray.owner.reconstruction import waits_again
 from zray.owner.records import DONE, PUSHED, QUEUED, WAITING, Function, Net, Task, WorkerLink
 from zray.owner.references import References
-from zray.owner.submitter import Arrival, Submitter
+from zray.owner.submitter import Submitter
 from zray.wire.messages import FAILED, ActorState, CallsDone, CancelTask, PushCalls, WatchActor
 from zray.wire.messages.actors import ALIVE, DEAD, PENDING, RESTARTING
 
@@ -109,7 +111,7 @@ class ActorCalls:
             for record in task.pins:
                 record.refs += 1
             for record in task.deps or ():
-                if not self.refs.when_ready(record, Arrival(self, task)):  # type: ignore[arg-type]
+                if not self.refs.when_ready(record, Arrival(self, task)):
                     task.missing += 1
             if task.missing and link.any_order:
                 return
@@ -173,7 +175,8 @@ class ActorCalls:
                 if task.deps:
                     failed = first_failure(task.deps)
                     if failed is not None:
-                        self._fail(link, task, failed)
+                        self._fail(link, task, argument_failed(
+                            f"{link.name}.{task.fn.name}", failed, link.actor, link.pid))
                         continue
                     extra = dict(extra) if extra else {}
                     extra["deps"] = [record.value for record in task.deps]
@@ -275,7 +278,7 @@ class ActorCalls:
         task.state = WAITING
         task.missing = 0
         for record in task.deps or ():
-            if not self.refs.when_ready(record, Arrival(self, task)):  # type: ignore[arg-type]
+            if not self.refs.when_ready(record, Arrival(self, task)):
                 task.missing += 1
 
     def _fail(self, link: ActorLink, task: Task, failure: list[Any]) -> None:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from zray.base.argument_errors import innermost
 from zray.owner.records import Entry
 from zray.wire.messages import CARRYING, FAILED, Resolved
 
@@ -151,4 +152,5 @@ def value_bytes(value: Any) -> int:
     """The size of a value in a message, about."""
     if type(value) is bytes:
         return len(value)
-    return len(value[2]) if value[0] == FAILED and type(value[2]) is bytes else SMALL_BYTES
+    error = innermost(value)[2] if value[0] == FAILED else None
+    return len(error) if type(error) is bytes else SMALL_BYTES

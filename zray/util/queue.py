@@ -37,7 +37,7 @@ class Queue:
     def __init__(self, maxsize: int = 0, actor_options: dict[str, Any] | None = None) -> None:
         self.maxsize = maxsize = plain(maxsize)
         options = {"max_concurrency": WAITING_MAX, "num_cpus": 0, **(actor_options or {})}
-        self.actor = remote(_Items).options(**options).remote(maxsize)
+        self.actor: Any = remote(_Items).options(**options).remote(maxsize)  # type: ignore[typeddict-item]
 
     def __len__(self) -> int:
         return self.size()

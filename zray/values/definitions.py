@@ -1,7 +1,7 @@
 """Functions and classes as they are sent to workers, once each: pickled, with a key.  Errors name
 the unpicklable part.
 
-    custom_serializers, pickled_caches  <  pickler  <  unpicklable  <  definitions  <  serialization
+    custom_serializers, pickled_caches  <  pickler  <  unpicklable  <  unserializable  <  definitions  <  serialization
 
 Each imports only modules before it.
 """
@@ -13,8 +13,10 @@ from collections.abc import Callable
 from hashlib import blake2b
 from typing import Any
 
+from zray.base.plain_text import full_name
+from zray.values import unserializable
 from zray.values.pickler import DefinitionPickler, cloud_dumps, pickle_by_value_if_unreachable
-from zray.values.unpicklable import captured, explain
+from zray.values.unpicklable import captured
 
 KEY_BYTES = 16
 WARN_BYTES = 10 * 1024 * 1024  # Ray warns at the same size
@@ -28,8 +30,7 @@ def dump_definition(definition: Callable | type) -> tuple[bytes, bytes]:
     try:
         blob = cloud_dumps(definition, kind=DefinitionPickler)
     except Exception as error:  # a captured object's __reduce__ may raise anything
-        raise TypeError(f"Could not serialize the {explain(definition, f'{kind} {name!r}')}: "
-                        f"{type(error).__name__}: {error}. Make it inside the {kind}, or pass it along.") from error
+        raise unserializable.definition(definition, full_name(definition), error) from error
     if len(blob) > WARN_BYTES:
         warnings.warn(_too_big(definition, kind, name, len(blob)), stacklevel=4)
     return blake2b(blob, digest_size=KEY_BYTES).digest(), blob

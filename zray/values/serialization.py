@@ -27,7 +27,8 @@ from pickle import PickleBuffer
 from typing import Any
 
 from zray.base import frames
-from zray.base.errors import RayTaskError, TaskErrorRecord, load_error
+from zray.base.plain_text import full_name
+from zray.base.task_errors import RayTaskError, TaskErrorRecord, header, load_error
 from zray.values.custom_serializers import custom
 
 __all__ = [
@@ -140,8 +141,8 @@ class _LargeBytes:
         return bytes, (PickleBuffer(self.value),)
 
 
-def dumps(value: Any) -> Serialized:
-    """Pickle any value; the TypeError names the path to the part that cannot be pickled."""
+def dumps(value: Any, what: str = "value") -> Serialized:
+    """Pickle any value; the TypeError says ``what`` it is, and names the path to the part that cannot be pickled."""
     kind = type(value)
     if kind in _ATOMIC:
         if value is None:
@@ -154,7 +155,9 @@ def dumps(value: Any) -> Serialized:
     except UnknownOwner:
         raise
     except Exception as error:  # a user's __reduce__ may raise anything: the path helps
-        raise _unpicklable(error, "value", value) from error
+        from zray.values.unserializable import put_value
+
+        raise put_value(value, error, what) from error
 
 
 def _is_plain(value: Any, kind: type) -> bool:
@@ -190,12 +193,6 @@ def _cloud_dumps(value: Any, buffer_callback: Callable[[PickleBuffer], Any] | No
 
     _cloud_dumps = cloud_dumps  # the first call imports cloudpickle, later ones go straight to it
     return cloud_dumps(value, buffer_callback)
-
-
-def _unpicklable(error: Exception, label: str, value: Any, note: str = "") -> TypeError:
-    from zray.values.unpicklable import explain
-
-    return TypeError(f"Could not serialize the {explain(value, label)}: {type(error).__name__}: {error}{note}")
 
 
 # ---------------------------------------------------------------- payloads
@@ -275,12 +272,13 @@ def _loads_with_buffers(buffer: bytes | memoryview) -> Any:
 # ---------------------------------------------------------------- arguments
 
 
-def dump_args(args: tuple, kwargs: dict[str, Any], function: Callable | None = None,
+def dump_args(args: tuple, kwargs: dict[str, Any], function: Any = None,
               ) -> tuple[Serialized, Sequence[int | str], Sequence[Any]]:
     """Arguments of a call: ``(serialised, slots, deps)``.
 
     Top-level references are replaced by None; ``deps`` are these references and ``slots`` their places: positions and
-    keyword names.  ``function``, or a class that is called, only helps error messages to name the argument.
+    keyword names.  ``function`` only helps error messages to name the argument.  It may be a class that is called, or
+    ``(handle, method)`` of an actor.
     """
     if not args and not kwargs:
         return _SERIALIZED_EMPTY, (), ()
@@ -348,23 +346,33 @@ def load_args(buffer: bytes | memoryview, slots: Sequence[int | str] = (), value
     return args, kwargs
 
 
-def _bad_argument(error: Exception, args: tuple, kwargs: dict[str, Any], function: Callable | None) -> TypeError:
+def _bad_argument(error: Exception, args: tuple, kwargs: dict[str, Any], function: Any) -> TypeError:
     """Find the argument that fails, and name it."""
+    from zray.values import unserializable
+
     named: list[tuple[str, Any]] = [(f"{position}", value) for position, value in enumerate(args)]
-    if function is not None:
-        skipped, function = (1, function.__init__) if isinstance(function, type) else (0, function)  # type: ignore[misc]
+    called = "of an unknown name"
+    if type(function) is tuple:
+        handle, method = function
+        called = f"{handle._about.path}.{method}"
+        known = [name for name, kind, _ in getattr(handle, method)._parameters.params if kind < 2]
+        named = [(repr(known[i]) if i < len(known) else str(i), value) for i, value in enumerate(args)]
+    elif function is not None:
+        called = full_name(function)
+        skipped = 0
+        if isinstance(function, type):
+            skipped, function, called = 1, function.__init__, f"{called}.__init__"  # type: ignore[misc]
         code = getattr(function, "__code__", None)
         names = getattr(code, "co_varnames", ())[skipped:]
         count = getattr(code, "co_argcount", 0) - skipped
         named = [(repr(names[i]) if i < count else str(i), value) for i, (_, value) in enumerate(named)]
     named += [(repr(name), value) for name, value in kwargs.items()]
-    suffix = f" of {getattr(function, '__qualname__', function)}()" if function is not None else ""
     for name, value in named:
         try:
             _dump(value)
         except Exception as inner:  # see dumps
-            return _unpicklable(inner, f"argument {name}", value, suffix and f" (calling{suffix[3:]})")
-    return _unpicklable(error, "arguments", args)
+            return unserializable.argument(value, name, called, inner)
+    return unserializable.argument(args, "list", called, error)
 
 
 # ---------------------------------------------------------------- functions
@@ -392,18 +400,24 @@ def load_function(blob: bytes | memoryview) -> Callable | type:
 # ---------------------------------------------------------------- errors
 
 
-def dump_error(error: BaseException, function_name: str, ip: str = "127.0.0.1") -> bytes:
+def dump_error(error: BaseException, function_name: str, ip: str = "127.0.0.1", actor: str = "", instance: str = "",
+               ) -> bytes:
     """The ``task_error`` detail for an exception of user code; never fails.
 
     An error that already is a RayTaskError (a task it waited for failed) keeps the original cause, so ``except``
-    clauses go on working.
+    clauses go on working.  One that was never raised is the error itself.  ``actor`` (hex id) and ``instance`` (its
+    repr) are of an actor whose method raised.
     """
-    text = _format(error)
     cause: BaseException | None = error
     if isinstance(error, RayTaskError):
         cause = error.cause
+    if isinstance(error, RayTaskError) and error.__traceback__ is None:
+        text = str(error)
+    else:
+        text = _format(error, header(function_name, os.getpid(), ip, actor, instance))
     blob, why = _dump_cause(cause) if cause is not None else (None, "")
-    return TaskErrorRecord(function_name, text, type(error).__qualname__, os.getpid(), ip, blob, why).to_bytes()
+    return TaskErrorRecord(function_name, text.rstrip(), type(error).__qualname__, os.getpid(), ip, blob, why,
+                           actor, instance).to_bytes()
 
 
 def _dump_cause(cause: BaseException) -> tuple[bytes | None, str]:
@@ -417,8 +431,8 @@ def _dump_cause(cause: BaseException) -> tuple[bytes | None, str]:
         context.refs = outer
 
 
-def _format(error: BaseException) -> str:
+def _format(error: BaseException, first_line: str) -> str:
     try:
-        return frames.format_error(error, error.__traceback__)
+        return frames.format_error(error, error.__traceback__, first_line)
     except Exception as broken:  # a __str__ or __repr__ of the user's that raises
-        return f"{type(error).__qualname__} (its text cannot be shown: {type(broken).__name__}: {broken})"
+        return f"{first_line}\n{type(error).__qualname__} (its text cannot be shown: {type(broken).__name__}: {broken})"

@@ -17,6 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from zray.base.errors import AsyncioActorExit
+from zray.base.plain_text import representation
 from zray.handles.options import DYNAMIC, STREAMING
 from zray.transport.loop import Waiter
 from zray.values import serialization
@@ -39,8 +40,9 @@ from zray.worker.run.streams import Streams
 if TYPE_CHECKING:
     from zray.worker.actors.calls import ActorHost
 
+NO_FUNCTION = (b"", None)
 # Fields of the context that a run changes: restored after another run that is nested in it.
-CONTEXT_FIELDS = ("task", "attempt", "task_name", "receiver", "prefix_of", "prefix", "counter")
+CONTEXT_FIELDS = ("task", "attempt", "task_name", "function", "receiver", "prefix_of", "prefix", "counter")
 
 
 class Executor:
@@ -295,6 +297,7 @@ class Executor:
             context.receiver = lease.owner
             interrupts.current = task
             function, short = self.table.get(task[FUNCTION]) or self.load(task[FUNCTION])
+            context.function = task[TASK_ID], function
             name = context.task_name = results.task_name(task, short)
             args, kwargs = invoke.arguments(self.rt, task, borrowed.append)
             value = function(*args, **kwargs)
@@ -313,6 +316,7 @@ class Executor:
             args = kwargs = None
             result = self.failed(error, task, name, interrupts)
         value = None
+        self.rt.context.function = NO_FUNCTION  # it may be bound to the actor's instance
         return self.closing(task, result, borrowed)
 
     def load(self, key: Any) -> tuple[Any, str]:
@@ -329,6 +333,22 @@ class Executor:
         else:
             short = self.functions.names.get(task[FUNCTION], "")
         return results.task_name(task, short)
+
+    def function_of(self, task: bytes) -> Callable[..., Any] | None:
+        """The function of a task that runs on this thread; the bound method of an actor's call."""
+        known, function = self.rt.context.function
+        if known == task and function is not None:
+            return function  # type: ignore[no-any-return]
+        entry = self.queue.running
+        running = [entry[2]] if entry is not None else []
+        if self.actor is not None:
+            running += self.actor.life.running()
+        for each in running:
+            key = each.function if type(each) is not list else each[FUNCTION] if each[TASK_ID] == task else None
+            found = self.table.get(key)
+            if found is not None:
+                return found[0]
+        return None
 
     def place_of(self, task: bytes) -> Place | None:
         """See zray.worker.places."""
@@ -366,7 +386,14 @@ class Executor:
             self.surroundings.end(exit_code(error))  # the running task counts as lost with the process
         if isinstance(error, KeyboardInterrupt) and (interrupts or self.interrupts).was_hit(task):
             return results.cancelled(task, name)
-        return invoke.failure(error, name)
+        return invoke.failure(error, name, self.where())
+
+    def where(self) -> invoke.CodePlace:
+        """For the text of an error: where this process runs user code."""
+        ip = self.rt.node_info.get("NodeManagerAddress") or "127.0.0.1"
+        if self.actor is None:
+            return invoke.CodePlace(os.getpid(), ip)
+        return invoke.CodePlace(os.getpid(), ip, self.actor.life.id.hex(), representation(self.actor.instance))
 
     # ------------------------------------------------------------ blocked in get or wait
 

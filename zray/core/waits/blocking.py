@@ -309,7 +309,7 @@ class Waits:
                 return known
         group = WaitGroup(refs)
         if len(group.pending) != len(refs):
-            raise ValueError("Wait requires a list of unique object refs.")
+            raise ValueError("Wait requires a list of unique ray_waitables.")
         arrivals = group.arrivals
         with self.loop.lock:
             for ref in refs:

@@ -224,7 +224,7 @@ class ActorTable:
             if actor.state == ALIVE:
                 self._emit(Send(actor.worker, WorkerExit(actor.exiting)))
             return
-        reason = message.reason or "it was killed by zray.kill"
+        reason = message.reason or "it was killed by `ray.kill`"
         if message.no_restart or not self._may_restart(actor):
             self._end(actor, {"kind": "killed", "reason": reason})
         elif actor.worker:
@@ -256,8 +256,9 @@ class ActorTable:
         if message.may_restart and not actor.exiting:
             actor.recycle_reason = message.reason
         else:
-            actor.exiting = actor.exiting or message.reason or "it exited"
-            actor.cause = actor.cause or {"kind": "exited", "reason": actor.exiting}
+            if not actor.exiting:
+                actor.exiting = message.reason or "it exited"
+                actor.cause = {"kind": "exited", "reason": actor.exiting}
         actor.exit_deadline = now + EXIT_GRACE_S
         self._leaving[actor.id] = None
 
@@ -282,6 +283,8 @@ class ActorTable:
         if actor is None or actor.state not in (PENDING, RESTARTING) or actor.exiting:
             return
         why = {"cause": cause, "detail": detail}
+        if actor.state == RESTARTING:  # calls that fail meanwhile say what ended the life before
+            why = {**actor.cause, **why}
         if actor.cause != why:
             actor.cause = why
             self._notify_watchers(actor)
@@ -446,6 +449,10 @@ class ActorTable:
 
     def _end(self, actor: Actor, cause: dict) -> None:
         had_worker = actor.worker
+        if actor.name:
+            cause = {**cause, "name": actor.name, "namespace": actor.namespace}
+        if actor.state == PENDING and cause["kind"] not in ("init", "died", "exited"):
+            cause = {**cause, "never_ran": True}
         actor.state = DEAD
         actor.cause = cause
         self._leaving.pop(actor.id, None)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from zray.base import errors
 from zray.base.errors import AsyncioActorExit
+from zray.base.plain_text import representation
 from zray.handles.remote import METHOD_OPTIONS_ATTRIBUTE
 from zray.values import serialization
 from zray.wire.messages import ActorInit
@@ -39,7 +40,8 @@ class ActorHost:
         self.executor = executor
         self.life = life
         self.spec = message.spec
-        self.assigned = message.assigned
+        self.assigned = _kept(message.assigned, message.spec)
+        self.cls: Any = None
         self.instance: Any = None
         self.main_loop: Callable[[], None] | None = None  # the main thread runs it instead of waiting
         self.threads: dict[str, ThreadGroup] = {}  # of concurrency groups
@@ -63,6 +65,7 @@ class ActorHost:
         error = b""
         try:
             cls, found = executor.functions.load(key)
+            self.cls = cls
             self.life.class_name = self.life.class_name or found
             args, kwargs = invoke.arguments(rt, task)
             self.instance = cls(*args, **kwargs)
@@ -78,9 +81,10 @@ class ActorHost:
         return not error
 
     def _constructor_error(self, raised: BaseException, name: str) -> bytes:
+        place = self.executor.where()._replace(instance=_half_built(raised, self.cls))
         if isinstance(raised, invoke.DependencyFailed):
-            raised = self.executor.rt.values.error(raised.value)
-        return serialization.dump_error(raised, name)
+            raised = self.executor.rt.values.error(invoke.failure(raised, name, place))
+        return serialization.dump_error(raised, name, *place[1:])
 
     def _choose_mode(self) -> None:
         sizes = sizes_of(self.spec)
@@ -188,6 +192,15 @@ class ActorHost:
             self.coroutines.wake()
 
 
+def _kept(assigned: dict[str, Any], spec: dict[str, Any]) -> dict[str, Any]:
+    """What the actor holds while it lives: less than the place of its constructor, if it asked for no resources."""
+    given = spec.get("demand", {}).keys() - spec.get("running", {}).keys()
+    resources = assigned.get("resources") or {}
+    if not given & resources.keys():
+        return assigned
+    return {**assigned, "resources": {name: amount for name, amount in resources.items() if name not in given}}
+
+
 def _bound(instance: Any, name: str) -> Callable[..., Any]:
     """The method of the class, even if the instance has an attribute of that name."""
     cls = type(instance)
@@ -196,6 +209,19 @@ def _bound(instance: Any, name: str) -> Callable[..., Any]:
             found = base.__dict__[name]
             return found.__get__(instance, cls) if hasattr(found, "__get__") else found
     return getattr(instance, name)
+
+
+def _half_built(raised: BaseException, cls: Any) -> str:
+    """The repr of the instance whose constructor raised, found as its ``self``; "" when there is none yet."""
+    trace = raised.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        if code.co_argcount:
+            first = trace.tb_frame.f_locals.get(code.co_varnames[0])
+            if type(first) is cls:
+                return representation(first)
+        trace = trace.tb_next
+    return ""
 
 
 def _ready() -> bool:

@@ -55,5 +55,5 @@ class FunctionCache:
         if len(self.table) >= LOADED_MAX:
             del self.table[next(iter(self.table))]
         self.names.pop(key, None)
-        self.table[key] = found = (function, name.rpartition("<locals>.")[2])
+        self.table[key] = found = (function, name.rpartition(".")[2])
         return found

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+from zray.base.argument_errors import argument_failed
 from zray.base.errors import ObjectLostError
 from zray.base.ids import return_id
 from zray.values import serialization
@@ -105,11 +106,22 @@ def dynamic(rt: CoreProcess, value: Any, task: list[Any]) -> Any:
     return [0, values, {"dynamic": True}]
 
 
-def failure(error: BaseException, name: str) -> list[Any]:
+class CodePlace(NamedTuple):
+    """Where user code ran, for the text of its error: process, node's address, actor's id, repr of its instance."""
+
+    pid: int
+    ip: str = "127.0.0.1"
+    actor: str = ""
+    instance: str = ""
+
+
+def failure(error: BaseException, name: str, place: CodePlace = CodePlace(0)) -> list[Any]:  # noqa: B008
     """The wire form of an exception of user code.  Never fails."""
     if isinstance(error, DependencyFailed):
-        return error.value
-    detail = serialization.dump_error(error, name)
+        if error.value[1] == "dependency_lost":
+            return error.value  # no failure: the owner makes it again
+        return argument_failed(name, error.value, bytes.fromhex(place.actor), place.pid)
+    detail = serialization.dump_error(error, name, *place[1:])
     # The traceback has the frames, and so the arguments.  Without this line a failed task would pin its arrays until
     # the next garbage collection.
     error.__traceback__ = None

@@ -24,14 +24,31 @@ from zray.api.calls import get, kill, wait
 from zray.base.errors import ActorDiedError, RayActorError
 from zray.handles.refs import ObjectRef
 
-# A chunk below this is short: the next ones are sent ahead, so that the process never waits for the round trip
-# (about 0.3 ms on a laptop).
+# A chunk below this is short.  As many short chunks as fit into this time travel as one call of the actor; a round
+# trip takes about 0.3 ms.  Nothing is sent ahead: it would wait behind a call that turns out to be long.
 SHORT_CHUNK_S = 0.002
-SENT_AHEAD_MAX = 4
+CHUNKS_A_CALL_MAX = 64
 STEAL_S = 0.02
+LOOK_AGAIN_S = 0.05
 ENDING_S = 30.0
+NOT_BEGUN = "The pool was terminated before this call began."
 
 logger = logging.getLogger(__name__)
+
+
+class Pace:
+    """How long a chunk of one map took lately, or of one function that ``apply_async`` repeats."""
+
+    __slots__ = ("chunk_s", "function")
+
+    def __init__(self, function: Any):
+        self.function = function
+        self.chunk_s = SHORT_CHUNK_S
+
+    @property
+    def is_short(self) -> bool:
+        """Whether a chunk takes less time than makes it worth a call of its own."""
+        return self.chunk_s < SHORT_CHUNK_S
 
 
 class CallChunk:
@@ -40,10 +57,10 @@ class CallChunk:
     ``deliver(results, failed, error)`` is called once, under the lock: it must be short and run no user code.
     """
 
-    __slots__ = ("calls", "deliver", "function", "kind", "ref")
+    __slots__ = ("calls", "deliver", "kind", "pace", "ref")
 
-    def __init__(self, function: Any, calls: Any, kind: str, deliver: Callable[..., None]):
-        self.function = function
+    def __init__(self, pace: Pace, calls: Any, kind: str, deliver: Callable[..., None]):
+        self.pace = pace
         self.calls = calls
         self.kind = kind
         self.deliver = deliver
@@ -59,7 +76,7 @@ class _Member:
         self.number = number
         self.actor = actor
         self.line: deque[CallChunk] = deque()
-        self.in_flight = 0
+        self.in_flight = 0  # calls of the actor
         self.taken = 0  # chunks that it got so far
         self.gone = False  # replaced: it gets no further chunk
 
@@ -72,10 +89,10 @@ class PoolProcesses:
         self._create = create
         self._chunks_max = chunks_max
         self._members = [_Member(number, create(number)) for number in range(count)]
-        self._in_flight: dict[ObjectRef, CallChunk] = {}
+        self._in_flight: dict[ObjectRef, list[CallChunk]] = {}
         self._ending: list[Any] = []  # references of the ends of actors
         self._rotation = 0
-        self._short = False
+        self._last_pace = Pace(None)
         self._timer: threading.Timer | None = None
         self._callbacks: deque[Callable[[], None]] = deque()
         self._calls_back = False
@@ -112,59 +129,96 @@ class PoolProcesses:
                 self._feed(self._members[number])
             self._watch_lines()
 
-    def _limit(self, member: _Member) -> int:
-        limit = SENT_AHEAD_MAX if self._short else 1
-        if self._chunks_max is not None:
-            limit = min(limit, member.in_flight + self._chunks_max - member.taken)
-        return limit
+    def pace_of(self, function: Any) -> Pace:
+        """The pace of a function that is applied again and again."""
+        if self._last_pace.function is not function:
+            self._last_pace = Pace(function)
+        return self._last_pace
+
+    def _may_take(self, member: _Member, pace: Pace) -> int:
+        """How many chunks of that pace this process may be sent now, in one call."""
+        if self.is_terminated or member.gone or member.in_flight:
+            return 0
+        count = max(1, min(CHUNKS_A_CALL_MAX, int(SHORT_CHUNK_S / pace.chunk_s)))
+        return count if self._chunks_max is None else min(count, self._chunks_max - member.taken)
 
     def _feed(self, member: _Member, may_steal: bool = False) -> None:
         """Send the process what it may have in flight."""
-        while not self.is_terminated and not member.gone and member.in_flight < self._limit(member):
-            line = member.line
-            if not line:
-                if not (may_steal or not self._short) or member.in_flight:
-                    return
-                line = max((other.line for other in self._members), key=len)
-                if not line:
-                    return
-            self._start(member, line.popleft())
+        while line := member.line or self._line_to_steal_from(member, may_steal):
+            pace = line[0].pace
+            most = self._may_take(member, pace)
+            if most <= 0:
+                return
+            if line is not member.line:
+                most = min(most, -(-len(line) // 2))
+            chunks = [line.popleft()]
+            while len(chunks) < most and line and line[0].pace is pace:
+                chunks.append(line.popleft())
+            self._start(member, chunks)
 
-    def _start(self, member: _Member, chunk: CallChunk) -> None:
+    def _line_to_steal_from(self, member: _Member, may_steal: bool) -> deque[CallChunk] | None:
+        if member.in_flight:
+            return None
+        line = max((other.line for other in self._members), key=len)
+        return line if line and (may_steal or not line[0].pace.is_short) else None
+
+    def _start(self, member: _Member, chunks: list[CallChunk]) -> None:
+        first = chunks[0]
         try:
-            ref = member.actor.run.remote(chunk.function, chunk.calls, chunk.kind)
+            ref = member.actor.run.remote(first.pace.function, [chunk.calls for chunk in chunks], first.kind)
         except Exception as error:  # the arguments cannot be pickled, or the session is over
-            chunk.deliver([], (), error)
-            self.changed.notify_all()
+            self._refuse(member, chunks, error)
             return
-        chunk.ref = ref
-        self._in_flight[ref] = chunk
+        for chunk in chunks:
+            chunk.ref = ref
+        self._in_flight[ref] = chunks
         member.in_flight += 1
-        member.taken += 1
-        ref.future().add_done_callback(lambda future: self._ended(member, chunk, ref, future))
+        member.taken += len(chunks)
+        ref.future().add_done_callback(lambda future: self._ended(member, chunks, ref, future))
 
-    def _ended(self, member: _Member, chunk: CallChunk, ref: ObjectRef, future: Any) -> None:
+    def _refuse(self, member: _Member, chunks: list[CallChunk], error: Exception) -> None:
+        if len(chunks) > 1:  # find the one with the fault
+            for chunk in chunks:
+                self._start(member, [chunk])
+            return
+        chunks[0].deliver([], (), error)
+        self.changed.notify_all()
+
+    def _ended(self, member: _Member, chunks: list[CallChunk], ref: ObjectRef, future: Any) -> None:
         error = future.exception()
         with self.changed:
             self._in_flight.pop(ref, None)
-            chunk.ref = None
             member.in_flight -= 1
+            for chunk in chunks:
+                chunk.ref = None
             if error is None:
-                seconds, results, failed = future.result()
-                self._short = seconds < SHORT_CHUNK_S
-                chunk.deliver(results, failed, None)
+                seconds, made = future.result()
+                chunks[0].pace.chunk_s = max(seconds / len(made), 1e-6)
+                for chunk, (results, failed) in zip(chunks, made, strict=False):
+                    chunk.deliver(results, failed, None)
+                self._put_back(member, chunks[len(made):])
             else:
-                chunk.deliver([], (), error)
+                for chunk in chunks:
+                    chunk.deliver([], (), error)
             if not self.is_terminated:
                 if isinstance(error, RayActorError):
                     self._replace(member)
-                elif member.taken == self._chunks_max and not member.in_flight:
+                elif member.taken == self._chunks_max and not member.in_flight and not member.gone:
                     self._end(member)
                     self._replace(member)
                 self._feed(self._members[member.number])
                 self._watch_lines()
                 self._end_if_drained()
             self.changed.notify_all()
+
+    def _put_back(self, member: _Member, chunks: list[CallChunk]) -> None:
+        """Chunks that the process did not begin, because one before them took long: another may take them."""
+        if self.is_terminated:
+            for chunk in chunks:
+                chunk.deliver([], (), ActorDiedError(NOT_BEGUN))
+        else:
+            member.taken -= len(chunks)
+            self._members[member.number].line.extendleft(reversed(chunks))
 
     def _replace(self, member: _Member) -> None:
         """A new process takes the place and the line of this one, which has died or made its share of calls."""
@@ -198,7 +252,7 @@ class PoolProcesses:
 
     def wait(self, is_done: Callable[[], bool], chunks: Callable[[], Iterable[CallChunk]],
              left_s: Callable[[], float | None]) -> bool:
-        """Block until ``is_done()``, which one of ``chunks()`` will change; False when no time is left.
+        """Block until ``is_done()``, which any of ``chunks()`` may change; False when no time is left.
 
         It blocks in zray's own ``wait``: a task that waits gives its CPU back, and a wait in vain says why.
         """
@@ -209,12 +263,15 @@ class PoolProcesses:
                 seconds = left_s()
                 if seconds is not None and seconds <= 0:
                     return False
-                ref = next((chunk.ref for chunk in chunks() if chunk.ref is not None), None)
-                watched = [ref] if ref is not None else list(self._in_flight)
+                awaited = list(chunks())
+                watched = [chunk.ref for chunk in awaited if chunk.ref is not None]
+                if not watched or len(watched) < len(awaited):  # another call may start meanwhile: look again
+                    watched = list(self._in_flight)
+                    seconds = LOOK_AGAIN_S if seconds is None else min(seconds, LOOK_AGAIN_S)
                 if not watched:
                     self.changed.wait(seconds)
                     continue
-            ready, _ = wait(watched, num_returns=1, timeout=seconds)
+            ready, _ = wait(list(dict.fromkeys(watched)), num_returns=1, timeout=seconds)
             with self.changed:
                 while not is_done() and any(ref in self._in_flight for ref in ready):
                     self.changed.wait(1.0)
@@ -252,14 +309,14 @@ class PoolProcesses:
     def _end_if_drained(self) -> None:
         if self.is_closed and not self.is_terminated and self._is_drained():
             for member in self._members:
-                self._end(member)
+                if not member.gone:
+                    member.gone = True
+                    self._end(member)
 
     def _end(self, member: _Member) -> None:
-        """The process ends after its calls, as the last handle of an actor does; exit handlers run."""
-        if not member.gone:
-            member.gone = True
-            self._ending.append(member.actor.__ray_terminate__.remote())
-            self._ending = wait(self._ending, num_returns=len(self._ending), timeout=0)[1]
+        """The process ends after its calls; exit handlers run."""
+        self._ending.append(member.actor.__ray_terminate__.remote())
+        self._ending = wait(self._ending, num_returns=len(self._ending), timeout=0)[1]
 
     def terminate(self) -> None:
         """End the processes now; what runs and what waits raises ActorDiedError."""
@@ -275,7 +332,7 @@ class PoolProcesses:
                 if not member.gone:
                     kill(member.actor)
             for chunk in waiting:
-                chunk.deliver([], (), ActorDiedError("The pool was terminated before this call began."))
+                chunk.deliver([], (), ActorDiedError(NOT_BEGUN))
             self.changed.notify_all()
 
     def join(self) -> None:

@@ -11,10 +11,14 @@ from multiprocessing import TimeoutError
 from typing import Any
 
 from zray.base.plain_numbers import plain
-from zray.util.multiprocessing._processes import CallChunk, PoolProcesses
+from zray.util.multiprocessing._processes import CallChunk, Pace, PoolProcesses
 from zray.util.multiprocessing._worker import CallFailure
 
 __all__ = ["AsyncResult", "IMapIterator", "OrderedIMapIterator", "UnorderedIMapIterator"]
+
+# How many chunks of an iterator are taken ahead of their use, for each process.
+CHUNKS_AHEAD = 4
+CHUNKS_AHEAD_SHORT = 128
 
 
 def countdown(timeout: float | None) -> Callable[[], float | None]:
@@ -29,7 +33,7 @@ def countdown(timeout: float | None) -> Callable[[], float | None]:
 class AsyncResult:
     """The result of ``apply_async``, ``map_async`` or ``starmap_async``."""
 
-    def __init__(self, processes: PoolProcesses, function: Any, chunks: list[Any], kind: str,
+    def __init__(self, processes: PoolProcesses, pace: Pace, chunks: list[Any], kind: str,
                  callback: Callable[[Any], Any] | None = None,
                  error_callback: Callable[[BaseException], Any] | None = None, single: bool = False):
         for given in (callback, error_callback):
@@ -43,7 +47,7 @@ class AsyncResult:
         self._failures: dict[tuple[int, int], BaseException] = {}  # (chunk, index in it) -> exception
         self._left = len(chunks)
         self._done = False
-        self._chunks = [CallChunk(function, calls, kind, self._taker(index)) for index, calls in enumerate(chunks)]
+        self._chunks = [CallChunk(pace, calls, kind, self._taker(index)) for index, calls in enumerate(chunks)]
         with processes.changed:
             if chunks:
                 processes.submit(self._chunks)
@@ -88,7 +92,11 @@ class AsyncResult:
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait until the result is there, at most ``timeout`` seconds."""
-        self._processes.wait(self.ready, lambda: self._chunks, countdown(timeout))
+        self._processes.wait(self.ready, self._awaited, countdown(timeout))
+
+    def _awaited(self) -> list[CallChunk]:
+        """One chunk in flight: all of them are needed."""
+        return [next((chunk for chunk in self._chunks if chunk.ref is not None), chunk) for chunk in self._chunks[:1]]
 
     def get(self, timeout: float | None = None) -> Any:
         """The result, or the exception of the first call that failed; TimeoutError after ``timeout`` seconds."""
@@ -119,10 +127,10 @@ class IMapIterator:
 
     def __init__(self, processes: PoolProcesses, function: Any, items: Iterable[Any], chunksize: int):
         self._processes = processes
-        self._function = function
+        self._pace = Pace(function)
         self._items: Iterator[Any] = iter(items)
         self._chunksize = chunksize
-        self._ahead = sys.maxsize if hasattr(items, "__len__") else 4 * len(processes)
+        self._has_length = hasattr(items, "__len__")
         self._exhausted = False
         self._broken: BaseException | None = None  # raised by the iterator of the items
         self._drawn = 0
@@ -132,9 +140,10 @@ class IMapIterator:
 
     def draw(self, all_of_them: bool = False) -> None:
         """Submit as many chunks as may be ahead, or all that are left."""
+        ahead = (CHUNKS_AHEAD_SHORT if self._pace.is_short else CHUNKS_AHEAD) * len(self._processes)
         chunks: list[CallChunk] = []
-        while not self._exhausted and (all_of_them
-                                       or len(self._unfinished) + self._waiting + len(chunks) < self._ahead):
+        while not self._exhausted and (all_of_them or self._has_length
+                                       or len(self._unfinished) + self._waiting + len(chunks) < ahead):
             try:
                 calls = list(islice(self._items, self._chunksize))
             except Exception as error:
@@ -144,7 +153,7 @@ class IMapIterator:
                 self._exhausted = True
                 self._items = iter(())
                 break
-            chunks.append(CallChunk(self._function, calls, "map", self._taker(self._drawn)))
+            chunks.append(CallChunk(self._pace, calls, "map", self._taker(self._drawn)))
             self._drawn += 1
         with self._processes.changed:
             for number, chunk in enumerate(chunks, self._drawn - len(chunks)):
@@ -240,7 +249,7 @@ class UnorderedIMapIterator(IMapIterator):
         return bool(self._results)
 
     def _awaited(self) -> Iterable[CallChunk]:
-        return ()
+        return self._unfinished.values()
 
     def _pop(self) -> Any:
         results = self._results[0]

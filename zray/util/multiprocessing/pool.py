@@ -12,7 +12,7 @@ from typing import Any
 from zray.api.calls import cluster_resources, init, is_initialized, nodes, put, remote
 from zray.base.plain_numbers import plain
 from zray.util.debug import log_once
-from zray.util.multiprocessing._processes import PoolProcesses
+from zray.util.multiprocessing._processes import Pace, PoolProcesses
 from zray.util.multiprocessing._results import AsyncResult, IMapIterator, OrderedIMapIterator, UnorderedIMapIterator
 from zray.util.multiprocessing._worker import PoolProcess
 from zray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -90,7 +90,7 @@ class Pool:
         """:meth:`apply` without waiting.  One of the callbacks is called with the result or the exception."""
         self._check(func)
         call = (tuple(args or ()), {**(kwargs or {}), **(kwds or {})})
-        return AsyncResult(self._processes, func, [[call]], "apply", callback, error_callback, single=True)
+        return AsyncResult(self._processes, self._processes.pace_of(func), [[call]], "apply", callback, error_callback, single=True)
 
     def map(self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int | None = None) -> list[Any]:
         """``[func(item) for item in iterable]``, in chunks of ``chunksize`` items.
@@ -156,9 +156,9 @@ class Pool:
             raise TypeError(f"{type(func).__name__!r} object is not callable")
 
     @staticmethod
-    def _shared(func: Any, chunks: list[Any]) -> Any:
+    def _shared(func: Any, chunks: list[Any]) -> Pace:
         """The function as one object for all chunks; with the call itself where there is only one."""
-        return put(func) if len(chunks) > 1 else func
+        return Pace(put(func) if len(chunks) > 1 else func)
 
     # ---------------------------------------------------------------- the end
 

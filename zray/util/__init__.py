@@ -16,6 +16,7 @@ from zray.values.custom_serializers import register_serializer
 
 __all__ = [
     "ActorPool",
+    "Executor",
     "as_completed",
     "deregister_serializer",
     "disable_log_once_globally",
@@ -34,6 +35,9 @@ __all__ = [
     "scheduling_strategies",
 ]
 
+# Modules that are reachable as attributes, and loaded when first used.
+_LAZY = ("accelerators", "annotations", "check_serialize", "multiprocessing", "queue", "scheduling_strategies")
+
 
 def deregister_serializer(cls: type) -> None:
     """Undo :func:`register_serializer` in this process."""
@@ -48,8 +52,12 @@ def get_node_ip_address() -> str:
 
 
 def __getattr__(name: str):
-    if name in ("accelerators", "annotations", "check_serialize", "queue", "scheduling_strategies"):
+    if name in _LAZY:
         import importlib
 
         return importlib.import_module(f"zray.util.{name}")
+    if name == "Executor":
+        from zray.util.executor import Executor
+
+        return Executor
     raise AttributeError(f"module 'zray.util' has no attribute {name!r}")

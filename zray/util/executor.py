@@ -12,9 +12,9 @@ from itertools import chain, islice
 from typing import Any, NamedTuple
 
 from zray.api.calls import cancel, cluster_resources, remote, wait
-from zray.base.errors import RayTaskError
 from zray.base.plain_numbers import plain
 from zray.handles.refs import ObjectRef
+from zray.util._causes import raised_by_function
 
 __all__ = ["Executor"]
 
@@ -188,15 +188,12 @@ class Executor(futures.Executor):
 
     def _ended(self, future: _TaskFuture, ended: futures.Future) -> None:
         error = ended.exception()
-        cause = error.cause if isinstance(error, RayTaskError) else None
-        if isinstance(cause, _InitializerFailed):
-            error = self._break(f"A process of the executor failed in its initializer: {cause}")
-        elif isinstance(cause, Exception):
-            cause.__cause__ = error
-            error = cause
         if error is None:
             future.set_result(ended.result())
         else:
+            error = raised_by_function(error)
+            if isinstance(error, _InitializerFailed):
+                error = self._break(f"A process of the executor failed in its initializer: {error}")
             future.set_exception(error)
         with self._lock:
             self._running.pop(future, None)

@@ -22,12 +22,13 @@ HUB_CALLS_MAX = 1000
 class _Meeting:
     """One call of an operation: what each rank brought."""
 
-    __slots__ = ("done", "left", "parts", "whats")
+    __slots__ = ("done", "failure", "left", "parts", "whats")
 
     def __init__(self) -> None:
         self.parts: dict[int, Any] = {}
         self.whats: dict[int, str] = {}
         self.done = asyncio.Event()
+        self.failure = ""
         self.left = 0  # ranks that took their parts
 
 
@@ -83,8 +84,8 @@ class CollectiveHub:
             meeting.done.set()
         else:
             await self._wait(meeting, self._missing, what, timeout_s)
-        if self.failure:
-            return self.failure, []
+        if meeting.failure:
+            return meeting.failure, []
         parts = [_for_rank(meeting.parts[other], rank) for other in range(self.world_size)]
         meeting.left += 1
         if meeting.left == self.world_size:
@@ -105,8 +106,8 @@ class CollectiveHub:
         else:
             await self._wait(meeting, lambda meeting: [other for other in number[:2] if other not in meeting.parts],
                              "send" if rank == number[0] else "recv", timeout_s)
-        if self.failure:
-            return self.failure, None
+        if meeting.failure:
+            return meeting.failure, None
         if len(set(meeting.whats.values())) > 1:
             return f"rank {number[0]} sends {meeting.whats[number[0]]}, rank {number[1]} receives " \
                    f"{meeting.whats[number[1]]}", None
@@ -126,9 +127,11 @@ class CollectiveHub:
 
     def _fail(self, failure: str) -> None:
         self.failure = failure
-        for meeting in self.meetings.values():
-            meeting.done.set()
-        self.meetings.clear()
+        for number, meeting in list(self.meetings.items()):
+            if not meeting.done.is_set():  # ranks that complete a call get its parts, whatever comes next
+                meeting.failure = failure
+                meeting.done.set()
+                del self.meetings[number]
 
     async def leave(self, rank: int) -> None:
         """A rank destroys the group: it takes no further part."""

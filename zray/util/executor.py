@@ -118,7 +118,8 @@ class Executor(futures.Executor):
         self._max_workers = max_workers or cpus
         self._in_flight_max = max_workers or cpus * TASKS_A_CPU
         self._setup = _Setup(os.urandom(16), initializer, tuple(initargs)) if initializer is not None else None
-        self._task = remote(_call).options(**ray_remote_args) if ray_remote_args else remote(_call)
+        task: Any = remote(_call)
+        self._task = task.options(**ray_remote_args) if ray_remote_args else task
         self._lock = threading.RLock()
         self._idle = threading.Condition(self._lock)
         self._pending: deque[_TaskFuture] = deque()

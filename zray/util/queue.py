@@ -34,11 +34,10 @@ class Queue:
     are those of ``queue.Queue``, their async twins, and batches, which succeed or fail as a whole.
     """
 
-    def __init__(self, maxsize: int = 0, actor_options: dict[str, Any] | None = None, *,
-                 _items: type | None = None) -> None:
+    def __init__(self, maxsize: int = 0, actor_options: dict[str, Any] | None = None) -> None:
         self.maxsize = maxsize = plain(maxsize)
         options = {"max_concurrency": WAITING_MAX, "num_cpus": 0, **(actor_options or {})}
-        self.actor = remote(_items or _Items).options(**options).remote(maxsize)
+        self.actor = remote(_Items).options(**options).remote(maxsize)
 
     def __len__(self) -> int:
         return self.size()

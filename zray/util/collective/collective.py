@@ -189,9 +189,10 @@ reducescatter_multigpu = send_multigpu = recv_multigpu = _several_gpus
 
 def _make_hub(group_name: str, world_size: int, ranks: dict[str, int], must_be_new: bool = False,
               timeout_ms: int = 0) -> Any:
-    made = remote(CollectiveHub).options(name=_hub_name(group_name), get_if_exists=not must_be_new, num_cpus=0,
-                                         max_concurrency=max(HUB_CALLS_MAX, 2 * world_size))
-    return made.remote(group_name, world_size, ranks, _seconds(timeout_ms) if timeout_ms else 0.0)
+    hubs: Any = remote(CollectiveHub)
+    hubs = hubs.options(name=_hub_name(group_name), get_if_exists=not must_be_new, num_cpus=0,
+                        max_concurrency=max(HUB_CALLS_MAX, 2 * world_size))
+    return hubs.remote(group_name, world_size, ranks, _seconds(timeout_ms) if timeout_ms else 0.0)
 
 
 def _hub_name(group_name: str) -> str:

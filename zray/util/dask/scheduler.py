@@ -70,7 +70,7 @@ def _submit(graph: dict[Hashable, GraphNode], wanted: set[Hashable], options: di
             annotated: dict[Hashable, dict[str, Any]], watch: _Watch | None,
             one_at_a_time: bool) -> dict[Hashable, ObjectRef]:
     """Submit every task; the references of the wanted keys.  Others are dropped as soon as their users are submitted."""
-    run = remote(_run_node)
+    run: Any = remote(_run_node)
     if options:
         run = run.options(**options)
     priorities = order(graph)

@@ -6,7 +6,8 @@ import asyncio
 from collections import deque
 from typing import Any
 
-from zray.api.calls import get
+from zray.api.calls import get, remote
+from zray.base.plain_numbers import plain
 from zray.util import queue
 
 __all__ = ["JoinableQueue", "SimpleQueue"]
@@ -19,7 +20,10 @@ class JoinableQueue(queue.Queue):
     """
 
     def __init__(self, maxsize: int = 0, actor_options: dict[str, Any] | None = None) -> None:
-        super().__init__(maxsize, actor_options, _items=_JoinableItems)
+        self.maxsize = maxsize = plain(maxsize)
+        items: Any = remote(_JoinableItems)
+        options = {"max_concurrency": queue.WAITING_MAX, "num_cpus": 0, **(actor_options or {})}
+        self.actor = items.options(**options).remote(maxsize)
 
     def task_done(self) -> None:
         """One item that ``get`` returned is dealt with; ValueError when called more often than ``put``."""

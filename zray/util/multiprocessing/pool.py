@@ -57,7 +57,7 @@ class Pool:
         self._options = {"num_cpus": 0, **(ray_remote_args or {})}
         self._places = _spread_over_nodes(count) if "scheduling_strategy" not in self._options else []
         self._start = (initializer, tuple(initargs or ()))
-        self._class = remote(PoolProcess)
+        self._class: Any = remote(PoolProcess)
         self._imaps: weakref.WeakSet[IMapIterator] = weakref.WeakSet()
         self._processes = PoolProcesses(count, self._create, maxtasksperchild)
 

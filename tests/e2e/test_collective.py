@@ -51,7 +51,8 @@ def ranks(made, cluster):
 
 def _all(ranks, operation, arguments, **options):
     """Each rank calls the operation with its arguments; the arrays after that, by rank."""
-    return ray.get([actor.call.remote(operation, *args, **options) for actor, args in zip(ranks, arguments)], timeout=60)
+    calls = [actor.call.remote(operation, *args, **options) for actor, args in zip(ranks, arguments)]
+    return ray.get(calls, timeout=60)
 
 
 def _arrays(size, dtype=float):
@@ -133,7 +134,7 @@ def test_ranks_that_disagree_or_do_not_come_are_named(ranks):
     calls = [ranks[0].call.remote("barrier", "strict"), ranks[1].call.remote("allreduce", np.zeros(2), "strict"),
              ranks[2].call.remote("allreduce", np.zeros(3), "strict")]
     for call in calls:
-        with pytest.raises(RuntimeError, match=r"made different calls: rank 0: barrier\(\); rank 1: allreduce\(float64 2"):
+        with pytest.raises(RuntimeError, match=r"different calls: rank 0: barrier\(\); rank 1: allreduce\(float64 2"):
             ray.get(call, timeout=60)
     assert ray.get([actor.destroy.remote("strict") for actor in ranks], timeout=60) == [-1] * RANKS
     # The name is free again.

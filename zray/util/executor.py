@@ -21,7 +21,7 @@ __all__ = ["Executor"]
 # Without max_workers, so many tasks for each CPU are in flight: a CPU that gets free has work at once.
 TASKS_A_CPU = 2
 # A future that waits for others to start looks again after this, in seconds.
-LOOK_AGAIN_S = 0.05
+START_LOOK_S = 0.05
 # Executors whose initializer a process remembers to have run.
 REMEMBERED_MAX = 256
 
@@ -88,7 +88,7 @@ class _TaskFuture(futures.Future):
             running = self._executor._refs()
             if not running:  # it was cancelled or started just now
                 return left
-            wait(running, num_returns=1, timeout=LOOK_AGAIN_S if left is None else min(left, LOOK_AGAIN_S))
+            wait(running, num_returns=1, timeout=START_LOOK_S if left is None else min(left, START_LOOK_S))
         return None if end is None else max(0.0, end - time.monotonic())
 
 
@@ -242,7 +242,7 @@ class Executor(futures.Executor):
             ready, _ = wait(refs, num_returns=1) if refs else ([], [])
             with self._lock:
                 while self._starting or any(ref in self._running.values() for ref in ready):
-                    self._idle.wait(LOOK_AGAIN_S)
+                    self._idle.wait(START_LOOK_S)
 
 
 def _chunks(items: Iterable[tuple], size: int) -> Iterator[list[tuple]]:

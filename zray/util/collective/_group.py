@@ -21,7 +21,7 @@ __all__ = ["CollectiveGroup"]
 
 INLINE_BYTES_MAX = 32 << 10
 # An answer of the hub may come so much later than its own time-out, in seconds.
-GRACE_S = 30.0
+HUB_LATE_S = 30.0
 
 _COMBINE = {ReduceOp.SUM: np.add, ReduceOp.PRODUCT: np.multiply, ReduceOp.MIN: np.minimum, ReduceOp.MAX: np.maximum}
 
@@ -105,7 +105,7 @@ class CollectiveGroup:
 
     def _answer(self, ref: ObjectRef) -> Any:
         try:
-            failure, found = get(ref, timeout=self.timeout_s + GRACE_S)
+            failure, found = get(ref, timeout=self.timeout_s + HUB_LATE_S)
         except RayActorError as error:
             raise RuntimeError(f"the collective group {self.name!r} has ended: it was destroyed, or the process that "
                                f"made it has ended. {error}") from error

@@ -116,7 +116,7 @@ class CollectiveHub:
     async def _wait(self, meeting: _Meeting, missing: Any, what: str, timeout_s: float) -> None:
         try:
             await asyncio.wait_for(meeting.done.wait(), timeout_s)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             if not meeting.done.is_set():
                 self._fail(f"rank {', '.join(map(str, missing(meeting)))} of the group {self.name!r} did not call "
                            f"{what.partition('(')[0]} within {timeout_s:g} s. Look whether its process lives, or pass "

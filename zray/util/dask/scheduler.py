@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from dask._task_spec import Alias, DataNode, GraphNode, convert_legacy_graph, cull
 from dask.callbacks import local_callbacks, unpack_callbacks
 from dask.core import flatten
 from dask.order import order
+from dask.typing import Key
 
 from zray.api.calls import get, put, remote, wait
 from zray.handles.refs import ObjectRef
@@ -17,10 +18,10 @@ from zray.util._causes import raised_by_function
 __all__ = ["ray_dask_get", "ray_dask_get_sync"]
 
 # What a progress bar shows is brought up to date after this, in seconds.
-LOOK_AGAIN_S = 0.1
+REPORT_S = 0.1
 
 
-def _run_node(node: GraphNode, keys: list[Hashable], *values: Any) -> Any:
+def _run_node(node: GraphNode, keys: list[Key], *values: Any) -> Any:
     """A task of the graph; ``values`` are those of the keys that it depends on."""
     return node(dict(zip(keys, values)))
 
@@ -66,20 +67,20 @@ def _compute(dsk: Any, keys: Any, options: dict[str, Any], callbacks: Any, one_a
                 watch.finish(failed)
 
 
-def _submit(graph: dict[Hashable, GraphNode], wanted: set[Hashable], options: dict[str, Any],
-            annotated: dict[Hashable, dict[str, Any]], watch: _Watch | None,
-            one_at_a_time: bool) -> dict[Hashable, ObjectRef]:
-    """Submit every task; the references of the wanted keys.  Others are dropped as soon as their users are submitted."""
+def _submit(graph: dict[Key, GraphNode], wanted: set[Key], options: dict[str, Any],
+            annotated: dict[Key, dict[str, Any]], watch: _Watch | None,
+            one_at_a_time: bool) -> dict[Key, ObjectRef]:
+    """Submit every task; the references of the wanted keys.  Others are dropped when their last user is submitted."""
     run: Any = remote(_run_node)
     if options:
         run = run.options(**options)
     priorities = order(graph)
-    uses: dict[Hashable, int] = dict.fromkeys(graph, 0)
+    uses: dict[Key, int] = dict.fromkeys(graph, 0)
     for node in graph.values():
         for key in node.dependencies:
             uses[key] += 1
-    refs: dict[Hashable, ObjectRef] = {}
-    for key in sorted(graph, key=priorities.__getitem__):
+    refs: dict[Key, ObjectRef] = {}
+    for key in sorted(graph, key=lambda key: priorities[key]):
         node = graph[key]
         if isinstance(node, DataNode):
             refs[key] = put(node.value)
@@ -101,18 +102,18 @@ def _submit(graph: dict[Hashable, GraphNode], wanted: set[Hashable], options: di
     return refs
 
 
-def _name(key: Hashable) -> str:
+def _name(key: Key) -> str:
     """The name of a task in logs and errors: the key without its digest."""
     text = str(key[0] if isinstance(key, tuple) and key else key)
     head, _, tail = text.rpartition("-")
     return f"dask:{head if head and len(tail) >= 16 else text}"
 
 
-def _annotations(dsk: Any) -> dict[Hashable, dict[str, Any]]:
+def _annotations(dsk: Any) -> dict[Key, dict[str, Any]]:
     """The options of the tasks in layers that ``dask.annotate(ray_remote_args=...)`` marked."""
     if hasattr(dsk, "__dask_annotations__"):
         return dsk.__dask_annotations__().get("ray_remote_args", {})
-    found: dict[Hashable, dict[str, Any]] = {}
+    found: dict[Key, dict[str, Any]] = {}
     for layer in getattr(dsk, "layers", {}).values():
         options = (layer.annotations or {}).get("ray_remote_args")
         if options:
@@ -120,18 +121,18 @@ def _annotations(dsk: Any) -> dict[Hashable, dict[str, Any]]:
     return found
 
 
-def _packed(keys: Any, values: dict[Hashable, Any]) -> Any:
+def _packed(keys: Any, values: dict[Key, Any]) -> Any:
     return [_packed(key, values) for key in keys] if isinstance(keys, list) else values[keys]
 
 
 class _Watch:
     """Calls the callbacks of dask as tasks end."""
 
-    def __init__(self, callbacks: list[Any], graph: dict[Hashable, GraphNode]):
+    def __init__(self, callbacks: list[Any], graph: dict[Key, GraphNode]):
         start, start_state, self._before, self._after, self._finish = unpack_callbacks(callbacks)
         self._graph = graph
         tasks = {key for key, node in graph.items() if not isinstance(node, (DataNode, Alias))}
-        self._running: dict[ObjectRef, Hashable] = {}
+        self._running: dict[ObjectRef, Key] = {}
         self._state: dict[str, Any] = {"waiting": {}, "ready": list(tasks), "running": set(), "finished": set(),
                                        "released": set(), "cache": {}, "dependencies":
                                        {key: set(node.dependencies) for key, node in graph.items()}}
@@ -140,7 +141,7 @@ class _Watch:
         for call in start_state:
             call(graph, self._state)
 
-    def submitted(self, key: Hashable, ref: ObjectRef) -> None:
+    def submitted(self, key: Key, ref: ObjectRef) -> None:
         self._state["ready"].remove(key)
         self._state["running"].add(key)
         self._running[ref] = key
@@ -150,7 +151,7 @@ class _Watch:
     def until_done(self) -> None:
         """Wait for every task, and report each; raises what a task raised."""
         while self._running:
-            ready, _ = wait(list(self._running), num_returns=1, timeout=LOOK_AGAIN_S)
+            ready, _ = wait(list(self._running), num_returns=1, timeout=REPORT_S)
             for ref in ready:
                 key = self._running.pop(ref)
                 value = get(ref)

@@ -100,9 +100,10 @@ class ZrayBackend(AutoBatchingMixin, ParallelBackendBase):
         if items is None or self._shared_min is None:
             return func, []
         refs: dict[ObjectRef, int] = {}
+        large = self._shared_min
 
         def mark(value: Any) -> Any:
-            if _nbytes(value) < self._shared_min:
+            if _nbytes(value) < large:
                 return value
             if id(value) not in self._shared:
                 self._shared[id(value)] = (value, put(value))

@@ -29,7 +29,7 @@ from zray.handles.refs import ObjectRef
 SHORT_CHUNK_S = 0.002
 CHUNKS_A_CALL_MAX = 64
 STEAL_S = 0.02
-LOOK_AGAIN_S = 0.05
+START_LOOK_AGAIN_S = 0.05
 ENDING_S = 30.0
 NOT_BEGUN = "The pool was terminated before this call began."
 
@@ -267,7 +267,7 @@ class PoolProcesses:
                 watched = [chunk.ref for chunk in awaited if chunk.ref is not None]
                 if not watched or len(watched) < len(awaited):  # another call may start meanwhile: look again
                     watched = list(self._in_flight)
-                    seconds = LOOK_AGAIN_S if seconds is None else min(seconds, LOOK_AGAIN_S)
+                    seconds = START_LOOK_AGAIN_S if seconds is None else min(seconds, START_LOOK_AGAIN_S)
                 if not watched:
                     self.changed.wait(seconds)
                     continue

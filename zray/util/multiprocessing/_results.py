@@ -17,8 +17,8 @@ from zray.util.multiprocessing._worker import CallFailure
 __all__ = ["AsyncResult", "IMapIterator", "OrderedIMapIterator", "UnorderedIMapIterator"]
 
 # How many chunks of an iterator are taken ahead of their use, for each process.
-CHUNKS_AHEAD = 4
-CHUNKS_AHEAD_SHORT = 128
+DRAWN_AHEAD = 4
+SHORT_DRAWN_AHEAD = 128
 
 
 def countdown(timeout: float | None) -> Callable[[], float | None]:
@@ -140,7 +140,7 @@ class IMapIterator:
 
     def draw(self, all_of_them: bool = False) -> None:
         """Submit as many chunks as may be ahead, or all that are left."""
-        ahead = (CHUNKS_AHEAD_SHORT if self._pace.is_short else CHUNKS_AHEAD) * len(self._processes)
+        ahead = (SHORT_DRAWN_AHEAD if self._pace.is_short else DRAWN_AHEAD) * len(self._processes)
         chunks: list[CallChunk] = []
         while not self._exhausted and (all_of_them or self._has_length
                                        or len(self._unfinished) + self._waiting + len(chunks) < ahead):

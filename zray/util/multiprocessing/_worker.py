@@ -95,7 +95,7 @@ def _failure(error: Exception) -> CallFailure:
     try:
         dumps(error)
     except Exception as reason:
-        from multiprocessing.pool import MaybeEncodingError
+        from multiprocessing.pool import MaybeEncodingError  # type: ignore[attr-defined]
 
         error = MaybeEncodingError(reason, error)
     return CallFailure(error, text)

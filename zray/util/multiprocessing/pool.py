@@ -90,7 +90,8 @@ class Pool:
         """:meth:`apply` without waiting.  One of the callbacks is called with the result or the exception."""
         self._check(func)
         call = (tuple(args or ()), {**(kwargs or {}), **(kwds or {})})
-        return AsyncResult(self._processes, self._processes.pace_of(func), [[call]], "apply", callback, error_callback, single=True)
+        return AsyncResult(self._processes, self._processes.pace_of(func), [[call]], "apply", callback, error_callback,
+                           single=True)
 
     def map(self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int | None = None) -> list[Any]:
         """``[func(item) for item in iterable]``, in chunks of ``chunksize`` items.
@@ -111,8 +112,7 @@ class Pool:
         return self.starmap_async(func, iterable, chunksize).get()
 
     def starmap_async(self, func: Callable[..., Any], iterable: Iterable[Iterable[Any]], chunksize: Any = None,
-                      callback: Callable[[list[Any]], Any] | None = None,
-                      error_callback: Callable[[BaseException], Any] | None = None) -> AsyncResult:
+                      callback: Any = None, error_callback: Any = None) -> AsyncResult:
         """:meth:`starmap` without waiting.
 
         Ray has no ``chunksize`` here, and ``callback`` in its place: a callable there is the callback.

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 CONTEXT_FIELDS = ("task", "attempt", "task_name", "receiver", "prefix_of", "prefix", "counter")
 
 
-class Executor:
+class TaskExecutor:
     """The part of a worker that runs user code; ``rt.executor`` once :meth:`install` has run."""
 
     def __init__(self, rt: CoreProcess, surroundings: Surroundings):

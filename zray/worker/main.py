@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from zray.wire.messages import ActorInit, JobConfig, WorkerReady
 from zray.worker import process
 from zray.worker.actors.ends import run_exit_handlers
-from zray.worker.executor import Executor
+from zray.worker.executor import TaskExecutor
 from zray.worker.queue import ServedLease
 
 # An exiting worker waits so long until its last replies are sent.
@@ -22,13 +22,13 @@ NODE_LOST_EXIT = 86
 
 
 class WorkerProcess:
-    """The worker process: its Runtime, its Executor, its surroundings."""
+    """The worker process: its Runtime, its TaskExecutor, its surroundings."""
 
     def __init__(self, spec: dict[str, Any]):
         from zray.core.joining import for_worker
 
         self.rt = for_worker(spec)
-        self.executor = Executor(self.rt, self)
+        self.executor = TaskExecutor(self.rt, self)
         info = spec.get("node_info") or {}
         resources = info.get("resources") or info.get("Resources") or {}
         self.node_has_gpus = bool(resources.get("GPU"))

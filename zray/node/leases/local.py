@@ -25,7 +25,7 @@ from zray.node.jobs.table import Job, JobTable
 from zray.node.jobs.task_events import TaskEventLog
 from zray.node.leases.placements import Death, Declared, Placement, Placements
 from zray.node.leases.remote import RemoteLeases
-from zray.node.processes.pool import Kind, Pool, State, WorkerRecord
+from zray.node.processes.pool import Kind, State, WorkerPool, WorkerRecord
 from zray.sched.cluster.bottom_up import BottomUpScheduler
 from zray.sched.node.grouped import NodeScheduler
 from zray.sched.node.local import Grant, Recall, Status
@@ -40,7 +40,7 @@ class LeasePorts:
     environ: Mapping[str, str]  # the environment that workers start with
     local: NodeScheduler
     scheduler: BottomUpScheduler  # of this node and the others
-    pool: Pool
+    pool: WorkerPool
     placements: Placements
     jobs: JobTable
     events: TaskEventLog

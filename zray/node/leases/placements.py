@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from zray.node.context import NodeContext
-from zray.node.processes.pool import Kind, Pool, State, WorkerRecord
+from zray.node.processes.pool import Kind, State, WorkerPool, WorkerRecord
 from zray.sched.node.grouped import NodeScheduler
 
 LEASE_BITS = 40  # lease numbers are unique in the cluster: the ordinal of the node, then its own counting
@@ -43,7 +43,7 @@ class Placement:
 class Placements(dict[int, Placement]):
     """All placements of a node, by lease number."""
 
-    def __init__(self, context: NodeContext, scheduler: NodeScheduler, pool: Pool) -> None:
+    def __init__(self, context: NodeContext, scheduler: NodeScheduler, pool: WorkerPool) -> None:
         super().__init__()
         self._context = context
         self._scheduler = scheduler

@@ -18,7 +18,7 @@ from zray.util._causes import raised_by_function
 __all__ = ["ray_dask_get", "ray_dask_get_sync"]
 
 # What a progress bar shows is brought up to date after this, in seconds.
-REPORT_S = 0.1
+PROGRESS_LOOK_S = 0.1
 
 
 def _run_node(node: GraphNode, keys: list[Key], *values: Any) -> Any:
@@ -151,7 +151,7 @@ class _Watch:
     def until_done(self) -> None:
         """Wait for every task, and report each; raises what a task raised."""
         while self._running:
-            ready, _ = wait(list(self._running), num_returns=1, timeout=REPORT_S)
+            ready, _ = wait(list(self._running), num_returns=1, timeout=PROGRESS_LOOK_S)
             for ref in ready:
                 key = self._running.pop(ref)
                 value = get(ref)

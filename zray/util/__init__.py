@@ -36,8 +36,8 @@ __all__ = [
 ]
 
 # Modules that are reachable as attributes, and loaded when first used.
-_LAZY = ("accelerators", "annotations", "check_serialize", "collective", "dask", "joblib", "multiprocessing", "queue",
-         "scheduling_strategies")
+_LAZY = ("accelerators", "annotations", "check_serialize", "collective", "dask", "iter", "joblib", "multiprocessing",
+         "queue", "scheduling_strategies")
 
 
 def deregister_serializer(cls: type) -> None:

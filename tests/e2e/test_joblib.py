@@ -38,6 +38,7 @@ def _fail(n):
 
 
 def _nested(n):
+    assert {pid for _, pid in Parallel(n_jobs=2)(delayed(_where)(k) for k in range(3))} == {os.getpid()}
     return sum(Parallel(n_jobs=2)(delayed(pow)(n, k) for k in range(3)))
 
 
@@ -76,6 +77,18 @@ def test_results_as_a_generator_and_the_number_of_jobs(backend):
         Parallel(n_jobs=0)(delayed(abs)(n) for n in range(2))
     with joblib.parallel_config(backend="zray", n_jobs=2, ray_remote_args={"num_cpus": 2}):
         assert Parallel()(delayed(_cpus)() for _ in range(2)) == [{"CPU": 2.0}] * 2
+
+
+@pytest.mark.zray_only
+def test_without_n_jobs_all_cpus_work_but_not_inside_of_batches(cluster):
+    backends.register_ray()
+    with joblib.parallel_config(backend="zray"):
+        assert Parallel().n_jobs == -1 and joblib.effective_n_jobs(-1) == 4
+        assert Parallel()(delayed(_jobs)() for _ in range(2)) == [(1, 2)] * 2
+
+
+def _jobs():
+    return Parallel().n_jobs, joblib.effective_n_jobs(2)
 
 
 def _cpus():

@@ -10,7 +10,7 @@ from collections import Counter
 
 import pytest
 
-from tests.e2e.target import IS_ZRAY, TARGET, Gate, exceptions, ray, until
+from tests.e2e.target import TARGET, Gate, exceptions, ray, until
 
 mp = importlib.import_module(f"{TARGET}.util.multiprocessing")
 PROCESSES = 3
@@ -120,7 +120,8 @@ def test_callbacks_are_called_once(pool):
     for _ in range(3):
         pool.map_async(_divide, [0, 1, 0], callback=done.append, error_callback=failed.append)
     until(lambda: len(failed) == 3)
-    assert all(isinstance(error, ZeroDivisionError) for error in failed) and len(done) == 1
+    causes = [getattr(error, "underlying", error) for error in failed]  # Ray wraps it
+    assert all(isinstance(error, ZeroDivisionError) for error in causes) and len(done) == 1
 
 
 def test_results_that_are_not_ready(pool, gate):
@@ -147,6 +148,7 @@ def test_an_iterator_times_out_and_goes_on(pool, gate):
     assert list(results) == [None, 2]
 
 
+@pytest.mark.zray_only
 def test_a_slow_item_does_not_hold_up_the_others(pool, gate):
     results = pool.imap_unordered(lambda n: gate.wait() if n == 0 else n, iter(range(40)))
     assert sorted(results.next(timeout=60) for _ in range(39)) == list(range(1, 40))
@@ -264,6 +266,29 @@ def test_a_pool_has_no_more_processes_than_the_cluster_has_cpus(cluster):
 
 
 @pytest.mark.zray_only
+def test_processes_are_spread_over_nodes_in_proportion_to_cpus(monkeypatch):
+    from zray.util.multiprocessing import pool as module
+
+    def spread(count, *cpus):
+        found = [{"NodeID": str(n), "Alive": True, "Resources": {"CPU": c} if c else {}} for n, c in enumerate(cpus)]
+        monkeypatch.setattr(module, "nodes", lambda: found)
+        return module._spread_over_nodes(count)
+
+    assert spread(4, 8) == [] == spread(4, 8, 0)
+    assert Counter(spread(12, 8, 4)) == {"0": 8, "1": 4} and set(spread(2, 8, 8)) == {"0", "1"}
+    for count in range(1, 30):
+        assert len(spread(count, 3, 5, 7)) == count
+
+
+@pytest.mark.zray_only
+def test_a_pool_that_nobody_holds_ends(cluster):
+    pool = mp.Pool(1)
+    pid = pool.apply(os.getpid)
+    del pool
+    until(lambda: not os.path.exists(f"/proc/{pid}"), "the process of the pool ends")
+
+
+@pytest.mark.zray_only
 def test_a_pool_starts_a_session_with_its_processes(fresh):
     with mp.Pool(2) as pool:
         assert ray.cluster_resources()["CPU"] == 2 and pool.map(abs, [-1]) == [1]
@@ -306,6 +331,3 @@ def test_other_names_of_the_module(cluster):
     queue.put(1)
     assert queue.get() == 1 and queue.empty()
 
-
-if not IS_ZRAY:  # Ray's pool ends its actors when it is collected
-    pytestmark = pytest.mark.timeout(300)

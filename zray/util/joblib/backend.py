@@ -21,8 +21,6 @@ __all__ = ["ZrayBackend"]
 
 # As joblib's ``max_nbytes``, unless Parallel is given another: what is larger is shared.
 SHARED_BYTES_MIN = 1 << 20
-# A Parallel call inside a task of a Parallel call makes tasks too; one more level down it runs sequentially.
-NESTING_MAX = 1
 
 
 class ZrayBackend(AutoBatchingMixin, ParallelBackendBase):
@@ -30,8 +28,12 @@ class ZrayBackend(AutoBatchingMixin, ParallelBackendBase):
 
     n_jobs: at most so many batches run at a time; -1 for as many as the cluster has CPUs.
     ray_remote_args: options of the tasks, such as ``num_cpus`` or ``resources``.
+
+    A Parallel call inside a batch runs on threads of the batch's process, as with joblib's own backends.  Inside
+    another ``parallel_backend("ray")`` it makes tasks.
     """
 
+    default_n_jobs = -1
     supports_sharedmem = False
     uses_threads = False
 
@@ -46,9 +48,6 @@ class ZrayBackend(AutoBatchingMixin, ParallelBackendBase):
         self._n_jobs = 1
         self._shared_min: int | None = SHARED_BYTES_MIN
         self._shared: dict[int, tuple[Any, ObjectRef]] = {}  # id -> the object, which keeps the id, and its reference
-
-    def __reduce__(self) -> Any:
-        return _restore, (self.nesting_level, self._remote_args)
 
     @property
     def supports_retrieve_callback(self) -> bool:  # type: ignore[override]
@@ -72,6 +71,7 @@ class ZrayBackend(AutoBatchingMixin, ParallelBackendBase):
         if n_jobs == 1:
             raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
         self.parallel = parallel
+        self.nesting_level = self.nesting_level or 0
         self._n_jobs = n_jobs
         self._shared_min = max_nbytes if max_nbytes is None or isinstance(max_nbytes, int) else SHARED_BYTES_MIN
         self._executor = Executor(n_jobs, ray_remote_args=self._remote_args)
@@ -131,16 +131,6 @@ class ZrayBackend(AutoBatchingMixin, ParallelBackendBase):
         if self._executor is not None:
             self._executor.cancel_all()
             self._executor = Executor(self._n_jobs, ray_remote_args=self._remote_args) if ensure_ready else None
-
-    def get_nested_backend(self) -> tuple[Any, int | None]:
-        level = (self.nesting_level or 0) + 1
-        if level > NESTING_MAX:
-            return SequentialBackend(nesting_level=level), None
-        return ZrayBackend(nesting_level=level, ray_remote_args=self._remote_args), None
-
-
-def _restore(nesting_level: int | None, remote_args: dict[str, Any] | None) -> ZrayBackend:
-    return ZrayBackend(nesting_level=nesting_level, ray_remote_args=remote_args)
 
 
 class _Shared:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import heapq
 import logging
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -89,7 +90,7 @@ class PoolProcesses:
         self._create = create
         self._chunks_max = chunks_max
         self._members = [_Member(number, create(number)) for number in range(count)]
-        self._in_flight: dict[ObjectRef, list[CallChunk]] = {}
+        self._in_flight: dict[ObjectRef, tuple[_Member, list[CallChunk]]] = {}
         self._ending: list[Any] = []  # references of the ends of actors
         self._rotation = 0
         self._last_pace = Pace(None)
@@ -171,10 +172,10 @@ class PoolProcesses:
             return
         for chunk in chunks:
             chunk.ref = ref
-        self._in_flight[ref] = chunks
+        self._in_flight[ref] = member, chunks
         member.in_flight += 1
         member.taken += len(chunks)
-        ref.future().add_done_callback(lambda future: self._ended(member, chunks, ref, future))
+        ref.future().add_done_callback(_weakly(self, ref))
 
     def _refuse(self, member: _Member, chunks: list[CallChunk], error: Exception) -> None:
         if len(chunks) > 1:  # find the one with the fault
@@ -184,10 +185,11 @@ class PoolProcesses:
         chunks[0].deliver([], (), error)
         self.changed.notify_all()
 
-    def _ended(self, member: _Member, chunks: list[CallChunk], ref: ObjectRef, future: Any) -> None:
+    def ended(self, ref: ObjectRef, future: Any) -> None:
+        """A call of an actor has ended."""
         error = future.exception()
         with self.changed:
-            self._in_flight.pop(ref, None)
+            member, chunks = self._in_flight.pop(ref)
             member.in_flight -= 1
             for chunk in chunks:
                 chunk.ref = None
@@ -342,3 +344,15 @@ class PoolProcesses:
             ending, self._ending = self._ending, []
         if ending and not self.is_terminated and len(wait(ending, num_returns=len(ending), timeout=ENDING_S)[1]):
             logger.warning("a process of the pool has not ended %g s after its last call", ENDING_S)
+
+
+def _weakly(processes: PoolProcesses, ref: ObjectRef) -> Callable[[Any], None]:
+    """What a future calls at its end; it does not keep the processes of a pool that nobody holds."""
+    weak = weakref.ref(processes)
+
+    def ended(future: Any) -> None:
+        found = weak()
+        if found is not None:
+            found.ended(ref, future)
+
+    return ended

@@ -54,12 +54,11 @@ class Pool:
             logger.warning("Pool ignores context: its processes are actors")
         self._connect(processes, ray_address)
         count = _cpus_or(processes)
-        self._options = {"num_cpus": 0, **(ray_remote_args or {})}
-        self._places = _spread_over_nodes(count) if "scheduling_strategy" not in self._options else []
-        self._start = (initializer, tuple(initargs or ()))
-        self._class: Any = remote(PoolProcess)
+        options = {"num_cpus": 0, **(ray_remote_args or {})}
+        places = _spread_over_nodes(count) if "scheduling_strategy" not in options else []
+        create = _creator(options, places, initializer, tuple(initargs or ()))
         self._imaps: weakref.WeakSet[IMapIterator] = weakref.WeakSet()
-        self._processes = PoolProcesses(count, self._create, maxtasksperchild)
+        self._processes = PoolProcesses(count, create, maxtasksperchild)
 
     @staticmethod
     def _connect(processes: int | None, address: str | None) -> None:
@@ -69,12 +68,6 @@ class Pool:
             init(address=address)
         else:
             init(num_cpus=processes)
-
-    def _create(self, number: int) -> Any:
-        options = dict(self._options)
-        if self._places:
-            options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(self._places[number], soft=True)
-        return self._class.options(**options).remote(*self._start)
 
     # ---------------------------------------------------------------- calls
 
@@ -202,6 +195,17 @@ def _cpus_or(processes: int | None) -> int:
         raise ValueError(f"Tried to start a pool with {processes} processes on an existing ray cluster, but there are "
                          f"only {cpus} CPUs in the ray cluster.")
     return processes or cpus
+
+
+def _creator(options: dict[str, Any], places: list[str], initializer: Any, initargs: tuple) -> Callable[[int], Any]:
+    """The function that makes process ``number``; it does not hold the pool."""
+    actors: Any = remote(PoolProcess)
+
+    def create(number: int) -> Any:
+        place = {"scheduling_strategy": NodeAffinitySchedulingStrategy(places[number], soft=True)} if places else {}
+        return actors.options(**options, **place).remote(initializer, initargs)
+
+    return create
 
 
 def _spread_over_nodes(count: int) -> list[str]:

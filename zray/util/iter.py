@@ -11,7 +11,8 @@ from __future__ import annotations
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import chain, cycle, islice
 from typing import Any
 
@@ -263,7 +264,7 @@ class ParallelIterator(_Transformable):
 
         def slice_of(start: int) -> Callable[[], Iterator[Any]]:
             def items() -> Iterator[Any]:
-                calls = [lambda actor=actor: actor.par_iter_slice_batch.remote(num_partitions, start, batch_ms)
+                calls = [partial(actor.par_iter_slice_batch.remote, num_partitions, start, batch_ms)
                          for actor, _ in shards]
                 return _gathered(calls, 1)
 
@@ -303,8 +304,8 @@ class ParallelIterator(_Transformable):
 
         def items() -> Iterator[Any]:
             self._begin()
-            return _gathered([lambda actor=actor: actor.par_iter_next_batch.remote(batch_ms)
-                              for actor, _ in self._shards], num_async)
+            return _gathered([partial(actor.par_iter_next_batch.remote, batch_ms) for actor, _ in self._shards],
+                             num_async)
 
         return LocalIterator(items, f"{self.name}.gather_async()")
 
@@ -317,7 +318,7 @@ class ParallelIterator(_Transformable):
         self.gather_sync().show(n)
 
 
-def _gathered(calls: list[Callable[[], ObjectRef]], num_async: int) -> Iterator[Any]:
+def _gathered(calls: Sequence[Callable[[], ObjectRef]], num_async: int) -> Iterator[Any]:
     """The items that calls bring, again and again until they say that it was the last one."""
     running = {call(): call for call in calls for _ in range(num_async)}
     while running:
@@ -383,5 +384,5 @@ class LocalIterator(_Transformable):
         from itertools import tee
 
         copies = tee(iter(self), n)
-        return [LocalIterator(lambda copy=copy: copy, f"{self.name}.duplicate[{number}]")
+        return [LocalIterator(partial(iter, copy), f"{self.name}.duplicate[{number}]")
                 for number, copy in enumerate(copies)]

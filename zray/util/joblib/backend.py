@@ -43,6 +43,7 @@ class ZrayBackend(AutoBatchingMixin, ParallelBackendBase):
             raise ValueError("inner_max_num_threads is not supported: numeric libraries of a task get as many threads "
                              "as it has CPUs (ray_remote_args={'num_cpus': n})")
         super().__init__(nesting_level=nesting_level, **backend_kwargs)
+        self.nesting_level: int | None = nesting_level
         self._remote_args = ray_remote_args
         self._executor: Executor | None = None
         self._n_jobs = 1

@@ -14,7 +14,7 @@ from zray.node.jobs.table import JobTable
 from zray.node.leases.placements import Placements
 from zray.node.peers.cluster import PeerNodes, PeerNodesPorts
 from zray.node.processes.local import LocalProcesses
-from zray.node.processes.pool import Pool
+from zray.node.processes.pool import WorkerPool
 from zray.sched.node.grouped import NodeScheduler
 from zray.sched.node.local import LocalScheduler
 
@@ -36,7 +36,7 @@ class Parts:
         self.config = Config()
         self.names = FakeNames()
         self.jobs = JobTable()
-        self.pool = Pool(self._new_id, self.context.emit, keep=0, workers_max=8, idle_s=10.0,
+        self.pool = WorkerPool(self._new_id, self.context.emit, keep=0, workers_max=8, idle_s=10.0,
                          may_retire=lambda worker: True)
         self.scheduler = NodeScheduler(LocalScheduler({"CPU": cpus * 10_000}, node=NODE))
         self.environments = EnvironmentTable(self.context.emit, kept_bytes_max=1000, used=set)

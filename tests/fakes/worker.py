@@ -206,10 +206,10 @@ class Rig:
     """An executor over a FakeRuntime, running on the test's (main) thread when asked to."""
 
     def __init__(self) -> None:
-        from zray.worker.executor import Executor
+        from zray.worker.executor import TaskExecutor
 
         self.rt = FakeRuntime()
-        self.executor = Executor(self.rt, FakeSurroundings())
+        self.executor = TaskExecutor(self.rt, FakeSurroundings())
         self.executor.machine.has_job = True
         self.executor.install()
 

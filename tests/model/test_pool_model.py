@@ -6,7 +6,7 @@ from hypothesis import settings, strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from zray.node.effects import Kill, Send, Spawn
-from zray.node.processes.pool import Kind, Pool, State
+from zray.node.processes.pool import Kind, State, WorkerPool
 
 KINDS = [Kind.of(job, env, gpus) for job in (1, 2) for env in ({}, {"A": "1"}, {"LD_PRELOAD": "x"})
          for gpus in ((), (0,))]
@@ -22,7 +22,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.now = 0.0
         self.count = 0
         self.out = []
-        self.pool = Pool(self.new_id, self.out.append, keep=2, workers_max=6, idle_s=10.0,
+        self.pool = WorkerPool(self.new_id, self.out.append, keep=2, workers_max=6, idle_s=10.0,
                          may_retire=lambda worker: True)
         self.waiting = {}
         self.using = {}

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from zray.base import env_vars
-from zray.node.processes.pool import BROKEN_RETRY_S, START_FAILURES_FREE, Kind, Pool, State
+from zray.node.processes.pool import BROKEN_RETRY_S, START_FAILURES_FREE, Kind, State, WorkerPool
 from zray.worker import process
 
 NAMES = st.sampled_from(["A", "B", "PATH", "LD_PRELOAD", "PYTHONPATH"])
@@ -115,7 +115,7 @@ def test_cuda_visible_devices_is_the_users_where_the_user_says_so(monkeypatch, e
 def pool():
     out = []
     numbers = iter(range(1, 1000))
-    return Pool(lambda: next(numbers).to_bytes(28, "little"), out.append, keep=0, workers_max=8,
+    return WorkerPool(lambda: next(numbers).to_bytes(28, "little"), out.append, keep=0, workers_max=8,
                 idle_s=10.0, may_retire=lambda worker: True), out
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from zray.node.effects import Spawn
-from zray.node.processes.pool import HANGING_MAX, Kind, Pool
+from zray.node.processes.pool import HANGING_MAX, Kind, WorkerPool
 from zray.node.processes.starts import GOOD_START_S, HANGING_S, WINDOW_MIN, Starts
 
 KIND = Kind.of(1, {})
@@ -19,7 +19,7 @@ class StartingHost:
         self.rate = rate
         self.out: list = []
         self.made = self.now = 0
-        self.pool = Pool(self.new_id, self.out.append, keep=0, workers_max=4096, idle_s=60.0,
+        self.pool = WorkerPool(self.new_id, self.out.append, keep=0, workers_max=4096, idle_s=60.0,
                          may_retire=lambda worker: True)
         self.starting: list[bytes] = []
         self.most = 0

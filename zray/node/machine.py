@@ -47,7 +47,7 @@ from zray.node.names_table import Names
 from zray.node.peers.cluster import PeerNodes, PeerNodesPorts
 from zray.node.peers.queries import ClusterQueries
 from zray.node.processes.local import LocalProcesses
-from zray.node.processes.pool import Pool
+from zray.node.processes.pool import WorkerPool
 from zray.sched.cluster.bottom_up import BottomUpScheduler
 from zray.sched.node.grouped import NodeScheduler
 from zray.sched.node.local import LocalScheduler
@@ -84,7 +84,7 @@ class NodeMachine:
         self.scheduler = NodeScheduler(scheduler)
         self.jobs = JobTable(first_job)
         self.events = TaskEventLog(config.events_max)
-        self.pool = Pool(
+        self.pool = WorkerPool(
             ports.new_worker_id, context.emit, keep=keep, workers_max=config.workers_max, idle_s=config.worker_idle_s,
             may_retire=lambda worker: not self.actors.owns(worker.incarnation))
         self.environments = EnvironmentTable(

@@ -22,7 +22,7 @@ from zray.node.jobs.task_events import EVENT_NAME, EVENT_PID, EVENT_TASK, TaskEv
 from zray.node.leases.local import Leases
 from zray.node.leases.placements import Placements
 from zray.node.peers.cluster import PeerNodes
-from zray.node.processes.pool import Pool
+from zray.node.processes.pool import WorkerPool
 from zray.sched.cluster.bottom_up import BottomUpScheduler
 from zray.sched.node.grouped import NodeScheduler
 from zray.sched.resources import OBJECT_STORE_MEMORY, amounts
@@ -39,7 +39,7 @@ class Viewed(Ports):
     cluster: PeerNodes
     scheduler: NodeScheduler
     bottom_up: BottomUpScheduler
-    pool: Pool
+    pool: WorkerPool
     placements: Placements
     leases: Leases
     jobs: JobTable

@@ -16,6 +16,7 @@ from zray.values.custom_serializers import register_serializer
 
 __all__ = [
     "ActorPool",
+    "Executor",
     "as_completed",
     "deregister_serializer",
     "disable_log_once_globally",
@@ -34,6 +35,10 @@ __all__ = [
     "remove_placement_group",
     "scheduling_strategies",
 ]
+
+# Modules that are reachable as attributes, and loaded when first used.
+_LAZY = ("accelerators", "annotations", "check_serialize", "collective", "dask", "helpers", "iter", "joblib",
+         "multiprocessing", "queue", "scheduling_strategies", "serialization")
 
 
 def deregister_serializer(cls: type) -> None:
@@ -61,11 +66,14 @@ def get_node_instance_id() -> str:
 
 
 def __getattr__(name: str):
-    if name in ("accelerators", "annotations", "check_serialize", "helpers", "queue", "scheduling_strategies",
-                "serialization"):
+    if name in _LAZY:
         import importlib
 
         return importlib.import_module(f"zray.util.{name}")
+    if name == "Executor":
+        from zray.util.executor import Executor
+
+        return Executor
     from zray.base.ray_missing import no_attribute
 
     raise no_attribute(__name__, name)

@@ -88,7 +88,10 @@ class ActorPool:
         return bool(self._idle) and not self._waiting
 
     def get_next(self, timeout: float | None = None, ignore_if_timedout: bool = False) -> Any:
-        """The next result in order of submission; StopIteration when there is none, TimeoutError when time is up."""
+        """The next result in order of submission; StopIteration when there is none, TimeoutError when time is up.
+
+        With ``ignore_if_timedout`` a result that is late is given up: the next call is for the one after it.
+        """
         self._check_next()
         while self._next not in self._by_number:
             if self._next >= self._submitted:
@@ -97,21 +100,20 @@ class ActorPool:
         return self._take(self._by_number[self._next], timeout, ignore_if_timedout)
 
     def get_next_unordered(self, timeout: float | None = None, ignore_if_timedout: bool = False) -> Any:
-        """The next result to get ready; StopIteration when there is none, TimeoutError when time is up."""
+        """The next result to get ready; StopIteration when there is none, TimeoutError when time is up.
+
+        With ``ignore_if_timedout`` the oldest result is then given up.
+        """
         self._check_next()
         ready, _ = wait(list(self._by_number.values()), num_returns=1, timeout=timeout)
         if not ready:
-            if ignore_if_timedout:
-                return None
-            raise TimeoutError("Timed out waiting for result")
+            raise self._timed_out(next(iter(self._by_number.values())), ignore_if_timedout)
         return self._take(ready[0], None, ignore_if_timedout)
 
     def _take(self, ref: ObjectRef, timeout: float | None, ignore_if_timedout: bool) -> Any:
         """The result of ``ref``; its actor continues with waiting values, also when the call raised."""
         if timeout is not None and not wait([ref], num_returns=1, timeout=timeout)[0]:
-            if ignore_if_timedout:
-                return None
-            raise TimeoutError("Timed out waiting for result")
+            raise self._timed_out(ref, ignore_if_timedout)
         try:
             value = get(ref)
         except Exception as error:
@@ -119,6 +121,12 @@ class ActorPool:
             raise
         self._ended(ref, None)
         return value
+
+    def _timed_out(self, ref: ObjectRef, give_up: bool) -> TimeoutError:
+        if not give_up:
+            return TimeoutError("Timed out waiting for result")
+        self._ended(ref, None)  # the actor's next call waits behind this one
+        return TimeoutError(f"Timed out waiting for result. The task {ref} has been ignored.")
 
     def _check_next(self) -> None:
         if self._by_number:

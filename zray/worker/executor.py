@@ -45,7 +45,7 @@ NO_FUNCTION = (b"", None)
 CONTEXT_FIELDS = ("task", "attempt", "task_name", "function", "receiver", "prefix_of", "prefix", "counter")
 
 
-class Executor:
+class TaskExecutor:
     """The part of a worker that runs user code; ``rt.executor`` once :meth:`install` has run."""
 
     def __init__(self, rt: CoreProcess, surroundings: Surroundings):

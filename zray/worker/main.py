@@ -14,7 +14,7 @@ from zray.environments import spec
 from zray.wire.messages import ActorInit, JobSettings, WorkerReady
 from zray.worker import equipment, process
 from zray.worker.actors.ends import run_exit_handlers
-from zray.worker.executor import Executor
+from zray.worker.executor import TaskExecutor
 from zray.worker.queue import ServedLease
 
 # An exiting worker waits so long until its last replies are sent.
@@ -25,13 +25,13 @@ HOOK_RETRY_S = 10.0
 
 
 class WorkerProcess:
-    """The worker process: its Runtime, its Executor, its surroundings."""
+    """The worker process: its Runtime, its TaskExecutor, its surroundings."""
 
     def __init__(self, start: dict[str, Any]):
         from zray.core.joining import for_worker
 
         self.rt = for_worker(start)
-        self.executor = Executor(self.rt, self)
+        self.executor = TaskExecutor(self.rt, self)
         info = start.get("node_info") or {}
         resources = info.get("resources") or info.get("Resources") or {}
         self.node_has_gpus = bool(resources.get("GPU"))

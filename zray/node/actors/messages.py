@@ -22,7 +22,7 @@ from zray.node.jobs.table import Job
 from zray.node.leases.placements import Placements
 from zray.node.leases.remote import RemoteLeases
 from zray.node.peers.cluster import PeerNodes
-from zray.node.processes.pool import Pool
+from zray.node.processes.pool import WorkerPool
 from zray.wire import messages as m
 
 
@@ -43,7 +43,7 @@ class ActorMessagePorts(Ports):
     places: ActorPlaces
     remote: RemoteLeases
     cluster: PeerNodes
-    pool: Pool
+    pool: WorkerPool
     placements: Placements
     job_of: Callable[[bytes], Job | None]  # the job of a core process
 

@@ -19,7 +19,7 @@ from zray.node.effects import Note
 from zray.node.leases.placements import Placements
 from zray.node.names_table import Names
 from zray.node.peers.cluster import PeerNodes
-from zray.node.processes.pool import Pool
+from zray.node.processes.pool import WorkerPool
 from zray.sched.cluster.bottom_up import BottomUpScheduler
 from zray.sched.cluster.spillback_effects import PlaceRequest, UnplaceRequest
 from zray.sched.node.grouped import NodeScheduler
@@ -31,7 +31,7 @@ class ActorPlacePorts(Ports):
 
     local: NodeScheduler
     scheduler: BottomUpScheduler  # of this node and the others
-    pool: Pool
+    pool: WorkerPool
     placements: Placements
     names: Names
     cluster: PeerNodes

@@ -20,7 +20,7 @@ from zray.node.groups.table import GroupTable
 from zray.node.jobs.table import Job
 from zray.node.leases.placements import Placements
 from zray.node.names_table import Names
-from zray.node.processes.pool import Pool, State as WorkerState
+from zray.node.processes.pool import State as WorkerState, WorkerPool
 from zray.sched.node.bundles import BundleState
 from zray.sched.node.claims import group_of
 from zray.sched.node.grouped import NodeScheduler
@@ -40,7 +40,7 @@ class GroupServicePorts(Ports):
 
     scheduler: NodeScheduler
     names: Names
-    pool: Pool
+    pool: WorkerPool
     placements: Placements
     job_of: Callable[[bytes], Job | None]  # the job of a core process
     cluster_view: Callable[[], ClusterView]  # all live nodes, with their free resources

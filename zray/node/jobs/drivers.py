@@ -25,7 +25,7 @@ from zray.node.leases.placements import Placements
 from zray.node.names_table import Names
 from zray.node.peers.cluster import PeerNodes
 from zray.node.processes.local import LocalProcesses
-from zray.node.processes.pool import Pool
+from zray.node.processes.pool import WorkerPool
 from zray.wire import messages as m
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -40,7 +40,7 @@ class DriverPorts(Ports):
 
     config: Config
     node: dict[str, Any]  # as zray.nodes() shows it
-    pool: Pool
+    pool: WorkerPool
     placements: Placements
     processes: LocalProcesses
     names: Names

@@ -27,7 +27,7 @@ from zray.node.jobs.table import Job, JobTable
 from zray.node.jobs.task_events import TaskEventLog
 from zray.node.leases.placements import Death, Declared, Placement, Placements
 from zray.node.leases.remote import RemoteLeases
-from zray.node.processes.pool import Kind, Pool, State, WorkerRecord
+from zray.node.processes.pool import Kind, State, WorkerPool, WorkerRecord
 from zray.sched.cluster.bottom_up import BottomUpScheduler
 from zray.sched.node.grouped import NodeScheduler
 from zray.sched.node.local import Grant, Recall, Status
@@ -41,7 +41,7 @@ class LeasePorts(Ports):
     environ: Mapping[str, str]  # the environment that workers start with
     local: NodeScheduler
     scheduler: BottomUpScheduler  # of this node and the others
-    pool: Pool
+    pool: WorkerPool
     placements: Placements
     environments: EnvironmentTable
     jobs: JobTable

@@ -13,7 +13,7 @@ from typing import Any
 from zray.environments.setup import setup_of
 from zray.node.context import NodeContext
 from zray.node.environments.table import EnvironmentTable
-from zray.node.processes.pool import Kind, Pool, State, WorkerRecord
+from zray.node.processes.pool import Kind, State, WorkerPool, WorkerRecord
 from zray.sched.node.grouped import NodeScheduler
 
 LEASE_BITS = 40  # lease numbers are unique in the cluster: the ordinal of the node, then its own counting
@@ -47,8 +47,8 @@ class Placement:
 class Placements(dict[int, Placement]):
     """All placements of a node, by lease number."""
 
-    def __init__(self, context: NodeContext, scheduler: NodeScheduler, pool: Pool, environments: EnvironmentTable
-                 ) -> None:
+    def __init__(self, context: NodeContext, scheduler: NodeScheduler, pool: WorkerPool,
+                 environments: EnvironmentTable) -> None:
         super().__init__()
         self._environments = environments
         self._context = context

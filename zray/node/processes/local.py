@@ -5,7 +5,7 @@ from __future__ import annotations
 from zray.base.ids import node_of
 from zray.node.context import NodeContext
 from zray.node.jobs.table import JobTable
-from zray.node.processes.pool import Pool, State
+from zray.node.processes.pool import State, WorkerPool
 from zray.wire import messages as m
 
 # With more processes than this, announcements of ends are collected: n ends among n processes are
@@ -18,7 +18,7 @@ GONE_GATHER_S = 0.0005  # for each process
 class LocalProcesses:
     """Drivers and tools by their Hello, workers as the pool has them."""
 
-    def __init__(self, context: NodeContext, jobs: JobTable, pool: Pool) -> None:
+    def __init__(self, context: NodeContext, jobs: JobTable, pool: WorkerPool) -> None:
         self._context = context
         self._jobs = jobs
         self._pool = pool

@@ -9,8 +9,8 @@ environment in which it imported its libraries, and a process that initialised C
 never sees others.  A kind whose variables count only at the start of a process (``fresh``) is
 served only by workers that were started for it.
 
-A caller asks for a worker by :meth:`Pool.take` with a token.  It gets an idle worker at once, or
-waits in order and is served by :meth:`Pool.ready` or :meth:`Pool.release` through the returned
+A caller asks for a worker by :meth:`WorkerPool.take` with a token.  It gets an idle worker at once, or
+waits in order and is served by :meth:`WorkerPool.ready` or :meth:`WorkerPool.release` through the returned
 ``(token, worker)`` pairs.  The pool starts as many processes as tokens wait, within ``workers_max``
 and within the start window (zray.node.processes.starts).
 """
@@ -120,7 +120,7 @@ class WorkerRecord:
 Served = list[tuple[Hashable, WorkerRecord]]
 
 
-class Pool:
+class WorkerPool:
     """The worker processes of one node."""
 
     def __init__(self, new_id: Callable[[], bytes], emit: Callable[[Any], None], *, keep: int, workers_max: int,

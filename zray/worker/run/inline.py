@@ -31,7 +31,7 @@ PLACES_MAX = 4096
 
 
 class Inline:
-    """Inline execution for one Executor."""
+    """Inline execution for one TaskExecutor."""
 
     def __init__(self, executor: Execution):
         self.executor = executor

@@ -1,0 +1,251 @@
+"""``concurrent.futures.Executor`` on tasks: for asyncio's ``run_in_executor``, and for libraries that take one."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent import futures
+from itertools import chain, islice
+from typing import Any, NamedTuple
+
+from zray.api.calls import cancel, cluster_resources, remote, wait
+from zray.base.plain_numbers import plain
+from zray.handles.refs import ObjectRef
+from zray.util._causes import raised_by_function
+
+__all__ = ["Executor"]
+
+# Without max_workers, so many tasks for each CPU are in flight: a CPU that gets free has work at once.
+TASKS_A_CPU = 2
+# A future that waits for others to start looks again after this, in seconds.
+START_LOOK_S = 0.05
+# Executors whose initializer a process remembers to have run.
+REMEMBERED_MAX = 256
+
+
+class _Setup(NamedTuple):
+    """The initializer of an executor; each process runs it before the executor's first task there."""
+
+    token: bytes
+    initializer: Callable[..., Any]
+    initargs: tuple
+
+
+class _InitializerFailed(Exception):
+    """The initializer raised: the executor is broken."""
+
+
+_initialized: dict[bytes, None] = {}
+
+
+def _call(setup: _Setup | None, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    """What the tasks of an executor run."""
+    if setup is not None and setup.token not in _initialized:
+        try:
+            setup.initializer(*setup.initargs)
+        except Exception as error:
+            raise _InitializerFailed(f"{type(error).__name__}: {error}") from error
+        _initialized[setup.token] = None
+        while len(_initialized) > REMEMBERED_MAX:
+            del _initialized[next(iter(_initialized))]
+    return fn(*args, **kwargs)
+
+
+def _call_chunk(fn: Callable[..., Any], chunk: list[tuple]) -> list[Any]:
+    return [fn(*args) for args in chunk]
+
+
+class _TaskFuture(futures.Future):
+    """A future that waits in zray's own ``wait``: a task that waits gives its CPU back."""
+
+    def __init__(self, executor: Executor, call: tuple[Callable[..., Any], tuple, dict[str, Any]]):
+        super().__init__()
+        self._executor = executor
+        self._call: Any = call
+        self.object_ref: ObjectRef | None = None  # once the task is submitted
+
+    def result(self, timeout: float | None = None) -> Any:
+        return super().result(self._block(timeout))
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        return super().exception(self._block(timeout))
+
+    def _block(self, timeout: float | None) -> float | None:
+        """Wait until the task has ended; the seconds that are left for its future to show that."""
+        timeout = plain(timeout)
+        end = None if timeout is None else time.monotonic() + timeout
+        while not self.done():
+            left = None if end is None else max(0.0, end - time.monotonic())
+            if left == 0.0:
+                break
+            ref = self.object_ref
+            if ref is not None:
+                wait([ref], timeout=left)
+                break
+            running = self._executor._refs()
+            if not running:  # it was cancelled or started just now
+                return left
+            wait(running, num_returns=1, timeout=START_LOOK_S if left is None else min(left, START_LOOK_S))
+        return None if end is None else max(0.0, end - time.monotonic())
+
+
+class Executor(futures.Executor):
+    """Runs calls as tasks of the cluster, with the methods of ``concurrent.futures.ProcessPoolExecutor``.
+
+    max_workers: at most so many calls run at a time; None for as many as the cluster has CPUs for.
+    initializer, initargs: each process calls ``initializer(*initargs)`` before the executor's first call there.  When
+    it raises, the calls raise ``concurrent.futures.BrokenExecutor``.
+    ray_remote_args: options of the tasks, such as ``num_cpus``.
+
+    A future that has not started can be cancelled.  References among the arguments arrive as their values.  An
+    exception is the one that the function raised; its ``__cause__`` has the traceback of the other process.
+    """
+
+    def __init__(self, max_workers: int | None = None, initializer: Callable[..., Any] | None = None,
+                 initargs: Iterable[Any] = (), *, ray_remote_args: dict[str, Any] | None = None):
+        max_workers = plain(max_workers)
+        if max_workers is not None:
+            if not isinstance(max_workers, int) or isinstance(max_workers, bool):
+                raise TypeError(f"max_workers must be an int or None, not {max_workers!r}")
+            if max_workers <= 0:
+                raise ValueError("max_workers must be greater than 0")
+        if initializer is not None and not callable(initializer):
+            raise TypeError("initializer must be a callable")
+        cpus = max(1, int(cluster_resources().get("CPU", 1)))
+        self._max_workers = max_workers or cpus
+        self._in_flight_max = max_workers or cpus * TASKS_A_CPU
+        self._setup = _Setup(os.urandom(16), initializer, tuple(initargs)) if initializer is not None else None
+        task: Any = remote(_call)
+        self._task = task.options(**ray_remote_args) if ray_remote_args else task
+        self._lock = threading.RLock()
+        self._idle = threading.Condition(self._lock)
+        self._pending: deque[_TaskFuture] = deque()
+        self._running: dict[_TaskFuture, ObjectRef] = {}
+        self._starting = False
+        self._is_shut_down = False
+        self._broken: str | None = None
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> futures.Future:
+        """Run ``fn(*args, **kwargs)`` as a task; RuntimeError after :meth:`shutdown`."""
+        if not callable(fn):
+            raise TypeError(f"submit() takes a callable, not {fn!r}")
+        with self._lock:
+            if self._broken is not None:
+                raise futures.BrokenExecutor(self._broken)
+            if self._is_shut_down:
+                raise RuntimeError("cannot schedule new futures after shutdown")
+            future = _TaskFuture(self, (fn, args, kwargs))
+            self._pending.append(future)
+            self._start_more()
+        return future
+
+    def map(self, fn: Callable[..., Any], *iterables: Iterable[Any], timeout: float | None = None,
+            chunksize: int = 1, buffersize: int | None = None) -> Iterator[Any]:
+        """The results of ``fn`` over the iterables, in order; ``chunksize`` items make a task.
+
+        ``timeout``: seconds from this call after which the iterator raises TimeoutError.  ``buffersize`` is accepted:
+        the inputs are taken at once.
+        """
+        chunksize = plain(chunksize)
+        if chunksize < 1:
+            raise ValueError("chunksize must be >= 1.")
+        if chunksize == 1:
+            return super().map(fn, *iterables, timeout=plain(timeout))
+        chunks = list(_chunks(zip(*iterables), chunksize))
+        results = super().map(_call_chunk, [fn] * len(chunks), chunks, timeout=plain(timeout))
+        return chain.from_iterable(results)
+
+    def _refs(self) -> list[ObjectRef]:
+        with self._lock:
+            return list(self._running.values())
+
+    def _start_more(self) -> None:
+        """Submit tasks while there is room (under the lock)."""
+        if self._starting:  # a task that ended while it was submitted
+            return
+        self._starting = True
+        try:
+            while self._pending and len(self._running) < self._in_flight_max:
+                future = self._pending.popleft()
+                if future.set_running_or_notify_cancel():
+                    self._start(future)
+        finally:
+            self._starting = False
+        if not self._running and not self._pending:
+            self._idle.notify_all()
+
+    def _start(self, future: _TaskFuture) -> None:
+        (fn, args, kwargs), future._call = future._call, None
+        try:
+            ref = self._task.remote(self._setup, fn, *args, **kwargs)
+        except Exception as error:  # the arguments cannot be pickled, or the session is over
+            future.set_exception(error)
+            return
+        self._running[future] = future.object_ref = ref
+        ref.future().add_done_callback(lambda ended: self._ended(future, ended))
+
+    def _ended(self, future: _TaskFuture, ended: futures.Future) -> None:
+        error = ended.exception()
+        if error is None:
+            future.set_result(ended.result())
+        else:
+            error = raised_by_function(error)
+            if isinstance(error, _InitializerFailed):
+                error = self._break(f"A process of the executor failed in its initializer: {error}")
+            future.set_exception(error)
+        with self._lock:
+            self._running.pop(future, None)
+            self._start_more()
+
+    def _break(self, why: str) -> futures.BrokenExecutor:
+        with self._lock:
+            self._broken = why
+            pending, self._pending = self._pending, deque()
+        for future in pending:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(futures.BrokenExecutor(why))
+        return futures.BrokenExecutor(why)
+
+    def cancel_all(self) -> None:
+        """Cancel what waits, and interrupt what runs: its futures raise TaskCancelledError."""
+        with self._lock:
+            pending, self._pending = self._pending, deque()
+            running = list(self._running.values())
+        for future in pending:
+            future.cancel()
+            future.set_running_or_notify_cancel()
+        for ref in running:
+            cancel(ref)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more calls.  ``cancel_futures`` cancels those that have not started; ``wait`` waits for the rest."""
+        with self._lock:
+            self._is_shut_down = True
+            cancelled: deque[_TaskFuture] = deque()
+            if cancel_futures:
+                cancelled, self._pending = self._pending, cancelled
+        for future in cancelled:
+            future.cancel()
+            future.set_running_or_notify_cancel()
+        if wait:
+            self._join()
+
+    def _join(self) -> None:
+        while True:
+            with self._lock:
+                if not self._running and not self._pending:
+                    return
+                refs = list(self._running.values())
+            ready, _ = wait(refs, num_returns=1) if refs else ([], [])
+            with self._lock:
+                while self._starting or any(ref in self._running.values() for ref in ready):
+                    self._idle.wait(START_LOOK_S)
+
+
+def _chunks(items: Iterable[tuple], size: int) -> Iterator[list[tuple]]:
+    items = iter(items)
+    while chunk := list(islice(items, size)):
+        yield chunk

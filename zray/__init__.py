@@ -25,7 +25,7 @@ from zray.api.calls import (
 from zray.base.ids import ActorID, JobID, NodeID, ObjectID, PlacementGroupID, TaskID, UniqueID, WorkerID
 from zray.base.version import __version__
 from zray.core.runtime_context import get_runtime_context
-from zray.handles.refs import MapRefs, ObjectRef, ObjectRefGenerator
+from zray.handles.refs import DynamicObjectRefGenerator, MapRefs, ObjectRef, ObjectRefGenerator
 from zray.handles.remote import method
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ _atexit.register(shutdown)
 
 __all__ = [
     "ActorID",
+    "DynamicObjectRefGenerator",
     "JobID",
     "LoggingConfig",
     "MapRefs",

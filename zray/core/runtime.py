@@ -199,15 +199,17 @@ class Runtime:
     def get_map(self, refs: Any, timeout: float | None = None) -> list[Any]:
         return self.waits.get_map(refs, timeout)
 
-    def get_dynamic(self, generator: Any, timeout: float | None) -> Any:
-        return self.waits.get_dynamic(generator, timeout)
-
     def wait(self, refs: Sequence[ObjectRef], num_returns: int, timeout: float | None, fetch_local: bool = True
              ) -> tuple[list[ObjectRef], list[ObjectRef]]:
         return self.waits.wait(refs, num_returns, timeout, fetch_local)
 
     def next_of_stream(self, stream: Any, timeout: float | None) -> ObjectRef | None:
         return self.waits.next_of_stream(stream, timeout)
+
+    def completed_of_stream(self, stream: Any) -> ObjectRef:
+        with self.loop.lock:
+            entry = self.submitter.streams.completed(stream)
+            return ObjectRef(entry.oid, entry)
 
     async def next_of_stream_async(self, stream: Any) -> ObjectRef | None:
         return await self.waits.next_of_stream_async(stream)

@@ -16,7 +16,7 @@ from collections import deque
 from typing import Any, NamedTuple
 
 from zray.base.causes import Cause
-from zray.owner.failures import cancelled, failure_in, first_failure, held_in
+from zray.owner.failures import cancelled, failure_in, first_failure, held_in, parts_of
 from zray.owner.reconstruction import waits_again
 from zray.owner.records import DONE, PUSHED, QUEUED, WAITING, Function, Net, Task, WorkerLink
 from zray.owner.references import References
@@ -242,6 +242,8 @@ class ActorCalls:
             if failure[1] == "task_error" and task.retry_errors and task.retries != 0 and (
                     task.retry_errors is True or self.submitter.retry_matches(task.retry_errors, failure)):
                 self.refs.announce(peer, held_in(result))
+                if type(result) is list and result[0] == 0:
+                    self.submitter.results.discard(parts_of(result)[0], peer)
                 self._requeue(link, [task])
                 return
         self._end_call(link)

@@ -14,13 +14,14 @@ import time
 import traceback
 from collections.abc import Callable
 from functools import partial
+from types import GeneratorType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from zray.base.errors import AsyncioActorExit
 from zray.handles.options import DYNAMIC, STREAMING
 from zray.transport.loop import Waiter
 from zray.values import serialization
-from zray.wire.messages import FAILED, JobConfig
+from zray.wire.messages import JobConfig
 from zray.worker.actors.ends import exit_code
 from zray.worker.actors.life import CallGroup
 from zray.worker.events import EventRecorder
@@ -29,7 +30,7 @@ from zray.worker.machine import CALLS_LOOK_S, FLUSH_AFTER_NS, FLUSH_ENDS, HAND_B
 from zray.worker.places import Place, place_of, queued
 from zray.worker.ports import CoreProcess, Surroundings
 from zray.worker.queue import EXTRA, FUNCTION, RETURNS, TASK_ATTEMPT, TASK_ID, Entry, ServedLease
-from zray.worker.run import invoke, results
+from zray.worker.run import generators, invoke, results
 from zray.worker.run.cancel import Interrupts
 from zray.worker.run.functions import FunctionCache
 from zray.worker.run.inline import Inline
@@ -202,6 +203,7 @@ class Executor:
         encode = invoke.encode
         rt = self.rt
         none = serialization.NONE
+        generator = GeneratorType
         events = self.events.pending
         room = self.events.room
         current: ServedLease | None = None
@@ -240,8 +242,12 @@ class Executor:
                         interrupts.current = task
                         args, kwargs = load_args(payload, (), (), register)
                         value = function(*args, **kwargs) if kwargs else function(*args)
-                        interrupts.current = None
-                        result = none if value is None else encode(rt, value, task_id, 1)
+                        if type(value) is generator:
+                            result = generators.run(rt, value, task, name)
+                            interrupts.current = None
+                        else:
+                            interrupts.current = None
+                            result = none if value is None else encode(rt, value, task_id, 1)
                     except BaseException as error:
                         interrupts.current = None
                         result = self.failed(error, task, name)
@@ -262,8 +268,7 @@ class Executor:
             now = clock()
             took = now - before
             if len(events) < room or (took > FLUSH_AFTER_NS and room):
-                failed = type(result) is list and result[0] == FAILED
-                events.append((task[0], task[1], context.task_name, before, now, not failed, 1))
+                events.append((task[0], task[1], context.task_name, before, now, results.succeeded(result), 1))
             before = now
             lease.spent_ns += took
             if took > FLUSH_AFTER_NS or len(ends) >= FLUSH_ENDS:
@@ -302,8 +307,8 @@ class Executor:
             count = task[RETURNS]
             if count == STREAMING:
                 result = self.streams.run(task, value, lease)
-            elif count == DYNAMIC:
-                result = invoke.dynamic(self.rt, value, task)
+            elif count == DYNAMIC or (count and generators.is_generator(value)):
+                result = generators.run(self.rt, value, task, name)
             else:
                 interrupts.current = None
                 result = invoke.returns(self.rt, value, task, name)

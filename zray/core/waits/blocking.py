@@ -341,22 +341,6 @@ class Waits:
                 stream.waiters = [*(stream.waiters or ()), count]
             self.block(count, timeout, lambda: self.reasons([StreamRecord(stream)]))
 
-    def get_dynamic(self, generator: ObjectRefGenerator, timeout: float | None) -> ObjectRefGenerator:
-        """Wait for the end of a task with ``num_returns="dynamic"``: its generator, or its error is raised."""
-        stream = generator._stream
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while True:
-            with self.loop.lock:
-                if stream.ended:
-                    last = stream.ready[-1].value if stream.ready else None
-                    break
-                received = stream.received
-            self._wait_stream(stream, received, deadline)
-        if type(last) is list and last[0] == m.FAILED:
-            self._seen([last])
-            raise self.values.error(last)
-        return generator
-
     async def next_of_stream_async(self, stream: ItemStream) -> ObjectRef | None:
         while True:
             with self.loop.lock:

@@ -24,7 +24,9 @@ def cancelled(task: list[Any], name: str, reason: str = "") -> list[Any]:
 
 
 def succeeded(result: Any) -> bool:
-    return type(result) is not list or result[0] != FAILED
+    if type(result) is not list:
+        return True
+    return result[0] != FAILED and not (result[0] == 0 and "failure" in result[2])
 
 
 def task_name(task: list[Any], name: str) -> str:

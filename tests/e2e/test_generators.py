@@ -44,7 +44,7 @@ def firsts(values):
 @ray.remote
 def stream(count, fail=False):
     for i in range(count):
-        yield i
+        yield i + 0  # not `yield from`: Ray cannot stream a plain iterator
     if fail:
         raise ValueError("at the end")
 

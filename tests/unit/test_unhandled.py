@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from tests.unit.test_owner import ACTOR, BORROWER, NODE, WORKER, Owner
+from zray.base.argument_errors import innermost
 from zray.base.errors import failure_text
 from zray.owner.calls import DEAD
 from zray.owner.failures import cancelled
@@ -77,7 +78,7 @@ def test_a_failure_that_went_through_arguments_is_that_of_the_last_task(fetched)
     owner.refs.unpin(entry)
     failure = raised()
     end(owner, first, failure)
-    assert reports(owner) == [] and last.value is failure
+    assert reports(owner) == [] and innermost(last.value) is failure
     if fetched:
         owner.refs.unhandled.seen(last.value)
     owner.refs.unpin(last)

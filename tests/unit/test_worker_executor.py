@@ -10,6 +10,7 @@ import pytest
 
 from tests.fakes.worker import NODE, OWNER, Ended, Rig, call, switching_often, task_id, value
 from zray.base import errors
+from zray.base.argument_errors import argument_failed
 from zray.values import serialization
 from zray.wire.messages import (
     FAILED,
@@ -169,7 +170,7 @@ def test_arguments_that_are_references_are_put_in_place(rig):
         call(2, b"f", None, 2, extra={"slots": [0], "deps": [bad]})]))
     rig.drive()
     assert value(rig.ends()[1]) == ("first", 2, [7])
-    assert rig.ends()[2] == bad
+    assert rig.ends()[2] == argument_failed("f", bad)
 
 
 def test_the_context_names_the_task(rig):

@@ -9,12 +9,13 @@ other arguments than it passes on cannot be rebuilt otherwise, and the user woul
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pickle
-import types
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
+
+from zray.base.argument_errors import ARGUMENT, text_of
+from zray.base.exception_members import copy_members, set_member
 
 __tracebackhide__ = True  # pytest leaves these frames out of its reports
 
@@ -29,9 +30,9 @@ def rebuild_exception(cls: type[BaseException], args: tuple, state: dict | None 
     except Exception:  # a __new__ of the user's that needs other arguments
         base = next(base for base in cls.__mro__ if base.__module__ == "builtins")
         error = base.__new__(cls, *args)  # type: ignore[call-overload]
-    _set_member(error, "args", args)
+    set_member(error, "args", args)
     for name, value in (members or {}).items():
-        _set_member(error, name, value)
+        set_member(error, name, value)
     if state:
         error.__dict__.update(state)
     return error
@@ -40,12 +41,6 @@ def rebuild_exception(cls: type[BaseException], args: tuple, state: dict | None 
 def fill_exception(error: BaseException, state: dict) -> None:
     """Give a rebuilt exception its attributes, which may lead back to it."""
     error.__dict__.update(state)
-
-
-def _set_member(error: BaseException, name: str, value: Any) -> None:
-    """Bypass a ``__setattr__`` of the user's; attributes that cannot be set come from ``__new__``."""
-    with contextlib.suppress(AttributeError, TypeError):
-        object.__setattr__(error, name, value)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -101,6 +96,7 @@ class RayTaskError(RayError):
     pid: int = 0
     ip: str = ""
     _record: bytes | None = None
+    _failure: tuple[str, dict[str, Any]] | None = None  # of an error that has no record: its wire value
 
     def __init__(self, function_name: str = "", traceback_str: str = "", cause: BaseException | None = None,
                  pid: int | None = None, ip: str = "127.0.0.1"):
@@ -126,6 +122,8 @@ class RayTaskError(RayError):
     def __reduce__(self):
         if self._record is not None:
             return load_error, (self._record,)
+        if self._failure is not None:
+            return from_failure, self._failure
         return _rebuild_task_error, (self.function_name, self.traceback_str, self.cause, self.pid, self.ip)
 
     def __getattr__(self, name: str) -> Any:
@@ -173,7 +171,7 @@ def _dual(error: RayTaskError) -> RayTaskError:
     if dual is None:
         return error
     dual.args = error.cause.args
-    _copy_members(error.cause, dual)
+    copy_members(error.cause, dual)
     dual.__dict__.update(error.__dict__)
     return dual
 
@@ -189,31 +187,6 @@ def _bare(cls: type[RayTaskError], cause: BaseException) -> RayTaskError | None:
         return Exception.__new__(cls)  # CPython finds MemoryError.__new__ "not safe" for such a class
     except TypeError:
         return None  # a group of exceptions that are no Exceptions
-
-
-def exception_members(error: BaseException) -> dict[str, Any]:
-    """Attributes that live in C structs and slots (``OSError.errno``,
-    ``UnicodeDecodeError.start``), not in ``__dict__``."""
-    found: dict[str, Any] = {}
-    for cls in type(error).__mro__:
-        if cls in (BaseException, Exception, object):
-            continue
-        for name, member in vars(cls).items():
-            if cls is AttributeError and name == "obj":
-                continue  # objects that lacked the attribute may be large, or refuse to be pickled
-            if not name.startswith("__") and isinstance(member, _MEMBER_TYPES):
-                value = getattr(error, name, None)
-                if value is not None:
-                    found.setdefault(name, value)
-    return found
-
-
-_MEMBER_TYPES = (types.MemberDescriptorType, types.GetSetDescriptorType)
-
-
-def _copy_members(source: BaseException, target: BaseException) -> None:
-    for name, value in exception_members(source).items():
-        _set_member(target, name, value)
 
 
 def load_error(payload: bytes) -> RayTaskError:
@@ -497,6 +470,8 @@ def _actor_died(detail: dict[str, Any]) -> str:
                 f"({_text(detail, 'reason')}).")
     if detail.get("error"):
         return _actor_died_text(detail, str(load_error(detail["error"])))
+    if detail.get("argument"):
+        return _actor_died_text(detail, str(from_failure(detail["argument"][1], detail["argument"][2])))
     reason = _how_its_process_went(detail) or "no reason is known"
     return f"The actor died unexpectedly before finishing this task: {_who_died(detail)}: {reason}.{_log_tail(detail)}"
 
@@ -606,13 +581,25 @@ _KINDS: dict[str, tuple[type[RayError], Describe]] = {
         _text(d, "reason", "the task returned another number of values than num_returns"))),
 }
 
+def _argument_error(kind: str, detail: dict[str, Any]) -> RayTaskError:
+    """The error of a task with a failed argument: also of the type of the argument's error."""
+    _, inner_kind, inner_detail = detail["failure"]
+    inner = from_failure(inner_kind, inner_detail)
+    shown = "RayTaskError" if isinstance(inner, RayTaskError) else type(inner).__name__
+    name = str(detail["name"])
+    cause = inner.cause if isinstance(inner, RayTaskError) else inner
+    error = RayTaskError(name, text_of(name, str(inner), shown), cause, pid=0, ip="")
+    error._failure = (kind, detail)
+    return error.as_instanceof_cause()
+
+
 # Names under which details become attributes of the exception, where they differ.
 _ATTRIBUTES = {"oid": "object_ref_hex", "actor": "actor_id", "task": "task_id"}
 
 
 def failure_kinds() -> list[str]:
     """Every kind that :func:`from_failure` knows."""
-    return ["task_error", *_KINDS]
+    return ["task_error", ARGUMENT, *_KINDS]
 
 
 def from_failure(kind: str, detail: dict[str, Any] | bytes) -> RayError:
@@ -622,11 +609,18 @@ def from_failure(kind: str, detail: dict[str, Any] | bytes) -> RayError:
             return RaySystemError(f"System error: a task failed and its error was lost: {detail!r}")
         return load_error(detail)
     fields = detail if isinstance(detail, dict) else {}
+    if kind == ARGUMENT and "failure" in fields:
+        return _argument_error(kind, fields)
     if kind not in _KINDS:
         return RaySystemError(f"System error: {kind}: {_text(fields, 'reason')} {fields!r}")
     cls, describe = _KINDS[kind]
     error = cls(describe(fields).strip())
     for name, value in fields.items():
+        if name == "argument":
+            inner = from_failure(value[1], value[2])
+            error.cause = getattr(inner, "cause", None) or inner  # type: ignore[attr-defined]
+            error.actor_init_failed = True  # type: ignore[attr-defined]
+            continue
         if name == "error":
             if value:
                 error.cause = load_error(value).cause  # type: ignore[attr-defined]

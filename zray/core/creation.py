@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from zray.base import ids
+from zray.base.argument_errors import argument_failed
 from zray.owner.calls import ActorCalls
 from zray.owner.failures import first_failure
 from zray.owner.records import Entry
@@ -55,8 +56,9 @@ class Creations:
         failed = first_failure(deps)
         if failed is not None:
             self._calls.on_actor_state(self._node, m.ActorState(
-                actor, "DEAD", 0, b"", "", {"kind": "creation", "reason": "an argument of its constructor failed",
-                                            "error": failed[2] if type(failed[2]) is bytes else b""}))
+                actor, "DEAD", 0, b"", "", {
+                    "kind": "creation", "reason": "an argument of its constructor failed",
+                    "argument": argument_failed(f"{spec['class_name']}.__init__", failed)}))
             return
         for dep in deps:
             dep.escaped = True

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Any, NamedTuple
 
+from zray.base.argument_errors import argument_failed
 from zray.base.causes import Cause
 from zray.owner.failures import cancelled, failure_in, first_failure, held_in, parts_of
 from zray.owner.reconstruction import waits_again
@@ -173,7 +174,7 @@ class ActorCalls:
                 if task.deps:
                     failed = first_failure(task.deps)
                     if failed is not None:
-                        self._fail(link, task, failed)
+                        self._fail(link, task, argument_failed(f"{link.name}.{task.fn.name}", failed))
                         continue
                     extra = dict(extra) if extra else {}
                     extra["deps"] = [record.value for record in task.deps]

@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
+from zray.base.argument_errors import argument_failed
 from zray.base.causes import Cause
 from zray.base.config import Config
 from zray.owner.deaths import WorkerDeaths
@@ -88,6 +89,7 @@ class Submitter:
         self.lost: list[Any] | None = None  # the error of all tasks when our node is gone
         self.finished = 0
         self.retried = 0
+        self.failing: deque[tuple[Task, list[Any]]] = deque()
         self.inline: list[Task] = []  # taken out of the queue; this process itself runs them
         self.retry_matches = ports.retry_matches
         self.cancel_inline = ports.cancel_inline
@@ -127,7 +129,7 @@ class Submitter:
     def enqueue(self, task: Task) -> None:
         """The arguments are here: put the task into the queue; the next turn's ``pump`` pushes it."""
         if task.deps is not None and (failed := first_failure(task.deps)) is not None:
-            self.fail(task, failed)
+            self.fail(task, argument_failed(task.fn.name, failed))
             return
         if task.deps is not None or type(task.args) is list:
             task.key = self._key_near_arguments(task)
@@ -448,7 +450,21 @@ class Submitter:
         self.results.take(task, values, extra, sender)
 
     def fail(self, task: Task, failure: list[Any]) -> None:
-        """Every return of the task gets this error; no further attempt."""
+        """Every return of the task gets this error; no further attempt.
+
+        A worklist, not recursion: tasks that have the returns as arguments fail too, and chains of them grow long.
+        """
+        self.failing.append((task, failure))
+        if len(self.failing) > 1:
+            return
+        try:
+            while self.failing:
+                self._fail(*self.failing[0])
+                self.failing.popleft()
+        finally:
+            self.failing.clear()  # empty, unless a bug raised
+
+    def _fail(self, task: Task, failure: list[Any]) -> None:
         entries = task.entry if type(task.entry) is list else [task.entry]
         if not task.cancelling:  # before the failed argument is unpinned: it may be the last with this failure
             objects = 1 if task.stream is not None else sum(entry.value is None for entry in entries)

@@ -4,13 +4,16 @@
     seen        get or await raised the error, or another process got it: forget it
     dropped     an object with the failure is freed; when it is the last one, the failure is reported
 
-A failure is its wire value: one list that several objects share.  These are the returns of a task, and the returns
-of tasks that had one of them as an argument.  So the failure is reported once, when the last of them is freed.
+A failure is its wire value: one list that several objects share.  These are the returns of a task.  The failures of
+tasks that had one of them as an argument have it inside, and count as the innermost one.  So a failure is reported
+once, when the last of these objects is freed.
 """
 
 from __future__ import annotations
 
 from typing import Any
+
+from zray.base.argument_errors import innermost
 
 # Failures that the user has to repair.  Others are wanted (cancelled, killed), or follow from a reported failure.
 SHOWN = frozenset(("task_error", "worker_crashed", "oom", "runtime_env", "unschedulable", "bad_returns", "system",
@@ -28,6 +31,7 @@ class Unhandled:
 
     def failed(self, failure: list[Any], objects: int) -> None:
         """``objects`` more have this failure; without any object no code can ever fetch it."""
+        failure = innermost(failure)
         if not _is_shown(failure):
             return
         known = self._waiting.get(id(failure))
@@ -39,17 +43,20 @@ class Unhandled:
 
     def shared(self, failure: list[Any]) -> None:
         """One more object has a failure that was reported to ``failed`` before."""
+        failure = innermost(failure)
         known = self._waiting.get(id(failure))
         if known is not None:
             self._waiting[id(failure)] = failure, known[1] + 1
 
     def seen(self, failure: list[Any]) -> None:
+        failure = innermost(failure)
         self._waiting.pop(id(failure), None)
         if failure[1] == "actor_died" and self._actors:
             self._actors.pop(failure[2].get("actor", b""), None)
 
     def dropped(self, failure: list[Any], passed_on: bool) -> None:
         """An object with the failure is freed; ``passed_on``: other processes know the object, and may read it."""
+        failure = innermost(failure)
         known = self._waiting.get(id(failure))
         if known is None:
             return

@@ -15,6 +15,7 @@ from typing import Any
 import msgpack
 
 from zray.base import ids
+from zray.base.argument_errors import innermost
 from zray.core.machine import CoreMachine
 from zray.core.process import ProcessRecord
 from zray.owner.calls import ActorLink
@@ -222,6 +223,7 @@ class Core(Process):
                 # An argument whose owner has died meanwhile.
                 raise Failure("object_lost", "object_lost")
             return self.decode(stores.read(self, value), record)
+        value = innermost(value)
         raise Failure(value[1], value[2].get("root", value[1]) if type(value[2]) is dict else value[1])
 
     def read_stored(self, value: list[Any]) -> bytes:

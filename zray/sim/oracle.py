@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from zray.base.argument_errors import innermost
 from zray.owner.failures import failure_in
 from zray.owner.unhandled import SHOWN
 from zray.sim.failure import Violation
@@ -168,6 +169,7 @@ class Oracle:
         return True
 
     def _excused(self, oid: bytes, right: Any, value: list[Any]) -> None:
+        value = innermost(value)
         root = value[2].get("root", value[1]) if type(value[2]) is dict else value[1]
         if root not in EXCUSES:
             raise Violation(f"object {oid.hex()} failed with {value[1]} {root!r}: {value[2]}")

@@ -9,6 +9,7 @@ import pickle
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from zray.base.argument_errors import argument_failed
 from zray.base.errors import ObjectLostError
 from zray.base.ids import return_id
 from zray.values import serialization
@@ -105,7 +106,7 @@ def wrong_count(made: int, count: int) -> ValueError:
 def failure(error: BaseException, name: str) -> list[Any]:
     """The wire form of an exception of user code.  Never fails."""
     if isinstance(error, DependencyFailed):
-        return error.value
+        return error.value if error.value[1] == "dependency_lost" else argument_failed(name, error.value)
     detail = serialization.dump_error(error, name)
     # The traceback has the frames, and so the arguments.  Without this line a failed task would pin its arrays until
     # the next garbage collection.

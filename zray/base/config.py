@@ -57,7 +57,7 @@ class Config:
     # Extent handed to a client at its first put.
     extent_bytes: int = 8 * 1024 * 1024
     # Producers wait this long for space before ObjectStoreFullError.
-    store_full_wait_s: float = 5.0
+    store_full_wait_s: float = 0.5
     # Unacknowledged frames and bytes a session keeps for one peer.
     session_frames_max: int = 1024
     session_bytes_max: int = 256 * 1024 * 1024

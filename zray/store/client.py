@@ -10,6 +10,7 @@ without the lock, then call ``allocate`` again, or read ``pending.value``.
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +19,7 @@ from zray.base.os_linux import populate_write
 from zray.store import StoreFull
 from zray.store.header import HEADER_BYTES, SEALED, Headers, block_bytes
 from zray.store.heap import Extent, Heap
-from zray.store.node.records import FULL_REASON
+from zray.store.node.records import DISK_FULL_REASON, FULL_REASON
 from zray.store.pins import PinTable, view_type
 from zray.store.segment import ControlSegment, Segment
 from zray.wire.messages import (
@@ -129,6 +130,8 @@ def _failure(oid: bytes, why: str) -> list[Any]:
     """The wire value of an object that cannot be read."""
     if why.startswith(FULL_REASON):
         return [FAILED, "store_full", {"reason": why[len(FULL_REASON) :]}]
+    if why.startswith(DISK_FULL_REASON):
+        return [FAILED, "disk_full", {"reason": why[len(DISK_FULL_REASON) :]}]
     return [FAILED, "object_lost", {"oid": oid.hex(), "reason": why}]
 
 
@@ -144,6 +147,9 @@ class StoreClient:
         self.notify = notify
         self.control = ControlSegment.attach(attach["control"])
         self.arena = Segment(attach["arena"])
+        self.capacity = attach.get("capacity", self.arena.size)  # of memory; a file is mapped behind it
+        if self.arena.size > self.capacity:
+            self._map_overflow(attach["overflow"])
         self.slot = self.control.slot(slot)
         if self.slot.incarnation != incarnation:
             found = self.slot.incarnation.hex()
@@ -177,6 +183,17 @@ class StoreClient:
             StoreRestored.CODE: self._on_restored,  # type: ignore[attr-defined]
             StorePulling.CODE: self._on_pulling,  # type: ignore[attr-defined]
         }
+
+    def _map_overflow(self, path: str) -> None:
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except OSError as error:
+            raise RuntimeError(f"the overflow file of the object store cannot be opened ({error}): run this process "
+                               "as the user, and in the pid namespace, of its node") from error
+        try:
+            self.arena.map_overflow(self.capacity, fd)
+        finally:
+            os.close(fd)
 
     # ------------------------------------------------------------ writing
 
@@ -398,7 +415,8 @@ class StoreClient:
 
     def _surrender(self, recall: int, nbytes: int) -> None:
         """Answer a recall: now, or in the turn in which there is something to give back."""
-        extents = self.heap.surrender(nbytes)
+        # Extents in the file do not help a request that waits for memory.
+        extents = self.heap.surrender(nbytes, below=self.capacity if nbytes < self.capacity else self.size)
         self._recalled = None if extents else (recall, nbytes)
         self._give_back(recall, extents)
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import time
 from multiprocessing.shared_memory import SharedMemory
 
 from zray.base import os_linux
@@ -66,6 +67,10 @@ class Segment(SharedMemory):
     def reserve(self, start: int, length: int) -> None:
         os_linux.reserve(self._fd, start, length)
 
+    def map_overflow(self, start: int, fd: int) -> None:
+        """From ``start`` on the mapping is that of another file.  OSError when that is not possible."""
+        os_linux.map_over(self._mmap, start, self._size - start, fd)
+
     def close(self) -> None:
         """Unmap, or leave that to the last view: arrays that users hold stay valid."""
         try:
@@ -81,6 +86,23 @@ class Segment(SharedMemory):
 
     def unlink(self) -> None:
         remove(os_linux.SHM_DIR + self._name)
+
+
+def make_overflow(directory: str, size: int) -> int:
+    """A sparse file without a name, for what the arena cannot take; its descriptor.  OSError when there is no place.
+
+    Processes of this user open it through /proc/PID/fd, so nothing of it is left when its node is killed.
+    """
+    os.makedirs(directory, mode=0o700, exist_ok=True)
+    path = os.path.join(directory, f"overflow-{os.getpid()}-{time.monotonic_ns()}")
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        os.unlink(path)
+        os.ftruncate(fd, size)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
 
 
 def remove(path: str) -> None:

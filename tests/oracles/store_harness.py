@@ -59,7 +59,8 @@ class Harness:
         self.peers: dict[bytes, Peer] = {}
         self.loop: deque[Any] = deque()
         self.session = f"test-{os.getpid()}-{next(_sessions)}"
-        config = Config(**{"extent_bytes": 64 * 1024, "arena_step_bytes": 1024 * 1024, "workers_max": 8, **settings})
+        config = Config(**{"extent_bytes": 64 * 1024, "arena_step_bytes": 1024 * 1024, "workers_max": 8,
+                           "store_full_wait_s": 5.0, **settings})
         self.ends = Ends()
         self.service = StoreService.create(self.directory.name, self.session, capacity, self._send, self.loop.append,
                                            ends=self.ends, config=config, clock=lambda: self.now, node=node,

@@ -10,7 +10,6 @@ without the lock, then call ``allocate`` again, or read ``pending.value``.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -149,7 +148,7 @@ class StoreClient:
         self.arena = Segment(attach["arena"])
         self.capacity = attach.get("capacity", self.arena.size)  # of memory; a file is mapped behind it
         if self.arena.size > self.capacity:
-            self._map_overflow(attach["overflow"])
+            self.arena.map_overflow_of(self.capacity, attach["overflow"])
         self.slot = self.control.slot(slot)
         if self.slot.incarnation != incarnation:
             found = self.slot.incarnation.hex()
@@ -183,17 +182,6 @@ class StoreClient:
             StoreRestored.CODE: self._on_restored,  # type: ignore[attr-defined]
             StorePulling.CODE: self._on_pulling,  # type: ignore[attr-defined]
         }
-
-    def _map_overflow(self, path: str) -> None:
-        try:
-            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        except OSError as error:
-            raise RuntimeError(f"the overflow file of the object store cannot be opened ({error}): run this process "
-                               "as the user, and in the pid namespace, of its node") from error
-        try:
-            self.arena.map_overflow(self.capacity, fd)
-        finally:
-            os.close(fd)
 
     # ------------------------------------------------------------ writing
 

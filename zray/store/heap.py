@@ -136,15 +136,14 @@ class Heap:
         """Give up extents, empty ones first, then the least recently used, until ``nbytes`` are given up.
 
         Extents with a block being written stay, and those that a thread is on its way to.  With ``idle_before`` only
-        empty extents whose last allocation is older than that clock value go, whatever they add up to.  Extents from
-        offset ``below`` on stay, unless they are empty, and do not count.
+        empty extents whose last allocation is older than that clock value go, whatever they add up to.  Without
+        it, extents from offset ``below`` on stay.
         """
         chosen = [extent for extent in self.extents.values() if not extent.open and not extent.promised]
         if idle_before is not None:
             chosen = [extent for extent in chosen if not extent.live and extent.stamp < idle_before]
         else:
             chosen.sort(key=lambda extent: (extent.live > 0, extent.stamp))
-            beyond = [extent for extent in chosen if extent.offset >= below and not extent.live]
             chosen = [extent for extent in chosen if extent.offset < below]
             total = 0
             for count, extent in enumerate(chosen):
@@ -152,7 +151,6 @@ class Heap:
                     del chosen[count:]
                     break
                 total += extent.size
-            chosen += beyond
         if chosen:
             self.consolidate()
             for extent in chosen:

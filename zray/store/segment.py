@@ -18,7 +18,6 @@ from __future__ import annotations
 import json
 import mmap
 import os
-import time
 from multiprocessing.shared_memory import SharedMemory
 
 from zray.base import os_linux
@@ -71,6 +70,18 @@ class Segment(SharedMemory):
         """From ``start`` on the mapping is that of another file.  OSError when that is not possible."""
         os_linux.map_over(self._mmap, start, self._size - start, fd)
 
+    def map_overflow_of(self, start: int, path: str) -> None:
+        """The same with the file that the node names.  RuntimeError when it cannot be opened."""
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except OSError as error:
+            raise RuntimeError(f"the overflow file of the object store cannot be opened ({error}): run this process "
+                               "as the user, and in the pid namespace, of its node") from error
+        try:
+            self.map_overflow(start, fd)
+        finally:
+            os.close(fd)
+
     def close(self) -> None:
         """Unmap, or leave that to the last view: arrays that users hold stay valid."""
         try:
@@ -94,7 +105,7 @@ def make_overflow(directory: str, size: int) -> int:
     Processes of this user open it through /proc/PID/fd, so nothing of it is left when its node is killed.
     """
     os.makedirs(directory, mode=0o700, exist_ok=True)
-    path = os.path.join(directory, f"overflow-{os.getpid()}-{time.monotonic_ns()}")
+    path = os.path.join(directory, f"overflow-{os.urandom(8).hex()}")
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         os.unlink(path)

@@ -103,9 +103,8 @@ class Room:
         request = Waiting(client, message.request, size, None, now + self.full_wait_s,
                           now + WAIT_FACTOR_MAX * self.full_wait_s)
         if size > self.capacity:
-            if not self.overflow.take(request):
-                self._refuse(request, f"an object of {message.nbytes:,} bytes does not fit into a store of "
-                                      f"{self.capacity:,} bytes")
+            self._overflow(request, f"an object of {message.nbytes:,} bytes does not fit into a store of "
+                                    f"{self.capacity:,} bytes")
             return
         self._wait(request, now)
 
@@ -154,9 +153,9 @@ class Room:
                           now + WAIT_FACTOR_MAX * self.full_wait_s)
         if stored.size <= self.capacity:
             self._wait(waiting, now)
-        elif not self.overflow.take(waiting):
-            self.ports.give_up(stored, f"{FULL_REASON}an object of {stored.nbytes:,} bytes does not fit into a store "
-                                       f"of {self.capacity:,} bytes")
+        else:
+            self._overflow(waiting, f"an object of {stored.nbytes:,} bytes does not fit into a store of "
+                                    f"{self.capacity:,} bytes")
 
     def cancel(self, stored: StoredObject) -> None:
         """The object needs no block any more."""
@@ -182,10 +181,7 @@ class Room:
             return
         if error:
             reason = f"no room for {request.size:,} bytes: {error}; {self.ports.describe()}"
-            if request.stored is None:
-                self._refuse(request, reason, disk_full=True)
-            else:
-                self.ports.give_up(request.stored, DISK_FULL_REASON + reason)
+            self._refuse(request, reason, disk_full=True)
         else:
             self._counts["overflowed"] += 1
             self._use(request, start)
@@ -224,7 +220,7 @@ class Room:
         # Growing was tried; requests that still wait try again after another while, not at once.
         if now >= self._growth_again_at:
             self._growth_again_at = now + FULL_RETRY_S
-        if self.granted_bytes * 2 > self.capacity and now >= self._idle_recall_at:
+        if self._may_hold_idle and now >= self._idle_recall_at:
             self._idle_recall_at = now + IDLE_RECALL_S
             for client, state in self.clients.items():
                 if state.grants and state.recalled_at < 0:
@@ -240,9 +236,14 @@ class Room:
                 times.append(min(recalled) + RECALL_RETRY_S)
             if self.growth_error:
                 times.append(self._growth_again_at)
-        if self.granted_bytes * 2 > self.capacity:
+        if self._may_hold_idle:
             times.append(self._idle_recall_at)
         return min(times) if times else None
+
+    @property
+    def _may_hold_idle(self) -> bool:
+        """Whether it is worth asking the clients for extents that they do not use."""
+        return self.granted_bytes * 2 > self.capacity or self.overflow.used_bytes > 0
 
     # ------------------------------------------------------------ the queue
 
@@ -317,14 +318,20 @@ class Room:
 
     def _give_up(self, request: Waiting) -> None:
         reason = f"no room for {request.size:,} bytes within {self.full_wait_s:g} s; {self.ports.describe()}"
+        self._overflow(request, reason)
+
+    def _overflow(self, request: Waiting, reason: str) -> None:
+        """Memory cannot take the request, for this reason: give it room in the file, or refuse it."""
         if self.overflow.take(request):
             return
-        if request.stored is None:
-            self._refuse(request, reason)
-        else:
-            self.ports.give_up(request.stored, FULL_REASON + reason)
+        if self.overflow.size:
+            reason += f"; the overflow file has {self.overflow.used_bytes:,} of {self.overflow.size:,} bytes in use"
+        self._refuse(request, reason, disk_full=self.overflow.size > 0)
 
     def _refuse(self, request: Waiting, reason: str, *, disk_full: bool = False) -> None:
+        if request.stored is not None:
+            self.ports.give_up(request.stored, (DISK_FULL_REASON if disk_full else FULL_REASON) + reason)
+            return
         self._counts["refused"] += 1
         self._send(request.client, StoreRefused(request.request, {"reason": reason, "disk_full": disk_full,
                                                                   **self.ports.usage()}))

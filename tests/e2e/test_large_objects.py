@@ -45,7 +45,7 @@ def test_an_array_larger_than_the_store_is_put_passed_and_returned():
 
 
 def test_arguments_larger_together_than_the_store_are_read_by_one_task():
-    assert ray.get(total.remote(*[filled.remote(8, i) for i in range(5)])) == (112 * MB, [*range(5)])
+    assert ray.get(total.remote(*[filled.remote(8, i) for i in range(5)])) == (40 * MB, [*range(5)])
 
 
 def test_tasks_whose_arguments_do_not_fit_together_all_get_done():

@@ -212,7 +212,16 @@ def test_the_locations_of_objects_are_known():
     found = ray.experimental.get_object_locations([stored, small, pending])
     assert found[stored]["node_ids"] == [ray.nodes()[0]["NodeID"]]
     assert found[stored]["object_size"] >= 1_000_000 and found[stored]["did_spill"] is False
-    assert found[small]["node_ids"] == found[pending]["node_ids"] == []
+    assert found[small]["node_ids"] == found[stored]["node_ids"] and found[small]["object_size"] > 0
+    assert found[pending] == {"node_ids": [], "object_size": None, "did_spill": False}
+    assert ray.experimental.get_local_object_locations([stored, small, pending]) == found
     with pytest.raises(TypeError):
         ray.experimental.get_object_locations([stored, 3])
     ray.cancel(pending, force=True)
+
+
+@pytest.mark.zray_only
+def test_locations_do_not_start_a_session(fresh):
+    with pytest.raises(RuntimeError, match="init"):
+        ray.experimental.get_object_locations([])
+    assert not ray.is_initialized()

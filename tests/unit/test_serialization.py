@@ -383,3 +383,10 @@ def test_importing_zray_stays_lean():
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True,
                           env={"PYTHONPATH": ":".join(sys.path)})
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("count", [1, 7, 100, 5000])
+def test_arrays_of_inline_payloads_are_aligned(count):
+    payload = serialization.to_bytes(serialization.dumps(np.ones(count)))
+    found = serialization.loads(payload)
+    assert found.ctypes.data % 64 == 0 and not found.flags.writeable and (found == 1).all()

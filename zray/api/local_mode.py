@@ -449,7 +449,7 @@ class _Groups:
         self._rows: dict[bytes, dict[str, Any]] = {}
 
     def create(self, bundles: list[dict[str, int]], shown: list[dict[str, float]], strategy: str, name: str,
-               detached: bool) -> bytes:
+               detached: bool, soft_target: bytes = b"") -> bytes:
         runtime = self._runtime
         if name and self.find(name) is not None:
             raise ValueError(f"Failed to create placement group because name '{name}' already exists.")

@@ -525,8 +525,8 @@ _KINDS: dict[str, tuple[type[RayError], Describe]] = {
     "worker_crashed": (WorkerCrashedError, _worker_crashed),
     "actor_died": (ActorDiedError, _actor_died),
     "actor_unavailable": (ActorUnavailableError, _actor_unavailable),
-    "cancelled": (TaskCancelledError, lambda d: f"Task: {_text(d, 'name') or _text(d, 'task') or '?'} was cancelled. "
-        + _text(d, "reason")),
+    "cancelled": (TaskCancelledError, lambda d: f"Task: {_text(d, 'task') or _text(d, 'name') or '?'} was cancelled. "
+        + (f"It is {d['name']}(). " if d.get("task") and d.get("name") else "") + _text(d, "reason")),
     "object_lost": (ObjectLostError, lambda d: (
         f"{_object(d)} is lost: {_text(d, 'reason', 'no copy is left')}.")),
     "object_fetch": (ObjectFetchTimedOutError, lambda d: f"{_object(d)} did not arrive in time. {_text(d, 'reason')}"),
@@ -629,4 +629,12 @@ def from_failure(kind: str, detail: dict[str, Any] | bytes) -> RayError:
         if name.startswith("_") or name in ("args", "add_note", "with_traceback"):
             continue
         setattr(error, _ATTRIBUTES.get(name, name), value.hex() if isinstance(value, bytes) else value)
-    return error
+    return _cancelled_in_get(kind, fields, error) if fields.get("waited") else error
+
+
+def _cancelled_in_get(kind: str, detail: dict[str, Any], error: RayError) -> RayTaskError:
+    """A task was cancelled while it waited in ``get``: what it waited for raised there, as any error does."""
+    name = _text(detail, "name", "a task").rpartition("<locals>.")[2]
+    raised = RayTaskError(name, f"ray::{name}()\nray.exceptions.TaskCancelledError: {error}", error, pid=0, ip="")
+    raised._failure = (kind, detail)
+    return raised.as_instanceof_cause()

@@ -121,6 +121,11 @@ def process_state(pid: int) -> str:
         return ""
 
 
+def address_of(memory: bytearray | mmap.mmap) -> int:
+    """Where the bytes of a writable buffer lie."""
+    return ctypes.addressof(ctypes.c_char.from_buffer(memory))
+
+
 def map_over(memory: mmap.mmap, start: int, length: int, fd: int) -> None:
     """Replace a part of a mapping by the first ``length`` bytes of another file, shared and writable.
 

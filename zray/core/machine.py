@@ -410,7 +410,10 @@ class CoreMachine:
     @property
     def is_owner(self) -> bool:
         """Whether other processes depend on objects of this one, or it has unfinished tasks."""
-        return self.refs.exported() or any(key.queue or key.leases for key in self.submitter.by_number.values())
+        submitter = self.submitter
+        return bool(self.refs.exported() or submitter.waiting
+                    or any(key.queue or key.leases for key in submitter.by_number.values())
+                    or any(link.unfinished for link in self.calls.links.values()))
 
     def end(self) -> None:
         """The session is over.  References outlive it: reading one, even in the next session, raises this error."""

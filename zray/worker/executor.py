@@ -17,6 +17,7 @@ from functools import partial
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from zray.base import frames
 from zray.base.errors import AsyncioActorExit
 from zray.handles.options import DYNAMIC, STREAMING
 from zray.transport.loop import Waiter
@@ -370,7 +371,7 @@ class Executor:
                 self.machine.hand_back()
             self.surroundings.end(exit_code(error))  # the running task counts as lost with the process
         if isinstance(error, KeyboardInterrupt) and (interrupts or self.interrupts).was_hit(task):
-            return results.cancelled(task, name)
+            return results.cancelled(task, name, waited=frames.passes(error, "zray.core.waits."))
         return invoke.failure(error, name)
 
     # ------------------------------------------------------------ blocked in get or wait

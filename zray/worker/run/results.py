@@ -16,8 +16,11 @@ def with_extra(result: Any, **extra: Any) -> Any:
     return [0, [result], extra]
 
 
-def cancelled(task: list[Any], name: str, reason: str = "") -> list[Any]:
+def cancelled(task: list[Any], name: str, reason: str = "", *, waited: bool = False) -> list[Any]:
+    """``waited``: the task was waiting in ``get`` or ``wait``."""
     detail: dict[str, Any] = {"task": task[TASK_ID], "name": name}
+    if waited:
+        detail["waited"] = True
     if reason:
         detail["reason"] = reason
     return [FAILED, "cancelled", detail]

@@ -225,3 +225,26 @@ def test_locations_do_not_start_a_session(fresh):
     with pytest.raises(RuntimeError, match="init"):
         ray.experimental.get_object_locations([])
     assert not ray.is_initialized()
+
+
+OUT_OF_BAND = "RAY_allow_out_of_band_object_ref_serialization"
+
+
+def test_references_may_be_kept_out_of_functions_and_pickles(fresh, monkeypatch):
+    monkeypatch.setenv(OUT_OF_BAND, "0")
+    ray.init(num_cpus=1)
+    ref = ray.put(1)
+
+    @ray.remote
+    def captures():
+        return ray.get(ref)
+
+    @ray.remote
+    def pickles(box):
+        return ray.cloudpickle.dumps(box)
+
+    with pytest.raises(exceptions.OufOfBandObjectRefSerializationException):
+        ray.get(captures.remote())
+    with pytest.raises(exceptions.OufOfBandObjectRefSerializationException):
+        ray.get(pickles.remote([ref]))
+    assert ray.get(ray.get(ray.put([ref]))) == [1]

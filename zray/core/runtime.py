@@ -51,6 +51,8 @@ __tracebackhide__ = True  # pytest leaves these frames out of its reports
 
 logger = logging.getLogger("zray")
 
+# Ray's variable: with "0" references may not be pickled outside of zray's own values.
+OUT_OF_BAND = "RAY_allow_out_of_band_object_ref_serialization"
 LINGER_MS = 200  # for the last frames of a process that leaves
 GOODBYE_S = 5.0  # a driver waits so long for its node to flush the output of the job
 
@@ -244,6 +246,11 @@ class Runtime:
 
     def pin_for_good(self, ref: ObjectRef) -> None:
         """Pin an object for ever: user code pickled its reference, or a function captured it."""
+        if os.environ.get(OUT_OF_BAND, "").lower() in ("0", "false"):
+            raise errors.OufOfBandObjectRefSerializationException(
+                f"It is not allowed to serialize {ref!r} here, because the object would live as long as this process: "
+                f"{OUT_OF_BAND}=0 is set. Pass the reference to a task, actor or put() instead of pickling it or "
+                "capturing it in a function.")
         with self.loop.lock:
             if ref._oid not in self._pinned:
                 self._pinned.add(ref._oid)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from hashlib import blake2b
 from typing import Any
 
+from zray.base.errors import OufOfBandObjectRefSerializationException
 from zray.values.pickler import DefinitionPickler, cloud_dumps, pickle_by_value_if_unreachable
 from zray.values.unpicklable import captured, explain
 
@@ -27,6 +28,8 @@ def dump_definition(definition: Callable | type) -> tuple[bytes, bytes]:
     kind = "class" if isinstance(definition, type) else "function"
     try:
         blob = cloud_dumps(definition, kind=DefinitionPickler)
+    except OufOfBandObjectRefSerializationException:
+        raise
     except Exception as error:  # a captured object's __reduce__ may raise anything
         raise TypeError(f"Could not serialize the {explain(definition, f'{kind} {name!r}')}: "
                         f"{type(error).__name__}: {error}. Make it inside the {kind}, or pass it along.") from error

@@ -393,9 +393,11 @@ class CoreMachine:
             self.submitter.cancel(task, force, recursive)
 
     def cancel_children(self, parent: bytes) -> None:
-        """Cancel the tasks that task ``parent`` submitted from this process (recursive cancellation)."""
+        """Cancel the tasks and calls that task ``parent`` submitted from this process (recursive cancellation)."""
         for task in self.submitter.children_of(parent):
             self.submitter.cancel(task, False, True)
+        for call in self.calls.children_of(parent):
+            self.calls.cancel(call, True)
 
     def _cancel_inline(self, task: Task, recursive: bool) -> None:
         assert self.work is not None, "a process without an executor runs a task of its own"

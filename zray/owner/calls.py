@@ -447,6 +447,11 @@ class ActorCalls:
                 link.dirty = True
                 self.dirty.append(link)
 
+    def children_of(self, parent: bytes) -> list[Task]:
+        """Unfinished calls that task ``parent`` of this process has made."""
+        return [task for link in self.links.values() if link.unfinished
+                for task in (*link.queue, *link.inflight.values()) if task.parent == parent and task.state != DONE]
+
     def tick(self, now: float) -> None:
         for worker, left in list(self.draining.items()):
             if left.until <= now:

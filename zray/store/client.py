@@ -16,11 +16,11 @@ from typing import Any
 
 from zray.base.os_linux import populate_write
 from zray.store import StoreFull
-from zray.store.header import HEADER_BYTES, SEALED, Headers, block_bytes
+from zray.store.header import CREATED, FREE, HEADER_BYTES, SEALED, Headers, block_bytes
 from zray.store.heap import Extent, Heap
 from zray.store.node.records import DISK_FULL_REASON, FULL_REASON
 from zray.store.pins import PinTable, view_type
-from zray.store.segment import ControlSegment, Segment
+from zray.store.segment import PAYLOAD_MARK, ControlSegment, Segment
 from zray.wire.messages import (
     FAILED,
     STORED,
@@ -108,6 +108,7 @@ class Allocation:
         client = self._client
         client.words[(self.offset >> 3) + 1] = self.generation << 8 | SEALED
         client.heap.sealed(self.offset)
+        client.slot.marks[PAYLOAD_MARK] += self.nbytes
         return [STORED, self.offset, self.nbytes, self.generation]
 
     def abandon(self) -> None:
@@ -229,7 +230,7 @@ class StoreClient:
                 if views:
                     self._zombies.add(offset)
                 else:
-                    del self.made[offset]
+                    self._let_go(offset)
                     self.heap.free(offset)
                 return
         self._frees.append([oid, offset, generation])
@@ -268,8 +269,13 @@ class StoreClient:
             offset = emptied.popleft()
             if offset in zombies and not self.made[offset]:
                 zombies.discard(offset)
-                del self.made[offset]
+                self._let_go(offset)
                 self.heap.free(offset)
+
+    def _let_go(self, offset: int) -> None:
+        """A sealed object is none of this process's any more: it is free, or the store's."""
+        del self.made[offset]
+        self.slot.marks[PAYLOAD_MARK] -= self.words[(offset >> 3) + 2]
 
     # ------------------------------------------------------------ reading
 
@@ -421,7 +427,7 @@ class StoreClient:
         """Objects in this range are the store's from now on, also those that only our views keep: it frees them."""
         frees: list[list[Any]] = []
         for offset in [offset for offset in self.made if start <= offset < end]:
-            del self.made[offset]
+            self._let_go(offset)
             if offset in self._zombies:
                 self._zombies.discard(offset)
                 block = self.headers.read(offset)
@@ -430,8 +436,8 @@ class StoreClient:
 
     def _on_reclaimed(self, peer: bytes, message: StoreReclaimed) -> None:
         for offset in message.offsets:
-            if self.heap.free(offset):
-                self.made.pop(offset, None)
+            if self.heap.free(offset) and offset in self.made:
+                self._let_go(offset)
 
     def _on_restored(self, peer: bytes, message: StoreRestored) -> None:
         pending = self._answered(message.request)
@@ -462,6 +468,8 @@ class StoreClient:
         self._bury()
         self.heap.check()
         assert set(self.made) <= set(self.heap.used)
+        sealed = [offset for offset in self.made if self.words[(offset >> 3) + 1] & 0xFF not in (FREE, CREATED)]
+        assert self.slot.marks[PAYLOAD_MARK] == sum(self.words[(offset >> 3) + 2] for offset in sealed)
         assert self._zombies <= set(self.made)
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from zray.base import errors
@@ -284,7 +285,8 @@ class Waits:
         Looks at as many as it takes to find ``wanted`` that are here.
         """
         arrivals = group.arrivals
-        ready, here = arrivals.ready, []
+        ready = arrivals.ready
+        here: list[bytes] = []
         fetching = False
         with self.loop.lock:
             while ready and len(here) < wanted:
@@ -295,7 +297,7 @@ class Waits:
                     here.append(oid)
                 else:
                     fetching = True
-                    self.stored.fetch(distant, lambda _, record=record: arrivals(record))
+                    self.stored.fetch(distant, partial(_arrived, arrivals, record))
             ready.extendleft(reversed(here))
         if fetching:
             self.loop.turn()
@@ -424,3 +426,8 @@ class Waits:
         reasons = self.reasons((record,))
         Asking(self.whys, EXPLAIN_S).follow(reasons.found)
         return str(reasons)
+
+
+def _arrived(arrivals: Any, record: Any, pending: Any) -> None:
+    """The transfer of a ready object has ended."""
+    arrivals(record)

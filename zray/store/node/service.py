@@ -40,7 +40,7 @@ from zray.store.node.records import (
 )
 from zray.store.node.spill import Spiller
 from zray.store.node.table import StoreTable
-from zray.store.segment import ControlSegment, Segment, Slot, arena_name, control_name, make_overflow
+from zray.store.segment import PAYLOAD_MARK, ControlSegment, Segment, Slot, arena_name, control_name, make_overflow
 from zray.store.transfer.copies import NODE_ITSELF
 from zray.store.transfer.exchange import Find, HandoverProgress, RecordCopies, SendToNode
 from zray.store.transfer.machine import TransferMachine
@@ -396,6 +396,10 @@ class StoreService:
     def pressure(self) -> str:
         """How full it is, in words."""
         return views.describe(self.table)
+
+    def payload_bytes(self) -> int:
+        """Bytes of objects in memory, without a look at each: processes keep count of those in their extents."""
+        return self.table.payload_bytes + sum(slot.marks[PAYLOAD_MARK] for _, slot, _ in self.slots.values())
 
     def report(self) -> dict[str, Any]:
         """Capacity, use, holders and objects, for ``zray memory`` and metrics."""

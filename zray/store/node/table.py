@@ -82,6 +82,7 @@ class StoreTable:
         self.names: dict[int, StoredObject] = {}  # generation -> object; an ObjectId has two after a re-execution
         self.at: dict[int, StoredObject] = {}  # block offset -> object
         self.stored_bytes = 0
+        self.payload_bytes = 0  # of the same blocks, without headers and rounding
         self.here: OrderedDict[int, StoredObject] = OrderedDict()  # offset -> object in phase HERE, longest first
         self.exported: set[int] = set()  # generations that other nodes know of: their owners' frees are reported
         self.leaving_bytes = 0  # in blocks that are about to be free
@@ -319,6 +320,7 @@ class StoreTable:
         self.names[block.generation] = stored
         self.at[block.offset] = stored
         self.stored_bytes += block.size
+        self.payload_bytes += block.nbytes
         if block.state == EVICTING:  # freed before, and its eviction is under way
             stored.phase, stored.freed = Phase.LEAVING, True
             self.leaving_bytes += block.size
@@ -428,6 +430,7 @@ class StoreTable:
         self.headers.free(stored.offset)
         del self.at[stored.offset]
         self.stored_bytes -= stored.size
+        self.payload_bytes -= stored.nbytes
         self.room.release(stored.offset, stored.size)
         stored.offset = -1
 
@@ -450,6 +453,7 @@ class StoreTable:
         stored.phase = Phase.LOADING
         self.at[offset] = stored
         self.stored_bytes += stored.size
+        self.payload_bytes += stored.nbytes
         if stored.secondary:
             self._out.append(Arriving(stored.generation))
         else:
@@ -489,6 +493,7 @@ class StoreTable:
                 end = start + size
             assert end == last
         assert self.stored_bytes == sum(stored.size for stored in self.at.values())
+        assert self.payload_bytes == sum(stored.nbytes for stored in self.at.values())
         assert self.disk_bytes == sum(stored.nbytes for stored in self.names.values() if stored.on_disk)
         for offset, stored in self.at.items():
             assert stored.offset == offset and self.names[stored.generation] is stored

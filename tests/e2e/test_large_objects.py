@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 
-from tests.e2e.target import ray
+from tests.e2e.target import ray, until
 
 MB = 1_000_000
 STORE = 20 * MB
@@ -51,6 +54,43 @@ def test_arguments_larger_together_than_the_store_are_read_by_one_task():
 def test_tasks_whose_arguments_do_not_fit_together_all_get_done():
     wanted = [total.remote(*[filled.remote(8, i) for i in range(2)]) for _ in range(4)]
     assert ray.get(wanted) == [(16 * MB, [0, 1])] * 4
+
+
+class Cycle:
+    """Garbage that holds a reference, and that only the collector finds."""
+
+    def __init__(self):
+        self.me = self
+        self.ref = ray.put(np.zeros(4 * MB, dtype=np.uint8))
+
+
+@ray.remote
+class Maker:
+    def __init__(self):
+        gc.disable()
+        self.made = weakref.ref(Cycle())
+
+    def is_collected(self):
+        return self.made() is None
+
+
+def test_a_store_that_runs_full_makes_all_processes_collect_their_garbage():
+    maker = Maker.remote()
+    gc.collect()
+    gc.disable()
+    try:
+        made = weakref.ref(Cycle())
+        assert made() is not None and not ray.get(maker.is_collected.remote())
+        kept = []
+
+        def both():
+            kept.append(ray.put(np.zeros(4 * MB, dtype=np.uint8)))
+            del kept[:-4]
+            return made() is None and ray.get(maker.is_collected.remote())
+
+        until(both, "both cycles are collected", deadline_s=60)
+    finally:
+        gc.enable()
 
 
 @pytest.mark.zray_only

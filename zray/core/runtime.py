@@ -6,6 +6,7 @@ The lock of the loop guards all state here.  User code, pickling and copying run
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import sys
@@ -322,8 +323,17 @@ class Runtime:
             client = StoreClient(attach, attach["slot"], self.incarnation,
                                  lambda message: self.send(self.node, message), self.config,
                                  make_waiter=self.loop.waiter, notify=self.loop.notify)
+            client.collect = self._collect_soon
             self.machine.take(client.handlers)
             self.stored.attach(client)
+
+    def _collect_soon(self) -> None:
+        """Collect garbage on the thread of futures: finalisers of the user must not run under the lock."""
+        self.futures.run(self._collect)
+
+    def _collect(self) -> None:
+        gc.collect()
+        self.turns.kick()  # the references that went send their frees
 
     def drain(self, seconds: float) -> None:
         """Wait until ZeroMQ has every queued message, or the time is over."""

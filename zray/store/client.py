@@ -24,6 +24,7 @@ from zray.store.segment import PAYLOAD_MARK, ControlSegment, Segment
 from zray.wire.messages import (
     FAILED,
     STORED,
+    StoreCollect,
     StoreFree,
     StoreGrant,
     StorePull,
@@ -164,6 +165,7 @@ class StoreClient:
         self._view = view_type(self.size)
         self._me = int.from_bytes(incarnation, "little")
         self._generation = (self.slot.epoch & (1 << _EPOCH_BITS) - 1) << _COUNTER_BITS
+        self.collect: Callable[[], None] = lambda: None  # collect garbage, soon: called under the lock
         self.made: dict[int, set[int]] = {}  # block offset of each of our objects -> pin indices of our views of it
         self._emptied: deque[int] = deque()  # blocks whose last view went away: appended by finalisers
         self._frees: list[list[Any]] = []
@@ -182,6 +184,7 @@ class StoreClient:
             StoreReclaimed.CODE: self._on_reclaimed,  # type: ignore[attr-defined]
             StoreRestored.CODE: self._on_restored,  # type: ignore[attr-defined]
             StorePulling.CODE: self._on_pulling,  # type: ignore[attr-defined]
+            StoreCollect.CODE: lambda peer, message: self.collect(),  # type: ignore[attr-defined]
         }
 
     # ------------------------------------------------------------ writing

@@ -36,13 +36,15 @@ from zray.store.node.records import (
     StoredObject,
     Waiting,
 )
-from zray.wire.messages import StoreGrant, StorePulling, StoreRecall, StoreRefused, StoreWant
+from zray.wire.messages import StoreCollect, StoreGrant, StorePulling, StoreRecall, StoreRefused, StoreWant
 
 RECALL_RETRY_S = 0.25
 IDLE_RECALL_S = 5.0
 FULL_RETRY_S = 5.0  # after the disk or /dev/shm was full
 FIRST_EXTENT_BYTES = 1024 * 1024
 FIRST_GROWTH_BYTES = 8 * 1024 * 1024
+COLLECT_ABOVE = 0.7  # of the arena in use: ask the clients to collect garbage, as Ray does
+COLLECT_AGAIN_S = 10.0  # a collection stops a process for up to a second
 WAIT_FACTOR_MAX = 10  # a request with progress around it is refused after this many times full_wait_s
 PAGE = 4096
 
@@ -78,6 +80,7 @@ class Room:
         self.growth_error = ""
         self._growth_again_at = 0.0
         self._idle_recall_at = 0.0
+        self._collect_again_at = 0.0
         self._recall = 0
         self._out = out
         self._counts = counts
@@ -271,10 +274,20 @@ class Room:
             if offset is None:
                 if not self._grow(head.size, now):
                     self._report_full()
+                    self._collect(now)
                     self.recall_all(head.size, now)
                     self.ports.make_room(head.size, now)
                 return
             self._use(self.waiting.popleft(), offset)
+            self._collect(now)
+
+    def _collect(self, now: float) -> None:
+        """When the arena runs full: garbage of the clients may hold references to what is in it."""
+        used = self.arena.reserved - self.arena.free_bytes
+        if used > COLLECT_ABOVE * self.capacity and now >= self._collect_again_at:
+            self._collect_again_at = now + COLLECT_AGAIN_S
+            for client in self.clients:
+                self._send(client, StoreCollect())
 
     def _use(self, request: Waiting, offset: int) -> None:
         if request.stored is None:
